@@ -1,0 +1,236 @@
+"""What an agent and its controller tell each other beside P4Runtime: ports, tunnels, flow records.
+
+Methods of the gRPC service `netstitch.Host`, on the same socket as P4Runtime. Messages are these records in
+MessagePack (`encode`, `decode`); a record with unknown or missing fields is refused.
+
+| method | kind | request | response |
+|---|---|---|---|
+| Describe | unary | Empty | NodeDescription |
+| Sync | unary | HostState | HostReport |
+| ReadFlows | unary | FlowQuery | FlowBatch |
+| WatchTelemetry | server stream | TelemetryQuery | TelemetryBatch |
+| Capture | server stream | CaptureQuery | CapturedFrame |
+"""
+
+import enum
+from typing import TypeVar
+
+import msgspec
+
+
+class PortRole(enum.StrEnum):
+    ATTACHMENT = "attachment"
+    """Hosts of a network; XDP answers ARP and ND here."""
+    FABRIC = "fabric"
+    """A link to a node of the same domain; carries SRv6."""
+    UNDERLAY = "underlay"
+    """A link between domains; the kernel's, carries WireGuard only, no XDP."""
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Empty(_Record):
+    pass
+
+
+class PortConfig(_Record):
+    number: int
+    """P4Runtime port, 1 to 511."""
+    interface: str
+    role: PortRole
+
+
+class BorderConfig(_Record):
+    """Where a tunnel to a neighbouring domain can start."""
+
+    name: str
+    """The inter-domain link, such as `sg1-t1`."""
+    port: int
+    """P4Runtime port of the tunnel; exists while the tunnel does."""
+    interface: str
+    """The underlay interface; at most 11 characters are used to name devices, so names differ within these."""
+    address: str
+    """Underlay address of this end, with prefix length: `192.0.2.1/30`."""
+    listen_port: int
+    mtu: int
+    """Of packets inside the tunnel."""
+
+
+class AgentConfig(_Record):
+    """The file that `stitch-agent --config` reads (JSON)."""
+
+    name: str
+    listen: str
+    """`unix:/path` (mode 0600), or `host:port` with `tls_*` (mutual TLS)."""
+    state_dir: str
+    """Private keys of tunnels and what must outlast the process; mode 0700."""
+    pin_dir: str
+    """On a bpffs, outside /sys."""
+    wireguard_dir: str = "/var/run/wireguard"
+    """Where wireguard-go puts its sockets, if it is used."""
+    ports: tuple[PortConfig, ...]
+    borders: tuple[BorderConfig, ...] = ()
+    flow_cache_entries: int = 65536
+    """For each CPU; a power of two."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+
+
+class PortStatus(_Record):
+    number: int
+    interface: str
+    role: PortRole
+    mac: str
+    mtu: int
+    carrier: bool
+
+
+class BorderStatus(_Record):
+    name: str
+    port: int
+    mac: str
+    """Of the tunnel's port, on the XDP side."""
+    kernel_mac: str
+    """Of the tunnel's port, on the kernel's side: the destination MAC of what is to enter the tunnel."""
+    public_key: str
+    """WireGuard, base64. The private one never leaves the node."""
+    endpoint: str
+    """`address:port` on the underlay."""
+    mtu: int
+    up: bool
+    """The tunnel exists."""
+    latest_handshake_s: float
+    """Unix time; 0 = never."""
+    received_bytes: int
+    sent_bytes: int
+
+
+class Gateway(_Record):
+    """Addresses that the edge answers for on an attachment."""
+
+    port: int
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+class Tunnel(_Record):
+    """A WireGuard device to one neighbour (desired)."""
+
+    border: str
+    peer_public_key: str
+    peer_endpoint: str
+    allowed_ips: tuple[str, ...]
+    """Prefixes of sources that may come out and destinations that may go in: the neighbour's SID block."""
+    persistent_keepalive_s: int = 25
+
+
+class HostState(_Record):
+    """All that a node shall have beside table entries (desired). What is not here is removed."""
+
+    gateways: tuple[Gateway, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
+
+
+class HostReport(_Record):
+    """What `Sync` did. Empty `changes`: nothing was different."""
+
+    changes: tuple[str, ...]
+    """In words, one a change: `created tunnel sg1-t1`."""
+
+
+class NodeDescription(_Record):
+    name: str
+    software: str
+    wireguard: str
+    """`kernel` or `wireguard-go`."""
+    boot_epoch_s: int
+    """Unix time of boot, constant while the node is up: boot time in s = unix time - boot_epoch_s."""
+    layout: str
+    """Digest of the map layout in use."""
+    ports: tuple[PortStatus, ...]
+    borders: tuple[BorderStatus, ...]
+    host_state: HostState
+    """As the node has it now."""
+
+
+class FlowRecord(_Record):
+    """One direction of one flow as the edge saw it. Counts are totals since `first_seen_s`."""
+
+    context: int
+    leg: int
+    ingress_port: int
+    """0: decapsulated here."""
+    l4_class: int
+    source_address: str
+    destination_address: str
+    protocol: int
+    source_port: int
+    destination_port: int
+    packets: int
+    bytes: int
+    """IP length, without outer headers."""
+    first_seen_s: float
+    last_seen_s: float
+    """Unix time."""
+
+
+class FlowQuery(_Record):
+    leg: int = -1
+    """-1: all."""
+    limit: int = 100_000
+
+
+class FlowBatch(_Record):
+    time_s: float
+    flows: tuple[FlowRecord, ...]
+    truncated: bool
+
+
+class TelemetryQuery(_Record):
+    interval_s: float = 1.0
+    queue_length: int = 64
+
+
+class CounterSample(_Record):
+    index: int
+    packets: int
+    bytes: int
+
+
+class TelemetryBatch(_Record):
+    """What changed since the batch before, each interval."""
+
+    time_s: float
+    flows: tuple[FlowRecord, ...]
+    legs: tuple[CounterSample, ...]
+    drops: tuple[CounterSample, ...]
+    ports: tuple[PortStatus, ...]
+    lost_batches: int
+    """Batches that a full queue dropped since the stream began."""
+
+
+class CaptureQuery(_Record):
+    port: int
+    count: int = 100
+    seconds: float = 5.0
+
+
+class CapturedFrame(_Record):
+    time_s: float
+    original_length: int
+    frame: bytes
+
+
+Record = TypeVar("Record", bound=_Record)
+
+
+def encode(record: _Record) -> bytes:
+    return msgspec.msgpack.encode(record)
+
+
+def decode(data: bytes, kind: type[Record]) -> Record:
+    """Raises msgspec.ValidationError (a ValueError) where `data` is no `kind`."""
+    return msgspec.msgpack.decode(data, type=kind)

@@ -1,0 +1,90 @@
+"""The numbers that every implementation of the pipeline agrees on, and that P4Runtime clients see."""
+
+import enum
+
+
+class DropReason(enum.IntEnum):
+    """Why a packet was dropped: the index of `drop_counter`. Entries may give reasons from 64 on."""
+
+    NONE = 0
+    MALFORMED = 1
+    UNKNOWN_CONTEXT = 2
+    """No such attachment."""
+    SID_NOT_ADMITTED = 3
+    """A SID from where it may not be used (RFC 8754 §5.1), or no SID where only SIDs belong."""
+    SEGMENTS_LEFT = 4
+    FRAGMENT = 5
+    """A fragment without ports."""
+    NOT_PERMITTED = 6
+    """No entry of `flow_policy`."""
+    METERED = 7
+    NO_STEERING = 8
+    NO_LIVE_PATH = 9
+    NO_ROUTE = 10
+    NO_NEXT_HOP = 11
+    HOP_LIMIT = 12
+    NOT_IP = 13
+    SOURCE_NOT_ADMITTED = 14
+    """A source address that does not belong to this attachment (RFC 7039)."""
+    LEASE_EXPIRED = 15
+    TOO_BIG = 16
+    """Larger than the path takes; the sender was told with an ICMP error where the packet allows one."""
+    NEIGHBOR_UNKNOWN = 17
+    """The packet became an ARP request or a neighbour solicitation."""
+    NEIGHBOR_IGNORED = 18
+    """ARP or ND that is not ours to answer."""
+    NOT_FORWARDABLE = 19
+    """Multicast, link-local or unspecified addresses."""
+    ISOLATED = 64
+    """An intent isolates the source or the destination."""
+
+
+class PuntReason(enum.IntEnum):
+    """Why a packet went to the controller. Entries of `punt_frame` give reasons from 16 on."""
+
+    NONE = 0
+    TOO_BIG = 1
+
+
+class L4Class(enum.IntEnum):
+    """What a packet is to `flow_policy`. TCP_OPEN and TCP share a mask (0xe): any TCP."""
+
+    TCP_OPEN = 0
+    """SYN without ACK."""
+    TCP = 1
+    UDP = 2
+    ICMP_ERROR = 3
+    ECHO_REQUEST = 4
+    ECHO_REPLY = 5
+    OTHER = 6
+
+
+class PipelineEvent(enum.IntEnum):
+    """What the pipeline did beside forwarding: the index of `event_counter` (XDP only, not in the P4Info)."""
+
+    ARP_ANSWERED = 0
+    ND_ANSWERED = 1
+    ECHO_ANSWERED = 2
+    NEIGHBOR_LEARNT = 3
+    MSS_CLAMPED = 4
+    CACHE_HIT = 5
+    CACHE_MISS = 6
+    CACHE_EVICTED = 7
+    ENCAPSULATED = 8
+    DECAPSULATED = 9
+    END = 10
+    CAPTURE_LOST = 11
+    PUNT_LOST = 12
+
+
+FABRIC_CONTEXT = 0
+ATTACHMENT_CLASS = 0
+FABRIC_CLASS = 1
+"""Ingress classes: 0 attachments, 1 fabric links, from 2 on one for each neighbour's tunnel."""
+SID_BLOCK = 0x5F00
+"""First 16 bits of every SID (RFC 9602); tells outer from inner."""
+CONTEXTS = 4096
+PORTS = 512
+MAX_SEGMENTS = 8
+CANDIDATE_PATHS = 8
+FLOW_CACHE_WAYS = 4
