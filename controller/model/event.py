@@ -1,0 +1,173 @@
+"""What happens to a controller, and what it then wants done. Values; `reconcile.step` turns the one into the other."""
+
+import msgspec
+
+from controller.model.agreement import Message
+from controller.model.entry import NodeState
+from controller.model.intent import Value
+from dataplane.host_api import NodeDescription
+
+
+class Record(Value):
+    """One thing in the store: its kind, name, and encoded content (None: removed)."""
+
+    kind: str
+    name: str
+    content: bytes | None
+
+
+class Problem(Value):
+    """Why something was not accepted, so that a person can mend it."""
+
+    path: tuple[str | int, ...]
+    """Where in the manifest: ("spec", "allow", 0, "to")."""
+    message: str
+    """What is wrong, what was expected, what to do."""
+
+
+# ---- events
+
+
+class Apply(Value, tag="apply"):
+    """Somebody applies manifests (already parsed to model values by `language`), all or none."""
+
+    request_id: str
+    resources: tuple["Applied", ...]
+    dry_run: bool = False
+
+
+class Applied(Value):
+    kind: str
+    """Intent, Network, Service, Node, Link, Domain."""
+    content: bytes
+    """msgspec JSON of the model value."""
+
+
+class Delete(Value, tag="delete"):
+    request_id: str
+    kind: str
+    name: str
+
+
+class MessageReceived(Value, tag="message_received"):
+    """From a peer whose identity mutual TLS has proved."""
+
+    peer: str
+    message: Message
+
+
+class MessageSent(Value, tag="message_sent"):
+    """The peer has durably taken a message (`reason` empty) or could not be reached."""
+
+    peer: str
+    message_id: str
+    reason: str = ""
+
+
+class NodeDescribed(Value, tag="node_described"):
+    """The agent was (re)connected and said what it is."""
+
+    node: str
+    description: NodeDescription
+
+
+class NodeUnreachable(Value, tag="node_unreachable"):
+    node: str
+    reason: str
+
+
+class Deviation(Value):
+    """A node had something else than it should have (drift)."""
+
+    node: str
+    what: str
+    """`missing`, `changed` or `foreign`."""
+    table: str
+    detail: str
+    owner: str
+    """As Entry.owner; empty for foreign ones."""
+
+
+class NodeSynced(Value, tag="node_synced"):
+    node: str
+    generation: int
+    writes: int
+    deviations: tuple[Deviation, ...] = ()
+
+
+class NodeRejected(Value, tag="node_rejected"):
+    """The node refused part of its state."""
+
+    node: str
+    generation: int
+    reason: str
+
+
+class Tick(Value, tag="tick"):
+    """Once a second or so: leases, renewals, retries, audits."""
+
+
+Event = (
+    Apply | Delete | MessageReceived | MessageSent | NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Tick
+)
+
+
+# ---- effects, to be performed in order
+
+
+class Persist(Value, tag="persist"):
+    """Durable before any later effect of the same step is performed."""
+
+    records: tuple[Record, ...]
+
+
+class Reply(Value, tag="reply"):
+    """Answer to `Apply` or `Delete`. `problems` non-empty: nothing was stored."""
+
+    request_id: str
+    problems: tuple[Problem, ...] = ()
+    conflict: str = ""
+    """Why the answer is no, though the manifest is right."""
+    not_found: bool = False
+    results: tuple[str, ...] = ()
+    """`intents/order-processing created`."""
+
+
+class Send(Value, tag="send"):
+    """To a peer, at least once until `MessageSent` says it was taken; the receiver tolerates repeats."""
+
+    peer: str
+    message_id: str
+    message: Message
+
+
+class Connect(Value, tag="connect"):
+    """Keep a session with this node; answers NodeDescribed or NodeUnreachable, again and again with back-off."""
+
+    node: str
+    agent: str
+
+
+class Disconnect(Value, tag="disconnect"):
+    node: str
+
+
+class SyncNode(Value, tag="sync_node"):
+    """Make the node have exactly `state` (read back, write differences). A newer generation replaces a pending older."""
+
+    node: str
+    generation: int
+    state: NodeState
+    audit: bool = False
+    """True: nothing should differ; what differs is a deviation."""
+
+
+class Log(Value, tag="log"):
+    """An event name and fields, for the shell's log."""
+
+    event: str
+    fields: dict[str, str] = msgspec.field(default_factory=dict)
+    level: str = "info"
+
+
+Effect = Persist | Reply | Send | Connect | Disconnect | SyncNode | Log

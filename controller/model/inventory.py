@@ -1,0 +1,96 @@
+"""What one domain knows: its own networks, nodes and links, and of other domains what they told it."""
+
+import msgspec
+
+from controller.model.intent import Ports, Trust, Value
+
+
+class Reach(Value):
+    """What another domain says it can carry to."""
+
+    domain: str
+    latency_us: int
+    trust: Trust
+
+
+class Domain(Value):
+    name: str
+    sid_block: str
+    """Inside 5f00::/16 (RFC 9602)."""
+    own: bool = False
+    key: str = ""
+    """Ed25519 public key, base64, pinned."""
+    certificate: str = ""
+    """TLS root certificate, PEM, pinned."""
+    endpoint: str = ""
+    """`host:port` of its east-west interface."""
+    trust: Trust = Trust.PUBLIC
+    reach: tuple[Reach, ...] = ()
+
+
+class Attachment(Value):
+    """A host's place in a network."""
+
+    name: str
+    node: str
+    port: int
+    addresses: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class Network(Value):
+    name: str
+    """`domain/network`."""
+    prefixes: tuple[str, ...]
+    gateways: tuple[str, ...] = ()
+    trust: Trust = Trust.OWN
+    labels: tuple[tuple[str, str], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+
+
+class Service(Value):
+    name: str
+    """`domain/network/service`."""
+    addresses: tuple[str, ...]
+    ports: tuple[Ports, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class Node(Value):
+    name: str
+    role: str
+    """edge, gateway or transit."""
+    locator: str
+    agent: str
+    """`unix:/path` or `host:port`."""
+
+
+class LinkEnd(Value):
+    node: str
+    port: int = 0
+    border: str = ""
+    """Name of the border instead of a port, where the link leaves the domain."""
+
+
+class Link(Value):
+    name: str
+    a: LinkEnd
+    b: LinkEnd | None = None
+    """None: the other end belongs to `domain`."""
+    domain: str = ""
+    delay_us: int
+    rate_bps: int
+    loss_percent: float
+    mtu: int
+    trust: Trust = Trust.OWN
+    srlg: tuple[str, ...] = ()
+
+
+class Inventory(Value):
+    """All of it, each kind by name."""
+
+    domains: dict[str, Domain] = msgspec.field(default_factory=dict)
+    networks: dict[str, Network] = msgspec.field(default_factory=dict)
+    services: dict[str, Service] = msgspec.field(default_factory=dict)
+    nodes: dict[str, Node] = msgspec.field(default_factory=dict)
+    links: dict[str, Link] = msgspec.field(default_factory=dict)

@@ -1,0 +1,42 @@
+"""A resource as people see it: what `stitch get -o json` prints, and who serves it."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from controller.model.event import Problem
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`{apiVersion, kind, metadata, spec, status}`; spec and status are what JSON makes of the model's values."""
+
+    api_version: str = "netstitch/v1"
+    kind: str
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
+    status: dict[str, Any]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request to change something."""
+
+    problems: tuple[Problem, ...] = ()
+    conflict: str = ""
+    not_found: bool = False
+    results: tuple[str, ...] = ()
+
+
+class Controller(Protocol):
+    """What the northbound side needs of a controller; the shell is one."""
+
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
+        """All or none; answered when durable."""
+
+    async def delete(self, kind: str, name: str) -> Answer: ...
+
+    def list(self, kind: str) -> list[Resource]:
+        """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
+
+    def watch(self, kind: str) -> AsyncIterator[Resource]:
+        """The present ones, then each as it changes (a removed one has status {"deleted": true})."""
