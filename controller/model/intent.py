@@ -33,11 +33,11 @@ class Phase(enum.StrEnum):
     EXPIRED = "Expired"
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of all records: frozen, compared by content, encoded by msgspec."""
 
 
-class Ports(Value):
+class Ports(Value, kw_only=True):
     """One L4 match: `tcp/443`, `udp/1000-2000`, `tcp` (all ports), `icmp` (echo, both families)."""
 
     protocol: str
@@ -46,14 +46,14 @@ class Ports(Value):
     last: int = 65535
 
 
-class Selector(Value):
+class Selector(Value, kw_only=True):
     network: str
     """`domain/network`."""
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted; all must match. Empty: the whole network."""
 
 
-class Allow(Value):
+class Allow(Value, kw_only=True):
     to: str
     """`domain/network/service` or `domain/network`."""
     ports: tuple[Ports, ...] = ()
@@ -62,7 +62,7 @@ class Allow(Value):
     """None: what the intent isolates."""
 
 
-class Require(Value):
+class Require(Value, kw_only=True):
     """Must hold; an unknown metric does not satisfy a requirement."""
 
     latency_us_max: int | None = None
@@ -71,7 +71,7 @@ class Require(Value):
     trust_min: Trust | None = None
 
 
-class Intent(Value):
+class Intent(Value, kw_only=True):
     name: str
     tenant: str
     isolate: Selector | None = None

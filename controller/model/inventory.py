@@ -5,7 +5,7 @@ import msgspec
 from controller.model.intent import Ports, Trust, Value
 
 
-class Reach(Value):
+class Reach(Value, kw_only=True):
     """What another domain says it can carry to."""
 
     domain: str
@@ -13,7 +13,7 @@ class Reach(Value):
     trust: Trust
 
 
-class Domain(Value):
+class Domain(Value, kw_only=True):
     name: str
     sid_block: str
     """Inside 5f00::/16 (RFC 9602)."""
@@ -28,7 +28,7 @@ class Domain(Value):
     reach: tuple[Reach, ...] = ()
 
 
-class Attachment(Value):
+class Attachment(Value, kw_only=True):
     """A host's place in a network."""
 
     name: str
@@ -38,7 +38,7 @@ class Attachment(Value):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class Network(Value):
+class Network(Value, kw_only=True):
     name: str
     """`domain/network`."""
     prefixes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Network(Value):
     attachments: tuple[Attachment, ...] = ()
 
 
-class Service(Value):
+class Service(Value, kw_only=True):
     name: str
     """`domain/network/service`."""
     addresses: tuple[str, ...]
@@ -56,7 +56,7 @@ class Service(Value):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class Node(Value):
+class Node(Value, kw_only=True):
     name: str
     role: str
     """edge, gateway or transit."""
@@ -65,14 +65,14 @@ class Node(Value):
     """`unix:/path` or `host:port`."""
 
 
-class LinkEnd(Value):
+class LinkEnd(Value, kw_only=True):
     node: str
     port: int = 0
     border: str = ""
     """Name of the border instead of a port, where the link leaves the domain."""
 
 
-class Link(Value):
+class Link(Value, kw_only=True):
     name: str
     a: LinkEnd
     b: LinkEnd | None = None
@@ -86,7 +86,7 @@ class Link(Value):
     srlg: tuple[str, ...] = ()
 
 
-class Inventory(Value):
+class Inventory(Value, kw_only=True):
     """All of it, each kind by name."""
 
     domains: dict[str, Domain] = msgspec.field(default_factory=dict)
