@@ -31,18 +31,18 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Empty(_Record, kw_only=True):
+class Empty(_Record, frozen=True, kw_only=True):
     pass
 
 
-class PortConfig(_Record, kw_only=True):
+class PortConfig(_Record, frozen=True, kw_only=True):
     number: int
     """P4Runtime port, 1 to 511."""
     interface: str
     role: PortRole
 
 
-class BorderConfig(_Record, kw_only=True):
+class BorderConfig(_Record, frozen=True, kw_only=True):
     """Where a tunnel to a neighbouring domain can start."""
 
     name: str
@@ -58,7 +58,7 @@ class BorderConfig(_Record, kw_only=True):
     """Of packets inside the tunnel."""
 
 
-class AgentConfig(_Record, kw_only=True):
+class AgentConfig(_Record, frozen=True, kw_only=True):
     """The file that `stitch-agent --config` reads (JSON)."""
 
     name: str
@@ -79,7 +79,7 @@ class AgentConfig(_Record, kw_only=True):
     tls_client_ca: str = ""
 
 
-class PortStatus(_Record, kw_only=True):
+class PortStatus(_Record, frozen=True, kw_only=True):
     number: int
     interface: str
     role: PortRole
@@ -88,7 +88,7 @@ class PortStatus(_Record, kw_only=True):
     carrier: bool
 
 
-class BorderStatus(_Record, kw_only=True):
+class BorderStatus(_Record, frozen=True, kw_only=True):
     name: str
     port: int
     mac: str
@@ -108,7 +108,7 @@ class BorderStatus(_Record, kw_only=True):
     sent_bytes: int
 
 
-class Gateway(_Record, kw_only=True):
+class Gateway(_Record, frozen=True, kw_only=True):
     """Addresses that the edge answers for on an attachment."""
 
     port: int
@@ -116,7 +116,7 @@ class Gateway(_Record, kw_only=True):
     ipv6: str = ""
 
 
-class Tunnel(_Record, kw_only=True):
+class Tunnel(_Record, frozen=True, kw_only=True):
     """A WireGuard device to one neighbour (desired)."""
 
     border: str
@@ -127,21 +127,21 @@ class Tunnel(_Record, kw_only=True):
     persistent_keepalive_s: int = 25
 
 
-class HostState(_Record, kw_only=True):
+class HostState(_Record, frozen=True, kw_only=True):
     """All that a node shall have beside table entries (desired). What is not here is removed."""
 
     gateways: tuple[Gateway, ...] = ()
     tunnels: tuple[Tunnel, ...] = ()
 
 
-class HostReport(_Record, kw_only=True):
+class HostReport(_Record, frozen=True, kw_only=True):
     """What `Sync` did. Empty `changes`: nothing was different."""
 
     changes: tuple[str, ...]
     """In words, one a change: `created tunnel sg1-t1`."""
 
 
-class NodeDescription(_Record, kw_only=True):
+class NodeDescription(_Record, frozen=True, kw_only=True):
     name: str
     software: str
     wireguard: str
@@ -156,7 +156,7 @@ class NodeDescription(_Record, kw_only=True):
     """As the node has it now."""
 
 
-class FlowRecord(_Record, kw_only=True):
+class FlowRecord(_Record, frozen=True, kw_only=True):
     """One direction of one flow as the edge saw it. Counts are totals since `first_seen_s`."""
 
     context: int
@@ -177,30 +177,30 @@ class FlowRecord(_Record, kw_only=True):
     """Unix time."""
 
 
-class FlowQuery(_Record, kw_only=True):
+class FlowQuery(_Record, frozen=True, kw_only=True):
     leg: int = -1
     """-1: all."""
     limit: int = 100_000
 
 
-class FlowBatch(_Record, kw_only=True):
+class FlowBatch(_Record, frozen=True, kw_only=True):
     time_s: float
     flows: tuple[FlowRecord, ...]
     truncated: bool
 
 
-class TelemetryQuery(_Record, kw_only=True):
+class TelemetryQuery(_Record, frozen=True, kw_only=True):
     interval_s: float = 1.0
     queue_length: int = 64
 
 
-class CounterSample(_Record, kw_only=True):
+class CounterSample(_Record, frozen=True, kw_only=True):
     index: int
     packets: int
     bytes: int
 
 
-class TelemetryBatch(_Record, kw_only=True):
+class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """What changed since the batch before, each interval."""
 
     time_s: float
@@ -212,13 +212,13 @@ class TelemetryBatch(_Record, kw_only=True):
     """Batches that a full queue dropped since the stream began."""
 
 
-class CaptureQuery(_Record, kw_only=True):
+class CaptureQuery(_Record, frozen=True, kw_only=True):
     port: int
     count: int = 100
     seconds: float = 5.0
 
 
-class CapturedFrame(_Record, kw_only=True):
+class CapturedFrame(_Record, frozen=True, kw_only=True):
     time_s: float
     original_length: int
     frame: bytes

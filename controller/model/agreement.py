@@ -3,7 +3,7 @@
 from controller.model.intent import Encryption, Ports, Trust, Value
 
 
-class Flow(Value, kw_only=True):
+class Flow(Value, frozen=True, kw_only=True):
     """What may cross, in the direction of the offer; replies may cross back."""
 
     source: str
@@ -16,7 +16,7 @@ class Flow(Value, kw_only=True):
     """Empty: everything."""
 
 
-class TunnelEnd(Value, kw_only=True):
+class TunnelEnd(Value, frozen=True, kw_only=True):
     """One side of a border, as the other side must know it."""
 
     sid: str
@@ -29,7 +29,7 @@ class TunnelEnd(Value, kw_only=True):
     """Largest inner packet that this side takes here, in octets."""
 
 
-class Terms(Value, kw_only=True):
+class Terms(Value, frozen=True, kw_only=True):
     id: str
     """Unique for its offeror: `offeror:name:serial`."""
     revision: int
@@ -53,13 +53,13 @@ class Terms(Value, kw_only=True):
     offeror_end: TunnelEnd
 
 
-class Offer(Value, kw_only=True, tag="offer"):
+class Offer(Value, frozen=True, kw_only=True, tag="offer"):
     terms: Terms
     signature: str
     """The offeror's Ed25519 signature of `signing_bytes("offer", terms)`, base64."""
 
 
-class Acceptance(Value, kw_only=True, tag="acceptance"):
+class Acceptance(Value, frozen=True, kw_only=True, tag="acceptance"):
     terms: Terms
     offer_signature: str
     acceptor_end: TunnelEnd
@@ -69,14 +69,14 @@ class Acceptance(Value, kw_only=True, tag="acceptance"):
     """The acceptor's, of `signing_bytes("acceptance", ...)` over terms, acceptor_end and latency_us, base64."""
 
 
-class Refusal(Value, kw_only=True, tag="refusal"):
+class Refusal(Value, frozen=True, kw_only=True, tag="refusal"):
     id: str
     revision: int
     reason: str
     signature: str
 
 
-class Withdrawal(Value, kw_only=True, tag="withdrawal"):
+class Withdrawal(Value, frozen=True, kw_only=True, tag="withdrawal"):
     """Either side ends an agreement; nothing crosses from then on."""
 
     id: str
@@ -88,7 +88,7 @@ class Withdrawal(Value, kw_only=True, tag="withdrawal"):
 Message = Offer | Acceptance | Refusal | Withdrawal
 
 
-class Agreement(Value, kw_only=True):
+class Agreement(Value, frozen=True, kw_only=True):
     """Terms that both domains signed."""
 
     terms: Terms

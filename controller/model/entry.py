@@ -4,7 +4,7 @@ from controller.model.intent import Value
 from dataplane.host_api import HostState
 
 
-class Match(Value, kw_only=True):
+class Match(Value, frozen=True, kw_only=True):
     """One match field, named as in the P4Info. Addresses are integers; IPv4 is ::ffff:0:0/96."""
 
     field: str
@@ -17,7 +17,7 @@ class Match(Value, kw_only=True):
     """Range, inclusive."""
 
 
-class Entry(Value, kw_only=True):
+class Entry(Value, frozen=True, kw_only=True):
     """One match-action entry. Fields that match anything are left out (P4Runtime §9.1.1)."""
 
     table: str
@@ -30,10 +30,10 @@ class Entry(Value, kw_only=True):
     params: tuple[tuple[str, int], ...] = ()
     """In the order of the P4Info."""
     owner: str
-    """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`. Not sent to the node."""
+    """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`. Never sent."""
 
 
-class NodeState(Value, kw_only=True):
+class NodeState(Value, frozen=True, kw_only=True):
     """All that one node shall have (desired). Entries are sorted; equal inputs give equal bytes."""
 
     entries: tuple[Entry, ...] = ()

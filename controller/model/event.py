@@ -8,7 +8,7 @@ from controller.model.intent import Value
 from dataplane.host_api import NodeDescription
 
 
-class Record(Value, kw_only=True):
+class Record(Value, frozen=True, kw_only=True):
     """One thing in the store: its kind, name, and encoded content (None: removed)."""
 
     kind: str
@@ -16,7 +16,7 @@ class Record(Value, kw_only=True):
     content: bytes | None
 
 
-class Problem(Value, kw_only=True):
+class Problem(Value, frozen=True, kw_only=True):
     """Why something was not accepted, so that a person can mend it."""
 
     path: tuple[str | int, ...]
@@ -28,7 +28,7 @@ class Problem(Value, kw_only=True):
 # ---- events
 
 
-class Apply(Value, kw_only=True, tag="apply"):
+class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     """Somebody applies manifests (already parsed to model values by `language`), all or none."""
 
     request_id: str
@@ -36,27 +36,27 @@ class Apply(Value, kw_only=True, tag="apply"):
     dry_run: bool = False
 
 
-class Applied(Value, kw_only=True):
+class Applied(Value, frozen=True, kw_only=True):
     kind: str
     """Intent, Network, Service, Node, Link, Domain."""
     content: bytes
     """msgspec JSON of the model value."""
 
 
-class Delete(Value, kw_only=True, tag="delete"):
+class Delete(Value, frozen=True, kw_only=True, tag="delete"):
     request_id: str
     kind: str
     name: str
 
 
-class MessageReceived(Value, kw_only=True, tag="message_received"):
+class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
     peer: str
     message: Message
 
 
-class MessageSent(Value, kw_only=True, tag="message_sent"):
+class MessageSent(Value, frozen=True, kw_only=True, tag="message_sent"):
     """The peer has durably taken a message (`reason` empty) or could not be reached."""
 
     peer: str
@@ -64,19 +64,19 @@ class MessageSent(Value, kw_only=True, tag="message_sent"):
     reason: str = ""
 
 
-class NodeDescribed(Value, kw_only=True, tag="node_described"):
+class NodeDescribed(Value, frozen=True, kw_only=True, tag="node_described"):
     """The agent was (re)connected and said what it is."""
 
     node: str
     description: NodeDescription
 
 
-class NodeUnreachable(Value, kw_only=True, tag="node_unreachable"):
+class NodeUnreachable(Value, frozen=True, kw_only=True, tag="node_unreachable"):
     node: str
     reason: str
 
 
-class Deviation(Value, kw_only=True):
+class Deviation(Value, frozen=True, kw_only=True):
     """A node had something else than it should have (drift)."""
 
     node: str
@@ -88,14 +88,14 @@ class Deviation(Value, kw_only=True):
     """As Entry.owner; empty for foreign ones."""
 
 
-class NodeSynced(Value, kw_only=True, tag="node_synced"):
+class NodeSynced(Value, frozen=True, kw_only=True, tag="node_synced"):
     node: str
     generation: int
     writes: int
     deviations: tuple[Deviation, ...] = ()
 
 
-class NodeRejected(Value, kw_only=True, tag="node_rejected"):
+class NodeRejected(Value, frozen=True, kw_only=True, tag="node_rejected"):
     """The node refused part of its state."""
 
     node: str
@@ -103,7 +103,7 @@ class NodeRejected(Value, kw_only=True, tag="node_rejected"):
     reason: str
 
 
-class Tick(Value, kw_only=True, tag="tick"):
+class Tick(Value, frozen=True, kw_only=True, tag="tick"):
     """Once a second or so: leases, renewals, retries, audits."""
 
 
@@ -115,13 +115,13 @@ Event = (
 # ---- effects, to be performed in order
 
 
-class Persist(Value, kw_only=True, tag="persist"):
+class Persist(Value, frozen=True, kw_only=True, tag="persist"):
     """Durable before any later effect of the same step is performed."""
 
     records: tuple[Record, ...]
 
 
-class Reply(Value, kw_only=True, tag="reply"):
+class Reply(Value, frozen=True, kw_only=True, tag="reply"):
     """Answer to `Apply` or `Delete`. `problems` non-empty: nothing was stored."""
 
     request_id: str
@@ -133,7 +133,7 @@ class Reply(Value, kw_only=True, tag="reply"):
     """`intents/order-processing created`."""
 
 
-class Send(Value, kw_only=True, tag="send"):
+class Send(Value, frozen=True, kw_only=True, tag="send"):
     """To a peer, at least once until `MessageSent` says it was taken; the receiver tolerates repeats."""
 
     peer: str
@@ -141,19 +141,19 @@ class Send(Value, kw_only=True, tag="send"):
     message: Message
 
 
-class Connect(Value, kw_only=True, tag="connect"):
+class Connect(Value, frozen=True, kw_only=True, tag="connect"):
     """Keep a session with this node; answers NodeDescribed or NodeUnreachable, again and again with back-off."""
 
     node: str
     agent: str
 
 
-class Disconnect(Value, kw_only=True, tag="disconnect"):
+class Disconnect(Value, frozen=True, kw_only=True, tag="disconnect"):
     node: str
 
 
-class SyncNode(Value, kw_only=True, tag="sync_node"):
-    """Make the node have exactly `state` (read back, write differences). A newer generation replaces a pending older."""
+class SyncNode(Value, frozen=True, kw_only=True, tag="sync_node"):
+    """Make the node have exactly `state` (read back, write differences). A newer generation replaces an older."""
 
     node: str
     generation: int
@@ -162,7 +162,7 @@ class SyncNode(Value, kw_only=True, tag="sync_node"):
     """True: nothing should differ; what differs is a deviation."""
 
 
-class Log(Value, kw_only=True, tag="log"):
+class Log(Value, frozen=True, kw_only=True, tag="log"):
     """An event name and fields, for the shell's log."""
 
     event: str

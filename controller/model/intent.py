@@ -37,7 +37,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Base of all records: frozen, compared by content, encoded by msgspec."""
 
 
-class Ports(Value, kw_only=True):
+class Ports(Value, frozen=True, kw_only=True):
     """One L4 match: `tcp/443`, `udp/1000-2000`, `tcp` (all ports), `icmp` (echo, both families)."""
 
     protocol: str
@@ -46,14 +46,14 @@ class Ports(Value, kw_only=True):
     last: int = 65535
 
 
-class Selector(Value, kw_only=True):
+class Selector(Value, frozen=True, kw_only=True):
     network: str
     """`domain/network`."""
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted; all must match. Empty: the whole network."""
 
 
-class Allow(Value, kw_only=True):
+class Allow(Value, frozen=True, kw_only=True):
     to: str
     """`domain/network/service` or `domain/network`."""
     ports: tuple[Ports, ...] = ()
@@ -62,7 +62,7 @@ class Allow(Value, kw_only=True):
     """None: what the intent isolates."""
 
 
-class Require(Value, kw_only=True):
+class Require(Value, frozen=True, kw_only=True):
     """Must hold; an unknown metric does not satisfy a requirement."""
 
     latency_us_max: int | None = None
@@ -71,7 +71,7 @@ class Require(Value, kw_only=True):
     trust_min: Trust | None = None
 
 
-class Intent(Value, kw_only=True):
+class Intent(Value, frozen=True, kw_only=True):
     name: str
     tenant: str
     isolate: Selector | None = None

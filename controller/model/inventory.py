@@ -5,7 +5,7 @@ import msgspec
 from controller.model.intent import Ports, Trust, Value
 
 
-class Reach(Value, kw_only=True):
+class Reach(Value, frozen=True, kw_only=True):
     """What another domain says it can carry to."""
 
     domain: str
@@ -13,7 +13,7 @@ class Reach(Value, kw_only=True):
     trust: Trust
 
 
-class Domain(Value, kw_only=True):
+class Domain(Value, frozen=True, kw_only=True):
     name: str
     sid_block: str
     """Inside 5f00::/16 (RFC 9602)."""
@@ -28,7 +28,7 @@ class Domain(Value, kw_only=True):
     reach: tuple[Reach, ...] = ()
 
 
-class Attachment(Value, kw_only=True):
+class Attachment(Value, frozen=True, kw_only=True):
     """A host's place in a network."""
 
     name: str
@@ -38,7 +38,7 @@ class Attachment(Value, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class Network(Value, kw_only=True):
+class Network(Value, frozen=True, kw_only=True):
     name: str
     """`domain/network`."""
     prefixes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Network(Value, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
 
 
-class Service(Value, kw_only=True):
+class Service(Value, frozen=True, kw_only=True):
     name: str
     """`domain/network/service`."""
     addresses: tuple[str, ...]
@@ -56,7 +56,7 @@ class Service(Value, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class Node(Value, kw_only=True):
+class Node(Value, frozen=True, kw_only=True):
     name: str
     role: str
     """edge, gateway or transit."""
@@ -65,14 +65,14 @@ class Node(Value, kw_only=True):
     """`unix:/path` or `host:port`."""
 
 
-class LinkEnd(Value, kw_only=True):
+class LinkEnd(Value, frozen=True, kw_only=True):
     node: str
     port: int = 0
     border: str = ""
     """Name of the border instead of a port, where the link leaves the domain."""
 
 
-class Link(Value, kw_only=True):
+class Link(Value, frozen=True, kw_only=True):
     name: str
     a: LinkEnd
     b: LinkEnd | None = None
@@ -86,7 +86,7 @@ class Link(Value, kw_only=True):
     srlg: tuple[str, ...] = ()
 
 
-class Inventory(Value, kw_only=True):
+class Inventory(Value, frozen=True, kw_only=True):
     """All of it, each kind by name."""
 
     domains: dict[str, Domain] = msgspec.field(default_factory=dict)
