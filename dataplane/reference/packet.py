@@ -1,0 +1,227 @@
+"""Ethernet, IPv4, IPv6 and what follows them, as far as the pipeline looks."""
+
+import struct
+from dataclasses import dataclass, replace
+
+from dataplane.reasons import DropReason, L4Class
+from dataplane.reference.checksum import ones_complement_sum
+from dataplane.reference.verdict import Drop
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_ARP = 0x0806
+ETHERTYPE_VLAN = 0x8100
+ETHERTYPE_IPV6 = 0x86DD
+PROTOCOL_ICMP = 1
+PROTOCOL_IPV4 = 4
+PROTOCOL_TCP = 6
+PROTOCOL_UDP = 17
+PROTOCOL_IPV6 = 41
+PROTOCOL_ROUTING = 43
+PROTOCOL_FRAGMENT = 44
+PROTOCOL_ICMPV6 = 58
+TCP_SYN = 0x02
+TCP_ACK = 0x10
+MAPPED = 0xFFFF << 32
+"""::ffff:0:0/96: IPv4 addresses as keys."""
+
+MALFORMED = Drop(DropReason.MALFORMED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ethernet:
+    destination: bytes
+    source: bytes
+    tag: bytes
+    """The 802.1Q tag (4 bytes), or none."""
+    ether_type: int
+    payload: bytes
+
+    @property
+    def vlan_id(self) -> int:
+        return int.from_bytes(self.tag[2:4]) & 0xFFF
+
+    def frame(self) -> bytes:
+        return self.destination + self.source + self.tag + self.ether_type.to_bytes(2) + self.payload
+
+    def answer(self, mac: bytes, payload: bytes) -> bytes:
+        """A frame back to whom this one came from, with the tag it came with."""
+        return replace(self, destination=self.source, source=mac, payload=payload).frame()
+
+
+def parse_ethernet(frame: bytes) -> Ethernet | Drop:
+    """At most one 802.1Q tag is understood."""
+    if len(frame) < 14:
+        return MALFORMED
+    tag, rest = b"", frame[12:]
+    if rest[:2] == ETHERTYPE_VLAN.to_bytes(2):
+        tag, rest = rest[:4], rest[4:]
+        if len(rest) < 2:
+            return MALFORMED
+    return Ethernet(frame[:6], frame[6:12], tag, int.from_bytes(rest[:2]), rest[2:])
+
+
+def untagged(destination: bytes, source: bytes, ether_type: int, payload: bytes) -> bytes:
+    return Ethernet(destination, source, b"", ether_type, payload).frame()
+
+
+@dataclass(frozen=True, slots=True)
+class Ip:
+    """An IP packet whose header is right. `data` is cut to the length that the header says."""
+
+    version: int
+    data: bytes
+    source: int
+    destination: int
+    """IPv4 as ::ffff:0:0/96."""
+    protocol: int
+    """Behind one fragment header, if there is one."""
+    transport_offset: int
+    fragment_offset: int
+    is_fragment: bool
+    hop_limit: int
+    traffic_class: int
+
+    @property
+    def transport(self) -> bytes:
+        return self.data[self.transport_offset :]
+
+    @property
+    def ether_type(self) -> int:
+        return ETHERTYPE_IPV4 if self.version == 4 else ETHERTYPE_IPV6
+
+    @property
+    def icmp_protocol(self) -> int:
+        return PROTOCOL_ICMP if self.version == 4 else PROTOCOL_ICMPV6
+
+    def with_hop_limit(self, hop_limit: int) -> "Ip":
+        return self._with_byte(8 if self.version == 4 else 7, hop_limit)
+
+    def with_ecn(self, ecn: int) -> "Ip":
+        if self.version == 4:
+            return self._with_byte(1, self.data[1] & 0xFC | ecn)
+        return self._with_byte(1, self.data[1] & 0xCF | ecn << 4)
+
+    def _with_byte(self, offset: int, value: int) -> "Ip":
+        data = bytearray(self.data)
+        data[offset] = value
+        if self.version == 4:
+            data[10:12] = b"\0\0"
+            data[10:12] = (ones_complement_sum(bytes(data[:20])) ^ 0xFFFF).to_bytes(2)
+        parsed = parse_ip(self.ether_type, bytes(data))
+        assert isinstance(parsed, Ip), "changing the hop limit or ECN of a right header leaves it right"
+        return parsed
+
+
+def parse_ip(ether_type: int, data: bytes) -> Ip | Drop:
+    """Checks the header (RFC 791 §3.1, RFC 8200 §3) and cuts what lies behind the packet."""
+    return _parse_ipv4(data) if ether_type == ETHERTYPE_IPV4 else _parse_ipv6(data)
+
+
+def _parse_ipv4(data: bytes) -> Ip | Drop:
+    # Deviates: RFC 791, no options
+    if len(data) < 20 or data[0] != 0x45:
+        return MALFORMED
+    _, traffic_class, length, _, fragment, ttl, protocol, _, source, destination = struct.unpack_from(
+        "!BBHHHBBHII", data
+    )
+    if not 20 <= length <= len(data) or ones_complement_sum(data[:20]) != 0xFFFF:
+        return MALFORMED
+    return Ip(
+        version=4,
+        data=data[:length],
+        source=MAPPED | source,
+        destination=MAPPED | destination,
+        protocol=protocol,
+        transport_offset=20,
+        fragment_offset=fragment & 0x1FFF,
+        is_fragment=fragment & 0x3FFF != 0,
+        hop_limit=ttl,
+        traffic_class=traffic_class,
+    )
+
+
+def _parse_ipv6(data: bytes) -> Ip | Drop:
+    if len(data) < 40 or data[0] >> 4 != 6:
+        return MALFORMED
+    first_word, payload_length, protocol, hop_limit = struct.unpack_from("!IHBB", data)
+    if 40 + payload_length > len(data):
+        return MALFORMED
+    data = data[: 40 + payload_length]
+    transport_offset, fragment, is_fragment = 40, 0, False
+    if protocol == PROTOCOL_FRAGMENT:
+        if len(data) < 48:
+            return MALFORMED
+        protocol, _, fragment = struct.unpack_from("!BBH", data, 40)
+        transport_offset, is_fragment = 48, True
+    return Ip(
+        version=6,
+        data=data,
+        source=int.from_bytes(data[8:24]),
+        destination=int.from_bytes(data[24:40]),
+        protocol=protocol,
+        transport_offset=transport_offset,
+        fragment_offset=fragment >> 3,
+        is_fragment=is_fragment,
+        hop_limit=hop_limit,
+        traffic_class=first_word >> 20 & 0xFF,
+    )
+
+
+def is_forwardable(ip: Ip) -> bool:
+    """Unicast beyond the link, on both ends. IPv6 in ::ffff:0:0/96 would pass for IPv4 in the tables."""
+    return all(_is_global_unicast(ip.version, address) for address in (ip.source, ip.destination))
+
+
+def _is_global_unicast(version: int, address: int) -> bool:
+    if version == 4:
+        ipv4 = address & 0xFFFFFFFF
+        return not (
+            ipv4 in (0, 0xFFFFFFFF)
+            or ipv4 >> 24 == 127
+            or ipv4 >> 16 == 0xA9FE  # 169.254.0.0/16, RFC 3927
+            or ipv4 >> 28 == 0xE
+        )
+    return not (
+        address in (0, 1)
+        or address >> 120 == 0xFF
+        or address >> 118 == 0xFE80 >> 6  # fe80::/10, RFC 4291 §2.5.6
+        or address >> 32 == 0xFFFF
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    l4_class: L4Class
+    source_port: int
+    destination_port: int
+
+
+def parse_transport(ip: Ip) -> Transport | Drop:
+    """What the packet is to `flow_policy`. Fragments without ports are dropped (FRAGMENT)."""
+    if ip.fragment_offset > 0:
+        return Drop(DropReason.FRAGMENT)
+    header = ip.transport
+    if ip.protocol == PROTOCOL_TCP:
+        if len(header) < 20 or not 20 <= (header[12] >> 4) * 4 <= len(header):
+            return MALFORMED
+        opens = header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN
+        return _with_ports(L4Class.TCP_OPEN if opens else L4Class.TCP, header)
+    if ip.protocol == PROTOCOL_UDP:
+        return _with_ports(L4Class.UDP, header) if len(header) >= 8 else MALFORMED
+    if ip.protocol == ip.icmp_protocol:
+        return Transport(_icmp_class(ip.version, header[0]), 0, 0) if len(header) >= 8 else MALFORMED
+    return Transport(L4Class.OTHER, 0, 0)
+
+
+def _with_ports(l4_class: L4Class, header: bytes) -> Transport:
+    return Transport(l4_class, int.from_bytes(header[:2]), int.from_bytes(header[2:4]))
+
+
+def _icmp_class(version: int, icmp_type: int) -> L4Class:
+    if version == 4:
+        if icmp_type in (3, 11, 12):  # RFC 792: unreachable, time exceeded, parameter problem
+            return L4Class.ICMP_ERROR
+        return {8: L4Class.ECHO_REQUEST, 0: L4Class.ECHO_REPLY}.get(icmp_type, L4Class.OTHER)
+    if icmp_type < 128:  # RFC 4443 §2.1
+        return L4Class.ICMP_ERROR
+    return {128: L4Class.ECHO_REQUEST, 129: L4Class.ECHO_REPLY}.get(icmp_type, L4Class.OTHER)

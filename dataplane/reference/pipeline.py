@@ -1,0 +1,344 @@
+"""The pipeline of a node: a frame in, a verdict out. The stages are in the order of `p4src/stitch.p4info.txtpb`."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dataplane.entry import TableEntry
+from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_CONTEXT, DropReason, PipelineEvent
+from dataplane.reference import icmp, neighbor, srv6
+from dataplane.reference.flow import Flows
+from dataplane.reference.match import Tables
+from dataplane.reference.packet import (
+    ETHERTYPE_ARP,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    MALFORMED,
+    PROTOCOL_ICMP,
+    PROTOCOL_ICMPV6,
+    PROTOCOL_TCP,
+    Ethernet,
+    Ip,
+    Transport,
+    is_forwardable,
+    parse_ethernet,
+    parse_ip,
+    parse_transport,
+    untagged,
+)
+from dataplane.reference.srv6 import Outer
+from dataplane.reference.verdict import Drop, Forward, Pass, Punt, Verdict
+
+TCP_OVERHEAD = {4: 40, 6: 60}
+"""IP version → bytes of IP and TCP headers without options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What a node knows of one of its ports: its MAC, and the gateway addresses it answers for (0: none)."""
+
+    mac: bytes
+    ipv4: int = 0
+    """As ::ffff:0:0/96."""
+    ipv6: int = 0
+
+    def gateway(self, version: int) -> int:
+        return self.ipv4 if version == 4 else self.ipv6
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame and where it came from. `context` changes when a packet is decapsulated."""
+
+    port: int
+    ethernet: Ethernet
+    ingress_class: int
+    context: int
+    now_boottime_s: float
+    decapsulated: bool = False
+
+
+class Pipeline:
+    """One node. `cache` must not change any verdict; table entries are fixed for a pipeline's life."""
+
+    def __init__(self, tables: Iterable[TableEntry], ports: Mapping[int, Port], *, cache: bool = False) -> None:
+        self.tables = Tables(tables)
+        self.ports = dict(ports)
+        self.flows = Flows(self.tables, cache)
+        self.neighbors: dict[tuple[int, int], bytes] = {}
+        """(port, address) → MAC."""
+        self.drops: Counter[int] = Counter()
+        self.drop_bytes: Counter[int] = Counter()
+        self.events: Counter[PipelineEvent] = Counter()
+
+    def run(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
+        """What becomes of `frame`, which entered at `port`; counts and learns on the way."""
+        if port not in self.ports:
+            return Pass()
+        verdict = self._classify(port, frame, now_boottime_s)
+        if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
+            self.drops[verdict.reason] += 1
+            self.drop_bytes[verdict.reason] += len(frame)
+        return verdict
+
+    def _classify(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
+        ethernet = parse_ethernet(frame)
+        if isinstance(ethernet, Drop):
+            return ethernet
+        attachment = self.tables.look_up("attachment", ingress_port=port, vlan_id=ethernet.vlan_id)
+        if attachment is None:
+            return Drop(DropReason.UNKNOWN_CONTEXT)
+        context = attachment.params.get("context", FABRIC_CONTEXT)
+        ingress_class = attachment.params.get("ingress_class", ATTACHMENT_CLASS)
+        arrival = Arrival(port, ethernet, ingress_class, context, now_boottime_s)
+        punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
+        if punted and punted.name == "punt":
+            return Punt(punted.params["reason"], frame, context)
+        if punted:
+            return Drop(punted.params["reason"])
+        return self._attachment(arrival) if ingress_class == ATTACHMENT_CLASS else self._link(arrival)
+
+    # Links: SRv6 is ours, what else a node needs to live is the kernel's.
+
+    def _link(self, arrival: Arrival) -> Verdict:
+        ethernet = arrival.ethernet
+        if ethernet.ether_type == ETHERTYPE_ARP:
+            return Pass()
+        if ethernet.ether_type != ETHERTYPE_IPV6:
+            return Drop(DropReason.NOT_IP)
+        if len(ethernet.payload) < 40:
+            return MALFORMED
+        if not srv6.is_sid(int.from_bytes(ethernet.payload[24:40])):
+            return Pass()
+        outer = srv6.parse_outer(ethernet.payload)
+        return outer if isinstance(outer, Drop) else self._local_sid(arrival, outer)
+
+    def _local_sid(self, arrival: Arrival, outer: Outer) -> Verdict:
+        sid = self.tables.look_up("local_sid", ingress_class=arrival.ingress_class, destination=outer.destination)
+        if sid is None:
+            # RFC 8754 §5.1: a neighbour uses only the SIDs it was given; the fabric is ours, and is crossed.
+            if arrival.ingress_class != FABRIC_CLASS:
+                return Drop(DropReason.SID_NOT_ADMITTED)
+            return self._route_outer(arrival, outer)
+        if sid.name == "drop":
+            return Drop(sid.params["reason"])
+        if sid.name == "end_dt46":
+            return self._end_dt46(arrival, outer, sid.params["context"])
+        advanced = srv6.advance(outer)
+        if isinstance(advanced, Drop):
+            return advanced
+        self.events[PipelineEvent.END] += 1
+        if sid.name == "end_x":
+            return self._send_outer(arrival, advanced, sid.params["next_hop"])
+        return self._route_outer(arrival, advanced)
+
+    def _end_dt46(self, arrival: Arrival, outer: Outer, context: int) -> Verdict:
+        inner = srv6.decapsulate(outer)
+        if isinstance(inner, Drop):
+            return inner
+        if not is_forwardable(inner):
+            return Drop(DropReason.NOT_FORWARDABLE)
+        self.events[PipelineEvent.DECAPSULATED] += 1
+        ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
+        into = Arrival(0, ethernet, arrival.ingress_class, context, arrival.now_boottime_s, decapsulated=True)
+        return self._flow(into, inner)
+
+    # Attachments: all that enters is ours.
+
+    def _attachment(self, arrival: Arrival) -> Verdict:
+        ethernet = arrival.ethernet
+        if ethernet.ether_type == ETHERTYPE_ARP:
+            return self._arp(arrival)
+        if ethernet.ether_type not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+            return Drop(DropReason.NOT_IP)
+        ip = parse_ip(ethernet.ether_type, ethernet.payload)
+        if isinstance(ip, Drop):
+            return ip
+        if neighbor.is_discovery(ip):
+            message = neighbor.parse_discovery(ip)
+            return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
+        port = self.ports[arrival.port]
+        if ip.destination == port.gateway(ip.version) != 0:
+            return self._to_gateway(arrival, ip)
+        if ip.version == 6 and srv6.is_sid(ip.destination):
+            return Drop(DropReason.SID_NOT_ADMITTED)  # RFC 8754 §5.1
+        if not is_forwardable(ip):
+            return Drop(DropReason.NOT_FORWARDABLE)
+        return self._flow(arrival, ip)
+
+    def _arp(self, arrival: Arrival) -> Verdict:
+        if len(arrival.ethernet.payload) < neighbor.ARP_LENGTH:
+            return MALFORMED
+        message = neighbor.parse_arp(arrival.ethernet.payload)
+        return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
+
+    def _neighbor(self, arrival: Arrival, message: neighbor.NeighborMessage) -> Verdict:
+        self._learn(arrival.port, message.speaks_of, message.mac)
+        if not message.asks or message.target == message.asker:
+            return Drop(DropReason.NEIGHBOR_IGNORED)
+        if message.version == 6 and message.asker == 0:
+            return Drop(DropReason.NEIGHBOR_IGNORED)  # duplicate address detection
+        port = self.ports[arrival.port]
+        is_gateway = message.target == port.gateway(message.version)
+        if not is_gateway and not self._is_elsewhere(arrival, message.target):
+            return Drop(DropReason.NEIGHBOR_IGNORED)
+        self.events[PipelineEvent.ARP_ANSWERED if message.version == 4 else PipelineEvent.ND_ANSWERED] += 1
+        payload = neighbor.answer(message, port.mac, is_gateway=is_gateway)
+        ethernet = arrival.ethernet
+        back = Ethernet(message.mac, port.mac, ethernet.tag, ethernet.ether_type, payload)
+        return Forward(arrival.port, back.frame())
+
+    def _learn(self, port: int, address: int, mac: bytes) -> None:
+        if not address or not neighbor.is_unicast(mac):
+            return
+        if not self.tables.look_up("source_guard", ingress_port=port, source=address):
+            return
+        if self.neighbors.get((port, address)) != mac:
+            self.neighbors[port, address] = mac
+            self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
+
+    def _is_elsewhere(self, arrival: Arrival, address: int) -> bool:
+        """The context has `address` behind another port, so that the edge answers for it."""
+        route = self.tables.look_up("route", context=arrival.context, destination=address)
+        if route is None or route.name != "set_next_hop":
+            return False
+        hop = self.tables.look_up("next_hop", next_hop=route.params["next_hop"])
+        return hop is not None and hop.params.get("port", arrival.port) != arrival.port
+
+    def _to_gateway(self, arrival: Arrival, ip: Ip) -> Verdict:
+        reply = icmp.echo_reply(ip)
+        if reply is None:
+            return Drop(DropReason.NOT_PERMITTED)
+        self.events[PipelineEvent.ECHO_ANSWERED] += 1
+        return Forward(arrival.port, arrival.ethernet.answer(self.ports[arrival.port].mac, reply))
+
+    # Flows
+
+    def _flow(self, arrival: Arrival, ip: Ip) -> Verdict:
+        transport = parse_transport(ip)
+        if isinstance(transport, Drop):
+            return transport
+        if ip.hop_limit <= 1:
+            return Drop(DropReason.HOP_LIMIT)
+        leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
+        if isinstance(leg, Drop):
+            return leg
+        lease = self.tables.look_up("lease", leg=leg)
+        if lease and arrival.now_boottime_s >= lease.params["boottime_s"]:
+            return Drop(DropReason.LEASE_EXPIRED)
+        steer = self.tables.look_up("steer", leg=leg)
+        if steer is None:
+            return Drop(DropReason.NO_STEERING)
+        if steer.name == "deliver":
+            return self._deliver(arrival, ip)
+        return self._sr_policy(arrival, ip, transport, steer.params["sr_policy"], steer.params["liveness_group"])
+
+    def _sr_policy(self, arrival: Arrival, ip: Ip, transport: Transport, policy: int, group: int) -> Verdict:
+        liveness = self.tables.look_up("path_liveness", liveness_group=group)
+        live = liveness.params["live"] if liveness else 0
+        alive = {slot: path for slot, path in self.tables.candidates(policy).items() if live >> slot & 1}
+        if not alive:
+            return Drop(DropReason.NO_LIVE_PATH)
+        path = alive[min(alive)].params
+        mtu = path["inner_mtu"]
+        if mtu and len(ip.data) > mtu:
+            return self._too_big(arrival, ip, transport, mtu)
+        clamped = ip
+        if mtu and ip.protocol == PROTOCOL_TCP:
+            clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
+        if clamped is not ip:
+            self.events[PipelineEvent.MSS_CLAMPED] += 1
+        self.events[PipelineEvent.ENCAPSULATED] += 1
+        segments = [path[f"segment_list_{index}"] for index in range(path["count"])]
+        flow_label = path["color"] << 6 | srv6.entropy(ip, transport)
+        inner = clamped.with_hop_limit(ip.hop_limit - 1)
+        outer = srv6.encapsulate(inner, path["source"], segments, path["dscp"], flow_label)
+        return self._route_outer(arrival, outer)
+
+    def _too_big(self, arrival: Arrival, ip: Ip, transport: Transport, mtu: int) -> Verdict:
+        if arrival.decapsulated:
+            return Drop(DropReason.TOO_BIG)
+        port = self.ports[arrival.port]
+        error = icmp.too_big(ip, transport.l4_class, mtu, port.gateway(ip.version))
+        if error is None:
+            return Drop(DropReason.TOO_BIG)
+        return Forward(arrival.port, arrival.ethernet.answer(port.mac, error), DropReason.TOO_BIG)
+
+    # Routes and next hops
+
+    def _route(self, context: int, destination: int) -> int | Drop:
+        route = self.tables.look_up("route", context=context, destination=destination)
+        if route is None:
+            return Drop(DropReason.NO_ROUTE)
+        return Drop(route.params["reason"]) if route.name == "drop" else route.params["next_hop"]
+
+    def _route_outer(self, arrival: Arrival, outer: Outer) -> Verdict:
+        next_hop = self._route(FABRIC_CONTEXT, outer.destination)
+        return next_hop if isinstance(next_hop, Drop) else self._send_outer(arrival, outer, next_hop)
+
+    def _send_outer(self, arrival: Arrival, outer: Outer, next_hop: int) -> Verdict:
+        ethernet = arrival.ethernet
+        here = untagged(ethernet.destination, ethernet.source, ETHERTYPE_IPV6, outer.data)
+        if outer.hop_limit <= 1:
+            sent: bytes | Drop = Drop(DropReason.HOP_LIMIT)
+        else:
+            sent = outer.with_hop_limit(outer.hop_limit - 1).data
+        return self._next_hop(next_hop, FABRIC_CONTEXT, 6, outer.destination, here, sent)
+
+    def _deliver(self, arrival: Arrival, ip: Ip) -> Verdict:
+        next_hop = self._route(arrival.context, ip.destination)
+        if isinstance(next_hop, Drop):
+            return next_hop
+        ethernet = arrival.ethernet
+        here = untagged(ethernet.destination, ethernet.source, ip.ether_type, ip.data)
+        sent = ip.with_hop_limit(ip.hop_limit - 1).data
+        return self._next_hop(next_hop, arrival.context, ip.version, ip.destination, here, sent)
+
+    def _next_hop(
+        self, index: int, context: int, version: int, destination: int, here: bytes, sent: bytes | Drop
+    ) -> Verdict:
+        """`here` is the frame as it is before this hop, `sent` the IP packet after it."""
+        hop = self.tables.look_up("next_hop", next_hop=index)
+        if hop is None:
+            return Drop(DropReason.NO_NEXT_HOP)
+        if hop.name == "punt":
+            return Punt(hop.params["reason"], here, context)
+        number = hop.params["port"]
+        if hop.params["vlan"] or number not in self.ports:
+            return Drop(DropReason.NO_NEXT_HOP)
+        if isinstance(sent, Drop):
+            return sent
+        ether_type = ETHERTYPE_IPV4 if version == 4 else ETHERTYPE_IPV6
+        source_mac = hop.params["source_mac"].to_bytes(6)
+        if hop.name == "forward":
+            return Forward(number, untagged(hop.params["destination_mac"].to_bytes(6), source_mac, ether_type, sent))
+        mac = self.neighbors.get((number, destination))
+        if mac:
+            return Forward(number, untagged(mac, source_mac, ether_type, sent))
+        port = self.ports[number]
+        gateway = port.gateway(version)
+        if not gateway:
+            return Drop(DropReason.NEIGHBOR_UNKNOWN)
+        question = neighbor.ask(version, destination, port.mac, gateway)
+        return Forward(number, question, DropReason.NEIGHBOR_UNKNOWN)
+
+
+def _punt_key(ingress_class: int, ethernet: Ethernet) -> dict[str, int]:
+    """Protocol and ICMP type are 0 unless the frame is plain IP."""
+    protocol = icmp_type = 0
+    data, ether_type = ethernet.payload, ethernet.ether_type
+    if ether_type == ETHERTYPE_IPV4 and len(data) >= 20 and data[0] == 0x45:
+        protocol = data[9]
+        is_first = int.from_bytes(data[6:8]) & 0x1FFF == 0
+        if protocol == PROTOCOL_ICMP and len(data) > 20 and is_first:
+            icmp_type = data[20]
+    elif ether_type == ETHERTYPE_IPV6 and len(data) >= 40 and data[0] >> 4 == 6:
+        protocol = data[6]
+        if protocol == PROTOCOL_ICMPV6 and len(data) > 40:
+            icmp_type = data[40]
+    return {
+        "ingress_class": ingress_class,
+        "ether_type": ether_type,
+        "protocol": protocol,
+        "icmp_type": icmp_type,
+    }

@@ -1,0 +1,150 @@
+"""SRv6: the outer header with its SRH (RFC 8754, RFC 8986), and ECN between outer and inner (RFC 6040)."""
+
+import struct
+from dataclasses import dataclass, replace
+
+from dataplane.reasons import MAX_SEGMENTS, SID_BLOCK, DropReason
+from dataplane.reference.packet import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    MALFORMED,
+    PROTOCOL_IPV4,
+    PROTOCOL_IPV6,
+    PROTOCOL_ROUTING,
+    Ip,
+    Transport,
+    parse_ip,
+)
+from dataplane.reference.verdict import Drop
+
+SRH_TYPE = 4
+HOP_LIMIT = 64
+NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
+INNER_ETHERTYPE = {PROTOCOL_IPV4: ETHERTYPE_IPV4, PROTOCOL_IPV6: ETHERTYPE_IPV6}
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """An IPv6 packet to a SID. `data` keeps the whole frame's payload, with padding."""
+
+    data: bytes
+    length: int
+    """By the IPv6 header."""
+
+    @property
+    def destination(self) -> int:
+        return int.from_bytes(self.data[24:40])
+
+    @property
+    def hop_limit(self) -> int:
+        return self.data[7]
+
+    @property
+    def next_header(self) -> int:
+        return self.data[6]
+
+    @property
+    def ecn(self) -> int:
+        return self.data[1] >> 4 & 3
+
+    def with_hop_limit(self, hop_limit: int) -> "Outer":
+        return replace(self, data=self.data[:7] + bytes((hop_limit,)) + self.data[8:])
+
+
+def is_sid(address: int) -> bool:
+    return address >> 112 == SID_BLOCK
+
+
+def parse_outer(data: bytes) -> Outer | Drop:
+    length = 40 + int.from_bytes(data[4:6])
+    return Outer(data, length) if data[0] >> 4 == 6 and length <= len(data) else MALFORMED
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRouting:
+    next_header: int
+    size: int
+    segments_left: int
+    last_entry: int
+
+
+def parse_srh(outer: Outer) -> SegmentRouting | Drop:
+    """Deviates: RFC 8754 §2.1, no TLVs; at most 8 segments. Others cross a node, but cannot end there."""
+    srh = outer.data[40 : outer.length]
+    if outer.next_header != PROTOCOL_ROUTING or len(srh) < 8:
+        return MALFORMED
+    next_header, units, routing_type, segments_left, last_entry = struct.unpack_from("!BBBBB", srh)
+    size = 8 + 8 * units
+    if routing_type != SRH_TYPE or units != 2 * (last_entry + 1) or last_entry >= MAX_SEGMENTS or size > len(srh):
+        return MALFORMED
+    return SegmentRouting(next_header, size, segments_left, last_entry)
+
+
+def advance(outer: Outer) -> Outer | Drop:
+    """To the next segment (RFC 8986 §4.1)."""
+    srh = parse_srh(outer)
+    if isinstance(srh, Drop):
+        return srh
+    if srh.segments_left == 0 or srh.segments_left > srh.last_entry:
+        return Drop(DropReason.SEGMENTS_LEFT)
+    if outer.hop_limit <= 1:
+        return Drop(DropReason.HOP_LIMIT)
+    data = bytearray(outer.data)
+    data[43] -= 1
+    segment = 48 + 16 * data[43]
+    data[24:40] = data[segment : segment + 16]
+    return replace(outer, data=bytes(data))
+
+
+def decapsulate(outer: Outer) -> Ip | Drop:
+    """The inner packet (RFC 8986 §4.8), with the ECN that RFC 6040 §4.2 gives it."""
+    next_header, start = outer.next_header, 40
+    if next_header == PROTOCOL_ROUTING:
+        srh = parse_srh(outer)
+        if isinstance(srh, Drop):
+            return srh
+        if srh.segments_left != 0:
+            return Drop(DropReason.SEGMENTS_LEFT)
+        next_header, start = srh.next_header, 40 + srh.size
+    if next_header not in INNER_ETHERTYPE:
+        return MALFORMED
+    inner = parse_ip(INNER_ETHERTYPE[next_header], outer.data[start : outer.length])
+    if isinstance(inner, Drop):
+        return inner
+    ecn = decapsulated_ecn(inner.traffic_class & 3, outer.ecn)
+    return MALFORMED if ecn is None else inner.with_ecn(ecn)
+
+
+def decapsulated_ecn(inner: int, outer: int) -> int | None:
+    """RFC 6040, figure 4. None: drop."""
+    if inner == NOT_ECT:
+        return None if outer == CE else NOT_ECT
+    if outer == CE:
+        return CE
+    if inner == ECT_0 and outer == ECT_1:
+        return ECT_1
+    return inner
+
+
+def entropy(ip: Ip, transport: Transport) -> int:
+    """6 bits that are equal for all packets of a flow: XOR of the 16-bit words of its key."""
+    words = struct.unpack("!16H", ip.source.to_bytes(16) + ip.destination.to_bytes(16))
+    value = transport.source_port ^ transport.destination_port ^ ip.protocol
+    for word in words:
+        value ^= word
+    return value & 0x3F
+
+
+def encapsulate(ip: Ip, source: int, segments: list[int], dscp: int, flow_label: int) -> Outer:
+    """H.Encaps (RFC 8986 §5.1), not reduced. `segments` is the segment list as on the wire: the last one first."""
+    count = len(segments)
+    srh_size = 8 + 16 * count
+    traffic_class = dscp << 2 | ip.traffic_class & 3
+    first_word = 6 << 28 | traffic_class << 20 | flow_label
+    header = struct.pack("!IHBB", first_word, srh_size + len(ip.data), PROTOCOL_ROUTING, HOP_LIMIT)
+    header += source.to_bytes(16) + segments[-1].to_bytes(16)
+    inner = PROTOCOL_IPV4 if ip.version == 4 else PROTOCOL_IPV6
+    srh = struct.pack("!BBBBBBH", inner, 2 * count, SRH_TYPE, count - 1, count - 1, 0, 0)
+    srh += b"".join(segment.to_bytes(16) for segment in segments)
+    data = header + srh + ip.data
+    return Outer(data, len(data))
