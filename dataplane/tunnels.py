@@ -1,0 +1,234 @@
+"""The tunnels of a node: the desired ones in, what was different out.
+
+Order in which a tunnel is made: what the kernel may forward, the veth pair, the WireGuard device, the ways between
+them, and the peer last: nothing comes in before all of it is in place. Removal goes the other way.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from dataplane.errors import NodeRefused, RequestInvalid
+from dataplane.firewall import Firewall
+from dataplane.host_api import BorderConfig, BorderStatus, Tunnel
+from dataplane.interface import read_interface
+from dataplane.tunnel_link import (
+    TunnelLink,
+    remove_pair_and_rules,
+    sync_pair,
+    sync_routes,
+    sync_wireguard_device,
+)
+from dataplane.wireguard import DeviceConfig, DeviceState, KeyStore, Peer, WireGuard, public_key
+
+_FORWARDING = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Border:
+    link: TunnelLink
+    private_key: str
+
+    @property
+    def config(self) -> BorderConfig:
+        return self.link.border
+
+
+class Tunnels:
+    """Runs in the node's network namespace. Methods take milliseconds and block: call them from a thread."""
+
+    def __init__(self, node: str, borders: Sequence[BorderConfig], wireguard: WireGuard, state_dir: Path) -> None:
+        """Makes the keys of borders that have none. Raises RequestInvalid where borders get in each other's way."""
+        keys = KeyStore(state_dir / "keys")
+        self._wireguard = wireguard
+        self._firewall = Firewall(state_dir)
+        self._forwarding_before = state_dir / "forwarding-before"
+        self._borders = {
+            border.name: _Border(link=TunnelLink(node, border), private_key=keys.private_key(border.name))
+            for border in borders
+        }
+        devices = [border.link.wireguard for border in self._borders.values()]
+        if len(set(devices)) != len(borders):
+            raise RequestInvalid(
+                f"borders of {node} need devices {sorted(devices)}: names and the first 11 characters of interfaces "
+                "must differ; rename an interface"
+            )
+
+    @property
+    def software(self) -> str:
+        return self._wireguard.software
+
+    def sync(self, desired: Iterable[Tunnel]) -> tuple[str, ...]:
+        """Makes the node have exactly these tunnels; returns what was different, in words, a line a tunnel.
+
+        Raises RequestInvalid (nothing was touched) or NodeRefused (what was done until then stays; sync again).
+        """
+        wanted = self._checked(desired)
+        changes: list[str] = []
+        try:
+            with closing(IPRoute()) as netlink:
+                for name, border in self._borders.items():
+                    if name not in wanted and self._remove(netlink, border):
+                        changes.append(f"removed tunnel {name}")
+                if self._firewall.sync(self._borders[name].link.devices for name in wanted):
+                    changes.append("set what the kernel may forward")
+                changes += self._sync_forwarding(bool(wanted))
+                for name, peer in wanted.items():
+                    changes += self._sync_tunnel(netlink, self._borders[name], peer)
+        except NetlinkError as error:
+            raise NodeRefused(f"the kernel refused a part of a tunnel: {error} (done before: {changes})") from error
+        except OSError as error:
+            raise NodeRefused(f"setting up tunnels failed: {error} (done before: {changes})") from error
+        return tuple(changes)
+
+    def actual(self) -> tuple[Tunnel, ...]:
+        """The tunnels that the node has now, read back."""
+        found = []
+        for name, border in self._borders.items():
+            state = self._wireguard.read(border.link.wireguard) if read_interface(border.link.wireguard) else None
+            for peer in state.peers if state else ():
+                tunnel = Tunnel(
+                    border=name,
+                    peer_public_key=peer.public_key,
+                    peer_endpoint=peer.endpoint,
+                    allowed_ips=peer.allowed_ips,
+                    persistent_keepalive_s=peer.persistent_keepalive_s,
+                )
+                found.append(tunnel)
+        return tuple(sorted(found, key=lambda tunnel: tunnel.border))
+
+    def status(self) -> tuple[BorderStatus, ...]:
+        return tuple(self._status(border) for border in self._borders.values())
+
+    def ports(self) -> tuple[tuple[int, str], ...]:
+        """(P4Runtime port, interface on the pipeline's side) of each tunnel that exists now."""
+        links = [border.link for border in self._borders.values()]
+        return tuple((link.border.port, link.pipeline) for link in links if read_interface(link.pipeline))
+
+    def remove_all(self) -> tuple[str, ...]:
+        """Nothing of any tunnel is left afterwards but the keys, and the underlay's address, which is the link's."""
+        changes = self.sync(())
+        if self._firewall.remove():
+            changes += ("removed what the kernel may forward",)
+        return changes
+
+    def _checked(self, desired: Iterable[Tunnel]) -> dict[str, Peer]:
+        wanted: dict[str, Peer] = {}
+        for tunnel in desired:
+            where = f"tunnel {tunnel.border!r}"
+            if tunnel.border not in self._borders:
+                raise RequestInvalid(f"{where}: this node has no such border, only {sorted(self._borders)}")
+            if tunnel.border in wanted:
+                raise RequestInvalid(f"{where} is named twice")
+            wanted[tunnel.border] = _peer(tunnel, where)
+        return wanted
+
+    def _sync_tunnel(self, netlink: IPRoute, border: _Border, peer: Peer) -> tuple[str, ...]:
+        link, name = border.link, border.config.name
+        config = DeviceConfig(private_key=border.private_key, listen_port=border.config.listen_port, peers=(peer,))
+        existed = read_interface(link.pipeline) is not None
+        repairs = _sync_underlay(netlink, border.config)
+        repairs += sync_pair(netlink, link)
+        state = self._served(link.wireguard)
+        if state is None:
+            self._wireguard.remove(link.wireguard)
+            self._wireguard.create(link.wireguard)
+            repairs += (f"started WireGuard for {link.wireguard}",)
+        repairs += sync_wireguard_device(netlink, link)
+        repairs += sync_routes(netlink, link)
+        if state is None or not state.matches(config):
+            self._wireguard.configure(link.wireguard, config)
+            repairs += (f"configured {link.wireguard} for peer {peer.public_key} at {peer.endpoint}",)
+        if not existed:
+            return (f"created tunnel {name} to {peer.endpoint}",)
+        return tuple(f"tunnel {name}: {repair}" for repair in repairs)
+
+    def _served(self, device: str) -> DeviceState | None:
+        """State of a device that both its interface and whoever serves it are there for."""
+        return self._wireguard.read(device) if read_interface(device) else None
+
+    def _remove(self, netlink: IPRoute, border: _Border) -> bool:
+        device = border.link.wireguard
+        there = read_interface(device) is not None
+        self._wireguard.remove(device)
+        return bool(remove_pair_and_rules(netlink, border.link)) or there
+
+    def _sync_forwarding(self, needed: bool) -> list[str]:
+        """IPv6 forwarding of the kernel, on while there are tunnels, then as it was before."""
+        is_on = _FORWARDING.read_text().strip() == "1"
+        if needed and not is_on:
+            self._forwarding_before.write_text("0")
+            _FORWARDING.write_text("1")
+            return ["turned IPv6 forwarding on (nftables table `netstitch` drops all but tunnels)"]
+        if not needed and self._forwarding_before.exists():
+            self._forwarding_before.unlink()
+            if is_on:
+                _FORWARDING.write_text("0")
+                return ["turned IPv6 forwarding off, as it was"]
+        return []
+
+    def _status(self, border: _Border) -> BorderStatus:
+        link, config = border.link, border.config
+        state = self._served(link.wireguard)
+        traffic = state.traffic[0] if state and state.traffic else None
+        address = ipaddress.ip_interface(config.address).ip
+        return BorderStatus(
+            name=config.name,
+            port=config.port,
+            mac=link.pipeline_mac,
+            kernel_mac=link.kernel_mac,
+            public_key=public_key(border.private_key),
+            endpoint=f"[{address}]:{config.listen_port}" if address.version == 6 else f"{address}:{config.listen_port}",
+            mtu=config.mtu,
+            up=bool(state and state.peers and read_interface(link.pipeline)),
+            latest_handshake_s=traffic.latest_handshake_s if traffic else 0.0,
+            received_bytes=traffic.received_bytes if traffic else 0,
+            sent_bytes=traffic.sent_bytes if traffic else 0,
+        )
+
+
+def _sync_underlay(netlink: IPRoute, border: BorderConfig) -> tuple[str, ...]:
+    """The address of this end on the underlay."""
+    interface = read_interface(border.interface)
+    if interface is None:
+        raise NodeRefused(f"border {border.name}: there is no interface {border.interface} on this node")
+    address = ipaddress.ip_interface(border.address)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    there = [entry.get("IFA_ADDRESS") for entry in netlink.get_addr(family=family, index=interface.index)]
+    if str(address.ip) in there:
+        return ()
+    netlink.addr("add", index=interface.index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    return (f"set address {address} on {border.interface}",)
+
+
+def _peer(tunnel: Tunnel, where: str) -> Peer:
+    """Normalized, so that it compares equal with what WireGuard says."""
+    try:
+        public_key(tunnel.peer_public_key)  # any 32 bytes are a key
+    except ValueError as error:
+        raise RequestInvalid(f"{where}: peer_public_key is no base64 of 32 bytes: {error}") from error
+    address, _, port = tunnel.peer_endpoint.rpartition(":")
+    try:
+        ip = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+        if not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(f"{port!r} is no port")
+    except ValueError as error:
+        raise RequestInvalid(f"{where}: peer_endpoint {tunnel.peer_endpoint!r} is not address:port: {error}") from error
+    try:
+        prefixes = sorted(str(ipaddress.ip_network(prefix)) for prefix in tunnel.allowed_ips)
+    except ValueError as error:
+        raise RequestInvalid(f"{where}: allowed_ips: {error}") from error
+    if not 0 <= tunnel.persistent_keepalive_s < 65536:
+        raise RequestInvalid(f"{where}: persistent_keepalive_s {tunnel.persistent_keepalive_s} is not in 0..65535")
+    return Peer(
+        public_key=tunnel.peer_public_key,
+        endpoint=f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}",
+        allowed_ips=tuple(prefixes),
+        persistent_keepalive_s=tunnel.persistent_keepalive_s,
+    )

@@ -1,0 +1,125 @@
+"""WireGuard in the kernel, by netlink (pyroute2)."""
+
+import errno
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2 import WireGuard as Netlink
+from pyroute2.netlink.exceptions import NetlinkError
+
+from dataplane.errors import NodeRefused
+from dataplane.wireguard import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
+
+_PROBE = "wg-probe"
+
+
+class KernelWireGuard:
+    @property
+    def software(self) -> str:
+        return "kernel"
+
+    def create(self, device: str) -> None:
+        with IPRoute() as netlink:
+            try:
+                netlink.link("add", ifname=device, kind="wireguard")
+            except NetlinkError as error:
+                raise NodeRefused(f"the kernel did not make WireGuard device {device}: {error}") from error
+
+    def configure(self, device: str, config: DeviceConfig) -> None:
+        state = self.read(device)
+        if state is None:
+            raise NodeRefused(f"there is no WireGuard device {device}: sync the tunnel again to make it")
+        wanted = {peer.public_key for peer in config.peers}
+        try:
+            with Netlink() as netlink:
+                if (state.public_key, state.listen_port) != (public_key(config.private_key), config.listen_port):
+                    netlink.set(device, private_key=config.private_key, listen_port=config.listen_port)
+                for peer in state.peers:
+                    if peer.public_key not in wanted:
+                        netlink.set(device, peer={"public_key": peer.public_key, "remove": True})
+                for peer in config.peers:
+                    if peer not in state.peers:
+                        netlink.set(device, peer=_request(peer))
+        except NetlinkError as error:
+            raise NodeRefused(f"the kernel refused the configuration of {device}: {error}") from error
+
+    def read(self, device: str) -> DeviceState | None:
+        try:
+            with Netlink() as netlink:
+                messages = list(netlink.info(device))
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise NodeRefused(f"the kernel does not tell about WireGuard device {device}: {error}") from error
+        return _device_state(messages)
+
+    def remove(self, device: str) -> None:
+        with IPRoute() as netlink:
+            for index in netlink.link_lookup(ifname=device):
+                netlink.link("del", index=index)
+
+
+def kernel_has_wireguard() -> bool:
+    """Asks by making a device, which also loads the module where there is one."""
+    with IPRoute() as netlink:
+        try:
+            netlink.link("add", ifname=_PROBE, kind="wireguard")
+        except NetlinkError as error:
+            if error.code == errno.EEXIST:
+                return True
+            if error.code == errno.EOPNOTSUPP:
+                return False
+            raise NodeRefused(f"cannot find out whether the kernel has WireGuard: {error}") from error
+        netlink.link("del", ifname=_PROBE)
+        return True
+
+
+def _request(peer: Peer) -> dict[str, object]:
+    address, _, port = peer.endpoint.rpartition(":")
+    return {
+        "public_key": peer.public_key,
+        "endpoint_addr": address.strip("[]"),
+        "endpoint_port": int(port),
+        "persistent_keepalive": peer.persistent_keepalive_s,
+        "replace_allowed_ips": True,
+        "allowed_ips": list(peer.allowed_ips),
+    }
+
+
+def _device_state(messages: list[Any]) -> DeviceState:
+    """A device with many peers comes in several messages."""
+    told = [peer for message in messages for peer in message.get("WGDEVICE_A_PEERS") or ()]
+    key = messages[0].get("WGDEVICE_A_PUBLIC_KEY")
+    return DeviceState(
+        public_key=key.decode() if key else "",
+        listen_port=int(messages[0].get("WGDEVICE_A_LISTEN_PORT") or 0),
+        peers=tuple(_peer(peer) for peer in told),
+        traffic=tuple(_traffic(peer) for peer in told),
+    )
+
+
+def _peer(told: Any) -> Peer:
+    return Peer(
+        public_key=told.get("WGPEER_A_PUBLIC_KEY").decode(),
+        endpoint=_endpoint(told.get("WGPEER_A_ENDPOINT")),
+        allowed_ips=tuple(sorted(prefix["addr"] for prefix in told.get("WGPEER_A_ALLOWEDIPS") or ())),
+        persistent_keepalive_s=int(told.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0),
+    )
+
+
+def _endpoint(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    address = ipaddress.ip_address(told["addr"])
+    return f"[{address}]:{told['port']}" if address.version == 6 else f"{address}:{told['port']}"
+
+
+def _traffic(told: Any) -> PeerTraffic:
+    handshake = told.get("WGPEER_A_LAST_HANDSHAKE_TIME") or {"tv_sec": 0, "tv_nsec": 0}
+    return PeerTraffic(
+        latest_handshake_s=handshake["tv_sec"] + handshake["tv_nsec"] / 1e9,
+        received_bytes=int(told.get("WGPEER_A_RX_BYTES") or 0),
+        sent_bytes=int(told.get("WGPEER_A_TX_BYTES") or 0),
+    )
