@@ -1,0 +1,1 @@
+"""What netstitch reaches, measured in the same run as its peers."""

@@ -1,0 +1,83 @@
+"""One row a figure: what was measured, next to its peer and its target."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+DIRECTORY = Path("build/bench")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """`ratio` = how many times better than the peer. The target is for the ratio where there is a peer, else for the
+    value."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    better: Literal["higher", "lower"]
+    ok: bool
+
+
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    better: Literal["higher", "lower"],
+    target: float | None = None,
+    peer: str | None = None,
+    peer_value: float | None = None,
+) -> Row:
+    ratio = None
+    if peer_value is not None:
+        ratio = value / peer_value if better == "higher" else peer_value / value
+    if target is None:
+        ok = True
+    elif ratio is not None:
+        ok = ratio >= target
+    else:
+        ok = value >= target if better == "higher" else value <= target
+    return Row(
+        name=name,
+        value=round(value, 3),
+        unit=unit,
+        peer=peer,
+        peer_value=None if peer_value is None else round(peer_value, 3),
+        ratio=None if ratio is None else round(ratio, 2),
+        target=target,
+        better=better,
+        ok=ok,
+    )
+
+
+def report(group: str, rows: list[Row]) -> bool:
+    """Writes build/bench/GROUP.json and prints a table; true if all targets were met."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    path = DIRECTORY / f"{group}.json"
+    path.write_text(json.dumps(msgspec.to_builtins(rows), indent=1) + "\n")
+    table = Table(title=f"bench {group}")
+    for heading in ("figure", "value", "unit", "peer", "peer's", "times better", "target", ""):
+        table.add_column(heading, justify="right" if heading in {"value", "peer's", "times better", "target"} else "left")
+    for one in rows:
+        bound = "≥" if one.better == "higher" or one.ratio is not None else "≤"
+        table.add_row(
+            one.name,
+            f"{one.value:,.5g}" if one.value < 100_000 else f"{one.value:,.0f}",
+            one.unit,
+            one.peer or "",
+            "" if one.peer_value is None else f"{one.peer_value:,.5g}",
+            "" if one.ratio is None else f"{one.ratio:.1f}",
+            "" if one.target is None else f"{bound} {one.target:,.10g}",
+            "ok" if one.ok else "NOT REACHED",
+        )
+    Console(width=None if Console().is_terminal else 140).print(table)
+    print(f"written to {path}")
+    return all(one.ok for one in rows)

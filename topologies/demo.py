@@ -1,0 +1,327 @@
+"""`./run demo`: the reference lab does the whole job, through the same commands that a person would type.
+
+Each step prints what was really seen; the exit status is 0 only if every check held. Captures and a transcript stay in
+build/demo/.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STITCH = str(ROOT / ".venv/bin/stitch")
+REPORT = ROOT / "build/demo"
+LAB = f"demo-{os.getpid()}"
+INTENT = "topologies/intents/order-processing.yaml"
+DOMAINS = ("shop", "transit", "insight")
+SECRET = "order 4711 of customer x"
+"""What the hosts say to each other, and nobody may read on the way."""
+
+ORDER_CLIENT, WEB_CLIENT, OTHER_CUSTOMER = "cx1", "cx2", "cz1"
+ANALYTICS, ANALYTICS6 = "10.2.0.10", "2001:db8:2::10"
+ORDER_ADDRESS, WEB_ADDRESS, ARCHIVE_ADDRESS = "10.1.0.11", "10.1.0.12", "10.1.0.10"
+
+
+class Demo:
+    """Prints, checks, and remembers what did not hold."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.started_s = time.monotonic()
+        REPORT.mkdir(parents=True, exist_ok=True)
+        self.transcript = (REPORT / "transcript.txt").open("w")
+
+    def say(self, text: str = "") -> None:
+        print(text, flush=True)
+        print(text, file=self.transcript, flush=True)
+
+    def step(self, title: str) -> None:
+        self.say(f"\n[{time.monotonic() - self.started_s:5.1f} s] {title}")
+
+    def check(self, what: str, held: bool, seen: str) -> None:
+        self.say(f"  {'ok  ' if held else 'FAIL'} {what}: {seen}")
+        if not held:
+            self.failed.append(what)
+
+    def stitch(self, *arguments: str, domain: str = "shop", check: bool = True) -> str:
+        done = subprocess.run(
+            [STITCH, "--lab", LAB, "--domain", domain, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        if check and done.returncode != 0:
+            raise RuntimeError(f"stitch {' '.join(arguments)} (exit {done.returncode}): {done.stderr or done.stdout}")
+        return done.stdout
+
+    def get(self, kind: str, domain: str = "shop") -> list[dict[str, Any]]:
+        found = json.loads(self.stitch("get", kind, "-o", "json", domain=domain))
+        return found if isinstance(found, list) else [found]
+
+    def on(self, host: str, *command: str, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [STITCH, "lab", "exec", "--lab", LAB, host, "--", *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def ping(self, host: str, address: str, count: int = 2) -> float | None:
+        """Mean round-trip time in ms, None without an answer."""
+        done = self.on(host, "ping", "-c", str(count), "-i", "0.2", "-W", "1", "-q", address)
+        found = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
+        return float(found.group(1)) if found and done.returncode == 0 else None
+
+    def talk(self, host: str, address: str, port: int) -> str:
+        """What a TCP server answers to a line; empty without an answer."""
+        script = (
+            "import socket, sys\n"
+            f"s = socket.create_connection(({address!r}, {port}), timeout=1.5)\n"
+            f"s.settimeout(1.5); s.sendall({SECRET.encode()!r} + bytes(1)); s.shutdown(1)\n"
+            "print(s.makefile().read())\n"
+        )
+        done = self.on(host, sys.executable, "-c", script)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def drops(self, domain: str) -> dict[tuple[str, str], int]:
+        """(node, reason) to packets."""
+        return {
+            (one["node"], one["reason"]): one["packets"]
+            for one in json.loads(self.stitch("get", "drops", "-o", "json", domain=domain))
+        }
+
+
+@contextlib.contextmanager
+def servers(demo: Demo) -> Iterator[None]:
+    """A TCP server that echoes in capitals, wherever somebody may or may not reach one."""
+    script = (
+        "import socketserver, sys\n"
+        "class Echo(socketserver.StreamRequestHandler):\n"
+        "    def handle(self): self.wfile.write(self.rfile.read().upper())\n"
+        "class Server(socketserver.ThreadingTCPServer):\n"
+        "    address_family = 10; allow_reuse_address = True\n"
+        "Server(('::', int(sys.argv[1])), Echo).serve_forever()\n"
+    )
+    places = (("ay1", "443"), ("ay1", "80"), ("ar1", "9000"), ("cx1", "8080"), ("cx2", "8080"))
+    running = [
+        subprocess.Popen([STITCH, "lab", "exec", "--lab", LAB, host, "--", sys.executable, "-c", script, port], cwd=ROOT)
+        for host, port in places
+    ]
+    try:
+        for host, port in places:
+            deadline = time.monotonic() + 10
+            while not demo.on(host, "ss", "-Hltn", f"sport = :{port}").stdout:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no server on {host} port {port} within 10 s")
+        yield
+    finally:
+        for one in running:
+            one.terminate()
+        for one in running:
+            one.wait()
+
+
+def before(demo: Demo) -> None:
+    demo.step("1. Before the intent")
+    for address in (ANALYTICS, ANALYTICS6):
+        demo.check(f"cx1 cannot reach ay1 at {address}", demo.ping("cx1", address, 1) is None, "no answer")
+    for address in (WEB_ADDRESS, "2001:db8:1::12"):
+        seen = demo.ping("cx1", address)
+        demo.check(f"cx1 reaches cx2 at {address} (one network)", seen is not None, f"{seen} ms")
+
+
+def apply(demo: Demo) -> None:
+    demo.step(f"2. stitch apply -f {INTENT}")
+    demo.say("".join(f"     {line}\n" for line in Path(ROOT / INTENT).read_text().splitlines()).rstrip("\n"))
+    started_s = time.monotonic()
+    answer = demo.stitch("apply", "-f", INTENT, "--wait", "20")
+    demo.check("the intent is Active", True, f"after {time.monotonic() - started_s:.2f} s; {answer.strip()}")
+
+
+def show(demo: Demo) -> list[str]:
+    """Returns the segments planned between t1 and t2."""
+    demo.step("3. What became of it")
+    [intent] = demo.get("intents")
+    status = intent["status"]
+    demo.say(f"  requirements  {json.dumps(status['requirements'])}")
+    demo.say(f"  path          {' > '.join(status['path'])}")
+    demo.say(f"  predicted     {status['predicted']['latency_ms']} ms one way")
+    demo.check("predicted latency is under 20 ms", status["predicted"]["latency_ms"] <= 20, "as above")
+    demo.check("the path goes through transit", "transit" in " ".join(status["path"]) or "t1" in status["path"], "as above")
+    segments: list[str] = []
+    for domain in DOMAINS:
+        for agreement in demo.get("agreements", domain):
+            seen = agreement["status"]["signatures"]
+            demo.say(f"  agreement     {domain}: {agreement['metadata']['name']} signed by {', '.join(sorted(seen))}")
+            demo.check(f"{domain} holds both signatures", len(seen) == 2, "yes")
+        for tunnel in demo.get("tunnels", domain):
+            demo.say(f"  tunnel        {domain}: {tunnel['metadata']['name']} {json.dumps(tunnel['status'])}")
+        counts: dict[str, int] = {}
+        for entry in demo.get("entries", domain):
+            node = entry["metadata"]["name"].split("/")[0]
+            counts[node] = counts.get(node, 0) + 1
+        demo.say(f"  entries       {domain}: " + ", ".join(f"{node} {count}" for node, count in sorted(counts.items())))
+    for path in demo.get("paths", "transit"):
+        demo.say(f"  segments      transit: {path['metadata']['name']} {path['status']['segments']}")
+        if path["metadata"]["name"].startswith("t1/"):
+            segments = segments or path["status"]["segments"]
+    return segments
+
+
+def works(demo: Demo) -> None:
+    demo.step("4. What must work works, what must fail fails")
+    for address in (ANALYTICS, ANALYTICS6):
+        seen = demo.ping("cx1", address, 5)
+        demo.check(f"cx1 pings ay1 at {address}", seen is not None and seen >= 8, f"{seen} ms round trip (8 ms are the links')")
+        said = demo.talk("cx1", address, 443)
+        demo.check(f"cx1 talks to ay1 at {address} on tcp/443", SECRET.upper() in said, repr(said.strip("\0")))
+
+    def refused(what: str, domain: str, node: str, reason: str, attempt: Any) -> None:
+        earlier = demo.drops(domain).get((node, reason), 0)
+        reached = bool(attempt())
+        more = demo.drops(domain).get((node, reason), 0) - earlier
+        demo.check(f"{what} fails", not reached and more > 0, f"{more} packets dropped at {node}: {reason}")
+
+    refused("cx1 to cx2 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx1", WEB_ADDRESS, 1))
+    refused("cx2 to cx1 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx2", ORDER_ADDRESS, 1))
+    refused("cx2 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cx2", ANALYTICS, 443))
+    refused("cz1 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cz1", ANALYTICS, 443))
+    refused("cx1 to ar1", "shop", "se1", "isolated", lambda: demo.talk("cx1", ARCHIVE_ADDRESS, 9000))
+    refused("ay1 to cx1, a new connection", "insight", "ie1", "not_permitted", lambda: demo.talk("ay1", ORDER_ADDRESS, 8080))
+    refused("cx1 to ay1 on tcp/80", "shop", "se1", "isolated", lambda: demo.talk("cx1", ANALYTICS, 80))
+
+
+def tshark(path: Path, *arguments: str) -> list[str]:
+    done = subprocess.run(["tshark", "-r", str(path), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def captures(demo: Demo, segments: list[str]) -> None:
+    demo.step("5. On the wire")
+    links = (("sg1", "t1"), ("t2", "ig1"), ("sg1", "ig1"), ("t1", "tc1"))
+    files = {link: REPORT / f"{link[0]}-{link[1]}.pcap" for link in links}
+    running = [
+        subprocess.Popen(
+            [STITCH, "lab", "capture", "--lab", LAB, *link, "--seconds", "4", "--count", "1000", "-w", str(file)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
+        for link, file in files.items()
+    ]
+    time.sleep(1.5)
+    demo.ping("cx1", ANALYTICS, 3)
+    demo.talk("cx1", ANALYTICS6, 443)
+    for one in running:
+        one.wait(timeout=20)
+    for link in links[:3]:
+        name, file = "-".join(link), files[link]
+        frames, wireguard = len(tshark(file)), len(tshark(file, "-Y", "wg"))
+        clear = len(tshark(file, "-Y", f"ip.addr == {ORDER_ADDRESS} || ip.addr == {ANALYTICS} || ipv6.addr == 2001:db8::/32"))
+        leaked = SECRET.encode() in file.read_bytes()
+        expected = frames == 0 if link == ("sg1", "ig1") else wireguard > 0
+        demo.check(
+            f"{name}: WireGuard only" if link != ("sg1", "ig1") else f"{name}: unused",
+            expected and clear == 0 and not leaked,
+            f"{frames} frames, {wireguard} WireGuard, {clear} with the customers' addresses, "
+            f"what they say {'in clear' if leaked else 'not to be found'}",
+        )
+    headers = tshark(
+        files["t1", "tc1"], "-Y", "ipv6.routing.type == 4 && ipv6.dst[0:2] == 5f:00", "-T", "fields", "-E", "occurrence=a",
+        "-e", "ipv6.routing.srh.addr",
+    )  # fmt: skip
+    seen = {tuple(reversed(line.split(","))) for line in headers}
+    demo.check(
+        "t1-tc1: SRv6 with the planned segments (tshark)",
+        len(segments) >= 2 and tuple(segments) in seen,
+        f"{len(headers)} packets; planned {segments}; seen {sorted(seen)}",
+    )
+
+
+def counts(demo: Demo) -> None:
+    demo.step("6. stitch flows against what the host sent (its own nftables counters)")
+    demo.on(
+        "cx1", "nft",
+        "add table inet demo; add chain inet demo out { type filter hook output priority 0; };"
+        f"add rule inet demo out ip daddr {ANALYTICS} icmp type echo-request counter comment icmp;"
+        f"add rule inet demo out ip daddr {ANALYTICS} tcp dport 443 counter comment tcp;",
+    )  # fmt: skip
+
+    def flows() -> dict[str, tuple[int, int]]:
+        total = {"icmp": (0, 0), "tcp": (0, 0)}
+        for row in json.loads(demo.stitch("flows", "--intent", "order-processing", "-o", "json")):
+            name = {1: "icmp", 6: "tcp"}.get(row["protocol"])
+            if name and row["node"] == "se1" and row["destination_address"] == ANALYTICS:
+                total[name] = (total[name][0] + row["packets"], total[name][1] + row["bytes"])
+        return total
+
+    time.sleep(1.2)
+    earlier = flows()
+    demo.ping("cx1", ANALYTICS, 25)
+    for _ in range(3):
+        demo.talk("cx1", ANALYTICS, 443)
+    time.sleep(2.2)
+    later = flows()
+    listing = demo.on("cx1", "nft", "list", "table", "inet", "demo").stdout
+    for name in ("icmp", "tcp"):
+        found = re.search(rf"packets (\d+) bytes (\d+) comment \"{name}\"", listing)
+        sent = (int(found.group(1)), int(found.group(2))) if found else (-1, -1)
+        seen = (later[name][0] - earlier[name][0], later[name][1] - earlier[name][1])
+        demo.check(f"{name}: flow records equal what cx1 sent", seen == sent and sent[0] > 0, f"{seen} = {sent} (packets, bytes)")
+    demo.say("".join(f"     {line}\n" for line in demo.stitch("flows").splitlines()[:8]).rstrip("\n"))
+
+
+def withdraw(demo: Demo, baseline: dict[str, list[str]]) -> None:
+    demo.step("7. stitch delete intent/order-processing")
+    started_s = time.monotonic()
+    demo.stitch("delete", "intent/order-processing")
+    gone = demo.ping("cx1", ANALYTICS, 1) is None
+    demo.check("traffic stopped", gone, f"no answer, {time.monotonic() - started_s:.2f} s after the command began")
+    deadline = time.monotonic() + 5
+    while (now := entries(demo)) != baseline and time.monotonic() < deadline:
+        time.sleep(0.1)
+    demo.check("every node has the entries it had before", now == baseline, f"{sum(map(len, now.values()))} entries")
+    for node in ("sg1", "t1", "t2", "ig1"):
+        left = demo.on(node, "sh", "-c", "ip -o link | grep -E ': (wg|t|k)-'; ip -6 rule | grep -E '(wg|k)-'").stdout.strip()
+        demo.check(f"{node} has no tunnel left", not left, left or "no device, no rule")
+    seen = demo.ping("cx1", WEB_ADDRESS)
+    demo.check("cx1 reaches cx2 again", seen is not None, f"{seen} ms")
+
+
+def entries(demo: Demo) -> dict[str, list[str]]:
+    """What the nodes have, read back from them: by domain, sorted."""
+    return {domain: sorted(one["metadata"]["name"] for one in demo.get("entries", domain)) for domain in DOMAINS}
+
+
+def main() -> int:
+    part = sys.argv[1] if len(sys.argv) > 1 else "main"
+    if part != "main":
+        print(f"demo: unknown part {part!r}; there is: main", file=sys.stderr)
+        return 2
+    demo = Demo()
+    try:
+        demo.step("0. stitch lab up topologies/three-domains.yaml")
+        demo.say(demo.stitch("lab", "up", "topologies/three-domains.yaml", "--lab", LAB).rstrip())
+        baseline = entries(demo)
+        before(demo)
+        with servers(demo):
+            apply(demo)
+            segments = show(demo)
+            works(demo)
+            captures(demo, segments)
+            counts(demo)
+            withdraw(demo, baseline)
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        demo.check("the demo ran to its end", False, str(error))
+    finally:
+        demo.stitch("lab", "down", "--lab", LAB, check=False)
+    demo.step(f"{len(demo.failed)} checks did not hold" if demo.failed else "All checks held")
+    return 1 if demo.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
