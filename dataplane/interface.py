@@ -13,6 +13,7 @@ _REQUEST_SIZE = 40  # struct ifreq, linux/if.h
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
+_SIOCGIFINDEX = 0x8933
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
@@ -34,7 +35,7 @@ def read_interface(name: str) -> Interface | None:
     """None: there is no such interface (any more)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            index = socket.if_nametoindex(name)
+            (index,) = struct.unpack_from("i", _ioctl(control, _SIOCGIFINDEX, name), 16)
             (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name), 16)
             (mtu,) = struct.unpack_from("i", _ioctl(control, _SIOCGIFMTU, name), 16)
             mac = _ioctl(control, _SIOCGIFHWADDR, name)[18:24]

@@ -111,6 +111,12 @@ class Tunnels:
         links = [border.link for border in self._borders.values()]
         return tuple((link.border.port, link.pipeline) for link in links if read_interface(link.pipeline))
 
+    def start_handshakes(self) -> bool:
+        """Begins anew with neighbours that never answered; returns whether there was one (see WireGuard)."""
+        devices = [border.link.wireguard for border in self._borders.values()]
+        waiting = [self._wireguard.start_handshakes(device) for device in devices if read_interface(device)]
+        return any(waiting)
+
     def remove_all(self) -> tuple[str, ...]:
         """Nothing of any tunnel is left afterwards but the keys, and the underlay's address, which is the link's."""
         changes = self.sync(())

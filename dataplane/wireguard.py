@@ -76,6 +76,13 @@ class WireGuard(Protocol):
     def read(self, device: str) -> DeviceState | None:
         """None: no such device, or nobody serves it."""
 
+    def start_handshakes(self, device: str) -> bool:
+        """Begins anew with peers that never shook hands; returns whether there was one.
+
+        Two first messages that cross spoil each other, and one that came too early is lost; WireGuard itself tries
+        again only after 5 s (REKEY_TIMEOUT).
+        """
+
     def remove(self, device: str) -> None:
         """Nothing of the device is left afterwards; does nothing where there is nothing."""
 

@@ -55,11 +55,11 @@ class GoWireGuard:
         deadline = time.monotonic() + _START_DEADLINE_S
         while self.read(device) is None:
             if process.poll() is not None or time.monotonic() > deadline:
-                self.remove(device)
                 complaint = log.read_text(errors="replace").strip().splitlines()
+                self.remove(device)
                 raise NodeRefused(
                     f"wireguard-go did not start for {device}: {complaint[-1] if complaint else 'it said nothing'} "
-                    f"(see {log}; is /dev/net/tun there, and no other interface called {device}?)"
+                    f"(is /dev/net/tun there, and no other interface called {device}?)"
                 )
             time.sleep(0.002)
 
@@ -89,17 +89,17 @@ class GoWireGuard:
         for peer in config.peers:
             if peer in state.peers:
                 continue
-            lines += [
-                f"public_key={_hex(peer.public_key)}",
-                f"endpoint={peer.endpoint}",
-                f"persistent_keepalive_interval={peer.persistent_keepalive_s}",
-                "replace_allowed_ips=true",
-                *(f"allowed_ip={prefix}" for prefix in peer.allowed_ips),
-            ]
-        answer = self._ask(device, "\n".join(lines) + "\n\n")
-        if answer is None or ("errno", "0") not in answer:
-            code = dict(answer or ()).get("errno", "no answer")
-            raise NodeRefused(f"wireguard-go refused the configuration of {device}: errno {code}")
+            lines += _peer_lines(peer)
+        self._set(device, lines)
+
+    def start_handshakes(self, device: str) -> bool:
+        state = self.read(device)
+        if state is None:
+            return False
+        waiting = [peer for peer, said in zip(state.peers, state.traffic, strict=True) if not said.latest_handshake_s]
+        for peer in waiting:
+            self._set(device, ["set=1", f"public_key={_hex(peer.public_key)}", "remove=true", *_peer_lines(peer)])
+        return bool(waiting)
 
     def read(self, device: str) -> DeviceState | None:
         answer = self._ask(device, "get=1\n\n")
@@ -146,6 +146,12 @@ class GoWireGuard:
             return None
         return connection
 
+    def _set(self, device: str, lines: list[str]) -> None:
+        answer = self._ask(device, "\n".join(lines) + "\n\n")
+        if answer is None or ("errno", "0") not in answer:
+            code = dict(answer or ()).get("errno", "no answer")
+            raise NodeRefused(f"wireguard-go refused the configuration of {device}: errno {code}")
+
     def _ask(self, device: str, request: str) -> list[tuple[str, str]] | None:
         """None: nobody listens (any more)."""
         connection = self._connect(device)
@@ -168,6 +174,16 @@ class GoWireGuard:
             return None
         lines = (line.partition("=") for line in answer.decode().splitlines() if line)
         return [(key, value) for key, _, value in lines]
+
+
+def _peer_lines(peer: Peer) -> list[str]:
+    return [
+        f"public_key={_hex(peer.public_key)}",
+        *([f"endpoint={peer.endpoint}"] if peer.endpoint else []),
+        f"persistent_keepalive_interval={peer.persistent_keepalive_s}",
+        "replace_allowed_ips=true",
+        *(f"allowed_ip={prefix}" for prefix in peer.allowed_ips),
+    ]
 
 
 def _device_state(answer: list[tuple[str, str]]) -> DeviceState:

@@ -45,6 +45,20 @@ class KernelWireGuard:
         except NetlinkError as error:
             raise NodeRefused(f"the kernel refused the configuration of {device}: {error}") from error
 
+    def start_handshakes(self, device: str) -> bool:
+        state = self.read(device)
+        if state is None:
+            return False
+        waiting = [peer for peer, said in zip(state.peers, state.traffic, strict=True) if not said.latest_handshake_s]
+        try:
+            with Netlink() as netlink:
+                for peer in waiting:
+                    netlink.set(device, peer={"public_key": peer.public_key, "remove": True})
+                    netlink.set(device, peer=_request(peer))
+        except NetlinkError as error:
+            raise NodeRefused(f"the kernel refused the peers of {device}: {error}") from error
+        return bool(waiting)
+
     def read(self, device: str) -> DeviceState | None:
         try:
             with Netlink() as netlink:
