@@ -1,5 +1,71 @@
-/* Generated from p4src/stitch.p4info.txtpb by `python -m dataplane.layout`; do not edit. */
+/* Generated from p4src/stitch.p4info.txtpb and dataplane/reasons.py by `python -m dataplane.layout`; do not edit. */
+/* clang-format off */
 #pragma once
+
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_MALFORMED = 1,
+	DROP_UNKNOWN_CONTEXT = 2,
+	DROP_SID_NOT_ADMITTED = 3,
+	DROP_SEGMENTS_LEFT = 4,
+	DROP_FRAGMENT = 5,
+	DROP_NOT_PERMITTED = 6,
+	DROP_METERED = 7,
+	DROP_NO_STEERING = 8,
+	DROP_NO_LIVE_PATH = 9,
+	DROP_NO_ROUTE = 10,
+	DROP_NO_NEXT_HOP = 11,
+	DROP_HOP_LIMIT = 12,
+	DROP_NOT_IP = 13,
+	DROP_SOURCE_NOT_ADMITTED = 14,
+	DROP_LEASE_EXPIRED = 15,
+	DROP_TOO_BIG = 16,
+	DROP_NEIGHBOR_UNKNOWN = 17,
+	DROP_NEIGHBOR_IGNORED = 18,
+	DROP_NOT_FORWARDABLE = 19,
+	DROP_ISOLATED = 64,
+};
+
+enum punt_reason {
+	PUNT_NONE = 0,
+	PUNT_TOO_BIG = 1,
+};
+
+enum l4_class {
+	L4_TCP_OPEN = 0,
+	L4_TCP = 1,
+	L4_UDP = 2,
+	L4_ICMP_ERROR = 3,
+	L4_ECHO_REQUEST = 4,
+	L4_ECHO_REPLY = 5,
+	L4_OTHER = 6,
+};
+
+enum pipeline_event {
+	EVENT_ARP_ANSWERED = 0,
+	EVENT_ND_ANSWERED = 1,
+	EVENT_ECHO_ANSWERED = 2,
+	EVENT_NEIGHBOR_LEARNT = 3,
+	EVENT_MSS_CLAMPED = 4,
+	EVENT_CACHE_HIT = 5,
+	EVENT_CACHE_MISS = 6,
+	EVENT_CACHE_EVICTED = 7,
+	EVENT_ENCAPSULATED = 8,
+	EVENT_DECAPSULATED = 9,
+	EVENT_END = 10,
+	EVENT_CAPTURE_LOST = 11,
+	EVENT_PUNT_LOST = 12,
+};
+
+#define FABRIC_CONTEXT 0
+#define ATTACHMENT_CLASS 0
+#define FABRIC_CLASS 1
+#define SID_BLOCK 0x5f00
+#define CONTEXTS 4096
+#define PORTS 512
+#define MAX_SEGMENTS 8
+#define CANDIDATE_PATHS 8
+#define FLOW_CACHE_WAYS 4
 
 union address {
 	__u8 byte[16];
@@ -30,6 +96,7 @@ struct attachment_value {
 		} link;
 	};
 };
+_Static_assert(sizeof(struct attachment_value) == 8, "attachment_value");
 
 /* punt_frame: ternary */
 #define PUNT_FRAME_SIZE 64
@@ -64,6 +131,7 @@ struct punt_frame_value {
 		} drop;
 	};
 };
+_Static_assert(sizeof(struct punt_frame_value) == 12, "punt_frame_value");
 
 /* source_guard: lpm */
 #define SOURCE_GUARD_SIZE 16384
@@ -80,6 +148,7 @@ _Static_assert(sizeof(struct source_guard_key) == 24, "source_guard_key");
 struct source_guard_value {
 	__u32 action; /* enum source_guard_action */
 };
+_Static_assert(sizeof(struct source_guard_value) == 4, "source_guard_value");
 
 /* local_sid: lpm */
 #define LOCAL_SID_SIZE 4096
@@ -110,6 +179,7 @@ struct local_sid_value {
 		} drop;
 	};
 };
+_Static_assert(sizeof(struct local_sid_value) == 8, "local_sid_value");
 
 /* source_group: lpm */
 #define SOURCE_GROUP_SIZE 16384
@@ -131,6 +201,7 @@ struct source_group_value {
 		} set_source_group;
 	};
 };
+_Static_assert(sizeof(struct source_group_value) == 8, "source_group_value");
 
 /* destination_group: lpm */
 #define DESTINATION_GROUP_SIZE 16384
@@ -152,6 +223,7 @@ struct destination_group_value {
 		} set_destination_group;
 	};
 };
+_Static_assert(sizeof(struct destination_group_value) == 8, "destination_group_value");
 
 /* source_port_class: range */
 #define SOURCE_PORT_CLASS_SIZE 1024
@@ -162,6 +234,24 @@ enum source_port_class_action {
 struct source_port_class_value {
 	__u8 port_class[65536]; /* by port */
 };
+/* The entries as they were written, which the classes follow from; for user space only. */
+struct source_port_class_range_key {
+	__u32 priority;
+	__u16 port_low;
+	__u16 port_high;
+	__u8 protocol;
+	__u8 zero[3];
+};
+_Static_assert(sizeof(struct source_port_class_range_key) == 12, "source_port_class_range_key");
+struct source_port_class_range_value {
+	__u32 action; /* enum source_port_class_action */
+	union {
+		struct {
+			__u8 port_class;
+		} set_source_port_class;
+	};
+};
+_Static_assert(sizeof(struct source_port_class_range_value) == 8, "source_port_class_range_value");
 
 /* destination_port_class: range */
 #define DESTINATION_PORT_CLASS_SIZE 1024
@@ -172,6 +262,24 @@ enum destination_port_class_action {
 struct destination_port_class_value {
 	__u8 port_class[65536]; /* by port */
 };
+/* The entries as they were written, which the classes follow from; for user space only. */
+struct destination_port_class_range_key {
+	__u32 priority;
+	__u16 port_low;
+	__u16 port_high;
+	__u8 protocol;
+	__u8 zero[3];
+};
+_Static_assert(sizeof(struct destination_port_class_range_key) == 12, "destination_port_class_range_key");
+struct destination_port_class_range_value {
+	__u32 action; /* enum destination_port_class_action */
+	union {
+		struct {
+			__u8 port_class;
+		} set_destination_port_class;
+	};
+};
+_Static_assert(sizeof(struct destination_port_class_range_value) == 8, "destination_port_class_range_value");
 
 /* flow_policy: ternary */
 #define FLOW_POLICY_SIZE 16384
@@ -207,6 +315,7 @@ struct flow_policy_value {
 		} drop;
 	};
 };
+_Static_assert(sizeof(struct flow_policy_value) == 12, "flow_policy_value");
 
 /* lease: array */
 #define LEASE_SIZE 32768
@@ -222,6 +331,7 @@ struct lease_value {
 		} expire_at;
 	};
 };
+_Static_assert(sizeof(struct lease_value) == 8, "lease_value");
 
 /* steer: array */
 #define STEER_SIZE 32768
@@ -239,6 +349,7 @@ struct steer_value {
 		} encapsulate;
 	};
 };
+_Static_assert(sizeof(struct steer_value) == 8, "steer_value");
 
 /* path_liveness: array */
 #define PATH_LIVENESS_SIZE 4096
@@ -254,6 +365,7 @@ struct path_liveness_value {
 		} set_live;
 	};
 };
+_Static_assert(sizeof(struct path_liveness_value) == 8, "path_liveness_value");
 
 /* sr_policy: candidates */
 #define SR_POLICY_SIZE 16384
@@ -281,6 +393,7 @@ struct sr_policy_value {
 		} h_encaps;
 	};
 };
+_Static_assert(sizeof(struct sr_policy_value) == 160, "sr_policy_value");
 
 /* route: lpm */
 #define ROUTE_SIZE 16384
@@ -306,6 +419,7 @@ struct route_value {
 		} drop;
 	};
 };
+_Static_assert(sizeof(struct route_value) == 8, "route_value");
 
 /* next_hop: array */
 #define NEXT_HOP_SIZE 4096
@@ -334,4 +448,4 @@ struct next_hop_value {
 		} punt;
 	};
 };
-
+_Static_assert(sizeof(struct next_hop_value) == 20, "next_hop_value");
