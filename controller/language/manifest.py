@@ -1,0 +1,244 @@
+"""Manifests (YAML or JSON) to the model's values and back."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from ruamel.yaml import YAML
+
+from controller.language import intent as intents
+from controller.language import resources, scalars
+from controller.language.fault import Fault, ManifestInvalid
+from controller.language.shape import INVALID, Field, Fields, Flaw, Flaws, Labels, Path, Scalar, describe, nearest
+from controller.language.tree import Position, Tree, load
+from controller.model.event import Applied, Problem
+from controller.model.intent import Intent
+from controller.model.inventory import Domain, Link, Network, Node, Service
+
+__all__ = ["Fault", "ManifestInvalid"]
+
+API_VERSION = "netstitch/v1"
+Value = Intent | Network | Service | Node | Link | Domain
+
+
+class _Kind(msgspec.Struct, frozen=True, kw_only=True):
+    model: type[Value]
+    metadata: Fields
+    spec: Fields
+    print_spec: Callable[[Any], dict[str, Any]]
+
+
+def _metadata(name: Scalar, **fields: Field) -> Fields:
+    return Fields(fields={"name": Field(shape=name, required=True), **fields})
+
+
+_LABELS = Field(shape=Labels())
+_TENANT = Field(shape=scalars.NAME, required=True)
+
+_KINDS: dict[str, _Kind] = {
+    "Domain": _Kind(
+        model=Domain,
+        metadata=_metadata(scalars.NAME),
+        spec=resources.DOMAIN,
+        print_spec=resources.print_domain,
+    ),
+    "Network": _Kind(
+        model=Network,
+        metadata=_metadata(scalars.NETWORK_NAME, labels=_LABELS),
+        spec=resources.NETWORK,
+        print_spec=resources.print_network,
+    ),
+    "Service": _Kind(
+        model=Service,
+        metadata=_metadata(scalars.SERVICE_NAME, labels=_LABELS),
+        spec=resources.SERVICE,
+        print_spec=resources.print_service,
+    ),
+    "Node": _Kind(model=Node, metadata=_metadata(scalars.NAME), spec=resources.NODE, print_spec=resources.print_node),
+    "Link": _Kind(model=Link, metadata=_metadata(scalars.NAME), spec=resources.LINK, print_spec=resources.print_link),
+    "Intent": _Kind(
+        model=Intent,
+        metadata=_metadata(scalars.NAME, tenant=_TENANT),
+        spec=intents.INTENT,
+        print_spec=intents.print_intent,
+    ),
+}
+KINDS: tuple[str, ...] = tuple(_KINDS)
+PLURALS: dict[str, str] = {f"{kind.lower()}s": kind for kind in KINDS}
+_BY_MODEL = {kind.model: name for name, kind in _KINDS.items()}
+_SHOWN_ONLY = "status"
+"""What `stitch get -o yaml` adds; ignored, so that what was printed can be applied."""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """One manifest that is well-formed in itself."""
+
+    kind: str
+    name: str
+    value: Value
+    data: dict[str, Any]
+    """As written, as JSON has it."""
+    file: str
+    positions: dict[Path, Position]
+
+
+def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
+    """All manifests of a YAML (or JSON) text. Raises ManifestInvalid with everything that is wrong."""
+    documents: list[Document] = []
+    faults: list[Fault] = []
+    seen: dict[tuple[str, str], int] = {}
+    for tree in _manifests(load(text, file)):
+        flaws: Flaws = []
+        value = _read(tree.data, flaws)
+        if value is None:
+            faults.extend(_fault(flaw, tree, file) for flaw in flaws)
+            continue
+        kind = _BY_MODEL[type(value)]
+        line, column = _locate(tree.positions, ("metadata", "name"))
+        if (kind, value.name) in seen:
+            message = f"{kind} {value.name!r} is in line {seen[kind, value.name]} already"
+            faults.append(Fault(file=file, line=line, column=column, message=message))
+        seen.setdefault((kind, value.name), line)
+        documents.append(
+            Document(kind=kind, name=value.name, value=value, data=tree.data, file=file, positions=tree.positions)
+        )
+    if not documents and not faults:
+        faults.append(Fault(file=file, line=1, column=1, message="there is no manifest in it"))
+    if faults:
+        raise ManifestInvalid(tuple(faults))
+    return tuple(documents)
+
+
+def _manifests(trees: Sequence[Tree]) -> list[Tree]:
+    """A document may be a list of manifests."""
+    manifests: list[Tree] = []
+    for tree in trees:
+        if not isinstance(tree.data, list):
+            manifests.append(tree)
+            continue
+        positions: list[dict[Path, Position]] = [{} for _ in tree.data]
+        keys: list[dict[Path, Position]] = [{} for _ in tree.data]
+        for source, target in ((tree.positions, positions), (tree.keys, keys)):
+            for path, position in source.items():
+                if path and isinstance(path[0], int):
+                    target[path[0]][path[1:]] = position
+        manifests.extend(
+            Tree(data=data, positions=positions[index], keys=keys[index]) for index, data in enumerate(tree.data)
+        )
+    return manifests
+
+
+def read(objects: Sequence[object]) -> tuple[tuple[Applied, ...], tuple[Problem, ...]]:
+    """Manifests that came as JSON objects. The paths of problems start with the manifest's index."""
+    applied_ones: list[Applied] = []
+    problems: list[Problem] = []
+    seen: set[tuple[str, str]] = set()
+    for index, data in enumerate(objects):
+        flaws: Flaws = []
+        value = _read(data, flaws)
+        problems.extend(Problem(path=(index, *flaw.path), message=flaw.message) for flaw in flaws)
+        if value is None:
+            continue
+        kind = _BY_MODEL[type(value)]
+        if (kind, value.name) in seen:
+            message = f"{kind} {value.name!r} is in the request twice"
+            problems.append(Problem(path=(index, "metadata", "name"), message=message))
+        seen.add((kind, value.name))
+        applied_ones.append(Applied(kind=kind, content=msgspec.json.encode(value)))
+    return ((), tuple(problems)) if problems else (tuple(applied_ones), ())
+
+
+def applied(document: Document) -> Applied:
+    return Applied(kind=document.kind, content=msgspec.json.encode(document.value))
+
+
+def model_of(kind: str) -> type[Value]:
+    """The model's type of a kind. Raises KeyError."""
+    return _KINDS[kind].model
+
+
+def locate(document: Document, path: Sequence[str | int]) -> tuple[int, int]:
+    """Line and column (from 1) of the value at `path`, or of the nearest that encloses it."""
+    return _locate(document.positions, tuple(path))
+
+
+def _locate(positions: Mapping[Path, Position], path: Path) -> Position:
+    return next((positions[path[:end]] for end in range(len(path), -1, -1) if path[:end] in positions), (1, 1))
+
+
+def _fault(flaw: Flaw, tree: Tree, file: str) -> Fault:
+    place = tree.keys.get(flaw.path) if flaw.at_key else None
+    line, column = place or _locate(tree.positions, flaw.path)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in flaw.path).lstrip(".")
+    return Fault(file=file, line=line, column=column, message=f"{where}: {flaw.message}" if where else flaw.message)
+
+
+def _read(data: object, flaws: Flaws) -> Value | None:
+    """The value of one manifest, or None with flaws."""
+    if not isinstance(data, Mapping):
+        expected = "expected a manifest (apiVersion, kind, metadata, spec)"
+        flaws.append(Flaw(path=(), message=f"{expected}, found {describe(data)}"))
+        return None
+    name = data.get("kind")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        message = "field 'kind' is missing" if "kind" not in data else f"unknown kind {describe(name)}"
+        path: Path = ("kind",) if "kind" in data else ()
+        flaws.append(Flaw(path=path, message=message + nearest(str(name), KINDS)))
+        return None
+    if data.get("apiVersion") != API_VERSION:
+        found = describe(data.get("apiVersion"))
+        flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {found}"))
+    top = Fields(
+        fields={
+            "apiVersion": Field(shape=_ANY),
+            "kind": Field(shape=_ANY),
+            "metadata": Field(shape=kind.metadata, required=True),
+            "spec": Field(shape=kind.spec, required=True),
+        }
+    )
+    values = top.read({name: value for name, value in data.items() if name != _SHOWN_ONLY}, (), flaws)
+    if values is INVALID or flaws:
+        return None
+    return kind.model(**values["metadata"], **values["spec"])
+
+
+_ANY = Scalar(expected="text", make=str, types=(object,))
+
+
+def to_manifest(value: Value) -> dict[str, Any]:
+    """`{apiVersion, kind, metadata, spec}`; reading it gives an equal value."""
+    name = _BY_MODEL[type(value)]
+    metadata: dict[str, Any] = {"name": value.name}
+    if isinstance(value, Intent):
+        metadata["tenant"] = value.tenant
+    if isinstance(value, Network | Service) and value.labels:
+        metadata["labels"] = dict(value.labels)
+    return {"apiVersion": API_VERSION, "kind": name, "metadata": metadata, "spec": _KINDS[name].print_spec(value)}
+
+
+def print_yaml(manifests: Sequence[dict[str, Any]]) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump_all(list(manifests), stream)
+    return stream.getvalue()
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a kind's manifest. Raises KeyError for an unknown kind."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": kind,
+        "type": "object",
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": kind},
+            "metadata": _KINDS[kind].metadata.schema(),
+            "spec": _KINDS[kind].spec.schema(),
+        },
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,78 @@
+"""The policy file of a domain (YAML): which offers it accepts."""
+
+import re
+from typing import Any
+
+from controller.language import scalars
+from controller.language.fault import Fault, ManifestInvalid
+from controller.language.intent import PORT_LIST
+from controller.language.shape import Field, Fields, Flaws, ListOf, Scalar
+from controller.language.tree import load
+from controller.model.policy import AcceptRule, Policy, TransitRule
+
+_PATTERN = re.compile(r"[a-z0-9*?./-]{1,200}")
+
+
+def _pattern(text: str) -> str:
+    if not _PATTERN.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is none")
+    return text
+
+
+PATTERN = Scalar(expected="a name or a pattern such as shop/*", make=_pattern)
+_DURATION_S = scalars.integer(10, 30 * 86400, "seconds")
+
+ACCEPT = Fields(
+    fields={
+        "from": Field(shape=PATTERN, to="origin", required=True),
+        "source": Field(shape=PATTERN, required=True),
+        "to": Field(shape=PATTERN, to="destination", required=True),
+        "ports": Field(shape=PORT_LIST),
+        "encryption": Field(shape=scalars.ENCRYPTION),
+    },
+    make=lambda values: AcceptRule(**values),
+)
+TRANSIT = Fields(
+    fields={
+        "from": Field(shape=PATTERN, to="origin", required=True),
+        "to": Field(shape=PATTERN, to="destination", required=True),
+        "encryption": Field(shape=scalars.ENCRYPTION),
+        "max_lease_s": Field(shape=_DURATION_S),
+    },
+    make=lambda values: TransitRule(**values),
+)
+OFFER = Fields(fields={"lease_s": Field(shape=_DURATION_S, required=True)})
+
+
+def _policy(values: dict[str, Any]) -> Policy:
+    return Policy(**{name: value for name, value in values.items() if name != "offer"}, **values.get("offer", {}))
+
+
+POLICY = Fields(
+    fields={
+        "accept": Field(shape=ListOf(item=ACCEPT)),
+        "transit": Field(shape=ListOf(item=TRANSIT)),
+        "offer": Field(shape=OFFER),
+    },
+    make=_policy,
+)
+
+
+def parse_policy(text: str | bytes, file: str) -> Policy:
+    """Raises ManifestInvalid. An empty file accepts nothing."""
+    trees = load(text, file)
+    if not trees:
+        return Policy()
+    if len(trees) > 1:
+        line, column = trees[1].positions[()]
+        raise ManifestInvalid((Fault(file=file, line=line, column=column, message="expected one document"),))
+    flaws: Flaws = []
+    value = POLICY.read(trees[0].data, (), flaws)
+    if isinstance(value, Policy):
+        return value
+    places = [(trees[0].keys.get(flaw.path) if flaw.at_key else None, flaw) for flaw in flaws]
+    faults = []
+    for place, flaw in places:
+        line, column = place or trees[0].positions[flaw.path]
+        faults.append(Fault(file=file, line=line, column=column, message=flaw.message))
+    raise ManifestInvalid(tuple(faults))

@@ -1,0 +1,268 @@
+"""How single values are written: names, addresses, ports, units. Each shape has its way back to text."""
+
+import base64
+import datetime
+import ipaddress
+import re
+from fractions import Fraction
+from typing import Any
+
+from controller.language.shape import Scalar
+from controller.model.intent import Encryption, Ports, Trust
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_PORTS = re.compile(r"(tcp|udp)(?:/([0-9]{1,5})(?:-([0-9]{1,5}))?)?")
+_ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
+
+
+def _parts(count: tuple[int, ...]) -> Any:
+    def make(text: str) -> str:
+        parts = text.split("/")
+        if len(parts) not in count or not all(_NAME.fullmatch(part) for part in parts):
+            raise ValueError(f"{text[:80]!r} is no such name")
+        return text
+
+    return make
+
+
+NAME = Scalar(expected="a name of a-z, 0-9, '-', '.', at most 63 characters", make=_parts((1,)))
+NETWORK_NAME = Scalar(expected="a network's name such as shop/customer-x", make=_parts((2,)))
+SERVICE_NAME = Scalar(expected="a service's name such as insight/analytics/analytics-y", make=_parts((3,)))
+DESTINATION_NAME = Scalar(
+    expected="a network or service such as insight/analytics or insight/analytics/analytics-y", make=_parts((2, 3))
+)
+
+
+def _text(text: str) -> str:
+    if not 1 <= len(text) <= 20_000:
+        raise ValueError(f"{len(text)} characters")
+    return text
+
+
+TEXT = Scalar(expected="text", make=_text)
+
+
+def _boolean(value: bool) -> bool:
+    return value
+
+
+BOOLEAN = Scalar(expected="true or false", make=_boolean, types=(bool,), json_schema={"type": "boolean"})
+
+
+def integer(least: int, most: int, unit: str = "") -> Scalar:
+    def make(value: int) -> int:
+        if not least <= value <= most:
+            raise ValueError(f"{value} is out of range")
+        return value
+
+    expected = f"a whole number from {least} to {most}" + (f" ({unit})" if unit else "")
+    schema = {"type": "integer", "minimum": least, "maximum": most}
+    return Scalar(expected=expected, make=make, types=(int,), json_schema=schema)
+
+
+def scaled(factor: int, most: float, unit: str, *, positive: bool = False) -> Scalar:
+    """A number of `unit` that the model keeps as a whole number of 1/factor of it."""
+
+    def make(value: float) -> int:
+        exact = Fraction(str(value)) * factor
+        if not 0 <= value <= most or (positive and value == 0):
+            raise ValueError(f"{value} is out of range")
+        if exact.denominator != 1:
+            raise ValueError(f"{value} is finer than 1/{factor} {unit}")
+        return int(exact)
+
+    expected = f"a number of {unit} {'above' if positive else 'from'} 0{' up' if positive else ''} to {most:g}"
+    return Scalar(
+        expected=expected,
+        make=make,
+        types=(int, float),
+        json_schema={"type": "number", "exclusiveMinimum" if positive else "minimum": 0, "maximum": most},
+    )
+
+
+def unscaled(value: int, factor: int) -> int | float:
+    """The way back of `scaled`."""
+    return value // factor if value % factor == 0 else value / factor
+
+
+LATENCY_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)")
+LATENCY_MAX_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)", positive=True)
+RATE_MBIT = scaled(1_000_000, 10_000_000, "Mbit/s (a plain number, no unit)", positive=True)
+
+
+def _percent(value: float) -> float:
+    if not 0 <= value <= 100:
+        raise ValueError(f"{value} is out of range")
+    return float(value)
+
+
+PERCENT = Scalar(
+    expected="percent, a number from 0 to 100",
+    make=_percent,
+    types=(int, float),
+    json_schema={"type": "number", "minimum": 0, "maximum": 100},
+)
+
+
+def _duration(text: str) -> int:
+    match = _DURATION.fullmatch(text)
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text[:40]!r} is no duration")
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > 3650 * 86400:
+        raise ValueError(f"{text!r} is longer than 3650d")
+    return seconds
+
+
+DURATION = Scalar(expected="a duration such as 30d, 12h, 15m or 90s", make=_duration)
+
+
+def print_duration(seconds: int) -> str:
+    unit = next(unit for unit, size in _SECONDS.items() if seconds % size == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+def _time(text: str) -> int:
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:40]!r} is no time") from error
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return int(time.timestamp())
+
+
+TIME = Scalar(expected="a time with its zone such as 2030-01-31T12:00:00Z", make=_time)
+
+
+def print_time(unix_s: int) -> str:
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _ports(text: str) -> Ports:
+    if text == "icmp":
+        return Ports(protocol="icmp")
+    match = _PORTS.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text[:40]!r} are no ports")
+    first = int(match[2]) if match[2] else 0
+    last = int(match[3]) if match[3] else (first if match[2] else 65535)
+    if (match[2] and first == 0) or last > 65535 or first > last:
+        raise ValueError(f"{text!r} is no range inside 1 to 65535")
+    return Ports(protocol=match[1], first=first, last=last)
+
+
+PORTS = Scalar(expected="ports such as tcp/443, udp/1000-2000, tcp (all) or icmp (echo)", make=_ports)
+
+
+def print_ports(ports: Ports) -> str:
+    if ports.protocol == "icmp" or (ports.first, ports.last) == (0, 65535):
+        return ports.protocol
+    return f"{ports.protocol}/{ports.first}" + (f"-{ports.last}" if ports.last != ports.first else "")
+
+
+def _address(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:60]!r} is no IP address") from error
+    if address.is_multicast or address.is_loopback or address.is_link_local or address.is_unspecified:
+        raise ValueError(f"{text} is no unicast address that can be routed")
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
+        raise ValueError(f"{text} is IPv4-mapped or has a zone")
+    return str(address)
+
+
+ADDRESS = Scalar(expected="an address such as 10.1.0.11 or 2001:db8::1", make=_address)
+
+
+def _prefix(text: str) -> str:
+    if "/" not in text:
+        raise ValueError(f"{text[:60]!r} has no prefix length")
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{text[:60]!r} is no prefix ({error})") from error
+
+
+PREFIX = Scalar(expected="a prefix such as 10.1.0.0/24 or 2001:db8:1::/64", make=_prefix)
+
+
+def _inside_5f00(length: int | None) -> Any:
+    def make(text: str) -> str:
+        network = ipaddress.ip_network(_prefix(text))
+        inside = isinstance(network, ipaddress.IPv6Network) and int(network.network_address) >> 112 == 0x5F00
+        if not inside or (length is not None and network.prefixlen != length) or not 16 < network.prefixlen <= 48:
+            raise ValueError(f"{text} is none")
+        return str(network)
+
+    return make
+
+
+SID_BLOCK = Scalar(expected="a SID block inside 5f00::/16 (RFC 9602) such as 5f00:1::/32", make=_inside_5f00(None))
+LOCATOR = Scalar(expected="a /48 locator inside 5f00::/16 (RFC 9602) such as 5f00:1:2::/48", make=_inside_5f00(48))
+
+
+def _key(text: str) -> str:
+    try:
+        size = len(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise ValueError(f"{text[:20]!r}... is no base64") from error
+    if size != 32:
+        raise ValueError(f"it has {size} bytes")
+    return text
+
+
+KEY = Scalar(expected="an Ed25519 public key: 32 bytes in base64", make=_key)
+
+
+def _endpoint(text: str) -> str:
+    match = _ENDPOINT.fullmatch(text)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise ValueError(f"{text[:60]!r} is none")
+    return text
+
+
+ENDPOINT = Scalar(expected="host:port such as 127.0.0.1:7001", make=_endpoint)
+
+
+def _agent(text: str) -> str:
+    return text if text.startswith("unix:/") and len(text) < 120 else _endpoint(text)
+
+
+AGENT = Scalar(expected="unix:/path or host:port", make=_agent)
+
+
+def one_of(*names: str) -> Scalar:
+    def make(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"{text[:40]!r} is none of them")
+        return text
+
+    return Scalar(expected=f"one of {', '.join(names)}", make=make, json_schema={"enum": list(names)})
+
+
+def _trust(text: str) -> Trust:
+    try:
+        return Trust[text.upper()] if text.islower() else Trust[""]
+    except KeyError as error:
+        raise ValueError(f"{text[:40]!r} is none of them") from error
+
+
+TRUST = Scalar(expected="one of public, partner, own", make=_trust, json_schema={"enum": ["public", "partner", "own"]})
+
+
+def _encryption(text: str) -> Encryption:
+    if text == "wireguard-end-to-end":
+        raise ValueError("wireguard-end-to-end is not supported yet")
+    try:
+        return Encryption(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:40]!r} is none of them") from error
+
+
+ENCRYPTION = Scalar(
+    expected="one of none, wireguard", make=_encryption, json_schema={"enum": [str(value) for value in Encryption]}
+)

@@ -1,0 +1,37 @@
+"""What a domain agrees to: its own rules for the offers of others."""
+
+from controller.model.intent import Encryption, Ports, Value
+
+
+class AcceptRule(Value, frozen=True, kw_only=True):
+    """Offers whose destination is ours."""
+
+    origin: str
+    """Domain whose intent it is; shell pattern."""
+    source: str
+    """Pattern of the source network."""
+    destination: str
+    """Pattern of the service or network."""
+    ports: tuple[Ports, ...] = ()
+    """All that an offer asks for must be inside. Empty: everything."""
+    encryption: Encryption = Encryption.NONE
+    """At least."""
+
+
+class TransitRule(Value, frozen=True, kw_only=True):
+    """Offers that we would carry on."""
+
+    origin: str
+    destination: str
+    """Domain; shell pattern, as `origin`."""
+    encryption: Encryption = Encryption.NONE
+    max_lease_s: int | None = None
+
+
+class Policy(Value, frozen=True, kw_only=True):
+    """The first rule that matches decides; none: refused."""
+
+    accept: tuple[AcceptRule, ...] = ()
+    transit: tuple[TransitRule, ...] = ()
+    lease_s: int = 3600
+    """How long what we offer lasts; renewed at half-time."""
