@@ -1,0 +1,21 @@
+"""Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
+
+from dataplane.entry import TableEntry
+from vectors import encapsulation, neighbors, node, permits, segments
+from vectors.case import Vector
+
+VECTORS: tuple[Vector, ...] = (
+    *encapsulation.VECTORS,
+    *segments.VECTORS,
+    *neighbors.VECTORS,
+    *permits.VECTORS,
+)
+
+
+def entries(vector: Vector) -> tuple[TableEntry, ...]:
+    """All entries of the node that `vector` runs on."""
+    by_key = {(entry.table, entry.match, entry.priority): entry for entry in (*node.TABLES, *vector.entries)}
+    return tuple(by_key.values())
+
+
+__all__ = ["VECTORS", "Vector", "entries"]

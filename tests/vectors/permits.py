@@ -1,0 +1,269 @@
+"""Source guard, flow policy, leases, steering, MTU errors, punts, and every reason to drop."""
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import ARP
+from scapy.packet import Packet, Raw
+
+from dataplane.reasons import DropReason
+from dataplane.reference import Drop, Forward, Punt
+from vectors import node
+from vectors.case import KNOWN_HOSTS, PAYLOAD, Vector, encapsulated, entropy, from_host, ip, tcp, to_host, udp
+from vectors.entries import link, live, policy
+from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, GATEWAY6, A, B, C, remote4, remote6, segments
+
+
+def _drop(name: str, packet: Packet | bytes, reason: int, port: int = A, **frame: int) -> Vector:
+    return Vector(name, port, from_host(port, packet, **frame), Drop(reason))
+
+
+def sources() -> list[Vector]:
+    denied = DropReason.SOURCE_NOT_ADMITTED
+    local, sent = IP(src=A4, dst=B4) / tcp(), IP(src=A4, dst=B4, ttl=63) / tcp()
+    return [
+        _drop("source-of-other-port", IP(src=B4, dst=remote4(1)) / udp(), denied),
+        _drop("source-unknown-ipv4", IP(src="192.0.2.1", dst=remote4(1)) / udp(), denied),
+        _drop("source-unknown-ipv6", IPv6(src="2001:db8:ff::1", dst=remote6(1)) / udp(), denied),
+        _drop("source-of-other-context", IP(src="10.1.0.10", dst=remote4(1)) / udp(), denied),
+        _drop("source-is-a-sid", IPv6(src="5f00:1:1::", dst=remote6(1)) / udp(), denied),
+        Vector("source-admitted", A, from_host(A, local), Forward(B, to_host(B, sent)), KNOWN_HOSTS),
+        # C has A's addresses in a context of its own, where nobody answers at B's.
+        _drop("overlapping-context", local, DropReason.NO_ROUTE, C),
+    ]
+
+
+def addresses() -> list[Vector]:
+    bad4 = ("224.0.0.5", "239.1.1.1", "255.255.255.255", "169.254.1.1", "127.0.0.1", "0.0.0.0")
+    bad6 = ("ff02::1", "ff0e::1", "fe80::1", "febf::1", "::1", "::", f"::ffff:{A4}")
+    reason = DropReason.NOT_FORWARDABLE
+    found = []
+    for address in bad4:
+        found += [
+            _drop(f"to-{address}", IP(src=A4, dst=address) / udp(), reason),
+            _drop(f"from-{address}", IP(src=address, dst=remote4(1)) / udp(), reason),
+        ]
+    for address in bad6:
+        found += [
+            _drop(f"to-{address}", IPv6(src=A6, dst=address) / udp(), reason),
+            _drop(f"from-{address}", IPv6(src=address, dst=remote6(1)) / udp(), reason),
+        ]
+    mapped = IPv6(src=f"::ffff:{A4}", dst=f"::ffff:{B4}") / udp()
+    return [*found, _drop("mapped-ipv6-is-not-ipv4", mapped, reason)]
+
+
+def policies() -> list[Vector]:
+    def by_ports(name: str, number: int, packet: Packet, reason: int, sids: int = 1) -> Vector:
+        """Dropped with `reason`, or on the SR Policy with `sids` segments."""
+        frame = from_host(A, IP(src=A4, dst=remote4(number)) / packet)
+        if reason:
+            return Vector(name, A, frame, Drop(reason))
+        layer = packet.getlayer(0)
+        protocol = {TCP: 6, UDP: 17}[type(layer)]
+        inner = IP(src=A4, dst=remote4(number), ttl=63) / packet
+        outer = encapsulated(inner, 4, segments(sids), entropy(A4, remote4(number), protocol, layer.sport, layer.dport))
+        return Vector(name, A, frame, Forward(FABRIC, to_host(FABRIC, outer)))
+
+    ranges = node.PORT_RANGES
+    masked = node.MASKED
+    return [
+        by_ports("tcp-443-opens", node.PORT_443, TCP(sport=5, dport=443, flags="S"), 0),
+        by_ports("tcp-443-goes-on", node.PORT_443, tcp(5, 443), 0),
+        by_ports("tcp-442", node.PORT_443, tcp(5, 442), 73),
+        by_ports("udp-443", node.PORT_443, udp(5, 443), 73),
+        by_ports("range-low-end", ranges, tcp(5, 0), 0),
+        by_ports("range-below-inner", ranges, tcp(5, 399), 0),
+        by_ports("range-inner-low", ranges, tcp(5, 400), 0, 3),
+        by_ports("range-inner-high", ranges, tcp(5, 500), 0, 3),
+        by_ports("range-above-inner", ranges, tcp(5, 501), 0),
+        by_ports("range-highest-priority", ranges, tcp(5, 443), 0, 2),
+        by_ports("range-high-end", ranges, tcp(5, 1023), 0),
+        by_ports("range-beyond", ranges, tcp(5, 1024), 74),
+        by_ports("range-udp-low", ranges, udp(5, 5000), 0, 4),
+        by_ports("range-udp-high", ranges, udp(5, 5999), 0, 4),
+        by_ports("range-udp-below", ranges, udp(5, 4999), 74),
+        by_ports("range-of-other-protocol", ranges, udp(5, 443), 74),
+        by_ports("partial-mask-of-group", masked, udp(), 75),
+        _drop("echo-permitted-then-reply-not", IP(src=A4, dst=remote4(masked)) / ICMP(type=0), 76),
+        Vector(
+            "partial-mask-of-l4-class",
+            A,
+            from_host(A, IP(src=A4, dst=remote4(masked)) / ICMP(id=1) / Raw(PAYLOAD)),
+            Forward(
+                FABRIC,
+                to_host(
+                    FABRIC,
+                    encapsulated(
+                        IP(src=A4, dst=remote4(masked), ttl=63) / ICMP(id=1) / Raw(PAYLOAD),
+                        4,
+                        segments(1),
+                        entropy(A4, remote4(masked), 1),
+                    ),
+                ),
+            ),
+        ),
+        Vector(
+            "higher-priority-wins-over-earlier-mask",
+            A,
+            from_host(A, IP(src=A4, dst=remote4(1)) / udp()),
+            Drop(79),
+            entries=(policy(node.TENANT, 9_999_999, "drop", 79, l4_class=(2, 0xF)),),
+        ),
+        _drop("isolated", IP(src=A4, dst=remote4(node.ISOLATED)) / udp(), DropReason.ISOLATED),
+        _drop("no-policy-ipv4", IP(src=A4, dst="198.51.100.1") / udp(), DropReason.NOT_PERMITTED),
+        _drop("no-policy-ipv6", IPv6(src=A6, dst="2001:db8:ffff::1") / udp(), DropReason.NOT_PERMITTED),
+    ]
+
+
+def legs() -> list[Vector]:
+    """What becomes of a permitted packet whose leg leads nowhere."""
+    reasons = {
+        "lease-expired": (node.EXPIRED, DropReason.LEASE_EXPIRED),
+        "unsteered": (node.UNSTEERED, DropReason.NO_STEERING),
+        "no-sr-policy": (node.PATHLESS, DropReason.NO_LIVE_PATH),
+        "live-ones-are-absent": (node.DEAD, DropReason.NO_LIVE_PATH),
+        "first-segment-has-no-route": (node.UNROUTED, DropReason.NO_ROUTE),
+        "next-hop-is-absent": (node.HOPLESS, DropReason.NO_NEXT_HOP),
+        "route-drops": (node.ROUTE_DROPPED, 70),
+        "vlan-next-hop": (node.VLAN_HOP, DropReason.NO_NEXT_HOP),
+        "port-is-absent": (node.NO_PORT, DropReason.NO_NEXT_HOP),
+        "no-neighbour-on-fabric": (node.NEIGHBORLESS, DropReason.NEIGHBOR_UNKNOWN),
+        "delivery-without-route": (node.UNDELIVERED, DropReason.NO_ROUTE),
+    }
+    found = [
+        _drop(f"{name}-ipv{version}", ip(version, *ends) / udp(), reason)
+        for name, (number, reason) in reasons.items()
+        for version, ends in ((4, (A4, remote4(number))), (6, (A6, remote6(number))))
+    ]
+    frame = from_host(A, IP(src=A4, dst=remote4(1)) / udp())
+    found += [
+        _drop("delivery-route-drops", IP(src=A4, dst="10.1.0.200") / udp(), 72),
+        _drop("delivery-next-hop-absent", IP(src=A4, dst="10.1.0.201") / udp(), DropReason.NO_NEXT_HOP),
+        Vector("no-path-is-live", A, frame, Drop(DropReason.NO_LIVE_PATH), entries=(live(1, 0),)),
+    ]
+    inner = IP(src=A4, dst=remote4(node.PUNTED), ttl=63) / udp()
+    outer = encapsulated(
+        inner, 4, ["5f00:4:2::"], entropy(A4, remote4(node.PUNTED), 17, 40000, 5060), dscp=0, color=0, hop_limit=64
+    )
+    frame = from_host(A, IP(src=A4, dst=remote4(node.PUNTED)) / udp())
+    found.append(Vector("next-hop-punts", A, frame, Punt(20, from_host(A, outer), 0)))
+    return found
+
+
+def too_big() -> list[Vector]:
+    """RFC 1191 §4, RFC 4443 §3.2; the mtu is the path's, the quote of constant size."""
+    mtu = node.INNER_MTU
+
+    def error4(packet: Packet, port: int = A, gateway: str = GATEWAY4, to: str = A4, mtu: int = mtu) -> Forward:
+        unreachable = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(packet)[:28])
+        answer = IP(src=gateway, dst=to, tos=0xC0, id=0, ttl=64) / unreachable
+        vlan = node.VLAN if port == node.TAGGED else None
+        return Forward(port, to_host(port, answer, vlan), DropReason.TOO_BIG)
+
+    def error6(packet: Packet) -> Forward:
+        answer = IPv6(src=GATEWAY6, dst=A6, hlim=64) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(packet)[:88])
+        return Forward(A, to_host(A, answer), DropReason.TOO_BIG)
+
+    found = []
+    for size in (mtu + 1, 1500):
+        for flags in ("DF", 0):
+            packet = IP(src=A4, dst=remote4(2), flags=flags) / UDP(dport=9) / Raw(bytes(size - 28))
+            name = f"frag-needed-{size}-{'df' if flags else 'no-df'}"
+            found.append(Vector(name, A, from_host(A, packet), error4(packet)))
+        packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
+        found.append(Vector(f"packet-too-big-{size}", A, from_host(A, packet), error6(packet)))
+    tagged = IP(src=node.T4, dst=remote4(2)) / UDP() / Raw(bytes(1400))
+    found.append(
+        Vector(
+            "frag-needed-tagged",
+            node.TAGGED,
+            from_host(node.TAGGED, tagged, node.VLAN),
+            error4(tagged, node.TAGGED, to=node.T4),
+        )
+    )
+    narrow = IP(src=A4, dst=remote4(node.NARROW)) / tcp()
+    found.append(Vector("frag-needed-small", A, from_host(A, narrow), error4(narrow, mtu=64)))
+    drop = DropReason.TOO_BIG
+    mute4, mute6 = node.MUTE4, node.MUTE6
+    return [
+        *found,
+        _drop("no-error-about-icmp-error", IP(src=A4, dst=remote4(2)) / ICMP(type=3) / Raw(bytes(1400)), drop),
+        _drop("no-error-about-icmpv6-error", IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400), drop),
+        _drop("no-error-without-gateway", IP(src=mute4, dst=remote4(2)) / UDP() / bytes(1400), drop, node.MUTE),
+        _drop("no-error-without-gateway-ipv6", IPv6(src=mute6, dst=remote6(2)) / UDP() / bytes(1400), drop, node.MUTE),
+        _drop("no-error-with-less-than-the-quote", IPv6(src=A6, dst=remote6(node.NARROW)) / UDP() / bytes(39), drop),
+    ]
+
+
+def malformed() -> list[Vector]:
+    packet = bytes(IP(src=A4, dst=remote4(1)) / udp())
+    packet6 = bytes(IPv6(src=A6, dst=remote6(1)) / udp())
+    bad = bytearray(packet)
+    bad[10] ^= 0x55
+    short = IP(src=A4, dst=remote4(1), len=19) / udp()
+    offset = IP(src=A4, dst=remote4(1), proto=6) / Raw(bytes(12) + b"\x40" + bytes(7))
+    beyond = IP(src=A4, dst=remote4(1), proto=6) / Raw(bytes(12) + b"\x60" + bytes(7))
+    reason = DropReason.MALFORMED
+    return [
+        Vector("ethernet-only", A, from_host(A, b"", ether_type=0x0800), Drop(reason)),
+        Vector("vlan-cut", A, from_host(A, b"\0\0", ether_type=0x8100)[:16], Drop(reason)),
+        _drop("ipv4-bad-checksum", bytes(bad), reason, ether_type=0x0800),
+        _drop("ipv4-cut", packet[:-1], reason, ether_type=0x0800),
+        _drop("ipv4-header-cut", packet[:19], reason, ether_type=0x0800),
+        _drop("ipv4-length-below-header", short, reason),
+        _drop("ipv4-options", IP(src=A4, dst=remote4(1), options=[IPOption_NOP()] * 4) / udp(), reason),
+        _drop("ipv4-version-6", packet, reason, ether_type=0x86DD),
+        _drop("ipv6-version-4", packet6, reason, ether_type=0x0800),
+        _drop("ipv6-cut", packet6[:-1], reason, ether_type=0x86DD),
+        _drop("tcp-cut", IP(src=A4, dst=remote4(1), proto=6) / Raw(bytes(19)), reason),
+        _drop("tcp-offset-4", offset, reason),
+        _drop("tcp-offset-beyond", beyond, reason),
+        _drop("udp-cut", IP(src=A4, dst=remote4(1), proto=17) / Raw(bytes(7)), reason),
+        _drop("icmp-cut", IP(src=A4, dst=remote4(1), proto=1) / Raw(bytes(7)), reason),
+        _drop("icmpv6-cut", IPv6(src=A6, dst=remote6(1), nh=58) / Raw(b"\x80" + bytes(6)), reason),
+        _drop("fragment-header-cut", IPv6(src=A6, dst=remote6(1), nh=44) / Raw(bytes(7)), reason),
+        _drop("fragment-ipv4", IP(src=A4, dst=remote4(1), frag=1) / Raw(PAYLOAD), DropReason.FRAGMENT),
+        _drop(
+            "fragment-ipv6",
+            IPv6(src=A6, dst=remote6(1), nh=44) / IPv6ExtHdrFragment(nh=6, offset=1) / Raw(PAYLOAD),
+            DropReason.FRAGMENT,
+        ),
+        _drop("ttl-1", IP(src=A4, dst=remote4(1), ttl=1) / udp(), DropReason.HOP_LIMIT),
+        _drop("ttl-0", IP(src=A4, dst=remote4(1), ttl=0) / udp(), DropReason.HOP_LIMIT),
+        _drop("hop-limit-1", IPv6(src=A6, dst=remote6(1), hlim=1) / udp(), DropReason.HOP_LIMIT),
+        _drop("unused-port", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, node.UNUSED),
+        _drop("unknown-vlan", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, vlan=5),
+        _drop("untagged-where-tagged", IP(src=node.T4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, 6),
+        _drop("not-ip", b"\0" * 46, DropReason.NOT_IP, ether_type=0x88B6),
+        _drop("double-tag", b"\0\1\x08\0" + packet, DropReason.NOT_IP, 6, vlan=node.VLAN, ether_type=0x8100),
+    ]
+
+
+def punts() -> list[Vector]:
+    echo4 = from_host(A, IP(src=A4, dst=remote4(1)) / ICMP() / Raw(PAYLOAD))
+    echo6 = from_host(A, IPv6(src=A6, dst=remote6(1)) / ICMPv6EchoRequest(data=PAYLOAD))
+    lldp = {"ether_type": node.LLDP}
+    extra = tuple(node.PUNT_ECHO)
+    fabric = from_host(FABRIC, b"\2\7" + bytes(44), **lldp)
+    host = from_host(A, b"\2\7" + bytes(44), **lldp)
+    arp = from_host(A, ARP(psrc=A4, pdst=GATEWAY4))
+    return [
+        Vector("lldp-from-fabric", FABRIC, fabric, Punt(16, fabric, 0)),
+        Vector("lldp-from-host", A, host, Punt(16, host, node.TENANT)),
+        _drop("lldp-from-tunnel", b"\2\7" + bytes(44), 77, node.TUNNEL_2, **lldp),
+        _drop("lldp-from-unused-port", b"\2\7", DropReason.UNKNOWN_CONTEXT, node.UNUSED, **lldp),
+        Vector("masked-ether-type", A, *_punted(0x88B5)),
+        Vector("masked-ether-type-even", A, *_punted(0x88B4)),
+        _drop("beside-masked-ether-type", bytes(46), DropReason.NOT_IP, ether_type=0x88B6),
+        Vector("punt-echo-ipv4", A, echo4, Punt(18, echo4, node.TENANT), entries=extra),
+        Vector("punt-echo-ipv6", A, echo6, Punt(19, echo6, node.TENANT), entries=extra),
+        Vector("drop-arp", A, arp, Drop(78), entries=extra),
+        Vector("class-of-tunnel-changes", node.TUNNEL, fabric, Drop(77), entries=(link(node.TUNNEL, 3),)),
+    ]
+
+
+def _punted(ether_type: int) -> tuple[bytes, Punt]:
+    frame = from_host(A, bytes(46), ether_type=ether_type)
+    return frame, Punt(17, frame, node.TENANT)
+
+
+VECTORS = [*sources(), *addresses(), *policies(), *legs(), *too_big(), *malformed(), *punts()]
