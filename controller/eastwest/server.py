@@ -1,0 +1,119 @@
+"""The side that takes messages of neighbouring domains.
+
+Mutual TLS lets in only who holds a certificate under a pinned root. Which domain that is follows from the root that
+signed the certificate, never from anything the message says.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+import grpc
+import msgspec
+
+from controller.eastwest.identity import Identity, issued_by
+from controller.eastwest.peer import DELIVER, SERVICE, SIZE_BYTES_MAX, Peer, decode
+from controller.errors import ConfigInvalid
+from controller.model.agreement import Message
+
+DELIVERY_S_MAX = 10.0
+"""Until the controller has stored what a message led to."""
+HANDSHAKE_MS_MAX = 5_000
+CALLS_MAX = 64
+CALLS_OF_A_PEER_MAX = 16
+
+Deliver = Callable[[str, Message], Awaitable[None]]
+"""(domain of the peer, message): returns when the outcome is durable."""
+Refused = Callable[[str, str], None]
+"""(domain, or address where it is unknown; reason): for the log."""
+
+
+class EastWestServer:
+    def __init__(self, identity: Identity, deliver: Deliver, refused: Refused) -> None:
+        self._identity = identity
+        self._deliver = deliver
+        self._refused = refused
+        self._peers: dict[str, Peer] = {}
+        self._domain_of_leaf: dict[bytes, str] = {}
+        self._in_flight: Counter[str] = Counter()
+        # gRPC's core keeps a bare pointer to this object and calls its fetcher at each handshake; grpc.aio, unlike the
+        # synchronous server, holds no reference to it. So it lives as long as we do.
+        self._credentials = grpc.dynamic_ssl_server_credentials(self._certificates(), self._certificates, True)
+        self._server: grpc.aio.Server | None = None
+
+    def set_peers(self, peers: Mapping[str, Peer]) -> None:
+        """From now on only these get in; a call over an older connection is checked again too."""
+        self._peers = dict(peers)
+        self._domain_of_leaf.clear()
+
+    async def start(self, address: str) -> int:
+        """Listens on `host:port` (0: any) and returns the port. Raises ConfigInvalid."""
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", SIZE_BYTES_MAX),
+                ("grpc.max_send_message_length", SIZE_BYTES_MAX),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        handler = grpc.unary_unary_rpc_method_handler(self._take)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {DELIVER: handler}),))
+        try:
+            port = server.add_secure_port(address, self._credentials)
+        except RuntimeError as exc:
+            raise ConfigInvalid(f"east-west {address}: cannot listen there ({exc}); choose a free address") from exc
+        await server.start()
+        self._server = server
+        return int(port)
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
+
+    def _certificates(self) -> grpc.ServerCertificateConfiguration:
+        """Asked for at each handshake, so that peers can change at run time."""
+        # BoringSSL wants at least one root; with our own, only we ourselves would get in, and `_take` refuses that.
+        roots = "".join(peer.certificate for peer in self._peers.values()) or self._identity.root_certificate
+        own = [(self._identity.leaf_key, self._identity.leaf_certificate.encode())]
+        configuration: grpc.ServerCertificateConfiguration = grpc.ssl_server_certificate_configuration(
+            own, roots.encode()
+        )
+        return configuration
+
+    async def _take(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        domain = self._domain(context)
+        if domain is None:
+            self._refused(context.peer(), "its certificate is of no pinned peer")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
+        if self._in_flight[domain] >= CALLS_OF_A_PEER_MAX:
+            self._refused(domain, f"more than {CALLS_OF_A_PEER_MAX} calls at once")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; try later")
+        try:
+            message = decode(request)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            self._refused(domain, f"no message: {exc}")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a netstitch message: {exc}")
+        self._in_flight[domain] += 1
+        try:
+            async with asyncio.timeout(DELIVERY_S_MAX):
+                await self._deliver(domain, message)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again")
+        finally:
+            self._in_flight[domain] -= 1
+        return b""
+
+    def _domain(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> str | None:
+        """The peer whose pinned root signed the certificate of this connection."""
+        leaves = tuple(context.auth_context().get("x509_pem_cert", ()))
+        if len(leaves) != 1:
+            return None
+        leaf = bytes(leaves[0])
+        if leaf not in self._domain_of_leaf:
+            for peer in self._peers.values():
+                if issued_by(leaf, peer.certificate, peer.domain):
+                    self._domain_of_leaf[leaf] = peer.domain
+                    break
+        return self._domain_of_leaf.get(leaf)

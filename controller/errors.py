@@ -1,0 +1,36 @@
+"""Errors of the controller, by whose fault they are. The text says what failed, where, why, and what to do.
+
+Expected outcomes (an unsatisfiable intent, a refused offer) are values, not errors.
+"""
+
+
+class ControllerError(Exception):
+    """Base of all."""
+
+
+class ConfigInvalid(ControllerError):
+    """The operator's: a file of this controller cannot be used as it is."""
+
+
+class IntentInvalid(ControllerError):
+    """The applicant's: a manifest cannot be meant as it is written."""
+
+
+class Overloaded(ControllerError):
+    """Ours: more is asked than this controller takes at once; asking again later helps."""
+
+
+class PeerViolation(ControllerError):
+    """A neighbouring domain's: it refuses what the protocol says it must take, or sends what it may not send."""
+
+
+class PeerUnreachable(ControllerError):
+    """A neighbouring domain does not answer in time; asking again later may help."""
+
+
+class TargetRejected(ControllerError):
+    """A node answered and said no; the same request will be refused again."""
+
+
+class TargetUnreachable(ControllerError):
+    """A node does not answer in time, or is led by another controller; asking again later may help."""
