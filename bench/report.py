@@ -65,7 +65,9 @@ def report(group: str, rows: list[Row]) -> bool:
     path.write_text(json.dumps(msgspec.to_builtins(rows), indent=1) + "\n")
     table = Table(title=f"bench {group}")
     for heading in ("figure", "value", "unit", "peer", "peer's", "times better", "target", ""):
-        table.add_column(heading, justify="right" if heading in {"value", "peer's", "times better", "target"} else "left")
+        table.add_column(
+            heading, justify="right" if heading in {"value", "peer's", "times better", "target"} else "left"
+        )
     for one in rows:
         bound = "≥" if one.better == "higher" or one.ratio is not None else "≤"
         table.add_row(

@@ -109,7 +109,9 @@ def servers(demo: Demo) -> Iterator[None]:
     )
     places = (("ay1", "443"), ("ay1", "80"), ("ar1", "9000"), ("cx1", "8080"), ("cx2", "8080"))
     running = [
-        subprocess.Popen([STITCH, "lab", "exec", "--lab", LAB, host, "--", sys.executable, "-c", script, port], cwd=ROOT)
+        subprocess.Popen(
+            [STITCH, "lab", "exec", "--lab", LAB, host, "--", sys.executable, "-c", script, port], cwd=ROOT
+        )
         for host, port in places
     ]
     try:
@@ -152,7 +154,9 @@ def show(demo: Demo) -> list[str]:
     demo.say(f"  path          {' > '.join(status['path'])}")
     demo.say(f"  predicted     {status['predicted']['latency_ms']} ms one way")
     demo.check("predicted latency is under 20 ms", status["predicted"]["latency_ms"] <= 20, "as above")
-    demo.check("the path goes through transit", "transit" in " ".join(status["path"]) or "t1" in status["path"], "as above")
+    demo.check(
+        "the path goes through transit", "transit" in " ".join(status["path"]) or "t1" in status["path"], "as above"
+    )
     segments: list[str] = []
     for domain in DOMAINS:
         for agreement in demo.get("agreements", domain):
@@ -177,7 +181,9 @@ def works(demo: Demo) -> None:
     demo.step("4. What must work works, what must fail fails")
     for address in (ANALYTICS, ANALYTICS6):
         seen = demo.ping("cx1", address, 5)
-        demo.check(f"cx1 pings ay1 at {address}", seen is not None and seen >= 8, f"{seen} ms round trip (8 ms are the links')")
+        demo.check(
+            f"cx1 pings ay1 at {address}", seen is not None and seen >= 8, f"{seen} ms round trip (8 ms are the links')"
+        )
         said = demo.talk("cx1", address, 443)
         demo.check(f"cx1 talks to ay1 at {address} on tcp/443", SECRET.upper() in said, repr(said.strip("\0")))
 
@@ -192,7 +198,9 @@ def works(demo: Demo) -> None:
     refused("cx2 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cx2", ANALYTICS, 443))
     refused("cz1 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cz1", ANALYTICS, 443))
     refused("cx1 to ar1", "shop", "se1", "isolated", lambda: demo.talk("cx1", ARCHIVE_ADDRESS, 9000))
-    refused("ay1 to cx1, a new connection", "insight", "ie1", "not_permitted", lambda: demo.talk("ay1", ORDER_ADDRESS, 8080))
+    refused(
+        "ay1 to cx1, a new connection", "insight", "ie1", "not_permitted", lambda: demo.talk("ay1", ORDER_ADDRESS, 8080)
+    )
     refused("cx1 to ay1 on tcp/80", "shop", "se1", "isolated", lambda: demo.talk("cx1", ANALYTICS, 80))
 
 
@@ -221,7 +229,9 @@ def captures(demo: Demo, segments: list[str]) -> None:
     for link in links[:3]:
         name, file = "-".join(link), files[link]
         frames, wireguard = len(tshark(file)), len(tshark(file, "-Y", "wg"))
-        clear = len(tshark(file, "-Y", f"ip.addr == {ORDER_ADDRESS} || ip.addr == {ANALYTICS} || ipv6.addr == 2001:db8::/32"))
+        clear = len(
+            tshark(file, "-Y", f"ip.addr == {ORDER_ADDRESS} || ip.addr == {ANALYTICS} || ipv6.addr == 2001:db8::/32")
+        )
         leaked = SECRET.encode() in file.read_bytes()
         expected = frames == 0 if link == ("sg1", "ig1") else wireguard > 0
         demo.check(
@@ -230,10 +240,8 @@ def captures(demo: Demo, segments: list[str]) -> None:
             f"{frames} frames, {wireguard} WireGuard, {clear} with the customers' addresses, "
             f"what they say {'in clear' if leaked else 'not to be found'}",
         )
-    headers = tshark(
-        files["t1", "tc1"], "-Y", "ipv6.routing.type == 4 && ipv6.dst[0:2] == 5f:00", "-T", "fields", "-E", "occurrence=a",
-        "-e", "ipv6.routing.srh.addr",
-    )  # fmt: skip
+    srv6 = "ipv6.routing.type == 4 && ipv6.dst[0:2] == 5f:00"
+    headers = tshark(files["t1", "tc1"], "-Y", srv6, "-T", "fields", "-e", "ipv6.routing.srh.addr")
     seen = {tuple(reversed(line.split(","))) for line in headers}
     demo.check(
         "t1-tc1: SRv6 with the planned segments (tshark)",
@@ -271,7 +279,11 @@ def counts(demo: Demo) -> None:
         found = re.search(rf"packets (\d+) bytes (\d+) comment \"{name}\"", listing)
         sent = (int(found.group(1)), int(found.group(2))) if found else (-1, -1)
         seen = (later[name][0] - earlier[name][0], later[name][1] - earlier[name][1])
-        demo.check(f"{name}: flow records equal what cx1 sent", seen == sent and sent[0] > 0, f"{seen} = {sent} (packets, bytes)")
+        demo.check(
+            f"{name}: flow records equal what cx1 sent",
+            seen == sent and sent[0] > 0,
+            f"{seen} = {sent} (packets, bytes)",
+        )
     demo.say("".join(f"     {line}\n" for line in demo.stitch("flows").splitlines()[:8]).rstrip("\n"))
 
 
@@ -286,7 +298,9 @@ def withdraw(demo: Demo, baseline: dict[str, list[str]]) -> None:
         time.sleep(0.1)
     demo.check("every node has the entries it had before", now == baseline, f"{sum(map(len, now.values()))} entries")
     for node in ("sg1", "t1", "t2", "ig1"):
-        left = demo.on(node, "sh", "-c", "ip -o link | grep -E ': (wg|t|k)-'; ip -6 rule | grep -E '(wg|k)-'").stdout.strip()
+        left = demo.on(
+            node, "sh", "-c", "ip -o link | grep -E ': (wg|t|k)-'; ip -6 rule | grep -E '(wg|k)-'"
+        ).stdout.strip()
         demo.check(f"{node} has no tunnel left", not left, left or "no device, no rule")
     seen = demo.ping("cx1", WEB_ADDRESS)
     demo.check("cx1 reaches cx2 again", seen is not None, f"{seen} ms")

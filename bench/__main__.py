@@ -1,0 +1,21 @@
+"""`./run bench [GROUP]`: one group or all that exist."""
+
+import sys
+
+from bench import main
+from bench.report import report
+
+GROUPS = {"main": main.rows}
+
+
+def run(names: list[str]) -> int:
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown:
+        print(f"bench: unknown group {', '.join(unknown)}; there are: {', '.join(GROUPS)}", file=sys.stderr)
+        return 2
+    reached = [report(name, GROUPS[name]()) for name in names or GROUPS]
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""The reference lab as a person uses it: how soon an intent works, how soon it stops, what the processes weigh."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.report import Row, row
+
+ROOT = Path(__file__).resolve().parent.parent
+STITCH = str(ROOT / ".venv/bin/stitch")
+INTENT = "topologies/intents/order-processing.yaml"
+ROUNDS = 5
+PING_INTERVAL_S = 0.02
+
+
+def rows() -> list[Row]:
+    name = f"bench-{os.getpid()}"
+    stitch("lab", "up", "topologies/three-domains.yaml", "--lab", name)
+    try:
+        status = json.loads(stitch("lab", "status", "-o", "json", "--lab", name))
+        host = status["hosts"]["cx1"]["namespace"]
+        works, stops = [], []
+        for _ in range(ROUNDS):
+            works.append(seconds_to_first_answer(name, host))
+            stops.append(seconds_to_silence(name, host))
+            time.sleep(1)
+        return [
+            row("main.apply_to_ping_s", statistics.median(works), "s", better="lower", target=2),
+            row("main.withdraw_to_stop_s", statistics.median(stops), "s", better="lower", target=1),
+            *memory(status),
+        ]
+    finally:
+        stitch("lab", "down", "--lab", name)
+
+
+def stitch(*arguments: str) -> str:
+    done = subprocess.run([STITCH, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise RuntimeError(f"stitch {' '.join(arguments)} (exit {done.returncode}): {done.stderr}")
+    return done.stdout
+
+
+def pings(host: str, seconds: float) -> subprocess.Popen[str]:
+    """Steady pings from cx1 to ay1; each answer is a line that begins with its Unix time."""
+    command = [
+        "nsenter",
+        f"--net={host}",
+        "ping",
+        "-D",
+        "-n",
+        "-i",
+        str(PING_INTERVAL_S),
+        "-w",
+        str(int(seconds)),
+        "10.2.0.10",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def answers(running: subprocess.Popen[str]) -> list[float]:
+    return [float(found) for found in re.findall(r"^\[([\d.]+)\] \d+ bytes from", running.communicate()[0], re.M)]
+
+
+def seconds_to_first_answer(name: str, host: str) -> float:
+    """From the start of the command, the client's own start included."""
+    running = pings(host, 8)
+    time.sleep(0.3)
+    began_s = time.time()
+    stitch("--lab", name, "--domain", "shop", "apply", "-f", INTENT)
+    heard = answers(running)
+    if not heard:
+        raise RuntimeError("no ping was answered within 8 s of stitch apply")
+    return heard[0] - began_s
+
+
+def seconds_to_silence(name: str, host: str) -> float:
+    running = pings(host, 4)
+    time.sleep(0.5)
+    began_s = time.time()
+    stitch("--lab", name, "--domain", "shop", "delete", "intent/order-processing")
+    heard = answers(running)
+    if not heard or heard[-1] < began_s - 1:
+        raise RuntimeError("the intent did not carry traffic before it was withdrawn")
+    return max(heard[-1] - began_s, 0.0)
+
+
+def memory(status: dict[str, Any]) -> list[Row]:
+    def largest(parts: dict[str, Any]) -> float:
+        return max(resident_mb(one["pid"]) for one in parts.values())
+
+    return [
+        row("main.agent_memory_mb", largest(status["nodes"]), "MB", better="lower", target=150),
+        row("main.controller_memory_mb", largest(status["domains"]), "MB", better="lower", target=300),
+    ]
+
+
+def resident_mb(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    if not found:
+        raise RuntimeError(f"process {pid} is gone")
+    return int(found.group(1)) / 1024
