@@ -1,0 +1,287 @@
+"""Random but valid table sets, and mutated frames: what the implementations are compared on beside the vectors."""
+
+import random
+
+from dataplane.entry import TableEntry
+from dataplane.reference.checksum import checksum
+from vectors import VECTORS, node
+from vectors.entries import (
+    admit,
+    attach,
+    deliver,
+    encapsulate,
+    forward,
+    group,
+    h_encaps,
+    lease,
+    link,
+    live,
+    local_sid,
+    policy,
+    port_class,
+    punt_frame,
+    punt_hop,
+    resolve,
+    route,
+    route_drop,
+)
+
+PORTS = range(1, 11)
+CONTEXTS = (node.TENANT, node.OVERLAPPING, node.AGREEMENT)
+LEGS = range(1, 25)
+GROUPS = range(1, 6)
+POLICIES = range(1, 9)
+HOPS = range(1, 20)
+REASONS = range(64, 90)
+PREFIXES = (
+    *(f"{ipv4}/32" for ipv4 in (node.A4, node.B4, node.T4, node.MUTE4)),
+    *(f"{ipv6}/128" for ipv6 in (node.A6, node.B6, node.T6, node.MUTE6)),
+    *(f"10.2.{number}.0/24" for number in range(1, 29)),
+    *(f"2001:db8:2:{number:x}::/64" for number in range(1, 29)),
+    *("10.1.0.0/24", "10.1.0.8/29", "10.0.0.0/8", "0.0.0.0/0", "2001:db8:1::/64", "2001:db8::/32", "2000::/3", "::/0"),
+)
+SIDS = (
+    *(f"5f00:1:1:{number}::" for number in range(1, 8)),
+    *(f"5f00:2:{number:x}:1::" for number in (*range(0x10, 0x18), *range(0x20, 0x28))),
+    *("5f00:9::", "5f00:3::1", "5f00:dead::1", "5f00:4:1::", "5f00:4:2::", "5f00:4:3::"),
+)
+SID_PREFIXES = (*(f"{sid}/128" for sid in SIDS), "5f00:1:1::/48", "5f00:2::/32", "5f00:2:10::/44", "5f00::/16", "::/0")
+ANY = 0xFFFF
+
+
+KEPT = 0.97
+ADDED = {"attachment": 0.04, "punt_frame": 0.3, "local_sid": 0.15, "steer": 0.2, "route": 0.2, "next_hop": 0.1}
+ADDED_ELSE = 0.35
+TAKEN_PRIORITIES = {entry.priority for entry in node.TABLES}
+
+
+def tables(rng: random.Random) -> list[TableEntry]:
+    """Most entries of the vectors' node, so that packets come far, and random ones beside and over them."""
+    base = [entry for entry in node.TABLES if rng.random() < KEPT]
+    added = [entry for entry in random_entries(rng) if rng.random() < ADDED.get(entry.table, ADDED_ELSE)]
+    by_key = {(entry.table, entry.match, entry.priority): entry for entry in (*base, *added)}
+    return list(by_key.values())
+
+
+def random_entries(rng: random.Random) -> list[TableEntry]:
+    """Entries from pools that make hits likely. Priorities are nobody else's: between equals P4Runtime picks any."""
+    return [
+        *_attachments(rng),
+        *_segments(rng),
+        *_groups(rng),
+        *_policies(rng),
+        *_legs(rng),
+        *_routes(rng),
+    ]
+
+
+def _priorities(rng: random.Random, count: int) -> list[int]:
+    return rng.sample(sorted(set(range(1, 1000)) - TAKEN_PRIORITIES), count)
+
+
+def _attachments(rng: random.Random) -> list[TableEntry]:
+    found = []
+    for port in PORTS:
+        for vlan in (0, node.VLAN):
+            kind = rng.random()
+            if kind < 0.45:
+                found.append(attach(port, rng.choice(CONTEXTS), vlan))
+            elif kind < 0.9:
+                found.append(link(port, rng.choice((1, 1, 2, 3)), vlan))
+        found += [admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
+        if rng.random() < 0.5:
+            found += [admit(port, "0.0.0.0/0"), admit(port, "::/0")]
+    keys = {
+        "ingress_class": ((0, ANY), (1, ANY), (2, 0xFFFE)),
+        "ether_type": ((0x0800, ANY), (0x0806, ANY), (0x86DD, ANY), (node.LLDP, ANY), (0x88B4, 0xFFFE)),
+        "protocol": ((1, 0xFF), (6, 0xFF), (58, 0xFF), (0x10, 0xF0)),
+        "icmp_type": ((8, 0xFF), (128, 0xFF), (0x80, 0x80)),
+    }
+    for priority in _priorities(rng, rng.randrange(4)):
+        chosen = {name: rng.choice(values) for name, values in keys.items() if rng.random() < 0.6}
+        if len(chosen) > 1:
+            found.append(punt_frame(priority, rng.choice(("punt", "drop")), rng.choice(REASONS), **chosen))
+    return found
+
+
+def _segments(rng: random.Random) -> list[TableEntry]:
+    found = []
+    for ingress_class in (1, 2, 3):
+        for prefix in rng.sample(SID_PREFIXES[:-1], 10):
+            action = rng.choice(("end", "end_x", "end_dt46", "end_dt46", "drop"))
+            params = {
+                "end": {},
+                "end_x": {"next_hop": rng.choice(HOPS)},
+                "end_dt46": {"context": rng.choice(CONTEXTS)},
+                "drop": {"reason": rng.choice(REASONS)},
+            }[action]
+            found.append(local_sid(ingress_class, prefix, action, **params))
+    return found
+
+
+def _groups(rng: random.Random) -> list[TableEntry]:
+    found = [
+        group(side, context, prefix, rng.choice(GROUPS))
+        for side in ("source", "destination")
+        for context in CONTEXTS
+        for prefix in rng.sample(PREFIXES, 12)
+    ]
+    for side in ("source", "destination"):
+        for priority in _priorities(rng, 8):
+            low, high = sorted(rng.choice((0, 1, 53, 442, 443, 444, 1023, 5060, 40000, 65535)) for _ in range(2))
+            found.append(port_class(side, rng.choice((1, 6, 17)), low, high, rng.randrange(1, 4), priority))
+    return found
+
+
+def _policies(rng: random.Random) -> list[TableEntry]:
+    choices = {
+        "source_group": ((rng.choice(GROUPS), ANY), (1, 1)),
+        "destination_group": ((rng.choice(GROUPS), ANY), (2, 6)),
+        "l4_class": ((0, 0xE), (1, 0xF), (2, 0xF), (3, 0xF), (4, 0xE), (0, 0xF)),
+        "source_port_class": ((1, 0xFF), (0, 0xFF)),
+        "destination_port_class": ((1, 0xFF), (2, 0xFE)),
+    }
+    found = []
+    for context in CONTEXTS:
+        for priority in _priorities(rng, 8):
+            chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
+            permits = rng.random() < 0.8
+            value = rng.choice(LEGS if permits else REASONS)
+            found.append(policy(context, priority, "permit" if permits else "drop", value, **chosen))
+        if rng.random() < 0.8:
+            found.append(policy(context, 1, "permit", rng.choice(LEGS)))
+    return found
+
+
+def _legs(rng: random.Random) -> list[TableEntry]:
+    found = [live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
+    for leg in LEGS:
+        kind = rng.random()
+        if kind < 0.35:
+            found.append(deliver(leg))
+        elif kind < 0.95:
+            found.append(encapsulate(leg, rng.choice(POLICIES), rng.choice((1, 1, 2, 2, 3))))
+        if rng.random() < 0.2:
+            found.append(lease(leg, rng.choice((1, node.FAR_S))))
+    for number in POLICIES:
+        for slot in rng.sample(range(8), rng.randrange(1, 6)):
+            sids = [rng.choice(SIDS) for _ in range(rng.randrange(1, 9))]
+            found.append(
+                h_encaps(
+                    number,
+                    slot,
+                    node.EDGE,
+                    sids,
+                    dscp=rng.randrange(64),
+                    color=rng.randrange(1 << 13),
+                    inner_mtu=rng.choice((0, 0, 39, 64, 96, 576, 1300)),
+                )
+            )
+    return found
+
+
+def _routes(rng: random.Random) -> list[TableEntry]:
+    found = []
+    for context, prefixes in ((0, SID_PREFIXES), *((context, PREFIXES) for context in CONTEXTS)):
+        for prefix in {*rng.sample(prefixes, 12), "::/0"}:
+            if rng.random() < 0.85:
+                found.append(route(context, prefix, rng.choice(HOPS)))
+            else:
+                found.append(route_drop(context, prefix, rng.choice(REASONS)))
+    for hop in HOPS:
+        port, kind = rng.choice((*PORTS, 400)), rng.random()
+        vlan = 7 if rng.random() < 0.05 else 0
+        if kind < 0.45:
+            found.append(forward(hop, port, node.port_mac(port % 256), node.host_mac(port % 256), vlan))
+        elif kind < 0.85:
+            found.append(resolve(hop, port, node.port_mac(port % 256), vlan))
+        elif kind < 0.9:
+            found.append(punt_hop(hop, rng.choice(REASONS)))
+    return found
+
+
+SEEDS = tuple({(vector.port, vector.frame): None for vector in VECTORS if vector.port in PORTS})
+MAX_FRAME = 1600
+INTERESTING = (0, 1, 2, 3, 4, 6, 8, 17, 20, 28, 40, 41, 43, 44, 58, 59, 60, 63, 64, 127, 128, 254, 255)
+
+
+def frames(rng: random.Random, count: int) -> list[tuple[int, bytes]]:
+    """`count` (port, frame): valid ones of the vectors with up to four things wrong with them; few are all garbage."""
+    found = []
+    for _ in range(count):
+        port, frame = rng.choice(SEEDS)
+        data = bytearray(frame)
+        if rng.random() < 0.02:
+            data = bytearray(rng.randbytes(rng.randrange(14, 200)))
+        for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 4))):
+            rng.choice(_MUTATIONS)(rng, data)
+        if rng.random() < 0.6:
+            _right_checksum(data)
+        if rng.random() < 0.05:
+            port = rng.choice(PORTS)
+        data.extend(bytes(14 - len(data)) if len(data) < 14 else b"")
+        found.append((port, bytes(data[:MAX_FRAME])))
+    return found
+
+
+def _offset(rng: random.Random, data: bytearray) -> int:
+    """Mostly in the headers."""
+    end = len(data) if rng.random() < 0.1 else min(len(data), 110)
+    return rng.randrange(min(12, end - 1), end)
+
+
+def _truncate(rng: random.Random, data: bytearray) -> None:
+    del data[rng.randrange(14, max(len(data), 15)) :]
+
+
+def _extend(rng: random.Random, data: bytearray) -> None:
+    data.extend(rng.randbytes(rng.randrange(1, 64)))
+
+
+def _flip_bit(rng: random.Random, data: bytearray) -> None:
+    data[_offset(rng, data)] ^= 1 << rng.randrange(8)
+
+
+def _set_byte(rng: random.Random, data: bytearray) -> None:
+    data[_offset(rng, data)] = rng.choice(INTERESTING) if rng.random() < 0.7 else rng.randrange(256)
+
+
+def _set_length(rng: random.Random, data: bytearray) -> None:
+    """A field that says how long something is, of IPv4, IPv6, SRH or TCP."""
+    at = rng.choice((16, 18, 20, 22, 46, 54, 55, 57, 58, 66, 70, 86))
+    if at + 2 > len(data):
+        return
+    length = rng.choice((0, 1, 19, 20, 27, 28, 39, 40, len(data) - 14, len(data) - 54, len(data), 65535))
+    data[at : at + 2] = max(length, 0).to_bytes(2)
+
+
+def _splice(rng: random.Random, data: bytearray) -> None:
+    """The rest is another frame's."""
+    _, other = rng.choice(SEEDS)
+    at = rng.choice((12, 14, 18, 34, 38, 54, 78, 94))
+    data[at:] = other[rng.choice((at, 14, 34, 54)) :]
+    if len(data) < 14:
+        data.extend(bytes(14 - len(data)))
+
+
+def _set_address(rng: random.Random, data: bytearray) -> None:
+    at, size = rng.choice(((26, 4), (30, 4), (22, 16), (38, 16)))
+    _, other = rng.choice(SEEDS)
+    if at + size <= len(data) and at + size <= len(other):
+        data[at : at + size] = other[at : at + size]
+
+
+def _tag(rng: random.Random, data: bytearray) -> None:
+    data[12:12] = b"\x81\x00" + rng.choice((0, node.VLAN, node.VLAN, 0xE000 | node.VLAN, 5)).to_bytes(2)
+
+
+_MUTATIONS = (_truncate, _extend, _flip_bit, _flip_bit, _set_byte, _set_byte, _set_length, _splice, _set_address, _tag)
+
+
+def _right_checksum(data: bytearray) -> None:
+    """Of an IPv4 header, wherever it seems to begin, so that what is behind the check is reached too."""
+    for start in (14, 18, 54, 62 + 16, 62 + 32, 62 + 48):
+        if len(data) >= start + 20 and data[start] == 0x45:
+            data[start + 10 : start + 12] = b"\0\0"
+            data[start + 10 : start + 12] = checksum(bytes(data[start : start + 20])).to_bytes(2)
+            return
