@@ -232,15 +232,19 @@ async def test_connections_that_say_nothing_hold_nobody_up(receiver: Receiver) -
         writer.close()
 
 
-async def test_peers_change_while_it_runs(receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_removed_peer_is_out_at_once_and_a_new_one_gets_in(receiver: Receiver, tmp_path: Path) -> None:
     insight = keygen("insight", tmp_path / "insight")
     shop_channel, insight_channel = PeerChannel(receiver.shop, receiver.peer), PeerChannel(insight, receiver.peer)
     await shop_channel.deliver(withdrawal(1))
     receiver.server.set_peers({"insight": peer_of(insight, 1)})
-    await insight_channel.deliver(withdrawal(2))
     with pytest.raises(PeerViolation, match="not a peer"):  # over the connection that was let in before
-        await shop_channel.deliver(withdrawal(3))
-    assert receiver.taken == [("shop", withdrawal(1)), ("insight", withdrawal(2))]
+        await shop_channel.deliver(withdrawal(2))
+    following = asyncio.ensure_future(receiver.server.follow())
+    await insight_channel.deliver(withdrawal(3))
+    with pytest.raises(PeerUnreachable):
+        await shop_channel.deliver(withdrawal(4), deadline_s=0.5)
+    assert receiver.taken == [("shop", withdrawal(1)), ("insight", withdrawal(3))]
+    following.cancel()
     await shop_channel.close()
     await insight_channel.close()
 

@@ -21,6 +21,12 @@ DELIVERY_S_MAX = 10.0
 HANDSHAKE_MS_MAX = 5_000
 CALLS_MAX = 64
 CALLS_OF_A_PEER_MAX = 16
+OPTIONS = (
+    ("grpc.max_receive_message_length", SIZE_BYTES_MAX),
+    ("grpc.max_send_message_length", SIZE_BYTES_MAX),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+    ("grpc.so_reuseport", 0),
+)
 
 Deliver = Callable[[str, Message], Awaitable[None]]
 """(domain of the peer, message): returns when the outcome is durable."""
@@ -36,51 +42,55 @@ class EastWestServer:
         self._peers: dict[str, Peer] = {}
         self._domain_of_leaf: dict[bytes, str] = {}
         self._in_flight: Counter[str] = Counter()
-        # gRPC's core keeps a bare pointer to this object and calls its fetcher at each handshake; grpc.aio, unlike the
-        # synchronous server, holds no reference to it. So it lives as long as we do.
-        self._credentials = grpc.dynamic_ssl_server_credentials(self._certificates(), self._certificates, True)
         self._server: grpc.aio.Server | None = None
+        self._changed = asyncio.Event()
+        self._address = ""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
-        """From now on only these get in; a call over an older connection is checked again too."""
+        """From now on only these get in: each call is checked, also over an older connection.
+
+        New ones get through TLS when `follow` has taken up the change.
+        """
         self._peers = dict(peers)
         self._domain_of_leaf.clear()
+        self._changed.set()
 
     async def start(self, address: str) -> int:
         """Listens on `host:port` (0: any) and returns the port. Raises ConfigInvalid."""
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", SIZE_BYTES_MAX),
-                ("grpc.max_send_message_length", SIZE_BYTES_MAX),
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
-                ("grpc.so_reuseport", 0),
-            ],
-            maximum_concurrent_rpcs=CALLS_MAX,
-        )
+        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         handler = grpc.unary_unary_rpc_method_handler(self._take)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {DELIVER: handler}),))
+        self._changed.clear()
         try:
-            port = server.add_secure_port(address, self._credentials)
+            port = int(server.add_secure_port(address, self._credentials()))
         except RuntimeError as exc:
             raise ConfigInvalid(f"east-west {address}: cannot listen there ({exc}); choose a free address") from exc
         await server.start()
         self._server = server
-        return int(port)
+        self._address = f"{address.rpartition(':')[0]}:{port}"
+        return port
+
+    async def follow(self) -> None:
+        """Listens anew, on the same port, whenever the peers have changed. Runs until it is cancelled.
+
+        grpc.dynamic_ssl_server_credentials would spare this, but changing its configuration while handshakes are under
+        way ends the process (grpcio 1.85: reference count of the handshaker factory).
+        """
+        while True:
+            await self._changed.wait()
+            await self.stop()
+            await self.start(self._address)
 
     async def stop(self, grace_s: float = 1.0) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
 
-    def _certificates(self) -> grpc.ServerCertificateConfiguration:
-        """Asked for at each handshake, so that peers can change at run time."""
-        # BoringSSL wants at least one root; with our own, only we ourselves would get in, and `_take` refuses that.
+    def _credentials(self) -> grpc.ServerCredentials:
+        # gRPC wants at least one root; with our own, only we ourselves would get in, and `_take` refuses that.
         roots = "".join(peer.certificate for peer in self._peers.values()) or self._identity.root_certificate
         own = [(self._identity.leaf_key, self._identity.leaf_certificate.encode())]
-        configuration: grpc.ServerCertificateConfiguration = grpc.ssl_server_certificate_configuration(
-            own, roots.encode()
-        )
-        return configuration
+        return grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
 
     async def _take(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         domain = self._domain(context)
