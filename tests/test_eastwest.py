@@ -111,9 +111,11 @@ async def test_a_peer_cannot_pass_for_another_peer(receiver: Receiver, tmp_path:
         insight, leaf_certificate=leaf_certificate("shop", tmp_path / "insight", insight.leaf_key)
     )
     receiver.server.set_peers({"shop": peer_of(receiver.shop, 1), "insight": peer_of(insight, 1)})
+    following = asyncio.ensure_future(receiver.server.follow())
     channel = PeerChannel(liar, receiver.peer)
     with pytest.raises(PeerViolation, match="not a peer"):
         await channel.deliver(withdrawal())
+    following.cancel()
     await channel.close()
     assert not receiver.taken
     assert receiver.refused and "of no pinned peer" in receiver.refused[0][1]

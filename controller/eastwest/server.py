@@ -90,7 +90,8 @@ class EastWestServer:
         # gRPC wants at least one root; with our own, only we ourselves would get in, and `_take` refuses that.
         roots = "".join(peer.certificate for peer in self._peers.values()) or self._identity.root_certificate
         own = [(self._identity.leaf_key, self._identity.leaf_certificate.encode())]
-        return grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
+        credentials: grpc.ServerCredentials = grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
+        return credentials
 
     async def _take(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         domain = self._domain(context)
