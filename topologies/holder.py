@@ -1,0 +1,214 @@
+"""The process that makes a lab and keeps it: `python -m topologies.holder DIRECTORY`, started by `topologies.lab.up`.
+
+It holds Mininet (whose shells hold the namespaces) and is the parent of the relay, the agents and the controllers.
+What it is to make is in DIRECTORY/lab.json; how far it is goes to standard output, one JSON record a line.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from topologies import domain_files, relay, topology_file
+from topologies.daemons import launch, wait_ready
+from topologies.emulation import WIREGUARD_SOCKETS, Emulation
+from topologies.errors import LabError
+from topologies.record import (
+    RELAY,
+    Daemon,
+    DomainRecord,
+    LabRecord,
+    Progress,
+    ProgressKind,
+    read_record,
+    write_record,
+)
+from topologies.topology import Topology
+
+_KEYGEN_DEADLINE_S = 30.0
+
+
+def say(text: str) -> None:
+    _tell(Progress(kind=ProgressKind.STEP, text=text))
+
+
+def _tell(progress: Progress) -> None:
+    sys.stdout.write(msgspec.json.encode(progress).decode() + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    try:
+        emulation = _make(directory)
+    except LabError as error:
+        _tell(Progress(kind=ProgressKind.FAILED, text=str(error)))
+        sys.exit(1)
+    # Not before: who is started with a blocked SIGTERM stays deaf to it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    _tell(Progress(kind=ProgressKind.READY, text=""))
+    # Whoever reads the progress waits for its end.
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    _reap()
+    while signal.sigwait({signal.SIGTERM, signal.SIGCHLD}) == signal.SIGCHLD:
+        _reap()
+    emulation.stop()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _make(directory: Path) -> Emulation:
+    record = read_record(directory)
+    topology = topology_file.load(directory / "topology.yaml")
+    keygen = {} if record.bare else {domain.name: _start_keygen(directory, domain.name) for domain in topology.domains}
+    _make_directories(directory, topology)
+    emulation = _network(record, directory, topology)
+    record = msgspec.structs.replace(record, namespaces=dict(emulation.processes))
+    write_record(directory, record)
+    if record.bare:
+        return emulation
+    agents = tuple(_agent(directory, topology, name) for name in (node.name for node in topology.nodes))
+    say(f"agents on {', '.join(agent.name for agent in agents)}")
+    for agent in agents:
+        launch(record, agent)
+    identities = {name: _identity(name, process) for name, process in keygen.items()}
+    domains = _domains(directory, topology, identities)
+    controllers = tuple(_controller(directory, domain) for domain in domains)
+    record = msgspec.structs.replace(record, daemons=(*agents, *controllers), domains=domains)
+    write_record(directory, record)
+    say(f"controllers of {', '.join(controller.name for controller in controllers)}")
+    for controller in controllers:
+        launch(record, controller)
+    for daemon in record.daemons:
+        wait_ready(record, daemon)
+    return emulation
+
+
+def _make_directories(directory: Path, topology: Topology) -> None:
+    for node in topology.nodes:
+        for name in ("bpf", "wireguard", "state"):
+            (directory / node.name / name).mkdir(mode=0o700, parents=True)
+    for domain in topology.domains:
+        (directory / domain.name / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The mount point; wireguard-go would make it too.
+    WIREGUARD_SOCKETS.mkdir(mode=0o700, exist_ok=True)
+
+
+def _network(record: LabRecord, directory: Path, topology: Topology) -> Emulation:
+    if not relay.TUN_DEVICE.is_char_device():
+        raise LabError(
+            f"{relay.TUN_DEVICE} is missing, so links with delay, rate and loss cannot be made: "
+            "load the module tun (modprobe tun), or give this container the device"
+        )
+    if not relay.BINARY.exists():
+        raise LabError(f"{relay.BINARY} is missing: build it with ./run setup, or sh topologies/build.sh")
+    client = relay.Relay(directory / "relay.sock")
+    launch(
+        record,
+        Daemon(name=RELAY, command=(str(relay.BINARY), str(client.socket_path)), address=f"unix:{client.socket_path}"),
+    )
+    client.wait()
+    emulation = Emulation(topology, directory, client)
+    emulation.start(say)
+    return emulation
+
+
+def _agent(directory: Path, topology: Topology, name: str) -> Daemon:
+    config = domain_files.agent_config(topology, topology.node(name), str(directory / name))
+    file = directory / name / "agent.json"
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+    return Daemon(
+        name=name,
+        command=(_program("stitch-agent"), "--config", str(file)),
+        address=config.listen,
+        namespace=name,
+    )
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _start_keygen(directory: Path, domain: str) -> subprocess.Popen[bytes]:
+    keys = directory / domain / "keys"
+    keys.mkdir(mode=0o700, parents=True)
+    return subprocess.Popen(
+        [_program("stitchd"), "keygen", "--domain", domain, "--key-dir", str(keys)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _identity(domain: str, process: subprocess.Popen[bytes]) -> domain_files.Identity:
+    try:
+        output, errors = process.communicate(timeout=_KEYGEN_DEADLINE_S)
+        return msgspec.json.decode(output, type=domain_files.Identity)
+    except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
+        said = "" if isinstance(error, subprocess.TimeoutExpired) else errors.decode(errors="replace").strip()
+        raise LabError(f"`stitchd keygen` made no keys for {domain}: {said or error}") from error
+
+
+def _domains(
+    directory: Path, topology: Topology, identities: dict[str, domain_files.Identity]
+) -> tuple[DomainRecord, ...]:
+    """Writes what the controllers read."""
+    ports = iter(_free_ports(2 * len(topology.domains)))
+    listen = {domain.name: f"127.0.0.1:{next(ports)}" for domain in topology.domains}
+    eastwest = {domain.name: f"127.0.0.1:{next(ports)}" for domain in topology.domains}
+    peers = {
+        name: domain_files.Peer(identity=identity, endpoint=eastwest[name]) for name, identity in identities.items()
+    }
+    agents = {node.name: f"unix:{directory / node.name}/agent.sock" for node in topology.nodes}
+    for domain in topology.domains:
+        own = directory / domain.name
+        config = domain_files.ControllerConfig(
+            domain=domain.name,
+            inventory=str(own / "inventory.yaml"),
+            policy=str(own / "policy.yaml"),
+            store=str(own / "store.sqlite"),
+            listen=listen[domain.name],
+            token_file=str(own / "token"),
+            eastwest=eastwest[domain.name],
+            key_dir=str(own / "keys"),
+        )
+        Path(config.inventory).write_text(domain_files.inventory(topology, domain, peers, agents))
+        Path(config.policy).write_text(domain_files.policy(domain))
+        _write_secret(Path(config.token_file), secrets.token_urlsafe(32))
+        (own / "stitchd.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+    return tuple(
+        DomainRecord(name=name, listen=listen[name], token_file=str(directory / name / "token")) for name in listen
+    )
+
+
+def _write_secret(file: Path, text: str) -> None:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
+
+
+def _free_ports(count: int) -> list[int]:
+    """On 127.0.0.1; all are held until all are found, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [int(held.getsockname()[1]) for held in sockets]
+
+
+def _controller(directory: Path, domain: DomainRecord) -> Daemon:
+    config = directory / domain.name / "stitchd.json"
+    return Daemon(name=domain.name, command=(_program("stitchd"), "--config", str(config)), address=domain.listen)
+
+
+if __name__ == "__main__":
+    main()
