@@ -1,0 +1,36 @@
+/* The Internet checksum: RFC 1071, and its incremental update by RFC 1624 eqn. 3. */
+#pragma once
+
+/* Any sum of 16-, 32- or 64-bit words, to 16 bits. */
+static __always_inline __u16 checksum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* Of `size` bytes, a constant multiple of 4. */
+static __always_inline __u64 checksum_sum(const void *from, __u32 size)
+{
+	const __u32 *word = from;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < size / 4; i++)
+		sum += word[i];
+	return sum;
+}
+
+/* Words and checksum as they are on the wire. */
+static __always_inline __be16 checksum_update(__be16 checksum, __be16 from, __be16 to)
+{
+	return ~checksum_fold((__u64)(__u16)~checksum + (__u16)~from + to);
+}
+
+/* RFC 8200 §8.1: addresses, length and next header. */
+static __always_inline __u64 pseudo_header_sum(const struct ipv6 *ip, __u32 length, __u8 next_header)
+{
+	return checksum_sum(&ip->source, 32) + bpf_htonl(length) + bpf_htonl(next_header);
+}

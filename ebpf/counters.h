@@ -1,0 +1,59 @@
+/* What is counted beside flows: drops by reason, what legs had in evicted flows, events. */
+#pragma once
+
+struct packets_bytes {
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct packets_bytes) == 16, "packets_bytes");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct packets_bytes);
+} drop_counter SEC(".maps");
+
+/* A leg's total is what is here and what its flows have in the cache. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, STEER_SIZE);
+	__type(key, __u32);
+	__type(value, struct packets_bytes);
+} leg_counter SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, __u64);
+} event_counter SEC(".maps");
+
+static __noinline int drop(const struct packet *packet, __u32 reason)
+{
+	struct packets_bytes *counter = bpf_map_lookup_elem(&drop_counter, &reason);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += packet->frame_length;
+	}
+	return XDP_DROP;
+}
+
+static __always_inline void count_leg(__u32 leg, __u64 packets, __u64 bytes)
+{
+	struct packets_bytes *counter = bpf_map_lookup_elem(&leg_counter, &leg);
+
+	if (counter) {
+		counter->packets += packets;
+		counter->bytes += bytes;
+	}
+}
+
+static __always_inline void count_event(__u32 event)
+{
+	__u64 *counter = bpf_map_lookup_elem(&event_counter, &event);
+
+	if (counter)
+		(*counter)++;
+}

@@ -1,0 +1,237 @@
+/*
+ * The flow cache: what `resolve` said of a flow, and the flow's record (packets, bytes, first and last seen), in one
+ * 64-byte line.
+ *
+ *   key --hash--> index --> flow_cache_tag: 4 tags of 16 bits --> flow_cache: bucket of 4 entries
+ *                                                   hit: same key, ingress port and generation --> leg
+ *                                                   else: resolve; the entry, a free one or the oldest takes the flow
+ *
+ * Each CPU has its own part of both arrays, so nothing is locked. User space reads records by mmap and invalidates by
+ * increasing the context's generation after it wrote the tables: the generation is read here before the tables are.
+ */
+#pragma once
+
+struct flow_entry {
+	union flow_key flow;
+	__u16 generation; /* 0: free */
+	__u16 leg;
+	__u32 first_seen; /* low 32 bits of jiffies */
+	union {
+		__u64 bytes; /* low 48 bits */
+		struct {
+			__u16 bytes_low[3];
+			__u16 ingress_port;
+		};
+	};
+	__u32 packets;
+	__u32 last_seen;
+};
+_Static_assert(sizeof(struct flow_entry) == 64, "flow_entry");
+_Static_assert(__builtin_offsetof(struct flow_entry, ingress_port) == 54, "ingress_port is the top of bytes");
+#define FLOW_BYTES_MASK ((1ull << 48) - 1)
+
+struct flow_bucket {
+	struct flow_entry entry[FLOW_CACHE_WAYS];
+};
+_Static_assert(sizeof(struct flow_bucket) == 256, "flow_bucket");
+
+union flow_tags {
+	__u64 word;
+	__u16 tag[FLOW_CACHE_WAYS];
+};
+
+/* For each CPU, a power of two; set before loading, with the sizes of the maps. */
+const volatile __u32 flow_cache_buckets = 16384;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct flow_bucket);
+} flow_cache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, union flow_tags);
+} flow_cache_tag SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CONTEXTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32); /* context */
+	__type(value, __u32);
+} generation SEC(".maps");
+
+static __always_inline __u32 generation_of(__u32 context)
+{
+	__u32 *value = bpf_map_lookup_elem(&generation, &context);
+
+	return value ? *(volatile __u32 *)value : 0;
+}
+
+/*
+ * Multiplicative, each word with an odd constant of its own; byte-swapped first, since addresses differ in their last
+ * bytes and a product spreads upwards only. The seed is the node's.
+ */
+static __always_inline __u64 flow_hash(const union flow_key *flow, __u64 seed)
+{
+	__u64 hash = (bpf_be64_to_cpu(flow->word[0]) ^ seed) * 0x9e3779b97f4a7c15ull;
+
+	hash ^= (bpf_be64_to_cpu(flow->word[1]) + seed) * 0xc2b2ae3d27d4eb4full;
+	hash += (bpf_be64_to_cpu(flow->word[2]) ^ seed) * 0x165667b19e3779f9ull;
+	hash ^= (bpf_be64_to_cpu(flow->word[3]) + seed) * 0xd6e8feb86659fd93ull;
+	hash += (flow->word[4] ^ seed) * 0xff51afd7ed558ccdull;
+	hash ^= hash >> 32;
+	hash *= 0x9fb21c651e98df25ull;
+	return hash ^ hash >> 32;
+}
+
+static __always_inline bool is_same_flow(const union flow_key *a, const union flow_key *b)
+{
+	return a->word[4] == b->word[4] && a->word[3] == b->word[3] && a->word[1] == b->word[1] &&
+	       a->word[2] == b->word[2] && a->word[0] == b->word[0];
+}
+
+static __always_inline void fold_into_leg(const struct flow_entry *entry)
+{
+	count_leg(entry->leg, entry->packets, entry->bytes & FLOW_BYTES_MASK);
+}
+
+/* The way to give to a new flow: a free one, else the one that was silent for longest. */
+static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 now)
+{
+	__u32 way = 0, longest = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < FLOW_CACHE_WAYS; i++) {
+		__u32 silent = bucket->entry[i].generation ? now - bucket->entry[i].last_seen : ~0u;
+
+		if (silent > longest) {
+			longest = silent;
+			way = i;
+		}
+	}
+	return way;
+}
+
+/* The leg of a flow whose generation cannot be compared: never cached. */
+static __noinline int resolve_uncached(const struct packet *packet)
+{
+	int leg = resolve(&packet->flow, packet->flow_port);
+
+	if (leg >= 0)
+		count_leg(leg, 1, packet->ip_length);
+	return leg;
+}
+
+/* Resolves a flow that has an entry, but for other tables or another port. */
+static __noinline int refresh(struct flow_entry *entry, const struct packet *packet, __u16 current, __u32 now)
+{
+	int leg = resolve(&packet->flow, packet->flow_port);
+
+	if (leg < 0)
+		return leg;
+	if (entry->leg != leg) {
+		fold_into_leg(entry);
+		entry->leg = leg;
+		entry->packets = 0;
+		entry->bytes = 0;
+		entry->first_seen = now;
+	}
+	entry->ingress_port = packet->flow_port;
+	entry->generation = current;
+	return leg;
+}
+
+/* Resolves a flow without an entry and gives it one. */
+static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, const struct packet *packet,
+			    __u32 tag_generation, __u32 now)
+{
+	int leg = resolve(&packet->flow, packet->flow_port);
+	struct flow_entry *entry;
+	__u32 way;
+
+	if (leg < 0)
+		return leg;
+	way = victim(bucket, now) & (FLOW_CACHE_WAYS - 1);
+	entry = &bucket->entry[way];
+	if (entry->generation) {
+		fold_into_leg(entry);
+		count_event(EVENT_CACHE_EVICTED);
+	}
+	entry->generation = 0;
+	entry->flow = packet->flow;
+	entry->leg = leg;
+	entry->first_seen = now;
+	entry->packets = 1;
+	entry->bytes = packet->ip_length;
+	entry->ingress_port = packet->flow_port;
+	entry->last_seen = now;
+	entry->generation = tag_generation;
+	tags->tag[way] = tag_generation >> 16;
+	return leg;
+}
+
+/* Sets packet->leg, or drops. */
+static __always_inline int find_leg(struct packet *packet, __u64 seed)
+{
+	__u16 current = generation_of(packet->flow.context);
+	__u64 hash = flow_hash(&packet->flow, seed);
+	__u32 buckets = flow_cache_buckets;
+	__u32 index = bpf_get_smp_processor_id() * buckets + ((__u32)hash & (buckets - 1));
+	__u32 now = bpf_jiffies64();
+	struct flow_entry *entry = NULL;
+	struct flow_bucket *bucket;
+	union flow_tags *tags;
+	__u16 tag;
+	__u64 word;
+	int leg;
+
+	tags = bpf_map_lookup_elem(&flow_cache_tag, &index);
+	bucket = bpf_map_lookup_elem(&flow_cache, &index);
+	if (!tags || !bucket || !current) {
+		leg = resolve_uncached(packet);
+		if (leg < 0)
+			return drop(packet, -leg);
+		packet->leg = leg;
+		return GO_ON;
+	}
+	tag = hash >> 48;
+	word = tags->word;
+	if ((__u16)word == tag && is_same_flow(&bucket->entry[0].flow, &packet->flow))
+		entry = &bucket->entry[0];
+	else if ((__u16)(word >> 16) == tag && is_same_flow(&bucket->entry[1].flow, &packet->flow))
+		entry = &bucket->entry[1];
+	else if ((__u16)(word >> 32) == tag && is_same_flow(&bucket->entry[2].flow, &packet->flow))
+		entry = &bucket->entry[2];
+	else if ((__u16)(word >> 48) == tag && is_same_flow(&bucket->entry[3].flow, &packet->flow))
+		entry = &bucket->entry[3];
+
+	if (!entry) {
+		count_event(EVENT_CACHE_MISS);
+		leg = admit(bucket, tags, packet, (__u32)tag << 16 | current, now);
+		if (leg < 0)
+			return drop(packet, -leg);
+		packet->leg = leg;
+		return GO_ON;
+	}
+	if (entry->generation == current && entry->ingress_port == packet->flow_port) {
+		count_event(EVENT_CACHE_HIT);
+		leg = entry->leg;
+	} else {
+		count_event(EVENT_CACHE_MISS);
+		leg = refresh(entry, packet, current, now);
+		if (leg < 0)
+			return drop(packet, -leg);
+	}
+	entry->packets++;
+	entry->bytes += packet->ip_length;
+	entry->last_seen = now;
+	packet->leg = leg;
+	return GO_ON;
+}

@@ -1,0 +1,152 @@
+/*
+ * Which leg a flow may take; asked where the flow cache does not know.
+ *
+ *   source_guard(port, source)           addresses --> groups     \
+ *     (attachments only)                 ports ------> classes     +--> flow_policy --> permit(leg) or drop(reason)
+ *                                        L4 class -----------------/
+ *
+ * flow_policy is searched by tuple space: one hash look-up for each of the context's masks, the highest priority wins.
+ */
+#pragma once
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, SOURCE_GROUP_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_group_key);
+	__type(value, struct source_group_value);
+} source_group SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, DESTINATION_GROUP_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct destination_group_key);
+	__type(value, struct destination_group_value);
+} destination_group SEC(".maps");
+
+#define PORT_PROTOCOLS 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PORT_PROTOCOLS);
+	__type(key, __u32); /* protocol */
+	__type(value, struct source_port_class_value);
+} source_port_class SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PORT_PROTOCOLS);
+	__type(key, __u32); /* protocol */
+	__type(value, struct destination_port_class_value);
+} destination_port_class SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SOURCE_PORT_CLASS_SIZE);
+	__type(key, struct source_port_class_range_key);
+	__type(value, struct source_port_class_range_value);
+} source_port_class_range SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, DESTINATION_PORT_CLASS_SIZE);
+	__type(key, struct destination_port_class_range_key);
+	__type(value, struct destination_port_class_range_value);
+} destination_port_class_range SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CONTEXTS);
+	__type(key, __u32); /* context */
+	__type(value, struct flow_policy_masks);
+} flow_policy_masks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FLOW_POLICY_SIZE);
+	__type(key, struct flow_policy_key);
+	__type(value, struct flow_policy_value);
+} flow_policy SEC(".maps");
+
+static __always_inline __u16 source_group_of(__u32 context, const union address *address)
+{
+	struct source_group_key key = {
+		.prefix_length = 160,
+		.context = bpf_htonl(context),
+		.address = *address,
+	};
+	struct source_group_value *value = bpf_map_lookup_elem(&source_group, &key);
+
+	return value ? value->set_source_group.group : 0;
+}
+
+static __always_inline __u16 destination_group_of(__u32 context, const union address *address)
+{
+	struct destination_group_key key = {
+		.prefix_length = 160,
+		.context = bpf_htonl(context),
+		.address = *address,
+	};
+	struct destination_group_value *value = bpf_map_lookup_elem(&destination_group, &key);
+
+	return value ? value->set_destination_group.group : 0;
+}
+
+static __always_inline __u8 source_port_class_of(__u32 protocol, __be16 number)
+{
+	struct source_port_class_value *classes = bpf_map_lookup_elem(&source_port_class, &protocol);
+
+	return classes ? classes->port_class[bpf_ntohs(number)] : 0;
+}
+
+static __always_inline __u8 destination_port_class_of(__u32 protocol, __be16 number)
+{
+	struct destination_port_class_value *classes = bpf_map_lookup_elem(&destination_port_class, &protocol);
+
+	return classes ? classes->port_class[bpf_ntohs(number)] : 0;
+}
+
+/* The flow's leg, or minus the reason to drop it. */
+static __noinline int resolve(const union flow_key *flow, __u32 flow_port)
+{
+	__u32 context = flow->context, action = FLOW_POLICY_NO_ENTRY, priority = 0;
+	struct flow_policy_masks *masks;
+	struct flow_policy_key key = {};
+	int result = -DROP_NOT_PERMITTED;
+
+	if (flow_port && !is_source_admitted(flow_port, &flow->source))
+		return -DROP_SOURCE_NOT_ADMITTED;
+	key.source_group = source_group_of(context, &flow->source);
+	key.destination_group = destination_group_of(context, &flow->destination);
+	key.l4_class = flow->l4_class;
+	key.source_port_class = source_port_class_of(flow->protocol, flow->source_port);
+	key.destination_port_class = destination_port_class_of(flow->protocol, flow->destination_port);
+
+	masks = bpf_map_lookup_elem(&flow_policy_masks, &context);
+	if (!masks)
+		return -DROP_NOT_PERMITTED;
+	for (__u32 i = 0; i < FLOW_POLICY_MASKS; i++) {
+		const struct flow_policy_key *mask = &masks->mask[i];
+		struct flow_policy_key masked = {
+			.context = context,
+			.source_group = key.source_group & mask->source_group,
+			.destination_group = key.destination_group & mask->destination_group,
+			.l4_class = key.l4_class & mask->l4_class,
+			.source_port_class = key.source_port_class & mask->source_port_class,
+			.destination_port_class = key.destination_port_class & mask->destination_port_class,
+			.mask_id = i,
+		};
+		struct flow_policy_value *value;
+
+		if (i >= masks->count)
+			break;
+		value = bpf_map_lookup_elem(&flow_policy, &masked);
+		if (!value || (action && value->priority <= priority))
+			continue;
+		priority = value->priority;
+		action = value->action;
+		result = action == FLOW_POLICY_PERMIT ? (int)value->permit.leg : -(int)value->drop.reason;
+	}
+	return result;
+}

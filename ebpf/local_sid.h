@@ -1,0 +1,207 @@
+/*
+ * Links: SRv6 is ours, what else a node needs to live is the kernel's.
+ *
+ *   ARP, IPv6 beside the SID block --> XDP_PASS
+ *   SID --local_sid(class, destination)--> End, End.X: next segment ----------> route or next hop
+ *                                     \--> End.DT46: decapsulate into a context --> as a packet of that network
+ *                                     \--> none: the fabric is crossed, a neighbour's tunnel is not (SID_NOT_ADMITTED)
+ */
+#pragma once
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, LOCAL_SID_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct local_sid_key);
+	__type(value, struct local_sid_value);
+} local_sid SEC(".maps");
+
+/*
+ * Is the SRH behind the outer header well formed? Deviates: RFC 8754 §2.1, no TLVs; at most 8 segments. Others cross a
+ * node, but cannot end there.
+ */
+static __always_inline bool is_srh_right(const struct segment_routing *srh, __u32 payload_length)
+{
+	__u32 last_entry = srh->last_entry;
+
+	return srh->routing_type == ROUTING_TYPE_SEGMENT_ROUTING && last_entry < MAX_SEGMENTS &&
+	       srh->hdr_ext_len == 2 * (last_entry + 1) && 8 + 8 * (__u32)srh->hdr_ext_len <= payload_length;
+}
+
+/* RFC 8986 §4.1 */
+static __noinline int advance_segment(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	struct segment_routing *srh = pull(&c, sizeof(*srh));
+	union address *segment;
+	__u32 left;
+
+	if (!ip || !srh || ip->next_header != PROTOCOL_ROUTING || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
+		return drop(packet, DROP_MALFORMED);
+	left = srh->segments_left;
+	if (left == 0 || left > srh->last_entry)
+		return drop(packet, DROP_SEGMENTS_LEFT);
+	if (ip->hop_limit <= 1)
+		return drop(packet, DROP_HOP_LIMIT);
+	left--;
+	srh->segments_left = left;
+	c.position += (left & (MAX_SEGMENTS - 1)) * sizeof(*segment);
+	segment = pull(&c, sizeof(*segment));
+	if (!segment)
+		return drop(packet, DROP_MALFORMED);
+	ip->destination = *segment;
+	count_event(EVENT_END);
+	return GO_ON;
+}
+
+/* RFC 6040, figure 4, for an inner packet at offset 14. */
+static __noinline int merge_ecn(struct xdp_md *ctx, struct packet *packet, __u32 outer)
+{
+	struct cursor c = cursor_at(ctx, sizeof(struct ethernet));
+	__u32 inner = packet->traffic_class & ECN_MASK, merged = inner;
+
+	if (inner == ECN_NOT_ECT && outer == ECN_CE)
+		return drop(packet, DROP_MALFORMED);
+	if (inner != ECN_NOT_ECT && outer == ECN_CE)
+		merged = ECN_CE;
+	else if (inner == ECN_ECT_0 && outer == ECN_ECT_1)
+		merged = ECN_ECT_1;
+	if (merged == inner)
+		return GO_ON;
+	packet->traffic_class = (packet->traffic_class & ~ECN_MASK) | merged;
+	if (packet->ether_type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = pull(&c, sizeof(*ip));
+		__be16 before;
+
+		if (!ip)
+			return drop(packet, DROP_MALFORMED);
+		before = *(__be16 *)ip;
+		ip->tos = packet->traffic_class;
+		ip->checksum = checksum_update(ip->checksum, before, *(__be16 *)ip);
+	} else {
+		struct ipv6 *ip = pull(&c, sizeof(*ip));
+
+		if (!ip)
+			return drop(packet, DROP_MALFORMED);
+		ip->version_class_label =
+			(ip->version_class_label & bpf_htonl(~(ECN_MASK << 20))) | bpf_htonl(merged << 20);
+	}
+	return GO_ON;
+}
+
+/* End.DT46 (RFC 8986 §4.8): the inner packet, parsed, becomes one of `context`. */
+static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u16 context)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	__u32 size = sizeof(*ip), outer_ecn;
+	struct ethernet *ethernet;
+	__u8 next_header;
+	__u8 macs[12];
+
+	if (!ip)
+		return drop(packet, DROP_MALFORMED);
+	outer_ecn = bpf_ntohl(ip->version_class_label) >> 20 & ECN_MASK;
+	next_header = ip->next_header;
+	packet->ip_length = size + bpf_ntohs(ip->payload_length);
+	if (next_header == PROTOCOL_ROUTING) {
+		struct segment_routing *srh = pull(&c, sizeof(*srh));
+
+		if (!srh || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
+			return drop(packet, DROP_MALFORMED);
+		if (srh->segments_left)
+			return drop(packet, DROP_SEGMENTS_LEFT);
+		next_header = srh->next_header;
+		size += 8 + 8 * srh->hdr_ext_len;
+	}
+	if (next_header != PROTOCOL_IPV4 && next_header != PROTOCOL_IPV6)
+		return drop(packet, DROP_MALFORMED);
+	/* The inner packet ends with the outer one, whatever its own length says. */
+	if (cut_padding(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	c = cursor_at(ctx, 0);
+	ethernet = pull(&c, sizeof(*ethernet));
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
+	__builtin_memcpy(macs, ethernet, sizeof(macs));
+	if (bpf_xdp_adjust_head(ctx, (int)(packet->ip_offset - sizeof(*ethernet) + size)))
+		return drop(packet, DROP_MALFORMED);
+	c = cursor_at(ctx, 0);
+	ethernet = pull(&c, sizeof(*ethernet));
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
+	__builtin_memcpy(ethernet, macs, sizeof(macs));
+	packet->ether_type = next_header == PROTOCOL_IPV4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6;
+	ethernet->type = bpf_htons(packet->ether_type);
+	packet->ip_offset = sizeof(*ethernet);
+	packet->flow.context = context;
+	if (parse_ip(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	if (merge_ecn(ctx, packet, outer_ecn) != GO_ON)
+		return XDP_DROP;
+	count_event(EVENT_DECAPSULATED);
+	return GO_ON;
+}
+
+/* Removes the tag of a frame that goes on by its outer header. */
+static __always_inline int route_outer(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c;
+	union address destination;
+	struct ipv6 *ip;
+
+	if (remove_tag(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	c = cursor_at(ctx, sizeof(struct ethernet));
+	ip = pull(&c, sizeof(*ip));
+	if (!ip)
+		return drop(packet, DROP_MALFORMED);
+	destination = ip->destination;
+	return find_route(packet, FABRIC_CONTEXT, &destination);
+}
+
+/* GO_ON: a decapsulated packet. TO_NEXT_HOP: what goes on by its outer header. */
+static __noinline int receive_from_link(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	__u32 available = c.end - c.position;
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	struct local_sid_key key = {.prefix_length = 160};
+	struct local_sid_value *sid;
+
+	if (packet->ether_type == ETHERTYPE_ARP)
+		return XDP_PASS;
+	if (packet->ether_type != ETHERTYPE_IPV6)
+		return drop(packet, DROP_NOT_IP);
+	if (!ip)
+		return drop(packet, DROP_MALFORMED);
+	if (!in_sid_block(&ip->destination))
+		return XDP_PASS;
+	if (bpf_ntohl(ip->version_class_label) >> 28 != 6 || sizeof(*ip) + bpf_ntohs(ip->payload_length) > available)
+		return drop(packet, DROP_MALFORMED);
+	key.ingress_class = bpf_htonl(packet->ingress_class);
+	key.destination = ip->destination;
+	sid = bpf_map_lookup_elem(&local_sid, &key);
+	if (!sid) {
+		/* RFC 8754 §5.1: a neighbour uses only the SIDs it was given. */
+		if (packet->ingress_class != FABRIC_CLASS)
+			return drop(packet, DROP_SID_NOT_ADMITTED);
+		return route_outer(ctx, packet);
+	}
+	switch (sid->action) {
+	case LOCAL_SID_END:
+		if (advance_segment(ctx, packet) != GO_ON)
+			return XDP_DROP;
+		return route_outer(ctx, packet);
+	case LOCAL_SID_END_X:
+		if (advance_segment(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
+			return XDP_DROP;
+		packet->next_hop = sid->end_x.next_hop;
+		return TO_NEXT_HOP;
+	case LOCAL_SID_END_DT46:
+		return decapsulate(ctx, packet, sid->end_dt46.context);
+	default:
+		return drop(packet, sid->drop.reason);
+	}
+}

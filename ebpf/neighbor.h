@@ -1,0 +1,257 @@
+/*
+ * The edge is the router of its attachments: it answers ARP and ND itself, and learns who is there.
+ *
+ *   ARP, NS, NA --> learn the sender, if source_guard admits it --> a question for the gateway, or for an address
+ *   that the context has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
+ */
+#pragma once
+
+struct neighbor_key {
+	__u16 port;
+	__u16 zero;
+	__u32 zero2;
+	union address address;
+};
+_Static_assert(sizeof(struct neighbor_key) == 24, "neighbor_key");
+
+struct neighbor_value {
+	__u8 mac[6];
+	__u16 zero;
+};
+_Static_assert(sizeof(struct neighbor_value) == 8, "neighbor_value");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct neighbor_key);
+	__type(value, struct neighbor_value);
+} neighbor SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, SOURCE_GUARD_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_guard_key);
+	__type(value, struct source_guard_value);
+} source_guard SEC(".maps");
+
+#define ARP_HARDWARE_ETHERNET 1
+#define ARP_REQUEST           1
+#define ARP_REPLY             2
+#define ND_HOP_LIMIT          255
+
+static __noinline bool is_source_admitted(__u32 ingress_port, const union address *source)
+{
+	struct source_guard_key key = {
+		.prefix_length = 160,
+		.ingress_port = bpf_htonl(ingress_port),
+		.source = *source,
+	};
+
+	return bpf_map_lookup_elem(&source_guard, &key) != NULL;
+}
+
+static __always_inline bool is_unicast_mac(const __u8 *mac)
+{
+	return !(mac[0] & 1) && (*(const __u32 *)mac || *(const __u16 *)(mac + 4));
+}
+
+static __noinline int learn_neighbor(__u32 ingress_port, const union address *address, const __u8 *mac)
+{
+	struct neighbor_key key = {.port = ingress_port, .address = *address};
+	struct neighbor_value value = {}, *known;
+
+	if (no_address(address) || !is_unicast_mac(mac) || !is_source_admitted(ingress_port, address))
+		return 0;
+	known = bpf_map_lookup_elem(&neighbor, &key);
+	if (known && same_mac(known->mac, mac))
+		return 0;
+	copy_mac(value.mac, mac);
+	if (!bpf_map_update_elem(&neighbor, &key, &value, BPF_ANY))
+		count_event(EVENT_NEIGHBOR_LEARNT);
+	return 0;
+}
+
+/* The context has `address` behind another port, so that the edge answers for it. */
+static __noinline bool is_elsewhere(__u32 context, const union address *address, __u32 ingress_port)
+{
+	struct route_key key = {
+		.prefix_length = 160,
+		.context = bpf_htonl(context),
+		.destination = *address,
+	};
+	struct route_value *found = bpf_map_lookup_elem(&route, &key);
+	struct next_hop_value *hop;
+	__u32 index;
+
+	if (!found || found->action != ROUTE_SET_NEXT_HOP)
+		return false;
+	index = found->set_next_hop.next_hop;
+	hop = bpf_map_lookup_elem(&next_hop, &index);
+	if (!hop)
+		return false;
+	if (hop->action == NEXT_HOP_FORWARD)
+		return hop->forward.port != ingress_port;
+	return hop->action == NEXT_HOP_RESOLVE && hop->resolve.port != ingress_port;
+}
+
+/* Back to where the frame came from, from our MAC; the tag stays. A veth delivers this, XDP_TX it may not. */
+static __always_inline int answer(struct xdp_md *ctx, const struct packet *packet, const void *to_mac)
+{
+	struct cursor c = cursor_at(ctx, 0);
+	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
+	__u32 index = packet->ingress_port;
+	struct port *here = bpf_map_lookup_elem(&port, &index);
+
+	if (!ethernet || !here)
+		return drop(packet, DROP_MALFORMED);
+	copy_mac(ethernet->destination, to_mac);
+	copy_mac(ethernet->source, here->mac);
+	return bpf_redirect(packet->ifindex, 0);
+}
+
+static __noinline int receive_arp(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	struct arp *arp = pull(&c, sizeof(*arp));
+	union address sender = {}, target;
+	__u32 index = packet->ingress_port, target_ipv4;
+	struct port *here;
+	__u8 mac[6];
+	bool asks;
+
+	if (!arp)
+		return drop(packet, DROP_MALFORMED);
+	if (arp->hardware_type != bpf_htons(ARP_HARDWARE_ETHERNET) || arp->protocol_type != bpf_htons(ETHERTYPE_IPV4) ||
+	    arp->hardware_length != 6 || arp->protocol_length != 4)
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	asks = arp->operation == bpf_htons(ARP_REQUEST);
+	if (!asks && arp->operation != bpf_htons(ARP_REPLY))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	copy_mac(mac, arp->sender_mac);
+	target_ipv4 = *(__be32 *)arp->target;
+	map_ipv4(&target, target_ipv4);
+	/* 0.0.0.0 asks whether an address is in use, RFC 5227: nothing to learn, but to be answered. */
+	if (*(__be32 *)arp->sender)
+		map_ipv4(&sender, *(__be32 *)arp->sender);
+	learn_neighbor(index, &sender, mac);
+
+	here = bpf_map_lookup_elem(&port, &index);
+	if (!here || !asks || target_ipv4 == *(__be32 *)arp->sender)
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	if (!(here->ipv4 && target_ipv4 == here->ipv4) && !is_elsewhere(packet->flow.context, &target, index))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	arp->operation = bpf_htons(ARP_REPLY);
+	copy_mac(arp->target_mac, mac);
+	*(__be32 *)arp->target = *(__be32 *)arp->sender;
+	copy_mac(arp->sender_mac, here->mac);
+	*(__be32 *)arp->sender = target_ipv4;
+	packet->ip_length = sizeof(*arp);
+	if (cut_padding(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	count_event(EVENT_ARP_ANSWERED);
+	return answer(ctx, packet, mac);
+}
+
+/* An ICMPv6 message longer than what a link without jumbo frames carries is not looked at. */
+#define ND_BYTES_MAX 1460
+
+/*
+ * 1 if it is right. A global function, which the verifier judges once and not for each way that leads here: the loop is
+ * long.
+ */
+__noinline int check_icmpv6(struct xdp_md *ctx, __u32 offset)
+{
+	struct cursor c = cursor_at(ctx, offset & 31);
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	__u32 length, rest, tail = 0, i;
+	__u64 sum;
+
+	if (!ip)
+		return 0;
+	length = bpf_ntohs(ip->payload_length);
+	if (length > ND_BYTES_MAX)
+		return 0;
+	sum = pseudo_header_sum(ip, length, PROTOCOL_ICMPV6);
+	for (i = 0; i < ND_BYTES_MAX / 4; i++) {
+		__u32 *word;
+
+		if ((i + 1) * 4 > length)
+			break;
+		word = pull(&c, 4);
+		if (!word)
+			return 0;
+		sum += *word;
+	}
+	rest = at_most(length & 3, 3);
+	if (rest && bpf_xdp_load_bytes(ctx, (offset & 31) + sizeof(*ip) + (length & ~3u), &tail, rest))
+		return 0;
+	sum += tail;
+	return checksum_fold(sum) == 0xffff;
+}
+
+static __always_inline bool is_discovery(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet) + sizeof(struct ipv6));
+	__u8 *type;
+
+	if (packet->ether_type != ETHERTYPE_IPV6 || packet->flow.protocol != PROTOCOL_ICMPV6 || packet->is_fragment ||
+	    packet->ip_length <= sizeof(struct ipv6))
+		return false;
+	type = pull(&c, 1);
+	return type && *type >= ND_FIRST && *type <= ND_LAST;
+}
+
+/* RFC 4861 §7.1: what is not right in every respect is ignored. */
+static __noinline int receive_discovery(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	struct neighbor_discovery *nd = pull(&c, sizeof(*nd));
+	__u32 index = packet->ingress_port;
+	union address target, asker;
+	struct port *here;
+	bool asks, is_gateway;
+	__u8 mac[6];
+
+	if (!ip || !nd || packet->ip_length < sizeof(*ip) + sizeof(*nd) || ip->hop_limit != ND_HOP_LIMIT ||
+	    nd->icmp.code || nd->option_length != 1 || nd->target.byte[0] == 0xff)
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	asks = nd->icmp.type == ND_NEIGHBOR_SOLICITATION;
+	if (!(asks && nd->option_type == ND_OPTION_SOURCE_MAC) &&
+	    !(nd->icmp.type == ND_NEIGHBOR_ADVERTISEMENT && nd->option_type == ND_OPTION_TARGET_MAC))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	if (!check_icmpv6(ctx, packet->ip_offset))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	asker = ip->source;
+	target = nd->target;
+	copy_mac(mac, nd->mac);
+	learn_neighbor(index, asks ? &asker : &target, mac);
+
+	here = bpf_map_lookup_elem(&port, &index);
+	/* The unspecified address is duplicate address detection, RFC 4862 §5.4.3: not ours to defend. */
+	if (!here || !asks || no_address(&asker) || same_address(&asker, &target))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	is_gateway = !no_address(&here->ipv6) && same_address(&target, &here->ipv6);
+	if (!is_gateway && !is_elsewhere(packet->flow.context, &target, index))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+
+	ip->version_class_label = bpf_htonl(0x60000000);
+	ip->payload_length = bpf_htons(sizeof(*nd));
+	ip->hop_limit = ND_HOP_LIMIT;
+	ip->source = target;
+	ip->destination = asker;
+	nd->icmp.type = ND_NEIGHBOR_ADVERTISEMENT;
+	nd->icmp.checksum = 0;
+	/* A proxy does not override, RFC 4861 §7.2.8. */
+	nd->icmp.rest = bpf_htonl(ND_ROUTER | ND_SOLICITED | (is_gateway ? ND_OVERRIDE : 0));
+	nd->option_type = ND_OPTION_TARGET_MAC;
+	copy_mac(nd->mac, here->mac);
+	nd->icmp.checksum =
+		~checksum_fold(pseudo_header_sum(ip, sizeof(*nd), PROTOCOL_ICMPV6) + checksum_sum(nd, sizeof(*nd)));
+	packet->ip_length = sizeof(*ip) + sizeof(*nd);
+	if (cut_padding(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	count_event(EVENT_ND_ANSWERED);
+	return answer(ctx, packet, mac);
+}

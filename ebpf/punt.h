@@ -1,0 +1,134 @@
+/*
+ * Frames for the controller: what `punt_frame` or a next hop sends there.
+ *
+ *   not IPv4, IPv6, ARP ------> punt_frame ---> punt(reason), drop(reason), or on
+ *   others, if settings.punt_ip ----^
+ */
+#pragma once
+
+#define PUNT_FRAME_BYTES 1514
+
+struct punted {
+	__u16 ingress_port;
+	__u8 reason; /* enum punt_reason, or what the entry gave */
+	__u8 zero;
+	__u16 context;
+	__u16 mtu;
+	__u32 length; /* of the whole frame */
+	__u8 frame[PUNT_FRAME_BYTES + 2];
+};
+_Static_assert(sizeof(struct punted) == 1528, "punted");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 << 10);
+} punt SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct punt_frame_masks);
+} punt_frame_masks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PUNT_FRAME_SIZE);
+	__type(key, struct punt_frame_key);
+	__type(value, struct punt_frame_value);
+} punt_frame SEC(".maps");
+
+static __noinline int punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)
+{
+	__u32 length = ctx->data_end - ctx->data;
+	__u32 copied = at_most(length, PUNT_FRAME_BYTES);
+	struct punted *punted = bpf_ringbuf_reserve(&punt, sizeof(*punted), 0);
+
+	if (!punted) {
+		count_event(EVENT_PUNT_LOST);
+		return XDP_DROP;
+	}
+	punted->ingress_port = packet->ingress_port;
+	punted->reason = reason;
+	punted->zero = 0;
+	punted->context = packet->flow.context;
+	punted->mtu = 0;
+	punted->length = length;
+	if (copied < 1 || bpf_xdp_load_bytes(ctx, 0, punted->frame, copied)) {
+		bpf_ringbuf_discard(punted, 0);
+		count_event(EVENT_PUNT_LOST);
+		return XDP_DROP;
+	}
+	bpf_ringbuf_submit(punted, 0);
+	return XDP_DROP;
+}
+
+/* Protocol and ICMP type of plain IP; 0 where the frame has none. */
+static __always_inline void punt_key_of_ip(struct xdp_md *ctx, const struct packet *packet, struct punt_frame_key *key)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	__u8 icmp, *type;
+
+	if (packet->ether_type == ETHERTYPE_IPV4) {
+		struct ipv4 *ip = pull(&c, sizeof(*ip));
+
+		if (!ip || ip->version_ihl != 0x45)
+			return;
+		key->protocol = ip->protocol;
+		if (ip->fragment & bpf_htons(IPV4_FRAGMENT_OFFSET))
+			return;
+		icmp = PROTOCOL_ICMP;
+	} else {
+		struct ipv6 *ip = pull(&c, sizeof(*ip));
+
+		if (!ip || (ip->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+			return;
+		key->protocol = ip->next_header;
+		icmp = PROTOCOL_ICMPV6;
+	}
+	type = pull(&c, 1);
+	if (type && key->protocol == icmp)
+		key->icmp_type = *type;
+}
+
+static __noinline int match_punt_frame(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct punt_frame_key key = {
+		.ingress_class = packet->ingress_class,
+		.ether_type = packet->ether_type,
+	};
+	struct punt_frame_masks *masks;
+	__u32 zero = 0, action = PUNT_FRAME_NO_ENTRY, priority = 0;
+	__u8 reason = 0;
+
+	if (packet->ether_type == ETHERTYPE_IPV4 || packet->ether_type == ETHERTYPE_IPV6)
+		punt_key_of_ip(ctx, packet, &key);
+	masks = bpf_map_lookup_elem(&punt_frame_masks, &zero);
+	if (!masks)
+		return GO_ON;
+	for (__u32 i = 0; i < PUNT_FRAME_MASKS; i++) {
+		const struct punt_frame_key *mask = &masks->mask[i];
+		struct punt_frame_key masked = {
+			.ingress_class = key.ingress_class & mask->ingress_class,
+			.ether_type = key.ether_type & mask->ether_type,
+			.protocol = key.protocol & mask->protocol,
+			.icmp_type = key.icmp_type & mask->icmp_type,
+			.mask_id = i,
+		};
+		struct punt_frame_value *value;
+
+		if (i >= masks->count)
+			break;
+		value = bpf_map_lookup_elem(&punt_frame, &masked);
+		if (!value || (action && value->priority <= priority))
+			continue;
+		priority = value->priority;
+		action = value->action;
+		reason = action == PUNT_FRAME_PUNT ? value->punt.reason : value->drop.reason;
+	}
+	if (action == PUNT_FRAME_PUNT)
+		return punt_to_controller(ctx, packet, reason);
+	if (action == PUNT_FRAME_DROP)
+		return drop(packet, reason);
+	return GO_ON;
+}

@@ -1,0 +1,35 @@
+/* context, destination --longest prefix--> route --> next hop */
+#pragma once
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, ROUTE_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route_key);
+	__type(value, struct route_value);
+} route SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEXT_HOP_SIZE);
+	__type(key, __u32);
+	__type(value, struct next_hop_value);
+} next_hop SEC(".maps");
+
+/* Sets packet->next_hop, or drops. */
+static __noinline int find_route(struct packet *packet, __u32 context, const union address *destination)
+{
+	struct route_key key = {
+		.prefix_length = 160,
+		.context = bpf_htonl(context),
+		.destination = *destination,
+	};
+	struct route_value *found = bpf_map_lookup_elem(&route, &key);
+
+	if (!found)
+		return drop(packet, DROP_NO_ROUTE);
+	if (found->action != ROUTE_SET_NEXT_HOP)
+		return drop(packet, found->drop.reason);
+	packet->next_hop = found->set_next_hop.next_hop;
+	return TO_NEXT_HOP;
+}

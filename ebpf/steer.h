@@ -1,0 +1,56 @@
+/* What a leg may still do, and how it goes on: leg --> lease --> steer --> deliver, or an SR Policy */
+#pragma once
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LEASE_SIZE);
+	__type(key, __u32); /* leg */
+	__type(value, struct lease_value);
+} lease SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STEER_SIZE);
+	__type(key, __u32); /* leg */
+	__type(value, struct steer_value);
+} steer SEC(".maps");
+
+/* Compared for each packet: a border closes in time with every process dead. */
+static __always_inline bool is_lease_expired(__u32 leg)
+{
+	struct lease_value *value = bpf_map_lookup_elem(&lease, &leg);
+
+	if (!value || value->action != LEASE_EXPIRE_AT)
+		return false;
+	return bpf_ktime_get_boot_ns() >= value->expire_at.boottime_s * 1000000000ull;
+}
+
+/* The tag goes where the frame leaves as it came otherwise. Addresses of Ethernet stay. */
+static __noinline int remove_tag(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, 0);
+	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
+	__u8 macs[12];
+
+	if (packet->ip_offset == sizeof(*ethernet))
+		return GO_ON;
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
+	__builtin_memcpy(macs, ethernet, sizeof(macs));
+	if (bpf_xdp_adjust_head(ctx, sizeof(struct vlan_tag)))
+		return drop(packet, DROP_MALFORMED);
+	c = cursor_at(ctx, 0);
+	ethernet = pull(&c, sizeof(*ethernet));
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
+	__builtin_memcpy(ethernet, macs, sizeof(macs));
+	packet->ip_offset = sizeof(*ethernet);
+	return GO_ON;
+}
+
+static __noinline int deliver(struct xdp_md *ctx, struct packet *packet)
+{
+	if (cut_padding(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	return find_route(packet, packet->flow.context, &packet->flow.destination);
+}

@@ -1,0 +1,133 @@
+/*
+ * The pipeline of a netstitch node, for XDP. One stage a file, in the order in which a packet meets them:
+ *
+ *   attachment ─▶ punt ─┬▶ neighbor, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
+ *                       └▶ local_sid ───────────────┘                                     └▶ route ─────┘
+ *                               └─── End, End.X, transit ──────────────────────────────────────────────▶┘
+ *
+ * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "tables.h"
+#include "wire.h"
+#include "packet.h"
+#include "counters.h"
+#include "checksum.h"
+#include "capture.h"
+#include "punt.h"
+#include "attachment.h"
+#include "ip.h"
+#include "route.h"
+#include "neighbor.h"
+#include "gateway.h"
+#include "flow_policy.h"
+#include "flow_cache.h"
+#include "steer.h"
+#include "local_sid.h"
+#include "too_big.h"
+#include "sr_policy.h"
+#include "next_hop.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+struct settings {
+	__u32 punt_ip; /* an entry of punt_frame may match IP or ARP */
+	__u32 zero;
+	__u64 flow_cache_seed;
+};
+_Static_assert(sizeof(struct settings) == 16, "settings");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+static __always_inline bool may_be_punted(const struct packet *packet, const struct settings *node)
+{
+	return node->punt_ip || (packet->ether_type != ETHERTYPE_IPV4 && packet->ether_type != ETHERTYPE_IPV6 &&
+				 packet->ether_type != ETHERTYPE_ARP);
+}
+
+/* GO_ON: an IP packet of a host for somewhere else. */
+static __always_inline int receive_from_host(struct xdp_md *ctx, struct packet *packet)
+{
+	int verdict;
+
+	if (packet->ether_type == ETHERTYPE_ARP)
+		return receive_arp(ctx, packet);
+	if (packet->ether_type != ETHERTYPE_IPV4 && packet->ether_type != ETHERTYPE_IPV6)
+		return drop(packet, DROP_NOT_IP);
+	verdict = parse_ip(ctx, packet);
+	if (verdict != GO_ON)
+		return verdict;
+	if (is_discovery(ctx, packet))
+		return receive_discovery(ctx, packet);
+	if (is_to_gateway(packet))
+		return answer_echo(ctx, packet);
+	if (packet->ether_type == ETHERTYPE_IPV6 && in_sid_block(&packet->flow.destination))
+		return drop(packet, DROP_SID_NOT_ADMITTED); /* RFC 8754 §5.1 */
+	return GO_ON;
+}
+
+/* An IP packet of a network, from a host or decapsulated. */
+static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packet, const struct settings *node)
+{
+	int verdict;
+
+	if (!is_forwardable(packet))
+		return drop(packet, DROP_NOT_FORWARDABLE);
+	if (packet->l4_fault)
+		return drop(packet, packet->l4_fault);
+	if (packet->hop_limit <= 1)
+		return drop(packet, DROP_HOP_LIMIT);
+	verdict = find_leg(packet, node->flow_cache_seed);
+	if (verdict != GO_ON)
+		return verdict;
+	if (is_lease_expired(packet->leg))
+		return drop(packet, DROP_LEASE_EXPIRED);
+	return apply_steer(ctx, packet);
+}
+
+SEC("xdp")
+int pipeline(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+	struct settings *node;
+	__u32 zero = 0;
+	int verdict;
+
+	node = bpf_map_lookup_elem(&settings, &zero);
+	if (!node)
+		return XDP_PASS;
+	verdict = classify(ctx, &packet);
+	if (verdict != GO_ON)
+		return verdict;
+	if (may_be_punted(&packet, node)) {
+		verdict = match_punt_frame(ctx, &packet);
+		if (verdict != GO_ON)
+			return verdict;
+	}
+	if (packet.ingress_class == ATTACHMENT_CLASS)
+		verdict = receive_from_host(ctx, &packet);
+	else
+		verdict = receive_from_link(ctx, &packet);
+	if (verdict == GO_ON)
+		verdict = forward_flow(ctx, &packet, node);
+	if (verdict == TO_NEXT_HOP)
+		verdict = send_to_next_hop(ctx, &packet);
+	return verdict;
+}
+
+/* For the other end of a veth pair: native XDP redirects only into a device whose peer has a program or GRO. */
+SEC("xdp")
+int pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
