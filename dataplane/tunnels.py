@@ -87,6 +87,10 @@ class Tunnels:
             raise NodeRefused(f"setting up tunnels failed: {error} (done before: {changes})") from error
         return tuple(changes)
 
+    def check(self, desired: Iterable[Tunnel]) -> None:
+        """Raises RequestInvalid where `sync` would."""
+        self._checked(desired)
+
     def actual(self) -> tuple[Tunnel, ...]:
         """The tunnels that the node has now, read back."""
         found = []

@@ -1,0 +1,183 @@
+"""One node: its ports, tunnels, flows and counters together, as the service netstitch.Host shows them."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from dataplane.capture import Capture
+from dataplane.errors import AgentError, RequestInvalid
+from dataplane.flow_cache import FlowCache, merged
+from dataplane.host_api import (
+    AgentConfig,
+    CapturedFrame,
+    CaptureQuery,
+    FlowBatch,
+    FlowQuery,
+    HostReport,
+    HostState,
+    NodeDescription,
+    PortRole,
+    TelemetryBatch,
+    TelemetryQuery,
+)
+from dataplane.link_events import LinkEvents
+from dataplane.ports import Port, Ports
+from dataplane.telemetry import Telemetry
+from dataplane.tunnels import Tunnels
+from dataplane.version import VERSION
+
+_log = logging.getLogger("stitch-agent")
+_Result = TypeVar("_Result")
+_HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
+_LINK_EVENTS_APART_S = 0.05
+_INTERVALS_S = (0.1, 3600.0)
+_QUEUE_LENGTHS = (1, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    config: AgentConfig
+    layout: str
+    boot_epoch_s: int
+    ports: Ports
+    tunnels: Tunnels
+    flows: FlowCache
+    telemetry: Telemetry
+
+
+class Agent:
+    """Implements dataplane.host.Host."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        # Interfaces, tunnels and the maps of ports change in one thread, one request after the other.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="node")
+        self._links_changed = asyncio.Event()
+        self._tunnels_changed = asyncio.Event()
+        self._capture = Capture(parts.ports.number_of, self._switch_capture)
+
+    async def run(self) -> None:
+        """Follows interfaces that come and go, and new tunnels until they shook hands. Until cancelled."""
+        events = LinkEvents(self._links_changed.set)
+        self._tunnels_changed.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_links())
+                group.create_task(self._follow_handshakes())
+        finally:
+            events.close()
+
+    def mirrored(self, record: bytes) -> None:
+        """One record of the ring buffer `capture`."""
+        self._capture.receive(record)
+
+    async def describe(self) -> NodeDescription:
+        return await self._in_worker(self._describe)
+
+    async def sync(self, desired: HostState) -> HostReport:
+        changes = await self._in_worker(lambda: self._sync(desired))
+        for change in changes:
+            _log.info("sync: %s", change)
+        self._tunnels_changed.set()
+        return HostReport(changes=changes)
+
+    async def read_flows(self, query: FlowQuery) -> FlowBatch:
+        if not -1 <= query.leg < 1 << 16 or not 0 <= query.limit <= 1_000_000:
+            raise RequestInvalid(f"{query}: leg is -1 (all) to 65535, limit 0 to 1000000")
+        return await asyncio.to_thread(self._read_flows, query)
+
+    async def watch_telemetry(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
+        if not _INTERVALS_S[0] <= query.interval_s <= _INTERVALS_S[1]:
+            raise RequestInvalid(f"interval_s {query.interval_s} is not in {_INTERVALS_S[0]}..{_INTERVALS_S[1]}")
+        if not _QUEUE_LENGTHS[0] <= query.queue_length <= _QUEUE_LENGTHS[1]:
+            raise RequestInvalid(
+                f"queue_length {query.queue_length} is not in {_QUEUE_LENGTHS[0]}..{_QUEUE_LENGTHS[1]}"
+            )
+        await self._parts.telemetry.watch(query, send)
+
+    async def capture(self, query: CaptureQuery, send: Callable[[CapturedFrame], Awaitable[None]]) -> None:
+        await self._in_worker(lambda: self._parts.ports.check_captured(query.port))
+        await self._capture.watch(query, send)
+
+    def place_ports(self) -> tuple[str, ...]:
+        """Ports of the configuration and of tunnels that exist. Blocks; called before `run`, then in the worker."""
+        return self._parts.ports.sync(self._wanted_ports(frozenset(b.name for b in self._parts.config.borders)))
+
+    def _sync(self, desired: HostState) -> tuple[str, ...]:
+        """A tunnel's port leaves the pipeline before its devices go, and joins it when they are there."""
+        ports, tunnels = self._parts.ports, self._parts.tunnels
+        tunnels.check(desired.tunnels)
+        changes = list(ports.set_gateways(desired.gateways))
+        changes += ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
+        changes += tunnels.sync(desired.tunnels)
+        changes += self.place_ports()
+        return tuple(changes)
+
+    def _wanted_ports(self, borders: frozenset[str]) -> list[Port]:
+        parts = self._parts
+        wanted = [Port(number=p.number, interface=p.interface, role=p.role) for p in parts.config.ports]
+        there = dict(parts.tunnels.ports())
+        return wanted + [
+            Port(number=border.port, interface=there[border.port], role=PortRole.FABRIC)
+            for border in parts.config.borders
+            if border.name in borders and border.port in there
+        ]
+
+    def _describe(self) -> NodeDescription:
+        parts = self._parts
+        configured = {port.number for port in parts.config.ports}
+        return NodeDescription(
+            name=parts.config.name,
+            software=f"stitch-agent {VERSION}",
+            wireguard=parts.tunnels.software,
+            boot_epoch_s=parts.boot_epoch_s,
+            layout=parts.layout,
+            ports=tuple(status for status in parts.ports.status() if status.number in configured),
+            borders=parts.tunnels.status(),
+            host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual()),
+        )
+
+    def _read_flows(self, query: FlowQuery) -> FlowBatch:
+        entries = self._parts.flows.snapshot().entries
+        if query.leg >= 0:
+            entries = entries[entries["leg"] == query.leg]
+        flows = merged(self._parts.flows.columns(entries), entries, np.ones(len(entries), dtype=bool))
+        records = flows.take(np.arange(min(len(flows), query.limit))).records()
+        return FlowBatch(time_s=time.time(), flows=records, truncated=len(flows) > query.limit)
+
+    async def _follow_links(self) -> None:
+        while True:
+            await self._links_changed.wait()
+            self._links_changed.clear()
+            try:
+                for change in await self._in_worker(self.place_ports):
+                    _log.info("interfaces changed: %s", change)
+            except (AgentError, OSError) as error:
+                _log.error("interfaces changed, ports cannot follow: %s", error)
+            await asyncio.sleep(_LINK_EVENTS_APART_S)
+
+    async def _follow_handshakes(self) -> None:
+        """Both ends of a new tunnel wait, each a time of its own, and begin anew where nobody answered."""
+        while True:
+            await self._tunnels_changed.wait()
+            self._tunnels_changed.clear()
+            for wait_s in _HANDSHAKE_WAITS_S:
+                await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
+                try:
+                    if not await self._in_worker(self._parts.tunnels.start_handshakes):
+                        break
+                except AgentError as error:
+                    _log.warning("handshake: %s", error)
+
+    def _switch_capture(self, port: int, on: bool) -> None:
+        self._worker.submit(self._parts.ports.set_capture, port, on)
+
+    def _in_worker(self, action: Callable[[], _Result]) -> Awaitable[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._worker, action)

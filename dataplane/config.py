@@ -1,0 +1,81 @@
+"""Reads the agent's configuration, and refuses what could not work before anything is touched."""
+
+import ipaddress
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from dataplane.errors import RequestInvalid
+from dataplane.host_api import AgentConfig
+from dataplane.ports import LARGEST_PORT
+
+_Value = TypeVar("_Value", int, str)
+_LARGEST_NAME = 15
+"""Characters of an interface name (IFNAMSIZ - 1)."""
+_LARGEST_CACHE = 1 << 22
+
+
+def load(path: Path) -> AgentConfig:
+    """Raises RequestInvalid, naming the file and the field."""
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=AgentConfig)
+    except OSError as error:
+        raise RequestInvalid(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise RequestInvalid(f"{path}: {error} (fields: AgentConfig in dataplane/host_api.py)") from error
+    wrong = list(_faults(config))
+    if wrong:
+        raise RequestInvalid(f"{path}: " + "; ".join(wrong))
+    return config
+
+
+def _faults(config: AgentConfig) -> list[str]:
+    numbers = [port.number for port in config.ports] + [border.port for border in config.borders]
+    interfaces = [port.interface for port in config.ports]
+    names = [border.name for border in config.borders]
+    faults = [f"port number {number} is not in 1..{LARGEST_PORT}" for number in numbers if not _is_port(number)]
+    faults += [f"port number {number} is used twice" for number in _repeated(numbers)]
+    faults += [f"interface {name} is two ports" for name in _repeated(interfaces)]
+    faults += [f"border {name} is named twice" for name in _repeated(names)]
+    faults += [
+        f"interface {name!r} is no interface name"
+        for name in [*interfaces, *(border.interface for border in config.borders)]
+        if not 0 < len(name) <= _LARGEST_NAME or "/" in name
+    ]
+    faults += [f"border name {name!r} has a slash or is empty" for name in names if not name or "/" in name]
+    for border in config.borders:
+        try:
+            ipaddress.ip_interface(border.address)
+        except ValueError as error:
+            faults.append(f"border {border.name}: address: {error}")
+        if not 0 < border.listen_port < 65536:
+            faults.append(f"border {border.name}: listen_port {border.listen_port} is not in 1..65535")
+        if not 1280 <= border.mtu <= 65535:
+            faults.append(f"border {border.name}: mtu {border.mtu} is not in 1280..65535 (RFC 8200 §5)")
+    entries = config.flow_cache_entries
+    if not 4 <= entries <= _LARGEST_CACHE or entries & (entries - 1):
+        faults.append(f"flow_cache_entries {entries} is no power of two in 4..{_LARGEST_CACHE}")
+    for field in ("state_dir", "pin_dir", "wireguard_dir"):
+        if not os.path.isabs(getattr(config, field)):
+            faults.append(f"{field} {getattr(config, field)!r} is not an absolute path")
+    if not config.listen.startswith("unix:/"):
+        host, _, port = config.listen.rpartition(":")
+        if not host or not port.isdecimal():
+            faults.append(f"listen {config.listen!r} is neither unix:/PATH nor HOST:PORT")
+        elif not (config.tls_certificate and config.tls_key and config.tls_client_ca):
+            faults.append(
+                f"listen {config.listen!r} is TCP, which needs mutual TLS: set tls_certificate, tls_key and "
+                "tls_client_ca, or listen on unix:/PATH"
+            )
+    return faults
+
+
+def _is_port(number: int) -> bool:
+    return 1 <= number <= LARGEST_PORT
+
+
+def _repeated(values: list[_Value]) -> list[_Value]:
+    return [value for value, times in Counter(values).items() if times > 1]

@@ -1,0 +1,49 @@
+"""Frames between the controller and the ports: what XDP punts goes up, PacketOut goes out of an interface."""
+
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dataplane.errors import NodeRefused
+
+_HEADER = struct.Struct("HBBHHI")
+"""struct punted: ingress port, reason, zero, context, MTU, length of the whole frame; then up to 1514 bytes."""
+_FRAME = 1514
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Punted:
+    frame: bytes
+    """Its first 1514 bytes."""
+    ingress_port: int
+    reason: int
+    context: int
+    mtu: int
+
+
+def punted(record: bytes) -> Punted:
+    """Of a record of the ring buffer `punt`."""
+    ingress_port, reason, _, context, mtu, length = _HEADER.unpack_from(record)
+    frame = record[_HEADER.size : _HEADER.size + min(length, _FRAME)]
+    return Punted(frame=frame, ingress_port=ingress_port, reason=reason, context=context, mtu=mtu)
+
+
+class PacketOut:
+    """Sends frames on ports; XDP does not see them, since they leave."""
+
+    def __init__(self, interface: Callable[[int], str]) -> None:
+        """`interface`: port → name; raises RequestInvalid where there is no such port."""
+        self._interface = interface
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)  # receives nothing
+
+    def send(self, port: int, frame: bytes) -> None:
+        """Raises RequestInvalid (no such port) or NodeRefused (the interface does not take it)."""
+        name = self._interface(port)
+        try:
+            self._socket.sendto(frame, (name, 0))
+        except OSError as error:
+            raise NodeRefused(f"port {port} ({name}) does not take a frame of {len(frame)} bytes: {error}") from error
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,238 @@
+"""Ports: the numbers that P4Runtime uses, the interfaces behind them, and the program attached to each.
+
+An attachment is a bpf_link pinned as PIN_DIR/links/NUMBER: it stays when the agent ends, and a new program is swapped
+into it atomically. Three maps follow the ports: `port_number` (interface index → number), `port` (number → MAC,
+gateway addresses, flags) and `tx_port` (number → interface to send on).
+"""
+
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from dataplane.errors import NodeRefused, RequestInvalid
+from dataplane.host_api import Gateway, PortRole, PortStatus
+from dataplane.interface import Interface, read_interface
+
+_log = logging.getLogger("stitch-agent")
+_CAPTURE, _PRESENT = 1, 2
+_PORT = struct.Struct("6sBx4s4x16s")
+"""struct port."""
+_U32 = struct.Struct("I")
+_NO_IPV4, _NO_IPV6 = bytes(4), bytes(16)
+LARGEST_PORT = 511
+
+
+class Map(Protocol):
+    def lookup(self, key: bytes) -> bytes | None: ...
+    def update(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> bool: ...
+    def items(self) -> tuple[bytes, bytes]: ...
+
+
+class Links(Protocol):
+    """Attachments of the program in use to interfaces, by port number."""
+
+    def numbers(self) -> frozenset[int]:
+        """Of what is pinned."""
+
+    def attach(self, number: int, interface: str, index: int) -> bool:
+        """The interface runs the program in use; returns whether that was different. Raises NodeRefused."""
+
+    def detach(self, number: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    number: int
+    interface: str
+    role: PortRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A value of `port`."""
+
+    mac: bytes = bytes(6)
+    flags: int = 0
+    ipv4: bytes = _NO_IPV4
+    ipv6: bytes = _NO_IPV6
+
+    def packed(self) -> bytes:
+        return _PORT.pack(self.mac, self.flags, self.ipv4, self.ipv6)
+
+
+class Ports:
+    """Not thread-safe: all calls but `status` and `interface` come from one thread."""
+
+    def __init__(self, maps: Mapping[str, Map], links: Links) -> None:
+        self._numbers, self._rows, self._transmit = maps["port_number"], maps["port"], maps["tx_port"]
+        self._links = links
+        self._ports: dict[int, Port] = {}
+        self._captured: set[int] = set()
+        self._absent: frozenset[int] = frozenset()
+
+    def sync(self, wanted: Iterable[Port]) -> tuple[str, ...]:
+        """Makes exactly these ports be, as far as their interfaces exist; returns what was different, in words.
+
+        A port whose interface is missing comes up when `sync` is called after the interface appeared.
+        """
+        ports = {port.number: port for port in wanted}
+        found = {n: read_interface(port.interface) for n, port in ports.items() if port.role is not PortRole.UNDERLAY}
+        there = {number: interface for number, interface in found.items() if interface is not None}
+        changes = [self._remove(number) for number in sorted(self._known() - there.keys())]
+        self._ports = ports
+        for index, number in self._indices().items():
+            if number not in there or there[number].index != index:
+                self._numbers.delete(_U32.pack(index))
+        for number, interface in there.items():
+            changes += self._place(ports[number], interface)
+        self._tell_absent(frozenset(found.keys() - there.keys()))
+        return tuple(changes)
+
+    def set_gateways(self, gateways: Iterable[Gateway]) -> tuple[str, ...]:
+        """Makes the edge answer for exactly these addresses. Raises RequestInvalid, then nothing was changed."""
+        gateways = tuple(gateways)
+        wanted = {gateway.port: _gateway_addresses(gateway) for gateway in gateways}
+        if len(wanted) != len(gateways):
+            raise RequestInvalid(f"gateways name a port twice: {sorted(gateway.port for gateway in gateways)}")
+        for number in wanted:
+            port = self._ports.get(number)
+            if port is None or port.role is not PortRole.ATTACHMENT:
+                have = sorted(n for n, port in self._ports.items() if port.role is PortRole.ATTACHMENT)
+                raise RequestInvalid(f"gateway on port {number}: not an attachment of this node (these are: {have})")
+        changes = []
+        for number, port in self._ports.items():
+            if port.role is PortRole.UNDERLAY:
+                continue
+            row = self._row(number)
+            ipv4, ipv6 = wanted.get(number, (_NO_IPV4, _NO_IPV6))
+            if (row.ipv4, row.ipv6) != (ipv4, ipv6):
+                self._write(number, replace(row, ipv4=ipv4, ipv6=ipv6))
+                changes.append(f"port {number}: answers for {_texts(ipv4, ipv6) or 'no address'}")
+        return tuple(changes)
+
+    def gateways(self) -> tuple[Gateway, ...]:
+        """Read back."""
+        rows = {number: self._row(number) for number in sorted(self._ports)}
+        return tuple(
+            Gateway(
+                port=number,
+                ipv4=socket.inet_ntop(socket.AF_INET, row.ipv4) if row.ipv4 != _NO_IPV4 else "",
+                ipv6=socket.inet_ntop(socket.AF_INET6, row.ipv6) if row.ipv6 != _NO_IPV6 else "",
+            )
+            for number, row in rows.items()
+            if (row.ipv4, row.ipv6) != (_NO_IPV4, _NO_IPV6)
+        )
+
+    def check_captured(self, number: int) -> None:
+        """Raises RequestInvalid where XDP has no such port."""
+        if self._port(number).role is PortRole.UNDERLAY:
+            raise RequestInvalid(f"port {number} is an underlay: XDP does not see it, capture with tcpdump")
+
+    def set_capture(self, number: int, on: bool) -> None:
+        """What comes in on the port is mirrored to `capture`, or not any more."""
+        (self._captured.add if on else self._captured.discard)(number)
+        row = self._row(number)
+        if row.flags & _PRESENT:
+            self._write(number, replace(row, flags=row.flags & ~_CAPTURE | (_CAPTURE if on else 0)))
+
+    def interface(self, number: int) -> str:
+        """Raises RequestInvalid where there is no such port."""
+        return self._port(number).interface
+
+    def number_of(self, index: int) -> int | None:
+        """Of an interface index."""
+        value = self._numbers.lookup(_U32.pack(index))
+        return None if value is None else _U32.unpack(value)[0]
+
+    def status(self) -> tuple[PortStatus, ...]:
+        return tuple(
+            PortStatus(
+                number=port.number,
+                interface=port.interface,
+                role=port.role,
+                mac=interface.mac.hex(":") if interface else "",
+                mtu=interface.mtu if interface else 0,
+                carrier=bool(interface and interface.carrier),
+            )
+            for port in sorted(self._ports.values(), key=lambda port: port.number)
+            for interface in (read_interface(port.interface),)
+        )
+
+    def _place(self, port: Port, interface: Interface) -> list[str]:
+        changes = []
+        number = port.number
+        row = self._row(number)
+        flags = _PRESENT | (_CAPTURE if number in self._captured else 0)
+        if (row.mac, row.flags) != (interface.mac, flags):
+            self._write(number, replace(row, mac=interface.mac, flags=flags))
+        key, index = _U32.pack(number), _U32.pack(interface.index)
+        if self._transmit.lookup(key) != index:
+            self._transmit.update(key, index)
+        if self._numbers.lookup(index) != key:
+            self._numbers.update(index, key)
+            changes.append(f"port {number} is {port.interface}")
+        if self._links.attach(number, port.interface, interface.index):
+            changes.append(f"attached the pipeline to {port.interface}")
+        return changes
+
+    def _remove(self, number: int) -> str:
+        """The link first: from then on the kernel sees what comes in, and the kernel forwards nothing."""
+        self._links.detach(number)
+        self._captured.discard(number)
+        for index, placed in self._indices().items():
+            if placed == number:
+                self._numbers.delete(_U32.pack(index))
+        self._transmit.delete(_U32.pack(number))
+        self._write(number, _Row())
+        return f"removed port {number}"
+
+    def _known(self) -> frozenset[int]:
+        return self._links.numbers() | frozenset(self._indices().values())
+
+    def _indices(self) -> dict[int, int]:
+        keys, values = self._numbers.items()
+        return {
+            index: number for (index,), (number,) in zip(_U32.iter_unpack(keys), _U32.iter_unpack(values), strict=True)
+        }
+
+    def _port(self, number: int) -> Port:
+        port = self._ports.get(number)
+        if port is None:
+            raise RequestInvalid(f"there is no port {number} on this node, only {sorted(self._ports)}")
+        return port
+
+    def _row(self, number: int) -> _Row:
+        value = self._rows.lookup(_U32.pack(number))
+        if value is None:
+            raise NodeRefused(f"map `port` has no element {number}: ports are 1 to {LARGEST_PORT}")
+        mac, flags, ipv4, ipv6 = _PORT.unpack(value)
+        return _Row(mac=mac, flags=flags, ipv4=ipv4, ipv6=ipv6)
+
+    def _write(self, number: int, row: _Row) -> None:
+        self._rows.update(_U32.pack(number), row.packed())
+
+    def _tell_absent(self, absent: frozenset[int]) -> None:
+        for number in sorted(absent - self._absent):
+            name = self._ports[number].interface
+            _log.warning("no interface: port=%d interface=%s (it is attached when it appears)", number, name)
+        self._absent = absent
+
+
+def _gateway_addresses(gateway: Gateway) -> tuple[bytes, bytes]:
+    try:
+        ipv4 = ipaddress.IPv4Address(gateway.ipv4).packed if gateway.ipv4 else _NO_IPV4
+        ipv6 = ipaddress.IPv6Address(gateway.ipv6).packed if gateway.ipv6 else _NO_IPV6
+    except ValueError as error:
+        raise RequestInvalid(f"gateway on port {gateway.port}: {error} (an address without prefix length)") from error
+    return ipv4, ipv6
+
+
+def _texts(ipv4: bytes, ipv6: bytes) -> str:
+    texts = [socket.inet_ntop(socket.AF_INET, ipv4)] if ipv4 != _NO_IPV4 else []
+    texts += [socket.inet_ntop(socket.AF_INET6, ipv6)] if ipv6 != _NO_IPV6 else []
+    return " and ".join(texts)
