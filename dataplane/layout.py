@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from dataplane.p4info import Action, MatchType, P4Info, P4InfoInvalid, Table
 from dataplane.reasons import CANDIDATE_PATHS, CONTEXTS, MAX_SEGMENTS
@@ -50,7 +51,7 @@ class Kind(enum.Enum):
     ADDRESS = "address"
 
     @property
-    def byteorder(self) -> str:
+    def byteorder(self) -> Literal["little", "big"]:
         return sys.byteorder if self is Kind.HOST else "big"
 
 

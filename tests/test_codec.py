@@ -1,0 +1,286 @@
+"""dataplane.codec and dataplane.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
+
+import pytest
+from finsy.proto import p4r
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplane import codec
+from dataplane.batch import BatchDecoder
+from dataplane.codec import Packed
+from dataplane.columns import pieces
+from dataplane.entry import TableEntry
+from dataplane.layout import Shape
+from dataplane.status import Code, Refused
+from dataplane.stores import Operation
+from tests.pipeline_tables import LAYOUT, entries
+
+UPDATE_TYPES = (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE)
+
+
+@given(entries())
+def test_message_and_back(entry: TableEntry) -> None:
+    message = codec.compose(LAYOUT, entry)
+    assert codec.parse(LAYOUT, message, action_needed=True) == entry
+
+
+@given(entries())
+def test_bytes_of_maps_and_back(entry: TableEntry) -> None:
+    layout = LAYOUT.by_name[entry.table]
+    packed = codec.pack(layout, entry)
+    assert len(packed.key) == layout.key.size
+    assert len(packed.value) == layout.value_size
+    assert codec.unpack(layout, packed.key, packed.mask, packed.value) == entry
+
+
+def update(entry: TableEntry, kind: int) -> bytes:
+    message = p4r.Update(type=kind)
+    message.entity.table_entry.CopyFrom(codec.compose(LAYOUT, entry))
+    return message.SerializeToString()
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """An update in canonical form, or with one thing wrong or unusual in it."""
+    raw = update(draw(entries()), draw(st.sampled_from(UPDATE_TYPES)))
+    message = p4r.Update.FromString(raw)
+    entry = message.entity.table_entry
+    match draw(st.integers(0, 9)):
+        case 0 | 1 | 2:
+            return raw
+        case 3:
+            entry.priority = draw(st.integers(-1, 9))
+        case 4 if entry.match:
+            part = draw(st.sampled_from(entry.match))
+            _longer(draw, getattr(part, part.WhichOneof("field_match_type")), "value", "mask", "low", "high")
+        case 5 if entry.action.action.params:
+            _longer(draw, draw(st.sampled_from(entry.action.action.params)), "value")
+        case 6:
+            entry.ClearField("action")
+        case 7 if entry.match:
+            entry.match.pop(draw(st.integers(0, len(entry.match) - 1)))
+        case 8 if entry.match:
+            entry.match.add().CopyFrom(draw(st.sampled_from(entry.match)))
+        case 9:
+            entry.metadata = draw(st.binary(max_size=2))
+    return message.SerializeToString()
+
+
+def _longer(draw: st.DrawFn, message: object, *names: str) -> None:
+    name = draw(st.sampled_from([name for name in names if hasattr(message, name)]))
+    changed = draw(st.sampled_from((b"", b"\0", b"\xff"))) + getattr(message, name)
+    setattr(message, name, draw(st.sampled_from((b"", changed, b"\0\0" + changed))))
+
+
+def one_by_one(raw: bytes) -> tuple[Operation, str, Packed] | Code:
+    """What the codec alone makes of an update."""
+    batch = BatchDecoder(LAYOUT).decode([raw])
+    if batch.faults:
+        return batch.faults[0].code
+    (run,) = batch.runs
+    return run.operation, run.table.table.name, _packed(run.rows, 0)
+
+
+def _packed(rows: object, row: int) -> Packed:
+    return Packed(
+        pieces(rows.keys)[row],
+        pieces(rows.masks)[row],
+        int(rows.priorities[row]),
+        pieces(rows.values)[row],  # type: ignore[attr-defined]
+    )
+
+
+LEARNT = BatchDecoder(LAYOUT)
+"""Shared by all examples, so that most updates meet a form that another one taught."""
+
+
+@settings(max_examples=400)
+@given(st.lists(mutated(), min_size=1, max_size=12))
+def test_a_batch_is_read_as_its_updates_one_by_one(updates: list[bytes]) -> None:
+    batch = LEARNT.decode(updates)
+    found: dict[int, object] = {index: fault.code for index, fault in batch.faults.items()}
+    for run in batch.runs:
+        for row in range(len(run.rows)):
+            found[run.first + row] = (run.operation, run.table.table.name, _packed(run.rows, row))
+    assert found == {index: one_by_one(raw) for index, raw in enumerate(updates)}
+
+
+@settings(max_examples=150)
+@given(entries(), st.sampled_from(UPDATE_TYPES), st.data())
+def test_a_learnt_form_reads_other_values_as_the_codec_does(entry: TableEntry, kind: int, data: st.DataObject) -> None:
+    """The same form with any bytes in its variable places, legal or not."""
+    decoder = BatchDecoder(LAYOUT)
+    raw = bytearray(update(entry, kind))
+    decoder.decode([bytes(raw)])
+    for _ in range(4):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        batch = decoder.decode([bytes(raw)])
+        alone = one_by_one(bytes(raw))
+        if batch.faults:
+            assert batch.faults[0].code == alone
+        else:
+            (run,) = batch.runs
+            assert (run.operation, run.table.table.name, _packed(run.rows, 0)) == alone
+
+
+def test_a_batch_of_one_form_is_one_run_in_order() -> None:
+    made = [codec_route(number) for number in range(100)]
+    decoder = BatchDecoder(LAYOUT)
+    batch = decoder.decode([update(entry, p4r.Update.INSERT) for entry in made])
+    (run,) = batch.runs
+    layout = LAYOUT.by_name["route"]
+    assert [_packed(run.rows, row) for row in range(100)] == [codec.pack(layout, entry) for entry in made]
+
+
+def codec_route(number: int) -> TableEntry:
+    message = p4r.TableEntry(table_id=LAYOUT.by_name["route"].table.id)
+    message.match.add(field_id=1).exact.value = b"\x07"
+    lpm = message.match.add(field_id=2).lpm
+    lpm.value, lpm.prefix_len = (0x20010DB8 << 96 | number << 64).to_bytes(16, "big"), 64
+    action = message.action.action
+    action.action_id = LAYOUT.by_name["route"].table.action_by_name["set_next_hop"].id
+    action.params.add(param_id=1, value=codec.bytestring(number))
+    return codec.parse(LAYOUT, message, action_needed=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "bitwidth", "number"),
+    [(b"\x63", 8, 99), (b"\x00\x63", 16, 99), (b"\x30\x64", 16, 12388), (b"\x00\x00\x63", 12, 99), (b"\0", 9, 0)],
+)
+def test_bytestrings_of_the_specification_are_taken(value: bytes, bitwidth: int, number: int) -> None:
+    assert codec.integer(value, bitwidth, "x") == number  # Table 4 of the P4Runtime specification.
+
+
+@pytest.mark.parametrize(
+    ("value", "bitwidth"),
+    [
+        (b"\x01\x63", 8),
+        (b"", 8),
+        (b"\x01\x00\x63", 16),
+        (b"\x10\x63", 12),
+        (b"\x01\x00\x63", 12),
+        (b"\x00\x40\x63", 12),
+    ],
+)
+def test_bytestrings_out_of_range_are_refused(value: bytes, bitwidth: int) -> None:
+    with pytest.raises(Refused) as refused:
+        codec.integer(value, bitwidth, "x")
+    assert refused.value.fault.code is Code.OUT_OF_RANGE
+
+
+def lease(leg: bytes = b"\x05", **fields: object) -> p4r.TableEntry:
+    table = LAYOUT.by_name["lease"].table
+    message = p4r.TableEntry(table_id=table.id, **fields)
+    message.match.add(field_id=1).exact.value = leg
+    message.action.action.action_id = table.actions[0].id
+    message.action.action.params.add(param_id=1, value=b"\x09")
+    return message
+
+
+def policy(field_id: int, value: bytes, mask: bytes, priority: int = 1) -> p4r.TableEntry:
+    table = LAYOUT.by_name["flow_policy"].table
+    message = p4r.TableEntry(table_id=table.id, priority=priority)
+    message.match.add(field_id=1).exact.value = b"\x05"
+    ternary = message.match.add(field_id=field_id).ternary
+    ternary.value, ternary.mask = value, mask
+    message.action.action.action_id = table.action_by_name["permit"].id
+    message.action.action.params.add(param_id=1, value=b"\x01")
+    return message
+
+
+def candidate(live: bytes, mask: bytes, priority: int) -> p4r.TableEntry:
+    table = LAYOUT.by_name["sr_policy"].table
+    message = p4r.TableEntry(table_id=table.id, priority=priority)
+    message.match.add(field_id=1).exact.value = b"\x05"
+    ternary = message.match.add(field_id=2).ternary
+    ternary.value, ternary.mask = live, mask
+    message.action.action.action_id = table.actions[0].id
+    for param in table.actions[0].params:
+        message.action.action.params.add(param_id=param.id, value=b"\x01")
+    return message
+
+
+def _with(message: p4r.TableEntry, change: str) -> p4r.TableEntry:
+    action = message.action.action
+    match change:
+        case "unknown action":
+            action.action_id = 1
+        case "default action":
+            action.action_id = LAYOUT.by_name["lease"].table.default_only[0].id
+        case "parameter missing":
+            del action.params[:]
+        case "parameter twice":
+            action.params.add().CopyFrom(action.params[0])
+        case "parameter unknown":
+            action.params.add(param_id=9, value=b"\x01")
+        case "member":
+            message.action.action_profile_member_id = 3
+        case "match missing":
+            del message.match[:]
+        case "match twice":
+            message.match.add().CopyFrom(message.match[0])
+        case "match unknown":
+            message.match[0].field_id = 7
+        case "match of another type":
+            message.match[0].lpm.value = b"\x01"
+        case "counter":
+            message.counter_data.packet_count = 1
+        case "default entry":
+            message.is_default_action = True
+            del message.match[:]
+        case "default entry with a match":
+            message.is_default_action = True
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (lease(b""), Code.OUT_OF_RANGE),
+        (lease(b"\x80\x00"), Code.OUT_OF_RANGE),
+        (lease(priority=1), Code.INVALID_ARGUMENT),
+        (lease(is_const=True), Code.INVALID_ARGUMENT),
+        (lease(metadata=b"x"), Code.UNIMPLEMENTED),
+        (lease(idle_timeout_ns=1), Code.INVALID_ARGUMENT),
+        (p4r.TableEntry(table_id=1), Code.NOT_FOUND),
+        (_with(lease(), "unknown action"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "default action"), Code.PERMISSION_DENIED),
+        (_with(lease(), "parameter missing"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "parameter twice"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "parameter unknown"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "member"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "match missing"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "match twice"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "match unknown"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "match of another type"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "counter"), Code.INVALID_ARGUMENT),
+        (_with(lease(), "default entry"), Code.PERMISSION_DENIED),
+        (_with(lease(), "default entry with a match"), Code.INVALID_ARGUMENT),
+        (policy(2, b"\x01", b"\x02"), Code.INVALID_ARGUMENT),
+        (policy(2, b"\x00", b"\x00"), Code.INVALID_ARGUMENT),
+        (policy(4, b"\x01", b"\x1f"), Code.OUT_OF_RANGE),
+        (policy(2, b"\x01", b"\x03", priority=0), Code.INVALID_ARGUMENT),
+        (candidate(b"\x02", b"\x03", 7), Code.INVALID_ARGUMENT),
+        (candidate(b"\x03", b"\x03", 7), Code.INVALID_ARGUMENT),
+        (candidate(b"\x02", b"\x02", 8), Code.INVALID_ARGUMENT),
+    ],
+)
+def test_what_the_specification_forbids_is_refused(message: p4r.TableEntry, code: Code) -> None:
+    with pytest.raises(Refused) as refused:
+        codec.parse(LAYOUT, message, action_needed=True)
+    assert refused.value.fault.code is code
+
+
+def test_a_delete_needs_the_key_only() -> None:
+    message = _with(lease(metadata=b"x"), "unknown action")
+    assert codec.parse(LAYOUT, message, action_needed=False, key_only=True).action == codec.NO_ACTION
+
+
+def test_candidate_slots_are_in_the_order_of_priorities() -> None:
+    entry = codec.parse(LAYOUT, candidate(b"\x02", b"\x02", 7), action_needed=True)
+    packed = codec.pack(LAYOUT.by_name["sr_policy"], entry)
+    assert int.from_bytes(packed.key, "little") == 5 * 8 + 1
+
+
+def test_every_shape_is_in_use() -> None:
+    assert {layout.shape for layout in LAYOUT.tables} == set(Shape)
