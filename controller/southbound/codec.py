@@ -1,0 +1,168 @@
+"""Entries as P4Runtime messages and back, driven by the P4Info: names and integers here, ids and octets on the wire.
+
+```
+ Entry ──compose──▶ p4.v1.TableEntry          p4.v1.TableEntry ──parse──▶ Row
+ Entry ──key, behaviour──▶ what it is compared by ◀──key, behaviour── Row
+```
+"""
+
+import ipaddress
+from collections.abc import Sequence
+
+from finsy.proto import p4r
+
+from controller.errors import TargetRejected
+from controller.model.entry import Entry, Match
+from controller.model.intent import Value
+from dataplane.p4info import Action, MatchField, MatchType, P4Info, Table
+
+Key = tuple[str, tuple[Match, ...], int]
+"""Table, match, priority: what makes an entry the same one (P4Runtime §9.1)."""
+Behaviour = tuple[str, tuple[tuple[str, int], ...]]
+"""Action and parameters: what it does."""
+
+
+class Row(Value, frozen=True, kw_only=True):
+    """An entry as a node has it; nobody knows whose it is."""
+
+    key: Key
+    behaviour: Behaviour
+
+
+def key(entry: Entry) -> Key:
+    return entry.table, entry.match, entry.priority
+
+
+def behaviour(entry: Entry) -> Behaviour:
+    return entry.action, entry.params
+
+
+def show(key: Key, behaviour: Behaviour | None = None) -> str:
+    """For people: `route(context=0, destination=5f00:1::/48) -> set_next_hop(next_hop=3)`."""
+    table, match, priority = key
+    fields = [_show_match(each) for each in match] + ([f"priority={priority}"] if priority else [])
+    text = f"{table}({', '.join(fields)})"
+    if behaviour is None:
+        return text
+    action, params = behaviour
+    return f"{text} -> {action}({', '.join(f'{name}={_show_number(value)}' for name, value in params)})"
+
+
+class Codec:
+    """Raises ValueError for an entry that the P4Info does not have, TargetRejected for a message that it does not."""
+
+    def __init__(self, p4info: P4Info) -> None:
+        self.p4info = p4info
+
+    def compose(self, entry: Entry) -> p4r.TableEntry:
+        message = self.compose_key(key(entry))
+        table = self.p4info.table_by_name[entry.table]
+        action = table.action_by_name.get(entry.action)
+        if action is None or tuple(name for name, _ in entry.params) != tuple(param.name for param in action.params):
+            raise ValueError(f"{show(key(entry), behaviour(entry))}: the P4Info has no such action of that table")
+        message.action.action.action_id = action.id
+        for (_, number), param in zip(entry.params, action.params, strict=True):
+            value = octets(number, param.bitwidth)
+            message.action.action.params.append(p4r.Action.Param(param_id=param.id, value=value))
+        return message
+
+    def compose_key(self, key: Key) -> p4r.TableEntry:
+        name, match, priority = key
+        table = self.p4info.table_by_name.get(name)
+        if table is None:
+            raise ValueError(f"{show(key)}: the P4Info has no such table")
+        message = p4r.TableEntry(table_id=table.id, priority=priority)
+        for each in match:
+            field = table.field_by_name.get(each.field)
+            if field is None:
+                raise ValueError(f"{show(key)}: the table has no field {each.field!r}")
+            message.match.append(_compose_match(field, each))
+        return message
+
+    def parse(self, message: p4r.TableEntry) -> Row:
+        table = self.p4info.table_by_id.get(message.table_id)
+        if table is None:
+            raise TargetRejected(f"the node has an entry of table {message.table_id:#x}, which the P4Info has not")
+        fields = table.field_by_id
+        try:
+            match = sorted(message.match, key=lambda each: each.field_id)
+            values = tuple(_parse_match(fields[each.field_id], each) for each in match)
+            return Row(key=(table.name, values, message.priority), behaviour=_parse_action(table, message))
+        except KeyError as exc:
+            raise TargetRejected(
+                f"the node has an entry of {table.name} with id {exc}, which the P4Info has not"
+            ) from exc
+
+
+def octets(number: int, bitwidth: int) -> bytes:
+    """The shortest big-endian form (P4Runtime §8.4). Raises ValueError where it does not fit."""
+    if number < 0 or number >> bitwidth:
+        raise ValueError(f"{number} does not fit into {bitwidth} bits")
+    return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big")
+
+
+def _compose_match(field: MatchField, match: Match) -> p4r.FieldMatch:
+    message = p4r.FieldMatch(field_id=field.id)
+    value = octets(match.value, field.bitwidth)
+    match field.match_type:
+        case MatchType.EXACT:
+            message.exact.value = value
+        case MatchType.LPM:
+            message.lpm.value = value
+            message.lpm.prefix_len = _given(field, match.prefix_length)
+        case MatchType.TERNARY:
+            message.ternary.value = value
+            message.ternary.mask = octets(_given(field, match.mask), field.bitwidth)
+        case MatchType.RANGE:
+            message.range.low = value
+            message.range.high = octets(_given(field, match.high), field.bitwidth)
+    return message
+
+
+def _given(field: MatchField, number: int | None) -> int:
+    if number is None:
+        raise ValueError(f"field {field.name}: a {field.match_type.value} match lacks its second number")
+    return number
+
+
+def _parse_match(field: MatchField, message: p4r.FieldMatch) -> Match:
+    number = int.from_bytes
+    match field.match_type:
+        case MatchType.EXACT:
+            return Match(field=field.name, value=number(message.exact.value, "big"))
+        case MatchType.LPM:
+            prefix_length = message.lpm.prefix_len
+            return Match(field=field.name, value=number(message.lpm.value, "big"), prefix_length=prefix_length)
+        case MatchType.TERNARY:
+            mask = number(message.ternary.mask, "big")
+            return Match(field=field.name, value=number(message.ternary.value, "big"), mask=mask)
+        case MatchType.RANGE:
+            high = number(message.range.high, "big")
+            return Match(field=field.name, value=number(message.range.low, "big"), high=high)
+
+
+def _parse_action(table: Table, message: p4r.TableEntry) -> Behaviour:
+    action: Action = table.action_by_id[message.action.action.action_id]
+    values = {param.param_id: int.from_bytes(param.value, "big") for param in message.action.action.params}
+    return action.name, tuple((param.name, values[param.id]) for param in action.params)
+
+
+def _show_match(match: Match) -> str:
+    text = f"{match.field}={_show_number(match.value)}"
+    if match.prefix_length is not None:
+        return f"{text}/{match.prefix_length}"
+    if match.mask is not None:
+        return f"{text}&{match.mask:#x}"
+    return text if match.high is None else f"{text}..{match.high}"
+
+
+def _show_number(number: int) -> str:
+    """Addresses as addresses; everything that is wider than a MAC is one."""
+    if number < 1 << 48:
+        return str(number)
+    address = ipaddress.IPv6Address(number)
+    return str(address.ipv4_mapped or address)
+
+
+def by_key(rows: Sequence[Row]) -> dict[Key, Row]:
+    return {row.key: row for row in rows}

@@ -1,0 +1,113 @@
+"""What must be written so that a node has exactly what it shall have, and in which order.
+
+Make before break on one node: first what is new, then what changes, then what goes. New entries before those that lead
+to them; old ones after. P4Runtime leaves the order inside a batch to the target (§12), so each step is its own batch.
+"""
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping
+from typing import assert_never
+
+from controller.errors import TargetRejected
+from controller.model.entry import Entry
+from controller.model.event import Deviation
+from controller.model.intent import Value
+from controller.southbound.codec import Key, Row, behaviour, key, show
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    ("next_hop", "path_liveness", "lease"),
+    ("route", "sr_policy"),
+    ("steer",),
+    ("flow_policy",),
+    ("source_port_class", "destination_port_class"),
+    ("source_group", "destination_group"),
+    ("local_sid", "source_guard"),
+    ("attachment", "punt_frame"),
+)
+"""Tables, each after those that its entries lead to."""
+BATCH = 1000
+"""Updates of one WriteRequest."""
+
+
+class Operation(enum.Enum):
+    INSERT = "insert"
+    MODIFY = "modify"
+    DELETE = "delete"
+
+
+class Update(Value, frozen=True, kw_only=True):
+    operation: Operation
+    key: Key
+    entry: Entry | None
+    """What shall be there; None: nothing."""
+    row: Row | None
+    """What was there; None: nothing."""
+
+    @property
+    def owner(self) -> str:
+        return self.entry.owner if self.entry else ""
+
+
+def index(entries: Iterable[Entry]) -> dict[Key, Entry]:
+    """Raises TargetRejected where two entries claim one key."""
+    indexed: dict[Key, Entry] = {}
+    for entry in entries:
+        other = indexed.setdefault(key(entry), entry)
+        if other is not entry and behaviour(other) != behaviour(entry):
+            raise TargetRejected(f"{show(key(entry))}: {other.owner} and {entry.owner} want different things of it")
+    return indexed
+
+
+def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tuple[Update, ...]:
+    """In no particular order; empty where the node is as it shall be."""
+    updates = []
+    for each, entry in desired.items():
+        row = present.get(each)
+        if row is None:
+            updates.append(Update(operation=Operation.INSERT, key=each, entry=entry, row=None))
+        elif row.behaviour != behaviour(entry):
+            updates.append(Update(operation=Operation.MODIFY, key=each, entry=entry, row=row))
+    updates += [
+        Update(operation=Operation.DELETE, key=each, entry=None, row=row)
+        for each, row in present.items()
+        if each not in desired
+    ]
+    return tuple(updates)
+
+
+def batches(updates: Iterable[Update], size: int = BATCH) -> Iterator[tuple[Update, ...]]:
+    """In the order in which they must be written, one after the other."""
+    steps: dict[tuple[Operation, int], list[Update]] = {}
+    for update in updates:
+        steps.setdefault((update.operation, _STEP_OF[update.key[0]]), []).append(update)
+    forward = range(len(STEPS) + 1)
+    order = [(operation, step) for operation in (Operation.INSERT, Operation.MODIFY) for step in forward]
+    order += [(Operation.DELETE, step) for step in reversed(forward)]
+    for place in order:
+        step_updates = steps.get(place, [])
+        for first in range(0, len(step_updates), size):
+            yield tuple(step_updates[first : first + size])
+
+
+def deviation(node: str, update: Update) -> Deviation:
+    """The same difference, where there should have been none."""
+    table = update.key[0]
+    match update.operation:
+        case Operation.INSERT:
+            what, detail = "missing", show(update.key)
+        case Operation.MODIFY:
+            what, detail = "changed", show(update.key, update.row.behaviour if update.row else None)
+        case Operation.DELETE:
+            what, detail = "foreign", show(update.key, update.row.behaviour if update.row else None)
+        case _:
+            assert_never(update.operation)
+    return Deviation(node=node, what=what, table=table, detail=detail, owner=update.owner)
+
+
+class _Steps(dict[str, int]):
+    def __missing__(self, table: str) -> int:
+        """A table that a newer P4Info brings: nothing is known to lead to it, so it comes last."""
+        return len(STEPS)
+
+
+_STEP_OF = _Steps({table: step for step, tables in enumerate(STEPS) for table in tables})

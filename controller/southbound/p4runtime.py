@@ -1,0 +1,224 @@
+"""The driver of one node's tables over P4Runtime: `sync(desired)` reads back, and writes only what differs."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import grpc
+from finsy.proto import U128, p4i, p4r, rpc_code, rpc_status
+
+from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.entry import Entry
+from controller.model.event import Deviation
+from controller.model.intent import Value
+from controller.southbound.codec import Codec, Key, Row, behaviour, show
+from controller.southbound.difference import Operation, Update, batches, deviation, difference, index
+
+SERVICE = "p4.v1.P4Runtime"
+DEVICE_ID = 1
+UNARY_S_MAX = 5.0
+PIPELINE_S_MAX = 20.0
+READ_S_MAX = 10.0
+FAULTS_SHOWN = 5
+"""Of a refused batch; the rest is counted."""
+UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+_TYPES = {
+    Operation.INSERT: p4r.Update.INSERT,
+    Operation.MODIFY: p4r.Update.MODIFY,
+    Operation.DELETE: p4r.Update.DELETE,
+}
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, p4r.StreamMessageResponse]"
+
+
+class SyncReport(Value, frozen=True, kw_only=True):
+    writes: int
+    deviations: tuple[Deviation, ...]
+    """What differed. A deviation only if nothing was meant to change; the caller knows."""
+
+
+def cookie(p4info: p4i.P4Info) -> int:
+    """64 bits that say which P4Info it is (P4Runtime §6.5.1: the client's to choose)."""
+    return int.from_bytes(hashlib.sha256(p4info.SerializeToString(deterministic=True)).digest()[:8], "big")
+
+
+class P4RuntimeClient:
+    """Raises TargetUnreachable or TargetRejected, with the node's name in the text."""
+
+    def __init__(self, node: str, channel: grpc.aio.Channel, codec: Codec, election_id: int) -> None:
+        self.node = node
+        self._codec = codec
+        self._election_id = election_id
+        self._stream_call: grpc.aio.StreamStreamMultiCallable[p4r.StreamMessageRequest, p4r.StreamMessageResponse]
+        self._stream_call = channel.stream_stream(
+            f"/{SERVICE}/StreamChannel",
+            p4r.StreamMessageRequest.SerializeToString,
+            p4r.StreamMessageResponse.FromString,
+        )
+        self._get_pipeline = channel.unary_unary(
+            f"/{SERVICE}/GetForwardingPipelineConfig",
+            p4r.GetForwardingPipelineConfigRequest.SerializeToString,
+            p4r.GetForwardingPipelineConfigResponse.FromString,
+        )
+        self._set_pipeline = channel.unary_unary(
+            f"/{SERVICE}/SetForwardingPipelineConfig",
+            p4r.SetForwardingPipelineConfigRequest.SerializeToString,
+            p4r.SetForwardingPipelineConfigResponse.FromString,
+        )
+        self._write = channel.unary_unary(
+            f"/{SERVICE}/Write", p4r.WriteRequest.SerializeToString, p4r.WriteResponse.FromString
+        )
+        self._read = channel.unary_stream(
+            f"/{SERVICE}/Read", p4r.ReadRequest.SerializeToString, p4r.ReadResponse.FromString
+        )
+        self._stream: _Stream | None = None
+
+    async def become_primary(self) -> None:
+        """Opens the stream and asks to lead (P4Runtime §5)."""
+        self._stream = stream = self._stream_call()
+        request = p4r.StreamMessageRequest()
+        request.arbitration.device_id = DEVICE_ID
+        request.arbitration.election_id.CopyFrom(U128.encode(self._election_id))
+        try:
+            async with asyncio.timeout(UNARY_S_MAX):
+                await stream.write(request)
+                while (response := await stream.read()) is not grpc.aio.EOF:
+                    if response.HasField("arbitration"):
+                        self._check_primary(response.arbitration)
+                        return
+        except TimeoutError as exc:
+            raise TargetUnreachable(f"node {self.node}: no answer to the arbitration in {UNARY_S_MAX:.0f} s") from exc
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("arbitration", exc) from exc
+        raise TargetUnreachable(f"node {self.node}: closed the stream instead of answering the arbitration")
+
+    async def hold(self) -> None:
+        """Never returns: raises TargetUnreachable when the stream ends or another controller leads."""
+        if self._stream is None:
+            raise TargetUnreachable(f"node {self.node}: there is no stream yet")
+        try:
+            while (response := await self._stream.read()) is not grpc.aio.EOF:
+                if response.HasField("arbitration"):
+                    self._check_primary(response.arbitration)
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("stream", exc) from exc
+        raise TargetUnreachable(f"node {self.node}: closed the stream")
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+
+    async def ensure_pipeline(self) -> bool:
+        """Pushes our P4Info only where the node has another: pushing clears its tables. Returns whether it did."""
+        ours = self._codec.p4info.message
+        mark = cookie(ours)
+        get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
+        try:
+            present = (await self._get_pipeline(get, timeout=UNARY_S_MAX)).config
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # it has none yet
+                raise self._translated("reading its pipeline", exc) from exc
+            present = p4r.ForwardingPipelineConfig()
+        if present.p4info == ours:  # whatever its cookie: the tables are right
+            return False
+        request = p4r.SetForwardingPipelineConfigRequest(
+            device_id=DEVICE_ID,
+            election_id=U128.encode(self._election_id),
+            action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
+        )
+        request.config.p4info.CopyFrom(ours)
+        request.config.cookie.cookie = mark
+        try:
+            await self._set_pipeline(request, timeout=PIPELINE_S_MAX)
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("setting its pipeline", exc) from exc
+        return True
+
+    async def read(self) -> dict[Key, Row]:
+        """All entries of all tables."""
+        request = p4r.ReadRequest(device_id=DEVICE_ID)
+        request.entities.add().table_entry.table_id = 0  # P4Runtime §11.1: all tables
+        rows: dict[Key, Row] = {}
+        try:
+            async for response in self._read(request, timeout=READ_S_MAX):
+                for entity in response.entities:
+                    if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
+                        row = self._codec.parse(entity.table_entry)
+                        rows[row.key] = row
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("reading its tables", exc) from exc
+        return rows
+
+    async def sync(self, desired: Sequence[Entry]) -> SyncReport:
+        """The node has exactly `desired` on return. TargetRejected names each entry that it refused, and its owner.
+
+        What is refused does not keep the rest from being written.
+        """
+        updates = difference(index(desired), await self.read())
+        refused: list[str] = []
+        for batch in batches(updates):
+            refused += await self.write(batch)
+        if refused:
+            more = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
+            raise TargetRejected(f"node {self.node} refused {'; '.join(refused[:FAULTS_SHOWN])}{more}")
+        return SyncReport(writes=len(updates), deviations=tuple(deviation(self.node, update) for update in updates))
+
+    async def write(self, updates: Sequence[Update]) -> list[str]:
+        """One batch. Returns what was refused, in words, one an update; the others are written."""
+        request = p4r.WriteRequest(device_id=DEVICE_ID, election_id=U128.encode(self._election_id))
+        for update in updates:
+            try:
+                entry = self._codec.compose(update.entry) if update.entry else self._codec.compose_key(update.key)
+            except ValueError as exc:
+                raise TargetRejected(f"node {self.node}: {exc} (owner {update.owner or 'unknown'})") from exc
+            message = request.updates.add(type=_TYPES[update.operation])
+            message.entity.table_entry.CopyFrom(entry)
+        try:
+            await self._write(request, timeout=UNARY_S_MAX)
+        except grpc.aio.AioRpcError as exc:
+            faults = _faults(exc, len(updates))
+            if faults is None:
+                raise self._translated("writing its tables", exc) from exc
+            return [
+                f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}: {code} {fault.message}"
+                for update, fault in zip(updates, faults, strict=True)
+                if (code := _code(fault)) != "ok"
+            ]
+        return []
+
+    def _check_primary(self, arbitration: p4r.MasterArbitrationUpdate) -> None:
+        """Status OK: we lead; else there is another with a higher election id (P4Runtime §5.3)."""
+        if arbitration.status.code != rpc_code.OK:
+            leader = U128.decode(arbitration.election_id)
+            raise TargetUnreachable(
+                f"node {self.node}: another controller leads it (election id {leader}, ours {self._election_id}); "
+                "stop one of the two"
+            )
+
+    def _translated(self, doing: str, exc: grpc.aio.AioRpcError) -> TargetUnreachable | TargetRejected:
+        text = f"node {self.node}: {doing}: {exc.code().name.lower()}: {exc.details()}"
+        return TargetUnreachable(text) if exc.code() in UNREACHABLE else TargetRejected(text)
+
+
+def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
+    """One for each update, OK or not (P4Runtime §12.3); None where the whole request failed."""
+    for name, value in exc.trailing_metadata() or ():
+        if name == "grpc-status-details-bin" and isinstance(value, bytes):
+            details = rpc_status.Status.FromString(value).details
+            faults = []
+            for detail in details:
+                fault = p4r.Error()
+                detail.Unpack(fault)
+                faults.append(fault)
+            return faults if len(faults) == count else None
+    return None
+
+
+def _code(fault: p4r.Error) -> str:
+    name: str = rpc_code.Code.Name(fault.canonical_code)
+    return name.lower()
+
+
+def _shown(update: Update) -> str:
+    return show(update.key, behaviour(update.entry)) if update.entry else show(update.key)
