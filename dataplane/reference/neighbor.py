@@ -17,6 +17,8 @@ REDIRECT = 137
 SOURCE_LINK_LAYER = 1
 TARGET_LINK_LAYER = 2
 ND_HOP_LIMIT = 255
+ND_LONGEST = 1460
+"""ICMPv6 bytes that fit a link without jumbo frames (RFC 2464 §2)."""
 ROUTER_SOLICITED_OVERRIDE = 0xE0000000
 ROUTER_SOLICITED = 0xC0000000
 """A proxy does not override (RFC 4861 §7.2.8)."""
@@ -56,7 +58,7 @@ def is_discovery(ip: Ip) -> bool:
 def parse_discovery(ip: Ip) -> NeighborMessage | None:
     """None where it is no right solicitation or advertisement (RFC 4861 §7.1) whose first option is the MAC."""
     icmp = ip.transport
-    if ip.hop_limit != ND_HOP_LIMIT or len(icmp) < 32 or not checksum_is_right(ip):
+    if ip.hop_limit != ND_HOP_LIMIT or not 32 <= len(icmp) <= ND_LONGEST or not checksum_is_right(ip):
         return None
     kind, code, target, option, units, mac = struct.unpack_from("!BB6x16sBB6s", icmp)
     expected = {SOLICITATION: SOURCE_LINK_LAYER, ADVERTISEMENT: TARGET_LINK_LAYER}.get(kind)

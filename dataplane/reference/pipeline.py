@@ -31,6 +31,8 @@ from dataplane.reference.verdict import Drop, Forward, Pass, Punt, Verdict
 
 TCP_OVERHEAD = {4: 40, 6: 60}
 """IP version → bytes of IP and TCP headers without options."""
+NEIGHBORS = 4096
+"""Learnt at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,9 @@ class Pipeline:
         inner = srv6.decapsulate(outer)
         if isinstance(inner, Drop):
             return inner
+        self.events[PipelineEvent.DECAPSULATED] += 1
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
-        self.events[PipelineEvent.DECAPSULATED] += 1
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
         into = Arrival(0, ethernet, arrival.ingress_class, context, arrival.now_boottime_s, decapsulated=True)
         return self._flow(into, inner)
@@ -193,7 +195,8 @@ class Pipeline:
             return
         if not self.tables.look_up("source_guard", ingress_port=port, source=address):
             return
-        if self.neighbors.get((port, address)) != mac:
+        known = self.neighbors.get((port, address))
+        if known != mac and (known or len(self.neighbors) < NEIGHBORS):
             self.neighbors[port, address] = mac
             self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
 

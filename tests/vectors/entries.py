@@ -63,7 +63,8 @@ def group(side: str, context: int, prefix: str, number: int) -> TableEntry:
 
 def port_class(side: str, protocol: int, low: int, high: int, number: int, priority: int) -> TableEntry:
     table = f"{side}_port_class"
-    fields = (FieldMatch("protocol", protocol), FieldMatch("port", low, high=high))
+    any_port = (low, high) == (0, 0xFFFF)
+    fields = (FieldMatch("protocol", protocol), *(() if any_port else (FieldMatch("port", low, high=high),)))
     return TableEntry(table, fields, f"set_{table}", (("port_class", number),), priority)
 
 

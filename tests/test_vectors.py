@@ -1,0 +1,34 @@
+"""XDP makes of every packet vector what the vector says, with a cold and with a warm flow cache."""
+
+from collections.abc import Iterator
+
+import pytest
+from vectors import VECTORS, Vector, entries, node
+from xdp_node import XdpNode, outcome
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def xdp() -> Iterator[XdpNode]:
+    made = XdpNode(node.PORTS)
+    try:
+        with made.node.entered():
+            yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_vector(xdp: XdpNode, vector: Vector) -> None:
+    xdp.sync(entries(vector))
+    xdp.forget()
+    for port, frame in vector.before:
+        xdp.run(port, frame)
+    expected = outcome(vector.expected)
+    before = xdp.all_drops()
+    for temperature in ("cold", "warm"):
+        assert xdp.run(vector.port, vector.frame, expected.reason) == expected, temperature
+    after = xdp.all_drops()
+    counted = {reason for reason in after if after[reason] != before.get(reason)}
+    assert counted <= {expected.reason}, "exactly one reason counts"

@@ -1,0 +1,193 @@
+"""The XDP program as one node in namespaces of the test's own, to run frames through and compare with the model."""
+
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from namespaces import Namespace, veth
+
+from dataplane.bpf import POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
+from dataplane.codec import pack
+from dataplane.columns import from_packed
+from dataplane.entry import TableEntry
+from dataplane.layout import of
+from dataplane.p4info import load
+from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.reference import Drop, Forward, Pass, Port, Punt, Verdict
+from dataplane.stores import Operation
+from dataplane.tables import Run, Tables, map_names
+
+MTU = 2000
+BUCKETS = 64
+PORT_PRESENT = 2
+FLOW_ENTRY = np.dtype(
+    {
+        "names": ["generation", "leg", "bytes", "packets"],
+        "formats": ["<u2", "<u2", "<u8", "<u4"],
+        "offsets": [40, 42, 48, 56],
+        "itemsize": 64,
+    }
+)
+PUNTED_HEADER = struct.Struct("=HBxHHI")
+PASSED, DROPPED, SENT, PUNTED = "pass", "drop", "send", "punt"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A verdict as far as a test run shows it: not the port that a frame leaves by."""
+
+    kind: str
+    reason: int = DropReason.NONE
+    frame: bytes = b""
+    context: int = 0
+
+
+def outcome(verdict: Verdict) -> Outcome:
+    match verdict:
+        case Pass():
+            return Outcome(PASSED)
+        case Drop(reason):
+            return Outcome(DROPPED, reason)
+        case Forward(_, frame, reason):
+            return Outcome(SENT, reason, frame)
+        case Punt(reason, frame, context):
+            return Outcome(PUNTED, reason, frame, context)
+
+
+class XdpNode:
+    """Ports are veths: `p1` is port 1, its other end `h1` lies in `hosts`. Run frames inside the namespace `node`."""
+
+    def __init__(self, ports: dict[int, Port]) -> None:
+        self.node, self.hosts = Namespace("node"), Namespace("hosts")
+        self._links: list[Link] = []
+        self.object = Object()
+        self.ifindex: dict[int, int] = {}
+        for number in ports:
+            veth(self.node, f"p{number}", self.hosts, f"h{number}", mtu=MTU)
+            for namespace, device in ((self.node, f"p{number}"), (self.hosts, f"h{number}")):
+                namespace.run("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
+        # One CPU's part of the cache is enough for all; small, so that flows are evicted too.
+        self.object.set_constants({"flow_cache_buckets": BUCKETS})
+        self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), BUCKETS * POSSIBLE_CPUS))
+        self.object.load()
+        self.program = self.object.program("pipeline")
+        with self.hosts.entered():
+            for number in ports:
+                self._attach("pass", f"h{number}")
+        with self.node.entered():
+            for number, port in ports.items():
+                self._add_port(number, port)
+        self._layout = of(load())
+        maps = {name: self.object.map(name) for name in map_names(self._layout)}
+        self.tables = Tables(self._layout, maps)
+        self._entries: dict[tuple[object, ...], TableEntry] = {}
+        self._punts = RingBuffer(self.object.map("punt"))
+        self._drops = self.object.map("drop_counter")
+
+    def close(self) -> None:
+        self._punts.close()
+        for link in self._links:
+            link.close()
+        self.object.close()
+        self.node.remove()
+        self.hosts.remove()
+
+    def _attach(self, program: str, device: str) -> int:
+        index = socket.if_nametoindex(device)
+        self._links.append(Link.create(self.object.program(program), index))
+        return index
+
+    def _add_port(self, number: int, port: Port) -> None:
+        # A program that is attached is known to the dispatcher: test runs need not wait for RCU, 4 ms each.
+        index = self._attach("pipeline", f"p{number}")
+        self.ifindex[number] = index
+        key = struct.pack("=I", number)
+        self.object.map("port_number").update(struct.pack("=I", index), key)
+        ipv4 = (port.ipv4 & 0xFFFFFFFF).to_bytes(4)
+        row = struct.pack("=6sBx4s4x16s", port.mac, PORT_PRESENT, ipv4, port.ipv6.to_bytes(16))
+        self.object.map("port").update(key, row)
+        self.object.map("tx_port").update(key, struct.pack("=I", index))
+
+    def sync(self, entries: Iterable[TableEntry]) -> None:
+        """Exactly `entries` are in the tables."""
+        wanted = {(entry.table, entry.match, entry.priority): entry for entry in entries}
+        gone = [entry for key, entry in self._entries.items() if key not in wanted]
+        added = [entry for key, entry in wanted.items() if key not in self._entries]
+        changed = [entry for key, entry in wanted.items() if self._entries.get(key, entry) != entry]
+        self._write(Operation.DELETE, gone)
+        self._write(Operation.INSERT, added)
+        self._write(Operation.MODIFY, changed)
+        self._entries = wanted
+
+    def _write(self, operation: Operation, entries: Sequence[TableEntry]) -> None:
+        runs = []
+        for table in dict.fromkeys(entry.table for entry in entries):
+            layout = self._layout.by_name[table]
+            packed = [pack(layout, entry) for entry in entries if entry.table == table]
+            runs.append(Run(operation, layout, from_packed(layout, packed), 0))
+        for run in runs:
+            faults = self.tables.write([run])
+            assert not faults, (operation, run.table.table.name, faults)
+
+    def forget(self) -> None:
+        """Neighbours, the flow cache and what legs counted are as at the start."""
+        counters = self.object.map("leg_counter")
+        legs = np.arange(counters.max_entries, dtype="<u4").tobytes()
+        counters.update_batch(legs, bytes(counters.stride * counters.max_entries))
+        neighbors = self.object.map("neighbor")
+        for key in list(neighbors):
+            neighbors.delete(key)
+        for name in ("flow_cache", "flow_cache_tag"):
+            self.object.map(name).mapped(writable=True)[:] = 0
+
+    def run(self, port: int, frame: bytes, counted: int = DropReason.NONE) -> Outcome:
+        """What XDP makes of `frame`. `counted` is the reason that is expected: only that counter is looked at."""
+        before = self.drops(counted)
+        done = self.program.test_run(frame, ifindex=self.ifindex.get(port, 0))
+        reason = counted if counted and self.drops(counted) == before + 1 else DropReason.NONE
+        if done.action == XdpAction.PASS:
+            return Outcome(PASSED, reason, b"" if done.frame == frame else done.frame)
+        if done.action == XdpAction.REDIRECT:
+            return Outcome(SENT, reason, done.frame)
+        assert done.action == XdpAction.DROP
+        punted = self._punts.consume()
+        if not punted:
+            return Outcome(DROPPED, reason)
+        (record,) = punted
+        ingress_port, punt_reason, context, mtu, length = PUNTED_HEADER.unpack_from(record)
+        assert (ingress_port, mtu) == (port, 0)
+        return Outcome(PUNTED, punt_reason, record[PUNTED_HEADER.size :][: min(length, 1514)], context)
+
+    def drops(self, reason: int) -> int:
+        """Packets dropped for `reason`, on all CPUs."""
+        values = self._drops.lookup(struct.pack("=I", reason))
+        assert values is not None
+        return sum(struct.unpack(f"={len(values) // 8}Q", values)[::2])
+
+    def all_drops(self) -> dict[int, tuple[int, int]]:
+        """Packets and bytes by reason, without zeros."""
+        found = {}
+        for reason in range(256):
+            counters = [struct.unpack("=QQ", one) for one in self._drops.lookup_per_cpu(struct.pack("=I", reason))]
+            if any(packets for packets, _ in counters):
+                found[reason] = (sum(packets for packets, _ in counters), sum(size for _, size in counters))
+        return found
+
+    def events(self) -> dict[PipelineEvent, int]:
+        counter = self.object.map("event_counter")
+        per_cpu = {event: counter.lookup_per_cpu(struct.pack("=I", event)) for event in PipelineEvent}
+        return {event: sum(int.from_bytes(one, "little") for one in values) for event, values in per_cpu.items()}
+
+    def leg_totals(self) -> dict[int, tuple[int, int]]:
+        """Packets and bytes by leg: what was folded, and what the flow cache has."""
+        keys, folded = self.object.map("leg_counter").items()
+        counters = np.frombuffer(folded, "<u8").reshape(len(keys) // 4, POSSIBLE_CPUS, 2).sum(axis=1)
+        totals = {int(leg): (int(counters[leg][0]), int(counters[leg][1])) for leg in np.flatnonzero(counters[:, 0])}
+        lines = self.object.map("flow_cache").mapped().reshape(-1, FLOW_ENTRY.itemsize).view(FLOW_ENTRY).ravel()
+        for line in lines[lines["generation"] != 0]:
+            packets, size = totals.get(int(line["leg"]), (0, 0))
+            size += int(line["bytes"]) & (1 << 48) - 1
+            totals[int(line["leg"])] = (packets + int(line["packets"]), size)
+        return totals
