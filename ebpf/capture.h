@@ -16,7 +16,7 @@ struct {
 	__uint(max_entries, 1 << 20);
 } capture SEC(".maps");
 
-static __noinline int capture_frame(struct xdp_md *ctx)
+__noinline int capture_frame(struct xdp_md *ctx)
 {
 	__u32 length = ctx->data_end - ctx->data;
 	__u32 copied = at_most(length, CAPTURE_FRAME);

@@ -29,14 +29,20 @@ struct {
 	__type(value, __u64);
 } event_counter SEC(".maps");
 
-static __noinline int drop(const struct packet *packet, __u32 reason)
+__noinline int count_drop(__u32 reason, __u32 frame_length)
 {
 	struct packets_bytes *counter = bpf_map_lookup_elem(&drop_counter, &reason);
 
 	if (counter) {
 		counter->packets++;
-		counter->bytes += packet->frame_length;
+		counter->bytes += frame_length;
 	}
+	return 0;
+}
+
+static __always_inline int drop(const struct packet *packet, __u32 reason)
+{
+	count_drop(reason, packet->frame_length);
 	return XDP_DROP;
 }
 

@@ -122,7 +122,7 @@ static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 now)
 /* The leg of a flow whose generation cannot be compared: never cached. */
 static __noinline int resolve_uncached(const struct packet *packet)
 {
-	int leg = resolve(&packet->flow, packet->flow_port);
+	int leg = global_resolve(&packet->flow, packet->flow_port);
 
 	if (leg >= 0)
 		count_leg(leg, 1, packet->ip_length);
@@ -132,7 +132,7 @@ static __noinline int resolve_uncached(const struct packet *packet)
 /* Resolves a flow that has an entry, but for other tables or another port. */
 static __noinline int refresh(struct flow_entry *entry, const struct packet *packet, __u16 current, __u32 now)
 {
-	int leg = resolve(&packet->flow, packet->flow_port);
+	int leg = global_resolve(&packet->flow, packet->flow_port);
 
 	if (leg < 0)
 		return leg;
@@ -152,7 +152,7 @@ static __noinline int refresh(struct flow_entry *entry, const struct packet *pac
 static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, const struct packet *packet,
 			    __u32 tag_generation, __u32 now)
 {
-	int leg = resolve(&packet->flow, packet->flow_port);
+	int leg = global_resolve(&packet->flow, packet->flow_port);
 	struct flow_entry *entry;
 	__u32 way;
 

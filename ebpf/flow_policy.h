@@ -108,7 +108,7 @@ static __always_inline __u8 destination_port_class_of(__u32 protocol, __be16 num
 }
 
 /* The flow's leg, or minus the reason to drop it. */
-static __noinline int resolve(const union flow_key *flow, __u32 flow_port)
+static __always_inline int resolve(const union flow_key *flow, __u32 flow_port)
 {
 	__u32 context = flow->context, action = FLOW_POLICY_NO_ENTRY, priority = 0;
 	struct flow_policy_masks *masks;
@@ -149,4 +149,9 @@ static __noinline int resolve(const union flow_key *flow, __u32 flow_port)
 		result = action == FLOW_POLICY_PERMIT ? (int)value->permit.leg : -(int)value->drop.reason;
 	}
 	return result;
+}
+
+__noinline int global_resolve(const union flow_key *flow, __u32 flow_port)
+{
+	return flow ? resolve(flow, flow_port) : -DROP_NOT_PERMITTED;
 }

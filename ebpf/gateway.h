@@ -14,7 +14,7 @@ static __always_inline bool is_to_gateway(const struct packet *packet)
 }
 
 /* The reply to an echo request (RFC 792, RFC 4443 §4.2), of the same size. */
-static __noinline int answer_echo(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int answer_echo(struct xdp_md *ctx, struct packet *packet)
 {
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
 	__be16 request = bpf_htons((v4 ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST) << 8);
@@ -65,4 +65,9 @@ static __noinline int answer_echo(struct xdp_md *ctx, struct packet *packet)
 	icmp->checksum = checksum_update(icmp->checksum, request, reply);
 	count_event(EVENT_ECHO_ANSWERED);
 	return answer(ctx, packet, mac);
+}
+
+__noinline int global_answer_echo(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? answer_echo(ctx, packet) : XDP_DROP;
 }

@@ -158,11 +158,11 @@ static __always_inline int route_outer(struct xdp_md *ctx, struct packet *packet
 	if (!ip)
 		return drop(packet, DROP_MALFORMED);
 	destination = ip->destination;
-	return find_route(packet, FABRIC_CONTEXT, &destination);
+	return global_find_route(packet, FABRIC_CONTEXT, &destination);
 }
 
 /* GO_ON: a decapsulated packet. TO_NEXT_HOP: what goes on by its outer header. */
-static __noinline int receive_from_link(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int receive_from_link(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	__u32 available = c.end - c.position;
@@ -204,4 +204,9 @@ static __noinline int receive_from_link(struct xdp_md *ctx, struct packet *packe
 	default:
 		return drop(packet, sid->drop.reason);
 	}
+}
+
+__noinline int global_receive_from_link(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? receive_from_link(ctx, packet) : XDP_DROP;
 }

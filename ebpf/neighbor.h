@@ -110,7 +110,7 @@ static __always_inline int answer(struct xdp_md *ctx, const struct packet *packe
 	return bpf_redirect(packet->ifindex, 0);
 }
 
-static __noinline int receive_arp(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int receive_arp(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct arp *arp = pull(&c, sizeof(*arp));
@@ -151,6 +151,11 @@ static __noinline int receive_arp(struct xdp_md *ctx, struct packet *packet)
 		return XDP_DROP;
 	count_event(EVENT_ARP_ANSWERED);
 	return answer(ctx, packet, mac);
+}
+
+__noinline int global_receive_arp(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? receive_arp(ctx, packet) : XDP_DROP;
 }
 
 /* An ICMPv6 message longer than what a link without jumbo frames carries is not looked at. */
@@ -203,7 +208,7 @@ static __always_inline bool is_discovery(struct xdp_md *ctx, const struct packet
 }
 
 /* RFC 4861 §7.1: what is not right in every respect is ignored. */
-static __noinline int receive_discovery(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int receive_discovery(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
@@ -254,4 +259,9 @@ static __noinline int receive_discovery(struct xdp_md *ctx, struct packet *packe
 		return XDP_DROP;
 	count_event(EVENT_ND_ANSWERED);
 	return answer(ctx, packet, mac);
+}
+
+__noinline int global_receive_discovery(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? receive_discovery(ctx, packet) : XDP_DROP;
 }

@@ -114,8 +114,8 @@ static __noinline int ask_by_solicitation(struct xdp_md *ctx, const struct packe
 }
 
 /* To a host of an attachment, whose MAC was learnt. */
-static __noinline int send_to_neighbor(struct xdp_md *ctx, const struct packet *packet,
-				       const struct next_hop_value *hop, const struct port *out)
+static __always_inline int send_to_neighbor(struct xdp_md *ctx, const struct packet *packet,
+					    const struct next_hop_value *hop, const struct port *out)
 {
 	struct neighbor_key key = {.port = hop->resolve.port};
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
@@ -153,6 +153,12 @@ static __noinline int send_to_neighbor(struct xdp_md *ctx, const struct packet *
 	return transmit(packet, key.port);
 }
 
+__noinline int global_send_to_neighbor(struct xdp_md *ctx, const struct packet *packet,
+				       const struct next_hop_value *hop, const struct port *out)
+{
+	return packet && hop && out ? send_to_neighbor(ctx, packet, hop, out) : XDP_DROP;
+}
+
 /* The frame begins with 14 bytes of Ethernet and the header to forward by; inner hop limits were checked before. */
 static __always_inline int send_to_next_hop(struct xdp_md *ctx, const struct packet *packet)
 {
@@ -166,13 +172,13 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, const struct pac
 	if (!hop || hop->action == NEXT_HOP_NO_ENTRY)
 		return drop(packet, DROP_NO_NEXT_HOP);
 	if (hop->action == NEXT_HOP_PUNT)
-		return punt_to_controller(ctx, packet, hop->punt.reason);
+		return global_punt_to_controller(ctx, packet, hop->punt.reason);
 	number = hop->forward.port;
 	out = bpf_map_lookup_elem(&port, &number);
 	if (!out || !(out->flags & PORT_PRESENT) || hop->forward.vlan)
 		return drop(packet, DROP_NO_NEXT_HOP);
 	if (hop->action == NEXT_HOP_RESOLVE)
-		return send_to_neighbor(ctx, packet, hop, out);
+		return global_send_to_neighbor(ctx, packet, hop, out);
 
 	ethernet = pull(&c, sizeof(*ethernet));
 	if (!ethernet)

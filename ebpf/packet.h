@@ -5,6 +5,9 @@
  *    | Ethernet | tag | IPv4 or IPv6 (fragment) | TCP, UDP, ICMP ...     | padding |
  *                     |<------------------ ip_length ------------------>|
  *
+ * What known flows do not meet is behind `global_...` functions: the verifier judges a global function once, and not for
+ * each way that leads to it. It cannot know that a pointer is there, so these ask.
+ *
  * A stage returns an XDP action, or what comes next. Offsets live here, pointers do not: a pointer into the frame is
  * taken again after each call that may move the head or the tail.
  */

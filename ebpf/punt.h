@@ -38,7 +38,7 @@ struct {
 	__type(value, struct punt_frame_value);
 } punt_frame SEC(".maps");
 
-static __noinline int punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)
+static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)
 {
 	__u32 length = ctx->data_end - ctx->data;
 	__u32 copied = at_most(length, PUNT_FRAME_BYTES);
@@ -61,6 +61,11 @@ static __noinline int punt_to_controller(struct xdp_md *ctx, const struct packet
 	}
 	bpf_ringbuf_submit(punted, 0);
 	return XDP_DROP;
+}
+
+__noinline int global_punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)
+{
+	return packet ? punt_to_controller(ctx, packet, reason) : XDP_DROP;
 }
 
 /* Protocol and ICMP type of plain IP; 0 where the frame has none. */
@@ -91,7 +96,7 @@ static __always_inline void punt_key_of_ip(struct xdp_md *ctx, const struct pack
 		key->icmp_type = *type;
 }
 
-static __noinline int match_punt_frame(struct xdp_md *ctx, const struct packet *packet)
+static __always_inline int match_punt_frame(struct xdp_md *ctx, const struct packet *packet)
 {
 	struct punt_frame_key key = {
 		.ingress_class = packet->ingress_class,
@@ -127,8 +132,13 @@ static __noinline int match_punt_frame(struct xdp_md *ctx, const struct packet *
 		reason = action == PUNT_FRAME_PUNT ? value->punt.reason : value->drop.reason;
 	}
 	if (action == PUNT_FRAME_PUNT)
-		return punt_to_controller(ctx, packet, reason);
+		return global_punt_to_controller(ctx, packet, reason);
 	if (action == PUNT_FRAME_DROP)
 		return drop(packet, reason);
 	return GO_ON;
+}
+
+__noinline int global_match_punt_frame(struct xdp_md *ctx, const struct packet *packet)
+{
+	return packet ? match_punt_frame(ctx, packet) : XDP_DROP;
 }

@@ -17,7 +17,7 @@ struct {
 } next_hop SEC(".maps");
 
 /* Sets packet->next_hop, or drops. */
-static __noinline int find_route(struct packet *packet, __u32 context, const union address *destination)
+static __always_inline int find_route(struct packet *packet, __u32 context, const union address *destination)
 {
 	struct route_key key = {
 		.prefix_length = 160,
@@ -32,4 +32,9 @@ static __noinline int find_route(struct packet *packet, __u32 context, const uni
 		return drop(packet, found->drop.reason);
 	packet->next_hop = found->set_next_hop.next_hop;
 	return TO_NEXT_HOP;
+}
+
+__noinline int global_find_route(struct packet *packet, __u32 context, const union address *destination)
+{
+	return packet && destination ? find_route(packet, context, destination) : XDP_DROP;
 }

@@ -78,7 +78,7 @@ static __noinline int refresh_first_hop(struct packet *packet, union first_hop *
 					__u32 current)
 {
 	union first_hop found = {.generation = current};
-	int verdict = find_route(packet, FABRIC_CONTEXT, first);
+	int verdict = global_find_route(packet, FABRIC_CONTEXT, first);
 
 	if (verdict != TO_NEXT_HOP)
 		return verdict;
@@ -95,7 +95,7 @@ static __always_inline int find_first_hop(struct packet *packet, __u32 candidate
 	union first_hop is;
 
 	if (!known || !current)
-		return find_route(packet, FABRIC_CONTEXT, first);
+		return global_find_route(packet, FABRIC_CONTEXT, first);
 	is.word = *(volatile __u64 *)&known->word;
 	if (is.generation != current)
 		return refresh_first_hop(packet, known, first, current);
@@ -200,7 +200,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 		return drop(packet, DROP_NO_LIVE_PATH);
 	mtu = path->h_encaps.inner_mtu;
 	if (mtu && packet->ip_length > mtu)
-		return answer_too_big(ctx, packet, mtu);
+		return global_answer_too_big(ctx, packet, mtu);
 	if (mtu && packet->tcp_flags & TCP_SYN)
 		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);
 	if (cut_padding(ctx, packet) != GO_ON || decrement_inner(ctx, packet) != GO_ON)
@@ -220,5 +220,5 @@ static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet
 
 	if (!how || how->action == STEER_NO_ENTRY)
 		return drop(packet, DROP_NO_STEERING);
-	return how->action == STEER_DELIVER ? deliver(ctx, packet) : encapsulate(ctx, packet, how);
+	return how->action == STEER_DELIVER ? global_deliver(ctx, packet) : encapsulate(ctx, packet, how);
 }

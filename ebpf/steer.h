@@ -48,9 +48,14 @@ static __noinline int remove_tag(struct xdp_md *ctx, struct packet *packet)
 	return GO_ON;
 }
 
-static __noinline int deliver(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int deliver(struct xdp_md *ctx, struct packet *packet)
 {
 	if (cut_padding(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
 		return XDP_DROP;
-	return find_route(packet, packet->flow.context, &packet->flow.destination);
+	return global_find_route(packet, packet->flow.context, &packet->flow.destination);
+}
+
+__noinline int global_deliver(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? deliver(ctx, packet) : XDP_DROP;
 }

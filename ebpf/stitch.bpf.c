@@ -61,16 +61,16 @@ static __always_inline int receive_from_host(struct xdp_md *ctx, struct packet *
 	int verdict;
 
 	if (packet->ether_type == ETHERTYPE_ARP)
-		return receive_arp(ctx, packet);
+		return global_receive_arp(ctx, packet);
 	if (packet->ether_type != ETHERTYPE_IPV4 && packet->ether_type != ETHERTYPE_IPV6)
 		return drop(packet, DROP_NOT_IP);
 	verdict = parse_ip(ctx, packet);
 	if (verdict != GO_ON)
 		return verdict;
 	if (is_discovery(ctx, packet))
-		return receive_discovery(ctx, packet);
+		return global_receive_discovery(ctx, packet);
 	if (is_to_gateway(packet))
-		return answer_echo(ctx, packet);
+		return global_answer_echo(ctx, packet);
 	if (packet->ether_type == ETHERTYPE_IPV6 && in_sid_block(&packet->flow.destination))
 		return drop(packet, DROP_SID_NOT_ADMITTED); /* RFC 8754 §5.1 */
 	return GO_ON;
@@ -110,14 +110,14 @@ int pipeline(struct xdp_md *ctx)
 	if (verdict != GO_ON)
 		return verdict;
 	if (may_be_punted(&packet, node)) {
-		verdict = match_punt_frame(ctx, &packet);
+		verdict = global_match_punt_frame(ctx, &packet);
 		if (verdict != GO_ON)
 			return verdict;
 	}
 	if (packet.ingress_class == ATTACHMENT_CLASS)
 		verdict = receive_from_host(ctx, &packet);
 	else
-		verdict = receive_from_link(ctx, &packet);
+		verdict = global_receive_from_link(ctx, &packet);
 	if (verdict == GO_ON)
 		verdict = forward_flow(ctx, &packet, node);
 	if (verdict == TO_NEXT_HOP)

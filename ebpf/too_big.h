@@ -101,7 +101,7 @@ static __always_inline int packet_too_big(struct xdp_md *ctx, const struct packe
 }
 
 /* Counted as TOO_BIG in any case; answered if it came from an attachment and the RFCs allow an answer. */
-static __noinline int answer_too_big(struct xdp_md *ctx, const struct packet *packet, __u16 mtu)
+static __always_inline int answer_too_big(struct xdp_md *ctx, const struct packet *packet, __u16 mtu)
 {
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
 	__u32 index = packet->ingress_port;
@@ -127,6 +127,11 @@ static __noinline int answer_too_big(struct xdp_md *ctx, const struct packet *pa
 		return made;
 	drop(packet, DROP_TOO_BIG);
 	return answer(ctx, packet, mac);
+}
+
+__noinline int global_answer_too_big(struct xdp_md *ctx, const struct packet *packet, __u16 mtu)
+{
+	return packet ? answer_too_big(ctx, packet, mtu) : XDP_DROP;
 }
 
 #define TCP_OPTIONS_MAX 40
