@@ -5,8 +5,8 @@ class LabError(Exception):
     """The lab could not be made, or does not work any more."""
 
 
-class LabNotFound(LabError):
-    """No such lab is up; or several are and none was named."""
+class NotFound(LabError):
+    """No such lab is up, or it has no such host, node, link or program."""
 
 
 class LabExists(LabError):
@@ -14,7 +14,7 @@ class LabExists(LabError):
 
 
 class RequestInvalid(LabError):
-    """What was asked for cannot be: no such host or link, no such value."""
+    """What was asked for cannot be, or can be understood in several ways."""
 
 
 class NotAllowed(LabError):

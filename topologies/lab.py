@@ -19,7 +19,7 @@ import msgspec
 
 from topologies import processes, topology_file
 from topologies.daemons import inside, launch, note_process, process_of, wait_ready
-from topologies.errors import LabError, LabExists, LabNotFound, NotAllowed, RequestInvalid
+from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.record import (
     CHECKOUT,
     HOLDER,
@@ -51,17 +51,17 @@ def running() -> tuple[LabRecord, ...]:
 
 
 def find(lab: str | None) -> LabRecord:
-    """The named one, or the only one of this checkout. Raises LabNotFound."""
+    """The named one, or the only one of this checkout. Raises NotFound, RequestInvalid."""
     if lab is None:
         found = running()
         if len(found) == 1:
             return found[0]
         if found:
-            raise LabNotFound(f"several labs are up: name one with --lab {'|'.join(record.lab for record in found)}")
-        raise LabNotFound("no lab is up: start one with `stitch lab up three-domains`")
+            raise RequestInvalid(f"several labs are up: name one with --lab {'|'.join(record.lab for record in found)}")
+        raise NotFound("no lab is up: start one with `stitch lab up three-domains`")
     record = _record(directory_of(_checked(lab)))
     if record is None:
-        raise LabNotFound(f"no lab {lab} is up ({directory_of(lab)} is not there)")
+        raise NotFound(f"no lab {lab} is up ({directory_of(lab)} is not there)")
     return record
 
 
@@ -75,7 +75,8 @@ def up(topology: str, lab: str | None = None, *, bare: bool = False, say: Callab
     Raises TopologyInvalid, LabExists, RequestInvalid, NotAllowed, LabError.
     """
     file = topology_file.find(topology)
-    name = _checked(lab or default_name(topology_file.load(file)))
+    checked = topology_file.load(file)
+    name = _checked(lab or default_name(checked))
     directory = directory_of(name)
     if os.geteuid() != 0:
         raise NotAllowed("a lab needs root, for namespaces and BPF: run it with sudo")
@@ -89,7 +90,7 @@ def up(topology: str, lab: str | None = None, *, bare: bool = False, say: Callab
         write_record(directory, record)
         holder = _start_holder(record)
     try:
-        _follow(holder, say)
+        _follow(name, holder, say)
     except BaseException:
         down(name)
         raise
@@ -105,9 +106,9 @@ def down(lab: str) -> None:
 
 
 def command(record: LabRecord, place: str, arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """What runs `arguments` in the namespaces of a host or node. Raises RequestInvalid for unknown ones."""
+    """What runs `arguments` in the namespaces of a host or node. Raises NotFound for unknown ones."""
     if place not in record.namespaces:
-        raise RequestInvalid(f"lab {record.lab} has no {place}: one of {', '.join(record.namespaces)}")
+        raise NotFound(f"lab {record.lab} has no {place}: one of {', '.join(record.namespaces)}")
     if not processes.belongs(record.namespaces[place], record.lab):
         raise LabError(f"{place} of lab {record.lab} is gone: take the lab down and up again")
     return inside(record, place, ("env", *arguments))
@@ -134,7 +135,7 @@ def restart(lab: str, name: str) -> int:
     daemon = next((daemon for daemon in record.daemons if daemon.name == name), None)
     if daemon is None:
         known = ", ".join(daemon.name for daemon in record.daemons) or "none: the lab is bare"
-        raise RequestInvalid(f"lab {lab} has no agent or controller {name}: one of {known}")
+        raise NotFound(f"lab {lab} has no agent or controller {name}: one of {known}")
     process = process_of(lab, name)
     if process is not None:
         processes.stop(process)
@@ -180,7 +181,7 @@ def _start_holder(record: LabRecord) -> subprocess.Popen[bytes]:
     return holder
 
 
-def _follow(holder: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+def _follow(lab: str, holder: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
     assert holder.stdout is not None
     with holder.stdout as lines:
         for line in lines:
@@ -192,7 +193,8 @@ def _follow(holder: subprocess.Popen[bytes], say: Callable[[str], None]) -> None
                     return
                 case ProgressKind.FAILED:
                     raise LabError(progress.text)
-    raise LabError(f"the process that makes the lab ended (status {holder.wait()}) before the lab was ready")
+    log = (directory_of(lab) / "holder.log").read_text(errors="replace")
+    raise LabError(f"the process that makes the lab ended (status {holder.wait()}) before the lab was ready\n{log}")
 
 
 def _remove(lab: str) -> None:

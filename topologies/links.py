@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topologies import lab
-from topologies.errors import LabError, RequestInvalid
+from topologies.errors import LabError, NotFound, RequestInvalid
 from topologies.record import LabRecord, directory_of
 from topologies.relay import LinkState, Relay
 from topologies.topology import Link, Topology
@@ -46,7 +46,7 @@ def wires(topology: Topology) -> tuple[Wire, ...]:
 
 
 def find(topology: Topology, first: str, second: str) -> Wire:
-    """By the names of its ends, or of the node's port where a host has several. Raises RequestInvalid."""
+    """By the names of its ends, or of the node's port where a host has several. Raises NotFound, RequestInvalid."""
     matching = [
         wire
         for wire in wires(topology)
@@ -58,7 +58,7 @@ def find(topology: Topology, first: str, second: str) -> Wire:
         ports = " or ".join(wire.device_b for wire in matching)
         raise RequestInvalid(f"{first} and {second} have several links: say {ports} instead of {matching[0].a}")
     known = ", ".join(f"{wire.a} {wire.b}" for wire in wires(topology))
-    raise RequestInvalid(f"there is no link {first} {second}: one of {known}")
+    raise NotFound(f"there is no link {first} {second}: one of {known}")
 
 
 def relay_of(record: LabRecord) -> Relay:

@@ -13,6 +13,9 @@ from topologies.errors import LabError
 
 VARIABLE = "NETSTITCH_LAB"
 _END_DEADLINE_S = 10.0
+_EXEC_S = 0.01
+"""In the middle of execve(2) a process has no environment to be known by; it is over long before this."""
+_QUIET_ROUNDS = 2
 
 
 def environment(lab: str) -> dict[str, str]:
@@ -34,13 +37,18 @@ def end(lab: str) -> None:
     SIGKILL at once: nothing of a lab outlasts it, so nobody has to put anything in order.
     """
     deadline = time.monotonic() + _END_DEADLINE_S
-    while found := members(lab):
-        if time.monotonic() > deadline:
+    quiet = 0
+    while quiet < _QUIET_ROUNDS:
+        found = members(lab)
+        quiet = 0 if found else quiet + 1
+        if found and time.monotonic() > deadline:
             raise LabError(f"processes of lab {lab} do not end, even by SIGKILL: {sorted(found)}")
         handles = [handle for handle in map(_signal, found) if handle is not None]
         for handle in handles:
             select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
             os.close(handle)
+        if not found:
+            time.sleep(_EXEC_S)
 
 
 def alive(process: int) -> bool:
@@ -71,7 +79,14 @@ def stop(process: int, deadline_s: float = 5.0) -> None:
 
 def belongs(process: int, lab: str) -> bool:
     """It is the lab's, and not a stranger who got the number of one that ended."""
-    return alive(process) and _carries(process, lab)
+    deadline = time.monotonic() + 10 * _EXEC_S
+    while alive(process):
+        if _carries(process, lab):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_EXEC_S / 10)
+    return False
 
 
 def _signal(process: int) -> int | None:

@@ -45,16 +45,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LINKS 256
-#define CLIENTS 32
-#define FRAME_MAX 9216
-#define COMMAND_MAX 4608 /* a path and the words before it */
-#define BATCH 64	 /* frames read from one end before others get their turn */
-#define QUEUE_FRAMES 16384
-#define DEVICE_QUEUE 4096	 /* frames that a TAP holds until they are read */
-#define BACKLOG_NS 50000000ull	 /* what waits longer for its turn on a slow link is dropped, as a full port would */
-#define TOLERANCE_NS 20000ull	 /* sent this much early rather than woken up for */
-#define CAPTURE_BUFFER (1 << 20) /* so that the disk is not waited for with each frame */
+#define LINKS          256
+#define CLIENTS        32
+#define FRAME_MAX      9216
+#define COMMAND_MAX    4608 /* a path and the words before it */
+#define BATCH          64   /* frames read from one end before others get their turn */
+#define QUEUE_FRAMES   16384
+#define DEVICE_QUEUE   4096        /* frames that a TAP holds until they are read */
+#define BACKLOG_NS     50000000ull /* what waits longer for its turn on a slow link is dropped, as a full port would */
+#define TOLERANCE_NS   20000ull    /* sent this much early rather than woken up for */
+#define CAPTURE_BUFFER (1 << 20)   /* so that the disk is not waited for with each frame */
 
 struct frame {
 	struct frame *next;
@@ -63,7 +63,11 @@ struct frame {
 	uint8_t data[];
 };
 
-enum kind { END, LISTENER, CLIENT };
+enum kind {
+	END,
+	LISTENER,
+	CLIENT
+};
 
 /* First member of what epoll points to. */
 struct source {
@@ -73,8 +77,8 @@ struct source {
 
 struct counts {
 	uint64_t packets, bytes; /* delivered to the other end */
-	uint64_t lost;		 /* by the link's loss */
-	uint64_t dropped;	 /* backlog, no carrier, or refused by the other end's device */
+	uint64_t lost;           /* by the link's loss */
+	uint64_t dropped;        /* backlog, no carrier, or refused by the other end's device */
 };
 
 /* One end, with the direction that starts there. */
@@ -87,7 +91,7 @@ struct end {
 	struct frame *head, **tail;
 	uint32_t queued;
 	uint64_t busy_until_ns; /* until then earlier frames use the link */
-	uint64_t last_due_ns;	/* frames never overtake each other, also when the delay shrinks */
+	uint64_t last_due_ns;   /* frames never overtake each other, also when the delay shrinks */
 	struct counts counts;
 };
 
@@ -521,7 +525,8 @@ static void command_set(struct client *client, const char *arguments)
 
 	if (sscanf(arguments, "%63s %" SCNu64 " %" SCNu64 " %" SCNu32, name, &delay_us, &rate_kbit, &loss_ppm) != 4 ||
 	    delay_us > 10000000 || rate_kbit > 1000000000 || loss_ppm > 1000000) {
-		refuse(client, "set: expected LINK DELAY_US (to 10 s) RATE_KBIT (to 1 Tbit/s) LOSS_PPM (to 1000000), got: %s",
+		refuse(client,
+		       "set: expected LINK DELAY_US (to 10 s) RATE_KBIT (to 1 Tbit/s) LOSS_PPM (to 1000000), got: %s",
 		       arguments);
 		return;
 	}
@@ -758,7 +763,8 @@ int main(int argc, char **argv)
 	signal(SIGINT, stop);
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_TIMERSLACK, 1ul);
-	setpriority(PRIO_PROCESS, 0, -10); /* late frames are false delay; without the right to it, they are a bit later */
+	setpriority(PRIO_PROCESS, 0,
+		    -10); /* late frames are false delay; without the right to it, they are a bit later */
 	while (!random_state)
 		if (getrandom(&random_state, sizeof(random_state), 0) < 0) {
 			perror("relay: getrandom");

@@ -58,11 +58,10 @@ class AcceptRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"
     """Offers whose destination is ours."""
 
     origin: str
+    source: str
     to: str
-    source: str = "*"
     ports: tuple[str, ...] = ()
     encryption: str = "none"
-    max_lease_s: int | None = None
 
 
 class CarryRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"origin": "from"}):

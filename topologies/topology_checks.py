@@ -1,5 +1,6 @@
 """What one value of a topology says of another: names that exist, addresses that fit, links that can be made."""
 
+import fnmatch
 import ipaddress
 import re
 from collections.abc import Iterator
@@ -95,11 +96,11 @@ def _domains(topology: Topology) -> Iterator[Finding]:
             ("transit", [(rule.origin, rule.to) for rule in domain.policy.transit]),
         ):
             for index, named in enumerate(ends):
-                for name in named:
-                    if name not in domains:
+                for pattern in named:
+                    if not fnmatch.filter(domains, pattern):
                         yield (
                             (*where, "policy", kind, index),
-                            f"{name} is no domain: one of {', '.join(sorted(domains))}",
+                            f"{pattern} is no domain: one of {', '.join(sorted(domains))}",
                         )
 
 

@@ -5,9 +5,12 @@
     hosts: {NAME: Host}        links: [Link]
 
 Fields are those of the records of `topologies.topology`; the key is the record's name.
+
+`python -m topologies.topology_file TOPOLOGY` prints a topology as JSON.
 """
 
 import re
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -197,3 +200,10 @@ class _Reader:
             case _:
                 self.problems.append(self.problem(where, f"expected text, a number or a list, got {value!r}: quote it"))
                 return None
+
+
+if __name__ == "__main__":
+    try:
+        print(msgspec.json.encode(load(find(sys.argv[1]))).decode())
+    except TopologyInvalid as error:
+        sys.exit(str(error))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from topologies import lab, links, processes
-from topologies.errors import LabError, LabExists, LabNotFound, NotAllowed, RequestInvalid
+from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.problem import TopologyInvalid
 from topologies.status import LabStatus, status
 
@@ -49,7 +49,7 @@ def _exit_status() -> Iterator[None]:
         _fail(str(error), INVALID)
     except RequestInvalid as error:
         _fail(f"stitch lab: {error}", INVALID)
-    except (LabNotFound, LabExists) as error:
+    except (NotFound, LabExists) as error:
         _fail(f"stitch lab: {error}", NO)
     except NotAllowed as error:
         _fail(f"stitch lab: {error}", NOT_ALLOWED)
