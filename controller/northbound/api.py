@@ -1,0 +1,306 @@
+"""The REST API of a controller: what `stitch` and programs talk to. It translates, and decides nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from controller.errors import Overloaded
+from controller.model.event import Problem
+from controller.model.resource import Answer, Controller, Resource
+from controller.model.telemetry import NodeDrops, Telemetry
+from controller.northbound import flows, metrics, schema
+from controller.northbound.guard import STREAM_TYPE, BodyLimit, Token
+from dataplane.reasons import DropReason
+
+HEARTBEAT_S = 10.0
+"""A watch sends an empty line when it has been silent for so long."""
+
+Kind = Annotated[str, Path(description="In the plural: intents, networks, ...", examples=["intents"])]
+Name = Annotated[str, Path(description="May contain slashes.", examples=["order-processing", "shop/customer-x"])]
+Watch = Annotated[bool, Query(description="Stream the present ones, then each as it changes; a removed one has status.deleted.")]  # fmt: skip # noqa: E501
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schema.Error} for status in (*statuses, 401, 503)}
+
+
+def _stream(of: type) -> dict[str, Any]:
+    """A resource or several as JSON; with watch=true one a line."""
+    return {"model": of, "content": {STREAM_TYPE.decode(): {"schema": {"$ref": "#/components/schemas/Resource"}}}}
+
+
+_ARRAY_OF_MANIFESTS = {
+    "required": True,
+    "content": {"application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Manifest"}}}},
+}
+
+
+def create_app(controller: Controller, telemetry: Telemetry, token: str, domain: str) -> FastAPI:
+    """Raises ValueError for an empty token."""
+    if not token.strip():
+        raise ValueError("the token of the API is empty: everybody would have it; write a random one to its file")
+    app = FastAPI(
+        title=f"netstitch controller of {domain}",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(Token, token=token), Middleware(BodyLimit)],
+    )
+    _add_error_handlers(app)
+    _add_health(app)
+    _add_telemetry(app, controller, telemetry, domain)
+    _add_changes(app, controller)
+    _add_resources(app, controller)
+    _complete_openapi(app)
+    return app
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/healthz", summary="Whether the controller answers; needs no token", response_model=schema.Health)
+    async def healthz() -> Response:
+        return _json({"status": "ok"})
+
+
+def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, domain: str) -> None:
+    @app.get(
+        "/v1/flows",
+        summary="Flow records, read from the nodes now; both directions in one row",
+        response_model=None,
+        responses={200: {"model": list[flows.FlowRow]}, **_errors(400)},
+    )
+    async def read_flows(intent: Annotated[str | None, Query(description="Only this intent's.")] = None) -> Response:
+        return _json(flows.rows(await telemetry.flows(), intent))
+
+    @app.get(
+        "/v1/drops",
+        summary="Dropped packets by node and reason, read from the nodes now",
+        response_model=None,
+        responses={200: {"model": list[schema.Drop]}, **_errors()},
+    )
+    async def read_drops() -> Response:
+        return _json(_drops(await telemetry.drops()))
+
+    @app.get(
+        "/v1/doctor",
+        summary="What is well and what is not",
+        response_model=None,
+        responses={200: {"model": schema.Doctor}, **_errors()},
+    )
+    async def doctor() -> Response:
+        checks = [
+            {field: getattr(check, field) for field in check.__struct_fields__} for check in await telemetry.checks()
+        ]
+        return _json({"domain": domain, "ok": all(check["ok"] for check in checks), "checks": checks})
+
+    @app.get(
+        "/metrics",
+        summary="For Prometheus",
+        response_model=None,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_errors()},
+    )
+    async def read_metrics() -> Response:
+        drops = _drops(await telemetry.drops())
+        text = metrics.text(
+            (*metrics.of_intents(controller.list("intents")), *metrics.of_drops(drops), *telemetry.metrics())
+        )
+        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+def _add_changes(app: FastAPI, controller: Controller) -> None:
+    @app.post(
+        "/v1/apply",
+        summary="Creates or replaces what the manifests say: all of them or none; answered when durable",
+        response_model=None,
+        openapi_extra={"requestBody": _ARRAY_OF_MANIFESTS},
+        responses={200: {"model": schema.Results}, **_errors(400, 409, 413)},
+    )
+    async def apply(
+        request: Request, dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False
+    ) -> Response:
+        manifests = _manifests(await request.body())
+        if isinstance(manifests, Response):
+            return manifests
+        return _answer(await controller.apply(manifests, dry_run=dry_run))
+
+    @app.delete(
+        "/v1/{kind}/{name:path}",
+        summary="Removes a resource; an intent is withdrawn",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
+    )
+    async def delete(kind: Kind, name: Name) -> Response:
+        try:
+            answer = await controller.delete(kind, name)
+        except KeyError:
+            return _unknown_kind(kind)
+        return _not_found(kind, name) if answer.not_found else _answer(answer)
+
+
+def _add_resources(app: FastAPI, controller: Controller) -> None:
+    @app.get(
+        "/v1/{kind}",
+        summary="All resources of a kind",
+        response_model=None,
+        responses={200: _stream(list[schema.Resource]), **_errors(400, 404)},
+    )
+    async def list_resources(kind: Kind, watch: Watch = False) -> Response:
+        try:
+            resources = controller.list(kind)
+        except KeyError:
+            return _unknown_kind(kind)
+        return _follow(controller, kind, None) if watch else _json(resources)
+
+    @app.get(
+        "/v1/{kind}/{name:path}",
+        summary="One resource",
+        response_model=None,
+        responses={200: _stream(schema.Resource), **_errors(400, 404)},
+    )
+    async def get_resource(kind: Kind, name: Name, watch: Watch = False) -> Response:
+        try:
+            resources = controller.list(kind)
+        except KeyError:
+            return _unknown_kind(kind)
+        if watch:
+            return _follow(controller, kind, name)
+        found = next((resource for resource in resources if resource.metadata.get("name") == name), None)
+        return _json(found) if found is not None else _not_found(kind, name)
+
+
+def _follow(controller: Controller, kind: str, name: str | None) -> Response:
+    return StreamingResponse(_lines(controller.watch(kind), name), media_type=STREAM_TYPE.decode())
+
+
+async def _lines(changes: AsyncIterator[Resource], name: str | None) -> AsyncIterator[bytes]:
+    """NDJSON, with empty lines as heartbeat. Closes `changes` when the client has gone."""
+    pending: asyncio.Future[Resource] | None = None
+    try:
+        yield b"\n"  # the headers go out at once, also when there is nothing to tell yet
+        while True:
+            pending = pending or asyncio.ensure_future(anext(changes))
+            done, _ = await asyncio.wait((pending,), timeout=HEARTBEAT_S)
+            if not done:
+                yield b"\n"
+                continue
+            resource, pending = pending.result(), None
+            if name is None or resource.metadata.get("name") == name:
+                yield msgspec.json.encode(resource) + b"\n"
+    except StopAsyncIteration:
+        return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await pending
+        close = getattr(changes, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _manifests(body: bytes) -> list[dict[str, Any]] | Response:
+    """The body's manifests as JSON has them, or the answer that says what is wrong with it."""
+    try:
+        schema.Manifests.validate_json(body)
+        manifests = msgspec.json.decode(body, type=list[dict[str, Any]])
+    except ValidationError as error:
+        return _invalid(
+            [Problem(path=tuple(flaw["loc"]), message=flaw["msg"]) for flaw in error.errors(include_url=False)]
+        )
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _invalid([Problem(path=(), message=f"no JSON array of manifests: {error}")])
+    if schema.depth(manifests) >= schema.DEPTH_LIMIT:
+        return _invalid([Problem(path=(), message=f"nested deeper than {schema.DEPTH_LIMIT} levels; no manifest is")])
+    return manifests
+
+
+def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
+    names = {int(reason): reason.name.lower() for reason in DropReason}
+    return [
+        {
+            "node": node.node,
+            "reason": names.get(sample.index, f"reason_{sample.index}"),
+            "packets": sample.packets,
+            "bytes": sample.bytes,
+        }
+        for node in sorted(nodes, key=lambda node: node.node)
+        for sample in sorted(node.drops, key=lambda sample: sample.index)
+        if sample.packets
+    ]
+
+
+# ---- answers
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def _error(status: int, error: str, problems: Sequence[Problem] = ()) -> Response:
+    plain = [{"path": problem.path, "message": problem.message} for problem in problems]
+    return _json({"error": error, "problems": plain}, status)
+
+
+def _invalid(problems: Sequence[Problem]) -> Response:
+    return _error(400, f"the request is not valid: {problems[0].message}", problems)
+
+
+def _answer(answer: Answer) -> Response:
+    if answer.problems:
+        return _invalid(answer.problems)
+    if answer.conflict:
+        return _error(409, answer.conflict)
+    if answer.not_found:
+        return _error(404, "there is no such resource")
+    return _json({"results": answer.results})
+
+
+def _unknown_kind(kind: str) -> Response:
+    message = f"unknown kind {kind!r}: see `stitch get --help` for the kinds there are"
+    return _error(404, message, [Problem(path=("kind",), message=message)])
+
+
+def _not_found(kind: str, name: str) -> Response:
+    return _error(404, f"there is no {kind}/{name}; `stitch get {kind}` lists what there is")
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def parameters_invalid(_: Request, error: RequestValidationError) -> Response:
+        return _invalid([Problem(path=tuple(flaw["loc"]), message=flaw["msg"]) for flaw in error.errors()])
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        response = _error(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Overloaded)
+    async def overloaded(_: Request, error: Overloaded) -> Response:
+        response = _error(503, str(error))
+        response.headers["retry-after"] = "1"
+        return response
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """The token, and our form of what FastAPI would answer with 422."""
+    document = app.openapi()
+    components = document["components"]
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    components["schemas"]["Manifest"] = schema.Manifest.model_json_schema()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if path != "/healthz":
+                operation["security"] = [{"token": []}]

@@ -1,0 +1,89 @@
+"""The API's records as OpenAPI shows them, and what comes in (pydantic)."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+DEPTH_LIMIT = 32
+"""Manifests are not nested deeper than this."""
+
+
+class Problem(BaseModel):
+    path: list[str | int] = Field(description='Where: `[0, "spec", "allow", 0, "to"]` in the first manifest.')
+    message: str = Field(description="What is wrong, what was expected, what to do.")
+
+
+class Error(BaseModel):
+    error: str = Field(description="What failed, why, and what to do.")
+    problems: list[Problem]
+
+
+class Results(BaseModel):
+    results: list[str] = Field(description="`intents/order-processing created`, in the order of the request.")
+
+
+class ResourceMetadata(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+
+class Resource(BaseModel):
+    apiVersion: str  # noqa: N815
+    kind: str
+    metadata: ResourceMetadata
+    spec: dict[str, Any]
+    status: dict[str, Any]
+
+
+class Drop(BaseModel):
+    node: str
+    reason: str = Field(description="`not_permitted`, `isolated`, `lease_expired` ...")
+    packets: int
+    bytes: int = Field(description="Frame length.")
+
+
+class Check(BaseModel):
+    subject: str
+    name: str
+    ok: bool
+    detail: str
+    advice: str
+
+
+class Doctor(BaseModel):
+    domain: str
+    ok: bool
+    checks: list[Check]
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Manifest(BaseModel):
+    """A manifest's content is checked by the controller, whose problems say where in it they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    apiVersion: Annotated[str, Field(examples=["netstitch/v1"])]  # noqa: N815
+    kind: Annotated[str, Field(examples=["Intent"])]
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
+
+
+Manifests = TypeAdapter(list[Manifest])
+
+
+def depth(value: object, limit: int = DEPTH_LIMIT) -> int:
+    """How deeply dicts and lists are nested, counted up to `limit`."""
+    level: list[object] = [value]
+    for reached in range(limit):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return reached
+    return limit
+
+
+def _inside(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

@@ -1,0 +1,152 @@
+"""The HTTP server of the API: uvicorn, with the deadlines and limits that it lacks."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from controller.northbound.guard import STREAM_TYPE, answer_error, error_body
+
+HEADER_DEADLINE_S = 10.0
+REQUEST_DEADLINE_S = 30.0
+KEEP_ALIVE_S = 30
+CLOSING_S = 1
+CONNECTIONS = 512
+
+
+class Server:
+    """Listens from its construction on; serves while `run` runs."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        header_deadline_s: float = HEADER_DEADLINE_S,
+        request_deadline_s: float = REQUEST_DEADLINE_S,
+    ) -> None:
+        """Raises OSError where it cannot listen. Port 0: any free one, see `port`."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=256)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            Deadline(app, deadline_s=request_deadline_s),
+            http=type("Protocol", (DeadlineProtocol,), {"header_deadline_s": header_deadline_s}),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=CLOSING_S,
+        )
+        self._server = _Uvicorn(config)
+        self.started = self._server.ready
+
+    async def run(self) -> None:
+        """Until it is cancelled; then what is under way has CLOSING_S to end."""
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(self._server.serve(sockets=[self._socket]))
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                self._server.should_exit = True
+                await serving
+                raise
+            finally:
+                self._socket.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the process's, not the server's."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class DeadlineProtocol(H11Protocol):
+    """Closes a connection whose request headers are not complete in time (uvicorn waits for ever)."""
+
+    header_deadline_s = HEADER_DEADLINE_S
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _watch_headers(self) -> None:
+        """One deadline for one set of headers: further bytes do not prolong it."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+        elif self._header_timer is None and not self.transport.is_closing():
+            self._header_timer = self.loop.call_later(self.header_deadline_s, self._headers_are_late)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_are_late(self) -> None:
+        self._header_timer = None
+        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+            return
+        body = error_body(f"the headers of the request were not complete within {self.header_deadline_s:g} s")
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (
+            h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+class Deadline:
+    """ASGI: each request has a deadline, up to the end of its response; streams excepted."""
+
+    def __init__(self, app: ASGIApp, *, deadline_s: float) -> None:
+        self._app = app
+        self._deadline_s = deadline_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if dict(message["headers"]).get(b"content-type", b"").startswith(STREAM_TYPE):
+                    deadline.reschedule(None)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._deadline_s) as deadline:
+                await self._app(scope, receive, watched_send)
+        except TimeoutError:
+            if started:
+                raise  # the connection is closed, so that half an answer is not taken for all of it
+            error = f"no answer within {self._deadline_s:g} s; look at what became of it, then try again"
+            await answer_error(send, 503, error)

@@ -1,0 +1,215 @@
+"""A small controller behind the real API: resources in memory, intents that go through their phases."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+
+from controller.errors import Overloaded
+from controller.language import manifest
+from controller.model.event import Problem
+from controller.model.intent import Intent
+from controller.model.resource import Answer, Resource
+from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
+from controller.northbound.api import create_app
+from controller.northbound.serve import Server
+from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
+from dataplane.reasons import DropReason, L4Class
+
+TOKEN = "correct-horse"
+KINDS = ("intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries")
+KNOWN_SERVICES = ("insight/analytics/analytics-y",)
+INSTALLING_S = 0.2
+
+
+class FakeController:
+    """Knows one service. Intents to it become Active; those that ask for less than 1 ms Unsatisfiable. No two may
+    isolate the same."""
+
+    def __init__(self) -> None:
+        self.resources: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
+        self.changed = asyncio.Condition()
+        self.history: list[Resource] = []
+        self.watchers = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.busy = False
+
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
+        if self.busy:
+            raise Overloaded("too many changes are waiting; try again in a second")
+        applied, problems = manifest.read(manifests)
+        values = [msgspec.json.decode(one.content, type=manifest.model_of(one.kind)) for one in applied]
+        unknown = tuple(
+            Problem(path=(index, "spec", "allow", place, "to"), message=f"unknown service {allow.to!r}")
+            for index, value in enumerate(values)
+            if isinstance(value, Intent)
+            for place, allow in enumerate(value.allow)
+            if allow.to not in KNOWN_SERVICES
+        )
+        if problems or unknown:
+            return Answer(problems=problems or unknown)
+        for data in manifests:
+            for name, other in self.resources["intents"].items():
+                same = other.spec.get("isolate") == data["spec"].get("isolate") is not None
+                if data["kind"] == "Intent" and same and name != data["metadata"]["name"]:
+                    return Answer(conflict=f"intents/{name} isolates the same already: withdraw it first")
+        results = []
+        for data in manifests:
+            kind = next(plural for plural, kind in manifest.PLURALS.items() if kind == data["kind"])
+            name = data["metadata"]["name"]
+            results.append(f"{kind}/{name} {'changed' if name in self.resources[kind] else 'created'}")
+            if not dry_run:
+                await self.put(kind, data, {"phase": "Pending"} if kind == "intents" else {})
+                if kind == "intents":
+                    task = asyncio.create_task(self.install(data))
+                    self.tasks.add(task)
+                    task.add_done_callback(self.tasks.discard)
+        return Answer(results=tuple(results))
+
+    async def install(self, data: dict[str, Any]) -> None:
+        await asyncio.sleep(INSTALLING_S / 2)
+        if self.present(data):
+            await self.put("intents", data, {"phase": "Installing", "conditions": ["waits for se1"]})
+        await asyncio.sleep(INSTALLING_S / 2)
+        latency_ms = data["spec"].get("require", {}).get("latency_ms", {}).get("max", 20)
+        status: dict[str, Any] = {"phase": "Active", "path": ["se1", "sg1"], "predicted": {"latency_ms": 4}}
+        if latency_ms < 1:
+            status = {"phase": "Unsatisfiable", "conditions": [f"the best path takes 4 ms, not {latency_ms}"]}
+        if self.present(data):
+            await self.put("intents", data, status)
+
+    def present(self, data: dict[str, Any]) -> bool:
+        return data["metadata"]["name"] in self.resources["intents"]
+
+    async def put(self, kind: str, data: dict[str, Any], status: dict[str, Any]) -> None:
+        resource = Resource(kind=data["kind"], metadata=data["metadata"], spec=data["spec"], status=status)
+        self.resources[kind][data["metadata"]["name"]] = resource
+        await self.announce(resource)
+
+    async def announce(self, resource: Resource) -> None:
+        async with self.changed:
+            self.history.append(resource)
+            self.changed.notify_all()
+
+    async def delete(self, kind: str, name: str) -> Answer:
+        removed = self.resources[kind].pop(name, None)
+        if removed is None:
+            return Answer(not_found=True)
+        await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
+        return Answer(results=(f"{kind}/{name} deleted",))
+
+    def list(self, kind: str) -> list[Resource]:
+        return sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
+
+    async def watch(self, kind: str) -> AsyncIterator[Resource]:
+        seen = len(self.history)
+        self.watchers += 1
+        try:
+            for resource in self.list(kind):
+                yield resource
+            while True:
+                async with self.changed:
+                    while len(self.history) == seen:
+                        await self.changed.wait()
+                for resource in self.history[seen:]:
+                    seen += 1
+                    if f"{resource.kind.lower()}s" == kind:
+                        yield resource
+        finally:
+            self.watchers -= 1
+
+
+def flow(source: str, destination: str, ports: tuple[int, int], packets: int, **fields: Any) -> FlowRecord:
+    values: dict[str, Any] = {
+        "context": 1, "leg": 16, "ingress_port": 1, "l4_class": L4Class.TCP, "protocol": 6,
+        "first_seen_s": 100.0, "last_seen_s": 101.0,
+    }  # fmt: skip
+    return FlowRecord(
+        source_address=source,
+        destination_address=destination,
+        source_port=ports[0],
+        destination_port=ports[1],
+        packets=packets,
+        bytes=packets * 100,
+        **(values | fields),
+    )
+
+
+class FakeTelemetry:
+    def __init__(self) -> None:
+        self.isolated = 2
+        self.well = True
+        self.delay_s = 0.0
+
+    async def flows(self) -> tuple[NodeFlows, ...]:
+        await asyncio.sleep(self.delay_s)
+        records = (
+            flow("10.1.0.11", "10.2.0.10", (4000, 443), 1, l4_class=L4Class.TCP_OPEN),
+            flow("10.1.0.11", "10.2.0.10", (4000, 443), 9),
+            flow("10.2.0.10", "10.1.0.11", (443, 4000), 8, context=2, leg=17, ingress_port=0),
+            flow("10.1.0.12", "10.1.0.13", (5000, 80), 3, leg=3),
+        )
+        owners = {16: "intents/order-processing", 17: "intents/order-processing", 3: "networks/shop/customer-x"}
+        return (NodeFlows(node="se1", batch=FlowBatch(time_s=102.0, flows=records, truncated=False), owners=owners),)
+
+    async def drops(self) -> tuple[NodeDrops, ...]:
+        samples = (
+            CounterSample(index=DropReason.ISOLATED, packets=self.isolated, bytes=200),
+            CounterSample(index=DropReason.NOT_PERMITTED, packets=1, bytes=60),
+            CounterSample(index=DropReason.FRAGMENT, packets=0, bytes=0),
+        )
+        return (NodeDrops(node="se1", drops=samples), NodeDrops(node="ie1", drops=()))
+
+    async def checks(self) -> tuple[Check, ...]:
+        store = Check(subject="store", name="durable", ok=True, detail="revision 4")
+        if self.well:
+            return (store,)
+        advice = "look at its log"
+        return (store, Check(subject="nodes/se1", name="reachable", ok=False, detail="no answer in 2 s", advice=advice))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        sample = Sample(labels=(("peer", 'a"b\\c'),), value=3)
+        return (Metric(name="netstitch_offers_total", help="Offers\nsent.", kind="counter", samples=(sample,)),)
+
+
+class Running:
+    """The fake behind the real server, in a thread with a loop of its own."""
+
+    def __init__(self, server: Server, controller: FakeController, telemetry: FakeTelemetry) -> None:
+        self.controller, self.telemetry = controller, telemetry
+        self.port = server.port
+        self.url = f"http://127.0.0.1:{server.port}"
+
+
+@contextlib.contextmanager
+def running(**deadlines: float) -> Iterator[Running]:
+    ready: list[Running] = []
+    loop = asyncio.new_event_loop()
+    up = threading.Event()
+    stop = asyncio.Event()
+
+    async def main() -> None:
+        controller, telemetry = FakeController(), FakeTelemetry()
+        server = Server(create_app(controller, telemetry, TOKEN, "shop"), "127.0.0.1", 0, **deadlines)
+        ready.append(Running(server, controller, telemetry))
+        serving = asyncio.create_task(server.run())
+        await server.started.wait()
+        up.set()
+        await stop.wait()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    try:
+        assert up.wait(10)
+        yield ready[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        assert not thread.is_alive(), "the server does not stop"
+        loop.close()

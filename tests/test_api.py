@@ -1,0 +1,403 @@
+"""The API gives nothing without the token, answers everything in its own form, and outlives every client."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from northbound_fake import TOKEN, FakeController, FakeTelemetry, Running, running
+
+from controller.northbound import api, guard
+from controller.northbound.api import create_app
+
+INTENT = {
+    "apiVersion": "netstitch/v1",
+    "kind": "Intent",
+    "metadata": {"name": "order-processing", "tenant": "customer-x"},
+    "spec": {
+        "isolate": {"network": "shop/customer-x", "select": {"app": "order-processing"}},
+        "allow": [{"to": "insight/analytics/analytics-y", "ports": ["tcp/443", "icmp"]}],
+    },
+}
+
+
+def changed(base: dict[str, Any], name: str, **spec: Any) -> dict[str, Any]:
+    return base | {"metadata": base["metadata"] | {"name": name}, "spec": base["spec"] | spec}
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Running]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[httpx.Client]:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=20, trust_env=False) as client:
+        yield client
+
+
+def problems(response: httpx.Response) -> list[tuple[list[str | int], str]]:
+    return [(problem["path"], problem["message"]) for problem in response.json()["problems"]]
+
+
+def test_apply_get_and_delete(client: httpx.Client) -> None:
+    assert client.post("/v1/apply", json=[INTENT]).json() == {"results": ["intents/order-processing created"]}
+    [listed] = client.get("/v1/intents").json()
+    assert (listed["apiVersion"], listed["kind"], listed["spec"]) == ("netstitch/v1", "Intent", INTENT["spec"])
+    assert client.get("/v1/intents/order-processing").json()["metadata"] == INTENT["metadata"]
+    assert client.delete("/v1/intents/order-processing").json() == {"results": ["intents/order-processing deleted"]}
+    assert client.get("/v1/intents").json() == []
+
+
+def test_names_may_contain_slashes(client: httpx.Client) -> None:
+    network = {
+        "apiVersion": "netstitch/v1",
+        "kind": "Network",
+        "metadata": {"name": "shop/customer-y"},
+        "spec": {"prefixes": ["10.7.0.0/24"]},
+    }
+    assert client.post("/v1/apply", json=[network]).status_code == 200
+    for path in ("/v1/networks/shop/customer-y", "/v1/networks/shop%2Fcustomer-y"):
+        assert client.get(path).json()["metadata"]["name"] == "shop/customer-y"
+    assert client.delete("/v1/networks/shop%2Fcustomer-y").status_code == 200
+
+
+def test_a_dry_run_stores_nothing(client: httpx.Client) -> None:
+    assert client.post("/v1/apply?dry_run=true", json=[INTENT]).json()["results"] == [
+        "intents/order-processing created"
+    ]
+    assert client.get("/v1/intents").json() == []
+
+
+def test_problems_say_where_in_which_manifest(client: httpx.Client) -> None:
+    wrong = changed(INTENT, "wrong", isolate=None, allow=[{"to": "insight/analytics/nothing"}])
+    del wrong["spec"]["isolate"]
+    wrong["spec"]["allow"][0]["from"] = {"network": "shop/customer-x"}
+    response = client.post("/v1/apply", json=[INTENT, wrong])
+    assert response.status_code == 400
+    assert problems(response) == [([1, "spec", "allow", 0, "to"], "unknown service 'insight/analytics/nothing'")]
+    assert client.get("/v1/intents").json() == [], "all or none"
+
+
+def test_a_conflict_is_409_and_what_is_not_there_404(client: httpx.Client) -> None:
+    client.post("/v1/apply", json=[INTENT])
+    response = client.post("/v1/apply", json=[changed(INTENT, "other")])
+    assert response.status_code == 409
+    assert "withdraw it first" in response.json()["error"]
+    for method, path in (
+        ("GET", "/v1/intents/none"), ("DELETE", "/v1/intents/none"), ("GET", "/v1/unicorns"), ("GET", "/nothing"),
+        ("GET", "/v1/unicorns?watch=true"), ("GET", "/v1/unicorns/x"), ("DELETE", "/v1/unicorns/x"),
+        ("GET", "/v1/intents/"),
+    ):  # fmt: skip
+        response = client.request(method, path)
+        assert (response.status_code, response.json()["error"] != "") == (404, True), path
+    assert client.put("/v1/intents").status_code == 405
+
+
+def test_an_overloaded_controller_is_503(client: httpx.Client, server: Running) -> None:
+    server.controller.busy = True
+    response = client.post("/v1/apply", json=[INTENT])
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"bearer{TOKEN}", f"Bearer {TOKEN}x", "Bearer é"],
+)
+def test_no_token_no_access(shared: Running, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"authorization": authorization.encode()}
+    with httpx.Client(base_url=shared.url, headers=headers, trust_env=False) as client:
+        for method, path in (
+            ("GET", "/v1/intents"), ("POST", "/v1/apply"), ("DELETE", "/v1/intents/x"), ("GET", "/v1/flows"),
+            ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing"), ("GET", "/v1/intents?watch=true"),
+        ):  # fmt: skip
+            response = client.request(method, path, json=[INTENT] if method == "POST" else None)
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"].startswith("Bearer")
+        assert client.get("/healthz").json() == {"status": "ok"}
+    assert shared.controller.list("intents") == []
+
+
+def test_two_tokens_are_none(shared: Running) -> None:
+    headers = [("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer other")]
+    assert httpx.get(f"{shared.url}/v1/intents", headers=headers, trust_env=False).status_code == 401
+
+
+def test_an_empty_token_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        create_app(FakeController(), FakeTelemetry(), " \n", "shop")
+
+
+def test_watch_gives_the_present_ones_then_changes_and_removals(client: httpx.Client, server: Running) -> None:
+    client.post("/v1/apply", json=[INTENT])
+    seen: list[str] = []
+    with client.stream("GET", "/v1/intents?watch=true") as stream:
+        assert stream.headers["content-type"] == "application/x-ndjson"
+        for line in filter(None, stream.iter_lines()):
+            status = json.loads(line)["status"]
+            seen.append(status.get("phase", "deleted"))
+            if seen[-1] == "Active":
+                threading.Thread(target=httpx.delete, args=(f"{server.url}/v1/intents/order-processing",),
+                                 kwargs={"headers": client.headers, "trust_env": False}).start()  # fmt: skip
+            if "deleted" in seen:
+                break
+    assert seen == ["Pending", "Installing", "Active", "deleted"]
+
+
+def test_watch_of_one_name_is_silent_about_others(client: httpx.Client) -> None:
+    other = changed(INTENT, "other", isolate={"network": "shop/customer-x", "select": {"app": "web"}})
+    with client.stream("GET", "/v1/intents/other?watch=true") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == ""
+        client.post("/v1/apply", json=[INTENT, other])
+        assert json.loads(next(lines))["metadata"]["name"] == "other"
+
+
+def test_watch_shows_a_heartbeat_and_ends_with_its_client(
+    client: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
+    with client.stream("GET", "/v1/intents?watch=true") as stream:
+        lines = stream.iter_lines()
+        assert [next(lines) for _ in range(4)] == [""] * 4
+        assert server.controller.watchers == 1
+    deadline = time.monotonic() + 5
+    while server.controller.watchers and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.controller.watchers == 0
+
+
+def test_flows_and_drops(client: httpx.Client) -> None:
+    [inner, outer] = client.get("/v1/flows").json()
+    row = inner if inner["intent"] else outer
+    assert ",".join(list(row)[:13]) == (
+        "time_s,observation_point,source_address,destination_address,protocol,source_port,destination_port,packets,bytes,"
+        "reverse_packets,reverse_bytes,duration_s,tcp_state"
+    )
+    assert (row["packets"], row["bytes"], row["reverse_packets"], row["tcp_state"]) == (10, 1000, 8, -1)
+    assert client.get("/v1/flows?intent=order-processing").json() == [row]
+    assert client.get("/v1/flows?intent=other").json() == []
+    assert client.get("/v1/drops").json() == [
+        {"node": "se1", "reason": "not_permitted", "packets": 1, "bytes": 60},
+        {"node": "se1", "reason": "isolated", "packets": 2, "bytes": 200},
+    ]
+
+
+def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
+    assert client.get("/v1/doctor").json()["ok"] is True
+    server.telemetry.well = False
+    sick = client.get("/v1/doctor").json()
+    assert (sick["ok"], [check["subject"] for check in sick["checks"] if not check["ok"]]) == (False, ["nodes/se1"])
+    client.post("/v1/apply", json=[INTENT])
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    assert 'netstitch_intents{phase="Pending"} 1' in lines
+    assert 'netstitch_dropped_packets_total{node="se1",reason="isolated"} 2' in lines
+    assert "# HELP netstitch_offers_total Offers\\nsent." in lines
+    assert 'netstitch_offers_total{peer="a\\"b\\\\c"} 3' in lines
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"{}", b"null", b"[1]", b"[null]", b'"x"', b"[{}]", b"\xff\xfe", b"[" * 100_000, b'[{"a":' * 50_000,
+        b'[{"apiVersion":"netstitch/v1","kind":"Intent","metadata":{"name":NaN},"spec":{}}]',
+        json.dumps([INTENT | {"extra": json.loads("[" * 200 + "]" * 200)}]).encode(),
+        json.dumps([INTENT | {"kind": 5}]).encode(), json.dumps([INTENT | {"spec": []}]).encode(),
+        json.dumps([INTENT | {"metadata": {"name": "\ud800", "tenant": "x"}}]).encode(),
+        json.dumps([INTENT | {"kind": "Unicorn"}]).encode(), os.urandom(10_000), b"a" * 3_000_000,
+    ],
+    ids=lambda body: repr(bytes(body[:24])),
+)  # fmt: skip
+def test_garbage_is_400_with_problems(shared: Running, body: bytes) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    response = httpx.post(f"{shared.url}/v1/apply", content=body, headers=headers, timeout=20, trust_env=False)
+    assert response.status_code == 400, response.text
+    assert problems(response) and all(message for _, message in problems(response))
+    assert shared.controller.list("intents") == []
+
+
+def test_10_mb_are_413_whether_announced_or_chunked(client: httpx.Client) -> None:
+    body = b"[" + b" " * 10_000_000 + b"]"
+    assert client.post("/v1/apply", content=body).status_code == 413
+    chunks = (body[start : start + 65536] for start in range(0, len(body), 65536))
+    response = client.post("/v1/apply", content=chunks)
+    assert response.status_code == 413
+    assert str(guard.BODY_LIMIT_BYTES) in response.json()["error"]
+    assert client.get("/v1/intents").status_code == 200
+
+
+# ---- clients that are slow, or speak nonsense
+
+
+def connect(server: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def drip(connection: socket.socket, data: bytes, pause_s: float, deadline_s: float) -> tuple[bytes, float]:
+    """Sends byte by byte until the other side closes; what it said, and after how long."""
+    started = time.monotonic()
+    connection.settimeout(pause_s)
+    answer = b""
+    for byte in data:
+        if time.monotonic() - started > deadline_s:
+            break
+        try:
+            connection.sendall(bytes((byte,)))
+            part = connection.recv(65536)
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+        answer += part
+        if not part:
+            break
+    return answer, time.monotonic() - started
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65536)
+    return answer
+
+
+def test_headers_must_be_complete_in_time_however_they_drip() -> None:
+    with running(header_deadline_s=0.5) as server:
+        request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x-%d: y\r\n" % number for number in range(100))
+        with connect(server) as connection:
+            answer, lasted_s = drip(connection, request, 0.05, 5)
+            assert answer.startswith(b"HTTP/1.1 408 ") and b"not complete within 0.5 s" in answer
+            assert 0.4 <= lasted_s < 2
+        with connect(server) as silent:
+            started = time.monotonic()
+            assert silent.recv(100).startswith(b"HTTP/1.1 408 ")
+            assert 0.4 <= time.monotonic() - started < 2
+        with connect(server) as second:  # a second request on the same connection has the same deadline
+            second.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert read_answer(second).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.8)  # idle is not late
+            answer, lasted_s = drip(second, request, 0.05, 5)
+            assert answer.startswith(b"HTTP/1.1 408 ") and lasted_s < 2
+
+
+def test_many_slow_clients_do_not_keep_a_good_one_out() -> None:
+    with running(header_deadline_s=5.0) as server:
+        slow = [connect(server) for _ in range(200)]
+        for connection in slow:
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+        started = time.monotonic()
+        assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
+        assert time.monotonic() - started < 2
+        for connection in slow:
+            connection.close()
+
+
+def test_a_body_or_an_answer_that_takes_too_long_is_503() -> None:
+    with running(request_deadline_s=0.5) as server:
+        authorization = f"authorization: Bearer {TOKEN}\r\n".encode()
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n" + authorization + b"\r\n["
+            )
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+        server.telemetry.delay_s = 5
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        response = httpx.get(f"{server.url}/v1/flows", headers=headers, trust_env=False)
+        assert (response.status_code, "0.5 s" in response.json()["error"]) == (503, True)
+        with httpx.stream("GET", f"{server.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
+            time.sleep(1)  # a watch has no deadline
+            assert next(stream.iter_lines()) == ""
+            assert server.controller.watchers == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\x00" * 1000, b"GET / HTTP/x\r\n\r\n",
+     b"GET / HTTP/1.1\r\n" + b"a: " + b"b" * 200_000,
+     b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n"],
+    ids=["tls", "short", "zeros", "version", "long header", "negative length"],
+)  # fmt: skip
+def test_what_is_no_http_is_closed_and_harms_nobody(shared: Running, garbage: bytes) -> None:
+    with connect(shared) as connection:
+        connection.sendall(garbage)
+        answer = b""
+        try:
+            while part := connection.recv(65536):
+                answer += part
+        except ConnectionResetError:
+            pass
+        assert answer == b"" or answer.split(b" ")[1] in (b"400", b"408", b"431")
+    assert httpx.get(f"{shared.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_stopping_the_server_ends_watches() -> None:
+    with running() as server:
+        stream = httpx.Client(trust_env=False, timeout=20)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        response = stream.send(
+            stream.build_request("GET", f"{server.url}/v1/intents?watch=true", headers=headers), stream=True
+        )
+        assert response.status_code == 200
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    stream.close()
+
+
+# ---- what the OpenAPI document says is so
+
+
+document = create_app(FakeController(), FakeTelemetry(), TOKEN, "shop").openapi()
+schema = schemathesis.openapi.from_dict(document)
+
+
+def test_the_document_names_every_route_and_its_token() -> None:
+    assert set(document["paths"]) == {
+        "/healthz", "/metrics", "/v1/apply", "/v1/doctor", "/v1/drops", "/v1/flows", "/v1/{kind}", "/v1/{kind}/{name}",
+    }  # fmt: skip
+    assert document["paths"]["/v1/apply"]["post"]["security"] == [{"token": []}]
+    assert "422" not in json.dumps(document)
+
+
+@schema.exclude(path_regex="^/v1/.kind.", method="GET").parametrize()
+@settings(
+    max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+def test_everything_else_answers_as_the_document_says(case: schemathesis.Case, shared: Running) -> None:
+    check(case, shared)
+
+
+@schema.include(path_regex="^/v1/.kind.", method="GET").parametrize()
+@settings(
+    max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+def test_resources_answer_as_the_document_says(case: schemathesis.Case, shared: Running) -> None:
+    if "true" not in str(case.query).lower():  # a watch does not end
+        check(case, shared)
+
+
+def check(case: schemathesis.Case, server: Running) -> None:
+    case.headers["authorization"] = f"Bearer {TOKEN}"
+    checks = (
+        schemathesis.checks.not_a_server_error,
+        schemathesis.specs.openapi.checks.status_code_conformance,
+        schemathesis.specs.openapi.checks.content_type_conformance,
+        schemathesis.specs.openapi.checks.response_schema_conformance,
+    )
+    case.call_and_validate(base_url=server.url, checks=list(checks))
