@@ -63,6 +63,10 @@ class Agent:
         self._tunnels_changed = asyncio.Event()
         self._capture = Capture(parts.ports.number_of, self._switch_capture)
 
+    @property
+    def wireguard(self) -> str:
+        return self._parts.tunnels.software
+
     async def run(self) -> None:
         """Follows interfaces that come and go, and new tunnels until they shook hands. Until cancelled."""
         events = LinkEvents(self._links_changed.set)

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dataplane.errors import NodeRefused
+from dataplane.errors import RequestInvalid
 
 _HEADER = struct.Struct("HBBHHI")
 """struct punted: ingress port, reason, zero, context, MTU, length of the whole frame; then up to 1514 bytes."""
@@ -38,12 +38,14 @@ class PacketOut:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)  # receives nothing
 
     def send(self, port: int, frame: bytes) -> None:
-        """Raises RequestInvalid (no such port) or NodeRefused (the interface does not take it)."""
+        """Raises RequestInvalid where there is no such port, or its interface does not take the frame now."""
         name = self._interface(port)
         try:
             self._socket.sendto(frame, (name, 0))
         except OSError as error:
-            raise NodeRefused(f"port {port} ({name}) does not take a frame of {len(frame)} bytes: {error}") from error
+            raise RequestInvalid(
+                f"port {port} ({name}) does not take a frame of {len(frame)} bytes: {error}"
+            ) from error
 
     def close(self) -> None:
         self._socket.close()

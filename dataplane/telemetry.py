@@ -64,6 +64,11 @@ class Telemetry:
         legs = leg_totals(snapshot.entries, folded)
         return Reading(time.time(), snapshot, legs, self._counters.drops(), self._ports())
 
+    def legs(self) -> NDArray[np.uint64]:
+        """Totals of packets and bytes by leg, shape (legs, 2)."""
+        folded = self._counters.legs()
+        return leg_totals(self._flows.snapshot().entries, folded)
+
     def batch(self, now: Reading, before: Reading, lost_batches: int) -> TelemetryBatch:
         """What is different in `now`. Ports are all in, if any changed."""
         changed = now.snapshot.changed_since(before.snapshot)

@@ -1,0 +1,190 @@
+"""`stitch-agent`: composes a node's dataplane from its configuration, and serves P4Runtime and netstitch.Host.
+
+The agent may end at any moment, by SIGTERM or SIGKILL: program, maps, attachments and tunnels stay as they are, and the
+next agent takes them over. Only `--teardown` removes them.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from dataplane import config as configuration
+from dataplane import host, layout, p4info, program, state
+from dataplane.agent import Agent, Parts
+from dataplane.bpf import RingBuffer
+from dataplane.errors import AgentError, NodeRefused, RequestInvalid
+from dataplane.flow_cache import FlowCache
+from dataplane.host_api import AgentConfig
+from dataplane.jiffies import JiffiesClock
+from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
+from dataplane.packet_io import PacketOut, punted
+from dataplane.ports import Ports
+from dataplane.tables import Tables
+from dataplane.telemetry import Telemetry
+from dataplane.tunnels import Tunnels
+from dataplane.version import VERSION
+from dataplane.wireguard import WireGuard
+from dataplane.wireguard_go import GoWireGuard
+from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
+
+_log = logging.getLogger("stitch-agent")
+_STOP_GRACE_S = 0.5
+_DEVICE_ID = 1
+"""Each agent is one device."""
+_PUNTS_AT_ONCE = 256
+_OPTIONS = (
+    *SERVER_OPTIONS,
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="stitch-agent", description="The dataplane agent of a netstitch node.")
+    parser.add_argument("--version", action="version", version=f"stitch-agent {VERSION}")
+    parser.add_argument(
+        "--config", required=True, type=Path, metavar="FILE", help="JSON, as AgentConfig in host_api.py"
+    )
+    parser.add_argument("--teardown", action="store_true", help="remove tunnels, attachments and pinned maps, and end")
+    options = parser.parse_args(arguments)
+    os.umask(0o077)
+    try:
+        config = configuration.load(options.config)
+        logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {config.name} %(levelname)s %(message)s")
+        state_dir = Path(config.state_dir)
+        state.claim(state_dir)  # held until the process ends
+        if options.teardown:
+            for change in _tunnels(config).remove_all() + program.teardown(Path(config.pin_dir)):
+                _log.info("teardown: %s", change)
+            return 0
+        asyncio.run(_serve(config, _compose(config)))
+    except RequestInvalid as error:
+        print(f"stitch-agent: {error}", file=sys.stderr)
+        return 2
+    except AgentError as error:
+        print(f"stitch-agent: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Node:
+    parts: Parts
+    pipeline: program.Pipeline
+    tables: Tables
+
+
+def _compose(config: AgentConfig) -> _Node:
+    """Takes over what an agent before left, or begins anew. The old program serves until `place_ports`."""
+    state_dir, pin_dir = Path(config.state_dir), Path(config.pin_dir)
+    table_layout = layout.of(p4info.load())
+    pipeline = program.load(pin_dir, config.flow_cache_entries, table_layout.digest)
+    _log.info("pipeline %s: layout=%s", "taken over" if pipeline.adopted else "made", pipeline.layout)
+    cache = pipeline.maps["flow_cache"]
+    flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
+    ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program))
+    parts = Parts(
+        config=config,
+        layout=pipeline.layout,
+        boot_epoch_s=state.boot_epoch_s(state_dir),
+        ports=ports,
+        tunnels=_tunnels(config),
+        flows=flows,
+        telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
+    )
+    return _Node(parts=parts, pipeline=pipeline, tables=Tables(table_layout, pipeline.maps))
+
+
+async def _serve(config: AgentConfig, node: _Node) -> None:
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    agent = Agent(node.parts)
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((host.handler(agent),))
+    packets_out = PacketOut(node.parts.ports.interface)
+    p4runtime = add_p4runtime(server, _device(config, node, packets_out))
+    for change in (*agent.place_ports(), *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout)):
+        _log.info("start: %s", change)
+    address = _listen(server, config)
+    await server.start()
+    _read_rings(node.pipeline, agent, p4runtime)
+    _log.info("serving: address=%s wireguard=%s", address, agent.wireguard)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(agent.run())
+        await stop.wait()
+        running.cancel()
+    await server.stop(_STOP_GRACE_S)
+    _log.info("stopped: the dataplane stays as it is (`--teardown` removes it)")
+
+
+def _device(config: AgentConfig, node: _Node, packets: PacketOut) -> Device:
+    telemetry, maps = node.parts.telemetry, node.pipeline.maps
+    return Device(
+        device_id=_DEVICE_ID,
+        layout=node.tables.layout,
+        tables=node.tables,
+        counters={"leg_counter": telemetry.legs, "drop_counter": program.Counters(maps).drops},
+        packets=packets,
+        state_dir=Path(config.state_dir),
+        fresh=not node.pipeline.adopted,
+    )
+
+
+def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeService) -> None:
+    """What XDP mirrors goes to watchers, what it punts to the primary controller."""
+    mirrored, to_controller = RingBuffer(pipeline.maps["capture"]), RingBuffer(pipeline.maps["punt"])
+
+    def read_mirrored() -> None:
+        for record in mirrored.consume():
+            agent.mirrored(record)
+
+    def read_punted() -> None:
+        for record in to_controller.consume(_PUNTS_AT_ONCE):
+            one = punted(record)
+            p4runtime.packet_in(one.frame, one.ingress_port, one.reason, one.context, one.mtu)
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(mirrored.fd, read_mirrored)
+    loop.add_reader(to_controller.fd, read_punted)
+
+
+def _tunnels(config: AgentConfig) -> Tunnels:
+    state_dir = Path(config.state_dir)
+    wireguard: WireGuard = KernelWireGuard()
+    if not kernel_has_wireguard():
+        wireguard = GoWireGuard(Path(config.wireguard_dir), state_dir / "wireguard")
+    return Tunnels(config.name, config.borders, wireguard, state_dir)
+
+
+def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:
+    """Opens the socket: a private Unix socket, or TCP with mutual TLS. Raises RequestInvalid or NodeRefused."""
+    try:
+        if config.listen.startswith("unix:"):
+            path = Path(config.listen.removeprefix("unix:"))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            state.check_private(path.parent)
+            path.unlink(missing_ok=True)  # of an agent that is gone: the lock in state_dir says so
+            server.add_insecure_port(config.listen)
+            path.chmod(0o600)
+        else:
+            key, chain, authority = (
+                Path(file).read_bytes() for file in (config.tls_key, config.tls_certificate, config.tls_client_ca)
+            )
+            credentials = grpc.ssl_server_credentials(((key, chain),), authority, require_client_auth=True)
+            server.add_secure_port(config.listen, credentials)
+    except (OSError, RuntimeError) as error:
+        raise NodeRefused(f"cannot listen on {config.listen}: {error}") from error
+    return config.listen
+
+
+if __name__ == "__main__":
+    sys.exit(main())

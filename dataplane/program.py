@@ -1,0 +1,206 @@
+"""The XDP program of a node and its maps: made, or taken over from an agent that is gone.
+
+```
+PIN_DIR/maps-DIGEST/NAME    the maps of one layout, pinned: tables, flow cache and counters outlive the agent
+PIN_DIR/maps-DIGEST/program the program over them
+PIN_DIR/links/NUMBER        what is attached to each port
+```
+
+The digest names the layout (`map_layout`), so maps of another layout are never opened. A program that is loaded over
+pinned maps changes no entry; it takes effect interface by interface when `PinnedLinks.attach` swaps it in, between two
+packets. Where the layout is new, in this order: (1) new maps and program beside the old, which go on; (2) the ports
+are written into the new maps; (3) the program of each interface is swapped, and from then on that interface drops
+what it has no entries for: traffic stops, closed, until the controller has written them; (4) the old maps are removed.
+"""
+
+import errno
+import logging
+import os
+import secrets
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, BpfError, Link, Map, Object, Program
+from dataplane.counters import Totals, per_cpu_totals
+from dataplane.errors import NodeRefused
+from dataplane.map_layout import digest
+from dataplane.reasons import FLOW_CACHE_WAYS
+
+_log = logging.getLogger("stitch-agent")
+_SETTINGS = struct.Struct("IIQ")
+"""struct settings: punt_ip, zero, flow_cache_seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    layout: str
+    """Digest of the layout of its maps."""
+    adopted: bool
+    """The maps were there, with whatever is in them."""
+    maps: Mapping[str, Map]
+    program: Program
+
+
+def load(pin_dir: Path, flow_cache_entries: int, tables: str, object_path: Path = OBJECT_PATH) -> Pipeline:
+    """Loads the program over the pinned maps of its layout, or over new ones, which it pins.
+
+    `flow_cache_entries` for each CPU; `tables`: digest of the tables' layout. Raises NodeRefused.
+    """
+    buckets = flow_cache_entries // FLOW_CACHE_WAYS
+    sizes = dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS)
+    try:
+        layout = digest(object_path.read_bytes(), sizes, tables)
+        home = pin_dir / f"maps-{layout}"
+        _check_bpffs(pin_dir)
+        adopted = home.is_dir()
+        program = Object(object_path)
+        program.resize(sizes)
+        program.set_constants({"flow_cache_buckets": buckets})
+        if adopted:
+            for name in program.map_names:
+                with Map.open_pinned(home / name) as pinned:
+                    program.reuse(name, pinned)
+        program.load()
+        maps = {name: program.map(name) for name in program.map_names}
+        if not adopted:
+            _announce(pin_dir, layout)
+            maps["settings"].update(bytes(4), _SETTINGS.pack(0, 0, secrets.randbits(64)))
+            _pin_all(maps, home)
+        _pin_over(program.program("pipeline"), home / "program")
+    except OSError as error:
+        raise NodeRefused(f"the pipeline cannot be loaded: {error}") from error
+    return Pipeline(layout=layout, adopted=adopted, maps=maps, program=program.program("pipeline"))
+
+
+def remove_other_layouts(pin_dir: Path, layout: str) -> tuple[str, ...]:
+    """Once all interfaces run the program of `layout`. Returns what was removed, in words."""
+    old = [path for path in pin_dir.glob("maps-*") if path.name != f"maps-{layout}"]
+    for path in old:
+        _remove_directory(path)
+    return tuple(f"removed the maps of layout {path.name.removeprefix('maps-')}" for path in old)
+
+
+def teardown(pin_dir: Path) -> tuple[str, ...]:
+    """Takes the program off all ports and removes all pins; returns what was there, in words."""
+    changes = []
+    links = pin_dir / "links"
+    for path in sorted(links.glob("*")):
+        with Link.open_pinned(path) as link:
+            if link.ifindex:
+                link.detach()
+        path.unlink()
+        changes.append(f"detached the pipeline from port {path.name}")
+    if links.is_dir():
+        links.rmdir()
+    return (*changes, *remove_other_layouts(pin_dir, layout=""))
+
+
+class PinnedLinks:
+    """The program's attachments to interfaces, by port number."""
+
+    def __init__(self, pin_dir: Path, program: Program) -> None:
+        self._directory = pin_dir / "links"
+        self._directory.mkdir(exist_ok=True)
+        self._program = program
+        self._program_id = program.id
+
+    def numbers(self) -> frozenset[int]:
+        return frozenset(int(name) for name in os.listdir(self._directory))
+
+    def attach(self, number: int, interface: str, index: int) -> bool:
+        """The interface runs the program; returns whether that was different. Raises NodeRefused."""
+        path = self._directory / str(number)
+        try:
+            if path.exists():
+                with Link.open_pinned(path) as link:
+                    if link.ifindex == index:
+                        if link.program_id == self._program_id:
+                            return False
+                        link.update(self._program)
+                        return True
+                path.unlink()  # of an interface that is gone, or that another port was
+            with Link.create(self._program, index) as link:
+                link.pin(path)
+        except BpfError as error:
+            raise NodeRefused(f"port {number}: {_why_not_attached(interface, error)}") from error
+        return True
+
+    def detach(self, number: int) -> None:
+        path = self._directory / str(number)
+        if path.exists():
+            with Link.open_pinned(path) as link:
+                if link.ifindex:
+                    link.detach()
+            path.unlink()
+
+
+class Counters:
+    """The counters of the pipeline, all CPUs together; packets and bytes by index."""
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._legs, self._drops = maps["leg_counter"], maps["drop_counter"]
+
+    def legs(self) -> Totals:
+        """By leg: only what evicted flows left behind (see flow_cache.leg_totals)."""
+        return per_cpu_totals(self._legs)
+
+    def drops(self) -> Totals:
+        """By reason; bytes of frames."""
+        return per_cpu_totals(self._drops)
+
+
+def _announce(pin_dir: Path, layout: str) -> None:
+    for path in pin_dir.glob("maps-*"):
+        _log.warning(
+            "map layout differs: pinned=%s ours=%s; the old program goes on, then each interface is swapped to new, "
+            "empty maps: traffic stops, closed, until the controller has synced",
+            path.name.removeprefix("maps-"),
+            layout,
+        )
+
+
+def _pin_all(maps: Mapping[str, Map], home: Path) -> None:
+    """All or nothing: the directory gets its name when it is complete."""
+    partial = home.with_name("partial")
+    _remove_directory(partial)
+    partial.mkdir()
+    for name, one in maps.items():
+        one.pin(partial / name)
+    partial.rename(home)
+
+
+def _pin_over(program: Program, path: Path) -> None:
+    following = path.with_name("program_next")
+    following.unlink(missing_ok=True)
+    program.pin(following)
+    following.rename(path)
+
+
+def _remove_directory(path: Path) -> None:
+    if path.is_dir():
+        for pin in path.iterdir():
+            pin.unlink()
+        path.rmdir()
+
+
+def _check_bpffs(pin_dir: Path) -> None:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    above = [Path(point) for _, point, kind, *_ in mounts if kind == "bpf"]
+    if not any(pin_dir.resolve().is_relative_to(point) for point in above):
+        raise NodeRefused(f"pin_dir {pin_dir} is on no bpffs: mount -t bpf bpf {pin_dir} (before the agent starts)")
+    pin_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _why_not_attached(interface: str, error: BpfError) -> str:
+    match error.errno:
+        case errno.EBUSY | errno.EEXIST:
+            hint = f"something else is attached: see `ip link show {interface}`"
+        case errno.EOPNOTSUPP:
+            hint = "its driver has no native XDP"
+        case errno.ERANGE | errno.EINVAL:
+            hint = "its MTU may be too large for native XDP, or LRO is on"
+        case _:
+            hint = "see the kernel's log"
+    return f"the pipeline cannot be attached to {interface}: {error} ({hint})"

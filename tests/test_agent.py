@@ -1,0 +1,340 @@
+import json
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from dataplane.host_api import (
+    CapturedFrame,
+    CaptureQuery,
+    FlowBatch,
+    FlowQuery,
+    Gateway,
+    HostState,
+    TelemetryBatch,
+    TelemetryQuery,
+    Tunnel,
+)
+from dataplane.reasons import DropReason
+from dataplane.version import VERSION
+from tests.agents import START_S, AgentProcess, Bpffs
+from tests.namespaces import Namespace, run, veth
+
+PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+PORTS = [
+    {"number": 1, "interface": "fabric", "role": "fabric"},
+    {"number": 2, "interface": "cx1", "role": "attachment"},
+    {"number": 3, "interface": "t1", "role": "underlay"},
+]
+BORDERS = [
+    {"name": "sg1-t1", "port": 100, "interface": "t1", "address": "192.0.2.1/30", "listen_port": 51820, "mtu": 1420}
+]
+STATE = HostState(
+    gateways=(Gateway(port=2, ipv4="10.1.0.1", ipv6="2001:db8:1::1"),),
+    tunnels=(
+        Tunnel(border="sg1-t1", peer_public_key=PUBLIC, peer_endpoint="192.0.2.2:51820", allowed_ips=("5f00:2::/32",)),
+    ),
+)
+pytestmark = pytest.mark.root
+
+
+class Node:
+    """A namespace with a host on port 2, and its agent."""
+
+    def __init__(self, directory: Path, pins: Path) -> None:
+        self.namespace, self.host = Namespace("sg1"), Namespace("cx1")
+        veth(self.namespace, "cx1", self.host, "eth0")
+        veth(self.namespace, "fabric", self.host, "fabric")
+        veth(self.namespace, "t1", self.host, "t1")
+        self.host.ip("addr", "add", "10.1.0.11/24", "dev", "eth0")
+        self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
+        self.agent = AgentProcess(self.namespace, directory / "sg1", pins, ports=PORTS, borders=BORDERS)
+
+    def remove(self) -> None:
+        self.agent.remove()
+        self.host.remove()
+        self.namespace.remove()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    pins = Bpffs(tmp_path / "bpf")
+    made = Node(tmp_path, pins.path)
+    try:
+        yield made
+    finally:
+        made.remove()
+        pins.remove()
+
+
+def refusal(code: grpc.StatusCode, call: Any) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    assert caught.value.code() is code  # type: ignore[attr-defined]
+    return str(caught.value.details())  # type: ignore[attr-defined]
+
+
+def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
+    took = node.agent.start()
+    description = node.agent.describe()
+    print(f"serving after {took:.2f} s (figure: {START_S} s), {node.agent.memory_mb():.0f} MB (figure: 150 MB)")
+    assert took < 3 * START_S
+    assert node.agent.memory_mb() < 150
+    assert description.name == "sg1"
+    assert description.software == f"stitch-agent {VERSION}"
+    assert description.wireguard in ("kernel", "wireguard-go")
+    assert abs(description.boot_epoch_s - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) < 2
+    assert [(port.number, port.interface, port.role, port.mtu, port.carrier) for port in description.ports] == [
+        (1, "fabric", "fabric", 1500, True),
+        (2, "cx1", "attachment", 1500, True),
+        (3, "t1", "underlay", 1500, True),
+    ]
+    (border,) = description.borders
+    assert not border.up
+    assert (border.port, border.endpoint, len(border.public_key)) == (100, "192.0.2.1:51820", 44)
+    assert description.host_state == HostState()
+    path = node.agent.directory / "run" / "agent.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for private in (path.parent, node.agent.directory / "state"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    attached = {name: "prog/xdp" in node.namespace.ip("link", "show", name) for name in ("cx1", "fabric", "t1")}
+    assert attached == {"cx1": True, "fabric": True, "t1": False}
+
+
+def test_a_desired_state_is_made_once_and_read_back(node: Node) -> None:
+    node.agent.start()
+    assert "created tunnel sg1-t1 to 192.0.2.2:51820" in node.agent.sync(STATE)
+    assert node.agent.sync(STATE) == ()
+    description = node.agent.describe()
+    assert description.host_state == STATE
+    assert description.borders[0].up
+    assert "prog/xdp" in node.namespace.ip("link", "show", "t-t1")
+    assert description.borders[0].mac in node.namespace.ip("link", "show", "t-t1")
+    node.host.run("ping", "-c2", "-i0.1", "-W1", "10.1.0.1")
+    assert "removed port 100" in node.agent.sync(HostState())
+    assert node.agent.describe().host_state == HostState()
+    with pytest.raises(AssertionError, match="100% packet loss"):
+        node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
+
+
+def test_what_cannot_be_is_refused_with_the_reason_and_changes_nothing(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(STATE)
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    for state, complaint in (
+        (HostState(gateways=(Gateway(port=1, ipv4="10.1.0.1"),)), "port 1: not an attachment"),
+        (HostState(gateways=(Gateway(port=2, ipv4="10.1.0.1/24"),)), "without prefix length"),
+        (HostState(gateways=STATE.gateways * 2), "twice"),
+        (HostState(gateways=(), tunnels=STATE.tunnels * 2), "named twice"),
+    ):
+        assert complaint in refusal(invalid, lambda state=state: node.agent.sync(state))
+    with node.agent.channel() as channel:
+        sync = channel.unary_unary("/netstitch.Host/Sync")
+        assert "not a HostState" in refusal(invalid, lambda: sync(b"\xc1garbage", timeout=5))
+        assert "unknown field" in refusal(invalid, lambda: sync(b"\x81\xa1x\x01", timeout=5))
+    assert "no port 77" in refusal(
+        invalid, lambda: list(node.agent.stream("Capture", CaptureQuery(port=77), CapturedFrame))
+    )
+    assert "underlay" in refusal(
+        invalid, lambda: list(node.agent.stream("Capture", CaptureQuery(port=3), CapturedFrame))
+    )
+    query = TelemetryQuery(interval_s=0.0)
+    assert "interval_s" in refusal(invalid, lambda: next(node.agent.stream("WatchTelemetry", query, TelemetryBatch)))
+    assert node.agent.describe().host_state == STATE
+    assert node.agent.sync(STATE) == ()
+
+
+def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(STATE)
+    before = node.agent.describe()
+    links = node.namespace.ip("link")
+    ping = subprocess.Popen(
+        node.host.command("ping", "-i", "0.01", "-c", "400", "-q", "10.1.0.1"), stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(0.5)
+    node.agent.end(signal.SIGKILL)
+    time.sleep(0.3)
+    assert "prog/xdp" in node.namespace.ip("link", "show", "cx1")
+    took = node.agent.start()
+    after = node.agent.describe()
+    print(f"taken over in {took:.2f} s (figure: 3 s)")
+    assert took < 3 * 3
+    assert "pipeline taken over" in node.agent.log
+    assert " 0% packet loss" in ping.communicate()[0]
+    assert after.host_state == before.host_state == STATE
+    assert (after.boot_epoch_s, after.layout) == (before.boot_epoch_s, before.layout)
+    assert after.borders[0].public_key == before.borders[0].public_key
+    assert node.agent.sync(STATE) == ()
+    strip = [line.partition(" prog/xdp")[0] for line in links.splitlines()]
+    assert [line.partition(" prog/xdp")[0] for line in node.namespace.ip("link").splitlines()] == strip
+
+
+def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> None:
+    node.agent.start()
+    before = sorted(node.namespace.ip("-br", "link").splitlines())
+    node.agent.sync(STATE)
+    assert node.agent.end(signal.SIGTERM) == 0
+    assert "the dataplane stays as it is" in node.agent.log
+    node.host.run("ping", "-c2", "-i0.1", "-W1", "10.1.0.1")
+    run(*node.agent.command("--teardown"))
+    assert sorted(node.namespace.ip("-br", "link").splitlines()) == before
+    assert "prog/xdp" not in node.namespace.ip("link")
+    assert node.namespace.run("nft", "list", "ruleset") == ""
+    assert node.namespace.processes() == []
+    pins = Path(node.agent.config["pin_dir"])
+    assert list(pins.rglob("*")) == []
+    run(*node.agent.command("--teardown"))
+
+
+def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(STATE)
+    layout = node.agent.describe().layout
+    node.agent.end(signal.SIGKILL)
+    node.agent.config["flow_cache_entries"] = 2048
+    node.agent.start()
+    description = node.agent.describe()
+    assert description.layout != layout
+    assert f"map layout differs: pinned={layout} ours={description.layout}" in node.agent.log
+    assert f"removed the maps of layout {layout}" in node.agent.log
+    assert [path.name for path in Path(node.agent.config["pin_dir"]).glob("maps-*")] == [f"maps-{description.layout}"]
+    # New maps are empty: closed until the controller has synced.
+    assert description.host_state == HostState(tunnels=STATE.tunnels)
+    with pytest.raises(AssertionError, match="100% packet loss"):
+        node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
+    node.agent.sync(STATE)
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+
+
+def test_an_interface_that_comes_later_or_again_gets_its_port(node: Node) -> None:
+    node.namespace.ip("link", "del", "fabric")
+    node.agent.start()
+    assert [port.carrier for port in node.agent.describe().ports] == [False, True, True]
+    veth(node.namespace, "fabric", node.host, "fabric")
+    wait_for(lambda: "prog/xdp" in node.namespace.ip("link", "show", "fabric"))
+    node.namespace.ip("link", "del", "cx1")
+    veth(node.namespace, "cx1", node.host, "eth0")
+    wait_for(lambda: "prog/xdp" in node.namespace.ip("link", "show", "cx1"))
+    assert [port.carrier for port in node.agent.describe().ports] == [True, True, True]
+
+
+def test_captured_frames_are_those_that_came_in(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(STATE)
+    stream = node.agent.stream("Capture", CaptureQuery(port=2, count=3, seconds=5), CapturedFrame)
+    ping = subprocess.Popen(
+        node.host.command("ping", "-i", "0.05", "-c", "60", "-s", "400", "-q", "10.1.0.1"), stdout=subprocess.DEVNULL
+    )
+    frames = list(stream)
+    ping.wait()
+    assert len(frames) == 3
+    echo = next(frame for frame in frames if frame.frame[12:14] == b"\x08\x00")
+    assert echo.original_length == 14 + 20 + 8 + 400
+    assert len(echo.frame) == 256
+    assert echo.frame[26:34] == socket.inet_aton("10.1.0.11") + socket.inet_aton("10.1.0.1")
+    assert abs(echo.time_s - time.time()) < 10
+
+
+def test_drops_are_streamed_as_totals_of_what_changed(node: Node) -> None:
+    node.agent.start()
+    stream = node.agent.stream("WatchTelemetry", TelemetryQuery(interval_s=0.2), TelemetryBatch)
+    first = next(stream)
+    assert [port.number for port in first.ports] == [1, 2, 3]
+    before = {sample.index: sample.packets for sample in first.drops}.get(DropReason.UNKNOWN_CONTEXT, 0)
+    node.host.run("sh", "-c", "ping -c3 -i0.01 -W0.1 10.1.0.1 || true")
+    found = before
+    for batch in stream:
+        assert batch.lost_batches == 0
+        found = {sample.index: sample.packets for sample in batch.drops}.get(DropReason.UNKNOWN_CONTEXT, found)
+        if found > before:
+            break
+    assert found > before
+    assert node.agent.ask("ReadFlows", FlowQuery(), FlowBatch).flows == ()
+
+
+def test_a_second_agent_of_the_same_node_is_refused(node: Node) -> None:
+    node.agent.start()
+    done = subprocess.run(node.agent.command(), capture_output=True, text=True, timeout=10)
+    assert done.returncode == 1
+    assert "another stitch-agent uses" in done.stderr
+    assert node.agent.describe().name == "sg1"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"listen": "127.0.0.1:9559"}, "needs mutual TLS"),
+        ({"listen": "somewhere"}, "neither unix:/PATH nor HOST:PORT"),
+        ({"flow_cache_entries": 1000}, "no power of two"),
+        ({"ports": [*PORTS, {"number": 1, "interface": "x", "role": "fabric"}]}, "port number 1 is used twice"),
+        ({"ports": [{"number": 512, "interface": "x", "role": "fabric"}]}, "not in 1..511"),
+        ({"ports": [{"number": 1, "interface": "x", "role": "other"}]}, "Invalid enum value 'other'"),
+        ({"unknown": 1}, "unknown field `unknown`"),
+        ({"state_dir": "here"}, "not an absolute path"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_file_and_field(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    config = {"name": "x", "listen": f"unix:{tmp_path}/s", "state_dir": str(tmp_path / "state"), "pin_dir": "/x"}
+    path = tmp_path / "agent.json"
+    path.write_text(json.dumps({**config, "ports": PORTS, **change}))
+    done = subprocess.run(
+        [".venv/bin/python", "-m", "dataplane", "--config", str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"stitch-agent: {path}: ")
+    assert complaint in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_pins_belong_on_a_bpffs(node: Node, tmp_path: Path) -> None:
+    node.agent.config["pin_dir"], before = str(tmp_path / "elsewhere"), node.agent.config["pin_dir"]
+    done = subprocess.run(node.agent.command(), capture_output=True, text=True, timeout=10)
+    node.agent.config["pin_dir"] = before
+    assert done.returncode == 1
+    assert "is on no bpffs: mount -t bpf bpf" in done.stderr
+
+
+def test_tcp_needs_a_client_certificate(node: Node, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server, client = authority.issue_cert("sg1.example", "127.0.0.1"), authority.issue_cert("stitchd.example")
+    server.private_key_pem.write_to_path(tmp_path / "key")
+    server.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    authority.cert_pem.write_to_path(tmp_path / "ca")
+    files = {"tls_key": "key", "tls_certificate": "certificate", "tls_client_ca": "ca"}
+    node.agent.config |= {name: str(tmp_path / file) for name, file in files.items()}
+    node.agent.config["listen"] = "127.0.0.1:9559"
+    with (node.agent.directory / "log").open("wb") as log:
+        node.agent.process = subprocess.Popen(node.agent.command(), stdout=log, stderr=log)
+    wait_for(lambda: "serving" in node.agent.log)
+    with node.namespace.entered():
+        own = grpc.ssl_channel_credentials(
+            authority.cert_pem.bytes(), client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()
+        )
+        nobody = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        with grpc.secure_channel("127.0.0.1:9559", own) as channel:
+            assert channel.unary_unary("/netstitch.Host/Describe")(b"\x80", timeout=10)
+        with grpc.secure_channel("127.0.0.1:9559", nobody) as channel:
+            describe = channel.unary_unary("/netstitch.Host/Describe")
+            refusal(grpc.StatusCode.UNAVAILABLE, lambda: describe(b"\x80", timeout=10))
+
+
+def test_the_version_is_the_projects() -> None:
+    assert f'version = "{VERSION}"' in Path("pyproject.toml").read_text()
+
+
+def wait_for(condition: Any, within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
