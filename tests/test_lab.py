@@ -312,8 +312,10 @@ def test_mounts_of_a_node_are_its_own(bare: LabRecord) -> None:
     checked(bare, "sg1", "rm", "/var/run/wireguard/x.sock")
 
 
-def test_the_run_directory_is_closed_to_others(bare: LabRecord) -> None:
-    assert directory_of(NAME).stat().st_mode & 0o777 == 0o700
+def test_the_run_directories_are_closed_to_others(bare: LabRecord) -> None:
+    directory = directory_of(NAME)
+    for closed in (directory, directory / "se1", directory / "shop", directory / "shop/keys"):
+        assert closed.stat().st_mode & 0o777 == 0o700, closed
 
 
 def test_a_lab_that_is_up_is_not_made_again(bare: LabRecord) -> None:

@@ -71,8 +71,8 @@ def _reap() -> None:
 def _make(directory: Path) -> Emulation:
     record = read_record(directory)
     topology = topology_file.load(directory / "topology.yaml")
-    keygen = {} if record.bare else {domain.name: _start_keygen(directory, domain.name) for domain in topology.domains}
     _make_directories(directory, topology)
+    keygen = {} if record.bare else {domain.name: _start_keygen(directory, domain.name) for domain in topology.domains}
     emulation = _network(record, directory, topology)
     record = msgspec.structs.replace(record, namespaces=dict(emulation.processes))
     write_record(directory, record)
@@ -97,10 +97,11 @@ def _make(directory: Path) -> Emulation:
 
 def _make_directories(directory: Path, topology: Topology) -> None:
     for node in topology.nodes:
-        for name in ("bpf", "wireguard", "state"):
-            (directory / node.name / name).mkdir(mode=0o700, parents=True)
+        for name in ("", "bpf", "wireguard", "state"):
+            (directory / node.name / name).mkdir(mode=0o700)
     for domain in topology.domains:
-        (directory / domain.name / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("", "keys"):
+            (directory / domain.name / name).mkdir(mode=0o700)
     # The mount point; wireguard-go would make it too.
     WIREGUARD_SOCKETS.mkdir(mode=0o700, exist_ok=True)
 
@@ -142,7 +143,6 @@ def _program(name: str) -> str:
 
 def _start_keygen(directory: Path, domain: str) -> subprocess.Popen[bytes]:
     keys = directory / domain / "keys"
-    keys.mkdir(mode=0o700, parents=True)
     return subprocess.Popen(
         [_program("stitchd"), "keygen", "--domain", domain, "--key-dir", str(keys)],
         stdout=subprocess.PIPE,
