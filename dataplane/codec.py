@@ -8,13 +8,12 @@ other three trust what they get. `dataplane.batch` does parse and pack for many 
 must come to equal results.
 """
 
-import sys
 from dataclasses import dataclass
 
 from finsy.proto import p4r
 
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.layout import Layout, Place, Shape, TableLayout
+from dataplane.layout import ACTION, PRIORITY, Layout, Place, Shape, TableLayout
 from dataplane.p4info import Action, MatchField, MatchType, Table
 from dataplane.reasons import CANDIDATE_PATHS
 from dataplane.status import Code, Refused
@@ -50,7 +49,7 @@ def parse(layout: Layout, message: p4r.TableEntry, *, action_needed: bool, key_o
         raise Refused(Code.PERMISSION_DENIED, f"{table.name}: the default entry is constant")
     if message.is_const:
         raise Refused(Code.INVALID_ARGUMENT, f"{table.name}: is_const is not the client's to set")
-    match = _parse_match(layout, table, message)
+    match = parse_match(layout, table, message)
     priority = _parse_priority(table, message.priority)
     if pipeline.shape is Shape.CANDIDATES:
         _check_candidate(table, match, priority)
@@ -65,10 +64,12 @@ def parse(layout: Layout, message: p4r.TableEntry, *, action_needed: bool, key_o
     return TableEntry(table.name, match, action.name, params, priority)
 
 
-def compose(layout: Layout, entry: TableEntry) -> p4r.TableEntry:
-    """The canonical message of `entry`: shortest bytestrings, don't-care fields left out."""
+def compose(layout: Layout, entry: TableEntry, into: p4r.TableEntry | None = None) -> p4r.TableEntry:
+    """The canonical message of `entry` (`into`, if given): shortest bytestrings, don't-care fields left out."""
     table = layout.by_name[entry.table].table
-    result = p4r.TableEntry(table_id=table.id, priority=entry.priority)
+    result = p4r.TableEntry() if into is None else into
+    result.table_id = table.id
+    result.priority = entry.priority
     for match in entry.match:
         field = table.field_by_name[match.field]
         out = result.match.add(field_id=field.id)
@@ -181,8 +182,8 @@ def unpack(layout: TableLayout, key: bytes, mask: bytes, value: bytes) -> TableE
                 for field, bits in masks
                 if bits
             )
-            priority = int.from_bytes(value[4:8], sys.byteorder)
-    action = layout.by_number[int.from_bytes(value[0:4], sys.byteorder)]
+            priority = _get(value, PRIORITY)
+    action = layout.by_number[_get(value, ACTION)]
     params = tuple((place.name, _get(value, place)) for place in action.params)
     return TableEntry(layout.table.name, match, action.action.name, params, priority)
 
@@ -220,15 +221,16 @@ def _mask_of(field: MatchField, match: FieldMatch) -> int:
 def _pack_value(layout: TableLayout, entry: TableEntry) -> bytes:
     action = next(action for action in layout.actions if action.action.name == entry.action)
     value = bytearray(layout.value_size)
-    value[0:4] = action.number.to_bytes(4, sys.byteorder)
-    if layout.priority_offset is not None:
-        value[layout.priority_offset : layout.priority_offset + 4] = entry.priority.to_bytes(4, sys.byteorder)
+    _put(value, ACTION, action.number)
+    if layout.shape is Shape.TERNARY:
+        _put(value, PRIORITY, entry.priority)
     for place, (_, number) in zip(action.params, entry.params, strict=True):
         _put(value, place, number)
     return bytes(value)
 
 
-def _parse_match(layout: Layout, table: Table, message: p4r.TableEntry) -> tuple[FieldMatch, ...]:
+def parse_match(layout: Layout, table: Table, message: p4r.TableEntry) -> tuple[FieldMatch, ...]:
+    """The match fields of `message`, in the order of the P4Info. Raises Refused."""
     found: dict[int, FieldMatch] = {}
     for part in message.match:
         field = table.field_by_id.get(part.field_id)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.codec import EXACT_FIELD_BITS, Packed
-from dataplane.layout import Kind, Layout, Place, Shape, TableLayout
+from dataplane.layout import ACTION, PRIORITY, Kind, Layout, Place, Shape, TableLayout
 from dataplane.p4info import MatchType
 
 Bytes = NDArray[np.uint8]
@@ -85,7 +85,7 @@ def legal(layout: Layout, table: TableLayout, keys: Bytes, masks: Bytes, values:
         found = [place for place in table.key.places if place.name != "mask_id"]
         cut = np.concatenate([np.arange(place.offset, place.offset + place.size) for place in found])
         good &= ~np.any(keys[:, cut] & ~masks[:, cut], axis=1)
-        good &= numbers(values, Place("priority", Kind.HOST, 4, 4)) > 0
+        good &= numbers(values, PRIORITY) > 0
     return good
 
 
@@ -134,7 +134,7 @@ def _legal_prefixes(table: TableLayout, keys: Bytes) -> Flags:
 
 
 def _legal_values(layout: Layout, table: TableLayout, values: Bytes) -> Flags:
-    actions = numbers(values, Place("action", Kind.HOST, 0, 4))
+    actions = numbers(values, ACTION)
     good: Flags = np.zeros(len(values), np.bool_)
     for action in table.actions:
         same = actions == action.number

@@ -65,6 +65,12 @@ class Place:
     size: int
 
 
+ACTION = Place("action", Kind.HOST, 0, 4)
+"""In every value."""
+PRIORITY = Place("priority", Kind.HOST, 4, 4)
+"""In values of ternary tables."""
+
+
 @dataclass(frozen=True)
 class Struct:
     name: str
@@ -102,11 +108,6 @@ class TableLayout:
     @cached_property
     def by_action_id(self) -> Mapping[int, ActionLayout]:
         return {action.action.id: action for action in self.actions}
-
-    @property
-    def priority_offset(self) -> int | None:
-        """Where ternary values keep the entry's priority (u32)."""
-        return 4 if self.shape is Shape.TERNARY else None
 
     @property
     def exact(self) -> str | None:

@@ -14,8 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from dataplane.columns import Rows, legal, matrix, pieces
+from dataplane.columns import Bytes, Numbers, Rows, legal, matrix, numbers, pieces
 from dataplane.layout import NO_ENTRY, Layout, Shape, TableLayout
+from dataplane.reasons import CANDIDATE_PATHS
 from dataplane.status import Code, Fault
 
 
@@ -149,12 +150,20 @@ class KeyedStore:
             self._erase(pieces(keys[~good]))
             keys, values, masks = keys[good], values[good], masks[good]
         self._shadow = dict(zip(pieces(keys), pieces(values), strict=True))
-        return Rows(keys, masks, np.zeros(len(keys), np.uint32), values)
+        return Rows(keys, masks, self._priorities(keys), values)
 
     def clear(self) -> None:
         self.read()
         self._erase(self._shadow)
         self._shadow = {}
+
+    def _priorities(self, keys: Bytes) -> Numbers:
+        """What the keys say of them (see codec.pack)."""
+        if self._table.shape is Shape.RANGE:
+            return numbers(keys, self._table.key.by_name["priority"])
+        if self._table.shape is Shape.CANDIDATES:
+            return CANDIDATE_PATHS - numbers(keys, self._table.key.places[0]) % CANDIDATE_PATHS
+        return np.zeros(len(keys), np.uint32)
 
     def _sizes(self) -> tuple[int, int]:
         return self._table.key.size, self._table.value_size

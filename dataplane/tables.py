@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dataplane.codec import unpack
 from dataplane.columns import Numbers, Rows, matrix, numbers, pieces
 from dataplane.entry import TableEntry
-from dataplane.layout import Kind, Layout, Place, Shape, TableLayout
+from dataplane.layout import ACTION, Layout, Shape, TableLayout
 from dataplane.range_store import RangeStore
 from dataplane.reasons import CONTEXTS, FABRIC_CONTEXT
 from dataplane.stores import Faults, KeyedStore, MapWriter, Operation, Store
@@ -144,7 +144,7 @@ class Tables:
         attach = next(action for action in layout.actions if action.action.name == "attach")
         rows = matrix(b"".join(values), layout.value_size)
         contexts = numbers(rows, attach.params[0])
-        return np.unique(contexts[numbers(rows, Place("action", Kind.HOST, 0, 4)) == attach.number])
+        return np.unique(contexts[numbers(rows, ACTION) == attach.number])
 
     def _bump(self, contexts: Numbers) -> None:
         if not len(contexts):
@@ -160,7 +160,8 @@ class Tables:
         place = layout.key.by_name["ether_type"]
         masks, values = numbers(rows.masks, place), numbers(rows.keys, place)
         needed = any(bool(np.any((masks & kind) == values)) for kind in ETHER_TYPES_OF_IP)
-        wanted = int(needed).to_bytes(4, sys.byteorder)
         zero = bytes(4)
-        if self._settings.lookup(zero) != wanted:
+        before = self._settings.lookup(zero) or bytes(self._settings.value_size)
+        wanted = int(needed).to_bytes(4, sys.byteorder) + before[4:]  # The rest is the agent's.
+        if wanted != before:
             self._settings.update(zero, wanted)

@@ -117,7 +117,7 @@ def _lpm_key(struct: Struct) -> Iterator[str]:
 
 def _value(table: TableLayout, name: str) -> Iterator[str]:
     yield f"struct {name} {{\n\t__u32 action; /* enum {table.table.name}_action */\n"
-    if table.priority_offset is not None:
+    if table.shape is Shape.TERNARY:
         yield "\t__u32 priority;\n"
     with_params = [action for action in table.actions if action.params]
     if with_params:

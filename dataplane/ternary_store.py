@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataplane.columns import Bytes, Rows, legal, matrix, numbers, pieces
-from dataplane.layout import MASKS, Kind, Layout, Place, TableLayout
+from dataplane.layout import MASKS, PRIORITY, Kind, Layout, Place, TableLayout
 from dataplane.status import Code, Fault
 from dataplane.stores import Faults, MapWriter, Operation, absent, exists, full, kernel_fault, write_pairs
 
-PRIORITY = Place("priority", Kind.HOST, 4, 4)
 MaskList = tuple[bytes, ...]
 """By mask_id; those that no entry uses may be among them."""
 

@@ -12,13 +12,12 @@ import numpy as np
 
 from dataplane.codec import EXACT_FIELD_BITS, MAX_PRIORITY
 from dataplane.columns import Bytes, Flags, Rows, numbers, prefix_tail_is_zero
-from dataplane.layout import Kind, Layout, Place, Shape, TableLayout
+from dataplane.layout import ACTION, PRIORITY, Kind, Layout, Place, Shape, TableLayout
 from dataplane.p4info import Action, MatchField, MatchType
 from dataplane.reasons import CANDIDATE_PATHS
 from dataplane.stores import Operation
 
 VARINT, LENGTH_DELIMITED = 0, 2
-PRIORITY = Place("priority", Kind.HOST, 4, 4)
 CANDIDATE = (Place("exact", Kind.HOST, 0, 4), Place("value", Kind.HOST, 4, 1), Place("mask", Kind.HOST, 5, 1))
 """Candidates' keys before they become an index."""
 
@@ -252,7 +251,7 @@ class WireForm:
             raise _NoForm
         if not len(self._value):
             raise _NoForm  # A DELETE's action says nothing; the codec passes it over.
-        self._set(self._value, Place("action", Kind.HOST, 0, 4), laid.number)
+        self._set(self._value, ACTION, laid.number)
         places = dict(zip((param.id for param in laid.action.params), laid.params, strict=True))
         for span in params:
             self._copy_param(update, span, laid.action, places)

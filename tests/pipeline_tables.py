@@ -18,7 +18,7 @@ LAYOUT = layouts.of(p4info.load())
 def fake_maps(layout: Layout = LAYOUT) -> dict[str, FakeMap]:
     maps = {
         "generation": FakeMap(4, 4, CONTEXTS, fixed=True),
-        "settings": FakeMap(4, 4, 1, fixed=True),
+        "settings": FakeMap(4, 16, 1, fixed=True),
     }
     for table in layout.tables:
         name, size = table.table.name, table.table.size
