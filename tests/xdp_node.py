@@ -1,14 +1,16 @@
 """The XDP program as one node in namespaces of the test's own, to run frames through and compare with the model."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from namespaces import Namespace, veth
 
-from dataplane.bpf import POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
+from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
 from dataplane.codec import pack
 from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
@@ -19,6 +21,8 @@ from dataplane.reference import Drop, Forward, Pass, Port, Punt, Verdict
 from dataplane.stores import Operation
 from dataplane.tables import Run, Tables, map_names
 
+OBJECT = Path(os.environ.get("NETSTITCH_XDP_OBJECT", OBJECT_PATH))
+"""Another build can be tested, such as one that was broken on purpose."""
 MTU = 2000
 BUCKETS = 64
 PORT_PRESENT = 2
@@ -30,6 +34,8 @@ FLOW_ENTRY = np.dtype(
         "itemsize": 64,
     }
 )
+PUNTED_BYTES = 1514
+"""Of a frame that reach the controller; the model has no such limit."""
 PUNTED_HEADER = struct.Struct("=HBxHHI")
 PASSED, DROPPED, SENT, PUNTED = "pass", "drop", "send", "punt"
 
@@ -53,7 +59,7 @@ def outcome(verdict: Verdict) -> Outcome:
         case Forward(_, frame, reason):
             return Outcome(SENT, reason, frame)
         case Punt(reason, frame, context):
-            return Outcome(PUNTED, reason, frame, context)
+            return Outcome(PUNTED, reason, frame[:PUNTED_BYTES], context)
 
 
 class XdpNode:
@@ -62,7 +68,7 @@ class XdpNode:
     def __init__(self, ports: dict[int, Port]) -> None:
         self.node, self.hosts = Namespace("node"), Namespace("hosts")
         self._links: list[Link] = []
-        self.object = Object()
+        self.object = Object(OBJECT)
         self.ifindex: dict[int, int] = {}
         for number in ports:
             veth(self.node, f"p{number}", self.hosts, f"h{number}", mtu=MTU)
@@ -158,7 +164,7 @@ class XdpNode:
         (record,) = punted
         ingress_port, punt_reason, context, mtu, length = PUNTED_HEADER.unpack_from(record)
         assert (ingress_port, mtu) == (port, 0)
-        return Outcome(PUNTED, punt_reason, record[PUNTED_HEADER.size :][: min(length, 1514)], context)
+        return Outcome(PUNTED, punt_reason, record[PUNTED_HEADER.size :][: min(length, PUNTED_BYTES)], context)
 
     def drops(self, reason: int) -> int:
         """Packets dropped for `reason`, on all CPUs."""

@@ -29,10 +29,10 @@ class NeighborMessage:
     version: int
     asks: bool
     asker: int
-    """Who wants the answer; 0 while it has no address yet (RFC 5227, RFC 4862 §5.4)."""
+    """Who wants the answer; unspecified while it has no address yet (RFC 5227, RFC 4862 §5.4)."""
     target: int
     speaks_of: int
-    """Whose MAC `mac` is."""
+    """Whose MAC `mac` is; 0 if nobody's."""
     mac: bytes
 
 
@@ -41,8 +41,8 @@ def parse_arp(message: bytes) -> NeighborMessage | None:
     kind, mac, sender, target = struct.unpack_from("!H6sI6xI", message, 6)
     if message[:6] != ARP_FIXED or kind not in (ARP_REQUEST, ARP_REPLY):
         return None
-    asker = MAPPED | sender if sender else 0
-    return NeighborMessage(4, kind == ARP_REQUEST, asker, MAPPED | target, asker, mac)
+    asker = MAPPED | sender
+    return NeighborMessage(4, kind == ARP_REQUEST, asker, MAPPED | target, asker if sender else 0, mac)
 
 
 def is_discovery(ip: Ip) -> bool:

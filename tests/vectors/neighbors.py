@@ -74,6 +74,7 @@ def arp() -> list[Vector]:
         ignored("arp-gratuitous-request", _request(A4, A4)),
         ignored("arp-gratuitous-of-other-port", _request(B4, B4)),
         ignored("arp-probe", _request("0.0.0.0", A4)),
+        ignored("arp-for-nothing", _request("0.0.0.0", "0.0.0.0")),
         ignored("arp-reply", ARP(op=2, hwsrc=host_mac(A), psrc=A4, pdst=GATEWAY4)),
         ignored("arp-no-gateway", _request(MUTE4, GATEWAY4, MUTE), MUTE),
         ignored("arp-reverse", _request(A4, GATEWAY4).__class__(op=3, psrc=A4, pdst=GATEWAY4)),

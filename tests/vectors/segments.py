@@ -94,6 +94,12 @@ def endpoint_errors() -> list[Vector]:
         _drop("end-too-many-left", FABRIC, srv6(INNER, two, 2, destination=END), DropReason.SEGMENTS_LEFT),
         _drop("end-hop-limit-1", FABRIC, srv6(INNER, two, 1, hop_limit=1), DropReason.HOP_LIMIT),
         _drop("end-hop-limit-0", FABRIC, srv6(INNER, two, 1, hop_limit=0), DropReason.HOP_LIMIT),
+        _drop(
+            "end-hop-limit-1-before-route",
+            FABRIC,
+            srv6(INNER, [END, "5f00:9::"], 1, hop_limit=1),
+            DropReason.HOP_LIMIT,
+        ),
         _drop("end-no-route", FABRIC, srv6(INNER, [END, "5f00:9::"], 1), DropReason.NO_ROUTE),
         _drop("sid-that-drops", FABRIC, srv6(INNER, [DROPPING, NEXT], 1), 71),
     ]

@@ -1,0 +1,93 @@
+"""Mutated frames through XDP and the reference model: equal verdicts, reasons, frames, counters and flow records.
+
+Table sets change on the way. NETSTITCH_FUZZ_PACKETS says how many frames (100,000), NETSTITCH_FUZZ_SEED repeats a run;
+else half of the frames are the same in each run, half are new.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from vectors import generate, node
+from xdp_node import Outcome, XdpNode, outcome
+
+from dataplane.reasons import PipelineEvent
+from dataplane.reference import Pipeline
+
+pytestmark = pytest.mark.root
+PACKETS = int(os.environ.get("NETSTITCH_FUZZ_PACKETS", "100000"))
+FIXED_SEED = 20
+PACKETS_A_TABLE_SET = 2500
+CACHE_EVENTS = {PipelineEvent.CACHE_HIT, PipelineEvent.CACHE_MISS, PipelineEvent.CACHE_EVICTED}
+"""The model's cache has no end, and is not always as warm as XDP's."""
+
+
+@pytest.fixture(scope="module")
+def xdp() -> Iterator[XdpNode]:
+    made = XdpNode(node.PORTS)
+    try:
+        with made.node.entered():
+            yield made
+    finally:
+        made.close()
+
+
+def seeds() -> list[int]:
+    given = os.environ.get("NETSTITCH_FUZZ_SEED")
+    return [int(given)] if given else [FIXED_SEED, time.time_ns() & 0xFFFFFFFF]
+
+
+def test_xdp_does_what_the_model_does(xdp: XdpNode, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = seeds()
+    sent = 0
+    for seed in chosen:
+        with capsys.disabled():
+            print(f"\nfuzz: {PACKETS // len(chosen)} frames, NETSTITCH_FUZZ_SEED={seed}", flush=True)
+        rng = random.Random(seed)
+        for first in range(0, PACKETS // len(chosen), PACKETS_A_TABLE_SET):
+            tables = node.TABLES if first == 0 else generate.tables(rng)
+            xdp.sync(tables)
+            xdp.forget()
+            count = min(PACKETS_A_TABLE_SET, PACKETS // len(chosen) - first)
+            compare(xdp, Pipeline(tables, node.PORTS), rng, count)
+            sent += count
+    assert sent == PACKETS // len(chosen) * len(chosen)
+
+
+def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> None:
+    """One table set. A frame in three goes twice, so that the second finds a warm cache."""
+    drops, events, legs = xdp.all_drops(), xdp.events(), xdp.leg_totals()
+    for port, frame in generate.frames(rng, count):
+        for _ in range(rng.choice((1, 1, 2))):
+            expected = outcome(model.run(port, frame, node.BOOTTIME_S))
+            seen = xdp.run(port, frame, expected.reason if expected.kind != "punt" else 0)
+            assert seen == expected, explained(port, frame, seen, expected)
+    now = xdp.all_drops()
+    counted = {reason: (packets, model.drop_bytes[reason]) for reason, packets in model.drops.items()}
+    assert difference(now, drops) == counted
+    assert {event: many - events[event] for event, many in xdp.events().items() if event not in CACHE_EVENTS} == {
+        event: model.events[event] for event in PipelineEvent if event not in CACHE_EVENTS
+    }
+    flows = model.flows
+    assert difference(xdp.leg_totals(), legs) == {
+        leg: (packets, flows.leg_bytes[leg]) for leg, packets in flows.leg_packets.items()
+    }
+
+
+def difference(after: dict[int, tuple[int, int]], before: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    found = {}
+    for key, (packets, size) in after.items():
+        known = before.get(key, (0, 0))
+        if (packets, size) != known:
+            found[key] = (packets - known[0], size - known[1])
+    return found
+
+
+def explained(port: int, frame: bytes, seen: Outcome, expected: Outcome) -> str:
+    return f"port {port}, frame {frame.hex()}\n XDP   {shown(seen)}\n model {shown(expected)}"
+
+
+def shown(what: Outcome) -> str:
+    return f"{what.kind} reason {what.reason} context {what.context} {what.frame.hex()}"
