@@ -256,7 +256,7 @@ class Reports:
     all: list[tuple[str, str, str]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def __call__(self, peer: str, message_id: str, reason: str) -> None:
+    async def __call__(self, peer: str, message_id: str, reason: str) -> None:
         self.all.append((peer, message_id, reason))
         self.arrived.set()
 
@@ -317,6 +317,7 @@ async def test_sending_to_nobody_says_so(receiver: Receiver) -> None:
     reports = Reports()
     async with asyncio.TaskGroup() as tasks:
         EastWestClient(receiver.shop, tasks, reports).send("nowhere", "m", withdrawal())
+        await reports.count(1)
     assert "no Domain resource" in reports.all[0][2]
 
 

@@ -5,7 +5,7 @@ The back-off here is between connections (gRPC's, exponential with jitter), so t
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -33,7 +33,7 @@ REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
 )
 
-Sent = Callable[[str, str, str], None]
+Sent = Callable[[str, str, str], Awaitable[None]]
 """(peer, message id, reason): the peer has taken the message durably, or why not."""
 
 
@@ -95,7 +95,7 @@ class EastWestClient:
                 outbox.worker.cancel()
             del self._outboxes[domain]
             for message_id in outbox.waiting:
-                self._sent(domain, message_id, f"domain {domain} is no peer any more, or was changed; send again")
+                self._refuse(domain, message_id, f"domain {domain} is no peer any more, or was changed; send again")
         for domain, peer in peers.items():
             if domain not in self._outboxes:
                 outbox = _Outbox(PeerChannel(self._identity, peer))
@@ -106,12 +106,18 @@ class EastWestClient:
         """Queues; `sent` is called once. A message that still waits under the same id is replaced in its place."""
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            self._sent(peer, message_id, f"domain {peer} is no peer: no Domain resource gives its key and endpoint")
+            self._refuse(peer, message_id, f"domain {peer} is no peer: no Domain resource gives its key and endpoint")
         elif message_id not in outbox.waiting and len(outbox.waiting) >= QUEUE_MAX:
-            self._sent(peer, message_id, f"{QUEUE_MAX} messages wait for domain {peer} already")
+            self._refuse(peer, message_id, f"{QUEUE_MAX} messages wait for domain {peer} already")
         else:
             outbox.waiting[message_id] = message
             outbox.arrived.set()
+
+    def _refuse(self, peer: str, message_id: str, reason: str) -> None:
+        self._tasks.create_task(self._report(peer, message_id, reason), name=f"refusal of {message_id}")
+
+    async def _report(self, peer: str, message_id: str, reason: str) -> None:
+        await self._sent(peer, message_id, reason)
 
     async def _work(self, domain: str, outbox: _Outbox) -> None:
         try:
@@ -138,4 +144,4 @@ class EastWestClient:
         for each in failed:
             if reason or outbox.waiting[each] is message:  # else it was replaced meanwhile
                 del outbox.waiting[each]
-                self._sent(domain, each, reason)
+                await self._sent(domain, each, reason)

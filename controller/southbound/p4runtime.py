@@ -14,6 +14,7 @@ from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Codec, Key, Row, behaviour, show
 from controller.southbound.difference import Operation, Update, batches, deviation, difference, index
+from dataplane.host_api import CounterSample
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
@@ -77,16 +78,18 @@ class P4RuntimeClient:
     async def become_primary(self) -> None:
         """Opens the stream and asks to lead (P4Runtime §5)."""
         self._stream = stream = self._stream_call()
-        request = p4r.StreamMessageRequest()
-        request.arbitration.device_id = DEVICE_ID
-        request.arbitration.election_id.CopyFrom(U128.encode(self._election_id))
         try:
             async with asyncio.timeout(UNARY_S_MAX):
-                await stream.write(request)
+                await stream.write(self._arbitration())
                 while (response := await stream.read()) is not grpc.aio.EOF:
-                    if response.HasField("arbitration"):
+                    if not response.HasField("arbitration"):
+                        continue
+                    if response.arbitration.status.code != rpc_code.NOT_FOUND:
                         self._check_primary(response.arbitration)
                         return
+                    # Nobody leads, but somebody with a higher id once did: our clock was ahead then (§5.3).
+                    self._election_id = U128.decode(response.arbitration.election_id) + 1
+                    await stream.write(self._arbitration())
         except TimeoutError as exc:
             raise TargetUnreachable(f"node {self.node}: no answer to the arbitration in {UNARY_S_MAX:.0f} s") from exc
         except grpc.aio.AioRpcError as exc:
@@ -110,9 +113,8 @@ class P4RuntimeClient:
             self._stream.cancel()
 
     async def ensure_pipeline(self) -> bool:
-        """Pushes our P4Info only where the node has another: pushing clears its tables. Returns whether it did."""
+        """Pushes our P4Info only where the node has another, and so that what fits stays. Returns whether it did."""
         ours = self._codec.p4info.message
-        mark = cookie(ours)
         get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
         try:
             present = (await self._get_pipeline(get, timeout=UNARY_S_MAX)).config
@@ -122,18 +124,31 @@ class P4RuntimeClient:
             present = p4r.ForwardingPipelineConfig()
         if present.p4info == ours:  # whatever its cookie: the tables are right
             return False
-        request = p4r.SetForwardingPipelineConfigRequest(
-            device_id=DEVICE_ID,
-            election_id=U128.encode(self._election_id),
-            action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
-        )
-        request.config.p4info.CopyFrom(ours)
-        request.config.cookie.cookie = mark
+        actions = p4r.SetForwardingPipelineConfigRequest
         try:
-            await self._set_pipeline(request, timeout=PIPELINE_S_MAX)
+            await self._push(actions.RECONCILE_AND_COMMIT)
         except grpc.aio.AioRpcError as exc:
-            raise self._translated("setting its pipeline", exc) from exc
+            if exc.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise self._translated("setting its pipeline", exc) from exc
+            try:
+                await self._push(actions.VERIFY_AND_COMMIT)
+            except grpc.aio.AioRpcError as second:
+                raise self._translated("setting its pipeline", second) from second
         return True
+
+    async def _push(self, action: p4r.SetForwardingPipelineConfigRequest.Action.ValueType) -> None:
+        request = p4r.SetForwardingPipelineConfigRequest(
+            device_id=DEVICE_ID, election_id=U128.encode(self._election_id), action=action
+        )
+        request.config.p4info.CopyFrom(self._codec.p4info.message)
+        request.config.cookie.cookie = cookie(self._codec.p4info.message)
+        await self._set_pipeline(request, timeout=PIPELINE_S_MAX)
+
+    def _arbitration(self) -> p4r.StreamMessageRequest:
+        request = p4r.StreamMessageRequest()
+        request.arbitration.device_id = DEVICE_ID
+        request.arbitration.election_id.CopyFrom(U128.encode(self._election_id))
+        return request
 
     async def read(self) -> dict[Key, Row]:
         """All entries of all tables."""
@@ -149,6 +164,25 @@ class P4RuntimeClient:
         except grpc.aio.AioRpcError as exc:
             raise self._translated("reading its tables", exc) from exc
         return rows
+
+    async def read_counter(self, name: str) -> tuple[CounterSample, ...]:
+        """All cells of an indirect counter of the P4Info that are not zero. Raises KeyError for an unknown one."""
+        counter = {counter.name: counter for counter in self._codec.p4info.counters}[name]
+        request = p4r.ReadRequest(device_id=DEVICE_ID)
+        request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
+        samples = []
+        try:
+            async for response in self._read(request, timeout=READ_S_MAX):
+                for entity in response.entities:
+                    cell = entity.counter_entry
+                    if cell.data.packet_count or cell.data.byte_count:
+                        sample = CounterSample(
+                            index=cell.index.index, packets=cell.data.packet_count, bytes=cell.data.byte_count
+                        )
+                        samples.append(sample)
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated(f"reading {name}", exc) from exc
+        return tuple(samples)
 
     async def sync(self, desired: Sequence[Entry]) -> SyncReport:
         """The node has exactly `desired` on return. TargetRejected names each entry that it refused, and its owner.

@@ -1,0 +1,220 @@
+"""`stitchd`: the controller of one domain. The only place where the parts are put together."""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import grpc
+import msgspec
+import structlog
+from fastapi import FastAPI
+
+from controller import config as configuration
+from controller import reconcile
+from controller.config import Config
+from controller.eastwest import identity as identities
+from controller.eastwest.identity import Identity
+from controller.eastwest.neighbours import Neighbours
+from controller.errors import ConfigInvalid, ControllerError
+from controller.language.manifest import Document, Fault, ManifestInvalid, applied, locate, parse
+from controller.language.policy import parse_policy
+from controller.model.event import Problem
+from controller.northbound.api import create_app
+from controller.northbound.serve import Server
+from controller.shell import Shell
+from controller.southbound.codec import Codec
+from controller.southbound.node import SessionContext
+from controller.southbound.nodes import Nodes
+from controller.store.sqlite import SqliteStore
+from controller.telemetry import NodeTelemetry, StreamTally
+from dataplane import p4info
+
+EXIT_FAILED = 1
+EXIT_INVALID = 2
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("stitchd")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    status = 0
+    try:
+        if options.command == "keygen":
+            print(_keygen(options.domain, options.key_dir))
+        elif options.config is None:
+            raise ConfigInvalid("--config FILE is missing (or use `stitchd keygen`)")
+        else:
+            _configure_log()
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(_serve(configuration.load(options.config)))
+    except* (ConfigInvalid, ManifestInvalid) as group:
+        _complain(group)
+        status = EXIT_INVALID
+    except* (ControllerError, OSError) as group:
+        _complain(group)
+        status = EXIT_FAILED
+    return status
+
+
+async def _serve(config: Config) -> None:
+    """Until SIGTERM or SIGINT. Nodes stay as they are."""
+    began = time.monotonic()
+    identity = identities.load(config.domain, config.key_dir)
+    token = configuration.token(config.token_file)
+    policy = parse_policy(_text(config.policy), str(config.policy))
+    inventory = parse(_text(config.inventory), str(config.inventory))
+    store = await SqliteStore.open(config.store)
+    try:
+        stored, _ = await store.load()
+        records = [each.record for each in stored]
+        shell = Shell(*reconcile.initial(records, config.domain, policy), journal=store, keys=identity, log=_log_line)
+        await _run(config, shell, identity, token, inventory, began)
+    finally:
+        await store.close()
+
+
+async def _run(
+    config: Config, shell: Shell, identity: Identity, token: str, inventory: Sequence[Document], began: float
+) -> None:
+    tally = StreamTally()
+    _cancel_at_signal()
+    async with asyncio.TaskGroup() as tasks:
+        nodes = Nodes(
+            tasks,
+            SessionContext(
+                codec=Codec(p4info.load()),
+                next_election_id=itertools.count(time.time_ns() // 1000).__next__,
+                report=shell.report,
+                observe=tally.observe,
+                credentials=_agent_credentials(config),
+            ),
+        )
+        neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
+        tasks.create_task(shell.run(neighbours, nodes), name="shell")
+        await _apply_inventory(shell, inventory)
+        eastwest_port = await neighbours.listen(config.eastwest)
+        telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
+        host, port = configuration.address(config.listen, "listen")
+        api = _api(create_app(shell, telemetry, token, config.domain), host, port)
+        tasks.create_task(api.run(), name="northbound")
+        await api.started.wait()
+        _log.info(
+            "serving",
+            domain=config.domain,
+            listen=f"{host}:{api.port}",
+            eastwest_port=eastwest_port,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+
+def _cancel_at_signal() -> None:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("there is no task to cancel: call this from a coroutine")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+async def _apply_inventory(shell: Shell, inventory: Sequence[Document]) -> None:
+    """Raises ManifestInvalid or ConfigInvalid."""
+    answer = await shell.apply_values(tuple(applied(document) for document in inventory))
+    if answer.problems:
+        raise ManifestInvalid(tuple(_fault(inventory, problem) for problem in answer.problems))
+    if answer.conflict:
+        raise ConfigInvalid(f"{inventory[0].file if inventory else 'inventory'}: {answer.conflict}")
+    for result in answer.results:
+        _log.info("inventory", result=result)
+
+
+def _fault(inventory: Sequence[Document], problem: Problem) -> Fault:
+    first, *path = problem.path or (0,)
+    document = inventory[int(first)]
+    line, column = locate(document, path)
+    return Fault(file=document.file, line=line, column=column, message=problem.message)
+
+
+def _api(app: FastAPI, host: str, port: int) -> Server:
+    try:
+        return Server(app, host, port)
+    except OSError as exc:
+        raise ConfigInvalid(f"listen {host}:{port}: cannot listen there ({exc.strerror}); choose a free one") from exc
+
+
+def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
+    if config.agent_tls is None:
+        return None
+    tls = config.agent_tls
+    try:
+        files = (tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes())
+    except OSError as exc:
+        raise ConfigInvalid(f"agent_tls: {exc.filename} cannot be read: {exc.strerror}") from exc
+    credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(*files)
+    return credentials
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _keygen(domain: str, key_dir: Path) -> str:
+    identity = identities.keygen(domain, key_dir)
+    public = {"domain": domain, "key": identity.public_key, "certificate": identity.root_certificate}
+    return msgspec.json.format(msgspec.json.encode(public)).decode()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stitchd", description="The controller of one domain.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON: domain, inventory, policy, store, ...")
+    commands = parser.add_subparsers(dest="command")
+    keygen = commands.add_parser("keygen", help="make the domain's keys where they are missing; print the public ones")
+    keygen.add_argument("--domain", required=True, metavar="NAME")
+    keygen.add_argument("--key-dir", required=True, type=Path, metavar="DIR")
+    return parser
+
+
+def _configure_log() -> None:
+    """JSON lines on stderr, ours and those of libraries."""
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, stamp]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            processor=structlog.processors.JSONRenderer(),
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _log_line(level: str, event: str, fields: Mapping[str, str]) -> None:
+    _log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), event, **fields)
+
+
+def _log_refusal(who: str, reason: str) -> None:
+    _log.warning("refused", peer=who, reason=reason)
+
+
+def _complain(group: BaseExceptionGroup[BaseException]) -> None:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            _complain(exc)
+        else:
+            print(f"stitchd: {exc}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Both directions of talking to other domains, for whichever are pinned at the moment."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from controller.eastwest.client import EastWestClient
+from controller.eastwest.identity import Identity
+from controller.eastwest.peer import Peer, pinned
+from controller.eastwest.server import Deliver, EastWestServer, Refused
+from controller.errors import ConfigInvalid
+from controller.model.agreement import Message
+from controller.model.event import MessageSent
+from controller.model.inventory import Domain
+
+
+class Neighbours:
+    """Runs in the TaskGroup it is given."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        tasks: asyncio.TaskGroup,
+        *,
+        deliver: Deliver,
+        report: Callable[[MessageSent], Awaitable[None]],
+        refused: Refused,
+    ) -> None:
+        self._tasks = tasks
+        self._report = report
+        self._refused = refused
+        self._faults: dict[str, str] = {}
+        self._server = EastWestServer(identity, deliver, refused)
+        self._client = EastWestClient(identity, tasks, self._sent)
+
+    async def listen(self, address: str) -> int:
+        """Returns the port. Raises ConfigInvalid."""
+        port = await self._server.start(address)
+        self._tasks.create_task(self._server.follow(), name="east-west listener")
+        return port
+
+    async def close(self) -> None:
+        await self._server.stop()
+
+    def set_domains(self, domains: Mapping[str, Domain]) -> None:
+        """Those with a key, a certificate and an endpoint are peers; one whose key does not fit is none."""
+        peers: dict[str, Peer] = {}
+        for domain in domains.values():
+            if domain.own or not domain.endpoint:
+                continue
+            try:
+                peers[domain.name] = pinned(domain)
+            except ConfigInvalid as exc:
+                self._refused(domain.name, str(exc))
+        self._faults = {name: self._faults.get(name, "") for name in peers}
+        self._server.set_peers(peers)
+        self._client.set_peers(peers)
+
+    def send(self, peer: str, message_id: str, message: Message) -> None:
+        """Answered by one MessageSent."""
+        self._client.send(peer, message_id, message)
+
+    def faults(self) -> Mapping[str, str]:
+        """By peer, why the newest message to it was not taken; empty: it was, or there was none."""
+        return self._faults
+
+    async def _sent(self, peer: str, message_id: str, reason: str) -> None:
+        if peer in self._faults:
+            self._faults[peer] = reason
+        await self._report(MessageSent(peer=peer, message_id=message_id, reason=reason))

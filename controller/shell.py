@@ -1,0 +1,257 @@
+"""The only loop: takes events, calls `step`, performs effects, feeds back what comes of them. It decides nothing.
+
+```
+ northbound ─┐                                ┌─▶ store (durable before anything that follows from it)
+ east-west  ─┼─▶ queue ─▶ step(state, event) ─┼─▶ answers, acknowledgements
+ southbound ─┤    ▲                           ├─▶ east-west, southbound ─┐
+ clock      ─┘    └──────────────────────────────────────────────────────┘
+```
+
+Events that wait are stepped together and stored in one commit, so that a burst costs one fsync.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, assert_never
+
+from controller import reconcile, view
+from controller.errors import Overloaded
+from controller.language.manifest import PLURALS, read
+from controller.model.agreement import Message
+from controller.model.event import (
+    Applied,
+    Apply,
+    Connect,
+    Delete,
+    Disconnect,
+    Effect,
+    Event,
+    Log,
+    MessageReceived,
+    Persist,
+    Record,
+    Reply,
+    Send,
+    SyncNode,
+    Tick,
+)
+from controller.model.inventory import Domain
+from controller.model.keys import Keys
+from controller.model.resource import Answer, Resource
+
+QUEUE_MAX = 4096
+BATCH_MAX = 256
+"""Events of one commit."""
+TICK_S = 1.0
+
+_Item = tuple[Event, asyncio.Future[None] | None]
+"""An event, and who waits until what it led to is stored."""
+LogLine = Callable[[str, str, Mapping[str, str]], None]
+"""(level, event, fields)"""
+
+
+class Journal(Protocol):
+    """The store, as far as the loop needs it."""
+
+    async def commit(self, records: Sequence[Record]) -> int:
+        """Durable on return."""
+
+
+class Neighbours(Protocol):
+    """The other domains."""
+
+    def set_domains(self, domains: Mapping[str, Domain]) -> None: ...
+
+    def send(self, peer: str, message_id: str, message: Message) -> None:
+        """Answered by one MessageSent."""
+
+
+class Targets(Protocol):
+    """The nodes."""
+
+    def connect(self, node: str, agent: str) -> None: ...
+
+    def disconnect(self, node: str) -> None: ...
+
+    def sync(self, wanted: SyncNode) -> None:
+        """Answered by NodeSynced, NodeRejected or NodeUnreachable."""
+
+
+class Shell:
+    """Implements model.resource.Controller. `run` until cancelled; a failure of the store ends it."""
+
+    def __init__(
+        self,
+        state: reconcile.State,
+        effects: Iterable[Effect],
+        *,
+        journal: Journal,
+        keys: Keys,
+        log: LogLine,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        """`state` and `effects` are those of `reconcile.initial`."""
+        self._state = state
+        self._stored = state
+        self._effects = tuple(effects)
+        self._journal = journal
+        self._keys = keys
+        self._log = log
+        self._now_s = now_s
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
+        self._replies: dict[str, asyncio.Future[Answer]] = {}
+        self._watchers: set[asyncio.Event] = set()
+        self._request_ids = (f"request-{n}" for n in itertools.count(1))
+        self.counts: Counter[str] = Counter()
+        """Of events by kind, `commits`, `steps_us`, `ticks_lost`."""
+
+    @property
+    def state(self) -> reconcile.State:
+        """The newest that is stored."""
+        return self._stored
+
+    @property
+    def queued(self) -> int:
+        return self._queue.qsize()
+
+    # ---- the loop
+
+    async def run(self, neighbours: Neighbours, targets: Targets) -> None:
+        neighbours.set_domains(self._state.inventory.domains)
+        self._perform(self._effects, neighbours, targets)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._clock(), name="clock")
+            while True:
+                await self._turn(neighbours, targets)
+
+    async def _turn(self, neighbours: Neighbours, targets: Targets) -> None:
+        """Steps what waits, stores it, then lets it have its effects."""
+        items = [await self._queue.get()]
+        while len(items) < BATCH_MAX and not self._queue.empty():
+            items.append(self._queue.get_nowait())
+        before = self._state
+        effects: list[Effect] = []
+        began = time.perf_counter()
+        for event, _ in items:
+            self._state, produced = reconcile.step(self._state, event, self._now_s(), self._keys)
+            effects += produced
+            self.counts[type(event).__name__] += 1
+        self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
+        records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
+        if records:
+            await self._journal.commit(records)
+            self.counts["commits"] += 1
+        self._stored = self._state
+        if self._state.inventory.domains != before.inventory.domains:
+            neighbours.set_domains(self._state.inventory.domains)
+        for _, receipt in items:
+            if receipt is not None and not receipt.done():
+                receipt.set_result(None)
+        self._perform(effects, neighbours, targets)
+        if self._state is not before:
+            for watcher in self._watchers:
+                watcher.set()
+
+    def _perform(self, effects: Iterable[Effect], neighbours: Neighbours, targets: Targets) -> None:
+        """In order; what they lead to comes back as events. Nothing here waits."""
+        for effect in effects:
+            match effect:
+                case Persist():
+                    pass  # durable already
+                case Reply():
+                    self._answer(effect)
+                case Send(peer=peer, message_id=message_id, message=message):
+                    neighbours.send(peer, message_id, message)
+                case Connect(node=node, agent=agent):
+                    targets.connect(node, agent)
+                case Disconnect(node=node):
+                    targets.disconnect(node)
+                case SyncNode():
+                    targets.sync(effect)
+                case Log(event=name, fields=fields, level=level):
+                    self._log(level, name, fields)
+                case _:
+                    assert_never(effect)
+
+    def _answer(self, reply: Reply) -> None:
+        future = self._replies.pop(reply.request_id, None)
+        if future is not None and not future.done():
+            answer = Answer(
+                problems=reply.problems, conflict=reply.conflict, not_found=reply.not_found, results=reply.results
+            )
+            future.set_result(answer)
+
+    async def _clock(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self._queue.put_nowait((Tick(), None))
+            except asyncio.QueueFull:
+                self.counts["ticks_lost"] += 1
+
+    # ---- what adapters feed in
+
+    async def report(self, event: Event) -> None:
+        """Waits while the queue is full."""
+        await self._queue.put((event, None))
+
+    async def receive(self, peer: str, message: Message) -> None:
+        """Returns when what the message led to is stored."""
+        receipt = asyncio.get_running_loop().create_future()
+        await self._queue.put((MessageReceived(peer=peer, message=message), receipt))
+        await receipt
+
+    # ---- model.resource.Controller
+
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
+        applied, problems = read(manifests)
+        if problems:
+            return Answer(problems=problems)
+        return await self.apply_values(applied, dry_run=dry_run)
+
+    async def apply_values(self, applied: tuple[Applied, ...], *, dry_run: bool = False) -> Answer:
+        request_id = next(self._request_ids)
+        return await self._ask(request_id, Apply(request_id=request_id, resources=applied, dry_run=dry_run))
+
+    async def delete(self, kind: str, name: str) -> Answer:
+        """`kind` in the plural. Raises KeyError for one that has no manifests."""
+        request_id = next(self._request_ids)
+        return await self._ask(request_id, Delete(request_id=request_id, kind=PLURALS[kind], name=name))
+
+    def list(self, kind: str) -> list[Resource]:
+        return view.resources(self._stored, kind, self._now_s())
+
+    async def watch(self, kind: str) -> AsyncIterator[Resource]:
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            known: dict[str, Resource] = {}
+            while True:
+                present = {str(each.metadata["name"]): each for each in self.list(kind)}
+                for name, resource in present.items():
+                    if known.get(name) != resource:
+                        yield resource
+                for name in known.keys() - present.keys():
+                    gone = known[name]
+                    yield Resource(kind=gone.kind, metadata=gone.metadata, spec=gone.spec, status={"deleted": True})
+                known = present
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._watchers.discard(changed)
+
+    async def _ask(self, request_id: str, event: Apply | Delete) -> Answer:
+        """The answer when it is durable. Who stops waiting does not stop the change."""
+        reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((event, None))
+        except asyncio.QueueFull as exc:
+            del self._replies[request_id]
+            raise Overloaded(f"{QUEUE_MAX} events wait already; try again in a moment") from exc
+        try:
+            return await reply
+        finally:
+            self._replies.pop(request_id, None)

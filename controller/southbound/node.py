@@ -1,0 +1,254 @@
+"""The session with one node: connect, lead, describe, then make it have what it shall have, whenever that changes.
+
+```
+      ┌───────────── back-off ◀── NodeUnreachable ◀──────────────┐
+      ▼                                                          │ stream ends, deadline, another leads
+ connect ──▶ arbitration ──▶ pipeline ──▶ NodeDescribed ──▶ hold the stream, watch telemetry, and
+                                                             SyncNode ──▶ NodeSynced | NodeRejected
+```
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import msgspec
+
+from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.event import (
+    Deviation,
+    NodeDescribed,
+    NodeRejected,
+    NodeSynced,
+    NodeUnreachable,
+    SyncNode,
+)
+from controller.southbound.codec import Codec
+from controller.southbound.host import HostClient
+from controller.southbound.p4runtime import P4RuntimeClient
+from dataplane.host_api import (
+    CounterSample,
+    FlowBatch,
+    FlowQuery,
+    HostState,
+    NodeDescription,
+    TelemetryBatch,
+    TelemetryQuery,
+)
+
+BACKOFF_S_MIN = 0.05
+BACKOFF_S_MAX = 1.0
+TELEMETRY_RETRY_S = 2.0
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_metadata_size", 4 * 1024 * 1024),  # errors of a batch come one for each update
+    ("grpc.absolute_max_metadata_size", 4 * 1024 * 1024),
+    ("grpc.use_local_subchannel_pool", 1),  # a new session is a new connection
+    ("grpc.enable_http_proxy", 0),
+)
+
+Report = Callable[[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected], Awaitable[None]]
+Observe = Callable[[str, TelemetryBatch], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """What all sessions of a controller share."""
+
+    codec: Codec
+    next_election_id: Callable[[], int]
+    """Grows with each call, also from one process to the next: the newest session leads."""
+    report: Report
+    observe: Observe
+    credentials: grpc.ChannelCredentials | None = None
+    """For agents at `host:port`; None: only `unix:` ones can be reached."""
+
+
+class NodeSession:
+    """`run` until cancelled; `submit` at any time."""
+
+    def __init__(self, name: str, agent: str, context: SessionContext) -> None:
+        self.name = name
+        self.agent = agent
+        self.fault = f"node {name}: not connected yet"
+        """Why there is no session now; empty: there is one."""
+        self.telemetry_fault = ""
+        self._context = context
+        self._wanted: SyncNode | None = None
+        self._arrived = asyncio.Event()
+        self._clients: tuple[P4RuntimeClient, HostClient] | None = None
+
+    def submit(self, wanted: SyncNode) -> None:
+        """Replaces what still waits, and waits itself while the node cannot be reached."""
+        if self._wanted is None or wanted.generation >= self._wanted.generation:
+            self._wanted = wanted
+            self._arrived.set()
+
+    async def flows(self) -> FlowBatch:
+        """Read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[1].read_flows(FlowQuery())
+
+    async def drops(self) -> tuple[CounterSample, ...]:
+        """`drop_counter` by DropReason, read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[0].read_counter("drop_counter")
+
+    async def run(self) -> None:
+        delay_s = BACKOFF_S_MIN
+        while True:
+            fault = ""
+            try:
+                await self._session()
+            except* (TargetUnreachable, TargetRejected) as group:
+                fault = "; ".join(dict.fromkeys(str(each) for each in _leaves(group)))
+            if self.fault != fault:
+                if not self.fault:  # it was connected until now
+                    delay_s = BACKOFF_S_MIN
+                self.fault = fault
+                await self._context.report(NodeUnreachable(node=self.name, reason=fault))
+            await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
+            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
+
+    async def _session(self) -> None:
+        """Returns never; raises TargetUnreachable or TargetRejected, perhaps in a group."""
+        channel = self._open()
+        tables = P4RuntimeClient(self.name, channel, self._context.codec, self._context.next_election_id())
+        host = HostClient(self.name, channel)
+        try:
+            await tables.become_primary()
+            await tables.ensure_pipeline()
+            description = await host.describe()
+            self._clients, self.fault = (tables, host), ""
+            await self._context.report(NodeDescribed(node=self.name, description=description))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(tables.hold(), name=f"{self.name} stream")
+                tasks.create_task(self._watch(host), name=f"{self.name} telemetry")
+                tasks.create_task(self._keep_in_sync(tables, host, description), name=f"{self.name} sync")
+        finally:
+            self._clients = None
+            tables.close()
+            await channel.close()
+
+    def _open(self) -> grpc.aio.Channel:
+        if self.agent.startswith("unix:"):
+            return grpc.aio.insecure_channel(self.agent, options=CHANNEL_OPTIONS)
+        if self._context.credentials is None:
+            raise TargetUnreachable(
+                f"node {self.name}: {self.agent} needs TLS, and this controller has no `agent_tls` in its config"
+            )
+        return grpc.aio.secure_channel(self.agent, self._context.credentials, options=CHANNEL_OPTIONS)
+
+    def _connected(self) -> tuple[P4RuntimeClient, HostClient]:
+        if self._clients is None:
+            raise TargetUnreachable(self.fault or f"node {self.name}: not connected")
+        return self._clients
+
+    async def _watch(self, host: HostClient) -> None:
+        """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again."""
+        while True:
+            try:
+                async for batch in host.telemetry(TelemetryQuery()):
+                    self.telemetry_fault = ""
+                    self._context.observe(self.name, batch)
+                self.telemetry_fault = f"node {self.name}: ended its telemetry"
+            except (TargetUnreachable, TargetRejected) as exc:
+                self.telemetry_fault = str(exc)
+            await asyncio.sleep(TELEMETRY_RETRY_S)
+
+    async def _keep_in_sync(self, tables: P4RuntimeClient, host: HostClient, description: NodeDescription) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            wanted, self._wanted = self._wanted, None
+            if wanted is None:
+                continue
+            try:
+                synced, host_changed = await self._make(tables, host, description.host_state, wanted)
+                await self._context.report(synced)
+            except TargetRejected as exc:
+                rejected = NodeRejected(node=self.name, generation=wanted.generation, reason=str(exc))
+                await self._context.report(rejected)
+                host_changed = True  # perhaps, before it was refused
+            except TargetUnreachable:
+                if self._wanted is None:  # nothing newer: it is still what is wanted when the node is back
+                    self.submit(wanted)
+                raise
+            if host_changed:
+                latest = await host.describe()
+                if _lasting(latest) != _lasting(description):
+                    await self._context.report(NodeDescribed(node=self.name, description=latest))
+                description = latest
+
+    async def _make(
+        self, tables: P4RuntimeClient, host: HostClient, present: HostState, wanted: SyncNode
+    ) -> tuple[NodeSynced, bool]:
+        """Tunnels that come before the entries, tunnels that go after. A refusal of the one does not stop the other."""
+        changes: list[str] = []
+        refused: list[str] = []
+        entries = 0
+        deviations: tuple[Deviation, ...] = ()
+        target = _ordered(wanted.state.host)
+        wider = _union(present, target)
+        try:
+            if wanted.audit or wider != _ordered(present):
+                changes += (await host.sync(wider)).changes
+        except TargetRejected as exc:
+            refused.append(str(exc))
+        try:
+            report = await tables.sync(wanted.state.entries)
+            entries, deviations = report.writes, report.deviations
+            if wider != target and not refused:
+                changes += (await host.sync(target)).changes
+        except TargetRejected as exc:
+            refused.append(str(exc))
+        if refused:
+            raise TargetRejected("; ".join(refused))
+        owner = f"nodes/{self.name}"
+        host_deviations = tuple(
+            Deviation(node=self.name, what="changed", table="host", detail=change, owner=owner) for change in changes
+        )
+        synced = NodeSynced(
+            node=self.name,
+            generation=wanted.generation,
+            writes=entries + len(changes),
+            deviations=(*deviations, *host_deviations) if wanted.audit else (),
+        )
+        return synced, bool(changes)
+
+
+def _union(present: HostState, wanted: HostState) -> HostState:
+    """What is wanted, and the tunnels and gateways that are there beside it."""
+    borders = {tunnel.border for tunnel in wanted.tunnels}
+    ports = {gateway.port for gateway in wanted.gateways}
+    return _ordered(
+        HostState(
+            gateways=(*wanted.gateways, *(each for each in present.gateways if each.port not in ports)),
+            tunnels=(*wanted.tunnels, *(each for each in present.tunnels if each.border not in borders)),
+        )
+    )
+
+
+def _ordered(state: HostState) -> HostState:
+    """So that equal states are equal."""
+    return HostState(
+        gateways=tuple(sorted(state.gateways, key=lambda each: each.port)),
+        tunnels=tuple(sorted(state.tunnels, key=lambda each: each.border)),
+    )
+
+
+def _lasting(description: NodeDescription) -> NodeDescription:
+    """Without what changes by itself."""
+    borders = tuple(
+        msgspec.structs.replace(border, latest_handshake_s=0.0, received_bytes=0, sent_bytes=0)
+        for border in description.borders
+    )
+    return msgspec.structs.replace(description, borders=borders, ports=())
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each

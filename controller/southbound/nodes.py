@@ -1,0 +1,70 @@
+"""All nodes of a domain: a session each, in parallel."""
+
+import asyncio
+from dataclasses import dataclass
+
+from controller.errors import TargetUnreachable
+from controller.model.event import SyncNode
+from controller.southbound.node import NodeSession, SessionContext
+from dataplane.host_api import CounterSample, FlowBatch
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    session: NodeSession
+    task: asyncio.Task[None]
+
+
+class Nodes:
+    """Runs in the TaskGroup it is given. Neither decides nor logs."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, context: SessionContext) -> None:
+        self._tasks = tasks
+        self._context = context
+        self._running: dict[str, _Running] = {}
+
+    def connect(self, node: str, agent: str) -> None:
+        """Keeps a session with it from now on."""
+        running = self._running.get(node)
+        if running is not None:
+            if running.session.agent == agent:
+                return
+            running.task.cancel()
+        session = NodeSession(node, agent, self._context)
+        self._running[node] = _Running(session, self._tasks.create_task(session.run(), name=f"node {node}"))
+
+    def disconnect(self, node: str) -> None:
+        running = self._running.pop(node, None)
+        if running is not None:
+            running.task.cancel()
+
+    def sync(self, wanted: SyncNode) -> None:
+        """Answered through the context's `report`, unless a newer one replaces it before it began."""
+        running = self._running.get(wanted.node)
+        if running is not None:
+            running.session.submit(wanted)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._running))
+
+    def fault(self, node: str) -> str:
+        """Why there is no session with it now; empty: there is one."""
+        return self._session(node).fault
+
+    def telemetry_fault(self, node: str) -> str:
+        """Why its telemetry does not arrive; empty: it does."""
+        return self._session(node).telemetry_fault
+
+    async def flows(self, node: str) -> FlowBatch:
+        """Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).flows()
+
+    async def drops(self, node: str) -> tuple[CounterSample, ...]:
+        """Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).drops()
+
+    def _session(self, node: str) -> NodeSession:
+        running = self._running.get(node)
+        if running is None:
+            raise TargetUnreachable(f"node {node}: is none of this domain")
+        return running.session

@@ -1,0 +1,204 @@
+"""A node without a kernel: the agent's own P4Runtime server over maps in memory, and a small `netstitch.Host`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import msgspec
+
+from dataplane import host as host_service
+from dataplane.counters import per_cpu_totals
+from dataplane.entry import TableEntry
+from dataplane.errors import NodeRefused
+from dataplane.host_api import (
+    BorderConfig,
+    BorderStatus,
+    CapturedFrame,
+    CaptureQuery,
+    FlowBatch,
+    FlowQuery,
+    HostReport,
+    HostState,
+    NodeDescription,
+    PortConfig,
+    PortStatus,
+    TelemetryBatch,
+    TelemetryQuery,
+)
+from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
+from dataplane.tables import Tables
+from tests.map_fake import FakeMap
+from tests.pipeline_tables import LAYOUT, fake_maps
+
+CPUS = 2
+
+
+def mac(port: int, side: int = 0) -> str:
+    return f"02:00:00:00:{side:02x}:{port:02x}"
+
+
+class FakeHost:
+    """Ports and tunnels as values. What is asked for is there at once."""
+
+    def __init__(self, name: str, ports: tuple[PortConfig, ...], borders: tuple[BorderConfig, ...]) -> None:
+        self.name = name
+        self.ports = ports
+        self.borders = borders
+        self.state = HostState()
+        self.syncs: list[HostState] = []
+        self.refusal = ""
+        self.on_sync: Callable[[HostState], None] = lambda state: None
+        self.boot_epoch_s = 1_700_000_000
+
+    async def describe(self) -> NodeDescription:
+        up = {tunnel.border for tunnel in self.state.tunnels}
+        ports = tuple(
+            PortStatus(
+                number=port.number,
+                interface=port.interface,
+                role=port.role,
+                mac=mac(port.number),
+                mtu=1500,
+                carrier=True,
+            )
+            for port in self.ports
+        )
+        borders = tuple(
+            BorderStatus(
+                name=border.name,
+                port=border.port,
+                mac=mac(border.port),
+                kernel_mac=mac(border.port, 1),
+                public_key=f"public key of {self.name} at {border.name}",
+                endpoint=f"{border.address.partition('/')[0]}:{border.listen_port}",
+                mtu=border.mtu,
+                up=border.name in up,
+                latest_handshake_s=0.0,
+                received_bytes=0,
+                sent_bytes=0,
+            )
+            for border in self.borders
+        )
+        return NodeDescription(
+            name=self.name,
+            software="fake",
+            wireguard="kernel",
+            boot_epoch_s=self.boot_epoch_s,
+            layout=LAYOUT.digest,
+            ports=ports,
+            borders=borders,
+            host_state=self.state,
+        )
+
+    async def sync(self, desired: HostState) -> HostReport:
+        if self.refusal:
+            raise NodeRefused(self.refusal)
+        self.on_sync(desired)
+        self.syncs.append(desired)
+        changes = []
+        for kind in ("gateways", "tunnels"):
+            before, after = set(getattr(self.state, kind)), set(getattr(desired, kind))
+            changes += [f"created {each}" for each in sorted(after - before, key=repr)]
+            changes += [f"removed {each}" for each in sorted(before - after, key=repr)]
+        self.state = desired
+        return HostReport(changes=tuple(changes))
+
+    async def read_flows(self, query: FlowQuery) -> FlowBatch:
+        return FlowBatch(time_s=1.0, flows=(), truncated=False)
+
+    async def watch_telemetry(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
+        while True:
+            ports = (await self.describe()).ports
+            await send(TelemetryBatch(time_s=1.0, flows=(), legs=(), drops=(), ports=ports, lost_batches=0))
+            await asyncio.sleep(query.interval_s)
+
+    async def capture(self, query: CaptureQuery, send: Callable[[CapturedFrame], Awaitable[None]]) -> None:
+        raise NodeRefused(f"{self.name}: a fake node has no frames to capture")
+
+
+class NoPackets:
+    def send(self, port: int, frame: bytes) -> None:
+        raise NodeRefused(f"port {port}: a fake node sends no frames")
+
+
+@dataclass
+class FakeNode:
+    """`start` and `stop` are the agent's; the maps outlast it, as pinned ones do."""
+
+    name: str
+    directory: Path
+    ports: tuple[PortConfig, ...] = ()
+    borders: tuple[BorderConfig, ...] = ()
+    host: FakeHost = field(init=False)
+    maps: dict[str, FakeMap] = field(default_factory=fake_maps)
+    tables: Tables = field(init=False)
+    writes: int = 0
+    """Updates that were asked for, by whomever."""
+    batches: list[list[str]] = field(default_factory=list)
+    """Of each Write: `table` of each run."""
+    _server: grpc.aio.Server | None = None
+
+    def __post_init__(self) -> None:
+        self.host = FakeHost(self.name, self.ports, self.borders)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._fresh = True
+        self.drop_counter = FakeMap(4, 16 * CPUS, 256, fixed=True)
+        self.leg_counter = FakeMap(4, 16 * CPUS, 32768, fixed=True)
+
+    @property
+    def agent(self) -> str:
+        return f"unix:{self.directory}/agent.sock"
+
+    async def start(self) -> None:
+        self.tables = CountedTables(self)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        device = Device(
+            device_id=1,
+            layout=LAYOUT,
+            tables=self.tables,
+            counters={
+                "drop_counter": lambda: per_cpu_totals(self.drop_counter),
+                "leg_counter": lambda: per_cpu_totals(self.leg_counter),
+            },
+            packets=NoPackets(),
+            state_dir=self.directory,
+            fresh=self._fresh,
+        )
+        self._fresh = False
+        self.service: P4RuntimeService = add_p4runtime(server, device)
+        server.add_generic_rpc_handlers((host_service.handler(self.host),))
+        (self.directory / "agent.sock").unlink(missing_ok=True)
+        server.add_insecure_port(self.agent)
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None
+
+    def entries(self, table: str) -> tuple[TableEntry, ...]:
+        return self.tables.entries(table)
+
+    def all_entries(self) -> dict[str, tuple[TableEntry, ...]]:
+        return {table.table.name: self.entries(table.table.name) for table in LAYOUT.tables}
+
+
+class CountedTables(Tables):
+    """Tables that note what was written."""
+
+    def __init__(self, node: FakeNode) -> None:
+        super().__init__(LAYOUT, node.maps)
+        self._node = node
+
+    def write(self, runs):  # type: ignore[no-untyped-def]
+        self._node.writes += sum(len(run.rows.keys) for run in runs)
+        self._node.batches.append([f"{run.operation.name.lower()} {run.table.table.name}" for run in runs])
+        return super().write(runs)
+
+
+def describe(node: FakeNode) -> str:
+    """For failures: what it has."""
+    return msgspec.json.encode({name: len(found) for name, found in node.all_entries().items()}).decode()

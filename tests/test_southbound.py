@@ -1,0 +1,507 @@
+"""Drivers and sessions of nodes, against the agent's own P4Runtime server over maps in memory."""
+
+import asyncio
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import grpc
+import pytest
+from hypothesis import given, settings
+
+from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.entry import Entry, Match, NodeState
+from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.southbound.codec import Codec, Row, behaviour, key, octets
+from controller.southbound.difference import STEPS, Operation, batches, difference, index
+from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
+from controller.southbound.nodes import Nodes
+from controller.southbound.p4runtime import P4RuntimeClient
+from dataplane import p4info
+from dataplane.entry import TableEntry
+from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, Tunnel
+from tests.node_fake import FakeNode
+from tests.pipeline_tables import entries as table_entries
+
+CODEC = Codec(p4info.load())
+OWNER = "intents/orders"
+
+
+NOTHING = HostState()
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+def address(text: str) -> int:
+    return int(IPv6Address(text))
+
+
+def route(prefix: str, next_hop: int, owner: str = OWNER, context: int = 0) -> Entry:
+    where, _, length = prefix.partition("/")
+    match = (
+        Match(field="context", value=context),
+        Match(field="destination", value=address(where), prefix_length=int(length)),
+    )
+    return Entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
+
+
+def next_hop(number: int, port: int = 1) -> Entry:
+    params = (("port", port), ("source_mac", 0x020000000001), ("destination_mac", 0x020000000002), ("vlan", 0))
+    match = (Match(field="next_hop", value=number),)
+    return Entry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
+
+
+def permit(context: int, leg: int, priority: int = 10, owner: str = OWNER) -> Entry:
+    match = (
+        Match(field="context", value=context),
+        Match(field="l4_class", value=0, mask=0xE),
+    )
+    return Entry(
+        table="flow_policy", match=match, priority=priority, action="permit", params=(("leg", leg),), owner=owner
+    )
+
+
+def port_class(first: int, last: int, number: int) -> Entry:
+    match = (Match(field="protocol", value=6), Match(field="port", value=first, high=last))
+    params = (("port_class", number),)
+    table, action = "destination_port_class", "set_destination_port_class"
+    return Entry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
+
+
+def attach(port: int, context: int) -> Entry:
+    match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
+    return Entry(table="attachment", match=match, action="attach", params=(("context", context),), owner="networks/n")
+
+
+STATE = (
+    next_hop(1),
+    route("5f00:1::/32", 1),
+    route("::ffff:10.1.0.0/120", 1, context=3),
+    permit(3, 17),
+    port_class(443, 443, 2),
+    attach(2, 3),
+)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Short: the path of a socket has at most 107 characters."""
+    path = Path(tempfile.mkdtemp(prefix="stitch-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def node(directory: Path) -> AsyncIterator[FakeNode]:
+    node = FakeNode(
+        "se1",
+        directory / "se1",
+        ports=(PortConfig(number=1, interface="eth1", role=PortRole.FABRIC),),
+        borders=(
+            BorderConfig(name="s-t", port=9, interface="eth9", address="192.0.2.1/30", listen_port=51820, mtu=1420),
+        ),
+    )
+    await node.start()
+    yield node
+    await node.stop()
+
+
+def channel_to(node: FakeNode) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(node.agent, options=CHANNEL_OPTIONS)
+
+
+@pytest.fixture
+async def client(node: FakeNode) -> AsyncIterator[P4RuntimeClient]:
+    channel = channel_to(node)
+    client = P4RuntimeClient("se1", channel, CODEC, 100)
+    await client.become_primary()
+    await client.ensure_pipeline()
+    yield client
+    client.close()
+    await channel.close()
+
+
+def as_entry(entry: TableEntry) -> Entry:
+    match = tuple(
+        Match(field=m.field, value=m.value, mask=m.mask, prefix_length=m.prefix_length, high=m.high)
+        for m in entry.match
+    )
+    return Entry(
+        table=entry.table,
+        match=match,
+        priority=entry.priority,
+        action=entry.action,
+        params=entry.params,
+        owner=OWNER,
+    )
+
+
+# ---- codec and difference
+
+
+@settings(max_examples=300, deadline=None)
+@given(table_entries())
+def test_what_is_composed_parses_back(entry: TableEntry) -> None:
+    ours = as_entry(entry)
+    row = CODEC.parse(CODEC.compose(ours))
+    assert row == Row(key=key(ours), behaviour=behaviour(ours))
+
+
+@pytest.mark.parametrize(
+    ("number", "bitwidth", "expected"),
+    [(0, 9, b"\0"), (1, 128, b"\1"), (256, 9, b"\1\0"), (0x5F00 << 112, 128, b"\x5f" + bytes(15))],
+)
+def test_octets_are_canonical(number: int, bitwidth: int, expected: bytes) -> None:
+    assert octets(number, bitwidth) == expected
+
+
+@pytest.mark.parametrize(("number", "bitwidth"), [(512, 9), (-1, 9)])
+def test_what_does_not_fit_is_refused(number: int, bitwidth: int) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        octets(number, bitwidth)
+
+
+def test_every_table_of_the_p4info_has_its_step() -> None:
+    assert {table for step in STEPS for table in step} == {table.name for table in p4info.load().tables}
+
+
+def test_new_comes_before_changed_before_gone_and_leaders_after_what_they_lead_to() -> None:
+    desired = index((next_hop(1), route("5f00:1::/32", 1), permit(3, 1), attach(1, 3), route("5f00:9::/32", 2)))
+    gone = (next_hop(7), route("5f00:7::/32", 7), attach(7, 3), permit(4, 1))
+    changed = route("5f00:9::/32", 1)
+    present = {key(entry): Row(key=key(entry), behaviour=behaviour(entry)) for entry in (*gone, changed)}
+    order = [(u.operation, u.key[0]) for batch in batches(difference(desired, present)) for u in batch]
+    assert order == [
+        (Operation.INSERT, "next_hop"),
+        (Operation.INSERT, "route"),
+        (Operation.INSERT, "flow_policy"),
+        (Operation.INSERT, "attachment"),
+        (Operation.MODIFY, "route"),
+        (Operation.DELETE, "attachment"),
+        (Operation.DELETE, "flow_policy"),
+        (Operation.DELETE, "route"),
+        (Operation.DELETE, "next_hop"),
+    ]
+
+
+def test_a_batch_has_at_most_its_size() -> None:
+    updates = difference(index(next_hop(n) for n in range(25)), {})
+    assert [len(batch) for batch in batches(updates, size=10)] == [10, 10, 5]
+
+
+def test_two_owners_that_want_different_things_of_one_key_are_named() -> None:
+    with pytest.raises(TargetRejected, match=r"route\(context=0, destination=5f00:1::/32\).*intents/a and intents/b"):
+        index((route("5f00:1::/32", 1, "intents/a"), route("5f00:1::/32", 2, "intents/b")))
+
+
+# ---- the driver
+
+
+async def test_a_node_gets_what_it_shall_have_and_the_second_time_nothing(
+    node: FakeNode, client: P4RuntimeClient
+) -> None:
+    report = await client.sync(STATE)
+    assert report.writes == len(STATE)
+    assert {key(as_entry(e)) for found in node.all_entries().values() for e in found} == {key(e) for e in STATE}
+    node.writes, node.batches = 0, []
+    report = await client.sync(STATE)
+    assert (report.writes, report.deviations) == (0, ())
+    assert (node.writes, node.batches) == (0, [])
+
+
+async def test_only_differences_are_written(node: FakeNode, client: P4RuntimeClient) -> None:
+    await client.sync(STATE)
+    node.writes = 0
+    changed = (*STATE[:1], route("5f00:1::/32", 2), *STATE[2:], next_hop(2))
+    assert (await client.sync(changed)).writes == 2
+    assert node.writes == 2
+
+
+async def test_nothing_desired_leaves_nothing(node: FakeNode, client: P4RuntimeClient) -> None:
+    await client.sync(STATE)
+    assert (await client.sync(())).writes == len(STATE)
+    assert not any(node.all_entries().values())
+
+
+async def test_random_states_follow_each_other(node: FakeNode, client: P4RuntimeClient) -> None:
+    """Set any, then any other: the node has exactly the last."""
+    chance = random.Random(7)
+    pool = [next_hop(n) for n in range(8)]
+    pool += [route(f"5f00:{n}::/32", n % 3) for n in range(8)]
+    pool += [permit(n % 3, n, priority=1 + n) for n in range(8)]
+    pool += [port_class(100 * n, 100 * n + 50, n) for n in range(8)]
+    for _ in range(20):
+        wanted = {key(entry): entry for entry in chance.sample(pool, chance.randrange(len(pool)))}
+        for each in list(wanted.values()):
+            if each.table == "route" and chance.random() < 0.5:
+                wanted[key(each)] = Entry(
+                    table="route", match=each.match, action="set_next_hop", params=(("next_hop", 9),), owner=OWNER
+                )
+        await client.sync(tuple(wanted.values()))
+        present = {key(as_entry(e)): e for found in node.all_entries().values() for e in found}
+        assert {k: (e.action, e.params) for k, e in present.items()} == {k: behaviour(e) for k, e in wanted.items()}
+
+
+async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4RuntimeClient) -> None:
+    await client.sync(STATE)
+    routes, hops = node.maps["route"], node.maps["next_hop"]
+    fabric = next(each for each in routes.data if b"\x5f\x00\x00\x01" in each)
+    value = routes.data.pop(fabric)
+    routes.data[fabric.replace(b"\x5f\x00\x00\x01", b"\x5f\x00\x0b\xad")] = value
+    hop = hops.data[(1).to_bytes(4, "little")]
+    hops.update((1).to_bytes(4, "little"), hop.replace(b"\x02\x00\x00\x00\x00\x02", b"\x02\x00\x00\x00\x00\x66"))
+    report = await client.sync(STATE)
+    found = {(d.what, d.table, d.owner) for d in report.deviations}
+    assert found == {("missing", "route", OWNER), ("changed", "next_hop", "links/a-b"), ("foreign", "route", "")}
+    foreign = next(d for d in report.deviations if d.what == "foreign")
+    assert foreign.detail == "route(context=0, destination=5f00:bad::/32) -> set_next_hop(next_hop=1)"
+    assert (await client.sync(STATE)).writes == 0
+
+
+async def test_a_refused_entry_is_named_with_its_owner_and_the_rest_is_written(
+    node: FakeNode, client: P4RuntimeClient
+) -> None:
+    with pytest.raises(TargetRejected, match=r"se1 refused insert next_hop\(next_hop=5000\).*links/a-b: out_of_range"):
+        await client.sync((*STATE, next_hop(5000)))
+    assert len(node.entries("route")) == 2
+    assert len(node.entries("attachment")) == 1
+
+
+async def test_an_entry_that_the_p4info_has_not_is_named(client: P4RuntimeClient) -> None:
+    wrong = Entry(table="route", match=(Match(field="colour", value=1),), action="set_next_hop", owner=OWNER)
+    with pytest.raises(TargetRejected, match=r"'colour'.*owner intents/orders"):
+        await client.sync((wrong,))
+
+
+async def test_many_entries_go_in_batches_and_come_back_in_chunks(node: FakeNode, client: P4RuntimeClient) -> None:
+    many = tuple(route(f"5f00:{n:x}::/32", 1 + n % 4000) for n in range(3500))
+    assert (await client.sync(many)).writes == 3500
+    assert [len(batch) for batch in node.batches] == [1, 1, 1, 1]
+    assert (await client.sync(many)).writes == 0
+
+
+async def test_a_pipeline_that_is_right_is_not_pushed_again(node: FakeNode, client: P4RuntimeClient) -> None:
+    await client.sync(STATE)
+    again = P4RuntimeClient("se1", channel_to(node), CODEC, 102)
+    await again.become_primary()
+    assert await again.ensure_pipeline() is False
+    assert (await again.sync(STATE)).writes == 0
+    again.close()
+
+
+async def test_the_newer_controller_leads_and_the_older_is_told(node: FakeNode, client: P4RuntimeClient) -> None:
+    holding = asyncio.ensure_future(client.hold())
+    newer = P4RuntimeClient("se1", channel_to(node), CODEC, 200)
+    await newer.become_primary()
+    with pytest.raises(TargetUnreachable, match="another controller leads it"):
+        await asyncio.wait_for(holding, 5)
+    with pytest.raises(TargetRejected, match="permission_denied"):
+        await client.sync(STATE)
+    older = P4RuntimeClient("se1", channel_to(node), CODEC, 150)
+    with pytest.raises(TargetUnreachable, match="election id 200, ours 150"):
+        await older.become_primary()
+    newer.close()
+
+
+async def test_after_a_clock_that_ran_ahead_we_still_lead(node: FakeNode) -> None:
+    """The node has seen a higher id, but nobody leads it now."""
+    ahead = P4RuntimeClient("se1", channel_to(node), CODEC, 10_000)
+    await ahead.become_primary()
+    await ahead.ensure_pipeline()
+    ahead.close()
+    await until(lambda: not node.service._arbitration.primaries())
+    client = P4RuntimeClient("se1", channel_to(node), CODEC, 5)
+    await client.become_primary()
+    assert (await client.sync(STATE)).writes == len(STATE)
+    client.close()
+
+
+async def test_a_counter_is_read(node: FakeNode, client: P4RuntimeClient) -> None:
+    node.drop_counter.update((6).to_bytes(4, "little"), b"".join(n.to_bytes(8, "little") for n in (2, 200, 3, 300)))
+    assert [(s.index, s.packets, s.bytes) for s in await client.read_counter("drop_counter")] == [(6, 5, 500)]
+
+
+async def test_a_node_that_is_not_there_is_unreachable(directory: Path) -> None:
+    client = P4RuntimeClient("se1", grpc.aio.insecure_channel(f"unix:{directory}/none"), CODEC, 1)
+    with pytest.raises(TargetUnreachable, match="node se1"):
+        await client.become_primary()
+
+
+# ---- sessions
+
+
+@dataclass
+class Events:
+    all: list[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected] = field(default_factory=list)
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def __call__(self, event: NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected) -> None:
+        async with self.arrived:
+            self.all.append(event)
+            self.arrived.notify_all()
+
+    async def next(self, kind: type, count: int = 1):  # type: ignore[no-untyped-def]
+        """The `count`th of that kind."""
+        async with asyncio.timeout(10), self.arrived:
+            await self.arrived.wait_for(lambda: sum(isinstance(e, kind) for e in self.all) >= count)
+        return [e for e in self.all if isinstance(e, kind)][count - 1]
+
+
+@dataclass
+class Running:
+    nodes: Nodes
+    events: Events
+    telemetry: list[str]
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    events, telemetry = Events(), list[str]()
+    ids = iter(range(1000, 2000))
+    context = SessionContext(
+        codec=CODEC,
+        next_election_id=ids.__next__,
+        report=events,
+        observe=lambda node, batch: telemetry.append(node),
+    )
+    stop = asyncio.Event()
+    ready: asyncio.Future[Nodes] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            nodes = Nodes(tasks, context)
+            ready.set_result(nodes)
+            await stop.wait()
+            for name in nodes.names():
+                nodes.disconnect(name)
+
+    task = asyncio.ensure_future(run())
+    yield Running(await ready, events, telemetry)
+    stop.set()
+    await task
+
+
+def sync(generation: int, entries: tuple[Entry, ...], host: HostState = NOTHING, audit: bool = False) -> SyncNode:
+    return SyncNode(node="se1", generation=generation, state=NodeState(entries=entries, host=host), audit=audit)
+
+
+TUNNEL = Tunnel(border="s-t", peer_public_key="key", peer_endpoint="192.0.2.2:51820", allowed_ips=("5f00:2::/32",))
+
+
+async def test_a_session_describes_then_syncs(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    described = await running.events.next(NodeDescribed)
+    assert described.description.borders[0].kernel_mac == "02:00:00:00:01:09"
+    running.nodes.sync(sync(1, STATE))
+    synced = await running.events.next(NodeSynced)
+    assert (synced.generation, synced.writes, synced.deviations) == (1, len(STATE), ())
+    running.nodes.sync(sync(2, STATE, audit=True))
+    assert (await running.events.next(NodeSynced, 2)).writes == 0
+    assert running.nodes.fault("se1") == ""
+
+
+async def test_tunnels_come_before_the_entries_and_go_after_them(node: FakeNode, running: Running) -> None:
+    entries_at_sync: list[tuple[int, int]] = []
+    node.host.on_sync = lambda state: entries_at_sync.append((len(state.tunnels), len(node.entries("route"))))
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE, HostState(tunnels=(TUNNEL,))))
+    assert (await running.events.next(NodeSynced)).writes == len(STATE) + 1
+    running.nodes.sync(sync(2, (), HostState()))
+    await running.events.next(NodeSynced, 2)
+    assert entries_at_sync == [(1, 0), (0, 0)]
+    assert (await running.events.next(NodeDescribed, 2)).description.borders[0].up
+
+
+async def test_an_audit_names_what_was_changed_behind_our_back(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE, HostState(gateways=(Gateway(port=2, ipv4="10.1.0.1"),))))
+    await running.events.next(NodeSynced)
+    node.host.state = HostState()
+    node.tables.clear()
+    running.nodes.sync(sync(2, STATE, HostState(gateways=(Gateway(port=2, ipv4="10.1.0.1"),)), audit=True))
+    synced = await running.events.next(NodeSynced, 2)
+    assert synced.writes == len(STATE) + 1
+    assert {d.owner for d in synced.deviations} == {OWNER, "links/a-b", "networks/n", "nodes/se1"}
+    assert {d.what for d in synced.deviations if d.table != "host"} == {"missing"}
+
+
+async def test_a_refusal_of_the_host_does_not_keep_entries_from_going(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE))
+    await running.events.next(NodeSynced)
+    node.host.refusal = "wireguard-go is not installed"
+    running.nodes.sync(sync(2, (), HostState(tunnels=(TUNNEL,))))
+    rejected = await running.events.next(NodeRejected)
+    assert rejected.generation == 2
+    assert "wireguard-go is not installed" in rejected.reason
+    assert not any(node.all_entries().values())
+
+
+async def test_the_newest_of_those_that_wait_is_made(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    for generation in range(1, 20):
+        running.nodes.sync(sync(generation, STATE[: generation % 6]))
+    running.nodes.sync(sync(3, ()))  # late and old
+    running.nodes.sync(sync(20, STATE))
+    while (await running.events.next(NodeSynced, len(running.events.all) or 1)).generation != 20:
+        pass
+    assert len(node.entries("attachment")) == 1
+
+
+async def test_a_node_that_is_away_gets_the_newest_state_when_it_is_back(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    await running.events.next(NodeDescribed)
+    await node.stop()
+    unreachable = await running.events.next(NodeUnreachable)
+    assert "node se1" in unreachable.reason
+    running.nodes.sync(sync(1, ()))
+    running.nodes.sync(sync(2, STATE))
+    await node.start()
+    assert (await running.events.next(NodeSynced)).generation == 2
+    assert len(node.entries("route")) == 2
+
+
+async def test_an_agent_that_restarts_is_taken_up_within_a_second_and_nothing_is_written(
+    node: FakeNode, running: Running
+) -> None:
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE))
+    await running.events.next(NodeSynced)
+    await node.stop()
+    await node.start()
+    node.writes = 0
+    async with asyncio.timeout(1.5):
+        await running.events.next(NodeDescribed, 2)
+    running.nodes.sync(sync(2, STATE))
+    assert (await running.events.next(NodeSynced, 2)).writes == 0
+    assert node.writes == 0
+
+
+async def test_a_node_that_was_never_there_is_reported_once(directory: Path, running: Running) -> None:
+    running.nodes.connect("se1", f"unix:{directory}/none")
+    await running.events.next(NodeUnreachable)
+    await asyncio.sleep(0.7)
+    assert len(running.events.all) == 1
+    with pytest.raises(TargetUnreachable, match="node se1"):
+        await running.nodes.flows("se1")
+
+
+async def test_an_agent_at_a_port_needs_tls(running: Running) -> None:
+    running.nodes.connect("se1", "127.0.0.1:9")
+    assert "agent_tls" in (await running.events.next(NodeUnreachable)).reason
+
+
+async def test_telemetry_arrives(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    await until(lambda: bool(running.telemetry))
+    assert running.telemetry[0] == "se1"
+    assert running.nodes.telemetry_fault("se1") == ""
+    assert (await running.nodes.flows("se1")).flows == ()
