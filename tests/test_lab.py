@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -275,15 +276,56 @@ def test_what_cannot_be_done_is_said_with_its_exit_status(
     assert done.returncode == code and says in done.stderr, (done.returncode, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (b"\n", "unknown command"),
+        (b"fly t1-tc1\n", "unknown command fly"),
+        (b"set t1-tc1 1\n", "set: expected LINK DELAY_US"),
+        (b"set t1-tc1 0 0 1000001\n", "set: expected LINK DELAY_US"),
+        (b"set nowhere 0 0 0\n", "set nowhere: no such link"),
+        (b"capture t1-tc1 1 1 relative.pcap\n", "capture: expected LINK COUNT SECONDS FILE"),
+        (b'capture t1-tc1 1 1 /no/"such"\\dir\n', 'capture t1-tc1: /no/"such"\\dir: No such file'),
+        (b"add t1-tc1 1 a 02:00:00:00:00:01 1 b 02:00:00:00:00:02 1500\n", "is there already"),
+        (b"add new 1 a 02:00:00:00:00:zz 1 b 02:00:00:00:00:02 1500\n", "add: expected LINK PID"),
+        (b"x" * 4607, "longer than"),
+        (bytes(range(1, 256)), None),
+    ],
+)
+def test_the_relay_says_what_is_wrong_with_a_command_and_goes_on(
+    bare: LabRecord, command: bytes, says: str | None
+) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(directory_of(NAME) / "relay.sock"))
+        connection.sendall(command)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    if says is not None:
+        found = json.loads(answer)
+        assert not found["ok"] and says in found["error"]
+    assert len(links.relay_of(bare).links()) == 9
+
+
+def test_who_stops_waiting_for_a_capture_ends_it(bare: LabRecord, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(directory_of(NAME) / "relay.sock"))
+        connection.sendall(f"capture tc1-t2 5 1000 {tmp_path}/given-up.pcap\n".encode())
+        time.sleep(0.1)
+        with pytest.raises(LabError, match="one is running there already"):
+            links.capture(bare, wire(bare, "tc1", "t2"), 1, 0.1, tmp_path / "second.pcap")
+    time.sleep(0.1)
+    assert links.capture(bare, wire(bare, "tc1", "t2"), 1, 0.1, tmp_path / "third.pcap") == 0
+
+
 def test_nodes_forward_nothing_in_the_kernel_but_tunnels(bare: LabRecord) -> None:
     checked(bare, "ig1", "ip", "route", "add", "192.0.2.0/30", "via", "192.0.2.9")
     checked(bare, "t1", "ip", "route", "add", "192.0.2.8/30", "via", "192.0.2.1")
     try:
         assert ping(bare, "ig1", "192.0.2.2") == []
-        checked(bare, "sg1", "nft", "add", "chain", "inet", "netstitch", "forward", "{ policy accept; }")
+        checked(bare, "sg1", "nft", "add", "chain", "inet", "netstitch_lab", "forward", "{ policy accept; }")
         assert len(ping(bare, "ig1", "192.0.2.2")) == 5, "the rule, and nothing else, held it back"
     finally:
-        checked(bare, "sg1", "nft", "add", "chain", "inet", "netstitch", "forward", "{ policy drop; }")
+        checked(bare, "sg1", "nft", "add", "chain", "inet", "netstitch_lab", "forward", "{ policy drop; }")
         checked(bare, "ig1", "ip", "route", "delete", "192.0.2.0/30")
         checked(bare, "t1", "ip", "route", "delete", "192.0.2.8/30")
 

@@ -1,13 +1,17 @@
 """Topology files: what they say, and where they are wrong."""
 
+import base64
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 from ruamel.yaml import YAML
 
+from controller.language import manifest
+from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
 from topologies import domain_files, topology_file
 from topologies.problem import TopologyInvalid
@@ -15,6 +19,8 @@ from topologies.topology import Topology
 
 THREE_DOMAINS = topology_file.DIRECTORY / "three-domains.yaml"
 TEXT = THREE_DOMAINS.read_text()
+KEY = base64.b64encode(bytes(range(32))).decode()
+CERTIFICATE = trustme.CA().cert_pem.bytes().decode()
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +118,8 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
     }
     assert named["Domain", "shop"] == {"self": True, "sid_block": "5f00:1::/32"}
     assert named["Domain", "transit"] == {
-        "key": "key of transit",
-        "certificate": "certificate\nof transit\n",
+        "key": KEY,
+        "certificate": CERTIFICATE,
         "endpoint": "127.0.0.1:2",
         "sid_block": "5f00:2::/32",
         "trust": "partner",
@@ -128,18 +134,20 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
     assert (named["Link", "se1-sg1"]["a"], named["Link", "se1-sg1"]["mtu"]) == ({"node": "se1", "port": 1}, 2000)
 
 
-def inventory(topology: Topology, domain: str) -> list[dict]:
+def inventory_file(topology: Topology, domain: str) -> str:
     peers = {
         one.name: domain_files.Peer(
-            identity=domain_files.Identity(
-                domain=one.name, key=f"key of {one.name}", certificate=f"certificate\nof {one.name}\n"
-            ),
+            identity=domain_files.Identity(domain=one.name, key=KEY, certificate=CERTIFICATE),
             endpoint=f"127.0.0.1:{number}",
         )
         for number, one in enumerate(topology.domains, 1)
     }
     agents = {node.name: f"unix:/run/x/{node.name}/agent.sock" for node in topology.nodes}
-    return list(YAML(typ="safe").load_all(domain_files.inventory(topology, topology.domain(domain), peers, agents)))
+    return domain_files.inventory(topology, topology.domain(domain), peers, agents)
+
+
+def inventory(topology: Topology, domain: str) -> list[dict]:
+    return list(YAML(typ="safe").load_all(inventory_file(topology, domain)))
 
 
 def test_a_topology_is_found_by_its_name_and_by_its_path() -> None:
@@ -266,3 +274,21 @@ def test_other_programs_can_read_a_topology_as_json() -> None:
         [sys.executable, "-m", "topologies.topology_file", "three-domains"], capture_output=True, text=True, check=True
     )
     assert [link["a"]["node"] for link in json.loads(done.stdout)["links"]][:2] == ["se1", "t1"]
+
+
+def test_the_controller_understands_the_inventory_and_the_policy_of_every_domain(topology: Topology) -> None:
+    for domain in topology.domains:
+        inventory_text, policy_text = inventory_file(topology, domain.name), domain_files.policy(domain)
+        kinds = {document.kind for document in manifest.parse(inventory_text, "inventory.yaml")}
+        assert {"Domain", "Network", "Node", "Link"} <= kinds
+        rules = parse_policy(policy_text, "policy.yaml")
+        assert bool(rules.accept) == (domain.name == "insight")
+        assert {(rule.origin, rule.destination) for rule in rules.transit} == (
+            {("shop", "insight"), ("insight", "shop")} if domain.name == "transit" else set()
+        )
+
+
+def test_the_intent_of_the_reference_lab_is_well_formed() -> None:
+    text = (topology_file.DIRECTORY / "intents/order-processing.yaml").read_text()
+    (document,) = manifest.parse(text, "order-processing.yaml")
+    assert (document.kind, document.name) == ("Intent", "order-processing")

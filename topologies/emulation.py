@@ -46,9 +46,9 @@ _FORWARDING_SYSCTLS = (
 _TWO_INTERFACES_SYSCTLS = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
 
 # Forwarding in the kernel is for tunnels only: decrypted packets go into the pipeline by `k-*`, and what the pipeline
-# sends to a neighbour comes from there.
+# sends to a neighbour comes from there. The agent has a table of its own; this one holds before it started.
 _NODE_RULES = """
-table inet netstitch {
+table inet netstitch_lab {
 	chain forward {
 		type filter hook forward priority filter; policy drop;
 		iifname "wg-*" oifname "k-*" accept
