@@ -1,5 +1,7 @@
 """What two neighbouring domains sign before anything crosses their border, and the messages that lead there."""
 
+import msgspec
+
 from controller.model.intent import Encryption, Ports, Trust, Value
 
 
@@ -96,3 +98,9 @@ class Agreement(Value, frozen=True, kw_only=True):
     acceptor_end: TunnelEnd
     latency_us: int
     acceptance_signature: str
+
+
+def signing_bytes(kind: str, *parts: Value | str | int) -> bytes:
+    """What is signed: the kind of message, then the canonical encoding of its content, so that no signature of one
+    kind can stand for another."""
+    return b"netstitch/v1/" + kind.encode() + b"\n" + msgspec.json.encode(parts)

@@ -1,0 +1,354 @@
+"""Manifests that somebody applies or deletes: judged as a whole, then taken over."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from controller.dealings import abandon
+from controller.fulfillment import numbering
+from controller.fulfillment.translate import translate
+from controller.model.course import Undertaking
+from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Reply
+from controller.model.intent import Intent
+from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.requirements import Requirements
+from controller.state import NodeStanding
+from controller.turn import Table, Turn
+from controller.undertakings import expired, undertake
+
+KINDS: dict[str, type] = {
+    "Domain": Domain,
+    "Network": Network,
+    "Service": Service,
+    "Node": Node,
+    "Link": Link,
+    "Intent": Intent,
+}
+_TABLES = {"Domain": "domains", "Network": "networks", "Service": "services", "Node": "nodes", "Link": "links"}
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """What is applied, read."""
+
+    values: list[tuple[int, str, Domain | Network | Service | Node | Link | Intent]]
+    """(index in the request, kind, value)."""
+
+
+def apply(turn: Turn, event: Apply) -> None:
+    """All or none; idempotent."""
+    request = _Request([(index, one.kind, _decode(one)) for index, one in enumerate(event.resources)])
+    merged = _merged(turn.inventory, request)
+    inventory_touched = merged != turn.inventory
+    problems = inventory_problems(merged, turn.own, request) if inventory_touched else []
+    required: dict[str, Requirements] = {}
+    intents: dict[str, Intent] = {}
+    for index, _, value in request.values:
+        if isinstance(value, Intent):
+            intents[value.name] = value
+            found = translate(value, merged, turn.own)
+            if isinstance(found, Requirements):
+                required[value.name] = found
+            else:
+                problems += [msgspec.structs.replace(one, path=(index, *one.path)) for one in found]
+            problems += _lease_problems(turn, index, value)
+    if problems:
+        turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
+        return
+    conflict = _foreign_tenant(turn, intents)
+    if not conflict and inventory_touched:
+        conflict = _retranslate(turn, merged, intents, required)
+    conflict = conflict or isolation_conflict(turn, required)
+    if conflict:
+        turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+        return
+    results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
+    if not event.dry_run:
+        _take_over(turn, request)
+        if turn.inventory_changed:
+            turn.refresh_fabric()
+        for name, requirements in required.items():
+            held = turn.undertakings.get(name)
+            intent = intents.get(name)
+            if intent is not None or held is not None:
+                undertake(turn, intent or held.intent, requirements)  # type: ignore[union-attr]
+    turn.effects.append(Reply(request_id=event.request_id, results=results))
+
+
+def _decode(applied: Applied) -> Domain | Network | Service | Node | Link | Intent:
+    value: Domain | Network | Service | Node | Link | Intent = msgspec.json.decode(
+        applied.content, type=KINDS[applied.kind]
+    )
+    return value
+
+
+def _merged(inventory: Inventory, request: _Request) -> Inventory:
+    tables = {table: dict(getattr(inventory, table)) for table in _TABLES.values()}
+    for _, kind, value in request.values:
+        if kind in _TABLES:
+            tables[_TABLES[kind]][value.name] = value
+    return Inventory(**tables)
+
+
+def _result(turn: Turn, kind: str, value: Domain | Network | Service | Node | Link | Intent) -> str:
+    if isinstance(value, Intent):
+        undertaking = turn.undertakings.get(value.name)
+        held: object = undertaking.intent if undertaking is not None else None
+    else:
+        held = getattr(turn.inventory, _TABLES[kind]).get(value.name)
+    what = "created" if held is None else "unchanged" if held == value else "changed"
+    return f"{kind.lower()}s/{value.name} {what}"
+
+
+def _take_over(turn: Turn, request: _Request) -> None:
+    for _, _, value in request.values:
+        match value:
+            case Domain():
+                turn.domains.put(value.name, value)
+            case Network():
+                turn.networks.put(value.name, value)
+                counter = f"network {value.name}"
+                if value.name.split("/")[0] == turn.own and turn.counters.get(counter) is None:
+                    taken = {index for name, index in turn.counters.all.items() if name.startswith("network ")}
+                    turn.counters.put(counter, min(set(range(1, len(taken) + 2)) - taken))
+            case Service():
+                turn.services.put(value.name, value)
+            case Node():
+                known = turn.inventory_nodes.get(value.name)
+                turn.inventory_nodes.put(value.name, value)
+                if known is None or known.agent != value.agent:
+                    turn.nodes.put(value.name, NodeStanding())
+                    turn.effects.append(Connect(node=value.name, agent=value.agent))
+            case Link():
+                turn.links.put(value.name, value)
+            case Intent():
+                pass
+
+
+def _lease_problems(turn: Turn, index: int, intent: Intent) -> list[Problem]:
+    if intent.lease_until_s is not None and intent.lease_until_s <= turn.now_s:
+        return [Problem(path=(index, "spec", "lease", "until"), message="this time has passed")]
+    return []
+
+
+def _foreign_tenant(turn: Turn, intents: Mapping[str, Intent]) -> str:
+    for name, intent in intents.items():
+        held = turn.undertakings.get(name)
+        if held is not None and held.intent.tenant != intent.tenant:
+            return f"intent {name} belongs to tenant {held.intent.tenant}: use another name"
+    return ""
+
+
+def _retranslate(
+    turn: Turn, merged: Inventory, intents: Mapping[str, Intent], required: dict[str, Requirements]
+) -> str:
+    """What the other intents require of the changed inventory; or which of them it would break."""
+    for name, held in turn.undertakings.all.items():
+        if name in intents or expired(held):
+            continue
+        found = translate(held.intent, merged, turn.own)
+        if not isinstance(found, Requirements):
+            return f"intent {name} would no longer hold: {found[0].message}; change or delete it first"
+        if found != held.requirements:
+            required[name] = found
+    return ""
+
+
+def isolation_conflict(turn: Turn, required: Mapping[str, Requirements]) -> str:
+    """Whose isolation would be broken by whom, among those required and those held."""
+    everything = {name: held.requirements for name, held in turn.undertakings.all.items()} | dict(required)
+    isolated: dict[tuple[str, str], str] = {}
+    for name, one in everything.items():
+        for host in one.isolation.hosts if one.isolation is not None else ():
+            isolated[one.isolation.network if one.isolation is not None else "", host.name] = name
+    for name, one in everything.items():
+        for connection in one.connections:
+            ends = [(connection.source_network, host) for host in connection.sources]
+            ends += [(connection.destination_network, host) for host in connection.destinations]
+            for network, host in ends:
+                holder = isolated.get((network, host.name))
+                if holder is not None and holder != name:
+                    return (
+                        f"intent {holder} isolates {host.name} of {network}, and intent {name} connects it: "
+                        f"write both into one intent, or exclude {host.name} by its labels"
+                    )
+    return _ambiguous(everything)
+
+
+def _ambiguous(everything: Mapping[str, Requirements]) -> str:
+    """Two destinations with one address, from one network: where would a packet go?"""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for name, one in everything.items():
+        for connection in one.connections:
+            for flow in connection.flows:
+                for prefix in flow.destination_prefixes:
+                    key = (connection.source_network, prefix)
+                    held = seen.setdefault(key, (connection.destination_network, name))
+                    if held[0] != connection.destination_network:
+                        return (
+                            f"{prefix} is in {held[0]} (intent {held[1]}) and in {connection.destination_network} "
+                            f"(intent {name}), both reached from {connection.source_network}: "
+                            "translation is not supported yet"
+                        )
+    return ""
+
+
+def inventory_problems(merged: Inventory, own: str, request: _Request) -> list[Problem]:
+    """What does not fit together; each problem at what of the request has to do with it."""
+    indices = {(kind, value.name): index for index, kind, value in request.values}
+    problems: list[Problem] = []
+
+    def problem(kind: str, name: str, path: tuple[str | int, ...], message: str) -> None:
+        index = indices.get((kind, name))
+        if index is None:
+            problems.append(Problem(path=(0,), message=f"{kind} {name} would no longer fit: {message}"))
+        else:
+            problems.append(Problem(path=(index, *path), message=message))
+
+    for domain in merged.domains.values():
+        if domain.own != (domain.name == own):
+            message = f"this controller is {own}'s: self must be true for {own} and only for it"
+            problem("Domain", domain.name, ("spec", "self"), message)
+    block = ipaddress.ip_network(merged.domains[own].sid_block) if own in merged.domains else None
+    locators: dict[str, str] = {}
+    for node in merged.nodes.values():
+        locator = ipaddress.ip_network(node.locator)
+        if block is None or not isinstance(locator, ipaddress.IPv6Network) or not _inside(locator, block):
+            problem("Node", node.name, ("spec", "locator"), f"{locator} is not in the SID block of {own} ({block})")
+        if (other := locators.setdefault(node.locator, node.name)) != node.name:
+            problem("Node", node.name, ("spec", "locator"), f"{locator} is {other}'s already")
+    ports: dict[tuple[str, int], str] = {}
+    for link in merged.links.values():
+        for side, end in (("a", link.a), ("b", link.b)):
+            if end is None:
+                continue
+            if end.node not in merged.nodes:
+                problem("Link", link.name, ("spec", side, "node"), f"unknown node {end.node}")
+            elif end.port and (other := ports.setdefault((end.node, end.port), f"link {link.name}")) != (
+                f"link {link.name}"
+            ):
+                problem("Link", link.name, ("spec", side, "port"), f"port {end.port} of {end.node} is {other}'s")
+        if link.domain and link.domain not in merged.domains:
+            problem("Link", link.name, ("spec", "domain"), f"unknown domain {link.domain}")
+    for network in merged.networks.values():
+        domain_name = network.name.split("/")[0]
+        if domain_name not in merged.domains:
+            problem("Network", network.name, ("metadata", "name"), f"unknown domain {domain_name}")
+        if network.attachments and domain_name != own:
+            problem("Network", network.name, ("spec", "attachments"), f"only networks of {own} have attachments here")
+        for index, attachment in enumerate(network.attachments):
+            where = ("spec", "attachments", index)
+            if attachment.node not in merged.nodes:
+                problem("Network", network.name, (*where, "node"), f"unknown node {attachment.node}")
+                continue
+            holder = ports.setdefault((attachment.node, attachment.port), f"network {network.name}")
+            if holder != f"network {network.name}":
+                message = f"port {attachment.port} of {attachment.node} is {holder}'s"
+                problem("Network", network.name, (*where, "port"), message)
+    if sum(name.split("/")[0] == own for name in merged.networks) > numbering.MAX_NETWORKS:
+        problems.append(Problem(path=(0,), message=f"at most {numbering.MAX_NETWORKS} networks in a domain"))
+    for service in merged.services.values():
+        name = "/".join(service.name.split("/")[:2])
+        home = merged.networks.get(name)
+        if home is None:
+            problem("Service", service.name, ("metadata", "name"), f"unknown network {name}")
+            continue
+        prefixes = [ipaddress.ip_network(prefix) for prefix in home.prefixes]
+        for index, address in enumerate(service.addresses):
+            if not any(ipaddress.ip_address(address) in prefix for prefix in prefixes):
+                message = f"{address} is in no prefix of {name}"
+                problem("Service", service.name, ("spec", "addresses", index), message)
+    return problems
+
+
+def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
+def delete(turn: Turn, event: Delete) -> None:
+    """Takes one thing away, unless something else needs it."""
+    name = event.name
+    if event.kind == "Intent":
+        undertaking = turn.undertakings.get(name)
+        if undertaking is None:
+            turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+            return
+        withdraw(turn, undertaking)
+        turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} withdrawn",)))
+        return
+    tables: dict[str, Table[Any]] = {
+        "Domain": turn.domains,
+        "Network": turn.networks,
+        "Service": turn.services,
+        "Node": turn.inventory_nodes,
+        "Link": turn.links,
+    }
+    table = tables[event.kind]
+    if table.get(name) is None:
+        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+        return
+    if user := _user(turn, event.kind, name):
+        reason = f"{event.kind.lower()} {name} is in use by {user}: delete or change that first"
+        turn.effects.append(Reply(request_id=event.request_id, conflict=reason))
+        return
+    table.drop(name)
+    if event.kind == "Network":
+        turn.counters.drop(f"network {name}")
+    if event.kind == "Node":
+        turn.nodes.drop(name)
+        turn.descriptions.drop(name)
+        turn.effects.append(Disconnect(node=name))
+    turn.effects.append(Reply(request_id=event.request_id, results=(f"{event.kind.lower()}s/{name} deleted",)))
+
+
+def withdraw(turn: Turn, undertaking: Undertaking) -> None:
+    name = undertaking.intent.name
+    for errand in undertaking.errands:
+        abandon(turn, errand.coming, "withdrawn")
+        abandon(turn, errand.plan, "withdrawn")
+    turn.undertakings.drop(name)
+    turn.awaiting.drop(f"intents/{name}")
+    turn.log("intent_withdrawn", intent=name)
+
+
+def _user(turn: Turn, kind: str, name: str) -> str:
+    """Who needs it."""
+    inventory = turn.inventory
+    if kind in ("Network", "Service"):
+        for held in turn.undertakings.all.values():
+            names = {flow.destination for one in held.requirements.connections for flow in one.flows}
+            names |= {one.source_network for one in held.requirements.connections}
+            names |= {one.destination_network for one in held.requirements.connections}
+            if held.requirements.isolation is not None:
+                names.add(held.requirements.isolation.network)
+            if name in names:
+                return f"intent {held.intent.name}"
+        for service in inventory.services:
+            if kind == "Network" and service.startswith(f"{name}/"):
+                return f"service {service}"
+    for course in turn.courses.all.values():
+        plan = course.plan
+        used = {plan.connection.destination_network, plan.connection.source_network}
+        for policy in plan.sr_policies:
+            used |= {policy.headend, policy.endpoint}
+            for path in policy.candidate_paths:
+                used |= {*path.nodes, *path.links}
+        for way in (plan.ingress, plan.egress):
+            used |= {way.border, way.domain} if way is not None else set()
+        if name in used:
+            return plan.owner
+    if kind == "Domain":
+        if name == turn.own:
+            return "this controller: it is its own domain"
+        users = [f"link {link.name}" for link in inventory.links.values() if link.domain == name]
+        users += [f"network {network}" for network in inventory.networks if network.startswith(f"{name}/")]
+        return users[0] if users else ""
+    if kind == "Node":
+        for link in inventory.links.values():
+            if name in (link.a.node, link.b.node if link.b is not None else ""):
+                return f"link {link.name}"
+        for network in inventory.networks.values():
+            if any(attachment.node == name for attachment in network.attachments):
+                return f"network {network.name}"
+    return ""

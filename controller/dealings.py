@@ -1,0 +1,267 @@
+"""Dealing with neighbouring domains: what we offer, how we answer, renew and end what was agreed."""
+
+import msgspec
+
+from controller.fulfillment import numbering
+from controller.fulfillment.carry import inside_mtu, terms_in_force
+from controller.fulfillment.fabric import Crossing
+from controller.fulfillment.negotiate import (
+    agreement_of,
+    make_acceptance,
+    make_offer,
+    make_refusal,
+    make_withdrawal,
+)
+from controller.model.agreement import Acceptance, Agreement, Offer, Terms, TunnelEnd
+from controller.model.course import Course, Session, Stage, Standing
+from controller.model.intent import Encryption
+from controller.model.requirements import Connection
+from controller.state import Closed
+from controller.turn import Lost, Turn
+
+LOST_RETRY_S = 2
+"""Before we try again what a neighbour has withdrawn, or what has run out."""
+
+
+def offer_onward(turn: Turn, name: str) -> None:
+    """The first offer, or a renewal, to the domain that comes next."""
+    course = turn.courses.get(name)
+    egress = course.plan.egress if course is not None else None
+    crossing = turn.fabric.crossings.get(egress.border) if egress is not None else None
+    if course is None or egress is None or crossing is None:
+        return
+    held = course.downstream
+    plan, connection = course.plan, course.plan.connection
+    upstream = course.upstream.terms if course.upstream is not None else None
+    expires_s = upstream.expires_s if upstream is not None else _own_expiry(turn, course)
+    limit_us = connection.latency_us_max
+    terms = Terms(
+        id=held.terms.id if held is not None else _agreement_id(turn, course),
+        revision=held.terms.revision + 1 if held is not None else 1,
+        offeror=turn.own,
+        acceptor=egress.domain,
+        origin=upstream.origin if upstream is not None else turn.own,
+        border=egress.border,
+        flows=connection.flows,
+        encryption=Encryption.WIREGUARD,
+        trust_min=connection.trust_min,
+        latency_us_max=None if limit_us is None else limit_us - plan.own_latency_us,
+        visited=(*(upstream.visited if upstream is not None else ()), turn.own),
+        not_before_s=int(turn.now_s),
+        expires_s=expires_s,
+        offeror_end=_end(turn, course, crossing, offeror=True),
+    )
+    offer = make_offer(terms, turn.keys)
+    session = Session(
+        peer=egress.domain,
+        offeror=True,
+        standing=Standing.OFFERED,
+        terms=terms,
+        offer_signature=offer.signature,
+        agreement=held.agreement if held is not None else None,
+        since_s=int(turn.now_s),
+    )
+    turn.put_course(msgspec.structs.replace(course, downstream=session))
+    turn.send(session.peer, offer)
+    turn.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
+
+
+def _own_expiry(turn: Turn, course: Course) -> int:
+    ends = [int(turn.now_s) + turn.policy.lease_s]
+    undertaking = turn.undertakings.get(course.plan.owner.removeprefix("intents/"))
+    if undertaking is not None and undertaking.expires_s is not None:
+        ends.append(undertaking.expires_s)
+    return min(ends)
+
+
+def _agreement_id(turn: Turn, course: Course) -> str:
+    """`offeror:name:serial`, with the name that the origin gave it."""
+    name = course.plan.owner.removeprefix("intents/")
+    if course.upstream is not None:
+        name = course.upstream.terms.id.split(":")[1]
+    return f"{turn.own}:{name}:{turn.number('serial')}"
+
+
+def _end(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> TunnelEnd:
+    """Our side of a border, as the other side must know it."""
+    direction = numbering.Direction.REVERSE if offeror else numbering.Direction.FORWARD
+    sid = numbering.border_sid(turn.fabric.locators[crossing.node], course.slots[0], direction)
+    sizes = [inside_mtu(course.plan, turn.fabric), crossing.inner_mtu]
+    beyond = course.upstream if offeror else course.downstream
+    if beyond is not None:
+        other = turn.fabric.crossings.get(beyond.terms.border)
+        sizes += [other.inner_mtu] if other is not None else []
+        if offeror:
+            sizes.append(beyond.terms.offeror_end.inner_mtu)
+        elif beyond.agreement is not None:
+            sizes.append(beyond.agreement.acceptor_end.inner_mtu)
+    return TunnelEnd(
+        sid=numbering.sid_text(sid),
+        public_key=crossing.public_key,
+        endpoint=crossing.endpoint,
+        inner_mtu=min(sizes),
+    )
+
+
+def answer(turn: Turn, name: str) -> None:
+    """Sign what was offered to us as soon as our part and what lies beyond it stand. It is sent when installed."""
+    course = turn.courses.get(name)
+    session = course.upstream if course is not None else None
+    if course is None or session is None or session.standing != Standing.OFFERED or session.answer is not None:
+        return
+    plan = course.plan
+    crossing = turn.fabric.crossings.get(session.terms.border)
+    if crossing is None:
+        return
+    beyond_us = 0
+    if plan.egress is not None:
+        onward = course.downstream
+        agreed = onward.agreement if onward is not None else None
+        if agreed is None or agreed.terms.expires_s != session.terms.expires_s:
+            asked = onward is not None and onward.standing == Standing.OFFERED
+            if onward is None or not asked or onward.terms.expires_s != session.terms.expires_s:
+                offer_onward(turn, name)
+            return
+        beyond_us = agreed.latency_us
+    offer = Offer(terms=session.terms, signature=session.offer_signature)
+    end = _end(turn, course, crossing, offeror=False)
+    signed = make_acceptance(offer, end, plan.own_latency_us + beyond_us, turn.keys)
+    stage = Stage.ADDING if course.stage == Stage.NEGOTIATING else course.stage
+    session = msgspec.structs.replace(session, answer=signed)
+    turn.put_course(msgspec.structs.replace(course, upstream=session, stage=stage))
+    turn.fresh.add(name)
+
+
+def deliver_answer(turn: Turn, course: Course) -> Course:
+    """Everything that our signature promises is installed."""
+    session = course.upstream
+    if session is None or session.answer is None:
+        return course
+    turn.send(session.peer, session.answer)
+    turn.log("offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer)
+    session = msgspec.structs.replace(
+        session, standing=Standing.AGREED, agreement=agreement_of(session.answer), answer=None
+    )
+    return msgspec.structs.replace(course, upstream=session)
+
+
+def repeat_answer(turn: Turn, session: Session) -> None:
+    """The same offer came again."""
+    held = session.agreement
+    if session.standing == Standing.AGREED and held is not None and held.terms == session.terms:
+        acceptance = Acceptance(
+            terms=held.terms,
+            offer_signature=held.offer_signature,
+            acceptor_end=held.acceptor_end,
+            latency_us=held.latency_us,
+            signature=held.acceptance_signature,
+        )
+        turn.send(session.peer, acceptance)
+
+
+def refuse(turn: Turn, peer: str, terms: Terms, reason: str) -> None:
+    turn.send(peer, make_refusal(terms.id[:300], terms.revision, reason, turn.keys))
+    turn.log("offer_refused", "warning", agreement=terms.id[:300], peer=peer, reason=reason)
+
+
+def close_id(turn: Turn, id: str, reason: str, until_s: float) -> None:
+    turn.closed.put(id, Closed(until_s=int(until_s) + 1, reason=reason))
+
+
+def refuse_upstream(turn: Turn, course: Course, reason: str) -> None:
+    """What was offered to us cannot be had: a renewal fails and the rest stays in force, or all of it ends."""
+    session = course.upstream
+    if session is None:
+        return
+    refuse(turn, session.peer, session.terms, reason)
+    if session.agreement is not None:
+        kept = msgspec.structs.replace(session, standing=Standing.AGREED, terms=session.agreement.terms, answer=None)
+        turn.put_course(msgspec.structs.replace(course, upstream=kept))
+        return
+    close_id(turn, session.terms.id, reason, session.terms.expires_s)
+    end(turn, course, reason, towards_upstream=False)
+
+
+def end(
+    turn: Turn, course: Course, reason: str, *, towards_upstream: bool = True, towards_downstream: bool = True
+) -> None:
+    """Nothing of a course stays, and its neighbours are told."""
+    for session, tell in ((course.upstream, towards_upstream), (course.downstream, towards_downstream)):
+        if session is None:
+            continue
+        if tell:
+            turn.forget_messages(session.terms.id)
+            turn.send(session.peer, make_withdrawal(session.terms.id, reason, int(turn.now_s), turn.keys))
+        if not session.offeror:
+            close_id(turn, session.terms.id, reason, session.terms.expires_s)
+    turn.drop_course(course)
+    turn.log("course_ended", owner=course.plan.owner, plan=course.plan.name, reason=reason)
+
+
+def abandon(turn: Turn, name: str, reason: str) -> None:
+    """We want a course no more: what uses it is removed first."""
+    course = turn.courses.get(name)
+    if course is None or course.stage == Stage.REMOVING:
+        return
+    if course.stage == Stage.NEGOTIATING:
+        end(turn, course, reason)
+        return
+    turn.put_course(msgspec.structs.replace(course, stage=Stage.REMOVING))
+    turn.fresh.add(name)
+
+
+def lose(
+    turn: Turn, course: Course, reason: str, *, from_upstream: bool = False, from_downstream: bool = False
+) -> None:
+    """A course is over against our will: its lease has run out, or a neighbour has withdrawn."""
+    end(turn, course, reason, towards_upstream=not from_upstream, towards_downstream=not from_downstream)
+    if course.upstream is None:
+        turn.lost.append(Lost(course=course, retry_after_s=LOST_RETRY_S))
+
+
+def watch_leases(turn: Turn) -> None:
+    """Renew at half-time, end what has run out, forget ids that nobody can use any more."""
+    for course in tuple(turn.courses.all.values()):
+        ran_out = [
+            session
+            for session in (course.upstream, course.downstream)
+            if session is not None and (terms_in_force(session) or session.terms).expires_s <= turn.now_s
+        ]
+        if ran_out:
+            lose(turn, course, f"the agreement with {ran_out[0].peer} has expired")
+            continue
+        session = course.downstream
+        if course.upstream is None and course.stage == Stage.ACTIVE and session is not None and session.agreement:
+            later = _own_expiry(turn, course) > session.agreement.terms.expires_s
+            if later and _is_due(turn, session, session.agreement):
+                offer_onward(turn, course.plan.name)
+    for id, closed in tuple(turn.closed.all.items()):
+        if closed.until_s <= turn.now_s:
+            turn.closed.drop(id)
+
+
+def _is_due(turn: Turn, session: Session, agreement: Agreement) -> bool:
+    """Half of what was left when we last asked has passed."""
+    if session.standing != Standing.AGREED:
+        return False
+    expires_s = agreement.terms.expires_s
+    return turn.now_s >= session.since_s + (expires_s - session.since_s) / 2
+
+
+def source_clash(turn: Turn, connection: Connection, name: str) -> str:
+    """Replies to one address can go one way only: why these sources cannot be told from others."""
+    network = turn.networks.get(connection.destination_network)
+    wanted = {prefix for flow in connection.flows for prefix in flow.source_prefixes}
+    for attachment in network.attachments if network is not None else ():
+        for address in attachment.addresses:
+            if numbering.overlaps(numbering.host_prefix(address), wanted):
+                return f"a source has an address that {connection.destination_network} uses itself"
+    for course in turn.courses.all.values():
+        other = course.plan.connection
+        if course.plan.name == name or other.destination_network != connection.destination_network:
+            continue
+        if other.source_network == connection.source_network:
+            continue
+        if any(numbering.overlaps(prefix, wanted) for flow in other.flows for prefix in flow.source_prefixes):
+            return "a source has an address that another network, which reaches the same destination, uses too"
+    return ""

@@ -1,0 +1,354 @@
+"""A plan with its agreements -> what its nodes need to carry it.
+
+Each SR Policy of the plan has a headend (where the source is) and an endpoint, which may be one node. At either end
+the traffic comes from, or goes to, attached hosts or a border. `use` gives the rules by which the networks' own
+traffic takes the plan; all else is in `carry` and moves nothing until then.
+"""
+
+import ipaddress
+
+import msgspec
+
+from controller.fulfillment import numbering
+from controller.fulfillment.fabric import (
+    Crossing,
+    Fabric,
+    encapsulation_bytes,
+    local_sid_entry,
+    route_entry,
+)
+from controller.fulfillment.numbering import Direction, Leg
+from controller.fulfillment.rules import PortClasses, Rule, compile_rules, permit_priority
+from controller.model.agreement import Terms, TunnelEnd
+from controller.model.course import Course, Session
+from controller.model.entry import Entry, Match
+from controller.model.plan import Plan
+from controller.model.requirements import Host
+from controller.model.sr_policy import SrPolicy
+from dataplane.host_api import Tunnel
+from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
+
+FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
+
+
+class Border(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the plan's borders, agreed."""
+
+    crossing: Crossing
+    peer: TunnelEnd
+    expires_s: int
+    agreement: str
+
+
+def terms_in_force(session: Session | None) -> Terms | None:
+    """What we must be able to carry: what we have signed, newest first."""
+    if session is None:
+        return None
+    if session.answer is not None:
+        return session.answer.terms
+    return session.agreement.terms if session.agreement is not None else None
+
+
+def borders(course: Course, fabric: Fabric) -> tuple[Border | None, Border | None]:
+    """Upstream and downstream, where there is one, agreed, and its gateway known."""
+    found: list[Border | None] = []
+    for session in (course.upstream, course.downstream):
+        terms = terms_in_force(session)
+        crossing = fabric.crossings.get(terms.border) if terms is not None else None
+        if session is None or terms is None or crossing is None:
+            found.append(None)
+            continue
+        agreement = session.agreement
+        peer = agreement.acceptor_end if session.offeror and agreement is not None else terms.offeror_end
+        found.append(Border(crossing=crossing, peer=peer, expires_s=terms.expires_s, agreement=terms.id))
+    return found[0], found[1]
+
+
+def inside_mtu(plan: Plan, fabric: Fabric) -> int:
+    """Largest inner packet that all of the plan's own paths take."""
+    sizes = [65535]
+    for policy in plan.sr_policies:
+        for path in policy.candidate_paths:
+            compiled = fabric.compile_path(path, reverse=False)
+            sizes.append(compiled.mtu - encapsulation_bytes(len(compiled.segments) + 1))
+    return min(sizes)
+
+
+def carry(course: Course, fabric: Fabric, classes: PortClasses) -> dict[str, tuple[Entry, ...]]:
+    """Entries of each node."""
+    return _Carrier(course, fabric, classes).entries()
+
+
+def use(course: Course) -> tuple[tuple[str, str, Rule], ...]:
+    """(network, node, rule): what makes the traffic of attached hosts take the plan."""
+    plan = course.plan
+    rules: list[tuple[str, str, Rule]] = []
+    for slot, policy in zip(course.slots, plan.sr_policies, strict=True):
+        near, far = policy.headend, policy.endpoint
+        for direction, node, network, hosts, outside in (
+            (FORWARD, near, plan.connection.source_network, plan.connection.sources, plan.egress),
+            (REVERSE, far, plan.connection.destination_network, plan.connection.destinations, plan.ingress),
+        ):
+            if not hosts:
+                continue
+            kind = Leg.INSIDE if near != far else (Leg.BORDER if outside is not None else Leg.LOCAL)
+            leg = numbering.leg(slot, kind, direction)
+            rules += [(network, node, rule) for rule in flow_rules(course, policy, direction, leg)]
+    return tuple(rules)
+
+
+def local_routes(course: Course) -> tuple[tuple[str, str, Host], ...]:
+    """(network, node, host): hosts of another network on the same node that `use` leads to."""
+    plan = course.plan
+    found = []
+    for policy in plan.sr_policies:
+        if policy.headend == policy.endpoint and plan.ingress is None and plan.egress is None:
+            node = policy.headend
+            found += [(plan.connection.source_network, node, host) for host in _at(plan.connection.destinations, node)]
+            found += [(plan.connection.destination_network, node, host) for host in _at(plan.connection.sources, node)]
+    return tuple(found)
+
+
+def local_route_entries(context: int, host: Host, owner: str) -> list[Entry]:
+    hop = numbering.ATTACHED_HOP + host.port
+    return [route_entry(context, numbering.prefix(address), hop, owner) for address in host.addresses]
+
+
+def local_steering(course: Course) -> dict[str, tuple[Entry, ...]]:
+    """How what `use` permits goes on inside one node."""
+    plan = course.plan
+    found: dict[str, tuple[Entry, ...]] = {}
+    for slot, policy in zip(course.slots, plan.sr_policies, strict=True):
+        if policy.headend == policy.endpoint and plan.ingress is None and plan.egress is None:
+            legs = (numbering.leg(slot, Leg.LOCAL, direction) for direction in Direction)
+            found[policy.headend] = tuple(_deliver(leg, plan.owner) for leg in legs)
+    return found
+
+
+def flow_rules(course: Course, policy: SrPolicy, direction: Direction, leg: int) -> list[Rule]:
+    """What the plan's flows permit between the ends of one SR Policy."""
+    connection = course.plan.connection
+    rules = []
+    for flow in connection.flows:
+        sources = _there(flow.source_prefixes, connection.sources, policy.headend)
+        destinations = _there(flow.destination_prefixes, connection.destinations, policy.endpoint)
+        if not sources or not destinations:
+            continue
+        forward = direction == FORWARD
+        rules.append(
+            Rule(
+                source=sources if forward else destinations,
+                destination=destinations if forward else sources,
+                ports=flow.ports,
+                reply=not forward,
+                leg=leg,
+                priority=permit_priority(course.plan.priority, course.serial),
+                owner=course.plan.owner,
+            )
+        )
+    return rules
+
+
+def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tuple[str, ...]:
+    """The part of `prefixes` that is at `node`: all, where the hosts are not ours."""
+    if not hosts:
+        return prefixes
+    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    return tuple(
+        sorted(
+            address
+            for host in _at(hosts, node)
+            for address in host.addresses
+            if any(_contains(prefix, address) for prefix in wanted)
+        )
+    )
+
+
+def _contains(prefix: ipaddress.IPv4Network | ipaddress.IPv6Network, host: str) -> bool:
+    return ipaddress.ip_address(host.split("/")[0]) in prefix
+
+
+def _at(hosts: tuple[Host, ...], node: str) -> list[Host]:
+    return [host for host in hosts if host.node == node]
+
+
+class _Carrier:
+    """Collects the entries of one course by node."""
+
+    def __init__(self, course: Course, fabric: Fabric, classes: PortClasses) -> None:
+        self._course = course
+        self._plan = course.plan
+        self._owner = course.plan.owner
+        self._fabric = fabric
+        self._classes = classes
+        self._upstream, self._downstream = borders(course, fabric)
+        self._mtu = self._path_mtu()
+        self._entries: dict[str, list[Entry]] = {}
+
+    def entries(self) -> dict[str, tuple[Entry, ...]]:
+        for slot, policy in zip(self._course.slots, self._plan.sr_policies, strict=True):
+            if policy.headend != policy.endpoint:
+                for direction in Direction:
+                    self._inside(slot, policy, direction)
+            self._into_border(slot, policy.endpoint, self._downstream, FORWARD)
+            self._into_border(slot, policy.headend, self._upstream, REVERSE)
+        base = self._course.slots[0]
+        self._from_border(base, self._upstream, FORWARD)
+        self._from_border(base, self._downstream, REVERSE)
+        return {node: tuple(ones) for node, ones in self._entries.items()}
+
+    def _add(self, node: str, *entries: Entry) -> None:
+        self._entries.setdefault(node, []).extend(entries)
+
+    def _path_mtu(self) -> int:
+        sizes = [inside_mtu(self._plan, self._fabric)]
+        for border in (self._upstream, self._downstream):
+            if border is not None:
+                sizes += [border.crossing.inner_mtu, border.peer.inner_mtu]
+        return min(sizes)
+
+    def _inside(self, slot: int, policy: SrPolicy, direction: Direction) -> None:
+        """From one end of an SR Policy to the other, where it goes on."""
+        forward = direction == FORWARD
+        head, tail = (policy.headend, policy.endpoint) if forward else (policy.endpoint, policy.headend)
+        tail_sid = numbering.tail_sid(self._fabric.locators[tail], slot, direction)
+        lists = []
+        for path in policy.candidate_paths:
+            compiled = self._fabric.compile_path(path, reverse=not forward)
+            lists.append((*compiled.segments, tail_sid))
+            if compiled.last_hop is not None:
+                node, hop = compiled.last_hop
+                self._add(node, route_entry(FABRIC_CONTEXT, (tail_sid, 128), hop, self._owner))
+        self._encapsulate(head, slot, direction, numbering.leg(slot, Leg.INSIDE, direction), lists)
+        context = numbering.tail_context(slot, direction)
+        onward = self._downstream if forward else self._upstream
+        leg = numbering.leg(slot, Leg.BORDER if onward is not None else Leg.DELIVER, direction)
+        self._add(
+            tail,
+            local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", (("context", context),), self._owner),
+            *compile_rules(context, tuple(flow_rules(self._course, policy, direction, leg)), self._classes),
+        )
+        if onward is None:
+            self._deliver_here(tail, context, leg, direction)
+
+    def _into_border(self, slot: int, node: str, border: Border | None, direction: Direction) -> None:
+        """From a gateway into the tunnel to a neighbour."""
+        if border is None:
+            return
+        leg = numbering.leg(slot, Leg.BORDER, direction)
+        peer_sid = int(ipaddress.IPv6Address(border.peer.sid))
+        hop = numbering.TUNNEL_HOP + border.crossing.port
+        self._encapsulate(node, slot, direction, leg, [(peer_sid,)])
+        self._add(node, route_entry(FABRIC_CONTEXT, (peer_sid, 128), hop, self._owner))
+        self._lease(node, leg, border)
+
+    def _from_border(self, base: int, border: Border | None, direction: Direction) -> None:
+        """What comes out of the tunnel from a neighbour, to each of the SR Policies' other ends."""
+        if border is None:
+            return
+        forward = direction == FORWARD
+        node = border.crossing.node
+        context = numbering.border_context(base, direction)
+        sid = numbering.border_sid(self._fabric.locators[node], base, direction)
+        ingress_class = border.crossing.ingress_class
+        self._add(node, local_sid_entry(ingress_class, sid, "end_dt46", (("context", context),), self._owner))
+        onward = self._downstream if forward else self._upstream
+        rules: list[Rule] = []
+        for slot, policy in zip(self._course.slots, self._plan.sr_policies, strict=True):
+            if policy.headend != policy.endpoint:
+                kind = Leg.INSIDE
+            else:
+                kind = Leg.BORDER if onward is not None else Leg.DELIVER
+            leg = numbering.leg(slot, kind, direction)
+            rules += flow_rules(self._course, policy, direction, leg)
+            if kind != Leg.BORDER:
+                self._lease(node, leg, border)
+            if kind == Leg.DELIVER:
+                self._deliver_here(node, context, leg, direction)
+        self._add(node, *compile_rules(context, tuple(rules), self._classes))
+
+    def _deliver_here(self, node: str, context: int, leg: int, direction: Direction) -> None:
+        connection = self._plan.connection
+        hosts = connection.destinations if direction == FORWARD else connection.sources
+        self._add(node, _deliver(leg, self._owner))
+        for host in _at(hosts, node):
+            self._add(node, *local_route_entries(context, host, self._owner))
+
+    def _encapsulate(self, node: str, slot: int, direction: Direction, leg: int, lists: list[tuple[int, ...]]) -> None:
+        sr_policy = numbering.sr_policy(slot, direction)
+        live = (1 << len(lists)) - 1
+        steering = (("sr_policy", sr_policy), ("liveness_group", sr_policy))
+        self._add(
+            node,
+            Entry(table="steer", match=_leg(leg), action="encapsulate", params=steering, owner=self._owner),
+            Entry(
+                table="path_liveness",
+                match=(Match(field="liveness_group", value=sr_policy),),
+                action="set_live",
+                params=(("live", live),),
+                owner=self._owner,
+            ),
+        )
+        source = numbering.sid(self._fabric.locators[node], 0)
+        for index, segments in enumerate(lists):
+            # RFC 8754 §2: the list starts with the last segment
+            wire = (*reversed(segments), *([0] * (MAX_SEGMENTS - len(segments))))
+            self._add(
+                node,
+                Entry(
+                    table="sr_policy",
+                    match=(
+                        Match(field="sr_policy", value=sr_policy),
+                        Match(field="live", value=1 << index, mask=1 << index),
+                    ),
+                    priority=CANDIDATE_PATHS - index,
+                    action="h_encaps",
+                    params=(
+                        ("source", source),
+                        ("dscp", 0),
+                        ("color", slot),
+                        ("inner_mtu", self._mtu),
+                        ("count", len(segments)),
+                        *((f"segment_list_{place}", segment) for place, segment in enumerate(wire)),
+                    ),
+                    owner=self._owner,
+                ),
+            )
+
+    def _lease(self, node: str, leg: int, border: Border) -> None:
+        """A border closes by itself. A leg between two borders closes with the first of them."""
+        expires = {border.expires_s}
+        if self._upstream is not None and self._downstream is not None:
+            expires |= {self._upstream.expires_s, self._downstream.expires_s}
+        boot_time_s = max(0, min(expires) - border.crossing.boot_epoch_s)
+        self._add(
+            node,
+            Entry(
+                table="lease",
+                match=_leg(leg),
+                action="expire_at",
+                params=(("boottime_s", boot_time_s),),
+                owner=self._owner,
+            ),
+        )
+
+
+def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:
+    """Of each node: one for each border in use. `ends`: oldest first, each with the neighbour's SID block."""
+    found: dict[str, dict[str, Tunnel]] = {}
+    for border, sid_block in ends:
+        found.setdefault(border.crossing.node, {})[border.crossing.border] = Tunnel(
+            border=border.crossing.border,
+            peer_public_key=border.peer.public_key,
+            peer_endpoint=border.peer.endpoint,
+            allowed_ips=(sid_block,),
+        )
+    return {node: tuple(ones[name] for name in sorted(ones)) for node, ones in found.items()}
+
+
+def _leg(leg: int) -> tuple[Match, ...]:
+    return (Match(field="leg", value=leg),)
+
+
+def _deliver(leg: int, owner: str) -> Entry:
+    return Entry(table="steer", match=_leg(leg), action="deliver", owner=owner)

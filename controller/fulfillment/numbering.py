@@ -1,0 +1,138 @@
+"""Node-local ids, derived from small stable numbers, so that a restart finds the same ones.
+
+| id | from |
+|---|---|
+| context of a network | its index, 1 to 255 |
+| contexts of a plan | 256 + 4 slot: tail forward, tail reverse, border forward, border reverse |
+| leg of a network | 16384 + index |
+| legs of a plan | 16 slot + `Leg` |
+| SR Policy, liveness group | 2 slot forward, 2 slot + 1 reverse |
+| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels) |
+| SID functions of a node | 1: End; 0x0100 + port: End.X; 0x0200 + port: End for what came by that port |
+| SID functions of a plan (End.DT46) | 0x1000 + 4 slot: tail forward, tail reverse, border forward, border reverse |
+"""
+
+import enum
+import ipaddress
+import zlib
+from collections.abc import Iterable
+
+END = 1
+END_X = 0x0100
+END_BY_PORT = 0x0200
+END_DT46 = 0x1000
+MAX_NETWORKS = 255
+MAX_SLOTS = 900
+ATTACHED_HOP = 512
+TUNNEL_HOP = 1024
+
+
+class Direction(enum.IntEnum):
+    FORWARD = 0
+    REVERSE = 1
+
+
+class Leg(enum.IntEnum):
+    """What a plan's traffic does next; of each the forward and the reverse one."""
+
+    INSIDE = 0
+    """To the other end of the SR Policy."""
+    BORDER = 2
+    """Into the tunnel to the neighbour."""
+    DELIVER = 4
+    """To an attached host."""
+    LOCAL = 6
+    """From one attached host of a node to another."""
+
+
+def network_leg(index: int) -> int:
+    return 16384 + index
+
+
+def leg(slot: int, kind: Leg, direction: Direction) -> int:
+    return 16 * slot + kind + direction
+
+
+def tail_context(slot: int, direction: Direction) -> int:
+    return 256 + 4 * slot + direction
+
+
+def border_context(slot: int, direction: Direction) -> int:
+    return 256 + 4 * slot + 2 + direction
+
+
+def sr_policy(slot: int, direction: Direction) -> int:
+    return 2 * slot + direction
+
+
+def sid(locator: int, function: int) -> int:
+    """RFC 8986 §3.1: /48 locator, 16 bits of function, no arguments."""
+    return locator | function << 64
+
+
+def tail_sid(locator: int, slot: int, direction: Direction) -> int:
+    return sid(locator, END_DT46 + 4 * slot + direction)
+
+
+def border_sid(locator: int, slot: int, direction: Direction) -> int:
+    return sid(locator, END_DT46 + 4 * slot + 2 + direction)
+
+
+def address(text: str) -> int:
+    """128 bits; IPv4 is ::ffff:0:0/96."""
+    value = ipaddress.ip_address(text)
+    return int(value) | 0xFFFF << 32 if value.version == 4 else int(value)
+
+
+def prefix(text: str) -> tuple[int, int]:
+    """128 bits and length; IPv4's is 96 more."""
+    network = ipaddress.ip_network(text)
+    value = int(network.network_address)
+    return (value | 0xFFFF << 32, network.prefixlen + 96) if network.version == 4 else (value, network.prefixlen)
+
+
+def host_prefix(text: str) -> str:
+    """10.1.0.11 -> 10.1.0.11/32."""
+    return f"{text}/{ipaddress.ip_address(text).max_prefixlen}"
+
+
+def overlaps(text: str, others: Iterable[str]) -> bool:
+    """Whether a prefix has an address in common with any of the others."""
+    one = ipaddress.ip_network(text)
+    return any(one.version == other.version and one.overlaps(other) for other in map(ipaddress.ip_network, others))
+
+
+def sid_text(value: int) -> str:
+    return str(ipaddress.IPv6Address(value))
+
+
+def assign(keys: Iterable[str], first: int, last: int) -> dict[str, int]:
+    """A number for each key, from its content, so that other keys coming and going hardly ever change it.
+
+    Raises ValueError where there are more keys than numbers.
+    """
+    size = last - first + 1
+    numbers: dict[str, int] = {}
+    taken: set[int] = set()
+    for key in sorted(set(keys)):
+        if len(taken) == size:
+            raise ValueError(f"more than {size} different ones")
+        number = zlib.crc32(key.encode()) % size
+        while number in taken:
+            number = (number + 1) % size
+        taken.add(number)
+        numbers[key] = first + number
+    return numbers
+
+
+def free_slots(count: int, taken: Iterable[int], after: int) -> tuple[int, ...]:
+    """The next `count` free ones after the last given out, so that a number rests before it means something else.
+
+    Raises ValueError where too few are free.
+    """
+    used = set(taken)
+    order = (*range(after + 1, MAX_SLOTS + 1), *range(1, min(after, MAX_SLOTS) + 1))
+    free = [slot for slot in order if slot not in used][:count]
+    if len(free) < count:
+        raise ValueError(f"all {MAX_SLOTS} slots of this domain are in use: withdraw something")
+    return tuple(free)

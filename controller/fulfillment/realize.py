@@ -1,0 +1,213 @@
+"""Plans, agreements and inventory -> all that each node shall have.
+
+What a course adds is compiled once and kept as long as its inputs are the same objects; a node whose parts are all
+kept keeps its state.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from controller.fulfillment.carry import (
+    borders,
+    carry,
+    local_route_entries,
+    local_routes,
+    local_steering,
+    tunnels,
+    use,
+)
+from controller.fulfillment.fabric import Fabric, tunnel_entries
+from controller.fulfillment.networks import gateways, isolation_rules, network_entries
+from controller.fulfillment.rules import PortClasses, Rule, port_classes
+from controller.model.course import Course, Stage
+from controller.model.entry import Entry, NodeState
+from controller.model.inventory import Inventory
+from controller.model.requirements import Isolation
+from dataplane.host_api import HostState, NodeDescription
+
+Key = tuple[str, tuple[tuple[str, int, int, int, int], ...], int]
+Part = tuple[tuple[Key, Entry], ...]
+"""Sorted."""
+
+
+class Realized(msgspec.Struct, frozen=True, kw_only=True):
+    states: dict[str, NodeState] = msgspec.field(default_factory=dict)
+    kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
+    """Results by name, with the inputs that they were made from."""
+
+
+def realize(
+    inventory: Inventory,
+    fabric: Fabric,
+    descriptions: Mapping[str, NodeDescription],
+    indices: Mapping[str, int],
+    isolations: Sequence[Isolation],
+    courses: Sequence[Course],
+    before: Realized,
+) -> Realized:
+    """`courses`: oldest first; those that are still negotiated add nothing. `indices`: of own networks."""
+    keeper = _Keeper(before)
+    installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
+    classes = _classes(installed, keeper)
+    parts: dict[str, list[Part]] = {
+        name: [keeper.part(f"fabric {name}", (ones,))] for name, ones in fabric.entries.items()
+    }
+    for course in installed:
+        name = f"course {course.plan.name}"
+        carried = keeper.keep(name, (course, fabric, classes), lambda *inputs: _parts(carry(*inputs)))
+        _extend(parts, carried)
+        if course.stage == Stage.ACTIVE:
+            _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: _parts(local_steering(one))))
+    _networks(inventory, descriptions, indices, isolations, installed, classes, parts, keeper)
+    hosts = _hosts(inventory, installed, fabric, parts, keeper)
+    states = {
+        node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state) for node in sorted(inventory.nodes)
+    }
+    return Realized(states=states, kept=keeper.kept)
+
+
+def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
+    used = frozenset(ports for course in courses for flow in course.plan.connection.flows for ports in flow.ports)
+    classes: PortClasses = keeper.keep_equal("port classes", used, port_classes)
+    return classes
+
+
+def _networks(
+    inventory: Inventory,
+    descriptions: Mapping[str, NodeDescription],
+    indices: Mapping[str, int],
+    isolations: Sequence[Isolation],
+    courses: Sequence[Course],
+    classes: PortClasses,
+    parts: dict[str, list[Part]],
+    keeper: "_Keeper",
+) -> None:
+    everywhere: dict[str, list[Rule]] = {}
+    for isolation in isolations:
+        rules = keeper.keep(f"isolation {isolation.owner}", (isolation,), isolation_rules)
+        everywhere.setdefault(isolation.network, []).extend(rules)
+    here: dict[tuple[str, str], list[Rule]] = {}
+    routes: dict[tuple[str, str], list[Entry]] = {}
+    for course in courses:
+        if course.stage != Stage.ACTIVE:
+            continue
+        for network, node, rule in keeper.keep(f"use {course.plan.name}", (course,), use):
+            here.setdefault((network, node), []).append(rule)
+        for network, node, host in local_routes(course):
+            if network in indices:
+                found = local_route_entries(indices[network], host, course.plan.owner)
+                routes.setdefault((network, node), []).extend(found)
+    for name, index in sorted(indices.items()):
+        network = inventory.networks.get(name)
+        if network is None:
+            continue
+        for node in sorted({attachment.node for attachment in network.attachments}):
+            if node not in parts:
+                continue
+            rules = (*everywhere.get(name, ()), *here.get((name, node), ()))
+            compiled = keeper.keep(
+                f"network {name} {node}",
+                (network, node, index, keeper.same(f"rules {name} {node}", rules), classes, descriptions.get(node)),
+                lambda network, node, index, rules, classes, description: _part(
+                    network_entries(
+                        network, node, index, rules, classes, {node: description} if description is not None else {}
+                    )
+                ),
+            )
+            parts[node].append(compiled)
+            if (name, node) in routes:
+                parts[node].append(_part(tuple(routes[name, node])))
+
+
+def _hosts(
+    inventory: Inventory,
+    courses: Sequence[Course],
+    fabric: Fabric,
+    parts: dict[str, list[Part]],
+    keeper: "_Keeper",
+) -> dict[str, HostState]:
+    """Gateways and tunnels of each node; the entries of tunnels go to `parts`."""
+    ends = []
+    owners: dict[str, str] = {}
+    for course in courses:
+        for border in borders(course, fabric):
+            if border is not None:
+                domain = inventory.domains.get(border.crossing.domain)
+                ends.append((border, domain.sid_block if domain is not None else ""))
+                owners.setdefault(border.crossing.link, course.plan.owner)
+    for link, owner in owners.items():
+        crossing = fabric.crossings[link]
+        if crossing.node in parts:
+            made = keeper.keep_equal(f"tunnel {link}", (crossing, owner), lambda both: _part(tunnel_entries(*both)))
+            parts[crossing.node].append(made)
+    found = tunnels(ends)
+    networks = [inventory.networks[name] for name in sorted(inventory.networks)]
+    return {
+        node: keeper.same(f"host {node}", HostState(gateways=gateways(networks, node), tunnels=found.get(node, ())))
+        for node in inventory.nodes
+    }
+
+
+def _extend(parts: dict[str, list[Part]], more: Mapping[str, Part]) -> None:
+    for node, part in more.items():
+        if node in parts:
+            parts[node].append(part)
+
+
+def _parts(entries: Mapping[str, tuple[Entry, ...]]) -> dict[str, Part]:
+    return {node: _part(ones) for node, ones in entries.items()}
+
+
+def _part(entries: tuple[Entry, ...]) -> Part:
+    return tuple(sorted(((_key(entry), entry) for entry in entries), key=lambda pair: (pair[0], pair[1].owner)))
+
+
+def _key(entry: Entry) -> Key:
+    """What a table knows an entry by (P4Runtime §9.1.1)."""
+    match = tuple((one.field, one.value, one.mask or 0, one.prefix_length or 0, one.high or 0) for one in entry.match)
+    return entry.table, match, entry.priority
+
+
+def _node_state(host: HostState, *parts: Part) -> NodeState:
+    """Where several ask for the same entry, the one with the first owner by name is it."""
+    together = sorted((pair for part in parts for pair in part), key=lambda pair: (pair[0], pair[1].owner))
+    entries = []
+    last: Key | None = None
+    for key, entry in together:
+        if key != last:
+            entries.append(entry)
+            last = key
+    return NodeState(entries=tuple(entries), host=host)
+
+
+class _Keeper:
+    """Results whose inputs have not changed."""
+
+    def __init__(self, before: Realized) -> None:
+        self._before = before.kept
+        self.kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def keep(self, name: str, inputs: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+        """`make(*inputs)`, or what was made of the very same objects before."""
+        held = self._before.get(name)
+        if held is None or len(held[0]) != len(inputs) or any(a is not b for a, b in zip(held[0], inputs, strict=True)):
+            held = (inputs, make(*inputs))
+        self.kept[name] = held
+        return held[1]
+
+    def keep_equal(self, name: str, value: Any, make: Callable[[Any], Any]) -> Any:
+        """As `keep`, with one input, compared by content."""
+        return self.keep(name, (self.same(f"{name}: input", value),), make)
+
+    def same(self, name: str, value: Any) -> Any:
+        """The object of before if it is equal."""
+        held = self._before.get(name)
+        result = held[1] if held is not None and held[1] == value else value
+        self.kept[name] = ((), result)
+        return result
+
+    def part(self, name: str, inputs: tuple[Any, ...]) -> Part:
+        made: Part = self.keep(name, inputs, _part)
+        return made

@@ -1,0 +1,233 @@
+"""Who may reach whom in one context -> entries of the group, port class and flow policy tables.
+
+Prefixes become disjoint groups (atoms: the addresses that the same rules are about), port ranges become disjoint
+classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import msgspec
+
+from controller.fulfillment.numbering import assign, prefix
+from controller.model.entry import Entry, Match
+from controller.model.intent import Ports, Value
+from dataplane.reasons import DropReason, L4Class
+
+PERMIT_BASE = 1 << 20
+ISOLATE_PRIORITY = 1000
+DEFAULT_PRIORITY = 1
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_MAX_CLASS = 255
+_MAX_GROUP = 65535
+_ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
+
+
+class Rule(Value, frozen=True, kw_only=True):
+    """One thing that is permitted (`leg`) or dropped (`drop`) in a context."""
+
+    source: tuple[str, ...] | None
+    """Prefixes; None: anybody."""
+    destination: tuple[str, ...] | None
+    ports: tuple[Ports, ...] = ()
+    """Of the service. Empty: everything."""
+    reply: bool = False
+    """From the service: its ports are source ports, and TCP is never opened."""
+    default: bool = False
+    """Ports and classes do not matter."""
+    leg: int = 0
+    drop: DropReason | None = None
+    priority: int
+    owner: str
+
+
+def permit_priority(intent_priority: int, serial: int) -> int:
+    """The higher priority, then the older (lower serial) owns what two permit."""
+    return PERMIT_BASE * (1 + intent_priority) - 1 - serial % PERMIT_BASE
+
+
+class PortClasses(Value, frozen=True, kw_only=True):
+    """Disjoint ranges of ports with their class: (protocol, first, last, class), sorted."""
+
+    ranges: tuple[tuple[str, int, int, int], ...] = ()
+
+    def of(self, ports: Ports) -> tuple[tuple[str, int, int, int], ...]:
+        """The ranges that make up `ports`."""
+        return tuple(
+            one for one in self.ranges if one[0] == ports.protocol and ports.first <= one[1] and one[2] <= ports.last
+        )
+
+
+def port_classes(used: Iterable[Ports]) -> PortClasses:
+    """Splits all ranges at each other's ends. Raises ValueError where more than 255 classes would be needed."""
+    ranges: list[tuple[str, int, int]] = []
+    wanted = {ports for ports in used if ports.protocol in _PROTOCOLS and not _is_all(ports)}
+    for protocol in _PROTOCOLS:
+        mine = [ports for ports in wanted if ports.protocol == protocol]
+        cuts = sorted({ports.first for ports in mine} | {ports.last + 1 for ports in mine})
+        for first, after in itertools.pairwise(cuts):
+            if any(ports.first <= first and after - 1 <= ports.last for ports in mine):
+                ranges.append((protocol, first, after - 1))
+    try:
+        numbers = assign((f"{protocol}/{first}-{last}" for protocol, first, last in ranges), 1, _MAX_CLASS)
+    except ValueError as error:
+        raise ValueError(f"port ranges: {error} in this domain") from error
+    return PortClasses(ranges=tuple((*one, numbers[f"{one[0]}/{one[1]}-{one[2]}"]) for one in sorted(ranges)))
+
+
+def _is_all(ports: Ports) -> bool:
+    return ports.first == 0 and ports.last == 65535
+
+
+class _L4(msgspec.Struct, frozen=True):
+    """The L4 fields of one flow policy entry; None: anything."""
+
+    l4_class: tuple[int, int] | None = None
+    source_port_class: int | None = None
+    destination_port_class: int | None = None
+
+
+def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -> tuple[Entry, ...]:
+    """All entries of `context` for `rules`, not sorted.
+
+    Where two rules permit the very same, only the one with the higher priority is compiled.
+    """
+    source_entries, sources = _groups(context, "source_group", [(rule.source, rule.owner) for rule in rules])
+    destination_entries, destinations = _groups(
+        context, "destination_group", [(rule.destination, rule.owner) for rule in rules]
+    )
+    best: dict[tuple[Match, ...], tuple[int, Rule]] = {}
+    port_entries: dict[tuple[str, str, int, int], Entry] = {}
+    for rule in rules:
+        fields, used = _l4(rule, classes)
+        for entry in used:
+            port_entries.setdefault((entry.table, str(entry.match[0].value), entry.match[1].value, 0), entry)
+        for source in sources[rule.source]:
+            for destination in destinations[rule.destination]:
+                for l4 in fields:
+                    match = _match(context, source, destination, l4)
+                    held = best.get(match)
+                    if held is None or (rule.priority, held[1].owner) > (held[0], rule.owner):
+                        best[match] = (rule.priority, rule)
+    policies = [
+        Entry(
+            table="flow_policy",
+            match=match,
+            priority=priority,
+            action="permit" if rule.drop is None else "drop",
+            params=(("leg", rule.leg),) if rule.drop is None else (("reason", int(rule.drop)),),
+            owner=rule.owner,
+        )
+        for match, (priority, rule) in best.items()
+    ]
+    return (*source_entries, *destination_entries, *port_entries.values(), *policies)
+
+
+def _groups(
+    context: int, table: str, wanted: list[tuple[tuple[str, ...] | None, str]]
+) -> tuple[list[Entry], dict[tuple[str, ...] | None, tuple[int | None, ...]]]:
+    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any)."""
+    owners: dict[tuple[str, ...], str] = {}
+    for prefixes, owner in wanted:
+        if prefixes is not None:
+            owners[prefixes] = min(owner, owners.get(prefixes, owner))
+    holders: dict[tuple[int, int], list[tuple[str, ...]]] = {}
+    for prefixes in sorted(owners):
+        for text in prefixes:
+            holders.setdefault(prefix(text), []).append(prefixes)
+    lengths = sorted({length for _, length in holders})
+    atoms: dict[tuple[int, int], str] = {}
+    members: dict[str, list[tuple[str, ...]]] = {}
+    closest: dict[tuple[int, int], tuple[str, ...]] = {}
+    for value, length in holders:
+        inside: list[tuple[str, ...]] = []
+        for shorter in lengths:
+            if shorter <= length:
+                inside += holders.get((value >> (128 - shorter) << (128 - shorter), shorter), ())
+        key = "|".join(",".join(prefixes) for prefixes in sorted(set(inside)))
+        atoms[value, length] = key
+        members[key] = sorted(set(inside))
+        closest[value, length] = holders[value, length][0]
+    numbers = assign(members, 1, _MAX_GROUP)
+    action = f"set_{table}"
+    entries = [
+        Entry(
+            table=table,
+            match=(
+                Match(field="context", value=context),
+                Match(field="address", value=value, prefix_length=length),
+            ),
+            action=action,
+            params=(("group", numbers[key]),),
+            owner=owners[closest[value, length]],
+        )
+        for (value, length), key in atoms.items()
+    ]
+    groups: dict[tuple[str, ...] | None, tuple[int | None, ...]] = {None: (None,)}
+    for prefixes in owners:
+        groups[prefixes] = tuple(numbers[key] for key, sets in members.items() if prefixes in sets)
+    return entries, groups
+
+
+def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
+    if rule.default:
+        return [_L4()], []
+    error = [_L4(l4_class=_exactly(L4Class.ICMP_ERROR))] if rule.reply else []
+    if not rule.ports:
+        if not rule.reply:
+            return [_L4()], []
+        replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
+        return [*(_L4(l4_class=_exactly(one)) for one in replies), *error], []
+    fields: list[_L4] = []
+    entries: list[Entry] = []
+    for ports in rule.ports:
+        if ports.protocol == "icmp":
+            kind = L4Class.ECHO_REPLY if rule.reply else L4Class.ECHO_REQUEST
+            fields.append(_L4(l4_class=_exactly(kind)))
+            continue
+        tcp = _exactly(L4Class.TCP) if rule.reply else _ANY_TCP
+        l4 = _exactly(L4Class.UDP) if ports.protocol == "udp" else tcp
+        if _is_all(ports):
+            fields.append(_L4(l4_class=l4))
+            continue
+        table = "source_port_class" if rule.reply else "destination_port_class"
+        for protocol, first, last, number in classes.of(ports):
+            entries.append(_port_entry(table, protocol, first, last, number, rule.owner))
+            if rule.reply:
+                fields.append(_L4(l4_class=l4, source_port_class=number))
+            else:
+                fields.append(_L4(l4_class=l4, destination_port_class=number))
+    return [*fields, *error], entries
+
+
+def _exactly(kind: L4Class) -> tuple[int, int]:
+    return int(kind), 0xF
+
+
+def _port_entry(table: str, protocol: str, first: int, last: int, number: int, owner: str) -> Entry:
+    return Entry(
+        table=table,
+        match=(
+            Match(field="protocol", value=_PROTOCOLS[protocol]),
+            Match(field="port", value=first, high=last),
+        ),
+        priority=65536 - (last - first),  # a part of a range outranks the range, while both are there
+        action=f"set_{table}",
+        params=(("port_class", number),),
+        owner=owner,
+    )
+
+
+def _match(context: int, source: int | None, destination: int | None, l4: _L4) -> tuple[Match, ...]:
+    match = [Match(field="context", value=context)]
+    if source is not None:
+        match.append(Match(field="source_group", value=source, mask=0xFFFF))
+    if destination is not None:
+        match.append(Match(field="destination_group", value=destination, mask=0xFFFF))
+    if l4.l4_class is not None:
+        match.append(Match(field="l4_class", value=l4.l4_class[0], mask=l4.l4_class[1]))
+    if l4.source_port_class is not None:
+        match.append(Match(field="source_port_class", value=l4.source_port_class, mask=0xFF))
+    if l4.destination_port_class is not None:
+        match.append(Match(field="destination_port_class", value=l4.destination_port_class, mask=0xFF))
+    return tuple(match)

@@ -1,0 +1,187 @@
+"""Intent -> requirements: names become hosts, addresses and ports."""
+
+import difflib
+import ipaddress
+from collections.abc import Collection, Iterable
+
+from controller.fulfillment.numbering import host_prefix
+from controller.model.agreement import Flow
+from controller.model.event import Problem
+from controller.model.intent import Allow, Intent, Ports, Selector
+from controller.model.inventory import Attachment, Inventory, Network
+from controller.model.requirements import Connection, Host, Isolation, Requirements
+
+Path = tuple[str | int, ...]
+
+
+def translate(intent: Intent, inventory: Inventory, own: str) -> Requirements | tuple[Problem, ...]:
+    """What `intent` requires in domain `own`, or everything that is wrong with it."""
+    problems: list[Problem] = []
+    isolated: tuple[Host, ...] = ()
+    isolation = None
+    if intent.isolate is not None:
+        isolated = _select(intent.isolate, inventory, own, ("spec", "isolate"), problems)
+        isolation = Isolation(owner=f"intents/{intent.name}", network=intent.isolate.network, hosts=isolated)
+    connections: dict[tuple[str, str], list[tuple[Flow, tuple[Host, ...], tuple[Host, ...]]]] = {}
+    for index, allow in enumerate(intent.allow):
+        path: Path = ("spec", "allow", index)
+        selector = allow.source or intent.isolate
+        if selector is None:
+            problems.append(Problem(path=path, message="expected `from`: only with isolate it is what is isolated"))
+            continue
+        sources = isolated if allow.source is None else _select(selector, inventory, own, (*path, "from"), problems)
+        target = _destination(allow, inventory, own, path, problems)
+        if target is None or not sources:
+            continue
+        network, prefixes, ports, destinations = target
+        flow = Flow(
+            source=selector.network,
+            source_prefixes=_addresses(sources),
+            destination=allow.to,
+            destination_prefixes=prefixes,
+            ports=ports,
+        )
+        if network != selector.network and (clash := _clash(prefixes, inventory.networks[selector.network])):
+            message = f"{allow.to} has address {clash[0]}, which is {clash[1]} in {selector.network} too; "
+            problems.append(Problem(path=(*path, "to"), message=message + "translation is not supported yet"))
+            continue
+        connections.setdefault((selector.network, network), []).append((flow, sources, destinations))
+    if problems:
+        return tuple(problems)
+    return Requirements(
+        isolation=isolation,
+        connections=tuple(
+            Connection(
+                source_network=source,
+                destination_network=destination,
+                destination_domain=destination.split("/")[0],
+                flows=tuple(part[0] for part in parts),
+                sources=_union(part[1] for part in parts),
+                destinations=_union(part[2] for part in parts),
+                latency_us_max=intent.require.latency_us_max,
+                encryption=intent.require.encryption,
+                trust_min=intent.require.trust_min,
+            )
+            for (source, destination), parts in sorted(connections.items())
+        ),
+    )
+
+
+def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
+    """Attached hosts with an address inside `prefixes`."""
+    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    return tuple(
+        _host(attachment)
+        for attachment in sorted(network.attachments, key=lambda one: one.name)
+        if any(ipaddress.ip_address(address) in prefix for address in attachment.addresses for prefix in wanted)
+    )
+
+
+def _host(attachment: Attachment) -> Host:
+    return Host(
+        name=attachment.name,
+        node=attachment.node,
+        port=attachment.port,
+        addresses=tuple(sorted(map(host_prefix, attachment.addresses))),
+    )
+
+
+def _addresses(hosts: tuple[Host, ...]) -> tuple[str, ...]:
+    return tuple(sorted({address for host in hosts for address in host.addresses}))
+
+
+def _union(parts: Iterable[tuple[Host, ...]]) -> tuple[Host, ...]:
+    hosts: dict[str, Host] = {}
+    for part in parts:
+        hosts |= {host.name: host for host in part}
+    return tuple(hosts[name] for name in sorted(hosts))
+
+
+def _select(
+    selector: Selector, inventory: Inventory, own: str, path: Path, problems: list[Problem]
+) -> tuple[Host, ...]:
+    network = inventory.networks.get(selector.network)
+    if network is None:
+        message = _unknown("network", selector.network, inventory.networks)
+        problems.append(Problem(path=(*path, "network"), message=message))
+        return ()
+    if selector.network.split("/")[0] != own:
+        message = f"{selector.network} is not ours: an intent starts in a network of its own domain, {own}"
+        problems.append(Problem(path=(*path, "network"), message=message))
+        return ()
+    wanted = set(selector.labels)
+    found = sorted(
+        (one for one in network.attachments if wanted <= {*network.labels, *one.labels}), key=lambda one: one.name
+    )
+    if not found:
+        labels = " ".join(f"{name}={value}" for name, value in selector.labels) or "any host"
+        there = ", ".join(
+            f"{one.name} ({' '.join(f'{name}={value}' for name, value in one.labels) or 'no labels'})"
+            for one in network.attachments[:10]
+        )
+        message = f"no host of {network.name} is {labels}; there are: {there or 'none'}"
+        problems.append(Problem(path=(*path, "select") if selector.labels else path, message=message))
+    return tuple(map(_host, found))
+
+
+def _destination(
+    allow: Allow, inventory: Inventory, own: str, path: Path, problems: list[Problem]
+) -> tuple[str, tuple[str, ...], tuple[Ports, ...], tuple[Host, ...]] | None:
+    """Network, prefixes, ports and, if it is ours, hosts."""
+    parts = allow.to.split("/")
+    network_name, domain = "/".join(parts[:2]), parts[0]
+    if domain not in inventory.domains:
+        message = _unknown("domain", domain, inventory.domains)
+        problems.append(Problem(path=(*path, "to"), message=message))
+        return None
+    network = inventory.networks.get(network_name)
+    service = inventory.services.get(allow.to) if len(parts) == 3 else None
+    if len(parts) == 3 and service is None:
+        problems.append(Problem(path=(*path, "to"), message=_unknown("service", allow.to, inventory.services)))
+        return None
+    if network is None:
+        problems.append(Problem(path=(*path, "to"), message=_unknown("network", network_name, inventory.networks)))
+        return None
+    if service is None:
+        prefixes, ports = tuple(sorted(network.prefixes)), allow.ports
+    else:
+        prefixes, ports = tuple(sorted(map(host_prefix, service.addresses))), allow.ports or service.ports
+        for index, one in enumerate(ports):
+            if not any(inside(one, offered) for offered in service.ports):
+                offers = ", ".join(map(words, service.ports))
+                message = f"{allow.to} does not offer {words(one)}; it offers {offers}"
+                problems.append(Problem(path=(*path, "ports", index), message=message))
+                return None
+    hosts = hosts_of(network, prefixes) if domain == own else ()
+    if domain == own and not hosts:
+        problems.append(Problem(path=(*path, "to"), message=f"no attached host has an address of {allow.to}"))
+        return None
+    return network_name, prefixes, tuple(sorted(ports, key=lambda one: (one.protocol, one.first, one.last))), hosts
+
+
+def inside(inner: Ports, outer: Ports) -> bool:
+    return inner.protocol == outer.protocol and outer.first <= inner.first and inner.last <= outer.last
+
+
+def words(ports: Ports) -> str:
+    """As a person writes them."""
+    if ports.protocol == "icmp" or (ports.first, ports.last) == (0, 65535):
+        return ports.protocol
+    return f"{ports.protocol}/{ports.first}" + (f"-{ports.last}" if ports.last != ports.first else "")
+
+
+def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | None:
+    """An address of the network that is inside `prefixes`, and whose it is."""
+    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    taken = {address: "the gateway" for address in network.gateways}  # noqa: C420
+    taken |= {address: one.name for one in network.attachments for address in one.addresses}
+    for address, holder in taken.items():
+        if any(ipaddress.ip_address(address) in prefix for prefix in wanted):
+            return address, holder
+    return None
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1, 0.6)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+    return f"unknown {what} {name}; {hint}"

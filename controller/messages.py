@@ -1,0 +1,295 @@
+"""What neighbouring domains send us."""
+
+import msgspec
+
+from controller.dealings import (
+    answer,
+    close_id,
+    end,
+    lose,
+    offer_onward,
+    refuse,
+    refuse_upstream,
+    repeat_answer,
+    source_clash,
+)
+from controller.fulfillment import negotiate
+from controller.fulfillment.graph import graph
+from controller.fulfillment.negotiate import make_withdrawal, offer_objection, renewal_objection
+from controller.fulfillment.numbering import free_slots, host_prefix
+from controller.fulfillment.place import place
+from controller.fulfillment.policy import destination_domain, refusal
+from controller.fulfillment.translate import hosts_of, inside, words
+from controller.model.agreement import Acceptance, Flow, Message, Offer, Refusal, Terms, Withdrawal
+from controller.model.course import Course, Session, Stage, Standing
+from controller.model.inventory import Domain
+from controller.model.plan import Plan, Unsatisfiable, Way
+from controller.model.requirements import Connection
+from controller.turn import Lost, Turn
+
+
+def receive(turn: Turn, peer_name: str, message: Message) -> None:
+    """Repeats change nothing; what is not `peer_name`'s to say changes nothing."""
+    peer = turn.domains.get(peer_name)
+    if peer is None or peer.own:
+        turn.log("peer_violation", "error", peer=peer_name, reason="a message of a domain that we do not know")
+        return
+    match message:
+        case Offer():
+            _offered(turn, peer, message)
+        case Acceptance():
+            _answered(turn, peer, message, message.terms.id)
+        case Refusal():
+            _answered(turn, peer, message, message.id)
+        case Withdrawal():
+            _withdrawn(turn, peer, message)
+
+
+def _offered(turn: Turn, peer: Domain, offer: Offer) -> None:
+    terms = offer.terms
+    if reason := offer_objection(offer, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
+        turn.log("peer_violation", "error", peer=peer.name, agreement=terms.id[:300], reason=reason)
+        refuse(turn, peer.name, terms, reason)
+        return
+    course = turn.courses.get(turn.agreements.get(terms.id) or "")
+    if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
+        _offered_again(turn, course, course.upstream, offer)
+        return
+    if (closed := turn.closed.get(terms.id)) is not None:
+        refuse(turn, peer.name, terms, closed.reason)
+        return
+    if reason := refusal(terms, turn.policy, turn.own, turn.now_s):
+        close_id(turn, terms.id, reason, terms.expires_s)
+        refuse(turn, peer.name, terms, reason)
+        return
+    session = Session(
+        peer=peer.name,
+        offeror=False,
+        standing=Standing.OFFERED,
+        terms=terms,
+        offer_signature=offer.signature,
+        since_s=int(turn.now_s),
+    )
+    _carry_on(turn, session, excluded=())
+
+
+def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer) -> None:
+    held, terms = session.terms, offer.terms
+    if terms.revision < held.revision:
+        reason = f"revision {terms.revision} was followed by {held.revision} (replayed)"
+        turn.log("peer_violation", "error", peer=session.peer, agreement=terms.id, reason=reason)
+        refuse(turn, session.peer, terms, reason)
+        return
+    if terms == held:
+        repeat_answer(turn, session)
+        return
+    agreed = session.agreement.terms if session.agreement is not None else held
+    reason = f"revision {terms.revision} was offered with other terms before"
+    if terms.revision > held.revision:
+        reason = renewal_objection(agreed, terms) or refusal(terms, turn.policy, turn.own, turn.now_s)
+    if reason:
+        refuse(turn, session.peer, terms, reason)
+        return
+    renewed = msgspec.structs.replace(
+        session,
+        standing=Standing.OFFERED,
+        terms=terms,
+        offer_signature=offer.signature,
+        answer=None,
+        since_s=int(turn.now_s),
+    )
+    turn.put_course(msgspec.structs.replace(course, upstream=renewed))
+    answer(turn, course.plan.name)
+
+
+def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
+    """Place our part of what a neighbour offers; then offer onward, or answer."""
+    terms = session.terms
+    connection = _connection(turn, terms)
+    if isinstance(connection, str):
+        reason = connection
+    else:
+        found = _place(turn, terms, connection, excluded)
+        if isinstance(found, Plan):
+            _begin(turn, session, found)
+            return
+        # which way and why is not the neighbour's business
+        reason = f"{turn.own} has no way to {destination_domain(terms)} that holds what is required ({found.binding})"
+        turn.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
+    close_id(turn, terms.id, reason, terms.expires_s)
+    refuse(turn, session.peer, terms, reason)
+
+
+def _connection(turn: Turn, terms: Terms) -> Connection | str:
+    """What is asked for, in our terms; or why it cannot be."""
+    network_name = "/".join(terms.flows[0].destination.split("/")[:2])
+    domain = destination_domain(terms)
+    destinations = []
+    if domain == turn.own:
+        network = turn.networks.get(network_name)
+        if network is None:
+            return f"{turn.own} has no network {network_name}"
+        for flow in terms.flows:
+            if reason := _destination_objection(turn, flow):
+                return reason
+        prefixes = {prefix for flow in terms.flows for prefix in flow.destination_prefixes}
+        destinations = list(hosts_of(network, prefixes))
+        if not destinations:
+            return f"no host of {network_name} has these addresses"
+        for undertaking in turn.undertakings.all.values():
+            isolation = undertaking.requirements.isolation
+            if isolation is not None and isolation.network == network_name:
+                names = {host.name for host in isolation.hosts}
+                if any(host.name in names for host in destinations):
+                    return f"an intent of {turn.own} isolates the destination"
+    connection = Connection(
+        source_network=terms.flows[0].source,
+        destination_network=network_name,
+        destination_domain=domain,
+        flows=terms.flows,
+        sources=(),
+        destinations=tuple(destinations),
+        latency_us_max=terms.latency_us_max,
+        encryption=terms.encryption,
+        trust_min=terms.trust_min,
+    )
+    return (source_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
+
+
+def _destination_objection(turn: Turn, flow: Flow) -> str:
+    """Names and addresses must be the same thing to both sides."""
+    if flow.destination.count("/") == 1:
+        network = turn.networks.get(flow.destination)
+        known = set(network.prefixes) if network is not None else set()
+        return "" if set(flow.destination_prefixes) <= known else f"{flow.destination} has other prefixes"
+    service = turn.services.get(flow.destination)
+    if service is None:
+        return f"{turn.own} has no service {flow.destination}"
+    if set(flow.destination_prefixes) - set(map(host_prefix, service.addresses)):
+        return f"{flow.destination} has other addresses"
+    for ports in flow.ports:
+        if not any(inside(ports, offered) for offered in service.ports):
+            return f"{flow.destination} does not offer {words(ports)}"
+    return "" if flow.ports else f"{flow.destination} offers some ports only"
+
+
+def _place(turn: Turn, terms: Terms, connection: Connection, excluded: tuple[str, ...]) -> Plan | Unsatisfiable:
+    link = turn.inventory.links[terms.border]
+    ingress = Way(border=link.name, node=link.a.node, domain=link.domain, delay_us=link.delay_us, latency_us=0)
+    return place(
+        connection,
+        graph(turn.inventory, turn.own),
+        name=terms.id,
+        owner=f"agreements/{terms.id}",
+        ingress=ingress,
+        visited=terms.visited,
+        excluded=excluded,
+    )
+
+
+def _begin(turn: Turn, session: Session, plan: Plan) -> None:
+    taken = (slot for course in turn.courses.all.values() for slot in course.slots)
+    try:
+        slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
+    except ValueError as error:
+        turn.log("offer_unsatisfiable", "error", agreement=session.terms.id, reason=str(error))
+        refuse(turn, session.peer, session.terms, f"{turn.own} has no room for another agreement")
+        return
+    turn.counters.put("slot", slots[-1])
+    course = Course(plan=plan, serial=turn.number("serial"), slots=slots, stage=Stage.NEGOTIATING, upstream=session)
+    turn.put_course(course)
+    answer(turn, plan.name)
+
+
+def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, id: str) -> None:
+    course = turn.courses.get(turn.agreements.get(id) or "")
+    session = course.downstream if course is not None else None
+    if course is None or session is None or session.terms.id != id:
+        if isinstance(message, Acceptance) and id.startswith(f"{turn.own}:"):
+            turn.send(peer.name, make_withdrawal(id[:300], "it is not wanted any more", int(turn.now_s), turn.keys))
+        return
+    if session.peer != peer.name:
+        turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=f"it is {session.peer}'s to answer")
+        return
+    after, objection = negotiate.step(session, message, peer, turn.now_s, turn.keys)
+    if objection:
+        turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=objection)
+        turn.put_course(msgspec.structs.replace(course, downstream=msgspec.structs.replace(session, reason=objection)))
+        return
+    if after == session:
+        return
+    if after.standing == Standing.REFUSED:
+        _refused(turn, course, after)
+        return
+    renewal_refused = after.reason != "" and after.agreement is not None and after.agreement.terms != after.terms
+    course = msgspec.structs.replace(course, downstream=after)
+    if course.upstream is None and course.stage == Stage.NEGOTIATING and after.agreement is not None:
+        course = msgspec.structs.replace(course, stage=Stage.ADDING)
+        turn.fresh.add(course.plan.name)
+    turn.put_course(course)
+    turn.log(
+        "renewal_refused" if renewal_refused else "agreed",
+        agreement=id,
+        revision=str(after.terms.revision),
+        peer=peer.name,
+        owner=course.plan.owner,
+    )
+    if course.upstream is not None:
+        if renewal_refused:
+            refuse_upstream(turn, course, after.reason)
+        else:
+            answer(turn, course.plan.name)
+
+
+def _refused(turn: Turn, course: Course, session: Session) -> None:
+    """The other ways are tried; if there is none, who asked us is refused too."""
+    turn.log("refused", "warning", agreement=session.terms.id, peer=session.peer, reason=session.reason)
+    upstream = course.upstream
+    if upstream is None:
+        end(turn, course, session.reason, towards_downstream=False)
+        turn.lost.append(Lost(course=course, refusal=f"{session.peer}: {session.reason}"))
+        return
+    tried = (*course.excluded, session.terms.border)
+    found = _place(turn, upstream.terms, course.plan.connection, tried)
+    if isinstance(found, Unsatisfiable):
+        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason)
+        return
+    moved = msgspec.structs.replace(course, plan=found, downstream=None, excluded=tried)
+    if len(found.sr_policies) != len(course.slots):
+        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason)
+        return
+    turn.put_course(moved)
+    offer_onward(turn, found.name)
+
+
+def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal) -> None:
+    course = turn.courses.get(turn.agreements.get(message.id) or "")
+    sessions = (course.upstream, course.downstream) if course is not None else ()
+    session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
+    if course is None or session is None:
+        _withdrawn_before(turn, peer, message)
+        return
+    if session.peer != peer.name:
+        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason="it is not theirs to end")
+        return
+    after, objection = negotiate.step(session, message, peer, turn.now_s, turn.keys)
+    if objection:
+        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason=objection)
+        return
+    turn.forget_messages(message.id)
+    reason = f"{peer.name} has withdrawn it: {after.reason}"
+    if course.stage == Stage.REMOVING:
+        end(turn, course, reason, towards_upstream=session.offeror, towards_downstream=not session.offeror)
+        return
+    lose(turn, course, reason, from_upstream=not session.offeror, from_downstream=session.offeror)
+
+
+def _withdrawn_before(turn: Turn, peer: Domain, message: Withdrawal) -> None:
+    """It overtook its offer, which must not count when it comes; or it came twice."""
+    if not message.id.startswith(f"{peer.name}:") or turn.closed.get(message.id) is not None:
+        return
+    probe = negotiate.withdrawal_objection(message, peer, turn.keys)
+    if probe:
+        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id[:300], reason=probe)
+        return
+    close_id(turn, message.id, "it was withdrawn", turn.now_s + negotiate.MAX_LEASE_S)

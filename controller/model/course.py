@@ -1,0 +1,101 @@
+"""How far a plan has come: its agreements with neighbours, and what is installed."""
+
+import enum
+
+from controller.model.agreement import Acceptance, Agreement, Terms
+from controller.model.intent import Intent, Value
+from controller.model.plan import Plan, Unsatisfiable
+from controller.model.requirements import Requirements
+
+
+class Standing(enum.StrEnum):
+    OFFERED = "Offered"
+    """The offeror waits for an answer; the acceptor for what it needs to give one."""
+    AGREED = "Agreed"
+    REFUSED = "Refused"
+    ENDED = "Ended"
+
+
+class Session(Value, frozen=True, kw_only=True):
+    """One agreement, from its first offer on, as one of its two sides sees it."""
+
+    peer: str
+    offeror: bool
+    """We made the offer."""
+    standing: Standing
+    terms: Terms
+    """Of the newest offer."""
+    offer_signature: str
+    agreement: Agreement | None = None
+    """What is in force; during a renewal that of the revision before."""
+    answer: Acceptance | None = None
+    """Signed by us, and sent once everything it promises is installed."""
+    reason: str = ""
+    """Why it was refused, or what is waited for."""
+    since_s: int
+    """When `terms` were offered."""
+
+
+class Stage(enum.StrEnum):
+    """What of a plan is installed (architecture: add, switch over, remove)."""
+
+    NEGOTIATING = "Negotiating"
+    """Nothing."""
+    ADDING = "Adding"
+    """Everything that no traffic uses yet."""
+    ACTIVE = "Active"
+    """Everything."""
+    REMOVING = "Removing"
+    """As ADDING, on the way to nothing."""
+
+
+class Course(Value, frozen=True, kw_only=True):
+    plan: Plan
+    serial: int
+    """Order of creation in this domain; the older wins where two carry the same flow."""
+    slots: tuple[int, ...]
+    """Small stable numbers (1 to 900), one for each SR Policy of the plan, from which node-local ids are derived."""
+    stage: Stage
+    upstream: Session | None = None
+    """With the domain where the traffic comes from."""
+    downstream: Session | None = None
+    """With the domain where it goes."""
+    excluded: tuple[str, ...] = ()
+    """Borders where what we carry for others was refused."""
+    replaces: str = ""
+    """Plan that this one takes over from."""
+
+
+class Errand(Value, frozen=True, kw_only=True):
+    """One connection of an intent, and what became of it."""
+
+    plan: str = ""
+    """Name of the course that carries it."""
+    coming: str = ""
+    """Name of the course that is to take over."""
+    excluded: tuple[str, ...] = ()
+    """Borders where it was refused."""
+    refusal: str = ""
+    """Why."""
+    unsatisfiable: Unsatisfiable | None = None
+    retry_s: int = 0
+    """Unix time of the next try, where it has no plan."""
+
+
+class Undertaking(Value, frozen=True, kw_only=True):
+    """An intent of ours and what we do about it."""
+
+    intent: Intent
+    created_s: int
+    applied_s: int
+    serial: int
+    """Order of creation; the older wins where two say different things."""
+    requirements: Requirements
+    errands: tuple[Errand, ...] = ()
+    """One for each connection of the requirements."""
+
+    @property
+    def expires_s(self) -> int | None:
+        if self.intent.lease_until_s is not None:
+            return self.intent.lease_until_s
+        return None if self.intent.lease_s is None else self.applied_s + self.intent.lease_s

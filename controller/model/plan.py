@@ -1,0 +1,52 @@
+"""How one domain carries a connection: over which own paths, and over which borders."""
+
+from controller.model.intent import Value
+from controller.model.requirements import Connection
+from controller.model.sr_policy import SrPolicy
+
+
+class Way(Value, frozen=True, kw_only=True):
+    """Out of the domain, towards another."""
+
+    border: str
+    """Name of the inter-domain link."""
+    node: str
+    """Its gateway here."""
+    domain: str
+    """The neighbour."""
+    delay_us: int
+    """Of the border link."""
+    latency_us: int
+    """From the border's near end to the destination's domain, as far as we know; includes `delay_us`."""
+
+
+class Plan(Value, frozen=True, kw_only=True):
+    name: str
+    """Unique in this domain, never used again."""
+    owner: str
+    """`intents/NAME`, or `agreements/ID` where it carries what another domain asked for."""
+    connection: Connection
+    ingress: Way | None
+    """Where the traffic comes from; None: from hosts of ours."""
+    egress: Way | None
+    """Where it goes; None: to hosts of ours."""
+    sr_policies: tuple[SrPolicy, ...]
+    """One for each pair of a node where it enters and one where it leaves."""
+    latency_us: int
+    """Of the whole way, as far as we know."""
+    priority: int = 100
+
+    @property
+    def own_latency_us(self) -> int:
+        """From where the traffic enters to the far end of the border where it leaves."""
+        inside_us = max(one.latency_us for one in self.sr_policies)
+        return inside_us + (self.egress.delay_us if self.egress is not None else 0)
+
+
+class Unsatisfiable(Value, frozen=True, kw_only=True):
+    """No way holds what is required."""
+
+    binding: str
+    """The requirement that cannot be met: latency, trust, encryption or reachability."""
+    message: str
+    """Needed and best found, in words."""

@@ -1,0 +1,45 @@
+"""What an intent requires, free of how it is written: who may reach whom, and what must hold on the way."""
+
+from controller.model.agreement import Flow
+from controller.model.intent import Encryption, Trust, Value
+
+
+class Host(Value, frozen=True, kw_only=True):
+    """One attached host of an own network."""
+
+    name: str
+    node: str
+    port: int
+    addresses: tuple[str, ...]
+    """Prefixes of full length: 10.1.0.11/32."""
+
+
+class Isolation(Value, frozen=True, kw_only=True):
+    """Nothing else reaches these hosts, they reach nothing else."""
+
+    owner: str
+    network: str
+    hosts: tuple[Host, ...]
+
+
+class Connection(Value, frozen=True, kw_only=True):
+    """Traffic that is to go from one network to another, and its replies."""
+
+    source_network: str
+    destination_network: str
+    destination_domain: str
+    flows: tuple[Flow, ...]
+    sources: tuple[Host, ...]
+    """Empty: it comes over a border."""
+    destinations: tuple[Host, ...]
+    """Empty: they are in another domain."""
+    latency_us_max: int | None = None
+    """For what is left of the way, from here to the destination's edge."""
+    encryption: Encryption = Encryption.NONE
+    trust_min: Trust | None = None
+
+
+class Requirements(Value, frozen=True, kw_only=True):
+    isolation: Isolation | None
+    connections: tuple[Connection, ...]
+    """Sorted by networks."""

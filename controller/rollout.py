@@ -1,0 +1,242 @@
+"""From what shall be to what is: node states sent in phases, confirmed, audited (add, switch over, remove)."""
+
+import msgspec
+
+from controller.dealings import abandon, deliver_answer, end
+from controller.fulfillment.realize import realize
+from controller.model.course import Course, Stage
+from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.plan import Plan
+from controller.state import NodeStanding
+from controller.turn import Turn
+from controller.undertakings import carried, failed
+from dataplane.host_api import HostState, NodeDescription
+
+AUDIT_S = 2.0
+
+
+def settle(turn: Turn) -> None:
+    """Brings every node's desired state up to date and every course as far as it can go now."""
+    while True:
+        while turn.lost:
+            lost = turn.lost.pop(0)
+            failed(turn, lost.course, refusal=lost.refusal, retry_after_s=lost.retry_after_s)
+        _renew_states(turn)
+        if not _advance(turn) and not turn.lost:
+            break
+    for name, standing in turn.nodes.all.items():
+        if not standing.described or not standing.reachable or standing.state is None:
+            continue
+        before = turn.before.nodes.get(name)
+        if before is None or before.generation != standing.generation or name in turn.resync:
+            turn.effects.append(SyncNode(node=name, generation=standing.generation, state=standing.state))
+
+
+def _renew_states(turn: Turn) -> None:
+    changed = (
+        turn.inventory_changed
+        or turn.descriptions.changed
+        or turn.courses.changed
+        or turn.undertakings.changed
+        or not turn.realized.states
+    )
+    if not changed:
+        return
+    isolations = [
+        undertaking.requirements.isolation
+        for undertaking in turn.undertakings.all.values()
+        if undertaking.requirements.isolation is not None
+    ]
+    indices = {
+        name.removeprefix("network "): index for name, index in turn.counters.all.items() if name.startswith("network ")
+    }
+    turn.realized = realize(
+        turn.inventory,
+        turn.fabric,
+        turn.descriptions.all,
+        indices,
+        isolations,
+        tuple(turn.courses.all.values()),
+        turn.realized,
+    )
+    for name, state in turn.realized.states.items():
+        standing = turn.nodes.get(name) or NodeStanding()
+        if standing.state is not state and standing.state != state:
+            turn.nodes.put(
+                name, msgspec.structs.replace(standing, state=state, generation=standing.generation + 1, rejected="")
+            )
+    for name in sorted(turn.fresh):
+        nodes = _nodes_of(turn, name)
+        awaited = {node: turn.nodes.all[node].generation for node in nodes if node in turn.nodes.all}
+        turn.awaiting.put(name, awaited)
+    turn.fresh.clear()
+
+
+def nodes_of(plan: Plan) -> set[str]:
+    """Nodes with a part in it."""
+    nodes = {way.node for way in (plan.ingress, plan.egress) if way is not None}
+    for policy in plan.sr_policies:
+        nodes |= {policy.headend, policy.endpoint}
+        for path in policy.candidate_paths:
+            nodes |= set(path.nodes)
+    return nodes
+
+
+def _nodes_of(turn: Turn, name: str) -> set[str]:
+    course = turn.courses.get(name)
+    if course is not None:
+        return nodes_of(course.plan)
+    undertaking = turn.undertakings.get(name.removeprefix("intents/"))
+    isolation = undertaking.requirements.isolation if undertaking is not None else None
+    network = turn.networks.get(isolation.network) if isolation is not None else None
+    return {attachment.node for attachment in network.attachments} if network is not None else set()
+
+
+def _advance(turn: Turn) -> bool:
+    """Moves on what has been waited for; whether anything moved."""
+    moved = False
+    for name in tuple(turn.awaiting.all):
+        awaited = turn.awaiting.get(name)
+        if awaited is None:
+            continue
+        left = {node: generation for node, generation in awaited.items() if not _has(turn, node, generation)}
+        course = turn.courses.get(name)
+        if left:
+            turn.awaiting.put(name, left)
+        if course is None:
+            if not left:
+                turn.awaiting.drop(name)
+            continue
+        if course.stage == Stage.NEGOTIATING:
+            turn.awaiting.drop(name)
+            continue
+        if any(not _is_excused(turn, course, node) for node in left):
+            continue
+        if not left:
+            turn.awaiting.drop(name)
+        moved = _next_stage(turn, course) or moved
+    return moved
+
+
+def _has(turn: Turn, node: str, generation: int) -> bool:
+    standing = turn.nodes.get(node)
+    return standing is None or standing.confirmed >= generation
+
+
+def _is_excused(turn: Turn, course: Course, node: str) -> bool:
+    """Unreachable nodes hold up neither what is new nor what goes; they do hold up a switch-over and a promise."""
+    standing = turn.nodes.get(node)
+    if standing is None or standing.reachable:
+        return False
+    return course.stage == Stage.REMOVING or (course.upstream is None and not course.replaces)
+
+
+def _next_stage(turn: Turn, course: Course) -> bool:
+    match course.stage:
+        case Stage.ADDING:
+            active = deliver_answer(turn, msgspec.structs.replace(course, stage=Stage.ACTIVE, replaces=""))
+            turn.put_course(active)
+            turn.log("course_active", owner=course.plan.owner, plan=course.plan.name)
+            if course.upstream is None:
+                turn.fresh.add(course.plan.name)
+                carried(turn, active)
+                abandon(turn, course.replaces, "another plan has taken over")
+            return True
+        case Stage.ACTIVE if course.upstream is not None and course.upstream.answer is not None:
+            turn.put_course(deliver_answer(turn, course))
+            return True
+        case Stage.REMOVING:
+            end(turn, course, "withdrawn")
+            return True
+        case _:
+            return False
+
+
+def described(turn: Turn, event: NodeDescribed) -> None:
+    standing = turn.nodes.get(event.node)
+    if standing is None or turn.inventory_nodes.get(event.node) is None:
+        return
+    if event.description.name != event.node:
+        reason = f"its agent says it is {event.description.name}: check `agent` of the node's manifest"
+        unreachable(turn, NodeUnreachable(node=event.node, reason=reason))
+        return
+    if not standing.reachable:
+        turn.log("node_reachable", node=event.node)
+    lasting = _lasting(event.description)
+    again = standing.described and standing.reachable and lasting == turn.descriptions.get(event.node)
+    turn.descriptions.put(event.node, lasting)
+    standing = msgspec.structs.replace(
+        standing,
+        reachable=True,
+        reason="",
+        described=True,
+        description=event.description,
+        confirmed=standing.confirmed if again else -1,
+    )
+    turn.nodes.put(event.node, standing)
+    turn.resync.add(event.node)
+
+
+def _lasting(description: NodeDescription) -> NodeDescription:
+    """Without what changes by itself."""
+    borders = tuple(
+        msgspec.structs.replace(border, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0)
+        for border in description.borders
+    )
+    ports = tuple(msgspec.structs.replace(port, carrier=True) for port in description.ports)
+    return msgspec.structs.replace(description, borders=borders, ports=ports, host_state=HostState())
+
+
+def unreachable(turn: Turn, event: NodeUnreachable) -> None:
+    standing = turn.nodes.get(event.node)
+    if standing is None:
+        return
+    if standing.reachable or standing.reason != event.reason:
+        turn.log("node_unreachable", "warning", node=event.node, reason=event.reason)
+    turn.nodes.put(event.node, msgspec.structs.replace(standing, reachable=False, reason=event.reason))
+
+
+def synced(turn: Turn, event: NodeSynced) -> None:
+    standing = turn.nodes.get(event.node)
+    if standing is None:
+        return
+    for deviation in event.deviations:
+        _log_deviation(turn, deviation)
+    if event.generation > standing.confirmed:
+        rejected = "" if event.generation == standing.generation else standing.rejected
+        turn.nodes.put(event.node, msgspec.structs.replace(standing, confirmed=event.generation, rejected=rejected))
+
+
+def _log_deviation(turn: Turn, deviation: Deviation) -> None:
+    turn.log(
+        "deviation_repaired",
+        "warning",
+        node=deviation.node,
+        what=deviation.what,
+        table=deviation.table,
+        detail=deviation.detail,
+        owner=deviation.owner,
+    )
+
+
+def rejected(turn: Turn, event: NodeRejected) -> None:
+    standing = turn.nodes.get(event.node)
+    if standing is None or event.generation != standing.generation:
+        return
+    turn.log("node_rejected", "error", node=event.node, reason=event.reason)
+    turn.nodes.put(event.node, msgspec.structs.replace(standing, rejected=event.reason))
+
+
+def audit(turn: Turn) -> None:
+    """Every node that should have all it shall have is read back; one that refused is asked again."""
+    if turn.now_s - turn.audited_s < AUDIT_S:
+        return
+    turn.audited_s = turn.now_s
+    for name, standing in turn.nodes.all.items():
+        if not standing.reachable or not standing.described or standing.state is None:
+            continue
+        if standing.settled or standing.rejected:
+            settled = standing.settled
+            turn.effects.append(
+                SyncNode(node=name, generation=standing.generation, state=standing.state, audit=settled)
+            )

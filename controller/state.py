@@ -1,0 +1,144 @@
+"""What one controller knows, and how it comes back from the store."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from controller.fulfillment.fabric import Fabric
+from controller.fulfillment.realize import Realized
+from controller.model.agreement import Message
+from controller.model.course import Course, Undertaking
+from controller.model.entry import NodeState
+from controller.model.event import Record
+from controller.model.intent import Value
+from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.policy import Policy
+from dataplane.host_api import NodeDescription
+
+
+class Outgoing(Value, frozen=True, kw_only=True):
+    """A message that its receiver has not taken yet."""
+
+    peer: str
+    message: Message
+
+
+class Retry(Value, frozen=True, kw_only=True):
+    """A message that could not be delivered."""
+
+    attempts: int
+    next_s: float
+    reason: str
+
+
+class Closed(Value, frozen=True, kw_only=True):
+    """An id of another domain's that is not used again."""
+
+    until_s: int
+    reason: str
+
+
+class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a node is with what it shall have."""
+
+    reachable: bool = True
+    """As far as we know."""
+    reason: str = ""
+    """Why it is not."""
+    described: bool = False
+    """It has said what it is since this controller started."""
+    description: NodeDescription | None = None
+    """The newest, with counters and handshakes."""
+    generation: int = 0
+    state: NodeState | None = None
+    """What it shall have, of `generation`."""
+    confirmed: int = -1
+    """Generation that it was last seen to have; -1: none since it was last connected."""
+    rejected: str = ""
+
+    @property
+    def settled(self) -> bool:
+        return self.reachable and self.confirmed == self.generation and not self.rejected
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    own: str
+    policy: Policy
+    # ---- persisted
+    inventory: Inventory = Inventory()
+    undertakings: dict[str, Undertaking] = msgspec.field(default_factory=dict)
+    courses: dict[str, Course] = msgspec.field(default_factory=dict)
+    """Oldest first."""
+    outbox: dict[str, Outgoing] = msgspec.field(default_factory=dict)
+    closed: dict[str, Closed] = msgspec.field(default_factory=dict)
+    descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
+    """What of a node's description its entries depend on."""
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
+    """`serial`, `slot` (the last given out), and `network NAME`: the index of an own network."""
+    # ---- known anew after a restart
+    agreements: dict[str, str] = msgspec.field(default_factory=dict)
+    """Agreement -> name of its course."""
+    nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
+    retries: dict[str, Retry] = msgspec.field(default_factory=dict)
+    awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
+    fabric: Fabric = Fabric(entries={}, locators={}, ports={}, links_towards={}, mtus={}, crossings={})
+    realized: Realized = Realized()
+    audited_s: float = 0.0
+
+
+RECORDS: dict[str, tuple[str, type[Any]]] = {
+    "Domain": ("domains", Domain),
+    "Network": ("networks", Network),
+    "Service": ("services", Service),
+    "Node": ("nodes", Node),
+    "Link": ("links", Link),
+    "Intent": ("undertakings", Undertaking),
+    "Course": ("courses", Course),
+    "Outbox": ("outbox", Outgoing),
+    "Closed": ("closed", Closed),
+    "Description": ("descriptions", NodeDescription),
+    "Counter": ("counters", int),
+}
+"""Kind of record -> table and type."""
+INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
+
+
+def load(records: Iterable[Record], own: str, policy: Policy) -> State:
+    """Raises ValueError for a record that cannot be read."""
+    tables: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
+    for record in records:
+        if record.content is None:
+            continue
+        if record.kind not in RECORDS:
+            raise ValueError(f"record {record.kind}/{record.name}: unknown kind (store of another version?)")
+        table, kind = RECORDS[record.kind]
+        try:
+            tables[table][record.name] = msgspec.json.decode(record.content, type=kind)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
+    inventory = Inventory(**{table: tables.pop(table) for table in INVENTORY_TABLES})
+    tables["courses"] = dict(sorted(tables["courses"].items(), key=lambda item: item[1].serial))
+    return State(
+        own=own,
+        policy=policy,
+        inventory=inventory,
+        undertakings=dict(sorted(tables["undertakings"].items(), key=lambda item: item[1].serial)),
+        courses=tables["courses"],
+        outbox=tables["outbox"],
+        closed=tables["closed"],
+        descriptions=tables["descriptions"],
+        counters=tables["counters"],
+        agreements=_agreements(tables["courses"]),
+        nodes={name: NodeStanding() for name in inventory.nodes},
+    )
+
+
+def _agreements(courses: Mapping[str, Course]) -> dict[str, str]:
+    return {
+        session.terms.id: name
+        for name, course in courses.items()
+        for session in (course.upstream, course.downstream)
+        if session is not None
+    }

@@ -1,0 +1,219 @@
+"""One step's work: the state as it changes, and what is to be done about it."""
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from controller.fulfillment.fabric import fabric
+from controller.model.agreement import Acceptance, Message, Offer, Refusal, Withdrawal
+from controller.model.course import Course
+from controller.model.event import Effect, Log, Persist, Record, Send
+from controller.model.inventory import Inventory
+from controller.model.keys import Keys
+from controller.state import INVENTORY_TABLES, RECORDS, Outgoing, State
+
+T = TypeVar("T")
+
+
+class Table(Generic[T]):
+    """A mapping that is copied when it is first changed, and knows what was."""
+
+    def __init__(self, held: dict[str, T]) -> None:
+        self._held = held
+        self.touched: dict[str, None] = {}
+
+    @property
+    def all(self) -> dict[str, T]:
+        """Not to be changed."""
+        return self._held
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.touched)
+
+    def get(self, name: str) -> T | None:
+        return self._held.get(name)
+
+    def put(self, name: str, value: T) -> None:
+        if name in self._held and self._held[name] == value:
+            return
+        self._touch(name)
+        self._held[name] = value
+
+    def drop(self, name: str) -> None:
+        if name in self._held:
+            self._touch(name)
+            del self._held[name]
+
+    def _touch(self, name: str) -> None:
+        if not self.touched:
+            self._held = dict(self._held)
+        self.touched[name] = None
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """A course of ours that ended without our wanting it."""
+
+    course: Course
+    refusal: str = ""
+    retry_after_s: int = 0
+
+
+class Turn:
+    """Lives for one step only."""
+
+    def __init__(self, state: State, now_s: float, keys: Keys) -> None:
+        self.before = state
+        self.now_s = now_s
+        self.keys = keys
+        self.own = state.own
+        self.policy = state.policy
+        self.domains = Table(state.inventory.domains)
+        self.networks = Table(state.inventory.networks)
+        self.services = Table(state.inventory.services)
+        self.inventory_nodes = Table(state.inventory.nodes)
+        self.links = Table(state.inventory.links)
+        self.undertakings = Table(state.undertakings)
+        self.courses = Table(state.courses)
+        self.outbox = Table(state.outbox)
+        self.closed = Table(state.closed)
+        self.descriptions = Table(state.descriptions)
+        self.counters = Table(state.counters)
+        self.agreements = Table(state.agreements)
+        self.nodes = Table(state.nodes)
+        self.retries = Table(state.retries)
+        self.awaiting = Table(state.awaiting)
+        self.fabric = state.fabric
+        self.realized = state.realized
+        self.audited_s = state.audited_s
+        self.fresh: set[str] = set()
+        """What has just changed on the nodes: its nodes' next generations are awaited."""
+        self.resync: set[str] = set()
+        """Nodes that have just said what they are."""
+        self.lost: list[Lost] = []
+        self.effects: list[Effect] = []
+
+    @property
+    def inventory(self) -> Inventory:
+        tables = self._inventory_tables()
+        if not any(table.changed for table in tables.values()):
+            return self.before.inventory
+        return Inventory(**{name: table.all for name, table in tables.items()})
+
+    @property
+    def inventory_changed(self) -> bool:
+        return any(table.changed for table in self._inventory_tables().values())
+
+    def _inventory_tables(self) -> dict[str, Table[Any]]:
+        return {
+            "domains": self.domains,
+            "networks": self.networks,
+            "services": self.services,
+            "nodes": self.inventory_nodes,
+            "links": self.links,
+        }
+
+    def refresh_fabric(self) -> None:
+        """After the inventory, or what nodes say of themselves, has changed."""
+        self.fabric = fabric(self.inventory, self.descriptions.all, self.own)
+
+    def number(self, counter: str) -> int:
+        value = (self.counters.get(counter) or 0) + 1
+        self.counters.put(counter, value)
+        return value
+
+    def put_course(self, course: Course) -> None:
+        before = self.courses.get(course.plan.name)
+        for session in (before.upstream, before.downstream) if before is not None else ():
+            if session is not None:
+                self.agreements.drop(session.terms.id)
+        for session in (course.upstream, course.downstream):
+            if session is not None:
+                self.agreements.put(session.terms.id, course.plan.name)
+        self.courses.put(course.plan.name, course)
+
+    def drop_course(self, course: Course) -> None:
+        for session in (course.upstream, course.downstream):
+            if session is not None:
+                self.agreements.drop(session.terms.id)
+        self.courses.drop(course.plan.name)
+        self.awaiting.drop(course.plan.name)
+        self.fresh.discard(course.plan.name)
+
+    def send(self, peer: str, message: Message) -> None:
+        """At least once; what the outbox still has about the same agreement and revision is replaced."""
+        id, revision = _about(message)
+        name = f"{type(message).__name__.lower()}:{id}:{revision}"
+        self.outbox.put(name, Outgoing(peer=peer, message=message))
+        self.retries.drop(name)
+        self.effects.append(Send(peer=peer, message_id=name, message=message))
+
+    def forget_messages(self, id: str) -> None:
+        """What was still to be said about an agreement that has ended."""
+        for name in [name for name, held in self.outbox.all.items() if _about(held.message)[0] == id]:
+            self.outbox.drop(name)
+            self.retries.drop(name)
+        self.effects = [one for one in self.effects if not (isinstance(one, Send) and _about(one.message)[0] == id)]
+
+    def log(self, event: str, level: str = "info", **fields: str) -> None:
+        self.effects.append(Log(event=event, fields=fields, level=level))
+
+    def finish(self) -> tuple[State, tuple[Effect, ...]]:
+        state = State(
+            own=self.own,
+            policy=self.policy,
+            inventory=self.inventory,
+            undertakings=self.undertakings.all,
+            courses=self.courses.all,
+            outbox=self.outbox.all,
+            closed=self.closed.all,
+            descriptions=self.descriptions.all,
+            counters=self.counters.all,
+            agreements=self.agreements.all,
+            nodes=self.nodes.all,
+            retries=self.retries.all,
+            awaiting=self.awaiting.all,
+            fabric=self.fabric,
+            realized=self.realized,
+            audited_s=self.audited_s,
+        )
+        records = self._records()
+        return state, ((Persist(records=records), *self.effects) if records else tuple(self.effects))
+
+    def _records(self) -> tuple[Record, ...]:
+        """What is to be stored: of each thing that changed, what it is now."""
+        tables: dict[str, Table[Any]] = {
+            **self._inventory_tables(),
+            "undertakings": self.undertakings,
+            "courses": self.courses,
+            "outbox": self.outbox,
+            "closed": self.closed,
+            "descriptions": self.descriptions,
+            "counters": self.counters,
+        }
+        records = []
+        for kind, (table, _) in RECORDS.items():
+            held = tables[table]
+            for name in held.touched:
+                value = held.get(name)
+                if value is None and name not in self._stored(table):
+                    continue
+                content = None if value is None else msgspec.json.encode(value)
+                records.append(Record(kind=kind, name=name, content=content))
+        return tuple(records)
+
+    def _stored(self, table: str) -> dict[str, Any]:
+        holder = self.before.inventory if table in INVENTORY_TABLES else self.before
+        stored: dict[str, Any] = getattr(holder, table)
+        return stored
+
+
+def _about(message: Message) -> tuple[str, int]:
+    """Agreement and revision."""
+    match message:
+        case Offer() | Acceptance():
+            return message.terms.id, message.terms.revision
+        case Refusal():
+            return message.id, message.revision
+        case Withdrawal():
+            return message.id, 0

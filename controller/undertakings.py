@@ -1,0 +1,180 @@
+"""What we do about the intents of our own domain: place them, offer, take over, give up, try again."""
+
+import msgspec
+
+from controller.dealings import abandon, offer_onward
+from controller.fulfillment.graph import graph
+from controller.fulfillment.numbering import free_slots
+from controller.fulfillment.place import place
+from controller.model.course import Course, Errand, Stage, Undertaking
+from controller.model.intent import Intent
+from controller.model.plan import Plan, Unsatisfiable
+from controller.model.requirements import Connection, Requirements
+from controller.turn import Turn
+
+RETRY_S = 60
+"""How often a connection that is unsatisfiable or refused is tried again."""
+
+
+def undertake(turn: Turn, intent: Intent, requirements: Requirements) -> None:
+    """Begin with an intent, or with what has changed of it. What did not change stays as it is."""
+    held = turn.undertakings.get(intent.name)
+    now_s = int(turn.now_s)
+    if held is None:
+        serial = turn.number("serial")
+        held = Undertaking(intent=intent, created_s=now_s, applied_s=now_s, serial=serial, requirements=requirements)
+        errands: tuple[Errand, ...] = tuple(Errand() for _ in requirements.connections)
+        turn.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
+    elif held.intent == intent and held.requirements == requirements:
+        return
+    else:
+        known = {
+            _ends(connection): errand
+            for connection, errand in zip(held.requirements.connections, held.errands, strict=True)
+        }
+        errands = tuple(
+            Errand(plan=known[_ends(connection)].plan, coming=known[_ends(connection)].coming)
+            if _ends(connection) in known
+            else Errand()
+            for connection in requirements.connections
+        )
+        for ends in known.keys() - {_ends(connection) for connection in requirements.connections}:
+            abandon(turn, known[ends].coming, "the intent was changed")
+            abandon(turn, known[ends].plan, "the intent was changed")
+        held = msgspec.structs.replace(
+            held,
+            intent=intent,
+            requirements=requirements,
+            applied_s=now_s if held.intent != intent or expired(held) else held.applied_s,
+        )
+        turn.log("intent_changed", intent=intent.name, tenant=intent.tenant)
+    turn.undertakings.put(intent.name, msgspec.structs.replace(held, errands=errands))
+    turn.fresh.add(f"intents/{intent.name}")
+    pursue(turn, intent.name)
+
+
+def _ends(connection: Connection) -> tuple[str, str]:
+    return connection.source_network, connection.destination_network
+
+
+def pursue(turn: Turn, name: str) -> None:
+    """Whatever can be done now for each connection of an intent that has no right plan."""
+    undertaking = turn.undertakings.get(name)
+    if undertaking is None:
+        return
+    if undertaking.expires_s is not None and undertaking.expires_s <= turn.now_s:
+        _expire(turn, undertaking)
+        return
+    errands = [
+        _pursue(turn, undertaking, connection, errand)
+        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True)
+    ]
+    turn.undertakings.put(name, msgspec.structs.replace(undertaking, errands=tuple(errands)))
+
+
+def _expire(turn: Turn, undertaking: Undertaking) -> None:
+    if any(errand.plan or errand.coming for errand in undertaking.errands) or not expired(undertaking):
+        for errand in undertaking.errands:
+            abandon(turn, errand.coming, "the intent has expired")
+            abandon(turn, errand.plan, "the intent has expired")
+        blank = tuple(Errand(retry_s=-1) for _ in undertaking.errands)
+        isolation = msgspec.structs.replace(undertaking.requirements, isolation=None)
+        turn.undertakings.put(
+            undertaking.intent.name, msgspec.structs.replace(undertaking, errands=blank, requirements=isolation)
+        )
+        turn.log("intent_expired", intent=undertaking.intent.name)
+
+
+def expired(undertaking: Undertaking) -> bool:
+    """Its end has been seen to."""
+    return undertaking.requirements.isolation is None and all(one.retry_s == -1 for one in undertaking.errands)
+
+
+def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand: Errand) -> Errand:
+    current = turn.courses.get(errand.coming or errand.plan)
+    if current is not None and _is_right(current.plan, undertaking, connection):
+        return errand
+    if errand.retry_s > turn.now_s:
+        return errand
+    if errand.coming:
+        abandon(turn, errand.coming, "the intent was changed")
+    serial = (turn.counters.get("serial") or 0) + 1
+    found = place(
+        connection,
+        graph(turn.inventory, turn.own),
+        name=f"{undertaking.intent.name}.{serial}",
+        owner=f"intents/{undertaking.intent.name}",
+        excluded=errand.excluded,
+        priority=undertaking.intent.priority,
+    )
+    if isinstance(found, Unsatisfiable):
+        abandon(turn, errand.plan, "what is required can no longer be held")
+        event = "intent_refused" if errand.refusal else "intent_unsatisfiable"
+        turn.log(event, "warning", intent=undertaking.intent.name, reason=errand.refusal or found.message)
+        return Errand(refusal=errand.refusal, unsatisfiable=found, retry_s=int(turn.now_s) + RETRY_S)
+    replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
+    course = begin(turn, found, serial, replaces)
+    if course is None:
+        return msgspec.structs.replace(errand, coming="", retry_s=0)
+    return Errand(
+        plan=errand.plan if replaces else "", coming=found.name, excluded=errand.excluded, refusal=errand.refusal
+    )
+
+
+def _is_right(plan: Plan, undertaking: Undertaking, connection: Connection) -> bool:
+    return plan.connection == connection and plan.priority == undertaking.intent.priority
+
+
+def begin(turn: Turn, plan: Plan, serial: int, replaces: str) -> Course | None:
+    """The course of a new plan of ours; None while a gateway that it needs has not said what it is."""
+    if plan.egress is not None and plan.egress.border not in turn.fabric.crossings:
+        return None
+    taken = (slot for course in turn.courses.all.values() for slot in course.slots)
+    turn.counters.put("serial", serial)
+    slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
+    turn.counters.put("slot", slots[-1])
+    stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
+    course = Course(plan=plan, serial=serial, slots=slots, stage=stage, replaces=replaces)
+    turn.put_course(course)
+    turn.fresh.add(plan.name)
+    if plan.egress is not None:
+        offer_onward(turn, plan.name)
+    return course
+
+
+def carried(turn: Turn, course: Course) -> None:
+    """A course of ours has become active: it takes the place of the one before."""
+    name = course.plan.owner.removeprefix("intents/")
+    undertaking = turn.undertakings.get(name)
+    if undertaking is None:
+        return
+    errands = tuple(
+        Errand(plan=course.plan.name) if errand.coming == course.plan.name else errand for errand in undertaking.errands
+    )
+    turn.undertakings.put(name, msgspec.structs.replace(undertaking, errands=errands))
+
+
+def failed(turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int = 0) -> None:
+    """A course of ours is gone. After a refusal the other borders are tried, else the same again later."""
+    name = course.plan.owner.removeprefix("intents/")
+    undertaking = turn.undertakings.get(name)
+    if undertaking is None:
+        return
+    plan = course.plan
+    errands = []
+    for errand in undertaking.errands:
+        if plan.name not in (errand.plan, errand.coming):
+            errands.append(errand)
+            continue
+        rest = Errand(
+            plan="" if errand.plan == plan.name else errand.plan,
+            coming="" if errand.coming == plan.name else errand.coming,
+            excluded=errand.excluded,
+            refusal=refusal or errand.refusal,
+            retry_s=int(turn.now_s) + retry_after_s if retry_after_s else 0,
+        )
+        if refusal and plan.egress is not None:
+            rest = msgspec.structs.replace(rest, excluded=tuple(sorted({*errand.excluded, plan.egress.border})))
+        errands.append(rest)
+    turn.undertakings.put(name, msgspec.structs.replace(undertaking, errands=tuple(errands)))
+    pursue(turn, name)

@@ -1,0 +1,364 @@
+"""State -> resources, as people and scripts see them (interfaces.md)."""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from controller.fulfillment import numbering
+from controller.fulfillment.carry import borders, terms_in_force
+from controller.language.manifest import to_manifest
+from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
+from controller.model.entry import Entry
+from controller.model.intent import Phase
+from controller.model.inventory import Domain, Link, Network, Node, Service
+from controller.model.requirements import Connection
+from controller.model.resource import Resource
+from controller.rollout import nodes_of
+from controller.state import State
+from controller.undertakings import expired
+
+
+def resources(state: State, kind: str, now_s: float) -> list[Resource]:
+    """All of a kind (plural), by name. Raises KeyError for an unknown kind."""
+    return sorted(_VIEWS[kind](state, now_s), key=lambda one: str(one.metadata["name"]))
+
+
+def legs(state: State) -> dict[tuple[str, int], str]:
+    """(node, leg) -> whose it is."""
+    return {
+        (node, entry.match[0].value): entry.owner
+        for node, standing in state.nodes.items()
+        if standing.state is not None
+        for entry in standing.state.entries
+        if entry.table == "steer"
+    }
+
+
+# ---- intents
+
+
+def _intents(state: State, now_s: float) -> Iterator[Resource]:
+    for undertaking in state.undertakings.values():
+        manifest = to_manifest(undertaking.intent)
+        yield Resource(
+            kind="Intent",
+            metadata={**manifest["metadata"], "created_s": undertaking.created_s, "applied_s": undertaking.applied_s},
+            spec=manifest["spec"],
+            status=intent_status(state, undertaking, now_s),
+        )
+
+
+_ORDER = [Phase.UNSATISFIABLE, Phase.REFUSED, Phase.PENDING, Phase.NEGOTIATING, Phase.INSTALLING, Phase.ACTIVE]
+
+
+def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[str, Any]:
+    """The worst of its connections decides its phase; all of them say why."""
+    found: list[tuple[Phase, str]] = []
+    courses: list[Course] = []
+    end_s = undertaking.expires_s
+    if expired(undertaking) or (end_s is not None and end_s <= now_s):
+        found.append((Phase.EXPIRED, f"its lease ended at {end_s} (Unix time): apply it again"))
+        phase = Phase.EXPIRED
+    else:
+        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
+            found.append(_errand_phase(state, connection, errand))
+            course = state.courses.get(errand.plan) or state.courses.get(errand.coming)
+            if course is not None:
+                courses.append(course)
+        found += _node_phases(state, undertaking, courses)
+        phase = min((one for one, _ in found), key=_ORDER.index, default=Phase.ACTIVE)
+    conditions = [{"type": str(one), "reason": reason} for one, reason in dict.fromkeys(found) if reason]
+    status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
+    if courses:
+        first = courses[0]
+        status["path"] = _path(first)
+        status["segments"] = _segments(state, first)
+        status["predicted"] = {"latency_ms": max(_latency_us(course) for course in courses) / 1000}
+        if len(courses) > 1:
+            status["paths"] = [{"path": _path(one), "segments": _segments(state, one)} for one in courses]
+    status["endpoints"] = [
+        {"service": flow.destination, "address": prefix.split("/")[0], "family": "ipv6" if ":" in prefix else "ipv4"}
+        for connection in undertaking.requirements.connections
+        for flow in connection.flows
+        for prefix in flow.destination_prefixes
+        if prefix == numbering.host_prefix(prefix.split("/")[0])
+    ]
+    if end_s is not None:
+        status["expires_s"] = end_s
+    return status
+
+
+def _errand_phase(state: State, connection: Connection, errand: Errand) -> tuple[Phase, str]:
+    where = connection.destination_network
+    course = state.courses.get(errand.coming) or state.courses.get(errand.plan)
+    if course is None and errand.refusal:
+        more = f"; other ways: {errand.unsatisfiable.message}" if errand.unsatisfiable is not None else ""
+        return Phase.REFUSED, f"{where}: refused by {errand.refusal}{more}"
+    if course is None and errand.unsatisfiable is not None:
+        unsatisfiable = errand.unsatisfiable
+        return Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}"
+    if course is None:
+        return Phase.PENDING, f"{where}: waiting for a gateway to describe itself, or for the next try"
+    if course.stage == Stage.NEGOTIATING:
+        session = course.downstream
+        reason = f"{where}: waiting for the answer of {session.peer}" if session is not None else where
+        if session is not None:
+            reason += _undelivered(state, session)
+            reason += f" ({session.reason})" if session.reason else ""
+        return Phase.NEGOTIATING, reason
+    if course.stage == Stage.ADDING:
+        return Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course.plan.name)}"
+    return Phase.ACTIVE, ""
+
+
+def _undelivered(state: State, session: Session) -> str:
+    name = f"offer:{session.terms.id}:{session.terms.revision}"
+    retry = state.retries.get(name)
+    if retry is not None:
+        return f", which cannot be reached ({retry.reason}); tried {retry.attempts} times"
+    return "" if name not in state.outbox else ", the offer is on its way"
+
+
+def _waiting(state: State, name: str) -> str:
+    return ", ".join(sorted(state.awaiting.get(name, {}))) or "none"
+
+
+def _node_phases(state: State, undertaking: Undertaking, courses: list[Course]) -> Iterator[tuple[Phase, str]]:
+    nodes = {node for course in courses for node in nodes_of(course.plan)}
+    isolation = undertaking.requirements.isolation
+    if isolation is not None:
+        nodes |= {host.node for host in isolation.hosts}
+    for node in sorted(nodes):
+        standing = state.nodes.get(node)
+        if standing is None:
+            continue
+        if not standing.reachable:
+            yield Phase.INSTALLING, f"node {node} unreachable: {standing.reason}"
+        elif standing.rejected:
+            yield Phase.INSTALLING, f"node {node} refused its state: {standing.rejected}"
+        elif standing.confirmed < 0:
+            yield Phase.INSTALLING, f"node {node} has not confirmed its state since the controller was started"
+    names = [f"intents/{undertaking.intent.name}", *(course.plan.name for course in courses)]
+    if any(state.awaiting.get(name) for name in names):
+        waiting = sorted({node for name in names for node in state.awaiting.get(name, {})})
+        yield Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}"
+
+
+def _path(course: Course) -> list[str]:
+    """Own nodes, and the domains after them as far as we know."""
+    plan = course.plan
+    policy = plan.sr_policies[0]
+    nodes = list(policy.candidate_paths[0].nodes if policy.candidate_paths else (policy.headend,))
+    beyond = [plan.egress.domain] if plan.egress is not None else []
+    if beyond and beyond[-1] != plan.connection.destination_domain:
+        beyond.append(plan.connection.destination_domain)
+    before = [plan.ingress.domain] if plan.ingress is not None else []
+    return [*before, *nodes, *beyond]
+
+
+def _segments(state: State, course: Course) -> list[list[str]]:
+    """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
+    lists: list[list[str]] = []
+    for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
+        for path in policy.candidate_paths:
+            compiled = state.fabric.compile_path(path, reverse=False)
+            tail = numbering.tail_sid(state.fabric.locators[policy.endpoint], slot, numbering.Direction.FORWARD)
+            lists.append([numbering.sid_text(segment) for segment in (*compiled.segments, tail)])
+    _, downstream = borders(course, state.fabric)
+    if downstream is not None:
+        lists.append([downstream.peer.sid])
+    return lists
+
+
+def _latency_us(course: Course) -> int:
+    session = course.downstream
+    if session is not None and session.agreement is not None:
+        return course.plan.own_latency_us + session.agreement.latency_us
+    return course.plan.latency_us
+
+
+# ---- what follows from intents
+
+
+def _agreements(state: State, now_s: float) -> Iterator[Resource]:
+    for course in state.courses.values():
+        for session in (course.upstream, course.downstream):
+            if session is not None:
+                yield _agreement(course, session, now_s)
+
+
+def _agreement(course: Course, session: Session, now_s: float) -> Resource:
+    held = session.agreement
+    terms = terms_in_force(session) or session.terms
+    status: dict[str, Any] = {
+        "standing": str(session.standing) if held is None else str(Standing.AGREED),
+        "peer": session.peer,
+        "owner": course.plan.owner,
+        "offer_signature": held.offer_signature if held is not None else session.offer_signature,
+        "expires_in_s": max(0, terms.expires_s - int(now_s)),
+    }
+    if held is not None:
+        status |= {
+            "acceptance_signature": held.acceptance_signature,
+            "acceptor_end": msgspec.to_builtins(held.acceptor_end),
+            "latency_us": held.latency_us,
+        }
+        if session.terms != held.terms:
+            status["renewal"] = {"revision": session.terms.revision, "expires_s": session.terms.expires_s}
+    if session.reason:
+        status["reason"] = session.reason
+    spec: dict[str, Any] = msgspec.to_builtins(terms)
+    return Resource(kind="Agreement", metadata={"name": terms.id}, spec=spec, status=status)
+
+
+def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
+    for node, standing in state.nodes.items():
+        shown = standing.description.borders if standing.description is not None else ()
+        for tunnel in standing.state.host.tunnels if standing.state is not None else ():
+            now = next((one for one in shown if one.name == tunnel.border), None)
+            agreements = sorted(
+                border.agreement
+                for course in state.courses.values()
+                for border in borders(course, state.fabric)
+                if border is not None and (border.crossing.node, border.crossing.border) == (node, tunnel.border)
+            )
+            status: dict[str, Any] = {"node": node, "agreements": agreements}
+            if now is not None:
+                status |= {"up": now.up, "latest_handshake_s": now.latest_handshake_s, "mtu": now.mtu}
+                status |= {"received_bytes": now.received_bytes, "sent_bytes": now.sent_bytes}
+            name = f"{node}/{tunnel.border}"
+            yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
+
+
+def _entries(state: State, now_s: float) -> Iterator[Resource]:
+    for node, standing in state.nodes.items():
+        counts: dict[str, int] = {}
+        for entry in standing.state.entries if standing.state is not None else ():
+            counts[entry.table] = number = counts.get(entry.table, 0) + 1
+            yield Resource(
+                kind="Entry",
+                metadata={"name": f"{node}/{entry.table}/{number}"},
+                spec={
+                    "node": node,
+                    "table": entry.table,
+                    "match": _match(entry),
+                    "priority": entry.priority,
+                    "action": entry.action,
+                    "params": {name: _readable(name, value) for name, value in entry.params if value or name != "vlan"},
+                },
+                status={"owner": entry.owner, "confirmed": standing.settled},
+            )
+
+
+_ADDRESSES = {"source", "destination", "address"}
+
+
+def _match(entry: Entry) -> dict[str, str]:
+    fields = {}
+    for one in entry.match:
+        text = str(_readable(one.field, one.value))
+        if one.prefix_length is not None:
+            mapped = one.value >> 32 == 0xFFFF and one.prefix_length >= 96
+            text += f"/{one.prefix_length - 96 if mapped else one.prefix_length}"
+        elif one.mask is not None:
+            text += f" & {one.mask:#x}"
+        elif one.high is not None:
+            text += f"-{one.high}"
+        fields[one.field] = text
+    return fields
+
+
+def _readable(name: str, value: int) -> str | int:
+    if name in _ADDRESSES or name.startswith("segment_list_"):
+        mapped = value >> 32 == 0xFFFF
+        return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if mapped else ipaddress.IPv6Address(value))
+    if name.endswith("_mac"):
+        return ":".join(f"{byte:02x}" for byte in value.to_bytes(6))
+    return value
+
+
+# ---- inventory
+
+
+def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State, Any], dict[str, Any]]) -> "_View":
+    def view(state: State, now_s: float) -> Iterator[Resource]:
+        for value in pick(state).values():
+            manifest = to_manifest(value)
+            yield Resource(
+                kind=manifest["kind"],
+                metadata=manifest["metadata"],
+                spec=manifest["spec"],
+                status=status(state, value),
+            )
+
+    return view
+
+
+def _node_status(state: State, node: Node) -> dict[str, Any]:
+    standing = state.nodes.get(node.name)
+    if standing is None:
+        return {"phase": "Unknown"}
+    phase = "Unreachable" if not standing.reachable else "Ready" if standing.settled else "Syncing"
+    status: dict[str, Any] = {
+        "phase": phase,
+        "entries": len(standing.state.entries) if standing.state is not None else 0,
+        "generation": standing.generation,
+        "confirmed": standing.confirmed,
+    }
+    if standing.reason or standing.rejected:
+        status["reason"] = standing.reason or standing.rejected
+    if standing.description is not None:
+        status |= {"software": standing.description.software, "wireguard": standing.description.wireguard}
+        status["layout"] = standing.description.layout
+    return status
+
+
+def _link_status(state: State, link: Link) -> dict[str, Any]:
+    ends = [link.a, *([link.b] if link.b is not None else [])]
+    down = [
+        f"{end.node} port {end.port}"
+        for end in ends
+        if (standing := state.nodes.get(end.node)) is not None and standing.description is not None
+        for port in standing.description.ports
+        if port.number == end.port and not port.carrier
+    ]
+    return {"carrier": not down, **({"down": down} if down else {})}
+
+
+def _network_status(state: State, network: Network) -> dict[str, Any]:
+    index = state.counters.get(f"network {network.name}")
+    return {"own": network.name.split("/")[0] == state.own, **({"context": index} if index is not None else {})}
+
+
+def _service_status(state: State, service: Service) -> dict[str, Any]:
+    used = sorted(
+        undertaking.intent.name
+        for undertaking in state.undertakings.values()
+        if any(allow.to == service.name for allow in undertaking.intent.allow)
+    )
+    return {"intents": used}
+
+
+def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
+    names = {name for name, outgoing in state.outbox.items() if outgoing.peer == domain.name}
+    reasons = sorted({state.retries[name].reason for name in names if name in state.retries})
+    status: dict[str, Any] = {"waiting_messages": len(names)}
+    if reasons:
+        status["reason"] = reasons[0]
+    return status
+
+
+_View = Callable[[State, float], Iterator[Resource]]
+_VIEWS: dict[str, _View] = {
+    "intents": _intents,
+    "agreements": _agreements,
+    "tunnels": _tunnels,
+    "entries": _entries,
+    "domains": _inventory(lambda state: state.inventory.domains, _domain_status),
+    "networks": _inventory(lambda state: state.inventory.networks, _network_status),
+    "services": _inventory(lambda state: state.inventory.services, _service_status),
+    "nodes": _inventory(lambda state: state.inventory.nodes, _node_status),
+    "links": _inventory(lambda state: state.inventory.links, _link_status),
+}
