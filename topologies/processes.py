@@ -3,11 +3,13 @@
 Namespaces, devices and mounts of a lab belong to its processes and go with the last of them.
 """
 
+import contextlib
 import os
 import select
 import signal
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from topologies.errors import LabError
 
@@ -16,6 +18,9 @@ _END_DEADLINE_S = 10.0
 _EXEC_S = 0.01
 """In the middle of execve(2) a process has no environment to be known by; it is over long before this."""
 _QUIET_ROUNDS = 2
+_ENDING_S = 2.0
+_PF_EXITING = 0x4
+"""In the kernel's include/linux/sched.h."""
 
 
 def environment(lab: str) -> dict[str, str]:
@@ -25,7 +30,7 @@ def environment(lab: str) -> dict[str, str]:
 
 def members(lab: str) -> set[int]:
     """Processes started for this lab, and whoever else is in a namespace of theirs. Never this one or its ancestors."""
-    processes = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - _ancestors()
+    processes = _processes() - _ancestors()
     marked = {process for process in processes if _carries(process, lab)}
     namespaces = {_namespace(process) for process in marked} - {_namespace(os.getpid()), _namespace(1), ""}
     return marked | {process for process in processes if _namespace(process) in namespaces}
@@ -43,37 +48,32 @@ def end(lab: str) -> None:
         quiet = 0 if found else quiet + 1
         if found and time.monotonic() > deadline:
             raise LabError(f"processes of lab {lab} do not end, even by SIGKILL: {sorted(found)}")
-        handles = [handle for handle in map(_signal, found) if handle is not None]
+        handles = [_handle(process) for process in found]
         for handle in handles:
-            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
-            os.close(handle)
+            _signal(handle, signal.SIGKILL)
+        _await(handles, deadline)
         if not found:
             time.sleep(_EXEC_S)
+    # Whom somebody else killed just now has lost its environment, but perhaps not yet its sockets and devices.
+    _await([_handle(process) for process in _processes() if _ending(process)], time.monotonic() + _ENDING_S)
 
 
 def alive(process: int) -> bool:
     """It runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    found = _stat(process)
+    return found is not None and found.state not in "ZX"
 
 
 def stop(process: int, deadline_s: float = 5.0) -> None:
-    """SIGTERM, and SIGKILL when that takes too long."""
-    try:
-        handle = os.pidfd_open(process)
-    except ProcessLookupError:
-        return
+    """SIGTERM, and SIGKILL when that takes too long. Raises LabError if even that does."""
+    handle = _handle(process)
     try:
         for kind in (signal.SIGTERM, signal.SIGKILL):
-            signal.pidfd_send_signal(handle, kind)
-            if select.select([handle], [], [], deadline_s)[0]:
+            _signal(handle, kind)
+            if handle is None or select.select([handle], [], [], deadline_s)[0]:
                 return
-    except ProcessLookupError:
-        return
     finally:
-        os.close(handle)
+        _await([handle], time.monotonic())
     raise LabError(f"process {process} does not end, even by SIGKILL")
 
 
@@ -89,18 +89,51 @@ def belongs(process: int, lab: str) -> bool:
     return False
 
 
-def _signal(process: int) -> int | None:
-    """Sends SIGKILL; returns what becomes readable when the process has ended, None if it has."""
+def _handle(process: int) -> int | None:
+    """Becomes readable when the process has ended; None: it has."""
     try:
-        handle = os.pidfd_open(process)
+        return os.pidfd_open(process)
     except ProcessLookupError:
         return None
+
+
+def _signal(handle: int | None, kind: signal.Signals) -> None:
+    if handle is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, kind)
+
+
+def _await(handles: list[int | None], deadline: float) -> None:
+    """Until all have ended or the time has come; closes the handles."""
+    for handle in handles:
+        if handle is not None:
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+            os.close(handle)
+
+
+class _Stat(NamedTuple):
+    """Of proc_pid_stat(5)."""
+
+    state: str
+    parent: int
+    flags: int
+
+
+def _stat(process: int) -> _Stat | None:
     try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-    except ProcessLookupError:
-        os.close(handle)
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
         return None
-    return handle
+    return _Stat(state=fields[0], parent=int(fields[1]), flags=int(fields[6]))
+
+
+def _ending(process: int) -> bool:
+    found = _stat(process)
+    return found is not None and bool(found.flags & _PF_EXITING) and found.state not in "ZX"
+
+
+def _processes() -> set[int]:
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
 
 
 def _carries(process: int, lab: str) -> bool:
@@ -120,9 +153,9 @@ def _namespace(process: int) -> str:
 
 
 def _ancestors() -> set[int]:
-    found = set()
+    found: set[int] = set()
     process = os.getpid()
-    while process > 0:
+    while process > 0 and (stat := _stat(process)) is not None:
         found.add(process)
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        process = stat.parent
     return found
