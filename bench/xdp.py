@@ -239,7 +239,9 @@ def measure() -> list[Row]:
 def flow_records_ms(edge: Edge) -> float:
     edge.trace[:] = uniform(110_000)
     edge.measure("pipeline", 2_000_000)
-    cache = FlowCache(edge.pipeline.map("flow_cache").fd, FLOW_CACHE_ENTRIES // 4 * POSSIBLE_CPUS, JiffiesClock.calibrated())
+    cache = FlowCache(
+        edge.pipeline.map("flow_cache").fd, FLOW_CACHE_ENTRIES // 4 * POSSIBLE_CPUS, JiffiesClock.calibrated()
+    )
     taken = []
     for _ in range(9):
         started_s = time.perf_counter()
