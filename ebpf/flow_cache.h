@@ -2,9 +2,14 @@
  * The flow cache: what `resolve` said of a flow, and the flow's record (packets, bytes, first and last seen), in one
  * 64-byte line.
  *
- *   key --hash--> index --> flow_cache_tag: 4 tags of 16 bits --> flow_cache: bucket of 4 entries
+ *   key --hash--> bucket --> flow_cache_tag: a tag of 16 bits for each of its 4 ways --> the entry of the way
  *                                                   hit: same key, ingress port and generation --> leg
  *                                                   else: resolve; the entry, a free one or the oldest takes the flow
+ *
+ * Entries lie way by way, not bucket by bucket: ways are filled in order, so that flows share pages (and their TLB
+ * entries) with other flows and not with free entries.
+ *
+ *   flow_cache of one CPU:  | way 0 of buckets 0 1 2 ... | way 1 of buckets 0 1 2 ... | way 2 ... | way 3 ... |
  *
  * Each CPU has its own part of both arrays, so nothing is locked. User space reads records by mmap and invalidates by
  * increasing the context's generation after it wrote the tables: the generation is read here before the tables are.
@@ -30,17 +35,20 @@ _Static_assert(sizeof(struct flow_entry) == 64, "flow_entry");
 _Static_assert(__builtin_offsetof(struct flow_entry, ingress_port) == 54, "ingress_port is the top of bytes");
 #define FLOW_BYTES_MASK ((1ull << 48) - 1)
 
-struct flow_bucket {
-	struct flow_entry entry[FLOW_CACHE_WAYS];
+/* One way of adjacent buckets. */
+#define FLOW_GROUP 4
+struct flow_group {
+	struct flow_entry entry[FLOW_GROUP];
 };
-_Static_assert(sizeof(struct flow_bucket) == 256, "flow_bucket");
+_Static_assert(sizeof(struct flow_group) == 256, "flow_group");
+_Static_assert(FLOW_GROUP == FLOW_CACHE_WAYS, "flow_cache has one group for each bucket");
 
 union flow_tags {
 	__u64 word;
 	__u16 tag[FLOW_CACHE_WAYS];
 };
 
-/* For each CPU, a power of two; set before loading, with the sizes of the maps. */
+/* For each CPU, a power of two from 4 on; set before loading, with the sizes of the maps. */
 const volatile __u32 flow_cache_buckets = 16384;
 
 struct {
@@ -48,7 +56,7 @@ struct {
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, struct flow_bucket);
+	__type(value, struct flow_group);
 } flow_cache SEC(".maps");
 
 struct {
@@ -102,14 +110,29 @@ static __always_inline void fold_into_leg(const struct flow_entry *entry)
 	count_leg(entry->leg, entry->packets, entry->bytes & FLOW_BYTES_MASK);
 }
 
+/* Where a flow may be: a bucket of this CPU's part of the cache. */
+struct flow_place {
+	__u32 first; /* element of both arrays where the part begins */
+	__u32 bucket;
+	__u16 tag;
+};
+
+static __always_inline struct flow_entry *entry_of(const struct flow_place *place, __u32 way)
+{
+	__u32 index = place->first + way * (flow_cache_buckets / FLOW_GROUP) + place->bucket / FLOW_GROUP;
+	struct flow_group *group = bpf_map_lookup_elem(&flow_cache, &index);
+
+	return group ? &group->entry[place->bucket % FLOW_GROUP] : NULL;
+}
+
 /* The way to give to a new flow: a free one, else the one that was silent for longest. */
-static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 now)
+static __always_inline __u32 victim(const struct flow_place *place, __u32 now)
 {
 	__u32 way = 0, longest = 0;
 
-#pragma unroll
 	for (__u32 i = 0; i < FLOW_CACHE_WAYS; i++) {
-		__u32 silent = bucket->entry[i].generation ? now - bucket->entry[i].last_seen : ~0u;
+		struct flow_entry *entry = entry_of(place, i);
+		__u32 silent = entry && entry->generation ? now - entry->last_seen : ~0u;
 
 		if (silent > longest) {
 			longest = silent;
@@ -149,8 +172,8 @@ static __noinline int refresh(struct flow_entry *entry, const struct packet *pac
 }
 
 /* Resolves a flow without an entry and gives it one. */
-static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, const struct packet *packet,
-			    __u32 tag_generation, __u32 now)
+static __noinline int admit(const struct flow_place *place, union flow_tags *tags, const struct packet *packet,
+			    __u16 current, __u32 now)
 {
 	int leg = global_resolve(&packet->flow, packet->flow_port);
 	struct flow_entry *entry;
@@ -158,8 +181,10 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 
 	if (leg < 0)
 		return leg;
-	way = victim(bucket, now) & (FLOW_CACHE_WAYS - 1);
-	entry = &bucket->entry[way];
+	way = victim(place, now) & (FLOW_CACHE_WAYS - 1);
+	entry = entry_of(place, way);
+	if (!entry)
+		return leg;
 	if (entry->generation) {
 		fold_into_leg(entry);
 		count_event(EVENT_CACHE_EVICTED);
@@ -172,9 +197,25 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 	entry->bytes = packet->ip_length;
 	entry->ingress_port = packet->flow_port;
 	entry->last_seen = now;
-	entry->generation = tag_generation;
-	tags->tag[way] = tag_generation >> 16;
+	entry->generation = current;
+	tags->tag[way] = place->tag;
 	return leg;
+}
+
+static __always_inline struct flow_entry *find_entry(const struct flow_place *place, __u64 tags,
+						     const union flow_key *flow)
+{
+#pragma unroll
+	for (__u32 way = 0; way < FLOW_CACHE_WAYS; way++) {
+		struct flow_entry *entry;
+
+		if ((__u16)(tags >> 16 * way) != place->tag)
+			continue;
+		entry = entry_of(place, way);
+		if (entry && is_same_flow(&entry->flow, flow))
+			return entry;
+	}
+	return NULL;
 }
 
 /* Sets packet->leg, or drops. */
@@ -182,39 +223,28 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 {
 	__u16 current = generation_of(packet->flow.context);
 	__u64 hash = flow_hash(&packet->flow, seed);
-	__u32 buckets = flow_cache_buckets;
-	__u32 index = bpf_get_smp_processor_id() * buckets + ((__u32)hash & (buckets - 1));
 	__u32 now = bpf_jiffies64();
-	struct flow_entry *entry = NULL;
-	struct flow_bucket *bucket;
-	union flow_tags *tags;
-	__u16 tag;
-	__u64 word;
+	struct flow_place place = {
+		.first = bpf_get_smp_processor_id() * flow_cache_buckets,
+		.bucket = (__u32)hash & (flow_cache_buckets - 1),
+		.tag = hash >> 48,
+	};
+	__u32 index = place.first + place.bucket;
+	union flow_tags *tags = bpf_map_lookup_elem(&flow_cache_tag, &index);
+	struct flow_entry *entry;
 	int leg;
 
-	tags = bpf_map_lookup_elem(&flow_cache_tag, &index);
-	bucket = bpf_map_lookup_elem(&flow_cache, &index);
-	if (!tags || !bucket || !current) {
+	if (!tags || !current) {
 		leg = resolve_uncached(packet);
 		if (leg < 0)
 			return drop(packet, -leg);
 		packet->leg = leg;
 		return GO_ON;
 	}
-	tag = hash >> 48;
-	word = tags->word;
-	if ((__u16)word == tag && is_same_flow(&bucket->entry[0].flow, &packet->flow))
-		entry = &bucket->entry[0];
-	else if ((__u16)(word >> 16) == tag && is_same_flow(&bucket->entry[1].flow, &packet->flow))
-		entry = &bucket->entry[1];
-	else if ((__u16)(word >> 32) == tag && is_same_flow(&bucket->entry[2].flow, &packet->flow))
-		entry = &bucket->entry[2];
-	else if ((__u16)(word >> 48) == tag && is_same_flow(&bucket->entry[3].flow, &packet->flow))
-		entry = &bucket->entry[3];
-
+	entry = find_entry(&place, tags->word, &packet->flow);
 	if (!entry) {
 		count_event(EVENT_CACHE_MISS);
-		leg = admit(bucket, tags, packet, (__u32)tag << 16 | current, now);
+		leg = admit(&place, tags, packet, current, now);
 		if (leg < 0)
 			return drop(packet, -leg);
 		packet->leg = leg;
