@@ -55,7 +55,7 @@ class Node:
         veth(self.namespace, "fabric", self.host, "fabric")
         veth(self.namespace, "t1", self.host, "t1")
         self.host.ip("addr", "add", "10.1.0.11/24", "dev", "eth0")
-        self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
+        self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
         self.agent = AgentProcess(self.namespace, directory / "sg1", pins, ports=PORTS, borders=BORDERS)
 
     def remove(self) -> None:

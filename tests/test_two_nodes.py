@@ -1,0 +1,271 @@
+"""Two domains, an agent each, one WireGuard tunnel between: a host of one reaches a host of the other.
+
+```
+ cx1 ─ 2 se ═══ sg1-t1 (port 100) ═══ ie 2 ─ ay1
+```
+"""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dataplane.entry import TableEntry
+from dataplane.host_api import (
+    BorderStatus,
+    FlowBatch,
+    FlowQuery,
+    Gateway,
+    HostState,
+    Tunnel,
+)
+from dataplane.reasons import DropReason, L4Class
+from tests.agents import AgentProcess, Bpffs
+from tests.controllers import Controller, entry
+from tests.namespaces import Namespace, veth
+
+pytestmark = pytest.mark.root
+NETWORK, LEG_OUT, LEG_BACK = 7, 300, 301
+TUNNEL_CLASS = 2
+INNER_MTU = 1280
+ANY_ICMP = (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.ICMP_ERROR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    name: str
+    far: str
+    underlay: str
+    sid_block: str
+    """Of 48 bits; End.DT46 is function 7."""
+    ipv4: str
+    ipv6: str
+
+    @property
+    def dt46(self) -> str:
+        return f"{self.sid_block}7::"
+
+
+WEST = Side(name="se", far="ie", underlay="192.0.2.1", sid_block="5f00:1:1:", ipv4="10.1.0.", ipv6="2001:db8:1::")
+EAST = Side(name="ie", far="se", underlay="192.0.2.2", sid_block="5f00:2:1:", ipv4="10.2.0.", ipv6="2001:db8:2::")
+
+
+class Domain:
+    """A node with one host, its agent and its controller."""
+
+    def __init__(self, side: Side, directory: Path, pins: Path) -> None:
+        self.side = side
+        self.namespace, self.host = Namespace(side.name), Namespace(f"host-{side.name}")
+        veth(self.namespace, "p-host", self.host, "eth0")
+        ports = [
+            {"number": 2, "interface": "p-host", "role": "attachment"},
+            {"number": 3, "interface": f"u-{side.far}", "role": "underlay"},
+        ]
+        border = {"name": "west-east", "port": 100, "interface": f"u-{side.far}", "address": f"{side.underlay}/30"}
+        borders = [{**border, "listen_port": 51820, "mtu": 1420}]
+        self.agent = AgentProcess(self.namespace, directory / side.name, pins, ports=ports, borders=borders)
+        self.host.ip("addr", "add", f"{side.ipv4}11/24", "dev", "eth0")
+        self.host.ip("addr", "add", f"{side.ipv6}11/64", "dev", "eth0", "nodad")
+        self.host.ip("route", "add", "default", "via", f"{side.ipv4}1")
+        self.host.ip("-6", "route", "add", "default", "via", f"{side.ipv6}1")
+        self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
+
+    def border(self) -> BorderStatus:
+        return self.agent.describe().borders[0]
+
+    def connect(self, far: "Domain") -> None:
+        peer = far.border()
+        tunnel = Tunnel(
+            border="west-east",
+            peer_public_key=peer.public_key,
+            peer_endpoint=peer.endpoint,
+            allowed_ips=(f"{far.side.sid_block}:/48",),
+        )
+        gateway = Gateway(port=2, ipv4=f"{self.side.ipv4}1", ipv6=f"{self.side.ipv6}1")
+        self.agent.sync(HostState(gateways=(gateway,), tunnels=(tunnel,)))
+
+    def entries(self, far: Side) -> list[TableEntry]:
+        """The network of the host, permitted to ping the far one and to answer."""
+        near, border = self.side, self.border()
+        (port,) = (port for port in self.agent.describe().ports if port.number == 2)
+        made = [
+            entry("attachment", "attach", params={"context": NETWORK}, ingress_port=2, vlan_id=0),
+            entry("attachment", "link", params={"ingress_class": TUNNEL_CLASS}, ingress_port=100, vlan_id=0),
+            entry("source_guard", "admit", ingress_port=2, source=f"{near.ipv4}11/32"),
+            entry("source_guard", "admit", ingress_port=2, source=f"{near.ipv6}11/128"),
+            entry(
+                "local_sid",
+                "end_dt46",
+                params={"context": NETWORK},
+                ingress_class=TUNNEL_CLASS,
+                destination=f"{near.dt46}/128",
+            ),
+            entry("steer", "encapsulate", params={"sr_policy": 5, "liveness_group": 0}, leg=LEG_OUT),
+            entry("steer", "deliver", leg=LEG_BACK),
+            entry(
+                "sr_policy",
+                "h_encaps",
+                priority=8,
+                params={
+                    "source": f"{near.sid_block}1::",
+                    "count": 1,
+                    "segment_list_0": far.dt46,
+                    "inner_mtu": INNER_MTU,
+                    "color": 9,
+                },
+                sr_policy=5,
+                live=(1, 1),
+            ),
+            entry("path_liveness", "set_live", params={"live": 1}, liveness_group=0),
+            entry("route", "set_next_hop", params={"next_hop": 1}, context=0, destination=f"{far.sid_block}:/48"),
+            entry(
+                "next_hop",
+                "forward",
+                params={"port": 100, "source_mac": border.mac, "destination_mac": border.kernel_mac},
+                next_hop=1,
+            ),
+            entry("next_hop", "resolve", params={"port": 2, "source_mac": port.mac}, next_hop=2),
+        ]
+        for here, there in ((f"{near.ipv4}0/24", f"{far.ipv4}0/24"), (f"{near.ipv6}/64", f"{far.ipv6}/64")):
+            made += [
+                entry("route", "set_next_hop", params={"next_hop": 2}, context=NETWORK, destination=here),
+                entry("source_group", "set_source_group", params={"group": 1}, context=NETWORK, address=here),
+                entry("source_group", "set_source_group", params={"group": 2}, context=NETWORK, address=there),
+                entry("destination_group", "set_destination_group", params={"group": 1}, context=NETWORK, address=here),
+                entry(
+                    "destination_group", "set_destination_group", params={"group": 2}, context=NETWORK, address=there
+                ),
+            ]
+        for l4_class in ANY_ICMP:
+            for source, destination, leg in ((1, 2, LEG_OUT), (2, 1, LEG_BACK)):
+                made.append(
+                    entry(
+                        "flow_policy",
+                        "permit",
+                        priority=10,
+                        params={"leg": leg},
+                        context=NETWORK,
+                        source_group=(source, 0xFFFF),
+                        destination_group=(destination, 0xFFFF),
+                        l4_class=(l4_class, 0xF),
+                    )
+                )
+        return made
+
+    def remove(self) -> None:
+        self.agent.remove()
+        self.host.remove()
+        self.namespace.remove()
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> Iterator[tuple[Domain, Domain]]:
+    pins = Bpffs(tmp_path / "bpf")
+    west, east = Domain(WEST, tmp_path, pins.path), Domain(EAST, tmp_path, pins.path)
+    veth(west.namespace, "u-ie", east.namespace, "u-se")
+    for domain in (west, east):
+        domain.namespace.ip("addr", "add", f"{domain.side.underlay}/30", "dev", f"u-{domain.side.far}")
+    try:
+        for domain in (west, east):
+            domain.agent.start()
+        for domain, far in ((west, east), (east, west)):
+            domain.connect(far)
+            controller = Controller(domain.agent)
+            controller.insert(*domain.entries(far.side))
+            controller.close()
+        yield west, east
+    finally:
+        for domain in (west, east):
+            domain.remove()
+        pins.remove()
+
+
+def first_answer_s(domain: Domain, address: str) -> float:
+    begin = time.monotonic()
+    while time.monotonic() - begin < 10:
+        if "1 received" in domain.host.run("sh", "-c", f"ping -c1 -W0.2 {address} || true"):
+            return time.monotonic() - begin
+    raise AssertionError(
+        f"{address} does not answer; agent: {domain.agent.log}; {Controller(domain.agent, 2).counter('drop_counter')}"
+    )
+
+
+def test_a_host_reaches_the_other_domains_host_through_the_tunnel(domains: tuple[Domain, Domain]) -> None:
+    west, east = domains
+    print(f"first answer {first_answer_s(west, '10.2.0.11'):.2f} s after the entries were written")
+    for domain, addresses in ((west, ("10.2.0.11", "2001:db8:2::11")), (east, ("10.1.0.11", "2001:db8:1::11"))):
+        for address in addresses:
+            first_answer_s(domain, address)
+            assert "20 received" in domain.host.run("ping", "-c20", "-i0.01", "-W1", "-q", address)
+
+    # Each side counted what the hosts sent: requests and answers, both directions.
+    flows = west.agent.ask("ReadFlows", FlowQuery(leg=LEG_OUT), FlowBatch).flows
+    requests = next(f for f in flows if f.l4_class == L4Class.ECHO_REQUEST and f.source_address == "10.1.0.11")
+    assert (requests.destination_address, requests.context, requests.ingress_port) == ("10.2.0.11", NETWORK, 2)
+    assert requests.packets >= 21
+    assert requests.bytes == requests.packets * 84
+    arrived = east.agent.ask("ReadFlows", FlowQuery(leg=LEG_BACK), FlowBatch).flows
+    decapsulated = next(f for f in arrived if f.l4_class == L4Class.ECHO_REQUEST and f.source_address == "10.1.0.11")
+    assert decapsulated.ingress_port == 0
+    assert requests.packets - 3 <= decapsulated.packets <= requests.packets
+    assert abs(requests.last_seen_s - time.time()) < 10
+    assert west.border().latest_handshake_s > time.time() - 60
+
+    # What no entry permits is dropped, with its reason counted at the source's edge.
+    before = drops(west).get(DropReason.NOT_PERMITTED, (0, 0))[0]
+    with west.host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        for _ in range(5):
+            udp.sendto(b"x", ("10.2.0.11", 9000))
+    assert drops(west)[DropReason.NOT_PERMITTED][0] == before + 5
+
+
+def test_what_crosses_the_border_is_wireguard_only(domains: tuple[Domain, Domain]) -> None:
+    west, _ = domains
+    first_answer_s(west, "10.2.0.11")
+    dump = subprocess.Popen(
+        west.namespace.command("tcpdump", "-n", "-c", "20", "-i", "u-ie", "--immediate-mode", "ip or ip6"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert dump.stderr is not None
+    while "listening on" not in dump.stderr.readline():
+        pass
+    west.host.run("ping", "-c20", "-i0.01", "-W1", "-q", "10.2.0.11")
+    lines = dump.communicate(timeout=10)[0].splitlines()
+    assert len(lines) == 20
+    assert [line for line in lines if ".51820 > " not in line or ".51820: UDP" not in line] == []
+
+
+def test_killing_an_agent_under_load_loses_nothing(domains: tuple[Domain, Domain]) -> None:
+    west, east = domains
+    first_answer_s(west, "10.2.0.11")
+    ping = subprocess.Popen(
+        west.host.command("ping", "-i", "0.002", "-c", "1500", "-W1", "-q", "10.2.0.11"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.3)
+    west.agent.end(signal.SIGKILL)
+    took = west.agent.start()
+    received = ping.communicate()[0]
+    print(f"taken over in {took:.2f} s")
+    assert "1500 received" in received, received
+    assert "pipeline taken over" in west.agent.log
+    with contextlib.closing(Controller(west.agent)) as controller:
+        written = {one.SerializeToString() for one in controller.entries() if not one.is_default_action}
+    assert len(written) == len(west.entries(east.side))
+
+
+def drops(domain: Domain) -> dict[int, tuple[int, int]]:
+    controller = Controller(domain.agent, election_id=9)
+    try:
+        return controller.counter("drop_counter")
+    finally:
+        controller.close()
