@@ -1,0 +1,162 @@
+"""`stitch apply` and `stitch delete`: manifests from files, problems back to their lines, waiting for the outcome."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from controller.cli.client import Client, Json, ManifestsRefused
+from controller.cli.errors import AnswerIsNo, InputInvalid
+from controller.cli.render import cell, reasons
+
+if TYPE_CHECKING:
+    from controller.language.manifest import Document
+
+WORKING = frozenset({"Pending", "Negotiating", "Installing"})
+"""Phases that an intent goes through by itself; the others last."""
+_POLL_S = 0.1
+_READ_BYTES = 16 * 1024 * 1024
+"""More than the language takes; the rest of an endless input is not read."""
+
+
+def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
+    """All manifests of all files (`-`: standard input). Raises InputInvalid with everything that is wrong."""
+    from controller.language.manifest import ManifestInvalid, parse
+
+    documents: list[Document] = []
+    faults: list[str] = []
+    for file in files:
+        name = "<stdin>" if file == "-" else file
+        try:
+            documents.extend(parse(read_input(file), name))
+        except ManifestInvalid as error:
+            faults.extend(map(str, error.faults))
+    faults.extend(_repeated(documents))
+    if faults:
+        raise InputInvalid("\n".join(faults))
+    return tuple(documents)
+
+
+def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wait_s: float | None) -> None:
+    """Raises InputInvalid with file:line:column for what the controller does not accept; AnswerIsNo."""
+    from controller.language.manifest import locate
+
+    try:
+        results = client.apply([document.data for document in documents], dry_run=dry_run)
+    except ManifestsRefused as error:
+        lines = []
+        for path, message in error.problems:
+            match path:
+                case (int(index), *inner) if 0 <= index < len(documents):
+                    document = documents[index]
+                    line, column = locate(document, inner)
+                    where = dotted(inner)
+                    lines.append(f"{document.file}:{line}:{column}: {f'{where}: ' if where else ''}{message}")
+                case _:
+                    lines.append(message)
+        raise InputInvalid("\n".join(lines)) from error
+    for result in results:
+        print(f"{result} (dry run)" if dry_run else result, flush=True)
+    if wait_s is not None and not dry_run:
+        wait_until_active(client, [document.name for document in documents if document.kind == "Intent"], wait_s)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def wait_until_active(client: Client, names: Sequence[str], wait_s: float) -> None:
+    """Says each phase on standard error. Raises AnswerIsNo for any other outcome, or none in time."""
+    deadline = time.monotonic() + wait_s
+    open_names = dict.fromkeys(names, "nothing is known of it yet")
+    refusals: list[str] = []
+    if open_names:
+        for intent in client.watch("intents", deadline=deadline):
+            name = intent["metadata"].get("name") if intent is not None else None
+            if intent is not None and name in open_names:
+                _follow(str(name), intent["status"], open_names, refusals)
+            if not open_names:
+                break
+    refusals.extend(f"intents/{name} is not Active after {wait_s:g} s: {last}" for name, last in open_names.items())
+    if refusals:
+        raise AnswerIsNo("\n".join(refusals))
+
+
+def _follow(name: str, status: Json, open_names: dict[str, str], refusals: list[str]) -> None:
+    phase = "deleted" if status.get("deleted") else str(status.get("phase", "Pending"))
+    why = reasons(status)
+    text = f"{phase}: {why}" if why else phase
+    if phase in WORKING:
+        if text != open_names[name]:
+            print(f"intents/{name} {text}", file=sys.stderr, flush=True)
+        open_names[name] = text
+        return
+    del open_names[name]
+    if phase == "Active":
+        path = status.get("path")
+        print(f"intents/{name} Active" + (f", path {cell(path)}" if path else ""), flush=True)
+    else:
+        refusals.append(f"intents/{name} is {text}")
+
+
+def delete(client: Client, references: Sequence[tuple[str, str]], wait_s: float | None) -> None:
+    """All that are there; raises AnswerIsNo for those that are not, or (with `wait_s`) not gone in time."""
+    missing: list[str] = []
+    for kind, name in references:
+        try:
+            for result in client.delete(kind, name):
+                print(result, flush=True)
+        except AnswerIsNo as error:
+            missing.append(str(error))
+    if wait_s is not None:
+        deadline = time.monotonic() + wait_s
+        for kind, name in references:
+            while (left := _left(client, kind, name)) is not None:
+                if time.monotonic() > deadline:
+                    missing.append(f"{kind}/{name} is not gone after {wait_s:g} s: {left}")
+                    break
+                time.sleep(_POLL_S)
+    if missing:
+        raise AnswerIsNo("\n".join(missing))
+
+
+def _left(client: Client, kind: str, name: str) -> str | None:
+    """What is left of it; None: nothing."""
+    try:
+        status = client.get(kind, name)["status"]
+    except AnswerIsNo:
+        return None
+    return f"{status.get('phase', 'there')} {reasons(status)}".strip()
+
+
+def references_of(documents: Sequence["Document"]) -> list[tuple[str, str]]:
+    """What depends on others first: the opposite of the order in which they are written."""
+    from controller.language.manifest import PLURALS
+
+    plurals = {kind: plural for plural, kind in PLURALS.items()}
+    return [(plurals[document.kind], document.name) for document in reversed(documents)]
+
+
+def read_input(file: str) -> bytes:
+    """Of a file, or standard input (`-`). Raises InputInvalid."""
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(_READ_BYTES)
+        with open(file, "rb") as opened:
+            return opened.read(_READ_BYTES)
+    except OSError as error:
+        raise InputInvalid(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _repeated(documents: Sequence["Document"]) -> list[str]:
+    from controller.language.manifest import locate
+
+    seen: dict[tuple[str, str], str] = {}
+    faults: list[str] = []
+    for document in documents:
+        line, column = locate(document, ("metadata", "name"))
+        place = f"{document.file}:{line}:{column}"
+        first = seen.setdefault((document.kind, document.name), place)
+        if first != place:
+            faults.append(f"{place}: {document.kind} {document.name!r} is at {first} already")
+    return faults

@@ -1,0 +1,188 @@
+"""The API of a controller, as `stitch` uses it. Plain http.client: it starts faster than any library around it."""
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from controller.cli.config import Target
+from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, NotAllowed, Unreachable
+
+Json = dict[str, Any]
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 35.0
+"""Longer than the controller's own deadline, so that its reason arrives."""
+_RECONNECT_S = 0.2
+
+
+class ManifestsRefused(CommandFailed):
+    """The controller found something wrong in what was sent; `problems` as in model.event.Problem."""
+
+    def __init__(self, error: str, problems: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__(error)
+        self.problems = problems
+
+
+class Client:
+    def __init__(self, target: Target) -> None:
+        """Raises InputInvalid where the URL is none."""
+        self.target = target
+        try:
+            url = urlsplit(target.server)
+            self._host, self._port = url.hostname or "", url.port
+        except ValueError as error:
+            raise InputInvalid(f"{target.server}: {error}; expected http://HOST:PORT or https://HOST:PORT") from error
+        if url.scheme not in ("http", "https") or not self._host:
+            raise InputInvalid(f"{target.server}: expected http://HOST:PORT or https://HOST:PORT")
+        self._secure = url.scheme == "https"
+        self._base = url.path.rstrip("/")
+
+    # ---- what there is to ask
+
+    def get(self, kind: str, name: str | None = None) -> Any:
+        """A list of resources (or rows); one, if there is a name."""
+        return self._request("GET", f"/v1/{kind}" if name is None else f"/v1/{kind}/{quote(name)}")
+
+    def flows(self, intent: str | None) -> list[Json]:
+        rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
+        return rows
+
+    def doctor(self) -> Json:
+        answer: Json = self._request("GET", "/v1/doctor")
+        return answer
+
+    def apply(self, manifests: Sequence[Mapping[str, Any]], *, dry_run: bool) -> list[str]:
+        """Raises ManifestsRefused with everything that is wrong."""
+        query = {"dry_run": "true"} if dry_run else {}
+        return self._results("POST", "/v1/apply", query, json.dumps(list(manifests)).encode())
+
+    def delete(self, kind: str, name: str) -> list[str]:
+        return self._results("DELETE", f"/v1/{kind}/{quote(name)}")
+
+    def watch(self, kind: str, name: str | None = None, deadline: float | None = None) -> Iterator[Json | None]:
+        """The present resources, then each as it changes; None where nothing happened for a while.
+
+        Ends only at `deadline` (time.monotonic). When the controller goes away, it is asked again until it is back.
+        """
+        path = f"/v1/{kind}" if name is None else f"/v1/{kind}/{quote(name)}"
+        began = False
+        while True:
+            try:
+                for line in self._lines(path, deadline):
+                    began = True
+                    yield json.loads(line) if line.strip() else None
+            except Unreachable:
+                if not began:
+                    raise  # it was never there
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            yield None
+            time.sleep(_RECONNECT_S)
+
+    # ---- how
+
+    def _results(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> list[str]:
+        results: list[str] = self._request(method, path, query, body)["results"]
+        return results
+
+    def _request(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> Any:
+        connection = self._connect(ANSWER_TIMEOUT_S)
+        try:
+            response = self._send(connection, method, path, query or {}, body)
+            return self._decode(self._read(response, response.read))
+        finally:
+            connection.close()
+
+    def _lines(self, path: str, deadline: float | None) -> Iterator[bytes]:
+        connection = self._connect(ANSWER_TIMEOUT_S)
+        try:
+            response = self._send(connection, "GET", path, {"watch": "true"}, b"")
+            while True:
+                if deadline is not None and connection.sock is not None:
+                    left_s = deadline - time.monotonic()
+                    if left_s <= 0:
+                        return
+                    connection.sock.settimeout(min(left_s, ANSWER_TIMEOUT_S))
+                line = self._read(response, response.readline)
+                if not line:
+                    return
+                yield line
+        finally:
+            connection.close()
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection
+        if self._secure:
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S, context=context)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        try:
+            connection.connect()
+        except (OSError, UnicodeError) as error:
+            connection.close()
+            raise self._unreachable(error) from error
+        connection.sock.settimeout(timeout_s)
+        return connection
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, str], body: bytes
+    ) -> http.client.HTTPResponse:
+        """The response, if it is a yes."""
+        address = f"{self._base}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Authorization": f"Bearer {self.target.token}", "Accept": "application/json"}
+        if body:
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, address, body=body or None, headers=headers)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        if response.status != http.client.OK:
+            self._refuse(response.status, self._read(response, response.read))
+        return response
+
+    def _refuse(self, status: int, body: bytes) -> None:
+        """Raises what a status other than 200 means."""
+        try:
+            answer = json.loads(body)
+            error = str(answer["error"])
+            problems = [(tuple(problem["path"]), str(problem["message"])) for problem in answer["problems"]]
+        except (ValueError, KeyError, TypeError) as broken:
+            raise self._no_controller(f"status {status}") from broken
+        match status:
+            case 400 | 413:
+                raise ManifestsRefused(error, problems) if problems else InputInvalid(error)
+            case 401 | 403:
+                raise NotAllowed(f"{self.target.server}: {error}")
+            case 404 | 409:
+                raise AnswerIsNo(error)
+            case _:
+                raise Unreachable(f"{self.target.server}: {error} (status {status})")
+
+    def _read(self, response: http.client.HTTPResponse, read: Any) -> bytes:
+        try:
+            data: bytes = read()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._unreachable(error) from error
+        return data
+
+    def _decode(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise self._no_controller("no JSON") from error
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Unreachable(
+            f"the controller at {self.target.server} ({self.target.said_by}) cannot be reached: {reason}; does it run?"
+        )
+
+    def _no_controller(self, found: str) -> Unreachable:
+        return Unreachable(
+            f"{self.target.server} ({self.target.said_by}) does not answer like a controller of netstitch ({found})"
+        )

@@ -1,0 +1,125 @@
+"""Which controller a command talks to: --server, else the config file, else the running lab of this checkout.
+
+The config file is ~/.config/netstitch/config.yaml:
+
+```yaml
+default: shop
+domains:
+  shop: {server: "https://controller.shop.example:7443", token_file: ~/.config/netstitch/shop.token}
+```
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.cli.errors import AnswerIsNo, InputInvalid, NotAllowed, Unreachable
+
+CONFIG_FILE = Path("~/.config/netstitch/config.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The global options."""
+
+    domain: str | None = None
+    server: str | None = None
+    token_file: str | None = None
+    lab: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    server: str
+    """URL."""
+    token: str
+    said_by: str
+    """Where that comes from, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    server: str
+    token_file: str
+
+
+def target(choice: Choice) -> Target:
+    """Raises InputInvalid, AnswerIsNo (no such domain), Unreachable (nothing to talk to), NotAllowed."""
+    if choice.server is not None:
+        if choice.token_file is None:
+            raise InputInvalid("--server needs --token-file: the file with that controller's token")
+        return Target(server=choice.server, token=_token(choice.token_file), said_by="--server")
+    config_file = CONFIG_FILE.expanduser()
+    if choice.lab is None and config_file.exists():
+        default, known = _read_config(config_file)
+        return _pick(choice, known, default, str(config_file))
+    return _of_lab(choice)
+
+
+def _pick(choice: Choice, known: Mapping[str, _Known], default: str, source: str) -> Target:
+    name = choice.domain or default
+    if name not in known:
+        raise AnswerIsNo(f"{source} knows no domain {name}: one of {', '.join(known) or 'none'}")
+    token = _token(choice.token_file or known[name].token_file)
+    return Target(server=known[name].server, token=token, said_by=f"domain {name} in {source}")
+
+
+def _of_lab(choice: Choice) -> Target:
+    from topologies import lab  # only here: other commands start faster without it
+    from topologies.errors import LabError, NotFound, RequestInvalid
+
+    try:
+        record = lab.find(choice.lab)
+    except RequestInvalid as error:
+        raise InputInvalid(str(error)) from error
+    except NotFound as error:
+        if choice.lab is not None:
+            raise AnswerIsNo(str(error)) from error
+        raise Unreachable(
+            f"which controller? {error}; or give --server URL and --token-file, or write {CONFIG_FILE}"
+        ) from error
+    except PermissionError as error:
+        raise NotAllowed(f"{error.filename} cannot be read: labs are root's; run it with sudo") from error
+    except LabError as error:
+        raise Unreachable(str(error)) from error
+    if not record.domains:
+        raise AnswerIsNo(f"lab {record.lab} is bare: it has no controllers")
+    known = {one.name: _Known(server=f"http://{one.listen}", token_file=one.token_file) for one in record.domains}
+    return _pick(choice, known, record.domains[0].name, f"lab {record.lab}")
+
+
+def _token(path: str) -> str:
+    try:
+        token = Path(path).expanduser().read_text().strip()
+    except PermissionError as error:
+        raise NotAllowed(f"{path}: the token cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputInvalid(f"{path}: the token cannot be read: {getattr(error, 'strerror', error)}") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise InputInvalid(f"{path}: no token in it: expected one line of printable ASCII")
+    return token
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, _Known]]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        data: Any = YAML(typ="safe", pure=True).load(path.read_text())
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}:1:1"
+        raise InputInvalid(f"{where}: not well-formed YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InputInvalid(f"{path}: cannot be read: {error}") from error
+    domains = data.get("domains") if isinstance(data, dict) else None
+    if not isinstance(domains, dict) or not domains:
+        raise InputInvalid(f"{path}: expected `domains:` with NAME: {{server: URL, token_file: FILE}}")
+    known: dict[str, _Known] = {}
+    for name, one in domains.items():
+        if not isinstance(one, dict) or {*one} != {"server", "token_file"}:
+            raise InputInvalid(f"{path}: domains.{name}: expected {{server: URL, token_file: FILE}}")
+        known[str(name)] = _Known(server=str(one["server"]), token_file=os.path.expanduser(str(one["token_file"])))
+    return str(data.get("default", next(iter(known)))), known

@@ -1,0 +1,116 @@
+"""The kinds of things that one can ask for, and how they are shown in a table."""
+
+from dataclasses import dataclass
+
+from controller.cli.errors import InputInvalid
+
+KINDS = (
+    "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
+    "flows", "drops", "findings", "incidents", "plugins", "paths",
+)  # fmt: skip
+ROWS = frozenset({"flows", "drops"})
+"""Answered as flat rows, read from the nodes each time; all others are resources."""
+_SINGULAR = {"entry": "entries"} | {kind[:-1]: kind for kind in KINDS if kind != "entries"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    path: str
+    """Fields of the resource, joined by dots."""
+    wide: bool = False
+    """Only with -o wide."""
+
+
+def _columns(*narrow: tuple[str, str], wide: tuple[tuple[str, str], ...] = ()) -> tuple[Column, ...]:
+    name = () if narrow[0][0] in ("NODE", "INTENT") else (Column("NAME", "metadata.name"),)
+    return (*name, *(Column(*one) for one in narrow), *(Column(*one, wide=True) for one in wide))
+
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "intents": _columns(
+        ("TENANT", "metadata.tenant"),
+        ("PHASE", "status.phase"),
+        ("PREDICTED MS", "status.predicted.latency_ms"),
+        ("PATH", "status.path"),
+        ("CONDITIONS", "status.conditions"),
+        wide=(("SEGMENTS", "status.segments"), ("MEASURED MS", "status.measured.latency_ms")),
+    ),
+    "networks": _columns(
+        ("PREFIXES", "spec.prefixes"),
+        ("TRUST", "spec.trust"),
+        ("ATTACHMENTS", "spec.attachments"),
+        wide=(("GATEWAYS", "spec.gateways"), ("LABELS", "metadata.labels")),
+    ),
+    "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports")),
+    "nodes": _columns(
+        ("ROLE", "spec.role"),
+        ("LOCATOR", "spec.locator"),
+        ("STATUS", "status"),
+        wide=(("AGENT", "spec.agent"),),
+    ),
+    "links": _columns(
+        ("A", "spec.a"),
+        ("B", "spec.b"),
+        ("DOMAIN", "spec.domain"),
+        ("DELAY MS", "spec.delay_ms"),
+        ("RATE MBIT", "spec.rate_mbit"),
+        ("TRUST", "spec.trust"),
+        wide=(("LOSS %", "spec.loss_percent"), ("MTU", "spec.mtu"), ("SRLG", "spec.srlg"), ("STATUS", "status")),
+    ),
+    "domains": _columns(
+        ("SID BLOCK", "spec.sid_block"),
+        ("ENDPOINT", "spec.endpoint"),
+        ("TRUST", "spec.trust"),
+        wide=(("KEY", "spec.key"), ("STATUS", "status")),
+    ),
+    "agreements": _columns(
+        ("BORDER", "spec.terms.border"),
+        ("OFFEROR", "spec.terms.offeror"),
+        ("ACCEPTOR", "spec.terms.acceptor"),
+        ("ORIGIN", "spec.terms.origin"),
+        ("STATUS", "status"),
+    ),
+    "flows": _columns(
+        ("NODE", "node"),
+        ("INTENT", "intent"),
+        ("PROTO", "protocol"),
+        ("SOURCE", "source_address"),
+        ("PORT", "source_port"),
+        ("DESTINATION", "destination_address"),
+        ("PORT", "destination_port"),
+        ("PACKETS", "packets"),
+        ("BYTES", "bytes"),
+        ("BACK PACKETS", "reverse_packets"),
+        ("BACK BYTES", "reverse_bytes"),
+        ("SECONDS", "duration_s"),
+        wide=(("OWNER", "owner"),),
+    ),
+    "drops": _columns(("NODE", "node"), ("REASON", "reason"), ("PACKETS", "packets"), ("BYTES", "bytes")),
+}
+OTHERS = _columns(("SPEC", "spec"), ("STATUS", "status"))
+
+
+def columns(kind: str, *, wide: bool) -> tuple[Column, ...]:
+    return tuple(column for column in COLUMNS.get(kind, OTHERS) if wide or not column.wide)
+
+
+def plural(word: str) -> str:
+    """Of a kind in singular or plural, in any case. Raises InputInvalid."""
+    kind = word.lower()
+    kind = _SINGULAR.get(kind, kind)
+    if kind not in KINDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(kind, KINDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(KINDS)}"
+        raise InputInvalid(f"unknown kind {word!r}: {hint}")
+    return kind
+
+
+def reference(text: str) -> tuple[str, str]:
+    """`KIND/NAME` as plural and name. Raises InputInvalid."""
+    kind, slash, name = text.partition("/")
+    if not slash or not name:
+        raise InputInvalid(f"{text!r}: expected KIND/NAME, such as intent/order-processing")
+    return plural(kind), name

@@ -1,0 +1,312 @@
+"""`stitch`: the command line of netstitch. Each command is here; what it needs is imported when it runs."""
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from controller.cli import config
+from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
+from controller.cli.kinds import KINDS, ROWS, plural, reference
+from controller.cli.render import Brief, Output
+
+if TYPE_CHECKING:
+    from controller.cli.client import Client
+
+_LAB = "lab"
+_POLL_S = 1.0
+_GLOBAL = ("--domain", "--server", "--token-file", "--lab")
+
+
+class _Commands(TyperGroup):
+    """Imports `stitch lab` (topologies and all) only when it is used or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), _LAB]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name != _LAB:
+            return super().get_command(ctx, cmd_name)
+        from controller.cli import lab
+
+        command = typer.main.get_command(lab.app)
+        command.name = _LAB
+        return command
+
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+app = typer.Typer(cls=_Commands, help="Stitches networks together from what applications say they need.", **_SETTINGS)
+domain_app = typer.Typer(help="Other domains.", **_SETTINGS)
+agreement_app = typer.Typer(help="What domains signed.", **_SETTINGS)
+app.add_typer(domain_app, name="domain")
+app.add_typer(agreement_app, name="agreement")
+
+Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
+OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
+Wait = Annotated[float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the outcome.")]
+KindArgument = Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))]
+Reference = Annotated[str, typer.Argument(metavar="KIND/NAME")]
+OutputOption = Annotated[Output, typer.Option("-o", "--output")]
+BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Go on with what changes.")]
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    domain: Annotated[str | None, typer.Option(help="Which controller of a lab or of the config file.")] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="The controller's REST API.")] = None,
+    token_file: Annotated[str | None, typer.Option(metavar="FILE", help="Its bearer token.")] = None,
+    lab: Annotated[str | None, typer.Option(metavar="NAME", help="Which lab, if several are up.")] = None,
+) -> None:
+    context.obj = config.Choice(domain=domain, server=server, token_file=token_file, lab=lab)
+
+
+def _client(context: typer.Context) -> "Client":
+    from controller.cli.client import Client
+
+    return Client(config.target(context.obj))
+
+
+@app.command()
+def apply(
+    context: typer.Context,
+    file: Files,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be wrong.")] = False,
+    wait: Wait = None,
+) -> None:
+    """Create or replace what the manifests say: all of them or none."""
+    from controller.cli import changing
+
+    documents = changing.read_documents(file)
+    changing.apply(_client(context), documents, dry_run=dry_run, wait_s=wait)
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    kind: KindArgument,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
+) -> None:
+    """Show resources of a kind, or one."""
+    from controller.cli.render import show, show_change
+
+    if name is None and "/" in kind:
+        kinds, name = reference(kind)
+    else:
+        kinds = plural(kind)
+    client = _client(context)
+    if watch and kinds not in ROWS:
+        for resource in client.watch(kinds, name):
+            if resource is not None:
+                show_change(kinds, resource, output)
+        return
+    for _ in _rounds(watch):
+        show(kinds, _rows(client, kinds, name) if kinds in ROWS else client.get(kinds, name), output)
+
+
+def _rows(client: "Client", kind: str, node: str | None) -> list[dict[str, Any]]:
+    """Flows and drops have no names; a name is the node's."""
+    rows: list[dict[str, Any]] = client.get(kind)
+    return [row for row in rows if node is None or row["node"] == node]
+
+
+def _rounds(watch: bool) -> Iterator[None]:
+    """Once; or again and again, with a pause between."""
+    yield
+    while watch:
+        sys.stdout.flush()
+        time.sleep(_POLL_S)
+        print()
+        yield
+
+
+@app.command()
+def describe(context: typer.Context, what: Reference) -> None:
+    """Show everything about one resource."""
+    from controller.cli.render import as_yaml
+
+    kind, name = reference(what)
+    resource = _client(context).get(kind, name)
+    if not isinstance(resource, dict):
+        raise InputInvalid(f"{kind} have no names to describe; use `stitch get {kind}`")
+    print(f"{kind}/{name}")
+    for part in ("metadata", "spec", "status"):
+        text = as_yaml([resource[part]]) if resource[part] else "-\n"
+        print(f"\n{part}:\n" + "".join(f"  {line}\n" for line in text.splitlines()), end="")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND/NAME]...")] = None,
+    file: OptionalFiles = None,
+    wait: Wait = None,
+) -> None:
+    """Remove resources; an intent is withdrawn."""
+    from controller.cli import changing
+
+    references = [reference(one) for one in what or ()]
+    references += changing.references_of(changing.read_documents(file)) if file else []
+    if not references:
+        raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
+    changing.delete(_client(context), references, wait)
+
+
+@app.command()
+def schema(kind: KindArgument) -> None:
+    """Print the JSON Schema of a kind's manifests."""
+    import json
+
+    from controller.language import manifest
+
+    singular = manifest.PLURALS.get(plural(kind))
+    if singular is None:
+        raise AnswerIsNo(f"{kind} have no manifests; one of {', '.join(manifest.PLURALS)}")
+    print(json.dumps(manifest.schema(singular), indent=2))
+
+
+@app.command()
+def flows(
+    context: typer.Context,
+    intent: Annotated[str | None, typer.Option(metavar="NAME", help="Only this intent's.")] = None,
+    watch: WatchOption = False,
+    output: BriefOption = Brief.TABLE,
+) -> None:
+    """Show what flows: packets and bytes of both directions, as the nodes count them."""
+    from controller.cli.render import show
+
+    client = _client(context)
+    for _ in _rounds(watch):
+        show("flows", client.flows(intent), Output(output))
+
+
+@app.command()
+def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
+    """Say what is well and what is not, and what to do about it."""
+    import json
+
+    from controller.cli.render import cell, table
+
+    client = _client(context)
+    began = time.monotonic()
+    seen: dict[str, Any] = {"domain": "", "checks": []}
+    unreachable: Unreachable | None = None
+    try:
+        seen = client.doctor()
+        detail = f"{client.target.server}, {client.target.said_by}, {(time.monotonic() - began) * 1000:.0f} ms"
+    except Unreachable as error:
+        unreachable, detail = error, str(error)
+    advice = "start it, or choose another with --domain, --server or --lab" if unreachable else ""
+    reached = {"subject": "controller", "name": "reachable", "ok": not unreachable, "detail": detail, "advice": advice}
+    checks = [reached, *seen["checks"]]
+    if output is Brief.JSON:
+        print(
+            json.dumps({"domain": seen["domain"], "ok": all(one["ok"] for one in checks), "checks": checks}, indent=2)
+        )
+    else:
+        titles = ("", "SUBJECT", "CHECK", "SEEN", "WHAT TO DO")
+        rows = [
+            ("ok" if one["ok"] else "NOT OK", *(one[field] for field in reached if field != "ok")) for one in checks
+        ]
+        table(titles, [tuple(map(cell, row)) for row in rows])
+    if unreachable is not None:
+        raise Unreachable("doctor: the controller cannot be reached")
+    if failed := sum(not one["ok"] for one in checks):
+        raise AnswerIsNo(f"doctor: {failed} of {len(checks)} checks failed")
+
+
+@domain_app.command("add")
+def add_domain(
+    context: typer.Context,
+    name: str,
+    key: Annotated[str, typer.Option(help="Its Ed25519 public key, base64 (stitchd keygen prints it).")],
+    endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Its east-west endpoint.")],
+    certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Its TLS root certificate, PEM.")] = None,
+    sid_block: Annotated[str | None, typer.Option(metavar="PREFIX", help="Its block in 5f00::/16.")] = None,
+    trust: Annotated[str | None, typer.Option(help="public, partner or own.")] = None,
+) -> None:
+    """Pin another domain's key and endpoint. What is left out stays as it is known."""
+    from controller.cli.domain import manifest
+
+    client = _client(context)
+    print(
+        *client.apply([manifest(client, name, key, endpoint, certificate, sid_block, trust)], dry_run=False), sep="\n"
+    )
+
+
+@agreement_app.command("verify")
+def verify_agreement(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="From `stitch get agreement NAME -o json`; - is stdin.")],
+    key: Annotated[list[str] | None, typer.Option(metavar="DOMAIN=KEY", help="Pinned; else the controller's.")] = None,
+) -> None:
+    """Check both signatures of an exported agreement."""
+    from controller.cli import agreement
+
+    agreements = agreement.read_agreements(file)
+    keys = agreement.parse_keys(key or [])
+    if not all({found.terms.offeror, found.terms.acceptor} <= keys.keys() for _, found in agreements):
+        known = _client(context).get("domains")
+        keys = {one["metadata"]["name"]: one["spec"].get("key", "") for one in known} | keys
+    wrong: list[str] = []
+    for name, found in agreements:
+        try:
+            print(f"{name}: signed by {' and '.join(agreement.verify(name, found, keys))}")
+        except AnswerIsNo as error:
+            wrong.append(str(error))
+    if wrong:
+        raise AnswerIsNo("\n".join(wrong))
+
+
+def hoisted(arguments: Sequence[str]) -> list[str]:
+    """Global options may stand behind the command too; only `stitch lab` has some of its own of the same name."""
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == _LAB and not rest:
+            return list(arguments)
+        if argument == "--":
+            rest += [argument, *waiting]
+        elif argument in _GLOBAL:
+            first += [argument, *itertools.islice(waiting, 1)]
+        elif argument.startswith(tuple(f"{option}=" for option in _GLOBAL)):
+            first.append(argument)
+        else:
+            rest.append(argument)
+    return [*first, *rest]
+
+
+def main() -> None:
+    """Ends the process with the exit status of interfaces.md."""
+    try:
+        app(hoisted(sys.argv[1:]), prog_name="stitch")
+    except CommandFailed as error:
+        sys.stdout.flush()
+        _complain(str(error))
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read us has gone; do not complain at exit
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    """Lines that name a place in a file stay as they are, so that editors find it."""
+    first = text.split(":", 3)
+    located = len(first) == 4 and first[1].isdigit() and first[2].isdigit()
+    print(text if located else f"stitch: {text}", file=sys.stderr)
