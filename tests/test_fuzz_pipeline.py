@@ -28,7 +28,7 @@ CACHE_EVENTS = {PipelineEvent.CACHE_HIT, PipelineEvent.CACHE_MISS, PipelineEvent
 def xdp() -> Iterator[XdpNode]:
     made = XdpNode(node.PORTS)
     try:
-        with made.node.entered():
+        with made.inside():
             yield made
     finally:
         made.close()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 def xdp() -> Iterator[XdpNode]:
     made = XdpNode(node.PORTS)
     try:
-        with made.node.entered():
+        with made.inside():
             yield made
     finally:
         made.close()

@@ -3,7 +3,8 @@
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +15,21 @@ from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, 
 from dataplane.codec import pack
 from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
+from dataplane.flow_cache import ENTRY, Entries
 from dataplane.layout import of
 from dataplane.p4info import load
 from dataplane.reasons import DropReason, PipelineEvent
 from dataplane.reference import Drop, Forward, Pass, Port, Punt, Verdict
+from dataplane.reference.flow import FlowKey
 from dataplane.stores import Operation
 from dataplane.tables import Run, Tables, map_names
 
 OBJECT = Path(os.environ.get("NETSTITCH_XDP_OBJECT", OBJECT_PATH))
 """Another build can be tested, such as one that was broken on purpose."""
 MTU = 2000
-BUCKETS = 64
 PORT_PRESENT = 2
-FLOW_ENTRY = np.dtype(
-    {
-        "names": ["generation", "leg", "bytes", "packets"],
-        "formats": ["<u2", "<u2", "<u8", "<u4"],
-        "offsets": [40, 42, 48, 56],
-        "itemsize": 64,
-    }
-)
+BYTES = (1 << 48) - 1
+"""The part of a flow's `bytes_and_port` that is bytes."""
 PUNTED_BYTES = 1514
 """Of a frame that reach the controller; the model has no such limit."""
 PUNTED_HEADER = struct.Struct("=HBxHHI")
@@ -63,9 +59,10 @@ def outcome(verdict: Verdict) -> Outcome:
 
 
 class XdpNode:
-    """Ports are veths: `p1` is port 1, its other end `h1` lies in `hosts`. Run frames inside the namespace `node`."""
+    """Ports are veths: `p1` is port 1, its other end `h1` lies in `hosts`. Run frames `inside`."""
 
-    def __init__(self, ports: dict[int, Port]) -> None:
+    def __init__(self, ports: dict[int, Port], *, buckets: int = 64) -> None:
+        """`buckets` of the flow cache for each CPU: few, so that flows are evicted too."""
         self.node, self.hosts = Namespace("node"), Namespace("hosts")
         self._links: list[Link] = []
         self.object = Object(OBJECT)
@@ -74,9 +71,8 @@ class XdpNode:
             veth(self.node, f"p{number}", self.hosts, f"h{number}", mtu=MTU)
             for namespace, device in ((self.node, f"p{number}"), (self.hosts, f"h{number}")):
                 namespace.run("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
-        # One CPU's part of the cache is enough for all; small, so that flows are evicted too.
-        self.object.set_constants({"flow_cache_buckets": BUCKETS})
-        self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), BUCKETS * POSSIBLE_CPUS))
+        self.object.set_constants({"flow_cache_buckets": buckets})
+        self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
         self.object.load()
         self.program = self.object.program("pipeline")
         with self.hosts.entered():
@@ -91,6 +87,17 @@ class XdpNode:
         self._entries: dict[tuple[object, ...], TableEntry] = {}
         self._punts = RingBuffer(self.object.map("punt"))
         self._drops = self.object.map("drop_counter")
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread is in the node's namespace, and on one CPU, since each CPU has its own part of the flow cache."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            with self.node.entered():
+                yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def close(self) -> None:
         self._punts.close()
@@ -191,9 +198,24 @@ class XdpNode:
         keys, folded = self.object.map("leg_counter").items()
         counters = np.frombuffer(folded, "<u8").reshape(len(keys) // 4, POSSIBLE_CPUS, 2).sum(axis=1)
         totals = {int(leg): (int(counters[leg][0]), int(counters[leg][1])) for leg in np.flatnonzero(counters[:, 0])}
-        lines = self.object.map("flow_cache").mapped().reshape(-1, FLOW_ENTRY.itemsize).view(FLOW_ENTRY).ravel()
-        for line in lines[lines["generation"] != 0]:
+        for line in self._flow_entries():
             packets, size = totals.get(int(line["leg"]), (0, 0))
-            size += int(line["bytes"]) & (1 << 48) - 1
+            size += int(line["bytes_and_port"]) & BYTES
             totals[int(line["leg"])] = (packets + int(line["packets"]), size)
         return totals
+
+    def flow_records(self) -> dict[FlowKey, tuple[int, int, int, int]]:
+        """Leg, ingress port, packets and bytes of the flows in the cache. Fails if a flow is there twice."""
+        found = {}
+        for line in self._flow_entries():
+            numbers = (int(line[name]) for name in ("protocol", "source_port", "destination_port", "l4_class"))
+            ends = (int.from_bytes(line[f"{end}_address"].tobytes()) for end in ("source", "destination"))
+            key = FlowKey(int(line["context"]), *ends, *numbers)
+            assert key not in found, key
+            port, size = divmod(int(line["bytes_and_port"]), BYTES + 1)
+            found[key] = (int(line["leg"]), port, int(line["packets"]), size)
+        return found
+
+    def _flow_entries(self) -> Entries:
+        entries = self.object.map("flow_cache").mapped().reshape(-1, ENTRY.itemsize).view(ENTRY).ravel()
+        return entries[entries["generation"] != 0]

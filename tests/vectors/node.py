@@ -77,9 +77,10 @@ def segments(count: int, node: int = 1) -> list[str]:
     return [f"5f00:2:{node}{index:x}:1::" for index in range(count)]
 
 
+# TUNNEL has gateway addresses that it must make no use of.
 PORTS = {
     number: Port(bytes.fromhex(port_mac(number).replace(":", "")))
-    if number in (FABRIC, TUNNEL, UNUSED, FABRIC_2, TUNNEL_2, MUTE)
+    if number in (FABRIC, UNUSED, FABRIC_2, TUNNEL_2, MUTE)
     else Port(bytes.fromhex(port_mac(number).replace(":", "")), address(GATEWAY4), address(GATEWAY6))
     for number in range(1, 11)
 }

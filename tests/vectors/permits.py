@@ -26,6 +26,13 @@ def sources() -> list[Vector]:
         _drop("source-unknown-ipv6", IPv6(src="2001:db8:ff::1", dst=remote6(1)) / udp(), denied),
         _drop("source-of-other-context", IP(src="10.1.0.10", dst=remote4(1)) / udp(), denied),
         _drop("source-is-a-sid", IPv6(src="5f00:1:1::", dst=remote6(1)) / udp(), denied),
+        Vector(
+            "source-of-other-port-whose-flow-is-cached",
+            B,
+            from_host(B, IP(src=A4, dst=remote4(1)) / udp()),
+            Drop(denied),
+            ((A, from_host(A, IP(src=A4, dst=remote4(1)) / udp())),),
+        ),
         Vector("source-admitted", A, from_host(A, local), Forward(B, to_host(B, sent)), KNOWN_HOSTS),
         # C has A's addresses in a context of its own, where nobody answers at B's.
         _drop("overlapping-context", local, DropReason.NO_ROUTE, C),

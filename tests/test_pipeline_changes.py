@@ -1,0 +1,149 @@
+"""What a change of the tables does to flows that XDP has in its cache: at once what it would do to new ones."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from scapy.layers.inet import IP
+from vectors import VECTORS, node
+from vectors.case import from_host, udp
+from vectors.entries import address, admit, encapsulate, h_encaps, lease, live, policy, route
+from vectors.node import A4, BOOTTIME_S, EDGE, TABLES, TENANT, A, remote4
+from xdp_node import DROPPED, SENT, Outcome, XdpNode, outcome
+
+from dataplane.entry import TableEntry
+from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.reference import Pipeline
+
+pytestmark = pytest.mark.root
+FLOW = from_host(A, IP(src=A4, dst=remote4(1)) / udp())
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[XdpNode]:
+    xdp = XdpNode(node.PORTS, buckets=4096)
+    try:
+        with xdp.inside():
+            yield xdp
+    finally:
+        xdp.close()
+
+
+@pytest.fixture
+def xdp(made: XdpNode) -> XdpNode:
+    """With FLOW in its cache."""
+    made.sync(TABLES)
+    made.forget()
+    assert made.run(A, FLOW) == modelled(TABLES)
+    return made
+
+
+def with_entry(entry: TableEntry) -> list[TableEntry]:
+    kept = [other for other in TABLES if (other.table, other.match) != (entry.table, entry.match)]
+    return [*kept, entry]
+
+
+def modelled(entries: list[TableEntry], frame: bytes = FLOW) -> Outcome:
+    return outcome(Pipeline(entries, node.PORTS).run(A, frame, BOOTTIME_S))
+
+
+CHANGES = {
+    "policy of higher priority": [*TABLES, policy(TENANT, 5000, "drop", 90)],
+    "policy that is gone": [e for e in TABLES if e.table != "flow_policy" or ("leg", 101) not in e.params],
+    "leg that is another's": [*TABLES, policy(TENANT, 5000, "permit", 102)],
+    "source that is no longer admitted": [e for e in TABLES if e != admit(A, f"{A4}/32")],
+    "groups that are gone": [e for e in TABLES if e.table != "destination_group"],
+    "context that is another's": [e for e in TABLES if e.table != "attachment"]
+    + [next(e for e in TABLES if e.table == "attachment" and ("context", 20) in e.params)],
+    "steering that is gone": [e for e in TABLES if e.table != "steer"],
+    "steering elsewhere": with_entry(encapsulate(101, 5, 1)),
+    "path that is dead": with_entry(live(1, 0b0010_0000)),
+    "no live path": with_entry(live(1, 0)),
+    "segment that goes another way": [*TABLES, route(0, "5f00:2:10:1::/128", node.FABRIC_2)],
+    "segment without a route": [e for e in TABLES if e.table != "route"],
+    "next hop that is gone": [e for e in TABLES if e.table != "next_hop"],
+    "lease that is over": [*TABLES, lease(101, 1)],
+}
+
+
+@pytest.mark.parametrize("entries", CHANGES.values(), ids=CHANGES.keys())
+def test_change_reaches_a_cached_flow(xdp: XdpNode, entries: list[TableEntry]) -> None:
+    expected = modelled(entries)
+    assert expected != modelled(TABLES), "a change that changes nothing shows nothing"
+    xdp.sync(entries)
+    for _ in range(2):
+        assert xdp.run(A, FLOW, expected.reason) == expected
+    xdp.sync(TABLES)
+    assert xdp.run(A, FLOW) == modelled(TABLES)
+
+
+def test_second_packet_is_answered_by_the_cache(xdp: XdpNode) -> None:
+    before = xdp.events()
+    xdp.run(A, FLOW)
+    after = xdp.events()
+    assert after[PipelineEvent.CACHE_HIT] == before[PipelineEvent.CACHE_HIT] + 1
+    assert after[PipelineEvent.CACHE_MISS] == before[PipelineEvent.CACHE_MISS]
+
+
+def test_change_of_another_context_leaves_the_cache_warm(xdp: XdpNode) -> None:
+    xdp.sync([*TABLES, policy(node.OVERLAPPING, 5000, "drop", 90)])
+    before = xdp.events()
+    xdp.run(A, FLOW)
+    assert xdp.events()[PipelineEvent.CACHE_HIT] == before[PipelineEvent.CACHE_HIT] + 1
+
+
+def test_lease_ends_by_itself(xdp: XdpNode) -> None:
+    """At the whole second of the boot-time clock that the entry names; nobody writes anything."""
+    end = int(time.clock_gettime(time.CLOCK_BOOTTIME)) + 2
+    xdp.sync([*TABLES, lease(101, end)])
+    while (now := time.clock_gettime(time.CLOCK_BOOTTIME)) < end + 0.2:
+        seen = xdp.run(A, FLOW, DropReason.LEASE_EXPIRED)
+        if time.clock_gettime(time.CLOCK_BOOTTIME) < end:
+            assert seen.kind == SENT, f"closed {end - now:.3f} s before its time"
+        elif now >= end:
+            assert seen == Outcome(DROPPED, DropReason.LEASE_EXPIRED), f"open {now - end:.3f} s after its time"
+        time.sleep(0.01)
+
+
+def test_leg_that_changes_takes_its_counts_along(xdp: XdpNode) -> None:
+    xdp.run(A, FLOW)
+    xdp.sync(CHANGES["leg that is another's"])
+    for _ in range(3):
+        xdp.run(A, FLOW)
+    assert xdp.leg_totals() == {101: (2, 200), 102: (3, 300)}
+
+
+def test_lowest_live_and_present_candidate_is_taken(xdp: XdpNode) -> None:
+    """All 256 values of liveness; only path_liveness is written between packets."""
+    for present in (0b1, 0b1000_0000, 0b1010_0110, 0b0101_1000, 0b1111_1111):
+        slots = [slot for slot in range(8) if present >> slot & 1]
+        paths = [h_encaps(40, slot, EDGE, [f"5f00:2:10:{slot}::"]) for slot in slots]
+        entries = [*with_entry(encapsulate(101, 40, 40)), *paths]
+        for bits in range(256):
+            xdp.sync([*entries, live(40, bits)])
+            best = next((slot for slot in slots if bits >> slot & 1), None)
+            expected_reason = DropReason.NONE if best is not None else DropReason.NO_LIVE_PATH
+            seen = xdp.run(A, FLOW, expected_reason)
+            if best is None:
+                assert seen == Outcome(DROPPED, DropReason.NO_LIVE_PATH), (present, bits)
+            else:
+                assert int.from_bytes(seen.frame[38:54]) == address(f"5f00:2:10:{best}::"), (present, bits)
+
+
+def test_flow_records_are_the_models(xdp: XdpNode) -> None:
+    """All vectors in a row, twice; two contexts have a flow of equal addresses."""
+    xdp.sync(TABLES)
+    xdp.forget()
+    model = Pipeline(TABLES, node.PORTS, cache=True)
+    own = [vector for vector in VECTORS if not vector.entries and vector.port in node.PORTS]
+    for vector in (*own, *own):
+        for port, frame in (*vector.before, (vector.port, vector.frame)):
+            model.run(port, frame, BOOTTIME_S)
+            xdp.run(port, frame)
+    records = model.flows.records
+    assert len(records) > 80
+    assert xdp.flow_records() == {
+        key: (record.leg, record.ingress_port, record.packets, record.bytes) for key, record in records.items()
+    }
+    totals = {leg: (packets, model.flows.leg_bytes[leg]) for leg, packets in model.flows.leg_packets.items()}
+    assert xdp.leg_totals() == totals
