@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 from finsy.proto import p4r
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from dataplane.codec import NO_ACTION, Packed, compose, compose_default, pack, parse_match, unpack
@@ -77,7 +78,7 @@ class Reader:
             case "counter_entry":
                 return self._counter_entries(entity.counter_entry, snapshot)
             case _:
-                if getattr(entity, kind).ByteSize():
+                if not _is_wildcard(getattr(entity, kind)):
                     raise Refused(Code.UNIMPLEMENTED, f"{kind}: this pipeline has none")
                 return iter(())
 
@@ -167,6 +168,11 @@ class _Snapshot:
         if counter not in self._totals:
             self._totals[counter] = self._counters[counter]()
         return self._totals[counter]
+
+
+def _is_wildcard(message: Message) -> bool:
+    """Whether no id is set in it, nor in what is inside: all of a kind, which is nothing where there is none."""
+    return all(isinstance(value, Message) and _is_wildcard(value) for _, value in message.ListFields())
 
 
 def _add_entry(layout: Layout, entry: TableEntry, response: p4r.ReadResponse) -> None:

@@ -249,9 +249,8 @@ class WireForm:
         laid = self.table.by_action_id.get(action_id)
         if laid is None or len(params) != len(laid.params):
             raise _NoForm
-        if not len(self._value):
-            raise _NoForm  # A DELETE's action says nothing; the codec passes it over.
-        self._set(self._value, ACTION, laid.number)
+        if len(self._value):  # A DELETE's action says nothing (P4Runtime §9.1).
+            self._set(self._value, ACTION, laid.number)
         places = dict(zip((param.id for param in laid.action.params), laid.params, strict=True))
         for span in params:
             self._copy_param(update, span, laid.action, places)
@@ -261,6 +260,9 @@ class WireForm:
         place = places.pop(number.value, None)
         if place is None:
             raise _NoForm
+        if not len(self._value):
+            self._fixed[value.start : value.end] = False
+            return
         param = next(param for param in action.params if param.id == number.value)
         self._copy("value", value, param.bitwidth, place, param.name)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import grpc
 import numpy as np
 from finsy.proto import p4r, p4r_grpc, rpc_status
+from map_fake import FakeMap
+from pipeline_tables import LAYOUT, fake_maps
 
 from dataplane.counters import Totals
 from dataplane.errors import RequestInvalid
 from dataplane.p4runtime import CLIENT_OPTIONS, SERVER_OPTIONS, STATUS_DETAILS, Device, P4RuntimeService, add_p4runtime
 from dataplane.tables import Tables
-from tests.map_fake import FakeMap
-from tests.pipeline_tables import LAYOUT, fake_maps
 
 DEVICE = 7
 Config = p4r.SetForwardingPipelineConfigRequest

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from hypothesis import strategies as st
+from map_fake import FakeMap
 
 from dataplane import layout as layouts
 from dataplane import p4info
@@ -10,7 +11,6 @@ from dataplane.entry import FieldMatch, TableEntry
 from dataplane.layout import MASKS, Layout, Shape, TableLayout
 from dataplane.p4info import MatchField, MatchType
 from dataplane.reasons import CANDIDATE_PATHS, CONTEXTS
-from tests.map_fake import FakeMap
 
 LAYOUT = layouts.of(p4info.load())
 

@@ -4,6 +4,7 @@ import pytest
 from finsy.proto import p4r
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline_tables import LAYOUT, entries
 
 from dataplane import codec
 from dataplane.batch import BatchDecoder
@@ -13,7 +14,6 @@ from dataplane.entry import TableEntry
 from dataplane.layout import Shape
 from dataplane.status import Code, Refused
 from dataplane.stores import Operation
-from tests.pipeline_tables import LAYOUT, entries
 
 UPDATE_TYPES = (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE)
 

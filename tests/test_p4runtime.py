@@ -9,13 +9,13 @@ import pytest
 from finsy.proto import p4r
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from p4runtime_node import DEVICE, LAYOUT, Client, Config, client, errors_of, node, primary
+from pipeline_tables import entries
 
 from dataplane import codec
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.p4info import P4INFO_FILE
 from dataplane.status import Code
-from tests.p4runtime_node import DEVICE, LAYOUT, Client, Config, client, errors_of, node, primary
-from tests.pipeline_tables import entries
 
 INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
 
@@ -232,6 +232,20 @@ async def test_a_bad_read_gives_the_others_and_then_its_errors(tmp_path: Path) -
                 found += response.entities
         assert as_set([entity.table_entry for entity in found]) == expected(lease(1))
         assert errors_of(error.value) == [Code.INVALID_ARGUMENT, Code.OK, Code.INVALID_ARGUMENT]
+
+
+async def test_wildcards_of_what_the_pipeline_has_not_yield_nothing(tmp_path: Path) -> None:
+    clones = p4r.PacketReplicationEngineEntry(clone_session_entry=p4r.CloneSessionEntry())
+    nothing = (
+        p4r.Entity(meter_entry=p4r.MeterEntry()),
+        p4r.Entity(action_profile_group=p4r.ActionProfileGroup()),
+        p4r.Entity(packet_replication_engine_entry=clones),
+    )
+    async with primary(tmp_path) as (_, controller):
+        assert await controller.read(*nothing) == []
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await controller.read(p4r.Entity(meter_entry=p4r.MeterEntry(meter_id=1)))
+        assert errors_of(error.value) == [Code.UNIMPLEMENTED]
 
 
 async def test_counters_by_index_and_all(tmp_path: Path) -> None:
