@@ -1,0 +1,404 @@
+"""Several domains in one process: virtual clock, faulty links between controllers, nodes that hold entries.
+
+Everything that is random comes from one seed, so that a failure can be run again. A controller can crash at any
+moment: it loses all but what it had persisted. Effects are performed in order; a crash may come between any two.
+"""
+
+import base64
+import heapq
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from controller import reconcile, view
+from controller.language.manifest import applied, parse
+from controller.language.policy import parse_policy
+from controller.model.agreement import Message
+from controller.model.course import Course, Stage
+from controller.model.entry import Entry, NodeState
+from controller.model.event import (
+    Apply,
+    Connect,
+    Delete,
+    Deviation,
+    Disconnect,
+    Effect,
+    Event,
+    Log,
+    MessageReceived,
+    MessageSent,
+    NodeDescribed,
+    NodeSynced,
+    NodeUnreachable,
+    Persist,
+    Record,
+    Reply,
+    Send,
+    SyncNode,
+    Tick,
+)
+from controller.model.resource import Resource
+from dataplane.host_api import BorderStatus, HostState, NodeDescription, PortRole, PortStatus
+from topologies import domain_files
+from topologies.topology import Port, Topology
+from topologies.topology_file import load
+
+LAB = Path(__file__).parent.parent / "topologies" / "three-domains.yaml"
+ORDER_PROCESSING = (LAB.parent / "intents" / "order-processing.yaml").read_text()
+START_S = 1_800_000_000.0
+BOOT_EPOCH_S = 1_799_000_000
+EntryKey = tuple[str, tuple[object, ...], int]
+
+
+class SimulatedKeys:
+    """Real Ed25519; the private key follows from the domain's name."""
+
+    def __init__(self, domain: str) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(domain.encode().ljust(32, b".")[:32])
+        self.accepted_sids: set[str] = set()
+        """Of all acceptances ever signed: of both ends."""
+        self.public = base64.b64encode(self._private.public_key().public_bytes_raw()).decode()
+
+    def sign(self, data: bytes) -> bytes:
+        kind, _, content = data.partition(b"\n")
+        if kind.endswith(b"/acceptance"):
+            terms, end, _ = msgspec.json.decode(content)
+            self.accepted_sids |= {terms["offeror_end"]["sid"], end["sid"]}
+        return self._private.sign(data)
+
+    def verify(self, domain_key: str, data: bytes, signature: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(base64.b64decode(domain_key)).verify(signature, data)
+        except (ValueError, InvalidSignature):
+            return False
+        return True
+
+
+def entry_key(entry: Entry) -> EntryKey:
+    return entry.table, entry.match, entry.priority
+
+
+class SimulatedNode:
+    """Holds what it is given, and says what it had to change."""
+
+    def __init__(self, topology: Topology, name: str) -> None:
+        self.name = name
+        self.up = True
+        self.entries: dict[EntryKey, Entry] = {}
+        self.host = HostState()
+        self.writes = 0
+        number = [node.name for node in topology.nodes].index(name) + 1
+        self._ports = tuple(
+            PortStatus(
+                number=port.number,
+                interface=port.interface,
+                role=self._role(topology, port),
+                mac=f"02:00:00:00:{number:02x}:{port.number:02x}",
+                mtu=port.link.mtu if port.link is not None else 1500,
+                carrier=True,
+            )
+            for port in topology.ports(name)
+        )
+        self._borders = [
+            BorderStatus(
+                name=border.name,
+                port=border.number,
+                mac=f"02:00:00:01:{number:02x}:{border.number:02x}",
+                kernel_mac=f"02:00:00:02:{number:02x}:{border.number:02x}",
+                public_key=base64.b64encode(f"{name}/{border.name}".encode().ljust(32, b".")[:32]).decode(),
+                endpoint=f"{border.address.split('/')[0]}:{border.listen_port}",
+                mtu=border.link.tunnel_mtu,
+                up=False,
+                latest_handshake_s=0.0,
+                received_bytes=0,
+                sent_bytes=0,
+            )
+            for border in topology.borders(name)
+        ]
+
+    @staticmethod
+    def _role(topology: Topology, port: Port) -> PortRole:
+        if port.link is None:
+            return PortRole.ATTACHMENT
+        return PortRole.UNDERLAY if topology.crosses_domains(port.link) else PortRole.FABRIC
+
+    def describe(self) -> NodeDescription:
+        up = {tunnel.border for tunnel in self.host.tunnels}
+        return NodeDescription(
+            name=self.name,
+            software="simulated",
+            wireguard="kernel",
+            boot_epoch_s=BOOT_EPOCH_S,
+            layout="simulated",
+            ports=self._ports,
+            borders=tuple(msgspec.structs.replace(one, up=one.name in up) for one in self._borders),
+            host_state=self.host,
+        )
+
+    def sync(self, state: NodeState) -> tuple[int, tuple[Deviation, ...]]:
+        """Writes, and what was different."""
+        desired = {entry_key(entry): entry for entry in state.entries}
+        assert len(desired) == len(state.entries), f"{self.name}: an entry twice"
+        differences = []
+        for key, entry in desired.items():
+            held = self.entries.get(key)
+            if held is None or (held.action, held.params) != (entry.action, entry.params):
+                what = "missing" if held is None else "changed"
+                differences.append(self._deviation(what, entry.table, entry.owner))
+        differences += [self._deviation("foreign", key[0], "") for key in self.entries if key not in desired]
+        writes = len(differences) + (self.host != state.host)
+        self.entries, self.host = desired, state.host
+        self.writes += writes
+        return writes, tuple(differences)
+
+    def _deviation(self, what: str, table: str, owner: str) -> Deviation:
+        return Deviation(node=self.name, what=what, table=table, detail="", owner=owner)
+
+
+class Faults(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the ways between controllers, and of those from a controller to its nodes."""
+
+    loss: float = 0.0
+    duplication: float = 0.0
+    delay_s: tuple[float, float] = (0.001, 0.005)
+    """Uniform between; with a wide range messages overtake each other."""
+
+
+class Controller:
+    """One domain's: its state, its disk, and what it has told."""
+
+    def __init__(self, world: "World", domain: str, policy: str) -> None:
+        self.world = world
+        self.domain = domain
+        self.keys = SimulatedKeys(domain)
+        self.policy = parse_policy(policy, f"{domain}.yaml")
+        self.disk: dict[tuple[str, str], Record] = {}
+        self.alive = False
+        self.life = 0
+        self.replies: dict[str, Reply] = {}
+        self.logs: list[Log] = []
+        self.state = reconcile.initial((), domain, self.policy)[0]
+
+    def start(self) -> None:
+        self.alive = True
+        self.life += 1
+        self.state, effects = reconcile.initial(self.disk.values(), self.domain, self.policy)
+        self._perform(effects)
+        self.world.after(0.0, self._clock, self.life)
+
+    def crash(self) -> None:
+        self.alive = False
+        self.life += 1
+
+    def _clock(self, life: int) -> None:
+        if self.alive and life == self.life:
+            self.event(Tick(), life)
+            self.world.after(1.0, self._clock, life)
+
+    def event(self, event: Event, life: int) -> bool:
+        """Whether it was taken: nobody takes what comes for a former life."""
+        if not self.alive or life != self.life:
+            return False
+        self.state, effects = reconcile.step(self.state, event, self.world.now_s, self.keys)
+        return self._perform(effects)
+
+    def _perform(self, effects: tuple[Effect, ...]) -> bool:
+        """False: it crashed before all was done. What an adapter was told before a crash may still happen."""
+        for index, effect in enumerate(effects):
+            assert not isinstance(effect, Persist) or index == 0, "Persist must come first"
+            if self.world.crashes_now(self):
+                return False
+            match effect:
+                case Persist(records=records):
+                    for record in records:
+                        if record.content is None:
+                            self.disk.pop((record.kind, record.name), None)
+                        else:
+                            self.disk[record.kind, record.name] = record
+                case Reply():
+                    self.replies[effect.request_id] = effect
+                case Send():
+                    self.world.carry(self, effect)
+                case Connect(node=node):
+                    self.world.connect(self, node)
+                case Disconnect():
+                    pass
+                case SyncNode():
+                    self.world.sync(self, effect)
+                case Log():
+                    self.logs.append(effect)
+        return True
+
+
+class World:
+    def __init__(self, seed: int = 0, faults: Faults | None = None, topology: Path = LAB) -> None:
+        self.random = random.Random(seed)
+        self.faults = faults or Faults()
+        self.now_s = START_S
+        self.topology = load(topology)
+        self.crash_chance = 0.0
+        self.crashes = 0
+        self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
+        self._order = 0
+        self._requests = 0
+        self.partitioned: set[frozenset[str]] = set()
+        self.wiretap: list[tuple[str, str, Message]] = []
+        """(from, to, message) of all that was delivered."""
+        self.nodes = {node.name: SimulatedNode(self.topology, node.name) for node in self.topology.nodes}
+        self.controllers = {
+            domain.name: Controller(self, domain.name, domain_files.policy(domain)) for domain in self.topology.domains
+        }
+        self.inventories = {name: self._inventory(name) for name in self.controllers}
+
+    def _inventory(self, name: str) -> str:
+        peers = {
+            domain: domain_files.Peer(
+                identity=domain_files.Identity(domain=domain, key=controller.keys.public, certificate="PEM"),
+                endpoint="127.0.0.1:7000",
+            )
+            for domain, controller in self.controllers.items()
+        }
+        agents = {node: f"unix:/run/{node}.sock" for node in self.nodes}
+        return domain_files.inventory(self.topology, self.topology.domain(name), peers, agents)
+
+    def start(self) -> None:
+        for name, controller in self.controllers.items():
+            controller.start()
+            self.apply(name, self.inventories[name])
+        self.run(3.0)
+
+    # ---- time
+
+    def after(self, delay_s: float, action: Callable[..., object], *arguments: object) -> None:
+        self._order += 1
+        heapq.heappush(self._queue, (self.now_s + delay_s, self._order, action, arguments))
+
+    def run(self, seconds: float) -> None:
+        end_s = self.now_s + seconds
+        while self._queue and self._queue[0][0] <= end_s:
+            self.now_s, _, action, arguments = heapq.heappop(self._queue)
+            action(*arguments)
+        self.now_s = end_s
+
+    def crashes_now(self, controller: Controller) -> bool:
+        if self.random.random() >= self.crash_chance:
+            return False
+        self.crashes += 1
+        controller.crash()
+        self.after(self.random.uniform(0.01, 3.0), controller.start)
+        return True
+
+    # ---- what people do
+
+    def apply(self, domain: str, text: str) -> Reply | None:
+        """The answer; None: the controller crashed over it."""
+        self._requests += 1
+        request = f"request-{self._requests}"
+        controller = self.controllers[domain]
+        controller.event(Apply(request_id=request, resources=tuple(map(applied, parse(text)))), controller.life)
+        return controller.replies.get(request)
+
+    def delete(self, domain: str, name: str, kind: str = "Intent") -> Reply | None:
+        self._requests += 1
+        request = f"request-{self._requests}"
+        controller = self.controllers[domain]
+        controller.event(Delete(request_id=request, kind=kind, name=name), controller.life)
+        return controller.replies.get(request)
+
+    def get(self, domain: str, kind: str, name: str) -> Resource:
+        return next(one for one in self.resources(domain, kind) if one.metadata["name"] == name)
+
+    def resources(self, domain: str, kind: str) -> list[Resource]:
+        return view.resources(self.controllers[domain].state, kind, self.now_s)
+
+    def phase(self, domain: str, name: str) -> str:
+        return str(self.get(domain, "intents", name).status["phase"])
+
+    # ---- between controllers
+
+    def _delay(self) -> float:
+        return self.random.uniform(*self.faults.delay_s)
+
+    def carry(self, sender: Controller, send: Send) -> None:
+        copies = 2 if self.random.random() < self.faults.duplication else 1
+        for _ in range(copies):
+            self.after(self._delay(), self._deliver, sender, sender.life, send)
+
+    def _deliver(self, sender: Controller, life: int, send: Send) -> None:
+        receiver = self.controllers[send.peer]
+        blocked = frozenset((sender.domain, send.peer)) in self.partitioned
+        taken = False
+        if not blocked and self.random.random() >= self.faults.loss:
+            self.wiretap.append((sender.domain, send.peer, send.message))
+            taken = receiver.event(MessageReceived(peer=sender.domain, message=send.message), receiver.life)
+        answered = taken and self.random.random() >= self.faults.loss
+        reason = "" if answered else "no answer within 5 s"
+        report = MessageSent(peer=send.peer, message_id=send.message_id, reason=reason)
+        self.after(self._delay(), sender.event, report, life)
+
+    # ---- between a controller and its nodes
+
+    def connect(self, controller: Controller, node: str) -> None:
+        self.after(self._delay(), self._connected, controller, controller.life, node)
+
+    def _connected(self, controller: Controller, life: int, name: str) -> None:
+        node = self.nodes[name]
+        if node.up:
+            controller.event(NodeDescribed(node=name, description=node.describe()), life)
+        else:
+            controller.event(NodeUnreachable(node=name, reason="connection refused"), life)
+            if life == controller.life:
+                self.after(1.0, self._connected, controller, life, name)
+
+    def sync(self, controller: Controller, effect: SyncNode) -> None:
+        self.after(self._delay(), self._synced, controller, controller.life, effect)
+
+    def _synced(self, controller: Controller, life: int, effect: SyncNode) -> None:
+        node = self.nodes[effect.node]
+        if life != controller.life:
+            return  # its session ended with the controller
+        if not node.up:
+            controller.event(NodeUnreachable(node=effect.node, reason="connection lost"), life)
+            self.after(1.0, self._connected, controller, life, effect.node)
+            return
+        standing = controller.state.nodes[effect.node]
+        if effect.generation < standing.generation:
+            return  # a newer one replaces it
+        writes, differences = node.sync(effect.state)
+        event = NodeSynced(
+            node=effect.node,
+            generation=effect.generation,
+            writes=writes,
+            deviations=differences if effect.audit else (),
+        )
+        self.after(self._delay(), controller.event, event, life)
+
+    # ---- what must hold
+
+    def courses(self) -> list[tuple[str, Course]]:
+        return [
+            (name, one) for name, controller in self.controllers.items() for one in controller.state.courses.values()
+        ]
+
+    def check_settled(self) -> None:
+        """Nothing is under way, and every node has exactly what its controller says it shall have."""
+        for name, controller in self.controllers.items():
+            assert controller.alive, f"{name} is down"
+            assert not controller.state.outbox, f"{name} has still to say {list(controller.state.outbox)}"
+            for course in controller.state.courses.values():
+                assert course.stage == Stage.ACTIVE, f"{name}: {course.plan.name} is {course.stage}"
+            for node, standing in controller.state.nodes.items():
+                assert standing.settled, f"{name}: {node} is not settled: {standing.reason}"
+                state = standing.state
+                assert state is not None
+                held = self.nodes[node]
+                assert held.entries == {entry_key(entry): entry for entry in state.entries}, node
+                assert held.host == state.host, node
+
+    def owners(self) -> dict[str, set[str]]:
+        """Of each node's entries."""
+        return {name: {entry.owner for entry in node.entries.values()} for name, node in self.nodes.items()}
