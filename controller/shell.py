@@ -245,7 +245,8 @@ class Shell:
 
     async def _ask(self, request_id: str, event: Apply | Delete) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
-        reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._replies[request_id] = reply
         try:
             self._queue.put_nowait((event, None))
         except asyncio.QueueFull as exc:

@@ -1,6 +1,8 @@
 """A node without a kernel: the agent's own P4Runtime server over maps in memory, and a small `netstitch.Host`."""
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,11 @@ def mac(port: int, side: int = 0) -> str:
     return f"02:00:00:00:{side:02x}:{port:02x}"
 
 
+def public_key(node: str, border: str) -> str:
+    """As WireGuard's look."""
+    return base64.b64encode(hashlib.sha256(f"{node} {border}".encode()).digest()).decode()
+
+
 class FakeHost:
     """Ports and tunnels as values. What is asked for is there at once."""
 
@@ -71,7 +78,7 @@ class FakeHost:
                 port=border.port,
                 mac=mac(border.port),
                 kernel_mac=mac(border.port, 1),
-                public_key=f"public key of {self.name} at {border.name}",
+                public_key=public_key(self.name, border.name),
                 endpoint=f"{border.address.partition('/')[0]}:{border.listen_port}",
                 mtu=border.mtu,
                 up=border.name in up,

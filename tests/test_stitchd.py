@@ -1,0 +1,245 @@
+"""stitchd as a process: three of them with real stores, keys and TLS, over nodes with tables in memory."""
+
+import asyncio
+import json
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from ruamel.yaml import YAML
+
+from tests.federation import INTENT, Controller, Federation, intent, small_intent, until
+
+KILLS = 50
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Short: the path of a socket has at most 107 characters."""
+    path = Path(tempfile.mkdtemp(prefix="stitchd-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def federation(directory: Path) -> AsyncIterator[Federation]:
+    federation = Federation(directory)
+    try:
+        await federation.start()
+        await federation.settled()
+        yield federation
+    finally:
+        await federation.stop()
+
+
+async def active(controller: Controller, name: str = "order-processing") -> bool:
+    phase, _ = await controller.phase(name)
+    assert phase not in ("Unsatisfiable", "Refused"), await controller.phase(name)
+    return phase == "Active"
+
+
+async def test_an_intent_becomes_active_across_three_domains_and_leaves_nothing(federation: Federation) -> None:
+    shop, transit, insight = (federation.controllers[name] for name in ("shop", "transit", "insight"))
+    before = federation.entries()
+    assert not any(federation.tunnels().values())
+    manifest = json.loads(json.dumps(YAML(typ="safe").load(INTENT.read_text())))
+    began = time.monotonic()
+    response = await shop.apply(manifest)
+    assert response.status_code == 200, response.text
+    answered_s = time.monotonic() - began
+    await until(lambda: active(shop), 10, "Active")
+    active_s = time.monotonic() - began
+    print(f"answered {answered_s:.3f} s, active {active_s:.3f} s")
+    assert active_s < 3
+    assert {name: count for name, count in federation.tunnels().items() if count} == {
+        "sg1": 1,
+        "t1": 1,
+        "t2": 1,
+        "ig1": 1,
+    }
+    for controller in (shop, transit, insight):
+        agreements = await controller.get("agreements")
+        assert len(agreements) == (2 if controller is transit else 1), agreements
+    assert federation.entries() != before
+    began = time.monotonic()
+    response = await shop.request("DELETE", "intents/order-processing")
+    assert response.status_code == 200, response.text
+    await until(lambda: federation.entries() == before and not any(federation.tunnels().values()), 10, "nothing left")
+    print(f"withdrawn {time.monotonic() - began:.3f} s")
+    for controller in (shop, transit, insight):
+        assert await controller.get("agreements") == {}
+
+
+async def test_a_controller_that_is_killed_comes_back_and_writes_nothing(federation: Federation) -> None:
+    shop = federation.controllers["shop"]
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 10, "Active")
+    await federation.settled()
+    present = federation.entries()
+    for node in federation.nodes.values():
+        node.writes = 0
+    for controller in federation.controllers.values():
+        await controller.kill()
+        assert federation.entries() == present
+        took_s = await controller.start()
+        assert took_s < 6
+        assert controller.resident_mb < 300
+        print(f"{controller.domain}: serving after {took_s:.2f} s with {controller.resident_mb:.0f} MB")
+    await until(lambda: active(shop), 10, "Active again")
+    await asyncio.sleep(1.5)
+    assert federation.entries() == present
+    assert sum(node.writes for node in federation.nodes.values()) == 0
+
+
+async def test_tampering_is_repaired_and_named(federation: Federation) -> None:
+    shop = federation.controllers["shop"]
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 10, "Active")
+    await federation.settled()
+    present = federation.entries()
+    chance = random.Random(5)
+    for node in federation.nodes.values():
+        keys = sorted(node.maps["flow_policy"].data) + sorted(node.maps["route"].data)
+        for key in chance.sample(keys, max(1, len(keys) // 10)):
+            table = "flow_policy" if key in node.maps["flow_policy"].data else "route"
+            del node.maps[table].data[key]
+    began = time.monotonic()
+    assert federation.entries() != present
+    await until(lambda: federation.entries() == present, 10, "repaired")
+    print(f"repaired after {time.monotonic() - began:.2f} s")
+    logged = [line for each in federation.controllers.values() for line in each.logged("deviation_repaired")]
+    assert {line["what"] for line in logged} >= {"missing"}
+    assert all(line["owner"] for line in logged if line["what"] == "missing")
+
+
+async def test_an_unreachable_node_holds_up_nothing_else_and_converges_when_it_is_back(
+    federation: Federation,
+) -> None:
+    shop = federation.controllers["shop"]
+    await federation.nodes["ie1"].stop()
+    assert (await shop.apply(intent())).status_code == 200
+
+    async def installing() -> bool:
+        return (await shop.phase("order-processing"))[0] in ("Installing", "Negotiating")
+
+    await until(installing, 5, "waiting")
+    await asyncio.sleep(1.0)
+    assert await installing()
+    await federation.nodes["ie1"].start()
+    await until(lambda: active(shop), 15, "Active")
+
+
+async def test_without_the_token_there_is_no_access_and_no_secret_is_logged(federation: Federation) -> None:
+    shop = federation.controllers["shop"]
+    assert stat.S_IMODE(shop.token_file.stat().st_mode) == 0o600
+    assert (await shop.client.get(f"http://{shop.listen}/v1/intents")).status_code == 401
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 10, "Active")
+    token = shop.token_file.read_text().strip()
+    assert len(token) >= 32
+    assert token not in shop.log.read_text()
+    assert "PRIVATE" not in shop.log.read_text()
+    assert await shop.kill(signal.SIGTERM) == 0
+    assert shop.logged("serving")
+
+
+async def test_two_controllers_do_not_share_a_store(federation: Federation) -> None:
+    shop = federation.controllers["shop"]
+    command = (sys.executable, "-m", "controller", "--config", str(shop.config))
+    second = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+    _, errors = await asyncio.wait_for(second.communicate(), 15)
+    assert second.returncode == 1
+    assert "store" in errors.decode()
+
+
+async def test_sigterm_leaves_the_nodes_as_they_are(federation: Federation) -> None:
+    shop = federation.controllers["shop"]
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 10, "Active")
+    await federation.settled()
+    present = federation.entries()
+    began = time.monotonic()
+    assert await shop.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 5
+    await asyncio.sleep(0.3)
+    assert federation.entries() == present
+
+
+async def test_acknowledged_intents_survive_kills_at_any_moment(directory: Path) -> None:
+    """One domain, alone: what was answered is there after each restart, whatever the moment of the kill."""
+    federation = Federation(directory)
+    shop = federation.controllers["shop"]
+    chance = random.Random(11)
+    there: set[str] = set()
+    unsure: set[str] = set()
+    serial = 0
+    try:
+        for _ in range(KILLS):
+            await shop.start()
+            present = set(await shop.get("intents"))
+            assert there - unsure <= present <= there | unsure
+            there, unsure = present, set()
+            ends = time.monotonic() + chance.uniform(0, 0.3)
+            killing = asyncio.ensure_future(_kill_at(shop, ends))
+            while not killing.done():
+                serial += 1
+                remove = len(there) > 30 or (there and chance.random() < 0.3)
+                name = chance.choice(sorted(there)) if remove else f"orders-{serial}"
+                unsure.add(name)
+                try:
+                    if remove:
+                        response = await shop.request("DELETE", f"intents/{name}")
+                    else:
+                        response = await shop.apply(small_intent(name))
+                except (httpx.HTTPError, RuntimeError):  # killed meanwhile; RuntimeError: the client was closed
+                    break
+                assert response.status_code == 200, response.text
+                (there.discard if remove else there.add)(name)
+                unsure.discard(name)
+            await killing
+        assert serial > KILLS
+    finally:
+        await federation.stop()
+
+
+async def _kill_at(controller: Controller, moment: float) -> None:
+    await asyncio.sleep(max(0.0, moment - time.monotonic()))
+    await controller.kill()
+
+
+def test_keygen_prints_what_neighbours_pin(directory: Path) -> None:
+    command = (sys.executable, "-m", "controller", "keygen", "--domain", "shop", "--key-dir", str(directory / "keys"))
+    first, second = (json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(2))
+    assert first == second
+    assert first["domain"] == "shop"
+    assert first["certificate"].startswith("-----BEGIN CERTIFICATE-----")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        pytest.param(lambda own: (own / "stitchd.json").write_text("{"), "stitchd.json", id="config"),
+        pytest.param(
+            lambda own: (own / "inventory.yaml").write_text("kind: Nod\n"), "inventory.yaml:1:", id="inventory"
+        ),
+        pytest.param(lambda own: (own / "policy.yaml").write_text("accept: 7\n"), "policy.yaml:1:", id="policy"),
+        pytest.param(lambda own: (own / "keys" / "domain.key").unlink(), "keygen", id="no key"),
+        pytest.param(lambda own: (own / "keys" / "domain.key").chmod(0o644), "others may read", id="open key"),
+    ],
+)
+def test_what_is_wrong_is_said_and_where(directory: Path, spoil, expected: str) -> None:  # type: ignore[no-untyped-def]
+    federation = Federation(directory)
+    spoil(directory / "shop")
+    command = (sys.executable, "-m", "controller", "--config", str(federation.controllers["shop"].config))
+    done = subprocess.run(command, capture_output=True, timeout=15)
+    assert done.returncode == 2
+    assert expected in done.stderr.decode()
