@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import socket
@@ -26,6 +27,7 @@ from dataplane.host_api import (
 from dataplane.reasons import DropReason
 from dataplane.version import VERSION
 from tests.agents import START_S, AgentProcess, Bpffs
+from tests.controllers import Controller, entry
 from tests.namespaces import Namespace, run, veth
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
@@ -57,6 +59,11 @@ class Node:
         self.host.ip("addr", "add", "10.1.0.11/24", "dev", "eth0")
         self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
         self.agent = AgentProcess(self.namespace, directory / "sg1", pins, ports=PORTS, borders=BORDERS)
+
+    def attach(self) -> None:
+        """The host's network; without, all that comes in is dropped."""
+        with contextlib.closing(Controller(self.agent)) as controller:
+            controller.insert(entry("attachment", "attach", params={"context": 7}, ingress_port=2, vlan_id=0))
 
     def remove(self) -> None:
         self.agent.remove()
@@ -111,6 +118,7 @@ def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
 
 def test_a_desired_state_is_made_once_and_read_back(node: Node) -> None:
     node.agent.start()
+    node.attach()
     assert "created tunnel sg1-t1 to 192.0.2.2:51820" in node.agent.sync(STATE)
     assert node.agent.sync(STATE) == ()
     description = node.agent.describe()
@@ -154,6 +162,7 @@ def test_what_cannot_be_is_refused_with_the_reason_and_changes_nothing(node: Nod
 
 def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) -> None:
     node.agent.start()
+    node.attach()
     node.agent.sync(STATE)
     before = node.agent.describe()
     links = node.namespace.ip("link")
@@ -181,6 +190,7 @@ def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) 
 def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> None:
     node.agent.start()
     before = sorted(node.namespace.ip("-br", "link").splitlines())
+    node.attach()
     node.agent.sync(STATE)
     assert node.agent.end(signal.SIGTERM) == 0
     assert "the dataplane stays as it is" in node.agent.log
@@ -197,6 +207,7 @@ def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> Non
 
 def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
     node.agent.start()
+    node.attach()
     node.agent.sync(STATE)
     layout = node.agent.describe().layout
     node.agent.end(signal.SIGKILL)
@@ -211,6 +222,7 @@ def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
     assert description.host_state == HostState(tunnels=STATE.tunnels)
     with pytest.raises(AssertionError, match="100% packet loss"):
         node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
+    node.attach()
     node.agent.sync(STATE)
     node.host.run("ping", "-c1", "-W1", "10.1.0.1")
 
@@ -229,6 +241,7 @@ def test_an_interface_that_comes_later_or_again_gets_its_port(node: Node) -> Non
 
 def test_captured_frames_are_those_that_came_in(node: Node) -> None:
     node.agent.start()
+    node.attach()
     node.agent.sync(STATE)
     stream = node.agent.stream("Capture", CaptureQuery(port=2, count=3, seconds=5), CapturedFrame)
     ping = subprocess.Popen(
