@@ -29,6 +29,7 @@ from vectors.node import (
     MUTE,
     MUTE4,
     MUTE6,
+    STRANGER,
     T4,
     TAGGED,
     VLAN,
@@ -187,6 +188,10 @@ def unknown() -> list[Vector]:
     ns = ICMPv6ND_NS(tgt=B6) / ICMPv6NDOptSrcLLAddr(lladdr=port_mac(B))
     who6 = Ether(src=port_mac(B), dst="33:33:ff:00:00:12") / IPv6(src=GATEWAY6, dst="ff02::1:ff00:12", hlim=255) / ns
     known4, known6 = IP(src=A4, dst=B4, ttl=63) / tcp(), IPv6(src=A6, dst=B6, hlim=63) / tcp()
+    lost = IP(src=A4, dst=STRANGER) / tcp()
+    who_else = Ether(src=port_mac(B), dst="ff:ff:ff:ff:ff:ff") / ARP(
+        op=1, hwsrc=port_mac(B), psrc=GATEWAY4, pdst=STRANGER
+    )
     small = IP(src=A4, dst=B4, proto=99)
     stranger = (B, from_host(B, ARP(op=2, hwsrc=host_mac(B), psrc=A4, pdst=GATEWAY4)))
     group = (B, from_host(B, ARP(op=2, hwsrc="01:00:5e:00:00:01", psrc=B4, pdst=GATEWAY4)))
@@ -219,6 +224,13 @@ def unknown() -> list[Vector]:
             ((B, arp_reply(B, B4)), (B, from_host(B, moved))),
         ),
         Vector("not-learnt-from-stranger", A, from_host(A, to4), question(B, bytes(who4)), (stranger,)),
+        Vector(
+            "not-learnt-without-source-guard",
+            A,
+            from_host(A, lost),
+            question(B, bytes(who_else)),
+            ((B, arp_reply(B, STRANGER)),),
+        ),
         Vector("not-learnt-group-mac", A, from_host(A, to4), question(B, bytes(who4)), (group,)),
         Vector(
             "not-learnt-from-other-port",

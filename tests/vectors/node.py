@@ -150,6 +150,9 @@ for context, hosts in {
         ]
 TABLES += [resolve(100 + number, number, port_mac(number)) for number in (A, B, C, TAGGED, MUTE)]
 TABLES += [route_drop(TENANT, "10.1.0.200/32", 72), route(TENANT, "10.1.0.201/32", 998)]
+STRANGER = "10.1.0.202"
+"""Routed to B's port, which may not use it."""
+TABLES.append(route(TENANT, f"{STRANGER}/32", 100 + B))
 
 # Groups and legs
 A_GROUP, B_GROUP = 200, 201

@@ -76,6 +76,12 @@ def endpoint() -> list[Vector]:
     return found
 
 
+def _with_payload(packet: Packet, length: int) -> bytes:
+    """The outer header says that its payload is `length`; what lies behind is in the frame all the same."""
+    data = bytes(packet)
+    return data[:4] + length.to_bytes(2) + data[6:]
+
+
 def endpoint_errors() -> list[Vector]:
     two = [END, NEXT]
     plain = IPv6(src=NEXT, dst=END, nh=4) / Raw(INNER)
@@ -84,12 +90,14 @@ def endpoint_errors() -> list[Vector]:
     tlv = bytes(srv6(bytes(8) + INNER, two, 1, len=5))
     other = bytearray(bytes(srv6(INNER, two, 1)))
     other[42] = 2
+    reason = DropReason.MALFORMED
     return [
         _drop("end-without-srh", FABRIC, plain, DropReason.MALFORMED),
         _drop("end-srh-longer-than-list", FABRIC, bytes(long), DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-srh-with-tlv", FABRIC, tlv, DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-other-routing-type", FABRIC, bytes(other), DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-nine-segments", FABRIC, srv6(INNER, [*[NEXT] * 7, END, NEXT], 1), DropReason.MALFORMED),
+        _drop("end-srh-beyond-payload", FABRIC, _with_payload(srv6(INNER, two, 1), 24), reason, ether_type=0x86DD),
         _drop("end-no-segments-left", FABRIC, srv6(INNER, [NEXT, END], 0), DropReason.SEGMENTS_LEFT),
         _drop("end-too-many-left", FABRIC, srv6(INNER, two, 2, destination=END), DropReason.SEGMENTS_LEFT),
         _drop("end-hop-limit-1", FABRIC, srv6(INNER, two, 1, hop_limit=1), DropReason.HOP_LIMIT),
@@ -258,6 +266,10 @@ def decapsulation_errors() -> list[Vector]:
         _drop(f"dt46-{name}", FABRIC, srv6(data, [DT46], 0, next_header=protocol), reason)
         for name, (data, protocol, reason) in cases.items()
     ]
+    beyond = _with_payload(srv6(inner, [DT46], 0), 16)
+    found.append(_drop("dt46-srh-beyond-payload", FABRIC, beyond, DropReason.MALFORMED, ether_type=0x86DD))
+    short = _with_payload(srv6(inner, [DT46], 0), 24 + len(inner) - 1)
+    found.append(_drop("dt46-inner-beyond-payload", FABRIC, short, DropReason.MALFORMED, ether_type=0x86DD))
     two_left = srv6(inner, [DT46, NEXT], 1)
     found.append(_drop("dt46-segments-left", FABRIC, two_left, DropReason.SEGMENTS_LEFT))
     return found
