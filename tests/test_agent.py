@@ -29,6 +29,7 @@ from dataplane.version import VERSION
 from tests.agents import START_S, AgentProcess, Bpffs
 from tests.controllers import Controller, entry
 from tests.namespaces import Namespace, run, veth
+from tests.pipeline_tables import LAYOUT
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 PORTS = [
@@ -255,6 +256,31 @@ def test_captured_frames_are_those_that_came_in(node: Node) -> None:
     assert len(echo.frame) == 256
     assert echo.frame[26:34] == socket.inet_aton("10.1.0.11") + socket.inet_aton("10.1.0.1")
     assert abs(echo.time_s - time.time()) < 10
+
+
+def test_frames_go_up_to_the_controller_and_out_of_ports(node: Node) -> None:
+    node.agent.start()
+    lldp = bytes.fromhex("0180c200000e 020000000001 88cc") + b"\x02\x07\x04" + bytes(60)
+    reply = bytes.fromhex("0180c200000e 020000000002 88cc") + bytes(range(60))
+    with node.host.entered():
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88CC))
+    wire.bind(("eth0", 0x88CC))
+    wire.settimeout(5)
+    node.attach()
+    with wire, contextlib.closing(Controller(node.agent, election_id=2)) as controller:
+        controller.insert(
+            entry("punt_frame", "punt", 1, {"reason": 16}, ingress_class=(0, 0xFFFF), ether_type=(0x88CC, 0xFFFF))
+        )
+        wire.send(lldp)
+        packet = controller.receive().packet
+        names = {field.id: field.name for field in LAYOUT.p4info.packet_in}
+        metadata = {names[item.metadata_id]: int.from_bytes(item.value) for item in packet.metadata}
+        assert packet.payload == lldp
+        assert metadata == {"ingress_port": 2, "reason": 16, "context": 7, "mtu": 0}
+        controller.send(2, reply)
+        assert wire.recv(2000) == reply
+        controller.send(99, reply)
+        assert "no port 99" in controller.receive().error.message
 
 
 def test_drops_are_streamed_as_totals_of_what_changed(node: Node) -> None:

@@ -1,0 +1,139 @@
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dataplane.errors import NodeRefused
+from dataplane.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
+from dataplane.host_api import PortRole, PortStatus, TelemetryBatch, TelemetryQuery
+from dataplane.jiffies import JiffiesClock
+from dataplane.telemetry import Telemetry, nothing
+
+PORT = PortStatus(number=1, interface="cx1", role=PortRole.ATTACHMENT, mac="02:00:00:00:00:01", mtu=1500, carrier=True)
+
+
+class Traffic(FlowCache):
+    """A small pipeline in memory: flows that count, are evicted, and fold into their leg."""
+
+    def __init__(self) -> None:
+        self._entries: Entries = np.zeros(8, dtype=ENTRY)
+        self._clock = JiffiesClock(hz=250, offset=0)
+        self.folded: NDArray[np.uint64] = np.zeros((4, 2), dtype=np.uint64)
+        self.dropped: NDArray[np.uint64] = np.zeros((8, 2), dtype=np.uint64)
+        self.ports: tuple[PortStatus, ...] = (PORT,)
+        self.readable = True
+
+    def send(self, slot: int, leg: int, packets: int) -> None:
+        entry = self._entries[slot : slot + 1]
+        entry["generation"], entry["leg"], entry["source_port"] = 1, leg, 1000 + slot
+        entry["packets"] += packets
+        entry["bytes_and_port"] += packets * 100
+
+    def evict(self, slot: int) -> None:
+        entry = self._entries[slot]
+        self.folded[entry["leg"]] += (entry["packets"], entry["bytes_and_port"])
+        self._entries[slot] = np.zeros(1, dtype=ENTRY)[0]
+
+    def snapshot(self) -> Snapshot:
+        if not self.readable:
+            raise NodeRefused("the maps went away")
+        return super().snapshot()
+
+    def columns(self, entries: Entries) -> FlowColumns:
+        return super().columns(entries)
+
+    def legs(self) -> NDArray[np.uint64]:
+        return self.folded
+
+    def drops(self) -> NDArray[np.uint64]:
+        return self.dropped.copy()
+
+    def telemetry(self) -> Telemetry:
+        return Telemetry(self, self, lambda: self.ports)
+
+
+def seen(batch: TelemetryBatch) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+    """Packets by source port, by leg, by drop reason."""
+    return (
+        {flow.source_port: flow.packets for flow in batch.flows},
+        {sample.index: sample.packets for sample in batch.legs},
+        {sample.index: sample.packets for sample in batch.drops},
+    )
+
+
+def test_the_first_batch_is_all_and_later_ones_are_what_changed() -> None:
+    traffic = Traffic()
+    telemetry = traffic.telemetry()
+    traffic.send(0, leg=1, packets=3)
+    traffic.send(5, leg=2, packets=4)
+    traffic.dropped[6] = (9, 900)
+    first = telemetry.read()
+    batch = telemetry.batch(first, nothing(), lost_batches=0)
+    assert seen(batch) == ({1000: 3, 1005: 4}, {1: 3, 2: 4}, {6: 9})
+    assert batch.ports == (PORT,)
+    assert seen(telemetry.batch(telemetry.read(), first, 0)) == ({}, {}, {})
+    traffic.send(5, leg=2, packets=1)
+    traffic.dropped[7] = (1, 60)
+    second = telemetry.read()
+    batch = telemetry.batch(second, first, 0)
+    assert seen(batch) == ({1005: 5}, {2: 5}, {7: 1})
+    assert batch.ports == ()
+
+
+def test_an_evicted_flow_stays_in_its_legs_total() -> None:
+    traffic = Traffic()
+    telemetry = traffic.telemetry()
+    traffic.send(0, leg=1, packets=3)
+    before = telemetry.read()
+    traffic.evict(0)
+    traffic.send(0, leg=2, packets=1)
+    assert seen(telemetry.batch(telemetry.read(), before, 0)) == ({1000: 1}, {2: 1}, {})
+    assert telemetry.legs()[1].tolist() == [3, 300]
+
+
+async def watch(
+    traffic: Traffic, query: TelemetryQuery, received: Callable[[TelemetryBatch], None]
+) -> asyncio.Task[None]:
+    async def send(batch: TelemetryBatch) -> None:
+        received(batch)
+
+    return asyncio.create_task(traffic.telemetry().watch(query, send))
+
+
+async def test_a_watcher_that_stalls_loses_batches_but_no_counts() -> None:
+    traffic = Traffic()
+    batches: list[TelemetryBatch] = []
+    may_send, caught_up = asyncio.Event(), asyncio.Event()
+
+    async def send(batch: TelemetryBatch) -> None:
+        await may_send.wait()
+        batches.append(batch)
+        if batch.lost_batches and not batch.legs:
+            caught_up.set()
+
+    query = TelemetryQuery(interval_s=0.01, queue_length=2)
+    watching = asyncio.create_task(traffic.telemetry().watch(query, send))
+    for _ in range(30):
+        traffic.send(3, leg=1, packets=1)
+        await asyncio.sleep(0.01)
+    may_send.set()
+    async with asyncio.timeout(10):
+        await caught_up.wait()
+    watching.cancel()
+    totals = [total for batch in batches for total in seen(batch)[1].values()]
+    assert totals == sorted(totals)
+    assert totals[-1] == 30
+    assert batches[-1].lost_batches >= 5
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
+async def test_what_cannot_be_read_ends_the_stream_with_the_reason() -> None:
+    traffic = Traffic()
+    traffic.readable = False
+    watching = await watch(traffic, TelemetryQuery(interval_s=0.01), lambda batch: None)
+    with pytest.raises(NodeRefused, match="the maps went away"):
+        async with asyncio.timeout(10):
+            await watching
