@@ -189,7 +189,7 @@ async def until(condition: Callable[[], Any], deadline_s: float, what: str) -> A
         if value:
             return value
         assert time.monotonic() < ends, f"not within {deadline_s} s: {what}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -190,7 +190,8 @@ class FakeNode:
         return self.tables.entries(table)
 
     def all_entries(self) -> dict[str, tuple[TableEntry, ...]]:
-        return {table.table.name: self.entries(table.table.name) for table in LAYOUT.tables}
+        """By table, in an order that does not depend on when they were written."""
+        return {table.table.name: tuple(sorted(self.entries(table.table.name), key=repr)) for table in LAYOUT.tables}
 
 
 class CountedTables(Tables):
