@@ -93,7 +93,7 @@ def _checked(
             return await method(_decoded(data, kind), context)
         except RequestInvalid as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except NodeRefused as error:
+        except (NodeRefused, OSError) as error:
             _log.error("request failed: kind=%s error=%s", kind.__name__, error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         raise AssertionError("abort raises")

@@ -118,6 +118,7 @@ async def test_a_watcher_that_stalls_loses_batches_but_no_counts() -> None:
     for _ in range(30):
         traffic.send(3, leg=1, packets=1)
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     may_send.set()
     async with asyncio.timeout(10):
         await caught_up.wait()

@@ -307,6 +307,7 @@ def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(tmp_path: 
             near.run("ping", "-c3", "-i0.1", "-W2", "5f00:2::1")
             # A local address of the far gateway is no way in.
             t1.ip("addr", "add", "5f00:2::99/128", "dev", "lo")
+            t1.ip("-6", "route", "add", "5f00:1::/32", "dev", "wg-sg1")
             with pytest.raises(AssertionError, match="100% packet loss"):
                 near.run("ping", "-c2", "-i0.1", "-W1", "5f00:2::99")
         finally:
