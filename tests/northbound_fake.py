@@ -185,7 +185,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(**deadlines: float) -> Iterator[Running]:
+def running(port: int = 0, **deadlines: float) -> Iterator[Running]:
     ready: list[Running] = []
     loop = asyncio.new_event_loop()
     up = threading.Event()
@@ -193,7 +193,7 @@ def running(**deadlines: float) -> Iterator[Running]:
 
     async def main() -> None:
         controller, telemetry = FakeController(), FakeTelemetry()
-        server = Server(create_app(controller, telemetry, TOKEN, "shop"), "127.0.0.1", 0, **deadlines)
+        server = Server(create_app(controller, telemetry, TOKEN, "shop"), "127.0.0.1", port, **deadlines)
         ready.append(Running(server, controller, telemetry))
         serving = asyncio.create_task(server.run())
         await server.started.wait()

@@ -347,17 +347,24 @@ def test_what_is_no_http_is_closed_and_harms_nobody(shared: Running, garbage: by
     assert httpx.get(f"{shared.url}/healthz", trust_env=False).status_code == 200
 
 
-def test_stopping_the_server_ends_watches() -> None:
-    with running() as server:
-        stream = httpx.Client(trust_env=False, timeout=20)
+def test_stopping_the_server_ends_watches_in_good_order(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[str] = []
+
+    def watch() -> None:
         headers = {"authorization": f"Bearer {TOKEN}"}
-        response = stream.send(
-            stream.build_request("GET", f"{server.url}/v1/intents?watch=true", headers=headers), stream=True
-        )
-        assert response.status_code == 200
+        with httpx.stream("GET", f"{server.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
+            lines.extend(stream.iter_lines())  # raises if the stream is cut off
+
+    with running() as server:
+        watching = threading.Thread(target=watch)
+        watching.start()
+        deadline = time.monotonic() + 10
+        while not server.controller.watchers and time.monotonic() < deadline:
+            time.sleep(0.02)
         started = time.monotonic()
     assert time.monotonic() - started < 5
-    stream.close()
+    watching.join(5)
+    assert (lines, server.controller.watchers, caplog.records) == ([""], 0, [])
 
 
 # ---- what the OpenAPI document says is so

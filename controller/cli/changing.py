@@ -156,7 +156,8 @@ def _repeated(documents: Sequence["Document"]) -> list[str]:
     for document in documents:
         line, column = locate(document, ("metadata", "name"))
         place = f"{document.file}:{line}:{column}"
-        first = seen.setdefault((document.kind, document.name), place)
-        if first != place:
-            faults.append(f"{place}: {document.kind} {document.name!r} is at {first} already")
+        key = (document.kind, document.name)
+        if key in seen:
+            faults.append(f"{place}: {document.kind} {document.name!r} is at {seen[key]} already")
+        seen.setdefault(key, place)
     return faults

@@ -15,6 +15,8 @@ Json = dict[str, Any]
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 35.0
 """Longer than the controller's own deadline, so that its reason arrives."""
+STREAM_TIMEOUT_S = 25.0
+"""A watch that is silent for longer than two heartbeats of the controller is dead."""
 _RECONNECT_S = 0.2
 
 
@@ -97,7 +99,7 @@ class Client:
             connection.close()
 
     def _lines(self, path: str, deadline: float | None) -> Iterator[bytes]:
-        connection = self._connect(ANSWER_TIMEOUT_S)
+        connection = self._connect(STREAM_TIMEOUT_S)
         try:
             response = self._send(connection, "GET", path, {"watch": "true"}, b"")
             while True:
@@ -105,7 +107,7 @@ class Client:
                     left_s = deadline - time.monotonic()
                     if left_s <= 0:
                         return
-                    connection.sock.settimeout(min(left_s, ANSWER_TIMEOUT_S))
+                    connection.sock.settimeout(min(left_s, STREAM_TIMEOUT_S))
                 line = self._read(response, response.readline)
                 if not line:
                     return

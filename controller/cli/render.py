@@ -91,8 +91,6 @@ def at(resource: Any, path: str) -> Any:
 def cell(value: Any) -> str:
     """A value in one line without line breaks or control characters."""
     match value:
-        case None | "" | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case float():
@@ -109,7 +107,7 @@ def cell(value: Any) -> str:
         case dict():
             text = " ".join(f"{name}={cell(part)}" for name, part in value.items() if part not in (None, "", [], {}))
         case _:
-            text = str(value)
+            text = "" if value is None else str(value)
     return "".join(character if character.isprintable() else " " for character in text) or "-"
 
 

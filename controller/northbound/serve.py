@@ -35,8 +35,9 @@ class Server:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=256)
         self.port: int = self._socket.getsockname()[1]
+        self._deadline = Deadline(app, deadline_s=request_deadline_s)
         config = uvicorn.Config(
-            Deadline(app, deadline_s=request_deadline_s),
+            self._deadline,
             http=type("Protocol", (DeadlineProtocol,), {"header_deadline_s": header_deadline_s}),
             ws="none",
             lifespan="off",
@@ -58,6 +59,7 @@ class Server:
                 await asyncio.shield(serving)
             except asyncio.CancelledError:
                 self._server.should_exit = True
+                self._deadline.end_streams()
                 await serving
                 raise
             finally:
@@ -125,21 +127,31 @@ class DeadlineProtocol(H11Protocol):
 
 
 class Deadline:
-    """ASGI: each request has a deadline, up to the end of its response; streams excepted."""
+    """ASGI: each request has a deadline, up to the end of its response; streams excepted, which last until they are
+    told to end."""
 
     def __init__(self, app: ASGIApp, *, deadline_s: float) -> None:
         self._app = app
         self._deadline_s = deadline_s
+        self._streams: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    def end_streams(self) -> None:
+        self._ending = True
+        for stream in self._streams:
+            stream.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        task: asyncio.Task[None] | None = asyncio.current_task()
 
         async def watched_send(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if dict(message["headers"]).get(b"content-type", b"").startswith(STREAM_TYPE):
+                if dict(message["headers"]).get(b"content-type", b"").startswith(STREAM_TYPE) and task is not None:
                     deadline.reschedule(None)
+                    self._streams.add(task)
             await send(message)
 
         try:
@@ -150,3 +162,10 @@ class Deadline:
                 raise  # the connection is closed, so that half an answer is not taken for all of it
             error = f"no answer within {self._deadline_s:g} s; look at what became of it, then try again"
             await answer_error(send, 503, error)
+        except asyncio.CancelledError:
+            if not self._ending or task not in self._streams:
+                raise
+            task.uncancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._streams.discard(task)
