@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestInvalid as error:
         print(f"stitch-agent: {error}", file=sys.stderr)
         return 2
-    except AgentError as error:
+    except (AgentError, OSError) as error:
         print(f"stitch-agent: {error}", file=sys.stderr)
         return 1
     return 0

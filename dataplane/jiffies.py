@@ -1,15 +1,15 @@
 """The kernel's clock of flow records: jiffies, low 32 bits, and how to turn them into Unix time."""
 
-import ctypes
-import os
 import struct
 import time
+from ctypes import c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.errors import NodeRefused
+from dataplane.bpf import Program
+from dataplane.libbpf import checked, library
 
 _CLOCK_MONOTONIC_COARSE = 6
 _BPF_PROG_TYPE_XDP = 6
@@ -20,52 +20,13 @@ _SLACK = 1 << 16
 """Jiffies by which a record may seem to lie in the future (both clocks are read, one after the other)."""
 
 
-class _TestRun(ctypes.Structure):
-    """struct bpf_test_run_opts of libbpf."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
 def read_jiffies() -> int:
-    """Jiffies now, low 32 bits. Costs a program load (2 ms): for calibration only. Raises NodeRefused."""
-    library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    """Jiffies now, low 32 bits. Costs a program load (2 ms): for calibration only. Raises BpfError."""
     load = library.bpf_prog_load
-    load.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_void_p,
-    )
-    program = load(_BPF_PROG_TYPE_XDP, b"read_jiffies", b"GPL", _PROGRAM, len(_PROGRAM) // 8, None)
-    if program < 0:
-        raise NodeRefused(f"cannot load a BPF program: {os.strerror(-program)} (is this root?)")
-    try:
-        frame = ctypes.create_string_buffer(64)
-        run = _TestRun(sz=ctypes.sizeof(_TestRun), data_in=ctypes.addressof(frame), data_size_in=64, repeat=1)
-        result = library.bpf_prog_test_run_opts(program, ctypes.byref(run))
-    finally:
-        os.close(program)
-    if result < 0:
-        raise NodeRefused(f"cannot run a BPF program: {os.strerror(-result)}")
-    return int(run.retval)
+    load.argtypes = (c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p)
+    handle = load(_BPF_PROG_TYPE_XDP, b"read_jiffies", b"GPL", _PROGRAM, len(_PROGRAM) // 8, None)
+    with Program(checked(handle, "load a program that reads jiffies"), "read_jiffies") as program:
+        return program.test_run(bytes(64)).action  # what it returns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

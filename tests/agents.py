@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import grpc
 import msgspec
+from namespaces import Namespace, run
 
 from dataplane.host_api import AgentConfig, Empty, HostReport, HostState, NodeDescription, decode, encode
-from tests.namespaces import Namespace, run
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 START_S = 1.5
@@ -77,7 +77,10 @@ class AgentProcess:
 
     def channel(self) -> grpc.Channel:
         # Reconnecting at once: an agent that restarts is waited for, not avoided.
-        return grpc.insecure_channel(self.config["listen"], options=(("grpc.max_reconnect_backoff_ms", 100),))
+        channel: grpc.Channel = grpc.insecure_channel(
+            self.config["listen"], options=(("grpc.max_reconnect_backoff_ms", 100),)
+        )
+        return channel
 
     def ask(self, method: str, request: msgspec.Struct, kind: type[_Answer]) -> _Answer:
         """One unary call. Raises grpc.RpcError."""

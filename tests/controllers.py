@@ -4,13 +4,13 @@ import ipaddress
 import queue
 from collections.abc import Iterator
 
+from agents import AgentProcess
 from finsy.proto import p4r, p4r_grpc
+from pipeline_tables import LAYOUT
 
 from dataplane.codec import compose
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.p4info import MatchType
-from tests.agents import AgentProcess
-from tests.pipeline_tables import LAYOUT
 
 _DEVICE = 1
 Value = int | str | tuple[int, int] | None
@@ -79,7 +79,8 @@ class Controller:
         return {c.index.index: (c.data.packet_count, c.data.byte_count) for c in cells if c.data.packet_count}
 
     def receive(self) -> p4r.StreamMessageResponse:
-        return next(self._stream)
+        message: p4r.StreamMessageResponse = next(self._stream)
+        return message
 
     def send(self, port: int, frame: bytes) -> None:
         packet = p4r.PacketOut(payload=frame)

@@ -12,6 +12,10 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from agents import START_S, AgentProcess, Bpffs
+from controllers import Controller, entry
+from namespaces import Namespace, run, veth
+from pipeline_tables import LAYOUT
 
 from dataplane.host_api import (
     CapturedFrame,
@@ -26,10 +30,6 @@ from dataplane.host_api import (
 )
 from dataplane.reasons import DropReason
 from dataplane.version import VERSION
-from tests.agents import START_S, AgentProcess, Bpffs
-from tests.controllers import Controller, entry
-from tests.namespaces import Namespace, run, veth
-from tests.pipeline_tables import LAYOUT
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 PORTS = [

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from namespaces import Namespace, veth
 
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import BorderConfig, Tunnel
 from dataplane.tunnel_link import TunnelLink
 from dataplane.tunnels import Tunnels
 from dataplane.wireguard_go import GoWireGuard
-from tests.namespaces import Namespace, veth
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from agents import AgentProcess, Bpffs
+from controllers import Controller, entry
+from namespaces import Namespace, veth
 
 from dataplane.entry import TableEntry
 from dataplane.host_api import (
@@ -26,9 +29,6 @@ from dataplane.host_api import (
     Tunnel,
 )
 from dataplane.reasons import DropReason, L4Class
-from tests.agents import AgentProcess, Bpffs
-from tests.controllers import Controller, entry
-from tests.namespaces import Namespace, veth
 
 pytestmark = pytest.mark.root
 NETWORK, LEG_OUT, LEG_BACK = 7, 300, 301

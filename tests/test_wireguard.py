@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from namespaces import Namespace, run, veth
 
 from dataplane.errors import NodeRefused
 from dataplane.wireguard import DeviceConfig, KeyStore, Peer, WireGuard, public_key
 from dataplane.wireguard_go import GoWireGuard
 from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
-from tests.namespaces import Namespace, run, veth
 
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
