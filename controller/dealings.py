@@ -19,6 +19,9 @@ from controller.model.requirements import Connection
 from controller.state import Closed
 from controller.turn import Lost, Turn
 
+LINGER_S = 2
+"""How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
+MAX_LINGER_S = 10
 LOST_RETRY_S = 2
 """Before we try again what a neighbour has withdrawn, or what has run out."""
 
@@ -183,30 +186,40 @@ def refuse_upstream(turn: Turn, course: Course, reason: str) -> None:
 
 
 def end(
-    turn: Turn, course: Course, reason: str, *, towards_upstream: bool = True, towards_downstream: bool = True
+    turn: Turn,
+    course: Course,
+    reason: str,
+    *,
+    towards_upstream: bool = True,
+    towards_downstream: bool = True,
+    linger_s: int = 0,
 ) -> None:
-    """Nothing of a course stays, and its neighbours are told."""
+    """Nothing of a course stays (for long, if it is to linger), and its neighbours are told."""
     for session, tell in ((course.upstream, towards_upstream), (course.downstream, towards_downstream)):
         if session is None:
             continue
         if tell:
             turn.forget_messages(session.terms.id)
-            turn.send(session.peer, make_withdrawal(session.terms.id, reason, int(turn.now_s), turn.keys))
+            turn.send(session.peer, make_withdrawal(session.terms.id, reason, int(turn.now_s), turn.keys, linger_s))
         if not session.offeror:
             close_id(turn, session.terms.id, reason, session.terms.expires_s)
-    turn.drop_course(course)
+    if linger_s:
+        until_s = int(turn.now_s) + linger_s
+        turn.put_course(msgspec.structs.replace(course, stage=Stage.LINGERING, until_s=until_s))
+    else:
+        turn.drop_course(course)
     turn.log("course_ended", owner=course.plan.owner, plan=course.plan.name, reason=reason)
 
 
-def abandon(turn: Turn, name: str, reason: str) -> None:
+def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
     """We want a course no more: what uses it is removed first."""
     course = turn.courses.get(name)
-    if course is None or course.stage == Stage.REMOVING:
+    if course is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
         return
     if course.stage == Stage.NEGOTIATING:
         end(turn, course, reason)
         return
-    turn.put_course(msgspec.structs.replace(course, stage=Stage.REMOVING))
+    turn.put_course(msgspec.structs.replace(course, stage=Stage.REMOVING, linger_s=linger_s))
     turn.fresh.add(name)
 
 
@@ -227,6 +240,9 @@ def watch_leases(turn: Turn) -> None:
             for session in (course.upstream, course.downstream)
             if session is not None and (terms_in_force(session) or session.terms).expires_s <= turn.now_s
         ]
+        if course.stage == Stage.LINGERING and (ran_out or course.until_s <= turn.now_s):
+            turn.drop_course(course)
+            continue
         if ran_out:
             lose(turn, course, f"the agreement with {ran_out[0].peer} has expired")
             continue

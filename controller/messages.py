@@ -3,6 +3,7 @@
 import msgspec
 
 from controller.dealings import (
+    MAX_LINGER_S,
     answer,
     close_id,
     end,
@@ -51,12 +52,12 @@ def _offered(turn: Turn, peer: Domain, offer: Offer) -> None:
         turn.log("peer_violation", "error", peer=peer.name, agreement=terms.id[:300], reason=reason)
         refuse(turn, peer.name, terms, reason)
         return
+    if (closed := turn.closed.get(terms.id)) is not None:
+        refuse(turn, peer.name, terms, closed.reason)
+        return
     course = turn.courses.get(turn.agreements.get(terms.id) or "")
     if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
         _offered_again(turn, course, course.upstream, offer)
-        return
-    if (closed := turn.closed.get(terms.id)) is not None:
-        refuse(turn, peer.name, terms, closed.reason)
         return
     if reason := refusal(terms, turn.policy, turn.own, turn.now_s):
         close_id(turn, terms.id, reason, terms.expires_s)
@@ -266,7 +267,7 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal) -> None:
     course = turn.courses.get(turn.agreements.get(message.id) or "")
     sessions = (course.upstream, course.downstream) if course is not None else ()
     session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
-    if course is None or session is None:
+    if course is None or session is None or course.stage == Stage.LINGERING:
         _withdrawn_before(turn, peer, message)
         return
     if session.peer != peer.name:
@@ -278,6 +279,9 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal) -> None:
         return
     turn.forget_messages(message.id)
     reason = f"{peer.name} has withdrawn it: {after.reason}"
+    if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
+        end(turn, course, reason, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
+        return
     if course.stage == Stage.REMOVING:
         end(turn, course, reason, towards_upstream=session.offeror, towards_downstream=not session.offeror)
         return

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from controller.dealings import abandon, deliver_answer, end
+from controller.dealings import LINGER_S, abandon, deliver_answer, end
 from controller.fulfillment.realize import realize
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
@@ -140,13 +140,13 @@ def _next_stage(turn: Turn, course: Course) -> bool:
             if course.upstream is None:
                 turn.fresh.add(course.plan.name)
                 carried(turn, active)
-                abandon(turn, course.replaces, "another plan has taken over")
+                abandon(turn, course.replaces, "another plan has taken over", LINGER_S)
             return True
         case Stage.ACTIVE if course.upstream is not None and course.upstream.answer is not None:
             turn.put_course(deliver_answer(turn, course))
             return True
         case Stage.REMOVING:
-            end(turn, course, "withdrawn")
+            end(turn, course, "withdrawn", linger_s=course.linger_s)
             return True
         case _:
             return False

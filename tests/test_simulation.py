@@ -154,11 +154,11 @@ def test_renewal_keeps_an_agreement_alive_and_changes_only_leases() -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
     before = {name: set(node.entries) for name, node in world.nodes.items()}
-    world.run(6 * 3600.0)
+    world.run(2 * 3600.0)
     assert world.phase("shop", "order-processing") == "Active"
     assert {name: set(node.entries) for name, node in world.nodes.items()} == before
     (course,) = world.controllers["shop"].state.courses.values()
-    assert course.downstream is not None and course.downstream.terms.revision >= 10
+    assert course.downstream is not None and course.downstream.terms.revision >= 4
     assert not [log for controller in world.controllers.values() for log in controller.logs if log.level != "info"]
     world.check_settled()
     check_agreed(world)

@@ -70,9 +70,9 @@ def make_refusal(id: str, revision: int, reason: str, keys: Keys) -> Refusal:
     return Refusal(id=id, revision=revision, reason=reason, signature=_signature(keys, data))
 
 
-def make_withdrawal(id: str, reason: str, issued_s: int, keys: Keys) -> Withdrawal:
-    data = signing_bytes("withdrawal", id, reason, issued_s)
-    return Withdrawal(id=id, reason=reason, issued_s=issued_s, signature=_signature(keys, data))
+def make_withdrawal(id: str, reason: str, issued_s: int, keys: Keys, linger_s: int = 0) -> Withdrawal:
+    data = signing_bytes("withdrawal", id, reason, issued_s, linger_s)
+    return Withdrawal(id=id, reason=reason, issued_s=issued_s, linger_s=linger_s, signature=_signature(keys, data))
 
 
 def agreement_of(acceptance: Acceptance) -> Agreement:
@@ -225,7 +225,7 @@ def step(
 
 def withdrawal_objection(message: Withdrawal, peer: Domain, keys: Keys) -> str:
     """Why it does not count; empty: it does."""
-    data = signing_bytes("withdrawal", message.id, message.reason, message.issued_s)
+    data = signing_bytes("withdrawal", message.id, message.reason, message.issued_s, message.linger_s)
     if not _signed(keys, peer.key, data, message.signature):
         return f"the withdrawal is not signed by {peer.name}"
     return ""

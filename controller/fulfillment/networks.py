@@ -42,9 +42,10 @@ def network_entries(
             entries.append(_admit(attachment.port, address, owner))
             entries.append(route_entry(index, (address, 128), hop, owner))
     leg = numbering.network_leg(index)
+    hosts = {numbering.host_prefix(address) for one in network.attachments for address in one.addresses}
     default = Rule(
         source=None,  # source_guard admits only the network's own hosts
-        destination=tuple(sorted(network.prefixes)),
+        destination=tuple(sorted(hosts)),  # not its prefixes: another network's host may have an address inside them
         default=True,
         leg=leg,
         priority=DEFAULT_PRIORITY,

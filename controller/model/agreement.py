@@ -79,11 +79,13 @@ class Refusal(Value, frozen=True, kw_only=True, tag="refusal"):
 
 
 class Withdrawal(Value, frozen=True, kw_only=True, tag="withdrawal"):
-    """Either side ends an agreement; nothing crosses from then on."""
+    """Either side ends an agreement; nothing crosses from then on (or after `linger_s`)."""
 
     id: str
     reason: str
     issued_s: int
+    linger_s: int = 0
+    """For so long replies and what is under way may still cross, because another agreement has taken over."""
     signature: str
 
 

@@ -47,6 +47,8 @@ class Stage(enum.StrEnum):
     """Everything."""
     REMOVING = "Removing"
     """As ADDING, on the way to nothing."""
+    LINGERING = "Lingering"
+    """As ADDING, until replies have found the way that has taken over."""
 
 
 class Course(Value, frozen=True, kw_only=True):
@@ -64,6 +66,10 @@ class Course(Value, frozen=True, kw_only=True):
     """Borders where what we carry for others was refused."""
     replaces: str = ""
     """Plan that this one takes over from."""
+    linger_s: int = 0
+    """How long it lingers once it is removed."""
+    until_s: int = 0
+    """Unix time when it has lingered enough."""
 
 
 class Errand(Value, frozen=True, kw_only=True):

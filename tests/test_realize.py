@@ -1,0 +1,215 @@
+"""Two meanings agree: what the entries deliver (by the reference pipeline) equals what the intents permit."""
+
+import itertools
+
+import pytest
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
+from scapy.layers.l2 import Ether
+
+from controller.model.entry import Entry
+from dataplane.reasons import DropReason
+from tests.packet_walk import Walk, echo, tcp, udp
+from tests.simulator import ORDER_PROCESSING, World
+
+CX1, CX2, CZ1, AY1, AR1 = "10.1.0.11", "10.1.0.12", "10.1.0.11", "10.2.0.10", "10.1.0.10"
+CX1_6, CX2_6, AY1_6 = "2001:db8:1::11", "2001:db8:1::12", "2001:db8:2::10"
+FORWARD = ("se1", "sg1", "t1", "tc1", "t2", "ig1", "ie1")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    world.check_settled()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("host", "packet", "reaches", "path"),
+    [
+        ("cx1", tcp(CX1, AY1, 443), "ay1", FORWARD),
+        ("cx1", tcp(CX1, AY1, 443, "A"), "ay1", FORWARD),
+        ("cx1", tcp(CX1_6, AY1_6, 443), "ay1", FORWARD),
+        ("cx1", echo(CX1, AY1), "ay1", FORWARD),
+        ("cx1", echo(CX1_6, AY1_6), "ay1", FORWARD),
+        ("ay1", tcp(AY1, CX1, 40000, "SA", 443), "cx1", FORWARD[::-1]),
+        ("ay1", tcp(AY1_6, CX1_6, 40000, "A", 443), "cx1", FORWARD[::-1]),
+        ("ay1", echo(AY1, CX1, reply=True), "cx1", FORWARD[::-1]),
+        ("ay1", echo(AY1_6, CX1_6, reply=True), "cx1", FORWARD[::-1]),
+    ],
+)
+def test_what_the_intent_allows_arrives(
+    world: World, host: str, packet: IPv6, reaches: str, path: tuple[str, ...]
+) -> None:
+    outcome = Walk(world).send(host, packet)
+    assert (outcome.delivered, outcome.path) == (reaches, path), outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("host", "packet", "node", "reason"),
+    [
+        ("cx1", tcp(CX1, CX2, 80), "se1", DropReason.ISOLATED),
+        ("cx2", echo(CX2, CX1), "se1", DropReason.ISOLATED),
+        ("cx2", echo(CX2_6, CX1_6), "se1", DropReason.ISOLATED),
+        ("cx2", tcp(CX2, AY1, 443), "se1", DropReason.NOT_PERMITTED),
+        ("cx2", tcp(CX1, AY1, 443), "se1", DropReason.SOURCE_NOT_ADMITTED),
+        ("cz1", tcp(CZ1, AY1, 443), "se1", DropReason.NOT_PERMITTED),
+        ("cx1", tcp(CX1, AR1, 9000), "se1", DropReason.ISOLATED),
+        ("cx1", tcp(CX1, AY1, 80), "se1", DropReason.ISOLATED),
+        ("cx1", udp(CX1, AY1, 443), "se1", DropReason.ISOLATED),
+        ("cx1", echo(CX1, AY1, reply=True), "se1", DropReason.ISOLATED),
+        ("ay1", tcp(AY1, CX1, 22), "ie1", DropReason.NOT_PERMITTED),
+        ("ay1", tcp(AY1, CX1, 40000, "S", 443), "ie1", DropReason.NOT_PERMITTED),
+        ("ay1", echo(AY1, CX1), "ie1", DropReason.NOT_PERMITTED),
+        ("ay1", tcp(AY1, CX2, 40000, "SA", 443), "ie1", DropReason.NOT_PERMITTED),
+        ("ar1", tcp(AR1, CX1, 40000, "SA", 443), "ie1", DropReason.NOT_PERMITTED),
+    ],
+)
+def test_all_else_is_dropped_where_it_enters(
+    world: World, host: str, packet: IPv6, node: str, reason: DropReason
+) -> None:
+    outcome = Walk(world).send(host, packet)
+    assert (outcome.delivered, outcome.node, outcome.reason) == ("", node, reason)
+
+
+def test_every_pair_of_hosts_agrees_with_the_intent(world: World) -> None:
+    """Brute force: all hosts, all ports of interest, all flags."""
+    walk = Walk(world)
+    hosts = {"cx1": CX1, "cx2": CX2, "cz1": CZ1, "ay1": AY1, "ar1": AR1}
+    for (a, source), (b, destination) in itertools.permutations(hosts.items(), 2):
+        if source == destination:
+            continue
+        for port, source_port in itertools.product((22, 443, 40000), (443, 40000)):
+            for flags in ("S", "SA", "A", "FA", "R"):
+                outcome = walk.send(a, tcp(source, destination, port, flags, source_port))
+                request = (a, b) == ("cx1", "ay1") and port == 443
+                # cz1 has the address of cx1, on purpose: what ay1 sends to it is for cx1
+                reply = a == "ay1" and destination == CX1 and source_port == 443 and flags != "S"
+                expected = "ay1" if request else "cx1" if reply else ""
+                assert outcome.delivered == expected, (a, b, port, flags, source_port, outcome)
+
+
+def test_srv6_header_has_the_planned_segments(world: World) -> None:
+    outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
+    frame = Ether(outcome.frames[FORWARD.index("t1")])
+    srh = frame[IPv6ExtHdrSegmentRouting]
+    assert (srh.segleft, srh.lastentry) == (1, 1)
+    tc1, t2 = srh.addresses[::-1]
+    assert tc1 == "5f00:2:2:1::" and t2.startswith("5f00:2:4:1")
+    (course,) = world.controllers["transit"].state.courses.values()
+    assert frame[IPv6].fl >> 6 == course.slots[0]
+
+
+def test_largest_inner_packet_fits_every_link_of_the_chain(world: World) -> None:
+    sizes = {
+        dict(entry.params)["inner_mtu"]
+        for node in world.nodes.values()
+        for entry in node.entries.values()
+        if entry.action == "h_encaps"
+    }
+    # 1500 - WireGuard over IPv4 60 - IPv6 40 - SRH 24
+    assert sizes == {1376}
+    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1376 - 40)).delivered == "ay1"
+    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1377 - 40)).reason == DropReason.TOO_BIG
+
+
+def test_before_and_after_the_intent_hosts_of_a_network_reach_each_other_only() -> None:
+    world = World()
+    world.start()
+    for step in ("before", "after"):
+        walk = Walk(world)
+        assert walk.send("cx1", echo(CX1, CX2)).delivered == "cx2", step
+        assert walk.send("cx2", tcp(CX2_6, CX1_6, 22)).delivered == "cx1", step
+        assert walk.send("cx1", echo(CX1, AY1)).reason == DropReason.NOT_PERMITTED, step
+        world.apply("shop", ORDER_PROCESSING)
+        world.run(2.0)
+        assert Walk(world).send("cx1", echo(CX1, CX2)).reason == DropReason.ISOLATED
+        world.delete("shop", "order-processing")
+        world.run(2.0)
+
+
+def test_border_closes_by_itself_when_the_lease_ends(world: World) -> None:
+    (course,) = world.controllers["shop"].state.courses.values()
+    assert course.downstream is not None
+    expires_s = course.downstream.terms.expires_s
+    held = world.now_s
+    try:
+        world.now_s = expires_s - 1
+        assert Walk(world).send("cx1", tcp(CX1, AY1, 443)).delivered == "ay1"
+        world.now_s = expires_s
+        outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
+        assert (outcome.node, outcome.reason) == ("sg1", DropReason.LEASE_EXPIRED)
+    finally:
+        world.now_s = held
+
+
+def test_traffic_flows_at_every_moment_of_a_change() -> None:
+    """Make before break: all nodes of all domains are asked at each step of the way."""
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    changed = ORDER_PROCESSING.replace("[tcp/443, icmp]", "[tcp/443]")
+    world.apply("shop", changed)
+    for _ in range(150):
+        world.run(0.0007)
+        walk = Walk(world)
+        assert walk.send("cx1", tcp(CX1, AY1, 443)).delivered == "ay1"
+        assert walk.send("ay1", tcp(AY1, CX1, 40000, "SA", 443)).delivered == "cx1"
+    world.run(2.0)
+    world.check_settled()
+    assert Walk(world).send("cx1", echo(CX1, AY1)).reason == DropReason.ISOLATED
+
+
+LOCAL = """
+apiVersion: netstitch/v1
+kind: Service
+metadata: {name: shop/customer-z/billing}
+spec: {addresses: [10.1.0.77], ports: [tcp/8080]}
+---
+apiVersion: netstitch/v1
+kind: Network
+metadata: {name: shop/customer-z}
+spec:
+  prefixes: [10.1.0.0/24, "2001:db8:1::/64"]
+  gateways: [10.1.0.1, "2001:db8:1::1"]
+  attachments: [{name: cz1, node: se1, port: PORT, addresses: [10.1.0.77]}]
+---
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: billing, tenant: customer-x}
+spec:
+  allow: [{from: {network: shop/customer-x, select: {app: web}}, to: shop/customer-z/billing}]
+"""
+
+
+def test_two_networks_on_one_edge_are_joined_without_leaving_it() -> None:
+    world = World()
+    world.start()
+    port = str(world.topology.port_number("se1", "cz1"))
+    reply = world.apply("shop", LOCAL.replace("PORT", port))
+    assert reply is not None and not reply.problems and not reply.conflict, reply
+    world.run(2.0)
+    assert world.phase("shop", "billing") == "Active"
+    world.check_settled()
+    walk = Walk(world)
+    walk.pipelines["se1"].neighbors[int(port), 0xFFFF0A01004D] = b"\2\0\0\0\0\1"
+    assert walk.send("cx2", tcp(CX2, "10.1.0.77", 8080)).path == ("se1",)
+    assert walk.send("cx2", tcp(CX2, "10.1.0.77", 8080)).delivered == "cz1"
+    assert walk.send("cz1", tcp("10.1.0.77", CX2, 40000, "SA", 8080)).delivered == "cx2"
+    assert walk.send("cx2", tcp(CX2, "10.1.0.77", 22)).reason == DropReason.NOT_PERMITTED
+    assert walk.send("cz1", tcp("10.1.0.77", CX2, 8080)).reason == DropReason.NOT_PERMITTED
+    assert walk.send("cx1", tcp(CX1, "10.1.0.77", 8080)).reason == DropReason.NOT_PERMITTED
+
+
+def test_equal_histories_give_equal_bytes() -> None:
+    def entries() -> list[list[Entry]]:
+        world = World()
+        world.start()
+        world.apply("shop", ORDER_PROCESSING)
+        world.run(2.0)
+        return [list(node.entries.values()) for node in world.nodes.values()]
+
+    assert entries() == entries()
