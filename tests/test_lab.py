@@ -449,6 +449,14 @@ def test_labs_are_found_by_name_or_when_there_is_one(bare: LabRecord) -> None:
         lab.find("../etc")
 
 
+def test_two_checkouts_name_their_labs_differently(monkeypatch: pytest.MonkeyPatch, bare: LabRecord) -> None:
+    topology = lab.topology_of(bare)
+    here = lab.default_name(topology)
+    monkeypatch.setattr(lab, "CHECKOUT", Path("/somewhere/else"))
+    assert here.startswith("three-domains-") and lab.default_name(topology) != here
+    assert bare not in lab.running(), "labs of another checkout are not ours to end by default"
+
+
 def test_simultaneous_starts_of_one_lab_make_one(bare: LabRecord) -> None:
     outcomes: list[object] = []
 
