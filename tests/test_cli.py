@@ -383,7 +383,10 @@ def exported(stitch: Shell, api: Running) -> dict[str, Any]:
     )
     resources = api.controller.resources
     resources["agreements"][terms.id] = Resource(
-        kind="Agreement", metadata={"name": terms.id}, spec=msgspec.to_builtins(agreement), status={}
+        kind="Agreement",
+        metadata={"name": terms.id},
+        spec=msgspec.to_builtins(terms),
+        status={field: value for field, value in msgspec.to_builtins(agreement).items() if field != "terms"},
     )
     for name, private in keys.items():
         resources["domains"][name] = Resource(
@@ -407,19 +410,20 @@ def test_an_exported_agreement_is_verified_against_pinned_keys(stitch: Shell, ex
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("terms", "expires_s"), 99, "offer is not signed by shop"),
-        (("terms", "flows"), [], ""),
-        (("latency_us",), 1, "acceptance is not signed by transit"),
-        (("acceptor_end", "public_key"), "b" * 43 + "=", "acceptance is not signed by transit"),
-        (("offer_signature",), "AAAA", "offer is not signed by shop"),
-        (("acceptance_signature",), "no base64", "acceptance is not signed by transit"),
+        (("spec", "expires_s"), 99, "offer is not signed by shop"),
+        (("spec", "flows"), [], ""),
+        (("status", "latency_us"), 1, "acceptance is not signed by transit"),
+        (("status", "acceptor_end", "public_key"), "b" * 43 + "=", "acceptance is not signed by transit"),
+        (("status", "offer_signature"), "AAAA", "offer is not signed by shop"),
+        (("status", "acceptance_signature"), "no base64", "acceptance is not signed by transit"),
+        (("status", "acceptance_signature"), "", "one signature only, shop's"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_tampered_agreement_is_a_no_that_says_what(
     stitch: Shell, exported: dict[str, Any], path: tuple[str, ...], value: Any, message: str
 ) -> None:
-    place = exported["spec"]
+    place = exported
     for field in path[:-1]:
         place = place[field]
     unchanged = place[path[-1]] == value

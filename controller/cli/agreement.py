@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from controller.model.agreement import Agreement
 
 
+_SIGNED = ("offer_signature", "acceptor_end", "latency_us", "acceptance_signature")
+"""What a status holds beside the terms, which are the spec."""
+
+
 def read_agreements(file: str) -> list[tuple[str, "Agreement"]]:
-    """Names and contents of what `stitch get agreements -o json|yaml` printed. Raises InputInvalid."""
+    """Names and contents of what `stitch get agreements -o json|yaml` printed.
+
+    Raises InputInvalid; AnswerIsNo for an offer that is not accepted.
+    """
     import msgspec
 
     from controller.model.agreement import Agreement
@@ -27,9 +34,15 @@ def read_agreements(file: str) -> list[tuple[str, "Agreement"]]:
         if not isinstance(resource, dict) or resource.get("kind") != "Agreement":
             raise InputInvalid(f"{where}: expected an Agreement, as `stitch get agreement NAME -o json` prints it")
         try:
-            agreement = msgspec.convert(resource.get("spec"), Agreement)
             name = str(resource["metadata"]["name"])
-        except (msgspec.ValidationError, KeyError, TypeError) as error:
+            status = resource["status"]
+            if not status.get("acceptance_signature"):
+                raise AnswerIsNo(
+                    f"{where}: {name} has one signature only, {resource['spec']['offeror']}'s: no agreement yet"
+                )
+            signed = {field: status.get(field) for field in _SIGNED}
+            agreement = msgspec.convert({"terms": resource["spec"], **signed}, Agreement)
+        except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
             raise InputInvalid(f"{where}: no agreement: {error}") from error
         found.append((name, agreement))
     if not found:

@@ -64,6 +64,9 @@ class Server:
                 raise
             finally:
                 self._socket.close()
+                for connection in tuple(self._server.server_state.connections):
+                    connection.transport.abort()  # it came while the server was closing
+                await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
 
 
 class _Uvicorn(uvicorn.Server):
