@@ -224,10 +224,14 @@ def _key(table: Table, shape: Shape) -> Struct:
 
 
 def _lay(fields: list[tuple[str, Kind, int, int]], start: int) -> tuple[dict[str, Place], int]:
-    """Places by name, and the end of the last one. Larger alignments come first, so that there are no holes."""
+    """Places by name, and the end of the last one.
+
+    Larger alignments come first, so that there are no holes; but addresses last, so that the numbers and the first
+    segments of a segment list are in one cache line.
+    """
     places: dict[str, Place] = {}
     offset = start
-    for name, kind, size, align in sorted(fields, key=lambda field: -field[3]):
+    for name, kind, size, align in sorted(fields, key=lambda field: (field[1] is Kind.ADDRESS, -field[3])):
         offset = _round_up(offset, align)
         places[name] = Place(name, kind, offset, size)
         offset += size

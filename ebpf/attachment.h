@@ -3,6 +3,10 @@
  *
  *   ifindex --port_number--> port --(port, VLAN)--attachment--> a network's context (class 0)
  *                                                          \--> a link's ingress class: 1 fabric, 2.. one neighbour's tunnel
+ *
+ * Both look-ups are in hash tables, and each packet makes them. What they gave is remembered in arrays: a port's number by
+ * `port_hint`, right if the port says that it is that interface's; an untagged attachment by `attachment_hint`, right
+ * while the generation of its context is the same.
  */
 #pragma once
 
@@ -13,8 +17,8 @@ struct port {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 zero;
-	__be32 ipv4; /* gateway addresses that XDP answers for; 0 = none */
-	__u32 zero2;
+	__be32 ipv4;   /* gateway addresses that XDP answers for; 0 = none */
+	__u32 ifindex; /* set here, for `port_hint`; user space writes 0 */
 	union address ipv6;
 };
 
@@ -39,26 +43,123 @@ struct {
 	__type(value, struct attachment_value);
 } attachment SEC(".maps");
 
+#define PORT_HINTS 512
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORT_HINTS);
+	__type(key, __u32); /* ifindex modulo the size */
+	__type(value, __u32);
+} port_hint SEC(".maps");
+
+union attachment_hint {
+	struct {
+		__u32 generation; /* of the context; 0: nothing is remembered */
+		__u32 context;
+	};
+	__u64 word; /* read and written at once: CPUs share it */
+};
+_Static_assert(sizeof(union attachment_hint) == 8, "attachment_hint");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORTS);
+	__type(key, __u32); /* port */
+	__type(value, union attachment_hint);
+} attachment_hint SEC(".maps");
+
+static __noinline struct port *find_port(__u32 ifindex, __u32 *index)
+{
+	__u32 *number = bpf_map_lookup_elem(&port_number, &ifindex), slot = ifindex % PORT_HINTS, *hint;
+	struct port *found;
+
+	if (!number)
+		return NULL;
+	*index = *number;
+	found = bpf_map_lookup_elem(&port, index);
+	hint = bpf_map_lookup_elem(&port_hint, &slot);
+	if (found && hint) {
+		found->ifindex = ifindex;
+		*hint = *index;
+	}
+	return found;
+}
+
+/* The port of an interface and its number, or NULL. */
+static __always_inline struct port *port_of(__u32 ifindex, __u32 *index)
+{
+	__u32 slot = ifindex % PORT_HINTS, *hint = bpf_map_lookup_elem(&port_hint, &slot);
+	struct port *found;
+
+	if (hint) {
+		*index = *hint;
+		found = bpf_map_lookup_elem(&port, index);
+		if (found && found->ifindex == ifindex && found->flags & PORT_PRESENT)
+			return found;
+	}
+	return find_port(ifindex, index);
+}
+
+static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
+{
+	struct attachment_key key = {.ingress_port = packet->ingress_port, .vlan_id = vlan_id};
+	struct attachment_value *value = bpf_map_lookup_elem(&attachment, &key);
+	union attachment_hint hint = {}, *remembered;
+	__u32 index = packet->ingress_port;
+
+	if (!value)
+		return drop(packet, DROP_UNKNOWN_CONTEXT);
+	if (value->action != ATTACHMENT_ATTACH) {
+		packet->ingress_class = value->link.ingress_class;
+		packet->flow_port = 0;
+		packet->flow.context = FABRIC_CONTEXT;
+		return GO_ON;
+	}
+	packet->ingress_class = ATTACHMENT_CLASS;
+	packet->flow_port = index;
+	packet->flow.context = value->attach.context;
+	if (vlan_id)
+		return GO_ON;
+	hint.context = packet->flow.context;
+	hint.generation = generation_of(hint.context);
+	/* Once more: the entry must be no older than the generation. */
+	value = bpf_map_lookup_elem(&attachment, &key);
+	remembered = bpf_map_lookup_elem(&attachment_hint, &index);
+	if (remembered && value && value->action == ATTACHMENT_ATTACH && value->attach.context == hint.context)
+		*(volatile __u64 *)&remembered->word = hint.word;
+	return GO_ON;
+}
+
+static __always_inline int attach(struct packet *packet, __u32 vlan_id)
+{
+	__u32 index = packet->ingress_port;
+	union attachment_hint hint, *remembered = bpf_map_lookup_elem(&attachment_hint, &index);
+
+	if (vlan_id || !remembered)
+		return find_attachment(packet, vlan_id);
+	hint.word = *(volatile __u64 *)&remembered->word;
+	if (!hint.generation || generation_of(hint.context) != hint.generation)
+		return find_attachment(packet, vlan_id);
+	packet->ingress_class = ATTACHMENT_CLASS;
+	packet->flow_port = index;
+	packet->flow.context = hint.context;
+	return GO_ON;
+}
+
 /* Ingress port, Ethernet, at most one tag, and whose the frame is. */
 static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, 0);
-	struct attachment_key key = {};
-	struct attachment_value *value;
 	struct ethernet *ethernet;
+	__u32 index, vlan_id = 0;
 	struct port *here;
-	__u32 *number, index;
 
 	packet->ifindex = ctx->ingress_ifindex;
 	packet->frame_length = ctx->data_end - ctx->data;
-	number = bpf_map_lookup_elem(&port_number, &packet->ifindex);
-	if (!number)
-		return XDP_PASS;
-	index = *number;
-	packet->ingress_port = index;
-	here = bpf_map_lookup_elem(&port, &index);
+	here = port_of(packet->ifindex, &index);
 	if (!here)
 		return XDP_PASS;
+	packet->ingress_port = index;
 	if (here->flags & PORT_CAPTURE)
 		capture_frame(ctx);
 
@@ -72,22 +173,9 @@ static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 
 		if (!tag)
 			return drop(packet, DROP_MALFORMED);
-		key.vlan_id = bpf_ntohs(tag->control) & 0xfff;
+		vlan_id = bpf_ntohs(tag->control) & 0xfff;
 		packet->ether_type = bpf_ntohs(tag->type);
 		packet->ip_offset += sizeof(*tag);
 	}
-	key.ingress_port = index;
-	value = bpf_map_lookup_elem(&attachment, &key);
-	if (!value)
-		return drop(packet, DROP_UNKNOWN_CONTEXT);
-	if (value->action == ATTACHMENT_ATTACH) {
-		packet->ingress_class = ATTACHMENT_CLASS;
-		packet->flow_port = index;
-		packet->flow.context = value->attach.context;
-	} else {
-		packet->ingress_class = value->link.ingress_class;
-		packet->flow_port = 0;
-		packet->flow.context = FABRIC_CONTEXT;
-	}
-	return GO_ON;
+	return attach(packet, vlan_id);
 }

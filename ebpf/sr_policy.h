@@ -37,9 +37,10 @@ _Static_assert(sizeof(union first_hop) == 8, "first_hop");
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SR_POLICY_SIZE);
-	__type(key, __u32);
+	__type(key, __u32); /* slot * 2048 + SR Policy: those in use lie side by side */
 	__type(value, union first_hop);
 } sr_policy_next_hop SEC(".maps");
+#define SR_POLICIES (SR_POLICY_SIZE / CANDIDATE_PATHS)
 
 #define NO_CANDIDATE ~0u
 
@@ -90,7 +91,8 @@ static __noinline int refresh_first_hop(struct packet *packet, union first_hop *
 /* Sets packet->next_hop, or drops. */
 static __always_inline int find_first_hop(struct packet *packet, __u32 candidate, const union address *first)
 {
-	union first_hop *known = bpf_map_lookup_elem(&sr_policy_next_hop, &candidate);
+	__u32 index = candidate % CANDIDATE_PATHS * SR_POLICIES + candidate / CANDIDATE_PATHS;
+	union first_hop *known = bpf_map_lookup_elem(&sr_policy_next_hop, &index);
 	__u32 current = generation_of(FABRIC_CONTEXT);
 	union first_hop is;
 

@@ -18,6 +18,7 @@
 #include "packet.h"
 #include "counters.h"
 #include "checksum.h"
+#include "generation.h"
 #include "capture.h"
 #include "punt.h"
 #include "attachment.h"

@@ -377,6 +377,10 @@ struct sr_policy_value {
 	__u32 action; /* enum sr_policy_action */
 	union {
 		struct {
+			__u16 color;
+			__u16 inner_mtu;
+			__u8 dscp;
+			__u8 count;
 			union address source;
 			union address segment_list_0;
 			union address segment_list_1;
@@ -386,10 +390,6 @@ struct sr_policy_value {
 			union address segment_list_5;
 			union address segment_list_6;
 			union address segment_list_7;
-			__u16 color;
-			__u16 inner_mtu;
-			__u8 dscp;
-			__u8 count;
 		} h_encaps;
 	};
 };
