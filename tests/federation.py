@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 import msgspec
+from node_fake import FakeNode
 
 from controller.eastwest.identity import keygen
-from tests.node_fake import FakeNode
 from topologies import domain_files, topology_file
 
 INTENT = Path(__file__).parent.parent / "topologies" / "intents" / "order-processing.yaml"
@@ -54,13 +54,17 @@ class Controller:
     process: asyncio.subprocess.Process | None = None
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30, trust_env=False))
 
-    async def start(self) -> float:
-        """Seconds until it served."""
-        began = time.monotonic()
+    async def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "controller", "--config", str(self.config), stderr=log
             )
+
+    async def start(self) -> float:
+        """Seconds until it served."""
+        began = time.monotonic()
+        await self.spawn()
+        assert self.process is not None
         while time.monotonic() < began + START_S_MAX:
             with contextlib.suppress(httpx.TransportError):
                 if (await self.client.get(f"http://{self.listen}/healthz")).status_code == 200:

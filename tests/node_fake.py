@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 import msgspec
+from map_fake import FakeMap
+from pipeline_tables import LAYOUT, fake_maps
 
 from dataplane import host as host_service
 from dataplane.counters import per_cpu_totals
@@ -31,8 +33,6 @@ from dataplane.host_api import (
 )
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.tables import Tables
-from tests.map_fake import FakeMap
-from tests.pipeline_tables import LAYOUT, fake_maps
 
 CPUS = 2
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 from hypothesis import given, settings
+from node_fake import FakeNode
+from pipeline_tables import entries as table_entries
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry, Match, NodeState
@@ -24,8 +26,6 @@ from controller.southbound.p4runtime import P4RuntimeClient
 from dataplane import p4info
 from dataplane.entry import TableEntry
 from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, Tunnel
-from tests.node_fake import FakeNode
-from tests.pipeline_tables import entries as table_entries
 
 CODEC = Codec(p4info.load())
 OWNER = "intents/orders"

@@ -1,0 +1,239 @@
+"""The loop: nothing follows from an event before it is stored, whatever happens in between."""
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from federation import Federation, intent
+from shell_parts import NOW_S, FakeNeighbours, FakeTargets, Outcome, hosts, ignore, quiet
+
+from controller import reconcile
+from controller.eastwest.identity import load
+from controller.errors import Overloaded
+from controller.language.manifest import Document, applied, parse
+from controller.language.policy import parse_policy
+from controller.model.agreement import Withdrawal
+from controller.model.event import Record
+from controller.model.resource import Resource
+from controller.shell import QUEUE_MAX, Shell
+from controller.store import StoreUnusable
+
+PARTS = Path(__file__).parent / "shell_parts.py"
+
+
+@dataclass
+class FakeJournal:
+    """A store in memory that can be slow, or fail."""
+
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    commits: list[tuple[Record, ...]] = field(default_factory=list)
+    fault: StoreUnusable | None = None
+
+    async def commit(self, records: Sequence[Record]) -> int:
+        await self.open.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.commits.append(tuple(records))
+        return len(self.commits)
+
+
+@dataclass
+class Domain:
+    directory: Path
+    journal: FakeJournal
+    shell: Shell
+
+    @property
+    def inventory(self) -> tuple[Document, ...]:
+        return parse((self.directory / "shop" / "inventory.yaml").read_bytes(), "inventory.yaml")
+
+    async def apply_inventory(self) -> None:
+        answer = await self.shell.apply_values(tuple(applied(document) for document in self.inventory))
+        assert not answer.problems, answer
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[FakeTargets, FakeNeighbours]]:
+        async with asyncio.TaskGroup() as tasks:
+            targets = FakeTargets(self.shell, tasks, hosts(self.directory))
+            neighbours = FakeNeighbours(self.shell, tasks)
+            loop = tasks.create_task(self.shell.run(neighbours, targets))
+            yield targets, neighbours
+            loop.cancel()
+
+
+@pytest.fixture
+async def domain(tmp_path: Path) -> Domain:
+    Federation(tmp_path)
+    own = tmp_path / "shop"
+    policy = parse_policy((own / "policy.yaml").read_bytes(), "policy.yaml")
+    state, effects = reconcile.initial((), "shop", policy)
+    journal = FakeJournal()
+    journal.open.set()
+    keys = load("shop", own / "keys")
+    return Domain(tmp_path, journal, Shell(state, effects, journal=journal, keys=keys, log=ignore, now_s=lambda: NOW_S))
+
+
+async def test_nothing_follows_from_an_event_before_it_is_stored(domain: Domain) -> None:
+    async with domain.running() as (targets, neighbours):
+        await domain.apply_inventory()
+        await quiet(domain.shell)
+        syncs, messages = len(targets.syncs), len(neighbours.messages)
+        domain.journal.open.clear()
+        applying = asyncio.ensure_future(domain.shell.apply([intent()], dry_run=False))
+        await asyncio.sleep(0.3)
+        assert not applying.done()
+        assert (len(targets.syncs), len(neighbours.messages)) == (syncs, messages)
+        assert domain.shell.list("intents") == []
+        domain.journal.open.set()
+        assert (await applying).results == ("intents/order-processing created",)
+        await quiet(domain.shell)
+        assert len(targets.syncs) > syncs
+        assert len(neighbours.messages) > messages
+        assert [each.metadata["name"] for each in domain.shell.list("intents")] == ["order-processing"]
+
+
+async def test_events_that_wait_are_stored_in_one_commit(domain: Domain) -> None:
+    async with domain.running():
+        await domain.apply_inventory()
+        await quiet(domain.shell)
+        domain.journal.open.clear()
+        source = {"network": "shop/customer-x", "select": {"app": "web"}}
+        allow = [{"from": source, "to": "insight/analytics/analytics-y", "ports": ["icmp"]}]
+        names = [f"orders-{n}" for n in range(20)]
+        applying = [
+            asyncio.ensure_future(domain.shell.apply([intent(name, allow=allow)], dry_run=False)) for name in names
+        ]
+        await asyncio.sleep(0.2)
+        before = len(domain.journal.commits)
+        domain.journal.open.set()
+        for answer in await asyncio.gather(*applying):
+            assert not answer.problems
+        assert len(domain.journal.commits) - before <= 2
+
+
+async def test_a_message_is_acknowledged_only_when_stored(domain: Domain) -> None:
+    async with domain.running():
+        await domain.apply_inventory()
+        await quiet(domain.shell)
+        domain.journal.open.clear()
+        applying = asyncio.ensure_future(domain.shell.apply([intent()], dry_run=False))
+        await asyncio.sleep(0.1)
+        message = Withdrawal(id="transit:x:1", reason="test", issued_s=1, signature="AA==")
+        receiving = asyncio.ensure_future(domain.shell.receive("transit", message))
+        await asyncio.sleep(0.2)
+        assert not receiving.done()
+        domain.journal.open.set()
+        await receiving
+        await applying
+
+
+async def test_a_store_that_fails_ends_the_shell_and_acknowledges_nothing(domain: Domain) -> None:
+    domain.journal.fault = StoreUnusable("disk full")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with domain.running():
+            applying = asyncio.ensure_future(domain.apply_inventory())
+            await asyncio.sleep(5)
+    assert caught.group_contains(StoreUnusable, match="disk full")
+    assert not applying.done()
+    applying.cancel()
+
+
+async def test_a_dry_run_stores_nothing(domain: Domain) -> None:
+    async with domain.running():
+        await domain.apply_inventory()
+        await quiet(domain.shell)
+        commits = len(domain.journal.commits)
+        answer = await domain.shell.apply([intent()], dry_run=True)
+        assert not answer.problems
+        assert len(domain.journal.commits) == commits
+        assert domain.shell.list("intents") == []
+
+
+async def test_a_wrong_manifest_is_answered_with_its_place(domain: Domain) -> None:
+    async with domain.running():
+        answer = await domain.shell.apply([intent(isolate={"network": 7})], dry_run=False)
+        assert answer.problems
+        assert answer.problems[0].path[:3] == (0, "spec", "isolate")
+        assert domain.journal.commits == []
+
+
+async def test_more_than_the_queue_takes_is_refused(domain: Domain) -> None:
+    """The shell does not run yet; nobody takes from the queue."""
+    waiting = [asyncio.ensure_future(domain.shell.delete("intents", f"i{n}")) for n in range(QUEUE_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="try again"):
+        await domain.shell.delete("intents", "one more")
+    async with domain.running():
+        answers = await asyncio.gather(*waiting)
+    assert all(answer.not_found for answer in answers)
+
+
+async def test_a_watch_shows_what_is_there_then_changes_then_that_it_is_gone(domain: Domain) -> None:
+    async with domain.running():
+        await domain.apply_inventory()
+        await domain.shell.apply([intent()], dry_run=False)
+        seen: list[Resource] = []
+        async with asyncio.timeout(10):
+            async for resource in domain.shell.watch("intents"):
+                seen.append(resource)
+                if len(seen) == 1:
+                    await domain.shell.delete("intents", "order-processing")
+                if resource.status.get("deleted"):
+                    break
+        assert {each.metadata["name"] for each in seen} == {"order-processing"}
+        assert len(seen) >= 2
+
+
+async def test_unknown_kinds_are_key_errors(domain: Domain) -> None:
+    with pytest.raises(KeyError):
+        domain.shell.list("gadgets")
+    with pytest.raises(KeyError):
+        await domain.shell.delete("gadgets", "x")
+
+
+async def test_neighbours_hear_of_domains_when_they_are_stored(domain: Domain) -> None:
+    async with domain.running() as (_, neighbours):
+        assert "transit" not in neighbours.domains
+        await domain.apply_inventory()
+        assert neighbours.domains["transit"].endpoint
+
+
+# ---- crashes
+
+
+def cut_run(directory: Path, cut: int) -> tuple[int, Outcome | None]:
+    out = directory / f"outcome-{cut}"
+    command = (sys.executable, str(PARTS), str(directory), str(cut), str(out))
+    status = subprocess.run(command, timeout=60).returncode
+    return status, msgspec.json.decode(out.read_bytes(), type=Outcome) if out.exists() else None
+
+
+def test_a_crash_between_storing_and_acting_changes_nothing_of_the_outcome(tmp_path: Path) -> None:
+    """Cut after each commit in turn, before anything that follows from it; the next run ends as an uncut one does."""
+    Federation(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "again")
+    status, expected = cut_run(tmp_path / "first", 0)
+    assert status == 0 and expected is not None
+    assert expected.commits >= 3 and expected.messages
+    for cut in range(1, expected.commits + 1):
+        shutil.rmtree(tmp_path / "again")
+        shutil.copytree(tmp_path / "first", tmp_path / "again")
+        for store in (tmp_path / "again" / "shop").glob("store.sqlite*"):
+            store.unlink()
+        status, _ = cut_run(tmp_path / "again", cut)
+        if status == 0:
+            continue  # fewer commits this time: more events shared one
+        assert status == -signal.SIGKILL
+        status, outcome = cut_run(tmp_path / "again", 0)
+        assert status == 0 and outcome is not None
+        assert outcome.states == expected.states
+        assert set(outcome.messages) <= set(expected.messages)
+        assert all(expected.messages[name] == message for name, message in outcome.messages.items())
