@@ -91,12 +91,15 @@ def _compose(config: AgentConfig) -> _Node:
     cache = pipeline.maps["flow_cache"]
     flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
     ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program))
+    tunnels = _tunnels(config)
+    if tunnels.guard():
+        _log.info("start: set what the kernel may forward (nftables table `netstitch`)")
     parts = Parts(
         config=config,
         layout=pipeline.layout,
         boot_epoch_s=state.boot_epoch_s(state_dir),
         ports=ports,
-        tunnels=_tunnels(config),
+        tunnels=tunnels,
         flows=flows,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
     )

@@ -87,6 +87,14 @@ class Tunnels:
             raise NodeRefused(f"setting up tunnels failed: {error} (done before: {changes})") from error
         return tuple(changes)
 
+    def guard(self) -> bool:
+        """Limits what the kernel may forward to the tunnels that exist; returns whether it was not so."""
+        links = [border.link for border in self._borders.values()]
+        try:
+            return self._firewall.sync(link.devices for link in links if read_interface(link.pipeline))
+        except OSError as error:
+            raise NodeRefused(f"limiting what the kernel may forward failed: {error}") from error
+
     def check(self, desired: Iterable[Tunnel]) -> None:
         """Raises RequestInvalid where `sync` would."""
         self._checked(desired)

@@ -115,6 +115,7 @@ def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
     attached = {name: "prog/xdp" in node.namespace.ip("link", "show", name) for name in ("cx1", "fabric", "t1")}
     assert attached == {"cx1": True, "fabric": True, "t1": False}
+    assert "policy drop" in node.namespace.run("nft", "list", "chain", "inet", "netstitch", "forward")
 
 
 def test_a_desired_state_is_made_once_and_read_back(node: Node) -> None:
