@@ -263,6 +263,13 @@ def punts() -> list[Vector]:
         _drop("beside-masked-ether-type", bytes(46), DropReason.NOT_IP, ether_type=0x88B6),
         Vector("punt-echo-ipv4", A, echo4, Punt(18, echo4, node.TENANT), entries=extra),
         Vector("punt-echo-ipv6", A, echo6, Punt(19, echo6, node.TENANT), entries=extra),
+        Vector(
+            "punt-no-type-in-later-fragments",
+            A,
+            from_host(A, IP(src=A4, dst=remote4(1), frag=1, proto=1) / Raw(b"\x08" * 16)),
+            Drop(DropReason.FRAGMENT),
+            entries=extra,
+        ),
         Vector("drop-arp", A, arp, Drop(78), entries=extra),
         Vector("class-of-tunnel-changes", node.TUNNEL, fabric, Drop(77), entries=(link(node.TUNNEL, 3),)),
     ]
