@@ -72,7 +72,11 @@ class FakeController:
     async def install(self, data: dict[str, Any]) -> None:
         await asyncio.sleep(INSTALLING_S / 2)
         if self.present(data):
-            await self.put("intents", data, {"phase": "Installing", "conditions": ["waits for se1"]})
+            await self.put(
+                "intents",
+                data,
+                {"phase": "Installing", "conditions": [{"type": "Installing", "reason": "waits for se1"}]},
+            )
         await asyncio.sleep(INSTALLING_S / 2)
         latency_ms = data["spec"].get("require", {}).get("latency_ms", {}).get("max", 20)
         status: dict[str, Any] = {"phase": "Active", "path": ["se1", "sg1"], "predicted": {"latency_ms": 4}}

@@ -98,7 +98,7 @@ def cell(value: Any) -> str:
         case str():
             text = value
         case list():
-            text = " ".join(cell(part) for part in value)
+            text = ("; " if isinstance(value[0], dict) else " ").join(map(cell, value)) if value else ""
         case {"name": str(name)}:
             text = name
         case {"type": str(condition)}:
@@ -112,6 +112,7 @@ def cell(value: Any) -> str:
 
 
 def reasons(status: Mapping[str, Any]) -> str:
-    """An intent's conditions in one line."""
+    """An intent's conditions in one line; those of its phase without naming it again."""
     conditions = status.get("conditions") or []
-    return "; ".join(map(cell, conditions if isinstance(conditions, list) else [conditions]))
+    phase = f"{status.get('phase')}: "
+    return "; ".join(cell(one).removeprefix(phase) for one in conditions)
