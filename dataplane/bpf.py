@@ -50,6 +50,7 @@ OBJECT_PATH = Path(__file__).resolve().parent.parent / "build/ebpf/stitch.bpf.o"
 _BPF_XDP = 37
 _BTF_KIND_DATASEC = 15
 _TEST_XDP_LIVE_FRAMES = 2
+_SHAPE = ("type", "key_size", "value_size", "max_entries")
 
 
 class XdpFlag(enum.IntFlag):
@@ -196,8 +197,18 @@ class Object:
             ctypes.memmove(memory + offset, value.to_bytes(width, "little"), width)
 
     def reuse(self, name: str, existing: Map) -> None:
-        """Takes over `existing` as the map `name`, before `load`. Raises BpfError if their sizes differ."""
-        checked(library.bpf_map__reuse_fd(self._find_map(name), existing.fd), f"reuse a map as {name}")
+        """Takes over `existing` as the map `name`, before `load`, after `resize`. Raises BpfError if they differ."""
+        declared = self._find_map(name)
+        shape = tuple(getattr(library, f"bpf_map__{what}")(declared) for what in _SHAPE)
+        found = (existing.type, existing.key_size, existing.value_size, existing.max_entries)
+        if shape != found:  # libbpf would take over the other shape, and XDP misread it
+            differences = ", ".join(
+                f"{what} {there} instead of {here}"
+                for what, here, there in zip(_SHAPE, shape, found, strict=True)
+                if here != there
+            )
+            raise BpfError(errno.EINVAL, f"{existing.name} cannot be taken over as {name}: {differences}")
+        checked(library.bpf_map__reuse_fd(declared, existing.fd), f"reuse a map as {name}")
 
     def load(self) -> None:
         """Creates the maps, and loads the programs. Raises BpfError with the verifier's last words."""
