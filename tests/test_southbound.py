@@ -266,6 +266,24 @@ async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4R
     assert (await client.sync(STATE)).writes == 0
 
 
+async def test_without_reading_back_only_differences_to_what_was_seen_are_written(
+    node: FakeNode, client: P4RuntimeClient
+) -> None:
+    await client.sync(STATE, read_back=False)  # nothing was seen yet: it is read
+    node.writes = 0
+    assert (await client.sync((*STATE, next_hop(2)), read_back=False)).writes == 1
+    assert (await client.sync(STATE, read_back=False)).writes == 1
+    assert node.writes == 2
+    assert (await client.sync(STATE)).writes == 0
+
+
+async def test_what_was_tampered_with_is_read_when_a_write_meets_it(node: FakeNode, client: P4RuntimeClient) -> None:
+    await client.sync(STATE)
+    node.tables.clear()
+    await client.sync(STATE[1:], read_back=False)  # deletes what is not there any more
+    assert {key(as_entry(e)) for found in node.all_entries().values() for e in found} == {key(e) for e in STATE[1:]}
+
+
 async def test_a_refused_entry_is_named_with_its_owner_and_the_rest_is_written(
     node: FakeNode, client: P4RuntimeClient
 ) -> None:

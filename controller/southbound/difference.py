@@ -15,16 +15,23 @@ from controller.model.intent import Value
 from controller.southbound.codec import Key, Row, behaviour, key, show
 
 STEPS: tuple[tuple[str, ...], ...] = (
-    ("next_hop", "path_liveness", "lease"),
-    ("route", "sr_policy"),
-    ("steer",),
+    ("next_hop", "path_liveness", "lease", "sr_policy"),
+    ("route", "steer"),
     ("flow_policy",),
-    ("source_port_class", "destination_port_class"),
-    ("source_group", "destination_group"),
-    ("local_sid", "source_guard"),
-    ("attachment", "punt_frame"),
+    (
+        "source_port_class",
+        "destination_port_class",
+        "source_group",
+        "destination_group",
+        "local_sid",
+        "source_guard",
+        "attachment",
+        "punt_frame",
+    ),
 )
-"""Tables, each after those that its entries lead to."""
+"""Tables, each after those that its entries lead to. Inside of a step the order does not matter: until all of the last
+one is there, new traffic meets no permission yet. Each step is a round trip.
+"""
 BATCH = 1000
 """Updates of one WriteRequest."""
 

@@ -196,7 +196,7 @@ class NodeSession:
         except TargetRejected as exc:
             refused.append(str(exc))
         try:
-            report = await tables.sync(wanted.state.entries)
+            report = await tables.sync(wanted.state.entries, read_back=wanted.audit)
             entries, deviations = report.writes, report.deviations
             if wider != target and not refused:
                 changes += (await host.sync(target)).changes

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -36,7 +36,7 @@ _Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, p4r.St
 class SyncReport(Value, frozen=True, kw_only=True):
     writes: int
     deviations: tuple[Deviation, ...]
-    """What differed. A deviation only if nothing was meant to change; the caller knows."""
+    """What differed from what was read back. Drift only if nothing was meant to change; the caller knows."""
 
 
 def cookie(p4info: p4i.P4Info) -> int:
@@ -74,6 +74,8 @@ class P4RuntimeClient:
             f"/{SERVICE}/Read", p4r.ReadRequest.SerializeToString, p4r.ReadResponse.FromString
         )
         self._stream: _Stream | None = None
+        self._seen: dict[Key, Row] | None = None
+        """What the node had when it was last read or written; None: unknown."""
 
     async def become_primary(self) -> None:
         """Opens the stream and asks to lead (P4Runtime §5)."""
@@ -184,19 +186,36 @@ class P4RuntimeClient:
             raise self._translated(f"reading {name}", exc) from exc
         return tuple(samples)
 
-    async def sync(self, desired: Sequence[Entry]) -> SyncReport:
+    async def sync(self, desired: Sequence[Entry], *, read_back: bool = True) -> SyncReport:
         """The node has exactly `desired` on return. TargetRejected names each entry that it refused, and its owner.
 
-        What is refused does not keep the rest from being written.
+        What is refused does not keep the rest from being written. Without `read_back` the difference is to what the
+        node was last seen to have; where it turns out to have something else, it is read after all.
         """
-        updates = difference(index(desired), await self.read())
-        refused: list[str] = []
-        for batch in batches(updates):
-            refused += await self.write(batch)
+        indexed = index(desired)
+        written = 0
+        if not read_back and self._seen is not None:
+            updates = difference(indexed, self._seen)
+            if not await self._apply(indexed, updates):
+                return SyncReport(writes=len(updates), deviations=())
+            written = len(updates)
+        updates = difference(indexed, await self.read())
+        refused = await self._apply(indexed, updates)
         if refused:
             more = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
             raise TargetRejected(f"node {self.node} refused {'; '.join(refused[:FAULTS_SHOWN])}{more}")
-        return SyncReport(writes=len(updates), deviations=tuple(deviation(self.node, update) for update in updates))
+        deviations = tuple(deviation(self.node, update) for update in updates)
+        return SyncReport(writes=written + len(updates), deviations=deviations)
+
+    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[str]:
+        """Writes them in order. Returns what was refused, in words."""
+        self._seen = None
+        refused: list[str] = []
+        for batch in batches(updates):
+            refused += await self.write(batch)
+        if not refused:
+            self._seen = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in desired.items()}
+        return refused
 
     async def write(self, updates: Sequence[Update]) -> list[str]:
         """One batch. Returns what was refused, in words, one an update; the others are written."""
