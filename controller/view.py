@@ -9,11 +9,12 @@ import msgspec
 from controller.fulfillment import numbering
 from controller.fulfillment.carry import borders, terms_in_force
 from controller.language.manifest import to_manifest
+from controller.language.scalars import print_ports
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.entry import Entry
-from controller.model.intent import Phase
+from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node, Service
-from controller.model.requirements import Connection
+from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
 from controller.rollout import nodes_of
 from controller.state import State
@@ -50,6 +51,25 @@ def _intents(state: State, now_s: float) -> Iterator[Resource]:
         )
 
 
+def _requirements(requirements: Requirements) -> list[str]:
+    """A sentence each."""
+    found = []
+    if requirements.isolation is not None:
+        hosts = ", ".join(host.name for host in requirements.isolation.hosts)
+        found.append(f"isolate {hosts} in {requirements.isolation.network}")
+    for one in requirements.connections:
+        flows = [
+            f"{flow.source} ({' '.join(flow.source_prefixes)}) reaches {flow.destination} "
+            f"({' '.join(flow.destination_prefixes)}) on {' '.join(map(print_ports, flow.ports)) or 'everything'}"
+            for flow in one.flows
+        ]
+        bounds = [f"latency <= {one.latency_us_max / 1000:g} ms"] if one.latency_us_max is not None else []
+        bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
+        bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
+        found += [", ".join((flow, *bounds)) for flow in flows]
+    return found
+
+
 _ORDER = [Phase.UNSATISFIABLE, Phase.REFUSED, Phase.PENDING, Phase.NEGOTIATING, Phase.INSTALLING, Phase.ACTIVE]
 
 
@@ -71,6 +91,7 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         phase = min((one for one, _ in found), key=_ORDER.index, default=Phase.ACTIVE)
     conditions = [{"type": str(one), "reason": reason} for one, reason in dict.fromkeys(found) if reason]
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
+    status["requirements"] = _requirements(undertaking.requirements)
     if courses:
         first = courses[0]
         status["path"] = _path(first)
@@ -186,16 +207,18 @@ def _agreements(state: State, now_s: float) -> Iterator[Resource]:
     for course in state.courses.values():
         for session in (course.upstream, course.downstream):
             if session is not None:
-                yield _agreement(course, session, now_s)
+                yield _agreement(state, course, session, now_s)
 
 
-def _agreement(course: Course, session: Session, now_s: float) -> Resource:
+def _agreement(state: State, course: Course, session: Session, now_s: float) -> Resource:
     held = session.agreement
     terms = terms_in_force(session) or session.terms
     status: dict[str, Any] = {
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": course.plan.owner,
+        "path": _path(course),
+        "segments": _segments(state, course),
         "offer_signature": held.offer_signature if held is not None else session.offer_signature,
         "expires_in_s": max(0, terms.expires_s - int(now_s)),
     }

@@ -1,0 +1,302 @@
+"""Manifests: what is read, what is refused and with which words, at which place."""
+
+import time
+
+import jsonschema_rs
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.language.manifest import (
+    KINDS,
+    ManifestInvalid,
+    applied,
+    locate,
+    parse,
+    print_yaml,
+    read,
+    schema,
+    to_manifest,
+)
+from controller.language.policy import parse_policy
+from controller.language.scalars import print_duration
+from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
+from controller.model.inventory import Link, LinkEnd
+from controller.model.policy import AcceptRule, Policy
+from tests.simulator import ORDER_PROCESSING, World
+
+LINES = ORDER_PROCESSING.splitlines()
+
+
+def faults(text: str | bytes) -> list[str]:
+    with pytest.raises(ManifestInvalid) as caught:
+        parse(text, "x.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_reference_intent_is_read() -> None:
+    (document,) = parse(ORDER_PROCESSING)
+    assert document.value == Intent(
+        name="order-processing",
+        tenant="customer-x",
+        isolate=Selector(network="shop/customer-x", labels=(("app", "order-processing"),)),
+        allow=(
+            Allow(
+                to="insight/analytics/analytics-y",
+                ports=(Ports(protocol="tcp", first=443, last=443), Ports(protocol="icmp")),
+            ),
+        ),
+        require=Require(latency_us_max=20_000, encryption=Encryption.WIREGUARD, trust_min=Trust.PARTNER),
+        lease_s=30 * 86400,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "message"),
+    [
+        ("isolate:", "isolat:", "spec.isolat: unknown field 'isolat'; did you mean 'isolate'?"),
+        ("max: 20", "max: -20", "-20 is out of range"),
+        ("max: 20", "max: 20ms", "found '20ms'"),
+        ("max: 20", "max: true", "found true"),
+        ("max: 20", "maximum: 20", "unknown field 'maximum'"),
+        ("tcp/443", "tcp/99999", "no range inside 1 to 65535"),
+        ("tcp/443", "sctp/443", "are no ports; expected ports such as tcp/443"),
+        ("tcp/443", "udp/2000-1000", "no range"),
+        ("30d", "30 days", "no duration; expected a duration such as 30d"),
+        ("for: 30d", "for: 30d, until: 2030-01-01T00:00:00Z", "expected one of for"),
+        ("for: 30d", "until: 2030-01-01", "no time zone"),
+        ("min: partner", "min: friend", "expected one of public, partner, own"),
+        ("wireguard", "wireguard-end-to-end", "not supported yet"),
+        ("wireguard", "rot13", "expected one of none, wireguard"),
+        ("kind: Intent", "kind: Intend", "unknown kind 'Intend'; did you mean 'Intent'?"),
+        ("netstitch/v1", "netstitch/v2", "expected netstitch/v1, found 'netstitch/v2'"),
+        ("shop/customer-x,", "customer-x,", "expected a network's name such as shop/customer-x"),
+        ("tenant: customer-x", "tennant: customer-x", "did you mean 'tenant'"),
+        ("allow:", "via: [firewall]\n  allow:", "field 'via' (services to pass) is not supported yet"),
+        ("allow:", "prefer: {cost: low}\n  allow:", "not supported yet"),
+        ("allow:", "tests: []\n  allow:", "not supported yet"),
+        ("max: 20}", "max: 20}, bandwidth_mbps: {min: 50}", "not supported yet"),
+        ("max: 20}", "max: 20}, disjoint: srlg", "not supported yet"),
+        ("lease:", "priority: 3\n  priority: 4\n  lease:", "field 'priority' is given twice"),
+    ],
+)
+def test_wrong_manifest_says_where_and_what(change: str, to: str, message: str) -> None:
+    text = ORDER_PROCESSING.replace(change, to, 1)
+    assert text != ORDER_PROCESSING
+    found = faults(text)
+    assert any(message in fault for fault in found), found
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if to.splitlines()[-1] in line)
+    assert any(fault.startswith((f"x.yaml:{line}:", f"x.yaml:{line - 1}:")) for fault in found), found
+
+
+def test_column_is_that_of_the_wrong_value() -> None:
+    line = next(number for number, line in enumerate(LINES, 1) if "max: 20" in line)
+    column = LINES[line - 1].index("20}") + 1
+    assert faults(ORDER_PROCESSING.replace("max: 20", "max: x2"))[0].startswith(f"x.yaml:{line}:{column}: ")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = ORDER_PROCESSING.replace("max: 20", "max: -1").replace("tcp/443", "tcp/0").replace("30d", "0d")
+    assert len(faults(text)) == 3
+
+
+def test_duplicate_name_in_a_file_is_refused() -> None:
+    (fault,) = faults(ORDER_PROCESSING + "---\n" + ORDER_PROCESSING)
+    assert "Intent 'order-processing' is in line" in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"x" * 10_000_000, "10,000,000 bytes are too many"),
+        (b"\xff\xfe" * 5_000_000, "are too many"),
+        ("[" * 500_000, "nested more than"),
+        ("{a: " * 100_000, "nested more than"),
+        (b"\xff\xfe", "byte 0xff is no UTF-8"),
+        ("a\x00b", "a character that YAML does not allow"),
+        ("", "no manifest"),
+        ("# nothing\n---\n", "no manifest"),
+        ("a: [1, 2", "not well-formed"),
+        ("a: *b", "alias *b has no anchor"),
+        ("a: !!python/object/apply:os.system [id]", "tag"),
+        ("? [a]\n: 1", "a field's name must be plain text"),
+        ("just text", "expected a manifest"),
+        ("{'kind': 3}", "unknown kind 3"),
+        ('{"apiVersion": "netstitch/v1", "kind": "Node"', "not well-formed"),
+        (
+            "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)),
+            "more than 200,000 values",
+        ),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_garbage_is_refused_quickly(text: str | bytes, message: str) -> None:
+    began = time.perf_counter()
+    assert message in faults(text)[0]
+    assert time.perf_counter() - began < 3.0
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_no_text_raises_anything_but_its_faults(text: str | bytes) -> None:
+    try:
+        parse(text, "x")
+    except ManifestInvalid as error:
+        assert all(fault.line >= 1 and fault.column >= 1 for fault in error.faults)
+
+
+def test_json_is_read_like_yaml_with_places() -> None:
+    (document,) = parse(ORDER_PROCESSING)
+    text = msgspec.json.format(msgspec.json.encode([document.data]), indent=2)
+    assert parse(text)[0].value == document.value
+    wrong = text.decode().replace('"max": 20', '"max": "20"')
+    line = next(number for number, line in enumerate(wrong.splitlines(), 1) if '"max"' in line)
+    assert faults(wrong)[0].startswith(f"x.yaml:{line}:")
+
+
+def test_whole_inventories_are_read_and_printed_back() -> None:
+    for text in World().inventories.values():
+        documents = parse(text)
+        printed = print_yaml([to_manifest(document.value) for document in documents])
+        assert [document.value for document in parse(printed)] == [document.value for document in documents]
+
+
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+LABELS = st.dictionaries(NAMES, NAMES, max_size=3).map(lambda labels: tuple(sorted(labels.items())))
+RANGES = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(sorted)
+PROTOCOLS = st.sampled_from(["tcp", "udp"])
+PORTS = st.just(Ports(protocol="icmp")) | st.builds(
+    lambda protocol, pair: Ports(protocol=protocol, first=pair[0], last=pair[1]),
+    PROTOCOLS,
+    RANGES,
+)
+SELECTORS = st.builds(Selector, network=st.builds("{}/{}".format, NAMES, NAMES), labels=LABELS)
+INTENTS = st.builds(
+    Intent,
+    name=NAMES,
+    tenant=NAMES,
+    allow=st.lists(
+        st.builds(
+            Allow,
+            to=st.builds("{}/{}/{}".format, NAMES, NAMES, NAMES),
+            ports=st.lists(PORTS, max_size=3).map(tuple),
+            source=SELECTORS,
+        ),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+    require=st.builds(
+        Require,
+        latency_us_max=st.none() | st.integers(1, 60_000_000),
+        encryption=st.sampled_from(Encryption),
+        trust_min=st.none() | st.sampled_from(Trust),
+    ),
+    on_violation=st.sampled_from(["degrade", "stop"]),
+    priority=st.integers(1, 1000),
+    lease_s=st.none() | st.integers(1, 3650 * 86400),
+)
+
+
+@given(INTENTS)
+@settings(max_examples=150, deadline=None)
+def test_what_is_printed_is_read_back_equal(intent: Intent) -> None:
+    manifest = to_manifest(intent)
+    assert parse(print_yaml([manifest]))[0].value == intent
+    assert read([manifest]) == ((applied(parse(print_yaml([manifest]))[0]),), ())
+    jsonschema_rs.validate(schema("Intent"), manifest)
+
+
+@given(st.integers(1, 3650 * 86400))
+def test_durations_print_back(seconds: int) -> None:
+    assert print_duration(seconds)[:-1].isdigit()
+
+
+def test_read_gives_paths_that_start_with_the_index() -> None:
+    (document,) = parse(ORDER_PROCESSING)
+    wrong = msgspec.json.decode(msgspec.json.encode(document.data))
+    wrong["spec"]["allow"][0]["to"] = "nowhere"
+    values, problems = read([document.data, wrong])
+    assert values == ()
+    assert [problem.path for problem in problems] == [(1, "spec", "allow", 0, "to")]
+    line, column = locate(document, problems[0].path[1:])
+    assert LINES[line - 1][column - 1 :].startswith("insight/analytics/analytics-y")
+    assert locate(document, ("spec", "nothing", 3)) == locate(document, ("spec",))
+
+
+@pytest.mark.parametrize("data", [None, 3, "x", [], {}, {"kind": "Intent"}, {"kind": ["Intent"]}, {1: 2}])
+def test_read_takes_any_json(data: object) -> None:
+    values, problems = read([data])
+    assert values == () and problems
+
+
+def test_what_get_prints_can_be_applied() -> None:
+    (document,) = parse(ORDER_PROCESSING)
+    assert parse(print_yaml([{**document.data, "status": {"phase": "Active"}}]))[0].value == document.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_schema_of_each_kind_is_valid(kind: str) -> None:
+    assert jsonschema_rs.meta.is_valid(schema(kind))
+    assert not jsonschema_rs.is_valid(schema(kind), {"kind": kind})
+
+
+def test_schemas_accept_the_labs_manifests() -> None:
+    for text in World().inventories.values():
+        for document in parse(text):
+            jsonschema_rs.validate(schema(document.kind), document.data)
+
+
+LINK = (
+    "apiVersion: netstitch/v1\nkind: Link\nmetadata: {name: l}\nspec: {a: {node: x, port: 1}, b: {node: y, port: 2}, "
+)
+
+
+def test_link_units_are_kept_exactly() -> None:
+    text = LINK + "delay_ms: 2.5, rate_mbit: 0.5, loss_percent: 0.1, mtu: 2000, trust: partner, srlg: [r1]}"
+    assert parse(text)[0].value == Link(
+        name="l",
+        a=LinkEnd(node="x", port=1),
+        b=LinkEnd(node="y", port=2),
+        delay_us=2500,
+        rate_bps=500_000,
+        loss_percent=0.1,
+        mtu=2000,
+        trust=Trust.PARTNER,
+        srlg=("r1",),
+    )
+    assert "finer than 1/1000" in faults(text.replace("2.5", "0.0001"))[0]
+    assert "is out of range" in faults(text.replace("2000", "1000"))[0]
+    assert "expected b" in faults(text.replace("mtu", "domain: z, mtu"))[0]
+
+
+def test_network_must_hold_its_addresses() -> None:
+    text = (
+        "apiVersion: netstitch/v1\nkind: Network\nmetadata: {name: a/b}\nspec: {prefixes: [10.0.0.0/24], "
+        "attachments: [{name: h, node: n, port: 1, addresses: [10.0.0.5]}, "
+        "{name: i, node: n, port: 2, addresses: [10.0.0.6]}]}"
+    )
+    assert parse(text)[0].name == "a/b"
+    assert "no prefix (10.0.0.1/24 has host bits set)" in faults(text.replace("10.0.0.0/24", "10.0.0.1/24"))[0]
+    assert "in none of the network's prefixes" in faults(text.replace("10.0.0.6", "10.0.1.6"))[0]
+    assert "belongs to both h and i" in faults(text.replace("10.0.0.6", "10.0.0.5"))[0]
+    assert "two attachments are called 'h'" in faults(text.replace("name: i", "name: h"))[0]
+
+
+def test_policy_is_read_with_places() -> None:
+    text = "accept:\n  - {from: shop, source: 'shop/*', to: 'insight/*', ports: [tcp/443], encryption: wireguard}\n"
+    assert parse_policy(text, "p") == Policy(
+        accept=(
+            AcceptRule(
+                origin="shop",
+                source="shop/*",
+                destination="insight/*",
+                ports=(Ports(protocol="tcp", first=443, last=443),),
+                encryption=Encryption.WIREGUARD,
+            ),
+        )
+    )
+    assert parse_policy("", "p") == Policy()
+    with pytest.raises(ManifestInvalid, match=r"p:2:18: unknown field 'sorce'; did you mean 'source'"):
+        parse_policy(text.replace("source", "sorce"), "p")

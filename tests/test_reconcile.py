@@ -1,0 +1,275 @@
+"""One controller, step by step: what is accepted, stored, answered, in which order."""
+
+import pytest
+from msgspec.structs import replace
+
+from controller import reconcile, view
+from controller.language.manifest import applied, parse
+from controller.model.event import (
+    Apply,
+    Connect,
+    Delete,
+    Effect,
+    NodeDescribed,
+    NodeRejected,
+    NodeUnreachable,
+    Persist,
+    Reply,
+    SyncNode,
+    Tick,
+)
+from tests.simulator import ORDER_PROCESSING, World
+
+WEB = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: web, tenant: customer-x}
+spec:
+  allow: [{from: {network: shop/customer-x, select: {app: web}}, to: insight/analytics/analytics-y}]
+"""
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.start()
+    return world
+
+
+def reply(effects: tuple[Effect, ...]) -> Reply:
+    return next(effect for effect in effects if isinstance(effect, Reply))
+
+
+def step(world: World, text: str, *, dry_run: bool = False) -> tuple[reconcile.State, tuple[Effect, ...]]:
+    controller = world.controllers["shop"]
+    event = Apply(request_id="r", resources=tuple(map(applied, parse(text))), dry_run=dry_run)
+    return reconcile.step(controller.state, event, world.now_s, controller.keys)
+
+
+def test_what_is_stored_comes_before_all_else(world: World) -> None:
+    _, effects = step(world, ORDER_PROCESSING)
+    assert isinstance(effects[0], Persist)
+    assert sum(isinstance(effect, Persist) for effect in effects) == 1
+    assert {record.kind for record in effects[0].records} >= {"Intent", "Course", "Outbox"}
+
+
+def test_state_given_to_step_is_not_changed(world: World) -> None:
+    before = world.controllers["shop"].state
+    names = set(before.undertakings), set(before.courses), dict(before.counters)
+    step(world, ORDER_PROCESSING)
+    assert (set(before.undertakings), set(before.courses), dict(before.counters)) == names
+
+
+def test_dry_run_says_what_would_happen_and_stores_nothing(world: World) -> None:
+    state, effects = step(world, ORDER_PROCESSING, dry_run=True)
+    assert reply(effects).results == ("intents/order-processing created",)
+    assert len(effects) == 1 and not state.undertakings
+
+
+def test_all_or_none(world: World) -> None:
+    wrong = WEB.replace("app: web", "app: nothing")
+    state, effects = step(world, ORDER_PROCESSING + "---" + wrong)
+    (problem,) = reply(effects).problems
+    assert problem.path == (1, "spec", "allow", 0, "from", "select")
+    assert len(effects) == 1 and not state.undertakings
+
+
+def test_name_of_another_tenant_is_a_conflict(world: World) -> None:
+    world.apply("shop", WEB)
+    answer = world.apply("shop", WEB.replace("tenant: customer-x", "tenant: customer-z"))
+    assert answer is not None and answer.conflict == "intent web belongs to tenant customer-x: use another name"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_connects_what_another_intent_isolates(world: World, first: bool) -> None:
+    other = WEB.replace(", select: {app: web}", "")
+    texts = [ORDER_PROCESSING, other] if first else [other, ORDER_PROCESSING]
+    world.apply("shop", texts[0])
+    answer = world.apply("shop", texts[1])
+    assert answer is not None
+    assert "intent order-processing isolates cx1 of shop/customer-x, and intent web connects it" in answer.conflict
+
+
+def test_one_address_behind_two_names_is_a_conflict(world: World) -> None:
+    twin = WEB.replace("name: web", "name: twin").replace("insight/analytics/analytics-y", "insight/twin/analytics-y")
+    network = (
+        "apiVersion: netstitch/v1\nkind: Network\nmetadata: {name: insight/twin}\nspec: {prefixes: [10.2.0.0/24]}\n"
+    )
+    service = (
+        "apiVersion: netstitch/v1\nkind: Service\nmetadata: {name: insight/twin/analytics-y}\n"
+        "spec: {addresses: [10.2.0.10], ports: [tcp/443]}\n"
+    )
+    answer = world.apply("shop", "---\n".join([network, service, WEB, twin]))
+    assert answer is not None and "translation is not supported yet" in answer.conflict
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "user"),
+    [
+        ("Network", "insight/analytics", "intent web"),
+        ("Service", "insight/analytics/analytics-y", "intent web"),
+        ("Node", "se1", "intents/web"),
+        ("Link", "sg1-t1", "intents/web"),
+        ("Link", "sg1-ig1", ""),
+        ("Domain", "transit", "intents/web"),
+        ("Domain", "shop", "this controller"),
+    ],
+)
+def test_what_is_in_use_is_not_deleted(world: World, kind: str, name: str, user: str) -> None:
+    world.apply("shop", WEB.replace("spec:", "spec:\n  require: {latency_ms: {max: 20}}"))
+    world.run(2.0)
+    answer = world.delete("shop", name, kind)
+    assert answer is not None
+    assert user in answer.conflict if user else not answer.conflict, answer
+
+
+def test_unknown_thing_is_not_found(world: World) -> None:
+    for kind in ("Intent", "Node"):
+        answer = world.delete("shop", "nothing", kind)
+        assert answer is not None and answer.not_found
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "message"),
+    [
+        ("locator: 5f00:1:2::/48", "locator: 5f00:2:9::/48", "is not in the SID block of shop"),
+        ("locator: 5f00:1:2::/48", "locator: 5f00:1:1::/48", "already"),
+        ("node: sg1\n    border", "node: sg9\n    border", "unknown node sg9"),
+        ("name: insight/analytics\n", "name: moon/analytics\n", "unknown domain moon"),
+    ],
+)
+def test_inventory_that_does_not_fit_is_refused(world: World, change: str, to: str, message: str) -> None:
+    text = world.inventories["shop"]
+    assert change in text, text
+    answer = world.apply("shop", text.replace(change, to, 1))
+    assert answer is not None and any(message in problem.message for problem in answer.problems), answer
+
+
+def test_inventory_change_that_breaks_an_intent_is_a_conflict(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    answer = world.apply("shop", world.inventories["shop"].replace("app: order-processing", "app: other"))
+    assert answer is not None and "intent order-processing would no longer hold" in answer.conflict
+
+
+def test_a_host_that_joins_the_selection_joins_the_intent(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    world.apply("shop", world.inventories["shop"].replace("app: web", "app: order-processing"))
+    world.run(5.0)
+    world.check_settled()
+    assert world.phase("shop", "order-processing") == "Active"
+    (course,) = world.controllers["insight"].state.courses.values()
+    assert "10.1.0.12/32" in course.plan.connection.flows[0].source_prefixes
+
+
+def test_agent_of_another_node_gets_nothing(world: World) -> None:
+    controller = world.controllers["shop"]
+    wrong = world.nodes["sg1"].describe()
+    state, effects = reconcile.step(
+        controller.state, NodeDescribed(node="se1", description=wrong), world.now_s, controller.keys
+    )
+    assert not state.nodes["se1"].reachable and "says it is sg1" in state.nodes["se1"].reason
+    assert not [effect for effect in effects if isinstance(effect, SyncNode)]
+
+
+def test_node_that_refuses_its_state_is_named_and_asked_again(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    generation = controller.state.nodes["se1"].generation
+    event = NodeRejected(node="se1", generation=generation, reason="table flow_policy is full")
+    state, _ = reconcile.step(controller.state, event, world.now_s, controller.keys)
+    (intent,) = view.resources(state, "intents", world.now_s)
+    assert intent.status["phase"] == "Installing"
+    assert "table flow_policy is full" in intent.status["conditions"][0]["reason"]
+    _, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
+    asked = [one for one in effects if isinstance(one, SyncNode) and one.node == "se1"]
+    assert asked and not asked[0].audit
+
+
+def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> None:
+    world.apply("transit", world.inventories["transit"])
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    event = NodeUnreachable(node="se1", reason="gone")
+    state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
+    (intent,) = view.resources(state, "intents", world.now_s)
+    assert intent.status["phase"] == "Installing"
+    assert intent.status["conditions"][0]["reason"] == "node se1 unreachable: gone"
+    assert not [one for one in effects if isinstance(one, SyncNode)]
+
+
+def test_records_give_back_the_state(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    state, effects = reconcile.initial(controller.disk.values(), "shop", controller.policy)
+    held = controller.state
+    for name in ("inventory", "undertakings", "courses", "outbox", "closed", "descriptions", "counters", "agreements"):
+        assert getattr(state, name) == getattr(held, name), name
+    assert [one.node for one in effects if isinstance(one, Connect)] == ["se1", "sg1"]
+
+
+def test_unreadable_record_is_named() -> None:
+    world = World()
+    world.start()
+    controller = world.controllers["shop"]
+    record = replace(next(iter(controller.disk.values())), content=b"{")
+    with pytest.raises(ValueError, match=f"record {record.kind}/{record.name} cannot be read"):
+        reconcile.initial([record], "shop", controller.policy)
+    with pytest.raises(ValueError, match="unknown kind"):
+        reconcile.initial([replace(record, kind="Nonsense")], "shop", controller.policy)
+
+
+def test_isolation_alone_is_active_and_ends_with_the_intent(world: World) -> None:
+    alone = ORDER_PROCESSING.split("  allow:")[0]
+    world.apply("shop", alone)
+    world.run(1.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    assert "intents/order-processing" in world.owners()["se1"]
+    world.delete("shop", "order-processing")
+    world.run(1.0)
+    assert "intents/order-processing" not in world.owners()["se1"]
+
+
+def test_two_intents_and_two_allows_at_once(world: World) -> None:
+    both = ORDER_PROCESSING.replace("  require", "    - {to: insight/analytics, ports: [icmp]}\n  require")
+    world.apply("shop", both + "---" + WEB)
+    world.run(3.0)
+    phases = {str(one.metadata["name"]): one.status["phase"] for one in world.resources("shop", "intents")}
+    assert phases["web"] == "Active"
+    assert phases["order-processing"] == "Refused"  # insight accepts its services, not the whole network
+    world.check_settled()
+
+
+def test_delete_is_answered_before_the_nodes_are(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    event = Delete(request_id="r", kind="Intent", name="order-processing")
+    state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
+    assert reply(effects).results == ("intents/order-processing withdrawn",)
+    assert isinstance(effects[0], Persist)
+    assert view.resources(state, "intents", world.now_s) == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries"]
+)
+def test_every_kind_can_be_seen(world: World, kind: str) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    found = world.resources("shop", kind)
+    assert found
+    assert len({str(one.metadata["name"]) for one in found}) == len(found)
+    with pytest.raises(KeyError):
+        world.resources("shop", "nonsense")
+
+
+def test_every_leg_has_an_owner(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    owners = view.legs(world.controllers["shop"].state)
+    assert set(owners.values()) >= {"intents/order-processing", "networks/shop/customer-x"}
+    assert all(entry.owner for node in world.nodes.values() for entry in node.entries.values())

@@ -1,0 +1,171 @@
+"""Compiled rules against the rules read naively, on generated rules and packets."""
+
+import ipaddress
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.fulfillment.numbering import assign, prefix
+from controller.fulfillment.rules import PortClasses, Rule, compile_rules, permit_priority, port_classes
+from controller.model.entry import Entry
+from controller.model.intent import Ports
+from dataplane.reasons import DropReason, L4Class
+
+HOSTS = [f"10.0.{block}.{host}" for block in (0, 1) for host in (1, 2)]
+PREFIXES = [*(f"{host}/32" for host in HOSTS), "10.0.0.0/24", "10.0.1.0/24", "10.0.0.0/16"]
+SETS = st.lists(st.sampled_from(PREFIXES), min_size=1, max_size=3, unique=True).map(lambda some: tuple(sorted(some)))
+EDGES = st.sampled_from([1, 22, 79, 80, 81, 443, 65535])
+PORTS = st.just(Ports(protocol="icmp")) | st.builds(
+    lambda protocol, a, b: Ports(protocol=protocol, first=min(a, b), last=max(a, b)),
+    st.sampled_from(["tcp", "udp"]),
+    EDGES,
+    EDGES,
+)
+RULES = st.lists(
+    st.builds(
+        Rule,
+        source=st.none() | SETS,
+        destination=st.none() | SETS,
+        ports=st.lists(PORTS, max_size=2).map(tuple),
+        reply=st.booleans(),
+        leg=st.integers(1, 100),
+        drop=st.none() | st.just(DropReason.ISOLATED),
+        priority=st.just(0),
+        owner=st.sampled_from(["intents/a", "intents/b"]),
+    ),
+    max_size=6,
+).map(
+    lambda rules: tuple(
+        Rule(
+            source=rule.source,
+            destination=rule.destination,
+            ports=rule.ports,
+            reply=rule.reply,
+            leg=rule.leg,
+            drop=rule.drop,
+            priority=index + 1,
+            owner=rule.owner,
+        )
+        for index, rule in enumerate(rules)
+    )
+)
+PACKETS = st.tuples(st.sampled_from(HOSTS), st.sampled_from(HOSTS), st.sampled_from(L4Class), EDGES, EDGES)
+Packet = tuple[str, str, L4Class, int, int]
+
+
+def naive(rules: tuple[Rule, ...], packet: Packet) -> tuple[str, int] | None:
+    """The decision of the rule with the highest priority that is about the packet."""
+    hits = [rule for rule in rules if about(rule, packet)]
+    best = max(hits, key=lambda rule: rule.priority, default=None)
+    if best is None:
+        return None
+    return ("permit", best.leg) if best.drop is None else ("drop", int(best.drop))
+
+
+def about(rule: Rule, packet: Packet) -> bool:
+    source, destination, kind, source_port, destination_port = packet
+    for prefixes, address in ((rule.source, source), (rule.destination, destination)):
+        if prefixes is not None and not any(
+            ipaddress.ip_address(address) in ipaddress.ip_network(one) for one in prefixes
+        ):
+            return False
+    if rule.reply and kind == L4Class.ICMP_ERROR:
+        return True
+    if not rule.ports:
+        return not rule.reply or kind in (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
+    port = source_port if rule.reply else destination_port
+    kinds = {
+        "tcp": {L4Class.TCP} if rule.reply else {L4Class.TCP, L4Class.TCP_OPEN},
+        "udp": {L4Class.UDP},
+        "icmp": {L4Class.ECHO_REPLY} if rule.reply else {L4Class.ECHO_REQUEST},
+    }
+    return any(
+        kind in kinds[one.protocol] and (one.protocol == "icmp" or one.first <= port <= one.last) for one in rule.ports
+    )
+
+
+def look_up(entries: tuple[Entry, ...], packet: Packet) -> tuple[str, int] | None:
+    source, destination, kind, source_port, destination_port = packet
+    protocol = {L4Class.TCP: 6, L4Class.TCP_OPEN: 6, L4Class.UDP: 17}.get(kind, 1)
+    key = {
+        "source_group": longest(entries, "source_group", source),
+        "destination_group": longest(entries, "destination_group", destination),
+        "l4_class": int(kind),
+        "source_port_class": port_class(entries, "source_port_class", protocol, source_port),
+        "destination_port_class": port_class(entries, "destination_port_class", protocol, destination_port),
+    }
+    hits = [
+        entry
+        for entry in entries
+        if entry.table == "flow_policy"
+        and all((key[one.field] ^ one.value) & (one.mask or 0) == 0 for one in entry.match[1:])
+    ]
+    best = max(hits, key=lambda entry: entry.priority, default=None)
+    return None if best is None else (best.action, best.params[0][1])
+
+
+def longest(entries: tuple[Entry, ...], table: str, address: str) -> int:
+    value = prefix(f"{address}/32")[0]
+    hits = [
+        (entry.match[1].prefix_length or 0, entry.params[0][1])
+        for entry in entries
+        if entry.table == table and (value ^ entry.match[1].value) >> (128 - (entry.match[1].prefix_length or 0)) == 0
+    ]
+    return max(hits, default=(0, 0))[1]
+
+
+def port_class(entries: tuple[Entry, ...], table: str, protocol: int, port: int) -> int:
+    hits = [
+        (entry.priority, entry.params[0][1])
+        for entry in entries
+        if entry.table == table
+        and entry.match[0].value == protocol
+        and entry.match[1].value <= port <= (entry.match[1].high or 0)
+    ]
+    return max(hits, default=(0, 0))[1]
+
+
+@given(RULES, st.lists(PACKETS, min_size=20, max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_entries_decide_as_the_rules_do(rules: tuple[Rule, ...], packets: list[Packet]) -> None:
+    classes = port_classes(ports for rule in rules for ports in rule.ports)
+    entries = compile_rules(7, rules, classes)
+    for packet in packets:
+        assert look_up(entries, packet) == naive(rules, packet), packet
+
+
+@given(RULES)
+@settings(max_examples=200, deadline=None)
+def test_a_context_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) -> None:
+    classes = port_classes(ports for rule in rules for ports in rule.ports)
+    entries = compile_rules(7, rules, classes)
+    masks = {
+        tuple((one.field, one.mask) for one in entry.match[3:])
+        for entry in entries
+        if entry.table == "flow_policy" and {"source_group", "destination_group"} <= {one.field for one in entry.match}
+    }
+    keys = [(entry.table, entry.match, entry.priority) for entry in entries]
+    assert len(set(keys)) == len(keys)
+    # anything, any TCP (and port), one class (and its source or destination port); two more for defaults and
+    # isolation: an agent takes 16 in a context
+    assert len(masks) <= 6
+
+
+@given(RULES, RULES)
+@settings(max_examples=200, deadline=None)
+def test_numbers_of_groups_do_not_depend_on_other_rules(rules: tuple[Rule, ...], more: tuple[Rule, ...]) -> None:
+    keys = [f"{rule.source}" for rule in rules]
+    alone, together = assign(keys, 1, 65535), assign([*keys, *(f"{rule.source}" for rule in more)], 1, 65535)
+    assert all(together[key] == number for key, number in alone.items())
+
+
+def test_port_ranges_are_split_at_each_others_ends() -> None:
+    classes = port_classes([Ports(protocol="tcp", first=1, last=1000), Ports(protocol="tcp", first=443, last=443)])
+    assert [one[1:3] for one in classes.ranges] == [(1, 442), (443, 443), (444, 1000)]
+    assert len({one[3] for one in classes.ranges}) == 3
+    assert PortClasses().of(Ports(protocol="tcp", first=1, last=2)) == ()
+
+
+def test_older_wins_among_equal_priorities() -> None:
+    assert permit_priority(100, 1) > permit_priority(100, 2) > permit_priority(99, 1)
+    assert permit_priority(1, 1 << 19) >= 1 and permit_priority(1000, 0) < 1 << 31
