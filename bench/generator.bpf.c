@@ -9,7 +9,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define TRACE_LENGTH (1 << 20)
+#define TRACE_LENGTH (1 << 18)
 
 struct frame {
 	struct ethhdr ethernet;

@@ -34,7 +34,7 @@ from dataplane.tables import Run, Tables, map_names
 SOURCE = Path("bench/generator.bpf.c")
 GENERATOR = Path("build/bench/generator.bpf.o")
 FRAME_BYTES = 100
-TRACE_LENGTH = 1 << 20
+TRACE_LENGTH = 1 << 18
 FLOW_CACHE_ENTRIES = 1 << 18
 REPETITIONS = 7
 PREFIXES = 64
