@@ -63,18 +63,19 @@ class XdpNode:
 
     def __init__(self, ports: dict[int, Port], *, buckets: int = 64) -> None:
         """`buckets` of the flow cache for each CPU: few, so that flows are evicted too."""
+        # First what may fail: nothing is left behind then.
+        self.object = Object(OBJECT)
+        self.object.set_constants({"flow_cache_buckets": buckets})
+        self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
+        self.object.load()
+        self.program = self.object.program("pipeline")
         self.node, self.hosts = Namespace("node"), Namespace("hosts")
         self._links: list[Link] = []
-        self.object = Object(OBJECT)
         self.ifindex: dict[int, int] = {}
         for number in ports:
             veth(self.node, f"p{number}", self.hosts, f"h{number}", mtu=MTU)
             for namespace, device in ((self.node, f"p{number}"), (self.hosts, f"h{number}")):
                 namespace.run("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
-        self.object.set_constants({"flow_cache_buckets": buckets})
-        self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
-        self.object.load()
-        self.program = self.object.program("pipeline")
         with self.hosts.entered():
             for number in ports:
                 self._attach("pass", f"h{number}")
