@@ -25,7 +25,8 @@ from controller.eastwest.neighbours import Neighbours
 from controller.errors import ConfigInvalid, ControllerError
 from controller.language.manifest import Document, Fault, ManifestInvalid, applied, locate, parse
 from controller.language.policy import parse_policy
-from controller.model.event import Problem
+from controller.model.event import Applied, Problem
+from controller.model.inventory import Domain
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from controller.shell import Shell
@@ -97,7 +98,7 @@ async def _run(
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
-        await _apply_inventory(shell, inventory)
+        await _apply_inventory(shell, inventory, identity)
         eastwest_port = await neighbours.listen(config.eastwest)
         telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
         host, port = configuration.address(config.listen, "listen")
@@ -121,15 +122,24 @@ def _cancel_at_signal() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-async def _apply_inventory(shell: Shell, inventory: Sequence[Document]) -> None:
+async def _apply_inventory(shell: Shell, inventory: Sequence[Document], identity: Identity) -> None:
     """Raises ManifestInvalid or ConfigInvalid."""
-    answer = await shell.apply_values(tuple(applied(document) for document in inventory))
+    answer = await shell.apply_values(tuple(_with_own_key(document, identity) for document in inventory))
     if answer.problems:
         raise ManifestInvalid(tuple(_fault(inventory, problem) for problem in answer.problems))
     if answer.conflict:
         raise ConfigInvalid(f"{inventory[0].file if inventory else 'inventory'}: {answer.conflict}")
     for result in answer.results:
         _log.info("inventory", result=result)
+
+
+def _with_own_key(document: Document, identity: Identity) -> Applied:
+    """The manifest of our own Domain needs no key: we know it. So whoever reads it can verify what we signed."""
+    domain = document.value
+    if not isinstance(domain, Domain) or not domain.own:
+        return applied(document)
+    own = msgspec.structs.replace(domain, key=identity.public_key, certificate=identity.root_certificate)
+    return Applied(kind=document.kind, content=msgspec.json.encode(own))
 
 
 def _fault(inventory: Sequence[Document], problem: Problem) -> Fault:

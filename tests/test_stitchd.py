@@ -153,6 +153,13 @@ async def test_without_the_token_there_is_no_access_and_no_secret_is_logged(fede
     assert shop.logged("serving")
 
 
+async def test_a_controller_says_the_key_that_verifies_what_it_signs(federation: Federation) -> None:
+    shop, transit = federation.controllers["shop"], federation.controllers["transit"]
+    own, pinned = (await shop.get("domains"))["shop"], (await transit.get("domains"))["shop"]
+    assert own["spec"]["key"] == pinned["spec"]["key"]
+    assert own["spec"]["certificate"] == pinned["spec"]["certificate"]
+
+
 async def test_two_controllers_do_not_share_a_store(federation: Federation) -> None:
     shop = federation.controllers["shop"]
     command = (sys.executable, "-m", "controller", "--config", str(shop.config))
