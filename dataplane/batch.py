@@ -45,7 +45,8 @@ class BatchDecoder:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._forms: dict[int, list[WireForm]] = {}
-        self._learnt = 0
+        self.learnt = 0
+        """Forms known."""
 
     def decode(self, updates: Sequence[bytes]) -> Batch:
         """`updates`: each one an encoded p4.v1.Update."""
@@ -85,13 +86,13 @@ class BatchDecoder:
             raw, indices = raw[~same], indices[~same]
 
     def _learn(self, update: bytes, read: "_Read", forms: list[WireForm]) -> bool:
-        if len(forms) >= FORMS_PER_LENGTH or self._learnt >= FORMS:
+        if len(forms) >= FORMS_PER_LENGTH or self.learnt >= FORMS:
             return False
         form = learn(self._layout, update, read.operation, read.table)
         if form is None:
             return False
         forms.append(form)
-        self._learnt += 1
+        self.learnt += 1
         return True
 
     def _decode_one(self, update: bytes, index: int, columns: "_Columns", faults: Faults) -> "_Read | None":

@@ -134,7 +134,7 @@ class KeyedStore:
         values = pieces(rows.values)
         plan = self._plan(operation, keys, values)
         if plan.faults:
-            self.read()
+            self._look_up({keys[row] for row in plan.faults})
             plan = self._plan(operation, keys, values)
         return self._commit(plan)
 
@@ -164,6 +164,15 @@ class KeyedStore:
         if self._table.shape is Shape.CANDIDATES:
             return CANDIDATE_PATHS - numbers(keys, self._table.key.places[0]) % CANDIDATE_PATHS
         return np.zeros(len(keys), np.uint32)
+
+    def _look_up(self, keys: set[bytes]) -> None:
+        """Brings the shadow of these keys up to date."""
+        found = {key: value for key in keys if (value := self._map.lookup(key)) is not None}
+        rows, values = matrix(b"".join(found), self._table.key.size), matrix(b"".join(found.values()), self._sizes()[1])
+        good = legal(self._layout, self._table, rows, np.zeros((len(found), 0), np.uint8), values)
+        for key in keys:
+            self._shadow.pop(key, None)
+        self._shadow.update(zip(pieces(rows[good]), pieces(values[good]), strict=True))
 
     def _sizes(self) -> tuple[int, int]:
         return self._table.key.size, self._table.value_size
