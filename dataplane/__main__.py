@@ -103,7 +103,7 @@ def _compose(config: AgentConfig) -> _Node:
         flows=flows,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
     )
-    return _Node(parts=parts, pipeline=pipeline, tables=Tables(table_layout, pipeline.maps))
+    return _Node(parts=parts, pipeline=pipeline, tables=Tables(table_layout, pipeline.maps, flows.expire))
 
 
 async def _serve(config: AgentConfig, node: _Node) -> None:

@@ -35,6 +35,8 @@ ENTRY = np.dtype(
 )
 """Bytes are the low 48 bits of `bytes_and_port`, the ingress port is above."""
 assert ENTRY.itemsize == 64
+STALE = 0xFFFF
+"""A generation that no context has: the record counts on, and its flow is resolved at its next packet."""
 _KEY_WORDS = 5
 """Addresses, ports, protocol, class, context: 40 bytes."""
 _BYTES = np.uint64((1 << 48) - 1)
@@ -132,7 +134,7 @@ class FlowCache:
         """`map_fd`: ARRAY, BPF_F_MMAPABLE, `buckets` values of 256 bytes. Raises OSError."""
         size = buckets * 256
         pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(map_fd, pages, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._memory = mmap.mmap(map_fd, pages, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._entries: Entries = np.frombuffer(self._memory, dtype=ENTRY, count=buckets * 4)
         self._clock = clock
 
@@ -146,6 +148,16 @@ class FlowCache:
         slots = np.flatnonzero(self._entries["generation"] != 0)
         # `take` copies a row of words at once, three times as fast as indexing does.
         return Snapshot(slots, np.take(_words(self._entries), slots, axis=0).reshape(-1).view(ENTRY))
+
+    def expire(self, generations: NDArray[np.uint32]) -> None:
+        """Marks all records STALE but those of `generations`, by context, of which the low 16 bits count.
+
+        What XDP writes meanwhile may be marked too, or overwrite the mark with the generation of now: either is right.
+        """
+        current = generations.astype(np.uint16)
+        seen = self._entries["generation"]
+        behind = (seen != 0) & (seen != STALE) & (seen != current[self._entries["context"] % len(current)])
+        seen[behind] = STALE
 
     def columns(self, entries: Entries) -> FlowColumns:
         now_s, monotonic_s = time.time(), time.monotonic()

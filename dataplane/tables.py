@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataplane.codec import unpack
 from dataplane.columns import Numbers, Rows, matrix, numbers, pieces
 from dataplane.entry import TableEntry
+from dataplane.generations import ALL_CONTEXTS, Expire, Generations
 from dataplane.layout import ACTION, Layout, Shape, TableLayout
 from dataplane.range_store import RangeStore
-from dataplane.reasons import CONTEXTS, FABRIC_CONTEXT
+from dataplane.reasons import FABRIC_CONTEXT
 from dataplane.stores import Faults, KeyedStore, MapWriter, Operation, Store
 from dataplane.ternary_store import TernaryStore
 
@@ -27,8 +27,7 @@ CACHED_BY_CONTEXT = ("source_group", "destination_group", "flow_policy")
 CACHED_FOR_ALL = ("source_port_class", "destination_port_class")
 ETHER_TYPES_OF_IP = (0x0800, 0x86DD, 0x0806)
 """Frames that `punt_frame` is asked for only while settings.punt_ip is set: IPv4, IPv6, ARP."""
-ALL_CONTEXTS: NDArray[np.uint32] = np.arange(CONTEXTS, dtype=np.uint32)
-NO_CONTEXTS: NDArray[np.uint32] = np.zeros(0, np.uint32)
+NO_CONTEXTS: Numbers = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,20 @@ def map_names(layout: Layout) -> tuple[str, ...]:
 
 
 class Tables:
-    def __init__(self, layout: Layout, maps: Mapping[str, MapWriter]) -> None:
-        """Takes over what is in the maps. Raises OSError where one of them cannot be read."""
+    def __init__(self, layout: Layout, maps: Mapping[str, MapWriter], expire: Expire | None = None) -> None:
+        """Takes over what is in the maps. Raises OSError where one of them cannot be read.
+
+        `expire`: of the flow cache, where there is one (see Generations).
+        """
         self.layout = layout
         self._stores: dict[str, Store] = {}
         self._keyed: dict[str, KeyedStore] = {}
-        self._generation = maps["generation"]
         self._settings = maps["settings"]
         for table in layout.tables:
             self._stores[table.table.name] = self._store(table, maps)
         for store in self._stores.values():
             store.read()
-        keys, values = self._generation.items()
-        self._generations: Numbers = np.ones(CONTEXTS, np.uint32)
-        self._generations[np.frombuffer(keys, np.uint32)] = np.frombuffer(values, np.uint32)
-        # The process before may have been killed between a write and its new generations.
-        self._bump(ALL_CONTEXTS)
+        self.generations = Generations(maps["generation"], expire)
         self._set_punt_ip()
 
     def write(self, runs: Sequence[Run]) -> Faults:
@@ -80,7 +77,7 @@ class Tables:
             touched += [before, self._contexts(run)]
         if any(run.table.table.name == "punt_frame" for run in runs):
             self._set_punt_ip()
-        self._bump(np.unique(np.concatenate(touched)))
+        self.generations.advance(np.unique(np.concatenate(touched)))
         return faults
 
     def read(self, table: str) -> Rows:
@@ -98,7 +95,7 @@ class Tables:
         for table in self.layout.tables:
             self._stores[table.table.name].clear()
         self._set_punt_ip()
-        self._bump(ALL_CONTEXTS)
+        self.generations.advance(ALL_CONTEXTS)
 
     def _store(self, table: TableLayout, maps: Mapping[str, MapWriter]) -> Store:
         name = table.table.name
@@ -145,14 +142,6 @@ class Tables:
         rows = matrix(b"".join(values), layout.value_size)
         contexts = numbers(rows, attach.params[0])
         return np.unique(contexts[numbers(rows, ACTION) == attach.number])
-
-    def _bump(self, contexts: Numbers) -> None:
-        if not len(contexts):
-            return
-        raised = self._generations[contexts] + np.uint32(1)
-        raised[(raised & 0xFFFF) == 0] += 1  # The cache keeps 16 bits, and 0 says: free.
-        self._generations[contexts] = raised
-        self._generation.update_batch(contexts.astype(np.uint32).tobytes(), raised.tobytes())
 
     def _set_punt_ip(self) -> None:
         """Has XDP ask `punt_frame` for IP and ARP too, while an entry could match them."""

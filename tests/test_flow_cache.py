@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from map_fake import FakeMap
+from numpy.typing import NDArray
 
-from dataplane.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot, leg_totals, merged
+from dataplane.flow_cache import ENTRY, STALE, Entries, FlowCache, FlowColumns, Snapshot, leg_totals, merged
+from dataplane.generations import Generations
 from dataplane.jiffies import JiffiesClock, read_jiffies
 
 CLOCK = JiffiesClock(hz=250, offset=2**32 - 75_000)
@@ -136,6 +139,35 @@ def test_only_what_changed_is_different_from_before() -> None:
     empty = Snapshot(np.zeros(0, dtype=np.intp), np.zeros(0, dtype=ENTRY))
     assert now.changed_since(empty).all()
     assert empty.changed_since(now).tolist() == []
+
+
+def test_records_of_other_generations_are_marked_and_count_on() -> None:
+    now = np.array([5, 0x1_0007, 9], dtype=np.uint32)
+    made = [(0, 5), (0, 4), (1, 7), (1, 8), (2, 0), (2, 1), (2, STALE)]
+    cache = np.concatenate([entry(context=context, generation=seen, packets=3) for context, seen in made])
+    Detached(cache).expire(now)
+    assert cache["generation"].tolist() == [5, STALE, 7, STALE, 0, STALE, STALE]
+    assert cache["packets"].tolist() == [3] * 7
+
+
+@pytest.mark.parametrize("changes", [1, 0x7FFF, 0x8000, 0x10000, 0x1_8001])
+def test_no_record_is_left_of_more_generations_ago_than_16_bits_tell(changes: int) -> None:
+    """An idle record of each of the last generations; after any number of changes only that of now holds."""
+    held: list[int] = []
+    swept: list[int] = []
+
+    def expire(now: NDArray[np.uint32]) -> None:
+        swept.append(int(now[3]))
+        held[:] = [seen for seen in held if seen == int(now[3])]
+
+    generations = Generations(FakeMap(4, 4, 4096, fixed=True), expire)
+    context = np.array([3], dtype=np.uint32)
+    for _ in range(changes):
+        held.append(generations.now(3))
+        generations.advance(context)
+        assert generations.now(3) & 0xFFFF not in (0, STALE)
+    assert generations.now(3) - min(held, default=generations.now(3)) <= 0x8000
+    assert len(swept) == 1 + changes // 0x8000
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from scapy.layers.inet import IP
 from vectors import VECTORS, node
@@ -45,6 +46,12 @@ def with_entry(entry: TableEntry) -> list[TableEntry]:
 
 def modelled(entries: list[TableEntry], frame: bytes = FLOW) -> Outcome:
     return outcome(Pipeline(entries, node.PORTS).run(A, frame, BOOTTIME_S))
+
+
+def generation(xdp: XdpNode) -> int:
+    value = xdp.object.map("generation").lookup(TENANT.to_bytes(4, "little"))
+    assert value is not None
+    return int.from_bytes(value, "little")
 
 
 CHANGES = {
@@ -90,6 +97,22 @@ def test_change_of_another_context_leaves_the_cache_warm(xdp: XdpNode) -> None:
     before = xdp.events()
     xdp.run(A, FLOW)
     assert xdp.events()[PipelineEvent.CACHE_HIT] == before[PipelineEvent.CACHE_HIT] + 1
+
+
+def test_flow_that_was_idle_while_its_generation_came_round_again_is_resolved_anew(xdp: XdpNode) -> None:
+    """16 bits without free and stale: after 65,534 changes a context has the generation that the flow was seen in."""
+    counts = xdp.leg_totals()
+    before = generation(xdp)
+    xdp.sync(CHANGES["policy that is gone"])
+    tenant = np.array([TENANT], np.uint32)
+    while generation(xdp) & 0xFFFF != before & 0xFFFF:
+        xdp.tables.generations.advance(tenant)
+    assert generation(xdp) == before + 0x10000
+    assert xdp.leg_totals() == counts, "what the flow counted is still there"
+    assert xdp.run(A, FLOW, DropReason.NOT_PERMITTED) == modelled(CHANGES["policy that is gone"])
+    xdp.sync(TABLES)
+    assert xdp.run(A, FLOW) == modelled(TABLES)
+    assert xdp.leg_totals() == {101: (2, 200)}
 
 
 def test_lease_ends_by_itself(xdp: XdpNode) -> None:

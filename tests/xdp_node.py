@@ -15,7 +15,8 @@ from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, 
 from dataplane.codec import pack
 from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
-from dataplane.flow_cache import ENTRY, Entries
+from dataplane.flow_cache import ENTRY, Entries, FlowCache
+from dataplane.jiffies import JiffiesClock
 from dataplane.layout import of
 from dataplane.p4info import load
 from dataplane.reasons import DropReason, PipelineEvent
@@ -84,7 +85,9 @@ class XdpNode:
                 self._add_port(number, port)
         self._layout = of(load())
         maps = {name: self.object.map(name) for name in map_names(self._layout)}
-        self.tables = Tables(self._layout, maps)
+        cache = self.object.map("flow_cache")
+        self.flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
+        self.tables = Tables(self._layout, maps, self.flows.expire)
         self._entries: dict[tuple[object, ...], TableEntry] = {}
         self._punts = RingBuffer(self.object.map("punt"))
         self._drops = self.object.map("drop_counter")
