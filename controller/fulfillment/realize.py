@@ -4,6 +4,8 @@ What a course adds is compiled once and kept as long as its inputs are the same 
 kept keeps its state.
 """
 
+import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,9 +29,9 @@ from controller.model.inventory import Inventory
 from controller.model.requirements import Isolation
 from dataplane.host_api import HostState, NodeDescription
 
-Key = tuple[str, tuple[tuple[str, int, int, int, int], ...], int]
-Part = tuple[tuple[Key, Entry], ...]
-"""Sorted."""
+Part = tuple[tuple[str, str, Entry], ...]
+"""(sort key, key in its table, entry), sorted."""
+_ORDER = operator.itemgetter(0)
 
 
 class Realized(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,21 +163,25 @@ def _parts(entries: Mapping[str, tuple[Entry, ...]]) -> dict[str, Part]:
 
 
 def _part(entries: tuple[Entry, ...]) -> Part:
-    return tuple(sorted(((_key(entry), entry) for entry in entries), key=lambda pair: (pair[0], pair[1].owner)))
+    return tuple(sorted(((*_keys(entry), entry) for entry in entries), key=_ORDER))
 
 
-def _key(entry: Entry) -> Key:
-    """What a table knows an entry by (P4Runtime §9.1.1)."""
-    match = tuple((one.field, one.value, one.mask or 0, one.prefix_length or 0, one.high or 0) for one in entry.match)
-    return entry.table, match, entry.priority
+def _keys(entry: Entry) -> tuple[str, str]:
+    """Sort key with the owner last, and what a table knows the entry by (P4Runtime §9.1.1)."""
+    fields = (
+        f"{one.field} {one.value:032x} {one.mask or 0:x} {one.prefix_length or 0:x} {one.high or 0:x}"
+        for one in entry.match
+    )
+    key = f"{entry.table} {' '.join(fields)} {entry.priority:08x}"
+    return f"{key} {entry.owner}", key
 
 
 def _node_state(host: HostState, *parts: Part) -> NodeState:
     """Where several ask for the same entry, the one with the first owner by name is it."""
-    together = sorted((pair for part in parts for pair in part), key=lambda pair: (pair[0], pair[1].owner))
+    together = sorted(itertools.chain.from_iterable(parts), key=_ORDER)
     entries = []
-    last: Key | None = None
-    for key, entry in together:
+    last = ""
+    for _, key, entry in together:
         if key != last:
             entries.append(entry)
             last = key
