@@ -45,7 +45,7 @@ def _intents(state: State, now_s: float) -> Iterator[Resource]:
         manifest = to_manifest(undertaking.intent)
         yield Resource(
             kind="Intent",
-            metadata={**manifest["metadata"], "created_s": undertaking.created_s, "applied_s": undertaking.applied_s},
+            metadata=manifest["metadata"],
             spec=manifest["spec"],
             status=intent_status(state, undertaking, now_s),
         )
@@ -106,6 +106,7 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         for prefix in flow.destination_prefixes
         if prefix == numbering.host_prefix(prefix.split("/")[0])
     ]
+    status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
     if end_s is not None:
         status["expires_s"] = end_s
     return status

@@ -1,10 +1,11 @@
 """One controller, step by step: what is accepted, stored, answered, in which order."""
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from controller import reconcile, view
-from controller.language.manifest import applied, parse
+from controller.language.manifest import applied, parse, print_yaml
 from controller.model.event import (
     Apply,
     Connect,
@@ -273,3 +274,13 @@ def test_every_leg_has_an_owner(world: World) -> None:
     owners = view.legs(world.controllers["shop"].state)
     assert set(owners.values()) >= {"intents/order-processing", "networks/shop/customer-x"}
     assert all(entry.owner for node in world.nodes.values() for entry in node.entries.values())
+
+
+def test_what_is_shown_can_be_applied_again(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    for kind in ("intents", "networks", "services", "nodes", "links", "domains"):
+        for resource in world.resources("shop", kind):
+            shown = msgspec.to_builtins(resource)
+            answer = world.apply("shop", print_yaml([shown]))
+            assert answer is not None and answer.results[0].endswith(" unchanged"), (kind, answer)
