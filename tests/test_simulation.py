@@ -289,3 +289,19 @@ def test_applying_the_same_again_changes_nothing() -> None:
     world.run(3.0)
     assert world.controllers["shop"].disk == disk
     assert {name: node.writes for name, node in world.nodes.items()} == writes
+
+
+def test_nobody_promises_what_an_unreachable_node_of_its_own_has_not_confirmed() -> None:
+    world = World()
+    world.start()
+    world.nodes["ie1"].up = False
+    world.run(5.0)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(10.0)
+    assert world.phase("shop", "order-processing") == "Negotiating"
+    assert not world.nodes["t1"].host.tunnels and not world.nodes["sg1"].host.tunnels
+    assert world.get("insight", "nodes", "ie1").status["phase"] == "Unreachable"
+    world.nodes["ie1"].up = True
+    world.run(5.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    world.check_settled()
