@@ -29,7 +29,10 @@ class MapWriter(Protocol):
     def value_size(self) -> int: ...
     @property
     def max_entries(self) -> int: ...
-    def lookup(self, key: bytes) -> bytes | None: ...
+    def lookup(self, key: bytes) -> bytes | None:
+        """Of an LPM map: the value of the longest prefix."""
+        ...
+
     def update(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> bool:
         """False: the key was not there."""
@@ -167,6 +170,9 @@ class KeyedStore:
 
     def _look_up(self, keys: set[bytes]) -> None:
         """Brings the shadow of these keys up to date."""
+        if self._table.shape is Shape.LPM:
+            self.read()  # A look-up would find shorter prefixes too.
+            return
         found = {key: value for key in keys if (value := self._map.lookup(key)) is not None}
         rows, values = matrix(b"".join(found), self._table.key.size), matrix(b"".join(found.values()), self._sizes()[1])
         good = legal(self._layout, self._table, rows, np.zeros((len(found), 0), np.uint8), values)

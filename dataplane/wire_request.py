@@ -19,8 +19,7 @@ _FIELDS = (
 
 
 def _message_class() -> type:
-    file = descriptor_pb2.FileDescriptorProto(  # type: ignore[attr-defined]  # made at run time
-
+    file = descriptor_pb2.FileDescriptorProto(  # type: ignore[attr-defined]
         name="netstitch/write_request.proto", package="netstitch", syntax="proto3"
     )
     message = file.message_type.add(name="WriteRequest")

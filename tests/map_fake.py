@@ -1,22 +1,29 @@
 """Maps in memory that behave as BPF maps do, for tests of what writes into them."""
 
 import errno
+import sys
 
 
 class FakeMap:
-    """A hash, LPM or array map; `fixed` ones hold every index from the start, and nothing can be deleted."""
+    """A hash map; with `fixed` an array, which holds every index from the start, or with `lpm` an LPM trie."""
 
-    def __init__(self, key_size: int, value_size: int, max_entries: int, *, fixed: bool = False) -> None:
+    def __init__(
+        self, key_size: int, value_size: int, max_entries: int, *, fixed: bool = False, lpm: bool = False
+    ) -> None:
         self.key_size = key_size
         self.value_size = value_size
         self.max_entries = max_entries
         self._fixed = fixed
+        self._lpm = lpm
         self.data: dict[bytes, bytes] = {}
         if fixed:
             self.data = {index.to_bytes(4, "little"): bytes(value_size) for index in range(max_entries)}
 
     def lookup(self, key: bytes) -> bytes | None:
-        return self.data.get(key)
+        if not self._lpm:
+            return self.data.get(key)
+        found = [(_prefix_length(other), value) for other, value in self.data.items() if _holds(other, key)]
+        return max(found)[1] if found else None
 
     def update(self, key: bytes, value: bytes) -> None:
         if len(key) != self.key_size or len(value) != self.value_size:
@@ -43,3 +50,13 @@ class FakeMap:
 
     def items(self) -> tuple[bytes, bytes]:
         return b"".join(self.data), b"".join(self.data.values())
+
+
+def _prefix_length(key: bytes) -> int:
+    return int.from_bytes(key[:4], sys.byteorder)
+
+
+def _holds(prefix: bytes, key: bytes) -> bool:
+    length = _prefix_length(prefix)
+    shift = 8 * (len(key) - 4) - length
+    return length <= _prefix_length(key) and int.from_bytes(prefix[4:]) >> shift == int.from_bytes(key[4:]) >> shift

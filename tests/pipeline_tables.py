@@ -33,7 +33,7 @@ def fake_maps(layout: Layout = LAYOUT) -> dict[str, FakeMap]:
                 lists = CONTEXTS if table.exact else 1
                 maps[f"{name}_masks"] = FakeMap(4, 4 + MASKS * table.key.size, lists, fixed=True)
             case Shape.HASH | Shape.LPM:
-                maps[name] = FakeMap(table.key.size, table.value_size, size)
+                maps[name] = FakeMap(table.key.size, table.value_size, size, lpm=table.shape is Shape.LPM)
     return maps
 
 

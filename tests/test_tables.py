@@ -164,6 +164,15 @@ def test_a_run_of_many_keeps_its_order(maps: Maps) -> None:
     assert everything(tables) == set(made[:50])
 
 
+def test_a_longer_prefix_is_not_there_because_a_shorter_one_is(maps: Maps) -> None:
+    tables = Tables(LAYOUT, maps)
+    default = TableEntry("route", (FieldMatch("context", 3),), "drop", (("reason", 64),))
+    write(tables, INSERT, default)
+    assert write(tables, DELETE, route(3, 7)) == [Code.NOT_FOUND]
+    assert write(tables, MODIFY, route(3, 7)) == [Code.NOT_FOUND]
+    assert everything(tables) == {default}
+
+
 def test_clear_leaves_nothing(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
     write(tables, INSERT, *ONE_OF_EACH_SHAPE.values())
