@@ -24,6 +24,7 @@ from dataplane.errors import AgentError, NodeRefused, RequestInvalid
 from dataplane.flow_cache import FlowCache
 from dataplane.host_api import AgentConfig
 from dataplane.jiffies import JiffiesClock
+from dataplane.neighbors import Neighbors
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.packet_io import PacketOut, punted
 from dataplane.ports import Ports
@@ -80,6 +81,7 @@ class _Node:
     parts: Parts
     pipeline: program.Pipeline
     tables: Tables
+    packets_out: PacketOut
 
 
 def _compose(config: AgentConfig) -> _Node:
@@ -94,6 +96,8 @@ def _compose(config: AgentConfig) -> _Node:
     tunnels = _tunnels(config)
     if tunnels.guard():
         _log.info("start: set what the kernel may forward (nftables table `netstitch`)")
+    tables = Tables(table_layout, pipeline.maps, flows.expire)
+    packets_out = PacketOut(ports.interface)
     parts = Parts(
         config=config,
         layout=pipeline.layout,
@@ -102,8 +106,9 @@ def _compose(config: AgentConfig) -> _Node:
         tunnels=tunnels,
         flows=flows,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
+        neighbors=Neighbors(tables, pipeline.maps["neighbor"], ports, packets_out.send),
     )
-    return _Node(parts=parts, pipeline=pipeline, tables=Tables(table_layout, pipeline.maps, flows.expire))
+    return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)
 
 
 async def _serve(config: AgentConfig, node: _Node) -> None:
@@ -113,8 +118,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     agent = Agent(node.parts)
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((host.handler(agent),))
-    packets_out = PacketOut(node.parts.ports.interface)
-    p4runtime = add_p4runtime(server, _device(config, node, packets_out))
+    p4runtime = add_p4runtime(server, _device(config, node))
     for change in (*agent.place_ports(), *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout)):
         _log.info("start: %s", change)
     address = _listen(server, config)
@@ -129,14 +133,14 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     _log.info("stopped: the dataplane stays as it is (`--teardown` removes it)")
 
 
-def _device(config: AgentConfig, node: _Node, packets: PacketOut) -> Device:
+def _device(config: AgentConfig, node: _Node) -> Device:
     telemetry, maps = node.parts.telemetry, node.pipeline.maps
     return Device(
         device_id=_DEVICE_ID,
         layout=node.tables.layout,
         tables=node.tables,
         counters={"leg_counter": telemetry.legs, "drop_counter": program.Counters(maps).drops},
-        packets=packets,
+        packets=node.packets_out,
         state_dir=Path(config.state_dir),
         fresh=not node.pipeline.adopted,
     )

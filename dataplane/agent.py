@@ -28,6 +28,7 @@ from dataplane.host_api import (
     TelemetryQuery,
 )
 from dataplane.link_events import LinkEvents
+from dataplane.neighbors import Neighbors
 from dataplane.ports import Port, Ports
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
@@ -50,6 +51,7 @@ class Parts:
     tunnels: Tunnels
     flows: FlowCache
     telemetry: Telemetry
+    neighbors: Neighbors
 
 
 class Agent:
@@ -68,13 +70,14 @@ class Agent:
         return self._parts.tunnels.software
 
     async def run(self) -> None:
-        """Follows interfaces that come and go, and new tunnels until they shook hands. Until cancelled."""
+        """Follows interfaces that come and go, new tunnels until they shook hands, and hosts. Until cancelled."""
         events = LinkEvents(self._links_changed.set)
         self._tunnels_changed.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow_links())
                 group.create_task(self._follow_handshakes())
+                group.create_task(self._parts.neighbors.run())
         finally:
             events.close()
 
@@ -90,6 +93,7 @@ class Agent:
         for change in changes:
             _log.info("sync: %s", change)
         self._tunnels_changed.set()
+        self._parts.neighbors.look()
         return HostReport(changes=changes)
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
@@ -165,6 +169,7 @@ class Agent:
                     _log.info("interfaces changed: %s", change)
             except (AgentError, OSError) as error:
                 _log.error("interfaces changed, ports cannot follow: %s", error)
+            self._parts.neighbors.begin_anew()
             await asyncio.sleep(_LINK_EVENTS_APART_S)
 
     async def _follow_handshakes(self) -> None:

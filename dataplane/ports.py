@@ -53,6 +53,17 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortAddresses:
+    """What the edge is at a port. Of no family: only zeros."""
+
+    mac: bytes
+    ipv4: bytes
+    """4 bytes; the gateway's."""
+    ipv6: bytes
+    """16 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     """A value of `port`."""
 
@@ -66,7 +77,7 @@ class _Row:
 
 
 class Ports:
-    """Not thread-safe: all calls but `status` and `interface` come from one thread."""
+    """Not thread-safe: all calls but `status`, `interface` and `addresses` come from one thread."""
 
     def __init__(self, maps: Mapping[str, Map], links: Links) -> None:
         self._numbers, self._rows, self._transmit = maps["port_number"], maps["port"], maps["tx_port"]
@@ -127,6 +138,11 @@ class Ports:
             for number, row in rows.items()
             if (row.ipv4, row.ipv6) != (_NO_IPV4, _NO_IPV6)
         )
+
+    def addresses(self, number: int) -> PortAddresses | None:
+        """Of a port that is there now, read back."""
+        row = self._row(number)
+        return PortAddresses(mac=row.mac, ipv4=row.ipv4, ipv6=row.ipv6) if row.flags & _PRESENT else None
 
     def check_captured(self, number: int) -> None:
         """Raises RequestInvalid where XDP has no such port."""

@@ -8,13 +8,13 @@ Generation 0 stands for context 0, whose routes XDP keeps for SR Policies.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dataplane.codec import unpack
-from dataplane.columns import Numbers, Rows, matrix, numbers, pieces
+from dataplane.columns import Bytes, Numbers, Rows, matrix, numbers, pieces
 from dataplane.entry import TableEntry
 from dataplane.generations import ALL_CONTEXTS, Expire, Generations
 from dataplane.layout import ACTION, Layout, Shape, TableLayout
@@ -65,6 +65,11 @@ class Tables:
             store.read()
         self.generations = Generations(maps["generation"], expire)
         self._set_punt_ip()
+        self._followers: list[tuple[frozenset[str], Callable[[], None]]] = []
+
+    def follow(self, tables: Iterable[str], notify: Callable[[], None]) -> None:
+        """Calls `notify` after each write that had to do with one of `tables`, in the writer's thread."""
+        self._followers.append((frozenset(tables), notify))
 
     def write(self, runs: Sequence[Run]) -> Faults:
         """In order. Faults by place in the batch; all others are in the maps, and in force, on return."""
@@ -78,11 +83,16 @@ class Tables:
         if any(run.table.table.name == "punt_frame" for run in runs):
             self._set_punt_ip()
         self.generations.advance(np.unique(np.concatenate(touched)))
+        self._tell({run.table.table.name for run in runs})
         return faults
 
     def read(self, table: str) -> Rows:
         """What the maps hold now."""
         return self._stores[table].read()
+
+    def keys(self, table: str) -> Bytes:
+        """Of a table whose entries are found by their key alone, as last seen or written."""
+        return matrix(b"".join(self._keyed[table].shadow()), self.layout.by_name[table].key.size)
 
     def entries(self, table: str) -> tuple[TableEntry, ...]:
         """`read`, as values."""
@@ -96,6 +106,7 @@ class Tables:
             self._stores[table.table.name].clear()
         self._set_punt_ip()
         self.generations.advance(ALL_CONTEXTS)
+        self._tell(self._stores.keys())
 
     def _store(self, table: TableLayout, maps: Mapping[str, MapWriter]) -> Store:
         name = table.table.name
@@ -142,6 +153,11 @@ class Tables:
         rows = matrix(b"".join(values), layout.value_size)
         contexts = numbers(rows, attach.params[0])
         return np.unique(contexts[numbers(rows, ACTION) == attach.number])
+
+    def _tell(self, tables: Collection[str]) -> None:
+        for followed, notify in self._followers:
+            if not followed.isdisjoint(tables):
+                notify()
 
     def _set_punt_ip(self) -> None:
         """Has XDP ask `punt_frame` for IP and ARP too, while an entry could match them."""

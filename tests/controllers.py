@@ -2,7 +2,7 @@
 
 import ipaddress
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agents import AgentProcess
 from finsy.proto import p4r, p4r_grpc
@@ -58,9 +58,15 @@ class Controller:
             self._stub.SetForwardingPipelineConfig(request, timeout=5)
 
     def insert(self, *entries: TableEntry) -> None:
+        self._write(p4r.Update.INSERT, entries)
+
+    def delete(self, *entries: TableEntry) -> None:
+        self._write(p4r.Update.DELETE, entries)
+
+    def _write(self, kind: p4r.Update.Type.ValueType, entries: Iterable[TableEntry]) -> None:
         request = p4r.WriteRequest(device_id=_DEVICE, election_id=self._election)
         for one in entries:
-            update = request.updates.add(type=p4r.Update.INSERT)
+            update = request.updates.add(type=kind)
             compose(LAYOUT, one, update.entity.table_entry)
         self._stub.Write(request, timeout=10)
 

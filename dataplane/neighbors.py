@@ -1,0 +1,199 @@
+"""Asks hosts for their MAC addresses before there are packets for them, so that no first packet is lost.
+
+A host is what `source_guard` admits by its whole address. An ARP request or a neighbour solicitation for it goes out of
+its port as the gateway's own; XDP learns from the answer. Silent hosts are asked again, ever more seldom.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dataplane.codec import EXACT_FIELD_BITS
+from dataplane.columns import numbers, pieces
+from dataplane.errors import AgentError
+from dataplane.ports import PortAddresses
+from dataplane.stores import MapWriter
+from dataplane.tables import Tables
+
+_log = logging.getLogger("stitch-agent")
+_KEY = struct.Struct("HHI16s")
+"""struct neighbor_key: port, zeros, address."""
+_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
+_ADDRESS_BITS = 128
+_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_AT_ONCE = 256
+"""Questions until others have their turn, for `_PAUSE_S`."""
+_PAUSE_S = 0.01
+_ARP = struct.Struct("!6s6sH HHBBH 6s4s6s4s")
+_ICMPV6 = 58
+_SOLICITATION, _SOURCE_MAC = 135, 1
+
+
+class Ports(Protocol):
+    def addresses(self, number: int) -> PortAddresses | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    port: int
+    address: bytes
+    """16 bytes, IPv4 as ::ffff:a.b.c.d."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    at_s: float
+    wait_s: float
+    """Until it is asked again."""
+
+
+class Neighbors:
+    """Lives in the event loop; `look` and `begin_anew` may be called before `run`."""
+
+    def __init__(self, tables: Tables, known: MapWriter, ports: Ports, send: Callable[[int, bytes], None]) -> None:
+        """`known`: the map `neighbor`. `send`: a frame out of a port; raises AgentError where that does not work."""
+        self._tables = tables
+        self._known = known
+        self._ports = ports
+        self._send = send
+        self._changed = asyncio.Event()
+        self._silent: dict[Host, _Asked] = {}
+        tables.follow(("attachment", "source_guard"), self._changed.set)
+
+    def look(self) -> None:
+        """Ports or their addresses may have changed."""
+        self._changed.set()
+
+    def begin_anew(self) -> None:
+        """Asks silent hosts soon: interfaces changed, perhaps they are there now."""
+        self._silent = {host: _Asked(asked.at_s, min(asked.wait_s, _WAIT_S)) for host, asked in self._silent.items()}
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled. Asks when something changed, or when it is time to ask again."""
+        loop = asyncio.get_running_loop()
+        self._changed.set()
+        wait_s: float | None = None
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+            except TimeoutError:
+                pass  # time to ask again
+            try:
+                if self._changed.is_set():
+                    self._changed.clear()
+                    self.read(loop.time())
+                wait_s = self.ask(loop.time())
+            except (AgentError, OSError) as error:
+                _log.error("hosts cannot be asked for their MAC addresses: %s", error)
+                await asyncio.sleep(_LONGEST_WAIT_S)
+                self._changed.set()
+
+    def read(self, now_s: float) -> None:
+        """Learns from the tables whom to ask, and has XDP forget who is admitted no more. Raises OSError."""
+        guards = self._tables.keys("source_guard")
+        prefix, port, source = self._tables.layout.by_name["source_guard"].key.places
+        lengths = numbers(guards, prefix) - EXACT_FIELD_BITS
+        hosts, prefixes = set[Host](), set[tuple[int, int, int]]()
+        addresses = pieces(guards[:, source.offset : source.offset + source.size])
+        for number, length, address in zip(numbers(guards, port).tolist(), lengths.tolist(), addresses, strict=True):
+            if length == _ADDRESS_BITS:
+                hosts.add(Host(number, address))
+            else:
+                prefixes.add((number, length, _bits(address, length)))
+        known = self._known_hosts()
+        kinds = {(number, length) for number, length, _ in prefixes}
+        gone = [
+            host
+            for host in known - hosts
+            if not any(
+                number == host.port and (number, length, _bits(host.address, length)) in prefixes
+                for number, length in kinds
+            )
+        ]
+        self._known.delete_batch(b"".join(_KEY.pack(host.port, 0, 0, host.address) for host in gone))
+        room = self._known.max_entries - len(known) + len(gone)
+        sought = sorted(self._within_reach(hosts - known), key=lambda host: (host.port, host.address))[:room]
+        never = _Asked(now_s, 0.0)
+        self._silent = {host: self._silent.get(host, never) for host in sought}
+
+    def ask(self, now_s: float) -> float | None:
+        """Asks who is due. Returns in how many seconds the next will be; None: there is nobody. Raises OSError."""
+        if not self._silent:
+            return None
+        for host in self._known_hosts():
+            self._silent.pop(host, None)
+        due = [host for host, asked in self._silent.items() if asked.at_s + asked.wait_s <= now_s]
+        for host in due[:_AT_ONCE]:
+            self._ask_one(host)
+            wait_s = min(max(2 * self._silent[host].wait_s, _WAIT_S), _LONGEST_WAIT_S)
+            self._silent[host] = _Asked(now_s, wait_s)
+        following = min((asked.at_s + asked.wait_s for asked in self._silent.values()), default=None)
+        return None if following is None else max(following - now_s, _PAUSE_S)
+
+    def _ask_one(self, host: Host) -> None:
+        us = self._ports.addresses(host.port)
+        own = us and _own_address(us, host.address)
+        if not us or not own:
+            return  # no more
+        try:
+            self._send(host.port, question(us.mac, own, host.address[-len(own) :]))
+        except AgentError as error:
+            _log.debug("a host is not asked for its MAC address: %s", error)
+
+    def _within_reach(self, hosts: set[Host]) -> set[Host]:
+        """Behind ports that have a gateway address of the family and whose untagged frames are some network's."""
+        table = self._tables.layout.by_name["attachment"].key.by_name
+        keys = self._tables.keys("attachment")
+        attached = set(numbers(keys, table["ingress_port"])[numbers(keys, table["vlan_id"]) == 0].tolist())
+        us = {number: self._ports.addresses(number) for number in attached & {host.port for host in hosts}}
+        return {host for host in hosts if (here := us.get(host.port)) and _own_address(here, host.address)}
+
+    def _known_hosts(self) -> set[Host]:
+        keys, _ = self._known.items()
+        return {Host(port, address) for port, _, _, address in _KEY.iter_unpack(keys)}
+
+
+def question(mac: bytes, own: bytes, target: bytes) -> bytes:
+    """The frame by which we, at `mac` and `own`, ask for the MAC of `target`; addresses of 4 or 16 bytes."""
+    return _arp_request(mac, own, target) if len(own) == 4 else _neighbor_solicitation(mac, own, target)
+
+
+def _own_address(us: PortAddresses, address: bytes) -> bytes | None:
+    """From which to ask for `address` (16 bytes); None where there is none, or it is `address` itself."""
+    own = us.ipv4 if address.startswith(_MAPPED_IPV4) else us.ipv6
+    return own if any(own) and not address.endswith(own) else None
+
+
+def _arp_request(mac: bytes, sender: bytes, target: bytes) -> bytes:
+    """RFC 826."""
+    return _ARP.pack(b"\xff" * 6, mac, 0x0806, 1, 0x0800, 6, 4, 1, mac, sender, bytes(6), target)
+
+
+def _neighbor_solicitation(mac: bytes, source: bytes, target: bytes) -> bytes:
+    """RFC 4861 §4.3, to the solicited-node multicast address (RFC 4291 §2.7.1)."""
+    destination = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + target[13:]
+    option = bytes((_SOURCE_MAC, 1)) + mac
+    length = struct.pack("!I", 8 + len(target) + len(option))
+    checked = source + destination + length + struct.pack("!I", _ICMPV6)
+    checksum = _checksum(checked + bytes((_SOLICITATION, 0, 0, 0, 0, 0, 0, 0)) + target + option)
+    message = struct.pack("!BBHI", _SOLICITATION, 0, checksum, 0) + target + option
+    header = struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + source + destination
+    return b"\x33\x33" + destination[12:] + mac + b"\x86\xdd" + header + message
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071, of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _bits(address: bytes, length: int) -> int:
+    """The first `length` bits."""
+    return int.from_bytes(address) >> (_ADDRESS_BITS - length)

@@ -1,0 +1,283 @@
+"""Hosts are asked for their MAC addresses before there are packets for them."""
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from agents import AgentProcess, Bpffs
+from controllers import Controller, entry
+from map_fake import FakeMap
+from namespaces import Namespace, veth
+from pipeline_tables import LAYOUT, fake_maps
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+
+from dataplane.bpf import Map
+from dataplane.codec import pack
+from dataplane.columns import from_packed
+from dataplane.entry import TableEntry
+from dataplane.errors import RequestInvalid
+from dataplane.host_api import Gateway, HostState
+from dataplane.neighbors import Neighbors, question
+from dataplane.ports import PortAddresses
+from dataplane.stores import Operation
+from dataplane.tables import Run, Tables
+
+MAC = bytes.fromhex("020000000001")
+IPV4, IPV6 = socket.inet_aton("10.1.0.1"), socket.inet_pton(socket.AF_INET6, "2001:db8:1::1")
+NONE = PortAddresses(mac=MAC, ipv4=bytes(4), ipv6=bytes(16))
+
+
+def guard(port: int, source: str) -> TableEntry:
+    return entry("source_guard", "admit", ingress_port=port, source=source)
+
+
+def attachment(port: int, vlan: int = 0) -> TableEntry:
+    return entry("attachment", "attach", params={"context": 7}, ingress_port=port, vlan_id=vlan)
+
+
+def key(port: int, address: str) -> bytes:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    mapped = b"" if ":" in address else bytes(10) + b"\xff\xff"
+    return port.to_bytes(2, "little") + bytes(6) + mapped + socket.inet_pton(family, address)
+
+
+class Edge:
+    """Everything but the kernel: tables and `neighbor` in memory, and what was sent."""
+
+    def __init__(self) -> None:
+        self.tables = Tables(LAYOUT, fake_maps())
+        self.known = FakeMap(24, 8, 16)
+        self.ports: dict[int, PortAddresses] = {2: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=IPV6)}
+        self.sent: list[tuple[int, str]] = []
+        self.neighbors = Neighbors(self.tables, self.known, self, self._send)
+
+    def addresses(self, number: int) -> PortAddresses | None:
+        return self.ports.get(number)
+
+    def write(self, operation: Operation, *entries: TableEntry) -> None:
+        for one in entries:
+            table = LAYOUT.by_name[one.table]
+            assert not self.tables.write([Run(operation, table, from_packed(table, [pack(table, one)]), 0)])
+
+    def asked(self, now_s: float) -> list[tuple[int, str]]:
+        """Whom it asks then."""
+        self.neighbors.read(now_s)
+        self.neighbors.ask(now_s)
+        sent, self.sent = self.sent, []
+        return sent
+
+    def _send(self, port: int, frame: bytes) -> None:
+        if port == 9:
+            raise RequestInvalid("port 9 does not take it")
+        seen = Ether(frame)
+        assert seen.src == MAC.hex(":")
+        self.sent.append((port, seen[ARP].pdst if ARP in seen else seen[ICMPv6ND_NS].tgt))
+
+
+def test_the_question_of_ipv4_is_an_arp_request_of_the_gateway() -> None:
+    seen = Ether(question(MAC, IPV4, socket.inet_aton("10.1.0.11")))
+    assert (seen.dst, seen.src, seen.type) == ("ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01", 0x0806)
+    assert (seen[ARP].op, seen[ARP].hwsrc, seen[ARP].psrc) == (1, "02:00:00:00:00:01", "10.1.0.1")
+    assert (seen[ARP].hwdst, seen[ARP].pdst) == ("00:00:00:00:00:00", "10.1.0.11")
+
+
+def test_the_question_of_ipv6_is_a_valid_solicitation_of_the_gateway() -> None:
+    target = socket.inet_pton(socket.AF_INET6, "2001:db8:1::ab:cdef")
+    frame = question(MAC, IPV6, target)
+    seen = Ether(frame)
+    assert (seen.dst, seen[IPv6].dst) == ("33:33:ff:ab:cd:ef", "ff02::1:ffab:cdef")
+    assert (seen[IPv6].src, seen[IPv6].hlim) == ("2001:db8:1::1", 255)
+    assert (seen[ICMPv6ND_NS].tgt, seen[ICMPv6NDOptSrcLLAddr].lladdr) == ("2001:db8:1::ab:cdef", "02:00:00:00:00:01")
+    again = Ether(frame)
+    del again[ICMPv6ND_NS].cksum
+    assert bytes(again) == frame
+
+
+def test_a_silent_host_is_asked_ever_more_seldom() -> None:
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"))
+    times, now_s = [], 100.0
+    while now_s < 400:
+        if edge.asked(now_s):
+            times.append(now_s - 100)
+        now_s += edge.neighbors.ask(now_s) or 0
+    assert times == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+    edge.neighbors.begin_anew()
+    assert edge.asked(345.0) == [(2, "10.1.0.11")]
+    assert edge.asked(346.5) == []
+    assert edge.asked(347.0) == [(2, "10.1.0.11")]
+
+
+def test_only_hosts_that_can_answer_and_are_not_known_are_asked() -> None:
+    edge = Edge()
+    edge.ports |= {3: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=bytes(16)), 4: NONE, 5: edge.ports[2], 6: edge.ports[2]}
+    edge.known.update(key(2, "10.1.0.12"), MAC + bytes(2))
+    both = ("10.1.0.11/32", "2001:db8:1::11/128")
+    guards = [guard(port, source) for port in (2, 3, 4, 5, 6, 7) for source in both]
+    guards += [guard(2, source) for source in ("10.1.0.12/32", "10.1.0.1/32", "10.1.0.64/26")]
+    edge.write(Operation.INSERT, *guards, *(attachment(port) for port in (2, 3, 4, 7)), attachment(5, vlan=8))
+    assert edge.asked(0.0) == [(2, "10.1.0.11"), (2, "2001:db8:1::11"), (3, "10.1.0.11")]
+    edge.ports[4] = edge.ports[2]  # its gateway was set
+    assert edge.asked(0.1) == [(4, "10.1.0.11"), (4, "2001:db8:1::11")]
+    edge.write(Operation.INSERT, attachment(6))
+    edge.write(Operation.DELETE, guard(2, "10.1.0.11/32"))
+    assert edge.asked(0.2) == [(6, "10.1.0.11"), (6, "2001:db8:1::11")]
+    assert (2, "10.1.0.11") not in edge.asked(1.5)
+
+
+def test_who_is_admitted_no_more_is_forgotten() -> None:
+    edge = Edge()
+    addresses = ("10.1.0.11", "10.1.0.12", "10.1.0.70", "10.1.0.200", "2001:db8:1::11", "2001:db8:2::11")
+    guards = [guard(2, source) for source in ("10.1.0.11/32", "10.1.0.12/32", "10.1.0.64/26", "2001:db8:1::/64")]
+    edge.write(Operation.INSERT, *guards)
+    for address in addresses:
+        edge.known.update(key(2, address), MAC + bytes(2))
+    edge.known.update(key(3, "10.1.0.70"), MAC + bytes(2))
+    edge.asked(0.0)
+    assert edge.known.data.keys() == {key(2, addresses[number]) for number in (0, 1, 2, 4)}
+    edge.write(Operation.DELETE, guards[0], guards[2])
+    edge.asked(0.0)
+    assert edge.known.data.keys() == {key(2, addresses[number]) for number in (1, 4)}
+
+
+def test_there_are_no_more_questions_than_answers_find_room() -> None:
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), *(guard(2, f"10.1.0.{host}/32") for host in range(10, 40)))
+    assert len(edge.asked(0.0)) == edge.known.max_entries
+
+
+def test_a_port_that_takes_no_frame_does_not_keep_others_waiting() -> None:
+    edge = Edge()
+    edge.ports[9] = edge.ports[2]
+    edge.write(Operation.INSERT, attachment(2), attachment(9), guard(9, "10.1.0.9/32"), guard(2, "10.1.0.11/32"))
+    assert edge.asked(0.0) == [(2, "10.1.0.11")]
+    assert edge.neighbors.ask(0.0) == 1.0
+
+
+# With the kernel
+
+HOSTS = {2: ("10.1.0.11", "2001:db8:1::11"), 3: ("10.2.0.11", "2001:db8:2::11")}
+GATEWAYS = HostState(
+    gateways=tuple(
+        Gateway(port=port, ipv4=f"10.{port - 1}.0.1", ipv6=f"2001:db8:{port - 1}::1") for port in sorted(HOSTS)
+    )
+)
+ENTRIES = [
+    *(attachment(port) for port in HOSTS),
+    *(guard(port, f"{address}/{128 if ':' in address else 32}") for port in HOSTS for address in HOSTS[port]),
+    entry("flow_policy", "permit", 1, {"leg": 5}, context=7),
+    entry("steer", "deliver", leg=5),
+    *(entry("next_hop", "resolve", params={"port": port}, next_hop=port) for port in HOSTS),
+    *(
+        entry("route", "set_next_hop", params={"next_hop": port}, context=7, destination=f"{address}/{length}")
+        for port, addresses in HOSTS.items()
+        for address, length in zip(addresses, (32, 128), strict=True)
+    ),
+]
+
+
+class Node:
+    """Two hosts that never say anything of their own accord, and the edge between them."""
+
+    def __init__(self, directory: Path, pins: Path) -> None:
+        self.namespace = Namespace("edge")
+        self.hosts = {port: Namespace(f"h{port}") for port in HOSTS}
+        for port, host in self.hosts.items():
+            veth(self.namespace, f"h{port}", host, "eth0")
+            host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
+            host.ip("addr", "add", f"{HOSTS[port][0]}/24", "dev", "eth0")
+            host.ip("addr", "add", f"{HOSTS[port][1]}/64", "dev", "eth0", "nodad")
+            host.ip("route", "add", "default", "via", f"10.{port - 1}.0.1")
+            host.ip("route", "add", "default", "via", f"2001:db8:{port - 1}::1")
+        ports = [{"number": port, "interface": f"h{port}", "role": "attachment"} for port in HOSTS]
+        self.agent = AgentProcess(self.namespace, directory / "edge", pins, ports=ports)
+
+    def known(self) -> dict[bytes, bytes]:
+        """`neighbor`, as XDP has it: key → MAC."""
+        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor")
+        with Map.open_pinned(pin) as neighbor:
+            keys, values = neighbor.items()
+        return {keys[at * 24 :][:24]: values[at * 8 :][:6] for at in range(len(keys) // 24)}
+
+    def expected(self) -> dict[bytes, bytes]:
+        macs: dict[bytes, bytes] = {}
+        for port, host in self.hosts.items():
+            mac = host.ip("-o", "link", "show", "eth0").split("link/ether ")[1].split()[0]
+            macs |= {key(port, address): bytes.fromhex(mac.replace(":", "")) for address in HOSTS[port]}
+        return macs
+
+    def remove(self) -> None:
+        self.agent.remove()
+        for namespace in (*self.hosts.values(), self.namespace):
+            namespace.remove()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    pins = Bpffs(tmp_path / "bpf")
+    made = Node(tmp_path, pins.path)
+    try:
+        yield made
+    finally:
+        made.remove()
+        pins.remove()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("gateways_first", [True, False])
+def test_first_packets_arrive(node: Node, gateways_first: bool) -> None:
+    node.agent.start()
+    with contextlib.closing(Controller(node.agent)) as controller:
+        if gateways_first:
+            node.agent.sync(GATEWAYS)
+        controller.insert(*ENTRIES)
+        if not gateways_first:
+            assert node.known() == {}
+            node.agent.sync(GATEWAYS)
+        wait_for(lambda: node.known() == node.expected(), within_s=0.9)  # with the first question
+        for address in HOSTS[3]:
+            assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W1", address)
+        gone = guard(2, "10.1.0.11/32")
+        controller.delete(gone)
+        wait_for(lambda: key(2, "10.1.0.11") not in node.known())
+        assert len(node.known()) == 3
+
+
+@pytest.mark.root
+def test_an_agent_that_takes_over_asks_hosts_that_are_not_known(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(GATEWAYS)
+    node.hosts[3].ip("link", "set", "eth0", "down")
+    with contextlib.closing(Controller(node.agent)) as controller:
+        controller.insert(*ENTRIES)
+    here = {key(2, address): node.expected()[key(2, address)] for address in HOSTS[2]}
+    wait_for(lambda: node.known() == here)
+    node.agent.end(signal.SIGKILL)
+    node.hosts[3].ip("link", "set", "eth0", "up")
+    node.hosts[3].ip("addr", "replace", f"{HOSTS[3][1]}/64", "dev", "eth0", "nodad")  # went with the link
+    node.agent.start()
+    wait_for(lambda: node.known() == node.expected())
+
+
+@pytest.mark.root
+def test_a_host_whose_link_comes_up_is_asked_again_soon(node: Node) -> None:
+    node.hosts[3].ip("link", "set", "eth0", "down")
+    node.agent.start()
+    node.agent.sync(GATEWAYS)
+    with contextlib.closing(Controller(node.agent)) as controller:
+        controller.insert(*ENTRIES)
+    time.sleep(4)  # asked at 0, 1 and 3 s: in vain until 7 s
+    node.hosts[3].ip("link", "set", "eth0", "up")
+    wait_for(lambda: key(3, HOSTS[3][0]) in node.known(), within_s=1.5)
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
