@@ -93,9 +93,9 @@ def refusal(code: grpc.StatusCode, call: Any) -> str:
 def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
     took = node.agent.start()
     description = node.agent.describe()
-    print(f"serving after {took:.2f} s (figure: {START_S} s), {node.agent.memory_mb():.0f} MB (figure: 150 MB)")
+    print(f"serving after {took:.2f} s (figure: {START_S} s), {node.agent.memory_mb():.0f} MB (figure: 100 MB)")
     assert took < 3 * START_S
-    assert node.agent.memory_mb() < 150
+    assert node.agent.memory_mb() < 100
     assert description.name == "sg1"
     assert description.software == f"stitch-agent {VERSION}"
     assert description.wireguard in ("kernel", "wireguard-go")
