@@ -203,6 +203,7 @@ def synced(turn: Turn, event: NodeSynced) -> None:
     for deviation in event.deviations:
         _log_deviation(turn, deviation)
     if event.generation > standing.confirmed:
+        turn.log("node_synced", node=event.node, writes=str(event.writes))
         rejected = "" if event.generation == standing.generation else standing.rejected
         turn.nodes.put(event.node, msgspec.structs.replace(standing, confirmed=event.generation, rejected=rejected))
 

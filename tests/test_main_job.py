@@ -29,8 +29,8 @@ INTENT = ROOT / "topologies/intents/order-processing.yaml"
 DOMAINS = ("shop", "transit", "insight")
 GATEWAYS = ("sg1", "t1", "t2", "ig1")
 ANALYTICS, ORDERS, WEB = "10.2.0.10", "10.1.0.11", "10.1.0.12"
-LOAD_S = 4
-PACKETS = 1000 * LOAD_S
+LOAD_S = 6
+RATE = 1000
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +76,32 @@ def wait_for(condition: Any, seconds: float, what: str) -> float:
 @contextmanager
 def load(record: LabRecord) -> Iterator[list[int]]:
     """1,000 packets/s from cx1 to ay1 meanwhile; afterwards the list has how many were lost."""
-    command = ["ping", "-q", "-i", "0.001", "-c", str(PACKETS), "-W", "2", ANALYTICS]
-    running = subprocess.Popen(lab.command(record, "cx1", tuple(command)), stdout=subprocess.PIPE, text=True)
+    script = Path(__file__).with_name("echo_load.py")
+    command = (sys.executable, str(script), ANALYTICS, str(RATE), str(LOAD_S))
+    running = subprocess.Popen(lab.command(record, "cx1", command), stdout=subprocess.PIPE, text=True)
     lost: list[int] = []
-    time.sleep(0.5)
+    time.sleep(1)
     yield lost
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", running.communicate(timeout=60)[0])
-    assert found and int(found.group(1)) == PACKETS
-    lost.append(PACKETS - int(found.group(2)))
+    sent, received, elapsed_s = map(float, running.communicate(timeout=60)[0].split())
+    assert sent == RATE * LOAD_S and elapsed_s < LOAD_S * 1.5
+    lost.append(int(sent - received))
 
 
 @contextmanager
 def trespassers(record: LabRecord) -> Iterator[None]:
     """cx2 and cz1 try to reach ay1 all the time; ay1 counts what arrives that is not cx1's, and nothing may."""
-    table = "table ip trespass { chain in { type filter hook input priority 0; icmp type echo-request ip saddr != "
-    lab.execute(record, "ay1", "nft", table + ORDERS + " counter; } }")
+    table = (
+        "table ip trespass { chain arriving { type filter hook input priority 0; icmp type echo-request ip saddr != "
+    )
+    lab.execute(record, "ay1", "nft", table + ORDERS + " counter; }; }")
     command = ("ping", "-q", "-i", "0.01", ANALYTICS)
     running = [
         subprocess.Popen(lab.command(record, host, command), stdout=subprocess.DEVNULL) for host in ("cx2", "cz1")
     ]
     # cz1 has cx1's address on purpose: if it got through, cx1 would see answers to what it never asked.
-    unasked = "table ip unasked { chain in { type filter hook input priority 0; icmp type echo-reply counter; } }"
+    unasked = (
+        "table ip unasked { chain arriving { type filter hook input priority 0; icmp type echo-reply counter; }; }"
+    )
     lab.execute(record, "cz1", "nft", unasked)
     try:
         yield
@@ -129,13 +134,13 @@ def read_back(record: LabRecord) -> dict[str, frozenset[bytes]]:
 def test_default_deny_between_networks_and_permit_inside(record: LabRecord) -> None:
     assert not reaches(record, "cx1", ANALYTICS)
     assert not reaches(record, "cx1", "2001:db8:2::10")
-    assert reaches(record, "cx1", WEB)
-    assert reaches(record, "cx1", "2001:db8:1::12")
+    for address in (WEB, "2001:db8:1::12"):
+        wait_for(lambda there=address: reaches(record, "cx1", there), 5, f"cx1 reaches cx2 at {address}")
 
 
 def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) -> None:
     for address in (ANALYTICS, "2001:db8:2::10"):
-        assert reaches(active, "cx1", address)
+        wait_for(lambda there=address: reaches(active, "cx1", there), 5, f"cx1 reaches {address}")
     for host, address in (("cx1", WEB), ("cx2", ORDERS), ("cx2", ANALYTICS), ("cz1", ANALYTICS), ("ay1", ORDERS)):
         assert not reaches(active, host, address), (host, address)
 
@@ -163,8 +168,8 @@ def test_a_killed_controller_costs_no_packet_and_writes_nothing_when_it_is_back(
         time.sleep(1.5)
     assert lost == [0]
     back = log_of(domain)
-    started = max(number for number, line in enumerate(back) if line["event"] == "started")
-    synced = [line for line in back[started:] if line["event"] == "node_synced"]
+    restarted = max(number for number, line in enumerate(back) if line["event"] == "inventory")
+    synced = [line for line in back[restarted:] if line["event"] == "node_synced"]
     assert synced and all(int(line["writes"]) == 0 for line in synced), synced
 
 
@@ -192,7 +197,7 @@ def test_tampering_is_found_named_and_repaired(active: LabRecord) -> None:
 
 
 def deviations(domain: str, node: str) -> list[dict[str, Any]]:
-    return [line for line in log_of(domain) if line["event"] == "deviation" and line.get("node") == node]
+    return [line for line in log_of(domain) if line["event"] == "deviation_repaired" and line.get("node") == node]
 
 
 def tamper(record: LabRecord, node: str) -> int:
@@ -215,17 +220,19 @@ def tamper(record: LabRecord, node: str) -> int:
 
 
 def test_an_unreachable_node_holds_up_nobody_and_converges_when_it_is_back(record: LabRecord) -> None:
-    kill("tc1")
+    kill("sg1")
     try:
-        wait_for(lambda: not is_reachable("transit", "tc1"), 10, "the controller knows that tc1 is gone")
+        wait_for(lambda: not is_reachable("shop", "sg1"), 10, "the controller knows that sg1 is gone")
         stitch("apply", "-f", str(INTENT))
         wait_for(lambda: phase() == "Installing", 10, "the intent is Installing")
-        assert "tc1" in json.dumps(get("intents", "transit")) + json.dumps(get("agreements", "transit"))
+        assert "sg1 unreachable" in json.dumps(get("intents")[0]["status"]["conditions"])
     finally:
-        lab.restart(NAME, "tc1")
-    wait_for(lambda: phase() == "Active", 20, "Active when tc1 is back")
-    assert reaches(record, "cx1", ANALYTICS)
-    stitch("delete", "intent/order-processing")
+        lab.restart(NAME, "sg1")
+    try:
+        wait_for(lambda: phase() == "Active", 20, "Active when sg1 is back")
+        wait_for(lambda: reaches(record, "cx1", ANALYTICS), 5, "cx1 reaches ay1")
+    finally:
+        stitch("delete", "intent/order-processing")
 
 
 def phase() -> str:
@@ -234,7 +241,7 @@ def phase() -> str:
 
 
 def is_reachable(domain: str, node: str) -> bool:
-    return any(one["metadata"]["name"] == node and one["status"]["reachable"] for one in get("nodes", domain))
+    return any(one["metadata"]["name"] == node and one["status"]["phase"] == "Ready" for one in get("nodes", domain))
 
 
 @pytest.mark.parametrize(
@@ -243,8 +250,8 @@ def is_reachable(domain: str, node: str) -> bool:
         ("kind: Intent\nspec: {isolat: 1}\n", "isolat"),
         (
             "apiVersion: netstitch/v1\nkind: Intent\nmetadata: {name: a, tenant: t}\n"
-            "spec:\n  allow: [{to: no/such/one}]\n",
-            "no/such/one",
+            "spec:\n  allow: [{from: {network: shop/customer-x}, to: insight/no/such}]\n",
+            "insight/no",
         ),
         ("{" * 5_000_000 + "}" * 5_000_000, ""),
     ],
