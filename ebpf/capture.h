@@ -30,7 +30,7 @@ __noinline int capture_frame(struct xdp_md *ctx)
 	captured->ifindex = ctx->ingress_ifindex;
 	captured->length = length;
 	/* The verifier wants 1..256 where it sees 0..256; a frame has at least an Ethernet header. */
-	if (copied < 1 || bpf_xdp_load_bytes(ctx, 0, captured->frame, copied)) {
+	if (is_empty(copied) || bpf_xdp_load_bytes(ctx, 0, captured->frame, copied)) {
 		bpf_ringbuf_discard(captured, 0);
 		count_event(EVENT_CAPTURE_LOST);
 		return 0;

@@ -93,18 +93,27 @@ static __always_inline __u16 destination_group_of(__u32 context, const union add
 	return value ? value->set_destination_group.group : 0;
 }
 
+/* To the verifier a swapped value is any number, before Linux 6.8; the barrier has clang keep the mask. */
+static __always_inline __u32 port_index(__be16 number)
+{
+	__u32 index = bpf_ntohs(number);
+
+	asm volatile("" : "+r"(index));
+	return index & 0xffff;
+}
+
 static __always_inline __u8 source_port_class_of(__u32 protocol, __be16 number)
 {
 	struct source_port_class_value *classes = bpf_map_lookup_elem(&source_port_class, &protocol);
 
-	return classes ? classes->port_class[bpf_ntohs(number)] : 0;
+	return classes ? classes->port_class[port_index(number)] : 0;
 }
 
 static __always_inline __u8 destination_port_class_of(__u32 protocol, __be16 number)
 {
 	struct destination_port_class_value *classes = bpf_map_lookup_elem(&destination_port_class, &protocol);
 
-	return classes ? classes->port_class[bpf_ntohs(number)] : 0;
+	return classes ? classes->port_class[port_index(number)] : 0;
 }
 
 /* The flow's leg, or minus the reason to drop it. */

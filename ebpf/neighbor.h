@@ -189,7 +189,7 @@ __noinline int check_icmpv6(struct xdp_md *ctx, __u32 offset)
 		sum += *word;
 	}
 	rest = at_most(length & 3, 3);
-	if (rest && bpf_xdp_load_bytes(ctx, (offset & 31) + sizeof(*ip) + (length & ~3u), &tail, rest))
+	if (!is_empty(rest) && bpf_xdp_load_bytes(ctx, (offset & 31) + sizeof(*ip) + (length & ~3u), &tail, rest))
 		return 0;
 	sum += tail;
 	return checksum_fold(sum) == 0xffff;

@@ -99,6 +99,15 @@ static __always_inline __u32 at_most(__u32 length, __u32 most)
 	return length;
 }
 
+/*
+ * Whether what at_most gave is nothing to copy, which bpf_xdp_load_bytes refuses. Signed, because clang makes `== 0` of
+ * an unsigned `< 1`, and the verifier learns a bound from that only since Linux 6.8.
+ */
+static __always_inline bool is_empty(__u32 length)
+{
+	return (__s32)length < 1;
+}
+
 static __always_inline void copy_mac(void *to, const void *from)
 {
 	*(__u32 *)to = *(const __u32 *)from;

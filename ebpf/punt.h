@@ -54,7 +54,7 @@ static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct p
 	punted->context = packet->flow.context;
 	punted->mtu = 0;
 	punted->length = length;
-	if (copied < 1 || bpf_xdp_load_bytes(ctx, 0, punted->frame, copied)) {
+	if (is_empty(copied) || bpf_xdp_load_bytes(ctx, 0, punted->frame, copied)) {
 		bpf_ringbuf_discard(punted, 0);
 		count_event(EVENT_PUNT_LOST);
 		return XDP_DROP;

@@ -169,7 +169,7 @@ __noinline int clamp_mss(struct xdp_md *ctx, __u32 tcp_offset, __u32 largest)
 	if (bpf_xdp_load_bytes(ctx, tcp_offset, &tcp, sizeof(tcp)))
 		return 0;
 	end = at_most((tcp.data_offset >> 4) * 4 - sizeof(tcp), TCP_OPTIONS_MAX);
-	if (end < 1 || bpf_xdp_load_bytes(ctx, tcp_offset + sizeof(tcp), option, end))
+	if (is_empty(end) || bpf_xdp_load_bytes(ctx, tcp_offset + sizeof(tcp), option, end))
 		return 0;
 	for (__u32 i = 0; i < TCP_OPTIONS_MAX; i++) {
 		__u8 kind = option[i], length = option[i + 1];
