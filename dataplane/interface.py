@@ -16,6 +16,7 @@ _SIOCGIFHWADDR = 0x8927
 _SIOCGIFINDEX = 0x8933
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
+_IFF_RUNNING = 0x40
 _ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
 _ETHTOOL_GGRO = 0x2B
 _ETHTOOL_SGRO = 0x2C
@@ -39,7 +40,7 @@ def read_interface(name: str) -> Interface | None:
             (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name), 16)
             (mtu,) = struct.unpack_from("i", _ioctl(control, _SIOCGIFMTU, name), 16)
             mac = _ioctl(control, _SIOCGIFHWADDR, name)[18:24]
-            carrier = bool(flags & _IFF_UP and _ethtool(control, name, _ETHTOOL_GLINK))
+            carrier = bool(flags & _IFF_UP) and _has_carrier(control, name, flags)
         except OSError as error:
             if error.errno in _GONE:
                 return None
@@ -70,6 +71,15 @@ def set_ipv6(name: str, setting: str, value: int) -> bool:
 
 def _ioctl(control: socket.socket, request: int, name: str) -> bytes:
     return fcntl.ioctl(control, request, struct.pack(f"{_NAME}{_REQUEST_SIZE - 16}x", name.encode()))
+
+
+def _has_carrier(control: socket.socket, name: str, flags: int) -> bool:
+    try:
+        return bool(_ethtool(control, name, _ETHTOOL_GLINK))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return bool(flags & _IFF_RUNNING)  # a driver without ethtool, as WireGuard's; the flag may lag by a second
 
 
 def _ethtool(control: socket.socket, name: str, command: int, data: int = 0) -> int:

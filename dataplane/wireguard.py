@@ -19,7 +19,7 @@ from dataplane.errors import NodeRefused
 class Peer:
     public_key: str
     endpoint: str
-    """`address:port`; IPv6 in brackets."""
+    """`address:port`; IPv6 in brackets; empty: not known, the peer must begin."""
     allowed_ips: tuple[str, ...]
     """Sorted prefixes."""
     persistent_keepalive_s: int

@@ -12,7 +12,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from dataplane.errors import NodeRefused
 from dataplane.wireguard import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
 
-_PROBE = "wg-probe"
+_NOT_OURS = (errno.ENODEV, errno.EOPNOTSUPP)
+"""No such interface, or one of another kind, as what wireguard-go made before the kernel had WireGuard."""
 
 
 class KernelWireGuard:
@@ -64,7 +65,7 @@ class KernelWireGuard:
             with Netlink() as netlink:
                 messages = list(netlink.info(device))
         except NetlinkError as error:
-            if error.code == errno.ENODEV:
+            if error.code in _NOT_OURS:
                 return None
             raise NodeRefused(f"the kernel does not tell about WireGuard device {device}: {error}") from error
         return _device_state(messages)
@@ -76,50 +77,58 @@ class KernelWireGuard:
 
 
 def kernel_has_wireguard() -> bool:
-    """Asks by making a device, which also loads the module where there is one."""
-    with IPRoute() as netlink:
-        try:
-            netlink.link("add", ifname=_PROBE, kind="wireguard")
-        except NetlinkError as error:
-            if error.code == errno.EEXIST:
-                return True
-            if error.code == errno.EOPNOTSUPP:
-                return False
-            raise NodeRefused(f"cannot find out whether the kernel has WireGuard: {error}") from error
-        netlink.link("del", ifname=_PROBE)
-        return True
+    """Asks for its netlink family, which also loads the module where there is one."""
+    try:
+        with Netlink():
+            return True
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return False
+        raise NodeRefused(f"cannot find out whether the kernel has WireGuard: {error}") from error
 
 
 def _request(peer: Peer) -> dict[str, object]:
-    address, _, port = peer.endpoint.rpartition(":")
-    return {
+    request: dict[str, object] = {
         "public_key": peer.public_key,
-        "endpoint_addr": address.strip("[]"),
-        "endpoint_port": int(port),
         "persistent_keepalive": peer.persistent_keepalive_s,
         "replace_allowed_ips": True,
         "allowed_ips": list(peer.allowed_ips),
     }
+    if peer.endpoint:
+        address, _, port = peer.endpoint.rpartition(":")
+        request |= {"endpoint_addr": address.strip("[]"), "endpoint_port": int(port)}
+    return request
 
 
 def _device_state(messages: list[Any]) -> DeviceState:
-    """A device with many peers comes in several messages."""
-    told = [peer for message in messages for peer in message.get("WGDEVICE_A_PEERS") or ()]
     key = messages[0].get("WGDEVICE_A_PUBLIC_KEY")
+    told = _peers(messages)
     return DeviceState(
         public_key=key.decode() if key else "",
         listen_port=int(messages[0].get("WGDEVICE_A_LISTEN_PORT") or 0),
-        peers=tuple(_peer(peer) for peer in told),
-        traffic=tuple(_traffic(peer) for peer in told),
+        peers=tuple(_peer(parts) for parts in told),
+        traffic=tuple(_traffic(parts[0]) for parts in told),
     )
 
 
-def _peer(told: Any) -> Peer:
+def _peers(messages: list[Any]) -> list[list[Any]]:
+    """The parts of each peer. What does not fit into a message goes on in the next, of a peer only more allowed IPs
+    (linux/wireguard.h, WG_CMD_GET_DEVICE)."""
+    peers: dict[bytes, list[Any]] = {}
+    for message in messages:
+        for part in message.get("WGDEVICE_A_PEERS") or ():
+            peers.setdefault(part.get("WGPEER_A_PUBLIC_KEY"), []).append(part)
+    return list(peers.values())
+
+
+def _peer(parts: list[Any]) -> Peer:
+    first = parts[0]
+    prefixes = (prefix["addr"] for part in parts for prefix in part.get("WGPEER_A_ALLOWEDIPS") or ())
     return Peer(
-        public_key=told.get("WGPEER_A_PUBLIC_KEY").decode(),
-        endpoint=_endpoint(told.get("WGPEER_A_ENDPOINT")),
-        allowed_ips=tuple(sorted(prefix["addr"] for prefix in told.get("WGPEER_A_ALLOWEDIPS") or ())),
-        persistent_keepalive_s=int(told.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0),
+        public_key=first.get("WGPEER_A_PUBLIC_KEY").decode(),
+        endpoint=_endpoint(first.get("WGPEER_A_ENDPOINT")),
+        allowed_ips=tuple(sorted(str(ipaddress.ip_network(prefix)) for prefix in prefixes)),
+        persistent_keepalive_s=int(first.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0),
     )
 
 

@@ -93,7 +93,7 @@ static __always_inline __u16 destination_group_of(__u32 context, const union add
 	return value ? value->set_destination_group.group : 0;
 }
 
-/* To the verifier a swapped value is any number, before Linux 6.8; the barrier has clang keep the mask. */
+/* To the verifier of Linux 6.1 a swapped value is any number; the barrier has clang keep the mask. */
 static __always_inline __u32 port_index(__be16 number)
 {
 	__u32 index = bpf_ntohs(number);

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from namespaces import Namespace, veth
+from wireguards import MakeWireGuard, go, implementations
 
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import BorderConfig, Tunnel
+from dataplane.interface import read_interface
 from dataplane.tunnel_link import TunnelLink
 from dataplane.tunnels import Tunnels
-from dataplane.wireguard_go import GoWireGuard
+from dataplane.wireguard import DeviceConfig, KeyStore
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -31,20 +33,32 @@ def tunnel(of: BorderConfig, key: str = PUBLIC, endpoint: str = "192.0.2.2:51000
 
 
 class Gateway:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, make: MakeWireGuard) -> None:
         self.directory = directory
+        self.make = make
         self.namespace = Namespace("sg1")
         self.namespace.ip("link", "add", "t1", "type", "veth", "peer", "name", "far-t1")
         self.namespace.ip("link", "add", "internet", "type", "veth", "peer", "name", "far-internet")
         self.tunnels = self.restarted()
 
     def restarted(self) -> Tunnels:
-        wireguard = GoWireGuard(self.directory / "run", self.directory / "logs")
-        return Tunnels("sg1", (T1, INTERNET), wireguard, self.directory)
+        return Tunnels("sg1", (T1, INTERNET), self.make(self.directory), self.directory)
+
+    def lose_peers(self, device: str, of: BorderConfig) -> None:
+        key = KeyStore(self.directory / "keys").private_key(of.name)
+        with self.namespace.entered():
+            without = DeviceConfig(private_key=key, listen_port=of.listen_port, peers=())
+            self.make(self.directory).configure(device, without)
 
     def sync(self, *desired: Tunnel) -> tuple[str, ...]:
         with self.namespace.entered():
             return self.tunnels.sync(desired)
+
+    def await_processes(self, number: int) -> None:
+        """wireguard-go ends by itself a moment after its interface went away."""
+        deadline = time.monotonic() + 5
+        while len(self.namespace.processes()) != number and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def picture(self) -> dict[str, object]:
         """What the node has, as other tools than ours see it."""
@@ -70,9 +84,9 @@ class Gateway:
         }
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    made = Gateway(tmp_path)
+@pytest.fixture(params=implementations())
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(tmp_path, request.param)
     try:
         yield made
     finally:
@@ -165,7 +179,7 @@ DAMAGE = {
     "nft set": ("nft", "add element inet netstitch tunnel_pairs { eth0 . eth1 }"),
     "nft table": ("nft", "flush ruleset"),
     "forwarding": ("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"),
-    "peer": ("wg-go-peer",),
+    "peer": (),
 }
 
 
@@ -175,16 +189,35 @@ def test_every_damage_is_repaired_and_named(gateway: Gateway) -> None:
     picture = gateway.picture()
     for what, command in DAMAGE.items():
         if what == "peer":
-            with gateway.namespace.entered():
-                wireguard = GoWireGuard(gateway.directory / "run", gateway.directory / "logs")
-                wireguard._ask("wg-t1", "set=1\nreplace_peers=true\n\n")
+            gateway.lose_peers("wg-t1", T1)
         else:
             gateway.namespace.run(*command)
         if what == "wireguard":
-            time.sleep(0.1)  # its process ends
+            gateway.await_processes(0)
         assert gateway.sync(tunnel(T1)), what
         assert gateway.picture() == picture, what
         assert gateway.sync(tunnel(T1)) == (), what
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("later", implementations())
+def test_tunnels_of_wireguard_go_are_taken_over(later: MakeWireGuard, tmp_path: Path) -> None:
+    """By an agent that starts again, also on a kernel that has learned WireGuard since (its module was loaded)."""
+    gateway = Gateway(tmp_path, go)
+    try:
+        gateway.sync(tunnel(T1), tunnel(INTERNET))
+        gateway.make = later
+        gateway.tunnels = gateway.restarted()
+        replaced = "tunnel sg1-t1: started WireGuard for wg-t1" in gateway.sync(tunnel(T1), tunnel(INTERNET))
+        assert replaced == (later is not go)
+        assert gateway.sync(tunnel(T1), tunnel(INTERNET)) == ()
+        left = 2 if later is go else 0
+        gateway.await_processes(left)
+        picture = gateway.picture()
+        assert [len(picture[what]) for what in ("processes", "sockets")] == [left, left]  # type: ignore[arg-type]
+    finally:
+        gateway.sync()
+        gateway.namespace.remove()
 
 
 @pytest.mark.root
@@ -247,6 +280,23 @@ def test_an_impossible_tunnel_is_refused_and_nothing_is_touched(
 
 
 @pytest.mark.root
+def test_an_interface_whose_driver_has_no_ethtool_is_read_all_the_same() -> None:
+    """WireGuard's of the kernel is one, ifb another."""
+    namespace = Namespace("ifb")
+    try:
+        namespace.ip("link", "add", "plain", "type", "ifb")
+        with namespace.entered():
+            down = read_interface("plain")
+            namespace.ip("link", "set", "plain", "mtu", "1420", "up")
+            up = read_interface("plain")
+            assert down is not None and up is not None
+            assert (down.up, down.carrier) == (False, False)
+            assert (up.index, up.mac, up.mtu, up.up, up.carrier) == (down.index, down.mac, 1420, True, True)
+    finally:
+        namespace.remove()
+
+
+@pytest.mark.root
 def test_a_missing_underlay_is_named(gateway: Gateway) -> None:
     gateway.namespace.ip("link", "del", "t1")
     with pytest.raises(NodeRefused, match="border sg1-t1: there is no interface t1"):
@@ -266,7 +316,8 @@ def test_one_tunnel_takes_less_than_300_ms(gateway: Gateway) -> None:
 
 
 @pytest.mark.root
-def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", implementations())
+def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(make: MakeWireGuard, tmp_path: Path) -> None:
     """Two gateways; here `t-` is opened to the kernel of another namespace in place of XDP, to see the frames."""
     sg1, t1, seen = (Namespace(name) for name in ("sg1", "t1", "seen"))
     veth(sg1, "t1", t1, "sg1")
@@ -276,7 +327,7 @@ def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(tmp_path: 
     for node, name, config in ((sg1, "sg1", ours), (t1, "t1", theirs)):
         directory = tmp_path / name
         with node.entered():
-            ends.append((node, Tunnels(name, (config,), GoWireGuard(directory / "run", directory / "logs"), directory)))
+            ends.append((node, Tunnels(name, (config,), make(directory), directory)))
     try:
         (_, a), (_, b) = ends
         for (node, tunnels), far, prefix in zip(ends, (b, a), ("5f00:2::/32", "5f00:1::/32"), strict=True):

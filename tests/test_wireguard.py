@@ -2,16 +2,16 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from namespaces import Namespace, run, veth
+from wireguards import MakeWireGuard, implementations
 
 from dataplane.errors import NodeRefused
-from dataplane.wireguard import DeviceConfig, KeyStore, Peer, WireGuard, public_key
+from dataplane.wireguard import DeviceConfig, KeyStore, Peer, public_key
 from dataplane.wireguard_go import GoWireGuard
-from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
 
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
@@ -46,7 +46,7 @@ def test_a_private_key_is_not_printed() -> None:
 class Node:
     """A namespace with an underlay interface `u` and an implementation of WireGuard."""
 
-    def __init__(self, name: str, make: Callable[[Path], WireGuard], directory: Path) -> None:
+    def __init__(self, name: str, make: MakeWireGuard, directory: Path) -> None:
         self.namespace = Namespace(name)
         self.directory = directory / name
         self.make = make
@@ -62,18 +62,6 @@ class Node:
         )
         with self.namespace.entered():
             self.wireguard.configure("wg-u", DeviceConfig(private_key=self.key, listen_port=51820, peers=(peer,)))
-
-
-def go(directory: Path) -> WireGuard:
-    return GoWireGuard(directory / "run", directory / "logs")
-
-
-def kernel(directory: Path) -> WireGuard:
-    return KernelWireGuard()
-
-
-def implementations() -> list[Callable[[Path], WireGuard]]:
-    return [go, kernel] if os.geteuid() == 0 and kernel_has_wireguard() else [go]
 
 
 @pytest.fixture(params=implementations())
@@ -129,6 +117,55 @@ def test_what_is_configured_reads_back_equal_and_a_change_replaces_it(nodes: tup
         # wireguard-go refuses a peer that is the device itself, so the last has none
         assert state is not None
         assert state.peers == ((expected,) if far is b else ())
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("endpoint", "prefixes"),
+    [
+        pytest.param("192.0.2.2:51820", 1000, id="more than fits into one netlink message"),
+        pytest.param("", 1, id="no endpoint"),
+    ],
+)
+def test_an_unusual_peer_reads_back_equal(nodes: tuple[Node, Node], endpoint: str, prefixes: int) -> None:
+    a, b = nodes
+    peer = Peer(
+        public_key=public_key(b.key),
+        endpoint=endpoint,
+        allowed_ips=tuple(sorted(f"5f00:{number:x}::/32" for number in range(1, prefixes + 1))),
+        persistent_keepalive_s=25,
+    )
+    config = DeviceConfig(private_key=a.key, listen_port=51820, peers=(peer,))
+    with a.namespace.entered():
+        a.wireguard.configure("wg-u", config)
+        state = a.wireguard.read("wg-u")
+        assert state is not None
+        assert state.peers == (peer,)
+        assert len(state.traffic) == 1
+        assert state.matches(config)
+        assert a.wireguard.start_handshakes("wg-u")
+        assert a.wireguard.read("wg-u") == state
+
+
+@pytest.mark.root
+def test_a_change_keeps_the_session(nodes: tuple[Node, Node]) -> None:
+    a, b = nodes
+    for node, far, address in ((a, b, "192.0.2.2"), (b, a, "192.0.2.1")):
+        node.configure(far, f"{address}:51820", keepalive_s=0)
+    for node, address in ((a, "5f00:1::1/16"), (b, "5f00:2::1/16")):
+        node.namespace.ip("addr", "add", address, "dev", "wg-u")
+        node.namespace.ip("link", "set", "wg-u", "up")
+    a.namespace.run("ping", "-c1", "-W2", "5f00:2::1")
+    with a.namespace.entered():
+        before = a.wireguard.read("wg-u")
+        assert not a.wireguard.start_handshakes("wg-u")
+    a.configure(b, "192.0.2.2:51820", keepalive_s=25)
+    with a.namespace.entered():
+        after = a.wireguard.read("wg-u")
+    assert before is not None and after is not None
+    assert after.peers[0].persistent_keepalive_s == 25
+    assert after.traffic[0].latest_handshake_s == before.traffic[0].latest_handshake_s > 0
+    assert after.traffic[0].received_bytes >= before.traffic[0].received_bytes > 0
 
 
 @pytest.mark.root
