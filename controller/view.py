@@ -16,9 +16,9 @@ from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node, Service
 from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
-from controller.rollout import nodes_of
-from controller.state import State
-from controller.undertakings import expired
+from controller.reconcile.rollout import nodes_of
+from controller.reconcile.state import State
+from controller.reconcile.undertakings import expired
 
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:

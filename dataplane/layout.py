@@ -1,6 +1,6 @@
 """How the tables' entries lie in BPF maps: the C structs of keys and values, derived from the P4Info.
 
-`python -m dataplane.layout` writes ebpf/tables.h; `--check` exits 1 if the file is not what would be written.
+`python -m dataplane.tables_h` writes ebpf/tables.h from it.
 
 | shape | map's key | found by | for tables with |
 |---|---|---|---|
@@ -255,10 +255,3 @@ def _storage(table: Table, bitwidth: int) -> tuple[Kind, int, int]:
 
 def _round_up(offset: int, align: int) -> int:
     return (offset + align - 1) // align * align
-
-
-if __name__ == "__main__":
-    # The command lives beside the text that it writes: as `__main__` this module's types would exist twice.
-    from dataplane.tables_h import main
-
-    sys.exit(main(sys.argv[1:]))

@@ -29,7 +29,7 @@ CONSTANTS = (
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\
-/* Generated from p4src/stitch.p4info.txtpb and dataplane/reasons.py by `python -m dataplane.layout`; do not edit. */
+/* Generated from p4src/stitch.p4info.txtpb and dataplane/reasons.py by `python -m dataplane.tables_h`; do not edit. */
 /* clang-format off */
 #pragma once
 """
@@ -43,15 +43,15 @@ union address {
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m dataplane.layout [--check]`."""
+    """`python -m dataplane.tables_h [--check]`."""
     if arguments not in ([], ["--check"]):
-        print("usage: python -m dataplane.layout [--check]", file=sys.stderr)
+        print("usage: python -m dataplane.tables_h [--check]", file=sys.stderr)
         return 2
     text = header(layout.of(p4info.load()))
     if not arguments:
         HEADER_FILE.write_text(text)
     elif HEADER_FILE.read_text() != text:
-        print(f"{HEADER_FILE} is not what the P4Info says: run python -m dataplane.layout", file=sys.stderr)
+        print(f"{HEADER_FILE} is not what the P4Info says: run python -m dataplane.tables_h", file=sys.stderr)
         return 1
     return 0
 
@@ -143,3 +143,7 @@ def _declare(place: Place) -> str:
             return f"__u8 {place.name}[6]"
         case Kind.HOST | Kind.NETWORK:
             return f"{C_TYPES[place.kind, place.size]} {place.name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -170,7 +170,8 @@ def show(demo: Demo) -> list[str]:
             file = REPORT / f"{domain}-{name.replace(':', '-')}.json"
             file.write_text(json.dumps(agreement))
             verified = demo.stitch("agreement", "verify", str(file), domain=domain, check=False).strip()
-            demo.check(f"{domain} holds both signatures of {name}", "valid" in verified, verified)
+            both = f"signed by {spec['offeror']} and {spec['acceptor']}"
+            demo.check(f"{domain} holds both signatures of {name}", both in verified, verified)
         for tunnel in demo.get("tunnels", domain):
             seen, spec = tunnel["status"], tunnel["spec"]
             demo.say(

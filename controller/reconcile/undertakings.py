@@ -2,7 +2,6 @@
 
 import msgspec
 
-from controller.dealings import abandon, offer_onward
 from controller.fulfillment.graph import graph
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
@@ -10,7 +9,8 @@ from controller.model.course import Course, Errand, Stage, Undertaking
 from controller.model.intent import Intent
 from controller.model.plan import Plan, Unsatisfiable
 from controller.model.requirements import Connection, Requirements
-from controller.turn import Turn
+from controller.reconcile.dealings import abandon, offer_onward
+from controller.reconcile.turn import Turn
 
 RETRY_S = 60
 """How often a connection that is unsatisfiable or refused is tried again."""

@@ -10,7 +10,7 @@ from controller.model.course import Course
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
-from controller.state import INVENTORY_TABLES, RECORDS, Outgoing, State
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State
 
 T = TypeVar("T")
 

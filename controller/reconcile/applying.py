@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from controller.dealings import abandon
 from controller.fulfillment import numbering
 from controller.fulfillment.translate import translate
 from controller.model.course import Undertaking
@@ -14,9 +13,10 @@ from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, 
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.requirements import Requirements
-from controller.state import NodeStanding
-from controller.turn import Table, Turn
-from controller.undertakings import expired, undertake
+from controller.reconcile.dealings import abandon
+from controller.reconcile.state import NodeStanding
+from controller.reconcile.turn import Table, Turn
+from controller.reconcile.undertakings import expired, undertake
 
 KINDS: dict[str, type] = {
     "Domain": Domain,

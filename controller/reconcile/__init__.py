@@ -13,7 +13,6 @@ from typing import assert_never
 
 import msgspec
 
-from controller import applying, dealings, messages, rollout
 from controller.fulfillment.fabric import fabric
 from controller.model.course import Stage
 from controller.model.event import (
@@ -34,9 +33,10 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.state import Retry, State, load
-from controller.turn import Turn
-from controller.undertakings import pursue
+from controller.reconcile import applying, dealings, messages, rollout
+from controller.reconcile.state import Retry, State, load
+from controller.reconcile.turn import Turn
+from controller.reconcile.undertakings import pursue
 
 __all__ = ["State", "initial", "step"]
 

@@ -2,18 +2,6 @@
 
 import msgspec
 
-from controller.dealings import (
-    MAX_LINGER_S,
-    answer,
-    close_id,
-    end,
-    lose,
-    offer_onward,
-    refuse,
-    refuse_upstream,
-    repeat_answer,
-    source_clash,
-)
 from controller.fulfillment import negotiate
 from controller.fulfillment.graph import graph
 from controller.fulfillment.negotiate import make_withdrawal, offer_objection, renewal_objection
@@ -26,7 +14,19 @@ from controller.model.course import Course, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Unsatisfiable, Way
 from controller.model.requirements import Connection
-from controller.turn import Lost, Turn
+from controller.reconcile.dealings import (
+    MAX_LINGER_S,
+    answer,
+    close_id,
+    end,
+    lose,
+    offer_onward,
+    refuse,
+    refuse_upstream,
+    repeat_answer,
+    source_clash,
+)
+from controller.reconcile.turn import Lost, Turn
 
 
 def receive(turn: Turn, peer_name: str, message: Message) -> None:

@@ -2,14 +2,14 @@
 
 import msgspec
 
-from controller.dealings import LINGER_S, abandon, deliver_answer, end
 from controller.fulfillment.realize import realize
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.plan import Plan
-from controller.state import NodeStanding
-from controller.turn import Turn
-from controller.undertakings import carried, failed
+from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end
+from controller.reconcile.state import NodeStanding
+from controller.reconcile.turn import Turn
+from controller.reconcile.undertakings import carried, failed
 from dataplane.host_api import HostState, NodeDescription
 
 AUDIT_S = 2.0

@@ -16,8 +16,8 @@ from controller.model.agreement import Acceptance, Agreement, Offer, Terms, Tunn
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.intent import Encryption
 from controller.model.requirements import Connection
-from controller.state import Closed
-from controller.turn import Lost, Turn
+from controller.reconcile.state import Closed
+from controller.reconcile.turn import Lost, Turn
 
 LINGER_S = 2
 """How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
