@@ -82,8 +82,11 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         found.append((Phase.EXPIRED, f"its lease ended at {end_s} (Unix time): apply it again"))
         phase = Phase.EXPIRED
     else:
+        unmet = undertaking.requirements.unmet
+        found += [(Phase.UNSATISFIABLE, f"{one.binding}: {one.message}") for one in unmet]
         for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
-            found.append(_errand_phase(state, connection, errand))
+            if not unmet:
+                found.append(_errand_phase(state, connection, errand))
             course = state.courses.get(errand.plan) or state.courses.get(errand.coming)
             if course is not None:
                 courses.append(course)

@@ -24,6 +24,7 @@ from controller.language.scalars import print_duration
 from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
 from controller.model.inventory import Link, LinkEnd
 from controller.model.policy import AcceptRule, Policy
+from tests.intent_strategies import INTENTS
 from tests.simulator import ORDER_PROCESSING, World
 
 LINES = ORDER_PROCESSING.splitlines()
@@ -67,17 +68,25 @@ def test_reference_intent_is_read() -> None:
         ("for: 30d", "for: 30d, until: 2030-01-01T00:00:00Z", "expected one of for"),
         ("for: 30d", "until: 2030-01-01", "no time zone"),
         ("min: partner", "min: friend", "expected one of public, partner, own"),
-        ("wireguard", "wireguard-end-to-end", "not supported yet"),
-        ("wireguard", "rot13", "expected one of none, wireguard"),
+        ("wireguard", "rot13", "expected one of none, wireguard, wireguard-end-to-end"),
         ("kind: Intent", "kind: Intend", "unknown kind 'Intend'; did you mean 'Intent'?"),
         ("netstitch/v1", "netstitch/v2", "expected netstitch/v1, found 'netstitch/v2'"),
         ("shop/customer-x,", "customer-x,", "expected a network's name such as shop/customer-x"),
         ("tenant: customer-x", "tennant: customer-x", "did you mean 'tenant'"),
-        ("allow:", "via: [firewall]\n  allow:", "field 'via' (services to pass) is not supported yet"),
-        ("allow:", "prefer: {cost: low}\n  allow:", "not supported yet"),
-        ("allow:", "tests: []\n  allow:", "not supported yet"),
-        ("max: 20}", "max: 20}, bandwidth_mbps: {min: 50}", "not supported yet"),
-        ("max: 20}", "max: 20}, disjoint: srlg", "not supported yet"),
+        ("allow:", "via: [a/b]\n  allow:", "no such name; expected a service's name such as firewall"),
+        ("allow:", "prefer: {cost: high}\n  allow:", "'high' is none of them; expected one of low"),
+        ("allow:", "overrides: [A]\n  allow:", "'A' is no such name"),
+        ("allow:", "tests: [{deny: {to: a/b}}]\n  allow:", "field 'from' is missing"),
+        ("allow:", "tests: [{}]\n  allow:", "expected one of allow and deny"),
+        ("allow:", "tests: [{deny: {from: a/b c, to: a/b}}]\n  allow:", "'c' has no prefix length"),
+        ("max: 20}", "max: 20}, bandwidth_mbps: {min: 0}", "0 is out of range"),
+        ("max: 20}", "max: 20}, loss_percent: {max: 0.00001}", "finer than 1/10000 percent"),
+        ("max: 20}", "max: 20}, loss_percent: {max: 1e400}", "found '1e400'"),
+        ("max: 20}", "max: 20}, loss_percent: {max: .nan}", "found '.nan'"),
+        ("max: 20}", "max: 20}, disjoint: rack", "expected one of link, node, srlg"),
+        ("max: 20}", "max: 20}, avoid: {lables: {}}", "did you mean 'labels'?"),
+        ("order-processing}}", '"a\\u202eb"}}', "characters that do not print"),
+        ("app: order-processing}", "'a b': c}", "is no label's name"),
         ("lease:", "priority: 3\n  priority: 4\n  lease:", "field 'priority' is given twice"),
     ],
 )
@@ -161,42 +170,6 @@ def test_whole_inventories_are_read_and_printed_back() -> None:
         documents = parse(text)
         printed = print_yaml([to_manifest(document.value) for document in documents])
         assert [document.value for document in parse(printed)] == [document.value for document in documents]
-
-
-NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
-LABELS = st.dictionaries(NAMES, NAMES, max_size=3).map(lambda labels: tuple(sorted(labels.items())))
-RANGES = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(sorted)
-PROTOCOLS = st.sampled_from(["tcp", "udp"])
-PORTS = st.just(Ports(protocol="icmp")) | st.builds(
-    lambda protocol, pair: Ports(protocol=protocol, first=pair[0], last=pair[1]),
-    PROTOCOLS,
-    RANGES,
-)
-SELECTORS = st.builds(Selector, network=st.builds("{}/{}".format, NAMES, NAMES), labels=LABELS)
-INTENTS = st.builds(
-    Intent,
-    name=NAMES,
-    tenant=NAMES,
-    allow=st.lists(
-        st.builds(
-            Allow,
-            to=st.builds("{}/{}/{}".format, NAMES, NAMES, NAMES),
-            ports=st.lists(PORTS, max_size=3).map(tuple),
-            source=SELECTORS,
-        ),
-        min_size=1,
-        max_size=3,
-    ).map(tuple),
-    require=st.builds(
-        Require,
-        latency_us_max=st.none() | st.integers(1, 60_000_000),
-        encryption=st.sampled_from(Encryption),
-        trust_min=st.none() | st.sampled_from(Trust),
-    ),
-    on_violation=st.sampled_from(["degrade", "stop"]),
-    priority=st.integers(1, 1000),
-    lease_s=st.none() | st.integers(1, 3650 * 86400),
-)
 
 
 @given(INTENTS)

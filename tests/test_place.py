@@ -12,8 +12,8 @@ from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Encryption, Intent, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node, Reach
-from controller.model.plan import Plan, Unsatisfiable
-from controller.model.requirements import Connection, Host, Requirements
+from controller.model.plan import Plan
+from controller.model.requirements import Connection, Host, Requirements, Unsatisfiable
 from tests.simulator import ORDER_PROCESSING, World
 
 LINKS = st.lists(

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
-from controller.model.intent import Allow, Intent, Ports, Selector
+from controller.model.intent import Allow, Avoid, Disjoint, Encryption, Intent, Ports, Require, Selector
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
 from tests.simulator import ORDER_PROCESSING, World
@@ -94,3 +94,34 @@ def test_what_is_wrong_has_a_path_and_a_hint(
     problems = translate(replace(intent(), **change), inventory, "shop")
     assert not isinstance(problems, Requirements)
     assert problems[0].path == path and message in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("change", "clause"),
+    [
+        ({"via": ("firewall",)}, "via"),
+        ({"require": Require(bandwidth_bps_min=1)}, "bandwidth"),
+        ({"require": Require(loss_ppm_max=1000)}, "loss"),
+        ({"require": Require(encryption=Encryption.WIREGUARD_END_TO_END)}, "encryption"),
+        ({"require": Require(disjoint=Disjoint.SRLG)}, "disjoint"),
+        ({"require": Require(avoid=Avoid(labels=(("a", "b"),)))}, "avoid"),
+        ({"require": Require(avoid=Avoid(domains=("insight",)))}, "avoid"),
+        ({"service_class": "realtime"}, "class"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_placed_is_named(inventory: Inventory, change: dict[str, object], clause: str) -> None:
+    found = translate(replace(intent(), **change), inventory, "shop")
+    assert isinstance(found, Requirements) and [one.binding for one in found.unmet] == [clause]
+    assert found.isolation is not None
+
+
+def test_a_prefix_selects_addresses(inventory: Inventory) -> None:
+    found = translate(replace(intent(), isolate=replace(X, prefixes=("10.1.0.8/29",))), inventory, "shop")
+    assert isinstance(found, Requirements) and found.isolation is not None
+    assert [(host.name, host.addresses) for host in found.isolation.hosts] == [
+        ("cx1", ("10.1.0.11/32",)),
+        ("cx2", ("10.1.0.12/32",)),
+    ]
+    nobody = translate(replace(intent(), isolate=replace(X, prefixes=("10.9.0.0/16",))), inventory, "shop")
+    assert not isinstance(nobody, Requirements) and nobody[0].path == ("spec", "isolate", "prefixes")

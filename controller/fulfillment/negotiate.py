@@ -114,11 +114,13 @@ def offer_objection(offer: Offer, peer: Domain, inventory: Inventory, own: str, 
         return f"the lease is longer than {MAX_LEASE_S // 86400} days"
     if own in terms.visited or peer.name not in terms.visited or len(terms.visited) > MAX_DOMAINS:
         return f"the traffic would go in a circle: it has passed {', '.join(terms.visited)}"
+    if own in terms.avoid_domains or len(terms.avoid_domains) > MAX_DOMAINS:
+        return f"the traffic must not pass {own}"
     link = inventory.links.get(terms.border)
     if link is None or link.domain != peer.name:
         return f"there is no border {terms.border} between {peer.name} and {own}"
     if terms.encryption != Encryption.WIREGUARD:
-        return "what crosses a border is inside WireGuard; the offer says encryption none"
+        return f"what crosses a border is inside WireGuard; the offer says encryption {terms.encryption}"
     if terms.trust_min is not None and link.trust < terms.trust_min:
         needed, found = terms.trust_min.name.lower(), link.trust.name.lower()
         return f"trust of at least {needed} is required; {terms.border} has {found}"

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from controller.fulfillment.graph import Graph, Route, shortest
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
-from controller.model.plan import Plan, Unsatisfiable, Way
-from controller.model.requirements import Connection
+from controller.model.plan import Plan, Way
+from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane.reasons import MAX_SEGMENTS
 
@@ -35,7 +35,7 @@ def place(
     if connection.destination_domain == graph.own:
         exits: list[tuple[Way | None, Trust]] = [(None, Trust.OWN)]
     else:
-        ways = _ways(connection, graph, {*visited, graph.own}, excluded)
+        ways = _ways(connection, graph, {*visited, graph.own, *connection.avoid_domains}, excluded)
         exits = [(way, trust) for way, trust in ways if ingress is None or way.border != ingress.border]
     if not exits:
         message = f"no border leads from {graph.own} to {connection.destination_domain}"

@@ -4,12 +4,14 @@ import difflib
 import ipaddress
 from collections.abc import Collection, Iterable
 
+import msgspec
+
 from controller.fulfillment.numbering import host_prefix
 from controller.model.agreement import Flow
 from controller.model.event import Problem
-from controller.model.intent import Allow, Intent, Ports, Selector
+from controller.model.intent import Allow, Encryption, Intent, Ports, Selector
 from controller.model.inventory import Attachment, Inventory, Network
-from controller.model.requirements import Connection, Host, Isolation, Requirements
+from controller.model.requirements import Connection, Host, Isolation, Requirements, Unsatisfiable
 
 Path = tuple[str | int, ...]
 
@@ -50,6 +52,7 @@ def translate(intent: Intent, inventory: Inventory, own: str) -> Requirements | 
         return tuple(problems)
     return Requirements(
         isolation=isolation,
+        unmet=_unmet(intent, own),
         connections=tuple(
             Connection(
                 source_network=source,
@@ -61,10 +64,36 @@ def translate(intent: Intent, inventory: Inventory, own: str) -> Requirements | 
                 latency_us_max=intent.require.latency_us_max,
                 encryption=intent.require.encryption,
                 trust_min=intent.require.trust_min,
+                avoid_domains=intent.require.avoid.domains,
             )
             for (source, destination), parts in sorted(connections.items())
         ),
     )
+
+
+def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
+    """The clauses that no placement can meet yet, or none ever will."""
+    require, avoid = intent.require, intent.require.avoid
+    wanted = {
+        "via": "services on the way" if intent.via else "",
+        "bandwidth": "reserved capacity" if require.bandwidth_bps_min is not None else "",
+        "loss": "bounded loss" if require.loss_ppm_max is not None else "",
+        "encryption": "encryption from edge to edge" if require.encryption == Encryption.WIREGUARD_END_TO_END else "",
+        "disjoint": "disjoint paths" if require.disjoint is not None else "",
+        "avoid": "avoiding labels" if avoid.labels else "",
+        "class": f"class of service {intent.service_class}" if intent.service_class else "",
+    }
+    found = [
+        Unsatisfiable(binding=clause, message=f"{what} cannot be placed yet: leave the clause out, or wait")
+        for clause, what in wanted.items()
+        if what
+    ]
+    ends = {own, *(allow.to.split("/")[0] for allow in intent.allow)}
+    for domain in avoid.domains:
+        if domain in ends:
+            message = f"domain {domain} is to be avoided, and is where the traffic comes from or goes to"
+            found.append(Unsatisfiable(binding="avoid", message=message))
+    return tuple(found)
 
 
 def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
@@ -110,18 +139,32 @@ def _select(
         problems.append(Problem(path=(*path, "network"), message=message))
         return ()
     wanted = set(selector.labels)
-    found = sorted(
-        (one for one in network.attachments if wanted <= {*network.labels, *one.labels}), key=lambda one: one.name
-    )
+    found = [
+        host
+        for one in sorted(network.attachments, key=lambda one: one.name)
+        if wanted <= {*network.labels, *one.labels} and (host := _within(_host(one), selector.prefixes)).addresses
+    ]
     if not found:
-        labels = " ".join(f"{name}={value}" for name, value in selector.labels) or "any host"
+        labels = " ".join((*(f"{name}={value}" for name, value in selector.labels), *selector.prefixes)) or "any host"
         there = ", ".join(
             f"{one.name} ({' '.join(f'{name}={value}' for name, value in one.labels) or 'no labels'})"
             for one in network.attachments[:10]
         )
         message = f"no host of {network.name} is {labels}; there are: {there or 'none'}"
-        problems.append(Problem(path=(*path, "select") if selector.labels else path, message=message))
-    return tuple(map(_host, found))
+        field = ("select",) if selector.labels else ("prefixes",) if selector.prefixes else ()
+        problems.append(Problem(path=(*path, *field), message=message))
+    return tuple(found)
+
+
+def _within(host: Host, prefixes: tuple[str, ...]) -> Host:
+    """The host with those of its addresses that are inside `prefixes` (empty: all)."""
+    if not prefixes:
+        return host
+    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    kept = tuple(
+        one for one in host.addresses if any(ipaddress.ip_address(one.split("/")[0]) in prefix for prefix in wanted)
+    )
+    return msgspec.structs.replace(host, addresses=kept)
 
 
 def _destination(

@@ -3,16 +3,9 @@
 from typing import Any
 
 from controller.language import scalars
+from controller.language.selector import SELECTOR
 from controller.language.shape import Field, Fields, Labels, ListOf, Scalar
-from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector
-
-SELECTOR = Fields(
-    fields={
-        "network": Field(shape=scalars.NETWORK_NAME, required=True),
-        "select": Field(shape=Labels(), to="labels"),
-    },
-    make=lambda values: Selector(**values),
-)
+from controller.model.intent import Allow, Avoid, Encryption, Intent, IntentTest, Ports, Prefer, Require, Selector
 
 PORT_LIST = ListOf(item=scalars.PORTS, most=64)
 
@@ -34,20 +27,49 @@ def _minimum(shape: Scalar) -> Fields:
     return Fields(fields={"min": Field(shape=shape, required=True)}, make=lambda values: values["min"])
 
 
+AVOID = Fields(
+    fields={
+        "domains": Field(shape=ListOf(item=scalars.NAME, most=16)),
+        "labels": Field(shape=Labels()),
+    },
+    make=lambda values: Avoid(**values),
+)
+
 REQUIRE = Fields(
     fields={
         "latency_ms": Field(shape=_maximum(scalars.LATENCY_MAX_MS), to="latency_us_max"),
-        "encryption": Field(shape=scalars.ENCRYPTION),
+        "bandwidth_mbps": Field(shape=_minimum(scalars.RATE_MBIT), to="bandwidth_bps_min"),
+        "loss_percent": Field(shape=_maximum(scalars.LOSS_MAX_PERCENT), to="loss_ppm_max"),
+        "encryption": Field(shape=scalars.INTENT_ENCRYPTION),
+        "disjoint": Field(shape=scalars.DISJOINT),
         "trust": Field(shape=_minimum(scalars.TRUST), to="trust_min"),
+        "avoid": Field(shape=AVOID),
     },
     make=lambda values: Require(**values),
-    later={
-        "bandwidth_mbps": "reserved capacity",
-        "loss_percent": "bounded loss",
-        "disjoint": "disjoint paths",
-        "avoid": "domains and labels to avoid",
-    },
 )
+
+PREFER = Fields(
+    fields={"cost": Field(shape=scalars.LEVEL), "latency": Field(shape=scalars.LEVEL)},
+    make=lambda values: Prefer(**values),
+)
+
+_EXPECTED_FLOW = Fields(
+    fields={
+        "from": Field(shape=SELECTOR, to="source", required=True),
+        "to": Field(shape=scalars.DESTINATION_NAME, required=True),
+        "ports": Field(shape=PORT_LIST),
+    }
+)
+
+
+def _test(values: dict[str, Any]) -> IntentTest:
+    if len(values) != 1:
+        raise ValueError("expected one of allow and deny")
+    ((verdict, flow),) = values.items()
+    return IntentTest(allowed=verdict == "allow", **flow)
+
+
+TEST = Fields(fields={"allow": Field(shape=_EXPECTED_FLOW), "deny": Field(shape=_EXPECTED_FLOW)}, make=_test)
 
 
 def _lease(values: dict[str, Any]) -> dict[str, Any]:
@@ -82,38 +104,60 @@ INTENT = Fields(
     fields={
         "isolate": Field(shape=SELECTOR),
         "allow": Field(shape=ListOf(item=ALLOW, most=256)),
+        "via": Field(shape=ListOf(item=scalars.VIA_NAME, most=16)),
         "require": Field(shape=REQUIRE),
+        "prefer": Field(shape=PREFER),
         "on_violation": Field(shape=scalars.one_of("degrade", "stop")),
         "priority": Field(shape=scalars.integer(1, 1000)),
+        "class": Field(shape=scalars.NAME, to="service_class"),
+        "overrides": Field(shape=ListOf(item=scalars.NAME, most=64)),
         "lease": Field(shape=LEASE),
+        "tests": Field(shape=ListOf(item=TEST, most=256)),
     },
     make=_intent,
-    later={
-        "via": "services to pass",
-        "prefer": "what to trade",
-        "tests": "checks at every change",
-        "overrides": "breaking an isolation of the same tenant",
-    },
 )
 
 
 def _print_selector(selector: Selector) -> dict[str, Any]:
-    return {"network": selector.network} | ({"select": dict(selector.labels)} if selector.labels else {})
+    spec: dict[str, Any] = {"network": selector.network}
+    if selector.labels:
+        spec["select"] = dict(selector.labels)
+    if selector.prefixes:
+        spec["prefixes"] = list(selector.prefixes)
+    return spec
 
 
 def _print_ports(ports: tuple[Ports, ...]) -> dict[str, Any]:
     return {"ports": [scalars.print_ports(one) for one in ports]} if ports else {}
 
 
-def _print_require(require: Require) -> dict[str, Any]:
+def print_require(require: Require) -> dict[str, Any]:
     spec: dict[str, Any] = {}
     if require.latency_us_max is not None:
         spec["latency_ms"] = {"max": scalars.unscaled(require.latency_us_max, 1000)}
+    if require.bandwidth_bps_min is not None:
+        spec["bandwidth_mbps"] = {"min": scalars.unscaled(require.bandwidth_bps_min, 1_000_000)}
+    if require.loss_ppm_max is not None:
+        spec["loss_percent"] = {"max": scalars.unscaled(require.loss_ppm_max, 10_000)}
     if require.encryption != Encryption.NONE:
         spec["encryption"] = str(require.encryption)
+    if require.disjoint is not None:
+        spec["disjoint"] = str(require.disjoint)
     if require.trust_min is not None:
         spec["trust"] = {"min": require.trust_min.name.lower()}
+    if require.avoid != Avoid():
+        domains, labels = require.avoid.domains, require.avoid.labels
+        spec["avoid"] = ({"domains": list(domains)} if domains else {}) | ({"labels": dict(labels)} if labels else {})
     return spec
+
+
+def print_prefer(prefer: Prefer) -> dict[str, str]:
+    return {name: str(level) for name in ("cost", "latency") if (level := getattr(prefer, name)) is not None}
+
+
+def _print_test(test: IntentTest) -> dict[str, Any]:
+    flow = {"from": _print_selector(test.source), "to": test.to} | _print_ports(test.ports)
+    return {"allow" if test.allowed else "deny": flow}
 
 
 def print_intent(intent: Intent) -> dict[str, Any]:
@@ -127,14 +171,24 @@ def print_intent(intent: Intent) -> dict[str, Any]:
             | ({"from": _print_selector(allow.source)} if allow.source is not None else {})
             for allow in intent.allow
         ]
-    if require := _print_require(intent.require):
+    if intent.via:
+        spec["via"] = list(intent.via)
+    if require := print_require(intent.require):
         spec["require"] = require
+    if prefer := print_prefer(intent.prefer):
+        spec["prefer"] = prefer
     if intent.on_violation != "degrade":
         spec["on_violation"] = intent.on_violation
     if intent.priority != 100:
         spec["priority"] = intent.priority
+    if intent.service_class:
+        spec["class"] = intent.service_class
+    if intent.overrides:
+        spec["overrides"] = list(intent.overrides)
     if intent.lease_s is not None:
         spec["lease"] = {"for": scalars.print_duration(intent.lease_s)}
     elif intent.lease_until_s is not None:
         spec["lease"] = {"until": scalars.print_time(intent.lease_until_s)}
+    if intent.tests:
+        spec["tests"] = [_print_test(test) for test in intent.tests]
     return spec

@@ -2,13 +2,14 @@
 
 import base64
 import datetime
+import enum
 import ipaddress
 import re
 from fractions import Fraction
 from typing import Any
 
 from controller.language.shape import Scalar
-from controller.model.intent import Encryption, Ports, Trust
+from controller.model.intent import Disjoint, Encryption, Level, Ports, Trust
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
@@ -32,6 +33,10 @@ NETWORK_NAME = Scalar(expected="a network's name such as shop/customer-x", make=
 SERVICE_NAME = Scalar(expected="a service's name such as insight/analytics/analytics-y", make=_parts((3,)))
 DESTINATION_NAME = Scalar(
     expected="a network or service such as insight/analytics or insight/analytics/analytics-y", make=_parts((2, 3))
+)
+VIA_NAME = Scalar(
+    expected="a service's name such as firewall (in the source's network) or shop/customer-x/firewall",
+    make=_parts((1, 3)),
 )
 
 
@@ -66,9 +71,9 @@ def scaled(factor: int, most: float, unit: str, *, positive: bool = False) -> Sc
     """A number of `unit` that the model keeps as a whole number of 1/factor of it."""
 
     def make(value: float) -> int:
-        exact = Fraction(str(value)) * factor
         if not 0 <= value <= most or (positive and value == 0):
             raise ValueError(f"{value} is out of range")
+        exact = Fraction(str(value)) * factor
         if exact.denominator != 1:
             raise ValueError(f"{value} is finer than 1/{factor} {unit}")
         return int(exact)
@@ -89,6 +94,7 @@ def unscaled(value: int, factor: int) -> int | float:
 
 LATENCY_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)")
 LATENCY_MAX_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)", positive=True)
+LOSS_MAX_PERCENT = scaled(10_000, 100, "percent (a plain number, no sign)")
 RATE_MBIT = scaled(1_000_000, 10_000_000, "Mbit/s (a plain number, no unit)", positive=True)
 
 
@@ -263,6 +269,20 @@ def _encryption(text: str) -> Encryption:
         raise ValueError(f"{text[:40]!r} is none of them") from error
 
 
-ENCRYPTION = Scalar(
-    expected="one of none, wireguard", make=_encryption, json_schema={"enum": [str(value) for value in Encryption]}
-)
+ENCRYPTION = Scalar(expected="one of none, wireguard", make=_encryption, json_schema={"enum": ["none", "wireguard"]})
+
+
+def _enumerated(kind: type[enum.StrEnum]) -> Scalar:
+    names = [str(value) for value in kind]
+
+    def make(text: str) -> enum.StrEnum:
+        if text not in names:
+            raise ValueError(f"{text[:40]!r} is none of them")
+        return kind(text)
+
+    return Scalar(expected=f"one of {', '.join(names)}", make=make, json_schema={"enum": names})
+
+
+INTENT_ENCRYPTION = _enumerated(Encryption)
+DISJOINT = _enumerated(Disjoint)
+LEVEL = _enumerated(Level)

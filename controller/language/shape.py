@@ -1,6 +1,7 @@
 """Shapes of written values: each reads plain data (reporting all that is wrong) and gives its JSON Schema."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -73,6 +74,20 @@ class ListOf(msgspec.Struct, frozen=True, kw_only=True):
         return {"type": "array", "items": self.item.schema(), "minItems": self.least, "maxItems": self.most}
 
 
+_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def label_flaw(name: object, value: object) -> str:
+    """What is wrong with one label; empty: nothing."""
+    if not isinstance(name, str) or not _LABEL_NAME.fullmatch(name):
+        return f"{describe(name)} is no label's name; expected letters, digits, '-', '.', '_', at most 63"
+    if not isinstance(value, str) or not value or len(value) > 200:
+        return f"expected text as the value of label {name!r}, found {describe(value)}"
+    if not value.isprintable():
+        return f"{describe(value)} has characters that do not print (line breaks, control or direction marks)"
+    return ""
+
+
 class Labels(msgspec.Struct, frozen=True):
     """name: text pairs, as a sorted tuple."""
 
@@ -82,13 +97,17 @@ class Labels(msgspec.Struct, frozen=True):
             return INVALID
         before = len(flaws)
         for name, value in data.items():
-            if not isinstance(value, str) or not value or len(value) > 200:
-                message = f"expected text as the value of label {name!r}, found {describe(value)}"
+            if message := label_flaw(name, value):
                 flaws.append(Flaw(path=(*path, name), message=message))
         return INVALID if len(flaws) > before else tuple(sorted(data.items()))
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": {"type": "string"}}
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_LABEL_NAME.pattern}$"},
+            "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 200},
+            "description": "labels such as {app: web}; all must match",
+        }
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):

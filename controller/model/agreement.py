@@ -53,6 +53,8 @@ class Terms(Value, frozen=True, kw_only=True):
     expires_s: int
     """Unix time; with it the border closes."""
     offeror_end: TunnelEnd
+    avoid_domains: tuple[str, ...] = ()
+    """Domains that the traffic must not pass."""
 
 
 class Offer(Value, frozen=True, kw_only=True, tag="offer"):

@@ -4,8 +4,8 @@ import enum
 
 from controller.model.agreement import Acceptance, Agreement, Terms
 from controller.model.intent import Intent, Value
-from controller.model.plan import Plan, Unsatisfiable
-from controller.model.requirements import Requirements
+from controller.model.plan import Plan
+from controller.model.requirements import Requirements, Unsatisfiable
 
 
 class Standing(enum.StrEnum):

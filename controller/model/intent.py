@@ -17,6 +17,23 @@ class Encryption(enum.StrEnum):
     NONE = "none"
     WIREGUARD = "wireguard"
     """Every link between domains, and every link trusted less than `own`, is inside WireGuard."""
+    WIREGUARD_END_TO_END = "wireguard-end-to-end"
+    """From edge to edge: domains between carry the outer flow only."""
+
+
+class Disjoint(enum.StrEnum):
+    """What the paths of one SR Policy must not share, between the border gateways of each domain."""
+
+    LINK = "link"
+    NODE = "node"
+    SRLG = "srlg"
+    """No shared risk link group (RFC 4202)."""
+
+
+class Level(enum.StrEnum):
+    """Which way a preference pulls."""
+
+    LOW = "low"
 
 
 class Phase(enum.StrEnum):
@@ -51,6 +68,8 @@ class Selector(Value, frozen=True, kw_only=True):
     """`domain/network`."""
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted; all must match. Empty: the whole network."""
+    prefixes: tuple[str, ...] = ()
+    """Only what has an address inside one of them, and only those addresses. Empty: all addresses."""
 
 
 class Allow(Value, frozen=True, kw_only=True):
@@ -62,13 +81,44 @@ class Allow(Value, frozen=True, kw_only=True):
     """None: what the intent isolates."""
 
 
+class Avoid(Value, frozen=True, kw_only=True):
+    """Where the traffic must not go."""
+
+    domains: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted; nodes, links and domains with any of them."""
+
+
 class Require(Value, frozen=True, kw_only=True):
     """Must hold; an unknown metric does not satisfy a requirement."""
 
     latency_us_max: int | None = None
     """One way, edge to edge."""
+    bandwidth_bps_min: int | None = None
+    loss_ppm_max: int | None = None
+    """Lost packets in a million."""
     encryption: Encryption = Encryption.NONE
+    disjoint: Disjoint | None = None
     trust_min: Trust | None = None
+    avoid: Avoid = Avoid()
+
+
+class Prefer(Value, frozen=True, kw_only=True):
+    """Traded: what is better in this is taken where there is a choice, and never at the price of a requirement."""
+
+    cost: Level | None = None
+    latency: Level | None = None
+
+
+class IntentTest(Value, frozen=True, kw_only=True):
+    """What must hold after every change that touches it; a change that would break it is refused."""
+
+    allowed: bool
+    source: Selector
+    to: str
+    """`domain/network/service` or `domain/network`."""
+    ports: tuple[Ports, ...] = ()
+    """Empty: what the service offers; for a network, everything. Allowed: all of it; denied: none of it."""
 
 
 class Intent(Value, frozen=True, kw_only=True):
@@ -77,11 +127,19 @@ class Intent(Value, frozen=True, kw_only=True):
     isolate: Selector | None = None
     """An invariant: nothing else reaches it, it reaches nothing else."""
     allow: tuple[Allow, ...] = ()
+    via: tuple[str, ...] = ()
+    """Services to pass, in order: names in the source's network, or full ones."""
     require: Require = Require()
+    prefer: Prefer = Prefer()
     on_violation: str = "degrade"
     """`degrade` or `stop`."""
     priority: int = 100
+    service_class: str = ""
+    """Class of service, which rules give a meaning; empty: best effort."""
+    overrides: tuple[str, ...] = ()
+    """Intents of the same tenant whose isolation this one may break."""
     lease_s: int | None = None
     """How long from when it was applied; None: until withdrawn."""
     lease_until_s: int | None = None
     """Unix time; at most one of the two is given."""
+    tests: tuple[IntentTest, ...] = ()

@@ -41,12 +41,3 @@ class Plan(Value, frozen=True, kw_only=True):
         """From where the traffic enters to the far end of the border where it leaves."""
         inside_us = max(one.latency_us for one in self.sr_policies)
         return inside_us + (self.egress.delay_us if self.egress is not None else 0)
-
-
-class Unsatisfiable(Value, frozen=True, kw_only=True):
-    """No way holds what is required."""
-
-    binding: str
-    """The requirement that cannot be met: latency, trust, encryption or reachability."""
-    message: str
-    """Needed and best found, in words."""

@@ -37,9 +37,42 @@ class Connection(Value, frozen=True, kw_only=True):
     """For what is left of the way, from here to the destination's edge."""
     encryption: Encryption = Encryption.NONE
     trust_min: Trust | None = None
+    avoid_domains: tuple[str, ...] = ()
+    direct: bool = False
+    """Through no third domain."""
+    dscp: int = 0
+    """Of the outer headers in our domain (RFC 2474)."""
 
 
 class Requirements(Value, frozen=True, kw_only=True):
     isolation: Isolation | None
     connections: tuple[Connection, ...]
     """Sorted by networks."""
+    unmet: tuple["Unsatisfiable", ...] = ()
+    """What cannot be met on any way; the connections are then not carried, the isolation holds."""
+    origins: tuple["Origin", ...] = ()
+    """Of what the connections require, in their order."""
+
+
+class Unsatisfiable(Value, frozen=True, kw_only=True):
+    """No way holds what is required."""
+
+    binding: str
+    """The requirement that cannot be met: latency, trust, encryption, reachability, or another clause's name."""
+    message: str
+    """Needed and best found, in words."""
+
+
+class Origin(Value, frozen=True, kw_only=True):
+    """Where a requirement comes from."""
+
+    source_network: str
+    destination_network: str
+    clause: str
+    """latency, encryption, trust, ..."""
+    requirement: str
+    """In words: `latency <= 30 ms`."""
+    origin: str
+    """`clause` of the intent, `rule NAME` or `plugin NAME`."""
+    explain: str = ""
+    """What the rule says why."""

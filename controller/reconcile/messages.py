@@ -12,8 +12,8 @@ from controller.fulfillment.translate import hosts_of, inside, words
 from controller.model.agreement import Acceptance, Flow, Message, Offer, Refusal, Terms, Withdrawal
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.inventory import Domain
-from controller.model.plan import Plan, Unsatisfiable, Way
-from controller.model.requirements import Connection
+from controller.model.plan import Plan, Way
+from controller.model.requirements import Connection, Unsatisfiable
 from controller.reconcile.dealings import (
     MAX_LINGER_S,
     answer,
@@ -153,6 +153,7 @@ def _connection(turn: Turn, terms: Terms) -> Connection | str:
         latency_us_max=terms.latency_us_max,
         encryption=terms.encryption,
         trust_min=terms.trust_min,
+        avoid_domains=terms.avoid_domains,
     )
     return (source_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
 

@@ -7,8 +7,8 @@ from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.model.course import Course, Errand, Stage, Undertaking
 from controller.model.intent import Intent
-from controller.model.plan import Plan, Unsatisfiable
-from controller.model.requirements import Connection, Requirements
+from controller.model.plan import Plan
+from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.reconcile.dealings import abandon, offer_onward
 from controller.reconcile.turn import Turn
 
@@ -91,6 +91,10 @@ def expired(undertaking: Undertaking) -> bool:
 
 
 def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand: Errand) -> Errand:
+    if undertaking.requirements.unmet:
+        abandon(turn, errand.coming, "what is required cannot be met")
+        abandon(turn, errand.plan, "what is required cannot be met")
+        return Errand(unsatisfiable=undertaking.requirements.unmet[0])
     current = turn.courses.get(errand.coming or errand.plan)
     if current is not None and _is_right(current.plan, undertaking, connection):
         return errand
