@@ -9,17 +9,21 @@ from ruamel.yaml import YAML
 
 from controller.language import intent as intents
 from controller.language import resources, scalars
+from controller.language import rule as rules
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.shape import INVALID, Field, Fields, Flaw, Flaws, Labels, Path, Scalar, describe, nearest
 from controller.language.tree import Position, Tree, load
 from controller.model.event import Applied, Problem
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Link, Network, Node, Service
+from controller.model.rule import Rule
 
 __all__ = ["Fault", "ManifestInvalid"]
 
 API_VERSION = "netstitch/v1"
-Value = Intent | Network | Service | Node | Link | Domain
+MAX_INTENT_BYTES = 64 * 1024
+"""Of one intent, however it is written."""
+Value = Intent | Rule | Network | Service | Node | Link | Domain
 
 
 class _Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +61,25 @@ _KINDS: dict[str, _Kind] = {
     ),
     "Node": _Kind(model=Node, metadata=_metadata(scalars.NAME), spec=resources.NODE, print_spec=resources.print_node),
     "Link": _Kind(model=Link, metadata=_metadata(scalars.NAME), spec=resources.LINK, print_spec=resources.print_link),
+    "Rule": _Kind(model=Rule, metadata=_metadata(scalars.NAME), spec=rules.RULE, print_spec=rules.print_rule),
     "Intent": _Kind(
         model=Intent,
         metadata=_metadata(scalars.NAME, tenant=_TENANT),
         spec=intents.INTENT,
         print_spec=intents.print_intent,
     ),
+}
+_ANY = Scalar(expected="text", make=str, types=(object,))
+_DOCUMENTS = {
+    kind.model: Fields(
+        fields={
+            "apiVersion": Field(shape=_ANY),
+            "kind": Field(shape=_ANY),
+            "metadata": Field(shape=kind.metadata, required=True),
+            "spec": Field(shape=kind.spec, required=True),
+        }
+    )
+    for kind in _KINDS.values()
 }
 KINDS: tuple[str, ...] = tuple(_KINDS)
 PLURALS: dict[str, str] = {f"{kind.lower()}s": kind for kind in KINDS}
@@ -190,21 +207,18 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     if data.get("apiVersion") != API_VERSION:
         found = describe(data.get("apiVersion"))
         flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {found}"))
-    top = Fields(
-        fields={
-            "apiVersion": Field(shape=_ANY),
-            "kind": Field(shape=_ANY),
-            "metadata": Field(shape=kind.metadata, required=True),
-            "spec": Field(shape=kind.spec, required=True),
-        }
+    values = _DOCUMENTS[kind.model].read(
+        {name: value for name, value in data.items() if name != _SHOWN_ONLY}, (), flaws
     )
-    values = top.read({name: value for name, value in data.items() if name != _SHOWN_ONLY}, (), flaws)
     if values is INVALID or flaws:
         return None
     return kind.model(**values["metadata"], **values["spec"])
 
 
-_ANY = Scalar(expected="text", make=str, types=(object,))
+def read_intent(data: object, flaws: Flaws) -> Intent | None:
+    """The intent of one manifest, or None with flaws."""
+    value = _read(data, flaws)
+    return value if isinstance(value, Intent) else None
 
 
 def to_manifest(value: Value) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def _explanation(text: str) -> str:
 
 def _then(values: dict[str, Any]) -> Then:
     if not values:
-        raise ValueError("expected at least one of require, prefer, via, forbid, class and dscp: this rule does nothing")
+        raise ValueError("expected require, prefer, via, forbid, class or dscp: this does nothing")
     return Then(**values)
 
 
@@ -109,7 +109,7 @@ def print_then(then: Then) -> dict[str, Any]:
 
 
 def print_rule(rule: Rule) -> dict[str, Any]:
-    spec = {"when": rule.when, "then": print_then(rule.then)}
+    spec: dict[str, Any] = {"when": rule.when, "then": print_then(rule.then)}
     if rule.priority != 100:
         spec["priority"] = rule.priority
     return spec | {"explain": rule.explain}
