@@ -16,6 +16,7 @@ from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node, Service
 from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
+from controller.model.rule import Rule
 from controller.reconcile.rollout import nodes_of
 from controller.reconcile.state import State
 from controller.reconcile.undertakings import expired
@@ -66,8 +67,23 @@ def _requirements(requirements: Requirements) -> list[str]:
         bounds = [f"latency <= {one.latency_us_max / 1000:g} ms"] if one.latency_us_max is not None else []
         bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
         bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
+        bounds += ["no transit"] if one.direct else []
+        bounds += [f"dscp {one.dscp}"] if one.dscp else []
         found += [", ".join((flow, *bounds)) for flow in flows]
     return found
+
+
+def _origins(requirements: Requirements) -> list[dict[str, str]]:
+    """Where each requirement comes from."""
+    return [
+        {
+            "requirement": one.requirement,
+            "from": one.origin,
+            "connection": f"{one.source_network} {one.destination_network}",
+        }
+        | ({"explain": one.explain} if one.explain else {})
+        for one in requirements.origins
+    ]
 
 
 _ORDER = [Phase.UNSATISFIABLE, Phase.REFUSED, Phase.PENDING, Phase.NEGOTIATING, Phase.INSTALLING, Phase.ACTIVE]
@@ -95,6 +111,8 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
     conditions = [{"type": str(one), "reason": reason} for one, reason in dict.fromkeys(found) if reason]
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
     status["requirements"] = _requirements(undertaking.requirements)
+    if undertaking.requirements.origins:
+        status["origins"] = _origins(undertaking.requirements)
     if courses:
         first = courses[0]
         status["path"] = _path(first)
@@ -368,6 +386,18 @@ def _service_status(state: State, service: Service) -> dict[str, Any]:
     return {"intents": used}
 
 
+def _rule_status(state: State, rule: Rule) -> dict[str, Any]:
+    """Which intents it has a say in."""
+    name = f"rule {rule.name}"
+    touched = sorted(
+        undertaking.intent.name
+        for undertaking in state.undertakings.values()
+        if any(one.origin == name for one in undertaking.requirements.origins)
+        or any(one.binding == name for one in undertaking.requirements.unmet)
+    )
+    return {"intents": touched}
+
+
 def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
     names = {name for name, outgoing in state.outbox.items() if outgoing.peer == domain.name}
     reasons = sorted({state.retries[name].reason for name in names if name in state.retries})
@@ -388,4 +418,5 @@ _VIEWS: dict[str, _View] = {
     "services": _inventory(lambda state: state.inventory.services, _service_status),
     "nodes": _inventory(lambda state: state.inventory.nodes, _node_status),
     "links": _inventory(lambda state: state.inventory.links, _link_status),
+    "rules": _inventory(lambda state: state.rules, _rule_status),
 }

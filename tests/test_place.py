@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment.graph import graph, shortest
 from controller.fulfillment.place import place
+from controller.fulfillment.rulebook import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Encryption, Intent, Trust
@@ -91,7 +92,7 @@ def lab() -> tuple[Inventory, Connection]:
     known = Inventory(**held)  # type: ignore[arg-type]
     intent = parse(ORDER_PROCESSING)[0].value
     assert isinstance(intent, Intent)
-    requirements = translate(intent, known, "shop")
+    requirements = translate(intent, NO_RULES, known)
     assert isinstance(requirements, Requirements)
     return known, requirements.connections[0]
 

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from controller.fulfillment.rulebook import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Allow, Avoid, Disjoint, Encryption, Intent, Ports, Require, Selector
@@ -25,7 +26,7 @@ def intent() -> Intent:
 
 
 def test_reference_intent_isolates_cx1_and_reaches_the_service(inventory: Inventory) -> None:
-    found = translate(intent(), inventory, "shop")
+    found = translate(intent(), NO_RULES, inventory)
     assert isinstance(found, Requirements) and found.isolation is not None
     assert [host.name for host in found.isolation.hosts] == ["cx1"]
     (connection,) = found.connections
@@ -37,7 +38,7 @@ def test_reference_intent_isolates_cx1_and_reaches_the_service(inventory: Invent
 
 def test_service_ports_are_the_default(inventory: Inventory) -> None:
     bare = replace(intent(), allow=(Allow(to="insight/analytics/analytics-y"),))
-    found = translate(bare, inventory, "shop")
+    found = translate(bare, NO_RULES, inventory)
     assert isinstance(found, Requirements)
     assert set(found.connections[0].flows[0].ports) == {
         Ports(protocol="tcp", first=443, last=443),
@@ -48,10 +49,10 @@ def test_service_ports_are_the_default(inventory: Inventory) -> None:
 def test_two_allows_to_one_network_are_one_connection_to_two_are_two(inventory: Inventory) -> None:
     service = Allow(to="insight/analytics/analytics-y")
     network = Allow(to="insight/analytics", ports=(Ports(protocol="icmp"),))
-    both = translate(replace(intent(), allow=(service, network)), inventory, "shop")
+    both = translate(replace(intent(), allow=(service, network)), NO_RULES, inventory)
     assert isinstance(both, Requirements) and [len(one.flows) for one in both.connections] == [2]
     other = Allow(to="insight/archive/archive-z")
-    two = translate(replace(intent(), allow=(service, other)), inventory, "shop")
+    two = translate(replace(intent(), allow=(service, other)), NO_RULES, inventory)
     assert isinstance(two, Requirements)
     assert [one.destination_network for one in two.connections] == ["insight/analytics", "insight/archive"]
 
@@ -91,7 +92,7 @@ X = Selector(network="shop/customer-x")
 def test_what_is_wrong_has_a_path_and_a_hint(
     inventory: Inventory, change: dict[str, object], path: tuple[str | int, ...], message: str
 ) -> None:
-    problems = translate(replace(intent(), **change), inventory, "shop")
+    problems = translate(replace(intent(), **change), NO_RULES, inventory)
     assert not isinstance(problems, Requirements)
     assert problems[0].path == path and message in problems[0].message
 
@@ -111,17 +112,17 @@ def test_what_is_wrong_has_a_path_and_a_hint(
     ids=str,
 )
 def test_what_cannot_be_placed_is_named(inventory: Inventory, change: dict[str, object], clause: str) -> None:
-    found = translate(replace(intent(), **change), inventory, "shop")
+    found = translate(replace(intent(), **change), NO_RULES, inventory)
     assert isinstance(found, Requirements) and [one.binding for one in found.unmet] == [clause]
     assert found.isolation is not None
 
 
 def test_a_prefix_selects_addresses(inventory: Inventory) -> None:
-    found = translate(replace(intent(), isolate=replace(X, prefixes=("10.1.0.8/29",))), inventory, "shop")
+    found = translate(replace(intent(), isolate=replace(X, prefixes=("10.1.0.8/29",))), NO_RULES, inventory)
     assert isinstance(found, Requirements) and found.isolation is not None
     assert [(host.name, host.addresses) for host in found.isolation.hosts] == [
         ("cx1", ("10.1.0.11/32",)),
         ("cx2", ("10.1.0.12/32",)),
     ]
-    nobody = translate(replace(intent(), isolate=replace(X, prefixes=("10.9.0.0/16",))), inventory, "shop")
+    nobody = translate(replace(intent(), isolate=replace(X, prefixes=("10.9.0.0/16",))), NO_RULES, inventory)
     assert not isinstance(nobody, Requirements) and nobody[0].path == ("spec", "isolate", "prefixes")

@@ -42,6 +42,20 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("ATTACHMENTS", "spec.attachments"),
         wide=(("GATEWAYS", "spec.gateways"), ("LABELS", "metadata.labels")),
     ),
+    "rules": _columns(
+        ("WHEN", "spec.when"),
+        ("THEN", "spec.then"),
+        ("PRIORITY", "spec.priority"),
+        ("INTENTS", "status.intents"),
+        wide=(("EXPLAIN", "spec.explain"),),
+    ),
+    "plugins": _columns(
+        ("GROUP", "spec.group"),
+        ("VERSION", "spec.version"),
+        ("ORIGIN", "spec.origin"),
+        ("STATE", "status.phase"),
+        ("REASON", "status.reason"),
+    ),
     "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports")),
     "nodes": _columns(
         ("ROLE", "spec.role"),

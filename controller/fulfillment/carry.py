@@ -305,7 +305,7 @@ class _Carrier:
                     action="h_encaps",
                     params=(
                         ("source", source),
-                        ("dscp", 0),
+                        ("dscp", self._plan.connection.dscp),
                         ("color", slot),
                         ("inner_mtu", self._mtu),
                         ("count", len(segments)),

@@ -36,9 +36,12 @@ def place(
         exits: list[tuple[Way | None, Trust]] = [(None, Trust.OWN)]
     else:
         ways = _ways(connection, graph, {*visited, graph.own, *connection.avoid_domains}, excluded)
+        if connection.direct:
+            ways = [(way, trust) for way, trust in ways if way.domain == connection.destination_domain]
         exits = [(way, trust) for way, trust in ways if ingress is None or way.border != ingress.border]
     if not exits:
-        message = f"no border leads from {graph.own} to {connection.destination_domain}"
+        through = " without a third domain" if connection.direct else ""
+        message = f"no border leads from {graph.own} to {connection.destination_domain}{through}"
         if excluded:
             message += f" except {', '.join(sorted(excluded))}, where it was refused"
         return Unsatisfiable(binding="reachability", message=message)

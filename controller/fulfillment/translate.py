@@ -1,4 +1,4 @@
-"""Intent -> requirements: names become hosts, addresses and ports."""
+"""Intent and rules -> requirements: names become hosts, addresses and ports."""
 
 import difflib
 import ipaddress
@@ -7,17 +7,26 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from controller.fulfillment.numbering import host_prefix
+from controller.fulfillment.rulebook import Rulebook
+from controller.fulfillment.ruling import End, rule_on
 from controller.model.agreement import Flow
 from controller.model.event import Problem
-from controller.model.intent import Allow, Encryption, Intent, Ports, Selector
+from controller.model.intent import Allow, Encryption, Intent, Ports, Selector, Trust
 from controller.model.inventory import Attachment, Inventory, Network
-from controller.model.requirements import Connection, Host, Isolation, Requirements, Unsatisfiable
+from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
+from controller.model.rule import Added
 
 Path = tuple[str | int, ...]
 
 
-def translate(intent: Intent, inventory: Inventory, own: str) -> Requirements | tuple[Problem, ...]:
-    """What `intent` requires in domain `own`, or everything that is wrong with it."""
+def translate(
+    intent: Intent, rules: Rulebook, inventory: Inventory, added: tuple[Added, ...] = ()
+) -> Requirements | tuple[Problem, ...]:
+    """What `intent` requires in our own domain, or everything that is wrong with it.
+
+    `added`: what requirement compilers said of it.
+    """
+    own = next((domain.name for domain in inventory.domains.values() if domain.own), "")
     problems: list[Problem] = []
     isolated: tuple[Host, ...] = ()
     isolation = None
@@ -50,24 +59,74 @@ def translate(intent: Intent, inventory: Inventory, own: str) -> Requirements | 
         connections.setdefault((selector.network, network), []).append((flow, sources, destinations))
     if problems:
         return tuple(problems)
+    failures = tuple(
+        Unsatisfiable(binding=f"plugin {one.plugin}", message=f"plugin {one.plugin}: {one.failure}")
+        for one in added
+        if one.failure
+    )
+    unmet = dict.fromkeys((*failures, *(() if connections else _unmet(intent, own))))
+    origins: list[Origin] = []
+    required: list[Connection] = []
+    for (source, destination), parts in sorted(connections.items()):
+        flows, sources = tuple(part[0] for part in parts), _union(part[1] for part in parts)
+        ruling = rule_on(
+            intent,
+            rules,
+            _end(inventory, source, sources, _all(flow.source_prefixes for flow in flows)),
+            [_destination_end(inventory, destination, flow, hosts) for flow, _, hosts in parts],
+            (one for one in added if not one.failure),
+        )
+        require = ruling.intent.require
+        unmet |= dict.fromkeys((*ruling.unmet, *_unmet(ruling.intent, own)))
+        origins += ruling.origins
+        connection = Connection(
+            source_network=source,
+            destination_network=destination,
+            destination_domain=destination.split("/")[0],
+            flows=flows,
+            sources=sources,
+            destinations=_union(part[2] for part in parts),
+            latency_us_max=require.latency_us_max,
+            encryption=require.encryption,
+            trust_min=require.trust_min,
+            avoid_domains=require.avoid.domains,
+            direct=ruling.direct,
+            dscp=ruling.dscp,
+        )
+        required.append(connection)
     return Requirements(
-        isolation=isolation,
-        unmet=_unmet(intent, own),
-        connections=tuple(
-            Connection(
-                source_network=source,
-                destination_network=destination,
-                destination_domain=destination.split("/")[0],
-                flows=tuple(part[0] for part in parts),
-                sources=_union(part[1] for part in parts),
-                destinations=_union(part[2] for part in parts),
-                latency_us_max=intent.require.latency_us_max,
-                encryption=intent.require.encryption,
-                trust_min=intent.require.trust_min,
-                avoid_domains=intent.require.avoid.domains,
-            )
-            for (source, destination), parts in sorted(connections.items())
-        ),
+        isolation=isolation, connections=tuple(required), unmet=tuple(unmet), origins=tuple(dict.fromkeys(origins))
+    )
+
+
+def _all(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({prefix for part in parts for prefix in part}))
+
+
+def _end(inventory: Inventory, name: str, hosts: tuple[Host, ...], prefixes: tuple[str, ...]) -> End:
+    """As the conditions of rules see it: a label of any of its hosts is a label of the whole."""
+    network = inventory.networks[name]
+    domain = inventory.domains.get(name.split("/")[0])
+    names = {host.name for host in hosts}
+    labels = {*network.labels, *(label for one in network.attachments if one.name in names for label in one.labels)}
+    return End(
+        network=name,
+        trust=network.trust,
+        domain_trust=domain.trust if domain is not None and not domain.own else Trust.OWN,
+        labels=tuple(sorted(f"{label}={value}" for label, value in labels)),
+        prefixes=prefixes,
+    )
+
+
+def _destination_end(inventory: Inventory, name: str, flow: Flow, hosts: tuple[Host, ...]) -> End:
+    end = _end(inventory, name, hosts, flow.destination_prefixes)
+    service = inventory.services.get(flow.destination)
+    labels = {f"{label}={value}" for label, value in service.labels} if service is not None else set()
+    return msgspec.structs.replace(
+        end,
+        labels=tuple(sorted({*end.labels, *labels})),
+        service=service.name if service is not None else "",
+        ports=tuple(map(words, flow.ports)),
     )
 
 
@@ -81,7 +140,6 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
         "encryption": "encryption from edge to edge" if require.encryption == Encryption.WIREGUARD_END_TO_END else "",
         "disjoint": "disjoint paths" if require.disjoint is not None else "",
         "avoid": "avoiding labels" if avoid.labels else "",
-        "class": f"class of service {intent.service_class}" if intent.service_class else "",
     }
     found = [
         Unsatisfiable(binding=clause, message=f"{what} cannot be placed yet: leave the clause out, or wait")

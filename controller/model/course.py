@@ -6,6 +6,7 @@ from controller.model.agreement import Acceptance, Agreement, Terms
 from controller.model.intent import Intent, Value
 from controller.model.plan import Plan
 from controller.model.requirements import Requirements, Unsatisfiable
+from controller.model.rule import Added
 
 
 class Standing(enum.StrEnum):
@@ -97,6 +98,8 @@ class Undertaking(Value, frozen=True, kw_only=True):
     serial: int
     """Order of creation; the older wins where two say different things."""
     requirements: Requirements
+    added: tuple[Added, ...] = ()
+    """What requirement compilers said of it when it was applied."""
     errands: tuple[Errand, ...] = ()
     """One for each connection of the requirements."""
 

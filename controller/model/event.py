@@ -5,6 +5,7 @@ import msgspec
 from controller.model.agreement import Message
 from controller.model.entry import NodeState
 from controller.model.intent import Value
+from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
 
@@ -38,9 +39,11 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
 
 class Applied(Value, frozen=True, kw_only=True):
     kind: str
-    """Intent, Network, Service, Node, Link, Domain."""
+    """Intent, Rule, Network, Service, Node, Link, Domain."""
     content: bytes
     """msgspec JSON of the model value."""
+    added: tuple[Added, ...] = ()
+    """What requirement compilers said of an intent."""
 
 
 class Delete(Value, frozen=True, kw_only=True, tag="delete"):

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment import numbering
+from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.translate import translate
 from controller.model.course import Undertaking
 from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.requirements import Requirements
+from controller.model.rule import Added, Rule
 from controller.reconcile.dealings import abandon
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Table, Turn
@@ -24,30 +26,39 @@ KINDS: dict[str, type] = {
     "Service": Service,
     "Node": Node,
     "Link": Link,
+    "Rule": Rule,
     "Intent": Intent,
 }
+Resource = Domain | Network | Service | Node | Link | Rule | Intent
 _TABLES = {"Domain": "domains", "Network": "networks", "Service": "services", "Node": "nodes", "Link": "links"}
 
 
 class _Request(msgspec.Struct, frozen=True):
     """What is applied, read."""
 
-    values: list[tuple[int, str, Domain | Network | Service | Node | Link | Intent]]
+    values: list[tuple[int, str, Resource]]
     """(index in the request, kind, value)."""
+    added: dict[str, tuple[Added, ...]]
+    """Intent -> what requirement compilers said of it."""
 
 
 def apply(turn: Turn, event: Apply) -> None:
     """All or none; idempotent."""
-    request = _Request([(index, one.kind, _decode(one)) for index, one in enumerate(event.resources)])
+    values = [(index, one.kind, _decode(one)) for index, one in enumerate(event.resources)]
+    added = {value.name: event.resources[index].added for index, kind, value in values if kind == "Intent"}
+    request = _Request(values, added)
     merged = _merged(turn.inventory, request)
     inventory_touched = merged != turn.inventory
+    laid_down = {value.name: value for _, _, value in values if isinstance(value, Rule)}
+    rules_touched = any(turn.rules.get(name) != rule for name, rule in laid_down.items())
+    rules = rulebook({**turn.rules.all, **laid_down}.values()) if rules_touched else turn.rulebook
     problems = inventory_problems(merged, turn.own, request) if inventory_touched else []
     required: dict[str, Requirements] = {}
     intents: dict[str, Intent] = {}
     for index, _, value in request.values:
         if isinstance(value, Intent):
             intents[value.name] = value
-            found = translate(value, merged, turn.own)
+            found = translate(value, rules, merged, added[value.name])
             if isinstance(found, Requirements):
                 required[value.name] = found
             else:
@@ -57,8 +68,8 @@ def apply(turn: Turn, event: Apply) -> None:
         turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
     conflict = _foreign_tenant(turn, intents)
-    if not conflict and inventory_touched:
-        conflict = _retranslate(turn, merged, intents, required)
+    if not conflict and (inventory_touched or rules_touched):
+        conflict = _retranslate(turn, rules, merged, intents, required)
     conflict = conflict or isolation_conflict(turn, required)
     if conflict:
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
@@ -66,20 +77,20 @@ def apply(turn: Turn, event: Apply) -> None:
     results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
     if not event.dry_run:
         _take_over(turn, request)
+        turn.rulebook = rules
         if turn.inventory_changed:
             turn.refresh_fabric()
         for name, requirements in required.items():
             held = turn.undertakings.get(name)
             intent = intents.get(name)
             if intent is not None or held is not None:
-                undertake(turn, intent or held.intent, requirements)  # type: ignore[union-attr]
+                additions = added[name] if intent is not None else held.added  # type: ignore[union-attr]
+                undertake(turn, intent or held.intent, requirements, additions)  # type: ignore[union-attr]
     turn.effects.append(Reply(request_id=event.request_id, results=results))
 
 
-def _decode(applied: Applied) -> Domain | Network | Service | Node | Link | Intent:
-    value: Domain | Network | Service | Node | Link | Intent = msgspec.json.decode(
-        applied.content, type=KINDS[applied.kind]
-    )
+def _decode(applied: Applied) -> Resource:
+    value: Resource = msgspec.json.decode(applied.content, type=KINDS[applied.kind])
     return value
 
 
@@ -91,10 +102,12 @@ def _merged(inventory: Inventory, request: _Request) -> Inventory:
     return Inventory(**tables)
 
 
-def _result(turn: Turn, kind: str, value: Domain | Network | Service | Node | Link | Intent) -> str:
+def _result(turn: Turn, kind: str, value: Resource) -> str:
     if isinstance(value, Intent):
         undertaking = turn.undertakings.get(value.name)
         held: object = undertaking.intent if undertaking is not None else None
+    elif isinstance(value, Rule):
+        held = turn.rules.get(value.name)
     else:
         held = getattr(turn.inventory, _TABLES[kind]).get(value.name)
     what = "created" if held is None else "unchanged" if held == value else "changed"
@@ -122,6 +135,8 @@ def _take_over(turn: Turn, request: _Request) -> None:
                     turn.effects.append(Connect(node=value.name, agent=value.agent))
             case Link():
                 turn.links.put(value.name, value)
+            case Rule():
+                turn.rules.put(value.name, value)
             case Intent():
                 pass
 
@@ -141,13 +156,17 @@ def _foreign_tenant(turn: Turn, intents: Mapping[str, Intent]) -> str:
 
 
 def _retranslate(
-    turn: Turn, merged: Inventory, intents: Mapping[str, Intent], required: dict[str, Requirements]
+    turn: Turn,
+    rules: Rulebook,
+    merged: Inventory,
+    intents: Mapping[str, Intent],
+    required: dict[str, Requirements],
 ) -> str:
-    """What the other intents require of the changed inventory; or which of them it would break."""
+    """What the other intents require of the changed inventory and rules; or which of them it would break."""
     for name, held in turn.undertakings.all.items():
         if name in intents or expired(held):
             continue
-        found = translate(held.intent, merged, turn.own)
+        found = translate(held.intent, rules, merged, held.added)
         if not isinstance(found, Requirements):
             return f"intent {name} would no longer hold: {found[0].message}; change or delete it first"
         if found != held.requirements:
@@ -277,6 +296,9 @@ def delete(turn: Turn, event: Delete) -> None:
         withdraw(turn, undertaking)
         turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} withdrawn",)))
         return
+    if event.kind == "Rule":
+        _repeal(turn, event)
+        return
     tables: dict[str, Table[Any]] = {
         "Domain": turn.domains,
         "Network": turn.networks,
@@ -300,6 +322,24 @@ def delete(turn: Turn, event: Delete) -> None:
         turn.descriptions.drop(name)
         turn.effects.append(Disconnect(node=name))
     turn.effects.append(Reply(request_id=event.request_id, results=(f"{event.kind.lower()}s/{name} deleted",)))
+
+
+def _repeal(turn: Turn, event: Delete) -> None:
+    """A rule is taken away; what it touched is translated anew."""
+    if turn.rules.get(event.name) is None:
+        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+        return
+    rules = rulebook(rule for name, rule in turn.rules.all.items() if name != event.name)
+    required: dict[str, Requirements] = {}
+    if conflict := _retranslate(turn, rules, turn.inventory, {}, required):
+        turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+        return
+    turn.rules.drop(event.name)
+    turn.rulebook = rules
+    for name, requirements in required.items():
+        held = turn.undertakings.all[name]
+        undertake(turn, held.intent, requirements, held.added)
+    turn.effects.append(Reply(request_id=event.request_id, results=(f"rules/{event.name} deleted",)))
 
 
 def withdraw(turn: Turn, undertaking: Undertaking) -> None:

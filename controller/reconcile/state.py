@@ -7,6 +7,7 @@ import msgspec
 
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.realize import Realized
+from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model.agreement import Message
 from controller.model.course import Course, Undertaking
 from controller.model.entry import NodeState
@@ -14,6 +15,7 @@ from controller.model.event import Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.policy import Policy
+from controller.model.rule import Rule
 from dataplane.host_api import NodeDescription
 
 
@@ -67,6 +69,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     # ---- persisted
     inventory: Inventory = Inventory()
+    rules: dict[str, Rule] = msgspec.field(default_factory=dict)
     undertakings: dict[str, Undertaking] = msgspec.field(default_factory=dict)
     courses: dict[str, Course] = msgspec.field(default_factory=dict)
     """Oldest first."""
@@ -77,6 +80,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     """`serial`, `slot` (the last given out), and `network NAME`: the index of an own network."""
     # ---- known anew after a restart
+    rulebook: Rulebook = NO_RULES
+    """The rules, compiled."""
     agreements: dict[str, str] = msgspec.field(default_factory=dict)
     """Agreement -> name of its course."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
@@ -94,6 +99,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Service": ("services", Service),
     "Node": ("nodes", Node),
     "Link": ("links", Link),
+    "Rule": ("rules", Rule),
     "Intent": ("undertakings", Undertaking),
     "Course": ("courses", Course),
     "Outbox": ("outbox", Outgoing),
@@ -124,6 +130,8 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         own=own,
         policy=policy,
         inventory=inventory,
+        rules=tables["rules"],
+        rulebook=rulebook(tables["rules"].values()),
         undertakings=dict(sorted(tables["undertakings"].items(), key=lambda item: item[1].serial)),
         courses=tables["courses"],
         outbox=tables["outbox"],

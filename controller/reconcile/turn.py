@@ -73,6 +73,8 @@ class Turn:
         self.services = Table(state.inventory.services)
         self.inventory_nodes = Table(state.inventory.nodes)
         self.links = Table(state.inventory.links)
+        self.rules = Table(state.rules)
+        self.rulebook = state.rulebook
         self.undertakings = Table(state.undertakings)
         self.courses = Table(state.courses)
         self.outbox = Table(state.outbox)
@@ -163,6 +165,8 @@ class Turn:
             own=self.own,
             policy=self.policy,
             inventory=self.inventory,
+            rules=self.rules.all,
+            rulebook=self.rulebook,
             undertakings=self.undertakings.all,
             courses=self.courses.all,
             outbox=self.outbox.all,
@@ -184,6 +188,7 @@ class Turn:
         """What is to be stored: of each thing that changed, what it is now."""
         tables: dict[str, Table[Any]] = {
             **self._inventory_tables(),
+            "rules": self.rules,
             "undertakings": self.undertakings,
             "courses": self.courses,
             "outbox": self.outbox,

@@ -9,6 +9,7 @@ from controller.model.course import Course, Errand, Stage, Undertaking
 from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
+from controller.model.rule import Added
 from controller.reconcile.dealings import abandon, offer_onward
 from controller.reconcile.turn import Turn
 
@@ -16,16 +17,23 @@ RETRY_S = 60
 """How often a connection that is unsatisfiable or refused is tried again."""
 
 
-def undertake(turn: Turn, intent: Intent, requirements: Requirements) -> None:
+def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tuple[Added, ...] = ()) -> None:
     """Begin with an intent, or with what has changed of it. What did not change stays as it is."""
     held = turn.undertakings.get(intent.name)
     now_s = int(turn.now_s)
     if held is None:
         serial = turn.number("serial")
-        held = Undertaking(intent=intent, created_s=now_s, applied_s=now_s, serial=serial, requirements=requirements)
+        held = Undertaking(
+            intent=intent,
+            created_s=now_s,
+            applied_s=now_s,
+            serial=serial,
+            requirements=requirements,
+            added=added,
+        )
         errands: tuple[Errand, ...] = tuple(Errand() for _ in requirements.connections)
         turn.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
-    elif held.intent == intent and held.requirements == requirements:
+    elif (held.intent, held.requirements, held.added) == (intent, requirements, added):
         return
     else:
         known = {
@@ -45,6 +53,7 @@ def undertake(turn: Turn, intent: Intent, requirements: Requirements) -> None:
             held,
             intent=intent,
             requirements=requirements,
+            added=added,
             applied_s=now_s if held.intent != intent or expired(held) else held.applied_s,
         )
         turn.log("intent_changed", intent=intent.name, tenant=intent.tenant)
@@ -112,6 +121,7 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         priority=undertaking.intent.priority,
     )
     if isinstance(found, Unsatisfiable):
+        found = _explained(found, undertaking.requirements, connection)
         abandon(turn, errand.plan, "what is required can no longer be held")
         event = "intent_refused" if errand.refusal else "intent_unsatisfiable"
         turn.log(event, "warning", intent=undertaking.intent.name, reason=errand.refusal or found.message)
@@ -123,6 +133,18 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     return Errand(
         plan=errand.plan if replaces else "", coming=found.name, excluded=errand.excluded, refusal=errand.refusal
     )
+
+
+def _explained(found: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
+    """With the rule or plugin that the requirement comes from."""
+    for one in requirements.origins:
+        here = (one.source_network, one.destination_network) == _ends(connection)
+        if here and one.clause == found.binding and one.origin != "clause":
+            why = f": {one.explain}" if one.explain else ""
+            return msgspec.structs.replace(
+                found, message=f"{found.message} ({one.requirement} is of {one.origin}{why})"
+            )
+    return found
 
 
 def _is_right(plan: Plan, undertaking: Undertaking, connection: Connection) -> bool:

@@ -1,0 +1,316 @@
+"""Rules applied to intents: what is required in the end, who says so, and what becomes of contradictions."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
+from controller.fulfillment.translate import translate
+from controller.language.manifest import ManifestInvalid, parse, print_yaml, schema, to_manifest
+from controller.language.rule import DSCP, RULE
+from controller.model.intent import Allow, Encryption, Intent, Level, Prefer, Require, Selector, Trust
+from controller.model.inventory import Inventory
+from controller.model.requirements import Requirements
+from controller.model.rule import VARIABLES, Added, Rule, Then
+from tests.simulator import ORDER_PROCESSING, World
+
+LAB_RULES = (Path(__file__).parent.parent / "topologies" / "rules" / "lab.yaml").read_text()
+X = Selector(network="shop/customer-x")
+
+
+@pytest.fixture(scope="module")
+def inventory() -> Inventory:
+    world = World()
+    world.start()
+    return world.controllers["shop"].state.inventory
+
+
+def lab_rules() -> Rulebook:
+    return rulebook(value for one in parse(LAB_RULES) if isinstance(value := one.value, Rule))
+
+
+def rule(name: str, when: str, then: Then, priority: int = 100) -> Rule:
+    return Rule(name=name, when=when, then=then, priority=priority, explain=f"{name} says so.")
+
+
+def intent(**fields: object) -> Intent:
+    bare = Intent(name="i", tenant="t", allow=(Allow(to="insight/analytics/analytics-y", source=X),))
+    return replace(bare, **fields)
+
+
+def translated(intent: Intent, rules: Rulebook, inventory: Inventory, *added: Added) -> Requirements:
+    found = translate(intent, rules, inventory, added)
+    assert isinstance(found, Requirements), found
+    return found
+
+
+def labelled(inventory: Inventory, network: str, **labels: str) -> Inventory:
+    changed = replace(inventory.networks[network], labels=tuple(sorted(labels.items())))
+    return replace(inventory, networks={**inventory.networks, network: changed})
+
+
+def said(found: Requirements) -> dict[str, str]:
+    return {one.requirement: one.origin for one in found.origins}
+
+
+# ---- the lab's rules
+
+
+def test_card_data_is_encrypted_and_stays_with_partners(inventory: Inventory) -> None:
+    cards = labelled(inventory, "shop/customer-x", pci="true")
+    found = translated(intent(), lab_rules(), cards)
+    (connection,) = found.connections
+    assert (connection.encryption, connection.trust_min) == (Encryption.WIREGUARD, Trust.PARTNER)
+    assert said(found)["encryption wireguard"] == "rule cards-are-encrypted"
+    plain = translated(intent(), lab_rules(), labelled(inventory, "shop/customer-x", pci="false"))
+    assert plain.connections[0].encryption == Encryption.NONE
+
+
+def test_label_of_one_host_is_enough(inventory: Inventory) -> None:
+    network = inventory.networks["shop/customer-x"]
+    hosts = tuple(replace(one, labels=(("pci", "true"),)) if one.name == "cx2" else one for one in network.attachments)
+    changed = {**inventory.networks, network.name: replace(network, attachments=hosts)}
+    found = translated(intent(), lab_rules(), replace(inventory, networks=changed))
+    assert found.connections[0].encryption == Encryption.WIREGUARD
+
+
+def test_public_way_needs_what_cannot_be_met_and_is_not_taken(inventory: Inventory) -> None:
+    found = translated(intent(), lab_rules(), inventory)
+    assert found.connections[0].trust_min == Trust.PARTNER and not found.unmet
+    (origin,) = [one for one in found.origins if one.clause == "trust"]
+    assert origin.origin == "rule public-needs-end-to-end"
+    assert "wireguard-end-to-end, which cannot be met yet" in origin.explain
+
+
+def test_realtime_is_quick_and_marked(inventory: Inventory) -> None:
+    (connection,) = translated(intent(service_class="realtime"), lab_rules(), inventory).connections
+    assert (connection.latency_us_max, connection.dscp) == (30_000, DSCP["EF"])
+    strict = intent(service_class="realtime", require=Require(latency_us_max=20_000))
+    found = translated(strict, lab_rules(), inventory)
+    assert found.connections[0].latency_us_max == 20_000 and said(found)["latency <= 20 ms"] == "clause"
+
+
+def test_class_without_a_rule_is_not_ignored(inventory: Inventory) -> None:
+    (unmet,) = translated(intent(service_class="gold"), lab_rules(), inventory).unmet
+    assert unmet.binding == "class" and "no rule says what class gold needs" in unmet.message
+
+
+def test_owner_forbids_transit(inventory: Inventory) -> None:
+    found = translated(intent(), lab_rules(), labelled(inventory, "insight/analytics", transit="forbidden"))
+    assert found.connections[0].direct
+    assert said(found)["through no third domain"] == "rule owners-forbid-transit"
+
+
+# ---- how rules meet
+
+
+def test_strictest_wins_whoever_says_it(inventory: Inventory) -> None:
+    rules = rulebook(
+        (
+            rule("a", "true", Then(require=Require(latency_us_max=10_000, trust_min=Trust.PARTNER)), 1),
+            rule("b", "true", Then(require=Require(latency_us_max=15_000, trust_min=Trust.OWN)), 900),
+        )
+    )
+    found = translated(intent(require=Require(latency_us_max=12_000)), rules, inventory)
+    assert said(found) == {"latency <= 10 ms": "rule a", "trust >= own": "rule b"}
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        Then(via=("fw",)),
+        Then(require=Require(bandwidth_bps_min=1)),
+        Then(require=Require(encryption=Encryption.WIREGUARD_END_TO_END)),
+    ],
+)
+def test_what_cannot_be_placed_yet_is_unmet(then: Then, inventory: Inventory) -> None:
+    found = translated(intent(), rulebook([rule("more", "true", then)]), inventory)
+    assert len(found.unmet) == 1 and "rule more" in said(found).values()
+
+
+def test_forbidden_traffic_names_rule_and_intent(inventory: Inventory) -> None:
+    rules = rulebook([rule("no", 'destination.service == "insight/analytics/analytics-y"', Then(forbid=("traffic",)))])
+    (unmet,) = translated(intent(), rules, inventory).unmet
+    assert unmet.binding == "rule no"
+    assert unmet.message == (
+        "rule no forbids what intent i allows, shop/customer-x to insight/analytics/analytics-y: no says so."
+    )
+
+
+def test_classes_that_differ_name_both_rules_unless_one_has_priority(inventory: Inventory) -> None:
+    bulk, quick = Then(service_class="bulk"), Then(service_class="quick")
+    reader = rule("reads", 'effective.class != ""', Then(dscp=1))
+    (unmet,) = translated(
+        intent(), rulebook([rule("a", "true", bulk), rule("b", "true", quick), reader]), inventory
+    ).unmet
+    assert "rule b sets class quick; rule a sets class bulk with the same priority (intent i)" in unmet.message
+    found = translated(intent(), rulebook([rule("a", "true", bulk), rule("b", "true", quick, 200), reader]), inventory)
+    assert not found.unmet and said(found)["class quick"] == "rule b"
+
+
+def test_class_of_the_intent_against_a_rule_names_both(inventory: Inventory) -> None:
+    rules = rulebook([rule("a", 'intent.class != ""', Then(service_class="bulk"))])
+    (unmet,) = translated(intent(service_class="quick"), rules, inventory).unmet
+    assert "rule a sets class bulk; intent i says class quick" in unmet.message
+
+
+def test_preference_of_the_intent_stands(inventory: Inventory) -> None:
+    rules = rulebook([rule("cheap", "true", Then(prefer=Prefer(cost=Level.LOW)))])
+    assert said(translated(intent(), rules, inventory)) == {"prefer cost low": "rule cheap"}
+    assert not translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory).unmet
+
+
+def test_one_rule_leads_to_another(inventory: Inventory) -> None:
+    rules = rulebook(
+        (
+            rule("voice", 'destination.service.endsWith("analytics-y")', Then(service_class="realtime")),
+            rule("quick", 'effective.class == "realtime"', Then(require=Require(latency_us_max=30_000))),
+            rule("near", "effective.latency_ms <= 30", Then(require=Require(trust_min=Trust.PARTNER))),
+        )
+    )
+    found = translated(intent(), rules, inventory)
+    assert said(found)["trust >= partner"] == "rule near" and not found.unmet
+
+
+def test_rules_that_trigger_each_other_without_end_are_named(inventory: Inventory) -> None:
+    rules = rulebook(
+        (
+            rule("on", 'effective.encryption == "none"', Then(require=Require(encryption=Encryption.WIREGUARD))),
+            rule("other", "effective.trust >= public", Then(require=Require(trust_min=Trust.PARTNER))),
+        )
+    )
+    (unmet,) = translated(intent(), rules, inventory).unmet
+    assert unmet.binding == "rules" and "rules on trigger each other without end" in unmet.message
+
+
+def test_too_many_labels_for_the_rules_are_reported(inventory: Inventory) -> None:
+    many = labelled(inventory, "shop/customer-x", **{f"name{n}": "x" for n in range(65)})
+    (unmet,) = translated(intent(), lab_rules(), many).unmet
+    assert "more than 64 labels" in unmet.message
+    assert not translated(intent(), NO_RULES, many).unmet
+
+
+def test_condition_that_cannot_be_evaluated_fails_with_the_rules_name(inventory: Inventory) -> None:
+    """Such a one is never taken; a store of another version may have it."""
+    rules = rulebook([rule("fine", "true", Then(dscp=46)), rule("broken", "intent.nothing == 1", Then(dscp=1))])
+    (unmet,) = translated(intent(), rules, inventory).unmet
+    assert unmet.binding == "rule broken" and "cannot be evaluated" in unmet.message
+
+
+def test_plugin_adds_and_its_failure_fails_the_intent(inventory: Inventory) -> None:
+    found = translated(intent(), NO_RULES, inventory, Added(plugin="p", then=Then(dscp=8)))
+    assert found.connections[0].dscp == 8 and said(found) == {"dscp 8": "plugin p"}
+    (unmet,) = translated(intent(), NO_RULES, inventory, Added(plugin="p", failure="it raised")).unmet
+    assert unmet.binding == "plugin p" and "it raised" in unmet.message
+
+
+def test_conditions_see_every_variable_that_is_declared(inventory: Inventory) -> None:
+    """A field that is declared and not handed over would fail at run time."""
+    ends = {"string": '== ""', "int": "== 0", "double": "== 0.0", "bool": "== true", "list(string)": '== ["x"]'}
+    whens = [
+        f"{name}.{field} {ends[of]}" for name, fields in VARIABLES.items() if isinstance(fields, dict)
+        for field, of in fields.items()
+    ]  # fmt: skip
+    every = [rule(f"r{n}", when, Then(forbid=("traffic",))) for n, when in enumerate(whens)]
+    for one in every:
+        found = translated(intent(), rulebook([one]), inventory)
+        assert not any("cannot be evaluated" in unmet.message for unmet in found.unmet), one.when
+
+
+# ---- how rules are written
+
+
+GOOD = """apiVersion: netstitch/v1
+kind: Rule
+metadata: {name: r}
+spec:
+  when: intent.class == "x"
+  then: {dscp: EF}
+  explain: Why not.
+"""
+
+
+def test_rules_print_as_they_are_read() -> None:
+    text = LAB_RULES + "---\n" + GOOD.replace("{dscp: EF}", "{via: [fw], prefer: {cost: low}, class: y, dscp: AF41}")
+    values = [one.value for one in parse(text)]
+    assert [one.value for one in parse(print_yaml([to_manifest(value) for value in values]))] == values
+    assert len(values) == 5 and schema("Rule")["properties"]["spec"] == RULE.schema()
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "says"),
+    [
+        (('intent.class == "x"', "intent.clas == 'x'"), "5:9", "character 8: intent has no field clas;"),
+        (('intent.class == "x"', "1"), "5:9", "expected a condition"),
+        (("{dscp: EF}", "{}"), "6:9", "this does nothing"),
+        (("{dscp: EF}", "{dscp: XX}"), "6:16", "'XX' is none"),
+        (("{dscp: EF}", "{forbid: [x]}"), "6:19", "traffic"),
+        (("{dscp: EF}", "{requires: {}}"), "6:10", "did you mean 'require'"),
+        (("  explain: Why not.\n", ""), "5:3", "'explain' is missing"),
+        (("Why not.", '"\\u202e"'), "7:12", "characters that print"),
+        (('intent.class == "x"', "path.trust == public"), "5:3", "a rule about the path can only"),
+    ],
+)  # fmt: skip
+def test_rule_with_an_error_is_refused_whole_with_its_place(change: tuple[str, str], place: str, says: str) -> None:
+    with pytest.raises(ManifestInvalid) as caught:
+        parse(GOOD.replace("name: r", "name: first") + "---\n" + GOOD.replace(*change), "rules.yaml")
+    (fault,) = caught.value.faults
+    line, column = place.split(":")
+    assert (fault.line, fault.column) == (int(line) + 8, int(column)), str(fault)
+    assert says in fault.message
+
+
+# ---- rules in force
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.start()
+    return world
+
+
+QUICK = ORDER_PROCESSING.replace("  lease: {for: 30d}", "  class: realtime")
+
+
+def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
+    assert world.apply("shop", LAB_RULES + "---\n" + QUICK)
+    world.run(30)
+    assert world.phase("shop", "order-processing") == "Active"
+    state = world.controllers["shop"].state
+    marks = {
+        dict(entry.params)["dscp"]
+        for standing in state.nodes.values() if standing.state is not None
+        for entry in standing.state.entries if entry.action == "h_encaps"
+    }  # fmt: skip
+    assert marks == {DSCP["EF"]}
+    assert world.get("shop", "rules", "realtime-is-quick").status == {"intents": ["order-processing"]}
+    world.apply("shop", LAB_RULES.replace("max: 30", "max: 1"))
+    world.run(30)
+    intent = world.get("shop", "intents", "order-processing")
+    assert intent.status["phase"] == "Unsatisfiable"
+    (condition,) = {one["reason"] for one in intent.status["conditions"]}
+    assert "rule realtime-is-quick" in condition
+    world.apply("shop", LAB_RULES)
+    world.run(90)
+    assert world.phase("shop", "order-processing") == "Active"
+    world.delete("shop", "realtime-is-quick", "Rule")
+    world.run(5)
+    assert world.phase("shop", "order-processing") == "Unsatisfiable"  # its class has no meaning now
+    world.check_settled()
+
+
+def test_rules_are_stored_and_come_back(world: World) -> None:
+    world.apply("shop", LAB_RULES)
+    controller = world.controllers["shop"]
+    before = {one.metadata["name"]: one.spec for one in world.resources("shop", "rules")}
+    controller.crash()
+    world.run(5)
+    assert {one.metadata["name"]: one.spec for one in world.resources("shop", "rules")} == before
+    assert len(controller.state.rulebook.plain.rules) == 2
+
+
+def test_rule_that_is_not_there_cannot_be_deleted(world: World) -> None:
+    answer = world.delete("shop", "nothing", "Rule")
+    assert answer is not None and answer.not_found
