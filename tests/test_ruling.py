@@ -218,6 +218,21 @@ def test_conditions_see_every_variable_that_is_declared(inventory: Inventory) ->
         assert not any("cannot be evaluated" in unmet.message for unmet in found.unmet), one.when
 
 
+@pytest.mark.parametrize("when", ['intent . name == "i"', 'intent\n.name\n== "i"', '"intent.tenant" != "" && true'])
+def test_fields_are_found_however_they_are_written(when: str, inventory: Inventory) -> None:
+    found = translated(intent(), rulebook([rule("one", when, Then(dscp=8))]), inventory)
+    assert found.connections[0].dscp == 8 and not found.unmet
+
+
+def test_what_is_remembered_is_told_apart_by_what_is_read(inventory: Inventory) -> None:
+    rules = rulebook(
+        [rule("one", 'intent.tenant == "t"', Then(dscp=8)), rule("two", 'intent.name == "j"', Then(via=("v",)))]
+    )
+    asked = [intent(), intent(tenant="u"), intent(name="j"), intent(name="j", tenant="u"), intent()]
+    found = [translated(one, rules, inventory) for one in asked]
+    assert [(one.connections[0].dscp, len(one.unmet)) for one in found] == [(8, 0), (0, 0), (8, 1), (0, 1), (8, 0)]
+
+
 # ---- how rules are written
 
 

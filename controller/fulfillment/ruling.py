@@ -121,7 +121,7 @@ def _holding(rules: Rulebook, questions: list[Facts], merge: Callable[[list[_Giv
     turning: set[str] = set()
     for turn in range(MAX_ROUNDS):
         effective = _effective(merge([*map(_giver, plain), *map(_giver, chained)]))
-        again = _any(rules.chained.holding({**facts, "effective": effective}) for facts in questions)
+        again = _any(rules.chained.holding({**facts, **effective}) for facts in questions)
         if again == chained:
             return [*plain, *chained]
         if turn >= MAX_ROUNDS // 2:
@@ -131,7 +131,7 @@ def _holding(rules: Rulebook, questions: list[Facts], merge: Callable[[list[_Giv
     raise _Endless(f"rules {names} trigger each other without end (given up after {MAX_ROUNDS} rounds): change one")
 
 
-def _any(answers: Iterable[tuple[Rule, ...]]) -> list[Rule]:
+def _any(answers: Iterable[list[Rule]]) -> list[Rule]:
     found: dict[str, Rule] = {}
     for answer in answers:
         found |= {rule.name: rule for rule in answer}
@@ -151,43 +151,44 @@ def _longest(end: End) -> int:
 
 def _facts(intent: Intent, source: End, destination: End) -> Facts:
     return {
-        "intent": {
-            "name": intent.name,
-            "tenant": intent.tenant,
-            "class": intent.service_class,
-            "priority": intent.priority,
-            "on_violation": intent.on_violation,
-            "isolates": intent.isolate is not None,
-            **_bounds(intent),
-        },
-        "source": _end(source),
-        "destination": {**_end(destination), "service": destination.service, "ports": list(destination.ports)},
+        "intent.name": intent.name,
+        "intent.tenant": intent.tenant,
+        "intent.class": intent.service_class,
+        "intent.priority": intent.priority,
+        "intent.on_violation": intent.on_violation,
+        "intent.isolates": intent.isolate is not None,
+        **_bounds("intent", intent),
+        **_end("source", source),
+        **_end("destination", destination),
+        "destination.service": destination.service,
+        "destination.ports": destination.ports,
     }
 
 
-def _end(end: End) -> dict[str, Any]:
+def _end(name: str, end: End) -> Facts:
     return {
-        "network": end.network,
-        "domain": end.network.split("/")[0],
-        "trust": int(end.trust),
-        "domain_trust": int(end.domain_trust),
-        "labels": list(end.labels),
-        "prefixes": list(end.prefixes),
+        f"{name}.network": end.network,
+        f"{name}.domain": end.network.split("/")[0],
+        f"{name}.trust": int(end.trust),
+        f"{name}.domain_trust": int(end.domain_trust),
+        f"{name}.labels": end.labels,
+        f"{name}.prefixes": end.prefixes,
     }
 
 
-def _bounds(intent: Intent) -> dict[str, Any]:
+def _bounds(name: str, intent: Intent) -> Facts:
     require = intent.require
     return {
-        "encryption": str(require.encryption),
-        "trust": int(require.trust_min or Trust.PUBLIC),
-        "latency_ms": math.inf if require.latency_us_max is None else require.latency_us_max / 1000,
-        "via": list(intent.via),
+        f"{name}.encryption": str(require.encryption),
+        f"{name}.trust": int(require.trust_min or Trust.PUBLIC),
+        f"{name}.latency_ms": math.inf if require.latency_us_max is None else require.latency_us_max / 1000,
+        f"{name}.via": intent.via,
     }
 
 
-def _effective(ruling: Ruling) -> dict[str, Any]:
-    return {"class": ruling.intent.service_class, "dscp": ruling.dscp, **_bounds(ruling.intent)}
+def _effective(ruling: Ruling) -> Facts:
+    named = {"effective.class": ruling.intent.service_class, "effective.dscp": ruling.dscp}
+    return {**named, **_bounds("effective", ruling.intent)}
 
 
 # ---- what they make of it
@@ -318,8 +319,7 @@ def _on_path(
         level: [
             _giver(rule)
             for rule in _any(
-                rules.on_path.holding({**facts, "effective": effective, "path": {"trust": int(level)}})
-                for facts in questions
+                rules.on_path.holding({**facts, **effective, "path.trust": int(level)}) for facts in questions
             )
         ]
         for level in Trust

@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -17,6 +18,8 @@ from controller.model.requirements import Connection, Host, Isolation, Origin, R
 from controller.model.rule import Added
 
 Path = tuple[str | int, ...]
+_address = lru_cache(65_536)(ipaddress.ip_address)
+_network = lru_cache(65_536)(ipaddress.ip_network)
 
 
 def translate(
@@ -156,11 +159,11 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
 
 def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
     """Attached hosts with an address inside `prefixes`."""
-    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    wanted = [_network(prefix) for prefix in prefixes]
     return tuple(
         _host(attachment)
         for attachment in sorted(network.attachments, key=lambda one: one.name)
-        if any(ipaddress.ip_address(address) in prefix for address in attachment.addresses for prefix in wanted)
+        if any(_address(address) in prefix for address in attachment.addresses for prefix in wanted)
     )
 
 
@@ -218,10 +221,8 @@ def _within(host: Host, prefixes: tuple[str, ...]) -> Host:
     """The host with those of its addresses that are inside `prefixes` (empty: all)."""
     if not prefixes:
         return host
-    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
-    kept = tuple(
-        one for one in host.addresses if any(ipaddress.ip_address(one.split("/")[0]) in prefix for prefix in wanted)
-    )
+    wanted = [_network(prefix) for prefix in prefixes]
+    kept = tuple(one for one in host.addresses if any(_address(one.split("/")[0]) in prefix for prefix in wanted))
     return msgspec.structs.replace(host, addresses=kept)
 
 
@@ -273,11 +274,11 @@ def words(ports: Ports) -> str:
 
 def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | None:
     """An address of the network that is inside `prefixes`, and whose it is."""
-    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    wanted = [_network(prefix) for prefix in prefixes]
     taken = {address: "the gateway" for address in network.gateways}  # noqa: C420
     taken |= {address: one.name for one in network.attachments for address in one.addresses}
     for address, holder in taken.items():
-        if any(ipaddress.ip_address(address) in prefix for prefix in wanted):
+        if any(_address(address) in prefix for prefix in wanted):
             return address, holder
     return None
 
