@@ -10,6 +10,7 @@ from controller.fulfillment import numbering
 from controller.fulfillment.carry import borders, terms_in_force
 from controller.language.manifest import to_manifest
 from controller.language.scalars import print_ports
+from controller.language.sentence import print_sentence
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.entry import Entry
 from controller.model.intent import Encryption, Phase
@@ -110,6 +111,7 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         phase = min((one for one, _ in found), key=_ORDER.index, default=Phase.ACTIVE)
     conditions = [{"type": str(one), "reason": reason} for one, reason in dict.fromkeys(found) if reason]
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
+    status["sentence"] = print_sentence(undertaking.intent)
     status["requirements"] = _requirements(undertaking.requirements)
     if undertaking.requirements.origins:
         status["origins"] = _origins(undertaking.requirements)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from controller.cli import config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
 from controller.cli.kinds import KINDS, ROWS, plural, reference
-from controller.cli.render import Brief, Output
+from controller.cli.render import Brief, Output, Written
 
 if TYPE_CHECKING:
     from controller.cli.client import Client
@@ -90,6 +90,34 @@ def apply(
 
     documents = changing.read_documents(file)
     changing.apply(_client(context), documents, dry_run=dry_run, wait_s=wait)
+
+
+@app.command()
+def intent(
+    context: typer.Context,
+    sentence: Annotated[
+        str, typer.Argument(metavar="SENTENCE", help="docs/language.md; or English that proposes one.")
+    ],
+    name: Annotated[str | None, typer.Option(metavar="N", help="Of the intent; else after who and where.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="T", help="Else the network's name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether English was understood.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be wrong.")] = False,
+    wait: Wait = None,
+    output: Annotated[Written | None, typer.Option("-o", "--output", help="Print the intent so.")] = None,
+) -> None:
+    """Say in a sentence what is needed."""
+    from controller.cli.intent import state
+
+    state(
+        _client(context),
+        sentence,
+        name=name,
+        tenant=tenant,
+        yes=yes,
+        dry_run=dry_run,
+        wait_s=wait,
+        output=output,
+    )
 
 
 @app.command()

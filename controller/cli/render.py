@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from controller.cli.errors import InputInvalid
 from controller.cli.kinds import Column, columns
 
 Json = dict[str, Any]
@@ -17,6 +18,15 @@ class Output(StrEnum):
     WIDE = "wide"
     JSON = "json"
     YAML = "yaml"
+    SENTENCE = "sentence"
+
+
+class Written(StrEnum):
+    """How an intent can be written."""
+
+    JSON = "json"
+    YAML = "yaml"
+    SENTENCE = "sentence"
 
 
 class Brief(StrEnum):
@@ -31,6 +41,9 @@ def show(kind: str, answer: Json | list[Json], output: Output) -> None:
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         case Output.YAML:
             print(as_yaml(answer if isinstance(answer, list) else [answer]), end="")
+        case Output.SENTENCE:
+            for row in answer if isinstance(answer, list) else [answer]:
+                print(sentence(kind, row))
         case Output.TABLE | Output.WIDE:
             rows = answer if isinstance(answer, list) else [answer]
             shown = columns(kind, wide=output is Output.WIDE)
@@ -44,9 +57,18 @@ def show_change(kind: str, resource: Json, output: Output) -> None:
             print(json.dumps(resource, ensure_ascii=False), flush=True)
         case Output.YAML:
             print(f"---\n{as_yaml([resource])}", end="", flush=True)
+        case Output.SENTENCE:
+            print(sentence(kind, resource), flush=True)
         case Output.TABLE | Output.WIDE:
             shown = columns(kind, wide=output is Output.WIDE)
             print(_GAP.join(cells(resource, shown)).rstrip(), flush=True)
+
+
+def sentence(kind: str, resource: Json) -> str:
+    """Raises InputInvalid for what is no intent."""
+    if kind != "intents":
+        raise InputInvalid(f"-o sentence: only intents are written as sentences, not {kind}")
+    return str(resource["status"].get("sentence", ""))
 
 
 def as_yaml(documents: Sequence[Json]) -> str:

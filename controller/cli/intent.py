@@ -1,0 +1,160 @@
+"""`stitch intent`: a sentence, or plain English that proposes one, becomes an intent."""
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from controller.cli import changing
+from controller.cli.client import Client
+from controller.cli.errors import AnswerIsNo, InputInvalid
+from controller.cli.render import Written, as_yaml
+
+if TYPE_CHECKING:
+    from controller.language.manifest import Document
+    from controller.model.intent import Intent
+
+
+def state(
+    client: Client,
+    text: str,
+    *,
+    name: str | None,
+    tenant: str | None,
+    yes: bool,
+    dry_run: bool,
+    wait_s: float | None,
+    output: Written | None,
+) -> None:
+    """Raises InputInvalid with the place of the wrong word, or what the answer is."""
+    sentence, proposed = _canonical(client, text)
+    if proposed and not yes:
+        _confirm(sentence)
+    document = _document(sentence, name, tenant)
+    if name is None:
+        _refuse_replacing(client, document)
+    with contextlib.redirect_stdout(sys.stderr) if output is not None else contextlib.nullcontext():
+        if proposed and yes:
+            print(f"understood as: {sentence}")
+        changing.apply(client, [document], dry_run=dry_run, wait_s=wait_s)
+    if output is not None:
+        _show(client, document, dry_run, output)
+
+
+def _canonical(client: Client, text: str) -> tuple[str, bool]:
+    """The sentence, and whether it was proposed from other words."""
+    from controller.language import english
+    from controller.language.fault import ManifestInvalid
+    from controller.language.sentence import parse_sentence
+
+    try:
+        parse_sentence(text, name="name", tenant="tenant")
+    except ManifestInvalid as fault:
+        if not english.is_shaped(text):
+            first = text.split(maxsplit=1)[:1]
+            plain = first and first[0].lower() not in english.CLAUSES
+            hint = "\nnor is it English that is understood; docs/language.md has both" if plain else ""
+            raise InputInvalid(f"{fault}{hint}") from fault
+    else:
+        return text, False
+    try:
+        return english.propose(text, _names(client)), True
+    except ManifestInvalid as fault:
+        raise InputInvalid(str(fault)) from fault
+
+
+def _names(client: Client) -> Any:
+    """What the controller knows by name."""
+    from controller.language.english import Names
+
+    networks: dict[str, set[tuple[str, str]]] = {}
+    for one in client.get("networks"):
+        attached = [attachment.get("labels", {}) for attachment in one["spec"].get("attachments", ())]
+        labels = [one["metadata"].get("labels", {}), *attached]
+        networks[one["metadata"]["name"]] = {pair for part in labels for pair in part.items()}
+    return Names(
+        networks=networks,
+        services=[one["metadata"]["name"] for one in client.get("services")],
+        domains=[one["metadata"]["name"] for one in client.get("domains")],
+    )
+
+
+def _confirm(sentence: str) -> None:
+    """Raises InputInvalid where nobody says yes."""
+    print(sentence, flush=True)
+    if not sys.stdin.isatty():
+        raise InputInvalid("these words were only understood as the sentence above: use it, or say --yes")
+    print("Is this what is meant? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise AnswerIsNo("nothing was changed")
+
+
+def _document(sentence: str, name: str | None, tenant: str | None) -> "Document":
+    from controller.language.fault import ManifestInvalid
+    from controller.language.sentence import parse_sentence
+    from controller.model.intent import Intent
+
+    try:
+        drafted = parse_sentence(sentence, name="name", tenant="tenant").value
+        assert isinstance(drafted, Intent)
+        source = drafted.isolate or drafted.allow[0].source
+        network = source.network if source is not None else "/"
+        owner = tenant or network.rpartition("/")[2]
+        return parse_sentence(sentence, name=name or _name(drafted), tenant=owner)
+    except ManifestInvalid as fault:
+        raise InputInvalid(str(fault)) from fault
+
+
+def _name(intent: "Intent") -> str:
+    """After who and where: order-processing, customer-x-to-analytics-y."""
+    if intent.isolate is not None:
+        parts = [intent.isolate.network.rpartition("/")[2], *(value for _, value in intent.isolate.labels)]
+        name = parts[-1] if _plain(parts[-1]) else parts[0]
+    else:
+        source = intent.allow[0].source
+        here = source.network.rpartition("/")[2] if source is not None else ""
+        name = f"{here[:29]}-to-{intent.allow[0].to.rpartition('/')[2][:29]}"
+    return name.strip("-.")
+
+
+def _plain(text: str) -> bool:
+    from controller.language.scalars import NAME
+
+    try:
+        NAME.make(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_replacing(client: Client, document: "Document") -> None:
+    """A name that nobody gave must not replace what somebody else meant."""
+    from controller.language.manifest import to_manifest
+
+    try:
+        held = client.get("intents", document.name)
+    except AnswerIsNo:
+        return
+    manifest = to_manifest(document.value)
+    if (held["metadata"].get("tenant"), held["spec"]) != (manifest["metadata"]["tenant"], manifest["spec"]):
+        raise AnswerIsNo(
+            f"intents/{document.name} is there already and says something else: {held['status'].get('sentence', '')}\n"
+            f"give this one a name (--name), or say --name {document.name} to replace it"
+        )
+
+
+def _show(client: Client, document: "Document", dry_run: bool, output: Written) -> None:
+    import json
+
+    from controller.language.manifest import to_manifest
+    from controller.language.sentence import print_sentence
+    from controller.model.intent import Intent
+
+    resource = to_manifest(document.value) if dry_run else client.get("intents", document.name)
+    match output:
+        case Written.JSON:
+            print(json.dumps(resource, indent=2, ensure_ascii=False))
+        case Written.YAML:
+            print(as_yaml([resource]), end="")
+        case Written.SENTENCE:
+            assert isinstance(document.value, Intent)
+            print(print_sentence(document.value))
