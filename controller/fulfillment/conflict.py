@@ -1,0 +1,385 @@
+"""Where two intents say different things about the same packets.
+
+    contradiction   what one allows, the other isolates; or one address would be in two networks. Refused.
+    shadowing       both allow the same packets, under different terms: only the owner's hold. Accepted, warned.
+    redundancy      both say the same of the same packets. Noted.
+
+By set reasoning over addresses, ports and time, never by comparing names; each finding shows a packet. For
+shadowing and redundancy requests count: replies follow them.
+"""
+
+import enum
+import ipaddress
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+
+from controller.fulfillment.claims import Claim, Destination, Index, Path, Places, Prefix, Selection, common, last
+from controller.fulfillment.meaning import Packet, is_reply, is_request, may_break
+from controller.model.intent import Intent, Ports
+from dataplane.reasons import L4Class
+
+SOURCE_PORT = 49152
+"""Of packets that are shown (RFC 6335 §6: the first dynamic one)."""
+NOWHERE = {4: "192.0.2.1", 6: "2001:db8::1"}
+"""RFC 5737, RFC 3849: outside of what is isolated."""
+
+_CLASSES = {"tcp": L4Class.TCP_OPEN, "udp": L4Class.UDP}
+End = tuple[str, int]
+"""Network and address."""
+Sent = tuple[End, End, L4Class, int, int]
+"""Source, destination, class, source and destination port."""
+
+
+class Kind(enum.StrEnum):
+    CONTRADICTION = "contradiction"
+    SHADOWING = "shadowing"
+    REDUNDANCY = "redundancy"
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    kind: Kind
+    intents: tuple[str, str]
+    """Contradiction: who isolates, who connects. Shadowing and redundancy: who owns the packets, who does not."""
+    clauses: tuple[str, str]
+    packet: Packet
+    reason: str
+
+    def __str__(self) -> str:
+        (one, other), (clause, other_clause) = self.intents, self.clauses
+        return f"{self.kind}: intent {one} ({clause}) and intent {other} ({other_clause}): {self.reason}: {self.packet}"
+
+
+def against(claim: Claim, index: Index, places: Places) -> list[Conflict]:
+    """All conflicts of one intent with those in `index`."""
+    found = []
+    for held in index.touching(claim):
+        found += between(claim, held, places)
+    return found
+
+
+def between(one: Claim, other: Claim, places: Places) -> list[Conflict]:
+    """All conflicts of two intents, one for each pair of clauses and kind."""
+    if max(one.start_s, other.start_s) >= min(one.end_s, other.end_s):
+        return []
+    one, other = sorted((one, other), key=lambda claim: (claim.serial, claim.intent.name))
+    found: list[Conflict] = []
+    for path in one.paths:
+        for there in other.paths:
+            found += _ambiguous(one, path, other, there, places)
+    if found:
+        return found  # where an address means two hosts nothing else can be said
+    found += [*_broken(one, other, places), *_broken(other, one, places)]
+    if one.isolated is not None and other.isolated is not None:
+        found += _both_isolate(one, one.isolated, other, other.isolated)
+    first, second = sorted((one, other), key=lambda claim: (-claim.intent.priority, claim.serial, claim.intent.name))
+    for path in first.paths:
+        for there in second.paths:
+            packet = _both_carry(path, there, places)
+            if packet is not None:
+                found.append(_covering(first, path, second, there, packet))
+    return found
+
+
+def misfit(claim: Claim, places: Places) -> str:
+    """Why an intent does not fit the networks it connects; empty: it does."""
+    for path in claim.paths:
+        source, destination = path.source, path.destination
+        if destination.network == source.network:
+            continue
+        shared = next(places.within(source.network, destination.prefixes), None)
+        if destination.own and shared is None:
+            shared = next(places.within(destination.network, ((one, 128) for one in source.addresses)), None)
+        if shared is not None:
+            where = f"{source.network} and in {destination.network}"
+            return f"{_clause(path)}: {text(shared)} is in {where}; translation is not supported yet"
+    for path, there in itertools.combinations(claim.paths, 2):
+        for found in _ambiguous(claim, path, claim, there, places):
+            return f"{found.clauses[0]} and {found.clauses[1]}: {found.reason}"
+    return ""
+
+
+def _broken(isolating: Claim, carrying: Claim, places: Places) -> Iterator[Conflict]:
+    """What one isolates (and does not allow itself), and the other connects to somebody else."""
+    isolated = isolating.isolated
+    if isolated is None or may_break(carrying.intent, isolating.intent):
+        return
+    for path in carrying.paths:
+        packet = next(
+            (one for one in _crossing(path, isolating, isolated, places) if not _carried(isolating, *one)), None
+        )
+        if packet is not None:
+            yield Conflict(
+                kind=Kind.CONTRADICTION,
+                intents=(isolating.intent.name, carrying.intent.name),
+                clauses=("isolate", _clause(path)),
+                packet=_packet(*packet),
+                reason="the one isolates an end of what the other allows",
+            )
+
+
+def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places) -> Iterator[Sent]:
+    """Packets of a path with exactly one end isolated: one of each sort that `isolating` may tell apart."""
+    source, destination = path.source, path.destination
+    here, there = source.network == isolated.network, destination.network == isolated.network
+    leaving = here and not source.addresses.isdisjoint(isolated.addresses)
+    if not leaving and not (there and any(_leads_to(destination, one) for one in isolated.addresses)):
+        return
+    sources = _sorts(source.network, sorted(source.addresses), isolating)
+    if destination.own:
+        hosts = sorted(places.within(destination.network, destination.prefixes))
+        destinations = _sorts(destination.network, hosts, isolating)
+    else:
+        destinations = _pieces(destination, isolating)
+    contents = _contents(path.ports, isolating)
+    for one in sources:
+        for other in destinations:
+            apart = (here and one in isolated.addresses) != (there and other in isolated.addresses)
+            if apart and is_ipv4(one) == is_ipv4(other):
+                ends = (source.network, one), (destination.network, other)
+                yield from ((*ends, kind, SOURCE_PORT, port) for kind, port in contents)
+                yield (*reversed(ends), L4Class.ICMP_ERROR, 0, 0)  # type: ignore[misc]
+
+
+def _sorts(network: str, addresses: list[int], claim: Claim) -> list[int]:
+    """The first of all addresses that `claim` says the same of."""
+    sorts: dict[tuple[bool, ...], int] = {}
+    for one in addresses:
+        isolated = claim.isolated is not None and claim.isolated.network == network and one in claim.isolated.addresses
+        sort = [is_ipv4(one), isolated]
+        for path in claim.paths:
+            sort.append(path.source.network == network and one in path.source.addresses)
+            sort.append(path.destination.network == network and _leads_to(path.destination, one))
+        sorts.setdefault(tuple(sort), one)
+    return list(sorts.values())
+
+
+def _pieces(destination: Destination, claim: Claim) -> list[int]:
+    """The first address of each part of a destination that `claim` says the same of."""
+    starts = {value for value, _ in destination.prefixes}
+    for path in claim.paths:
+        for value, length in path.destination.prefixes:
+            starts |= {value, last(value, length) + 1}
+    return sorted(one for one in starts if _leads_to(destination, one))
+
+
+def _contents(ports: tuple[Ports, ...], claim: Claim) -> list[tuple[L4Class, int]]:
+    """Of requests: L4 class and destination port, one of each sort that `claim` may tell apart."""
+    found: list[tuple[L4Class, int]] = []
+    for one in ports or (Ports(protocol="tcp"), Ports(protocol="udp"), Ports(protocol="icmp")):
+        if one.protocol == "icmp":
+            found.append((L4Class.ECHO_REQUEST, 0))
+            continue
+        starts = {one.first} if ports else {443, one.first}
+        for theirs in (theirs for path in claim.paths for theirs in path.ports):
+            starts |= {theirs.first, theirs.last + 1}
+        kind = _CLASSES[one.protocol]
+        found += [
+            (kind, port) for port in sorted(starts, key=lambda port: port != 443) if one.first <= port <= one.last
+        ]
+    return found if ports else [*found, (L4Class.OTHER, 0)]
+
+
+def _carried(claim: Claim, source: End, destination: End, kind: L4Class, source_port: int, port: int) -> bool:
+    """As `meaning` says it, of sets."""
+    packet = Packet(
+        network=source[0], source="", destination="", l4_class=kind, source_port=source_port, destination_port=port
+    )
+    return any(
+        (_comes_from(path, source) and _goes_to(path, destination) and is_request(path.ports, packet))
+        or (_comes_from(path, destination) and _goes_to(path, source) and is_reply(path.ports, packet))
+        for path in claim.paths
+    )
+
+
+def _comes_from(path: Path, end: End) -> bool:
+    return path.source.network == end[0] and end[1] in path.source.addresses
+
+
+def _goes_to(path: Path, end: End) -> bool:
+    return path.destination.network == end[0] and _leads_to(path.destination, end[1])
+
+
+def _packet(source: End, destination: End, kind: L4Class, source_port: int, port: int) -> Packet:
+    ported = kind in (L4Class.TCP_OPEN, L4Class.UDP)
+    return Packet(
+        network=source[0],
+        source=text(source[1]),
+        destination=text(destination[1]),
+        l4_class=kind,
+        source_port=source_port if ported else 0,
+        destination_port=port if ported else 0,
+    )
+
+
+def _leads_to(destination: Destination, value: int) -> bool:
+    return any(first <= value <= last(first, length) for first, length in destination.prefixes)
+
+
+def _ambiguous(one: Claim, path: Path, other: Claim, there: Path, places: Places) -> Iterator[Conflict]:
+    """From one network to one address that is in two others."""
+    if path.source.network == there.source.network and path.destination.network == there.destination.network:
+        return
+    for network, mine, peer in _sends(path, places):
+        for network_too, theirs, peer_too in _sends(there, places):
+            if network != network_too or peer == peer_too:
+                continue
+            met = next((met for a in mine for b in theirs if (met := common(a, b)) is not None), None)
+            if met is not None:
+                yield _two_places(one, path, other, there, met, (peer, peer_too), places)
+                return
+
+
+def _sends(path: Path, places: Places) -> Iterator[tuple[str, list[Prefix], str]]:
+    """(from, to, in which network), for requests and replies."""
+    source, destination = path.source, path.destination
+    prefixes = list(destination.prefixes)
+    if destination.own:
+        prefixes = [(one, 128) for one in places.within(destination.network, destination.prefixes)]
+    families = {is_ipv4(one) for one in source.addresses}
+    yield source.network, [one for one in prefixes if is_ipv4(one[0]) in families], destination.network
+    families = {is_ipv4(one) for one, _ in prefixes}
+    yield destination.network, [(one, 128) for one in source.addresses if is_ipv4(one) in families], source.network
+
+
+def _two_places(
+    one: Claim, path: Path, other: Claim, there: Path, met: Prefix, peers: tuple[str, str], places: Places
+) -> Conflict:
+    forward = path.destination.network == peers[0]
+    if forward:
+        source = _of_family(path.source.addresses, met[0]) or min(path.source.addresses)
+        packet = _request(path, source, met[0], _some_ports(path.ports))
+    else:
+        target = _some_address(path.destination, places, like=met[0])
+        packet = Packet(
+            network=path.destination.network, source=text(target), destination=text(met[0]), l4_class=L4Class.ICMP_ERROR
+        )
+    return Conflict(
+        kind=Kind.CONTRADICTION,
+        intents=(one.intent.name, other.intent.name),
+        clauses=(_clause(path), _clause(there)),
+        packet=packet,
+        reason=f"{text(met[0])} is in {peers[0]} and in {peers[1]}, and translation is not supported yet",
+    )
+
+
+def _some_address(destination: Destination, places: Places, *, like: int) -> int:
+    """Of the family of `like`."""
+    found = (
+        places.within(destination.network, destination.prefixes)
+        if destination.own
+        else iter(value for value, _ in destination.prefixes)
+    )
+    return next(one for one in found if is_ipv4(one) == is_ipv4(like))
+
+
+def _of_family(addresses: frozenset[int], like: int) -> int | None:
+    return min((one for one in addresses if is_ipv4(one) == is_ipv4(like)), default=None)
+
+
+def _both_isolate(one: Claim, mine: Selection, other: Claim, theirs: Selection) -> Iterator[Conflict]:
+    if mine.network != theirs.network:
+        return
+    both = mine.addresses & theirs.addresses
+    if both:
+        value = min(both)
+        packet = Packet(
+            network=mine.network,
+            source=text(value),
+            destination=NOWHERE[4 if is_ipv4(value) else 6],
+            l4_class=L4Class.OTHER,
+        )
+        first, second = sorted((one, other), key=lambda claim: (claim.serial, claim.intent.name))
+        yield Conflict(
+            kind=Kind.REDUNDANCY,
+            intents=(first.intent.name, second.intent.name),
+            clauses=("isolate", "isolate"),
+            packet=packet,
+            reason=f"both isolate {len(both)} of the same addresses",
+        )
+
+
+def _both_carry(path: Path, there: Path, places: Places) -> Packet | None:
+    """A request that both paths carry."""
+    if path.source.network != there.source.network or path.destination.network != there.destination.network:
+        return None
+    ports = _common_ports(path.ports, there.ports)
+    if ports is None or path.source.addresses.isdisjoint(there.source.addresses):
+        return None
+    sources = path.source.addresses & there.source.addresses
+    for mine in path.destination.prefixes:
+        for theirs in there.destination.prefixes:
+            met = common(mine, theirs)
+            if met is None:
+                continue
+            targets = itertools.islice(places.within(path.destination.network, [met]), 2)
+            for target in targets if path.destination.own else (met[0],):
+                source = _of_family(sources - {target}, target)  # what a host sends to itself does not count
+                if source is not None:
+                    return _request(path, source, target, ports)
+    return None
+
+
+def _covering(owner: Claim, path: Path, other: Claim, there: Path, packet: Packet) -> Conflict:
+    same = terms(owner.intent) == terms(other.intent)
+    return Conflict(
+        kind=Kind.REDUNDANCY if same else Kind.SHADOWING,
+        intents=(owner.intent.name, other.intent.name),
+        clauses=(_clause(path), _clause(there)),
+        packet=packet,
+        reason="both allow the same under the same terms"
+        if same
+        else "both allow the same under different terms; the first owns it, and only its terms hold",
+    )
+
+
+def terms(intent: Intent) -> Intent:
+    """What an intent demands for what it allows."""
+    return msgspec.structs.replace(
+        intent,
+        name="",
+        tenant="",
+        isolate=None,
+        allow=(),
+        priority=0,
+        lease_s=None,
+        lease_until_s=None,
+        overrides=(),
+        tests=(),
+    )
+
+
+def _common_ports(mine: tuple[Ports, ...], theirs: tuple[Ports, ...]) -> Ports | None:
+    """Some of what both mean; None: nothing."""
+    if not mine or not theirs:
+        return _some_ports(mine or theirs)
+    for one in mine:
+        for other in theirs:
+            first, final = max(one.first, other.first), min(one.last, other.last)
+            if one.protocol == other.protocol and (one.protocol == "icmp" or first <= final):
+                return Ports(protocol=one.protocol, first=first, last=final)
+    return None
+
+
+def _some_ports(ports: tuple[Ports, ...]) -> Ports:
+    return ports[0] if ports else Ports(protocol="tcp", first=443, last=443)
+
+
+def _request(path: Path, source: int, destination: int, ports: Ports) -> Packet:
+    kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
+    ends = (path.source.network, source), (path.destination.network, destination)
+    return _packet(*ends, kind, SOURCE_PORT, ports.first)
+
+
+def _clause(path: Path) -> str:
+    return f"allow {path.index + 1}"
+
+
+def is_ipv4(value: int) -> bool:
+    return value >> 32 == 0xFFFF
+
+
+def text(value: int) -> str:
+    """An address of 128 bits as people write it."""
+    return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if is_ipv4(value) else ipaddress.IPv6Address(value))

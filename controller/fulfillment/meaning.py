@@ -1,0 +1,266 @@
+"""What intents mean, packet by packet: the reference that compiled entries and conflicts are tested against.
+
+1. A packet comes from a network, from an address that is in it.
+2. An intent carries what one of its `allow` clauses names, from its sources to its destination, and the replies.
+3. `isolate` separates the hosts that it selects from all others, not from each other. Only what the same intent
+   carries goes through, or what an intent of the same tenant carries that names it in `overrides`.
+4. Of the intents that carry a packet the higher priority, then the older, owns it.
+5. What nobody carries or separates is permitted inside one network, and denied between networks.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from controller.fulfillment.numbering import address, prefix
+from controller.model.intent import Allow, Intent, Ports, Selector, Value
+from controller.model.inventory import Inventory, Network
+from dataplane.reasons import L4Class
+
+Endpoint = tuple[str, int]
+"""Network and address."""
+Range = tuple[str, int, int]
+"""Network, first and last address."""
+
+
+class Packet(Value, frozen=True, kw_only=True):
+    """As it comes from a host, in either direction of a conversation."""
+
+    network: str
+    """Where it comes from."""
+    source: str
+    destination: str
+    l4_class: L4Class
+    source_port: int = 0
+    destination_port: int = 0
+
+    def __str__(self) -> str:
+        ends = [self.source, self.destination]
+        if self.l4_class in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP):
+            ends = [f"{self.source} port {self.source_port}", f"{self.destination} port {self.destination_port}"]
+        return f"{_WORDS[self.l4_class]} {ends[0]} ({self.network}) -> {ends[1]}"
+
+
+_WORDS = {
+    L4Class.TCP_OPEN: "tcp (opening)",
+    L4Class.TCP: "tcp",
+    L4Class.UDP: "udp",
+    L4Class.ICMP_ERROR: "icmp error",
+    L4Class.ECHO_REQUEST: "icmp echo request",
+    L4Class.ECHO_REPLY: "icmp echo reply",
+    L4Class.OTHER: "ip",
+}
+
+
+class Decision(Value, frozen=True, kw_only=True):
+    allowed: bool
+    because: str
+    """In words."""
+    owner: str = ""
+    """`intents/NAME` that owns or separates it, `networks/NAME` where the default permits it."""
+    clause: int = -1
+    """Index of the `allow` of the owner."""
+    to: str = ""
+    """The network where it goes, if it is allowed."""
+    reply: bool = False
+    """To what that clause allows."""
+
+
+class Clause(msgspec.Struct, frozen=True, kw_only=True):
+    """One `allow`, its names replaced by what they stand for."""
+
+    index: int
+    sources: frozenset[Endpoint]
+    destinations: tuple[Range, ...]
+    ports: tuple[Ports, ...]
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """An intent, its names replaced by what they stand for."""
+
+    intent: Intent
+    isolated: frozenset[Endpoint]
+    clauses: tuple[Clause, ...]
+
+
+class Meaning:
+    """Of several intents together, oldest first, all of them in force."""
+
+    def __init__(self, intents: Sequence[Intent], inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._resolved = [resolve(intent, inventory) for intent in intents]
+        self._ranked = sorted(self._resolved, key=lambda one: -one.intent.priority)  # stable: the older stays first
+        self._inside = {
+            name: frozenset(_hosts(network)) if _is_own(name, inventory) else None
+            for name, network in inventory.networks.items()
+        }
+
+    def of(self, packet: Packet) -> Decision:
+        source, destination = address(packet.source), address(packet.destination)
+        if not self._admitted(packet.network, source):
+            return Decision(allowed=False, because=f"{packet.source} is not in {packet.network}")
+        carriers = [
+            (one.intent, *found)
+            for one in self._ranked
+            if (found := _carried(one, packet, source, destination)) is not None
+        ]
+        network = carriers[0][2] if carriers else packet.network
+        ends = (packet.network, source), (network, destination)
+        for one in self._resolved:
+            apart = (ends[0] in one.isolated) != (ends[1] in one.isolated)
+            if apart and not any(to == network and may_break(carrier, one.intent) for carrier, _, to, _ in carriers):
+                because = f"intent {one.intent.name} isolates an end of it"
+                if carriers:
+                    because += f", and intent {carriers[0][0].name} does not override that"
+                return Decision(allowed=False, because=because, owner=f"intents/{one.intent.name}")
+        if carriers:
+            intent, clause, _, reply = carriers[0]
+            because = f"intent {intent.name} allows it{' as a reply' if reply else ''} (allow {clause.index + 1})"
+            owner = f"intents/{intent.name}"
+            return Decision(allowed=True, because=because, owner=owner, clause=clause.index, to=network, reply=reply)
+        hosts = self._inside.get(packet.network)
+        if hosts is not None and (packet.network, destination) in hosts:
+            because = f"both are in {packet.network}"
+            return Decision(allowed=True, because=because, owner=f"networks/{packet.network}", to=packet.network)
+        return Decision(allowed=False, because=f"no intent allows it out of {packet.network}")
+
+    def _admitted(self, network: str, source: int) -> bool:
+        if network not in self._inside:
+            return False
+        hosts = self._inside[network]
+        if hosts is not None:
+            return (network, source) in hosts
+        return _within((network, source), _ranges(self._inventory.networks[network]))
+
+
+def permitted(intents: Sequence[Intent], inventory: Inventory, packet: Packet) -> Decision:
+    """Whether `intents` (oldest first, all in force) let `packet` through, and why."""
+    return Meaning(intents, inventory).of(packet)
+
+
+def may_break(carrier: Intent, isolating: Intent) -> bool:
+    """Whether what `carrier` allows goes through what `isolating` isolates."""
+    own = carrier.name == isolating.name
+    return own or (carrier.tenant == isolating.tenant and isolating.name in carrier.overrides)
+
+
+def resolve(intent: Intent, inventory: Inventory) -> Resolved:
+    """Names that are not in the inventory stand for nothing."""
+    isolated = select(intent.isolate, inventory) if intent.isolate is not None else frozenset()
+    clauses = []
+    for index, allow in enumerate(intent.allow):
+        selector = allow.source or intent.isolate
+        sources = select(selector, inventory) if selector is not None else frozenset()
+        destinations, ports = target(allow, inventory)
+        clauses.append(Clause(index=index, sources=sources, destinations=destinations, ports=ports))
+    return Resolved(intent=intent, isolated=isolated, clauses=tuple(clauses))
+
+
+def select(selector: Selector, inventory: Inventory) -> frozenset[Endpoint]:
+    """Addresses of the hosts that a selector means."""
+    network = inventory.networks.get(selector.network)
+    if network is None:
+        return frozenset()
+    wanted = set(selector.labels)
+    inside = [(network.name, value, _last(value, length)) for value, length in map(prefix, selector.prefixes)]
+    found = {
+        (network.name, address(text))
+        for host in network.attachments
+        if wanted <= {*network.labels, *host.labels}
+        for text in host.addresses
+    }
+    return frozenset(one for one in found if not inside or _within(one, inside))
+
+
+def target(allow: Allow, inventory: Inventory) -> tuple[tuple[Range, ...], tuple[Ports, ...]]:
+    """Where a clause leads to, and which ports it means (none: everything)."""
+    name = "/".join(allow.to.split("/")[:2])
+    network = inventory.networks.get(name)
+    service = inventory.services.get(allow.to)
+    if network is None:
+        return (), allow.ports
+    if service is None:
+        ranges, ports = _ranges(network), allow.ports
+    else:
+        ranges = tuple((name, address(text), address(text)) for text in service.addresses)
+        ports = allow.ports or service.ports
+    if _is_own(name, inventory):
+        ranges = tuple(
+            (name, one, one) for _, one in sorted(_hosts(network)) if _within((name, one), ranges)
+        )  # there is nobody else
+    return ranges, ports
+
+
+def _carried(one: Resolved, packet: Packet, source: int, destination: int) -> tuple[Clause, str, bool] | None:
+    """Clause, where it leads to, and whether as a reply."""
+    for follows, reply in ((requests, False), (replies, True)):
+        for clause in one.clauses:
+            network = follows(clause, packet.network, source, destination, packet)
+            if network is not None:
+                return clause, network, reply
+    return None
+
+
+def requests(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> str | None:
+    """The network where a clause lets a packet go to; None: it says nothing of it."""
+    if (network, source) in clause.sources and is_request(clause.ports, packet):
+        for name, first, last in clause.destinations:
+            if first <= destination <= last:
+                return name
+    return None
+
+
+def replies(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> str | None:
+    """As `requests`, for what comes back."""
+    if _within((network, source), clause.destinations) and is_reply(clause.ports, packet):
+        for name, one in clause.sources:
+            if one == destination:
+                return name
+    return None
+
+
+def is_request(ports: tuple[Ports, ...], packet: Packet) -> bool:
+    return not ports or any(
+        _fits(one, packet, packet.destination_port, L4Class.ECHO_REQUEST, opens=True) for one in ports
+    )
+
+
+def is_reply(ports: tuple[Ports, ...], packet: Packet) -> bool:
+    """Never opens a TCP connection, nor asks for an echo. Errors about what was allowed come back too."""
+    if packet.l4_class == L4Class.ICMP_ERROR:
+        return True
+    if not ports:
+        return packet.l4_class not in (L4Class.TCP_OPEN, L4Class.ECHO_REQUEST)
+    return any(_fits(one, packet, packet.source_port, L4Class.ECHO_REPLY, opens=False) for one in ports)
+
+
+def _fits(ports: Ports, packet: Packet, port: int, echo: L4Class, *, opens: bool) -> bool:
+    match ports.protocol:
+        case "icmp":
+            return packet.l4_class == echo
+        case "tcp":
+            classes = (L4Class.TCP_OPEN, L4Class.TCP) if opens else (L4Class.TCP,)
+        case _:
+            classes = (L4Class.UDP,)
+    return packet.l4_class in classes and ports.first <= port <= ports.last
+
+
+def _within(endpoint: Endpoint, ranges: Iterable[Range]) -> bool:
+    return any(name == endpoint[0] and first <= endpoint[1] <= last for name, first, last in ranges)
+
+
+def _hosts(network: Network) -> set[Endpoint]:
+    return {(network.name, address(text)) for host in network.attachments for text in host.addresses}
+
+
+def _ranges(network: Network) -> tuple[Range, ...]:
+    return tuple((network.name, value, _last(value, length)) for value, length in map(prefix, network.prefixes))
+
+
+def _last(value: int, length: int) -> int:
+    return value | ((1 << (128 - length)) - 1)
+
+
+def _is_own(network: str, inventory: Inventory) -> bool:
+    domain = inventory.domains.get(network.split("/")[0])
+    return domain is not None and domain.own

@@ -1,0 +1,117 @@
+"""Conflicts: equal with brute force over all packets, each shown packet replayed; the index finds what pairs find."""
+
+import itertools
+import random
+
+import pytest
+
+from controller.fulfillment.claims import Index, Places
+from controller.fulfillment.conflict import Conflict, Kind, against, between, misfit, terms
+from controller.fulfillment.meaning import Decision, Meaning, Packet
+from controller.model.intent import Intent
+from controller.model.inventory import Inventory
+from tests import generated_intents as generated
+
+INVENTORIES, INTENTS = 10, 66  # 10 * 66 * 65 / 2 = 21,450 pairs
+Carried = dict[Packet, Decision]
+
+
+def fitting(chance: random.Random, name: str, known: Inventory, others: tuple[str, ...]) -> Intent:
+    """One that is not refused by itself."""
+    while True:
+        found = generated.intent(chance, name, known, others)
+        claim = Places(known).claim(found, serial=0, start_s=0, end_s=1)
+        selected = claim.isolated is None or claim.isolated.addresses
+        if selected and all(path.source.addresses for path in claim.paths) and not misfit(claim, Places(known)):
+            return found
+
+
+def carried(one: Intent, known: Inventory, packets: list[Packet]) -> Carried:
+    """What the intent alone carries."""
+    meaning = Meaning([one], known)
+    decisions = ((packet, meaning.of(packet)) for packet in packets)
+    return {packet: found for packet, found in decisions if found.allowed and found.owner == f"intents/{one.name}"}
+
+
+def isolates(one: Intent, known: Inventory, packets: list[Packet]) -> set[Packet]:
+    meaning = Meaning([one], known)
+    return {packet for packet in packets if meaning.of(packet).owner == f"intents/{one.name}"}
+
+
+def brute_force(
+    one: Intent, other: Intent, known: Inventory, held: dict[str, Carried], cut: dict[str, set[Packet]]
+) -> set[Kind]:
+    """By the packets: what both say of each."""
+    mine, theirs = held[one.name], held[other.name]
+    kinds: set[Kind] = set()
+    ends: dict[tuple[str, str], set[str]] = {}
+    for packet, found in mine.items():
+        ends.setdefault((packet.network, packet.destination), set()).add(found.to)
+    for packet, found in theirs.items():
+        if ends.get((packet.network, packet.destination), set()) - {found.to}:
+            return {Kind.CONTRADICTION}
+    together = Meaning([one, other], known)
+    if any(not together.of(packet).allowed for packet in {**mine, **theirs}):
+        kinds.add(Kind.CONTRADICTION)
+    requests = {(packet, found.to) for packet, found in mine.items() if not found.reply}
+    if any((packet, found.to) in requests and not found.reply for packet, found in theirs.items()):
+        kinds.add(Kind.REDUNDANCY if terms(one) == terms(other) else Kind.SHADOWING)
+    if one.isolate is not None and other.isolate is not None and cut[one.name] & cut[other.name]:
+        kinds.add(Kind.REDUNDANCY)
+    return kinds
+
+
+def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventory) -> None:
+    """The packet that is shown shows it."""
+    named = {one.name: one, other.name: other}
+    first, second = (named[name] for name in conflict.intents)
+    alone = [Meaning([each], known).of(conflict.packet) for each in (first, second)]
+    together = Meaning([one, other], known).of(conflict.packet)
+    match conflict.kind:
+        case Kind.CONTRADICTION if conflict.clauses[0] == "isolate":
+            assert alone[1].owner == f"intents/{second.name}" and alone[1].allowed, conflict
+            assert (together.allowed, together.owner) == (False, f"intents/{first.name}"), (
+                f"{conflict} {together}\n{first}\n{second}"
+            )
+        case Kind.CONTRADICTION:
+            assert alone[0].allowed and alone[0].owner == f"intents/{first.name}", conflict
+        case _ if conflict.clauses[0] == "isolate":
+            assert [found.owner for found in alone] == [f"intents/{first.name}", f"intents/{second.name}"], conflict
+            assert not any(found.allowed for found in alone), conflict
+        case _:
+            assert [found.owner for found in alone] == [f"intents/{first.name}", f"intents/{second.name}"], conflict
+            assert all(found.allowed and not found.reply for found in alone), conflict
+            if together.allowed:
+                assert together.owner == f"intents/{first.name}", conflict
+
+
+@pytest.mark.parametrize("seed", range(INVENTORIES))
+def test_set_reasoning_equals_brute_force(seed: int) -> None:
+    chance = random.Random(seed)
+    known = generated.inventory(chance)
+    names = tuple(f"i{index}" for index in range(INTENTS))
+    intents = [fitting(chance, name, known, tuple(chance.sample(names, 6))) for name in names]
+    packets = generated.universe(known)
+    held = {one.name: carried(one, known, packets) for one in intents}
+    nowhere = [packet for packet in packets if packet.destination in generated.NOWHERE]
+    cut = {one.name: isolates(one, known, nowhere) for one in intents}
+    places = Places(known)
+    claims = [places.claim(one, serial=index, start_s=0, end_s=1) for index, one in enumerate(intents)]
+    index = Index()
+    seen: dict[Kind, int] = dict.fromkeys(Kind, 0)
+    found_by_pairs: dict[str, list[str]] = {name: [] for name in names}
+    for a, b in itertools.combinations(claims, 2):
+        found = between(a, b, places)
+        expected = brute_force(a.intent, b.intent, known, held, cut)
+        assert {conflict.kind for conflict in found} == expected, f"{a.intent}\n{b.intent}\n{[*map(str, found)]}"
+        for conflict in found:
+            seen[conflict.kind] += 1
+            check_packet(conflict, a.intent, b.intent, known)
+            found_by_pairs[b.intent.name].append(str(conflict))
+    assert all(count >= 10 for count in seen.values()), seen
+    for claim in claims:  # one after the other, as they are applied
+        assert sorted(map(str, against(claim, index, places))) == sorted(found_by_pairs[claim.intent.name])
+        index.add(claim)
+    for claim in chance.sample(claims, len(claims)):
+        index.drop(claim.intent.name)
+    assert not index.touching(claims[0]) and not index.claims
