@@ -17,7 +17,7 @@ import structlog
 from fastapi import FastAPI
 
 from controller import config as configuration
-from controller import reconcile
+from controller import plugins, reconcile
 from controller.config import Config
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
@@ -74,8 +74,10 @@ async def _serve(config: Config) -> None:
     try:
         stored, _ = await store.load()
         records = [each.record for each in stored]
-        shell = Shell(*reconcile.initial(records, config.domain, policy), journal=store, keys=identity, log=_log_line)
-        await _run(config, shell, identity, token, inventory, began)
+        initial = reconcile.initial(records, config.domain, policy)
+        async with contextlib.aclosing(plugins.Compilers(plugins.installed())) as compilers:
+            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, compilers=compilers)
+            await _run(config, shell, identity, token, inventory, began)
     finally:
         await store.close()
 

@@ -17,9 +17,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
+import msgspec
+
 from controller import reconcile, view
 from controller.errors import Overloaded
-from controller.language.manifest import PLURALS, read
+from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.agreement import Message
 from controller.model.event import (
     Applied,
@@ -38,9 +40,11 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from controller.model.intent import Intent
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
 from controller.model.resource import Answer, Resource
+from controller.model.rule import Added
 
 QUEUE_MAX = 4096
 BATCH_MAX = 256
@@ -80,6 +84,19 @@ class Targets(Protocol):
         """Answered by NodeSynced, NodeRejected or NodeUnreachable."""
 
 
+class Compilers(Protocol):
+    """Plugins that say what more an intent requires."""
+
+    @property
+    def compiling(self) -> bool:
+        """Whether there are any."""
+
+    async def compile(self, intents: Sequence[Mapping[str, Any]]) -> Sequence[tuple[Added, ...]]:
+        """Of each intent (as a manifest); a failure is in it."""
+
+    def resources(self) -> list[Resource]: ...
+
+
 class Shell:
     """Implements model.resource.Controller. `run` until cancelled; a failure of the store ends it."""
 
@@ -91,6 +108,7 @@ class Shell:
         journal: Journal,
         keys: Keys,
         log: LogLine,
+        compilers: Compilers | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
@@ -100,6 +118,7 @@ class Shell:
         self._journal = journal
         self._keys = keys
         self._log = log
+        self._compilers = compilers
         self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
@@ -214,7 +233,17 @@ class Shell:
 
     async def apply_values(self, applied: tuple[Applied, ...], *, dry_run: bool = False) -> Answer:
         request_id = next(self._request_ids)
-        return await self._ask(request_id, Apply(request_id=request_id, resources=applied, dry_run=dry_run))
+        resources = await self._compiled(applied)
+        return await self._ask(request_id, Apply(request_id=request_id, resources=resources, dry_run=dry_run))
+
+    async def _compiled(self, applied: tuple[Applied, ...]) -> tuple[Applied, ...]:
+        """With what plugins say of the intents: asked here, since `step` waits for nobody."""
+        if self._compilers is None or not self._compilers.compiling:
+            return applied
+        intents = [one for one in applied if one.kind == "Intent"]
+        manifests = [to_manifest(msgspec.json.decode(one.content, type=Intent)) for one in intents]
+        said = iter(await self._compilers.compile(manifests))
+        return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 
     async def delete(self, kind: str, name: str) -> Answer:
         """`kind` in the plural. Raises KeyError for one that has no manifests."""
@@ -222,6 +251,8 @@ class Shell:
         return await self._ask(request_id, Delete(request_id=request_id, kind=PLURALS[kind], name=name))
 
     def list(self, kind: str) -> list[Resource]:
+        if kind == "plugins":
+            return self._compilers.resources() if self._compilers is not None else []
         return view.resources(self._stored, kind, self._now_s())
 
     async def watch(self, kind: str) -> AsyncIterator[Resource]:

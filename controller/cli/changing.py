@@ -21,6 +21,7 @@ _READ_BYTES = 16 * 1024 * 1024
 
 def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
     """All manifests of all files (`-`: standard input). Raises InputInvalid with everything that is wrong."""
+    from controller.cli.front_ends import front_end, read_with
     from controller.language.manifest import ManifestInvalid, parse
 
     documents: list[Document] = []
@@ -28,7 +29,9 @@ def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
     for file in files:
         name = "<stdin>" if file == "-" else file
         try:
-            documents.extend(parse(read_input(file), name))
+            text = read_input(file)
+            foreign = front_end(file)
+            documents.extend(parse(text, name) if foreign is None else read_with(foreign, text, name))
         except ManifestInvalid as error:
             faults.extend(map(str, error.faults))
     faults.extend(_repeated(documents))

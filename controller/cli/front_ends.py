@@ -1,0 +1,63 @@
+"""Files in a form that a plugin reads: `stitch apply -f orders.csv` with a front end named csv."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller.language.fault import Fault, ManifestInvalid
+from controller.language.manifest import Document, parse
+from controller.plugins import FRONT_ENDS, Plugin, PluginFailed, Worker, installed
+
+OWN = frozenset({"", "yaml", "yml", "json"})
+"""Suffixes that no plugin takes over."""
+
+
+class _Row(msgspec.Struct, forbid_unknown_fields=True):
+    line: int
+    manifest: dict[str, Any]
+
+
+def front_end(file: str) -> Plugin | None:
+    """The plugin for files with this suffix; None: the file holds manifests."""
+    suffix = Path(file).suffix.removeprefix(".").lower()
+    if suffix in OWN:
+        return None
+    return next((one for one in installed() if one.group == FRONT_ENDS and one.name == suffix), None)
+
+
+def read_with(plugin: Plugin, text: bytes, file: str) -> tuple[Document, ...]:
+    """What is wrong stands at the line that the plugin names. Raises ManifestInvalid."""
+    try:
+        answer = asyncio.run(_ask(plugin, text.decode(), file))
+        rows = msgspec.convert(answer, type=list[_Row])
+    except UnicodeDecodeError as error:
+        raise _invalid(file, 1, f"it is no UTF-8: {error.reason}") from error
+    except PluginFailed as error:
+        raise _invalid(file, 1, str(error)) from error
+    except msgspec.ValidationError as error:
+        raise _invalid(file, 1, f"plugin {plugin.name} ({plugin.origin}) answered nonsense: {error}") from error
+    documents: list[Document] = []
+    faults: list[Fault] = []
+    for row in rows:
+        try:
+            (document,) = parse(msgspec.json.encode(row.manifest), file)
+            documents.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
+        except ManifestInvalid as error:
+            faults += [msgspec.structs.replace(one, line=row.line, column=1) for one in error.faults]
+    if faults:
+        raise ManifestInvalid(tuple(faults))
+    return tuple(documents)
+
+
+async def _ask(plugin: Plugin, text: str, file: str) -> Any:
+    worker = Worker(plugin)
+    try:
+        return await worker.call(text=text, file=file)
+    finally:
+        await worker.close()
+
+
+def _invalid(file: str, line: int, message: str) -> ManifestInvalid:
+    return ManifestInvalid((Fault(file=file, line=line, column=1, message=message),))

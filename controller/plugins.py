@@ -1,0 +1,237 @@
+"""Plugins: code of others that is found by its entry point, and runs where it can do no harm.
+
+    group (entry points)                  hook                    called by
+    netstitch.front_ends                  read_manifests          `stitch apply -f FILE.NAME`, NAME being the plugin's
+    netstitch.requirement_compilers       compile_requirements    stitchd, for each intent that is applied
+    netstitch.negotiation_strategies      (none yet)
+    netstitch.detectors                   (none yet)
+
+A plugin is loaded in a process of its own only (controller.plugin_worker). Whatever it does there, it costs the
+intent or file that it was asked about, and its name is in the reason.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import msgspec
+import pluggy
+
+from controller.language.rule import THEN
+from controller.language.shape import Flaws
+from controller.model.intent import Value
+from controller.model.resource import Resource
+from controller.model.rule import Added, Then
+
+PROJECT = "netstitch"
+FRONT_ENDS, COMPILERS = "netstitch.front_ends", "netstitch.requirement_compilers"
+GROUPS = (FRONT_ENDS, COMPILERS, "netstitch.negotiation_strategies", "netstitch.detectors")
+HOOKS = {FRONT_ENDS: "read_manifests", COMPILERS: "compile_requirements"}
+"""Groups that something calls."""
+START_S, DEADLINE_S = 20.0, 2.0
+"""For a plugin to be loaded, and for each answer."""
+ANSWER_BYTES = 16 << 20
+GIVEN_UP = 3
+"""So often a plugin may miss its deadline before it is not asked again in the same request."""
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""For a plugin's functions."""
+_hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+class Hooks:
+    """What a plugin may implement. Arguments and answers are what JSON can hold."""
+
+    @_hookspec(firstresult=True)
+    def read_manifests(self, text: str, file: str) -> list[dict[str, Any]] | None:
+        """The manifests of a text: `{"line": where it stands (from 1), "manifest": {...}}` each. Raises ValueError
+        saying what is wrong with the text."""
+
+    @_hookspec(firstresult=True)
+    def compile_requirements(self, intent: dict[str, Any]) -> dict[str, Any] | None:
+        """What is required beyond an intent (its manifest), written as the `then` of a rule; None: nothing."""
+
+
+class Plugin(Value, frozen=True, kw_only=True):
+    name: str
+    group: str
+    version: str
+    origin: str
+    """Its distribution, and what it loads: `netstitch-example-plugin example:Voice`."""
+
+
+def installed() -> tuple[Plugin, ...]:
+    """From the metadata of what is installed; nothing is loaded. By group and name."""
+    found: dict[tuple[str, str], Plugin] = {}
+    for distribution in metadata.distributions():
+        for entry in distribution.entry_points:
+            if entry.group in GROUPS:
+                plugin = Plugin(
+                    name=entry.name,
+                    group=entry.group,
+                    version=distribution.version,
+                    origin=f"{distribution.name} {entry.value}",
+                )
+                found.setdefault((entry.group, entry.name), plugin)
+    return tuple(found[key] for key in sorted(found))
+
+
+class PluginFailed(Exception):
+    """It raised, hung, died, or answered what cannot be used. The text names it."""
+
+
+class _TooSlow(PluginFailed):
+    pass
+
+
+class Worker:
+    """A plugin in its process, which is started when it is first needed, and again after it was killed."""
+
+    def __init__(self, plugin: Plugin, *, start_s: float = START_S, deadline_s: float = DEADLINE_S) -> None:
+        self.plugin = plugin
+        self._start_s = start_s
+        self._deadline_s = deadline_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def call(self, **arguments: object) -> Any:
+        """Its answer. Raises PluginFailed."""
+        async with self._turn:
+            try:
+                if self._process is None:
+                    self._process = await self._start()
+                    await self._answer(None, self._start_s, "to load")
+                return await self._answer(arguments, self._deadline_s, "to answer")
+            except asyncio.CancelledError:
+                await self._kill()
+                raise
+
+    async def close(self) -> None:
+        async with self._turn:
+            await self._kill()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "controller.plugin_worker", self.plugin.group, self.plugin.name),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=ANSWER_BYTES,
+            start_new_session=True,  # so that what it starts is killed with it
+        )
+
+    async def _answer(self, arguments: Mapping[str, object] | None, deadline_s: float, what: str) -> Any:
+        """`arguments` None: only waits until it is loaded."""
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise PluginFailed(f"{self._name} has no process")
+        try:
+            async with asyncio.timeout(deadline_s):
+                if arguments is not None:
+                    process.stdin.write(msgspec.json.encode(arguments) + b"\n")
+                    await process.stdin.drain()
+                line = await process.stdout.readline()
+        except TimeoutError as exc:
+            await self._kill()
+            raise _TooSlow(f"{self._name} took more than {deadline_s:g} s {what} and was killed") from exc
+        except (ConnectionError, ValueError) as exc:  # ValueError: a line beyond the limit
+            await self._kill()
+            raise PluginFailed(f"{self._name} failed: {exc or type(exc).__name__}") from exc
+        if not line:
+            status = await self._kill()
+            raise PluginFailed(f"{self._name} ended by itself (status {status})")
+        try:
+            outcome = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError as exc:
+            await self._kill()
+            raise PluginFailed(f"{self._name} answered no JSON: {exc}") from exc
+        if "error" in outcome:
+            if arguments is None:
+                await self._kill()
+            raise PluginFailed(f"{self._name} {outcome['error']}")
+        return outcome.get("answer")
+
+    async def _kill(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return await process.wait()
+
+    @property
+    def _name(self) -> str:
+        return f"plugin {self.plugin.name} ({self.plugin.origin} {self.plugin.version})"
+
+
+class Compilers:
+    """All requirement compilers that are installed, and what became of them."""
+
+    def __init__(self, plugins: Sequence[Plugin], *, deadline_s: float = DEADLINE_S) -> None:
+        self._plugins = tuple(plugins)
+        self._workers = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == COMPILERS]
+        self._failures: dict[str, str] = {}
+
+    @property
+    def compiling(self) -> bool:
+        return bool(self._workers)
+
+    async def compile(self, intents: Sequence[Mapping[str, Any]]) -> list[tuple[Added, ...]]:
+        """What each says of each intent (as a manifest). A failure is that intent's; the others are asked all the
+        same, unless the plugin hangs again and again."""
+        found: list[list[Added]] = [[] for _ in intents]
+        for worker in self._workers:
+            hung = 0
+            for intent, added in zip(intents, found, strict=True):
+                if hung >= GIVEN_UP:
+                    failure = f"it was not asked: it hung {hung} times in this request"
+                    added.append(Added(plugin=worker.plugin.name, failure=failure))
+                    continue
+                one, slow = await self._ask(worker, intent)
+                hung += slow
+                added += [one] if one is not None else []
+        return [tuple(one) for one in found]
+
+    async def _ask(self, worker: Worker, intent: Mapping[str, Any]) -> tuple[Added | None, bool]:
+        """What it says, and whether it hung."""
+        name, failure, slow = worker.plugin.name, "", False
+        then: Then | None = None
+        try:
+            then = _read_then(await worker.call(intent=intent), name)
+        except PluginFailed as error:
+            failure, slow = str(error), isinstance(error, _TooSlow)
+        self._failures[name] = failure
+        if failure:
+            return Added(plugin=name, failure=failure), slow
+        return (Added(plugin=name, then=then) if then is not None else None), False
+
+    def resources(self) -> list[Resource]:
+        """For `stitch get plugins`."""
+        found = []
+        for one in self._plugins:
+            status = {"phase": "Ready" if one.group in HOOKS else "NotCalled"}
+            if one.group == COMPILERS and self._failures.get(one.name):
+                status = {"phase": "Failed", "reason": self._failures[one.name]}
+            spec = {"group": one.group, "version": one.version, "origin": one.origin}
+            found.append(Resource(kind="Plugin", metadata={"name": one.name}, spec=spec, status=status))
+        return found
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            await worker.close()
+
+
+def _read_then(answer: object, name: str) -> Then | None:
+    """Raises PluginFailed for what could not stand in a rule."""
+    if answer is None:
+        return None
+    flaws: Flaws = []
+    then = THEN.read(answer, (), flaws)
+    if isinstance(then, Then):
+        return then
+    where = ".".join(map(str, flaws[0].path))
+    raise PluginFailed(f"plugin {name} answered nonsense: {f'{where}: ' if where else ''}{flaws[0].message}")

@@ -1,0 +1,247 @@
+"""Plugins: the example as its own package, installed; and those that misbehave, each in its own way."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation import Federation
+
+from controller import plugins
+from controller.plugins import COMPILERS, FRONT_ENDS, Compilers, Plugin, PluginFailed, Worker
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "docs" / "examples" / "netstitch-example-plugin"
+BAD = """
+import os, time
+from controller.plugins import hookimpl
+
+class Raises:
+    @hookimpl
+    def compile_requirements(self, intent):
+        raise RuntimeError("no idea about " + intent["metadata"]["name"])
+
+class Nonsense:
+    @hookimpl
+    def compile_requirements(self, intent):
+        print("this is no answer")
+        return {"require": {"latency_ms": {"max": "soon"}}}
+
+class NoJson:
+    @hookimpl
+    def compile_requirements(self, intent):
+        return object()
+
+class Hangs:
+    @hookimpl
+    def compile_requirements(self, intent):
+        if intent["metadata"]["name"] == "quick":
+            return None
+        os.system("sleep 600.731 &")
+        while True:
+            pass
+
+class Dies:
+    @hookimpl
+    def compile_requirements(self, intent):
+        os._exit(7)
+
+class WrongHook:
+    @hookimpl
+    def compile_requirement(self, intent):
+        return None
+
+class WrongArgument:
+    @hookimpl
+    def compile_requirements(self, intend):
+        return None
+"""
+KINDS = ("Raises", "Nonsense", "NoJson", "Hangs", "Dies", "WrongHook", "WrongArgument", "Missing")
+
+
+def distribution(place: Path, name: str, module: str, text: str, entries: dict[str, str]) -> None:
+    """As pip leaves one behind."""
+    place.mkdir(exist_ok=True)
+    (place / f"{module}.py").write_text(text)
+    info = place / f"{name}-9.8.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.8\n")
+    lines = "\n".join(f"{entry} = {module}:{kind}" for entry, kind in entries.items())
+    (info / "entry_points.txt").write_text(f"[{COMPILERS}]\n{lines}\n")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Installed as its users would, without the network."""
+    target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "plugin"
+    subprocess.run(["cp", "-r", EXAMPLE, source], check=True)  # the build leaves files next to its source
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", target, source], check=True, timeout=120)
+    return target
+
+
+@pytest.fixture
+def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes a directory a place of installed packages, for us and for the processes that we start."""
+
+    def add(place: Path) -> None:
+        monkeypatch.syspath_prepend(str(place))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(place), str(ROOT))))
+
+    yield add
+
+
+def by_name(group: str = COMPILERS) -> dict[str, Plugin]:
+    return {one.name: one for one in plugins.installed() if one.group == group}
+
+
+def manifest(name: str = "calls", *ports: str) -> dict[str, Any]:
+    allow = {"from": {"network": "shop/customer-x"}, "to": "insight/analytics"}
+    spec = {"allow": [allow | ({"ports": list(ports)} if ports else {})]}
+    return {"apiVersion": "netstitch/v1", "kind": "Intent", "metadata": {"name": name, "tenant": "t"}, "spec": spec}
+
+
+async def test_example_is_found_with_version_and_origin_and_asked(example: Path, on_path: Any) -> None:
+    assert "voice" not in by_name()
+    on_path(example)
+    voice, table = by_name()["voice"], by_name(FRONT_ENDS)["csv"]
+    assert (voice.version, voice.origin) == ("0.1.0", "netstitch-example-plugin netstitch_example_plugin:Voice")
+    compilers = Compilers([voice, table])
+    try:
+        quiet, loud = await compilers.compile([manifest("web", "tcp/443"), manifest("calls", "udp/5060")])
+    finally:
+        await compilers.aclose()
+    assert quiet == ()
+    (added,) = loud
+    assert (added.plugin, added.failure) == ("voice", "")
+    assert (added.then.require.latency_us_max, added.then.dscp) == (50_000, 46)
+    assert [one.metadata["name"] for one in compilers.resources()] == ["voice", "csv"]
+
+
+@pytest.fixture
+def bad(tmp_path: Path, on_path: Any) -> dict[str, Plugin]:
+    entries = {kind.lower(): kind for kind in KINDS}
+    distribution(tmp_path / "site", "bad", "bad_plugins", BAD, entries)
+    on_path(tmp_path / "site")
+    return by_name()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "plugin raises (bad bad_plugins:Raises 9.8) raised RuntimeError: no idea about calls"),
+        ("nonsense", "plugin nonsense answered nonsense: require.latency_ms.max: expected"),
+        ("nojson", "raised TypeError"),
+        ("dies", "ended by itself (status 7)"),
+        ("wronghook", "unknown hook 'compile_requirement'"),
+        ("wrongargument", "cannot be loaded: PluginValidationError"),
+        ("missing", "cannot be loaded: AttributeError"),
+    ],
+)
+async def test_plugin_that_misbehaves_fails_its_intent_with_its_name(
+    bad: dict[str, Plugin], name: str, says: str
+) -> None:
+    compilers = Compilers([bad[name]])
+    try:
+        for _ in range(2):  # it is asked again, in a new process if need be
+            ((added,),) = await compilers.compile([manifest()])
+            assert added.plugin == name and says in added.failure
+    finally:
+        await compilers.aclose()
+    (resource,) = compilers.resources()
+    assert resource.status["phase"] == "Failed"
+
+
+async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(bad: dict[str, Plugin]) -> None:
+    compilers = Compilers([bad["hangs"]], deadline_s=0.5)
+    began = time.monotonic()
+    try:
+        slow, quick = await compilers.compile([manifest("slow"), manifest("quick")])
+        assert "took more than 0.5 s to answer and was killed" in slow[0].failure
+        assert quick == ()
+        many = await compilers.compile([manifest(f"slow-{n}") for n in range(50)])
+    finally:
+        await compilers.aclose()
+    assert all(one[0].failure for one in many) and "it hung 3 times" in many[-1][0].failure
+    assert time.monotonic() - began < 30
+    assert not running("sleep 600.731")
+
+
+def running(command: str) -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if line.strip() == command]
+
+
+async def test_worker_that_is_given_up_while_it_works_is_killed(bad: dict[str, Plugin]) -> None:
+    worker = Worker(bad["hangs"])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            await worker.call(intent=manifest("slow"))
+    with pytest.raises(PluginFailed, match="raised KeyError"):
+        await worker.call(intent={})  # a new process
+    await worker.close()
+
+
+TABLE = "name,tenant,from,to,ports\ncalls,customer-x,shop/customer-x,insight/analytics/analytics-y,{ports}\n"
+
+
+def test_front_end_reads_files_with_its_suffix(example: Path, on_path: Any, tmp_path: Path) -> None:
+    from controller.cli.changing import read_documents
+    from controller.cli.errors import InputInvalid
+    from controller.language.manifest import locate
+
+    on_path(example)
+    file = tmp_path / "orders.csv"
+    file.write_text(TABLE.format(ports="tcp/443 icmp"))
+    (document,) = read_documents([str(file)])
+    assert document.name == "calls" and locate(document, ("spec", "allow", 0, "to")) == (2, 1)
+    file.write_text(TABLE.format(ports="tcp/99999"))
+    with pytest.raises(InputInvalid, match=r"orders\.csv:2:1: spec\.allow\[0\]\.ports\[0\]: "):
+        read_documents([str(file)])
+    file.write_text("what,is,this\n")
+    with pytest.raises(
+        InputInvalid, match=r"orders\.csv:1:1: plugin csv \(netstitch-example-plugin.* raised ValueError: expected"
+    ):
+        read_documents([str(file)])
+
+
+async def test_controller_lists_and_asks_its_plugins(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real controllers: one plugin adds, another fails the intent that it does not like, and only that."""
+    entries = {"picky": "Picky"}
+    text = """
+from controller.plugins import hookimpl
+
+class Picky:
+    @hookimpl
+    def compile_requirements(self, intent):
+        if intent["metadata"]["name"] == "disliked":
+            raise ValueError("not this one")
+"""
+    distribution(tmp_path / "site", "picky", "picky_plugin", text, entries)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(example), str(tmp_path / "site"), str(ROOT))))
+    with tempfile.TemporaryDirectory(prefix="plug-") as directory:
+        federation = Federation(Path(directory))
+        shop = federation.controllers["shop"]
+        try:
+            await shop.start()
+            good, poor = manifest("calls"), manifest("disliked")
+            for one in (good, poor):
+                one["spec"]["allow"][0]["to"] = "insight/analytics/analytics-y"
+            answer = await shop.apply(good, poor)
+            assert answer.status_code == 200, answer.text
+            phase, reasons = await shop.phase("disliked")
+            assert phase == "Unsatisfiable" and "plugin picky" in reasons and "not this one" in reasons
+            assert (await shop.phase("calls"))[0] != "Unsatisfiable"
+            listed = await shop.get("plugins")
+            assert listed["voice"]["spec"]["version"] == "0.1.0"
+            assert listed["csv"]["spec"]["origin"] == "netstitch-example-plugin netstitch_example_plugin:Table"
+        finally:
+            await federation.stop()
