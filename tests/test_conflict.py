@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from controller.fulfillment.claims import Index, Places
 from controller.fulfillment.conflict import Conflict, Kind, against, between, misfit, terms
@@ -50,9 +51,11 @@ def brute_force(
     for packet, found in theirs.items():
         if ends.get((packet.network, packet.destination), set()) - {found.to}:
             return {Kind.CONTRADICTION}
-    together = Meaning([one, other], known)
-    if any(not together.of(packet).allowed for packet in {**mine, **theirs}):
-        kinds.add(Kind.CONTRADICTION)
+    for isolating, said in ((other, mine), (one, theirs)):
+        connecting = one if isolating is other else other
+        together = Meaning([replace(isolating, allow=()), connecting], known)
+        if isolating.isolate is not None and any(not together.of(packet).allowed for packet in said):
+            kinds.add(Kind.CONTRADICTION)
     requests = {(packet, found.to) for packet, found in mine.items() if not found.reply}
     if any((packet, found.to) in requests and not found.reply for packet, found in theirs.items()):
         kinds.add(Kind.REDUNDANCY if terms(one) == terms(other) else Kind.SHADOWING)
@@ -61,7 +64,7 @@ def brute_force(
     return kinds
 
 
-def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventory) -> None:
+def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventory, *, contradicting: bool) -> None:
     """The packet that is shown shows it."""
     named = {one.name: one, other.name: other}
     first, second = (named[name] for name in conflict.intents)
@@ -70,6 +73,7 @@ def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventor
     match conflict.kind:
         case Kind.CONTRADICTION if conflict.clauses[0] == "isolate":
             assert alone[1].owner == f"intents/{second.name}" and alone[1].allowed, conflict
+            together = Meaning([replace(first, allow=()), second], known).of(conflict.packet)
             assert (together.allowed, together.owner) == (False, f"intents/{first.name}"), (
                 f"{conflict} {together}\n{first}\n{second}"
             )
@@ -81,8 +85,8 @@ def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventor
         case _:
             assert [found.owner for found in alone] == [f"intents/{first.name}", f"intents/{second.name}"], conflict
             assert all(found.allowed and not found.reply for found in alone), conflict
-            if together.allowed:
-                assert together.owner == f"intents/{first.name}", conflict
+            if not contradicting:
+                assert (together.allowed, together.owner) == (True, f"intents/{first.name}"), conflict
 
 
 @pytest.mark.parametrize("seed", range(INVENTORIES))
@@ -106,7 +110,7 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
         assert {conflict.kind for conflict in found} == expected, f"{a.intent}\n{b.intent}\n{[*map(str, found)]}"
         for conflict in found:
             seen[conflict.kind] += 1
-            check_packet(conflict, a.intent, b.intent, known)
+            check_packet(conflict, a.intent, b.intent, known, contradicting=Kind.CONTRADICTION in expected)
             found_by_pairs[b.intent.name].append(str(conflict))
     assert all(count >= 10 for count in seen.values()), seen
     for claim in claims:  # one after the other, as they are applied

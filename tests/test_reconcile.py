@@ -88,7 +88,8 @@ def test_nobody_connects_what_another_intent_isolates(world: World, first: bool)
     world.apply("shop", texts[0])
     answer = world.apply("shop", texts[1])
     assert answer is not None
-    assert "intent order-processing isolates cx1 of shop/customer-x, and intent web connects it" in answer.conflict
+    assert "contradiction: intent order-processing (isolate) and intent web (allow 1)" in answer.conflict
+    assert "tcp (opening) 10.1.0.11 port 49152 (shop/customer-x) -> 10.2.0.10 port 443" in answer.conflict
 
 
 def test_one_address_behind_two_names_is_a_conflict(world: World) -> None:

@@ -11,12 +11,12 @@ shadowing and redundancy requests count: replies follow them.
 import enum
 import ipaddress
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from controller.fulfillment.claims import Claim, Destination, Index, Path, Places, Prefix, Selection, common, last
-from controller.fulfillment.meaning import Packet, is_reply, is_request, may_break
+from controller.fulfillment.meaning import Packet, may_break
 from controller.model.intent import Intent, Ports
 from dataplane.reasons import L4Class
 
@@ -101,107 +101,88 @@ def misfit(claim: Claim, places: Places) -> str:
 
 
 def _broken(isolating: Claim, carrying: Claim, places: Places) -> Iterator[Conflict]:
-    """What one isolates (and does not allow itself), and the other connects to somebody else."""
+    """What one isolates, and the other connects to somebody else: even where the one does so too, on its own terms."""
     isolated = isolating.isolated
     if isolated is None or may_break(carrying.intent, isolating.intent):
         return
     for path in carrying.paths:
-        packet = next(
-            (one for one in _crossing(path, isolating, isolated, places) if not _carried(isolating, *one)), None
-        )
+        packet = next(_crossing(path, isolating, isolated, places), None)
         if packet is not None:
             yield Conflict(
                 kind=Kind.CONTRADICTION,
                 intents=(isolating.intent.name, carrying.intent.name),
                 clauses=("isolate", _clause(path)),
-                packet=_packet(*packet),
+                packet=packet_of(*packet),
                 reason="the one isolates an end of what the other allows",
             )
 
 
 def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places) -> Iterator[Sent]:
-    """Packets of a path with exactly one end isolated: one of each sort that `isolating` may tell apart."""
+    """Requests of a path with exactly one end isolated."""
     source, destination = path.source, path.destination
     here, there = source.network == isolated.network, destination.network == isolated.network
     leaving = here and not source.addresses.isdisjoint(isolated.addresses)
     if not leaving and not (there and any(_leads_to(destination, one) for one in isolated.addresses)):
         return
-    sources = _sorts(source.network, sorted(source.addresses), isolating)
+    sources = sorts(source.network, sorted(source.addresses), [isolating])
     if destination.own:
         hosts = sorted(places.within(destination.network, destination.prefixes))
-        destinations = _sorts(destination.network, hosts, isolating)
+        destinations = sorts(destination.network, hosts, [isolating])
     else:
-        destinations = _pieces(destination, isolating)
-    contents = _contents(path.ports, isolating)
+        destinations = pieces(destination, [isolating])
+    contents = sorts_of_requests(path.ports, [isolating])
     for one in sources:
         for other in destinations:
             apart = (here and one in isolated.addresses) != (there and other in isolated.addresses)
             if apart and is_ipv4(one) == is_ipv4(other):
                 ends = (source.network, one), (destination.network, other)
                 yield from ((*ends, kind, SOURCE_PORT, port) for kind, port in contents)
-                yield (*reversed(ends), L4Class.ICMP_ERROR, 0, 0)  # type: ignore[misc]
 
 
-def _sorts(network: str, addresses: list[int], claim: Claim) -> list[int]:
-    """The first of all addresses that `claim` says the same of."""
-    sorts: dict[tuple[bool, ...], int] = {}
+def sorts(network: str, addresses: list[int], claims: Sequence[Claim]) -> list[int]:
+    """The first of all addresses that `claims` say the same of."""
+    found: dict[tuple[bool, ...], int] = {}
     for one in addresses:
-        isolated = claim.isolated is not None and claim.isolated.network == network and one in claim.isolated.addresses
-        sort = [is_ipv4(one), isolated]
-        for path in claim.paths:
-            sort.append(path.source.network == network and one in path.source.addresses)
-            sort.append(path.destination.network == network and _leads_to(path.destination, one))
-        sorts.setdefault(tuple(sort), one)
-    return list(sorts.values())
+        sort = [is_ipv4(one)]
+        for claim in claims:
+            isolated = claim.isolated
+            sort.append(isolated is not None and isolated.network == network and one in isolated.addresses)
+            for path in claim.paths:
+                sort.append(path.source.network == network and one in path.source.addresses)
+                sort.append(path.destination.network == network and _leads_to(path.destination, one))
+        found.setdefault(tuple(sort), one)
+    return list(found.values())
 
 
-def _pieces(destination: Destination, claim: Claim) -> list[int]:
-    """The first address of each part of a destination that `claim` says the same of."""
+def pieces(destination: Destination, claims: Sequence[Claim]) -> list[int]:
+    """The first address of each part of a destination that `claims` say the same of."""
     starts = {value for value, _ in destination.prefixes}
-    for path in claim.paths:
+    for path in (path for claim in claims for path in claim.paths):
         for value, length in path.destination.prefixes:
             starts |= {value, last(value, length) + 1}
     return sorted(one for one in starts if _leads_to(destination, one))
 
 
-def _contents(ports: tuple[Ports, ...], claim: Claim) -> list[tuple[L4Class, int]]:
-    """Of requests: L4 class and destination port, one of each sort that `claim` may tell apart."""
+def sorts_of_requests(ports: tuple[Ports, ...], claims: Sequence[Claim]) -> list[tuple[L4Class, int]]:
+    """L4 class and destination port, one of each sort that `claims` may tell apart."""
     found: list[tuple[L4Class, int]] = []
+    cuts = {
+        start
+        for claim in claims
+        for path in claim.paths
+        for ports_ in path.ports
+        for start in (ports_.first, ports_.last + 1)
+    }
     for one in ports or (Ports(protocol="tcp"), Ports(protocol="udp"), Ports(protocol="icmp")):
         if one.protocol == "icmp":
             found.append((L4Class.ECHO_REQUEST, 0))
             continue
-        starts = {one.first} if ports else {443, one.first}
-        for theirs in (theirs for path in claim.paths for theirs in path.ports):
-            starts |= {theirs.first, theirs.last + 1}
-        kind = _CLASSES[one.protocol]
-        found += [
-            (kind, port) for port in sorted(starts, key=lambda port: port != 443) if one.first <= port <= one.last
-        ]
+        starts = sorted(cuts | ({one.first} if ports else {443, one.first}), key=lambda port: (port != 443, port))
+        found += [(_CLASSES[one.protocol], port) for port in starts if one.first <= port <= one.last]
     return found if ports else [*found, (L4Class.OTHER, 0)]
 
 
-def _carried(claim: Claim, source: End, destination: End, kind: L4Class, source_port: int, port: int) -> bool:
-    """As `meaning` says it, of sets."""
-    packet = Packet(
-        network=source[0], source="", destination="", l4_class=kind, source_port=source_port, destination_port=port
-    )
-    return any(
-        (_comes_from(path, source) and _goes_to(path, destination) and is_request(path.ports, packet))
-        or (_comes_from(path, destination) and _goes_to(path, source) and is_reply(path.ports, packet))
-        for path in claim.paths
-    )
-
-
-def _comes_from(path: Path, end: End) -> bool:
-    return path.source.network == end[0] and end[1] in path.source.addresses
-
-
-def _goes_to(path: Path, end: End) -> bool:
-    return path.destination.network == end[0] and _leads_to(path.destination, end[1])
-
-
-def _packet(source: End, destination: End, kind: L4Class, source_port: int, port: int) -> Packet:
+def packet_of(source: End, destination: End, kind: L4Class, source_port: int, port: int) -> Packet:
     ported = kind in (L4Class.TCP_OPEN, L4Class.UDP)
     return Packet(
         network=source[0],
@@ -369,7 +350,7 @@ def _some_ports(ports: tuple[Ports, ...]) -> Ports:
 def _request(path: Path, source: int, destination: int, ports: Ports) -> Packet:
     kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
     ends = (path.source.network, source), (path.destination.network, destination)
-    return _packet(*ends, kind, SOURCE_PORT, ports.first)
+    return packet_of(*ends, kind, SOURCE_PORT, ports.first)
 
 
 def _clause(path: Path) -> str:

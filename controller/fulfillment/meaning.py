@@ -104,20 +104,21 @@ class Meaning:
             for one in self._ranked
             if (found := _carried(one, packet, source, destination)) is not None
         ]
-        network = carriers[0][2] if carriers else packet.network
-        ends = (packet.network, source), (network, destination)
-        for one in self._resolved:
-            apart = (ends[0] in one.isolated) != (ends[1] in one.isolated)
-            if apart and not any(to == network and may_break(carrier, one.intent) for carrier, _, to, _ in carriers):
-                because = f"intent {one.intent.name} isolates an end of it"
-                if carriers:
-                    because += f", and intent {carriers[0][0].name} does not override that"
-                return Decision(allowed=False, because=because, owner=f"intents/{one.intent.name}")
-        if carriers:
-            intent, clause, _, reply = carriers[0]
-            because = f"intent {intent.name} allows it{' as a reply' if reply else ''} (allow {clause.index + 1})"
-            owner = f"intents/{intent.name}"
-            return Decision(allowed=True, because=because, owner=owner, clause=clause.index, to=network, reply=reply)
+        blocked = ""
+        for intent, clause, network, reply in carriers:
+            blocked = self._separating((packet.network, source), (network, destination), intent)
+            if not blocked:
+                because = f"intent {intent.name} allows it{' as a reply' if reply else ''} (allow {clause.index + 1})"
+                owner = f"intents/{intent.name}"
+                return Decision(
+                    allowed=True, because=because, owner=owner, clause=clause.index, to=network, reply=reply
+                )
+        blocked = blocked or self._separating((packet.network, source), (packet.network, destination), None)
+        if blocked:
+            because = f"intent {blocked} isolates an end of it"
+            if carriers:
+                because += f", and intent {carriers[-1][0].name} does not override that"
+            return Decision(allowed=False, because=because, owner=f"intents/{blocked}")
         hosts = self._inside.get(packet.network)
         if hosts is not None and (packet.network, destination) in hosts:
             because = f"both are in {packet.network}"
@@ -131,6 +132,14 @@ class Meaning:
         if hosts is not None:
             return (network, source) in hosts
         return _within((network, source), _ranges(self._inventory.networks[network]))
+
+    def _separating(self, source: Endpoint, destination: Endpoint, carrier: Intent | None) -> str:
+        """Whose isolate keeps the two apart, and may not be broken by `carrier`; empty: nobody's."""
+        for one in self._resolved:
+            apart = (source in one.isolated) != (destination in one.isolated)
+            if apart and not (carrier is not None and may_break(carrier, one.intent)):
+                return one.intent.name
+        return ""
 
 
 def permitted(intents: Sequence[Intent], inventory: Inventory, packet: Packet) -> Decision:

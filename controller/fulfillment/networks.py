@@ -82,6 +82,29 @@ def isolation_rules(isolation: Isolation) -> tuple[Rule, ...]:
     )
 
 
+def together_rules(index: int, *isolations: Isolation) -> tuple[Rule, ...]:
+    """What of one network (with `index`) is isolated by the very same intents reaches each other as ever."""
+    owners: dict[str, list[str]] = {}
+    for isolation in isolations:
+        for address in sorted({address for host in isolation.hosts for address in host.addresses}):
+            owners.setdefault(address, []).append(isolation.owner)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for address, ones in owners.items():
+        alike.setdefault(tuple(sorted(ones)), []).append(address)
+    return tuple(
+        Rule(
+            source=tuple(sorted(addresses)),
+            destination=tuple(sorted(addresses)),
+            default=True,
+            leg=numbering.network_leg(index),
+            priority=ISOLATE_PRIORITY + 1,
+            owner=f"networks/{isolations[0].network}",
+        )
+        for _, addresses in sorted(alike.items())
+        if len(addresses) > 1
+    )
+
+
 def _here(network: Network, node: str) -> list[Attachment]:
     return sorted((one for one in network.attachments if one.node == node), key=lambda one: (one.port, one.name))
 

@@ -21,7 +21,7 @@ from controller.fulfillment.carry import (
     use,
 )
 from controller.fulfillment.fabric import Fabric, tunnel_entries
-from controller.fulfillment.networks import gateways, isolation_rules, network_entries
+from controller.fulfillment.networks import gateways, isolation_rules, network_entries, together_rules
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
@@ -90,6 +90,13 @@ def _networks(
     for isolation in isolations:
         rules = keeper.keep(f"isolation {isolation.owner}", (isolation,), isolation_rules)
         everywhere.setdefault(isolation.network, []).extend(rules)
+    for name, index in indices.items():
+        ones = [isolation for isolation in isolations if isolation.network == name]
+        if ones:
+            rules = keeper.keep(
+                f"isolated together {name}", (keeper.same(f"index {name}", index), *ones), together_rules
+            )
+            everywhere[name].extend(rules)
     here: dict[tuple[str, str], list[Rule]] = {}
     routes: dict[tuple[str, str], list[Entry]] = {}
     for course in courses:

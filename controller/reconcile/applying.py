@@ -16,6 +16,7 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
 from controller.reconcile.dealings import abandon
+from controller.reconcile.judging import Judgement, judge, judge_withdrawal
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Table, Turn
 from controller.reconcile.undertakings import expired, undertake
@@ -70,7 +71,9 @@ def apply(turn: Turn, event: Apply) -> None:
     conflict = _foreign_tenant(turn, intents)
     if not conflict and (inventory_touched or rules_touched):
         conflict = _retranslate(turn, rules, merged, intents, required)
-    conflict = conflict or isolation_conflict(turn, required)
+    inventory = merged if inventory_touched else turn.inventory
+    judgement = Judgement(conflict) if conflict else judge(turn, inventory, intents)
+    conflict = judgement.conflict
     if conflict:
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
@@ -86,7 +89,7 @@ def apply(turn: Turn, event: Apply) -> None:
             if intent is not None or held is not None:
                 additions = added[name] if intent is not None else held.added  # type: ignore[union-attr]
                 undertake(turn, intent or held.intent, requirements, additions)  # type: ignore[union-attr]
-    turn.effects.append(Reply(request_id=event.request_id, results=results))
+    turn.effects.append(Reply(request_id=event.request_id, results=(*results, *judgement.warnings)))
 
 
 def _decode(applied: Applied) -> Resource:
@@ -174,45 +177,6 @@ def _retranslate(
     return ""
 
 
-def isolation_conflict(turn: Turn, required: Mapping[str, Requirements]) -> str:
-    """Whose isolation would be broken by whom, among those required and those held."""
-    everything = {name: held.requirements for name, held in turn.undertakings.all.items()} | dict(required)
-    isolated: dict[tuple[str, str], str] = {}
-    for name, one in everything.items():
-        for host in one.isolation.hosts if one.isolation is not None else ():
-            isolated[one.isolation.network if one.isolation is not None else "", host.name] = name
-    for name, one in everything.items():
-        for connection in one.connections:
-            ends = [(connection.source_network, host) for host in connection.sources]
-            ends += [(connection.destination_network, host) for host in connection.destinations]
-            for network, host in ends:
-                holder = isolated.get((network, host.name))
-                if holder is not None and holder != name:
-                    return (
-                        f"intent {holder} isolates {host.name} of {network}, and intent {name} connects it: "
-                        f"write both into one intent, or exclude {host.name} by its labels"
-                    )
-    return _ambiguous(everything)
-
-
-def _ambiguous(everything: Mapping[str, Requirements]) -> str:
-    """Two destinations with one address, from one network: where would a packet go?"""
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
-    for name, one in everything.items():
-        for connection in one.connections:
-            for flow in connection.flows:
-                for prefix in flow.destination_prefixes:
-                    key = (connection.source_network, prefix)
-                    held = seen.setdefault(key, (connection.destination_network, name))
-                    if held[0] != connection.destination_network:
-                        return (
-                            f"{prefix} is in {held[0]} (intent {held[1]}) and in {connection.destination_network} "
-                            f"(intent {name}), both reached from {connection.source_network}: "
-                            "translation is not supported yet"
-                        )
-    return ""
-
-
 def inventory_problems(merged: Inventory, own: str, request: _Request) -> list[Problem]:
     """What does not fit together; each problem at what of the request has to do with it."""
     indices = {(kind, value.name): index for index, kind, value in request.values}
@@ -292,6 +256,9 @@ def delete(turn: Turn, event: Delete) -> None:
         undertaking = turn.undertakings.get(name)
         if undertaking is None:
             turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+            return
+        if conflict := judge_withdrawal(turn, name):
+            turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
             return
         withdraw(turn, undertaking)
         turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} withdrawn",)))

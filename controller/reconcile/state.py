@@ -16,6 +16,7 @@ from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.policy import Policy
 from controller.model.rule import Rule
+from controller.reconcile.held import Held
 from dataplane.host_api import NodeDescription
 
 
@@ -90,6 +91,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
     fabric: Fabric = Fabric(entries={}, locators={}, ports={}, links_towards={}, mtus={}, crossings={})
     realized: Realized = Realized()
+    held: Held | None = None
+    """Claims of the undertakings: follows from them, and is brought up to date where it is used."""
     audited_s: float = 0.0
 
 

@@ -87,6 +87,7 @@ class Turn:
         self.awaiting = Table(state.awaiting)
         self.fabric = state.fabric
         self.realized = state.realized
+        self.held = state.held
         self.audited_s = state.audited_s
         self.fresh: set[str] = set()
         """What has just changed on the nodes: its nodes' next generations are awaited."""
@@ -179,6 +180,7 @@ class Turn:
             awaiting=self.awaiting.all,
             fabric=self.fabric,
             realized=self.realized,
+            held=self.held,
             audited_s=self.audited_s,
         )
         records = self._records()

@@ -1,0 +1,132 @@
+"""Whether what is to change agrees with what is in force: conflicts between intents, and their tests."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from controller.fulfillment.claims import Claim
+from controller.fulfillment.conflict import Kind, against, misfit
+from controller.fulfillment.intent_tests import failure, touching, words
+from controller.model.course import Undertaking
+from controller.model.intent import Intent, IntentTest
+from controller.model.inventory import Inventory
+from controller.reconcile.held import Held
+from controller.reconcile.turn import Turn
+from controller.reconcile.undertakings import expired
+
+SHOWN = 20
+"""Conflicts that an answer names."""
+Tests = list[tuple[str, int, IntentTest]]
+"""(intent, index, test)."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    conflict: str = ""
+    """Why it is refused."""
+    warnings: tuple[str, ...] = ()
+
+
+def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent]) -> Judgement:
+    """`intents` are to be new in force, or other than they were; `inventory` is what then holds."""
+    same = turn.held is not None and turn.held.places.inventory is inventory
+    held = turn.held if same and turn.held is not None else Held(inventory)
+    held.follow(_in_force(turn))
+    if inventory is turn.inventory:
+        turn.held = held
+    before = _tests(held, intents.keys(), everything=not same)
+    try:
+        return _judge(turn, held, intents, before, everything=inventory is not turn.inventory)
+    finally:
+        held.forget(intents)
+
+
+def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, *, everything: bool) -> Judgement:
+    refused: list[str] = []
+    warnings: list[str] = []
+    serial = turn.counters.get("serial") or 0
+    candidates: dict[str, Claim] = {}
+    for number, (name, intent) in enumerate(intents.items(), 1):
+        known = turn.undertakings.get(name)
+        end_s = intent.lease_until_s if intent.lease_until_s is not None else math.inf
+        if intent.lease_s is not None:
+            end_s = turn.now_s + intent.lease_s
+        candidates[name] = held.places.claim(
+            intent, serial=known.serial if known is not None else serial + number, start_s=turn.now_s, end_s=end_s
+        )
+    index = held.index
+    if everything:
+        candidates = {**index.claims, **candidates}
+    for name in candidates:
+        index.drop(name)
+    for name, claim in sorted(candidates.items(), key=lambda item: item[1].serial):
+        if reason := misfit(claim, held.places):
+            refused.append(f"intent {name}: {reason}")
+        for conflict in against(claim, index, held.places):
+            if conflict.kind == Kind.CONTRADICTION:
+                refused.append(str(conflict))
+            elif name in intents or conflict.intents[0] in intents:
+                warnings.append(str(conflict))
+        index.add(claim)
+    for name, intent in intents.items():
+        for other in intent.overrides:
+            claim_of_other = index.claims.get(other)
+            if claim_of_other is None:
+                warnings.append(f"intent {name} overrides {other}, which is not there")
+            elif claim_of_other.intent.tenant != intent.tenant:
+                owner = claim_of_other.intent.tenant
+                refused.append(
+                    f"intent {name} overrides {other}, which belongs to tenant {owner}: only that tenant may"
+                )
+    if not refused:
+        refused = _failures(
+            held,
+            {
+                **{(one, at): test for one, at, test in tests if one not in intents},
+                **{(one, at): test for one, at, test in _tests(held, intents.keys(), everything=everything)},
+            },
+        )
+    return Judgement(_shown(refused), tuple(warnings))
+
+
+def _in_force(turn: Turn) -> dict[str, Undertaking]:
+    return {name: one for name, one in turn.undertakings.all.items() if not expired(one)}
+
+
+def judge_withdrawal(turn: Turn, name: str) -> str:
+    """Which test would fail without an intent; empty: none."""
+    inventory = turn.inventory
+    held = turn.held if turn.held is not None and turn.held.places.inventory is inventory else Held(inventory)
+    held.follow(_in_force(turn))
+    turn.held = held
+    tests = {(one, at): test for one, at, test in _tests(held, {name}, everything=False) if one != name}
+    held.index.drop(name)
+    held.forget([name])
+    return _shown(_failures(held, tests))
+
+
+def _tests(held: Held, changed: Iterable[str], *, everything: bool) -> Tests:
+    """Those that touch what changes, or are part of it."""
+    names = set(changed)
+    found: Tests = []
+    for name, claim in held.index.claims.items():
+        for at, test in enumerate(claim.intent.tests):
+            near = everything or name in names
+            if near or any(one.intent.name in names for one in touching(test, held.index, held.places)):
+                found.append((name, at, test))
+    return found
+
+
+def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest]) -> list[str]:
+    failures = []
+    for (name, at), test in tests.items():
+        found = failure(test, touching(test, held.index, held.places), held.places)
+        if found is not None:
+            packet, because = found
+            failures.append(f"test {at + 1} of intent {name} ({words(test)}) would fail: {packet}: {because}")
+    return failures
+
+
+def _shown(refused: list[str]) -> str:
+    more = [f"and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
+    return "; ".join([*refused[:SHOWN], *more])
