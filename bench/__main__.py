@@ -2,10 +2,10 @@
 
 import sys
 
-from bench import main
+from bench import language, language_rules, main
 from bench.report import report
 
-GROUPS = {"main": main.rows}
+GROUPS = {"main": main.rows, "language": lambda: [*language.rows(), *language_rules.rows()]}
 
 
 def run(names: list[str]) -> int:

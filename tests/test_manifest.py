@@ -136,7 +136,7 @@ def test_duplicate_name_in_a_file_is_refused() -> None:
         (
             "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
             + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)),
-            "more than 200,000 values",
+            "more than 1,000,000 values",
         ),
     ],
     ids=lambda value: str(value)[:20],

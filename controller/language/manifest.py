@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from ruamel.yaml import YAML
 
+from controller.language import bulk, resources, scalars
 from controller.language import intent as intents
-from controller.language import resources, scalars
 from controller.language import rule as rules
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.shape import INVALID, Field, Fields, Flaw, Flaws, Labels, Path, Scalar, describe, nearest
@@ -153,7 +153,8 @@ def read(objects: Sequence[object]) -> tuple[tuple[Applied, ...], tuple[Problem,
     seen: set[tuple[str, str]] = set()
     for index, data in enumerate(objects):
         flaws: Flaws = []
-        value = _read(data, flaws)
+        fast = bulk.convert(data) if _is_small(data) else None
+        value = fast if fast is not None else _read(data, flaws)
         problems.extend(Problem(path=(index, *flaw.path), message=flaw.message) for flaw in flaws)
         if value is None:
             continue
@@ -164,6 +165,24 @@ def read(objects: Sequence[object]) -> tuple[tuple[Applied, ...], tuple[Problem,
         seen.add((kind, value.name))
         applied_ones.append(Applied(kind=kind, content=msgspec.json.encode(value)))
     return ((), tuple(problems)) if problems else (tuple(applied_ones), ())
+
+
+def _is_small(data: object) -> bool:
+    return isinstance(data, Mapping) and data.get("kind") == "Intent" and _size_bytes(data) <= MAX_INTENT_BYTES
+
+
+def decode_intents(body: bytes) -> tuple[Intent, ...]:
+    """A JSON array of intents, in bulk. Raises ManifestInvalid with everything that is wrong, and where."""
+    try:
+        raws = msgspec.json.decode(body, type=list[msgspec.Raw])
+    except ValueError:
+        raws = []
+    intents = [bulk.decode(raw) if len(raw) <= MAX_INTENT_BYTES else None for raw in raws]
+    found = tuple(intent for intent in intents if intent is not None)
+    if raws and len(found) == len(raws) == len({intent.name for intent in found}):
+        return found
+    values = [document.value for document in parse(body, "<json>")]
+    return tuple(value for value in values if isinstance(value, Intent))
 
 
 def applied(document: Document) -> Applied:
@@ -204,6 +223,10 @@ def _read(data: object, flaws: Flaws) -> Value | None:
         path: Path = ("kind",) if "kind" in data else ()
         flaws.append(Flaw(path=path, message=message + nearest(str(name), KINDS)))
         return None
+    if kind.model is Intent and (size := _size_bytes(data)) > MAX_INTENT_BYTES:
+        message = f"one intent of {size:,} bytes; at most {MAX_INTENT_BYTES:,} are read: make several of it"
+        flaws.append(Flaw(path=(), message=message))
+        return None
     if data.get("apiVersion") != API_VERSION:
         found = describe(data.get("apiVersion"))
         flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {found}"))
@@ -213,6 +236,14 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     if values is INVALID or flaws:
         return None
     return kind.model(**values["metadata"], **values["spec"])
+
+
+def _size_bytes(data: Mapping[Any, Any]) -> int:
+    """As JSON, aliases written out."""
+    try:
+        return len(msgspec.json.encode(data))
+    except (ValueError, TypeError, OverflowError):  # what JSON cannot say, the shapes will refuse
+        return len(repr(data))
 
 
 def read_intent(data: object, flaws: Flaws) -> Intent | None:

@@ -245,7 +245,7 @@ def one_of(*names: str) -> Scalar:
     def make(text: str) -> str:
         if text not in names:
             raise ValueError(f"{text[:40]!r} is none of them")
-        return text
+        return names[names.index(text)]  # the very string, so that a default is known as one and not stored
 
     return Scalar(expected=f"one of {', '.join(names)}", make=make, json_schema={"enum": list(names)})
 

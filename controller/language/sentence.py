@@ -12,7 +12,7 @@ from typing import Any
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from controller.language import quantity, scalars
+from controller.language import bulk, quantity, scalars
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.manifest import API_VERSION, MAX_INTENT_BYTES, Document, read_intent
 from controller.language.selector import parse_label, print_label, print_selector
@@ -72,7 +72,7 @@ def parse_sentence(text: str, *, name: str, tenant: str) -> Document:
     metadata = {"name": name, "tenant": tenant}
     data = {"apiVersion": API_VERSION, "kind": "Intent", "metadata": metadata, "spec": spec}
     flaws: Flaws = list(words.flaws)
-    intent = None if flaws else read_intent(data, flaws)
+    intent = None if flaws else bulk.convert(data) or read_intent(data, flaws)
     if intent is None:
         raise ManifestInvalid(tuple(_fault(flaw, words.positions) for flaw in flaws))
     return Document(
@@ -342,10 +342,10 @@ def _place(word: Token) -> Position:
 
 def print_sentence(intent: Intent) -> str:
     """In one line; parsing it gives an equal intent (name and tenant stand beside it)."""
-    return "; ".join(_clauses(intent))
+    return "; ".join(clauses(intent))
 
 
-def _clauses(intent: Intent) -> Iterator[str]:
+def clauses(intent: Intent) -> Iterator[str]:
     if intent.isolate is not None:
         yield f"isolate {print_selector(intent.isolate)}"
     for allow in intent.allow:

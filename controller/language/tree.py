@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+import yaml
 
 from controller.language.fault import Fault, ManifestInvalid
 
-MAX_BYTES = 1 << 20
-MAX_PARTS = 200_000
+MAX_BYTES = 8 << 20
+MAX_PARTS = 1_000_000
 MAX_DEPTH = 32
 
 Path = tuple[str | int, ...]
@@ -48,17 +47,25 @@ def load(text: str | bytes, file: str) -> tuple[Tree, ...]:
     else:
         decoded = text
     try:
-        return tuple(_documents(YAML(typ="safe", pure=True).parse(decoded), file))
-    except MarkedYAMLError as error:
+        return tuple(_documents(_parse_events(decoded), file))
+    except UnicodeEncodeError as error:
+        raise _invalid(file, *_place_of_character(decoded), "half a character (a surrogate); expected text") from error
+    except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(str(part).strip() for part in (error.context, error.problem) if part)
         raise _invalid(file, line, column, f"not well-formed YAML or JSON: {message}") from error
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         line, column = _place_of_character(decoded)
         raise _invalid(
             file, line, column, f"a character that YAML does not allow: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _parse_events(text: str) -> Iterator[Any]:
+    """libyaml's events: 20 times as fast as a parser in Python, and each knows its place."""
+    events: Iterator[Any] = yaml.parse(text, Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    return events
 
 
 def _invalid(file: str, line: int, column: int, message: str) -> ManifestInvalid:

@@ -50,7 +50,7 @@ class Phase(enum.StrEnum):
     EXPIRED = "Expired"
 
 
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Base of all records: frozen, compared by content, encoded by msgspec."""
 
 
