@@ -91,11 +91,11 @@ class Places:
     def select(self, selector: Selector) -> Selection:
         held = self._selections.get(selector)
         if held is None:
-            found = set(self.hosts(selector.network))
             network = self.inventory.networks.get(selector.network)
             shared = set(network.labels) if network is not None else set()
-            for label in set(selector.labels) - shared:
-                found &= self._with_label(selector.network).get(label, set())
+            labelled = self._with_label(selector.network)
+            wanted = sorted((labelled.get(label, set()) for label in set(selector.labels) - shared), key=len)
+            found = wanted[0].intersection(*wanted[1:]) if wanted else set(self.hosts(selector.network))
             if selector.prefixes:
                 found &= set(self.within(selector.network, map(prefix, selector.prefixes)))
             held = Selection(selector.network, frozenset(found))

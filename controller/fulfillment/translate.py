@@ -1,5 +1,6 @@
 """Intent and rules -> requirements: names become hosts, addresses and ports."""
 
+import bisect
 import difflib
 import ipaddress
 from collections.abc import Collection, Iterable
@@ -7,6 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
+from controller.fulfillment import numbering
 from controller.fulfillment.numbering import host_prefix
 from controller.fulfillment.rulebook import Rulebook
 from controller.fulfillment.ruling import End, rule_on
@@ -157,14 +159,51 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
     return tuple(found)
 
 
+class _Attached:
+    """Hosts of a network, sorted by name, and found by label and address."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.hosts = sorted(network.attachments, key=lambda one: one.name)
+        self._labelled: dict[tuple[str, str], dict[int, None]] = {}
+        self._addresses: list[tuple[int, int]] = []
+        for place, one in enumerate(self.hosts):
+            for label in {*network.labels, *one.labels}:
+                self._labelled.setdefault(label, {})[place] = None
+            self._addresses += [(numbering.address(text), place) for text in one.addresses]
+        self._addresses.sort()
+
+    def labelled(self, labels: Collection[tuple[str, str]]) -> list[Attachment]:
+        """Those with all the labels."""
+        if not labels:
+            return self.hosts
+        least, *others = sorted((self._labelled.get(label, {}) for label in labels), key=len)
+        return [self.hosts[place] for place in least if all(place in other for other in others)]
+
+    def within(self, prefixes: Collection[str]) -> list[Attachment]:
+        """Those with an address inside `prefixes`."""
+        places: set[int] = set()
+        for value, length in map(numbering.prefix, prefixes):
+            first = bisect.bisect_left(self._addresses, (value, 0))
+            after = bisect.bisect_left(self._addresses, (value + (1 << (128 - length)), 0))
+            places.update(place for _, place in self._addresses[first:after])
+        return [self.hosts[place] for place in sorted(places)]
+
+
+_ATTACHED: dict[str, _Attached] = {}
+"""Of each network the last that was asked for: what `translate` finds follows from its arguments all the same."""
+
+
+def _attached(network: Network) -> _Attached:
+    held = _ATTACHED.get(network.name)
+    if held is None or held.network is not network:
+        held = _ATTACHED[network.name] = _Attached(network)
+    return held
+
+
 def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
     """Attached hosts with an address inside `prefixes`."""
-    wanted = [_network(prefix) for prefix in prefixes]
-    return tuple(
-        _host(attachment)
-        for attachment in sorted(network.attachments, key=lambda one: one.name)
-        if any(_address(address) in prefix for address in attachment.addresses for prefix in wanted)
-    )
+    return tuple(map(_host, _attached(network).within(prefixes)))
 
 
 def _host(attachment: Attachment) -> Host:
@@ -183,7 +222,10 @@ def _addresses(hosts: tuple[Host, ...]) -> tuple[str, ...]:
 def _union(parts: Iterable[tuple[Host, ...]]) -> tuple[Host, ...]:
     hosts: dict[str, Host] = {}
     for part in parts:
-        hosts |= {host.name: host for host in part}
+        for host in part:  # other clauses may have selected other addresses of it
+            known = hosts.get(host.name, host)
+            addresses = tuple(sorted({*known.addresses, *host.addresses}))
+            hosts[host.name] = msgspec.structs.replace(host, addresses=addresses)
     return tuple(hosts[name] for name in sorted(hosts))
 
 
@@ -199,11 +241,10 @@ def _select(
         message = f"{selector.network} is not ours: an intent starts in a network of its own domain, {own}"
         problems.append(Problem(path=(*path, "network"), message=message))
         return ()
-    wanted = set(selector.labels)
     found = [
         host
-        for one in sorted(network.attachments, key=lambda one: one.name)
-        if wanted <= {*network.labels, *one.labels} and (host := _within(_host(one), selector.prefixes)).addresses
+        for one in _attached(network).labelled(selector.labels)
+        if (host := _within(_host(one), selector.prefixes)).addresses
     ]
     if not found:
         labels = " ".join((*(f"{name}={value}" for name, value in selector.labels), *selector.prefixes)) or "any host"
