@@ -19,7 +19,7 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from controller import reconcile, view
+from controller import explain, reconcile, view
 from controller.errors import Overloaded
 from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.agreement import Message
@@ -40,6 +40,7 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
@@ -254,6 +255,9 @@ class Shell:
         if kind == "plugins":
             return self._compilers.resources() if self._compilers is not None else []
         return view.resources(self._stored, kind, self._now_s())
+
+    def explain(self, kind: str, name: str) -> Branch | None:
+        return explain.explain(self._stored, kind, name, self._now_s())
 
     async def watch(self, kind: str) -> AsyncIterator[Resource]:
         changed = asyncio.Event()

@@ -117,11 +117,11 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         status["origins"] = _origins(undertaking.requirements)
     if courses:
         first = courses[0]
-        status["path"] = _path(first)
-        status["segments"] = _segments(state, first)
-        status["predicted"] = {"latency_ms": max(_latency_us(course) for course in courses) / 1000}
+        status["path"] = path_of(first)
+        status["segments"] = segment_lists(state, first)
+        status["predicted"] = {"latency_ms": max(latency_us(course) for course in courses) / 1000}
         if len(courses) > 1:
-            status["paths"] = [{"path": _path(one), "segments": _segments(state, one)} for one in courses]
+            status["paths"] = [{"path": path_of(one), "segments": segment_lists(state, one)} for one in courses]
     status["endpoints"] = [
         {"service": flow.destination, "address": prefix.split("/")[0], "family": "ipv6" if ":" in prefix else "ipv4"}
         for connection in undertaking.requirements.connections
@@ -191,7 +191,7 @@ def _node_phases(state: State, undertaking: Undertaking, courses: list[Course]) 
         yield Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}"
 
 
-def _path(course: Course) -> list[str]:
+def path_of(course: Course) -> list[str]:
     """Own nodes, and the domains after them as far as we know."""
     plan = course.plan
     policy = plan.sr_policies[0]
@@ -203,7 +203,7 @@ def _path(course: Course) -> list[str]:
     return [*before, *nodes, *beyond]
 
 
-def _segments(state: State, course: Course) -> list[list[str]]:
+def segment_lists(state: State, course: Course) -> list[list[str]]:
     """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
     lists: list[list[str]] = []
     for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
@@ -217,7 +217,7 @@ def _segments(state: State, course: Course) -> list[list[str]]:
     return lists
 
 
-def _latency_us(course: Course) -> int:
+def latency_us(course: Course) -> int:
     session = course.downstream
     if session is not None and session.agreement is not None:
         return course.plan.own_latency_us + session.agreement.latency_us
@@ -241,8 +241,8 @@ def _agreement(state: State, course: Course, session: Session, now_s: float) -> 
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": course.plan.owner,
-        "path": _path(course),
-        "segments": _segments(state, course),
+        "path": path_of(course),
+        "segments": segment_lists(state, course),
         "offer_signature": held.offer_signature if held is not None else session.offer_signature,
         "expires_in_s": max(0, terms.expires_s - int(now_s)),
     }
@@ -279,33 +279,39 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
             yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
 
 
-def _entries(state: State, now_s: float) -> Iterator[Resource]:
+def named_entries(state: State) -> Iterator[tuple[str, str, Entry]]:
+    """(name, node, entry): the name counts a node's entries of one table."""
     for node, standing in state.nodes.items():
         counts: dict[str, int] = {}
         for entry in standing.state.entries if standing.state is not None else ():
             counts[entry.table] = number = counts.get(entry.table, 0) + 1
-            yield Resource(
-                kind="Entry",
-                metadata={"name": f"{node}/{entry.table}/{number}"},
-                spec={
-                    "node": node,
-                    "table": entry.table,
-                    "match": _match(entry),
-                    "priority": entry.priority,
-                    "action": entry.action,
-                    "params": {name: _readable(name, value) for name, value in entry.params if value or name != "vlan"},
-                },
-                status={"owner": entry.owner, "confirmed": standing.settled},
-            )
+            yield f"{node}/{entry.table}/{number}", node, entry
+
+
+def _entries(state: State, now_s: float) -> Iterator[Resource]:
+    for name, node, entry in named_entries(state):
+        yield Resource(
+            kind="Entry",
+            metadata={"name": name},
+            spec={
+                "node": node,
+                "table": entry.table,
+                "match": match_words(entry),
+                "priority": entry.priority,
+                "action": entry.action,
+                "params": params_words(entry),
+            },
+            status={"owner": entry.owner, "confirmed": state.nodes[node].settled},
+        )
 
 
 _ADDRESSES = {"source", "destination", "address"}
 
 
-def _match(entry: Entry) -> dict[str, str]:
+def match_words(entry: Entry) -> dict[str, str]:
     fields = {}
     for one in entry.match:
-        text = str(_readable(one.field, one.value))
+        text = str(readable(one.field, one.value))
         if one.prefix_length is not None:
             mapped = one.value >> 32 == 0xFFFF and one.prefix_length >= 96
             text += f"/{one.prefix_length - 96 if mapped else one.prefix_length}"
@@ -317,7 +323,11 @@ def _match(entry: Entry) -> dict[str, str]:
     return fields
 
 
-def _readable(name: str, value: int) -> str | int:
+def params_words(entry: Entry) -> dict[str, str | int]:
+    return {name: readable(name, value) for name, value in entry.params if value or name != "vlan"}
+
+
+def readable(name: str, value: int) -> str | int:
     if name in _ADDRESSES or name.startswith("segment_list_"):
         mapped = value >> 32 == 0xFFFF
         return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if mapped else ipaddress.IPv6Address(value))

@@ -11,6 +11,7 @@ import msgspec
 from controller.errors import Overloaded
 from controller.language import manifest
 from controller.model.event import Problem
+from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.resource import Answer, Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
@@ -107,6 +108,16 @@ class FakeController:
 
     def list(self, kind: str) -> list[Resource]:
         return sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
+
+    def explain(self, kind: str, name: str) -> Branch | None:
+        """The intent, and its clauses' destinations."""
+        resource = self.resources["intents"].get(name)
+        if kind not in ("intents", "entries"):
+            raise KeyError(kind)
+        if kind == "entries" or resource is None:
+            return None
+        clauses = (Branch(kind="clause", text=f"allow {one['to']}") for one in resource.spec.get("allow", ()))
+        return Branch(kind="intent", name=f"intents/{name}", text="Active", children=tuple(clauses))
 
     async def watch(self, kind: str) -> AsyncIterator[Resource]:
         seen = len(self.history)

@@ -495,3 +495,14 @@ def test_each_kind_has_a_singular() -> None:
 )  # fmt: skip
 def test_cells_are_one_printable_line(value: Any, text: str) -> None:
     assert cell(value) == text
+
+
+def test_explain_prints_a_tree_or_json(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    text = "intents/order-processing: Active\n└─ clause: allow insight/analytics/analytics-y\n"
+    assert stitch("explain", "intent/order-processing").stdout == text
+    assert stitch.json("explain", "intents/order-processing")["children"][0]["kind"] == "clause"
+    assert "there is no intents/nothing" in stitch("explain", "intent/nothing", status=1).stderr
+    assert "there is no entries/se1/steer/1" in stitch("explain", "entries/se1/steer/1", status=1).stderr
+    assert "nodes are not explained" in stitch("explain", "nodes/se1", status=1).stderr
+    assert "expected KIND/NAME" in stitch("explain", "intents", status=2).stderr

@@ -52,6 +52,10 @@ class Client:
         rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
         return rows
 
+    def explain(self, kind: str, name: str) -> Json:
+        branch: Json = self._request("GET", f"/v1/explain/{kind}/{quote(name)}")
+        return branch
+
     def doctor(self) -> Json:
         answer: Json = self._request("GET", "/v1/doctor")
         return answer

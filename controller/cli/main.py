@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from controller.cli import config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
 from controller.cli.kinds import KINDS, ROWS, plural, reference
-from controller.cli.render import Brief, Output, Written
+from controller.cli.render import Brief, Output, Tree, Written
 
 if TYPE_CHECKING:
     from controller.cli.client import Client
@@ -58,6 +58,7 @@ KindArgument = Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KIND
 Reference = Annotated[str, typer.Argument(metavar="KIND/NAME")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output")]
 BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
+TreeOption = Annotated[Tree, typer.Option("-o", "--output")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Go on with what changes.")]
 
 
@@ -219,6 +220,14 @@ def flows(
     client = _client(context)
     for _ in _rounds(watch):
         show("flows", client.flows(intent), Output(output))
+
+
+@app.command()
+def explain(context: typer.Context, what: Reference, output: TreeOption = Tree.TREE) -> None:
+    """Say why: from an intent down to each node's entries, or from an entry back to the intent."""
+    from controller.cli.explain import show_branch
+
+    show_branch(_client(context).explain(*reference(what)), output)
 
 
 @app.command()

@@ -34,6 +34,11 @@ class Brief(StrEnum):
     JSON = "json"
 
 
+class Tree(StrEnum):
+    TREE = "tree"
+    JSON = "json"
+
+
 def show(kind: str, answer: Json | list[Json], output: Output) -> None:
     """A resource or row, or several."""
     match output:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import msgspec
 
 from controller.model.event import Problem
+from controller.model.explanation import Branch
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -37,6 +38,9 @@ class Controller(Protocol):
 
     def list(self, kind: str) -> list[Resource]:
         """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
+
+    def explain(self, kind: str, name: str) -> Branch | None:
+        """Why it is so; None: there is no such thing. Raises KeyError for a kind that is not explained."""
 
     def watch(self, kind: str) -> AsyncIterator[Resource]:
         """The present ones, then each as it changes (a removed one has status {"deleted": true})."""

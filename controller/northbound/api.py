@@ -103,6 +103,21 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         return _json({"domain": domain, "ok": all(check["ok"] for check in checks), "checks": checks})
 
     @app.get(
+        "/v1/explain/{kind}/{name:path}",
+        summary="Why: from an intent down to entries, or from an entry back to what asked for it",
+        response_model=None,
+        responses={200: {"model": schema.Branch}, **_errors(400, 404)},
+    )
+    async def explain(
+        kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])], name: Name
+    ) -> Response:
+        try:
+            found = controller.explain(kind, name)
+        except KeyError:
+            return _error(404, f"{kind} are not explained; intents and entries are")
+        return _json(found) if found is not None else _not_found(kind, name)
+
+    @app.get(
         "/metrics",
         summary="For Prometheus",
         response_model=None,

@@ -42,6 +42,13 @@ class Drop(BaseModel):
     bytes: int = Field(description="Frame length.")
 
 
+class Branch(BaseModel):
+    kind: str = Field(description="intent, clause, requirement, origin, plan, segments, agreement, node, entry ...")
+    text: str
+    name: str = Field(description="`entries/se1/steer/1`; empty where it has none.")
+    children: list["Branch"]
+
+
 class Check(BaseModel):
     subject: str
     name: str

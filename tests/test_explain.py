@@ -1,0 +1,142 @@
+"""`stitch explain`: from the reference lab's intent to the nodes, and from each entry back."""
+
+import pytest
+
+from controller import explain, view
+from controller.model.explanation import Branch
+from tests.simulator import ORDER_PROCESSING, World
+
+ALLOW = "allow insight/analytics/analytics-y tcp/443 icmp"
+RULE = """\
+apiVersion: netstitch/v1
+kind: Rule
+metadata: {name: strict}
+spec:
+  when: intent.tenant == "customer-x"
+  then: {require: {latency_ms: {max: 15}}}
+  explain: customer X paid for it
+"""
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    return world
+
+
+def tree(world: World, domain: str, kind: str, name: str) -> Branch:
+    found = explain.explain(world.controllers[domain].state, kind, name, world.now_s)
+    assert found is not None, f"{kind}/{name}"
+    return found
+
+
+def below(branch: Branch, kind: str) -> list[Branch]:
+    """All of a kind, however deep."""
+    found = [branch] if branch.kind == kind else []
+    return found + [one for child in branch.children for one in below(child, kind)]
+
+
+def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -> None:
+    intent = tree(world, "shop", "intents", "order-processing")
+    assert intent.text == "Active; tenant customer-x"
+    assert (
+        "; ".join(one.text for one in intent.children)
+        == (view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
+    )
+    isolate, allow = intent.children[:2]
+    assert [one.text for one in below(isolate, "entry")] == [
+        "context=1 destination_group=53358 & 0xffff -> drop reason=isolated",
+        "context=1 source_group=44835 & 0xffff -> drop reason=isolated",
+    ]
+    assert allow.text == ALLOW
+    assert [one.text for one in below(allow, "origin")] == [
+        "latency <= 20 ms, from clause of the intent",
+        "encryption wireguard, from clause of the intent",
+        "trust >= partner, from clause of the intent",
+    ]
+    (plan,) = below(allow, "plan")
+    assert "Active, path se1 sg1 transit insight, latency 4 ms" in plan.text
+    assert [one.text for one in plan.children if one.kind == "segments"] == (
+        [" ".join(one) for one in world.get("shop", "intents", "order-processing").status["segments"]]
+    )
+    assert [one.name for one in below(plan, "agreement")] == [
+        f"agreements/{one.metadata['name']}" for one in world.resources("shop", "agreements")
+    ]
+    assert [one.name for one in plan.children if one.kind == "node"] == ["nodes/se1", "nodes/sg1"]
+    owned = {
+        f"entries/{one.metadata['name']}"
+        for one in world.resources("shop", "entries")
+        if one.status["owner"] == "intents/order-processing"
+    }
+    told = [one.name for one in below(intent, "entry")]
+    assert sorted(told) == sorted(owned)
+
+
+def test_every_entry_leads_back(world: World) -> None:
+    """Those of an intent to a clause and the intent, those of a neighbour's agreement to it and the origin."""
+    seen = 0
+    for domain in world.controllers:
+        for resource in world.resources(domain, "entries"):
+            branch = tree(world, domain, "entries", resource.metadata["name"])
+            (owner,) = branch.children
+            assert owner.name == resource.status["owner"]
+            kind = owner.name.split("/")[0]
+            if kind == "intents":
+                clause = below(branch, "clause")
+                assert [one.text for one in clause] in ([ALLOW], ["isolate shop/customer-x app=order-processing"])
+                assert below(clause[0], "intent")[0].name == "intents/order-processing"
+                seen += 1
+            elif kind == "agreements":
+                assert owner.name in [one.name for one in below(branch, "agreement")]
+                assert "intent of domain shop" in below(branch, "intent")[0].text
+                seen += 1
+            else:
+                assert not owner.children
+    assert seen > 100
+
+
+def test_a_rule_is_named_with_its_explanation() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", RULE)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    (bound,) = (one for one in below(tree(world, "shop", "intents", "order-processing").children[1], "origin")
+                if one.name)  # fmt: skip
+    assert (bound.name, bound.text) == (
+        "rules/strict", "latency <= 15 ms, from rule strict: customer X paid for it",
+    )  # fmt: skip
+
+
+def test_what_cannot_be_carried_says_why() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 1"))
+    world.run(5.0)
+    intent = tree(world, "shop", "intents", "order-processing")
+    assert intent.text.startswith("Unsatisfiable: ")
+    assert below(intent, "plan")[0].text.startswith("none: ")
+    assert "latency" in below(intent, "plan")[0].text
+    assert len(below(intent, "entry")) >= 2, "the isolation holds all the same"
+
+
+def test_entries_that_a_node_has_not_confirmed_are_said_to_be_so() -> None:
+    world = World()
+    world.start()
+    world.nodes["se1"].up = False
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(5.0)
+    nodes = {one.name: one.text for one in below(tree(world, "shop", "intents", "order-processing"), "node")}
+    assert "not confirmed: " in nodes["nodes/se1"]
+
+
+def test_what_is_not_there_is_not_explained(world: World) -> None:
+    state = world.controllers["shop"].state
+    assert explain.explain(state, "intents", "nothing", world.now_s) is None
+    assert explain.explain(state, "entries", "se1/steer/999", world.now_s) is None
+    with pytest.raises(KeyError):
+        explain.explain(state, "links", "se1-sg1", world.now_s)
