@@ -5,7 +5,7 @@ import hmac
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BODY_LIMIT_BYTES = 16 * 1024 * 1024
+BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
 _DISCARD_BYTES = 64 * 1024 * 1024
 """How much of a body that is too large is read, so that its sender gets to reading the answer."""
