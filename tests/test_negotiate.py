@@ -74,6 +74,7 @@ FORGERIES: dict[str, tuple[Callable[[Offer], Offer], str]] = {
     "in the future": (lambda offer: signed(offer, not_before_s=int(START_S) + 9999), "begins in the future"),
     "too long": (lambda offer: signed(offer, expires_s=int(START_S) + 400 * 86400), "longer than"),
     "circle": (lambda offer: signed(offer, visited=("insight", "transit")), "in a circle"),
+    "avoiding us": (lambda offer: signed(offer, avoid_domains=("insight",)), "must not pass insight"),
     "unknown border": (lambda offer: signed(offer, border="nowhere"), "no border nowhere"),
     "border of another": (lambda offer: signed(offer, border="sg1-ig1"), "no border sg1-ig1 between transit"),
     "in clear": (lambda offer: signed(offer, encryption=Encryption.NONE), "inside WireGuard"),

@@ -139,3 +139,12 @@ def test_reach_that_is_not_told_is_not_used() -> None:
     blind = replace(known, domains={**known.domains, "transit": transit})
     found = place(connection, graph(blind, "shop"), name="p", owner="o")
     assert isinstance(found, Unsatisfiable)
+
+
+def test_domains_to_avoid_are_not_passed() -> None:
+    known, connection = lab()
+    avoiding = replace(connection, trust_min=None, latency_us_max=None, avoid_domains=("transit",))
+    plan = place(avoiding, graph(known, "shop"), name="p", owner="o")
+    assert isinstance(plan, Plan) and plan.egress is not None and plan.egress.domain == "insight"
+    strict = place(replace(connection, avoid_domains=("transit",)), graph(known, "shop"), name="p", owner="o")
+    assert isinstance(strict, Unsatisfiable) and strict.binding == "trust"
