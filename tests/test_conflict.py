@@ -39,27 +39,32 @@ def isolates(one: Intent, known: Inventory, packets: list[Packet]) -> set[Packet
     return {packet for packet in packets if meaning.of(packet).owner == f"intents/{one.name}"}
 
 
-def brute_force(
-    one: Intent, other: Intent, known: Inventory, held: dict[str, Carried], cut: dict[str, set[Packet]]
-) -> set[Kind]:
+class Said:
+    """What one intent alone says of each packet."""
+
+    def __init__(self, one: Intent, known: Inventory, packets: list[Packet]) -> None:
+        self.carried = carried(one, known, packets)
+        self.requests = {(packet, found.to) for packet, found in self.carried.items() if not found.reply}
+        self.leads = {(packet.network, packet.destination, found.to) for packet, found in self.carried.items()}
+        nowhere = [packet for packet in packets if packet.destination in generated.NOWHERE]
+        self.cut = isolates(one, known, nowhere) if one.isolate is not None else set()
+
+
+def brute_force(one: Intent, other: Intent, known: Inventory, said: dict[str, Said]) -> set[Kind]:
     """By the packets: what both say of each."""
-    mine, theirs = held[one.name], held[other.name]
+    mine, theirs = said[one.name], said[other.name]
+    ends = {(network, address): to for network, address, to in mine.leads}
+    if any(ends.get((network, address), to) != to for network, address, to in theirs.leads):
+        return {Kind.CONTRADICTION}
     kinds: set[Kind] = set()
-    ends: dict[tuple[str, str], set[str]] = {}
-    for packet, found in mine.items():
-        ends.setdefault((packet.network, packet.destination), set()).add(found.to)
-    for packet, found in theirs.items():
-        if ends.get((packet.network, packet.destination), set()) - {found.to}:
-            return {Kind.CONTRADICTION}
-    for isolating, said in ((other, mine), (one, theirs)):
-        connecting = one if isolating is other else other
-        together = Meaning([replace(isolating, allow=()), connecting], known)
-        if isolating.isolate is not None and any(not together.of(packet).allowed for packet in said):
-            kinds.add(Kind.CONTRADICTION)
-    requests = {(packet, found.to) for packet, found in mine.items() if not found.reply}
-    if any((packet, found.to) in requests and not found.reply for packet, found in theirs.items()):
+    for isolating, connecting in ((other, one), (one, other)):
+        if isolating.isolate is not None:
+            together = Meaning([replace(isolating, allow=()), connecting], known)
+            if any(not together.of(packet).allowed for packet in said[connecting.name].carried):
+                kinds.add(Kind.CONTRADICTION)
+    if not mine.requests.isdisjoint(theirs.requests):
         kinds.add(Kind.REDUNDANCY if terms(one) == terms(other) else Kind.SHADOWING)
-    if one.isolate is not None and other.isolate is not None and cut[one.name] & cut[other.name]:
+    if not mine.cut.isdisjoint(theirs.cut):
         kinds.add(Kind.REDUNDANCY)
     return kinds
 
@@ -96,9 +101,7 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
     names = tuple(f"i{index}" for index in range(INTENTS))
     intents = [fitting(chance, name, known, tuple(chance.sample(names, 6))) for name in names]
     packets = generated.universe(known)
-    held = {one.name: carried(one, known, packets) for one in intents}
-    nowhere = [packet for packet in packets if packet.destination in generated.NOWHERE]
-    cut = {one.name: isolates(one, known, nowhere) for one in intents}
+    said = {one.name: Said(one, known, packets) for one in intents}
     places = Places(known)
     claims = [places.claim(one, serial=index, start_s=0, end_s=1) for index, one in enumerate(intents)]
     index = Index()
@@ -106,7 +109,7 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
     found_by_pairs: dict[str, list[str]] = {name: [] for name in names}
     for a, b in itertools.combinations(claims, 2):
         found = between(a, b, places)
-        expected = brute_force(a.intent, b.intent, known, held, cut)
+        expected = brute_force(a.intent, b.intent, known, said)
         assert {conflict.kind for conflict in found} == expected, f"{a.intent}\n{b.intent}\n{[*map(str, found)]}"
         for conflict in found:
             seen[conflict.kind] += 1

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from controller import reconcile
+from controller.fulfillment import numbering
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
@@ -152,3 +153,12 @@ def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts(world: World) -> N
     ], answer.conflict[:500]
     assert not state.undertakings
     assert took_s < 30, took_s
+
+
+def test_more_plans_than_there_are_numbers_are_unsatisfiable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "MAX_SLOTS", 1)
+    told(world, WEB)
+    told(world, ALL)
+    world.run(2.0)
+    assert world.phase("shop", "web") == "Active"
+    assert world.phase("shop", "all") == "Unsatisfiable"

@@ -127,7 +127,11 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         turn.log(event, "warning", intent=undertaking.intent.name, reason=errand.refusal or found.message)
         return Errand(refusal=errand.refusal, unsatisfiable=found, retry_s=int(turn.now_s) + RETRY_S)
     replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
-    course = begin(turn, found, serial, replaces)
+    try:
+        course = begin(turn, found, serial, replaces)
+    except ValueError as error:  # all numbers for plans are in use
+        full = Unsatisfiable(binding="slots", message=str(error))
+        return msgspec.structs.replace(errand, coming="", unsatisfiable=full, retry_s=int(turn.now_s) + RETRY_S)
     if course is None:
         return msgspec.structs.replace(errand, coming="", retry_s=0)
     return Errand(
