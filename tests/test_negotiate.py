@@ -58,7 +58,7 @@ def test_the_genuine_offer_is_accepted() -> None:
     deliver(world, offer, "transit", "insight")
     assert isinstance(answers(world)[0], Acceptance)
     # the transit of this world has not made the offer, and ends what it does not want
-    assert world.controllers["insight"].logs[-1].event == "course_ended"
+    assert "course_ended" in [line.event for line in world.controllers["insight"].logs]
     assert not world.nodes["ig1"].host.tunnels
 
 
