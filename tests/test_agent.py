@@ -229,6 +229,25 @@ def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
     node.host.run("ping", "-c1", "-W1", "10.1.0.1")
 
 
+def test_pinned_maps_of_which_some_are_gone_are_rebuilt(node: Node) -> None:
+    node.agent.start()
+    node.attach()
+    node.agent.sync(STATE)
+    layout = node.agent.describe().layout
+    pins = Path(node.agent.config["pin_dir"])
+    node.agent.end(signal.SIGKILL)
+    (pins / f"maps-{layout}" / "flow_policy").unlink()
+    node.agent.start()
+    assert "somebody removed them" in node.agent.log
+    assert f"map layout differs: pinned={layout}-incomplete ours={layout}" in node.agent.log
+    assert [path.name for path in pins.glob("maps-*")] == [f"maps-{layout}"]
+    with pytest.raises(AssertionError, match="100% packet loss"):  # new maps: closed until the controller has synced
+        node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
+    node.attach()
+    node.agent.sync(STATE)
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+
+
 def test_an_interface_that_comes_later_or_again_gets_its_port(node: Node) -> None:
     node.namespace.ip("link", "del", "fabric")
     node.agent.start()
