@@ -29,6 +29,7 @@ from dataplane.host_api import (
     Tunnel,
 )
 from dataplane.reasons import DropReason
+from dataplane.state import boot_epoch_s
 from dataplane.version import VERSION
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
@@ -326,6 +327,15 @@ def test_a_second_agent_of_the_same_node_is_refused(node: Node) -> None:
     assert done.returncode == 1
     assert "another stitch-agent uses" in done.stderr
     assert node.agent.describe().name == "sg1"
+
+
+@pytest.mark.parametrize(("moved_s", "kept"), [(1, True), (-7200, False), (7200, False)])
+def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, moved_s: int, kept: bool) -> None:
+    present_s = boot_epoch_s(tmp_path)
+    record = tmp_path / "boot.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot_epoch_s": present_s + moved_s}))
+    assert abs(boot_epoch_s(tmp_path) - (present_s + (moved_s if kept else 0))) <= (0 if kept else 1)
+    assert json.loads(record.read_text())["boot_epoch_s"] == boot_epoch_s(tmp_path)
 
 
 @pytest.mark.parametrize(
