@@ -138,6 +138,33 @@ def test_default_deny_between_networks_and_permit_inside(record: LabRecord) -> N
         wait_for(lambda there=address: reaches(record, "cx1", there), 5, f"cx1 reaches cx2 at {address}")
 
 
+def test_doctor_says_which_wireguard_and_which_links_are_used(record: LabRecord) -> None:
+    checks = json.loads(stitch("doctor", "-o", "json"))["checks"]
+    seen = {(check["subject"], check["name"]): check["detail"] for check in checks if check["ok"]}
+    assert seen["nodes/sg1", "wireguard"] in ("kernel", "wireguard-go")
+    assert ("nodes/se1", "wireguard") not in seen
+    assert seen[f"lab/{NAME}", "links"].startswith("TAP relay")
+
+
+def test_a_cut_link_and_what_tunnels_carry_are_shown(active: LabRecord) -> None:
+    def sent() -> int:
+        return int(get("tunnels")[0]["status"]["sent_bytes"])
+
+    before = sent()
+    lab.execute(active, "cx1", "ping", "-q", "-c", "20", "-i", "0.02", "-s", "1000", ANALYTICS)
+    wait_for(lambda: sent() > before + 20_000, 6, "the tunnel counts what it carries")
+
+    def carrier() -> bool:
+        return bool(
+            next(one for one in get("links", "transit") if one["metadata"]["name"] == "t1-tc2")["status"]["carrier"]
+        )
+
+    stitch("lab", "link", "t1", "tc2", "down")
+    wait_for(lambda: not carrier(), 6, "the cut link has no carrier")
+    stitch("lab", "link", "t1", "tc2", "up")
+    wait_for(carrier, 6, "the link has a carrier again")
+
+
 def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) -> None:
     for address in (ANALYTICS, "2001:db8:2::10"):
         wait_for(lambda there=address: reaches(active, "cx1", there), 5, f"cx1 reaches {address}")
