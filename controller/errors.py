@@ -12,10 +12,6 @@ class ConfigInvalid(ControllerError):
     """The operator's: a file of this controller cannot be used as it is."""
 
 
-class IntentInvalid(ControllerError):
-    """The applicant's: a manifest cannot be meant as it is written."""
-
-
 class Overloaded(ControllerError):
     """Ours: more is asked than this controller takes at once; asking again later helps."""
 
