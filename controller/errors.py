@@ -12,12 +12,12 @@ class ConfigInvalid(ControllerError):
     """The operator's: a file of this controller cannot be used as it is."""
 
 
-class IntentInvalid(ControllerError):
-    """The applicant's: a manifest cannot be meant as it is written."""
+class Unavailable(ControllerError):
+    """Ours: this controller cannot do it now and has not done it; asking again later helps."""
 
 
-class Overloaded(ControllerError):
-    """Ours: more is asked than this controller takes at once; asking again later helps."""
+class Overloaded(Unavailable):
+    """More is asked than this controller takes at once."""
 
 
 class PeerViolation(ControllerError):

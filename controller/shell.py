@@ -20,7 +20,7 @@ from typing import Any, Protocol, assert_never
 import msgspec
 
 from controller import explain, reconcile, view
-from controller.errors import Overloaded
+from controller.errors import ControllerError, Overloaded, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.agreement import Message
 from controller.model.event import (
@@ -51,6 +51,8 @@ QUEUE_MAX = 4096
 BATCH_MAX = 256
 """Events of one commit."""
 TICK_S = 1.0
+LAST_WORDS_S = 0.2
+"""For answers to leave before a controller ends that can no longer store."""
 
 _Item = tuple[Event, asyncio.Future[None] | None]
 """An event, and who waits until what it led to is stored."""
@@ -162,7 +164,11 @@ class Shell:
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
         if records:
-            await self._journal.commit(records)
+            try:
+                await self._journal.commit(records)
+            except ControllerError as error:
+                await self._give_up(error)
+                raise
             self.counts["commits"] += 1
         self._stored = self._state
         if self._state.inventory.domains != before.inventory.domains:
@@ -174,6 +180,13 @@ class Shell:
         if self._state is not before:
             for watcher in self._watchers:
                 watcher.set()
+
+    async def _give_up(self, error: ControllerError) -> None:
+        """What cannot be stored is not done: who waits is told, and the controller ends with the reason."""
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(Unavailable(f"{error}; the controller ends"))
+        await asyncio.sleep(LAST_WORDS_S)
 
     def _perform(self, effects: Iterable[Effect], neighbours: Neighbours, targets: Targets) -> None:
         """In order; what they lead to comes back as events. Nothing here waits."""

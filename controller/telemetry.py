@@ -90,6 +90,10 @@ class NodeTelemetry:
             fault, telemetry_fault = self._nodes.fault(node), self._nodes.telemetry_fault(node)
             checks.append(_check(subject, "reachable", fault, f"see that stitch-agent runs on {node}"))
             checks.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
+            standing = self._shell.state.nodes.get(node)
+            if standing is not None and standing.description is not None and standing.description.borders:
+                software = standing.description.wireguard
+                checks.append(Check(subject=subject, name="wireguard", ok=True, detail=software))
         for domain, fault in sorted(self._neighbourhood.faults().items()):
             advice = f"see that the controller of {domain} runs, and that both sides pinned each other's key"
             checks.append(_check(f"domains/{domain}", "reachable", fault, advice))

@@ -86,7 +86,7 @@ class _Node:
 
 def _compose(config: AgentConfig) -> _Node:
     """Takes over what an agent before left, or begins anew. The old program serves until `place_ports`."""
-    state_dir, pin_dir = Path(config.state_dir), Path(config.pin_dir)
+    pin_dir = Path(config.pin_dir)
     table_layout = layout.of(p4info.load())
     pipeline = program.load(pin_dir, config.flow_cache_entries, table_layout.digest)
     _log.info("pipeline %s: layout=%s", "taken over" if pipeline.adopted else "made", pipeline.layout)
@@ -101,7 +101,6 @@ def _compose(config: AgentConfig) -> _Node:
     parts = Parts(
         config=config,
         layout=pipeline.layout,
-        boot_epoch_s=state.boot_epoch_s(state_dir),
         ports=ports,
         tunnels=tunnels,
         flows=flows,

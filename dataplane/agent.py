@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from dataplane.host_api import (
 from dataplane.link_events import LinkEvents
 from dataplane.neighbors import Neighbors
 from dataplane.ports import Port, Ports
+from dataplane.state import boot_epoch_s
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
 from dataplane.version import VERSION
@@ -46,7 +48,6 @@ _QUEUE_LENGTHS = (1, 4096)
 class Parts:
     config: AgentConfig
     layout: str
-    boot_epoch_s: int
     ports: Ports
     tunnels: Tunnels
     flows: FlowCache
@@ -145,7 +146,7 @@ class Agent:
             name=parts.config.name,
             software=f"stitch-agent {VERSION}",
             wireguard=parts.tunnels.software,
-            boot_epoch_s=parts.boot_epoch_s,
+            boot_epoch_s=boot_epoch_s(Path(parts.config.state_dir)),
             layout=parts.layout,
             ports=tuple(status for status in parts.ports.status() if status.number in configured),
             borders=parts.tunnels.status(),

@@ -147,7 +147,7 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     wireguard: str
     """`kernel` or `wireguard-go`."""
     boot_epoch_s: int
-    """Unix time of boot, constant while the node is up: boot time in s = unix time - boot_epoch_s."""
+    """Unix time of boot: boot time in s = unix time - boot_epoch_s. Constant until the node's clock is set."""
     layout: str
     """Digest of the map layout in use."""
     ports: tuple[PortStatus, ...]

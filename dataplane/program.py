@@ -18,7 +18,7 @@ import logging
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def load(pin_dir: Path, flow_cache_entries: int, tables: str, object_path: Path 
         layout = digest(object_path.read_bytes(), sizes, tables)
         home = pin_dir / f"maps-{layout}"
         _check_bpffs(pin_dir)
-        adopted = home.is_dir()
         program = Object(object_path)
+        adopted = home.is_dir() and _is_complete(home, program.map_names)
         program.resize(sizes)
         program.set_constants({"flow_cache_buckets": buckets})
         if adopted:
@@ -149,6 +149,18 @@ class Counters:
     def drops(self) -> Totals:
         """By reason; bytes of frames."""
         return per_cpu_totals(self._drops)
+
+
+def _is_complete(home: Path, names: Iterable[str]) -> bool:
+    """Whether all maps are there. Where some are gone, the others are put aside, as those of another layout."""
+    gone = [name for name in names if not (home / name).exists()]
+    if not gone:
+        return True
+    aside = home.with_name(f"{home.name}-incomplete")
+    _log.warning("pinned maps are gone, somebody removed them from %s: %s", home, " ".join(sorted(gone)))
+    _remove_directory(aside)
+    home.rename(aside)
+    return False
 
 
 def _announce(pin_dir: Path, layout: str) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from dataplane.errors import NodeRefused, RequestInvalid
 
+CLOCK_SLEWED_S = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -41,16 +42,18 @@ def check_private(directory: Path) -> None:
 
 
 def boot_epoch_s(state_dir: Path) -> int:
-    """Unix time of boot. Kept for as long as the machine is up, since clocks are set and it must not move."""
+    """Unix time of boot. Kept while the machine is up and its clock only slewed: leases are computed from it, and shall
+    not be written anew for nothing. A clock that was set (by more than CLOCK_SLEWED_S) gives another one."""
     path = state_dir / "boot.json"
     boot_id = _BOOT_ID.read_text().strip()
     try:
         known = msgspec.json.decode(path.read_bytes(), type=_Boot)
     except (FileNotFoundError, msgspec.DecodeError):
         known = None
-    if known is not None and known.boot_id == boot_id:
+    epoch_s = round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    if known is not None and known.boot_id == boot_id and abs(known.boot_epoch_s - epoch_s) <= CLOCK_SLEWED_S:
         return known.boot_epoch_s
-    boot = _Boot(boot_id=boot_id, boot_epoch_s=round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)))
+    boot = _Boot(boot_id=boot_id, boot_epoch_s=epoch_s)
     partial = path.with_suffix(".partial")
     partial.write_bytes(msgspec.json.encode(boot))
     partial.rename(path)

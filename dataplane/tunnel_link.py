@@ -18,7 +18,7 @@ from pyroute2 import IPRoute
 
 from dataplane.errors import NodeRefused
 from dataplane.host_api import BorderConfig
-from dataplane.interface import read_interface, set_gro, set_ipv6
+from dataplane.interface import complete_checksums, read_interface, set_gro, set_ipv6
 
 _GATEWAY = "fe80::1"
 _FIRST_TABLE = 20_000
@@ -102,6 +102,8 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
             changes.append(f"set the MTU of {name} to {link.border.mtu}")
     if set_gro(link.kernel):
         changes.append(f"turned GRO on at {link.kernel}")
+    if complete_checksums(link.kernel):
+        changes.append(f"turned checksum offload off at {link.kernel}")
     quiet = [(link.pipeline, "disable_ipv6", 1), (link.kernel, "disable_ipv6", 0)]
     quiet += [(link.kernel, "addr_gen_mode", _ADDRESS_NONE), (link.kernel, "accept_ra", 0)]
     changes += [f"set {setting} of {name}" for name, setting, value in quiet if set_ipv6(name, setting, value)]

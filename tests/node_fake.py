@@ -58,6 +58,7 @@ class FakeHost:
         self.refusal = ""
         self.on_sync: Callable[[HostState], None] = lambda state: None
         self.boot_epoch_s = 1_700_000_000
+        self.without_carrier: frozenset[int] = frozenset()
 
     async def describe(self) -> NodeDescription:
         up = {tunnel.border for tunnel in self.state.tunnels}
@@ -68,7 +69,7 @@ class FakeHost:
                 role=port.role,
                 mac=mac(port.number),
                 mtu=1500,
-                carrier=True,
+                carrier=port.number not in self.without_carrier,
             )
             for port in self.ports
         )

@@ -29,6 +29,7 @@ from dataplane.host_api import (
     Tunnel,
 )
 from dataplane.reasons import DropReason
+from dataplane.state import boot_epoch_s
 from dataplane.version import VERSION
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
@@ -229,6 +230,25 @@ def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
     node.host.run("ping", "-c1", "-W1", "10.1.0.1")
 
 
+def test_pinned_maps_of_which_some_are_gone_are_rebuilt(node: Node) -> None:
+    node.agent.start()
+    node.attach()
+    node.agent.sync(STATE)
+    layout = node.agent.describe().layout
+    pins = Path(node.agent.config["pin_dir"])
+    node.agent.end(signal.SIGKILL)
+    (pins / f"maps-{layout}" / "flow_policy").unlink()
+    node.agent.start()
+    assert "somebody removed them" in node.agent.log
+    assert f"map layout differs: pinned={layout}-incomplete ours={layout}" in node.agent.log
+    assert [path.name for path in pins.glob("maps-*")] == [f"maps-{layout}"]
+    with pytest.raises(AssertionError, match="100% packet loss"):  # new maps: closed until the controller has synced
+        node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
+    node.attach()
+    node.agent.sync(STATE)
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+
+
 def test_an_interface_that_comes_later_or_again_gets_its_port(node: Node) -> None:
     node.namespace.ip("link", "del", "fabric")
     node.agent.start()
@@ -307,6 +327,15 @@ def test_a_second_agent_of_the_same_node_is_refused(node: Node) -> None:
     assert done.returncode == 1
     assert "another stitch-agent uses" in done.stderr
     assert node.agent.describe().name == "sg1"
+
+
+@pytest.mark.parametrize(("moved_s", "kept"), [(1, True), (-7200, False), (7200, False)])
+def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, moved_s: int, kept: bool) -> None:
+    present_s = boot_epoch_s(tmp_path)
+    record = tmp_path / "boot.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot_epoch_s": present_s + moved_s}))
+    assert abs(boot_epoch_s(tmp_path) - (present_s + (moved_s if kept else 0))) <= (0 if kept else 1)
+    assert json.loads(record.read_text())["boot_epoch_s"] == boot_epoch_s(tmp_path)
 
 
 @pytest.mark.parametrize(

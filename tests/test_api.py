@@ -323,7 +323,8 @@ def test_a_body_or_an_answer_that_takes_too_long_is_503() -> None:
         assert (response.status_code, "0.5 s" in response.json()["error"]) == (503, True)
         with httpx.stream("GET", f"{server.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
             time.sleep(1)  # a watch has no deadline
-            assert next(stream.iter_lines()) == ""
+            lines = stream.iter_lines()  # kept: the response is closed with it
+            assert next(lines) == ""
             assert server.controller.watchers == 1
 
 

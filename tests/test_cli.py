@@ -283,6 +283,11 @@ def test_doctor_says_what_is_wrong_and_what_to_do(stitch: Shell, api: Running) -
     assert lost["checks"][0]["ok"] is False
 
 
+def test_a_kind_that_the_controller_does_not_have_yet_is_bad_usage(stitch: Shell) -> None:
+    assert "unknown kind 'incidents'" in stitch("get", "incidents", status=2).stderr
+    assert "unknown kind 'incidents'" in stitch("describe", "incident/x", status=2).stderr
+
+
 def test_exit_status_3_where_nobody_answers(stitch: Shell) -> None:
     done = stitch.bare("--server", "http://127.0.0.1:1", "--token-file", "token", "get", "intents", status=3)
     assert done.stderr == (

@@ -481,8 +481,9 @@ def test_simultaneous_starts_of_one_lab_make_one(bare: LabRecord) -> None:
 def test_mininet_alone_runs_the_topology() -> None:
     """In namespaces of its own: `mn` cleans up the whole machine where it fails."""
     script = (
-        "mount -t tmpfs tmpfs /tmp && mount -t sysfs sysfs /sys && ip link set dev lo up && "
-        f"exec mn --custom {topology_file.DIRECTORY}/mininet_topos.py --topo three-domains --test pingall"
+        f"mount --bind {topology_file.DIRECTORY.parent} /mnt && mount -t tmpfs tmpfs /tmp && "
+        "mount -t sysfs sysfs /sys && ip link set dev lo up && "
+        "exec mn --custom /mnt/topologies/mininet_topos.py --topo three-domains --test pingall"
     )
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -11,11 +11,13 @@ from controller.model.event import (
     Connect,
     Delete,
     Effect,
+    MessageSent,
     NodeDescribed,
     NodeRejected,
     NodeUnreachable,
     Persist,
     Reply,
+    Send,
     SyncNode,
     Tick,
 )
@@ -187,6 +189,19 @@ def test_node_that_refuses_its_state_is_named_and_asked_again(world: World) -> N
     _, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
     asked = [one for one in effects if isinstance(one, SyncNode) and one.node == "se1"]
     assert asked and not asked[0].audit
+
+
+def test_a_clock_that_is_set_back_puts_off_neither_messages_nor_audits(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    controller = world.controllers["shop"]
+    ((name, outgoing),) = controller.state.outbox.items()
+    lost = MessageSent(peer=outgoing.peer, message_id=name, reason="unreachable")
+    state, _ = reconcile.step(controller.state, lost, world.now_s, controller.keys)
+    _, effects = reconcile.step(state, Tick(), world.now_s - 3600, controller.keys)
+    assert [one.message_id for one in effects if isinstance(one, Send)] == [name]
+    world.run(4.0)
+    _, effects = reconcile.step(controller.state, Tick(), world.now_s - 3600, controller.keys)
+    assert {one.node for one in effects if isinstance(one, SyncNode) and one.audit} == {"se1", "sg1"}
 
 
 def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> None:

@@ -17,7 +17,7 @@ from shell_parts import NOW_S, FakeNeighbours, FakeTargets, Outcome, hosts, igno
 
 from controller import reconcile
 from controller.eastwest.identity import load
-from controller.errors import Overloaded
+from controller.errors import Overloaded, Unavailable
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import Withdrawal
@@ -135,15 +135,15 @@ async def test_a_message_is_acknowledged_only_when_stored(domain: Domain) -> Non
         await applying
 
 
-async def test_a_store_that_fails_ends_the_shell_and_acknowledges_nothing(domain: Domain) -> None:
+async def test_a_store_that_fails_ends_the_shell_and_says_so_to_who_waits(domain: Domain) -> None:
     domain.journal.fault = StoreUnusable("disk full")
     with pytest.raises(ExceptionGroup) as caught:
         async with domain.running():
             applying = asyncio.ensure_future(domain.apply_inventory())
             await asyncio.sleep(5)
     assert caught.group_contains(StoreUnusable, match="disk full")
-    assert not applying.done()
-    applying.cancel()
+    with pytest.raises(Unavailable, match="disk full"):
+        await applying
 
 
 async def test_a_dry_run_stores_nothing(domain: Domain) -> None:

@@ -1,12 +1,17 @@
-"""The whole controller, three domains of it, under a virtual clock with faults. A failure names its seed."""
+"""The whole controller, three domains of it, under a virtual clock with faults. A failure names its seed.
+
+NETSTITCH_SIMULATION_SEEDS says how many there are (12).
+"""
 
 import ipaddress
+import os
 
 import pytest
 
 from controller.model.course import Stage
 from tests.simulator import ORDER_PROCESSING, Faults, World
 
+SEEDS = int(os.environ.get("NETSTITCH_SIMULATION_SEEDS", "12"))
 MESSY = Faults(loss=0.3, duplication=0.3, delay_s=(0.001, 2.0))
 
 WEB = """
@@ -76,7 +81,7 @@ def check_border_opens_only_with_agreement(world: World) -> None:
                 assert sid in signed, f"{name} admits {sid}, which nobody signed"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_faulty_links_and_crashes_delay_but_lose_nothing(seed: int) -> None:
     world = World(seed, MESSY)
     world.start()
@@ -130,7 +135,7 @@ def test_faulty_links_and_crashes_delay_but_lose_nothing(seed: int) -> None:
     assert world.courses() == []
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(-(-SEEDS * 5 // 12)))
 def test_an_acknowledged_intent_survives_a_crash_at_any_moment(seed: int) -> None:
     world = World(seed)
     world.start()

@@ -451,6 +451,21 @@ async def test_an_audit_names_what_was_changed_behind_our_back(node: FakeNode, r
     assert {d.what for d in synced.deviations if d.table != "host"} == {"missing"}
 
 
+async def test_an_audit_tells_what_changed_by_itself(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE))
+    before = (await running.events.next(NodeDescribed)).description
+    await running.events.next(NodeSynced)
+    assert all(port.carrier for port in before.ports)
+    node.host.without_carrier = frozenset({before.ports[0].number})
+    running.nodes.sync(sync(2, STATE, audit=True))
+    after = (await running.events.next(NodeDescribed, 2)).description
+    assert [port.carrier for port in after.ports] == [False, *(True for _ in after.ports[1:])]
+    running.nodes.sync(sync(3, STATE, audit=True))
+    assert (await running.events.next(NodeSynced, 3)).writes == 0
+    assert len([one for one in running.events.all if isinstance(one, NodeDescribed)]) == 2
+
+
 async def test_a_refusal_of_the_host_does_not_keep_entries_from_going(node: FakeNode, running: Running) -> None:
     running.nodes.connect("se1", node.agent)
     running.nodes.sync(sync(1, STATE))

@@ -120,7 +120,9 @@ def test_a_tunnel_is_made_of_exactly_these_parts(gateway: Gateway) -> None:
         ["fe80::1", "dev", "k-t1", "lladdr", link.pipeline_mac, "PERMANENT"]
     ]
     assert link.kernel_mac in gateway.namespace.ip("link", "show", "k-t1")
-    assert "generic-receive-offload: on" in gateway.namespace.run("ethtool", "-k", "k-t1")
+    features = gateway.namespace.run("ethtool", "-k", "k-t1")
+    assert "generic-receive-offload: on" in features
+    assert "tx-checksumming: off" in features
     assert picture["forwarding"] == "1\n"
     assert "192.0.2.1/30" in gateway.namespace.ip("addr", "show", "t1")
     for name in link.devices:
@@ -175,6 +177,7 @@ DAMAGE = {
     "pair": ("ip", "link", "del", "t-t1"),
     "wireguard": ("ip", "link", "del", "wg-t1"),
     "gro": ("ethtool", "-K", "k-t1", "gro", "off"),
+    "checksums": ("ethtool", "-K", "k-t1", "tx", "on"),
     "nft policy": ("nft", "add chain inet netstitch forward { policy accept; }"),
     "nft set": ("nft", "add element inet netstitch tunnel_pairs { eth0 . eth1 }"),
     "nft table": ("nft", "flush ruleset"),

@@ -6,11 +6,13 @@
 """
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,15 @@ TUNNEL_CLASS = 2
 INNER_MTU = 1280
 NOT_OF_THE_LINK = "(ip or ip6) and not src net fe80::/10"
 """The kernels at both ends say who they are on the link (ND, MLD)."""
-ANY_ICMP = (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.ICMP_ERROR)
+EXACT = 0xF
+PERMITTED = (
+    (L4Class.ECHO_REQUEST, EXACT),
+    (L4Class.ECHO_REPLY, EXACT),
+    (L4Class.ICMP_ERROR, EXACT),
+    (L4Class.TCP_OPEN, 0xE),
+)
+"""(l4_class, mask): pings and any TCP."""
+STREAM_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +103,7 @@ class Domain:
         self.agent.sync(HostState(gateways=(gateway,), tunnels=(tunnel,)))
 
     def entries(self, far: Side) -> list[TableEntry]:
-        """The network of the host, permitted to ping the far one and to answer."""
+        """The network of the host, permitted to ping the far one, to use TCP with it, and to answer."""
         near, border = self.side, self.border()
         (port,) = (port for port in self.agent.describe().ports if port.number == 2)
         made = [
@@ -144,7 +154,7 @@ class Domain:
                     "destination_group", "set_destination_group", params={"group": 2}, context=NETWORK, address=there
                 ),
             ]
-        for l4_class in ANY_ICMP:
+        for l4_class in PERMITTED:
             for source, destination, leg in ((1, 2, LEG_OUT), (2, 1, LEG_BACK)):
                 made.append(
                     entry(
@@ -155,7 +165,7 @@ class Domain:
                         context=NETWORK,
                         source_group=(source, 0xFFFF),
                         destination_group=(destination, 0xFFFF),
-                        l4_class=(l4_class, 0xF),
+                        l4_class=l4_class,
                     )
                 )
         return made
@@ -225,6 +235,44 @@ def test_a_host_reaches_the_other_domains_host_through_the_tunnel(domains: tuple
         for _ in range(5):
             udp.sendto(b"x", ("10.2.0.11", 9000))
     assert drops(west)[DropReason.NOT_PERMITTED][0] == before + 5
+
+
+@pytest.mark.parametrize("address", ["10.2.0.11", "2001:db8:2::11"])
+def test_a_tcp_stream_crosses_the_tunnel_with_right_checksums(domains: tuple[Domain, Domain], address: str) -> None:
+    west, east = domains
+    first_answer_s(west, address)
+    sent = random.Random(1).randbytes(STREAM_BYTES)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with east.host.entered():
+        server = socket.create_server((address, 7000), family=family)
+    with west.host.entered():
+        client = socket.create_connection((address, 7000), timeout=30)
+    with server, client, ThreadPoolExecutor(1) as sender:
+        server.settimeout(30)
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(30)
+            begin = time.monotonic()
+            done = sender.submit(send_all, client, sent)
+            received = bytearray()
+            while part := connection.recv(1 << 16):
+                received += part
+            done.result()
+    took = time.monotonic() - begin
+    assert received == sent
+    print(f"{STREAM_BYTES * 8 / took / 1e6:.0f} Mbit/s")
+    assert (bad_checksums(west.host), bad_checksums(east.host)) == (0, 0)
+
+
+def send_all(client: socket.socket, sent: bytes) -> None:
+    client.sendall(sent)
+    client.shutdown(socket.SHUT_WR)
+
+
+def bad_checksums(host: Namespace) -> int:
+    """TCP segments that arrived broken (RFC 4022: tcpInErrs, the part of checksums)."""
+    names, values = [line.split() for line in host.run("cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
+    return int(values[names.index("InCsumErrors")])
 
 
 def test_what_crosses_the_border_is_wireguard_only(domains: tuple[Domain, Domain]) -> None:

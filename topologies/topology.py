@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import msgspec
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 FIRST_TUNNEL_PORT = 101
 """P4Runtime ports of tunnels, after those of interfaces."""
 FIRST_LISTEN_PORT = 51820

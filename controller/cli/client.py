@@ -164,6 +164,8 @@ class Client:
                 raise ManifestsRefused(error, problems) if problems else InputInvalid(error)
             case 401 | 403:
                 raise NotAllowed(f"{self.target.server}: {error}")
+            case 404 if problems:  # the kind, not the name
+                raise InputInvalid(error)
             case 404 | 409:
                 raise AnswerIsNo(error)
             case _:

@@ -11,7 +11,7 @@ domains:
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Target:
     token: str
     said_by: str
     """Where that comes from, for people."""
+    lab: str | None = None
+    """The lab on this machine whose controller it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ def _of_lab(choice: Choice) -> Target:
     if not record.domains:
         raise AnswerIsNo(f"lab {record.lab} is bare: it has no controllers")
     known = {one.name: _Known(server=f"http://{one.listen}", token_file=one.token_file) for one in record.domains}
-    return _pick(choice, known, record.domains[0].name, f"lab {record.lab}")
+    return replace(_pick(choice, known, record.domains[0].name, f"lab {record.lab}"), lab=record.lab)
 
 
 def _token(path: str) -> str:

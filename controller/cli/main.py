@@ -235,34 +235,22 @@ def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
     """Say what is well and what is not, and what to do about it."""
     import json
 
+    from controller.cli.doctor import examine
     from controller.cli.render import cell, table
 
-    client = _client(context)
-    began = time.monotonic()
-    seen: dict[str, Any] = {"domain": "", "checks": []}
-    unreachable: Unreachable | None = None
-    try:
-        seen = client.doctor()
-        detail = f"{client.target.server}, {client.target.said_by}, {(time.monotonic() - began) * 1000:.0f} ms"
-    except Unreachable as error:
-        unreachable, detail = error, str(error)
-    advice = "start it, or choose another with --domain, --server or --lab" if unreachable else ""
-    reached = {"subject": "controller", "name": "reachable", "ok": not unreachable, "detail": detail, "advice": advice}
-    checks = [reached, *seen["checks"]]
+    seen, reached = examine(_client(context))
     if output is Brief.JSON:
-        print(
-            json.dumps({"domain": seen["domain"], "ok": all(one["ok"] for one in checks), "checks": checks}, indent=2)
-        )
+        print(json.dumps(seen, indent=2))
     else:
-        titles = ("", "SUBJECT", "CHECK", "SEEN", "WHAT TO DO")
         rows = [
-            ("ok" if one["ok"] else "NOT OK", *(one[field] for field in reached if field != "ok")) for one in checks
+            ("ok" if one["ok"] else "NOT OK", *(one[field] for field in ("subject", "name", "detail", "advice")))
+            for one in seen["checks"]
         ]
-        table(titles, [tuple(map(cell, row)) for row in rows])
-    if unreachable is not None:
+        table(("", "SUBJECT", "CHECK", "SEEN", "WHAT TO DO"), [tuple(map(cell, row)) for row in rows])
+    if not reached:
         raise Unreachable("doctor: the controller cannot be reached")
-    if failed := sum(not one["ok"] for one in checks):
-        raise AnswerIsNo(f"doctor: {failed} of {len(checks)} checks failed")
+    if failed := sum(not one["ok"] for one in seen["checks"]):
+        raise AnswerIsNo(f"doctor: {failed} of {len(seen['checks'])} checks failed")
 
 
 @domain_app.command("add")

@@ -85,16 +85,6 @@ def agreement_of(acceptance: Acceptance) -> Agreement:
     )
 
 
-def agreement_objection(agreement: Agreement, offeror_key: str, acceptor_key: str, keys: Keys) -> str:
-    """Why the two signatures do not make this an agreement; empty: they do."""
-    if not _signed(keys, offeror_key, signing_bytes("offer", agreement.terms), agreement.offer_signature):
-        return f"{agreement.terms.offeror} has not signed these terms"
-    data = signing_bytes("acceptance", agreement.terms, agreement.acceptor_end, agreement.latency_us)
-    if not _signed(keys, acceptor_key, data, agreement.acceptance_signature):
-        return f"{agreement.terms.acceptor} has not signed these terms"
-    return ""
-
-
 def offer_objection(offer: Offer, peer: Domain, inventory: Inventory, own: str, now_s: float, keys: Keys) -> str:
     """Why an offer from `peer` is none, whatever our policy says; empty: it is one."""
     terms = offer.terms

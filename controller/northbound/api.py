@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from controller.errors import Overloaded
+from controller.errors import Unavailable
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
@@ -299,8 +299,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(Overloaded)
-    async def overloaded(_: Request, error: Overloaded) -> Response:
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Unavailable) -> Response:
         response = _error(503, str(error))
         response.headers["retry-after"] = "1"
         return response

@@ -127,7 +127,8 @@ def _sent(turn: Turn, event: MessageSent) -> None:
 def _tick(turn: Turn) -> None:
     for name, retry in turn.retries.all.items():
         outgoing = turn.outbox.get(name)
-        if retry.next_s <= turn.now_s and outgoing is not None:
+        clock_set_back = turn.now_s + MAX_RETRY_S < retry.next_s < float("inf")
+        if (retry.next_s <= turn.now_s or clock_set_back) and outgoing is not None:
             turn.retries.put(name, msgspec.structs.replace(retry, next_s=float("inf")))
             turn.effects.append(Send(peer=outgoing.peer, message_id=name, message=outgoing.message))
     dealings.watch_leases(turn)

@@ -107,7 +107,7 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     current = turn.courses.get(errand.coming or errand.plan)
     if current is not None and _is_right(current.plan, undertaking, connection):
         return errand
-    if errand.retry_s > turn.now_s:
+    if turn.now_s < errand.retry_s <= turn.now_s + RETRY_S:  # later than that: the clock was set back
         return errand
     if errand.coming:
         abandon(turn, errand.coming, "the intent was changed")

@@ -7,7 +7,6 @@
 """
 
 import ipaddress
-from collections.abc import Sequence
 
 from finsy.proto import p4r
 
@@ -162,7 +161,3 @@ def _show_number(number: int) -> str:
         return str(number)
     address = ipaddress.IPv6Address(number)
     return str(address.ipv4_mapped or address)
-
-
-def by_key(rows: Sequence[Row]) -> dict[Key, Row]:
-    return {row.key: row for row in rows}

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
-import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.event import (
@@ -174,9 +173,9 @@ class NodeSession:
                 if self._wanted is None:  # nothing newer: it is still what is wanted when the node is back
                     self.submit(wanted)
                 raise
-            if host_changed:
+            if host_changed or wanted.audit:
                 latest = await host.describe()
-                if _lasting(latest) != _lasting(description):
+                if latest != description:
                     await self._context.report(NodeDescribed(node=self.name, description=latest))
                 description = latest
 
@@ -235,15 +234,6 @@ def _ordered(state: HostState) -> HostState:
         gateways=tuple(sorted(state.gateways, key=lambda each: each.port)),
         tunnels=tuple(sorted(state.tunnels, key=lambda each: each.border)),
     )
-
-
-def _lasting(description: NodeDescription) -> NodeDescription:
-    """Without what changes by itself."""
-    borders = tuple(
-        msgspec.structs.replace(border, latest_handshake_s=0.0, received_bytes=0, sent_bytes=0)
-        for border in description.borders
-    )
-    return msgspec.structs.replace(description, borders=borders, ports=())
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
