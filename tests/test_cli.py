@@ -20,6 +20,7 @@ from northbound_fake import TOKEN, Running, running
 from controller.cli.kinds import KINDS, plural
 from controller.cli.main import hoisted
 from controller.cli.render import cell
+from controller.cli.trace import parse_destination
 from controller.model.agreement import Agreement, Terms, TunnelEnd, signing_bytes
 from controller.model.intent import Encryption
 from controller.model.resource import Resource
@@ -139,7 +140,7 @@ def test_a_dry_run_changes_nothing(stitch: Shell) -> None:
         (INTENT + "---\n" + INTENT, "11:18", "already"),
         (INTENT + "  require: {latency_ms: {max: 20 parsecs}}\n", "8:", "latency"),
         (INTENT.replace("kind: Intent", "kind: Intention"), "2:", "Intent"),
-        ("{", "1:", "expected"),
+        ("{", "2:1", "expected"),
         ("", "1:1", "no manifest"),
         ("[" * 1000, "1:", "nested"),
         ("x" * 10_000_000, "1:1", "too many"),
@@ -511,3 +512,42 @@ def test_explain_prints_a_tree_or_json(stitch: Shell) -> None:
     assert "there is no entries/se1/steer/1" in stitch("explain", "entries/se1/steer/1", status=1).stderr
     assert "nodes are not explained" in stitch("explain", "nodes/se1", status=1).stderr
     assert "expected KIND/NAME" in stitch("explain", "intents", status=2).stderr
+
+
+def test_a_trace_goes_on_in_the_domains_that_can_be_asked(stitch: Shell, api: Running) -> None:
+    config = stitch.home / ".config" / "netstitch"
+    config.mkdir(parents=True)
+    domain = f"{{server: '{api.url}', token_file: {stitch.token}}}"
+    (config / "config.yaml").write_text(f"default: shop\ndomains:\n  shop: {domain}\n  transit: {domain}\n")
+    assert stitch.bare("trace", "cx1", "analytics-y:443/tcp").stdout == (
+        "tcp to analytics-y port 443\n"
+        "shop se1, from host cx1: into the tunnel of sg1-t1\n"
+        "   se1/flow_policy/4: context=1 -> permit leg=16 (intents/order-processing)\n"
+        "   encapsulated, segments 5f00::1\n"
+        "transit t1, from border sg1-t1: delivered to ay1\n"
+        "delivered to ay1, at t1 port 2\n"
+    )
+    (config / "config.yaml").write_text(f"default: shop\ndomains:\n  shop: {domain}\n")
+    alone = stitch.bare("trace", "cx1", "analytics-y").stdout
+    assert "left at se1; domain transit cannot be asked: " in alone
+    assert "knows no domain transit" in alone
+
+
+def test_a_trace_that_ends_in_a_drop_is_a_no(stitch: Shell) -> None:
+    done = stitch("trace", "cx2", "cx1", "-o", "json", status=1)
+    assert json.loads(done.stdout)["owner"] == "intents/order-processing"
+    assert "dropped at se1: isolated, says intents/order-processing" in done.stderr
+    assert "no host of domain shop is cx9" in stitch("trace", "cx9", "cx1", status=1).stderr
+
+
+@pytest.mark.parametrize("text", ["cx1:0", "cx1:70000", "cx1:443/sctp", "cx1:80/icmp", "cx1:http", ":443"])
+def test_where_a_trace_goes_must_be_readable(stitch: Shell, text: str) -> None:
+    assert text in stitch("trace", "cx1", text, status=2).stderr
+
+
+def test_ways_to_say_where_a_trace_goes() -> None:
+    assert parse_destination("analytics-y") == {"destination": "analytics-y"}
+    assert parse_destination("2001:db8::1") == {"destination": "2001:db8::1"}
+    assert parse_destination("[2001:db8::1]:53/udp") == {"destination": "2001:db8::1", "port": 53, "protocol": "udp"}
+    assert parse_destination("a/b/c:443") == {"destination": "a/b/c", "port": 443, "protocol": "tcp"}
+    assert parse_destination("10.2.0.10:icmp") == {"destination": "10.2.0.10", "port": 0, "protocol": "icmp"}
