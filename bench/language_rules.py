@@ -68,7 +68,7 @@ def intents() -> list[Intent]:
         to = f"far/net-{n * 7 % NETWORKS}"
         source = Selector(network=f"shop/net-{n % NETWORKS}", labels=(("app", f"app-{n % 8}"),))
         allow = Allow(to=f"{to}/service-{n * 7 % NETWORKS}", source=source)
-        require = Require(latency_us_max=20_000 + 1_000 * (n % 40))
+        require = Require(latency_us_max=60_000 + n)
         found.append(Intent(name=f"intent-{n}", tenant=f"tenant-{n % 300}", allow=(allow,), require=require))
     return found
 
