@@ -19,7 +19,7 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from controller import explain, reconcile, view
+from controller import explain, reconcile, tracing, view
 from controller.errors import ControllerError, Overloaded, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.agreement import Message
@@ -46,6 +46,7 @@ from controller.model.inventory import Domain
 from controller.model.keys import Keys
 from controller.model.resource import Answer, Resource
 from controller.model.rule import Added
+from controller.model.trace import Crossing, Probe, Trace, Unknown
 
 QUEUE_MAX = 4096
 BATCH_MAX = 256
@@ -271,6 +272,9 @@ class Shell:
 
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())
+
+    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
+        return tracing.trace(self._stored, asked, self._now_s())
 
     async def watch(self, kind: str) -> AsyncIterator[Resource]:
         changed = asyncio.Event()

@@ -15,6 +15,7 @@ from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.resource import Answer, Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
+from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
@@ -118,6 +119,25 @@ class FakeController:
             return None
         clauses = (Branch(kind="clause", text=f"allow {one['to']}") for one in resource.spec.get("allow", ()))
         return Branch(kind="intent", name=f"intents/{name}", text="Active", children=tuple(clauses))
+
+    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
+        """cx1 sends over the border, cx2 sends nothing; what comes over the border arrives."""
+        step = Step(entry="se1/flow_policy/4", text="context=1 -> permit leg=16", owner="intents/order-processing")
+        hop = Hop(domain="shop", node="se1", ingress="host cx1", confirmed=True, steps=(step,), result="dropped")
+        if isinstance(asked, Crossing):
+            hop = msgspec.structs.replace(
+                hop, domain="transit", node="t1", ingress=f"border {asked.border}", steps=(), result="delivered to ay1"
+            )
+            return Trace(packet="a packet", hops=(hop,), verdict=Verdict.DELIVERED, text="to ay1, at t1 port 2")
+        packet = f"{asked.protocol} to {asked.destination} port {asked.port}"
+        if asked.source == "cx1":
+            hop = msgspec.structs.replace(hop, segments=("5f00::1",), result="into the tunnel of sg1-t1")
+            onward = Onward(domain="transit", border="sg1-t1", sid="5f00::1", frame="00" * 60)
+            return Trace(packet=packet, hops=(hop,), verdict=Verdict.LEFT, text="at se1", onward=onward)
+        if asked.source == "cx2":
+            text = "at se1: isolated, says intents/order-processing"
+            return Trace(packet=packet, hops=(hop,), verdict=Verdict.DROPPED, text=text, owner=step.owner)
+        return Unknown(f"no host of domain shop is {asked.source}")
 
     async def watch(self, kind: str) -> AsyncIterator[Resource]:
         seen = len(self.history)

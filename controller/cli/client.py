@@ -56,6 +56,11 @@ class Client:
         branch: Json = self._request("GET", f"/v1/explain/{kind}/{quote(name)}")
         return branch
 
+    def trace(self, asked: Mapping[str, Any]) -> Json:
+        """`asked` as model.trace.Probe or Crossing."""
+        found: Json = self._request("POST", "/v1/trace", body=json.dumps(asked).encode())
+        return found
+
     def doctor(self) -> Json:
         answer: Json = self._request("GET", "/v1/doctor")
         return answer

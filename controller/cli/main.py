@@ -231,6 +231,20 @@ def explain(context: typer.Context, what: Reference, output: TreeOption = Tree.T
 
 
 @app.command()
+def trace(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A host, NETWORK/HOST or NETWORK/ADDRESS.")],
+    destination: Annotated[str, typer.Argument(metavar="DST[:PORT[/PROTO]]", help="A service, host or address.")],
+    output: TreeOption = Tree.TREE,
+) -> None:
+    """Say what the entries do with a packet, hop by hop, in all domains that can be asked."""
+    from controller.cli.trace import follow, parse_destination, show_trace
+
+    asked = {"source": source, **parse_destination(destination)}
+    show_trace(follow(_client(context), context.obj, asked), output)
+
+
+@app.command()
 def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
     """Say what is well and what is not, and what to do about it."""
     import json

@@ -7,6 +7,7 @@ import msgspec
 
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.trace import Crossing, Probe, Trace, Unknown
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -41,6 +42,9 @@ class Controller(Protocol):
 
     def explain(self, kind: str, name: str) -> Branch | None:
         """Why it is so; None: there is no such thing. Raises KeyError for a kind that is not explained."""
+
+    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
+        """What becomes of a packet in this domain."""
 
     def watch(self, kind: str) -> AsyncIterator[Resource]:
         """The present ones, then each as it changes (a removed one has status {"deleted": true})."""

@@ -17,6 +17,7 @@ from controller.errors import Unavailable
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
+from controller.model.trace import Crossing, Probe, Unknown
 from controller.northbound import flows, metrics, schema
 from controller.northbound.guard import STREAM_TYPE, BodyLimit, Token
 from dataplane.reasons import DropReason
@@ -116,6 +117,17 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         except KeyError:
             return _error(404, f"{kind} are not explained; intents and entries are")
         return _json(found) if found is not None else _not_found(kind, name)
+
+    @app.post(
+        "/v1/trace",
+        summary="What becomes of a packet here, hop by hop, by the entries that the nodes shall have",
+        response_model=None,
+        responses={200: {"model": schema.Trace}, **_errors(400, 404, 413)},
+    )
+    async def trace(asked: schema.Probe | schema.Crossing) -> Response:
+        fields = asked.model_dump()
+        found = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
+        return _error(404, found.message) if isinstance(found, Unknown) else _json(found)
 
     @app.get(
         "/metrics",

@@ -1,6 +1,6 @@
 """The API's records as OpenAPI shows them, and what comes in (pydantic)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -47,6 +47,56 @@ class Branch(BaseModel):
     text: str
     name: str = Field(description="`entries/se1/steer/1`; empty where it has none.")
     children: list["Branch"]
+
+
+class Probe(BaseModel):
+    """A packet that a host of this domain is to send."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Annotated[str, Field(max_length=256, description="A host, `network/host` or `network/address`.")]
+    destination: Annotated[str, Field(max_length=256, description="A service, host, `network/host` or address.")]
+    protocol: Literal["", "tcp", "udp", "icmp"] = Field("", description="Empty: the service's first, or icmp.")
+    port: int = Field(0, ge=0, le=65535, description="0: the first that the service offers.")
+
+
+class Crossing(BaseModel):
+    """A packet that comes out of a neighbour's tunnel."""
+
+    model_config = ConfigDict(extra="forbid")
+    border: Annotated[str, Field(max_length=256, description="Name of the inter-domain link.")]
+    frame: Annotated[str, Field(pattern="^([0-9a-f][0-9a-f]){14,2048}$", description="Ethernet, hexadecimal.")]
+
+
+class Step(BaseModel):
+    entry: str
+    text: str
+    owner: str
+
+
+class Hop(BaseModel):
+    domain: str
+    node: str
+    ingress: str
+    confirmed: bool = Field(description="The node has said that it has these entries.")
+    steps: list[Step]
+    segments: list[str] = Field(description="Where it was encapsulated: first segment first.")
+    result: str
+
+
+class Onward(BaseModel):
+    domain: str
+    border: str
+    sid: str
+    frame: str
+
+
+class Trace(BaseModel):
+    packet: str
+    hops: list[Hop]
+    verdict: Literal["delivered", "dropped", "left"]
+    text: str
+    owner: str
+    onward: Onward | None
 
 
 class Check(BaseModel):

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dataplane.entry import FieldMatch, TableEntry
 
@@ -14,6 +14,8 @@ FULL_MASK = (1 << ADDRESS_BITS) - 1
 class Action:
     name: str
     params: dict[str, int]
+    entry: TableEntry = field(compare=False, repr=False)
+    """Which says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Tables:
         for entry in entries:
             rank = (entry.priority, max((match.prefix_length or 0 for match in entry.match), default=0))
             patterns = tuple((match.field, _pattern(match)) for match in entry.match)
-            rows[entry.table].append(_Row(rank, patterns, Action(entry.action, dict(entry.params))))
+            rows[entry.table].append(_Row(rank, patterns, Action(entry.action, dict(entry.params), entry)))
         self._rows = {table: sorted(of, key=lambda row: row.rank, reverse=True) for table, of in rows.items()}
 
     def look_up(self, table: str, **key: int) -> Action | None:

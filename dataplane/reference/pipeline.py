@@ -63,8 +63,10 @@ class Arrival:
 class Pipeline:
     """One node. `cache` must not change any verdict; table entries are fixed for a pipeline's life."""
 
-    def __init__(self, tables: Iterable[TableEntry], ports: Mapping[int, Port], *, cache: bool = False) -> None:
-        self.tables = Tables(tables)
+    def __init__(
+        self, tables: Iterable[TableEntry] | Tables, ports: Mapping[int, Port], *, cache: bool = False
+    ) -> None:
+        self.tables = tables if isinstance(tables, Tables) else Tables(tables)
         self.ports = dict(ports)
         self.flows = Flows(self.tables, cache)
         self.neighbors: dict[tuple[int, int], bytes] = {}

@@ -1,0 +1,262 @@
+"""What becomes of a packet: the reference pipeline over the entries that each node shall have, hop by hop.
+
+Within one domain; where the packet leaves it, the trace carries the frame with which the next domain goes on. Hosts
+are taken to answer ARP and ND, and tunnels to be up.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+
+import msgspec
+
+from controller import view
+from controller.explain import entry_words, reason_words
+from controller.fulfillment.numbering import address
+from controller.model.entry import Entry
+from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
+from controller.probe import HOST_MAC, Sent, resolve
+from controller.reconcile.state import State
+from dataplane.entry import FieldMatch, TableEntry
+from dataplane.reasons import DropReason
+from dataplane.reference import Drop, Forward, Pass, Pipeline, Port, Punt
+from dataplane.reference.flow import Flows
+from dataplane.reference.match import Action, Tables
+from dataplane.reference.packet import Ip, parse_ethernet, parse_ip
+from dataplane.reference.srv6 import is_sid
+
+MAX_HOPS = 64
+_MACS = 12
+"""Bytes of an Ethernet header before its type."""
+
+
+def trace(state: State, asked: Probe | Crossing, now_s: float) -> Trace | Unknown:
+    """From a host of ours, or from a border."""
+    if isinstance(asked, Crossing):
+        crossing = state.fabric.crossings.get(asked.border)
+        if crossing is None:
+            known = ", ".join(sorted(state.fabric.crossings)) or "none"
+            return Unknown(f"{state.own} has no border {asked.border} in use; there are: {known}")
+        frame = bytes.fromhex(asked.frame)
+        at = _Place(node=crossing.node, port=crossing.port, ingress=f"border {asked.border}")
+        return _Tracer(state, now_s).run(f"a packet over {asked.border}", at, frame)
+    sent = resolve(asked, state.inventory, state.own)
+    if isinstance(sent, Unknown):
+        return sent
+    return _from_host(state, sent, now_s)
+
+
+def _from_host(state: State, sent: Sent, now_s: float) -> Trace:
+    tracer = _Tracer(state, now_s)
+    ports = tracer.ports(sent.host.node)
+    gateway = ports[sent.host.port].mac if sent.host.port in ports else bytes(6)
+    at = _Place(node=sent.host.node, port=sent.host.port, ingress=f"host {sent.host.name}")
+    return tracer.run(str(sent), at, sent.frame(gateway))
+
+
+class _Place(msgspec.Struct, frozen=True, kw_only=True):
+    node: str
+    port: int
+    ingress: str
+    """In words."""
+
+
+class _Recorder(Tables):
+    """Remembers which entries were matched."""
+
+    def __init__(self, entries: list[TableEntry]) -> None:
+        super().__init__(entries)
+        self.matched: list[Action] = []
+
+    def look_up(self, table: str, **key: int) -> Action | None:
+        found = super().look_up(table, **key)
+        if found is not None:
+            self.matched.append(found)
+        return found
+
+    def candidates(self, sr_policy: int) -> dict[int, Action]:
+        """The pipeline takes the first that lives; `path_liveness` was looked up just before."""
+        found = super().candidates(sr_policy)
+        last = self.matched[-1] if self.matched else None
+        live = last.params["live"] if last is not None and last.name == "set_live" else 0
+        alive = [slot for slot in found if live >> slot & 1]
+        if alive:
+            self.matched.append(found[min(alive)])
+        return found
+
+
+class _Tracer:
+    def __init__(self, state: State, now_s: float) -> None:
+        self._state = state
+        self._now_s = now_s
+        self._hops: list[Hop] = []
+
+    def run(self, packet: str, at: _Place, frame: bytes) -> Trace:
+        place: _Place | None = at
+        for _ in range(MAX_HOPS):
+            assert place is not None
+            done, place, frame = self._hop(packet, place, frame)
+            if done is not None:
+                return done
+        return self._end(packet, Verdict.DROPPED, f"it goes in circles: given up after {MAX_HOPS} hops")
+
+    def _end(self, packet: str, verdict: Verdict, text: str, *, owner: str = "", onward: Onward | None = None) -> Trace:
+        unsure = sorted({hop.node for hop in self._hops if not hop.confirmed})
+        if unsure:
+            text += f" (not confirmed by {', '.join(unsure)})"
+        return Trace(packet=packet, hops=tuple(self._hops), verdict=verdict, text=text, owner=owner, onward=onward)
+
+    def _hop(self, packet: str, at: _Place, frame: bytes) -> tuple[Trace | None, _Place | None, bytes]:
+        """The end, or where it goes on, with the frame."""
+        names, tables = self._tables(at.node)
+        pipeline = Pipeline(tables, self.ports(at.node))
+        pipeline.flows = Flows(tables, cache=False)
+        pipeline.neighbors = self._neighbors(at.node)
+        verdict = pipeline.run(at.port, frame, self._now_s - self._boot_epoch_s(at.node))
+        matched = [names[id(action.entry)] for action in tables.matched]
+        match verdict:
+            case Forward(port=port, frame=sent, reason=DropReason.NONE):
+                return self._forwarded(packet, at, port, sent, matched)
+            case Forward(reason=reason) | Drop(reason=reason):
+                return self._dropped(packet, at, reason, matched), None, b""
+            case Punt(reason=reason):
+                self._add(at, matched, f"given to the controller, reason {reason}")
+                return self._end(packet, Verdict.DROPPED, f"at {at.node}: given to the controller"), None, b""
+            case Pass():
+                why = "taken by the node's own kernel" if at.port in pipeline.ports else "it has no such port (yet)"
+                self._add(at, matched, why)
+                return self._end(packet, Verdict.DROPPED, f"at {at.node} port {at.port}: {why}"), None, b""
+
+    def _add(self, at: _Place, matched: list[tuple[str, Entry]], result: str) -> None:
+        segments = next((_segments(entry) for _, entry in matched if entry.table == "sr_policy"), ())
+        hop = Hop(
+            domain=self._state.own,
+            node=at.node,
+            ingress=at.ingress,
+            confirmed=self._state.nodes[at.node].settled,
+            steps=tuple(Step(entry=name, text=entry_words(entry), owner=entry.owner) for name, entry in matched),
+            segments=segments,
+            result=result,
+        )
+        self._hops.append(hop)
+
+    def _dropped(self, packet: str, at: _Place, reason: int, matched: list[tuple[str, Entry]]) -> Trace:
+        """By the last entry that was matched, if it says so; else because there was none."""
+        word = reason_words(reason)
+        _, last = matched[-1] if matched else ("", None)
+        said = last is not None and (last.action == "drop" or (last.table == "lease" and word == "lease_expired"))
+        owner = last.owner if last is not None and said else ""
+        self._add(at, matched, f"dropped: {word}")
+        because = f"says {owner}" if owner else _WHY.get(reason, "the packet is at fault")
+        return self._end(packet, Verdict.DROPPED, f"at {at.node}: {word}, {because}", owner=owner)
+
+    def _forwarded(
+        self, packet: str, at: _Place, port: int, sent: bytes, matched: list[tuple[str, Entry]]
+    ) -> tuple[Trace | None, _Place | None, bytes]:
+        state = self._state
+        for name, crossing in state.fabric.crossings.items():
+            if (crossing.node, crossing.port) == (at.node, port):
+                sid = str(ipaddress.IPv6Address(sent[38:54]))
+                text = f"into the tunnel of {name} to domain {crossing.domain}, SID {sid}"
+                self._add(at, matched, text)
+                onward = Onward(domain=crossing.domain, border=name, sid=sid, frame=sent.hex())
+                return self._end(packet, Verdict.LEFT, f"at {at.node}: {text}", onward=onward), None, b""
+        ends = {
+            (end.node, end.port): (link, other)
+            for link in state.inventory.links.values()
+            if link.b is not None
+            for end, other in ((link.a, link.b), (link.b, link.a))
+        }
+        if (at.node, port) in ends:
+            link, other = ends[at.node, port]
+            self._add(at, matched, f"over link {link.name} to {other.node}")
+            return None, _Place(node=other.node, port=other.port, ingress=f"link {link.name}"), sent
+        if not any(entry.table == "steer" for _, entry in matched):
+            self._add(at, matched, "answered by the node, which is the gateway")
+            return self._end(packet, Verdict.DELIVERED, f"to the gateway, which {at.node} is"), None, b""
+        host = self._host(at.node, port, sent)
+        self._add(at, matched, f"delivered to {host}")
+        return self._end(packet, Verdict.DELIVERED, f"to {host}, at {at.node} port {port}"), None, b""
+
+    def _host(self, node: str, port: int, sent: bytes) -> str:
+        """By the address; an attachment may have several."""
+        ethernet = parse_ethernet(sent)
+        ip = None if isinstance(ethernet, Drop) else parse_ip(ethernet.ether_type, ethernet.payload)
+        destination = ip.destination if isinstance(ip, Ip) else 0
+        found = [
+            (destination in map(address, one.addresses), f"{network.name}/{one.name}")
+            for network in self._state.inventory.networks.values()
+            for one in network.attachments
+            if (one.node, one.port) == (node, port)
+        ]
+        return max(found)[1] if found else f"port {port}"
+
+    # ---- a node as the pipeline sees it
+
+    def _tables(self, node: str) -> tuple[dict[int, tuple[str, Entry]], _Recorder]:
+        """Entry of the pipeline, by identity -> name and entry of ours."""
+        names: dict[int, tuple[str, Entry]] = {}
+        entries: list[TableEntry] = []
+        for name, entry in self._named(node):
+            match = tuple(
+                FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match
+            )
+            entries.append(TableEntry(entry.table, match, entry.action, entry.params, entry.priority))
+            names[id(entries[-1])] = name, entry
+        return names, _Recorder(entries)
+
+    def _named(self, node: str) -> Iterator[tuple[str, Entry]]:
+        return ((name, entry) for name, at, entry in view.named_entries(self._state) if at == node)
+
+    def ports(self, node: str) -> dict[int, Port]:
+        """With the MACs that the node told, and the gateway addresses and tunnels that it shall have."""
+        description = self._state.descriptions.get(node)
+        standing = self._state.nodes[node]
+        host = standing.state.host if standing.state is not None else None
+        if description is None or host is None:
+            return {}
+        gateways = {one.port: one for one in host.gateways}
+        tunnels = {one.border for one in host.tunnels}
+        ports = {one.port: Port(_mac(one.mac)) for one in description.borders if one.name in tunnels}
+        for one in description.ports:
+            gateway = gateways.get(one.number)
+            ipv4, ipv6 = (gateway.ipv4, gateway.ipv6) if gateway is not None else ("", "")
+            ports[one.number] = Port(_mac(one.mac), address(ipv4) if ipv4 else 0, address(ipv6) if ipv6 else 0)
+        return ports
+
+    def _neighbors(self, node: str) -> dict[tuple[int, int], bytes]:
+        return {
+            (one.port, address(text)): HOST_MAC
+            for network in self._state.inventory.networks.values()
+            for one in network.attachments
+            if one.node == node
+            for text in one.addresses
+        }
+
+    def _boot_epoch_s(self, node: str) -> int:
+        description = self._state.descriptions.get(node)
+        return description.boot_epoch_s if description is not None else 0
+
+
+_WHY: dict[int, str] = {
+    DropReason.UNKNOWN_CONTEXT: "the port belongs to no network",
+    DropReason.SID_NOT_ADMITTED: "no entry takes that SID from there",
+    DropReason.NOT_PERMITTED: "no entry permits it",
+    DropReason.NO_STEERING: "no entry says how it goes on",
+    DropReason.NO_LIVE_PATH: "no candidate path is up",
+    DropReason.NO_ROUTE: "no entry says where it goes",
+    DropReason.NO_NEXT_HOP: "its next hop is not there",
+    DropReason.SOURCE_NOT_ADMITTED: "the source address does not belong to that port",
+    DropReason.NEIGHBOR_UNKNOWN: "no attached host has that address",
+}
+
+
+def _segments(entry: Entry) -> tuple[str, ...]:
+    """First segment first (RFC 8754 §2 has them the other way round)."""
+    params = dict(entry.params)
+    wire = [params[f"segment_list_{place}"] for place in range(params["count"])]
+    assert all(map(is_sid, wire)), "segments are SIDs"
+    return tuple(str(ipaddress.IPv6Address(one)) for one in reversed(wire))
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", "")) if text else bytes(6)
