@@ -23,6 +23,11 @@ STITCH = str(ROOT / ".venv/bin/stitch")
 REPORT = ROOT / "build/demo"
 LAB = f"demo-{os.getpid()}"
 INTENT = "topologies/intents/order-processing.yaml"
+RULES = "topologies/rules/lab.yaml"
+SENTENCE = (
+    "isolate shop/customer-x app=order-processing; allow insight/analytics/analytics-y tcp/443 icmp; "
+    "class realtime; for 30d"
+)
 DOMAINS = ("shop", "transit", "insight")
 SECRET = "order 4711 of customer x"
 """What the hosts say to each other, and nobody may read on the way."""
@@ -214,9 +219,8 @@ def tshark(path: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def captures(demo: Demo, segments: list[str]) -> None:
-    demo.step("5. On the wire")
-    links = (("sg1", "t1"), ("t2", "ig1"), ("sg1", "ig1"), ("t1", "tc1"))
+def capture(demo: Demo, links: tuple[tuple[str, str], ...]) -> dict[tuple[str, str], Path]:
+    """What crosses these links while cx1 talks to ay1."""
     files = {link: REPORT / f"{link[0]}-{link[1]}.pcap" for link in links}
     for file in files.values():
         file.unlink(missing_ok=True)
@@ -237,6 +241,13 @@ def captures(demo: Demo, segments: list[str]) -> None:
     demo.talk("cx1", ANALYTICS6, 443)
     for one in running:
         one.wait(timeout=20)
+    return files
+
+
+def captures(demo: Demo, segments: list[str]) -> None:
+    demo.step("5. On the wire")
+    links = (("sg1", "t1"), ("t2", "ig1"), ("sg1", "ig1"), ("t1", "tc1"))
+    files = capture(demo, links)
     for link in links[:3]:
         name, file = "-".join(link), files[link]
         frames, wireguard = len(tshark(file)), len(tshark(file, "-Y", "wg"))
@@ -318,6 +329,24 @@ def withdraw(demo: Demo, baseline: dict[str, frozenset[bytes]]) -> None:
     demo.check("cx1 reaches cx2 again", seen is not None, f"{seen} ms")
 
 
+def sentence(demo: Demo) -> None:
+    demo.step(f"8. The same in a sentence, under the rules of {RULES}")
+    demo.say("     " + demo.stitch("apply", "-f", RULES).strip().replace("\n", "\n     "))
+    demo.say(f'     stitch intent "{SENTENCE}"')
+    demo.stitch("intent", SENTENCE, "--name", "order-processing", "--tenant", "customer-x", "--yes", "--wait", "20")
+    [intent] = demo.get("intents")
+    origins = intent["status"]["origins"]
+    for one in origins:
+        demo.say(f"  because       {json.dumps(one)}")
+    for rule in ("cards-are-encrypted", "realtime-is-quick"):
+        demo.check(f"the rule {rule} changed what is required", rule in json.dumps(origins), "as above")
+    file = capture(demo, (("se1", "sg1"),))["se1", "sg1"]
+    marked = len(tshark(file, "-Y", "ipv6.tclass.dscp == 46 && ipv6.dst[0:2] == 5f:00 && ipv6.dst[4:2] == 00:02"))
+    demo.check("se1-sg1: what cx1 sends is marked EF, as the rule says (tshark)", marked > 0, f"{marked} packets")
+    demo.stitch("delete", "intent/order-processing")
+    demo.stitch("delete", "-f", RULES)
+
+
 def entries() -> dict[str, frozenset[bytes]]:
     """What the nodes have, read back from them by P4Runtime."""
     record = lab.find(LAB)
@@ -342,6 +371,7 @@ def main() -> int:
             captures(demo, segments)
             counts(demo)
             withdraw(demo, baseline)
+            sentence(demo)
     except (RuntimeError, subprocess.SubprocessError) as error:
         demo.check("the demo ran to its end", False, str(error))
     finally:
