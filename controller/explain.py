@@ -150,13 +150,17 @@ def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) ->
     text = f"{course.plan.name}: {course.stage}, path {path}, latency {view.latency_us(course) / 1000:g} ms"
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
+
+    def mine(entry: Entry) -> bool:
+        return entry.owner == course.plan.owner and course in owned(state, entry)
+
     segments = (
         Branch(kind="segments", text=" ".join(segments)) for segments in view.segment_lists(state, course) if segments
     )
     return Branch(
         kind="plan",
         text=text,
-        children=(*segments, *_agreements(course, now_s), *_nodes(state, lambda entry: course in owned(state, entry))),
+        children=(*segments, *_agreements(course, now_s), *_nodes(state, mine)),
     )
 
 

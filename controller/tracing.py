@@ -5,7 +5,6 @@ are taken to answer ARP and ND, and tunnels to be up.
 """
 
 import ipaddress
-from collections.abc import Iterator
 
 import msgspec
 
@@ -196,16 +195,13 @@ class _Tracer:
         """Entry of the pipeline, by identity -> name and entry of ours."""
         names: dict[int, tuple[str, Entry]] = {}
         entries: list[TableEntry] = []
-        for name, entry in self._named(node):
+        for name, _, entry in view.named_entries(self._state, node):
             match = tuple(
                 FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match
             )
             entries.append(TableEntry(entry.table, match, entry.action, entry.params, entry.priority))
             names[id(entries[-1])] = name, entry
         return names, _Recorder(entries)
-
-    def _named(self, node: str) -> Iterator[tuple[str, Entry]]:
-        return ((name, entry) for name, at, entry in view.named_entries(self._state) if at == node)
 
     def ports(self, node: str) -> dict[int, Port]:
         """With the MACs that the node told, and the gateway addresses and tunnels that it shall have."""

@@ -279,9 +279,10 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
             yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
 
 
-def named_entries(state: State) -> Iterator[tuple[str, str, Entry]]:
-    """(name, node, entry): the name counts a node's entries of one table."""
-    for node, standing in state.nodes.items():
+def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, Entry]]:
+    """(name, node, entry), of all nodes if none is named: the name counts a node's entries of one table."""
+    for node in nodes or state.nodes:
+        standing = state.nodes[node]
         counts: dict[str, int] = {}
         for entry in standing.state.entries if standing.state is not None else ():
             counts[entry.table] = number = counts.get(entry.table, 0) + 1
