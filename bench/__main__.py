@@ -2,10 +2,10 @@
 
 import sys
 
-from bench import language, language_rules, main
+from bench import language, language_conflicts, language_rules, main
 from bench.report import report
 
-GROUPS = {"main": main.rows, "language": lambda: [*language.rows(), *language_rules.rows()]}
+GROUPS = {"main": main.rows, "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()]}
 
 
 def run(names: list[str]) -> int:
