@@ -70,13 +70,15 @@ def test_card_data_is_encrypted_and_stays_with_partners(inventory: Inventory) ->
 def test_label_of_one_host_is_enough(inventory: Inventory) -> None:
     network = inventory.networks["shop/customer-x"]
     hosts = tuple(replace(one, labels=(("pci", "true"),)) if one.name == "cx2" else one for one in network.attachments)
-    changed = {**inventory.networks, network.name: replace(network, attachments=hosts)}
+    changed = {**inventory.networks, network.name: replace(network, attachments=hosts, labels=())}
     found = translated(intent(), lab_rules(), replace(inventory, networks=changed))
     assert found.connections[0].encryption == Encryption.WIREGUARD
 
 
 def test_public_way_needs_what_cannot_be_met_and_is_not_taken(inventory: Inventory) -> None:
-    found = translated(intent(), lab_rules(), inventory)
+    name = "shop/customer-x"
+    plain = {**inventory.networks, name: replace(inventory.networks[name], labels=())}
+    found = translated(intent(), lab_rules(), replace(inventory, networks=plain))
     assert found.connections[0].trust_min == Trust.PARTNER and not found.unmet
     (origin,) = [one for one in found.origins if one.clause == "trust"]
     assert origin.origin == "rule public-needs-end-to-end"
