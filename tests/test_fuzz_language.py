@@ -29,7 +29,7 @@ def test_no_document_crashes_hangs_or_is_half_read() -> None:
     (document,) = parse(MANIFEST)
     taken = 0
     for number in range(DOCUMENTS):
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             match number % 4:
                 case 0:
@@ -46,7 +46,7 @@ def test_no_document_crashes_hangs_or_is_half_read() -> None:
         except BaseException as error:
             error.add_note(f"document {number} of NETSTITCH_FUZZ_SEED={seed}")
             raise
-        assert time.perf_counter() - began < LIMIT_S, f"document {number} of seed {seed} took too long"
+        assert time.process_time() - began < LIMIT_S, f"document {number} of seed {seed} took too long"
     assert 0 < taken < DOCUMENTS, "mutations that all fit, or that none fits, test nothing"
 
 
