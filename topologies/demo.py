@@ -313,8 +313,9 @@ def withdraw(demo: Demo, baseline: dict[str, frozenset[bytes]]) -> None:
     demo.step("7. stitch delete intent/order-processing")
     started_s = time.monotonic()
     demo.stitch("delete", "intent/order-processing")
+    asked_s = time.monotonic() - started_s
     gone = demo.ping("cx1", ANALYTICS, 1) is None
-    demo.check("traffic stopped", gone, f"no answer, {time.monotonic() - started_s:.2f} s after the command began")
+    demo.check("traffic stopped", gone, f"no answer to a ping sent {asked_s:.2f} s after the command began")
     deadline = time.monotonic() + 5
     while (now := entries()) != baseline and time.monotonic() < deadline:
         time.sleep(0.1)
