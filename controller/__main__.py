@@ -75,8 +75,8 @@ async def _serve(config: Config) -> None:
         stored, _ = await store.load()
         records = [each.record for each in stored]
         initial = reconcile.initial(records, config.domain, policy)
-        async with contextlib.aclosing(plugins.Compilers(plugins.installed())) as compilers:
-            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, compilers=compilers)
+        async with contextlib.aclosing(plugins.Plugins(plugins.installed())) as asked:
+            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked)
             await _run(config, shell, identity, token, inventory, began)
     finally:
         await store.close()

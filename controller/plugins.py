@@ -3,7 +3,7 @@
     group (entry points)                  hook                    called by
     netstitch.front_ends                  read_manifests          `stitch apply -f FILE.NAME`, NAME being the plugin's
     netstitch.requirement_compilers       compile_requirements    stitchd, for each intent that is applied
-    netstitch.negotiation_strategies      (none yet)
+    netstitch.negotiation_strategies      judge_offer             stitchd, for each offer of another domain
     netstitch.detectors                   (none yet)
 
 A plugin is loaded in a process of its own only (controller.plugin_worker). Whatever it does there, it costs the
@@ -30,14 +30,17 @@ from controller.model.rule import Added, Then
 
 PROJECT = "netstitch"
 FRONT_ENDS, COMPILERS = "netstitch.front_ends", "netstitch.requirement_compilers"
-GROUPS = (FRONT_ENDS, COMPILERS, "netstitch.negotiation_strategies", "netstitch.detectors")
-HOOKS = {FRONT_ENDS: "read_manifests", COMPILERS: "compile_requirements"}
+STRATEGIES, DETECTORS = "netstitch.negotiation_strategies", "netstitch.detectors"
+GROUPS = (FRONT_ENDS, COMPILERS, STRATEGIES, DETECTORS)
+HOOKS = {FRONT_ENDS: "read_manifests", COMPILERS: "compile_requirements", STRATEGIES: "judge_offer"}
 """Groups that something calls."""
 START_S, DEADLINE_S = 20.0, 2.0
 """For a plugin to be loaded, and for each answer."""
 ANSWER_BYTES = 16 << 20
 GIVEN_UP = 3
 """So often a plugin may miss its deadline before it is not asked again in the same request."""
+REASON_LENGTH = 300
+"""Of what a strategy says why: other domains get to read it."""
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """For a plugin's functions."""
@@ -55,6 +58,11 @@ class Hooks:
     @_hookspec(firstresult=True)
     def compile_requirements(self, intent: dict[str, Any]) -> dict[str, Any] | None:
         """What is required beyond an intent (its manifest), written as the `then` of a rule; None: nothing."""
+
+    @_hookspec(firstresult=True)
+    def judge_offer(self, terms: dict[str, Any]) -> str | None:
+        """Why we refuse what another domain offers (`model.agreement.Terms`, as JSON), in words that it may read;
+        None: we do not mind. Asked of every offer, renewals too; its signature and our policy are checked besides."""
 
 
 class Plugin(Value, frozen=True, kw_only=True):
@@ -168,35 +176,40 @@ class Worker:
         return f"plugin {self.plugin.name} ({self.plugin.origin} {self.plugin.version})"
 
 
-class Compilers:
-    """All requirement compilers that are installed, and what became of them."""
+class Plugins:
+    """All plugins that are installed; asks those that a controller asks, and knows what became of them."""
 
     def __init__(self, plugins: Sequence[Plugin], *, deadline_s: float = DEADLINE_S) -> None:
         self._plugins = tuple(plugins)
-        self._workers = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == COMPILERS]
-        self._failures: dict[str, str] = {}
+        self._compilers = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == COMPILERS]
+        self._strategies = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == STRATEGIES]
+        self._failures: dict[Plugin, str] = {}
 
     @property
     def compiling(self) -> bool:
-        return bool(self._workers)
+        return bool(self._compilers)
+
+    @property
+    def judging(self) -> bool:
+        return bool(self._strategies)
 
     async def compile(self, intents: Sequence[Mapping[str, Any]]) -> list[tuple[Added, ...]]:
         """What each says of each intent (as a manifest). A failure is that intent's; the others are asked all the
         same, unless the plugin hangs again and again."""
         found: list[list[Added]] = [[] for _ in intents]
-        for worker in self._workers:
+        for worker in self._compilers:
             hung = 0
             for intent, added in zip(intents, found, strict=True):
                 if hung >= GIVEN_UP:
                     failure = f"it was not asked: it hung {hung} times in this request"
                     added.append(Added(plugin=worker.plugin.name, failure=failure))
                     continue
-                one, slow = await self._ask(worker, intent)
+                one, slow = await self._compile(worker, intent)
                 hung += slow
                 added += [one] if one is not None else []
         return [tuple(one) for one in found]
 
-    async def _ask(self, worker: Worker, intent: Mapping[str, Any]) -> tuple[Added | None, bool]:
+    async def _compile(self, worker: Worker, intent: Mapping[str, Any]) -> tuple[Added | None, bool]:
         """What it says, and whether it hung."""
         name, failure, slow = worker.plugin.name, "", False
         then: Then | None = None
@@ -204,25 +217,49 @@ class Compilers:
             then = _read_then(await worker.call(intent=intent), name)
         except PluginFailed as error:
             failure, slow = str(error), isinstance(error, _TooSlow)
-        self._failures[name] = failure
+        self._failures[worker.plugin] = failure
         if failure:
             return Added(plugin=name, failure=failure), slow
         return (Added(plugin=name, then=then) if then is not None else None), False
+
+    async def judge(self, terms: Mapping[str, Any]) -> tuple[str, str]:
+        """Why what another domain offers is refused (empty: nobody minds), in words for that domain; and what failed,
+        in words for ours. Who fails to answer refuses: what it would have said is not known."""
+        for worker in self._strategies:
+            name = worker.plugin.name
+            try:
+                said = _read_judgement(await worker.call(terms=terms), name)
+            except PluginFailed as error:
+                self._failures[worker.plugin] = str(error)
+                return f"plugin {name}, which judges offers, does not work", str(error)
+            self._failures[worker.plugin] = ""
+            if said:
+                return f"{said} (plugin {name})", ""
+        return "", ""
 
     def resources(self) -> list[Resource]:
         """For `stitch get plugins`."""
         found = []
         for one in self._plugins:
             status = {"phase": "Ready" if one.group in HOOKS else "NotCalled"}
-            if one.group == COMPILERS and self._failures.get(one.name):
-                status = {"phase": "Failed", "reason": self._failures[one.name]}
+            if self._failures.get(one):
+                status = {"phase": "Failed", "reason": self._failures[one]}
             spec = {"group": one.group, "version": one.version, "origin": one.origin}
             found.append(Resource(kind="Plugin", metadata={"name": one.name}, spec=spec, status=status))
         return found
 
     async def aclose(self) -> None:
-        for worker in self._workers:
+        for worker in (*self._compilers, *self._strategies):
             await worker.close()
+
+
+def _read_judgement(answer: object, name: str) -> str:
+    """Raises PluginFailed for what is neither nothing nor a reason."""
+    if answer is None:
+        return ""
+    if isinstance(answer, str) and answer.strip() and answer.isprintable():
+        return answer[:REASON_LENGTH]
+    raise PluginFailed(f"plugin {name} answered nonsense: expected a reason in words or nothing, found {answer!r:.100}")
 
 
 def _read_then(answer: object, name: str) -> Then | None:

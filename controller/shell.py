@@ -22,7 +22,7 @@ import msgspec
 from controller import explain, reconcile, tracing, view
 from controller.errors import ControllerError, Overloaded, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
-from controller.model.agreement import Message
+from controller.model.agreement import Message, Offer
 from controller.model.event import (
     Applied,
     Apply,
@@ -88,8 +88,8 @@ class Targets(Protocol):
         """Answered by NodeSynced, NodeRejected or NodeUnreachable."""
 
 
-class Compilers(Protocol):
-    """Plugins that say what more an intent requires."""
+class Plugins(Protocol):
+    """Those of others that say what more an intent requires, or what they think of an offer."""
 
     @property
     def compiling(self) -> bool:
@@ -97,6 +97,13 @@ class Compilers(Protocol):
 
     async def compile(self, intents: Sequence[Mapping[str, Any]]) -> Sequence[tuple[Added, ...]]:
         """Of each intent (as a manifest); a failure is in it."""
+
+    @property
+    def judging(self) -> bool:
+        """Whether any judges offers."""
+
+    async def judge(self, terms: Mapping[str, Any]) -> tuple[str, str]:
+        """Why an offer is refused (empty: it is not), and what failed."""
 
     def resources(self) -> list[Resource]: ...
 
@@ -112,7 +119,7 @@ class Shell:
         journal: Journal,
         keys: Keys,
         log: LogLine,
-        compilers: Compilers | None = None,
+        plugins: Plugins | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
@@ -122,7 +129,7 @@ class Shell:
         self._journal = journal
         self._keys = keys
         self._log = log
-        self._compilers = compilers
+        self._plugins = plugins
         self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
@@ -234,8 +241,13 @@ class Shell:
 
     async def receive(self, peer: str, message: Message) -> None:
         """Returns when what the message led to is stored."""
+        objection = ""
+        if isinstance(message, Offer) and self._plugins is not None and self._plugins.judging:
+            objection, failure = await self._plugins.judge(msgspec.to_builtins(message.terms))
+            if failure:
+                self._log("error", "plugin_failed", {"agreement": message.terms.id, "reason": failure})
         receipt = asyncio.get_running_loop().create_future()
-        await self._queue.put((MessageReceived(peer=peer, message=message), receipt))
+        await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipt))
         await receipt
 
     # ---- model.resource.Controller
@@ -253,11 +265,11 @@ class Shell:
 
     async def _compiled(self, applied: tuple[Applied, ...]) -> tuple[Applied, ...]:
         """With what plugins say of the intents: asked here, since `step` waits for nobody."""
-        if self._compilers is None or not self._compilers.compiling:
+        if self._plugins is None or not self._plugins.compiling:
             return applied
         intents = [one for one in applied if one.kind == "Intent"]
         manifests = [to_manifest(msgspec.json.decode(one.content, type=Intent)) for one in intents]
-        said = iter(await self._compilers.compile(manifests))
+        said = iter(await self._plugins.compile(manifests))
         return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 
     async def delete(self, kind: str, name: str) -> Answer:
@@ -267,7 +279,7 @@ class Shell:
 
     def list(self, kind: str) -> list[Resource]:
         if kind == "plugins":
-            return self._compilers.resources() if self._compilers is not None else []
+            return self._plugins.resources() if self._plugins is not None else []
         return view.resources(self._stored, kind, self._now_s())
 
     def explain(self, kind: str, name: str) -> Branch | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import Federation
+from federation import Federation, intent, small_intent, until
 
 from controller import plugins
-from controller.plugins import COMPILERS, FRONT_ENDS, Compilers, Plugin, PluginFailed, Worker
+from controller.plugins import COMPILERS, FRONT_ENDS, STRATEGIES, Plugin, PluginFailed, Plugins, Worker
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "netstitch-example-plugin"
@@ -65,7 +65,9 @@ class WrongArgument:
 KINDS = ("Raises", "Nonsense", "NoJson", "Hangs", "Dies", "WrongHook", "WrongArgument", "Missing")
 
 
-def distribution(place: Path, name: str, module: str, text: str, entries: dict[str, str]) -> None:
+def distribution(
+    place: Path, name: str, module: str, text: str, entries: dict[str, str], group: str = COMPILERS
+) -> None:
     """As pip leaves one behind."""
     place.mkdir(exist_ok=True)
     (place / f"{module}.py").write_text(text)
@@ -73,7 +75,7 @@ def distribution(place: Path, name: str, module: str, text: str, entries: dict[s
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.8\n")
     lines = "\n".join(f"{entry} = {module}:{kind}" for entry, kind in entries.items())
-    (info / "entry_points.txt").write_text(f"[{COMPILERS}]\n{lines}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +114,16 @@ async def test_example_is_found_with_version_and_origin_and_asked(example: Path,
     on_path(example)
     voice, table = by_name()["voice"], by_name(FRONT_ENDS)["csv"]
     assert (voice.version, voice.origin) == ("0.1.0", "netstitch-example-plugin netstitch_example_plugin:Voice")
-    compilers = Compilers([voice, table])
+    asked = Plugins([voice, table])
     try:
-        quiet, loud = await compilers.compile([manifest("web", "tcp/443"), manifest("calls", "udp/5060")])
+        quiet, loud = await asked.compile([manifest("web", "tcp/443"), manifest("calls", "udp/5060")])
     finally:
-        await compilers.aclose()
+        await asked.aclose()
     assert quiet == ()
     (added,) = loud
     assert (added.plugin, added.failure) == ("voice", "")
     assert (added.then.require.latency_us_max, added.then.dscp) == (50_000, 46)
-    assert [one.metadata["name"] for one in compilers.resources()] == ["voice", "csv"]
+    assert [one.metadata["name"] for one in asked.resources()] == ["voice", "csv"]
 
 
 @pytest.fixture
@@ -147,30 +149,89 @@ def bad(tmp_path: Path, on_path: Any) -> dict[str, Plugin]:
 async def test_plugin_that_misbehaves_fails_its_intent_with_its_name(
     bad: dict[str, Plugin], name: str, says: str
 ) -> None:
-    compilers = Compilers([bad[name]])
+    asked = Plugins([bad[name]])
     try:
         for _ in range(2):  # it is asked again, in a new process if need be
-            ((added,),) = await compilers.compile([manifest()])
+            ((added,),) = await asked.compile([manifest()])
             assert added.plugin == name and says in added.failure
     finally:
-        await compilers.aclose()
-    (resource,) = compilers.resources()
+        await asked.aclose()
+    (resource,) = asked.resources()
     assert resource.status["phase"] == "Failed"
 
 
 async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(bad: dict[str, Plugin]) -> None:
-    compilers = Compilers([bad["hangs"]], deadline_s=0.5)
+    asked = Plugins([bad["hangs"]], deadline_s=0.5)
     began = time.monotonic()
     try:
-        slow, quick = await compilers.compile([manifest("slow"), manifest("quick")])
+        slow, quick = await asked.compile([manifest("slow"), manifest("quick")])
         assert "took more than 0.5 s to answer and was killed" in slow[0].failure
         assert quick == ()
-        many = await compilers.compile([manifest(f"slow-{n}") for n in range(50)])
+        many = await asked.compile([manifest(f"slow-{n}") for n in range(50)])
     finally:
-        await compilers.aclose()
+        await asked.aclose()
     assert all(one[0].failure for one in many) and "it hung 3 times" in many[-1][0].failure
     assert time.monotonic() - began < 30
     assert not running("sleep 600.731")
+
+
+JUDGES = """
+import time
+from controller.plugins import hookimpl
+
+class Judge:
+    @hookimpl
+    def judge_offer(self, terms):
+        if terms["origin"] == "raises":
+            raise RuntimeError("a secret of ours")
+        if terms["origin"] == "hangs":
+            time.sleep(600)
+        if terms["origin"] == "nonsense":
+            return {"refuse": True}
+        ports = {port.get("first") for flow in terms["flows"] for port in flow["ports"]}
+        if terms["acceptor"] == "insight" and 443 in ports:
+            return "no https on Sundays"
+"""
+
+
+async def test_strategy_that_does_not_answer_refuses_and_keeps_its_secrets(tmp_path: Path, on_path: Any) -> None:
+    distribution(tmp_path / "site", "judges", "judges", JUDGES, {"sundays": "Judge"}, STRATEGIES)
+    on_path(tmp_path / "site")
+    asked = Plugins([by_name(STRATEGIES)["sundays"]], deadline_s=0.5)
+    terms: dict[str, Any] = {"acceptor": "insight", "flows": [{"ports": [{"first": 443}]}]}
+    said = "plugin sundays, which judges offers, does not work"
+    try:
+        for origin, why in (("raises", "a secret"), ("hangs", "killed"), ("nonsense", "expected a reason in words")):
+            objection, failure = await asked.judge(terms | {"origin": origin})
+            assert objection == said and why in failure
+            assert asked.resources()[0].status == {"phase": "Failed", "reason": failure}
+        assert await asked.judge(terms | {"origin": "shop"}) == ("no https on Sundays (plugin sundays)", "")
+        assert await asked.judge(terms | {"origin": "shop", "acceptor": "transit"}) == ("", "")
+    finally:
+        await asked.aclose()
+    assert asked.resources()[0].status["phase"] == "Ready"
+
+
+async def test_offer_that_a_strategy_refuses_is_refused_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution(tmp_path / "site", "judges", "judges", JUDGES, {"sundays": "Judge"}, STRATEGIES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "site"), str(ROOT))))
+    with tempfile.TemporaryDirectory(prefix="plug-") as directory:
+        federation = Federation(Path(directory))
+        shop = federation.controllers["shop"]
+        try:
+            await federation.start()
+            answer = await shop.apply(intent("https"), small_intent("ping"))
+            assert answer.status_code == 200, answer.text
+
+            async def decided() -> bool:
+                return [(await shop.phase(name))[0] for name in ("ping", "https")] == ["Active", "Refused"]
+
+            await until(decided, 20, "one accepted, one refused")
+            assert "no https on Sundays (plugin sundays)" in (await shop.phase("https"))[1]
+        finally:
+            await federation.stop()
 
 
 def running(command: str) -> list[str]:

@@ -57,6 +57,8 @@ class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
 
     peer: str
     message: Message
+    objection: str = ""
+    """Why a strategy of ours refuses an offer."""
 
 
 class MessageSent(Value, frozen=True, kw_only=True, tag="message_sent"):

@@ -71,7 +71,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             applying.delete(turn, event)
             _inventory_changed(turn)
         case MessageReceived():
-            messages.receive(turn, event.peer, event.message)
+            messages.receive(turn, event.peer, event.message, event.objection)
         case MessageSent():
             _sent(turn, event)
         case NodeDescribed():

@@ -29,15 +29,15 @@ from controller.reconcile.dealings import (
 from controller.reconcile.turn import Lost, Turn
 
 
-def receive(turn: Turn, peer_name: str, message: Message) -> None:
-    """Repeats change nothing; what is not `peer_name`'s to say changes nothing."""
+def receive(turn: Turn, peer_name: str, message: Message, objection: str = "") -> None:
+    """Repeats change nothing; what is not `peer_name`'s to say changes nothing. `objection`: of a strategy."""
     peer = turn.domains.get(peer_name)
     if peer is None or peer.own:
         turn.log("peer_violation", "error", peer=peer_name, reason="a message of a domain that we do not know")
         return
     match message:
         case Offer():
-            _offered(turn, peer, message)
+            _offered(turn, peer, message, objection)
         case Acceptance():
             _answered(turn, peer, message, message.terms.id)
         case Refusal():
@@ -46,7 +46,7 @@ def receive(turn: Turn, peer_name: str, message: Message) -> None:
             _withdrawn(turn, peer, message)
 
 
-def _offered(turn: Turn, peer: Domain, offer: Offer) -> None:
+def _offered(turn: Turn, peer: Domain, offer: Offer, objection: str) -> None:
     terms = offer.terms
     if reason := offer_objection(offer, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
         turn.log("peer_violation", "error", peer=peer.name, agreement=terms.id[:300], reason=reason)
@@ -57,9 +57,9 @@ def _offered(turn: Turn, peer: Domain, offer: Offer) -> None:
         return
     course = turn.courses.get(turn.agreements.get(terms.id) or "")
     if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
-        _offered_again(turn, course, course.upstream, offer)
+        _offered_again(turn, course, course.upstream, offer, objection)
         return
-    if reason := refusal(terms, turn.policy, turn.own, turn.now_s):
+    if reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
         close_id(turn, terms.id, reason, terms.expires_s)
         refuse(turn, peer.name, terms, reason)
         return
@@ -74,7 +74,7 @@ def _offered(turn: Turn, peer: Domain, offer: Offer) -> None:
     _carry_on(turn, session, excluded=())
 
 
-def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer) -> None:
+def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer, objection: str) -> None:
     held, terms = session.terms, offer.terms
     if terms.revision < held.revision:
         reason = f"revision {terms.revision} was followed by {held.revision} (replayed)"
@@ -87,7 +87,7 @@ def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer) -
     agreed = session.agreement.terms if session.agreement is not None else held
     reason = f"revision {terms.revision} was offered with other terms before"
     if terms.revision > held.revision:
-        reason = renewal_objection(agreed, terms) or refusal(terms, turn.policy, turn.own, turn.now_s)
+        reason = renewal_objection(agreed, terms) or refusal(terms, turn.policy, turn.own, turn.now_s) or objection
     if reason:
         refuse(turn, session.peer, terms, reason)
         return

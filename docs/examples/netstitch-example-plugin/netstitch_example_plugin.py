@@ -1,4 +1,5 @@
-"""Two plugins of netstitch: one reads intents from a table, one requires more of intents that carry voice."""
+"""Three plugins of netstitch: one reads intents from a table, one requires more of intents that carry voice, one
+judges what other domains offer."""
 
 import csv
 import io
@@ -43,3 +44,12 @@ class Voice:
         if not ports & VOICE:
             return None
         return {"require": {"latency_ms": {"max": 50}}, "dscp": "EF"}
+
+
+class Ports:
+    """A strategy: other domains name the ports that they want to reach."""
+
+    @hookimpl
+    def judge_offer(self, terms: dict[str, Any]) -> str | None:
+        everything = [flow["destination"] for flow in terms["flows"] if not flow.get("ports")]
+        return f"name the ports that you want of {everything[0]}" if everything else None
