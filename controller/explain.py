@@ -11,7 +11,7 @@ from controller.model.course import Course, Errand, Session, Undertaking
 from controller.model.entry import Entry
 from controller.model.explanation import Branch
 from controller.model.intent import Encryption
-from controller.model.requirements import Connection
+from controller.model.requirements import Connection, Origin
 from controller.reconcile.state import State
 from dataplane.reasons import DropReason
 
@@ -54,8 +54,8 @@ def _clauses(state: State, undertaking: Undertaking, now_s: float) -> Iterator[B
         elif text.startswith("allow "):
             flow = next(allows)
             children = (_requirement(state, undertaking, *flow, told, now_s),) if flow is not None else ()
-        elif text.startswith("require "):
-            children = tuple(_bounds(undertaking))
+        elif text.startswith(("require ", "prefer ")):
+            children = tuple(_bounds(undertaking, preferred=text.startswith("prefer ")))
         yield Branch(kind="clause", text=text, children=children)
 
 
@@ -120,21 +120,30 @@ def flow_words(flow: Flow) -> str:
 
 
 def _origins(undertaking: Undertaking, connection: Connection) -> Iterator[Branch]:
-    """What must hold on the way, each with who said so."""
+    """What must hold on the way, or is preferred, each with who said so."""
+    return map(_origin, _said_of(undertaking, connection))
+
+
+def _said_of(undertaking: Undertaking, connection: Connection) -> Iterator[Origin]:
     for one in undertaking.requirements.origins:
-        if (one.source_network, one.destination_network) != (connection.source_network, connection.destination_network):
-            continue
-        name = f"rules/{one.origin.removeprefix('rule ')}" if one.origin.startswith("rule ") else ""
-        origin = "clause of the intent" if one.origin == "clause" else one.origin
-        text = f"{one.requirement}, from {origin}" + (f": {one.explain}" if one.explain else "")
-        yield Branch(kind="origin", text=text, name=name)
+        if (one.source_network, one.destination_network) == (connection.source_network, connection.destination_network):
+            yield one
 
 
-def _bounds(undertaking: Undertaking) -> Iterator[Branch]:
-    """Which of the clause's needs bind, and where a rule's stricter one does."""
+def _origin(one: Origin) -> Branch:
+    name = f"rules/{one.origin.removeprefix('rule ')}" if one.origin.startswith("rule ") else ""
+    origin = "clause of the intent" if one.origin == "clause" else one.origin
+    text = f"{one.requirement}, from {origin}" + (f": {one.explain}" if one.explain else "")
+    return Branch(kind="origin", text=text, name=name)
+
+
+def _bounds(undertaking: Undertaking, *, preferred: bool) -> Iterator[Branch]:
+    """Which of the clause's needs bind, and where a rule's stricter one does; or what is preferred."""
     for connection in undertaking.requirements.connections:
         ends = f"{connection.source_network} to {connection.destination_network}"
-        found = tuple(_origins(undertaking, connection))
+        found = tuple(
+            _origin(one) for one in _said_of(undertaking, connection) if (one.clause == "prefer") == preferred
+        )
         if found:
             yield Branch(kind="requirement", text=f"on the way from {ends}", children=found)
 
@@ -147,7 +156,8 @@ def _unmet(undertaking: Undertaking) -> Iterator[Branch]:
 def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) -> Branch:
     """With its agreements and, unless `brief`, what it has installed."""
     path = " ".join(view.path_of(course))
-    text = f"{course.plan.name}: {course.stage}, path {path}, latency {view.latency_us(course) / 1000:g} ms"
+    text = f"{course.plan.name}: {course.stage}, path {path}"
+    text += f", latency {view.latency_us(course) / 1000:g} ms, cost {course.plan.cost}"
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 

@@ -69,6 +69,7 @@ def _requirements(requirements: Requirements) -> list[str]:
         bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
         bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
         bounds += ["no transit"] if one.direct else []
+        bounds += [f"prefer {one.prefer}"] if str(one.prefer) else []
         bounds += [f"dscp {one.dscp}"] if one.dscp else []
         found += [", ".join((flow, *bounds)) for flow in flows]
     return found
@@ -119,7 +120,10 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         first = courses[0]
         status["path"] = path_of(first)
         status["segments"] = segment_lists(state, first)
-        status["predicted"] = {"latency_ms": max(latency_us(course) for course in courses) / 1000}
+        status["predicted"] = {
+            "latency_ms": max(latency_us(course) for course in courses) / 1000,
+            "cost": max(course.plan.cost for course in courses),
+        }
         if len(courses) > 1:
             status["paths"] = [{"path": path_of(one), "segments": segment_lists(state, one)} for one in courses]
     status["endpoints"] = [

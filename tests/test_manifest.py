@@ -227,7 +227,7 @@ LINK = (
 
 
 def test_link_units_are_kept_exactly() -> None:
-    text = LINK + "delay_ms: 2.5, rate_mbit: 0.5, loss_percent: 0.1, mtu: 2000, trust: partner, srlg: [r1]}"
+    text = LINK + "delay_ms: 2.5, rate_mbit: 0.5, loss_percent: 0.1, mtu: 2000, trust: partner, srlg: [r1], cost: 7}"
     assert parse(text)[0].value == Link(
         name="l",
         a=LinkEnd(node="x", port=1),
@@ -238,7 +238,13 @@ def test_link_units_are_kept_exactly() -> None:
         mtu=2000,
         trust=Trust.PARTNER,
         srlg=("r1",),
+        cost=7,
     )
+    assert to_manifest(parse(text)[0].value)["spec"]["cost"] == 7
+    usual = parse(text.replace("cost: 7", "cost: 10"))[0].value
+    assert parse(text.replace(", cost: 7", ""))[0].value == usual
+    assert "cost" not in to_manifest(usual)["spec"]
+    assert "16777216 is out of range" in faults(text.replace("cost: 7", "cost: 16777216"))[0]
     assert "finer than 1/1000" in faults(text.replace("2.5", "0.0001"))[0]
     assert "is out of range" in faults(text.replace("2000", "1000"))[0]
     assert "expected b" in faults(text.replace("mtu", "domain: z, mtu"))[0]

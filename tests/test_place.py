@@ -1,22 +1,29 @@
 """Placement against a plain oracle."""
 
+import itertools
+import random
+from collections.abc import Iterator
+
 import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from controller.fulfillment.graph import graph, shortest
+from controller.fulfillment.graph import graph
+from controller.fulfillment.paths import Usable, best, order, shortest, sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.rulebook import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
-from controller.model.intent import Encryption, Intent, Trust
+from controller.model.intent import Encryption, Intent, Level, Prefer, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node, Reach
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host, Requirements, Unsatisfiable
 from tests.simulator import ORDER_PROCESSING, World
 
+CHEAP = Prefer(cost=Level.LOW)
+QUICK = Prefer(latency=Level.LOW)
 LINKS = st.lists(
     st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 5000), st.sampled_from(Trust)), max_size=24
 )
@@ -50,9 +57,90 @@ def oracle(links: list[tuple[int, int, int, Trust]], least: Trust) -> networkx.M
 @given(LINKS, st.sampled_from(Trust))
 @settings(max_examples=200, deadline=None)
 def test_shortest_paths_equal_networkx(links: list[tuple[int, int, int, Trust]], least: Trust) -> None:
-    routes = shortest(graph(inventory(links), "own"), "n0", trust_min=least)
+    routes = shortest(graph(inventory(links), "own"), "n0", Usable(trust_min=least))
     lengths = networkx.single_source_dijkstra_path_length(oracle(links, least), "n0")
     assert {name: route.latency_us for name, route in routes.items()} == lengths
+
+
+Costly = list[tuple[int, int, int, int]]
+"""(a, b, delay in us, cost)."""
+
+
+def ring(chance: random.Random) -> Costly:
+    """Six nodes in a ring, with chords: many ways, of which few are best in anything."""
+    ends = [*((node, (node + 1) % 6) for node in range(6)), *(chance.sample(range(6), 2) for _ in range(5))]
+    return [(a, b, chance.randrange(10), chance.randrange(10)) for a, b in ends]
+
+
+COSTLY = st.integers(0, 2**32 - 1).map(lambda seed: ring(random.Random(seed)))
+
+
+def costly(links: Costly) -> Inventory:
+    known = inventory([(a, b, delay_us, Trust.OWN) for a, b, delay_us, _ in links])
+    costs = {f"l{index}": cost for index, (_, _, _, cost) in enumerate(links)}
+    return replace(known, links={name: replace(link, cost=costs[name]) for name, link in known.links.items()})
+
+
+def all_paths(links: Costly, source: int, target: int) -> Iterator[tuple[int, int, int]]:
+    """(latency, cost, hops) of every way that passes no node twice."""
+
+    def extend(node: int, passed: frozenset[int], latency_us: int, cost: int) -> Iterator[tuple[int, int, int]]:
+        if node == target:
+            yield latency_us, cost, len(passed) - 1
+            return
+        for a, b, delay_us, price in links:
+            for near, far in ((a, b), (b, a)):
+                if near == node and far not in passed:
+                    yield from extend(far, passed | {far}, latency_us + delay_us, cost + price)
+
+    yield from extend(source, frozenset([source]), 0, 0)
+
+
+@pytest.mark.parametrize("prefer", [CHEAP, QUICK, Prefer()], ids=["cost", "latency", "nothing"])
+@given(COSTLY)
+@settings(max_examples=150, deadline=None)
+def test_best_path_is_the_best_of_all_that_hold_the_bounds(prefer: Prefer, links: Costly) -> None:
+    known = costly(links)
+    there = graph(known, "own")
+    paths = tuple(all_paths(links, 0, 3))
+    for limit_us, hops in itertools.product((None, 5, 8, 12, 16, 20), (2, 3, 4, 5)):
+        found = best(there, "n0", "n3", prefer=prefer, latency_us_max=limit_us, hops_max=hops)
+        holding = [
+            order(prefer, latency_us, cost)
+            for latency_us, cost, length in paths
+            if length <= hops and (limit_us is None or latency_us <= limit_us)
+        ]
+        if not holding:
+            assert found is None
+            continue
+        assert found is not None and len(found.links) <= hops
+        assert order(prefer, found.latency_us, found.cost) == min(holding)
+        assert found.latency_us == sum(known.links[name].delay_us for name in found.links)
+        assert found.cost == sum(known.links[name].cost for name in found.links)
+
+
+def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> None:
+    """A chain of 9 free and quick links beside one that is dear and slow."""
+    nodes = {f"n{i}": Node(name=f"n{i}", role="transit", locator=f"5f00:1:{i}::/48", agent="x") for i in range(10)}
+    ends = [*((i, i + 1, 1, 0) for i in range(9)), (0, 9, 100, 50)]
+    known = replace(costly(ends), nodes=nodes)
+    for prefer in (CHEAP, Prefer()):
+        policy = sr_policy(graph(known, "own"), "n0", "n9", prefer=prefer)
+        assert policy is not None and [path.links for path in policy.candidate_paths] == [("l9",)]
+    assert sr_policy(graph(known, "own"), "n0", "n9", latency_us_max=99) is None
+
+
+@given(COSTLY, st.none() | st.integers(0, 30), st.sampled_from([CHEAP, Prefer()]))
+@settings(max_examples=200, deadline=None)
+def test_candidate_paths_hold_the_bound_and_share_nothing(links: Costly, limit_us: int | None, prefer: Prefer) -> None:
+    policy = sr_policy(graph(costly(links), "own"), "n0", "n3", prefer=prefer, latency_us_max=limit_us)
+    if policy is None:
+        return
+    paths = policy.candidate_paths
+    assert all(limit_us is None or path.latency_us <= limit_us for path in paths)
+    for first, second in itertools.combinations(paths, 2):
+        assert not set(first.links) & set(second.links)
+        assert not set(first.nodes[1:-1]) & set(second.nodes[1:-1])
 
 
 @given(LINKS, st.integers(0, 8000), st.sampled_from([None, *Trust]))
@@ -148,3 +236,26 @@ def test_domains_to_avoid_are_not_passed() -> None:
     assert isinstance(plan, Plan) and plan.egress is not None and plan.egress.domain == "insight"
     strict = place(replace(connection, avoid_domains=("transit",)), graph(known, "shop"), name="p", owner="o")
     assert isinstance(strict, Unsatisfiable) and strict.binding == "trust"
+
+
+def preferring(prefer: Prefer, **changes: object) -> tuple[str, int, int]:
+    """Which domain the lab's intent goes to first, how long it takes, and what it costs."""
+    known, connection = lab()
+    anything = replace(connection, trust_min=None, latency_us_max=None, prefer=prefer)
+    plan = place(replace(anything, **changes), graph(known, "shop"), name="p", owner="o")
+    assert isinstance(plan, Plan) and plan.egress is not None
+    return plan.egress.domain, plan.latency_us, plan.cost
+
+
+@pytest.mark.parametrize("prefer", [Prefer(), QUICK], ids=["nothing", "latency"])
+def test_the_carrier_is_quick_and_dear(prefer: Prefer) -> None:
+    assert preferring(prefer) == ("transit", 4000, 50)
+
+
+@pytest.mark.parametrize("prefer", [CHEAP, Prefer(cost=Level.LOW, latency=Level.LOW)], ids=["cost", "both"])
+def test_the_internet_is_preferred_where_cost_is_and_nothing_forbids_it(prefer: Prefer) -> None:
+    assert preferring(prefer) == ("insight", 40_000, 15)
+    assert preferring(prefer, latency_us_max=40_000) == ("insight", 40_000, 15)
+    assert preferring(prefer, latency_us_max=39_999) == ("transit", 4000, 50)
+    assert preferring(prefer, trust_min=Trust.PARTNER) == ("transit", 4000, 50)
+    assert preferring(prefer, avoid_domains=("transit",)) == ("insight", 40_000, 15)

@@ -160,7 +160,18 @@ def test_class_of_the_intent_against_a_rule_names_both(inventory: Inventory) -> 
 def test_preference_of_the_intent_stands(inventory: Inventory) -> None:
     rules = rulebook([rule("cheap", "true", Then(prefer=Prefer(cost=Level.LOW)))])
     assert said(translated(intent(), rules, inventory)) == {"prefer cost low": "rule cheap"}
-    assert not translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory).unmet
+    found = translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory)
+    assert not found.unmet and said(found) == {"prefer latency low": "clause"}
+    assert [one.prefer for one in found.connections] == [Prefer(latency=Level.LOW)]
+
+
+def test_preference_of_the_rule_with_the_higher_priority_holds(inventory: Inventory) -> None:
+    cheap, quick = Then(prefer=Prefer(cost=Level.LOW)), Then(prefer=Prefer(latency=Level.LOW))
+    found = translated(intent(), rulebook([rule("a", "true", cheap, 200), rule("b", "true", quick)]), inventory)
+    assert not found.unmet and said(found) == {"prefer cost low": "rule a"}
+    assert [one.prefer for one in found.connections] == [Prefer(cost=Level.LOW)]
+    (unmet,) = translated(intent(), rulebook([rule("a", "true", cheap), rule("b", "true", quick)]), inventory).unmet
+    assert "rule b sets prefer latency low; rule a sets prefer cost low with the same priority" in unmet.message
 
 
 def test_one_rule_leads_to_another(inventory: Inventory) -> None:

@@ -40,7 +40,7 @@ def test_order_processing_becomes_active_over_transit_in_three_domains() -> None
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Active"
     assert status["path"] == ["se1", "sg1", "transit", "insight"]
-    assert status["predicted"] == {"latency_ms": 4.0}
+    assert status["predicted"] == {"latency_ms": 4.0, "cost": 50}
     (course,) = world.controllers["transit"].state.courses.values()
     (policy,) = course.plan.sr_policies
     assert [path.nodes for path in policy.candidate_paths] == [("t1", "tc1", "t2"), ("t1", "tc2", "t2")]

@@ -123,7 +123,7 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
         "endpoint": "127.0.0.1:2",
         "sid_block": "5f00:2::/32",
         "trust": "partner",
-        "reach": [{"domain": "insight", "latency_ms": 4, "trust": "partner"}],
+        "reach": [{"domain": "insight", "latency_ms": 4, "trust": "partner", "cost": 30}],
     }
     assert named["Network", "insight/analytics"] == {"prefixes": ["10.2.0.0/24", "2001:db8:2::/64"]}
     assert named["Service", "insight/analytics/analytics-y"]["ports"] == ["tcp/443", "icmp"]

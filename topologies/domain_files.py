@@ -160,6 +160,7 @@ def _link(topology: Topology, domain: Domain, link: Link) -> Manifest:
         "mtu": link.mtu,
         "trust": str(link.trust),
         "srlg": list(link.srlg),
+        "cost": link.cost,
     }
     return _manifest("Link", link.name, spec)
 

@@ -41,6 +41,7 @@ class Reach(Value, frozen=True, kw_only=True):
     domain: str
     latency_ms: float
     trust: Trust
+    cost: int = 10
 
 
 class Acquaintance(Value, frozen=True, kw_only=True):
@@ -165,6 +166,8 @@ class Link(Value, frozen=True, kw_only=True):
     mtu: int
     trust: Trust
     srlg: tuple[str, ...] = ()
+    cost: int = 10
+    """Traffic engineering metric; costs of the links on a way add up."""
 
     @property
     def name(self) -> str:

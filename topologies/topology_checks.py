@@ -19,6 +19,8 @@ _SID_SPACE = ipaddress.IPv6Network("5f00::/16")  # RFC 9602
 _MTU_MIN, _MTU_MAX = 1280, 9000
 _DELAY_MS_MAX = 10_000
 _RATE_MBIT_MAX = 1_000_000
+_COST_MAX = 2**24 - 1
+"""RFC 5305 §3.7: 24 bits."""
 _PORTS = re.compile(r"icmp|(tcp|udp)(/\d{1,5}(-\d{1,5})?)?")
 
 
@@ -78,6 +80,8 @@ def _domains(topology: Topology) -> Iterator[Finding]:
                     yield (*here, "reach", index, "domain"), f"{reach.domain} is not a third domain"
                 if reach.latency_ms < 0:
                     yield (*here, "reach", index, "latency_ms"), f"{reach.latency_ms}: expected 0 or more"
+                if not 0 <= reach.cost <= _COST_MAX:
+                    yield (*here, "reach", index, "cost"), f"{reach.cost}: expected 0 to {_COST_MAX}"
             for kind, values, existing in (
                 ("networks", known.networks, networks),
                 ("services", known.services, services),
@@ -205,6 +209,8 @@ def _link(topology: Topology, where: Path, link: Link) -> Iterator[Finding]:
         yield (*where, "loss_percent"), f"{link.loss_percent}: expected 0 to 100"
     if not _MTU_MIN <= link.mtu <= _MTU_MAX:
         yield (*where, "mtu"), f"{link.mtu}: expected {_MTU_MIN} to {_MTU_MAX}"
+    if not 0 <= link.cost <= _COST_MAX:
+        yield (*where, "cost"), f"{link.cost}: expected 0 to {_COST_MAX}"
     if topology.crosses_domains(link):
         yield from _underlay(where, link)
         return

@@ -73,7 +73,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("RATE MBIT", "spec.rate_mbit"),
         ("TRUST", "spec.trust"),
         ("CARRIER", "status.carrier"),
-        wide=(("LOSS %", "spec.loss_percent"), ("MTU", "spec.mtu"), ("SRLG", "spec.srlg")),
+        wide=(
+            ("COST", "spec.cost"),
+            ("LOSS %", "spec.loss_percent"),
+            ("MTU", "spec.mtu"),
+            ("SRLG", "spec.srlg"),
+        ),
     ),
     "domains": _columns(
         ("SID BLOCK", "spec.sid_block"),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.graph import Route, graph, shortest
+from controller.fulfillment.graph import graph
+from controller.fulfillment.paths import Route, shortest
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory
 from controller.model.sr_policy import CandidatePath

@@ -2,16 +2,14 @@
 
 from collections.abc import Collection
 
-from controller.fulfillment.graph import Graph, Route, shortest
+from controller.fulfillment.graph import Graph
+from controller.fulfillment.paths import Usable, order, shortest, sr_policy
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
-from controller.model.sr_policy import CandidatePath, SrPolicy
+from controller.model.sr_policy import SrPolicy
 from dataplane.reasons import MAX_SEGMENTS
-
-PREFERENCES = (200, 100)
-"""Of the candidate paths, best first."""
 
 
 def place(
@@ -25,7 +23,8 @@ def place(
     excluded: Collection[str] = (),
     priority: int = 100,
 ) -> Plan | Unsatisfiable:
-    """The quickest way that holds all that is required.
+    """Of the ways that hold all that is required, the one that is preferred: the quickest, then the cheapest; or the
+    cheapest, then the quickest.
 
     `ingress`: where the traffic comes from, if not from own hosts. `visited`: domains it has passed. `excluded`:
     borders not to be used. Inside the domain, links must be `own` where encryption is required: only what crosses a
@@ -47,7 +46,7 @@ def place(
         return Unsatisfiable(binding="reachability", message=message)
     trust_min = connection.trust_min or Trust.PUBLIC
     inside_min = Trust.OWN if connection.encryption != Encryption.NONE else trust_min
-    routes = {entry: shortest(graph, entry, trust_min=inside_min) for entry in entries}
+    routes = {entry: shortest(graph, entry, Usable(trust_min=inside_min)) for entry in entries}
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
     for way, trust in exits:
@@ -71,28 +70,44 @@ def place(
             )
             failures.append(Unsatisfiable(binding="latency", message=message))
             continue
-        pairs = [(entry, target) for entry in entries for target in targets]
-        budget_us = None if limit_us is None else limit_us - beyond_us
-        policies = tuple(_sr_policy(routes[a][b], graph, inside_min, budget_us) for a, b in pairs)
-        if too_long := next((one for one in policies if one.headend != one.endpoint and not one.candidate_paths), None):
-            message = f"the path from {too_long.headend} to {too_long.endpoint} needs more than {MAX_SEGMENTS} segments"
-            failures.append(Unsatisfiable(binding="segments", message=message))
-            continue
-        plans.append(
-            Plan(
-                name=name,
-                owner=owner,
-                connection=connection,
-                ingress=ingress,
-                egress=way,
-                sr_policies=policies,
-                latency_us=worst_us,
-                priority=priority,
+        policies: list[SrPolicy] = []
+        for entry, target in [(entry, target) for entry in entries for target in targets]:
+            policy = sr_policy(
+                graph,
+                entry,
+                target,
+                prefer=connection.prefer,
+                trust_min=inside_min,
+                latency_us_max=None if limit_us is None else limit_us - beyond_us,
             )
-        )
+            if policy is None:
+                message = f"the path from {entry} to {target} needs more than {MAX_SEGMENTS} segments"
+                failures.append(Unsatisfiable(binding="segments", message=message))
+                break
+            policies.append(policy)
+        else:
+            plans.append(
+                Plan(
+                    name=name,
+                    owner=owner,
+                    connection=connection,
+                    ingress=ingress,
+                    egress=way,
+                    sr_policies=tuple(policies),
+                    latency_us=beyond_us + max(one.latency_us for one in policies),
+                    cost=(way.cost if way is not None else 0) + max(one.cost for one in policies),
+                    priority=priority,
+                )
+            )
     if not plans:
         return _least_bad(failures)
-    return min(plans, key=lambda plan: (plan.latency_us, plan.egress.border if plan.egress else ""))
+    return min(plans, key=_preference)
+
+
+def _preference(plan: Plan) -> tuple[tuple[int, int], str]:
+    """What is less is preferred; the border's name decides where nothing else does."""
+    border = plan.egress.border if plan.egress is not None else ""
+    return order(plan.connection.prefer, plan.latency_us, plan.cost), border
 
 
 def _ways(
@@ -106,40 +121,23 @@ def _ways(
             continue
         neighbour = graph.inventory.domains.get(link.domain)
         if link.domain == target:
-            ways.append((_way(link, link.delay_us), link.trust))
+            ways.append((_way(link, 0, 0), link.trust))
         elif neighbour is not None:
             for reach in neighbour.reach:
                 if reach.domain == target:
-                    latency_us = link.delay_us + reach.latency_us
                     trust = min(link.trust, neighbour.trust, reach.trust)
-                    ways.append((_way(link, latency_us), trust))
+                    ways.append((_way(link, reach.latency_us, reach.cost), trust))
     return ways
 
 
-def _way(link: Link, latency_us: int) -> Way:
-    return Way(border=link.name, node=link.a.node, domain=link.domain, delay_us=link.delay_us, latency_us=latency_us)
-
-
-def _sr_policy(best: Route, graph: Graph, trust_min: Trust, budget_us: int | None) -> SrPolicy:
-    """The best path, and a second that shares no inner node with it (no link, if there is none), if it holds too."""
-    headend, endpoint = best.nodes[0], best.nodes[-1]
-    if headend == endpoint:
-        return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
-    inner = best.nodes[1:-1]
-    found = [best]
-    others = shortest(
-        graph, headend, trust_min=trust_min, without_nodes=inner, without_links=() if inner else best.links
-    )
-    if endpoint in others and (budget_us is None or others[endpoint].latency_us <= budget_us):
-        found.append(others[endpoint])
-    short = [route for route in found if len(route.links) <= MAX_SEGMENTS]
-    return SrPolicy(
-        headend=headend,
-        endpoint=endpoint,
-        candidate_paths=tuple(
-            CandidatePath(preference=preference, nodes=route.nodes, links=route.links, latency_us=route.latency_us)
-            for preference, route in zip(PREFERENCES, short, strict=False)
-        ),
+def _way(link: Link, beyond_us: int, beyond_cost: int) -> Way:
+    return Way(
+        border=link.name,
+        node=link.a.node,
+        domain=link.domain,
+        delay_us=link.delay_us,
+        latency_us=link.delay_us + beyond_us,
+        cost=link.cost + beyond_cost,
     )
 
 

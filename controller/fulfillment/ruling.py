@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment.rulebook import Facts, Rulebook, Unanswerable
-from controller.model.intent import Avoid, Disjoint, Encryption, Intent, Require, Trust
+from controller.model.intent import Avoid, Disjoint, Encryption, Intent, Prefer, Require, Trust
 from controller.model.requirements import Origin, Unsatisfiable
 from controller.model.rule import MAX_ITEMS, Added, Rule, Then
 
@@ -207,11 +207,7 @@ def _merge(
     require = _strictest(ordered, record)
     service_class = record.single("class", [(one, one.then.service_class) for one in ordered], strict=True)
     dscp = record.single("dscp", [(one, one.then.dscp) for one in ordered])
-    prefer = msgspec.structs.replace(
-        intent.prefer,
-        cost=record.single("prefer cost", [(one, one.then.prefer.cost) for one in ordered]),
-        latency=record.single("prefer latency", [(one, one.then.prefer.latency) for one in ordered]),
-    )
+    prefer = record.single("prefer", [(one, one.then.prefer) for one in ordered])
     for giver in ordered:
         if "traffic" in giver.then.forbid:
             where = " and ".join(end.service or end.network for end in destinations)
@@ -224,7 +220,7 @@ def _merge(
         intent=msgspec.structs.replace(
             intent,
             require=require,
-            prefer=prefer,
+            prefer=prefer or Prefer(),
             via=_union((one, one.then.via) for one in ordered),
             service_class=service_class or "",
         ),
@@ -288,7 +284,7 @@ class _Record:
 
     def single(self, what: str, given: Sequence[tuple[_Giver, Any]], *, strict: bool = False) -> Any:
         """The value of the first; `strict`: the intent's must not be another than the rules'."""
-        said = [(giver, value) for giver, value in given if value not in (None, "")]
+        said = [(giver, value) for giver, value in given if value is not None and str(value)]
         if not said:
             return None
         first, value = said[0]
@@ -296,10 +292,11 @@ class _Record:
         for other, different in said[1:]:
             if different == value:
                 continue
+            here, there = f"{what} {value}", f"{what} {different}"
             if first.name == "clause" and strict:
-                self.against(other, f"sets {what} {different}; intent {self._intent.name} says {what} {value}")
+                self.against(other, f"sets {there}; intent {self._intent.name} says {here}")
             elif first.name != "clause" and other.priority == first.priority:
-                message = f"sets {what} {different}; {first.name} sets {what} {value} with the same priority"
+                message = f"sets {there}; {first.name} sets {here} with the same priority"
                 self.against(other, f"{message} (intent {self._intent.name})")
         return value
 

@@ -95,6 +95,7 @@ def translate(
             encryption=require.encryption,
             trust_min=require.trust_min,
             avoid_domains=require.avoid.domains,
+            prefer=ruling.intent.prefer,
             direct=ruling.direct,
             dscp=ruling.dscp,
         )

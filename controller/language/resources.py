@@ -6,13 +6,14 @@ from typing import Any
 from controller.language import scalars
 from controller.language.shape import Field, Fields, Labels, ListOf
 from controller.model.intent import Trust
-from controller.model.inventory import Attachment, Domain, Link, LinkEnd, Network, Node, Reach, Service
+from controller.model.inventory import DEFAULT_COST, Attachment, Domain, Link, LinkEnd, Network, Node, Reach, Service
 
 REACH = Fields(
     fields={
         "domain": Field(shape=scalars.NAME, required=True),
         "latency_ms": Field(shape=scalars.LATENCY_MS, to="latency_us", required=True),
         "trust": Field(shape=scalars.TRUST, required=True),
+        "cost": Field(shape=scalars.COST),
     },
     make=lambda values: Reach(**values),
 )
@@ -53,6 +54,7 @@ def print_domain(domain: Domain) -> dict[str, Any]:
                 "latency_ms": scalars.unscaled(reach.latency_us, 1000),
                 "trust": reach.trust.name.lower(),
             }
+            | ({"cost": reach.cost} if reach.cost != DEFAULT_COST else {})
             for reach in domain.reach
         ]
     return spec
@@ -187,6 +189,7 @@ LINK = Fields(
         "mtu": Field(shape=scalars.integer(1280, 65535, "octets of an IP packet"), required=True),
         "trust": Field(shape=scalars.TRUST),
         "srlg": Field(shape=ListOf(item=scalars.NAME)),
+        "cost": Field(shape=scalars.COST),
     },
     make=_link,
 )
@@ -212,4 +215,6 @@ def print_link(link: Link) -> dict[str, Any]:
         spec["trust"] = link.trust.name.lower()
     if link.srlg:
         spec["srlg"] = list(link.srlg)
+    if link.cost != DEFAULT_COST:
+        spec["cost"] = link.cost
     return spec

@@ -95,6 +95,7 @@ def unscaled(value: int, factor: int) -> int | float:
 LATENCY_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)")
 LATENCY_MAX_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)", positive=True)
 LOSS_MAX_PERCENT = scaled(10_000, 100, "percent (a plain number, no sign)")
+COST = integer(0, 2**24 - 1, "traffic engineering metric, RFC 5305")
 RATE_MBIT = scaled(1_000_000, 10_000_000, "Mbit/s (a plain number, no unit)", positive=True)
 
 

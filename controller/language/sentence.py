@@ -355,9 +355,8 @@ def clauses(intent: Intent) -> Iterator[str]:
         yield f"via {' '.join(intent.via)}"
     if needs := list(_needs(intent.require)):
         yield f"require {', '.join(needs)}"
-    preferences = {"cost": intent.prefer.cost, "latency": intent.prefer.latency}
-    if preferred := [f"{name} {level}" for name, level in preferences.items() if level is not None]:
-        yield f"prefer {', '.join(preferred)}"
+    if preferred := str(intent.prefer):
+        yield f"prefer {preferred}"
     yield f"on violation {intent.on_violation}"
     yield f"priority {intent.priority}"
     if intent.service_class:

@@ -104,10 +104,18 @@ class Require(Value, frozen=True, kw_only=True):
 
 
 class Prefer(Value, frozen=True, kw_only=True):
-    """Traded: what is better in this is taken where there is a choice, and never at the price of a requirement."""
+    """Traded: what is better in this is taken where there is a choice, and never at the price of a requirement.
+
+    What is not asked for breaks ties. Cost goes before latency where both are asked for; neither is as latency.
+    """
 
     cost: Level | None = None
     latency: Level | None = None
+
+    def __str__(self) -> str:
+        """As in a sentence: `cost low, latency low`; empty: nothing is preferred."""
+        preferences = {"cost": self.cost, "latency": self.latency}
+        return ", ".join(f"{name} {level}" for name, level in preferences.items() if level is not None)
 
 
 class IntentTest(Value, frozen=True, kw_only=True):

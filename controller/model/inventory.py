@@ -4,6 +4,9 @@ import msgspec
 
 from controller.model.intent import Ports, Trust, Value
 
+DEFAULT_COST = 10
+"""Of a link, or of a neighbour's carrying, where nothing is said: what a link costs in IS-IS (ISO 10589)."""
+
 
 class Reach(Value, frozen=True, kw_only=True):
     """What another domain says it can carry to."""
@@ -11,6 +14,8 @@ class Reach(Value, frozen=True, kw_only=True):
     domain: str
     latency_us: int
     trust: Trust
+    cost: int = DEFAULT_COST
+    """What it charges, on the scale of our links' costs."""
 
 
 class Domain(Value, frozen=True, kw_only=True):
@@ -84,6 +89,8 @@ class Link(Value, frozen=True, kw_only=True):
     mtu: int
     trust: Trust = Trust.OWN
     srlg: tuple[str, ...] = ()
+    cost: int = DEFAULT_COST
+    """Traffic engineering metric (RFC 5305 §3.7): costs of the links on a way add up."""
 
 
 class Inventory(Value, frozen=True, kw_only=True):

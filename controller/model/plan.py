@@ -18,6 +18,8 @@ class Way(Value, frozen=True, kw_only=True):
     """Of the border link."""
     latency_us: int
     """From the border's near end to the destination's domain, as far as we know; includes `delay_us`."""
+    cost: int = 0
+    """Of the same, as far as we know."""
 
 
 class Plan(Value, frozen=True, kw_only=True):
@@ -34,6 +36,8 @@ class Plan(Value, frozen=True, kw_only=True):
     """One for each pair of a node where it enters and one where it leaves."""
     latency_us: int
     """Of the whole way, as far as we know."""
+    cost: int = 0
+    """Of the whole way, as far as we know: of the dearest where it has several."""
     priority: int = 100
 
     @property

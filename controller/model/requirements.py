@@ -1,7 +1,7 @@
 """What an intent requires, free of how it is written: who may reach whom, and what must hold on the way."""
 
 from controller.model.agreement import Flow
-from controller.model.intent import Encryption, Trust, Value
+from controller.model.intent import Encryption, Prefer, Trust, Value
 
 
 class Host(Value, frozen=True, kw_only=True):
@@ -38,6 +38,8 @@ class Connection(Value, frozen=True, kw_only=True):
     encryption: Encryption = Encryption.NONE
     trust_min: Trust | None = None
     avoid_domains: tuple[str, ...] = ()
+    prefer: Prefer = Prefer()
+    """Decides between ways that hold all of the above."""
     direct: bool = False
     """Through no third domain."""
     dscp: int = 0

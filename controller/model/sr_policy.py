@@ -13,6 +13,7 @@ class CandidatePath(Value, frozen=True, kw_only=True):
     links: tuple[str, ...]
     """One less than nodes."""
     latency_us: int
+    cost: int = 0
 
 
 class SrPolicy(Value, frozen=True, kw_only=True):
@@ -27,3 +28,7 @@ class SrPolicy(Value, frozen=True, kw_only=True):
     @property
     def latency_us(self) -> int:
         return self.candidate_paths[0].latency_us if self.candidate_paths else 0
+
+    @property
+    def cost(self) -> int:
+        return self.candidate_paths[0].cost if self.candidate_paths else 0
