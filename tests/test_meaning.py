@@ -146,11 +146,13 @@ def compiled(intents: list[Intent], known: Inventory) -> dict[str, Node]:
                 name=f"{intent.name}.{number}",
                 owner=f"intents/{intent.name}",
                 priority=intent.priority,
+                serial=serial,
             )
             assert isinstance(plan, Plan), plan
             slots = tuple(range(slot + 1, slot + 1 + len(plan.sr_policies)))
             slot = slots[-1]
-            courses.append(Course(plan=plan, serial=serial, slots=slots, stage=Stage.ACTIVE))
+            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE))
+    courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
     indices = {name: index for index, name in enumerate(sorted(known.networks), 1)}
     found = realize(known, fabric(known, {}, "shop"), {}, indices, isolations, courses, Realized())
     return {name: Node(state.entries) for name, state in found.states.items()}

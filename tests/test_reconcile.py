@@ -5,7 +5,10 @@ import pytest
 from msgspec.structs import replace
 
 from controller import reconcile, view
+from controller.fulfillment.meaning import Packet, permitted
+from controller.fulfillment.rules import MAX_SERIAL
 from controller.language.manifest import applied, parse, print_yaml
+from controller.model.course import Stage
 from controller.model.event import (
     Apply,
     Connect,
@@ -21,6 +24,7 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from dataplane.reasons import L4Class
 from tests.simulator import ORDER_PROCESSING, World
 
 WEB = """
@@ -300,3 +304,74 @@ def test_what_is_shown_can_be_applied_again(world: World) -> None:
             shown = msgspec.to_builtins(resource)
             answer = world.apply("shop", print_yaml([shown]))
             assert answer is not None and answer.results[0].endswith(" unchanged"), (kind, answer)
+
+
+TWINS = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: %s, tenant: customer-x}
+spec:
+  allow: [{from: {network: shop/customer-x, select: {app: web}}, to: insight/analytics/analytics-y, ports: [icmp]}]
+  require: {latency_ms: {max: %d}}
+"""
+
+
+def owners_of_echo(world: World) -> set[str]:
+    """Of what cx2 may send to analytics-y: by the entries, and by what the intents mean."""
+    state = world.controllers["shop"].state
+    network = state.inventory.networks["shop/customer-x"]
+    packet = Packet(
+        network=network.name,
+        source="10.1.0.12",
+        destination="10.2.0.10",
+        l4_class=L4Class.ECHO_REQUEST,
+    )
+    intents = [one.intent for one in sorted(state.undertakings.values(), key=lambda one: one.serial)]
+    context = state.counters["network shop/customer-x"]
+    entries = [
+        entry
+        for entry in world.nodes["se1"].entries.values()
+        if entry.table == "flow_policy" and entry.match[0].value == context and entry.owner.startswith("intents/")
+    ]
+    assert len({entry.match for entry in entries}) == len(entries)
+    return {entry.owner for entry in entries} | {permitted(intents, state.inventory, packet).owner}
+
+
+def test_a_changed_intent_keeps_its_age(world: World) -> None:
+    world.apply("shop", TWINS % ("older", 20) + "---" + TWINS % ("aaa", 20))
+    world.run(3.0)
+    assert owners_of_echo(world) == {"intents/older"}
+    world.apply("shop", TWINS % ("older", 15))
+    for _ in range(300):  # while one plan takes over from the other, too
+        world.run(0.01)
+        state = world.controllers["shop"].state
+        active = [course.plan.owner for course in state.courses.values() if course.stage == Stage.ACTIVE]
+        assert sorted(active) == ["intents/aaa", "intents/older"]
+        assert owners_of_echo(world) == {"intents/older"}
+    (course,) = [one for one in state.courses.values() if one.plan.owner == "intents/older"]
+    assert course.plan.connection.latency_us_max == 15_000
+    world.check_settled()
+
+
+def test_ages_are_kept_when_their_numbers_run_out(world: World) -> None:
+    world.apply("shop", TWINS % ("older", 20))
+    controller = world.controllers["shop"]
+    counters = {**controller.state.counters, "owner": MAX_SERIAL - 1}
+    controller.state = replace(controller.state, counters=counters)
+    world.apply("shop", TWINS % ("aaa", 20))
+    serials = {name: one.serial for name, one in controller.state.undertakings.items()}
+    assert serials == {"older": 1, "aaa": MAX_SERIAL}
+    world.run(3.0)
+    assert owners_of_echo(world) == {"intents/older"}
+    world.apply("shop", TWINS % ("aab", 20))
+    world.run(3.0)
+    serials = {name: one.serial for name, one in controller.state.undertakings.items()}
+    assert serials == {"older": 1, "aaa": 2, "aab": 3}
+    assert {one.plan.owner: one.plan.serial for one in controller.state.courses.values()} == {
+        f"intents/{name}": serial for name, serial in serials.items()
+    }
+    assert owners_of_echo(world) == {"intents/older"}
+    world.delete("shop", "older")
+    world.run(3.0)
+    assert owners_of_echo(world) == {"intents/aaa"}
+    world.check_settled()

@@ -142,7 +142,7 @@ def flow_rules(course: Course, policy: SrPolicy, direction: Direction, leg: int)
                 ports=flow.ports,
                 reply=not forward,
                 leg=leg,
-                priority=permit_priority(course.plan.priority, course.serial),
+                priority=permit_priority(course.plan.priority, course.plan.serial),
                 owner=course.plan.owner,
             )
         )

@@ -22,6 +22,7 @@ def place(
     visited: Collection[str] = (),
     excluded: Collection[str] = (),
     priority: int = 100,
+    serial: int = 0,
 ) -> Plan | Unsatisfiable:
     """Of the ways that hold all that is required, the one that is preferred: the quickest, then the cheapest; or the
     cheapest, then the quickest.
@@ -97,6 +98,7 @@ def place(
                     latency_us=beyond_us + max(one.latency_us for one in policies),
                     cost=(way.cost if way is not None else 0) + max(one.cost for one in policies),
                     priority=priority,
+                    serial=serial,
                 )
             )
     if not plans:

@@ -14,7 +14,8 @@ from controller.model.entry import Entry, Match
 from controller.model.intent import Ports, Value
 from dataplane.reasons import DropReason, L4Class
 
-PERMIT_BASE = 1 << 20
+MAX_SERIAL = (1 << 20) - 1
+"""With 1,000 priorities of intents above it, all that the 31 bits of a P4Runtime priority have room for."""
 ISOLATE_PRIORITY = 1000
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
@@ -42,8 +43,8 @@ class Rule(Value, frozen=True, kw_only=True):
 
 
 def permit_priority(intent_priority: int, serial: int) -> int:
-    """The higher priority, then the older (lower serial) owns what two permit."""
-    return PERMIT_BASE * (1 + intent_priority) - 1 - serial % PERMIT_BASE
+    """The higher priority, then the older (lower serial, at most MAX_SERIAL) owns what two permit."""
+    return (MAX_SERIAL + 1) * (1 + intent_priority) - 1 - serial
 
 
 class PortClasses(Value, frozen=True, kw_only=True):
@@ -90,7 +91,8 @@ class _L4(msgspec.Struct, frozen=True):
 def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -> tuple[Entry, ...]:
     """All entries of `context` for `rules`, not sorted.
 
-    Where two rules permit the very same, only the one with the higher priority is compiled.
+    Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
+    first owner by name, and of one owner's the last, since it is of the plan that takes over.
     """
     source_entries, sources = _groups(context, "source_group", [(rule.source, rule.owner) for rule in rules])
     destination_entries, destinations = _groups(
@@ -107,7 +109,7 @@ def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -
                 for l4 in fields:
                     match = _match(context, source, destination, l4)
                     held = best.get(match)
-                    if held is None or (rule.priority, held[1].owner) > (held[0], rule.owner):
+                    if held is None or (rule.priority, held[1].owner) >= (held[0], rule.owner):
                         best[match] = (rule.priority, rule)
     policies = [
         Entry(

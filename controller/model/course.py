@@ -55,7 +55,7 @@ class Stage(enum.StrEnum):
 class Course(Value, frozen=True, kw_only=True):
     plan: Plan
     serial: int
-    """Order of creation in this domain; the older wins where two carry the same flow."""
+    """Order of creation in this domain."""
     slots: tuple[int, ...]
     """Small stable numbers (1 to 900), one for each SR Policy of the plan, from which node-local ids are derived."""
     stage: Stage
@@ -96,7 +96,7 @@ class Undertaking(Value, frozen=True, kw_only=True):
     created_s: int
     applied_s: int
     serial: int
-    """Order of creation; the older wins where two say different things."""
+    """Order of creation, kept while it is changed; the older (lower) wins where two say different things."""
     requirements: Requirements
     added: tuple[Added, ...] = ()
     """What requirement compilers said of it when it was applied."""

@@ -39,6 +39,9 @@ class Plan(Value, frozen=True, kw_only=True):
     cost: int = 0
     """Of the whole way, as far as we know: of the dearest where it has several."""
     priority: int = 100
+    serial: int = 0
+    """Of its intent, or of when the agreement was first accepted: where plans of one priority carry the same flow, the
+    lower owns it."""
 
     @property
     def own_latency_us(self) -> int:

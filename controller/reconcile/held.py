@@ -15,7 +15,7 @@ class Held:
     def __init__(self, inventory: Inventory) -> None:
         self.places = Places(inventory)
         self.index = Index()
-        self._seen: dict[str, tuple[Intent, int]] = {}
+        self._seen: dict[str, tuple[Intent, int, int]] = {}
         """What the claim of an intent was made of; the very object."""
 
     def follow(self, undertakings: Mapping[str, Undertaking]) -> None:
@@ -24,9 +24,9 @@ class Held:
             self._seen.pop(name, None)
         for name, one in undertakings.items():
             seen = self._seen.get(name)
-            if seen is None or seen[0] is not one.intent or seen[1] != one.applied_s:
+            if seen is None or seen[0] is not one.intent or seen[1:] != (one.applied_s, one.serial):
                 self.index.add(self._claim(one))
-                self._seen[name] = (one.intent, one.applied_s)
+                self._seen[name] = (one.intent, one.applied_s, one.serial)
 
     def _claim(self, one: Undertaking) -> Claim:
         end_s = one.expires_s if one.expires_s is not None else math.inf

@@ -44,7 +44,7 @@ def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent]) -> Ju
 def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, *, everything: bool) -> Judgement:
     refused: list[str] = []
     warnings: list[str] = []
-    serial = turn.counters.get("serial") or 0
+    serial = turn.counters.get("owner") or 0
     candidates: dict[str, Claim] = {}
     for number, (name, intent) in enumerate(intents.items(), 1):
         known = turn.undertakings.get(name)

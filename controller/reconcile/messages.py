@@ -26,6 +26,7 @@ from controller.reconcile.dealings import (
     repeat_answer,
     source_clash,
 )
+from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Lost, Turn
 
 
@@ -110,7 +111,7 @@ def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
     if isinstance(connection, str):
         reason = connection
     else:
-        found = _place(turn, terms, connection, excluded)
+        found = _place(turn, terms, connection, excluded, next_serial(turn))
         if isinstance(found, Plan):
             _begin(turn, session, found)
             return
@@ -175,7 +176,9 @@ def _destination_objection(turn: Turn, flow: Flow) -> str:
     return "" if flow.ports else f"{flow.destination} offers some ports only"
 
 
-def _place(turn: Turn, terms: Terms, connection: Connection, excluded: tuple[str, ...]) -> Plan | Unsatisfiable:
+def _place(
+    turn: Turn, terms: Terms, connection: Connection, excluded: tuple[str, ...], serial: int
+) -> Plan | Unsatisfiable:
     link = turn.inventory.links[terms.border]
     ingress = Way(border=link.name, node=link.a.node, domain=link.domain, delay_us=link.delay_us, latency_us=0)
     return place(
@@ -186,6 +189,7 @@ def _place(turn: Turn, terms: Terms, connection: Connection, excluded: tuple[str
         ingress=ingress,
         visited=terms.visited,
         excluded=excluded,
+        serial=serial,
     )
 
 
@@ -252,7 +256,7 @@ def _refused(turn: Turn, course: Course, session: Session) -> None:
         turn.lost.append(Lost(course=course, refusal=f"{session.peer}: {session.reason}"))
         return
     tried = (*course.excluded, session.terms.border)
-    found = _place(turn, upstream.terms, course.plan.connection, tried)
+    found = _place(turn, upstream.terms, course.plan.connection, tried, course.plan.serial)
     if isinstance(found, Unsatisfiable):
         refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason)
         return

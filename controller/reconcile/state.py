@@ -79,7 +79,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
     """What of a node's description its entries depend on."""
     counters: dict[str, int] = msgspec.field(default_factory=dict)
-    """`serial`, `slot` (the last given out), and `network NAME`: the index of an own network."""
+    """`serial` (of plans and agreements: in their names), `owner` (of whom they are for), `slot` (each the last given
+    out), and `network NAME`: the index of an own network."""
     # ---- known anew after a restart
     rulebook: Rulebook = NO_RULES
     """The rules, compiled."""

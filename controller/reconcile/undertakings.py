@@ -11,6 +11,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.reconcile.dealings import abandon, offer_onward
+from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Turn
 
 RETRY_S = 60
@@ -22,12 +23,11 @@ def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tup
     held = turn.undertakings.get(intent.name)
     now_s = int(turn.now_s)
     if held is None:
-        serial = turn.number("serial")
         held = Undertaking(
             intent=intent,
             created_s=now_s,
             applied_s=now_s,
-            serial=serial,
+            serial=next_serial(turn),
             requirements=requirements,
             added=added,
         )
@@ -119,6 +119,7 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         owner=f"intents/{undertaking.intent.name}",
         excluded=errand.excluded,
         priority=undertaking.intent.priority,
+        serial=undertaking.serial,
     )
     if isinstance(found, Unsatisfiable):
         found = _explained(found, undertaking.requirements, connection)
