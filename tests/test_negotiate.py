@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from controller.fulfillment.negotiate import make_offer, make_withdrawal
 from controller.fulfillment.policy import refusal
 from controller.model.agreement import Acceptance, Agreement, Flow, Offer, Refusal, Terms, Withdrawal, signing_bytes
+from controller.model.dscp import CODE_POINTS
 from controller.model.event import MessageReceived
 from controller.model.intent import Encryption, Ports, Trust
 from controller.model.policy import AcceptRule, Policy, TransitRule
@@ -75,6 +76,8 @@ FORGERIES: dict[str, tuple[Callable[[Offer], Offer], str]] = {
     "too long": (lambda offer: signed(offer, expires_s=int(START_S) + 400 * 86400), "longer than"),
     "circle": (lambda offer: signed(offer, visited=("insight", "transit")), "in a circle"),
     "avoiding us": (lambda offer: signed(offer, avoid_domains=("insight",)), "must not pass insight"),
+    "no code point": (lambda offer: signed(offer, dscp=64), "64 is no code point"),
+    "negative code point": (lambda offer: signed(offer, dscp=-1), "-1 is no code point"),
     "unknown border": (lambda offer: signed(offer, border="nowhere"), "no border nowhere"),
     "border of another": (lambda offer: signed(offer, border="sg1-ig1"), "no border sg1-ig1 between transit"),
     "in clear": (lambda offer: signed(offer, encryption=Encryption.NONE), "inside WireGuard"),
@@ -293,3 +296,28 @@ def test_transit_rule_bounds_the_lease_and_the_first_match_decides() -> None:
     assert "transit rule 1 of transit" in refusal(asked, Policy(transit=(short, long)), "transit", START_S)
     assert not refusal(asked, Policy(transit=(long, short)), "transit", START_S)
     assert "no rule of transit carries traffic from shop to insight" in refusal(asked, Policy(), "transit", START_S)
+
+
+def test_dscp_that_is_not_honoured_is_refused_with_those_that_are() -> None:
+    marked = terms(dscp=CODE_POINTS["EF"])
+    some = replace(ACCEPT, dscp=(CODE_POINTS["AF41"], CODE_POINTS["CS5"]))
+    reason = "accept rule 1 of insight does not honour dscp EF, only AF41, CS5"
+    assert refusal(marked, Policy(accept=(some,)), "insight", START_S) == reason
+    assert not refusal(marked, Policy(accept=(some, ACCEPT)), "insight", START_S)
+    assert not refusal(terms(), Policy(accept=(replace(ACCEPT, dscp=()),)), "insight", START_S)
+    none = TransitRule(origin="*", destination="*", dscp=())
+    reason = "transit rule 1 of transit does not honour dscp EF, nor any other"
+    assert (
+        refusal(marked, Policy(transit=(none, TransitRule(origin="*", destination="*"))), "transit", START_S) == reason
+    )
+    assert not refusal(terms(), Policy(transit=(none,)), "transit", START_S)
+
+
+def test_accept_rule_can_forbid_transit() -> None:
+    policy = Policy(accept=(replace(ACCEPT, direct=True),))
+    came_through = refusal(terms(visited=("shop", "transit")), policy, "insight", START_S)
+    assert (
+        came_through == "accept rule 1 of insight takes only what comes straight from shop; this passes shop, transit"
+    )
+    assert "comes straight from shop" in refusal(terms(visited=("transit",)), policy, "insight", START_S)
+    assert not refusal(terms(visited=("shop",)), policy, "insight", START_S)

@@ -8,6 +8,7 @@ import pytest
 from controller.fulfillment.ruling import MAX_ROUNDS
 from controller.language.condition import MAX_COST, MAX_DEPTH, MAX_LENGTH
 from controller.language.manifest import ManifestInvalid, parse, print_yaml
+from controller.language.policy import ACCEPT, OFFER, POLICY, TRANSIT, parse_policy
 from controller.model.rule import MAX_ITEMS, TRUST, VARIABLES, Rule
 from controller.plugins import DEADLINE_S, GROUPS, HOOKS
 from tests.simulator import LAB, ORDER_PROCESSING, World
@@ -37,6 +38,15 @@ def test_refused_conditions_are_refused_as_shown(line: str, column: str, message
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) == 3 and len(REFUSED) == 3
+
+
+def test_the_policy_file_shows_every_field() -> None:
+    (text,) = re.findall(r"```yaml policy\n(.*?)```", TEXT, re.DOTALL)
+    policy = parse_policy(text, "policy.yaml")
+    assert [one.direct for one in policy.accept] == [False, True]
+    assert [one.dscp for one in policy.transit] == [(46, 34), ()]
+    for shape in (POLICY, ACCEPT, TRANSIT, OFFER):
+        assert all(f"{name}:" in text for name in shape.fields), shape
 
 
 def test_variables_and_bounds_are_those_of_the_code() -> None:

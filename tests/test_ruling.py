@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.fulfillment.translate import translate
 from controller.language.manifest import ManifestInvalid, parse, print_yaml, schema, to_manifest
-from controller.language.rule import DSCP, RULE
+from controller.language.rule import RULE
+from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Allow, Encryption, Intent, Level, Prefer, Require, Selector, Trust
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
@@ -87,7 +88,7 @@ def test_public_way_needs_what_cannot_be_met_and_is_not_taken(inventory: Invento
 
 def test_realtime_is_quick_and_marked(inventory: Inventory) -> None:
     (connection,) = translated(intent(service_class="realtime"), lab_rules(), inventory).connections
-    assert (connection.latency_us_max, connection.dscp) == (30_000, DSCP["EF"])
+    assert (connection.latency_us_max, connection.dscp) == (30_000, CODE_POINTS["EF"])
     strict = intent(service_class="realtime", require=Require(latency_us_max=20_000))
     found = translated(strict, lab_rules(), inventory)
     assert found.connections[0].latency_us_max == 20_000 and said(found)["latency <= 20 ms"] == "clause"
@@ -312,7 +313,7 @@ def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
         for standing in state.nodes.values() if standing.state is not None
         for entry in standing.state.entries if entry.action == "h_encaps"
     }  # fmt: skip
-    assert marks == {DSCP["EF"]}
+    assert marks == {CODE_POINTS["EF"]}
     assert world.get("shop", "rules", "realtime-is-quick").status == {"intents": ["order-processing"]}
     world.apply("shop", LAB_RULES.replace("max: 30", "max: 1"))
     world.run(30)

@@ -8,8 +8,11 @@ import os
 
 import pytest
 
+from controller.language.policy import parse_policy
 from controller.model.course import Stage
+from controller.model.dscp import CODE_POINTS
 from tests.simulator import ORDER_PROCESSING, Faults, World
+from topologies import domain_files
 
 SEEDS = int(os.environ.get("NETSTITCH_SIMULATION_SEEDS", "12"))
 MESSY = Faults(loss=0.3, duplication=0.3, delay_s=(0.001, 2.0))
@@ -309,4 +312,129 @@ def test_nobody_promises_what_an_unreachable_node_of_its_own_has_not_confirmed()
     world.nodes["ie1"].up = True
     world.run(5.0)
     assert world.phase("shop", "order-processing") == "Active"
+    world.check_settled()
+
+
+ENTRUSTED = """
+apiVersion: netstitch/v1
+kind: Rule
+metadata: {name: orders-go-first}
+spec:
+  when: intent.name == "order-processing"
+  then: {%s}
+  explain: The owner says so.
+"""
+
+
+def policies(world: World, **texts: str) -> None:
+    """Those of some domains, changed before they have begun: as `old text -> new text`."""
+    for domain, change in texts.items():
+        controller = world.controllers[domain]
+        text = domain_files.policy(world.topology.domain(domain))
+        old, _, new = change.partition(" -> ")
+        assert old in text, text
+        controller.policy = parse_policy(text.replace(old, new, 1), domain)
+
+
+def marks(world: World) -> dict[str, set[int]]:
+    """Code points of the outer headers that each node makes."""
+    return {
+        name: {dict(entry.params)["dscp"] for entry in node.entries.values() if entry.action == "h_encaps"}
+        for name, node in world.nodes.items()
+    }
+
+
+def test_dscp_is_that_of_the_outer_headers_in_every_domain_and_in_both_directions() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", ENTRUSTED % "dscp: EF" + "---\n" + ORDER_PROCESSING)
+    world.run(3.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    found = marks(world)
+    # forward at se1, sg1, t1, t2 and ig1; what comes back at ie1, ig1, t2, t1 and sg1
+    assert {name for name, ones in found.items() if ones} == {"se1", "sg1", "t1", "t2", "ig1", "ie1"}
+    assert {mark for ones in found.values() for mark in ones} == {CODE_POINTS["EF"]}
+    ends = [
+        dict(entry.params)["sr_policy"]
+        for entry in world.nodes["t1"].entries.values()
+        if entry.table == "steer" and entry.action == "encapsulate"
+    ]
+    assert len(ends) == 2  # into the domain and into the tunnel to shop, each with the mark
+    world.apply("shop", ENTRUSTED % "dscp: AF41")
+    world.run(5.0)
+    assert {mark for ones in marks(world).values() for mark in ones} == {CODE_POINTS["AF41"]}
+    world.check_settled()
+    check_agreed(world)
+
+
+@pytest.mark.parametrize(
+    ("domain", "change", "reason"),
+    [
+        ("transit", "dscp: [AF41]", "transit rule 1 of transit does not honour dscp EF, only AF41"),
+        ("insight", "dscp: []", "accept rule 1 of insight does not honour dscp EF, nor any other"),
+    ],
+)
+def test_who_does_not_honour_a_dscp_says_so_to_the_origin(domain: str, change: str, reason: str) -> None:
+    world = World()
+    policies(world, **{domain: f"from: shop -> {change}\n  from: shop"})
+    world.start()
+    world.apply("shop", ENTRUSTED % "dscp: EF" + "---\n" + ORDER_PROCESSING)
+    world.run(3.0)
+    status = world.get("shop", "intents", "order-processing").status
+    assert status["phase"] == "Refused"
+    assert reason in status["conditions"][0]["reason"]
+    assert world.courses() == []
+    world.apply("shop", ENTRUSTED % "dscp: CS0")
+    world.run(3.0)
+    assert world.phase("shop", "order-processing") == "Active"
+
+
+WIDE = ORDER_PROCESSING.replace("max: 20", "max: 60").replace(", trust: {min: partner}", "")
+
+
+def test_ban_of_transit_holds_in_every_domain() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", ENTRUSTED % "forbid: [transit]" + "---\n" + WIDE)
+    world.run(3.0)
+    status = world.get("shop", "intents", "order-processing").status
+    assert (status["phase"], status["path"]) == ("Active", ["se1", "sg1", "insight"])
+    assert {name for name, one in world.controllers.items() if one.state.courses} == {"shop", "insight"}
+    assert not [message for _, receiver, message in world.wiretap if receiver == "transit"]
+    world.check_settled()
+
+
+def test_what_only_a_third_domain_could_carry_is_unsatisfiable_by_the_rule_that_bans_it() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", WIDE)
+    world.run(3.0)
+    assert world.get("shop", "intents", "order-processing").status["path"] == ["se1", "sg1", "transit", "insight"]
+    assert world.delete("shop", "sg1-ig1", "Link") is not None
+    world.apply("shop", ENTRUSTED % "forbid: [transit]")
+    world.run(5.0)
+    status = world.get("shop", "intents", "order-processing").status
+    assert status["phase"] == "Unsatisfiable"
+    (reason,) = {one["reason"] for one in status["conditions"]}
+    assert "transit: no third domain may carry this; the way over sg1-t1 leads through transit" in reason
+    assert "(through no third domain is of rule orders-go-first: The owner says so.)" in reason
+    assert world.courses() == []
+    assert not any(node.host.tunnels for node in world.nodes.values())
+
+
+def test_the_destinations_owner_can_forbid_transit() -> None:
+    world = World()
+    policies(world, insight="from: shop -> direct: true\n  from: shop")
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    status = world.get("shop", "intents", "order-processing").status
+    assert status["phase"] == "Refused"
+    assert "accept rule 1 of insight takes only what comes straight from shop" in status["conditions"][0]["reason"]
+    assert world.courses() == []
+    world.apply("shop", WIDE)
+    world.run(3.0)
+    status = world.get("shop", "intents", "order-processing").status
+    assert (status["phase"], status["path"]) == ("Active", ["se1", "sg1", "insight"])
+    assert {name for name, one in world.controllers.items() if one.state.courses} == {"shop", "insight"}
     world.check_settled()

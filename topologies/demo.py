@@ -341,9 +341,19 @@ def sentence(demo: Demo) -> None:
         demo.say(f"  because       {json.dumps(one)}")
     for rule in ("cards-are-encrypted", "realtime-is-quick"):
         demo.check(f"the rule {rule} changed what is required", rule in json.dumps(origins), "as above")
-    file = capture(demo, (("se1", "sg1"),))["se1", "sg1"]
-    marked = len(tshark(file, "-Y", "ipv6.tclass.dscp == 46 && ipv6.dst[0:2] == 5f:00 && ipv6.dst[4:2] == 00:02"))
-    demo.check("se1-sg1: what cx1 sends is marked EF, as the rule says (tshark)", marked > 0, f"{marked} packets")
+    files = capture(demo, (("se1", "sg1"), ("t1", "tc1")))
+    for link, locator, what in (
+        (("se1", "sg1"), "00:02", "what cx1 sends"),
+        (("t1", "tc1"), "00:02", "what cx1 sends"),
+        (("t1", "tc1"), "00:01", "what comes back"),
+    ):
+        towards = f"ipv6.dst[0:2] == 5f:00 && ipv6.dst[4:2] == {locator}"
+        marked = len(tshark(files[link], "-Y", f"{towards} && ipv6.tclass.dscp == 46"))
+        demo.check(
+            f"{'-'.join(link)}: {what} is marked EF, as the rule of shop says (tshark)",
+            marked == len(tshark(files[link], "-Y", towards)) > 0,
+            f"{marked} packets",
+        )
     demo.stitch("delete", "intent/order-processing")
     demo.stitch("delete", "-f", RULES)
 

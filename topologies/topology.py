@@ -61,6 +61,8 @@ class AcceptRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"
     to: str
     ports: tuple[str, ...] = ()
     encryption: str = "none"
+    direct: bool = False
+    dscp: tuple[str, ...] | None = None
 
 
 class CarryRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"origin": "from"}):
@@ -70,6 +72,7 @@ class CarryRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"o
     to: str
     encryption: str = "none"
     max_lease_s: int | None = None
+    dscp: tuple[str, ...] | None = None
 
 
 class OfferTerms(Value, frozen=True, kw_only=True):

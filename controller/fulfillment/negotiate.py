@@ -106,6 +106,8 @@ def offer_objection(offer: Offer, peer: Domain, inventory: Inventory, own: str, 
         return f"the traffic would go in a circle: it has passed {', '.join(terms.visited)}"
     if own in terms.avoid_domains or len(terms.avoid_domains) > MAX_DOMAINS:
         return f"the traffic must not pass {own}"
+    if not 0 <= terms.dscp < 64:
+        return f"{terms.dscp} is no code point (RFC 2474): expected 0 to 63"
     link = inventory.links.get(terms.border)
     if link is None or link.domain != peer.name:
         return f"there is no border {terms.border} between {peer.name} and {own}"

@@ -36,12 +36,9 @@ def place(
         exits: list[tuple[Way | None, Trust]] = [(None, Trust.OWN)]
     else:
         ways = _ways(connection, graph, {*visited, graph.own, *connection.avoid_domains}, excluded)
-        if connection.direct:
-            ways = [(way, trust) for way, trust in ways if way.domain == connection.destination_domain]
         exits = [(way, trust) for way, trust in ways if ingress is None or way.border != ingress.border]
     if not exits:
-        through = " without a third domain" if connection.direct else ""
-        message = f"no border leads from {graph.own} to {connection.destination_domain}{through}"
+        message = f"no border leads from {graph.own} to {connection.destination_domain}"
         if excluded:
             message += f" except {', '.join(sorted(excluded))}, where it was refused"
         return Unsatisfiable(binding="reachability", message=message)
@@ -70,6 +67,10 @@ def place(
                 f"latency of at most {limit_us / 1000:g} ms is required; the way{over} takes {worst_us / 1000:g} ms"
             )
             failures.append(Unsatisfiable(binding="latency", message=message))
+            continue
+        if connection.direct and way is not None and way.domain != connection.destination_domain:
+            message = f"no third domain may carry this; the way{over} leads through {way.domain}"
+            failures.append(Unsatisfiable(binding="transit", message=message))
             continue
         policies: list[SrPolicy] = []
         for entry, target in [(entry, target) for entry in entries for target in targets]:
@@ -144,8 +145,8 @@ def _way(link: Link, beyond_us: int, beyond_cost: int) -> Way:
 
 
 def _least_bad(failures: list[Unsatisfiable]) -> Unsatisfiable:
-    """Latency last met the most requirements; all reasons are told."""
-    order = ["segments", "latency", "trust", "reachability"]
+    """What was looked at last met the most requirements; all reasons are told."""
+    order = ["segments", "transit", "latency", "trust", "reachability"]
     best = min(failures, key=lambda one: order.index(one.binding))
     others = [one.message for one in failures if one is not best]
     return Unsatisfiable(binding=best.binding, message="; ".join([best.message, *others]))

@@ -3,40 +3,64 @@
 from fnmatch import fnmatchcase
 
 from controller.fulfillment.translate import inside, words
+from controller.model import dscp
 from controller.model.agreement import Flow, Terms
 from controller.model.intent import Encryption
 from controller.model.policy import AcceptRule, Policy
 
 
 def refusal(terms: Terms, policy: Policy, own: str, now_s: float) -> str:
-    """Why `policy` refuses valid terms; empty: it does not. The first rule that matches decides."""
-    if destination_domain(terms) == own:
-        for flow in terms.flows:
-            if not any(_accepts(rule, terms, flow) for rule in policy.accept):
-                ports = ", ".join(map(words, flow.ports)) or "everything"
-                what = f"{flow.source} (intent of {terms.origin}) to {flow.destination} on {ports}"
-                return f"no rule of {own} accepts {what}"
-        return ""
+    """Why `policy` refuses valid terms; empty: it does not."""
     target = destination_domain(terms)
-    for index, rule in enumerate(policy.transit):
+    if target == own:
+        return next((reason for flow in terms.flows if (reason := _not_accepted(terms, flow, policy, own))), "")
+    for index, rule in enumerate(policy.transit, 1):
         matches = fnmatchcase(terms.origin, rule.origin) and fnmatchcase(target, rule.destination)
         if not matches or not _encrypted(terms, rule.encryption):
             continue
         # the offeror's clock may be a little behind ours
         if rule.max_lease_s is not None and terms.expires_s - now_s > rule.max_lease_s + 5:
-            return (
-                f"transit rule {index + 1} of {own} carries from {rule.origin} to {rule.destination} for at most "
-                + (f"{rule.max_lease_s} s")
-            )
-        return ""
+            bound = f"carries from {rule.origin} to {rule.destination} for at most {rule.max_lease_s} s"
+        else:
+            bound = _not_honoured(terms, rule.dscp)
+        return f"transit rule {index} of {own} {bound}" if bound else ""
     return f"no rule of {own} carries traffic from {terms.origin} to {target}"
+
+
+def _not_accepted(terms: Terms, flow: Flow, policy: Policy, own: str) -> str:
+    """Why no accept rule takes it; empty: one does. Where one only sets a bound on the way, that is why."""
+    objections = []
+    for index, rule in enumerate(policy.accept, 1):
+        if not _is_about(rule, terms, flow):
+            continue
+        bound = _not_direct(terms) if rule.direct else ""
+        bound = bound or _not_honoured(terms, rule.dscp)
+        if not bound:
+            return ""
+        objections.append(f"accept rule {index} of {own} {bound}")
+    ports = ", ".join(map(words, flow.ports)) or "everything"
+    what = f"{flow.source} (intent of {terms.origin}) to {flow.destination} on {ports}"
+    return objections[0] if objections else f"no rule of {own} accepts {what}"
+
+
+def _not_direct(terms: Terms) -> str:
+    if terms.visited == (terms.origin,):
+        return ""
+    return f"takes only what comes straight from {terms.origin}; this passes {', '.join(terms.visited)}"
+
+
+def _not_honoured(terms: Terms, honoured: tuple[int, ...] | None) -> str:
+    if honoured is None or terms.dscp in (0, *honoured):
+        return ""
+    known = f"only {', '.join(map(dscp.words, honoured))}" if honoured else "nor any other"
+    return f"does not honour dscp {dscp.words(terms.dscp)}, {known}"
 
 
 def destination_domain(terms: Terms) -> str:
     return terms.flows[0].destination.split("/")[0]
 
 
-def _accepts(rule: AcceptRule, terms: Terms, flow: Flow) -> bool:
+def _is_about(rule: AcceptRule, terms: Terms, flow: Flow) -> bool:
     ports_fit = not rule.ports or (
         bool(flow.ports) and all(any(inside(ports, allowed) for allowed in rule.ports) for ports in flow.ports)
     )

@@ -20,6 +20,7 @@ def _pattern(text: str) -> str:
 
 
 PATTERN = Scalar(expected="a name or a pattern such as shop/*", make=_pattern)
+CODE_POINTS = ListOf(item=scalars.DSCP, most=64)
 _DURATION_S = scalars.integer(10, 30 * 86400, "seconds")
 
 ACCEPT = Fields(
@@ -29,6 +30,8 @@ ACCEPT = Fields(
         "to": Field(shape=PATTERN, to="destination", required=True),
         "ports": Field(shape=PORT_LIST),
         "encryption": Field(shape=scalars.ENCRYPTION),
+        "direct": Field(shape=scalars.BOOLEAN),
+        "dscp": Field(shape=CODE_POINTS),
     },
     make=lambda values: AcceptRule(**values),
 )
@@ -38,6 +41,7 @@ TRANSIT = Fields(
         "to": Field(shape=PATTERN, to="destination", required=True),
         "encryption": Field(shape=scalars.ENCRYPTION),
         "max_lease_s": Field(shape=_DURATION_S),
+        "dscp": Field(shape=CODE_POINTS),
     },
     make=lambda values: TransitRule(**values),
 )

@@ -8,17 +8,11 @@ from controller.language import scalars
 from controller.language.condition import ConditionInvalid, check
 from controller.language.intent import PREFER, REQUIRE, print_prefer, print_require
 from controller.language.shape import Field, Fields, ListOf, Scalar
+from controller.model import dscp
 from controller.model.intent import Prefer, Require
 from controller.model.rule import Rule, Then
 
 MAX_EXPLAIN = 500
-DSCP = {
-    "CS0": 0, "CS1": 8, "CS2": 16, "CS3": 24, "CS4": 32, "CS5": 40, "CS6": 48, "CS7": 56,
-    "AF11": 10, "AF12": 12, "AF13": 14, "AF21": 18, "AF22": 20, "AF23": 22,
-    "AF31": 26, "AF32": 28, "AF33": 30, "AF41": 34, "AF42": 36, "AF43": 38, "EF": 46, "LE": 1,
-}  # fmt: skip
-"""RFC 2474, RFC 2597, RFC 3246, RFC 8622."""
-_DSCP_NAMES = {value: name for name, value in DSCP.items()}
 
 
 def _condition(text: str) -> str:
@@ -52,20 +46,10 @@ THEN = Fields(
         "via": Field(shape=ListOf(item=scalars.VIA_NAME, least=1, most=16)),
         "forbid": Field(shape=ListOf(item=scalars.one_of("traffic", "transit"), least=1, most=2)),
         "class": Field(shape=scalars.NAME, to="service_class"),
-        "dscp": Field(
-            shape=Scalar(
-                expected="a DSCP name such as EF or AF41",
-                make=lambda text: DSCP[text] if text in DSCP else _raise(f"{text[:20]!r} is none"),
-                json_schema={"enum": list(DSCP)},
-            )
-        ),
+        "dscp": Field(shape=scalars.DSCP),
     },
     make=_then,
 )
-
-
-def _raise(message: str) -> int:
-    raise ValueError(message)
 
 
 def _rule(values: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +88,7 @@ def print_then(then: Then) -> dict[str, Any]:
     if then.service_class:
         spec["class"] = then.service_class
     if then.dscp is not None:
-        spec["dscp"] = _DSCP_NAMES[then.dscp]
+        spec["dscp"] = dscp.words(then.dscp)
     return spec
 
 

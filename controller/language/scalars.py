@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from controller.language.shape import Scalar
+from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Disjoint, Encryption, Level, Ports, Trust
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -53,6 +54,13 @@ def _boolean(value: bool) -> bool:
     return value
 
 
+def _code_point(text: str) -> int:
+    if text not in CODE_POINTS:
+        raise ValueError(f"{text[:20]!r} is none")
+    return CODE_POINTS[text]
+
+
+DSCP = Scalar(expected="a DSCP name such as EF or AF41", make=_code_point, json_schema={"enum": list(CODE_POINTS)})
 BOOLEAN = Scalar(expected="true or false", make=_boolean, types=(bool,), json_schema={"type": "boolean"})
 
 

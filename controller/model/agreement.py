@@ -55,6 +55,8 @@ class Terms(Value, frozen=True, kw_only=True):
     offeror_end: TunnelEnd
     avoid_domains: tuple[str, ...] = ()
     """Domains that the traffic must not pass."""
+    dscp: int = 0
+    """Code point of the outer headers on every domain's part of the way, both directions (RFC 2474)."""
 
 
 class Offer(Value, frozen=True, kw_only=True, tag="offer"):

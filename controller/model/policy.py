@@ -16,6 +16,10 @@ class AcceptRule(Value, frozen=True, kw_only=True):
     """All that an offer asks for must be inside. Empty: everything."""
     encryption: Encryption = Encryption.NONE
     """At least."""
+    direct: bool = False
+    """Only what comes straight from its origin, through no third domain."""
+    dscp: tuple[int, ...] | None = None
+    """Code points that we honour beside 0; None: every one."""
 
 
 class TransitRule(Value, frozen=True, kw_only=True):
@@ -26,10 +30,13 @@ class TransitRule(Value, frozen=True, kw_only=True):
     """Domain; shell pattern, as `origin`."""
     encryption: Encryption = Encryption.NONE
     max_lease_s: int | None = None
+    dscp: tuple[int, ...] | None = None
+    """As of an accept rule."""
 
 
 class Policy(Value, frozen=True, kw_only=True):
-    """The first rule that matches decides; none: refused."""
+    """One accept rule that takes an offer is enough; of the transit rules the first that matches decides. None:
+    refused."""
 
     accept: tuple[AcceptRule, ...] = ()
     transit: tuple[TransitRule, ...] = ()

@@ -43,7 +43,7 @@ class Connection(Value, frozen=True, kw_only=True):
     direct: bool = False
     """Through no third domain."""
     dscp: int = 0
-    """Of the outer headers in our domain (RFC 2474)."""
+    """Code point of the outer headers (RFC 2474)."""
 
 
 class Requirements(Value, frozen=True, kw_only=True):

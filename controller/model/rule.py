@@ -13,7 +13,7 @@ class Then(Value, frozen=True, kw_only=True):
     """`traffic`: it must not be carried at all; `transit`: not through a third domain."""
     service_class: str = ""
     dscp: int | None = None
-    """Differentiated Services code point (RFC 2474) of the outer headers in our domain."""
+    """Differentiated Services code point (RFC 2474) of the outer headers, in all domains on the way."""
 
 
 class Rule(Value, frozen=True, kw_only=True):

@@ -50,6 +50,7 @@ def offer_onward(turn: Turn, name: str) -> None:
         trust_min=connection.trust_min,
         latency_us_max=None if limit_us is None else limit_us - plan.own_latency_us,
         avoid_domains=connection.avoid_domains,
+        dscp=connection.dscp,
         visited=(*(upstream.visited if upstream is not None else ()), turn.own),
         not_before_s=int(turn.now_s),
         expires_s=expires_s,

@@ -155,6 +155,7 @@ def _connection(turn: Turn, terms: Terms) -> Connection | str:
         encryption=terms.encryption,
         trust_min=terms.trust_min,
         avoid_domains=terms.avoid_domains,
+        dscp=terms.dscp,
     )
     return (source_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
 
