@@ -7,7 +7,9 @@ from controller.model.intent import Allow, Intent, Ports, Require, Selector, Tru
 from controller.model.inventory import Attachment, Domain, Inventory, Link, LinkEnd, Network, Node, Service
 from dataplane.reasons import L4Class
 
-NODES = ("e1", "e2", "t1")
+EDGES = ("e1", "e2", "e3")
+TRANSIT = ("t1", "t2")
+"""Every edge is linked to t1, and most to t2; now and then two links join e1 and e2."""
 PORTS = (
     (),
     (Ports(protocol="icmp"),),
@@ -41,7 +43,7 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
             attachments.append(
                 Attachment(
                     name=f"h{index}{host}",
-                    node=chance.choice(NODES[:2]),
+                    node=chance.choice(EDGES),
                     port=port,
                     addresses=addresses,
                     labels=(("app", chance.choice("ab")), ("tier", chance.choice("xy"))),
@@ -61,18 +63,13 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
         ):
             networks[name] = Network(name=name, prefixes=(prefix,))
             services[f"{name}/s"] = Service(name=f"{name}/s", addresses=(address,), ports=chance.choice(PORTS[1:]))
-    links = {
-        f"{a}-t1": Link(
-            name=f"{a}-t1",
-            a=LinkEnd(node=a, port=1),
-            b=LinkEnd(node="t1", port=index),
-            delay_us=100,
-            rate_bps=10**9,
-            loss_percent=0.0,
-            mtu=2000,
-        )
-        for index, a in enumerate(NODES[:2], 1)
-    }
+    made: list[Link] = []
+    for index, edge in enumerate(EDGES, 1):
+        for side, transit in enumerate(TRANSIT):
+            if side == 0 or chance.random() < 0.7:
+                made.append(_link(chance, (edge, 1 + side), (transit, index)))
+    if chance.random() < 0.3:
+        made += [_link(chance, ("e1", port), ("e2", port)) for port in (3, 4)]
     return Inventory(
         domains={
             "shop": Domain(name="shop", sid_block="5f00:1::/32", own=True),
@@ -83,13 +80,26 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
         nodes={
             name: Node(
                 name=name,
-                role="transit" if name == "t1" else "edge",
+                role="edge" if name in EDGES else "transit",
                 locator=f"5f00:1:{index}::/48",
                 agent=f"unix:/{name}",
             )
-            for index, name in enumerate(NODES, 1)
+            for index, name in enumerate((*EDGES, *TRANSIT), 1)
         },
-        links=links,
+        links={link.name: link for link in made},
+    )
+
+
+def _link(chance: random.Random, a: tuple[str, int], b: tuple[str, int]) -> Link:
+    """Between two (node, port)."""
+    return Link(
+        name=f"{a[0]}-{b[0]}-{a[1]}",
+        a=LinkEnd(node=a[0], port=a[1]),
+        b=LinkEnd(node=b[0], port=b[1]),
+        delay_us=chance.choice((100, 200)),
+        rate_bps=10**9,
+        loss_percent=0.0,
+        mtu=2000,
     )
 
 

@@ -1,6 +1,7 @@
-"""Packets through the whole simulated lab: each node is the reference pipeline over the entries it was given."""
+"""Packets through several nodes, each the reference pipeline over the entries it was given; and through the lab so."""
 
 import ipaddress
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -9,6 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from controller.fulfillment.numbering import address
+from controller.model.entry import Entry
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward, Pipeline, Port
@@ -29,12 +31,61 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """As they left each node."""
 
 
+Place = tuple[str, int]
+"""Node and port."""
+
+
+def table_entries(entries: Iterable[Entry]) -> list[TableEntry]:
+    return [
+        TableEntry(
+            table=entry.table,
+            match=tuple(FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match),
+            action=entry.action,
+            params=entry.params,
+            priority=entry.priority,
+        )
+        for entry in entries
+    ]
+
+
+def travel(
+    pipelines: Mapping[str, Pipeline],
+    wires: Mapping[Place, Place],
+    hosts: Mapping[Place, str],
+    at: Place,
+    frame: bytes,
+    boottime_s: float,
+    beyond: Callable[[Place, bytes], tuple[Place, bytes]] | None = None,
+) -> Outcome:
+    """`frame` from where it enters a node. `beyond`: where a frame goes that leaves by a port without a wire."""
+    path: list[str] = []
+    frames: list[bytes] = []
+    for _ in range(MAX_HOPS):
+        node, port = at
+        path.append(node)
+        verdict = pipelines[node].run(port, frame, boottime_s)
+        if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
+            reason = DropReason(verdict.reason)
+            return Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames))
+        assert isinstance(verdict, Forward), verdict
+        out, frame = (node, verdict.port), verdict.frame
+        frames.append(frame)
+        if out in hosts:
+            return Outcome(delivered=hosts[out], node=node, path=tuple(path), frames=tuple(frames))
+        if out in wires:
+            at = wires[out]
+        else:
+            assert beyond is not None, f"nothing is at {out}"
+            at, frame = beyond(out, frame)
+    raise AssertionError(f"in circles: {path}")
+
+
 class Walk:
     def __init__(self, world: World) -> None:
         self._world = world
         self._topology = world.topology
-        self._wires: dict[tuple[str, int], tuple[str, int]] = {}
-        self._hosts: dict[tuple[str, int], str] = {}
+        self._wires: dict[Place, Place] = {}
+        self._hosts: dict[Place, str] = {}
         for link in self._topology.links:
             if not self._topology.crosses_domains(link):
                 a = (link.a.node, self._topology.port_number(link.a.node, link.b.node))
@@ -61,19 +112,7 @@ class Walk:
         for border in description.borders:
             if border.name in tunnels:
                 ports[border.port] = Port(mac=bytes.fromhex(border.mac.replace(":", "")))
-        entries = [
-            TableEntry(
-                table=entry.table,
-                match=tuple(
-                    FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match
-                ),
-                action=entry.action,
-                params=entry.params,
-                priority=entry.priority,
-            )
-            for entry in node.entries.values()
-        ]
-        pipeline = Pipeline(entries, ports)
+        pipeline = Pipeline(table_entries(node.entries.values()), ports)
         for (name, port), host in self._hosts.items():
             if name == node.name:
                 for interface in self._topology.host(host).interfaces:
@@ -81,39 +120,22 @@ class Walk:
                         pipeline.neighbors[port, address(text)] = bytes([2, 0, 0, 9, 0, port])
         return pipeline
 
+    def place(self, host: str) -> Place:
+        """Where its first interface is attached."""
+        interface = self._topology.host(host).interfaces[0]
+        return interface.node, self._topology.port_number(interface.node, self._topology.host(host).port(interface))
+
     def send(self, host: str, packet: Packet) -> Outcome:
         """`packet` (IP) as the host's first interface sends it to its gateway."""
-        interface = self._topology.host(host).interfaces[0]
-        node = interface.node
-        port = self._topology.port_number(node, self._topology.host(host).port(interface))
+        node, port = self.place(host)
         gateway = self.pipelines[node].ports[port].mac.hex(":")
         frame = bytes(Ether(src=f"02:00:00:09:00:{port:02x}", dst=gateway) / packet)
-        path: list[str] = []
-        frames: list[bytes] = []
-        for _ in range(MAX_HOPS):
-            path.append(node)
-            verdict = self.pipelines[node].run(port, frame, self._world.now_s - BOOT_EPOCH_S)
-            if isinstance(verdict, Drop):
-                return self._outcome(node, DropReason(verdict.reason), path, frames)
-            assert isinstance(verdict, Forward), verdict
-            if verdict.reason != DropReason.NONE:
-                return self._outcome(node, DropReason(verdict.reason), path, frames)
-            frames.append(verdict.frame)
-            if (node, verdict.port) in self._hosts:
-                delivered = self._hosts[node, verdict.port]
-                return Outcome(delivered=delivered, node=node, path=tuple(path), frames=tuple(frames))
-            if (node, verdict.port) in self._wires:
-                node, port = self._wires[node, verdict.port]
-                frame = verdict.frame
-            else:
-                node, port, frame = self._through_tunnel(node, verdict.port, verdict.frame)
-        raise AssertionError(f"a packet of {host} goes in circles: {path}")
+        boottime_s = self._world.now_s - BOOT_EPOCH_S
+        return travel(self.pipelines, self._wires, self._hosts, (node, port), frame, boottime_s, self._through_tunnel)
 
-    def _outcome(self, node: str, reason: DropReason, path: list[str], frames: list[bytes]) -> Outcome:
-        return Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames))
-
-    def _through_tunnel(self, node: str, port: int, frame: bytes) -> tuple[str, int, bytes]:
+    def _through_tunnel(self, out: Place, frame: bytes) -> tuple[Place, bytes]:
         """WireGuard between two gateways: keys and endpoints must fit, and what enters and comes out is filtered."""
+        node, port = out
         near = next(one for one in self._world.nodes[node].describe().borders if one.port == port)
         assert frame[:6].hex(":") == near.kernel_mac, "not sent to the kernel's side"
         tunnel = next(one for one in self._world.nodes[node].host.tunnels if one.border == near.name)
@@ -129,23 +151,23 @@ class Walk:
             assert any(source in ipaddress.IPv6Network(prefix) for prefix in back.allowed_ips)
             assert len(frame) - 14 <= near.mtu, "too big for the tunnel"
             macs = bytes.fromhex((far.mac + far.kernel_mac).replace(":", ""))
-            return other, far.port, macs + frame[12:]
+            return (other, far.port), macs + frame[12:]
         raise AssertionError(f"nobody is at the other end of {near.name}")
 
 
 def tcp(source: str, destination: str, port: int, flags: str = "S", source_port: int = 40000) -> Packet:
-    return _ip(source, destination) / TCP(sport=source_port, dport=port, flags=flags)
+    return ip(source, destination) / TCP(sport=source_port, dport=port, flags=flags)
 
 
 def udp(source: str, destination: str, port: int, source_port: int = 40000, size: int = 0) -> Packet:
-    return _ip(source, destination) / UDP(sport=source_port, dport=port) / Raw(bytes(size))
+    return ip(source, destination) / UDP(sport=source_port, dport=port) / Raw(bytes(size))
 
 
 def echo(source: str, destination: str, *, reply: bool = False) -> Packet:
     if ":" in source:
-        return _ip(source, destination) / (ICMPv6EchoReply() if reply else ICMPv6EchoRequest())
-    return _ip(source, destination) / ICMP(type=0 if reply else 8)
+        return ip(source, destination) / (ICMPv6EchoReply() if reply else ICMPv6EchoRequest())
+    return ip(source, destination) / ICMP(type=0 if reply else 8)
 
 
-def _ip(source: str, destination: str) -> Packet:
+def ip(source: str, destination: str) -> Packet:
     return (IPv6 if ":" in source else IP)(src=source, dst=destination)

@@ -49,8 +49,8 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
     )
     isolate, allow = intent.children[:2]
     assert [one.text for one in below(isolate, "entry")] == [
-        "context=1 destination_group=53358 & 0xffff -> drop reason=isolated",
-        "context=1 source_group=44835 & 0xffff -> drop reason=isolated",
+        "context=1 destination_group=9303 & 0xffff -> drop reason=isolated",
+        "context=1 source_group=5954 & 0xffff -> drop reason=isolated",
     ]
     assert allow.text == ALLOW
     assert [one.text for one in below(allow, "origin")] == [

@@ -14,6 +14,7 @@ from controller.fulfillment.fabric import (
     Crossing,
     Fabric,
     encapsulation_bytes,
+    encapsulation_entries,
     local_sid_entry,
     route_entry,
 )
@@ -26,7 +27,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Host
 from controller.model.sr_policy import SrPolicy
 from dataplane.host_api import Tunnel
-from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
+from dataplane.reasons import FABRIC_CLASS, FABRIC_CONTEXT
 
 FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
 
@@ -275,45 +276,19 @@ class _Carrier:
             self._add(node, *local_route_entries(context, host, self._owner))
 
     def _encapsulate(self, node: str, slot: int, direction: Direction, leg: int, lists: list[tuple[int, ...]]) -> None:
-        sr_policy = numbering.sr_policy(slot, direction)
-        live = (1 << len(lists)) - 1
-        steering = (("sr_policy", sr_policy), ("liveness_group", sr_policy))
         self._add(
             node,
-            Entry(table="steer", match=_leg(leg), action="encapsulate", params=steering, owner=self._owner),
-            Entry(
-                table="path_liveness",
-                match=(Match(field="liveness_group", value=sr_policy),),
-                action="set_live",
-                params=(("live", live),),
+            *encapsulation_entries(
+                leg,
+                numbering.sr_policy(slot, direction),
+                lists,
+                source=numbering.sid(self._fabric.locators[node], 0),
+                dscp=self._plan.connection.dscp,
+                color=slot,
+                inner_mtu=self._mtu,
                 owner=self._owner,
             ),
         )
-        source = numbering.sid(self._fabric.locators[node], 0)
-        for index, segments in enumerate(lists):
-            # RFC 8754 §2: the list starts with the last segment
-            wire = (*reversed(segments), *([0] * (MAX_SEGMENTS - len(segments))))
-            self._add(
-                node,
-                Entry(
-                    table="sr_policy",
-                    match=(
-                        Match(field="sr_policy", value=sr_policy),
-                        Match(field="live", value=1 << index, mask=1 << index),
-                    ),
-                    priority=CANDIDATE_PATHS - index,
-                    action="h_encaps",
-                    params=(
-                        ("source", source),
-                        ("dscp", self._plan.connection.dscp),
-                        ("color", slot),
-                        ("inner_mtu", self._mtu),
-                        ("count", len(segments)),
-                        *((f"segment_list_{place}", segment) for place, segment in enumerate(wire)),
-                    ),
-                    owner=self._owner,
-                ),
-            )
 
     def _lease(self, node: str, leg: int, border: Border) -> None:
         """A border closes by itself. A leg between two borders closes with the first of them."""

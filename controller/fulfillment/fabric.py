@@ -1,18 +1,19 @@
-"""What every node has whatever the intents are: End SIDs, ways to the other nodes, links, the networks' hosts."""
+"""What every node has whatever the intents are: End SIDs, ways to other nodes, links; and how a path is compiled."""
 
 import ipaddress
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from controller.fulfillment import numbering
-from controller.fulfillment.graph import graph
+from controller.fulfillment import numbering, paths
+from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import Route, shortest
 from controller.model.entry import Entry, Match
-from controller.model.inventory import Inventory
-from controller.model.sr_policy import CandidatePath
+from controller.model.inventory import Inventory, Link, Network
+from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane.host_api import BorderStatus, NodeDescription, PortStatus
-from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_CONTEXT
+from dataplane.reasons import ATTACHMENT_CLASS, CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +53,11 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """(link, node) -> port."""
     links_towards: dict[tuple[str, str], str]
     """(node, other node) -> link of the ordinary way to the other's locator."""
-    mtus: dict[str, int]
-    """Of links."""
+    links: dict[str, Link]
     crossings: dict[str, Crossing]
     """Of border links whose gateway has described itself."""
+    edge_policies: dict[tuple[str, str], SrPolicy | None]
+    """Between each two edges (first by name, second) that have a network in common. None: no path leads there."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
         """Segments that pin `path`: End of each inner node, by the planned link."""
@@ -70,11 +72,16 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 by_port = numbering.END_BY_PORT + self.ports[link, far]
                 segments.append(numbering.sid(self.locators[far], numbering.END if ordinary else by_port))
-        return SegmentList(segments=tuple(segments), last_hop=last_hop, mtu=min(self.mtus[link] for link in links))
+        return SegmentList(segments=tuple(segments), last_hop=last_hop, mtu=min(self.links[link].mtu for link in links))
 
 
-def fabric(inventory: Inventory, descriptions: Mapping[str, NodeDescription], own: str) -> Fabric:
-    """Entries that need what a node has not said yet (its MACs) are left out until it has."""
+def fabric(
+    inventory: Inventory, descriptions: Mapping[str, NodeDescription], own: str, before: Fabric | None = None
+) -> Fabric:
+    """Entries that need what a node has not said yet (its MACs) are left out until it has.
+
+    `before`: the last one, whose SR Policies between edges are kept while the links are the same.
+    """
     known = graph(inventory, own)
     ports: dict[tuple[str, str], int] = {}
     for link in inventory.links.values():
@@ -107,15 +114,32 @@ def fabric(inventory: Inventory, descriptions: Mapping[str, NodeDescription], ow
                 )
                 source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
                 if source is not None and target is not None:
-                    entries[near.node].append(_forward(near.port, near.port, source, target, f"links/{link.name}"))
+                    entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
     return Fabric(
         entries={name: tuple(ones) for name, ones in entries.items()},
         locators=locators,
         ports=ports,
         links_towards=towards,
-        mtus={link.name: link.mtu for link in inventory.links.values()},
+        links=inventory.links,
         crossings=_crossings(inventory, descriptions),
+        edge_policies=_edge_policies(
+            known, before.edge_policies if before is not None and before.links == inventory.links else {}
+        ),
     )
+
+
+def _edge_policies(
+    known: Graph, before: Mapping[tuple[str, str], SrPolicy | None]
+) -> dict[tuple[str, str], SrPolicy | None]:
+    pairs = {
+        pair for network in known.inventory.networks.values() for pair in itertools.combinations(edges(network), 2)
+    }
+    return {pair: before[pair] if pair in before else paths.sr_policy(known, *pair) for pair in sorted(pairs)}
+
+
+def edges(network: Network) -> tuple[str, ...]:
+    """Nodes with hosts of it."""
+    return tuple(sorted({attachment.node for attachment in network.attachments}))
 
 
 def _node_entries(name: str, locator: int) -> list[Entry]:
@@ -179,7 +203,7 @@ def tunnel_entries(crossing: Crossing, owner: str) -> tuple[Entry, ...]:
     entries = [attachment_entry(crossing.port, "link", ("ingress_class", crossing.ingress_class), owner)]
     if crossing.mac and crossing.kernel_mac:
         hop = numbering.TUNNEL_HOP + crossing.port
-        entries.append(_forward(hop, crossing.port, crossing.mac, crossing.kernel_mac, owner))
+        entries.append(forward_entry(hop, crossing.port, crossing.mac, crossing.kernel_mac, owner))
     return tuple(entries)
 
 
@@ -230,7 +254,65 @@ def resolve_entry(next_hop: int, port: int, mac: int, owner: str) -> Entry:
     return Entry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
 
 
-def _forward(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> Entry:
+def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> Entry:
     params = (("port", port), ("source_mac", source_mac), ("destination_mac", destination_mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
     return Entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
+
+
+# ---- entries that send into an SR Policy
+
+
+def encapsulation_entries(
+    leg: int,
+    sr_policy: int,
+    lists: Sequence[tuple[int, ...]],
+    *,
+    source: int,
+    dscp: int,
+    color: int,
+    inner_mtu: int,
+    owner: str,
+) -> tuple[Entry, ...]:
+    """`leg` is steered into the SR Policy; its liveness group has the same number. `lists`: the segments of each
+    candidate path, best first, in the order of travel."""
+    entries = [
+        Entry(
+            table="steer",
+            match=(Match(field="leg", value=leg),),
+            action="encapsulate",
+            params=(("sr_policy", sr_policy), ("liveness_group", sr_policy)),
+            owner=owner,
+        ),
+        Entry(
+            table="path_liveness",
+            match=(Match(field="liveness_group", value=sr_policy),),
+            action="set_live",
+            params=(("live", (1 << len(lists)) - 1),),
+            owner=owner,
+        ),
+    ]
+    for index, segments in enumerate(lists):
+        # RFC 8754 §2: the list starts with the last segment
+        wire = (*reversed(segments), *([0] * (MAX_SEGMENTS - len(segments))))
+        entries.append(
+            Entry(
+                table="sr_policy",
+                match=(
+                    Match(field="sr_policy", value=sr_policy),
+                    Match(field="live", value=1 << index, mask=1 << index),
+                ),
+                priority=CANDIDATE_PATHS - index,
+                action="h_encaps",
+                params=(
+                    ("source", source),
+                    ("dscp", dscp),
+                    ("color", color),
+                    ("inner_mtu", inner_mtu),
+                    ("count", len(segments)),
+                    *((f"segment_list_{place}", segment) for place, segment in enumerate(wire)),
+                ),
+                owner=owner,
+            )
+        )
+    return tuple(entries)

@@ -22,11 +22,15 @@ def network_entries(
     network: Network,
     node: str,
     index: int,
+    legs: Mapping[str, int],
     rules: tuple[Rule, ...],
     classes: PortClasses,
     descriptions: Mapping[str, NodeDescription],
 ) -> tuple[Entry, ...]:
-    """All of a network at one of its edges. Next hops of ports whose MAC is not known yet are left out."""
+    """All of a network at one of its edges. Next hops of ports whose MAC is not known yet are left out.
+
+    `legs`: to its other edges, as far as a path leads there.
+    """
     owner = f"networks/{network.name}"
     entries: list[Entry] = []
     ports: set[int] = set()
@@ -42,17 +46,9 @@ def network_entries(
             entries.append(_admit(attachment.port, address, owner))
             entries.append(route_entry(index, (address, 128), hop, owner))
     leg = numbering.network_leg(index)
-    hosts = {numbering.host_prefix(address) for one in network.attachments for address in one.addresses}
-    default = Rule(
-        source=None,  # source_guard admits only the network's own hosts
-        destination=tuple(sorted(hosts)),  # not its prefixes: another network's host may have an address inside them
-        default=True,
-        leg=leg,
-        priority=DEFAULT_PRIORITY,
-        owner=owner,
-    )
     steer = Entry(table="steer", match=(Match(field="leg", value=leg),), action="deliver", owner=owner)
-    return (*entries, steer, *compile_rules(index, (default, *rules), classes))
+    rules = (*_default_rules(network, node, index, legs), *rules)
+    return (*entries, steer, *compile_rules(index, rules, classes, _attached(network, node)))
 
 
 def gateways(networks: Iterable[Network], node: str) -> tuple[Gateway, ...]:
@@ -82,27 +78,79 @@ def isolation_rules(isolation: Isolation) -> tuple[Rule, ...]:
     )
 
 
-def together_rules(index: int, *isolations: Isolation) -> tuple[Rule, ...]:
+def together_rules(
+    network: Network, node: str, index: int, legs: Mapping[str, int], *isolations: Isolation
+) -> tuple[Rule, ...]:
     """What of one network (with `index`) is isolated by the very same intents reaches each other as ever."""
     owners: dict[str, list[str]] = {}
     for isolation in isolations:
         for address in sorted({address for host in isolation.hosts for address in host.addresses}):
             owners.setdefault(address, []).append(isolation.owner)
-    alike: dict[tuple[str, ...], list[str]] = {}
+    alike: dict[tuple[str, ...], set[str]] = {}
     for address, ones in owners.items():
-        alike.setdefault(tuple(sorted(ones)), []).append(address)
+        alike.setdefault(tuple(sorted(ones)), set()).add(address)
+    attached, reached = _attached(network, node), _destinations(network, node, index, legs)
+    rules = []
+    for _, addresses in sorted(alike.items()):
+        for leg, hosts in reached:
+            sources = addresses if leg == numbering.network_leg(index) else addresses.intersection(attached)
+            destinations = addresses.intersection(hosts)
+            if len(addresses) > 1 and sources and destinations:
+                rules.append(
+                    Rule(
+                        source=tuple(sorted(sources)),
+                        destination=tuple(sorted(destinations)),
+                        default=True,
+                        leg=leg,
+                        priority=ISOLATE_PRIORITY + 1,
+                        owner=f"networks/{network.name}",
+                    )
+                )
+    return tuple(rules)
+
+
+def _default_rules(network: Network, node: str, index: int, legs: Mapping[str, int]) -> tuple[Rule, ...]:
+    """To the network's hosts: not to its prefixes, since another network's host may have an address inside them.
+
+    Who sends is not asked where the destination is attached here: source guards admit only the network's own hosts. To
+    another edge is sent only what comes from a host that is attached here.
+    """
     return tuple(
         Rule(
-            source=tuple(sorted(addresses)),
-            destination=tuple(sorted(addresses)),
+            source=None,
+            attached=leg != numbering.network_leg(index),
+            destination=hosts,
             default=True,
-            leg=numbering.network_leg(index),
-            priority=ISOLATE_PRIORITY + 1,
-            owner=f"networks/{isolations[0].network}",
+            leg=leg,
+            priority=DEFAULT_PRIORITY,
+            owner=f"networks/{network.name}",
         )
-        for _, addresses in sorted(alike.items())
-        if len(addresses) > 1
+        for leg, hosts in _destinations(network, node, index, legs)
     )
+
+
+def _destinations(
+    network: Network, node: str, index: int, legs: Mapping[str, int]
+) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Each leg with the hosts that it leads to from `node`, sorted.
+
+    What is behind an edge that no path leads to has the leg of what is here: it is permitted, and there is no route.
+    """
+    own = numbering.network_leg(index)
+    found: dict[str, int] = {}
+    for attachment in sorted(network.attachments, key=lambda one: (one.node != node, one.node)):
+        leg = own if attachment.node == node else legs.get(attachment.node, own)
+        for address in attachment.addresses:
+            found.setdefault(numbering.host_prefix(address), leg)
+    hosts: dict[int, list[str]] = {}
+    for address in sorted(found):
+        hosts.setdefault(found[address], []).append(address)
+    return tuple((leg, tuple(hosts[leg])) for leg in sorted(hosts))
+
+
+def _attached(network: Network, node: str) -> tuple[str, ...]:
+    """Prefixes of the hosts at an edge."""
+    return tuple(sorted({numbering.host_prefix(address) for one in _here(network, node) for address in one.addresses}))
 
 
 def _here(network: Network, node: str) -> list[Attachment]:

@@ -4,12 +4,15 @@
 |---|---|
 | context of a network | its index, 1 to 255 |
 | contexts of a plan | 256 + 4 slot: tail forward, tail reverse, border forward, border reverse |
-| leg of a network | 16384 + index |
+| leg of a network | 16384 + index: to hosts behind the same edge; 16640 + edge number: to those behind another |
 | legs of a plan | 16 slot + `Leg` |
-| SR Policy, liveness group | 2 slot forward, 2 slot + 1 reverse |
-| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels) |
+| SR Policy, liveness group | 2 slot forward, 2 slot + 1 reverse; 1801 + edge number: to that edge of a network |
+| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels), 2048: behind another edge |
 | SID functions of a node | 1: End; 0x0100 + port: End.X; 0x0200 + port: End for what came by that port |
 | SID functions of a plan (End.DT46) | 0x1000 + 4 slot: tail forward, tail reverse, border forward, border reverse |
+| SID functions of a network (End.DT46) | 0x4000 + 2 index: by the first candidate path, + 1: by the second |
+
+Edge numbers, 1 to 246, are those of an edge of a network that has several; no two in a domain are the same.
 """
 
 import enum
@@ -22,9 +25,15 @@ END_X = 0x0100
 END_BY_PORT = 0x0200
 END_DT46 = 0x1000
 MAX_NETWORKS = 255
+NETWORK_DT46 = 0x4000
 MAX_SLOTS = 900
+MAX_EDGE_NUMBERS = 246
+"""The 2,048 SR Policies of a node without those of the slots."""
 ATTACHED_HOP = 512
 TUNNEL_HOP = 1024
+BEHIND_ANOTHER_EDGE = 2048
+FIRST_PLAN_CONTEXT = 256
+FIRST_NETWORK_LEG = 16384
 
 
 class Direction(enum.IntEnum):
@@ -46,7 +55,15 @@ class Leg(enum.IntEnum):
 
 
 def network_leg(index: int) -> int:
-    return 16384 + index
+    return FIRST_NETWORK_LEG + index
+
+
+def edge_leg(edge_number: int) -> int:
+    return FIRST_NETWORK_LEG + 256 + edge_number
+
+
+def edge_sr_policy(edge_number: int) -> int:
+    return sr_policy(MAX_SLOTS, Direction.REVERSE) + edge_number
 
 
 def leg(slot: int, kind: Leg, direction: Direction) -> int:
@@ -54,11 +71,11 @@ def leg(slot: int, kind: Leg, direction: Direction) -> int:
 
 
 def tail_context(slot: int, direction: Direction) -> int:
-    return 256 + 4 * slot + direction
+    return FIRST_PLAN_CONTEXT + 4 * slot + direction
 
 
 def border_context(slot: int, direction: Direction) -> int:
-    return 256 + 4 * slot + 2 + direction
+    return FIRST_PLAN_CONTEXT + 4 * slot + 2 + direction
 
 
 def sr_policy(slot: int, direction: Direction) -> int:
@@ -72,6 +89,11 @@ def sid(locator: int, function: int) -> int:
 
 def tail_sid(locator: int, slot: int, direction: Direction) -> int:
     return sid(locator, END_DT46 + 4 * slot + direction)
+
+
+def network_sid(locator: int, index: int, candidate: int) -> int:
+    """Each of the two candidate paths has its own, so that their last hops can be pinned to different links."""
+    return sid(locator, NETWORK_DT46 + 2 * index + candidate)
 
 
 def border_sid(locator: int, slot: int, direction: Direction) -> int:
@@ -126,13 +148,20 @@ def assign(keys: Iterable[str], first: int, last: int) -> dict[str, int]:
 
 
 def free_slots(count: int, taken: Iterable[int], after: int) -> tuple[int, ...]:
-    """The next `count` free ones after the last given out, so that a number rests before it means something else.
-
-    Raises ValueError where too few are free.
-    """
-    used = set(taken)
-    order = (*range(after + 1, MAX_SLOTS + 1), *range(1, min(after, MAX_SLOTS) + 1))
-    free = [slot for slot in order if slot not in used][:count]
+    """Raises ValueError where too few are free."""
+    free = _free(count, taken, after, MAX_SLOTS)
     if len(free) < count:
         raise ValueError(f"all {MAX_SLOTS} slots of this domain are in use: withdraw something")
-    return tuple(free)
+    return free
+
+
+def free_edge_numbers(count: int, taken: Iterable[int], after: int) -> tuple[int, ...]:
+    """Fewer where too few are free."""
+    return _free(count, taken, after, MAX_EDGE_NUMBERS)
+
+
+def _free(count: int, taken: Iterable[int], after: int, last: int) -> tuple[int, ...]:
+    """The next ones after the last given out, so that a number rests before it means something else."""
+    used = set(taken)
+    order = (*range(after + 1, last + 1), *range(1, min(after, last) + 1))
+    return tuple(number for number in order if number not in used)[:count]

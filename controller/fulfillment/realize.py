@@ -20,7 +20,8 @@ from controller.fulfillment.carry import (
     tunnels,
     use,
 )
-from controller.fulfillment.fabric import Fabric, tunnel_entries
+from controller.fulfillment.edges import edge_entries, edge_legs
+from controller.fulfillment.fabric import Fabric, edges, tunnel_entries
 from controller.fulfillment.networks import gateways, isolation_rules, network_entries, together_rules
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
@@ -45,11 +46,13 @@ def realize(
     fabric: Fabric,
     descriptions: Mapping[str, NodeDescription],
     indices: Mapping[str, int],
+    edge_numbers: Mapping[str, Mapping[str, int]],
     isolations: Sequence[Isolation],
     courses: Sequence[Course],
     before: Realized,
 ) -> Realized:
-    """`courses`: oldest first; those that are still negotiated add nothing. `indices`: of own networks."""
+    """`courses`: oldest first; those that are still negotiated add nothing. `indices`: of own networks.
+    `edge_numbers`: of the edges of each own network that has several."""
     keeper = _Keeper(before)
     installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
     classes = _classes(installed, keeper)
@@ -62,7 +65,8 @@ def realize(
         _extend(parts, carried)
         if course.stage == Stage.ACTIVE:
             _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: _parts(local_steering(one))))
-    _networks(inventory, descriptions, indices, isolations, installed, classes, parts, keeper)
+    legs = _edges(inventory, fabric, indices, edge_numbers, parts, keeper)
+    _networks(inventory, descriptions, indices, legs, isolations, installed, classes, parts, keeper)
     hosts = _hosts(inventory, installed, fabric, parts, keeper)
     states = {
         node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state) for node in sorted(inventory.nodes)
@@ -76,10 +80,35 @@ def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
     return classes
 
 
+def _edges(
+    inventory: Inventory,
+    fabric: Fabric,
+    indices: Mapping[str, int],
+    edge_numbers: Mapping[str, Mapping[str, int]],
+    parts: dict[str, list[Part]],
+    keeper: "_Keeper",
+) -> dict[str, Mapping[str, Mapping[str, int]]]:
+    """Of each own network the legs from edge to edge; what they need goes to `parts`."""
+    legs: dict[str, Mapping[str, Mapping[str, int]]] = {}
+    for name, index in sorted(indices.items()):
+        network = inventory.networks.get(name)
+        if network is None:
+            continue
+        numbers = keeper.same(f"edge numbers {name}", edge_numbers.get(name, {}))
+        legs[name] = keeper.keep(f"legs {name}", (network, numbers, fabric), edge_legs)
+        index = keeper.same(f"index {name}", index)
+        made = keeper.keep(
+            f"edges {name}", (network, index, numbers, fabric), lambda *inputs: _parts(edge_entries(*inputs))
+        )
+        _extend(parts, made)
+    return legs
+
+
 def _networks(
     inventory: Inventory,
     descriptions: Mapping[str, NodeDescription],
     indices: Mapping[str, int],
+    legs: Mapping[str, Mapping[str, Mapping[str, int]]],
     isolations: Sequence[Isolation],
     courses: Sequence[Course],
     classes: PortClasses,
@@ -90,13 +119,6 @@ def _networks(
     for isolation in isolations:
         rules = keeper.keep(f"isolation {isolation.owner}", (isolation,), isolation_rules)
         everywhere.setdefault(isolation.network, []).extend(rules)
-    for name, index in indices.items():
-        ones = [isolation for isolation in isolations if isolation.network == name]
-        if ones:
-            rules = keeper.keep(
-                f"isolated together {name}", (keeper.same(f"index {name}", index), *ones), together_rules
-            )
-            everywhere[name].extend(rules)
     here: dict[tuple[str, str], list[Rule]] = {}
     routes: dict[tuple[str, str], list[Entry]] = {}
     for course in courses:
@@ -112,16 +134,32 @@ def _networks(
         network = inventory.networks.get(name)
         if network is None:
             continue
-        for node in sorted({attachment.node for attachment in network.attachments}):
+        ones = [isolation for isolation in isolations if isolation.network == name]
+        index = keeper.same(f"index {name}", index)
+        for node in edges(network):
             if node not in parts:
                 continue
-            rules = (*everywhere.get(name, ()), *here.get((name, node), ()))
+            to_others = keeper.same(f"legs {name} {node}", legs[name][node])
+            together = keeper.keep(
+                f"isolated together {name} {node}",
+                (network, node, index, to_others, *ones),
+                together_rules,
+            )
+            rules = (*everywhere.get(name, ()), *together, *here.get((name, node), ()))
             compiled = keeper.keep(
                 f"network {name} {node}",
-                (network, node, index, keeper.same(f"rules {name} {node}", rules), classes, descriptions.get(node)),
-                lambda network, node, index, rules, classes, description: _part(
+                (
+                    network,
+                    node,
+                    index,
+                    to_others,
+                    keeper.same(f"rules {name} {node}", rules),
+                    classes,
+                    descriptions.get(node),
+                ),
+                lambda network, node, index, legs, rules, classes, description: _part(
                     network_entries(
-                        network, node, index, rules, classes, {node: description} if description is not None else {}
+                        network, node, index, legs, rules, classes, {node: description} if description else {}
                     )
                 ),
             )

@@ -20,7 +20,9 @@ ISOLATE_PRIORITY = 1000
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _MAX_CLASS = 255
-_MAX_GROUP = 65535
+_MAX_GROUP = 0x7FFF
+_ATTACHED = 0x8000
+"""Bit of the source groups of hosts that are attached to the node: an entry can mean all of them."""
 _ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
 
 
@@ -29,6 +31,8 @@ class Rule(Value, frozen=True, kw_only=True):
 
     source: tuple[str, ...] | None
     """Prefixes; None: anybody."""
+    attached: bool = False
+    """Of anybody, only hosts that are attached to this node."""
     destination: tuple[str, ...] | None
     ports: tuple[Ports, ...] = ()
     """Of the service. Empty: everything."""
@@ -88,13 +92,19 @@ class _L4(msgspec.Struct, frozen=True):
     destination_port_class: int | None = None
 
 
-def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -> tuple[Entry, ...]:
+def compile_rules(
+    context: int, rules: tuple[Rule, ...], classes: PortClasses, attached: tuple[str, ...] = ()
+) -> tuple[Entry, ...]:
     """All entries of `context` for `rules`, not sorted.
 
     Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
-    first owner by name, and of one owner's the last, since it is of the plan that takes over.
+    first owner by name, and of one owner's the last, since it is of the plan that takes over. `attached`: prefixes of
+    the hosts that rules with `attached` are about.
     """
-    source_entries, sources = _groups(context, "source_group", [(rule.source, rule.owner) for rule in rules])
+    of_attached = [(attached, rule.owner) for rule in rules if rule.attached]
+    source_entries, sources = _groups(
+        context, "source_group", [*((rule.source, rule.owner) for rule in rules), *of_attached], attached
+    )
     destination_entries, destinations = _groups(
         context, "destination_group", [(rule.destination, rule.owner) for rule in rules]
     )
@@ -104,7 +114,7 @@ def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -
         fields, used = _l4(rule, classes)
         for entry in used:
             port_entries.setdefault((entry.table, str(entry.match[0].value), entry.match[1].value, 0), entry)
-        for source in sources[rule.source]:
+        for source in (_ANY_ATTACHED,) if rule.attached else sources[rule.source]:
             for destination in destinations[rule.destination]:
                 for l4 in fields:
                     match = _match(context, source, destination, l4)
@@ -125,10 +135,18 @@ def compile_rules(context: int, rules: tuple[Rule, ...], classes: PortClasses) -
     return (*source_entries, *destination_entries, *port_entries.values(), *policies)
 
 
+Group = tuple[int, int]
+"""Value and mask."""
+_ANY_ATTACHED: Group = (_ATTACHED, _ATTACHED)
+
+
 def _groups(
-    context: int, table: str, wanted: list[tuple[tuple[str, ...] | None, str]]
-) -> tuple[list[Entry], dict[tuple[str, ...] | None, tuple[int | None, ...]]]:
-    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any)."""
+    context: int, table: str, wanted: list[tuple[tuple[str, ...] | None, str]], attached: tuple[str, ...] = ()
+) -> tuple[list[Entry], dict[tuple[str, ...] | None, tuple[Group | None, ...]]]:
+    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any).
+
+    Groups inside the set `attached` (if it is wanted) have the bit `_ATTACHED`.
+    """
     owners: dict[tuple[str, ...], str] = {}
     for prefixes, owner in wanted:
         if prefixes is not None:
@@ -150,7 +168,8 @@ def _groups(
         atoms[value, length] = key
         members[key] = sorted(set(inside))
         closest[value, length] = holders[value, length][0]
-    numbers = assign(members, 1, _MAX_GROUP)
+    numbers = assign((key for key, sets in members.items() if attached not in sets), 1, _MAX_GROUP)
+    numbers |= assign((key for key in members if key not in numbers), _ATTACHED, _ATTACHED + _MAX_GROUP)
     action = f"set_{table}"
     entries = [
         Entry(
@@ -165,9 +184,9 @@ def _groups(
         )
         for (value, length), key in atoms.items()
     ]
-    groups: dict[tuple[str, ...] | None, tuple[int | None, ...]] = {None: (None,)}
+    groups: dict[tuple[str, ...] | None, tuple[Group | None, ...]] = {None: (None,)}
     for prefixes in owners:
-        groups[prefixes] = tuple(numbers[key] for key, sets in members.items() if prefixes in sets)
+        groups[prefixes] = tuple((numbers[key], 0xFFFF) for key, sets in members.items() if prefixes in sets)
     return entries, groups
 
 
@@ -220,12 +239,12 @@ def _port_entry(table: str, protocol: str, first: int, last: int, number: int, o
     )
 
 
-def _match(context: int, source: int | None, destination: int | None, l4: _L4) -> tuple[Match, ...]:
+def _match(context: int, source: Group | None, destination: Group | None, l4: _L4) -> tuple[Match, ...]:
     match = [Match(field="context", value=context)]
     if source is not None:
-        match.append(Match(field="source_group", value=source, mask=0xFFFF))
+        match.append(Match(field="source_group", value=source[0], mask=source[1]))
     if destination is not None:
-        match.append(Match(field="destination_group", value=destination, mask=0xFFFF))
+        match.append(Match(field="destination_group", value=destination[0], mask=destination[1]))
     if l4.l4_class is not None:
         match.append(Match(field="l4_class", value=l4.l4_class[0], mask=l4.l4_class[1]))
     if l4.source_port_class is not None:

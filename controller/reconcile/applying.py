@@ -16,6 +16,7 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
 from controller.reconcile.dealings import abandon
+from controller.reconcile.edges import numbered_edges
 from controller.reconcile.judging import Judgement, judge, judge_withdrawal
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Table, Turn
@@ -231,6 +232,12 @@ def inventory_problems(merged: Inventory, own: str, request: _Request) -> list[P
                 problem("Network", network.name, (*where, "port"), message)
     if sum(name.split("/")[0] == own for name in merged.networks) > numbering.MAX_NETWORKS:
         problems.append(Problem(path=(0,), message=f"at most {numbering.MAX_NETWORKS} networks in a domain"))
+    if (count := len(numbered_edges(merged, own))) > numbering.MAX_EDGE_NUMBERS:
+        message = (
+            f"networks with several edges have {count} edges together, at most {numbering.MAX_EDGE_NUMBERS} in a "
+            "domain: attach the hosts of one network to fewer nodes"
+        )
+        problems.append(Problem(path=(0,), message=message))
     for service in merged.services.values():
         name = "/".join(service.name.split("/")[:2])
         home = merged.networks.get(name)

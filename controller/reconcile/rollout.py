@@ -7,6 +7,7 @@ from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.plan import Plan
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end
+from controller.reconcile.edges import edge_numbers, number_edges
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import carried, failed
@@ -42,6 +43,8 @@ def _renew_states(turn: Turn) -> None:
     )
     if not changed:
         return
+    if turn.inventory_changed or not turn.realized.states:
+        number_edges(turn)
     isolations = [
         undertaking.requirements.isolation
         for undertaking in turn.undertakings.all.values()
@@ -55,6 +58,7 @@ def _renew_states(turn: Turn) -> None:
         turn.fabric,
         turn.descriptions.all,
         indices,
+        edge_numbers(turn.counters.all),
         isolations,
         tuple(turn.courses.all.values()),
         turn.realized,

@@ -79,8 +79,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
     """What of a node's description its entries depend on."""
     counters: dict[str, int] = msgspec.field(default_factory=dict)
-    """`serial` (of plans and agreements: in their names), `owner` (of whom they are for), `slot` (each the last given
-    out), and `network NAME`: the index of an own network."""
+    """`serial` (of plans and agreements: in their names), `owner` (of whom they are for), `slot` and `edge` (each the
+    last given out), `network NAME`: the index of an own network, and `edge NETWORK NODE`: the number of that edge of an
+    own network that has several."""
     # ---- known anew after a restart
     rulebook: Rulebook = NO_RULES
     """The rules, compiled."""
@@ -90,7 +91,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     retries: dict[str, Retry] = msgspec.field(default_factory=dict)
     awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
-    fabric: Fabric = Fabric(entries={}, locators={}, ports={}, links_towards={}, mtus={}, crossings={})
+    fabric: Fabric = Fabric(
+        entries={}, locators={}, ports={}, links_towards={}, links={}, crossings={}, edge_policies={}
+    )
     realized: Realized = Realized()
     held: Held | None = None
     """Claims of the undertakings: follows from them, and is brought up to date where it is used."""

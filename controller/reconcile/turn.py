@@ -118,7 +118,7 @@ class Turn:
 
     def refresh_fabric(self) -> None:
         """After the inventory, or what nodes say of themselves, has changed."""
-        self.fabric = fabric(self.inventory, self.descriptions.all, self.own)
+        self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric)
 
     def number(self, counter: str) -> int:
         value = (self.counters.get(counter) or 0) + 1

@@ -150,6 +150,10 @@ for context, hosts in {
         ]
 TABLES += [resolve(100 + number, number, port_mac(number)) for number in (A, B, C, TAGGED, MUTE)]
 TABLES += [route_drop(TENANT, "10.1.0.200/32", 72), route(TENANT, "10.1.0.201/32", 998)]
+FAR4, FAR6 = "10.1.0.203", "2001:db8:1::203"
+"""Behind another edge: answered for, never delivered to."""
+TABLES += [forward(34, 0, "00:00:00:00:00:00", "00:00:00:00:00:00")]
+TABLES += [route(TENANT, f"{FAR4}/32", 34), route(TENANT, f"{FAR6}/128", 34)]
 STRANGER = "10.1.0.202"
 """Routed to B's port, which may not use it."""
 TABLES.append(route(TENANT, f"{STRANGER}/32", 100 + B))

@@ -144,6 +144,8 @@ def legs() -> list[Vector]:
     frame = from_host(A, IP(src=A4, dst=remote4(1)) / udp())
     found += [
         _drop("delivery-route-drops", IP(src=A4, dst="10.1.0.200") / udp(), 72),
+        _drop("delivery-behind-another-edge", IP(src=A4, dst=node.FAR4) / udp(), DropReason.NO_NEXT_HOP),
+        _drop("delivery-behind-another-edge-ipv6", IPv6(src=A6, dst=node.FAR6) / udp(), DropReason.NO_NEXT_HOP),
         _drop("delivery-next-hop-absent", IP(src=A4, dst="10.1.0.201") / udp(), DropReason.NO_NEXT_HOP),
         Vector("no-path-is-live", A, frame, Drop(DropReason.NO_LIVE_PATH), entries=(live(1, 0),)),
     ]
