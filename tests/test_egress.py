@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from vectors import VECTORS, Vector, entries, node
+from vectors import VECTORS, Vector, entries_of, node
 from xdp_node import XdpNode
 
 from dataplane.reference import Forward
@@ -79,7 +79,7 @@ def made() -> Iterator[tuple[XdpNode, Hosts]]:
 
 def prepared(made: tuple[XdpNode, Hosts], vector: Vector) -> Hosts:
     xdp, hosts = made
-    xdp.sync(entries(vector))
+    xdp.sync(entries_of(vector))
     xdp.forget()
     for port, frame in vector.before:
         hosts.send(port, frame)

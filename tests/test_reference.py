@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 from scapy.layers.inet import IP
-from vectors import VECTORS, Vector, entries
+from vectors import VECTORS, Vector, entries_of
 from vectors.case import from_host, udp
 from vectors.entries import address, encapsulate, h_encaps, live, policy
 from vectors.node import A4, BOOTTIME_S, EDGE, FABRIC, PORTS, TABLES, TENANT, A, remote4, segments
@@ -16,7 +16,7 @@ from dataplane.reference.flow import FlowKey
 
 
 def node(vector: Vector, *, cache: bool) -> Pipeline:
-    pipeline = Pipeline(entries(vector), PORTS, cache=cache)
+    pipeline = Pipeline(entries_of(vector), PORTS, cache=cache)
     for port, frame in vector.before:
         pipeline.run(port, frame, BOOTTIME_S)
     return pipeline

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from vectors import VECTORS, Vector, entries, node
+from vectors import VECTORS, Vector, entries_of, node
 from xdp_node import XdpNode, outcome
 
 pytestmark = pytest.mark.root
@@ -21,7 +21,7 @@ def xdp() -> Iterator[XdpNode]:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_vector(xdp: XdpNode, vector: Vector) -> None:
-    xdp.sync(entries(vector))
+    xdp.sync(entries_of(vector))
     xdp.forget()
     for port, frame in vector.before:
         xdp.run(port, frame)

@@ -12,10 +12,10 @@ VECTORS: tuple[Vector, ...] = (
 )
 
 
-def entries(vector: Vector) -> tuple[TableEntry, ...]:
+def entries_of(vector: Vector) -> tuple[TableEntry, ...]:
     """All entries of the node that `vector` runs on."""
     by_key = {(entry.table, entry.match, entry.priority): entry for entry in (*node.TABLES, *vector.entries)}
     return tuple(by_key.values())
 
 
-__all__ = ["VECTORS", "Vector", "entries"]
+__all__ = ["VECTORS", "Vector", "entries_of"]

@@ -4,27 +4,7 @@ import random
 
 from dataplane.entry import TableEntry
 from dataplane.reference.checksum import checksum
-from vectors import VECTORS, node
-from vectors.entries import (
-    admit,
-    attach,
-    deliver,
-    encapsulate,
-    forward,
-    group,
-    h_encaps,
-    lease,
-    link,
-    live,
-    local_sid,
-    policy,
-    port_class,
-    punt_frame,
-    punt_hop,
-    resolve,
-    route,
-    route_drop,
-)
+from vectors import VECTORS, entries, node
 
 PORTS = range(1, 11)
 CONTEXTS = (node.TENANT, node.OVERLAPPING, node.AGREEMENT)
@@ -85,12 +65,12 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
         for vlan in (0, node.VLAN):
             kind = rng.random()
             if kind < 0.45:
-                found.append(attach(port, rng.choice(CONTEXTS), vlan))
+                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan))
             elif kind < 0.9:
-                found.append(link(port, rng.choice((1, 1, 2, 3)), vlan))
-        found += [admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
+                found.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
+        found += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
         if rng.random() < 0.5:
-            found += [admit(port, "0.0.0.0/0"), admit(port, "::/0")]
+            found += [entries.admit(port, "0.0.0.0/0"), entries.admit(port, "::/0")]
     keys = {
         "ingress_class": ((0, ANY), (1, ANY), (2, 0xFFFE)),
         "ether_type": ((0x0800, ANY), (0x0806, ANY), (0x86DD, ANY), (node.LLDP, ANY), (0x88B4, 0xFFFE)),
@@ -100,7 +80,7 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
     for priority in _priorities(rng, rng.randrange(4)):
         chosen = {name: rng.choice(values) for name, values in keys.items() if rng.random() < 0.6}
         if len(chosen) > 1:
-            found.append(punt_frame(priority, rng.choice(("punt", "drop")), rng.choice(REASONS), **chosen))
+            found.append(entries.punt_frame(priority, rng.choice(("punt", "drop")), rng.choice(REASONS), **chosen))
     return found
 
 
@@ -115,13 +95,13 @@ def _segments(rng: random.Random) -> list[TableEntry]:
                 "end_dt46": {"context": rng.choice(CONTEXTS)},
                 "drop": {"reason": rng.choice(REASONS)},
             }[action]
-            found.append(local_sid(ingress_class, prefix, action, **params))
+            found.append(entries.local_sid(ingress_class, prefix, action, **params))
     return found
 
 
 def _groups(rng: random.Random) -> list[TableEntry]:
     found = [
-        group(side, context, prefix, rng.choice(GROUPS))
+        entries.group(side, context, prefix, rng.choice(GROUPS))
         for side in ("source", "destination")
         for context in CONTEXTS
         for prefix in rng.sample(PREFIXES, 12)
@@ -129,7 +109,7 @@ def _groups(rng: random.Random) -> list[TableEntry]:
     for side in ("source", "destination"):
         for priority in _priorities(rng, 8):
             low, high = sorted(rng.choice((0, 1, 53, 442, 443, 444, 1023, 5060, 40000, 65535)) for _ in range(2))
-            found.append(port_class(side, rng.choice((1, 6, 17)), low, high, rng.randrange(1, 4), priority))
+            found.append(entries.port_class(side, rng.choice((1, 6, 17)), low, high, rng.randrange(1, 4), priority))
     return found
 
 
@@ -147,27 +127,27 @@ def _policies(rng: random.Random) -> list[TableEntry]:
             chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
             permits = rng.random() < 0.8
             value = rng.choice(LEGS if permits else REASONS)
-            found.append(policy(context, priority, "permit" if permits else "drop", value, **chosen))
+            found.append(entries.policy(context, priority, "permit" if permits else "drop", value, **chosen))
         if rng.random() < 0.8:
-            found.append(policy(context, 1, "permit", rng.choice(LEGS)))
+            found.append(entries.policy(context, 1, "permit", rng.choice(LEGS)))
     return found
 
 
 def _legs(rng: random.Random) -> list[TableEntry]:
-    found = [live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
+    found = [entries.live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
     for leg in LEGS:
         kind = rng.random()
         if kind < 0.35:
-            found.append(deliver(leg))
+            found.append(entries.deliver(leg))
         elif kind < 0.95:
-            found.append(encapsulate(leg, rng.choice(POLICIES), rng.choice((1, 1, 2, 2, 3))))
+            found.append(entries.encapsulate(leg, rng.choice(POLICIES), rng.choice((1, 1, 2, 2, 3))))
         if rng.random() < 0.2:
-            found.append(lease(leg, rng.choice((1, node.FAR_S))))
+            found.append(entries.lease(leg, rng.choice((1, node.FAR_S))))
     for number in POLICIES:
         for slot in rng.sample(range(8), rng.randrange(1, 6)):
             sids = [rng.choice(SIDS) for _ in range(rng.randrange(1, 9))]
             found.append(
-                h_encaps(
+                entries.h_encaps(
                     number,
                     slot,
                     node.EDGE,
@@ -185,18 +165,18 @@ def _routes(rng: random.Random) -> list[TableEntry]:
     for context, prefixes in ((0, SID_PREFIXES), *((context, PREFIXES) for context in CONTEXTS)):
         for prefix in {*rng.sample(prefixes, 12), "::/0"}:
             if rng.random() < 0.85:
-                found.append(route(context, prefix, rng.choice(HOPS)))
+                found.append(entries.route(context, prefix, rng.choice(HOPS)))
             else:
-                found.append(route_drop(context, prefix, rng.choice(REASONS)))
+                found.append(entries.route_drop(context, prefix, rng.choice(REASONS)))
     for hop in HOPS:
         port, kind = rng.choice((*PORTS, 400)), rng.random()
         vlan = 7 if rng.random() < 0.05 else 0
         if kind < 0.45:
-            found.append(forward(hop, port, node.port_mac(port % 256), node.host_mac(port % 256), vlan))
+            found.append(entries.forward(hop, port, node.port_mac(port % 256), node.host_mac(port % 256), vlan))
         elif kind < 0.85:
-            found.append(resolve(hop, port, node.port_mac(port % 256), vlan))
+            found.append(entries.resolve(hop, port, node.port_mac(port % 256), vlan))
         elif kind < 0.9:
-            found.append(punt_hop(hop, rng.choice(REASONS)))
+            found.append(entries.punt_hop(hop, rng.choice(REASONS)))
     return found
 
 
