@@ -7,102 +7,93 @@ from typing import Protocol, TypeAlias, TypeVar
 import grpc
 import msgspec
 
+from dataplane import host_api
 from dataplane.errors import NodeRefused, RequestInvalid
-from dataplane.host_api import (
-    CapturedFrame,
-    CaptureQuery,
-    Empty,
-    FlowBatch,
-    FlowQuery,
-    HostReport,
-    HostState,
-    NodeDescription,
-    TelemetryBatch,
-    TelemetryQuery,
-    decode,
-    encode,
-)
+from dataplane.host_api import Method, Request, encode
 
-SERVICE = "netstitch.Host"
 _log = logging.getLogger("stitch-agent")
-_Request = TypeVar("_Request", Empty, HostState, FlowQuery, TelemetryQuery, CaptureQuery)
-_Answer = TypeVar("_Answer", bytes, None)
+_Sent = TypeVar("_Sent", bytes, None)
+"""What a method gives gRPC: a message, or nothing where it writes a stream itself."""
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 class Host(Protocol):
     """What a node does when asked. Raises RequestInvalid or NodeRefused."""
 
-    async def describe(self) -> NodeDescription: ...
+    async def describe(self) -> host_api.NodeDescription: ...
 
-    async def sync(self, desired: HostState) -> HostReport: ...
+    async def sync(self, desired: host_api.HostState) -> host_api.HostReport: ...
 
-    async def read_flows(self, query: FlowQuery) -> FlowBatch: ...
+    async def read_flows(self, query: host_api.FlowQuery) -> host_api.FlowBatch: ...
 
     async def watch_telemetry(
-        self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]
+        self, query: host_api.TelemetryQuery, send: Callable[[host_api.TelemetryBatch], Awaitable[None]]
     ) -> None: ...
 
-    async def capture(self, query: CaptureQuery, send: Callable[[CapturedFrame], Awaitable[None]]) -> None: ...
+    async def capture(
+        self, query: host_api.CaptureQuery, send: Callable[[host_api.CapturedFrame], Awaitable[None]]
+    ) -> None: ...
 
 
 def handler(host: Host) -> grpc.GenericRpcHandler:
     """To be added to a grpc.aio server."""
 
-    async def describe(_: Empty, context: _Context) -> bytes:
+    async def describe(_: host_api.Empty, context: _Context) -> bytes:
         return encode(await host.describe())
 
-    async def sync(desired: HostState, context: _Context) -> bytes:
+    async def sync(desired: host_api.HostState, context: _Context) -> bytes:
         return encode(await host.sync(desired))
 
-    async def read_flows(query: FlowQuery, context: _Context) -> bytes:
+    async def read_flows(query: host_api.FlowQuery, context: _Context) -> bytes:
         return encode(await host.read_flows(query))
 
-    async def watch(query: TelemetryQuery, context: _Context) -> None:
-        async def send(batch: TelemetryBatch) -> None:
+    async def watch(query: host_api.TelemetryQuery, context: _Context) -> None:
+        async def send(batch: host_api.TelemetryBatch) -> None:
             await context.write(encode(batch))
 
         await host.watch_telemetry(query, send)
 
-    async def capture(query: CaptureQuery, context: _Context) -> None:
-        async def send(frame: CapturedFrame) -> None:
+    async def capture(query: host_api.CaptureQuery, context: _Context) -> None:
+        async def send(frame: host_api.CapturedFrame) -> None:
             await context.write(encode(frame))
 
         await host.capture(query, send)
 
     generic: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
-        SERVICE,
+        host_api.SERVICE,
         {
-            "Describe": grpc.unary_unary_rpc_method_handler(_checked(Empty, describe)),
-            "Sync": grpc.unary_unary_rpc_method_handler(_checked(HostState, sync)),
-            "ReadFlows": grpc.unary_unary_rpc_method_handler(_checked(FlowQuery, read_flows)),
-            "WatchTelemetry": grpc.unary_stream_rpc_method_handler(_checked(TelemetryQuery, watch)),
-            "Capture": grpc.unary_stream_rpc_method_handler(_checked(CaptureQuery, capture)),
+            host_api.DESCRIBE.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.DESCRIBE, describe)),
+            host_api.SYNC.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.SYNC, sync)),
+            host_api.READ_FLOWS.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.READ_FLOWS, read_flows)),
+            host_api.WATCH_TELEMETRY.name: grpc.unary_stream_rpc_method_handler(
+                _checked(host_api.WATCH_TELEMETRY, watch)
+            ),
+            host_api.CAPTURE.name: grpc.unary_stream_rpc_method_handler(_checked(host_api.CAPTURE, capture)),
         },
     )
     return generic
 
 
 def _checked(
-    kind: type[_Request], method: Callable[[_Request, _Context], Awaitable[_Answer]]
-) -> Callable[[bytes, _Context], Awaitable[_Answer]]:
+    method: Method[Request, host_api.Answer], perform: Callable[[Request, _Context], Awaitable[_Sent]]
+) -> Callable[[bytes, _Context], Awaitable[_Sent]]:
     """Decodes the request, and says in gRPC's words what went wrong."""
 
-    async def call(data: bytes, context: _Context) -> _Answer:
+    async def call(data: bytes, context: _Context) -> _Sent:
         try:
-            return await method(_decoded(data, kind), context)
+            return await perform(_decoded(data, method.request), context)
         except RequestInvalid as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except (NodeRefused, OSError) as error:
-            _log.error("request failed: kind=%s error=%s", kind.__name__, error)
+            _log.error("request failed: kind=%s error=%s", method.request.__name__, error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         raise AssertionError("abort raises")
 
     return call
 
 
-def _decoded(data: bytes, kind: type[_Request]) -> _Request:
+def _decoded(data: bytes, kind: type[Request]) -> Request:
     try:
-        return decode(data, kind)
+        return host_api.decode(data, kind)
     except msgspec.DecodeError as error:
         raise RequestInvalid(f"not a {kind.__name__} of dataplane/host_api.py in MessagePack: {error}") from error

@@ -13,9 +13,12 @@ MessagePack (`encode`, `decode`); a record with unknown or missing fields is ref
 """
 
 import enum
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
+
+SERVICE = "netstitch.Host"
 
 
 class PortRole(enum.StrEnum):
@@ -225,6 +228,27 @@ class CapturedFrame(_Record, frozen=True, kw_only=True):
 
 
 Record = TypeVar("Record", bound=_Record)
+Request = TypeVar("Request", bound=_Record)
+Answer = TypeVar("Answer", bound=_Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Answer]):
+    name: str
+    request: type[Request]
+    answer: type[Answer]
+    """Of a stream: of each message."""
+
+    @property
+    def path(self) -> str:
+        return f"/{SERVICE}/{self.name}"
+
+
+DESCRIBE = Method("Describe", Empty, NodeDescription)
+SYNC = Method("Sync", HostState, HostReport)
+READ_FLOWS = Method("ReadFlows", FlowQuery, FlowBatch)
+WATCH_TELEMETRY = Method("WatchTelemetry", TelemetryQuery, TelemetryBatch)
+CAPTURE = Method("Capture", CaptureQuery, CapturedFrame)
 
 
 def encode(record: _Record) -> bytes:

@@ -1,13 +1,18 @@
 """Client of `netstitch.Host`, what an agent does beside P4Runtime (dataplane/host_api.py)."""
 
 from collections.abc import AsyncIterator
-from typing import TypeVar
 
 import grpc
 import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
 from dataplane.host_api import (
+    CAPTURE,
+    DESCRIBE,
+    READ_FLOWS,
+    SYNC,
+    WATCH_TELEMETRY,
+    Answer,
     CapturedFrame,
     CaptureQuery,
     Empty,
@@ -15,22 +20,20 @@ from dataplane.host_api import (
     FlowQuery,
     HostReport,
     HostState,
+    Method,
     NodeDescription,
+    Request,
     TelemetryBatch,
     TelemetryQuery,
     decode,
     encode,
 )
 
-SERVICE = "netstitch.Host"
 DESCRIBE_S_MAX = 5.0
 SYNC_S_MAX = 20.0
 """A tunnel by wireguard-go is a process to start."""
 FLOWS_S_MAX = 20.0
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-
-_Request = Empty | HostState | FlowQuery | TelemetryQuery | CaptureQuery
-_Answer = TypeVar("_Answer", NodeDescription, HostReport, FlowBatch, TelemetryBatch, CapturedFrame)
 
 
 class HostClient:
@@ -41,38 +44,38 @@ class HostClient:
         self._channel = channel
 
     async def describe(self) -> NodeDescription:
-        return await self._unary("Describe", Empty(), NodeDescription, DESCRIBE_S_MAX)
+        return await self._unary(DESCRIBE, Empty(), DESCRIBE_S_MAX)
 
     async def sync(self, desired: HostState) -> HostReport:
-        return await self._unary("Sync", desired, HostReport, SYNC_S_MAX)
+        return await self._unary(SYNC, desired, SYNC_S_MAX)
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
-        return await self._unary("ReadFlows", query, FlowBatch, FLOWS_S_MAX)
+        return await self._unary(READ_FLOWS, query, FLOWS_S_MAX)
 
     def telemetry(self, query: TelemetryQuery) -> AsyncIterator[TelemetryBatch]:
         """Until the node ends it."""
-        return self._stream("WatchTelemetry", query, TelemetryBatch, None)
+        return self._stream(WATCH_TELEMETRY, query, None)
 
     def capture(self, query: CaptureQuery) -> AsyncIterator[CapturedFrame]:
-        return self._stream("Capture", query, CapturedFrame, query.seconds + DESCRIBE_S_MAX)
+        return self._stream(CAPTURE, query, query.seconds + DESCRIBE_S_MAX)
 
-    async def _unary(self, method: str, request: _Request, kind: type[_Answer], deadline_s: float) -> _Answer:
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/{SERVICE}/{method}")
+    async def _unary(self, method: Method[Request, Answer], request: Request, deadline_s: float) -> Answer:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method.path)
         try:
-            return decode(await call(encode(request), timeout=deadline_s), kind)
+            return decode(await call(encode(request), timeout=deadline_s), method.answer)
         except (grpc.aio.AioRpcError, msgspec.MsgspecError) as exc:
-            raise self._translated(method, exc) from exc
+            raise self._translated(method.name, exc) from exc
 
     async def _stream(
-        self, method: str, request: _Request, kind: type[_Answer], deadline_s: float | None
-    ) -> AsyncIterator[_Answer]:
-        multi: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(f"/{SERVICE}/{method}")
+        self, method: Method[Request, Answer], request: Request, deadline_s: float | None
+    ) -> AsyncIterator[Answer]:
+        multi: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(method.path)
         call = multi(encode(request), timeout=deadline_s)
         try:
             async for answer in call:
-                yield decode(answer, kind)
+                yield decode(answer, method.answer)
         except (grpc.aio.AioRpcError, msgspec.MsgspecError) as exc:
-            raise self._translated(method, exc) from exc
+            raise self._translated(method.name, exc) from exc
         finally:
             call.cancel()
 
