@@ -26,6 +26,13 @@ static __always_inline int transmit(const struct packet *packet, __u32 number)
 	return XDP_REDIRECT;
 }
 
+/* The packet is dropped, and has become a question. That this may find no interface is no second reason. */
+static __always_inline int transmit_question(const struct packet *packet, __u32 number)
+{
+	drop(packet, DROP_NEIGHBOR_UNKNOWN);
+	return bpf_redirect_map(&tx_port, number, XDP_DROP);
+}
+
 static __always_inline int resize(struct xdp_md *ctx, const struct packet *packet, __u32 size)
 {
 	__u32 length = ctx->data_end - ctx->data;
@@ -63,8 +70,7 @@ static __noinline int ask_by_arp(struct xdp_md *ctx, const struct packet *packet
 	*(__be32 *)arp->sender = out->ipv4;
 	__builtin_memset(arp->target_mac, 0, 6);
 	*(__be32 *)arp->target = target->word[3];
-	drop(packet, DROP_NEIGHBOR_UNKNOWN);
-	return transmit(packet, number);
+	return transmit_question(packet, number);
 }
 
 static __noinline int ask_by_solicitation(struct xdp_md *ctx, const struct packet *packet, const struct port *out,
@@ -109,8 +115,7 @@ static __noinline int ask_by_solicitation(struct xdp_md *ctx, const struct packe
 	copy_mac(nd->mac, out->mac);
 	nd->icmp.checksum =
 		~checksum_fold(pseudo_header_sum(ip, sizeof(*nd), PROTOCOL_ICMPV6) + checksum_sum(nd, sizeof(*nd)));
-	drop(packet, DROP_NEIGHBOR_UNKNOWN);
-	return transmit(packet, number);
+	return transmit_question(packet, number);
 }
 
 /* To a host of an attachment, whose MAC was learnt. */

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from namespaces import run
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet
 from vectors import generate, node
-from xdp_node import PASSED, XdpNode
+from vectors.case import from_host, udp
+from xdp_node import DROPPED, PASSED, Outcome, XdpNode
 
 from dataplane.bpf import POSSIBLE_CPUS, BpfError, Map, Object, RingBuffer, XdpAction
 from dataplane.reasons import DropReason, PipelineEvent
@@ -175,6 +179,27 @@ def test_each_garbled_packet_has_one_fate(xdp: XdpNode) -> None:
     finally:
         punts.close()
     assert min(fates[XdpAction.DROP], fates[XdpAction.PASS], fates[XdpAction.REDIRECT]) > 100
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [IP(src=node.A4, dst=node.B4) / udp(), IPv6(src=node.A6, dst=node.B6) / udp()],
+    ids=["arp", "solicitation"],
+)
+def test_a_question_that_finds_no_interface_is_one_drop(xdp: XdpNode, packet: Packet) -> None:
+    frame, number, ports = from_host(node.A, packet), U32.pack(node.B), xdp.object.map("tx_port")
+    interface = ports.lookup(number)
+    assert interface is not None
+    xdp.forget()
+    try:
+        ports.delete(number)
+        before = xdp.all_drops()
+        assert xdp.run(node.A, frame, DropReason.NEIGHBOR_UNKNOWN) == Outcome(DROPPED, DropReason.NEIGHBOR_UNKNOWN)
+        after = xdp.all_drops()
+    finally:
+        ports.update(number, interface)
+    counted = {reason: packets - before.get(reason, (0, 0))[0] for reason, (packets, _) in after.items()}
+    assert {reason: count for reason, count in counted.items() if count} == {DropReason.NEIGHBOR_UNKNOWN: 1}
 
 
 def drops(xdp: XdpNode) -> int:
