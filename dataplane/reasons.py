@@ -35,6 +35,8 @@ class DropReason(enum.IntEnum):
     """ARP or ND that is not ours to answer."""
     NOT_FORWARDABLE = 19
     """Multicast, link-local or unspecified addresses."""
+    NOT_TO_US = 20
+    """A host's frame to another station's MAC, or IP in one to a group (RFC 1812 §5.3.4)."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 

@@ -146,6 +146,20 @@ static __always_inline int attach(struct packet *packet, __u32 vlan_id)
 	return GO_ON;
 }
 
+/*
+ * What a station takes: frames to its own MAC and, marked, to groups. A port hears others too, since its interface is
+ * promiscuous or a bridge behind it floods.
+ */
+static __always_inline int take_station(struct packet *packet, const struct ethernet *ethernet, const struct port *here)
+{
+	if (same_mac(ethernet->destination, here->mac))
+		return GO_ON;
+	if (!(ethernet->destination[0] & 1))
+		return drop(packet, DROP_NOT_TO_US);
+	packet->to_group = true;
+	return GO_ON;
+}
+
 /* Ingress port, Ethernet, at most one tag, and whose the frame is. */
 static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 {
@@ -153,6 +167,7 @@ static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 	struct ethernet *ethernet;
 	__u32 index, vlan_id = 0;
 	struct port *here;
+	int verdict;
 
 	packet->ifindex = ctx->ingress_ifindex;
 	packet->frame_length = ctx->data_end - ctx->data;
@@ -177,5 +192,8 @@ static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 		packet->ether_type = bpf_ntohs(tag->type);
 		packet->ip_offset += sizeof(*tag);
 	}
-	return attach(packet, vlan_id);
+	verdict = attach(packet, vlan_id);
+	if (verdict != GO_ON || packet->ingress_class != ATTACHMENT_CLASS)
+		return verdict;
+	return take_station(packet, ethernet, here);
 }

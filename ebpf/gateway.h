@@ -1,4 +1,4 @@
-/* An attachment's gateway address: answers echo requests, takes nothing else. */
+/* An attachment's gateway address: answers echo requests of whom source_guard admits, takes nothing else. */
 #pragma once
 
 static __always_inline bool is_to_gateway(const struct packet *packet)
@@ -24,6 +24,8 @@ static __always_inline int answer_echo(struct xdp_md *ctx, struct packet *packet
 	struct cursor c;
 	__u8 mac[6];
 
+	if (!is_source_admitted(packet->ingress_port, &packet->flow.source))
+		return drop(packet, DROP_SOURCE_NOT_ADMITTED);
 	if (packet->l4_fault || packet->is_fragment || packet->flow.l4_class != L4_ECHO_REQUEST)
 		return drop(packet, DROP_NOT_PERMITTED);
 	if (cut_padding(ctx, packet) != GO_ON)

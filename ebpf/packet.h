@@ -52,6 +52,7 @@ struct packet {
 	__u8 hop_limit;
 	__u8 is_fragment;
 	__u8 tcp_flags;
+	__u8 to_group; /* of an attachment: the frame is a link-layer broadcast or multicast */
 };
 
 struct cursor {

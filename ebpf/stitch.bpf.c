@@ -70,6 +70,8 @@ static __always_inline int receive_from_host(struct xdp_md *ctx, struct packet *
 		return verdict;
 	if (is_discovery(ctx, packet))
 		return global_receive_discovery(ctx, packet);
+	if (packet->to_group) /* RFC 1812 §5.3.4 */
+		return drop(packet, DROP_NOT_TO_US);
 	if (is_to_gateway(packet))
 		return global_answer_echo(ctx, packet);
 	if (packet->ether_type == ETHERTYPE_IPV6 && in_sid_block(&packet->flow.destination))

@@ -65,7 +65,10 @@ class Node:
     def attach(self) -> None:
         """The host's network; without, all that comes in is dropped."""
         with contextlib.closing(Controller(self.agent)) as controller:
-            controller.insert(entry("attachment", "attach", params={"context": 7}, ingress_port=2, vlan_id=0))
+            controller.insert(
+                entry("attachment", "attach", params={"context": 7}, ingress_port=2, vlan_id=0),
+                entry("source_guard", "admit", ingress_port=2, source="10.1.0.11/32"),
+            )
 
     def remove(self) -> None:
         self.agent.remove()
@@ -259,6 +262,19 @@ def test_an_interface_that_comes_later_or_again_gets_its_port(node: Node) -> Non
     veth(node.namespace, "cx1", node.host, "eth0")
     wait_for(lambda: "prog/xdp" in node.namespace.ip("link", "show", "cx1"))
     assert [port.carrier for port in node.agent.describe().ports] == [True, True, True]
+
+
+def test_an_interface_with_another_mac_takes_frames_to_that_one_only(node: Node) -> None:
+    node.agent.start()
+    node.attach()
+    node.agent.sync(STATE)
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+    node.namespace.ip("link", "set", "cx1", "address", "02:00:00:00:aa:01")
+    ask = node.host.command("ping", "-c1", "-W0.3", "-q", "10.1.0.1")  # the MAC that the host knows
+    wait_for(lambda: subprocess.run(ask, stdout=subprocess.DEVNULL).returncode == 1, within_s=3)
+    node.host.ip("neigh", "flush", "dev", "eth0")
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+    assert "02:00:00:00:aa:01" in node.host.ip("neigh", "show", "10.1.0.1")
 
 
 def test_captured_frames_are_those_that_came_in(node: Node) -> None:

@@ -8,7 +8,7 @@ from scapy.layers.inet import IP
 from vectors import VECTORS, Vector, entries_of
 from vectors.case import from_host, udp
 from vectors.entries import address, encapsulate, h_encaps, live, policy
-from vectors.node import A4, BOOTTIME_S, EDGE, FABRIC, PORTS, TABLES, TENANT, A, remote4, segments
+from vectors.node import A4, BOOTTIME_S, EDGE, FABRIC, PORTS, TABLES, TENANT, A, C, remote4, segments
 
 from dataplane.reasons import DropReason, L4Class, PipelineEvent
 from dataplane.reference import Drop, Forward, Pipeline
@@ -105,10 +105,10 @@ def test_a_flow_whose_leg_changes_starts_again() -> None:
 
 
 def test_overlapping_contexts_have_flows_of_their_own() -> None:
-    frame = from_host(A, IP(src=A4, dst="10.1.0.11") / udp())
+    packet = IP(src=A4, dst="10.1.0.11") / udp()
     pipeline = Pipeline(TABLES, PORTS, cache=True)
-    for port, _ in product((A, 4), range(2)):
-        pipeline.run(port, frame, BOOTTIME_S)
+    for port, _ in product((A, C), range(2)):
+        pipeline.run(port, from_host(port, packet), BOOTTIME_S)
     assert {key.context for key in pipeline.flows.records} == {10, 20}
 
 

@@ -37,6 +37,11 @@ class Ethernet:
     payload: bytes
 
     @property
+    def is_to_group(self) -> bool:
+        """Broadcast or multicast."""
+        return bool(self.destination[0] & 1)
+
+    @property
     def vlan_id(self) -> int:
         return int.from_bytes(self.tag[2:4]) & 0xFFF
 

@@ -94,6 +94,9 @@ class Pipeline:
             return Drop(DropReason.UNKNOWN_CONTEXT)
         context = attachment.params.get("context", FABRIC_CONTEXT)
         ingress_class = attachment.params.get("ingress_class", ATTACHMENT_CLASS)
+        is_ours = ethernet.is_to_group or ethernet.destination == self.ports[port].mac
+        if ingress_class == ATTACHMENT_CLASS and not is_ours:
+            return Drop(DropReason.NOT_TO_US)
         arrival = Arrival(port, ethernet, ingress_class, context, now_boottime_s)
         punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
         if punted and punted.name == "punt":
@@ -161,6 +164,8 @@ class Pipeline:
         if neighbor.is_discovery(ip):
             message = neighbor.parse_discovery(ip)
             return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
+        if ethernet.is_to_group:
+            return Drop(DropReason.NOT_TO_US)  # RFC 1812 §5.3.4
         port = self.ports[arrival.port]
         if ip.destination == port.gateway(ip.version) != 0:
             return self._to_gateway(arrival, ip)
@@ -195,12 +200,15 @@ class Pipeline:
     def _learn(self, port: int, address: int, mac: bytes) -> None:
         if not address or not neighbor.is_unicast(mac):
             return
-        if not self.tables.look_up("source_guard", ingress_port=port, source=address):
+        if not self._is_admitted(port, address):
             return
         known = self.neighbors.get((port, address))
         if known != mac and (known or len(self.neighbors) < NEIGHBORS):
             self.neighbors[port, address] = mac
             self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
+
+    def _is_admitted(self, port: int, source: int) -> bool:
+        return self.tables.look_up("source_guard", ingress_port=port, source=source) is not None
 
     def _is_elsewhere(self, arrival: Arrival, address: int) -> bool:
         """The context has `address` behind another port, so that the edge answers for it."""
@@ -211,6 +219,8 @@ class Pipeline:
         return hop is not None and hop.params.get("port", arrival.port) != arrival.port
 
     def _to_gateway(self, arrival: Arrival, ip: Ip) -> Verdict:
+        if not self._is_admitted(arrival.port, ip.source):
+            return Drop(DropReason.SOURCE_NOT_ADMITTED)
         reply = icmp.echo_reply(ip)
         if reply is None:
             return Drop(DropReason.NOT_PERMITTED)

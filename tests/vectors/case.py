@@ -69,6 +69,11 @@ def _frame(source: str, destination: str, packet: Packet | bytes, vlan: int | No
     return bytes(header / layer)
 
 
+def to_station(mac: str, frame: bytes) -> bytes:
+    """`frame` with another link-layer destination."""
+    return bytes.fromhex(mac.replace(":", "")) + frame[6:]
+
+
 def entropy(source: str, destination: str, protocol: int, source_port: int = 0, destination_port: int = 0) -> int:
     """XOR of all 16-bit words of addresses (IPv4 mapped), ports and protocol; 6 bits."""
     words = [protocol, source_port, destination_port]

@@ -181,6 +181,7 @@ def _routes(rng: random.Random) -> list[TableEntry]:
 
 
 SEEDS = tuple({(vector.port, vector.frame): None for vector in VECTORS if vector.port in PORTS})
+STATIONS = ("ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", "01:00:5e:00:00:fb", *map(node.port_mac, PORTS), node.host_mac(2))
 MAX_FRAME = 1600
 INTERESTING = (0, 1, 2, 3, 4, 6, 8, 17, 20, 28, 40, 41, 43, 44, 58, 59, 60, 63, 64, 127, 128, 254, 255)
 
@@ -199,6 +200,7 @@ def frames(rng: random.Random, count: int) -> list[tuple[int, bytes]]:
             _right_checksum(data)
         if rng.random() < 0.05:
             port = rng.choice(PORTS)
+            _address_to(node.port_mac(port), data)
         data.extend(bytes(14 - len(data)) if len(data) < 14 else b"")
         found.append((port, bytes(data[:MAX_FRAME])))
     return found
@@ -251,11 +253,31 @@ def _set_address(rng: random.Random, data: bytearray) -> None:
         data[at : at + size] = other[at : at + size]
 
 
+def _set_station(rng: random.Random, data: bytearray) -> None:
+    _address_to(rng.choice(STATIONS), data)
+
+
+def _address_to(mac: str, data: bytearray) -> None:
+    data[:6] = bytes.fromhex(mac.replace(":", ""))
+
+
 def _tag(rng: random.Random, data: bytearray) -> None:
     data[12:12] = b"\x81\x00" + rng.choice((0, node.VLAN, node.VLAN, 0xE000 | node.VLAN, 5)).to_bytes(2)
 
 
-_MUTATIONS = (_truncate, _extend, _flip_bit, _flip_bit, _set_byte, _set_byte, _set_length, _splice, _set_address, _tag)
+_MUTATIONS = (
+    _truncate,
+    _extend,
+    _flip_bit,
+    _flip_bit,
+    _set_byte,
+    _set_byte,
+    _set_length,
+    _splice,
+    _set_address,
+    _set_station,
+    _tag,
+)
 
 
 def _right_checksum(data: bytearray) -> None:

@@ -169,7 +169,7 @@ def echo() -> list[Vector]:
             Vector(f"echo-gateway-{size}-bytes-ipv6", A, from_host(A, request6), Forward(A, to_host(A, reply6))),
         ]
     tagged, answer = (IP(src=s, dst=d) / ICMP(type=t, id=5) for s, d, t in ((T4, GATEWAY4, 8), (GATEWAY4, T4, 0)))
-    denied = Drop(DropReason.NOT_PERMITTED)
+    denied, unadmitted = Drop(DropReason.NOT_PERMITTED), Drop(DropReason.SOURCE_NOT_ADMITTED)
     return [
         *found,
         Vector(
@@ -182,6 +182,15 @@ def echo() -> list[Vector]:
         Vector("gateway-echo-code-1", A, from_host(A, IP(src=A4, dst=GATEWAY4) / ICMP(type=8, code=1)), denied),
         Vector("gateway-tcp", A, from_host(A, IP(src=A4, dst=GATEWAY4) / tcp()), denied),
         Vector("gateway-tcp-ipv6", A, from_host(A, IPv6(src=A6, dst=GATEWAY6) / tcp()), denied),
+        Vector("gateway-echo-from-other-port", A, from_host(A, IP(src=B4, dst=GATEWAY4) / ICMP()), unadmitted),
+        Vector("gateway-echo-from-nobody", A, from_host(A, IP(src="0.0.0.0", dst=GATEWAY4) / ICMP()), unadmitted),
+        Vector(
+            "gateway-echo-from-link-local",
+            A,
+            from_host(A, IPv6(src="fe80::11", dst=GATEWAY6) / ICMPv6EchoRequest()),
+            unadmitted,
+        ),
+        Vector("gateway-tcp-from-other-port", A, from_host(A, IP(src=B4, dst=GATEWAY4) / tcp()), unadmitted),
         Vector("gateway-fragment", A, from_host(A, IP(src=A4, dst=GATEWAY4, flags="MF") / ICMP()), denied),
     ]
 
