@@ -15,9 +15,6 @@ from controller.model.requirements import Connection, Origin
 from controller.reconcile.state import State
 from dataplane.reasons import DropReason
 
-_FIRST_PLAN_CONTEXT = 256
-_NETWORK_LEGS = numbering.network_leg(0)
-
 
 def explain(state: State, kind: str, name: str, now_s: float) -> Branch | None:
     """None: there is none of that name. Raises KeyError for a kind that cannot be explained."""
@@ -255,16 +252,16 @@ def owned(state: State, entry: Entry) -> tuple[Course, ...]:
 
 
 def _slot(entry: Entry) -> int | None:
-    """The slot that an entry's ids were made from; None where they say nothing."""
+    """The slot that the ids of a plan's entry were made from; None where they say nothing."""
     values = {one.field: one.value for one in entry.match} | dict(entry.params)
-    leg = values.get("leg", _NETWORK_LEGS)
-    if leg < _NETWORK_LEGS:
+    leg = values.get("leg", numbering.FIRST_NETWORK_LEG)
+    if leg < numbering.FIRST_NETWORK_LEG:
         return leg // 16
     group = values.get("liveness_group", values.get("sr_policy"))
     if group is not None:
         return group // 2
     context = values.get("context", 0)
-    return (context - _FIRST_PLAN_CONTEXT) // 4 if context >= _FIRST_PLAN_CONTEXT else None
+    return (context - numbering.FIRST_PLAN_CONTEXT) // 4 if context >= numbering.FIRST_PLAN_CONTEXT else None
 
 
 # ---- from an entry

@@ -1,6 +1,7 @@
 """State -> resources, as people and scripts see them (interfaces.md)."""
 
 import ipaddress
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.carry import borders, terms_in_force
+from controller.fulfillment.fabric import edges
 from controller.language.manifest import to_manifest
 from controller.language.scalars import print_ports
 from controller.language.sentence import print_sentence
@@ -391,7 +393,14 @@ def _link_status(state: State, link: Link) -> dict[str, Any]:
 
 def _network_status(state: State, network: Network) -> dict[str, Any]:
     index = state.counters.get(f"network {network.name}")
-    return {"own": network.name.split("/")[0] == state.own, **({"context": index} if index is not None else {})}
+    paths = [
+        {"nodes": list(path.nodes), "latency_ms": path.latency_us / 1000}
+        for pair in itertools.combinations(edges(network), 2)
+        if (policy := state.fabric.edge_policies.get(pair)) is not None
+        for path in policy.candidate_paths
+    ]
+    status: dict[str, Any] = {"own": network.name.split("/")[0] == state.own}
+    return status | ({"context": index} if index is not None else {}) | ({"paths": paths} if paths else {})
 
 
 def _service_status(state: State, service: Service) -> dict[str, Any]:

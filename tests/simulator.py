@@ -235,11 +235,11 @@ class Controller:
 
 
 class World:
-    def __init__(self, seed: int = 0, faults: Faults | None = None, topology: Path = LAB) -> None:
+    def __init__(self, seed: int = 0, faults: Faults | None = None, topology: Topology | None = None) -> None:
         self.random = random.Random(seed)
         self.faults = faults or Faults()
         self.now_s = START_S
-        self.topology = load(topology)
+        self.topology = topology or load(LAB)
         self.crash_chance = 0.0
         self.crashes = 0
         self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []

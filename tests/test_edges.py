@@ -1,0 +1,284 @@
+"""One network behind several edges, simulated: who reaches whom, and what holds while hosts and links come and go."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
+
+from controller import explain, tracing
+from controller.fulfillment import numbering
+from controller.model.trace import Probe, Trace
+from controller.reconcile.edges import edge_numbers
+from dataplane.reasons import DropReason
+from dataplane.reference import Drop, Forward
+from tests.packet_walk import Walk, echo, tcp
+from tests.simulator import World
+from topologies.topology_file import load
+
+TOPOLOGY = load(Path(__file__).with_name("several-edges.yaml"))
+A1, A2, B1, C1 = "10.1.0.11", "10.1.0.12", "10.1.0.21", "10.1.0.31"
+A1_6, B1_6, C1_6 = "2001:db8:1::11", "2001:db8:1::21", "2001:db8:1::31"
+PAYROLL = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: payroll, tenant: campus}
+spec: {isolate: {network: campus/office, select: {app: payroll}}}
+"""
+
+
+@pytest.fixture
+def world() -> World:
+    world = World(topology=TOPOLOGY)
+    world.start()
+    world.check_settled()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("host", "packet", "reaches", "path"),
+    [
+        ("a1", echo(A1, B1), "b1", ("e1", "t1", "e2")),
+        ("b1", echo(B1, A1, reply=True), "a1", ("e2", "t1", "e1")),
+        ("a1", tcp(A1_6, C1_6, 22), "c1", ("e1", "t1", "e3")),
+        ("c1", tcp(C1_6, B1_6, 22), "b1", ("e3", "t1", "e2")),
+        ("a1", tcp(A1, A2, 22), "a2", ("e1",)),
+        ("x1", echo(A1, B1), "x2", ("e1", "t1", "e2")),
+        ("x2", echo(B1_6, A1_6), "x1", ("e2", "t1", "e1")),
+    ],
+)
+def test_hosts_of_a_network_reach_each_other(
+    world: World, host: str, packet: Packet, reaches: str, path: tuple[str, ...]
+) -> None:
+    outcome = Walk(world).send(host, packet)
+    assert (outcome.delivered, outcome.path) == (reaches, path), outcome.reason
+
+
+def test_hosts_of_another_network_stay_out_of_reach(world: World) -> None:
+    outcome = Walk(world).send("x1", echo(A1, C1))
+    assert (outcome.node, outcome.reason) == ("e1", DropReason.NOT_PERMITTED)
+
+
+def test_second_candidate_path_is_apart_from_the_first(world: World) -> None:
+    groups = [one for one in world.nodes["e1"].entries.values() if one.table == "path_liveness"]
+    assert [one.params for one in groups] == [(("live", 3),)] * 3  # to e2 and e3 of the office, to e2 of the annex
+    for node in world.nodes.values():
+        for key, entry in node.entries.items():
+            if entry.table == "path_liveness":
+                node.entries[key] = msgspec.structs.replace(entry, params=(("live", 2),))
+    assert Walk(world).send("a1", echo(A1, B1)).path == ("e1", "t2", "e2")
+    assert Walk(world).send("c1", echo(C1, A1)).path == ("e3", "t2", "e1")
+
+
+def test_largest_inner_packet_fits_the_links(world: World) -> None:
+    # 2000 - IPv6 40 - SRH 8 - two segments 32
+    assert Walk(world).send("a1", tcp(A1, B1, 22) / bytes(1920 - 40)).delivered == "b1"
+    assert Walk(world).send("a1", tcp(A1, B1, 22) / bytes(1921 - 40)).reason == DropReason.TOO_BIG
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "answered"),
+    [
+        ("a1", B1, True),
+        ("a1", C1_6, True),
+        ("b1", A2, True),
+        ("a1", A1, False),
+        ("a1", "10.1.0.99", False),
+        ("x1", B1_6, True),
+        ("x1", C1, False),
+        ("x1", A2, False),
+    ],
+)
+def test_an_edge_answers_for_hosts_behind_other_edges(world: World, host: str, target: str, answered: bool) -> None:
+    walk = Walk(world)
+    node, port = walk.place(host)
+    addresses = TOPOLOGY.host(host).interfaces[0].addresses
+    mac = f"02:00:00:09:00:{port:02x}"
+    if ":" in target:
+        source = next(one for one in addresses if ":" in one)
+        solicitation = ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+        frame = (
+            Ether(src=mac, dst="33:33:ff:00:00:01") / IPv6(src=source, dst="ff02::1:ff00:1", hlim=255) / solicitation
+        )
+    else:
+        frame = Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=addresses[0], pdst=target)
+    verdict = walk.pipelines[node].run(port, bytes(frame), 0)
+    if answered:
+        assert isinstance(verdict, Forward) and verdict.port == port
+        assert verdict.frame[6:12] == walk.pipelines[node].ports[port].mac
+    else:
+        assert verdict == Drop(DropReason.NEIGHBOR_IGNORED)
+
+
+def test_isolation_holds_between_edges_and_spares_those_isolated_together(world: World) -> None:
+    world.apply("campus", PAYROLL)
+    world.run(2.0)
+    world.check_settled()
+    walk = Walk(world)
+    assert walk.send("a2", echo(A2, C1)).delivered == "c1"
+    assert walk.send("c1", echo(C1, A2)).delivered == "a2"
+    for host, packet, node in (("b1", echo(B1, C1), "e2"), ("c1", echo(C1, A1), "e3"), ("a1", echo(A1, A2), "e1")):
+        outcome = walk.send(host, packet)
+        assert (outcome.node, outcome.reason) == (node, DropReason.ISOLATED)
+    world.delete("campus", "payroll")
+    world.run(2.0)
+    assert Walk(world).send("b1", echo(B1, C1)).delivered == "c1"
+
+
+def test_the_far_edge_judges_too(world: World) -> None:
+    """e1 still has what it had before the isolation."""
+    world.nodes["e1"].up = False
+    world.apply("campus", PAYROLL)
+    world.run(2.0)
+    outcome = Walk(world).send("a1", echo(A1, C1))
+    assert (outcome.path, outcome.reason) == (("e1", "t1", "e3"), DropReason.ISOLATED)
+
+
+def moved(world: World, host: str, node: str, port: int) -> None:
+    """`host` of the office goes to a port of another edge."""
+    office = world.get("campus", "networks", "campus/office")
+    attachments = [
+        one | ({"node": node, "port": port} if one["name"] == host else {}) for one in office.spec["attachments"]
+    ]
+    manifest = {"kind": "Network", "metadata": office.metadata, "spec": office.spec | {"attachments": attachments}}
+    reply = world.apply("campus", json.dumps({"apiVersion": "netstitch/v1", **manifest}))
+    assert reply is not None and not reply.problems and not reply.conflict, reply
+
+
+def test_what_came_from_an_edge_is_not_sent_to_a_third(world: World) -> None:
+    """b1 has gone from e2 to e1, which does not know: each believes that it is behind the other."""
+    moved(world, "c1", "e2", 9)
+    world.run(2.0)
+    world.nodes["e1"].up = False
+    moved(world, "b1", "e1", 9)
+    world.run(2.0)
+    outcome = Walk(world).send("a1", echo(A1, B1))
+    assert (outcome.path, outcome.reason) == (("e1", "t1", "e2"), DropReason.NOT_PERMITTED)
+
+
+def test_others_lose_nothing_while_a_host_moves(world: World) -> None:
+    """All nodes are asked at each step of the way. e3 loses its last host, e2 gets one more; then back."""
+    for node, port in (("e2", 9), ("e3", 9)):
+        moved(world, "c1", node, port)
+        for _ in range(100):
+            world.run(0.0005)
+            walk = Walk(world)
+            for host, packet, to in (("a1", echo(A1, B1), "b1"), ("b1", tcp(B1_6, A1_6, 22), "a1")):
+                assert walk.send(host, packet).delivered == to
+            assert walk.send("x1", echo(A1, B1)).delivered == "x2"
+        world.run(2.0)
+        world.check_settled()
+        there = [entry for entry in world.nodes[node].entries.values() if entry.table == "source_guard"]
+        assert any(one.match[0].value == port for one in there)
+
+
+def test_a_link_that_goes_is_gone_round(world: World) -> None:
+    assert world.delete("campus", "e1-t1", "Link") is not None
+    world.run(2.0)
+    world.check_settled()
+    walk = Walk(world)
+    assert walk.send("a1", echo(A1, B1)).path == ("e1", "t2", "e2")
+    assert walk.send("b1", echo(B1, A1)).path == ("e2", "t2", "e1")
+    assert walk.send("c1", echo(C1, B1)).path == ("e3", "t1", "e2")
+    world.delete("campus", "e1-t2", "Link")
+    world.run(2.0)
+    outcome = Walk(world).send("a1", echo(A1, B1))
+    assert (outcome.node, outcome.reason) == ("e1", DropReason.NO_ROUTE)
+
+
+def numbers(world: World) -> dict[str, dict[str, int]]:
+    return edge_numbers(world.controllers["campus"].state.counters)
+
+
+def test_numbers_stay_whatever_others_do_and_rest_before_they_mean_something_else(world: World) -> None:
+    before = numbers(world)
+    assert {name: sorted(ones) for name, ones in before.items()} == {
+        "campus/office": ["e1", "e2", "e3"],
+        "campus/annex": ["e1", "e2"],
+    }
+    assert len({number for ones in before.values() for number in ones.values()}) == 5
+    moved(world, "c1", "e2", 9)
+    assert numbers(world) == {**before, "campus/office": {one: before["campus/office"][one] for one in ("e1", "e2")}}
+    moved(world, "c1", "e3", 9)
+    after = numbers(world)
+    assert after["campus/office"].pop("e3") not in {number for ones in before.values() for number in ones.values()}
+    assert before["campus/office"].pop("e3") and after == before
+    held = {name: list(node.entries.values()) for name, node in world.nodes.items()}
+    world.run(2.0)
+    world.controllers["campus"].crash()
+    world.controllers["campus"].start()
+    world.run(3.0)
+    writes = {name: node.writes for name, node in world.nodes.items()}
+    assert numbers(world)["campus/annex"] == before["campus/annex"]
+    assert held and writes == {name: node.writes for name, node in world.nodes.items()}
+
+
+def many(count: int) -> str:
+    """Networks with three edges each."""
+    return "---".join(
+        f"""
+apiVersion: netstitch/v1
+kind: Network
+metadata: {{name: campus/n{number}}}
+spec:
+  prefixes: [10.9.0.0/24]
+  attachments:
+    - {{name: h1, node: e1, port: {20 + number}, addresses: [10.9.0.1]}}
+    - {{name: h2, node: e2, port: {20 + number}, addresses: [10.9.0.2]}}
+    - {{name: h3, node: e3, port: {20 + number}, addresses: [10.9.0.3]}}
+"""
+        for number in range(count)
+    )
+
+
+def test_more_edges_than_there_are_numbers_are_refused(world: World) -> None:
+    before = world.controllers["campus"].state
+    reply = world.apply("campus", many(81))
+    assert reply is not None
+    (problem,) = reply.problems
+    assert "have 248 edges together, at most 246" in problem.message
+    assert world.controllers["campus"].state == before
+    reply = world.apply("campus", many(80))
+    assert reply is not None and not reply.problems
+    world.run(2.0)
+    world.check_settled()
+    policies = [one for one in world.nodes["e1"].entries.values() if one.table == "sr_policy"]
+    assert max(one.match[0].value for one in policies) < 2048
+    assert all(
+        one.match[0].value > numbering.sr_policy(numbering.MAX_SLOTS, numbering.Direction.REVERSE) for one in policies
+    )
+    moved(world, "c1", "e2", 9)  # room is left for nothing, and nothing more is needed
+    world.run(2.0)
+    world.check_settled()
+
+
+def test_a_trace_follows_the_way_between_edges(world: World) -> None:
+    asked = Probe(source="campus/office/a1", destination=B1)
+    found = tracing.trace(world.controllers["campus"].state, asked, world.now_s)
+    assert isinstance(found, Trace)
+    assert [hop.node for hop in found.hops] == ["e1", "t1", "e2"]
+    assert found.hops[0].segments == ("5f00:1:11:1::", f"5f00:1:2:{0x4000 + 2 * context(world, 'campus/office'):x}::")
+    assert found.text.startswith("to campus/office/b1, at e2 port ")
+
+
+def context(world: World, network: str) -> int:
+    return int(world.get("campus", "networks", network).status["context"])
+
+
+def test_a_network_shows_the_paths_between_its_edges(world: World) -> None:
+    paths = world.get("campus", "networks", "campus/annex").status["paths"]
+    assert [one["nodes"] for one in paths] == [["e1", "t1", "e2"], ["e1", "t2", "e2"]]
+    assert [one["latency_ms"] for one in paths] == [1, 2]
+
+
+def test_entries_between_edges_are_the_networks(world: World) -> None:
+    state = world.controllers["campus"].state
+    found = [one for one in world.resources("campus", "entries") if one.spec["table"] in ("sr_policy", "steer")]
+    assert {one.status["owner"] for one in found} == {"networks/campus/office", "networks/campus/annex"}
+    for one in found:
+        told = explain.explain(state, "entries", one.metadata["name"], world.now_s)
+        assert told is not None and told.children[0].name == one.status["owner"]
+        assert told.children[0].children == ()
