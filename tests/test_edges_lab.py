@@ -1,0 +1,134 @@
+"""One network behind several edges in a lab: real agents, XDP and hosts; ARP and ND as the hosts' kernels do them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
+from scapy.utils import rdpcap
+
+from topologies import lab, links
+from topologies.record import LabRecord
+
+pytestmark = pytest.mark.root
+
+STITCH = Path(sys.executable).parent / "stitch"
+NAME = f"test-edges-{os.getpid()}"
+TOPOLOGY = Path(__file__).with_name("several-edges.yaml")
+A1, A2, B1, C1 = "10.1.0.11", "10.1.0.12", "10.1.0.21", "10.1.0.31"
+A1_6, B1_6, C1_6 = "2001:db8:1::11", "2001:db8:1::21", "2001:db8:1::31"
+PAYROLL = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: payroll, tenant: campus}
+spec: {isolate: {network: campus/office, select: {app: payroll}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def record() -> Iterator[LabRecord]:
+    found = lab.up(str(TOPOLOGY), NAME, say=lambda _: None)
+    yield found
+    lab.down(NAME)
+
+
+def stitch(*arguments: str, text: str = "") -> str:
+    command = [str(STITCH), "--lab", NAME, "--domain", "campus", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, input=text)
+    assert done.returncode == 0, (arguments, done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+def received(record: LabRecord, host: str, address: str, count: int, *options: str) -> int:
+    done = lab.execute(record, host, "ping", "-c", str(count), "-i", "0.02", "-W", "1", "-q", *options, address)
+    found = re.search(r"(\d+) received", done.stdout)
+    assert found is not None, (host, address, done.stdout, done.stderr)
+    return int(found[1])
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    started_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_s < 10, f"not within 10 s: {what}"
+        time.sleep(0.05)
+
+
+def wait_until_reached(record: LabRecord, host: str, address: str) -> None:
+    wait_for(lambda: received(record, host, address, 1) == 1, f"{host} reaches {address}")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("a1", B1),
+        ("b1", A1),
+        ("a1", B1_6),
+        ("b1", A1_6),
+        ("a2", C1),
+        ("c1", B1),
+        ("b1", C1_6),
+        ("x1", B1),
+        ("x2", A1_6),
+    ],
+)
+def test_hosts_behind_different_edges_reach_each_other(record: LabRecord, host: str, address: str) -> None:
+    wait_until_reached(record, host, address)
+    assert received(record, host, address, 50) == 50
+
+
+def test_between_edges_it_is_srv6_by_the_first_candidate_path(record: LabRecord, tmp_path: Path) -> None:
+    wait_until_reached(record, "a1", B1)
+    before, file = links.relay_of(record).links(), tmp_path / "e1-t1.pcap"
+    ping = subprocess.Popen(lab.command(record, "a1", ("ping", "-c", "40", "-i", "0.05", "-W", "1", "-q", B1)))
+    stitch("lab", "capture", "e1", "t1", "--count", "20", "-w", str(file))
+    assert ping.wait() == 0
+    after = links.relay_of(record).links()
+    for link in ("e1-t1", "e2-t1"):
+        for end in ("a", "b"):
+            assert getattr(after[link], end).packets - getattr(before[link], end).packets >= 40, (link, end)
+    assert after["e1-t2"].a.packets - before["e1-t2"].a.packets < 20  # what the kernels say to each other
+    frames = [frame for frame in rdpcap(str(file)) if IPv6ExtHdrSegmentRouting in frame]
+    assert len(frames) >= 15
+    there = next(frame for frame in frames if frame[IPv6].src == "5f00:1:1::")
+    assert there[IPv6ExtHdrSegmentRouting].addresses[-1] == "5f00:1:11:1::"
+    assert there[IPv6].tc == 0
+    trace = json.loads(stitch("trace", "campus/office/a1", B1, "-o", "json"))
+    assert [hop["node"] for hop in trace["hops"]] == ["e1", "t1", "e2"]
+
+
+def test_edges_answer_for_hosts_behind_other_edges_with_their_own_mac(record: LabRecord) -> None:
+    for address in (B1, B1_6):
+        wait_until_reached(record, "a1", address)
+        own = lab.execute(record, "e1", "cat", "/sys/class/net/a1/address").stdout.strip()
+        assert own in lab.execute(record, "a1", "ip", "neigh", "show", address).stdout
+
+
+def test_networks_with_the_same_addresses_stay_apart(record: LabRecord) -> None:
+    wait_until_reached(record, "x1", B1)
+    assert received(record, "x1", C1, 3) == received(record, "x1", A2, 3) == 0
+    rule = "table ip seen { chain arriving { type filter hook input priority 0; icmp type echo-request counter; }; }"
+    lab.execute(record, "b1", "nft", rule)
+    assert received(record, "x1", B1, 10) == 10
+    assert "packets 0 bytes 0" in lab.execute(record, "b1", "nft", "list", "table", "ip", "seen").stdout
+    assert received(record, "a1", B1, 10) == 10
+    assert "packets 10 bytes" in lab.execute(record, "b1", "nft", "list", "table", "ip", "seen").stdout
+
+
+def test_isolation_holds_between_edges_and_spares_those_isolated_together(record: LabRecord) -> None:
+    for host, address in (("b1", C1), ("c1", A1), ("a2", C1)):
+        wait_until_reached(record, host, address)
+    stitch("apply", "-f", "-", "--wait", "20", text=PAYROLL)
+    try:
+        for host, address in (("b1", C1), ("c1", A1), ("a1", C1_6), ("c1", B1_6), ("b1", A2)):
+            assert received(record, host, address, 3) == 0, (host, address)
+        assert received(record, "a2", C1, 50) == 50
+        assert received(record, "a1", B1, 50) == 50
+    finally:
+        stitch("delete", "intent/payroll")
+    wait_until_reached(record, "b1", C1)
