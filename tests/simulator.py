@@ -21,6 +21,7 @@ from controller.model.agreement import Message
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
 from controller.model.event import (
+    Applied,
     Apply,
     Connect,
     Delete,
@@ -296,10 +297,14 @@ class World:
 
     def apply(self, domain: str, text: str) -> Reply | None:
         """The answer; None: the controller crashed over it."""
+        return self.submit(domain, *map(applied, parse(text)))
+
+    def submit(self, domain: str, *resources: Applied) -> Reply | None:
+        """As `apply`, what was read already."""
         self._requests += 1
         request = f"request-{self._requests}"
         controller = self.controllers[domain]
-        controller.event(Apply(request_id=request, resources=tuple(map(applied, parse(text)))), controller.life)
+        controller.event(Apply(request_id=request, resources=resources), controller.life)
         return controller.replies.get(request)
 
     def delete(self, domain: str, name: str, kind: str = "Intent") -> Reply | None:

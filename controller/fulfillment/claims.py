@@ -79,6 +79,10 @@ class Places:
             self._hosts[network] = held
         return held
 
+    def gateways(self, network: str) -> frozenset[int]:
+        found = self.inventory.networks.get(network)
+        return frozenset(map(address, found.gateways if found is not None else ()))
+
     def within(self, network: str, prefixes: Iterable[Prefix]) -> Iterator[int]:
         """Addresses of attached hosts inside `prefixes`."""
         hosts = self.hosts(network)

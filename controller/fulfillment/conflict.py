@@ -91,6 +91,8 @@ def misfit(claim: Claim, places: Places) -> str:
         shared = next(places.within(source.network, destination.prefixes), None)
         if destination.own and shared is None:
             shared = next(places.within(destination.network, ((one, 128) for one in source.addresses)), None)
+            # the edge answers for the gateway itself, so replies would end there
+            shared = shared or next(iter(places.gateways(destination.network) & source.addresses), None)
         if shared is not None:
             where = f"{source.network} and in {destination.network}"
             return f"{_clause(path)}: {text(shared)} is in {where}; translation is not supported yet"

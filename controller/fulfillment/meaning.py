@@ -106,14 +106,14 @@ class Meaning:
         ]
         blocked = ""
         for intent, clause, network, reply in carriers:
-            blocked = self._separating((packet.network, source), (network, destination), intent)
+            blocked = self.separating((packet.network, source), (network, destination), intent)
             if not blocked:
                 because = f"intent {intent.name} allows it{' as a reply' if reply else ''} (allow {clause.index + 1})"
                 owner = f"intents/{intent.name}"
                 return Decision(
                     allowed=True, because=because, owner=owner, clause=clause.index, to=network, reply=reply
                 )
-        blocked = blocked or self._separating((packet.network, source), (packet.network, destination), None)
+        blocked = blocked or self.separating((packet.network, source), (packet.network, destination), None)
         if blocked:
             because = f"intent {blocked} isolates an end of it"
             if carriers:
@@ -133,8 +133,8 @@ class Meaning:
             return (network, source) in hosts
         return _within((network, source), _ranges(self._inventory.networks[network]))
 
-    def _separating(self, source: Endpoint, destination: Endpoint, carrier: Intent | None) -> str:
-        """Whose isolate keeps the two apart, and may not be broken by `carrier`; empty: nobody's."""
+    def separating(self, source: Endpoint, destination: Endpoint, carrier: Intent | None) -> str:
+        """Whose isolate keeps the two apart, and may not be broken by `carrier` (None: by nobody); empty: nobody's."""
         for one in self._resolved:
             apart = (source in one.isolated) != (destination in one.isolated)
             if apart and not (carrier is not None and may_break(carrier, one.intent)):

@@ -33,7 +33,7 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import applying, dealings, messages, rollout
+from controller.reconcile import applying, consent, dealings, messages, rollout
 from controller.reconcile.state import Retry, State, load
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import pursue
@@ -96,6 +96,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
 def _inventory_changed(turn: Turn) -> None:
     if turn.inventory_changed:
         turn.refresh_fabric()
+        consent.reconsider(turn)
         _look_again(turn)
 
 

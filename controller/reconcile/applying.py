@@ -15,6 +15,7 @@ from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
+from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.dealings import abandon
 from controller.reconcile.edges import numbered_edges
 from controller.reconcile.judging import Judgement, judge, judge_withdrawal
@@ -79,7 +80,10 @@ def apply(turn: Turn, event: Apply) -> None:
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
     results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
+    ended = ended_by(turn, required.values())
+    warnings = (*judgement.warnings, *(f"agreement {name} ends: {reason}" for name, reason in ended.items()))
     if not event.dry_run:
+        end_all(turn, ended)
         _take_over(turn, request)
         turn.rulebook = rules
         if turn.inventory_changed:
@@ -90,7 +94,7 @@ def apply(turn: Turn, event: Apply) -> None:
             if intent is not None or held is not None:
                 additions = added[name] if intent is not None else held.added  # type: ignore[union-attr]
                 undertake(turn, intent or held.intent, requirements, additions)  # type: ignore[union-attr]
-    turn.effects.append(Reply(request_id=event.request_id, results=(*results, *judgement.warnings)))
+    turn.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
 
 
 def _decode(applied: Applied) -> Resource:

@@ -15,7 +15,6 @@ from controller.fulfillment.negotiate import (
 from controller.model.agreement import Acceptance, Agreement, Offer, Terms, TunnelEnd
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.intent import Encryption
-from controller.model.requirements import Connection
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Lost, Turn
 
@@ -264,22 +263,3 @@ def _is_due(turn: Turn, session: Session, agreement: Agreement) -> bool:
         return False
     expires_s = agreement.terms.expires_s
     return turn.now_s >= session.since_s + (expires_s - session.since_s) / 2
-
-
-def source_clash(turn: Turn, connection: Connection, name: str) -> str:
-    """Replies to one address can go one way only: why these sources cannot be told from others."""
-    network = turn.networks.get(connection.destination_network)
-    wanted = {prefix for flow in connection.flows for prefix in flow.source_prefixes}
-    for attachment in network.attachments if network is not None else ():
-        for address in attachment.addresses:
-            if numbering.overlaps(numbering.host_prefix(address), wanted):
-                return f"a source has an address that {connection.destination_network} uses itself"
-    for course in turn.courses.all.values():
-        other = course.plan.connection
-        if course.plan.name == name or other.destination_network != connection.destination_network:
-            continue
-        if other.source_network == connection.source_network:
-            continue
-        if any(numbering.overlaps(prefix, wanted) for flow in other.flows for prefix in flow.source_prefixes):
-            return "a source has an address that another network, which reaches the same destination, uses too"
-    return ""

@@ -5,15 +5,15 @@ import msgspec
 from controller.fulfillment import negotiate
 from controller.fulfillment.graph import graph
 from controller.fulfillment.negotiate import make_withdrawal, offer_objection, renewal_objection
-from controller.fulfillment.numbering import free_slots, host_prefix
+from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
-from controller.fulfillment.translate import hosts_of, inside, words
-from controller.model.agreement import Acceptance, Flow, Message, Offer, Refusal, Terms, Withdrawal
+from controller.model.agreement import Acceptance, Message, Offer, Refusal, Terms, Withdrawal
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
+from controller.reconcile.consent import asked
 from controller.reconcile.dealings import (
     MAX_LINGER_S,
     answer,
@@ -24,7 +24,6 @@ from controller.reconcile.dealings import (
     refuse,
     refuse_upstream,
     repeat_answer,
-    source_clash,
 )
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Lost, Turn
@@ -107,7 +106,7 @@ def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer, o
 def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
     """Place our part of what a neighbour offers; then offer onward, or answer."""
     terms = session.terms
-    connection = _connection(turn, terms)
+    connection = asked(turn, terms)
     if isinstance(connection, str):
         reason = connection
     else:
@@ -120,61 +119,6 @@ def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
         turn.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
     close_id(turn, terms.id, reason, terms.expires_s)
     refuse(turn, session.peer, terms, reason)
-
-
-def _connection(turn: Turn, terms: Terms) -> Connection | str:
-    """What is asked for, in our terms; or why it cannot be."""
-    network_name = "/".join(terms.flows[0].destination.split("/")[:2])
-    domain = destination_domain(terms)
-    destinations = []
-    if domain == turn.own:
-        network = turn.networks.get(network_name)
-        if network is None:
-            return f"{turn.own} has no network {network_name}"
-        for flow in terms.flows:
-            if reason := _destination_objection(turn, flow):
-                return reason
-        prefixes = {prefix for flow in terms.flows for prefix in flow.destination_prefixes}
-        destinations = list(hosts_of(network, prefixes))
-        if not destinations:
-            return f"no host of {network_name} has these addresses"
-        for undertaking in turn.undertakings.all.values():
-            isolation = undertaking.requirements.isolation
-            if isolation is not None and isolation.network == network_name:
-                names = {host.name for host in isolation.hosts}
-                if any(host.name in names for host in destinations):
-                    return f"an intent of {turn.own} isolates the destination"
-    connection = Connection(
-        source_network=terms.flows[0].source,
-        destination_network=network_name,
-        destination_domain=domain,
-        flows=terms.flows,
-        sources=(),
-        destinations=tuple(destinations),
-        latency_us_max=terms.latency_us_max,
-        encryption=terms.encryption,
-        trust_min=terms.trust_min,
-        avoid_domains=terms.avoid_domains,
-        dscp=terms.dscp,
-    )
-    return (source_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
-
-
-def _destination_objection(turn: Turn, flow: Flow) -> str:
-    """Names and addresses must be the same thing to both sides."""
-    if flow.destination.count("/") == 1:
-        network = turn.networks.get(flow.destination)
-        known = set(network.prefixes) if network is not None else set()
-        return "" if set(flow.destination_prefixes) <= known else f"{flow.destination} has other prefixes"
-    service = turn.services.get(flow.destination)
-    if service is None:
-        return f"{turn.own} has no service {flow.destination}"
-    if set(flow.destination_prefixes) - set(map(host_prefix, service.addresses)):
-        return f"{flow.destination} has other addresses"
-    for ports in flow.ports:
-        if not any(inside(ports, offered) for offered in service.ports):
-            return f"{flow.destination} does not offer {words(ports)}"
-    return "" if flow.ports else f"{flow.destination} offers some ports only"
 
 
 def _place(

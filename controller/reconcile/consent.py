@@ -1,0 +1,160 @@
+"""What other domains' intents may do in our networks: judged when it is offered, and again when ours change.
+
+Our own intents come first: what does not go with one of them is not accepted, and ends where it was. What is in the
+way is isolation, and addresses that would lead to two places (replies to one address can go one way only).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
+
+from controller.fulfillment.numbering import host_prefix, overlaps
+from controller.fulfillment.policy import destination_domain
+from controller.fulfillment.translate import hosts_of, inside, words
+from controller.model.agreement import Flow, Terms
+from controller.model.course import Course, Session, Stage
+from controller.model.requirements import Connection, Requirements
+from controller.reconcile.dealings import lose, refuse_upstream
+from controller.reconcile.turn import Turn
+from controller.reconcile.undertakings import expired
+
+
+def asked(turn: Turn, terms: Terms) -> Connection | str:
+    """What is asked for, in our terms; or why it cannot be."""
+    network_name = "/".join(terms.flows[0].destination.split("/")[:2])
+    domain = destination_domain(terms)
+    destinations = []
+    if domain == turn.own:
+        network = turn.networks.get(network_name)
+        if network is None:
+            return f"{turn.own} has no network {network_name}"
+        for flow in terms.flows:
+            if reason := _destination_objection(turn, flow):
+                return reason
+        prefixes = {prefix for flow in terms.flows for prefix in flow.destination_prefixes}
+        destinations = list(hosts_of(network, prefixes))
+        if not destinations:
+            return f"no host of {network_name} has these addresses"
+    connection = Connection(
+        source_network=terms.flows[0].source,
+        destination_network=network_name,
+        destination_domain=domain,
+        flows=terms.flows,
+        sources=(),
+        destinations=tuple(destinations),
+        latency_us_max=terms.latency_us_max,
+        encryption=terms.encryption,
+        trust_min=terms.trust_min,
+        avoid_domains=terms.avoid_domains,
+        dscp=terms.dscp,
+    )
+    return (_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
+
+
+def _destination_objection(turn: Turn, flow: Flow) -> str:
+    """Names and addresses must be the same thing to both sides."""
+    if flow.destination.count("/") == 1:
+        network = turn.networks.get(flow.destination)
+        known = set(network.prefixes) if network is not None else set()
+        return "" if set(flow.destination_prefixes) <= known else f"{flow.destination} has other prefixes"
+    service = turn.services.get(flow.destination)
+    if service is None:
+        return f"{turn.own} has no service {flow.destination}"
+    if set(flow.destination_prefixes) - set(map(host_prefix, service.addresses)):
+        return f"{flow.destination} has other addresses"
+    for ports in flow.ports:
+        if not any(inside(ports, offered) for offered in service.ports):
+            return f"{flow.destination} does not offer {words(ports)}"
+    return "" if flow.ports else f"{flow.destination} offers some ports only"
+
+
+def _clash(turn: Turn, connection: Connection, name: str) -> str:
+    """Why a connection of another domain (agreement `name`) does not go with what is there."""
+    wanted = _sources(connection)
+    network = turn.networks.all[connection.destination_network]
+    taken = {*network.gateways, *(address for one in network.attachments for address in one.addresses)}
+    if any(overlaps(host_prefix(address), wanted) for address in taken):
+        return f"a source has an address that {network.name} uses itself"
+    for undertaking in turn.undertakings.all.values():
+        if not expired(undertaking) and (reason := _objection(turn, connection, undertaking.requirements)):
+            return reason
+    for course in turn.courses.all.values():
+        if course.plan.name != name and course.upstream is not None and _crosses(connection, course.plan.connection):
+            return "a source has an address that another network, which reaches the same destination, uses too"
+    return ""
+
+
+def _objection(turn: Turn, connection: Connection, ours: Requirements) -> str:
+    """Why a connection of another domain does not go with an intent of ours."""
+    isolation = ours.isolation
+    if isolation is not None and isolation.network == connection.destination_network:
+        names = {host.name for host in isolation.hosts}
+        if any(host.name in names for host in connection.destinations):
+            return f"an intent of {turn.own} isolates the destination"
+    if any(_crosses(connection, one) for one in ours.connections):
+        return f"a source has an address that the destination knows in another network, by an intent of {turn.own}"
+    return ""
+
+
+def _crosses(connection: Connection, other: Connection) -> bool:
+    """Whether the destination sends to some address by both, each time to another network."""
+    here, there = connection.destination_network, connection.source_network
+    if other.destination_network == here and other.source_network != there:
+        return any(overlaps(prefix, _sources(connection)) for prefix in _sources(other))
+    if other.source_network == here and other.destination_network != there:
+        reached = {prefix for flow in other.flows for prefix in flow.destination_prefixes}
+        return any(overlaps(prefix, _sources(connection)) for prefix in reached)
+    return False
+
+
+def _sources(connection: Connection) -> set[str]:
+    return {prefix for flow in connection.flows for prefix in flow.source_prefixes}
+
+
+def ended_by(turn: Turn, required: Iterable[Requirements]) -> dict[str, str]:
+    """What we have agreed to and these intents of ours do not go with: plan -> why."""
+    held: dict[str, list[Course]] = {}
+    for course, _ in _held(turn):
+        held.setdefault(course.plan.connection.destination_network, []).append(course)
+    ended: dict[str, str] = {}
+    for ours in required if held else ():
+        networks = {end for one in ours.connections for end in (one.source_network, one.destination_network)}
+        networks |= {ours.isolation.network} if ours.isolation is not None else set()
+        for course in (course for network in sorted(networks) for course in held.get(network, ())):
+            if reason := _objection(turn, course.plan.connection, ours):
+                ended.setdefault(course.plan.name, reason)
+    return ended
+
+
+def end_all(turn: Turn, ended: Mapping[str, str]) -> None:
+    """Both neighbours are told why."""
+    for name, reason in ended.items():
+        course = turn.courses.get(name)
+        if course is None or course.upstream is None:
+            continue
+        if course.upstream.agreement is None:
+            refuse_upstream(turn, course, reason)
+        else:
+            lose(turn, course, reason)
+
+
+def reconsider(turn: Turn) -> None:
+    """After the inventory has changed: what would not be accepted any more, or needs another way to its hosts, ends."""
+    ended: dict[str, str] = {}
+    for course, session in _held(turn):
+        plan, found = course.plan, asked(turn, session.terms)
+        if isinstance(found, str):
+            ended[plan.name] = found
+        elif {host.node for host in found.destinations} != {host.node for host in plan.connection.destinations}:
+            ended[plan.name] = f"hosts of {found.destination_network} have moved: offer it again"
+        else:
+            turn.put_course(replace(course, plan=replace(plan, connection=found)))
+    end_all(turn, ended)
+
+
+def _held(turn: Turn) -> Iterator[tuple[Course, Session]]:
+    """Of what others asked for, what ends in our networks and has not ended."""
+    for course in tuple(turn.courses.all.values()):
+        ours = course.plan.connection.destination_domain == turn.own
+        if ours and course.upstream is not None and course.stage not in (Stage.REMOVING, Stage.LINGERING):
+            yield course, course.upstream
