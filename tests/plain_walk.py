@@ -1,0 +1,261 @@
+"""Packets through all nodes of all domains by plain table semantics: longest prefix, highest priority, nothing else.
+
+An implementation beside the reference pipeline: entries as the controllers wrote them, packets as values. The outer
+packet is walked node by node too, once for each SR Policy and candidate path, since it does not depend on the inner
+one: all live candidate paths must end in the same context.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from controller.fulfillment.meaning import Packet
+from controller.fulfillment.numbering import address, prefix
+from controller.model.entry import Entry
+from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_CONTEXT, DropReason, L4Class
+from tests.simulator import BOOT_EPOCH_S, World
+
+MAX_HOPS = 32
+PROTOCOLS = {L4Class.TCP_OPEN: 6, L4Class.TCP: 6, L4Class.UDP: 17}
+Place = tuple[str, int]
+"""Node, and port or context."""
+
+
+class End(NamedTuple):
+    """Where a packet ended."""
+
+    delivered: Place | None
+    """Node and port of the host; None: it was dropped."""
+    why: str
+    first: Entry | None
+    """Which decided first."""
+    nodes: tuple[str, ...]
+    """Which decided about the inner packet."""
+
+
+class Tables:
+    """Of one node. What was asked before is remembered."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries: dict[str, list[Entry]] = {}
+        for entry in entries:
+            self._entries.setdefault(entry.table, []).append(entry)
+        for ones in self._entries.values():
+            ones.sort(key=lambda one: (-one.priority, -sum(match.prefix_length or 0 for match in one.match)))
+        self._found: dict[tuple[str, tuple[int, ...]], Entry | None] = {}
+
+    def look_up(self, table: str, **fields: int) -> Entry | None:
+        key = (table, tuple(fields.values()))
+        try:
+            return self._found[key]
+        except KeyError:
+            ones = self._entries.get(table, ())
+            found = self._found[key] = next((one for one in ones if _matches(one, fields)), None)
+            return found
+
+    def value(self, table: str, **fields: int) -> int:
+        entry = self.look_up(table, **fields)
+        return entry.params[0][1] if entry is not None else 0
+
+    def decide(self, context: int, packet: Packet) -> Entry | None:
+        protocol = PROTOCOLS.get(packet.l4_class, 0)
+        return self.look_up(
+            "flow_policy",
+            context=context,
+            l4_class=int(packet.l4_class),
+            source_group=self.value("source_group", context=context, address=address(packet.source)),
+            destination_group=self.value("destination_group", context=context, address=address(packet.destination)),
+            source_port_class=self.value("source_port_class", protocol=protocol, port=packet.source_port),
+            destination_port_class=self.value(
+                "destination_port_class", protocol=protocol, port=packet.destination_port
+            ),
+        )
+
+
+def _matches(entry: Entry, fields: dict[str, int]) -> bool:
+    for one in entry.match:
+        value = fields[one.field]
+        if one.prefix_length is not None:
+            if value >> (128 - one.prefix_length) != one.value >> (128 - one.prefix_length):
+                return False
+        elif one.high is not None:
+            if not one.value <= value <= one.high:
+                return False
+        elif (value if one.mask is None else value & one.mask) != one.value:
+            return False
+    return True
+
+
+class Dropped(Exception):
+    """On the way of an outer packet."""
+
+
+class PlainWalk:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._now_boottime_s = world.now_s - BOOT_EPOCH_S
+        self._tables = {name: Tables(node.entries.values()) for name, node in world.nodes.items()}
+        self._wires = _wires(world)
+        self._gateways = {
+            (name, gateway.port): {address(text) for text in (gateway.ipv4, gateway.ipv6) if text}
+            for name, node in world.nodes.items()
+            for gateway in node.host.gateways
+        }
+        self._ends: dict[tuple[str, int], Place | str] = {}
+
+    def send(self, node: str, port: int, packet: Packet) -> End:
+        """`packet` as a host behind `port` sends it."""
+        at, source, destination = self._tables[node], address(packet.source), address(packet.destination)
+        attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
+        if attachment is None or attachment.action != "attach":
+            return End(None, "unknown context", None, (node,))
+        if destination in self._gateways[node, port]:
+            return End(None, "for the gateway", None, (node,))
+        if at.look_up("source_guard", ingress_port=port, source=source) is None:
+            return End(None, "source not admitted", None, (node,))
+        return self.decapsulated(node, attachment.params[0][1], packet)
+
+    def arrive(self, node: str, port: int, sid: int, packet: Packet) -> End:
+        """`packet` inside an outer one to `sid`, as a neighbour sends it into the tunnel that ends at `port`."""
+        try:
+            end = self._outer(node, port, (sid,))
+        except Dropped as dropped:
+            return End(None, str(dropped), None, ())
+        return self.decapsulated(*end, packet)
+
+    def decapsulated(self, node: str, context: int, packet: Packet) -> End:
+        """From where `packet` is in a context."""
+        first: Entry | None = None
+        nodes: list[str] = []
+        for _ in range(MAX_HOPS):
+            nodes.append(node)
+            at = self._tables[node]
+            entry = at.decide(context, packet)
+            first = first or entry
+            if entry is None or entry.action != "permit":
+                return End(None, "not permitted" if entry is None else "isolated", first, tuple(nodes))
+            leg = entry.params[0][1]
+            lease = at.look_up("lease", leg=leg)
+            if lease is not None and self._now_boottime_s >= lease.params[0][1]:
+                return End(None, "lease expired", first, tuple(nodes))
+            steer = at.look_up("steer", leg=leg)
+            if steer is None:
+                return End(None, "no steering", first, tuple(nodes))
+            if steer.action == "deliver":
+                return self._deliver(node, context, packet, first, tuple(nodes))
+            end = self._end_of(node, dict(steer.params))
+            if isinstance(end, str):
+                return End(None, end, first, tuple(nodes))
+            node, context = end
+        raise AssertionError(f"in circles: {packet} {nodes}")
+
+    def _deliver(self, node: str, context: int, packet: Packet, first: Entry | None, nodes: tuple[str, ...]) -> End:
+        at = self._tables[node]
+        route = at.look_up("route", context=context, destination=address(packet.destination))
+        if route is None:
+            return End(None, "no route", first, nodes)
+        hop = at.look_up("next_hop", next_hop=route.params[0][1])
+        if hop is None or hop.action != "resolve":
+            return End(None, "no next hop", first, nodes)
+        return End((node, hop.params[0][1]), "", first, nodes)
+
+    def _end_of(self, node: str, steering: dict[str, int]) -> Place | str:
+        """Node and context where an SR Policy ends, or why it does not."""
+        policy = steering["sr_policy"]
+        held = self._ends.get((node, policy))
+        if held is not None:
+            return held
+        at = self._tables[node]
+        live = at.value("path_liveness", liveness_group=steering["liveness_group"])
+        ends: set[Place | str] = set()
+        for index in range(8):
+            path = at.look_up("sr_policy", sr_policy=policy, live=live & 1 << index)
+            if path is None:
+                continue
+            params = dict(path.params)
+            segments = tuple(params[f"segment_list_{place}"] for place in range(params["count"]))
+            try:
+                ends.add(self._routed(node, segments))
+            except Dropped as dropped:
+                ends.add(str(dropped))
+        assert len(ends) <= 1, f"{node}: the candidate paths of {policy} lead to {ends}"
+        end = self._ends[node, policy] = ends.pop() if ends else "no live path"
+        return end
+
+    def _routed(self, node: str, segments: tuple[int, ...]) -> Place:
+        """The outer packet, from where it is encapsulated."""
+        node, port = self._sent(node, segments[-1])
+        return self._outer(node, port, segments)
+
+    def _outer(self, node: str, port: int, segments: tuple[int, ...]) -> Place:
+        """The outer packet, from where it enters a node; `segments` last one first (RFC 8754 §2)."""
+        left = len(segments) - 1
+        for _ in range(MAX_HOPS):
+            at = self._tables[node]
+            attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
+            if attachment is None or attachment.action != "link":
+                raise Dropped(f"no link at {node} port {port}")
+            ingress = attachment.params[0][1]
+            assert ingress != ATTACHMENT_CLASS
+            sid = at.look_up("local_sid", ingress_class=ingress, destination=segments[left])
+            if sid is None and ingress != FABRIC_CLASS:
+                raise Dropped(f"SID not admitted at {node}")
+            if sid is not None and sid.action == "end_dt46":
+                if left:
+                    raise Dropped(f"segments left at {node}")
+                return node, sid.params[0][1]
+            if sid is not None:
+                left -= 1
+                if left < 0:
+                    raise Dropped(f"no segments left at {node}")
+            hop = sid.params[0][1] if sid is not None and sid.action == "end_x" else None
+            node, port = self._sent(node, segments[left], hop)
+        raise AssertionError(f"an outer packet in circles: {node} {segments}")
+
+    def _sent(self, node: str, destination: int, hop: int | None = None) -> Place:
+        """Where the outer packet enters next."""
+        at = self._tables[node]
+        if hop is None:
+            route = at.look_up("route", context=FABRIC_CONTEXT, destination=destination)
+            if route is None:
+                raise Dropped(f"no route at {node}")
+            hop = route.params[0][1]
+        next_hop = at.look_up("next_hop", next_hop=hop)
+        if next_hop is None or next_hop.action != "forward":
+            raise Dropped(f"no next hop at {node}")
+        params = dict(next_hop.params)
+        wire = self._wires.get((node, params["port"]))
+        if wire is None:
+            raise Dropped(f"nothing behind {node} port {params['port']}")
+        far, admitted = wire
+        if not any(destination >> (128 - length) == value >> (128 - length) for value, length in admitted):
+            raise Dropped(f"the tunnel at {node} does not take it")
+        return far
+
+
+def _wires(world: World) -> dict[Place, tuple[Place, tuple[tuple[int, int], ...]]]:
+    """Port -> port behind it, and where what goes there may be going to: links inside domains, tunnels that are up."""
+    wires: dict[Place, tuple[Place, tuple[tuple[int, int], ...]]] = {}
+    topology = world.topology
+    anywhere = ((0, 0),)
+    for link in topology.links:
+        nodes = link.a.node, link.b.node
+        if not topology.crosses_domains(link):
+            a, b = ((near, topology.port_number(near, far)) for near, far in zip(nodes, reversed(nodes), strict=True))
+            wires |= {a: (b, anywhere), b: (a, anywhere)}
+            continue
+        ends, tunnels = {}, {}
+        for node in nodes:
+            ends[node] = next(one for one in world.nodes[node].describe().borders if one.name == link.name)
+            tunnels[node] = next((one for one in world.nodes[node].host.tunnels if one.border == link.name), None)
+        for near, far in (nodes, nodes[::-1]):
+            mine, theirs = tunnels[near], tunnels[far]
+            if mine is None or theirs is None:
+                continue
+            fits = (mine.peer_public_key, mine.peer_endpoint) == (ends[far].public_key, ends[far].endpoint)
+            assert fits, f"{link.name}: the tunnel of {near} is not made to {far}"
+            wires[near, ends[near].port] = (far, ends[far].port), tuple(map(prefix, mine.allowed_ips))
+    return wires
+
+
+def reason_of(entry: Entry | None) -> int:
+    return dict(entry.params).get("reason", DropReason.NONE) if entry is not None else DropReason.NONE

@@ -1,0 +1,274 @@
+"""Two meanings agree across domains: what the entries of all of them do with a packet is what all of them permit.
+
+Generated domains negotiate over faulty links until they rest; `tests.composition` says what they then permit.
+NETSTITCH_MEANING_WORLDS says how many worlds there are (100), NETSTITCH_MEANING_SEED with which seed they begin (0). A
+failure names its seed.
+"""
+
+import os
+import random
+from collections import Counter
+
+import msgspec
+import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.packet import Packet as Bytes
+from scapy.packet import Raw
+
+from controller.fulfillment.meaning import Packet, replies, requests
+from controller.fulfillment.numbering import address
+from controller.model.agreement import Flow
+from controller.model.event import Applied
+from dataplane.reasons import DropReason, L4Class
+from tests import generated_domains as generated
+from tests import generated_intents
+from tests.composition import Composition, Expected, clause_of, domain_of, network_of
+from tests.packet_walk import Walk, echo, tcp, udp
+from tests.plain_walk import End, Place, PlainWalk, reason_of
+from tests.simulator import Faults, World
+from topologies.topology import Host
+
+WORLDS = int(os.environ.get("NETSTITCH_MEANING_WORLDS", "100"))
+FIRST_SEED = int(os.environ.get("NETSTITCH_MEANING_SEED", "0"))
+BATCHES = 4
+PACKETS = 2000
+"""Of each world; answers to what is delivered come on top."""
+SAMPLE = 40
+"""Of them, byte by byte."""
+LIES = 300
+MESSY = Faults(loss=0.2, duplication=0.2, delay_s=(0.001, 1.0))
+ANSWERS = {
+    L4Class.TCP_OPEN: L4Class.TCP,
+    L4Class.TCP: L4Class.TCP,
+    L4Class.UDP: L4Class.UDP,
+    L4Class.ECHO_REQUEST: L4Class.ECHO_REPLY,
+}
+
+
+def settled(seed: int) -> World:
+    """A world where intents came, changed and went in all domains, at rest."""
+    chance = random.Random(seed)
+    world = World(seed, topology=generated.topology(chance))
+    world.start()
+    world.faults = MESSY
+    names = [f"i{number}" for number in range(6)]
+    for _ in range(chance.randint(8, 24)):
+        domain = chance.choice(sorted(world.controllers))
+        name = chance.choice(names)
+        if chance.random() < 0.2:
+            world.delete(domain, name)
+        else:
+            known = world.controllers[domain].state.inventory
+            intent = generated.intent(chance, name, known, domain, tuple(one for one in names if one != name))
+            if intent is not None:
+                world.submit(domain, Applied(kind="Intent", content=msgspec.json.encode(intent)))
+        world.run(chance.choice((0.0, 0.5, 5.0)))
+    world.faults = Faults()
+    world.run(150.0)
+    for _ in range(200):
+        try:
+            world.check_settled()
+            return world
+        except AssertionError:
+            world.run(0.5)
+    world.check_settled()
+    return world
+
+
+def agreed(world: World) -> list[tuple[str, str]]:
+    """Networks of different domains between which something is agreed."""
+    return [
+        (course.plan.connection.source_network, course.plan.connection.destination_network)
+        for _, course in world.courses()
+        if course.upstream is None and course.plan.egress is not None
+    ]
+
+
+class Comparison:
+    """Of one world: walks packets and asks what is permitted."""
+
+    def __init__(self, seed: int, world: World, count: Counter[str]) -> None:
+        self._seed = seed
+        self._chance = random.Random(f"packets {seed}")
+        self._world = world
+        self._count = count
+        self._composition = Composition(world)
+        self._walk = PlainWalk(world)
+        self._places = {host.name: self._place(host) for host in world.topology.hosts}
+        self._sample: list[tuple[Host, Packet, Expected]] = []
+
+    def _place(self, host: Host) -> Place:
+        interface = host.interfaces[0]
+        return interface.node, self._world.topology.port_number(interface.node, host.port(interface))
+
+    def run(self) -> None:
+        related = agreed(self._world)
+        for sender, packet in generated.packets(self._chance, self._world.topology, related, PACKETS):
+            receiver = self._compare(sender, packet)
+            if receiver is not None and packet.l4_class in ANSWERS:
+                back = self._compare(receiver, answer(receiver.network, packet))
+                assert back == sender, f"seed {self._seed}: no answer to {packet}"
+        across = [one for one in self._sample if one[2].host and domain_of(one[1].network) != _domain(one[2].host)]
+        chosen = self._chance.sample(across, min(len(across), SAMPLE * 2 // 3))
+        self._bytes([*chosen, *self._chance.sample(self._sample, SAMPLE - len(chosen))])
+        self._lies()
+
+    def _compare(self, sender: Host, packet: Packet) -> Host | None:
+        """The receiver."""
+        expected = self._composition.of(sender, packet)
+        end = self._walk.send(*self._places[sender.name], packet)
+        self._count["packets"] += 1
+        self._count["isolated"] += expected.word.isolated
+        if expected.host is not None:
+            self._count["across" if _domain(expected.host) != domain_of(packet.network) else "inside"] += 1
+        if different := self._difference(end, expected):
+            raise AssertionError(f"seed {self._seed}: {different}: {packet}\n{expected}\n{end}")
+        self._sample.append((sender, packet, expected))
+        return expected.host
+
+    def _difference(self, end: End, expected: Expected) -> str:
+        where = self._places[expected.host.name] if expected.host is not None else None
+        if end.delivered != where:
+            return "delivered elsewhere"
+        if where is None:
+            isolated = reason_of(end.first) == DropReason.ISOLATED
+            return "dropped for another reason" if isolated != expected.word.isolated and end.first is not None else ""
+        return "" if end.first is not None and end.first.owner in expected.word.owners else "owned by another"
+
+    def _bytes(self, sample: list[tuple[Host, Packet, Expected]]) -> None:
+        walk = Walk(self._world)
+        gateways = {text for network in self._world.topology.networks for text in network.gateways}
+        for sender, packet, expected in sample:
+            if packet.destination in gateways:
+                continue  # may be answered by the edge itself
+            outcome = walk.send(sender.name, as_bytes(packet))
+            self._count["bytes"] += 1
+            delivered = expected.host.name if expected.host is not None else ""
+            assert outcome.delivered == delivered, f"seed {self._seed}: {packet}\n{expected}\n{outcome}"
+
+    def _lies(self) -> None:
+        """A neighbour sends into a tunnel what it likes, to any SID that there is: what comes through is agreed."""
+        promises = self._promises()
+        sids = [promise.sid for promise in promises] + [address(generated.NOWHERE[-1])]
+        for _ in range(LIES if promises else 0):
+            promise = self._chance.choice(promises)
+            if self._chance.random() < 0.3:
+                promise = msgspec.structs.replace(promise, sid=self._chance.choice(sids))
+            packet = self._lie(promise)
+            # what was promised for one border, and for this very SID there
+            kept = next((one for one in promises if (one.at, one.sid) == (promise.at, promise.sid)), None)
+            network = kept.carries(packet) if kept is not None else ""
+            host = self._composition.hosts.get((network, address(packet.destination)))
+            end = self._walk.arrive(*promise.at, promise.sid, packet)
+            self._count["lies"] += 1
+            self._count["true"] += host is not None
+            expected = self._places[host.name] if host is not None else None
+            assert end.delivered == expected, f"seed {self._seed}: {promise}: {packet}\n{end}"
+
+    def _lie(self, promise: "Promise") -> Packet:
+        """Often near to the truth."""
+        flow = self._chance.choice(promise.flows)
+        near, far = (self._chance.choice(ones) for ones in (flow.source_prefixes, flow.destination_prefixes))
+        source, destination = (text.split("/")[0] for text in ((near, far) if promise.forward else (far, near)))
+        there = generated.addresses(self._world.topology)
+        if self._chance.random() < 0.3:
+            source = self._chance.choice(there)
+        alike = [text for text in there if (":" in text) == (":" in source)]
+        if self._chance.random() < 0.3 or (":" in source) != (":" in destination):
+            destination = self._chance.choice(alike)
+        kind, source_port, destination_port = self._chance.choice(generated_intents.contents())
+        return Packet(
+            network="",
+            source=source,
+            destination=destination,
+            l4_class=kind,
+            source_port=source_port,
+            destination_port=destination_port,
+        )
+
+    def _promises(self) -> list["Promise"]:
+        """Of all agreements in force, at each border that they cross, in each direction."""
+        found = []
+        for _, course in self._world.courses():
+            for session, way in ((course.upstream, course.plan.ingress), (course.downstream, course.plan.egress)):
+                if session is None or session.agreement is None or way is None:
+                    continue
+                terms, status = session.agreement.terms, self._world.nodes[way.node].describe()
+                port = next(border.port for border in status.borders if border.name == way.border)
+                sid = terms.offeror_end.sid if session.offeror else session.agreement.acceptor_end.sid
+                found.append(Promise((way.node, port), address(sid), not session.offeror, terms.flows))
+        return found
+
+
+class Promise(msgspec.Struct, frozen=True):
+    """What a neighbour may send."""
+
+    at: Place
+    """The tunnel's end here."""
+    sid: int
+    forward: bool
+    """Requests; else replies."""
+    flows: tuple[Flow, ...]
+
+    def carries(self, packet: Packet) -> str:
+        """The network where the packet goes; empty: nowhere."""
+        source, destination = address(packet.source), address(packet.destination)
+        follows = requests if self.forward else replies
+        for flow in self.flows:
+            network = flow.source if self.forward else network_of(flow.destination)
+            if found := follows(clause_of(flow), network, source, destination, packet):
+                return found
+        return ""
+
+
+def _domain(host: Host) -> str:
+    return domain_of(host.network)
+
+
+def answer(network: str, packet: Packet) -> Packet:
+    """What its receiver sends back."""
+    return Packet(
+        network=network,
+        source=packet.destination,
+        destination=packet.source,
+        l4_class=ANSWERS[packet.l4_class],
+        source_port=packet.destination_port,
+        destination_port=packet.source_port,
+    )
+
+
+def as_bytes(packet: Packet) -> Bytes:
+    ends = packet.source, packet.destination
+    six = ":" in packet.source
+    match packet.l4_class:
+        case L4Class.TCP_OPEN | L4Class.TCP:
+            flags = "S" if packet.l4_class == L4Class.TCP_OPEN else "PA"
+            return tcp(*ends, packet.destination_port, flags, packet.source_port)
+        case L4Class.UDP:
+            return udp(*ends, packet.destination_port, packet.source_port)
+        case L4Class.ECHO_REQUEST | L4Class.ECHO_REPLY:
+            return echo(*ends, reply=packet.l4_class == L4Class.ECHO_REPLY)
+        case L4Class.ICMP_ERROR:
+            outer = IPv6(src=ends[0], dst=ends[1]) if six else IP(src=ends[0], dst=ends[1])
+            return outer / (ICMPv6DestUnreach() if six else ICMP(type=3, code=1)) / Raw(bytes(48))
+        case _:  # SCTP
+            return (
+                IPv6(src=ends[0], dst=ends[1], nh=132) / Raw(bytes(12))
+                if six
+                else IP(src=ends[0], dst=ends[1], proto=132) / Raw(bytes(12))
+            )
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_entries_of_all_domains_do_what_all_of_them_permit(batch: int) -> None:
+    count: Counter[str] = Counter()
+    for number in range(batch * WORLDS // BATCHES, (batch + 1) * WORLDS // BATCHES):
+        seed = FIRST_SEED + number
+        world = settled(seed)
+        for _, course in world.courses():
+            origin = "own" if course.upstream is None else "transit" if course.plan.egress else "accepted"
+            count[f"{origin} courses"] += 1
+        Comparison(seed, world, count).run()
+    print(f"\nseeds from {FIRST_SEED + batch * WORLDS // BATCHES}: {dict(count)}")
+    assert count["across"] > 10 * WORLDS and count["isolated"] and count["inside"] and count["transit courses"]
