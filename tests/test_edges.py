@@ -1,5 +1,6 @@
 """One network behind several edges, simulated: who reaches whom, and what holds while hosts and links come and go."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from scapy.packet import Packet
 
 from controller import explain, tracing
 from controller.fulfillment import numbering
+from controller.fulfillment.fabric import fabric
+from controller.model.inventory import Inventory
 from controller.model.trace import Probe, Trace
 from controller.reconcile.edges import edge_numbers
 from dataplane.reasons import DropReason
@@ -187,6 +190,24 @@ def test_a_link_that_goes_is_gone_round(world: World) -> None:
     world.run(2.0)
     outcome = Walk(world).send("a1", echo(A1, B1))
     assert (outcome.node, outcome.reason) == ("e1", DropReason.NO_ROUTE)
+
+
+def test_the_fabric_is_the_same_whatever_it_is_made_from(world: World) -> None:
+    """What is kept from the last one is what would be found anew."""
+    empty = Inventory()
+    state = world.controllers["campus"].state
+    without = msgspec.structs.replace(
+        state.inventory, links={name: link for name, link in state.inventory.links.items() if name != "e1-t1"}
+    )
+    fewer = msgspec.structs.replace(
+        state.inventory, networks={name: one for name, one in state.inventory.networks.items() if "annex" in name}
+    )
+    inventories = (empty, state.inventory, fewer, without, state.inventory)
+    for before, after in itertools.permutations(inventories, 2):
+        anew = fabric(after, state.descriptions, "campus")
+        assert fabric(after, state.descriptions, "campus", fabric(before, {}, "campus")) == anew
+    again = fabric(state.inventory, {}, "campus", state.fabric)
+    assert again.edge_policies is state.fabric.edge_policies and again.entries != state.fabric.entries
 
 
 def numbers(world: World) -> dict[str, dict[str, int]]:

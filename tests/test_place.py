@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import networkx
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from controller.fulfillment.graph import graph
-from controller.fulfillment.paths import Usable, best, order, shortest, sr_policy
+from controller.fulfillment.paths import Route, Usable, best, order, shortest, sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.rulebook import NO_RULES
 from controller.fulfillment.translate import translate
@@ -128,6 +128,21 @@ def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> No
         policy = sr_policy(graph(known, "own"), "n0", "n9", prefer=prefer)
         assert policy is not None and [path.links for path in policy.candidate_paths] == [("l9",)]
     assert sr_policy(graph(known, "own"), "n0", "n9", latency_us_max=99) is None
+
+
+@pytest.mark.parametrize("prefer", [CHEAP, Prefer()], ids=["cost", "nothing"])
+@given(COSTLY, st.frozensets(st.integers(0, 10), max_size=4), st.none() | st.integers(0, 30), st.integers(2, 5))
+@settings(max_examples=300, deadline=None)
+def test_knowing_what_is_left_does_not_change_the_best_path(
+    prefer: Prefer, links: Costly, out: frozenset[int], limit_us: int | None, hops: int
+) -> None:
+    there = graph(costly([(a, b, delay_us // 3, cost // 3) for a, b, delay_us, cost in links]), "own")  # many are alike
+    usable = Usable(without_links={f"l{index}" for index in out})
+
+    def found(left: Mapping[str, Route] | None) -> Route | None:
+        return best(there, "n0", "n3", usable, prefer=prefer, latency_us_max=limit_us, hops_max=hops, left=left)
+
+    assert found(shortest(there, "n3")) == found(None)
 
 
 @given(COSTLY, st.none() | st.integers(0, 30), st.sampled_from([CHEAP, Prefer()]))

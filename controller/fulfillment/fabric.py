@@ -2,13 +2,13 @@
 
 import ipaddress
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from controller.fulfillment import numbering, paths
 from controller.fulfillment.graph import Graph, graph
-from controller.fulfillment.paths import Route, shortest
+from controller.fulfillment.paths import shortest
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
@@ -57,7 +57,8 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     crossings: dict[str, Crossing]
     """Of border links whose gateway has described itself."""
     edge_policies: dict[tuple[str, str], SrPolicy | None]
-    """Between each two edges (first by name, second) that have a network in common. None: no path leads there."""
+    """Between each two edges (first by name, second) that have a network in common. None: no path leads there. The same
+    object while this, the nodes and the links are the same."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
         """Segments that pin `path`: End of each inner node, by the planned link."""
@@ -80,7 +81,7 @@ def fabric(
 ) -> Fabric:
     """Entries that need what a node has not said yet (its MACs) are left out until it has.
 
-    `before`: the last one, whose SR Policies between edges are kept while the links are the same.
+    `before`: the last one; what follows from nodes and links alone is kept while these are the same.
     """
     known = graph(inventory, own)
     ports: dict[tuple[str, str], int] = {}
@@ -95,15 +96,11 @@ def fabric(
         if port.mac
     }
     locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
-    towards: dict[tuple[str, str], str] = {}
+    same = before is not None and (before.links, before.locators) == (inventory.links, locators)
+    towards = before.links_towards if before is not None and same else _links_towards(known, locators)
     entries: dict[str, list[Entry]] = {name: _node_entries(name, locator) for name, locator in locators.items()}
-    for name in inventory.nodes:
-        routes: dict[str, Route] = shortest(known, name)
-        for other, route in routes.items():
-            if other != name and other in locators:
-                towards[name, other] = route.links[0]
-                hop = ports[route.links[0], name]
-                entries[name].append(route_entry(FABRIC_CONTEXT, (locators[other], 48), hop, f"nodes/{other}"))
+    for (name, other), first in towards.items():
+        entries[name].append(route_entry(FABRIC_CONTEXT, (locators[other], 48), ports[first, name], f"nodes/{other}"))
     for link in inventory.links.values():
         if link.b is None:
             continue
@@ -122,19 +119,32 @@ def fabric(
         links_towards=towards,
         links=inventory.links,
         crossings=_crossings(inventory, descriptions),
-        edge_policies=_edge_policies(
-            known, before.edge_policies if before is not None and before.links == inventory.links else {}
-        ),
+        edge_policies=_edge_policies(known, before.edge_policies if before is not None and same else {}),
     )
 
 
-def _edge_policies(
-    known: Graph, before: Mapping[tuple[str, str], SrPolicy | None]
-) -> dict[tuple[str, str], SrPolicy | None]:
-    pairs = {
-        pair for network in known.inventory.networks.values() for pair in itertools.combinations(edges(network), 2)
+def _links_towards(known: Graph, nodes: Collection[str]) -> dict[tuple[str, str], str]:
+    return {
+        (name, other): route.links[0]
+        for name in nodes
+        for other, route in shortest(known, name).items()
+        if other != name and other in nodes
     }
-    return {pair: before[pair] if pair in before else paths.sr_policy(known, *pair) for pair in sorted(pairs)}
+
+
+def _edge_policies(
+    known: Graph, before: dict[tuple[str, str], SrPolicy | None]
+) -> dict[tuple[str, str], SrPolicy | None]:
+    """The very object of before if nothing is new."""
+    networks = known.inventory.networks.values()
+    pairs = {pair for network in networks for pair in itertools.combinations(edges(network), 2)}
+    if pairs == before.keys():
+        return before
+    left = {far: shortest(known, far) for far in {far for _, far in pairs - before.keys()}}
+    return {
+        (near, far): before[near, far] if (near, far) in before else paths.sr_policy(known, near, far, left=left[far])
+        for near, far in sorted(pairs)
+    }
 
 
 def edges(network: Network) -> tuple[str, ...]:

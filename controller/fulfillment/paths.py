@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
@@ -64,6 +64,10 @@ def shortest(graph: Graph, source: str, usable: Usable = EVERYTHING) -> dict[str
     return routes
 
 
+_ARRIVED = Route(latency_us=0, cost=0, nodes=(), links=())
+"""Where nothing is left, or what is left is not known."""
+
+
 def best(
     graph: Graph,
     source: str,
@@ -73,22 +77,29 @@ def best(
     prefer: Prefer = QUICKEST,
     latency_us_max: int | None = None,
     hops_max: int = MAX_SEGMENTS,
+    left: Mapping[str, Route] | None = None,
 ) -> Route | None:
     """The most preferred route that is quick enough and of few enough links; None: there is none.
 
     Exact: label setting with dominance. Routes are extended in the order of preference, so one that comes to a node
     later can only be of use if it is quicker or shorter than each that came there before; that bounds how many there
     are. None is extended that could not reach `target` in time by the quickest way left.
+
+    `left`: `shortest` from `target` over all that is usable or more, if it is known: links are the same in both
+    directions. The quickest is then looked for in its direction (A*, with what is left at least as lower bound), and
+    found to be the same.
     """
     limit_us = math.inf if latency_us_max is None else latency_us_max
     bounded = prefer.cost is Level.LOW and latency_us_max is not None
-    left = shortest(graph, target, usable) if bounded else {}  # links are the same in both directions
+    if bounded:
+        left = shortest(graph, target, usable)
+    guided = left is not None and prefer.cost is not Level.LOW
     came: dict[str, list[tuple[int, int]]] = {}
-    queue: list[tuple[tuple[int, int], int, tuple[str, ...], tuple[str, ...], int, int]]
-    queue = [((0, 0), 0, (source,), (), 0, 0)]
+    queue: list[tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...], int, int]]
+    queue = [((0, 0, 0), (source,), (), 0, 0)]
     while queue:
-        _, hops, nodes, links, latency_us, cost = heapq.heappop(queue)
-        node = nodes[-1]
+        _, nodes, links, latency_us, cost = heapq.heappop(queue)
+        node, hops = nodes[-1], len(links)
         before = came.setdefault(node, [])
         if any(quicker <= latency_us and shorter <= hops for quicker, shorter in before):
             continue
@@ -98,14 +109,14 @@ def best(
         if hops == hops_max:
             continue
         for edge in usable.edges(graph, node):
-            later_us = latency_us + edge.delay_us
-            if bounded and edge.to not in left:
+            ahead = left.get(edge.to) if left is not None else _ARRIVED
+            later_us, dearer = latency_us + edge.delay_us, cost + edge.cost
+            if ahead is None or later_us + ahead.latency_us > limit_us:
                 continue
-            if later_us + (left[edge.to].latency_us if bounded else 0) > limit_us:
-                continue
-            dearer = cost + edge.cost
+            at_least = ahead if guided else _ARRIVED
+            rank = order(prefer, later_us + at_least.latency_us, dearer + at_least.cost)
             further = (*nodes, edge.to), (*links, edge.link), later_us, dearer
-            heapq.heappush(queue, (order(prefer, later_us, dearer), hops + 1, *further))
+            heapq.heappush(queue, ((*rank, hops + 1 + len(at_least.links)), *further))
     return None
 
 
@@ -117,20 +128,22 @@ def sr_policy(
     prefer: Prefer = QUICKEST,
     trust_min: Trust = Trust.PUBLIC,
     latency_us_max: int | None = None,
+    left: Mapping[str, Route] | None = None,
 ) -> SrPolicy | None:
     """The best path between two own nodes, and a second that shares no inner node with it (no link, if there is none).
 
     Both hold what is asked for; None: no path does. Without paths where headend and endpoint are one node.
+    `left`: `shortest` from `endpoint`, if it is known.
     """
     if headend == endpoint:
         return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
     usable = Usable(trust_min=trust_min)
-    first = best(graph, headend, endpoint, usable, prefer=prefer, latency_us_max=latency_us_max)
+    first = best(graph, headend, endpoint, usable, prefer=prefer, latency_us_max=latency_us_max, left=left)
     if first is None:
         return None
     inner = first.nodes[1:-1]
     apart = Usable(trust_min=trust_min, without_nodes=inner, without_links=() if inner else first.links)
-    second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max)
+    second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max, left=left)
     found = [first] if second is None else [first, second]
     return SrPolicy(
         headend=headend,

@@ -57,7 +57,8 @@ def realize(
     installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
     classes = _classes(installed, keeper)
     parts: dict[str, list[Part]] = {
-        name: [keeper.part(f"fabric {name}", (ones,))] for name, ones in fabric.entries.items()
+        name: [keeper.part(f"fabric {name}", (keeper.same(f"fabric entries {name}", ones),))]
+        for name, ones in fabric.entries.items()
     }
     for course in installed:
         name = f"course {course.plan.name}"
@@ -88,17 +89,24 @@ def _edges(
     parts: dict[str, list[Part]],
     keeper: "_Keeper",
 ) -> dict[str, Mapping[str, Mapping[str, int]]]:
-    """Of each own network the legs from edge to edge; what they need goes to `parts`."""
+    """Of each own network the legs from edge to edge; what they need goes to `parts`.
+
+    Of the fabric they depend on what follows from nodes and links, as `edge_policies` does.
+    """
     legs: dict[str, Mapping[str, Mapping[str, int]]] = {}
     for name, index in sorted(indices.items()):
         network = inventory.networks.get(name)
         if network is None:
             continue
         numbers = keeper.same(f"edge numbers {name}", edge_numbers.get(name, {}))
-        legs[name] = keeper.keep(f"legs {name}", (network, numbers, fabric), edge_legs)
         index = keeper.same(f"index {name}", index)
-        made = keeper.keep(
-            f"edges {name}", (network, index, numbers, fabric), lambda *inputs: _parts(edge_entries(*inputs))
+        legs[name], made = keeper.keep(
+            f"edges {name}",
+            (network, index, numbers, fabric.edge_policies),
+            lambda network, index, numbers, _: (
+                edge_legs(network, numbers, fabric),
+                _parts(edge_entries(network, index, numbers, fabric)),
+            ),
         )
         _extend(parts, made)
     return legs
