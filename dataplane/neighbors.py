@@ -8,14 +8,17 @@ import asyncio
 import ipaddress
 import logging
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Protocol
 
 from dataplane.codec import EXACT_FIELD_BITS
 from dataplane.columns import numbers, pieces
 from dataplane.errors import AgentError
 from dataplane.ports import PortAddresses
+from dataplane.reasons import NEIGHBORS_OF_PORT
 from dataplane.stores import MapWriter
 from dataplane.tables import Tables
 
@@ -116,10 +119,17 @@ class Neighbors:
             )
         ]
         self._known.delete_batch(b"".join(_KEY.pack(host.port, 0, 0, host.address) for host in gone))
-        room = self._known.max_entries - len(known) + len(gone)
-        sought = sorted(self._within_reach(hosts - known), key=lambda host: (host.port, host.address))[:room]
         never = _Asked(now_s, 0.0)
-        self._silent = {host: self._silent.get(host, never) for host in sought}
+        room = {
+            number: NEIGHBORS_OF_PORT - count
+            for number, count in Counter(h.port for h in known.difference(gone)).items()
+        }
+        sought = sorted(self._within_reach(hosts - known), key=lambda host: (host.port, host.address))
+        self._silent = {
+            host: self._silent.get(host, never)
+            for number, of_port in groupby(sought, key=lambda host: host.port)
+            for host in islice(of_port, room.get(number, NEIGHBORS_OF_PORT))
+        }
 
     def ask(self, now_s: float) -> float | None:
         """Asks who is due. Returns in how many seconds the next will be; None: there is nobody. Raises OSError."""

@@ -77,6 +77,8 @@ class PipelineEvent(enum.IntEnum):
     END = 10
     CAPTURE_LOST = 11
     PUNT_LOST = 12
+    NEIGHBOR_EVICTED = 13
+    """The port had NEIGHBORS_OF_PORT others; the eldest was forgotten."""
 
 
 FABRIC_CONTEXT = 0
@@ -90,3 +92,5 @@ PORTS = 512
 MAX_SEGMENTS = 8
 CANDIDATE_PATHS = 8
 FLOW_CACHE_WAYS = 4
+NEIGHBORS_OF_PORT = 256
+"""Learnt addresses that one port keeps; no port can take another's place."""

@@ -26,6 +26,7 @@ CONSTANTS = (
     "MAX_SEGMENTS",
     "CANDIDATE_PATHS",
     "FLOW_CACHE_WAYS",
+    "NEIGHBORS_OF_PORT",
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\

@@ -1,5 +1,6 @@
 /*
- * The edge is the router of its attachments: it answers ARP and ND itself, and learns who is there.
+ * The edge is the router of its attachments: it answers ARP and ND itself, and learns who is there. A port keeps
+ * NEIGHBORS_OF_PORT addresses and then forgets the eldest, so that only its own hosts feel who claims many.
  *
  *   ARP, NS, NA --> learn the sender, if source_guard admits it --> a question for the gateway, or for an address
  *   that the context has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
@@ -16,16 +17,35 @@ _Static_assert(sizeof(struct neighbor_key) == 24, "neighbor_key");
 
 struct neighbor_value {
 	__u8 mac[6];
-	__u16 zero;
+	__u16 slot; /* its place in `learnt` */
 };
 _Static_assert(sizeof(struct neighbor_value) == 8, "neighbor_value");
 
+#define NEIGHBORS (PORTS * NEIGHBORS_OF_PORT)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, NEIGHBORS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct neighbor_key);
 	__type(value, struct neighbor_value);
 } neighbor SEC(".maps");
+
+/* What a port learnt, eldest overwritten first. User space deletes from `neighbor` only: slots may be out of date. */
+struct learnt {
+	__u32 count;
+	__u32 zero;
+	union address address[NEIGHBORS_OF_PORT];
+};
+_Static_assert(sizeof(struct learnt) == 8 + 16 * NEIGHBORS_OF_PORT, "learnt");
+_Static_assert((NEIGHBORS_OF_PORT & (NEIGHBORS_OF_PORT - 1)) == 0, "a power of two: slots are taken by mask");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORTS);
+	__type(key, __u32); /* port */
+	__type(value, struct learnt);
+} learnt SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -56,18 +76,42 @@ static __always_inline bool is_unicast_mac(const __u8 *mac)
 	return !(mac[0] & 1) && (*(const __u32 *)mac || *(const __u16 *)(mac + 4));
 }
 
+/* A slot of `learnt` for one more address of a port; whose it was is forgotten. Negative: none. */
+static __noinline int take_slot(__u32 ingress_port, const union address *address)
+{
+	struct learnt *of_port = bpf_map_lookup_elem(&learnt, &ingress_port);
+	struct neighbor_key eldest = {.port = ingress_port};
+	struct neighbor_value *known;
+	__u32 slot;
+
+	if (!of_port)
+		return -1;
+	slot = __sync_fetch_and_add(&of_port->count, 1) & (NEIGHBORS_OF_PORT - 1);
+	eldest.address = of_port->address[slot];
+	of_port->address[slot] = *address;
+	known = bpf_map_lookup_elem(&neighbor, &eldest);
+	if (known && known->slot == slot && !bpf_map_delete_elem(&neighbor, &eldest))
+		count_event(EVENT_NEIGHBOR_EVICTED);
+	return slot;
+}
+
 static __noinline int learn_neighbor(__u32 ingress_port, const union address *address, const __u8 *mac)
 {
 	struct neighbor_key key = {.port = ingress_port, .address = *address};
 	struct neighbor_value value = {}, *known;
+	int slot;
 
 	if (no_address(address) || !is_unicast_mac(mac) || !is_source_admitted(ingress_port, address))
 		return 0;
 	known = bpf_map_lookup_elem(&neighbor, &key);
 	if (known && same_mac(known->mac, mac))
 		return 0;
+	slot = known ? known->slot : take_slot(ingress_port, address);
+	if (slot < 0)
+		return 0;
 	copy_mac(value.mac, mac);
-	if (!bpf_map_update_elem(&neighbor, &key, &value, BPF_ANY))
+	value.slot = slot;
+	if (!bpf_map_update_elem(&neighbor, &key, &value, known ? BPF_EXIST : BPF_ANY))
 		count_event(EVENT_NEIGHBOR_LEARNT);
 	return 0;
 }

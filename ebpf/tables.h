@@ -56,6 +56,7 @@ enum pipeline_event {
 	EVENT_END = 10,
 	EVENT_CAPTURE_LOST = 11,
 	EVENT_PUNT_LOST = 12,
+	EVENT_NEIGHBOR_EVICTED = 13,
 };
 
 #define FABRIC_CONTEXT 0
@@ -67,6 +68,7 @@ enum pipeline_event {
 #define MAX_SEGMENTS 8
 #define CANDIDATE_PATHS 8
 #define FLOW_CACHE_WAYS 4
+#define NEIGHBORS_OF_PORT 256
 
 union address {
 	__u8 byte[16];

@@ -1,13 +1,16 @@
 """Hosts are asked for their MAC addresses before there are packets for them."""
 
 import contextlib
+import random
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import vectors.node
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
 from map_fake import FakeMap
@@ -15,6 +18,10 @@ from namespaces import Namespace, veth
 from pipeline_tables import LAYOUT, fake_maps
 from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
+from vectors.case import arp_reply, neighbor_advertisement
+from vectors.entries import address
+from vectors.node import A4, B4, BOOTTIME_S, A, B, C
+from xdp_node import XdpNode
 
 from dataplane.bpf import Map
 from dataplane.codec import pack
@@ -24,6 +31,8 @@ from dataplane.errors import RequestInvalid
 from dataplane.host_api import Gateway, HostState
 from dataplane.neighbors import Neighbors, question
 from dataplane.ports import PortAddresses
+from dataplane.reasons import NEIGHBORS_OF_PORT, PipelineEvent
+from dataplane.reference import Pipeline
 from dataplane.stores import Operation
 from dataplane.tables import Run, Tables
 
@@ -51,7 +60,7 @@ class Edge:
 
     def __init__(self) -> None:
         self.tables = Tables(LAYOUT, fake_maps())
-        self.known = FakeMap(24, 8, 16)
+        self.known = FakeMap(24, 8, 512)
         self.ports: dict[int, PortAddresses] = {2: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=IPV6)}
         self.sent: list[tuple[int, str]] = []
         self.neighbors = Neighbors(self.tables, self.known, self, self._send)
@@ -135,8 +144,8 @@ def test_who_is_admitted_no_more_is_forgotten() -> None:
     addresses = ("10.1.0.11", "10.1.0.12", "10.1.0.70", "10.1.0.200", "2001:db8:1::11", "2001:db8:2::11")
     guards = [guard(2, source) for source in ("10.1.0.11/32", "10.1.0.12/32", "10.1.0.64/26", "2001:db8:1::/64")]
     edge.write(Operation.INSERT, *guards)
-    for address in addresses:
-        edge.known.update(key(2, address), MAC + bytes(2))
+    for each in addresses:
+        edge.known.update(key(2, each), MAC + bytes(2))
     edge.known.update(key(3, "10.1.0.70"), MAC + bytes(2))
     edge.asked(0.0)
     assert edge.known.data.keys() == {key(2, addresses[number]) for number in (0, 1, 2, 4)}
@@ -146,9 +155,14 @@ def test_who_is_admitted_no_more_is_forgotten() -> None:
 
 
 def test_there_are_no_more_questions_than_answers_find_room() -> None:
+    """Of a port that is full; others are asked all the same."""
     edge = Edge()
-    edge.write(Operation.INSERT, attachment(2), *(guard(2, f"10.1.0.{host}/32") for host in range(10, 40)))
-    assert len(edge.asked(0.0)) == edge.known.max_entries
+    edge.ports[3] = edge.ports[2]
+    for host in range(NEIGHBORS_OF_PORT - 5):
+        edge.known.update(key(2, f"2001:db8:1::{host:x}"), MAC + bytes(2))
+    edge.write(Operation.INSERT, attachment(2), attachment(3), guard(2, "2001:db8:1::/64"), guard(3, "10.1.0.9/32"))
+    edge.write(Operation.INSERT, *(guard(2, f"10.1.0.{host}/32") for host in range(10, 40)))
+    assert edge.asked(0.0) == [*((2, f"10.1.0.{host}") for host in range(10, 15)), (3, "10.1.0.9")]
 
 
 def test_a_port_that_takes_no_frame_does_not_keep_others_waiting() -> None:
@@ -157,6 +171,84 @@ def test_a_port_that_takes_no_frame_does_not_keep_others_waiting() -> None:
     edge.write(Operation.INSERT, attachment(2), attachment(9), guard(9, "10.1.0.9/32"), guard(2, "10.1.0.11/32"))
     assert edge.asked(0.0) == [(2, "10.1.0.11")]
     assert edge.neighbors.ask(0.0) == 1.0
+
+
+# With XDP
+
+
+@pytest.fixture(scope="module")
+def xdp() -> Iterator[XdpNode]:
+    made = XdpNode(vectors.node.PORTS)
+    try:
+        with made.inside():
+            made.sync(vectors.node.TABLES)
+            yield made
+    finally:
+        made.close()
+
+
+def of_port_c(number: int) -> str:
+    """What C may use."""
+    return f"2001:db8:1::1:{number:x}"
+
+
+def in_kernel(xdp: XdpNode) -> dict[tuple[int, int], bytes]:
+    """As the model has it."""
+    keys, values = xdp.object.map("neighbor").items()
+    rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s2x", values), strict=True)
+    return {(port, int.from_bytes(address)): mac for (port, address), (mac,) in rows}
+
+
+@pytest.mark.root
+def test_a_port_forgets_its_eldest_and_nobody_elses_neighbors(xdp: XdpNode) -> None:
+    xdp.forget()
+    model, before = Pipeline(vectors.node.TABLES, vectors.node.PORTS), xdp.events()
+    moved = "02:00:00:00:09:09"
+    said = [
+        (A, arp_reply(A, A4)),
+        (B, arp_reply(B, B4)),
+        *((C, neighbor_advertisement(C, of_port_c(number))) for number in range(NEIGHBORS_OF_PORT)),
+        (C, neighbor_advertisement(C, of_port_c(3), moved)),
+        *((C, neighbor_advertisement(C, of_port_c(number))) for number in range(NEIGHBORS_OF_PORT, 700)),
+        (C, neighbor_advertisement(C, of_port_c(699), moved)),
+        (C, neighbor_advertisement(C, of_port_c(0))),
+    ]
+    for port, frame in said:
+        model.run(port, frame, BOOTTIME_S)
+        xdp.run(port, frame)
+    assert in_kernel(xdp) == model.neighbors
+    kept = {number for number in range(700) if (C, address(of_port_c(number))) in model.neighbors}
+    assert kept == {0, *range(700 - NEIGHBORS_OF_PORT + 1, 700)}
+    assert {port for port, _ in model.neighbors} == {A, B, C}
+    for event in (PipelineEvent.NEIGHBOR_LEARNT, PipelineEvent.NEIGHBOR_EVICTED):
+        assert xdp.events()[event] - before[event] == model.events[event] > 400
+
+
+@pytest.mark.root
+def test_a_port_keeps_the_last_that_it_learnt_also_where_user_space_forgets(xdp: XdpNode) -> None:
+    """A slot may name what was deleted, and learnt again since in another slot."""
+    xdp.forget()
+    rng = random.Random(4861)
+    neighbors = xdp.object.map("neighbor")
+    addresses = [address(of_port_c(number)) for number in range(400)]
+    learnt: dict[int, int] = {}
+    """Host number → which learnt one it is."""
+    count = 0
+    for _ in range(3000):
+        number = rng.randrange(len(addresses))
+        if rng.random() < 0.2:
+            neighbors.delete(key(C, of_port_c(number)))
+            learnt.pop(number, None)
+            continue
+        if number not in learnt:
+            count += 1
+            learnt = {other: at for other, at in learnt.items() if at > count - NEIGHBORS_OF_PORT} | {number: count}
+        mac = f"02:00:00:00:09:{rng.randrange(4):02x}"
+        xdp.run(C, neighbor_advertisement(C, of_port_c(number), mac))
+        found = in_kernel(xdp)
+        assert found.keys() == {(C, addresses[other]) for other in learnt}
+        assert found[C, addresses[number]] == bytes.fromhex(mac.replace(":", ""))
+    assert count > 4 * NEIGHBORS_OF_PORT
 
 
 # With the kernel

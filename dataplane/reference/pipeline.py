@@ -5,7 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dataplane.entry import TableEntry
-from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_CONTEXT, DropReason, PipelineEvent
+from dataplane.reasons import (
+    ATTACHMENT_CLASS,
+    FABRIC_CLASS,
+    FABRIC_CONTEXT,
+    NEIGHBORS_OF_PORT,
+    DropReason,
+    PipelineEvent,
+)
 from dataplane.reference import icmp, neighbor, srv6
 from dataplane.reference.flow import Flows
 from dataplane.reference.match import Tables
@@ -31,8 +38,6 @@ from dataplane.reference.verdict import Drop, Forward, Pass, Punt, Verdict
 
 TCP_OVERHEAD = {4: 40, 6: 60}
 """IP version → bytes of IP and TCP headers without options."""
-NEIGHBORS = 4096
-"""Learnt at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Pipeline:
         self.ports = dict(ports)
         self.flows = Flows(self.tables, cache)
         self.neighbors: dict[tuple[int, int], bytes] = {}
-        """(port, address) → MAC."""
+        """(port, address) → MAC, in the order in which the addresses were learnt."""
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
         self.events: Counter[PipelineEvent] = Counter()
@@ -203,9 +208,14 @@ class Pipeline:
         if not self._is_admitted(port, address):
             return
         known = self.neighbors.get((port, address))
-        if known != mac and (known or len(self.neighbors) < NEIGHBORS):
-            self.neighbors[port, address] = mac
-            self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
+        if known == mac:
+            return
+        of_port = [key for key in self.neighbors if key[0] == port]
+        if known is None and len(of_port) >= NEIGHBORS_OF_PORT:
+            del self.neighbors[of_port[0]]
+            self.events[PipelineEvent.NEIGHBOR_EVICTED] += 1
+        self.neighbors[port, address] = mac
+        self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
 
     def _is_admitted(self, port: int, source: int) -> bool:
         return self.tables.look_up("source_guard", ingress_port=port, source=source) is not None

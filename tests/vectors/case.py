@@ -127,8 +127,9 @@ def arp_reply(port: int, address: str) -> bytes:
     return from_host(port, message)
 
 
-def neighbor_advertisement(port: int, address: str) -> bytes:
-    message = ICMPv6ND_NA(tgt=address, R=0, S=0, O=1) / ICMPv6NDOptDstLLAddr(lladdr=host_mac(port))
+def neighbor_advertisement(port: int, address: str, mac: str = "") -> bytes:
+    """That `address` is at `mac`, or at the other end of `port`."""
+    message = ICMPv6ND_NA(tgt=address, R=0, S=0, O=1) / ICMPv6NDOptDstLLAddr(lladdr=mac or host_mac(port))
     return from_host(port, IPv6(src=address, dst="ff02::1", hlim=255) / message)
 
 
