@@ -5,6 +5,7 @@ its port as the gateway's own; XDP learns from the answer. Silent hosts are aske
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import struct
@@ -82,10 +83,10 @@ class Neighbors:
         self._changed.set()
         wait_s: float | None = None
         while True:
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait_s)
-            except TimeoutError:
-                pass  # time to ask again
+            # Not `wait_for`: Python 3.11's forgets that it was cancelled where a change comes at the same moment.
+            with contextlib.suppress(TimeoutError):  # time to ask again
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
             try:
                 if self._changed.is_set():
                     self._changed.clear()

@@ -1,5 +1,6 @@
 """Hosts are asked for their MAC addresses before there are packets for them."""
 
+import asyncio
 import contextlib
 import random
 import signal
@@ -171,6 +172,24 @@ def test_a_port_that_takes_no_frame_does_not_keep_others_waiting() -> None:
     edge.write(Operation.INSERT, attachment(2), attachment(9), guard(9, "10.1.0.9/32"), guard(2, "10.1.0.11/32"))
     assert edge.asked(0.0) == [(2, "10.1.0.11")]
     assert edge.neighbors.ask(0.0) == 1.0
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_it_ends_when_cancelled_also_where_something_just_changed(turns: int) -> None:
+    async def change_and_end() -> None:
+        edge = Edge()
+        edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"))  # a silent host, to be asked again
+        neighbors = edge.neighbors
+        running = asyncio.create_task(neighbors.run())
+        await asyncio.sleep(0.01)
+        neighbors.look()
+        for _ in range(turns):  # of the event loop
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running], timeout=1)
+        assert running.cancelled()
+
+    asyncio.run(change_and_end())
 
 
 # With XDP
