@@ -1,11 +1,14 @@
 """Worlds of two to four domains drawn from a seed: topologies, policies, intents and packets, full of overlaps."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
 
 from controller.fulfillment.meaning import Packet
 from controller.model.intent import Allow, Encryption, Intent, Require, Selector, Trust
 from controller.model.inventory import Inventory
+from controller.model.inventory import Network as Inhabited
 from tests import generated_intents
 from topologies.topology import (
     AcceptRule,
@@ -245,6 +248,8 @@ def intent(chance: random.Random, name: str, known: Inventory, own: str, others:
     allows = []
     for _ in range(chance.randint(0 if isolate is not None else 1, 2)):
         to = chance.choice(far if far and chance.random() < 0.8 else near)
+        if far and chance.random() < 0.3:
+            to = far[0]  # where others want to go too
         offered = known.services[to].ports if to in known.services else ()
         ports = chance.choice(((), offered[:1])) if offered else chance.choice(generated_intents.PORTS)
         source = _selector(chance, known, networks) if isolate is None or chance.random() < 0.2 else None
@@ -256,8 +261,39 @@ def intent(chance: random.Random, name: str, known: Inventory, own: str, others:
         allow=tuple(allows),
         require=_require(chance),
         priority=chance.choice((100, 100, 200)),
-        overrides=tuple(one for one in others if chance.random() < 0.15),
+        overrides=tuple(one for one in others if one != name and chance.random() < 0.15),
     )
+
+
+def changed(chance: random.Random, network: Inhabited) -> Inhabited:
+    """One of its hosts has other labels, or other addresses."""
+    index = chance.randrange(len(network.attachments))
+    host = network.attachments[index]
+    if chance.random() < 0.3:
+        host = replace(host, labels=(("app", chance.choice("ab")),))
+    else:
+        taken = {text for one in network.attachments for text in one.addresses} | set(network.gateways)
+        number = chance.randint(1, 8)
+        addresses = tuple(text[: max(text.rfind("."), text.rfind(":")) + 1] + str(number) for text in host.addresses)
+        host = replace(host, addresses=addresses if taken.isdisjoint(addresses) else host.addresses)
+    attachments = (*network.attachments[:index], host, *network.attachments[index + 1 :])
+    return replace(network, attachments=attachments)
+
+
+def inhabited(made: Topology, inventories: Iterable[Inventory]) -> Topology:
+    """With the hosts as their domains have them now."""
+    attached = {
+        (network.name, one.name): one
+        for known in inventories
+        for network in known.networks.values()
+        for one in network.attachments
+    }
+    hosts = []
+    for host in made.hosts:
+        (interface,) = host.interfaces
+        one = attached[host.network, host.port(interface)]
+        hosts.append(replace(host, labels=dict(one.labels), interfaces=(replace(interface, addresses=one.addresses),)))
+    return replace(made, hosts=tuple(hosts))
 
 
 def _selector(chance: random.Random, known: Inventory, networks: list[str]) -> Selector:

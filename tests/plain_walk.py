@@ -101,6 +101,8 @@ class PlainWalk:
             for gateway in node.host.gateways
         }
         self._ends: dict[tuple[str, int], Place | str] = {}
+        self.trails: dict[tuple[str, int, int], tuple[str, ...]] = {}
+        """Headend, SR Policy, candidate path -> nodes that the outer packet passes; of those that were walked."""
 
     def send(self, node: str, port: int, packet: Packet) -> End:
         """`packet` as a host behind `port` sends it."""
@@ -117,7 +119,7 @@ class PlainWalk:
     def arrive(self, node: str, port: int, sid: int, packet: Packet) -> End:
         """`packet` inside an outer one to `sid`, as a neighbour sends it into the tunnel that ends at `port`."""
         try:
-            end = self._outer(node, port, (sid,))
+            end = self._outer(node, port, (sid,), [])
         except Dropped as dropped:
             return End(None, str(dropped), None, ())
         return self.decapsulated(*end, packet)
@@ -173,23 +175,22 @@ class PlainWalk:
                 continue
             params = dict(path.params)
             segments = tuple(params[f"segment_list_{place}"] for place in range(params["count"]))
+            trail = [node]
             try:
-                ends.add(self._routed(node, segments))
+                ends.add(self._outer(*self._sent(node, segments[-1]), segments, trail))
+                self.trails[node, policy, index] = tuple(trail)
             except Dropped as dropped:
                 ends.add(str(dropped))
         assert len(ends) <= 1, f"{node}: the candidate paths of {policy} lead to {ends}"
         end = self._ends[node, policy] = ends.pop() if ends else "no live path"
         return end
 
-    def _routed(self, node: str, segments: tuple[int, ...]) -> Place:
-        """The outer packet, from where it is encapsulated."""
-        node, port = self._sent(node, segments[-1])
-        return self._outer(node, port, segments)
-
-    def _outer(self, node: str, port: int, segments: tuple[int, ...]) -> Place:
-        """The outer packet, from where it enters a node; `segments` last one first (RFC 8754 §2)."""
+    def _outer(self, node: str, port: int, segments: tuple[int, ...], trail: list[str]) -> Place:
+        """The outer packet, from where it enters a node; `segments` last one first (RFC 8754 §2). Nodes it passes are
+        added to `trail`."""
         left = len(segments) - 1
         for _ in range(MAX_HOPS):
+            trail.append(node)
             at = self._tables[node]
             attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
             if attachment is None or attachment.action != "link":

@@ -2,13 +2,15 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.inventory import Attachment, Network
-from controller.model.requirements import Host
 from tests.packet_walk import Walk, tcp
-from tests.simulator import ORDER_PROCESSING, World
+from tests.simulator import LAB, ORDER_PROCESSING, World
+from topologies.topology import AcceptRule, Host, HostInterface
+from topologies.topology_file import load
 
 CX1, AY1 = "10.1.0.11", "10.2.0.10"
 ISOLATED = """
@@ -27,6 +29,12 @@ apiVersion: netstitch/v1
 kind: Intent
 metadata: {name: survey, tenant: analysts}
 spec: {allow: [{from: {network: insight/analytics}, to: shop/customer-z, ports: [icmp]}]}
+"""
+SAME_ADDRESS = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: watch, tenant: operators}
+spec: {allow: [{from: {network: transit/operations}, to: insight/analytics/analytics-y}]}
 """
 
 
@@ -99,6 +107,27 @@ def test_dry_run_says_what_would_end_and_ends_nothing() -> None:
     assert delivered(world)
 
 
+def test_networks_of_two_domains_with_the_same_addresses_do_not_reach_one_destination() -> None:
+    """Replies would go to one of them only."""
+    lab = load(LAB)
+    welcome = AcceptRule(origin="*", source="*", to="insight/*")
+    domains = [
+        replace(one, policy=replace(one.policy, accept=(welcome,))) if one.name == "insight" else one
+        for one in lab.domains
+    ]
+    network = replace(lab.network("shop/customer-x"), name="transit/operations")
+    interface = HostInterface(name="eth0", node="t1", addresses=(CX1,))
+    host = Host(name="to1", network="transit/operations", interfaces=(interface,))
+    networks, hosts = (*lab.networks, network), (*lab.hosts, host)
+    world = World(topology=replace(lab, domains=tuple(domains), networks=networks, hosts=hosts))
+    world.start()
+    world.apply("transit", SAME_ADDRESS)
+    world.run(2.0)
+    assert world.phase("transit", "watch") == "Active"
+    world.apply("shop", ORDER_PROCESSING)
+    assert "another network, which reaches the same destination" in refusal(world)
+
+
 @pytest.mark.parametrize("taken_by", ["host", "gateway"])
 def test_address_of_a_source_that_the_destination_comes_to_use_itself_ends_the_agreement(taken_by: str) -> None:
     """Replies would end there."""
@@ -106,10 +135,10 @@ def test_address_of_a_source_that_the_destination_comes_to_use_itself_ends_the_a
     network = analytics(world)
     prefixes = (*network.prefixes, "10.1.0.0/24")
     if taken_by == "gateway":
-        changed = msgspec.structs.replace(network, prefixes=prefixes, gateways=(CX1,))
+        changed = replace(network, prefixes=prefixes, gateways=(CX1,))
     else:
         new = Attachment(name="ay2", node="ie1", port=77, addresses=(CX1,))
-        changed = msgspec.structs.replace(network, prefixes=prefixes, attachments=(*network.attachments, new))
+        changed = replace(network, prefixes=prefixes, attachments=(*network.attachments, new))
     reply = submit(world, "insight", changed)
     assert reply is not None and reply.results, reply
     world.run(0.05)
@@ -122,7 +151,7 @@ def test_host_that_is_attached_elsewhere_is_found_there_by_what_was_agreed() -> 
     (before,) = world.controllers["insight"].state.courses.values()
     network = analytics(world)
     (host,) = network.attachments
-    submit(world, "insight", msgspec.structs.replace(network, attachments=(msgspec.structs.replace(host, port=77),)))
+    submit(world, "insight", replace(network, attachments=(replace(host, port=77),)))
     (course,) = world.controllers["insight"].state.courses.values()
     assert course.plan.name == before.plan.name and course.upstream == before.upstream
     assert [one.port for one in course.plan.connection.destinations] == [77]
@@ -141,12 +170,12 @@ def test_host_that_moves_to_another_edge_is_reached_there_by_a_new_agreement() -
     (before,) = world.controllers["insight"].state.courses.values()
     network = analytics(world)
     (host,) = network.attachments
-    moved = msgspec.structs.replace(host, node="ig1", port=77)
-    submit(world, "insight", msgspec.structs.replace(network, attachments=(moved,)))
+    moved = replace(host, node="ig1", port=77)
+    submit(world, "insight", replace(network, attachments=(moved,)))
     world.run(10.0)
     (course,) = world.controllers["insight"].state.courses.values()
     assert course.plan.name != before.plan.name
-    found: tuple[Host, ...] = course.plan.connection.destinations
+    found = course.plan.connection.destinations
     assert [(one.node, one.port) for one in found] == [("ig1", 77)]
     assert world.phase("shop", "order-processing") == "Active"
     world.check_settled()

@@ -17,9 +17,10 @@ from scapy.packet import Packet as Bytes
 from scapy.packet import Raw
 
 from controller.fulfillment.meaning import Packet, replies, requests
-from controller.fulfillment.numbering import address
+from controller.fulfillment.numbering import Direction, address, sr_policy
 from controller.model.agreement import Flow
 from controller.model.event import Applied
+from controller.model.intent import Value
 from dataplane.reasons import DropReason, L4Class
 from tests import generated_domains as generated
 from tests import generated_intents
@@ -37,6 +38,8 @@ PACKETS = 2000
 SAMPLE = 40
 """Of them, byte by byte."""
 LIES = 300
+NAMES = tuple(f"i{number}" for number in range(6))
+"""Of intents, in each domain."""
 MESSY = Faults(loss=0.2, duplication=0.2, delay_s=(0.001, 1.0))
 ANSWERS = {
     L4Class.TCP_OPEN: L4Class.TCP,
@@ -47,33 +50,39 @@ ANSWERS = {
 
 
 def settled(seed: int) -> World:
-    """A world where intents came, changed and went in all domains, at rest."""
+    """A world at rest, where intents and hosts came, changed and went in all domains, and controllers crashed."""
     chance = random.Random(seed)
     world = World(seed, topology=generated.topology(chance))
     world.start()
-    world.faults = MESSY
-    names = [f"i{number}" for number in range(6)]
+    world.faults, world.crash_chance = MESSY, 0.005
     for _ in range(chance.randint(8, 24)):
         domain = chance.choice(sorted(world.controllers))
-        name = chance.choice(names)
-        if chance.random() < 0.2:
+        name = chance.choice(NAMES)
+        known = world.controllers[domain].state.inventory
+        networks = [one for one in known.networks.values() if one.attachments]
+        if chance.random() < 0.15:
             world.delete(domain, name)
-        else:
-            known = world.controllers[domain].state.inventory
-            intent = generated.intent(chance, name, known, domain, tuple(one for one in names if one != name))
-            if intent is not None:
-                world.submit(domain, Applied(kind="Intent", content=msgspec.json.encode(intent)))
+        elif networks and chance.random() < 0.15:
+            _submit(world, domain, "Network", generated.changed(chance, chance.choice(networks)))
+        elif (intent := generated.intent(chance, name, known, domain, NAMES)) is not None:
+            _submit(world, domain, "Intent", intent)
         world.run(chance.choice((0.0, 0.5, 5.0)))
-    world.faults = Faults()
+    world.faults, world.crash_chance = Faults(), 0.0
     world.run(150.0)
     for _ in range(200):
         try:
             world.check_settled()
-            return world
+            break
         except AssertionError:
             world.run(0.5)
     world.check_settled()
+    inventories = (controller.state.inventory for controller in world.controllers.values())
+    world.topology = generated.inhabited(world.topology, inventories)
     return world
+
+
+def _submit(world: World, domain: str, kind: str, value: Value) -> None:
+    world.submit(domain, Applied(kind=kind, content=msgspec.json.encode(value)))
 
 
 def agreed(world: World) -> list[tuple[str, str]]:
@@ -113,6 +122,7 @@ class Comparison:
         chosen = self._chance.sample(across, min(len(across), SAMPLE * 2 // 3))
         self._bytes([*chosen, *self._chance.sample(self._sample, SAMPLE - len(chosen))])
         self._lies()
+        self._paths()
 
     def _compare(self, sender: Host, packet: Packet) -> Host | None:
         """The receiver."""
@@ -147,6 +157,16 @@ class Comparison:
             delivered = expected.host.name if expected.host is not None else ""
             assert outcome.delivered == delivered, f"seed {self._seed}: {packet}\n{expected}\n{outcome}"
 
+    def _paths(self) -> None:
+        """What was walked inside a domain went the planned way, over each candidate path and back."""
+        for _, course in self._world.courses():
+            for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
+                for index, path in enumerate(policy.candidate_paths):
+                    for direction, nodes in ((Direction.FORWARD, path.nodes), (Direction.REVERSE, path.nodes[::-1])):
+                        trail = self._walk.trails.get((nodes[0], sr_policy(slot, direction), index), nodes)
+                        assert trail == nodes, f"seed {self._seed}: {course.plan.name} {path} {direction}: {trail}"
+                        self._count["paths"] += 1
+
     def _lies(self) -> None:
         """A neighbour sends into a tunnel what it likes, to any SID that there is: what comes through is agreed."""
         promises = self._promises()
@@ -170,7 +190,8 @@ class Comparison:
         """Often near to the truth."""
         flow = self._chance.choice(promise.flows)
         near, far = (self._chance.choice(ones) for ones in (flow.source_prefixes, flow.destination_prefixes))
-        source, destination = (text.split("/")[0] for text in ((near, far) if promise.forward else (far, near)))
+        forward = promise.forward != (self._chance.random() < 0.2)
+        source, destination = (text.split("/")[0] for text in ((near, far) if forward else (far, near)))
         there = generated.addresses(self._world.topology)
         if self._chance.random() < 0.3:
             source = self._chance.choice(there)

@@ -6,6 +6,9 @@
    carries goes through, or what an intent of the same tenant carries that names it in `overrides`.
 4. Of the intents that carry a packet the higher priority, then the older, owns it.
 5. What nobody carries or separates is permitted inside one network, and denied between networks.
+
+This is one domain's say. Across domains every domain that has a say must permit a packet: those where other domains'
+intents carry it, by agreements, which go through nobody's isolation (`reconcile/consent.py`).
 """
 
 from collections.abc import Iterable, Sequence
