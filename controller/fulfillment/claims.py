@@ -4,6 +4,7 @@ Selections and destinations are kept once, however many intents use them; the in
 """
 
 import bisect
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -196,6 +197,50 @@ class PrefixMap:
                 at += 1
 
 
+_PROTOCOLS = {"tcp": 1, "udp": 2, "icmp": 3}
+
+
+@functools.lru_cache(65536)
+def blocks(ports: tuple[Ports, ...]) -> tuple[Prefix, ...]:
+    """Ports as prefixes: 16 bits of protocol, 16 bits of port. Without ports: everything."""
+    found: dict[Prefix, None] = {}
+    for one in ports:
+        protocol = _PROTOCOLS[one.protocol] << 16
+        if one.protocol == "icmp":
+            found[protocol << 96, 16] = None
+            continue
+        first, behind = protocol | one.first, (protocol | one.last) + 1
+        while first < behind:
+            size = min(first & -first, 1 << ((behind - first).bit_length() - 1))
+            found[first << 96, 33 - size.bit_length()] = None
+            first += size
+    return tuple(found) if ports else ((0, 0),)
+
+
+class Users:
+    """Who has paths from one selection to one destination, by the ports that they carry."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self._by_ports = PrefixMap()
+
+    def add(self, name: str, ports: tuple[Ports, ...]) -> None:
+        self.names[name] = self.names.get(name, 0) + 1
+        for block in blocks(ports):
+            self._by_ports.add(block, name)
+
+    def drop(self, name: str, ports: tuple[Ports, ...]) -> None:
+        self.names[name] -= 1
+        if self.names[name] == 0:
+            del self.names[name]
+        for block in blocks(ports):
+            self._by_ports.drop(block, name)
+
+    def carrying(self, ports: tuple[Ports, ...]) -> set[str]:
+        """Those that carry some of `ports`."""
+        return _all(self._by_ports, blocks(ports))
+
+
 class Index:
     """Claims, found by what they touch."""
 
@@ -210,8 +255,8 @@ class Index:
         """Network -> prefix -> destinations."""
         self._reached: dict[str, PrefixMap] = {}
         """Network -> prefix -> networks that its hosts send to there, in requests or replies."""
-        self._pairs: dict[Selection, dict[Destination, dict[str, int]]] = {}
-        self._leading: dict[Destination, dict[Selection, dict[str, int]]] = {}
+        self._pairs: dict[Selection, dict[Destination, Users]] = {}
+        self._leading: dict[Destination, dict[Selection, Users]] = {}
 
     def add(self, claim: Claim) -> None:
         """In place of an older one of the same name."""
@@ -232,8 +277,10 @@ class Index:
             pairs = self._pairs.setdefault(source, {})
             if destination not in pairs:
                 self._reach(source, destination, add=True)
-            users_of_pair = pairs.setdefault(destination, {})
-            users_of_pair[name] = users_of_pair.get(name, 0) + 1
+            users_of_pair = pairs.get(destination)
+            if users_of_pair is None:
+                users_of_pair = pairs[destination] = Users()
+            users_of_pair.add(name, path.ports)
             self._leading.setdefault(destination, {})[source] = users_of_pair
 
     def drop(self, name: str) -> None:
@@ -249,10 +296,8 @@ class Index:
         for path in claim.paths:
             source, destination = path.source, path.destination
             users_of_pair = self._pairs[source][destination]
-            users_of_pair[name] -= 1
-            if users_of_pair[name] == 0:
-                del users_of_pair[name]
-            if users_of_pair:
+            users_of_pair.drop(name, path.ports)
+            if users_of_pair.names:
                 continue
             del self._pairs[source][destination], self._leading[destination][source]
             self._reach(source, destination, add=False)
@@ -265,11 +310,11 @@ class Index:
 
     def _place(self, where: dict[str, PrefixMap], selection: Selection, *, add: bool) -> None:
         held = where.setdefault(selection.network, PrefixMap())
-        for one in selection.addresses:
+        for one in _points(selection):
             if add:
-                held.add((one, 128), selection)
+                held.add(one, selection)
             else:
-                held.drop((one, 128), selection)
+                held.drop(one, selection)
 
     def _lead(self, destination: Destination, *, add: bool) -> None:
         held = self._destinations.setdefault(destination.network, PrefixMap())
@@ -289,15 +334,21 @@ class Index:
             else:
                 held.drop(where, peer)
 
-    def touching(self, claim: Claim) -> list[Claim]:
-        """Those that can have anything to do with it, by name."""
+    def touching(self, claim: Claim, *, sharing: bool = True) -> list[Claim]:
+        """Those that can have anything to do with it, by name; without `sharing` only those that can contradict it."""
         names: set[str] = set()
         if claim.isolated is not None:
-            names |= self._touching_isolated(claim.isolated)
+            names |= self._reaching_into(claim.isolated)
+            if sharing:
+                names |= self._isolating_any(claim.isolated.network, _points(claim.isolated))
         for source in {path.source for path in claim.paths}:
-            names |= self._isolating_any(source.network, ((one, 128) for one in source.addresses))
+            names |= self._isolating_any(source.network, _points(source))
         for path in claim.paths:
-            names |= self._touching_path(path)
+            names |= self._isolating_any(path.destination.network, path.destination.prefixes)
+            names |= self._elsewhere(path.source.network, path.destination.prefixes, path.destination.network)
+            names |= self._elsewhere(path.destination.network, _points(path.source), path.source.network)
+            if sharing:
+                names |= self._beside(path)
         names.discard(claim.intent.name)
         return [self.claims[name] for name in sorted(names)]
 
@@ -307,28 +358,28 @@ class Index:
             names.update(self._isolating[selection])
         return names
 
-    def _touching_isolated(self, isolated: Selection) -> set[str]:
-        points = [(one, 128) for one in isolated.addresses]
-        names = self._isolating_any(isolated.network, points)
-        for source in _all(self._sources.get(isolated.network), points):
+    def _reaching_into(self, isolated: Selection) -> set[str]:
+        """Whose paths begin or end there."""
+        names: set[str] = set()
+        for source in _all(self._sources.get(isolated.network), _points(isolated)):
             for users in self._pairs[source].values():
-                names.update(users)
-        for destination in _all(self._destinations.get(isolated.network), points):
+                names.update(users.names)
+        for destination in _all(self._destinations.get(isolated.network), _points(isolated)):
             for users in self._leading[destination].values():
-                names.update(users)
+                names.update(users.names)
         return names
 
-    def _touching_path(self, path: Path) -> set[str]:
+    def _beside(self, path: Path) -> set[str]:
+        """Whose paths may carry some of the same packets."""
+        names: set[str] = set()
         source, destination = path.source, path.destination
-        names = self._isolating_any(destination.network, destination.prefixes)
-        points = [(one, 128) for one in source.addresses]
         beside = _all(self._destinations.get(destination.network), destination.prefixes)
-        for other in _all(self._sources.get(source.network), points):
+        for other in _all(self._sources.get(source.network), _points(source)):
             pairs = self._pairs[other]
             for there in beside & pairs.keys() if len(beside) > len(pairs) else beside:
-                names.update(pairs.get(there, ()))
-        names |= self._elsewhere(source.network, destination.prefixes, destination.network)
-        return names | self._elsewhere(destination.network, points, source.network)
+                if there in pairs:
+                    names |= pairs[there].carrying(path.ports)
+        return names
 
     def _elsewhere(self, network: str, prefixes: Iterable[Prefix], peer: str) -> set[str]:
         """Who sends from `network` to such addresses in another network than `peer`."""
@@ -342,6 +393,10 @@ class Index:
             for ends in ((path.source.network, path.destination.network),)
             if network in ends and not others.isdisjoint(ends)
         }
+
+
+def _points(selection: Selection) -> Iterator[Prefix]:
+    return ((one, 128) for one in selection.addresses)
 
 
 def _all(held: PrefixMap | None, prefixes: Iterable[Prefix]) -> set[Any]:

@@ -51,10 +51,11 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind}: intent {one} ({clause}) and intent {other} ({other_clause}): {self.reason}: {self.packet}"
 
 
-def against(claim: Claim, index: Index, places: Places) -> list[Conflict]:
-    """All conflicts of one intent with those in `index`."""
+def against(claim: Claim, index: Index, places: Places, *, sharing: bool = True) -> list[Conflict]:
+    """All conflicts of one intent with those in `index`; without `sharing` all contradictions, and what comes with
+    them."""
     found = []
-    for held in index.touching(claim):
+    for held in index.touching(claim, sharing=sharing):
         found += between(claim, held, places)
     return found
 

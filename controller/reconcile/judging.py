@@ -17,6 +17,8 @@ from controller.reconcile.undertakings import expired
 
 SHOWN = 20
 """Conflicts that an answer names."""
+MAX_REFUSALS, MAX_WARNINGS = 1000, 100
+"""So many are looked for: intents that all touch each other have as many as there are pairs."""
 Tests = list[tuple[str, int, IntentTest]]
 """(intent, index, test)."""
 
@@ -62,12 +64,17 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
     for name, claim in sorted(candidates.items(), key=lambda item: item[1].serial):
         if reason := misfit(claim, held.places):
             refused.append(f"intent {name}: {reason}")
-        for conflict in against(claim, index, held.places):
+        for conflict in against(claim, index, held.places, sharing=len(warnings) < MAX_WARNINGS):
             if conflict.kind == Kind.CONTRADICTION:
                 refused.append(str(conflict))
             elif name in intents or conflict.intents[0] in intents:
                 warnings.append(str(conflict))
+        if len(refused) >= MAX_REFUSALS:
+            return Judgement(_shown(refused))
         index.add(claim)
+    if len(warnings) > MAX_WARNINGS:
+        del warnings[MAX_WARNINGS:]
+        warnings.append(f"more intents share packets; only {MAX_WARNINGS} warnings are given at once")
     for name, intent in intents.items():
         for other in intent.overrides:
             claim_of_other = index.claims.get(other)
@@ -128,5 +135,6 @@ def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest]) -> list[s
 
 
 def _shown(refused: list[str]) -> str:
-    more = [f"and {len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
+    least = "at least " if len(refused) >= MAX_REFUSALS else ""
+    more = [f"and {least}{len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
     return "; ".join([*refused[:SHOWN], *more])
