@@ -52,6 +52,8 @@ QUEUE_MAX = 4096
 BATCH_MAX = 256
 """Events of one commit."""
 TICK_S = 1.0
+WATCH_PAUSES = 4
+"""How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
 LAST_WORDS_S = 0.2
 """For answers to leave before a controller ends that can no longer store."""
 
@@ -282,30 +284,49 @@ class Shell:
             return self._plugins.resources() if self._plugins is not None else []
         return view.resources(self._stored, kind, self._now_s())
 
+    def names(self, kind: str) -> Sequence[str]:
+        if kind == "intents":
+            return [*self._stored.undertakings]
+        return [str(one.metadata["name"]) for one in self.list(kind)]
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        if kind == "plugins":
+            return next((one for one in self.list(kind) if one.metadata["name"] == name), None)
+        return view.resource(self._stored, kind, name, self._now_s())
+
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())
 
     def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
         return tracing.trace(self._stored, asked, self._now_s())
 
-    async def watch(self, kind: str) -> AsyncIterator[Resource]:
+    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:
             known: dict[str, Resource] = {}
             while True:
-                present = {str(each.metadata["name"]): each for each in self.list(kind)}
-                for name, resource in present.items():
-                    if known.get(name) != resource:
+                began = time.perf_counter()
+                present = {str(each.metadata["name"]): each for each in self._shown(kind, name)}
+                looked_s = time.perf_counter() - began
+                for one, resource in present.items():
+                    if known.get(one) != resource:
                         yield resource
-                for name in known.keys() - present.keys():
-                    gone = known[name]
+                for one in known.keys() - present.keys():
+                    gone = known[one]
                     yield Resource(kind=gone.kind, metadata=gone.metadata, spec=gone.spec, status={"deleted": True})
                 known = present
+                await asyncio.sleep(WATCH_PAUSES * looked_s)
                 await changed.wait()
                 changed.clear()
         finally:
             self._watchers.discard(changed)
+
+    def _shown(self, kind: str, name: str | None) -> Sequence[Resource]:
+        if name is None:
+            return self.list(kind)
+        found = self.get(kind, name)
+        return () if found is None else (found,)
 
     async def _ask(self, request_id: str, event: Apply | Delete) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""

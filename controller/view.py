@@ -16,10 +16,9 @@ from controller.language.sentence import print_sentence
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.entry import Entry
 from controller.model.intent import Encryption, Phase
-from controller.model.inventory import Domain, Link, Network, Node, Service
+from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
-from controller.model.rule import Rule
 from controller.reconcile.rollout import nodes_of
 from controller.reconcile.state import State
 from controller.reconcile.undertakings import expired
@@ -28,6 +27,15 @@ from controller.reconcile.undertakings import expired
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
     """All of a kind (plural), by name. Raises KeyError for an unknown kind."""
     return sorted(_VIEWS[kind](state, now_s), key=lambda one: str(one.metadata["name"]))
+
+
+def resource(state: State, kind: str, name: str, now_s: float) -> Resource | None:
+    """One of a kind (plural). Raises KeyError for an unknown kind."""
+    view = _VIEWS[kind]
+    if kind == "intents":
+        undertaking = state.undertakings.get(name)
+        return _intent(state, undertaking, now_s) if undertaking is not None else None
+    return next((one for one in view(state, now_s) if one.metadata["name"] == name), None)
 
 
 def legs(state: State) -> dict[tuple[str, int], str]:
@@ -46,13 +54,13 @@ def legs(state: State) -> dict[tuple[str, int], str]:
 
 def _intents(state: State, now_s: float) -> Iterator[Resource]:
     for undertaking in state.undertakings.values():
-        manifest = to_manifest(undertaking.intent)
-        yield Resource(
-            kind="Intent",
-            metadata=manifest["metadata"],
-            spec=manifest["spec"],
-            status=intent_status(state, undertaking, now_s),
-        )
+        yield _intent(state, undertaking, now_s)
+
+
+def _intent(state: State, undertaking: Undertaking, now_s: float) -> Resource:
+    manifest = to_manifest(undertaking.intent)
+    status = intent_status(state, undertaking, now_s)
+    return Resource(kind="Intent", metadata=manifest["metadata"], spec=manifest["spec"], status=status)
 
 
 def _requirements(requirements: Requirements) -> list[str]:
@@ -133,7 +141,7 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         for connection in undertaking.requirements.connections
         for flow in connection.flows
         for prefix in flow.destination_prefixes
-        if prefix == numbering.host_prefix(prefix.split("/")[0])
+        if prefix.endswith("/128" if ":" in prefix else "/32")
     ]
     status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
     if end_s is not None:
@@ -346,18 +354,22 @@ def readable(name: str, value: int) -> str | int:
 # ---- inventory
 
 
-def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State, Any], dict[str, Any]]) -> "_View":
+def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State], "_Status"]) -> "_View":
+    """`status`: from the state to what says the status of each."""
+
     def view(state: State, now_s: float) -> Iterator[Resource]:
+        status_of = status(state)
         for value in pick(state).values():
             manifest = to_manifest(value)
             yield Resource(
-                kind=manifest["kind"],
-                metadata=manifest["metadata"],
-                spec=manifest["spec"],
-                status=status(state, value),
+                kind=manifest["kind"], metadata=manifest["metadata"], spec=manifest["spec"], status=status_of(value)
             )
 
     return view
+
+
+def _each(status: Callable[[State, Any], dict[str, Any]]) -> Callable[[State], "_Status"]:
+    return lambda state: lambda value: status(state, value)
 
 
 def _node_status(state: State, node: Node) -> dict[str, Any]:
@@ -403,25 +415,23 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
     return status | ({"context": index} if index is not None else {}) | ({"paths": paths} if paths else {})
 
 
-def _service_status(state: State, service: Service) -> dict[str, Any]:
-    used = sorted(
-        undertaking.intent.name
-        for undertaking in state.undertakings.values()
-        if any(allow.to == service.name for allow in undertaking.intent.allow)
-    )
-    return {"intents": used}
+def _service_status(state: State) -> "_Status":
+    users: dict[str, set[str]] = {}
+    for name, undertaking in state.undertakings.items():
+        for allow in undertaking.intent.allow:
+            users.setdefault(allow.to, set()).add(name)
+    return lambda service: {"intents": sorted(users.get(service.name, ()))}
 
 
-def _rule_status(state: State, rule: Rule) -> dict[str, Any]:
+def _rule_status(state: State) -> "_Status":
     """Which intents it has a say in."""
-    name = f"rule {rule.name}"
-    touched = sorted(
-        undertaking.intent.name
-        for undertaking in state.undertakings.values()
-        if any(one.origin == name for one in undertaking.requirements.origins)
-        or any(one.binding == name for one in undertaking.requirements.unmet)
-    )
-    return {"intents": touched}
+    touched: dict[str, set[str]] = {}
+    for name, undertaking in state.undertakings.items():
+        for rule in {one.origin for one in undertaking.requirements.origins}:
+            touched.setdefault(rule, set()).add(name)
+        for rule in {one.binding for one in undertaking.requirements.unmet}:
+            touched.setdefault(rule, set()).add(name)
+    return lambda rule: {"intents": sorted(touched.get(f"rule {rule.name}", ()))}
 
 
 def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
@@ -434,15 +444,17 @@ def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
 
 
 _View = Callable[[State, float], Iterator[Resource]]
+_Status = Callable[[Any], dict[str, Any]]
 _VIEWS: dict[str, _View] = {
     "intents": _intents,
     "agreements": _agreements,
     "tunnels": _tunnels,
     "entries": _entries,
-    "domains": _inventory(lambda state: state.inventory.domains, _domain_status),
-    "networks": _inventory(lambda state: state.inventory.networks, _network_status),
+    "domains": _inventory(lambda state: state.inventory.domains, _each(_domain_status)),
+    "networks": _inventory(lambda state: state.inventory.networks, _each(_network_status)),
     "services": _inventory(lambda state: state.inventory.services, _service_status),
-    "nodes": _inventory(lambda state: state.inventory.nodes, _node_status),
-    "links": _inventory(lambda state: state.inventory.links, _link_status),
+    "nodes": _inventory(lambda state: state.inventory.nodes, _each(_node_status)),
+    "links": _inventory(lambda state: state.inventory.links, _each(_link_status)),
     "rules": _inventory(lambda state: state.rules, _rule_status),
 }
+KINDS: tuple[str, ...] = tuple(_VIEWS)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -101,6 +101,8 @@ class FakeController:
             self.changed.notify_all()
 
     async def delete(self, kind: str, name: str) -> Answer:
+        if kind not in manifest.PLURALS:
+            raise KeyError(kind)
         removed = self.resources[kind].pop(name, None)
         if removed is None:
             return Answer(not_found=True)
@@ -109,6 +111,12 @@ class FakeController:
 
     def list(self, kind: str) -> list[Resource]:
         return sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
+
+    def names(self, kind: str) -> Sequence[str]:
+        return [*self.resources[kind]]
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        return self.resources[kind].get(name)
 
     def explain(self, kind: str, name: str) -> Branch | None:
         """The intent, and its clauses' destinations."""
@@ -139,19 +147,20 @@ class FakeController:
             return Trace(packet=packet, hops=(hop,), verdict=Verdict.DROPPED, text=text, owner=step.owner)
         return Unknown(f"no host of domain shop is {asked.source}")
 
-    async def watch(self, kind: str) -> AsyncIterator[Resource]:
+    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
         seen = len(self.history)
         self.watchers += 1
         try:
             for resource in self.list(kind):
-                yield resource
+                if name in (None, resource.metadata["name"]):
+                    yield resource
             while True:
                 async with self.changed:
                     while len(self.history) == seen:
                         await self.changed.wait()
                 for resource in self.history[seen:]:
                     seen += 1
-                    if f"{resource.kind.lower()}s" == kind:
+                    if f"{resource.kind.lower()}s" == kind and name in (None, resource.metadata["name"]):
                         yield resource
         finally:
             self.watchers -= 1

@@ -77,6 +77,15 @@ def test_names_may_contain_slashes(client: httpx.Client) -> None:
     assert client.delete("/v1/networks/shop%2Fcustomer-y").status_code == 200
 
 
+def test_a_field_given_twice_is_refused_and_nothing_is_stored(client: httpx.Client) -> None:
+    text = json.dumps([INTENT, INTENT]).replace('"order-processing"', '"other"', 1)
+    for twice in ('"ports": ["icmp"], "ports"', '"ports": ["icmp"], "\\u0070orts"', '"ports": ["\\u003a"], "ports"'):
+        response = client.post("/v1/apply", content=twice.join(text.rsplit('"ports"', 1)).encode())
+        assert response.status_code == 400
+        assert problems(response) == [([1, "spec", "allow", 0, "ports"], "field 'ports' is given twice")]
+    assert client.get("/v1/intents").json() == []
+
+
 def test_a_dry_run_stores_nothing(client: httpx.Client) -> None:
     assert client.post("/v1/apply?dry_run=true", json=[INTENT]).json()["results"] == [
         "intents/order-processing created"
@@ -190,8 +199,11 @@ def test_flows_and_drops(client: httpx.Client) -> None:
         "reverse_packets,reverse_bytes,duration_s,tcp_state"
     )
     assert (row["packets"], row["bytes"], row["reverse_packets"], row["tcp_state"]) == (10, 1000, 8, -1)
+    missing = client.get("/v1/flows?intent=order-processing")
+    assert (missing.status_code, missing.json()["error"].split(";")[0]) == (404, "there is no intents/order-processing")
+    client.post("/v1/apply", json=[INTENT])
     assert client.get("/v1/flows?intent=order-processing").json() == [row]
-    assert client.get("/v1/flows?intent=other").json() == []
+    assert "did you mean order-processing?" in client.get("/v1/flows?intent=oder-processing").json()["error"]
     assert client.get("/v1/drops").json() == [
         {"node": "se1", "reason": "not_permitted", "packets": 1, "bytes": 60},
         {"node": "se1", "reason": "isolated", "packets": 2, "bytes": 200},

@@ -17,13 +17,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from northbound_fake import TOKEN, Running, running
 
-from controller.cli.kinds import KINDS, plural
+from controller import view
+from controller.cli.kinds import KINDS, LATER, MANIFESTS, ROWS, plural
 from controller.cli.main import hoisted
 from controller.cli.render import cell
 from controller.cli.trace import parse_destination
+from controller.language.manifest import PLURALS
 from controller.model.agreement import Agreement, Terms, TunnelEnd, signing_bytes
 from controller.model.intent import Encryption
 from controller.model.resource import Resource
+from tests.simulator import World
 
 ROOT = Path(__file__).resolve().parent.parent
 STITCH = Path(sys.executable).parent / "stitch"
@@ -144,7 +147,7 @@ def test_a_dry_run_changes_nothing(stitch: Shell) -> None:
         ("", "1:1", "no manifest"),
         ("[" * 1000, "1:", "nested"),
         ("x" * 10_000_000, "1:1", "too many"),
-        (os.urandom(10_000), "1:", ""),
+        (b"\xff" + os.urandom(10_000), "1:1", "no UTF-8"),
     ],
     ids=["field", "negative", "duplicate", "unit", "kind", "open", "empty", "deep", "10 MB", "noise"],
 )
@@ -230,7 +233,10 @@ def test_delete_by_name_and_by_file(stitch: Shell) -> None:
 def test_schema_needs_no_controller(stitch: Shell) -> None:
     schema = json.loads(stitch.bare("schema", "intent").stdout)
     assert schema["properties"]["kind"] == {"const": "Intent"}
-    assert "no manifests" in stitch.bare("schema", "drops", status=1).stderr
+    for kind in (*MANIFESTS, *PLURALS):
+        assert json.loads(stitch.bare("schema", kind).stdout)["properties"]["kind"] == {"const": PLURALS[kind]}
+    assert "no manifests; one of domains, networks" in stitch.bare("schema", "drops", status=2).stderr
+    assert "findings" not in stitch.bare("schema", "--help").stdout
 
 
 def test_watch_prints_each_change_until_it_is_stopped(stitch: Shell) -> None:
@@ -251,7 +257,17 @@ def test_watch_prints_each_change_until_it_is_stopped(stitch: Shell) -> None:
     watching.stderr.close()
 
 
-def test_flows_and_drops_are_rows(stitch: Shell) -> None:
+def test_flows_of_an_intent_that_is_not_there_are_a_no(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    done = stitch("flows", "--intent", "order-procesing", status=1)
+    assert (done.stdout, done.stderr) == (
+        "", "stitch: there is no intents/order-procesing; did you mean order-processing?\n",
+    )  # fmt: skip
+
+
+def test_flows_and_drops_are_rows(stitch: Shell, api: Running) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    api.controller.resources["nodes"]["ie1"] = Resource(kind="Node", metadata={"name": "ie1"}, spec={}, status={})
     rows = stitch.json("flows", "--intent", "order-processing")
     assert [(row["node"], row["intent"], row["packets"], row["reverse_packets"]) for row in rows] == [
         ("se1", "order-processing", 10, 8)
@@ -262,6 +278,8 @@ def test_flows_and_drops_are_rows(stitch: Shell) -> None:
         {"node": "se1", "reason": "isolated", "packets": 2, "bytes": 200},
     ]
     assert stitch.json("get", "drops", "ie1") == []
+    assert "there is no nodes/ie2" in stitch("get", "drops", "ie2", status=1).stderr
+    assert "no names to describe" in stitch("describe", "flows/se1", status=2).stderr
     header, line, *_ = stitch("flows").stdout.splitlines()
     assert header.split()[:4] == ["NODE", "INTENT", "PROTO", "SOURCE"]
     assert "10.1.0.11" in line
@@ -284,9 +302,26 @@ def test_doctor_says_what_is_wrong_and_what_to_do(stitch: Shell, api: Running) -
     assert lost["checks"][0]["ok"] is False
 
 
-def test_a_kind_that_the_controller_does_not_have_yet_is_bad_usage(stitch: Shell) -> None:
-    assert "unknown kind 'incidents'" in stitch("get", "incidents", status=2).stderr
-    assert "unknown kind 'incidents'" in stitch("describe", "incident/x", status=2).stderr
+def test_kinds_that_nothing_serves_yet_are_not_offered_and_say_so(stitch: Shell) -> None:
+    for command in (("get", "incidents"), ("describe", "incident/x"), ("get", "findings", "-o", "json")):
+        done = stitch(*command, status=2)
+        assert done.stdout == "" and f"no {command[1].split('/')[0].rstrip('s')}s are kept: " in done.stderr
+    for command in ("get", "schema"):
+        offered = stitch.bare(command, "--help").stdout
+        assert not any(kind in offered for kind in LATER)
+
+
+def test_every_kind_that_is_offered_is_served() -> None:
+    world = World()
+    served = {kind for kind in KINDS if kind not in ROWS}
+    assert served == {*view.KINDS, "plugins"}
+    for kind in view.KINDS:
+        world.resources("shop", kind)
+    assert set(MANIFESTS) == set(PLURALS)
+
+
+def test_what_follows_from_others_is_not_deleted_by_hand(stitch: Shell) -> None:
+    assert "agreements are not deleted: they follow" in stitch("delete", "agreement/x", status=2).stderr
 
 
 def test_exit_status_3_where_nobody_answers(stitch: Shell) -> None:
@@ -510,7 +545,7 @@ def test_explain_prints_a_tree_or_json(stitch: Shell) -> None:
     assert stitch.json("explain", "intents/order-processing")["children"][0]["kind"] == "clause"
     assert "there is no intents/nothing" in stitch("explain", "intent/nothing", status=1).stderr
     assert "there is no entries/se1/steer/1" in stitch("explain", "entries/se1/steer/1", status=1).stderr
-    assert "nodes are not explained" in stitch("explain", "nodes/se1", status=1).stderr
+    assert "nodes are not explained" in stitch("explain", "nodes/se1", status=2).stderr
     assert "expected KIND/NAME" in stitch("explain", "intents", status=2).stderr
 
 

@@ -6,8 +6,15 @@ from controller.cli.errors import InputInvalid
 
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
-    "flows", "drops", "findings", "incidents", "plugins", "paths",
+    "flows", "drops", "plugins",
 )  # fmt: skip
+MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
+"""Those that are written as manifests; the others follow from them."""
+LATER = {
+    "findings": "deviations that assurance finds are not looked for yet; `stitch doctor` says what is wrong now",
+    "incidents": "there is no assurance yet that would open any; `stitch doctor` says what is wrong now",
+}
+"""Kinds of interfaces.md that nothing serves yet, and what to do meanwhile."""
 ROWS = frozenset({"flows", "drops"})
 """Answered as flat rows, read from the nodes each time; all others are resources."""
 _SINGULAR = {"entry": "entries"} | {kind[:-1]: kind for kind in KINDS if kind != "entries"}
@@ -140,6 +147,9 @@ def plural(word: str) -> str:
     """Of a kind in singular or plural, in any case. Raises InputInvalid."""
     kind = word.lower()
     kind = _SINGULAR.get(kind, kind)
+    for later, why in LATER.items():
+        if kind in (later, later[:-1]):
+            raise InputInvalid(f"no {later} are kept: {why}")
     if kind not in KINDS:
         from difflib import get_close_matches
 

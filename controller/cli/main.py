@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from controller.cli import config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
-from controller.cli.kinds import KINDS, ROWS, plural, reference
+from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural, reference
 from controller.cli.render import Brief, Output, Tree, Written
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
 Wait = Annotated[float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the outcome.")]
 KindArgument = Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))]
+ManifestKind = Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(MANIFESTS)}.")]
 Reference = Annotated[str, typer.Argument(metavar="KIND/NAME")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output")]
 BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
@@ -147,9 +148,14 @@ def get(
 
 
 def _rows(client: "Client", kind: str, node: str | None) -> list[dict[str, Any]]:
-    """Flows and drops have no names; a name is the node's."""
+    """Flows and drops have no names; a name is the node's. Raises AnswerIsNo where there is no such node."""
     rows: list[dict[str, Any]] = client.get(kind)
-    return [row for row in rows if node is None or row["node"] == node]
+    if node is None:
+        return rows
+    found = [row for row in rows if row["node"] == node]
+    if not found:
+        client.get("nodes", node)
+    return found
 
 
 def _rounds(watch: bool) -> Iterator[None]:
@@ -168,9 +174,9 @@ def describe(context: typer.Context, what: Reference) -> None:
     from controller.cli.render import as_yaml
 
     kind, name = reference(what)
-    resource = _client(context).get(kind, name)
-    if not isinstance(resource, dict):
+    if kind in ROWS:
         raise InputInvalid(f"{kind} have no names to describe; use `stitch get {kind}`")
+    resource = _client(context).get(kind, name)
     print(f"{kind}/{name}")
     for part in ("metadata", "spec", "status"):
         text = as_yaml([resource[part]]) if resource[part] else "-\n"
@@ -195,16 +201,16 @@ def delete(
 
 
 @app.command()
-def schema(kind: KindArgument) -> None:
+def schema(kind: ManifestKind) -> None:
     """Print the JSON Schema of a kind's manifests."""
     import json
 
     from controller.language import manifest
 
-    singular = manifest.PLURALS.get(plural(kind))
-    if singular is None:
-        raise AnswerIsNo(f"{kind} have no manifests; one of {', '.join(manifest.PLURALS)}")
-    print(json.dumps(manifest.schema(singular), indent=2))
+    kinds = plural(kind)
+    if kinds not in manifest.PLURALS:
+        raise InputInvalid(f"{kinds} have no manifests; one of {', '.join(manifest.PLURALS)}")
+    print(json.dumps(manifest.schema(manifest.PLURALS[kinds]), indent=2))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from controller import json_fields
 from controller.language import scalars
 from controller.language.selector import parse_selector
 from controller.language.shape import label_flaw
@@ -34,13 +35,13 @@ _Name = Annotated[str, Meta(pattern=rf"^{_PART}\Z")]
 _NetworkName = Annotated[str, Meta(pattern=rf"^{_PART}/{_PART}\Z")]
 _Destination = Annotated[str, Meta(pattern=rf"^{_PART}/{_PART}(/{_PART})?\Z")]
 _Via = Annotated[str, Meta(pattern=rf"^{_PART}(/{_PART}/{_PART})?\Z")]
-_Ports = Annotated[list[str], Meta(max_length=64)]
+_Ports = Annotated[list[str], Meta(max_length=64)] | UnsetType
 _Number = int | float
-_LabelDict = dict[str, str]
+_Labels = dict[str, str] | UnsetType
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    pass
+    """What was left out is UNSET, so that encoding gives what was written."""
 
 
 class _Metadata(_Record, frozen=True):
@@ -50,20 +51,20 @@ class _Metadata(_Record, frozen=True):
 
 class _Selector(_Record, frozen=True):
     network: _NetworkName
-    select: _LabelDict = {}
-    prefixes: Annotated[list[str], Meta(max_length=64)] = []
+    select: _Labels = UNSET
+    prefixes: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
 
 
 class _Allow(_Record, frozen=True, rename={"source": "from"}):
     to: _Destination
-    ports: _Ports = []
+    ports: _Ports = UNSET
     source: str | _Selector | UnsetType = UNSET
 
 
 class _Flow(_Record, frozen=True, rename={"source": "from"}):
     source: str | _Selector
     to: _Destination
-    ports: _Ports = []
+    ports: _Ports = UNSET
 
 
 class _Test(_Record, frozen=True):
@@ -84,15 +85,15 @@ class _MinTrust(_Record, frozen=True):
 
 
 class _Avoid(_Record, frozen=True):
-    domains: Annotated[list[_Name], Meta(max_length=16)] = []
-    labels: _LabelDict = {}
+    domains: Annotated[list[_Name], Meta(max_length=16)] | UnsetType = UNSET
+    labels: _Labels = UNSET
 
 
 class _Require(_Record, frozen=True):
     latency_ms: _MaxNumber | UnsetType = UNSET
     bandwidth_mbps: _MinNumber | UnsetType = UNSET
     loss_percent: _MaxNumber | UnsetType = UNSET
-    encryption: Encryption = Encryption.NONE
+    encryption: Encryption | UnsetType = UNSET
     disjoint: Disjoint | UnsetType = UNSET
     trust: _MinTrust | UnsetType = UNSET
     avoid: _Avoid | UnsetType = UNSET
@@ -110,16 +111,16 @@ class _For(_Record, frozen=True, rename={"duration": "for"}):
 
 class _Spec(_Record, frozen=True, rename={"service_class": "class"}):
     isolate: str | _Selector | UnsetType = UNSET
-    allow: Annotated[list[_Allow], Meta(max_length=256)] = []
-    via: Annotated[list[_Via], Meta(max_length=16)] = []
+    allow: Annotated[list[_Allow], Meta(max_length=256)] | UnsetType = UNSET
+    via: Annotated[list[_Via], Meta(max_length=16)] | UnsetType = UNSET
     require: _Require | UnsetType = UNSET
     prefer: _Prefer | UnsetType = UNSET
-    on_violation: Literal["degrade", "stop"] = "degrade"
-    priority: Annotated[int, Meta(ge=1, le=1000)] = 100
+    on_violation: Literal["degrade", "stop"] | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     service_class: _Name | UnsetType = UNSET
-    overrides: Annotated[list[_Name], Meta(max_length=64)] = []
+    overrides: Annotated[list[_Name], Meta(max_length=64)] | UnsetType = UNSET
     lease: _For | UnsetType = UNSET
-    tests: Annotated[list[_Test], Meta(max_length=256)] = []
+    tests: Annotated[list[_Test], Meta(max_length=256)] | UnsetType = UNSET
 
 
 class _Manifest(_Record, frozen=True, rename={"api_version": "apiVersion"}):
@@ -127,7 +128,7 @@ class _Manifest(_Record, frozen=True, rename={"api_version": "apiVersion"}):
     kind: Literal["Intent"]
     metadata: _Metadata
     spec: _Spec
-    status: Raw = Raw(b"")
+    status: Raw | UnsetType = UNSET
 
 
 _DECODER = msgspec.json.Decoder(_Manifest)
@@ -138,16 +139,25 @@ _TRUST = {trust.name.lower(): trust for trust in Trust}
 _PLAIN_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
-def decode(text: bytes | Raw) -> Intent | None:
-    """One manifest; None: the shapes must read it."""
+def decode(text: bytes, most_bytes: int) -> tuple[Intent, ...] | None:
+    """An array of manifests, each of at most `most_bytes`; None: the shapes must read it."""
     try:
-        return _intent(_DECODER.decode(text))
+        raws = msgspec.json.decode(text, type=list[Raw])
+        if any(len(raw) > most_bytes for raw in raws):
+            return None
+        manifests = [_DECODER.decode(raw) for raw in raws]
+        kept = json_fields.all_kept(text, manifests) and all(
+            json_fields.all_kept(bytes(one.status), msgspec.json.decode(one.status))
+            for one in manifests
+            if not isinstance(one.status, UnsetType)
+        )
+        return tuple([_intent(one) for one in manifests]) if kept else None
     except (ValueError, RecursionError):
         return None
 
 
 def convert(data: object) -> Intent | None:
-    """As `decode`, of what JSON was decoded to."""
+    """One manifest, as JSON is decoded; None: the shapes must read it."""
     try:
         return _intent(msgspec.convert(data, _Manifest))
     except (ValueError, RecursionError):
@@ -158,7 +168,7 @@ def _intent(manifest: _Manifest) -> Intent:
     """Raises ValueError."""
     spec = manifest.spec
     isolate = None if isinstance(spec.isolate, UnsetType) else _selector(spec.isolate)
-    allows = tuple([_allow(one, isolate) for one in spec.allow])
+    allows = tuple([_allow(one, isolate) for one in spec.allow or ()])
     if isolate is None and not allows:
         raise ValueError
     lease_s = lease_until_s = None
@@ -175,16 +185,16 @@ def _intent(manifest: _Manifest) -> Intent:
         tenant=manifest.metadata.tenant,
         isolate=isolate,
         allow=allows,
-        via=tuple(spec.via),
+        via=tuple(spec.via or ()),
         require=_REQUIRE if isinstance(spec.require, UnsetType) else _require(spec.require),
         prefer=_PREFER if isinstance(spec.prefer, UnsetType) else _prefer(spec.prefer),
-        on_violation=spec.on_violation,
-        priority=spec.priority,
-        service_class="" if isinstance(spec.service_class, UnsetType) else spec.service_class,
-        overrides=tuple(spec.overrides),
+        on_violation=spec.on_violation or "degrade",
+        priority=spec.priority or _BARE.priority,
+        service_class=spec.service_class or "",
+        overrides=tuple(spec.overrides or ()),
         lease_s=lease_s,
         lease_until_s=lease_until_s,
-        tests=tuple([_test(one) for one in spec.tests]),
+        tests=tuple([_test(one) for one in spec.tests or ()]),
     )
 
 
@@ -197,7 +207,7 @@ def _selector(written: str | _Selector) -> Selector:
     return Selector(network=written.network, labels=labels, prefixes=prefixes)
 
 
-def _labels(written: _LabelDict) -> tuple[tuple[str, str], ...]:
+def _labels(written: dict[str, str]) -> tuple[tuple[str, str], ...]:
     for name, value in written.items():
         if not (_PLAIN_LABEL.fullmatch(name) and _PLAIN_LABEL.fullmatch(value)) and label_flaw(name, value):
             raise ValueError
@@ -220,8 +230,8 @@ def _test(written: _Test) -> IntentTest:
     return IntentTest(allowed=allowed, source=_selector(flow.source), to=flow.to, ports=_port_tuple(flow.ports))
 
 
-def _port_tuple(written: list[str]) -> tuple[Ports, ...]:
-    return tuple([_ports(one) for one in written])
+def _port_tuple(written: list[str] | UnsetType) -> tuple[Ports, ...]:
+    return tuple([_ports(one) for one in written or ()])
 
 
 def _require(written: _Require) -> Require:
@@ -230,8 +240,8 @@ def _require(written: _Require) -> Require:
         latency_us_max=None if isinstance(latency, UnsetType) else _latency(latency.max),
         bandwidth_bps_min=None if isinstance(bandwidth, UnsetType) else _rate(bandwidth.min),
         loss_ppm_max=None if isinstance(loss, UnsetType) else _loss(loss.max),
-        encryption=written.encryption,
-        disjoint=None if isinstance(written.disjoint, UnsetType) else written.disjoint,
+        encryption=written.encryption or Encryption.NONE,
+        disjoint=written.disjoint or None,
         trust_min=None if isinstance(written.trust, UnsetType) else _TRUST[written.trust.min],
         avoid=_avoid(written.avoid),
     )
@@ -240,14 +250,11 @@ def _require(written: _Require) -> Require:
 def _avoid(written: _Avoid | UnsetType) -> Avoid:
     if isinstance(written, UnsetType):
         return _REQUIRE.avoid
-    return Avoid(domains=tuple(written.domains), labels=_labels(written.labels))
+    return Avoid(domains=tuple(written.domains or ()), labels=_labels(written.labels) if written.labels else ())
 
 
 def _prefer(written: _Prefer) -> Prefer:
-    cost, latency = written.cost, written.latency
-    return Prefer(
-        cost=None if isinstance(cost, UnsetType) else cost, latency=None if isinstance(latency, UnsetType) else latency
-    )
+    return Prefer(cost=written.cost or None, latency=written.latency or None)
 
 
 def _cached(make: Any, size: int = 4096) -> Any:

@@ -173,16 +173,16 @@ def _is_small(data: object) -> bool:
 
 def decode_intents(body: bytes) -> tuple[Intent, ...]:
     """A JSON array of intents, in bulk. Raises ManifestInvalid with everything that is wrong, and where."""
-    try:
-        raws = msgspec.json.decode(body, type=list[msgspec.Raw])
-    except ValueError:
-        raws = []
-    intents = [bulk.decode(raw) if len(raw) <= MAX_INTENT_BYTES else None for raw in raws]
-    found = tuple(intent for intent in intents if intent is not None)
-    if raws and len(found) == len(raws) == len({intent.name for intent in found}):
+    found = bulk.decode(body, MAX_INTENT_BYTES)
+    if found and len(found) == len({intent.name for intent in found}):
         return found
-    values = [document.value for document in parse(body, "<json>")]
-    return tuple(value for value in values if isinstance(value, Intent))
+    intents: list[Intent] = []
+    for document in parse(body, "<json>"):
+        if not isinstance(document.value, Intent):
+            line, column = locate(document, ("kind",))
+            raise ManifestInvalid((Fault(file="<json>", line=line, column=column, message="kind: expected Intent"),))
+        intents.append(document.value)
+    return tuple(intents)
 
 
 def applied(document: Document) -> Applied:

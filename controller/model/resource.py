@@ -1,6 +1,6 @@
 """A resource as people see it: what `stitch get -o json` prints, and who serves it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -40,11 +40,17 @@ class Controller(Protocol):
     def list(self, kind: str) -> list[Resource]:
         """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
 
+    def names(self, kind: str) -> Sequence[str]:
+        """Raises KeyError for an unknown kind."""
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        """None: there is none of that name. Raises KeyError for an unknown kind."""
+
     def explain(self, kind: str, name: str) -> Branch | None:
         """Why it is so; None: there is no such thing. Raises KeyError for a kind that is not explained."""
 
     def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
         """What becomes of a packet in this domain."""
 
-    def watch(self, kind: str) -> AsyncIterator[Resource]:
-        """The present ones, then each as it changes (a removed one has status {"deleted": true})."""
+    def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
+        """The present ones (or one), then each as it changes (a removed one has status {"deleted": true})."""

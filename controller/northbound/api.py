@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import difflib
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from controller import json_fields
 from controller.errors import Unavailable
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
@@ -22,6 +24,8 @@ from controller.northbound import flows, metrics, schema
 from controller.northbound.guard import STREAM_TYPE, BodyLimit, Token
 from dataplane.reasons import DropReason
 
+MAX_NEAR = 1000
+"""Among so many names one is looked for that may have been meant."""
 HEARTBEAT_S = 10.0
 """A watch sends an empty line when it has been silent for so long."""
 
@@ -77,9 +81,11 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         "/v1/flows",
         summary="Flow records, read from the nodes now; both directions in one row",
         response_model=None,
-        responses={200: {"model": list[flows.FlowRow]}, **_errors(400)},
+        responses={200: {"model": list[flows.FlowRow]}, **_errors(400, 404)},
     )
     async def read_flows(intent: Annotated[str | None, Query(description="Only this intent's.")] = None) -> Response:
+        if intent is not None and controller.get("intents", intent) is None:
+            return _not_found(controller, "intents", intent)
         return _json(flows.rows(await telemetry.flows(), intent))
 
     @app.get(
@@ -115,8 +121,8 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         try:
             found = controller.explain(kind, name)
         except KeyError:
-            return _error(404, f"{kind} are not explained; intents and entries are")
-        return _json(found) if found is not None else _not_found(kind, name)
+            return _wrong_kind(f"{kind} are not explained; intents and entries are")
+        return _json(found) if found is not None else _not_found(controller, kind, name)
 
     @app.post(
         "/v1/trace",
@@ -169,8 +175,8 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         try:
             answer = await controller.delete(kind, name)
         except KeyError:
-            return _unknown_kind(kind)
-        return _not_found(kind, name) if answer.not_found else _answer(answer)
+            return _not_deleted(controller, kind)
+        return _not_found(controller, kind, name) if answer.not_found else _answer(answer)
 
 
 def _add_resources(app: FastAPI, controller: Controller) -> None:
@@ -195,20 +201,19 @@ def _add_resources(app: FastAPI, controller: Controller) -> None:
     )
     async def get_resource(kind: Kind, name: Name, watch: Watch = False) -> Response:
         try:
-            resources = controller.list(kind)
+            found = controller.get(kind, name)
         except KeyError:
             return _unknown_kind(kind)
         if watch:
             return _follow(controller, kind, name)
-        found = next((resource for resource in resources if resource.metadata.get("name") == name), None)
-        return _json(found) if found is not None else _not_found(kind, name)
+        return _json(found) if found is not None else _not_found(controller, kind, name)
 
 
 def _follow(controller: Controller, kind: str, name: str | None) -> Response:
-    return StreamingResponse(_lines(controller.watch(kind), name), media_type=STREAM_TYPE.decode())
+    return StreamingResponse(_lines(controller.watch(kind, name)), media_type=STREAM_TYPE.decode())
 
 
-async def _lines(changes: AsyncIterator[Resource], name: str | None) -> AsyncIterator[bytes]:
+async def _lines(changes: AsyncIterator[Resource]) -> AsyncIterator[bytes]:
     """NDJSON, with empty lines as heartbeat. Closes `changes` when the client has gone."""
     pending: asyncio.Future[Resource] | None = None
     try:
@@ -220,8 +225,7 @@ async def _lines(changes: AsyncIterator[Resource], name: str | None) -> AsyncIte
                 yield b"\n"
                 continue
             resource, pending = pending.result(), None
-            if name is None or resource.metadata.get("name") == name:
-                yield msgspec.json.encode(resource) + b"\n"
+            yield msgspec.json.encode(resource) + b"\n"
     except StopAsyncIteration:
         return
     finally:
@@ -247,6 +251,8 @@ def _manifests(body: bytes) -> list[dict[str, Any]] | Response:
         return _invalid([Problem(path=(), message=f"no JSON array of manifests: {error}")])
     if schema.depth(manifests) >= schema.DEPTH_LIMIT:
         return _invalid([Problem(path=(), message=f"nested deeper than {schema.DEPTH_LIMIT} levels; no manifest is")])
+    if not json_fields.all_kept(body, manifests) and (paths := json_fields.repeated(body)):
+        return _invalid([Problem(path=path, message=f"field {path[-1]!r} is given twice") for path in paths])
     return manifests
 
 
@@ -291,13 +297,26 @@ def _answer(answer: Answer) -> Response:
     return _json({"results": answer.results})
 
 
-def _unknown_kind(kind: str) -> Response:
-    message = f"unknown kind {kind!r}: see `stitch get --help` for the kinds there are"
+def _wrong_kind(message: str) -> Response:
     return _error(404, message, [Problem(path=("kind",), message=message)])
 
 
-def _not_found(kind: str, name: str) -> Response:
-    return _error(404, f"there is no {kind}/{name}; `stitch get {kind}` lists what there is")
+def _unknown_kind(kind: str) -> Response:
+    return _wrong_kind(f"unknown kind {kind!r}: see `stitch get --help` for the kinds there are")
+
+
+def _not_deleted(controller: Controller, kind: str) -> Response:
+    try:
+        controller.get(kind, "")
+    except KeyError:
+        return _unknown_kind(kind)
+    return _wrong_kind(f"{kind} are not deleted: they follow from what is applied; change or delete that")
+
+
+def _not_found(controller: Controller, kind: str, name: str) -> Response:
+    close = difflib.get_close_matches(name[:100], controller.names(kind)[:MAX_NEAR], 1, 0.6)
+    hint = f"did you mean {close[0]}?" if close else f"`stitch get {kind}` lists what there is"
+    return _error(404, f"there is no {kind}/{name}; {hint}")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -1,0 +1,49 @@
+"""JSON texts that give a field twice: decoding keeps the last one and says nothing (RFC 8259 §4)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+
+def all_kept(text: bytes, decoded: object) -> bool:
+    """Whether `decoded` has every field of the JSON text that it comes from. A yes is exact; so is a no, unless the
+    text has escaped colons or integers of more than 64 bits.
+
+    A colon stands behind each field's name, or in a string. The strings that are left keep theirs, and get none unless
+    one was escaped; so there are as many as before only if nothing was dropped.
+    """
+    if b"\\u003a" in text or b"\\u003A" in text:
+        return False
+    try:
+        return msgspec.json.encode(decoded).count(b":") == text.count(b":")
+    except OverflowError:
+        return False
+
+
+class _Repeating(dict[str, Any]):
+    names: tuple[str, ...] = ()
+
+
+def repeated(text: bytes) -> list[tuple[str | int, ...]]:
+    """Paths of the fields that are given twice, in well-formed JSON. Raises RecursionError."""
+    return list(_repeated(json.loads(text, object_pairs_hook=_mapping), ()))
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    repeating = _Repeating(found)
+    repeating.names = tuple(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return repeating
+
+
+def _repeated(data: object, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    if isinstance(data, _Repeating):
+        yield from ((*path, name) for name in data.names)
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inner:
+        yield from _repeated(value, (*path, key))
