@@ -255,6 +255,49 @@ def test_10_mb_are_413_whether_announced_or_chunked(client: httpx.Client) -> Non
     assert client.get("/v1/intents").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "said"),
+    [
+        (b"content-type: text/plain\r\ncontent-length: 2\r\n", 415, "bodies are application/json in UTF-8"),
+        (b"content-type: application/json; charset=utf-16\r\ncontent-length: 2\r\n", 415, "in UTF-8"),
+        (b"content-encoding: gzip\r\ncontent-length: 2\r\n", 415, "send the body as it is"),
+        (b"content-length: 1000000000000\r\n", 413, "are announced"),
+        (b"expect: 100-continue\r\ncontent-length: 10000000\r\n", 413, "are announced"),
+        (b"content-length: 2\r\ntransfer-encoding: chunked\r\n", 400, "both a length and chunks"),
+        (b"content-length: 100\r\n", 408, "2 of 100 bytes came"),
+        (b"transfer-encoding: chunked\r\n", 400, "no valid HTTP/1.1 request"),
+    ],
+    ids=["text", "utf-16", "gzip", "terabyte", "expect", "smuggled", "short", "no chunks"],
+)
+def test_bodies_that_cannot_be_read_are_refused_at_once(
+    shared: Running, monkeypatch: pytest.MonkeyPatch, fields: bytes, status: int, said: str
+) -> None:
+    monkeypatch.setattr(guard, "BODY_PAUSE_S", 0.3)
+    authorization = f"authorization: Bearer {TOKEN}\r\n".encode()
+    with connect(shared) as connection:
+        started = time.monotonic()
+        body = b"[]\r\n" if fields.startswith(b"transfer") else b"[]"
+        connection.sendall(b"POST /v1/apply HTTP/1.1\r\nhost: x\r\n" + authorization + fields + b"\r\n" + body)
+        answer = read_answer(connection)
+        assert answer.startswith(b"HTTP/1.1 %d " % status) and said in answer.decode(), answer
+        assert time.monotonic() - started < 2
+
+
+def test_a_body_that_ends_too_early_is_answered(shared: Running) -> None:
+    with connect(shared) as connection:
+        authorization = f"authorization: Bearer {TOKEN}\r\n".encode()
+        connection.sendall(b"POST /v1/apply HTTP/1.1\r\nhost: x\r\n" + authorization + b"content-length: 9\r\n\r\n[]")
+        connection.shutdown(socket.SHUT_WR)
+        assert read_answer(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_who_is_not_let_in_hears_so_though_still_sending(shared: Running) -> None:
+    body = b"[" + b" " * 30_000_000 + b"]"
+    with connect(shared) as connection:
+        connection.sendall(b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        assert read_answer(connection).startswith(b"HTTP/1.1 401 ")
+
+
 # ---- clients that are slow, or speak nonsense
 
 
@@ -286,7 +329,9 @@ def drip(connection: socket.socket, data: bytes, pause_s: float, deadline_s: flo
 def read_answer(connection: socket.socket) -> bytes:
     answer = b""
     while not answer.endswith(b"}"):
-        answer += connection.recv(65536)
+        part = connection.recv(65536)
+        assert part, f"closed after {answer!r}"
+        answer += part
     return answer
 
 

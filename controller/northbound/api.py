@@ -21,7 +21,7 @@ from controller.model.resource import Answer, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
 from controller.model.trace import Crossing, Probe, Unknown
 from controller.northbound import flows, metrics, schema
-from controller.northbound.guard import STREAM_TYPE, BodyLimit, Token
+from controller.northbound.guard import STREAM_TYPE, JsonBody, Token
 from dataplane.reasons import DropReason
 
 MAX_NEAR = 1000
@@ -35,7 +35,9 @@ Watch = Annotated[bool, Query(description="Stream the present ones, then each as
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": schema.Error} for status in (*statuses, 401, 503)}
+    """`statuses` and those that any request may be answered with; with 413 also what else is wrong with bodies."""
+    bodies = (408, 415) if 413 in statuses else ()
+    return {status: {"model": schema.Error} for status in (*statuses, *bodies, 401, 503)}
 
 
 def _stream(of: type) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def create_app(controller: Controller, telemetry: Telemetry, token: str, domain:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Token, token=token), Middleware(BodyLimit)],
+        middleware=[Middleware(Token, token=token), Middleware(JsonBody)],
     )
     _add_error_handlers(app)
     _add_health(app)
@@ -316,7 +318,7 @@ def _not_deleted(controller: Controller, kind: str) -> Response:
 def _not_found(controller: Controller, kind: str, name: str) -> Response:
     close = difflib.get_close_matches(name[:100], controller.names(kind)[:MAX_NEAR], 1, 0.6)
     hint = f"did you mean {close[0]}?" if close else f"`stitch get {kind}` lists what there is"
-    return _error(404, f"there is no {kind}/{name}; {hint}")
+    return _error(404, f"there is no {kind}/{name if len(name) <= 100 else name[:97] + '...'}; {hint}")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -1,14 +1,20 @@
-"""What stands before the API (ASGI): the bearer token, and the limit for bodies. And how errors look."""
+"""What stands before the API (ASGI): the bearer token, and what a body may be. And how errors look."""
 
+import asyncio
+import contextlib
 import hmac
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
-_DISCARD_BYTES = 64 * 1024 * 1024
-"""How much of a body that is too large is read, so that its sender gets to reading the answer."""
+BODY_PAUSE_S = 5.0
+"""A body of which nothing comes for so long is given up."""
+BODY_DEADLINE_S = 25.0
+DRAIN_S = 5.0
+"""How long a body that nobody wants is read, so that its sender gets to reading the answer."""
 STREAM_TYPE = b"application/x-ndjson"
 OPEN_PATHS = frozenset({"/healthz"})
 """What needs no token."""
@@ -34,11 +40,11 @@ class Token:
             return
         what = "the token is not this controller's" if given else "there is no token"
         error = f"{what}; give its bearer token (stitch --token-file)"
-        await answer_error(send, 401, error, (b"www-authenticate", b'Bearer realm="netstitch"'))
+        await answer_error(send, 401, error, (b"www-authenticate", b'Bearer realm="netstitch"'), unread=receive)
 
 
-class BodyLimit:
-    """Hands bodies on whole, or answers 413."""
+class JsonBody:
+    """Hands bodies on whole; refuses what is no JSON by its headers (415), too large (413) or does not come (408)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -47,21 +53,53 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        awaited = None if headers.get("expect") else receive  # who waits for our 100 has not sent it
+        if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112 §6.1: somebody is being deceived
+            await answer_error(send, 400, "the body has both a length and chunks; send one of them", unread=awaited)
+        elif (length := int(headers.get("content-length", "0"))) > BODY_LIMIT_BYTES:
+            await answer_error(send, 413, _too_large(f"{length} bytes are announced"), unread=awaited)
+        elif (length or "transfer-encoding" in headers) and (flaw := _media_flaw(headers)):
+            await answer_error(send, 415, flaw, unread=awaited)
+        else:
+            await self._read(scope, receive, send, length)
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
         body = bytearray()
-        length = 0
         more = True
-        while more and length <= _DISCARD_BYTES:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            part = message.get("body", b"")
-            length += len(part)
-            body = body + part if length <= BODY_LIMIT_BYTES else bytearray()
-            more = message.get("more_body", False)
-        if length > BODY_LIMIT_BYTES:
-            await answer_error(send, 413, f"the body is larger than {BODY_LIMIT_BYTES} bytes; send less at once")
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                while more and len(body) <= BODY_LIMIT_BYTES:
+                    message = await asyncio.wait_for(receive(), BODY_PAUSE_S)
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            of = f" of {length}" if length else ""
+            await answer_error(send, 408, f"the body is not complete: {len(body)}{of} bytes came; send all of it")
+            return
+        if len(body) > BODY_LIMIT_BYTES:
+            await answer_error(send, 413, _too_large("more came"), unread=receive if more else None)
         else:
             await self._app(scope, _replay(bytes(body), receive), send)
+
+
+def _too_large(found: str) -> str:
+    return f"a body has at most {BODY_LIMIT_BYTES} bytes, and {found}; send less at once"
+
+
+def _media_flaw(headers: Headers) -> str:
+    """Why a body is not JSON in UTF-8, by its headers; empty: it is, or they do not say."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return f"content-encoding {headers['content-encoding'][:40]!r}: send the body as it is"
+    if "content-type" not in headers:
+        return ""
+    media, _, parameters = headers["content-type"].lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "")
+    if media.strip() == "application/json" and charset in ("", "charset=utf-8"):
+        return ""
+    return f"content-type {headers['content-type'][:80]!r}: bodies are application/json in UTF-8"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -73,8 +111,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def answer_error(send: Send, status: int, error: str, *headers: tuple[bytes, bytes]) -> None:
-    """Closes the connection too: what the client still sends is no further request."""
+async def answer_error(
+    send: Send, status: int, error: str, *headers: tuple[bytes, bytes], unread: Receive | None = None
+) -> None:
+    """Closes the connection too: what the client still sends is no further request. `unread`: where a body may still
+    come from, which is read for a while; else the client, still writing, would see its connection reset, not this."""
     body = error_body(error)
     fixed = [
         (b"content-type", b"application/json"),
@@ -82,7 +123,13 @@ async def answer_error(send: Send, status: int, error: str, *headers: tuple[byte
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if unread is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while (await unread()).get("more_body", False):
+                    pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 def error_body(error: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import h11
 import uvicorn
@@ -116,16 +117,29 @@ class DeadlineProtocol(H11Protocol):
 
     def _headers_are_late(self) -> None:
         self._header_timer = None
-        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+        if self.conn.their_state is h11.IDLE:
+            self._refuse(408, f"the headers of the request were not complete within {self.header_deadline_s:g} s")
+
+    def eof_received(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:
+            self._refuse(400, "the request ended before its body was complete")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no valid HTTP/1.1 request")
+
+    def _refuse(self, status: int, error: str) -> None:
+        """Says so, unless something else is being said, and closes."""
+        if self.transport.is_closing():
             return
-        body = error_body(f"the headers of the request were not complete within {self.header_deadline_s:g} s")
-        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-        for event in (
-            h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = error_body(error)
+            fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            for event in (
+                h11.Response(status_code=status, headers=[*fields.items()], reason=HTTPStatus(status).phrase.encode()),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
