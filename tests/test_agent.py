@@ -2,6 +2,7 @@ import contextlib
 import json
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import time
@@ -47,6 +48,7 @@ STATE = HostState(
         Tunnel(border="sg1-t1", peer_public_key=PUBLIC, peer_endpoint="192.0.2.2:51820", allowed_ips=("5f00:2::/32",)),
     ),
 )
+HTTP2_SETTINGS = 4
 pytestmark = pytest.mark.root
 
 
@@ -402,16 +404,29 @@ def test_tcp_needs_a_client_certificate(node: Node, tmp_path: Path) -> None:
     with (node.agent.directory / "log").open("wb") as log:
         node.agent.process = subprocess.Popen(node.agent.command(), stdout=log, stderr=log)
     wait_for(lambda: "serving" in node.agent.log)
+    assert is_served(node, authority, client)
+    assert not is_served(node, authority, None)
+    assert not is_served(node, authority, trustme.CA().issue_cert("stitchd.example"))
+
+
+def is_served(node: Node, authority: trustme.CA, own: trustme.LeafCert | None) -> bool:
+    """The agent begins to speak HTTP/2 (RFC 9113 §3.4) over TLS.
+
+    Without gRPC, whose threads stay in the namespace where the first of them began.
+    """
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2"])
+    if own:
+        own.configure_cert(context)
     with node.namespace.entered():
-        own = grpc.ssl_channel_credentials(
-            authority.cert_pem.bytes(), client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()
-        )
-        nobody = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-        with grpc.secure_channel("127.0.0.1:9559", own) as channel:
-            assert channel.unary_unary("/netstitch.Host/Describe")(b"\x80", timeout=10)
-        with grpc.secure_channel("127.0.0.1:9559", nobody) as channel:
-            describe = channel.unary_unary("/netstitch.Host/Describe")
-            refusal(grpc.StatusCode.UNAVAILABLE, lambda: describe(b"\x80", timeout=10))
+        raw = socket.create_connection(("127.0.0.1", 9559), timeout=10)
+    with raw, context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+        try:
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, HTTP2_SETTINGS)) + bytes(5))
+            return tls.recv(9)[3:4] == bytes((HTTP2_SETTINGS,))
+        except (ssl.SSLError, ConnectionError):  # TLS 1.3 refuses a client after its handshake
+            return False
 
 
 def test_the_version_is_the_projects() -> None:
