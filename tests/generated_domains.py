@@ -132,7 +132,7 @@ def _networks(
         edges = [node.name for node in nodes if node.domain == domain and node.role == Role.EDGE]
         for index in range(chance.choice((0, 1, 2, 2, 3)) if domain not in domains[:2] else chance.randint(1, 3)):
             name = f"{domain}/n{index}"
-            block = chance.randint(1, 2) if chance.random() < 0.3 else chance.randint(3, 12)  # now and then another's
+            block = 1 if chance.random() < 0.4 else chance.randint(2, 12)  # often the same addresses
             numbers = chance.sample(range(1, 7), chance.randint(1, 3))
             gateway = next(number for number in (1, 254) if number not in numbers)
             networks.append(

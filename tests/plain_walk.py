@@ -90,9 +90,8 @@ class Dropped(Exception):
 
 
 class PlainWalk:
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._now_boottime_s = world.now_s - BOOT_EPOCH_S
+    def __init__(self, world: World, now_s: float) -> None:
+        self._now_boottime_s = now_s - BOOT_EPOCH_S
         self._tables = {name: Tables(node.entries.values()) for name, node in world.nodes.items()}
         self._wires = _wires(world)
         self._gateways = {

@@ -17,6 +17,7 @@ from scapy.packet import Packet as Bytes
 from scapy.packet import Raw
 
 from controller.fulfillment.meaning import Packet, replies, requests
+from controller.fulfillment.negotiate import MAX_LEASE_S
 from controller.fulfillment.numbering import Direction, address, sr_policy
 from controller.model.agreement import Flow
 from controller.model.event import Applied
@@ -103,7 +104,8 @@ class Comparison:
         self._world = world
         self._count = count
         self._composition = Composition(world)
-        self._walk = PlainWalk(world)
+        self._walk = PlainWalk(world, world.now_s)
+        self._later = PlainWalk(world, world.now_s + MAX_LEASE_S)
         self._places = {host.name: self._place(host) for host in world.topology.hosts}
         self._sample: list[tuple[Host, Packet, Expected]] = []
 
@@ -121,6 +123,7 @@ class Comparison:
         across = [one for one in self._sample if one[2].host and domain_of(one[1].network) != _domain(one[2].host)]
         chosen = self._chance.sample(across, min(len(across), SAMPLE * 2 // 3))
         self._bytes([*chosen, *self._chance.sample(self._sample, SAMPLE - len(chosen))])
+        self._leases(chosen)
         self._lies()
         self._paths()
 
@@ -157,6 +160,14 @@ class Comparison:
             delivered = expected.host.name if expected.host is not None else ""
             assert outcome.delivered == delivered, f"seed {self._seed}: {packet}\n{expected}\n{outcome}"
 
+    def _leases(self, across: list[tuple[Host, Packet, Expected]]) -> None:
+        """With every controller dead nothing leaves a domain any more once all leases have run out."""
+        for sender, packet, _ in across:
+            end = self._later.send(*self._places[sender.name], packet)
+            there = {self._world.topology.node(name).domain for name in end.nodes}
+            closed = end.delivered is None and end.why == "lease expired" and there == {domain_of(packet.network)}
+            assert closed, f"seed {self._seed}: after all leases {packet}: {end}"
+
     def _paths(self) -> None:
         """What was walked inside a domain went the planned way, over each candidate path and back."""
         for _, course in self._world.courses():
@@ -173,9 +184,12 @@ class Comparison:
         sids = [promise.sid for promise in promises] + [address(generated.NOWHERE[-1])]
         for _ in range(LIES if promises else 0):
             promise = self._chance.choice(promises)
-            if self._chance.random() < 0.3:
-                promise = msgspec.structs.replace(promise, sid=self._chance.choice(sids))
             packet = self._lie(promise)
+            if self._chance.random() < 0.2:  # over another border of that node, if it has one
+                others = [one for one in promises if one.at[0] == promise.at[0]]
+                promise = msgspec.structs.replace(promise, at=self._chance.choice(others).at)
+            elif self._chance.random() < 0.2:
+                promise = msgspec.structs.replace(promise, sid=self._chance.choice(sids))
             # what was promised for one border, and for this very SID there
             kept = next((one for one in promises if (one.at, one.sid) == (promise.at, promise.sid)), None)
             network = kept.carries(packet) if kept is not None else ""
@@ -185,6 +199,10 @@ class Comparison:
             self._count["true"] += host is not None
             expected = self._places[host.name] if host is not None else None
             assert end.delivered == expected, f"seed {self._seed}: {promise}: {packet}\n{end}"
+            if host is not None:
+                late = self._later.arrive(*promise.at, promise.sid, packet)
+                closed = (late.why, late.nodes) == ("lease expired", promise.at[:1])
+                assert closed, f"seed {self._seed}: after all leases {promise}: {packet}\n{late}"
 
     def _lie(self, promise: "Promise") -> Packet:
         """Often near to the truth."""
