@@ -19,7 +19,6 @@ from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
-from controller.reconcile.rollout import nodes_of
 from controller.reconcile.state import State
 from controller.reconcile.undertakings import expired
 
@@ -185,7 +184,7 @@ def _waiting(state: State, name: str) -> str:
 
 
 def _node_phases(state: State, undertaking: Undertaking, courses: list[Course]) -> Iterator[tuple[Phase, str]]:
-    nodes = {node for course in courses for node in nodes_of(course.plan)}
+    nodes = {node for course in courses for node in course.plan.nodes}
     isolation = undertaking.requirements.isolation
     if isolation is not None:
         nodes |= {host.node for host in isolation.hosts}

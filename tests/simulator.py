@@ -7,6 +7,7 @@ moment: it loses all but what it had persisted. Effects are performed in order; 
 import base64
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from controller import reconcile, view
+from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import Message
@@ -144,6 +146,8 @@ class SimulatedNode:
         """Writes, and what was different."""
         desired = {entry_key(entry): entry for entry in state.entries}
         assert len(desired) == len(state.entries), f"{self.name}: an entry twice"
+        for table, count in Counter(entry.table for entry in state.entries).items():
+            assert count <= TABLE_SIZES[table], f"{self.name}: {count} entries for {table}"
         differences = []
         for key, entry in desired.items():
             held = self.entries.get(key)
@@ -265,6 +269,12 @@ class World:
         }
         agents = {node: f"unix:/run/{node}.sock" for node in self.nodes}
         return domain_files.inventory(self.topology, self.topology.domain(name), peers, agents)
+
+    def change_policy(self, domain: str, old: str, new: str) -> None:
+        """Its policy file, before it has begun."""
+        text = domain_files.policy(self.topology.domain(domain))
+        assert old in text, text
+        self.controllers[domain].policy = parse_policy(text.replace(old, new, 1), f"{domain}.yaml")
 
     def start(self) -> None:
         for name, controller in self.controllers.items():

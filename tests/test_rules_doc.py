@@ -8,7 +8,7 @@ import pytest
 from controller.fulfillment.ruling import MAX_ROUNDS
 from controller.language.condition import MAX_COST, MAX_DEPTH, MAX_LENGTH
 from controller.language.manifest import ManifestInvalid, parse, print_yaml
-from controller.language.policy import ACCEPT, OFFER, POLICY, TRANSIT, parse_policy
+from controller.language.policy import ACCEPT, NEIGHBOUR, OFFER, POLICY, TRANSIT, parse_policy
 from controller.model.rule import MAX_ITEMS, TRUST, VARIABLES, Rule
 from controller.plugins import DEADLINE_S, GROUPS, HOOKS
 from tests.simulator import LAB, ORDER_PROCESSING, World
@@ -45,7 +45,8 @@ def test_the_policy_file_shows_every_field() -> None:
     policy = parse_policy(text, "policy.yaml")
     assert [one.direct for one in policy.accept] == [False, True]
     assert [one.dscp for one in policy.transit] == [(46, 34), ()]
-    for shape in (POLICY, ACCEPT, TRANSIT, OFFER):
+    assert (policy.max_agreements, policy.max_share) == (100, 30)
+    for shape in (POLICY, ACCEPT, TRANSIT, NEIGHBOUR, OFFER):
         assert all(f"{name}:" in text for name in shape.fields), shape
 
 

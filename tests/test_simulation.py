@@ -8,11 +8,9 @@ import os
 
 import pytest
 
-from controller.language.policy import parse_policy
 from controller.model.course import Stage
 from controller.model.dscp import CODE_POINTS
 from tests.simulator import ORDER_PROCESSING, Faults, World
-from topologies import domain_files
 
 SEEDS = int(os.environ.get("NETSTITCH_SIMULATION_SEEDS", "12"))
 MESSY = Faults(loss=0.3, duplication=0.3, delay_s=(0.001, 2.0))
@@ -326,16 +324,6 @@ spec:
 """
 
 
-def policies(world: World, **texts: str) -> None:
-    """Those of some domains, changed before they have begun: as `old text -> new text`."""
-    for domain, change in texts.items():
-        controller = world.controllers[domain]
-        text = domain_files.policy(world.topology.domain(domain))
-        old, _, new = change.partition(" -> ")
-        assert old in text, text
-        controller.policy = parse_policy(text.replace(old, new, 1), domain)
-
-
 def marks(world: World) -> dict[str, set[int]]:
     """Code points of the outer headers that each node makes."""
     return {
@@ -376,7 +364,7 @@ def test_dscp_is_that_of_the_outer_headers_in_every_domain_and_in_both_direction
 )
 def test_who_does_not_honour_a_dscp_says_so_to_the_origin(domain: str, change: str, reason: str) -> None:
     world = World()
-    policies(world, **{domain: f"from: shop -> {change}\n  from: shop"})
+    world.change_policy(domain, "from: shop", f"{change}\n  from: shop")
     world.start()
     world.apply("shop", ENTRUSTED % "dscp: EF" + "---\n" + ORDER_PROCESSING)
     world.run(3.0)
@@ -424,7 +412,7 @@ def test_what_only_a_third_domain_could_carry_is_unsatisfiable_by_the_rule_that_
 
 def test_the_destinations_owner_can_forbid_transit() -> None:
     world = World()
-    policies(world, insight="from: shop -> direct: true\n  from: shop")
+    world.change_policy("insight", "from: shop", "direct: true\n  from: shop")
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(3.0)

@@ -19,7 +19,7 @@ from controller.fulfillment.fabric import (
     route_entry,
 )
 from controller.fulfillment.numbering import Direction, Leg
-from controller.fulfillment.rules import PortClasses, Rule, compile_rules, permit_priority
+from controller.fulfillment.rules import NoRoom, PortClasses, Rule, compile_rules, permit_priority
 from controller.model.agreement import Terms, TunnelEnd
 from controller.model.course import Course, Session
 from controller.model.entry import Entry, Match
@@ -76,7 +76,7 @@ def inside_mtu(plan: Plan, fabric: Fabric) -> int:
 
 
 def carry(course: Course, fabric: Fabric, classes: PortClasses) -> dict[str, tuple[Entry, ...]]:
-    """Entries of each node."""
+    """Entries of each node. Raises NoRoom."""
     return _Carrier(course, fabric, classes).entries()
 
 
@@ -227,8 +227,8 @@ class _Carrier:
         self._add(
             tail,
             local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", (("context", context),), self._owner),
-            *compile_rules(context, tuple(flow_rules(self._course, policy, direction, leg)), self._classes),
         )
+        self._permit(tail, context, flow_rules(self._course, policy, direction, leg))
         if onward is None:
             self._deliver_here(tail, context, leg, direction)
 
@@ -266,7 +266,13 @@ class _Carrier:
                 self._lease(node, leg, border)
             if kind == Leg.DELIVER:
                 self._deliver_here(node, context, leg, direction)
-        self._add(node, *compile_rules(context, tuple(rules), self._classes))
+        self._permit(node, context, rules)
+
+    def _permit(self, node: str, context: int, rules: list[Rule]) -> None:
+        try:
+            self._add(node, *compile_rules(context, tuple(rules), self._classes))
+        except NoRoom as full:
+            raise NoRoom(full.table, full.needed, node) from full
 
     def _deliver_here(self, node: str, context: int, leg: int, direction: Direction) -> None:
         connection = self._plan.connection

@@ -36,6 +36,8 @@ MAX_LEASE_S = 30 * 86400
 """Nothing is agreed for longer, so that ids need not be remembered for ever."""
 CLOCK_SKEW_S = 60
 MAX_FLOWS = 256
+MAX_ITEMS = 4096
+"""Prefixes and ports of all flows of an offer."""
 MAX_DOMAINS = 16
 
 
@@ -122,6 +124,9 @@ def offer_objection(offer: Offer, peer: Domain, inventory: Inventory, own: str, 
 def _flows_objection(terms: Terms) -> str:
     if not 1 <= len(terms.flows) <= MAX_FLOWS:
         return f"expected 1 to {MAX_FLOWS} flows, found {len(terms.flows)}"
+    items = sum(len(flow.source_prefixes) + len(flow.destination_prefixes) + len(flow.ports) for flow in terms.flows)
+    if items > MAX_ITEMS:
+        return f"expected at most {MAX_ITEMS} prefixes and ports, found {items}"
     if len({(flow.source, _network(flow.destination)) for flow in terms.flows}) != 1:
         return "all flows of an offer must lead from one network to one network"
     if _network(terms.flows[0].source).split("/")[0] != terms.origin:

@@ -7,6 +7,7 @@ from controller.fulfillment.fabric import attachment_entry, mac_address, port_st
 from controller.fulfillment.rules import (
     DEFAULT_PRIORITY,
     ISOLATE_PRIORITY,
+    NoRoom,
     PortClasses,
     Rule,
     compile_rules,
@@ -48,7 +49,10 @@ def network_entries(
     leg = numbering.network_leg(index)
     steer = Entry(table="steer", match=(Match(field="leg", value=leg),), action="deliver", owner=owner)
     rules = (*_default_rules(network, node, index, legs), *rules)
-    return (*entries, steer, *compile_rules(index, rules, classes, _attached(network, node)))
+    try:
+        return (*entries, steer, *compile_rules(index, rules, classes, _attached(network, node)))
+    except NoRoom as full:
+        raise NoRoom(full.table, full.needed, node) from full
 
 
 def gateways(networks: Iterable[Network], node: str) -> tuple[Gateway, ...]:

@@ -6,6 +6,7 @@ kept keeps its state.
 
 import itertools
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,12 @@ from controller.fulfillment.carry import (
 from controller.fulfillment.edges import edge_entries, edge_legs
 from controller.fulfillment.fabric import Fabric, edges, tunnel_entries
 from controller.fulfillment.networks import gateways, isolation_rules, network_entries, together_rules
+from controller.fulfillment.room import in_the_end
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
 from controller.model.inventory import Inventory
-from controller.model.requirements import Isolation
+from controller.model.requirements import Connection, Isolation
 from dataplane.host_api import HostState, NodeDescription
 
 Part = tuple[tuple[str, str, Entry], ...]
@@ -52,27 +54,73 @@ def realize(
     before: Realized,
 ) -> Realized:
     """`courses`: oldest first; those that are still negotiated add nothing. `indices`: of own networks.
-    `edge_numbers`: of the edges of each own network that has several."""
-    keeper = _Keeper(before)
-    installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
-    classes = _classes(installed, keeper)
-    parts: dict[str, list[Part]] = {
-        name: [keeper.part(f"fabric {name}", (keeper.same(f"fabric entries {name}", ones),))]
-        for name, ones in fabric.entries.items()
-    }
-    for course in installed:
-        name = f"course {course.plan.name}"
-        carried = keeper.keep(name, (course, fabric, classes), lambda *inputs: _parts(carry(*inputs)))
-        _extend(parts, carried)
-        if course.stage == Stage.ACTIVE:
-            _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: _parts(local_steering(one))))
-    legs = _edges(inventory, fabric, indices, edge_numbers, parts, keeper)
-    _networks(inventory, descriptions, indices, legs, isolations, installed, classes, parts, keeper)
-    hosts = _hosts(inventory, installed, fabric, parts, keeper)
+    `edge_numbers`: of the edges of each own network that has several.
+
+    Raises NoRoom, and ValueError where there are too many different ranges of ports.
+    """
+    keeper = _Keeper(before.kept, _part)
+    parts, hosts = _assemble(inventory, fabric, descriptions, indices, edge_numbers, isolations, courses, keeper)
     states = {
         node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state) for node in sorted(inventory.nodes)
     }
     return Realized(states=states, kept=keeper.kept)
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many entries each node would have, by table and owner. What several ask for may be counted twice."""
+
+    entries: dict[str, Counter[tuple[str, str]]] = msgspec.field(default_factory=dict)
+    kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
+
+
+def need(
+    inventory: Inventory,
+    fabric: Fabric,
+    descriptions: Mapping[str, NodeDescription],
+    indices: Mapping[str, int],
+    edge_numbers: Mapping[str, Mapping[str, int]],
+    isolations: Sequence[Isolation],
+    courses: Sequence[Course],
+    before: Needed,
+) -> Needed:
+    """What `realize` would make in the end, only counted. Raises as `realize`."""
+    keeper = _Keeper(before.kept, _count)
+    ends = [keeper.keep_same(f"end of course {one.plan.name}", (one,), in_the_end) for one in courses]
+    parts, _ = _assemble(inventory, fabric, descriptions, indices, edge_numbers, isolations, ends, keeper)
+    entries: dict[str, Counter[tuple[str, str]]] = {node: Counter() for node in inventory.nodes}
+    for node, counts in entries.items():
+        for count in parts[node]:
+            counts.update(count)
+    return Needed(entries=entries, kept=keeper.kept)
+
+
+def _assemble(
+    inventory: Inventory,
+    fabric: Fabric,
+    descriptions: Mapping[str, NodeDescription],
+    indices: Mapping[str, int],
+    edge_numbers: Mapping[str, Mapping[str, int]],
+    isolations: Sequence[Isolation],
+    courses: Sequence[Course],
+    keeper: "_Keeper",
+) -> tuple[dict[str, list[Any]], dict[str, HostState]]:
+    """Of each node its parts, as the keeper packs them, and what its host shall have."""
+    installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
+    classes = _classes(installed, keeper)
+    parts: dict[str, list[Any]] = {
+        name: [keeper.keep(f"fabric {name}", (keeper.same(f"fabric entries {name}", ones),), keeper.pack)]
+        for name, ones in fabric.entries.items()
+    }
+    for course in installed:
+        name = f"course {course.plan.name}"
+        mine = keeper.keep_same(f"{name} classes", (classes, course.plan.connection), _classes_of)
+        carried = keeper.keep(name, (course, fabric, mine), lambda *inputs: keeper.packed(carry(*inputs)))
+        _extend(parts, carried)
+        if course.stage == Stage.ACTIVE:
+            _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: keeper.packed(local_steering(one))))
+    legs = _edges(inventory, fabric, indices, edge_numbers, parts, keeper)
+    _networks(inventory, descriptions, indices, legs, isolations, installed, classes, parts, keeper)
+    return parts, _hosts(inventory, installed, fabric, parts, keeper)
 
 
 def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
@@ -81,12 +129,18 @@ def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
     return classes
 
 
+def _classes_of(classes: PortClasses, connection: Connection) -> PortClasses:
+    """Those that a connection is about, so that others may change."""
+    used = {one for flow in connection.flows for ports in flow.ports for one in classes.of(ports)}
+    return PortClasses(ranges=tuple(sorted(used)))
+
+
 def _edges(
     inventory: Inventory,
     fabric: Fabric,
     indices: Mapping[str, int],
     edge_numbers: Mapping[str, Mapping[str, int]],
-    parts: dict[str, list[Part]],
+    parts: dict[str, list[Any]],
     keeper: "_Keeper",
 ) -> dict[str, Mapping[str, Mapping[str, int]]]:
     """Of each own network the legs from edge to edge; what they need goes to `parts`.
@@ -105,7 +159,7 @@ def _edges(
             (network, index, numbers, fabric.edge_policies),
             lambda network, index, numbers, _: (
                 edge_legs(network, numbers, fabric),
-                _parts(edge_entries(network, index, numbers, fabric)),
+                keeper.packed(edge_entries(network, index, numbers, fabric)),
             ),
         )
         _extend(parts, made)
@@ -120,7 +174,7 @@ def _networks(
     isolations: Sequence[Isolation],
     courses: Sequence[Course],
     classes: PortClasses,
-    parts: dict[str, list[Part]],
+    parts: dict[str, list[Any]],
     keeper: "_Keeper",
 ) -> None:
     everywhere: dict[str, list[Rule]] = {}
@@ -165,7 +219,7 @@ def _networks(
                     classes,
                     descriptions.get(node),
                 ),
-                lambda network, node, index, legs, rules, classes, description: _part(
+                lambda network, node, index, legs, rules, classes, description: keeper.pack(
                     network_entries(
                         network, node, index, legs, rules, classes, {node: description} if description else {}
                     )
@@ -173,14 +227,14 @@ def _networks(
             )
             parts[node].append(compiled)
             if (name, node) in routes:
-                parts[node].append(_part(tuple(routes[name, node])))
+                parts[node].append(keeper.pack(tuple(routes[name, node])))
 
 
 def _hosts(
     inventory: Inventory,
     courses: Sequence[Course],
     fabric: Fabric,
-    parts: dict[str, list[Part]],
+    parts: dict[str, list[Any]],
     keeper: "_Keeper",
 ) -> dict[str, HostState]:
     """Gateways and tunnels of each node; the entries of tunnels go to `parts`."""
@@ -195,7 +249,9 @@ def _hosts(
     for link, owner in owners.items():
         crossing = fabric.crossings[link]
         if crossing.node in parts:
-            made = keeper.keep_equal(f"tunnel {link}", (crossing, owner), lambda both: _part(tunnel_entries(*both)))
+            made = keeper.keep_equal(
+                f"tunnel {link}", (crossing, owner), lambda both: keeper.pack(tunnel_entries(*both))
+            )
             parts[crossing.node].append(made)
     found = tunnels(ends)
     networks = [inventory.networks[name] for name in sorted(inventory.networks)]
@@ -205,18 +261,20 @@ def _hosts(
     }
 
 
-def _extend(parts: dict[str, list[Part]], more: Mapping[str, Part]) -> None:
+def _extend(parts: dict[str, list[Any]], more: Mapping[str, Any]) -> None:
     for node, part in more.items():
         if node in parts:
             parts[node].append(part)
 
 
-def _parts(entries: Mapping[str, tuple[Entry, ...]]) -> dict[str, Part]:
-    return {node: _part(ones) for node, ones in entries.items()}
-
-
 def _part(entries: tuple[Entry, ...]) -> Part:
     return tuple(sorted(((*_keys(entry), entry) for entry in entries), key=_ORDER))
+
+
+def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
+    """By table and owner."""
+    different = {(entry.table, entry.match, entry.priority): entry.owner for entry in entries}
+    return Counter((table, owner) for (table, _, _), owner in different.items())
 
 
 def _keys(entry: Entry) -> tuple[str, str]:
@@ -244,8 +302,12 @@ def _node_state(host: HostState, *parts: Part) -> NodeState:
 class _Keeper:
     """Results whose inputs have not changed."""
 
-    def __init__(self, before: Realized) -> None:
-        self._before = before.kept
+    def __init__(
+        self, before: Mapping[str, tuple[tuple[Any, ...], Any]], pack: Callable[[tuple[Entry, ...]], Any]
+    ) -> None:
+        self.pack = pack
+        """What is kept of entries that are made together."""
+        self._before = before
         self.kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     def keep(self, name: str, inputs: tuple[Any, ...], make: Callable[..., Any]) -> Any:
@@ -260,13 +322,17 @@ class _Keeper:
         """As `keep`, with one input, compared by content."""
         return self.keep(name, (self.same(f"{name}: input", value),), make)
 
+    def keep_same(self, name: str, inputs: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+        """As `keep`, and the object of before if what is made anew is equal."""
+        return self.same(f"{name}: result", self.keep(name, inputs, make))
+
     def same(self, name: str, value: Any) -> Any:
         """The object of before if it is equal."""
         held = self._before.get(name)
-        result = held[1] if held is not None and held[1] == value else value
+        result = held[1] if held is not None and (held[1] is value or held[1] == value) else value
         self.kept[name] = ((), result)
         return result
 
-    def part(self, name: str, inputs: tuple[Any, ...]) -> Part:
-        made: Part = self.keep(name, inputs, _part)
-        return made
+    def packed(self, entries: Mapping[str, tuple[Entry, ...]]) -> dict[str, Any]:
+        """Of each node."""
+        return {node: self.pack(ones) for node, ones in entries.items()}

@@ -4,6 +4,7 @@ Prefixes become disjoint groups (atoms: the addresses that the same rules are ab
 classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
 """
 
+import bisect
 import itertools
 from collections.abc import Iterable
 
@@ -19,11 +20,23 @@ MAX_SERIAL = (1 << 20) - 1
 ISOLATE_PRIORITY = 1000
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
-_MAX_CLASS = 255
+MAX_CLASS = 255
+MAX_STEPS = 1 << 18
+"""Of compiling the rules of one context."""
 _MAX_GROUP = 0x7FFF
 _ATTACHED = 0x8000
 """Bit of the source groups of hosts that are attached to the node: an entry can mean all of them."""
 _ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
+
+
+class NoRoom(Exception):
+    """One context needs more of a table than any node has. It is found before the entries are made."""
+
+    def __init__(self, table: str, needed: int, node: str = "") -> None:
+        super().__init__(f"table {table} of {node}: {needed} entries are needed")
+        self.table = table
+        self.needed = needed
+        self.node = node
 
 
 class Rule(Value, frozen=True, kw_only=True):
@@ -58,13 +71,13 @@ class PortClasses(Value, frozen=True, kw_only=True):
 
     def of(self, ports: Ports) -> tuple[tuple[str, int, int, int], ...]:
         """The ranges that make up `ports`."""
-        return tuple(
-            one for one in self.ranges if one[0] == ports.protocol and ports.first <= one[1] and one[2] <= ports.last
-        )
+        start = bisect.bisect_left(self.ranges, (ports.protocol, ports.first))
+        after = bisect.bisect_left(self.ranges, (ports.protocol, ports.last + 1))
+        return self.ranges[start:after]
 
 
-def port_classes(used: Iterable[Ports]) -> PortClasses:
-    """Splits all ranges at each other's ends. Raises ValueError where more than 255 classes would be needed."""
+def port_ranges(used: Iterable[Ports]) -> list[tuple[str, int, int]]:
+    """All ranges split at each other's ends: (protocol, first, last), sorted."""
     ranges: list[tuple[str, int, int]] = []
     wanted = {ports for ports in used if ports.protocol in _PROTOCOLS and not _is_all(ports)}
     for protocol in _PROTOCOLS:
@@ -73,11 +86,14 @@ def port_classes(used: Iterable[Ports]) -> PortClasses:
         for first, after in itertools.pairwise(cuts):
             if any(ports.first <= first and after - 1 <= ports.last for ports in mine):
                 ranges.append((protocol, first, after - 1))
-    try:
-        numbers = assign((f"{protocol}/{first}-{last}" for protocol, first, last in ranges), 1, _MAX_CLASS)
-    except ValueError as error:
-        raise ValueError(f"port ranges: {error} in this domain") from error
-    return PortClasses(ranges=tuple((*one, numbers[f"{one[0]}/{one[1]}-{one[2]}"]) for one in sorted(ranges)))
+    return sorted(ranges)
+
+
+def port_classes(used: Iterable[Ports]) -> PortClasses:
+    """A class for each of `port_ranges`. Raises ValueError where there are more than MAX_CLASS."""
+    ranges = port_ranges(used)
+    numbers = assign((f"{protocol}/{first}-{last}" for protocol, first, last in ranges), 1, MAX_CLASS)
+    return PortClasses(ranges=tuple((*one, numbers[f"{one[0]}/{one[1]}-{one[2]}"]) for one in ranges))
 
 
 def _is_all(ports: Ports) -> bool:
@@ -99,7 +115,7 @@ def compile_rules(
 
     Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
     first owner by name, and of one owner's the last, since it is of the plan that takes over. `attached`: prefixes of
-    the hosts that rules with `attached` are about.
+    the hosts that rules with `attached` are about. Raises NoRoom.
     """
     of_attached = [(attached, rule.owner) for rule in rules if rule.attached]
     source_entries, sources = _groups(
@@ -110,11 +126,16 @@ def compile_rules(
     )
     best: dict[tuple[Match, ...], tuple[int, Rule]] = {}
     port_entries: dict[tuple[str, str, int, int], Entry] = {}
-    for rule in rules:
-        fields, used = _l4(rule, classes)
+    contents = [
+        (rule, (_ANY_ATTACHED,) if rule.attached else sources[rule.source], *_l4(rule, classes)) for rule in rules
+    ]
+    steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields, _ in contents)
+    if steps > MAX_STEPS:
+        raise NoRoom("flow_policy", steps)
+    for rule, groups, fields, used in contents:
         for entry in used:
             port_entries.setdefault((entry.table, str(entry.match[0].value), entry.match[1].value, 0), entry)
-        for source in (_ANY_ATTACHED,) if rule.attached else sources[rule.source]:
+        for source in groups:
             for destination in destinations[rule.destination]:
                 for l4 in fields:
                     match = _match(context, source, destination, l4)
@@ -155,6 +176,8 @@ def _groups(
     for prefixes in sorted(owners):
         for text in prefixes:
             holders.setdefault(prefix(text), []).append(prefixes)
+    if len(holders) > _MAX_GROUP:
+        raise NoRoom(table, len(holders))
     lengths = sorted({length for _, length in holders})
     atoms: dict[tuple[int, int], str] = {}
     members: dict[str, list[tuple[str, ...]]] = {}

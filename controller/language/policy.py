@@ -46,16 +46,24 @@ TRANSIT = Fields(
     make=lambda values: TransitRule(**values),
 )
 OFFER = Fields(fields={"lease_s": Field(shape=_DURATION_S, required=True)})
+NEIGHBOUR = Fields(
+    fields={
+        "max_agreements": Field(shape=scalars.integer(0, 100_000)),
+        "max_share": Field(shape=scalars.integer(1, 100, "percent")),
+    }
+)
 
 
 def _policy(values: dict[str, Any]) -> Policy:
-    return Policy(**{name: value for name, value in values.items() if name != "offer"}, **values.get("offer", {}))
+    rules = {name: value for name, value in values.items() if name not in ("offer", "neighbour")}
+    return Policy(**rules, **values.get("offer", {}), **values.get("neighbour", {}))
 
 
 POLICY = Fields(
     fields={
         "accept": Field(shape=ListOf(item=ACCEPT)),
         "transit": Field(shape=ListOf(item=TRANSIT)),
+        "neighbour": Field(shape=NEIGHBOUR),
         "offer": Field(shape=OFFER),
     },
     make=_policy,

@@ -44,6 +44,14 @@ class Plan(Value, frozen=True, kw_only=True):
     lower owns it."""
 
     @property
+    def nodes(self) -> frozenset[str]:
+        """With a part in it."""
+        ways = {way.node for way in (self.ingress, self.egress) if way is not None}
+        ends = {node for policy in self.sr_policies for node in (policy.headend, policy.endpoint)}
+        inner = {node for policy in self.sr_policies for path in policy.candidate_paths for node in path.nodes}
+        return frozenset(ways | ends | inner)
+
+    @property
     def own_latency_us(self) -> int:
         """From where the traffic enters to the far end of the border where it leaves."""
         inside_us = max(one.latency_us for one in self.sr_policies)

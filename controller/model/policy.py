@@ -40,5 +40,9 @@ class Policy(Value, frozen=True, kw_only=True):
 
     accept: tuple[AcceptRule, ...] = ()
     transit: tuple[TransitRule, ...] = ()
+    max_agreements: int = 256
+    """That we carry or accept for one neighbour at a time."""
+    max_share: int = 50
+    """Percent of our plans' numbers, and of each table of a node, that they may take together."""
     lease_s: int = 3600
     """How long what we offer lasts; renewed at half-time."""

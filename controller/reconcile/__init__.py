@@ -28,12 +28,14 @@ from controller.model.event import (
     NodeSynced,
     NodeUnreachable,
     Record,
+    Reply,
     Send,
     Tick,
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import applying, consent, dealings, messages, rollout
+from controller.reconcile import admission, applying, consent, dealings, messages, rollout
+from controller.reconcile.edges import number_edges
 from controller.reconcile.state import Retry, State, load
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import pursue
@@ -63,10 +65,14 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
     turn = Turn(state, now_s, keys)
     if not state.realized.states:
         turn.fresh |= set(state.awaiting)  # the first step after a restart
+        number_edges(turn)
     match event:
         case Apply():
             applying.apply(turn, event)
             _inventory_changed(turn)
+            if reason := admission.overfull(turn):
+                turn = Turn(state, now_s, keys)
+                turn.effects.append(Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}"))
         case Delete():
             applying.delete(turn, event)
             _inventory_changed(turn)
@@ -95,6 +101,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
 
 def _inventory_changed(turn: Turn) -> None:
     if turn.inventory_changed:
+        number_edges(turn)
         turn.refresh_fabric()
         consent.reconsider(turn)
         _look_again(turn)

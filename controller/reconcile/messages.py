@@ -63,6 +63,10 @@ def _offered(turn: Turn, peer: Domain, offer: Offer, objection: str) -> None:
         close_id(turn, terms.id, reason, terms.expires_s)
         refuse(turn, peer.name, terms, reason)
         return
+    held = [one for one in turn.courses.all.values() if one.upstream is not None and one.upstream.peer == peer.name]
+    if len(held) >= turn.policy.max_agreements:
+        refuse(turn, peer.name, terms, f"{turn.own} has {len(held)} agreements with {peer.name}, which is the most")
+        return
     session = Session(
         peer=peer.name,
         offeror=False,

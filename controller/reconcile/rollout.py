@@ -1,13 +1,13 @@
 """From what shall be to what is: node states sent in phases, confirmed, audited (add, switch over, remove)."""
 
+from collections.abc import Collection
+
 import msgspec
 
-from controller.fulfillment.realize import realize
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
-from controller.model.plan import Plan
+from controller.reconcile.admission import admit, realized
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end
-from controller.reconcile.edges import edge_numbers, number_edges
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import carried, failed
@@ -22,6 +22,7 @@ def settle(turn: Turn) -> None:
         while turn.lost:
             lost = turn.lost.pop(0)
             failed(turn, lost.course, refusal=lost.refusal, retry_after_s=lost.retry_after_s)
+        admit(turn)
         _renew_states(turn)
         if not _advance(turn) and not turn.lost:
             break
@@ -43,26 +44,7 @@ def _renew_states(turn: Turn) -> None:
     )
     if not changed:
         return
-    if turn.inventory_changed or not turn.realized.states:
-        number_edges(turn)
-    isolations = [
-        undertaking.requirements.isolation
-        for undertaking in turn.undertakings.all.values()
-        if undertaking.requirements.isolation is not None
-    ]
-    indices = {
-        name.removeprefix("network "): index for name, index in turn.counters.all.items() if name.startswith("network ")
-    }
-    turn.realized = realize(
-        turn.inventory,
-        turn.fabric,
-        turn.descriptions.all,
-        indices,
-        edge_numbers(turn.counters.all),
-        isolations,
-        tuple(turn.courses.all.values()),
-        turn.realized,
-    )
+    turn.realized = realized(turn)
     for name, state in turn.realized.states.items():
         standing = turn.nodes.get(name) or NodeStanding()
         if standing.state is not state and standing.state != state:
@@ -76,20 +58,10 @@ def _renew_states(turn: Turn) -> None:
     turn.fresh.clear()
 
 
-def nodes_of(plan: Plan) -> set[str]:
-    """Nodes with a part in it."""
-    nodes = {way.node for way in (plan.ingress, plan.egress) if way is not None}
-    for policy in plan.sr_policies:
-        nodes |= {policy.headend, policy.endpoint}
-        for path in policy.candidate_paths:
-            nodes |= set(path.nodes)
-    return nodes
-
-
-def _nodes_of(turn: Turn, name: str) -> set[str]:
+def _nodes_of(turn: Turn, name: str) -> Collection[str]:
     course = turn.courses.get(name)
     if course is not None:
-        return nodes_of(course.plan)
+        return course.plan.nodes
     undertaking = turn.undertakings.get(name.removeprefix("intents/"))
     isolation = undertaking.requirements.isolation if undertaking is not None else None
     network = turn.networks.get(isolation.network) if isolation is not None else None

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment.fabric import Fabric
-from controller.fulfillment.realize import Realized
+from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model.agreement import Message
 from controller.model.course import Course, Undertaking
@@ -95,6 +95,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         entries={}, locators={}, ports={}, links_towards={}, links={}, crossings={}, edge_policies={}
     )
     realized: Realized = Realized()
+    needed: Needed = Needed()
+    """What all that has begun will need in the end, as it was last counted."""
     held: Held | None = None
     """Claims of the undertakings: follows from them, and is brought up to date where it is used."""
     audited_s: float = 0.0

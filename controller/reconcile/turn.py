@@ -87,8 +87,11 @@ class Turn:
         self.awaiting = Table(state.awaiting)
         self.fabric = state.fabric
         self.realized = state.realized
+        self.needed = state.needed
         self.held = state.held
         self.audited_s = state.audited_s
+        self.admitted: set[str] = set()
+        """Courses that have begun in this step, and have room."""
         self.fresh: set[str] = set()
         """What has just changed on the nodes: its nodes' next generations are awaited."""
         self.resync: set[str] = set()
@@ -180,6 +183,7 @@ class Turn:
             awaiting=self.awaiting.all,
             fabric=self.fabric,
             realized=self.realized,
+            needed=self.needed,
             held=self.held,
             audited_s=self.audited_s,
         )

@@ -10,7 +10,7 @@ from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
-from controller.reconcile.dealings import abandon, offer_onward
+from controller.reconcile.dealings import LOST_RETRY_S, abandon, offer_onward
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Turn
 
@@ -132,12 +132,45 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         course = begin(turn, found, serial, replaces)
     except ValueError as error:  # all numbers for plans are in use
         full = Unsatisfiable(binding="slots", message=str(error))
-        return msgspec.structs.replace(errand, coming="", unsatisfiable=full, retry_s=int(turn.now_s) + RETRY_S)
+        return _without_room(turn, undertaking, connection, errand, full, RETRY_S)
     if course is None:
         return msgspec.structs.replace(errand, coming="", retry_s=0)
     return Errand(
         plan=errand.plan if replaces else "", coming=found.name, excluded=errand.excluded, refusal=errand.refusal
     )
+
+
+def _without_room(
+    turn: Turn,
+    undertaking: Undertaking,
+    connection: Connection,
+    errand: Errand,
+    full: Unsatisfiable,
+    retry_after_s: int,
+) -> Errand:
+    """No other plan has room beside what is there. What is there goes, if it is not what is wanted any more; then there
+    may be room."""
+    current = turn.courses.get(errand.plan)
+    if current is None or _is_right(current.plan, undertaking, connection):
+        after_s = retry_after_s
+    else:
+        abandon(turn, errand.plan, "it is not what is wanted any more, and there is no room for another beside it")
+        errand, after_s = msgspec.structs.replace(errand, plan=""), LOST_RETRY_S
+    return msgspec.structs.replace(errand, coming="", unsatisfiable=full, retry_s=int(turn.now_s) + after_s)
+
+
+def turned_away(turn: Turn, course: Course, full: Unsatisfiable, retry_after_s: int = RETRY_S) -> None:
+    """A course of ours that has just begun, and is gone again, has no room."""
+    undertaking = turn.undertakings.get(course.plan.owner.removeprefix("intents/"))
+    if undertaking is None:
+        return
+    errands = tuple(
+        _without_room(turn, undertaking, connection, errand, full, retry_after_s)
+        if errand.coming == course.plan.name
+        else errand
+        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True)
+    )
+    turn.undertakings.put(undertaking.intent.name, msgspec.structs.replace(undertaking, errands=errands))
 
 
 def _explained(found: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:

@@ -1,0 +1,155 @@
+"""Nothing is begun that the nodes have no room for.
+
+Whatever a step begins is counted before the step ends, together with all that is under way, as if all of it were
+agreed, installed and in use. Who is let in so has its room for good: neither a neighbour's offer nor an intent of ours
+pushes out what is there, whichever is agreed or installed first. What goes only makes entries fewer, so that of what a
+step begins the first in order that fit are found by halving; the next of them is refused.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from controller.fulfillment.fabric import Fabric
+from controller.fulfillment.numbering import MAX_SLOTS
+from controller.fulfillment.realize import Realized, need, realize
+from controller.fulfillment.room import Shortage, largest_part, port_shortage, shortage, table_shortage
+from controller.fulfillment.rules import NoRoom
+from controller.model.course import Course, Stage, Undertaking
+from controller.model.inventory import Inventory
+from controller.model.requirements import Isolation, Unsatisfiable
+from controller.reconcile.dealings import refuse_upstream
+from controller.reconcile.edges import edge_numbers
+from controller.reconcile.turn import Turn
+from controller.reconcile.undertakings import RETRY_S, turned_away
+from dataplane.host_api import NodeDescription
+
+AGAIN_S = 1
+"""Before what came behind the one that did not fit is tried again."""
+
+
+def realized(turn: Turn) -> Realized:
+    """What all nodes shall have."""
+    return realize(*_wanted(turn), tuple(turn.courses.all.values()), turn.realized)
+
+
+def _wanted(
+    turn: Turn,
+) -> tuple[
+    Inventory,
+    Fabric,
+    Mapping[str, NodeDescription],
+    dict[str, int],
+    Mapping[str, Mapping[str, int]],
+    list[Isolation],
+]:
+    """All but the courses."""
+    prefix = "network "
+    indices = {name.removeprefix(prefix): one for name, one in turn.counters.all.items() if name.startswith(prefix)}
+    isolations = [one for held in turn.undertakings.all.values() if (one := held.requirements.isolation) is not None]
+    numbers = edge_numbers(turn.counters.all)
+    return turn.inventory, turn.fabric, turn.descriptions.all, indices, numbers, isolations
+
+
+def overfull(turn: Turn) -> str:
+    """Why what was applied has no room on the nodes, whether or not any of what it begins is let in; empty: it has."""
+    before = turn.before.undertakings
+    isolates = any(
+        _isolation(turn.undertakings.get(name)) not in (None, _isolation(before.get(name)))
+        for name in turn.undertakings.touched
+    )
+    if not turn.inventory_changed and not isolates:
+        return ""
+    found = _shortage(turn, turn.inventory.nodes, without=_begun(turn))
+    return found.what.message if found is not None else ""
+
+
+def _isolation(undertaking: Undertaking | None) -> Isolation | None:
+    return undertaking.requirements.isolation if undertaking is not None else None
+
+
+def admit(turn: Turn) -> None:
+    """Lets in what this step has begun, as far as there is room, oldest first.
+
+    What came behind the one that did not fit, and needs the same node, is put off, to be tried without that one.
+    """
+    begun = [course for course in _begun(turn) if course.plan.name not in turn.admitted]
+    if not begun:
+        return
+    while begun and (short := _shortage(turn, _nodes(begun))) is not None:
+        fit, too_many = -1, len(begun)
+        while too_many - fit > 1:
+            middle = (fit + too_many) // 2
+            found = _shortage(turn, _nodes(begun), without=begun[middle:])
+            if found is None:
+                fit = middle
+            else:
+                too_many, short = middle, found
+        first = max(fit, 0)
+        _turn_away(turn, begun[first], short.what, RETRY_S)
+        behind = [one for one in begun[first + 1 :] if not short.node or short.node in one.plan.nodes]
+        for course in behind:
+            _turn_away(turn, course, short.what, AGAIN_S)
+        begun = [course for course in begun if turn.courses.get(course.plan.name) is not None]
+    for course in begun:
+        if course.upstream is not None and (reason := _too_much(turn, course, course.upstream.peer)):
+            _turn_away(turn, course, Unsatisfiable(binding="share", message=reason), RETRY_S)
+        turn.admitted.add(course.plan.name)
+
+
+def _begun(turn: Turn) -> list[Course]:
+    """What is new, or needs other than it did and nobody relies on yet; oldest first."""
+    touched = (turn.courses.get(name) for name in turn.courses.touched)
+    begun = [one for one in touched if one is not None and _has_begun(turn.before.courses.get(one.plan.name), one)]
+    return sorted(begun, key=lambda course: course.serial)
+
+
+def _has_begun(before: Course | None, course: Course) -> bool:
+    return before is None or (course.stage == Stage.NEGOTIATING and _needs(before) != _needs(course))
+
+
+def _needs(course: Course) -> tuple[object, ...]:
+    return course.plan, course.slots, course.upstream is None, course.downstream is None
+
+
+def _nodes(courses: Sequence[Course]) -> set[str]:
+    return {node for course in courses for node in course.plan.nodes}
+
+
+def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()) -> Shortage | None:
+    """The first on any of these nodes."""
+    left_out = {course.plan.name for course in without}
+    courses = [course for name, course in turn.courses.all.items() if name not in left_out]
+    if (short := port_shortage(courses)) is not None:
+        return short
+    try:
+        turn.needed = need(*_wanted(turn), courses, turn.needed)
+    except NoRoom as full:
+        return table_shortage(full.table, full.node, full.needed)
+    return shortage(turn.needed.entries, nodes)
+
+
+def _too_much(turn: Turn, course: Course, peer: str) -> str:
+    """Why a neighbour would have more with it than is for one; empty: it would not."""
+    theirs = [one for one in turn.courses.all.values() if one.upstream is not None and one.upstream.peer == peer]
+    numbers = sum(len(one.slots) for one in theirs) / MAX_SLOTS, "the numbers for plans"
+    entries = largest_part(turn.needed.entries, course.plan.nodes, {one.plan.owner for one in theirs})
+    part, what = max(numbers, entries)
+    if part * 100 <= turn.policy.max_share:
+        return ""
+    return f"{peer} would have {part:.0%} of {what}; {turn.policy.max_share} % are for one neighbour"
+
+
+def _turn_away(turn: Turn, course: Course, short: Unsatisfiable, retry_after_s: int) -> None:
+    """What it has said in this step is never sent."""
+    if course.downstream is not None and turn.before.courses.get(course.plan.name) is None:
+        turn.forget_messages(course.downstream.terms.id)
+        course = msgspec.structs.replace(course, downstream=None)
+        turn.put_course(course)
+    if course.upstream is not None:
+        # what is full and where is not the neighbour's business
+        refuse_upstream(turn, course, f"{turn.own} has no room for it ({short.binding})")
+    else:
+        turn.drop_course(course)
+        turned_away(turn, course, short, retry_after_s)
+    turn.log("no_room", "warning", owner=course.plan.owner, plan=course.plan.name, reason=short.message)

@@ -1,0 +1,352 @@
+"""Full tables: who has begun has its room for good, who comes too late is told so, and no controller raises."""
+
+import time
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from controller.fulfillment.negotiate import MAX_ITEMS, make_offer
+from controller.fulfillment.realize import Needed
+from controller.fulfillment.room import TABLE_SIZES
+from controller.fulfillment.rules import MAX_CLASS, NoRoom, PortClasses, Rule, compile_rules
+from controller.model.agreement import Flow, Offer, Refusal
+from controller.model.course import Stage
+from controller.model.event import MessageReceived
+from controller.model.intent import Ports
+from controller.reconcile.state import State
+from dataplane import p4info
+from tests.simulator import Faults, SimulatedKeys, World
+
+ANALYTICS_ONLY = """accept:
+- from: shop
+  source: shop/customer-x
+  to: insight/analytics/*
+  ports:
+  - tcp/443
+  - icmp
+  encryption: wireguard
+"""
+ALL_FOR_ONE = "neighbour: {max_share: 100}\n"
+EVERYTHING = "accept:\n- {from: '*', source: '*', to: '*'}\n"
+
+
+def intent(name: str, *ports: str, to: str = "insight/analytics") -> str:
+    """Only transit may carry it."""
+    return f"""---
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {{name: {name}, tenant: customer-x}}
+spec:
+  allow: [{{from: {{network: shop/customer-x, select: {{app: web}}}}, to: {to}, ports: [{", ".join(ports)}]}}]
+  require: {{trust: {{min: partner}}}}
+"""
+
+
+@pytest.fixture
+def world() -> World:
+    """Where insight accepts everything, and one neighbour may have all that there is."""
+    world = World()
+    world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING + ALL_FOR_ONE)
+    world.change_policy("transit", "offer:", ALL_FOR_ONE + "offer:")
+    world.start()
+    return world
+
+
+def phases(world: World, domain: str = "shop") -> Counter[str]:
+    return Counter(str(one.status["phase"]) for one in world.resources(domain, "intents"))
+
+
+def reason(world: World, name: str, domain: str = "shop") -> str:
+    (condition,) = world.get(domain, "intents", name).status["conditions"]
+    return str(condition["reason"])
+
+
+def test_sizes_are_those_of_the_contract() -> None:
+    assert {table.name: table.size for table in p4info.load().tables} == TABLE_SIZES
+
+
+def test_more_port_ranges_than_can_be_told_apart_are_refused(world: World) -> None:
+    for number in range(5):
+        world.apply("shop", intent(f"i{number}", *(f"tcp/{100 * number + port}" for port in range(1, 51))))
+    world.run(3.0)
+    assert phases(world) == {"Active": 5}
+    world.apply("shop", intent("late", *(f"tcp/{port}" for port in range(1001, 1010))))
+    assert world.phase("shop", "late") == "Unsatisfiable"
+    told = f"port_classes: the ports of all that is carried make 259 different ranges; {MAX_CLASS} can be told apart"
+    assert told in reason(world, "late")
+    assert not [one for one in world.controllers["shop"].state.outbox if "late" in one]
+    world.apply("shop", intent("same", "tcp/1", "tcp/499-60000"))
+    world.run(3.0)
+    assert world.phase("shop", "same") == "Active"
+    world.delete("shop", "i0")
+    world.run(70.0)
+    assert phases(world) == {"Active": 6}
+    world.check_settled()
+
+
+def offered(world: World) -> Offer:
+    """What transit offered to insight for an intent that is gone again."""
+    world.apply("shop", intent("model", "tcp/443"))
+    world.run(3.0)
+    world.delete("shop", "model")
+    world.run(3.0)
+    return next(
+        message
+        for sender, receiver, message in world.wiretap
+        if isinstance(message, Offer) and (sender, receiver) == ("transit", "insight")
+    )
+
+
+def deliver(world: World, offer: Offer, *flows: Flow) -> str:
+    """How insight refuses an offer of these flows; empty: it does not."""
+    world.wiretap.clear()
+    terms = replace(offer.terms, id=f"transit:other:{world.now_s}", flows=flows)
+    controller = world.controllers["insight"]
+    began = time.process_time()
+    message = make_offer(terms, SimulatedKeys("transit"))
+    assert controller.event(MessageReceived(peer="transit", message=message), controller.life)
+    assert time.process_time() - began < 3.0
+    world.run(0.1)
+    return next((one.reason for _, _, one in world.wiretap if isinstance(one, Refusal)), "")
+
+
+def flow(model: Flow, sources: tuple[str, ...], ports: tuple[Ports, ...]) -> Flow:
+    return replace(model, source_prefixes=sources, ports=ports)
+
+
+def test_no_offer_makes_a_controller_raise_or_write(world: World) -> None:
+    offer = offered(world)
+    (model,) = offer.terms.flows
+    writes = {node.name: node.writes for node in world.nodes.values()}
+    many = tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, 900))
+    assert deliver(world, offer, flow(model, ("10.1.0.12/32",), many)) == "insight has no room for it (port_classes)"
+    # of 8 overlapping sets of addresses nearly every address is in a group of its own
+    hosts = [f"10.9.{number // 250}.{number % 250 + 1}/32" for number in range(500)]
+    ports = tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, 201))
+    flows = [
+        flow(model, tuple(sorted(host for at, host in enumerate(hosts) if at >> bit & 1)), ports) for bit in range(8)
+    ]
+    assert deliver(world, offer, *flows) == "insight has no room for it (capacity)"
+    too_long = tuple(f"10.9.{number // 250}.{number % 250 + 1}/32" for number in range(900))
+    assert deliver(world, offer, *(flow(model, too_long, ports) for _ in range(5))) == (
+        f"expected at most {MAX_ITEMS} prefixes and ports, found {5 * (900 + 200 + len(model.destination_prefixes))}"
+    )
+    world.run(1.0)
+    assert {node.name: node.writes for node in world.nodes.values()} == writes
+    assert not world.controllers["insight"].state.courses
+    world.check_settled()
+
+
+def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 25)
+    names = [f"i{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        world.apply("shop", intent(name, f"tcp/{number + 1}"))
+    world.run(3.0)
+    found = [world.phase("shop", name) for name in names]
+    active = found.count("Active")
+    assert found == ["Active"] * active + ["Unsatisfiable"] * (12 - active) and 0 < active < 12
+    assert "capacity: table flow_policy of " in reason(world, "i11") and " holds 25 entries; " in reason(world, "i11")
+    refused = [log for log in world.controllers["shop"].logs if log.event == "no_room"]
+    assert {log.fields["owner"] for log in refused} == {f"intents/{name}" for name in names[active:]}
+    world.check_settled()
+    world.delete("shop", "i0")
+    world.run(70.0)
+    assert phases(world) == {"Active": active, "Unsatisfiable": 11 - active}
+    world.check_settled()
+
+
+def test_of_many_at_once_the_oldest_that_fit_are_let_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 40)
+    big = [f"tcp/{port}" for port in range(101, 131)]
+    world.apply(
+        "shop", intent("i0", "tcp/1") + intent("big", *big) + "".join(intent(f"i{n}", f"tcp/{n}") for n in range(2, 5))
+    )
+    assert phases(world)["Unsatisfiable"] == 4
+    assert "capacity" in reason(world, "i4")
+    world.run(3.0)  # what came behind the one that does not fit is tried without it
+    assert phases(world) == {"Active": 4, "Unsatisfiable": 1}
+    assert world.phase("shop", "big") == "Unsatisfiable"
+    world.run(120.0)
+    assert phases(world) == {"Active": 4, "Unsatisfiable": 1}
+    world.check_settled()
+
+
+def test_a_neighbours_share_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING)
+    world.start()
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 60)
+    for number in range(12):
+        world.apply("shop", intent(f"i{number}", f"tcp/{number + 1}"))
+        world.run(1.0)
+    refused = [log.fields["reason"] for log in world.controllers["transit"].logs if log.event == "no_room"]
+    assert refused and "shop would have 5" in refused[0] and "% of table flow_policy of t" in refused[0]
+    assert "50 % are for one neighbour" in refused[0]
+    for name in ("t1", "t2"):
+        count = sum(entry.table == "flow_policy" for entry in world.nodes[name].entries.values())
+        assert 20 <= count <= 30
+    assert "refused by transit: transit has no room for it (share)" in reason(world, "i11")
+    world.check_settled()
+
+
+def test_agreements_of_one_neighbour_are_bounded() -> None:
+    world = World()
+    world.change_policy("transit", "offer:", "neighbour: {max_agreements: 2, max_share: 100}\noffer:")
+    world.start()
+    for name in ("a", "b", "c"):
+        world.apply("shop", intent(name, "tcp/443", to="insight/analytics/analytics-y"))
+        world.run(1.0)
+    assert [world.phase("shop", name) for name in ("a", "b", "c")] == ["Active", "Active", "Refused"]
+    assert "transit has 2 agreements with shop, which is the most" in reason(world, "c")
+    world.delete("shop", "a")
+    world.run(70.0)
+    assert world.phase("shop", "c") == "Active"
+
+
+def test_isolation_without_room_is_not_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Counter(entry.table for entry in world.nodes["se1"].entries.values())["flow_policy"]
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", before)
+    state = world.controllers["shop"].state
+    text = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: alone, tenant: customer-x}
+spec: {isolate: {network: shop/customer-x, select: {app: web}}}
+"""
+    answer = world.apply("shop", text)
+    assert answer is not None and not answer.results
+    assert answer.conflict.startswith("there is no room for it: table flow_policy of se1 holds ")
+    assert world.controllers["shop"].state.undertakings == state.undertakings
+    world.check_settled()
+
+
+def test_inventory_without_room_is_not_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Counter(entry.table for entry in world.nodes["se1"].entries.values())["source_guard"]
+    monkeypatch.setitem(TABLE_SIZES, "source_guard", before)
+    text = world.inventories["shop"]
+    answer = world.apply("shop", text.replace("    - 10.1.0.12\n", "    - 10.1.0.12\n    - 10.1.0.13\n"))
+    assert answer is not None and "table source_guard of se1" in answer.conflict, answer
+    assert "10.1.0.13" not in str(world.controllers["shop"].state.inventory)
+    world.check_settled()
+
+
+def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.apply("shop", intent("wide", *(f"tcp/{port}" for port in range(1, 21))))
+    world.run(3.0)
+    most = max(Counter(entry.table for entry in node.entries.values())["flow_policy"] for node in world.nodes.values())
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", most + 10)
+    world.apply("shop", intent("wide", *(f"tcp/{port}" for port in range(1, 20))))
+    world.run(0.5)
+    permitted = [entry for entry in world.nodes["se1"].entries.values() if entry.owner == "intents/wide"]
+    assert not permitted, "what is not wanted any more is still carried"
+    world.run(10.0)
+    assert world.phase("shop", "wide") == "Active"
+    world.check_settled()
+
+
+def counted(needed: Needed, node: str) -> Counter[str]:
+    tables: Counter[str] = Counter()
+    for (table, _), count in needed.entries[node].items():
+        tables[table] += count
+    return tables
+
+
+def there_are(state: State, node: str) -> Counter[str]:
+    held = state.nodes[node].state
+    assert held is not None
+    return Counter(entry.table for entry in held.entries)
+
+
+def check_need(state: State) -> None:
+    """What was counted is enough for what there is."""
+    for node in state.nodes:
+        assert there_are(state, node) <= counted(state.needed, node), node
+
+
+def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World) -> None:
+    counts: dict[str, Needed] = {}
+    world.apply("shop", intent("one", "tcp/443", "udp/53-99", "icmp"))
+    for _ in range(2000):
+        world.run(0.0005)
+        for domain, controller in world.controllers.items():
+            stages = [course.stage for course in controller.state.courses.values()]
+            if stages and domain not in counts:
+                assert stages == [Stage.ADDING if domain == "insight" else Stage.NEGOTIATING]
+                counts[domain] = controller.state.needed
+    assert world.phase("shop", "one") == "Active" and len(counts) == 3
+    for domain, needed in counts.items():
+        state = world.controllers[domain].state
+        assert {node: counted(needed, node) for node in state.nodes} == {
+            node: there_are(state, node) for node in state.nodes
+        }
+
+
+def test_rules_of_one_context_are_not_compiled_where_they_are_far_too_many() -> None:
+    sets = [tuple(f"10.0.{at >> 8}.{at & 255}/32" for at in range(1 << 10) if at >> bit & 1) for bit in range(10)]
+    rules = tuple(Rule(source=one, destination=one, priority=1, owner="intents/x") for one in sets)
+    with pytest.raises(NoRoom) as caught:
+        compile_rules(256, rules, PortClasses())
+    assert caught.value.table == "flow_policy" and caught.value.needed == 10 * (1 << 9) ** 2
+
+
+SHOPS_WEB = "shop/customer-x, select: {app: web}"
+
+
+def generated(name: str, domain: str, count: int, first: int) -> str:
+    ports = [f"tcp/{port}" for port in range(first, first + count)]
+    if domain == "shop":
+        return intent(name, *ports)
+    return intent(name, *ports, to="shop/customer-x").replace(SHOPS_WEB, "insight/analytics")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_who_has_begun_is_pushed_out(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random intents of two domains against each other, under small tables: every node always has room for what it
+    gets (the simulator's nodes see to that), and what is active stays so until it is withdrawn."""
+    world = World(seed, Faults(delay_s=(0.001, 0.3)))
+    more = ALL_FOR_ONE if seed % 2 else ""
+    world.change_policy("shop", "accept: []\n", EVERYTHING + more)
+    world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING + more)
+    world.change_policy("transit", "offer:", more + "offer:")
+    world.start()
+    for table, size in (("flow_policy", 90), ("route", 60), ("sr_policy", 40), ("source_group", 60)):
+        monkeypatch.setitem(TABLE_SIZES, table, world.random.randint(size // 2, size))
+    chance = world.random
+    active: dict[tuple[str, str], float] = {}
+    for number in range(30):
+        domain = chance.choice(("shop", "insight"))
+        there = [one.metadata["name"] for one in world.resources(domain, "intents")]
+        if there and chance.random() < 0.3:
+            name = chance.choice(sorted(map(str, there)))
+            active.pop((domain, name), None)
+            world.delete(domain, name)
+        else:
+            text = "".join(
+                generated(f"{domain}-{number}-{at}", domain, chance.randint(1, 4), chance.randint(1, 60))
+                for at in range(chance.randint(1, 4))
+            )
+            world.apply(domain, text)
+        world.partitioned = {frozenset((domain, "transit"))} if chance.random() < 0.3 else set()
+        for _ in range(10):
+            world.run(chance.uniform(0.0, 0.5))
+            for key in active:
+                assert world.phase(*key) == "Active", (key, world.get(key[0], "intents", key[1]).status)
+            for owner in ("shop", "insight"):
+                for one in world.resources(owner, "intents"):
+                    if one.status["phase"] == "Active":
+                        active[owner, str(one.metadata["name"])] = world.now_s
+    assert any(log.event == "no_room" for one in world.controllers.values() for log in one.logs)
+    assert len(active) >= 3
+    for controller in world.controllers.values():
+        check_need(controller.state)
+    world.partitioned.clear()
+    for domain in ("shop", "insight"):
+        for one in world.resources(domain, "intents"):
+            world.delete(domain, str(one.metadata["name"]))
+    world.run(60.0)
+    world.check_settled()
+    assert world.courses() == []
