@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment.negotiate import MAX_ITEMS, make_offer
 from controller.fulfillment.realize import Needed
-from controller.fulfillment.room import TABLE_SIZES
+from controller.fulfillment.room import NEVER_FULL, TABLE_SIZES
 from controller.fulfillment.rules import MAX_CLASS, NoRoom, PortClasses, Rule, compile_rules
 from controller.model.agreement import Flow, Offer, Refusal
 from controller.model.course import Stage
@@ -63,6 +63,7 @@ def reason(world: World, name: str, domain: str = "shop") -> str:
 
 
 def test_sizes_are_those_of_the_contract() -> None:
+    assert all(TABLE_SIZES[table] > MAX_CLASS for table in NEVER_FULL)
     assert {table.name: table.size for table in p4info.load().tables} == TABLE_SIZES
 
 
@@ -258,7 +259,7 @@ def counted(needed: Needed, node: str) -> Counter[str]:
 def there_are(state: State, node: str) -> Counter[str]:
     held = state.nodes[node].state
     assert held is not None
-    return Counter(entry.table for entry in held.entries)
+    return Counter(entry.table for entry in held.entries if entry.table not in NEVER_FULL)
 
 
 def check_need(state: State) -> None:
@@ -280,9 +281,15 @@ def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World
     assert world.phase("shop", "one") == "Active" and len(counts) == 3
     for domain, needed in counts.items():
         state = world.controllers[domain].state
-        assert {node: counted(needed, node) for node in state.nodes} == {
-            node: there_are(state, node) for node in state.nodes
-        }
+        for node in state.nodes:
+            assert counted(needed, node) == there_are(state, node), node
+    for name, *ports in (("same", "tcp/443"), ("other", "tcp/400-500", "udp/53")):
+        world.apply("shop", intent(name, *ports))
+        world.run(3.0)
+    assert phases(world) == {"Active": 3}
+    for controller in world.controllers.values():
+        for node in controller.state.nodes:
+            assert counted(controller.state.needed, node) == there_are(controller.state, node), node
 
 
 def test_rules_of_one_context_are_not_compiled_where_they_are_far_too_many() -> None:

@@ -24,7 +24,7 @@ from controller.fulfillment.carry import (
 from controller.fulfillment.edges import edge_entries, edge_legs
 from controller.fulfillment.fabric import Fabric, edges, tunnel_entries
 from controller.fulfillment.networks import gateways, isolation_rules, network_entries, together_rules
-from controller.fulfillment.room import in_the_end
+from controller.fulfillment.room import NEVER_FULL, in_the_end
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
@@ -67,7 +67,7 @@ def realize(
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """How many entries each node would have, by table and owner. What several ask for may be counted twice."""
+    """How many entries each node would have, by table and owner, but for tables that are never full."""
 
     entries: dict[str, Counter[tuple[str, str]]] = msgspec.field(default_factory=dict)
     kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
@@ -273,7 +273,9 @@ def _part(entries: tuple[Entry, ...]) -> Part:
 
 def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
     """By table and owner."""
-    different = {(entry.table, entry.match, entry.priority): entry.owner for entry in entries}
+    different = {
+        (entry.table, entry.match, entry.priority): entry.owner for entry in entries if entry.table not in NEVER_FULL
+    }
     return Counter((table, owner) for (table, _, _), owner in different.items())
 
 

@@ -29,6 +29,8 @@ TABLE_SIZES = {
     "next_hop": 4096,
 }
 """Entries that each table holds, by the P4Info."""
+NEVER_FULL = frozenset(("source_port_class", "destination_port_class"))
+"""All contexts share the entries of these: at most one for each of MAX_CLASS classes."""
 
 
 class Shortage(Value, frozen=True, kw_only=True):

@@ -89,11 +89,10 @@ def apply(turn: Turn, event: Apply) -> None:
         if turn.inventory_changed:
             turn.refresh_fabric()
         for name, requirements in required.items():
-            held = turn.undertakings.get(name)
-            intent = intents.get(name)
-            if intent is not None or held is not None:
-                additions = added[name] if intent is not None else held.added  # type: ignore[union-attr]
-                undertake(turn, intent or held.intent, requirements, additions)  # type: ignore[union-attr]
+            if (intent := intents.get(name)) is not None:
+                undertake(turn, intent, requirements, added[name])
+            elif (held := turn.undertakings.get(name)) is not None:
+                undertake(turn, held.intent, requirements, held.added)
     turn.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
 
 
