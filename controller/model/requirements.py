@@ -60,7 +60,8 @@ class Unsatisfiable(Value, frozen=True, kw_only=True):
     """No way holds what is required."""
 
     binding: str
-    """The requirement that cannot be met: latency, trust, encryption, reachability, or another clause's name."""
+    """The requirement that cannot be met: latency, trust, encryption, transit, reachability, or another clause's name;
+    or what there is no room in: slots (of the domain), port_classes, capacity (of a node's table)."""
     message: str
     """Needed and best found, in words."""
 

@@ -5,6 +5,8 @@
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of courses      }
     Tick ──▶ leases, renewals, retries, audits
 
+What a step begins passes `admission` before any of it is sent: it is refused where the nodes have no room for it.
+
 Whatever is stored is in the first effect, so that it is durable before anything else of the step is done.
 """
 
