@@ -50,7 +50,8 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
                 )
             )
         name = f"shop/n{index}"
-        prefixes = (f"10.{block}.0.0/24", f"2001:db8:{block}::/64")
+        wide = chance.random() < 0.3  # so that what is in other networks may be on its link
+        prefixes = ("10.0.0.0/8", "2001:db8::/32") if wide else (f"10.{block}.0.0/24", f"2001:db8:{block}::/64")
         networks[name] = Network(name=name, prefixes=prefixes, attachments=tuple(attachments))
         one = chance.choice(attachments)
         offered = chance.choice(PORTS[1:])

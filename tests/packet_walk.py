@@ -1,13 +1,23 @@
 """Packets through several nodes, each the reference pipeline over the entries it was given; and through the lab so."""
 
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import Ether
+from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
+from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from controller.fulfillment.numbering import address
 from controller.model.entry import Entry
@@ -80,6 +90,30 @@ def travel(
     raise AssertionError(f"in circles: {path}")
 
 
+def ask(pipeline: Pipeline, port: int, source: str, target: str) -> str | None:
+    """The MAC that the host at `port` is told for `target` when it asks for it (ARP, neighbour solicitation)."""
+    mac = f"02:00:00:09:00:{port:02x}"
+    if ":" in target:
+        group = in6_getnsma(socket.inet_pton(socket.AF_INET6, target))
+        ip = IPv6(src=source, dst=socket.inet_ntop(socket.AF_INET6, group), hlim=255)
+        asked = (
+            Ether(src=mac, dst=in6_getnsmac(group)) / ip / ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+        )
+    else:
+        asked = Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=source, pdst=target)
+    verdict = pipeline.run(port, bytes(asked), 0)
+    if verdict == Drop(DropReason.NEIGHBOR_IGNORED):
+        return None
+    assert isinstance(verdict, Forward) and verdict.port == port, verdict
+    told = Ether(verdict.frame)
+    assert told.dst == mac
+    if ":" in target:
+        assert told[ICMPv6ND_NA].tgt == target
+        return str(told[ICMPv6NDOptDstLLAddr].lladdr)
+    assert (told[ARP].op, told[ARP].psrc, told[ARP].pdst) == (2, target, source)
+    return str(told[ARP].hwsrc)
+
+
 class Walk:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -124,6 +158,13 @@ class Walk:
         """Where its first interface is attached."""
         interface = self._topology.host(host).interfaces[0]
         return interface.node, self._topology.port_number(interface.node, self._topology.host(host).port(interface))
+
+    def ask(self, host: str, target: str) -> str | None:
+        """The MAC that the host is told for `target`. It asks from its first address of that family."""
+        node, port = self.place(host)
+        addresses = self._topology.host(host).interfaces[0].addresses
+        source = next(one for one in addresses if (":" in one) == (":" in target))
+        return ask(self.pipelines[node], port, source, target)
 
     def send(self, host: str, packet: Packet) -> Outcome:
         """`packet` (IP) as the host's first interface sends it to its gateway."""

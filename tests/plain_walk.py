@@ -5,6 +5,7 @@ packet is walked node by node too, once for each SR Policy and candidate path, s
 one: all live candidate paths must end in the same context.
 """
 
+import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -113,7 +114,23 @@ class PlainWalk:
             return End(None, "for the gateway", None, (node,))
         if at.look_up("source_guard", ingress_port=port, source=source) is None:
             return End(None, "source not admitted", None, (node,))
-        return self.decapsulated(node, attachment.params[0][1], packet)
+        context = attachment.params[0][1]
+        end = self.decapsulated(node, context, packet)
+        if end.delivered is not None and not self._is_next_mac_known(node, port, context, packet):
+            return End(None, "nobody answers for it", end.first, (node,))
+        return end
+
+    def _is_next_mac_known(self, node: str, port: int, context: int, packet: Packet) -> bool:
+        """A host asks who has what is on its link. The edge answers for what is behind another port, hosts for
+        themselves."""
+        network = self._world.topology.network(packet.network)
+        destination = ipaddress.ip_address(packet.destination)
+        if not any(destination in ipaddress.ip_network(text) for text in network.prefixes):
+            return True
+        at = self._tables[node]
+        route = at.look_up("route", context=context, destination=address(packet.destination))
+        hop = at.look_up("next_hop", next_hop=route.params[0][1]) if route is not None else None
+        return hop is not None and hop.params[0][1] != port
 
     def arrive(self, node: str, port: int, sid: int, packet: Packet) -> End:
         """`packet` inside an outer one to `sid`, as a neighbour sends it into the tunnel that ends at `port`."""

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
-from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
 from controller import explain, tracing
@@ -17,7 +15,6 @@ from controller.model.inventory import Inventory
 from controller.model.trace import Probe, Trace
 from controller.reconcile.edges import edge_numbers
 from dataplane.reasons import DropReason
-from dataplane.reference import Drop, Forward
 from tests.packet_walk import Walk, echo, tcp
 from tests.simulator import World
 from topologies.topology_file import load
@@ -98,22 +95,7 @@ def test_largest_inner_packet_fits_the_links(world: World) -> None:
 def test_an_edge_answers_for_hosts_behind_other_edges(world: World, host: str, target: str, answered: bool) -> None:
     walk = Walk(world)
     node, port = walk.place(host)
-    addresses = TOPOLOGY.host(host).interfaces[0].addresses
-    mac = f"02:00:00:09:00:{port:02x}"
-    if ":" in target:
-        source = next(one for one in addresses if ":" in one)
-        solicitation = ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
-        frame = (
-            Ether(src=mac, dst="33:33:ff:00:00:01") / IPv6(src=source, dst="ff02::1:ff00:1", hlim=255) / solicitation
-        )
-    else:
-        frame = Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=addresses[0], pdst=target)
-    verdict = walk.pipelines[node].run(port, bytes(frame), 0)
-    if answered:
-        assert isinstance(verdict, Forward) and verdict.port == port
-        assert verdict.frame[6:12] == walk.pipelines[node].ports[port].mac
-    else:
-        assert verdict == Drop(DropReason.NEIGHBOR_IGNORED)
+    assert walk.ask(host, target) == (walk.pipelines[node].ports[port].mac.hex(":") if answered else None)
 
 
 def test_isolation_holds_between_edges_and_spares_those_isolated_together(world: World) -> None:

@@ -4,40 +4,26 @@ The bulk is evaluated by plain table semantics (longest prefix, highest priority
 what is delivered is answered; a sample goes as frames through the reference pipeline, hop by hop over every link.
 """
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-import msgspec
 import pytest
-import scapy.packet
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 
 from controller.fulfillment import numbering
 from controller.fulfillment.claims import Claim, Index, Places
 from controller.fulfillment.conflict import Kind, against, misfit
-from controller.fulfillment.fabric import fabric
-from controller.fulfillment.graph import graph
-from controller.fulfillment.meaning import Decision, Meaning, Packet
-from controller.fulfillment.place import place
-from controller.fulfillment.realize import Realized, realize
+from controller.fulfillment.meaning import Decision, Meaning, Packet, resolve
 from controller.fulfillment.rulebook import rulebook
 from controller.fulfillment.translate import translate
-from controller.model.course import Course, Stage
 from controller.model.entry import Entry
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
-from controller.model.plan import Plan
 from controller.model.requirements import Requirements
-from controller.reconcile.edges import numbered_edges
-from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import DropReason, L4Class
-from dataplane.reference import Pipeline, Port
 from tests import generated_intents as generated
-from tests.packet_walk import Outcome, Place, echo, ip, table_entries, tcp, travel, udp
+from tests.compiled_intents import Frames, compiled
 
 CONFIGURATIONS, PACKETS = 100, 2000
 FRAMES = 50
@@ -153,64 +139,6 @@ def agreed(chance: random.Random, known: Inventory) -> list[Intent]:
     return found
 
 
-def mac(node: str, port: int) -> str:
-    return f"02:00:00:{ord(node[0]):02x}:{int(node[1]):02x}:{port:02x}"
-
-
-def described(known: Inventory) -> dict[str, NodeDescription]:
-    """What the nodes say: that they have all ports that anything is at."""
-    hosts = [(one.node, one.port, PortRole.ATTACHMENT) for two in known.networks.values() for one in two.attachments]
-    ends = [end for link in known.links.values() for end in (link.a, link.b) if end is not None]
-    ports = hosts + [(end.node, end.port, PortRole.FABRIC) for end in ends]
-    return {
-        name: NodeDescription(
-            name=name,
-            software="",
-            wireguard="",
-            boot_epoch_s=0,
-            layout="",
-            ports=tuple(
-                PortStatus(number=port, interface="", role=role, mac=mac(name, port), mtu=2000, carrier=True)
-                for node, port, role in ports
-                if node == name
-            ),
-            borders=(),
-            host_state=HostState(),
-        )
-        for name in known.nodes
-    }
-
-
-def compiled(intents: list[Intent], known: Inventory) -> dict[str, tuple[Entry, ...]]:
-    """The entries of each node."""
-    courses, isolations, slot = [], [], 0
-    for serial, intent in enumerate(intents, 1):
-        requirements = translate(intent, rulebook(()), known)
-        assert isinstance(requirements, Requirements)
-        isolations += [requirements.isolation] if requirements.isolation is not None else []
-        for number, connection in enumerate(requirements.connections):
-            plan = place(
-                connection,
-                graph(known, "shop"),
-                name=f"{intent.name}.{number}",
-                owner=f"intents/{intent.name}",
-                priority=intent.priority,
-                serial=serial,
-            )
-            assert isinstance(plan, Plan), plan
-            slots = tuple(range(slot + 1, slot + 1 + len(plan.sr_policies)))
-            slot = slots[-1]
-            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE))
-    courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
-    indices = {name: index for index, name in enumerate(sorted(known.networks), 1)}
-    numbers: dict[str, dict[str, int]] = {}
-    for number, (network, node) in enumerate(numbered_edges(known, "shop"), 1):
-        numbers.setdefault(network, {})[node] = number
-    nodes = described(known)
-    found = realize(known, fabric(known, nodes, "shop"), nodes, indices, numbers, isolations, courses, Realized())
-    return {name: state.entries for name, state in found.states.items()}
-
-
 def packets(chance: random.Random, known: Inventory, count: int) -> Iterator[tuple[tuple[str, int], Packet]]:
     """From an attachment, of any source in the inventory; half of them between hosts."""
     there, contents = generated.addresses(known), generated.contents()
@@ -299,82 +227,61 @@ def test_entries_do_what_intents_permit(batch: int) -> None:
     assert min(carried, isolated, between_edges, answered) > 100
 
 
-class Frames:
-    """A generated domain as reference pipelines with wires between."""
-
-    def __init__(self, entries: Mapping[str, tuple[Entry, ...]], known: Inventory, live: int) -> None:
-        """`live`: bits of the candidate paths that are up, where there are several."""
-        self._wires: dict[Place, Place] = {}
-        for link in known.links.values():
-            assert link.b is not None
-            a, b = (link.a.node, link.a.port), (link.b.node, link.b.port)
-            self._wires |= {a: b, b: a}
-        hosts = [one for network in known.networks.values() for one in network.attachments]
-        self._hosts = {(one.node, one.port): one.name for one in hosts}
-        self._pipelines = {}
-        for name, description in described(known).items():
-            ports = {one.number: Port(mac=bytes.fromhex(one.mac.replace(":", ""))) for one in description.ports}
-            held = table_entries(_with_live(entry, live) for entry in entries[name])
-            pipeline = self._pipelines[name] = Pipeline(held, ports)
-            for one in hosts:
-                if one.node == name:
-                    macs = {
-                        (one.port, numbering.address(text)): bytes([2, 0, 0, 9, 0, one.port]) for text in one.addresses
-                    }
-                    pipeline.neighbors |= macs
-
-    def send(self, where: Place, packet: Packet) -> Outcome:
-        frame = bytes(Ether(src=f"02:00:00:09:00:{where[1]:02x}", dst=mac(*where)) / on_the_wire(packet))
-        return travel(self._pipelines, self._wires, self._hosts, where, frame, 0)
-
-
-def _with_live(entry: Entry, live: int) -> Entry:
-    if entry.action != "set_live" or entry.params != (("live", 3),):
-        return entry
-    return msgspec.structs.replace(entry, params=(("live", live),))
-
-
-def on_the_wire(packet: Packet) -> scapy.packet.Packet:
-    ends, ports = (packet.source, packet.destination), (packet.destination_port, packet.source_port)
-    six = ":" in packet.source
-    match packet.l4_class:
-        case L4Class.TCP_OPEN | L4Class.TCP:
-            return tcp(*ends, ports[0], "S" if packet.l4_class == L4Class.TCP_OPEN else "A", ports[1])
-        case L4Class.UDP:
-            return udp(*ends, *ports)
-        case L4Class.ECHO_REQUEST | L4Class.ECHO_REPLY:
-            return echo(*ends, reply=packet.l4_class == L4Class.ECHO_REPLY)
-        case L4Class.ICMP_ERROR:
-            return ip(*ends) / (ICMPv6DestUnreach() if six else ICMP(type=3)) / Raw(bytes(48))
-        case L4Class.OTHER:
-            return IPv6(src=ends[0], dst=ends[1], nh=99) if six else IP(src=ends[0], dst=ends[1], proto=99)
+def neighbors(intents: list[Intent], known: Inventory) -> set[tuple[str, str, int]]:
+    """(node, network, address): whom a node may answer for to hosts of a network: there are some that an intent leads
+    to the address, or it is in the network."""
+    nodes = {
+        (name, numbering.address(text)): one.node
+        for name, network in known.networks.items()
+        for one in network.attachments
+        for text in one.addresses
+    }
+    found = {(host.node, name, one) for name, one in nodes for host in known.networks[name].attachments}
+    for intent in intents:
+        for clause in resolve(intent, known).clauses:
+            for source, (to, destination, _) in itertools.product(clause.sources, clause.destinations):
+                found.add((nodes[source], source[0], destination))
+                found.add((nodes[to, destination], to, source[1]))
+    return found
 
 
 def test_frames_find_the_way_that_the_meaning_says() -> None:
-    """Candidate paths by turns: the best, the other one."""
-    sent, between_edges, reasons = 0, 0, Counter[str]()
+    """Candidate paths by turns: the best, the other one. What is on their link hosts ask for first."""
+    sent, between_edges, led_to, unanswered, reasons = 0, 0, 0, 0, Counter[str]()
     for seed in range(CONFIGURATIONS):
         chance = random.Random(seed)
         known = generated.inventory(chance, far=False)
         intents = agreed(chance, known)
         meaning, frames = Meaning(intents, known), Frames(compiled(intents, known), known, 1 + seed % 2)
-        for where, packet in packets(chance, known, FRAMES):
-            decision = meant(meaning, known, where, packet)
+        may_be_told = neighbors(intents, known)
+        drawn = [(*sent_by, meant(meaning, known, *sent_by)) for sent_by in packets(chance, known, PACKETS // 4)]
+        carried = [one for one in drawn if one[2].allowed and one[2].to != one[1].network]
+        for where, packet, decision in (*drawn[:FRAMES], *carried[:FRAMES]):
+            asked = frames.is_on_link(packet)
+            answered = asked and frames.is_answered(where, packet)
             outcome = frames.send(where, packet)
-            told = f"seed {seed}: {packet} {decision} {outcome.delivered} {outcome.path} {outcome.reason!r}"
+            found = f"seed {seed}: {packet} {decision} {outcome.delivered} {outcome.path} {outcome.reason!r}"
             sent += 1
+            unanswered += asked and not answered
+            if answered:
+                assert (where[0], packet.network, numbering.address(packet.destination)) in may_be_told, found
             if decision.allowed:
                 ends = {
                     host.name
                     for host in known.networks[decision.to].attachments
                     if packet.destination in host.addresses
                 }
-                assert outcome.delivered in ends, told
+                assert outcome.delivered in ends, found
+                assert answered or not asked, found
                 between_edges += decision.owner.startswith("networks/") and outcome.node != where[0]
+                led_to += asked and decision.to != packet.network and outcome.node != where[0]
             else:
-                assert not outcome.delivered and outcome.node == where[0], told
-                assert (outcome.reason == DropReason.ISOLATED) == (decision.owner != ""), told
+                assert not outcome.delivered and outcome.node == where[0], found
+                assert (outcome.reason == DropReason.ISOLATED) == (decision.owner != ""), found
                 reasons[outcome.reason.name] += 1
-    print(f"{sent} frames, {between_edges} of a network between edges; {dict(reasons)}")
-    assert sent >= 2000 and between_edges > 20
+    print(
+        f"{sent} frames, {between_edges} of a network between edges, {led_to} asked for by who is led to another; "
+        f"{unanswered} questions unanswered; {dict(reasons)}"
+    )
+    assert sent >= 2000 and min(between_edges, led_to, unanswered) > 20
     assert set(reasons) == {"ISOLATED", "NOT_PERMITTED", "SOURCE_NOT_ADMITTED"}

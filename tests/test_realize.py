@@ -1,6 +1,7 @@
 """Two meanings agree: what the entries deliver (by the reference pipeline) equals what the intents permit."""
 
 import itertools
+import json
 
 import pytest
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
@@ -8,6 +9,7 @@ from scapy.layers.l2 import Ether
 
 from controller.model.entry import Entry
 from dataplane.reasons import DropReason
+from dataplane.reference import Forward
 from tests.packet_walk import Walk, echo, tcp, udp
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -213,3 +215,58 @@ def test_equal_histories_give_equal_bytes() -> None:
         return [list(node.entries.values()) for node in world.nodes.values()]
 
     assert entries() == entries()
+
+
+WIDE = ("10.0.0.0/8", "2001:db8::/32")
+ASKED = [
+    ("cx1", AY1, True),
+    ("cx1", AY1_6, True),
+    ("cx1", CX1, False),
+    ("cx1", "10.2.0.11", False),
+    ("cx1", "2001:db8:2::11", False),
+    ("cz1", AY1, False),
+    ("ay1", CX1, True),
+    ("ay1", CX1_6, True),
+    ("ay1", AY1, False),
+    ("ay1", CX2, False),
+    ("ar1", CX1, False),
+]
+"""Host, whom it asks for, whether the edge answers while the intent is active."""
+
+
+def test_what_an_intent_leads_to_is_answered_for_where_hosts_take_it_for_a_neighbor() -> None:
+    """At each step of the way, just while packets go there too."""
+    world = World()
+    world.start()
+    for domain, name in (("shop", "shop/customer-x"), ("insight", "insight/analytics")):
+        network = world.get(domain, "networks", name)
+        manifest = {"kind": "Network", "metadata": network.metadata, "spec": network.spec | {"prefixes": WIDE}}
+        reply = world.apply(domain, json.dumps({"apiVersion": "netstitch/v1", **manifest}))
+        assert reply is not None and not reply.problems and not reply.conflict, reply
+    world.run(2.0)
+    sent = {"cx1": tcp(CX1, AY1, 443), "ay1": tcp(AY1, CX1, 40000, "SA", 443)}
+
+    def led() -> frozenset[str]:
+        """Hosts whose packets leave the edge."""
+        walk = Walk(world)
+        found = set()
+        for host, packet in sent.items():
+            node, port = walk.place(host)
+            to_edge = Ether(dst=walk.pipelines[node].ports[port].mac.hex(":")) / packet
+            if isinstance(walk.pipelines[node].run(port, bytes(to_edge), 0), Forward):
+                found.add(host)
+        for host, target, answered in ASKED:
+            assert (walk.ask(host, target) is not None) == (answered and host in found), (host, target, found)
+        return frozenset(found)
+
+    assert led() == set()
+    changes = (lambda: world.apply("shop", ORDER_PROCESSING), lambda: world.delete("shop", "order-processing"))
+    for change, hosts in zip(changes, ({"cx1", "ay1"}, set()), strict=True):
+        change()
+        seen = set()
+        for _ in range(150):
+            world.run(0.0007)
+            seen.add(led())
+        world.run(2.0)
+        world.check_settled()
+        assert led() == hosts and len(seen) > 1

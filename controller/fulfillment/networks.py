@@ -1,9 +1,18 @@
 """Own networks at their edges: hosts, gateways, who may reach whom."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from controller.fulfillment import numbering
-from controller.fulfillment.fabric import attachment_entry, mac_address, port_status, resolve_entry, route_entry
+from controller.fulfillment.claims import common
+from controller.fulfillment.fabric import (
+    attachment_entry,
+    forward_entry,
+    mac_address,
+    port_status,
+    resolve_entry,
+    route_entry,
+)
 from controller.fulfillment.rules import (
     DEFAULT_PRIORITY,
     ISOLATE_PRIORITY,
@@ -53,6 +62,30 @@ def network_entries(
         return (*entries, steer, *compile_rules(index, rules, classes, _attached(network, node)))
     except NoRoom as full:
         raise NoRoom(full.table, full.needed, node) from full
+
+
+def on_link_entries(network: Network, index: int, rules: Iterable[Rule], local: Iterable[Entry]) -> tuple[Entry, ...]:
+    """At one edge, routes to where `rules` lead inside the network's own prefixes, though it is no host of its.
+
+    A host takes such an address for a neighbour's and asks who has it, and the edge answers only for what it has a
+    route to. What is sent there is steered. `local`: routes to attached hosts of other networks, which are enough.
+    """
+    own = [numbering.prefix(text) for text in network.prefixes]
+    known = {(numbering.address(text), 128) for one in network.attachments for text in one.addresses}
+    there = [one for entry in local for one in entry.match if one.field == "destination"]
+    known |= {(one.value, one.prefix_length or 0) for one in there}
+    owners: dict[tuple[int, int], str] = {}
+    for rule in rules:
+        led_to = () if rule.drop is not None else rule.destination or ()
+        for mine, far in itertools.product(own, map(numbering.prefix, led_to)):
+            on_link = common(mine, far)
+            if on_link is not None and on_link not in known:
+                owners[on_link] = min(rule.owner, owners.get(on_link, rule.owner))
+    if not owners:
+        return ()
+    hop = numbering.BEHIND_ANOTHER_EDGE
+    routes = [route_entry(index, one, hop, owner) for one, owner in sorted(owners.items())]
+    return (forward_entry(hop, 0, 0, 0, min(owners.values())), *routes)
 
 
 def gateways(networks: Iterable[Network], node: str) -> tuple[Gateway, ...]:

@@ -23,7 +23,7 @@ from controller.fulfillment.carry import (
 )
 from controller.fulfillment.edges import edge_entries, edge_legs
 from controller.fulfillment.fabric import Fabric, edges, tunnel_entries
-from controller.fulfillment.networks import gateways, isolation_rules, network_entries, together_rules
+from controller.fulfillment.networks import gateways, isolation_rules, network_entries, on_link_entries, together_rules
 from controller.fulfillment.room import NEVER_FULL, in_the_end
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
@@ -207,7 +207,9 @@ def _networks(
                 (network, node, index, to_others, *ones),
                 together_rules,
             )
-            rules = (*everywhere.get(name, ()), *together, *here.get((name, node), ()))
+            rules = keeper.same(
+                f"rules {name} {node}", (*everywhere.get(name, ()), *together, *here.get((name, node), ()))
+            )
             compiled = keeper.keep(
                 f"network {name} {node}",
                 (
@@ -215,7 +217,7 @@ def _networks(
                     node,
                     index,
                     to_others,
-                    keeper.same(f"rules {name} {node}", rules),
+                    rules,
                     classes,
                     descriptions.get(node),
                 ),
@@ -226,8 +228,16 @@ def _networks(
                 ),
             )
             parts[node].append(compiled)
-            if (name, node) in routes:
-                parts[node].append(keeper.pack(tuple(routes[name, node])))
+            local = keeper.same(f"local routes {name} {node}", tuple(routes.get((name, node), ())))
+            parts[node].append(
+                keeper.keep(
+                    f"routes {name} {node}",
+                    (network, index, rules, local),
+                    lambda network, index, rules, local: keeper.pack(
+                        (*local, *on_link_entries(network, index, rules, local))
+                    ),
+                )
+            )
 
 
 def _hosts(

@@ -1,0 +1,159 @@
+"""Intents of one generated domain, compiled, and frames through its nodes."""
+
+import ipaddress
+from collections.abc import Mapping
+
+import msgspec
+import scapy.packet
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from controller.fulfillment import numbering
+from controller.fulfillment.fabric import fabric
+from controller.fulfillment.graph import graph
+from controller.fulfillment.meaning import Packet
+from controller.fulfillment.place import place
+from controller.fulfillment.realize import Realized, realize
+from controller.fulfillment.rulebook import rulebook
+from controller.fulfillment.translate import translate
+from controller.model.course import Course, Stage
+from controller.model.entry import Entry
+from controller.model.intent import Intent
+from controller.model.inventory import Inventory
+from controller.model.plan import Plan
+from controller.model.requirements import Isolation, Requirements
+from controller.reconcile.edges import numbered_edges
+from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
+from dataplane.reasons import L4Class
+from dataplane.reference import Pipeline, Port
+from tests.packet_walk import Outcome, Place, ask, echo, ip, table_entries, tcp, travel, udp
+
+
+def mac(node: str, port: int) -> str:
+    return f"02:00:00:{ord(node[0]):02x}:{int(node[1]):02x}:{port:02x}"
+
+
+def described(known: Inventory) -> dict[str, NodeDescription]:
+    """What the nodes say: that they have all ports that anything is at."""
+    hosts = [(one.node, one.port, PortRole.ATTACHMENT) for two in known.networks.values() for one in two.attachments]
+    ends = [end for link in known.links.values() for end in (link.a, link.b) if end is not None]
+    ports = hosts + [(end.node, end.port, PortRole.FABRIC) for end in ends]
+    return {
+        name: NodeDescription(
+            name=name,
+            software="",
+            wireguard="",
+            boot_epoch_s=0,
+            layout="",
+            ports=tuple(
+                PortStatus(number=port, interface="", role=role, mac=mac(name, port), mtu=2000, carrier=True)
+                for node, port, role in ports
+                if node == name
+            ),
+            borders=(),
+            host_state=HostState(),
+        )
+        for name in known.nodes
+    }
+
+
+def compiled(intents: list[Intent], known: Inventory) -> dict[str, tuple[Entry, ...]]:
+    """The entries of each node."""
+    courses: list[Course] = []
+    isolations: list[Isolation] = []
+    slot = 0
+    for serial, intent in enumerate(intents, 1):
+        requirements = translate(intent, rulebook(()), known)
+        assert isinstance(requirements, Requirements)
+        isolations += [requirements.isolation] if requirements.isolation is not None else []
+        for number, connection in enumerate(requirements.connections):
+            plan = place(
+                connection,
+                graph(known, "shop"),
+                name=f"{intent.name}.{number}",
+                owner=f"intents/{intent.name}",
+                priority=intent.priority,
+                serial=serial,
+            )
+            assert isinstance(plan, Plan), plan
+            slots = tuple(range(slot + 1, slot + 1 + len(plan.sr_policies)))
+            slot = slots[-1]
+            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE))
+    courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
+    return realized(known, isolations, courses)
+
+
+def realized(known: Inventory, isolations: list[Isolation], courses: list[Course]) -> dict[str, tuple[Entry, ...]]:
+    """The entries of each node."""
+    indices = {name: index for index, name in enumerate(sorted(known.networks), 1)}
+    numbers: dict[str, dict[str, int]] = {}
+    for number, (network, node) in enumerate(numbered_edges(known, "shop"), 1):
+        numbers.setdefault(network, {})[node] = number
+    nodes = described(known)
+    found = realize(known, fabric(known, nodes, "shop"), nodes, indices, numbers, isolations, courses, Realized())
+    return {name: state.entries for name, state in found.states.items()}
+
+
+class Frames:
+    """A generated domain as reference pipelines with wires between."""
+
+    def __init__(self, entries: Mapping[str, tuple[Entry, ...]], known: Inventory, live: int) -> None:
+        """`live`: bits of the candidate paths that are up, where there are several."""
+        self._known = known
+        self._wires: dict[Place, Place] = {}
+        for link in known.links.values():
+            assert link.b is not None
+            a, b = (link.a.node, link.a.port), (link.b.node, link.b.port)
+            self._wires |= {a: b, b: a}
+        hosts = [one for network in known.networks.values() for one in network.attachments]
+        self._hosts = {(one.node, one.port): one.name for one in hosts}
+        self._pipelines = {}
+        for name, description in described(known).items():
+            ports = {one.number: Port(mac=bytes.fromhex(one.mac.replace(":", ""))) for one in description.ports}
+            held = table_entries(_with_live(entry, live) for entry in entries[name])
+            pipeline = self._pipelines[name] = Pipeline(held, ports)
+            for one in hosts:
+                if one.node == name:
+                    macs = {
+                        (one.port, numbering.address(text)): bytes([2, 0, 0, 9, 0, one.port]) for text in one.addresses
+                    }
+                    pipeline.neighbors |= macs
+
+    def is_on_link(self, packet: Packet) -> bool:
+        """So that a host asks who has the destination, and does not send to its gateway."""
+        prefixes = map(ipaddress.ip_network, self._known.networks[packet.network].prefixes)
+        return any(ipaddress.ip_address(packet.destination) in prefix for prefix in prefixes)
+
+    def is_answered(self, where: Place, packet: Packet) -> bool:
+        told = ask(self._pipelines[where[0]], where[1], packet.source, packet.destination)
+        assert told in (None, mac(*where))
+        return told is not None
+
+    def send(self, where: Place, packet: Packet) -> Outcome:
+        """To the edge's MAC, whoever told it."""
+        frame = bytes(Ether(src=f"02:00:00:09:00:{where[1]:02x}", dst=mac(*where)) / on_the_wire(packet))
+        return travel(self._pipelines, self._wires, self._hosts, where, frame, 0)
+
+
+def _with_live(entry: Entry, live: int) -> Entry:
+    if entry.action != "set_live" or entry.params != (("live", 3),):
+        return entry
+    return msgspec.structs.replace(entry, params=(("live", live),))
+
+
+def on_the_wire(packet: Packet) -> scapy.packet.Packet:
+    ends, ports = (packet.source, packet.destination), (packet.destination_port, packet.source_port)
+    six = ":" in packet.source
+    match packet.l4_class:
+        case L4Class.TCP_OPEN | L4Class.TCP:
+            return tcp(*ends, ports[0], "S" if packet.l4_class == L4Class.TCP_OPEN else "A", ports[1])
+        case L4Class.UDP:
+            return udp(*ends, *ports)
+        case L4Class.ECHO_REQUEST | L4Class.ECHO_REPLY:
+            return echo(*ends, reply=packet.l4_class == L4Class.ECHO_REPLY)
+        case L4Class.ICMP_ERROR:
+            return ip(*ends) / (ICMPv6DestUnreach() if six else ICMP(type=3)) / Raw(bytes(48))
+        case L4Class.OTHER:
+            return IPv6(src=ends[0], dst=ends[1], nh=99) if six else IP(src=ends[0], dst=ends[1], proto=99)
