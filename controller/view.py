@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import borders, terms_in_force
+from controller.fulfillment.carry import borders, candidate_lists, terms_in_force
 from controller.fulfillment.fabric import edges
 from controller.language.manifest import to_manifest
 from controller.language.scalars import print_ports
@@ -220,10 +220,8 @@ def segment_lists(state: State, course: Course) -> list[list[str]]:
     """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
     lists: list[list[str]] = []
     for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
-        for path in policy.candidate_paths:
-            compiled = state.fabric.compile_path(path, reverse=False)
-            tail = numbering.tail_sid(state.fabric.locators[policy.endpoint], slot, numbering.Direction.FORWARD)
-            lists.append([numbering.sid_text(segment) for segment in (*compiled.segments, tail)])
+        for compiled, tail_sid in candidate_lists(state.fabric, slot, policy, numbering.Direction.FORWARD):
+            lists.append([numbering.sid_text(segment) for segment in (*compiled.segments, tail_sid)])
     _, downstream = borders(course, state.fabric)
     if downstream is not None:
         lists.append([downstream.peer.sid])

@@ -7,6 +7,7 @@ import pytest
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
 from scapy.layers.l2 import Ether
 
+from controller.fulfillment import numbering
 from controller.model.entry import Entry
 from dataplane.reasons import DropReason
 from dataplane.reference import Forward
@@ -102,6 +103,34 @@ def test_srv6_header_has_the_planned_segments(world: World) -> None:
     assert tc1 == "5f00:2:2:1::" and t2.startswith("5f00:2:4:1")
     (course,) = world.controllers["transit"].state.courses.values()
     assert frame[IPv6].fl >> 6 == course.slots[0]
+
+
+def test_segments_shown_are_those_that_packets_get() -> None:
+    """Also where the second candidate path is a parallel link; and what nodes are without is written anew."""
+    world = World()
+    link = """
+apiVersion: netstitch/v1
+kind: Link
+metadata: {name: beside}
+spec: {a: {node: se1, port: 99}, b: {node: sg1, port: 99}, delay_ms: 0, rate_mbit: 1000, loss_percent: 0, mtu: 1500}
+"""
+    world.start()
+    reply = world.apply("shop", link)
+    assert reply is not None and not reply.problems, reply
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    paths = [one for one in world.nodes["se1"].entries.values() if one.table == "sr_policy"]
+    segments = [numbering.sid_text(dict(one.params)["segment_list_0"]) for one in paths]
+    shown = world.get("shop", "intents", "order-processing").status["segments"]
+    assert shown[:2] == [[one] for one in segments] and len(set(segments)) == 2
+    for node in ("se1", "sg1"):
+        held = dict(world.nodes[node].entries)
+        without = {key: one for key, one in held.items() if one.table not in ("sr_policy", "local_sid", "route")}
+        world.controllers["shop"].crash()
+        world.nodes[node].entries = without
+        world.controllers["shop"].start()
+        world.run(3.0)
+        assert world.nodes[node].entries == held != without
 
 
 def test_largest_inner_packet_fits_every_link_of_the_chain(world: World) -> None:

@@ -13,6 +13,7 @@ from controller.fulfillment import numbering
 from controller.fulfillment.fabric import (
     Crossing,
     Fabric,
+    SegmentList,
     encapsulation_bytes,
     encapsulation_entries,
     local_sid_entry,
@@ -73,6 +74,28 @@ def inside_mtu(plan: Plan, fabric: Fabric) -> int:
             compiled = fabric.compile_path(path, reverse=False)
             sizes.append(compiled.mtu - encapsulation_bytes(len(compiled.segments) + 1))
     return min(sizes)
+
+
+def candidate_lists(
+    fabric: Fabric, slot: int, policy: SrPolicy, direction: Direction
+) -> tuple[tuple[SegmentList, int], ...]:
+    """Each candidate path with the tail's SID that it ends at, best first.
+
+    The last hop is pinned by a route to that SID. So where candidate paths come from one node to the tail by different
+    links, each link has its own.
+    """
+    forward = direction == FORWARD
+    locator = fabric.locators[policy.endpoint if forward else policy.headend]
+    links: dict[str, list[str]] = {}
+    lists = []
+    for path in policy.candidate_paths:
+        before_tail, link = (path.nodes[-2], path.links[-1]) if forward else (path.nodes[1], path.links[0])
+        parallel = links.setdefault(before_tail, [])
+        if link not in parallel:
+            parallel.append(link)
+        tail_sid = numbering.tail_sid(locator, slot, direction, parallel.index(link))
+        lists.append((fabric.compile_path(path, reverse=not forward), tail_sid))
+    return tuple(lists)
 
 
 def carry(course: Course, fabric: Fabric, classes: PortClasses) -> dict[str, tuple[Entry, ...]]:
@@ -212,22 +235,18 @@ class _Carrier:
         """From one end of an SR Policy to the other, where it goes on."""
         forward = direction == FORWARD
         head, tail = (policy.headend, policy.endpoint) if forward else (policy.endpoint, policy.headend)
-        tail_sid = numbering.tail_sid(self._fabric.locators[tail], slot, direction)
-        lists = []
-        for path in policy.candidate_paths:
-            compiled = self._fabric.compile_path(path, reverse=not forward)
-            lists.append((*compiled.segments, tail_sid))
+        lists = candidate_lists(self._fabric, slot, policy, direction)
+        segments = [(*compiled.segments, tail_sid) for compiled, tail_sid in lists]
+        self._encapsulate(head, slot, direction, numbering.leg(slot, Leg.INSIDE, direction), segments)
+        context = numbering.tail_context(slot, direction)
+        for compiled, tail_sid in lists:
             if compiled.last_hop is not None:
                 node, hop = compiled.last_hop
                 self._add(node, route_entry(FABRIC_CONTEXT, (tail_sid, 128), hop, self._owner))
-        self._encapsulate(head, slot, direction, numbering.leg(slot, Leg.INSIDE, direction), lists)
-        context = numbering.tail_context(slot, direction)
+        for tail_sid in sorted({tail_sid for _, tail_sid in lists}):
+            self._add(tail, local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", (("context", context),), self._owner))
         onward = self._downstream if forward else self._upstream
         leg = numbering.leg(slot, Leg.BORDER if onward is not None else Leg.DELIVER, direction)
-        self._add(
-            tail,
-            local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", (("context", context),), self._owner),
-        )
         self._permit(tail, context, flow_rules(self._course, policy, direction, leg))
         if onward is None:
             self._deliver_here(tail, context, leg, direction)

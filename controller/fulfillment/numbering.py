@@ -7,9 +7,10 @@
 | leg of a network | 16384 + index: to hosts behind the same edge; 16640 + edge number: to those behind another |
 | legs of a plan | 16 slot + `Leg` |
 | SR Policy, liveness group | 2 slot forward, 2 slot + 1 reverse; 1801 + edge number: to that edge of a network |
-| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels), 2048: behind another edge |
+| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels), 2048: behind another edge, own or not |
 | SID functions of a node | 1: End; 0x0100 + port: End.X; 0x0200 + port: End for what came by that port |
 | SID functions of a plan (End.DT46) | 0x1000 + 4 slot: tail forward, tail reverse, border forward, border reverse |
+| SID functions of a plan (End.DT46), tail by a parallel link | 0x8000 + 16 slot + 2 place of the link + direction |
 | SID functions of a network (End.DT46) | 0x4000 + 2 index: by the first candidate path, + 1: by the second |
 
 Edge numbers, 1 to 246, are those of an edge of a network that has several; no two in a domain are the same.
@@ -26,6 +27,7 @@ END_BY_PORT = 0x0200
 END_DT46 = 0x1000
 MAX_NETWORKS = 255
 NETWORK_DT46 = 0x4000
+PARALLEL_DT46 = 0x8000
 MAX_SLOTS = 900
 MAX_EDGE_NUMBERS = 246
 """The 2,048 SR Policies of a node without those of the slots."""
@@ -87,7 +89,10 @@ def sid(locator: int, function: int) -> int:
     return locator | function << 64
 
 
-def tail_sid(locator: int, slot: int, direction: Direction) -> int:
+def tail_sid(locator: int, slot: int, direction: Direction, parallel: int = 0) -> int:
+    """`parallel`: place among the links by which candidate paths come from one node to the tail, 0 to 7."""
+    if parallel:
+        return sid(locator, PARALLEL_DT46 + 16 * slot + 2 * parallel + direction)
     return sid(locator, END_DT46 + 4 * slot + direction)
 
 
