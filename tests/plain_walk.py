@@ -92,6 +92,7 @@ class Dropped(Exception):
 
 class PlainWalk:
     def __init__(self, world: World, now_s: float) -> None:
+        self._topology = world.topology
         self._now_boottime_s = now_s - BOOT_EPOCH_S
         self._tables = {name: Tables(node.entries.values()) for name, node in world.nodes.items()}
         self._wires = _wires(world)
@@ -123,7 +124,7 @@ class PlainWalk:
     def _is_next_mac_known(self, node: str, port: int, context: int, packet: Packet) -> bool:
         """A host asks who has what is on its link. The edge answers for what is behind another port, hosts for
         themselves."""
-        network = self._world.topology.network(packet.network)
+        network = self._topology.network(packet.network)
         destination = ipaddress.ip_address(packet.destination)
         if not any(destination in ipaddress.ip_network(text) for text in network.prefixes):
             return True
