@@ -154,7 +154,7 @@ def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) ->
     """With its agreements and, unless `brief`, what it has installed."""
     path = " ".join(view.path_of(course))
     text = f"{course.plan.name}: {course.stage}, path {path}"
-    text += f", latency {view.latency_us(course) / 1000:g} ms, cost {course.plan.cost}"
+    text += f", latency {course.latency_us / 1000:g} ms, cost {course.plan.cost}"
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 

@@ -19,6 +19,7 @@ from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
+from controller.reconcile.carriers import cut, without_carrier
 from controller.reconcile.state import State
 from controller.reconcile.undertakings import expired
 
@@ -97,7 +98,15 @@ def _origins(requirements: Requirements) -> list[dict[str, str]]:
     ]
 
 
-_ORDER = [Phase.UNSATISFIABLE, Phase.REFUSED, Phase.PENDING, Phase.NEGOTIATING, Phase.INSTALLING, Phase.ACTIVE]
+_ORDER = [
+    Phase.UNSATISFIABLE,
+    Phase.REFUSED,
+    Phase.PENDING,
+    Phase.NEGOTIATING,
+    Phase.INSTALLING,
+    Phase.DEGRADED,
+    Phase.ACTIVE,
+]
 
 
 def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
         status["path"] = path_of(first)
         status["segments"] = segment_lists(state, first)
         status["predicted"] = {
-            "latency_ms": max(latency_us(course) for course in courses) / 1000,
+            "latency_ms": max(course.latency_us for course in courses) / 1000,
             "cost": max(course.plan.cost for course in courses),
         }
         if len(courses) > 1:
@@ -168,6 +177,13 @@ def _errand_phase(state: State, connection: Connection, errand: Errand) -> tuple
         return Phase.NEGOTIATING, reason
     if course.stage == Stage.ADDING:
         return Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course.plan.name)}"
+    if lost := cut(course.plan, state.down):
+        return Phase.PENDING, f"{where}: its way is cut and there is no other yet: {', '.join(lost)} without a carrier"
+    if course.too_slow:
+        needed, found = connection.latency_us_max or 0, course.latency_us
+        reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
+        around = f" (without a carrier: {', '.join(course.plan.around)})" if course.plan.around else ""
+        return Phase.DEGRADED, f"{where}: latency: {reason}{around}"
     return Phase.ACTIVE, ""
 
 
@@ -226,13 +242,6 @@ def segment_lists(state: State, course: Course) -> list[list[str]]:
     if downstream is not None:
         lists.append([downstream.peer.sid])
     return lists
-
-
-def latency_us(course: Course) -> int:
-    session = course.downstream
-    if session is not None and session.agreement is not None:
-        return course.plan.own_latency_us + session.agreement.latency_us
-    return course.plan.latency_us
 
 
 # ---- what follows from intents
@@ -389,15 +398,9 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
 
 
 def _link_status(state: State, link: Link) -> dict[str, Any]:
-    ends = [link.a, *([link.b] if link.b is not None else [])]
-    down = [
-        f"{end.node} port {end.port}"
-        for end in ends
-        if (standing := state.nodes.get(end.node)) is not None and standing.description is not None
-        for port in standing.description.ports
-        if port.number == end.port and not port.carrier
-    ]
-    return {"carrier": not down, **({"down": down} if down else {})}
+    """A link that has its carrier back is used again only when that has lasted."""
+    down = without_carrier(link, state.nodes)
+    return {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
 
 
 def _network_status(state: State, network: Network) -> dict[str, Any]:

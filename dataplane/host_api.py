@@ -98,6 +98,8 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
     """Of the tunnel's port, on the XDP side."""
     kernel_mac: str
     """Of the tunnel's port, on the kernel's side: the destination MAC of what is to enter the tunnel."""
+    carrier: bool = True
+    """Of the underlay."""
     public_key: str
     """WireGuard, base64. The private one never leaves the node."""
     endpoint: str

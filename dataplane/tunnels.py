@@ -196,11 +196,13 @@ class Tunnels:
         state = self._served(link.wireguard)
         traffic = state.traffic[0] if state and state.traffic else None
         address = ipaddress.ip_interface(config.address).ip
+        underlay = read_interface(config.interface)
         return BorderStatus(
             name=config.name,
             port=config.port,
             mac=link.pipeline_mac,
             kernel_mac=link.kernel_mac,
+            carrier=underlay is not None and underlay.carrier,
             public_key=public_key(border.private_key),
             endpoint=f"[{address}]:{config.listen_port}" if address.version == 6 else f"{address}:{config.listen_port}",
             mtu=config.mtu,

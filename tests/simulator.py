@@ -95,6 +95,9 @@ class SimulatedNode:
         self.host = HostState()
         self.writes = 0
         number = [node.name for node in topology.nodes].index(name) + 1
+        self._cut: set[str] = set()
+        """Links of its that have no carrier."""
+        self._links = {port.number: port.link.name for port in topology.ports(name) if port.link is not None}
         self._ports = tuple(
             PortStatus(
                 number=port.number,
@@ -137,10 +140,19 @@ class SimulatedNode:
             wireguard="kernel",
             boot_epoch_s=BOOT_EPOCH_S,
             layout="simulated",
-            ports=self._ports,
-            borders=tuple(msgspec.structs.replace(one, up=one.name in up) for one in self._borders),
+            ports=tuple(
+                msgspec.structs.replace(one, carrier=self._links.get(one.number) not in self._cut)
+                for one in self._ports
+            ),
+            borders=tuple(
+                msgspec.structs.replace(one, up=one.name in up, carrier=one.name not in self._cut)
+                for one in self._borders
+            ),
             host_state=self.host,
         )
+
+    def set_carrier(self, link: str, carrier: bool) -> None:
+        (self._cut.discard if carrier else self._cut.add)(link)
 
     def sync(self, state: NodeState) -> tuple[int, tuple[Deviation, ...]]:
         """Writes, and what was different."""
@@ -332,6 +344,13 @@ class World:
 
     def phase(self, domain: str, name: str) -> str:
         return str(self.get(domain, "intents", name).status["phase"])
+
+    def set_carrier(self, link: str, carrier: bool, *ends: str) -> None:
+        """Of a link, at both ends or only at some; their agents say so soon."""
+        for name in ends or link.split("-"):
+            self.nodes[name].set_carrier(link, carrier)
+            controller = self.controllers[self.topology.node(name).domain]
+            self.after(self.random.uniform(0.1, 1.0), self._connected, controller, controller.life, name)
 
     # ---- between controllers
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import msgspec
+
 from controller.fulfillment.graph import Graph
 from controller.fulfillment.paths import Usable, order, shortest, sr_policy
 from controller.model.intent import Encryption, Trust
@@ -10,6 +12,9 @@ from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.sr_policy import SrPolicy
 from dataplane.reasons import MAX_SEGMENTS
+
+BINDINGS = ("segments", "transit", "latency", "trust", "reachability")
+"""What may be held by no way. The last thing that is looked at first: who fails there has met the most."""
 
 
 def place(
@@ -31,6 +36,8 @@ def place(
     borders not to be used. Inside the domain, links must be `own` where encryption is required: only what crosses a
     border is in a tunnel. The trust of the destination's domain does not count: the intent names it.
     """
+    if ingress is not None and ingress.border in graph.down:
+        return Unsatisfiable(binding="reachability", message=f"{ingress.border} has no carrier")
     entries = sorted({host.node for host in connection.sources}) if ingress is None else [ingress.node]
     if connection.destination_domain == graph.own:
         exits: list[tuple[Way | None, Trust]] = [(None, Trust.OWN)]
@@ -41,9 +48,9 @@ def place(
         message = f"no border leads from {graph.own} to {connection.destination_domain}"
         if excluded:
             message += f" except {', '.join(sorted(excluded))}, where it was refused"
-        return Unsatisfiable(binding="reachability", message=message)
+        return Unsatisfiable(binding="reachability", message=message + _without(graph))
     trust_min = connection.trust_min or Trust.PUBLIC
-    inside_min = Trust.OWN if connection.encryption != Encryption.NONE else trust_min
+    inside_min = _inside_min(connection)
     routes = {entry: shortest(graph, entry, Usable(trust_min=inside_min)) for entry in entries}
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
@@ -100,11 +107,55 @@ def place(
                     cost=(way.cost if way is not None else 0) + max(one.cost for one in policies),
                     priority=priority,
                     serial=serial,
+                    around=graph.down,
                 )
             )
     if not plans:
-        return _least_bad(failures)
+        least = _least_bad(failures)
+        return msgspec.structs.replace(least, message=least.message + _without(graph))
     return min(plans, key=_preference)
+
+
+def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
+    """The same plan by the best paths that there are now between the same ends.
+
+    None: they do not hold what is required. `latency_us_max`: of the own paths.
+    """
+    connection = plan.connection
+    if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
+        return None
+    policies = []
+    for one in plan.sr_policies:
+        policy = sr_policy(
+            graph,
+            one.headend,
+            one.endpoint,
+            prefer=connection.prefer,
+            trust_min=_inside_min(connection),
+            latency_us_max=latency_us_max,
+        )
+        if policy is None:
+            return None
+        policies.append(policy)
+    beyond = plan.egress
+    return msgspec.structs.replace(
+        plan,
+        sr_policies=tuple(policies),
+        latency_us=(beyond.latency_us if beyond is not None else 0) + max(one.latency_us for one in policies),
+        cost=(beyond.cost if beyond is not None else 0) + max(one.cost for one in policies),
+        around=graph.down,
+    )
+
+
+def _inside_min(connection: Connection) -> Trust:
+    """Of own links: only what crosses a border is in a tunnel."""
+    if connection.encryption != Encryption.NONE:
+        return Trust.OWN
+    return connection.trust_min or Trust.PUBLIC
+
+
+def _without(graph: Graph) -> str:
+    return f" (without a carrier: {', '.join(graph.down)})" if graph.down else ""
 
 
 def _preference(plan: Plan) -> tuple[tuple[int, int], str]:
@@ -146,7 +197,6 @@ def _way(link: Link, beyond_us: int, beyond_cost: int) -> Way:
 
 def _least_bad(failures: list[Unsatisfiable]) -> Unsatisfiable:
     """What was looked at last met the most requirements; all reasons are told."""
-    order = ["segments", "transit", "latency", "trust", "reachability"]
-    best = min(failures, key=lambda one: order.index(one.binding))
+    best = min(failures, key=lambda one: BINDINGS.index(one.binding))
     others = [one.message for one in failures if one is not best]
     return Unsatisfiable(binding=best.binding, message="; ".join([best.message, *others]))

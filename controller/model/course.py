@@ -72,6 +72,19 @@ class Course(Value, frozen=True, kw_only=True):
     until_s: int = 0
     """Unix time when it has lingered enough."""
 
+    @property
+    def latency_us(self) -> int:
+        """Of the whole way: with what the next domain has promised, if it has."""
+        if self.downstream is not None and self.downstream.agreement is not None:
+            return self.plan.own_latency_us + self.downstream.agreement.latency_us
+        return self.plan.latency_us
+
+    @property
+    def too_slow(self) -> bool:
+        """It goes on although it cannot be held to the latency that is required."""
+        limit_us = self.plan.connection.latency_us_max
+        return limit_us is not None and self.latency_us > limit_us
+
 
 class Errand(Value, frozen=True, kw_only=True):
     """One connection of an intent, and what became of it."""
@@ -86,7 +99,9 @@ class Errand(Value, frozen=True, kw_only=True):
     """Why."""
     unsatisfiable: Unsatisfiable | None = None
     retry_s: int = 0
-    """Unix time of the next try, where it has no plan."""
+    """Unix time of the next try, where it has no plan or one that is too slow."""
+    tries: int = 0
+    """How often it was refused in a row."""
 
 
 class Undertaking(Value, frozen=True, kw_only=True):

@@ -42,6 +42,8 @@ class Plan(Value, frozen=True, kw_only=True):
     serial: int = 0
     """Of its intent, or of when the agreement was first accepted: where plans of one priority carry the same flow, the
     lower owns it."""
+    around: tuple[str, ...] = ()
+    """Links that were down when its paths were chosen."""
 
     @property
     def nodes(self) -> frozenset[str]:

@@ -36,8 +36,9 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import admission, applying, consent, dealings, messages, rollout
+from controller.reconcile import admission, applying, carriers, consent, dealings, messages, rollout
 from controller.reconcile.edges import number_edges
+from controller.reconcile.rerouting import reroute, unsettle
 from controller.reconcile.state import Retry, State, load
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import pursue
@@ -86,6 +87,10 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             rollout.described(turn, event)
             if turn.descriptions.changed:
                 turn.refresh_fabric()
+            rerouted = carriers.told(turn, event.node)
+            if rerouted:
+                reroute(turn)
+            if turn.descriptions.changed or rerouted:
                 _look_again(turn)
         case NodeUnreachable():
             rollout.unreachable(turn, event)
@@ -106,6 +111,10 @@ def _inventory_changed(turn: Turn) -> None:
         number_edges(turn)
         turn.refresh_fabric()
         consent.reconsider(turn)
+        if carriers.look_at_all(turn):
+            reroute(turn)
+        if turn.links.changed or turn.inventory_nodes.changed or turn.domains.changed:
+            unsettle(turn)
         _look_again(turn)
 
 
@@ -142,6 +151,8 @@ def _tick(turn: Turn) -> None:
             turn.retries.put(name, msgspec.structs.replace(retry, next_s=float("inf")))
             turn.effects.append(Send(peer=outgoing.peer, message_id=name, message=outgoing.message))
     dealings.watch_leases(turn)
+    if carriers.release(turn):
+        reroute(turn)
     for name in tuple(turn.undertakings.all):
         pursue(turn, name)
     rollout.audit(turn)

@@ -36,7 +36,6 @@ def offer_onward(turn: Turn, name: str) -> None:
     plan, connection = course.plan, course.plan.connection
     upstream = course.upstream.terms if course.upstream is not None else None
     expires_s = upstream.expires_s if upstream is not None else _own_expiry(turn, course)
-    limit_us = connection.latency_us_max
     terms = Terms(
         id=held.terms.id if held is not None else _agreement_id(turn, course),
         revision=held.terms.revision + 1 if held is not None else 1,
@@ -47,7 +46,7 @@ def offer_onward(turn: Turn, name: str) -> None:
         flows=connection.flows,
         encryption=Encryption.WIREGUARD,
         trust_min=connection.trust_min,
-        latency_us_max=None if limit_us is None else limit_us - plan.own_latency_us,
+        latency_us_max=_left_us(course),
         avoid_domains=connection.avoid_domains,
         dscp=connection.dscp,
         visited=(*(upstream.visited if upstream is not None else ()), turn.own),
@@ -68,6 +67,15 @@ def offer_onward(turn: Turn, name: str) -> None:
     turn.put_course(msgspec.structs.replace(course, downstream=session))
     turn.send(session.peer, offer)
     turn.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
+
+
+def _left_us(course: Course) -> int | None:
+    """Of the latency that is required, for what comes after us. Where we are too slow, what was promised is enough."""
+    limit_us, held = course.plan.connection.latency_us_max, course.downstream
+    if limit_us is None:
+        return None
+    promised_us = held.agreement.latency_us if held is not None and held.agreement is not None else 0
+    return max(limit_us - course.plan.own_latency_us, promised_us)
 
 
 def _own_expiry(turn: Turn, course: Course) -> int:

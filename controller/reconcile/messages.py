@@ -3,7 +3,6 @@
 import msgspec
 
 from controller.fulfillment import negotiate
-from controller.fulfillment.graph import graph
 from controller.fulfillment.negotiate import make_withdrawal, offer_objection, renewal_objection
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
@@ -132,7 +131,7 @@ def _place(
     ingress = Way(border=link.name, node=link.a.node, domain=link.domain, delay_us=link.delay_us, latency_us=0)
     return place(
         connection,
-        graph(turn.inventory, turn.own),
+        turn.graph,
         name=terms.id,
         owner=f"agreements/{terms.id}",
         ingress=ingress,

@@ -156,7 +156,7 @@ def described(turn: Turn, event: NodeDescribed) -> None:
 def _lasting(description: NodeDescription) -> NodeDescription:
     """Without what changes by itself."""
     borders = tuple(
-        msgspec.structs.replace(border, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0)
+        msgspec.structs.replace(border, carrier=True, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0)
         for border in description.borders
     )
     ports = tuple(msgspec.structs.replace(port, carrier=True) for port in description.ports)

@@ -89,6 +89,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Agreement -> name of its course."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
     retries: dict[str, Retry] = msgspec.field(default_factory=dict)
+    down: dict[str, float] = msgspec.field(default_factory=dict)
+    """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
     awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
     fabric: Fabric = Fabric(

@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from controller.fulfillment.fabric import fabric
+from controller.fulfillment.graph import Graph, graph
 from controller.model.agreement import Acceptance, Message, Offer, Refusal, Withdrawal
 from controller.model.course import Course
 from controller.model.event import Effect, Log, Persist, Record, Send
@@ -84,6 +85,7 @@ class Turn:
         self.agreements = Table(state.agreements)
         self.nodes = Table(state.nodes)
         self.retries = Table(state.retries)
+        self.down = Table(state.down)
         self.awaiting = Table(state.awaiting)
         self.fabric = state.fabric
         self.realized = state.realized
@@ -98,6 +100,7 @@ class Turn:
         """Nodes that have just said what they are."""
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
+        self._graph: Graph | None = None
 
     @property
     def inventory(self) -> Inventory:
@@ -105,6 +108,13 @@ class Turn:
         if not any(table.changed for table in tables.values()):
             return self.before.inventory
         return Inventory(**{name: table.all for name, table in tables.items()})
+
+    @property
+    def graph(self) -> Graph:
+        """What plans are made on: links that are down left out."""
+        if self._graph is None or self._graph.down != tuple(sorted(self.down.all)):
+            self._graph = graph(self.inventory, self.own, self.down.all)
+        return self._graph
 
     @property
     def inventory_changed(self) -> bool:
@@ -122,6 +132,7 @@ class Turn:
     def refresh_fabric(self) -> None:
         """After the inventory, or what nodes say of themselves, has changed."""
         self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric)
+        self._graph = None
 
     def number(self, counter: str) -> int:
         value = (self.counters.get(counter) or 0) + 1
@@ -180,6 +191,7 @@ class Turn:
             agreements=self.agreements.all,
             nodes=self.nodes.all,
             retries=self.retries.all,
+            down=self.down.all,
             awaiting=self.awaiting.all,
             fabric=self.fabric,
             realized=self.realized,

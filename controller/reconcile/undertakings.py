@@ -2,7 +2,6 @@
 
 import msgspec
 
-from controller.fulfillment.graph import graph
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.model.course import Course, Errand, Stage, Undertaking
@@ -10,12 +9,16 @@ from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
+from controller.reconcile.carriers import cut
 from controller.reconcile.dealings import LOST_RETRY_S, abandon, offer_onward
+from controller.reconcile.rerouting import move
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Turn
 
 RETRY_S = 60
 """How often a connection that is unsatisfiable or refused is tried again."""
+REFUSED_RETRY_S = 5
+"""The first time after a refusal, whose cause we cannot see go; then twice as long each time."""
 
 
 def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tuple[Added, ...] = ()) -> None:
@@ -105,28 +108,37 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         abandon(turn, errand.plan, "what is required cannot be met")
         return Errand(unsatisfiable=undertaking.requirements.unmet[0])
     current = turn.courses.get(errand.coming or errand.plan)
-    if current is not None and _is_right(current.plan, undertaking, connection):
+    is_right = current is not None and _is_right(current.plan, undertaking, connection)
+    if current is not None and is_right and not cut(current.plan, turn.down.all) and not current.too_slow:
         return errand
     if turn.now_s < errand.retry_s <= turn.now_s + RETRY_S:  # later than that: the clock was set back
         return errand
     if errand.coming:
-        abandon(turn, errand.coming, "the intent was changed")
+        abandon(turn, errand.coming, "another way is wanted")
     serial = (turn.counters.get("serial") or 0) + 1
     found = place(
         connection,
-        graph(turn.inventory, turn.own),
+        turn.graph,
         name=f"{undertaking.intent.name}.{serial}",
         owner=f"intents/{undertaking.intent.name}",
         excluded=errand.excluded,
         priority=undertaking.intent.priority,
         serial=undertaking.serial,
     )
+    if isinstance(found, Unsatisfiable) and _degrade(turn, undertaking, connection, errand):
+        return Errand(plan=errand.plan, retry_s=int(turn.now_s) + RETRY_S)
     if isinstance(found, Unsatisfiable):
         found = _explained(found, undertaking.requirements, connection)
         abandon(turn, errand.plan, "what is required can no longer be held")
         event = "intent_refused" if errand.refusal else "intent_unsatisfiable"
         turn.log(event, "warning", intent=undertaking.intent.name, reason=errand.refusal or found.message)
-        return Errand(refusal=errand.refusal, unsatisfiable=found, retry_s=int(turn.now_s) + RETRY_S)
+        wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**errand.tries) if errand.refusal else RETRY_S
+        return Errand(
+            refusal=errand.refusal,
+            unsatisfiable=found,
+            retry_s=int(turn.now_s) + wait_s,
+            tries=min(errand.tries + 1, 8) if errand.refusal else 0,
+        )
     replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
     try:
         course = begin(turn, found, serial, replaces)
@@ -136,7 +148,11 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     if course is None:
         return msgspec.structs.replace(errand, coming="", retry_s=0)
     return Errand(
-        plan=errand.plan if replaces else "", coming=found.name, excluded=errand.excluded, refusal=errand.refusal
+        plan=errand.plan if replaces else "",
+        coming=found.name,
+        excluded=errand.excluded,
+        refusal=errand.refusal,
+        tries=errand.tries,
     )
 
 
@@ -171,6 +187,14 @@ def turned_away(turn: Turn, course: Course, full: Unsatisfiable, retry_after_s: 
         for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True)
     )
     turn.undertakings.put(undertaking.intent.name, msgspec.structs.replace(undertaking, errands=errands))
+
+
+def _degrade(turn: Turn, undertaking: Undertaking, connection: Connection, errand: Errand) -> bool:
+    """Whether what cannot be had in time goes on slower, over the same border (`on_violation`)."""
+    course = turn.courses.get(errand.plan)
+    if course is None or undertaking.intent.on_violation != "degrade":
+        return False
+    return _is_right(course.plan, undertaking, connection) and move(turn, course, within_latency=False)
 
 
 def _explained(found: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
@@ -235,6 +259,7 @@ def failed(turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int 
             coming="" if errand.coming == plan.name else errand.coming,
             excluded=errand.excluded,
             refusal=refusal or errand.refusal,
+            tries=errand.tries,
             retry_s=int(turn.now_s) + retry_after_s if retry_after_s else 0,
         )
         if refusal and plan.egress is not None:

@@ -1,0 +1,114 @@
+"""Which links can be used now: those whose ends have a carrier.
+
+    in use ── an end has no carrier ──▶ down ── carrier at both ends for HOLD_S ──▶ in use
+
+A cut counts at once, a repair only when it has lasted, so that a link that comes and goes moves nothing but once.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from controller.model.inventory import Link
+from controller.model.plan import Plan
+from controller.reconcile.state import NodeStanding
+from controller.reconcile.turn import Turn
+from dataplane.host_api import NodeDescription
+
+HOLD_S = 3.0
+
+
+def without_carrier(link: Link, nodes: Mapping[str, NodeStanding]) -> tuple[str, ...]:
+    """The ends that are known to have none, in words. Of a border link only our end is known."""
+    down = []
+    for end in (link.a, link.b):
+        standing = nodes.get(end.node) if end is not None else None
+        if end is None or standing is None or standing.description is None:
+            continue
+        if end.border:
+            carriers = [one.carrier for one in standing.description.borders if one.name == end.border]
+        else:
+            carriers = [one.carrier for one in standing.description.ports if one.number == end.port]
+        if not all(carriers):
+            down.append(f"{end.node} {f'border {end.border}' if end.border else f'port {end.port}'}")
+    return tuple(down)
+
+
+def cut(plan: Plan, down: Collection[str]) -> tuple[str, ...]:
+    """Links that are down on the ways that the plan's traffic takes. Second candidate paths are not among them."""
+    used = [link for policy in plan.sr_policies for path in policy.candidate_paths[:1] for link in path.links]
+    borders = [way.border for way in (plan.ingress, plan.egress) if way is not None]
+    return tuple(sorted({name for name in (*used, *borders) if name in down}))
+
+
+def concerned(plan: Plan, down: Collection[str]) -> bool:
+    """Whether any of its candidate paths or borders is down."""
+    return bool(cut(plan, down)) or any(
+        link in down for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links
+    )
+
+
+def told(turn: Turn, node: str) -> bool:
+    """A node has said what carriers it has; whether there is something to reroute."""
+    now, before = turn.nodes.get(node), turn.before.nodes.get(node)
+    description = now.description if now is not None else None
+    known = before.description if before is not None else None
+    if description is None or description is known:
+        return False
+    if known is not None and _carriers(known) == _carriers(description):
+        return False
+    ends = ((link, end) for link in turn.links.all.values() for end in (link.a, link.b))
+    changed = _look(turn, [link for link, end in ends if end is not None and end.node == node])
+    # since the controller was started, a link may have come back of which it only knows now
+    return changed or (known is None and any(course.plan.around for course in turn.courses.all.values()))
+
+
+def look_at_all(turn: Turn) -> bool:
+    """After the inventory has changed; whether that changes which links are down."""
+    gone = turn.down.all.keys() - turn.links.all.keys()
+    for name in gone:
+        turn.down.drop(name)
+    return _look(turn, turn.links.all.values()) or bool(gone)
+
+
+def release(turn: Turn) -> bool:
+    """Repairs that have lasted count; whether there are any."""
+    over = [
+        name
+        for name, until_s in turn.down.all.items()
+        if until_s <= turn.now_s or turn.now_s + HOLD_S < until_s < math.inf  # the clock was set back
+    ]
+    for name in over:
+        turn.down.drop(name)
+        turn.log("link_up", link=name)
+    return bool(over)
+
+
+def is_back(turn: Turn, name: str) -> bool:
+    """Whether a link that was down is known to be in use again, or has left the inventory."""
+    link = turn.links.get(name)
+    if link is None:
+        return True
+    ends = [turn.nodes.get(end.node) for end in (link.a, link.b) if end is not None]
+    return name not in turn.down.all and all(one is not None and one.description is not None for one in ends)
+
+
+def _look(turn: Turn, links: Iterable[Link]) -> bool:
+    changed = False
+    for link in links:
+        ends = without_carrier(link, turn.nodes.all)
+        until_s = turn.down.get(link.name)
+        if ends:
+            if until_s is None:
+                changed = True
+                turn.log("link_down", "warning", link=link.name, without_carrier=", ".join(ends))
+            turn.down.put(link.name, math.inf)
+        elif until_s == math.inf:
+            turn.down.put(link.name, turn.now_s + HOLD_S)
+    return changed
+
+
+def _carriers(description: NodeDescription) -> tuple[tuple[tuple[int, bool], ...], tuple[tuple[str, bool], ...]]:
+    return (
+        tuple((port.number, port.carrier) for port in description.ports),
+        tuple((border.name, border.carrier) for border in description.borders),
+    )

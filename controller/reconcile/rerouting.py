@@ -1,0 +1,94 @@
+"""Links go down and come back: what runs over them takes another way, or ends.
+
+own paths between the same ends that hold all ──▶ in place: one entry at each end is written over
+another border                                ──▶ a new plan takes over (undertakings), make before break
+neither, for an intent of ours                ──▶ degraded, if it may be and only latency is at stake; or unsatisfiable
+neither, for what we carry for others         ──▶ the agreement ends, with the reason
+"""
+
+from msgspec.structs import replace
+
+from controller.fulfillment.carry import inside_mtu
+from controller.fulfillment.place import BINDINGS, repath
+from controller.model.course import Course, Errand, Stage
+from controller.reconcile.carriers import concerned, cut, is_back
+from controller.reconcile.dealings import lose, refuse_upstream
+from controller.reconcile.turn import Turn
+
+
+def reroute(turn: Turn) -> None:
+    """After links went down or came back. Intents of ours that need another border are left to `pursue`."""
+    for course in tuple(turn.courses.all.values()):
+        if course.stage in (Stage.REMOVING, Stage.LINGERING):
+            continue
+        plan = course.plan
+        if not concerned(plan, turn.down.all) and not any(is_back(turn, name) for name in plan.around):
+            continue
+        if move(turn, course, within_latency=True) or not cut(plan, turn.down.all):
+            continue
+        if course.upstream is not None:
+            _give_up(turn, course)
+    unsettle(turn)
+
+
+def move(turn: Turn, course: Course, *, within_latency: bool) -> bool:
+    """Onto the best paths that there are now between the same ends; False: there are none that hold what is required
+    (`within_latency`: the latency too) and what we have signed."""
+    limit_us = _inside_us_max(course) if within_latency else None
+    moved = repath(course.plan, turn.graph, limit_us)
+    if moved is None or inside_mtu(moved, turn.fabric) < _promised_mtu(course):
+        return False
+    if moved.sr_policies != course.plan.sr_policies:
+        turn.fresh.add(course.plan.name)
+        around = ", ".join(moved.around)
+        turn.log("course_moved", owner=moved.owner, plan=moved.name, around=around)
+    turn.put_course(replace(course, plan=moved))
+    return True
+
+
+def _inside_us_max(course: Course) -> int | None:
+    """What the own paths may take, by what is required and by what we have promised."""
+    plan, upstream, downstream = course.plan, course.upstream, course.downstream
+    rest_us = plan.egress.latency_us if plan.egress is not None else 0
+    if plan.egress is not None and downstream is not None:
+        if downstream.agreement is not None:
+            rest_us = plan.egress.delay_us + downstream.agreement.latency_us
+        elif downstream.terms.latency_us_max is not None:
+            rest_us = plan.egress.delay_us + downstream.terms.latency_us_max
+    limits = [] if plan.connection.latency_us_max is None else [plan.connection.latency_us_max]
+    if upstream is not None:
+        signed = upstream.answer or upstream.agreement
+        limits += [] if signed is None else [signed.latency_us]
+    return min(limits) - rest_us if limits else None
+
+
+def _promised_mtu(course: Course) -> int:
+    """The largest packet that we told a neighbour we take."""
+    sizes = [0]
+    if course.upstream is not None:
+        signed = course.upstream.answer or course.upstream.agreement
+        sizes += [] if signed is None else [signed.acceptor_end.inner_mtu]
+    if course.downstream is not None:
+        sizes.append(course.downstream.terms.offeror_end.inner_mtu)
+    return max(sizes)
+
+
+def _give_up(turn: Turn, course: Course) -> None:
+    """Which links are down is not the neighbour's business."""
+    if course.upstream is not None and course.upstream.agreement is None:
+        refuse_upstream(turn, course, f"{turn.own} has no way any more that holds what is required")
+    else:
+        lose(turn, course, f"{turn.own} has no way any more that holds what was agreed")
+
+
+def unsettle(turn: Turn) -> None:
+    """What no way could hold, or none in time, is tried again at once. What others refused or has no room is not."""
+    for name, undertaking in tuple(turn.undertakings.all.items()):
+        if any(map(_is_hopeful, undertaking.errands)):
+            errands = (replace(one, retry_s=0) if _is_hopeful(one) else one for one in undertaking.errands)
+            turn.undertakings.put(name, replace(undertaking, errands=tuple(errands)))
+
+
+def _is_hopeful(errand: Errand) -> bool:
+    failure = errand.unsatisfiable
+    return not errand.refusal and (bool(errand.plan) if failure is None else failure.binding in BINDINGS)

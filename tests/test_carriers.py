@@ -1,0 +1,375 @@
+"""Links that lose their carrier in the simulated lab: what goes around them, what ends, what comes back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controller.model.agreement import Withdrawal
+from controller.model.course import Course
+from controller.reconcile.carriers import HOLD_S, cut
+from tests.simulator import LAB, ORDER_PROCESSING, Faults, World
+from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
+
+NORTH, SOUTH = ("t1", "tc1", "t2"), ("t1", "tc2", "t2")
+CHEAP = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: reports, tenant: customer-x}
+spec:
+  allow: [{from: {network: shop/customer-x, select: {app: web}}, to: insight/analytics/analytics-y, ports: [icmp]}]
+  prefer: {cost: low}
+"""
+
+
+@pytest.fixture
+def world() -> World:
+    return started(LAB)
+
+
+def started(topology: Path) -> World:
+    world = World(topology=topology)
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    return world
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., World]:
+    """The lab with parts of its file replaced, and the intent in force."""
+
+    def make(*changes: tuple[str, str]) -> World:
+        text = LAB.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        file = tmp_path / "lab.yaml"
+        file.write_text(text)
+        return started(file)
+
+    return make
+
+
+def carried(world: World, domain: str) -> Course:
+    (course,) = world.controllers[domain].state.courses.values()
+    return course
+
+
+def own_paths(world: World, domain: str) -> list[tuple[str, ...]]:
+    return [path.nodes for policy in carried(world, domain).plan.sr_policies for path in policy.candidate_paths]
+
+
+def others(world: World, domain: str) -> dict[str, tuple[object, int]]:
+    """What all domains but one have."""
+    return {
+        node.name: (dict(world.nodes[node.name].entries), world.nodes[node.name].writes)
+        for node in world.topology.nodes
+        if node.domain != domain
+    }
+
+
+def status(world: World, name: str = "order-processing") -> tuple[str, str]:
+    shown = world.get("shop", "intents", name).status
+    return shown["phase"], "; ".join(one["reason"] for one in shown["conditions"])
+
+
+@pytest.mark.parametrize("ends", [(), ("t1",), ("tc1",)], ids=["both ends", "one end", "other end"])
+def test_traffic_goes_around_a_cut_link_and_nothing_else_changes(world: World, ends: tuple[str, ...]) -> None:
+    before, messages = others(world, "transit"), len(world.wiretap)
+    world.set_carrier("t1-tc1", False, *ends)
+    world.run(1.5)
+    assert own_paths(world, "transit") == [SOUTH]
+    world.check_settled()
+    assert status(world) == ("Active", "")
+    assert (others(world, "transit"), len(world.wiretap)) == (before, messages)
+    links = {one.metadata["name"]: one.status for one in world.resources("transit", "links")}
+    assert not links["t1-tc1"]["carrier"] and not links["t1-tc1"]["in_use"] and links["t1-tc2"]["in_use"]
+
+
+def test_a_link_is_used_again_when_it_has_been_back_for_a_while(world: World) -> None:
+    entries = {name: dict(node.entries) for name, node in world.nodes.items()}
+    world.set_carrier("t1-tc1", False)
+    world.run(1.5)
+    world.set_carrier("t1-tc1", True)
+    world.run(1.0)
+    assert own_paths(world, "transit") == [SOUTH]
+    world.run(HOLD_S + 1.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+    world.check_settled()
+    assert {name: node.entries for name, node in world.nodes.items()} == entries
+
+
+def test_a_link_that_comes_and_goes_moves_nothing_but_once(world: World) -> None:
+    for _ in range(20):
+        world.set_carrier("t1-tc1", False)
+        world.run(1.0)
+        world.set_carrier("t1-tc1", True)
+        world.run(1.0)
+    moves = [log for log in world.controllers["transit"].logs if log.event == "course_moved"]
+    assert len(moves) == 1
+    world.run(HOLD_S + 1.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+
+
+def test_a_second_path_that_is_cut_is_taken_out(world: World) -> None:
+    world.set_carrier("tc2-t2", False)
+    world.run(1.5)
+    assert own_paths(world, "transit") == [NORTH]
+    world.check_settled()
+
+
+def test_a_carrier_with_no_way_left_withdraws_and_takes_it_up_when_a_link_is_back(world: World) -> None:
+    world.set_carrier("t1-tc1", False)
+    world.set_carrier("t1-tc2", False)
+    world.run(2.0)
+    ended = [message.reason for _, _, message in world.wiretap if isinstance(message, Withdrawal)]
+    assert ended == ["transit has no way any more that holds what was agreed"] * 2
+    world.run(3.0)
+    phase, reason = status(world)
+    assert phase == "Refused" and "transit has no way to insight that holds what is required" in reason
+    assert "tc1" not in reason
+    assert world.courses() == []
+    assert not any(node.host.tunnels for node in world.nodes.values())
+    world.set_carrier("t1-tc2", True)
+    world.run(HOLD_S + 12.0)
+    assert status(world) == ("Active", "")
+    assert own_paths(world, "transit") == [SOUTH]
+    world.check_settled()
+    check_agreed(world)
+
+
+def test_a_cut_border_ends_what_no_other_border_can_carry(world: World) -> None:
+    world.set_carrier("sg1-t1", False, "sg1")
+    world.run(2.0)
+    phase, reason = status(world)
+    assert phase == "Unsatisfiable" and "trust of at least partner" in reason and "without a carrier: sg1-t1" in reason
+    assert world.courses() == []
+    world.set_carrier("sg1-t1", True, "sg1")
+    world.run(HOLD_S + 2.0)
+    assert status(world) == ("Active", "")
+    world.check_settled()
+
+
+def test_who_carries_for_others_says_so_when_only_it_sees_that_the_border_is_cut(world: World) -> None:
+    world.set_carrier("sg1-t1", False, "t1")
+    world.run(6.0)
+    phase, reason = status(world)
+    assert phase == "Refused" and "transit has no way" in reason
+    world.set_carrier("sg1-t1", True, "t1")
+    world.run(HOLD_S + 15.0)
+    assert status(world) == ("Active", "")
+
+
+def test_another_border_takes_over_before_the_old_plan_goes(world: World) -> None:
+    world.delete("shop", "order-processing")
+    world.apply("shop", CHEAP)
+    world.run(4.0)
+    assert world.get("shop", "intents", "reports").status["path"] == ["se1", "sg1", "insight"]
+    world.set_carrier("sg1-ig1", False, "sg1")
+    world.run(1.0)
+    assert not [log for log in world.controllers["shop"].logs if log.event == "intent_unsatisfiable"]
+    world.run(4.0)
+    assert status(world, "reports") == ("Active", "")
+    assert world.get("shop", "intents", "reports").status["path"] == ["se1", "sg1", "transit", "insight"]
+    world.check_settled()
+
+
+SLOW_SOUTH = ("{a: {node: t1}, b: {node: tc2}, delay_ms: 2", "{a: {node: t1}, b: {node: tc2}, delay_ms: 30")
+
+
+def test_a_transit_promise_that_the_other_way_cannot_hold_is_not_kept(changed: Callable[..., World]) -> None:
+    world = changed(SLOW_SOUTH)
+    assert own_paths(world, "transit") == [NORTH]
+    world.set_carrier("t1-tc1", False)
+    world.run(6.0)
+    phase, reason = status(world)
+    assert phase == "Refused" and "(latency)" in reason
+
+
+def test_a_transit_promise_that_is_broken_is_made_anew_where_what_is_required_still_holds(
+    changed: Callable[..., World],
+) -> None:
+    world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "8")))
+    world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 12"))
+    world.run(3.0)
+    (before,) = world.resources("shop", "agreements")
+    world.set_carrier("t1-tc1", False)
+    world.run(6.0)
+    assert status(world) == ("Active", "")
+    assert own_paths(world, "transit") == [SOUTH]
+    (after,) = world.resources("shop", "agreements")
+    assert after.metadata["name"] != before.metadata["name"]
+    assert (before.status["latency_us"], after.status["latency_us"]) == (4000, 10_000)
+
+
+def test_a_path_that_takes_smaller_packets_than_was_agreed_is_not_moved_to(changed: Callable[..., World]) -> None:
+    text = "{a: {node: t1}, b: {node: tc2}, delay_ms: 2, rate_mbit: 1000, loss_percent: 0, mtu: "
+    world = changed((text + "2000", text + "1400"))
+    world.set_carrier("t1-tc2", False)
+    world.run(1.5)
+    world.delete("shop", "order-processing")
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    assert status(world) == ("Active", "")
+    (before,) = world.resources("shop", "agreements")
+    world.set_carrier("t1-tc2", True)
+    world.run(HOLD_S + 2.0)
+    assert own_paths(world, "transit") == [NORTH]
+    world.set_carrier("t1-tc1", False)
+    world.run(6.0)
+    assert own_paths(world, "transit") == [SOUTH] and status(world) == ("Active", "")
+    (after,) = world.resources("shop", "agreements")
+    assert after.metadata["name"] != before.metadata["name"]
+    assert after.status["acceptor_end"]["inner_mtu"] < before.status["acceptor_end"]["inner_mtu"]
+
+
+TWO_WAYS = (
+    ("  - {a: {node: se1}, b: {node: sg1}, delay_ms: 0,", "  - {a: {node: sx}, b: {node: sg1}, delay_ms: 15, "
+     "rate_mbit: 1000, loss_percent: 0, mtu: 2000, trust: own}\n"
+     "  - {a: {node: se1}, b: {node: sx}, delay_ms: 15, rate_mbit: 1000, loss_percent: 0, mtu: 2000, trust: own}\n"
+     "  - {a: {node: se1}, b: {node: sg1}, delay_ms: 0,"),
+    ("  sg1: {domain: shop,", '  sx: {domain: shop, role: transit, locator: "5f00:1:3::/48"}\n  sg1: {domain: shop,'),
+)  # fmt: skip
+
+
+def test_an_intent_that_may_degrade_goes_on_too_slowly_and_says_so(changed: Callable[..., World]) -> None:
+    world = changed(*TWO_WAYS)
+    (agreed,) = world.resources("shop", "agreements")
+    world.set_carrier("se1-sg1", False)
+    world.run(2.0)
+    assert own_paths(world, "shop") == [("se1", "sx", "sg1")]
+    assert status(world) == (
+        "Degraded",
+        "insight/analytics: latency: at most 20 ms is required; the way that is left takes 34 ms "
+        "(without a carrier: se1-sg1)",
+    )
+    world.run(2 * 3600.0)  # it is renewed all the same
+    assert status(world)[0] == "Degraded"
+    (renewed,) = world.resources("shop", "agreements")
+    assert renewed.metadata == agreed.metadata and renewed.spec["revision"] > agreed.spec["revision"]
+    world.set_carrier("se1-sg1", True)
+    world.run(HOLD_S + 2.0)
+    assert status(world) == ("Active", "")
+    assert own_paths(world, "shop") == [("se1", "sg1")]
+    world.check_settled()
+
+
+def test_an_intent_that_is_degraded_takes_a_quick_way_as_soon_as_there_is_one(changed: Callable[..., World]) -> None:
+    internet = "delay_ms: 40, rate_mbit: 100, loss_percent: 0, mtu: 1500, trust: public"
+    rest = "rate_mbit: 100, loss_percent: 0, mtu: 1500, trust: partner"
+    ends = "{a: {node: sx, address: 192.0.2.17/30}, b: {node: ig1, address: 192.0.2.18/30}"
+    world = changed(*TWO_WAYS, (internet, f"delay_ms: 5, {rest}}}\n  - {ends}, delay_ms: 3, {rest}"))
+    world.set_carrier("sx-ig1", False, "sx")
+    world.run(1.5)
+    world.set_carrier("se1-sg1", False)
+    world.run(3.0)
+    assert status(world)[0] == "Degraded"
+    world.set_carrier("sx-ig1", True, "sx")
+    world.run(HOLD_S + 8.0)
+    assert status(world) == ("Active", "")
+    assert own_paths(world, "shop") == [("se1", "sx")]
+    world.check_settled()
+
+
+def test_an_intent_that_is_to_stop_stops(changed: Callable[..., World]) -> None:
+    world = changed(*TWO_WAYS)
+    world.apply("shop", ORDER_PROCESSING + "  on_violation: stop\n")
+    world.run(2.0)
+    world.set_carrier("se1-sg1", False)
+    world.run(4.0)
+    phase, reason = status(world)
+    assert phase == "Unsatisfiable" and "latency of at most 20 ms is required" in reason
+    assert world.courses() == []
+    world.set_carrier("se1-sg1", True)
+    world.run(HOLD_S + 2.0)
+    assert status(world) == ("Active", "")
+
+
+def test_a_controller_that_was_away_learns_of_cuts_and_repairs(world: World) -> None:
+    transit = world.controllers["transit"]
+    transit.crash()
+    world.set_carrier("t1-tc1", False)
+    transit.start()
+    world.run(2.0)
+    assert own_paths(world, "transit") == [SOUTH]
+    transit.crash()
+    world.set_carrier("t1-tc1", True)
+    transit.start()
+    world.run(2.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+    world.check_settled()
+    assert status(world) == ("Active", "")
+
+
+def test_a_link_that_leaves_the_inventory_is_no_longer_down(world: World) -> None:
+    world.set_carrier("t1-tc1", False)
+    world.run(1.5)
+    answer = world.delete("transit", "t1-tc1", "Link")
+    assert answer is not None and answer.results, answer
+    assert world.controllers["transit"].state.down == {}
+    assert own_paths(world, "transit") == [SOUTH]
+
+
+def test_a_better_link_is_used_as_soon_as_it_is_known(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 3"))
+    world.run(3.0)
+    assert status(world)[0] == "Unsatisfiable"
+    quicker = (
+        world.inventories["shop"]
+        .replace("latency_ms: 4.0", "latency_ms: 2.0")
+        .replace("latency_ms: 4", "latency_ms: 2")
+    )
+    world.apply("shop", quicker)
+    world.run(0.5)
+    assert status(world)[0] != "Unsatisfiable"
+
+
+@pytest.mark.parametrize("seed", range(-(-SEEDS // 2)))
+def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_active(seed: int) -> None:
+    world = World(seed, Faults(loss=0.1, duplication=0.3, delay_s=(0.001, 0.5)))
+    world.start()
+    world.run(20.0)
+    world.apply("shop", ORDER_PROCESSING + "---" + CHEAP)
+    world.run(20.0)
+    world.crash_chance = 0.01
+    links = sorted(link.name for link in world.topology.links)
+    without: list[str] = []
+    for _ in range(40):
+        if without and world.random.random() < 0.7:
+            world.set_carrier(without.pop(), True)
+        else:
+            without.append(world.random.choice([*links, "t1-tc1", "t1-tc2"]))
+            world.set_carrier(without[-1], False)
+        for _ in range(10):
+            world.run(world.random.uniform(0.0, 1.5))
+            check_border_opens_only_with_agreement(world)
+            for one in world.resources("shop", "intents"):
+                plans = [
+                    course.plan
+                    for course in world.controllers["shop"].state.courses.values()
+                    if course.plan.owner == f"intents/{one.metadata['name']}"
+                ]
+                if one.status["phase"] == "Active":
+                    assert any(not cut(plan, world.controllers["shop"].state.down) for plan in plans)
+    moved = sum(log.event == "course_moved" for one in world.controllers.values() for log in one.logs)
+    assert moved and world.crashes
+    world.crash_chance = 0.0
+    world.faults = Faults()
+    for link in links:
+        world.set_carrier(link, True)
+    world.run(150.0)
+    assert [one.status["phase"] for one in world.resources("shop", "intents")] == ["Active", "Active"]
+    world.check_settled()
+    check_agreed(world)
+    assert own_paths_of(world, "order-processing") == [NORTH, SOUTH]
+    writes = {name: node.writes for name, node in world.nodes.items()}
+    world.run(10.0)
+    assert {name: node.writes for name, node in world.nodes.items()} == writes
+
+
+def own_paths_of(world: World, name: str) -> list[tuple[str, ...]]:
+    """In transit."""
+    (plan,) = (one.plan for one in world.controllers["transit"].state.courses.values() if name in one.plan.owner)
+    return [path.nodes for policy in plan.sr_policies for path in policy.candidate_paths]
