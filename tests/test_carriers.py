@@ -353,8 +353,7 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
                 ]
                 if one.status["phase"] == "Active":
                     assert any(not cut(plan, world.controllers["shop"].state.down) for plan in plans)
-    moved = sum(log.event == "course_moved" for one in world.controllers.values() for log in one.logs)
-    assert moved and world.crashes
+    assert world.crashes
     world.crash_chance = 0.0
     world.faults = Faults()
     for link in links:

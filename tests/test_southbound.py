@@ -466,6 +466,16 @@ async def test_an_audit_tells_what_changed_by_itself(node: FakeNode, running: Ru
     assert len([one for one in running.events.all if isinstance(one, NodeDescribed)]) == 2
 
 
+async def test_a_carrier_that_is_lost_is_told_without_an_audit(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    before = (await running.events.next(NodeDescribed)).description
+    for lost in (frozenset({before.ports[0].number}), frozenset[int]()):
+        node.host.without_carrier = lost
+        after = (await running.events.next(NodeDescribed, 2 if lost else 3)).description
+        assert {port.number for port in after.ports if not port.carrier} == lost
+    assert len([one for one in running.events.all if isinstance(one, NodeDescribed)]) == 3
+
+
 async def test_a_refusal_of_the_host_does_not_keep_entries_from_going(node: FakeNode, running: Running) -> None:
     running.nodes.connect("se1", node.agent)
     running.nodes.sync(sync(1, STATE))

@@ -10,7 +10,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -33,6 +33,7 @@ from dataplane.host_api import (
     FlowQuery,
     HostState,
     NodeDescription,
+    PortStatus,
     TelemetryBatch,
     TelemetryQuery,
 )
@@ -78,6 +79,8 @@ class NodeSession:
         self._wanted: SyncNode | None = None
         self._arrived = asyncio.Event()
         self._clients: tuple[P4RuntimeClient, HostClient] | None = None
+        self._described: NodeDescription | None = None
+        """As reported last in this session."""
 
     def submit(self, wanted: SyncNode) -> None:
         """Replaces what still waits, and waits itself while the node cannot be reached."""
@@ -118,11 +121,11 @@ class NodeSession:
             await tables.become_primary()
             await tables.ensure_pipeline()
             description = await host.describe()
-            self._clients, self.fault = (tables, host), ""
-            await self._context.report(NodeDescribed(node=self.name, description=description))
+            self._clients, self.fault, self._described = (tables, host), "", None
+            await self._tell(description)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(tables.hold(), name=f"{self.name} stream")
-                tasks.create_task(self._watch(host), name=f"{self.name} telemetry")
+                tasks.create_task(self._watch(host, description.ports), name=f"{self.name} telemetry")
                 tasks.create_task(self._keep_in_sync(tables, host, description), name=f"{self.name} sync")
         finally:
             self._clients = None
@@ -143,13 +146,27 @@ class NodeSession:
             raise TargetUnreachable(self.fault or f"node {self.name}: not connected")
         return self._clients
 
-    async def _watch(self, host: HostClient) -> None:
-        """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again."""
+    async def _tell(self, description: NodeDescription) -> None:
+        """Reports what the node is, if that is new in this session."""
+        if description != self._described:
+            self._described = description
+            await self._context.report(NodeDescribed(node=self.name, description=description))
+
+    async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
+        """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.
+
+        A node whose carriers have changed is asked what it is now, not only at the next audit.
+        """
+        carriers = {port.number: port.carrier for port in ports}
         while True:
             try:
                 async for batch in host.telemetry(TelemetryQuery()):
                     self.telemetry_fault = ""
                     self._context.observe(self.name, batch)
+                    seen = {port.number: port.carrier for port in batch.ports if port.number in carriers}
+                    if carriers != carriers | seen:
+                        carriers |= seen
+                        await self._tell(await host.describe())
                 self.telemetry_fault = f"node {self.name}: ended its telemetry"
             except (TargetUnreachable, TargetRejected) as exc:
                 self.telemetry_fault = str(exc)
@@ -174,10 +191,8 @@ class NodeSession:
                     self.submit(wanted)
                 raise
             if host_changed or wanted.audit:
-                latest = await host.describe()
-                if latest != description:
-                    await self._context.report(NodeDescribed(node=self.name, description=latest))
-                description = latest
+                description = await host.describe()
+                await self._tell(description)
 
     async def _make(
         self, tables: P4RuntimeClient, host: HostClient, present: HostState, wanted: SyncNode
