@@ -10,6 +10,7 @@ from controller.model.course import Course
 from controller.reconcile.carriers import HOLD_S, cut
 from tests.simulator import LAB, ORDER_PROCESSING, Faults, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
+from topologies.topology_file import load
 
 NORTH, SOUTH = ("t1", "tc1", "t2"), ("t1", "tc2", "t2")
 CHEAP = """
@@ -28,7 +29,7 @@ def world() -> World:
 
 
 def started(topology: Path) -> World:
-    world = World(topology=topology)
+    world = World(topology=load(topology))
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
@@ -232,6 +233,35 @@ TWO_WAYS = (
      "  - {a: {node: se1}, b: {node: sg1}, delay_ms: 0,"),
     ("  sg1: {domain: shop,", '  sx: {domain: shop, role: transit, locator: "5f00:1:3::/48"}\n  sg1: {domain: shop,'),
 )  # fmt: skip
+
+
+def test_hosts_of_one_network_behind_two_edges_keep_reaching_each_other(changed: Callable[..., World]) -> None:
+    at_gateway = ("{name: eth0, node: se1, addresses: [10.1.0.12,", "{name: eth0, node: sg1, addresses: [10.1.0.12,")
+    world = changed(*TWO_WAYS, at_gateway)
+
+    def between_edges() -> list[tuple[str, ...]]:
+        policy = world.controllers["shop"].state.fabric.edge_policies["se1", "sg1"]
+        return [path.nodes for path in policy.candidate_paths] if policy is not None else []
+
+    world.delete("shop", "order-processing")
+    world.run(3.0)
+    assert between_edges() == [("se1", "sg1"), ("se1", "sx", "sg1")]
+    entries = {name: dict(node.entries) for name, node in world.nodes.items()}
+    world.set_carrier("se1-sg1", False)
+    world.run(2.0)
+    assert between_edges() == [("se1", "sx", "sg1")]
+    world.check_settled()
+    assert all(world.nodes[name].entries != entries[name] for name in ("se1", "sg1"))
+    world.set_carrier("se1-sx", False)
+    world.run(2.0)
+    assert between_edges() == []
+    world.check_settled()
+    for link in ("se1-sx", "se1-sg1"):
+        world.set_carrier(link, True)
+    world.run(HOLD_S + 2.0)
+    assert between_edges() == [("se1", "sg1"), ("se1", "sx", "sg1")]
+    world.check_settled()
+    assert {name: node.entries for name, node in world.nodes.items()} == entries
 
 
 def test_an_intent_that_may_degrade_goes_on_too_slowly_and_says_so(changed: Callable[..., World]) -> None:

@@ -58,7 +58,9 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """Of border links whose gateway has described itself."""
     edge_policies: dict[tuple[str, str], SrPolicy | None]
     """Between each two edges (first by name, second) that have a network in common. None: no path leads there. The same
-    object while this, the nodes and the links are the same."""
+    object while this, the nodes, the links and which of them are down are the same."""
+    down: tuple[str, ...] = ()
+    """Links that they do not take."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
         """Segments that pin `path`: End of each inner node, by the planned link."""
@@ -77,11 +79,16 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fabric(
-    inventory: Inventory, descriptions: Mapping[str, NodeDescription], own: str, before: Fabric | None = None
+    inventory: Inventory,
+    descriptions: Mapping[str, NodeDescription],
+    own: str,
+    before: Fabric | None = None,
+    down: Collection[str] = (),
 ) -> Fabric:
     """Entries that need what a node has not said yet (its MACs) are left out until it has.
 
-    `before`: the last one; what follows from nodes and links alone is kept while these are the same.
+    `before`: the last one; what follows from nodes and links alone is kept while these are the same. `down`: links that
+    SR Policies do not take; the ways from node to neighbouring node do not depend on it.
     """
     known = graph(inventory, own)
     ports: dict[tuple[str, str], int] = {}
@@ -119,8 +126,29 @@ def fabric(
         links_towards=towards,
         links=inventory.links,
         crossings=_crossings(inventory, descriptions),
-        edge_policies=_edge_policies(known, before.edge_policies if before is not None and same else {}),
+        edge_policies=_edge_policies(
+            graph(inventory, own, down),
+            before.edge_policies if before is not None and same and before.down == tuple(sorted(down)) else {},
+        ),
+        down=tuple(sorted(down)),
     )
+
+
+def around(held: Fabric, known: Graph) -> Fabric:
+    """The same with SR Policies between edges by what of the links is in use; the very same where they stay."""
+    kept = {
+        pair: policy
+        for pair, policy in held.edge_policies.items()
+        if set(held.down) <= set(known.down) and not _takes(policy, known.down)
+    }
+    policies = _edge_policies(known, kept)
+    if policies == held.edge_policies:
+        return held
+    return msgspec.structs.replace(held, edge_policies=policies, down=known.down)
+
+
+def _takes(policy: SrPolicy | None, links: Collection[str]) -> bool:
+    return policy is not None and any(link in links for path in policy.candidate_paths for link in path.links)
 
 
 def _links_towards(known: Graph, nodes: Collection[str]) -> dict[tuple[str, str], str]:

@@ -9,6 +9,7 @@ neither, for what we carry for others         ──▶ the agreement ends, with
 from msgspec.structs import replace
 
 from controller.fulfillment.carry import inside_mtu
+from controller.fulfillment.fabric import around
 from controller.fulfillment.place import BINDINGS, repath
 from controller.model.course import Course, Errand, Stage
 from controller.reconcile.carriers import concerned, cut, is_back
@@ -18,6 +19,7 @@ from controller.reconcile.turn import Turn
 
 def reroute(turn: Turn) -> None:
     """After links went down or came back. Intents of ours that need another border are left to `pursue`."""
+    turn.fabric = around(turn.fabric, turn.graph)
     for course in tuple(turn.courses.all.values()):
         if course.stage in (Stage.REMOVING, Stage.LINGERING):
             continue
@@ -40,8 +42,7 @@ def move(turn: Turn, course: Course, *, within_latency: bool) -> bool:
         return False
     if moved.sr_policies != course.plan.sr_policies:
         turn.fresh.add(course.plan.name)
-        around = ", ".join(moved.around)
-        turn.log("course_moved", owner=moved.owner, plan=moved.name, around=around)
+        turn.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(moved.around))
     turn.put_course(replace(course, plan=moved))
     return True
 

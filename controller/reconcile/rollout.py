@@ -40,6 +40,7 @@ def _renew_states(turn: Turn) -> None:
         or turn.descriptions.changed
         or turn.courses.changed
         or turn.undertakings.changed
+        or turn.fabric is not turn.before.fabric
         or not turn.realized.states
     )
     if not changed:

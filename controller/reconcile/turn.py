@@ -131,7 +131,7 @@ class Turn:
 
     def refresh_fabric(self) -> None:
         """After the inventory, or what nodes say of themselves, has changed."""
-        self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric)
+        self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric, self.down.all)
         self._graph = None
 
     def number(self, counter: str) -> int:
