@@ -4,7 +4,7 @@ Maps by name: one for each table, `T_masks` beside ternary tables, `T_range` bes
 
 XDP's flow cache answers for `flow_policy`, groups, port classes, attachments and source guards, as long as the
 context's generation is the one it saw. So each write ends by counting up the generations of the contexts it touched.
-Generation 0 stands for context 0, whose routes XDP keeps for SR Policies.
+Generation 0 stands for context 0, whose route to the first segment XDP keeps for each path of an SR Policy.
 """
 
 import sys
@@ -129,6 +129,8 @@ class Tables:
             return ALL_CONTEXTS
         if name in CACHED_BY_CONTEXT:
             return np.unique(numbers(keys, run.table.key.by_name["context"]))
+        if name == "sr_policy":
+            return np.array([FABRIC_CONTEXT], np.uint32)
         if name == "route":
             fabric = numbers(keys, run.table.key.by_name["context"]) == FABRIC_CONTEXT
             return np.array([FABRIC_CONTEXT], np.uint32) if fabric.any() else NO_CONTEXTS

@@ -165,6 +165,35 @@ def test_a_cut_link_and_what_tunnels_carry_are_shown(active: LabRecord) -> None:
     wait_for(carrier, 6, "the link has a carrier again")
 
 
+def test_traffic_goes_around_a_cut_link_and_an_intent_without_any_way_is_not_active(active: LabRecord) -> None:
+    def way() -> list[str]:
+        return [
+            " ".join(one["status"]["path"]) for one in get("agreements", "transit") if one["spec"]["offeror"] == "shop"
+        ]
+
+    def elsewhere() -> dict[str, frozenset[bytes]]:
+        return {node: entries_on(active, node) for node in ("se1", "sg1", "ig1", "ie1")}
+
+    wait_for(lambda: all(one["status"]["in_use"] for one in get("links", "transit")), 10, "all links are in use")
+    wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], 5, "the northern way is taken")
+    before = elsewhere()
+    try:
+        stitch("lab", "link", "t1", "tc1", "down")
+        wait_for(lambda: reaches(active, "cx1", ANALYTICS), 8, "cx1 reaches ay1 around the cut link")
+        assert way() == ["shop t1 tc2 t2 insight"]
+        wait_for(lambda: phase() == "Active", 5, "the intent is Active")
+        assert elsewhere() == before
+        stitch("lab", "link", "t1", "tc2", "down")
+        wait_for(lambda: phase() in ("Pending", "Negotiating", "Refused"), 8, "the intent is not Active any more")
+        wait_for(lambda: phase() == "Refused", 10, "transit says that it has no way")
+    finally:
+        stitch("lab", "link", "t1", "tc1", "up")
+        stitch("lab", "link", "t1", "tc2", "up")
+    wait_for(lambda: phase() == "Active", 30, "the intent is Active again")
+    wait_for(lambda: reaches(active, "cx1", ANALYTICS), 5, "cx1 reaches ay1")
+    wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], 10, "the northern way is taken again")
+
+
 def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) -> None:
     for address in (ANALYTICS, "2001:db8:2::10"):
         wait_for(lambda there=address: reaches(active, "cx1", there), 5, f"cx1 reaches {address}")

@@ -66,6 +66,7 @@ CHANGES = {
     "steering elsewhere": with_entry(encapsulate(101, 5, 1)),
     "path that is dead": with_entry(live(1, 0b0010_0000)),
     "no live path": with_entry(live(1, 0)),
+    "path that begins with another segment": with_entry(h_encaps(1, 0, EDGE, ["5f00:2:20:1::"])),
     "segment that goes another way": [*TABLES, route(0, "5f00:2:10:1::/128", node.FABRIC_2)],
     "segment without a route": [e for e in TABLES if e.table != "route"],
     "next hop that is gone": [e for e in TABLES if e.table != "next_hop"],
