@@ -12,7 +12,7 @@ from controller.fulfillment.carry import borders, candidate_lists, terms_in_forc
 from controller.fulfillment.fabric import edges
 from controller.language.manifest import to_manifest
 from controller.language.scalars import print_ports
-from controller.language.sentence import print_sentence
+from controller.language.sentence import print_consequence, print_sentence
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.entry import Entry
 from controller.model.intent import Encryption, Phase
@@ -424,14 +424,17 @@ def _service_status(state: State) -> "_Status":
 
 
 def _rule_status(state: State) -> "_Status":
-    """Which intents it has a say in."""
+    """What it does, in words, and in which intents it has a say."""
     touched: dict[str, set[str]] = {}
     for name, undertaking in state.undertakings.items():
         for rule in {one.origin for one in undertaking.requirements.origins}:
             touched.setdefault(rule, set()).add(name)
         for rule in {one.binding for one in undertaking.requirements.unmet}:
             touched.setdefault(rule, set()).add(name)
-    return lambda rule: {"intents": sorted(touched.get(f"rule {rule.name}", ()))}
+    return lambda rule: {
+        "consequence": print_consequence(rule.then),
+        "intents": sorted(touched.get(f"rule {rule.name}", ())),
+    }
 
 
 def _domain_status(state: State, domain: Domain) -> dict[str, Any]:

@@ -314,7 +314,8 @@ def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
         for entry in standing.state.entries if entry.action == "h_encaps"
     }  # fmt: skip
     assert marks == {CODE_POINTS["EF"]}
-    assert world.get("shop", "rules", "realtime-is-quick").status == {"intents": ["order-processing"]}
+    status = world.get("shop", "rules", "realtime-is-quick").status
+    assert status == {"consequence": "require latency <= 30ms; dscp EF", "intents": ["order-processing"]}
     world.apply("shop", LAB_RULES.replace("max: 30", "max: 1"))
     world.run(30)
     intent = world.get("shop", "intents", "order-processing")

@@ -51,7 +51,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "rules": _columns(
         ("WHEN", "spec.when"),
-        ("THEN", "spec.then"),
+        ("THEN", "status.consequence"),
         ("PRIORITY", "spec.priority"),
         ("INTENTS", "status.intents"),
         wide=(("EXPLAIN", "spec.explain"),),

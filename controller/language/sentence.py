@@ -18,7 +18,9 @@ from controller.language.manifest import API_VERSION, MAX_INTENT_BYTES, Document
 from controller.language.selector import parse_label, print_label, print_selector
 from controller.language.shape import Flaw, Flaws, Path, nearest
 from controller.language.tree import Position
+from controller.model import dscp
 from controller.model.intent import Encryption, Intent, IntentTest, Ports, Require
+from controller.model.rule import Then
 
 FILE = "sentence"
 """Stands for the file in faults."""
@@ -369,6 +371,19 @@ def clauses(intent: Intent) -> Iterator[str]:
         yield f"until {scalars.print_time(intent.lease_until_s)}"
     for test in intent.tests:
         yield print_test(test)
+
+
+def print_consequence(then: Then) -> str:
+    """What a rule does, in the same words: `require trust >= partner; dscp EF`."""
+    clauses = {
+        "require": ", ".join(_needs(then.require)),
+        "prefer": str(then.prefer),
+        "via": " ".join(then.via),
+        "forbid": " ".join(then.forbid),
+        "class": then.service_class,
+        "dscp": dscp.words(then.dscp) if then.dscp is not None else "",
+    }
+    return "; ".join(f"{clause} {words}" for clause, words in clauses.items() if words)
 
 
 def _needs(require: Require) -> Iterator[str]:
