@@ -175,6 +175,14 @@ def test_another_border_takes_over_before_the_old_plan_goes(world: World) -> Non
     assert status(world, "reports") == ("Active", "")
     assert world.get("shop", "intents", "reports").status["path"] == ["se1", "sg1", "transit", "insight"]
     world.check_settled()
+    world.set_carrier("sg1-ig1", True, "sg1")
+    for _ in range(60):
+        world.run(0.1)
+        assert "Active" in [course.stage for course in world.controllers["shop"].state.courses.values()]
+    world.run(6.0)
+    assert status(world, "reports") == ("Active", "")
+    assert world.get("shop", "intents", "reports").status["path"] == ["se1", "sg1", "insight"]
+    world.check_settled()
 
 
 SLOW_SOUTH = ("{a: {node: t1}, b: {node: tc2}, delay_ms: 2", "{a: {node: t1}, b: {node: tc2}, delay_ms: 30")

@@ -164,6 +164,11 @@ def _preference(plan: Plan) -> tuple[tuple[int, int], str]:
     return order(plan.connection.prefer, plan.latency_us, plan.cost), border
 
 
+def leads_better(plan: Plan, than: Plan) -> bool:
+    """Whether it is preferred, and takes another border: paths to the same one are changed without a new plan."""
+    return plan.egress != than.egress and _preference(plan) < _preference(than)
+
+
 def _ways(
     connection: Connection, graph: Graph, visited: Collection[str], excluded: Collection[str]
 ) -> list[tuple[Way, Trust]]:

@@ -18,13 +18,16 @@ from controller.reconcile.turn import Turn
 
 
 def reroute(turn: Turn) -> None:
-    """After links went down or came back. Intents of ours that need another border are left to `pursue`."""
+    """After links went down or came back. What of ours needs another border, or may prefer it, is left to `pursue`."""
     turn.fabric = around(turn.fabric, turn.graph)
     for course in tuple(turn.courses.all.values()):
         if course.stage in (Stage.REMOVING, Stage.LINGERING):
             continue
         plan = course.plan
-        if not concerned(plan, turn.down.all) and not any(is_back(turn, name) for name in plan.around):
+        relieved = any(is_back(turn, name) for name in plan.around)
+        if relieved:
+            turn.relieved.add(plan.name)
+        elif not concerned(plan, turn.down.all):
             continue
         if move(turn, course, within_latency=True) or not cut(plan, turn.down.all):
             continue

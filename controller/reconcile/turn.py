@@ -96,6 +96,8 @@ class Turn:
         """Courses that have begun in this step, and have room."""
         self.fresh: set[str] = set()
         """What has just changed on the nodes: its nodes' next generations are awaited."""
+        self.relieved: set[str] = set()
+        """Plans that were made around links of which one is back: another border may be better again."""
         self.resync: set[str] = set()
         """Nodes that have just said what they are."""
         self.lost: list[Lost] = []

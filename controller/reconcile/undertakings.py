@@ -3,7 +3,7 @@
 import msgspec
 
 from controller.fulfillment.numbering import free_slots
-from controller.fulfillment.place import place
+from controller.fulfillment.place import leads_better, place
 from controller.model.course import Course, Errand, Stage, Undertaking
 from controller.model.intent import Intent
 from controller.model.plan import Plan
@@ -108,13 +108,11 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         abandon(turn, errand.plan, "what is required cannot be met")
         return Errand(unsatisfiable=undertaking.requirements.unmet[0])
     current = turn.courses.get(errand.coming or errand.plan)
-    is_right = current is not None and _is_right(current.plan, undertaking, connection)
-    if current is not None and is_right and not cut(current.plan, turn.down.all) and not current.too_slow:
+    good = current.plan if current is not None and _is_good(turn, current, undertaking, connection) else None
+    if good is not None and good.name not in turn.relieved:
         return errand
     if turn.now_s < errand.retry_s <= turn.now_s + RETRY_S:  # later than that: the clock was set back
         return errand
-    if errand.coming:
-        abandon(turn, errand.coming, "another way is wanted")
     serial = (turn.counters.get("serial") or 0) + 1
     found = place(
         connection,
@@ -125,6 +123,10 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         priority=undertaking.intent.priority,
         serial=undertaking.serial,
     )
+    if good is not None and (isinstance(found, Unsatisfiable) or not leads_better(found, good)):
+        return errand
+    if errand.coming:
+        abandon(turn, errand.coming, "another way is wanted")
     if isinstance(found, Unsatisfiable) and _degrade(turn, undertaking, connection, errand):
         return Errand(plan=errand.plan, retry_s=int(turn.now_s) + RETRY_S)
     if isinstance(found, Unsatisfiable):
@@ -207,6 +209,12 @@ def _explained(found: Unsatisfiable, requirements: Requirements, connection: Con
                 found, message=f"{found.message} ({one.requirement} is of {one.origin}{why})"
             )
     return found
+
+
+def _is_good(turn: Turn, course: Course, undertaking: Undertaking, connection: Connection) -> bool:
+    """What is wanted, as it is wanted."""
+    is_right = _is_right(course.plan, undertaking, connection)
+    return is_right and not course.too_slow and not cut(course.plan, turn.down.all)
 
 
 def _is_right(plan: Plan, undertaking: Undertaking, connection: Connection) -> bool:
