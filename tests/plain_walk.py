@@ -5,7 +5,6 @@ packet is walked node by node too, once for each SR Policy and candidate path, s
 one: all live candidate paths must end in the same context.
 """
 
-import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ class Dropped(Exception):
 
 class PlainWalk:
     def __init__(self, world: World, now_s: float) -> None:
-        self._topology = world.topology
+        self._prefixes = {one.name: tuple(map(prefix, one.prefixes)) for one in world.topology.networks}
         self._now_boottime_s = now_s - BOOT_EPOCH_S
         self._tables = {name: Tables(node.entries.values()) for name, node in world.nodes.items()}
         self._wires = _wires(world)
@@ -124,12 +123,12 @@ class PlainWalk:
     def _is_next_mac_known(self, node: str, port: int, context: int, packet: Packet) -> bool:
         """A host asks who has what is on its link. The edge answers for what is behind another port, hosts for
         themselves."""
-        network = self._topology.network(packet.network)
-        destination = ipaddress.ip_address(packet.destination)
-        if not any(destination in ipaddress.ip_network(text) for text in network.prefixes):
+        destination = address(packet.destination)
+        on_link = self._prefixes[packet.network]
+        if not any(destination >> (128 - length) == value >> (128 - length) for value, length in on_link):
             return True
         at = self._tables[node]
-        route = at.look_up("route", context=context, destination=address(packet.destination))
+        route = at.look_up("route", context=context, destination=destination)
         hop = at.look_up("next_hop", next_hop=route.params[0][1]) if route is not None else None
         return hop is not None and hop.params[0][1] != port
 

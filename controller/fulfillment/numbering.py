@@ -20,6 +20,7 @@ import enum
 import ipaddress
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 END = 1
 END_X = 0x0100
@@ -105,6 +106,7 @@ def border_sid(locator: int, slot: int, direction: Direction) -> int:
     return sid(locator, END_DT46 + 4 * slot + 2 + direction)
 
 
+@lru_cache(65_536)
 def address(text: str) -> int:
     """128 bits; IPv4 is ::ffff:0:0/96."""
     value = ipaddress.ip_address(text)
