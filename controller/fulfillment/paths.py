@@ -82,8 +82,9 @@ def best(
     """The most preferred route that is quick enough and of few enough links; None: there is none.
 
     Exact: label setting with dominance. Routes are extended in the order of preference, so one that comes to a node
-    later can only be of use if it is quicker or shorter than each that came there before; that bounds how many there
-    are. None is extended that could not reach `target` in time by the quickest way left.
+    later can only be of use if it is shorter than each that came there before, or quicker where the cheapest must be
+    quick enough; that bounds how many there are. Then none is extended either that could not reach `target` in time by
+    the quickest way left.
 
     `left`: `shortest` from `target` over all that is usable or more, if it is known: links are the same in both
     directions. The quickest is then looked for in its direction (A*, with what is left at least as lower bound), and
@@ -101,7 +102,7 @@ def best(
         _, nodes, links, latency_us, cost = heapq.heappop(queue)
         node, hops = nodes[-1], len(links)
         before = came.setdefault(node, [])
-        if any(quicker <= latency_us and shorter <= hops for quicker, shorter in before):
+        if any((quicker <= latency_us or not bounded) and shorter <= hops for quicker, shorter in before):
             continue
         before.append((latency_us, hops))
         if node == target:
