@@ -60,7 +60,8 @@ def submit(world: World, domain: str, network: Network) -> Reply | None:
 
 
 def refusal(world: World) -> str:
-    world.run(5.0)
+    """Once it is refused; it is tried again from time to time."""
+    world.run(4.5)
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Refused", status
     return str(status["conditions"][0]["reason"])

@@ -34,7 +34,7 @@ from topologies.topology import Host
 WORLDS = int(os.environ.get("NETSTITCH_MEANING_WORLDS", "100"))
 FIRST_SEED = int(os.environ.get("NETSTITCH_MEANING_SEED", "0"))
 BATCHES = 4
-PACKETS = 2000
+PACKETS = 1850
 """Of each world; answers to what is delivered come on top."""
 SAMPLE = 40
 """Of them, byte by byte."""
@@ -310,4 +310,5 @@ def test_entries_of_all_domains_do_what_all_of_them_permit(batch: int) -> None:
             count[f"{origin} courses"] += 1
         Comparison(seed, world, count).run()
     print(f"\nseeds from {FIRST_SEED + batch * WORLDS // BATCHES}: {dict(count)}")
-    assert count["across"] > 10 * WORLDS and count["isolated"] and count["inside"] and count["transit courses"]
+    assert count["across"] > 10 * WORLDS and count["isolated"] and count["inside"] and count["true"]
+    assert count["transit courses"] or WORLDS < 100
