@@ -60,10 +60,17 @@ def test_reference_intent_is_read() -> None:
         ("max: 20", "max: -20", "-20 is out of range"),
         ("max: 20", "max: 20ms", "found '20ms'"),
         ("max: 20", "max: true", "found true"),
+        ("max: 20", "max: 1e-9", "1e-09 is finer than 1/1000 milliseconds; expected a number of milliseconds (a plain"),
+        ("kind: Intent", "kin: Intent", "field 'kind' is missing; one of Domain, Network"),
+        (
+            "app: order-processing}",
+            '"a\\u202eb": c}',
+            ".select.'a\\u202eb': 'a\\u202eb' is no label's name",
+        ),
         ("max: 20", "maximum: 20", "unknown field 'maximum'"),
         ("tcp/443", "tcp/99999", "no range inside 1 to 65535"),
         ("tcp/443", "sctp/443", "are no ports; expected ports such as tcp/443"),
-        ("tcp/443", "udp/2000-1000", "no range"),
+        ("tcp/443", "udp/2000-1000", "'udp/2000-1000' ends before it begins; expected ports"),
         ("30d", "30 days", "no duration; expected a duration such as 30d"),
         ("for: 30d", "for: 30d, until: 2030-01-01T00:00:00Z", "expected one of for"),
         ("for: 30d", "until: 2030-01-01", "no time zone"),
@@ -108,6 +115,15 @@ def test_column_is_that_of_the_wrong_value() -> None:
 def test_all_faults_are_told_at_once() -> None:
     text = ORDER_PROCESSING.replace("max: 20", "max: -1").replace("tcp/443", "tcp/0").replace("30d", "0d")
     assert len(faults(text)) == 3
+
+
+def test_a_document_of_one_intent_has_at_most_64_kib_with_its_comments() -> None:
+    padding = "# what we meant\n" * 5000
+    for text in (padding + ORDER_PROCESSING, ORDER_PROCESSING + padding):
+        (fault,) = faults(text)
+        assert "one intent of 8" in fault and "at most 65,536 are read" in fault
+    other = ORDER_PROCESSING.replace("name: order-processing", "name: other")
+    assert len(parse(ORDER_PROCESSING + padding[:40000] + "---\n" + padding[:40000] + other)) == 2
 
 
 def test_duplicate_name_in_a_file_is_refused() -> None:

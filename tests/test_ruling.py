@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
+from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
 from controller.language.manifest import ManifestInvalid, parse, print_yaml, schema, to_manifest
 from controller.language.rule import RULE
@@ -196,6 +197,7 @@ def test_rules_that_trigger_each_other_without_end_are_named(inventory: Inventor
     )
     (unmet,) = translated(intent(), rules, inventory).unmet
     assert unmet.binding == "rules" and "rules on trigger each other without end" in unmet.message
+    assert unmet.endless == ("on",) and endless(rules) is not None and endless(lab_rules()) is None
 
 
 def test_too_many_labels_for_the_rules_are_reported(inventory: Inventory) -> None:
@@ -329,6 +331,45 @@ def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
     world.run(5)
     assert world.phase("shop", "order-processing") == "Unsatisfiable"  # its class has no meaning now
     world.check_settled()
+
+
+def circle(name: str, when: str, then: str) -> str:
+    return (
+        f"---\napiVersion: netstitch/v1\nkind: Rule\nmetadata: {{name: {name}}}\n"
+        f"spec: {{when: '{when}', then: {then}, explain: x}}\n"
+    )
+
+
+def refused(world: World, text: str) -> list[tuple[tuple[str | int, ...], str]]:
+    answer = world.apply("shop", text)
+    assert answer is not None
+    return [(one.path, one.message) for one in answer.problems]
+
+
+def test_rules_that_have_no_end_are_refused_where_they_stand(world: World) -> None:
+    """For an intent that asks for nothing, or for one in force; and nothing is taken over."""
+    circles = circle("one", 'effective.class == ""', "{class: x}") + circle(
+        "other", 'effective.class == "x"', "{dscp: EF}"
+    )
+    ((path, message), (other_path, _)) = refused(world, circles)
+    assert (path, other_path) == ((0, "spec", "when"), (1, "spec", "when"))
+    assert message.startswith("for an intent that asks for nothing: rules one, other trigger each other without end")
+    quick = circle("quick", 'effective.class == "realtime" && effective.dscp == 0', "{dscp: EF}")
+    assert world.apply("shop", LAB_RULES.replace("dscp: EF", "class: realtime") + "---\n" + QUICK)
+    ((path, message),) = refused(world, quick)
+    assert path == (0, "spec", "when") and message.startswith("for intent order-processing: rules quick trigger")
+    assert not {"one", "other", "quick"} & {one.metadata["name"] for one in world.resources("shop", "rules")}
+    world.run(30)
+    assert world.phase("shop", "order-processing") == "Active"
+
+
+def test_a_rule_that_others_need_to_come_to_an_end_is_not_taken_away(world: World) -> None:
+    ends = circle("ends", 'intent.tenant == "customer-x"', "{dscp: AF41}").replace("explain", "priority: 200, explain")
+    turns = circle("turns", 'intent.tenant == "customer-x" && effective.dscp == 0', "{dscp: EF}")
+    assert refused(world, ends + turns + "---\n" + ORDER_PROCESSING) == []
+    answer = world.delete("shop", "ends", "Rule")
+    assert answer is not None and "without rule ends, for intent order-processing: rules turns" in answer.conflict
+    assert {one.metadata["name"] for one in world.resources("shop", "rules")} == {"ends", "turns"}
 
 
 def test_rules_are_stored_and_come_back(world: World) -> None:

@@ -129,7 +129,7 @@ def test_values_of_labels_are_quoted_where_they_must() -> None:
         ("isolate a/b; for 30 d", "sentence:1:21: 'd' is not expected here; expected `;` or the end"),
         ("isolate a/b; allow", "sentence:1:19: it ends too early; expected a network or service"),
         ("isolate a/b; allow x/y tcp/99999", "sentence:1:24: 'tcp/99999' is no range"),
-        ("isolate a/b; allow x/y tcp/9-3", "sentence:1:24: 'tcp/9-3' is no range"),
+        ("isolate a/b; allow x/y tcp/9-3", "sentence:1:24: 'tcp/9-3' ends before it begins"),
         ("isolate a/b; priority 1001", "sentence:1:23: 1001 is out of range"),
         ("isolate a/b; priority high", "sentence:1:23: 'high' is none; expected a whole number"),
         ("isolate a/b; on violation dgrade", "sentence:1:27: 'dgrade' is none of them"),

@@ -43,6 +43,7 @@ def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
 def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wait_s: float | None) -> None:
     """Raises InputInvalid with file:line:column for what the controller does not accept; AnswerIsNo."""
     from controller.language.manifest import locate
+    from controller.language.shape import dotted
 
     try:
         results = client.apply([document.data for document in documents], dry_run=dry_run)
@@ -53,7 +54,7 @@ def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wai
                 case (int(index), *inner) if 0 <= index < len(documents):
                     document = documents[index]
                     line, column = locate(document, inner)
-                    where = dotted(inner)
+                    where = dotted(tuple(inner))
                     lines.append(f"{document.file}:{line}:{column}: {f'{where}: ' if where else ''}{message}")
                 case _:
                     lines.append(message)
@@ -62,10 +63,6 @@ def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wai
         print(f"{result} (dry run)" if dry_run else result, flush=True)
     if wait_s is not None and not dry_run:
         wait_until_active(client, [document.name for document in documents if document.kind == "Intent"], wait_s)
-
-
-def dotted(path: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
 def wait_until_active(client: Client, names: Sequence[str], wait_s: float) -> None:

@@ -98,7 +98,7 @@ def rule_on(
         unmet = Unsatisfiable(binding=f"rule {error.rule}", message=str(error))
         return _merge(intent, givers, source, destinations, (unmet,))
     except _Endless as error:
-        unmet = Unsatisfiable(binding="rules", message=str(error))
+        unmet = Unsatisfiable(binding="rules", message=str(error), endless=error.rules)
         return _merge(intent, givers, source, destinations, (unmet,))
     meant = any(rule.name in rules.classes for rule in found) or not ruling.intent.service_class
     if not meant:
@@ -108,8 +108,22 @@ def rule_on(
     return ruling
 
 
+def endless(rules: Rulebook) -> Unsatisfiable | None:
+    """What rules are that trigger each other without end, for an intent that asks for nothing; None: they do not."""
+    nobody = End(network="-/-", trust=Trust.OWN, domain_trust=Trust.OWN, labels=(), prefixes=())
+    ruling = rule_on(Intent(name="", tenant=""), rules, nobody, [nobody])
+    return next((one for one in ruling.unmet if one.endless), None)
+
+
 class _Endless(Exception):
     """Rules that trigger each other for ever."""
+
+    def __init__(self, rules: tuple[str, ...]) -> None:
+        names = ", ".join(rules)
+        super().__init__(
+            f"rules {names} trigger each other without end (given up after {MAX_ROUNDS} rounds): change one"
+        )
+        self.rules = rules
 
 
 def _holding(rules: Rulebook, questions: list[Facts], merge: Callable[[list[_Giver]], Ruling]) -> list[Rule]:
@@ -127,8 +141,7 @@ def _holding(rules: Rulebook, questions: list[Facts], merge: Callable[[list[_Giv
         if turn >= MAX_ROUNDS // 2:
             turning |= {rule.name for rule in again} ^ {rule.name for rule in chained}
         chained = again
-    names = ", ".join(sorted(turning))
-    raise _Endless(f"rules {names} trigger each other without end (given up after {MAX_ROUNDS} rounds): change one")
+    raise _Endless(tuple(sorted(turning)))
 
 
 def _any(answers: Iterable[list[Rule]]) -> list[Rule]:

@@ -11,7 +11,19 @@ from controller.language import bulk, resources, scalars
 from controller.language import intent as intents
 from controller.language import rule as rules
 from controller.language.fault import Fault, ManifestInvalid
-from controller.language.shape import INVALID, Field, Fields, Flaw, Flaws, Labels, Path, Scalar, describe, nearest
+from controller.language.shape import (
+    INVALID,
+    Field,
+    Fields,
+    Flaw,
+    Flaws,
+    Labels,
+    Path,
+    Scalar,
+    describe,
+    dotted,
+    nearest,
+)
 from controller.language.tree import Position, Tree, load
 from controller.model.event import Applied, Problem
 from controller.model.intent import Intent
@@ -108,7 +120,9 @@ def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
     for tree in _manifests(load(text, file)):
         flaws: Flaws = []
         value = _read(tree.data, flaws)
-        if value is None:
+        if isinstance(value, Intent) and tree.characters > MAX_INTENT_BYTES:
+            flaws.append(_too_big(tree.characters))
+        if value is None or flaws:
             faults.extend(_fault(flaw, tree, file) for flaw in flaws)
             continue
         kind = _BY_MODEL[type(value)]
@@ -206,7 +220,7 @@ def _locate(positions: Mapping[Path, Position], path: Path) -> Position:
 def _fault(flaw: Flaw, tree: Tree, file: str) -> Fault:
     place = tree.keys.get(flaw.path) if flaw.at_key else None
     line, column = place or _locate(tree.positions, flaw.path)
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in flaw.path).lstrip(".")
+    where = dotted(flaw.path)
     return Fault(file=file, line=line, column=column, message=f"{where}: {flaw.message}" if where else flaw.message)
 
 
@@ -219,13 +233,14 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     name = data.get("kind")
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        message = "field 'kind' is missing" if "kind" not in data else f"unknown kind {describe(name)}"
-        path: Path = ("kind",) if "kind" in data else ()
-        flaws.append(Flaw(path=path, message=message + nearest(str(name), KINDS)))
+        if "kind" in data:
+            message = f"unknown kind {describe(name)}{nearest(str(name), KINDS)}"
+            flaws.append(Flaw(path=("kind",), message=message))
+        else:
+            flaws.append(Flaw(path=(), message=f"field 'kind' is missing; one of {', '.join(KINDS)}"))
         return None
     if kind.model is Intent and (size := _size_bytes(data)) > MAX_INTENT_BYTES:
-        message = f"one intent of {size:,} bytes; at most {MAX_INTENT_BYTES:,} are read: make several of it"
-        flaws.append(Flaw(path=(), message=message))
+        flaws.append(_too_big(size))
         return None
     if data.get("apiVersion") != API_VERSION:
         found = describe(data.get("apiVersion"))
@@ -236,6 +251,12 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     if values is INVALID or flaws:
         return None
     return kind.model(**values["metadata"], **values["spec"])
+
+
+def _too_big(size: int) -> Flaw:
+    return Flaw(
+        path=(), message=f"one intent of {size:,} bytes; at most {MAX_INTENT_BYTES:,} are read: make several of it"
+    )
 
 
 def _size_bytes(data: Mapping[Any, Any]) -> int:

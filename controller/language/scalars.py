@@ -75,7 +75,7 @@ def integer(least: int, most: int, unit: str = "") -> Scalar:
     return Scalar(expected=expected, make=make, types=(int,), json_schema=schema)
 
 
-def scaled(factor: int, most: float, unit: str, *, positive: bool = False) -> Scalar:
+def scaled(factor: int, most: float, unit: str, note: str, *, positive: bool = False) -> Scalar:
     """A number of `unit` that the model keeps as a whole number of 1/factor of it."""
 
     def make(value: float) -> int:
@@ -86,7 +86,7 @@ def scaled(factor: int, most: float, unit: str, *, positive: bool = False) -> Sc
             raise ValueError(f"{value} is finer than 1/{factor} {unit}")
         return int(exact)
 
-    expected = f"a number of {unit} {'above' if positive else 'from'} 0{' up' if positive else ''} to {most:g}"
+    expected = f"a number of {unit} ({note}) {'above' if positive else 'from'} 0{' up' if positive else ''} to {most:g}"
     return Scalar(
         expected=expected,
         make=make,
@@ -100,11 +100,11 @@ def unscaled(value: int, factor: int) -> int | float:
     return value // factor if value % factor == 0 else value / factor
 
 
-LATENCY_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)")
-LATENCY_MAX_MS = scaled(1000, 60_000, "milliseconds (a plain number, no unit)", positive=True)
-LOSS_MAX_PERCENT = scaled(10_000, 100, "percent (a plain number, no sign)")
+LATENCY_MS = scaled(1000, 60_000, "milliseconds", "a plain number, no unit")
+LATENCY_MAX_MS = scaled(1000, 60_000, "milliseconds", "a plain number, no unit", positive=True)
+LOSS_MAX_PERCENT = scaled(10_000, 100, "percent", "a plain number, no sign")
 COST = integer(0, 2**24 - 1, "traffic engineering metric, RFC 5305")
-RATE_MBIT = scaled(1_000_000, 10_000_000, "Mbit/s (a plain number, no unit)", positive=True)
+RATE_MBIT = scaled(1_000_000, 10_000_000, "Mbit/s", "a plain number, no unit", positive=True)
 
 
 def _percent(value: float) -> float:
@@ -164,7 +164,9 @@ def _ports(text: str) -> Ports:
         raise ValueError(f"{text[:40]!r} are no ports")
     first = int(match[2]) if match[2] else 0
     last = int(match[3]) if match[3] else (first if match[2] else 65535)
-    if (match[2] and first == 0) or last > 65535 or first > last:
+    if first > last:
+        raise ValueError(f"{text!r} ends before it begins")
+    if (match[2] and first == 0) or last > 65535:
         raise ValueError(f"{text!r} is no range inside 1 to 65535")
     return Ports(protocol=match[1], first=first, last=last)
 

@@ -169,6 +169,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
+def dotted(path: Path) -> str:
+    """`spec.allow[0].to`; what does not print is escaped."""
+    parts = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in path)
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+
+
 def describe(data: object) -> str:
     """What somebody wrote, in words and short."""
     match data:

@@ -29,6 +29,8 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
     """Where each value starts; lines and columns count from 1."""
     keys: dict[Path, Position]
     """Where the key of each field starts."""
+    characters: int = 0
+    """Of the document, with its comments; 0: it is part of one."""
 
 
 def load(text: str | bytes, file: str) -> tuple[Tree, ...]:
@@ -81,12 +83,16 @@ def _place_of_character(text: str) -> Position:
 
 
 def _documents(events: Iterator[Any], file: str) -> Iterator[Tree]:
+    begin = 0
     for event in events:
-        if type(event).__name__ == "DocumentStartEvent":
-            builder = _Builder(events, file)
-            data = builder.value(next(events), (), 0)
-            if data is not None:
-                yield Tree(data=data, positions=builder.positions, keys=builder.keys)
+        if type(event).__name__ != "DocumentStartEvent":
+            continue
+        builder = _Builder(events, file)
+        data = builder.value(next(events), (), 0)
+        end = next(events).end_mark.index
+        if data is not None:
+            yield Tree(data=data, positions=builder.positions, keys=builder.keys, characters=end - begin)
+        begin = end
 
 
 class _Builder:

@@ -64,6 +64,8 @@ class Unsatisfiable(Value, frozen=True, kw_only=True):
     or what there is no room in: slots (of the domain), port_classes, capacity (of a node's table)."""
     message: str
     """Needed and best found, in words."""
+    endless: tuple[str, ...] = ()
+    """Names of rules that trigger each other without end, if that is why."""
 
 
 class Origin(Value, frozen=True, kw_only=True):

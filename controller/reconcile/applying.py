@@ -8,6 +8,7 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.rulebook import Rulebook, rulebook
+from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
 from controller.model.course import Undertaking
 from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Reply
@@ -73,6 +74,9 @@ def apply(turn: Turn, event: Apply) -> None:
     conflict = _foreign_tenant(turn, intents)
     if not conflict and (inventory_touched or rules_touched):
         conflict = _retranslate(turn, rules, merged, intents, required)
+    if rules_touched and (problems := _endless(request, rules, required)):
+        turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
+        return
     inventory = merged if inventory_touched else turn.inventory
     judgement = Judgement(conflict) if conflict else judge(turn, inventory, intents)
     conflict = judgement.conflict
@@ -160,6 +164,23 @@ def _foreign_tenant(turn: Turn, intents: Mapping[str, Intent]) -> str:
         if held is not None and held.intent.tenant != intent.tenant:
             return f"intent {name} belongs to tenant {held.intent.tenant}: use another name"
     return ""
+
+
+def _endless(request: _Request, rules: Rulebook, required: Mapping[str, Requirements]) -> list[Problem]:
+    """Rules in the request with which others, or they alone, trigger each other without end."""
+    found = {name: one for name, asked in required.items() for one in asked.unmet if one.endless}
+    anyway = endless(rules)
+    if anyway is not None:
+        found[""] = anyway
+    at = {value.name: index for index, _, value in request.values if isinstance(value, Rule)}
+    problems: dict[int, Problem] = {}
+    for name, one in sorted(found.items()):
+        where = f"intent {name}" if name else "an intent that asks for nothing"
+        for rule in one.endless:
+            if rule in at:
+                problem = Problem(path=(at[rule], "spec", "when"), message=f"for {where}: {one.message}")
+                problems.setdefault(at[rule], problem)
+    return [problems[index] for index in sorted(problems)]
 
 
 def _retranslate(
@@ -311,6 +332,12 @@ def _repeal(turn: Turn, event: Delete) -> None:
     if conflict := _retranslate(turn, rules, turn.inventory, {}, required):
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
+    for name, requirements in required.items():
+        known = any(one.endless for one in turn.undertakings.all[name].requirements.unmet)
+        if not known and (reason := next((one.message for one in requirements.unmet if one.endless), "")):
+            conflict = f"without rule {event.name}, for intent {name}: {reason}"
+            turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+            return
     turn.rules.drop(event.name)
     turn.rulebook = rules
     for name, requirements in required.items():
