@@ -51,6 +51,9 @@ from controller.model.trace import Crossing, Probe, Trace, Unknown
 QUEUE_MAX = 4096
 BATCH_MAX = 256
 """Events of one commit."""
+HEAVY = 1000
+"""Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
+Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
 TICK_S = 1.0
 WATCH_PAUSES = 4
 """How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
@@ -165,13 +168,15 @@ class Shell:
         while len(items) < BATCH_MAX and not self._queue.empty():
             items.append(self._queue.get_nowait())
         before = self._state
-        effects: list[Effect] = []
+        events = [event for event, _ in items]
+        weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply))
         began = time.perf_counter()
-        for event, _ in items:
-            self._state, produced = reconcile.step(self._state, event, self._now_s(), self._keys)
-            effects += produced
-            self.counts[type(event).__name__] += 1
+        if weight < HEAVY:
+            self._state, effects = self._stepped(before, events)
+        else:
+            self._state, effects = await asyncio.to_thread(self._stepped, before, events)
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
+        self.counts.update(type(event).__name__ for event in events)
         records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
         if records:
             try:
@@ -190,6 +195,13 @@ class Shell:
         if self._state is not before:
             for watcher in self._watchers:
                 watcher.set()
+
+    def _stepped(self, state: reconcile.State, events: Iterable[Event]) -> tuple[reconcile.State, list[Effect]]:
+        effects: list[Effect] = []
+        for event in events:
+            state, produced = reconcile.step(state, event, self._now_s(), self._keys)
+            effects += produced
+        return state, effects
 
     async def _give_up(self, error: ControllerError) -> None:
         """What cannot be stored is not done: who waits is told, and the controller ends with the reason."""
@@ -255,7 +267,7 @@ class Shell:
     # ---- model.resource.Controller
 
     async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
-        applied, problems = read(manifests)
+        applied, problems = await asyncio.to_thread(read, manifests) if len(manifests) > HEAVY else read(manifests)
         if problems:
             return Answer(problems=problems)
         return await self.apply_values(applied, dry_run=dry_run)

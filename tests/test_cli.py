@@ -146,10 +146,10 @@ def test_a_dry_run_changes_nothing(stitch: Shell) -> None:
         ("{", "2:1", "expected"),
         ("", "1:1", "no manifest"),
         ("[" * 1000, "1:", "nested"),
-        ("x" * 10_000_000, "1:1", "too many"),
+        ("x" * 17_000_000, "1:1", "too many"),
         (b"\xff" + os.urandom(10_000), "1:1", "no UTF-8"),
     ],
-    ids=["field", "negative", "duplicate", "unit", "kind", "open", "empty", "deep", "10 MB", "noise"],
+    ids=["field", "negative", "duplicate", "unit", "kind", "open", "empty", "deep", "17 MB", "noise"],
 )
 def test_bad_manifests_are_told_with_file_line_and_column(
     stitch: Shell, api: Running, text: str | bytes, place: str, message: str

@@ -11,6 +11,7 @@ from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
 from controller.model.inventory import Attachment, Network
+from controller.reconcile import judging
 from tests.simulator import ORDER_PROCESSING, World
 
 MANY = 10_000
@@ -153,6 +154,36 @@ def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts(world: World) -> N
     ], answer.conflict[:500]
     assert not state.undertakings
     assert took_s < 30, took_s
+
+
+def copies(text: str, count: int) -> list[Applied]:
+    (document,) = parse(text)
+    assert isinstance(document.value, Intent)
+    return [applied(msgspec.structs.replace(document, value=copy)) for copy in _copies(document.value, count)]
+
+
+def _copies(intent: Intent, count: int) -> list[Intent]:
+    return [msgspec.structs.replace(intent, name=f"{intent.name}-{number}") for number in range(count)]
+
+
+@pytest.mark.parametrize(("text", "refused"), [(WEB, False), (ORDER_PROCESSING, True)], ids=["shared", "isolated"])
+def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
+    world: World, text: str, refused: bool
+) -> None:
+    """As many pairs as there are: 4.5 million."""
+    controller = world.controllers["shop"]
+    started_s = time.process_time()
+    event = Apply(request_id="r", resources=tuple(copies(text, 3000)), dry_run=True)
+    _, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
+    (answer,) = [effect for effect in effects if isinstance(effect, Reply)]
+    assert time.process_time() - started_s < 10
+    if refused:
+        assert answer.conflict.startswith("contradiction: intent order-processing-0 (isolate) and intent order-process")
+        assert answer.conflict.endswith("; and at least 1036 more")  # of 32 * 33
+    else:
+        warnings = answer.results[3000:]
+        assert len(warnings) == judging.MAX_WARNINGS + 1 and "only 100 warnings" in warnings[-1]
+        assert all(one.startswith("redundancy: intent web-") for one in warnings[:-1])
 
 
 def test_more_plans_than_there_are_numbers_are_unsatisfiable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WORKING = frozenset({"Pending", "Negotiating", "Installing"})
 """Phases that an intent goes through by itself; the others last."""
 _POLL_S = 0.1
-_READ_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 20 * 1024 * 1024
 """More than the language takes; the rest of an endless input is not read."""
 
 

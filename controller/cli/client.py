@@ -68,7 +68,8 @@ class Client:
     def apply(self, manifests: Sequence[Mapping[str, Any]], *, dry_run: bool) -> list[str]:
         """Raises ManifestsRefused with everything that is wrong."""
         query = {"dry_run": "true"} if dry_run else {}
-        return self._results("POST", "/v1/apply", query, json.dumps(list(manifests)).encode())
+        body = json.dumps(list(manifests), ensure_ascii=False, separators=(",", ":")).encode()
+        return self._results("POST", "/v1/apply", query, body)
 
     def delete(self, kind: str, name: str) -> list[str]:
         return self._results("DELETE", f"/v1/{kind}/{quote(name)}")

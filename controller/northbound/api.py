@@ -162,7 +162,7 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
     async def apply(
         request: Request, dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False
     ) -> Response:
-        manifests = _manifests(await request.body())
+        manifests = await asyncio.to_thread(_manifests, await request.body())
         if isinstance(manifests, Response):
             return manifests
         return _answer(await controller.apply(manifests, dry_run=dry_run))
