@@ -134,8 +134,8 @@ def test_duplicate_name_in_a_file_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"x" * 10_000_000, "10,000,000 bytes are too many"),
-        (b"\xff\xfe" * 5_000_000, "are too many"),
+        (b"x" * 17_000_000, "17,000,000 bytes are too many"),
+        (b"\xff\xfe" * 9_000_000, "are too many"),
         ("[" * 500_000, "nested more than"),
         ("{a: " * 100_000, "nested more than"),
         (b"\xff\xfe", "byte 0xff is no UTF-8"),
@@ -293,5 +293,18 @@ def test_policy_is_read_with_places() -> None:
         )
     )
     assert parse_policy("", "p") == Policy()
-    with pytest.raises(ManifestInvalid, match=r"p:2:18: unknown field 'sorce'; did you mean 'source'"):
+    with pytest.raises(
+        ManifestInvalid, match=r"p:2:18: accept\[0\].sorce: unknown field 'sorce'; did you mean 'source'"
+    ):
         parse_policy(text.replace("source", "sorce"), "p")
+
+
+def test_what_is_wrong_with_an_alias_in_a_policy_is_said_where_it_stands() -> None:
+    with pytest.raises(ManifestInvalid, match=r"p.yaml:2:10: transit\[0\]: field 'to' is missing"):
+        parse_policy("accept: &a [{from: shop}]\ntransit: *a\n", "p.yaml")
+
+
+def test_long_texts_are_printed_as_they_are() -> None:
+    rule = {"when": "true", "then": {"dscp": "EF"}, "explain": "because    of    it    " * 20 + "."}
+    text = print_yaml([{"apiVersion": "netstitch/v1", "kind": "Rule", "metadata": {"name": "r"}, "spec": rule}])
+    assert parse(text)[0].data["spec"] == rule

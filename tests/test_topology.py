@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from controller.language import manifest
 from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
-from topologies import domain_files, topology_file
+from topologies import domain_files, links, topology_file
+from topologies.errors import NotFound
 from topologies.problem import TopologyInvalid
 from topologies.topology import Topology
 
@@ -292,3 +293,13 @@ def test_the_intent_of_the_reference_lab_is_well_formed() -> None:
     text = (topology_file.DIRECTORY / "intents/order-processing.yaml").read_text()
     (document,) = manifest.parse(text, "order-processing.yaml")
     assert (document.kind, document.name) == ("Intent", "order-processing")
+
+
+def test_links_are_listed_by_the_names_that_find_them() -> None:
+    topology = topology_file.load(topology_file.find("three-domains"))
+    every = links.wires(topology)
+    assert len(set(map(str, every))) == len(every)
+    for wire in every:
+        assert links.find(topology, *str(wire).split()) == wire
+    with pytest.raises(NotFound, match="fw1a se1, fw1b se1"):
+        links.find(topology, "cx1", "ie1")

@@ -30,6 +30,12 @@ class Wire:
     device_b: str
     link: Link | None
     """None: a host's."""
+    several: bool = False
+    """The host has others to the same node: the node's port tells them apart."""
+
+    def __str__(self) -> str:
+        """The names by which `find` finds it."""
+        return f"{self.device_b if self.several else self.a} {self.b}"
 
 
 def wires(topology: Topology) -> tuple[Wire, ...]:
@@ -38,7 +44,14 @@ def wires(topology: Topology) -> tuple[Wire, ...]:
         for link in topology.links
     ]
     attached = [
-        Wire(a=host.name, b=interface.node, device_a=interface.name, device_b=host.port(interface), link=None)
+        Wire(
+            a=host.name,
+            b=interface.node,
+            device_a=interface.name,
+            device_b=host.port(interface),
+            link=None,
+            several=sum(other.node == interface.node for other in host.interfaces) > 1,
+        )
         for host in topology.hosts
         for interface in host.interfaces
     ]
@@ -57,7 +70,7 @@ def find(topology: Topology, first: str, second: str) -> Wire:
     if matching:
         ports = " or ".join(wire.device_b for wire in matching)
         raise RequestInvalid(f"{first} and {second} have several links: say {ports} instead of {matching[0].a}")
-    known = ", ".join(f"{wire.a} {wire.b}" for wire in wires(topology))
+    known = ", ".join(map(str, wires(topology)))
     raise NotFound(f"there is no link {first} {second}: one of {known}")
 
 

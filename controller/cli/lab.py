@@ -149,11 +149,11 @@ def link(
             if settings:
                 raise RequestInvalid(f"{' '.join(settings)}: only `set` takes values")
             links.set_carrier(record, wire, action is LinkAction.UP)
-            print(f"{wire.a} {wire.b} is {action}")
+            print(f"{wire} is {action}")
             return
         now = links.change(record, wire, tuple(settings or ()))
         rate = f"{now.rate_kbit / 1000:g} Mbit/s" if now.rate_kbit else "not limited"
-        print(f"{wire.a} {wire.b}: delay {now.delay_us / 1000:g} ms, rate {rate}, loss {now.loss_ppm / 10_000:g} %")
+        print(f"{wire}: delay {now.delay_us / 1000:g} ms, rate {rate}, loss {now.loss_ppm / 10_000:g} %")
 
 
 @app.command()

@@ -21,10 +21,9 @@ from controller.language.shape import (
     Path,
     Scalar,
     describe,
-    dotted,
     nearest,
 )
-from controller.language.tree import Position, Tree, load
+from controller.language.tree import Position, Tree, fault_of, load, locate_in
 from controller.model.event import Applied, Problem
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Link, Network, Node, Service
@@ -123,10 +122,10 @@ def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
         if isinstance(value, Intent) and tree.characters > MAX_INTENT_BYTES:
             flaws.append(_too_big(tree.characters))
         if value is None or flaws:
-            faults.extend(_fault(flaw, tree, file) for flaw in flaws)
+            faults.extend(fault_of(flaw, tree, file) for flaw in flaws)
             continue
         kind = _BY_MODEL[type(value)]
-        line, column = _locate(tree.positions, ("metadata", "name"))
+        line, column = locate_in(tree.positions, ("metadata", "name"))
         if (kind, value.name) in seen:
             message = f"{kind} {value.name!r} is in line {seen[kind, value.name]} already"
             faults.append(Fault(file=file, line=line, column=column, message=message))
@@ -210,18 +209,7 @@ def model_of(kind: str) -> type[Value]:
 
 def locate(document: Document, path: Sequence[str | int]) -> tuple[int, int]:
     """Line and column (from 1) of the value at `path`, or of the nearest that encloses it."""
-    return _locate(document.positions, tuple(path))
-
-
-def _locate(positions: Mapping[Path, Position], path: Path) -> Position:
-    return next((positions[path[:end]] for end in range(len(path), -1, -1) if path[:end] in positions), (1, 1))
-
-
-def _fault(flaw: Flaw, tree: Tree, file: str) -> Fault:
-    place = tree.keys.get(flaw.path) if flaw.at_key else None
-    line, column = place or _locate(tree.positions, flaw.path)
-    where = dotted(flaw.path)
-    return Fault(file=file, line=line, column=column, message=f"{where}: {flaw.message}" if where else flaw.message)
+    return locate_in(document.positions, tuple(path))
 
 
 def _read(data: object, flaws: Flaws) -> Value | None:
@@ -287,6 +275,7 @@ def to_manifest(value: Value) -> dict[str, Any]:
 def print_yaml(manifests: Sequence[dict[str, Any]]) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
+    yaml.width = 1 << 20  # a text that is folded loses spaces
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     stream = io.StringIO()
     yaml.dump_all(list(manifests), stream)

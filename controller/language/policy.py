@@ -7,7 +7,7 @@ from controller.language import scalars
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.intent import PORT_LIST
 from controller.language.shape import Field, Fields, Flaws, ListOf, Scalar
-from controller.language.tree import load
+from controller.language.tree import fault_of, load
 from controller.model.policy import AcceptRule, Policy, TransitRule
 
 _PATTERN = re.compile(r"[a-z0-9*?./-]{1,200}")
@@ -82,9 +82,4 @@ def parse_policy(text: str | bytes, file: str) -> Policy:
     value = POLICY.read(trees[0].data, (), flaws)
     if isinstance(value, Policy):
         return value
-    places = [(trees[0].keys.get(flaw.path) if flaw.at_key else None, flaw) for flaw in flaws]
-    faults = []
-    for place, flaw in places:
-        line, column = place or trees[0].positions[flaw.path]
-        faults.append(Fault(file=file, line=line, column=column, message=flaw.message))
-    raise ManifestInvalid(tuple(faults))
+    raise ManifestInvalid(tuple(fault_of(flaw, trees[0], file) for flaw in flaws))

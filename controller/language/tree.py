@@ -2,20 +2,20 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 import yaml
 
 from controller.language.fault import Fault, ManifestInvalid
+from controller.language.shape import Flaw, Path, dotted
 
 MAX_BYTES = 16 << 20
 """10,000 intents as people indent them; the API takes 8 MiB without spaces."""
 MAX_PARTS = 1_000_000
 MAX_DEPTH = 32
 
-Path = tuple[str | int, ...]
 Position = tuple[int, int]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,30}")
@@ -32,6 +32,17 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
     """Where the key of each field starts."""
     characters: int = 0
     """Of the document, with its comments; 0: it is part of one."""
+
+
+def locate_in(positions: Mapping[Path, Position], path: Path) -> Position:
+    """Of the value at `path`, or of the nearest that encloses it: what an alias stands for has no place of its own."""
+    return next((positions[path[:end]] for end in range(len(path), -1, -1) if path[:end] in positions), (1, 1))
+
+
+def fault_of(flaw: Flaw, tree: Tree, file: str) -> Fault:
+    line, column = (tree.keys.get(flaw.path) if flaw.at_key else None) or locate_in(tree.positions, flaw.path)
+    where = dotted(flaw.path)
+    return Fault(file=file, line=line, column=column, message=f"{where}: {flaw.message}" if where else flaw.message)
 
 
 def load(text: str | bytes, file: str) -> tuple[Tree, ...]:
