@@ -15,7 +15,7 @@ from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import graph
 from controller.fulfillment.meaning import Packet
 from controller.fulfillment.place import place
-from controller.fulfillment.realize import Realized, realize
+from controller.fulfillment.realize import Realized, Wanted, realize
 from controller.fulfillment.rulebook import rulebook
 from controller.fulfillment.translate import translate
 from controller.model.course import Course, Stage
@@ -92,7 +92,16 @@ def realized(known: Inventory, isolations: list[Isolation], courses: list[Course
     for number, (network, node) in enumerate(numbered_edges(known, "shop"), 1):
         numbers.setdefault(network, {})[node] = number
     nodes = described(known)
-    found = realize(known, fabric(known, nodes, "shop"), nodes, indices, numbers, isolations, courses, Realized())
+    wanted = Wanted(
+        inventory=known,
+        fabric=fabric(known, nodes, "shop"),
+        descriptions=nodes,
+        indices=indices,
+        edge_numbers=numbers,
+        isolations=isolations,
+        courses=courses,
+    )
+    found = realize(wanted, Realized())
     return {name: state.entries for name, state in found.states.items()}
 
 

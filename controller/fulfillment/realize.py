@@ -37,31 +37,34 @@ Part = tuple[tuple[str, str, Entry], ...]
 _ORDER = operator.itemgetter(0)
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the nodes' states follow from."""
+
+    inventory: Inventory
+    fabric: Fabric
+    descriptions: Mapping[str, NodeDescription]
+    indices: Mapping[str, int]
+    """Of own networks."""
+    edge_numbers: Mapping[str, Mapping[str, int]]
+    """Of the edges of each own network that has several."""
+    isolations: Sequence[Isolation]
+    courses: Sequence[Course]
+    """Oldest first; those that are still negotiated add nothing."""
+
+
 class Realized(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, NodeState] = msgspec.field(default_factory=dict)
     kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
     """Results by name, with the inputs that they were made from."""
 
 
-def realize(
-    inventory: Inventory,
-    fabric: Fabric,
-    descriptions: Mapping[str, NodeDescription],
-    indices: Mapping[str, int],
-    edge_numbers: Mapping[str, Mapping[str, int]],
-    isolations: Sequence[Isolation],
-    courses: Sequence[Course],
-    before: Realized,
-) -> Realized:
-    """`courses`: oldest first; those that are still negotiated add nothing. `indices`: of own networks.
-    `edge_numbers`: of the edges of each own network that has several.
-
-    Raises NoRoom, and ValueError where there are too many different ranges of ports.
-    """
+def realize(wanted: Wanted, before: Realized) -> Realized:
+    """Raises NoRoom, and ValueError where there are too many different ranges of ports."""
     keeper = _Keeper(before.kept, _part)
-    parts, hosts = _assemble(inventory, fabric, descriptions, indices, edge_numbers, isolations, courses, keeper)
+    parts, hosts = _assemble(wanted, keeper)
     states = {
-        node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state) for node in sorted(inventory.nodes)
+        node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state)
+        for node in sorted(wanted.inventory.nodes)
     }
     return Realized(states=states, kept=keeper.kept)
 
@@ -73,39 +76,22 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
     kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
 
 
-def need(
-    inventory: Inventory,
-    fabric: Fabric,
-    descriptions: Mapping[str, NodeDescription],
-    indices: Mapping[str, int],
-    edge_numbers: Mapping[str, Mapping[str, int]],
-    isolations: Sequence[Isolation],
-    courses: Sequence[Course],
-    before: Needed,
-) -> Needed:
+def need(wanted: Wanted, before: Needed) -> Needed:
     """What `realize` would make in the end, only counted. Raises as `realize`."""
     keeper = _Keeper(before.kept, _count)
-    ends = [keeper.keep_same(f"end of course {one.plan.name}", (one,), in_the_end) for one in courses]
-    parts, _ = _assemble(inventory, fabric, descriptions, indices, edge_numbers, isolations, ends, keeper)
-    entries: dict[str, Counter[tuple[str, str]]] = {node: Counter() for node in inventory.nodes}
+    ends = [keeper.keep_same(f"end of course {one.plan.name}", (one,), in_the_end) for one in wanted.courses]
+    parts, _ = _assemble(msgspec.structs.replace(wanted, courses=ends), keeper)
+    entries: dict[str, Counter[tuple[str, str]]] = {node: Counter() for node in wanted.inventory.nodes}
     for node, counts in entries.items():
         for count in parts[node]:
             counts.update(count)
     return Needed(entries=entries, kept=keeper.kept)
 
 
-def _assemble(
-    inventory: Inventory,
-    fabric: Fabric,
-    descriptions: Mapping[str, NodeDescription],
-    indices: Mapping[str, int],
-    edge_numbers: Mapping[str, Mapping[str, int]],
-    isolations: Sequence[Isolation],
-    courses: Sequence[Course],
-    keeper: "_Keeper",
-) -> tuple[dict[str, list[Any]], dict[str, HostState]]:
+def _assemble(wanted: Wanted, keeper: "_Keeper") -> tuple[dict[str, list[Any]], dict[str, HostState]]:
     """Of each node its parts, as the keeper packs them, and what its host shall have."""
-    installed = [course for course in courses if course.stage != Stage.NEGOTIATING]
+    fabric = wanted.fabric
+    installed = [course for course in wanted.courses if course.stage != Stage.NEGOTIATING]
     classes = _classes(installed, keeper)
     parts: dict[str, list[Any]] = {
         name: [keeper.keep(f"fabric {name}", (keeper.same(f"fabric entries {name}", ones),), keeper.pack)]
@@ -118,9 +104,9 @@ def _assemble(
         _extend(parts, carried)
         if course.stage == Stage.ACTIVE:
             _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: keeper.packed(local_steering(one))))
-    legs = _edges(inventory, fabric, indices, edge_numbers, parts, keeper)
-    _networks(inventory, descriptions, indices, legs, isolations, installed, classes, parts, keeper)
-    return parts, _hosts(inventory, installed, fabric, parts, keeper)
+    legs = _edges(wanted, parts, keeper)
+    _networks(wanted, legs, installed, classes, parts, keeper)
+    return parts, _hosts(wanted.inventory, installed, fabric, parts, keeper)
 
 
 def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
@@ -136,23 +122,19 @@ def _classes_of(classes: PortClasses, connection: Connection) -> PortClasses:
 
 
 def _edges(
-    inventory: Inventory,
-    fabric: Fabric,
-    indices: Mapping[str, int],
-    edge_numbers: Mapping[str, Mapping[str, int]],
-    parts: dict[str, list[Any]],
-    keeper: "_Keeper",
+    wanted: Wanted, parts: dict[str, list[Any]], keeper: "_Keeper"
 ) -> dict[str, Mapping[str, Mapping[str, int]]]:
     """Of each own network the legs from edge to edge; what they need goes to `parts`.
 
     Of the fabric they depend on what follows from nodes and links, as `edge_policies` does.
     """
+    fabric = wanted.fabric
     legs: dict[str, Mapping[str, Mapping[str, int]]] = {}
-    for name, index in sorted(indices.items()):
-        network = inventory.networks.get(name)
+    for name, index in sorted(wanted.indices.items()):
+        network = wanted.inventory.networks.get(name)
         if network is None:
             continue
-        numbers = keeper.same(f"edge numbers {name}", edge_numbers.get(name, {}))
+        numbers = keeper.same(f"edge numbers {name}", wanted.edge_numbers.get(name, {}))
         index = keeper.same(f"index {name}", index)
         legs[name], made = keeper.keep(
             f"edges {name}",
@@ -167,16 +149,14 @@ def _edges(
 
 
 def _networks(
-    inventory: Inventory,
-    descriptions: Mapping[str, NodeDescription],
-    indices: Mapping[str, int],
+    wanted: Wanted,
     legs: Mapping[str, Mapping[str, Mapping[str, int]]],
-    isolations: Sequence[Isolation],
     courses: Sequence[Course],
     classes: PortClasses,
     parts: dict[str, list[Any]],
     keeper: "_Keeper",
 ) -> None:
+    indices, isolations = wanted.indices, wanted.isolations
     everywhere: dict[str, list[Rule]] = {}
     for isolation in isolations:
         rules = keeper.keep(f"isolation {isolation.owner}", (isolation,), isolation_rules)
@@ -193,7 +173,7 @@ def _networks(
                 found = local_route_entries(indices[network], host, course.plan.owner)
                 routes.setdefault((network, node), []).extend(found)
     for name, index in sorted(indices.items()):
-        network = inventory.networks.get(name)
+        network = wanted.inventory.networks.get(name)
         if network is None:
             continue
         ones = [isolation for isolation in isolations if isolation.network == name]
@@ -212,15 +192,7 @@ def _networks(
             )
             compiled = keeper.keep(
                 f"network {name} {node}",
-                (
-                    network,
-                    node,
-                    index,
-                    to_others,
-                    rules,
-                    classes,
-                    descriptions.get(node),
-                ),
+                (network, node, index, to_others, rules, classes, wanted.descriptions.get(node)),
                 lambda network, node, index, legs, rules, classes, description: keeper.pack(
                     network_entries(
                         network, node, index, legs, rules, classes, {node: description} if description else {}

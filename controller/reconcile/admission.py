@@ -6,23 +6,20 @@ pushes out what is there, whichever is agreed or installed first. What goes only
 step begins the first in order that fit are found by halving; the next of them is refused.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.numbering import MAX_SLOTS
-from controller.fulfillment.realize import Realized, need, realize
+from controller.fulfillment.realize import Realized, Wanted, need, realize
 from controller.fulfillment.room import Shortage, largest_part, port_shortage, shortage, table_shortage
 from controller.fulfillment.rules import NoRoom
 from controller.model.course import Course, Stage, Undertaking
-from controller.model.inventory import Inventory
 from controller.model.requirements import Isolation, Unsatisfiable
 from controller.reconcile.dealings import refuse_upstream
 from controller.reconcile.edges import edge_numbers
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import RETRY_S, turned_away
-from dataplane.host_api import NodeDescription
 
 AGAIN_S = 1
 """Before what came behind the one that did not fit is tried again."""
@@ -30,25 +27,20 @@ AGAIN_S = 1
 
 def realized(turn: Turn) -> Realized:
     """What all nodes shall have."""
-    return realize(*_wanted(turn), tuple(turn.courses.all.values()), turn.realized)
+    return realize(_wanted(turn, tuple(turn.courses.all.values())), turn.realized)
 
 
-def _wanted(
-    turn: Turn,
-) -> tuple[
-    Inventory,
-    Fabric,
-    Mapping[str, NodeDescription],
-    dict[str, int],
-    Mapping[str, Mapping[str, int]],
-    list[Isolation],
-]:
-    """All but the courses."""
+def _wanted(turn: Turn, courses: Sequence[Course]) -> Wanted:
     prefix = "network "
-    indices = {name.removeprefix(prefix): one for name, one in turn.counters.all.items() if name.startswith(prefix)}
-    isolations = [one for held in turn.undertakings.all.values() if (one := held.requirements.isolation) is not None]
-    numbers = edge_numbers(turn.counters.all)
-    return turn.inventory, turn.fabric, turn.descriptions.all, indices, numbers, isolations
+    return Wanted(
+        inventory=turn.inventory,
+        fabric=turn.fabric,
+        descriptions=turn.descriptions.all,
+        indices={name.removeprefix(prefix): one for name, one in turn.counters.all.items() if name.startswith(prefix)},
+        edge_numbers=edge_numbers(turn.counters.all),
+        isolations=[one for held in turn.undertakings.all.values() if (one := held.requirements.isolation) is not None],
+        courses=courses,
+    )
 
 
 def overfull(turn: Turn) -> str:
@@ -123,7 +115,7 @@ def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()
     if (short := port_shortage(courses)) is not None:
         return short
     try:
-        turn.needed = need(*_wanted(turn), courses, turn.needed)
+        turn.needed = need(_wanted(turn, courses), turn.needed)
     except NoRoom as full:
         return table_shortage(full.table, full.node, full.needed)
     return shortage(turn.needed.entries, nodes)
