@@ -1,19 +1,33 @@
 """What docs/language.md shows is so."""
 
+import contextlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from controller import explain, tracing
+from controller.cli import trace as cli_trace
+from controller.cli.config import Choice
+from controller.cli.errors import AnswerIsNo
+from controller.cli.explain import show_branch
+from controller.cli.kinds import reference
+from controller.cli.render import Tree
 from controller.language.english import Names, propose
 from controller.language.fault import ManifestInvalid
 from controller.language.manifest import parse
 from controller.language.sentence import parse_sentence, print_sentence
 from controller.model.intent import Intent
 from controller.model.inventory import Network, Service
+from controller.model.trace import Crossing, Probe
 from tests.simulator import World
 
-TEXT = (Path(__file__).parent.parent / "docs" / "language.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "language.md").read_text()
+CONSOLE = re.findall(r"```console\n\$ stitch (.*?)\n(.*?)```", TEXT, re.DOTALL)
 SENTENCES = re.findall(r"```sentence\n(.*?)```", TEXT, re.DOTALL)
 (MANIFEST,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 ERRORS = re.findall(r"^\| `([^`|]+)` \| `(.+)` \|$", TEXT.split("## Errors")[1].split("## English")[0], re.MULTILINE)
@@ -40,7 +54,7 @@ def intent(sentence: str) -> Intent:
 
 
 def test_the_examples_are_found() -> None:
-    assert len(SENTENCES) >= 4 and len(ERRORS) >= 6 and len(ENGLISH) >= 9
+    assert len(SENTENCES) >= 4 and len(ERRORS) >= 6 and len(ENGLISH) >= 9 and len(CONSOLE) == 4
 
 
 def test_the_first_sentence_is_the_manifest() -> None:
@@ -70,3 +84,57 @@ def test_each_english_proposes_its_sentence(english: str, sentence: str) -> None
 def test_each_need_of_the_table_is_one(need: str) -> None:
     written = need.replace("D...", "d").replace("L=V...", "l=v")
     assert intent(f"isolate a/b; {written}").require != intent("isolate a/b").require
+
+
+# ---- why it is so: in the simulated lab, by the command line's own code
+
+
+class Asked:
+    """A domain's controller, as `stitch trace` asks it."""
+
+    def __init__(self, world: World, domain: str) -> None:
+        self._world, self._domain = world, domain
+
+    def trace(self, asked: dict[str, Any]) -> Any:
+        probe = Probe(**asked) if "source" in asked else Crossing(**asked)
+        return msgspec.to_builtins(tracing.trace(self._world.controllers[self._domain].state, probe, self._world.now_s))
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    world = World()
+    world.start()
+    world.apply("shop", (ROOT / "topologies/rules/lab.yaml").read_text())
+    wanted = (ROOT / "topologies/intents/order-processing.yaml").read_text()
+    world.apply("shop", wanted.replace("\nspec:", "\nspec:\n  class: realtime"))
+    world.run(30)
+    return world
+
+
+@pytest.mark.parametrize(("command", "shown"), CONSOLE)
+def test_each_console_shows_what_is_said(
+    world: World, command: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_trace, "_next", lambda _, domain: Asked(world, domain))
+    match command.split():
+        case ["explain", what]:
+            found = explain.explain(world.controllers["shop"].state, *reference(what), world.now_s)
+            show_branch(msgspec.to_builtins(found), Tree.TREE)
+        case ["trace", source, destination]:
+            asked = {"source": source, **cli_trace.parse_destination(destination)}
+            trace = cli_trace.follow(Asked(world, "shop"), Choice(), asked)  # type: ignore[arg-type]
+            with contextlib.suppress(AnswerIsNo):
+                cli_trace.show_trace(trace, Tree.TREE)
+    pattern = "".join(
+        "(?:.*\n)*?" if line == "..." else re.escape(line).replace(re.escape("..."), ".*") + "\n"
+        for line in shown.splitlines()
+    )
+    assert re.fullmatch(pattern, said := capsys.readouterr().out), said
+
+
+def test_origins_are_as_shown(world: World) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    shown = [json.loads(one) for one in re.split(r"\n(?=\{)", block.strip())]
+    assert len(shown) == 2
+    origins = world.get("shop", "intents", "order-processing").status["origins"]
+    assert all(one in origins for one in shown), origins
