@@ -1,5 +1,6 @@
 """JSON texts that give a field twice: decoding keeps the last one and says nothing (RFC 8259 §4)."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -27,9 +28,9 @@ class _Repeating(dict[str, Any]):
     names: tuple[str, ...] = ()
 
 
-def repeated(text: bytes) -> list[tuple[str | int, ...]]:
-    """Paths of the fields that are given twice, in well-formed JSON. Raises RecursionError."""
-    return list(_repeated(json.loads(text, object_pairs_hook=_mapping), ()))
+def repeated(text: bytes, most: int = 100) -> list[tuple[str | int, ...]]:
+    """Paths of the first fields that are given twice, in well-formed JSON. Raises RecursionError."""
+    return list(itertools.islice(_repeated(json.loads(text, object_pairs_hook=_mapping), ()), most))
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

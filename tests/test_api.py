@@ -245,6 +245,19 @@ def test_garbage_is_400_with_problems(shared: Running, body: bytes) -> None:
     assert shared.controller.list("intents") == []
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    ["{}", "0", '{"apiVersion":"a","kind":"Intent","metadata":{},"spec":{}}', '{"a":1,"a":2}'],
+    ids=["empty", "number", "blank", "twice"],
+)
+def test_a_body_full_of_faults_is_answered_soon_and_briefly(client: httpx.Client, manifest: str) -> None:
+    body = "[" + ",".join([manifest] * (guard.BODY_LIMIT_BYTES // (len(manifest) + 1) - 1)) + "]"
+    started = time.process_time()
+    response = client.post("/v1/apply", content=body.encode())
+    assert response.status_code == 400 and len(response.content) < 50_000
+    assert time.process_time() - started < 10
+
+
 def test_10_mb_are_413_whether_announced_or_chunked(client: httpx.Client) -> None:
     body = b"[" + b" " * 10_000_000 + b"]"
     assert client.post("/v1/apply", content=body).status_code == 413

@@ -143,6 +143,7 @@ def test_duplicate_name_in_a_file_is_refused() -> None:
         ("", "no manifest"),
         ("# nothing\n---\n", "no manifest"),
         ("a: [1, 2", "not well-formed"),
+        ("--- 1\n" * 1_000_000, "more than 1,000,000 values"),
         ("a: *b", "alias *b has no anchor"),
         ("a: !!python/object/apply:os.system [id]", "tag"),
         ("? [a]\n: 1", "a field's name must be plain text"),
@@ -161,6 +162,11 @@ def test_garbage_is_refused_quickly(text: str | bytes, message: str) -> None:
     began = time.perf_counter()
     assert message in faults(text)[0]
     assert time.perf_counter() - began < 3.0
+
+
+def test_of_many_faults_the_first_are_told() -> None:
+    found = faults("--- 1\n" * 5000)
+    assert len(found) == 101 and found[-1] == "x.yaml:101:5: 100 faults; from here on nothing was checked"
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300))

@@ -34,6 +34,8 @@ __all__ = ["Fault", "ManifestInvalid"]
 API_VERSION = "netstitch/v1"
 MAX_INTENT_BYTES = 64 * 1024
 """Of one intent, however it is written."""
+MAX_FAULTS = 100
+"""After so many the rest of a text is not read."""
 Value = Intent | Rule | Network | Service | Node | Link | Domain
 
 
@@ -117,6 +119,11 @@ def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
     faults: list[Fault] = []
     seen: dict[tuple[str, str], int] = {}
     for tree in _manifests(load(text, file)):
+        if len(faults) >= MAX_FAULTS:
+            line, column = locate_in(tree.positions, ())
+            message = f"{len(faults)} faults; from here on nothing was checked"
+            faults.append(Fault(file=file, line=line, column=column, message=message))
+            break
         flaws: Flaws = []
         value = _read(tree.data, flaws)
         if isinstance(value, Intent) and tree.characters > MAX_INTENT_BYTES:
@@ -165,6 +172,9 @@ def read(objects: Sequence[object]) -> tuple[tuple[Applied, ...], tuple[Problem,
     problems: list[Problem] = []
     seen: set[tuple[str, str]] = set()
     for index, data in enumerate(objects):
+        if len(problems) >= MAX_FAULTS:
+            problems.append(Problem(path=(index,), message=f"{len(problems)} faults; from here on nothing was checked"))
+            break
         flaws: Flaws = []
         fast = bulk.convert(data) if _is_small(data) else None
         value = fast if fast is not None else _read(data, flaws)

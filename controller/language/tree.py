@@ -14,6 +14,8 @@ from controller.language.shape import Flaw, Path, dotted
 MAX_BYTES = 16 << 20
 """10,000 intents as people indent them; the API takes 8 MiB without spaces."""
 MAX_PARTS = 1_000_000
+DOCUMENT_PARTS = 10
+"""A document costs about as much as so many values."""
 MAX_DEPTH = 32
 
 Position = tuple[int, int]
@@ -95,12 +97,13 @@ def _place_of_character(text: str) -> Position:
 
 
 def _documents(events: Iterator[Any], file: str) -> Iterator[Tree]:
-    begin = 0
+    begin = parts = 0
     for event in events:
         if type(event).__name__ != "DocumentStartEvent":
             continue
-        builder = _Builder(events, file)
+        builder = _Builder(events, file, parts + DOCUMENT_PARTS)
         data = builder.value(next(events), (), 0)
+        parts = builder.parts
         end = next(events).end_mark.index
         if data is not None:
             yield Tree(data=data, positions=builder.positions, keys=builder.keys, characters=end - begin)
@@ -110,10 +113,11 @@ def _documents(events: Iterator[Any], file: str) -> Iterator[Tree]:
 class _Builder:
     """Builds one document from the parser's events, so that nothing is composed that is not bounded."""
 
-    def __init__(self, events: Iterator[Any], file: str) -> None:
+    def __init__(self, events: Iterator[Any], file: str, parts: int) -> None:
+        """`parts`: of the documents before."""
         self._events = events
         self._file = file
-        self._parts = 0
+        self.parts = parts
         self._anchors: dict[str, tuple[Any, int]] = {}
         self.positions: dict[Path, Position] = {}
         self.keys: dict[Path, Position] = {}
@@ -121,7 +125,7 @@ class _Builder:
     def value(self, event: Any, path: Path, depth: int) -> Any:
         line, column = _position(event)
         self.positions[path] = line, column
-        before = self._parts
+        before = self.parts
         self._count(1, line, column)
         if depth > MAX_DEPTH:
             raise _invalid(self._file, line, column, f"nested more than {MAX_DEPTH} deep")
@@ -139,12 +143,12 @@ class _Builder:
         else:
             value = self._mapping(path, depth)
         if event.anchor is not None:
-            self._anchors[event.anchor] = value, self._parts - before
+            self._anchors[event.anchor] = value, self.parts - before
         return value
 
     def _count(self, parts: int, line: int, column: int) -> None:
-        self._parts += parts
-        if self._parts > MAX_PARTS:
+        self.parts += parts
+        if self.parts > MAX_PARTS:
             raise _invalid(self._file, line, column, f"more than {MAX_PARTS:,} values (aliases count as often as used)")
 
     def _alias(self, anchor: str, line: int, column: int) -> Any:

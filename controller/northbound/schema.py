@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 DEPTH_LIMIT = 32
 """Manifests are not nested deeper than this."""
@@ -127,7 +127,7 @@ class Manifest(BaseModel):
     spec: dict[str, Any]
 
 
-Manifests = TypeAdapter(list[Manifest])
+Manifests = TypeAdapter(Annotated[list[Manifest], FailFast()])
 
 
 def depth(value: object, limit: int = DEPTH_LIMIT) -> int:
