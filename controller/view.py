@@ -13,6 +13,7 @@ from controller.fulfillment.fabric import edges
 from controller.language.manifest import to_manifest
 from controller.language.scalars import print_ports
 from controller.language.sentence import print_consequence, print_sentence
+from controller.model import dscp
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.entry import Entry
 from controller.model.intent import Encryption, Phase
@@ -80,7 +81,7 @@ def _requirements(requirements: Requirements) -> list[str]:
         bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
         bounds += ["no transit"] if one.direct else []
         bounds += [f"prefer {one.prefer}"] if str(one.prefer) else []
-        bounds += [f"dscp {one.dscp}"] if one.dscp else []
+        bounds += [f"dscp {dscp.words(one.dscp)}"] if one.dscp else []
         found += [", ".join((flow, *bounds)) for flow in flows]
     return found
 

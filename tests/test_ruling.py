@@ -216,7 +216,7 @@ def test_condition_that_cannot_be_evaluated_fails_with_the_rules_name(inventory:
 
 def test_plugin_adds_and_its_failure_fails_the_intent(inventory: Inventory) -> None:
     found = translated(intent(), NO_RULES, inventory, Added(plugin="p", then=Then(dscp=8)))
-    assert found.connections[0].dscp == 8 and said(found) == {"dscp 8": "plugin p"}
+    assert found.connections[0].dscp == 8 and said(found) == {"dscp CS1": "plugin p"}
     (unmet,) = translated(intent(), NO_RULES, inventory, Added(plugin="p", failure="it raised")).unmet
     assert unmet.binding == "plugin p" and "it raised" in unmet.message
 

@@ -338,7 +338,8 @@ def sentence(demo: Demo) -> None:
     [intent] = demo.get("intents")
     origins = intent["status"]["origins"]
     for one in origins:
-        demo.say(f"  because       {json.dumps(one)}")
+        explained = f": {one['explain']}" if "explain" in one else ""
+        demo.say(f"  {one['requirement']:<22}{one['from']}{explained}")
     for rule in ("cards-are-encrypted", "realtime-is-quick"):
         demo.check(f"the rule {rule} changed what is required", rule in json.dumps(origins), "as above")
     files = capture(demo, (("se1", "sg1"), ("t1", "tc1")))

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment.rulebook import Facts, Rulebook, Unanswerable
+from controller.model import dscp
 from controller.model.intent import Avoid, Disjoint, Encryption, Intent, Prefer, Require, Trust
 from controller.model.requirements import Origin, Unsatisfiable
 from controller.model.rule import MAX_ITEMS, Added, Rule, Then
@@ -219,7 +220,7 @@ def _merge(
     record = _Record(intent, source.network, destinations[0].network)
     require = _strictest(ordered, record)
     service_class = record.single("class", [(one, one.then.service_class) for one in ordered], strict=True)
-    dscp = record.single("dscp", [(one, one.then.dscp) for one in ordered])
+    code_point = record.single("dscp", [(one, one.then.dscp) for one in ordered], words=dscp.words)
     prefer = record.single("prefer", [(one, one.then.prefer) for one in ordered])
     for giver in ordered:
         if "traffic" in giver.then.forbid:
@@ -238,7 +239,7 @@ def _merge(
             service_class=service_class or "",
         ),
         direct=any("transit" in one.then.forbid for one in ordered),
-        dscp=dscp or 0,
+        dscp=code_point or 0,
         unmet=(*unmet, *record.unmet),
         origins=tuple(record.origins),
     )
@@ -295,17 +296,24 @@ class _Record:
         why = f": {giver.explain}" if giver.explain else ""
         self.unmet.append(Unsatisfiable(binding=giver.name, message=f"{giver.name} {message}{why}"))
 
-    def single(self, what: str, given: Sequence[tuple[_Giver, Any]], *, strict: bool = False) -> Any:
-        """The value of the first; `strict`: the intent's must not be another than the rules'."""
+    def single(
+        self,
+        what: str,
+        given: Sequence[tuple[_Giver, Any]],
+        *,
+        strict: bool = False,
+        words: Callable[[Any], str] = str,
+    ) -> Any:
+        """The value of the first; `strict`: the intent's must not be another than the rules'. `words`: of a value."""
         said = [(giver, value) for giver, value in given if value is not None and str(value)]
         if not said:
             return None
         first, value = said[0]
-        self.note(what, f"{what} {value}", first)
+        self.note(what, f"{what} {words(value)}", first)
         for other, different in said[1:]:
             if different == value:
                 continue
-            here, there = f"{what} {value}", f"{what} {different}"
+            here, there = f"{what} {words(value)}", f"{what} {words(different)}"
             if first.name == "clause" and strict:
                 self.against(other, f"sets {there}; intent {self._intent.name} says {here}")
             elif first.name != "clause" and other.priority == first.priority:
