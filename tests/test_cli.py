@@ -243,6 +243,8 @@ def test_watch_prints_each_change_until_it_is_stopped(stitch: Shell) -> None:
     watching = subprocess.Popen(
         [STITCH, "--server", stitch.server, "--token-file", "token", "get", "intents", "--watch", "-o", "json"],
         cwd=stitch.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stitch.environment(),
+        # POSIX.1-2017, 2.11: what a shell starts in the background ignores it, and so do its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     applying = threading.Timer(1.0, stitch, ["apply", "-f", "-"], {"stdin": INTENT})
     applying.start()
