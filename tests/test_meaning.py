@@ -24,96 +24,45 @@ from controller.model.requirements import Requirements
 from dataplane.reasons import DropReason, L4Class
 from tests import generated_intents as generated
 from tests.compiled_intents import Frames, compiled
+from tests.plain_walk import Tables
 
 CONFIGURATIONS, PACKETS = 100, 2000
 FRAMES = 50
 """Of each configuration."""
-PROTOCOLS = {L4Class.TCP_OPEN: 6, L4Class.TCP: 6, L4Class.UDP: 17}
-Fields = dict[str, int]
 
 
-class Node:
-    """The tables of one node, looked up plainly."""
-
-    def __init__(self, entries: tuple[Entry, ...]) -> None:
-        self.tables: dict[str, dict[int, list[Entry]]] = {}
-        for entry in entries:
-            first = next((one.value for one in entry.match if one.field == "context"), 0)
-            self.tables.setdefault(entry.table, {}).setdefault(first, []).append(entry)
-
-    def look_up(self, table: str, fields: Fields) -> Entry | None:
-        found = (one for one in self.tables.get(table, {}).get(fields.get("context", 0), ()) if _matches(one, fields))
-        return max(found, key=lambda one: (one.priority, sum(m.prefix_length or 0 for m in one.match)), default=None)
-
-    def value(self, table: str, fields: Fields) -> int:
-        entry = self.look_up(table, fields)
-        return entry.params[0][1] if entry is not None else 0
-
-    def decide(self, context: int, packet: Packet) -> Entry | None:
-        protocol = PROTOCOLS.get(packet.l4_class, 0)
-        groups = {
-            "source_group": self.value(
-                "source_group", {"context": context, "address": numbering.address(packet.source)}
-            ),
-            "destination_group": self.value(
-                "destination_group", {"context": context, "address": numbering.address(packet.destination)}
-            ),
-            "source_port_class": self.value("source_port_class", {"protocol": protocol, "port": packet.source_port}),
-            "destination_port_class": self.value(
-                "destination_port_class", {"protocol": protocol, "port": packet.destination_port}
-            ),
-        }
-        return self.look_up("flow_policy", {"context": context, "l4_class": int(packet.l4_class), **groups})
-
-
-def _matches(entry: Entry, fields: Fields) -> bool:
-    for one in entry.match:
-        value = fields[one.field]
-        if one.prefix_length is not None:
-            if value >> (128 - one.prefix_length) != one.value >> (128 - one.prefix_length):
-                return False
-        elif one.high is not None:
-            if not one.value <= value <= one.high:
-                return False
-        elif (value if one.mask is None else value & one.mask) != one.value:
-            return False
-    return True
-
-
-def walk(nodes: Mapping[str, Node], where: tuple[str, int], packet: Packet) -> tuple[bool, Entry | None, str]:
+def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) -> tuple[bool, Entry | None, str]:
     """Whether every node on the way permits it, the entry that first decided, and where it would leave."""
     node, port = where
     at = nodes[node]
-    if at.look_up("source_guard", {"ingress_port": port, "source": numbering.address(packet.source)}) is None:
+    if at.look_up("source_guard", ingress_port=port, source=numbering.address(packet.source)) is None:
         return False, None, "not admitted"
-    context = at.value("attachment", {"ingress_port": port, "vlan_id": 0})
+    context = at.value("attachment", ingress_port=port, vlan_id=0)
     first: Entry | None = None
     for _ in range(4):
         entry = at.decide(context, packet)
         first = first or entry
         if entry is None or entry.action != "permit":
             return False, first, "dropped"
-        steer = at.look_up("steer", {"leg": entry.params[0][1]})
+        steer = at.look_up("steer", leg=entry.params[0][1])
         assert steer is not None, entry
         if steer.action == "deliver":
-            route = at.look_up("route", {"context": context, "destination": numbering.address(packet.destination)})
+            route = at.look_up("route", context=context, destination=numbering.address(packet.destination))
             return True, first, f"{node} {route.params[0][1]}" if route is not None else "no route"
         policy = dict(steer.params)["sr_policy"]
-        ends = {
-            end for bit in (1, 2) for end in _end(nodes, at.look_up("sr_policy", {"sr_policy": policy, "live": bit}))
-        }
+        ends = {end for bit in (1, 2) for end in _end(nodes, at.look_up("sr_policy", sr_policy=policy, live=bit))}
         assert len(ends) == 1, f"{node}: the candidate paths of {policy} lead to {ends}"
         ((node, context),) = ends
         at = nodes[node]
     raise AssertionError("in circles")
 
 
-def _end(nodes: Mapping[str, Node], candidate: Entry | None) -> list[tuple[str, int]]:
+def _end(nodes: Mapping[str, Tables], candidate: Entry | None) -> list[tuple[str, int]]:
     """Node and context that a candidate path leads to, if it is there."""
     if candidate is None:
         return []
     last = dict(candidate.params)["segment_list_0"]
-    found = {name: at.look_up("local_sid", {"ingress_class": 1, "destination": last}) for name, at in nodes.items()}
+    found = {name: at.look_up("local_sid", ingress_class=1, destination=last) for name, at in nodes.items()}
     ends = [(name, local.params[0][1]) for name, local in found.items() if local is not None]
     assert len(ends) == 1, f"{last:x} is a SID of {ends}"
     return ends
@@ -205,7 +154,7 @@ def test_entries_do_what_intents_permit(batch: int) -> None:
         chance = random.Random(seed)
         known = generated.inventory(chance, far=False)
         intents = agreed(chance, known)
-        nodes = {name: Node(entries) for name, entries in compiled(intents, known).items()}
+        nodes = {name: Tables(entries) for name, entries in compiled(intents, known).items()}
         meaning = Meaning(intents, known)
         for sent_from, sent in packets(chance, known, PACKETS):
             where, packet = sent_from, sent
