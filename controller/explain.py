@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from controller import view
+from controller import entry_view, view
 from controller.fulfillment import numbering
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
@@ -196,7 +196,7 @@ def _agreement(session: Session, now_s: float) -> Branch:
 def _nodes(state: State, mine: Callable[[Entry], bool]) -> Iterator[Branch]:
     """The entries of each node that are `mine`."""
     found: dict[str, list[Branch]] = {}
-    for name, node, entry in view.named_entries(state):
+    for name, node, entry in entry_view.named_entries(state):
         if mine(entry):
             found.setdefault(node, []).append(_entry(name, entry))
     for node in sorted(found):
@@ -213,16 +213,15 @@ def _entry(name: str, entry: Entry) -> Branch:
 
 
 def entry_words(entry: Entry) -> str:
-    match = " ".join(f"{field}={value}" for field, value in view.match_words(entry).items())
+    """What it does; what it matches is in its name."""
     given = {
         name: value
-        for name, value in view.params_words(entry).items()
+        for name, value in entry_view.params_words(entry).items()
         if not (name.startswith("segment_list_") and value == "::")
     }
     if entry.action == "drop":
         given["reason"] = reason_words(dict(entry.params)["reason"])
-    params = " ".join(f"{name}={value}" for name, value in given.items())
-    return f"{match or 'anything'} -> {entry.action}" + (f" {params}" if params else "")
+    return " ".join((entry.action, *(f"{name}={value}" for name, value in given.items())))
 
 
 def reason_words(reason: int) -> str:
@@ -269,7 +268,7 @@ def _slot(entry: Entry) -> int | None:
 
 def entry(state: State, name: str, now_s: float) -> Branch | None:
     """The way back: entry -> owner -> plan and agreement -> requirement -> clause -> intent."""
-    held = next(((node, one) for named, node, one in view.named_entries(state) if named == name), None)
+    held = next(((node, one) for named, node, one in entry_view.named_entries(state) if named == name), None)
     if held is None:
         return None
     node, found = held

@@ -8,7 +8,7 @@ import ipaddress
 
 import msgspec
 
-from controller import view
+from controller import entry_view
 from controller.explain import entry_words, reason_words
 from controller.fulfillment.numbering import address
 from controller.model.entry import Entry
@@ -195,7 +195,7 @@ class _Tracer:
         """Entry of the pipeline, by identity -> name and entry of ours."""
         names: dict[int, tuple[str, Entry]] = {}
         entries: list[TableEntry] = []
-        for name, _, entry in view.named_entries(self._state, node):
+        for name, _, entry in entry_view.named_entries(self._state, node):
             match = tuple(
                 FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match
             )

@@ -1,12 +1,12 @@
 """State -> resources, as people and scripts see them (interfaces.md)."""
 
-import ipaddress
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from controller import entry_view
 from controller.fulfillment import numbering
 from controller.fulfillment.carry import borders, candidate_lists, terms_in_force
 from controller.fulfillment.fabric import edges
@@ -15,7 +15,6 @@ from controller.language.scalars import print_ports
 from controller.language.sentence import print_consequence, print_sentence
 from controller.model import dscp
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
-from controller.model.entry import Entry
 from controller.model.intent import Encryption, Phase
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.requirements import Connection, Requirements
@@ -300,64 +299,6 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
             yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
 
 
-def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, Entry]]:
-    """(name, node, entry), of all nodes if none is named: the name counts a node's entries of one table."""
-    for node in nodes or state.nodes:
-        standing = state.nodes[node]
-        counts: dict[str, int] = {}
-        for entry in standing.state.entries if standing.state is not None else ():
-            counts[entry.table] = number = counts.get(entry.table, 0) + 1
-            yield f"{node}/{entry.table}/{number}", node, entry
-
-
-def _entries(state: State, now_s: float) -> Iterator[Resource]:
-    for name, node, entry in named_entries(state):
-        yield Resource(
-            kind="Entry",
-            metadata={"name": name},
-            spec={
-                "node": node,
-                "table": entry.table,
-                "match": match_words(entry),
-                "priority": entry.priority,
-                "action": entry.action,
-                "params": params_words(entry),
-            },
-            status={"owner": entry.owner, "confirmed": state.nodes[node].settled},
-        )
-
-
-_ADDRESSES = {"source", "destination", "address"}
-
-
-def match_words(entry: Entry) -> dict[str, str]:
-    fields = {}
-    for one in entry.match:
-        text = str(readable(one.field, one.value))
-        if one.prefix_length is not None:
-            mapped = one.value >> 32 == 0xFFFF and one.prefix_length >= 96
-            text += f"/{one.prefix_length - 96 if mapped else one.prefix_length}"
-        elif one.mask is not None:
-            text += f" & {one.mask:#x}"
-        elif one.high is not None:
-            text += f"-{one.high}"
-        fields[one.field] = text
-    return fields
-
-
-def params_words(entry: Entry) -> dict[str, str | int]:
-    return {name: readable(name, value) for name, value in entry.params if value or name != "vlan"}
-
-
-def readable(name: str, value: int) -> str | int:
-    if name in _ADDRESSES or name.startswith("segment_list_"):
-        mapped = value >> 32 == 0xFFFF
-        return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if mapped else ipaddress.IPv6Address(value))
-    if name.endswith("_mac"):
-        return ":".join(f"{byte:02x}" for byte in value.to_bytes(6))
-    return value
-
-
 # ---- inventory
 
 
@@ -453,7 +394,7 @@ _VIEWS: dict[str, _View] = {
     "intents": _intents,
     "agreements": _agreements,
     "tunnels": _tunnels,
-    "entries": _entries,
+    "entries": entry_view.resources,
     "domains": _inventory(lambda state: state.inventory.domains, _each(_domain_status)),
     "networks": _inventory(lambda state: state.inventory.networks, _each(_network_status)),
     "services": _inventory(lambda state: state.inventory.services, _service_status),

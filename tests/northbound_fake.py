@@ -130,7 +130,8 @@ class FakeController:
 
     def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
         """cx1 sends over the border, cx2 sends nothing; what comes over the border arrives."""
-        step = Step(entry="se1/flow_policy/4", text="context=1 -> permit leg=16", owner="intents/order-processing")
+        entry = "se1/flow_policy/context=1,priority=4"
+        step = Step(entry=entry, text="permit leg=16", owner="intents/order-processing")
         hop = Hop(domain="shop", node="se1", ingress="host cx1", confirmed=True, steps=(step,), result="dropped")
         if isinstance(asked, Crossing):
             hop = msgspec.structs.replace(

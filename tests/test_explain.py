@@ -48,9 +48,9 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
         == (view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
     )
     isolate, allow = intent.children[:2]
-    assert [one.text for one in below(isolate, "entry")] == [
-        "context=1 destination_group=9303 & 0xffff -> drop reason=isolated",
-        "context=1 source_group=5954 & 0xffff -> drop reason=isolated",
+    assert [(one.name, one.text) for one in below(isolate, "entry")] == [
+        (f"entries/se1/flow_policy/context=1,{group}~0xffff,priority=1000", "drop reason=isolated")
+        for group in ("destination_group=9303", "source_group=5954")
     ]
     assert allow.text == ALLOW
     assert [one.text for one in below(allow, "origin")] == [
@@ -137,6 +137,6 @@ def test_entries_that_a_node_has_not_confirmed_are_said_to_be_so() -> None:
 def test_what_is_not_there_is_not_explained(world: World) -> None:
     state = world.controllers["shop"].state
     assert explain.explain(state, "intents", "nothing", world.now_s) is None
-    assert explain.explain(state, "entries", "se1/steer/999", world.now_s) is None
+    assert explain.explain(state, "entries", "se1/steer/leg=999", world.now_s) is None
     with pytest.raises(KeyError):
         explain.explain(state, "links", "se1-sg1", world.now_s)

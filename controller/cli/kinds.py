@@ -112,12 +112,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         wide=(("PEER KEY", "spec.peer_public_key"), ("ALLOWED IPS", "spec.allowed_ips"), ("MTU", "status.mtu")),
     ),
     "entries": _columns(
-        ("PRIORITY", "spec.priority"),
-        ("MATCH", "spec.match"),
         ("ACTION", "spec.action"),
         ("PARAMS", "spec.params"),
         ("OWNER", "status.owner"),
-        wide=(("CONFIRMED", "status.confirmed"),),
+        wide=(("MATCH", "spec.match"), ("PRIORITY", "spec.priority"), ("CONFIRMED", "status.confirmed")),
     ),
     "flows": _columns(
         ("NODE", "node"),

@@ -10,5 +10,5 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
     """intent, clause, requirement, origin, unmet, plan, segments, agreement, node, entry, or an inventory kind."""
     text: str
     name: str = ""
-    """`intents/order-processing`, `entries/se1/steer/1`: what can be explained or got; empty where it has no name."""
+    """`intents/order-processing`, `entries/se1/steer/leg=17`: what can be explained or got; empty: it has none."""
     children: tuple["Branch", ...] = ()

@@ -38,7 +38,7 @@ class Step(Value, frozen=True, kw_only=True, omit_defaults=False):
     """An entry that the packet matched."""
 
     entry: str
-    """`se1/steer/1`, as `stitch get entries` and `stitch explain` name it."""
+    """`se1/steer/leg=17`, as `stitch get entries` and `stitch explain` name it."""
     text: str
     owner: str
 

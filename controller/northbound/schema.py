@@ -45,7 +45,7 @@ class Drop(BaseModel):
 class Branch(BaseModel):
     kind: str = Field(description="intent, clause, requirement, origin, plan, segments, agreement, node, entry ...")
     text: str
-    name: str = Field(description="`entries/se1/steer/1`; empty where it has none.")
+    name: str = Field(description="`entries/se1/steer/leg=17`; empty where it has none.")
     children: list["Branch"]
 
 

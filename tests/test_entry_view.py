@@ -1,0 +1,82 @@
+"""Names of entries: one for each key, the same for ever, and found again."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller import entry_view, view
+from controller.model.entry import Entry, Match
+from tests.simulator import ORDER_PROCESSING, World
+
+ANOTHER = """\
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: aaa-first, tenant: customer-x}
+spec:
+  priority: 900
+  allow: [{to: insight/analytics/analytics-y, ports: [icmp], from: {network: shop/customer-x, select: {app: web}}}]
+"""
+
+
+def names(world: World) -> dict[str, Entry]:
+    """Without owners: an entry that two intents need is the older one's, or the more important one's."""
+    state = world.controllers["shop"].state
+    return {name: msgspec.structs.replace(entry, owner="") for name, _, entry in entry_view.named_entries(state)}
+
+
+def test_other_entries_that_come_and_go_change_no_name() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    before = names(world)
+    world.apply("shop", ANOTHER)
+    world.run(20.0)
+    between = names(world)
+    assert len(between) > len(before)
+    assert {name: between[name] for name in before} == before
+    world.delete("shop", "aaa-first")
+    world.run(20.0)
+    assert names(world) == before
+
+
+def test_each_is_found_by_its_name() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    found = world.resources("shop", "entries")
+    assert len({one.metadata["name"] for one in found}) == len(found) > 50
+    state = world.controllers["shop"].state
+    for one in found:
+        assert view.resource(state, "entries", one.metadata["name"], world.now_s) == one
+
+
+FIELDS = ("context", "leg", "destination", "address")
+NUMBERS = st.sampled_from([0, 1, 0xFFFF_0A00_0001, 0x5F00 << 112])
+MATCHES = st.builds(
+    Match,
+    field=st.sampled_from(FIELDS),
+    value=NUMBERS,
+    mask=st.none() | st.sampled_from([1, 0xFFFF]),
+) | st.builds(Match, field=st.sampled_from(FIELDS), value=NUMBERS, prefix_length=st.sampled_from([0, 96, 128]))
+ENTRIES = st.builds(
+    Entry,
+    table=st.sampled_from(["route", "steer"]),
+    match=st.lists(MATCHES, max_size=3, unique_by=lambda one: one.field).map(
+        lambda found: tuple(sorted(found, key=lambda one: one.field))
+    ),
+    priority=st.sampled_from([0, 1, 7]),
+    action=st.just("deliver"),
+    owner=st.just("nodes/se1"),
+)
+
+
+@given(ENTRIES, ENTRIES)
+def test_names_differ_where_and_only_where_keys_do(one: Entry, other: Entry) -> None:
+    same = (one.table, one.match, one.priority) == (other.table, other.match, other.priority)
+    name, again = (entry_view.entry_name("se1", entry) for entry in (one, other))
+    assert (name == again) == same
+    assert not set(name) & set(" ?#%&\"'\\$*()[]{}|<>;`!")
+    renamed = msgspec.structs.replace(one, action="encapsulate", owner="intents/x", params=(("sr_policy", 1),))
+    assert entry_view.entry_name("se1", renamed) == name
