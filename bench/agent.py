@@ -1,6 +1,5 @@
 """One agent: how fast table entries are written through gRPC and P4Runtime, with everything read back and compared."""
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from finsy.proto import p4i, p4r
 from google.protobuf import text_format
 
 from bench.report import Row, row
+from bench.slices import Slices
 from dataplane.codec import compose
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.host_api import AgentConfig
@@ -31,27 +31,29 @@ P4INFO = Path("p4src/stitch.p4info.txtpb")
 
 
 def rows() -> list[Row]:
-    return [row("main.p4runtime_insert_rate", insert_rate(), "inserts/s", better="higher", target=80_000)]
+    taken = seconds_an_insert()
+    rate, spread = 1 / taken.lower("insert"), taken.spread("insert")
+    return [row("main.p4runtime_insert_rate", rate, "inserts/s", better="higher", target=80_000, spread=spread)]
 
 
-def insert_rate() -> float:
-    """Median of rounds of 48,000 inserts into three tables."""
+def seconds_an_insert() -> Slices:
+    """Rounds of 48,000 inserts into three tables."""
     layout = of(load())
     entries = [*policies(), *routes(), *groups()]
     messages = [compose(layout, entry) for entry in entries]
     with agent() as channel, primary(channel):
         write = channel.unary_unary(SERVICE + "Write")
-        rates = []
+        taken = Slices()
         for _ in range(ROUNDS):
             inserts, deletes = requests(messages, p4r.Update.INSERT), requests(messages, p4r.Update.DELETE)
             started_s = time.perf_counter()
             for request in inserts:
                 write(request, timeout=30)
-            rates.append(len(messages) / (time.perf_counter() - started_s))
+            taken.add("insert", (time.perf_counter() - started_s) / len(messages))
             check_read_back(channel, layout, messages)
             for request in deletes:
                 write(request, timeout=30)
-    return statistics.median(rates)
+    return taken
 
 
 def policies() -> Iterator[TableEntry]:

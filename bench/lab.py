@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import statistics
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.report import Row, row
+from bench.slices import Slices
 
 ROOT = Path(__file__).resolve().parent.parent
 STITCH = str(ROOT / ".venv/bin/stitch")
@@ -24,14 +24,15 @@ def rows() -> list[Row]:
     try:
         status = json.loads(stitch("lab", "status", "-o", "json", "--lab", name))
         host = status["hosts"]["cx1"]["namespace"]
-        works, stops = [], []
+        taken = Slices()
         for _ in range(ROUNDS):
-            works.append(seconds_to_first_answer(name, host))
-            stops.append(seconds_to_silence(name, host))
+            taken.add("works", seconds_to_first_answer(name, host))
+            taken.add("stops", seconds_to_silence(name, host))
             time.sleep(1)
+        works, stops = taken.median("works"), taken.median("stops")
         return [
-            row("main.apply_to_ping_s", statistics.median(works), "s", better="lower", target=2),
-            row("main.withdraw_to_stop_s", statistics.median(stops), "s", better="lower", target=1),
+            row("main.apply_to_ping_s", works, "s", better="lower", target=2, spread=taken.spread("works")),
+            row("main.withdraw_to_stop_s", stops, "s", better="lower", target=1, spread=taken.spread("stops")),
             *memory(status),
         ]
     finally:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from bench.report import Row, row
+from bench.slices import Slices
 from controller.fulfillment.rulebook import rulebook
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
@@ -74,15 +75,16 @@ def intents() -> list[Intent]:
 
 
 def rows() -> list[Row]:
-    """Every intent is another, and each round begins with rules that have not been asked yet; the best of three."""
+    """Every intent is another, and each round begins with rules that have not been asked yet; of CPU time."""
     known, wanted = inventory(), intents()
-    best_s, fired = float("inf"), 0
-    for _ in range(3):
+    taken, fired = Slices(), 0
+    for _ in range(5):
         laid_down = rulebook(rules())
-        began = time.perf_counter()
+        began = time.thread_time()
         found = [translate(one, laid_down, known) for one in wanted]
-        best_s = min(best_s, time.perf_counter() - began)
+        taken.add("all", time.thread_time() - began)
         fired = sum(isinstance(one, Requirements) and any("rule" in o.origin for o in one.origins) for one in found)
     if not 0 < fired <= INTENTS or any(not isinstance(one, Requirements) for one in found):
         raise RuntimeError("the benchmark's intents are wrong, or no rule holds for any")
-    return [row("language.translate_rate", INTENTS / best_s, "intents/s", better="higher", target=2_000)]
+    rate, spread = INTENTS / taken.lower("all"), taken.spread("all")
+    return [row("language.translate_rate", rate, "intents/s", better="higher", target=2_000, spread=spread)]

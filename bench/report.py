@@ -1,6 +1,7 @@
 """One row a figure: what was measured, next to its peer and its target."""
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     target: float | None = None
     better: Literal["higher", "lower"]
     ok: bool
+    load: float
+    """Of the machine over the last minute, when it was measured: processes that ran or wanted to."""
+    spread: float | None = None
+    """Quartile range of the single measurements, as a part of their median; None: there was one, or the best counts."""
 
 
 def row(
@@ -35,6 +40,7 @@ def row(
     target: float | None = None,
     peer: str | None = None,
     peer_value: float | None = None,
+    spread: float | None = None,
 ) -> Row:
     ratio = None
     if peer_value is not None:
@@ -55,6 +61,8 @@ def row(
         target=target,
         better=better,
         ok=ok,
+        load=round(os.getloadavg()[0], 1),
+        spread=None if spread is None else round(spread, 3),
     )
 
 
@@ -64,10 +72,9 @@ def report(group: str, rows: list[Row]) -> bool:
     path = DIRECTORY / f"{group}.json"
     path.write_text(json.dumps(msgspec.to_builtins(rows), indent=1) + "\n")
     table = Table(title=f"bench {group}")
-    for heading in ("figure", "value", "unit", "peer", "peer's", "times better", "target", ""):
-        table.add_column(
-            heading, justify="right" if heading in {"value", "peer's", "times better", "target"} else "left"
-        )
+    for heading in ("figure", "value", "unit", "peer", "peer's", "times better", "target", "spread", "load", ""):
+        text = heading in {"figure", "unit", "peer", ""}
+        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
     for one in rows:
         bound = "≥" if one.better == "higher" or one.ratio is not None else "≤"
         table.add_row(
@@ -78,6 +85,8 @@ def report(group: str, rows: list[Row]) -> bool:
             "" if one.peer_value is None else f"{one.peer_value:,.5g}",
             "" if one.ratio is None else f"{one.ratio:.1f}",
             "" if one.target is None else f"{bound} {one.target:,.10g}",
+            "" if one.spread is None else f"{one.spread:.0%}",
+            f"{one.load:.1f}",
             "ok" if one.ok else "NOT REACHED",
         )
     Console(width=None if Console().is_terminal else 140).print(table)
