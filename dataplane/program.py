@@ -13,6 +13,7 @@ are written into the new maps; (3) the program of each interface is swapped, and
 what it has no entries for: traffic stops, closed, until the controller has written them; (4) the old maps are removed.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -87,12 +88,9 @@ def teardown(pin_dir: Path) -> tuple[str, ...]:
     changes = []
     links = pin_dir / "links"
     for path in sorted(links.glob("*")):
-        with Link.open_pinned(path) as link:
-            if link.ifindex:
-                link.detach()
-        path.unlink()
+        _detach(path)
         changes.append(f"detached the pipeline from port {path.name}")
-    if links.is_dir():
+    with contextlib.suppress(FileNotFoundError):
         links.rmdir()
     return (*changes, *remove_other_layouts(pin_dir, layout=""))
 
@@ -120,7 +118,7 @@ class PinnedLinks:
                             return False
                         link.update(self._program)
                         return True
-                path.unlink()  # of an interface that is gone, or that another port was
+                path.unlink(missing_ok=True)  # of an interface that is gone, or that another port was
             with Link.create(self._program, index) as link:
                 link.pin(path)
         except BpfError as error:
@@ -128,12 +126,7 @@ class PinnedLinks:
         return True
 
     def detach(self, number: int) -> None:
-        path = self._directory / str(number)
-        if path.exists():
-            with Link.open_pinned(path) as link:
-                if link.ifindex:
-                    link.detach()
-            path.unlink()
+        _detach(self._directory / str(number))
 
 
 class Counters:
@@ -191,10 +184,21 @@ def _pin_over(program: Program, path: Path) -> None:
 
 
 def _remove_directory(path: Path) -> None:
-    if path.is_dir():
+    with contextlib.suppress(FileNotFoundError):
         for pin in path.iterdir():
-            pin.unlink()
+            pin.unlink(missing_ok=True)
         path.rmdir()
+
+
+def _detach(path: Path) -> None:
+    """Takes the program off the interface of a pinned link. Nothing to do where link or interface is gone."""
+    try:
+        with Link.open_pinned(path) as link:
+            link.detach()
+    except BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    path.unlink(missing_ok=True)
 
 
 def _check_bpffs(pin_dir: Path) -> None:

@@ -19,6 +19,7 @@ from pyroute2 import IPRoute
 from dataplane.errors import NodeRefused
 from dataplane.host_api import BorderConfig
 from dataplane.interface import complete_checksums, read_interface, set_gro, set_ipv6
+from dataplane.netlink import removing
 
 _GATEWAY = "fe80::1"
 _FIRST_TABLE = 20_000
@@ -86,7 +87,8 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
     if not all(found.values()):
         for interface in found.values():
             if interface:
-                netlink.link("del", index=interface.index)
+                with removing():
+                    netlink.link("del", index=interface.index)
         peer = {"ifname": link.pipeline, "address": link.pipeline_mac}
         netlink.link("add", ifname=link.kernel, kind="veth", address=link.kernel_mac, peer=peer)
         changes.append(f"made {link.kernel} and {link.pipeline}")
@@ -168,7 +170,8 @@ def remove_pair_and_rules(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]
         _flush(netlink, table)
     interface = read_interface(link.kernel)
     if interface is not None:
-        netlink.link("del", index=interface.index)
+        with removing():
+            netlink.link("del", index=interface.index)
         changes.append(f"removed {link.kernel} and {link.pipeline}")
     return tuple(changes)
 
@@ -191,7 +194,8 @@ def _sync_rules(netlink: IPRoute, link: TunnelLink) -> list[str]:
 
 def _delete_rule(netlink: IPRoute, rule: Any) -> None:
     told = {"iifname": rule.get("FRA_IIFNAME"), "table": rule.get("FRA_TABLE"), "priority": rule.get("FRA_PRIORITY")}
-    netlink.rule("del", family=socket.AF_INET6, **{key: value for key, value in told.items() if value is not None})
+    with removing():
+        netlink.rule("del", family=socket.AF_INET6, **{key: value for key, value in told.items() if value is not None})
 
 
 def _routes(netlink: IPRoute, table: int) -> set[tuple[str, str | None, int]]:
@@ -203,8 +207,9 @@ def _routes(netlink: IPRoute, table: int) -> set[tuple[str, str | None, int]]:
 
 
 def _flush(netlink: IPRoute, table: int) -> None:
-    if _routes(netlink, table):
-        netlink.flush_routes(family=socket.AF_INET6, table=table)
+    while _routes(netlink, table):  # again where a route went away meanwhile: the others were not flushed then
+        with removing():
+            netlink.flush_routes(family=socket.AF_INET6, table=table)
 
 
 def _set_up(netlink: IPRoute, name: str) -> bool:

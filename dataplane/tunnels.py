@@ -185,7 +185,7 @@ class Tunnels:
             _FORWARDING.write_text("1")
             return ["turned IPv6 forwarding on (nftables table `netstitch` drops all but tunnels)"]
         if not needed and self._forwarding_before.exists():
-            self._forwarding_before.unlink()
+            self._forwarding_before.unlink(missing_ok=True)
             if is_on:
                 _FORWARDING.write_text("0")
                 return ["turned IPv6 forwarding off, as it was"]

@@ -10,6 +10,7 @@ from pyroute2 import WireGuard as Netlink
 from pyroute2.netlink.exceptions import NetlinkError
 
 from dataplane.errors import NodeRefused
+from dataplane.netlink import removing
 from dataplane.wireguard import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
 
 _NOT_OURS = (errno.ENODEV, errno.EOPNOTSUPP)
@@ -73,7 +74,8 @@ class KernelWireGuard:
     def remove(self, device: str) -> None:
         with IPRoute() as netlink:
             for index in netlink.link_lookup(ifname=device):
-                netlink.link("del", index=index)
+                with removing():
+                    netlink.link("del", index=index)
 
 
 def kernel_has_wireguard() -> bool:

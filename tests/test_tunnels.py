@@ -1,18 +1,24 @@
 import itertools
 import os
 import random
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from namespaces import Namespace, veth
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from wireguards import MakeWireGuard, go, implementations
 
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import BorderConfig, Tunnel
 from dataplane.interface import read_interface
-from dataplane.tunnel_link import TunnelLink
+from dataplane.netlink import removing
+from dataplane.tunnel_link import TunnelLink, remove_pair_and_rules
 from dataplane.tunnels import Tunnels
 from dataplane.wireguard import DeviceConfig, KeyStore
 
@@ -162,6 +168,42 @@ def test_removal_leaves_nothing_behind(gateway: Gateway) -> None:
     with gateway.namespace.entered():
         gateway.tunnels.remove_all()
     assert gateway.picture() == {**before, "nft": ""}
+
+
+@pytest.mark.root
+def test_a_removal_does_not_fail_where_its_object_is_gone(gateway: Gateway) -> None:
+    absent = 9999
+    with gateway.namespace.entered(), closing(IPRoute()) as netlink:
+        (index,) = netlink.link_lookup(ifname="t1")
+        for what in ("link", "addr", "route", "rule"):
+            with removing():
+                match what:
+                    case "link":
+                        netlink.link("del", index=absent)
+                    case "addr":
+                        netlink.addr("del", index=index, address="192.0.2.9", prefixlen=32)
+                    case "route":
+                        netlink.route("del", family=socket.AF_INET6, dst="2001:db8::/64", table=absent)
+                    case "rule":
+                        netlink.rule("del", family=socket.AF_INET6, table=absent, priority=absent)
+        with pytest.raises(NetlinkError, match="not supported"), removing():
+            netlink.link("del", index=1)  # the loopback
+
+
+@pytest.mark.root
+def test_what_is_removed_from_two_sides_at_once_is_removed(gateway: Gateway) -> None:
+    """As the kernel removes routes of an interface that goes while they are flushed."""
+
+    def remove() -> tuple[str, ...]:
+        with gateway.namespace.entered(), closing(IPRoute()) as netlink:
+            return remove_pair_and_rules(netlink, TunnelLink("sg1", T1))
+
+    with ThreadPoolExecutor(2) as sides:
+        for _ in range(20):
+            gateway.sync(tunnel(T1))
+            for done in [sides.submit(remove) for _ in range(2)]:
+                done.result()
+        gateway.sync()
 
 
 DAMAGE = {
