@@ -17,16 +17,14 @@ import structlog
 from fastapi import FastAPI
 
 from controller import config as configuration
-from controller import plugins, reconcile
+from controller import plugins, reconcile, seed
 from controller.config import Config
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
 from controller.errors import ConfigInvalid, ControllerError
-from controller.language.manifest import Document, Fault, ManifestInvalid, applied, locate, parse
+from controller.language.manifest import ManifestInvalid
 from controller.language.policy import parse_policy
-from controller.model.event import Applied, Problem
-from controller.model.inventory import Domain
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from controller.shell import Shell
@@ -68,8 +66,7 @@ async def _serve(config: Config) -> None:
     began = time.monotonic()
     identity = identities.load(config.domain, config.key_dir)
     token = configuration.token(config.token_file)
-    policy = parse_policy(_text(config.policy), str(config.policy))
-    inventory = parse(_text(config.inventory), str(config.inventory))
+    policy = parse_policy(configuration.read(config.policy), str(config.policy))
     store = await SqliteStore.open(config.store)
     try:
         stored, _ = await store.load()
@@ -77,14 +74,12 @@ async def _serve(config: Config) -> None:
         initial = reconcile.initial(records, config.domain, policy)
         async with contextlib.aclosing(plugins.Plugins(plugins.installed())) as asked:
             shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked)
-            await _run(config, shell, identity, token, inventory, began)
+            await _run(config, shell, identity, token, began, is_new=not records)
     finally:
         await store.close()
 
 
-async def _run(
-    config: Config, shell: Shell, identity: Identity, token: str, inventory: Sequence[Document], began: float
-) -> None:
+async def _run(config: Config, shell: Shell, identity: Identity, token: str, began: float, *, is_new: bool) -> None:
     tally = StreamTally()
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
@@ -100,7 +95,10 @@ async def _run(
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
-        await _apply_inventory(shell, inventory, identity)
+        if is_new:
+            await seed.plant(shell, config.inventory, identity, _log)
+        else:
+            await seed.compare(shell, config.inventory, identity, config.key_dir, _log)
         eastwest_port = await neighbours.listen(config.eastwest)
         telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
         host, port = configuration.address(config.listen, "listen")
@@ -124,33 +122,6 @@ def _cancel_at_signal() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-async def _apply_inventory(shell: Shell, inventory: Sequence[Document], identity: Identity) -> None:
-    """Raises ManifestInvalid or ConfigInvalid."""
-    answer = await shell.apply_values(tuple(_with_own_key(document, identity) for document in inventory))
-    if answer.problems:
-        raise ManifestInvalid(tuple(_fault(inventory, problem) for problem in answer.problems))
-    if answer.conflict:
-        raise ConfigInvalid(f"{inventory[0].file if inventory else 'inventory'}: {answer.conflict}")
-    for result in answer.results:
-        _log.info("inventory", result=result)
-
-
-def _with_own_key(document: Document, identity: Identity) -> Applied:
-    """The manifest of our own Domain needs no key: we know it. So whoever reads it can verify what we signed."""
-    domain = document.value
-    if not isinstance(domain, Domain) or not domain.own:
-        return applied(document)
-    own = msgspec.structs.replace(domain, key=identity.public_key, certificate=identity.root_certificate)
-    return Applied(kind=document.kind, content=msgspec.json.encode(own))
-
-
-def _fault(inventory: Sequence[Document], problem: Problem) -> Fault:
-    first, *path = problem.path or (0,)
-    document = inventory[int(first)]
-    line, column = locate(document, path)
-    return Fault(file=document.file, line=line, column=column, message=problem.message)
-
-
 def _api(app: FastAPI, host: str, port: int) -> Server:
     try:
         return Server(app, host, port)
@@ -168,13 +139,6 @@ def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
         raise ConfigInvalid(f"agent_tls: {exc.filename} cannot be read: {exc.strerror}") from exc
     credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(*files)
     return credentials
-
-
-def _text(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def _keygen(domain: str, key_dir: Path) -> str:

@@ -20,7 +20,7 @@ class AgentTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     domain: str
     inventory: Path
-    """Manifests of our own domain, applied at every start."""
+    """Manifests of our own domain, with which a new store begins; then the store is what counts."""
     policy: Path
     """Which offers of other domains we accept."""
     store: Path
@@ -48,6 +48,14 @@ def load(path: Path) -> Config:
     for name in ("listen", "eastwest"):
         address(getattr(config, name), f"{path}: `{name}`")
     return config
+
+
+def read(path: Path) -> bytes:
+    """Raises ConfigInvalid."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def address(text: str, where: str) -> tuple[str, int]:

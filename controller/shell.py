@@ -44,6 +44,7 @@ from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
+from controller.model.provenance import API
 from controller.model.resource import Answer, Resource
 from controller.model.rule import Added
 from controller.model.trace import Crossing, Probe, Trace, Unknown
@@ -266,16 +267,19 @@ class Shell:
 
     # ---- model.resource.Controller
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = API) -> Answer:
         applied, problems = await asyncio.to_thread(read, manifests) if len(manifests) > HEAVY else read(manifests)
         if problems:
             return Answer(problems=problems)
-        return await self.apply_values(applied, dry_run=dry_run)
+        return await self.apply_values(applied, dry_run=dry_run, by=by)
 
-    async def apply_values(self, applied: tuple[Applied, ...], *, dry_run: bool = False) -> Answer:
+    async def apply_values(
+        self, applied: tuple[Applied, ...], *, dry_run: bool = False, by: str = API, file: str = ""
+    ) -> Answer:
         request_id = next(self._request_ids)
         resources = await self._compiled(applied)
-        return await self._ask(request_id, Apply(request_id=request_id, resources=resources, dry_run=dry_run))
+        event = Apply(request_id=request_id, resources=resources, dry_run=dry_run, by=by, file=file)
+        return await self._ask(request_id, event)
 
     async def _compiled(self, applied: tuple[Applied, ...]) -> tuple[Applied, ...]:
         """With what plugins say of the intents: asked here, since `step` waits for nobody."""

@@ -59,7 +59,7 @@ def _intents(state: State, now_s: float) -> Iterator[Resource]:
 
 def _intent(state: State, undertaking: Undertaking, now_s: float) -> Resource:
     manifest = to_manifest(undertaking.intent)
-    status = intent_status(state, undertaking, now_s)
+    status = intent_status(state, undertaking, now_s) | _applied(state, f"intents/{undertaking.intent.name}")
     return Resource(kind="Intent", metadata=manifest["metadata"], spec=manifest["spec"], status=status)
 
 
@@ -309,11 +309,19 @@ def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State]
         status_of = status(state)
         for value in pick(state).values():
             manifest = to_manifest(value)
-            yield Resource(
-                kind=manifest["kind"], metadata=manifest["metadata"], spec=manifest["spec"], status=status_of(value)
-            )
+            kind, metadata, spec = manifest["kind"], manifest["metadata"], manifest["spec"]
+            applied = _applied(state, f"{kind.lower()}s/{value.name}")
+            yield Resource(kind=kind, metadata=metadata, spec=spec, status=status_of(value) | applied)
 
     return view
+
+
+def _applied(state: State, name: str) -> dict[str, Any]:
+    """Where it comes from, if that is known."""
+    found = state.provenance.get(name)
+    if found is None:
+        return {}
+    return {"applied": {"by": found.by, "at_s": found.at_s} | ({"file": found.file} if found.file else {})}
 
 
 def _each(status: Callable[[State, Any], dict[str, Any]]) -> Callable[[State], "_Status"]:

@@ -39,7 +39,7 @@ class FakeController:
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = "api") -> Answer:
         if self.busy:
             raise Overloaded("too many changes are waiting; try again in a second")
         applied, problems = manifest.read(manifests)

@@ -12,11 +12,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from federation import INTENT, Controller, Federation, intent, small_intent, until
 from ruamel.yaml import YAML
+
+from controller.eastwest.identity import keygen
 
 KILLS = 50
 CONTROLLERS = 2
@@ -205,6 +208,7 @@ async def _kill_again_and_again(directory: Path, seed: int) -> int:
                 await _kill_at(shop, time.monotonic() + chance.uniform(0, 1.0))
                 continue
             await shop.start()
+            assert set(await shop.get("links")) == {"se1-sg1", "sg1-ig1", "sg1-t1"}, "half an inventory"
             present = set(await shop.get("intents"))
             assert there - unsure <= present <= there | unsure
             there, unsure = present, set()
@@ -234,6 +238,79 @@ async def _kill_again_and_again(directory: Path, seed: int) -> int:
 async def _kill_at(controller: Controller, moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - time.monotonic()))
     await controller.kill()
+
+
+async def test_what_was_changed_after_the_seed_lasts(directory: Path) -> None:
+    """A pinned key, a network that is gone, a label: the file that seeded the store does not bring them back."""
+    federation = Federation(directory)
+    shop = federation.controllers["shop"]
+    file = directory / "shop" / "inventory.yaml"
+    try:
+        await shop.start()
+        seeded = await shop.get("networks")
+        assert seeded["shop/customer-x"]["status"]["applied"] == {
+            "by": "seed",
+            "file": str(file),
+            "at_s": seeded["shop/customer-z"]["status"]["applied"]["at_s"],
+        }
+        before = (await shop.get("domains"))["transit"]
+        pinned = before["spec"] | {"key": (await shop.get("domains"))["insight"]["spec"]["key"]}
+        labelled = seeded["shop/customer-x"]
+        labelled["spec"]["attachments"][0]["labels"]["app"] = "changed"
+        assert (await shop.apply({**before, "spec": pinned}, labelled)).status_code == 200
+        assert (await shop.request("DELETE", "networks/shop/customer-z")).status_code == 200
+        own = (await shop.get("domains"))["shop"]
+        await shop.kill()
+        await shop.start()
+        networks, domains = await shop.get("networks"), await shop.get("domains")
+        assert domains["transit"]["spec"] == pinned
+        assert domains["transit"]["status"]["applied"]["by"] == "api"
+        assert "shop/customer-z" not in networks
+        assert networks["shop/customer-x"]["spec"] == labelled["spec"]
+        assert domains["shop"] == own
+        (line,) = shop.logged("inventory_differs")
+        assert line["names"] == "domains/transit is other, networks/shop/customer-x is other, " + (
+            "networks/shop/customer-z is not there"
+        )
+        assert pinned["key"] not in json.dumps(line)
+        assert f"stitch apply -f {file}" in line["advice"]
+
+        file.write_text("kind: Nod\n")
+        await shop.kill()
+        await shop.start()
+        assert set(await shop.get("networks")) == set(networks)
+        assert "inventory.yaml:1:" in shop.logged("inventory_unreadable")[0]["reason"]
+    finally:
+        await federation.stop()
+
+
+async def test_new_key_files_are_told_and_used(directory: Path) -> None:
+    federation = Federation(directory)
+    shop = federation.controllers["shop"]
+    try:
+        await shop.start()
+        old = (await shop.get("domains"))["shop"]
+        manifest = {**old, "spec": {name: value for name, value in old["spec"].items() if name != "key"}}
+        del manifest["spec"]["certificate"]
+        response = await shop.apply(manifest)
+        assert response.json() == {"results": ["domains/shop unchanged"]}, "its own key is known"
+        response = await shop.apply({**old, "spec": old["spec"] | {"key": other_key(await shop.get("domains"))}})
+        assert response.status_code == 400 and "key directory" in response.text
+        await shop.kill()
+        shutil.rmtree(directory / "shop" / "keys")
+        made = keygen("shop", directory / "shop" / "keys")
+        await shop.start()
+        new = (await shop.get("domains"))["shop"]
+        assert new["spec"]["key"] == made.public_key != old["spec"]["key"]
+        assert new["status"]["applied"]["by"] == "key files"
+        (line,) = shop.logged("own_key_changed")
+        assert "neighbours refuse this domain until" in line["advice"]
+    finally:
+        await federation.stop()
+
+
+def other_key(domains: dict[str, Any]) -> str:
+    return str(domains["transit"]["spec"]["key"])
 
 
 def test_keygen_prints_what_neighbours_pin(directory: Path) -> None:

@@ -5,6 +5,7 @@ import msgspec
 from controller.model.agreement import Message
 from controller.model.entry import NodeState
 from controller.model.intent import Value
+from controller.model.provenance import API
 from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
@@ -35,6 +36,10 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     request_id: str
     resources: tuple["Applied", ...]
     dry_run: bool = False
+    by: str = API
+    """As Provenance.by."""
+    file: str = ""
+    """As Provenance.file."""
 
 
 class Applied(Value, frozen=True, kw_only=True):

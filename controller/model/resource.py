@@ -7,6 +7,7 @@ import msgspec
 
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.provenance import API
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 
 
@@ -32,8 +33,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Controller(Protocol):
     """What the northbound side needs of a controller; the shell is one."""
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool) -> Answer:
-        """All or none; answered when durable."""
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = API) -> Answer:
+        """All or none; answered when durable. `by`: who asks for it, as Provenance.by."""
 
     async def delete(self, kind: str, name: str) -> Answer: ...
 

@@ -14,6 +14,7 @@ from controller.model.course import Undertaking
 from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
 from controller.reconcile.consent import end_all, ended_by
@@ -48,7 +49,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 def apply(turn: Turn, event: Apply) -> None:
     """All or none; idempotent."""
-    values = [(index, one.kind, _decode(one)) for index, one in enumerate(event.resources)]
+    values = [(index, one.kind, _with_own_key(turn, _decode(one))) for index, one in enumerate(event.resources)]
     added = {value.name: event.resources[index].added for index, kind, value in values if kind == "Intent"}
     request = _Request(values, added)
     merged = _merged(turn.inventory, request)
@@ -57,6 +58,7 @@ def apply(turn: Turn, event: Apply) -> None:
     rules_touched = any(turn.rules.get(name) != rule for name, rule in laid_down.items())
     rules = rulebook({**turn.rules.all, **laid_down}.values()) if rules_touched else turn.rulebook
     problems = inventory_problems(merged, turn.own, request) if inventory_touched else []
+    problems += _own_key_problems(turn, event, request)
     required: dict[str, Requirements] = {}
     intents: dict[str, Intent] = {}
     for index, _, value in request.values:
@@ -88,6 +90,10 @@ def apply(turn: Turn, event: Apply) -> None:
     warnings = (*judgement.warnings, *(f"agreement {name} ends: {reason}" for name, reason in ended.items()))
     if not event.dry_run:
         end_all(turn, ended)
+        for (_, kind, value), result in zip(request.values, results, strict=True):
+            if not result.endswith(" unchanged"):
+                who = Provenance(by=event.by, file=event.file, at_s=int(turn.now_s))
+                turn.provenance.put(f"{kind.lower()}s/{value.name}", who)
         _take_over(turn, request)
         turn.rulebook = rules
         if turn.inventory_changed:
@@ -103,6 +109,29 @@ def apply(turn: Turn, event: Apply) -> None:
 def _decode(applied: Applied) -> Resource:
     value: Resource = msgspec.json.decode(applied.content, type=KINDS[applied.kind])
     return value
+
+
+def _with_own_key(turn: Turn, value: Resource) -> Resource:
+    """The manifest of our own Domain needs no key: it keeps the one it has."""
+    held = turn.domains.get(turn.own)
+    if not isinstance(value, Domain) or not value.own or value.key or held is None:
+        return value
+    return msgspec.structs.replace(value, key=held.key, certificate=held.certificate)
+
+
+def _own_key_problems(turn: Turn, event: Apply, request: _Request) -> list[Problem]:
+    """What we sign is signed with the key of the key directory, whatever a manifest says."""
+    held = turn.domains.get(turn.own)
+    if held is None or event.by == KEY_FILES:
+        return []
+    return [
+        Problem(
+            path=(index, "spec", "key"),
+            message=f"{turn.own}'s own key is that of its key directory: leave key and certificate out",
+        )
+        for index, _, value in request.values
+        if isinstance(value, Domain) and value.own and (value.key, value.certificate) != (held.key, held.certificate)
+    ]
 
 
 def _merged(inventory: Inventory, request: _Request) -> Inventory:
@@ -313,6 +342,7 @@ def delete(turn: Turn, event: Delete) -> None:
         turn.effects.append(Reply(request_id=event.request_id, conflict=reason))
         return
     table.drop(name)
+    turn.provenance.drop(f"{event.kind.lower()}s/{name}")
     if event.kind == "Network":
         turn.counters.drop(f"network {name}")
     if event.kind == "Node":
@@ -339,6 +369,7 @@ def _repeal(turn: Turn, event: Delete) -> None:
             turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
             return
     turn.rules.drop(event.name)
+    turn.provenance.drop(f"rules/{event.name}")
     turn.rulebook = rules
     for name, requirements in required.items():
         held = turn.undertakings.all[name]
@@ -352,6 +383,7 @@ def withdraw(turn: Turn, undertaking: Undertaking) -> None:
         abandon(turn, errand.coming, "withdrawn")
         abandon(turn, errand.plan, "withdrawn")
     turn.undertakings.drop(name)
+    turn.provenance.drop(f"intents/{name}")
     turn.awaiting.drop(f"intents/{name}")
     turn.log("intent_withdrawn", intent=name)
 

@@ -15,6 +15,7 @@ from controller.model.event import Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.policy import Policy
+from controller.model.provenance import Provenance
 from controller.model.rule import Rule
 from controller.reconcile.held import Held
 from dataplane.host_api import NodeDescription
@@ -82,6 +83,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """`serial` (of plans and agreements: in their names), `owner` (of whom they are for), `slot` and `edge` (each the
     last given out), `network NAME`: the index of an own network, and `edge NETWORK NODE`: the number of that edge of an
     own network that has several."""
+    provenance: dict[str, Provenance] = msgspec.field(default_factory=dict)
+    """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
     rulebook: Rulebook = NO_RULES
     """The rules, compiled."""
@@ -117,6 +120,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Closed": ("closed", Closed),
     "Description": ("descriptions", NodeDescription),
     "Counter": ("counters", int),
+    "Provenance": ("provenance", Provenance),
 }
 """Kind of record -> table and type."""
 INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
@@ -149,6 +153,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         closed=tables["closed"],
         descriptions=tables["descriptions"],
         counters=tables["counters"],
+        provenance=tables["provenance"],
         agreements=_agreements(tables["courses"]),
         nodes={name: NodeStanding() for name in inventory.nodes},
     )

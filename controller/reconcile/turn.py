@@ -82,6 +82,7 @@ class Turn:
         self.closed = Table(state.closed)
         self.descriptions = Table(state.descriptions)
         self.counters = Table(state.counters)
+        self.provenance = Table(state.provenance)
         self.agreements = Table(state.agreements)
         self.nodes = Table(state.nodes)
         self.retries = Table(state.retries)
@@ -190,6 +191,7 @@ class Turn:
             closed=self.closed.all,
             descriptions=self.descriptions.all,
             counters=self.counters.all,
+            provenance=self.provenance.all,
             agreements=self.agreements.all,
             nodes=self.nodes.all,
             retries=self.retries.all,
@@ -215,6 +217,7 @@ class Turn:
             "closed": self.closed,
             "descriptions": self.descriptions,
             "counters": self.counters,
+            "provenance": self.provenance,
         }
         records = []
         for kind, (table, _) in RECORDS.items():

@@ -1,0 +1,19 @@
+"""Where a resource comes from: who applied it last, out of which file, and when."""
+
+from controller.model.intent import Value
+
+API = "api"
+"""Somebody who uses the REST API, where nobody says who."""
+SEED = "seed"
+"""The inventory file, when the store was new."""
+KEY_FILES = "key files"
+"""The controller itself: its own domain's keys are those of its key directory."""
+
+
+class Provenance(Value, frozen=True, kw_only=True):
+    by: str
+    """`seed`, `key files`, or who used the API: the name of a token, or `api`."""
+    file: str = ""
+    """That it was read from, where the controller read it."""
+    at_s: int
+    """Unix time."""
