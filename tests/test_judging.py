@@ -55,6 +55,22 @@ def test_what_is_shadowed_is_accepted_with_a_warning(world: World) -> None:
     assert "shadowing: intent web (allow 1) and intent all (allow 1)" in answer.results[1]
 
 
+def test_an_intent_that_is_not_active_owns_nothing_and_the_warning_says_so(world: World) -> None:
+    told(world, WEB.replace("spec:", "spec:\n  require: {latency_ms: {max: 1}}"))
+    world.run(5.0)
+    assert world.phase("shop", "web") == "Unsatisfiable"
+    answer = told(world, ALL)
+    assert "while web is Active it owns it, and only its terms hold" in answer.results[1]
+    assert answer.results[1].endswith("(web is not Active now, and owns nothing)")
+    world.run(20.0)
+    assert world.phase("shop", "all") == "Active"
+    owners = {one.status["owner"] for one in world.resources("shop", "entries") if one.spec["action"] == "permit"}
+    assert "intents/all" in owners and "intents/web" not in owners
+    told(world, WEB)
+    world.run(20.0)
+    assert "(web is not" not in told(world, ALL.replace("spec:", "spec:\n  require: {latency_ms: {max: 20}}")).results[1]
+
+
 def test_refused_and_tried_out_intents_leave_nothing_behind(world: World) -> None:
     told(world, ORDER_PROCESSING)
     assert told(world, ALL).conflict

@@ -1,7 +1,8 @@
 """Where two intents say different things about the same packets.
 
     contradiction   what one allows, the other isolates; or one address would be in two networks. Refused.
-    shadowing       both allow the same packets, under different terms: only the owner's hold. Accepted, warned.
+    shadowing       both allow the same packets, under different terms: those of the owner hold, as long as it carries
+                    them; what is not Active owns nothing. Accepted, warned.
     redundancy      both say the same of the same packets. Noted.
 
 By set reasoning over addresses, ports and time, never by comparing names; each finding shows a packet. For
@@ -314,7 +315,8 @@ def _covering(owner: Claim, path: Path, other: Claim, there: Path, packet: Packe
         packet=packet,
         reason="both allow the same under the same terms"
         if same
-        else "both allow the same under different terms; the first owns it, and only its terms hold",
+        else f"both allow the same under different terms; while {owner.intent.name} is Active it owns it, and only its "
+        "terms hold",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from controller.fulfillment.claims import Claim
-from controller.fulfillment.conflict import Kind, against, misfit
+from controller.fulfillment.conflict import Conflict, Kind, against, misfit
 from controller.fulfillment.intent_tests import failure, touching, words
 from controller.model.course import Undertaking
 from controller.model.intent import Intent, IntentTest
@@ -68,7 +68,7 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
             if conflict.kind == Kind.CONTRADICTION:
                 refused.append(str(conflict))
             elif name in intents or conflict.intents[0] in intents:
-                warnings.append(str(conflict))
+                warnings.append(str(conflict) + _idle(turn, conflict))
         if len(refused) >= MAX_REFUSALS:
             return Judgement(_shown(refused))
         index.add(claim)
@@ -79,7 +79,8 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
         for other in intent.overrides:
             claim_of_other = index.claims.get(other)
             if claim_of_other is None:
-                warnings.append(f"intent {name} overrides {other}, which is not there")
+                why = "is not there" if turn.undertakings.get(other) is None else "has expired"
+                warnings.append(f"intent {name} overrides {other}, which {why}")
             elif claim_of_other.intent.tenant != intent.tenant:
                 owner = claim_of_other.intent.tenant
                 refused.append(
@@ -94,6 +95,17 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
             },
         )
     return Judgement(_shown(refused), tuple(warnings))
+
+
+def _idle(turn: Turn, conflict: Conflict) -> str:
+    """That who would own what two intents allow carries nothing from there at the moment, and so owns nothing."""
+    owner = turn.undertakings.get(conflict.intents[0])
+    if conflict.kind != Kind.SHADOWING or owner is None:
+        return ""
+    connections = zip(owner.requirements.connections, owner.errands, strict=True)
+    if any(errand.plan and one.source_network == conflict.packet.network for one, errand in connections):
+        return ""
+    return f" ({owner.intent.name} is not Active now, and owns nothing)"
 
 
 def _in_force(turn: Turn) -> dict[str, Undertaking]:
