@@ -13,17 +13,22 @@ class AgentTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """For agents that listen on `host:port`: files in PEM."""
 
     ca: Path
+    """Who signed the certificates of the agents."""
     certificate: Path
+    """Ours, with which agents let us in."""
     key: Path
+    """Of our certificate."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     domain: str
+    """Name of the domain that this controller is of."""
     inventory: Path
     """Manifests of our own domain, with which a new store begins; then the store is what counts."""
     policy: Path
     """Which offers of other domains we accept."""
     store: Path
+    """The database: made where it is missing."""
     listen: str
     """`address:port` of the REST API."""
     token_file: Path
@@ -31,7 +36,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     eastwest: str
     """`address:port` for other domains."""
     key_dir: Path
+    """The domain's keys, from `stitchd keygen`."""
     agent_tls: AgentTls | None = None
+    """How we prove to agents that we are their controller; None: they listen on Unix sockets of this machine."""
 
 
 def load(path: Path) -> Config:

@@ -42,7 +42,9 @@ class PortConfig(_Record, frozen=True, kw_only=True):
     number: int
     """P4Runtime port, 1 to 511."""
     interface: str
+    """Its name on the machine, such as `eth1`."""
     role: PortRole
+    """What is attached to it: hosts of a network, a node of the same domain, or another domain."""
 
 
 class BorderConfig(_Record, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class BorderConfig(_Record, frozen=True, kw_only=True):
     address: str
     """Underlay address of this end, with prefix length: `192.0.2.1/30`."""
     listen_port: int
+    """UDP port of WireGuard."""
     mtu: int
     """Of packets inside the tunnel."""
 
@@ -65,6 +68,7 @@ class AgentConfig(_Record, frozen=True, kw_only=True):
     """The file that `stitch-agent --config` reads (JSON)."""
 
     name: str
+    """Of the node, as the inventory has it."""
     listen: str
     """`unix:/path` (mode 0600), or `host:port` with `tls_*` (mutual TLS)."""
     state_dir: str
@@ -74,12 +78,17 @@ class AgentConfig(_Record, frozen=True, kw_only=True):
     wireguard_dir: str = "/var/run/wireguard"
     """Where wireguard-go puts its sockets, if it is used."""
     ports: tuple[PortConfig, ...]
+    """The interfaces that netstitch may use; it touches no other."""
     borders: tuple[BorderConfig, ...] = ()
+    """Where tunnels to other domains can start."""
     flow_cache_entries: int = 65536
     """For each CPU; a power of two."""
     tls_certificate: str = ""
+    """The node's, PEM."""
     tls_key: str = ""
+    """Of the node's certificate, PEM."""
     tls_client_ca: str = ""
+    """Who signed the certificate of the controller, PEM."""
 
 
 class PortStatus(_Record, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ KINDS = (
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
+SCHEMA_FILES = ("config", "agent", "policy", "topology")
+"""Files that programs read, for `stitch schema`."""
 LATER = {
     "findings": "deviations that assurance finds are not looked for yet; `stitch doctor` says what is wrong now",
     "incidents": "there is no assurance yet that would open any; `stitch doctor` says what is wrong now",

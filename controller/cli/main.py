@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from controller.cli import config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
-from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural, reference
+from controller.cli.kinds import KINDS, MANIFESTS, ROWS, SCHEMA_FILES, plural, reference
 from controller.cli.render import Brief, Output, Tree, Written
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
 Wait = Annotated[float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the outcome.")]
 KindArgument = Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))]
-ManifestKind = Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(MANIFESTS)}.")]
+SchemaKind = Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join((*MANIFESTS, *SCHEMA_FILES))}.")]
 Reference = Annotated[str, typer.Argument(metavar="KIND/NAME")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output")]
 BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
@@ -201,15 +201,19 @@ def delete(
 
 
 @app.command()
-def schema(kind: ManifestKind) -> None:
-    """Print the JSON Schema of a kind's manifests."""
+def schema(kind: SchemaKind) -> None:
+    """Print the JSON Schema of a kind's manifests, or of a file that a program reads."""
     import json
 
+    from controller.cli.file_schema import FILES
     from controller.language import manifest
 
+    if kind in SCHEMA_FILES:
+        print(json.dumps(FILES[kind](), indent=2))
+        return
     kinds = plural(kind)
     if kinds not in manifest.PLURALS:
-        raise InputInvalid(f"{kinds} have no manifests; one of {', '.join(manifest.PLURALS)}")
+        raise InputInvalid(f"{kinds} have no schema; one of {', '.join((*manifest.PLURALS, *FILES))}")
     print(json.dumps(manifest.schema(manifest.PLURALS[kinds]), indent=2))
 
 
