@@ -68,7 +68,9 @@ def test_an_intent_that_is_not_active_owns_nothing_and_the_warning_says_so(world
     assert "intents/all" in owners and "intents/web" not in owners
     told(world, WEB)
     world.run(20.0)
-    assert "(web is not" not in told(world, ALL.replace("spec:", "spec:\n  require: {latency_ms: {max: 20}}")).results[1]
+    assert (
+        "(web is not" not in told(world, ALL.replace("spec:", "spec:\n  require: {latency_ms: {max: 20}}")).results[1]
+    )
 
 
 def test_refused_and_tried_out_intents_leave_nothing_behind(world: World) -> None:
