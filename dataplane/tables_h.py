@@ -27,6 +27,9 @@ CONSTANTS = (
     "CANDIDATE_PATHS",
     "FLOW_CACHE_WAYS",
     "NEIGHBORS_OF_PORT",
+    "FRAGMENT_SHARES",
+    "FRAGMENT_WAYS",
+    "FRAGMENT_PARTS",
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\

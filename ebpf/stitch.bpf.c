@@ -2,8 +2,9 @@
  * The pipeline of a netstitch node, for XDP. One stage a file, in the order in which a packet meets them:
  *
  *   attachment ─▶ punt ─┬▶ neighbor, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
- *                       └▶ local_sid ───────────────┘                                     └▶ route ─────┘
- *                               └─── End, End.X, transit ──────────────────────────────────────────────▶┘
+ *                       └▶ local_sid ───────────────┤ ▲                                   └▶ route ─────┘
+ *                               │                   └▶ fragment                                         ▲
+ *                               └─── End, End.X, transit ───────────────────────────────────────────────┘
  *
  * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason.
  */
@@ -28,6 +29,7 @@
 #include "gateway.h"
 #include "flow_policy.h"
 #include "flow_cache.h"
+#include "fragment.h"
 #include "steer.h"
 #include "local_sid.h"
 #include "too_big.h"
@@ -86,8 +88,13 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 
 	if (!is_forwardable(packet))
 		return drop(packet, DROP_NOT_FORWARDABLE);
-	if (packet->l4_fault)
-		return drop(packet, packet->l4_fault);
+	if (packet->l4_fault) {
+		if (packet->l4_fault != DROP_FRAGMENT)
+			return drop(packet, packet->l4_fault);
+		verdict = global_follow_first(ctx, packet, node->flow_cache_seed);
+		if (verdict != GO_ON)
+			return verdict;
+	}
 	if (packet->hop_limit <= 1)
 		return drop(packet, DROP_HOP_LIMIT);
 	verdict = find_leg(packet, node->flow_cache_seed);

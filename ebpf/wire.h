@@ -20,7 +20,9 @@
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
+#define IPV4_DONT_FRAGMENT   0x4000
 #define IPV6_FRAGMENT_OFFSET 0xfff8
+#define IPV6_MORE_FRAGMENTS  0x0001
 #define IPV4_MAPPED          0xffff /* ::ffff:0:0/96, third 32-bit word */
 #define ECN_MASK             0x3
 #define ECN_NOT_ECT          0x0

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataplane.entry import TableEntry
 from dataplane.reasons import (
@@ -15,6 +15,7 @@ from dataplane.reasons import (
 )
 from dataplane.reference import icmp, neighbor, srv6
 from dataplane.reference.flow import Flows
+from dataplane.reference.fragment import Fragments
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
     ETHERTYPE_ARP,
@@ -58,6 +59,9 @@ class Arrival:
     """A frame and where it came from. `context` changes when a packet is decapsulated."""
 
     port: int
+    """0: it was decapsulated here."""
+    entered_at: int
+    """The port, in any case."""
     ethernet: Ethernet
     ingress_class: int
     context: int
@@ -79,6 +83,7 @@ class Pipeline:
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
         self.events: Counter[PipelineEvent] = Counter()
+        self.fragments = Fragments(events=self.events)
 
     def run(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
         """What becomes of `frame`, which entered at `port`; counts and learns on the way."""
@@ -102,7 +107,7 @@ class Pipeline:
         is_ours = ethernet.is_to_group or ethernet.destination == self.ports[port].mac
         if ingress_class == ATTACHMENT_CLASS and not is_ours:
             return Drop(DropReason.NOT_TO_US)
-        arrival = Arrival(port, ethernet, ingress_class, context, now_boottime_s)
+        arrival = Arrival(port, port, ethernet, ingress_class, context, now_boottime_s)
         punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
         if punted and punted.name == "punt":
             return Punt(punted.params["reason"], frame, context)
@@ -152,7 +157,7 @@ class Pipeline:
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
-        into = Arrival(0, ethernet, arrival.ingress_class, context, arrival.now_boottime_s, decapsulated=True)
+        into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True)
         return self._flow(into, inner)
 
     # Attachments: all that enters is ours.
@@ -240,9 +245,14 @@ class Pipeline:
     # Flows
 
     def _flow(self, arrival: Arrival, ip: Ip) -> Verdict:
-        transport = parse_transport(ip)
+        transport = None if ip.fragment_offset else parse_transport(ip)
         if isinstance(transport, Drop):
             return transport
+        if transport is None or ip.more_fragments:
+            followed = self.fragments.follow(arrival.context, arrival.entered_at, ip, transport, arrival.now_boottime_s)
+            if isinstance(followed, Drop):
+                return followed
+            ip, transport = followed
         if ip.hop_limit <= 1:
             return Drop(DropReason.HOP_LIMIT)
         leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
@@ -269,7 +279,7 @@ class Pipeline:
         if mtu and len(ip.data) > mtu:
             return self._too_big(arrival, ip, transport, mtu)
         clamped = ip
-        if mtu and ip.protocol == PROTOCOL_TCP:
+        if mtu and ip.protocol == PROTOCOL_TCP and not ip.fragment_offset:
             clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
         if clamped is not ip:
             self.events[PipelineEvent.MSS_CLAMPED] += 1

@@ -1,7 +1,7 @@
 """Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
 
 from dataplane.entry import TableEntry
-from vectors import encapsulation, neighbors, node, permits, segments, stations
+from vectors import encapsulation, fragments, neighbors, node, permits, segments, stations
 from vectors.case import Vector
 
 VECTORS: tuple[Vector, ...] = (
@@ -10,6 +10,7 @@ VECTORS: tuple[Vector, ...] = (
     *neighbors.VECTORS,
     *permits.VECTORS,
     *stations.VECTORS,
+    *fragments.VECTORS,
 )
 
 

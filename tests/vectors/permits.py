@@ -219,7 +219,15 @@ def malformed() -> list[Vector]:
         _drop("ipv4-cut", packet[:-1], reason, ether_type=0x0800),
         _drop("ipv4-header-cut", packet[:19], reason, ether_type=0x0800),
         _drop("ipv4-length-below-header", short, reason),
-        _drop("ipv4-options", IP(src=A4, dst=remote4(1), options=[IPOption_NOP()] * 4) / udp(), reason),
+        _drop(
+            "ipv4-options", IP(src=A4, dst=remote4(1), options=[IPOption_NOP()] * 4) / udp(), DropReason.IPV4_OPTIONS
+        ),
+        _drop(
+            "ipv4-options-of-others",
+            IP(src=B4, dst="224.0.0.22", options=[IPOption_NOP()] * 40),
+            DropReason.IPV4_OPTIONS,
+        ),
+        _drop("ipv4-header-below-20", b"\x44" + packet[1:], reason, ether_type=0x0800),
         _drop("ipv4-version-6", packet, reason, ether_type=0x86DD),
         _drop("ipv6-version-4", packet6, reason, ether_type=0x0800),
         _drop("ipv6-cut", packet6[:-1], reason, ether_type=0x86DD),
