@@ -14,7 +14,7 @@ class DropReason(enum.IntEnum):
     """A SID from where it may not be used (RFC 8754 §5.1), or no SID where only SIDs belong."""
     SEGMENTS_LEFT = 4
     FRAGMENT = 5
-    """A fragment without ports."""
+    """It follows no fragment with ports: none came, or too long ago, or too many of others came since."""
     NOT_PERMITTED = 6
     """No entry of `flow_policy`."""
     METERED = 7
@@ -37,6 +37,9 @@ class DropReason(enum.IntEnum):
     """Multicast, link-local or unspecified addresses."""
     NOT_TO_US = 20
     """A host's frame to another station's MAC, or IP in one to a group (RFC 1812 §5.3.4)."""
+    FRAGMENT_REFUSED = 21
+    """It overlaps what came before, lacks headers that a first fragment has, or fits into no packet (RFC 5722)."""
+    IPV4_OPTIONS = 22
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 
@@ -46,19 +49,6 @@ class PuntReason(enum.IntEnum):
 
     NONE = 0
     TOO_BIG = 1
-
-
-class IcmpError(enum.IntEnum):
-    """What the sender of a dropped packet is told, where the RFCs allow it."""
-
-    NONE = 0
-    TOO_BIG = 1
-    HOP_LIMIT = 2
-    """Time exceeded."""
-    HOST_UNREACHABLE = 3
-    NO_ROUTE = 4
-    PROHIBITED = 5
-    """Only where the network says `deny: reject`."""
 
 
 class L4Class(enum.IntEnum):
@@ -92,6 +82,10 @@ class PipelineEvent(enum.IntEnum):
     PUNT_LOST = 12
     NEIGHBOR_EVICTED = 13
     """The port had NEIGHBORS_OF_PORT others; the eldest was forgotten."""
+    FRAGMENT_FOLLOWED = 14
+    """It was taken for one of its first's flow."""
+    FRAGMENT_EVICTED = 15
+    """A first fragment was forgotten before all that follow it had come: its source sends too many at once."""
 
 
 FABRIC_CONTEXT = 0
@@ -107,3 +101,9 @@ CANDIDATE_PATHS = 8
 FLOW_CACHE_WAYS = 4
 NEIGHBORS_OF_PORT = 256
 """Learnt addresses that one port keeps; no port can take another's place."""
+FRAGMENT_SHARES = 16
+"""Of each port: a source has one of them, so that who wastes it harms few others behind the same port."""
+FRAGMENT_WAYS = 8
+"""Fragmented packets that a share knows at a time; the eldest gives way."""
+FRAGMENT_PARTS = 6
+"""Pieces without a gap between them, of one packet, that may have come at a time."""

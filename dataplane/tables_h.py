@@ -13,7 +13,6 @@ HEADER_FILE = Path(__file__).parent.parent / "ebpf" / "tables.h"
 ENUMS: tuple[tuple[str, str, type[enum.IntEnum]], ...] = (
     ("drop_reason", "DROP", reasons.DropReason),
     ("punt_reason", "PUNT", reasons.PuntReason),
-    ("icmp_error", "ERROR", reasons.IcmpError),
     ("l4_class", "L4", reasons.L4Class),
     ("pipeline_event", "EVENT", reasons.PipelineEvent),
 )
@@ -28,6 +27,9 @@ CONSTANTS = (
     "CANDIDATE_PATHS",
     "FLOW_CACHE_WAYS",
     "NEIGHBORS_OF_PORT",
+    "FRAGMENT_SHARES",
+    "FRAGMENT_WAYS",
+    "FRAGMENT_PARTS",
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\

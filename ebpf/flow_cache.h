@@ -189,15 +189,7 @@ static __always_inline struct flow_entry *find_by_tag(struct flow_bucket *bucket
 	return NULL;
 }
 
-/* A denied packet of a host: its network may want that to be said. */
-static __always_inline int deny(struct packet *packet, __u32 reason)
-{
-	if (reason == DROP_SOURCE_NOT_ADMITTED)
-		return drop(packet, reason);
-	return refuse(packet, reason, ERROR_PROHIBITED);
-}
-
-/* Sets packet->leg, or refuses. */
+/* Sets packet->leg, or drops. */
 static __always_inline int find_leg(struct packet *packet, __u64 seed)
 {
 	__u16 current = generation_of(packet->flow.context);
@@ -212,7 +204,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 	if (!bucket || !tags || !current) {
 		leg = resolve_uncached(packet);
 		if (leg < 0)
-			return deny(packet, -leg);
+			return drop(packet, -leg);
 		packet->leg = leg;
 		return GO_ON;
 	}
@@ -223,7 +215,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 		count_event(EVENT_CACHE_MISS);
 		leg = admit(bucket, tags, packet, hash, now);
 		if (leg < 0)
-			return deny(packet, -leg);
+			return drop(packet, -leg);
 		packet->leg = leg;
 		return GO_ON;
 	}
@@ -234,7 +226,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 		count_event(EVENT_CACHE_MISS);
 		leg = refresh(entry, packet, current, now);
 		if (leg < 0)
-			return deny(packet, -leg);
+			return drop(packet, -leg);
 	}
 	entry->packets++;
 	entry->bytes += packet->ip_length;

@@ -3,11 +3,12 @@
  *
  *   parse_ip: version, lengths, checksum (MALFORMED) --> addresses, protocol, class --> is_forwardable --> parse_l4
  *
- * What is wrong behind the IP header is kept in `l4_fault` until the addresses have been judged.
+ * What is wrong behind the IP header is kept in `l4_fault` until the addresses have been judged; of each fragment it is
+ * FRAGMENT, for fragment.h.
  */
 #pragma once
 
-/* Deviates: RFC 791, no options. */
+/* Deviates: RFC 791, no options (IPV4_OPTIONS). */
 #define IPV4_VERSION_IHL 0x45
 
 static __always_inline __u8 icmpv4_class(__u8 type)
@@ -78,7 +79,12 @@ static __always_inline void parse_l4(struct cursor *c, struct packet *packet, __
 	return;
 malformed:
 	set_flow(packet, 0, protocol, L4_OTHER);
-	packet->l4_fault = DROP_MALFORMED;
+	packet->l4_fault = packet->is_fragment ? DROP_FRAGMENT_REFUSED : DROP_MALFORMED; /* RFC 1858 §3, RFC 7112 */
+}
+
+static __always_inline bool has_options(const struct ipv4 *ip)
+{
+	return ip->version_ihl > IPV4_VERSION_IHL && ip->version_ihl >> 4 == IPV4_VERSION_IHL >> 4;
 }
 
 static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *packet)
@@ -88,8 +94,10 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *packet)
 	struct ipv4 *ip = pull(&c, sizeof(*ip));
 	__u32 length;
 
-	if (!ip || ip->version_ihl != IPV4_VERSION_IHL)
+	if (!ip)
 		return drop(packet, DROP_MALFORMED);
+	if (ip->version_ihl != IPV4_VERSION_IHL)
+		return drop(packet, has_options(ip) ? DROP_IPV4_OPTIONS : DROP_MALFORMED);
 	length = bpf_ntohs(ip->total_length);
 	if (length < sizeof(*ip) || length > available || checksum_fold(checksum_sum(ip, sizeof(*ip))) != 0xffff)
 		return drop(packet, DROP_MALFORMED);
@@ -106,6 +114,8 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *packet)
 		return GO_ON;
 	}
 	parse_l4(&c, packet, ip->protocol, true, length - sizeof(*ip));
+	if (packet->is_fragment && !packet->l4_fault)
+		packet->l4_fault = DROP_FRAGMENT;
 	return GO_ON;
 }
 
@@ -115,6 +125,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *packet)
 	__u32 available = c.end - c.position;
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
 	__u32 first_word, length;
+	bool followed = false;
 	__u8 protocol;
 
 	if (!ip)
@@ -137,6 +148,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *packet)
 			return drop(packet, DROP_MALFORMED);
 		packet->l4_offset += sizeof(*fragment);
 		packet->is_fragment = true;
+		followed = !!(fragment->offset & bpf_htons(IPV6_MORE_FRAGMENTS));
 		protocol = fragment->next_header;
 		if (fragment->offset & bpf_htons(IPV6_FRAGMENT_OFFSET)) {
 			set_flow(packet, 0, protocol, L4_OTHER);
@@ -145,6 +157,8 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *packet)
 		}
 	}
 	parse_l4(&c, packet, protocol, false, length - packet->l4_offset);
+	if (followed && !packet->l4_fault) /* RFC 6946: else it is a whole packet */
+		packet->l4_fault = DROP_FRAGMENT;
 	return GO_ON;
 }
 

@@ -2,11 +2,11 @@
  * The pipeline of a netstitch node, for XDP. One stage a file, in the order in which a packet meets them:
  *
  *   attachment ─▶ punt ─┬▶ neighbor, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
- *                       └▶ local_sid ───────────────┘                                     └▶ route ─────┘
- *                               └─── End, End.X, transit ──────────────────────────────────────────────▶┘
+ *                       └▶ local_sid ───────────────┤ ▲                                   └▶ route ─────┘
+ *                               │                   └▶ fragment                                         ▲
+ *                               └─── End, End.X, transit ───────────────────────────────────────────────┘
  *
- * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason. A stage that
- * refuses a packet may have its sender told: icmp_error.
+ * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -29,10 +29,10 @@
 #include "gateway.h"
 #include "flow_policy.h"
 #include "flow_cache.h"
+#include "fragment.h"
 #include "steer.h"
 #include "local_sid.h"
-#include "icmp_error.h"
-#include "mss.h"
+#include "too_big.h"
 #include "sr_policy.h"
 #include "next_hop.h"
 
@@ -88,15 +88,20 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 
 	if (!is_forwardable(packet))
 		return drop(packet, DROP_NOT_FORWARDABLE);
-	if (packet->l4_fault)
-		return drop(packet, packet->l4_fault);
+	if (packet->l4_fault) {
+		if (packet->l4_fault != DROP_FRAGMENT)
+			return drop(packet, packet->l4_fault);
+		verdict = global_follow_first(ctx, packet, node->flow_cache_seed);
+		if (verdict != GO_ON)
+			return verdict;
+	}
 	if (packet->hop_limit <= 1)
-		return refuse(packet, DROP_HOP_LIMIT, ERROR_HOP_LIMIT);
+		return drop(packet, DROP_HOP_LIMIT);
 	verdict = find_leg(packet, node->flow_cache_seed);
 	if (verdict != GO_ON)
 		return verdict;
 	if (is_lease_expired(packet->leg))
-		return deny(packet, DROP_LEASE_EXPIRED);
+		return drop(packet, DROP_LEASE_EXPIRED);
 	return apply_steer(ctx, packet);
 }
 
@@ -127,8 +132,6 @@ int pipeline(struct xdp_md *ctx)
 		verdict = forward_flow(ctx, &packet, node);
 	if (verdict == TO_NEXT_HOP)
 		verdict = send_to_next_hop(ctx, &packet);
-	if (verdict == TELL_SENDER)
-		verdict = global_tell_sender(ctx, &packet);
 	return verdict;
 }
 

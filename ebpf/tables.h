@@ -24,21 +24,14 @@ enum drop_reason {
 	DROP_NEIGHBOR_IGNORED = 18,
 	DROP_NOT_FORWARDABLE = 19,
 	DROP_NOT_TO_US = 20,
+	DROP_FRAGMENT_REFUSED = 21,
+	DROP_IPV4_OPTIONS = 22,
 	DROP_ISOLATED = 64,
 };
 
 enum punt_reason {
 	PUNT_NONE = 0,
 	PUNT_TOO_BIG = 1,
-};
-
-enum icmp_error {
-	ERROR_NONE = 0,
-	ERROR_TOO_BIG = 1,
-	ERROR_HOP_LIMIT = 2,
-	ERROR_HOST_UNREACHABLE = 3,
-	ERROR_NO_ROUTE = 4,
-	ERROR_PROHIBITED = 5,
 };
 
 enum l4_class {
@@ -66,6 +59,8 @@ enum pipeline_event {
 	EVENT_CAPTURE_LOST = 11,
 	EVENT_PUNT_LOST = 12,
 	EVENT_NEIGHBOR_EVICTED = 13,
+	EVENT_FRAGMENT_FOLLOWED = 14,
+	EVENT_FRAGMENT_EVICTED = 15,
 };
 
 #define FABRIC_CONTEXT 0
@@ -78,6 +73,9 @@ enum pipeline_event {
 #define CANDIDATE_PATHS 8
 #define FLOW_CACHE_WAYS 4
 #define NEIGHBORS_OF_PORT 256
+#define FRAGMENT_SHARES 16
+#define FRAGMENT_WAYS 8
+#define FRAGMENT_PARTS 6
 
 union address {
 	__u8 byte[16];
@@ -91,7 +89,6 @@ enum attachment_action {
 	ATTACHMENT_NO_ENTRY,
 	ATTACHMENT_ATTACH,
 	ATTACHMENT_LINK,
-	ATTACHMENT_ATTACH_REJECT,
 };
 struct attachment_key {
 	__u16 ingress_port;
@@ -107,9 +104,6 @@ struct attachment_value {
 		struct {
 			__u16 ingress_class;
 		} link;
-		struct {
-			__u16 context;
-		} attach_reject;
 	};
 };
 _Static_assert(sizeof(struct attachment_value) == 8, "attachment_value");

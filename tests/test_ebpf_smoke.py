@@ -62,7 +62,7 @@ def test_batches_write_read_and_delete_what_they_say(loaded: Object) -> None:
 def test_an_error_says_what_was_tried_and_why_not(loaded: Object) -> None:
     with pytest.raises(BpfError, match=r"map route: a key has 24 bytes, not 3"):
         loaded.map("route").update(b"abc", bytes(8))
-    with Object() as other, pytest.raises(BpfError, match=r"no constant nonsense; it has \['flow_cache_buckets'\]"):
+    with Object() as other, pytest.raises(BpfError, match=r"no constant nonsense; it has .*'flow_cache_buckets'"):
         other.set_constants({"nonsense": 1})
     with pytest.raises(BpfError, match=r"sh ebpf/build.sh"):
         Object(Path("/nowhere/stitch.bpf.o"))

@@ -26,12 +26,16 @@ def node(vector: Vector, *, cache: bool) -> Pipeline:
 def test_vector(vector: Vector) -> None:
     cold = node(vector, cache=False)
     assert cold.run(vector.port, vector.frame, BOOTTIME_S) == vector.expected
-    warm = node(vector, cache=True)
-    for _ in range(2):
-        assert warm.run(vector.port, vector.frame, BOOTTIME_S) == vector.expected
     reason = getattr(vector.expected, "reason", DropReason.NONE)
-    counted = Counter() if not isinstance(vector.expected, Drop | Forward) or not reason else Counter({reason: 2})
-    assert warm.drops - node(vector, cache=True).drops == counted
+    counted = Counter() if not isinstance(vector.expected, Drop | Forward) or not reason else Counter({reason: 1})
+    warm = Pipeline(entries_of(vector), PORTS, cache=True)
+    for _ in range(2):
+        warm.fragments.forget()
+        for port, frame in vector.before:
+            warm.run(port, frame, BOOTTIME_S)
+        before = warm.drops.copy()
+        assert warm.run(vector.port, vector.frame, BOOTTIME_S) == vector.expected
+        assert warm.drops - before == counted
 
 
 def test_names_are_unique() -> None:
@@ -56,8 +60,7 @@ def test_lowest_live_and_present_candidate_is_taken() -> None:
             verdict = pipeline.run(A, frame, BOOTTIME_S)
             best = next((slot for slot in slots if bits >> slot & 1), None)
             if best is None:
-                assert isinstance(verdict, Forward)
-                assert verdict.reason == DropReason.NO_LIVE_PATH
+                assert verdict == Drop(DropReason.NO_LIVE_PATH)
             else:
                 assert isinstance(verdict, Forward)
                 assert int.from_bytes(verdict.frame[38:54]) == address(f"5f00:2:10:{best}::")

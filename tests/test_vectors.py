@@ -23,12 +23,13 @@ def xdp() -> Iterator[XdpNode]:
 def test_vector(xdp: XdpNode, vector: Vector) -> None:
     xdp.sync(entries_of(vector))
     xdp.forget()
-    for port, frame in vector.before:
-        xdp.run(port, frame)
     expected = outcome(vector.expected)
-    before = xdp.all_drops()
     for temperature in ("cold", "warm"):
+        xdp.forget_fragments()
+        for port, frame in vector.before:
+            xdp.run(port, frame)
+        before = xdp.all_drops()
         assert xdp.run(vector.port, vector.frame, expected.reason) == expected, temperature
-    after = xdp.all_drops()
-    counted = {reason for reason in after if after[reason] != before.get(reason)}
-    assert counted <= {expected.reason}, "exactly one reason counts"
+        after = xdp.all_drops()
+        counted = {reason for reason in after if after[reason] != before.get(reason)}
+        assert counted <= {expected.reason}, "exactly one reason counts"

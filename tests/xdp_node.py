@@ -19,7 +19,7 @@ from dataplane.flow_cache import ENTRY, Entries, FlowCache
 from dataplane.jiffies import JiffiesClock
 from dataplane.layout import of
 from dataplane.p4info import load
-from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.reasons import FRAGMENT_SHARES, FRAGMENT_WAYS, DropReason, PipelineEvent
 from dataplane.reference import Drop, Forward, Pass, Port, Punt, Verdict
 from dataplane.reference.flow import FlowKey
 from dataplane.stores import Operation
@@ -62,11 +62,14 @@ def outcome(verdict: Verdict) -> Outcome:
 class XdpNode:
     """Ports are veths: `p1` is port 1, its other end `h1` lies in `hosts`. Run frames `inside`."""
 
-    def __init__(self, ports: dict[int, Port], *, buckets: int = 64, **constants: int) -> None:
-        """`buckets` of the flow cache for each CPU: few, so that flows are evicted too. ICMP errors have no limit."""
+    def __init__(self, ports: dict[int, Port], *, buckets: int = 64) -> None:
+        """`buckets` of the flow cache for each CPU: few, so that flows are evicted too."""
         # First what may fail: nothing is left behind then.
         self.object = Object(OBJECT)
-        self.object.set_constants({"flow_cache_buckets": buckets, "icmp_error_interval_ns": 0, **constants})
+        # Fragments outlive the slowest machine's pauses between two frames.
+        self.object.set_constants({"flow_cache_buckets": buckets, "fragment_lifetime_ms": 0xFFFFFFFF})
+        shares = (max(ports) + 1) * FRAGMENT_SHARES
+        self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
         self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
         self.object.load()
         self.program = self.object.program("pipeline")
@@ -149,15 +152,23 @@ class XdpNode:
             assert not faults, (operation, run.table.table.name, faults)
 
     def forget(self) -> None:
-        """Neighbours, the flow cache and what legs counted are as at the start."""
-        counters = self.object.map("leg_counter")
-        legs = np.arange(counters.max_entries, dtype="<u4").tobytes()
-        counters.update_batch(legs, bytes(counters.stride * counters.max_entries))
+        """Neighbours, fragments, the flow cache and what legs counted are as at the start."""
+        self._clear("leg_counter")
+        self.forget_fragments()
         neighbors = self.object.map("neighbor")
         for key in list(neighbors):
             neighbors.delete(key)
         for name in ("flow_cache", "flow_cache_tag"):
             self.object.map(name).mapped(writable=True)[:] = 0
+
+    def forget_fragments(self) -> None:
+        self._clear("fragment")
+        self._clear("fragment_count")
+
+    def _clear(self, array: str) -> None:
+        values = self.object.map(array)
+        keys = np.arange(values.max_entries, dtype="<u4").tobytes()
+        values.update_batch(keys, bytes(values.stride * values.max_entries))
 
     def run(self, port: int, frame: bytes, counted: int = DropReason.NONE) -> Outcome:
         """What XDP makes of `frame`. `counted` is the reason that is expected: only that counter is looked at."""

@@ -82,7 +82,12 @@ class Ip:
     """Behind one fragment header, if there is one."""
     transport_offset: int
     fragment_offset: int
+    """In units of 8 octets."""
+    more_fragments: bool
+    identification: int
+    """0 where the header has none."""
     is_fragment: bool
+    """It has a fragment header; of IPv6 it may be a whole packet all the same (RFC 6946)."""
     hop_limit: int
     traffic_class: int
 
@@ -125,8 +130,9 @@ def parse_ip(ether_type: int, data: bytes) -> Ip | Drop:
 def _parse_ipv4(data: bytes) -> Ip | Drop:
     # Deviates: RFC 791, no options
     if len(data) < 20 or data[0] != 0x45:
-        return MALFORMED
-    _, traffic_class, length, _, fragment, ttl, protocol, _, source, destination = struct.unpack_from(
+        has_options = len(data) >= 20 and 0x45 < data[0] < 0x50
+        return Drop(DropReason.IPV4_OPTIONS) if has_options else MALFORMED
+    _, traffic_class, length, identification, fragment, ttl, protocol, _, source, destination = struct.unpack_from(
         "!BBHHHBBHII", data
     )
     if not 20 <= length <= len(data) or ones_complement_sum(data[:20]) != 0xFFFF:
@@ -139,6 +145,8 @@ def _parse_ipv4(data: bytes) -> Ip | Drop:
         protocol=protocol,
         transport_offset=20,
         fragment_offset=fragment & 0x1FFF,
+        more_fragments=fragment & 0x2000 != 0,
+        identification=identification,
         is_fragment=fragment & 0x3FFF != 0,
         hop_limit=ttl,
         traffic_class=traffic_class,
@@ -152,11 +160,11 @@ def _parse_ipv6(data: bytes) -> Ip | Drop:
     if 40 + payload_length > len(data):
         return MALFORMED
     data = data[: 40 + payload_length]
-    transport_offset, fragment, is_fragment = 40, 0, False
+    transport_offset, fragment, identification, is_fragment = 40, 0, 0, False
     if protocol == PROTOCOL_FRAGMENT:
         if len(data) < 48:
             return MALFORMED
-        protocol, _, fragment = struct.unpack_from("!BBH", data, 40)
+        protocol, _, fragment, identification = struct.unpack_from("!BBHI", data, 40)
         transport_offset, is_fragment = 48, True
     return Ip(
         version=6,
@@ -166,6 +174,8 @@ def _parse_ipv6(data: bytes) -> Ip | Drop:
         protocol=protocol,
         transport_offset=transport_offset,
         fragment_offset=fragment >> 3,
+        more_fragments=fragment & 1 != 0,
+        identification=identification,
         is_fragment=is_fragment,
         hop_limit=hop_limit,
         traffic_class=first_word >> 20 & 0xFF,
@@ -202,19 +212,18 @@ class Transport:
 
 
 def parse_transport(ip: Ip) -> Transport | Drop:
-    """What the packet is to `flow_policy`. Fragments without ports are dropped (FRAGMENT)."""
-    if ip.fragment_offset > 0:
-        return Drop(DropReason.FRAGMENT)
+    """What the packet is to `flow_policy`; not to be asked of a fragment that is not the first."""
     header = ip.transport
+    incomplete = Drop(DropReason.FRAGMENT_REFUSED) if ip.is_fragment else MALFORMED  # RFC 1858 §3, RFC 7112
     if ip.protocol == PROTOCOL_TCP:
         if len(header) < 20 or not 20 <= (header[12] >> 4) * 4 <= len(header):
-            return MALFORMED
+            return incomplete
         opens = header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN
         return _with_ports(L4Class.TCP_OPEN if opens else L4Class.TCP, header)
     if ip.protocol == PROTOCOL_UDP:
-        return _with_ports(L4Class.UDP, header) if len(header) >= 8 else MALFORMED
+        return _with_ports(L4Class.UDP, header) if len(header) >= 8 else incomplete
     if ip.protocol == ip.icmp_protocol:
-        return Transport(_icmp_class(ip.version, header[0]), 0, 0) if len(header) >= 8 else MALFORMED
+        return Transport(_icmp_class(ip.version, header[0]), 0, 0) if len(header) >= 8 else incomplete
     return Transport(L4Class.OTHER, 0, 0)
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataplane.entry import TableEntry
 from dataplane.reasons import (
@@ -11,11 +11,11 @@ from dataplane.reasons import (
     FABRIC_CONTEXT,
     NEIGHBORS_OF_PORT,
     DropReason,
-    IcmpError,
     PipelineEvent,
 )
 from dataplane.reference import icmp, neighbor, srv6
 from dataplane.reference.flow import Flows
+from dataplane.reference.fragment import Fragments
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
     ETHERTYPE_ARP,
@@ -59,12 +59,13 @@ class Arrival:
     """A frame and where it came from. `context` changes when a packet is decapsulated."""
 
     port: int
+    """0: it was decapsulated here."""
+    entered_at: int
+    """The port, in any case."""
     ethernet: Ethernet
     ingress_class: int
     context: int
     now_boottime_s: float
-    rejects: bool = False
-    """Denied packets of its network are answered."""
     decapsulated: bool = False
 
 
@@ -82,6 +83,7 @@ class Pipeline:
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
         self.events: Counter[PipelineEvent] = Counter()
+        self.fragments = Fragments(events=self.events)
 
     def run(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
         """What becomes of `frame`, which entered at `port`; counts and learns on the way."""
@@ -105,8 +107,7 @@ class Pipeline:
         is_ours = ethernet.is_to_group or ethernet.destination == self.ports[port].mac
         if ingress_class == ATTACHMENT_CLASS and not is_ours:
             return Drop(DropReason.NOT_TO_US)
-        rejects = attachment.name == "attach_reject"
-        arrival = Arrival(port, ethernet, ingress_class, context, now_boottime_s, rejects=rejects)
+        arrival = Arrival(port, port, ethernet, ingress_class, context, now_boottime_s)
         punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
         if punted and punted.name == "punt":
             return Punt(punted.params["reason"], frame, context)
@@ -156,7 +157,7 @@ class Pipeline:
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
-        into = Arrival(0, ethernet, arrival.ingress_class, context, arrival.now_boottime_s, decapsulated=True)
+        into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True)
         return self._flow(into, inner)
 
     # Attachments: all that enters is ours.
@@ -244,17 +245,22 @@ class Pipeline:
     # Flows
 
     def _flow(self, arrival: Arrival, ip: Ip) -> Verdict:
-        transport = parse_transport(ip)
+        transport = None if ip.fragment_offset else parse_transport(ip)
         if isinstance(transport, Drop):
             return transport
+        if transport is None or ip.more_fragments:
+            followed = self.fragments.follow(arrival.context, arrival.entered_at, ip, transport, arrival.now_boottime_s)
+            if isinstance(followed, Drop):
+                return followed
+            ip, transport = followed
         if ip.hop_limit <= 1:
-            return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
+            return Drop(DropReason.HOP_LIMIT)
         leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
         if isinstance(leg, Drop):
-            return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
+            return leg
         lease = self.tables.look_up("lease", leg=leg)
         if lease and arrival.now_boottime_s >= lease.params["boottime_s"]:
-            return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
+            return Drop(DropReason.LEASE_EXPIRED)
         steer = self.tables.look_up("steer", leg=leg)
         if steer is None:
             return Drop(DropReason.NO_STEERING)
@@ -267,13 +273,13 @@ class Pipeline:
         live = liveness.params["live"] if liveness else 0
         alive = {slot: path for slot, path in self.tables.candidates(policy).items() if live >> slot & 1}
         if not alive:
-            return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
+            return Drop(DropReason.NO_LIVE_PATH)
         path = alive[min(alive)].params
         mtu = path["inner_mtu"]
         if mtu and len(ip.data) > mtu:
-            return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
+            return self._too_big(arrival, ip, transport, mtu)
         clamped = ip
-        if mtu and ip.protocol == PROTOCOL_TCP:
+        if mtu and ip.protocol == PROTOCOL_TCP and not ip.fragment_offset:
             clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
         if clamped is not ip:
             self.events[PipelineEvent.MSS_CLAMPED] += 1
@@ -284,20 +290,14 @@ class Pipeline:
         outer = srv6.encapsulate(inner, path["source"], segments, path["dscp"], flow_label)
         return self._route_outer(arrival, outer)
 
-    def _refuse(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int = 0) -> Verdict:
-        """Drops `ip`, and tells its sender where that is a host here and the RFCs and its network allow it."""
-        if arrival.decapsulated or reason == DropReason.SOURCE_NOT_ADMITTED or not icmp.may_be_told(ip):
-            return Drop(reason)
-        if error is IcmpError.PROHIBITED and not arrival.rejects:
-            return Drop(reason)
-        if error is IcmpError.HOP_LIMIT and not self._is_admitted(arrival.port, ip.source):
-            return Drop(reason)  # for all else the source was looked at before
+    def _too_big(self, arrival: Arrival, ip: Ip, transport: Transport, mtu: int) -> Verdict:
+        if arrival.decapsulated:
+            return Drop(DropReason.TOO_BIG)
         port = self.ports[arrival.port]
-        gateway = port.gateway(ip.version)
-        if not gateway:
-            return Drop(reason)
-        told = icmp.error(ip, error, mtu, gateway)
-        return Forward(arrival.port, arrival.ethernet.answer(port.mac, told), reason)
+        error = icmp.too_big(ip, transport.l4_class, mtu, port.gateway(ip.version))
+        if error is None:
+            return Drop(DropReason.TOO_BIG)
+        return Forward(arrival.port, arrival.ethernet.answer(port.mac, error), DropReason.TOO_BIG)
 
     # Routes and next hops
 
@@ -322,8 +322,6 @@ class Pipeline:
 
     def _deliver(self, arrival: Arrival, ip: Ip) -> Verdict:
         next_hop = self._route(arrival.context, ip.destination)
-        if next_hop == Drop(DropReason.NO_ROUTE):
-            return self._refuse(arrival, ip, DropReason.NO_ROUTE, IcmpError.NO_ROUTE)
         if isinstance(next_hop, Drop):
             return next_hop
         ethernet = arrival.ethernet

@@ -4,7 +4,7 @@ import random
 
 from dataplane.entry import TableEntry
 from dataplane.reference.checksum import checksum
-from vectors import VECTORS, entries, node
+from vectors import VECTORS, entries, fragments, node
 
 PORTS = range(1, 11)
 CONTEXTS = (node.TENANT, node.OVERLAPPING, node.AGREEMENT)
@@ -65,8 +65,7 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
         for vlan in (0, node.VLAN):
             kind = rng.random()
             if kind < 0.45:
-                action = rng.choice(("attach", "attach_reject"))
-                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan, action))
+                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan))
             elif kind < 0.9:
                 found.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
         found += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
@@ -182,6 +181,8 @@ def _routes(rng: random.Random) -> list[TableEntry]:
 
 
 SEEDS = tuple({(vector.port, vector.frame): None for vector in VECTORS if vector.port in PORTS})
+FRAGMENTED = tuple(vector for vector in fragments.VECTORS if vector.before)
+"""Packets of several frames; the last goes the way of all others."""
 STATIONS = ("ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", "01:00:5e:00:00:fb", *map(node.port_mac, PORTS), node.host_mac(2))
 MAX_FRAME = 1600
 INTERESTING = (0, 1, 2, 3, 4, 6, 8, 17, 20, 28, 40, 41, 43, 44, 58, 59, 60, 63, 64, 127, 128, 254, 255)
@@ -189,9 +190,13 @@ INTERESTING = (0, 1, 2, 3, 4, 6, 8, 17, 20, 28, 40, 41, 43, 44, 58, 59, 60, 63, 
 
 def frames(rng: random.Random, count: int) -> list[tuple[int, bytes]]:
     """`count` (port, frame): valid ones of the vectors with up to four things wrong with them; few are all garbage."""
-    found = []
-    for _ in range(count):
+    found: list[tuple[int, bytes]] = []
+    while len(found) < count:
         port, frame = rng.choice(SEEDS)
+        if rng.random() < 0.05:
+            fragmented = rng.choice(FRAGMENTED)
+            port, frame = fragmented.port, fragmented.frame
+            found += fragmented.before[: count - len(found) - 1]
         data = bytearray(frame)
         if rng.random() < 0.02:
             data = bytearray(rng.randbytes(rng.randrange(14, 200)))
@@ -262,6 +267,26 @@ def _address_to(mac: str, data: bytearray) -> None:
     data[:6] = bytes.fromhex(mac.replace(":", ""))
 
 
+def _set_fragment(rng: random.Random, data: bytearray) -> None:
+    """Place, flags and identification of IPv4 or IPv6, plain or one segment deep."""
+    for at, place, identification in ((14, 20, 19), (14, 56, 61), (78, 84, 83), (78, 120, 125)):
+        version = data[at] >> 4 if len(data) > max(place + 1, identification) else 0
+        if version == 4 and identification < place:
+            data[place : place + 2] = _fragment_place(rng, 0, 0x2000).to_bytes(2)
+        elif version == 6 and identification > place and data[at + 6] == 44:
+            data[place : place + 2] = _fragment_place(rng, 3, 1).to_bytes(2)
+        else:
+            continue
+        if rng.random() < 0.4:
+            data[identification] = rng.randrange(12)
+        return
+
+
+def _fragment_place(rng: random.Random, shift: int, more: int) -> int:
+    units = rng.choice((0, 0, 1, 2, 10, 50, 99, 100, 101, 125, 126, 8191))
+    return units << shift | (more if rng.random() < 0.7 else 0)
+
+
 def _tag(rng: random.Random, data: bytearray) -> None:
     data[12:12] = b"\x81\x00" + rng.choice((0, node.VLAN, node.VLAN, 0xE000 | node.VLAN, 5)).to_bytes(2)
 
@@ -277,6 +302,7 @@ _MUTATIONS = (
     _splice,
     _set_address,
     _set_station,
+    _set_fragment,
     _tag,
 )
 

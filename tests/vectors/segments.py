@@ -249,7 +249,7 @@ def decapsulation_errors() -> list[Vector]:
     mapped = IPv6(src=f"::ffff:{remote4(1)}", dst=f"::ffff:{A4}") / udp()
     cases = {
         "bad-checksum": (bytes(broken), 4, DropReason.MALFORMED),
-        "options": (bytes(options), 4, DropReason.MALFORMED),
+        "options": (bytes(options), 4, DropReason.IPV4_OPTIONS),
         "not-ip": (inner, 17, DropReason.MALFORMED),
         "wrong-version": (inner, 41, DropReason.MALFORMED),
         "empty": (b"", 4, DropReason.MALFORMED),
