@@ -35,6 +35,7 @@ from controller.model.event import (
     MessageReceived,
     Persist,
     Record,
+    Renew,
     Reply,
     Send,
     SyncNode,
@@ -295,6 +296,10 @@ class Shell:
         request_id = next(self._request_ids)
         return await self._ask(request_id, Delete(request_id=request_id, kind=PLURALS[kind], name=name))
 
+    async def renew(self, name: str, *, by: str = API) -> Answer:
+        request_id = next(self._request_ids)
+        return await self._ask(request_id, Renew(request_id=request_id, name=name, by=by))
+
     def list(self, kind: str) -> list[Resource]:
         if kind == "plugins":
             return self._plugins.resources() if self._plugins is not None else []
@@ -344,7 +349,7 @@ class Shell:
         found = self.get(kind, name)
         return () if found is None else (found,)
 
-    async def _ask(self, request_id: str, event: Apply | Delete) -> Answer:
+    async def _ask(self, request_id: str, event: Apply | Delete | Renew) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply

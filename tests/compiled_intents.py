@@ -59,8 +59,8 @@ def described(known: Inventory) -> dict[str, NodeDescription]:
     }
 
 
-def compiled(intents: list[Intent], known: Inventory) -> dict[str, tuple[Entry, ...]]:
-    """The entries of each node."""
+def compiled(intents: list[Intent], known: Inventory, expires_s: int | None = None) -> dict[str, tuple[Entry, ...]]:
+    """The entries of each node. `expires_s`: when all intents end."""
     courses: list[Course] = []
     isolations: list[Isolation] = []
     slot = 0
@@ -80,7 +80,7 @@ def compiled(intents: list[Intent], known: Inventory) -> dict[str, tuple[Entry, 
             assert isinstance(plan, Plan), plan
             slots = tuple(range(slot + 1, slot + 1 + len(plan.sr_policies)))
             slot = slots[-1]
-            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE))
+            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE, expires_s=expires_s))
     courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
     return realized(known, isolations, courses)
 
@@ -140,10 +140,10 @@ class Frames:
         assert told in (None, mac(*where))
         return told is not None
 
-    def send(self, where: Place, packet: Packet) -> Outcome:
+    def send(self, where: Place, packet: Packet, boottime_s: float = 0) -> Outcome:
         """To the edge's MAC, whoever told it."""
         frame = bytes(Ether(src=f"02:00:00:09:00:{where[1]:02x}", dst=mac(*where)) / on_the_wire(packet))
-        return travel(self._pipelines, self._wires, self._hosts, where, frame, 0)
+        return travel(self._pipelines, self._wires, self._hosts, where, frame, boottime_s)
 
 
 def _with_live(entry: Entry, live: int) -> Entry:

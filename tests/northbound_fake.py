@@ -109,6 +109,14 @@ class FakeController:
         await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
         return Answer(results=(f"{kind}/{name} deleted",))
 
+    async def renew(self, name: str, *, by: str = "api") -> Answer:
+        held = self.resources["intents"].get(name)
+        if held is None:
+            return Answer(not_found=True)
+        if "lease" not in held.spec:
+            return Answer(conflict=f"intent {name} has no end: there is nothing to renew")
+        return Answer(results=(f"intents/{name} renewed until 2030-01-01T00:00:00Z",))
+
     def list(self, kind: str) -> list[Resource]:
         return sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
 

@@ -39,6 +39,7 @@ from controller.model.event import (
     NodeUnreachable,
     Persist,
     Record,
+    Renew,
     Reply,
     Send,
     SyncNode,
@@ -323,17 +324,20 @@ class World:
 
     def submit(self, domain: str, *resources: Applied) -> Reply | None:
         """As `apply`, what was read already."""
-        self._requests += 1
-        request = f"request-{self._requests}"
-        controller = self.controllers[domain]
-        controller.event(Apply(request_id=request, resources=resources), controller.life)
-        return controller.replies.get(request)
+        return self._ask(domain, lambda request: Apply(request_id=request, resources=resources))
 
     def delete(self, domain: str, name: str, kind: str = "Intent") -> Reply | None:
+        return self._ask(domain, lambda request: Delete(request_id=request, kind=kind, name=name))
+
+    def renew(self, domain: str, name: str) -> Reply | None:
+        return self._ask(domain, lambda request: Renew(request_id=request, name=name))
+
+    def _ask(self, domain: str, event: Callable[[str], Event]) -> Reply | None:
+        """The answer to what is made of the request's name; None: the controller crashed over it."""
         self._requests += 1
         request = f"request-{self._requests}"
         controller = self.controllers[domain]
-        controller.event(Delete(request_id=request, kind=kind, name=name), controller.life)
+        controller.event(event(request), controller.life)
         return controller.replies.get(request)
 
     def get(self, domain: str, kind: str, name: str) -> Resource:

@@ -56,6 +56,14 @@ def stitch(*arguments: str, domain: str = "shop", expected: int = 0) -> str:
     return done.stdout
 
 
+def refused(*arguments: str) -> str:
+    """What is said where the answer is no."""
+    command = [str(STITCH), "--lab", NAME, "--domain", "shop", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, (arguments, done.returncode, done.stdout, done.stderr)
+    return done.stderr
+
+
 def get(kind: str, domain: str = "shop") -> Any:
     return json.loads(stitch("get", kind, "-o", "json", domain=domain))
 
@@ -219,14 +227,52 @@ def test_withdrawal_leaves_nothing_on_any_node(record: LabRecord) -> None:
 def test_a_killed_controller_costs_no_packet_and_writes_nothing_when_it_is_back(active: LabRecord, domain: str) -> None:
     with load(active) as lost, trespassers(active):
         kill(domain)
+        before = len(log_of(domain))
         time.sleep(0.5)
         lab.restart(NAME, domain)
         time.sleep(1.5)
     assert lost == [0]
-    back = log_of(domain)
-    restarted = max(number for number, line in enumerate(back) if line["event"] == "inventory")
-    synced = [line for line in back[restarted:] if line["event"] == "node_synced"]
+    synced = [line for line in log_of(domain)[before:] if line["event"] == "node_synced"]
     assert synced and all(int(line["writes"]) == 0 for line in synced), synced
+
+
+LEASE_S = 12
+INSIDE = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: to-firewall, tenant: customer-x}
+spec:
+  allow: [{from: {network: shop/customer-x, select: {app: web}}, to: shop/firewall, ports: [icmp]}]
+  lease: {for: %ds}
+"""
+
+
+def test_leases_end_with_the_controller_dead(record: LabRecord, tmp_path: Path) -> None:
+    """One inside a domain, on one node, and one across three."""
+    file = tmp_path / "short.yaml"
+    file.write_text(INTENT.read_text().replace("30d", f"{LEASE_S}s") + "---" + INSIDE % LEASE_S)
+    ways = (("cx2", "10.1.9.2"), ("cx1", ANALYTICS))
+    stitch("apply", "-f", str(file))
+    try:
+        wait_for(lambda: {one["status"]["phase"] for one in get("intents")} == {"Active"}, LEASE_S, "both are Active")
+        for name in ("to-firewall", "order-processing"):
+            assert " renewed until " in stitch("intent", "renew", name)
+        renewed_s = time.monotonic()
+        kill("shop")
+        for host, address in ways:
+            wait_for(lambda at=(host, address): reaches(record, *at), LEASE_S - 2, f"{host} reaches {address}")
+        for host, address in ways:
+            wait_for(lambda at=(host, address): not reaches(record, *at), 2 * LEASE_S, f"{host} is cut off")
+        assert time.monotonic() - renewed_s > LEASE_S - 3, "it ended before its time"
+        assert not reaches(record, "cx1", WEB), "the isolation does not open by itself"
+    finally:
+        lab.restart(NAME, "shop")
+    assert {one["status"]["phase"] for one in get("intents")} == {"Expired"}
+    wait_for(lambda: reaches(record, "cx1", WEB), 10, "the isolation has ended too")
+    assert not any(reaches(record, *way) for way in ways)
+    for name in ("to-firewall", "order-processing"):
+        assert "is over since" in refused("intent", "renew", name)
+        stitch("delete", f"intent/{name}")
 
 
 @pytest.mark.parametrize("node", ["se1", "t1", "ie1"])

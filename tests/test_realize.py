@@ -171,7 +171,7 @@ def test_border_closes_by_itself_when_the_lease_ends(world: World) -> None:
         assert Walk(world).send("cx1", tcp(CX1, AY1, 443)).delivered == "ay1"
         world.now_s = expires_s
         outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
-        assert (outcome.node, outcome.reason) == ("sg1", DropReason.LEASE_EXPIRED)
+        assert (outcome.node, outcome.reason) == ("se1", DropReason.LEASE_EXPIRED)
     finally:
         world.now_s = held
 

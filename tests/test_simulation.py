@@ -285,11 +285,12 @@ def test_changed_intent_is_replaced_make_before_break() -> None:
 def test_applying_the_same_again_changes_nothing() -> None:
     world = World()
     world.start()
-    world.apply("shop", ORDER_PROCESSING)
+    without_end = ORDER_PROCESSING.replace("  lease: {for: 30d}\n", "")
+    world.apply("shop", without_end)
     world.run(3.0)
     disk = dict(world.controllers["shop"].disk)
     writes = {name: node.writes for name, node in world.nodes.items()}
-    reply = world.apply("shop", ORDER_PROCESSING)
+    reply = world.apply("shop", without_end)
     assert reply is not None and reply.results == ("intents/order-processing unchanged",)
     world.apply("shop", world.inventories["shop"])
     world.run(3.0)

@@ -103,7 +103,7 @@ def test_an_expired_lease_says_whose_it_was(world: World) -> None:
     state = world.controllers["shop"].state
     trace = tracing.trace(state, Probe(source="cx1", destination="analytics-y"), world.now_s + 4000)
     assert isinstance(trace, Trace)
-    assert trace.text == "at sg1: lease_expired, says intents/order-processing"
+    assert trace.text == "at se1: lease_expired, says intents/order-processing"
 
 
 def test_what_is_not_confirmed_is_said_to_be_so() -> None:

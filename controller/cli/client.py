@@ -74,6 +74,9 @@ class Client:
     def delete(self, kind: str, name: str) -> list[str]:
         return self._results("DELETE", f"/v1/{kind}/{quote(name)}")
 
+    def renew(self, intent: str) -> list[str]:
+        return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
+
     def watch(self, kind: str, name: str | None = None, deadline: float | None = None) -> Iterator[Json | None]:
         """The present resources, then each as it changes; None where nothing happened for a while.
 

@@ -97,8 +97,9 @@ def apply(
 @app.command()
 def intent(
     context: typer.Context,
-    sentence: Annotated[
-        str, typer.Argument(metavar="SENTENCE", help="docs/language.md; or English that proposes one.")
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="SENTENCE | renew NAME", help="docs/language.md; or English that proposes a sentence."),
     ],
     name: Annotated[str | None, typer.Option(metavar="N", help="Of the intent; else after who and where.")] = None,
     tenant: Annotated[str | None, typer.Option(metavar="T", help="Else the network's name.")] = None,
@@ -107,9 +108,17 @@ def intent(
     wait: Wait = None,
     output: Annotated[Written | None, typer.Option("-o", "--output", help="Print the intent so.")] = None,
 ) -> None:
-    """Say in a sentence what is needed."""
+    """Say in a sentence what is needed; or let the lease of an intent begin anew (renew NAME)."""
     from controller.cli.intent import state
 
+    match words:
+        case [sentence]:
+            pass
+        case ["renew", one]:
+            print(*_client(context).renew(one), sep="\n")
+            return
+        case _:
+            raise InputInvalid('expected one sentence in quotes, or renew NAME: stitch intent "allow ..."')
     state(
         _client(context),
         sentence,

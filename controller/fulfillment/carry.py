@@ -16,6 +16,7 @@ from controller.fulfillment.fabric import (
     SegmentList,
     encapsulation_bytes,
     encapsulation_entries,
+    lease_entry,
     local_sid_entry,
     route_entry,
 )
@@ -138,14 +139,18 @@ def local_route_entries(context: int, host: Host, owner: str) -> list[Entry]:
     return [route_entry(context, numbering.prefix(address), hop, owner) for address in host.addresses]
 
 
-def local_steering(course: Course) -> dict[str, tuple[Entry, ...]]:
-    """How what `use` permits goes on inside one node."""
+def local_steering(course: Course, fabric: Fabric) -> dict[str, tuple[Entry, ...]]:
+    """How what `use` permits goes on inside one node, and until when."""
     plan = course.plan
     found: dict[str, tuple[Entry, ...]] = {}
     for slot, policy in zip(course.slots, plan.sr_policies, strict=True):
         if policy.headend == policy.endpoint and plan.ingress is None and plan.egress is None:
-            legs = (numbering.leg(slot, Leg.LOCAL, direction) for direction in Direction)
-            found[policy.headend] = tuple(_deliver(leg, plan.owner) for leg in legs)
+            node = policy.headend
+            legs = [numbering.leg(slot, Leg.LOCAL, direction) for direction in Direction]
+            found[node] = tuple(_deliver(leg, plan.owner) for leg in legs)
+            if course.expires_s is not None:
+                boot_s = fabric.boot_epochs_s.get(node)
+                found[node] += tuple(lease_entry(leg, course.expires_s, boot_s, plan.owner) for leg in legs)
     return found
 
 
@@ -207,6 +212,10 @@ class _Carrier:
         self._classes = classes
         self._upstream, self._downstream = borders(course, fabric)
         self._mtu = self._path_mtu()
+        ends_s = [border.expires_s for border in (self._upstream, self._downstream) if border is not None]
+        ends_s += [course.expires_s] if course.expires_s is not None else []
+        self._expires_s = min(ends_s, default=None)
+        """With the first of its intent and its agreements all of it ends."""
         self._entries: dict[str, list[Entry]] = {}
 
     def entries(self) -> dict[str, tuple[Entry, ...]]:
@@ -260,7 +269,6 @@ class _Carrier:
         hop = numbering.TUNNEL_HOP + border.crossing.port
         self._encapsulate(node, slot, direction, leg, [(peer_sid,)])
         self._add(node, route_entry(FABRIC_CONTEXT, (peer_sid, 128), hop, self._owner))
-        self._lease(node, leg, border)
 
     def _from_border(self, base: int, border: Border | None, direction: Direction) -> None:
         """What comes out of the tunnel from a neighbour, to each of the SR Policies' other ends."""
@@ -281,8 +289,6 @@ class _Carrier:
                 kind = Leg.BORDER if onward is not None else Leg.DELIVER
             leg = numbering.leg(slot, kind, direction)
             rules += flow_rules(self._course, policy, direction, leg)
-            if kind != Leg.BORDER:
-                self._lease(node, leg, border)
             if kind == Leg.DELIVER:
                 self._deliver_here(node, context, leg, direction)
         self._permit(node, context, rules)
@@ -297,6 +303,7 @@ class _Carrier:
         connection = self._plan.connection
         hosts = connection.destinations if direction == FORWARD else connection.sources
         self._add(node, _deliver(leg, self._owner))
+        self._lease(node, leg)
         for host in _at(hosts, node):
             self._add(node, *local_route_entries(context, host, self._owner))
 
@@ -314,23 +321,13 @@ class _Carrier:
                 owner=self._owner,
             ),
         )
+        self._lease(node, leg)
 
-    def _lease(self, node: str, leg: int, border: Border) -> None:
-        """A border closes by itself. A leg between two borders closes with the first of them."""
-        expires = {border.expires_s}
-        if self._upstream is not None and self._downstream is not None:
-            expires |= {self._upstream.expires_s, self._downstream.expires_s}
-        boot_time_s = max(0, min(expires) - border.crossing.boot_epoch_s)
-        self._add(
-            node,
-            Entry(
-                table="lease",
-                match=_leg(leg),
-                action="expire_at",
-                params=(("boottime_s", boot_time_s),),
-                owner=self._owner,
-            ),
-        )
+    def _lease(self, node: str, leg: int) -> None:
+        """Whatever is steered ends by itself, where it has an end."""
+        if self._expires_s is not None:
+            boot_epoch_s = self._fabric.boot_epochs_s.get(node)
+            self._add(node, lease_entry(leg, self._expires_s, boot_epoch_s, self._owner))
 
 
 def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:

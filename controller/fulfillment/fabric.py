@@ -30,7 +30,6 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     inner_mtu: int
     """Of what H.Encaps with one segment takes here."""
-    boot_epoch_s: int
     border: str
 
 
@@ -59,6 +58,8 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     edge_policies: dict[tuple[str, str], SrPolicy | None]
     """Between each two edges (first by name, second) that have a network in common. None: no path leads there. The same
     object while this, the nodes, the links and which of them are down are the same."""
+    boot_epochs_s: dict[str, int] = msgspec.field(default_factory=dict)
+    """Unix time at which each node that has described itself was booted."""
     down: tuple[str, ...] = ()
     """Links that they do not take."""
 
@@ -126,6 +127,7 @@ def fabric(
         links_towards=towards,
         links=inventory.links,
         crossings=_crossings(inventory, descriptions),
+        boot_epochs_s={name: description.boot_epoch_s for name, description in descriptions.items()},
         edge_policies=_edge_policies(
             graph(inventory, own, down),
             before.edge_policies if before is not None and same and before.down == tuple(sorted(down)) else {},
@@ -225,7 +227,6 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 public_key=status.public_key,
                 endpoint=status.endpoint,
                 inner_mtu=tunnel_mtu - encapsulation_bytes(1),
-                boot_epoch_s=description.boot_epoch_s,
                 border=border,
             )
     return crossings
@@ -296,6 +297,13 @@ def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: in
     params = (("port", port), ("source_mac", source_mac), ("destination_mac", destination_mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
     return Entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
+
+
+def lease_entry(leg: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> Entry:
+    """The leg closes at a Unix time, with every process dead; at once where nobody knows when the node was booted."""
+    boottime_s = max(0, expires_s - boot_epoch_s) if boot_epoch_s is not None else 0
+    params = (("boottime_s", boottime_s),)
+    return Entry(table="lease", match=(Match(field="leg", value=leg),), action="expire_at", params=params, owner=owner)
 
 
 # ---- entries that send into an SR Policy

@@ -103,7 +103,10 @@ def _assemble(wanted: Wanted, keeper: "_Keeper") -> tuple[dict[str, list[Any]], 
         carried = keeper.keep(name, (course, fabric, mine), lambda *inputs: keeper.packed(carry(*inputs)))
         _extend(parts, carried)
         if course.stage == Stage.ACTIVE:
-            _extend(parts, keeper.keep(f"{name} local", (course,), lambda one: keeper.packed(local_steering(one))))
+            local = keeper.keep(
+                f"{name} local", (course, fabric), lambda *inputs: keeper.packed(local_steering(*inputs))
+            )
+            _extend(parts, local)
     legs = _edges(wanted, parts, keeper)
     _networks(wanted, legs, installed, classes, parts, keeper)
     return parts, _hosts(wanted.inventory, installed, fabric, parts, keeper)

@@ -66,6 +66,7 @@ def in_the_end(course: Course) -> Course:
         stage=Stage.ACTIVE,
         upstream=_agreed(course.upstream),
         downstream=_agreed(course.downstream),
+        expires_s=None if course.expires_s is None else 0,
     )
 
 

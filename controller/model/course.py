@@ -71,6 +71,9 @@ class Course(Value, frozen=True, kw_only=True):
     """How long it lingers once it is removed."""
     until_s: int = 0
     """Unix time when it has lingered enough."""
+    expires_s: int | None = None
+    """Unix time at which its intent ends; None: it does not, or it is another domain's. Its agreements may end sooner.
+    """
 
     @property
     def latency_us(self) -> int:

@@ -57,6 +57,15 @@ class Delete(Value, frozen=True, kw_only=True, tag="delete"):
     name: str
 
 
+class Renew(Value, frozen=True, kw_only=True, tag="renew"):
+    """Somebody lets the lease of an intent begin anew."""
+
+    request_id: str
+    name: str
+    by: str = API
+    """As Provenance.by."""
+
+
 class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
@@ -118,7 +127,16 @@ class Tick(Value, frozen=True, kw_only=True, tag="tick"):
 
 
 Event = (
-    Apply | Delete | MessageReceived | MessageSent | NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Tick
+    Apply
+    | Delete
+    | Renew
+    | MessageReceived
+    | MessageSent
+    | NodeDescribed
+    | NodeUnreachable
+    | NodeSynced
+    | NodeRejected
+    | Tick
 )
 
 
@@ -132,7 +150,7 @@ class Persist(Value, frozen=True, kw_only=True, tag="persist"):
 
 
 class Reply(Value, frozen=True, kw_only=True, tag="reply"):
-    """Answer to `Apply` or `Delete`. `problems` non-empty: nothing was stored."""
+    """Answer to `Apply`, `Delete` or `Renew`. `problems` non-empty: nothing was stored."""
 
     request_id: str
     problems: tuple[Problem, ...] = ()

@@ -38,6 +38,9 @@ class Controller(Protocol):
 
     async def delete(self, kind: str, name: str) -> Answer: ...
 
+    async def renew(self, name: str, *, by: str = API) -> Answer:
+        """The lease of an intent begins anew."""
+
     def list(self, kind: str) -> list[Resource]:
         """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
 

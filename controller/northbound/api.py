@@ -167,6 +167,16 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
             return manifests
         return _answer(await controller.apply(manifests, dry_run=dry_run))
 
+    @app.post(
+        "/v1/intents/{name:path}/renew",
+        summary="Lets the lease of an intent begin anew",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
+    )
+    async def renew(name: Name) -> Response:
+        answer = await controller.renew(name)
+        return _not_found(controller, "intents", name) if answer.not_found else _answer(answer)
+
     @app.delete(
         "/v1/{kind}/{name:path}",
         summary="Removes a resource; an intent is withdrawn",

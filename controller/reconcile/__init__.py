@@ -1,6 +1,6 @@
 """The one place where the picture of the world changes: `step(state, event)` gives the next state and what to do.
 
-    Apply, Delete ──▶ applying ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
+    Apply, Delete, Renew ──▶ applying ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
     MessageReceived ─▶ messages ──▶ place, dealings ──▶ answers                   } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of courses      }
     Tick ──▶ leases, renewals, retries, audits
@@ -30,6 +30,7 @@ from controller.model.event import (
     NodeSynced,
     NodeUnreachable,
     Record,
+    Renew,
     Reply,
     Send,
     Tick,
@@ -79,6 +80,8 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
         case Delete():
             applying.delete(turn, event)
             _inventory_changed(turn)
+        case Renew():
+            applying.extend(turn, event)
         case MessageReceived():
             messages.receive(turn, event.peer, event.message, event.objection)
         case MessageSent():

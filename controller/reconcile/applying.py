@@ -1,5 +1,6 @@
 """Manifests that somebody applies or deletes: judged as a whole, then taken over."""
 
+import datetime
 import ipaddress
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
 from controller.model.course import Undertaking
-from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Reply
+from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Renew, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.provenance import KEY_FILES, Provenance
@@ -23,7 +24,7 @@ from controller.reconcile.edges import numbered_edges
 from controller.reconcile.judging import Judgement, judge, judge_withdrawal
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Table, Turn
-from controller.reconcile.undertakings import expired, undertake
+from controller.reconcile.undertakings import expired, renew, undertake
 
 KINDS: dict[str, type] = {
     "Domain": Domain,
@@ -100,7 +101,7 @@ def apply(turn: Turn, event: Apply) -> None:
             turn.refresh_fabric()
         for name, requirements in required.items():
             if (intent := intents.get(name)) is not None:
-                undertake(turn, intent, requirements, added[name])
+                undertake(turn, intent, requirements, added[name], again=True)
             elif (held := turn.undertakings.get(name)) is not None:
                 undertake(turn, held.intent, requirements, held.added)
     turn.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
@@ -150,7 +151,8 @@ def _result(turn: Turn, kind: str, value: Resource) -> str:
         held = turn.rules.get(value.name)
     else:
         held = getattr(turn.inventory, _TABLES[kind]).get(value.name)
-    what = "created" if held is None else "unchanged" if held == value else "changed"
+    same = "renewed" if isinstance(value, Intent) and value.lease_s is not None else "unchanged"
+    what = "created" if held is None else same if held == value else "changed"
     return f"{kind.lower()}s/{value.name} {what}"
 
 
@@ -375,6 +377,33 @@ def _repeal(turn: Turn, event: Delete) -> None:
         held = turn.undertakings.all[name]
         undertake(turn, held.intent, requirements, held.added)
     turn.effects.append(Reply(request_id=event.request_id, results=(f"rules/{event.name} deleted",)))
+
+
+def extend(turn: Turn, event: Renew) -> None:
+    """The lease of an intent begins anew, if it is one that can, and is not over."""
+    held = turn.undertakings.get(event.name)
+    if held is None:
+        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+        return
+    name, end_s = event.name, held.expires_s
+    if end_s is None:
+        conflict = f"intent {name} has no end: there is nothing to renew"
+    elif end_s <= turn.now_s:
+        conflict = f"the lease of intent {name} is over since {_utc(end_s)}: apply it again"
+    elif held.intent.lease_s is None:
+        conflict = f"intent {name} ends at {_utc(end_s)}, a fixed time: apply it with a later one"
+    else:
+        renew(turn, held)
+        turn.provenance.put(f"intents/{name}", Provenance(by=event.by, at_s=int(turn.now_s)))
+        until = _utc(int(turn.now_s) + held.intent.lease_s)
+        turn.log("intent_renewed", intent=name, until=until)
+        turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} renewed until {until}",)))
+        return
+    turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+
+
+def _utc(time_s: int) -> str:
+    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def withdraw(turn: Turn, undertaking: Undertaking) -> None:

@@ -140,7 +140,8 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         except msgspec.MsgspecError as error:
             raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
     inventory = Inventory(**{table: tables.pop(table) for table in INVENTORY_TABLES})
-    tables["courses"] = dict(sorted(tables["courses"].items(), key=lambda item: item[1].serial))
+    in_order = sorted(tables["courses"].items(), key=lambda item: item[1].serial)
+    tables["courses"] = {name: _with_end(course, tables["undertakings"]) for name, course in in_order}
     return State(
         own=own,
         policy=policy,
@@ -157,6 +158,14 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         agreements=_agreements(tables["courses"]),
         nodes={name: NodeStanding() for name in inventory.nodes},
     )
+
+
+def _with_end(course: Course, undertakings: Mapping[str, Undertaking]) -> Course:
+    """What a release before 0.2 has stored does not say when its intent ends."""
+    undertaking = undertakings.get(course.plan.owner.removeprefix("intents/"))
+    if undertaking is None or course.upstream is not None or course.expires_s is not None:
+        return course
+    return msgspec.structs.replace(course, expires_s=undertaking.expires_s)
 
 
 def _agreements(courses: Mapping[str, Course]) -> dict[str, str]:

@@ -21,8 +21,13 @@ REFUSED_RETRY_S = 5
 """The first time after a refusal, whose cause we cannot see go; then twice as long each time."""
 
 
-def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tuple[Added, ...] = ()) -> None:
-    """Begin with an intent, or with what has changed of it. What did not change stays as it is."""
+def undertake(
+    turn: Turn, intent: Intent, requirements: Requirements, added: tuple[Added, ...] = (), *, again: bool = False
+) -> None:
+    """Begin with an intent, or with what has changed of it. What did not change stays as it is.
+
+    `again`: somebody applies it, so that a lease of some length begins anew.
+    """
     held = turn.undertakings.get(intent.name)
     now_s = int(turn.now_s)
     if held is None:
@@ -36,7 +41,9 @@ def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tup
         )
         errands: tuple[Errand, ...] = tuple(Errand() for _ in requirements.connections)
         turn.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
-    elif (held.intent, held.requirements, held.added) == (intent, requirements, added):
+    elif (held.intent, held.requirements, held.added) == (intent, requirements, added) and not expired(held):
+        if again:
+            renew(turn, held)
         return
     else:
         known = {
@@ -57,12 +64,30 @@ def undertake(turn: Turn, intent: Intent, requirements: Requirements, added: tup
             intent=intent,
             requirements=requirements,
             added=added,
-            applied_s=now_s if held.intent != intent or expired(held) else held.applied_s,
+            applied_s=now_s if again or held.intent != intent or expired(held) else held.applied_s,
         )
         turn.log("intent_changed", intent=intent.name, tenant=intent.tenant)
     turn.undertakings.put(intent.name, msgspec.structs.replace(held, errands=errands))
+    _move_end(turn, intent.name)
     turn.fresh.add(f"intents/{intent.name}")
     pursue(turn, intent.name)
+
+
+def renew(turn: Turn, held: Undertaking) -> None:
+    """Its lease begins anew, if it is one of some length that is not over."""
+    if held.intent.lease_s is not None:
+        turn.undertakings.put(held.intent.name, msgspec.structs.replace(held, applied_s=int(turn.now_s)))
+        _move_end(turn, held.intent.name)
+
+
+def _move_end(turn: Turn, name: str) -> None:
+    """What carries an intent ends when it does."""
+    undertaking = turn.undertakings.all[name]
+    for plan in (plan for errand in undertaking.errands for plan in (errand.plan, errand.coming)):
+        course = turn.courses.get(plan)
+        if course is not None and course.expires_s != undertaking.expires_s:
+            turn.put_course(msgspec.structs.replace(course, expires_s=undertaking.expires_s))
+            turn.fresh.add(plan)
 
 
 def _ends(connection: Connection) -> tuple[str, str]:
@@ -143,7 +168,7 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         )
     replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
     try:
-        course = begin(turn, found, serial, replaces)
+        course = begin(turn, found, serial, replaces, undertaking.expires_s)
     except ValueError as error:  # all numbers for plans are in use
         full = Unsatisfiable(binding="slots", message=str(error))
         return _without_room(turn, undertaking, connection, errand, full, RETRY_S)
@@ -221,7 +246,7 @@ def _is_right(plan: Plan, undertaking: Undertaking, connection: Connection) -> b
     return plan.connection == connection and plan.priority == undertaking.intent.priority
 
 
-def begin(turn: Turn, plan: Plan, serial: int, replaces: str) -> Course | None:
+def begin(turn: Turn, plan: Plan, serial: int, replaces: str, expires_s: int | None) -> Course | None:
     """The course of a new plan of ours; None while a gateway that it needs has not said what it is."""
     if plan.egress is not None and plan.egress.border not in turn.fabric.crossings:
         return None
@@ -230,7 +255,7 @@ def begin(turn: Turn, plan: Plan, serial: int, replaces: str) -> Course | None:
     slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
     turn.counters.put("slot", slots[-1])
     stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
-    course = Course(plan=plan, serial=serial, slots=slots, stage=stage, replaces=replaces)
+    course = Course(plan=plan, serial=serial, slots=slots, stage=stage, replaces=replaces, expires_s=expires_s)
     turn.put_course(course)
     turn.fresh.add(plan.name)
     if plan.egress is not None:
