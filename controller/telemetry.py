@@ -94,6 +94,8 @@ class NodeTelemetry:
             if standing is not None and standing.description is not None and standing.description.borders:
                 software = standing.description.wireguard
                 checks.append(Check(subject=subject, name="wireguard", ok=True, detail=software))
+            ports = standing.description.ports if standing is not None and standing.description is not None else ()
+            checks += [_port_check(subject, port) for port in ports]
         for domain, fault in sorted(self._neighbourhood.faults().items()):
             advice = f"see that the controller of {domain} runs, and that both sides pinned each other's key"
             checks.append(_check(f"domains/{domain}", "reachable", fault, advice))
@@ -133,6 +135,17 @@ class NodeTelemetry:
         names = self._nodes.names()
         answers = await asyncio.gather(*(one(node) for node in names))
         return {node: answer for node, answer in zip(names, answers, strict=True) if answer is not None}
+
+
+def _port_check(subject: str, port: PortStatus) -> Check:
+    way = {"native": "native XDP", "detour": f"by a detour, {port.why}"}.get(port.way, "the kernel's")
+    detail = f"{port.kind or port.role}, MTU {port.mtu}, {way}"
+    name = f"port {port.number} {port.interface}"
+    if not port.faults:
+        return Check(subject=subject, name=name, ok=True, detail=detail)
+    faults = [fault.partition(": ") for fault in port.faults]
+    detail, advice = ("; ".join(fault[part] for fault in faults if fault[part]) for part in (0, 2))
+    return Check(subject=subject, name=name, ok=False, detail=detail, advice=advice)
 
 
 def _check(subject: str, name: str, fault: str, advice: str) -> Check:

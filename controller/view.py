@@ -22,6 +22,7 @@ from controller.model.resource import Resource
 from controller.reconcile.carriers import cut, without_carrier
 from controller.reconcile.state import State
 from controller.reconcile.undertakings import expired
+from dataplane.host_api import PortStatus
 
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
@@ -344,7 +345,14 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
     if standing.description is not None:
         status |= {"software": standing.description.software, "wireguard": standing.description.wireguard}
         status["layout"] = standing.description.layout
+        status["ports"] = [_port_status(port) for port in standing.description.ports]
     return status
+
+
+def _port_status(port: PortStatus) -> dict[str, Any]:
+    """How frames come in and out there, and what keeps them from it."""
+    status: dict[str, Any] = msgspec.to_builtins(port)
+    return {name: value for name, value in status.items() if value not in ("", [], ())}
 
 
 def _link_status(state: State, link: Link) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from dataplane import config as configuration
 from dataplane import host, layout, p4info, program, state
 from dataplane.agent import Agent, Parts
 from dataplane.bpf import RingBuffer
+from dataplane.detour import Detours
+from dataplane.device import read_device
 from dataplane.errors import AgentError, NodeRefused, RequestInvalid
 from dataplane.flow_cache import FlowCache
 from dataplane.host_api import AgentConfig
@@ -63,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state_dir = Path(config.state_dir)
         state.claim(state_dir)  # held until the process ends
         if options.teardown:
+            detours = Detours()
+            for number in detours.numbers():
+                if detours.remove(number):
+                    _log.info("teardown: removed the detour of port %d", number)
             for change in _tunnels(config).remove_all() + program.teardown(Path(config.pin_dir)):
                 _log.info("teardown: %s", change)
             return 0
@@ -92,7 +98,7 @@ def _compose(config: AgentConfig) -> _Node:
     _log.info("pipeline %s: layout=%s", "taken over" if pipeline.adopted else "made", pipeline.layout)
     cache = pipeline.maps["flow_cache"]
     flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
-    ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program))
+    ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program), Detours(), read_device)
     tunnels = _tunnels(config)
     if tunnels.guard():
         _log.info("start: set what the kernel may forward (nftables table `netstitch`)")
@@ -118,7 +124,10 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((host.handler(agent),))
     p4runtime = add_p4runtime(server, _device(config, node))
-    for change in (*agent.place_ports(), *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout)):
+    for change in (
+        *await agent.place_ports(),
+        *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout),
+    ):
         _log.info("start: %s", change)
     address = _listen(server, config)
     await server.start()
@@ -177,15 +186,10 @@ def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:
         if config.listen.startswith("unix:"):
             path = Path(config.listen.removeprefix("unix:"))
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if config.listen_group:
-                state.share(path.parent, config.listen_group, 0o710)
-            else:
-                state.check_private(path.parent)
+            state.check_private(path.parent)
             path.unlink(missing_ok=True)  # of an agent that is gone: the lock in state_dir says so
             server.add_insecure_port(config.listen)
             path.chmod(0o600)
-            if config.listen_group:
-                state.share(path, config.listen_group, 0o660)
         else:
             key, chain, authority = (
                 Path(file).read_bytes() for file in (config.tls_key, config.tls_certificate, config.tls_client_ca)

@@ -1,6 +1,7 @@
 """One node: its ports, tunnels, flows and counters together, as the service netstitch.Host shows them."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -39,6 +40,7 @@ from dataplane.version import VERSION
 _log = logging.getLogger("stitch-agent")
 _Result = TypeVar("_Result")
 _HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
+_LOOK_AGAIN_S = 10.0
 _LINK_EVENTS_APART_S = 0.05
 _INTERVALS_S = (0.1, 3600.0)
 _QUEUE_LENGTHS = (1, 4096)
@@ -115,8 +117,11 @@ class Agent:
         await self._in_worker(lambda: self._parts.ports.check_captured(query.port))
         await self._capture.watch(query, send)
 
-    def place_ports(self) -> tuple[str, ...]:
-        """Ports of the configuration and of tunnels that exist. Blocks; called before `run`, then in the worker."""
+    async def place_ports(self) -> tuple[str, ...]:
+        """Ports of the configuration and of tunnels that exist; returns what was different, in words."""
+        return await self._in_worker(self._place_ports)
+
+    def _place_ports(self) -> tuple[str, ...]:
         return self._parts.ports.sync(self._wanted_ports(frozenset(b.name for b in self._parts.config.borders)))
 
     def _sync(self, desired: HostState) -> tuple[str, ...]:
@@ -126,12 +131,12 @@ class Agent:
         changes = list(ports.set_gateways(desired.gateways))
         changes += ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
         changes += tunnels.sync(desired.tunnels)
-        changes += self.place_ports()
+        changes += self._place_ports()
         return tuple(changes)
 
     def _wanted_ports(self, borders: frozenset[str]) -> list[Port]:
         parts = self._parts
-        wanted = [Port(number=p.number, interface=p.interface, role=p.role) for p in parts.config.ports]
+        wanted = [Port(number=p.number, interface=p.interface, role=p.role, way=p.way) for p in parts.config.ports]
         there = dict(parts.tunnels.ports())
         return wanted + [
             Port(number=border.port, interface=there[border.port], role=PortRole.FABRIC)
@@ -163,14 +168,19 @@ class Agent:
 
     async def _follow_links(self) -> None:
         while True:
-            await self._links_changed.wait()
+            # Not `wait_for`: see Neighbors.run.
+            with contextlib.suppress(TimeoutError):  # what is behind a veth changes without an event here
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await self._links_changed.wait()
+            told = self._links_changed.is_set()
             self._links_changed.clear()
             try:
-                for change in await self._in_worker(self.place_ports):
+                for change in await self.place_ports():
                     _log.info("interfaces changed: %s", change)
             except (AgentError, OSError) as error:
                 _log.error("interfaces changed, ports cannot follow: %s", error)
-            self._parts.neighbors.begin_anew()
+            if told:
+                self._parts.neighbors.begin_anew()
             await asyncio.sleep(_LINK_EVENTS_APART_S)
 
     async def _follow_handshakes(self) -> None:

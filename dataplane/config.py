@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from dataplane.detour import PREFIX
 from dataplane.errors import RequestInvalid
 from dataplane.host_api import AgentConfig
 from dataplane.ports import LARGEST_PORT
@@ -45,6 +46,7 @@ def _faults(config: AgentConfig) -> list[str]:
         for name in [*interfaces, *(border.interface for border in config.borders)]
         if not 0 < len(name) <= _LARGEST_NAME or "/" in name
     ]
+    faults += [f"interface {name!r}: {PREFIX}* are the agent's own" for name in interfaces if name.startswith(PREFIX)]
     faults += [f"border name {name!r} has a slash or is empty" for name in names if not name or "/" in name]
     for border in config.borders:
         try:
@@ -61,8 +63,6 @@ def _faults(config: AgentConfig) -> list[str]:
     for field in ("state_dir", "pin_dir", "wireguard_dir"):
         if not os.path.isabs(getattr(config, field)):
             faults.append(f"{field} {getattr(config, field)!r} is not an absolute path")
-    if config.listen_group and not config.listen.startswith("unix:/"):
-        faults.append("listen_group is for Unix sockets; who may use a TCP port is in the certificates")
     if not config.listen.startswith("unix:/"):
         host, _, port = config.listen.rpartition(":")
         if not host or not port.isdecimal():

@@ -1,7 +1,7 @@
 """What an agent and its controller tell each other beside P4Runtime: ports, tunnels, flow records.
 
 Methods of the gRPC service `netstitch.Host`, on the same socket as P4Runtime. Messages are these records in
-MessagePack (`encode`, `decode`); a record with unknown or missing fields is refused.
+MessagePack (`encode`, `decode`). A request with unknown or missing fields is refused; an answer may have more fields.
 
 | method | kind | request | response |
 |---|---|---|---|
@@ -30,24 +30,45 @@ class PortRole(enum.StrEnum):
     """A link between domains; the kernel's, carries WireGuard only, no XDP."""
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, frozen=True):
+    """What an agent tells: a controller that is older passes over what it does not know."""
+
+
+class _Request(_Record, frozen=True, forbid_unknown_fields=True):
+    """What an agent is asked, or reads."""
+
+
+class Empty(_Request, frozen=True, kw_only=True):
     pass
 
 
-class Empty(_Record, frozen=True, kw_only=True):
-    pass
+class PortWay(enum.StrEnum):
+    """How frames come from an interface into the pipeline and back."""
+
+    AUTO = "auto"
+    """Native where that can be seen to work, else a detour."""
+    NATIVE = "native"
+    """XDP in the interface's own driver: fastest. Whoever is behind it must send whole frames (a veth's other end: no
+    transmit offloads) and take what is redirected (a veth's other end: GRO, or an XDP program)."""
+    DETOUR = "detour"
+    """Through a veth pair of the agent, where the kernel makes frames whole: works with every interface and host."""
 
 
-class PortConfig(_Record, frozen=True, kw_only=True):
+class PortConfig(_Request, frozen=True, kw_only=True):
     number: int
     """P4Runtime port, 1 to 511."""
     interface: str
     """Its name on the machine, such as `eth1`."""
     role: PortRole
     """What is attached to it: hosts of a network, a node of the same domain, or another domain."""
+    way: PortWay = PortWay.AUTO
+    """How frames come from it into the pipeline: `native`, in the interface's own driver, which is fastest, needs whole
+    frames from who is behind it (a veth's other end: transmit offloads off), who must take redirected ones (a veth's
+    other end: GRO on); `detour`, by a veth pair of the agent, works with every interface and host; `auto` is native
+    where the agent sees that it works."""
 
 
-class BorderConfig(_Record, frozen=True, kw_only=True):
+class BorderConfig(_Request, frozen=True, kw_only=True):
     """Where a tunnel to a neighbouring domain can start."""
 
     name: str
@@ -64,15 +85,13 @@ class BorderConfig(_Record, frozen=True, kw_only=True):
     """Of packets inside the tunnel."""
 
 
-class AgentConfig(_Record, frozen=True, kw_only=True):
+class AgentConfig(_Request, frozen=True, kw_only=True):
     """The file that `stitch-agent --config` reads (JSON)."""
 
     name: str
     """Of the node, as the inventory has it."""
     listen: str
     """`unix:/path` (mode 0600), or `host:port` with `tls_*` (mutual TLS)."""
-    listen_group: str = ""
-    """Group whose members may use the Unix socket beside root, such as that of a controller which is not root."""
     state_dir: str
     """Private keys of tunnels and what must outlast the process; mode 0700."""
     pin_dir: str
@@ -100,6 +119,14 @@ class PortStatus(_Record, frozen=True, kw_only=True):
     mac: str
     mtu: int
     carrier: bool
+    kind: str = ""
+    """Of the interface: `veth`, `tun`, `bridge`, ..., or the driver of a card."""
+    way: str = ""
+    """`native` or `detour`; empty: not in the pipeline."""
+    why: str = ""
+    """Why it is a detour."""
+    faults: tuple[str, ...] = ()
+    """What keeps frames from passing, and what to do."""
 
 
 class BorderStatus(_Record, frozen=True, kw_only=True):
@@ -124,7 +151,7 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
     sent_bytes: int
 
 
-class Gateway(_Record, frozen=True, kw_only=True):
+class Gateway(_Request, frozen=True, kw_only=True):
     """Addresses that the edge answers for on an attachment."""
 
     port: int
@@ -132,7 +159,7 @@ class Gateway(_Record, frozen=True, kw_only=True):
     ipv6: str = ""
 
 
-class Tunnel(_Record, frozen=True, kw_only=True):
+class Tunnel(_Request, frozen=True, kw_only=True):
     """A WireGuard device to one neighbour (desired)."""
 
     border: str
@@ -143,7 +170,7 @@ class Tunnel(_Record, frozen=True, kw_only=True):
     persistent_keepalive_s: int = 25
 
 
-class HostState(_Record, frozen=True, kw_only=True):
+class HostState(_Request, frozen=True, kw_only=True):
     """All that a node shall have beside table entries (desired). What is not here is removed."""
 
     gateways: tuple[Gateway, ...] = ()
@@ -193,7 +220,7 @@ class FlowRecord(_Record, frozen=True, kw_only=True):
     """Unix time."""
 
 
-class FlowQuery(_Record, frozen=True, kw_only=True):
+class FlowQuery(_Request, frozen=True, kw_only=True):
     leg: int = -1
     """-1: all."""
     limit: int = 100_000
@@ -205,7 +232,7 @@ class FlowBatch(_Record, frozen=True, kw_only=True):
     truncated: bool
 
 
-class TelemetryQuery(_Record, frozen=True, kw_only=True):
+class TelemetryQuery(_Request, frozen=True, kw_only=True):
     interval_s: float = 1.0
     queue_length: int = 64
 
@@ -228,7 +255,7 @@ class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """Batches that a full queue dropped since the stream began."""
 
 
-class CaptureQuery(_Record, frozen=True, kw_only=True):
+class CaptureQuery(_Request, frozen=True, kw_only=True):
     port: int
     count: int = 100
     seconds: float = 5.0

@@ -14,7 +14,7 @@ _SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _SIOCGIFINDEX = 0x8933
-_SIOCETHTOOL = 0x8946
+SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
@@ -22,6 +22,9 @@ _ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_STXCSUM = 0x17
 _ETHTOOL_GGRO = 0x2B
 _ETHTOOL_SGRO = 0x2C
+_ETHTOOL_GFLAGS = 0x25
+_ETHTOOL_SFLAGS = 0x26
+_TXVLAN = 1 << 7
 _GONE = (errno.ENODEV, errno.ENXIO)
 
 
@@ -56,9 +59,9 @@ def set_gro(name: str) -> bool:
     veth has a receive ring only with GRO (or an XDP program): without, what XDP redirects to its peer is lost.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        if _ethtool(control, name, _ETHTOOL_GGRO):
+        if ethtool_value(control, name, _ETHTOOL_GGRO):
             return False
-        _ethtool(control, name, _ETHTOOL_SGRO, 1)
+        ethtool_value(control, name, _ETHTOOL_SGRO, 1)
         return True
 
 
@@ -68,9 +71,19 @@ def complete_checksums(name: str) -> bool:
     veth leaves them to a card, and XDP at its peer cannot tell: what GRO joined would go on with wrong ones.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        if not _ethtool(control, name, _ETHTOOL_GTXCSUM):
+        if not ethtool_value(control, name, _ETHTOOL_GTXCSUM):
             return False
-        _ethtool(control, name, _ETHTOOL_STXCSUM, 0)
+        ethtool_value(control, name, _ETHTOOL_STXCSUM, 0)
+        return True
+
+
+def put_tags_into_frames(name: str) -> bool:
+    """The kernel itself writes VLAN tags into what it sends; returns whether it did not. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = ethtool_value(control, name, _ETHTOOL_GFLAGS)
+        if not flags & _TXVLAN:
+            return False
+        ethtool_value(control, name, _ETHTOOL_SFLAGS, flags & ~_TXVLAN)
         return True
 
 
@@ -83,21 +96,27 @@ def set_ipv6(name: str, setting: str, value: int) -> bool:
     return True
 
 
-def _ioctl(control: socket.socket, request: int, name: str) -> bytes:
-    return fcntl.ioctl(control, request, struct.pack(f"{_NAME}{_REQUEST_SIZE - 16}x", name.encode()))
+def _ioctl(control: socket.socket, number: int, name: str) -> bytes:
+    return fcntl.ioctl(control, number, struct.pack(f"{_NAME}{_REQUEST_SIZE - 16}x", name.encode()))
+
+
+def request(name: str, address: int) -> bytes:
+    """struct ifreq with a pointer."""
+    return struct.pack(f"{_NAME}P{_REQUEST_SIZE - 24}x", name.encode(), address)
 
 
 def _has_carrier(control: socket.socket, name: str, flags: int) -> bool:
     try:
-        return bool(_ethtool(control, name, _ETHTOOL_GLINK))
+        return bool(ethtool_value(control, name, _ETHTOOL_GLINK))
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
         return bool(flags & _IFF_RUNNING)  # a driver without ethtool, as WireGuard's; the flag may lag by a second
 
 
-def _ethtool(control: socket.socket, name: str, command: int, data: int = 0) -> int:
+def ethtool_value(control: socket.socket, name: str, command: int, data: int = 0) -> int:
+    """Gets or sets one number of a driver, by ethtool. Raises OSError."""
     value = array.array("I", (command, data))  # struct ethtool_value
     address, _ = value.buffer_info()
-    fcntl.ioctl(control, _SIOCETHTOOL, struct.pack(f"{_NAME}P{_REQUEST_SIZE - 24}x", name.encode(), address))
+    fcntl.ioctl(control, SIOCETHTOOL, request(name, address))
     return value[1]

@@ -3,18 +3,22 @@
 An attachment is a bpf_link pinned as PIN_DIR/links/NUMBER: it stays when the agent ends, and a new program is swapped
 into it atomically. Three maps follow the ports: `port_number` (interface index → number), `port` (number → MAC,
 gateway addresses, flags) and `tx_port` (number → interface to send on).
+
+How frames come from the interface to the program is the port's way (host_api.PortWay): in the interface's own driver,
+or by a detour. Then the maps have the detour's end instead of the interface, and nothing else knows of it.
 """
 
 import ipaddress
 import logging
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
-from dataplane.host_api import Gateway, PortRole, PortStatus
+from dataplane.host_api import Gateway, PortRole, PortStatus, PortWay
 from dataplane.interface import Interface, read_interface
 
 _log = logging.getLogger("stitch-agent")
@@ -45,11 +49,36 @@ class Links(Protocol):
     def detach(self, number: int) -> None: ...
 
 
+class Detours(Protocol):
+    """See dataplane.detour. Raises NodeRefused."""
+
+    def make(self, number: int) -> tuple[Interface, tuple[str, ...]]: ...
+
+    def lead(self, number: int, interface: Interface, *, only_sids: bool) -> tuple[str, ...]: ...
+
+    def largest_mtu(self, number: int) -> int: ...
+
+    def numbers(self) -> frozenset[int]: ...
+
+    def remove(self, number: int) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     number: int
     interface: str
     role: PortRole
+    way: PortWay = PortWay.NATIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """How a port was placed last."""
+
+    way: PortWay
+    kind: str = ""
+    why: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +108,15 @@ class _Row:
 class Ports:
     """Not thread-safe: all calls but `status`, `interface` and `addresses` come from one thread."""
 
-    def __init__(self, maps: Mapping[str, Map], links: Links) -> None:
+    def __init__(
+        self, maps: Mapping[str, Map], links: Links, detours: Detours, device: Callable[[str], Device | None]
+    ) -> None:
+        """`device`: what an interface is made of, by name."""
         self._numbers, self._rows, self._transmit = maps["port_number"], maps["port"], maps["tx_port"]
         self._links = links
+        self._detours = detours
+        self._device = device
+        self._standing: dict[int, _Standing] = {}
         self._ports: dict[int, Port] = {}
         self._captured: set[int] = set()
         self._absent: frozenset[int] = frozenset()
@@ -96,11 +131,9 @@ class Ports:
         there = {number: interface for number, interface in found.items() if interface is not None}
         changes = [self._remove(number) for number in sorted(self._known() - there.keys())]
         self._ports = ports
-        for index, number in self._indices().items():
-            if number not in there or there[number].index != index:
-                self._numbers.delete(_U32.pack(index))
+        self._standing = {number: standing for number, standing in self._standing.items() if number in there}
         for number, interface in there.items():
-            changes += self._place(ports[number], interface)
+            changes += self._placed(ports[number], interface)
         self._tell_absent(frozenset(found.keys() - there.keys()))
         return tuple(changes)
 
@@ -174,30 +207,93 @@ class Ports:
                 mac=interface.mac.hex(":") if interface else "",
                 mtu=interface.mtu if interface else 0,
                 carrier=bool(interface and interface.carrier),
+                kind=standing.kind if standing else "",
+                way=standing.way.value if standing and interface else "",
+                why=standing.why if standing else "",
+                faults=self._faults(port, interface, standing),
             )
             for port in sorted(self._ports.values(), key=lambda port: port.number)
             for interface in (read_interface(port.interface),)
+            for standing in (self._standing.get(port.number),)
         )
 
-    def _place(self, port: Port, interface: Interface) -> list[str]:
+    def _faults(self, port: Port, interface: Interface | None, standing: _Standing | None) -> tuple[str, ...]:
+        name = port.interface
+        if interface is None:
+            return (f"there is no interface {name}: the port comes up when it appears",)
+        faults = [standing.fault] if standing and standing.fault else []
+        if not interface.up:
+            faults.append(f"{name} is down: ip link set dev {name} up")
+        elif not interface.carrier:
+            faults.append(f"{name} has no carrier: see what is at its other end")
+        if standing and standing.way is PortWay.DETOUR and not standing.fault:
+            largest = self._detours.largest_mtu(port.number)
+            if 0 < largest < interface.mtu:
+                faults.append(
+                    f"{name} has an MTU of {interface.mtu}, XDP takes {largest}: longer packets are lost; "
+                    f"ip link set dev {name} mtu {largest}, and at the hosts too"
+                )
+        return tuple(faults)
+
+    def _placed(self, port: Port, interface: Interface) -> list[str]:
+        """One that cannot be placed holds up no other; why not is its fault."""
+        try:
+            return self._choose_way(port, interface)
+        except (NodeRefused, OSError) as error:
+            before = self._standing.get(port.number)
+            self._standing[port.number] = _Standing(way=port.way, kind=before.kind if before else "", fault=str(error))
+            if before is None or before.fault != str(error):
+                _log.error("port %d cannot be placed: %s", port.number, error)
+            return []
+
+    def _choose_way(self, port: Port, interface: Interface) -> list[str]:
+        device = self._device(port.interface)
+        if device is None:
+            return []  # it went away just now, which is an event
+        why = _why_detour(port, device)
+        kind = device.kind
+        if not why:
+            fault = _fault_of_native(port, device)
+            try:
+                changes = self._place(port, interface, interface)
+                if self._detours.remove(port.number):
+                    changes.append(f"port {port.number} goes into the pipeline natively")
+                self._standing[port.number] = _Standing(way=PortWay.NATIVE, kind=kind, fault=fault)
+                return changes
+            except NodeRefused as error:
+                if port.way is not PortWay.AUTO:
+                    raise
+                why = str(error)
+        end, made = self._detours.make(port.number)
+        changes = [*made, *self._place(port, interface, end)]
+        changes += self._detours.lead(port.number, interface, only_sids=port.role is PortRole.FABRIC)
+        self._standing[port.number] = _Standing(way=PortWay.DETOUR, kind=kind, why=why)
+        return changes
+
+    def _place(self, port: Port, interface: Interface, end: Interface) -> list[str]:
+        """`end`: where the program runs, the interface itself or its detour's."""
         changes = []
         number = port.number
+        for other, placed in self._indices().items():
+            if placed == number and other != end.index:
+                self._numbers.delete(_U32.pack(other))
         row = self._row(number)
         flags = _PRESENT | (_CAPTURE if number in self._captured else 0)
         if (row.mac, row.flags) != (interface.mac, flags):
             self._write(number, replace(row, mac=interface.mac, flags=flags))
-        key, index = _U32.pack(number), _U32.pack(interface.index)
+        key, index = _U32.pack(number), _U32.pack(end.index)
         if self._transmit.lookup(key) != index:
             self._transmit.update(key, index)
         if self._numbers.lookup(index) != key:
             self._numbers.update(index, key)
             changes.append(f"port {number} is {port.interface}")
-        if self._links.attach(number, port.interface, interface.index):
+        if self._links.attach(number, port.interface, end.index):
             changes.append(f"attached the pipeline to {port.interface}")
         return changes
 
     def _remove(self, number: int) -> str:
         """The link first: from then on the kernel sees what comes in, and the kernel forwards nothing."""
+        self._detours.remove(number)
         self._links.detach(number)
         self._captured.discard(number)
         for index, placed in self._indices().items():
@@ -208,7 +304,7 @@ class Ports:
         return f"removed port {number}"
 
     def _known(self) -> frozenset[int]:
-        return self._links.numbers() | frozenset(self._indices().values())
+        return self._links.numbers() | self._detours.numbers() | frozenset(self._indices().values())
 
     def _indices(self) -> dict[int, int]:
         keys, values = self._numbers.items()
@@ -237,6 +333,31 @@ class Ports:
             name = self._ports[number].interface
             _log.warning("no interface: port=%d interface=%s (it is attached when it appears)", number, name)
         self._absent = absent
+
+
+def _why_detour(port: Port, device: Device) -> str:
+    """Empty: natively."""
+    if port.way is PortWay.DETOUR:
+        return "its configuration says so"
+    if port.way is PortWay.NATIVE:
+        return ""
+    if not device.redirects:
+        return f"{device.kind or 'its driver'} has no native XDP that redirects"
+    if not device.takes_redirects:
+        return "its other end has neither GRO nor an XDP program, so what XDP redirects to it is lost"
+    # On a link the other end is a node, whose pipeline sends whole frames.
+    if device.unfinished and port.role is PortRole.ATTACHMENT:
+        return "who is behind it may leave checksums and segments to a card, which cannot be seen from here"
+    return ""
+
+
+def _fault_of_native(port: Port, device: Device) -> str:
+    if device.redirects and not device.takes_redirects:
+        return (
+            f"the other end of {port.interface} has neither GRO nor an XDP program, so what XDP redirects to it is "
+            "lost: ethtool -K INTERFACE gro on there, or leave `way` out of this port's configuration"
+        )
+    return ""
 
 
 def _gateway_addresses(gateway: Gateway) -> tuple[bytes, bytes]:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds build/ebpf/stitch.bpf.o (incremental). Needs clang, libbpf-dev and the kernel's UAPI headers (linux-libc-dev).
+# Builds build/ebpf/stitch.bpf.o and detour.bpf.o (incremental). Needs clang, libbpf-dev and the kernel's UAPI headers (linux-libc-dev).
 #
 # The types of <linux/bpf.h>, not a vmlinux.h made by bpftool: the program reads no structure of the kernel, so there is
 # nothing to relocate, and a vmlinux.h would bring 10,000 type names of one kernel (one of them `struct port`).
 set -eu
 cd "$(dirname "$0")/.."
 
-object=build/ebpf/stitch.bpf.o
+last=build/ebpf/stitch.bpf.o
 headers=/usr/include/$(uname -m)-linux-gnu
 
 die() {
@@ -19,12 +19,15 @@ command -v clang >/dev/null || die "clang is missing: apt-get install clang"
 [ -e "$headers/asm/types.h" ] || die "$headers/asm/types.h is missing: apt-get install linux-libc-dev"
 
 mkdir -p build/ebpf
-if [ -s "$object" ] && [ -z "$(find ebpf -newer "$object" \( -name '*.[ch]' -o -name build.sh \) -print)" ]; then
+if [ -s "$last" ] && [ -z "$(find ebpf -newer "$last" \( -name '*.[ch]' -o -name build.sh \) -print)" ]; then
 	exit 0
 fi
 # Another build may run at the same time: each writes a file of its own and moves it into place.
-clang -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -Iebpf -I"$headers" \
-	-c ebpf/stitch.bpf.c -o "$object.$$"
 strip=$(command -v llvm-strip || command -v llvm-strip-14 || true)
-[ -z "$strip" ] || "$strip" -g "$object.$$"
-mv "$object.$$" "$object"
+for name in detour stitch; do
+	object=build/ebpf/$name.bpf.o
+	clang -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -Iebpf -I"$headers" \
+		-c "ebpf/$name.bpf.c" -o "$object.$$"
+	[ -z "$strip" ] || "$strip" -g "$object.$$"
+	mv "$object.$$" "$object"
+done

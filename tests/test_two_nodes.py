@@ -71,12 +71,13 @@ EAST = Side(name="ie", far="se", underlay="192.0.2.2", sid_block="5f00:2:1:", ip
 class Domain:
     """A node with one host, its agent and its controller."""
 
-    def __init__(self, side: Side, directory: Path, pins: Path) -> None:
+    def __init__(self, side: Side, directory: Path, pins: Path, *, prepared: bool) -> None:
+        """`prepared`: the host sends whole frames and takes redirected ones, so that XDP serves it natively."""
         self.side = side
         self.namespace, self.host = Namespace(side.name), Namespace(f"host-{side.name}")
         veth(self.namespace, "p-host", self.host, "eth0")
         ports = [
-            {"number": 2, "interface": "p-host", "role": "attachment"},
+            {"number": 2, "interface": "p-host", "role": "attachment"} | ({"way": "native"} if prepared else {}),
             {"number": 3, "interface": f"u-{side.far}", "role": "underlay"},
         ]
         border = {"name": "west-east", "port": 100, "interface": f"u-{side.far}", "address": f"{side.underlay}/30"}
@@ -86,7 +87,8 @@ class Domain:
         self.host.ip("addr", "add", f"{side.ipv6}11/64", "dev", "eth0", "nodad")
         self.host.ip("route", "add", "default", "via", f"{side.ipv4}1")
         self.host.ip("-6", "route", "add", "default", "via", f"{side.ipv6}1")
-        self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
+        if prepared:
+            self.host.run("ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
 
     def border(self) -> BorderStatus:
         return self.agent.describe().borders[0]
@@ -176,10 +178,10 @@ class Domain:
         self.namespace.remove()
 
 
-@pytest.fixture
-def domains(tmp_path: Path) -> Iterator[tuple[Domain, Domain]]:
+@pytest.fixture(params=["prepared", "untouched"])
+def domains(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Domain, Domain]]:
     pins = Bpffs(tmp_path / "bpf")
-    west, east = Domain(WEST, tmp_path, pins.path), Domain(EAST, tmp_path, pins.path)
+    west, east = (Domain(side, tmp_path, pins.path, prepared=request.param == "prepared") for side in (WEST, EAST))
     veth(west.namespace, "u-ie", east.namespace, "u-se")
     for domain in (west, east):
         domain.namespace.ip("addr", "add", f"{domain.side.underlay}/30", "dev", f"u-{domain.side.far}")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from ruamel.yaml import YAML
 
-from dataplane.host_api import AgentConfig, BorderConfig, PortConfig, PortRole
+from dataplane.host_api import AgentConfig, BorderConfig, PortConfig, PortRole, PortWay
 from topologies.topology import Domain, Link, Network, Node, Port, Service, Topology
 
 Manifest = dict[str, object]
@@ -53,7 +53,8 @@ def agent_config(topology: Topology, node: Node, directory: str) -> AgentConfig:
         state_dir=f"{directory}/state",
         pin_dir=f"{directory}/bpf",
         ports=tuple(
-            PortConfig(number=port.number, interface=port.interface, role=_role(topology, port))
+            # The lab sees to it that hosts send whole frames and take redirected ones (emulation._host_commands).
+            PortConfig(number=port.number, interface=port.interface, role=_role(topology, port), way=PortWay.NATIVE)
             for port in topology.ports(node.name)
         ),
         borders=tuple(
