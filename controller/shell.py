@@ -35,6 +35,7 @@ from controller.model.event import (
     MessageReceived,
     Persist,
     Record,
+    Reference,
     Renew,
     Reply,
     Send,
@@ -171,7 +172,7 @@ class Shell:
             items.append(self._queue.get_nowait())
         before = self._state
         events = [event for event, _ in items]
-        weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply))
+        weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply | Delete))
         began = time.perf_counter()
         if weight < HEAVY:
             self._state, effects = self._stepped(before, events)
@@ -237,7 +238,7 @@ class Shell:
         future = self._replies.pop(reply.request_id, None)
         if future is not None and not future.done():
             answer = Answer(
-                problems=reply.problems, conflict=reply.conflict, not_found=reply.not_found, results=reply.results
+                problems=reply.problems, conflict=reply.conflict, missing=reply.missing, results=reply.results
             )
             future.set_result(answer)
 
@@ -291,10 +292,12 @@ class Shell:
         said = iter(await self._plugins.compile(manifests))
         return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 
-    async def delete(self, kind: str, name: str) -> Answer:
-        """`kind` in the plural. Raises KeyError for one that has no manifests."""
+    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+        """Raises KeyError for a kind that has no manifests."""
+        references = tuple(Reference(kind=PLURALS[kind], name=name) for kind, name in resources)
         request_id = next(self._request_ids)
-        return await self._ask(request_id, Delete(request_id=request_id, kind=PLURALS[kind], name=name))
+        event = Delete(request_id=request_id, resources=references, ignore_missing=ignore_missing)
+        return await self._ask(request_id, event)
 
     async def renew(self, name: str, *, by: str = API) -> Answer:
         request_id = next(self._request_ids)

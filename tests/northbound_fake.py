@@ -100,19 +100,25 @@ class FakeController:
             self.history.append(resource)
             self.changed.notify_all()
 
-    async def delete(self, kind: str, name: str) -> Answer:
-        if kind not in manifest.PLURALS:
-            raise KeyError(kind)
-        removed = self.resources[kind].pop(name, None)
-        if removed is None:
-            return Answer(not_found=True)
-        await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
-        return Answer(results=(f"{kind}/{name} deleted",))
+    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+        for kind, _ in resources:
+            if kind not in manifest.PLURALS:
+                raise KeyError(kind)
+        missing = tuple(place for place, (kind, name) in enumerate(resources) if name not in self.resources[kind])
+        if missing and not ignore_missing:
+            return Answer(missing=missing)
+        results = []
+        for kind, name in resources:
+            removed = self.resources[kind].pop(name, None)
+            results.append(f"{kind}/{name} {'absent' if removed is None else 'deleted'}")
+            if removed is not None:
+                await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
+        return Answer(results=tuple(results))
 
     async def renew(self, name: str, *, by: str = "api") -> Answer:
         held = self.resources["intents"].get(name)
         if held is None:
-            return Answer(not_found=True)
+            return Answer(missing=(0,))
         if "lease" not in held.spec:
             return Answer(conflict=f"intent {name} has no end: there is nothing to renew")
         return Answer(results=(f"intents/{name} renewed until 2030-01-01T00:00:00Z",))

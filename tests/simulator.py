@@ -39,6 +39,7 @@ from controller.model.event import (
     NodeUnreachable,
     Persist,
     Record,
+    Reference,
     Renew,
     Reply,
     Send,
@@ -327,7 +328,14 @@ class World:
         return self._ask(domain, lambda request: Apply(request_id=request, resources=resources))
 
     def delete(self, domain: str, name: str, kind: str = "Intent") -> Reply | None:
-        return self._ask(domain, lambda request: Delete(request_id=request, kind=kind, name=name))
+        return self.delete_all(domain, (kind, name))
+
+    def delete_all(self, domain: str, *things: tuple[str, str], ignore_missing: bool = False) -> Reply | None:
+        """Kinds and names."""
+        resources = tuple(Reference(kind=kind, name=name) for kind, name in things)
+        return self._ask(
+            domain, lambda request: Delete(request_id=request, resources=resources, ignore_missing=ignore_missing)
+        )
 
     def renew(self, domain: str, name: str) -> Reply | None:
         return self._ask(domain, lambda request: Renew(request_id=request, name=name))

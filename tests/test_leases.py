@@ -180,7 +180,7 @@ def test_what_cannot_be_renewed_says_why() -> None:
     assert reply is not None and reply.conflict.startswith("the lease of intent inside is over since 2027-01-15T")
     assert world.phase("shop", "inside") == "Expired" and end_s(world, "inside") == ends_s
     reply = world.renew("shop", "nobody")
-    assert reply is not None and reply.not_found
+    assert reply is not None and reply.missing
     world.apply("shop", INSIDE)
     world.run(3.0)
     assert world.phase("shop", "inside") == "Active"

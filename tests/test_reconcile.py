@@ -19,6 +19,7 @@ from controller.model.event import (
     NodeRejected,
     NodeUnreachable,
     Persist,
+    Reference,
     Reply,
     Send,
     SyncNode,
@@ -134,7 +135,7 @@ def test_what_is_in_use_is_not_deleted(world: World, kind: str, name: str, user:
 def test_unknown_thing_is_not_found(world: World) -> None:
     for kind in ("Intent", "Node"):
         answer = world.delete("shop", "nothing", kind)
-        assert answer is not None and answer.not_found
+        assert answer is not None and answer.missing
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_delete_is_answered_before_the_nodes_are(world: World) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
     controller = world.controllers["shop"]
-    event = Delete(request_id="r", kind="Intent", name="order-processing")
+    event = Delete(request_id="r", resources=(Reference(kind="Intent", name="order-processing"),))
     state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
     assert reply(effects).results == ("intents/order-processing withdrawn",)
     assert isinstance(effects[0], Persist)

@@ -384,4 +384,4 @@ def test_rules_are_stored_and_come_back(world: World) -> None:
 
 def test_rule_that_is_not_there_cannot_be_deleted(world: World) -> None:
     answer = world.delete("shop", "nothing", "Rule")
-    assert answer is not None and answer.not_found
+    assert answer is not None and answer.missing

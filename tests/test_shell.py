@@ -167,13 +167,13 @@ async def test_a_wrong_manifest_is_answered_with_its_place(domain: Domain) -> No
 
 async def test_more_than_the_queue_takes_is_refused(domain: Domain) -> None:
     """The shell does not run yet; nobody takes from the queue."""
-    waiting = [asyncio.ensure_future(domain.shell.delete("intents", f"i{n}")) for n in range(QUEUE_MAX)]
+    waiting = [asyncio.ensure_future(domain.shell.delete([("intents", f"i{n}")])) for n in range(QUEUE_MAX)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="try again"):
-        await domain.shell.delete("intents", "one more")
+        await domain.shell.delete([("intents", "one more")])
     async with domain.running():
         answers = await asyncio.gather(*waiting)
-    assert all(answer.not_found for answer in answers)
+    assert all(answer.missing for answer in answers)
 
 
 async def test_a_watch_shows_what_is_there_then_changes_then_that_it_is_gone(domain: Domain) -> None:
@@ -185,7 +185,7 @@ async def test_a_watch_shows_what_is_there_then_changes_then_that_it_is_gone(dom
             async for resource in domain.shell.watch("intents"):
                 seen.append(resource)
                 if len(seen) == 1:
-                    await domain.shell.delete("intents", "order-processing")
+                    await domain.shell.delete([("intents", "order-processing")])
                 if resource.status.get("deleted"):
                     break
         assert {each.metadata["name"] for each in seen} == {"order-processing"}
@@ -196,7 +196,7 @@ async def test_unknown_kinds_are_key_errors(domain: Domain) -> None:
     with pytest.raises(KeyError):
         domain.shell.list("gadgets")
     with pytest.raises(KeyError):
-        await domain.shell.delete("gadgets", "x")
+        await domain.shell.delete([("gadgets", "x")])
 
 
 async def test_neighbours_hear_of_domains_when_they_are_stored(domain: Domain) -> None:

@@ -94,7 +94,7 @@ def test_faulty_links_and_crashes_delay_but_lose_nothing(seed: int) -> None:
         name = world.random.choice(sorted(texts))
         if name in present and world.random.random() < 0.6:
             reply = world.delete("shop", name)
-            if reply is not None and not reply.not_found:
+            if reply is not None and not reply.missing:
                 del present[name]
             elif reply is None and world.controllers["shop"].disk.get(("Intent", name)) is None:
                 present.pop(name, None)

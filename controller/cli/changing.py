@@ -99,25 +99,24 @@ def _follow(name: str, status: Json, open_names: dict[str, str], refusals: list[
         refusals.append(f"intents/{name} is {text}")
 
 
-def delete(client: Client, references: Sequence[tuple[str, str]], wait_s: float | None) -> None:
-    """All that are there; raises AnswerIsNo for those that are not, or (with `wait_s`) not gone in time."""
-    missing: list[str] = []
+def delete(
+    client: Client, references: Sequence[tuple[str, str]], wait_s: float | None, *, ignore_not_found: bool = False
+) -> None:
+    """All or none. Raises AnswerIsNo with everything that is in the way, or (with `wait_s`) is not gone in time."""
+    for result in client.delete(references, ignore_not_found=ignore_not_found):
+        print(result, flush=True)
+    if wait_s is None:
+        return
+    deadline = time.monotonic() + wait_s
+    late: list[str] = []
     for kind, name in references:
-        try:
-            for result in client.delete(kind, name):
-                print(result, flush=True)
-        except AnswerIsNo as error:
-            missing.append(str(error))
-    if wait_s is not None:
-        deadline = time.monotonic() + wait_s
-        for kind, name in references:
-            while (left := _left(client, kind, name)) is not None:
-                if time.monotonic() > deadline:
-                    missing.append(f"{kind}/{name} is not gone after {wait_s:g} s: {left}")
-                    break
-                time.sleep(_POLL_S)
-    if missing:
-        raise AnswerIsNo("\n".join(missing))
+        while (left := _left(client, kind, name)) is not None:
+            if time.monotonic() > deadline:
+                late.append(f"{kind}/{name} is not gone after {wait_s:g} s: {left}")
+                break
+            time.sleep(_POLL_S)
+    if late:
+        raise AnswerIsNo("\n".join(late))
 
 
 def _left(client: Client, kind: str, name: str) -> str | None:

@@ -71,8 +71,11 @@ class Client:
         body = json.dumps(list(manifests), ensure_ascii=False, separators=(",", ":")).encode()
         return self._results("POST", "/v1/apply", query, body)
 
-    def delete(self, kind: str, name: str) -> list[str]:
-        return self._results("DELETE", f"/v1/{kind}/{quote(name)}")
+    def delete(self, references: Sequence[tuple[str, str]], *, ignore_not_found: bool = False) -> list[str]:
+        """All or none; kinds in the plural, and names."""
+        query = {"ignore_not_found": "true"} if ignore_not_found else {}
+        body = json.dumps([{"kind": kind, "name": name} for kind, name in references], ensure_ascii=False).encode()
+        return self._results("POST", "/v1/delete", query, body)
 
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
@@ -173,10 +176,10 @@ class Client:
                 raise ManifestsRefused(error, problems) if problems else InputInvalid(error)
             case 401 | 403:
                 raise NotAllowed(f"{self.target.server}: {error}")
-            case 404 if problems:  # the kind, not the name
+            case 404 if any(path == ("kind",) for path, _ in problems):
                 raise InputInvalid(error)
             case 404 | 409:
-                raise AnswerIsNo(error)
+                raise AnswerIsNo("\n".join(dict.fromkeys(message for _, message in problems)) or error)
             case _:
                 raise Unreachable(f"{self.target.server}: {error} (status {status})")
 

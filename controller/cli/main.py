@@ -195,18 +195,27 @@ def describe(context: typer.Context, what: Reference) -> None:
 @app.command()
 def delete(
     context: typer.Context,
-    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND/NAME]...")] = None,
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND/NAME...|KIND NAME...]")] = None,
     file: OptionalFiles = None,
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
     wait: Wait = None,
 ) -> None:
-    """Remove resources; an intent is withdrawn."""
+    """Remove resources: all of them or none; an intent is withdrawn."""
     from controller.cli import changing
 
-    references = [reference(one) for one in what or ()]
+    references = _references(what or [])
     references += changing.references_of(changing.read_documents(file)) if file else []
     if not references:
         raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
-    changing.delete(_client(context), references, wait)
+    changing.delete(_client(context), references, wait, ignore_not_found=ignore_not_found)
+
+
+def _references(words: Sequence[str]) -> list[tuple[str, str]]:
+    """`KIND/NAME` each, or one KIND and names of it. Raises InputInvalid."""
+    if len(words) > 1 and "/" not in words[0]:
+        kind = plural(words[0])
+        return [(kind, name) for name in words[1:]]
+    return [reference(word) for word in words]
 
 
 @app.command()

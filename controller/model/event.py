@@ -52,8 +52,17 @@ class Applied(Value, frozen=True, kw_only=True):
 
 
 class Delete(Value, frozen=True, kw_only=True, tag="delete"):
+    """Somebody wants these away, all or none."""
+
     request_id: str
+    resources: tuple["Reference", ...]
+    ignore_missing: bool = False
+    """What is not there is no reason to refuse the rest."""
+
+
+class Reference(Value, frozen=True, kw_only=True):
     kind: str
+    """As Applied.kind."""
     name: str
 
 
@@ -150,13 +159,14 @@ class Persist(Value, frozen=True, kw_only=True, tag="persist"):
 
 
 class Reply(Value, frozen=True, kw_only=True, tag="reply"):
-    """Answer to `Apply`, `Delete` or `Renew`. `problems` non-empty: nothing was stored."""
+    """Answer to `Apply`, `Delete` or `Renew`. With problems, a conflict or something missing nothing was stored."""
 
     request_id: str
     problems: tuple[Problem, ...] = ()
     conflict: str = ""
     """Why the answer is no, though the manifest is right."""
-    not_found: bool = False
+    missing: tuple[int, ...] = ()
+    """Which of what was to be deleted is not there; nothing was deleted."""
     results: tuple[str, ...] = ()
     """`intents/order-processing created`."""
 

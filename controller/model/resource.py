@@ -26,7 +26,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     problems: tuple[Problem, ...] = ()
     conflict: str = ""
-    not_found: bool = False
+    missing: tuple[int, ...] = ()
+    """Which of what was to be deleted is not there."""
     results: tuple[str, ...] = ()
 
 
@@ -36,7 +37,9 @@ class Controller(Protocol):
     async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = API) -> Answer:
         """All or none; answered when durable. `by`: who asks for it, as Provenance.by."""
 
-    async def delete(self, kind: str, name: str) -> Answer: ...
+    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+        """All or none. Kinds (in the plural) and names. Raises KeyError for a kind that has no manifests. Problems are
+        about what is in use."""
 
     async def renew(self, name: str, *, by: str = API) -> Answer:
         """The lease of an intent begins anew."""

@@ -26,6 +26,8 @@ from dataplane.reasons import DropReason
 
 MAX_NEAR = 1000
 """Among so many names one is looked for that may have been meant."""
+MAX_HINTS, MAX_TOLD = 3, 20
+"""Of what is not there: as many get such a hint, and are in the text; all are in the problems."""
 HEARTBEAT_S = 10.0
 """A watch sends an empty line when it has been silent for so long."""
 
@@ -175,7 +177,7 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
     )
     async def renew(name: Name) -> Response:
         answer = await controller.renew(name)
-        return _not_found(controller, "intents", name) if answer.not_found else _answer(answer)
+        return _not_found(controller, "intents", name) if answer.missing else _answer(answer)
 
     @app.delete(
         "/v1/{kind}/{name:path}",
@@ -184,11 +186,40 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
     )
     async def delete(kind: Kind, name: Name) -> Response:
-        try:
-            answer = await controller.delete(kind, name)
-        except KeyError:
-            return _not_deleted(controller, kind)
-        return _not_found(controller, kind, name) if answer.not_found else _answer(answer)
+        return await _deleted(controller, [(kind, name)], ignore_missing=False)
+
+    @app.post(
+        "/v1/delete",
+        summary="Removes resources: all of them or none; what needs each other may go together",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 413)},
+    )
+    async def delete_all(
+        references: schema.References,
+        ignore_not_found: Annotated[bool, Query(description="What is not there is no reason to refuse.")] = False,
+    ) -> Response:
+        things = [(one.kind, one.name) for one in references]
+        return await _deleted(controller, things, ignore_missing=ignore_not_found)
+
+
+async def _deleted(controller: Controller, things: Sequence[tuple[str, str]], *, ignore_missing: bool) -> Response:
+    """Everything that is in the way has its place in what was asked for."""
+    try:
+        answer = await controller.delete(things, ignore_missing=ignore_missing)
+    except KeyError as error:
+        return _not_deleted(controller, str(error.args[0]))
+    if not answer.missing and not answer.conflict:
+        return _json({"results": answer.results})
+    near = answer.missing if len(answer.missing) <= MAX_HINTS else ()
+    absent = [
+        Problem(path=(place,), message=_missing(controller, *things[place], hint=place in near))
+        for place in answer.missing
+    ]
+    texts = [*(one.message for one in absent[:MAX_TOLD])]
+    if len(absent) > MAX_TOLD:
+        texts.append(f"and {len(absent) - MAX_TOLD} more are not there")
+    status, texts = (409, [answer.conflict, *texts]) if answer.conflict else (404, texts)
+    return _error(status, "; ".join(texts), (*answer.problems, *absent))
 
 
 def _add_resources(app: FastAPI, controller: Controller) -> None:
@@ -304,8 +335,6 @@ def _answer(answer: Answer) -> Response:
         return _invalid(answer.problems)
     if answer.conflict:
         return _error(409, answer.conflict)
-    if answer.not_found:
-        return _error(404, "there is no such resource")
     return _json({"results": answer.results})
 
 
@@ -326,9 +355,15 @@ def _not_deleted(controller: Controller, kind: str) -> Response:
 
 
 def _not_found(controller: Controller, kind: str, name: str) -> Response:
+    return _error(404, _missing(controller, kind, name))
+
+
+def _missing(controller: Controller, kind: str, name: str, *, hint: bool = True) -> str:
+    text = f"there is no {kind}/{name if len(name) <= 100 else name[:97] + '...'}"
+    if not hint:
+        return text
     close = difflib.get_close_matches(name[:100], controller.names(kind)[:MAX_NEAR], 1, 0.6)
-    hint = f"did you mean {close[0]}?" if close else f"`stitch get {kind}` lists what there is"
-    return _error(404, f"there is no {kind}/{name if len(name) <= 100 else name[:97] + '...'}; {hint}")
+    return f"{text}; " + (f"did you mean {close[0]}?" if close else f"`stitch get {kind}` lists what there is")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

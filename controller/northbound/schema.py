@@ -127,6 +127,13 @@ class Manifest(BaseModel):
     spec: dict[str, Any]
 
 
+class Reference(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: Annotated[str, Field(max_length=64, description="In the plural.", examples=["intents"])]
+    name: Annotated[str, Field(examples=["order-processing"])]
+
+
+References = Annotated[list[Reference], FailFast()]
 Manifests = TypeAdapter(Annotated[list[Manifest], FailFast()])
 
 

@@ -1,6 +1,6 @@
 """The one place where the picture of the world changes: `step(state, event)` gives the next state and what to do.
 
-    Apply, Delete, Renew ──▶ applying ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
+    Apply, Delete, Renew ──▶ applying, removing ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
     MessageReceived ─▶ messages ──▶ place, dealings ──▶ answers                   } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of courses      }
     Tick ──▶ leases, renewals, retries, audits
@@ -37,7 +37,7 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import admission, applying, carriers, consent, dealings, messages, rollout
+from controller.reconcile import admission, applying, carriers, consent, dealings, messages, removing, rollout
 from controller.reconcile.edges import number_edges
 from controller.reconcile.rerouting import reroute, unsettle
 from controller.reconcile.state import Retry, State, load
@@ -78,7 +78,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
                 turn = Turn(state, now_s, keys)
                 turn.effects.append(Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}"))
         case Delete():
-            applying.delete(turn, event)
+            removing.delete(turn, event)
             _inventory_changed(turn)
         case Renew():
             applying.extend(turn, event)

@@ -1,9 +1,8 @@
-"""Manifests that somebody applies or deletes: judged as a whole, then taken over."""
+"""Manifests that somebody applies: judged as a whole, then taken over."""
 
 import datetime
 import ipaddress
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -11,19 +10,17 @@ from controller.fulfillment import numbering
 from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
-from controller.model.course import Undertaking
-from controller.model.event import Applied, Apply, Connect, Delete, Disconnect, Problem, Renew, Reply
+from controller.model.event import Applied, Apply, Connect, Problem, Renew, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
 from controller.reconcile.consent import end_all, ended_by
-from controller.reconcile.dealings import abandon
 from controller.reconcile.edges import numbered_edges
-from controller.reconcile.judging import Judgement, judge, judge_withdrawal
+from controller.reconcile.judging import Judgement, judge
 from controller.reconcile.state import NodeStanding
-from controller.reconcile.turn import Table, Turn
+from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import expired, renew, undertake
 
 KINDS: dict[str, type] = {
@@ -76,7 +73,7 @@ def apply(turn: Turn, event: Apply) -> None:
         return
     conflict = _foreign_tenant(turn, intents)
     if not conflict and (inventory_touched or rules_touched):
-        conflict = _retranslate(turn, rules, merged, intents, required)
+        conflict = retranslate(turn, rules, merged, intents, required)
     if rules_touched and (problems := _endless(request, rules, required)):
         turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
@@ -214,14 +211,15 @@ def _endless(request: _Request, rules: Rulebook, required: Mapping[str, Requirem
     return [problems[index] for index in sorted(problems)]
 
 
-def _retranslate(
+def retranslate(
     turn: Turn,
     rules: Rulebook,
     merged: Inventory,
-    intents: Mapping[str, Intent],
+    intents: Collection[str],
     required: dict[str, Requirements],
 ) -> str:
-    """What the other intents require of the changed inventory and rules; or which of them it would break."""
+    """What the intents other than `intents` require of the changed inventory and rules; or which of them it would
+    break."""
     for name, held in turn.undertakings.all.items():
         if name in intents or expired(held):
             continue
@@ -311,79 +309,11 @@ def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddre
     return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
-def delete(turn: Turn, event: Delete) -> None:
-    """Takes one thing away, unless something else needs it."""
-    name = event.name
-    if event.kind == "Intent":
-        undertaking = turn.undertakings.get(name)
-        if undertaking is None:
-            turn.effects.append(Reply(request_id=event.request_id, not_found=True))
-            return
-        if conflict := judge_withdrawal(turn, name):
-            turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
-            return
-        withdraw(turn, undertaking)
-        turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} withdrawn",)))
-        return
-    if event.kind == "Rule":
-        _repeal(turn, event)
-        return
-    tables: dict[str, Table[Any]] = {
-        "Domain": turn.domains,
-        "Network": turn.networks,
-        "Service": turn.services,
-        "Node": turn.inventory_nodes,
-        "Link": turn.links,
-    }
-    table = tables[event.kind]
-    if table.get(name) is None:
-        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
-        return
-    if user := _user(turn, event.kind, name):
-        reason = f"{event.kind.lower()} {name} is in use by {user}: delete or change that first"
-        turn.effects.append(Reply(request_id=event.request_id, conflict=reason))
-        return
-    table.drop(name)
-    turn.provenance.drop(f"{event.kind.lower()}s/{name}")
-    if event.kind == "Network":
-        turn.counters.drop(f"network {name}")
-    if event.kind == "Node":
-        turn.nodes.drop(name)
-        turn.descriptions.drop(name)
-        turn.effects.append(Disconnect(node=name))
-    turn.effects.append(Reply(request_id=event.request_id, results=(f"{event.kind.lower()}s/{name} deleted",)))
-
-
-def _repeal(turn: Turn, event: Delete) -> None:
-    """A rule is taken away; what it touched is translated anew."""
-    if turn.rules.get(event.name) is None:
-        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
-        return
-    rules = rulebook(rule for name, rule in turn.rules.all.items() if name != event.name)
-    required: dict[str, Requirements] = {}
-    if conflict := _retranslate(turn, rules, turn.inventory, {}, required):
-        turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
-        return
-    for name, requirements in required.items():
-        known = any(one.endless for one in turn.undertakings.all[name].requirements.unmet)
-        if not known and (reason := next((one.message for one in requirements.unmet if one.endless), "")):
-            conflict = f"without rule {event.name}, for intent {name}: {reason}"
-            turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
-            return
-    turn.rules.drop(event.name)
-    turn.provenance.drop(f"rules/{event.name}")
-    turn.rulebook = rules
-    for name, requirements in required.items():
-        held = turn.undertakings.all[name]
-        undertake(turn, held.intent, requirements, held.added)
-    turn.effects.append(Reply(request_id=event.request_id, results=(f"rules/{event.name} deleted",)))
-
-
 def extend(turn: Turn, event: Renew) -> None:
     """The lease of an intent begins anew, if it is one that can, and is not over."""
     held = turn.undertakings.get(event.name)
     if held is None:
-        turn.effects.append(Reply(request_id=event.request_id, not_found=True))
+        turn.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
     name, end_s = event.name, held.expires_s
     if end_s is None:
@@ -404,56 +334,3 @@ def extend(turn: Turn, event: Renew) -> None:
 
 def _utc(time_s: int) -> str:
     return datetime.datetime.fromtimestamp(time_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def withdraw(turn: Turn, undertaking: Undertaking) -> None:
-    name = undertaking.intent.name
-    for errand in undertaking.errands:
-        abandon(turn, errand.coming, "withdrawn")
-        abandon(turn, errand.plan, "withdrawn")
-    turn.undertakings.drop(name)
-    turn.provenance.drop(f"intents/{name}")
-    turn.awaiting.drop(f"intents/{name}")
-    turn.log("intent_withdrawn", intent=name)
-
-
-def _user(turn: Turn, kind: str, name: str) -> str:
-    """Who needs it."""
-    inventory = turn.inventory
-    if kind in ("Network", "Service"):
-        for held in turn.undertakings.all.values():
-            names = {flow.destination for one in held.requirements.connections for flow in one.flows}
-            names |= {one.source_network for one in held.requirements.connections}
-            names |= {one.destination_network for one in held.requirements.connections}
-            if held.requirements.isolation is not None:
-                names.add(held.requirements.isolation.network)
-            if name in names:
-                return f"intent {held.intent.name}"
-        for service in inventory.services:
-            if kind == "Network" and service.startswith(f"{name}/"):
-                return f"service {service}"
-    for course in turn.courses.all.values():
-        plan = course.plan
-        used = {plan.connection.destination_network, plan.connection.source_network}
-        for policy in plan.sr_policies:
-            used |= {policy.headend, policy.endpoint}
-            for path in policy.candidate_paths:
-                used |= {*path.nodes, *path.links}
-        for way in (plan.ingress, plan.egress):
-            used |= {way.border, way.domain} if way is not None else set()
-        if name in used:
-            return plan.owner
-    if kind == "Domain":
-        if name == turn.own:
-            return "this controller: it is its own domain"
-        users = [f"link {link.name}" for link in inventory.links.values() if link.domain == name]
-        users += [f"network {network}" for network in inventory.networks if network.startswith(f"{name}/")]
-        return users[0] if users else ""
-    if kind == "Node":
-        for link in inventory.links.values():
-            if name in (link.a.node, link.b.node if link.b is not None else ""):
-                return f"link {link.name}"
-        for network in inventory.networks.values():
-            if any(attachment.node == name for attachment in network.attachments):
-                return f"network {network.name}"
-    return ""

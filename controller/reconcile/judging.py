@@ -1,7 +1,7 @@
 """Whether what is to change agrees with what is in force: conflicts between intents, and their tests."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -70,7 +70,7 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
             elif name in intents or conflict.intents[0] in intents:
                 warnings.append(str(conflict) + _idle(turn, conflict))
         if len(refused) >= MAX_REFUSALS:
-            return Judgement(_shown(refused))
+            return Judgement(shown(refused))
         index.add(claim)
     if len(warnings) > MAX_WARNINGS:
         del warnings[MAX_WARNINGS:]
@@ -94,7 +94,7 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
                 **{(one, at): test for one, at, test in _tests(held, intents.keys(), everything=everything)},
             },
         )
-    return Judgement(_shown(refused), tuple(warnings))
+    return Judgement(shown(refused), tuple(warnings))
 
 
 def _idle(turn: Turn, conflict: Conflict) -> str:
@@ -112,16 +112,18 @@ def _in_force(turn: Turn) -> dict[str, Undertaking]:
     return {name: one for name, one in turn.undertakings.all.items() if not expired(one)}
 
 
-def judge_withdrawal(turn: Turn, name: str) -> str:
-    """Which test would fail without an intent; empty: none."""
+def judge_withdrawal(turn: Turn, names: Collection[str]) -> str:
+    """Which tests of others would fail without these intents; empty: none."""
     inventory = turn.inventory
     held = turn.held if turn.held is not None and turn.held.places.inventory is inventory else Held(inventory)
     held.follow(_in_force(turn))
     turn.held = held
-    tests = {(one, at): test for one, at, test in _tests(held, {name}, everything=False) if one != name}
-    held.index.drop(name)
-    held.forget([name])
-    return _shown(_failures(held, tests))
+    gone = set(names)
+    tests = {(one, at): test for one, at, test in _tests(held, gone, everything=False) if one not in gone}
+    for name in gone:
+        held.index.drop(name)
+    held.forget(gone)
+    return shown(_failures(held, tests))
 
 
 def _tests(held: Held, changed: Iterable[str], *, everything: bool) -> Tests:
@@ -146,7 +148,8 @@ def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest]) -> list[s
     return failures
 
 
-def _shown(refused: list[str]) -> str:
+def shown(refused: list[str]) -> str:
+    """In one text, the first of them."""
     least = "at least " if len(refused) >= MAX_REFUSALS else ""
     more = [f"and {least}{len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
     return "; ".join([*refused[:SHOWN], *more])

@@ -1,0 +1,193 @@
+"""Resources that somebody deletes: all or none, with everything that is in the way named."""
+
+from collections.abc import Collection, Iterator
+from itertools import chain
+from typing import Any
+
+from controller.fulfillment.rulebook import rulebook
+from controller.model.course import Course, Stage, Undertaking
+from controller.model.event import Delete, Disconnect, Problem, Reply
+from controller.model.inventory import Inventory
+from controller.model.requirements import Requirements
+from controller.reconcile.applying import retranslate
+from controller.reconcile.dealings import abandon, end
+from controller.reconcile.judging import judge_withdrawal, shown
+from controller.reconcile.turn import Table, Turn
+from controller.reconcile.undertakings import undertake
+
+Thing = tuple[str, str]
+"""Kind and name."""
+_LEAVING = (Stage.REMOVING, Stage.LINGERING)
+USERS_SHOWN = 3
+"""Of each thing that is in use."""
+
+
+def delete(turn: Turn, event: Delete) -> None:
+    """Takes things away, unless something that stays needs one of them."""
+    tables = _tables(turn)
+    wanted = list(dict.fromkeys((one.kind, one.name) for one in event.resources))
+    missing = [thing for thing in wanted if tables[thing[0]].get(thing[1]) is None]
+    gone = dict.fromkeys(thing for thing in wanted if thing not in missing)
+    places = {(one.kind, one.name): place for place, one in reversed([*enumerate(event.resources)])}
+    objections = _in_use(turn, gone)
+    intents = [name for kind, name in gone if kind == "Intent"]
+    rules = [name for kind, name in gone if kind == "Rule"]
+    required: dict[str, Requirements] = {}
+    if intents and (reason := judge_withdrawal(turn, intents)):
+        objections.setdefault(("Intent", intents[0]), reason)
+    if rules and (reason := _repeal(turn, rules, intents, required)):
+        objections.setdefault(("Rule", rules[0]), reason)
+    if objections or (missing and not event.ignore_missing):
+        problems = tuple(Problem(path=(places[thing],), message=text) for thing, text in objections.items())
+        absent = () if event.ignore_missing else tuple(places[thing] for thing in missing)
+        conflict = shown([*dict.fromkeys(objections.values())])
+        reply = Reply(request_id=event.request_id, problems=problems, conflict=conflict, missing=absent)
+        turn.effects.append(reply)
+        return
+    for name in intents:
+        withdraw(turn, turn.undertakings.all[name])
+    _hurry(turn, gone)
+    for kind, name in gone:
+        turn.provenance.drop(f"{kind.lower()}s/{name}")
+        if kind != "Intent":
+            _drop(turn, tables[kind], kind, name)
+    if turn.inventory_changed:
+        turn.refresh_fabric()
+    if rules:
+        turn.rulebook = rulebook(turn.rules.all.values())
+        for name, requirements in required.items():
+            held = turn.undertakings.all[name]
+            undertake(turn, held.intent, requirements, held.added)
+    results = []
+    for kind, name in wanted:
+        what = "absent" if (kind, name) not in gone else "withdrawn" if kind == "Intent" else "deleted"
+        results.append(f"{kind.lower()}s/{name} {what}")
+    turn.effects.append(Reply(request_id=event.request_id, results=tuple(results)))
+
+
+def _tables(turn: Turn) -> dict[str, Table[Any]]:
+    return {
+        "Domain": turn.domains,
+        "Network": turn.networks,
+        "Service": turn.services,
+        "Node": turn.inventory_nodes,
+        "Link": turn.links,
+        "Rule": turn.rules,
+        "Intent": turn.undertakings,
+    }
+
+
+def _drop(turn: Turn, table: Table[Any], kind: str, name: str) -> None:
+    table.drop(name)
+    if kind == "Network":
+        turn.counters.drop(f"network {name}")
+    if kind == "Node":
+        turn.nodes.drop(name)
+        turn.descriptions.drop(name)
+        turn.effects.append(Disconnect(node=name))
+
+
+def withdraw(turn: Turn, undertaking: Undertaking) -> None:
+    name = undertaking.intent.name
+    for errand in undertaking.errands:
+        abandon(turn, errand.coming, "withdrawn")
+        abandon(turn, errand.plan, "withdrawn")
+    turn.undertakings.drop(name)
+    turn.awaiting.drop(f"intents/{name}")
+    turn.log("intent_withdrawn", intent=name)
+
+
+def _hurry(turn: Turn, gone: Collection[Thing]) -> None:
+    """What is on its way out and needs something that is gone now ends at once, not in phases."""
+    for course in tuple(turn.courses.all.values()):
+        if not any(thing in gone for thing in _needs(course)):
+            continue
+        if course.stage == Stage.LINGERING:  # its neighbours have been told
+            turn.drop_course(course)
+        else:
+            end(turn, course, "withdrawn")
+
+
+def _repeal(turn: Turn, rules: Collection[str], intents: Collection[str], required: dict[str, Requirements]) -> str:
+    """What the intents that stay require without `rules`; or why these cannot go."""
+    left = rulebook(rule for name, rule in turn.rules.all.items() if name not in rules)
+    if conflict := retranslate(turn, left, turn.inventory, intents, required):
+        return conflict
+    for name, requirements in required.items():
+        known = any(one.endless for one in turn.undertakings.all[name].requirements.unmet)
+        if not known and (reason := next((one.message for one in requirements.unmet if one.endless), "")):
+            return f"without {', '.join(f'rule {rule}' for rule in rules)}, for intent {name}: {reason}"
+    return ""
+
+
+def _in_use(turn: Turn, gone: Collection[Thing]) -> dict[Thing, str]:
+    """Of what is to go, what something that stays needs, and why it cannot go."""
+    if all(kind in ("Intent", "Rule") for kind, _ in gone):
+        return {}
+    users: dict[Thing, dict[str, None]] = {}
+    for thing, user in chain(_used_by_intents(turn, gone), _used_by_courses(turn, gone), _used_inside(turn, gone)):
+        if thing in gone:
+            users.setdefault(thing, {})[user] = None
+    found = {}
+    for (kind, name), held in users.items():
+        more = f" and {len(held) - USERS_SHOWN} more" if len(held) > USERS_SHOWN else ""
+        by = ", ".join([*held][:USERS_SHOWN]) + more
+        found[kind, name] = f"{kind.lower()} {name} is in use by {by}: delete or change that first"
+    return found
+
+
+def _used_by_intents(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+    for name, held in turn.undertakings.all.items():
+        if ("Intent", name) in gone:
+            continue
+        intent = held.intent
+        names = {flow.destination for one in held.requirements.connections for flow in one.flows}
+        names |= {one.source_network for one in held.requirements.connections}
+        names |= {one.destination_network for one in held.requirements.connections}
+        names |= {intent.isolate.network} if intent.isolate is not None else set()
+        names |= {end for test in intent.tests for end in (test.source.network, test.to)}
+        for one in names:
+            yield ("Service" if one.count("/") == 2 else "Network", one), f"intent {name}"
+
+
+def _used_by_courses(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+    """By what runs for intents, and by what others were promised; what is on its way out holds up nothing."""
+    for course in turn.courses.all.values():
+        owner = course.plan.owner
+        if course.stage in _LEAVING or ("Intent", owner.removeprefix("intents/")) in gone:
+            continue
+        for thing in _needs(course):
+            yield thing, owner
+
+
+def _needs(course: Course) -> Iterator[Thing]:
+    plan = course.plan
+    yield "Network", plan.connection.source_network
+    yield "Network", plan.connection.destination_network
+    for policy in plan.sr_policies:
+        yield "Node", policy.headend
+        yield "Node", policy.endpoint
+        for path in policy.candidate_paths:
+            yield from (("Node", node) for node in path.nodes)
+            yield from (("Link", link) for link in path.links)
+    for way in (plan.ingress, plan.egress):
+        if way is not None:
+            yield "Link", way.border
+            yield "Domain", way.domain
+
+
+def _used_inside(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+    """Resources that name others."""
+    inventory: Inventory = turn.inventory
+    yield ("Domain", turn.own), "this controller: it is its own domain"
+    for link in inventory.links.values():
+        if ("Link", link.name) not in gone:
+            yield from (((("Node", end.node)), f"link {link.name}") for end in (link.a, link.b) if end is not None)
+            yield ("Domain", link.domain), f"link {link.name}"
+    for network in inventory.networks.values():
+        if ("Network", network.name) not in gone:
+            yield ("Domain", network.name.split("/")[0]), f"network {network.name}"
+            yield from ((("Node", one.node), f"network {network.name}") for one in network.attachments)
+    for service in inventory.services:
+        if ("Service", service) not in gone:
+            yield ("Network", service.rpartition("/")[0]), f"service {service}"
