@@ -51,6 +51,19 @@ class PuntReason(enum.IntEnum):
     TOO_BIG = 1
 
 
+class IcmpError(enum.IntEnum):
+    """What the sender of a dropped packet is told, where the RFCs allow it."""
+
+    NONE = 0
+    TOO_BIG = 1
+    HOP_LIMIT = 2
+    """Time exceeded."""
+    HOST_UNREACHABLE = 3
+    NO_ROUTE = 4
+    PROHIBITED = 5
+    """Only where the network says `deny: reject`."""
+
+
 class L4Class(enum.IntEnum):
     """What a packet is to `flow_policy`. TCP_OPEN and TCP share a mask (0xe): any TCP."""
 

@@ -26,6 +26,8 @@ from dataplane.ternary_store import TernaryStore
 CACHED_BY_CONTEXT = ("source_group", "destination_group", "flow_policy")
 CACHED_FOR_ALL = ("source_port_class", "destination_port_class")
 ETHER_TYPES_OF_IP = (0x0800, 0x86DD, 0x0806)
+ATTACHING = ("attach", "attach_reject")
+"""Actions of `attachment` that lead to a network."""
 """Frames that `punt_frame` is asked for only while settings.punt_ip is set: IPv4, IPv6, ARP."""
 NO_CONTEXTS: Numbers = np.zeros(0, np.uint32)
 
@@ -151,10 +153,14 @@ class Tables:
     def _attached(self, values: Sequence[bytes]) -> Numbers:
         """The contexts that these values of `attachment` lead to."""
         layout = self.layout.by_name["attachment"]
-        attach = next(action for action in layout.actions if action.action.name == "attach")
         rows = matrix(b"".join(values), layout.value_size)
-        contexts = numbers(rows, attach.params[0])
-        return np.unique(contexts[numbers(rows, ACTION) == attach.number])
+        actions = numbers(rows, ACTION)
+        found = [
+            numbers(rows, action.params[0])[actions == action.number]
+            for action in layout.actions
+            if action.action.name in ATTACHING
+        ]
+        return np.unique(np.concatenate(found))
 
     def _tell(self, tables: Collection[str]) -> None:
         for followed, notify in self._followers:

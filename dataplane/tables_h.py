@@ -13,6 +13,7 @@ HEADER_FILE = Path(__file__).parent.parent / "ebpf" / "tables.h"
 ENUMS: tuple[tuple[str, str, type[enum.IntEnum]], ...] = (
     ("drop_reason", "DROP", reasons.DropReason),
     ("punt_reason", "PUNT", reasons.PuntReason),
+    ("icmp_error", "ERROR", reasons.IcmpError),
     ("l4_class", "L4", reasons.L4Class),
     ("pipeline_event", "EVENT", reasons.PipelineEvent),
 )

@@ -100,6 +100,16 @@ static __always_inline struct port *port_of(__u32 ifindex, __u32 *index)
 	return find_port(ifindex, index);
 }
 
+_Static_assert(__builtin_offsetof(struct attachment_value, attach.context) ==
+		       __builtin_offsetof(struct attachment_value, attach_reject.context),
+	       "both are read as `attach`");
+
+/* To a network; `attach_reject` differs from `attach` only in what icmp_error makes of it. */
+static __always_inline bool is_attached(const struct attachment_value *value)
+{
+	return value->action == ATTACHMENT_ATTACH || value->action == ATTACHMENT_ATTACH_REJECT;
+}
+
 static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
 {
 	struct attachment_key key = {.ingress_port = packet->ingress_port, .vlan_id = vlan_id};
@@ -109,7 +119,7 @@ static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
 
 	if (!value)
 		return drop(packet, DROP_UNKNOWN_CONTEXT);
-	if (value->action != ATTACHMENT_ATTACH) {
+	if (!is_attached(value)) {
 		packet->ingress_class = value->link.ingress_class;
 		packet->flow_port = 0;
 		packet->flow.context = FABRIC_CONTEXT;
@@ -125,7 +135,7 @@ static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
 	/* Once more: the entry must be no older than the generation. */
 	value = bpf_map_lookup_elem(&attachment, &key);
 	remembered = bpf_map_lookup_elem(&attachment_hint, &index);
-	if (remembered && value && value->action == ATTACHMENT_ATTACH && value->attach.context == hint.context)
+	if (remembered && value && is_attached(value) && value->attach.context == hint.context)
 		*(volatile __u64 *)&remembered->word = hint.word;
 	return GO_ON;
 }

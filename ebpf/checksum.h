@@ -29,6 +29,34 @@ static __always_inline __be16 checksum_update(__be16 checksum, __be16 from, __be
 	return ~checksum_fold((__u64)(__u16)~checksum + (__u16)~from + to);
 }
 
+/* Not more than what a link without jumbo frames carries. */
+#define SUMMED_BYTES_MAX 1480
+
+/*
+ * Of `length` bytes of the frame, which are there. A global function, which the verifier judges once and not for each way
+ * that leads here: the loop is long.
+ */
+__noinline __u64 global_sum(struct xdp_md *ctx, __u32 offset, __u32 length)
+{
+	struct cursor c = cursor_at(ctx, offset & 63);
+	__u32 rest = at_most(length & 3, 3), tail = 0;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < SUMMED_BYTES_MAX / 4; i++) {
+		__u32 *word;
+
+		if ((i + 1) * 4 > length)
+			break;
+		word = pull(&c, 4);
+		if (!word)
+			return 0;
+		sum += *word;
+	}
+	if (!is_empty(rest) && bpf_xdp_load_bytes(ctx, (offset & 63) + (length & ~3u), &tail, rest))
+		return 0;
+	return sum + tail;
+}
+
 /* RFC 8200 §8.1: addresses, length and next header. */
 static __always_inline __u64 pseudo_header_sum(const struct ipv6 *ip, __u32 length, __u8 next_header)
 {

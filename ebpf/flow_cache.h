@@ -189,7 +189,15 @@ static __always_inline struct flow_entry *find_by_tag(struct flow_bucket *bucket
 	return NULL;
 }
 
-/* Sets packet->leg, or drops. */
+/* A denied packet of a host: its network may want that to be said. */
+static __always_inline int deny(struct packet *packet, __u32 reason)
+{
+	if (reason == DROP_SOURCE_NOT_ADMITTED)
+		return drop(packet, reason);
+	return refuse(packet, reason, ERROR_PROHIBITED);
+}
+
+/* Sets packet->leg, or refuses. */
 static __always_inline int find_leg(struct packet *packet, __u64 seed)
 {
 	__u16 current = generation_of(packet->flow.context);
@@ -204,7 +212,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 	if (!bucket || !tags || !current) {
 		leg = resolve_uncached(packet);
 		if (leg < 0)
-			return drop(packet, -leg);
+			return deny(packet, -leg);
 		packet->leg = leg;
 		return GO_ON;
 	}
@@ -215,7 +223,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 		count_event(EVENT_CACHE_MISS);
 		leg = admit(bucket, tags, packet, hash, now);
 		if (leg < 0)
-			return drop(packet, -leg);
+			return deny(packet, -leg);
 		packet->leg = leg;
 		return GO_ON;
 	}
@@ -226,7 +234,7 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 		count_event(EVENT_CACHE_MISS);
 		leg = refresh(entry, packet, current, now);
 		if (leg < 0)
-			return drop(packet, -leg);
+			return deny(packet, -leg);
 	}
 	entry->packets++;
 	entry->bytes += packet->ip_length;

@@ -205,38 +205,20 @@ __noinline int global_receive_arp(struct xdp_md *ctx, struct packet *packet)
 /* An ICMPv6 message longer than what a link without jumbo frames carries is not looked at. */
 #define ND_BYTES_MAX 1460
 
-/*
- * 1 if it is right. A global function, which the verifier judges once and not for each way that leads here: the loop is
- * long.
- */
-__noinline int check_icmpv6(struct xdp_md *ctx, __u32 offset)
+static __always_inline bool is_checksum_right(struct xdp_md *ctx, const struct packet *packet)
 {
-	struct cursor c = cursor_at(ctx, offset & 31);
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
-	__u32 length, rest, tail = 0, i;
+	__u32 length;
 	__u64 sum;
 
 	if (!ip)
-		return 0;
+		return false;
 	length = bpf_ntohs(ip->payload_length);
 	if (length > ND_BYTES_MAX)
-		return 0;
+		return false;
 	sum = pseudo_header_sum(ip, length, PROTOCOL_ICMPV6);
-	for (i = 0; i < ND_BYTES_MAX / 4; i++) {
-		__u32 *word;
-
-		if ((i + 1) * 4 > length)
-			break;
-		word = pull(&c, 4);
-		if (!word)
-			return 0;
-		sum += *word;
-	}
-	rest = at_most(length & 3, 3);
-	if (!is_empty(rest) && bpf_xdp_load_bytes(ctx, (offset & 31) + sizeof(*ip) + (length & ~3u), &tail, rest))
-		return 0;
-	sum += tail;
-	return checksum_fold(sum) == 0xffff;
+	return checksum_fold(sum + global_sum(ctx, ip_offset(packet) + sizeof(*ip), length)) == 0xffff;
 }
 
 static __always_inline bool is_discovery(struct xdp_md *ctx, const struct packet *packet)
@@ -270,7 +252,7 @@ static __always_inline int receive_discovery(struct xdp_md *ctx, struct packet *
 	if (!(asks && nd->option_type == ND_OPTION_SOURCE_MAC) &&
 	    !(nd->icmp.type == ND_NEIGHBOR_ADVERTISEMENT && nd->option_type == ND_OPTION_TARGET_MAC))
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	if (!check_icmpv6(ctx, packet->ip_offset))
+	if (!is_checksum_right(ctx, packet))
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	asker = ip->source;
 	target = nd->target;

@@ -17,6 +17,7 @@ enum next_stage {
 	GO_ON = -1, /* the stage has nothing against it */
 	TO_NEXT_HOP =
 		-2, /* `next_hop` is set; the frame begins with 14 bytes of Ethernet and the header to forward by */
+	TELL_SENDER = -3, /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
 };
 
 /* The key of the flow cache; IPv4 addresses as ::ffff:a.b.c.d. Ports are 0 where the protocol has none. */
@@ -52,7 +53,11 @@ struct packet {
 	__u8 hop_limit;
 	__u8 is_fragment;
 	__u8 tcp_flags;
-	__u8 to_group; /* of an attachment: the frame is a link-layer broadcast or multicast */
+	__u8 to_group;     /* of an attachment: the frame is a link-layer broadcast or multicast */
+	__u8 error;        /* enum icmp_error */
+	__u8 error_reason; /* enum drop_reason */
+	__u16 error_mtu;
+	__be32 tag; /* EtherType and control of the tag that a host's frame lost on its way to be delivered */
 };
 
 struct cursor {
@@ -107,6 +112,14 @@ static __always_inline __u32 at_most(__u32 length, __u32 most)
 static __always_inline bool is_empty(__u32 length)
 {
 	return (__s32)length < 1;
+}
+
+/* `packet` goes no further, and its sender is to hear why. */
+static __always_inline int refuse(struct packet *packet, __u8 reason, __u8 error)
+{
+	packet->error = error;
+	packet->error_reason = reason;
+	return TELL_SENDER;
 }
 
 static __always_inline void copy_mac(void *to, const void *from)

@@ -16,7 +16,7 @@ struct {
 	__type(value, struct next_hop_value);
 } next_hop SEC(".maps");
 
-/* Sets packet->next_hop, or drops. */
+/* Sets packet->next_hop, or refuses. */
 static __always_inline int find_route(struct packet *packet, __u32 context, const union address *destination)
 {
 	struct route_key key = {
@@ -26,6 +26,8 @@ static __always_inline int find_route(struct packet *packet, __u32 context, cons
 	};
 	struct route_value *found = bpf_map_lookup_elem(&route, &key);
 
+	if (!found && context != FABRIC_CONTEXT)
+		return refuse(packet, DROP_NO_ROUTE, ERROR_NO_ROUTE);
 	if (!found)
 		return drop(packet, DROP_NO_ROUTE);
 	if (found->action != ROUTE_SET_NEXT_HOP)

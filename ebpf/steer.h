@@ -29,14 +29,16 @@ static __always_inline bool is_lease_expired(__u32 leg)
 static __noinline int remove_tag(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, 0);
-	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
+	struct ethernet *ethernet;
 	__u8 macs[12];
 
 	if (packet->ip_offset == sizeof(*ethernet))
 		return GO_ON;
+	ethernet = pull(&c, sizeof(*ethernet) + sizeof(struct vlan_tag));
 	if (!ethernet)
 		return drop(packet, DROP_MALFORMED);
 	__builtin_memcpy(macs, ethernet, sizeof(macs));
+	packet->tag = *(__be32 *)&ethernet->type;
 	if (bpf_xdp_adjust_head(ctx, sizeof(struct vlan_tag)))
 		return drop(packet, DROP_MALFORMED);
 	c = cursor_at(ctx, 0);
@@ -45,6 +47,31 @@ static __noinline int remove_tag(struct xdp_md *ctx, struct packet *packet)
 		return drop(packet, DROP_MALFORMED);
 	__builtin_memcpy(ethernet, macs, sizeof(macs));
 	packet->ip_offset = sizeof(*ethernet);
+	return GO_ON;
+}
+
+/* What goes back to a host goes with the tag that it came with. */
+static __noinline int restore_tag(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor c = cursor_at(ctx, 0);
+	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
+	__u8 macs[12];
+
+	if (!packet->tag)
+		return GO_ON;
+	if (!ethernet)
+		return XDP_DROP;
+	__builtin_memcpy(macs, ethernet, sizeof(macs));
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct vlan_tag)))
+		return XDP_DROP;
+	c = cursor_at(ctx, 0);
+	ethernet = pull(&c, sizeof(*ethernet) + sizeof(struct vlan_tag));
+	if (!ethernet)
+		return XDP_DROP;
+	__builtin_memcpy(ethernet, macs, sizeof(macs));
+	*(__be32 *)&ethernet->type = packet->tag;
+	packet->ip_offset = sizeof(*ethernet) + sizeof(struct vlan_tag);
+	packet->tag = 0;
 	return GO_ON;
 }
 

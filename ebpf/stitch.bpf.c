@@ -6,7 +6,8 @@
  *                               │                   └▶ fragment                                         ▲
  *                               └─── End, End.X, transit ───────────────────────────────────────────────┘
  *
- * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason.
+ * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason. A stage that
+ * refuses a packet may have its sender told: icmp_error.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -32,7 +33,8 @@
 #include "fragment.h"
 #include "steer.h"
 #include "local_sid.h"
-#include "too_big.h"
+#include "icmp_error.h"
+#include "mss.h"
 #include "sr_policy.h"
 #include "next_hop.h"
 
@@ -96,12 +98,12 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 			return verdict;
 	}
 	if (packet->hop_limit <= 1)
-		return drop(packet, DROP_HOP_LIMIT);
+		return refuse(packet, DROP_HOP_LIMIT, ERROR_HOP_LIMIT);
 	verdict = find_leg(packet, node->flow_cache_seed);
 	if (verdict != GO_ON)
 		return verdict;
 	if (is_lease_expired(packet->leg))
-		return drop(packet, DROP_LEASE_EXPIRED);
+		return deny(packet, DROP_LEASE_EXPIRED);
 	return apply_steer(ctx, packet);
 }
 
@@ -132,6 +134,8 @@ int pipeline(struct xdp_md *ctx)
 		verdict = forward_flow(ctx, &packet, node);
 	if (verdict == TO_NEXT_HOP)
 		verdict = send_to_next_hop(ctx, &packet);
+	if (verdict == TELL_SENDER)
+		verdict = global_tell_sender(ctx, &packet);
 	return verdict;
 }
 

@@ -34,6 +34,15 @@ enum punt_reason {
 	PUNT_TOO_BIG = 1,
 };
 
+enum icmp_error {
+	ERROR_NONE = 0,
+	ERROR_TOO_BIG = 1,
+	ERROR_HOP_LIMIT = 2,
+	ERROR_HOST_UNREACHABLE = 3,
+	ERROR_NO_ROUTE = 4,
+	ERROR_PROHIBITED = 5,
+};
+
 enum l4_class {
 	L4_TCP_OPEN = 0,
 	L4_TCP = 1,
@@ -89,6 +98,7 @@ enum attachment_action {
 	ATTACHMENT_NO_ENTRY,
 	ATTACHMENT_ATTACH,
 	ATTACHMENT_LINK,
+	ATTACHMENT_ATTACH_REJECT,
 };
 struct attachment_key {
 	__u16 ingress_port;
@@ -104,6 +114,9 @@ struct attachment_value {
 		struct {
 			__u16 ingress_class;
 		} link;
+		struct {
+			__u16 context;
+		} attach_reject;
 	};
 };
 _Static_assert(sizeof(struct attachment_value) == 8, "attachment_value");

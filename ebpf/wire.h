@@ -9,14 +9,16 @@
 #define ETHERTYPE_VLAN 0x8100
 #define ETHERTYPE_IPV6 0x86dd
 
-#define PROTOCOL_ICMP     1
-#define PROTOCOL_IPV4     4
-#define PROTOCOL_TCP      6
-#define PROTOCOL_UDP      17
-#define PROTOCOL_IPV6     41
-#define PROTOCOL_ROUTING  43
-#define PROTOCOL_FRAGMENT 44
-#define PROTOCOL_ICMPV6   58
+#define PROTOCOL_HOP_BY_HOP          0
+#define PROTOCOL_ICMP                1
+#define PROTOCOL_IPV4                4
+#define PROTOCOL_TCP                 6
+#define PROTOCOL_UDP                 17
+#define PROTOCOL_IPV6                41
+#define PROTOCOL_ROUTING             43
+#define PROTOCOL_FRAGMENT            44
+#define PROTOCOL_ICMPV6              58
+#define PROTOCOL_DESTINATION_OPTIONS 60
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000
@@ -123,20 +125,33 @@ struct icmp {
 };
 _Static_assert(sizeof(struct icmp) == 8, "icmp");
 
-#define ICMP_ECHO_REPLY              0
-#define ICMP_DESTINATION_UNREACHABLE 3
-#define ICMP_FRAGMENTATION_NEEDED    4 /* code */
-#define ICMP_ECHO_REQUEST            8
-#define ICMP_TIME_EXCEEDED           11
-#define ICMP_PARAMETER_PROBLEM       12
+#define ICMP_ECHO_REPLY                  0
+#define ICMP_DESTINATION_UNREACHABLE     3
+#define ICMP_SOURCE_QUENCH               4
+#define ICMP_REDIRECT                    5
+#define ICMP_ECHO_REQUEST                8
+#define ICMP_TIME_EXCEEDED               11
+#define ICMP_PARAMETER_PROBLEM           12
+/* Codes of "destination unreachable", RFC 792, RFC 1812 §5.2.7.1 */
+#define ICMP_NET_UNREACHABLE             0
+#define ICMP_HOST_UNREACHABLE            1
+#define ICMP_FRAGMENTATION_NEEDED        4
+#define ICMP_ADMINISTRATIVELY_PROHIBITED 13
 
-#define ICMPV6_PACKET_TOO_BIG     2
-#define ICMPV6_ECHO_REQUEST       128
-#define ICMPV6_ECHO_REPLY         129
-#define ND_FIRST                  133
-#define ND_NEIGHBOR_SOLICITATION  135
-#define ND_NEIGHBOR_ADVERTISEMENT 136
-#define ND_LAST                   137
+#define ICMPV6_DESTINATION_UNREACHABLE     1
+#define ICMPV6_PACKET_TOO_BIG              2
+#define ICMPV6_TIME_EXCEEDED               3
+#define ICMPV6_ECHO_REQUEST                128
+#define ICMPV6_ECHO_REPLY                  129
+#define ND_FIRST                           133
+#define ND_NEIGHBOR_SOLICITATION           135
+#define ND_NEIGHBOR_ADVERTISEMENT          136
+#define ND_REDIRECT                        137
+#define ND_LAST                            137
+/* Codes of "destination unreachable", RFC 4443 §3.1 */
+#define ICMPV6_NO_ROUTE                    0
+#define ICMPV6_ADMINISTRATIVELY_PROHIBITED 1
+#define ICMPV6_ADDRESS_UNREACHABLE         3
 
 /* Neighbor solicitation or advertisement with a link-layer address option, RFC 4861 §4.3, §4.4, §4.6.1. */
 struct neighbor_discovery {

@@ -39,6 +39,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     path: tuple[str, ...]
     frames: tuple[bytes, ...]
     """As they left each node."""
+    told: bytes = b""
+    """The frame that went back to the sender of a dropped packet."""
 
 
 Place = tuple[str, int]
@@ -76,7 +78,8 @@ def travel(
         verdict = pipelines[node].run(port, frame, boottime_s)
         if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
             reason = DropReason(verdict.reason)
-            return Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames))
+            told = verdict.frame if isinstance(verdict, Forward) else b""
+            return Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames), told=told)
         assert isinstance(verdict, Forward), verdict
         out, frame = (node, verdict.port), verdict.frame
         frames.append(frame)

@@ -108,7 +108,7 @@ class PlainWalk:
         """`packet` as a host behind `port` sends it."""
         at, source, destination = self._tables[node], address(packet.source), address(packet.destination)
         attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
-        if attachment is None or attachment.action != "attach":
+        if attachment is None or attachment.action not in ("attach", "attach_reject"):
             return End(None, "unknown context", None, (node,))
         if destination in self._gateways[node, port]:
             return End(None, "for the gateway", None, (node,))

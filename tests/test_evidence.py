@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapWriter
-from vectors import encapsulation, entries_of, permits
+from vectors import encapsulation, entries_of, errors
 from vectors.case import PAYLOAD, from_host, ip, srv6, tcp, udp
 from vectors.entries import address
 from vectors.node import A4, A6, BOOTTIME_S, EDGE, PORTS, TABLES, A, remote4, remote6, segments
@@ -71,7 +71,7 @@ def test_tshark_reads_the_segments(tmp_path: Path) -> None:
 
 def test_tshark_finds_checksums_right(tmp_path: Path) -> None:
     """Of all that the pipeline changed or wrote: inner headers, clamped SYNs, ICMP errors and their quotes' headers."""
-    vectors = [v for v in (*encapsulation.mss(), *encapsulation.ecn(), *permits.too_big()) if _is_sent(v.expected)]
+    vectors = [v for v in (*encapsulation.mss(), *encapsulation.ecn(), *errors.too_big()) if _is_sent(v.expected)]
     frames = []
     for vector in vectors:
         verdict = Pipeline(entries_of(vector), PORTS).run(vector.port, vector.frame, BOOTTIME_S)

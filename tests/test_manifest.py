@@ -21,8 +21,8 @@ from controller.language.manifest import (
 )
 from controller.language.policy import parse_policy
 from controller.language.scalars import print_duration
-from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
-from controller.model.inventory import Link, LinkEnd
+from controller.model.intent import Allow, Deny, Encryption, Intent, Ports, Require, Selector, Trust
+from controller.model.inventory import Link, LinkEnd, Network
 from controller.model.policy import AcceptRule, Policy
 from tests.intent_strategies import INTENTS
 from tests.simulator import ORDER_PROCESSING, World
@@ -283,6 +283,19 @@ def test_network_must_hold_its_addresses() -> None:
     assert "in none of the network's prefixes" in faults(text.replace("10.0.0.6", "10.0.1.6"))[0]
     assert "belongs to both h and i" in faults(text.replace("10.0.0.6", "10.0.0.5"))[0]
     assert "two attachments are called 'h'" in faults(text.replace("name: i", "name: h"))[0]
+
+
+def test_a_network_says_what_becomes_of_denied_packets() -> None:
+    text = "apiVersion: netstitch/v1\nkind: Network\nmetadata: {name: a/b}\nspec: "
+    text += "{prefixes: [10.0.0.0/24], deny: reject}"
+    network = parse(text)[0].value
+    assert isinstance(network, Network)
+    assert network.deny is Deny.REJECT
+    assert to_manifest(network)["spec"]["deny"] == "reject"
+    usual = parse(text.replace("reject", "drop"))[0].value
+    assert usual == parse(text.replace(", deny: reject", ""))[0].value
+    assert "deny" not in to_manifest(usual)["spec"]
+    assert "expected drop or reject" in faults(text.replace("reject", "Reject"))[0]
 
 
 def test_policy_is_read_with_places() -> None:

@@ -216,6 +216,20 @@ spec:
 """
 
 
+def test_who_is_denied_is_told_where_the_network_says_so() -> None:
+    world = World()
+    world.start()
+    port = str(world.topology.port_number("se1", "cz1"))
+    for says, told in (("", b""), ("  deny: reject\n", b"\3\x0d")):
+        text = LOCAL.replace("PORT", port).replace("  attachments: [{name: cz1", f"{says}  attachments: [{{name: cz1")
+        assert not world.apply("shop", text).problems
+        world.run(2.0)
+        world.check_settled()
+        outcome = Walk(world).send("cz1", tcp("10.1.0.77", CX1, 22))
+        assert (outcome.node, outcome.reason) == ("se1", DropReason.NOT_PERMITTED)
+        assert outcome.told[34:36] == told  # administratively prohibited
+
+
 def test_two_networks_on_one_edge_are_joined_without_leaving_it() -> None:
     world = World()
     world.start()

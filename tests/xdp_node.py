@@ -62,12 +62,13 @@ def outcome(verdict: Verdict) -> Outcome:
 class XdpNode:
     """Ports are veths: `p1` is port 1, its other end `h1` lies in `hosts`. Run frames `inside`."""
 
-    def __init__(self, ports: dict[int, Port], *, buckets: int = 64) -> None:
-        """`buckets` of the flow cache for each CPU: few, so that flows are evicted too."""
+    def __init__(self, ports: dict[int, Port], *, buckets: int = 64, **constants: int) -> None:
+        """`buckets` of the flow cache for each CPU: few, so that flows are evicted too. ICMP errors have no limit."""
         # First what may fail: nothing is left behind then.
         self.object = Object(OBJECT)
         # Fragments outlive the slowest machine's pauses between two frames.
-        self.object.set_constants({"flow_cache_buckets": buckets, "fragment_lifetime_ms": 0xFFFFFFFF})
+        usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0}
+        self.object.set_constants({"flow_cache_buckets": buckets, **usual, **constants})
         shares = (max(ports) + 1) * FRAGMENT_SHARES
         self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
         self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))

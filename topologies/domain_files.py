@@ -8,7 +8,7 @@ import msgspec
 from ruamel.yaml import YAML
 
 from dataplane.host_api import AgentConfig, BorderConfig, PortConfig, PortRole, PortWay
-from topologies.topology import Domain, Link, Network, Node, Port, Service, Topology
+from topologies.topology import Deny, Domain, Link, Network, Node, Port, Service, Topology
 
 Manifest = dict[str, object]
 
@@ -134,6 +134,7 @@ def _own_network(topology: Topology, network: Network) -> Manifest:
         "prefixes": list(network.prefixes),
         "gateways": list(network.gateways),
         "trust": str(network.trust),
+        **({"deny": str(network.deny)} if network.deny != Deny.DROP else {}),
         "attachments": attachments,
     }
     return _manifest("Network", network.name, spec, network.labels)

@@ -29,6 +29,11 @@ class Trust(enum.StrEnum):
     OWN = "own"
 
 
+class Deny(enum.StrEnum):
+    DROP = "drop"
+    REJECT = "reject"
+
+
 class Role(enum.StrEnum):
     EDGE = "edge"
     GATEWAY = "gateway"
@@ -107,6 +112,7 @@ class Network(Value, frozen=True, kw_only=True):
     prefixes: tuple[str, ...]
     gateways: tuple[str, ...]
     trust: Trust = Trust.OWN
+    deny: Deny = Deny.DROP
     labels: dict[str, str] = {}
 
     @property

@@ -22,6 +22,7 @@ from controller.fulfillment.rules import (
     compile_rules,
 )
 from controller.model.entry import Entry, Match
+from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
 from controller.model.requirements import Isolation
 from dataplane.host_api import Gateway, NodeDescription
@@ -48,7 +49,8 @@ def network_entries(
         hop = numbering.ATTACHED_HOP + attachment.port
         if attachment.port not in ports:
             ports.add(attachment.port)
-            entries.append(attachment_entry(attachment.port, "attach", ("context", index), owner))
+            action = "attach_reject" if network.deny is Deny.REJECT else "attach"
+            entries.append(attachment_entry(attachment.port, action, ("context", index), owner))
             status = port_status(descriptions, node, attachment.port)
             if status is not None and status.mac:
                 entries.append(resolve_entry(hop, attachment.port, mac_address(status.mac), owner))

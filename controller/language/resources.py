@@ -5,7 +5,7 @@ from typing import Any
 
 from controller.language import scalars
 from controller.language.shape import Field, Fields, Labels, ListOf
-from controller.model.intent import Trust
+from controller.model.intent import Deny, Trust
 from controller.model.inventory import DEFAULT_COST, Attachment, Domain, Link, LinkEnd, Network, Node, Reach, Service
 
 REACH = Fields(
@@ -101,6 +101,7 @@ NETWORK = Fields(
         "prefixes": Field(shape=ListOf(item=scalars.PREFIX, least=1, most=64), required=True),
         "gateways": Field(shape=ListOf(item=scalars.ADDRESS, most=2)),
         "trust": Field(shape=scalars.TRUST),
+        "deny": Field(shape=scalars.DENY),
         "attachments": Field(shape=ListOf(item=ATTACHMENT)),
     },
     make=_network,
@@ -114,6 +115,8 @@ def print_network(network: Network) -> dict[str, Any]:
         spec["gateways"] = list(network.gateways)
     if network.trust != Trust.OWN:
         spec["trust"] = network.trust.name.lower()
+    if network.deny != Deny.DROP:
+        spec["deny"] = str(network.deny)
     if network.attachments:
         spec["attachments"] = [
             {"name": one.name, "node": one.node, "port": one.port, "addresses": list(one.addresses)}

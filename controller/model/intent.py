@@ -13,6 +13,14 @@ class Trust(enum.IntEnum):
     OWN = 2
 
 
+class Deny(enum.StrEnum):
+    """What becomes of a packet that nothing permits, beside that it goes no further."""
+
+    DROP = "drop"
+    REJECT = "reject"
+    """Its sender, a host of the network, is told: administratively prohibited."""
+
+
 class Encryption(enum.StrEnum):
     NONE = "none"
     WIREGUARD = "wireguard"

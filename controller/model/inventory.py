@@ -2,7 +2,7 @@
 
 import msgspec
 
-from controller.model.intent import Ports, Trust, Value
+from controller.model.intent import Deny, Ports, Trust, Value
 
 DEFAULT_COST = 10
 """Of a link, or of a neighbour's carrying, where nothing is said: what a link costs in IS-IS (ISO 10589)."""
@@ -49,6 +49,7 @@ class Network(Value, frozen=True, kw_only=True):
     prefixes: tuple[str, ...]
     gateways: tuple[str, ...] = ()
     trust: Trust = Trust.OWN
+    deny: Deny = Deny.DROP
     labels: tuple[tuple[str, str], ...] = ()
     attachments: tuple[Attachment, ...] = ()
 

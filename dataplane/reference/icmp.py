@@ -1,17 +1,30 @@
-"""ICMP that the edge sends itself: echo replies for the gateway, and what tells a sender that a packet is too big."""
+"""ICMP that the edge sends itself: echo replies for the gateway, and errors that say why a packet was dropped."""
 
 import struct
 from dataclasses import replace
 
-from dataplane.reasons import L4Class
+from dataplane.reasons import IcmpError
 from dataplane.reference.checksum import checksum, ones_complement_sum, pseudo_header, updated
-from dataplane.reference.packet import PROTOCOL_ICMP, PROTOCOL_ICMPV6, Ip
+from dataplane.reference.packet import PROTOCOL_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Ip
 
 ECHO = {4: (8, 0), 6: (128, 129)}
 """IP version → types of request and reply."""
 HOP_LIMIT = 64
 QUOTED = {4: 28, 6: 88}
-"""IP version → how many bytes of the packet an error quotes."""
+"""IP version → how many bytes of the packet an error quotes at most."""
+FORMS = {
+    IcmpError.TOO_BIG: ((3, 4), (2, 0)),
+    IcmpError.HOP_LIMIT: ((11, 0), (3, 0)),
+    IcmpError.HOST_UNREACHABLE: ((3, 1), (1, 3)),
+    IcmpError.NO_ROUTE: ((3, 0), (1, 0)),
+    IcmpError.PROHIBITED: ((3, 13), (1, 1)),
+}
+"""Type and code of ICMPv4 (RFC 792, RFC 1812 §5.2.7.1) and of ICMPv6 (RFC 4443 §3)."""
+IPV4_ERRORS = (3, 4, 5, 11, 12)
+"""Source quench and redirect count as errors where it is about answering."""
+REDIRECT_IPV6 = 137
+EXTENSIONS = (0, 43, PROTOCOL_FRAGMENT, 60)
+EXTENSION_HEADERS = 4
 
 
 def echo_reply(ip: Ip) -> bytes | None:
@@ -28,20 +41,41 @@ def echo_reply(ip: Ip) -> bytes | None:
     return data[:8] + data[24:40] + data[8:24] + icmp
 
 
-def too_big(ip: Ip, l4_class: L4Class, mtu: int, gateway: int) -> bytes | None:
-    """ "Fragmentation needed" (RFC 1191 §4) or "packet too big" (RFC 4443 §3.2) with a quote of constant size.
-
-    None where no error may or can be sent: about an ICMP error (RFC 1122 §3.2.2, RFC 4443 §2.4(e)), without an address
-    to send it from, or with less than the quote in the packet.
-    """
-    quote = ip.data[: QUOTED[ip.version]]
-    if l4_class is L4Class.ICMP_ERROR or not gateway or len(quote) < QUOTED[ip.version]:
-        return None
+def error(ip: Ip, what: IcmpError, mtu: int, source: int) -> bytes:
+    """An ICMP error to the sender of `ip`, from `source`, with a quote of whole words. `mtu`: 0 where it has none."""
+    (type_ipv4, code_ipv4), (type_ipv6, code_ipv6) = FORMS[what]
+    longest = min(len(ip.data), QUOTED[ip.version])
+    quote = ip.data[: longest - longest % 4]
     if ip.version == 4:
         body = struct.pack("!HH", 0, mtu) + quote
-        icmp = bytes((3, 4)) + checksum(bytes((3, 4, 0, 0)) + body).to_bytes(2) + body
-        return ipv4_packet(gateway, ip.source, PROTOCOL_ICMP, icmp)
-    return icmpv6_packet(gateway, ip.source, HOP_LIMIT, bytes((2, 0)), mtu.to_bytes(4) + quote)
+        start = bytes((type_ipv4, code_ipv4))
+        return ipv4_packet(
+            source, ip.source, PROTOCOL_ICMP, start + checksum(start + b"\0\0" + body).to_bytes(2) + body
+        )
+    return icmpv6_packet(source, ip.source, HOP_LIMIT, bytes((type_ipv6, code_ipv6)), mtu.to_bytes(4) + quote)
+
+
+def may_be_told(ip: Ip) -> bool:
+    """Whether an error about `ip` may be sent: RFC 1122 §3.2.2, RFC 4443 §2.4(e)."""
+    return ip.fragment_offset == 0 and not (_is_error_ipv4(ip) if ip.version == 4 else _is_error_ipv6(ip.data))
+
+
+def _is_error_ipv4(ip: Ip) -> bool:
+    return ip.protocol == PROTOCOL_ICMP and (len(ip.transport) == 0 or ip.transport[0] in IPV4_ERRORS)
+
+
+def _is_error_ipv6(data: bytes) -> bool:
+    """Behind extension headers too; where there are more than are walked, it might be one."""
+    protocol, at = data[6], 40
+    for _ in range(EXTENSION_HEADERS + 1):
+        if protocol not in (*EXTENSIONS, PROTOCOL_ICMPV6):
+            return False
+        if len(data) < at + 8:
+            return True
+        if protocol == PROTOCOL_ICMPV6:
+            return data[at] < 128 or data[at] == REDIRECT_IPV6
+        protocol, at = data[at], at + (8 if protocol == PROTOCOL_FRAGMENT else 8 + 8 * data[at + 1])
+    return True
 
 
 def ipv4_packet(source: int, destination: int, protocol: int, payload: bytes) -> bytes:

@@ -11,6 +11,7 @@ from dataplane.reasons import (
     FABRIC_CONTEXT,
     NEIGHBORS_OF_PORT,
     DropReason,
+    IcmpError,
     PipelineEvent,
 )
 from dataplane.reference import icmp, neighbor, srv6
@@ -66,6 +67,8 @@ class Arrival:
     ingress_class: int
     context: int
     now_boottime_s: float
+    rejects: bool = False
+    """Denied packets of its network are answered."""
     decapsulated: bool = False
 
 
@@ -107,7 +110,8 @@ class Pipeline:
         is_ours = ethernet.is_to_group or ethernet.destination == self.ports[port].mac
         if ingress_class == ATTACHMENT_CLASS and not is_ours:
             return Drop(DropReason.NOT_TO_US)
-        arrival = Arrival(port, port, ethernet, ingress_class, context, now_boottime_s)
+        rejects = attachment.name == "attach_reject"
+        arrival = Arrival(port, port, ethernet, ingress_class, context, now_boottime_s, rejects=rejects)
         punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
         if punted and punted.name == "punt":
             return Punt(punted.params["reason"], frame, context)
@@ -254,13 +258,13 @@ class Pipeline:
                 return followed
             ip, transport = followed
         if ip.hop_limit <= 1:
-            return Drop(DropReason.HOP_LIMIT)
+            return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
         leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
         if isinstance(leg, Drop):
-            return leg
+            return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
         lease = self.tables.look_up("lease", leg=leg)
         if lease and arrival.now_boottime_s >= lease.params["boottime_s"]:
-            return Drop(DropReason.LEASE_EXPIRED)
+            return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
         steer = self.tables.look_up("steer", leg=leg)
         if steer is None:
             return Drop(DropReason.NO_STEERING)
@@ -273,11 +277,11 @@ class Pipeline:
         live = liveness.params["live"] if liveness else 0
         alive = {slot: path for slot, path in self.tables.candidates(policy).items() if live >> slot & 1}
         if not alive:
-            return Drop(DropReason.NO_LIVE_PATH)
+            return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
         path = alive[min(alive)].params
         mtu = path["inner_mtu"]
         if mtu and len(ip.data) > mtu:
-            return self._too_big(arrival, ip, transport, mtu)
+            return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
         clamped = ip
         if mtu and ip.protocol == PROTOCOL_TCP and not ip.fragment_offset:
             clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
@@ -290,14 +294,20 @@ class Pipeline:
         outer = srv6.encapsulate(inner, path["source"], segments, path["dscp"], flow_label)
         return self._route_outer(arrival, outer)
 
-    def _too_big(self, arrival: Arrival, ip: Ip, transport: Transport, mtu: int) -> Verdict:
-        if arrival.decapsulated:
-            return Drop(DropReason.TOO_BIG)
+    def _refuse(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int = 0) -> Verdict:
+        """Drops `ip`, and tells its sender where that is a host here and the RFCs and its network allow it."""
+        if arrival.decapsulated or reason == DropReason.SOURCE_NOT_ADMITTED or not icmp.may_be_told(ip):
+            return Drop(reason)
+        if error is IcmpError.PROHIBITED and not arrival.rejects:
+            return Drop(reason)
+        if error is IcmpError.HOP_LIMIT and not self._is_admitted(arrival.port, ip.source):
+            return Drop(reason)  # for all else the source was looked at before
         port = self.ports[arrival.port]
-        error = icmp.too_big(ip, transport.l4_class, mtu, port.gateway(ip.version))
-        if error is None:
-            return Drop(DropReason.TOO_BIG)
-        return Forward(arrival.port, arrival.ethernet.answer(port.mac, error), DropReason.TOO_BIG)
+        gateway = port.gateway(ip.version)
+        if not gateway:
+            return Drop(reason)
+        told = icmp.error(ip, error, mtu, gateway)
+        return Forward(arrival.port, arrival.ethernet.answer(port.mac, told), reason)
 
     # Routes and next hops
 
@@ -322,6 +332,8 @@ class Pipeline:
 
     def _deliver(self, arrival: Arrival, ip: Ip) -> Verdict:
         next_hop = self._route(arrival.context, ip.destination)
+        if next_hop == Drop(DropReason.NO_ROUTE):
+            return self._refuse(arrival, ip, DropReason.NO_ROUTE, IcmpError.NO_ROUTE)
         if isinstance(next_hop, Drop):
             return next_hop
         ethernet = arrival.ethernet

@@ -1,7 +1,7 @@
 """Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
 
 from dataplane.entry import TableEntry
-from vectors import encapsulation, fragments, neighbors, node, permits, segments, stations
+from vectors import encapsulation, errors, fragments, neighbors, node, permits, segments, stations
 from vectors.case import Vector
 
 VECTORS: tuple[Vector, ...] = (
@@ -9,6 +9,7 @@ VECTORS: tuple[Vector, ...] = (
     *segments.VECTORS,
     *neighbors.VECTORS,
     *permits.VECTORS,
+    *errors.VECTORS,
     *stations.VECTORS,
     *fragments.VECTORS,
 )

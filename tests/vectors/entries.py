@@ -34,8 +34,8 @@ def _exact(table: str, key: dict[str, int], action: str, **params: int) -> Table
     return TableEntry(table, tuple(FieldMatch(*item) for item in key.items()), action, tuple(params.items()))
 
 
-def attach(port: int, context: int, vlan: int = 0) -> TableEntry:
-    return _exact("attachment", {"ingress_port": port, "vlan_id": vlan}, "attach", context=context)
+def attach(port: int, context: int, vlan: int = 0, action: str = "attach") -> TableEntry:
+    return _exact("attachment", {"ingress_port": port, "vlan_id": vlan}, action, context=context)
 
 
 def link(port: int, ingress_class: int, vlan: int = 0) -> TableEntry:

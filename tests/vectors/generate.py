@@ -65,7 +65,8 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
         for vlan in (0, node.VLAN):
             kind = rng.random()
             if kind < 0.45:
-                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan))
+                action = rng.choice(("attach", "attach_reject"))
+                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan, action))
             elif kind < 0.9:
                 found.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
         found += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]

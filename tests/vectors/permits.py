@@ -1,7 +1,7 @@
-"""Source guard, flow policy, leases, steering, MTU errors, punts, and every reason to drop."""
+"""Source guard, flow policy, leases, steering, punts, and every reason to drop."""
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
 
@@ -9,8 +9,8 @@ from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward, Punt
 from vectors import node
 from vectors.case import KNOWN_HOSTS, PAYLOAD, Vector, encapsulated, entropy, from_host, ip, tcp, to_host, udp
-from vectors.entries import link, live, policy
-from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, GATEWAY6, A, B, C, remote4, remote6, segments
+from vectors.entries import link, policy
+from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, A, B, remote4, remote6, segments
 
 
 def _drop(name: str, packet: Packet | bytes, reason: int, port: int = A, **frame: int) -> Vector:
@@ -34,8 +34,6 @@ def sources() -> list[Vector]:
             ((A, from_host(A, IP(src=A4, dst=remote4(1)) / udp())),),
         ),
         Vector("source-admitted", A, from_host(A, local), Forward(B, to_host(B, sent)), KNOWN_HOSTS),
-        # C has A's addresses in a context of its own, where nobody answers at B's.
-        _drop("overlapping-context", local, DropReason.NO_ROUTE, C),
     ]
 
 
@@ -126,15 +124,12 @@ def legs() -> list[Vector]:
     reasons = {
         "lease-expired": (node.EXPIRED, DropReason.LEASE_EXPIRED),
         "unsteered": (node.UNSTEERED, DropReason.NO_STEERING),
-        "no-sr-policy": (node.PATHLESS, DropReason.NO_LIVE_PATH),
-        "live-ones-are-absent": (node.DEAD, DropReason.NO_LIVE_PATH),
         "first-segment-has-no-route": (node.UNROUTED, DropReason.NO_ROUTE),
         "next-hop-is-absent": (node.HOPLESS, DropReason.NO_NEXT_HOP),
         "route-drops": (node.ROUTE_DROPPED, 70),
         "vlan-next-hop": (node.VLAN_HOP, DropReason.NO_NEXT_HOP),
         "port-is-absent": (node.NO_PORT, DropReason.NO_NEXT_HOP),
         "no-neighbour-on-fabric": (node.NEIGHBORLESS, DropReason.NEIGHBOR_UNKNOWN),
-        "delivery-without-route": (node.UNDELIVERED, DropReason.NO_ROUTE),
     }
     found = [
         _drop(f"{name}-ipv{version}", ip(version, *ends) / udp(), reason)
@@ -147,7 +142,6 @@ def legs() -> list[Vector]:
         _drop("delivery-behind-another-edge", IP(src=A4, dst=node.FAR4) / udp(), DropReason.NO_NEXT_HOP),
         _drop("delivery-behind-another-edge-ipv6", IPv6(src=A6, dst=node.FAR6) / udp(), DropReason.NO_NEXT_HOP),
         _drop("delivery-next-hop-absent", IP(src=A4, dst="10.1.0.201") / udp(), DropReason.NO_NEXT_HOP),
-        Vector("no-path-is-live", A, frame, Drop(DropReason.NO_LIVE_PATH), entries=(live(1, 0),)),
     ]
     inner = IP(src=A4, dst=remote4(node.PUNTED), ttl=63) / udp()
     outer = encapsulated(
@@ -156,51 +150,6 @@ def legs() -> list[Vector]:
     frame = from_host(A, IP(src=A4, dst=remote4(node.PUNTED)) / udp())
     found.append(Vector("next-hop-punts", A, frame, Punt(20, from_host(A, outer), 0)))
     return found
-
-
-def too_big() -> list[Vector]:
-    """RFC 1191 §4, RFC 4443 §3.2; the mtu is the path's, the quote of constant size."""
-    mtu = node.INNER_MTU
-
-    def error4(packet: Packet, port: int = A, gateway: str = GATEWAY4, to: str = A4, mtu: int = mtu) -> Forward:
-        unreachable = ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(packet)[:28])
-        answer = IP(src=gateway, dst=to, tos=0xC0, id=0, ttl=64) / unreachable
-        vlan = node.VLAN if port == node.TAGGED else None
-        return Forward(port, to_host(port, answer, vlan), DropReason.TOO_BIG)
-
-    def error6(packet: Packet) -> Forward:
-        answer = IPv6(src=GATEWAY6, dst=A6, hlim=64) / ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(packet)[:88])
-        return Forward(A, to_host(A, answer), DropReason.TOO_BIG)
-
-    found = []
-    for size in (mtu + 1, 1500):
-        for flags in ("DF", 0):
-            packet = IP(src=A4, dst=remote4(2), flags=flags) / UDP(dport=9) / Raw(bytes(size - 28))
-            name = f"frag-needed-{size}-{'df' if flags else 'no-df'}"
-            found.append(Vector(name, A, from_host(A, packet), error4(packet)))
-        packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
-        found.append(Vector(f"packet-too-big-{size}", A, from_host(A, packet), error6(packet)))
-    tagged = IP(src=node.T4, dst=remote4(2)) / UDP() / Raw(bytes(1400))
-    found.append(
-        Vector(
-            "frag-needed-tagged",
-            node.TAGGED,
-            from_host(node.TAGGED, tagged, node.VLAN),
-            error4(tagged, node.TAGGED, to=node.T4),
-        )
-    )
-    narrow = IP(src=A4, dst=remote4(node.NARROW)) / tcp()
-    found.append(Vector("frag-needed-small", A, from_host(A, narrow), error4(narrow, mtu=64)))
-    drop = DropReason.TOO_BIG
-    mute4, mute6 = node.MUTE4, node.MUTE6
-    return [
-        *found,
-        _drop("no-error-about-icmp-error", IP(src=A4, dst=remote4(2)) / ICMP(type=3) / Raw(bytes(1400)), drop),
-        _drop("no-error-about-icmpv6-error", IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400), drop),
-        _drop("no-error-without-gateway", IP(src=mute4, dst=remote4(2)) / UDP() / bytes(1400), drop, node.MUTE),
-        _drop("no-error-without-gateway-ipv6", IPv6(src=mute6, dst=remote6(2)) / UDP() / bytes(1400), drop, node.MUTE),
-        _drop("no-error-with-less-than-the-quote", IPv6(src=A6, dst=remote6(node.NARROW)) / UDP() / bytes(39), drop),
-    ]
 
 
 def malformed() -> list[Vector]:
@@ -244,9 +193,6 @@ def malformed() -> list[Vector]:
             IPv6(src=A6, dst=remote6(1), nh=44) / IPv6ExtHdrFragment(nh=6, offset=1) / Raw(PAYLOAD),
             DropReason.FRAGMENT,
         ),
-        _drop("ttl-1", IP(src=A4, dst=remote4(1), ttl=1) / udp(), DropReason.HOP_LIMIT),
-        _drop("ttl-0", IP(src=A4, dst=remote4(1), ttl=0) / udp(), DropReason.HOP_LIMIT),
-        _drop("hop-limit-1", IPv6(src=A6, dst=remote6(1), hlim=1) / udp(), DropReason.HOP_LIMIT),
         _drop("unused-port", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, node.UNUSED),
         _drop("unknown-vlan", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, vlan=5),
         _drop("untagged-where-tagged", IP(src=node.T4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, 6),
@@ -290,4 +236,4 @@ def _punted(ether_type: int) -> tuple[bytes, Punt]:
     return frame, Punt(17, frame, node.TENANT)
 
 
-VECTORS = [*sources(), *addresses(), *policies(), *legs(), *too_big(), *malformed(), *punts()]
+VECTORS = [*sources(), *addresses(), *policies(), *legs(), *malformed(), *punts()]

@@ -1,0 +1,186 @@
+"""What senders are told of dropped packets, and what nobody is told: RFC 1122 §3.2.2, RFC 1812 §4.3, RFC 4443 §2.4."""
+
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+)
+from scapy.packet import Packet, Raw
+
+from dataplane.reasons import DropReason
+from dataplane.reference import Drop, Forward
+from vectors import node
+from vectors.case import Vector, from_host, ip, tcp, to_host, udp
+from vectors.entries import attach, live
+from vectors.node import (
+    A4,
+    A6,
+    B4,
+    B6,
+    GATEWAY4,
+    GATEWAY6,
+    NARROW,
+    T4,
+    T6,
+    TAGGED,
+    TENANT,
+    A,
+    C,
+    remote4,
+    remote6,
+)
+
+TIME_EXCEEDED = (ICMP(type=11, code=0), ICMPv6TimeExceeded(code=0))
+NO_ROUTE = (ICMP(type=3, code=0), ICMPv6DestUnreach(code=0))
+PROHIBITED = (ICMP(type=3, code=13), ICMPv6DestUnreach(code=1))
+
+
+def told(packet: Packet, error: tuple[Packet, Packet], reason: int, port: int = A, vlan: int | None = None) -> Forward:
+    """What goes back to the sender of `packet`; a quote is at most 28 or 88 bytes, in whole words."""
+    whole = bytes(packet)
+    if packet.version == 4:
+        quote = whole[: min(len(whole), 28) // 4 * 4]
+        answer = IP(src=GATEWAY4, dst=packet.src, tos=0xC0, id=0, ttl=64) / error[0] / Raw(quote)
+    else:
+        quote = whole[: min(len(whole), 88) // 4 * 4]
+        answer = IPv6(src=GATEWAY6, dst=packet.src, hlim=64) / error[1] / Raw(quote)
+    return Forward(port, to_host(port, answer, vlan), reason)
+
+
+def _told(
+    name: str, packet: Packet, error: tuple[Packet, Packet], reason: int, port: int = A, **more: object
+) -> Vector:
+    vlan = node.VLAN if port == TAGGED else None
+    return Vector(name, port, from_host(port, packet, vlan), told(packet, error, reason, port, vlan), **more)
+
+
+def _untold(name: str, packet: Packet | bytes, reason: int, port: int = A, **more: object) -> Vector:
+    return Vector(name, port, from_host(port, packet), Drop(reason), **more)
+
+
+def too_big() -> list[Vector]:
+    """RFC 1191 §4, RFC 4443 §3.2; the mtu is the path's."""
+
+    def error(mtu: int) -> tuple[Packet, Packet]:
+        return ICMP(type=3, code=4, nexthopmtu=mtu), ICMPv6PacketTooBig(mtu=mtu)
+
+    mtu, reason = node.INNER_MTU, DropReason.TOO_BIG
+    found = []
+    for size in (mtu + 1, 1500):
+        for flags in ("DF", 0):
+            packet = IP(src=A4, dst=remote4(2), flags=flags) / UDP(dport=9) / Raw(bytes(size - 28))
+            found.append(_told(f"frag-needed-{size}-{'df' if flags else 'no-df'}", packet, error(mtu), reason))
+        packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
+        found.append(_told(f"packet-too-big-{size}", packet, error(mtu), reason))
+    tagged = IP(src=T4, dst=remote4(2)) / UDP() / Raw(bytes(1400))
+    error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400)
+    mute4, mute6 = node.MUTE4, node.MUTE6
+    return [
+        *found,
+        _told("frag-needed-tagged", tagged, error(mtu), reason, TAGGED),
+        _told("frag-needed-small", IP(src=A4, dst=remote4(NARROW)) / tcp(), error(64), reason),
+        _told("packet-too-big-small", IPv6(src=A6, dst=remote6(NARROW)) / UDP() / bytes(39), error(64), reason),
+        _untold("no-error-about-icmp-error", IP(src=A4, dst=remote4(2)) / ICMP(type=3) / Raw(bytes(1400)), reason),
+        _untold("no-error-about-icmpv6-error", error6, reason),
+        _untold("no-error-without-gateway", IP(src=mute4, dst=remote4(2)) / UDP() / bytes(1400), reason, node.MUTE),
+        _untold("no-error-without-gateway-6", IPv6(src=mute6, dst=remote6(2)) / UDP() / bytes(1400), reason, node.MUTE),
+    ]
+
+
+def hop_limit() -> list[Vector]:
+    """RFC 1812 §5.3.1, RFC 4443 §3.3: traceroute sees the gateway of the host's own network."""
+    reason = DropReason.HOP_LIMIT
+    one4, one6 = {"src": A4, "dst": remote4(1), "ttl": 1}, {"src": A6, "dst": remote6(1), "hlim": 1}
+    error6 = Raw(bytes(ICMPv6TimeExceeded()))
+    options = [IPv6ExtHdrDestOpt() for _ in range(5)]
+    many = options[0] / options[1] / options[2] / options[3] / options[4]
+    return [
+        *(_told(f"ttl-{ttl}", IP(src=A4, dst=remote4(1), ttl=ttl) / udp(), TIME_EXCEEDED, reason) for ttl in (0, 1)),
+        *(_told(f"hop-limit-{n}", IPv6(src=A6, dst=remote6(1), hlim=n) / udp(), TIME_EXCEEDED, reason) for n in (0, 1)),
+        _told("ttl-1-tagged", IP(src=T4, dst=remote4(1), ttl=1) / udp(), TIME_EXCEEDED, reason, TAGGED),
+        _told("hop-limit-1-tagged", IPv6(src=T6, dst=remote6(1), hlim=1) / udp(), TIME_EXCEEDED, reason, TAGGED),
+        _told("ttl-1-to-host-of-the-network", IP(src=A4, dst=B4, ttl=1) / udp(), TIME_EXCEEDED, reason),
+        _told("hop-limit-1-to-host-of-the-network", IPv6(src=A6, dst=B6, hlim=1) / udp(), TIME_EXCEEDED, reason),
+        _told("ttl-1-echo", IP(**one4) / ICMP(), TIME_EXCEEDED, reason),
+        _told("hop-limit-1-echo", IPv6(**one6) / ICMPv6EchoRequest(), TIME_EXCEEDED, reason),
+        _told("ttl-1-tcp", IP(**one4) / tcp(flags="S"), TIME_EXCEEDED, reason),
+        _told("ttl-1-20-bytes", IP(**one4, proto=99), TIME_EXCEEDED, reason),
+        _told("ttl-1-23-bytes", IP(**one4, proto=99) / bytes(3), TIME_EXCEEDED, reason),
+        _told("hop-limit-1-45-bytes", IPv6(**one6, nh=99) / bytes(5), TIME_EXCEEDED, reason),
+        _told("ttl-1-first-fragment", IP(**one4, flags="MF") / udp(), TIME_EXCEEDED, reason),
+        _told("hop-limit-1-first-fragment", IPv6(**one6) / IPv6ExtHdrFragment(m=1) / udp(), TIME_EXCEEDED, reason),
+        _told("hop-limit-1-options", IPv6(**one6) / IPv6ExtHdrDestOpt() / udp(), TIME_EXCEEDED, reason),
+        *(
+            _untold(f"ttl-1-icmp-{kind}", IP(**one4) / ICMP(type=kind) / bytes(28), reason)
+            for kind in (3, 4, 5, 11, 12)
+        ),
+        *(
+            _untold(f"hop-limit-1-icmp-{kind}", IPv6(**one6) / ICMPv6DestUnreach(type=kind) / bytes(48), reason)
+            for kind in (1, 2, 3, 4, 100)
+        ),
+        _untold("hop-limit-1-error-behind-options", IPv6(**one6) / IPv6ExtHdrDestOpt(nh=58) / error6, reason),
+        _untold("hop-limit-1-error-behind-hop-by-hop", IPv6(**one6) / IPv6ExtHdrHopByHop(nh=58) / error6, reason),
+        _untold("hop-limit-1-error-in-fragment", IPv6(**one6) / IPv6ExtHdrFragment(nh=58, m=1) / error6, reason),
+        _untold("hop-limit-1-too-many-options", IPv6(**one6) / many / udp(), reason),
+        _untold("hop-limit-1-options-cut", IPv6(**one6, nh=60) / bytes(7), reason),
+        _untold("ttl-1-of-other-port", IP(src=B4, dst=remote4(1), ttl=1) / udp(), reason),
+        _untold("hop-limit-1-of-nobody", IPv6(src="2001:db8:ff::1", dst=remote6(1), hlim=1) / udp(), reason),
+        _untold("ttl-1-without-gateway", IP(src=node.MUTE4, dst=remote4(1), ttl=1) / udp(), reason, node.MUTE),
+    ]
+
+
+def unreachable() -> list[Vector]:
+    """RFC 1812 §5.2.7.1, RFC 4443 §3.1: permitted, but there is no way."""
+    found = []
+    for name, number, reason in (
+        ("no-sr-policy", node.PATHLESS, DropReason.NO_LIVE_PATH),
+        ("live-ones-are-absent", node.DEAD, DropReason.NO_LIVE_PATH),
+        ("delivery-without-route", node.UNDELIVERED, DropReason.NO_ROUTE),
+    ):
+        found.append(_told(f"{name}-ipv4", IP(src=A4, dst=remote4(number)) / udp(), NO_ROUTE, reason))
+        found.append(_told(f"{name}-ipv6", IPv6(src=A6, dst=remote6(number)) / udp(), NO_ROUTE, reason))
+    dead = {"entries": (live(1, 0),)}
+    tagged = IP(src=T4, dst=remote4(node.UNDELIVERED)) / udp()
+    return [
+        *found,
+        _told("no-path-is-live", IP(src=A4, dst=remote4(1)) / udp(), NO_ROUTE, DropReason.NO_LIVE_PATH, **dead),
+        # C has A's addresses in a context of its own, where nobody answers at B's.
+        _told("overlapping-context", IP(src=A4, dst=B4) / tcp(), NO_ROUTE, DropReason.NO_ROUTE, C),
+        _told("delivery-without-route-tagged", tagged, NO_ROUTE, DropReason.NO_ROUTE, TAGGED),
+    ]
+
+
+def rejected() -> list[Vector]:
+    """Where the network says so: RFC 1812 §5.2.7.1 code 13, RFC 4443 §3.1 code 1."""
+    says = {"entries": (attach(A, TENANT, action="attach_reject"), attach(TAGGED, TENANT, node.VLAN, "attach_reject"))}
+    found = []
+    for version, source, remote in ((4, A4, remote4), (6, A6, remote6)):
+        for name, number, reason in (
+            ("isolated", node.ISOLATED, DropReason.ISOLATED),
+            ("lease-expired", node.EXPIRED, DropReason.LEASE_EXPIRED),
+            ("by-reason-of-entry", node.PORT_443, 73),
+        ):
+            packet = ip(version, source, remote(number)) / udp()
+            found.append(_told(f"rejected-{name}-ipv{version}", packet, PROHIBITED, reason, **says))
+    denied = DropReason.NOT_PERMITTED
+    tagged = IP(src=T4, dst="198.51.100.1") / udp()
+    stranger = IP(src=B4, dst="198.51.100.1") / udp()
+    error = IP(src=A4, dst="198.51.100.1") / ICMP(type=3, code=3) / bytes(28)
+    return [
+        *found,
+        _told("rejected-ipv4", IP(src=A4, dst="198.51.100.1") / tcp(flags="S"), PROHIBITED, denied, **says),
+        _told("rejected-ipv6", IPv6(src=A6, dst="2001:db8:ffff::1") / tcp(flags="S"), PROHIBITED, denied, **says),
+        _told("rejected-tagged", tagged, PROHIBITED, denied, TAGGED, **says),
+        _untold("not-rejected-of-other-port", stranger, DropReason.SOURCE_NOT_ADMITTED, **says),
+        _untold("not-rejected-icmp-error", error, denied, **says),
+        _untold("not-rejected-gateway-tcp", IP(src=A4, dst=GATEWAY4) / tcp(), denied, **says),
+    ]
+
+
+VECTORS = [*too_big(), *hop_limit(), *unreachable(), *rejected()]
