@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from controller import entry_view, view
+from controller import entry_view
 from controller.fulfillment import numbering
+from controller.intent_status import intent_status, paths_of, segment_lists
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
 from controller.model.agreement import Flow
@@ -29,7 +30,7 @@ def intent(state: State, name: str, now_s: float) -> Branch | None:
     undertaking = state.undertakings.get(name)
     if undertaking is None:
         return None
-    status = view.intent_status(state, undertaking, now_s)
+    status = intent_status(state, undertaking, now_s)
     reasons = "; ".join(one["reason"] for one in status["conditions"])
     return Branch(
         kind="intent",
@@ -152,7 +153,7 @@ def _unmet(undertaking: Undertaking) -> Iterator[Branch]:
 
 def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) -> Branch:
     """With its agreements and, unless `brief`, what it has installed."""
-    path = " ".join(view.path_of(course))
+    path = "; ".join(" ".join(one) for one in paths_of(course))
     text = f"{course.plan.name}: {course.stage}, path {path}"
     text += f", latency {course.latency_us / 1000:g} ms, cost {course.plan.cost}"
     if brief:
@@ -162,7 +163,7 @@ def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) ->
         return entry.owner == course.plan.owner and course in owned(state, entry)
 
     segments = (
-        Branch(kind="segments", text=" ".join(segments)) for segments in view.segment_lists(state, course) if segments
+        Branch(kind="segments", text=" ".join(segments)) for segments in segment_lists(state, course) if segments
     )
     return Branch(
         kind="plan",

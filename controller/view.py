@@ -7,21 +7,16 @@ from typing import Any
 import msgspec
 
 from controller import entry_view
-from controller.fulfillment import numbering
-from controller.fulfillment.carry import borders, candidate_lists, terms_in_force
+from controller.fulfillment.carry import borders, terms_in_force
 from controller.fulfillment.fabric import edges
+from controller.intent_status import branches, intent_status, paths_of, segment_lists
 from controller.language.manifest import to_manifest
-from controller.language.scalars import print_ports
-from controller.language.sentence import print_consequence, print_sentence
-from controller.model import dscp
-from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
-from controller.model.intent import Encryption, Phase
+from controller.language.sentence import print_consequence
+from controller.model.course import Course, Session, Standing, Undertaking
 from controller.model.inventory import Domain, Link, Network, Node
-from controller.model.requirements import Connection, Requirements
 from controller.model.resource import Resource
-from controller.reconcile.carriers import cut, without_carrier
+from controller.reconcile.carriers import without_carrier
 from controller.reconcile.state import State
-from controller.reconcile.undertakings import expired
 from dataplane.host_api import PortStatus
 
 
@@ -64,187 +59,6 @@ def _intent(state: State, undertaking: Undertaking, now_s: float) -> Resource:
     return Resource(kind="Intent", metadata=manifest["metadata"], spec=manifest["spec"], status=status)
 
 
-def _requirements(requirements: Requirements) -> list[str]:
-    """A sentence each."""
-    found = []
-    if requirements.isolation is not None:
-        hosts = ", ".join(host.name for host in requirements.isolation.hosts)
-        found.append(f"isolate {hosts} in {requirements.isolation.network}")
-    for one in requirements.connections:
-        flows = [
-            f"{flow.source} ({' '.join(flow.source_prefixes)}) reaches {flow.destination} "
-            f"({' '.join(flow.destination_prefixes)}) on {' '.join(map(print_ports, flow.ports)) or 'everything'}"
-            for flow in one.flows
-        ]
-        bounds = [f"latency <= {one.latency_us_max / 1000:g} ms"] if one.latency_us_max is not None else []
-        bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
-        bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
-        bounds += ["no transit"] if one.direct else []
-        bounds += [f"prefer {one.prefer}"] if str(one.prefer) else []
-        bounds += [f"dscp {dscp.words(one.dscp)}"] if one.dscp else []
-        found += [", ".join((flow, *bounds)) for flow in flows]
-    return found
-
-
-def _origins(requirements: Requirements) -> list[dict[str, str]]:
-    """Where each requirement comes from."""
-    return [
-        {
-            "requirement": one.requirement,
-            "from": one.origin,
-            "connection": f"{one.source_network} {one.destination_network}",
-        }
-        | ({"explain": one.explain} if one.explain else {})
-        for one in requirements.origins
-    ]
-
-
-_ORDER = [
-    Phase.UNSATISFIABLE,
-    Phase.REFUSED,
-    Phase.PENDING,
-    Phase.NEGOTIATING,
-    Phase.INSTALLING,
-    Phase.DEGRADED,
-    Phase.ACTIVE,
-]
-
-
-def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[str, Any]:
-    """The worst of its connections decides its phase; all of them say why."""
-    found: list[tuple[Phase, str]] = []
-    courses: list[Course] = []
-    end_s = undertaking.expires_s
-    if expired(undertaking) or (end_s is not None and end_s <= now_s):
-        found.append((Phase.EXPIRED, f"its lease ended at {end_s} (Unix time): apply it again"))
-        phase = Phase.EXPIRED
-    else:
-        unmet = undertaking.requirements.unmet
-        found += [(Phase.UNSATISFIABLE, f"{one.binding}: {one.message}") for one in unmet]
-        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
-            if not unmet:
-                found.append(_errand_phase(state, connection, errand))
-            course = state.courses.get(errand.plan) or state.courses.get(errand.coming)
-            if course is not None:
-                courses.append(course)
-        found += _node_phases(state, undertaking, courses)
-        phase = min((one for one, _ in found), key=_ORDER.index, default=Phase.ACTIVE)
-    conditions = [{"type": str(one), "reason": reason} for one, reason in dict.fromkeys(found) if reason]
-    status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
-    status["sentence"] = print_sentence(undertaking.intent)
-    status["requirements"] = _requirements(undertaking.requirements)
-    if undertaking.requirements.origins:
-        status["origins"] = _origins(undertaking.requirements)
-    if courses:
-        first = courses[0]
-        status["path"] = path_of(first)
-        status["segments"] = segment_lists(state, first)
-        status["predicted"] = {
-            "latency_ms": max(course.latency_us for course in courses) / 1000,
-            "cost": max(course.plan.cost for course in courses),
-        }
-        if len(courses) > 1:
-            status["paths"] = [{"path": path_of(one), "segments": segment_lists(state, one)} for one in courses]
-    status["endpoints"] = [
-        {"service": flow.destination, "address": prefix.split("/")[0], "family": "ipv6" if ":" in prefix else "ipv4"}
-        for connection in undertaking.requirements.connections
-        for flow in connection.flows
-        for prefix in flow.destination_prefixes
-        if prefix.endswith("/128" if ":" in prefix else "/32")
-    ]
-    status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
-    if end_s is not None:
-        status["expires_s"] = end_s
-    return status
-
-
-def _errand_phase(state: State, connection: Connection, errand: Errand) -> tuple[Phase, str]:
-    where = connection.destination_network
-    course = state.courses.get(errand.coming) or state.courses.get(errand.plan)
-    if course is None and errand.refusal:
-        more = f"; other ways: {errand.unsatisfiable.message}" if errand.unsatisfiable is not None else ""
-        return Phase.REFUSED, f"{where}: refused by {errand.refusal}{more}"
-    if course is None and errand.unsatisfiable is not None:
-        unsatisfiable = errand.unsatisfiable
-        return Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}"
-    if course is None:
-        return Phase.PENDING, f"{where}: waiting for a gateway to describe itself, or for the next try"
-    if course.stage == Stage.NEGOTIATING:
-        session = course.downstream
-        reason = f"{where}: waiting for the answer of {session.peer}" if session is not None else where
-        if session is not None:
-            reason += _undelivered(state, session)
-            reason += f" ({session.reason})" if session.reason else ""
-        return Phase.NEGOTIATING, reason
-    if course.stage == Stage.ADDING:
-        return Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course.plan.name)}"
-    if lost := cut(course.plan, state.down):
-        return Phase.PENDING, f"{where}: its way is cut and there is no other yet: {', '.join(lost)} without a carrier"
-    if course.too_slow:
-        needed, found = connection.latency_us_max or 0, course.latency_us
-        reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
-        around = f" (without a carrier: {', '.join(course.plan.around)})" if course.plan.around else ""
-        return Phase.DEGRADED, f"{where}: latency: {reason}{around}"
-    return Phase.ACTIVE, ""
-
-
-def _undelivered(state: State, session: Session) -> str:
-    name = f"offer:{session.terms.id}:{session.terms.revision}"
-    retry = state.retries.get(name)
-    if retry is not None:
-        return f", which cannot be reached ({retry.reason}); tried {retry.attempts} times"
-    return "" if name not in state.outbox else ", the offer is on its way"
-
-
-def _waiting(state: State, name: str) -> str:
-    return ", ".join(sorted(state.awaiting.get(name, {}))) or "none"
-
-
-def _node_phases(state: State, undertaking: Undertaking, courses: list[Course]) -> Iterator[tuple[Phase, str]]:
-    nodes = {node for course in courses for node in course.plan.nodes}
-    isolation = undertaking.requirements.isolation
-    if isolation is not None:
-        nodes |= {host.node for host in isolation.hosts}
-    for node in sorted(nodes):
-        standing = state.nodes.get(node)
-        if standing is None:
-            continue
-        if not standing.reachable:
-            yield Phase.INSTALLING, f"node {node} unreachable: {standing.reason}"
-        elif standing.rejected:
-            yield Phase.INSTALLING, f"node {node} refused its state: {standing.rejected}"
-        elif standing.confirmed < 0:
-            yield Phase.INSTALLING, f"node {node} has not confirmed its state since the controller was started"
-    names = [f"intents/{undertaking.intent.name}", *(course.plan.name for course in courses)]
-    if any(state.awaiting.get(name) for name in names):
-        waiting = sorted({node for name in names for node in state.awaiting.get(name, {})})
-        yield Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}"
-
-
-def path_of(course: Course) -> list[str]:
-    """Own nodes, and the domains after them as far as we know."""
-    plan = course.plan
-    policy = plan.sr_policies[0]
-    nodes = list(policy.candidate_paths[0].nodes if policy.candidate_paths else (policy.headend,))
-    beyond = [plan.egress.domain] if plan.egress is not None else []
-    if beyond and beyond[-1] != plan.connection.destination_domain:
-        beyond.append(plan.connection.destination_domain)
-    before = [plan.ingress.domain] if plan.ingress is not None else []
-    return [*before, *nodes, *beyond]
-
-
-def segment_lists(state: State, course: Course) -> list[list[str]]:
-    """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
-    lists: list[list[str]] = []
-    for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
-        for compiled, tail_sid in candidate_lists(state.fabric, slot, policy, numbering.Direction.FORWARD):
-            lists.append([numbering.sid_text(segment) for segment in (*compiled.segments, tail_sid)])
-    _, downstream = borders(course, state.fabric)
-    if downstream is not None:
-        lists.append([downstream.peer.sid])
-    return lists
-
-
 # ---- what follows from intents
 
 
@@ -262,7 +76,8 @@ def _agreement(state: State, course: Course, session: Session, now_s: float) -> 
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": course.plan.owner,
-        "path": path_of(course),
+        "path": paths_of(course)[0],
+        "paths": branches(state, course),
         "segments": segment_lists(state, course),
         "offer_signature": held.offer_signature if held is not None else session.offer_signature,
         "expires_in_s": max(0, terms.expires_s - int(now_s)),

@@ -81,7 +81,9 @@ class FakeController:
             )
         await asyncio.sleep(INSTALLING_S / 2)
         latency_ms = data["spec"].get("require", {}).get("latency_ms", {}).get("max", 20)
-        status: dict[str, Any] = {"phase": "Active", "path": ["se1", "sg1"], "predicted": {"latency_ms": 4}}
+        path = ["se1", "sg1"]
+        status: dict[str, Any] = {"phase": "Active", "path": path, "paths": [{"path": path}]}
+        status["predicted"] = {"latency_ms": 4}
         if latency_ms < 1:
             status = {"phase": "Unsatisfiable", "conditions": [f"the best path takes 4 ms, not {latency_ms}"]}
         if self.present(data):

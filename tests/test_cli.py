@@ -193,7 +193,7 @@ def test_get_prints_tables_json_and_yaml_that_can_be_applied(stitch: Shell) -> N
     assert set(listed) == {"apiVersion", "kind", "metadata", "spec", "status"}
     assert stitch.json("get", "intent", "order-processing") == listed
     assert stitch.json("get", "intent/order-processing") == listed
-    assert "MEASURED MS" in stitch("get", "intents", "-o", "wide").stdout
+    assert "SEGMENTS" in stitch("get", "intents", "-o", "wide").stdout
     yaml = stitch("get", "intents", "-o", "yaml").stdout
     assert stitch("apply", "-f", "-", stdin=yaml).stdout == "intents/order-processing changed\n"
     described = stitch("describe", "intent/order-processing").stdout

@@ -217,8 +217,10 @@ def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> Non
     event = NodeUnreachable(node="se1", reason="gone")
     state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
     (intent,) = view.resources(state, "intents", world.now_s)
-    assert intent.status["phase"] == "Installing"
-    assert intent.status["conditions"][0]["reason"] == "node se1 unreachable: gone"
+    assert intent.status["phase"] == "Active"
+    assert intent.status["conditions"] == [
+        {"type": "NodeUnreachable", "reason": "node se1 unreachable: gone; its state is as last confirmed"}
+    ]
     assert not [one for one in effects if isinstance(one, SyncNode)]
 
 

@@ -93,8 +93,9 @@ def _follow(name: str, status: Json, open_names: dict[str, str], refusals: list[
         return
     del open_names[name]
     if phase == "Active":
-        path = status.get("path")
-        print(f"intents/{name} Active" + (f", path {cell(path)}" if path else ""), flush=True)
+        paths = status.get("paths")
+        path = f", path {cell(paths)}" if paths else ""
+        print(f"intents/{name} Active{path}{f' ({why})' if why else ''}", flush=True)
     else:
         refusals.append(f"intents/{name} is {text}")
 

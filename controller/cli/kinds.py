@@ -41,9 +41,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("TENANT", "metadata.tenant"),
         ("PHASE", "status.phase"),
         ("PREDICTED MS", "status.predicted.latency_ms"),
-        ("PATH", "status.path"),
+        ("PATH", "status.paths"),
         ("CONDITIONS", "status.conditions"),
-        wide=(("SEGMENTS", "status.segments"), ("MEASURED MS", "status.measured.latency_ms")),
+        wide=(("SEGMENTS", "status.segments"),),
     ),
     "networks": _columns(
         ("PREFIXES", "spec.prefixes"),

@@ -128,6 +128,8 @@ def cell(value: Any) -> str:
             text = ("; " if isinstance(value[0], dict) else " ").join(map(cell, value)) if value else ""
         case {"name": str(name)}:
             text = name
+        case {"path": list(path)}:
+            text = cell(path)
         case {"type": str(condition)}:
             reason = value.get("message") or value.get("reason") or ""
             text = f"{condition}: {reason}" if reason else condition

@@ -74,6 +74,8 @@ class Course(Value, frozen=True, kw_only=True):
     expires_s: int | None = None
     """Unix time at which its intent ends; None: it does not, or it is another domain's. Its agreements may end sooner.
     """
+    unconfirmed: tuple[str, ...] = ()
+    """Nodes that went away before they confirmed what it now has there."""
 
     @property
     def latency_us(self) -> int:
@@ -120,6 +122,8 @@ class Undertaking(Value, frozen=True, kw_only=True):
     """What requirement compilers said of it when it was applied."""
     errands: tuple[Errand, ...] = ()
     """One for each connection of the requirements."""
+    unconfirmed: tuple[str, ...] = ()
+    """Nodes that went away before they confirmed its isolation."""
 
     @property
     def expires_s(self) -> int | None:

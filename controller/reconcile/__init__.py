@@ -57,7 +57,10 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     }
     awaiting |= {f"intents/{name}": {} for name in state.undertakings}
     state = msgspec.structs.replace(
-        state, fabric=fabric(state.inventory, state.descriptions, own_domain), awaiting=awaiting
+        state,
+        fabric=fabric(state.inventory, state.descriptions, own_domain),
+        awaiting=awaiting,
+        restored=frozenset(awaiting),
     )
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
     sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]

@@ -26,6 +26,7 @@ def settle(turn: Turn) -> None:
         _renew_states(turn)
         if not _advance(turn) and not turn.lost:
             break
+    _note_unconfirmed(turn)
     for name, standing in turn.nodes.all.items():
         if not standing.described or not standing.reachable or standing.state is None:
             continue
@@ -56,6 +57,8 @@ def _renew_states(turn: Turn) -> None:
         nodes = _nodes_of(turn, name)
         awaited = {node: turn.nodes.all[node].generation for node in nodes if node in turn.nodes.all}
         turn.awaiting.put(name, awaited)
+    if turn.before.realized.states:  # else all is awaited because this controller was started
+        turn.restored -= turn.fresh
     turn.fresh.clear()
 
 
@@ -93,6 +96,31 @@ def _advance(turn: Turn) -> bool:
             turn.awaiting.drop(name)
         moved = _next_stage(turn, course) or moved
     return moved
+
+
+def _note_unconfirmed(turn: Turn) -> None:
+    """What a node that went away has not confirmed is stored, so that it is not taken for installed, also by a
+    controller that is started later. Of all else it has what it last confirmed."""
+    away = {name for name, standing in turn.nodes.all.items() if not standing.reachable}
+    was_away = {name for name, standing in turn.before.nodes.items() if not standing.reachable}
+    if not away and not was_away:
+        return
+    for name in {*turn.awaiting.all, *turn.before.awaiting}:
+        course = turn.courses.get(name)
+        undertaking = turn.undertakings.get(name.removeprefix("intents/")) if name.startswith("intents/") else None
+        if course is not None:
+            nodes = _unconfirmed(turn, name, away, course.unconfirmed)
+            turn.put_course(msgspec.structs.replace(course, unconfirmed=nodes))
+        elif undertaking is not None:
+            nodes = _unconfirmed(turn, name, away, undertaking.unconfirmed)
+            turn.undertakings.put(undertaking.intent.name, msgspec.structs.replace(undertaking, unconfirmed=nodes))
+
+
+def _unconfirmed(turn: Turn, name: str, away: Collection[str], before: tuple[str, ...]) -> tuple[str, ...]:
+    awaited = turn.awaiting.get(name) or {}
+    if name in turn.restored:
+        return tuple(node for node in before if node in awaited)
+    return tuple(sorted(node for node in awaited if node in away))
 
 
 def _has(turn: Turn, node: str, generation: int) -> bool:

@@ -96,6 +96,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
     awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
+    restored: frozenset[str] = frozenset()
+    """Of those: what is awaited only because this controller was started."""
     fabric: Fabric = Fabric(
         entries={}, locators={}, ports={}, links_towards={}, links={}, crossings={}, edge_policies={}
     )

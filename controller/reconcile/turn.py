@@ -88,6 +88,7 @@ class Turn:
         self.retries = Table(state.retries)
         self.down = Table(state.down)
         self.awaiting = Table(state.awaiting)
+        self.restored = state.restored
         self.fabric = state.fabric
         self.realized = state.realized
         self.needed = state.needed
@@ -197,6 +198,7 @@ class Turn:
             retries=self.retries.all,
             down=self.down.all,
             awaiting=self.awaiting.all,
+            restored=self.restored,
             fabric=self.fabric,
             realized=self.realized,
             needed=self.needed,

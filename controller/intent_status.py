@@ -1,0 +1,332 @@
+"""State -> what is true of an intent: its phase, the conditions that say why, and the ways that it takes.
+
+phase        the worst of what is said of its connections and nodes
+conditions   all that is said: what makes the phase has the phase's name as its type; what is to be known besides,
+             and changes no phase, has one of its own (docs/language.md has them)
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from controller.fulfillment import numbering
+from controller.fulfillment.carry import borders, candidate_lists
+from controller.language.scalars import print_ports, print_time
+from controller.language.sentence import print_sentence
+from controller.model import dscp
+from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
+from controller.model.intent import Encryption, Phase
+from controller.model.requirements import Connection, Requirements
+from controller.reconcile.carriers import cut
+from controller.reconcile.state import State
+from controller.reconcile.undertakings import expired
+
+PATIENCE_S = 30
+"""So long an answer to a renewal may take before it is worth a word."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One thing that is true of an intent."""
+
+    phase: Phase
+    """What it makes of the intent, if nothing worse is true."""
+    reason: str
+    type: str = ""
+    """Of the condition; empty: the phase's name."""
+
+
+_ORDER = [
+    Phase.UNSATISFIABLE,
+    Phase.REFUSED,
+    Phase.PENDING,
+    Phase.NEGOTIATING,
+    Phase.INSTALLING,
+    Phase.DEGRADED,
+    Phase.ACTIVE,
+]
+
+
+def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[str, Any]:
+    """The worst of its connections decides its phase; all of them say why."""
+    end_s = undertaking.expires_s
+    courses: list[Course] = []
+    if expired(undertaking) or (end_s is not None and end_s <= now_s):
+        phase = Phase.EXPIRED
+        said = [Said(Phase.EXPIRED, f"its lease ended at {print_time(end_s or 0)}: apply it again")]
+    else:
+        for errand in undertaking.errands:
+            course = state.courses.get(errand.plan) or state.courses.get(errand.coming)
+            courses += [course] if course is not None else []
+        said = sorted(_all_said(state, undertaking, courses, now_s), key=lambda one: _ORDER.index(one.phase))
+        phase = said[0].phase if said else Phase.ACTIVE
+    conditions = [
+        {"type": one.type or str(one.phase), "reason": one.reason}
+        for one in dict.fromkeys(said)
+        if one.reason and (one.phase != Phase.ACTIVE or one.type or phase != Phase.ACTIVE)
+    ]
+    status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
+    status["sentence"] = print_sentence(undertaking.intent)
+    status["requirements"] = _requirements(undertaking.requirements)
+    if undertaking.requirements.origins:
+        status["origins"] = _origins(undertaking.requirements)
+    if courses:
+        status["path"] = paths_of(courses[0])[0]
+        status["paths"] = [path for course in courses for path in branches(state, course)]
+        status["segments"] = segment_lists(state, courses[0])
+        status["predicted"] = {
+            "latency_ms": max(course.latency_us for course in courses) / 1000,
+            "cost": max(course.plan.cost for course in courses),
+        }
+    status["endpoints"] = [
+        {"service": flow.destination, "address": prefix.split("/")[0], "family": "ipv6" if ":" in prefix else "ipv4"}
+        for connection in undertaking.requirements.connections
+        for flow in connection.flows
+        for prefix in flow.destination_prefixes
+        if prefix.endswith("/128" if ":" in prefix else "/32")
+    ]
+    status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
+    if end_s is not None:
+        status["expires_s"] = end_s
+    return status
+
+
+def _all_said(state: State, undertaking: Undertaking, courses: list[Course], now_s: float) -> Iterator[Said]:
+    unmet = undertaking.requirements.unmet
+    for one in unmet:
+        yield Said(Phase.UNSATISFIABLE, f"{one.binding}: {one.message}")
+    if not unmet:
+        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
+            yield from _connection(state, undertaking, connection, errand, now_s)
+    yield from _of_nodes(state, undertaking, courses)
+
+
+# ---- connections
+
+
+def _connection(
+    state: State, undertaking: Undertaking, connection: Connection, errand: Errand, now_s: float
+) -> Iterator[Said]:
+    where = connection.destination_network
+    coming, carrying = state.courses.get(errand.coming), state.courses.get(errand.plan)
+    if carrying is not None and carrying.downstream is not None:
+        yield from _renewal(state, where, carrying.downstream, now_s)
+    if coming is None and carrying is None:
+        yield _without_plan(where, errand)
+    elif coming is None and carrying is not None:
+        yield _carried(state, connection, carrying)
+    elif coming is not None and carrying is not None and not cut(carrying.plan, state.down):
+        wanted = (connection, undertaking.intent.priority)
+        said, path = _begun(state, where, coming), _words(carrying)
+        if (carrying.plan.connection, carrying.plan.priority) == wanted:
+            yield _carried(state, connection, carrying)
+            yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
+        else:
+            yield said
+            yield Said(Phase.ACTIVE, f"{where}: what held before the change is carried, by {path}", "CarriedAsBefore")
+    elif coming is not None:
+        yield _begun(state, where, coming)
+
+
+def _without_plan(where: str, errand: Errand) -> Said:
+    unsatisfiable = errand.unsatisfiable
+    if errand.refusal:
+        more = f"; other ways: {unsatisfiable.message}" if unsatisfiable is not None else ""
+        return Said(Phase.REFUSED, f"{where}: refused by {errand.refusal}{more}")
+    if unsatisfiable is not None:
+        return Said(Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
+    return Said(Phase.PENDING, f"{where}: waiting for a gateway to describe itself, or for the next try")
+
+
+def _begun(state: State, where: str, course: Course) -> Said:
+    """What is not carried yet."""
+    session = course.downstream
+    if course.stage == Stage.NEGOTIATING and session is not None:
+        reason = f"{where}: waiting for the answer of {session.peer}{_undelivered(state, session)}"
+        return Said(Phase.NEGOTIATING, reason + (f" ({session.reason})" if session.reason else ""))
+    if course.stage == Stage.NEGOTIATING:
+        return Said(Phase.NEGOTIATING, where)
+    return Said(Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course.plan.name)}")
+
+
+def _undelivered(state: State, session: Session) -> str:
+    """How far an offer has come. Nobody but the neighbour knows what an answer waits for."""
+    name = f"offer:{session.terms.id}:{session.terms.revision}"
+    retry = state.retries.get(name)
+    if retry is not None:
+        return f", which cannot be reached ({retry.reason}); tried {retry.attempts} times"
+    if name in state.outbox:
+        return ", the offer is on its way"
+    return f", which has the offer of {print_time(session.since_s)} and answers when its own part is installed"
+
+
+def _carried(state: State, connection: Connection, course: Course) -> Said:
+    where = connection.destination_network
+    if course.stage in (Stage.NEGOTIATING, Stage.ADDING):
+        return _begun(state, where, course)
+    if lost := cut(course.plan, state.down):
+        gone = ", ".join(lost)
+        return Said(Phase.PENDING, f"{where}: its way is cut and there is no other yet: {gone} without a carrier")
+    if course.too_slow:
+        needed, found = connection.latency_us_max or 0, course.latency_us
+        reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
+        around = f" (without a carrier: {', '.join(course.plan.around)})" if course.plan.around else ""
+        return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
+    return Said(Phase.ACTIVE, f"{where}: carried by {_words(course)}" if _stands(state, course) else "")
+
+
+def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterator[Said]:
+    """What is agreed still holds, but its renewal is refused, or cannot be said."""
+    held = session.agreement
+    if held is None or held.terms == session.terms:
+        return
+    ends = f"what is agreed ends at {print_time(held.terms.expires_s)}"
+    if session.standing == Standing.AGREED and session.reason:
+        reason = f"{where}: {session.peer} does not renew {held.terms.id}: {session.reason}; {ends}, and is asked again"
+        yield Said(Phase.ACTIVE, reason, "RenewalRefused")
+    elif (retry := state.retries.get(f"offer:{session.terms.id}:{session.terms.revision}")) is not None:
+        reason = f"{where}: {session.peer} cannot be reached to renew {held.terms.id} ({retry.reason}); {ends}"
+        yield Said(Phase.ACTIVE, reason, "RenewalPending")
+    elif session.standing == Standing.OFFERED and now_s - session.since_s > PATIENCE_S:
+        since = print_time(session.since_s)
+        reason = f"{where}: {session.peer} has not answered the renewal of {held.terms.id} since {since}; {ends}"
+        yield Said(Phase.ACTIVE, reason, "RenewalPending")
+
+
+def _waiting(state: State, name: str) -> str:
+    """Nodes, each with why it does not answer."""
+    words = []
+    for node in sorted(state.awaiting.get(name, {})):
+        standing = state.nodes.get(node)
+        why = standing.rejected or ("" if standing.reachable else standing.reason) if standing is not None else ""
+        words.append(f"{node} ({why})" if why else node)
+    return ", ".join(words) or "none"
+
+
+# ---- nodes
+
+
+def _of_nodes(state: State, undertaking: Undertaking, courses: list[Course]) -> Iterator[Said]:
+    """What its nodes have of it. What a node has once confirmed stays there, whatever becomes of its agent."""
+    nodes = {node for course in courses for node in course.plan.nodes}
+    isolation = undertaking.requirements.isolation
+    if isolation is not None:
+        nodes |= {host.node for host in isolation.hosts}
+    names = [f"intents/{undertaking.intent.name}", *(course.plan.name for course in courses)]
+    awaited = {node for name in names for node in state.awaiting.get(name, {})}
+    unconfirmed = {*undertaking.unconfirmed, *(node for course in courses for node in course.unconfirmed)}
+    waiting = []
+    for node in sorted(nodes | awaited):
+        standing = state.nodes.get(node)
+        if standing is None:
+            continue
+        if not standing.reachable and node in unconfirmed:
+            yield Said(Phase.INSTALLING, f"node {node} unreachable: {standing.reason}; it has not confirmed this yet")
+        elif not standing.reachable:
+            reason = f"node {node} unreachable: {standing.reason}; its state is as last confirmed"
+            yield Said(Phase.ACTIVE, reason, "NodeUnreachable")
+        elif standing.rejected and node not in awaited and 0 <= standing.confirmed < standing.generation:
+            reason = f"node {node} refused a newer state: {standing.rejected}; what it had of this it has confirmed"
+            yield Said(Phase.ACTIVE, reason, "NodeRefused")
+        elif standing.rejected:
+            yield Said(Phase.INSTALLING, f"node {node} refused its state: {standing.rejected}")
+        elif standing.confirmed < 0:
+            reason = f"node {node} has not confirmed its state since it was last connected"
+            yield Said(Phase.INSTALLING, reason)
+        elif node in awaited:
+            waiting.append(node)
+    if waiting:
+        yield Said(Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}")
+
+
+def _stands(state: State, course: Course) -> bool:
+    """All its nodes have confirmed it."""
+    if state.awaiting.get(course.plan.name) or course.unconfirmed:
+        return False
+    standings = [state.nodes[node] for node in course.plan.nodes if node in state.nodes]
+    return all(not one.reachable or (one.confirmed >= 0 and not one.rejected) for one in standings)
+
+
+# ---- ways
+
+
+def paths_of(course: Course) -> list[list[str]]:
+    """For each pair of nodes where it enters and leaves: own nodes, and the domains after them as far as we know."""
+    plan = course.plan
+    beyond = [plan.egress.domain] if plan.egress is not None else []
+    if beyond and beyond[-1] != plan.connection.destination_domain:
+        beyond.append(plan.connection.destination_domain)
+    before = [plan.ingress.domain] if plan.ingress is not None else []
+    return [
+        [*before, *(policy.candidate_paths[0].nodes if policy.candidate_paths else (policy.headend,)), *beyond]
+        for policy in plan.sr_policies
+    ]
+
+
+def _words(course: Course) -> str:
+    return "; ".join(" ".join(path) for path in paths_of(course))
+
+
+def branches(state: State, course: Course) -> list[dict[str, Any]]:
+    """The paths, each with its segment lists."""
+    last = _to_neighbour(state, course)
+    pairs = zip(paths_of(course), _inside(state, course), strict=True)
+    return [{"path": path, "segments": [*segments, *last]} for path, segments in pairs]
+
+
+def segment_lists(state: State, course: Course) -> list[list[str]]:
+    """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
+    return [*(one for branch in _inside(state, course) for one in branch), *_to_neighbour(state, course)]
+
+
+def _inside(state: State, course: Course) -> list[list[list[str]]]:
+    return [
+        [
+            [numbering.sid_text(segment) for segment in (*compiled.segments, tail_sid)]
+            for compiled, tail_sid in candidate_lists(state.fabric, slot, policy, numbering.Direction.FORWARD)
+        ]
+        for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True)
+    ]
+
+
+def _to_neighbour(state: State, course: Course) -> list[list[str]]:
+    _, downstream = borders(course, state.fabric)
+    return [] if downstream is None else [[downstream.peer.sid]]
+
+
+# ---- what is required
+
+
+def _requirements(requirements: Requirements) -> list[str]:
+    """A sentence each."""
+    found = []
+    if requirements.isolation is not None:
+        hosts = ", ".join(host.name for host in requirements.isolation.hosts)
+        found.append(f"isolate {hosts} in {requirements.isolation.network}")
+    for one in requirements.connections:
+        flows = [
+            f"{flow.source} ({' '.join(flow.source_prefixes)}) reaches {flow.destination} "
+            f"({' '.join(flow.destination_prefixes)}) on {' '.join(map(print_ports, flow.ports)) or 'everything'}"
+            for flow in one.flows
+        ]
+        bounds = [f"latency <= {one.latency_us_max / 1000:g} ms"] if one.latency_us_max is not None else []
+        bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
+        bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
+        bounds += ["no transit"] if one.direct else []
+        bounds += [f"prefer {one.prefer}"] if str(one.prefer) else []
+        bounds += [f"dscp {dscp.words(one.dscp)}"] if one.dscp else []
+        found += [", ".join((flow, *bounds)) for flow in flows]
+    return found
+
+
+def _origins(requirements: Requirements) -> list[dict[str, str]]:
+    """Where each requirement comes from."""
+    return [
+        {
+            "requirement": one.requirement,
+            "from": one.origin,
+            "connection": f"{one.source_network} {one.destination_network}",
+        }
+        | ({"explain": one.explain} if one.explain else {})
+        for one in requirements.origins
+    ]
