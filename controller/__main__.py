@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,20 @@ from pathlib import Path
 import grpc
 import msgspec
 import structlog
-from fastapi import FastAPI
 
 from controller import config as configuration
 from controller import plugins, reconcile, seed
-from controller.config import Config
+from controller.config import Config, Listen
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
 from controller.errors import ConfigInvalid, ControllerError
 from controller.language.manifest import ManifestInvalid
 from controller.language.policy import parse_policy
+from controller.northbound import serve, tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
+from controller.northbound.tokens import Tokens
 from controller.shell import Shell
 from controller.southbound.codec import Codec
 from controller.southbound.node import SessionContext
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_keygen(options.domain, options.key_dir))
         elif options.config is None:
             raise ConfigInvalid("--config FILE is missing (or use `stitchd keygen`)")
+        elif options.command == "fingerprint":
+            print(_fingerprint(configuration.load(options.config)))
         else:
             _configure_log()
             with contextlib.suppress(asyncio.CancelledError):
@@ -65,7 +69,7 @@ async def _serve(config: Config) -> None:
     """Until SIGTERM or SIGINT. Nodes stay as they are."""
     began = time.monotonic()
     identity = identities.load(config.domain, config.key_dir)
-    token = configuration.token(config.token_file)
+    tokens = Tokens.load(configuration.token(config.token_file), config.tokens_file)
     policy = parse_policy(configuration.read(config.policy), str(config.policy))
     store = await SqliteStore.open(config.store)
     try:
@@ -74,12 +78,12 @@ async def _serve(config: Config) -> None:
         initial = reconcile.initial(records, config.domain, policy)
         async with contextlib.aclosing(plugins.Plugins(plugins.installed())) as asked:
             shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked)
-            await _run(config, shell, identity, token, began, is_new=not records)
+            await _run(config, shell, identity, tokens, began, is_new=not records)
     finally:
         await store.close()
 
 
-async def _run(config: Config, shell: Shell, identity: Identity, token: str, began: float, *, is_new: bool) -> None:
+async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens, began: float, *, is_new: bool) -> None:
     tally = StreamTally()
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
@@ -101,16 +105,21 @@ async def _run(config: Config, shell: Shell, identity: Identity, token: str, beg
             await seed.compare(shell, config.inventory, identity, config.key_dir, _log)
         eastwest_port = await neighbours.listen(config.eastwest)
         telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
-        host, port = configuration.address(config.listen, "listen")
-        api = _api(create_app(shell, telemetry, token, config.domain), host, port)
+        certificate = _api_certificate(config)
+        context = tls.context(*certificate) if certificate is not None else None
+        app = create_app(shell, telemetry, tokens, config.domain)
+        where = configuration.listen(config.listen, "listen")
+        api = Server(app, _listening(where, config.listen), tls=context)
         tasks.create_task(api.run(), name="northbound")
+        tasks.create_task(tokens.keep(), name="tokens")
         await api.started.wait()
         _log.info(
             "serving",
             domain=config.domain,
-            listen=f"{host}:{api.port}",
+            listen=config.listen if where.path is not None else f"{where.host}:{api.port}",
             eastwest_port=eastwest_port,
             seconds=round(time.monotonic() - began, 3),
+            **({"fingerprint": tls.fingerprint(certificate[0])} if certificate is not None else {}),
         )
 
 
@@ -122,19 +131,37 @@ def _cancel_at_signal() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def _api(app: FastAPI, host: str, port: int) -> Server:
+def _listening(where: Listen, text: str) -> socket.socket:
+    """Raises ConfigInvalid."""
     try:
-        return Server(app, host, port)
+        return serve.bound_at(where.path) if where.path is not None else serve.bound(where.host, where.port)
     except OSError as exc:
-        raise ConfigInvalid(f"listen {host}:{port}: cannot listen there ({exc.strerror}); choose a free one") from exc
+        raise ConfigInvalid(f"listen {text}: cannot listen there ({exc.strerror}); choose a free one") from exc
+
+
+def _api_certificate(config: Config) -> tuple[Path, Path] | None:
+    """Certificate and key of the API, made where it has none of its own; None: it is not encrypted. Raises
+    ConfigInvalid."""
+    if config.tls is None:
+        return None
+    if config.tls.certificate is not None and config.tls.key is not None:
+        return config.tls.certificate, config.tls.key
+    return tls.generated(config.key_dir, configuration.listen(config.listen, "listen").host)
+
+
+def _fingerprint(config: Config) -> str:
+    certificate = _api_certificate(config)
+    if certificate is None:
+        raise ConfigInvalid(f"the API of {config.domain} has no certificate: there is no `tls` in its configuration")
+    return tls.fingerprint(certificate[0])
 
 
 def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
     if config.agent_tls is None:
         return None
-    tls = config.agent_tls
+    files_of = config.agent_tls
     try:
-        files = (tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes())
+        files = (files_of.ca.read_bytes(), files_of.key.read_bytes(), files_of.certificate.read_bytes())
     except OSError as exc:
         raise ConfigInvalid(f"agent_tls: {exc.filename} cannot be read: {exc.strerror}") from exc
     credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(*files)
@@ -154,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     keygen = commands.add_parser("keygen", help="make the domain's keys where they are missing; print the public ones")
     keygen.add_argument("--domain", required=True, metavar="NAME")
     keygen.add_argument("--key-dir", required=True, type=Path, metavar="DIR")
+    shown = commands.add_parser("fingerprint", help="print what clients pin: of the API's certificate")
+    shown.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS)
     return parser
 
 

@@ -1,5 +1,6 @@
 """What `stitchd --config FILE` reads, and the secrets it looks after."""
 
+import ipaddress
 import os
 import secrets
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import msgspec
 
 from controller.errors import ConfigInvalid
+
+SOCKET_PATH_MAX = 107
+"""sun_path of unix(7), with its last zero."""
 
 
 class AgentTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,6 +24,31 @@ class AgentTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of our certificate."""
 
 
+class ApiTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the REST API. Without files (`{}`) stitchd makes a certificate in `key_dir`, whose fingerprint clients pin."""
+
+    certificate: Path | None = None
+    """PEM, with the intermediate ones after it."""
+    key: Path | None = None
+    """PEM, not encrypted, mode 0600."""
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """An address and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether what is said there does not leave this machine."""
+        try:
+            return self.path is not None or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     domain: str
     """Name of the domain that this controller is of."""
@@ -30,15 +59,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     store: Path
     """The database: made where it is missing."""
     listen: str
-    """`address:port` of the REST API."""
+    """`address:port` of the REST API, or `unix:/path`. Without `tls` only a loopback address or a socket."""
+    tls: ApiTls | None = None
     token_file: Path
-    """Whoever can read it may use the API; made, with mode 0600, where it is missing."""
+    """Whoever can read it is an administrator of the API; made, with mode 0600, where it is missing."""
+    tokens: Path | None = None
+    """Hashes of all other tokens; None: beside the store."""
     eastwest: str
     """`address:port` for other domains."""
     key_dir: Path
     """The domain's keys, from `stitchd keygen`."""
     agent_tls: AgentTls | None = None
     """How we prove to agents that we are their controller; None: they listen on Unix sockets of this machine."""
+
+    @property
+    def tokens_file(self) -> Path:
+        return self.tokens if self.tokens is not None else self.store.with_suffix(".tokens")
 
 
 def load(path: Path) -> Config:
@@ -49,11 +85,11 @@ def load(path: Path) -> Config:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
     except msgspec.MsgspecError as exc:
         raise ConfigInvalid(f"{path}: {exc}; see stitchd's manual for the fields") from exc
-    for name in ("inventory", "policy", "store", "token_file", "key_dir"):
-        if not getattr(config, name).is_absolute():
-            raise ConfigInvalid(f"{path}: `{name}` must be an absolute path, not {getattr(config, name)}")
-    for name in ("listen", "eastwest"):
-        address(getattr(config, name), f"{path}: `{name}`")
+    for name in ("inventory", "policy", "store", "token_file", "key_dir", "tokens"):
+        if (value := getattr(config, name)) is not None and not value.is_absolute():
+            raise ConfigInvalid(f"{path}: `{name}` must be an absolute path, not {value}")
+    address(config.eastwest, f"{path}: `eastwest`")
+    _check_api(config, path)
     return config
 
 
@@ -63,6 +99,34 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _check_api(config: Config, path: Path) -> None:
+    """Raises ConfigInvalid where the API would be heard on the way."""
+    found = listen(config.listen, f"{path}: `listen`")
+    tls = config.tls
+    if tls is not None and (tls.certificate is None) != (tls.key is None):
+        raise ConfigInvalid(f"{path}: `tls` needs `certificate` and `key`, or neither: {{}} makes them")
+    if tls is not None and found.path is not None:
+        raise ConfigInvalid(
+            f"{path}: `tls` is of no use on a unix socket, which does not leave this machine: remove it"
+        )
+    if tls is None and not found.stays_here:
+        raise ConfigInvalid(
+            f'{path}: `listen` {config.listen}: whoever is on the way could read the tokens; add `"tls": {{}}` (or '
+            'your certificate: {"certificate": FILE, "key": FILE}), or listen on 127.0.0.1, [::1] or unix:/PATH'
+        )
+
+
+def listen(text: str, where: str) -> Listen:
+    """`127.0.0.1:8080`, `[::1]:8080` or `unix:/run/netstitch/api.sock`. Raises ConfigInvalid."""
+    if text.startswith("unix:"):
+        found = Path(text.removeprefix("unix:"))
+        if not found.is_absolute() or len(os.fsencode(found)) > SOCKET_PATH_MAX:
+            raise ConfigInvalid(f"{where} must be unix: and an absolute path of at most {SOCKET_PATH_MAX} bytes")
+        return Listen(path=found)
+    host, port = address(text, where)
+    return Listen(host=host, port=port)
 
 
 def address(text: str, where: str) -> tuple[str, int]:

@@ -12,6 +12,10 @@ class ConfigInvalid(ControllerError):
     """The operator's: a file of this controller cannot be used as it is."""
 
 
+class Forbidden(ControllerError):
+    """The client's: it may not do or see that; somebody else may."""
+
+
 class Unavailable(ControllerError):
     """Ours: this controller cannot do it now and has not done it; asking again later helps."""
 

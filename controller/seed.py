@@ -13,6 +13,7 @@ from controller import config as configuration
 from controller.eastwest.identity import Identity
 from controller.errors import ConfigInvalid
 from controller.language.manifest import Document, Fault, ManifestInvalid, Value, applied, locate, parse
+from controller.model.access import ourselves
 from controller.model.event import Applied, Problem
 from controller.model.inventory import Domain
 from controller.model.provenance import KEY_FILES, SEED
@@ -30,7 +31,7 @@ async def plant(shell: Shell, file: Path, identity: Identity, log: Log) -> None:
     """Raises ManifestInvalid or ConfigInvalid; nothing is stored then."""
     documents = parse(configuration.read(file), str(file))
     values = tuple(_applied(_with_own_key(document.value, identity), document) for document in documents)
-    answer = await shell.apply_values(values, by=SEED, file=str(file))
+    answer = await shell.apply_values(values, by=ourselves(SEED), file=str(file))
     if answer.problems:
         raise ManifestInvalid(tuple(_fault(documents, problem) for problem in answer.problems))
     if answer.conflict:
@@ -59,7 +60,7 @@ async def compare(shell: Shell, file: Path, identity: Identity, key_dir: Path, l
 
 async def _renew_own_key(shell: Shell, own: Domain, identity: Identity, key_dir: Path) -> None:
     value = Applied(kind="Domain", content=msgspec.json.encode(_with_own_key(own, identity)))
-    answer: Answer = await shell.apply_values((value,), by=KEY_FILES, file=str(key_dir))
+    answer: Answer = await shell.apply_values((value,), by=ourselves(KEY_FILES), file=str(key_dir))
     if answer.problems or answer.conflict:
         reason = answer.conflict or answer.problems[0].message
         raise ConfigInvalid(f"{key_dir}: the new key of {own.name} cannot be used: {reason}")

@@ -22,6 +22,7 @@ import msgspec
 from controller import explain, reconcile, tracing, view
 from controller.errors import ControllerError, Overloaded, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
+from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Message, Offer
 from controller.model.event import (
     Applied,
@@ -46,7 +47,6 @@ from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
-from controller.model.provenance import API
 from controller.model.resource import Answer, Resource
 from controller.model.rule import Added
 from controller.model.trace import Crossing, Probe, Trace, Unknown
@@ -238,7 +238,11 @@ class Shell:
         future = self._replies.pop(reply.request_id, None)
         if future is not None and not future.done():
             answer = Answer(
-                problems=reply.problems, conflict=reply.conflict, missing=reply.missing, results=reply.results
+                problems=reply.problems,
+                conflict=reply.conflict,
+                missing=reply.missing,
+                forbidden=reply.forbidden,
+                results=reply.results,
             )
             future.set_result(answer)
 
@@ -269,14 +273,14 @@ class Shell:
 
     # ---- model.resource.Controller
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = API) -> Answer:
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal = OURSELVES) -> Answer:
         applied, problems = await asyncio.to_thread(read, manifests) if len(manifests) > HEAVY else read(manifests)
         if problems:
             return Answer(problems=problems)
         return await self.apply_values(applied, dry_run=dry_run, by=by)
 
     async def apply_values(
-        self, applied: tuple[Applied, ...], *, dry_run: bool = False, by: str = API, file: str = ""
+        self, applied: tuple[Applied, ...], *, dry_run: bool = False, by: Principal = OURSELVES, file: str = ""
     ) -> Answer:
         request_id = next(self._request_ids)
         resources = await self._compiled(applied)
@@ -292,16 +296,22 @@ class Shell:
         said = iter(await self._plugins.compile(manifests))
         return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 
-    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+    async def delete(
+        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal = OURSELVES
+    ) -> Answer:
         """Raises KeyError for a kind that has no manifests."""
         references = tuple(Reference(kind=PLURALS[kind], name=name) for kind, name in resources)
         request_id = next(self._request_ids)
-        event = Delete(request_id=request_id, resources=references, ignore_missing=ignore_missing)
+        event = Delete(request_id=request_id, resources=references, ignore_missing=ignore_missing, by=by)
         return await self._ask(request_id, event)
 
-    async def renew(self, name: str, *, by: str = API) -> Answer:
+    async def renew(self, name: str, *, by: Principal = OURSELVES) -> Answer:
         request_id = next(self._request_ids)
         return await self._ask(request_id, Renew(request_id=request_id, name=name, by=by))
+
+    def tenant(self, intent: str) -> str | None:
+        undertaking = self._stored.undertakings.get(intent)
+        return undertaking.intent.tenant if undertaking is not None else None
 
     def list(self, kind: str) -> list[Resource]:
         if kind == "plugins":
@@ -321,8 +331,8 @@ class Shell:
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())
 
-    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
-        return tracing.trace(self._stored, asked, self._now_s())
+    def trace(self, asked: Probe | Crossing, by: Principal = OURSELVES) -> Trace | Unknown:
+        return tracing.trace(self._stored, asked, self._now_s(), by)
 
     async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
         changed = asyncio.Event()

@@ -11,9 +11,11 @@ import msgspec
 from controller import entry_view
 from controller.explain import entry_words, reason_words
 from controller.fulfillment.numbering import address
+from controller.model.access import OURSELVES, Principal
 from controller.model.entry import Entry
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
 from controller.probe import HOST_MAC, Sent, resolve
+from controller.reconcile.authority import visible
 from controller.reconcile.state import State
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
@@ -28,8 +30,8 @@ _MACS = 12
 """Bytes of an Ethernet header before its type."""
 
 
-def trace(state: State, asked: Probe | Crossing, now_s: float) -> Trace | Unknown:
-    """From a host of ours, or from a border."""
+def trace(state: State, asked: Probe | Crossing, now_s: float, by: Principal = OURSELVES) -> Trace | Unknown:
+    """From a host of ours, or from a border; between what `by` may name."""
     if isinstance(asked, Crossing):
         crossing = state.fabric.crossings.get(asked.border)
         if crossing is None:
@@ -38,7 +40,7 @@ def trace(state: State, asked: Probe | Crossing, now_s: float) -> Trace | Unknow
         frame = bytes.fromhex(asked.frame)
         at = _Place(node=crossing.node, port=crossing.port, ingress=f"border {asked.border}")
         return _Tracer(state, now_s).run(f"a packet over {asked.border}", at, frame)
-    sent = resolve(asked, state.inventory, state.own)
+    sent = resolve(asked, visible(by, state.inventory, state.own), state.own)
     if isinstance(sent, Unknown):
         return sent
     return _from_host(state, sent, now_s)

@@ -21,7 +21,7 @@ from controller.eastwest.identity import keygen
 from topologies import domain_files, topology_file
 
 INTENT = Path(__file__).parent.parent / "topologies" / "intents" / "order-processing.yaml"
-START_S_MAX = 15.0
+START_S_MAX = 60.0
 Manifest = dict[str, Any]
 
 

@@ -4,20 +4,24 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from controller.errors import Overloaded
 from controller.language import manifest
+from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.resource import Answer, Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
+from controller.northbound import tls
 from controller.northbound.api import create_app
-from controller.northbound.serve import Server
+from controller.northbound.serve import Server, bound
+from controller.northbound.tokens import Tokens
 from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
 from dataplane.reasons import DropReason, L4Class
 
@@ -39,7 +43,7 @@ class FakeController:
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = "api") -> Answer:
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal) -> Answer:
         if self.busy:
             raise Overloaded("too many changes are waiting; try again in a second")
         applied, problems = manifest.read(manifests)
@@ -102,7 +106,13 @@ class FakeController:
             self.history.append(resource)
             self.changed.notify_all()
 
-    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+    def tenant(self, intent: str) -> str | None:
+        found = self.resources["intents"].get(intent)
+        return found.metadata["tenant"] if found is not None else None
+
+    async def delete(
+        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal
+    ) -> Answer:
         for kind, _ in resources:
             if kind not in manifest.PLURALS:
                 raise KeyError(kind)
@@ -117,7 +127,7 @@ class FakeController:
                 await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
         return Answer(results=tuple(results))
 
-    async def renew(self, name: str, *, by: str = "api") -> Answer:
+    async def renew(self, name: str, *, by: Principal) -> Answer:
         held = self.resources["intents"].get(name)
         if held is None:
             return Answer(missing=(0,))
@@ -144,7 +154,7 @@ class FakeController:
         clauses = (Branch(kind="clause", text=f"allow {one['to']}") for one in resource.spec.get("allow", ()))
         return Branch(kind="intent", name=f"intents/{name}", text="Active", children=tuple(clauses))
 
-    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
+    def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
         """cx1 sends over the border, cx2 sends nothing; what comes over the border arrives."""
         entry = "se1/flow_policy/context=1,priority=4"
         step = Step(entry=entry, text="permit leg=16", owner="intents/order-processing")
@@ -239,14 +249,17 @@ class FakeTelemetry:
 class Running:
     """The fake behind the real server, in a thread with a loop of its own."""
 
-    def __init__(self, server: Server, controller: FakeController, telemetry: FakeTelemetry) -> None:
+    def __init__(self, server: Server, controller: FakeController, telemetry: FakeTelemetry, scheme: str) -> None:
         self.controller, self.telemetry = controller, telemetry
         self.port = server.port
-        self.url = f"http://127.0.0.1:{server.port}"
+        self.url = f"{scheme}://127.0.0.1:{server.port}"
 
 
 @contextlib.contextmanager
-def running(port: int = 0, **deadlines: float) -> Iterator[Running]:
+def running(
+    port: int = 0, *, tokens: Tokens | None = None, certificate: tuple[Path, Path] | None = None, **deadlines: float
+) -> Iterator[Running]:
+    """With a certificate and its key it speaks TLS."""
     ready: list[Running] = []
     loop = asyncio.new_event_loop()
     up = threading.Event()
@@ -254,8 +267,10 @@ def running(port: int = 0, **deadlines: float) -> Iterator[Running]:
 
     async def main() -> None:
         controller, telemetry = FakeController(), FakeTelemetry()
-        server = Server(create_app(controller, telemetry, TOKEN, "shop"), "127.0.0.1", port, **deadlines)
-        ready.append(Running(server, controller, telemetry))
+        app = create_app(controller, telemetry, tokens or Tokens(TOKEN), "shop")
+        context = tls.context(*certificate) if certificate is not None else None
+        server = Server(app, bound("127.0.0.1", port), tls=context, **deadlines)
+        ready.append(Running(server, controller, telemetry, "http" if context is None else "https"))
         serving = asyncio.create_task(server.run())
         await server.started.wait()
         up.set()

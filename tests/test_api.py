@@ -16,6 +16,7 @@ from northbound_fake import TOKEN, FakeController, FakeTelemetry, Running, runni
 
 from controller.northbound import api, guard
 from controller.northbound.api import create_app
+from controller.northbound.tokens import Tokens
 
 INTENT = {
     "apiVersion": "netstitch/v1",
@@ -149,7 +150,7 @@ def test_two_tokens_are_none(shared: Running) -> None:
 
 def test_an_empty_token_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="empty"):
-        create_app(FakeController(), FakeTelemetry(), " \n", "shop")
+        Tokens(" \n")
 
 
 def test_watch_gives_the_present_ones_then_changes_and_removals(client: httpx.Client, server: Running) -> None:
@@ -441,14 +442,14 @@ def test_stopping_the_server_ends_watches_in_good_order(caplog: pytest.LogCaptur
 # ---- what the OpenAPI document says is so
 
 
-document = create_app(FakeController(), FakeTelemetry(), TOKEN, "shop").openapi()
+document = create_app(FakeController(), FakeTelemetry(), Tokens(TOKEN), "shop").openapi()
 schema = schemathesis.openapi.from_dict(document)
 
 
 def test_the_document_names_every_route_and_its_token() -> None:
     assert set(document["paths"]) == {
         "/healthz", "/metrics", "/v1/apply", "/v1/delete", "/v1/doctor", "/v1/drops", "/v1/explain/{kind}/{name}",
-        "/v1/flows", "/v1/trace", "/v1/{kind}", "/v1/{kind}/{name}",
+        "/v1/flows", "/v1/trace", "/v1/tokens", "/v1/tokens/{name}", "/v1/whoami", "/v1/{kind}", "/v1/{kind}/{name}",
     }  # fmt: skip
     assert document["paths"]["/v1/apply"]["post"]["security"] == [{"token": []}]
     assert "422" not in json.dumps(document)

@@ -264,7 +264,7 @@ async def test_what_was_changed_after_the_seed_lasts(directory: Path) -> None:
         await shop.start()
         networks, domains = await shop.get("networks"), await shop.get("domains")
         assert domains["transit"]["spec"] == pinned
-        assert domains["transit"]["status"]["applied"]["by"] == "api"
+        assert domains["transit"]["status"]["applied"]["by"] == "bootstrap"
         assert "shop/customer-z" not in networks
         assert networks["shop/customer-x"]["spec"] == labelled["spec"]
         assert domains["shop"] == own
@@ -313,6 +313,69 @@ def other_key(domains: dict[str, Any]) -> str:
     return str(domains["transit"]["spec"]["key"])
 
 
+def reconfigure(own: Path, **fields: object) -> None:
+    file = own / "stitchd.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def stitch(shop: Controller, *arguments: str, token: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "stitch", "--token-file", str(token or shop.token_file), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def fingerprint(config: Path) -> str:
+    command = (sys.executable, "-m", "controller", "fingerprint", "--config", str(config))
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+async def test_over_tls_a_tenant_s_token_is_enough_and_outlasts_a_restart(directory: Path) -> None:
+    federation = Federation(directory)
+    shop = federation.controllers["shop"]
+    port = shop.listen.rpartition(":")[2]
+    reconfigure(directory / "shop", listen=f"0.0.0.0:{port}", tls={})
+    pin = fingerprint(shop.config)
+    server = ("--server", f"https://127.0.0.1:{port}", "--fingerprint", pin)
+    secret, manifest = directory / "ops", directory / "intent.json"
+    try:
+        await shop.spawn()
+        await until(lambda: shop.logged("serving"), 30, "serving")
+        assert shop.logged("serving")[0]["fingerprint"] == pin
+        options = ("--role", "operator", "--tenant", "customer-x", "--expires", "90d", "--out", str(secret))
+        assert stitch(shop, *server, "token", "create", "ops", *options).returncode == 0
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        manifest.write_text(json.dumps([intent()]))
+        done = stitch(shop, *server, "apply", "-f", str(manifest), token=secret)
+        assert done.stdout == "intents/order-processing created\n", done.stderr
+        manifest.write_text(json.dumps([intent("other") | {"metadata": {"name": "other", "tenant": "customer-z"}}]))
+        done = stitch(shop, *server, "apply", "-f", str(manifest), token=secret)
+        assert done.returncode == 4 and "may act for customer-x, not for customer-z" in done.stderr
+        await shop.kill()
+        await shop.spawn()
+        await until(lambda: len(shop.logged("serving")) == 2, 30, "serving again")
+        done = stitch(shop, *server, "get", "intents", "-o", "json", token=secret)
+        assert [one["metadata"]["name"] for one in json.loads(done.stdout)] == ["order-processing"], done.stderr
+        assert stitch(shop, *server, "token", "revoke", "ops").stdout == "tokens/ops revoked\n"
+        assert stitch(shop, *server, "get", "intents", token=secret).returncode == 4
+        assert secret.read_text().strip() not in shop.log.read_text()
+    finally:
+        await federation.stop()
+
+
+async def test_a_unix_socket_is_served_too_and_again_after_a_kill(directory: Path) -> None:
+    federation = Federation(directory)
+    shop = federation.controllers["shop"]
+    reconfigure(directory / "shop", listen=f"unix:{directory}/api.sock")
+    try:
+        for starts in (1, 2):
+            await shop.spawn()
+            await until(lambda starts=starts: len(shop.logged("serving")) == starts, 30, "serving")  # type: ignore[misc]
+            done = stitch(shop, "--server", f"unix:{directory}/api.sock", "get", "networks", "-o", "json")
+            assert "shop/customer-x" in done.stdout, done.stderr
+            await shop.kill()
+    finally:
+        await federation.stop()
+
+
 def test_keygen_prints_what_neighbours_pin(directory: Path) -> None:
     command = (sys.executable, "-m", "controller", "keygen", "--domain", "shop", "--key-dir", str(directory / "keys"))
     first, second = (json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(2))
@@ -331,6 +394,14 @@ def test_keygen_prints_what_neighbours_pin(directory: Path) -> None:
         pytest.param(lambda own: (own / "policy.yaml").write_text("accept: 7\n"), "policy.yaml:1:", id="policy"),
         pytest.param(lambda own: (own / "keys" / "domain.key").unlink(), "keygen", id="no key"),
         pytest.param(lambda own: (own / "keys" / "domain.key").chmod(0o644), "others may read", id="open key"),
+        pytest.param(lambda own: reconfigure(own, listen="0.0.0.0:0"), 'add `"tls": {}`', id="in the open"),
+        pytest.param(lambda own: reconfigure(own, listen="[::]:0"), 'add `"tls": {}`', id="in the open, IPv6"),
+        pytest.param(lambda own: reconfigure(own, listen="unix:/x", tls={}), "of no use", id="TLS on a socket"),
+        pytest.param(lambda own: reconfigure(own, tls={"key": "/x"}), "`certificate` and `key`", id="half of TLS"),
+        pytest.param(
+            lambda own: reconfigure(own, tls={"certificate": "/none", "key": "/none"}), "/none", id="no certificate"
+        ),
+        pytest.param(lambda own: (own / "store.tokens").write_text("{}"), "store.tokens", id="tokens"),
     ],
 )
 def test_what_is_wrong_is_said_and_where(directory: Path, spoil, expected: str) -> None:  # type: ignore[no-untyped-def]

@@ -2,14 +2,14 @@
 
 import http.client
 import json
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from controller.cli.config import Target
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, NotAllowed, Unreachable
+from controller.cli.transport import address
 
 Json = dict[str, Any]
 CONNECT_TIMEOUT_S = 5.0
@@ -32,15 +32,7 @@ class Client:
     def __init__(self, target: Target) -> None:
         """Raises InputInvalid where the URL is none."""
         self.target = target
-        try:
-            url = urlsplit(target.server)
-            self._host, self._port = url.hostname or "", url.port
-        except ValueError as error:
-            raise InputInvalid(f"{target.server}: {error}; expected http://HOST:PORT or https://HOST:PORT") from error
-        if url.scheme not in ("http", "https") or not self._host:
-            raise InputInvalid(f"{target.server}: expected http://HOST:PORT or https://HOST:PORT")
-        self._secure = url.scheme == "https"
-        self._base = url.path.rstrip("/")
+        self._address = address(target.server, target.fingerprint, target.ca_file)
 
     # ---- what there is to ask
 
@@ -79,6 +71,18 @@ class Client:
 
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
+
+    def whoami(self) -> Json:
+        who: Json = self._request("GET", "/v1/whoami")
+        return who
+
+    def create_token(self, asked: Mapping[str, Any]) -> Json:
+        """With its secret, which is told only here."""
+        answer: Json = self._request("POST", "/v1/tokens", body=json.dumps(asked).encode())
+        return answer
+
+    def revoke_token(self, name: str) -> list[str]:
+        return self._results("DELETE", f"/v1/tokens/{quote(name)}")
 
     def watch(self, kind: str, name: str | None = None, deadline: float | None = None) -> Iterator[Json | None]:
         """The present resources, then each as it changes; None where nothing happened for a while.
@@ -132,16 +136,9 @@ class Client:
             connection.close()
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection
-        if self._secure:
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S, context=context)
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
         try:
-            connection.connect()
+            connection = self._address.connect(CONNECT_TIMEOUT_S)
         except (OSError, UnicodeError) as error:
-            connection.close()
             raise self._unreachable(error) from error
         connection.sock.settimeout(timeout_s)
         return connection
@@ -150,7 +147,7 @@ class Client:
         self, connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, str], body: bytes
     ) -> http.client.HTTPResponse:
         """The response, if it is a yes."""
-        address = f"{self._base}{path}" + (f"?{urlencode(query)}" if query else "")
+        address = f"{self._address.base}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Authorization": f"Bearer {self.target.token}", "Accept": "application/json"}
         if body:
             headers["Content-Type"] = "application/json"

@@ -7,6 +7,9 @@ default: shop
 domains:
   shop: {server: "https://controller.shop.example:7443", token_file: ~/.config/netstitch/shop.token}
 ```
+
+A controller whose certificate no CA of this system vouches for has `fingerprint: "SHA256:..."` there too (`stitchd
+fingerprint` prints it), or `ca_file: FILE`. A server may also be `unix:/PATH`, or `http://` on this machine.
 """
 
 import os
@@ -18,6 +21,7 @@ from typing import Any
 from controller.cli.errors import AnswerIsNo, InputInvalid, NotAllowed, Unreachable
 
 CONFIG_FILE = Path("~/.config/netstitch/config.yaml")
+_FIELDS = {"server", "token_file", "fingerprint", "ca_file"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class Choice:
     server: str | None = None
     token_file: str | None = None
     lab: str | None = None
+    fingerprint: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +45,16 @@ class Target:
     """Where that comes from, for people."""
     lab: str | None = None
     """The lab on this machine whose controller it is."""
+    fingerprint: str = ""
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
     server: str
     token_file: str
+    fingerprint: str = ""
+    ca_file: str = ""
 
 
 def target(choice: Choice) -> Target:
@@ -52,7 +62,8 @@ def target(choice: Choice) -> Target:
     if choice.server is not None:
         if choice.token_file is None:
             raise InputInvalid("--server needs --token-file: the file with that controller's token")
-        return Target(server=choice.server, token=_token(choice.token_file), said_by="--server")
+        given = _Known(server=choice.server, token_file=choice.token_file)
+        return _target(choice, given, "--server")
     config_file = CONFIG_FILE.expanduser()
     if choice.lab is None and config_file.exists():
         default, known = _read_config(config_file)
@@ -64,8 +75,19 @@ def _pick(choice: Choice, known: Mapping[str, _Known], default: str, source: str
     name = choice.domain or default
     if name not in known:
         raise AnswerIsNo(f"{source} knows no domain {name}: one of {', '.join(known) or 'none'}")
-    token = _token(choice.token_file or known[name].token_file)
-    return Target(server=known[name].server, token=token, said_by=f"domain {name} in {source}")
+    return _target(choice, known[name], f"domain {name} in {source}")
+
+
+def _target(choice: Choice, known: _Known, said_by: str) -> Target:
+    """What is given as an option goes before what is known."""
+    by_option = choice.fingerprint or choice.ca_file
+    return Target(
+        server=known.server,
+        token=_token(choice.token_file or known.token_file),
+        said_by=said_by,
+        fingerprint=choice.fingerprint or ("" if by_option else known.fingerprint),
+        ca_file=choice.ca_file or ("" if by_option else known.ca_file),
+    )
 
 
 def _of_lab(choice: Choice) -> Target:
@@ -121,7 +143,8 @@ def _read_config(path: Path) -> tuple[str, dict[str, _Known]]:
         raise InputInvalid(f"{path}: expected `domains:` with NAME: {{server: URL, token_file: FILE}}")
     known: dict[str, _Known] = {}
     for name, one in domains.items():
-        if not isinstance(one, dict) or {*one} != {"server", "token_file"}:
-            raise InputInvalid(f"{path}: domains.{name}: expected {{server: URL, token_file: FILE}}")
-        known[str(name)] = _Known(server=str(one["server"]), token_file=os.path.expanduser(str(one["token_file"])))
+        if not isinstance(one, dict) or not {"server", "token_file"} <= {*one} <= _FIELDS:
+            expected = "{server: URL, token_file: FILE}, and fingerprint or ca_file"
+            raise InputInvalid(f"{path}: domains.{name}: expected {expected}")
+        known[str(name)] = _Known(**{field: os.path.expanduser(str(value)) for field, value in one.items()})
     return str(data.get("default", next(iter(known)))), known

@@ -6,7 +6,7 @@ from controller.cli.errors import InputInvalid
 
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
-    "flows", "drops", "plugins",
+    "flows", "drops", "plugins", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
@@ -64,6 +64,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("ORIGIN", "spec.origin"),
         ("STATE", "status.phase"),
         ("REASON", "status.reason"),
+    ),
+    "tokens": _columns(
+        ("ROLE", "spec.role"),
+        ("TENANTS", "spec.tenants"),
+        ("STATE", "status.phase"),
+        ("CREATED", "status.created_s"),
+        ("EXPIRES", "status.expires_s"),
+        ("LAST USED", "status.last_used_s"),
     ),
     "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports")),
     "nodes": _columns(

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _LAB = "lab"
 _POLL_S = 1.0
-_GLOBAL = ("--domain", "--server", "--token-file", "--lab")
+_GLOBAL = ("--domain", "--server", "--token-file", "--fingerprint", "--ca-file", "--lab")
 
 
 class _Commands(TyperGroup):
@@ -50,6 +51,8 @@ domain_app = typer.Typer(help="Other domains.", **_SETTINGS)
 agreement_app = typer.Typer(help="What domains signed.", **_SETTINGS)
 app.add_typer(domain_app, name="domain")
 app.add_typer(agreement_app, name="agreement")
+token_app = typer.Typer(help="Who may use a controller's API.", **_SETTINGS)
+app.add_typer(token_app, name="token")
 
 Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
@@ -67,11 +70,21 @@ WatchOption = Annotated[bool, typer.Option("--watch", help="Go on with what chan
 def choose(
     context: typer.Context,
     domain: Annotated[str | None, typer.Option(help="Which controller of a lab or of the config file.")] = None,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="The controller's REST API.")] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="The controller's REST API: https://HOST:PORT, unix:/PATH.")
+    ] = None,
     token_file: Annotated[str | None, typer.Option(metavar="FILE", help="Its bearer token.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="SHA256:...", help="Of its certificate (`stitchd fingerprint`).")
+    ] = None,
+    ca_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The CA of its certificate, if not of this system.")
+    ] = None,
     lab: Annotated[str | None, typer.Option(metavar="NAME", help="Which lab, if several are up.")] = None,
 ) -> None:
-    context.obj = config.Choice(domain=domain, server=server, token_file=token_file, lab=lab)
+    context.obj = config.Choice(
+        domain=domain, server=server, token_file=token_file, lab=lab, fingerprint=fingerprint, ca_file=ca_file
+    )
 
 
 def _client(context: typer.Context) -> "Client":
@@ -336,6 +349,37 @@ def verify_agreement(
             wrong.append(str(error))
     if wrong:
         raise AnswerIsNo("\n".join(wrong))
+
+
+@token_app.command("create")
+def create_token(
+    context: typer.Context,
+    name: str,
+    role: Annotated[str, typer.Option(help="admin, operator (of tenants) or reader (of everything, or of tenants).")],
+    tenant: Annotated[list[str] | None, typer.Option(metavar="T", help="Whom it acts for; may be given again.")] = None,
+    expires: Annotated[str | None, typer.Option(metavar="90d", help="After how long; else never.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the secret there (0600), not to standard output.")
+    ] = None,
+) -> None:
+    """Make a token. Its secret is shown this once."""
+    from controller.cli import token
+
+    token.create(_client(context), name, role=role, tenants=tenant or [], expires=expires, out=out)
+
+
+@token_app.command("list")
+def list_tokens(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show who has one: never the secrets."""
+    from controller.cli.render import show
+
+    show("tokens", _client(context).get("tokens"), output)
+
+
+@token_app.command("revoke")
+def revoke_token(context: typer.Context, name: str) -> None:
+    """End a token at once, with what is open with it."""
+    print(*_client(context).revoke_token(name), sep="\n")
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:

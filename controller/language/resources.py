@@ -103,6 +103,7 @@ NETWORK = Fields(
         "trust": Field(shape=scalars.TRUST),
         "deny": Field(shape=scalars.DENY),
         "attachments": Field(shape=ListOf(item=ATTACHMENT)),
+        "tenants": Field(shape=ListOf(item=scalars.NAME, most=64)),
     },
     make=_network,
     later={"capabilities": "what the network can do"},
@@ -123,6 +124,8 @@ def print_network(network: Network) -> dict[str, Any]:
             | ({"labels": dict(one.labels)} if one.labels else {})
             for one in network.attachments
         ]
+    if network.tenants:
+        spec["tenants"] = list(network.tenants)
     return spec
 
 
@@ -130,12 +133,15 @@ SERVICE = Fields(
     fields={
         "addresses": Field(shape=ListOf(item=scalars.ADDRESS, least=1, most=64), required=True),
         "ports": Field(shape=ListOf(item=scalars.PORTS, least=1, most=64), required=True),
+        "tenants": Field(shape=ListOf(item=scalars.TENANT, most=64)),
     }
 )
 
 
 def print_service(service: Service) -> dict[str, Any]:
-    return {"addresses": list(service.addresses), "ports": [scalars.print_ports(ports) for ports in service.ports]}
+    ports = [scalars.print_ports(ports) for ports in service.ports]
+    tenants = {"tenants": list(service.tenants)} if service.tenants else {}
+    return {"addresses": list(service.addresses), "ports": ports} | tenants
 
 
 NODE = Fields(

@@ -30,6 +30,9 @@ def _parts(count: tuple[int, ...]) -> Any:
 
 
 NAME = Scalar(expected="a name of a-z, 0-9, '-', '.', at most 63 characters", make=_parts((1,)))
+TENANT = Scalar(
+    expected="a tenant's name, or '*' for everybody", make=lambda text: text if text == "*" else _parts((1,))(text)
+)
 NETWORK_NAME = Scalar(expected="a network's name such as shop/customer-x", make=_parts((2,)))
 SERVICE_NAME = Scalar(expected="a service's name such as insight/analytics/analytics-y", make=_parts((3,)))
 DESTINATION_NAME = Scalar(

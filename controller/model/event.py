@@ -2,10 +2,10 @@
 
 import msgspec
 
+from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Message
 from controller.model.entry import NodeState
 from controller.model.intent import Value
-from controller.model.provenance import API
 from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
@@ -36,8 +36,7 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     request_id: str
     resources: tuple["Applied", ...]
     dry_run: bool = False
-    by: str = API
-    """As Provenance.by."""
+    by: Principal = OURSELVES
     file: str = ""
     """As Provenance.file."""
 
@@ -58,6 +57,7 @@ class Delete(Value, frozen=True, kw_only=True, tag="delete"):
     resources: tuple["Reference", ...]
     ignore_missing: bool = False
     """What is not there is no reason to refuse the rest."""
+    by: Principal = OURSELVES
 
 
 class Reference(Value, frozen=True, kw_only=True):
@@ -71,8 +71,7 @@ class Renew(Value, frozen=True, kw_only=True, tag="renew"):
 
     request_id: str
     name: str
-    by: str = API
-    """As Provenance.by."""
+    by: Principal = OURSELVES
 
 
 class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
@@ -167,6 +166,8 @@ class Reply(Value, frozen=True, kw_only=True, tag="reply"):
     """Why the answer is no, though the manifest is right."""
     missing: tuple[int, ...] = ()
     """Which of what was to be deleted is not there; nothing was deleted."""
+    forbidden: str = ""
+    """Why who asks may not."""
     results: tuple[str, ...] = ()
     """`intents/order-processing created`."""
 

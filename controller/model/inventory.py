@@ -52,6 +52,8 @@ class Network(Value, frozen=True, kw_only=True):
     deny: Deny = Deny.DROP
     labels: tuple[tuple[str, str], ...] = ()
     attachments: tuple[Attachment, ...] = ()
+    tenants: tuple[str, ...] = ()
+    """Who may speak for its hosts; empty: the tenant that is called as the network is."""
 
 
 class Service(Value, frozen=True, kw_only=True):
@@ -60,6 +62,8 @@ class Service(Value, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     ports: tuple[Ports, ...]
     labels: tuple[tuple[str, str], ...] = ()
+    tenants: tuple[str, ...] = ()
+    """Whose intents may lead to it, beside those of its network's tenants; `*`: everybody's."""
 
 
 class Node(Value, frozen=True, kw_only=True):

@@ -2,8 +2,6 @@
 
 from controller.model.intent import Value
 
-API = "api"
-"""Somebody who uses the REST API, where nobody says who."""
 SEED = "seed"
 """The inventory file, when the store was new."""
 KEY_FILES = "key files"
@@ -12,7 +10,7 @@ KEY_FILES = "key files"
 
 class Provenance(Value, frozen=True, kw_only=True):
     by: str
-    """`seed`, `key files`, or who used the API: the name of a token, or `api`."""
+    """`seed`, `key files`, or the name of the token with which the API was used."""
     file: str = ""
     """That it was read from, where the controller read it."""
     at_s: int

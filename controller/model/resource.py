@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
-from controller.model.provenance import API
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 
 
@@ -28,21 +28,27 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     conflict: str = ""
     missing: tuple[int, ...] = ()
     """Which of what was to be deleted is not there."""
+    forbidden: str = ""
     results: tuple[str, ...] = ()
 
 
 class Controller(Protocol):
     """What the northbound side needs of a controller; the shell is one."""
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: str = API) -> Answer:
-        """All or none; answered when durable. `by`: who asks for it, as Provenance.by."""
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal) -> Answer:
+        """All or none; answered when durable."""
 
-    async def delete(self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False) -> Answer:
+    async def delete(
+        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal
+    ) -> Answer:
         """All or none. Kinds (in the plural) and names. Raises KeyError for a kind that has no manifests. Problems are
         about what is in use."""
 
-    async def renew(self, name: str, *, by: str = API) -> Answer:
+    async def renew(self, name: str, *, by: Principal) -> Answer:
         """The lease of an intent begins anew."""
+
+    def tenant(self, intent: str) -> str | None:
+        """Whose an intent is; None: there is none of that name."""
 
     def list(self, kind: str) -> list[Resource]:
         """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
@@ -56,8 +62,8 @@ class Controller(Protocol):
     def explain(self, kind: str, name: str) -> Branch | None:
         """Why it is so; None: there is no such thing. Raises KeyError for a kind that is not explained."""
 
-    def trace(self, asked: Probe | Crossing) -> Trace | Unknown:
-        """What becomes of a packet in this domain."""
+    def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
+        """What becomes of a packet in this domain. Hosts and services are looked for among those that `by` may name."""
 
     def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
         """The present ones (or one), then each as it changes (a removed one has status {"deleted": true})."""

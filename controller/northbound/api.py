@@ -7,21 +7,24 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 
 from controller import json_fields
-from controller.errors import Unavailable
+from controller.errors import Forbidden, Unavailable
+from controller.model.access import Role
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
 from controller.model.trace import Crossing, Probe, Unknown
 from controller.northbound import flows, metrics, schema
-from controller.northbound.guard import STREAM_TYPE, JsonBody, Token
+from controller.northbound.guard import STREAM_TYPE, Bearer, JsonBody
+from controller.northbound.permits import Permits
+from controller.northbound.scope import Scoped
+from controller.northbound.tokens import Tokens
 from dataplane.reasons import DropReason
 
 MAX_NEAR = 1000
@@ -36,10 +39,18 @@ Name = Annotated[str, Path(description="May contain slashes.", examples=["order-
 Watch = Annotated[bool, Query(description="Stream the present ones, then each as it changes; a removed one has status.deleted.")]  # fmt: skip # noqa: E501
 
 
+def scoped(request: Request) -> Scoped:
+    """All that a handler gets of the controller: what the holder of the token may see and do."""
+    return Scoped(request.app.state.controller, request.state.principal)
+
+
+Seen = Annotated[Scoped, Depends(scoped)]
+
+
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`statuses` and those that any request may be answered with; with 413 also what else is wrong with bodies."""
     bodies = (408, 415) if 413 in statuses else ()
-    return {status: {"model": schema.Error} for status in (*statuses, *bodies, 401, 503)}
+    return {status: {"model": schema.Error} for status in (400, *statuses, *bodies, 401, 403, 503)}
 
 
 def _stream(of: type) -> dict[str, Any]:
@@ -53,23 +64,25 @@ _ARRAY_OF_MANIFESTS = {
 }
 
 
-def create_app(controller: Controller, telemetry: Telemetry, token: str, domain: str) -> FastAPI:
-    """Raises ValueError for an empty token."""
-    if not token.strip():
-        raise ValueError("the token of the API is empty: everybody would have it; write a random one to its file")
+def create_app(controller: Controller, telemetry: Telemetry, tokens: Tokens, domain: str) -> FastAPI:
     app = FastAPI(
         title=f"netstitch controller of {domain}",
         version="1",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Token, token=token), Middleware(JsonBody)],
     )
+    app.add_middleware(JsonBody)
+    app.add_middleware(Permits, api=app)
+    app.add_middleware(Bearer, tokens=tokens)  # the last one added is asked first
+
+    app.state.controller = controller
     _add_error_handlers(app)
     _add_health(app)
-    _add_telemetry(app, controller, telemetry, domain)
-    _add_changes(app, controller)
-    _add_resources(app, controller)
+    _add_telemetry(app, telemetry, domain)
+    _add_tokens(app, tokens)
+    _add_changes(app)
+    _add_resources(app)
     _complete_openapi(app)
     return app
 
@@ -80,17 +93,20 @@ def _add_health(app: FastAPI) -> None:
         return _json({"status": "ok"})
 
 
-def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, domain: str) -> None:
+def _add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
     @app.get(
         "/v1/flows",
         summary="Flow records, read from the nodes now; both directions in one row",
         response_model=None,
         responses={200: {"model": list[flows.FlowRow]}, **_errors(400, 404)},
     )
-    async def read_flows(intent: Annotated[str | None, Query(description="Only this intent's.")] = None) -> Response:
+    async def read_flows(
+        controller: Seen, intent: Annotated[str | None, Query(description="Only this intent's.")] = None
+    ) -> Response:
         if intent is not None and controller.get("intents", intent) is None:
             return _not_found(controller, "intents", intent)
-        return _json(flows.rows(await telemetry.flows(), intent))
+        rows = flows.rows(await telemetry.flows(), intent)
+        return _json(rows if controller.whole else [row for row in rows if controller.concerns(row.owner)])
 
     @app.get(
         "/v1/drops",
@@ -120,7 +136,9 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         responses={200: {"model": schema.Branch}, **_errors(400, 404)},
     )
     async def explain(
-        kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])], name: Name
+        controller: Seen,
+        kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])],
+        name: Name,
     ) -> Response:
         try:
             found = controller.explain(kind, name)
@@ -134,7 +152,7 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         response_model=None,
         responses={200: {"model": schema.Trace}, **_errors(400, 404, 413)},
     )
-    async def trace(asked: schema.Probe | schema.Crossing) -> Response:
+    async def trace(controller: Seen, asked: schema.Probe | schema.Crossing) -> Response:
         fields = asked.model_dump()
         found = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
         return _error(404, found.message) if isinstance(found, Unknown) else _json(found)
@@ -145,7 +163,7 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         response_model=None,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_errors()},
     )
-    async def read_metrics() -> Response:
+    async def read_metrics(controller: Seen) -> Response:
         drops = _drops(await telemetry.drops())
         text = metrics.text(
             (*metrics.of_intents(controller.list("intents")), *metrics.of_drops(drops), *telemetry.metrics())
@@ -153,7 +171,55 @@ def _add_telemetry(app: FastAPI, controller: Controller, telemetry: Telemetry, d
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
-def _add_changes(app: FastAPI, controller: Controller) -> None:
+def _add_tokens(app: FastAPI, tokens: Tokens) -> None:
+    @app.get("/v1/whoami", summary="Whose token this is", response_model=None,
+             responses={200: {"model": schema.Who}, **_errors()})  # fmt: skip
+    async def whoami(controller: Seen) -> Response:
+        return _json({field: getattr(controller.by, field) for field in ("name", "role", "tenants")})
+
+    @app.get(
+        "/v1/tokens",
+        summary="Who may use the API; never a secret or its hash",
+        response_model=None,
+        responses={200: {"model": list[schema.Resource]}, **_errors()},
+    )
+    async def list_tokens() -> Response:
+        return _json(tokens.resources())
+
+    @app.get(
+        "/v1/tokens/{name}",
+        summary="One token; never its secret or hash",
+        response_model=None,
+        responses={200: {"model": schema.Resource}, **_errors(404)},
+    )
+    async def get_token(name: str) -> Response:
+        found = tokens.resource(name)
+        return _json(found) if found is not None else _no_token(name)
+
+    @app.post(
+        "/v1/tokens",
+        summary="Makes a token; its secret is in the answer and nowhere else",
+        response_model=None,
+        responses={200: {"model": schema.CreatedToken}, **_errors(409, 413)},
+    )
+    async def create_token(asked: schema.NewToken) -> Response:
+        answer, secret = await tokens.create(
+            asked.name, Role(asked.role), tuple(asked.tenants) or None, asked.lifetime_s
+        )
+        return _json({"results": answer.results, "secret": secret}) if secret else _answer(answer)
+
+    @app.delete(
+        "/v1/tokens/{name}",
+        summary="Revokes a token at once: what is open with it ends",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(404, 409)},
+    )
+    async def revoke_token(name: str) -> Response:
+        answer = await tokens.revoke(name)
+        return _no_token(name) if answer.missing else _answer(answer)
+
+
+def _add_changes(app: FastAPI) -> None:
     @app.post(
         "/v1/apply",
         summary="Creates or replaces what the manifests say: all of them or none; answered when durable",
@@ -162,7 +228,9 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         responses={200: {"model": schema.Results}, **_errors(400, 409, 413)},
     )
     async def apply(
-        request: Request, dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False
+        request: Request,
+        controller: Seen,
+        dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False,
     ) -> Response:
         manifests = await asyncio.to_thread(_manifests, await request.body())
         if isinstance(manifests, Response):
@@ -175,7 +243,7 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         response_model=None,
         responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
     )
-    async def renew(name: Name) -> Response:
+    async def renew(controller: Seen, name: Name) -> Response:
         answer = await controller.renew(name)
         return _not_found(controller, "intents", name) if answer.missing else _answer(answer)
 
@@ -185,7 +253,7 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         response_model=None,
         responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
     )
-    async def delete(kind: Kind, name: Name) -> Response:
+    async def delete(controller: Seen, kind: Kind, name: Name) -> Response:
         return await _deleted(controller, [(kind, name)], ignore_missing=False)
 
     @app.post(
@@ -195,6 +263,7 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 413)},
     )
     async def delete_all(
+        controller: Seen,
         references: schema.References,
         ignore_not_found: Annotated[bool, Query(description="What is not there is no reason to refuse.")] = False,
     ) -> Response:
@@ -202,14 +271,14 @@ def _add_changes(app: FastAPI, controller: Controller) -> None:
         return await _deleted(controller, things, ignore_missing=ignore_not_found)
 
 
-async def _deleted(controller: Controller, things: Sequence[tuple[str, str]], *, ignore_missing: bool) -> Response:
+async def _deleted(controller: Scoped, things: Sequence[tuple[str, str]], *, ignore_missing: bool) -> Response:
     """Everything that is in the way has its place in what was asked for."""
     try:
         answer = await controller.delete(things, ignore_missing=ignore_missing)
     except KeyError as error:
         return _not_deleted(controller, str(error.args[0]))
-    if not answer.missing and not answer.conflict:
-        return _json({"results": answer.results})
+    if answer.forbidden or not (answer.missing or answer.conflict):
+        return _answer(answer)
     near = answer.missing if len(answer.missing) <= MAX_HINTS else ()
     absent = [
         Problem(path=(place,), message=_missing(controller, *things[place], hint=place in near))
@@ -222,14 +291,14 @@ async def _deleted(controller: Controller, things: Sequence[tuple[str, str]], *,
     return _error(status, "; ".join(texts), (*answer.problems, *absent))
 
 
-def _add_resources(app: FastAPI, controller: Controller) -> None:
+def _add_resources(app: FastAPI) -> None:
     @app.get(
         "/v1/{kind}",
         summary="All resources of a kind",
         response_model=None,
         responses={200: _stream(list[schema.Resource]), **_errors(400, 404)},
     )
-    async def list_resources(kind: Kind, watch: Watch = False) -> Response:
+    async def list_resources(controller: Seen, kind: Kind, watch: Watch = False) -> Response:
         try:
             resources = controller.list(kind)
         except KeyError:
@@ -242,7 +311,7 @@ def _add_resources(app: FastAPI, controller: Controller) -> None:
         response_model=None,
         responses={200: _stream(schema.Resource), **_errors(400, 404)},
     )
-    async def get_resource(kind: Kind, name: Name, watch: Watch = False) -> Response:
+    async def get_resource(controller: Seen, kind: Kind, name: Name, watch: Watch = False) -> Response:
         try:
             found = controller.get(kind, name)
         except KeyError:
@@ -252,7 +321,7 @@ def _add_resources(app: FastAPI, controller: Controller) -> None:
         return _json(found) if found is not None else _not_found(controller, kind, name)
 
 
-def _follow(controller: Controller, kind: str, name: str | None) -> Response:
+def _follow(controller: Scoped, kind: str, name: str | None) -> Response:
     return StreamingResponse(_lines(controller.watch(kind, name)), media_type=STREAM_TYPE.decode())
 
 
@@ -333,6 +402,8 @@ def _invalid(problems: Sequence[Problem]) -> Response:
 def _answer(answer: Answer) -> Response:
     if answer.problems:
         return _invalid(answer.problems)
+    if answer.forbidden:
+        return _error(403, answer.forbidden)
     if answer.conflict:
         return _error(409, answer.conflict)
     return _json({"results": answer.results})
@@ -346,7 +417,13 @@ def _unknown_kind(kind: str) -> Response:
     return _wrong_kind(f"unknown kind {kind!r}: see `stitch get --help` for the kinds there are")
 
 
+def _no_token(name: str) -> Response:
+    return _error(404, f"there is no tokens/{name[:100]}; `stitch get tokens` lists what there is")
+
+
 def _not_deleted(controller: Controller, kind: str) -> Response:
+    if kind == "tokens":
+        return _wrong_kind("tokens are not deleted but revoked: stitch token revoke NAME")
     try:
         controller.get(kind, "")
     except KeyError:
@@ -369,7 +446,7 @@ def _missing(controller: Controller, kind: str, name: str, *, hint: bool = True)
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def parameters_invalid(_: Request, error: RequestValidationError) -> Response:
-        return _invalid([Problem(path=tuple(flaw["loc"]), message=flaw["msg"]) for flaw in error.errors()])
+        return _invalid([Problem(path=tuple(flaw["loc"]), message=_flaw_words(flaw)) for flaw in error.errors()])
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -377,11 +454,25 @@ def _add_error_handlers(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(Forbidden)
+    async def forbidden(_: Request, error: Forbidden) -> Response:
+        return _error(403, str(error))
+
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> Response:
         response = _error(503, str(error))
         response.headers["retry-after"] = "1"
         return response
+
+
+def _flaw_words(flaw: dict[str, Any]) -> str:
+    """Of pydantic's; an unknown field with the one that was meant."""
+    if flaw["type"] != "extra_forbidden":
+        return str(flaw["msg"])
+    *_, name = flaw["loc"]
+    fields = {field for model in schema.BODIES for field in model.model_fields}
+    near = difflib.get_close_matches(str(name)[:60], sorted(fields), 1, 0.5)
+    return f"unknown field {str(name)[:60]!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _complete_openapi(app: FastAPI) -> None:

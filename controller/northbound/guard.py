@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
-import hmac
+from collections.abc import Sequence
 
 import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controller.model.event import Problem
+from controller.northbound.tokens import Tokens
 
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
@@ -20,27 +23,58 @@ OPEN_PATHS = frozenset({"/healthz"})
 """What needs no token."""
 
 
-class Token:
-    """No token, no access (RFC 6750), also not to what does not exist, and before any body is read."""
+class Bearer:
+    """No token, no access (RFC 6750), also not to what does not exist, and before any body is read. Whose it is stands
+    in `scope["state"]["principal"]`. When a token ends, what is open with it ends."""
 
-    def __init__(self, app: ASGIApp, *, token: str) -> None:
-        """Raises ValueError for an empty token."""
-        if not token.strip():
-            raise ValueError("the token of the API is empty: everybody would have it; write a random one to its file")
+    def __init__(self, app: ASGIApp, *, tokens: Tokens) -> None:
         self._app = app
-        self._expected = f"Bearer {token.strip()}".encode()
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) == 1 and hmac.compare_digest(given[0], self._expected):
-            await self._app(scope, receive, send)
+        scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        token = self._tokens.holder(secret) if scheme == b"Bearer" else None
+        if token is None:
+            await _not_let_in(send, "the token is not this controller's" if given else "there is no token", receive)
             return
-        what = "the token is not this controller's" if given else "there is no token"
-        error = f"{what}; give its bearer token (stitch --token-file)"
-        await answer_error(send, 401, error, (b"www-authenticate", b'Bearer realm="netstitch"'), unread=receive)
+        if self._tokens.expired(token):
+            await _not_let_in(send, f"the token {token.name} has expired", receive)
+            return
+        scope.setdefault("state", {})["principal"] = token.principal
+        said = _Said(send)
+        try:
+            async with self._tokens.using(token):
+                await self._app(scope, receive, said)
+        except TimeoutError:
+            if not said.started:
+                await _not_let_in(send, f"the token {token.name} has ended", None)
+            elif said.streaming:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                raise  # the connection is closed, so that half an answer is not taken for all of it
+
+
+class _Said:
+    """What an application has sent so far."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = self.streaming = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.streaming = dict(message["headers"]).get(b"content-type", b"").startswith(STREAM_TYPE)
+        await self._send(message)
+
+
+async def _not_let_in(send: Send, why: str, unread: Receive | None) -> None:
+    error = f"{why}; give a token of this controller (stitch --token-file)"
+    await answer_error(send, 401, error, (b"www-authenticate", b'Bearer realm="netstitch"'), unread=unread)
 
 
 class JsonBody:
@@ -112,11 +146,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def answer_error(
-    send: Send, status: int, error: str, *headers: tuple[bytes, bytes], unread: Receive | None = None
+    send: Send,
+    status: int,
+    error: str,
+    *headers: tuple[bytes, bytes],
+    problems: Sequence[Problem] = (),
+    unread: Receive | None = None,
 ) -> None:
     """Closes the connection too: what the client still sends is no further request. `unread`: where a body may still
     come from, which is read for a while; else the client, still writing, would see its connection reset, not this."""
-    body = error_body(error)
+    body = error_body(error, problems)
     fixed = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -132,5 +171,6 @@ async def answer_error(
     await send({"type": "http.response.body", "body": b""})
 
 
-def error_body(error: str) -> bytes:
-    return msgspec.json.encode({"error": error, "problems": []})
+def error_body(error: str, problems: Sequence[Problem] = ()) -> bytes:
+    plain = [{"path": problem.path, "message": problem.message} for problem in problems]
+    return msgspec.json.encode({"error": error, "problems": plain})

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
 
 DEPTH_LIMIT = 32
 """Manifests are not nested deeper than this."""
@@ -111,6 +112,44 @@ class Doctor(BaseModel):
     domain: str
     ok: bool
     checks: list[Check]
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", examples=["customer-x"])]
+
+
+class NewToken(BaseModel):
+    """Who is to use the API. Tenants: an operator's, one or more; a reader's, or none for everything."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: Name
+    role: Literal["admin", "operator", "reader"]
+    tenants: Annotated[list[Name], Field(max_length=64)] = []
+    lifetime_s: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = Field(None, description="None: for ever.")
+
+    @model_validator(mode="after")
+    def fits(self) -> "NewToken":
+        if self.role == "operator" and not self.tenants:
+            raise PydanticCustomError("tenants", "an operator acts for tenants: name one or more")
+        if self.role == "admin" and self.tenants:
+            raise PydanticCustomError("tenants", "an admin acts for everybody: name no tenants")
+        return self
+
+
+BODIES: tuple[type[BaseModel], ...] = (Probe, Crossing, NewToken)
+"""Whose fields are known by name."""
+
+
+class CreatedToken(BaseModel):
+    results: list[str]
+    secret: str = Field(description="What the holder sends as bearer token. It is not stored and not shown again.")
+
+
+class Who(BaseModel):
+    """The holder of the token that came with the request."""
+
+    name: str
+    role: Literal["admin", "operator", "reader"]
+    tenants: list[str] | None = Field(description="Whom it may act for and what it sees; null: all.")
 
 
 class Health(BaseModel):

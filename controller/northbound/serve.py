@@ -2,9 +2,15 @@
 
 import asyncio
 import contextlib
+import os
 import socket
+import ssl
+import stat
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
+from typing import Any
 
 import h11
 import uvicorn
@@ -15,27 +21,67 @@ from controller.northbound.guard import STREAM_TYPE, answer_error, error_body
 
 HEADER_DEADLINE_S = 10.0
 REQUEST_DEADLINE_S = 30.0
+HANDSHAKE_DEADLINE_S = 10.0
+GOODBYE_S = 5
+"""For the other side's end of TLS."""
 KEEP_ALIVE_S = 30
 CLOSING_S = 1
 CONNECTIONS = 512
+"""From so many on requests are answered with 503."""
+CONNECTIONS_MAX = CONNECTIONS + 64
+"""Beyond this a connection is closed at once: descriptors are the store's and the nodes' too."""
+HANDSHAKES_MAX = 128
+"""Under way at a time; where one more comes, the oldest gives way: an honest one takes milliseconds."""
+SOCKET_MODE = 0o660
+"""Of a unix socket: who may connect still needs a token."""
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Listens. Port 0: any free one. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=256)
+
+
+def bound_at(path: Path) -> socket.socket:
+    """Listens on a unix socket; one that nobody listens on any more is replaced. Raises OSError."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_served(path):
+            path.unlink()
+        listening.bind(os.fspath(path))
+        path.chmod(SOCKET_MODE)
+        listening.listen(256)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        try:
+            trial.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return False
+    return True
 
 
 class Server:
-    """Listens from its construction on; serves while `run` runs."""
+    """Serves while `run` runs."""
 
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        listening: socket.socket,
         *,
+        tls: ssl.SSLContext | None = None,
+        handshake_deadline_s: float = HANDSHAKE_DEADLINE_S,
         header_deadline_s: float = HEADER_DEADLINE_S,
         request_deadline_s: float = REQUEST_DEADLINE_S,
     ) -> None:
-        """Raises OSError where it cannot listen. Port 0: any free one, see `port`."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=256)
-        self.port: int = self._socket.getsockname()[1]
+        self._socket = listening
+        unix = listening.family == socket.AF_UNIX
+        self.port: int = 0 if unix else listening.getsockname()[1]
         self._deadline = Deadline(app, deadline_s=request_deadline_s)
         config = uvicorn.Config(
             self._deadline,
@@ -49,7 +95,7 @@ class Server:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=CLOSING_S,
         )
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, tls, handshake_deadline_s)
         self.started = self._server.ready
 
     async def run(self) -> None:
@@ -67,13 +113,17 @@ class Server:
                 self._socket.close()
                 for connection in tuple(self._server.server_state.connections):
                     connection.transport.abort()  # it came while the server was closing
+                self._server.give_up_handshakes()
                 await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
 
 
 class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_deadline_s: float) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._tls = tls
+        self._handshake_deadline_s = handshake_deadline_s
+        self._handshakes: dict[Handshake, None] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,8 +131,68 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn does it, but for TLS, whose handshakes it neither bounds nor counts."""
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for listening in sockets or ():
+            if listening.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self._protocol, sock=listening, backlog=self.config.backlog)
+            else:
+                server = await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog)
+            self.servers.append(server)
+        self.started = True
         self.ready.set()
+
+    def give_up_handshakes(self) -> None:
+        for handshake in tuple(self._handshakes):
+            handshake.give_way()
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        plain: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state={}
+        )
+        if self._tls is None:
+            return plain
+        return Handshake(self._handshakes, plain, self._tls, self._handshake_deadline_s)
+
+
+class Handshake(SSLProtocol):
+    """TLS under HTTP. It counts among `under_way` until it is done, fails, is late, or gives way to a newer one."""
+
+    def __init__(
+        self, under_way: "dict[Handshake, None]", inner: asyncio.Protocol, tls: ssl.SSLContext, deadline_s: float
+    ) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            inner,
+            tls,
+            None,  # type: ignore[arg-type]  # nobody waits for it
+            server_side=True,
+            ssl_handshake_timeout=deadline_s,  # type: ignore[arg-type]  # seconds, also parts of them
+            ssl_shutdown_timeout=GOODBYE_S,
+        )
+        self._under_way = under_way
+        self._below: asyncio.Transport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        if len(self._under_way) >= HANDSHAKES_MAX:
+            next(iter(self._under_way)).give_way()
+        self._under_way[self] = None
+        self._below = transport
+        super().connection_made(transport)
+
+    def give_way(self) -> None:
+        self._under_way.pop(self, None)
+        if self._below is not None:
+            self._below.abort()
+
+    def _on_handshake_complete(self, handshake_exc: Any) -> None:
+        self._under_way.pop(self, None)
+        super()._on_handshake_complete(handshake_exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._under_way.pop(self, None)
+        super().connection_lost(exc)
 
 
 class DeadlineProtocol(H11Protocol):
@@ -93,7 +203,10 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch_headers()
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+        else:
+            self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -10,12 +10,14 @@ from controller.fulfillment import numbering
 from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
+from controller.model.access import Principal
 from controller.model.event import Applied, Apply, Connect, Problem, Renew, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Added, Rule
+from controller.reconcile.authority import overreach, trespass
 from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.edges import numbered_edges
 from controller.reconcile.judging import Judgement, judge
@@ -68,6 +70,9 @@ def apply(turn: Turn, event: Apply) -> None:
             else:
                 problems += [msgspec.structs.replace(one, path=(index, *one.path)) for one in found]
             problems += _lease_problems(turn, index, value)
+    if refusal := overreach(event.by, intents, turn.undertakings.all, merged, turn.own):
+        turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
     if problems:
         turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
@@ -78,19 +83,19 @@ def apply(turn: Turn, event: Apply) -> None:
         turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
     inventory = merged if inventory_touched else turn.inventory
-    judgement = Judgement(conflict) if conflict else judge(turn, inventory, intents)
+    judgement = Judgement(conflict) if conflict else judge(turn, inventory, intents, event.by)
     conflict = judgement.conflict
     if conflict:
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
     results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
     ended = ended_by(turn, required.values())
-    warnings = (*judgement.warnings, *(f"agreement {name} ends: {reason}" for name, reason in ended.items()))
+    warnings = (*judgement.warnings, *(_ends(name, reason, event.by) for name, reason in ended.items()))
     if not event.dry_run:
         end_all(turn, ended)
         for (_, kind, value), result in zip(request.values, results, strict=True):
             if not result.endswith(" unchanged"):
-                who = Provenance(by=event.by, file=event.file, at_s=int(turn.now_s))
+                who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s))
                 turn.provenance.put(f"{kind.lower()}s/{value.name}", who)
         _take_over(turn, request)
         turn.rulebook = rules
@@ -102,6 +107,11 @@ def apply(turn: Turn, event: Apply) -> None:
             elif (held := turn.undertakings.get(name)) is not None:
                 undertake(turn, held.intent, requirements, held.added)
     turn.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
+
+
+def _ends(agreement: str, reason: str, by: Principal) -> str:
+    """What we carry for others is no tenant's to know."""
+    return f"agreement {agreement} ends: {reason}" if by.tenants is None else "an agreement with a neighbour ends"
 
 
 def _decode(applied: Applied) -> Resource:
@@ -120,7 +130,7 @@ def _with_own_key(turn: Turn, value: Resource) -> Resource:
 def _own_key_problems(turn: Turn, event: Apply, request: _Request) -> list[Problem]:
     """What we sign is signed with the key of the key directory, whatever a manifest says."""
     held = turn.domains.get(turn.own)
-    if held is None or event.by == KEY_FILES:
+    if held is None or event.by.name == KEY_FILES:
         return []
     return [
         Problem(
@@ -315,6 +325,9 @@ def extend(turn: Turn, event: Renew) -> None:
     if held is None:
         turn.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
+    if refusal := trespass(event.by, (event.name,), turn.undertakings.all):
+        turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
     name, end_s = event.name, held.expires_s
     if end_s is None:
         conflict = f"intent {name} has no end: there is nothing to renew"
@@ -324,7 +337,7 @@ def extend(turn: Turn, event: Renew) -> None:
         conflict = f"intent {name} ends at {_utc(end_s)}, a fixed time: apply it with a later one"
     else:
         renew(turn, held)
-        turn.provenance.put(f"intents/{name}", Provenance(by=event.by, at_s=int(turn.now_s)))
+        turn.provenance.put(f"intents/{name}", Provenance(by=event.by.name, at_s=int(turn.now_s)))
         until = _utc(int(turn.now_s) + held.intent.lease_s)
         turn.log("intent_renewed", intent=name, until=until)
         turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} renewed until {until}",)))

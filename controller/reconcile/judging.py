@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from controller.fulfillment.claims import Claim
+from controller.fulfillment.claims import Claim, Index
 from controller.fulfillment.conflict import Conflict, Kind, against, misfit
 from controller.fulfillment.intent_tests import failure, touching, words
+from controller.model.access import OURSELVES, Principal
 from controller.model.course import Undertaking
 from controller.model.intent import Intent, IntentTest
 from controller.model.inventory import Inventory
@@ -29,8 +30,9 @@ class Judgement(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent]) -> Judgement:
-    """`intents` are to be new in force, or other than they were; `inventory` is what then holds."""
+def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent], by: Principal = OURSELVES) -> Judgement:
+    """`intents` are to be new in force, or other than they were; `inventory` is what then holds. `by` reads the answer,
+    which says no more of others' intents than that they are there."""
     same = turn.held is not None and turn.held.places.inventory is inventory
     held = turn.held if same and turn.held is not None else Held(inventory)
     held.follow(_in_force(turn))
@@ -38,12 +40,14 @@ def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent]) -> Ju
         turn.held = held
     before = _tests(held, intents.keys(), everything=not same)
     try:
-        return _judge(turn, held, intents, before, everything=inventory is not turn.inventory)
+        return _judge(turn, held, intents, before, by, everything=inventory is not turn.inventory)
     finally:
         held.forget(intents)
 
 
-def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, *, everything: bool) -> Judgement:
+def _judge(
+    turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, by: Principal, *, everything: bool
+) -> Judgement:
     refused: list[str] = []
     warnings: list[str] = []
     serial = turn.counters.get("owner") or 0
@@ -66,9 +70,9 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
             refused.append(f"intent {name}: {reason}")
         for conflict in against(claim, index, held.places, sharing=len(warnings) < MAX_WARNINGS):
             if conflict.kind == Kind.CONTRADICTION:
-                refused.append(str(conflict))
+                refused.append(_told(conflict, index, by))
             elif name in intents or conflict.intents[0] in intents:
-                warnings.append(str(conflict) + _idle(turn, conflict))
+                warnings.append(_told(conflict, index, by) + _idle(turn, conflict))
         if len(refused) >= MAX_REFUSALS:
             return Judgement(shown(refused))
         index.add(claim)
@@ -83,9 +87,8 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
                 warnings.append(f"intent {name} overrides {other}, which {why}")
             elif claim_of_other.intent.tenant != intent.tenant:
                 owner = claim_of_other.intent.tenant
-                refused.append(
-                    f"intent {name} overrides {other}, which belongs to tenant {owner}: only that tenant may"
-                )
+                whose = f"belongs to tenant {owner}" if by.concerns(owner) else "is another tenant's"
+                refused.append(f"intent {name} overrides {other}, which {whose}: only that tenant may")
     if not refused:
         refused = _failures(
             held,
@@ -93,6 +96,7 @@ def _judge(turn: Turn, held: Held, intents: Mapping[str, Intent], tests: Tests, 
                 **{(one, at): test for one, at, test in tests if one not in intents},
                 **{(one, at): test for one, at, test in _tests(held, intents.keys(), everything=everything)},
             },
+            by,
         )
     return Judgement(shown(refused), tuple(warnings))
 
@@ -112,7 +116,7 @@ def _in_force(turn: Turn) -> dict[str, Undertaking]:
     return {name: one for name, one in turn.undertakings.all.items() if not expired(one)}
 
 
-def judge_withdrawal(turn: Turn, names: Collection[str]) -> str:
+def judge_withdrawal(turn: Turn, names: Collection[str], by: Principal = OURSELVES) -> str:
     """Which tests of others would fail without these intents; empty: none."""
     inventory = turn.inventory
     held = turn.held if turn.held is not None and turn.held.places.inventory is inventory else Held(inventory)
@@ -123,7 +127,7 @@ def judge_withdrawal(turn: Turn, names: Collection[str]) -> str:
     for name in gone:
         held.index.drop(name)
     held.forget(gone)
-    return shown(_failures(held, tests))
+    return shown(_failures(held, tests, by))
 
 
 def _tests(held: Held, changed: Iterable[str], *, everything: bool) -> Tests:
@@ -138,14 +142,26 @@ def _tests(held: Held, changed: Iterable[str], *, everything: bool) -> Tests:
     return found
 
 
-def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest]) -> list[str]:
+def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest], by: Principal) -> list[str]:
     failures = []
     for (name, at), test in tests.items():
         found = failure(test, touching(test, held.index, held.places), held.places)
         if found is not None:
+            owner = held.index.claims.get(name)
+            if owner is not None and not by.concerns(owner.intent.tenant):
+                failures.append("a test of another tenant's intent would fail: ask an administrator")
+                continue
             packet, because = found
             failures.append(f"test {at + 1} of intent {name} ({words(test)}) would fail: {packet}: {because}")
     return failures
+
+
+def _told(conflict: Conflict, index: Index, by: Principal) -> str:
+    """With the packet only where both intents are of tenants that `by` acts for."""
+    claims = (index.claims.get(name) for name in conflict.intents)
+    if all(by.concerns(claim.intent.tenant) for claim in claims if claim is not None):
+        return str(conflict)
+    return f"{conflict.kind}: intents {' and '.join(conflict.intents)}; one is another tenant's: ask an administrator"
 
 
 def shown(refused: list[str]) -> str:

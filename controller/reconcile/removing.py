@@ -10,6 +10,7 @@ from controller.model.event import Delete, Disconnect, Problem, Reply
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
 from controller.reconcile.applying import retranslate
+from controller.reconcile.authority import trespass
 from controller.reconcile.dealings import abandon, end
 from controller.reconcile.judging import judge_withdrawal, shown
 from controller.reconcile.turn import Table, Turn
@@ -29,11 +30,14 @@ def delete(turn: Turn, event: Delete) -> None:
     missing = [thing for thing in wanted if tables[thing[0]].get(thing[1]) is None]
     gone = dict.fromkeys(thing for thing in wanted if thing not in missing)
     places = {(one.kind, one.name): place for place, one in reversed([*enumerate(event.resources)])}
-    objections = _in_use(turn, gone)
     intents = [name for kind, name in gone if kind == "Intent"]
+    if refusal := trespass(event.by, intents, turn.undertakings.all):
+        turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
+    objections = _in_use(turn, gone)
     rules = [name for kind, name in gone if kind == "Rule"]
     required: dict[str, Requirements] = {}
-    if intents and (reason := judge_withdrawal(turn, intents)):
+    if intents and (reason := judge_withdrawal(turn, intents, event.by)):
         objections.setdefault(("Intent", intents[0]), reason)
     if rules and (reason := _repeal(turn, rules, intents, required)):
         objections.setdefault(("Rule", rules[0]), reason)

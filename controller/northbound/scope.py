@@ -1,0 +1,203 @@
+"""The controller as the holder of a token sees it: what concerns its tenants, and nothing else.
+
+| kind | who is limited to tenants sees |
+|---|---|
+| intents | its tenants' |
+| agreements, entries, events | those that serve an intent of its tenants |
+| networks, services | those that its tenants' intents may name |
+| all others | not at all (403) |
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from controller.errors import Forbidden
+from controller.model.access import EVERYBODY, Principal, Role, acts_for
+from controller.model.explanation import Branch
+from controller.model.resource import Answer, Controller, Resource
+from controller.model.trace import Crossing, Hop, Probe, Step, Trace, Unknown
+
+ANOTHERS = "another's"
+"""Stands for what belongs to somebody else."""
+
+
+class Scoped:
+    """Implements model.resource.Controller for one principal. Raises Forbidden beside what that says."""
+
+    def __init__(self, controller: Controller, principal: Principal) -> None:
+        self._controller = controller
+        self._by = principal
+
+    @property
+    def by(self) -> Principal:
+        return self._by
+
+    @property
+    def whole(self) -> bool:
+        """Whether it sees everything."""
+        return self._by.tenants is None
+
+    # ---- changes
+
+    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal | None = None) -> Answer:
+        """An intent without a tenant is of the only one that the principal acts for."""
+        if self._by.role != Role.ADMIN:
+            for data in manifests:
+                if data.get("kind") != "Intent":
+                    raise Forbidden(f"{self._who} may apply intents only, not a {str(data.get('kind'))[:40]}")
+        if self._by.tenants is not None and len(self._by.tenants) == 1:
+            manifests = [_with_tenant(data, self._by.tenants[0]) for data in manifests]
+        return await self._controller.apply(manifests, dry_run=dry_run, by=self._by)
+
+    async def delete(
+        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal | None = None
+    ) -> Answer:
+        if self._by.role != Role.ADMIN:
+            for kind, _ in resources:
+                if kind != "intents":
+                    raise Forbidden(f"{self._who} may delete intents only, not {kind[:40]}")
+        return await self._controller.delete(resources, ignore_missing=ignore_missing, by=self._by)
+
+    async def renew(self, name: str, *, by: Principal | None = None) -> Answer:
+        return await self._controller.renew(name, by=self._by)
+
+    # ---- what there is
+
+    def tenant(self, intent: str) -> str | None:
+        found = self._controller.tenant(intent)
+        return found if found is not None and self._by.concerns(found) else None
+
+    def list(self, kind: str) -> list[Resource]:
+        seen = self._seen(kind)
+        return [shown for one in self._controller.list(kind) if (shown := seen(one)) is not None]
+
+    def names(self, kind: str) -> Sequence[str]:
+        if self.whole:
+            return self._controller.names(kind)
+        if kind == "intents":
+            return [name for name in self._controller.names(kind) if self.tenant(name) is not None]
+        return [str(one.metadata["name"]) for one in self.list(kind)]
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        seen = self._seen(kind)
+        found = self._controller.get(kind, name)
+        shown = seen(found) if found is not None else None
+        if found is not None and shown is None:
+            raise Forbidden(f"{kind}/{name} does not concern the tenants of {self._who}")
+        return shown
+
+    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
+        """What it has shown it also shows removed; what it may see no longer is removed for it."""
+        seen = self._seen(kind)
+        changes = self._controller.watch(kind, name)
+        known: set[str] = set()
+        try:
+            async for one in changes:
+                label = str(one.metadata["name"])
+                shown = one if one.status.get("deleted") and label in known else seen(one)
+                if shown is not None:
+                    known.add(label)
+                    yield shown
+                elif label in known:
+                    known.discard(label)
+                    yield msgspec.structs.replace(one, status={"deleted": True})
+        finally:
+            close = getattr(changes, "aclose", None)
+            if close is not None:
+                await close()
+
+    def explain(self, kind: str, name: str) -> Branch | None:
+        if not self.whole and self.get(kind, name) is None:
+            return None
+        return self._controller.explain(kind, name)
+
+    def trace(self, asked: Probe | Crossing, by: Principal | None = None) -> Trace | Unknown:
+        if isinstance(asked, Crossing) and not self.whole:
+            raise Forbidden(f"{self._who} may not trace what comes over a border: it need not concern its tenants")
+        found = self._controller.trace(asked, self._by)
+        return self._traced(found) if isinstance(found, Trace) and not self.whole else found
+
+    # ---- how
+
+    @property
+    def _who(self) -> str:
+        tenants = f" of {', '.join(self._by.tenants)}" if self._by.tenants is not None else ""
+        return f"token {self._by.name} ({self._by.role}{tenants})"
+
+    def _seen(self, kind: str) -> Callable[[Resource], Resource | None]:
+        """From a resource to what is shown of it; None: nothing. Raises KeyError for an unknown kind."""
+        if self.whole:
+            return lambda one: one
+        narrow = _NARROW.get(kind)
+        if narrow is None:
+            self._controller.names(kind)  # an unknown kind is not one that somebody else may see
+            raise Forbidden(f"{self._who} may not see {kind}: they do not belong to tenants")
+        return lambda one: narrow(self, one)
+
+    def concerns(self, owner: str) -> bool:
+        """Whether an owner (`intents/NAME`) is an intent of the principal's tenants."""
+        kind, _, name = owner.partition("/")
+        return kind == "intents" and self.tenant(name) is not None
+
+    def _may_name(self, network: str, tenants: Sequence[str]) -> bool:
+        return any(acts_for(one, network, tuple(tenants)) for one in self._by.tenants or ())
+
+    def _intent(self, one: Resource) -> Resource | None:
+        return one if self._by.concerns(str(one.metadata.get("tenant"))) else None
+
+    def _serving(self, one: Resource) -> Resource | None:
+        return one if self.concerns(str(one.status.get("owner"))) else None
+
+    def _network(self, one: Resource) -> Resource | None:
+        """Those of other domains too: whether one may go there is for their owners to say."""
+        name = str(one.metadata["name"])
+        foreign = one.status.get("own") is False
+        return one if foreign or self._may_name(name, one.spec.get("tenants", ())) else None
+
+    def _service(self, one: Resource) -> Resource | None:
+        network = self._controller.get("networks", str(one.metadata["name"]).rpartition("/")[0])
+        offered = {EVERYBODY, *(self._by.tenants or ())} & set(one.spec.get("tenants", ()))
+        if not offered and (network is None or self._network(network) is None):
+            return None
+        users = [name for name in one.status.get("intents", ()) if self.tenant(name) is not None]
+        return msgspec.structs.replace(one, status={**one.status, "intents": users})
+
+    def _traced(self, found: Trace) -> Trace:
+        """Without what it says of others' intents."""
+        hidden = {step.owner for hop in found.hops for step in hop.steps} | {found.owner}
+        hidden = {
+            owner for owner in hidden if owner.startswith(("intents/", "agreements/")) and not self.concerns(owner)
+        }
+
+        def plain(text: str) -> str:
+            for owner in sorted(hidden, key=len, reverse=True):
+                text = text.replace(owner, ANOTHERS)
+            return text
+
+        def step(one: Step) -> Step:
+            return Step(entry=one.entry, text="", owner=ANOTHERS) if one.owner in hidden else one
+
+        def hop(one: Hop) -> Hop:
+            return msgspec.structs.replace(one, steps=tuple(map(step, one.steps)), result=plain(one.result))
+
+        return msgspec.structs.replace(
+            found, hops=tuple(map(hop, found.hops)), text=plain(found.text), owner=plain(found.owner)
+        )
+
+
+_NARROW: dict[str, Callable[[Scoped, Resource], Resource | None]] = {
+    "intents": Scoped._intent,
+    "agreements": Scoped._serving,
+    "entries": Scoped._serving,
+    "networks": Scoped._network,
+    "services": Scoped._service,
+}
+
+
+def _with_tenant(data: dict[str, Any], tenant: str) -> dict[str, Any]:
+    metadata = data.get("metadata")
+    if not isinstance(metadata, dict) or "tenant" in metadata:
+        return data
+    return {**data, "metadata": {**metadata, "tenant": tenant}}

@@ -1,0 +1,91 @@
+"""What the holder of a token may ask for: whose intents, and which networks and services these may name."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from controller.model.access import EVERYBODY, Principal, Role, acts_for
+from controller.model.course import Undertaking
+from controller.model.intent import Intent
+from controller.model.inventory import Inventory, Network
+
+
+def overreach(
+    by: Principal,
+    intents: Mapping[str, Intent],
+    held: Mapping[str, Undertaking],
+    inventory: Inventory,
+    own: str,
+) -> str:
+    """Why `by` may not apply `intents`; empty: it may. `held` is what is in force."""
+    if by.role == Role.READER:
+        return f"token {by.name} is a reader's: it changes nothing"
+    if by.tenants is None:
+        return ""
+    for name, intent in intents.items():
+        if not by.concerns(intent.tenant):
+            return f"intent {name}: token {by.name} may act for {', '.join(by.tenants)}, not for {intent.tenant}"
+        if name in held and not by.concerns(held[name].intent.tenant):
+            return f"intent {name} is another tenant's: use another name"
+        for asked in _beyond(intent, inventory, own):
+            return f"intent {name}: tenant {intent.tenant} may not {asked}; an administrator lists it in its `tenants`"
+    return ""
+
+
+def trespass(by: Principal, names: Iterable[str], held: Mapping[str, Undertaking]) -> str:
+    """Why `by` may not withdraw or renew intents; empty: it may, as far as they are there."""
+    for name in names:
+        if name in held and not by.concerns(held[name].intent.tenant):
+            return f"intent {name} is another tenant's: it is not for token {by.name} to change"
+    return ""
+
+
+def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
+    """What its tenant may not name. What is not there is for others to find."""
+    selected = [intent.isolate, *(allow.source for allow in intent.allow)]
+    for selector in filter(None, selected):
+        if not speaks_for(intent.tenant, selector.network, inventory):
+            yield f"speak for network {selector.network}"
+    for to in (*(allow.to for allow in intent.allow), *(one for one in intent.via if one.count("/") == 2)):
+        if not may_reach(intent.tenant, to, inventory, own):
+            yield f"lead traffic to {to}"
+    for test in intent.tests:
+        ends = (test.source.network, "/".join(test.to.split("/")[:2]))
+        if not any(speaks_for(intent.tenant, one, inventory) for one in ends):
+            yield f"test what happens between {ends[0]} and {ends[1]}"
+
+
+def speaks_for(tenant: str, network: str, inventory: Inventory) -> bool:
+    found = inventory.networks.get(network)
+    return acts_for(tenant, network, found.tenants if found is not None else ())
+
+
+def may_reach(tenant: str, to: str, inventory: Inventory, own: str) -> bool:
+    """A network or service. Of another domain: that domain decides."""
+    service = inventory.services.get(to)
+    return (
+        to.split("/")[0] != own
+        or (service is not None and not {EVERYBODY, tenant}.isdisjoint(service.tenants))
+        or speaks_for(tenant, "/".join(to.split("/")[:2]), inventory)
+    )
+
+
+def visible(by: Principal, inventory: Inventory, own: str) -> Inventory:
+    """With the networks and services only that `by` may name."""
+    if by.tenants is None:
+        return inventory
+    tenants = by.tenants
+
+    def reached(name: str) -> bool:
+        return any(may_reach(tenant, name, inventory, own) for tenant in tenants)
+
+    def hosts(network: Network) -> Network:
+        foreign = network.name.split("/")[0] != own
+        known = foreign or any(acts_for(tenant, network.name, network.tenants) for tenant in tenants)
+        return network if known else msgspec.structs.replace(network, attachments=())
+
+    return msgspec.structs.replace(
+        inventory,
+        networks={name: hosts(one) for name, one in inventory.networks.items() if reached(name)},
+        services={name: one for name, one in inventory.services.items() if reached(name)},
+    )

@@ -1,0 +1,212 @@
+"""The API over TLS: who is pinned is certain before the token is sent, and slow handshakes keep nobody out."""
+
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+from northbound_fake import TOKEN, Running, running
+
+from controller.config import listen
+from controller.errors import ConfigInvalid
+from controller.northbound import serve, tls
+from controller.northbound.serve import HANDSHAKES_MAX, bound_at
+
+STITCH = Path(sys.executable).parent / "stitch"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    return tls.generated(tmp_path, "127.0.0.1")
+
+
+@pytest.fixture
+def api(certificate: tuple[Path, Path]) -> Iterator[Running]:
+    with running(certificate=certificate, handshake_deadline_s=2.0, header_deadline_s=2.0) as api:
+        yield api
+
+
+def stitch(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`get intents`, with a home and a token of its own."""
+    (home / "token").write_text(TOKEN)
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    command = [STITCH, "--token-file", str(home / "token"), *arguments, "get", "intents", "-o", "json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_a_pinned_certificate_is_enough_and_another_gets_no_token(
+    api: Running, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pin = tls.fingerprint(certificate[0])
+    assert pin.startswith("SHA256:") and len(pin) == 71
+    colons = ":".join(pin[7:].upper()[at : at + 2] for at in range(0, 64, 2))
+    for way in (pin, pin.upper(), f"sha256 Fingerprint={colons}"):
+        done = stitch(tmp_path, "--server", api.url, "--fingerprint", way)
+        assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    done = stitch(tmp_path, "--server", api.url, "--fingerprint", f"SHA256:{'0' * 64}")
+    assert done.returncode == 4 and "nothing was sent" in done.stderr and pin in done.stderr
+    done = stitch(tmp_path, "--server", api.url)
+    assert done.returncode == 3 and "certificate verify failed" in done.stderr
+    done = stitch(tmp_path, "--server", api.url, "--ca-file", str(certificate[0]))
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_the_client_s_configuration_has_the_fingerprint(
+    api: Running, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / ".config" / "netstitch" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    text = f"domains:\n  shop: {{server: '{api.url}', token_file: '{tmp_path}/token', fingerprint: '%s'}}\n"
+    config.write_text(text % tls.fingerprint(certificate[0]))
+    assert stitch(tmp_path).returncode == 0
+    config.write_text(text % f"SHA256:{'1' * 64}")
+    assert stitch(tmp_path).returncode == 4
+    config.write_text(text.replace("fingerprint", "finger") % "x")
+    done = stitch(tmp_path)
+    assert done.returncode == 2 and "fingerprint or ca_file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--server", "http://192.0.2.1:80"), "could be read on the way"),
+        (("--server", "http://127.0.0.1:9", "--fingerprint", "SHA256:" + "0" * 64), "has no certificate"),
+        (("--server", "https://127.0.0.1:9", "--fingerprint", "SHA256:12"), "no fingerprint"),
+        (("--server", "https://127.0.0.1:9", "--fingerprint", "MD5:" + "0" * 32), "no fingerprint"),
+        (("--server", "https://127.0.0.1:9", "--ca-file", "/dev/null"), "CA cannot be read"),
+        (("--server", "unix:relative"), "absolute path"),
+        (("--server", "ftp://x"), "expected https://HOST:PORT"),
+    ],
+)
+def test_what_would_give_the_token_away_is_refused_before(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = stitch(tmp_path, *options)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_a_certificate_of_a_ca_needs_no_pin(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    files = tmp_path / "api.pem", tmp_path / "api.key"
+    for at, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(files[0], append=at > 0)
+    issued.private_key_pem.write_to_path(files[1])
+    files[1].chmod(0o600)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with running(certificate=files) as api:
+        done = stitch(tmp_path, "--server", api.url, "--ca-file", str(tmp_path / "ca.pem"))
+        assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)],
+)
+def test_old_tls_is_not_spoken(api: Running, version: ssl.TLSVersion, accepted: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as plain:
+        try:
+            with context.wrap_socket(plain) as secure:
+                found = secure.version()
+        except (ssl.SSLError, ConnectionError):
+            found = None
+    assert (found is not None) == accepted
+
+
+def ends_within(connection: socket.socket, seconds: float) -> bytes:
+    """What the other side says until it closes."""
+    connection.settimeout(seconds)
+    said = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            said += part
+    return said
+
+
+def test_a_handshake_that_is_slow_or_none_is_ended(api: Running) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as silent:
+        assert ends_within(silent, 20) == b""
+    with socket.create_connection(("127.0.0.1", api.port)) as slow:
+        slow.sendall(b"\x16\x03\x01\x02\x00\x01")
+        assert ends_within(slow, 20) == b""
+    with socket.create_connection(("127.0.0.1", api.port)) as plain:
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert not ends_within(plain, 20).startswith(b"HTTP/1.1 200")
+
+
+def test_headers_have_their_deadline_inside_tls_too(api: Running) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", api.port))) as half:
+        half.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert ends_within(half, 20).startswith(b"HTTP/1.1 408 ")
+
+
+def test_more_handshakes_than_are_kept_do_not_keep_a_good_one_out(certificate: tuple[Path, Path]) -> None:
+    with running(certificate=certificate, handshake_deadline_s=600.0) as api:
+        many = [socket.create_connection(("127.0.0.1", api.port), timeout=20) for _ in range(HANDSHAKES_MAX + 20)]
+        answer = httpx.get(f"{api.url}/healthz", verify=False, trust_env=False, timeout=20)
+        assert answer.json() == {"status": "ok"}
+        assert [ends_within(one, 20) for one in many[:20]] == [b""] * 20, "the oldest gave way"
+        for one in many:
+            one.close()
+
+
+def test_more_connections_than_there_is_room_for_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "CONNECTIONS_MAX", 3)
+    with running() as api:
+        kept = [socket.create_connection(("127.0.0.1", api.port), timeout=20) for _ in range(3)]
+        for one in kept:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert one.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with socket.create_connection(("127.0.0.1", api.port), timeout=20) as beyond:
+            assert ends_within(beyond, 20) == b""
+        for one in kept:
+            one.close()
+
+
+def test_a_certificate_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    first, key = tls.generated(tmp_path, "0.0.0.0")
+    before = tls.fingerprint(first)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert tls.fingerprint(tls.generated(tmp_path, "0.0.0.0")[0]) == before
+    key.chmod(0o640)
+    with pytest.raises(ConfigInvalid, match="others may read"):
+        tls.context(first, key)
+    key.chmod(0o600)
+    first.unlink()
+    assert tls.fingerprint(tls.generated(tmp_path, "::1")[0]) != before, "of the same key, for the new address"
+    tls.context(*tls.generated(tmp_path, "::1"))
+    key.write_text("nonsense")
+    with pytest.raises(ConfigInvalid, match="no certificate"):
+        tls.context(first, key)
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        tls.context(tmp_path / "missing", key)
+
+
+def test_a_unix_socket_is_replaced_when_nobody_listens_and_not_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with bound_at(path):
+        assert path.stat().st_mode & 0o777 == 0o660
+        with pytest.raises(OSError):
+            bound_at(path)
+    with bound_at(path):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        bound_at(tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", ["unix:relative", "unix:/" + "x" * 107, "8080", ":8080", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigInvalid, match="listen"):
+        listen(text, "listen")

@@ -1,0 +1,177 @@
+"""Tokens: a secret is told once, kept as a hash, counts for its time, and ends with all that is open with it."""
+
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from northbound_fake import TOKEN, Running, running
+
+from controller import durable_file
+from controller.errors import ConfigInvalid, Unavailable
+from controller.model.access import Role
+from controller.northbound.tokens import BOOTSTRAP, Tokens
+
+NOW_S = 1_800_000_000.0
+
+
+class Clock:
+    now_s = NOW_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Running]:
+    with running(tokens=Tokens(TOKEN, path=tmp_path / "shop.tokens")) as api:
+        yield api
+
+
+def call(api: Running, method: str, path: str, token: str = TOKEN, **options: Any) -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.request(method, f"{api.url}{path}", headers=headers, trust_env=False, timeout=20, **options)
+
+
+def create(api: Running, **asked: Any) -> str:
+    answer = call(api, "POST", "/v1/tokens", json=asked)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["secret"])
+
+
+def test_a_token_is_made_used_shown_and_revoked(api: Running, tmp_path: Path) -> None:
+    secret = create(api, name="ops", role="operator", tenants=["customer-x"], lifetime_s=90 * 86400)
+    assert call(api, "GET", "/v1/whoami", secret).json() == {
+        "name": "ops", "role": "operator", "tenants": ["customer-x"],
+    }  # fmt: skip
+    listed = {one["metadata"]["name"]: one for one in call(api, "GET", "/v1/tokens").json()}
+    assert set(listed) == {"ops", BOOTSTRAP}
+    shown = listed["ops"]
+    assert shown["spec"] == {"role": "operator", "tenants": ["customer-x"]}
+    assert shown["status"]["expires_s"] - shown["status"]["created_s"] == 90 * 86400
+    assert shown["status"]["last_used_s"] >= shown["status"]["created_s"] > NOW_S - 2e8
+    assert call(api, "GET", "/v1/tokens/ops").json()["metadata"] == {"name": "ops"}
+    file = tmp_path / "shop.tokens"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    for text in (json.dumps(listed), file.read_text()):
+        assert secret not in text and TOKEN not in text
+    stored_hash = json.loads(file.read_text())["tokens"][0]["hash"]
+    assert stored_hash not in json.dumps(listed)
+    assert call(api, "DELETE", "/v1/tokens/ops").json() == {"results": ["tokens/ops revoked"]}
+    assert call(api, "GET", "/v1/intents", secret).status_code == 401
+    assert json.loads(file.read_text())["tokens"] == []
+    assert call(api, "GET", "/v1/tokens/ops").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"name": "x", "role": "operator"}, 400, "name one or more"),
+        ({"name": "x", "role": "admin", "tenants": ["t"]}, 400, "name no tenants"),
+        ({"name": "x", "role": "root"}, 400, "'admin', 'operator' or 'reader'"),
+        ({"name": "X/..", "role": "reader"}, 400, "pattern"),
+        ({"name": "x", "role": "reader", "lifetime_s": 0}, 400, "greater"),
+        ({"name": "x", "role": "reader", "lifetime_s": True}, 400, "integer"),
+        ({"name": "x", "role": "reader", "tenant": ["t"]}, 400, "unknown field 'tenant'; did you mean tenants?"),
+        ({"name": BOOTSTRAP, "role": "reader"}, 409, "already"),
+    ],
+)
+def test_a_token_that_makes_no_sense_is_refused(api: Running, asked: Any, status: int, said: str) -> None:
+    answer = call(api, "POST", "/v1/tokens", json=asked)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+
+
+def test_names_are_given_once_and_the_file_s_token_stays(api: Running) -> None:
+    create(api, name="ops", role="reader")
+    assert call(api, "POST", "/v1/tokens", json={"name": "ops", "role": "admin"}).status_code == 409
+    assert call(api, "DELETE", f"/v1/tokens/{BOOTSTRAP}").status_code == 409
+    assert call(api, "DELETE", "/v1/tokens/nobody").status_code == 404
+    assert call(api, "GET", "/v1/intents").status_code == 200
+
+
+@pytest.mark.parametrize("ending", ["revoked", "expired"])
+def test_a_watch_ends_with_its_token(api: Running, ending: str) -> None:
+    lifetime = {"lifetime_s": 2} if ending == "expired" else {}
+    secret = create(api, name="viewer", role="reader", **lifetime)
+    seen: list[str] = []
+    begun = threading.Event()
+
+    def watch() -> None:
+        headers = {"authorization": f"Bearer {secret}"}
+        with httpx.stream("GET", f"{api.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
+            for line in stream.iter_lines():  # raises if the stream is cut off
+                seen.append(line)
+                begun.set()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    assert begun.wait(20)
+    if ending == "revoked":
+        assert call(api, "DELETE", "/v1/tokens/viewer").status_code == 200
+    watching.join(20)
+    assert not watching.is_alive()
+    deadline = time.monotonic() + 20
+    while api.controller.watchers and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert api.controller.watchers == 0
+    answer = call(api, "GET", "/v1/intents", secret)
+    assert answer.status_code == 401
+    assert ("has expired" in answer.text) == (ending == "expired")
+
+
+async def test_tokens_outlast_a_restart_and_expired_ones_are_shown_so(tmp_path: Path) -> None:
+    path, clock = tmp_path / "tokens", Clock()
+    tokens = Tokens(TOKEN, path=path, now_s=clock)
+    _, first = await tokens.create("first", Role.READER, None, None)
+    _, second = await tokens.create("second", Role.OPERATOR, ("a", "b"), 60)
+    await tokens.revoke("first")
+    again = Tokens.load("other", path)
+    assert again.holder(first.encode()) is None and again.holder(TOKEN.encode()) is None
+    held = again.holder(second.encode())
+    assert held is not None and held.principal.tenants == ("a", "b")
+    clock.now_s += 60
+    held = tokens.holder(second.encode())
+    assert held is not None and tokens.expired(held)
+    assert [one.status["phase"] for one in tokens.resources()] == ["Valid", "Expired"]
+
+
+async def test_a_token_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None:
+    tokens = Tokens(TOKEN, path=tmp_path / "missing" / "tokens")
+    with pytest.raises(Unavailable, match="cannot be stored"):
+        await tokens.create("ops", Role.READER, None, None)
+    assert tokens.resource("ops") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        ("{}", 0o600, "no file of tokens"),
+        ('{"version": 2, "tokens": []}', 0o600, "no file of tokens"),
+        ('{"version": 1, "tokens": [{"name": "x"}]}', 0o600, "no file of tokens"),
+        ('{"version": 1, "tokens": []}', 0o640, "others may read"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused(tmp_path: Path, content: str, mode: int, said: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(content)
+    path.chmod(mode)
+    with pytest.raises(ConfigInvalid, match=said):
+        Tokens.load(TOKEN, path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    durable_file.write(path, b"one")
+    os.chmod(path, 0o644)
+    durable_file.write(path, b"two")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"two", 0o600)
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OSError):
+        durable_file.write(tmp_path / "directory", b"three")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["directory", "secret"]
