@@ -61,6 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     listen: str
     """`address:port` of the REST API, or `unix:/path`. Without `tls` only a loopback address or a socket."""
     tls: ApiTls | None = None
+    """TLS of the REST API; None: plain HTTP, which does not leave this machine."""
     token_file: Path
     """Whoever can read it is an administrator of the API; made, with mode 0600, where it is missing."""
     tokens: Path | None = None

@@ -235,7 +235,7 @@ def test_schema_needs_no_controller(stitch: Shell) -> None:
     assert schema["properties"]["kind"] == {"const": "Intent"}
     for kind in (*MANIFESTS, *PLURALS):
         assert json.loads(stitch.bare("schema", kind).stdout)["properties"]["kind"] == {"const": PLURALS[kind]}
-    assert "no manifests; one of domains, networks" in stitch.bare("schema", "drops", status=2).stderr
+    assert "no schema; one of domains, networks" in stitch.bare("schema", "drops", status=2).stderr
     assert "findings" not in stitch.bare("schema", "--help").stdout
 
 
