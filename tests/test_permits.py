@@ -66,6 +66,14 @@ class Row:
     """Applied by the administrator first."""
 
 
+def leased() -> dict[str, Any]:
+    return small_intent("leased") | {"spec": small_intent("leased")["spec"] | {"lease": {"for": "1h"}}}
+
+
+def refs(*names: str) -> list[dict[str, str]]:
+    return [dict(zip(("kind", "name"), name.split("/", 1), strict=True)) for name in names]
+
+
 def kinds(allowed: str, *names: str) -> list[Row]:
     return [Row("GET", "/v1/{kind}", f"/v1/{name}", allowed) for name in names]
 
@@ -96,6 +104,10 @@ ROWS = [
     Row("DELETE", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", ".--.-."),
     Row("DELETE", "/v1/{kind}/{name:path}", "/v1/intents/zebra", ".---.."),
     Row("DELETE", "/v1/{kind}/{name:path}", "/v1/networks/insight/new", ".-----", before=[NETWORK]),
+    Row("POST", "/v1/delete", "/v1/delete", ".--.-.", refs("intents/order-processing")),
+    Row("POST", "/v1/delete", "/v1/delete", ".----.", refs("intents/order-processing", "intents/zebra")),
+    Row("POST", "/v1/delete", "/v1/delete", ".-----", refs("networks/insight/new"), before=[NETWORK]),
+    Row("POST", "/v1/intents/{name:path}/renew", "/v1/intents/leased/renew", ".--.-.", before=[leased()]),
     *kinds("......", "intents", "agreements", "entries", "networks", "services"),
     *kinds("..----", "nodes", "links", "domains", "rules", "tunnels", "plugins"),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", "....-."),
@@ -184,7 +196,7 @@ async def test_who_may_use_which_route(tmp_path: Path) -> None:
 
 async def restore(asked: World, row: Row) -> None:
     """What the one before may have taken away, or made."""
-    if row.method == "DELETE" and row.template != "/v1/tokens/{name}":
+    if row.before or row.path == "/v1/delete" or (row.method == "DELETE" and row.template != "/v1/tokens/{name}"):
         assert (await asked.apply("bootstrap", intent(), of_z(), *row.before)).status_code == 200
     if row.template.startswith("/v1/tokens"):
         await asked.tokens.revoke("someone")
