@@ -186,10 +186,15 @@ def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:
         if config.listen.startswith("unix:"):
             path = Path(config.listen.removeprefix("unix:"))
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            state.check_private(path.parent)
+            if config.listen_group:
+                state.share(path.parent, config.listen_group, 0o710)
+            else:
+                state.check_private(path.parent)
             path.unlink(missing_ok=True)  # of an agent that is gone: the lock in state_dir says so
             server.add_insecure_port(config.listen)
             path.chmod(0o600)
+            if config.listen_group:
+                state.share(path, config.listen_group, 0o660)
         else:
             key, chain, authority = (
                 Path(file).read_bytes() for file in (config.tls_key, config.tls_certificate, config.tls_client_ca)

@@ -63,6 +63,8 @@ def _faults(config: AgentConfig) -> list[str]:
     for field in ("state_dir", "pin_dir", "wireguard_dir"):
         if not os.path.isabs(getattr(config, field)):
             faults.append(f"{field} {getattr(config, field)!r} is not an absolute path")
+    if config.listen_group and not config.listen.startswith("unix:/"):
+        faults.append("listen_group is for Unix sockets; who may use a TCP port is in the certificates")
     if not config.listen.startswith("unix:/"):
         host, _, port = config.listen.rpartition(":")
         if not host or not port.isdecimal():

@@ -92,6 +92,8 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
     """Of the node, as the inventory has it."""
     listen: str
     """`unix:/path` (mode 0600), or `host:port` with `tls_*` (mutual TLS)."""
+    listen_group: str = ""
+    """Group whose members may use the Unix socket beside root, such as that of a controller which is not root."""
     state_dir: str
     """Private keys of tunnels and what must outlast the process; mode 0700."""
     pin_dir: str

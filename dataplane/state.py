@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def check_private(directory: Path) -> None:
     mode = directory.stat().st_mode & 0o777
     if mode & 0o077:
         raise RequestInvalid(f"{directory} has mode {mode:04o}: others may look inside; chmod 700 {directory}")
+
+
+def share(path: Path, group: str, mode: int) -> None:
+    """With a group and nobody else. Raises NodeRefused."""
+    try:
+        shutil.chown(path, group=group)
+        path.chmod(mode)
+    except (LookupError, OSError) as error:
+        raise NodeRefused(f"{path} cannot be shared with group {group!r}: {error}") from error
 
 
 def boot_epoch_s(state_dir: Path) -> int:

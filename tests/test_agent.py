@@ -1,4 +1,5 @@
 import contextlib
+import grp
 import json
 import signal
 import socket
@@ -122,6 +123,21 @@ def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
     attached = {name: "prog/xdp" in node.namespace.ip("link", "show", name) for name in ("cx1", "fabric", "t1")}
     assert attached == {"cx1": True, "fabric": True, "t1": False}
     assert "policy drop" in node.namespace.run("nft", "list", "chain", "inet", "netstitch", "forward")
+
+
+def test_the_socket_can_be_shared_with_a_group_that_exists(node: Node) -> None:
+    node.agent.config["listen_group"] = "nogroup"
+    node.agent.start()
+    path = node.agent.directory / "run" / "agent.sock"
+    group = grp.getgrnam("nogroup").gr_gid
+    assert [(found.stat().st_gid, stat.S_IMODE(found.stat().st_mode)) for found in (path.parent, path)] == [
+        (group, 0o710),
+        (group, 0o660),
+    ]
+    node.agent.end(signal.SIGTERM)
+    node.agent.config["listen_group"] = "nobody-has-this"
+    done = subprocess.run(node.agent.command(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "cannot be shared with group 'nobody-has-this'" in done.stderr
 
 
 def test_a_desired_state_is_made_once_and_read_back(node: Node) -> None:
@@ -367,6 +383,7 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
         ({"ports": [{"number": 1, "interface": "x", "role": "other"}]}, "Invalid enum value 'other'"),
         ({"unknown": 1}, "unknown field `unknown`"),
         ({"state_dir": "here"}, "not an absolute path"),
+        ({"listen": "127.0.0.1:9559", "listen_group": "nogroup"}, "listen_group is for Unix sockets"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_file_and_field(
