@@ -23,7 +23,7 @@ from controller import explain, reconcile, tracing, view
 from controller.errors import ControllerError, Overloaded, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.access import OURSELVES, Principal
-from controller.model.agreement import Message, Offer
+from controller.model.agreement import Envelope, Unreadable, opened
 from controller.model.event import (
     Applied,
     Apply,
@@ -81,7 +81,7 @@ class Neighbours(Protocol):
 
     def set_domains(self, domains: Mapping[str, Domain]) -> None: ...
 
-    def send(self, peer: str, message_id: str, message: Message) -> None:
+    def send(self, peer: str, message_id: str, message: Envelope) -> None:
         """Answered by one MessageSent."""
 
 
@@ -159,6 +159,7 @@ class Shell:
 
     async def run(self, neighbours: Neighbours, targets: Targets) -> None:
         neighbours.set_domains(self._state.inventory.domains)
+        await self._store(self._effects)
         self._perform(self._effects, neighbours, targets)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clock(), name="clock")
@@ -180,14 +181,7 @@ class Shell:
             self._state, effects = await asyncio.to_thread(self._stepped, before, events)
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
-        records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
-        if records:
-            try:
-                await self._journal.commit(records)
-            except ControllerError as error:
-                await self._give_up(error)
-                raise
-            self.counts["commits"] += 1
+        await self._store(effects)
         self._stored = self._state
         if self._state.inventory.domains != before.inventory.domains:
             neighbours.set_domains(self._state.inventory.domains)
@@ -198,6 +192,16 @@ class Shell:
         if self._state is not before:
             for watcher in self._watchers:
                 watcher.set()
+
+    async def _store(self, effects: Iterable[Effect]) -> None:
+        records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
+        if records:
+            try:
+                await self._journal.commit(records)
+            except ControllerError as error:
+                await self._give_up(error)
+                raise
+            self.counts["commits"] += 1
 
     def _stepped(self, state: reconcile.State, events: Iterable[Event]) -> tuple[reconcile.State, list[Effect]]:
         effects: list[Effect] = []
@@ -260,16 +264,25 @@ class Shell:
         """Waits while the queue is full."""
         await self._queue.put((event, None))
 
-    async def receive(self, peer: str, message: Message) -> None:
+    async def receive(self, peer: str, message: Envelope) -> None:
         """Returns when what the message led to is stored."""
         objection = ""
-        if isinstance(message, Offer) and self._plugins is not None and self._plugins.judging:
-            objection, failure = await self._plugins.judge(msgspec.to_builtins(message.terms))
-            if failure:
-                self._log("error", "plugin_failed", {"agreement": message.terms.id, "reason": failure})
+        if message.kind == "offer" and self._plugins is not None and self._plugins.judging:
+            objection = await self._judged(self._plugins, message)
         receipt = asyncio.get_running_loop().create_future()
         await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipt))
         await receipt
+
+    async def _judged(self, plugins: Plugins, offer: Envelope) -> str:
+        """Why a strategy refuses an offer; empty: none does."""
+        try:
+            terms = opened(offer)
+        except Unreadable:
+            return ""
+        objection, failure = await plugins.judge(msgspec.to_builtins(terms))
+        if failure:
+            self._log("error", "plugin_failed", {"agreement": terms.id, "reason": failure})
+        return objection
 
     # ---- model.resource.Controller
 

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from controller import entry_view
-from controller.fulfillment.carry import borders, terms_in_force
+from controller.fulfillment.carry import borders
 from controller.fulfillment.fabric import edges
 from controller.intent_status import branches, intent_status, paths_of, segment_lists
 from controller.language.manifest import to_manifest
 from controller.language.sentence import print_consequence
+from controller.model.agreement import json_of
 from controller.model.course import Course, Session, Standing, Undertaking
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
@@ -71,7 +72,7 @@ def _agreements(state: State, now_s: float) -> Iterator[Resource]:
 
 def _agreement(state: State, course: Course, session: Session, now_s: float) -> Resource:
     held = session.agreement
-    terms = terms_in_force(session) or session.terms
+    terms, offer = (held.terms, held.offer) if held is not None else (session.terms, session.offer)
     status: dict[str, Any] = {
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
@@ -79,21 +80,21 @@ def _agreement(state: State, course: Course, session: Session, now_s: float) -> 
         "path": paths_of(course)[0],
         "paths": branches(state, course),
         "segments": segment_lists(state, course),
-        "offer_signature": held.offer_signature if held is not None else session.offer_signature,
+        "offer": msgspec.to_builtins(offer),
+        "mandate": json_of(terms.mandate),
         "expires_in_s": max(0, terms.expires_s - int(now_s)),
     }
     if held is not None:
         status |= {
-            "acceptance_signature": held.acceptance_signature,
-            "acceptor_end": msgspec.to_builtins(held.acceptor_end),
+            "acceptance": msgspec.to_builtins(held.acceptance),
+            "acceptor_end": json_of(held.acceptance)["acceptor_end"],
             "latency_us": held.latency_us,
         }
         if session.terms != held.terms:
             status["renewal"] = {"revision": session.terms.revision, "expires_s": session.terms.expires_s}
     if session.reason:
         status["reason"] = session.reason
-    spec: dict[str, Any] = msgspec.to_builtins(terms)
-    return Resource(kind="Agreement", metadata={"name": terms.id}, spec=spec, status=status)
+    return Resource(kind="Agreement", metadata={"name": terms.id}, spec=json_of(offer), status=status)
 
 
 def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
@@ -214,8 +215,14 @@ def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
     names = {name for name, outgoing in state.outbox.items() if outgoing.peer == domain.name}
     reasons = sorted({state.retries[name].reason for name in names if name in state.retries})
     status: dict[str, Any] = {"waiting_messages": len(names)}
+    met = state.peers.get(domain.name)
+    if met is not None and met.greeting is not None:
+        status |= {"software": met.greeting.software, "protocol": list(met.greeting.versions)}
+        status["capabilities"] = list(met.greeting.capabilities)
     if reasons:
         status["reason"] = reasons[0]
+    elif met is not None and met.refusal:
+        status["reason"] = met.refusal
     return status
 
 

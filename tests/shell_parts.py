@@ -21,7 +21,7 @@ from controller import reconcile
 from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse, read
 from controller.language.policy import parse_policy
-from controller.model.agreement import Message
+from controller.model.agreement import Envelope
 from controller.model.entry import NodeState
 from controller.model.event import Event, MessageSent, NodeDescribed, NodeSynced, Record, SyncNode
 from controller.model.inventory import Domain
@@ -37,7 +37,7 @@ class Outcome(msgspec.Struct):
     """What the world was last told, and how often the store was written."""
 
     states: dict[str, NodeState]
-    messages: dict[str, Message]
+    messages: dict[str, Envelope]
     commits: int
 
 
@@ -74,12 +74,12 @@ class FakeNeighbours:
     shell: Shell
     tasks: asyncio.TaskGroup
     domains: Mapping[str, Domain] = field(default_factory=dict)
-    messages: dict[str, Message] = field(default_factory=dict)
+    messages: dict[str, Envelope] = field(default_factory=dict)
 
     def set_domains(self, domains: Mapping[str, Domain]) -> None:
         self.domains = domains
 
-    def send(self, peer: str, message_id: str, message: Message) -> None:
+    def send(self, peer: str, message_id: str, message: Envelope) -> None:
         self.messages[message_id] = message
         self.tasks.create_task(self.shell.report(MessageSent(peer=peer, message_id=message_id)))
 

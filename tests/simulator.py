@@ -19,7 +19,7 @@ from controller import reconcile, view
 from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
-from controller.model.agreement import Message
+from controller.model.agreement import Acceptance, Envelope, Message, Terms, Unreadable, opened
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
 from controller.model.event import (
@@ -64,16 +64,18 @@ class SimulatedKeys:
 
     def __init__(self, domain: str) -> None:
         self._private = Ed25519PrivateKey.from_private_bytes(domain.encode().ljust(32, b".")[:32])
-        self.accepted_sids: set[str] = set()
-        """Of all acceptances ever signed: of both ends."""
+        self.said: list[tuple[Message, str]] = []
+        """All messages that were ever signed, with their digests."""
         self.public = base64.b64encode(self._private.public_key().public_bytes_raw()).decode()
 
     def sign(self, data: bytes) -> bytes:
-        kind, _, content = data.partition(b"\n")
-        if kind.endswith(b"/acceptance"):
-            terms, end, _ = msgspec.json.decode(content)
-            self.accepted_sids |= {terms["offeror_end"]["sid"], end["sid"]}
-        return self._private.sign(data)
+        signature = self._private.sign(data)
+        head, _, payload = data.partition(b"\n")
+        _, version, kind = head.decode().split("/")
+        if kind != "mandate":
+            envelope = Envelope(version=int(version[1:]), kind=kind, payload=payload, signature=signature)
+            self.said.append((opened(envelope), envelope.digest))
+        return signature
 
     def verify(self, domain_key: str, data: bytes, signature: bytes) -> bool:
         try:
@@ -265,7 +267,7 @@ class World:
         self._order = 0
         self._requests = 0
         self.partitioned: set[frozenset[str]] = set()
-        self.wiretap: list[tuple[str, str, Message]] = []
+        self.wiretap: list[tuple[str, str, Envelope]] = []
         """(from, to, message) of all that was delivered."""
         self.nodes = {node.name: SimulatedNode(self.topology, node.name) for node in self.topology.nodes}
         self.controllers = {
@@ -375,16 +377,44 @@ class World:
             self.after(self._delay(), self._deliver, sender, sender.life, send)
 
     def _deliver(self, sender: Controller, life: int, send: Send) -> None:
-        receiver = self.controllers[send.peer]
         blocked = frozenset((sender.domain, send.peer)) in self.partitioned
+        refusal: str | None = None
         taken = False
         if not blocked and self.random.random() >= self.faults.loss:
             self.wiretap.append((sender.domain, send.peer, send.message))
-            taken = receiver.event(MessageReceived(peer=sender.domain, message=send.message), receiver.life)
+            refusal = self.deliver(send.message, sender.domain, send.peer)
+            taken = refusal is not None
         answered = taken and self.random.random() >= self.faults.loss
-        reason = "" if answered else "no answer within 5 s"
-        report = MessageSent(peer=send.peer, message_id=send.message_id, reason=reason)
+        reason = (refusal or "") if answered else "no answer within 5 s"
+        report = MessageSent(
+            peer=send.peer, message_id=send.message_id, reason=reason, final=answered and bool(refusal)
+        )
         self.after(self._delay(), sender.event, report, life)
+
+    def deliver(self, message: Envelope, sender: str, receiver: str) -> str | None:
+        """As the east-west server does: why it is refused for good (empty: it is not); None: nobody took it."""
+        try:
+            opened(message)
+        except Unreadable as error:
+            return str(error)
+        controller = self.controllers[receiver]
+        taken = controller.event(MessageReceived(peer=sender, message=message), controller.life)
+        return "" if taken else None
+
+    def heard(self, kind: str, sender: str = "", receiver: str = "") -> list[Envelope]:
+        """What was delivered, oldest first."""
+        return [
+            message
+            for source, target, message in self.wiretap
+            if message.kind == kind and sender in ("", source) and receiver in ("", target)
+        ]
+
+    def accepted_sids(self) -> set[str]:
+        """Of all acceptances ever signed: of both ends."""
+        said = [statement for controller in self.controllers.values() for statement in controller.keys.said]
+        offered = {digest: one.offeror_end.sid for one, digest in said if isinstance(one, Terms)}
+        accepted = [one for one, _ in said if isinstance(one, Acceptance)]
+        return {sid for one in accepted for sid in (one.acceptor_end.sid, offered[one.offer])}
 
     # ---- between a controller and its nodes
 

@@ -6,17 +6,17 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.negotiate import MAX_ITEMS, make_offer
 from controller.fulfillment.realize import Needed
 from controller.fulfillment.room import NEVER_FULL, TABLE_SIZES
 from controller.fulfillment.rules import MAX_CLASS, NoRoom, PortClasses, Rule, compile_rules
-from controller.model.agreement import Flow, Offer, Refusal
+from controller.fulfillment.terms import MAX_ITEMS
+from controller.model.agreement import Flow, Refusal, Terms
 from controller.model.course import Stage
-from controller.model.event import MessageReceived
 from controller.model.intent import Ports
 from controller.reconcile.state import State
 from dataplane import p4info
-from tests.simulator import Faults, SimulatedKeys, World
+from tests.offers import asked_for, first_offer, mandated, said, signed
+from tests.simulator import Faults, World
 
 ANALYTICS_ONLY = """accept:
 - from: shop
@@ -86,30 +86,25 @@ def test_more_port_ranges_than_can_be_told_apart_are_refused(world: World) -> No
     world.check_settled()
 
 
-def offered(world: World) -> Offer:
+def offered(world: World) -> Terms:
     """What transit offered to insight for an intent that is gone again."""
     world.apply("shop", intent("model", "tcp/443"))
     world.run(3.0)
     world.delete("shop", "model")
     world.run(3.0)
-    return next(
-        message
-        for sender, receiver, message in world.wiretap
-        if isinstance(message, Offer) and (sender, receiver) == ("transit", "insight")
-    )
+    return first_offer(world)
 
 
-def deliver(world: World, offer: Offer, *flows: Flow) -> str:
+def deliver(world: World, offer: Terms, *flows: Flow) -> str:
     """How insight refuses an offer of these flows; empty: it does not."""
     world.wiretap.clear()
-    terms = replace(offer.terms, id=f"transit:other:{world.now_s}", flows=flows)
-    controller = world.controllers["insight"]
+    name = f"other:{round(world.now_s * 1000)}"
+    terms = asked_for(mandated(replace(offer, id=f"transit:{name}"), id=f"shop:{name}"), flows=flows)
     began = time.process_time()
-    message = make_offer(terms, SimulatedKeys("transit"))
-    assert controller.event(MessageReceived(peer="transit", message=message), controller.life)
+    assert world.deliver(signed(terms, "transit"), "transit", "insight") == ""
     assert time.process_time() - began < 3.0
     world.run(0.1)
-    return next((one.reason for _, _, one in world.wiretap if isinstance(one, Refusal)), "")
+    return next((one.reason for one in said(world, "refusal") if isinstance(one, Refusal)), "")
 
 
 def flow(model: Flow, sources: tuple[str, ...], ports: tuple[Ports, ...]) -> Flow:
@@ -118,7 +113,7 @@ def flow(model: Flow, sources: tuple[str, ...], ports: tuple[Ports, ...]) -> Flo
 
 def test_no_offer_makes_a_controller_raise_or_write(world: World) -> None:
     offer = offered(world)
-    (model,) = offer.terms.flows
+    (model,) = offer.flows
     writes = {node.name: node.writes for node in world.nodes.values()}
     many = tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, 900))
     assert deliver(world, offer, flow(model, ("10.1.0.12/32",), many)) == "insight has no room for it (port_classes)"

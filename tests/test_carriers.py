@@ -8,6 +8,7 @@ import pytest
 from controller.model.agreement import Withdrawal
 from controller.model.course import Course
 from controller.reconcile.carriers import HOLD_S, cut
+from tests.offers import said
 from tests.simulator import LAB, ORDER_PROCESSING, Faults, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
 from topologies.topology_file import load
@@ -125,7 +126,7 @@ def test_a_carrier_with_no_way_left_withdraws_and_takes_it_up_when_a_link_is_bac
     world.set_carrier("t1-tc1", False)
     world.set_carrier("t1-tc2", False)
     world.run(2.0)
-    ended = [message.reason for _, _, message in world.wiretap if isinstance(message, Withdrawal)]
+    ended = [message.reason for message in said(world, "withdrawal") if isinstance(message, Withdrawal)]
     assert ended == ["transit has no way any more that holds what was agreed"] * 2
     world.run(3.0)
     phase, reason = status(world)

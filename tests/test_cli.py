@@ -23,7 +23,16 @@ from controller.cli.main import hoisted
 from controller.cli.render import cell
 from controller.cli.trace import parse_destination
 from controller.language.manifest import PLURALS
-from controller.model.agreement import Agreement, Terms, TunnelEnd, signing_bytes
+from controller.model.agreement import (
+    Acceptance,
+    Envelope,
+    Mandate,
+    Message,
+    Terms,
+    TunnelEnd,
+    json_of,
+    unsigned,
+)
 from controller.model.intent import Encryption
 from controller.model.resource import Resource
 from tests.simulator import World
@@ -411,37 +420,51 @@ def exported(stitch: Shell, api: Running) -> dict[str, Any]:
     """What `stitch get agreement -o json` prints of an agreement; the controller has pinned both keys."""
     keys = {"shop": Ed25519PrivateKey.generate(), "transit": Ed25519PrivateKey.generate()}
     end = TunnelEnd(sid="5f00:1:2:1000::", public_key="a" * 43 + "=", endpoint="192.0.2.1:51820", inner_mtu=1312)
-    terms = Terms(
-        id="shop:order-processing:1", revision=1, offeror="shop", acceptor="transit", origin="shop", border="sg1-t1",
-        flows=(), encryption=Encryption.WIREGUARD, trust_min=None, latency_us_max=20_000, visited=("shop",),
-        not_before_s=1, expires_s=2, offeror_end=end,
+    id = "shop:order-processing:1"
+    mandate = Mandate(
+        id=id, revision=1, origin="shop", carrier="transit", flows=(), encryption=Encryption.WIREGUARD, trust_min=None,
+        latency_us_max=20_000, not_before_s=1, expires_s=2,
     )  # fmt: skip
-    data = signing_bytes("acceptance", terms, end, 4000)
-    agreement = Agreement(
-        terms=terms,
-        offer_signature=base64.b64encode(keys["shop"].sign(signing_bytes("offer", terms))).decode(),
-        acceptor_end=end,
-        latency_us=4000,
-        acceptance_signature=base64.b64encode(keys["transit"].sign(data)).decode(),
-    )
+    terms = Terms(
+        id=id, revision=1, offeror="shop", acceptor="transit", origin="shop", border="sg1-t1", flows=(),
+        encryption=Encryption.WIREGUARD, trust_min=None, latency_us_max=20_000, visited=("shop",), not_before_s=1,
+        expires_s=2, offeror_end=end, mandate=sealed(mandate, keys["shop"]),
+    )  # fmt: skip
+    offer = sealed(terms, keys["shop"], b', "later": {"b": 1, "a": [1.50]}}')
+    accepted = Acceptance(id=id, revision=1, offer=offer.digest, acceptor_end=end, latency_us=4000)
+    acceptance = sealed(accepted, keys["transit"])
     resources = api.controller.resources
-    resources["agreements"][terms.id] = Resource(
+    resources["agreements"][id] = Resource(
         kind="Agreement",
-        metadata={"name": terms.id},
-        spec=msgspec.to_builtins(terms),
-        status={field: value for field, value in msgspec.to_builtins(agreement).items() if field != "terms"},
+        metadata={"name": id},
+        spec=json_of(offer),
+        status={
+            "offer": msgspec.to_builtins(offer),
+            "acceptance": msgspec.to_builtins(acceptance),
+            "mandate": json_of(terms.mandate),
+            "acceptor_end": json_of(acceptance)["acceptor_end"],
+            "latency_us": 4000,
+        },
     )
     for name, private in keys.items():
         resources["domains"][name] = Resource(
             kind="Domain", metadata={"name": name}, spec={"key": key_of(private)}, status={}
         )
     (stitch.home / "keys").write_text("\n".join(f"{name}={key_of(private)}" for name, private in keys.items()))
-    found: dict[str, Any] = stitch.json("get", "agreement", terms.id)
+    found: dict[str, Any] = stitch.json("get", "agreement", id)
     return found
 
 
+def sealed(statement: Message | Mandate, key: Ed25519PrivateKey, ending: bytes = b"}") -> Envelope:
+    """`ending`: with what a later release may say beside it."""
+    envelope = unsigned(statement)
+    envelope = msgspec.structs.replace(envelope, payload=envelope.payload[:-1] + ending)
+    return msgspec.structs.replace(envelope, signature=key.sign(envelope.signed_bytes))
+
+
 def test_an_exported_agreement_is_verified_against_pinned_keys(stitch: Shell, exported: dict[str, Any]) -> None:
-    good = "shop:order-processing:1: signed by shop and transit\n"
+    good = "shop:order-processing:1: signed by shop and transit, on a mandate of shop\n"
+    assert exported["spec"]["later"] == {"b": 1, "a": [1.5]}, "what we do not know is shown as it was signed"
     assert stitch("agreement", "verify", "-", stdin=json.dumps(exported)).stdout == good
     assert stitch("agreement", "verify", "-", stdin=json.dumps([exported])).stdout == good
     yaml = stitch("get", "agreements", "-o", "yaml").stdout
@@ -453,32 +476,56 @@ def test_an_exported_agreement_is_verified_against_pinned_keys(stitch: Shell, ex
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("spec", "expires_s"), 99, "offer is not signed by shop"),
+        (("spec", "expires_s"), 99, "spec shows something else than was signed"),
         (("spec", "flows"), [], ""),
-        (("status", "latency_us"), 1, "acceptance is not signed by transit"),
-        (("status", "acceptor_end", "public_key"), "b" * 43 + "=", "acceptance is not signed by transit"),
-        (("status", "offer_signature"), "AAAA", "offer is not signed by shop"),
-        (("status", "acceptance_signature"), "no base64", "acceptance is not signed by transit"),
-        (("status", "acceptance_signature"), "", "one signature only, shop's"),
+        (("spec", "later", "b"), 2, "spec shows something else than was signed"),
+        (("status", "latency_us"), 1, "status.latency_us shows something else"),
+        (("status", "acceptor_end", "public_key"), "b" * 43 + "=", "status.acceptor_end shows something else"),
+        (("status", "mandate", "expires_s"), 99, "status.mandate shows something else"),
+        (("status", "offer", "signature"), "AAAA", "offer is not signed by shop"),
+        (("status", "offer", "kind"), "offers", 2),
+        (("status", "offer", "payload"), "e30=", 2),
+        (("status", "acceptance", "signature"), "AAAA", "acceptance is not signed by transit"),
+        (("status", "acceptance"), None, "one signature only, shop's"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_tampered_agreement_is_a_no_that_says_what(
-    stitch: Shell, exported: dict[str, Any], path: tuple[str, ...], value: Any, message: str
+    stitch: Shell, exported: dict[str, Any], path: tuple[str, ...], value: Any, message: str | int
 ) -> None:
+    """Or is none at all: exit status 2."""
     place = exported
     for field in path[:-1]:
         place = place[field]
     unchanged = place[path[-1]] == value
     place[path[-1]] = value
-    done = stitch("agreement", "verify", "-", stdin=json.dumps(exported), status=0 if unchanged else 1)
-    assert message in done.stderr
+    status = message if isinstance(message, int) else 0 if unchanged else 1
+    done = stitch("agreement", "verify", "-", stdin=json.dumps(exported), status=status)
+    assert isinstance(message, int) or message in done.stderr
+
+
+def test_signatures_that_do_not_belong_together_are_a_no(stitch: Shell, exported: dict[str, Any]) -> None:
+    keys = dict(line.split("=", 1) for line in (stitch.home / "keys").read_text().splitlines())
+    options = [part for name, key in keys.items() for part in ("--key", f"{name}={key}")]
+    stranger = Ed25519PrivateKey.generate()
+    offer = msgspec.convert(exported["status"]["offer"], Envelope)
+    said = json_of(offer)
+    said["mandate"]["signature"] = base64.b64encode(stranger.sign(b"x")).decode()
+    unlike = msgspec.structs.replace(offer, payload=msgspec.json.encode(said))
+    exported |= {"spec": said, "status": exported["status"] | {"offer": msgspec.to_builtins(unlike)}}
+    done = stitch("agreement", "verify", "-", *options, stdin=json.dumps(exported), status=1)
+    for reason in (
+        "offer is not signed by shop",
+        "mandate is not signed by shop",
+        "transit has accepted another offer",
+    ):
+        assert reason in done.stderr
 
 
 def test_no_agreement_no_key_no_name(stitch: Shell, exported: dict[str, Any]) -> None:
     renamed = json.dumps(exported | {"metadata": {"name": "other"}})
     assert "its terms are those of" in stitch("agreement", "verify", "-", stdin=renamed, status=1).stderr
-    for text in ("{}", "[]", "[1]", "x: [", json.dumps(exported | {"spec": {}}), os.urandom(100)):
+    for text in ("{}", "[]", "[1]", "x: [", json.dumps(exported | {"status": {}}), os.urandom(100)):
         stitch("agreement", "verify", "-", stdin=text, status=2)
     assert (
         "expected DOMAIN=KEY"
@@ -500,6 +547,8 @@ def test_domain_add_pins_a_key(stitch: Shell) -> None:
     stitch("domain", "add", "far", "--key", key, "--endpoint", "127.0.0.1:7010")
     spec = stitch.json("get", "domain", "far")["spec"]
     assert (spec["endpoint"], spec["sid_block"]) == ("127.0.0.1:7010", "5f00:9::/32")
+    stitch("domain", "add", "moon", "--key", key)
+    assert stitch.json("get", "domain", "moon")["spec"] == {"key": key}, "an origin that we do not talk to"
     assert "key" in stitch("domain", "add", "far", "--key", "x", "--endpoint", "127.0.0.1:7010", status=2).stderr
 
 

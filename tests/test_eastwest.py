@@ -3,9 +3,10 @@
 import asyncio
 import dataclasses
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
@@ -14,20 +15,34 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from controller.eastwest import identity as identity_module
+from controller.eastwest import peer as peer_module
 from controller.eastwest import server as server_module
 from controller.eastwest.client import EastWestClient, PeerChannel
 from controller.eastwest.identity import Identity, keygen, load, verify
-from controller.eastwest.peer import DELIVER, SERVICE, Peer, pinned
+from controller.eastwest.peer import DELIVER, GREET, SERVICE, Peer, encode, greeting, pinned
 from controller.eastwest.server import EastWestServer
 from controller.errors import ConfigInvalid, PeerUnreachable, PeerViolation
-from controller.model.agreement import Message, Withdrawal
+from controller.model.agreement import Envelope, Withdrawal, unsigned
+from controller.model.event import MessageSent, PeerMet
 from controller.model.inventory import Domain
 
 METHOD = f"/{SERVICE}/{DELIVER}"
 
 
-def withdrawal(serial: int = 1, reason: str = "no more") -> Withdrawal:
-    return Withdrawal(id=f"shop:orders:{serial}", reason=reason, issued_s=1, signature="AA==")
+GREETING = greeting("a test")
+
+
+def withdrawal(serial: int = 1, reason: str = "no more") -> Envelope:
+    return unsigned(Withdrawal(id=f"shop:orders:{serial}", reason=reason, issued_s=1))
+
+
+def said(**changes: object) -> bytes:
+    """A withdrawal with something else in it, as it goes over the wire."""
+    return msgspec.json.encode(msgspec.structs.replace(withdrawal(), **changes))
+
+
+def opened_channel(identity: Identity, peer: Peer) -> PeerChannel:
+    return PeerChannel(identity, peer, GREETING)
 
 
 def peer_of(identity: Identity, port: int) -> Peer:
@@ -42,18 +57,24 @@ class Receiver:
     shop: Identity
     server: EastWestServer = field(init=False)
     port: int = 0
-    taken: list[tuple[str, Message]] = field(default_factory=list)
+    taken: list[tuple[str, Envelope]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    met: list[PeerMet] = field(default_factory=list)
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set: the store is slow."""
 
     def __post_init__(self) -> None:
-        self.server = EastWestServer(self.identity, self._deliver, lambda who, why: self.refused.append((who, why)))
+        self.server = EastWestServer(
+            self.identity, self._deliver, self._met, lambda who, why: self.refused.append((who, why)), GREETING
+        )
         self.stored.set()
 
-    async def _deliver(self, peer: str, message: Message) -> None:
+    async def _deliver(self, peer: str, message: Envelope) -> None:
         await self.stored.wait()
         self.taken.append((peer, message))
+
+    async def _met(self, event: PeerMet) -> None:
+        self.met.append(event)
 
     @property
     def peer(self) -> Peer:
@@ -70,7 +91,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 async def test_a_pinned_peer_is_known_by_its_certificate(receiver: Receiver) -> None:
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     await channel.deliver(withdrawal())
     await channel.close()
     assert receiver.taken == [("shop", withdrawal())]
@@ -78,7 +99,7 @@ async def test_a_pinned_peer_is_known_by_its_certificate(receiver: Receiver) -> 
 
 async def test_delivery_returns_only_after_the_receiver_has_stored(receiver: Receiver) -> None:
     receiver.stored.clear()
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     delivery = asyncio.ensure_future(channel.deliver(withdrawal()))
     await asyncio.sleep(0.2)
     assert not delivery.done()
@@ -89,7 +110,7 @@ async def test_delivery_returns_only_after_the_receiver_has_stored(receiver: Rec
 
 async def test_a_domain_that_is_not_pinned_does_not_get_in(receiver: Receiver, tmp_path: Path) -> None:
     stranger = keygen("stranger", tmp_path / "stranger")
-    channel = PeerChannel(stranger, receiver.peer)
+    channel = opened_channel(stranger, receiver.peer)
     with pytest.raises(PeerUnreachable):
         await channel.deliver(withdrawal(), deadline_s=0.5)
     await channel.close()
@@ -97,7 +118,7 @@ async def test_a_domain_that_is_not_pinned_does_not_get_in(receiver: Receiver, t
 
 
 async def test_a_stranger_who_calls_himself_shop_does_not_get_in(receiver: Receiver, tmp_path: Path) -> None:
-    channel = PeerChannel(keygen("shop", tmp_path / "impostor"), receiver.peer)
+    channel = opened_channel(keygen("shop", tmp_path / "impostor"), receiver.peer)
     with pytest.raises(PeerUnreachable):
         await channel.deliver(withdrawal(), deadline_s=0.5)
     await channel.close()
@@ -112,7 +133,7 @@ async def test_a_peer_cannot_pass_for_another_peer(receiver: Receiver, tmp_path:
     )
     receiver.server.set_peers({"shop": peer_of(receiver.shop, 1), "insight": peer_of(insight, 1)})
     following = asyncio.ensure_future(receiver.server.follow())
-    channel = PeerChannel(liar, receiver.peer)
+    channel = opened_channel(liar, receiver.peer)
     with pytest.raises(PeerViolation, match="not a peer"):
         await channel.deliver(withdrawal())
     following.cancel()
@@ -148,7 +169,7 @@ async def test_without_tls_nobody_gets_in(receiver: Receiver) -> None:
 
 async def test_a_sender_does_not_talk_to_an_impostor(receiver: Receiver, tmp_path: Path) -> None:
     elsewhere = keygen("transit", tmp_path / "elsewhere")
-    channel = PeerChannel(receiver.shop, peer_of(elsewhere, receiver.port))
+    channel = opened_channel(receiver.shop, peer_of(elsewhere, receiver.port))
     with pytest.raises(PeerUnreachable):
         await channel.deliver(withdrawal(), deadline_s=0.5)
     await channel.close()
@@ -156,44 +177,119 @@ async def test_a_sender_does_not_talk_to_an_impostor(receiver: Receiver, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "code"),
+    ("request_bytes", "reason"),
     [
-        pytest.param(b"", grpc.StatusCode.INVALID_ARGUMENT, id="empty"),
-        pytest.param(b"\xff\xfe{}", grpc.StatusCode.INVALID_ARGUMENT, id="not UTF-8"),
-        pytest.param(b'{"type":"offer"', grpc.StatusCode.INVALID_ARGUMENT, id="cut off"),
-        pytest.param(b'{"type":"gift","id":"x"}', grpc.StatusCode.INVALID_ARGUMENT, id="unknown kind"),
-        pytest.param(b"[" * 100_000, grpc.StatusCode.INVALID_ARGUMENT, id="deep"),
+        pytest.param(b"", "not a netstitch message", id="empty"),
+        pytest.param(b"\xff\xfe{}", "not a netstitch message", id="not UTF-8"),
+        pytest.param(msgspec.json.encode(withdrawal())[:-1], "truncated", id="cut off"),
+        pytest.param(said(kind="gift"), "unknown kind of message 'gift': this release knows offer", id="unknown kind"),
         pytest.param(
-            msgspec.json.encode(withdrawal())[:-1] + b',"extra":1}',
-            grpc.StatusCode.INVALID_ARGUMENT,
-            id="unknown field",
+            said(version=3), "protocol version 3 between domains is not spoken here, but 2", id="later version"
         ),
-        pytest.param(b"x" * 10_000_000, grpc.StatusCode.RESOURCE_EXHAUSTED, id="10 MB"),
+        pytest.param(
+            b'{"type":"withdrawal","id":"shop:x:1","reason":"x","issued_s":1,"signature":"AA=="}',
+            "protocol version 1 between domains is not spoken here, but 2: upgrade the controller that speaks 1",
+            id="release before mandates",
+        ),
+        pytest.param(said(payload=b"{}"), "the withdrawal cannot be read", id="empty payload"),
+        pytest.param(said(payload=b'{"id":"x","reason":1,"issued_s":1}'), "Expected `str`", id="wrong type"),
+        pytest.param(said(payload=b"[" * 100_000), "the withdrawal cannot be read", id="deep payload"),
+        pytest.param(
+            said(payload=b'{"id":"x","reason":"","issued_s":1,"new":' + b"[" * 100_000),
+            "cannot be read",
+            id="deep field",
+        ),
+        pytest.param(b"[" * 100_000, "not a netstitch message", id="deep"),
+        pytest.param(b"x" * 10_000_000, "larger than max", id="10 MB"),
     ],
 )
-async def test_garbage_is_refused_and_the_next_message_is_taken(
-    receiver: Receiver, request_bytes: bytes, code: grpc.StatusCode
+async def test_garbage_is_refused_with_the_reason_and_the_next_message_is_taken(
+    receiver: Receiver, request_bytes: bytes, reason: str
 ) -> None:
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await channel._call(request_bytes, timeout=5, wait_for_ready=True)
+    too_large = len(request_bytes) > peer_module.SIZE_BYTES_MAX
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if too_large else grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.code() is code
+    assert reason in str(caught.value.details())
     assert not receiver.taken
     await channel.deliver(withdrawal())
     assert receiver.taken == [("shop", withdrawal())]
     await channel.close()
 
 
+async def test_what_a_later_release_says_beside_what_we_know_is_taken_as_it_came(receiver: Receiver) -> None:
+    later = msgspec.structs.replace(
+        withdrawal(), payload=withdrawal().payload[:-1] + b', "colour" : {"name":"blue","depth":[1,2.50]}}'
+    )
+    channel = opened_channel(receiver.shop, receiver.peer)
+    await channel.deliver(later)
+    await channel.close()
+    assert receiver.taken == [("shop", later)]
+
+
+async def test_a_greeting_says_who_is_there_once_for_each_connection(receiver: Receiver) -> None:
+    reports = Reports()
+    port = receiver.port
+    async with asyncio.TaskGroup() as tasks:
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
+        client.set_peers({"transit": receiver.peer})
+        await reports.until(lambda: len(reports.met) == 1)
+        client.send("transit", "m", withdrawal())
+        await reports.count(1)
+        assert len(receiver.met) == 1
+        await receiver.server.stop(0)
+        await receiver.server.start(f"127.0.0.1:{port}")
+        await reports.until(lambda: len(reports.met) == 2)
+        client.set_peers({})
+    assert reports.met == [PeerMet(peer="transit", greeting=GREETING)] * 2
+    assert receiver.met[0] == PeerMet(peer="shop", greeting=GREETING)
+
+
+async def test_a_peer_of_another_version_is_not_asked_until_it_is_another(receiver: Receiver) -> None:
+    """First a release that does not know greetings, then one of a later protocol, then one like ours."""
+    reports = Reports()
+    port = receiver.port
+    await receiver.server.stop(0)
+    later = msgspec.structs.replace(GREETING, versions=(3, 4))
+    handlers: dict[str, Any] = {DELIVER: grpc.unary_unary_rpc_method_handler(lambda request, context: b"")}
+    async with asyncio.TaskGroup() as tasks:
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
+        client.set_peers({"transit": receiver.peer})
+        for answer, spoken in ((None, 1), (later, 4)):
+            if answer is not None:
+                handlers[GREET] = grpc.unary_unary_rpc_method_handler(lambda request, context: encode(later))
+            server = grpc.aio.server()
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+            server.add_secure_port(f"127.0.0.1:{port}", receiver.server._credentials())
+            await server.start()
+            seen = len(reports.met)
+            await reports.until(lambda seen=seen: len(reports.met) > seen)
+            assert f"protocol version {spoken} between domains" in reports.met[-1].refusal
+            for n in range(3):
+                client.send("transit", f"m{n}", withdrawal(n))
+            await reports.count(len(reports.all) + 3)
+            assert all("upgrade" in reason for _, _, reason in reports.all[-3:]) and all(reports.final[-3:])
+            await server.stop(0)
+        await receiver.server.start(f"127.0.0.1:{port}")
+        await reports.until(lambda: reports.met[-1].refusal == "")
+        client.send("transit", "again", withdrawal(9))
+        await reports.until(lambda: reports.all[-1] == ("transit", "again", ""))
+        client.set_peers({})
+    assert receiver.taken == [("shop", withdrawal(9))]
+
+
 async def test_an_oversized_message_is_not_even_sent(receiver: Receiver) -> None:
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     with pytest.raises(PeerViolation, match="over the limit"):
-        await channel.deliver(withdrawal(reason="x" * 300_000))
+        await channel.deliver(msgspec.structs.replace(withdrawal(), payload=b"x" * 1_000_000))
     await channel.close()
 
 
 async def test_a_peer_that_does_not_answer_is_given_up_in_time(receiver: Receiver) -> None:
     receiver.stored.clear()
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     with pytest.raises(PeerUnreachable, match=r"transit at 127\.0\.0\.1.*deadline"):
         await channel.deliver(withdrawal(), deadline_s=0.3)
     await channel.close()
@@ -202,7 +298,7 @@ async def test_a_peer_that_does_not_answer_is_given_up_in_time(receiver: Receive
 async def test_a_slow_store_is_said_to_the_sender(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "DELIVERY_S_MAX", 0.2)
     receiver.stored.clear()
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     with pytest.raises(PeerUnreachable, match="not stored within"):
         await channel.deliver(withdrawal())
     await channel.close()
@@ -210,7 +306,7 @@ async def test_a_slow_store_is_said_to_the_sender(receiver: Receiver, monkeypatc
 
 async def test_one_peer_cannot_take_all_calls(receiver: Receiver) -> None:
     receiver.stored.clear()
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     calls = [
         asyncio.ensure_future(channel.deliver(withdrawal(n))) for n in range(server_module.CALLS_OF_A_PEER_MAX + 4)
     ]
@@ -226,7 +322,7 @@ async def test_one_peer_cannot_take_all_calls(receiver: Receiver) -> None:
 async def test_connections_that_say_nothing_hold_nobody_up(receiver: Receiver) -> None:
     silent = [await asyncio.open_connection("127.0.0.1", receiver.port) for _ in range(50)]
     silent[0][1].write(b"\x16\x03\x01garbage instead of a TLS handshake")
-    channel = PeerChannel(receiver.shop, receiver.peer)
+    channel = opened_channel(receiver.shop, receiver.peer)
     async with asyncio.timeout(2):
         await channel.deliver(withdrawal())
     await channel.close()
@@ -236,7 +332,7 @@ async def test_connections_that_say_nothing_hold_nobody_up(receiver: Receiver) -
 
 async def test_a_removed_peer_is_out_at_once_and_a_new_one_gets_in(receiver: Receiver, tmp_path: Path) -> None:
     insight = keygen("insight", tmp_path / "insight")
-    shop_channel, insight_channel = PeerChannel(receiver.shop, receiver.peer), PeerChannel(insight, receiver.peer)
+    shop_channel, insight_channel = opened_channel(receiver.shop, receiver.peer), opened_channel(insight, receiver.peer)
     await shop_channel.deliver(withdrawal(1))
     receiver.server.set_peers({"insight": peer_of(insight, 1)})
     with pytest.raises(PeerViolation, match="not a peer"):  # over the connection that was let in before
@@ -254,15 +350,24 @@ async def test_a_removed_peer_is_out_at_once_and_a_new_one_gets_in(receiver: Rec
 @dataclass
 class Reports:
     all: list[tuple[str, str, str]] = field(default_factory=list)
+    final: list[bool] = field(default_factory=list)
+    met: list[PeerMet] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, peer: str, message_id: str, reason: str) -> None:
-        self.all.append((peer, message_id, reason))
+    async def __call__(self, event: MessageSent | PeerMet) -> None:
+        if isinstance(event, PeerMet):
+            self.met.append(event)
+        else:
+            self.all.append((event.peer, event.message_id, event.reason))
+            self.final.append(event.final)
         self.arrived.set()
 
     async def count(self, wanted: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.all) < wanted:
+        await self.until(lambda: len(self.all) >= wanted)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
                 self.arrived.clear()
                 await self.arrived.wait()
 
@@ -270,7 +375,7 @@ class Reports:
 async def test_messages_arrive_in_order_and_each_is_reported_once(receiver: Receiver) -> None:
     reports = Reports()
     async with asyncio.TaskGroup() as tasks:
-        client = EastWestClient(receiver.shop, tasks, reports)
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
         client.set_peers({"transit": receiver.peer})
         for n in range(50):
             client.send("transit", f"m{n}", withdrawal(n))
@@ -284,7 +389,7 @@ async def test_a_newer_message_under_the_same_id_replaces_the_waiting_one(receiv
     reports = Reports()
     receiver.stored.clear()
     async with asyncio.TaskGroup() as tasks:
-        client = EastWestClient(receiver.shop, tasks, reports)
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
         client.set_peers({"transit": receiver.peer})
         client.send("transit", "first", withdrawal(1))
         client.send("transit", "second", withdrawal(2, "old"))
@@ -300,7 +405,7 @@ async def test_a_dead_peer_is_reported_and_taken_up_again_when_it_is_back(receiv
     port = receiver.port
     await receiver.server.stop(0)
     async with asyncio.TaskGroup() as tasks:
-        client = EastWestClient(receiver.shop, tasks, reports)
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
         client.set_peers({"transit": receiver.peer})
         for n in range(20):
             client.send("transit", f"m{n}", withdrawal(n))
@@ -316,7 +421,7 @@ async def test_a_dead_peer_is_reported_and_taken_up_again_when_it_is_back(receiv
 async def test_sending_to_nobody_says_so(receiver: Receiver) -> None:
     reports = Reports()
     async with asyncio.TaskGroup() as tasks:
-        EastWestClient(receiver.shop, tasks, reports).send("nowhere", "m", withdrawal())
+        EastWestClient(receiver.shop, tasks, reports, GREETING).send("nowhere", "m", withdrawal())
         await reports.count(1)
     assert "no Domain resource" in reports.all[0][2]
 

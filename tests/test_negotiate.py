@@ -1,18 +1,29 @@
 """What a neighbour may not do: each forgery is refused with its reason, and nothing is opened."""
 
-import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.negotiate import make_offer, make_withdrawal
 from controller.fulfillment.policy import refusal
-from controller.model.agreement import Acceptance, Agreement, Flow, Offer, Refusal, Terms, Withdrawal, signing_bytes
+from controller.model.agreement import (
+    Acceptance,
+    Agreement,
+    Envelope,
+    Flow,
+    Message,
+    Refusal,
+    Terms,
+    Withdrawal,
+    opened,
+    opened_mandate,
+    unsigned,
+)
 from controller.model.dscp import CODE_POINTS
-from controller.model.event import MessageReceived
 from controller.model.intent import Encryption, Ports, Trust
 from controller.model.policy import AcceptRule, Policy, TransitRule
+from tests.offers import asked_for, first_offer, mandated, said, signed
 from tests.simulator import ORDER_PROCESSING, START_S, SimulatedKeys, World
 
 HTTPS = Ports(protocol="tcp", first=443, last=443)
@@ -27,120 +38,314 @@ def agreed_world() -> World:
     return world
 
 
-def quiet_world() -> tuple[World, Offer]:
+def quiet_world() -> tuple[World, Terms]:
     """A world where nothing is agreed, and an offer of transit to insight that would be accepted."""
-    world = agreed_world()
-    offer = next(
-        message
-        for sender, receiver, message in world.wiretap
-        if isinstance(message, Offer) and (sender, receiver) == ("transit", "insight")
-    )
+    offer = first_offer(agreed_world())
     fresh = World()
     fresh.start()
     return fresh, offer
 
 
-def signed(offer: Offer, by: str = "transit", **changes: object) -> Offer:
-    return make_offer(replace(offer.terms, **changes), SimulatedKeys(by))
-
-
-def deliver(world: World, message: Offer | Acceptance | Refusal | Withdrawal, sender: str, receiver: str) -> None:
-    controller = world.controllers[receiver]
-    controller.event(MessageReceived(peer=sender, message=message), controller.life)
+def deliver(world: World, message: Envelope, sender: str, receiver: str) -> str | None:
+    refused = world.deliver(message, sender, receiver)
     world.run(0.2)
+    return refused
 
 
-def answers(world: World, sender: str = "insight") -> list[object]:
-    return [message for source, _, message in world.wiretap if source == sender]
+def offer_of_transit(world: World, terms: Terms) -> str:
+    """Why insight refuses it; empty: it does not."""
+    deliver(world, signed(terms, "transit"), "transit", "insight")
+    answer = answers(world)[-1]
+    return answer.reason if isinstance(answer, Refusal) else ""
+
+
+def answers(world: World, sender: str = "insight") -> list[Message]:
+    return [opened(message) for source, _, message in world.wiretap if source == sender]
+
+
+@contextmanager
+def nothing_opens(world: World) -> Iterator[None]:
+    writes = {node.name: node.writes for node in world.nodes.values()}
+    yield
+    world.run(1.0)
+    assert {node.name: node.writes for node in world.nodes.values()} == writes
+    assert not world.controllers["insight"].state.courses
 
 
 def test_the_genuine_offer_is_accepted() -> None:
     world, offer = quiet_world()
-    deliver(world, offer, "transit", "insight")
+    deliver(world, signed(offer, "transit"), "transit", "insight")
     assert isinstance(answers(world)[0], Acceptance)
     # the transit of this world has not made the offer, and ends what it does not want
     assert "course_ended" in [line.event for line in world.controllers["insight"].logs]
     assert not world.nodes["ig1"].host.tunnels
 
 
-FORGERIES: dict[str, tuple[Callable[[Offer], Offer], str]] = {
-    "forged": (lambda offer: replace(offer, signature=base64.b64encode(bytes(64)).decode()), "forged or altered"),
-    "no base64": (lambda offer: replace(offer, signature="%%%"), "forged or altered"),
-    "signed by another domain": (lambda offer: signed(offer, "shop"), "forged or altered"),
-    "altered": (lambda offer: replace(offer, terms=replace(offer.terms, expires_s=2_000_000_000)), "altered"),
-    "another offeror": (lambda offer: signed(offer, offeror="shop"), "sent an offer of shop"),
-    "for another": (lambda offer: signed(offer, acceptor="shop"), "is for shop"),
-    "another's id": (lambda offer: signed(offer, id="shop:x:1"), "the id must start with"),
-    "expired": (lambda offer: signed(offer, expires_s=int(START_S) - 1), "has expired"),
-    "in the future": (lambda offer: signed(offer, not_before_s=int(START_S) + 9999), "begins in the future"),
-    "too long": (lambda offer: signed(offer, expires_s=int(START_S) + 400 * 86400), "longer than"),
-    "circle": (lambda offer: signed(offer, visited=("insight", "transit")), "in a circle"),
-    "avoiding us": (lambda offer: signed(offer, avoid_domains=("insight",)), "must not pass insight"),
-    "no code point": (lambda offer: signed(offer, dscp=64), "64 is no code point"),
-    "negative code point": (lambda offer: signed(offer, dscp=-1), "-1 is no code point"),
-    "unknown border": (lambda offer: signed(offer, border="nowhere"), "no border nowhere"),
-    "border of another": (lambda offer: signed(offer, border="sg1-ig1"), "no border sg1-ig1 between transit"),
-    "in clear": (lambda offer: signed(offer, encryption=Encryption.NONE), "inside WireGuard"),
-    "trust": (lambda offer: signed(offer, trust_min=Trust.OWN), "trust of at least own"),
-    "no flows": (lambda offer: signed(offer, flows=()), "1 to 256 flows"),
-    "somebody else's source": (lambda offer: signed(offer, origin="moon"), "moon cannot ask for traffic from shop"),
+def test_an_offer_that_was_forged_or_altered_on_the_way_opens_nothing() -> None:
+    world, offer = quiet_world()
+    genuine = signed(offer, "transit")
+    longer = unsigned(replace(offer, expires_s=offer.expires_s + 1)).payload
+    for forged in (
+        replace(genuine, signature=bytes(64)),
+        replace(genuine, signature=b""),
+        replace(genuine, payload=longer),
+        replace(genuine, payload=genuine.payload + b" "),
+        signed(offer, "shop"),
+    ):
+        world.wiretap.clear()
+        with nothing_opens(world):
+            deliver(world, forged, "transit", "insight")
+        (answer,) = answers(world)
+        assert isinstance(answer, Refusal) and "forged or altered" in answer.reason
+
+
+FORGERIES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
+    "another offeror": (lambda terms: replace(terms, offeror="shop"), "sent an offer of shop"),
+    "for another": (lambda terms: replace(terms, acceptor="shop"), "is for shop"),
+    "another's id": (lambda terms: replace(terms, id="shop:x:1"), "the id must start with"),
+    "expired": (lambda terms: asked_for(terms, expires_s=int(START_S) - 1), "has expired"),
+    "in the future": (lambda terms: asked_for(terms, not_before_s=int(START_S) + 9999), "begins in the future"),
+    "too long": (lambda terms: asked_for(terms, expires_s=int(START_S) + 400 * 86400), "longer than"),
+    "circle": (lambda terms: replace(terms, visited=("insight", "transit")), "in a circle"),
+    "avoiding us": (lambda terms: replace(terms, avoid_domains=("insight",)), "must not pass insight"),
+    "unknown border": (lambda terms: replace(terms, border="nowhere"), "no border nowhere"),
+    "border of another": (lambda terms: replace(terms, border="sg1-ig1"), "no border sg1-ig1 between transit"),
+    "in clear": (lambda terms: asked_for(terms, encryption=Encryption.NONE), "inside WireGuard"),
+    "trust": (lambda terms: asked_for(terms, trust_min=Trust.OWN), "trust of at least own"),
+    "no flows": (lambda terms: asked_for(terms, flows=()), "1 to 256 flows"),
+    "somebody else's source": (lambda terms: replace(terms, origin="moon"), "moon cannot ask for traffic from shop"),
     "everything": (
-        lambda offer: signed(offer, flows=(replace(offer.terms.flows[0], source_prefixes=("0.0.0.0/0",)),)),
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("0.0.0.0/0",)),)),
         "not one of hosts",
     ),
     "a SID as source": (
-        lambda offer: signed(offer, flows=(replace(offer.terms.flows[0], source_prefixes=("5f00::/16",)),)),
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("5f00::/16",)),)),
         "not one of hosts",
     ),
     "no prefix": (
-        lambda offer: signed(offer, flows=(replace(offer.terms.flows[0], source_prefixes=("x",)),)),
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("x",)),)),
         "does not appear to be",
     ),
     "SID of another": (
-        lambda offer: signed(offer, offeror_end=replace(offer.terms.offeror_end, sid="5f00:3::1")),
+        lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, sid="5f00:3::1")),
         "is not in transit's block",
     ),
-    "key": (
-        lambda offer: signed(offer, offeror_end=replace(offer.terms.offeror_end, public_key="AAAA")),
-        "malformed",
-    ),
-    "endpoint": (
-        lambda offer: signed(offer, offeror_end=replace(offer.terms.offeror_end, endpoint="host")),
-        "malformed",
-    ),
+    "key": (lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, public_key="AAAA")), "malformed"),
+    "endpoint": (lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, endpoint="host")), "malformed"),
+    "needs what we have not": (lambda terms: replace(terms, needs=("telepathy",)), "has not what is needed: telepathy"),
     "not our policy": (
-        lambda offer: signed(offer, flows=(replace(offer.terms.flows[0], ports=(replace(HTTPS, last=444),)),)),
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], ports=(replace(HTTPS, last=444),)),)),
         "no rule of insight accepts",
     ),
     "other destination": (
-        lambda offer: signed(offer, flows=(replace(offer.terms.flows[0], destination_prefixes=("10.1.0.10/32",)),)),
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], destination_prefixes=("10.1.0.10/32",)),)),
         "has other addresses",
     ),
-    "impossible": (lambda offer: signed(offer, latency_us_max=-1), "holds what is required (latency)"),
 }
+"""Of a neighbour that has its origin's mandate for all of it, or does not need one to be refused."""
 
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_offer_that_is_none_is_refused_with_the_reason_and_opens_nothing(name: str) -> None:
     world, offer = quiet_world()
     make, reason = FORGERIES[name]
-    writes = {node.name: node.writes for node in world.nodes.values()}
-    deliver(world, make(offer), "transit", "insight")
-    (answer,) = answers(world)
-    assert isinstance(answer, Refusal) and reason in answer.reason, answer
-    assert {node.name: node.writes for node in world.nodes.values()} == writes
-    assert not world.controllers["insight"].state.courses
+    with nothing_opens(world):
+        assert reason in offer_of_transit(world, make(offer))
+
+
+def narrower(terms: Terms) -> Terms:
+    (flow,) = terms.flows
+    return replace(terms, flows=(replace(flow, ports=(HTTPS,), source_prefixes=flow.source_prefixes[:1]),))
+
+
+WELL_DONE: dict[str, Callable[[Terms], Terms]] = {
+    "as it is": lambda terms: terms,
+    "flows are narrower": narrower,
+    "it ends sooner": lambda terms: replace(terms, expires_s=terms.expires_s - 60),
+    "more is avoided": lambda terms: replace(terms, avoid_domains=("moon",)),
+    "less time is left": lambda terms: replace(terms, latency_us_max=1000),
+    "trust that the mandate leaves open": lambda terms: mandated(terms, trust_min=None),
+    "avoiding what the mandate says": lambda terms: asked_for(terms, avoid_domains=("moon",)),
+}
+
+
+@pytest.mark.parametrize("name", WELL_DONE)
+def test_offer_within_the_mandate_of_its_origin_is_accepted(name: str) -> None:
+    world, offer = quiet_world()
+    assert offer_of_transit(world, WELL_DONE[name](offer)) == ""
+
+
+def flow_of(terms: Terms, **changes: object) -> Terms:
+    """Another flow, for which the origin did not ask."""
+    return replace(terms, flows=(replace(terms.flows[0], **changes),))
+
+
+DISHONEST: dict[str, tuple[Callable[[Terms], Terms], str]] = {
+    "a mandate that transit signed": (lambda terms: mandated(terms, by="transit"), "key that is pinned for shop"),
+    "a mandate that transit altered": (
+        lambda terms: replace(terms, mandate=replace(terms.mandate, payload=terms.mandate.payload + b" ")),
+        "key that is pinned for shop",
+    ),
+    "no mandate": (
+        lambda terms: replace(terms, mandate=replace(terms.mandate, payload=b"", signature=b"")),
+        "the mandate cannot be read",
+    ),
+    "another statement of shop in its place": (
+        lambda terms: replace(terms, mandate=signed(replace(terms, offeror="shop"), "shop")),
+        "expected a mandate",
+    ),
+    "a mandate of itself": (
+        lambda terms: mandated(terms, origin="transit", id="transit:x:1"),
+        "the mandate is transit's, the offer is in the name of shop",
+    ),
+    "in the name of a domain that is not known": (
+        lambda terms: mandated(
+            replace(flow_of(terms, source="moon/a"), origin="moon", visited=("moon", "transit")),
+            origin="moon",
+            id="moon:x:1",
+        ),
+        "no key of moon is pinned here: `stitch domain add moon --key KEY`",
+    ),
+    "an id of another": (lambda terms: mandated(terms, id="transit:x:1"), "mandate's id must start with shop:"),
+    "expired": (lambda terms: mandated(terms, expires_s=int(START_S) - 1), "the mandate has expired"),
+    "not yet": (lambda terms: mandated(terms, not_before_s=int(START_S) + 9999), "the mandate begins in the future"),
+    "for years": (lambda terms: mandated(terms, expires_s=int(START_S) + 400 * 86400), "mandate is for longer than"),
+    "given to another": (lambda terms: mandated(terms, carrier="moon"), "shop gave the mandate to moon"),
+    "its own part is hidden": (lambda terms: replace(terms, visited=("transit",)), "gave the mandate to transit"),
+    "a domain before it is made up": (
+        lambda terms: replace(terms, visited=("shop", "moon", "transit")),
+        "shop gave the mandate to transit; the traffic has passed shop, moon, transit",
+    ),
+    "another host of the origin": (
+        lambda terms: flow_of(terms, source_prefixes=("10.1.0.12/32",)),
+        "flow to insight/analytics/analytics-y is not in the mandate",
+    ),
+    "one host more": (
+        lambda terms: flow_of(terms, source_prefixes=(*terms.flows[0].source_prefixes, "10.1.0.12/32")),
+        "is not in the mandate",
+    ),
+    "a wider prefix": (lambda terms: flow_of(terms, source_prefixes=("10.1.0.10/31",)), "is not in the mandate"),
+    "another network of the origin": (lambda terms: flow_of(terms, source="shop/customer-z"), "is not in the mandate"),
+    "more ports": (lambda terms: flow_of(terms, ports=(replace(HTTPS, last=444),)), "is not in the mandate"),
+    "every port": (lambda terms: flow_of(terms, ports=()), "is not in the mandate"),
+    "another destination": (
+        lambda terms: flow_of(terms, destination="insight/archive/archive-z"),
+        "flow to insight/archive/archive-z is not in the mandate",
+    ),
+    "the whole network": (lambda terms: flow_of(terms, destination="insight/analytics"), "is not in the mandate"),
+    "other addresses": (lambda terms: flow_of(terms, destination_prefixes=("10.2.0.11/32",)), "is not in the mandate"),
+    "a flow more": (
+        lambda terms: replace(terms, flows=(*terms.flows, replace(terms.flows[0], source_prefixes=("10.1.0.12/32",)))),
+        "is not in the mandate",
+    ),
+    "longer": (lambda terms: replace(terms, expires_s=terms.expires_s + 1), "would outlast the mandate"),
+    "what is to be avoided is left out": (
+        lambda terms: mandated(terms, avoid_domains=("moon",)),
+        "does not want the traffic to pass moon, and the offer does not say so",
+    ),
+    "it should be avoided itself": (
+        lambda terms: asked_for(terms, avoid_domains=("transit",)),
+        "does not want the traffic to pass transit, and it has",
+    ),
+    "the destination is to be avoided": (
+        lambda terms: mandated(terms, avoid_domains=("insight",)),
+        "shop does not want the traffic to pass insight",
+    ),
+    "no third domain was to carry it": (lambda terms: mandated(terms, direct=True), "no third domain to carry it"),
+    "more time": (
+        lambda terms: replace(terms, latency_us_max=(opened_mandate(terms.mandate).latency_us_max or 0) + 1),
+        "shop wants a latency of at most 20000 us",
+    ),
+    "no bound of time": (lambda terms: replace(terms, latency_us_max=None), "shop wants a latency of at most"),
+    "less trust": (lambda terms: replace(terms, trust_min=Trust.PUBLIC), "shop wants trust of at least partner"),
+    "no trust": (lambda terms: replace(terms, trust_min=None), "shop wants trust of at least partner"),
+    "weaker encryption": (
+        lambda terms: mandated(terms, encryption=Encryption.WIREGUARD_END_TO_END),
+        "shop wants encryption wireguard-end-to-end, and the offer says wireguard",
+    ),
+    "another mark": (
+        lambda terms: replace(terms, dscp=CODE_POINTS["EF"]),
+        "shop wants dscp CS0, and the offer says EF",
+    ),
+    "the origin needs what we have not": (
+        lambda terms: mandated(terms, needs=("telepathy",)),
+        "has not what is needed: telepathy",
+    ),
+}
+"""What a domain on the way may not do in the name of the origin, though it signs its own offer rightly."""
+
+
+@pytest.mark.parametrize("name", DISHONEST)
+def test_a_domain_on_the_way_cannot_speak_for_the_origin(name: str) -> None:
+    world, offer = quiet_world()
+    make, reason = DISHONEST[name]
+    with nothing_opens(world):
+        assert reason in offer_of_transit(world, make(offer))
+
+
+def test_a_neighbour_that_carries_is_not_fooled_either() -> None:
+    """Of the origin itself, the offer and the mandate must be the same thing."""
+    offer = first_offer(agreed_world(), "shop")
+    world = World()
+    world.start()
+    for change, reason in (
+        ({"id": "shop:other:9"}, "the mandate is for transit and offer shop:order-processing"),
+        ({"latency_us_max": 1}, "holds what is required (latency)"),
+    ):
+        deliver(world, signed(replace(offer, **change), "shop"), "shop", "transit")
+        answer = answers(world, "transit")[-1]
+        assert isinstance(answer, Refusal) and reason in answer.reason
+
+
+def test_a_mandate_supports_one_agreement_at_a_time_and_none_once_it_has_ended() -> None:
+    world = agreed_world()
+    replayed = replace(first_offer(world), id="transit:replayed:99")
+    assert "stands on mandate shop:order-processing:" in offer_of_transit(world, replayed)
+    assert world.phase("shop", "order-processing") == "Active"
+    world.delete("shop", "order-processing")
+    world.run(3.0)
+    with nothing_opens(world):
+        assert "withdrawn" in offer_of_transit(world, replayed)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    assert world.phase("shop", "order-processing") == "Active", "the next one stands on a mandate of its own"
+
+
+def test_a_mandate_of_an_ended_agreement_ends_with_its_own_lease() -> None:
+    world = agreed_world()
+    old = first_offer(world)
+    world.delete("shop", "order-processing")
+    world.run(2 * 3600.0)
+    assert "expired" in offer_of_transit(world, replace(old, id="transit:replayed:99"))
+
+
+def test_mandates_are_renewed_with_the_agreements_and_an_older_one_is_no_renewal() -> None:
+    world = agreed_world()
+    first = first_offer(world)
+    world.run(2000.0)
+    mandates = [opened_mandate(one.mandate) for one in said(world, "offer") if isinstance(one, Terms)]
+    assert {one.id for one in mandates} == {opened_mandate(first.mandate).id}
+    assert sorted({one.revision for one in mandates}) == [1, 2]
+    by_domain = {
+        name: {session.terms.mandate for session in (course.upstream, course.downstream) if session is not None}
+        for name, course in world.courses()
+    }
+    (carried,) = {mandate for ones in by_domain.values() for mandate in ones}
+    assert opened_mandate(carried).revision == 2, "all three hold the very bytes of the origin"
+    assert "(replayed)" in offer_of_transit(world, replace(first, revision=7))
+    world.run(10.0)
+    assert world.phase("shop", "order-processing") == "Active"
 
 
 def test_offer_of_an_unknown_domain_is_not_answered() -> None:
     world, offer = quiet_world()
-    deliver(world, offer, "moon", "insight")
+    deliver(world, signed(offer, "moon"), "moon", "insight")
     assert answers(world) == [] and not world.controllers["insight"].state.courses
 
 
 def test_replayed_offer_of_an_ended_agreement_is_refused() -> None:
     world = agreed_world()
-    offer = next(message for sender, _, message in world.wiretap if isinstance(message, Offer) and sender == "transit")
+    offer = world.heard("offer", "transit")[0]
     world.delete("shop", "order-processing")
     world.run(3.0)
     world.wiretap.clear()
@@ -152,20 +357,13 @@ def test_replayed_offer_of_an_ended_agreement_is_refused() -> None:
 
 def test_offer_that_comes_after_its_withdrawal_is_refused() -> None:
     world, offer = quiet_world()
-    deliver(
-        world,
-        make_withdrawal(offer.terms.id, "changed my mind", int(START_S), SimulatedKeys("transit")),
-        "transit",
-        "insight",
-    )
-    deliver(world, offer, "transit", "insight")
-    (answer,) = answers(world)
-    assert isinstance(answer, Refusal) and "withdrawn" in answer.reason
+    deliver(world, withdrawal(offer.id, "transit"), "transit", "insight")
+    assert "withdrawn" in offer_of_transit(world, offer)
 
 
 def test_older_revision_is_refused_as_replayed() -> None:
     world = agreed_world()
-    first = next(message for sender, _, message in world.wiretap if isinstance(message, Offer) and sender == "transit")
+    first = world.heard("offer", "transit")[0]
     world.run(2000.0)
     world.wiretap.clear()
     deliver(world, first, "transit", "insight")
@@ -176,35 +374,37 @@ def test_older_revision_is_refused_as_replayed() -> None:
 
 def test_renewal_may_not_change_the_flows() -> None:
     world = agreed_world()
-    offer = next(message for sender, _, message in world.wiretap if isinstance(message, Offer) and sender == "transit")
-    world.wiretap.clear()
-    flow = replace(offer.terms.flows[0], source_prefixes=("10.1.0.12/32",))
-    deliver(world, signed(offer, revision=2, flows=(flow,)), "transit", "insight")
-    (answer,) = answers(world)
-    assert isinstance(answer, Refusal) and "may change times only" in answer.reason
+    offer = first_offer(world)
+    flow = replace(offer.flows[0], source_prefixes=("10.1.0.12/32",))
+    assert "may change times only" in offer_of_transit(world, asked_for(replace(offer, revision=2), flows=(flow,)))
+    other = mandated(replace(offer, revision=2), id="shop:order-processing:77")
+    assert "a renewal stands on the same mandate" in offer_of_transit(world, other)
 
 
-@pytest.mark.parametrize("field", ["terms", "end", "latency", "signature", "offer_signature"])
-def test_altered_acceptance_opens_nothing(field: str) -> None:
+def test_altered_acceptance_opens_nothing() -> None:
     world = World()
     world.start()
     world.partitioned.add(frozenset(("shop", "transit")))
     world.apply("shop", ORDER_PROCESSING)
     world.run(0.1)
-    other = agreed_world()
-    genuine = next(
-        message for sender, _, message in other.wiretap if isinstance(message, Acceptance) and sender == "transit"
-    )
-    forged = {
-        "terms": lambda: replace(genuine, terms=replace(genuine.terms, expires_s=genuine.terms.expires_s + 1)),
-        "end": lambda: replace(genuine, acceptor_end=replace(genuine.acceptor_end, sid="5f00:2:9::")),
-        "latency": lambda: replace(genuine, latency_us=1),
-        "signature": lambda: replace(genuine, signature="AAAA"),
-        "offer_signature": lambda: replace(genuine, offer_signature="AAAA"),
-    }[field]()
-    deliver(world, forged, "transit", "shop")
-    assert world.phase("shop", "order-processing") == "Negotiating"
-    assert not world.nodes["sg1"].host.tunnels
+    genuine = agreed_world().heard("acceptance", "transit")[0]
+    accepted = opened(genuine)
+    assert isinstance(accepted, Acceptance)
+    end = replace(accepted.acceptor_end, sid="5f00:2:9::")
+    quick = signed(replace(accepted, latency_us=1), "transit").payload
+    forgeries = {
+        "altered": replace(genuine, payload=quick),
+        "signature": replace(genuine, signature=bytes(64)),
+        "of another": signed(accepted, "insight"),
+        "of another offer": signed(replace(accepted, offer="0" * 64), "transit"),
+        "another kind": replace(genuine, kind="withdrawal"),
+        "slow": signed(replace(accepted, latency_us=20_001), "transit"),
+        "SID of another": signed(replace(accepted, acceptor_end=replace(end, sid="5f00:3::1")), "transit"),
+    }
+    for name, forged in forgeries.items():
+        deliver(world, forged, "transit", "shop")
+        assert world.phase("shop", "order-processing") == "Negotiating", name
+        assert not world.nodes["sg1"].host.tunnels, name
     assert any(log.event == "peer_violation" for log in world.controllers["shop"].logs)
     deliver(world, genuine, "transit", "shop")
     assert world.phase("shop", "order-processing") == "Active"
@@ -216,7 +416,7 @@ def test_a_stranger_can_neither_answer_nor_end_an_agreement() -> None:
     assert course.downstream is not None
     id = course.downstream.terms.id
     for keys, sender in (("insight", "insight"), ("insight", "transit")):
-        deliver(world, make_withdrawal(id, "mischief", int(START_S), SimulatedKeys(keys)), sender, "shop")
+        deliver(world, withdrawal(id, keys), sender, "shop")
     assert world.phase("shop", "order-processing") == "Active"
     assert sum(log.event == "peer_violation" for log in world.controllers["shop"].logs) == 2
 
@@ -226,7 +426,7 @@ def test_withdrawal_by_the_far_end_closes_all_and_is_tried_again() -> None:
     (course,) = world.controllers["insight"].state.courses.values()
     assert course.upstream is not None
     id = course.upstream.terms.id
-    deliver(world, make_withdrawal(id, "maintenance", int(START_S), SimulatedKeys("insight")), "insight", "transit")
+    deliver(world, withdrawal(id, "insight"), "insight", "transit")
     assert not any(one.host.tunnels for one in (world.nodes["t1"], world.nodes["t2"]))
     world.run(20.0)
     assert world.phase("shop", "order-processing") == "Active"
@@ -239,18 +439,25 @@ def test_agreement_is_proved_by_both_signatures() -> None:
     held: Agreement = agreement.agreement
     keys = SimulatedKeys("anybody")
     shop, transit = (SimulatedKeys(name).public for name in ("shop", "transit"))
-    offer_signature, acceptance_signature = map(base64.b64decode, (held.offer_signature, held.acceptance_signature))
-    accepted = signing_bytes("acceptance", held.terms, held.acceptor_end, held.latency_us)
-    altered = signing_bytes("acceptance", held.terms, held.acceptor_end, held.latency_us + 1)
-    assert keys.verify(shop, signing_bytes("offer", held.terms), offer_signature)
-    assert keys.verify(transit, accepted, acceptance_signature)
-    assert not keys.verify(shop, accepted, acceptance_signature)
-    assert not keys.verify(transit, altered, acceptance_signature)
+    offer, acceptance = held.offer, held.acceptance
+    assert keys.verify(shop, offer.signed_bytes, offer.signature)
+    assert keys.verify(shop, held.terms.mandate.signed_bytes, held.terms.mandate.signature)
+    assert keys.verify(transit, acceptance.signed_bytes, acceptance.signature)
+    assert not keys.verify(shop, acceptance.signed_bytes, acceptance.signature)
+    accepted = opened(acceptance)
+    assert isinstance(accepted, Acceptance) and accepted.offer == offer.digest
+    assert not keys.verify(transit, unsigned(replace(accepted, latency_us=1)).signed_bytes, acceptance.signature)
 
 
-def test_no_signature_of_one_kind_stands_for_another() -> None:
+def test_no_signature_of_one_kind_or_version_stands_for_another() -> None:
     _, offer = quiet_world()
-    assert signing_bytes("offer", offer.terms) != signing_bytes("acceptance", offer.terms)
+    envelope = signed(offer, "transit")
+    others = (replace(envelope, kind="acceptance"), replace(envelope, version=3))
+    assert len({one.signed_bytes for one in (envelope, *others)}) == 3
+
+
+def withdrawal(id: str, by: str) -> Envelope:
+    return signed(Withdrawal(id=id, reason="changed my mind", issued_s=int(START_S)), by)
 
 
 def terms(source: str = "shop/a", destination: str = "insight/b/c", **changes: object) -> Terms:
@@ -262,7 +469,7 @@ def terms(source: str = "shop/a", destination: str = "insight/b/c", **changes: o
         ports=(HTTPS,),
     )
     _, offer = quiet_world()
-    return replace(offer.terms, **{"flows": (flow,), "origin": "shop", **changes})
+    return replace(offer, **{"flows": (flow,), "origin": "shop", **changes})
 
 
 ACCEPT = AcceptRule(origin="shop", source="shop/*", destination="insight/b/*", ports=(Ports(protocol="tcp"),))

@@ -20,7 +20,7 @@ from controller.eastwest.identity import load
 from controller.errors import Overloaded, Unavailable
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
-from controller.model.agreement import Withdrawal
+from controller.model.agreement import Withdrawal, unsigned
 from controller.model.event import Record
 from controller.model.resource import Resource
 from controller.shell import QUEUE_MAX, Shell
@@ -126,7 +126,7 @@ async def test_a_message_is_acknowledged_only_when_stored(domain: Domain) -> Non
         domain.journal.open.clear()
         applying = asyncio.ensure_future(domain.shell.apply([intent()], dry_run=False))
         await asyncio.sleep(0.1)
-        message = Withdrawal(id="transit:x:1", reason="test", issued_s=1, signature="AA==")
+        message = unsigned(Withdrawal(id="transit:x:1", reason="test", issued_s=1))
         receiving = asyncio.ensure_future(domain.shell.receive("transit", message))
         await asyncio.sleep(0.2)
         assert not receiving.done()

@@ -74,7 +74,7 @@ def check_gone(world: World, *names: str) -> None:
 def check_border_opens_only_with_agreement(world: World) -> None:
     """At this very moment, on every node: a SID that a neighbour may use is in terms that an acceptor signed, which it
     does only over an offer that the offeror signed."""
-    signed = {sid for controller in world.controllers.values() for sid in controller.keys.accepted_sids}
+    signed = world.accepted_sids()
     for name, node in world.nodes.items():
         for entry in node.entries.values():
             if entry.table == "local_sid" and entry.match[0].value >= 2:

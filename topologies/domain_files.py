@@ -87,6 +87,11 @@ def inventory(topology: Topology, domain: Domain, peers: dict[str, Peer], agents
     names = {node.name for node in own_nodes}
     documents = [_manifest("Domain", domain.name, {"self": True, "sid_block": domain.sid_block})]
     documents += [_acquaintance(topology, domain, name, peers[name]) for name in domain.knows]
+    documents += [
+        _manifest("Domain", name, {"key": peer.identity.key})
+        for name, peer in peers.items()
+        if name != domain.name and name not in domain.knows
+    ]  # whoever carries or accepts what another domain asks for has its key pinned
     documents += [_own_network(topology, network) for network in topology.networks if network.domain == domain.name]
     documents += [
         _manifest("Network", name, {"prefixes": list(topology.network(name).prefixes)})

@@ -13,7 +13,7 @@ def manifest(
     client: "Client",
     name: str,
     key: str,
-    endpoint: str,
+    endpoint: str | None,
     certificate: str | None,
     sid_block: str | None,
     trust: str | None,
@@ -32,7 +32,8 @@ def manifest(
             spec["certificate"] = Path(certificate).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise InputInvalid(f"{certificate}: cannot be read: {error}") from error
-    missing = [f"--{field.replace('_', '-')}" for field in ("certificate", "sid_block") if field not in spec]
+    needed = ("certificate", "sid_block") if "endpoint" in spec else ()
+    missing = [f"--{field.replace('_', '-')}" for field in needed if field not in spec]
     if missing:
         raise InputInvalid(f"domain {name} is not known yet: {' and '.join(missing)} needed too")
     document = {"apiVersion": "netstitch/v1", "kind": "Domain", "metadata": {"name": name}, "spec": spec}

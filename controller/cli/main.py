@@ -313,12 +313,14 @@ def add_domain(
     context: typer.Context,
     name: str,
     key: Annotated[str, typer.Option(help="Its Ed25519 public key, base64 (stitchd keygen prints it).")],
-    endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Its east-west endpoint.")],
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Its east-west endpoint, if we talk to it.")
+    ] = None,
     certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Its TLS root certificate, PEM.")] = None,
     sid_block: Annotated[str | None, typer.Option(metavar="PREFIX", help="Its block in 5f00::/16.")] = None,
     trust: Annotated[str | None, typer.Option(help="public, partner or own.")] = None,
 ) -> None:
-    """Pin another domain's key and endpoint. What is left out stays as it is known."""
+    """Pin another domain's key, and of one that we talk to the endpoint. What is left out stays as it is known."""
     from controller.cli.domain import manifest
 
     client = _client(context)
@@ -333,18 +335,18 @@ def verify_agreement(
     file: Annotated[str, typer.Argument(metavar="FILE", help="From `stitch get agreement NAME -o json`; - is stdin.")],
     key: Annotated[list[str] | None, typer.Option(metavar="DOMAIN=KEY", help="Pinned; else the controller's.")] = None,
 ) -> None:
-    """Check both signatures of an exported agreement."""
+    """Check all signatures of an exported agreement: both domains', and the mandate's."""
     from controller.cli import agreement
 
     agreements = agreement.read_agreements(file)
     keys = agreement.parse_keys(key or [])
-    if not all({found.terms.offeror, found.terms.acceptor} <= keys.keys() for _, found in agreements):
+    if not all({*found.domains} <= keys.keys() for found in agreements):
         known = _client(context).get("domains")
         keys = {one["metadata"]["name"]: one["spec"].get("key", "") for one in known} | keys
     wrong: list[str] = []
-    for name, found in agreements:
+    for found in agreements:
         try:
-            print(f"{name}: signed by {' and '.join(agreement.verify(name, found, keys))}")
+            print(agreement.verify(found, keys))
         except AnswerIsNo as error:
             wrong.append(str(error))
     if wrong:

@@ -11,9 +11,19 @@ from dataclasses import dataclass, field
 import grpc
 
 from controller.eastwest.identity import Identity
-from controller.eastwest.peer import DELIVER, SERVICE, SIZE_BYTES_MAX, Peer, encode
+from controller.eastwest.peer import (
+    DELIVER,
+    GREET,
+    SERVICE,
+    SIZE_BYTES_MAX,
+    Peer,
+    decode_greeting,
+    encode,
+    greeting_objection,
+)
 from controller.errors import PeerUnreachable, PeerViolation
-from controller.model.agreement import Message
+from controller.model.agreement import Envelope, Greeting, Unreadable, version_objection
+from controller.model.event import MessageSent, PeerMet
 
 DEADLINE_S = 3.0
 """Of one delivery, with the connection it may need."""
@@ -33,15 +43,19 @@ REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
 )
 
-Sent = Callable[[str, str, str], Awaitable[None]]
-"""(peer, message id, reason): the peer has taken the message durably, or why not."""
+Report = Callable[[MessageSent | PeerMet], Awaitable[None]]
+"""What became of each message, and who is at the other end of each new connection."""
 
 
 class PeerChannel:
     """A channel to one pinned peer; it must prove to be that peer."""
 
-    def __init__(self, identity: Identity, peer: Peer) -> None:
+    def __init__(self, identity: Identity, peer: Peer, greeting: Greeting) -> None:
         self.peer = peer
+        self._where = f"domain {peer.domain} at {peer.endpoint}"
+        self._greeting = greeting
+        self._greeted = False
+        self._refusal = ""
         credentials = grpc.ssl_channel_credentials(
             root_certificates=peer.certificate.encode(),
             private_key=identity.leaf_key,
@@ -49,40 +63,79 @@ class PeerChannel:
         )
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", peer.domain))
         self._channel = grpc.aio.secure_channel(peer.endpoint, credentials, options=options)
-        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/{SERVICE}/{DELIVER}")
+        self._call: _Call = self._channel.unary_unary(f"/{SERVICE}/{DELIVER}")
+        self._greet: _Call = self._channel.unary_unary(f"/{SERVICE}/{GREET}")
 
-    async def deliver(self, message: Message, deadline_s: float = DEADLINE_S) -> None:
+    async def deliver(self, message: Envelope, deadline_s: float = DEADLINE_S) -> None:
         """Returns when the peer has stored what the message led to. Raises PeerUnreachable or PeerViolation."""
-        where = f"domain {self.peer.domain} at {self.peer.endpoint}"
+        if not self._greeted:
+            await self.greet(deadline_s)
+        if self._refusal:
+            raise PeerViolation(self._refusal)
         data = encode(message)
         if len(data) > SIZE_BYTES_MAX:
-            raise PeerViolation(f"{where}: a message of {len(data)} octets is over the limit of {SIZE_BYTES_MAX}")
+            raise PeerViolation(f"{self._where}: a message of {len(data)} octets is over the limit of {SIZE_BYTES_MAX}")
         try:
             await self._call(data, timeout=deadline_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as exc:
-            text = f"{where}: {exc.code().name.lower()}: {exc.details()}"
-            raise (PeerViolation if exc.code() in REFUSALS else PeerUnreachable)(text) from exc
+            raise self._error(exc) from exc
+
+    async def greet(self, deadline_s: float = DEADLINE_S) -> PeerMet:
+        """Who is there. Raises PeerUnreachable."""
+        theirs: Greeting | None = None
+        refusal = ""
+        try:
+            theirs = decode_greeting(await self._greet(encode(self._greeting), timeout=deadline_s, wait_for_ready=True))
+            refusal = greeting_objection(theirs)
+        except Unreadable as exc:
+            refusal = str(exc)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() not in REFUSALS:
+                raise self._error(exc) from exc
+            version_1 = exc.code() is grpc.StatusCode.UNIMPLEMENTED  # it does not know what a greeting is
+            refusal = version_objection(1) if version_1 else f"{exc.code().name.lower()}: {exc.details()}"
+        self._greeted = True
+        self._refusal = f"{self._where}: {refusal}" if refusal else ""
+        return PeerMet(peer=self.peer.domain, greeting=theirs, refusal=self._refusal)
+
+    def _error(self, exc: grpc.aio.AioRpcError) -> PeerUnreachable | PeerViolation:
+        kind = PeerViolation if exc.code() in REFUSALS else PeerUnreachable
+        return kind(f"{self._where}: {exc.code().name.lower()}: {exc.details()}")
+
+    async def connected(self) -> None:
+        """Waits for a connection, and tries again and again to get one."""
+        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+
+    async def disconnected(self) -> None:
+        """Waits for its end; who comes then may be another release."""
+        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        self._greeted = False
 
     async def close(self) -> None:
         await self._channel.close()
 
 
+_Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+
 @dataclass(slots=True)
 class _Outbox:
     channel: PeerChannel
-    waiting: dict[str, Message] = field(default_factory=dict)
+    waiting: dict[str, Envelope] = field(default_factory=dict)
     """By message id, in the order of arrival."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    worker: asyncio.Task[None] | None = None
+    tasks: tuple[asyncio.Task[None], ...] = ()
 
 
 class EastWestClient:
     """Runs in the TaskGroup it is given. Neither decides nor logs."""
 
-    def __init__(self, identity: Identity, tasks: asyncio.TaskGroup, sent: Sent) -> None:
+    def __init__(self, identity: Identity, tasks: asyncio.TaskGroup, report: Report, greeting: Greeting) -> None:
         self._identity = identity
         self._tasks = tasks
-        self._sent = sent
+        self._report = report
+        self._greeting = greeting
         self._outboxes: dict[str, _Outbox] = {}
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
@@ -91,19 +144,22 @@ class EastWestClient:
             peer = peers.get(domain)
             if peer == outbox.channel.peer:
                 continue
-            if outbox.worker is not None:
-                outbox.worker.cancel()
+            for task in outbox.tasks:
+                task.cancel()
             del self._outboxes[domain]
             for message_id in outbox.waiting:
                 self._refuse(domain, message_id, f"domain {domain} is no peer any more, or was changed; send again")
         for domain, peer in peers.items():
             if domain not in self._outboxes:
-                outbox = _Outbox(PeerChannel(self._identity, peer))
-                outbox.worker = self._tasks.create_task(self._work(domain, outbox), name=f"peer {domain}")
+                outbox = _Outbox(PeerChannel(self._identity, peer, self._greeting))
+                outbox.tasks = (
+                    self._tasks.create_task(self._work(domain, outbox), name=f"peer {domain}"),
+                    self._tasks.create_task(self._watch(outbox.channel), name=f"connection to {domain}"),
+                )
                 self._outboxes[domain] = outbox
 
-    def send(self, peer: str, message_id: str, message: Message) -> None:
-        """Queues; `sent` is called once. A message that still waits under the same id is replaced in its place."""
+    def send(self, peer: str, message_id: str, message: Envelope) -> None:
+        """Queues; one MessageSent is reported. What still waits under the same id is replaced in its place."""
         outbox = self._outboxes.get(peer)
         if outbox is None:
             self._refuse(peer, message_id, f"domain {peer} is no peer: no Domain resource gives its key and endpoint")
@@ -114,10 +170,21 @@ class EastWestClient:
             outbox.arrived.set()
 
     def _refuse(self, peer: str, message_id: str, reason: str) -> None:
-        self._tasks.create_task(self._report(peer, message_id, reason), name=f"refusal of {message_id}")
+        sent = MessageSent(peer=peer, message_id=message_id, reason=reason)
+        self._tasks.create_task(self._say(sent), name=f"refusal of {message_id}")
 
-    async def _report(self, peer: str, message_id: str, reason: str) -> None:
-        await self._sent(peer, message_id, reason)
+    async def _say(self, sent: MessageSent) -> None:
+        await self._report(sent)
+
+    async def _watch(self, channel: PeerChannel) -> None:
+        """Greets whoever is at the other end of each new connection."""
+        while True:
+            await channel.connected()
+            try:
+                await self._report(await channel.greet())
+            except PeerUnreachable:
+                continue
+            await channel.disconnected()
 
     async def _work(self, domain: str, outbox: _Outbox) -> None:
         try:
@@ -132,16 +199,16 @@ class EastWestClient:
     async def _send_first(self, domain: str, outbox: _Outbox) -> None:
         message_id = next(iter(outbox.waiting))
         message = outbox.waiting[message_id]
-        reason = ""
+        reason, final = "", False
         failed = [message_id]
         try:
             await outbox.channel.deliver(message)
         except PeerViolation as exc:
-            reason = str(exc)
+            reason, final = str(exc), True
         except PeerUnreachable as exc:
             reason = str(exc)
             failed = list(outbox.waiting)  # the others would only wait as long, one after the other
         for each in failed:
             if reason or outbox.waiting[each] is message:  # else it was replaced meanwhile
                 del outbox.waiting[each]
-                await self._sent(domain, each, reason)
+                await self._report(MessageSent(peer=domain, message_id=each, reason=reason, final=final))

@@ -1,15 +1,16 @@
 """Both directions of talking to other domains, for whichever are pinned at the moment."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 
 from controller.eastwest.client import EastWestClient
 from controller.eastwest.identity import Identity
-from controller.eastwest.peer import Peer, pinned
+from controller.eastwest.peer import Peer, greeting, pinned
 from controller.eastwest.server import Deliver, EastWestServer, Refused
 from controller.errors import ConfigInvalid
-from controller.model.agreement import Message
-from controller.model.event import MessageSent
+from controller.model.agreement import Envelope
+from controller.model.event import MessageSent, PeerMet
 from controller.model.inventory import Domain
 
 
@@ -22,15 +23,16 @@ class Neighbours:
         tasks: asyncio.TaskGroup,
         *,
         deliver: Deliver,
-        report: Callable[[MessageSent], Awaitable[None]],
+        report: Callable[[MessageSent | PeerMet], Awaitable[None]],
         refused: Refused,
     ) -> None:
         self._tasks = tasks
         self._report = report
         self._refused = refused
         self._faults: dict[str, str] = {}
-        self._server = EastWestServer(identity, deliver, refused)
-        self._client = EastWestClient(identity, tasks, self._sent)
+        ours = greeting(secrets.token_hex(8))
+        self._server = EastWestServer(identity, deliver, report, refused, ours)
+        self._client = EastWestClient(identity, tasks, self._reported, ours)
 
     async def listen(self, address: str) -> int:
         """Returns the port. Raises ConfigInvalid."""
@@ -55,7 +57,7 @@ class Neighbours:
         self._server.set_peers(peers)
         self._client.set_peers(peers)
 
-    def send(self, peer: str, message_id: str, message: Message) -> None:
+    def send(self, peer: str, message_id: str, message: Envelope) -> None:
         """Answered by one MessageSent."""
         self._client.send(peer, message_id, message)
 
@@ -63,7 +65,8 @@ class Neighbours:
         """By peer, why the newest message to it was not taken; empty: it was, or there was none."""
         return self._faults
 
-    async def _sent(self, peer: str, message_id: str, reason: str) -> None:
-        if peer in self._faults:
-            self._faults[peer] = reason
-        await self._report(MessageSent(peer=peer, message_id=message_id, reason=reason))
+    async def _reported(self, event: MessageSent | PeerMet) -> None:
+        reason = event.reason if isinstance(event, MessageSent) else event.refusal
+        if event.peer in self._faults and (reason or isinstance(event, MessageSent)):
+            self._faults[event.peer] = reason
+        await self._report(event)

@@ -1,16 +1,28 @@
 """What both ends of the interface between domains agree on."""
 
+from importlib import metadata
+
 import msgspec
 
 from controller.eastwest.identity import check_root
-from controller.model.agreement import Message
+from controller.model.agreement import (
+    CAPABILITIES,
+    PROTOCOL,
+    Envelope,
+    Greeting,
+    Unreadable,
+    opened,
+    version_objection,
+)
 from controller.model.intent import Value
 from controller.model.inventory import Domain
 
 SERVICE = "netstitch.EastWest"
+GREET = "Greet"
+"""Unary: a Greeting as JSON, answered with one; the first thing on every connection."""
 DELIVER = "Deliver"
-"""Unary: a Message as JSON; answered, with nothing, when the receiver has stored durably what it decided."""
-SIZE_BYTES_MAX = 256 * 1024
+"""Unary: an Envelope as JSON; answered, with nothing, when the receiver has stored durably what it decided."""
+SIZE_BYTES_MAX = 1024 * 1024
 """Of one message."""
 
 
@@ -30,13 +42,55 @@ def pinned(domain: Domain) -> Peer:
     return Peer(domain=domain.name, certificate=domain.certificate, endpoint=domain.endpoint)
 
 
-def encode(message: Message) -> bytes:
+def greeting(instance: str) -> Greeting:
+    """Ours. `instance`: of this process."""
+    software = f"netstitch {metadata.version('netstitch')}"
+    return Greeting(versions=(PROTOCOL,), capabilities=CAPABILITIES, software=software, instance=instance)
+
+
+def greeting_objection(theirs: Greeting) -> str:
+    """Why we cannot talk; empty: we can."""
+    return "" if PROTOCOL in theirs.versions else version_objection(max(theirs.versions, default=0))
+
+
+def encode(message: Envelope | Greeting) -> bytes:
     return msgspec.json.encode(message)
 
 
-def decode(data: bytes) -> Message:
-    """Raises msgspec.MsgspecError where `data` is no Message."""
-    return _DECODER.decode(data)
+def decode(data: bytes) -> Envelope:
+    """Raises Unreadable where `data` is no message of ours."""
+    try:
+        envelope = _ENVELOPES.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if _is_of_version_1(data):
+            raise Unreadable(version_objection(1)) from error
+        raise Unreadable(f"not a netstitch message: {error}") from error
+    opened(envelope)
+    return envelope
 
 
-_DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+def decode_greeting(data: bytes) -> Greeting:
+    """Raises Unreadable."""
+    try:
+        return _GREETINGS.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"not a greeting: {error}") from error
+
+
+class _Version1(msgspec.Struct):
+    """The releases before mandates sent their messages bare, and called their kind so."""
+
+    type: str
+    signature: str
+
+
+def _is_of_version_1(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data, type=_Version1)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+_ENVELOPES: msgspec.json.Decoder[Envelope] = msgspec.json.Decoder(Envelope)
+_GREETINGS: msgspec.json.Decoder[Greeting] = msgspec.json.Decoder(Greeting)

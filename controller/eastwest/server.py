@@ -9,12 +9,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 import grpc
-import msgspec
 
 from controller.eastwest.identity import Identity, issued_by
-from controller.eastwest.peer import DELIVER, SERVICE, SIZE_BYTES_MAX, Peer, decode
+from controller.eastwest.peer import (
+    DELIVER,
+    GREET,
+    SERVICE,
+    SIZE_BYTES_MAX,
+    Peer,
+    decode,
+    decode_greeting,
+    encode,
+    greeting_objection,
+)
 from controller.errors import ConfigInvalid
-from controller.model.agreement import Message
+from controller.model.agreement import Envelope, Greeting, Unreadable
+from controller.model.event import PeerMet
 
 DELIVERY_S_MAX = 10.0
 """Until the controller has stored what a message led to."""
@@ -28,16 +38,22 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
-Deliver = Callable[[str, Message], Awaitable[None]]
+Deliver = Callable[[str, Envelope], Awaitable[None]]
 """(domain of the peer, message): returns when the outcome is durable."""
+Met = Callable[[PeerMet], Awaitable[None]]
 Refused = Callable[[str, str], None]
 """(domain, or address where it is unknown; reason): for the log."""
 
 
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
 class EastWestServer:
-    def __init__(self, identity: Identity, deliver: Deliver, refused: Refused) -> None:
+    def __init__(self, identity: Identity, deliver: Deliver, met: Met, refused: Refused, greeting: Greeting) -> None:
         self._identity = identity
         self._deliver = deliver
+        self._met = met
+        self._greeting = greeting
         self._refused = refused
         self._peers: dict[str, Peer] = {}
         self._domain_of_leaf: dict[bytes, str] = {}
@@ -58,8 +74,11 @@ class EastWestServer:
     async def start(self, address: str) -> int:
         """Listens on `host:port` (0: any) and returns the port. Raises ConfigInvalid."""
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        handler = grpc.unary_unary_rpc_method_handler(self._take)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {DELIVER: handler}),))
+        handlers = {
+            DELIVER: grpc.unary_unary_rpc_method_handler(self._take),
+            GREET: grpc.unary_unary_rpc_method_handler(self._welcome),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._changed.clear()
         try:
             port = int(server.add_secure_port(address, self._credentials()))
@@ -93,19 +112,13 @@ class EastWestServer:
         credentials: grpc.ServerCredentials = grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
         return credentials
 
-    async def _take(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        domain = self._domain(context)
-        if domain is None:
-            self._refused(context.peer(), "its certificate is of no pinned peer")
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
-        if self._in_flight[domain] >= CALLS_OF_A_PEER_MAX:
-            self._refused(domain, f"more than {CALLS_OF_A_PEER_MAX} calls at once")
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; try later")
+    async def _take(self, request: bytes, context: _Context) -> bytes:
+        domain = await self._admitted(context)
         try:
             message = decode(request)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-            self._refused(domain, f"no message: {exc}")
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a netstitch message: {exc}")
+        except Unreadable as exc:
+            self._refused(domain, str(exc))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
         self._in_flight[domain] += 1
         try:
             async with asyncio.timeout(DELIVERY_S_MAX):
@@ -116,7 +129,29 @@ class EastWestServer:
             self._in_flight[domain] -= 1
         return b""
 
-    def _domain(self, context: "grpc.aio.ServicerContext[bytes, bytes]") -> str | None:
+    async def _welcome(self, request: bytes, context: _Context) -> bytes:
+        """Whoever greets us hears what we speak, also where we have nothing in common."""
+        domain = await self._admitted(context)
+        try:
+            theirs = decode_greeting(request)
+        except Unreadable as exc:
+            self._refused(domain, str(exc))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        await self._met(PeerMet(peer=domain, greeting=theirs, refusal=greeting_objection(theirs)))
+        return encode(self._greeting)
+
+    async def _admitted(self, context: _Context) -> str:
+        """Which peer calls; everybody else is sent away."""
+        domain = self._domain(context)
+        if domain is None:
+            self._refused(context.peer(), "its certificate is of no pinned peer")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
+        if self._in_flight[domain] >= CALLS_OF_A_PEER_MAX:
+            self._refused(domain, f"more than {CALLS_OF_A_PEER_MAX} calls at once")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; try later")
+        return domain
+
+    def _domain(self, context: _Context) -> str | None:
         """The peer whose pinned root signed the certificate of this connection."""
         leaves = tuple(context.auth_context().get("x509_pem_cert", ()))
         if len(leaves) != 1:

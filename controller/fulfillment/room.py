@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from controller.fulfillment.rules import MAX_CLASS, port_ranges
-from controller.model.agreement import Agreement
+from controller.model.agreement import Agreement, Envelope
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.intent import Value
 from controller.model.requirements import Unsatisfiable
@@ -54,6 +54,9 @@ def port_shortage(courses: Iterable[Course]) -> Shortage | None:
     return Shortage(what=Unsatisfiable(binding="port_classes", message=message))
 
 
+_BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")
+
+
 def in_the_end(course: Course) -> Course:
     """As if all that is negotiated were agreed, and all of it installed and in use, free of what changes on the way
     there and with renewals. What goes is as it is."""
@@ -74,16 +77,14 @@ def _agreed(session: Session | None) -> Session | None:
     """As acceptor's end it has the offeror's: a SID that leads somewhere else than all others."""
     if session is None:
         return None
-    terms = msgspec.structs.replace(session.terms, revision=0, not_before_s=0, expires_s=0)
-    agreement = Agreement(
-        terms=terms, offer_signature="", acceptor_end=terms.offeror_end, latency_us=0, acceptance_signature=""
-    )
+    terms = msgspec.structs.replace(session.terms, revision=0, not_before_s=0, expires_s=0, mandate=_BLANK)
+    agreement = Agreement(terms=terms, acceptor_end=terms.offeror_end, latency_us=0, offer=_BLANK, acceptance=_BLANK)
     return Session(
         peer=session.peer,
         offeror=session.offeror,
         standing=Standing.AGREED,
         terms=terms,
-        offer_signature="",
+        offer=_BLANK,
         agreement=agreement,
         since_s=0,
     )

@@ -20,17 +20,21 @@ REACH = Fields(
 
 
 def _domain(values: dict[str, Any]) -> dict[str, Any]:
-    own = values.get("own", False)
-    needed = () if own else ("key", "certificate", "endpoint")
+    """A key alone pins the domain as the origin of what others carry here; who talks to it needs all of it."""
+    own, peer = values.get("own", False), "endpoint" in values or "certificate" in values
+    needed = ("sid_block",) if own else ("key", "certificate", "endpoint", "sid_block") if peer else ("key",)
     if missing := [name for name in needed if name not in values]:
-        raise ValueError(f"{', '.join(missing)} missing: needed for a domain that is not our own (self: true)")
+        whose = (
+            "our own domain" if own else "a domain that we talk to" if peer else "another domain (self: true is ours)"
+        )
+        raise ValueError(f"{', '.join(missing)} missing: needed for {whose}")
     return values
 
 
 DOMAIN = Fields(
     fields={
         "self": Field(shape=scalars.BOOLEAN, to="own"),
-        "sid_block": Field(shape=scalars.SID_BLOCK, required=True),
+        "sid_block": Field(shape=scalars.SID_BLOCK),
         "key": Field(shape=scalars.KEY),
         "certificate": Field(shape=scalars.TEXT),
         "endpoint": Field(shape=scalars.ENDPOINT),
@@ -43,8 +47,9 @@ DOMAIN = Fields(
 
 def print_domain(domain: Domain) -> dict[str, Any]:
     spec: dict[str, Any] = {"self": True} if domain.own else {}
-    spec["sid_block"] = domain.sid_block
-    spec |= {name: value for name in ("key", "certificate", "endpoint") if (value := getattr(domain, name))}
+    spec |= {
+        name: value for name in ("sid_block", "key", "certificate", "endpoint") if (value := getattr(domain, name))
+    }
     if domain.trust != Trust.PUBLIC:
         spec["trust"] = domain.trust.name.lower()
     if domain.reach:

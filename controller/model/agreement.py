@@ -1,112 +1,272 @@
-"""What two neighbouring domains sign before anything crosses their border, and the messages that lead there."""
+"""What domains sign before anything crosses their borders, and the bytes in which they say it.
+
+    mandate      the origin's word: for which flows it asks, how they must be carried, until when
+    offer        what a domain asks its neighbour to carry, within the origin's mandate, which is in it
+    acceptance   what the neighbour promises for that offer
+    refusal, withdrawal
+
+Each is an `Envelope`: bytes and a signature over exactly these bytes. They are verified, stored and shown as they came;
+nothing is encoded anew for it, so that what a later release says beside what this one knows is not lost.
+"""
+
+import hashlib
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from controller.model.intent import Encryption, Ports, Trust, Value
 
+PROTOCOL = 2
+"""Version of what controllers say to each other. 1, of the releases before mandates, is refused."""
+CAPABILITIES: tuple[str, ...] = ()
+"""What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
+among them; so a later release can say what an earlier one must not pass over."""
+PAYLOAD_BYTES_MAX = 512 * 1024
+REASON_LENGTH = 500
+MAX_FLOWS = 256
+MAX_DOMAINS = 16
+MAX_LEASE_S = 30 * 86400
+"""Nothing is agreed for longer, so that ids need not be remembered for ever."""
 
-class Flow(Value, frozen=True, kw_only=True):
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Id = Annotated[str, Meta(min_length=3, max_length=300)]
+Reason = Annotated[str, Meta(max_length=2 * REASON_LENGTH)]
+Prefixes = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=1000)]
+Domains = Annotated[tuple[Name, ...], Meta(max_length=MAX_DOMAINS)]
+Needs = Annotated[tuple[Name, ...], Meta(max_length=32)]
+UnixTime = Annotated[int, Meta(ge=0, le=2**40)]
+Revision = Annotated[int, Meta(ge=1, le=2**40)]
+Microseconds = Annotated[int, Meta(ge=0, le=2**40)]
+CodePoint = Annotated[int, Meta(ge=0, le=63)]
+Pause = Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Base of what is said to other domains: a field that we do not know is passed over, and stays in the bytes."""
+
+
+class Envelope(Statement, frozen=True, kw_only=True):
+    """What a domain signed, as it came."""
+
+    version: Annotated[int, Meta(ge=0, le=65535)]
+    kind: Annotated[str, Meta(max_length=32)]
+    payload: Annotated[bytes, Meta(max_length=PAYLOAD_BYTES_MAX)]
+    """JSON."""
+    signature: Annotated[bytes, Meta(max_length=64)]
+    """Ed25519, of `signed_bytes`."""
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """With version and kind, so that no signature of one kind can stand for another."""
+        return b"netstitch/v%d/%s\n" % (self.version, self.kind.encode()) + self.payload
+
+    @property
+    def digest(self) -> str:
+        """By which an answer names it."""
+        return hashlib.sha256(self.signed_bytes + self.signature).hexdigest()
+
+
+class Flow(Statement, frozen=True, kw_only=True):
     """What may cross, in the direction of the offer; replies may cross back."""
 
-    source: str
+    source: Name
     """`domain/network` it comes from."""
-    source_prefixes: tuple[str, ...]
-    destination: str
+    source_prefixes: Prefixes
+    destination: Annotated[str, Meta(min_length=1, max_length=400)]
     """Service or network it goes to."""
-    destination_prefixes: tuple[str, ...]
-    ports: tuple[Ports, ...]
+    destination_prefixes: Prefixes
+    ports: Annotated[tuple[Ports, ...], Meta(max_length=1000)]
     """Empty: everything."""
 
 
-class TunnelEnd(Value, frozen=True, kw_only=True):
+Flows = Annotated[tuple[Flow, ...], Meta(max_length=MAX_FLOWS)]
+
+
+class TunnelEnd(Statement, frozen=True, kw_only=True):
     """One side of a border, as the other side must know it."""
 
-    sid: str
+    sid: Annotated[str, Meta(max_length=64)]
     """End.DT46 SID where this side takes what the other sends: its binding SID for this agreement and direction."""
-    public_key: str
+    public_key: Annotated[str, Meta(max_length=64)]
     """WireGuard."""
-    endpoint: str
+    endpoint: Annotated[str, Meta(max_length=300)]
     """`address:port` on the underlay."""
-    inner_mtu: int
+    inner_mtu: Annotated[int, Meta(ge=0, le=65535)]
     """Largest inner packet that this side takes here, in octets."""
 
 
-class Terms(Value, frozen=True, kw_only=True):
-    id: str
+class Mandate(Statement, frozen=True, kw_only=True):
+    """What the origin of an intent asks all domains on the way for. No offer in its name may go beyond it."""
+
+    id: Id
+    """`origin:name:serial`, the id of the origin's own offer. It supports one chain of agreements at a time."""
+    revision: Revision
+    """Grows with each renewal."""
+    origin: Name
+    """Domain whose intent it is, and whose key signs this."""
+    carrier: Name
+    """The domain that the origin gave it to: the traffic goes there first."""
+    flows: Flows
+    encryption: Encryption
+    """At least."""
+    trust_min: Trust | None
+    latency_us_max: Microseconds | None
+    """From the origin's border to the destination."""
+    avoid_domains: Domains = ()
+    """Domains that the traffic must not pass."""
+    direct: bool = False
+    """No third domain may carry it."""
+    dscp: CodePoint = 0
+    not_before_s: UnixTime
+    expires_s: UnixTime
+    """Unix time; no agreement that stands on it lasts longer."""
+    needs: Needs = ()
+    """Capabilities that every domain on the way must have."""
+
+
+class Terms(Statement, frozen=True, kw_only=True):
+    """What an offer says."""
+
+    id: Id
     """Unique for its offeror: `offeror:name:serial`."""
-    revision: int
+    revision: Revision
     """Grows with each renewal or change of the same agreement."""
-    offeror: str
-    acceptor: str
-    origin: str
+    offeror: Name
+    acceptor: Name
+    origin: Name
     """Domain whose intent it is."""
-    border: str
+    border: Name
     """Name of the inter-domain link."""
-    flows: tuple[Flow, ...]
+    flows: Flows
     encryption: Encryption
     trust_min: Trust | None
-    latency_us_max: int | None
+    latency_us_max: Microseconds | None
     """What is left of the budget from this border on."""
-    visited: tuple[str, ...]
+    visited: Domains
     """Domains that the traffic passed already; none is entered twice."""
-    not_before_s: int
-    expires_s: int
+    not_before_s: UnixTime
+    expires_s: UnixTime
     """Unix time; with it the border closes."""
     offeror_end: TunnelEnd
-    avoid_domains: tuple[str, ...] = ()
+    mandate: Envelope
+    """The origin's, as the origin signed it."""
+    avoid_domains: Domains = ()
     """Domains that the traffic must not pass."""
-    dscp: int = 0
+    dscp: CodePoint = 0
     """Code point of the outer headers on every domain's part of the way, both directions (RFC 2474)."""
+    needs: Needs = ()
+    """Capabilities that the acceptor must have."""
 
 
-class Offer(Value, frozen=True, kw_only=True, tag="offer"):
-    terms: Terms
-    signature: str
-    """The offeror's Ed25519 signature of `signing_bytes("offer", terms)`, base64."""
-
-
-class Acceptance(Value, frozen=True, kw_only=True, tag="acceptance"):
-    terms: Terms
-    offer_signature: str
+class Acceptance(Statement, frozen=True, kw_only=True):
+    id: Id
+    revision: Revision
+    offer: Annotated[str, Meta(max_length=64)]
+    """Digest of the envelope that is accepted."""
     acceptor_end: TunnelEnd
-    latency_us: int
+    latency_us: Microseconds
     """What the acceptor promises from this border to the destination."""
-    signature: str
-    """The acceptor's, of `signing_bytes("acceptance", ...)` over terms, acceptor_end and latency_us, base64."""
 
 
-class Refusal(Value, frozen=True, kw_only=True, tag="refusal"):
-    id: str
-    revision: int
-    reason: str
-    signature: str
+class Refusal(Statement, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(max_length=300)]
+    revision: Annotated[int, Meta(ge=0, le=2**40)]
+    reason: Reason
+    retry_after_s: Pause = 0
+    """Until when the same is refused again; 0: not known."""
 
 
-class Withdrawal(Value, frozen=True, kw_only=True, tag="withdrawal"):
+class Withdrawal(Statement, frozen=True, kw_only=True):
     """Either side ends an agreement; nothing crosses from then on (or after `linger_s`)."""
 
-    id: str
-    reason: str
-    issued_s: int
-    linger_s: int = 0
+    id: Annotated[str, Meta(max_length=300)]
+    reason: Reason
+    issued_s: UnixTime
+    linger_s: Annotated[int, Meta(ge=0, le=3600)] = 0
     """For so long replies and what is under way may still cross, because another agreement has taken over."""
-    signature: str
+    ended_by: Annotated[str, Meta(max_length=200)] = ""
+    """Domain whose operator ended it; empty: nobody's."""
+    retry_after_s: Pause = 0
+    """For so long that domain does not take the same again."""
 
 
-Message = Offer | Acceptance | Refusal | Withdrawal
+Message = Terms | Acceptance | Refusal | Withdrawal
+"""What one controller says to another."""
+MESSAGES: dict[str, type[Message]] = {
+    "offer": Terms,
+    "acceptance": Acceptance,
+    "refusal": Refusal,
+    "withdrawal": Withdrawal,
+}
+_KINDS: dict[type[Message | Mandate], str] = {kind: name for name, kind in MESSAGES.items()} | {Mandate: "mandate"}
+_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in MESSAGES.items()}
+_MANDATES = msgspec.json.Decoder(Mandate)
 
 
 class Agreement(Value, frozen=True, kw_only=True):
-    """Terms that both domains signed."""
+    """Terms that both domains signed, with what they signed."""
 
     terms: Terms
-    offer_signature: str
     acceptor_end: TunnelEnd
     latency_us: int
-    acceptance_signature: str
+    offer: Envelope
+    acceptance: Envelope
 
 
-def signing_bytes(kind: str, *parts: Value | str | int) -> bytes:
-    """What is signed: the kind of message, then the canonical encoding of its content, so that no signature of one
-    kind can stand for another."""
-    return b"netstitch/v1/" + kind.encode() + b"\n" + msgspec.json.encode(parts)
+class Greeting(Statement, frozen=True, kw_only=True):
+    """What controllers tell each other first, on every connection."""
+
+    versions: Annotated[tuple[Annotated[int, Meta(ge=0, le=65535)], ...], Meta(max_length=32)]
+    """Of the protocol, that it speaks."""
+    capabilities: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
+    software: Annotated[str, Meta(max_length=200)] = ""
+    instance: Annotated[str, Meta(max_length=64)] = ""
+    """Another one after each start."""
+
+
+class Unreadable(Exception):
+    """An envelope has something else in it than it must. The text says what, for the domain that sent it."""
+
+
+def unsigned(statement: Message | Mandate) -> Envelope:
+    """As the release of this controller says it, yet without a signature."""
+    payload = msgspec.json.encode(statement)
+    return Envelope(version=PROTOCOL, kind=_KINDS[type(statement)], payload=payload, signature=b"")
+
+
+def opened(envelope: Envelope) -> Message:
+    """What an envelope says, whether or not it is signed. Raises Unreadable."""
+    if envelope.version != PROTOCOL:
+        raise Unreadable(version_objection(envelope.version))
+    decoder = _DECODERS.get(envelope.kind)
+    if decoder is None:
+        raise Unreadable(f"unknown kind of message {envelope.kind!r}: this release knows {', '.join(MESSAGES)}")
+    try:
+        return decoder.decode(envelope.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"the {envelope.kind} cannot be read: {error}") from error
+
+
+def opened_mandate(envelope: Envelope) -> Mandate:
+    """Raises Unreadable."""
+    if envelope.version != PROTOCOL or envelope.kind != "mandate":
+        raise Unreadable(f"expected a mandate of protocol version {PROTOCOL}, found {envelope.kind!r} of another")
+    try:
+        return _MANDATES.decode(envelope.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"the mandate cannot be read: {error}") from error
+
+
+def json_of(envelope: Envelope) -> dict[str, Any]:
+    """What a readable one says, with the fields that we do not know."""
+    content: dict[str, Any] = msgspec.json.decode(envelope.payload)
+    return content
+
+
+def version_objection(version: int) -> str:
+    """Why a protocol version is not ours, and what to do."""
+    return (
+        f"protocol version {version} between domains is not spoken here, but {PROTOCOL}: upgrade the controller that "
+        f"speaks {min(version, PROTOCOL)}"
+    )

@@ -2,7 +2,7 @@
 
 import enum
 
-from controller.model.agreement import Acceptance, Agreement, Terms
+from controller.model.agreement import Agreement, Envelope, Terms
 from controller.model.intent import Intent, Value
 from controller.model.plan import Plan
 from controller.model.requirements import Requirements, Unsatisfiable
@@ -26,11 +26,12 @@ class Session(Value, frozen=True, kw_only=True):
     standing: Standing
     terms: Terms
     """Of the newest offer."""
-    offer_signature: str
+    offer: Envelope
+    """That offer, as its offeror signed it."""
     agreement: Agreement | None = None
     """What is in force; during a renewal that of the revision before."""
-    answer: Acceptance | None = None
-    """Signed by us, and sent once everything it promises is installed."""
+    answer: Agreement | None = None
+    """With our signature, which is sent once everything it promises is installed."""
     reason: str = ""
     """Why it was refused, or what is waited for."""
     since_s: int

@@ -3,7 +3,7 @@
 import msgspec
 
 from controller.model.access import OURSELVES, Principal
-from controller.model.agreement import Message
+from controller.model.agreement import Envelope, Greeting
 from controller.model.entry import NodeState
 from controller.model.intent import Value
 from controller.model.rule import Added
@@ -78,17 +78,29 @@ class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
     peer: str
-    message: Message
+    message: Envelope
     objection: str = ""
     """Why a strategy of ours refuses an offer."""
 
 
 class MessageSent(Value, frozen=True, kw_only=True, tag="message_sent"):
-    """The peer has durably taken a message (`reason` empty) or could not be reached."""
+    """The peer has durably taken a message (`reason` empty), could not be reached, or does not take it."""
 
     peer: str
     message_id: str
     reason: str = ""
+    final: bool = False
+    """The peer has said no to it: the same again, to the peer as it is, would lead to the same."""
+
+
+class PeerMet(Value, frozen=True, kw_only=True, tag="peer_met"):
+    """A neighbouring controller has a new connection with ours."""
+
+    peer: str
+    greeting: Greeting | None = None
+    """None: it has not greeted us."""
+    refusal: str = ""
+    """Why we cannot talk."""
 
 
 class NodeDescribed(Value, frozen=True, kw_only=True, tag="node_described"):
@@ -140,6 +152,7 @@ Event = (
     | Renew
     | MessageReceived
     | MessageSent
+    | PeerMet
     | NodeDescribed
     | NodeUnreachable
     | NodeSynced
@@ -177,7 +190,7 @@ class Send(Value, frozen=True, kw_only=True, tag="send"):
 
     peer: str
     message_id: str
-    message: Message
+    message: Envelope
 
 
 class Connect(Value, frozen=True, kw_only=True, tag="connect"):

@@ -1,6 +1,7 @@
 """What an application says it needs (RFC 9315: intent)."""
 
 import enum
+from typing import Annotated
 
 import msgspec
 
@@ -62,13 +63,16 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Base of all records: frozen, compared by content, encoded by msgspec."""
 
 
-class Ports(Value, frozen=True, kw_only=True):
+PortNumber = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Ports(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """One L4 match: `tcp/443`, `udp/1000-2000`, `tcp` (all ports), `icmp` (echo, both families)."""
 
-    protocol: str
+    protocol: Annotated[str, msgspec.Meta(max_length=16)]
     """tcp, udp or icmp."""
-    first: int = 0
-    last: int = 65535
+    first: PortNumber = 0
+    last: PortNumber = 65535
 
 
 class Selector(Value, frozen=True, kw_only=True):

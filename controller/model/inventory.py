@@ -19,8 +19,10 @@ class Reach(Value, frozen=True, kw_only=True):
 
 
 class Domain(Value, frozen=True, kw_only=True):
+    """Our own, a neighbour, or one whose key alone is pinned, since others carry to us what it asks for."""
+
     name: str
-    sid_block: str
+    sid_block: str = ""
     """Inside 5f00::/16 (RFC 9602)."""
     own: bool = False
     key: str = ""

@@ -23,12 +23,15 @@ from controller.model.event import (
     Delete,
     Effect,
     Event,
+    Log,
     MessageReceived,
     MessageSent,
     NodeDescribed,
     NodeRejected,
     NodeSynced,
     NodeUnreachable,
+    PeerMet,
+    Persist,
     Record,
     Renew,
     Reply,
@@ -37,21 +40,24 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import admission, applying, carriers, consent, dealings, messages, removing, rollout
+from controller.reconcile import admission, applying, carriers, consent, dealings, messages, peers, removing, rollout
 from controller.reconcile.edges import number_edges
 from controller.reconcile.rerouting import reroute, unsettle
-from controller.reconcile.state import Retry, State, load
+from controller.reconcile.state import State, is_of_version_1, load
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import pursue
 
 __all__ = ["State", "initial", "step"]
 
-MAX_RETRY_S = 15.0
-
 
 def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple[State, tuple[Effect, ...]]:
     """The state as it was stored, and what to begin with. Raises ValueError for a record that cannot be read."""
+    records = tuple(records)
     state = load(records, own_domain, policy)
+    left_out = [Record(kind=one.kind, name=one.name, content=None) for one in records if is_of_version_1(one)]
+    reason = "signed by a release before mandates; it is offered anew"
+    forgotten: list[Effect] = [Persist(records=tuple(left_out))] if left_out else []
+    forgotten += [Log(event="course_ended", fields={"plan": one.name, "reason": reason}) for one in left_out]
     awaiting: dict[str, dict[str, int]] = {
         name: {} for name, course in state.courses.items() if course.stage != Stage.NEGOTIATING
     }
@@ -64,7 +70,7 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     )
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
     sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]
-    return state, (*connects, *sends)
+    return state, (*forgotten, *connects, *sends)
 
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:
@@ -88,7 +94,9 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
         case MessageReceived():
             messages.receive(turn, event.peer, event.message, event.objection)
         case MessageSent():
-            _sent(turn, event)
+            peers.sent(turn, event)
+        case PeerMet():
+            peers.met(turn, event)
         case NodeDescribed():
             rollout.described(turn, event)
             if turn.descriptions.changed:
@@ -133,29 +141,8 @@ def _look_again(turn: Turn) -> None:
         pursue(turn, name)
 
 
-def _sent(turn: Turn, event: MessageSent) -> None:
-    outgoing = turn.outbox.get(event.message_id)
-    if outgoing is None or outgoing.peer != event.peer:
-        return
-    if not event.reason:
-        turn.outbox.drop(event.message_id)
-        turn.retries.drop(event.message_id)
-        return
-    held = turn.retries.get(event.message_id)
-    attempts = held.attempts + 1 if held is not None else 1
-    wait_s = min(MAX_RETRY_S, 0.5 * 2 ** min(attempts, 8))
-    turn.retries.put(event.message_id, Retry(attempts=attempts, next_s=turn.now_s + wait_s, reason=event.reason))
-    if attempts == 1:
-        turn.log("peer_unreachable", "warning", peer=event.peer, reason=event.reason)
-
-
 def _tick(turn: Turn) -> None:
-    for name, retry in turn.retries.all.items():
-        outgoing = turn.outbox.get(name)
-        clock_set_back = turn.now_s + MAX_RETRY_S < retry.next_s < float("inf")
-        if (retry.next_s <= turn.now_s or clock_set_back) and outgoing is not None:
-            turn.retries.put(name, msgspec.structs.replace(retry, next_s=float("inf")))
-            turn.effects.append(Send(peer=outgoing.peer, message_id=name, message=outgoing.message))
+    peers.say_again(turn)
     dealings.watch_leases(turn)
     if carriers.release(turn):
         reroute(turn)

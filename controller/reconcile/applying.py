@@ -278,6 +278,9 @@ def inventory_problems(merged: Inventory, own: str, request: _Request) -> list[P
                 problem("Link", link.name, ("spec", side, "port"), f"port {end.port} of {end.node} is {other}'s")
         if link.domain and link.domain not in merged.domains:
             problem("Link", link.name, ("spec", "domain"), f"unknown domain {link.domain}")
+        elif link.domain and not merged.domains[link.domain].sid_block:
+            message = f"of {link.domain} only the key is known: its manifest needs endpoint, certificate and sid_block"
+            problem("Link", link.name, ("spec", "domain"), message)
     for network in merged.networks.values():
         domain_name = network.name.split("/")[0]
         if domain_name not in merged.domains:

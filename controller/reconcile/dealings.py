@@ -5,14 +5,17 @@ import msgspec
 from controller.fulfillment import numbering
 from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import Crossing
-from controller.fulfillment.negotiate import (
-    agreement_of,
-    make_acceptance,
-    make_offer,
-    make_refusal,
-    make_withdrawal,
+from controller.fulfillment.negotiate import make_acceptance, make_refusal, sealed
+from controller.model.agreement import (
+    REASON_LENGTH,
+    Agreement,
+    Envelope,
+    Mandate,
+    Terms,
+    TunnelEnd,
+    Withdrawal,
+    opened_mandate,
 )
-from controller.model.agreement import Acceptance, Agreement, Offer, Terms, TunnelEnd
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.intent import Encryption
 from controller.reconcile.state import Closed
@@ -36,9 +39,13 @@ def offer_onward(turn: Turn, name: str) -> None:
     plan, connection = course.plan, course.plan.connection
     upstream = course.upstream.terms if course.upstream is not None else None
     expires_s = upstream.expires_s if upstream is not None else _own_expiry(turn, course)
+    id = held.terms.id if held is not None else _agreement_id(turn, course)
+    revision = held.terms.revision + 1 if held is not None else 1
+    left_us = _left_us(course)
+    mandate = upstream.mandate if upstream is not None else _mandate(turn, course, id, revision, left_us, expires_s)
     terms = Terms(
-        id=held.terms.id if held is not None else _agreement_id(turn, course),
-        revision=held.terms.revision + 1 if held is not None else 1,
+        id=id,
+        revision=revision,
         offeror=turn.own,
         acceptor=egress.domain,
         origin=upstream.origin if upstream is not None else turn.own,
@@ -46,32 +53,57 @@ def offer_onward(turn: Turn, name: str) -> None:
         flows=connection.flows,
         encryption=Encryption.WIREGUARD,
         trust_min=connection.trust_min,
-        latency_us_max=_left_us(course),
+        latency_us_max=left_us,
         avoid_domains=connection.avoid_domains,
         dscp=connection.dscp,
         visited=(*(upstream.visited if upstream is not None else ()), turn.own),
         not_before_s=int(turn.now_s),
         expires_s=expires_s,
         offeror_end=_end(turn, course, crossing, offeror=True),
+        mandate=mandate,
     )
-    offer = make_offer(terms, turn.keys)
+    offer = sealed(terms, turn.keys)
     session = Session(
         peer=egress.domain,
         offeror=True,
         standing=Standing.OFFERED,
         terms=terms,
-        offer_signature=offer.signature,
+        offer=offer,
         agreement=held.agreement if held is not None else None,
         since_s=int(turn.now_s),
     )
     turn.put_course(msgspec.structs.replace(course, downstream=session))
-    turn.send(session.peer, offer)
+    turn.send(session.peer, offer, id, revision)
     turn.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
+
+
+def _mandate(
+    turn: Turn, course: Course, id: str, revision: int, latency_us_max: int | None, expires_s: int
+) -> Envelope:
+    """What an intent of ours asks all domains on the way for."""
+    connection, egress = course.plan.connection, course.plan.egress
+    mandate = Mandate(
+        id=id,
+        revision=revision,
+        origin=turn.own,
+        carrier=egress.domain if egress is not None else "",
+        flows=connection.flows,
+        encryption=Encryption.WIREGUARD,
+        trust_min=connection.trust_min,
+        latency_us_max=latency_us_max,
+        avoid_domains=connection.avoid_domains,
+        direct=connection.direct,
+        dscp=connection.dscp,
+        not_before_s=int(turn.now_s),
+        expires_s=expires_s,
+    )
+    return sealed(mandate, turn.keys)
 
 
 def _left_us(course: Course) -> int | None:
     """Of the latency that is required, for what comes after us. Where we are too slow, what was promised is enough."""
-    limit_us, held = course.plan.connection.latency_us_max, course.downstream
+    upstream, held = course.upstream, course.downstream
+    limit_us = upstream.terms.latency_us_max if upstream is not None else course.plan.connection.latency_us_max
     if limit_us is None:
         return None
     promised_us = held.agreement.latency_us if held is not None and held.agreement is not None else 0
@@ -135,9 +167,8 @@ def answer(turn: Turn, name: str) -> None:
                 offer_onward(turn, name)
             return
         beyond_us = agreed.latency_us
-    offer = Offer(terms=session.terms, signature=session.offer_signature)
     end = _end(turn, course, crossing, offeror=False)
-    signed = make_acceptance(offer, end, plan.own_latency_us + beyond_us, turn.keys)
+    signed = make_acceptance(session.offer, session.terms, end, plan.own_latency_us + beyond_us, turn.keys)
     stage = Stage.ADDING if course.stage == Stage.NEGOTIATING else course.stage
     session = msgspec.structs.replace(session, answer=signed)
     turn.put_course(msgspec.structs.replace(course, upstream=session, stage=stage))
@@ -149,11 +180,9 @@ def deliver_answer(turn: Turn, course: Course) -> Course:
     session = course.upstream
     if session is None or session.answer is None:
         return course
-    turn.send(session.peer, session.answer)
+    turn.send(session.peer, session.answer.acceptance, session.terms.id, session.terms.revision)
     turn.log("offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer)
-    session = msgspec.structs.replace(
-        session, standing=Standing.AGREED, agreement=agreement_of(session.answer), answer=None
-    )
+    session = msgspec.structs.replace(session, standing=Standing.AGREED, agreement=session.answer, answer=None)
     return msgspec.structs.replace(course, upstream=session)
 
 
@@ -161,19 +190,22 @@ def repeat_answer(turn: Turn, session: Session) -> None:
     """The same offer came again."""
     held = session.agreement
     if session.standing == Standing.AGREED and held is not None and held.terms == session.terms:
-        acceptance = Acceptance(
-            terms=held.terms,
-            offer_signature=held.offer_signature,
-            acceptor_end=held.acceptor_end,
-            latency_us=held.latency_us,
-            signature=held.acceptance_signature,
-        )
-        turn.send(session.peer, acceptance)
+        turn.send(session.peer, held.acceptance, held.terms.id, held.terms.revision)
 
 
 def refuse(turn: Turn, peer: str, terms: Terms, reason: str) -> None:
-    turn.send(peer, make_refusal(terms.id[:300], terms.revision, reason, turn.keys))
-    turn.log("offer_refused", "warning", agreement=terms.id[:300], peer=peer, reason=reason)
+    turn.send(peer, make_refusal(terms.id, terms.revision, reason, turn.keys), terms.id, terms.revision)
+    turn.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=reason)
+
+
+def withdraw(turn: Turn, peer: str, id: str, reason: str, linger_s: int = 0) -> None:
+    said = Withdrawal(id=id, reason=reason[:REASON_LENGTH], issued_s=int(turn.now_s), linger_s=linger_s)
+    turn.send(peer, sealed(said, turn.keys), id)
+
+
+def mandate_name(id: str) -> str:
+    """Under which a mandate is closed."""
+    return f"mandate {id}"
 
 
 def close_id(turn: Turn, id: str, reason: str, until_s: float) -> None:
@@ -209,9 +241,12 @@ def end(
             continue
         if tell:
             turn.forget_messages(session.terms.id)
-            turn.send(session.peer, make_withdrawal(session.terms.id, reason, int(turn.now_s), turn.keys, linger_s))
+            withdraw(turn, session.peer, session.terms.id, reason, linger_s)
         if not session.offeror:
             close_id(turn, session.terms.id, reason, session.terms.expires_s)
+            if session.agreement is not None:
+                mandate = opened_mandate(session.terms.mandate)
+                close_id(turn, mandate_name(mandate.id), reason, mandate.expires_s)
     if linger_s:
         until_s = int(turn.now_s) + linger_s
         turn.put_course(msgspec.structs.replace(course, stage=Stage.LINGERING, until_s=until_s))

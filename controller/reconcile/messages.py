@@ -3,11 +3,22 @@
 import msgspec
 
 from controller.fulfillment import negotiate
-from controller.fulfillment.negotiate import make_withdrawal, offer_objection, renewal_objection
+from controller.fulfillment.negotiate import offer_objection, renewal_objection, signature_objection
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
-from controller.model.agreement import Acceptance, Message, Offer, Refusal, Terms, Withdrawal
+from controller.model.agreement import (
+    MAX_LEASE_S,
+    Acceptance,
+    Envelope,
+    Message,
+    Refusal,
+    Terms,
+    Unreadable,
+    Withdrawal,
+    opened,
+    opened_mandate,
+)
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
@@ -19,72 +30,94 @@ from controller.reconcile.dealings import (
     close_id,
     end,
     lose,
+    mandate_name,
     offer_onward,
     refuse,
     refuse_upstream,
     repeat_answer,
+    withdraw,
 )
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Lost, Turn
 
 
-def receive(turn: Turn, peer_name: str, message: Message, objection: str = "") -> None:
+def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "") -> None:
     """Repeats change nothing; what is not `peer_name`'s to say changes nothing. `objection`: of a strategy."""
     peer = turn.domains.get(peer_name)
     if peer is None or peer.own:
         turn.log("peer_violation", "error", peer=peer_name, reason="a message of a domain that we do not know")
         return
-    match message:
-        case Offer():
-            _offered(turn, peer, message, objection)
-        case Acceptance():
-            _answered(turn, peer, message, message.terms.id)
-        case Refusal():
-            _answered(turn, peer, message, message.id)
-        case Withdrawal():
-            _withdrawn(turn, peer, message)
-
-
-def _offered(turn: Turn, peer: Domain, offer: Offer, objection: str) -> None:
-    terms = offer.terms
-    if reason := offer_objection(offer, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
-        turn.log("peer_violation", "error", peer=peer.name, agreement=terms.id[:300], reason=reason)
-        refuse(turn, peer.name, terms, reason)
+    try:
+        message = opened(envelope)
+    except Unreadable as error:
+        turn.log("peer_violation", "error", peer=peer_name, reason=str(error))
         return
-    if (closed := turn.closed.get(terms.id)) is not None:
+    if reason := signature_objection(envelope, peer, turn.keys):
+        _violation(turn, peer, message, reason)
+        return
+    match message:
+        case Terms():
+            _offered(turn, peer, message, envelope, objection)
+        case Acceptance() | Refusal():
+            _answered(turn, peer, message, envelope)
+        case Withdrawal():
+            _withdrawn(turn, peer, message, envelope)
+
+
+def _violation(turn: Turn, peer: Domain, message: Message, reason: str) -> None:
+    """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
+    turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason=reason)
+    if isinstance(message, Terms):
+        refuse(turn, peer.name, message, reason)
+    elif isinstance(message, Acceptance):
+        course = turn.courses.get(turn.agreements.get(message.id) or "")
+        session = course.downstream if course is not None else None
+        if course is not None and session is not None and (session.terms.id, session.peer) == (message.id, peer.name):
+            session = msgspec.structs.replace(session, reason=reason)
+            turn.put_course(msgspec.structs.replace(course, downstream=session))
+
+
+def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
+    if reason := offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
+        _violation(turn, peer, terms, reason)
+        return
+    mandate = opened_mandate(terms.mandate)
+    closed = turn.closed.get(terms.id) or turn.closed.get(mandate_name(mandate.id))
+    if closed is not None:
         refuse(turn, peer.name, terms, closed.reason)
         return
     course = turn.courses.get(turn.agreements.get(terms.id) or "")
     if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
-        _offered_again(turn, course, course.upstream, offer, objection)
+        _offered_again(turn, course, course.upstream, terms, offer, objection)
         return
     if reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
         close_id(turn, terms.id, reason, terms.expires_s)
         refuse(turn, peer.name, terms, reason)
         return
-    held = [one for one in turn.courses.all.values() if one.upstream is not None and one.upstream.peer == peer.name]
-    if len(held) >= turn.policy.max_agreements:
-        refuse(turn, peer.name, terms, f"{turn.own} has {len(held)} agreements with {peer.name}, which is the most")
+    upstreams = [one.upstream for one in turn.courses.all.values() if one.upstream is not None]
+    if any(opened_mandate(one.terms.mandate).id == mandate.id for one in upstreams):
+        refuse(
+            turn, peer.name, terms, f"another agreement stands on mandate {mandate.id}, which supports one at a time"
+        )
+        return
+    held = sum(one.peer == peer.name for one in upstreams)
+    if held >= turn.policy.max_agreements:
+        refuse(turn, peer.name, terms, f"{turn.own} has {held} agreements with {peer.name}, which is the most")
         return
     session = Session(
-        peer=peer.name,
-        offeror=False,
-        standing=Standing.OFFERED,
-        terms=terms,
-        offer_signature=offer.signature,
-        since_s=int(turn.now_s),
+        peer=peer.name, offeror=False, standing=Standing.OFFERED, terms=terms, offer=offer, since_s=int(turn.now_s)
     )
     _carry_on(turn, session, excluded=())
 
 
-def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer, objection: str) -> None:
-    held, terms = session.terms, offer.terms
+def _offered_again(turn: Turn, course: Course, session: Session, terms: Terms, offer: Envelope, objection: str) -> None:
+    held = session.terms
     if terms.revision < held.revision:
         reason = f"revision {terms.revision} was followed by {held.revision} (replayed)"
         turn.log("peer_violation", "error", peer=session.peer, agreement=terms.id, reason=reason)
         refuse(turn, session.peer, terms, reason)
         return
-    if terms == held:
+    if offer == session.offer:
         repeat_answer(turn, session)
         return
     agreed = session.agreement.terms if session.agreement is not None else held
@@ -95,12 +128,7 @@ def _offered_again(turn: Turn, course: Course, session: Session, offer: Offer, o
         refuse(turn, session.peer, terms, reason)
         return
     renewed = msgspec.structs.replace(
-        session,
-        standing=Standing.OFFERED,
-        terms=terms,
-        offer_signature=offer.signature,
-        answer=None,
-        since_s=int(turn.now_s),
+        session, standing=Standing.OFFERED, terms=terms, offer=offer, answer=None, since_s=int(turn.now_s)
     )
     turn.put_course(msgspec.structs.replace(course, upstream=renewed))
     answer(turn, course.plan.name)
@@ -155,20 +183,20 @@ def _begin(turn: Turn, session: Session, plan: Plan) -> None:
     answer(turn, plan.name)
 
 
-def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, id: str) -> None:
+def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope: Envelope) -> None:
+    id = message.id
     course = turn.courses.get(turn.agreements.get(id) or "")
     session = course.downstream if course is not None else None
     if course is None or session is None or session.terms.id != id:
         if isinstance(message, Acceptance) and id.startswith(f"{turn.own}:"):
-            turn.send(peer.name, make_withdrawal(id[:300], "it is not wanted any more", int(turn.now_s), turn.keys))
+            withdraw(turn, peer.name, id, "it is not wanted any more")
         return
     if session.peer != peer.name:
         turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=f"it is {session.peer}'s to answer")
         return
-    after, objection = negotiate.step(session, message, peer, turn.now_s, turn.keys)
+    after, objection = negotiate.step(session, message, envelope, peer, turn.now_s)
     if objection:
-        turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=objection)
-        turn.put_course(msgspec.structs.replace(course, downstream=msgspec.structs.replace(session, reason=objection)))
+        _violation(turn, peer, message, objection)
         return
     if after == session:
         return
@@ -216,7 +244,7 @@ def _refused(turn: Turn, course: Course, session: Session) -> None:
     offer_onward(turn, found.name)
 
 
-def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal) -> None:
+def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope) -> None:
     course = turn.courses.get(turn.agreements.get(message.id) or "")
     sessions = (course.upstream, course.downstream) if course is not None else ()
     session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
@@ -226,10 +254,7 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal) -> None:
     if session.peer != peer.name:
         turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason="it is not theirs to end")
         return
-    after, objection = negotiate.step(session, message, peer, turn.now_s, turn.keys)
-    if objection:
-        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason=objection)
-        return
+    after, _ = negotiate.step(session, message, envelope, peer, turn.now_s)
     turn.forget_messages(message.id)
     reason = f"{peer.name} has withdrawn it: {after.reason}"
     if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
@@ -245,8 +270,4 @@ def _withdrawn_before(turn: Turn, peer: Domain, message: Withdrawal) -> None:
     """It overtook its offer, which must not count when it comes; or it came twice."""
     if not message.id.startswith(f"{peer.name}:") or turn.closed.get(message.id) is not None:
         return
-    probe = negotiate.withdrawal_objection(message, peer, turn.keys)
-    if probe:
-        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id[:300], reason=probe)
-        return
-    close_id(turn, message.id, "it was withdrawn", turn.now_s + negotiate.MAX_LEASE_S)
+    close_id(turn, message.id, "it was withdrawn", turn.now_s + MAX_LEASE_S)

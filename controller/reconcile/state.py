@@ -8,10 +8,10 @@ import msgspec
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
-from controller.model.agreement import Message
+from controller.model.agreement import Envelope
 from controller.model.course import Course, Undertaking
 from controller.model.entry import NodeState
-from controller.model.event import Record
+from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.policy import Policy
@@ -25,7 +25,9 @@ class Outgoing(Value, frozen=True, kw_only=True):
     """A message that its receiver has not taken yet."""
 
     peer: str
-    message: Message
+    message: Envelope
+    about: str
+    """Agreement."""
 
 
 class Retry(Value, frozen=True, kw_only=True):
@@ -34,6 +36,8 @@ class Retry(Value, frozen=True, kw_only=True):
     attempts: int
     next_s: float
     reason: str
+    final: bool = False
+    """The peer has refused it for good."""
 
 
 class Closed(Value, frozen=True, kw_only=True):
@@ -92,6 +96,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Agreement -> name of its course."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
     retries: dict[str, Retry] = msgspec.field(default_factory=dict)
+    peers: dict[str, PeerMet] = msgspec.field(default_factory=dict)
+    """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
     awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
@@ -129,7 +135,7 @@ INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
 
 
 def load(records: Iterable[Record], own: str, policy: Policy) -> State:
-    """Raises ValueError for a record that cannot be read."""
+    """Raises ValueError for a record that cannot be read. What `is_of_version_1` is left out."""
     tables: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
     for record in records:
         if record.content is None:
@@ -137,6 +143,8 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         if record.kind not in RECORDS:
             raise ValueError(f"record {record.kind}/{record.name}: unknown kind (store of another version?)")
         table, kind = RECORDS[record.kind]
+        if is_of_version_1(record):
+            continue
         try:
             tables[table][record.name] = msgspec.json.decode(record.content, type=kind)
         except msgspec.MsgspecError as error:
@@ -168,6 +176,31 @@ def _with_end(course: Course, undertakings: Mapping[str, Undertaking]) -> Course
     if undertaking is None or course.upstream is not None or course.expires_s is not None:
         return course
     return msgspec.structs.replace(course, expires_s=undertaking.expires_s)
+
+
+class _Side(msgspec.Struct):
+    offer_signature: str = ""
+
+
+class _SignedOnce(msgspec.Struct):
+    """What of a stored course or message tells the release that wrote it."""
+
+    upstream: _Side | None = None
+    downstream: _Side | None = None
+    message: dict[str, Any] = {}
+
+
+def is_of_version_1(record: Record) -> bool:
+    """Agreements and messages of the releases before mandates: nobody's word stands behind their origin, and no
+    neighbour takes them any more. They are not loaded, and what intents need is offered anew."""
+    if record.content is None or record.kind not in ("Course", "Outbox"):
+        return False
+    try:
+        found = msgspec.json.decode(record.content, type=_SignedOnce)
+    except msgspec.MsgspecError:
+        return False
+    sides = [side for side in (found.upstream, found.downstream) if side is not None]
+    return any(side.offer_signature for side in sides) or "type" in found.message
 
 
 def _agreements(courses: Mapping[str, Course]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import msgspec
 
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
-from controller.model.agreement import Acceptance, Message, Offer, Refusal, Withdrawal
+from controller.model.agreement import Envelope
 from controller.model.course import Course
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
@@ -86,6 +86,7 @@ class Turn:
         self.agreements = Table(state.agreements)
         self.nodes = Table(state.nodes)
         self.retries = Table(state.retries)
+        self.peers = Table(state.peers)
         self.down = Table(state.down)
         self.awaiting = Table(state.awaiting)
         self.restored = state.restored
@@ -161,20 +162,20 @@ class Turn:
         self.awaiting.drop(course.plan.name)
         self.fresh.discard(course.plan.name)
 
-    def send(self, peer: str, message: Message) -> None:
-        """At least once; what the outbox still has about the same agreement and revision is replaced."""
-        id, revision = _about(message)
-        name = f"{type(message).__name__.lower()}:{id}:{revision}"
-        self.outbox.put(name, Outgoing(peer=peer, message=message))
+    def send(self, peer: str, message: Envelope, id: str, revision: int = 0) -> None:
+        """At least once; what the outbox still has of this kind about the same agreement and revision is replaced."""
+        name = f"{message.kind}:{id}:{revision}"
+        self.outbox.put(name, Outgoing(peer=peer, message=message, about=id))
         self.retries.drop(name)
         self.effects.append(Send(peer=peer, message_id=name, message=message))
 
     def forget_messages(self, id: str) -> None:
         """What was still to be said about an agreement that has ended."""
-        for name in [name for name, held in self.outbox.all.items() if _about(held.message)[0] == id]:
+        names = {name for name, held in self.outbox.all.items() if held.about == id}
+        for name in names:
             self.outbox.drop(name)
             self.retries.drop(name)
-        self.effects = [one for one in self.effects if not (isinstance(one, Send) and _about(one.message)[0] == id)]
+        self.effects = [one for one in self.effects if not (isinstance(one, Send) and one.message_id in names)]
 
     def log(self, event: str, level: str = "info", **fields: str) -> None:
         self.effects.append(Log(event=event, fields=fields, level=level))
@@ -196,6 +197,7 @@ class Turn:
             agreements=self.agreements.all,
             nodes=self.nodes.all,
             retries=self.retries.all,
+            peers=self.peers.all,
             down=self.down.all,
             awaiting=self.awaiting.all,
             restored=self.restored,
@@ -236,14 +238,3 @@ class Turn:
         holder = self.before.inventory if table in INVENTORY_TABLES else self.before
         stored: dict[str, Any] = getattr(holder, table)
         return stored
-
-
-def _about(message: Message) -> tuple[str, int]:
-    """Agreement and revision."""
-    match message:
-        case Offer() | Acceptance():
-            return message.terms.id, message.terms.revision
-        case Refusal():
-            return message.id, message.revision
-        case Withdrawal():
-            return message.id, 0

@@ -1,0 +1,122 @@
+"""Whether terms are well formed: what every domain checks alike, whatever its policy says."""
+
+import base64
+import ipaddress
+from collections.abc import Sequence
+
+from controller.fulfillment.translate import inside
+from controller.model.agreement import CAPABILITIES, MAX_FLOWS, Flow, TunnelEnd
+from controller.model.intent import Ports
+from controller.model.inventory import Domain
+
+MAX_ITEMS = 4096
+"""Prefixes and ports of all flows of an offer."""
+_FLOW_ITEMS = 1000
+
+
+def flows_objection(flows: Sequence[Flow], origin: str) -> str:
+    """Why these are no flows that `origin` may ask for; empty: they are."""
+    if not 1 <= len(flows) <= MAX_FLOWS:
+        return f"expected 1 to {MAX_FLOWS} flows, found {len(flows)}"
+    items = sum(len(flow.source_prefixes) + len(flow.destination_prefixes) + len(flow.ports) for flow in flows)
+    if items > MAX_ITEMS:
+        return f"expected at most {MAX_ITEMS} prefixes and ports, found {items}"
+    if len({(flow.source, network_of(flow.destination)) for flow in flows}) != 1:
+        return "all flows of an offer must lead from one network to one network"
+    if flows[0].source.split("/")[0] != origin:
+        return f"{origin} cannot ask for traffic from {flows[0].source}"
+    for flow in flows:
+        if reason := _flow_objection(flow):
+            return f"flow to {flow.destination}: {reason}"
+    return ""
+
+
+def network_of(destination: str) -> str:
+    """Of a service or network."""
+    return "/".join(destination.split("/")[:2])
+
+
+def _flow_objection(flow: Flow) -> str:
+    if not flow.source_prefixes or not flow.destination_prefixes:
+        return "it has no prefixes"
+    if len(flow.source_prefixes) + len(flow.destination_prefixes) + len(flow.ports) > _FLOW_ITEMS:
+        return f"it has more than {_FLOW_ITEMS} prefixes and ports"
+    for text in (*flow.source_prefixes, *flow.destination_prefixes):
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            return str(error)
+        if str(network) != text:
+            return f"prefix {text} should be written {network}"
+        if network.prefixlen == 0 or network.is_multicast or network.is_loopback or network.is_link_local:
+            return f"prefix {text} is not one of hosts"
+        if network.version == 6 and int(network.network_address) >> 112 in (0, 0x5F00):
+            return f"prefix {text} is not one of hosts"
+    for ports in flow.ports:
+        known = ports.protocol in ("tcp", "udp", "icmp")
+        if not known or not 0 <= ports.first <= ports.last <= 65535:
+            return f"ports {ports.protocol}/{ports.first}-{ports.last} are none"
+    return ""
+
+
+def covers(wide: Sequence[Flow], flow: Flow) -> bool:
+    """Whether one of the flows `wide` has all of `flow`. Both are well formed."""
+    return any(_covers(one, flow) for one in wide)
+
+
+def _covers(wide: Flow, flow: Flow) -> bool:
+    if (wide.source, wide.destination) != (flow.source, flow.destination):
+        return False
+    if wide.ports and not (flow.ports and all(_is_among(ports, wide.ports) for ports in flow.ports)):
+        return False
+    return _are_inside(flow.source_prefixes, wide.source_prefixes) and _are_inside(
+        flow.destination_prefixes, wide.destination_prefixes
+    )
+
+
+def _is_among(ports: Ports, wide: Sequence[Ports]) -> bool:
+    return any(inside(ports, one) for one in wide)
+
+
+def _are_inside(prefixes: Sequence[str], wide: Sequence[str]) -> bool:
+    """Mostly they are the same texts."""
+    rest = set(prefixes) - set(wide)
+    if not rest:
+        return True
+    outer = [ipaddress.ip_network(text) for text in wide]
+    return all(any(_is_subnet(ipaddress.ip_network(text), one) for one in outer) for text in rest)
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _is_subnet(inner: _Network, outer: _Network) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
+def needs_objection(needs: Sequence[str], own: str) -> str:
+    """What is needed and this release cannot do."""
+    missing = sorted(set(needs) - set(CAPABILITIES))
+    return f"the release of {own} has not what is needed: {', '.join(missing)}; upgrade it" if missing else ""
+
+
+def end_objection(end: TunnelEnd, peer: Domain) -> str:
+    """Why a tunnel to `end` cannot be made."""
+    try:
+        sid = ipaddress.IPv6Address(end.sid)
+        block = ipaddress.IPv6Network(peer.sid_block)
+        key = base64.b64decode(end.public_key, validate=True)
+        host, _, port = end.endpoint.rpartition(":")
+        ipaddress.ip_address(host.strip("[]"))
+        number = int(port)
+    except ValueError as error:
+        return f"the tunnel's end is malformed: {error}"
+    if sid not in block:
+        return f"SID {sid} is not in {peer.name}'s block {block}"
+    if len(key) != 32 or not 0 < number < 65536:
+        return "the tunnel's end is malformed: expected a 32 byte key and a UDP port"
+    if not 1000 <= end.inner_mtu <= 65535:
+        return f"an inner MTU of {end.inner_mtu} is not supported"
+    return ""
