@@ -35,6 +35,11 @@ class PeerUnreachable(ControllerError):
 class TargetRejected(ControllerError):
     """A node answered and said no; the same request will be refused again."""
 
+    def __init__(self, message: str, concerned: tuple[str, ...] | None = None) -> None:
+        """`concerned`: whose part was refused (owners of entries, `tunnels/BORDER`), all else being done; None: all."""
+        super().__init__(message)
+        self.concerned = concerned
+
 
 class TargetUnreachable(ControllerError):
     """A node does not answer in time, or is led by another controller; asking again later may help."""

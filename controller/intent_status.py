@@ -18,8 +18,9 @@ from controller.model import dscp
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
+from controller.readiness import lacking
 from controller.reconcile.carriers import cut
-from controller.reconcile.state import State
+from controller.reconcile.state import State, parts_at
 from controller.reconcile.undertakings import expired
 
 PATIENCE_S = 30
@@ -99,6 +100,9 @@ def _all_said(state: State, undertaking: Undertaking, courses: list[Course], now
         for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
             yield from _connection(state, undertaking, connection, errand, now_s)
     yield from _of_nodes(state, undertaking, courses)
+    hosts = {one.name: one for two in undertaking.requirements.connections for one in (*two.sources, *two.destinations)}
+    for reason in lacking(state, hosts.values()):
+        yield Said(Phase.INSTALLING, reason)
 
 
 # ---- connections
@@ -216,21 +220,23 @@ def _of_nodes(state: State, undertaking: Undertaking, courses: list[Course]) -> 
     awaited = {node for name in names for node in state.awaiting.get(name, {})}
     unconfirmed = {*undertaking.unconfirmed, *(node for course in courses for node in course.unconfirmed)}
     waiting = []
+    owner = f"intents/{undertaking.intent.name}"
     for node in sorted(nodes | awaited):
         standing = state.nodes.get(node)
         if standing is None:
             continue
+        parts = {owner}.union(*(parts_at(node, course, state.inventory.links) for course in courses))
         if not standing.reachable and node in unconfirmed:
             yield Said(Phase.INSTALLING, f"node {node} unreachable: {standing.reason}; it has not confirmed this yet")
         elif not standing.reachable:
             reason = f"node {node} unreachable: {standing.reason}; its state is as last confirmed"
             yield Said(Phase.ACTIVE, reason, "NodeUnreachable")
-        elif standing.rejected and node not in awaited and 0 <= standing.confirmed < standing.generation:
+        elif standing.refuses(parts) and node not in awaited and 0 <= standing.confirmed < standing.generation:
             reason = f"node {node} refused a newer state: {standing.rejected}; what it had of this it has confirmed"
             yield Said(Phase.ACTIVE, reason, "NodeRefused")
-        elif standing.rejected:
+        elif standing.refuses(parts):
             yield Said(Phase.INSTALLING, f"node {node} refused its state: {standing.rejected}")
-        elif standing.confirmed < 0:
+        elif not standing.has(0, parts):
             reason = f"node {node} has not confirmed its state since it was last connected"
             yield Said(Phase.INSTALLING, reason)
         elif node in awaited:
@@ -243,8 +249,11 @@ def _stands(state: State, course: Course) -> bool:
     """All its nodes have confirmed it."""
     if state.awaiting.get(course.plan.name) or course.unconfirmed:
         return False
-    standings = [state.nodes[node] for node in course.plan.nodes if node in state.nodes]
-    return all(not one.reachable or (one.confirmed >= 0 and not one.rejected) for one in standings)
+    links = state.inventory.links
+    standings = [
+        (state.nodes[node], parts_at(node, course, links)) for node in course.plan.nodes if node in state.nodes
+    ]
+    return all(not one.reachable or (one.has(0, parts) and not one.refuses(parts)) for one, parts in standings)
 
 
 # ---- ways

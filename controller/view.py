@@ -16,6 +16,7 @@ from controller.model.agreement import json_of
 from controller.model.course import Course, Session, Standing, Undertaking
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
+from controller.readiness import link_phase, network_phase
 from controller.reconcile.carriers import without_carrier
 from controller.reconcile.state import State
 from dataplane.host_api import PortStatus
@@ -174,7 +175,8 @@ def _port_status(port: PortStatus) -> dict[str, Any]:
 def _link_status(state: State, link: Link) -> dict[str, Any]:
     """A link that has its carrier back is used again only when that has lasted."""
     down = without_carrier(link, state.nodes)
-    return {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
+    status = {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
+    return status | link_phase(state, link)
 
 
 def _network_status(state: State, network: Network) -> dict[str, Any]:
@@ -185,7 +187,8 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
         if (policy := state.fabric.edge_policies.get(pair)) is not None
         for path in policy.candidate_paths
     ]
-    status: dict[str, Any] = {"own": network.name.split("/")[0] == state.own}
+    own = network.name.split("/")[0] == state.own
+    status: dict[str, Any] = {"own": own} | (network_phase(state, network) if own else {})
     return status | ({"context": index} if index is not None else {}) | ({"paths": paths} if paths else {})
 
 

@@ -35,6 +35,7 @@ from controller.model.event import (
     MessageReceived,
     MessageSent,
     NodeDescribed,
+    NodeRejected,
     NodeSynced,
     NodeUnreachable,
     Persist,
@@ -98,6 +99,8 @@ class SimulatedNode:
         self.entries: dict[EntryKey, Entry] = {}
         self.host = HostState()
         self.writes = 0
+        self.refused: set[EntryKey] = set()
+        """Entries that it does not take."""
         number = [node.name for node in topology.nodes].index(name) + 1
         self._cut: set[str] = set()
         """Links of its that have no carrier."""
@@ -158,10 +161,22 @@ class SimulatedNode:
     def set_carrier(self, link: str, carrier: bool) -> None:
         (self._cut.discard if carrier else self._cut.add)(link)
 
+    def add_port(self, number: int, role: PortRole) -> None:
+        mac = f"02:00:00:03:{int(self._ports[0].mac[12:14], 16):02x}:{number:02x}"
+        port = PortStatus(number=number, interface=f"p{number}", role=role, mac=mac, mtu=2000, carrier=True)
+        self._ports = (*(one for one in self._ports if one.number != number), port)
+
+    def remove_port(self, number: int) -> None:
+        self._ports = tuple(one for one in self._ports if one.number != number)
+
     def sync(self, state: NodeState) -> tuple[int, tuple[Deviation, ...]]:
         """Writes, and what was different."""
-        desired = {entry_key(entry): entry for entry in state.entries}
-        assert len(desired) == len(state.entries), f"{self.name}: an entry twice"
+        ports = {one.number for one in self._ports if one.role == PortRole.ATTACHMENT}
+        assert {gateway.port for gateway in state.host.gateways} <= ports, f"{self.name} would refuse its host state"
+        assert {tunnel.border for tunnel in state.host.tunnels} <= {one.name for one in self._borders}
+        desired = {entry_key(entry): entry for entry in state.entries if entry_key(entry) not in self.refused}
+        kept = [entry for entry in state.entries if entry_key(entry) not in self.refused]
+        assert len(desired) == len(kept), f"{self.name}: an entry twice"
         for table, count in Counter(entry.table for entry in state.entries).items():
             assert count <= TABLE_SIZES[table], f"{self.name}: {count} entries for {table}"
         differences = []
@@ -359,6 +374,12 @@ class World:
     def phase(self, domain: str, name: str) -> str:
         return str(self.get(domain, "intents", name).status["phase"])
 
+    def add_port(self, node: str, number: int, role: PortRole) -> None:
+        """Its agent says so at once."""
+        self.nodes[node].add_port(number, role)
+        controller = self.controllers[self.topology.node(node).domain]
+        self._connected(controller, controller.life, node)
+
     def set_carrier(self, link: str, carrier: bool, *ends: str) -> None:
         """Of a link, at both ends or only at some; their agents say so soon."""
         for name in ends or link.split("-"):
@@ -445,12 +466,17 @@ class World:
         if effect.generation < standing.generation:
             return  # a newer one replaces it
         writes, differences = node.sync(effect.state)
-        event = NodeSynced(
+        concerned = tuple(sorted({one.owner for one in effect.state.entries if entry_key(one) in node.refused}))
+        event: Event = NodeSynced(
             node=effect.node,
             generation=effect.generation,
             writes=writes,
             deviations=differences if effect.audit else (),
         )
+        if concerned:
+            event = NodeRejected(
+                node=effect.node, generation=effect.generation, reason="it does not like it", concerned=concerned
+            )
         self.after(self._delay(), controller.event, event, life)
 
     # ---- what must hold

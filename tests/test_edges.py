@@ -14,6 +14,7 @@ from controller.fulfillment.fabric import fabric
 from controller.model.inventory import Inventory
 from controller.model.trace import Probe, Trace
 from controller.reconcile.edges import edge_numbers
+from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
 from tests.packet_walk import Walk, echo, tcp
 from tests.simulator import World
@@ -33,6 +34,8 @@ spec: {isolate: {network: campus/office, select: {app: payroll}}}
 @pytest.fixture
 def world() -> World:
     world = World(topology=TOPOLOGY)
+    for edge, port in itertools.product(("e1", "e2", "e3"), (9, *range(20, 101))):
+        world.nodes[edge].add_port(port, PortRole.ATTACHMENT)
     world.start()
     world.check_settled()
     return world

@@ -56,11 +56,11 @@ def stitch(*arguments: str, domain: str = "shop", expected: int = 0) -> str:
     return done.stdout
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, status: int = 1) -> str:
     """What is said where the answer is no."""
     command = [str(STITCH), "--lab", NAME, "--domain", "shop", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, (arguments, done.returncode, done.stdout, done.stderr)
+    assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
     return done.stderr
 
 
@@ -333,7 +333,7 @@ def test_an_unreachable_node_holds_up_nobody_and_converges_when_it_is_back(recor
     try:
         wait_for(lambda: not is_reachable("shop", "sg1"), 10, "the controller knows that sg1 is gone")
         stitch("apply", "-f", str(INTENT))
-        wait_for(lambda: phase() == "Installing", 10, "the intent is Installing")
+        wait_for(lambda: phase() == "Installing", 30, "the intent is Installing")
         assert "sg1 unreachable" in json.dumps(get("intents")[0]["status"]["conditions"])
     finally:
         lab.restart(NAME, "sg1")
@@ -342,6 +342,36 @@ def test_an_unreachable_node_holds_up_nobody_and_converges_when_it_is_back(recor
         wait_for(lambda: reaches(record, "cx1", ANALYTICS), 5, "cx1 reaches ay1")
     finally:
         stitch("delete", "intent/order-processing")
+
+
+LAB = """apiVersion: netstitch/v1
+kind: Network
+metadata: {name: shop/lab}
+spec:
+  prefixes: [10.7.0.0/24]
+  gateways: [10.7.0.1]
+  attachments:
+    - {name: l1, node: se1, port: 77, addresses: [10.7.0.10]}
+"""
+
+
+def test_a_port_that_is_not_there_holds_up_its_network_alone(record: LabRecord, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(LAB)
+    said = refused("apply", "-f", str(file), status=2)
+    assert said.startswith(f"{file}:8:35: spec.attachments[0].port: se1 has no port 77; its agent has "), said
+    kill("se1")
+    try:
+        wait_for(lambda: not is_reachable("shop", "se1"), 10, "the controller knows that se1 is gone")
+        said = refused("apply", "-f", str(file), "--wait", "0.5")
+        assert "networks/shop/lab is not Active after 0.5 s: Installing: " in said and "node se1 unreachable" in said
+    finally:
+        lab.restart(NAME, "se1")
+    wait_for(lambda: is_reachable("shop", "se1"), 20, "se1 has all that it can have")
+    said = refused("apply", "-f", str(file), "--wait", "0.5")
+    assert "Installing: host l1: se1 has no port 77" in said and "unreachable" not in said
+    stitch("apply", "-f", str(INTENT), "--wait", "20")
+    stitch("delete", "intent/order-processing", "network/shop/lab")
 
 
 def phase() -> str:

@@ -9,6 +9,7 @@ from scapy.layers.l2 import Ether
 
 from controller.fulfillment import numbering
 from controller.model.entry import Entry
+from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
 from dataplane.reference import Forward
 from tests.packet_walk import Walk, echo, tcp, udp
@@ -115,6 +116,8 @@ metadata: {name: beside}
 spec: {a: {node: se1, port: 99}, b: {node: sg1, port: 99}, delay_ms: 0, rate_mbit: 1000, loss_percent: 0, mtu: 1500}
 """
     world.start()
+    for node in ("se1", "sg1"):
+        world.add_port(node, 99, PortRole.FABRIC)
     reply = world.apply("shop", link)
     assert reply is not None and not reply.problems, reply
     world.apply("shop", ORDER_PROCESSING)

@@ -4,6 +4,7 @@ import pytest
 from federation import small_intent
 
 from controller.language.manifest import print_yaml
+from dataplane.host_api import PortRole
 from tests.simulator import ORDER_PROCESSING, World
 
 MANY = 40
@@ -34,6 +35,7 @@ spec:
 def world() -> World:
     world = World()
     world.start()
+    world.add_port("se1", 9, PortRole.ATTACHMENT)
     return world
 
 

@@ -10,6 +10,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from hypothesis import given, settings
 from node_fake import FakeNode
@@ -486,6 +487,18 @@ async def test_a_refusal_of_the_host_does_not_keep_entries_from_going(node: Fake
     assert rejected.generation == 2
     assert "wireguard-go is not installed" in rejected.reason
     assert not any(node.all_entries().values())
+
+
+async def test_a_refusal_says_whom_it_concerns(node: FakeNode, running: Running) -> None:
+    """Of entries their owners; of the host what it has not got, so that what needs none of that can go on."""
+    running.nodes.connect("se1", node.agent)
+    broken = msgspec.structs.replace(next_hop(5000), owner="links/broken")
+    running.nodes.sync(sync(1, (*STATE, broken)))
+    assert (await running.events.next(NodeRejected)).concerned == ("links/broken",)
+    node.host.refusal = "wireguard-go is not installed"
+    running.nodes.sync(sync(2, STATE, HostState(tunnels=(TUNNEL,), gateways=(Gateway(port=1, ipv4="10.1.0.1"),))))
+    rejected = await running.events.next(NodeRejected, 2)
+    assert rejected.concerned == ("ports/1", "tunnels/s-t")
 
 
 async def test_the_newest_of_those_that_wait_is_made(node: FakeNode, running: Running) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WORKING = frozenset({"Pending", "Negotiating", "Installing"})
 """Phases that an intent goes through by itself; the others last."""
+_WITHOUT_PHASE = {"intents": "Pending"}
+"""What a resource is whose status says no phase; networks of other domains have none."""
 _POLL_S = 0.1
 _READ_BYTES = 20 * 1024 * 1024
 """More than the language takes; the rest of an endless input is not read."""
@@ -62,42 +64,47 @@ def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wai
     for result in results:
         print(f"{result} (dry run)" if dry_run else result, flush=True)
     if wait_s is not None and not dry_run:
-        wait_until_active(client, [document.name for document in documents if document.kind == "Intent"], wait_s)
+        deadline = time.monotonic() + wait_s
+        refusals: list[str] = []
+        for kind in ("Network", "Link", "Intent"):
+            names = [document.name for document in documents if document.kind == kind]
+            refusals += _wait_until_active(client, f"{kind.lower()}s", names, deadline, wait_s)
+        if refusals:
+            raise AnswerIsNo("\n".join(refusals))
 
 
-def wait_until_active(client: Client, names: Sequence[str], wait_s: float) -> None:
-    """Says each phase on standard error. Raises AnswerIsNo for any other outcome, or none in time."""
-    deadline = time.monotonic() + wait_s
+def _wait_until_active(client: Client, kind: str, names: Sequence[str], deadline: float, wait_s: float) -> list[str]:
+    """Says each phase on standard error. Which are not Active in time, or will not be, and why."""
     open_names = dict.fromkeys(names, "nothing is known of it yet")
     refusals: list[str] = []
     if open_names:
-        for intent in client.watch("intents", deadline=deadline):
-            name = intent["metadata"].get("name") if intent is not None else None
-            if intent is not None and name in open_names:
-                _follow(str(name), intent["status"], open_names, refusals)
+        for resource in client.watch(kind, deadline=deadline):
+            name = resource["metadata"].get("name") if resource is not None else None
+            if resource is not None and name in open_names:
+                _follow(kind, str(name), resource["status"], open_names, refusals)
             if not open_names:
                 break
-    refusals.extend(f"intents/{name} is not Active after {wait_s:g} s: {last}" for name, last in open_names.items())
-    if refusals:
-        raise AnswerIsNo("\n".join(refusals))
+    late = (f"{kind}/{name} is not Active after {wait_s:g} s: {last}" for name, last in open_names.items())
+    return [*refusals, *late]
 
 
-def _follow(name: str, status: Json, open_names: dict[str, str], refusals: list[str]) -> None:
-    phase = "deleted" if status.get("deleted") else str(status.get("phase", "Pending"))
+def _follow(kind: str, name: str, status: Json, open_names: dict[str, str], refusals: list[str]) -> None:
+    phase = "deleted" if status.get("deleted") else str(status.get("phase", _WITHOUT_PHASE.get(kind, "Active")))
     why = reasons(status)
     text = f"{phase}: {why}" if why else phase
     if phase in WORKING:
         if text != open_names[name]:
-            print(f"intents/{name} {text}", file=sys.stderr, flush=True)
+            print(f"{kind}/{name} {text}", file=sys.stderr, flush=True)
         open_names[name] = text
         return
     del open_names[name]
     if phase == "Active":
         paths = status.get("paths")
         path = f", path {cell(paths)}" if paths else ""
-        print(f"intents/{name} Active{path}{f' ({why})' if why else ''}", flush=True)
+        if kind == "intents":
+            print(f"intents/{name} Active{path}{f' ({why})' if why else ''}", flush=True)
     else:
-        refusals.append(f"intents/{name} is {text}")
+        refusals.append(f"{kind}/{name} is {text}")
 
 
 def delete(

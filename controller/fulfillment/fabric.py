@@ -9,6 +9,7 @@ import msgspec
 from controller.fulfillment import numbering, paths
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import shortest
+from controller.fulfillment.ports import end_objection
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
@@ -113,7 +114,8 @@ def fabric(
         if link.b is None:
             continue
         for near, far in ((link.a, link.b), (link.b, link.a)):
-            if near.node in locators and far.node in locators:
+            able = not end_objection(near, descriptions.get(near.node))
+            if able and near.node in locators and far.node in locators:
                 entries[near.node] += _link_entries(
                     f"links/{link.name}", near.port, locators[near.node], far.port, locators[far.node]
                 )

@@ -13,6 +13,7 @@ from controller.fulfillment.fabric import (
     resolve_entry,
     route_entry,
 )
+from controller.fulfillment.ports import attachable
 from controller.fulfillment.rules import (
     DEFAULT_PRIORITY,
     ISOLATE_PRIORITY,
@@ -46,6 +47,8 @@ def network_entries(
     entries: list[Entry] = []
     ports: set[int] = set()
     for attachment in _here(network, node):
+        if not attachable(node, descriptions, attachment.port):
+            continue
         hop = numbering.ATTACHED_HOP + attachment.port
         if attachment.port not in ports:
             ports.add(attachment.port)
@@ -90,13 +93,17 @@ def on_link_entries(network: Network, index: int, rules: Iterable[Rule], local: 
     return (forward_entry(hop, 0, 0, 0, min(owners.values())), *routes)
 
 
-def gateways(networks: Iterable[Network], node: str) -> tuple[Gateway, ...]:
-    """Addresses that the edge answers for on its ports."""
+def gateways(
+    networks: Iterable[Network], node: str, descriptions: Mapping[str, NodeDescription]
+) -> tuple[Gateway, ...]:
+    """Addresses that the edge answers for on its ports, as far as it has them."""
     found: dict[int, Gateway] = {}
     for network in networks:
         ipv4 = next((address for address in network.gateways if ":" not in address), "")
         ipv6 = next((address for address in network.gateways if ":" in address), "")
         for attachment in _here(network, node):
+            if not attachable(node, descriptions, attachment.port):
+                continue
             found[attachment.port] = Gateway(port=attachment.port, ipv4=ipv4, ipv6=ipv6)
     return tuple(found[port] for port in sorted(found))
 

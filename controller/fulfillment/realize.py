@@ -109,7 +109,7 @@ def _assemble(wanted: Wanted, keeper: "_Keeper") -> tuple[dict[str, list[Any]], 
             _extend(parts, local)
     legs = _edges(wanted, parts, keeper)
     _networks(wanted, legs, installed, classes, parts, keeper)
-    return parts, _hosts(wanted.inventory, installed, fabric, parts, keeper)
+    return parts, _hosts(wanted, installed, parts, keeper)
 
 
 def _classes(courses: Sequence[Course], keeper: "_Keeper") -> PortClasses:
@@ -216,13 +216,10 @@ def _networks(
 
 
 def _hosts(
-    inventory: Inventory,
-    courses: Sequence[Course],
-    fabric: Fabric,
-    parts: dict[str, list[Any]],
-    keeper: "_Keeper",
+    wanted: Wanted, courses: Sequence[Course], parts: dict[str, list[Any]], keeper: "_Keeper"
 ) -> dict[str, HostState]:
     """Gateways and tunnels of each node; the entries of tunnels go to `parts`."""
+    inventory, fabric = wanted.inventory, wanted.fabric
     ends = []
     owners: dict[str, str] = {}
     for course in courses:
@@ -241,7 +238,10 @@ def _hosts(
     found = tunnels(ends)
     networks = [inventory.networks[name] for name in sorted(inventory.networks)]
     return {
-        node: keeper.same(f"host {node}", HostState(gateways=gateways(networks, node), tunnels=found.get(node, ())))
+        node: keeper.same(
+            f"host {node}",
+            HostState(gateways=gateways(networks, node, wanted.descriptions), tunnels=found.get(node, ())),
+        )
         for node in inventory.nodes
     }
 

@@ -135,11 +135,13 @@ class NodeSynced(Value, frozen=True, kw_only=True, tag="node_synced"):
 
 
 class NodeRejected(Value, frozen=True, kw_only=True, tag="node_rejected"):
-    """The node refused part of its state."""
+    """The node refused part of its state; the rest is there."""
 
     node: str
     generation: int
     reason: str
+    concerned: tuple[str, ...] | None = None
+    """Whose part: owners of entries, `tunnels/BORDER`, `ports/NUMBER`; None: nobody knows, perhaps all."""
 
 
 class Tick(Value, frozen=True, kw_only=True, tag="tick"):

@@ -1,12 +1,10 @@
 """Manifests that somebody applies: judged as a whole, then taken over."""
 
 import datetime
-import ipaddress
 from collections.abc import Collection, Mapping
 
 import msgspec
 
-from controller.fulfillment import numbering
 from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
@@ -16,10 +14,10 @@ from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
-from controller.model.rule import Added, Rule
+from controller.model.rule import Rule
 from controller.reconcile.authority import overreach, trespass
 from controller.reconcile.consent import end_all, ended_by
-from controller.reconcile.edges import numbered_edges
+from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.judging import Judgement, judge
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Turn
@@ -34,24 +32,14 @@ KINDS: dict[str, type] = {
     "Rule": Rule,
     "Intent": Intent,
 }
-Resource = Domain | Network | Service | Node | Link | Rule | Intent
 _TABLES = {"Domain": "domains", "Network": "networks", "Service": "services", "Node": "nodes", "Link": "links"}
-
-
-class _Request(msgspec.Struct, frozen=True):
-    """What is applied, read."""
-
-    values: list[tuple[int, str, Resource]]
-    """(index in the request, kind, value)."""
-    added: dict[str, tuple[Added, ...]]
-    """Intent -> what requirement compilers said of it."""
 
 
 def apply(turn: Turn, event: Apply) -> None:
     """All or none; idempotent."""
     values = [(index, one.kind, _with_own_key(turn, _decode(one))) for index, one in enumerate(event.resources)]
     added = {value.name: event.resources[index].added for index, kind, value in values if kind == "Intent"}
-    request = _Request(values, added)
+    request = Request(values, added)
     merged = _merged(turn.inventory, request)
     inventory_touched = merged != turn.inventory
     laid_down = {value.name: value for _, _, value in values if isinstance(value, Rule)}
@@ -59,6 +47,7 @@ def apply(turn: Turn, event: Apply) -> None:
     rules = rulebook({**turn.rules.all, **laid_down}.values()) if rules_touched else turn.rulebook
     problems = inventory_problems(merged, turn.own, request) if inventory_touched else []
     problems += _own_key_problems(turn, event, request)
+    problems += list(port_problems(turn, merged, request)) if inventory_touched else []
     required: dict[str, Requirements] = {}
     intents: dict[str, Intent] = {}
     for index, _, value in request.values:
@@ -127,7 +116,7 @@ def _with_own_key(turn: Turn, value: Resource) -> Resource:
     return msgspec.structs.replace(value, key=held.key, certificate=held.certificate)
 
 
-def _own_key_problems(turn: Turn, event: Apply, request: _Request) -> list[Problem]:
+def _own_key_problems(turn: Turn, event: Apply, request: Request) -> list[Problem]:
     """What we sign is signed with the key of the key directory, whatever a manifest says."""
     held = turn.domains.get(turn.own)
     if held is None or event.by.name == KEY_FILES:
@@ -142,7 +131,7 @@ def _own_key_problems(turn: Turn, event: Apply, request: _Request) -> list[Probl
     ]
 
 
-def _merged(inventory: Inventory, request: _Request) -> Inventory:
+def _merged(inventory: Inventory, request: Request) -> Inventory:
     tables = {table: dict(getattr(inventory, table)) for table in _TABLES.values()}
     for _, kind, value in request.values:
         if kind in _TABLES:
@@ -163,7 +152,7 @@ def _result(turn: Turn, kind: str, value: Resource) -> str:
     return f"{kind.lower()}s/{value.name} {what}"
 
 
-def _take_over(turn: Turn, request: _Request) -> None:
+def _take_over(turn: Turn, request: Request) -> None:
     for _, _, value in request.values:
         match value:
             case Domain():
@@ -204,7 +193,7 @@ def _foreign_tenant(turn: Turn, intents: Mapping[str, Intent]) -> str:
     return ""
 
 
-def _endless(request: _Request, rules: Rulebook, required: Mapping[str, Requirements]) -> list[Problem]:
+def _endless(request: Request, rules: Rulebook, required: Mapping[str, Requirements]) -> list[Problem]:
     """Rules in the request with which others, or they alone, trigger each other without end."""
     found = {name: one for name, asked in required.items() for one in asked.unmet if one.endless}
     anyway = endless(rules)
@@ -239,87 +228,6 @@ def retranslate(
         if found != held.requirements:
             required[name] = found
     return ""
-
-
-def inventory_problems(merged: Inventory, own: str, request: _Request) -> list[Problem]:
-    """What does not fit together; each problem at what of the request has to do with it."""
-    indices = {(kind, value.name): index for index, kind, value in request.values}
-    problems: list[Problem] = []
-
-    def problem(kind: str, name: str, path: tuple[str | int, ...], message: str) -> None:
-        index = indices.get((kind, name))
-        if index is None:
-            problems.append(Problem(path=(0,), message=f"{kind} {name} would no longer fit: {message}"))
-        else:
-            problems.append(Problem(path=(index, *path), message=message))
-
-    for domain in merged.domains.values():
-        if domain.own != (domain.name == own):
-            message = f"this controller is {own}'s: self must be true for {own} and only for it"
-            problem("Domain", domain.name, ("spec", "self"), message)
-    block = ipaddress.ip_network(merged.domains[own].sid_block) if own in merged.domains else None
-    locators: dict[str, str] = {}
-    for node in merged.nodes.values():
-        locator = ipaddress.ip_network(node.locator)
-        if block is None or not isinstance(locator, ipaddress.IPv6Network) or not _inside(locator, block):
-            problem("Node", node.name, ("spec", "locator"), f"{locator} is not in the SID block of {own} ({block})")
-        if (other := locators.setdefault(node.locator, node.name)) != node.name:
-            problem("Node", node.name, ("spec", "locator"), f"{locator} is {other}'s already")
-    ports: dict[tuple[str, int], str] = {}
-    for link in merged.links.values():
-        for side, end in (("a", link.a), ("b", link.b)):
-            if end is None:
-                continue
-            if end.node not in merged.nodes:
-                problem("Link", link.name, ("spec", side, "node"), f"unknown node {end.node}")
-            elif end.port and (other := ports.setdefault((end.node, end.port), f"link {link.name}")) != (
-                f"link {link.name}"
-            ):
-                problem("Link", link.name, ("spec", side, "port"), f"port {end.port} of {end.node} is {other}'s")
-        if link.domain and link.domain not in merged.domains:
-            problem("Link", link.name, ("spec", "domain"), f"unknown domain {link.domain}")
-        elif link.domain and not merged.domains[link.domain].sid_block:
-            message = f"of {link.domain} only the key is known: its manifest needs endpoint, certificate and sid_block"
-            problem("Link", link.name, ("spec", "domain"), message)
-    for network in merged.networks.values():
-        domain_name = network.name.split("/")[0]
-        if domain_name not in merged.domains:
-            problem("Network", network.name, ("metadata", "name"), f"unknown domain {domain_name}")
-        if network.attachments and domain_name != own:
-            problem("Network", network.name, ("spec", "attachments"), f"only networks of {own} have attachments here")
-        for index, attachment in enumerate(network.attachments):
-            where = ("spec", "attachments", index)
-            if attachment.node not in merged.nodes:
-                problem("Network", network.name, (*where, "node"), f"unknown node {attachment.node}")
-                continue
-            holder = ports.setdefault((attachment.node, attachment.port), f"network {network.name}")
-            if holder != f"network {network.name}":
-                message = f"port {attachment.port} of {attachment.node} is {holder}'s"
-                problem("Network", network.name, (*where, "port"), message)
-    if sum(name.split("/")[0] == own for name in merged.networks) > numbering.MAX_NETWORKS:
-        problems.append(Problem(path=(0,), message=f"at most {numbering.MAX_NETWORKS} networks in a domain"))
-    if (count := len(numbered_edges(merged, own))) > numbering.MAX_EDGE_NUMBERS:
-        message = (
-            f"networks with several edges have {count} edges together, at most {numbering.MAX_EDGE_NUMBERS} in a "
-            "domain: attach the hosts of one network to fewer nodes"
-        )
-        problems.append(Problem(path=(0,), message=message))
-    for service in merged.services.values():
-        name = "/".join(service.name.split("/")[:2])
-        home = merged.networks.get(name)
-        if home is None:
-            problem("Service", service.name, ("metadata", "name"), f"unknown network {name}")
-            continue
-        prefixes = [ipaddress.ip_network(prefix) for prefix in home.prefixes]
-        for index, address in enumerate(service.addresses):
-            if not any(ipaddress.ip_address(address) in prefix for prefix in prefixes):
-                message = f"{address} is in no prefix of {name}"
-                problem("Service", service.name, ("spec", "addresses", index), message)
-    return problems
-
-
-def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
 def extend(turn: Turn, event: Renew) -> None:

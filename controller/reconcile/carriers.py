@@ -8,21 +8,25 @@ A cut counts at once, a repair only when it has lasted, so that a link that come
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from controller.fulfillment.ports import end_objection
 from controller.model.inventory import Link
 from controller.model.plan import Plan
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Turn
-from dataplane.host_api import NodeDescription
+from dataplane.host_api import NodeDescription, PortRole
 
 HOLD_S = 3.0
 
 
 def without_carrier(link: Link, nodes: Mapping[str, NodeStanding]) -> tuple[str, ...]:
-    """The ends that are known to have none, in words. Of a border link only our end is known."""
+    """The ends that are known to have none, or no such port, in words. Of a border link only our end is known."""
     down = []
     for end in (link.a, link.b):
         standing = nodes.get(end.node) if end is not None else None
         if end is None or standing is None or standing.description is None:
+            continue
+        if objection := end_objection(end, standing.description):
+            down.append(objection)
             continue
         if end.border:
             carriers = [one.carrier for one in standing.description.borders if one.name == end.border]
@@ -109,6 +113,6 @@ def _look(turn: Turn, links: Iterable[Link]) -> bool:
 
 def _carriers(description: NodeDescription) -> tuple[tuple[tuple[int, bool], ...], tuple[tuple[str, bool], ...]]:
     return (
-        tuple((port.number, port.carrier) for port in description.ports),
+        tuple((port.number, port.carrier and port.role == PortRole.FABRIC) for port in description.ports),
         tuple((border.name, border.carrier) for border in description.borders),
     )

@@ -8,7 +8,7 @@ from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.reconcile.admission import admit, realized
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end
-from controller.reconcile.state import NodeStanding
+from controller.reconcile.state import NodeStanding, parts_at
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import carried, failed
 from dataplane.host_api import HostState, NodeDescription
@@ -79,8 +79,14 @@ def _advance(turn: Turn) -> bool:
         awaited = turn.awaiting.get(name)
         if awaited is None:
             continue
-        left = {node: generation for node, generation in awaited.items() if not _has(turn, node, generation)}
         course = turn.courses.get(name)
+        left = {
+            node: generation
+            for node, generation in awaited.items()
+            if not _has(
+                turn, node, generation, parts_at(node, course, turn.links.all) if course is not None else (name,)
+            )
+        }
         if left:
             turn.awaiting.put(name, left)
         if course is None:
@@ -123,15 +129,16 @@ def _unconfirmed(turn: Turn, name: str, away: Collection[str], before: tuple[str
     return tuple(sorted(node for node in awaited if node in away))
 
 
-def _has(turn: Turn, node: str, generation: int) -> bool:
+def _has(turn: Turn, node: str, generation: int, parts: Collection[str]) -> bool:
     standing = turn.nodes.get(node)
-    return standing is None or standing.confirmed >= generation
+    return standing is None or standing.has(generation, parts)
 
 
 def _is_excused(turn: Turn, course: Course, node: str) -> bool:
-    """Unreachable nodes hold up neither what is new nor what goes; they do hold up a switch-over and a promise."""
+    """Unreachable nodes hold up neither what is new nor what goes; they do hold up a switch-over and a promise. A node
+    that refuses something does not hold up what goes."""
     standing = turn.nodes.get(node)
-    if standing is None or standing.reachable:
+    if standing is None or (standing.reachable and not (standing.rejected and course.stage == Stage.REMOVING)):
         return False
     return course.stage == Stage.REMOVING or (course.upstream is None and not course.replaces)
 
@@ -230,7 +237,7 @@ def rejected(turn: Turn, event: NodeRejected) -> None:
     if standing is None or event.generation != standing.generation:
         return
     turn.log("node_rejected", "error", node=event.node, reason=event.reason)
-    turn.nodes.put(event.node, msgspec.structs.replace(standing, rejected=event.reason))
+    turn.nodes.put(event.node, msgspec.structs.replace(standing, rejected=event.reason, concerned=event.concerned))
 
 
 def audit(turn: Turn) -> None:

@@ -1,6 +1,6 @@
 """What one controller knows, and how it comes back from the store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -64,10 +64,41 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int = -1
     """Generation that it was last seen to have; -1: none since it was last connected."""
     rejected: str = ""
+    """Why it refused a part of `generation`."""
+    concerned: tuple[str, ...] | None = None
+    """As NodeRejected.concerned."""
+
+    def refuses(self, names: Collection[str]) -> bool:
+        """Whether any of these owners, tunnels and ports is without what it shall have."""
+        return bool(self.rejected) and (self.concerned is None or not set(names).isdisjoint(self.concerned))
+
+    def has(self, generation: int, names: Collection[str]) -> bool:
+        """Whether what these own is as a generation has it."""
+        if self.confirmed >= generation:
+            return True
+        return bool(self.rejected) and self.generation >= generation and not self.refuses(names)
 
     @property
     def settled(self) -> bool:
         return self.reachable and self.confirmed == self.generation and not self.rejected
+
+
+def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
+    """What of a node a course needs, as NodeRejected.concerned names it."""
+    plan = course.plan
+    connection = plan.connection
+    parts = {plan.owner}
+    for network, hosts in (
+        (connection.source_network, connection.sources),
+        (connection.destination_network, connection.destinations),
+    ):
+        parts |= {f"networks/{network}" for host in hosts if host.node == node}
+    for way in (plan.ingress, plan.egress):
+        link = links.get(way.border) if way is not None and way.node == node else None
+        parts |= {f"tunnels/{link.a.border}"} if link is not None else set()
+    return parts | {
+        f"links/{link}" for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links
+    }
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -183,7 +183,9 @@ class NodeSession:
                 synced, host_changed = await self._make(tables, host, description.host_state, wanted)
                 await self._context.report(synced)
             except TargetRejected as exc:
-                rejected = NodeRejected(node=self.name, generation=wanted.generation, reason=str(exc))
+                rejected = NodeRejected(
+                    node=self.name, generation=wanted.generation, reason=str(exc), concerned=exc.concerned
+                )
                 await self._context.report(rejected)
                 host_changed = True  # perhaps, before it was refused
             except TargetUnreachable:
@@ -199,7 +201,7 @@ class NodeSession:
     ) -> tuple[NodeSynced, bool]:
         """Tunnels that come before the entries, tunnels that go after. A refusal of the one does not stop the other."""
         changes: list[str] = []
-        refused: list[str] = []
+        refused: list[TargetRejected] = []
         entries = 0
         deviations: tuple[Deviation, ...] = ()
         target = _ordered(wanted.state.host)
@@ -208,16 +210,18 @@ class NodeSession:
             if wanted.audit or wider != _ordered(present):
                 changes += (await host.sync(wider)).changes
         except TargetRejected as exc:
-            refused.append(str(exc))
+            refused.append(TargetRejected(str(exc), _lacking(target, (await host.describe()).host_state)))
         try:
             report = await tables.sync(wanted.state.entries, read_back=wanted.audit)
             entries, deviations = report.writes, report.deviations
             if wider != target and not refused:
                 changes += (await host.sync(target)).changes
         except TargetRejected as exc:
-            refused.append(str(exc))
+            refused.append(exc)
         if refused:
-            raise TargetRejected("; ".join(refused))
+            parts = [one.concerned for one in refused]
+            concerned = None if None in parts else tuple(sorted({name for part in parts for name in part or ()}))
+            raise TargetRejected("; ".join(map(str, refused)), concerned)
         owner = f"nodes/{self.name}"
         host_deviations = tuple(
             Deviation(node=self.name, what="changed", table="host", detail=change, owner=owner) for change in changes
@@ -229,6 +233,13 @@ class NodeSession:
             deviations=(*deviations, *host_deviations) if wanted.audit else (),
         )
         return synced, bool(changes)
+
+
+def _lacking(target: HostState, present: HostState) -> tuple[str, ...]:
+    """Tunnels and gateways that are not as they shall be."""
+    tunnels = (f"tunnels/{one.border}" for one in target.tunnels if one not in present.tunnels)
+    gateways = (f"ports/{one.port}" for one in target.gateways if one not in present.gateways)
+    return (*tunnels, *gateways)
 
 
 def _union(present: HostState, wanted: HostState) -> HostState:

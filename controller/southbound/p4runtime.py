@@ -203,22 +203,24 @@ class P4RuntimeClient:
         refused = await self._apply(indexed, updates)
         if refused:
             more = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
-            raise TargetRejected(f"node {self.node} refused {'; '.join(refused[:FAULTS_SHOWN])}{more}")
+            shown = "; ".join(text for _, text in refused[:FAULTS_SHOWN])
+            owners = tuple(sorted({owner for owner, _ in refused if owner}))
+            raise TargetRejected(f"node {self.node} refused {shown}{more}", owners)
         deviations = tuple(deviation(self.node, update) for update in updates)
         return SyncReport(writes=written + len(updates), deviations=deviations)
 
-    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[str]:
-        """Writes them in order. Returns what was refused, in words."""
+    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[tuple[str, str]]:
+        """Writes them in order. Returns what was refused: whose it is, and why."""
         self._seen = None
-        refused: list[str] = []
+        refused: list[tuple[str, str]] = []
         for batch in batches(updates):
             refused += await self.write(batch)
         if not refused:
             self._seen = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in desired.items()}
         return refused
 
-    async def write(self, updates: Sequence[Update]) -> list[str]:
-        """One batch. Returns what was refused, in words, one an update; the others are written."""
+    async def write(self, updates: Sequence[Update]) -> list[tuple[str, str]]:
+        """One batch. Returns what was refused, one an update: whose it is, and why; the others are written."""
         request = p4r.WriteRequest(device_id=DEVICE_ID, election_id=U128.encode(self._election_id))
         for update in updates:
             try:
@@ -234,7 +236,10 @@ class P4RuntimeClient:
             if faults is None:
                 raise self._translated("writing its tables", exc) from exc
             return [
-                f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}: {code} {fault.message}"
+                (
+                    update.owner,
+                    f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}: {code} {fault.message}",
+                )
                 for update, fault in zip(updates, faults, strict=True)
                 if (code := _code(fault)) != "ok"
             ]

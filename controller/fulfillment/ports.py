@@ -1,0 +1,41 @@
+"""Whether a node has the ports and borders that the inventory says: what it does not have it is not asked to use.
+
+Where a node has not said yet what it is, nothing is known against it.
+"""
+
+from collections.abc import Mapping
+
+from controller.model.inventory import LinkEnd
+from dataplane.host_api import NodeDescription, PortRole
+
+WHAT = {PortRole.ATTACHMENT: "for hosts", PortRole.FABRIC: "for links", PortRole.UNDERLAY: "an underlay"}
+
+
+def attachment_objection(node: str, port: int, description: NodeDescription | None) -> str:
+    """Why hosts cannot be attached there; empty: nothing is known against it."""
+    return _port_objection(node, port, description, PortRole.ATTACHMENT)
+
+
+def end_objection(end: LinkEnd, description: NodeDescription | None) -> str:
+    """Why a link cannot end there; empty: nothing is known against it."""
+    if not end.border:
+        return _port_objection(end.node, end.port, description, PortRole.FABRIC)
+    borders = [one.name for one in description.borders] if description is not None else [end.border]
+    if end.border in borders:
+        return ""
+    return f"{end.node} has no border {end.border}; its agent has {', '.join(sorted(borders)) or 'none'}"
+
+
+def attachable(node: str, descriptions: Mapping[str, NodeDescription], port: int) -> bool:
+    return not attachment_objection(node, port, descriptions.get(node))
+
+
+def _port_objection(node: str, port: int, description: NodeDescription | None, role: PortRole) -> str:
+    if description is None:
+        return ""
+    roles = {one.number: one.role for one in description.ports}
+    found = roles.get(port)
+    if found is None:
+        have = ", ".join(map(str, sorted(number for number, one in roles.items() if one == role)))
+        return f"{node} has no port {port}; its agent has {have or 'none'} {WHAT[role]}"
+    return "" if found == role else f"port {port} of {node} is {WHAT[found]}, not {WHAT[role]}"

@@ -1,0 +1,59 @@
+"""Whether the nodes can do what a network or a link of the inventory says, and what they lack where they cannot."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from controller.fulfillment.fabric import edges
+from controller.fulfillment.ports import attachment_objection, end_objection
+from controller.model.intent import Phase
+from controller.model.inventory import Link, Network
+from controller.model.requirements import Host
+from controller.reconcile.state import State
+
+
+def network_phase(state: State, network: Network) -> dict[str, Any]:
+    """Phase and conditions of an own network; it is Installing as long as a part of it cannot be used."""
+    reasons = [
+        f"host {one.name}: {reason}"
+        for one in network.attachments
+        if (reason := attachment_objection(one.node, one.port, state.descriptions.get(one.node)))
+    ]
+    names = [f"networks/{network.name}", *(f"ports/{one.port}" for one in network.attachments)]
+    reasons += _nodes(state, edges(network), names)
+    return _phase(reasons)
+
+
+def link_phase(state: State, link: Link) -> dict[str, Any]:
+    ends = [end for end in (link.a, link.b) if end is not None]
+    reasons = [reason for end in ends if (reason := end_objection(end, state.descriptions.get(end.node)))]
+    reasons += _nodes(state, [end.node for end in ends], [f"links/{link.name}"])
+    return _phase(reasons)
+
+
+def lacking(state: State, hosts: Iterable[Host]) -> list[str]:
+    """Of hosts that an intent is about, those whose node has no such port."""
+    return [
+        f"host {host.name}: {reason}"
+        for host in hosts
+        if (reason := attachment_objection(host.node, host.port, state.descriptions.get(host.node)))
+    ]
+
+
+def _nodes(state: State, nodes: Iterable[str], names: list[str]) -> list[str]:
+    reasons = []
+    for node in nodes:
+        standing = state.nodes.get(node)
+        if standing is None or (standing.described and standing.reachable and not standing.refuses(names)):
+            continue
+        if not standing.reachable:
+            reasons.append(f"node {node} unreachable: {standing.reason}")
+        elif not standing.described:
+            reasons.append(f"node {node} has not said yet what it has")
+        else:
+            reasons.append(f"node {node} refused its state: {standing.rejected}")
+    return reasons
+
+
+def _phase(reasons: list[str]) -> dict[str, Any]:
+    phase = str(Phase.INSTALLING if reasons else Phase.ACTIVE)
+    return {"phase": phase, "conditions": [{"type": phase, "reason": reason} for reason in reasons]}
