@@ -4,6 +4,9 @@
  *
  *   ARP, NS, NA --> learn the sender, if source_guard admits it --> a question for the gateway, or for an address
  *   that the context has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
+ *
+ * Whether what was learnt still holds, user space asks from time to time (RFC 1122 §2.3.2.1, RFC 4861 §7.3), and takes it
+ * away where nobody answers. Meanwhile packets go on.
  */
 #pragma once
 
@@ -17,9 +20,10 @@ _Static_assert(sizeof(struct neighbor_key) == 24, "neighbor_key");
 
 struct neighbor_value {
 	__u8 mac[6];
-	__u16 slot; /* its place in `learnt` */
+	__u16 slot;         /* its place in `learnt` */
+	__u64 confirmed_ns; /* when a question of ours was answered from `mac`, by the boot clock; 0: not, or there is doubt */
 };
-_Static_assert(sizeof(struct neighbor_value) == 8, "neighbor_value");
+_Static_assert(sizeof(struct neighbor_value) == 16, "neighbor_value");
 
 #define NEIGHBORS (PORTS * NEIGHBORS_OF_PORT)
 
@@ -95,7 +99,11 @@ static __noinline int take_slot(__u32 ingress_port, const union address *address
 	return slot;
 }
 
-static __noinline int learn_neighbor(__u32 ingress_port, const union address *address, const __u8 *mac)
+/* What a message says of the MAC in it: RFC 4861 §7.2.5. */
+#define MAC_IS_CONFIRMED 1 /* it answers a question of ours */
+#define MAC_OVERRIDES    2 /* it holds even where another one is known */
+
+static __noinline int learn_neighbor(__u32 ingress_port, const union address *address, const __u8 *mac, __u32 says)
 {
 	struct neighbor_key key = {.port = ingress_port, .address = *address};
 	struct neighbor_value value = {}, *known;
@@ -104,16 +112,30 @@ static __noinline int learn_neighbor(__u32 ingress_port, const union address *ad
 	if (no_address(address) || !is_unicast_mac(mac) || !is_source_admitted(ingress_port, address))
 		return 0;
 	known = bpf_map_lookup_elem(&neighbor, &key);
-	if (known && same_mac(known->mac, mac))
+	if (known && (same_mac(known->mac, mac) || !(says & MAC_OVERRIDES))) {
+		if (!same_mac(known->mac, mac))
+			known->confirmed_ns = 0;
+		else if (says & MAC_IS_CONFIRMED)
+			known->confirmed_ns = bpf_ktime_get_boot_ns();
 		return 0;
+	}
 	slot = known ? known->slot : take_slot(ingress_port, address);
 	if (slot < 0)
 		return 0;
 	copy_mac(value.mac, mac);
 	value.slot = slot;
+	if (says & MAC_IS_CONFIRMED)
+		value.confirmed_ns = bpf_ktime_get_boot_ns();
 	if (!bpf_map_update_elem(&neighbor, &key, &value, known ? BPF_EXIST : BPF_ANY))
 		count_event(EVENT_NEIGHBOR_LEARNT);
 	return 0;
+}
+
+static __always_inline bool is_neighbor_known(__u32 ingress_port, const union address *address)
+{
+	struct neighbor_key key = {.port = ingress_port, .address = *address};
+
+	return bpf_map_lookup_elem(&neighbor, &key) != NULL;
 }
 
 /* The context has `address` behind another port, so that the edge answers for it. */
@@ -178,7 +200,7 @@ static __always_inline int receive_arp(struct xdp_md *ctx, struct packet *packet
 	/* 0.0.0.0 asks whether an address is in use, RFC 5227: nothing to learn, but to be answered. */
 	if (*(__be32 *)arp->sender)
 		map_ipv4(&sender, *(__be32 *)arp->sender);
-	learn_neighbor(index, &sender, mac);
+	learn_neighbor(index, &sender, mac, MAC_OVERRIDES | (asks || packet->to_group ? 0 : MAC_IS_CONFIRMED));
 
 	here = bpf_map_lookup_elem(&port, &index);
 	if (!here || !asks || target_ipv4 == *(__be32 *)arp->sender)
@@ -233,58 +255,175 @@ static __always_inline bool is_discovery(struct xdp_md *ctx, const struct packet
 	return type && *type >= ND_FIRST && *type <= ND_LAST;
 }
 
-/* RFC 4861 §7.1: what is not right in every respect is ignored. */
-static __always_inline int receive_discovery(struct xdp_md *ctx, struct packet *packet)
+/* More than these a message of ours and of hosts never has; one with more is ignored. */
+#define ND_OPTIONS 32
+
+enum nd_options {
+	ND_OPTIONS_WRONG = -1,
+	ND_OPTIONS_WITHOUT_MAC,
+	ND_OPTIONS_WITH_MAC,
+};
+
+/* An option as it is on the wire, behind what brings its MAC to a multiple of 4. */
+struct nd_option {
+	__u8 zero[2];
+	__u8 type;
+	__u8 length; /* in 8 octets */
+	__u8 mac[6];
+} __attribute__((aligned(4)));
+#define ND_OPTION_BYTES 8
+
+/* The options from `at` to `end` in any order: the first MAC of type `wanted`; others are skipped (RFC 4861 §4.6). */
+static __noinline int read_nd_options(struct xdp_md *ctx, __u32 at, __u32 end, __u32 wanted, __u8 *mac)
+{
+	int found = ND_OPTIONS_WITHOUT_MAC;
+	struct nd_option option = {};
+
+	for (__u32 i = 0; i < ND_OPTIONS; i++) {
+		if (at == end)
+			return found;
+		if (at + ND_OPTION_BYTES > end || bpf_xdp_load_bytes(ctx, at, &option.type, ND_OPTION_BYTES) ||
+		    !option.length || at + option.length * 8 > end)
+			return ND_OPTIONS_WRONG;
+		at += option.length * 8;
+		if (option.type != wanted)
+			continue;
+		if (option.length != 1) /* no MAC of Ethernet, RFC 2464 §6 */
+			return ND_OPTIONS_WRONG;
+		if (found == ND_OPTIONS_WITHOUT_MAC)
+			copy_mac(mac, option.mac);
+		found = ND_OPTIONS_WITH_MAC;
+	}
+	return at == end ? found : ND_OPTIONS_WRONG;
+}
+
+/* ff02::1:ff00:0/104, RFC 4291 §2.7.1 */
+static __always_inline bool is_solicited_node(const union address *address)
+{
+	return address->half[0] == bpf_cpu_to_be64(0xff02ull << 48) && address->word[2] == bpf_htonl(1) &&
+	       address->byte[12] == 0xff;
+}
+
+/* A question or an answer, as far as it is right (RFC 4861 §7.1): all but its options. */
+struct nd_message {
+	union address from;
+	union address to;
+	union address target;
+	__be32 flags;
+	__u8 asks;
+};
+
+static __always_inline bool parse_discovery(struct xdp_md *ctx, const struct packet *packet, struct nd_message *said)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
-	struct neighbor_discovery *nd = pull(&c, sizeof(*nd));
-	__u32 index = packet->ingress_port;
-	union address target, asker;
-	struct port *here;
-	bool asks, is_gateway;
-	__u8 mac[6];
+	struct neighbor_message *nd = pull(&c, sizeof(*nd));
 
 	if (!ip || !nd || packet->ip_length < sizeof(*ip) + sizeof(*nd) || ip->hop_limit != ND_HOP_LIMIT ||
-	    nd->icmp.code || nd->option_length != 1 || nd->target.byte[0] == 0xff)
-		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	asks = nd->icmp.type == ND_NEIGHBOR_SOLICITATION;
-	if (!(asks && nd->option_type == ND_OPTION_SOURCE_MAC) &&
-	    !(nd->icmp.type == ND_NEIGHBOR_ADVERTISEMENT && nd->option_type == ND_OPTION_TARGET_MAC))
-		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	if (!is_checksum_right(ctx, packet))
-		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	asker = ip->source;
-	target = nd->target;
-	copy_mac(mac, nd->mac);
-	learn_neighbor(index, asks ? &asker : &target, mac);
+	    nd->icmp.code || nd->target.byte[0] == 0xff)
+		return false;
+	said->from = ip->source;
+	said->to = ip->destination;
+	said->target = nd->target;
+	said->flags = nd->icmp.rest;
+	said->asks = nd->icmp.type == ND_NEIGHBOR_SOLICITATION;
+	if (said->asks)
+		return !no_address(&said->from) || is_solicited_node(&said->to);
+	return nd->icmp.type == ND_NEIGHBOR_ADVERTISEMENT &&
+	       !(said->to.byte[0] == 0xff && said->flags & bpf_htonl(ND_SOLICITED));
+}
 
-	here = bpf_map_lookup_elem(&port, &index);
-	/* The unspecified address is duplicate address detection, RFC 4862 §5.4.3: not ours to defend. */
-	if (!here || !asks || no_address(&asker) || same_address(&asker, &target))
-		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	is_gateway = !no_address(&here->ipv6) && same_address(&target, &here->ipv6);
-	if (!is_gateway && !is_elsewhere(packet->flow.context, &target, index))
-		return drop(packet, DROP_NEIGHBOR_IGNORED);
+static __always_inline void learn_from_discovery(const struct packet *packet, const struct nd_message *said,
+						 const __u8 *mac, bool has_mac)
+{
+	__u32 says = 0;
 
+	if (said->asks) {
+		if (has_mac)
+			learn_neighbor(packet->ingress_port, &said->from, mac, MAC_OVERRIDES);
+		return;
+	}
+	if (said->flags & bpf_htonl(ND_SOLICITED))
+		says |= MAC_IS_CONFIRMED;
+	if (has_mac && said->flags & bpf_htonl(ND_OVERRIDE))
+		says |= MAC_OVERRIDES;
+	if (has_mac || is_neighbor_known(packet->ingress_port, &said->target))
+		learn_neighbor(packet->ingress_port, &said->target, mac, says);
+}
+
+/* The frame becomes the advertisement that `target` is here; to all nodes where the asker has no address yet. */
+static __always_inline int advertise(struct xdp_md *ctx, struct packet *packet, const struct nd_message *asked,
+				     const struct port *here, __u8 *mac, __u32 flags)
+{
+	__u32 length = ctx->data_end - ctx->data;
+	struct neighbor_discovery *nd;
+	struct ipv6 *ip;
+	struct cursor c;
+
+	asm volatile("" : "+r"(length)); /* clang is not to add to the pointers of which it is the difference */
+	if (bpf_xdp_adjust_tail(ctx, (int)(ip_offset(packet) + sizeof(*ip) + sizeof(*nd)) - (int)length))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	c = cursor_at(ctx, ip_offset(packet));
+	ip = pull(&c, sizeof(*ip));
+	nd = pull(&c, sizeof(*nd));
+	if (!ip || !nd)
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	ip->version_class_label = bpf_htonl(0x60000000);
 	ip->payload_length = bpf_htons(sizeof(*nd));
 	ip->hop_limit = ND_HOP_LIMIT;
-	ip->source = target;
-	ip->destination = asker;
+	ip->source = asked->target;
+	ip->destination = asked->from;
+	if (no_address(&asked->from)) { /* RFC 4861 §7.2.4 */
+		ip->destination.half[0] = bpf_cpu_to_be64(0xff02ull << 48);
+		ip->destination.half[1] = bpf_cpu_to_be64(1);
+		*(__be32 *)mac = bpf_htonl(0x33330000);
+		*(__be16 *)(mac + 4) = bpf_htons(1);
+	} else {
+		flags |= ND_SOLICITED;
+	}
 	nd->icmp.type = ND_NEIGHBOR_ADVERTISEMENT;
+	nd->icmp.code = 0;
 	nd->icmp.checksum = 0;
-	/* A proxy does not override, RFC 4861 §7.2.8. */
-	nd->icmp.rest = bpf_htonl(ND_ROUTER | ND_SOLICITED | (is_gateway ? ND_OVERRIDE : 0));
+	nd->icmp.rest = bpf_htonl(flags);
+	nd->target = asked->target;
 	nd->option_type = ND_OPTION_TARGET_MAC;
+	nd->option_length = 1;
 	copy_mac(nd->mac, here->mac);
 	nd->icmp.checksum =
 		~checksum_fold(pseudo_header_sum(ip, sizeof(*nd), PROTOCOL_ICMPV6) + checksum_sum(nd, sizeof(*nd)));
-	packet->ip_length = sizeof(*ip) + sizeof(*nd);
-	if (cut_padding(ctx, packet) != GO_ON)
-		return XDP_DROP;
 	count_event(EVENT_ND_ANSWERED);
 	return answer(ctx, packet, mac);
+}
+
+static __always_inline int receive_discovery(struct xdp_md *ctx, struct packet *packet)
+{
+	__u32 index = packet->ingress_port, options = ip_offset(packet) + ND_OPTIONS_OFFSET, flags = ND_ROUTER;
+	struct cursor c = cursor_at(ctx, 0);
+	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
+	struct nd_message said = {};
+	struct port *here;
+	__u8 mac[6];
+	int found;
+
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
+	copy_mac(mac, ethernet->source);
+	if (!parse_discovery(ctx, packet, &said) || !is_checksum_right(ctx, packet))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	found = read_nd_options(ctx, options, ip_offset(packet) + packet->ip_length,
+				said.asks ? ND_OPTION_SOURCE_MAC : ND_OPTION_TARGET_MAC, mac);
+	if (found < 0 || (found && said.asks && no_address(&said.from)))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	learn_from_discovery(packet, &said, mac, found == ND_OPTIONS_WITH_MAC);
+
+	here = bpf_map_lookup_elem(&port, &index);
+	if (!here || !said.asks || same_address(&said.from, &said.target))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	if (!no_address(&here->ipv6) && same_address(&said.target, &here->ipv6))
+		flags |= ND_OVERRIDE; /* A proxy does not override, RFC 4861 §7.2.8. */
+	else if (!is_elsewhere(packet->flow.context, &said.target, index))
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	return advertise(ctx, packet, &said, here, mac, flags);
 }
 
 __noinline int global_receive_discovery(struct xdp_md *ctx, struct packet *packet)

@@ -153,7 +153,14 @@ _Static_assert(sizeof(struct icmp) == 8, "icmp");
 #define ICMPV6_ADMINISTRATIVELY_PROHIBITED 1
 #define ICMPV6_ADDRESS_UNREACHABLE         3
 
-/* Neighbor solicitation or advertisement with a link-layer address option, RFC 4861 §4.3, §4.4, §4.6.1. */
+/* Neighbor solicitation or advertisement, RFC 4861 §4.3, §4.4; options follow. */
+struct neighbor_message {
+	struct icmp icmp; /* rest: flags */
+	union address target;
+};
+#define ND_OPTIONS_OFFSET (sizeof(struct ipv6) + sizeof(struct neighbor_message))
+
+/* The same with a link-layer address option, RFC 4861 §4.3, §4.4, §4.6.1. */
 struct neighbor_discovery {
 	struct icmp icmp; /* rest: flags */
 	union address target;

@@ -83,6 +83,8 @@ class Pipeline:
         self.flows = Flows(self.tables, cache)
         self.neighbors: dict[tuple[int, int], bytes] = {}
         """(port, address) → MAC, in the order in which the addresses were learnt."""
+        self.confirmed_s: dict[tuple[int, int], float] = {}
+        """When a question of ours was answered from that MAC; not in it: it was not, or there is doubt."""
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
         self.events: Counter[PipelineEvent] = Counter()
@@ -176,7 +178,7 @@ class Pipeline:
         if isinstance(ip, Drop):
             return ip
         if neighbor.is_discovery(ip):
-            message = neighbor.parse_discovery(ip)
+            message = neighbor.parse_discovery(ethernet, ip)
             return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
         if ethernet.is_to_group:
             return Drop(DropReason.NOT_TO_US)  # RFC 1812 §5.3.4
@@ -192,15 +194,13 @@ class Pipeline:
     def _arp(self, arrival: Arrival) -> Verdict:
         if len(arrival.ethernet.payload) < neighbor.ARP_LENGTH:
             return MALFORMED
-        message = neighbor.parse_arp(arrival.ethernet.payload)
+        message = neighbor.parse_arp(arrival.ethernet)
         return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
 
     def _neighbor(self, arrival: Arrival, message: neighbor.NeighborMessage) -> Verdict:
-        self._learn(arrival.port, message.speaks_of, message.mac)
+        self._learn(arrival.port, message, arrival.now_boottime_s)
         if not message.asks or message.target == message.asker:
             return Drop(DropReason.NEIGHBOR_IGNORED)
-        if message.version == 6 and message.asker == 0:
-            return Drop(DropReason.NEIGHBOR_IGNORED)  # duplicate address detection
         port = self.ports[arrival.port]
         is_gateway = message.target == port.gateway(message.version)
         if not is_gateway and not self._is_elsewhere(arrival, message.target):
@@ -208,20 +208,30 @@ class Pipeline:
         self.events[PipelineEvent.ARP_ANSWERED if message.version == 4 else PipelineEvent.ND_ANSWERED] += 1
         payload = neighbor.answer(message, port.mac, is_gateway=is_gateway)
         ethernet = arrival.ethernet
-        back = Ethernet(message.mac, port.mac, ethernet.tag, ethernet.ether_type, payload)
+        to = neighbor.ALL_NODES_MAC if message.probes else message.mac
+        back = Ethernet(to, port.mac, ethernet.tag, ethernet.ether_type, payload)
         return Forward(arrival.port, back.frame())
 
-    def _learn(self, port: int, address: int, mac: bytes) -> None:
-        if not address or not neighbor.is_unicast(mac):
-            return
-        if not self._is_admitted(port, address):
+    def _learn(self, port: int, message: neighbor.NeighborMessage, now_s: float) -> None:
+        address, mac = message.speaks_of, message.mac
+        if not address or not neighbor.is_unicast(mac) or not self._is_admitted(port, address):
             return
         known = self.neighbors.get((port, address))
-        if known == mac:
+        if known is None and not message.has_mac:
+            return
+        if known is None or known == mac or message.overrides:
+            if message.confirms:
+                self.confirmed_s[port, address] = now_s
+            elif known != mac:
+                self.confirmed_s.pop((port, address), None)
+        else:
+            self.confirmed_s.pop((port, address), None)
+        if known == mac or (known is not None and not message.overrides):
             return
         of_port = [key for key in self.neighbors if key[0] == port]
         if known is None and len(of_port) >= NEIGHBORS_OF_PORT:
             del self.neighbors[of_port[0]]
+            self.confirmed_s.pop(of_port[0], None)
             self.events[PipelineEvent.NEIGHBOR_EVICTED] += 1
         self.neighbors[port, address] = mac
         self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1

@@ -1,5 +1,8 @@
 """ARP, neighbour discovery, echo for the gateway, and questions for unknown neighbours."""
 
+from functools import reduce
+from operator import truediv
+
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import (
     ICMPv6EchoReply,
@@ -113,37 +116,66 @@ def discovery() -> list[Vector]:
     wrong[42] ^= 0xFF
     far = ask.copy()
     far.hlim = 254
-    dad = IPv6(src="::", dst="ff02::1:ff00:11", hlim=255) / ICMPv6ND_NS(tgt=A6)
     bare = IPv6(src=A6, dst="ff02::1:ff00:1", hlim=255) / ICMPv6ND_NS(tgt=GATEWAY6)
     target_option = ICMPv6NDOptDstLLAddr(lladdr=host_mac(A))
     host = {"dst": "ff02::2", "hlim": 255}
+    nonce, prefix = Raw(bytes((14, 1)) + bytes(range(6))), Raw(bytes((3, 4)) + bytes(30))
+    source_option = Raw(bytes((1, 1)) + bytes.fromhex(host_mac(A).replace(":", "")))
+    other_option = Raw(bytes((1, 1, 2, 0, 0, 0, 9, 9)))
+    found = Forward(A, _advertisement(A, GATEWAY6, A6, 1))
+
+    def answered(name: str, packet: Packet | bytes, expected: Forward = found) -> Vector:
+        return Vector(name, A, from_host(A, packet, ether_type=0x86DD), expected)
+
+    def probe(target: str, *options: Packet, destination: str = "ff02::1:ff00:1") -> Packet:
+        packet = IPv6(src="::", dst=destination, hlim=255) / ICMPv6ND_NS(tgt=target)
+        return reduce(truediv, options, packet)
+
+    def asked(*options: Packet, destination: str = "ff02::1:ff00:1") -> Packet:
+        return reduce(truediv, options, IPv6(src=A6, dst=destination, hlim=255) / ICMPv6ND_NS(tgt=GATEWAY6))
+
+    def defended(target: str, override: int) -> Forward:
+        """To all nodes, unsolicited: RFC 4861 §7.2.4."""
+        message = ICMPv6ND_NA(tgt=target, R=1, S=0, O=override) / ICMPv6NDOptDstLLAddr(lladdr=port_mac(A))
+        frame = Ether(src=port_mac(A), dst="33:33:00:00:00:01") / IPv6(src=target, dst="ff02::1", hlim=255) / message
+        return Forward(A, bytes(frame))
+
     return [
-        Vector("nd-gateway", A, from_host(A, ask), Forward(A, _advertisement(A, GATEWAY6, A6, 1))),
-        Vector(
+        answered("nd-gateway", ask),
+        answered(
             "nd-gateway-link-local-source",
-            A,
-            from_host(A, _solicitation("fe80::11", GATEWAY6)),
+            _solicitation("fe80::11", GATEWAY6),
             Forward(A, _advertisement(A, GATEWAY6, "fe80::11", 1)),
         ),
-        Vector("nd-proxy", A, from_host(A, _solicitation(A6, B6)), Forward(A, _advertisement(A, B6, A6, 0))),
-        Vector(
-            "nd-proxy-behind-another-edge",
-            A,
-            from_host(A, _solicitation(A6, FAR6)),
-            Forward(A, _advertisement(A, FAR6, A6, 0)),
-        ),
-        Vector(
-            "nd-gateway-more-options",
-            A,
-            from_host(A, ask / Raw(bytes((14, 1)) + bytes(6))),
-            Forward(A, _advertisement(A, GATEWAY6, A6, 1)),
-        ),
+        answered("nd-proxy", _solicitation(A6, B6), Forward(A, _advertisement(A, B6, A6, 0))),
+        answered("nd-proxy-behind-another-edge", _solicitation(A6, FAR6), Forward(A, _advertisement(A, FAR6, A6, 0))),
+        answered("nd-gateway-more-options", ask / nonce),
+        answered("nd-gateway-options-before", asked(nonce, prefix, source_option)),
+        answered("nd-gateway-31-options-before", asked(*[nonce] * 31, source_option)),
+        answered("nd-gateway-first-of-two-macs", asked(source_option, other_option)),
+        answered("nd-gateway-unicast", asked(source_option, destination=GATEWAY6)),
+        answered("nd-without-option", bare),
+        answered("nd-without-option-unicast", asked(destination=GATEWAY6)),
+        answered("nd-with-target-option", _solicitation(A6, GATEWAY6, option=target_option)),
+        answered("nd-padded", bytes(bare) + bytes(9)),
+        answered("nd-dad-for-gateway", probe(GATEWAY6), defended(GATEWAY6, 1)),
+        answered("nd-dad-for-gateway-nonce", probe(GATEWAY6, nonce), defended(GATEWAY6, 1)),
+        answered("nd-dad-for-gateway-options", probe(GATEWAY6, nonce, prefix), defended(GATEWAY6, 1)),
+        answered("nd-dad-for-host-of-other-port", probe(B6, destination="ff02::1:ff00:12"), defended(B6, 0)),
+        answered("nd-dad-for-host-behind-another-edge", probe(FAR6), defended(FAR6, 0)),
         ignored("nd-own", _solicitation(A6, A6)),
         ignored("nd-unknown", _solicitation(A6, "2001:db8:1::99")),
-        ignored("nd-dad", dad),
-        ignored("nd-dad-for-gateway", IPv6(src="::", dst="ff02::1:ff00:1", hlim=255) / ICMPv6ND_NS(tgt=GATEWAY6)),
-        ignored("nd-without-option", bare),
-        ignored("nd-with-target-option", _solicitation(A6, GATEWAY6, option=target_option)),
+        ignored("nd-dad", probe(A6, destination="ff02::1:ff00:11")),
+        ignored("nd-dad-for-nobody", probe("2001:db8:1::99")),
+        ignored("nd-dad-with-source-option", probe(GATEWAY6, source_option)),
+        ignored("nd-dad-unicast", probe(GATEWAY6, destination=GATEWAY6)),
+        ignored("nd-dad-to-all-nodes", probe(GATEWAY6, destination="ff02::1")),
+        ignored("nd-option-of-no-length", asked(source_option, Raw(bytes(8)))),
+        ignored("nd-option-longer-than-message", asked(source_option, Raw(bytes((14, 2)) + bytes(6)))),
+        ignored("nd-option-cut", asked(source_option, Raw(bytes((14, 1)) + bytes(5)))),
+        ignored("nd-mac-of-16-octets", asked(Raw(bytes((1, 2)) + bytes(14)))),
+        ignored("nd-33-options", asked(*[nonce] * 32, source_option)),
+        ignored("nd-target-cut", bytes(IPv6(src=A6, dst=GATEWAY6, hlim=255, nh=58, plen=23)) + bytes(ask)[40:63]),
         ignored("nd-hop-limit-254", far),
         ignored("nd-bad-checksum", bytes(wrong)),
         ignored("nd-code-1", _solicitation(A6, GATEWAY6, code=1)),
@@ -195,6 +227,12 @@ def echo() -> list[Vector]:
     ]
 
 
+def _unsolicited(mac: str | None, **flags: int) -> bytes:
+    """B's advertisement to all nodes, with a MAC or without."""
+    message = IPv6(src=B6, dst="ff02::1", hlim=255) / ICMPv6ND_NA(tgt=B6, **{"R": 0, "S": 0, "O": 0, **flags})
+    return from_host(B, message / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else message)
+
+
 def unknown() -> list[Vector]:
     """The first packet to a silent host becomes the question who it is (counted)."""
 
@@ -217,7 +255,7 @@ def unknown() -> list[Vector]:
     soliciting = (B, from_host(B, _solicitation(B6, GATEWAY6, port=B)))
     moved = ARP(op=2, hwsrc="02:00:00:00:02:99", psrc=B4, pdst=GATEWAY4)
     frame_moved = Ether(src=port_mac(B), dst="02:00:00:00:02:99") / known4
-    mute = Drop(DropReason.NEIGHBOR_UNKNOWN)
+    mute, moved_mac = Drop(DropReason.NEIGHBOR_UNKNOWN), "02:00:00:00:02:99"
     return [
         Vector("unknown-ipv4", A, from_host(A, to4), question(B, bytes(who4))),
         Vector("unknown-ipv6", A, from_host(A, to6), question(B, bytes(who6))),
@@ -241,6 +279,29 @@ def unknown() -> list[Vector]:
             Forward(B, bytes(frame_moved)),
             ((B, arp_reply(B, B4)), (B, from_host(B, moved))),
         ),
+        *(
+            Vector(
+                f"{'learnt-from' if learnt else 'kept-by'}-advertisement-{name}",
+                A,
+                from_host(A, to6),
+                Forward(B, bytes(Ether(src=port_mac(B), dst=moved_mac) / known6) if learnt else to_host(B, known6)),
+                ((B, neighbor_advertisement(B, B6)), (B, says)),
+            )
+            for name, says, learnt in (
+                ("override", _unsolicited(moved_mac, O=1), True),
+                ("without-override", _unsolicited(moved_mac, O=0), False),
+                ("solicited", _unsolicited(moved_mac, S=1, O=1), False),  # to a group: wrong
+                ("without-mac", _unsolicited(None, O=1), False),
+            )
+        ),
+        Vector(
+            "learnt-without-override",
+            A,
+            from_host(A, to6),
+            Forward(B, to_host(B, known6)),
+            ((B, _unsolicited(host_mac(B), O=0)),),
+        ),
+        Vector("not-learnt-without-mac", A, from_host(A, to6), question(B, bytes(who6)), ((B, _unsolicited(None)),)),
         Vector("not-learnt-from-stranger", A, from_host(A, to4), question(B, bytes(who4)), (stranger,)),
         Vector(
             "not-learnt-without-source-guard",
