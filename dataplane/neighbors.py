@@ -1,14 +1,23 @@
-"""Asks hosts for their MAC addresses before there are packets for them, so that no first packet is lost.
+"""Asks hosts for their MAC addresses: before there are packets for them, and again while they are known.
 
 A host is what `source_guard` admits by its whole address. An ARP request or a neighbour solicitation for it goes out of
 its port as the gateway's own; XDP learns from the answer. Silent hosts are asked again, ever more seldom.
+
+    nobody knows ──answer──▶ confirmed ──after about 20 s, or in doubt──▶ asked at its MAC ──▶ asked by broadcast
+         ▲                      ▲                                          3 times, 1 s apart   3 times, 1 s apart
+         │                      └────────────────── answer ───────────────────────┘                   │
+         └───────────────────────────────── nobody answers: forgotten ───────────────────────────────┘
+
+RFC 1122 §2.3.2.1, RFC 4861 §7.3. While a host is asked, XDP sends to the MAC that it knows, so nothing is lost.
 """
 
 import asyncio
 import contextlib
 import ipaddress
 import logging
+import random
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +35,18 @@ from dataplane.tables import Tables
 _log = logging.getLogger("stitch-agent")
 _KEY = struct.Struct("HHI16s")
 """struct neighbor_key: port, zeros, address."""
+_VALUE = struct.Struct("6sHQ")
+"""struct neighbor_value: MAC, slot, when it was confirmed."""
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _ADDRESS_BITS = 128
 _WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_REACHABLE_S = 20.0
+"""How long an answer counts, times 0.5 to 1.5, so that hosts are not all asked at the same time (RFC 4861 §6.3.2)."""
+_RETRANSMIT_S = 1.0
+_UNICAST, _BROADCAST = 3, 3
+"""Questions in vain (RFC 4861 §10): first to the MAC that is known, then to everybody."""
+_LOOK_S = 5.0
+"""How often is looked for what XDP learnt."""
 _AT_ONCE = 256
 """Questions until others have their turn, for `_PAUSE_S`."""
 _PAUSE_S = 0.01
@@ -55,6 +73,26 @@ class _Asked:
     """Until it is asked again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What XDP knows of a host."""
+
+    mac: bytes
+    confirmed_s: float
+    """By the boot clock; 0: never, or there is doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Whether a known host is still there."""
+
+    due_s: float
+    since_s: float = 0.0
+    """When it was asked first."""
+    questions: int = 0
+    """That nobody answered so far."""
+
+
 class Neighbors:
     """Lives in the event loop; `look` and `begin_anew` may be called before `run`."""
 
@@ -66,6 +104,9 @@ class Neighbors:
         self._send = send
         self._changed = asyncio.Event()
         self._silent: dict[Host, _Asked] = {}
+        self._checks: dict[Host, _Check] = {}
+        self._attached = False
+        """Some port is an attachment, whose hosts XDP may learn."""
         tables.follow(("attachment", "source_guard"), self._changed.set)
 
     def look(self) -> None:
@@ -79,7 +120,6 @@ class Neighbors:
 
     async def run(self) -> None:
         """Until cancelled. Asks when something changed, or when it is time to ask again."""
-        loop = asyncio.get_running_loop()
         self._changed.set()
         wait_s: float | None = None
         while True:
@@ -90,8 +130,8 @@ class Neighbors:
             try:
                 if self._changed.is_set():
                     self._changed.clear()
-                    self.read(loop.time())
-                wait_s = self.ask(loop.time())
+                    self.read(_now_s())
+                wait_s = self.ask(_now_s())
             except (AgentError, OSError) as error:
                 _log.error("hosts cannot be asked for their MAC addresses: %s", error)
                 await asyncio.sleep(_LONGEST_WAIT_S)
@@ -109,7 +149,7 @@ class Neighbors:
                 hosts.add(Host(number, address))
             else:
                 prefixes.add((number, length, _bits(address, length)))
-        known = self._known_hosts()
+        known = set(self._known_hosts())
         kinds = {(number, length) for number, length, _ in prefixes}
         gone = [
             host
@@ -120,6 +160,7 @@ class Neighbors:
             )
         ]
         self._known.delete_batch(b"".join(_KEY.pack(host.port, 0, 0, host.address) for host in gone))
+        self._attached = bool(len(self._tables.keys("attachment")))
         never = _Asked(now_s, 0.0)
         room = {
             number: NEIGHBORS_OF_PORT - count
@@ -133,26 +174,64 @@ class Neighbors:
         }
 
     def ask(self, now_s: float) -> float | None:
-        """Asks who is due. Returns in how many seconds the next will be; None: there is nobody. Raises OSError."""
-        if not self._silent:
-            return None
-        for host in self._known_hosts():
+        """Asks who is due. Returns in how many seconds the next will be; None: there is nobody. Raises OSError.
+
+        `now_s`: by the boot clock, as XDP's are.
+        """
+        known = self._known_hosts()
+        for host in known:
             self._silent.pop(host, None)
-        due = [host for host, asked in self._silent.items() if asked.at_s + asked.wait_s <= now_s]
-        for host in due[:_AT_ONCE]:
-            self._ask_one(host)
+        self._checks = {host: self._check(host, seen, now_s) for host, seen in known.items() if self._own(host)}
+        due = [host for host, check in self._checks.items() if check.due_s <= now_s]
+        gone = [host for host in due if self._checks[host].questions >= _UNICAST + _BROADCAST]
+        self._forget(gone, now_s)
+        asked = [host for host, asked in self._silent.items() if asked.at_s + asked.wait_s <= now_s]
+        for host in asked[:_AT_ONCE]:
+            self._ask_one(host, None)
             wait_s = min(max(2 * self._silent[host].wait_s, _WAIT_S), _LONGEST_WAIT_S)
             self._silent[host] = _Asked(now_s, wait_s)
-        following = min((asked.at_s + asked.wait_s for asked in self._silent.values()), default=None)
-        return None if following is None else max(following - now_s, _PAUSE_S)
+        for host in [host for host in due if host in self._checks][:_AT_ONCE]:
+            check = self._checks[host]
+            self._ask_one(host, known[host].mac if check.questions < _UNICAST else None)
+            self._checks[host] = _Check(now_s + _RETRANSMIT_S, check.since_s or now_s, check.questions + 1)
+        following = [asked.at_s + asked.wait_s for asked in self._silent.values()]
+        following += [check.due_s for check in self._checks.values()]
+        following += [now_s + _LOOK_S] if self._attached else []
+        return max(min(following) - now_s, _PAUSE_S) if following else None
 
-    def _ask_one(self, host: Host) -> None:
+    def _check(self, host: Host, known: _Known, now_s: float) -> _Check:
+        """When a host is asked next."""
+        check = self._checks.get(host)
+        if check is not None and check.questions and known.confirmed_s < check.since_s:
+            return check  # no answer yet
+        if not known.confirmed_s:
+            return _Check(now_s)
+        if check is not None and not check.questions and check.due_s > known.confirmed_s + _REACHABLE_S / 2:
+            return check
+        return _Check(known.confirmed_s + _REACHABLE_S * random.uniform(0.5, 1.5))
+
+    def _forget(self, gone: list[Host], now_s: float) -> None:
+        """Who does not answer is a silent host, if `source_guard` names it."""
+        if not gone:
+            return
+        self._known.delete_batch(b"".join(_KEY.pack(host.port, 0, 0, host.address) for host in gone))
+        for host in gone:
+            del self._checks[host]
+        self.read(now_s)
+
+    def _own(self, host: Host) -> tuple[bytes, bytes] | None:
+        """MAC and address from which to ask `host`; None where there are none."""
         us = self._ports.addresses(host.port)
         own = us and _own_address(us, host.address)
-        if not us or not own:
+        return (us.mac, own) if us and own else None
+
+    def _ask_one(self, host: Host, mac: bytes | None) -> None:
+        """At `mac`, or everybody."""
+        own = self._own(host)
+        if own is None:
             return  # no more
         try:
-            self._send(host.port, question(us.mac, own, host.address[-len(own) :]))
+            self._send(host.port, question(own[0], own[1], host.address[-len(own[1]) :], mac))
         except AgentError as error:
             _log.debug("a host is not asked for its MAC address: %s", error)
 
@@ -164,14 +243,27 @@ class Neighbors:
         us = {number: self._ports.addresses(number) for number in attached & {host.port for host in hosts}}
         return {host for host in hosts if (here := us.get(host.port)) and _own_address(here, host.address)}
 
-    def _known_hosts(self) -> set[Host]:
-        keys, _ = self._known.items()
-        return {Host(port, address) for port, _, _, address in _KEY.iter_unpack(keys)}
+    def _known_hosts(self) -> dict[Host, _Known]:
+        keys, values = self._known.items()
+        return {
+            Host(port, address): _Known(mac, confirmed_ns / 1e9)
+            for (port, _, _, address), (mac, _, confirmed_ns) in zip(
+                _KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True
+            )
+        }
 
 
-def question(mac: bytes, own: bytes, target: bytes) -> bytes:
-    """The frame by which we, at `mac` and `own`, ask for the MAC of `target`; addresses of 4 or 16 bytes."""
-    return _arp_request(mac, own, target) if len(own) == 4 else _neighbor_solicitation(mac, own, target)
+def _now_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def question(mac: bytes, own: bytes, target: bytes, to: bytes | None = None) -> bytes:
+    """The frame by which we, at `mac` and `own`, ask for the MAC of `target`; addresses of 4 or 16 bytes.
+
+    `to`: at that MAC only.
+    """
+    ask = _arp_request if len(own) == 4 else _neighbor_solicitation
+    return ask(mac, own, target, to)
 
 
 def _own_address(us: PortAddresses, address: bytes) -> bytes | None:
@@ -180,21 +272,22 @@ def _own_address(us: PortAddresses, address: bytes) -> bytes | None:
     return own if any(own) and not address.endswith(own) else None
 
 
-def _arp_request(mac: bytes, sender: bytes, target: bytes) -> bytes:
+def _arp_request(mac: bytes, sender: bytes, target: bytes, to: bytes | None) -> bytes:
     """RFC 826."""
-    return _ARP.pack(b"\xff" * 6, mac, 0x0806, 1, 0x0800, 6, 4, 1, mac, sender, bytes(6), target)
+    return _ARP.pack(to or b"\xff" * 6, mac, 0x0806, 1, 0x0800, 6, 4, 1, mac, sender, bytes(6), target)
 
 
-def _neighbor_solicitation(mac: bytes, source: bytes, target: bytes) -> bytes:
-    """RFC 4861 §4.3, to the solicited-node multicast address (RFC 4291 §2.7.1)."""
-    destination = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + target[13:]
+def _neighbor_solicitation(mac: bytes, source: bytes, target: bytes, to: bytes | None) -> bytes:
+    """RFC 4861 §4.3, to the solicited-node multicast address (RFC 4291 §2.7.1) where it is for everybody."""
+    group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + target[13:]
+    destination = target if to else group
     option = bytes((_SOURCE_MAC, 1)) + mac
     length = struct.pack("!I", 8 + len(target) + len(option))
     checked = source + destination + length + struct.pack("!I", _ICMPV6)
     checksum = _checksum(checked + bytes((_SOLICITATION, 0, 0, 0, 0, 0, 0, 0)) + target + option)
     message = struct.pack("!BBHI", _SOLICITATION, 0, checksum, 0) + target + option
     header = struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + source + destination
-    return b"\x33\x33" + destination[12:] + mac + b"\x86\xdd" + header + message
+    return (to or b"\x33\x33" + group[12:]) + mac + b"\x86\xdd" + header + message
 
 
 def _checksum(data: bytes) -> int:

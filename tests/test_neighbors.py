@@ -17,11 +17,11 @@ from controllers import Controller, entry
 from map_fake import FakeMap
 from namespaces import Namespace, veth
 from pipeline_tables import LAYOUT, fake_maps
-from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
-from vectors.case import arp_reply, neighbor_advertisement
+from vectors.case import arp_reply, from_host, neighbor_advertisement, to_station
 from vectors.entries import address
-from vectors.node import A4, B4, BOOTTIME_S, A, B, C
+from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, host_mac, port_mac
 from xdp_node import XdpNode
 
 from dataplane.bpf import Map
@@ -61,9 +61,11 @@ class Edge:
 
     def __init__(self) -> None:
         self.tables = Tables(LAYOUT, fake_maps())
-        self.known = FakeMap(24, 8, 512)
+        self.known = FakeMap(24, 16, 512)
         self.ports: dict[int, PortAddresses] = {2: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=IPV6)}
         self.sent: list[tuple[int, str]] = []
+        self.at: list[tuple[int, str]] = []
+        """MACs that were asked alone."""
         self.neighbors = Neighbors(self.tables, self.known, self, self._send)
 
     def addresses(self, number: int) -> PortAddresses | None:
@@ -86,7 +88,18 @@ class Edge:
             raise RequestInvalid("port 9 does not take it")
         seen = Ether(frame)
         assert seen.src == MAC.hex(":")
+        if not int(seen.dst[:2], 16) & 1:
+            assert ARP in seen or seen[IPv6].dst == seen[ICMPv6ND_NS].tgt
+            self.at.append((port, seen.dst))
         self.sent.append((port, seen[ARP].pdst if ARP in seen else seen[ICMPv6ND_NS].tgt))
+
+
+HOST = "02:00:00:00:07:07"
+
+
+def knows(edge: Edge, address: str, confirmed_s: float, mac: str = HOST) -> None:
+    row = bytes.fromhex(mac.replace(":", "")) + bytes(2) + int(confirmed_s * 1e9).to_bytes(8, "little")
+    edge.known.update(key(2, address), row)
 
 
 def test_the_question_of_ipv4_is_an_arp_request_of_the_gateway() -> None:
@@ -126,7 +139,7 @@ def test_a_silent_host_is_asked_ever_more_seldom() -> None:
 def test_only_hosts_that_can_answer_and_are_not_known_are_asked() -> None:
     edge = Edge()
     edge.ports |= {3: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=bytes(16)), 4: NONE, 5: edge.ports[2], 6: edge.ports[2]}
-    edge.known.update(key(2, "10.1.0.12"), MAC + bytes(2))
+    knows(edge, "10.1.0.12", 1000.0)
     both = ("10.1.0.11/32", "2001:db8:1::11/128")
     guards = [guard(port, source) for port in (2, 3, 4, 5, 6, 7) for source in both]
     guards += [guard(2, source) for source in ("10.1.0.12/32", "10.1.0.1/32", "10.1.0.64/26")]
@@ -146,8 +159,8 @@ def test_who_is_admitted_no_more_is_forgotten() -> None:
     guards = [guard(2, source) for source in ("10.1.0.11/32", "10.1.0.12/32", "10.1.0.64/26", "2001:db8:1::/64")]
     edge.write(Operation.INSERT, *guards)
     for each in addresses:
-        edge.known.update(key(2, each), MAC + bytes(2))
-    edge.known.update(key(3, "10.1.0.70"), MAC + bytes(2))
+        edge.known.update(key(2, each), MAC + bytes(10))
+    edge.known.update(key(3, "10.1.0.70"), MAC + bytes(10))
     edge.asked(0.0)
     assert edge.known.data.keys() == {key(2, addresses[number]) for number in (0, 1, 2, 4)}
     edge.write(Operation.DELETE, guards[0], guards[2])
@@ -160,10 +173,71 @@ def test_there_are_no_more_questions_than_answers_find_room() -> None:
     edge = Edge()
     edge.ports[3] = edge.ports[2]
     for host in range(NEIGHBORS_OF_PORT - 5):
-        edge.known.update(key(2, f"2001:db8:1::{host:x}"), MAC + bytes(2))
+        knows(edge, f"2001:db8:1::{host:x}", 1000.0)
     edge.write(Operation.INSERT, attachment(2), attachment(3), guard(2, "2001:db8:1::/64"), guard(3, "10.1.0.9/32"))
     edge.write(Operation.INSERT, *(guard(2, f"10.1.0.{host}/32") for host in range(10, 40)))
     assert edge.asked(0.0) == [*((2, f"10.1.0.{host}") for host in range(10, 15)), (3, "10.1.0.9")]
+
+
+def wait_until_asked(edge: Edge, now_s: float, until_s: float) -> float:
+    while not edge.sent and now_s < until_s:
+        now_s += edge.neighbors.ask(now_s) or 0
+    return now_s
+
+
+@pytest.mark.parametrize("address", ["10.1.0.11", "2001:db8:1::11"])
+def test_a_known_host_is_asked_again_alone_then_by_everybody_and_forgotten(address: str) -> None:
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), guard(2, f"{address}/{128 if ':' in address else 32}"))
+    knows(edge, address, 1000.0)
+    edge.neighbors.read(1000.0)
+    now_s = wait_until_asked(edge, 1000.0, 1100.0)
+    assert 1010 <= now_s <= 1036, "within half to one and a half times the time that an answer counts"
+    for at in ([(2, HOST)], [(2, HOST)], [(2, HOST)], [], [], []):
+        assert (edge.sent, edge.at) == ([(2, address)], at)
+        assert key(2, address) in edge.known.data
+        edge.sent, edge.at = [], []
+        now_s = wait_until_asked(edge, now_s, now_s + 1.5)
+    assert key(2, address) not in edge.known.data
+    assert (edge.sent, edge.at) == ([(2, address)], []), "as a silent host"
+
+
+def test_a_host_that_answers_is_left_alone_and_one_in_doubt_is_asked_at_once() -> None:
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"))
+    knows(edge, "10.1.0.11", 0)
+    assert edge.asked(1000.0) == [(2, "10.1.0.11")]
+    assert edge.at == [(2, HOST)]
+    knows(edge, "10.1.0.11", 1000.1)
+    assert edge.asked(1001.5) == []
+    now_s = wait_until_asked(edge, 1001.5, 1100.0)
+    assert now_s >= 1010
+    edge.sent = []
+    knows(edge, "10.1.0.11", now_s + 0.1)
+    assert edge.asked(now_s + 5) == []
+    knows(edge, "10.1.0.11", 0)
+    assert edge.asked(now_s + 5.1) == [(2, "10.1.0.11")]
+
+
+def test_an_agent_that_takes_over_keeps_what_was_learnt_and_asks_who_is_due() -> None:
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.0/24"))
+    knows(edge, "10.1.0.11", 900.0)
+    knows(edge, "10.1.0.12", 999.0)
+    assert edge.asked(1000.0) == [(2, "10.1.0.11")]
+    assert edge.known.data.keys() == {key(2, "10.1.0.11"), key(2, "10.1.0.12")}
+
+
+def test_who_cannot_be_asked_is_not_forgotten() -> None:
+    """Without a gateway address there is nobody who could ask."""
+    edge = Edge()
+    edge.ports[2] = NONE
+    edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"))
+    knows(edge, "10.1.0.11", 10.0)
+    for second in range(1000, 1060):
+        assert edge.asked(second) == []
+    assert (edge.neighbors.ask(1060.0) or 0) > 1
+    assert key(2, "10.1.0.11") in edge.known.data
 
 
 def test_a_port_that_takes_no_frame_does_not_keep_others_waiting() -> None:
@@ -214,7 +288,7 @@ def of_port_c(number: int) -> str:
 def in_kernel(xdp: XdpNode) -> dict[tuple[int, int], bytes]:
     """As the model has it."""
     keys, values = xdp.object.map("neighbor").items()
-    rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s2x", values), strict=True)
+    rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s10x", values), strict=True)
     return {(port, int.from_bytes(address)): mac for (port, address), (mac,) in rows}
 
 
@@ -270,6 +344,40 @@ def test_a_port_keeps_the_last_that_it_learnt_also_where_user_space_forgets(xdp:
     assert count > 4 * NEIGHBORS_OF_PORT
 
 
+def said(mac: str, **flags: int) -> bytes:
+    """A's advertisement to the gateway; with `option`: its MAC in it, else only as the frame's source."""
+    option = flags.pop("option", 0)
+    message = ICMPv6ND_NA(tgt=A6, **{"R": 0, "S": 0, "O": 0, **flags})
+    packet = IPv6(src=A6, dst=GATEWAY6, hlim=255) / message
+    return bytes(Ether(src=mac, dst=port_mac(A)) / (packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if option else packet))
+
+
+@pytest.mark.root
+def test_what_confirms_a_mac_and_what_brings_it_into_doubt(xdp: XdpNode) -> None:
+    """RFC 4861 §7.2.5; ARP: only an answer to us confirms."""
+    own, other = host_mac(A), "02:00:00:00:07:07"
+    asks = from_host(A, ARP(op=1, hwsrc=own, psrc=A4, pdst=GATEWAY4))
+    announces = to_station("ff:ff:ff:ff:ff:ff", from_host(A, ARP(op=2, hwsrc=own, psrc=A4, pdst=A4)))
+    moved = from_host(A, ARP(op=1, hwsrc=other, psrc=A4, pdst=GATEWAY4))
+    for steps in (
+        ((asks, False), (arp_reply(A, A4), True), (announces, True), (asks, True), (moved, False)),
+        ((announces, False), (arp_reply(A, A4), True)),
+        ((said(own, S=1), None), (said(own, S=1, option=1), True), (said(other, S=1), False), (said(own, S=1), True)),
+        ((said(own, O=1, option=1), False), (said(own, S=1), True), (said(other, option=1), False)),
+        ((said(own, S=1, O=1, option=1), True), (said(other, O=1, option=1), False), (said(other, S=1), True)),
+        ((said(own, S=1, option=1), True), (said(other, S=1, O=1, option=1), True)),
+    ):
+        xdp.forget()
+        model = Pipeline(vectors.node.TABLES, vectors.node.PORTS)
+        for frame, confirmed in steps:
+            model.run(A, frame, BOOTTIME_S)
+            xdp.run(A, frame)
+            keys, values = xdp.object.map("neighbor").items()
+            assert in_kernel(xdp) == model.neighbors
+            assert [stamp > 0 for _, _, stamp in struct.iter_unpack("<6sHQ", values)] == [confirmed][: len(keys) // 24]
+            assert list(model.confirmed_s) == list(model.neighbors) if confirmed else not model.confirmed_s
+
+
 # With the kernel
 
 HOSTS = {2: ("10.1.0.11", "2001:db8:1::11"), 3: ("10.2.0.11", "2001:db8:2::11")}
@@ -313,7 +421,15 @@ class Node:
         (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor")
         with Map.open_pinned(pin) as neighbor:
             keys, values = neighbor.items()
-        return {keys[at * 24 :][:24]: values[at * 8 :][:6] for at in range(len(keys) // 24)}
+        return {keys[at * 24 :][:24]: values[at * 16 :][:6] for at in range(len(keys) // 24)}
+
+    def doubt(self) -> None:
+        """As if what is known had not been confirmed for long."""
+        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor")
+        with Map.open_pinned(pin) as neighbor:
+            keys, values = neighbor.items()
+            for at in range(len(keys) // 24):
+                neighbor.update(keys[at * 24 :][:24], values[at * 16 :][:8] + bytes(8))
 
     def expected(self) -> dict[bytes, bytes]:
         macs: dict[bytes, bytes] = {}
@@ -373,6 +489,23 @@ def test_an_agent_that_takes_over_asks_hosts_that_are_not_known(node: Node) -> N
     node.hosts[3].ip("addr", "replace", f"{HOSTS[3][1]}/64", "dev", "eth0", "nodad")  # went with the link
     node.agent.start()
     wait_for(lambda: node.known() == node.expected())
+
+
+@pytest.mark.root
+def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node) -> None:
+    node.agent.start()
+    node.agent.sync(GATEWAYS)
+    with contextlib.closing(Controller(node.agent)) as controller:
+        controller.insert(*ENTRIES)
+    wait_for(lambda: node.known() == node.expected())
+    host, before = node.hosts[3], node.known()
+    host.run("sysctl", "-qw", "net.ipv6.conf.eth0.ndisc_notify=0", "net.ipv4.conf.eth0.arp_notify=0")
+    host.ip("link", "set", "eth0", "address", "02:00:00:00:07:07")
+    host.ip("neigh", "flush", "all")
+    node.doubt()  # sooner than by the clock
+    wait_for(lambda: node.known() == node.expected() != before, within_s=60)
+    for text in HOSTS[3]:
+        assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W1", text)
 
 
 @pytest.mark.root
