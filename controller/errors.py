@@ -24,6 +24,10 @@ class Overloaded(Unavailable):
     """More is asked than this controller takes at once."""
 
 
+class TooOld(ControllerError):
+    """The client's: of the time since the revision that it names it is not known any more what is gone."""
+
+
 class PeerViolation(ControllerError):
     """A neighbouring domain's: it refuses what the protocol says it must take, or sends what it may not send."""
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol, assert_never
 import msgspec
 
 from controller import explain, reconcile, tracing, view
-from controller.errors import ControllerError, Overloaded, Unavailable
+from controller.errors import ControllerError, Overloaded, TooOld, Unavailable
 from controller.language.manifest import PLURALS, read, to_manifest
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Unreadable, opened
@@ -50,6 +50,7 @@ from controller.model.keys import Keys
 from controller.model.resource import Answer, Resource
 from controller.model.rule import Added
 from controller.model.trace import Crossing, Probe, Trace, Unknown
+from controller.revisions import Revisions
 
 QUEUE_MAX = 4096
 BATCH_MAX = 256
@@ -142,6 +143,7 @@ class Shell:
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
         self._watchers: set[asyncio.Event] = set()
+        self._revisions = Revisions(state.counters.get("start", 0))
         self._request_ids = (f"request-{n}" for n in itertools.count(1))
         self.counts: Counter[str] = Counter()
         """Of events by kind, `commits`, `steps_us`, `ticks_lost`."""
@@ -172,7 +174,12 @@ class Shell:
         while len(items) < BATCH_MAX and not self._queue.empty():
             items.append(self._queue.get_nowait())
         before = self._state
-        events = [event for event, _ in items]
+        events = [
+            msgspec.structs.replace(event, revision=self._revisions.reserve(place))
+            if isinstance(event, Apply)
+            else event
+            for place, (event, _) in enumerate(items)
+        ]
         weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply | Delete))
         began = time.perf_counter()
         if weight < HEAVY:
@@ -183,6 +190,7 @@ class Shell:
         self.counts.update(type(event).__name__ for event in events)
         await self._store(effects)
         self._stored = self._state
+        self._revisions.settle(max((one.revision for one in events if isinstance(one, Apply)), default=0))
         if self._state.inventory.domains != before.inventory.domains:
             neighbours.set_domains(self._state.inventory.domains)
         for _, receipt in items:
@@ -246,6 +254,7 @@ class Shell:
                 conflict=reply.conflict,
                 missing=reply.missing,
                 forbidden=reply.forbidden,
+                stale=reply.stale,
                 results=reply.results,
             )
             future.set_result(answer)
@@ -286,18 +295,38 @@ class Shell:
 
     # ---- model.resource.Controller
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal = OURSELVES) -> Answer:
+    async def apply(
+        self,
+        manifests: list[dict[str, Any]],
+        *,
+        dry_run: bool,
+        by: Principal = OURSELVES,
+        unchanged_since: int | None = None,
+    ) -> Answer:
         applied, problems = await asyncio.to_thread(read, manifests) if len(manifests) > HEAVY else read(manifests)
         if problems:
             return Answer(problems=problems)
-        return await self.apply_values(applied, dry_run=dry_run, by=by)
+        return await self.apply_values(applied, dry_run=dry_run, by=by, unchanged_since=unchanged_since)
 
     async def apply_values(
-        self, applied: tuple[Applied, ...], *, dry_run: bool = False, by: Principal = OURSELVES, file: str = ""
+        self,
+        applied: tuple[Applied, ...],
+        *,
+        dry_run: bool = False,
+        by: Principal = OURSELVES,
+        file: str = "",
+        unchanged_since: int | None = None,
     ) -> Answer:
         request_id = next(self._request_ids)
         resources = await self._compiled(applied)
-        event = Apply(request_id=request_id, resources=resources, dry_run=dry_run, by=by, file=file)
+        event = Apply(
+            request_id=request_id,
+            resources=resources,
+            dry_run=dry_run,
+            by=by,
+            file=file,
+            unchanged_since=unchanged_since,
+        )
         return await self._ask(request_id, event)
 
     async def _compiled(self, applied: tuple[Applied, ...]) -> tuple[Applied, ...]:
@@ -310,12 +339,23 @@ class Shell:
         return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 
     async def delete(
-        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal = OURSELVES
+        self,
+        resources: Sequence[tuple[str, str]],
+        *,
+        ignore_missing: bool = False,
+        by: Principal = OURSELVES,
+        unchanged_since: int | None = None,
     ) -> Answer:
         """Raises KeyError for a kind that has no manifests."""
         references = tuple(Reference(kind=PLURALS[kind], name=name) for kind, name in resources)
         request_id = next(self._request_ids)
-        event = Delete(request_id=request_id, resources=references, ignore_missing=ignore_missing, by=by)
+        event = Delete(
+            request_id=request_id,
+            resources=references,
+            ignore_missing=ignore_missing,
+            by=by,
+            unchanged_since=unchanged_since,
+        )
         return await self._ask(request_id, event)
 
     async def renew(self, name: str, *, by: Principal = OURSELVES) -> Answer:
@@ -327,6 +367,9 @@ class Shell:
         return undertaking.intent.tenant if undertaking is not None else None
 
     def list(self, kind: str) -> list[Resource]:
+        return self._revisions.look(kind, self._resources(kind))
+
+    def _resources(self, kind: str) -> Sequence[Resource]:
         if kind == "plugins":
             return self._plugins.resources() if self._plugins is not None else []
         return view.resources(self._stored, kind, self._now_s())
@@ -334,12 +377,14 @@ class Shell:
     def names(self, kind: str) -> Sequence[str]:
         if kind == "intents":
             return [*self._stored.undertakings]
-        return [str(one.metadata["name"]) for one in self.list(kind)]
+        return [str(one.metadata["name"]) for one in self._resources(kind)]
 
     def get(self, kind: str, name: str) -> Resource | None:
         if kind == "plugins":
-            return next((one for one in self.list(kind) if one.metadata["name"] == name), None)
-        return view.resource(self._stored, kind, name, self._now_s())
+            found = next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
+        else:
+            found = view.resource(self._stored, kind, name, self._now_s())
+        return self._revisions.look_at(kind, name, found)
 
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())
@@ -347,22 +392,36 @@ class Shell:
     def trace(self, asked: Probe | Crossing, by: Principal = OURSELVES) -> Trace | Unknown:
         return tracing.trace(self._stored, asked, self._now_s(), by)
 
-    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
+    @property
+    def revision(self) -> int:
+        return self._revisions.newest
+
+    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
+        if since is not None:
+            self._shown(kind, name)
+            self._revisions.gone(kind, since)
+        return self._changes(kind, name, since)
+
+    async def _changes(self, kind: str, name: str | None, since: int | None) -> AsyncIterator[Resource]:
+        """Ends where the reader has fallen too far behind."""
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:
-            known: dict[str, Resource] = {}
             while True:
                 began = time.perf_counter()
-                present = {str(each.metadata["name"]): each for each in self._shown(kind, name)}
+                found = list(self._shown(kind, name))
+                if since is not None:
+                    found = [one for one in found if one.metadata["revision"] > since]
+                    try:
+                        gone = self._revisions.gone(kind, since)
+                    except TooOld:
+                        return
+                    found += [one for one in gone if name in (None, one.metadata["name"])]
+                    found.sort(key=lambda one: int(one.metadata["revision"]))
+                since = self._revisions.newest
                 looked_s = time.perf_counter() - began
-                for one, resource in present.items():
-                    if known.get(one) != resource:
-                        yield resource
-                for one in known.keys() - present.keys():
-                    gone = known[one]
-                    yield Resource(kind=gone.kind, metadata=gone.metadata, spec=gone.spec, status={"deleted": True})
-                known = present
+                for one in found:
+                    yield one
                 await asyncio.sleep(WATCH_PAUSES * looked_s)
                 await changed.wait()
                 changed.clear()
@@ -388,3 +447,7 @@ class Shell:
             return await reply
         finally:
             self._replies.pop(request_id, None)
+
+
+def _records(effects: Iterable[Effect]) -> list[Record]:
+    return [record for effect in effects if isinstance(effect, Persist) for record in effect.records]

@@ -83,6 +83,7 @@ def intents(draw: st.DrawFn) -> Intent:
         service_class=draw(st.just("") | NAMES),
         overrides=tuple(draw(st.lists(NAMES, max_size=2))),
         tests=tuple(draw(st.lists(TESTS, max_size=2))),
+        labels=draw(st.just(()) | st.just((("app", "shop"), ("tier", "1")))),
         **draw(LEASES),
     )
 

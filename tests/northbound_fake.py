@@ -22,6 +22,7 @@ from controller.northbound import tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server, bound
 from controller.northbound.tokens import Tokens
+from controller.revisions import Revisions
 from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
 from dataplane.reasons import DropReason, L4Class
 
@@ -37,13 +38,16 @@ class FakeController:
 
     def __init__(self) -> None:
         self.resources: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
+        self.revisions = Revisions(1)
         self.changed = asyncio.Condition()
         self.history: list[Resource] = []
         self.watchers = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.busy = False
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal) -> Answer:
+    async def apply(
+        self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal, unchanged_since: int | None = None
+    ) -> Answer:
         if self.busy:
             raise Overloaded("too many changes are waiting; try again in a second")
         applied, problems = manifest.read(manifests)
@@ -104,6 +108,7 @@ class FakeController:
     async def announce(self, resource: Resource) -> None:
         async with self.changed:
             self.history.append(resource)
+            self.list(f"{resource.kind.lower()}s")
             self.changed.notify_all()
 
     def tenant(self, intent: str) -> str | None:
@@ -111,7 +116,12 @@ class FakeController:
         return found.metadata["tenant"] if found is not None else None
 
     async def delete(
-        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal
+        self,
+        resources: Sequence[tuple[str, str]],
+        *,
+        ignore_missing: bool = False,
+        by: Principal,
+        unchanged_since: int | None = None,
     ) -> Answer:
         for kind, _ in resources:
             if kind not in manifest.PLURALS:
@@ -135,14 +145,19 @@ class FakeController:
             return Answer(conflict=f"intent {name} has no end: there is nothing to renew")
         return Answer(results=(f"intents/{name} renewed until 2030-01-01T00:00:00Z",))
 
+    @property
+    def revision(self) -> int:
+        return self.revisions.newest
+
     def list(self, kind: str) -> list[Resource]:
-        return sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
+        present = sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
+        return self.revisions.look(kind, present)
 
     def names(self, kind: str) -> Sequence[str]:
         return [*self.resources[kind]]
 
     def get(self, kind: str, name: str) -> Resource | None:
-        return self.resources[kind].get(name)
+        return self.revisions.look_at(kind, name, self.resources[kind].get(name))
 
     def explain(self, kind: str, name: str) -> Branch | None:
         """The intent, and its clauses' destinations."""
@@ -174,11 +189,18 @@ class FakeController:
             return Trace(packet=packet, hops=(hop,), verdict=Verdict.DROPPED, text=text, owner=step.owner)
         return Unknown(f"no host of domain shop is {asked.source}")
 
-    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
+    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
+        present = self.list(kind)
+        if since is not None:
+            gone = self.revisions.gone(kind, since)
+            present = [*(one for one in present if one.metadata["revision"] > since), *gone]
+        return self._changes(kind, name, present)
+
+    async def _changes(self, kind: str, name: str | None, present: Sequence[Resource]) -> AsyncIterator[Resource]:
         seen = len(self.history)
         self.watchers += 1
         try:
-            for resource in self.list(kind):
+            for resource in present:
                 if name in (None, resource.metadata["name"]):
                     yield resource
             while True:
@@ -188,7 +210,8 @@ class FakeController:
                 for resource in self.history[seen:]:
                     seen += 1
                     if f"{resource.kind.lower()}s" == kind and name in (None, resource.metadata["name"]):
-                        yield resource
+                        metadata = resource.metadata | {"revision": self.revision}
+                        yield msgspec.structs.replace(resource, metadata=metadata)
         finally:
             self.watchers -= 1
 

@@ -60,7 +60,10 @@ def test_apply_get_and_delete(client: httpx.Client) -> None:
     assert client.post("/v1/apply", json=[INTENT]).json() == {"results": ["intents/order-processing created"]}
     [listed] = client.get("/v1/intents").json()
     assert (listed["apiVersion"], listed["kind"], listed["spec"]) == ("netstitch/v1", "Intent", INTENT["spec"])
-    assert client.get("/v1/intents/order-processing").json()["metadata"] == INTENT["metadata"]
+    response = client.get("/v1/intents/order-processing")
+    metadata = response.json()["metadata"]
+    assert metadata == INTENT["metadata"] | {"revision": metadata["revision"]}
+    assert response.headers["etag"] == f'"{metadata["revision"]}"'
     assert client.delete("/v1/intents/order-processing").json() == {"results": ["intents/order-processing deleted"]}
     assert client.get("/v1/intents").json() == []
 

@@ -47,6 +47,8 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 class _Metadata(_Record, frozen=True):
     name: _Name
     tenant: _Name
+    labels: _Labels = UNSET
+    revision: int | UnsetType = UNSET
 
 
 class _Selector(_Record, frozen=True):
@@ -195,6 +197,7 @@ def _intent(manifest: _Manifest) -> Intent:
         lease_s=lease_s,
         lease_until_s=lease_until_s,
         tests=tuple([_test(one) for one in spec.tests or ()]),
+        labels=_labels(manifest.metadata.labels) if manifest.metadata.labels else (),
     )
 
 

@@ -77,7 +77,7 @@ _KINDS: dict[str, _Kind] = {
     "Rule": _Kind(model=Rule, metadata=_metadata(scalars.NAME), spec=rules.RULE, print_spec=rules.print_rule),
     "Intent": _Kind(
         model=Intent,
-        metadata=_metadata(scalars.NAME, tenant=_TENANT),
+        metadata=_metadata(scalars.NAME, tenant=_TENANT, labels=_LABELS),
         spec=intents.INTENT,
         print_spec=intents.print_intent,
     ),
@@ -97,7 +97,8 @@ _DOCUMENTS = {
 KINDS: tuple[str, ...] = tuple(_KINDS)
 PLURALS: dict[str, str] = {f"{kind.lower()}s": kind for kind in KINDS}
 _BY_MODEL = {kind.model: name for name, kind in _KINDS.items()}
-_SHOWN_ONLY = "status"
+_SHOWN_ONLY, _REVISION = "status", "revision"
+"""Fields, one of them of the metadata, that are shown and not read: what was shown can be applied."""
 """What `stitch get -o yaml` adds; ignored, so that what was printed can be applied."""
 
 
@@ -243,9 +244,10 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     if data.get("apiVersion") != API_VERSION:
         found = describe(data.get("apiVersion"))
         flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {found}"))
-    values = _DOCUMENTS[kind.model].read(
-        {name: value for name, value in data.items() if name != _SHOWN_ONLY}, (), flaws
-    )
+    said = {name: value for name, value in data.items() if name != _SHOWN_ONLY}
+    if isinstance(metadata := data.get("metadata"), Mapping):
+        said["metadata"] = {name: value for name, value in metadata.items() if name != _REVISION}
+    values = _DOCUMENTS[kind.model].read(said, (), flaws)
     if values is INVALID or flaws:
         return None
     return kind.model(**values["metadata"], **values["spec"])
@@ -277,7 +279,7 @@ def to_manifest(value: Value) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": value.name}
     if isinstance(value, Intent):
         metadata["tenant"] = value.tenant
-    if isinstance(value, Network | Service) and value.labels:
+    if isinstance(value, Network | Service | Intent) and value.labels:
         metadata["labels"] = dict(value.labels)
     return {"apiVersion": API_VERSION, "kind": name, "metadata": metadata, "spec": _KINDS[name].print_spec(value)}
 

@@ -39,6 +39,10 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     by: Principal = OURSELVES
     file: str = ""
     """As Provenance.file."""
+    revision: int = 0
+    """As Provenance.revision."""
+    unchanged_since: int | None = None
+    """A revision: what somebody has changed since is not replaced, nor is anything else."""
 
 
 class Applied(Value, frozen=True, kw_only=True):
@@ -58,6 +62,8 @@ class Delete(Value, frozen=True, kw_only=True, tag="delete"):
     ignore_missing: bool = False
     """What is not there is no reason to refuse the rest."""
     by: Principal = OURSELVES
+    unchanged_since: int | None = None
+    """As Apply.unchanged_since."""
 
 
 class Reference(Value, frozen=True, kw_only=True):
@@ -183,6 +189,8 @@ class Reply(Value, frozen=True, kw_only=True, tag="reply"):
     """Which of what was to be deleted is not there; nothing was deleted."""
     forbidden: str = ""
     """Why who asks may not."""
+    stale: tuple[int, ...] = ()
+    """Which of what the request is about somebody has changed since the revision that it names; nothing was stored."""
     results: tuple[str, ...] = ()
     """`intents/order-processing created`."""
 

@@ -163,3 +163,5 @@ class Intent(Value, frozen=True, kw_only=True):
     lease_until_s: int | None = None
     """Unix time; at most one of the two is given."""
     tests: tuple[IntentTest, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted; by which people find it (`stitch get intents -l app=shop`). They mean nothing else."""

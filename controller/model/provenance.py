@@ -15,3 +15,5 @@ class Provenance(Value, frozen=True, kw_only=True):
     """That it was read from, where the controller read it."""
     at_s: int
     """Unix time."""
+    revision: int = 0
+    """Grows with every change; the resource is seen with this one or, as its status changes, later ones."""

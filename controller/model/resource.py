@@ -29,17 +29,27 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[int, ...] = ()
     """Which of what was to be deleted is not there."""
     forbidden: str = ""
+    stale: tuple[int, ...] = ()
+    """Which of what the request is about was changed since the revision that it names."""
     results: tuple[str, ...] = ()
 
 
 class Controller(Protocol):
     """What the northbound side needs of a controller; the shell is one."""
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal) -> Answer:
-        """All or none; answered when durable."""
+    async def apply(
+        self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal, unchanged_since: int | None = None
+    ) -> Answer:
+        """All or none; answered when durable. `unchanged_since`: a revision;
+        what was changed later is not replaced."""
 
     async def delete(
-        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal
+        self,
+        resources: Sequence[tuple[str, str]],
+        *,
+        ignore_missing: bool = False,
+        by: Principal,
+        unchanged_since: int | None = None,
     ) -> Answer:
         """All or none. Kinds (in the plural) and names. Raises KeyError for a kind that has no manifests. Problems are
         about what is in use."""
@@ -65,5 +75,10 @@ class Controller(Protocol):
     def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
         """What becomes of a packet in this domain. Hosts and services are looked for among those that `by` may name."""
 
-    def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
-        """The present ones (or one), then each as it changes (a removed one has status {"deleted": true})."""
+    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
+        """The present ones (or one; with `since` those that have changed after that revision), then each as it changes
+        (a removed one has status {"deleted": true}). Raises TooOld, and KeyError for an unknown kind."""
+
+    @property
+    def revision(self) -> int:
+        """Nothing that was shown has a greater one."""

@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from controller import json_fields
-from controller.errors import Forbidden, Unavailable
+from controller.errors import Forbidden, TooOld, Unavailable
 from controller.model.access import Role
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
 from controller.model.trace import Crossing, Probe, Unknown
-from controller.northbound import flows, metrics, schema
+from controller.northbound import flows, lists, metrics, schema
 from controller.northbound.guard import STREAM_TYPE, Bearer, JsonBody
 from controller.northbound.permits import Permits
 from controller.northbound.scope import Scoped
@@ -36,6 +36,14 @@ HEARTBEAT_S = 10.0
 
 Kind = Annotated[str, Path(description="In the plural: intents, networks, ...", examples=["intents"])]
 Name = Annotated[str, Path(description="May contain slashes.", examples=["order-processing", "shop/customer-x"])]
+Since = Annotated[int | None, Query(ge=0, description="With watch: only what has changed after this revision; 410 where that is not known any more, then list again.")]  # fmt: skip # noqa: E501
+IfMatch = Annotated[str | None, Header(description='`"REVISION"`: only if nobody has changed it since; else 412, with what it is now. `*`: only if it is there.')]  # fmt: skip # noqa: E501
+REVISION = "netstitch-revision"
+PAGE_HEADERS = {
+    REVISION: {"schema": {"type": "integer"}, "description": "From which on to watch what changes after this list."},
+    "link": {"schema": {"type": "string"}, "description": '`<URL>; rel="next"` where there is more (RFC 8288).'},
+}
+ONE_HEADERS = {"etag": {"schema": {"type": "string"}, "description": "Its metadata.revision, in quotes."}}
 Watch = Annotated[bool, Query(description="Stream the present ones, then each as it changes; a removed one has status.deleted.")]  # fmt: skip # noqa: E501
 
 
@@ -53,9 +61,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schema.Error} for status in (400, *statuses, *bodies, 401, 403, 503)}
 
 
-def _stream(of: type) -> dict[str, Any]:
+def _stream(of: type, headers: dict[str, Any]) -> dict[str, Any]:
     """A resource or several as JSON; with watch=true one a line."""
-    return {"model": of, "content": {STREAM_TYPE.decode(): {"schema": {"$ref": "#/components/schemas/Resource"}}}}
+    return {
+        "model": of,
+        "headers": headers,
+        "content": {STREAM_TYPE.decode(): {"schema": {"$ref": "#/components/schemas/Resource"}}},
+    }
 
 
 _ARRAY_OF_MANIFESTS = {
@@ -225,17 +237,26 @@ def _add_changes(app: FastAPI) -> None:
         summary="Creates or replaces what the manifests say: all of them or none; answered when durable",
         response_model=None,
         openapi_extra={"requestBody": _ARRAY_OF_MANIFESTS},
-        responses={200: {"model": schema.Results}, **_errors(400, 409, 413)},
+        responses={200: {"model": schema.Results}, **_errors(400, 409, 412, 413)},
     )
     async def apply(
         request: Request,
         controller: Seen,
         dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False,
+        if_match: IfMatch = None,
     ) -> Response:
         manifests = await asyncio.to_thread(_manifests, await request.body())
         if isinstance(manifests, Response):
             return manifests
-        return _answer(await controller.apply(manifests, dry_run=dry_run))
+        try:
+            since = _revision(controller, if_match)
+        except ValueError as error:
+            return _invalid([Problem(path=("header", "if-match"), message=str(error))])
+        answer = await controller.apply(manifests, dry_run=dry_run, unchanged_since=since)
+        if answer.stale:
+            things = [(_plural(str(one["kind"])), str(one["metadata"]["name"])) for one in manifests]
+            return _stale(controller, things, answer.stale)
+        return _answer(answer)
 
     @app.post(
         "/v1/intents/{name:path}/renew",
@@ -251,32 +272,40 @@ def _add_changes(app: FastAPI) -> None:
         "/v1/{kind}/{name:path}",
         summary="Removes a resource; an intent is withdrawn",
         response_model=None,
-        responses={200: {"model": schema.Results}, **_errors(400, 404, 409)},
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 412)},
     )
-    async def delete(controller: Seen, kind: Kind, name: Name) -> Response:
-        return await _deleted(controller, [(kind, name)], ignore_missing=False)
+    async def delete(controller: Seen, kind: Kind, name: Name, if_match: IfMatch = None) -> Response:
+        return await _deleted(controller, [(kind, name)], if_match)
 
     @app.post(
         "/v1/delete",
         summary="Removes resources: all of them or none; what needs each other may go together",
         response_model=None,
-        responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 413)},
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 412, 413)},
     )
     async def delete_all(
         controller: Seen,
         references: schema.References,
         ignore_not_found: Annotated[bool, Query(description="What is not there is no reason to refuse.")] = False,
+        if_match: IfMatch = None,
     ) -> Response:
         things = [(one.kind, one.name) for one in references]
-        return await _deleted(controller, things, ignore_missing=ignore_not_found)
+        return await _deleted(controller, things, if_match, ignore_missing=ignore_not_found)
 
 
-async def _deleted(controller: Scoped, things: Sequence[tuple[str, str]], *, ignore_missing: bool) -> Response:
+async def _deleted(
+    controller: Scoped, things: Sequence[tuple[str, str]], if_match: str | None, *, ignore_missing: bool = False
+) -> Response:
     """Everything that is in the way has its place in what was asked for."""
     try:
-        answer = await controller.delete(things, ignore_missing=ignore_missing)
+        since = _revision(controller, if_match)
+        answer = await controller.delete(things, ignore_missing=ignore_missing, unchanged_since=since)
     except KeyError as error:
         return _not_deleted(controller, str(error.args[0]))
+    except ValueError as error:
+        return _invalid([Problem(path=("header", "if-match"), message=str(error))])
+    if answer.stale:
+        return _stale(controller, things, answer.stale)
     if answer.forbidden or not (answer.missing or answer.conflict):
         return _answer(answer)
     near = answer.missing if len(answer.missing) <= MAX_HINTS else ()
@@ -294,39 +323,81 @@ async def _deleted(controller: Scoped, things: Sequence[tuple[str, str]], *, ign
 def _add_resources(app: FastAPI) -> None:
     @app.get(
         "/v1/{kind}",
-        summary="All resources of a kind",
+        summary="The resources of a kind, by name",
         response_model=None,
-        responses={200: _stream(list[schema.Resource]), **_errors(400, 404)},
+        responses={200: _stream(list[schema.Resource], PAGE_HEADERS), **_errors(400, 404, 410)},
     )
-    async def list_resources(controller: Seen, kind: Kind, watch: Watch = False) -> Response:
+    async def list_resources(
+        request: Request,
+        controller: Seen,
+        kind: Kind,
+        labels: Annotated[
+            str | None, Query(description="Only those with these labels: `app=web,tier!=2,pci,!old`.")
+        ] = None,
+        phase: Annotated[str | None, Query(description="Only those in this phase.", examples=["Active"])] = None,
+        tenant: Annotated[str | None, Query(description="Only this tenant's intents.")] = None,
+        limit: Annotated[
+            int | None, Query(ge=1, le=lists.LIMIT_MAX, description="At most so many; the header Link has the rest.")
+        ] = None,
+        after: Annotated[str | None, Query(alias="continue", description="As the header Link has it.")] = None,
+        watch: Watch = False,
+        since: Since = None,
+    ) -> Response:
         try:
-            resources = controller.list(kind)
+            selection = lists.Selection(lists.selector(labels or ""), phase, tenant)
+            if watch:
+                return _follow(controller, kind, None, since, selection)
+            found = [one for one in controller.list(kind) if selection.picks(one)]
+            shown, rest = lists.page(found, limit, after)
         except KeyError:
             return _unknown_kind(kind)
-        return _follow(controller, kind, None) if watch else _json(resources)
+        except ValueError as error:
+            return _invalid([Problem(path=("query",), message=str(error))])
+        response = _json(shown)
+        response.headers[REVISION] = str(controller.revision)
+        if rest:
+            following = request.url.include_query_params(**{"continue": rest})
+            response.headers["link"] = f'<{following.path}?{following.query}>; rel="next"'
+        return response
 
     @app.get(
         "/v1/{kind}/{name:path}",
         summary="One resource",
         response_model=None,
-        responses={200: _stream(schema.Resource), **_errors(400, 404)},
+        responses={200: _stream(schema.Resource, ONE_HEADERS), **_errors(400, 404, 410)},
     )
-    async def get_resource(controller: Seen, kind: Kind, name: Name, watch: Watch = False) -> Response:
+    async def get_resource(
+        controller: Seen, kind: Kind, name: Name, watch: Watch = False, since: Since = None
+    ) -> Response:
         try:
+            if watch:
+                return _follow(controller, kind, name, since, lists.Selection())
             found = controller.get(kind, name)
         except KeyError:
             return _unknown_kind(kind)
-        if watch:
-            return _follow(controller, kind, name)
-        return _json(found) if found is not None else _not_found(controller, kind, name)
+        if found is None:
+            return _not_found(controller, kind, name)
+        response = _json(found)
+        response.headers["etag"] = f'"{found.metadata["revision"]}"'
+        return response
 
 
-def _follow(controller: Scoped, kind: str, name: str | None) -> Response:
-    return StreamingResponse(_lines(controller.watch(kind, name)), media_type=STREAM_TYPE.decode())
+def _follow(controller: Scoped, kind: str, name: str | None, since: int | None, selection: lists.Selection) -> Response:
+    """Raises KeyError for an unknown kind."""
+    try:
+        changes = controller.watch(kind, name, since=since)
+    except TooOld as error:
+        return _error(410, str(error))
+    media_type = STREAM_TYPE.decode()
+    return StreamingResponse(_lines(changes, selection, resumed=since is not None), media_type=media_type)
 
 
-async def _lines(changes: AsyncIterator[Resource]) -> AsyncIterator[bytes]:
-    """NDJSON, with empty lines as heartbeat. Closes `changes` when the client has gone."""
+async def _lines(
+    changes: AsyncIterator[Resource], selection: lists.Selection, *, resumed: bool
+) -> AsyncIterator[bytes]:
+    """NDJSON, with empty lines as heartbeat. What is no longer selected is gone for who watches; `resumed`: we do not
+    know what was shown before. Closes `changes` when the client has gone."""
+    shown: set[str] = set()
     pending: asyncio.Future[Resource] | None = None
     try:
         yield b"\n"  # the headers go out at once, also when there is nothing to tell yet
@@ -337,6 +408,14 @@ async def _lines(changes: AsyncIterator[Resource]) -> AsyncIterator[bytes]:
                 yield b"\n"
                 continue
             resource, pending = pending.result(), None
+            name = str(resource.metadata["name"])
+            if selection.picks(resource):
+                shown.add(name)
+            elif name in shown or resumed:
+                shown.discard(name)
+                resource = msgspec.structs.replace(resource, spec={}, status={"deleted": True})
+            else:
+                continue
             yield msgspec.json.encode(resource) + b"\n"
     except StopAsyncIteration:
         return
@@ -407,6 +486,34 @@ def _answer(answer: Answer) -> Response:
     if answer.conflict:
         return _error(409, answer.conflict)
     return _json({"results": answer.results})
+
+
+def _revision(controller: Controller, if_match: str | None) -> int | None:
+    """Raises ValueError."""
+    if if_match is None or if_match.strip() == "*":
+        return None if if_match is None else controller.revision
+    text = if_match.strip().removeprefix("W/").strip('"')
+    if not text.isdecimal() or int(text) > controller.revision:
+        raise ValueError(f'{if_match[:40]!r} is no revision of a resource here: expected "REVISION" as its ETag has it')
+    return int(text)
+
+
+def _stale(controller: Controller, things: Sequence[tuple[str, str]], places: Sequence[int]) -> Response:
+    """What it is now stands beside it, of the first that has changed."""
+    problems: list[Problem] = []
+    now: Resource | None = None
+    for place in places:
+        kind, name = things[place]
+        found = controller.get(kind, name) if len(problems) < MAX_TOLD else None
+        now = now or found
+        what = f"its revision is {found.metadata['revision']}" if found is not None else "it is not there any more"
+        problems.append(Problem(path=(place,), message=f"{kind}/{name} is not as it was: {what}; look at it again"))
+    plain = [{"path": problem.path, "message": problem.message} for problem in problems]
+    return _json({"error": problems[0].message, "problems": plain, "now": now}, 412)
+
+
+def _plural(kind: str) -> str:
+    return f"{kind.lower()}s"
 
 
 def _wrong_kind(message: str) -> Response:

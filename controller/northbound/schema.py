@@ -1,6 +1,6 @@
 """The API's records as OpenAPI shows them, and what comes in (pydantic)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +17,7 @@ class Problem(BaseModel):
 class Error(BaseModel):
     error: str = Field(description="What failed, why, and what to do.")
     problems: list[Problem]
+    now: Optional["Resource"] = Field(None, description="With 412: the first that has changed, as it is now.")
 
 
 class Results(BaseModel):
@@ -26,6 +27,9 @@ class Results(BaseModel):
 class ResourceMetadata(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str
+    revision: int = Field(
+        0, description="Greater whenever something that is shown of it changes, over restarts too. Tokens have none."
+    )
 
 
 class Resource(BaseModel):

@@ -41,7 +41,14 @@ class Scoped:
 
     # ---- changes
 
-    async def apply(self, manifests: list[dict[str, Any]], *, dry_run: bool, by: Principal | None = None) -> Answer:
+    async def apply(
+        self,
+        manifests: list[dict[str, Any]],
+        *,
+        dry_run: bool,
+        by: Principal | None = None,
+        unchanged_since: int | None = None,
+    ) -> Answer:
         """An intent without a tenant is of the only one that the principal acts for."""
         if self._by.role != Role.ADMIN:
             for data in manifests:
@@ -49,16 +56,23 @@ class Scoped:
                     raise Forbidden(f"{self._who} may apply intents only, not a {str(data.get('kind'))[:40]}")
         if self._by.tenants is not None and len(self._by.tenants) == 1:
             manifests = [_with_tenant(data, self._by.tenants[0]) for data in manifests]
-        return await self._controller.apply(manifests, dry_run=dry_run, by=self._by)
+        return await self._controller.apply(manifests, dry_run=dry_run, by=self._by, unchanged_since=unchanged_since)
 
     async def delete(
-        self, resources: Sequence[tuple[str, str]], *, ignore_missing: bool = False, by: Principal | None = None
+        self,
+        resources: Sequence[tuple[str, str]],
+        *,
+        ignore_missing: bool = False,
+        by: Principal | None = None,
+        unchanged_since: int | None = None,
     ) -> Answer:
         if self._by.role != Role.ADMIN:
             for kind, _ in resources:
                 if kind != "intents":
                     raise Forbidden(f"{self._who} may delete intents only, not {kind[:40]}")
-        return await self._controller.delete(resources, ignore_missing=ignore_missing, by=self._by)
+        return await self._controller.delete(
+            resources, ignore_missing=ignore_missing, by=self._by, unchanged_since=unchanged_since
+        )
 
     async def renew(self, name: str, *, by: Principal | None = None) -> Answer:
         return await self._controller.renew(name, by=self._by)
@@ -88,10 +102,18 @@ class Scoped:
             raise Forbidden(f"{kind}/{name} does not concern the tenants of {self._who}")
         return shown
 
-    async def watch(self, kind: str, name: str | None = None) -> AsyncIterator[Resource]:
+    @property
+    def revision(self) -> int:
+        return self._controller.revision
+
+    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
         """What it has shown it also shows removed; what it may see no longer is removed for it."""
         seen = self._seen(kind)
-        changes = self._controller.watch(kind, name)
+        return self._changes(seen, self._controller.watch(kind, name, since=since))
+
+    async def _changes(
+        self, seen: Callable[[Resource], Resource | None], changes: AsyncIterator[Resource]
+    ) -> AsyncIterator[Resource]:
         known: set[str] = set()
         try:
             async for one in changes:

@@ -68,9 +68,12 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
         awaiting=awaiting,
         restored=frozenset(awaiting),
     )
+    starts = state.counters.get("start", 0) + 1
+    state = msgspec.structs.replace(state, counters={**state.counters, "start": starts})
+    begun = Persist(records=(Record(kind="Counter", name="start", content=msgspec.json.encode(starts)),))
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
     sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]
-    return state, (*forgotten, *connects, *sends)
+    return state, (begun, *forgotten, *connects, *sends)
 
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:

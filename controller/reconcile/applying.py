@@ -1,7 +1,8 @@
 """Manifests that somebody applies: judged as a whole, then taken over."""
 
 import datetime
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,7 @@ from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.judging import Judgement, judge
 from controller.reconcile.state import NodeStanding
-from controller.reconcile.turn import Turn
+from controller.reconcile.turn import Table, Turn
 from controller.reconcile.undertakings import expired, renew, undertake
 
 KINDS: dict[str, type] = {
@@ -62,6 +63,9 @@ def apply(turn: Turn, event: Apply) -> None:
     if refusal := overreach(event.by, intents, turn.undertakings.all, merged, turn.own):
         turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
         return
+    if stale := changed_since(turn, [(kind, value.name) for _, kind, value in values], event.unchanged_since):
+        turn.effects.append(Reply(request_id=event.request_id, stale=stale))
+        return
     if problems:
         turn.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
@@ -84,7 +88,7 @@ def apply(turn: Turn, event: Apply) -> None:
         end_all(turn, ended)
         for (_, kind, value), result in zip(request.values, results, strict=True):
             if not result.endswith(" unchanged"):
-                who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s))
+                who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s), revision=event.revision)
                 turn.provenance.put(f"{kind.lower()}s/{value.name}", who)
         _take_over(turn, request)
         turn.rulebook = rules
@@ -101,6 +105,32 @@ def apply(turn: Turn, event: Apply) -> None:
 def _ends(agreement: str, reason: str, by: Principal) -> str:
     """What we carry for others is no tenant's to know."""
     return f"agreement {agreement} ends: {reason}" if by.tenants is None else "an agreement with a neighbour ends"
+
+
+def changed_since(turn: Turn, things: Sequence[tuple[str, str]], revision: int | None) -> tuple[int, ...]:
+    """Which (kind and name) somebody has changed after a revision, or are not there."""
+    if revision is None:
+        return ()
+    held = tables(turn)
+    stale = []
+    for place, (kind, name) in enumerate(things):
+        applied = turn.provenance.get(f"{kind.lower()}s/{name}")
+        if held[kind].get(name) is None or (applied is not None and applied.revision > revision):
+            stale.append(place)
+    return tuple(stale)
+
+
+def tables(turn: Turn) -> dict[str, Table[Any]]:
+    """By kind."""
+    return {
+        "Domain": turn.domains,
+        "Network": turn.networks,
+        "Service": turn.services,
+        "Node": turn.inventory_nodes,
+        "Link": turn.links,
+        "Rule": turn.rules,
+        "Intent": turn.undertakings,
+    }
 
 
 def _decode(applied: Applied) -> Resource:
@@ -248,7 +278,9 @@ def extend(turn: Turn, event: Renew) -> None:
         conflict = f"intent {name} ends at {_utc(end_s)}, a fixed time: apply it with a later one"
     else:
         renew(turn, held)
-        turn.provenance.put(f"intents/{name}", Provenance(by=event.by.name, at_s=int(turn.now_s)))
+        before = turn.provenance.get(f"intents/{name}")
+        revision = before.revision if before is not None else 0  # what it says has not changed
+        turn.provenance.put(f"intents/{name}", Provenance(by=event.by.name, at_s=int(turn.now_s), revision=revision))
         until = _utc(int(turn.now_s) + held.intent.lease_s)
         turn.log("intent_renewed", intent=name, until=until)
         turn.effects.append(Reply(request_id=event.request_id, results=(f"intents/{name} renewed until {until}",)))

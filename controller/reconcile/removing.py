@@ -9,7 +9,7 @@ from controller.model.course import Course, Stage, Undertaking
 from controller.model.event import Delete, Disconnect, Problem, Reply
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
-from controller.reconcile.applying import retranslate
+from controller.reconcile.applying import changed_since, retranslate, tables
 from controller.reconcile.authority import trespass
 from controller.reconcile.dealings import abandon, end
 from controller.reconcile.judging import judge_withdrawal, shown
@@ -25,14 +25,19 @@ USERS_SHOWN = 3
 
 def delete(turn: Turn, event: Delete) -> None:
     """Takes things away, unless something that stays needs one of them."""
-    tables = _tables(turn)
-    wanted = list(dict.fromkeys((one.kind, one.name) for one in event.resources))
-    missing = [thing for thing in wanted if tables[thing[0]].get(thing[1]) is None]
+    held = tables(turn)
+    asked = [(one.kind, one.name) for one in event.resources]
+    wanted = [*dict.fromkeys(asked)]
+    missing = [thing for thing in wanted if held[thing[0]].get(thing[1]) is None]
     gone = dict.fromkeys(thing for thing in wanted if thing not in missing)
-    places = {(one.kind, one.name): place for place, one in reversed([*enumerate(event.resources)])}
+    places = {thing: place for place, thing in reversed([*enumerate(asked)])}
     intents = [name for kind, name in gone if kind == "Intent"]
     if refusal := trespass(event.by, intents, turn.undertakings.all):
         turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
+    stale = changed_since(turn, asked, event.unchanged_since)
+    if stale := tuple(place for place in stale if asked[place] in gone):
+        turn.effects.append(Reply(request_id=event.request_id, stale=stale))
         return
     objections = _in_use(turn, gone)
     rules = [name for kind, name in gone if kind == "Rule"]
@@ -54,31 +59,19 @@ def delete(turn: Turn, event: Delete) -> None:
     for kind, name in gone:
         turn.provenance.drop(f"{kind.lower()}s/{name}")
         if kind != "Intent":
-            _drop(turn, tables[kind], kind, name)
+            _drop(turn, held[kind], kind, name)
     if turn.inventory_changed:
         turn.refresh_fabric()
     if rules:
         turn.rulebook = rulebook(turn.rules.all.values())
         for name, requirements in required.items():
-            held = turn.undertakings.all[name]
-            undertake(turn, held.intent, requirements, held.added)
+            other = turn.undertakings.all[name]
+            undertake(turn, other.intent, requirements, other.added)
     results = []
     for kind, name in wanted:
         what = "absent" if (kind, name) not in gone else "withdrawn" if kind == "Intent" else "deleted"
         results.append(f"{kind.lower()}s/{name} {what}")
     turn.effects.append(Reply(request_id=event.request_id, results=tuple(results)))
-
-
-def _tables(turn: Turn) -> dict[str, Table[Any]]:
-    return {
-        "Domain": turn.domains,
-        "Network": turn.networks,
-        "Service": turn.services,
-        "Node": turn.inventory_nodes,
-        "Link": turn.links,
-        "Rule": turn.rules,
-        "Intent": turn.undertakings,
-    }
 
 
 def _drop(turn: Turn, table: Table[Any], kind: str, name: str) -> None:

@@ -1,0 +1,210 @@
+"""Lists in pages and by selectors, revisions that guard against lost changes, watches that go on where they were."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from federation import Federation, small_intent
+from northbound_fake import TOKEN, FakeTelemetry
+from shell_parts import NOW_S, FakeNeighbours, FakeTargets, hosts, ignore
+
+from controller import reconcile
+from controller.eastwest.identity import load
+from controller.errors import TooOld
+from controller.language.manifest import applied, parse
+from controller.language.policy import parse_policy
+from controller.model.resource import Resource
+from controller.northbound.api import create_app
+from controller.northbound.lists import selector
+from controller.northbound.tokens import Tokens
+from controller.revisions import GONE_MAX, PER_START, Revisions
+from controller.shell import Shell
+from controller.store.sqlite import SqliteStore
+
+
+def labelled(name: str, app: str) -> dict[str, Any]:
+    one = small_intent(name)
+    return one | {"metadata": one["metadata"] | {"labels": {"app": app}}}
+
+
+class Api:
+    """Domain shop over its own store, and its API without a socket."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        transport = httpx.ASGITransport(create_app(shell, FakeTelemetry(), Tokens(TOKEN), "shop"))
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://shop", headers=headers)
+
+    async def apply(self, *manifests: dict[str, Any], **headers: str) -> httpx.Response:
+        return await self.http.post("/v1/apply", json=list(manifests), headers=headers)
+
+    async def names(self, query: str) -> list[str]:
+        response = await self.http.get(f"/v1/{query}")
+        assert response.status_code == 200, response.text
+        return [one["metadata"]["name"] for one in response.json()]
+
+    async def revision(self, name: str) -> int:
+        return int((await self.http.get(f"/v1/{name}")).json()["metadata"]["revision"])
+
+
+@pytest.fixture
+async def shop(tmp_path: Any) -> AsyncIterator[Any]:
+    """Calling it starts the controller, anew when it runs."""
+    Federation(tmp_path)
+    own = tmp_path / "shop"
+    policy = parse_policy((own / "policy.yaml").read_bytes(), "policy.yaml")
+    inventory = parse((own / "inventory.yaml").read_bytes(), "inventory.yaml")
+    running: list[tuple[asyncio.Task[None], SqliteStore]] = []
+
+    async def stop() -> None:
+        while running:
+            loop, store = running.pop()
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await store.close()
+
+    async def start() -> Api:
+        await stop()
+        store = await SqliteStore.open(tmp_path / "store.sqlite")
+        stored, _ = await store.load()
+        initial = reconcile.initial([one.record for one in stored], "shop", policy)
+        shell = Shell(*initial, journal=store, keys=load("shop", own / "keys"), log=ignore, now_s=lambda: NOW_S)
+
+        async def run() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                targets = FakeTargets(shell, tasks, hosts(tmp_path))
+                tasks.create_task(shell.run(FakeNeighbours(shell, tasks), targets))
+
+        running.append((asyncio.create_task(run()), store))
+        answer = await shell.apply_values(tuple(map(applied, inventory)))
+        assert not answer.problems and not answer.conflict
+        return Api(shell)
+
+    yield start
+    await stop()
+
+
+async def test_lists_come_in_pages_and_by_selectors(shop: Any) -> None:
+    api = await shop()
+    many = [labelled(f"i{number:02}", "odd" if number % 2 else "even") for number in range(7)]
+    assert (await api.apply(*many)).status_code == 200
+    found: list[str] = []
+    url: str | None = "/v1/intents?limit=3&labels=app"
+    sizes = []
+    while url is not None:
+        response = await api.http.get(url)
+        sizes.append(len(response.json()))
+        found += [one["metadata"]["name"] for one in response.json()]
+        url = response.links.get("next", {}).get("url")
+    assert (found, sizes) == ([f"i{number:02}" for number in range(7)], [3, 3, 1])
+    for query, expected in (
+        ("labels=app%3Dodd", ["i01", "i03", "i05"]),
+        ("labels=app!%3Dodd", ["i00", "i02", "i04", "i06"]),
+        ("labels=!app", []),
+        ("labels=app%3Dodd,tier", []),
+        ("tenant=customer-x&limit=1", ["i00"]),
+        ("tenant=customer-z", []),
+        ("phase=negotiating&limit=2", ["i00", "i01"]),
+        ("phase=Active", []),
+    ):
+        assert await api.names(f"intents?{query}") == expected, query
+    for query in ("limit=0", "limit=x", "continue=%25", "labels=%3Dx", "since=-1"):
+        assert (await api.http.get(f"/v1/intents?{query}")).status_code == 400, query
+
+
+async def test_a_change_that_somebody_else_made_is_not_written_over(shop: Any) -> None:
+    api = await shop()
+    await api.apply(labelled("a", "one"))
+    seen = await api.revision("intents/a")
+    assert (await api.apply(labelled("a", "two"), **{"if-match": f'"{seen}"'})).json()["results"][0] == (
+        "intents/a changed"
+    )
+    for response in (
+        await api.apply(labelled("a", "three"), **{"if-match": f'"{seen}"'}),
+        await api.http.delete("/v1/intents/a", headers={"if-match": f'"{seen}"'}),
+        await api.http.post("/v1/delete", json=[{"kind": "intents", "name": "a"}], headers={"if-match": str(seen)}),
+    ):
+        assert response.status_code == 412
+        assert response.json()["now"]["metadata"]["labels"] == {"app": "two"}
+        assert "not as it was" in response.json()["error"]
+    assert (await api.apply(labelled("b", "one"), **{"if-match": "*"})).status_code == 412, "it is not there"
+    for nonsense in ("x", '"9999999999999999"', ""):
+        assert (await api.apply(labelled("a", "three"), **{"if-match": nonsense})).status_code == 400, nonsense
+    api = await shop()
+    now = await api.revision("intents/a")
+    assert now > seen, "revisions grow over restarts"
+    assert (await api.apply(labelled("a", "one"), **{"if-match": f'"{seen}"'})).status_code == 412
+    assert (await api.http.delete("/v1/intents/a", headers={"if-match": f'"{now}"'})).status_code == 200
+
+
+async def test_what_was_shown_can_be_applied_again(shop: Any) -> None:
+    api = await shop()
+    await api.apply(labelled("a", "one"))
+    for kind in ("intents", "networks"):
+        shown = (await api.http.get(f"/v1/{kind}")).json()
+        results = (await api.apply(*shown)).json()["results"]
+        assert {one.split()[-1] for one in results} == {"unchanged"}, results
+
+
+async def test_a_watch_goes_on_after_a_revision_with_what_has_changed_since(shop: Any) -> None:
+    api = await shop()
+    await api.apply(labelled("a", "one"), labelled("b", "one"), labelled("c", "one"))
+    response = await api.http.get("/v1/intents")
+    since = int(response.headers["netstitch-revision"])
+    await api.apply(labelled("a", "two"))
+    await api.http.delete("/v1/intents/b")
+    changes = api.shell.watch("intents", since=since)
+    seen: dict[str, Resource] = {}
+    async with asyncio.timeout(20):
+        while not {"a", "b"} <= seen.keys():
+            one = await anext(changes)
+            seen[one.metadata["name"]] = one
+        assert seen["a"].metadata["labels"] == {"app": "two"} and seen["b"].status == {"deleted": True}
+        last = int(one.metadata["revision"])
+        await api.apply(labelled("d", "one"))
+        while one.metadata["name"] != "d":
+            one = await anext(changes)
+    await changes.aclose()
+    with pytest.raises(TooOld):
+        api.shell.watch("intents", since=last + PER_START)
+    api = await shop()
+    gone = await api.http.get(f"/v1/intents?watch=true&since={last}")
+    assert gone.status_code == 410 and "list again" in gone.json()["error"]
+
+
+def test_only_so_many_that_are_gone_are_remembered() -> None:
+    revisions = Revisions(1)
+    one = Resource(kind="Intent", metadata={"name": "x"}, spec={}, status={})
+    revisions.look("intents", [one])
+    began = revisions.newest
+    for _ in range(GONE_MAX):
+        revisions.look("intents", [])
+        revisions.look("intents", [one])
+    assert len(revisions.gone("intents", began)) == GONE_MAX
+    revisions.look("intents", [])
+    with pytest.raises(TooOld):
+        revisions.gone("intents", began)
+
+
+def test_what_changes_by_itself_is_no_change() -> None:
+    revisions = Revisions(1)
+
+    def look(**status: Any) -> int:
+        resource = Resource(kind="Agreement", metadata={"name": "x"}, spec={}, status=status)
+        return int(revisions.look("agreements", [resource])[0].metadata["revision"])
+
+    first = look(standing="Agreed", expires_in_s=60)
+    assert look(standing="Agreed", expires_in_s=59) == first
+    assert look(standing="Ended", expires_in_s=59) > first
+
+
+@pytest.mark.parametrize("text", ["=x", "a=", "!", "a!=", ","])
+def test_selectors_that_say_nothing_are_refused_or_pick_all(text: str) -> None:
+    if text == ",":
+        assert selector(text) == ()
+    else:
+        with pytest.raises(ValueError, match="expected NAME=VALUE"):
+            selector(text)
