@@ -19,7 +19,7 @@ from controller.reconcile.authority import visible
 from controller.reconcile.state import State
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
-from dataplane.reference import Drop, Forward, Pass, Pipeline, Port, Punt
+from dataplane.reference import Cut, Drop, Forward, Pass, Pipeline, Port, Punt
 from dataplane.reference.flow import Flows
 from dataplane.reference.match import Action, Tables
 from dataplane.reference.packet import Ip, parse_ethernet, parse_ip
@@ -113,6 +113,8 @@ class _Tracer:
         pipeline.flows = Flows(tables, cache=False)
         pipeline.neighbors = self._neighbors(at.node)
         verdict = pipeline.run(at.port, frame, self._now_s - self._boot_epoch_s(at.node))
+        if isinstance(verdict, Cut):
+            verdict = verdict.pieces[0]  # the others go the same way
         matched = [names[id(action.entry)] for action in tables.matched]
         match verdict:
             case Forward(port=port, frame=sent, reason=DropReason.NONE):

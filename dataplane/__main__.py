@@ -24,6 +24,7 @@ from dataplane.detour import Detours
 from dataplane.device import read_device
 from dataplane.errors import AgentError, NodeRefused, RequestInvalid
 from dataplane.flow_cache import FlowCache
+from dataplane.fragmentation import Fragmenter
 from dataplane.host_api import AgentConfig
 from dataplane.jiffies import JiffiesClock
 from dataplane.neighbors import Neighbors
@@ -43,6 +44,8 @@ _STOP_GRACE_S = 0.5
 _DEVICE_ID = 1
 """Each agent is one device."""
 _PUNTS_AT_ONCE = 256
+_CUT_AT_ONCE = 16
+"""Then the agent's other work has its turn."""
 _OPTIONS = (
     *SERVER_OPTIONS,
     ("grpc.max_send_message_length", -1),
@@ -155,8 +158,10 @@ def _device(config: AgentConfig, node: _Node) -> Device:
 
 
 def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeService) -> None:
-    """What XDP mirrors goes to watchers, what it punts to the primary controller."""
+    """What XDP mirrors goes to watchers, what it punts to the primary controller, what is too large into pieces."""
     mirrored, to_controller = RingBuffer(pipeline.maps["capture"]), RingBuffer(pipeline.maps["punt"])
+    too_large = RingBuffer(pipeline.maps["cut"])
+    fragmenter = Fragmenter(pipeline.program, lambda error: _log.error("a packet cannot be fragmented: %s", error))
 
     def read_mirrored() -> None:
         for record in mirrored.consume():
@@ -167,7 +172,12 @@ def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeSe
             one = punted(record)
             p4runtime.packet_in(one.frame, one.ingress_port, one.reason, one.context, one.mtu)
 
+    def read_too_large() -> None:
+        for record in too_large.consume(_CUT_AT_ONCE):
+            fragmenter.receive(record)
+
     loop = asyncio.get_running_loop()
+    loop.add_reader(too_large.fd, read_too_large)
     loop.add_reader(mirrored.fd, read_mirrored)
     loop.add_reader(to_controller.fd, read_punted)
 

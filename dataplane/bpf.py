@@ -32,6 +32,7 @@ from dataplane.libbpf import (
 )
 
 __all__ = [
+    "LOOPBACK",
     "OBJECT_PATH",
     "POSSIBLE_CPUS",
     "BpfError",
@@ -47,6 +48,8 @@ __all__ = [
 
 OBJECT_PATH = Path(__file__).resolve().parent.parent / "build/ebpf/stitch.bpf.o"
 """What ebpf/build.sh makes."""
+LOOPBACK = 1
+"""Its index in each network namespace."""
 _BPF_XDP = 37
 _BTF_KIND_DATASEC = 15
 _TEST_XDP_LIVE_FRAMES = 2
@@ -101,27 +104,31 @@ class Program(Descriptor):
         number: int = info.id
         return number
 
-    def test_run(self, frame: bytes, *, ifindex: int = 0, repeat: int = 1) -> TestRun:
-        """Runs an XDP program on a frame as if it came in at `ifindex` of this network namespace."""
+    def test_run(self, frame: bytes, *, ifindex: int = 0, repeat: int = 1, metadata: bytes = b"") -> TestRun:
+        """Runs an XDP program on a frame as if it came in at `ifindex` of this network namespace.
+
+        `metadata`: what lies in front of the frame, up to 32 bytes.
+        """
         out = ctypes.create_string_buffer(len(frame) + 4096)
-        options = self._options(frame, ifindex, repeat)
+        options = self._options(frame, ifindex, repeat, metadata)
         options.data_out, options.data_size_out = ctypes.addressof(out), len(out)
         checked(library.bpf_prog_test_run_opts(self.fd, byref(options)), f"run {self.name} on {len(frame)} bytes")
         return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
-    def run_live(self, frame: bytes, *, ifindex: int, repeat: int, batch: int = 64) -> None:
+    def run_live(self, frame: bytes, *, ifindex: int, repeat: int, batch: int = 64, metadata: bytes = b"") -> None:
         """As `test_run`, but what the program redirects or passes really goes there (BPF_F_TEST_XDP_LIVE_FRAMES)."""
-        options = self._options(frame, ifindex, repeat)
+        options = self._options(frame, ifindex, repeat, metadata)
         options.flags, options.batch_size = _TEST_XDP_LIVE_FRAMES, batch
         checked(library.bpf_prog_test_run_opts(self.fd, byref(options)), f"run {self.name} on {repeat} live frames")
 
-    def _options(self, frame: bytes, ifindex: int, repeat: int) -> TestRunOptions:
-        options = TestRunOptions(sz=sizeof(TestRunOptions), repeat=repeat, data_size_in=len(frame))
-        options.data_in = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p)
+    def _options(self, frame: bytes, ifindex: int, repeat: int, metadata: bytes) -> TestRunOptions:
+        data = metadata + frame
+        options = TestRunOptions(sz=sizeof(TestRunOptions), repeat=repeat, data_size_in=len(data))
+        options.data_in = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p)
         # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
+        context = struct.pack("=6I", len(metadata), len(data), 0, ifindex, 0, 0)
         options.ctx_in, options.ctx_size_in = ctypes.cast(ctypes.c_char_p(context), ctypes.c_void_p), len(context)
-        options.keep = (frame, context)  # the pointers above are into these
+        options.keep = (data, context)  # the pointers above are into these
         return options
 
 

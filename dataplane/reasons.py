@@ -99,6 +99,8 @@ class PipelineEvent(enum.IntEnum):
     """It was taken for one of its first's flow."""
     FRAGMENT_EVICTED = 15
     """A first fragment was forgotten before all that follow it had come: its source sends too many at once."""
+    CUT = 16
+    """An IPv4 packet that is larger than its path takes, or follows such a one, went to the agent, which cuts it."""
 
 
 FABRIC_CONTEXT = 0
@@ -120,3 +122,7 @@ FRAGMENT_WAYS = 8
 """Fragmented packets that a share knows at a time; the eldest gives way."""
 FRAGMENT_PARTS = 6
 """Pieces without a gap between them, of one packet, that may have come at a time."""
+CUT_SMALLEST_MTU = 68
+"""RFC 791 §3.2: nothing is cut smaller."""
+CUT_LARGEST_PACKET = 3584
+"""Octets of an IPv4 packet that can be cut into fragments: more than a frame of native XDP has."""

@@ -31,6 +31,8 @@ CONSTANTS = (
     "FRAGMENT_SHARES",
     "FRAGMENT_WAYS",
     "FRAGMENT_PARTS",
+    "CUT_SMALLEST_MTU",
+    "CUT_LARGEST_PACKET",
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\

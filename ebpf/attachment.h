@@ -170,6 +170,8 @@ static __always_inline int take_station(struct packet *packet, const struct ethe
 	return GO_ON;
 }
 
+__noinline int global_take_piece(struct xdp_md *ctx, struct packet *packet); /* cut.h */
+
 /* Ingress port, Ethernet, at most one tag, and whose the frame is. */
 static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 {
@@ -183,7 +185,7 @@ static __always_inline int classify(struct xdp_md *ctx, struct packet *packet)
 	packet->frame_length = ctx->data_end - ctx->data;
 	here = port_of(packet->ifindex, &index);
 	if (!here)
-		return XDP_PASS;
+		return global_take_piece(ctx, packet);
 	packet->ingress_port = index;
 	if (here->flags & PORT_CAPTURE)
 		capture_frame(ctx);

@@ -43,11 +43,12 @@ struct fragment {
 	__u8 l4_class;
 	__u16 end;     /* of the packet, in units of 8 octets; 0: not known yet */
 	__u32 seen_ms; /* when the last one came */
+	__u32 is_cut;  /* the first was larger than its path takes; see cut.h */
 	struct bpf_spin_lock lock;
 	/* What came, without overlaps. The first part is never free, else nothing is kept here. */
 	struct fragment_part part[FRAGMENT_PARTS];
 };
-_Static_assert(sizeof(struct fragment) == 80, "fragment");
+_Static_assert(sizeof(struct fragment) == 88, "fragment");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -195,6 +196,7 @@ static __noinline int keep_first(const struct packet *packet, const union fragme
 	known->protocol = packet->flow.protocol;
 	known->l4_class = packet->flow.l4_class;
 	known->end = 0;
+	known->is_cut = false;
 	known->seen_ms = now_ms;
 	for (__u32 i = 0; i < FRAGMENT_PARTS; i++)
 		known->part[i].to = 0;
@@ -222,6 +224,7 @@ static __noinline int follow(struct packet *packet, const union fragment_key *ke
 		ports = known->ports;
 		protocol = known->protocol;
 		l4_class = known->l4_class;
+		packet->behind_cut = !!known->is_cut;
 		end_if_complete(known);
 	}
 	bpf_spin_unlock(&known->lock);
@@ -293,6 +296,27 @@ static __always_inline int follow_first(struct xdp_md *ctx, struct packet *packe
 	if (place.from)
 		return drop(packet, DROP_FRAGMENT);
 	return keep_first(packet, &key, share, &place, now_ms);
+}
+
+/* Those that follow must not overtake it. Not locked: at worst one follows another packet to the agent. */
+__noinline int global_mark_as_cut(struct xdp_md *ctx, const struct packet *packet, __u64 seed)
+{
+	union fragment_key key = {};
+	struct fragment_place place = {};
+	struct fragment *known;
+
+	if (!packet)
+		return 0;
+	key.source = packet->flow.source;
+	key.destination = packet->flow.destination;
+	key.context = packet->flow.context;
+	if (read_fragment(ctx, packet, &key, &place) != GO_ON)
+		return 0;
+	known = find_fragment(fragment_share(&key, packet->ingress_port, seed), &key,
+			      bpf_ktime_get_boot_ns() / 1000000);
+	if (known)
+		known->is_cut = true;
+	return 0;
 }
 
 __noinline int global_follow_first(struct xdp_md *ctx, struct packet *packet, __u64 seed)

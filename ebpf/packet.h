@@ -16,7 +16,8 @@
 enum next_stage {
 	GO_ON = -1, /* the stage has nothing against it */
 	TO_NEXT_HOP =
-		-2, /* `next_hop` is set; the frame begins with 14 bytes of Ethernet and the header to forward by */
+		-2,    /* `next_hop` is set; the frame begins with 14 bytes of Ethernet and the header to forward by */
+	TO_STEER = -4, /* `leg` is set, and may be used */
 	TELL_SENDER = -3, /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
 };
 
@@ -54,6 +55,7 @@ struct packet {
 	__u8 is_fragment;
 	__u8 tcp_flags;
 	__u8 to_group;     /* of an attachment: the frame is a link-layer broadcast or multicast */
+	__u8 behind_cut;   /* a fragment whose first is on its way to be cut */
 	__u8 error;        /* enum icmp_error */
 	__u8 error_reason; /* enum drop_reason */
 	__u16 error_mtu;

@@ -201,10 +201,8 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 	if (!path)
 		return drop(packet, DROP_NO_LIVE_PATH);
 	mtu = path->h_encaps.inner_mtu;
-	if (mtu && packet->ip_length > mtu) {
-		packet->error_mtu = mtu;
-		return refuse(packet, DROP_TOO_BIG, ERROR_TOO_BIG);
-	}
+	if (mtu && (packet->ip_length > mtu || packet->behind_cut))
+		return global_exceed_mtu(ctx, packet, mtu);
 	if (mtu && packet->tcp_flags & TCP_SYN)
 		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);
 	if (cut_padding(ctx, packet) != GO_ON || decrement_inner(ctx, packet) != GO_ON)

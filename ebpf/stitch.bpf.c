@@ -18,6 +18,7 @@
 #include "tables.h"
 #include "wire.h"
 #include "packet.h"
+#include "settings.h"
 #include "counters.h"
 #include "checksum.h"
 #include "generation.h"
@@ -34,25 +35,12 @@
 #include "steer.h"
 #include "local_sid.h"
 #include "icmp_error.h"
+#include "cut.h"
 #include "mss.h"
 #include "sr_policy.h"
 #include "next_hop.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-struct settings {
-	__u32 punt_ip; /* an entry of punt_frame may match IP or ARP */
-	__u32 zero;
-	__u64 flow_cache_seed;
-};
-_Static_assert(sizeof(struct settings) == 16, "settings");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct settings);
-} settings SEC(".maps");
 
 static __always_inline bool may_be_punted(const struct packet *packet, const struct settings *node)
 {
@@ -102,9 +90,25 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 	verdict = find_leg(packet, node->flow_cache_seed);
 	if (verdict != GO_ON)
 		return verdict;
-	if (is_lease_expired(packet->leg))
-		return deny(packet, DROP_LEASE_EXPIRED);
-	return apply_steer(ctx, packet);
+	return is_lease_expired(packet->leg) ? deny(packet, DROP_LEASE_EXPIRED) : TO_STEER;
+}
+
+static __always_inline int receive(struct xdp_md *ctx, struct packet *packet, const struct settings *node)
+{
+	int verdict = classify(ctx, packet);
+
+	if (verdict != GO_ON)
+		return verdict;
+	if (may_be_punted(packet, node)) {
+		verdict = global_match_punt_frame(ctx, packet);
+		if (verdict != GO_ON)
+			return verdict;
+	}
+	if (packet->ingress_class == ATTACHMENT_CLASS)
+		verdict = receive_from_host(ctx, packet);
+	else
+		verdict = global_receive_from_link(ctx, packet);
+	return verdict == GO_ON ? forward_flow(ctx, packet, node) : verdict;
 }
 
 SEC("xdp")
@@ -118,20 +122,9 @@ int pipeline(struct xdp_md *ctx)
 	node = bpf_map_lookup_elem(&settings, &zero);
 	if (!node)
 		return XDP_PASS;
-	verdict = classify(ctx, &packet);
-	if (verdict != GO_ON)
-		return verdict;
-	if (may_be_punted(&packet, node)) {
-		verdict = global_match_punt_frame(ctx, &packet);
-		if (verdict != GO_ON)
-			return verdict;
-	}
-	if (packet.ingress_class == ATTACHMENT_CLASS)
-		verdict = receive_from_host(ctx, &packet);
-	else
-		verdict = global_receive_from_link(ctx, &packet);
-	if (verdict == GO_ON)
-		verdict = forward_flow(ctx, &packet, node);
+	verdict = receive(ctx, &packet, node);
+	if (verdict == TO_STEER)
+		verdict = apply_steer(ctx, &packet);
 	if (verdict == TO_NEXT_HOP)
 		verdict = send_to_next_hop(ctx, &packet);
 	if (verdict == TELL_SENDER)

@@ -70,6 +70,7 @@ enum pipeline_event {
 	EVENT_NEIGHBOR_EVICTED = 13,
 	EVENT_FRAGMENT_FOLLOWED = 14,
 	EVENT_FRAGMENT_EVICTED = 15,
+	EVENT_CUT = 16,
 };
 
 #define FABRIC_CONTEXT 0
@@ -85,6 +86,8 @@ enum pipeline_event {
 #define FRAGMENT_SHARES 16
 #define FRAGMENT_WAYS 8
 #define FRAGMENT_PARTS 6
+#define CUT_SMALLEST_MTU 68
+#define CUT_LARGEST_PACKET 3584
 
 union address {
 	__u8 byte[16];

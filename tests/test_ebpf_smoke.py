@@ -159,9 +159,12 @@ def test_an_attachment_that_is_taken_back_is_not_remembered(xdp: XdpNode) -> Non
 
 
 def test_each_garbled_packet_has_one_fate(xdp: XdpNode) -> None:
-    """Passed, sent, punted or dropped. A drop counts one reason, what was sent at most one (the packet it answers)."""
+    """Passed, sent, punted, to be cut, or dropped.
+
+    A drop counts one reason, what was sent at most one (the packet it answers).
+    """
     fates = dict.fromkeys(XdpAction, 0)
-    punts = RingBuffer(xdp.object.map("punt"))
+    punts, cuts = RingBuffer(xdp.object.map("punt")), RingBuffer(xdp.object.map("cut"))
     try:
         before = drops(xdp)
         for port, frame in generate.frames(random.Random(8754), PACKETS):
@@ -169,7 +172,7 @@ def test_each_garbled_packet_has_one_fate(xdp: XdpNode) -> None:
             fates[XdpAction(done.action)] += 1
             after = drops(xdp)
             counted, before = after - before, after
-            punted = len(punts.consume())
+            punted = len(punts.consume()) + len(cuts.consume())
             if done.action == XdpAction.DROP:
                 assert counted + punted == 1, frame.hex()
             elif done.action == XdpAction.REDIRECT:
@@ -178,6 +181,7 @@ def test_each_garbled_packet_has_one_fate(xdp: XdpNode) -> None:
                 assert (done.action, counted, punted, done.frame) == (XdpAction.PASS, 0, 0, frame), frame.hex()
     finally:
         punts.close()
+        cuts.close()
     assert min(fates[XdpAction.DROP], fates[XdpAction.PASS], fates[XdpAction.REDIRECT]) > 100
 
 

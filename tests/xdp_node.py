@@ -5,22 +5,23 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from namespaces import Namespace, veth
 
-from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
+from dataplane.bpf import LOOPBACK, OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
 from dataplane.codec import pack
 from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
 from dataplane.flow_cache import ENTRY, Entries, FlowCache
+from dataplane.fragmentation import to_cut
 from dataplane.jiffies import JiffiesClock
 from dataplane.layout import of
 from dataplane.p4info import load
 from dataplane.reasons import FRAGMENT_SHARES, FRAGMENT_WAYS, DropReason, PipelineEvent
-from dataplane.reference import Drop, Forward, Pass, Port, Punt, Verdict
+from dataplane.reference import Cut, Drop, Forward, Pass, Port, Punt, Verdict
 from dataplane.reference.flow import FlowKey
 from dataplane.stores import Operation
 from dataplane.tables import Run, Tables, map_names
@@ -34,7 +35,7 @@ BYTES = (1 << 48) - 1
 PUNTED_BYTES = 1514
 """Of a frame that reach the controller; the model has no such limit."""
 PUNTED_HEADER = struct.Struct("=HBxHHI")
-PASSED, DROPPED, SENT, PUNTED = "pass", "drop", "send", "punt"
+PASSED, DROPPED, SENT, PUNTED, CUT = "pass", "drop", "send", "punt", "cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Outcome:
     reason: int = DropReason.NONE
     frame: bytes = b""
     context: int = 0
+    pieces: tuple["Outcome", ...] = ()
+    """Without reasons."""
 
 
 def outcome(verdict: Verdict) -> Outcome:
@@ -57,6 +60,8 @@ def outcome(verdict: Verdict) -> Outcome:
             return Outcome(SENT, reason, frame)
         case Punt(reason, frame, context):
             return Outcome(PUNTED, reason, frame[:PUNTED_BYTES], context)
+        case Cut(pieces):
+            return Outcome(CUT, pieces=tuple(replace(outcome(piece), reason=DropReason.NONE) for piece in pieces))
 
 
 class XdpNode:
@@ -67,7 +72,7 @@ class XdpNode:
         # First what may fail: nothing is left behind then.
         self.object = Object(OBJECT)
         # Fragments outlive the slowest machine's pauses between two frames.
-        usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0}
+        usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0, "cut_limit": 0xFFFFFFFF}
         self.object.set_constants({"flow_cache_buckets": buckets, **usual, **constants})
         shares = (max(ports) + 1) * FRAGMENT_SHARES
         self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
@@ -94,6 +99,7 @@ class XdpNode:
         self.tables = Tables(self._layout, maps, self.flows.expire)
         self._entries: dict[tuple[object, ...], TableEntry] = {}
         self._punts = RingBuffer(self.object.map("punt"))
+        self.cuts = RingBuffer(self.object.map("cut"))
         self._drops = self.object.map("drop_counter")
 
     @contextmanager
@@ -109,6 +115,7 @@ class XdpNode:
 
     def close(self) -> None:
         self._punts.close()
+        self.cuts.close()
         for link in self._links:
             link.close()
         self.object.close()
@@ -173,14 +180,20 @@ class XdpNode:
 
     def run(self, port: int, frame: bytes, counted: int = DropReason.NONE) -> Outcome:
         """What XDP makes of `frame`. `counted` is the reason that is expected: only that counter is looked at."""
+        return self._run(port, self.ifindex.get(port, 0), frame, counted)
+
+    def _run(self, port: int, ifindex: int, frame: bytes, counted: int, metadata: bytes = b"") -> Outcome:
         before = self.drops(counted)
-        done = self.program.test_run(frame, ifindex=self.ifindex.get(port, 0))
+        done = self.program.test_run(frame, ifindex=ifindex, metadata=metadata)
         reason = counted if counted and self.drops(counted) == before + 1 else DropReason.NONE
         if done.action == XdpAction.PASS:
             return Outcome(PASSED, reason, b"" if done.frame == frame else done.frame)
         if done.action == XdpAction.REDIRECT:
             return Outcome(SENT, reason, done.frame)
         assert done.action == XdpAction.DROP
+        for cut in map(to_cut, self.cuts.consume()):
+            pieces = (self._run(port, LOOPBACK, piece, DropReason.NONE, cut.judged) for piece in cut.frames())
+            return Outcome(CUT, pieces=tuple(replace(piece, reason=DropReason.NONE) for piece in pieces))
         punted = self._punts.consume()
         if not punted:
             return Outcome(DROPPED, reason)

@@ -1,10 +1,12 @@
 """IP fragments: all but the first have no ports, and follow the first; and IPv4 packets cut into fragments."""
 
+import struct
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from dataplane.reasons import FRAGMENT_PARTS, FRAGMENT_SHARES, FRAGMENT_WAYS, DropReason, PipelineEvent
-from dataplane.reference.packet import Ip, Transport
+from dataplane.reference.checksum import checksum
+from dataplane.reference.packet import ETHERTYPE_IPV4, Ip, Transport, parse_ip
 from dataplane.reference.verdict import Drop
 
 IPV4_HEADER = 20
@@ -42,6 +44,8 @@ class _Known:
     is_over: bool = False
     """All of it has come."""
     is_refused: bool = False
+    is_cut: bool = False
+    """The first was larger than its path takes."""
 
     @property
     def gaps(self) -> int:
@@ -67,6 +71,19 @@ class _Known:
         return True
 
 
+def _key(context: int, ip: Ip) -> _Key:
+    protocol = ip.protocol if ip.version == 4 else 0
+    return _Key(ip.source, ip.destination, ip.identification, context, protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    ip: Ip
+    """With the first's protocol."""
+    transport: Transport
+    behind_cut: bool = False
+
+
 @dataclass(slots=True)
 class Fragments:
     """What is known of fragmented packets, by share: the eldest of a source gives way."""
@@ -81,24 +98,21 @@ class Fragments:
         self._shares.clear()
         self._counts.clear()
 
-    def follow(
-        self, context: int, port: int, ip: Ip, transport: Transport | None, now_s: float
-    ) -> tuple[Ip, Transport] | Drop:
+    def follow(self, context: int, port: int, ip: Ip, transport: Transport | None, now_s: float) -> Followed | Drop:
         """The fragment as one of its first's flow; `transport` is what the first says itself. `port`: ingress."""
         place = _place(ip)
         if place is None:
             return REFUSED
-        protocol = ip.protocol if ip.version == 4 else 0
-        key = _Key(ip.source, ip.destination, ip.identification, context, protocol)
+        key = _key(context, ip)
         share = self._share(key, port)
         ways = self._shares.setdefault(share, [None] * FRAGMENT_WAYS)
-        known = next((one for one in ways if one is not None and one.key == key and self._is_kept(one, now_s)), None)
+        known = self._find(context, port, ip, now_s)
         if known is not None:
             known.seen_s = now_s
             if not known.take(*place, is_last=not ip.more_fragments):
                 return REFUSED
             self.events[PipelineEvent.FRAGMENT_FOLLOWED] += 1
-            return replace(ip, protocol=known.protocol), known.transport
+            return Followed(replace(ip, protocol=known.protocol), known.transport, known.is_cut)
         if transport is None:
             return NOTHING_TO_FOLLOW
         way = self._counts[share] % FRAGMENT_WAYS
@@ -107,7 +121,18 @@ class Fragments:
         if eldest is not None and self._is_kept(eldest, now_s):
             self.events[PipelineEvent.FRAGMENT_EVICTED] += 1
         ways[way] = _Known(key, ip.protocol, transport, now_s, set(range(*place)))
-        return ip, transport
+        return Followed(ip, transport)
+
+    def mark_as_cut(self, context: int, port: int, ip: Ip, now_s: float) -> None:
+        """Of a first fragment: those that follow must not overtake it."""
+        known = self._find(context, port, ip, now_s)
+        if known is not None:
+            known.is_cut = True
+
+    def _find(self, context: int, port: int, ip: Ip, now_s: float) -> _Known | None:
+        key = _key(context, ip)
+        kept = (one for one in self._shares[self._share(key, port)] if one is not None and self._is_kept(one, now_s))
+        return next((one for one in kept if one.key == key), None)
 
     def _is_kept(self, known: _Known, now_s: float) -> bool:
         return not known.is_over and now_s - known.seen_s <= self.lifetime_s
@@ -119,6 +144,28 @@ class Fragments:
         mix ^= mix >> 32
         mix = mix * 0x9FB21C651E98DF25 & _WORD
         return port * FRAGMENT_SHARES + (mix >> 60) % FRAGMENT_SHARES
+
+
+def cut(ip: Ip, mtu: int) -> tuple[Ip, ...]:
+    """The fragments of an IPv4 packet that are no larger than `mtu`, RFC 791 §3.2."""
+    most = (mtu - IPV4_HEADER) // 8
+    size = -(-len(ip.transport) // 8)
+    starts = range(0, size, most)
+    return tuple(_piece(ip, start, min(start + most, size), is_last=start == starts[-1]) for start in starts)
+
+
+def _piece(ip: Ip, begin: int, end: int, *, is_last: bool) -> Ip:
+    payload = ip.transport[8 * begin : 8 * end]
+    more = MORE_FRAGMENTS if ip.more_fragments or not is_last else 0
+    reserved = ip.data[6] >> 5 & 0b110
+    head = bytearray(ip.data[:IPV4_HEADER])
+    struct.pack_into("!H", head, 2, IPV4_HEADER + len(payload))
+    struct.pack_into("!H", head, 6, reserved << 13 | more | ip.fragment_offset + begin)
+    struct.pack_into("!H", head, 10, 0)
+    struct.pack_into("!H", head, 10, checksum(bytes(head)))
+    parsed = parse_ip(ETHERTYPE_IPV4, bytes(head) + payload)
+    assert isinstance(parsed, Ip), "a part of a right packet is one"
+    return parsed
 
 
 def _place(ip: Ip) -> tuple[int, int] | None:

@@ -92,6 +92,11 @@ class Ip:
     traffic_class: int
 
     @property
+    def may_be_cut(self) -> bool:
+        """Routers fragment IPv4 without DF only."""
+        return self.version == 4 and not self.data[6] & 0x40
+
+    @property
     def transport(self) -> bytes:
         return self.data[self.transport_offset :]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from dataplane.entry import TableEntry
 from dataplane.reasons import (
     ATTACHMENT_CLASS,
+    CUT_LARGEST_PACKET,
+    CUT_SMALLEST_MTU,
     FABRIC_CLASS,
     FABRIC_CONTEXT,
     NEIGHBORS_OF_PORT,
@@ -16,7 +18,7 @@ from dataplane.reasons import (
 )
 from dataplane.reference import icmp, neighbor, srv6
 from dataplane.reference.flow import Flows
-from dataplane.reference.fragment import Fragments
+from dataplane.reference.fragment import Fragments, cut
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
     ETHERTYPE_ARP,
@@ -36,8 +38,9 @@ from dataplane.reference.packet import (
     untagged,
 )
 from dataplane.reference.srv6 import Outer
-from dataplane.reference.verdict import Drop, Forward, Pass, Punt, Verdict
+from dataplane.reference.verdict import Cut, Drop, Forward, Pass, Punt, Verdict
 
+ETHERNET_BYTES = 14
 TCP_OVERHEAD = {4: 40, 6: 60}
 """IP version → bytes of IP and TCP headers without options."""
 
@@ -95,10 +98,13 @@ class Pipeline:
         if port not in self.ports:
             return Pass()
         verdict = self._classify(port, frame, now_boottime_s)
+        self._count(verdict, len(frame))
+        return verdict
+
+    def _count(self, verdict: Verdict, size: int) -> None:
         if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
             self.drops[verdict.reason] += 1
-            self.drop_bytes[verdict.reason] += len(frame)
-        return verdict
+            self.drop_bytes[verdict.reason] += size
 
     def _classify(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
         ethernet = parse_ethernet(frame)
@@ -259,6 +265,7 @@ class Pipeline:
     # Flows
 
     def _flow(self, arrival: Arrival, ip: Ip) -> Verdict:
+        behind_cut = False
         transport = None if ip.fragment_offset else parse_transport(ip)
         if isinstance(transport, Drop):
             return transport
@@ -266,12 +273,15 @@ class Pipeline:
             followed = self.fragments.follow(arrival.context, arrival.entered_at, ip, transport, arrival.now_boottime_s)
             if isinstance(followed, Drop):
                 return followed
-            ip, transport = followed
+            ip, transport, behind_cut = followed.ip, followed.transport, followed.behind_cut
         if ip.hop_limit <= 1:
             return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
         leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
         if isinstance(leg, Drop):
             return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
+        return self._steer(arrival, ip, transport, leg, behind_cut=behind_cut)
+
+    def _steer(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool = False) -> Verdict:
         lease = self.tables.look_up("lease", leg=leg)
         if lease and arrival.now_boottime_s >= lease.params["boottime_s"]:
             return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
@@ -280,20 +290,38 @@ class Pipeline:
             return Drop(DropReason.NO_STEERING)
         if steer.name == "deliver":
             return self._deliver(arrival, ip)
-        return self._sr_policy(arrival, ip, transport, steer.params["sr_policy"], steer.params["liveness_group"])
-
-    def _sr_policy(self, arrival: Arrival, ip: Ip, transport: Transport, policy: int, group: int) -> Verdict:
-        liveness = self.tables.look_up("path_liveness", liveness_group=group)
+        liveness = self.tables.look_up("path_liveness", liveness_group=steer.params["liveness_group"])
         live = liveness.params["live"] if liveness else 0
-        alive = {slot: path for slot, path in self.tables.candidates(policy).items() if live >> slot & 1}
+        candidates = self.tables.candidates(steer.params["sr_policy"])
+        alive = {slot: path for slot, path in candidates.items() if live >> slot & 1}
         if not alive:
             return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
         path = alive[min(alive)].params
         mtu = path["inner_mtu"]
-        if mtu and len(ip.data) > mtu:
-            return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
-        clamped = ip
-        if mtu and ip.protocol == PROTOCOL_TCP and not ip.fragment_offset:
+        fits = not mtu or len(ip.data) <= mtu
+        if fits and not (behind_cut and mtu):
+            return self._encapsulate(arrival, ip, transport, path)
+        if (fits or ip.may_be_cut) and mtu >= CUT_SMALLEST_MTU and len(ip.data) <= CUT_LARGEST_PACKET:
+            return self._cut(arrival, ip, transport, leg, mtu)
+        return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
+
+    def _cut(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, mtu: int) -> Cut:
+        """The packet was counted with its flow; its pieces are not."""
+        self.events[PipelineEvent.CUT] += 1
+        if ip.more_fragments and not ip.fragment_offset:
+            self.fragments.mark_as_cut(arrival.context, arrival.entered_at, ip, arrival.now_boottime_s)
+        pieces, nobodys = [], replace(arrival, port=0, decapsulated=True)  # nobody is told what becomes of a piece
+        for piece in cut(ip, mtu):
+            verdict = self._steer(nobodys, piece, transport, leg)
+            assert isinstance(verdict, Forward | Drop | Punt), "a piece needs no cutting"
+            self._count(verdict, ETHERNET_BYTES + len(piece.data))
+            pieces.append(verdict)
+        return Cut(tuple(pieces))
+
+    def _encapsulate(self, arrival: Arrival, ip: Ip, transport: Transport, path: Mapping[str, int]) -> Verdict:
+        mtu, clamped = path["inner_mtu"], ip
+        has_tcp = ip.protocol == PROTOCOL_TCP and not ip.fragment_offset and isinstance(parse_transport(ip), Transport)
+        if mtu and has_tcp:
             clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
         if clamped is not ip:
             self.events[PipelineEvent.MSS_CLAMPED] += 1

@@ -34,4 +34,11 @@ class Punt:
     context: int
 
 
-Verdict = Pass | Forward | Drop | Punt
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Too large for its path; cut into fragments, each with a verdict of its own."""
+
+    pieces: tuple[Forward | Drop | Punt, ...]
+
+
+Verdict = Pass | Forward | Drop | Punt | Cut

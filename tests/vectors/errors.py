@@ -73,12 +73,12 @@ def too_big() -> list[Vector]:
     mtu, reason = node.INNER_MTU, DropReason.TOO_BIG
     found = []
     for size in (mtu + 1, 1500):
-        for flags in ("DF", 0):
-            packet = IP(src=A4, dst=remote4(2), flags=flags) / UDP(dport=9) / Raw(bytes(size - 28))
-            found.append(_told(f"frag-needed-{size}-{'df' if flags else 'no-df'}", packet, error(mtu), reason))
+        packet = IP(src=A4, dst=remote4(2), flags="DF") / UDP(dport=9) / Raw(bytes(size - 28))
+        found.append(_told(f"frag-needed-{size}", packet, error(mtu), reason))
         packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
         found.append(_told(f"packet-too-big-{size}", packet, error(mtu), reason))
-    tagged = IP(src=T4, dst=remote4(2)) / UDP() / Raw(bytes(1400))
+    tagged = IP(src=T4, dst=remote4(2), flags="DF") / UDP() / Raw(bytes(1400))
+    error4 = IP(src=A4, dst=remote4(2), flags="DF") / ICMP(type=3) / bytes(1400)
     error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400)
     mute4, mute6 = node.MUTE4, node.MUTE6
     return [
@@ -86,9 +86,9 @@ def too_big() -> list[Vector]:
         _told("frag-needed-tagged", tagged, error(mtu), reason, TAGGED),
         _told("frag-needed-small", IP(src=A4, dst=remote4(NARROW)) / tcp(), error(64), reason),
         _told("packet-too-big-small", IPv6(src=A6, dst=remote6(NARROW)) / UDP() / bytes(39), error(64), reason),
-        _untold("no-error-about-icmp-error", IP(src=A4, dst=remote4(2)) / ICMP(type=3) / Raw(bytes(1400)), reason),
+        _untold("no-error-about-icmp-error", error4, reason),
         _untold("no-error-about-icmpv6-error", error6, reason),
-        _untold("no-error-without-gateway", IP(src=mute4, dst=remote4(2)) / UDP() / bytes(1400), reason, node.MUTE),
+        _untold("no-error-without-gateway", IP(src=mute4, dst=remote4(2), flags="DF") / bytes(1400), reason, node.MUTE),
         _untold("no-error-without-gateway-6", IPv6(src=mute6, dst=remote6(2)) / UDP() / bytes(1400), reason, node.MUTE),
     ]
 

@@ -7,16 +7,19 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 
 from dataplane.reasons import FRAGMENT_PARTS, FRAGMENT_WAYS, DropReason
-from dataplane.reference import Drop, Forward, Verdict
+from dataplane.reference import Cut, Drop, Forward, Verdict
 from vectors.case import KNOWN_HOSTS, Vector, encapsulated, entropy, from_host, srv6, to_host
-from vectors.entries import policy
+from vectors.entries import h_encaps, policy
 from vectors.node import (
     A4,
     A6,
+    AGREEMENT,
     B4,
     B6,
+    EDGE,
     FABRIC,
     INNER_MTU,
+    NARROW,
     PORT_443,
     PORT_RANGES,
     T4,
@@ -263,5 +266,82 @@ def whole() -> list[Vector]:
     return [_vector("fragment-atomic", expected, _udp(2, 0, 800, 6), atomic)]
 
 
+def cut() -> list[Vector]:
+    """IPv4 without DF that is larger than the path takes: RFC 791 §3.2, a list of frames."""
+    datagram = bytes(UDP(sport=40000, dport=5060, len=1480, chksum=0x1234)) + bytes(range(184)) * 8
+    most = (INNER_MTU - 20) // 8 * 8
+    found = []
+
+    def sent(number: int, *parts: tuple[int, int], datagram: bytes = datagram, more: bool | None = None, size: int = 0,
+             flags: str = "", ends: tuple[str, str] = ("", ""), key: tuple = (17, 40000, 5060)) -> Cut:  # fmt: skip
+        ends = ends if ends[0] else _ends(4, number)
+        frames = []
+        for begin, end in parts:
+            inner = piece(4, ends, key[0], datagram[: size or None], begin, end, hop_limit=63, more=more)
+            outer = encapsulated(inner, 4, segments(number), entropy(*ends, *key))
+            frames.append(Forward(FABRIC, to_host(FABRIC, outer)))
+        return Cut(tuple(frames))
+
+    whole = IP(src=A4, dst=remote4(2), proto=17, id=ID) / Raw(datagram)
+    found.append(Vector("cut", A, from_host(A, whole), sent(2, (0, most), (most, 1480))))
+    barely = IP(src=A4, dst=remote4(2), proto=17, id=ID) / Raw(datagram[: INNER_MTU - 19])
+    parts = (0, most), (most, INNER_MTU - 19)
+    found.append(Vector("cut-one-octet", A, from_host(A, barely), sent(2, *parts, size=INNER_MTU - 19)))
+    padded = from_host(A, barely) + b"\xaa" * 7
+    found.append(Vector("cut-without-padding", A, padded, sent(2, *parts, size=INNER_MTU - 19)))
+    ends = T4, remote4(2)
+    tagged = IP(src=T4, dst=remote4(2), proto=17, id=ID) / Raw(datagram)
+    expected = sent(2, (0, most), (most, 1480), ends=ends)
+    found.append(Vector("cut-tagged", TAGGED, from_host(TAGGED, tagged, VLAN), expected))
+
+    # A fragment's fragments: where it lay; more follow, or not, as after it.
+    long = datagram + bytes(3000)
+    first, last = piece(4, _ends(4, 2), 17, long, 0, 1480), piece(4, _ends(4, 2), 17, long, 1480, 2960, more=False)
+    expected = sent(2, (0, most), (most, 1480), datagram=long)
+    found.append(_vector("cut-first-fragment", expected, first))
+    expected = sent(2, (1480, 1480 + most), (1480 + most, 2960), datagram=long, size=2960)
+    found.append(_vector("cut-last-fragment", expected, first, last))
+    # What follows must not overtake what was cut, though it is small enough; neither may a copy pass.
+    small, end = piece(4, _ends(4, 2), 17, long, 1480, 1600), piece(4, _ends(4, 2), 17, long, 1600, 1608, more=False)
+    found.append(_vector("cut-and-followed", sent(2, (1480, 1600), datagram=long), first, small))
+    found.append(_vector("cut-and-followed-by-the-last", sent(2, (1600, 1608), size=1608, datagram=long), first, end))
+    found.append(_vector("cut-and-followed-by-a-copy", REFUSED, first, small, small))
+    found.append(_vector("cut-later-fragment-without-first", FOLLOWS_NOTHING, last))
+    denied = piece(4, _ends(4, PORT_443), 17, long, 0, 1480)
+    found.append(_vector("cut-what-is-denied", Drop(73), denied))
+    large = IP(src=A4, dst=remote4(NARROW), proto=17, id=ID) / Raw(datagram)
+    narrow = h_encaps(NARROW, 0, EDGE, segments(1), inner_mtu=68)
+    frames = []
+    for begin in range(0, 1480, 48):
+        inner = piece(4, _ends(4, NARROW), 17, datagram, begin, min(begin + 48, 1480), hop_limit=63)
+        outer = encapsulated(inner, 4, segments(1), entropy(*_ends(4, NARROW), 17, 40000, 5060), dscp=0, color=0)
+        frames.append(Forward(FABRIC, to_host(FABRIC, outer)))
+    found.append(Vector("cut-as-small-as-it-gets", A, from_host(A, large), Cut(tuple(frames)), entries=(narrow,)))
+
+    # Each piece has a fate: here all find no route.
+    lost = Cut((Drop(DropReason.NO_ROUTE), Drop(DropReason.NO_ROUTE)))
+    unrouted = h_encaps(2, 0, EDGE, ["5f00:9::"], inner_mtu=INNER_MTU)
+    found.append(Vector("cut-and-lost", A, from_host(A, whole), lost, entries=(unrouted,)))
+
+    # What comes out of a tunnel and goes on by a smaller path.
+    onward = IP(src=remote4(3), dst=remote4(2), proto=17, id=ID) / Raw(datagram)
+    entries = (policy(AGREEMENT, 900, "permit", 102),)
+    ends = remote4(3), remote4(2)
+    expected = sent(2, (0, most), (most, 1480), ends=ends)
+    frame = from_host(TUNNEL, srv6(bytes(onward), ["5f00:1:1:6::"], 0))
+    found.append(Vector("cut-decapsulated", TUNNEL, frame, expected, entries=entries))
+    return found
+
+
+def not_cut() -> list[Vector]:
+    """DF: told, but not about a fragment that is not the first (RFC 1812 §4.3.2.7)."""
+    long = UDP_DATAGRAM + bytes(3000)
+    later = piece(4, _ends(4, 2), 17, long, 1208, 2688)
+    later.flags = "MF+DF"
+    return [
+        _vector("too-big-later-fragment", Drop(DropReason.TOO_BIG), piece(4, _ends(4, 2), 17, long, 0, 1208), later)
+    ]
+
+
 assert len(UDP_DATAGRAM) + 48 <= INNER_MTU
-VECTORS = [*followers(), *judged_by_the_first(), *decapsulated(), *refused(), *evicted(), *whole()]
+VECTORS = [*followers(), *judged_by_the_first(), *decapsulated(), *refused(), *evicted(), *whole(), *cut(), *not_cut()]

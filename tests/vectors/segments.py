@@ -234,6 +234,8 @@ def gateway() -> list[Vector]:
         frame = from_host(TUNNEL, srv6(other, [DT46_TUNNEL], 0, next_header=protocol))
         found.append(Vector(f"return-other-port-ipv{version}", TUNNEL, frame, Drop(DropReason.NOT_PERMITTED)))
         big = _inner(version, transport=udp() / Raw(bytes(1400)))
+        if version == 4:
+            big.flags = "DF"
         frame = from_host(TUNNEL, srv6(big, [DT46_TUNNEL], 0, next_header=protocol))
         found.append(Vector(f"too-big-decapsulated-ipv{version}", TUNNEL, frame, Drop(DropReason.TOO_BIG)))
     return found
