@@ -93,14 +93,16 @@ static __always_inline bool is_kept(const struct fragment *fragment, __u32 now_m
 	return fragment->part[0].to && now_ms - fragment->seen_ms <= fragment_lifetime_ms;
 }
 
-/* Not locked: who changes what is found looks once more. */
-static __noinline struct fragment *find_fragment(__u32 share, const union fragment_key *key, __u32 now_ms)
+#define NO_INDEX ~0u
+
+/* Anywhere but at `except`. Not locked: who changes what is found looks once more. */
+static __noinline struct fragment *find_fragment(__u32 share, const union fragment_key *key, __u32 now_ms, __u32 except)
 {
 	for (__u32 way = 0; way < FRAGMENT_WAYS; way++) {
 		__u32 index = share * FRAGMENT_WAYS + way;
 		struct fragment *known = bpf_map_lookup_elem(&fragment, &index);
 
-		if (known && is_same_packet(&known->key, key) && is_kept(known, now_ms))
+		if (known && index != except && is_same_packet(&known->key, key) && is_kept(known, now_ms))
 			return known;
 	}
 	return NULL;
@@ -205,7 +207,14 @@ static __noinline int keep_first(const struct packet *packet, const union fragme
 	bpf_spin_unlock(&known->lock);
 	if (was_kept)
 		count_event(EVENT_FRAGMENT_EVICTED);
-	return GO_ON;
+	if (!find_fragment(share, key, now_ms, index))
+		return GO_ON;
+	/* Another CPU has kept a first fragment of this packet at the same moment. */
+	bpf_spin_lock(&known->lock);
+	if (is_same_packet(&known->key, key))
+		known->part[0].to = 0;
+	bpf_spin_unlock(&known->lock);
+	return drop(packet, DROP_FRAGMENT_REFUSED);
 }
 
 /* The flow of a fragment becomes its first's. */
@@ -290,7 +299,7 @@ static __always_inline int follow_first(struct xdp_md *ctx, struct packet *packe
 	if (read_fragment(ctx, packet, &key, &place) != GO_ON)
 		return XDP_DROP;
 	share = fragment_share(&key, packet->ingress_port, seed);
-	known = find_fragment(share, &key, now_ms);
+	known = find_fragment(share, &key, now_ms, NO_INDEX);
 	if (known)
 		return follow(packet, &key, known, &place, now_ms);
 	if (place.from)
@@ -312,8 +321,8 @@ __noinline int global_mark_as_cut(struct xdp_md *ctx, const struct packet *packe
 	key.context = packet->flow.context;
 	if (read_fragment(ctx, packet, &key, &place) != GO_ON)
 		return 0;
-	known = find_fragment(fragment_share(&key, packet->ingress_port, seed), &key,
-			      bpf_ktime_get_boot_ns() / 1000000);
+	known = find_fragment(fragment_share(&key, packet->ingress_port, seed), &key, bpf_ktime_get_boot_ns() / 1000000,
+			      NO_INDEX);
 	if (known)
 		known->is_cut = true;
 	return 0;
