@@ -31,6 +31,7 @@ from controller.model.event import (
     Delete,
     Disconnect,
     Effect,
+    EndAgreement,
     Event,
     Log,
     MessageReceived,
@@ -362,6 +363,11 @@ class Shell:
         request_id = next(self._request_ids)
         return await self._ask(request_id, Renew(request_id=request_id, name=name, by=by))
 
+    async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal = OURSELVES) -> Answer:
+        request_id = next(self._request_ids)
+        event = EndAgreement(request_id=request_id, name=name, reason=reason, hold_off_s=hold_off_s, by=by)
+        return await self._ask(request_id, event)
+
     def tenant(self, intent: str) -> str | None:
         undertaking = self._stored.undertakings.get(intent)
         return undertaking.intent.tenant if undertaking is not None else None
@@ -434,7 +440,7 @@ class Shell:
         found = self.get(kind, name)
         return () if found is None else (found,)
 
-    async def _ask(self, request_id: str, event: Apply | Delete | Renew) -> Answer:
+    async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply

@@ -148,6 +148,10 @@ class FakeController:
     @property
     def revision(self) -> int:
         return self.revisions.newest
+    async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
+        if self.resources["agreements"].pop(name, None) is None:
+            return Answer(missing=(0,))
+        return Answer(results=(f"agreements/{name} ended",))
 
     def list(self, kind: str) -> list[Resource]:
         present = sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))

@@ -411,3 +411,38 @@ def own_paths_of(world: World, name: str) -> list[tuple[str, ...]]:
     """In transit."""
     (plan,) = (one.plan for one in world.controllers["transit"].state.courses.values() if name in one.plan.owner)
     return [path.nodes for policy in plan.sr_policies for path in policy.candidate_paths]
+
+
+def phases(world: World, seconds: float) -> list[str]:
+    """Of the intent, as they follow each other."""
+    seen = [status(world)[0]]
+    for _ in range(round(seconds * 20)):
+        world.run(0.05)
+        if (phase := status(world)[0]) != seen[-1]:
+            seen.append(phase)
+    return seen
+
+
+@pytest.mark.parametrize("apart_s", [0.3, 0.9, 2.5])
+@pytest.mark.parametrize(
+    ("border", "ends"),
+    [("sg1-t1", ("sg1", "t1")), ("sg1-t1", ("t1", "sg1")), ("t2-ig1", ("t2", "ig1")), ("t2-ig1", ("ig1", "t2"))],
+    ids="-".join,
+)
+def test_of_two_waits_at_a_mended_border_the_one_that_ends_first_is_enough(
+    world: World, border: str, ends: tuple[str, str], apart_s: float
+) -> None:
+    """Nobody refuses what the other has just begun to offer again."""
+    world.set_carrier(border, False)
+    world.run(2.0)
+    assert status(world)[0] != "Active"
+    world.run(70.0)
+    world.set_carrier(border, True, ends[0])
+    world.run(apart_s)
+    world.set_carrier(border, True, ends[1])
+    world.wiretap.clear()
+    found = phases(world, 8.0 if border == "sg1-t1" else 70.0)
+    assert found[-1] == "Active"
+    assert not [one for one in said(world, "refusal", receiver="shop") if border == "sg1-t1"]
+    world.run(3.0)
+    world.check_settled()

@@ -332,7 +332,9 @@ def test_every_kind_that_is_offered_is_served() -> None:
 
 
 def test_what_follows_from_others_is_not_deleted_by_hand(stitch: Shell) -> None:
-    assert "agreements are not deleted: they follow" in stitch("delete", "agreement/x", status=2).stderr
+    ended = "agreements are not deleted but ended: stitch agreement end NAME --reason TEXT"
+    assert ended in stitch("delete", "agreement/x", status=2).stderr
+    assert "tunnels are not deleted: they follow" in stitch("delete", "tunnel/x", status=2).stderr
 
 
 def test_exit_status_3_where_nobody_answers(stitch: Shell) -> None:
@@ -502,6 +504,14 @@ def test_a_tampered_agreement_is_a_no_that_says_what(
     status = message if isinstance(message, int) else 0 if unchanged else 1
     done = stitch("agreement", "verify", "-", stdin=json.dumps(exported), status=status)
     assert isinstance(message, int) or message in done.stderr
+
+
+def test_agreements_are_ended_by_name_with_a_reason(stitch: Shell, exported: dict[str, Any]) -> None:
+    name = exported["metadata"]["name"]
+    assert "--reason" in stitch("agreement", "end", name, status=2).stderr
+    assert "reason" in stitch("agreement", "end", name, "--reason", "", status=2).stderr
+    assert stitch("agreement", "end", name, "--reason", "maintenance").stdout == f"agreements/{name} ended\n"
+    assert f"there is no agreements/{name}" in stitch("agreement", "end", name, "--reason", "x", status=1).stderr
 
 
 def test_signatures_that_do_not_belong_together_are_a_no(stitch: Shell, exported: dict[str, Any]) -> None:

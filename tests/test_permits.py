@@ -50,6 +50,7 @@ NETWORK = {
     "metadata": {"name": "insight/new"},
     "spec": {"prefixes": ["10.9.0.0/24"]},
 }
+AGREEMENT = "shop:order-processing:2"
 PROBE = {"source": "cx1", "destination": "insight/analytics/analytics-y"}
 WHO = {"name": "someone", "role": "reader"}
 
@@ -81,6 +82,7 @@ def kinds(allowed: str, *names: str) -> list[Row]:
 ROWS = [
     Row("GET", "/healthz", "/healthz", "......"),
     Row("GET", "/openapi.json", "/openapi.json", "......"),
+    Row("POST", "/v1/agreements/{name:path}/end", f"/v1/agreements/{AGREEMENT}/end", ".-----", {"reason": "a test"}),
     Row("GET", "/metrics", "/metrics", "..----"),
     Row("GET", "/v1/whoami", "/v1/whoami", "......"),
     Row("GET", "/v1/flows", "/v1/flows", "......"),

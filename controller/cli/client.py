@@ -72,6 +72,10 @@ class Client:
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
 
+    def end_agreement(self, name: str, reason: str, hold_off_s: int) -> list[str]:
+        body = json.dumps({"reason": reason, "hold_off_s": hold_off_s}).encode()
+        return self._results("POST", f"/v1/agreements/{quote(name)}/end", body=body)
+
     def whoami(self) -> Json:
         who: Json = self._request("GET", "/v1/whoami")
         return who

@@ -329,6 +329,23 @@ def add_domain(
     )
 
 
+@agreement_app.command("end")
+def end_agreement(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `stitch get agreements` lists them.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the other domains are told.")],
+    hold_off: Annotated[
+        int, typer.Option(metavar="SECONDS", min=0, max=86400, help="How long the same intent is not accepted again.")
+    ] = 900,
+) -> None:
+    """End agreements at once, on both sides."""
+    if not reason.strip():
+        raise InputInvalid("--reason is empty; say why, the other domains are told")
+    client = _client(context)
+    for name in names:
+        print(*client.end_agreement(name, reason, hold_off), sep="\n")
+
+
 @agreement_app.command("verify")
 def verify_agreement(
     context: typer.Context,

@@ -92,6 +92,14 @@ class Course(Value, frozen=True, kw_only=True):
         return limit_us is not None and self.latency_us > limit_us
 
 
+class HeldOff(Value, frozen=True, kw_only=True):
+    """A border over which a connection is not offered for a while."""
+
+    border: str
+    until_s: int = 0
+    """Unix time; 0: until something changes about the neighbour, who does not take what we say."""
+
+
 class Errand(Value, frozen=True, kw_only=True):
     """One connection of an intent, and what became of it."""
 
@@ -108,6 +116,8 @@ class Errand(Value, frozen=True, kw_only=True):
     """Unix time of the next try, where it has no plan or one that is too slow."""
     tries: int = 0
     """How often it was refused in a row."""
+    held_off: tuple[HeldOff, ...] = ()
+    """Where it was ended, or refused for some time."""
 
 
 class Undertaking(Value, frozen=True, kw_only=True):

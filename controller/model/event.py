@@ -80,6 +80,17 @@ class Renew(Value, frozen=True, kw_only=True, tag="renew"):
     by: Principal = OURSELVES
 
 
+class EndAgreement(Value, frozen=True, kw_only=True, tag="end_agreement"):
+    """Somebody ends what we carry, accept or have others carry."""
+
+    request_id: str
+    name: str
+    reason: str
+    hold_off_s: int
+    """For so long the same intent is not accepted again."""
+    by: Principal = OURSELVES
+
+
 class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
@@ -158,6 +169,7 @@ Event = (
     Apply
     | Delete
     | Renew
+    | EndAgreement
     | MessageReceived
     | MessageSent
     | PeerMet
@@ -179,7 +191,8 @@ class Persist(Value, frozen=True, kw_only=True, tag="persist"):
 
 
 class Reply(Value, frozen=True, kw_only=True, tag="reply"):
-    """Answer to `Apply`, `Delete` or `Renew`. With problems, a conflict or something missing nothing was stored."""
+    """Answer to `Apply`, `Delete`, `Renew` or `EndAgreement`. With problems, a conflict or
+    something missing nothing was stored."""
 
     request_id: str
     problems: tuple[Problem, ...] = ()

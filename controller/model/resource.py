@@ -57,6 +57,9 @@ class Controller(Protocol):
     async def renew(self, name: str, *, by: Principal) -> Answer:
         """The lease of an intent begins anew."""
 
+    async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
+        """At once, on both sides; the same intent is not accepted again for `hold_off_s`."""
+
     def tenant(self, intent: str) -> str | None:
         """Whose an intent is; None: there is none of that name."""
 

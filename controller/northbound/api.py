@@ -268,6 +268,16 @@ def _add_changes(app: FastAPI) -> None:
         answer = await controller.renew(name)
         return _not_found(controller, "intents", name) if answer.missing else _answer(answer)
 
+    @app.post(
+        "/v1/agreements/{name:path}/end",
+        summary="Ends an agreement at once, on both sides",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 413)},
+    )
+    async def end_agreement(controller: Seen, name: Name, asked: schema.AgreementEnd) -> Response:
+        answer = await controller.end_agreement(name, asked.reason, asked.hold_off_s)
+        return _not_found(controller, "agreements", name) if answer.missing else _answer(answer)
+
     @app.delete(
         "/v1/{kind}/{name:path}",
         summary="Removes a resource; an intent is withdrawn",
@@ -535,6 +545,8 @@ def _not_deleted(controller: Controller, kind: str) -> Response:
         controller.get(kind, "")
     except KeyError:
         return _unknown_kind(kind)
+    if kind == "agreements":
+        return _wrong_kind("agreements are not deleted but ended: stitch agreement end NAME --reason TEXT")
     return _wrong_kind(f"{kind} are not deleted: they follow from what is applied; change or delete that")
 
 

@@ -44,6 +44,7 @@ PERMITS: dict[tuple[str, str], Permit] = {
     ("POST", "/v1/apply"): Permit.ACT,
     ("POST", "/v1/delete"): Permit.ACT,
     ("POST", "/v1/intents/{name:path}/renew"): Permit.ACT,
+    ("POST", "/v1/agreements/{name:path}/end"): Permit.ADMIN,
     ("GET", "/v1/tokens"): Permit.WHOLE,
     ("GET", "/v1/tokens/{name}"): Permit.WHOLE,
     ("POST", "/v1/tokens"): Permit.ADMIN,

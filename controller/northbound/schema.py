@@ -170,6 +170,16 @@ class Manifest(BaseModel):
     spec: dict[str, Any]
 
 
+class AgreementEnd(BaseModel):
+    """Why an agreement is ended; the other domains are told."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: Annotated[str, Field(min_length=1, max_length=300)]
+    hold_off_s: Annotated[int, Field(ge=0, le=86400, description="How long the same intent is not accepted again.")] = (
+        900
+    )
+
+
 class Reference(BaseModel):
     model_config = ConfigDict(extra="forbid")
     kind: Annotated[str, Field(max_length=64, description="In the plural.", examples=["intents"])]

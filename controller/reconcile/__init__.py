@@ -22,6 +22,7 @@ from controller.model.event import (
     Connect,
     Delete,
     Effect,
+    EndAgreement,
     Event,
     Log,
     MessageReceived,
@@ -40,7 +41,18 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
-from controller.reconcile import admission, applying, carriers, consent, dealings, messages, peers, removing, rollout
+from controller.reconcile import (
+    admission,
+    applying,
+    carriers,
+    consent,
+    dealings,
+    ending,
+    messages,
+    peers,
+    removing,
+    rollout,
+)
 from controller.reconcile.edges import number_edges
 from controller.reconcile.rerouting import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
@@ -94,6 +106,8 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             _inventory_changed(turn)
         case Renew():
             applying.extend(turn, event)
+        case EndAgreement():
+            ending.end_agreement(turn, event)
         case MessageReceived():
             messages.receive(turn, event.peer, event.message, event.objection)
         case MessageSent():
@@ -127,6 +141,7 @@ def _inventory_changed(turn: Turn) -> None:
     if turn.inventory_changed:
         number_edges(turn)
         turn.refresh_fabric()
+        ending.end_unpinned(turn)
         consent.reconsider(turn)
         if carriers.look_at_all(turn):
             reroute(turn)

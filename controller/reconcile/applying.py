@@ -20,6 +20,7 @@ from controller.reconcile.authority import overreach, trespass
 from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.judging import Judgement, judge
+from controller.reconcile.peers import ask_again
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.turn import Table, Turn
 from controller.reconcile.undertakings import expired, renew, undertake
@@ -94,6 +95,9 @@ def apply(turn: Turn, event: Apply) -> None:
         turn.rulebook = rules
         if turn.inventory_changed:
             turn.refresh_fabric()
+        for _, kind, value in request.values:
+            if kind == "Domain":
+                ask_again(turn, value.name, everything=True)
         for name, requirements in required.items():
             if (intent := intents.get(name)) is not None:
                 undertake(turn, intent, requirements, added[name], again=True)

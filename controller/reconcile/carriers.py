@@ -1,8 +1,10 @@
 """Which links can be used now: those whose ends have a carrier.
 
     in use ── an end has no carrier ──▶ down ── carrier at both ends for HOLD_S ──▶ in use
+                                              └ a border: an offer comes over it ─┘
 
-A cut counts at once, a repair only when it has lasted, so that a link that comes and goes moves nothing but once.
+A cut counts at once, a repair only when it has lasted, so that a link that comes and goes moves nothing but once. Of a
+border each domain sees its own end only, and waits by its own clock; the wait of the first is enough for both.
 """
 
 import math
@@ -85,6 +87,20 @@ def release(turn: Turn) -> bool:
         turn.down.drop(name)
         turn.log("link_up", link=name)
     return bool(over)
+
+
+def confirm(turn: Turn, border: str) -> bool:
+    """A neighbour makes an offer over a border, so its end has had a carrier for HOLD_S; whether that ends our wait."""
+    if turn.down.get(border) in (None, math.inf):
+        return False
+    turn.down.drop(border)
+    turn.log("link_up", link=border)
+    return True
+
+
+def wait_s(turn: Turn) -> int:
+    """How long it takes until all repairs that we see have lasted, if they do."""
+    return max((math.ceil(until_s - turn.now_s) for until_s in turn.down.all.values() if until_s < math.inf), default=0)
 
 
 def is_back(turn: Turn, name: str) -> bool:

@@ -1,5 +1,7 @@
 """Dealing with neighbouring domains: what we offer, how we answer, renew and end what was agreed."""
 
+import math
+
 import msgspec
 
 from controller.fulfillment import numbering
@@ -16,7 +18,7 @@ from controller.model.agreement import (
     Withdrawal,
     opened_mandate,
 )
-from controller.model.course import Course, Session, Stage, Standing
+from controller.model.course import Course, HeldOff, Session, Stage, Standing
 from controller.model.intent import Encryption
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Lost, Turn
@@ -24,6 +26,8 @@ from controller.reconcile.turn import Lost, Turn
 LINGER_S = 2
 """How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
 MAX_LINGER_S = 10
+MAX_HOLD_OFF_S = 86400
+"""We ask again after a day, whatever the neighbour says."""
 LOST_RETRY_S = 2
 """Before we try again what a neighbour has withdrawn, or what has run out."""
 
@@ -193,13 +197,33 @@ def repeat_answer(turn: Turn, session: Session) -> None:
         turn.send(session.peer, held.acceptance, held.terms.id, held.terms.revision)
 
 
-def refuse(turn: Turn, peer: str, terms: Terms, reason: str) -> None:
-    turn.send(peer, make_refusal(terms.id, terms.revision, reason, turn.keys), terms.id, terms.revision)
+def refuse(turn: Turn, peer: str, terms: Terms, reason: str, retry_after_s: int = 0) -> None:
+    said = make_refusal(terms.id, terms.revision, reason, turn.keys, retry_after_s)
+    turn.send(peer, said, terms.id, terms.revision)
     turn.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=reason)
 
 
-def withdraw(turn: Turn, peer: str, id: str, reason: str, linger_s: int = 0) -> None:
-    said = Withdrawal(id=id, reason=reason[:REASON_LENGTH], issued_s=int(turn.now_s), linger_s=linger_s)
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has ended an agreement by hand."""
+
+    domain: str = ""
+    """Empty: nobody, it could not be kept."""
+    retry_after_s: int = 0
+    """For so long it does not take the same again."""
+
+
+NOBODY = Ending()
+
+
+def withdraw(turn: Turn, peer: str, id: str, reason: str, linger_s: int = 0, ending: Ending = NOBODY) -> None:
+    said = Withdrawal(
+        id=id,
+        reason=reason[:REASON_LENGTH],
+        issued_s=int(turn.now_s),
+        linger_s=linger_s,
+        ended_by=ending.domain,
+        retry_after_s=ending.retry_after_s,
+    )
     turn.send(peer, sealed(said, turn.keys), id)
 
 
@@ -208,16 +232,21 @@ def mandate_name(id: str) -> str:
     return f"mandate {id}"
 
 
+def intent_name(mandate: str) -> str:
+    """Under which it is known that we have ended what an intent of another domain needs, all its mandates alike."""
+    return f"intent {mandate.rpartition(':')[0]}"
+
+
 def close_id(turn: Turn, id: str, reason: str, until_s: float) -> None:
     turn.closed.put(id, Closed(until_s=int(until_s) + 1, reason=reason))
 
 
-def refuse_upstream(turn: Turn, course: Course, reason: str) -> None:
+def refuse_upstream(turn: Turn, course: Course, reason: str, retry_after_s: int = 0) -> None:
     """What was offered to us cannot be had: a renewal fails and the rest stays in force, or all of it ends."""
     session = course.upstream
     if session is None:
         return
-    refuse(turn, session.peer, session.terms, reason)
+    refuse(turn, session.peer, session.terms, reason, retry_after_s)
     if session.agreement is not None:
         kept = msgspec.structs.replace(session, standing=Standing.AGREED, terms=session.agreement.terms, answer=None)
         turn.put_course(msgspec.structs.replace(course, upstream=kept))
@@ -234,6 +263,7 @@ def end(
     towards_upstream: bool = True,
     towards_downstream: bool = True,
     linger_s: int = 0,
+    ending: Ending = NOBODY,
 ) -> None:
     """Nothing of a course stays (for long, if it is to linger), and its neighbours are told."""
     for session, tell in ((course.upstream, towards_upstream), (course.downstream, towards_downstream)):
@@ -241,7 +271,7 @@ def end(
             continue
         if tell:
             turn.forget_messages(session.terms.id)
-            withdraw(turn, session.peer, session.terms.id, reason, linger_s)
+            withdraw(turn, session.peer, session.terms.id, reason, linger_s, ending)
         if not session.offeror:
             close_id(turn, session.terms.id, reason, session.terms.expires_s)
             if session.agreement is not None:
@@ -268,12 +298,38 @@ def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
 
 
 def lose(
-    turn: Turn, course: Course, reason: str, *, from_upstream: bool = False, from_downstream: bool = False
+    turn: Turn,
+    course: Course,
+    reason: str,
+    *,
+    from_upstream: bool = False,
+    from_downstream: bool = False,
+    ending: Ending = NOBODY,
 ) -> None:
-    """A course is over against our will: its lease has run out, or a neighbour has withdrawn."""
-    end(turn, course, reason, towards_upstream=not from_upstream, towards_downstream=not from_downstream)
-    if course.upstream is None:
+    """A course is over against our will: its lease has run out, a neighbour has withdrawn, or somebody has ended it."""
+    end(
+        turn,
+        course,
+        reason,
+        towards_upstream=not from_upstream,
+        towards_downstream=not from_downstream,
+        ending=ending,
+    )
+    if course.upstream is not None:
+        return
+    if ending.domain:
+        held_off = hold_off(turn, course, ending.retry_after_s)
+        turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {reason}", held_off=held_off))
+    else:
         turn.lost.append(Lost(course=course, retry_after_s=LOST_RETRY_S))
+
+
+def hold_off(turn: Turn, course: Course, seconds: int) -> HeldOff | None:
+    """Where a course of ours went is not offered again for some time; by no clock sooner than the neighbour says."""
+    egress = course.plan.egress
+    if egress is None or not seconds:
+        return None
+    return HeldOff(border=egress.border, until_s=math.ceil(turn.now_s) + min(seconds, MAX_HOLD_OFF_S))
 
 
 def watch_leases(turn: Turn) -> None:

@@ -1,5 +1,7 @@
 """What neighbouring domains send us."""
 
+import math
+
 import msgspec
 
 from controller.fulfillment import negotiate
@@ -19,16 +21,20 @@ from controller.model.agreement import (
     opened,
     opened_mandate,
 )
-from controller.model.course import Course, Session, Stage, Standing
+from controller.model.course import Course, HeldOff, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
+from controller.reconcile.carriers import confirm, wait_s
 from controller.reconcile.consent import asked
 from controller.reconcile.dealings import (
     MAX_LINGER_S,
+    Ending,
     answer,
     close_id,
     end,
+    hold_off,
+    intent_name,
     lose,
     mandate_name,
     offer_onward,
@@ -37,6 +43,7 @@ from controller.reconcile.dealings import (
     repeat_answer,
     withdraw,
 )
+from controller.reconcile.rerouting import reroute
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Lost, Turn
 
@@ -94,6 +101,10 @@ def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection:
         close_id(turn, terms.id, reason, terms.expires_s)
         refuse(turn, peer.name, terms, reason)
         return
+    ended = turn.closed.get(intent_name(mandate.id))
+    if ended is not None and turn.now_s < ended.until_s:
+        refuse(turn, peer.name, terms, ended.reason, math.ceil(ended.until_s - turn.now_s))
+        return
     upstreams = [one.upstream for one in turn.courses.all.values() if one.upstream is not None]
     if any(opened_mandate(one.terms.mandate).id == mandate.id for one in upstreams):
         refuse(
@@ -104,6 +115,8 @@ def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection:
     if held >= turn.policy.max_agreements:
         refuse(turn, peer.name, terms, f"{turn.own} has {held} agreements with {peer.name}, which is the most")
         return
+    if confirm(turn, terms.border):
+        reroute(turn)
     session = Session(
         peer=peer.name, offeror=False, standing=Standing.OFFERED, terms=terms, offer=offer, since_s=int(turn.now_s)
     )
@@ -139,7 +152,7 @@ def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
     terms = session.terms
     connection = asked(turn, terms)
     if isinstance(connection, str):
-        reason = connection
+        reason, retry_after_s = connection, 0
     else:
         found = _place(turn, terms, connection, excluded, next_serial(turn))
         if isinstance(found, Plan):
@@ -147,9 +160,10 @@ def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
             return
         # which way and why is not the neighbour's business
         reason = f"{turn.own} has no way to {destination_domain(terms)} that holds what is required ({found.binding})"
+        retry_after_s = wait_s(turn)
         turn.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
     close_id(turn, terms.id, reason, terms.expires_s)
-    refuse(turn, session.peer, terms, reason)
+    refuse(turn, session.peer, terms, reason, retry_after_s)
 
 
 def _place(
@@ -198,10 +212,18 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
     if objection:
         _violation(turn, peer, message, objection)
         return
-    if after == session:
-        return
+    if after != session:
+        retry_after_s = message.retry_after_s if isinstance(message, Refusal) else 0
+        take_answer(turn, course, after, hold_off(turn, course, retry_after_s), retry_after_s)
+
+
+def take_answer(
+    turn: Turn, course: Course, after: Session, held_off: HeldOff | None = None, retry_after_s: int = 0
+) -> None:
+    """What follows from what has become of our offer. `held_off`: where we do not ask again for a while."""
+    id = after.terms.id
     if after.standing == Standing.REFUSED:
-        _refused(turn, course, after)
+        _refused(turn, course, after, held_off, retry_after_s)
         return
     renewal_refused = after.reason != "" and after.agreement is not None and after.agreement.terms != after.terms
     course = msgspec.structs.replace(course, downstream=after)
@@ -213,7 +235,7 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
         "renewal_refused" if renewal_refused else "agreed",
         agreement=id,
         revision=str(after.terms.revision),
-        peer=peer.name,
+        peer=after.peer,
         owner=course.plan.owner,
     )
     if course.upstream is not None:
@@ -223,22 +245,22 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
             answer(turn, course.plan.name)
 
 
-def _refused(turn: Turn, course: Course, session: Session) -> None:
+def _refused(turn: Turn, course: Course, session: Session, held_off: HeldOff | None, retry_after_s: int) -> None:
     """The other ways are tried; if there is none, who asked us is refused too."""
     turn.log("refused", "warning", agreement=session.terms.id, peer=session.peer, reason=session.reason)
     upstream = course.upstream
     if upstream is None:
         end(turn, course, session.reason, towards_downstream=False)
-        turn.lost.append(Lost(course=course, refusal=f"{session.peer}: {session.reason}"))
+        turn.lost.append(Lost(course=course, refusal=f"{session.peer}: {session.reason}", held_off=held_off))
         return
     tried = (*course.excluded, session.terms.border)
     found = _place(turn, upstream.terms, course.plan.connection, tried, course.plan.serial)
     if isinstance(found, Unsatisfiable):
-        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason)
+        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason, retry_after_s)
         return
     moved = msgspec.structs.replace(course, plan=found, downstream=None, excluded=tried)
     if len(found.sr_policies) != len(course.slots):
-        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason)
+        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason, retry_after_s)
         return
     turn.put_course(moved)
     offer_onward(turn, found.name)
@@ -256,14 +278,15 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope
         return
     after, _ = negotiate.step(session, message, envelope, peer, turn.now_s)
     turn.forget_messages(message.id)
-    reason = f"{peer.name} has withdrawn it: {after.reason}"
+    reason = after.reason if message.ended_by else f"{peer.name} has withdrawn it: {after.reason}"
+    ending = Ending(domain=message.ended_by, retry_after_s=message.retry_after_s)
     if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
         end(turn, course, reason, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
         return
     if course.stage == Stage.REMOVING:
         end(turn, course, reason, towards_upstream=session.offeror, towards_downstream=not session.offeror)
         return
-    lose(turn, course, reason, from_upstream=not session.offeror, from_downstream=session.offeror)
+    lose(turn, course, reason, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending)
 
 
 def _withdrawn_before(turn: Turn, peer: Domain, message: Withdrawal) -> None:

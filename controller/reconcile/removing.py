@@ -129,7 +129,10 @@ def _in_use(turn: Turn, gone: Collection[Thing]) -> dict[Thing, str]:
     for (kind, name), held in users.items():
         more = f" and {len(held) - USERS_SHOWN} more" if len(held) > USERS_SHOWN else ""
         by = ", ".join([*held][:USERS_SHOWN]) + more
-        found[kind, name] = f"{kind.lower()} {name} is in use by {by}: delete or change that first"
+        how = "delete or change that first"
+        if agreements := [one.removeprefix("agreement ") for one in held if one.startswith("agreement ")]:
+            how += f"; `stitch agreement end {' '.join(agreements[:USERS_SHOWN])} --reason TEXT` ends agreements"
+        found[kind, name] = f"{kind.lower()} {name} is in use by {by}: {how}"
     return found
 
 
@@ -154,13 +157,15 @@ def _used_by_courses(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thin
         if course.stage in _LEAVING or ("Intent", owner.removeprefix("intents/")) in gone:
             continue
         for thing in _needs(course):
-            yield thing, owner
+            yield thing, owner.replace("intents/", "intent ").replace("agreements/", "agreement ")
 
 
 def _needs(course: Course) -> Iterator[Thing]:
     plan = course.plan
     yield "Network", plan.connection.source_network
     yield "Network", plan.connection.destination_network
+    if course.upstream is not None:
+        yield "Domain", course.upstream.terms.origin
     for policy in plan.sr_policies:
         yield "Node", policy.headend
         yield "Node", policy.endpoint

@@ -21,7 +21,13 @@ def settle(turn: Turn) -> None:
     while True:
         while turn.lost:
             lost = turn.lost.pop(0)
-            failed(turn, lost.course, refusal=lost.refusal, retry_after_s=lost.retry_after_s)
+            failed(
+                turn,
+                lost.course,
+                refusal=lost.refusal,
+                retry_after_s=lost.retry_after_s,
+                held_off=lost.held_off,
+            )
         admit(turn)
         _renew_states(turn)
         if not _advance(turn) and not turn.lost:

@@ -7,7 +7,7 @@ import msgspec
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
 from controller.model.agreement import Envelope
-from controller.model.course import Course
+from controller.model.course import Course, HeldOff
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
@@ -58,6 +58,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     course: Course
     refusal: str = ""
     retry_after_s: int = 0
+    held_off: HeldOff | None = None
 
 
 class Turn:

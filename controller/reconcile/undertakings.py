@@ -4,13 +4,13 @@ import msgspec
 
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import leads_better, place
-from controller.model.course import Course, Errand, Stage, Undertaking
+from controller.model.course import Course, Errand, HeldOff, Stage, Undertaking
 from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.reconcile.carriers import cut
-from controller.reconcile.dealings import LOST_RETRY_S, abandon, offer_onward
+from controller.reconcile.dealings import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
 from controller.reconcile.rerouting import move
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Turn
@@ -139,12 +139,13 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     if turn.now_s < errand.retry_s <= turn.now_s + RETRY_S:  # later than that: the clock was set back
         return errand
     serial = (turn.counters.get("serial") or 0) + 1
+    held_off = _held_off(errand, turn.now_s)
     found = place(
         connection,
         turn.graph,
         name=f"{undertaking.intent.name}.{serial}",
         owner=f"intents/{undertaking.intent.name}",
-        excluded=errand.excluded,
+        excluded={*errand.excluded, *(one.border for one in held_off)},
         priority=undertaking.intent.priority,
         serial=undertaking.serial,
     )
@@ -153,18 +154,21 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     if errand.coming:
         abandon(turn, errand.coming, "another way is wanted")
     if isinstance(found, Unsatisfiable) and _degrade(turn, undertaking, connection, errand):
-        return Errand(plan=errand.plan, retry_s=int(turn.now_s) + RETRY_S)
+        return Errand(plan=errand.plan, retry_s=int(turn.now_s) + RETRY_S, held_off=held_off)
     if isinstance(found, Unsatisfiable):
         found = _explained(found, undertaking.requirements, connection)
         abandon(turn, errand.plan, "what is required can no longer be held")
         event = "intent_refused" if errand.refusal else "intent_unsatisfiable"
         turn.log(event, "warning", intent=undertaking.intent.name, reason=errand.refusal or found.message)
         wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**errand.tries) if errand.refusal else RETRY_S
+        if {*errand.excluded} <= {one.border for one in held_off}:  # nobody else has refused it
+            wait_s = min([RETRY_S, *(one.until_s - int(turn.now_s) for one in held_off if one.until_s)])
         return Errand(
             refusal=errand.refusal,
             unsatisfiable=found,
             retry_s=int(turn.now_s) + wait_s,
             tries=min(errand.tries + 1, 8) if errand.refusal else 0,
+            held_off=held_off,
         )
     replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
     try:
@@ -180,7 +184,13 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         excluded=errand.excluded,
         refusal=errand.refusal,
         tries=errand.tries,
+        held_off=held_off,
     )
+
+
+def _held_off(errand: Errand, now_s: float) -> tuple[HeldOff, ...]:
+    """What has not passed; later than the longest, the clock was set back."""
+    return tuple(one for one in errand.held_off if not one.until_s or now_s < one.until_s <= now_s + MAX_HOLD_OFF_S + 1)
 
 
 def _without_room(
@@ -270,12 +280,17 @@ def carried(turn: Turn, course: Course) -> None:
     if undertaking is None:
         return
     errands = tuple(
-        Errand(plan=course.plan.name) if errand.coming == course.plan.name else errand for errand in undertaking.errands
+        Errand(plan=course.plan.name, held_off=_held_off(errand, turn.now_s))
+        if errand.coming == course.plan.name
+        else errand
+        for errand in undertaking.errands
     )
     turn.undertakings.put(name, msgspec.structs.replace(undertaking, errands=errands))
 
 
-def failed(turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int = 0) -> None:
+def failed(
+    turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int = 0, held_off: HeldOff | None = None
+) -> None:
     """A course of ours is gone. After a refusal the other borders are tried, else the same again later."""
     name = course.plan.owner.removeprefix("intents/")
     undertaking = turn.undertakings.get(name)
@@ -294,6 +309,7 @@ def failed(turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int 
             refusal=refusal or errand.refusal,
             tries=errand.tries,
             retry_s=int(turn.now_s) + retry_after_s if retry_after_s else 0,
+            held_off=_held_off(errand, turn.now_s) + (() if held_off is None else (held_off,)),
         )
         if refusal and plan.egress is not None:
             rest = msgspec.structs.replace(rest, excluded=tuple(sorted({*errand.excluded, plan.egress.border})))
