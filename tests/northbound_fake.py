@@ -148,6 +148,7 @@ class FakeController:
     @property
     def revision(self) -> int:
         return self.revisions.newest
+
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
         if self.resources["agreements"].pop(name, None) is None:
             return Answer(missing=(0,))
