@@ -22,13 +22,14 @@ from controller.config import Config, Listen
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
-from controller.errors import ConfigInvalid, ControllerError
+from controller.errors import ConfigInvalid, ControllerError, Unavailable
 from controller.language.manifest import ManifestInvalid
-from controller.language.policy import parse_policy
+from controller.model.access import ourselves
 from controller.northbound import serve, tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from controller.northbound.tokens import Tokens
+from controller.policy_file import PolicyFile
 from controller.shell import Shell
 from controller.southbound.codec import Codec
 from controller.southbound.node import SessionContext
@@ -70,14 +71,14 @@ async def _serve(config: Config) -> None:
     began = time.monotonic()
     identity = identities.load(config.domain, config.key_dir)
     tokens = Tokens.load(configuration.token(config.token_file), config.tokens_file)
-    policy = parse_policy(configuration.read(config.policy), str(config.policy))
+    policy = PolicyFile(config.policy)
     store = await SqliteStore.open(config.store)
     try:
         stored, _ = await store.load()
         records = [each.record for each in stored]
-        initial = reconcile.initial(records, config.domain, policy)
+        initial = reconcile.initial(records, config.domain, policy.read())
         async with contextlib.aclosing(plugins.Plugins(plugins.installed())) as asked:
-            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked)
+            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked, policy=policy)
             await _run(config, shell, identity, tokens, began, is_new=not records)
     finally:
         await store.close()
@@ -103,6 +104,8 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
             await seed.plant(shell, config.inventory, identity, _log)
         else:
             await seed.compare(shell, config.inventory, identity, config.key_dir, _log)
+        await shell.load_policy(by=ourselves("start"))  # what was agreed under another one may not be allowed any more
+        _reload_at_signal(shell, tasks)
         eastwest_port = await neighbours.listen(config.eastwest)
         telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
         certificate = _api_certificate(config)
@@ -129,6 +132,22 @@ def _cancel_at_signal() -> None:
         raise RuntimeError("there is no task to cancel: call this from a coroutine")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _reload_at_signal(shell: Shell, tasks: asyncio.TaskGroup) -> None:
+    """SIGHUP reads the policy file again; a file that is wrong is logged, and the policy stays as it is."""
+
+    def reload() -> None:
+        tasks.create_task(_reload(shell), name="policy")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _reload(shell: Shell) -> None:
+    try:
+        await shell.load_policy(by=ourselves("SIGHUP"))
+    except Unavailable as error:
+        _log.error("policy_not_loaded", reason=str(error))
 
 
 def _listening(where: Listen, text: str) -> socket.socket:

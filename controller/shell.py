@@ -20,8 +20,8 @@ from typing import Any, Protocol, assert_never
 import msgspec
 
 from controller import explain, reconcile, tracing, view
-from controller.errors import ControllerError, Overloaded, TooOld, Unavailable
-from controller.language.manifest import PLURALS, read, to_manifest
+from controller.errors import ConfigInvalid, ControllerError, Overloaded, TooOld, Unavailable
+from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Unreadable, opened
 from controller.model.event import (
@@ -33,6 +33,7 @@ from controller.model.event import (
     Effect,
     EndAgreement,
     Event,
+    LoadPolicy,
     Log,
     MessageReceived,
     Persist,
@@ -48,6 +49,7 @@ from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
+from controller.model.policy import Policy
 from controller.model.resource import Answer, Resource
 from controller.model.rule import Added
 from controller.model.trace import Crossing, Probe, Trace, Unknown
@@ -118,6 +120,14 @@ class Plugins(Protocol):
     def resources(self) -> list[Resource]: ...
 
 
+class PolicySource(Protocol):
+    name: str
+    """Of the file."""
+
+    def read(self) -> Policy:
+        """As it is now. Raises ConfigInvalid or ManifestInvalid."""
+
+
 class Shell:
     """Implements model.resource.Controller. `run` until cancelled; a failure of the store ends it."""
 
@@ -130,6 +140,7 @@ class Shell:
         keys: Keys,
         log: LogLine,
         plugins: Plugins | None = None,
+        policy: PolicySource | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
@@ -140,6 +151,7 @@ class Shell:
         self._keys = keys
         self._log = log
         self._plugins = plugins
+        self._policy = policy
         self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
@@ -359,6 +371,19 @@ class Shell:
         )
         return await self._ask(request_id, event)
 
+    async def load_policy(self, *, dry_run: bool = False, by: Principal = OURSELVES) -> Answer:
+        """As its file says it now; a file that is wrong changes nothing."""
+        if self._policy is None:
+            return Answer(conflict="this controller reads its policy from no file")
+        try:
+            policy = self._policy.read()
+        except (ConfigInvalid, ManifestInvalid) as error:
+            self._log("error", "policy_not_loaded", {"file": self._policy.name, "reason": str(error), "by": by.name})
+            return Answer(invalid=str(error))
+        request_id = next(self._request_ids)
+        event = LoadPolicy(request_id=request_id, policy=policy, file=self._policy.name, dry_run=dry_run, by=by)
+        return await self._ask(request_id, event)
+
     async def renew(self, name: str, *, by: Principal = OURSELVES) -> Answer:
         request_id = next(self._request_ids)
         return await self._ask(request_id, Renew(request_id=request_id, name=name, by=by))
@@ -440,7 +465,7 @@ class Shell:
         found = self.get(kind, name)
         return () if found is None else (found,)
 
-    async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement) -> Answer:
+    async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement | LoadPolicy) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply

@@ -11,6 +11,7 @@ from controller.fulfillment.carry import borders
 from controller.fulfillment.fabric import edges
 from controller.intent_status import branches, intent_status, paths_of, segment_lists
 from controller.language.manifest import to_manifest
+from controller.language.policy import print_policy
 from controller.language.sentence import print_consequence
 from controller.model.agreement import json_of
 from controller.model.course import Course, Session, Standing, Undertaking
@@ -229,12 +230,19 @@ def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
     return status
 
 
+def _policy(state: State, now_s: float) -> Iterator[Resource]:
+    loaded = state.policy_loaded
+    status = {"loaded": msgspec.to_builtins(loaded)} if loaded is not None else {}
+    yield Resource(kind="Policy", metadata={"name": state.own}, spec=print_policy(state.policy), status=status)
+
+
 _View = Callable[[State, float], Iterator[Resource]]
 _Status = Callable[[Any], dict[str, Any]]
 _VIEWS: dict[str, _View] = {
     "intents": _intents,
     "agreements": _agreements,
     "tunnels": _tunnels,
+    "policies": _policy,
     "entries": entry_view.resources,
     "domains": _inventory(lambda state: state.inventory.domains, _each(_domain_status)),
     "networks": _inventory(lambda state: state.inventory.networks, _each(_network_status)),

@@ -137,6 +137,11 @@ class FakeController:
                 await self.announce(msgspec.structs.replace(removed, status={"deleted": True}))
         return Answer(results=tuple(results))
 
+    async def load_policy(self, *, dry_run: bool, by: Principal) -> Answer:
+        if self.busy:
+            return Answer(invalid="/etc/netstitch/policy.yaml:3:5: expected a list, found 7")
+        return Answer(results=("policies/shop changed", "agreement transit:a:1 ends: no rule of shop accepts it"))
+
     async def renew(self, name: str, *, by: Principal) -> Answer:
         held = self.resources["intents"].get(name)
         if held is None:

@@ -31,6 +31,7 @@ from controller.model.event import (
     Disconnect,
     Effect,
     Event,
+    LoadPolicy,
     Log,
     MessageReceived,
     MessageSent,
@@ -47,6 +48,7 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from controller.model.policy import Policy
 from controller.model.resource import Resource
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PortRole, PortStatus
 from topologies import domain_files
@@ -356,6 +358,13 @@ class World:
 
     def renew(self, domain: str, name: str) -> Reply | None:
         return self._ask(domain, lambda request: Renew(request_id=request, name=name))
+
+    def load_policy(self, domain: str, policy: Policy, *, dry_run: bool = False) -> Reply | None:
+        self.controllers[domain].policy = policy if not dry_run else self.controllers[domain].policy
+        return self._ask(
+            domain,
+            lambda request: LoadPolicy(request_id=request, policy=policy, file="policy.yaml", dry_run=dry_run),
+        )
 
     def _ask(self, domain: str, event: Callable[[str], Event]) -> Reply | None:
         """The answer to what is made of the request's name; None: the controller crashed over it."""

@@ -111,6 +111,25 @@ def test_an_intent_that_cannot_be_kept_is_a_no_with_its_reason(stitch: Shell) ->
     assert "not Active after 0.05 s" in done.stderr
 
 
+def test_a_lease_is_renewed_by_name_and_what_cannot_be_says_why(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    done = stitch("intent", "renew", "order-processing", status=1)
+    assert done.stderr == "stitch: intent order-processing has no end: there is nothing to renew\n"
+    stitch("apply", "-f", "-", stdin=INTENT.replace("\n  allow", "\n  lease: {for: 30d}\n  allow"))
+    assert stitch("intent", "renew", "order-processing").stdout.startswith("intents/order-processing renewed until ")
+    assert "there is no intents/nobody" in stitch("intent", "renew", "nobody", status=1).stderr
+    assert "one sentence in quotes, or renew NAME" in stitch("intent", "allow", "this", status=2).stderr
+
+
+def test_a_policy_that_is_wrong_is_said_with_its_place(stitch: Shell, api: Running) -> None:
+    done = stitch("policy", "reload", "--dry-run")
+    assert done.stdout.splitlines()[0] == "policies/shop changed (dry run)"
+    api.controller.busy = True
+    done = stitch("policy", "reload", status=2)
+    assert done.stderr == "/etc/netstitch/policy.yaml:3:5: expected a list, found 7\n"
+    assert plural("policy") == plural("policies") == "policies"
+
+
 def test_waiting_outlasts_a_controller_that_goes_away(tmp_path: Path) -> None:
     """The watch ends with the server; another one comes up on its port."""
     with running() as api:

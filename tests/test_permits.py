@@ -20,12 +20,12 @@ from shell_parts import NOW_S, FakeNeighbours, FakeTargets, MemoryJournal, hosts
 from controller import reconcile, view
 from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse
-from controller.language.policy import parse_policy
 from controller.model.access import Principal, Role
 from controller.northbound.api import create_app
 from controller.northbound.permits import PERMITS
 from controller.northbound.scope import Scoped
 from controller.northbound.tokens import Tokens
+from controller.policy_file import PolicyFile
 from controller.shell import Shell
 
 X, Z = ("customer-x",), ("customer-z",)
@@ -110,8 +110,9 @@ ROWS = [
     Row("POST", "/v1/delete", "/v1/delete", ".----.", refs("intents/order-processing", "intents/zebra")),
     Row("POST", "/v1/delete", "/v1/delete", ".-----", refs("networks/insight/new"), before=[NETWORK]),
     Row("POST", "/v1/intents/{name:path}/renew", "/v1/intents/leased/renew", ".--.-.", before=[leased()]),
+    Row("POST", "/v1/policy/reload", "/v1/policy/reload?dry_run=true", ".-----"),
     *kinds("......", "intents", "agreements", "entries", "networks", "services"),
-    *kinds("..----", "nodes", "links", "domains", "rules", "tunnels", "plugins"),
+    *kinds("..----", "nodes", "links", "domains", "rules", "tunnels", "plugins", "policies"),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", "....-."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/zebra", "..--.."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/networks/shop/customer-x", "....-."),
@@ -142,11 +143,11 @@ async def world(directory: Path) -> AsyncIterator[World]:
     """Domain shop with two tenants, one intent each."""
     Federation(directory)
     own = directory / "shop"
-    policy = parse_policy((own / "policy.yaml").read_bytes(), "policy.yaml")
+    file = PolicyFile(own / "policy.yaml")
     inventory = parse((own / "inventory.yaml").read_bytes(), "inventory.yaml")
-    state, effects = reconcile.initial((), "shop", policy)
+    state, effects = reconcile.initial((), "shop", file.read())
     keys = load("shop", own / "keys")
-    shell = Shell(state, effects, journal=MemoryJournal(), keys=keys, log=ignore, now_s=lambda: NOW_S)
+    shell = Shell(state, effects, journal=MemoryJournal(), keys=keys, log=ignore, policy=file, now_s=lambda: NOW_S)
     tokens = Tokens(TOKEN)
     app = create_app(shell, FakeTelemetry(), tokens, "shop")
     transport = httpx.ASGITransport(app)

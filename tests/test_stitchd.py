@@ -309,6 +309,50 @@ async def test_new_key_files_are_told_and_used(directory: Path) -> None:
         await federation.stop()
 
 
+async def test_the_policy_is_read_again_on_demand_and_what_it_forbids_ends(federation: Federation) -> None:
+    shop, transit = federation.controllers["shop"], federation.controllers["transit"]
+    file = transit.config.with_name("policy.yaml")
+    allowed = file.read_text()
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 20, "Active")
+    (shown,) = (await transit.get("policies")).values()
+    assert shown["status"]["loaded"] == {"by": "start", "file": str(file), "at_s": shown["status"]["loaded"]["at_s"]}
+
+    file.write_text("transit:\n  - {from: shop, to: insight, max_lease_s: soon}\n")
+    response = await transit.request("POST", "policy/reload")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(f"{file}:2:44: "), response.text
+    assert transit.process is not None
+    transit.process.send_signal(signal.SIGHUP)
+    lines = await until(lambda: transit.logged("policy_not_loaded")[1:], 10, "SIGHUP is answered in the log")
+    assert lines[0]["by"] == "SIGHUP" and f"{file}:2:44: " in lines[0]["reason"]
+    assert (await transit.get("policies"))["transit"] == shown
+    assert await active(shop) and await transit.get("agreements")
+
+    file.write_text("transit: []\n")
+    response = await transit.request("POST", "policy/reload?dry_run=true")
+    assert [line.split(" ends: ")[-1] for line in response.json()["results"]] == [
+        "policies/transit changed",
+        "no rule of transit carries traffic from shop to insight",
+    ]
+    assert await active(shop) and await transit.get("agreements")
+    transit.process.send_signal(signal.SIGHUP)
+    await until(lambda: not any(federation.tunnels().values()), 20, "nothing is carried")
+    assert (await transit.get("policies"))["transit"]["spec"]["transit"] == []
+
+    file.write_text(allowed)
+    assert (await transit.request("POST", "policy/reload")).status_code == 200
+    await until(lambda: _is_active(shop), 40, "Active again")
+    await transit.kill()
+    file.write_text("transit: []\n")
+    await transit.start()
+    await until(lambda: not any(federation.tunnels().values()), 20, "nothing is carried after a start with less")
+
+
+async def _is_active(controller: Controller) -> bool:
+    return (await controller.phase("order-processing"))[0] == "Active"
+
+
 def other_key(domains: dict[str, Any]) -> str:
     return str(domains["transit"]["spec"]["key"])
 

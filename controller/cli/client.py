@@ -69,6 +69,10 @@ class Client:
         body = json.dumps([{"kind": kind, "name": name} for kind, name in references], ensure_ascii=False).encode()
         return self._results("POST", "/v1/delete", query, body)
 
+    def reload_policy(self, *, dry_run: bool) -> list[str]:
+        """Raises InputInvalid with all that is wrong with the file, each with its place."""
+        return self._results("POST", "/v1/policy/reload", {"dry_run": "true"} if dry_run else {})
+
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
 

@@ -6,7 +6,7 @@ from controller.cli.errors import InputInvalid
 
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
-    "flows", "drops", "plugins", "tokens",
+    "flows", "drops", "plugins", "policies", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
@@ -19,7 +19,7 @@ LATER = {
 """Kinds of interfaces.md that nothing serves yet, and what to do meanwhile."""
 ROWS = frozenset({"flows", "drops"})
 """Answered as flat rows, read from the nodes each time; all others are resources."""
-_SINGULAR = {"entry": "entries"} | {kind[:-1]: kind for kind in KINDS if kind != "entries"}
+_SINGULAR = {f"{kind[:-3]}y" if kind.endswith("ies") else kind[:-1]: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("CREATED", "status.created_s"),
         ("EXPIRES", "status.expires_s"),
         ("LAST USED", "status.last_used_s"),
+    ),
+    "policies": _columns(
+        ("ACCEPT", "spec.accept"),
+        ("TRANSIT", "spec.transit"),
+        ("FILE", "status.loaded.file"),
+        ("LOADED", "status.loaded.at_s"),
+        wide=(("OFFER", "spec.offer"), ("NEIGHBOUR", "spec.neighbour"), ("BY", "status.loaded.by")),
     ),
     "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports")),
     "nodes": _columns(

@@ -51,6 +51,8 @@ domain_app = typer.Typer(help="Other domains.", **_SETTINGS)
 agreement_app = typer.Typer(help="What domains signed.", **_SETTINGS)
 app.add_typer(domain_app, name="domain")
 app.add_typer(agreement_app, name="agreement")
+policy_app = typer.Typer(help="Which offers of other domains are accepted.", **_SETTINGS)
+app.add_typer(policy_app, name="policy")
 token_app = typer.Typer(help="Who may use a controller's API.", **_SETTINGS)
 app.add_typer(token_app, name="token")
 
@@ -368,6 +370,16 @@ def verify_agreement(
             wrong.append(str(error))
     if wrong:
         raise AnswerIsNo("\n".join(wrong))
+
+
+@policy_app.command("reload")
+def reload_policy(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would end, or what is wrong.")] = False,
+) -> None:
+    """Let the controller read its policy file again: what it no longer allows ends; if it is wrong nothing changes."""
+    for result in _client(context).reload_policy(dry_run=dry_run):
+        print(f"{result} (dry run)" if dry_run else result)
 
 
 @token_app.command("create")

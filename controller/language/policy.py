@@ -8,6 +8,8 @@ from controller.language.fault import Fault, ManifestInvalid
 from controller.language.intent import PORT_LIST
 from controller.language.shape import Field, Fields, Flaws, ListOf, Scalar
 from controller.language.tree import fault_of, load
+from controller.model import dscp
+from controller.model.intent import Encryption
 from controller.model.policy import AcceptRule, Policy, TransitRule
 
 _PATTERN = re.compile(r"[a-z0-9*?./-]{1,200}")
@@ -83,3 +85,29 @@ def parse_policy(text: str | bytes, file: str) -> Policy:
     if isinstance(value, Policy):
         return value
     raise ManifestInvalid(tuple(fault_of(flaw, trees[0], file) for flaw in flaws))
+
+
+def print_policy(policy: Policy) -> dict[str, Any]:
+    """As the file may have it; reading it gives an equal policy."""
+    return {
+        "accept": [
+            {"from": rule.origin, "source": rule.source, "to": rule.destination}
+            | ({"ports": [scalars.print_ports(one) for one in rule.ports]} if rule.ports else {})
+            | _bounds(rule.encryption, rule.dscp)
+            | ({"direct": True} if rule.direct else {})
+            for rule in policy.accept
+        ],
+        "transit": [
+            {"from": rule.origin, "to": rule.destination}
+            | _bounds(rule.encryption, rule.dscp)
+            | ({"max_lease_s": rule.max_lease_s} if rule.max_lease_s is not None else {})
+            for rule in policy.transit
+        ],
+        "neighbour": {"max_agreements": policy.max_agreements, "max_share": policy.max_share},
+        "offer": {"lease_s": policy.lease_s},
+    }
+
+
+def _bounds(encryption: Encryption, code_points: tuple[int, ...] | None) -> dict[str, Any]:
+    bounds: dict[str, Any] = {"encryption": str(encryption)} if encryption != Encryption.NONE else {}
+    return bounds | ({"dscp": [dscp.words(one) for one in code_points]} if code_points is not None else {})

@@ -6,6 +6,7 @@ from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
 from controller.model.entry import NodeState
 from controller.model.intent import Value
+from controller.model.policy import Policy
 from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
@@ -91,6 +92,17 @@ class EndAgreement(Value, frozen=True, kw_only=True, tag="end_agreement"):
     by: Principal = OURSELVES
 
 
+class LoadPolicy(Value, frozen=True, kw_only=True, tag="load_policy"):
+    """The policy for the offers of others, as its file says it now."""
+
+    request_id: str
+    policy: Policy
+    file: str
+    """As Provenance.file."""
+    dry_run: bool = False
+    by: Principal = OURSELVES
+
+
 class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
@@ -170,6 +182,7 @@ Event = (
     | Delete
     | Renew
     | EndAgreement
+    | LoadPolicy
     | MessageReceived
     | MessageSent
     | PeerMet
@@ -191,8 +204,7 @@ class Persist(Value, frozen=True, kw_only=True, tag="persist"):
 
 
 class Reply(Value, frozen=True, kw_only=True, tag="reply"):
-    """Answer to `Apply`, `Delete`, `Renew` or `EndAgreement`. With problems, a conflict or
-    something missing nothing was stored."""
+    """Answer to what somebody asks for. With problems, a conflict or something missing nothing was stored."""
 
     request_id: str
     problems: tuple[Problem, ...] = ()

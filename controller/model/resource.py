@@ -26,6 +26,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     problems: tuple[Problem, ...] = ()
     conflict: str = ""
+    invalid: str = ""
+    """What is wrong with a file of the controller's own, each with its place: nothing was changed."""
     missing: tuple[int, ...] = ()
     """Which of what was to be deleted is not there."""
     forbidden: str = ""
@@ -53,6 +55,9 @@ class Controller(Protocol):
     ) -> Answer:
         """All or none. Kinds (in the plural) and names. Raises KeyError for a kind that has no manifests. Problems are
         about what is in use."""
+
+    async def load_policy(self, *, dry_run: bool, by: Principal) -> Answer:
+        """The policy for the offers of others, as its file says it now; `dry_run`: only what would become of it."""
 
     async def renew(self, name: str, *, by: Principal) -> Answer:
         """The lease of an intent begins anew."""

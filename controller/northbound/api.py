@@ -259,6 +259,18 @@ def _add_changes(app: FastAPI) -> None:
         return _answer(answer)
 
     @app.post(
+        "/v1/policy/reload",
+        summary="Reads the policy file again; what it no longer allows ends. A file that is wrong changes nothing",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **_errors(400, 409)},
+    )
+    async def reload_policy(
+        controller: Seen,
+        dry_run: Annotated[bool, Query(description="Only say what would end, or what is wrong.")] = False,
+    ) -> Response:
+        return _answer(await controller.load_policy(dry_run=dry_run))
+
+    @app.post(
         "/v1/intents/{name:path}/renew",
         summary="Lets the lease of an intent begin anew",
         response_model=None,
@@ -491,6 +503,8 @@ def _invalid(problems: Sequence[Problem]) -> Response:
 def _answer(answer: Answer) -> Response:
     if answer.problems:
         return _invalid(answer.problems)
+    if answer.invalid:
+        return _error(400, answer.invalid)
     if answer.forbidden:
         return _error(403, answer.forbidden)
     if answer.conflict:
@@ -547,6 +561,8 @@ def _not_deleted(controller: Controller, kind: str) -> Response:
         return _unknown_kind(kind)
     if kind == "agreements":
         return _wrong_kind("agreements are not deleted but ended: stitch agreement end NAME --reason TEXT")
+    if kind == "policies":
+        return _wrong_kind("the policy is its file's: change that, then `stitch policy reload`")
     return _wrong_kind(f"{kind} are not deleted: they follow from what is applied; change or delete that")
 
 

@@ -74,6 +74,9 @@ class Scoped:
             resources, ignore_missing=ignore_missing, by=self._by, unchanged_since=unchanged_since
         )
 
+    async def load_policy(self, *, dry_run: bool, by: Principal | None = None) -> Answer:
+        return await self._controller.load_policy(dry_run=dry_run, by=self._by)
+
     async def renew(self, name: str, *, by: Principal | None = None) -> Answer:
         return await self._controller.renew(name, by=self._by)
 

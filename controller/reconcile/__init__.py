@@ -1,6 +1,7 @@
 """The one place where the picture of the world changes: `step(state, event)` gives the next state and what to do.
 
     Apply, Delete, Renew ──▶ applying, removing ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
+    LoadPolicy ──────▶ policing ──▶ what is no longer allowed ends
     MessageReceived ─▶ messages ──▶ place, dealings ──▶ answers                   } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of courses      }
     Tick ──▶ leases, renewals, retries, audits
@@ -24,6 +25,7 @@ from controller.model.event import (
     Effect,
     EndAgreement,
     Event,
+    LoadPolicy,
     Log,
     MessageReceived,
     MessageSent,
@@ -50,6 +52,7 @@ from controller.reconcile import (
     ending,
     messages,
     peers,
+    policing,
     removing,
     rollout,
 )
@@ -104,6 +107,8 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
         case Delete():
             removing.delete(turn, event)
             _inventory_changed(turn)
+        case LoadPolicy():
+            policing.load_policy(turn, event)
         case Renew():
             applying.extend(turn, event)
         case EndAgreement():

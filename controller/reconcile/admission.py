@@ -12,7 +12,7 @@ import msgspec
 
 from controller.fulfillment.numbering import MAX_SLOTS
 from controller.fulfillment.realize import Realized, Wanted, need, realize
-from controller.fulfillment.room import Shortage, largest_part, port_shortage, shortage, table_shortage
+from controller.fulfillment.room import Entries, Shortage, largest_part, port_shortage, shortage, table_shortage
 from controller.fulfillment.rules import NoRoom
 from controller.model.course import Course, Stage, Undertaking
 from controller.model.requirements import Isolation, Unsatisfiable
@@ -124,12 +124,33 @@ def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()
 def _too_much(turn: Turn, course: Course, peer: str) -> str:
     """Why a neighbour would have more with it than is for one; empty: it would not."""
     theirs = [one for one in turn.courses.all.values() if one.upstream is not None and one.upstream.peer == peer]
+    return _beyond(turn.needed.entries, theirs, course.plan.nodes, turn.policy.max_share)
+
+
+def _beyond(entries: Entries, theirs: Sequence[Course], nodes: Collection[str], max_share: int) -> str:
+    """Why what is carried for one neighbour takes more than it may, on these nodes; empty: it does not."""
     numbers = sum(len(one.slots) for one in theirs) / MAX_SLOTS, "the numbers for plans"
-    entries = largest_part(turn.needed.entries, course.plan.nodes, {one.plan.owner for one in theirs})
-    part, what = max(numbers, entries)
-    if part * 100 <= turn.policy.max_share:
+    part, what = max(numbers, largest_part(entries, nodes, {one.plan.owner for one in theirs}))
+    if part * 100 <= max_share:
         return ""
-    return f"{peer} would have {part:.0%} of {what}; {turn.policy.max_share} % are for one neighbour"
+    peer = theirs[0].upstream.peer if theirs and theirs[0].upstream is not None else ""
+    return f"{peer} would have {part:.0%} of {what}; {max_share} % are for one neighbour"
+
+
+def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str, str]:
+    """Of what is held for others, oldest first, the youngest that must go so that no neighbour has more than
+    `max_share` percent: plan -> why."""
+    ended: dict[str, str] = {}
+    for peer in sorted({one.upstream.peer for one in held if one.upstream is not None}):
+        theirs = [one for one in held if one.upstream is not None and one.upstream.peer == peer]
+        while theirs:
+            staying = [one for one in turn.courses.all.values() if one.plan.name not in ended]
+            turn.needed = need(_wanted(turn, staying), turn.needed)
+            reason = _beyond(turn.needed.entries, theirs, _nodes(theirs), max_share)
+            if not reason:
+                break
+            ended[theirs.pop().plan.name] = reason
+    return ended
 
 
 def _turn_away(turn: Turn, course: Course, short: Unsatisfiable, retry_after_s: int) -> None:

@@ -104,6 +104,8 @@ def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
 class State(msgspec.Struct, frozen=True, kw_only=True):
     own: str
     policy: Policy
+    policy_loaded: Provenance | None = None
+    """Where it comes from."""
     # ---- persisted
     inventory: Inventory = Inventory()
     rules: dict[str, Rule] = msgspec.field(default_factory=dict)

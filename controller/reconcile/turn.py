@@ -70,6 +70,7 @@ class Turn:
         self.keys = keys
         self.own = state.own
         self.policy = state.policy
+        self.policy_loaded = state.policy_loaded
         self.domains = Table(state.inventory.domains)
         self.networks = Table(state.inventory.networks)
         self.services = Table(state.inventory.services)
@@ -185,6 +186,7 @@ class Turn:
         state = State(
             own=self.own,
             policy=self.policy,
+            policy_loaded=self.policy_loaded,
             inventory=self.inventory,
             rules=self.rules.all,
             rulebook=self.rulebook,
