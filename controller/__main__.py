@@ -77,7 +77,9 @@ async def _serve(config: Config) -> None:
         stored, _ = await store.load()
         records = [each.record for each in stored]
         initial = reconcile.initial(records, config.domain, policy.read())
-        async with contextlib.aclosing(plugins.Plugins(plugins.installed())) as asked:
+        async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:
+            if lacking := await asked.examine():
+                _log.warning("plugins_not_contained", lacking=list(lacking))
             shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked, policy=policy)
             await _run(config, shell, identity, tokens, began, is_new=not records)
     finally:

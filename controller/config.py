@@ -73,6 +73,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     agent_tls: AgentTls | None = None
     """How we prove to agents that we are their controller; None: they listen on Unix sockets of this machine."""
 
+    plugin_user: str = "nobody"
+    """As whom plugins run, where stitchd is root."""
+
     @property
     def tokens_file(self) -> Path:
         return self.tokens if self.tokens is not None else self.store.with_suffix(".tokens")

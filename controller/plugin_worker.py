@@ -1,12 +1,10 @@
-"""The process of one plugin: `python -m controller.plugin_worker GROUP NAME`. One JSON object a line, in and out.
+"""What runs in the process of one plugin (controller.plugin_cage). One JSON object a line, in and out.
 
 The first line says that the plugin is loaded, or why it is not; then each line of arguments gets one line:
 `{"answer": ...}` or `{"error": "raised ValueError: ..."}`.
 """
 
-import ctypes
 import os
-import signal
 import sys
 from importlib import metadata
 from typing import Any, BinaryIO
@@ -16,12 +14,8 @@ import pluggy
 
 from controller.plugins import HOOKS, PROJECT, Hooks
 
-PR_SET_PDEATHSIG = 1
-"""prctl(2): no plugin outlives its controller, not even one that hangs."""
-
 
 def main(group: str, name: str) -> int:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the plugin prints is no answer
     try:
@@ -63,7 +57,3 @@ def _answer(hook: pluggy.HookCaller, arguments: dict[str, Any]) -> dict[str, Any
 def _say(answers: BinaryIO, outcome: dict[str, Any]) -> None:
     answers.write(msgspec.json.encode(outcome) + b"\n")
     answers.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

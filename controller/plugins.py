@@ -6,27 +6,23 @@
     netstitch.negotiation_strategies      judge_offer             stitchd, for each offer of another domain
     netstitch.detectors                   (none yet)
 
-A plugin is loaded in a process of its own only (controller.plugin_worker). Whatever it does there, it costs the
-intent or file that it was asked about, and its name is in the reason.
+A plugin is loaded in a process of its own only (controller.plugin_process), which is contained as far as the kernel and
+our rights allow it (controller.plugin_cage). Whatever it does there, it costs the intent or file that it was asked
+about, and its name is in the reason.
 """
 
-import asyncio
-import contextlib
-import os
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-import msgspec
 import pluggy
 
 from controller.language.rule import THEN
 from controller.language.shape import Flaws
-from controller.model.intent import Value
+from controller.model.plugin import Plugin
 from controller.model.resource import Resource
 from controller.model.rule import Added, Then
+from controller.plugin_process import DEADLINE_S, NOTHING, USER, PluginFailed, TooSlow, Worker
 
 PROJECT = "netstitch"
 FRONT_ENDS, COMPILERS = "netstitch.front_ends", "netstitch.requirement_compilers"
@@ -34,9 +30,6 @@ STRATEGIES, DETECTORS = "netstitch.negotiation_strategies", "netstitch.detectors
 GROUPS = (FRONT_ENDS, COMPILERS, STRATEGIES, DETECTORS)
 HOOKS = {FRONT_ENDS: "read_manifests", COMPILERS: "compile_requirements", STRATEGIES: "judge_offer"}
 """Groups that something calls."""
-START_S, DEADLINE_S = 20.0, 2.0
-"""For a plugin to be loaded, and for each answer."""
-ANSWER_BYTES = 16 << 20
 GIVEN_UP = 3
 """So often a plugin may miss its deadline before it is not asked again in the same request."""
 REASON_LENGTH = 300
@@ -65,14 +58,6 @@ class Hooks:
         None: we do not mind. Asked of every offer, renewals too; its signature and our policy are checked besides."""
 
 
-class Plugin(Value, frozen=True, kw_only=True):
-    name: str
-    group: str
-    version: str
-    origin: str
-    """Its distribution, and what it loads: `netstitch-example-plugin example:Voice`."""
-
-
 def installed() -> tuple[Plugin, ...]:
     """From the metadata of what is installed; nothing is loaded. By group and name."""
     found: dict[tuple[str, str], Plugin] = {}
@@ -89,101 +74,28 @@ def installed() -> tuple[Plugin, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
-class PluginFailed(Exception):
-    """It raised, hung, died, or answered what cannot be used. The text names it."""
-
-
-class _TooSlow(PluginFailed):
-    pass
-
-
-class Worker:
-    """A plugin in its process, which is started when it is first needed, and again after it was killed."""
-
-    def __init__(self, plugin: Plugin, *, start_s: float = START_S, deadline_s: float = DEADLINE_S) -> None:
-        self.plugin = plugin
-        self._start_s = start_s
-        self._deadline_s = deadline_s
-        self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
-
-    async def call(self, **arguments: object) -> Any:
-        """Its answer. Raises PluginFailed."""
-        async with self._turn:
-            try:
-                if self._process is None:
-                    self._process = await self._start()
-                    await self._answer(None, self._start_s, "to load")
-                return await self._answer(arguments, self._deadline_s, "to answer")
-            except asyncio.CancelledError:
-                await self._kill()
-                raise
-
-    async def close(self) -> None:
-        async with self._turn:
-            await self._kill()
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "controller.plugin_worker", self.plugin.group, self.plugin.name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=ANSWER_BYTES,
-            start_new_session=True,  # so that what it starts is killed with it
-        )
-
-    async def _answer(self, arguments: Mapping[str, object] | None, deadline_s: float, what: str) -> Any:
-        """`arguments` None: only waits until it is loaded."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise PluginFailed(f"{self._name} has no process")
-        try:
-            async with asyncio.timeout(deadline_s):
-                if arguments is not None:
-                    process.stdin.write(msgspec.json.encode(arguments) + b"\n")
-                    await process.stdin.drain()
-                line = await process.stdout.readline()
-        except TimeoutError as exc:
-            await self._kill()
-            raise _TooSlow(f"{self._name} took more than {deadline_s:g} s {what} and was killed") from exc
-        except (ConnectionError, ValueError) as exc:  # ValueError: a line beyond the limit
-            await self._kill()
-            raise PluginFailed(f"{self._name} failed: {exc or type(exc).__name__}") from exc
-        if not line:
-            status = await self._kill()
-            raise PluginFailed(f"{self._name} ended by itself (status {status})")
-        try:
-            outcome = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.MsgspecError as exc:
-            await self._kill()
-            raise PluginFailed(f"{self._name} answered no JSON: {exc}") from exc
-        if "error" in outcome:
-            if arguments is None:
-                await self._kill()
-            raise PluginFailed(f"{self._name} {outcome['error']}")
-        return outcome.get("answer")
-
-    async def _kill(self) -> int | None:
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return await process.wait()
-
-    @property
-    def _name(self) -> str:
-        return f"plugin {self.plugin.name} ({self.plugin.origin} {self.plugin.version})"
-
-
 class Plugins:
     """All plugins that are installed; asks those that a controller asks, and knows what became of them."""
 
-    def __init__(self, plugins: Sequence[Plugin], *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, plugins: Sequence[Plugin], *, user: str = USER, deadline_s: float = DEADLINE_S) -> None:
+        def workers(group: str) -> list[Worker]:
+            return [Worker(one, user=user, deadline_s=deadline_s) for one in plugins if one.group == group]
+
         self._plugins = tuple(plugins)
-        self._compilers = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == COMPILERS]
-        self._strategies = [Worker(one, deadline_s=deadline_s) for one in plugins if one.group == STRATEGIES]
+        self._user = user
+        self._compilers, self._strategies = workers(COMPILERS), workers(STRATEGIES)
         self._failures: dict[Plugin, str] = {}
+        self._lacking: tuple[str, ...] | None = None
+
+    async def examine(self) -> tuple[str, ...]:
+        """What keeps our plugins from being contained; nothing where there are none that are asked here."""
+        if not (self._compilers or self._strategies):
+            return ()
+        try:
+            self._lacking = await Worker(NOTHING, user=self._user).examine()
+        except PluginFailed as error:
+            self._lacking = (str(error),)
+        return self._lacking
 
     @property
     def compiling(self) -> bool:
@@ -216,7 +128,7 @@ class Plugins:
         try:
             then = _read_then(await worker.call(intent=intent), name)
         except PluginFailed as error:
-            failure, slow = str(error), isinstance(error, _TooSlow)
+            failure, slow = str(error), isinstance(error, TooSlow)
         self._failures[worker.plugin] = failure
         if failure:
             return Added(plugin=name, failure=failure), slow
@@ -241,9 +153,12 @@ class Plugins:
         """For `stitch get plugins`."""
         found = []
         for one in self._plugins:
-            status = {"phase": "Ready" if one.group in HOOKS else "NotCalled"}
+            status: dict[str, Any] = {"phase": "Ready" if one.group in HOOKS else "NotCalled"}
             if self._failures.get(one):
                 status = {"phase": "Failed", "reason": self._failures[one]}
+            if self._lacking is not None and one.group in (COMPILERS, STRATEGIES):
+                status |= {"contained": not self._lacking}
+                status |= {"lacking": list(self._lacking)} if self._lacking else {}
             spec = {"group": one.group, "version": one.version, "origin": one.origin}
             found.append(Resource(kind="Plugin", metadata={"name": one.name}, spec=spec, status=status))
         return found

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from controller import view
 from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.resource import Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.shell import Shell
 from dataplane.host_api import CounterSample, FlowBatch, PortStatus, TelemetryBatch
@@ -99,6 +100,7 @@ class NodeTelemetry:
         for domain, fault in sorted(self._neighbourhood.faults().items()):
             advice = f"see that the controller of {domain} runs, and that both sides pinned each other's key"
             checks.append(_check(f"domains/{domain}", "reachable", fault, advice))
+        checks += filter(None, map(_plugin_check, self._shell.list("plugins")))
         return tuple(checks)
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -146,6 +148,15 @@ def _port_check(subject: str, port: PortStatus) -> Check:
     faults = [fault.partition(": ") for fault in port.faults]
     detail, advice = ("; ".join(fault[part] for fault in faults if fault[part]) for part in (0, 2))
     return Check(subject=subject, name=name, ok=False, detail=detail, advice=advice)
+
+
+def _plugin_check(plugin: Resource) -> Check | None:
+    """Whether it can do harm beside what it answers; None: it is not asked here."""
+    if "contained" not in plugin.status:
+        return None
+    fault = "; ".join(plugin.status.get("lacking", ()))
+    advice = "run stitchd where it may make namespaces and control groups (docs/security.md), or do without the plugin"
+    return _check(f"plugins/{plugin.metadata['name']}", "contained", fault, advice)
 
 
 def _check(subject: str, name: str, fault: str, advice: str) -> Check:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 from federation import Federation, intent, small_intent, until
 
-from controller import plugins
-from controller.plugins import COMPILERS, FRONT_ENDS, STRATEGIES, Plugin, PluginFailed, Plugins, Worker
+from controller import plugin_limits, plugins
+from controller.model.plugin import Plugin
+from controller.plugin_process import PluginFailed, Worker
+from controller.plugins import COMPILERS, FRONT_ENDS, STRATEGIES, Plugins
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "netstitch-example-plugin"
@@ -70,6 +73,7 @@ def distribution(
 ) -> None:
     """As pip leaves one behind."""
     place.mkdir(exist_ok=True)
+    place.chmod(0o755)
     (place / f"{module}.py").write_text(text)
     info = place / f"{name}-9.8.dist-info"
     info.mkdir()
@@ -80,11 +84,12 @@ def distribution(
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Installed as its users would, without the network."""
+    """Installed as its users would, without the network, and readable to all as they would."""
     target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "plugin"
     subprocess.run(["cp", "-r", EXAMPLE, source], check=True)  # the build leaves files next to its source
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--disable-pip-version-check", "--target", target, source], check=True, timeout=120)
+    target.chmod(0o755)
     return target
 
 
@@ -306,3 +311,203 @@ class Picky:
             assert listed["csv"]["spec"]["origin"] == "netstitch-example-plugin netstitch_example_plugin:Table"
         finally:
             await federation.stop()
+
+
+# ---- what a plugin that means harm gets at
+
+HOSTILE = """
+import os, socket, subprocess, threading, time
+from pathlib import Path
+from controller.plugins import hookimpl
+
+def tried(what):
+    try:
+        return repr(what())
+    except OSError as error:
+        return type(error).__name__ + ": " + str(error.strerror)
+
+def forks():
+    children = []
+    try:
+        for _ in range(1000):
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+                os._exit(0)
+            children.append(child)
+        return len(children)
+    finally:
+        for child in children:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+
+def eats():
+    pieces = [b"x" * (16 << 20) for _ in range(400)]
+    return len(pieces)
+
+def keeps_the_line():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            while True:
+                time.sleep(600)
+        os._exit(0)
+
+class Hostile:
+    @hookimpl
+    def compile_requirements(self, intent):
+        what, _, argument = intent["metadata"]["name"].partition(" ")
+        if what == "read":
+            said = tried(lambda: Path(argument).read_bytes())
+        elif what == "list":
+            said = tried(lambda: sorted(os.listdir(argument)))
+        elif what == "write":
+            said = tried(lambda: Path(argument).write_text("x"))
+        elif what == "connect":
+            host, port = argument.split(":")
+            said = tried(lambda: socket.create_connection((host, int(port)), 2))
+        elif what == "unix":
+            said = tried(lambda: socket.socket(socket.AF_UNIX).connect(argument))
+        elif what == "signal":
+            said = tried(lambda: os.kill(int(argument), 0))
+        elif what == "who":
+            said = repr((os.getuid(), os.getgid(), os.getgroups(), dict(os.environ), os.getcwd()))
+        elif what == "files":
+            found = []
+            for number in range(256):
+                try:
+                    os.fstat(number)
+                    found.append(number)
+                except OSError:
+                    pass
+            said = repr(found)
+        elif what == "su":
+            said = tried(lambda: os.setuid(0))
+        elif what == "mount":
+            done = subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True)
+            said = repr(done.returncode)
+        elif what == "forks":
+            said = tried(forks)
+        elif what == "eats":
+            said = tried(eats)
+        elif what == "keeps":
+            keeps_the_line()
+            os._exit(9)
+        elif what == "spins":
+            keeps_the_line()
+            while True:
+                pass
+        raise RuntimeError("<" + said + ">")
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, on_path: Any) -> Plugin:
+    distribution(tmp_path / "site", "hostile", "hostile_plugin", HOSTILE, {"hostile": "Hostile"})
+    on_path(tmp_path / "site")
+    return by_name()["hostile"]
+
+
+async def said_by(worker: Worker, what: str) -> str:
+    with pytest.raises(PluginFailed) as caught:
+        await worker.call(intent=manifest(what))
+    return str(caught.value)
+
+
+def open_to_all(place: Path) -> tuple[Path, Path]:
+    """A store, and where a socket may be, that modes keep nobody from."""
+    (place / "store.sqlite").write_text("secret")
+    (place / "store.sqlite").chmod(0o644)
+    (place / "open").mkdir()
+    (place / "open").chmod(0o777)
+    place.chmod(0o755)
+    return place / "store.sqlite", place / "open" / "api.sock"
+
+
+async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plugin, tmp_path: Path) -> None:
+    store, path = open_to_all(tmp_path)
+    listening, unix = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+    unix.bind(os.fspath(path))
+    unix.listen()
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind(f"\0netstitch-{os.getpid()}")
+    abstract.listen()
+    port = listening.getsockname()[1]
+    worker = Worker(hostile, start_s=60, deadline_s=30)
+    expected = {
+        f"read {store}": "FileNotFoundError",
+        "read /etc/shadow": "FileNotFoundError",
+        f"read /proc/{os.getpid()}/environ": "FileNotFoundError",
+        f"list {tmp_path}": "['site']",
+        "list /root": "",
+        "list /tmp": "[",
+        f"write {tmp_path}/site/x": "Read-only file system",
+        f"write {plugins.__file__}": "Read-only file system",
+        "write /x": "Read-only file system",
+        "write /tmp/x": "<1>",
+        f"connect 127.0.0.1:{port}": "unreachable",
+        "connect 192.0.2.1:80": "unreachable",
+        f"unix {path}": "FileNotFoundError",
+        f"unix \0netstitch-{os.getpid()}": "ConnectionRefusedError",
+        f"signal {os.getpid()}": "ProcessLookupError",
+        "who": "<(65534, 65534, [], {",
+        "files": "<[0, 1, 2, 3",
+        "su": "PermissionError",
+        "mount": "<",
+    }
+    wrong = []
+    try:
+        with listening, unix, abstract:
+            for what, answer in expected.items():
+                said = await said_by(worker, what)
+                if answer not in said or "secret" in said:
+                    wrong.append(f"{what!r}: {said}")
+        assert worker.lacking == ()
+        assert not wrong, "\n".join(wrong)
+        assert "<0>" not in await said_by(worker, "mount")
+        shown = await said_by(worker, "who")
+        assert shown.endswith(", '/')>") and "PYTHONPATH" not in shown and "HOME" not in shown
+    finally:
+        await worker.close()
+
+
+async def test_a_plugin_that_eats_or_forks_is_bounded(hostile: Plugin) -> None:
+    worker = Worker(hostile, start_s=60, deadline_s=60)
+    try:
+        assert "Resource temporarily unavailable" in await said_by(worker, "forks")
+        said = await said_by(worker, "eats")
+        assert "MemoryError" in said or "ended by itself" in said, said
+        assert "<(65534" in await said_by(worker, "who"), "it is started again"
+    finally:
+        await worker.close()
+
+
+@pytest.mark.parametrize(("what", "says"), [("keeps", "ended by itself (status 9)"), ("spins", "was killed")])
+async def test_a_plugin_that_leaves_somebody_on_the_line_holds_up_nobody(hostile: Plugin, what: str, says: str) -> None:
+    worker = Worker(hostile, start_s=60, deadline_s=3)
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(100):
+                assert says in await said_by(worker, what)
+    finally:
+        await worker.close()
+    assert not left_behind()
+
+
+async def test_what_is_not_contained_is_said(hostile: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Plugins([hostile], deadline_s=30)
+    try:
+        assert await asked.examine() == ()
+        (shown,) = asked.resources()
+        assert shown.status == {"phase": "Ready", "contained": True}
+        monkeypatch.setattr(plugin_limits, "groups", lambda serial: [])
+        assert await asked.examine() == ("memory and processes by cgroup: no cgroup that we may make others in",)
+        (shown,) = asked.resources()
+        assert (shown.status["contained"], len(shown.status["lacking"])) == (False, 1)
+    finally:
+        await asked.aclose()
+
+
+def left_behind() -> list[Path]:
+    """Control groups of our plugins: one goes only when all its processes have."""
+    return [*Path("/sys/fs/cgroup").glob(f"**/{plugin_limits.NAME}-{os.getpid()}-*")]

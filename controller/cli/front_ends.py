@@ -8,7 +8,9 @@ import msgspec
 
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.manifest import Document, parse
-from controller.plugins import FRONT_ENDS, Plugin, PluginFailed, Worker, installed
+from controller.model.plugin import Plugin
+from controller.plugin_process import PluginFailed, Worker
+from controller.plugins import FRONT_ENDS, installed
 
 OWN = frozenset({"", "yaml", "yml", "json"})
 """Suffixes that no plugin takes over."""

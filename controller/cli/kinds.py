@@ -63,6 +63,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("VERSION", "spec.version"),
         ("ORIGIN", "spec.origin"),
         ("STATE", "status.phase"),
+        ("CONTAINED", "status.contained"),
         ("REASON", "status.reason"),
     ),
     "tokens": _columns(
