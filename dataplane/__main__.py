@@ -31,6 +31,7 @@ from dataplane.neighbors import Neighbors
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.packet_io import PacketOut, punted
 from dataplane.ports import Ports
+from dataplane.table_digest import TableDigests
 from dataplane.tables import Tables
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
@@ -114,6 +115,7 @@ def _compose(config: AgentConfig) -> _Node:
         tunnels=tunnels,
         flows=flows,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
+        digests=TableDigests(table_layout, pipeline.maps),
         neighbors=Neighbors(tables, pipeline.maps["neighbor"], ports, packets_out.send),
     )
     return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)

@@ -13,11 +13,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from dataplane import nftables
 from dataplane.capture import Capture
 from dataplane.errors import AgentError, RequestInvalid
 from dataplane.flow_cache import FlowCache, merged
 from dataplane.host_api import (
     AgentConfig,
+    AuditReport,
     CapturedFrame,
     CaptureQuery,
     FlowBatch,
@@ -28,11 +30,14 @@ from dataplane.host_api import (
     PortRole,
     TelemetryBatch,
     TelemetryQuery,
+    Tunnel,
 )
-from dataplane.link_events import LinkEvents
+from dataplane.kernel_events import HOST, LINKS, KernelEvents
 from dataplane.neighbors import Neighbors
+from dataplane.netlink import NETFILTER
 from dataplane.ports import Port, Ports
 from dataplane.state import boot_epoch_s
+from dataplane.table_digest import TableDigests
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
 from dataplane.version import VERSION
@@ -41,6 +46,8 @@ _log = logging.getLogger("stitch-agent")
 _Result = TypeVar("_Result")
 _HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 _LOOK_AGAIN_S = 10.0
+_LOOK_AT_ALL_S = 60.0
+"""Settings in /proc/sys and neighbours make no events that are worth following."""
 _LINK_EVENTS_APART_S = 0.05
 _INTERVALS_S = (0.1, 3600.0)
 _QUEUE_LENGTHS = (1, 4096)
@@ -55,6 +62,20 @@ class Parts:
     flows: FlowCache
     telemetry: Telemetry
     neighbors: Neighbors
+    digests: TableDigests
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """All tunnels, and what they are made of, were looked at, and nothing was different."""
+
+    tunnels: tuple[Tunnel, ...]
+    touches: int
+    at_s: float
+
+    def holds(self, tunnels: tuple[Tunnel, ...], touches: int) -> bool:
+        fresh = time.monotonic() - self.at_s < _LOOK_AT_ALL_S
+        return (self.tunnels, self.touches) == (tunnels, touches) and fresh
 
 
 class Agent:
@@ -65,6 +86,9 @@ class Agent:
         # Interfaces, tunnels and the maps of ports change in one thread, one request after the other.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="node")
         self._links_changed = asyncio.Event()
+        self._touches = 0
+        """How often something of this host changed that tunnels are made of."""
+        self._settled: _Settled | None = None
         self._tunnels_changed = asyncio.Event()
         self._capture = Capture(parts.ports.number_of, self._switch_capture)
 
@@ -74,7 +98,11 @@ class Agent:
 
     async def run(self) -> None:
         """Follows interfaces that come and go, new tunnels until they shook hands, and hosts. Until cancelled."""
-        events = LinkEvents(self._links_changed.set)
+        events = (
+            KernelEvents(self._links_changed.set, LINKS),
+            KernelEvents(self._touch, HOST),
+            KernelEvents(self._touch, (nftables.EVENTS,), NETFILTER),
+        )
         self._tunnels_changed.set()
         try:
             async with asyncio.TaskGroup() as group:
@@ -82,7 +110,11 @@ class Agent:
                 group.create_task(self._follow_handshakes())
                 group.create_task(self._parts.neighbors.run())
         finally:
-            events.close()
+            for each in events:
+                each.close()
+
+    def _touch(self) -> None:
+        self._touches += 1
 
     def mirrored(self, record: bytes) -> None:
         """One record of the ring buffer `capture`."""
@@ -93,11 +125,21 @@ class Agent:
 
     async def sync(self, desired: HostState) -> HostReport:
         changes = await self._in_worker(lambda: self._sync(desired))
+        self._synced(changes)
+        return HostReport(changes=changes)
+
+    def _synced(self, changes: tuple[str, ...]) -> None:
         for change in changes:
             _log.info("sync: %s", change)
         self._tunnels_changed.set()
         self._parts.neighbors.look()
-        return HostReport(changes=changes)
+
+    async def audit(self, desired: HostState) -> AuditReport:
+        changes, description = await self._in_worker(lambda: (self._sync(desired), self._describe()))
+        if changes:
+            self._synced(changes)
+        # In the loop: writes happen there, so that no digest is of half a batch.
+        return AuditReport(changes=changes, digests=self._parts.digests.read(), description=description)
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         if not -1 <= query.leg < 1 << 16 or not 0 <= query.limit <= 1_000_000:
@@ -125,13 +167,25 @@ class Agent:
         return self._parts.ports.sync(self._wanted_ports(frozenset(b.name for b in self._parts.config.borders)))
 
     def _sync(self, desired: HostState) -> tuple[str, ...]:
-        """A tunnel's port leaves the pipeline before its devices go, and joins it when they are there."""
-        ports, tunnels = self._parts.ports, self._parts.tunnels
+        """A tunnel's port leaves the pipeline before its devices go, and joins it when they are there.
+
+        Where nothing has happened since all was found as it shall be, only what makes no events is looked at.
+        """
+        ports, tunnels, touches = self._parts.ports, self._parts.tunnels, self._touches
         tunnels.check(desired.tunnels)
         changes = list(ports.set_gateways(desired.gateways))
+        if (
+            self._settled is not None
+            and self._settled.holds(desired.tunnels, touches)
+            and tunnels.serve(desired.tunnels)
+        ):
+            return tuple(changes)
+        self._settled = None
         changes += ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
         changes += tunnels.sync(desired.tunnels)
         changes += self._place_ports()
+        if not changes:
+            self._settled = _Settled(desired.tunnels, touches, time.monotonic())
         return tuple(changes)
 
     def _wanted_ports(self, borders: frozenset[str]) -> list[Port]:

@@ -25,6 +25,8 @@ from dataplane.libbpf import (
 )
 
 BATCH = 4096
+_ARRAY, _MMAPABLE = 2, 1 << 10
+"""BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE"""
 _PER_CPU_TYPES = (5, 6, 10)
 """BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH"""
 
@@ -69,6 +71,9 @@ class Map(Descriptor):
         self.key_size: int = info.key_size
         self.value_size: int = info.value_size
         self.max_entries: int = info.max_entries
+        self.is_memory: bool = info.type == _ARRAY and bool(info.map_flags & _MMAPABLE)
+        """`mapped` works."""
+        self._memory: NDArray[np.uint8] | None = None
         self.is_per_cpu: bool = info.type in _PER_CPU_TYPES
         self.stride = self.value_size if not self.is_per_cpu else _aligned(self.value_size) * POSSIBLE_CPUS
         """Bytes of a value as the kernel copies it: all CPUs' for per-CPU maps, each rounded up to 8."""
@@ -152,6 +157,9 @@ class Map(Descriptor):
 
     def items(self) -> tuple[bytes, bytes]:
         """All keys and all values, concatenated. Entries that change meanwhile may be missed."""
+        if self.is_memory:  # a hundred times faster than by system calls
+            memory_values = np.ascontiguousarray(self.memory()[:, : self.value_size]).tobytes()
+            return np.arange(self.max_entries, dtype=np.uint32).tobytes(), memory_values
         keys, values = bytearray(), bytearray()
         batch = min(BATCH, self.max_entries)
         options = BatchOptions(sz=sizeof(BatchOptions))
@@ -177,6 +185,12 @@ class Map(Descriptor):
                 return bytes(keys), bytes(values)
             token, following = following, token
             start = token
+
+    def memory(self) -> NDArray[np.uint8]:
+        """`mapped` for reading, once for all."""
+        if self._memory is None:
+            self._memory = self.mapped()
+        return self._memory
 
     def mapped(self, *, writable: bool = False) -> NDArray[np.uint8]:
         """The memory of an array with BPF_F_MMAPABLE: shape (max_entries, value_size rounded up to 8)."""

@@ -3,7 +3,6 @@
 The agent owns the nftables table `inet netstitch`. It is replaced in one transaction, so there is no moment without.
 """
 
-import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,16 +10,17 @@ from pathlib import Path
 import msgspec
 
 from dataplane.errors import NodeRefused
+from dataplane.nftables import digest
 
 TABLE = "netstitch"
 _DEADLINE_S = 10.0
 
 
 class _Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written, and how nft listed it then: a later listing that differs means that somebody changed it."""
+    """What was written, and what the kernel held then: if it holds another thing later, somebody changed it."""
 
     ruleset: str
-    listing: str
+    digest: bytes
 
 
 class Firewall:
@@ -33,19 +33,19 @@ class Firewall:
         Returns whether anything was different.
         """
         wanted = _ruleset(sorted(tunnels))
-        listing = _listing()
-        if listing is not None and self._installed() == _Installed(ruleset=wanted, listing=listing):
+        present = digest(TABLE)
+        if present is not None and self._installed() == _Installed(ruleset=wanted, digest=present):
             return False
         # Declared before it is deleted, so that deleting works when it is not there.
         _nft("-f", "-", text=f"table inet {TABLE}\ndelete table inet {TABLE}\n{wanted}")
-        self._record.write_bytes(msgspec.json.encode(_Installed(ruleset=wanted, listing=_listing() or "")))
+        self._record.write_bytes(msgspec.json.encode(_Installed(ruleset=wanted, digest=digest(TABLE) or b"")))
         return True
 
     def remove(self) -> bool:
         """Takes the table away; returns whether there was one."""
-        there = _listing() is not None
-        if there:
-            _nft("delete", "table", "inet", TABLE)
+        there = digest(TABLE) is not None
+        if there:  # declared before it is deleted: it may be gone by now
+            _nft("-f", "-", text=f"table inet {TABLE}\ndelete table inet {TABLE}\n")
         self._record.unlink(missing_ok=True)
         return there
 
@@ -84,24 +84,6 @@ def _ruleset(tunnels: list[tuple[str, str, str]]) -> str:
 
 def _elements(elements: list[str]) -> str:
     return f"elements = {{ {', '.join(elements)} }}" if elements else ""
-
-
-def _listing() -> str | None:
-    """The table as nft lists it, without handles, in a fixed order; None: no such table."""
-    tables = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
-    if not any(item.get("table", {}).get("name") == TABLE for item in tables):
-        return None
-    items = json.loads(_nft("--json", "list", "table", "inet", TABLE))["nftables"]
-    bare = []
-    for item in items:
-        ((kind, value),) = item.items()
-        if kind == "metainfo":
-            continue
-        value.pop("handle", None)
-        if isinstance(value.get("elem"), list):
-            value["elem"].sort(key=json.dumps)
-        bare.append({kind: value})
-    return json.dumps(bare, sort_keys=True)
 
 
 def _nft(*arguments: str, text: str = "") -> str:

@@ -24,6 +24,8 @@ class Host(Protocol):
 
     async def sync(self, desired: host_api.HostState) -> host_api.HostReport: ...
 
+    async def audit(self, desired: host_api.HostState) -> host_api.AuditReport: ...
+
     async def read_flows(self, query: host_api.FlowQuery) -> host_api.FlowBatch: ...
 
     async def watch_telemetry(
@@ -43,6 +45,9 @@ def handler(host: Host) -> grpc.GenericRpcHandler:
 
     async def sync(desired: host_api.HostState, context: _Context) -> bytes:
         return encode(await host.sync(desired))
+
+    async def audit(desired: host_api.HostState, context: _Context) -> bytes:
+        return encode(await host.audit(desired))
 
     async def read_flows(query: host_api.FlowQuery, context: _Context) -> bytes:
         return encode(await host.read_flows(query))
@@ -64,6 +69,7 @@ def handler(host: Host) -> grpc.GenericRpcHandler:
         {
             host_api.DESCRIBE.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.DESCRIBE, describe)),
             host_api.SYNC.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.SYNC, sync)),
+            host_api.AUDIT.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.AUDIT, audit)),
             host_api.READ_FLOWS.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.READ_FLOWS, read_flows)),
             host_api.WATCH_TELEMETRY.name: grpc.unary_stream_rpc_method_handler(
                 _checked(host_api.WATCH_TELEMETRY, watch)

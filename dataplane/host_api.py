@@ -7,6 +7,7 @@ MessagePack (`encode`, `decode`). A request with unknown or missing fields is re
 |---|---|---|---|
 | Describe | unary | Empty | NodeDescription |
 | Sync | unary | HostState | HostReport |
+| Audit | unary | HostState | AuditReport |
 | ReadFlows | unary | FlowQuery | FlowBatch |
 | WatchTelemetry | server stream | TelemetryQuery | TelemetryBatch |
 | Capture | server stream | CaptureQuery | CapturedFrame |
@@ -201,6 +202,15 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     """As the node has it now."""
 
 
+class AuditReport(_Record, frozen=True, kw_only=True):
+    """What `Sync` would say, and what the node has then: one call where nothing is expected to be different."""
+
+    changes: tuple[str, ...]
+    digests: dict[str, bytes]
+    """By table, of what it holds, read from the kernel now: equal digests, equal entries. They mean nothing else."""
+    description: NodeDescription
+
+
 class FlowRecord(_Record, frozen=True, kw_only=True):
     """One direction of one flow as the edge saw it. Counts are totals since `first_seen_s`."""
 
@@ -246,7 +256,7 @@ class CounterSample(_Record, frozen=True, kw_only=True):
 
 
 class TelemetryBatch(_Record, frozen=True, kw_only=True):
-    """What changed since the batch before, each interval."""
+    """What changed since the batch before, each interval; every 10 s where nothing does."""
 
     time_s: float
     flows: tuple[FlowRecord, ...]
@@ -287,6 +297,7 @@ class Method(Generic[Request, Answer]):
 
 
 DESCRIBE = Method("Describe", Empty, NodeDescription)
+AUDIT = Method("Audit", HostState, AuditReport)
 SYNC = Method("Sync", HostState, HostReport)
 READ_FLOWS = Method("ReadFlows", FlowQuery, FlowBatch)
 WATCH_TELEMETRY = Method("WatchTelemetry", TelemetryQuery, TelemetryBatch)

@@ -133,7 +133,7 @@ class Counters:
     """The counters of the pipeline, all CPUs together; packets and bytes by index."""
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
-        self._legs, self._drops = maps["leg_counter"], maps["drop_counter"]
+        self._legs, self._drops, self._events = maps["leg_counter"], maps["drop_counter"], maps["event_counter"]
 
     def legs(self) -> Totals:
         """By leg: only what evicted flows left behind (see flow_cache.leg_totals)."""
@@ -142,6 +142,10 @@ class Counters:
     def drops(self) -> Totals:
         """By reason; bytes of frames."""
         return per_cpu_totals(self._drops)
+
+    def activity(self) -> bytes:
+        """All that the pipeline counts as events: no flow and no leg changes without one (CACHE_HIT, CACHE_MISS)."""
+        return self._events.items()[1]
 
 
 def _is_complete(home: Path, names: Iterable[str]) -> bool:

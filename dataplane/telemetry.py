@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dataplane.flow_cache import ENTRY, Entries, FlowColumns, Snapshot, leg_totals, merged
 from dataplane.host_api import CounterSample, PortStatus, TelemetryBatch, TelemetryQuery
 
+SILENT_S = 10.0
 _QUEUED_ROWS = 65_536
 """Flows that wait for one watcher at most, in all its batches."""
 
@@ -34,6 +35,9 @@ class CounterSource(Protocol):
 
     def drops(self) -> NDArray[np.uint64]: ...
 
+    def activity(self) -> bytes:
+        """Changes whenever a flow of the cache, or what a leg counted, does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -44,6 +48,19 @@ class Reading:
     legs: NDArray[np.uint64]
     drops: NDArray[np.uint64]
     ports: tuple[PortStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flows:
+    activity: bytes
+    """As it was before the rest was read."""
+    is_settled: bool
+    """It had been the same for a while."""
+    snapshot: Snapshot
+    legs: NDArray[np.uint64]
+
+    def is_quiet(self, activity: bytes) -> bool:
+        return self.is_settled and self.activity == activity
 
 
 def nothing() -> Reading:
@@ -57,12 +74,24 @@ class Telemetry:
         self._flows = flows
         self._counters = counters
         self._ports = ports
+        self._last: _Flows | None = None
 
     def read(self) -> Reading:
+        flows = self._read_flows()
+        return Reading(time.time(), flows.snapshot, flows.legs, self._counters.drops(), self._ports())
+
+    def _read_flows(self) -> "_Flows":
+        """What was read before, while nothing passes: flow cache and legs are megabytes to look at."""
+        activity, last = self._counters.activity(), self._last
+        if last is not None and last.is_quiet(activity):
+            return last
         folded = self._counters.legs()  # before the flows: see leg_totals
         snapshot = self._flows.snapshot()
         legs = leg_totals(snapshot.entries, folded)
-        return Reading(time.time(), snapshot, legs, self._counters.drops(), self._ports())
+        # XDP says that a packet came, then counts it with its flow: what is read now may lack the last ones.
+        settled = last is not None and last.activity == activity
+        self._last = flows = _Flows(activity, settled, snapshot, legs)
+        return flows
 
     def legs(self) -> NDArray[np.uint64]:
         """Totals of packets and bytes by leg, shape (legs, 2)."""
@@ -82,24 +111,39 @@ class Telemetry:
             lost_batches=lost_batches,
         )
 
+    def _is_quiet(self) -> bool:
+        return self._last is not None and self._last.is_quiet(self._counters.activity())
+
+    def _sampled(self, before: Reading, lost: int) -> tuple[Reading, TelemetryBatch]:
+        now = self.read()
+        return now, self.batch(now, before, lost)
+
     async def watch(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
-        """Sends a batch each interval, until cancelled. A slow watcher loses batches, and is told how many."""
+        """Sends a batch each interval, until cancelled; while nothing changes, each SILENT_S. A slow watcher loses
+        batches, and is told how many."""
         queue: asyncio.Queue[TelemetryBatch] = asyncio.Queue(query.queue_length)
         queued_rows = 0
 
         async def sample() -> None:
             nonlocal queued_rows
-            before, lost = nothing(), 0
+            before, lost, told, silent_until = nothing(), 0, 0, 0.0
             due = time.monotonic()
             while True:
-                now = await asyncio.to_thread(self.read)
-                batch = await asyncio.to_thread(self.batch, now, before, lost)
-                if queue.full() or (queued_rows and queued_rows + len(batch.flows) > _QUEUED_ROWS):
+                # A tenth of a millisecond while nothing passes; a thread would cost more.
+                now, batch = (
+                    self._sampled(before, lost)
+                    if self._is_quiet()
+                    else await asyncio.to_thread(self._sampled, before, lost)
+                )
+                if _is_empty(batch) and lost == told and time.monotonic() < silent_until:
+                    pass  # it has all there is
+                elif queue.full() or (queued_rows and queued_rows + len(batch.flows) > _QUEUED_ROWS):
                     lost += 1
                 else:
                     queued_rows += len(batch.flows)
                     queue.put_nowait(batch)
-                    before = now
+                    before, told = now, lost
+                    silent_until = time.monotonic() + SILENT_S
                 due = max(due + query.interval_s, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
 
@@ -112,6 +156,10 @@ class Telemetry:
                     queued_rows -= len(batch.flows)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+
+def _is_empty(batch: TelemetryBatch) -> bool:
+    return not (batch.flows or batch.legs or batch.drops or batch.ports)
 
 
 def _changed_samples(now: NDArray[np.uint64], before: NDArray[np.uint64]) -> tuple[CounterSample, ...]:

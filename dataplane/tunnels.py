@@ -99,6 +99,15 @@ class Tunnels:
         """Raises RequestInvalid where `sync` would."""
         self._checked(desired)
 
+    def serve(self, desired: Iterable[Tunnel]) -> bool:
+        """Whether WireGuard of each of them is there and has its peer, read back: it says nothing by itself."""
+        for name, peer in self._checked(desired).items():
+            border = self._borders[name]
+            state = self._served(border.link.wireguard)
+            if state is None or not state.matches(_device_config(border, peer)):
+                return False
+        return True
+
     def actual(self) -> tuple[Tunnel, ...]:
         """The tunnels that the node has now, read back."""
         found = []
@@ -149,7 +158,7 @@ class Tunnels:
 
     def _sync_tunnel(self, netlink: IPRoute, border: _Border, peer: Peer) -> tuple[str, ...]:
         link, name = border.link, border.config.name
-        config = DeviceConfig(private_key=border.private_key, listen_port=border.config.listen_port, peers=(peer,))
+        config = _device_config(border, peer)
         existed = read_interface(link.pipeline) is not None
         repairs = _sync_underlay(netlink, border.config)
         repairs += sync_pair(netlink, link)
@@ -211,6 +220,10 @@ class Tunnels:
             received_bytes=traffic.received_bytes if traffic else 0,
             sent_bytes=traffic.sent_bytes if traffic else 0,
         )
+
+
+def _device_config(border: _Border, peer: Peer) -> DeviceConfig:
+    return DeviceConfig(private_key=border.private_key, listen_port=border.config.listen_port, peers=(peer,))
 
 
 def _sync_underlay(netlink: IPRoute, border: BorderConfig) -> tuple[str, ...]:

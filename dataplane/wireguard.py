@@ -5,6 +5,7 @@ Keys are X25519 (RFC 7748) in base64, as `wg genkey` writes them.
 """
 
 import base64
+import functools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,7 @@ class WireGuard(Protocol):
         """Nothing of the device is left afterwards; does nothing where there is nothing."""
 
 
+@functools.lru_cache(maxsize=256)
 def public_key(private_key: str) -> str:
     key = X25519PrivateKey.from_private_bytes(base64.b64decode(private_key, validate=True))
     return base64.b64encode(key.public_key().public_bytes_raw()).decode()

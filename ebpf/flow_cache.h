@@ -112,6 +112,7 @@ static __noinline int resolve_uncached(const struct packet *packet)
 {
 	int leg = global_resolve(&packet->flow, packet->flow_port);
 
+	count_event(EVENT_CACHE_MISS);
 	if (leg >= 0)
 		count_leg(leg, 1, packet->ip_length);
 	return leg;

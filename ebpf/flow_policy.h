@@ -58,6 +58,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, CONTEXTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32); /* context */
 	__type(value, struct flow_policy_masks);
 } flow_policy_masks SEC(".maps");

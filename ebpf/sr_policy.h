@@ -13,6 +13,7 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PATH_LIVENESS_SIZE);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32); /* liveness group */
 	__type(value, struct path_liveness_value);
 } path_liveness SEC(".maps");
@@ -20,6 +21,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SR_POLICY_SIZE);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32); /* SR Policy * 8 + slot */
 	__type(value, struct sr_policy_value);
 } sr_policy SEC(".maps");

@@ -4,6 +4,7 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, LEASE_SIZE);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32); /* leg */
 	__type(value, struct lease_value);
 } lease SEC(".maps");
@@ -11,6 +12,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, STEER_SIZE);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32); /* leg */
 	__type(value, struct steer_value);
 } steer SEC(".maps");

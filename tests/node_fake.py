@@ -13,10 +13,12 @@ from map_fake import FakeMap
 from pipeline_tables import LAYOUT, fake_maps
 
 from dataplane import host as host_service
+from dataplane.columns import Rows
 from dataplane.counters import per_cpu_totals
 from dataplane.entry import TableEntry
 from dataplane.errors import NodeRefused
 from dataplane.host_api import (
+    AuditReport,
     BorderConfig,
     BorderStatus,
     CapturedFrame,
@@ -59,6 +61,7 @@ class FakeHost:
         self.on_sync: Callable[[HostState], None] = lambda state: None
         self.boot_epoch_s = 1_700_000_000
         self.without_carrier: frozenset[int] = frozenset()
+        self.digests: Callable[[], dict[str, bytes]] = dict
 
     async def describe(self) -> NodeDescription:
         up = {tunnel.border for tunnel in self.state.tunnels}
@@ -113,6 +116,10 @@ class FakeHost:
         self.state = desired
         return HostReport(changes=tuple(changes))
 
+    async def audit(self, desired: HostState) -> AuditReport:
+        changes = (await self.sync(desired)).changes
+        return AuditReport(changes=changes, digests=self.digests(), description=await self.describe())
+
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         return FlowBatch(time_s=1.0, flows=(), truncated=False)
 
@@ -146,10 +153,13 @@ class FakeNode:
     """Updates that were asked for, by whomever."""
     batches: list[list[str]] = field(default_factory=list)
     """Of each Write: `table` of each run."""
+    reads: list[str] = field(default_factory=list)
+    """Tables that were read back."""
     _server: grpc.aio.Server | None = None
 
     def __post_init__(self) -> None:
         self.host = FakeHost(self.name, self.ports, self.borders)
+        self.host.digests = self.digests
         self.directory.mkdir(parents=True, exist_ok=True)
         self._fresh = True
         self.drop_counter = FakeMap(4, 16 * CPUS, 256, fixed=True)
@@ -187,6 +197,16 @@ class FakeNode:
             await self._server.stop(0)
             self._server = None
 
+    def digests(self) -> dict[str, bytes]:
+        """Of all maps whose names begin with the table's."""
+        contents = {name: repr(sorted(one.data.items())).encode() for name, one in self.maps.items()}
+        return {
+            table.table.name: hashlib.sha256(
+                b"".join(content for name, content in contents.items() if name.startswith(table.table.name))
+            ).digest()
+            for table in LAYOUT.tables
+        }
+
     def entries(self, table: str) -> tuple[TableEntry, ...]:
         return self.tables.entries(table)
 
@@ -201,6 +221,11 @@ class CountedTables(Tables):
     def __init__(self, node: FakeNode) -> None:
         super().__init__(LAYOUT, node.maps)
         self._node = node
+
+    def read(self, table: str) -> Rows:
+        if getattr(self, "_node", None) is not None:  # not while it takes the maps over
+            self._node.reads.append(table)
+        return super().read(table)
 
     def write(self, runs):  # type: ignore[no-untyped-def]
         self._node.writes += sum(len(run.rows.keys) for run in runs)

@@ -23,7 +23,7 @@ from controller.southbound.codec import Codec, Row, behaviour, key, octets
 from controller.southbound.difference import STEPS, Operation, batches, difference, index
 from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
 from controller.southbound.nodes import Nodes
-from controller.southbound.p4runtime import P4RuntimeClient
+from controller.southbound.p4runtime import TURN, P4RuntimeClient
 from dataplane import p4info
 from dataplane.entry import TableEntry
 from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, Tunnel
@@ -265,6 +265,30 @@ async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4R
     foreign = next(d for d in report.deviations if d.what == "foreign")
     assert foreign.detail == "route(context=0, destination=5f00:bad::/32) -> set_next_hop(next_hop=1)"
     assert (await client.sync(STATE)).writes == 0
+
+
+async def test_tables_whose_digests_are_the_same_are_read_in_turn_only(node: FakeNode, client: P4RuntimeClient) -> None:
+    for _ in range(2):  # written, then verified
+        await client.sync(STATE, digests=node.digests())
+    node.reads.clear()
+    for _ in range(2 * TURN):
+        assert (await client.sync(STATE, digests=node.digests())).writes == 0
+    assert len(node.reads) == 2
+    routes = node.maps["route"].data
+    node.reads.clear()
+    routes.pop(next(each for each in routes if b"\x5f\x00\x00\x01" in each))
+    report = await client.sync(STATE, digests=node.digests())
+    assert [(one.what, one.table) for one in report.deviations] == [("missing", "route")]
+    assert "route" in node.reads
+    assert len(node.reads) <= 2
+    # What was written, by whomever, is not as it was verified, also where it looks the same again.
+    await client.sync(STATE, digests=node.digests())
+    before = node.digests()
+    await client.sync((*STATE, next_hop(2)), read_back=False)
+    del node.maps["next_hop"].data[(2).to_bytes(4, "little")]
+    node.maps["next_hop"].data[(2).to_bytes(4, "little")] = bytes(node.maps["next_hop"].value_size)
+    report = await client.sync((*STATE, next_hop(2)), digests=before)
+    assert [(one.what, one.table) for one in report.deviations] == [("missing", "next_hop")]
 
 
 async def test_without_reading_back_only_differences_to_what_was_seen_are_written(

@@ -7,12 +7,14 @@ import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
 from dataplane.host_api import (
+    AUDIT,
     CAPTURE,
     DESCRIBE,
     READ_FLOWS,
     SYNC,
     WATCH_TELEMETRY,
     Answer,
+    AuditReport,
     CapturedFrame,
     CaptureQuery,
     Empty,
@@ -48,6 +50,17 @@ class HostClient:
 
     async def sync(self, desired: HostState) -> HostReport:
         return await self._unary(SYNC, desired, SYNC_S_MAX)
+
+    async def audit(self, desired: HostState) -> AuditReport:
+        """`sync`, and what the node has then. An agent that is older has no digests."""
+        try:
+            return await self._unary(AUDIT, desired, SYNC_S_MAX)
+        except TargetRejected as exc:
+            cause = exc.__cause__
+            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+                changes = (await self.sync(desired)).changes
+                return AuditReport(changes=changes, digests={}, description=await self.describe())
+            raise
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         return await self._unary(READ_FLOWS, query, FLOWS_S_MAX)

@@ -10,7 +10,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -180,42 +180,53 @@ class NodeSession:
             if wanted is None:
                 continue
             try:
-                synced, host_changed = await self._make(tables, host, description.host_state, wanted)
+                synced, said = await self._make(tables, host, description, wanted)
                 await self._context.report(synced)
             except TargetRejected as exc:
                 rejected = NodeRejected(
                     node=self.name, generation=wanted.generation, reason=str(exc), concerned=exc.concerned
                 )
                 await self._context.report(rejected)
-                host_changed = True  # perhaps, before it was refused
+                said = await host.describe()  # perhaps it is different, before it was refused
             except TargetUnreachable:
                 if self._wanted is None:  # nothing newer: it is still what is wanted when the node is back
                     self.submit(wanted)
                 raise
-            if host_changed or wanted.audit:
-                description = await host.describe()
+            if said is not description:
+                description = said
                 await self._tell(description)
 
     async def _make(
-        self, tables: P4RuntimeClient, host: HostClient, present: HostState, wanted: SyncNode
-    ) -> tuple[NodeSynced, bool]:
-        """Tunnels that come before the entries, tunnels that go after. A refusal of the one does not stop the other."""
+        self, tables: P4RuntimeClient, host: HostClient, described: NodeDescription, wanted: SyncNode
+    ) -> tuple[NodeSynced, NodeDescription]:
+        """Tunnels that come before the entries, tunnels that go after. A refusal of the one does not stop the other.
+
+        Also returns what the node is then; `described` is what it was.
+        """
         changes: list[str] = []
         refused: list[TargetRejected] = []
         entries = 0
         deviations: tuple[Deviation, ...] = ()
         target = _ordered(wanted.state.host)
-        wider = _union(present, target)
+        wider = _union(described.host_state, target)
+        digests: Mapping[str, bytes] | None = None
+        is_new = False
         try:
-            if wanted.audit or wider != _ordered(present):
+            if wanted.audit:
+                audited = await host.audit(wider)
+                changes += audited.changes
+                described, digests = audited.description, audited.digests
+            elif wider != _ordered(described.host_state):
                 changes += (await host.sync(wider)).changes
+                is_new = True
         except TargetRejected as exc:
             refused.append(TargetRejected(str(exc), _lacking(target, (await host.describe()).host_state)))
         try:
-            report = await tables.sync(wanted.state.entries, read_back=wanted.audit)
+            report = await tables.sync(wanted.state.entries, read_back=wanted.audit, digests=digests)
             entries, deviations = report.writes, report.deviations
             if wider != target and not refused:
                 changes += (await host.sync(target)).changes
+                is_new = True
         except TargetRejected as exc:
             refused.append(exc)
         if refused:
@@ -232,7 +243,7 @@ class NodeSession:
             writes=entries + len(changes),
             deviations=(*deviations, *host_deviations) if wanted.audit else (),
         )
-        return synced, bool(changes)
+        return synced, await host.describe() if is_new else described
 
 
 def _lacking(target: HostState, present: HostState) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -21,6 +22,8 @@ DEVICE_ID = 1
 UNARY_S_MAX = 5.0
 PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
+TURN = 5
+"""Audits until another table is read whatever its digest."""
 FAULTS_SHOWN = 5
 """Of a refused batch; the rest is counted."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -76,6 +79,9 @@ class P4RuntimeClient:
         self._stream: _Stream | None = None
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
+        self._verified: dict[str, bytes] = {}
+        """By table, the digest with which it was read and found to be as it shall be."""
+        self._turns = itertools.count()
 
     async def become_primary(self) -> None:
         """Opens the stream and asks to lead (P4Runtime §5)."""
@@ -152,10 +158,12 @@ class P4RuntimeClient:
         request.arbitration.election_id.CopyFrom(U128.encode(self._election_id))
         return request
 
-    async def read(self) -> dict[Key, Row]:
-        """All entries of all tables."""
+    async def read(self, tables: Collection[str] | None = None) -> dict[Key, Row]:
+        """All entries of these tables; None: of all."""
         request = p4r.ReadRequest(device_id=DEVICE_ID)
-        request.entities.add().table_entry.table_id = 0  # P4Runtime §11.1: all tables
+        names = self._codec.p4info.table_by_name
+        for table_id in [0] if tables is None else [names[table].id for table in tables]:
+            request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
         try:
             async for response in self._read(request, timeout=READ_S_MAX):
@@ -186,11 +194,15 @@ class P4RuntimeClient:
             raise self._translated(f"reading {name}", exc) from exc
         return tuple(samples)
 
-    async def sync(self, desired: Sequence[Entry], *, read_back: bool = True) -> SyncReport:
+    async def sync(
+        self, desired: Sequence[Entry], *, read_back: bool = True, digests: Mapping[str, bytes] | None = None
+    ) -> SyncReport:
         """The node has exactly `desired` on return. TargetRejected names each entry that it refused, and its owner.
 
         What is refused does not keep the rest from being written. Without `read_back` the difference is to what the
-        node was last seen to have; where it turns out to have something else, it is read after all.
+        node was last seen to have; where it turns out to have something else, it is read after all. With `digests`,
+        which the node gave before, only tables are read whose digest is another than when they were last as they shall
+        be; and, now and then, one in turn.
         """
         indexed = index(desired)
         written = 0
@@ -199,19 +211,35 @@ class P4RuntimeClient:
             if not await self._apply(indexed, updates):
                 return SyncReport(writes=len(updates), deviations=())
             written = len(updates)
-        updates = difference(indexed, await self.read())
+        present, verified = await self._read_back(digests)
+        updates = difference(indexed, present)
         refused = await self._apply(indexed, updates)
         if refused:
             more = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
             shown = "; ".join(text for _, text in refused[:FAULTS_SHOWN])
             owners = tuple(sorted({owner for owner, _ in refused if owner}))
             raise TargetRejected(f"node {self.node} refused {shown}{more}", owners)
+        wrong = {update.key[0] for update in updates}
+        self._verified = {table: digest for table, digest in verified.items() if table not in wrong}
         deviations = tuple(deviation(self.node, update) for update in updates)
         return SyncReport(writes=written + len(updates), deviations=deviations)
+
+    async def _read_back(self, digests: Mapping[str, bytes] | None) -> tuple[dict[Key, Row], Mapping[str, bytes]]:
+        """What the node has, and the digests of it."""
+        seen, names = self._seen, self._codec.p4info.table_by_name
+        if digests is None or seen is None or digests.keys() != names.keys():
+            return await self.read(), digests or {}
+        turn, rest = divmod(next(self._turns), TURN)
+        in_turn = sorted(names)[turn % len(names)] if rest == 0 else ""
+        stale = {table for table in names if table == in_turn or self._verified.get(table) != digests[table]}
+        present = {each: row for each, row in seen.items() if each[0] not in stale}
+        return present | await self.read(stale), digests
 
     async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[tuple[str, str]]:
         """Writes them in order. Returns what was refused: whose it is, and why."""
         self._seen = None
+        for update in updates:
+            self._verified.pop(update.key[0], None)
         refused: list[tuple[str, str]] = []
         for batch in batches(updates):
             refused += await self.write(batch)
