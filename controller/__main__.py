@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -197,6 +198,7 @@ def _keygen(domain: str, key_dir: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stitchd", description="The controller of one domain.")
+    parser.add_argument("--version", action="version", version=f"stitchd {version('netstitch')}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON: domain, inventory, policy, store, ...")
     commands = parser.add_subparsers(dest="command")
     keygen = commands.add_parser("keygen", help="make the domain's keys where they are missing; print the public ones")

@@ -290,9 +290,14 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    port: int = 0, *, tokens: Tokens | None = None, certificate: tuple[Path, Path] | None = None, **deadlines: float
+    port: int = 0,
+    *,
+    tokens: Tokens | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    before: FakeController | None = None,
+    **deadlines: float,
 ) -> Iterator[Running]:
-    """With a certificate and its key it speaks TLS."""
+    """With a certificate and its key it speaks TLS. `before`: whose resources it has stored."""
     ready: list[Running] = []
     loop = asyncio.new_event_loop()
     up = threading.Event()
@@ -300,6 +305,8 @@ def running(
 
     async def main() -> None:
         controller, telemetry = FakeController(), FakeTelemetry()
+        if before is not None:
+            controller.resources, controller.revisions = before.resources, Revisions(2)
         app = create_app(controller, telemetry, tokens or Tokens(TOKEN), "shop")
         context = tls.context(*certificate) if certificate is not None else None
         server = Server(app, bound("127.0.0.1", port), tls=context, **deadlines)

@@ -145,7 +145,7 @@ def test_waiting_outlasts_a_controller_that_goes_away(tmp_path: Path) -> None:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == "intents/never-applied created\n"
     assert waiting.poll() is None
-    with running(port=port) as again:
+    with running(port=port, before=api.controller) as again:
         shell("apply", "-f", str(file))
         assert again.port == port
         output, errors = waiting.communicate(timeout=30)

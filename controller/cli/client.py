@@ -3,9 +3,9 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from controller.cli.config import Target
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, NotAllowed, Unreachable
@@ -18,6 +18,10 @@ ANSWER_TIMEOUT_S = 35.0
 STREAM_TIMEOUT_S = 25.0
 """A watch that is silent for longer than two heartbeats of the controller is dead."""
 _RECONNECT_S = 0.2
+PAGE = 2000
+"""Resources that are asked for at once."""
+UNPAGED = frozenset({"flows", "drops", "tokens"})
+"""Answered as they are, all at once."""
 
 
 class ManifestsRefused(CommandFailed):
@@ -28,17 +32,55 @@ class ManifestsRefused(CommandFailed):
         self.problems = problems
 
 
+class _Gone(CommandFailed):
+    """What has changed since a revision is not known any more."""
+
+
 class Client:
-    def __init__(self, target: Target) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
         """Raises InputInvalid where the URL is none."""
         self.target = target
+        self._connect_timeout_s, self._answer_timeout_s = connect_timeout_s, answer_timeout_s
         self._address = address(target.server, target.fingerprint, target.ca_file)
 
     # ---- what there is to ask
 
     def get(self, kind: str, name: str | None = None) -> Any:
         """A list of resources (or rows); one, if there is a name."""
-        return self._request("GET", f"/v1/{kind}" if name is None else f"/v1/{kind}/{quote(name)}")
+        if name is not None:
+            return self._request("GET", _path(kind, name))
+        return self._request("GET", _path(kind)) if kind in UNPAGED else self.resources(kind)[0]
+
+    def resources(self, kind: str, selection: Mapping[str, str] | None = None) -> tuple[list[Json], int | None]:
+        """All pages of it, and the revision from which on to watch what changes later.
+
+        `selection`: `labels`, `phase`, `tenant`.
+        """
+        found: list[Json] = []
+        query: Mapping[str, str] | None = {**(selection or {}), "limit": str(PAGE)}
+        revision = None
+        while query is not None:
+            connection = self._connect(self._answer_timeout_s)
+            try:
+                response = self._send(connection, "GET", _path(kind), query, b"")
+                found += self._decode(self._read(response, response.read))
+            finally:
+                connection.close()
+            if revision is None:
+                revision = int(response.headers.get("netstitch-revision", 0)) or None
+            query = _next_page(response.headers.get("link", ""))
+        return found, revision
+
+    def page(self, kind: str, limit: int) -> list[Json]:
+        """The first of them."""
+        found: list[Json] = self._request("GET", _path(kind), {"limit": str(limit)})
+        return found
 
     def flows(self, intent: str | None) -> list[Json]:
         rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
@@ -92,18 +134,44 @@ class Client:
     def revoke_token(self, name: str) -> list[str]:
         return self._results("DELETE", f"/v1/tokens/{quote(name)}")
 
-    def watch(self, kind: str, name: str | None = None, deadline: float | None = None) -> Iterator[Json | None]:
-        """The present resources, then each as it changes; None where nothing happened for a while.
+    def watch(
+        self,
+        kind: str,
+        name: str | None = None,
+        deadline: float | None = None,
+        *,
+        selection: Mapping[str, str] | None = None,
+        since: int | None = None,
+        known: Iterable[Json] = (),
+    ) -> Iterator[Json | None]:
+        """The present resources (with `since` what has changed later), then each as it changes; None where nothing
+        happened for a while. `known`: what is known of them at `since`.
 
-        Ends only at `deadline` (time.monotonic). When the controller goes away, it is asked again until it is back.
+        Ends only at `deadline` (time.monotonic). When the controller goes away, it is asked again until it is back, and
+        goes on where it was; where it does not know any more what has changed, all is looked at again.
         """
-        path = f"/v1/{kind}" if name is None else f"/v1/{kind}/{quote(name)}"
+        seen = {str(one["metadata"]["name"]): _content(one) for one in known}
         began = False
         while True:
+            query = {**(selection or {}), "watch": "true", **({} if since is None else {"since": str(since)})}
             try:
-                for line in self._lines(path, deadline):
+                for line in self._lines(_path(kind, name), query, deadline):
                     began = True
-                    yield json.loads(line) if line.strip() else None
+                    if not line.strip():
+                        yield None
+                        continue
+                    resource = json.loads(line)
+                    since = max(since or 0, int(resource["metadata"].get("revision", 0))) or None
+                    _note(seen, resource)
+                    yield resource
+            except _Gone:
+                began = True
+                present, since = self._present(kind, name, selection)
+                for gone in seen.keys() - {str(one["metadata"]["name"]) for one in present}:
+                    yield {"kind": kind, "metadata": {"name": gone}, "spec": {}, "status": {"deleted": True}}
+                changed = [one for one in present if seen.get(str(one["metadata"]["name"])) != _content(one)]
+                seen = {str(one["metadata"]["name"]): _content(one) for one in present}
+                yield from changed
             except Unreachable:
                 if not began:
                     raise  # it was never there
@@ -112,6 +180,12 @@ class Client:
             yield None
             time.sleep(_RECONNECT_S)
 
+    def _present(
+        self, kind: str, name: str | None, selection: Mapping[str, str] | None
+    ) -> tuple[list[Json], int | None]:
+        found, revision = self.resources(kind, selection)
+        return [one for one in found if name in (None, one["metadata"]["name"])], revision
+
     # ---- how
 
     def _results(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> list[str]:
@@ -119,17 +193,17 @@ class Client:
         return results
 
     def _request(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> Any:
-        connection = self._connect(ANSWER_TIMEOUT_S)
+        connection = self._connect(self._answer_timeout_s)
         try:
             response = self._send(connection, method, path, query or {}, body)
             return self._decode(self._read(response, response.read))
         finally:
             connection.close()
 
-    def _lines(self, path: str, deadline: float | None) -> Iterator[bytes]:
+    def _lines(self, path: str, query: Mapping[str, str], deadline: float | None) -> Iterator[bytes]:
         connection = self._connect(STREAM_TIMEOUT_S)
         try:
-            response = self._send(connection, "GET", path, {"watch": "true"}, b"")
+            response = self._send(connection, "GET", path, query, b"")
             while True:
                 if deadline is not None and connection.sock is not None:
                     left_s = deadline - time.monotonic()
@@ -145,7 +219,7 @@ class Client:
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         try:
-            connection = self._address.connect(CONNECT_TIMEOUT_S)
+            connection = self._address.connect(self._connect_timeout_s)
         except (OSError, UnicodeError) as error:
             raise self._unreachable(error) from error
         connection.sock.settimeout(timeout_s)
@@ -178,12 +252,15 @@ class Client:
             raise self._no_controller(f"status {status}") from broken
         match status:
             case 400 | 413:
-                raise ManifestsRefused(error, problems) if problems else InputInvalid(error)
+                about_manifests = problems and not any(path[:1] in (("query",), ("header",)) for path, _ in problems)
+                raise ManifestsRefused(error, problems) if about_manifests else InputInvalid(error)
             case 401 | 403:
                 raise NotAllowed(f"{self.target.server}: {error}")
             case 404 if any(path == ("kind",) for path, _ in problems):
                 raise InputInvalid(error)
-            case 404 | 409:
+            case 410:
+                raise _Gone(error)
+            case 404 | 409 | 412:
                 raise AnswerIsNo("\n".join(dict.fromkeys(message for _, message in problems)) or error)
             case _:
                 raise Unreachable(f"{self.target.server}: {error} (status {status})")
@@ -211,3 +288,27 @@ class Client:
         return Unreachable(
             f"{self.target.server} ({self.target.said_by}) does not answer like a controller of netstitch ({found})"
         )
+
+
+def _path(kind: str, name: str | None = None) -> str:
+    return f"/v1/{kind}" if name is None else f"/v1/{kind}/{quote(name)}"
+
+
+def _next_page(link: str) -> dict[str, str] | None:
+    """The query of what `<URL>; rel="next"` leads to; None: there is no more."""
+    url, _, relation = link.partition(">")
+    return dict(parse_qsl(urlsplit(url.lstrip("<")).query)) if 'rel="next"' in relation else None
+
+
+def _content(resource: Json) -> int:
+    """Equal for what is equal but for the revision."""
+    metadata = {name: value for name, value in resource["metadata"].items() if name != "revision"}
+    return hash(json.dumps([metadata, resource["spec"], resource["status"]], sort_keys=True))
+
+
+def _note(seen: dict[str, int], resource: Json) -> None:
+    name = str(resource["metadata"]["name"])
+    if resource["status"].get("deleted"):
+        seen.pop(name, None)
+    else:
+        seen[name] = _content(resource)

@@ -16,9 +16,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controller.cli.errors import AnswerIsNo, InputInvalid, NotAllowed, Unreachable
+
+if TYPE_CHECKING:
+    from topologies.record import LabRecord
 
 CONFIG_FILE = Path("~/.config/netstitch/config.yaml")
 _FIELDS = {"server", "token_file", "fingerprint", "ca_file"}
@@ -71,6 +74,14 @@ def target(choice: Choice) -> Target:
     return _of_lab(choice)
 
 
+def domains(choice: Choice) -> tuple[str, ...]:
+    """Whose controllers can be chosen with --domain. Raises as `target`."""
+    config_file = CONFIG_FILE.expanduser()
+    if choice.lab is None and config_file.exists():
+        return tuple(_read_config(config_file)[1])
+    return tuple(one.name for one in _lab(choice).domains)
+
+
 def _pick(choice: Choice, known: Mapping[str, _Known], default: str, source: str) -> Target:
     name = choice.domain or default
     if name not in known:
@@ -91,11 +102,19 @@ def _target(choice: Choice, known: _Known, said_by: str) -> Target:
 
 
 def _of_lab(choice: Choice) -> Target:
+    record = _lab(choice)
+    if not record.domains:
+        raise AnswerIsNo(f"lab {record.lab} is bare: it has no controllers")
+    known = {one.name: _Known(server=f"http://{one.listen}", token_file=one.token_file) for one in record.domains}
+    return replace(_pick(choice, known, record.domains[0].name, f"lab {record.lab}"), lab=record.lab)
+
+
+def _lab(choice: Choice) -> "LabRecord":
     from topologies import lab  # only here: other commands start faster without it
     from topologies.errors import LabError, NotFound, RequestInvalid
 
     try:
-        record = lab.find(choice.lab)
+        return lab.find(choice.lab)
     except RequestInvalid as error:
         raise InputInvalid(str(error)) from error
     except NotFound as error:
@@ -108,10 +127,6 @@ def _of_lab(choice: Choice) -> Target:
         raise NotAllowed(f"{error.filename} cannot be read: labs are root's; run it with sudo") from error
     except LabError as error:
         raise Unreachable(str(error)) from error
-    if not record.domains:
-        raise AnswerIsNo(f"lab {record.lab} is bare: it has no controllers")
-    known = {one.name: _Known(server=f"http://{one.listen}", token_file=one.token_file) for one in record.domains}
-    return replace(_pick(choice, known, record.domains[0].name, f"lab {record.lab}"), lab=record.lab)
 
 
 def _token(path: str) -> str:

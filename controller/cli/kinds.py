@@ -29,11 +29,17 @@ class Column:
     """Fields of the resource, joined by dots."""
     wide: bool = False
     """Only with -o wide."""
+    form: str = ""
+    """How a value is shown: `age` (of a Unix time), `left` (of seconds), `time` (local), `protocol`."""
 
 
-def _columns(*narrow: tuple[str, str], wide: tuple[tuple[str, str], ...] = ()) -> tuple[Column, ...]:
+def _columns(*narrow: tuple[str, ...], wide: tuple[tuple[str, ...], ...] = ()) -> tuple[Column, ...]:
     name = () if narrow[0][0] in ("NODE", "INTENT") else (Column("NAME", "metadata.name"),)
-    return (*name, *(Column(*one) for one in narrow), *(Column(*one, wide=True) for one in wide))
+    return (*name, *(_column(*one) for one in narrow), *(_column(*one, wide=True) for one in wide))
+
+
+def _column(title: str, path: str, form: str = "", *, wide: bool = False) -> Column:
+    return Column(title, path, wide, form)
 
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -41,13 +47,15 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("TENANT", "metadata.tenant"),
         ("PHASE", "status.phase"),
         ("PREDICTED MS", "status.predicted.latency_ms"),
+        ("AGE", "status.created_s", "age"),
         ("PATH", "status.paths"),
         ("CONDITIONS", "status.conditions"),
-        wide=(("SEGMENTS", "status.segments"),),
+        wide=(("LABELS", "metadata.labels"), ("SEGMENTS", "status.segments")),
     ),
     "networks": _columns(
         ("PREFIXES", "spec.prefixes"),
         ("TRUST", "spec.trust"),
+        ("AGE", "status.applied.at_s", "age"),
         ("ATTACHMENTS", "spec.attachments"),
         wide=(("GATEWAYS", "spec.gateways"), ("LABELS", "metadata.labels")),
     ),
@@ -56,6 +64,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("THEN", "status.consequence"),
         ("PRIORITY", "spec.priority"),
         ("INTENTS", "status.intents"),
+        ("AGE", "status.applied.at_s", "age"),
         wide=(("EXPLAIN", "spec.explain"),),
     ),
     "plugins": _columns(
@@ -71,22 +80,25 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("TENANTS", "spec.tenants"),
         ("STATE", "status.phase"),
         ("CREATED", "status.created_s"),
-        ("EXPIRES", "status.expires_s"),
-        ("LAST USED", "status.last_used_s"),
+        ("EXPIRES", "status.expires_s", "time"),
+        ("LAST USED", "status.last_used_s", "age"),
     ),
     "policies": _columns(
         ("ACCEPT", "spec.accept"),
         ("TRANSIT", "spec.transit"),
         ("FILE", "status.loaded.file"),
-        ("LOADED", "status.loaded.at_s"),
+        ("LOADED", "status.loaded.at_s", "age"),
         wide=(("OFFER", "spec.offer"), ("NEIGHBOUR", "spec.neighbour"), ("BY", "status.loaded.by")),
     ),
-    "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports")),
+    "services": _columns(
+        ("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports"), ("AGE", "status.applied.at_s", "age")
+    ),
     "nodes": _columns(
         ("ROLE", "spec.role"),
         ("LOCATOR", "spec.locator"),
         ("PHASE", "status.phase"),
         ("ENTRIES", "status.entries"),
+        ("AGE", "status.applied.at_s", "age"),
         ("REASON", "status.reason"),
         wide=(("AGENT", "spec.agent"), ("WIREGUARD", "status.wireguard"), ("SOFTWARE", "status.software")),
     ),
@@ -98,6 +110,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("RATE MBIT", "spec.rate_mbit"),
         ("TRUST", "spec.trust"),
         ("CARRIER", "status.carrier"),
+        ("AGE", "status.applied.at_s", "age"),
         wide=(
             ("COST", "spec.cost"),
             ("LOSS %", "spec.loss_percent"),
@@ -109,6 +122,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("SID BLOCK", "spec.sid_block"),
         ("ENDPOINT", "spec.endpoint"),
         ("TRUST", "spec.trust"),
+        ("AGE", "status.applied.at_s", "age"),
         wide=(("KEY", "spec.key"), ("STATUS", "status")),
     ),
     "agreements": _columns(
@@ -116,7 +130,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("OFFEROR", "spec.offeror"),
         ("ACCEPTOR", "spec.acceptor"),
         ("BORDER", "spec.border"),
-        ("EXPIRES IN S", "status.expires_in_s"),
+        ("LEFT", "status.expires_in_s", "left"),
         ("OWNER", "status.owner"),
         ("REASON", "status.reason"),
         wide=(("REVISION", "spec.revision"), ("ENCRYPTION", "spec.encryption"), ("LATENCY US", "status.latency_us")),
@@ -124,6 +138,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "tunnels": _columns(
         ("UP", "status.up"),
         ("PEER", "spec.peer_endpoint"),
+        ("HANDSHAKE", "status.latest_handshake_s", "age"),
         ("SENT BYTES", "status.sent_bytes"),
         ("RECEIVED BYTES", "status.received_bytes"),
         ("AGREEMENTS", "status.agreements"),
@@ -138,7 +153,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "flows": _columns(
         ("NODE", "node"),
         ("INTENT", "intent"),
-        ("PROTO", "protocol"),
+        ("PROTO", "protocol", "protocol"),
         ("SOURCE", "source_address"),
         ("PORT", "source_port"),
         ("DESTINATION", "destination_address"),

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from controller.cli.style import SETTINGS
+from controller.cli.table import table
 from topologies import lab, links, processes
 from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.problem import TopologyInvalid
@@ -21,7 +21,7 @@ from topologies.status import LabStatus, status
 NO, INVALID, UNREACHABLE, NOT_ALLOWED = 1, 2, 3, 4
 """Exit status (interfaces.md)."""
 
-app = typer.Typer(help="An emulated topology on this machine, with its agents and controllers.", no_args_is_help=True)
+app = typer.Typer(help="An emulated topology on this machine, with its agents and controllers.", **SETTINGS)
 
 LabOption = Annotated[str | None, typer.Option("--lab", metavar="NAME", help="Which lab, if several are up.")]
 
@@ -186,8 +186,7 @@ def restart(
 
 
 def _print_tables(found: LabStatus) -> None:
-    console = Console()
-    console.print(f"lab {found.lab}")
+    print(f"lab {found.lab}")
     for title, columns, rows in (
         (
             "hosts",
@@ -220,12 +219,8 @@ def _print_tables(found: LabStatus) -> None:
             ],
         ),
     ):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        print(f"\n{title}")
+        table([column.upper() for column in columns], rows)
 
 
 def _process(process: int | None) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from controller.cli import config
+from controller.cli import completion, config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
 from controller.cli.kinds import KINDS, MANIFESTS, ROWS, SCHEMA_FILES, plural, reference
 from controller.cli.render import Brief, Output, Tree, Written
+from controller.cli.style import SETTINGS
 
 if TYPE_CHECKING:
     from controller.cli.client import Client
@@ -40,38 +42,57 @@ class _Commands(TyperGroup):
         return command
 
 
-_SETTINGS: dict[str, Any] = {
-    "no_args_is_help": True,
-    "add_completion": False,
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-}
-app = typer.Typer(cls=_Commands, help="Stitches networks together from what applications say they need.", **_SETTINGS)
-domain_app = typer.Typer(help="Other domains.", **_SETTINGS)
-agreement_app = typer.Typer(help="What domains signed.", **_SETTINGS)
+app = typer.Typer(
+    cls=_Commands,
+    help="Stitches networks together from what applications say they need.",
+    **{**SETTINGS, "add_completion": True},
+)
+domain_app = typer.Typer(help="Other domains.", **SETTINGS)
+agreement_app = typer.Typer(help="What domains signed.", **SETTINGS)
 app.add_typer(domain_app, name="domain")
 app.add_typer(agreement_app, name="agreement")
-policy_app = typer.Typer(help="Which offers of other domains are accepted.", **_SETTINGS)
+policy_app = typer.Typer(help="Which offers of other domains are accepted.", **SETTINGS)
 app.add_typer(policy_app, name="policy")
-token_app = typer.Typer(help="Who may use a controller's API.", **_SETTINGS)
+token_app = typer.Typer(help="Who may use a controller's API.", **SETTINGS)
 app.add_typer(token_app, name="token")
 
 Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
 Wait = Annotated[float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the outcome.")]
-KindArgument = Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))]
+KindArgument = Annotated[
+    str, typer.Argument(metavar="KIND", help=", ".join(KINDS), autocompletion=completion.kind_or_reference)
+]
 SchemaKind = Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join((*MANIFESTS, *SCHEMA_FILES))}.")]
-Reference = Annotated[str, typer.Argument(metavar="KIND/NAME")]
+Reference = Annotated[str, typer.Argument(metavar="KIND/NAME", autocompletion=completion.references)]
+Selector = Annotated[
+    str | None,
+    typer.Option("-l", "--labels", metavar="LABEL=VALUE,...", help="Only those: app=web, tier!=2, pci, !old."),
+]
+Phased = Annotated[
+    str | None, typer.Option(metavar="PHASE", help="Only those in it.", autocompletion=completion.phases)
+]
+Tenant = Annotated[str | None, typer.Option(metavar="T", help="Only this tenant's.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output")]
 BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
 TreeOption = Annotated[Tree, typer.Option("-o", "--output")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Go on with what changes.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"stitch {version('netstitch')}")
+        raise typer.Exit
+
+
 @app.callback()
 def choose(
     context: typer.Context,
-    domain: Annotated[str | None, typer.Option(help="Which controller of a lab or of the config file.")] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Which controller of a lab or of the config file.", autocompletion=completion.domains),
+    ] = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="The controller's REST API: https://HOST:PORT, unix:/PATH.")
     ] = None,
@@ -83,6 +104,9 @@ def choose(
         str | None, typer.Option(metavar="FILE", help="The CA of its certificate, if not of this system.")
     ] = None,
     lab: Annotated[str | None, typer.Option(metavar="NAME", help="Which lab, if several are up.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     context.obj = config.Choice(
         domain=domain, server=server, token_file=token_file, lab=lab, fingerprint=fingerprint, ca_file=ca_file
@@ -150,25 +174,55 @@ def intent(
 def get(
     context: typer.Context,
     kind: KindArgument,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=completion.names)] = None,
+    labels: Selector = None,
+    phase: Phased = None,
+    tenant: Tenant = None,
     output: OutputOption = Output.TABLE,
     watch: WatchOption = False,
 ) -> None:
     """Show resources of a kind, or one."""
-    from controller.cli.render import show, show_change
+    from controller.cli.client import UNPAGED
+    from controller.cli.render import show
 
     if name is None and "/" in kind:
         kinds, name = reference(kind)
     else:
         kinds = plural(kind)
+    selection = _selection(labels=labels, phase=phase, tenant=tenant)
+    if selection and (name is not None or kinds in UNPAGED):
+        raise InputInvalid(f"-l, --phase and --tenant pick from lists of resources, not from {name or kinds}")
     client = _client(context)
-    if watch and kinds not in ROWS:
-        for resource in client.watch(kinds, name):
-            if resource is not None:
-                show_change(kinds, resource, output)
-        return
-    for _ in _rounds(watch):
-        show(kinds, _rows(client, kinds, name) if kinds in ROWS else client.get(kinds, name), output)
+    if kinds in ROWS:
+        for _ in _rounds(watch):
+            show(kinds, _rows(client, kinds, name), output)
+    elif watch:
+        _follow(client, kinds, name, selection, output)
+    else:
+        show(kinds, client.resources(kinds, selection)[0] if selection else client.get(kinds, name), output)
+
+
+def _selection(**given: str | None) -> dict[str, str]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _follow(client: "Client", kind: str, name: str | None, selection: dict[str, str], output: Output) -> None:
+    """What is there, then what changes, until somebody ends it."""
+    from controller.cli.client import UNPAGED
+    from controller.cli.render import Changes
+
+    if kind in UNPAGED:
+        raise InputInvalid(f"{kind} cannot be watched; `stitch get {kind}` shows them")
+    changes = Changes(kind, output)
+    if name is None:
+        found, since = client.resources(kind, selection)
+    else:
+        found = [client.get(kind, name)]
+        since = found[0]["metadata"].get("revision")
+    changes.show(found)
+    for resource in client.watch(kind, name, selection=selection, since=since, known=found):
+        if resource is not None:
+            changes.show([resource])
 
 
 def _rows(client: "Client", kind: str, node: str | None) -> list[dict[str, Any]]:
@@ -196,6 +250,7 @@ def _rounds(watch: bool) -> Iterator[None]:
 def describe(context: typer.Context, what: Reference) -> None:
     """Show everything about one resource."""
     from controller.cli.render import as_yaml
+    from controller.cli.times import with_times
 
     kind, name = reference(what)
     if kind in ROWS:
@@ -204,25 +259,40 @@ def describe(context: typer.Context, what: Reference) -> None:
     print(f"{kind}/{name}")
     for part in ("metadata", "spec", "status"):
         text = as_yaml([resource[part]]) if resource[part] else "-\n"
-        print(f"\n{part}:\n" + "".join(f"  {line}\n" for line in text.splitlines()), end="")
+        print(f"\n{part}:\n" + "".join(f"  {with_times(line)}\n" for line in text.splitlines()), end="")
 
 
 @app.command()
 def delete(
     context: typer.Context,
-    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND/NAME...|KIND NAME...]")] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KIND/NAME...|KIND NAME...]", autocompletion=completion.targets),
+    ] = None,
     file: OptionalFiles = None,
+    labels: Selector = None,
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
     wait: Wait = None,
 ) -> None:
     """Remove resources: all of them or none; an intent is withdrawn."""
     from controller.cli import changing
 
-    references = _references(what or [])
+    words = what or []
+    client = _client(context)
+    if labels is not None:
+        if len(words) != 1 or "/" in words[0]:
+            raise InputInvalid("-l picks from all of one kind: stitch delete KIND -l LABEL=VALUE")
+        kind = plural(words[0])
+        references = [(kind, one["metadata"]["name"]) for one in client.resources(kind, {"labels": labels})[0]]
+        if not references:
+            print(f"no {kind} have these labels")
+            return
+    else:
+        references = _references(words)
     references += changing.references_of(changing.read_documents(file)) if file else []
     if not references:
         raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
-    changing.delete(_client(context), references, wait, ignore_not_found=ignore_not_found)
+    changing.delete(client, references, wait, ignore_not_found=ignore_not_found)
 
 
 def _references(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -293,7 +363,8 @@ def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
     import json
 
     from controller.cli.doctor import examine
-    from controller.cli.render import cell, table
+    from controller.cli.render import cell
+    from controller.cli.table import table
 
     seen, reached = examine(_client(context))
     if output is Brief.JSON:
@@ -435,7 +506,10 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Ends the process with the exit status of interfaces.md."""
     try:
-        app(hoisted(sys.argv[1:]), prog_name="stitch")
+        try:
+            app(hoisted(sys.argv[1:]), prog_name="stitch")
+        finally:
+            sys.stdout.flush()  # where who reads us has gone, that is found out here and not at the very end
     except CommandFailed as error:
         sys.stdout.flush()
         _complain(str(error))
@@ -443,8 +517,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read us has gone; do not complain at exit
-        sys.exit(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # do not complain at exit
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _complain(text: str) -> None:

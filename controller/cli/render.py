@@ -1,16 +1,16 @@
 """Answers as people and programs read them. Plain and stable where the output is no terminal."""
 
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from controller.cli.errors import InputInvalid
 from controller.cli.kinds import Column, columns
+from controller.cli.table import Following, table
+from controller.cli.times import age, local, span
 
 Json = dict[str, Any]
-_GAP = "   "
 
 
 class Output(StrEnum):
@@ -55,18 +55,33 @@ def show(kind: str, answer: Json | list[Json], output: Output) -> None:
             table([column.title for column in shown], [cells(row, shown) for row in rows])
 
 
-def show_change(kind: str, resource: Json, output: Output) -> None:
-    """One line of a watch (a document in YAML)."""
-    match output:
-        case Output.JSON:
-            print(json.dumps(resource, ensure_ascii=False), flush=True)
-        case Output.YAML:
-            print(f"---\n{as_yaml([resource])}", end="", flush=True)
-        case Output.SENTENCE:
-            print(sentence(kind, resource), flush=True)
-        case Output.TABLE | Output.WIDE:
-            shown = columns(kind, wide=output is Output.WIDE)
-            print(_GAP.join(cells(resource, shown)).rstrip(), flush=True)
+class Changes:
+    """What a watch shows: first what is there, then each as it changes."""
+
+    def __init__(self, kind: str, output: Output) -> None:
+        self._kind, self._output = kind, output
+        self._columns = columns(kind, wide=output is Output.WIDE)
+        self._table = Following([column.title for column in self._columns])
+
+    def show(self, resources: Sequence[Json]) -> None:
+        if self._output in (Output.TABLE, Output.WIDE):
+            self._table.show([self._row(resource) for resource in resources])
+            return
+        for resource in resources:
+            match self._output:
+                case Output.JSON:
+                    print(json.dumps(resource, ensure_ascii=False), flush=True)
+                case Output.YAML:
+                    print(f"---\n{as_yaml([resource])}", end="", flush=True)
+                case _:
+                    print(sentence(self._kind, resource), flush=True)
+
+    def _row(self, resource: Json) -> list[str]:
+        row = cells(resource, self._columns)
+        if not resource["status"].get("deleted"):
+            return row
+        at_phase = next((n for n, one in enumerate(self._columns) if one.title in ("PHASE", "STANDING", "STATE")), 1)
+        return ["DELETED" if place == at_phase else "-" if place else text for place, text in enumerate(row)]
 
 
 def sentence(kind: str, resource: Json) -> str:
@@ -82,28 +97,27 @@ def as_yaml(documents: Sequence[Json]) -> str:
     return print_yaml(documents)
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """By rich on a terminal; elsewhere columns with spaces, never cut."""
-    lines = [list(titles), *map(list, rows)]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for title in titles:
-            shown.add_column(title, overflow="fold")
-        for line in lines[1:]:
-            shown.add_row(*map(Text, line))
-        Console().print(shown)
-        return
-    widths = [max(len(line[place]) for line in lines) for place in range(len(titles))]
-    for line in lines:
-        print(_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def cells(resource: Json, shown: Sequence[Column]) -> list[str]:
-    return [cell(at(resource, column.path)) for column in shown]
+    return [_formed(column, at(resource, column.path)) for column in shown]
+
+
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+
+
+def _formed(column: Column, value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        match column.form:
+            case "age" if value > 0:
+                return age(value)
+            case "age":
+                return "-"
+            case "time":
+                return local(value)
+            case "left":
+                return span(value)
+            case "protocol":
+                return _PROTOCOLS.get(int(value), str(value))
+    return cell(value)
 
 
 def at(resource: Any, path: str) -> Any:

@@ -1,0 +1,80 @@
+"""What a shell proposes: kinds, and names that the controller knows. Quick, and silent where there is none to ask."""
+
+from collections.abc import Iterator
+
+import typer
+
+from controller.cli import config
+from controller.cli.errors import CommandFailed
+from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural
+
+PATIENCE_S = 1.0
+NAMES = 500
+PHASES = (
+    "Pending", "Negotiating", "Installing", "Active", "Degraded", "Unsatisfiable", "Refused", "Expired",
+)  # fmt: skip
+
+
+def kinds(incomplete: str) -> list[str]:
+    return [kind for kind in KINDS if kind.startswith(incomplete.lower())]
+
+
+def phases(incomplete: str) -> list[str]:
+    return [phase for phase in PHASES if phase.lower().startswith(incomplete.lower())]
+
+
+def kind_or_reference(context: typer.Context, incomplete: str) -> list[str]:
+    return references(context, incomplete) if "/" in incomplete else kinds(incomplete)
+
+
+def references(context: typer.Context, incomplete: str) -> list[str]:
+    """`KIND/NAME`; first the kinds, with a slash."""
+    kind, slash, name = incomplete.partition("/")
+    if not slash:
+        return [f"{one}/" for one in MANIFESTS if one.startswith(kind.lower())]
+    return [f"{kind}/{one}" for one in _names(context, kind, name)]
+
+
+def names(context: typer.Context, incomplete: str) -> list[str]:
+    """Of the kind that is there already."""
+    kind = context.params.get("kind")
+    return list(_names(context, kind, incomplete)) if isinstance(kind, str) and "/" not in kind else []
+
+
+def intents(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "intents", incomplete))
+
+
+def targets(context: typer.Context, incomplete: str) -> list[str]:
+    """For `stitch delete`: KIND/NAME, or names of the KIND that stands first."""
+    words = context.params.get("what") or []
+    if words and "/" not in words[0]:
+        return list(_names(context, words[0], incomplete))
+    return references(context, incomplete)
+
+
+def domains(context: typer.Context, incomplete: str) -> list[str]:
+    try:
+        return [one for one in config.domains(_choice(context)) if one.startswith(incomplete)]
+    except CommandFailed:
+        return []
+
+
+def _names(context: typer.Context, kind: str, start: str) -> Iterator[str]:
+    from controller.cli.client import UNPAGED, Client
+
+    try:
+        wanted = plural(kind)
+        if wanted in ROWS:
+            return
+        client = Client(config.target(_choice(context)), connect_timeout_s=PATIENCE_S, answer_timeout_s=PATIENCE_S)
+        found = client.get(wanted) if wanted in UNPAGED else client.page(wanted, NAMES)
+    except CommandFailed:
+        return
+    yield from (str(one["metadata"]["name"]) for one in found if str(one["metadata"]["name"]).startswith(start))
+
+
+def _choice(context: typer.Context) -> config.Choice:
+    given = context.find_root().params
+    fields = ("domain", "server", "token_file", "fingerprint", "ca_file", "lab")
+    return config.Choice(**{field: given.get(field) for field in fields})

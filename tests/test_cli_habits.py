@@ -1,0 +1,165 @@
+"""What people expect of a command line: completion, selectors, watches that read well, clean ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from northbound_fake import TOKEN, Running, running
+from test_cli import INTENT, STITCH, Shell
+
+from controller.cli import client as api_client
+from controller.cli.client import Client
+from controller.cli.config import Target
+from controller.cli.table import fit
+from controller.cli.times import span, with_times
+
+
+@pytest.fixture
+def api() -> Iterator[Running]:
+    with running() as api:
+        yield api
+
+
+@pytest.fixture
+def stitch(tmp_path: Path, api: Running) -> Shell:
+    return Shell(tmp_path, api.url)
+
+
+def labelled(name: str, app: str) -> str:
+    select = f"select: {{app: {name}}}"
+    text = INTENT.replace("order-processing, tenant: customer-x", f"{name}, tenant: t-{app}, labels: {{app: {app}}}")
+    return text.replace("select: {app: order-processing}", select)
+
+
+def complete(stitch: Shell, *words: str, server: str | None = None) -> list[str]:
+    """What a shell proposes for the last of the words."""
+    line = ["stitch", "--server", server or stitch.server, "--token-file", str(stitch.token), *words]
+    environment = stitch.environment() | {
+        "_STITCH_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1),
+    }  # fmt: skip
+    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_shells_propose_kinds_names_and_phases(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=labelled("orders", "shop") + "---\n" + labelled("books", "hall"))
+    assert complete(stitch, "get", "int") == ["intents"]
+    assert complete(stitch, "get", "intents", "o") == ["orders"]
+    assert complete(stitch, "describe", "intent/") == ["intent/books", "intent/orders"]
+    assert complete(stitch, "delete", "intents", "books", "o") == ["orders"]
+    assert complete(stitch, "get", "intents", "--phase", "Act") == ["Active"]
+    assert complete(stitch, "get", "intents", "o", server="http://127.0.0.1:1") == [], "nobody to ask: silent"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_there_for_each_shell(stitch: Shell, shell: str) -> None:
+    environment = stitch.environment() | {"_STITCH_COMPLETE": f"source_{shell}"}
+    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=60)
+    assert "_STITCH_COMPLETE=complete_" + shell in done.stdout, done.stderr
+
+
+def test_version_and_one_style_of_help(stitch: Shell) -> None:
+    assert stitch.bare("--version").stdout.startswith("stitch 0.")
+    for command in ([], ["lab"], ["get"], ["lab", "up"], ["token", "create"]):
+        text = stitch.bare(*command, "--help").stdout
+        assert text.startswith("Usage: stitch") and "\n  --help" in text and "─" not in text
+
+
+def test_selectors_pick_what_is_shown_and_deleted(stitch: Shell) -> None:
+    several = "---\n".join((labelled("a", "shop"), labelled("b", "shop"), labelled("c", "hall")))
+    stitch("apply", "-f", "-", "--wait", "30", stdin=several)
+
+    def names(*options: str) -> list[str]:
+        return [one["metadata"]["name"] for one in stitch.json("get", "intents", *options)]
+
+    assert names("-l", "app=shop") == ["a", "b"]
+    assert names("-l", "app!=shop") == ["c"]
+    assert names("--phase", "active", "--tenant", "t-hall") == ["c"]
+    assert "expected NAME=VALUE" in stitch("get", "intents", "-l", "=x", status=2).stderr
+    assert stitch("delete", "intents", "-l", "app=shop").stdout == "intents/a deleted\nintents/b deleted\n"
+    assert stitch("delete", "intents", "c", "nothing", "--ignore-not-found").stdout.splitlines() == [
+        "intents/c deleted", "intents/nothing absent",
+    ]  # fmt: skip
+    assert names() == []
+
+
+def test_pages_are_followed(stitch: Shell, api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    stitch("apply", "-f", "-", stdin="---\n".join(labelled(name, "shop") for name in "abcde"))
+    monkeypatch.setattr(api_client, "PAGE", 2)
+    client = Client(Target(server=api.url, token=TOKEN, said_by="test"))
+    assert [one["metadata"]["name"] for one in client.get("intents")] == [*"abcde"]
+
+
+def test_a_watch_is_a_table_that_goes_on_and_says_what_is_gone(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", "--wait", "30", stdin=labelled("a-rather-long-name", "shop"))
+    watching = subprocess.Popen(
+        [STITCH, "--server", stitch.server, "--token-file", "token", "get", "intents", "--watch"],
+        cwd=stitch.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stitch.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert watching.stdout is not None and watching.stderr is not None
+    header, first = watching.stdout.readline(), watching.stdout.readline()
+    at = header.index("PHASE")
+    assert header.startswith("NAME") and first[at:].startswith("Active")
+    stitch("delete", "intent/a-rather-long-name")
+    last = watching.stdout.readline()
+    assert last.startswith("a-rather-long-name ") and last[at:].startswith("DELETED")
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130
+    assert watching.stderr.read() == ""
+    watching.stdout.close()
+    watching.stderr.close()
+
+
+def test_who_reads_may_go_at_any_time(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin="---\n".join(labelled(name, "shop") for name in "abc"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [STITCH, "--server", stitch.server, "--token-file", "token", "get", "intents"]
+    done = subprocess.run(
+        command, cwd=stitch.home, stdout=writing, stderr=subprocess.PIPE, env=stitch.environment(), timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_ctrl_c_while_it_is_still_starting_leaves_no_traceback() -> None:
+    command = [sys.executable, "-c", "import controller.cli; raise KeyboardInterrupt"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+LINES = [
+    ["NAME", "ADDRESSES", "CONDITIONS", "LAST"],
+    ["order-processing", "2001:db8:ffff:ffff::1111 10.1.0.11", "a gateway has not said what it is yet", "x" * 30],
+    ["b", "10.2.0.1", "", "y"],
+]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, None])
+def test_tables_leave_columns_out_before_they_break_a_word(width: int | None) -> None:
+    fitted = fit(LINES, width)
+    words = {word for line in fitted for word in line.split()}
+    assert words <= {word for line in LINES for cell in line for word in cell.split()}, "no word is broken"
+    assert {"NAME", "order-processing", "b"} <= words
+    if width is not None:
+        assert max(map(len, fitted)) <= max(width, len("order-processing"))
+    assert ("ADDRESSES" in words) == (width is None or width >= 44)
+    assert ("LAST" in words) == (width is None or width >= 101)
+    starts = {fitted[0].index(title) for title in LINES[0] if title in fitted[0]}
+    assert all(line[start - 1 : start] in (" ", "") for line in fitted for start in starts if start)
+
+
+def test_times_are_told_as_ages_and_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [span(s) for s in (0, 59, 61, 3600, 12 * 3600 + 59, 90_000, 86_400 * 40)] == [
+        "0s", "59s", "1m1s", "1h", "12h", "1d1h", "40d",
+    ]  # fmt: skip
+    monkeypatch.setenv("TZ", "UTC-2")
+    line = with_times("created_s: 1500000000")
+    assert line.startswith("created_s: 1500000000  # 2017-07-14 0") and line.endswith(" ago")
+    assert with_times("mtu: 1500000000") == "mtu: 1500000000"
