@@ -19,7 +19,7 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from controller import explain, reconcile, tracing, view
+from controller import explain, preview, reconcile, tracing, view
 from controller.errors import ConfigInvalid, ControllerError, Overloaded, TooOld, Unavailable
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
@@ -227,6 +227,9 @@ class Shell:
     def _stepped(self, state: reconcile.State, events: Iterable[Event]) -> tuple[reconcile.State, list[Effect]]:
         effects: list[Effect] = []
         for event in events:
+            if isinstance(event, Apply | Delete) and event.dry_run:
+                effects.append(preview.foresee(state, event, self._now_s(), self._keys))
+                continue
             state, produced = reconcile.step(state, event, self._now_s(), self._keys)
             effects += produced
         return state, effects
@@ -269,6 +272,7 @@ class Shell:
                 forbidden=reply.forbidden,
                 stale=reply.stale,
                 results=reply.results,
+                preview=reply.preview,
             )
             future.set_result(answer)
 
@@ -356,6 +360,7 @@ class Shell:
         resources: Sequence[tuple[str, str]],
         *,
         ignore_missing: bool = False,
+        dry_run: bool = False,
         by: Principal = OURSELVES,
         unchanged_since: int | None = None,
     ) -> Answer:
@@ -366,6 +371,7 @@ class Shell:
             request_id=request_id,
             resources=references,
             ignore_missing=ignore_missing,
+            dry_run=dry_run,
             by=by,
             unchanged_since=unchanged_since,
         )

@@ -15,6 +15,7 @@ from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
 from controller.model.intent import Intent
+from controller.model.preview import IntentPreview, Preview
 from controller.model.resource import Answer, Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
@@ -30,6 +31,18 @@ TOKEN = "correct-horse"
 KINDS = ("intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries")
 KNOWN_SERVICES = ("insight/analytics/analytics-y",)
 INSTALLING_S = 0.2
+
+
+def foreseen(data: dict[str, Any]) -> IntentPreview:
+    quick = data["spec"].get("require", {}).get("latency_ms", {}).get("max", 20) < 1
+    return IntentPreview(
+        name=data["metadata"]["name"],
+        before="",
+        phase="Unsatisfiable" if quick else "Active",
+        reasons=("latency: the best way takes 4 ms",) if quick else (),
+        paths=() if quick else (("se1", "sg1"),),
+        latency_ms=None if quick else 4.0,
+    )
 
 
 class FakeController:
@@ -77,7 +90,9 @@ class FakeController:
                     task = asyncio.create_task(self.install(data))
                     self.tasks.add(task)
                     task.add_done_callback(self.tasks.discard)
-        return Answer(results=tuple(results))
+        return Answer(
+            results=tuple(results), preview=Preview(intents=tuple(map(foreseen, manifests))) if dry_run else None
+        )
 
     async def install(self, data: dict[str, Any]) -> None:
         await asyncio.sleep(INSTALLING_S / 2)
@@ -120,6 +135,7 @@ class FakeController:
         resources: Sequence[tuple[str, str]],
         *,
         ignore_missing: bool = False,
+        dry_run: bool = False,
         by: Principal,
         unchanged_since: int | None = None,
     ) -> Answer:
@@ -130,6 +146,8 @@ class FakeController:
         if missing and not ignore_missing:
             return Answer(missing=missing)
         results = []
+        if dry_run:
+            return Answer(results=tuple(f"{kind}/{name} deleted" for kind, name in resources), preview=Preview())
         for kind, name in resources:
             removed = self.resources[kind].pop(name, None)
             results.append(f"{kind}/{name} {'absent' if removed is None else 'deleted'}")

@@ -157,10 +157,48 @@ async def _forever() -> None:
 
 
 def test_a_dry_run_changes_nothing(stitch: Shell) -> None:
-    assert (
-        stitch("apply", "-f", "-", "--dry-run", stdin=INTENT).stdout == "intents/order-processing created (dry run)\n"
+    assert stitch("apply", "-f", "-", "--dry-run", stdin=INTENT).stdout == (
+        "intents/order-processing created (dry run)\nintents/order-processing would be Active, path se1 sg1, 4 ms\n"
     )
+    told = json.loads(stitch("apply", "-f", "-", "--dry-run", "-o", "json", stdin=INTENT).stdout)
+    assert told["preview"]["intents"][0]["phase"] == "Active"
     assert stitch.json("get", "intents") == []
+
+
+def test_a_dry_run_of_what_cannot_be_had_says_so_and_fails(stitch: Shell) -> None:
+    quick = INTENT + "  require: {latency_ms: {max: 0.5}}\n"
+    for command in ("apply", "diff"):
+        options = ("--dry-run",) if command == "apply" else ()
+        done = stitch(command, "-f", "-", *options, stdin=quick, status=1)
+        assert "would be Unsatisfiable: latency: the best way takes 4 ms" in done.stdout
+        assert done.stderr == "stitch: intents/order-processing would be Unsatisfiable\n"
+    sentence = "isolate shop/customer-x; require latency <= 500us"
+    assert "would be Unsatisfiable" in stitch("intent", sentence, "--dry-run", status=1).stderr
+    assert stitch.json("get", "intents") == []
+
+
+def test_diff_is_field_by_field_and_1_where_there_is_one(stitch: Shell) -> None:
+    assert "intents/order-processing created\n" in stitch("diff", "-f", "-", stdin=INTENT, status=1).stdout
+    stitch("apply", "-f", "-", stdin=INTENT)
+    assert stitch("diff", "-f", "-", stdin=INTENT).stdout.startswith("intents/order-processing unchanged\n")
+    changed = INTENT + "  require: {latency_ms: {max: 12}}\n  priority: 7\n"
+    done = stitch("diff", "-f", "-", stdin=changed, status=1)
+    assert done.stdout.splitlines()[:3] == [
+        "intents/order-processing changed",
+        "  + spec.require.latency_ms.max: 12",
+        "  + spec.priority: 7",
+    ]
+    assert done.stderr == "stitch: 1 of 1 resources differ\n"
+    told = json.loads(stitch("diff", "-f", "-", "-o", "json", stdin=changed, status=1).stdout)
+    assert told["resources"][0]["fields"][1] == {"path": "spec.priority", "after": 7}
+    assert stitch("diff", "-f", "-", stdin="{", status=2).stdout == ""
+
+
+def test_a_dry_run_of_a_deletion_deletes_nothing(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    done = stitch("delete", "intent/order-processing", "--dry-run")
+    assert done.stdout == "intents/order-processing deleted (dry run)\n"
+    assert len(stitch.json("get", "intents")) == 1
 
 
 @pytest.mark.parametrize(

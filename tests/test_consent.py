@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from controller import preview
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.inventory import Attachment, Network
@@ -102,8 +103,10 @@ def test_dry_run_says_what_would_end_and_ends_nothing() -> None:
     world = agreed()
     controller = world.controllers["insight"]
     resources = tuple(map(applied, parse(ISOLATED)))
-    controller.event(Apply(request_id="probe", resources=resources, dry_run=True), controller.life)
-    assert any("isolates the destination" in one for one in controller.replies["probe"].results)
+    event = Apply(request_id="probe", resources=resources, dry_run=True)
+    answer = preview.foresee(controller.state, event, world.now_s, controller.keys)
+    assert any("isolates the destination" in one for one in answer.results)
+    assert answer.preview is not None and [one.what for one in answer.preview.agreements] == ["ended"]
     world.run(5.0)
     assert delivered(world)
 

@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from controller import reconcile
+from controller import preview, reconcile
 from controller.fulfillment import numbering
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
@@ -78,7 +78,7 @@ def test_refused_and_tried_out_intents_leave_nothing_behind(world: World) -> Non
     assert told(world, ALL).conflict
     controller = world.controllers["shop"]
     event = Apply(request_id="r", resources=tuple(map(applied, parse(WEB))), dry_run=True)
-    reconcile.step(controller.state, event, world.now_s, controller.keys)
+    preview.foresee(controller.state, event, world.now_s, controller.keys)
     answer = told(world, WEB.replace("name: web", "name: web2"))
     assert not answer.conflict and len(answer.results) == 1, answer
 
@@ -191,7 +191,7 @@ def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
     """As many pairs as there are: 4.5 million."""
     controller = world.controllers["shop"]
     started_s = time.process_time()
-    event = Apply(request_id="r", resources=tuple(copies(text, 3000)), dry_run=True)
+    event = Apply(request_id="r", resources=tuple(copies(text, 3000)))
     _, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
     (answer,) = [effect for effect in effects if isinstance(effect, Reply)]
     assert time.process_time() - started_s < 10

@@ -48,9 +48,9 @@ def reply(effects: tuple[Effect, ...]) -> Reply:
     return next(effect for effect in effects if isinstance(effect, Reply))
 
 
-def step(world: World, text: str, *, dry_run: bool = False) -> tuple[reconcile.State, tuple[Effect, ...]]:
+def step(world: World, text: str) -> tuple[reconcile.State, tuple[Effect, ...]]:
     controller = world.controllers["shop"]
-    event = Apply(request_id="r", resources=tuple(map(applied, parse(text))), dry_run=dry_run)
+    event = Apply(request_id="r", resources=tuple(map(applied, parse(text))))
     return reconcile.step(controller.state, event, world.now_s, controller.keys)
 
 
@@ -66,12 +66,6 @@ def test_state_given_to_step_is_not_changed(world: World) -> None:
     names = set(before.undertakings), set(before.courses), dict(before.counters)
     step(world, ORDER_PROCESSING)
     assert (set(before.undertakings), set(before.courses), dict(before.counters)) == names
-
-
-def test_dry_run_says_what_would_happen_and_stores_nothing(world: World) -> None:
-    state, effects = step(world, ORDER_PROCESSING, dry_run=True)
-    assert reply(effects).results == ("intents/order-processing created",)
-    assert len(effects) == 1 and not state.undertakings
 
 
 def test_all_or_none(world: World) -> None:

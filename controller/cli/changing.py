@@ -1,8 +1,9 @@
 """`stitch apply` and `stitch delete`: manifests from files, problems back to their lines, waiting for the outcome."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from controller.cli.client import Client, Json, ManifestsRefused
@@ -42,13 +43,36 @@ def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
     return tuple(documents)
 
 
-def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wait_s: float | None) -> None:
+def apply(client: Client, documents: Sequence["Document"], *, wait_s: float | None) -> None:
     """Raises InputInvalid with file:line:column for what the controller does not accept; AnswerIsNo."""
+    with _located(documents):
+        results = client.apply([document.data for document in documents])
+    for result in results:
+        print(result, flush=True)
+    if wait_s is not None:
+        deadline = time.monotonic() + wait_s
+        refusals: list[str] = []
+        for kind in ("Network", "Link", "Intent"):
+            names = [document.name for document in documents if document.kind == kind]
+            refusals += _wait_until_active(client, f"{kind.lower()}s", names, deadline, wait_s)
+        if refusals:
+            raise AnswerIsNo("\n".join(refusals))
+
+
+def preview(client: Client, documents: Sequence["Document"]) -> Json:
+    """The answer to a dry run. Raises as `apply`."""
+    with _located(documents):
+        return client.preview([document.data for document in documents])
+
+
+@contextlib.contextmanager
+def _located(documents: Sequence["Document"]) -> Iterator[None]:
+    """What the controller does not accept, as InputInvalid with file:line:column."""
     from controller.language.manifest import locate
     from controller.language.shape import dotted
 
     try:
-        results = client.apply([document.data for document in documents], dry_run=dry_run)
+        yield
     except ManifestsRefused as error:
         lines = []
         for path, message in error.problems:
@@ -61,16 +85,6 @@ def apply(client: Client, documents: Sequence["Document"], *, dry_run: bool, wai
                 case _:
                     lines.append(message)
         raise InputInvalid("\n".join(lines)) from error
-    for result in results:
-        print(f"{result} (dry run)" if dry_run else result, flush=True)
-    if wait_s is not None and not dry_run:
-        deadline = time.monotonic() + wait_s
-        refusals: list[str] = []
-        for kind in ("Network", "Link", "Intent"):
-            names = [document.name for document in documents if document.kind == kind]
-            refusals += _wait_until_active(client, f"{kind.lower()}s", names, deadline, wait_s)
-        if refusals:
-            raise AnswerIsNo("\n".join(refusals))
 
 
 def _wait_until_active(client: Client, kind: str, names: Sequence[str], deadline: float, wait_s: float) -> list[str]:

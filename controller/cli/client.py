@@ -99,17 +99,25 @@ class Client:
         answer: Json = self._request("GET", "/v1/doctor")
         return answer
 
-    def apply(self, manifests: Sequence[Mapping[str, Any]], *, dry_run: bool) -> list[str]:
+    def apply(self, manifests: Sequence[Mapping[str, Any]]) -> list[str]:
         """Raises ManifestsRefused with everything that is wrong."""
-        query = {"dry_run": "true"} if dry_run else {}
-        body = json.dumps(list(manifests), ensure_ascii=False, separators=(",", ":")).encode()
-        return self._results("POST", "/v1/apply", query, body)
+        return self._results("POST", "/v1/apply", {}, _encoded(manifests))
+
+    def preview(self, manifests: Sequence[Mapping[str, Any]]) -> Json:
+        """`results` and `preview` of a dry run. Raises as `apply`."""
+        answer: Json = self._request("POST", "/v1/apply", {"dry_run": "true"}, _encoded(manifests))
+        return answer
 
     def delete(self, references: Sequence[tuple[str, str]], *, ignore_not_found: bool = False) -> list[str]:
         """All or none; kinds in the plural, and names."""
         query = {"ignore_not_found": "true"} if ignore_not_found else {}
-        body = json.dumps([{"kind": kind, "name": name} for kind, name in references], ensure_ascii=False).encode()
-        return self._results("POST", "/v1/delete", query, body)
+        return self._results("POST", "/v1/delete", query, _references(references))
+
+    def preview_delete(self, references: Sequence[tuple[str, str]], *, ignore_not_found: bool = False) -> Json:
+        """`results` and `preview` of a dry run."""
+        query = {"dry_run": "true"} | ({"ignore_not_found": "true"} if ignore_not_found else {})
+        answer: Json = self._request("POST", "/v1/delete", query, _references(references))
+        return answer
 
     def reload_policy(self, *, dry_run: bool) -> list[str]:
         """Raises InputInvalid with all that is wrong with the file, each with its place."""
@@ -312,3 +320,11 @@ def _note(seen: dict[str, int], resource: Json) -> None:
         seen.pop(name, None)
     else:
         seen[name] = _content(resource)
+
+
+def _encoded(manifests: Sequence[Mapping[str, Any]]) -> bytes:
+    return json.dumps(list(manifests), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _references(references: Sequence[tuple[str, str]]) -> bytes:
+    return json.dumps([{"kind": kind, "name": name} for kind, name in references], ensure_ascii=False).encode()

@@ -4,10 +4,10 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from controller.cli import changing
+from controller.cli import changing, preview
 from controller.cli.client import Client
 from controller.cli.errors import AnswerIsNo, InputInvalid
-from controller.cli.render import Written, as_yaml
+from controller.cli.render import Detail, Written, as_yaml
 
 if TYPE_CHECKING:
     from controller.language.manifest import Document
@@ -35,9 +35,20 @@ def state(
     with contextlib.redirect_stdout(sys.stderr) if output is not None else contextlib.nullcontext():
         if proposed and yes:
             print(f"understood as: {sentence}")
-        changing.apply(client, [document], dry_run=dry_run, wait_s=wait_s)
+        answer = changing.preview(client, [document]) if dry_run else None
+        if answer is None:
+            changing.apply(client, [document], wait_s=wait_s)
+        else:
+            _foresee(answer)
     if output is not None:
         _show(client, document, dry_run, output)
+    if answer is not None:
+        preview.refuse(answer.get("preview") or preview.NOTHING)
+
+
+def _foresee(answer: Any) -> None:
+    with contextlib.suppress(AnswerIsNo):  # the other forms of the intent come first
+        preview.show(answer, Detail.TABLE)
 
 
 def _canonical(client: Client, text: str) -> tuple[str, bool]:

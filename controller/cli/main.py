@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from controller.cli import completion, config
 from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid, Unreachable
 from controller.cli.kinds import KINDS, MANIFESTS, ROWS, SCHEMA_FILES, plural, reference
-from controller.cli.render import Brief, Output, Tree, Written
+from controller.cli.render import Brief, Detail, Output, Tree, Written
 from controller.cli.style import SETTINGS
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ Tenant = Annotated[str | None, typer.Option(metavar="T", help="Only this tenant'
 OutputOption = Annotated[Output, typer.Option("-o", "--output")]
 BriefOption = Annotated[Brief, typer.Option("-o", "--output")]
 TreeOption = Annotated[Tree, typer.Option("-o", "--output")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do; nothing is stored or sent.")]
+DetailOption = Annotated[Detail, typer.Option("-o", "--output", help="Of a dry run: wide and json have entries.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Go on with what changes.")]
 
 
@@ -123,14 +125,34 @@ def _client(context: typer.Context) -> "Client":
 def apply(
     context: typer.Context,
     file: Files,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be wrong.")] = False,
+    dry_run: DryRun = False,
     wait: Wait = None,
+    output: DetailOption = Detail.TABLE,
 ) -> None:
     """Create or replace what the manifests say: all of them or none."""
-    from controller.cli import changing
+    from controller.cli import changing, preview
 
     documents = changing.read_documents(file)
-    changing.apply(_client(context), documents, dry_run=dry_run, wait_s=wait)
+    client = _client(context)
+    if dry_run:
+        preview.show(changing.preview(client, documents), output)
+    else:
+        changing.apply(client, documents, wait_s=wait)
+
+
+@app.command()
+def diff(context: typer.Context, file: Files, output: DetailOption = Detail.TABLE) -> None:
+    """Say how manifests differ from what is stored, and what applying them would do. Exit status 1: they differ."""
+    from controller.cli import changing, preview
+
+    documents = changing.read_documents(file)
+    client = _client(context)
+    answer: Any
+    try:
+        answer = changing.preview(client, documents)
+    except AnswerIsNo as refusal:
+        answer = refusal
+    preview.diff(client, documents, answer, output)
 
 
 @app.command()
@@ -143,7 +165,7 @@ def intent(
     name: Annotated[str | None, typer.Option(metavar="N", help="Of the intent; else after who and where.")] = None,
     tenant: Annotated[str | None, typer.Option(metavar="T", help="Else the network's name.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether English was understood.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be wrong.")] = False,
+    dry_run: DryRun = False,
     wait: Wait = None,
     output: Annotated[Written | None, typer.Option("-o", "--output", help="Print the intent so.")] = None,
 ) -> None:
@@ -273,9 +295,11 @@ def delete(
     labels: Selector = None,
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
     wait: Wait = None,
+    dry_run: DryRun = False,
+    output: DetailOption = Detail.TABLE,
 ) -> None:
     """Remove resources: all of them or none; an intent is withdrawn."""
-    from controller.cli import changing
+    from controller.cli import changing, preview
 
     words = what or []
     client = _client(context)
@@ -292,7 +316,10 @@ def delete(
     references += changing.references_of(changing.read_documents(file)) if file else []
     if not references:
         raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
-    changing.delete(client, references, wait, ignore_not_found=ignore_not_found)
+    if dry_run:
+        preview.show(client.preview_delete(references, ignore_not_found=ignore_not_found), output)
+    else:
+        changing.delete(client, references, wait, ignore_not_found=ignore_not_found)
 
 
 def _references(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -397,9 +424,7 @@ def add_domain(
     from controller.cli.domain import manifest
 
     client = _client(context)
-    print(
-        *client.apply([manifest(client, name, key, endpoint, certificate, sid_block, trust)], dry_run=False), sep="\n"
-    )
+    print(*client.apply([manifest(client, name, key, endpoint, certificate, sid_block, trust)]), sep="\n")
 
 
 @agreement_app.command("end")

@@ -34,6 +34,12 @@ class Brief(StrEnum):
     JSON = "json"
 
 
+class Detail(StrEnum):
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+
+
 class Tree(StrEnum):
     TREE = "tree"
     JSON = "json"

@@ -7,6 +7,7 @@ from controller.model.agreement import Envelope, Greeting
 from controller.model.entry import NodeState
 from controller.model.intent import Value
 from controller.model.policy import Policy
+from controller.model.preview import Preview
 from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
@@ -37,6 +38,7 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     request_id: str
     resources: tuple["Applied", ...]
     dry_run: bool = False
+    """It is only to be told what it would do (controller/preview.py)."""
     by: Principal = OURSELVES
     file: str = ""
     """As Provenance.file."""
@@ -62,6 +64,8 @@ class Delete(Value, frozen=True, kw_only=True, tag="delete"):
     resources: tuple["Reference", ...]
     ignore_missing: bool = False
     """What is not there is no reason to refuse the rest."""
+    dry_run: bool = False
+    """As of Apply."""
     by: Principal = OURSELVES
     unchanged_since: int | None = None
     """As Apply.unchanged_since."""
@@ -218,6 +222,8 @@ class Reply(Value, frozen=True, kw_only=True, tag="reply"):
     """Which of what the request is about somebody has changed since the revision that it names; nothing was stored."""
     results: tuple[str, ...] = ()
     """`intents/order-processing created`."""
+    preview: Preview | None = None
+    """Of a dry run."""
 
 
 class Send(Value, frozen=True, kw_only=True, tag="send"):

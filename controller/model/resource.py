@@ -8,6 +8,7 @@ import msgspec
 from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.preview import Preview
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 
 
@@ -34,6 +35,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     stale: tuple[int, ...] = ()
     """Which of what the request is about was changed since the revision that it names."""
     results: tuple[str, ...] = ()
+    preview: Preview | None = None
+    """Of a dry run."""
 
 
 class Controller(Protocol):
@@ -50,6 +53,7 @@ class Controller(Protocol):
         resources: Sequence[tuple[str, str]],
         *,
         ignore_missing: bool = False,
+        dry_run: bool = False,
         by: Principal,
         unchanged_since: int | None = None,
     ) -> Answer:

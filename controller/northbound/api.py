@@ -44,6 +44,7 @@ PAGE_HEADERS = {
     "link": {"schema": {"type": "string"}, "description": '`<URL>; rel="next"` where there is more (RFC 8288).'},
 }
 ONE_HEADERS = {"etag": {"schema": {"type": "string"}, "description": "Its metadata.revision, in quotes."}}
+DryRun = Annotated[bool, Query(description="Only say what it would do: nothing is stored, and nobody is asked.")]
 Watch = Annotated[bool, Query(description="Stream the present ones, then each as it changes; a removed one has status.deleted.")]  # fmt: skip # noqa: E501
 
 
@@ -239,12 +240,7 @@ def _add_changes(app: FastAPI) -> None:
         openapi_extra={"requestBody": _ARRAY_OF_MANIFESTS},
         responses={200: {"model": schema.Results}, **_errors(400, 409, 412, 413)},
     )
-    async def apply(
-        request: Request,
-        controller: Seen,
-        dry_run: Annotated[bool, Query(description="Only say what would be wrong.")] = False,
-        if_match: IfMatch = None,
-    ) -> Response:
+    async def apply(request: Request, controller: Seen, dry_run: DryRun = False, if_match: IfMatch = None) -> Response:
         manifests = await asyncio.to_thread(_manifests, await request.body())
         if isinstance(manifests, Response):
             return manifests
@@ -296,8 +292,10 @@ def _add_changes(app: FastAPI) -> None:
         response_model=None,
         responses={200: {"model": schema.Results}, **_errors(400, 404, 409, 412)},
     )
-    async def delete(controller: Seen, kind: Kind, name: Name, if_match: IfMatch = None) -> Response:
-        return await _deleted(controller, [(kind, name)], if_match)
+    async def delete(
+        controller: Seen, kind: Kind, name: Name, dry_run: DryRun = False, if_match: IfMatch = None
+    ) -> Response:
+        return await _deleted(controller, [(kind, name)], if_match, dry_run=dry_run)
 
     @app.post(
         "/v1/delete",
@@ -309,19 +307,25 @@ def _add_changes(app: FastAPI) -> None:
         controller: Seen,
         references: schema.References,
         ignore_not_found: Annotated[bool, Query(description="What is not there is no reason to refuse.")] = False,
+        dry_run: DryRun = False,
         if_match: IfMatch = None,
     ) -> Response:
         things = [(one.kind, one.name) for one in references]
-        return await _deleted(controller, things, if_match, ignore_missing=ignore_not_found)
+        return await _deleted(controller, things, if_match, ignore_missing=ignore_not_found, dry_run=dry_run)
 
 
 async def _deleted(
-    controller: Scoped, things: Sequence[tuple[str, str]], if_match: str | None, *, ignore_missing: bool = False
+    controller: Scoped,
+    things: Sequence[tuple[str, str]],
+    if_match: str | None,
+    *,
+    ignore_missing: bool = False,
+    dry_run: bool,
 ) -> Response:
     """Everything that is in the way has its place in what was asked for."""
     try:
         since = _revision(controller, if_match)
-        answer = await controller.delete(things, ignore_missing=ignore_missing, unchanged_since=since)
+        answer = await controller.delete(things, ignore_missing=ignore_missing, dry_run=dry_run, unchanged_since=since)
     except KeyError as error:
         return _not_deleted(controller, str(error.args[0]))
     except ValueError as error:
@@ -509,7 +513,12 @@ def _answer(answer: Answer) -> Response:
         return _error(403, answer.forbidden)
     if answer.conflict:
         return _error(409, answer.conflict)
-    return _json({"results": answer.results})
+    return _results(answer)
+
+
+def _results(answer: Answer) -> Response:
+    preview = {} if answer.preview is None else {"preview": answer.preview}
+    return _json({"results": answer.results} | preview)
 
 
 def _revision(controller: Controller, if_match: str | None) -> int | None:

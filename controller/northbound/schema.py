@@ -20,8 +20,45 @@ class Error(BaseModel):
     now: Optional["Resource"] = Field(None, description="With 412: the first that has changed, as it is now.")
 
 
+class IntentPreview(BaseModel):
+    name: str
+    before: str = Field(description="Its phase now; empty: it is new.")
+    phase: str = Field(description="What it would come to; `Deleted` where it would be gone.")
+    reasons: list[str]
+    paths: list[list[str]]
+    latency_ms: float | None
+
+
+class AgreementPreview(BaseModel):
+    peer: str
+    what: Literal["asked", "ended", "refused"]
+    text: str
+
+
+class EntryPreview(BaseModel):
+    name: str
+    text: str
+    owner: str
+
+
+class NodePreview(BaseModel):
+    node: str
+    added: list[EntryPreview]
+    changed: list[EntryPreview]
+    removed: list[EntryPreview]
+
+
+class Preview(BaseModel):
+    """Nothing of it is stored, sent or numbered."""
+
+    intents: list[IntentPreview] = Field(description="Those that would stand otherwise than they do.")
+    agreements: list[AgreementPreview] = Field(description="What neighbours would be told.")
+    nodes: list[NodePreview] = Field(description="Entries, once what would be asked for is agreed.")
+
+
 class Results(BaseModel):
     results: list[str] = Field(description="`intents/order-processing created`, in the order of the request.")
+    preview: Preview | None = Field(None, description="Of a dry run only: what it would do.")
 
 
 class ResourceMetadata(BaseModel):

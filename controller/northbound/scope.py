@@ -63,6 +63,7 @@ class Scoped:
         resources: Sequence[tuple[str, str]],
         *,
         ignore_missing: bool = False,
+        dry_run: bool = False,
         by: Principal | None = None,
         unchanged_since: int | None = None,
     ) -> Answer:
@@ -71,7 +72,11 @@ class Scoped:
                 if kind != "intents":
                     raise Forbidden(f"{self._who} may delete intents only, not {kind[:40]}")
         return await self._controller.delete(
-            resources, ignore_missing=ignore_missing, by=self._by, unchanged_since=unchanged_since
+            resources,
+            ignore_missing=ignore_missing,
+            dry_run=dry_run,
+            by=self._by,
+            unchanged_since=unchanged_since,
         )
 
     async def load_policy(self, *, dry_run: bool, by: Principal | None = None) -> Answer:

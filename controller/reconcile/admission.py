@@ -27,10 +27,10 @@ AGAIN_S = 1
 
 def realized(turn: Turn) -> Realized:
     """What all nodes shall have."""
-    return realize(_wanted(turn, tuple(turn.courses.all.values())), turn.realized)
+    return realize(wanted(turn, tuple(turn.courses.all.values())), turn.realized)
 
 
-def _wanted(turn: Turn, courses: Sequence[Course]) -> Wanted:
+def wanted(turn: Turn, courses: Sequence[Course]) -> Wanted:
     prefix = "network "
     return Wanted(
         inventory=turn.inventory,
@@ -115,7 +115,7 @@ def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()
     if (short := port_shortage(courses)) is not None:
         return short
     try:
-        turn.needed = need(_wanted(turn, courses), turn.needed)
+        turn.needed = need(wanted(turn, courses), turn.needed)
     except NoRoom as full:
         return table_shortage(full.table, full.node, full.needed)
     return shortage(turn.needed.entries, nodes)
@@ -145,7 +145,7 @@ def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str
         theirs = [one for one in held if one.upstream is not None and one.upstream.peer == peer]
         while theirs:
             staying = [one for one in turn.courses.all.values() if one.plan.name not in ended]
-            turn.needed = need(_wanted(turn, staying), turn.needed)
+            turn.needed = need(wanted(turn, staying), turn.needed)
             reason = _beyond(turn.needed.entries, theirs, _nodes(theirs), max_share)
             if not reason:
                 break

@@ -85,24 +85,23 @@ def apply(turn: Turn, event: Apply) -> None:
     results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
     ended = ended_by(turn, required.values())
     warnings = (*judgement.warnings, *(_ends(name, reason, event.by) for name, reason in ended.items()))
-    if not event.dry_run:
-        end_all(turn, ended)
-        for (_, kind, value), result in zip(request.values, results, strict=True):
-            if not result.endswith(" unchanged"):
-                who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s), revision=event.revision)
-                turn.provenance.put(f"{kind.lower()}s/{value.name}", who)
-        _take_over(turn, request)
-        turn.rulebook = rules
-        if turn.inventory_changed:
-            turn.refresh_fabric()
-        for _, kind, value in request.values:
-            if kind == "Domain":
-                ask_again(turn, value.name, everything=True)
-        for name, requirements in required.items():
-            if (intent := intents.get(name)) is not None:
-                undertake(turn, intent, requirements, added[name], again=True)
-            elif (held := turn.undertakings.get(name)) is not None:
-                undertake(turn, held.intent, requirements, held.added)
+    end_all(turn, ended)
+    for (_, kind, value), result in zip(request.values, results, strict=True):
+        if not result.endswith(" unchanged"):
+            who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s), revision=event.revision)
+            turn.provenance.put(f"{kind.lower()}s/{value.name}", who)
+    _take_over(turn, request)
+    turn.rulebook = rules
+    if turn.inventory_changed:
+        turn.refresh_fabric()
+    for _, kind, value in request.values:
+        if kind == "Domain":
+            ask_again(turn, value.name, everything=True)
+    for name, requirements in required.items():
+        if (intent := intents.get(name)) is not None:
+            undertake(turn, intent, requirements, added[name], again=True)
+        elif (held := turn.undertakings.get(name)) is not None:
+            undertake(turn, held.intent, requirements, held.added)
     turn.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
 
 
