@@ -20,6 +20,9 @@ from typing import Generic, TypeVar
 import msgspec
 
 SERVICE = "netstitch.Host"
+LEAST_TUNNEL_MTU = 1344
+"""An IPv6 packet of 1280 octets (RFC 8200 §5) after H.Encaps with one segment. A tunnel takes that whatever the
+underlay does: the kernel fragments WireGuard's packets where it must (RFC 2473 §7.1)."""
 
 
 class PortRole(enum.StrEnum):
@@ -83,7 +86,7 @@ class BorderConfig(_Request, frozen=True, kw_only=True):
     listen_port: int
     """UDP port of WireGuard."""
     mtu: int
-    """Of packets inside the tunnel."""
+    """Of packets inside the tunnel that the underlay takes whole; those of LEAST_TUNNEL_MTU pass in any case."""
 
 
 class AgentConfig(_Request, frozen=True, kw_only=True):

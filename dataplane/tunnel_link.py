@@ -17,7 +17,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from dataplane.errors import NodeRefused
-from dataplane.host_api import BorderConfig
+from dataplane.host_api import LEAST_TUNNEL_MTU, BorderConfig
 from dataplane.interface import complete_checksums, read_interface, set_gro, set_ipv6
 from dataplane.netlink import removing
 
@@ -52,6 +52,11 @@ class TunnelLink:
     @property
     def pipeline(self) -> str:
         return f"t-{self._suffix}"
+
+    @property
+    def mtu(self) -> int:
+        """Of the devices. They have room for IPv6 in any case: where it is needed the kernel fragments what they send."""
+        return max(self.border.mtu, LEAST_TUNNEL_MTU)
 
     @property
     def devices(self) -> tuple[str, str, str]:
@@ -99,9 +104,9 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
         if interface.mac != bytes.fromhex(mac.replace(":", "")):
             netlink.link("set", index=interface.index, address=mac)
             changes.append(f"set the MAC of {name}")
-        if interface.mtu != link.border.mtu:
-            netlink.link("set", index=interface.index, mtu=link.border.mtu)
-            changes.append(f"set the MTU of {name} to {link.border.mtu}")
+        if interface.mtu != link.mtu:
+            netlink.link("set", index=interface.index, mtu=link.mtu)
+            changes.append(f"set the MTU of {name} to {link.mtu}")
     if set_gro(link.kernel):
         changes.append(f"turned GRO on at {link.kernel}")
     if complete_checksums(link.kernel):
@@ -119,9 +124,9 @@ def sync_wireguard_device(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]
     interface = read_interface(link.wireguard)
     if interface is None:
         raise NodeRefused(f"{link.wireguard} went away while it was set up: did its process end? See its log")
-    if interface.mtu != link.border.mtu:
-        netlink.link("set", index=interface.index, mtu=link.border.mtu)
-        changes.append(f"set the MTU of {link.wireguard} to {link.border.mtu}")
+    if interface.mtu != link.mtu:
+        netlink.link("set", index=interface.index, mtu=link.mtu)
+        changes.append(f"set the MTU of {link.wireguard} to {link.mtu}")
     quiet = (("disable_ipv6", 0), ("addr_gen_mode", _ADDRESS_NONE), ("accept_ra", 0))
     for setting, value in quiet:
         if set_ipv6(link.wireguard, setting, value):

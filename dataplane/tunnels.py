@@ -214,7 +214,7 @@ class Tunnels:
             carrier=underlay is not None and underlay.carrier,
             public_key=public_key(border.private_key),
             endpoint=f"[{address}]:{config.listen_port}" if address.version == 6 else f"{address}:{config.listen_port}",
-            mtu=config.mtu,
+            mtu=link.mtu,
             up=bool(state and state.peers and read_interface(link.pipeline)),
             latest_handshake_s=traffic.latest_handshake_s if traffic else 0.0,
             received_bytes=traffic.received_bytes if traffic else 0,

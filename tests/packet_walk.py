@@ -214,4 +214,4 @@ def echo(source: str, destination: str, *, reply: bool = False) -> Packet:
 
 
 def ip(source: str, destination: str) -> Packet:
-    return (IPv6 if ":" in source else IP)(src=source, dst=destination)
+    return IPv6(src=source, dst=destination) if ":" in source else IP(src=source, dst=destination, flags="DF")

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.root
 NETWORK, LEG_OUT, LEG_BACK = 7, 300, 301
 TUNNEL_CLASS = 2
 INNER_MTU = 1280
+WIREGUARD_BYTES = 60
+"""Of IPv4, UDP and WireGuard around a packet."""
 NOT_OF_THE_LINK = "(ip or ip6) and not src net fe80::/10"
 """The kernels at both ends say who they are on the link (ND, MLD)."""
 EXACT = 0xF
@@ -71,7 +73,7 @@ EAST = Side(name="ie", far="se", underlay="192.0.2.2", sid_block="5f00:2:1:", ip
 class Domain:
     """A node with one host, its agent and its controller."""
 
-    def __init__(self, side: Side, directory: Path, pins: Path, *, prepared: bool) -> None:
+    def __init__(self, side: Side, directory: Path, pins: Path, *, prepared: bool, underlay_mtu: int) -> None:
         """`prepared`: the host sends whole frames and takes redirected ones, so that XDP serves it natively."""
         self.side = side
         self.namespace, self.host = Namespace(side.name), Namespace(f"host-{side.name}")
@@ -81,7 +83,7 @@ class Domain:
             {"number": 3, "interface": f"u-{side.far}", "role": "underlay"},
         ]
         border = {"name": "west-east", "port": 100, "interface": f"u-{side.far}", "address": f"{side.underlay}/30"}
-        borders = [{**border, "listen_port": 51820, "mtu": 1420}]
+        borders = [{**border, "listen_port": 51820, "mtu": underlay_mtu - WIREGUARD_BYTES}]
         self.agent = AgentProcess(self.namespace, directory / side.name, pins, ports=ports, borders=borders)
         self.host.ip("addr", "add", f"{side.ipv4}11/24", "dev", "eth0")
         self.host.ip("addr", "add", f"{side.ipv6}11/64", "dev", "eth0", "nodad")
@@ -178,11 +180,16 @@ class Domain:
         self.namespace.remove()
 
 
-@pytest.fixture(params=["prepared", "untouched"])
+@pytest.fixture(params=[("prepared", 1500), ("untouched", 1350)], ids=["prepared", "untouched"])
 def domains(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Domain, Domain]]:
+    """Also over an underlay that has no room for what is inside: there the kernel fragments WireGuard's packets."""
     pins = Bpffs(tmp_path / "bpf")
-    west, east = (Domain(side, tmp_path, pins.path, prepared=request.param == "prepared") for side in (WEST, EAST))
-    veth(west.namespace, "u-ie", east.namespace, "u-se")
+    kind, underlay_mtu = request.param
+    west, east = (
+        Domain(side, tmp_path, pins.path, prepared=kind == "prepared", underlay_mtu=underlay_mtu)
+        for side in (WEST, EAST)
+    )
+    veth(west.namespace, "u-ie", east.namespace, "u-se", mtu=underlay_mtu)
     for domain in (west, east):
         domain.namespace.ip("addr", "add", f"{domain.side.underlay}/30", "dev", f"u-{domain.side.far}")
     try:
@@ -237,6 +244,25 @@ def test_a_host_reaches_the_other_domains_host_through_the_tunnel(domains: tuple
         for _ in range(5):
             udp.sendto(b"x", ("10.2.0.11", 9000))
     assert drops(west)[DropReason.NOT_PERMITTED][0] == before + 5
+
+
+def test_packets_of_any_size_arrive_whole(domains: tuple[Domain, Domain]) -> None:
+    """Fragments, what is cut at the edge since it has no DF, and the largest that every IPv6 link must take."""
+    for near, addresses in zip(
+        domains, (("10.2.0.11", "2001:db8:2::11"), ("10.1.0.11", "2001:db8:1::11")), strict=True
+    ):
+        for address in addresses:
+            first_answer_s(near, address)
+            assert "10 received" in pinged(near, address, "-s", "1232" if ":" in address else "1252")
+            if ":" in address:  # the host learns from the first ones how large its fragments may be
+                pinged(near, address, "-s", "4000", "-c2")
+            assert "10 received" in pinged(near, address, "-s", "4000")
+        assert "10 received" in pinged(near, addresses[0], "-M", "dont", "-s", "1472")
+    assert all(DropReason.FRAGMENT_REFUSED not in drops(domain) for domain in domains)
+
+
+def pinged(near: Domain, address: str, *options: str) -> str:
+    return near.host.run("sh", "-c", f"ping -c10 -i0.02 -W2 -q {' '.join(options)} {address} || true")
 
 
 @pytest.mark.parametrize("address", ["10.2.0.11", "2001:db8:2::11"])
@@ -313,6 +339,7 @@ def test_killing_an_agent_under_load_loses_nothing(domains: tuple[Domain, Domain
     with contextlib.closing(Controller(west.agent)) as controller:
         written = {one.SerializeToString() for one in controller.entries() if not one.is_default_action}
     assert len(written) == len(west.entries(east.side))
+    assert "10 received" in pinged(west, "10.2.0.11", "-M", "dont", "-s", "4000")
 
 
 def drops(domain: Domain) -> dict[int, tuple[int, int]]:

@@ -13,7 +13,7 @@ from controller.fulfillment.ports import end_objection
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
-from dataplane.host_api import BorderStatus, NodeDescription, PortStatus
+from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
 from dataplane.reasons import ATTACHMENT_CLASS, CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
 
 
@@ -217,7 +217,9 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 continue
             link = inventory.links[name]
             underlay = 80 if status.endpoint.startswith("[") else 60  # IP, UDP and WireGuard's own 32 octets
-            tunnel_mtu = min([link.mtu - underlay, *([status.mtu] if status.mtu > 0 else [])])
+            tunnel_mtu = max(link.mtu - underlay, LEAST_TUNNEL_MTU)
+            if status.mtu > 0:
+                tunnel_mtu = min(tunnel_mtu, status.mtu)
             crossings[name] = Crossing(
                 link=name,
                 node=node,
