@@ -55,7 +55,7 @@ class TunnelLink:
 
     @property
     def mtu(self) -> int:
-        """Of the devices. They have room for IPv6 in any case: where it is needed the kernel fragments what they send."""
+        """Of the devices. They have room for IPv6 in any case: where they must, kernels fragment what they send."""
         return max(self.border.mtu, LEAST_TUNNEL_MTU)
 
     @property
