@@ -308,7 +308,22 @@ async def test_an_administrator_says_whose_a_network_or_service_is(tmp_path: Pat
         assert (await asked.ask("operator of x", "GET", "/v1/services/shop/customer-z/web")).status_code == 200
         reaching = intent("reaching", allow=[{"from": {"network": "shop/customer-x", "select": {"app": "web"}}, "to": "shop/customer-z/web"}])  # fmt: skip # noqa: E501
         answer = await asked.apply("operator of x", reaching)
-        assert (answer.status_code, "translation is not supported" in answer.text) == (400, True), "it may be named"
+        assert answer.status_code == 400 and "translation is not supported" in answer.text, answer.text
+
+
+async def test_what_is_not_there_is_told_without_what_is_there_for_others(tmp_path: Path) -> None:
+    async with world(tmp_path) as asked:
+        source = {"network": "shop/customer-x", "select": {"app": "web"}}
+        for to in ("insight/qqqqqqqq", "insight/qqqqqqqq/qqqqqqqq"):
+            reaching = intent("reaching", allow=[{"from": source, "to": to}])
+            answer = await asked.apply("operator of x", reaching)
+            assert answer.status_code == 400 and "customer-z" not in answer.text, answer.text
+            assert "analytics" in answer.text
+            assert to.count("/") == 2 or "customer-z" in (await asked.apply("admin", reaching)).text
+        for kind in ("networks", "services", "entries"):
+            since = (await asked.ask("operator of x", "GET", f"/v1/{kind}")).headers["netstitch-revision"]
+            path = f"/v1/{kind}?watch=true&since={since}"
+            assert (await asked.ask("operator of x", "GET", path)).status_code == 410
 
 
 async def test_a_trace_says_nothing_of_others(tmp_path: Path) -> None:

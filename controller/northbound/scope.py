@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from controller.errors import Forbidden
+from controller.errors import Forbidden, TooOld
 from controller.model.access import EVERYBODY, Principal, Role, acts_for
 from controller.model.explanation import Branch
 from controller.model.resource import Answer, Controller, Resource
@@ -118,8 +118,11 @@ class Scoped:
         return self._controller.revision
 
     def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
-        """What it has shown it also shows removed; what it may see no longer is removed for it."""
+        """What it has shown it also shows removed; what it may see no longer is removed for it. Raises TooOld for who
+        is limited, but for intents: of what is gone nobody knows any more whom it served."""
         seen = self._seen(kind)
+        if since is not None and not self.whole and kind != "intents":
+            raise TooOld(f"{self._who} cannot go on with {kind} from a revision: list again, then watch")
         return self._changes(seen, self._controller.watch(kind, name, since=since))
 
     async def _changes(
@@ -163,11 +166,17 @@ class Scoped:
         """From a resource to what is shown of it; None: nothing. Raises KeyError for an unknown kind."""
         if self.whole:
             return lambda one: one
-        narrow = _NARROW.get(kind)
-        if narrow is None:
-            self._controller.names(kind)  # an unknown kind is not one that somebody else may see
-            raise Forbidden(f"{self._who} may not see {kind}: they do not belong to tenants")
-        return lambda one: narrow(self, one)
+        match kind:
+            case "intents":
+                return self._intent
+            case "agreements" | "entries":
+                return self._serving
+            case "networks":
+                return self._network
+            case "services":
+                return self._services()
+        self._controller.names(kind)  # an unknown kind is not one that somebody else may see
+        raise Forbidden(f"{self._who} may not see {kind}: they do not belong to tenants")
 
     def concerns(self, owner: str) -> bool:
         """Whether an owner (`intents/NAME`) is an intent of the principal's tenants."""
@@ -189,13 +198,18 @@ class Scoped:
         foreign = one.status.get("own") is False
         return one if foreign or self._may_name(name, one.spec.get("tenants", ())) else None
 
-    def _service(self, one: Resource) -> Resource | None:
-        network = self._controller.get("networks", str(one.metadata["name"]).rpartition("/")[0])
-        offered = {EVERYBODY, *(self._by.tenants or ())} & set(one.spec.get("tenants", ()))
-        if not offered and (network is None or self._network(network) is None):
-            return None
-        users = [name for name in one.status.get("intents", ()) if self.tenant(name) is not None]
-        return msgspec.structs.replace(one, status={**one.status, "intents": users})
+    def _services(self) -> Callable[[Resource], Resource | None]:
+        networks = {str(one.metadata["name"]) for one in self.list("networks")}
+        everybody = {EVERYBODY, *(self._by.tenants or ())}
+
+        def seen(one: Resource) -> Resource | None:
+            home = str(one.metadata["name"]).rpartition("/")[0]
+            if home not in networks and everybody.isdisjoint(one.spec.get("tenants", ())):
+                return None
+            users = [name for name in one.status.get("intents", ()) if self.tenant(name) is not None]
+            return msgspec.structs.replace(one, status={**one.status, "intents": users})
+
+        return seen
 
     def _traced(self, found: Trace) -> Trace:
         """Without what it says of others' intents."""
@@ -218,15 +232,6 @@ class Scoped:
         return msgspec.structs.replace(
             found, hops=tuple(map(hop, found.hops)), text=plain(found.text), owner=plain(found.owner)
         )
-
-
-_NARROW: dict[str, Callable[[Scoped, Resource], Resource | None]] = {
-    "intents": Scoped._intent,
-    "agreements": Scoped._serving,
-    "entries": Scoped._serving,
-    "networks": Scoped._network,
-    "services": Scoped._service,
-}
 
 
 def _with_tenant(data: dict[str, Any], tenant: str) -> dict[str, Any]:

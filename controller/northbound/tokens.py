@@ -23,7 +23,7 @@ from controller.model.resource import Answer, Resource
 
 BOOTSTRAP = "bootstrap"
 """The administrator's token that stands in `token_file`."""
-RESERVED = frozenset({BOOTSTRAP, "stitchd", "seed"})
+RESERVED = frozenset({BOOTSTRAP, "stitchd", "seed", "start"})
 """What `status.applied.by` says of changes that no other token made."""
 PREFIX = "netstitch_"
 """Of every secret, so that scanners for leaked ones find it."""

@@ -16,7 +16,7 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Rule
-from controller.reconcile.authority import overreach, trespass
+from controller.reconcile.authority import namable, overreach, trespass
 from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.judging import Judgement, judge
@@ -59,6 +59,8 @@ def apply(turn: Turn, event: Apply) -> None:
             if isinstance(found, Requirements):
                 required[value.name] = found
             else:
+                told = translate(value, rules, namable(event.by, merged, turn.own), added[value.name])
+                found = told if not isinstance(told, Requirements) else found  # names no networks of others
                 problems += [msgspec.structs.replace(one, path=(index, *one.path)) for one in found]
             problems += _lease_problems(turn, index, value)
     if refusal := overreach(event.by, intents, turn.undertakings.all, merged, turn.own):

@@ -70,7 +70,7 @@ def may_reach(tenant: str, to: str, inventory: Inventory, own: str) -> bool:
     )
 
 
-def visible(by: Principal, inventory: Inventory, own: str) -> Inventory:
+def namable(by: Principal, inventory: Inventory, own: str) -> Inventory:
     """With the networks and services only that `by` may name."""
     if by.tenants is None:
         return inventory
@@ -79,13 +79,21 @@ def visible(by: Principal, inventory: Inventory, own: str) -> Inventory:
     def reached(name: str) -> bool:
         return any(may_reach(tenant, name, inventory, own) for tenant in tenants)
 
-    def hosts(network: Network) -> Network:
-        foreign = network.name.split("/")[0] != own
-        known = foreign or any(acts_for(tenant, network.name, network.tenants) for tenant in tenants)
-        return network if known else msgspec.structs.replace(network, attachments=())
+    services = {name: one for name, one in inventory.services.items() if reached(name)}
+    homes = {name.rpartition("/")[0] for name in services}
+    networks = {name: one for name, one in inventory.networks.items() if name in homes or reached(name)}
+    return msgspec.structs.replace(inventory, networks=networks, services=services)
 
-    return msgspec.structs.replace(
-        inventory,
-        networks={name: hosts(one) for name, one in inventory.networks.items() if reached(name)},
-        services={name: one for name, one in inventory.services.items() if reached(name)},
-    )
+
+def visible(by: Principal, inventory: Inventory, own: str) -> Inventory:
+    """The same, and of our networks that `by` does not speak for no hosts."""
+    named = namable(by, inventory, own)
+    if by.tenants is None:
+        return named
+    tenants = by.tenants
+
+    def seen(network: Network) -> Network:
+        spoken_for = any(acts_for(tenant, network.name, network.tenants) for tenant in tenants)
+        return network if spoken_for else msgspec.structs.replace(network, attachments=())
+
+    return msgspec.structs.replace(named, networks={name: seen(one) for name, one in named.networks.items()})
