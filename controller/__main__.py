@@ -24,6 +24,7 @@ from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
 from controller.errors import ConfigInvalid, ControllerError, Unavailable
+from controller.history import History
 from controller.language.manifest import ManifestInvalid
 from controller.model.access import ourselves
 from controller.northbound import serve, tls
@@ -81,7 +82,15 @@ async def _serve(config: Config) -> None:
         async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:
             if lacking := await asked.examine():
                 _log.warning("plugins_not_contained", lacking=list(lacking))
-            shell = Shell(*initial, journal=store, keys=identity, log=_log_line, plugins=asked, policy=policy)
+            shell = Shell(
+                *initial,
+                journal=store,
+                keys=identity,
+                log=_log_line,
+                plugins=asked,
+                policy=policy,
+                history=History.load(records),
+            )
             await _run(config, shell, identity, tokens, began, is_new=not records)
     finally:
         await store.close()

@@ -26,6 +26,7 @@ CHANGES_BY_ITSELF: Mapping[str, frozenset[str]] = {
     "tunnels": frozenset({"received_bytes", "sent_bytes", "latest_handshake_s"}),
 }
 """Fields of a status that no revision follows."""
+NEVER_CHANGE = frozenset({"events"})
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -79,8 +80,10 @@ class Revisions:
 
     def _mark(self, kind: str, resource: Resource, now: int, known: dict[str, _Seen]) -> Resource:
         name = str(resource.metadata["name"])
-        digest = _digest(kind, resource)
         seen = known.get(name)
+        if seen is not None and kind in NEVER_CHANGE:
+            return msgspec.structs.replace(resource, metadata=seen.metadata)
+        digest = _digest(kind, resource)
         if seen is None or seen.digest != digest:
             seen = known[name] = _Seen(digest, now, {**resource.metadata, "revision": now})
             self.newest = now

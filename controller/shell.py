@@ -21,6 +21,7 @@ import msgspec
 
 from controller import explain, preview, reconcile, tracing, view
 from controller.errors import ConfigInvalid, ControllerError, Overloaded, TooOld, Unavailable
+from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Unreadable, opened
@@ -141,6 +142,7 @@ class Shell:
         log: LogLine,
         plugins: Plugins | None = None,
         policy: PolicySource | None = None,
+        history: History | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
@@ -152,6 +154,7 @@ class Shell:
         self._log = log
         self._plugins = plugins
         self._policy = policy
+        self._history = history if history is not None else History()
         self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
@@ -202,6 +205,7 @@ class Shell:
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
         await self._store(effects)
+        self._history.settle()
         self._stored = self._state
         self._revisions.settle(max((one.revision for one in events if isinstance(one, Apply)), default=0))
         if self._state.inventory.domains != before.inventory.domains:
@@ -224,14 +228,17 @@ class Shell:
                 raise
             self.counts["commits"] += 1
 
-    def _stepped(self, state: reconcile.State, events: Iterable[Event]) -> tuple[reconcile.State, list[Effect]]:
+    def _stepped(self, before: reconcile.State, events: Sequence[Event]) -> tuple[reconcile.State, list[Effect]]:
         effects: list[Effect] = []
+        state = before
         for event in events:
             if isinstance(event, Apply | Delete) and event.dry_run:
                 effects.append(preview.foresee(state, event, self._now_s(), self._keys))
                 continue
             state, produced = reconcile.step(state, event, self._now_s(), self._keys)
             effects += produced
+        if happened := self._history.observe(before, state, events, effects, self._now_s()):
+            effects.append(Persist(records=happened))
         return state, effects
 
     async def _give_up(self, error: ControllerError) -> None:
@@ -409,6 +416,8 @@ class Shell:
     def _resources(self, kind: str) -> Sequence[Resource]:
         if kind == "plugins":
             return self._plugins.resources() if self._plugins is not None else []
+        if kind == "events":
+            return self._history.resources()
         return view.resources(self._stored, kind, self._now_s())
 
     def names(self, kind: str) -> Sequence[str]:
@@ -417,7 +426,7 @@ class Shell:
         return [str(one.metadata["name"]) for one in self._resources(kind)]
 
     def get(self, kind: str, name: str) -> Resource | None:
-        if kind == "plugins":
+        if kind in ("plugins", "events"):
             found = next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
         else:
             found = view.resource(self._stored, kind, name, self._now_s())

@@ -382,7 +382,7 @@ def test_kinds_that_nothing_serves_yet_are_not_offered_and_say_so(stitch: Shell)
 def test_every_kind_that_is_offered_is_served() -> None:
     world = World()
     served = {kind for kind in KINDS if kind not in ROWS}
-    assert served == {*view.KINDS, "plugins", "tokens"}
+    assert served == {*view.KINDS, "events", "plugins", "tokens"}
     for kind in view.KINDS:
         world.resources("shop", kind)
     assert set(MANIFESTS) == set(PLURALS)

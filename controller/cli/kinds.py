@@ -6,7 +6,7 @@ from controller.cli.errors import InputInvalid
 
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
-    "flows", "drops", "plugins", "policies", "tokens",
+    "flows", "drops", "events", "plugins", "policies", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
@@ -164,6 +164,15 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("BACK BYTES", "reverse_bytes"),
         ("SECONDS", "duration_s"),
         wide=(("OWNER", "owner"),),
+    ),
+    "events": (
+        _column("TIME", "spec.time_s", "time"),
+        _column("ABOUT", "spec.about"),
+        _column("WHAT", "spec.what"),
+        _column("BY", "spec.by"),
+        _column("WHY", "spec.why"),
+        _column("NUMBER", "metadata.name", wide=True),
+        _column("FOR", "spec.serves", wide=True),
     ),
     "drops": _columns(("NODE", "node"), ("REASON", "reason"), ("PACKETS", "packets"), ("BYTES", "bytes")),
 }

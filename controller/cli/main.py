@@ -363,6 +363,24 @@ def flows(
 
 
 @app.command()
+def events(
+    context: typer.Context,
+    what: Annotated[str | None, typer.Argument(metavar="[KIND/NAME]", autocompletion=completion.references)] = None,
+    output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
+) -> None:
+    """Show what happened (to one thing, or at all): when, why, and who did it."""
+    from controller.cli.render import show
+
+    selection = {} if what is None else {"about": "/".join(reference(what))}
+    client = _client(context)
+    if watch:
+        _follow(client, "events", None, selection, output)
+    else:
+        show("events", client.resources("events", selection)[0], output)
+
+
+@app.command()
 def explain(context: typer.Context, what: Reference, output: TreeOption = Tree.TREE) -> None:
     """Say why: from an intent down to each node's entries, or from an entry back to the intent."""
     from controller.cli.explain import show_branch

@@ -362,6 +362,9 @@ def _add_resources(app: FastAPI) -> None:
         ] = None,
         phase: Annotated[str | None, Query(description="Only those in this phase.", examples=["Active"])] = None,
         tenant: Annotated[str | None, Query(description="Only this tenant's intents.")] = None,
+        about: Annotated[
+            str | None, Query(description="Of events: only those about this.", examples=["intents/order-processing"])
+        ] = None,
         limit: Annotated[
             int | None, Query(ge=1, le=lists.LIMIT_MAX, description="At most so many; the header Link has the rest.")
         ] = None,
@@ -370,7 +373,7 @@ def _add_resources(app: FastAPI) -> None:
         since: Since = None,
     ) -> Response:
         try:
-            selection = lists.Selection(lists.selector(labels or ""), phase, tenant)
+            selection = lists.Selection(lists.selector(labels or ""), phase, tenant, about)
             if watch:
                 return _follow(controller, kind, None, since, selection)
             found = [one for one in controller.list(kind) if selection.picks(one)]

@@ -24,6 +24,8 @@ class Selection(NamedTuple):
     labels: tuple[Term, ...] = ()
     phase: str | None = None
     tenant: str | None = None
+    about: str | None = None
+    """Of events: `intents/NAME` and what else they may be about."""
 
     def picks(self, resource: Resource) -> bool:
         """What is gone has no phase, and is told to all whom its metadata concerns."""
@@ -31,6 +33,8 @@ class Selection(NamedTuple):
         if self.tenant is not None and metadata.get("tenant") != self.tenant:
             return False
         if self.phase is not None and not status.get("deleted") and _phase(resource) != self.phase.lower():
+            return False
+        if self.about is not None and self.about not in (resource.spec.get("about"), resource.spec.get("serves")):
             return False
         labels = metadata.get("labels") or {}
         return all(

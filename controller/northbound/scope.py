@@ -121,7 +121,7 @@ class Scoped:
         """What it has shown it also shows removed; what it may see no longer is removed for it. Raises TooOld for who
         is limited, but for intents: of what is gone nobody knows any more whom it served."""
         seen = self._seen(kind)
-        if since is not None and not self.whole and kind != "intents":
+        if since is not None and not self.whole and kind not in ("intents", "events"):
             raise TooOld(f"{self._who} cannot go on with {kind} from a revision: list again, then watch")
         return self._changes(seen, self._controller.watch(kind, name, since=since))
 
@@ -167,7 +167,7 @@ class Scoped:
         if self.whole:
             return lambda one: one
         match kind:
-            case "intents":
+            case "intents" | "events":
                 return self._intent
             case "agreements" | "entries":
                 return self._serving

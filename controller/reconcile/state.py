@@ -8,6 +8,7 @@ import msgspec
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
+from controller.model import happening
 from controller.model.agreement import Envelope
 from controller.model.course import Course, Undertaking
 from controller.model.entry import NodeState
@@ -171,7 +172,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
     """Raises ValueError for a record that cannot be read. What `is_of_version_1` is left out."""
     tables: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
     for record in records:
-        if record.content is None:
+        if record.content is None or record.kind == happening.RECORD:
             continue
         if record.kind not in RECORDS:
             raise ValueError(f"record {record.kind}/{record.name}: unknown kind (store of another version?)")

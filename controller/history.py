@@ -1,0 +1,207 @@
+"""What happened, made from what steps did: out of their replies, their log, and the phases of intents that changed.
+
+It decides nothing. What is kept is bounded, and stored with what it tells of, so that a restart keeps it.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+import msgspec
+
+from controller.intent_status import intent_status
+from controller.language.manifest import PLURALS
+from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply
+from controller.model.happening import RECORD, Happening
+from controller.model.intent import Phase
+from controller.model.resource import Resource
+from controller.reconcile.state import State
+
+KEPT = 5_000
+_DONE = ("created", "changed", "withdrawn", "deleted", "renewed")
+_TOLD_OTHERWISE = frozenset({
+    "intent_accepted", "intent_changed", "intent_withdrawn", "intent_renewed", "intent_expired",
+    "intent_unsatisfiable", "intent_refused", "node_synced", "inventory",
+})  # fmt: skip
+"""Of the log: by replies and phases; and what happens with every change."""
+_SUBJECTS = (("agreement", "agreements"), ("intent", "intents"), ("node", "nodes"), ("link", "links"))
+_PHASE = "phase "
+_LASTING = frozenset({Phase.DEGRADED, Phase.UNSATISFIABLE, Phase.REFUSED})
+"""Phases of which a new reason is worth telling."""
+
+
+class History:
+    def __init__(self, happenings: Iterable[Happening] = ()) -> None:
+        self._kept = self._stored = {one.serial: one for one in sorted(happenings, key=lambda one: one.serial)}
+        self._phases: dict[str, tuple[str, str]] = {}
+        """Intent -> the phase and reason that were told last."""
+        self._newest: dict[str, tuple[str, str]] = {}
+        """What and why of the newest about each thing: nothing is told twice in a row."""
+        self._unsure: set[str] = set()
+        """Intents whose phase is to be looked at."""
+        for one in self._kept.values():
+            self._newest[one.about] = (one.what, one.why)
+            if one.what.startswith(_PHASE):
+                self._phases[one.about.partition("/")[2]] = _told(one.what.removeprefix(_PHASE), one.why)
+
+    @classmethod
+    def load(cls, records: Iterable[Record]) -> Self:
+        """Raises ValueError for a record that cannot be read."""
+        happenings = []
+        for record in records:
+            if record.kind == RECORD and record.content is not None:
+                try:
+                    happenings.append(msgspec.json.decode(record.content, type=Happening))
+                except msgspec.MsgspecError as error:
+                    raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
+        return cls(happenings)
+
+    def settle(self) -> None:
+        """What was observed is stored, and may be seen."""
+        self._stored = self._kept
+
+    def resources(self) -> list[Resource]:
+        return [_resource(one) for one in self._stored.values()]
+
+    def observe(
+        self, before: State, after: State, events: Sequence[Event], effects: Iterable[Effect], now_s: float
+    ) -> tuple[Record, ...]:
+        """What is to be stored of what these events and effects, from one state to the next, mean."""
+        asked = {one.request_id: one for one in events if isinstance(one, Apply | Delete | Renew)}
+        told = [*effects]
+        found: list[Happening] = []
+        for reply in (one for one in told if isinstance(one, Reply) and one.request_id in asked):
+            found += _done(reply, asked[reply.request_id])  # what follows from it comes after it
+        for log in (one for one in told if isinstance(one, Log) and one.event not in _TOLD_OTHERWISE):
+            found += _logged(log, before, after)
+        self._unsure |= _touched(before, after)
+        if self._unsure and not _in_flux(after):
+            found += self._phase_changes(after, now_s)
+        return self._keep((msgspec.structs.replace(one, tenant=_tenant(one, before, after)) for one in found), now_s)
+
+    def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
+        for name in sorted(self._unsure):
+            undertaking = state.undertakings.get(name)
+            if undertaking is None:
+                self._phases.pop(name, None)
+                continue
+            status = intent_status(state, undertaking, now_s)
+            phase = str(status["phase"])
+            why = "; ".join(one["reason"] for one in status["conditions"])
+            if self._phases.get(name) != _told(phase, why):
+                self._phases[name] = _told(phase, why)
+                yield _happening(f"intents/{name}", _PHASE + phase, why)
+        self._unsure.clear()
+
+    def _keep(self, found: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
+        serial = next(reversed(self._kept), 0)
+        new: list[Happening] = []
+        for one in found:
+            if self._newest.get(one.about) == (one.what, one.why):
+                continue
+            self._newest[one.about] = (one.what, one.why)
+            serial += 1
+            new.append(msgspec.structs.replace(one, serial=serial, time_s=int(now_s)))
+        new = new[-KEPT:]
+        gone = [*self._kept][: max(0, len(self._kept) + len(new) - KEPT)]
+        left = {name: one for name, one in self._kept.items() if not gone or name > gone[-1]}
+        self._kept = left | {one.serial: one for one in new}
+        if gone:
+            known = {one.about for one in self._kept.values()}
+            self._newest = {about: told for about, told in self._newest.items() if about in known}
+        stored = [Record(kind=RECORD, name=str(one.serial), content=msgspec.json.encode(one)) for one in new]
+        return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
+
+
+def _tenant(one: Happening, before: State, after: State) -> str:
+    for subject in (one.about, one.serves):
+        kind, _, name = subject.partition("/")
+        held = after.undertakings.get(name) or before.undertakings.get(name)
+        if kind == "intents" and held is not None:
+            return held.intent.tenant
+    return ""
+
+
+def _happening(about: str, what: str, why: str = "", **more: str) -> Happening:
+    return Happening(serial=0, time_s=0, about=about, what=what, why=why, **more)
+
+
+def _resource(one: Happening) -> Resource:
+    spec: dict[str, Any] = {"time_s": one.time_s, "about": one.about, "what": one.what, "why": one.why, "by": one.by}
+    if one.serves:
+        spec["serves"] = one.serves
+    metadata = {"name": f"{one.serial:010d}"} | ({"tenant": one.tenant} if one.tenant else {})
+    return Resource(kind="Event", metadata=metadata, spec=spec, status={})
+
+
+def _told(phase: str, why: str) -> tuple[str, str]:
+    return phase, why if phase in _LASTING else ""
+
+
+def _done(reply: Reply, asked: Apply | Delete | Renew) -> Iterator[Happening]:
+    if isinstance(asked, Apply) and asked.dry_run:
+        return
+    file = f"from {asked.file}" if isinstance(asked, Apply) and asked.file else ""
+    for result in reply.results:
+        about, _, what = result.partition(" ")
+        if about.partition("/")[0] in PLURALS and what.split(" ")[0] in _DONE:
+            yield _happening(about, what, file, by=asked.by.name)
+
+
+def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
+    fields = dict(log.fields)
+    why = fields.pop("reason", "")
+    about = next((f"{kind}/{fields.pop(field)}" for field, kind in _SUBJECTS if field in fields), "")
+    if about.startswith("agreements/") and "owner" not in fields:
+        course = after.agreements.get(about.removeprefix("agreements/"))
+        known = after.courses.get(course or "") or before.courses.get(course or "")
+        serves = known.plan.owner if known is not None else ""
+    else:
+        serves = fields.pop("owner", "")
+    if not about:
+        about, serves = (serves, "") if serves else (f"domains/{fields.pop('peer', after.own)}", "")
+    details = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value)
+    text = "; ".join(filter(None, (why, details)))
+    yield _happening(
+        about, log.event.replace("course", "path").replace("_", " "), text, serves=serves if serves != about else ""
+    )
+
+
+def _touched(before: State, after: State) -> set[str]:
+    """Intents whose phase may be another now."""
+    if before.down is not after.down and before.down.keys() != after.down.keys():
+        return {*after.undertakings}
+    names = _changed(before.undertakings, after.undertakings)
+    owners = set(_changed(before.courses, after.courses))
+    for name in _changed(before.awaiting, after.awaiting):
+        if name.startswith("intents/"):
+            names.add(name.removeprefix("intents/"))
+        else:
+            owners.add(name)
+    nodes = {name for name in _changed(before.nodes, after.nodes) if _standing(before, name) != _standing(after, name)}
+    if nodes:
+        owners |= {name for name, course in after.courses.items() if not nodes.isdisjoint(course.plan.nodes)}
+        for name, held in after.undertakings.items():
+            isolation = held.requirements.isolation
+            if isolation is not None and any(host.node in nodes for host in isolation.hosts):
+                names.add(name)
+    for name in owners:
+        course = after.courses.get(name) or before.courses.get(name)
+        if course is not None and course.plan.owner.startswith("intents/"):
+            names.add(course.plan.owner.removeprefix("intents/"))
+    return names
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    if before is after:
+        return set()
+    return {name for name, value in after.items() if before.get(name) is not value} | (before.keys() - after.keys())
+
+
+def _standing(state: State, node: str) -> Collection[object]:
+    found = state.nodes.get(node)
+    return () if found is None else (found.reachable, found.rejected, found.described, found.confirmed == -1)
+
+
+def _in_flux(state: State) -> bool:
+    """A node is about to say what it has: until then phases are those of a moment."""
+    return any(one.reachable and one.confirmed == -1 and not one.rejected for one in state.nodes.values())

@@ -1,0 +1,140 @@
+"""What happened is told: to what, when, why and by whom; bounded, and kept over restarts."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from test_lists import Api, labelled, shop  # noqa: F401
+
+from controller.history import KEPT, History
+from controller.model.access import OURSELVES
+from controller.model.event import Apply, Effect, Event, Log, Reply
+from controller.model.happening import RECORD
+from controller.model.resource import Resource
+from tests.simulator import ORDER_PROCESSING, World
+
+
+class Told(World):
+    """A world whose domain shop has a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = History()
+        self.records: dict[str, bytes] = {}
+        controller = self.controllers["shop"]
+        step, perform = controller.event, controller._perform
+        effects: list[Effect] = []
+
+        def performed(of_step: tuple[Effect, ...]) -> bool:
+            effects[:] = of_step
+            return perform(of_step)
+
+        def observed(event: Event, life: int) -> bool:
+            before = controller.state
+            going_on = step(event, life)
+            for record in self.history.observe(before, controller.state, [event], effects, self.now_s):
+                assert record.kind == RECORD and record.content is not None
+                self.records[record.name] = record.content
+            self.history.settle()
+            return going_on
+
+        controller._perform = performed  # type: ignore[method-assign]
+        controller.event = observed  # type: ignore[method-assign]
+
+    def lines(self, about: str = "") -> list[str]:
+        return [
+            f"{one.spec['about']} {one.spec['what']}" + (f": {one.spec['why']}" if one.spec["why"] else "")
+            for one in self.history.resources()
+            if about in (one.spec["about"], one.spec.get("serves"), "")
+        ]
+
+
+async def of(api: Api, query: str = "") -> list[dict[str, Any]]:
+    response = await api.http.get(f"/v1/events?{query}")
+    assert response.status_code == 200, response.text
+    return [one["spec"] for one in response.json()]
+
+
+async def test_events_say_what_happened_when_and_who_did_it_also_after_a_restart(shop: Any) -> None:  # noqa: F811
+    api = await shop()
+    await api.apply(labelled("a", "one"))
+    await api.apply(labelled("a", "two"))
+    await api.http.post("/v1/apply?dry_run=true", json=[labelled("never", "one")])
+    await api.http.delete("/v1/intents/a")
+    told = await of(api, "about=intents/a")
+    done = [
+        (one["what"], one["by"]) for one in told if not one["what"].startswith("phase ") and one["about"] == "intents/a"
+    ]
+    assert done == [("created", "bootstrap"), ("changed", "bootstrap"), ("withdrawn", "bootstrap")]
+    assert all(one["time_s"] == 1_800_000_000 for one in told)
+    assert {one["about"] for one in await of(api, "tenant=customer-x")} >= {"intents/a"}
+    assert await of(api, "tenant=customer-z") == []
+    everything = await of(api)
+    assert {"networks/shop/customer-x", "nodes/se1"} <= {one["about"] for one in everything}
+    assert not any("never" in one["about"] for one in everything)
+    response = await api.http.get("/v1/events?limit=2")
+    assert len(response.json()) == 2 and "next" in response.links
+    names = [one["metadata"]["name"] for one in (await api.http.get("/v1/events")).json()]
+    assert names == sorted(names)
+    api = await shop()
+    again = await of(api)
+    assert again[: len(everything)] == everything
+
+
+def test_a_shop_is_told_of_as_a_story() -> None:
+    world = Told()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    story = world.lines("intents/order-processing")
+    assert story[0] == "intents/order-processing created"
+    phases = [one.removeprefix("intents/order-processing phase ") for one in story if " phase " in one]
+    assert phases[-1] == "Active" and len(phases) == len(set(phases))
+    assert any(one.startswith("agreements/shop:order-processing:") and " agreed" in one for one in story), story
+    world.nodes["sg1"].up = False
+    world.run(5.0)
+    assert any(one.startswith("nodes/sg1 node unreachable: ") for one in world.lines())
+    world.nodes["sg1"].up = True
+    world.run(30.0)
+    assert "nodes/sg1 node reachable" in world.lines()
+    world.set_carrier("se1-sg1", False)
+    world.run(5.0)
+    assert any(one.startswith("links/se1-sg1 link down: ") for one in world.lines())
+    assert any(" phase " in one and "Active" not in one for one in world.lines("intents/order-processing")[-3:])
+    kept = [msgspec.json.decode(content)["what"] for content in world.records.values()]
+    assert len(kept) == len(world.lines()), "what is shown is what is stored"
+
+
+def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:
+    world = World()
+    state = world.controllers["shop"].state
+    history = History()
+
+    def observe(*effects: Effect, events: tuple[Event, ...] = ()) -> list[Resource]:
+        history.observe(state, state, events, effects, 1.0)
+        history.settle()
+        return history.resources()
+
+    log = Log(event="node_rejected", fields={"node": "se1", "reason": "no port 9"})
+    assert len(observe(log, log)) == len(observe(log)) == 1
+    many = tuple(f"intents/i{number} created" for number in range(KEPT + 7))
+    apply = Apply(request_id="r", resources=(), by=OURSELVES)
+    told = observe(Reply(request_id="r", results=many), events=(apply,))
+    assert [one.spec["about"] for one in (told[0], told[-1])] == ["intents/i7", f"intents/i{KEPT + 6}"]
+    dry = msgspec.structs.replace(apply, dry_run=True)
+    assert observe(Reply(request_id="r", results=("intents/x created",)), events=(dry,)) == told
+
+
+@pytest.mark.parametrize(("fields", "about"), [
+    ({"agreement": "shop:a:1", "peer": "transit"}, "agreements/shop:a:1"),
+    ({"peer": "transit", "reason": "late"}, "domains/transit"),
+    ({"owner": "intents/a", "plan": "a.1"}, "intents/a"),
+    ({}, "domains/shop"),
+])  # fmt: skip
+def test_everything_that_is_logged_is_about_something(fields: dict[str, str], about: str) -> None:
+    state = World().controllers["shop"].state
+    history = History()
+    history.observe(state, state, (), (Log(event="it_happened", fields=fields),), 1.0)
+    history.settle()
+    (one,) = history.resources()
+    assert (one.spec["about"], one.spec["what"]) == (about, "it happened")
