@@ -161,9 +161,8 @@ def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
         about, serves = (serves, "") if serves else (f"domains/{fields.pop('peer', after.own)}", "")
     details = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value)
     text = "; ".join(filter(None, (why, details)))
-    yield _happening(
-        about, log.event.replace("course", "path").replace("_", " "), text, serves=serves if serves != about else ""
-    )
+    what = log.event.replace("course", "path").replace("_", " ")
+    yield _happening(about, what, text, serves=serves if serves != about else "")
 
 
 def _touched(before: State, after: State) -> set[str]:
