@@ -13,6 +13,7 @@ from shell_parts import NOW_S, FakeNeighbours, FakeTargets, hosts, ignore
 from controller import reconcile
 from controller.eastwest.identity import load
 from controller.errors import TooOld
+from controller.history import History
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
 from controller.model.resource import Resource
@@ -70,8 +71,10 @@ async def shop(tmp_path: Any) -> AsyncIterator[Any]:
         await stop()
         store = await SqliteStore.open(tmp_path / "store.sqlite")
         stored, _ = await store.load()
-        initial = reconcile.initial([one.record for one in stored], "shop", policy)
-        shell = Shell(*initial, journal=store, keys=load("shop", own / "keys"), log=ignore, now_s=lambda: NOW_S)
+        records = [one.record for one in stored]
+        initial, history = reconcile.initial(records, "shop", policy), History.load(records)
+        keys = load("shop", own / "keys")
+        shell = Shell(*initial, journal=store, keys=keys, log=ignore, history=history, now_s=lambda: NOW_S)
 
         async def run() -> None:
             async with asyncio.TaskGroup() as tasks:
