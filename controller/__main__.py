@@ -119,8 +119,10 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
         await shell.load_policy(by=ourselves("start"))  # what was agreed under another one may not be allowed any more
         _reload_at_signal(shell, tasks)
         eastwest_port = await neighbours.listen(config.eastwest)
-        telemetry = NodeTelemetry(shell, nodes, neighbours, tally)
         certificate = _api_certificate(config)
+        telemetry = NodeTelemetry(
+            shell, nodes, neighbours, tally, store=config.store, certificates=_own_certificates(config, certificate)
+        )
         context = tls.context(*certificate) if certificate is not None else None
         app = create_app(shell, telemetry, tokens, config.domain)
         where = configuration.listen(config.listen, "listen")
@@ -136,6 +138,12 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
             seconds=round(time.monotonic() - began, 3),
             **({"fingerprint": tls.fingerprint(certificate[0])} if certificate is not None else {}),
         )
+
+
+def _own_certificates(config: Config, api: tuple[Path, Path] | None) -> dict[str, bytes]:
+    files = {"api": api[0]} if api is not None else {}
+    files |= {"agent_tls": config.agent_tls.certificate} if config.agent_tls is not None else {}
+    return {name: file.read_bytes() for name, file in files.items()}
 
 
 def _cancel_at_signal() -> None:

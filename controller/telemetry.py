@@ -5,11 +5,15 @@ Of the nodes' streams it keeps what is small: their ports, and how much came and
 
 import asyncio
 import resource
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from controller import view
+from msgspec import structs
+
+from controller import doctor, machine, view
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
 from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
@@ -19,6 +23,9 @@ from dataplane.host_api import CounterSample, FlowBatch, PortStatus, TelemetryBa
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
 PAGE_BYTES = resource.getpagesize()
+
+_FIRST = ("intents", "agreements")
+"""What people look for comes first."""
 
 _Answer = TypeVar("_Answer")
 
@@ -51,6 +58,8 @@ class StreamTally:
         self.flow_records: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.ports: dict[str, tuple[PortStatus, ...]] = {}
+        self.skew_s: dict[str, float] = {}
+        """How far a node's clock was ahead of ours when it was last heard."""
         self._lost_in_stream: dict[str, int] = {}
 
     def observe(self, node: str, batch: TelemetryBatch) -> None:
@@ -58,6 +67,7 @@ class StreamTally:
         # A smaller number than before: a new stream, which counts from 0.
         self.lost[node] += batch.lost_batches - (before if batch.lost_batches >= before else 0)
         self._lost_in_stream[node] = batch.lost_batches
+        self.skew_s[node] = batch.time_s - time.time()
         self.batches[node] += 1
         self.flow_records[node] += len(batch.flows)
         if batch.ports:
@@ -67,11 +77,23 @@ class StreamTally:
 class NodeTelemetry:
     """Implements model.telemetry.Telemetry."""
 
-    def __init__(self, shell: Shell, nodes: Observed, neighbourhood: Neighbourhood, tally: StreamTally) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        nodes: Observed,
+        neighbourhood: Neighbourhood,
+        tally: StreamTally,
+        *,
+        store: Path | None = None,
+        certificates: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """`certificates`: our own, in PEM, by what they are for."""
         self._shell = shell
         self._nodes = nodes
         self._neighbourhood = neighbourhood
         self._tally = tally
+        self._store = store
+        self._own_certificates = dict(certificates or {})
 
     async def flows(self) -> tuple[NodeFlows, ...]:
         owners: dict[str, dict[int, str]] = {}
@@ -85,23 +107,43 @@ class NodeTelemetry:
         return tuple(NodeDrops(node=node, drops=drops) for node, drops in counters.items())
 
     async def checks(self) -> tuple[Check, ...]:
-        checks = []
+        state, now_s = self._shell.state, time.time()
+        rows = [*doctor.checks(state, now_s)]
         for node in self._nodes.names():
             subject = f"nodes/{node}"
             fault, telemetry_fault = self._nodes.fault(node), self._nodes.telemetry_fault(node)
-            checks.append(_check(subject, "reachable", fault, f"see that stitch-agent runs on {node}"))
-            checks.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
-            standing = self._shell.state.nodes.get(node)
-            if standing is not None and standing.description is not None and standing.description.borders:
-                software = standing.description.wireguard
-                checks.append(Check(subject=subject, name="wireguard", ok=True, detail=software))
-            ports = standing.description.ports if standing is not None and standing.description is not None else ()
-            checks += [_port_check(subject, port) for port in ports]
+            rows.append(_check(subject, "reachable", fault, f"see that stitch-agent runs on {node}"))
+            if not fault:
+                rows.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
+        rows += machine.skews({node: skew for node, skew in self._tally.skew_s.items() if not self._fault(node)})
         for domain, fault in sorted(self._neighbourhood.faults().items()):
-            advice = f"see that the controller of {domain} runs, and that both sides pinned each other's key"
-            checks.append(_check(f"domains/{domain}", "reachable", fault, advice))
-        checks += filter(None, map(_plugin_check, self._shell.list("plugins")))
-        return tuple(checks)
+            row = _check(f"domains/{domain}", "reachable", fault, _peer_advice(domain, fault))
+            if not fault and domain not in state.peers:
+                row = structs.replace(row, detail="not known: there was nothing to be said to it since we were started")
+            rows.append(row)
+        rows += machine.certificates(self._certificates(), now_s)
+        if self._store is not None:
+            rows += machine.disks(self._store)
+        rows.append(machine.clock(alone=self._is_alone()))
+        rows += filter(None, map(_plugin_check, self._shell.list("plugins")))
+        return tuple(sorted(rows, key=lambda row: (row.subject.split("/")[0] not in _FIRST, row.subject)))
+
+    def _fault(self, node: str) -> str:
+        return self._nodes.fault(node) if node in self._nodes.names() else "gone"
+
+    def _certificates(self) -> dict[str, bytes]:
+        found = dict(self._own_certificates)
+        for domain in self._shell.state.inventory.domains.values():
+            if domain.certificate:
+                found[f"domains/{domain.name}"] = domain.certificate.encode()
+        return found
+
+    def _is_alone(self) -> bool:
+        """No agent and no peer is on another machine."""
+        inventory = self._shell.state.inventory
+        places = [node.agent for node in inventory.nodes.values()]
+        places += [domain.endpoint for domain in inventory.domains.values() if domain.endpoint and not domain.own]
+        return all(place.startswith(("unix:", "127.", "[::1]", "localhost:")) for place in places)
 
     def metrics(self) -> tuple[Metric, ...]:
         tally, counts = self._tally, self._shell.counts
@@ -139,15 +181,16 @@ class NodeTelemetry:
         return {node: answer for node, answer in zip(names, answers, strict=True) if answer is not None}
 
 
-def _port_check(subject: str, port: PortStatus) -> Check:
-    way = {"native": "native XDP", "detour": f"by a detour, {port.why}"}.get(port.way, "the kernel's")
-    detail = f"{port.kind or port.role}, MTU {port.mtu}, {way}"
-    name = f"port {port.number} {port.interface}"
-    if not port.faults:
-        return Check(subject=subject, name=name, ok=True, detail=detail)
-    faults = [fault.partition(": ") for fault in port.faults]
-    detail, advice = ("; ".join(fault[part] for fault in faults if fault[part]) for part in (0, 2))
-    return Check(subject=subject, name=name, ok=False, detail=detail, advice=advice)
+def _peer_advice(domain: str, fault: str) -> str:
+    """What to do depends on why it is not reached."""
+    said = fault.lower()
+    if "do not belong together" in said or "self-signed" in said:
+        return f"`stitch domain add {domain}` with key and certificate of one and the same `stitchd keygen`"
+    if "is no peer" in said or "permission_denied" in said or "unauthenticated" in said:
+        return f"ask the operator of {domain} to add this domain, with its key, certificate and endpoint"
+    if "certificate" in said or "handshake" in said or "ssl" in said:
+        return f"both sides must have pinned each other's key and certificate; compare with {domain}, clocks too"
+    return f"see that the controller of {domain} runs and can be reached, and that both sides pinned each other's key"
 
 
 def _plugin_check(plugin: Resource) -> Check | None:

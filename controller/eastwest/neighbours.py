@@ -30,6 +30,8 @@ class Neighbours:
         self._report = report
         self._refused = refused
         self._faults: dict[str, str] = {}
+        self._unpinned: dict[str, str] = {}
+        """Domains that are no peers, since their key does not fit their certificate: why."""
         ours = greeting(secrets.token_hex(8))
         self._server = EastWestServer(identity, deliver, report, refused, ours)
         self._client = EastWestClient(identity, tasks, self._reported, ours)
@@ -46,12 +48,14 @@ class Neighbours:
     def set_domains(self, domains: Mapping[str, Domain]) -> None:
         """Those with a key, a certificate and an endpoint are peers; one whose key does not fit is none."""
         peers: dict[str, Peer] = {}
+        self._unpinned = {}
         for domain in domains.values():
             if domain.own or not domain.endpoint:
                 continue
             try:
                 peers[domain.name] = pinned(domain)
             except ConfigInvalid as exc:
+                self._unpinned[domain.name] = str(exc)
                 self._refused(domain.name, str(exc))
         self._faults = {name: self._faults.get(name, "") for name in peers}
         self._server.set_peers(peers)
@@ -62,8 +66,9 @@ class Neighbours:
         self._client.send(peer, message_id, message)
 
     def faults(self) -> Mapping[str, str]:
-        """By peer, why the newest message to it was not taken; empty: it was, or there was none."""
-        return self._faults
+        """By domain that shall be a peer, why it is none, or why the newest message to it was not taken; empty: it was,
+        or there was none."""
+        return {**self._faults, **self._unpinned}
 
     async def _reported(self, event: MessageSent | PeerMet) -> None:
         reason = event.reason if isinstance(event, MessageSent) else event.refusal
