@@ -1,6 +1,7 @@
 """A dry run: the step is made on the state, what it would come to is told, and all of it is forgotten."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from controller import entry_view
 from controller.explain import entry_words, flow_words
@@ -59,23 +60,28 @@ def _intents(before: State, after: State, by: Principal, now_s: float) -> Iterat
     for name in sorted(before.undertakings.keys() | after.undertakings.keys()):
         if not _concerns(by, name, before, after) or _parts(before, name) == _parts(after, name):
             continue
-        was = before.undertakings.get(name)
-        phase_now = str(intent_status(before, was, now_s)["phase"]) if was is not None else ""
-        will_be = after.undertakings.get(name)
+        was, will_be = before.undertakings.get(name), after.undertakings.get(name)
+        now = intent_status(before, was, now_s) if was is not None else {"phase": ""}
         if will_be is None:
-            yield IntentPreview(name=name, before=phase_now, phase="Deleted", reasons=(), paths=(), latency_ms=None)
+            yield IntentPreview(name=name, before=now["phase"], phase="Deleted", reasons=(), paths=(), latency_ms=None)
             continue
         status = intent_status(after, will_be, now_s)
         asked = [_would_ask(one.downstream.terms) for one in _begun(before, after, name) if one.downstream is not None]
+        if not asked and _standing(now) == _standing(status):
+            continue  # its lease begins anew, or the like
         told = [one["reason"] for one in status["conditions"] if not (asked and one["type"] == str(Phase.NEGOTIATING))]
         yield IntentPreview(
             name=name,
-            before=phase_now,
+            before=now["phase"],
             phase=status["phase"],
             reasons=(*asked, *told),
             paths=tuple(tuple(one["path"]) for one in status.get("paths", ())),
             latency_ms=status["predicted"]["latency_ms"] if "predicted" in status else None,
         )
+
+
+def _standing(status: Mapping[str, Any]) -> tuple[Any, ...]:
+    return status["phase"], status.get("conditions"), status.get("paths"), status.get("predicted")
 
 
 def _concerns(by: Principal, name: str, *states: State) -> bool:

@@ -19,15 +19,13 @@ def network_phase(state: State, network: Network) -> dict[str, Any]:
         if (reason := attachment_objection(one.node, one.port, state.descriptions.get(one.node)))
     ]
     names = [f"networks/{network.name}", *(f"ports/{one.port}" for one in network.attachments)]
-    reasons += _nodes(state, edges(network), names)
-    return _phase(reasons)
+    return _phase(reasons, state, edges(network), names)
 
 
 def link_phase(state: State, link: Link) -> dict[str, Any]:
     ends = [end for end in (link.a, link.b) if end is not None]
     reasons = [reason for end in ends if (reason := end_objection(end, state.descriptions.get(end.node)))]
-    reasons += _nodes(state, [end.node for end in ends], [f"links/{link.name}"])
-    return _phase(reasons)
+    return _phase(reasons, state, [end.node for end in ends], [f"links/{link.name}"])
 
 
 def lacking(state: State, hosts: Iterable[Host]) -> list[str]:
@@ -39,21 +37,21 @@ def lacking(state: State, hosts: Iterable[Host]) -> list[str]:
     ]
 
 
-def _nodes(state: State, nodes: Iterable[str], names: list[str]) -> list[str]:
-    reasons = []
+def _phase(reasons: list[str], state: State, nodes: Iterable[str], names: list[str]) -> dict[str, Any]:
+    """What a node that went away has confirmed all of is Active there, as it is of intents."""
+    away = []
     for node in nodes:
         standing = state.nodes.get(node)
         if standing is None or (standing.described and standing.reachable and not standing.refuses(names)):
             continue
-        if not standing.reachable:
+        if not standing.reachable and 0 <= standing.confirmed == standing.generation:
+            away.append(f"node {node} unreachable: {standing.reason}; its state is as last confirmed")
+        elif not standing.reachable:
             reasons.append(f"node {node} unreachable: {standing.reason}")
         elif not standing.described:
             reasons.append(f"node {node} has not said yet what it has")
         else:
             reasons.append(f"node {node} refused its state: {standing.rejected}")
-    return reasons
-
-
-def _phase(reasons: list[str]) -> dict[str, Any]:
     phase = str(Phase.INSTALLING if reasons else Phase.ACTIVE)
-    return {"phase": phase, "conditions": [{"type": phase, "reason": reason} for reason in reasons]}
+    conditions = [{"type": phase, "reason": reason} for reason in reasons]
+    return {"phase": phase, "conditions": conditions + [{"type": "NodeUnreachable", "reason": one} for one in away]}

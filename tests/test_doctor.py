@@ -62,6 +62,7 @@ def test_of_a_node_that_is_away_nothing_is_said_to_be_well(world: World) -> None
     world.nodes["sg1"].up = False
     world.run(5.0)
     assert not [one for one in rows(world) if one.ok and ("nodes/sg1" in one.subject or "tunnels/sg1" in one.subject)]
+    assert world.get("shop", "links", "sg1-t1").status["phase"] == "Active", "the node has confirmed it"
     found = wrong(world)
     assert "in force" in found["nodes/sg1", "in sync"].detail
     assert ("intents/order-processing", "NodeUnreachable") in found

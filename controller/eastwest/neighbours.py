@@ -63,12 +63,19 @@ class Neighbours:
 
     def send(self, peer: str, message_id: str, message: Envelope) -> None:
         """Answered by one MessageSent."""
-        self._client.send(peer, message_id, message)
+        if (reason := self._unpinned.get(peer)) is not None:
+            event = MessageSent(peer=peer, message_id=message_id, reason=reason)
+            self._tasks.create_task(self._tell(event), name=f"refusal of {message_id}")
+        else:
+            self._client.send(peer, message_id, message)
 
     def faults(self) -> Mapping[str, str]:
         """By domain that shall be a peer, why it is none, or why the newest message to it was not taken; empty: it was,
         or there was none."""
         return {**self._faults, **self._unpinned}
+
+    async def _tell(self, event: MessageSent) -> None:
+        await self._report(event)
 
     async def _reported(self, event: MessageSent | PeerMet) -> None:
         reason = event.reason if isinstance(event, MessageSent) else event.refusal
