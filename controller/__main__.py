@@ -38,7 +38,7 @@ from controller.southbound.node import SessionContext
 from controller.southbound.nodes import Nodes
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
-from dataplane import p4info
+from dataplane import p4info, service_manager
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
@@ -130,6 +130,7 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
         tasks.create_task(api.run(), name="northbound")
         tasks.create_task(tokens.keep(), name="tokens")
         await api.started.wait()
+        service_manager.ready()
         _log.info(
             "serving",
             domain=config.domain,

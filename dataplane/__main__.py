@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 
 from dataplane import config as configuration
-from dataplane import host, layout, p4info, program, state
+from dataplane import host, layout, p4info, program, service_manager, state
 from dataplane.agent import Agent, Parts
 from dataplane.bpf import RingBuffer
 from dataplane.detour import Detours
@@ -137,6 +137,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     address = _listen(server, config)
     await server.start()
     _read_rings(node.pipeline, agent, p4runtime)
+    service_manager.ready()
     _log.info("serving: address=%s wireguard=%s", address, agent.wireguard)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(agent.run())

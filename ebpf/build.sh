@@ -26,7 +26,7 @@ fi
 strip=$(command -v llvm-strip || command -v llvm-strip-14 || true)
 for name in detour stitch; do
 	object=build/ebpf/$name.bpf.o
-	clang -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -Iebpf -I"$headers" \
+	clang -O2 -g -ffile-prefix-map="$PWD"=. -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -Iebpf -I"$headers" \
 		-c "ebpf/$name.bpf.c" -o "$object.$$"
 	[ -z "$strip" ] || "$strip" -g "$object.$$"
 	mv "$object.$$" "$object"

@@ -7,5 +7,5 @@ if [ -x $relay ] && [ -z "$(find topologies/relay*.[ch] -newer $relay)" ]; then
 	exit 0
 fi
 mkdir -p build/lab
-clang -O2 -g -std=gnu17 -Wall -Wextra -Werror -o $relay.$$ topologies/relay*.c
+clang -O2 -g -ffile-prefix-map="$PWD"=. -std=gnu17 -Wall -Wextra -Werror -o $relay.$$ topologies/relay*.c
 mv $relay.$$ $relay

@@ -430,19 +430,23 @@ def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
 def add_domain(
     context: typer.Context,
     name: str,
-    key: Annotated[str, typer.Option(help="Its Ed25519 public key, base64 (stitchd keygen prints it).")],
+    key: Annotated[str | None, typer.Option(help="Its Ed25519 public key, base64 (stitchd keygen prints it).")] = None,
     endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Its east-west endpoint, if we talk to it.")
     ] = None,
     certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Its TLS root certificate, PEM.")] = None,
+    public: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What its `stitchd keygen` printed: key and certificate.")
+    ] = None,
     sid_block: Annotated[str | None, typer.Option(metavar="PREFIX", help="Its block in 5f00::/16.")] = None,
     trust: Annotated[str | None, typer.Option(help="public, partner or own.")] = None,
 ) -> None:
     """Pin another domain's key, and of one that we talk to the endpoint. What is left out stays as it is known."""
-    from controller.cli.domain import manifest
+    from controller.cli.domain import Pins, manifest
 
     client = _client(context)
-    print(*client.apply([manifest(client, name, key, endpoint, certificate, sid_block, trust)]), sep="\n")
+    pins = Pins(key=key, certificate_file=certificate, public_file=public)
+    print(*client.apply([manifest(client, name, pins, endpoint, sid_block, trust)]), sep="\n")
 
 
 @agreement_app.command("end")
