@@ -4,7 +4,6 @@ Of the nodes' streams it keeps what is small: their ports, and how much came and
 """
 
 import asyncio
-import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,16 +12,15 @@ from typing import Protocol, TypeVar
 
 from msgspec import structs
 
-from controller import doctor, machine, view
+from controller import doctor, machine, process, view
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
-from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
+from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.shell import Shell
 from dataplane.host_api import CounterSample, FlowBatch, PortStatus, TelemetryBatch
 
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
-PAGE_BYTES = resource.getpagesize()
 
 _FIRST = ("intents", "agreements")
 """What people look for comes first."""
@@ -43,6 +41,8 @@ class Observed(Protocol):
     async def flows(self, node: str) -> FlowBatch: ...
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]: ...
+
+    async def legs(self, node: str) -> tuple[CounterSample, ...]: ...
 
 
 class Neighbourhood(Protocol):
@@ -106,6 +106,20 @@ class NodeTelemetry:
         counters = await self._of_all(self._nodes.drops)
         return tuple(NodeDrops(node=node, drops=drops) for node, drops in counters.items())
 
+    async def carried(self) -> tuple[Carried, ...]:
+        owners = view.legs(self._shell.state)
+        packets: Counter[tuple[str, str]] = Counter()
+        octets: Counter[tuple[str, str]] = Counter()
+        for node, samples in (await self._of_all(self._nodes.legs)).items():
+            for sample in samples:
+                if owner := owners.get((node, sample.index)):
+                    packets[node, owner] += sample.packets
+                    octets[node, owner] += sample.bytes
+        return tuple(
+            Carried(node=node, owner=owner, packets=count, bytes=octets[node, owner])
+            for (node, owner), count in sorted(packets.items())
+        )
+
     async def checks(self) -> tuple[Check, ...]:
         state, now_s = self._shell.state, time.time()
         rows = [*doctor.checks(state, now_s)]
@@ -154,12 +168,12 @@ class NodeTelemetry:
             for port in ports
         )
         return (
+            *process.metrics(),
             _family("netstitch_events_total", "Events that were stepped", "kind", steps),
             _single("netstitch_step_seconds_total", "Time spent in step", "counter", counts["steps_us"] / 1e6),
             _single("netstitch_commits_total", "Commits of the store", "counter", counts["commits"]),
             _single("netstitch_ticks_lost_total", "Ticks that a full queue dropped", "counter", counts["ticks_lost"]),
             _single("netstitch_events_queued", "Events that wait", "gauge", self._shell.queued),
-            _single("netstitch_resident_memory_bytes", "RSS of this controller", "gauge", _resident_bytes()),
             _family("netstitch_telemetry_batches_total", "Batches that arrived by stream", "node", tally.batches),
             _family("netstitch_telemetry_batches_lost_total", "Batches that a full queue dropped", "node", tally.lost),
             _family("netstitch_flow_records_total", "Flow records that arrived", "node", tally.flow_records),
@@ -213,8 +227,3 @@ def _single(name: str, help_text: str, kind: str, value: float) -> Metric:
 def _family(name: str, help_text: str, label: str, counts: Mapping[str, int]) -> Metric:
     samples = tuple(Sample(labels=((label, key),), value=float(count)) for key, count in sorted(counts.items()))
     return Metric(name=name, help=help_text, kind="counter", samples=samples)
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * PAGE_BYTES

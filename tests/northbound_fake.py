@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from controller import process
 from controller.errors import Overloaded
 from controller.language import manifest
 from controller.model.access import Principal
@@ -17,7 +18,7 @@ from controller.model.explanation import Branch
 from controller.model.intent import Intent
 from controller.model.preview import IntentPreview, Preview
 from controller.model.resource import Answer, Resource
-from controller.model.telemetry import Check, Metric, NodeDrops, NodeFlows, Sample
+from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
 from controller.northbound import tls
 from controller.northbound.api import create_app
@@ -285,6 +286,12 @@ class FakeTelemetry:
         )
         return (NodeDrops(node="se1", drops=samples), NodeDrops(node="ie1", drops=()))
 
+    async def carried(self) -> tuple[Carried, ...]:
+        return (
+            Carried(node="se1", owner="intents/order-processing", packets=18, bytes=1800),
+            Carried(node="se1", owner="networks/shop/customer-x", packets=3, bytes=300),
+        )
+
     async def checks(self) -> tuple[Check, ...]:
         store = Check(subject="store", name="durable", ok=True, detail="revision 4")
         if self.well:
@@ -294,7 +301,8 @@ class FakeTelemetry:
 
     def metrics(self) -> tuple[Metric, ...]:
         sample = Sample(labels=(("peer", 'a"b\\c'),), value=3)
-        return (Metric(name="netstitch_offers_total", help="Offers\nsent.", kind="counter", samples=(sample,)),)
+        offers = Metric(name="netstitch_offers_total", help="Offers\nsent.", kind="counter", samples=(sample,))
+        return (*process.metrics(), offers)
 
 
 class Running:

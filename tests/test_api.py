@@ -13,10 +13,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from northbound_fake import TOKEN, FakeController, FakeTelemetry, Running, running
+from prometheus_client.parser import text_string_to_metric_families
 
 from controller.northbound import api, guard
 from controller.northbound.api import create_app
 from controller.northbound.tokens import Tokens
+from netstitch import __version__
 
 INTENT = {
     "apiVersion": "netstitch/v1",
@@ -227,6 +229,17 @@ def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
     assert 'netstitch_dropped_packets_total{node="se1",reason="isolated"} 2' in lines
     assert "# HELP netstitch_offers_total Offers\\nsent." in lines
     assert 'netstitch_offers_total{peer="a\\"b\\\\c"} 3' in lines
+    families = {one.name: one for one in text_string_to_metric_families(response.text)}
+    for family in families.values():
+        names = {sample.name for sample in family.samples}
+        assert family.documentation and family.type in ("counter", "gauge"), family
+        assert all(name.endswith("_total") == (family.type == "counter") for name in names), family
+        assert all(label == label.lower() for sample in family.samples for label in sample.labels)
+    assert {"process_cpu_seconds", "process_resident_memory_bytes", "process_start_time_seconds"} <= families.keys()
+    assert 0 < time.time() - families["process_start_time_seconds"].samples[0].value < 86_400
+    assert families["netstitch_build_info"].samples[0].labels["version"] == __version__
+    assert 'netstitch_intent_packets_total{intent="order-processing",node="se1"} 18' in lines
+    assert not any("customer-x" in line for line in lines), "what a network carries by itself is no intent's"
 
 
 @pytest.mark.parametrize(

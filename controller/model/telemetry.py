@@ -22,6 +22,16 @@ class NodeDrops(Value, frozen=True, kw_only=True):
     drops: tuple[CounterSample, ...]
 
 
+class Carried(Value, frozen=True, kw_only=True):
+    """What one node has carried for one owner, both directions."""
+
+    node: str
+    owner: str
+    """As in NodeFlows.owners."""
+    packets: int
+    bytes: int
+
+
 class Check(Value, frozen=True, kw_only=True):
     """One line of `stitch doctor`."""
 
@@ -60,6 +70,9 @@ class Telemetry(Protocol):
         """Read from the nodes now."""
 
     async def drops(self) -> tuple[NodeDrops, ...]:
+        """Read from the nodes now."""
+
+    async def carried(self) -> tuple[Carried, ...]:
         """Read from the nodes now."""
 
     async def checks(self) -> tuple[Check, ...]: ...

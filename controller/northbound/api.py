@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import difflib
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
@@ -177,9 +178,18 @@ def _add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_errors()},
     )
     async def read_metrics(controller: Seen) -> Response:
-        drops = _drops(await telemetry.drops())
+        drops, carried = _drops(await telemetry.drops()), await telemetry.carried()
+        intents, now_s = controller.list("intents"), time.time()
         text = metrics.text(
-            (*metrics.of_intents(controller.list("intents")), *metrics.of_drops(drops), *telemetry.metrics())
+            (
+                *metrics.of_intents(intents),
+                *metrics.of_each_intent(intents, carried, now_s),
+                *metrics.of_agreements(controller.list("agreements")),
+                *metrics.of_tunnels(controller.list("tunnels"), now_s),
+                *metrics.of_nodes(controller.list("nodes")),
+                *metrics.of_drops(drops),
+                *telemetry.metrics(),
+            )
         )
         return Response(text, media_type=metrics.CONTENT_TYPE)
 

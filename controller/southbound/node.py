@@ -96,6 +96,10 @@ class NodeSession:
         """`drop_counter` by DropReason, read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[0].read_counter("drop_counter")
 
+    async def legs(self) -> tuple[CounterSample, ...]:
+        """`leg_counter` by leg, read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[0].read_counter("leg_counter")
+
     async def run(self) -> None:
         delay_s = BACKOFF_S_MIN
         while True:

@@ -63,6 +63,10 @@ class Nodes:
         """Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).drops()
 
+    async def legs(self, node: str) -> tuple[CounterSample, ...]:
+        """Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).legs()
+
     def _session(self, node: str) -> NodeSession:
         running = self._running.get(node)
         if running is None:
