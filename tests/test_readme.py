@@ -3,13 +3,22 @@
 import re
 from pathlib import Path
 
+import pytest
 from test_docs_language import names
 
+from controller import config, plugin_cage, plugin_process, shell
+from controller.eastwest import client, peer
+from controller.fulfillment import numbering, room, rules
+from controller.language import condition, manifest, tree
 from controller.language.english import propose
 from controller.language.manifest import parse
 from controller.language.sentence import parse_sentence, print_sentence
+from controller.model import agreement
 from controller.model.intent import Intent
+from controller.model.policy import Policy
 from controller.model.rule import Rule
+from controller.northbound import guard, lists, schema, serve, tokens
+from dataplane import reasons
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -20,8 +29,8 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_manifest_is_the_demos_and_the_sentence_says_the_same() -> None:
-    manifest, rule = blocks("yaml")
-    (shown,) = parse(manifest)
+    written, rule = blocks("yaml")
+    (shown,) = parse(written)
     assert shown.value == parse((ROOT / "topologies/intents/order-processing.yaml").read_bytes())[0].value
     sentence, _ = blocks("sentence")
     assert parse_sentence(sentence, name="order-processing", tenant="customer-x").value == shown.value
@@ -40,3 +49,43 @@ def test_english_proposes_the_sentence_below_it() -> None:
     _, sentence = blocks("sentence")
     proposed = parse_sentence(propose(english.strip(), names()), name="x", tenant="t").value
     assert proposed == parse_sentence(sentence, name="x", tenant="t").value
+
+
+LIMITS = {
+    "own networks in a domain": (numbering.MAX_NETWORKS,),
+    "edges of networks": (numbering.MAX_EDGE_NUMBERS,),
+    "plans in a domain": (numbering.MAX_SLOTS,),
+    "different port ranges": (rules.MAX_CLASS,),
+    "steps to compile": (rules.MAX_STEPS,),
+    "agreements with one neighbour": (Policy().max_agreements, Policy().max_share),
+    "segments of a path": (reasons.MAX_SEGMENTS,),
+    "candidate paths": (reasons.CANDIDATE_PATHS,),
+    "domains on a way": (agreement.MAX_DOMAINS,),
+    "flows of an agreement": (agreement.MAX_FLOWS,),
+    "lease of an agreement": (agreement.MAX_LEASE_S // 86400,),
+    "size of an intent": (manifest.MAX_INTENT_BYTES >> 10, condition.MAX_LENGTH),
+    "a file of manifests": (tree.MAX_BYTES >> 20, tree.MAX_PARTS, tree.MAX_DEPTH),
+    "body of a request": (guard.BODY_LIMIT_BYTES >> 20, schema.DEPTH_LIMIT),
+    "connections to the API": (serve.CONNECTIONS, serve.CONNECTIONS_MAX),
+    "time for a request": (int(serve.REQUEST_DEADLINE_S), int(serve.HEADER_DEADLINE_S)),
+    "events that wait": (shell.QUEUE_MAX,),
+    "items of a page": (lists.LIMIT_MAX,),
+    "tokens": (tokens.TOKENS_MAX,),
+    "message between domains": (peer.SIZE_BYTES_MAX >> 20, client.QUEUE_MAX),
+    "answer of a plugin": (plugin_process.ANSWER_BYTES >> 20, plugin_cage.MEMORY_BYTES >> 20),
+    "entries of a node": (room.TABLE_SIZES["flow_policy"],),
+    "`lease`": (room.TABLE_SIZES["lease"],),
+    "`local_sid`": (room.TABLE_SIZES["local_sid"],),
+    "`attachment`": (room.TABLE_SIZES["attachment"], room.TABLE_SIZES["punt_frame"]),
+    "ports of a node": (reasons.PORTS - 1,),
+    "flows that a node remembers": (65536,),
+    "hosts that a port remembers": (reasons.NEIGHBORS_OF_PORT,),
+    "path of a Unix socket": (config.SOCKET_PATH_MAX,),
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_limits_are_those_of_the_code(what: str) -> None:
+    (row,) = re.findall(rf"^\| {re.escape(what)}.*$", TEXT.split("### Limits")[1], re.MULTILINE)
+    numbers = {int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", row)}
+    assert numbers >= set(LIMITS[what]), row
