@@ -493,7 +493,3 @@ class Shell:
             return await reply
         finally:
             self._replies.pop(request_id, None)
-
-
-def _records(effects: Iterable[Effect]) -> list[Record]:
-    return [record for effect in effects if isinstance(effect, Persist) for record in effect.records]

@@ -52,12 +52,14 @@ class Controller:
     token_file: Path
     log: Path
     process: asyncio.subprocess.Process | None = None
+    directory: Path | None = None
+    """Of another release, whose `stitchd` is run; None: this one's."""
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30, trust_env=False))
 
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "controller", "--config", str(self.config), stderr=log
+                sys.executable, "-m", "controller", "--config", str(self.config), stderr=log, cwd=self.directory
             )
 
     async def start(self) -> float:

@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from federation import INTENT, Controller, Federation, intent, small_intent, until
 from ruamel.yaml import YAML
 
-from controller.eastwest.identity import keygen
+from controller.eastwest.client import PeerChannel
+from controller.eastwest.identity import keygen, load
+from controller.eastwest.peer import Peer, greeting
+from controller.fulfillment.negotiate import sealed
+from controller.model.agreement import Envelope, Terms, opened, opened_mandate
 
 KILLS = 50
 CONTROLLERS = 2
@@ -455,3 +460,57 @@ def test_what_is_wrong_is_said_and_where(directory: Path, spoil, expected: str) 
     done = subprocess.run(command, capture_output=True, timeout=15)
     assert done.returncode == 2
     assert expected in done.stderr.decode()
+
+
+async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, directory: Path) -> None:
+    """With transit's own keys, over its own connection: only what shop has asked for counts, and only once."""
+    shop, transit, insight = (federation.controllers[name] for name in ("shop", "transit", "insight"))
+    assert (await shop.apply(intent())).status_code == 200
+    await until(lambda: active(shop), 60, "Active")
+    await federation.settled()
+    present = federation.entries()
+    shown = await transit.get("agreements")
+    terms = opened(
+        next(
+            msgspec.convert(one["status"]["offer"], Envelope)
+            for one in shown.values()
+            if one["spec"]["acceptor"] == "insight"
+        )
+    )
+    assert isinstance(terms, Terms)
+    identity = load("transit", directory / "transit" / "keys")
+    config = json.loads((directory / "insight" / "stitchd.json").read_text())
+    certificate = (directory / "insight" / "keys" / "root.pem").read_text()
+    peer = Peer(domain="insight", certificate=certificate, endpoint=config["eastwest"])
+    channel = PeerChannel(identity, peer, greeting("dishonest"))
+    (flow,) = terms.flows
+    own = sealed(msgspec.structs.replace(opened_mandate(terms.mandate), expires_s=terms.expires_s + 60), identity)
+    lies: dict[str, dict[str, Any]] = {
+        "is not in the mandate of shop": {"flows": (msgspec.structs.replace(flow, source_prefixes=("10.1.0.12/32",)),)},
+        "would outlast the mandate": {"expires_s": terms.expires_s + 60},
+        "shop wants dscp CS0": {"dscp": 46},
+        "shop wants a latency of at most": {"latency_us_max": None},
+        "not signed with the key that is pinned for shop": {"mandate": own},
+        "supports one at a time": {},
+    }
+
+    async def refused(number: int, changes: dict[str, Any], reason: str) -> None:
+        id = f"transit:lie:{number}"
+        await channel.deliver(sealed(msgspec.structs.replace(terms, id=id, **changes), identity))
+        await until(
+            lambda: any(one["agreement"] == id and reason in one["reason"] for one in insight.logged("offer_refused")),
+            30,
+            reason,
+        )
+
+    try:
+        for number, (reason, changes) in enumerate(lies.items()):
+            await refused(number, changes, reason)
+        assert federation.entries() == present
+        assert len(await insight.get("agreements")) == 1
+        assert (await shop.request("DELETE", "intents/order-processing")).status_code == 200
+        await until(lambda: not any(federation.tunnels().values()), 60, "nothing left")
+        await refused(len(lies), {}, "withdrawn")
+        assert await insight.get("agreements") == {}
+    finally:
+        await channel.close()

@@ -71,8 +71,7 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     state = load(records, own_domain, policy)
     left_out = [Record(kind=one.kind, name=one.name, content=None) for one in records if is_of_version_1(one)]
     reason = "signed by a release before mandates; it is offered anew"
-    forgotten: list[Effect] = [Persist(records=tuple(left_out))] if left_out else []
-    forgotten += [Log(event="course_ended", fields={"plan": one.name, "reason": reason}) for one in left_out]
+    forgotten = [Log(event="course_ended", fields={"plan": one.name, "reason": reason}) for one in left_out]
     awaiting: dict[str, dict[str, int]] = {
         name: {} for name, course in state.courses.items() if course.stage != Stage.NEGOTIATING
     }
@@ -85,10 +84,10 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     )
     starts = state.counters.get("start", 0) + 1
     state = msgspec.structs.replace(state, counters={**state.counters, "start": starts})
-    begun = Persist(records=(Record(kind="Counter", name="start", content=msgspec.json.encode(starts)),))
+    begun = Record(kind="Counter", name="start", content=msgspec.json.encode(starts))
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
     sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]
-    return state, (begun, *forgotten, *connects, *sends)
+    return state, (Persist(records=(begun, *left_out)), *forgotten, *connects, *sends)
 
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:
