@@ -149,6 +149,8 @@ class Shell:
         self._state = state
         self._stored = state
         self._effects = tuple(effects)
+        self._ended = ""
+        """Why this controller ends."""
         self._journal = journal
         self._keys = keys
         self._log = log
@@ -242,10 +244,11 @@ class Shell:
         return state, effects
 
     async def _give_up(self, error: ControllerError) -> None:
-        """What cannot be stored is not done: who waits is told, and the controller ends with the reason."""
+        """What cannot be stored is not done: who waits or asks is told, and the controller ends with the reason."""
+        self._ended = f"{error}; the controller ends"
         for reply in self._replies.values():
             if not reply.done():
-                reply.set_exception(Unavailable(f"{error}; the controller ends"))
+                reply.set_exception(Unavailable(self._ended))
         await asyncio.sleep(LAST_WORDS_S)
 
     def _perform(self, effects: Iterable[Effect], neighbours: Neighbours, targets: Targets) -> None:
@@ -482,6 +485,8 @@ class Shell:
 
     async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement | LoadPolicy) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
+        if self._ended:
+            raise Unavailable(self._ended)
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
         try:
