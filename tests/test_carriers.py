@@ -7,9 +7,10 @@ import pytest
 
 from controller.model.agreement import Withdrawal
 from controller.model.course import Course
+from controller.model.entry import Entry
 from controller.reconcile.carriers import HOLD_S, cut
 from tests.offers import said
-from tests.simulator import LAB, ORDER_PROCESSING, Faults, World
+from tests.simulator import LAB, ORDER_PROCESSING, EntryKey, Faults, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
 from topologies.topology_file import load
 
@@ -198,20 +199,88 @@ def test_a_transit_promise_that_the_other_way_cannot_hold_is_not_kept(changed: C
     assert phase == "Refused" and "(latency)" in reason
 
 
-def test_a_transit_promise_that_is_broken_is_made_anew_where_what_is_required_still_holds(
-    changed: Callable[..., World],
-) -> None:
-    world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "8")))
-    world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 12"))
-    world.run(3.0)
-    (before,) = world.resources("shop", "agreements")
+def held(world: World) -> dict[str, int]:
+    """Each agreement with what is promised."""
+    return {
+        f"{domain} {one.metadata['name']}": one.status["latency_us"]
+        for domain in world.controllers
+        for one in world.resources(domain, "agreements")
+    }
+
+
+def entries_of(world: World, *domains: str) -> dict[str, dict[EntryKey, Entry]]:
+    return {node.name: dict(world.nodes[node.name].entries) for node in world.topology.nodes if node.domain in domains}
+
+
+def test_a_longer_path_within_the_promise_changes_nothing_for_others(changed: Callable[..., World]) -> None:
+    world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "3")))
+    promised, others = held(world), entries_of(world, "shop", "insight")
+    assert own_paths(world, "transit")[0] == NORTH and set(promised.values()) == {1000, 7500}
+    said = len(world.wiretap)
     world.set_carrier("t1-tc1", False)
     world.run(6.0)
-    assert status(world) == ("Active", "")
+    assert own_paths(world, "transit") == [SOUTH] and status(world) == ("Active", "")
+    assert (held(world), entries_of(world, "shop", "insight")) == (promised, others)
+    assert len(world.wiretap) == said
+    world.check_settled()
+
+
+def test_a_longer_path_within_the_bound_is_promised_anew_in_the_same_agreement(changed: Callable[..., World]) -> None:
+    world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "8")))
+    promised, others = held(world), entries_of(world, "shop", "insight")
+    world.set_carrier("t1-tc1", False)
+    for _ in range(60):
+        world.run(0.1)
+        assert status(world) == ("Active", "")
     assert own_paths(world, "transit") == [SOUTH]
-    (after,) = world.resources("shop", "agreements")
-    assert after.metadata["name"] != before.metadata["name"]
-    assert (before.status["latency_us"], after.status["latency_us"]) == (4000, 10_000)
+    after = held(world)
+    assert after.keys() == promised.keys() and entries_of(world, "shop", "insight") == others
+    assert {after[name] for name in after if "shop:" in name} == {13_250}  # 10 ms, 1 more of insight, a quarter of 9
+    assert world.get("shop", "intents", "order-processing").status["predicted"]["latency_ms"] == 10
+    world.check_settled()
+    world.run(4 * 3600.0)  # it is renewed all the same
+    assert status(world) == ("Active", "") and held(world).keys() == promised.keys()
+
+
+FAR_EDGE = (
+    ("  - {a: {node: ig1}, b: {node: ie1}, delay_ms: 0,", "  - {a: {node: ix}, b: {node: ig1}, delay_ms: 3, "
+     "rate_mbit: 1000, loss_percent: 0, mtu: 2000, trust: own}\n"
+     "  - {a: {node: ie1}, b: {node: ix}, delay_ms: 3, rate_mbit: 1000, loss_percent: 0, mtu: 2000, trust: own}\n"
+     "  - {a: {node: ig1}, b: {node: ie1}, delay_ms: 0,"),
+    ("  ig1: {domain: insight,", '  ix: {domain: insight, role: transit, locator: "5f00:3:3::/48"}\n'
+     "  ig1: {domain: insight,"),
+)  # fmt: skip
+
+
+def test_a_longer_path_at_the_end_is_passed_on_through_the_chain(changed: Callable[..., World]) -> None:
+    world = changed(*FAR_EDGE)
+    promised = held(world)
+    world.set_carrier("ig1-ie1", False)
+    for _ in range(60):
+        world.run(0.1)
+        assert status(world) == ("Active", "")
+    assert own_paths(world, "insight") == [("ig1", "ix", "ie1")]
+    after = held(world)
+    assert after.keys() == promised.keys() and all(after[name] > promised[name] for name in after)
+    assert world.get("shop", "intents", "order-processing").status["predicted"]["latency_ms"] == 10
+    world.check_settled()
+
+
+def test_where_the_bound_is_tight_those_behind_give_back_their_margin(changed: Callable[..., World]) -> None:
+    """11.5 of 12 ms: what insight promised beside its 0 ms is 1 ms too much; asked for less, it promises less."""
+    world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "9.5")))
+    world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 12"))
+    world.run(4.0)
+    promised = held(world)
+    world.set_carrier("t1-tc1", False)
+    for _ in range(60):
+        world.run(0.1)
+        assert status(world) == ("Active", "")
+    assert own_paths(world, "transit") == [SOUTH]
+    after = held(world)
+    assert after.keys() == promised.keys() and max(after.values()) <= 12_000
+    assert {after[name] for name in after if "transit:" in name} == {125}
+    world.check_settled()
 
 
 def test_a_path_that_takes_smaller_packets_than_was_agreed_is_not_moved_to(changed: Callable[..., World]) -> None:

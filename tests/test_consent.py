@@ -8,6 +8,7 @@ from controller import preview
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.inventory import Attachment, Network
+from dataplane.host_api import PortRole
 from tests.packet_walk import Walk, tcp
 from tests.simulator import LAB, ORDER_PROCESSING, World
 from topologies.topology import AcceptRule, Host, HostInterface
@@ -39,9 +40,17 @@ spec: {allow: [{from: {network: transit/operations}, to: insight/analytics/analy
 """
 
 
-def agreed() -> World:
+def with_spare_ports() -> World:
+    """Port 77 of each edge is for hosts, and nobody's."""
     world = World()
+    for node in ("se1", "ie1", "ig1"):
+        world.nodes[node].add_port(77, PortRole.ATTACHMENT)
     world.start()
+    return world
+
+
+def agreed() -> World:
+    world = with_spare_ports()
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
     assert world.phase("shop", "order-processing") == "Active"
@@ -187,8 +196,7 @@ def test_host_that_moves_to_another_edge_is_reached_there_by_a_new_agreement() -
 
 def test_gateway_of_one_network_is_no_source_for_it() -> None:
     """The edge answers for the gateway itself, so replies would end there."""
-    world = World()
-    world.start()
+    world = with_spare_ports()
     host = Attachment(name="n1", node="se1", port=77, addresses=("10.1.0.1",))
     near = Network(name="shop/near", prefixes=("10.1.0.0/30",), attachments=(host,))
     assert submit(world, "shop", near) is not None

@@ -35,6 +35,8 @@ from controller.model.intent import Encryption
 from controller.model.inventory import Domain, Inventory
 from controller.model.keys import Keys
 
+LEAST_MARGIN_US = 1000
+
 
 def sealed(statement: Message | Mandate, keys: Keys) -> Envelope:
     """Signed by us."""
@@ -49,10 +51,34 @@ def signature_objection(envelope: Envelope, peer: Domain, keys: Keys) -> str:
     return f"the {envelope.kind} is not signed by {peer.name} (forged or altered)"
 
 
-def make_acceptance(offer: Envelope, terms: Terms, end: TunnelEnd, latency_us: int, keys: Keys) -> Agreement:
+def make_acceptance(
+    offer: Envelope, terms: Terms, end: TunnelEnd, promised_us: int, keys: Keys, expected_us: int | None = None
+) -> Agreement:
     """What both have signed, once we sign `offer`, which says `terms`."""
-    said = Acceptance(id=terms.id, revision=terms.revision, offer=offer.digest, acceptor_end=end, latency_us=latency_us)
-    return Agreement(terms=terms, acceptor_end=end, latency_us=latency_us, offer=offer, acceptance=sealed(said, keys))
+    said = Acceptance(
+        id=terms.id,
+        revision=terms.revision,
+        offer=offer.digest,
+        acceptor_end=end,
+        latency_us=promised_us,
+        expected_us=expected_us,
+    )
+    return Agreement(
+        terms=terms,
+        acceptor_end=end,
+        latency_us=promised_us,
+        expected_us=expected_us,
+        offer=offer,
+        acceptance=sealed(said, keys),
+    )
+
+
+def promise(expected_us: int, bound_us: int | None) -> int:
+    """The latency to promise where it is expected to be so much: with a margin, for a way that turns out longer, of at
+    most half as much again, and a quarter of what the bound leaves, so that there is some for the others on the way."""
+    if bound_us is None:
+        return expected_us
+    return expected_us + min(max(0, bound_us - expected_us) // 4, max(expected_us // 2, LEAST_MARGIN_US))
 
 
 def make_refusal(id: str, revision: int, reason: str, keys: Keys, retry_after_s: int = 0) -> Envelope:
@@ -143,7 +169,9 @@ def _accepted(
     session: Session, acceptance: Acceptance, envelope: Envelope, peer: Domain, now_s: float
 ) -> tuple[Session, str]:
     terms = session.terms
-    if acceptance.revision < terms.revision or session.standing != Standing.OFFERED:
+    if acceptance.revision < terms.revision or not (
+        session.standing == Standing.OFFERED or _amends(session, acceptance)
+    ):
         return session, ""  # an answer to an older offer, or one that came twice
     if acceptance.revision != terms.revision or acceptance.offer != session.offer.digest:
         return session, f"{peer.name} accepted something else than was offered (altered)"
@@ -158,7 +186,20 @@ def _accepted(
         terms=terms,
         acceptor_end=acceptance.acceptor_end,
         latency_us=acceptance.latency_us,
+        expected_us=acceptance.expected_us,
         offer=session.offer,
         acceptance=envelope,
     )
     return msgspec.structs.replace(session, standing=Standing.AGREED, agreement=agreement, reason=""), ""
+
+
+def _amends(session: Session, acceptance: Acceptance) -> bool:
+    """The acceptor needs longer than it has promised; whether the terms allow it is looked at as for a promise."""
+    held = session.agreement
+    return (
+        session.standing == Standing.AGREED
+        and held is not None
+        and held.terms == session.terms
+        and held.acceptor_end == acceptance.acceptor_end
+        and held.latency_us < acceptance.latency_us
+    )

@@ -166,7 +166,9 @@ class Acceptance(Statement, frozen=True, kw_only=True):
     """Digest of the envelope that is accepted."""
     acceptor_end: TunnelEnd
     latency_us: Microseconds
-    """What the acceptor promises from this border to the destination."""
+    """What the acceptor promises from this border to the destination. It may promise more later, within the terms."""
+    expected_us: Microseconds | None = None
+    """How long that takes now; None: as long as is promised."""
 
 
 class Refusal(Statement, frozen=True, kw_only=True):
@@ -210,8 +212,15 @@ class Agreement(Value, frozen=True, kw_only=True):
     terms: Terms
     acceptor_end: TunnelEnd
     latency_us: int
+    """Promised at most."""
+    expected_us: int | None = None
+    """Of the acceptor, when it signed; None: as long as is promised."""
     offer: Envelope
     acceptance: Envelope
+
+    @property
+    def likely_us(self) -> int:
+        return self.latency_us if self.expected_us is None else self.expected_us
 
 
 class Greeting(Statement, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import msgspec
 from controller.fulfillment import numbering
 from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import Crossing
-from controller.fulfillment.negotiate import make_acceptance, make_refusal, sealed
+from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
 from controller.model.agreement import (
     REASON_LENGTH,
     Agreement,
@@ -110,8 +110,10 @@ def _left_us(course: Course) -> int | None:
     limit_us = upstream.terms.latency_us_max if upstream is not None else course.plan.connection.latency_us_max
     if limit_us is None:
         return None
-    promised_us = held.agreement.latency_us if held is not None and held.agreement is not None else 0
-    return max(limit_us - course.plan.own_latency_us, promised_us)
+    enough_us = 0
+    if upstream is None and held is not None and held.agreement is not None:
+        enough_us = held.agreement.latency_us
+    return max(limit_us - course.plan.own_latency_us, enough_us)
 
 
 def _own_expiry(turn: Turn, course: Course) -> int:
@@ -161,7 +163,6 @@ def answer(turn: Turn, name: str) -> None:
     crossing = turn.fabric.crossings.get(session.terms.border)
     if crossing is None:
         return
-    beyond_us = 0
     if plan.egress is not None:
         onward = course.downstream
         agreed = onward.agreement if onward is not None else None
@@ -170,13 +171,54 @@ def answer(turn: Turn, name: str) -> None:
             if onward is None or not asked or onward.terms.expires_s != session.terms.expires_s:
                 offer_onward(turn, name)
             return
-        beyond_us = agreed.latency_us
+    bound_us = session.terms.latency_us_max
+    if bound_us is not None and course.promised_us > bound_us:
+        if not _ask_for_less(turn, course, bound_us):
+            refuse_upstream(turn, course, f"{turn.own} has no way that holds what is required (latency)")
+        return
     end = _end(turn, course, crossing, offeror=False)
-    signed = make_acceptance(session.offer, session.terms, end, plan.own_latency_us + beyond_us, turn.keys)
+    pledged_us = promise(course.promised_us, bound_us)
+    signed = make_acceptance(session.offer, session.terms, end, pledged_us, turn.keys, course.likely_us)
     stage = Stage.ADDING if course.stage == Stage.NEGOTIATING else course.stage
     session = msgspec.structs.replace(session, answer=signed)
     turn.put_course(msgspec.structs.replace(course, upstream=session, stage=stage))
     turn.fresh.add(name)
+
+
+def _ask_for_less(turn: Turn, course: Course, bound_us: int) -> bool:
+    """Whether what lies beyond us may be had with a smaller promise, so that our bound is held: it is asked, or was."""
+    onward, left_us = course.downstream, bound_us - course.plan.own_latency_us
+    if onward is None or onward.agreement is None or onward.agreement.likely_us > left_us:
+        return False
+    asked_us = onward.terms.latency_us_max
+    if asked_us is not None and asked_us <= left_us:
+        return onward.standing == Standing.OFFERED
+    offer_onward(turn, course.plan.name)
+    return True
+
+
+def keep_promise(turn: Turn, name: str) -> None:
+    """Our way, or what lies beyond it, may be longer than it was. Within our promise that changes nothing for others;
+    within what the offeror allows we promise more; beyond it the agreement ends."""
+    course = turn.courses.get(name)
+    session = course.upstream if course is not None else None
+    held = session.agreement if session is not None else None
+    if course is None or session is None or held is None:
+        return
+    if session.standing != Standing.AGREED or session.answer is not None:
+        return  # what is answered says how long it takes now, and is looked at again when it is sent
+    bound_us, needed_us = held.terms.latency_us_max, course.promised_us
+    if bound_us is None or needed_us <= held.latency_us:
+        return
+    if needed_us > bound_us:
+        if not _ask_for_less(turn, course, bound_us):
+            lose(turn, course, f"{turn.own} has no way any more that holds what was agreed")
+        return
+    promised_us, expected_us = promise(needed_us, bound_us), course.likely_us
+    signed = make_acceptance(session.offer, held.terms, held.acceptor_end, promised_us, turn.keys, expected_us)
+    turn.put_course(msgspec.structs.replace(course, upstream=msgspec.structs.replace(session, answer=signed)))
+    turn.fresh.add(name)
+    turn.log("promise_amended", agreement=held.terms.id, peer=session.peer, latency_us=str(promised_us))
 
 
 def deliver_answer(turn: Turn, course: Course) -> Course:

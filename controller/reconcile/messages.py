@@ -35,6 +35,7 @@ from controller.reconcile.dealings import (
     end,
     hold_off,
     intent_name,
+    keep_promise,
     lose,
     mandate_name,
     offer_onward,
@@ -238,11 +239,13 @@ def take_answer(
         peer=after.peer,
         owner=course.plan.owner,
     )
-    if course.upstream is not None:
-        if renewal_refused:
-            refuse_upstream(turn, course, after.reason)
-        else:
-            answer(turn, course.plan.name)
+    if course.upstream is None:
+        return
+    if not renewal_refused:
+        answer(turn, course.plan.name)
+    elif course.upstream.standing == Standing.OFFERED:
+        refuse_upstream(turn, course, after.reason)
+    keep_promise(turn, course.plan.name)
 
 
 def _refused(turn: Turn, course: Course, session: Session, held_off: HeldOff | None, retry_after_s: int) -> None:

@@ -4,16 +4,19 @@ own paths between the same ends that hold all ──▶ in place: one entry at e
 another border                                ──▶ a new plan takes over (undertakings), make before break
 neither, for an intent of ours                ──▶ degraded, if it may be and only latency is at stake; or unsatisfiable
 neither, for what we carry for others         ──▶ the agreement ends, with the reason
+
+For others "all" is what they allow: a longer path within what we promised changes nothing for them, one beyond it is
+promised anew in the same agreement (dealings.keep_promise).
 """
 
 from msgspec.structs import replace
 
-from controller.fulfillment.carry import inside_mtu
+from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import around
 from controller.fulfillment.place import BINDINGS, repath
 from controller.model.course import Course, Errand, Stage
 from controller.reconcile.carriers import concerned, cut, is_back
-from controller.reconcile.dealings import lose, refuse_upstream
+from controller.reconcile.dealings import keep_promise, lose, refuse_upstream
 from controller.reconcile.turn import Turn
 
 
@@ -47,23 +50,23 @@ def move(turn: Turn, course: Course, *, within_latency: bool) -> bool:
         turn.fresh.add(course.plan.name)
         turn.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(moved.around))
     turn.put_course(replace(course, plan=moved))
-    return True
+    keep_promise(turn, moved.name)
+    return turn.courses.get(moved.name) is not None
 
 
 def _inside_us_max(course: Course) -> int | None:
-    """What the own paths may take, by what is required and by what we have promised."""
+    """What the own paths may take, by what is required. For others that may be more than we have promised so far."""
     plan, upstream, downstream = course.plan, course.upstream, course.downstream
     rest_us = plan.egress.latency_us if plan.egress is not None else 0
     if plan.egress is not None and downstream is not None:
         if downstream.agreement is not None:
-            rest_us = plan.egress.delay_us + downstream.agreement.latency_us
+            held = downstream.agreement
+            rest_us = plan.egress.delay_us + (held.latency_us if upstream is None else held.likely_us)
         elif downstream.terms.latency_us_max is not None:
             rest_us = plan.egress.delay_us + downstream.terms.latency_us_max
-    limits = [] if plan.connection.latency_us_max is None else [plan.connection.latency_us_max]
-    if upstream is not None:
-        signed = upstream.answer or upstream.agreement
-        limits += [] if signed is None else [signed.latency_us]
-    return min(limits) - rest_us if limits else None
+    terms = terms_in_force(upstream) or (upstream.terms if upstream is not None else None)
+    limit_us = terms.latency_us_max if terms is not None else plan.connection.latency_us_max
+    return limit_us - rest_us if limit_us is not None else None
 
 
 def _promised_mtu(course: Course) -> int:

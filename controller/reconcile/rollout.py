@@ -7,7 +7,7 @@ import msgspec
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.reconcile.admission import admit, realized
-from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end
+from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end, keep_promise
 from controller.reconcile.state import NodeStanding, parts_at
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import carried, failed
@@ -159,9 +159,11 @@ def _next_stage(turn: Turn, course: Course) -> bool:
                 turn.fresh.add(course.plan.name)
                 carried(turn, active)
                 abandon(turn, course.replaces, "another plan has taken over", LINGER_S)
+            keep_promise(turn, course.plan.name)
             return True
         case Stage.ACTIVE if course.upstream is not None and course.upstream.answer is not None:
             turn.put_course(deliver_answer(turn, course))
+            keep_promise(turn, course.plan.name)
             return True
         case Stage.REMOVING:
             end(turn, course, "withdrawn", linger_s=course.linger_s)
