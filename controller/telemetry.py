@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from msgspec import structs
-
 from controller import doctor, machine, process, view
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
@@ -46,8 +44,8 @@ class Observed(Protocol):
 
 
 class Neighbourhood(Protocol):
-    def faults(self) -> Mapping[str, str]:
-        """By domain, why the newest message to it was not taken; empty: it was, or there was none."""
+    async def faults(self) -> Mapping[str, str]:
+        """By domain, why it cannot be reached now, or did not take the newest message; empty: all is well."""
 
 
 class StreamTally:
@@ -130,11 +128,8 @@ class NodeTelemetry:
             if not fault:
                 rows.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
         rows += machine.skews({node: skew for node, skew in self._tally.skew_s.items() if not self._fault(node)})
-        for domain, fault in sorted(self._neighbourhood.faults().items()):
-            row = _check(f"domains/{domain}", "reachable", fault, _peer_advice(domain, fault))
-            if not fault and domain not in state.peers:
-                row = structs.replace(row, detail="not known: there was nothing to be said to it since we were started")
-            rows.append(row)
+        for domain, fault in sorted((await self._neighbourhood.faults()).items()):
+            rows.append(_check(f"domains/{domain}", "reachable", fault, _peer_advice(domain, fault)))
         rows += machine.certificates(self._certificates(), now_s)
         if self._store is not None:
             rows += machine.disks(self._store)
@@ -200,7 +195,7 @@ def _peer_advice(domain: str, fault: str) -> str:
     said = fault.lower()
     if "do not belong together" in said or "self-signed" in said:
         return f"`stitch domain add {domain}` with key and certificate of one and the same `stitchd keygen`"
-    if "is no peer" in said or "permission_denied" in said or "unauthenticated" in said:
+    if "refuses us" in said or "is no peer" in said or "permission_denied" in said or "unauthenticated" in said:
         return f"ask the operator of {domain} to add this domain, with its key, certificate and endpoint"
     if "certificate" in said or "handshake" in said or "ssl" in said:
         return f"both sides must have pinned each other's key and certificate; compare with {domain}, clocks too"

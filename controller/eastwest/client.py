@@ -98,6 +98,20 @@ class PeerChannel:
         self._refusal = f"{self._where}: {refusal}" if refusal else ""
         return PeerMet(peer=self.peer.domain, greeting=theirs, refusal=self._refusal)
 
+    async def fault(self, deadline_s: float = DEADLINE_S) -> str:
+        """Why the peer is not there for us now; empty: it is. At once where a connection has just failed: then the
+        text says how."""
+        try:
+            refusal = greeting_objection(decode_greeting(await self._greet(encode(self._greeting), timeout=deadline_s)))
+        except Unreadable as exc:
+            refusal = str(exc)
+        except grpc.aio.AioRpcError as exc:
+            text = str(self._error(exc))
+            # of who does not know our certificate, a handshake tells no more
+            refused = any(one in text for one in ("Socket closed", "Connection reset"))
+            return f"it refuses us, by ending the connection: {text}" if refused else text
+        return f"{self._where}: {refusal}" if refusal else ""
+
     def _error(self, exc: grpc.aio.AioRpcError) -> PeerUnreachable | PeerViolation:
         kind = PeerViolation if exc.code() in REFUSALS else PeerUnreachable
         return kind(f"{self._where}: {exc.code().name.lower()}: {exc.details()}")
@@ -168,6 +182,12 @@ class EastWestClient:
         else:
             outbox.waiting[message_id] = message
             outbox.arrived.set()
+
+    async def faults(self) -> dict[str, str]:
+        """By peer, why it is not there now; empty: it is."""
+        channels = {name: outbox.channel for name, outbox in self._outboxes.items()}
+        found = await asyncio.gather(*(channel.fault() for channel in channels.values()))
+        return dict(zip(channels, found, strict=True))
 
     def _refuse(self, peer: str, message_id: str, reason: str) -> None:
         sent = MessageSent(peer=peer, message_id=message_id, reason=reason)

@@ -69,10 +69,10 @@ class Neighbours:
         else:
             self._client.send(peer, message_id, message)
 
-    def faults(self) -> Mapping[str, str]:
-        """By domain that shall be a peer, why it is none, or why the newest message to it was not taken; empty: it was,
-        or there was none."""
-        return {**self._faults, **self._unpinned}
+    async def faults(self) -> Mapping[str, str]:
+        """By domain that shall be a peer, why it is none, is not there now, or did not take the newest message."""
+        there = await self._client.faults()
+        return {name: fault or self._faults.get(name, "") for name, fault in there.items()} | self._unpinned
 
     async def _tell(self, event: MessageSent) -> None:
         await self._report(event)
