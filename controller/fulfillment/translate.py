@@ -148,7 +148,7 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
         "avoid": "avoiding labels" if avoid.labels else "",
     }
     found = [
-        Unsatisfiable(binding=clause, message=f"{what} cannot be placed yet: leave the clause out, or wait")
+        Unsatisfiable(binding=clause, message=f"{what} cannot be placed by this version: leave the clause out")
         for clause, what in wanted.items()
         if what
     ]
