@@ -47,7 +47,7 @@ def foresee(state: State, event: Apply | Delete, now_s: float, keys: Keys) -> Re
             break
     preview = Preview(
         intents=tuple(_intents(state, after, event.by, now_s)),
-        agreements=tuple(_agreements(said, event.by)),
+        agreements=tuple(_agreements(said, event.by, state, after)),
         nodes=tuple(_nodes(state, after, event.by, now_s, keys)),
     )
     return Reply(request_id=reply.request_id, results=reply.results, preview=preview)
@@ -115,11 +115,17 @@ def _would_ask(terms: Terms) -> str:
 # ---- agreements
 
 
-def _agreements(effects: list[Effect], by: Principal) -> Iterator[AgreementPreview]:
-    """Those that end may be of other tenants."""
+def _agreements(effects: list[Effect], by: Principal, *states: State) -> Iterator[AgreementPreview]:
+    """Those that end may be of other tenants, as may those that are asked for anew around what changes."""
+    concerning = {
+        course.downstream.terms.id
+        for state in states
+        for course in state.courses.values()
+        if course.downstream is not None and _concerns(by, course.plan.owner.removeprefix("intents/"), *states)
+    }
     for peer, message in ((one.peer, opened(one.message)) for one in effects if isinstance(one, Send)):
         match message:
-            case Terms():
+            case Terms(id=id) if by.tenants is None or id in concerning:
                 yield AgreementPreview(peer=peer, what="asked", text=_would_ask(message))
             case Withdrawal(id=id, reason=reason) if by.tenants is None:
                 yield AgreementPreview(peer=peer, what="ended", text=f"agreements/{id} would end: {reason}")

@@ -111,7 +111,7 @@ ROWS = [
     Row("POST", "/v1/delete", "/v1/delete", ".-----", refs("networks/insight/new"), before=[NETWORK]),
     Row("POST", "/v1/intents/{name:path}/renew", "/v1/intents/leased/renew", ".--.-.", before=[leased()]),
     Row("POST", "/v1/policy/reload", "/v1/policy/reload?dry_run=true", ".-----"),
-    *kinds("......", "intents", "agreements", "entries", "networks", "services"),
+    *kinds("......", "intents", "events", "agreements", "entries", "networks", "services"),
     *kinds("..----", "nodes", "links", "domains", "rules", "tunnels", "plugins", "policies"),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", "....-."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/zebra", "..--.."),
@@ -176,7 +176,7 @@ def test_every_route_of_the_application_has_a_permit_and_rows() -> None:
     }
     assert routes == PERMITS.keys() == {(row.method, row.template) for row in ROWS}
     shown = {row.path.removeprefix("/v1/") for row in ROWS if row.template == "/v1/{kind}"}
-    assert shown == {*view.KINDS, "plugins"}
+    assert shown == {*view.KINDS, "events", "plugins"}
 
 
 async def test_who_may_use_which_route(tmp_path: Path) -> None:
@@ -226,6 +226,9 @@ async def test_what_is_listed_is_the_tenants_own(tmp_path: Path) -> None:
         assert await names("operator of x", "intents") == {"order-processing"}
         assert await names("reader of x", "intents") == {"order-processing"}
         assert await names("operator of both", "intents") == await names("admin", "intents")
+        for who, tenant in (("operator of x", "customer-x"), ("operator of z", "customer-z")):
+            events = (await asked.ask(who, "GET", "/v1/events")).json()
+            assert events and {one["metadata"]["tenant"] for one in events} == {tenant}
         for who, owner in (("operator of x", "intents/order-processing"), ("operator of z", "intents/zebra")):
             entries = (await asked.ask(who, "GET", "/v1/entries")).json()
             assert entries and {one["status"]["owner"] for one in entries} == {owner}
@@ -367,7 +370,7 @@ NOT_KNOWN: list[tuple[str, str, dict[str, str], str]] = [
     ("POST", "/v1/apply?dry_run", {}, "boolean"),
     ("POST", "/v1/apply", {"Netstitch-Dry-Run": "true"}, "unknown header 'netstitch-dry-run'"),
     ("POST", "/v1/apply", {"X-Netstitch-Dryrun": "1"}, "did you mean dry_run?"),
-    ("DELETE", "/v1/intents/order-processing?dry_run=true", {}, "unknown parameter 'dry_run'"),
+    ("DELETE", "/v1/intents/order-processing?dryrun=true", {}, "did you mean dry_run?"),
     ("GET", "/v1/intents?wach=true", {}, "did you mean watch?"),
     ("GET", "/v1/intents?watch=2", {}, "boolean"),
     ("GET", "/v1/flows?intnet=x", {}, "did you mean intent?"),
