@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from controller.model.agreement import Greeting, Withdrawal
 from controller.model.course import Stage
-from controller.model.event import Applied, EndAgreement, MessageSent, PeerMet, Reply
+from controller.model.event import Applied, EndAgreement, LoadPolicy, MessageSent, PeerMet, Reply
 from controller.reconcile.state import State
 from tests.offers import said
 from tests.simulator import ORDER_PROCESSING, SimulatedKeys, World
@@ -110,11 +110,12 @@ def test_hold_off_concerns_one_intent_and_outlasts_a_restart() -> None:
     assert world.phase("shop", "web") == "Active"
 
 
-def test_applying_the_neighbours_domain_again_asks_it_again() -> None:
+def test_applying_the_neighbours_domain_again_asks_it_again_and_another_policy_ends_its_hold_off() -> None:
     world = agreed()
     end(world, "transit", 600)
-    controller = world.controllers["transit"]
-    controller.state = replace(controller.state, closed={})  # its operator thinks better of it
+    transit = world.controllers["transit"]
+    policy = replace(transit.state.policy, max_agreements=255)  # its operator thinks better of it
+    transit.event(LoadPolicy(request_id="policy", policy=policy, file="policy.yaml"), transit.life)
     world.run(30.0)
     assert status(world)[0] == "Refused"
     world.apply("shop", world.inventories["shop"])

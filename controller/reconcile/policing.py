@@ -13,6 +13,7 @@ from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.reconcile.admission import beyond_share
 from controller.reconcile.consent import end_all
+from controller.reconcile.ending import forget_hold_offs
 from controller.reconcile.turn import Turn
 
 
@@ -25,6 +26,8 @@ def load_policy(turn: Turn, event: LoadPolicy) -> None:
     names = {course.plan.name: session.terms.id for course, session in held}
     told = (f"agreement {names[plan]} ends: {reason}" for plan, reason in (ended | too_much).items())
     if not event.dry_run:
+        if turn.policy != event.policy:
+            forget_hold_offs(turn)
         turn.policy = event.policy
         turn.policy_loaded = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s))
         # what is full and where is not the neighbours' business
