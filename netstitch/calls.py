@@ -12,7 +12,7 @@ from netstitch import errors
 
 T = TypeVar("T")
 Json = dict[str, Any]
-PAGE = 1000
+PAGE = 10_000
 """Resources that are asked for at once."""
 
 

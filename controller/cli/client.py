@@ -18,7 +18,7 @@ ANSWER_TIMEOUT_S = 35.0
 STREAM_TIMEOUT_S = 25.0
 """A watch that is silent for longer than two heartbeats of the controller is dead."""
 _RECONNECT_S = 0.2
-PAGE = 2000
+PAGE = 10_000
 """Resources that are asked for at once."""
 UNPAGED = frozenset({"flows", "drops", "tokens"})
 """Answered as they are, all at once."""
