@@ -5,23 +5,25 @@ conditions   all that is said: what makes the phase has the phase's name as its 
              and changes no phase, has one of its own (docs/language.md has them)
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import borders, candidate_lists
+from controller.fulfillment.carry import borders, candidate_lists, path_mtu
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
 from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
-from controller.readiness import lacking
+from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.carriers import cut
 from controller.reconcile.state import State, parts_at
 from controller.reconcile.undertakings import expired
+from dataplane.reasons import IPV6_LEAST_MTU
 
 PATIENCE_S = 30
 """So long an answer to a renewal may take before it is worth a word."""
@@ -79,17 +81,24 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
             "latency_ms": max(course.latency_us for course in courses) / 1000,
             "cost": max(course.plan.cost for course in courses),
         }
-    status["endpoints"] = [
-        {"service": flow.destination, "address": prefix.split("/")[0], "family": "ipv6" if ":" in prefix else "ipv4"}
-        for connection in undertaking.requirements.connections
-        for flow in connection.flows
-        for prefix in flow.destination_prefixes
-        if prefix.endswith("/128" if ":" in prefix else "/32")
-    ]
+    status["endpoints"] = list(_endpoints(state, undertaking))
     status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
     if end_s is not None:
         status["expires_s"] = end_s
     return status
+
+
+def _endpoints(state: State, undertaking: Undertaking) -> Iterator[dict[str, str]]:
+    """Addresses of services that can be reached."""
+    errands = itertools.chain(undertaking.errands, itertools.repeat(None))
+    for connection, errand in zip(undertaking.requirements.connections, errands, strict=False):
+        course = state.courses.get(errand.plan) if errand is not None else None
+        without_ipv6 = course is not None and lacks_ipv6(state, connection, course)
+        for flow in connection.flows:
+            for prefix in flow.destination_prefixes:
+                family = family_of(prefix)
+                if prefix.endswith("/32" if family == "ipv4" else "/128") and not (without_ipv6 and family == "ipv6"):
+                    yield {"service": flow.destination, "address": prefix.split("/")[0], "family": family}
 
 
 def _all_said(state: State, undertaking: Undertaking, courses: list[Course], now_s: float) -> Iterator[Said]:
@@ -176,7 +185,22 @@ def _carried(state: State, connection: Connection, course: Course) -> Said:
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
         around = f" (without a carrier: {', '.join(course.plan.around)})" if course.plan.around else ""
         return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
+    if lacks_ipv6(state, connection, course):
+        reason = f"{where}: {too_small_for_ipv6(path_mtu(course, state.fabric))}"
+        return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
     return Said(Phase.ACTIVE, f"{where}: carried by {_words(course)}" if _stands(state, course) else "")
+
+
+def lacks_ipv6(state: State, connection: Connection, course: Course) -> bool:
+    return "ipv6" in families(connection) and path_mtu(course, state.fabric) < IPV6_LEAST_MTU
+
+
+def families(connection: Connection) -> set[str]:
+    return {family_of(prefix) for flow in connection.flows for prefix in flow.destination_prefixes}
+
+
+def family_of(prefix: str) -> str:
+    return "ipv6" if ":" in prefix else "ipv4"
 
 
 def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterator[Said]:

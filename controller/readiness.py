@@ -1,6 +1,7 @@
 """Whether the nodes can do what a network or a link of the inventory says, and what they lack where they cannot."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from controller.fulfillment.fabric import edges
@@ -9,6 +10,7 @@ from controller.model.intent import Phase
 from controller.model.inventory import Link, Network
 from controller.model.requirements import Host
 from controller.reconcile.state import State
+from dataplane.reasons import IPV6_LEAST_MTU
 
 
 def network_phase(state: State, network: Network) -> dict[str, Any]:
@@ -19,7 +21,31 @@ def network_phase(state: State, network: Network) -> dict[str, Any]:
         if (reason := attachment_objection(one.node, one.port, state.descriptions.get(one.node)))
     ]
     names = [f"networks/{network.name}", *(f"ports/{one.port}" for one in network.attachments)]
+<<<<<<< HEAD
     return _phase(reasons, state, edges(network), names)
+=======
+    reasons += _nodes(state, edges(network), names)
+    status = _phase(reasons)
+    status["conditions"] += [{"type": "NoIPv6", "reason": reason} for reason in _without_ipv6(state, network)]
+    return status
+
+
+def _without_ipv6(state: State, network: Network) -> Iterator[str]:
+    """Between which of its edges."""
+    if not any(":" in prefix for prefix in network.prefixes):
+        return
+    for near, far in itertools.combinations(sorted(edges(network)), 2):
+        policy = state.fabric.edge_policies.get((near, far))
+        if policy is not None and (mtu := state.fabric.inner_mtu(policy)) < IPV6_LEAST_MTU:
+            yield f"between {near} and {far}: {too_small_for_ipv6(mtu)}"
+
+
+def too_small_for_ipv6(mtu: int) -> str:
+    return (
+        f"IPv6 is not carried: the links take packets of {mtu} octets inside, and IPv6 needs {IPV6_LEAST_MTU} "
+        "(RFC 8200 §5); raise the MTU of the smallest link"
+    )
+>>>>>>> 4461d68 (A way without room for IPv6 carries none and says so; where a domain comes to take smaller packets than it signed, all learn it at once)
 
 
 def link_phase(state: State, link: Link) -> dict[str, Any]:

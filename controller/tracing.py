@@ -246,6 +246,7 @@ _WHY: dict[int, str] = {
     DropReason.NO_ROUTE: "no entry says where it goes",
     DropReason.NO_NEXT_HOP: "its next hop is not there",
     DropReason.SOURCE_NOT_ADMITTED: "the source address does not belong to that port",
+    DropReason.NO_IPV6: "the path takes no packets of 1280 octets, which IPv6 needs",
     DropReason.NEIGHBOR_UNKNOWN: "no attached host has that address",
 }
 

@@ -40,6 +40,8 @@ class DropReason(enum.IntEnum):
     FRAGMENT_REFUSED = 21
     """It overlaps what came before, lacks headers that a first fragment has, or fits into no packet (RFC 5722)."""
     IPV4_OPTIONS = 22
+    NO_IPV6 = 23
+    """The path takes no packets of IPV6_LEAST_MTU octets, so it is none for IPv6."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 
@@ -122,6 +124,8 @@ FRAGMENT_WAYS = 8
 """Fragmented packets that a share knows at a time; the eldest gives way."""
 FRAGMENT_PARTS = 6
 """Pieces without a gap between them, of one packet, that may have come at a time."""
+IPV6_LEAST_MTU = 1280
+"""RFC 8200 §5."""
 CUT_SMALLEST_MTU = 68
 """RFC 791 §3.2: nothing is cut smaller."""
 CUT_LARGEST_PACKET = 3584

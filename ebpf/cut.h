@@ -119,6 +119,8 @@ static __always_inline int exceed_mtu(struct xdp_md *ctx, struct packet *packet,
 			return XDP_DROP;
 		}
 	}
+	if (packet->ether_type == ETHERTYPE_IPV6 && mtu < IPV6_LEAST_MTU)
+		return refuse(packet, DROP_NO_IPV6, ERROR_NO_ROUTE);
 	if (!is_larger)
 		return drop(packet, DROP_TOO_BIG);
 	packet->error_mtu = mtu;

@@ -192,7 +192,8 @@ static __always_inline int push_outer(struct xdp_md *ctx, struct packet *packet,
 static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
 {
 	__u32 index = live_candidate(how->encapsulate.sr_policy, how->encapsulate.liveness_group);
-	__u32 overhead = packet->ether_type == ETHERTYPE_IPV4 ? 40 : 60;
+	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
+	__u32 overhead = v4 ? 40 : 60;
 	struct sr_policy_value *path;
 	union address *first;
 	__u32 mtu, count;
@@ -203,7 +204,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 	if (!path)
 		return drop(packet, DROP_NO_LIVE_PATH);
 	mtu = path->h_encaps.inner_mtu;
-	if (mtu && (packet->ip_length > mtu || packet->behind_cut))
+	if (mtu && (packet->ip_length > mtu || packet->behind_cut || (!v4 && mtu < IPV6_LEAST_MTU)))
 		return global_exceed_mtu(ctx, packet, mtu);
 	if (mtu && packet->tcp_flags & TCP_SYN)
 		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);

@@ -26,6 +26,7 @@ enum drop_reason {
 	DROP_NOT_TO_US = 20,
 	DROP_FRAGMENT_REFUSED = 21,
 	DROP_IPV4_OPTIONS = 22,
+	DROP_NO_IPV6 = 23,
 	DROP_ISOLATED = 64,
 };
 
@@ -86,6 +87,7 @@ enum pipeline_event {
 #define FRAGMENT_SHARES 16
 #define FRAGMENT_WAYS 8
 #define FRAGMENT_PARTS 6
+#define IPV6_LEAST_MTU 1280
 #define CUT_SMALLEST_MTU 68
 #define CUT_LARGEST_PACKET 3584
 

@@ -11,10 +11,10 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.fabric import (
+    LARGEST_MTU,
     Crossing,
     Fabric,
     SegmentList,
-    encapsulation_bytes,
     encapsulation_entries,
     lease_entry,
     local_sid_entry,
@@ -69,11 +69,15 @@ def borders(course: Course, fabric: Fabric) -> tuple[Border | None, Border | Non
 
 def inside_mtu(plan: Plan, fabric: Fabric) -> int:
     """Largest inner packet that all of the plan's own paths take."""
-    sizes = [65535]
-    for policy in plan.sr_policies:
-        for path in policy.candidate_paths:
-            compiled = fabric.compile_path(path, reverse=False)
-            sizes.append(compiled.mtu - encapsulation_bytes(len(compiled.segments) + 1))
+    return min((fabric.inner_mtu(policy) for policy in plan.sr_policies), default=LARGEST_MTU)
+
+
+def path_mtu(course: Course, fabric: Fabric) -> int:
+    """Largest inner packet that the whole way takes, as far as it is agreed."""
+    sizes = [inside_mtu(course.plan, fabric)]
+    for border in borders(course, fabric):
+        if border is not None:
+            sizes += [border.crossing.inner_mtu, border.peer.inner_mtu]
     return min(sizes)
 
 
@@ -211,7 +215,7 @@ class _Carrier:
         self._fabric = fabric
         self._classes = classes
         self._upstream, self._downstream = borders(course, fabric)
-        self._mtu = self._path_mtu()
+        self._mtu = path_mtu(course, fabric)
         ends_s = [border.expires_s for border in (self._upstream, self._downstream) if border is not None]
         ends_s += [course.expires_s] if course.expires_s is not None else []
         self._expires_s = min(ends_s, default=None)
@@ -232,13 +236,6 @@ class _Carrier:
 
     def _add(self, node: str, *entries: Entry) -> None:
         self._entries.setdefault(node, []).extend(entries)
-
-    def _path_mtu(self) -> int:
-        sizes = [inside_mtu(self._plan, self._fabric)]
-        for border in (self._upstream, self._downstream):
-            if border is not None:
-                sizes += [border.crossing.inner_mtu, border.peer.inner_mtu]
-        return min(sizes)
 
     def _inside(self, slot: int, policy: SrPolicy, direction: Direction) -> None:
         """From one end of an SR Policy to the other, where it goes on."""

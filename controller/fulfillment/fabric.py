@@ -16,6 +16,8 @@ from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
 from dataplane.reasons import ATTACHMENT_CLASS, CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
 
+LARGEST_MTU = 65535
+
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     """Where a border link meets its gateway."""
@@ -78,6 +80,11 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
                 by_port = numbering.END_BY_PORT + self.ports[link, far]
                 segments.append(numbering.sid(self.locators[far], numbering.END if ordinary else by_port))
         return SegmentList(segments=tuple(segments), last_hop=last_hop, mtu=min(self.links[link].mtu for link in links))
+
+    def inner_mtu(self, policy: SrPolicy) -> int:
+        """Largest inner packet that all its candidate paths take."""
+        lists = [self.compile_path(path, reverse=False) for path in policy.candidate_paths]
+        return min((one.mtu - encapsulation_bytes(len(one.segments) + 1) for one in lists), default=LARGEST_MTU)
 
 
 def fabric(

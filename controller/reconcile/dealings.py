@@ -136,6 +136,16 @@ def _end(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> Tu
     """Our side of a border, as the other side must know it."""
     direction = numbering.Direction.REVERSE if offeror else numbering.Direction.FORWARD
     sid = numbering.border_sid(turn.fabric.locators[crossing.node], course.slots[0], direction)
+    return TunnelEnd(
+        sid=numbering.sid_text(sid),
+        public_key=crossing.public_key,
+        endpoint=crossing.endpoint,
+        inner_mtu=_size(turn, course, crossing, offeror=offeror),
+    )
+
+
+def _size(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> int:
+    """The largest packet that we take at a border, as far as we know what lies behind it."""
     sizes = [inside_mtu(course.plan, turn.fabric), crossing.inner_mtu]
     beyond = course.upstream if offeror else course.downstream
     if beyond is not None:
@@ -145,12 +155,28 @@ def _end(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> Tu
             sizes.append(beyond.terms.offeror_end.inner_mtu)
         elif beyond.agreement is not None:
             sizes.append(beyond.agreement.acceptor_end.inner_mtu)
-    return TunnelEnd(
-        sid=numbering.sid_text(sid),
-        public_key=crossing.public_key,
-        endpoint=crossing.endpoint,
-        inner_mtu=min(sizes),
-    )
+    return min(sizes)
+
+
+def watch_sizes(turn: Turn) -> None:
+    """Where we take smaller packets than we have signed: what we offered is renewed, what we accepted ends."""
+    for course in tuple(turn.courses.all.values()):
+        if course.stage in (Stage.REMOVING, Stage.LINGERING):
+            continue
+        upstream, downstream, crossings = course.upstream, course.downstream, turn.fabric.crossings
+        if upstream is not None:
+            crossing, signed = crossings.get(upstream.terms.border), upstream.answer or upstream.agreement
+            if crossing is None or signed is None:
+                continue
+            size, promised = _size(turn, course, crossing, offeror=False), signed.acceptor_end.inner_mtu
+            if size < promised:
+                lose(turn, course, f"{turn.own} takes packets of {size} octets now, not of {promised} as was agreed")
+        elif downstream is not None and downstream.standing == Standing.AGREED and course.stage == Stage.ACTIVE:
+            crossing = crossings.get(downstream.terms.border)
+            if crossing is None:
+                continue
+            if _size(turn, course, crossing, offeror=True) < downstream.terms.offeror_end.inner_mtu:
+                offer_onward(turn, course.plan.name)
 
 
 def answer(turn: Turn, name: str) -> None:

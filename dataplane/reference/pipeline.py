@@ -11,6 +11,7 @@ from dataplane.reasons import (
     CUT_SMALLEST_MTU,
     FABRIC_CLASS,
     FABRIC_CONTEXT,
+    IPV6_LEAST_MTU,
     NEIGHBORS_OF_PORT,
     DropReason,
     IcmpError,
@@ -298,6 +299,8 @@ class Pipeline:
             return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
         path = alive[min(alive)].params
         mtu = path["inner_mtu"]
+        if ip.version == 6 and 0 < mtu < IPV6_LEAST_MTU:
+            return self._refuse(arrival, ip, DropReason.NO_IPV6, IcmpError.NO_ROUTE)
         fits = not mtu or len(ip.data) <= mtu
         if fits and not (behind_cut and mtu):
             return self._encapsulate(arrival, ip, transport, path)

@@ -13,11 +13,12 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet, Raw
 
+from dataplane.entry import TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward
 from vectors import node
 from vectors.case import Vector, from_host, ip, tcp, to_host, udp
-from vectors.entries import attach, live
+from vectors.entries import attach, h_encaps, live
 from vectors.node import (
     A4,
     A6,
@@ -81,11 +82,19 @@ def too_big() -> list[Vector]:
     error4 = IP(src=A4, dst=remote4(2), flags="DF") / ICMP(type=3) / bytes(1400)
     error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400)
     mute4, mute6 = node.MUTE4, node.MUTE6
+    ipv6_of_1500 = IPv6(src=A6, dst=remote6(2)) / UDP() / bytes(1452)
+
+    def below(mtu: int) -> tuple[TableEntry, ...]:
+        return (h_encaps(2, 0, node.EDGE, node.segments(2), inner_mtu=mtu),)
+
     return [
         *found,
         _told("frag-needed-tagged", tagged, error(mtu), reason, TAGGED),
         _told("frag-needed-small", IP(src=A4, dst=remote4(NARROW)) / tcp(), error(64), reason),
-        _told("packet-too-big-small", IPv6(src=A6, dst=remote6(NARROW)) / UDP() / bytes(39), error(64), reason),
+        _told("no-ipv6-small", IPv6(src=A6, dst=remote6(NARROW)) / udp(), NO_ROUTE, DropReason.NO_IPV6),
+        _told("no-ipv6-1279", IPv6(src=A6, dst=remote6(2)) / udp(), NO_ROUTE, DropReason.NO_IPV6, entries=below(1279)),
+        _told("no-ipv6-large", ipv6_of_1500, NO_ROUTE, DropReason.NO_IPV6, entries=below(1279)),
+        _told("packet-too-big-1280", ipv6_of_1500, error(1280), reason, entries=below(1280)),
         _untold("no-error-about-icmp-error", error4, reason),
         _untold("no-error-about-icmpv6-error", error6, reason),
         _untold("no-error-without-gateway", IP(src=mute4, dst=remote4(2), flags="DF") / bytes(1400), reason, node.MUTE),
