@@ -21,11 +21,7 @@ def network_phase(state: State, network: Network) -> dict[str, Any]:
         if (reason := attachment_objection(one.node, one.port, state.descriptions.get(one.node)))
     ]
     names = [f"networks/{network.name}", *(f"ports/{one.port}" for one in network.attachments)]
-<<<<<<< HEAD
-    return _phase(reasons, state, edges(network), names)
-=======
-    reasons += _nodes(state, edges(network), names)
-    status = _phase(reasons)
+    status = _phase(reasons, state, edges(network), names)
     status["conditions"] += [{"type": "NoIPv6", "reason": reason} for reason in _without_ipv6(state, network)]
     return status
 
@@ -45,7 +41,6 @@ def too_small_for_ipv6(mtu: int) -> str:
         f"IPv6 is not carried: the links take packets of {mtu} octets inside, and IPv6 needs {IPV6_LEAST_MTU} "
         "(RFC 8200 §5); raise the MTU of the smallest link"
     )
->>>>>>> 4461d68 (A way without room for IPv6 carries none and says so; where a domain comes to take smaller packets than it signed, all learn it at once)
 
 
 def link_phase(state: State, link: Link) -> dict[str, Any]:

@@ -32,6 +32,11 @@ def sizes(world: World) -> set[int]:
     return {dict(entry.params)["inner_mtu"] for entry in entries if entry.action == "h_encaps"}
 
 
+def agreements(world: World) -> set[str]:
+    courses = world.controllers["shop"].state.courses.values()
+    return {course.downstream.terms.id for course in courses if course.downstream is not None}
+
+
 @pytest.fixture
 def world() -> World:
     world = World()
@@ -47,9 +52,11 @@ def families(world: World) -> list[str]:
 
 
 def test_a_far_domain_whose_links_become_too_small_for_ipv6_is_said_so_at_once(world: World) -> None:
-    """A change under an agreement: the domain takes back what it cannot hold, and all learn the new size."""
+    """A change under an agreement: all learn the new size, and it goes on under the same one."""
+    before = agreements(world)
     set_mtu(world, "insight", "ig1-ie1", 1300)
-    world.run(5.0)
+    world.run(2.0)
+    assert agreements(world) == before
     assert sizes(world) == {1236}  # 1300 - IPv6 40 - SRH 24
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Degraded"
@@ -77,6 +84,15 @@ def test_an_origin_whose_own_links_become_small_says_so_to_the_far_end(world: Wo
     assert sizes(world) == {1336}
     assert world.get("shop", "intents", "order-processing").status["phase"] == "Active"
     assert families(world) == ["ipv4", "ipv6"]
+
+
+def test_a_transit_whose_links_become_small_says_so_in_both_directions(world: World) -> None:
+    for name, link in world.controllers["transit"].state.inventory.links.items():
+        if link.b is not None:
+            set_mtu(world, "transit", name, 1420)
+    world.run(3.0)
+    assert len(sizes(world)) == 1 and sizes(world) < set(range(1280, 1376))
+    assert world.get("shop", "intents", "order-processing").status["phase"] == "Active"
 
 
 @pytest.mark.parametrize("mtu", [1341, 1372, 1403])

@@ -194,12 +194,13 @@ def _accepted(
 
 
 def _amends(session: Session, acceptance: Acceptance) -> bool:
-    """The acceptor needs longer than it has promised; whether the terms allow it is looked at as for a promise."""
+    """The acceptor needs longer than it has promised, or takes smaller packets; whether the terms allow it is looked at
+    as for a promise."""
     held = session.agreement
-    return (
-        session.standing == Standing.AGREED
-        and held is not None
-        and held.terms == session.terms
-        and held.acceptor_end == acceptance.acceptor_end
-        and held.latency_us < acceptance.latency_us
-    )
+    if session.standing != Standing.AGREED or held is None or held.terms != session.terms:
+        return False
+    size, latency_us = acceptance.acceptor_end.inner_mtu, acceptance.latency_us
+    if msgspec.structs.replace(held.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:
+        return False
+    is_more = latency_us > held.latency_us or size < held.acceptor_end.inner_mtu
+    return is_more and latency_us >= held.latency_us and size <= held.acceptor_end.inner_mtu

@@ -159,24 +159,18 @@ def _size(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> i
 
 
 def watch_sizes(turn: Turn) -> None:
-    """Where we take smaller packets than we have signed: what we offered is renewed, what we accepted ends."""
+    """Where we take smaller packets than we have signed, those who send them are told: what we accepted is promised
+    anew, what we offered is offered anew."""
     for course in tuple(turn.courses.all.values()):
-        if course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if course.stage != Stage.ACTIVE:
             continue
-        upstream, downstream, crossings = course.upstream, course.downstream, turn.fabric.crossings
-        if upstream is not None:
-            crossing, signed = crossings.get(upstream.terms.border), upstream.answer or upstream.agreement
-            if crossing is None or signed is None:
-                continue
-            size, promised = _size(turn, course, crossing, offeror=False), signed.acceptor_end.inner_mtu
-            if size < promised:
-                lose(turn, course, f"{turn.own} takes packets of {size} octets now, not of {promised} as was agreed")
-        elif downstream is not None and downstream.standing == Standing.AGREED and course.stage == Stage.ACTIVE:
-            crossing = crossings.get(downstream.terms.border)
-            if crossing is None:
-                continue
-            if _size(turn, course, crossing, offeror=True) < downstream.terms.offeror_end.inner_mtu:
-                offer_onward(turn, course.plan.name)
+        keep_promise(turn, course.plan.name)
+        downstream = course.downstream
+        crossing = turn.fabric.crossings.get(downstream.terms.border) if downstream is not None else None
+        if crossing is None or downstream is None or downstream.standing != Standing.AGREED:
+            continue
+        if _size(turn, course, crossing, offeror=True) < downstream.terms.offeror_end.inner_mtu:
+            offer_onward(turn, course.plan.name)
 
 
 def answer(turn: Turn, name: str) -> None:
@@ -224,8 +218,8 @@ def _ask_for_less(turn: Turn, course: Course, bound_us: int) -> bool:
 
 
 def keep_promise(turn: Turn, name: str) -> None:
-    """Our way, or what lies beyond it, may be longer than it was. Within our promise that changes nothing for others;
-    within what the offeror allows we promise more; beyond it the agreement ends."""
+    """Our way, or what lies beyond it, may be longer than it was, or take smaller packets. Within our promise that
+    changes nothing for others; within what the offeror allows we promise anew; beyond it the agreement ends."""
     course = turn.courses.get(name)
     session = course.upstream if course is not None else None
     held = session.agreement if session is not None else None
@@ -233,15 +227,22 @@ def keep_promise(turn: Turn, name: str) -> None:
         return
     if session.standing != Standing.AGREED or session.answer is not None:
         return  # what is answered says how long it takes now, and is looked at again when it is sent
+    crossing, acceptor_end = turn.fabric.crossings.get(held.terms.border), held.acceptor_end
+    if crossing is not None:
+        size = min(_size(turn, course, crossing, offeror=False), acceptor_end.inner_mtu)
+        acceptor_end = msgspec.structs.replace(acceptor_end, inner_mtu=size)
     bound_us, needed_us = held.terms.latency_us_max, course.promised_us
-    if bound_us is None or needed_us <= held.latency_us:
+    is_longer = bound_us is not None and needed_us > held.latency_us
+    if not is_longer and acceptor_end == held.acceptor_end:
         return
-    if needed_us > bound_us:
+    if is_longer and bound_us is not None and needed_us > bound_us:
         if not _ask_for_less(turn, course, bound_us):
             lose(turn, course, f"{turn.own} has no way any more that holds what was agreed")
         return
-    promised_us, expected_us = promise(needed_us, bound_us), course.likely_us
-    signed = make_acceptance(session.offer, held.terms, held.acceptor_end, promised_us, turn.keys, expected_us)
+    promised_us, expected_us = held.latency_us, held.expected_us
+    if is_longer:
+        promised_us, expected_us = promise(needed_us, bound_us), course.likely_us
+    signed = make_acceptance(session.offer, held.terms, acceptor_end, promised_us, turn.keys, expected_us)
     turn.put_course(msgspec.structs.replace(course, upstream=msgspec.structs.replace(session, answer=signed)))
     turn.fresh.add(name)
     turn.log("promise_amended", agreement=held.terms.id, peer=session.peer, latency_us=str(promised_us))
