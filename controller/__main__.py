@@ -38,7 +38,7 @@ from controller.southbound.node import SessionContext
 from controller.southbound.nodes import Nodes
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
-from dataplane import p4info, service_manager
+from dataplane import log, p4info, service_manager
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "fingerprint":
             print(_fingerprint(configuration.load(options.config)))
         else:
-            _configure_log()
+            log.configure()
             with contextlib.suppress(asyncio.CancelledError):
                 asyncio.run(_serve(configuration.load(options.config)))
+            _log.info("stopped", advice="nodes stay as they are, and so does what was acknowledged")
     except* (ConfigInvalid, ManifestInvalid) as group:
         _complain(group)
         status = EXIT_INVALID
@@ -225,25 +226,6 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("fingerprint", help="print what clients pin: of the API's certificate")
     shown.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS)
     return parser
-
-
-def _configure_log() -> None:
-    """JSON lines on stderr, ours and those of libraries."""
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, stamp]
-    structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
-            processor=structlog.processors.JSONRenderer(),
-        )
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _log_line(level: str, event: str, fields: Mapping[str, str]) -> None:

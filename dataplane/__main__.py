@@ -6,7 +6,6 @@ next agent takes them over. Only `--teardown` removes them.
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import structlog
 
 from dataplane import config as configuration
-from dataplane import host, layout, p4info, program, service_manager, state
+from dataplane import host, layout, log, p4info, program, service_manager, state
 from dataplane.agent import Agent, Parts
 from dataplane.bpf import RingBuffer
 from dataplane.detour import Detours
@@ -27,6 +27,8 @@ from dataplane.flow_cache import FlowCache
 from dataplane.fragmentation import Fragmenter
 from dataplane.host_api import AgentConfig
 from dataplane.jiffies import JiffiesClock
+from dataplane.log import Logger
+from dataplane.metrics import MetricsServer
 from dataplane.neighbors import Neighbors
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.packet_io import PacketOut, punted
@@ -40,7 +42,7 @@ from dataplane.wireguard import WireGuard
 from dataplane.wireguard_go import GoWireGuard
 from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _STOP_GRACE_S = 0.5
 _DEVICE_ID = 1
 """Each agent is one device."""
@@ -60,21 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", required=True, type=Path, metavar="FILE", help="JSON, as AgentConfig in host_api.py"
     )
+    parser.add_argument("--check-config", action="store_true", help="say whether FILE can be used, and end")
     parser.add_argument("--teardown", action="store_true", help="remove tunnels, attachments and pinned maps, and end")
     options = parser.parse_args(arguments)
     os.umask(0o077)
     try:
         config = configuration.load(options.config)
-        logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {config.name} %(levelname)s %(message)s")
+        if options.check_config:
+            print(f"{options.config}: ok, node {config.name}")
+            return 0
+        log.configure(node=config.name)
         state_dir = Path(config.state_dir)
         state.claim(state_dir)  # held until the process ends
         if options.teardown:
             detours = Detours()
             for number in detours.numbers():
                 if detours.remove(number):
-                    _log.info("teardown: removed the detour of port %d", number)
+                    _log.info("teardown", change=f"removed the detour of port {number}")
             for change in _tunnels(config).remove_all() + program.teardown(Path(config.pin_dir)):
-                _log.info("teardown: %s", change)
+                _log.info("teardown", change=change)
             return 0
         asyncio.run(_serve(config, _compose(config)))
     except RequestInvalid as error:
@@ -99,13 +105,13 @@ def _compose(config: AgentConfig) -> _Node:
     pin_dir = Path(config.pin_dir)
     table_layout = layout.of(p4info.load())
     pipeline = program.load(pin_dir, config.flow_cache_entries, table_layout.digest)
-    _log.info("pipeline %s: layout=%s", "taken over" if pipeline.adopted else "made", pipeline.layout)
+    _log.info("pipeline", taken_over=pipeline.adopted, layout=pipeline.layout)
     cache = pipeline.maps["flow_cache"]
     flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
     ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program), Detours(), read_device)
     tunnels = _tunnels(config)
     if tunnels.guard():
-        _log.info("start: set what the kernel may forward (nftables table `netstitch`)")
+        _log.info("started", change="set what the kernel may forward (nftables table `netstitch`)")
     tables = Tables(table_layout, pipeline.maps, flows.expire)
     packets_out = PacketOut(ports.interface)
     parts = Parts(
@@ -114,6 +120,7 @@ def _compose(config: AgentConfig) -> _Node:
         ports=ports,
         tunnels=tunnels,
         flows=flows,
+        tables=tables,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
         digests=TableDigests(table_layout, pipeline.maps),
         neighbors=Neighbors(tables, pipeline.maps["neighbor"], ports, packets_out.send),
@@ -133,18 +140,20 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
         *await agent.place_ports(),
         *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout),
     ):
-        _log.info("start: %s", change)
+        _log.info("started", change=change)
     address = _listen(server, config)
     await server.start()
     _read_rings(node.pipeline, agent, p4runtime)
+    metrics = await _serve_metrics(config, agent)
     service_manager.ready()
-    _log.info("serving: address=%s wireguard=%s", address, agent.wireguard)
+    _log.info("serving", address=address, wireguard=agent.wireguard)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(agent.run())
         await stop.wait()
         running.cancel()
+    metrics.close()
     await server.stop(_STOP_GRACE_S)
-    _log.info("stopped: the dataplane stays as it is (`--teardown` removes it)")
+    _log.info("stopped", advice="the dataplane stays as it is; `stitch-agent --teardown` removes it")
 
 
 def _device(config: AgentConfig, node: _Node) -> Device:
@@ -164,7 +173,7 @@ def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeSe
     """What XDP mirrors goes to watchers, what it punts to the primary controller, what is too large into pieces."""
     mirrored, to_controller = RingBuffer(pipeline.maps["capture"]), RingBuffer(pipeline.maps["punt"])
     too_large = RingBuffer(pipeline.maps["cut"])
-    fragmenter = Fragmenter(pipeline.program, lambda error: _log.error("a packet cannot be fragmented: %s", error))
+    fragmenter = Fragmenter(pipeline.program, lambda error: _log.error("packet_not_fragmented", reason=str(error)))
 
     def read_mirrored() -> None:
         for record in mirrored.consume():
@@ -191,6 +200,16 @@ def _tunnels(config: AgentConfig) -> Tunnels:
     if not kernel_has_wireguard():
         wireguard = GoWireGuard(Path(config.wireguard_dir), state_dir / "wireguard")
     return Tunnels(config.name, config.borders, wireguard, state_dir)
+
+
+async def _serve_metrics(config: AgentConfig, agent: Agent) -> MetricsServer:
+    metrics = MetricsServer(agent.metrics)
+    if config.metrics:
+        try:
+            await metrics.listen(config.metrics)
+        except OSError as error:
+            raise NodeRefused(f"cannot listen on {config.metrics} for metrics: {error}") from error
+    return metrics
 
 
 def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import structlog
 
 from dataplane import nftables
 from dataplane.capture import Capture
@@ -33,16 +33,19 @@ from dataplane.host_api import (
     Tunnel,
 )
 from dataplane.kernel_events import HOST, LINKS, KernelEvents
+from dataplane.log import Logger
+from dataplane.metrics import Figures, text
 from dataplane.neighbors import Neighbors
 from dataplane.netlink import NETFILTER
 from dataplane.ports import Port, Ports
 from dataplane.state import boot_epoch_s
 from dataplane.table_digest import TableDigests
+from dataplane.tables import Tables
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
 from dataplane.version import VERSION
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _Result = TypeVar("_Result")
 _HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 _LOOK_AGAIN_S = 10.0
@@ -61,6 +64,7 @@ class Parts:
     tunnels: Tunnels
     flows: FlowCache
     telemetry: Telemetry
+    tables: Tables
     neighbors: Neighbors
     digests: TableDigests
 
@@ -130,7 +134,7 @@ class Agent:
 
     def _synced(self, changes: tuple[str, ...]) -> None:
         for change in changes:
-            _log.info("sync: %s", change)
+            _log.info("synced", change=change)
         self._tunnels_changed.set()
         self._parts.neighbors.look()
 
@@ -198,6 +202,22 @@ class Agent:
             if border.name in borders and border.port in there
         ]
 
+    async def metrics(self) -> bytes:
+        """For Prometheus. Raises OSError."""
+        parts = self._parts
+        description = await self._in_worker(self._describe)
+        reading = await asyncio.to_thread(parts.telemetry.read)
+        figures = Figures(
+            description=description,
+            legs=reading.legs,
+            drops=reading.drops,
+            events=parts.telemetry.events(),
+            tables=parts.tables.fill(),
+            flows=len(reading.snapshot),
+            neighbors=parts.neighbors.known(),
+        )
+        return await asyncio.to_thread(text, figures)
+
     def _describe(self) -> NodeDescription:
         parts = self._parts
         configured = {port.number for port in parts.config.ports}
@@ -230,9 +250,9 @@ class Agent:
             self._links_changed.clear()
             try:
                 for change in await self.place_ports():
-                    _log.info("interfaces changed: %s", change)
+                    _log.info("interfaces_changed", change=change)
             except (AgentError, OSError) as error:
-                _log.error("interfaces changed, ports cannot follow: %s", error)
+                _log.error("ports_cannot_follow", reason=str(error))
             if told:
                 self._parts.neighbors.begin_anew()
             await asyncio.sleep(_LINK_EVENTS_APART_S)
@@ -248,7 +268,7 @@ class Agent:
                     if not await self._in_worker(self._parts.tunnels.start_handshakes):
                         break
                 except AgentError as error:
-                    _log.warning("handshake: %s", error)
+                    _log.warning("handshake_failed", reason=str(error))
 
     def _switch_capture(self, port: int, on: bool) -> None:
         self._worker.submit(self._parts.ports.set_capture, port, on)

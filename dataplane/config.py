@@ -57,6 +57,7 @@ def _faults(config: AgentConfig) -> list[str]:
             faults.append(f"border {border.name}: listen_port {border.listen_port} is not in 1..65535")
         if not 1280 <= border.mtu <= 65535:
             faults.append(f"border {border.name}: mtu {border.mtu} is not in 1280..65535 (RFC 8200 §5)")
+    faults += _metrics_faults(config.metrics)
     entries = config.flow_cache_entries
     if not 4 <= entries <= _LARGEST_CACHE or entries & (entries - 1):
         faults.append(f"flow_cache_entries {entries} is no power of two in 4..{_LARGEST_CACHE}")
@@ -75,6 +76,18 @@ def _faults(config: AgentConfig) -> list[str]:
                 "tls_client_ca, or listen on unix:/PATH"
             )
     return faults
+
+
+def _metrics_faults(address: str) -> list[str]:
+    if not address or address.startswith("unix:/"):
+        return []
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdecimal() and 0 < int(port) < 65536 and ipaddress.ip_address(host.strip("[]")).is_loopback:
+            return []
+    except ValueError:
+        pass
+    return [f"metrics {address!r} is neither unix:/PATH nor ADDRESS:PORT with an address of the loopback"]
 
 
 def _is_port(number: int) -> bool:

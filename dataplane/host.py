@@ -1,17 +1,18 @@
 """The gRPC service netstitch.Host: records of host_api in MessagePack over generic handlers, no generated code."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias, TypeVar
 
 import grpc
 import msgspec
+import structlog
 
 from dataplane import host_api
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Method, Request, encode
+from dataplane.log import Logger
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _Sent = TypeVar("_Sent", bytes, None)
 """What a method gives gRPC: a message, or nothing where it writes a stream itself."""
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -91,7 +92,7 @@ def _checked(
         except RequestInvalid as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except (NodeRefused, OSError) as error:
-            _log.error("request failed: kind=%s error=%s", method.request.__name__, error)
+            _log.error("request_failed", method=method.name, reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         raise AssertionError("abort raises")
 

@@ -108,6 +108,8 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
     """The interfaces that netstitch may use; it touches no other."""
     borders: tuple[BorderConfig, ...] = ()
     """Where tunnels to other domains can start."""
+    metrics: str = ""
+    """Where Prometheus may read `/metrics`: `unix:/path` (mode 0600) or `host:port` on loopback; empty: nowhere."""
     flow_cache_entries: int = 65536
     """For each CPU; a power of two."""
     tls_certificate: str = ""

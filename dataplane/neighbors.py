@@ -14,7 +14,6 @@ RFC 1122 §2.3.2.1, RFC 4861 §7.3. While a host is asked, XDP sends to the MAC 
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import random
 import struct
 import time
@@ -24,15 +23,18 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Protocol
 
+import structlog
+
 from dataplane.codec import EXACT_FIELD_BITS
 from dataplane.columns import numbers, pieces
 from dataplane.errors import AgentError
+from dataplane.log import Logger
 from dataplane.ports import PortAddresses
 from dataplane.reasons import NEIGHBORS_OF_PORT
 from dataplane.stores import MapWriter
 from dataplane.tables import Tables
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _KEY = struct.Struct("HHI16s")
 """struct neighbor_key: port, zeros, address."""
 _VALUE = struct.Struct("6sHQ")
@@ -133,7 +135,7 @@ class Neighbors:
                     self.read(_now_s())
                 wait_s = self.ask(_now_s())
             except (AgentError, OSError) as error:
-                _log.error("hosts cannot be asked for their MAC addresses: %s", error)
+                _log.error("hosts_cannot_be_asked", reason=str(error))
                 await asyncio.sleep(_LONGEST_WAIT_S)
                 self._changed.set()
 
@@ -233,7 +235,7 @@ class Neighbors:
         try:
             self._send(host.port, question(own[0], own[1], host.address[-len(own[1]) :], mac))
         except AgentError as error:
-            _log.debug("a host is not asked for its MAC address: %s", error)
+            _log.debug("host_not_asked", reason=str(error))
 
     def _within_reach(self, hosts: set[Host]) -> set[Host]:
         """Behind ports that have a gateway address of the family and whose untagged frames are some network's."""
@@ -242,6 +244,10 @@ class Neighbors:
         attached = set(numbers(keys, table["ingress_port"])[numbers(keys, table["vlan_id"]) == 0].tolist())
         us = {number: self._ports.addresses(number) for number in attached & {host.port for host in hosts}}
         return {host for host in hosts if (here := us.get(host.port)) and _own_address(here, host.address)}
+
+    def known(self) -> int:
+        """Hosts whose MAC address is known. Raises OSError."""
+        return len(self._known_hosts())
 
     def _known_hosts(self) -> dict[Host, _Known]:
         keys, values = self._known.items()

@@ -9,19 +9,21 @@ or by a detour. Then the maps have the detour's end instead of the interface, an
 """
 
 import ipaddress
-import logging
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import structlog
+
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Gateway, PortRole, PortStatus, PortWay
 from dataplane.interface import Interface, read_interface
+from dataplane.log import Logger
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _CAPTURE, _PRESENT = 1, 2
 _PORT = struct.Struct("6sBx4s4x16s")
 """struct port."""
@@ -243,7 +245,7 @@ class Ports:
             before = self._standing.get(port.number)
             self._standing[port.number] = _Standing(way=port.way, kind=before.kind if before else "", fault=str(error))
             if before is None or before.fault != str(error):
-                _log.error("port %d cannot be placed: %s", port.number, error)
+                _log.error("port_cannot_be_placed", port=port.number, interface=port.interface, reason=str(error))
             return []
 
     def _choose_way(self, port: Port, interface: Interface) -> list[str]:
@@ -331,7 +333,7 @@ class Ports:
     def _tell_absent(self, absent: frozenset[int]) -> None:
         for number in sorted(absent - self._absent):
             name = self._ports[number].interface
-            _log.warning("no interface: port=%d interface=%s (it is attached when it appears)", number, name)
+            _log.warning("no_interface", port=number, interface=name, advice="it is attached when it appears")
         self._absent = absent
 
 

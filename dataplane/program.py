@@ -15,7 +15,6 @@ what it has no entries for: traffic stops, closed, until the controller has writ
 
 import contextlib
 import errno
-import logging
 import os
 import secrets
 import struct
@@ -23,13 +22,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import structlog
+
 from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, BpfError, Link, Map, Object, Program
 from dataplane.counters import Totals, per_cpu_totals
 from dataplane.errors import NodeRefused
+from dataplane.log import Logger
 from dataplane.map_layout import digest
 from dataplane.reasons import FLOW_CACHE_WAYS
 
-_log = logging.getLogger("stitch-agent")
+_log: Logger = structlog.get_logger("stitch-agent")
 _SETTINGS = struct.Struct("IIQ")
 """struct settings: punt_ip, zero, flow_cache_seed."""
 
@@ -143,6 +146,12 @@ class Counters:
         """By reason; bytes of frames."""
         return per_cpu_totals(self._drops)
 
+    def events(self) -> tuple[int, ...]:
+        """By PipelineEvent."""
+        _, values = self._events.items()
+        totals: list[int] = np.frombuffer(values, np.uint64).reshape(self._events.max_entries, -1).sum(axis=1).tolist()
+        return tuple(totals)
+
     def activity(self) -> bytes:
         """All that the pipeline counts as events: no flow and no leg changes without one (CACHE_HIT, CACHE_MISS)."""
         return self._events.items()[1]
@@ -154,7 +163,7 @@ def _is_complete(home: Path, names: Iterable[str]) -> bool:
     if not gone:
         return True
     aside = home.with_name(f"{home.name}-incomplete")
-    _log.warning("pinned maps are gone, somebody removed them from %s: %s", home, " ".join(sorted(gone)))
+    _log.warning("pinned_maps_are_gone", directory=str(home), maps=sorted(gone), reason="somebody removed them")
     _remove_directory(aside)
     home.rename(aside)
     return False
@@ -163,10 +172,11 @@ def _is_complete(home: Path, names: Iterable[str]) -> bool:
 def _announce(pin_dir: Path, layout: str) -> None:
     for path in pin_dir.glob("maps-*"):
         _log.warning(
-            "map layout differs: pinned=%s ours=%s; the old program goes on, then each interface is swapped to new, "
-            "empty maps: traffic stops, closed, until the controller has synced",
-            path.name.removeprefix("maps-"),
-            layout,
+            "map_layout_differs",
+            pinned=path.name.removeprefix("maps-"),
+            ours=layout,
+            effect="the old program goes on, then each interface is swapped to new, empty maps: traffic stops, closed, "
+            "until the controller has synced",
         )
 
 

@@ -92,6 +92,10 @@ class Tables:
         """What the maps hold now."""
         return self._stores[table].read()
 
+    def fill(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, entries now and most entries of each table."""
+        return tuple((t.table.name, len(self.read(t.table.name)), t.table.size) for t in self.layout.tables)
+
     def keys(self, table: str) -> Bytes:
         """Of a table whose entries are found by their key alone, as last seen or written."""
         return matrix(b"".join(self._keyed[table].shadow()), self.layout.by_name[table].key.size)

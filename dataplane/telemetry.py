@@ -38,6 +38,9 @@ class CounterSource(Protocol):
     def activity(self) -> bytes:
         """Changes whenever a flow of the cache, or what a leg counted, does."""
 
+    def events(self) -> tuple[int, ...]:
+        """By PipelineEvent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -92,6 +95,9 @@ class Telemetry:
         settled = last is not None and last.activity == activity
         self._last = flows = _Flows(activity, settled, snapshot, legs)
         return flows
+
+    def events(self) -> tuple[int, ...]:
+        return self._counters.events()
 
     def legs(self) -> NDArray[np.uint64]:
         """Totals of packets and bytes by leg, shape (legs, 2)."""

@@ -44,6 +44,12 @@ class AgentProcess:
     def log(self) -> str:
         return (self.directory / "log").read_text()
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Lines of an event; fails where a line is no JSON object with the fields of all."""
+        lines = [json.loads(line) for line in self.log.splitlines()]
+        assert all({"event", "level", "timestamp", "node"} <= line.keys() for line in lines)
+        return [line for line in lines if line["event"] == event]
+
     def command(self, *more: str) -> list[str]:
         (self.directory / "config.json").write_text(json.dumps(self.config))
         agent = [sys.executable, "-m", "dataplane", "--config", str(self.directory / "config.json"), *more]

@@ -201,7 +201,7 @@ def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) 
     after = node.agent.describe()
     print(f"taken over in {took:.2f} s (figure: 3 s)")
     assert took < 3 * 3
-    assert "pipeline taken over" in node.agent.log
+    assert node.agent.logged("pipeline")[0]["taken_over"]
     assert " 0% packet loss" in ping.communicate()[0]
     assert after.host_state == before.host_state == STATE
     assert (after.boot_epoch_s, after.layout) == (before.boot_epoch_s, before.layout)
@@ -217,7 +217,8 @@ def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> Non
     node.attach()
     node.agent.sync(STATE)
     assert node.agent.end(signal.SIGTERM) == 0
-    assert "the dataplane stays as it is" in node.agent.log
+    assert "the dataplane stays as it is" in node.agent.logged("stopped")[0]["advice"]
+    assert "Traceback" not in node.agent.log
     node.host.run("ping", "-c2", "-i0.1", "-W1", "10.1.0.1")
     run(*node.agent.command("--teardown"))
     assert sorted(node.namespace.ip("-br", "link").splitlines()) == before
@@ -239,7 +240,8 @@ def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:
     node.agent.start()
     description = node.agent.describe()
     assert description.layout != layout
-    assert f"map layout differs: pinned={layout} ours={description.layout}" in node.agent.log
+    (line,) = node.agent.logged("map_layout_differs")
+    assert (line["pinned"], line["ours"]) == (layout, description.layout)
     assert f"removed the maps of layout {layout}" in node.agent.log
     assert [path.name for path in Path(node.agent.config["pin_dir"]).glob("maps-*")] == [f"maps-{description.layout}"]
     # New maps are empty: closed until the controller has synced.
@@ -260,8 +262,9 @@ def test_pinned_maps_of_which_some_are_gone_are_rebuilt(node: Node) -> None:
     node.agent.end(signal.SIGKILL)
     (pins / f"maps-{layout}" / "flow_policy").unlink()
     node.agent.start()
-    assert "somebody removed them" in node.agent.log
-    assert f"map layout differs: pinned={layout}-incomplete ours={layout}" in node.agent.log
+    assert node.agent.logged("pinned_maps_are_gone")
+    (line,) = node.agent.logged("map_layout_differs")
+    assert (line["pinned"], line["ours"]) == (f"{layout}-incomplete", layout)
     assert [path.name for path in pins.glob("maps-*")] == [f"maps-{layout}"]
     with pytest.raises(AssertionError, match="100% packet loss"):  # new maps: closed until the controller has synced
         node.host.run("ping", "-c1", "-W0.3", "10.1.0.1")
@@ -383,6 +386,9 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
         ({"ports": [{"number": 1, "interface": "x", "role": "other"}]}, "Invalid enum value 'other'"),
         ({"unknown": 1}, "unknown field `unknown`"),
         ({"state_dir": "here"}, "not an absolute path"),
+        ({"metrics": "0.0.0.0:9100"}, "address of the loopback"),
+        ({"metrics": "9100"}, "neither unix:/PATH nor ADDRESS:PORT"),
+        ({"ports": [{"number": 1, "interface": "stitch-p3", "role": "fabric"}]}, "are the agent's own"),
         ({"listen": "127.0.0.1:9559", "listen_group": "nogroup"}, "listen_group is for Unix sockets"),
     ],
 )
@@ -399,6 +405,53 @@ def test_a_wrong_configuration_is_refused_with_file_and_field(
     assert done.stderr.startswith(f"stitch-agent: {path}: ")
     assert complaint in done.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_configuration_can_be_checked_without_touching_anything(tmp_path: Path) -> None:
+    config = {"name": "x", "listen": f"unix:{tmp_path}/s", "state_dir": str(tmp_path / "state"), "pin_dir": "/x"}
+    path = tmp_path / "agent.json"
+    path.write_text(json.dumps({**config, "ports": PORTS, "metrics": "[::1]:9100"}))
+    command = [".venv/bin/python", "-m", "dataplane", "--config", str(path), "--check-config"]
+    assert run(*command) == f"{path}: ok, node x\n"
+    assert not (tmp_path / "state").exists()
+
+
+def test_prometheus_reads_what_the_kernel_holds_by_a_private_socket(node: Node) -> None:
+    address = node.agent.directory / "metrics.sock"
+    node.agent.config["metrics"] = f"unix:{address}"
+    node.agent.start()
+    node.attach()
+    node.agent.sync(STATE)
+    assert stat.S_IMODE(address.stat().st_mode) == 0o600
+    node.host.run("ping", "-c1", "-W1", "10.1.0.1")
+    node.host.run("sh", "-c", "ping -c3 -i0.01 -W0.1 10.9.9.9 || true")
+    status, samples = scrape(address)
+    assert status == "HTTP/1.0 200 OK"
+    assert (
+        samples[
+            f'netstitch_build_info{{layout="{node.agent.describe().layout}",version="{VERSION}",wireguard="'
+            f'{node.agent.describe().wireguard}"}}'
+        ]
+        == 1
+    )
+    assert samples['netstitch_table_entries{table="source_guard"}'] == 1
+    assert samples['netstitch_table_size{table="source_guard"}'] == 16384
+    assert samples['netstitch_pipeline_events_total{event="echo_answered"}'] >= 1
+    assert samples['netstitch_port_carrier{interface="cx1"}'] == 1
+    assert samples['netstitch_tunnel_latest_handshake_timestamp_seconds{border="sg1-t1"}'] == 0
+    assert samples["process_resident_memory_bytes"] > 1e6
+    assert scrape(address, "/other")[0] == "HTTP/1.0 404 Not Found"
+
+
+def scrape(address: Path, path: str = "/metrics") -> tuple[str, dict[str, float]]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(address))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    lines = [line.rpartition(" ") for line in body.splitlines() if not line.startswith("#")]
+    return head.splitlines()[0], {name: float(value) for name, _, value in lines if path == "/metrics"}
 
 
 def test_pins_belong_on_a_bpffs(node: Node, tmp_path: Path) -> None:

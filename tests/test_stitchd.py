@@ -158,6 +158,8 @@ async def test_without_the_token_there_is_no_access_and_no_secret_is_logged(fede
     assert token not in shop.log.read_text()
     assert "PRIVATE" not in shop.log.read_text()
     assert await shop.kill(signal.SIGTERM) == 0
+    assert shop.logged("stopped")
+    assert "Traceback" not in shop.log.read_text()
     assert shop.logged("serving")
 
 

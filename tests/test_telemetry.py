@@ -53,6 +53,9 @@ class Traffic(FlowCache):
     def activity(self) -> bytes:
         return self._entries.tobytes() + self.folded.tobytes()
 
+    def events(self) -> tuple[int, ...]:
+        return ()
+
     def telemetry(self) -> Telemetry:
         return Telemetry(self, self, lambda: self.ports)
 

@@ -39,8 +39,14 @@ class Neighbours:
     async def listen(self, address: str) -> int:
         """Returns the port. Raises ConfigInvalid."""
         port = await self._server.start(address)
-        self._tasks.create_task(self._server.follow(), name="east-west listener")
+        self._tasks.create_task(self._follow(), name="east-west listener")
         return port
+
+    async def _follow(self) -> None:
+        try:
+            await self._server.follow()
+        finally:  # gRPC complains of a server that is still there when its event loop is not
+            await self.close()
 
     async def close(self) -> None:
         await self._server.stop()
