@@ -1,9 +1,12 @@
 """What a neighbour may not do: each forgery is refused with its reason, and nothing is opened."""
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from controller.fulfillment.policy import refusal
@@ -341,6 +344,32 @@ def test_offer_of_an_unknown_domain_is_not_answered() -> None:
     world, offer = quiet_world()
     deliver(world, signed(offer, "moon"), "moon", "insight")
     assert answers(world) == [] and not world.controllers["insight"].state.courses
+
+
+def test_what_a_later_origin_says_beside_what_we_know_reaches_the_destination_as_it_was_signed() -> None:
+    offer = first_offer(agreed_world(), "shop")
+    world = World()
+    world.start()
+    world.partitioned.add(frozenset(("shop", "transit")))  # shop of this world has not made it, and would end it
+    later = unsigned(opened_mandate(offer.mandate))
+    later = resigned(later, b', "carbon": {"grams_max": 1.50}, "flows2" : []}', "shop")
+    whole = resigned(unsigned(replace(offer, mandate=later)), b',"colour":"blue"}', "shop")
+    assert deliver(world, whole, "shop", "transit") == ""
+    for domain in ("transit", "insight"):
+        shown = world.resources(domain, "agreements")[0]
+        assert shown.status["mandate"]["carbon"] == {"grams_max": 1.5}
+        assert shown.spec["mandate"] == to_builtins(later), "the very bytes of the origin"
+    assert world.get("transit", "agreements", offer.id).spec["colour"] == "blue"
+    kept = [record.content or b"" for record in world.controllers["insight"].disk.values() if record.kind == "Course"]
+    assert to_builtins(later)["payload"].encode() in base64.b64decode(
+        msgspec.json.decode(kept[0])["upstream"]["offer"]["payload"]
+    )
+
+
+def resigned(envelope: Envelope, ending: bytes, by: str) -> Envelope:
+    """With more in it at its end."""
+    envelope = replace(envelope, payload=envelope.payload[:-1] + ending)
+    return replace(envelope, signature=SimulatedKeys(by).sign(envelope.signed_bytes))
 
 
 def test_replayed_offer_of_an_ended_agreement_is_refused() -> None:

@@ -9,6 +9,7 @@ Each is an `Envelope`: bytes and a signature over exactly these bytes. They are 
 nothing is encoded anew for it, so that what a later release says beside what this one knows is not lost.
 """
 
+import functools
 import hashlib
 from typing import Annotated, Any
 
@@ -257,6 +258,7 @@ def opened(envelope: Envelope) -> Message:
         raise Unreadable(f"the {envelope.kind} cannot be read: {error}") from error
 
 
+@functools.lru_cache(maxsize=4096)
 def opened_mandate(envelope: Envelope) -> Mandate:
     """Raises Unreadable."""
     if envelope.version != PROTOCOL or envelope.kind != "mandate":
