@@ -29,7 +29,9 @@ from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
 from dataplane.reasons import DropReason, L4Class
 
 TOKEN = "correct-horse"
-KINDS = ("intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries")
+KINDS = (
+    "intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries", "events",
+)  # fmt: skip
 KNOWN_SERVICES = ("insight/analytics/analytics-y",)
 INSTALLING_S = 0.2
 

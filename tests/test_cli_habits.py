@@ -16,6 +16,7 @@ from controller.cli.client import Client
 from controller.cli.config import Target
 from controller.cli.table import fit
 from controller.cli.times import span, with_times
+from controller.model.resource import Resource
 
 
 @pytest.fixture
@@ -114,6 +115,19 @@ def test_a_watch_is_a_table_that_goes_on_and_says_what_is_gone(stitch: Shell) ->
     assert watching.stderr.read() == ""
     watching.stdout.close()
     watching.stderr.close()
+
+
+def test_events_are_told_by_the_local_clock_and_of_one_thing(stitch: Shell, api: Running) -> None:
+    for number, about in enumerate(("intents/a", "nodes/se1")):
+        name = f"{number:010d}"
+        spec = {"time_s": 1_500_000_000, "about": about, "what": "changed", "why": "new port", "by": "ci"}
+        api.controller.resources["events"][name] = Resource(kind="Event", metadata={"name": name}, spec=spec, status={})
+    header, line = stitch("events", "intent/a").stdout.splitlines()
+    assert header.split() == ["TIME", "ABOUT", "WHAT", "BY", "WHY"]
+    assert line.startswith("2017-07-1") and line.split()[2:] == ["intents/a", "changed", "ci", "new", "port"]
+    assert len(stitch("events").stdout.splitlines()) == 3
+    assert [one["spec"]["about"] for one in stitch.json("events", "node/se1")] == ["nodes/se1"]
+    assert stitch.json("get", "events", "0000000001")["spec"]["time_s"] == 1_500_000_000
 
 
 def test_who_reads_may_go_at_any_time(stitch: Shell) -> None:

@@ -239,8 +239,11 @@ def _follow(client: "Client", kind: str, name: str | None, selection: dict[str, 
     if name is None:
         found, since = client.resources(kind, selection)
     else:
-        found = [client.get(kind, name)]
-        since = found[0]["metadata"].get("revision")
+        try:
+            found = [client.get(kind, name)]
+            since = found[0]["metadata"].get("revision")
+        except AnswerIsNo:  # it may come
+            found, since = [], None
     changes.show(found)
     for resource in client.watch(kind, name, selection=selection, since=since, known=found):
         if resource is not None:
