@@ -64,6 +64,19 @@ def test_an_intent_across_domains_says_whom_it_would_ask_and_what_nodes_would_ge
     assert {node: added - removed for node, (added, _, removed) in counts(found).items()} == grown
 
 
+def test_a_change_counts_what_goes_when_the_new_has_taken_over(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    before = {name: len(node.entries) for name, node in world.nodes.items()}
+    text = ORDER_PROCESSING.replace("tcp/443, icmp", "tcp/443")
+    found = counts(dry(world, text))
+    assert all(removed for _, _, removed in found.values())
+    world.apply("shop", text)
+    world.run(20.0)
+    grown = {name: len(world.nodes[name].entries) - before[name] for name in ("se1", "sg1")}
+    assert {node: added - removed for node, (added, _, removed) in found.items()} == grown
+
+
 def test_what_placement_refuses_is_not_said_to_be_created_only(world: World) -> None:
     found = dry(world, ORDER_PROCESSING.replace("max: 20", "max: 1"))
     assert [one.name for one in found.refused] == ["order-processing"]
