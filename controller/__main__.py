@@ -20,6 +20,7 @@ import structlog
 from controller import config as configuration
 from controller import plugins, reconcile, seed
 from controller.config import Config, Listen
+from controller.eastwest import agent_keys
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     try:
         if options.command == "keygen":
-            print(_keygen(options.domain, options.key_dir))
+            print(_keygen(options.domain, options.key_dir, options.agent, options.address))
         elif options.config is None:
             raise ConfigInvalid("--config FILE is missing (or use `stitchd keygen`)")
         elif options.command == "fingerprint":
@@ -209,7 +210,10 @@ def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
     return credentials
 
 
-def _keygen(domain: str, key_dir: Path) -> str:
+def _keygen(domain: str, key_dir: Path, agent: str, addresses: Sequence[str]) -> str:
+    if agent:
+        made = agent_keys.make(domain, key_dir, agent, addresses)
+        return msgspec.json.format(msgspec.json.encode(made)).decode()
     identity = identities.keygen(domain, key_dir)
     public = {"domain": domain, "key": identity.public_key, "certificate": identity.root_certificate}
     return msgspec.json.format(msgspec.json.encode(public)).decode()
@@ -223,6 +227,12 @@ def _parser() -> argparse.ArgumentParser:
     keygen = commands.add_parser("keygen", help="make the domain's keys where they are missing; print the public ones")
     keygen.add_argument("--domain", required=True, metavar="NAME")
     keygen.add_argument("--key-dir", required=True, type=Path, metavar="DIR")
+    keygen.add_argument(
+        "--agent", default="", metavar="NAME", help="make a TLS key and certificate of this agent instead, and ours"
+    )
+    keygen.add_argument(
+        "--address", action="append", default=[], help="where the controller reaches the agent; may be repeated"
+    )
     shown = commands.add_parser("fingerprint", help="print what clients pin: of the API's certificate")
     shown.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS)
     return parser

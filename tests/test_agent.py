@@ -479,6 +479,26 @@ def test_tcp_needs_a_client_certificate(node: Node, tmp_path: Path) -> None:
     assert not is_served(node, authority, trustme.CA().issue_cert("stitchd.example"))
 
 
+def test_keys_that_stitchd_makes_let_the_controller_lead_and_no_other_agent(node: Node, tmp_path: Path) -> None:
+    keygen = [".venv/bin/python", "-m", "controller", "keygen", "--domain", "shop", "--key-dir", str(tmp_path / "keys")]
+    made = json.loads(run(*keygen, "--agent", "sg1", "--address", "127.0.0.1"))
+    other = json.loads(run(*keygen, "--agent", "se1", "--address", "127.0.0.1"))
+    assert other["agent_tls"] == made["agent_tls"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys/agents").iterdir()} == {0o600}
+    node.agent.config |= {**made["agent"], "listen": "127.0.0.1:9559"}
+    with (node.agent.directory / "log").open("wb") as log:
+        node.agent.process = subprocess.Popen(node.agent.command(), stdout=log, stderr=log)
+    wait_for(lambda: "serving" in node.agent.log)
+    ours, theirs = made["agent_tls"], other["agent"]
+    for certificate, key, served in (
+        (ours["certificate"], ours["key"], True),
+        (theirs["tls_certificate"], theirs["tls_key"], False),
+    ):
+        context = ssl.create_default_context(cafile=ours["ca"])
+        context.load_cert_chain(certificate, key)
+        assert speaks(node, context) is served
+
+
 def is_served(node: Node, authority: trustme.CA, own: trustme.LeafCert | None) -> bool:
     """The agent begins to speak HTTP/2 (RFC 9113 §3.4) over TLS.
 
@@ -486,9 +506,13 @@ def is_served(node: Node, authority: trustme.CA, own: trustme.LeafCert | None) -
     """
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    context.set_alpn_protocols(["h2"])
     if own:
         own.configure_cert(context)
+    return speaks(node, context)
+
+
+def speaks(node: Node, context: ssl.SSLContext) -> bool:
+    context.set_alpn_protocols(["h2"])
     with node.namespace.entered():
         raw = socket.create_connection(("127.0.0.1", 9559), timeout=10)
     with raw, context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:

@@ -72,9 +72,9 @@ def keygen(domain: str, key_dir: Path) -> Identity:
     key_path, root_path = key_dir / KEY_FILE, key_dir / ROOT_FILE
     if not key_path.exists():
         key = ed25519.Ed25519PrivateKey.generate()
-        _write_new(key_path, _private_pem(key))
+        write_new(key_path, private_pem(key))
     if not root_path.exists():
-        _write_new(root_path, _pem(_root_certificate(domain, _load_key(key_path))))
+        write_new(root_path, pem(_root_certificate(domain, _load_key(key_path))))
     return load(domain, key_dir)
 
 
@@ -96,9 +96,9 @@ def load(domain: str, key_dir: Path) -> Identity:
     leaf_key = ec.generate_private_key(ec.SECP256R1())
     return Identity(
         domain=domain,
-        root_certificate=_pem(root).decode(),
-        leaf_certificate=_pem(_leaf_certificate(domain, root, key, leaf_key.public_key())).decode(),
-        leaf_key=_private_pem(leaf_key),
+        root_certificate=pem(root).decode(),
+        leaf_certificate=pem(_leaf_certificate(domain, root, key, leaf_key.public_key())).decode(),
+        leaf_key=private_pem(leaf_key),
         _signing_key=key,
     )
 
@@ -149,7 +149,7 @@ def _root_certificate(domain: str, key: ed25519.Ed25519PrivateKey) -> x509.Certi
         decipher_only=False,
     )
     return (
-        _certificate(name, name, key.public_key(), ROOT_LIFETIME)
+        certificate_of(name, name, key.public_key(), ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, None)
@@ -161,7 +161,7 @@ def _leaf_certificate(
 ) -> x509.Certificate:
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
-        _certificate(_name(domain), root.subject, leaf_key, LEAF_LIFETIME)
+        certificate_of(name_of(domain), root.subject, leaf_key, LEAF_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -169,7 +169,7 @@ def _leaf_certificate(
     )
 
 
-def _certificate(
+def certificate_of(
     subject: x509.Name,
     issuer: x509.Name,
     key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey,
@@ -188,10 +188,10 @@ def _certificate(
 
 
 def _root_name(domain: str) -> x509.Name:
-    return _name(f"netstitch root of {domain}")
+    return name_of(f"netstitch root of {domain}")
 
 
-def _name(text: str) -> x509.Name:
+def name_of(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
@@ -205,17 +205,17 @@ def _load_key(path: Path) -> ed25519.Ed25519PrivateKey:
     return key
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
+def pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _private_pem(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+def private_pem(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes) -> None:
     """All or nothing, never over an existing file, 0600 from the first moment on."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
