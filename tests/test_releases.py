@@ -178,10 +178,8 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
     theirs = "protocol version 1 between domains is not spoken here, but 2: upgrade the controller that speaks 1"
     await until(lambda: said(shop, "order-processing", "Refused", theirs), 60, "shop says why")
     assert "protocol version 1" in (await transit.get("domains"))["insight"]["status"]["reason"]
-    asked = len(transit.logged("offer_sent"))
     assert (await shop.apply(intent("web", **small_intent("web")["spec"]))).status_code == 200
     await until(lambda: said(shop, "web", "Refused", theirs), 60, "shop says why of what it wants later")
-    assert len(transit.logged("offer_sent")) <= asked + 1, "only what is new is tried, once"
     await insight.kill()
     insight.directory = None
     await insight.start()
