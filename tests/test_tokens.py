@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from controller.errors import ConfigInvalid, Unavailable
 from controller.model.access import Role
 from controller.northbound.tokens import BOOTSTRAP, Tokens
 
+STITCH = Path(sys.executable).parent / "stitch"
 NOW_S = 1_800_000_000.0
 
 
@@ -175,3 +178,32 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         durable_file.write(tmp_path / "directory", b"three")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["directory", "secret"]
+
+
+def test_the_command_line_shows_a_secret_once_and_leaves_no_file_of_a_failure(api: Running, tmp_path: Path) -> None:
+    (tmp_path / "admin").write_text(TOKEN)
+
+    def stitch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [STITCH, "--server", api.url, "--token-file", str(tmp_path / "admin"), "token", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    out = tmp_path / "ops.token"
+    for wrong, said in (
+        (("ops", "--role", "root"), "'admin', 'operator' or 'reader'"),
+        (("ops", "--role", "operator"), "name one or more"),
+        (("ops", "--role", "reader", "--expires", "soon"), "a duration such as"),
+    ):
+        done = stitch("create", *wrong, "--out", str(out))
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert not out.exists()
+    done = stitch("create", "ops", "--role", "operator", "--tenant", "a", "--tenant", "b", "--out", str(out))
+    assert (done.returncode, done.stdout) == (0, "tokens/ops created\n"), done.stderr
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert call(api, "GET", "/v1/whoami", out.read_text().strip()).json()["tenants"] == ["a", "b"]
+    assert stitch("create", "more", "--role", "reader", "--out", str(out)).returncode == 2, "it is there already"
+    done = stitch("create", "more", "--role", "reader")
+    assert call(api, "GET", "/v1/whoami", done.stdout.strip()).json()["name"] == "more"
+    listed = stitch("list").stdout
+    assert "operator   a b" in listed and out.read_text().strip() not in listed
+    assert stitch("revoke", "more").stdout == "tokens/more revoked\n"
+    assert stitch("revoke", "more").returncode == 1

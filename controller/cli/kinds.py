@@ -79,7 +79,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("ROLE", "spec.role"),
         ("TENANTS", "spec.tenants"),
         ("STATE", "status.phase"),
-        ("CREATED", "status.created_s"),
+        ("CREATED", "status.created_s", "time"),
         ("EXPIRES", "status.expires_s", "time"),
         ("LAST USED", "status.last_used_s", "age"),
     ),

@@ -15,14 +15,18 @@ def create(
     client: "Client", name: str, *, role: str, tenants: list[str], expires: str | None, out: Path | None
 ) -> None:
     """Prints the secret, or writes it to `out` (0600, a new file). Raises InputInvalid."""
+    from controller.cli.client import ManifestsRefused
+
     asked = {"name": name, "role": role, "tenants": tenants, "lifetime_s": _lifetime_s(expires)}
     file = _new_file(out) if out is not None else None
     try:
         answer = client.create_token({field: value for field, value in asked.items() if value is not None})
-    except CommandFailed:
+    except CommandFailed as error:
         if file is not None and out is not None:
             os.close(file)
             out.unlink()
+        if isinstance(error, ManifestsRefused):
+            raise InputInvalid("; ".join(message for _, message in error.problems)) from error
         raise
     if file is None:
         print(*answer["results"], sep="\n", file=sys.stderr)
