@@ -76,6 +76,8 @@ async def _serve(config: Config) -> None:
     identity = identities.load(config.domain, config.key_dir)
     tokens = Tokens.load(configuration.token(config.token_file), config.tokens_file)
     policy = PolicyFile(config.policy)
+    if (api := _api_certificate(config)) is not None:
+        tls.context(*api)  # what cannot be used is told before anything is open
     store = await SqliteStore.open(config.store)
     try:
         stored, _ = await store.load()
