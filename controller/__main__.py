@@ -28,6 +28,7 @@ from controller.errors import ConfigInvalid, ControllerError, Unavailable
 from controller.history import History
 from controller.language.manifest import ManifestInvalid
 from controller.model.access import ourselves
+from controller.model.inventory import Inventory
 from controller.northbound import serve, tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
@@ -95,12 +96,12 @@ async def _serve(config: Config) -> None:
                 policy=policy,
                 history=History.load(records),
             )
-            await _run(config, shell, identity, tokens, began, is_new=not records)
+            await _run(config, shell, identity, tokens, began)
     finally:
         await store.close()
 
 
-async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens, began: float, *, is_new: bool) -> None:
+async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens, began: float) -> None:
     tally = StreamTally()
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
@@ -116,7 +117,7 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
-        if is_new:
+        if shell.state.inventory == Inventory():
             await seed.plant(shell, config.inventory, identity, _log)
         else:
             await seed.compare(shell, config.inventory, identity, config.key_dir, _log)

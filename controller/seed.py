@@ -1,6 +1,6 @@
 """The inventory file: what a new store begins with. Ever after the store is what counts, and the file is compared.
 
-All of the file is one change, so that a store has the whole of it or nothing; it is new as long as nothing is in it.
+All of the file is one change, so that a store has the whole of it or nothing; it is new as long as it has no inventory.
 """
 
 from collections.abc import Iterator, Sequence
