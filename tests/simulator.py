@@ -284,6 +284,8 @@ class World:
         self._order = 0
         self._requests = 0
         self.partitioned: set[frozenset[str]] = set()
+        self.refusing: dict[tuple[str, str], str] = {}
+        """(from, to): why the receiver's controller takes nothing of what comes, for good."""
         self.wiretap: list[tuple[str, str, Envelope]] = []
         """(from, to, message) of all that was delivered."""
         self.nodes = {node.name: SimulatedNode(self.topology, node.name) for node in self.topology.nodes}
@@ -412,7 +414,9 @@ class World:
         taken = False
         if not blocked and self.random.random() >= self.faults.loss:
             self.wiretap.append((sender.domain, send.peer, send.message))
-            refusal = self.deliver(send.message, sender.domain, send.peer)
+            refusal = self.refusing.get((sender.domain, send.peer))
+            if refusal is None:
+                refusal = self.deliver(send.message, sender.domain, send.peer)
             taken = refusal is not None
         answered = taken and self.random.random() >= self.faults.loss
         reason = (refusal or "") if answered else "no answer within 5 s"

@@ -3,17 +3,16 @@ nobody is asked again and again."""
 
 import base64
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from controller.model.agreement import Greeting, Withdrawal
 from controller.model.course import Stage
-from controller.model.event import Applied, EndAgreement, LoadPolicy, MessageSent, PeerMet, Reply
-from controller.reconcile.state import State
+from controller.model.event import Applied, EndAgreement, LoadPolicy, PeerMet, Reply
 from tests.offers import said
 from tests.simulator import ORDER_PROCESSING, SimulatedKeys, World
-from topologies import domain_files
 
 WIDE = ORDER_PROCESSING.replace("max: 20", "max: 60").replace(", trust: {min: partner}", "")
 """Either way does: through transit, or over the internet."""
@@ -163,7 +162,7 @@ def pin(world: World, domain: str, other: str, key: str) -> None:
     """Domain `domain` pins another key of `other`."""
     held = world.controllers[domain].state.inventory.domains[other]
     controller = world.controllers[domain]
-    content = domain_files.msgspec.json.encode(replace(held, key=key))
+    content = msgspec.json.encode(replace(held, key=key))
     assert world.submit(domain, Applied(kind="Domain", content=content)) is not None
     assert controller.state.inventory.domains[other].key == key
 
@@ -206,36 +205,17 @@ def test_a_changed_certificate_or_endpoint_ends_nothing() -> None:
 # ---- peers that do not take what we say
 
 
-class Deaf:
-    """A world where shop's messages to transit are refused for good."""
+VERSION_1 = "transit: protocol version 1"
 
-    def __init__(self, text: str) -> None:
-        self.world = world = World()
-        world.start()
-        self.asked: list[str] = []
-        carry = world.carry
 
-        def refuse(sender: object, send: object) -> None:
-            if getattr(sender, "domain", "") != "shop" or getattr(send, "peer", "") != "transit":
-                carry(sender, send)  # type: ignore[arg-type]
-                return
-            self.asked.append(send.message_id)  # type: ignore[attr-defined]
-            shop = world.controllers["shop"]
-            event = MessageSent(
-                peer="transit",
-                message_id=send.message_id,
-                reason="transit: protocol version 1",
-                final=True,  # type: ignore[attr-defined]
-            )
-            world.after(0.01, shop.event, event, shop.life)
-
-        self._carry = carry
-        world.carry = refuse  # type: ignore[method-assign, assignment]
-        world.apply("shop", text)
-        world.run(3.0)
-
-    def hears(self) -> None:
-        self.world.carry = self._carry  # type: ignore[method-assign]
+def deaf(text: str) -> World:
+    """A world where what shop says to transit is refused for good."""
+    world = World()
+    world.start()
+    world.refusing["shop", "transit"] = VERSION_1
+    world.apply("shop", text)
+    world.run(3.0)
+    return world
 
 
 def met(world: World, instance: str) -> None:
@@ -244,19 +224,18 @@ def met(world: World, instance: str) -> None:
 
 
 def test_who_refuses_for_good_is_asked_once_and_again_when_it_is_another() -> None:
-    deaf = Deaf(ORDER_PROCESSING)
-    world = deaf.world
+    world = deaf(ORDER_PROCESSING)
     phase, reason = status(world)
-    assert phase == "Refused" and "refused by transit: transit: protocol version 1" in reason
+    assert phase == "Refused" and f"refused by transit: {VERSION_1}" in reason
     world.run(600.0)
-    assert len(deaf.asked) == 1
+    assert len(world.heard("offer", "shop")) == 1
     met(world, "first")
     world.run(5.0)
-    assert len(deaf.asked) == 2
+    assert len(world.heard("offer", "shop")) == 2
     met(world, "first")
     world.run(300.0)
-    assert len(deaf.asked) == 2, "a new connection with the same controller changes nothing"
-    deaf.hears()
+    assert len(world.heard("offer", "shop")) == 2, "a new connection with the same controller changes nothing"
+    world.refusing.clear()
     met(world, "upgraded")
     world.run(5.0)
     assert status(world)[0] == "Active"
@@ -264,32 +243,21 @@ def test_who_refuses_for_good_is_asked_once_and_again_when_it_is_another() -> No
 
 
 def test_another_way_is_taken_around_who_refuses_for_good() -> None:
-    deaf = Deaf(WIDE)
-    shown = deaf.world.get("shop", "intents", "order-processing").status
+    world = deaf(WIDE)
+    shown = world.get("shop", "intents", "order-processing").status
     assert (shown["phase"], shown["path"]) == ("Active", ["se1", "sg1", "insight"])
-    assert len(deaf.asked) == 1
-
-
-def outbox(state: State) -> list[str]:
-    return [name.partition(":")[0] for name in state.outbox]
+    assert len(world.heard("offer", "shop", "transit")) == 1
 
 
 def test_a_withdrawal_that_is_refused_for_good_is_kept_and_said_when_something_has_changed() -> None:
     world = agreed()
-    carry, told = world.carry, []
-
-    def refuse(sender: object, send: object) -> None:
-        told.append(send.message_id)  # type: ignore[attr-defined]
-        shop = world.controllers["shop"]
-        event = MessageSent(peer="transit", message_id=send.message_id, reason="no", final=True)  # type: ignore[attr-defined]
-        world.after(0.01, shop.event, event, shop.life)
-
-    world.carry = refuse  # type: ignore[method-assign, assignment]
+    world.refusing["shop", "transit"] = "no"
     world.delete("shop", "order-processing")
     world.run(300.0)
-    assert len(told) == 1 and outbox(world.controllers["shop"].state) == ["withdrawal"]
+    assert len(world.heard("withdrawal", "shop")) == 1
+    assert [name.partition(":")[0] for name in world.controllers["shop"].state.outbox] == ["withdrawal"]
     assert world.get("shop", "domains", "transit").status["reason"] == "no"
-    world.carry = carry  # type: ignore[method-assign]
+    world.refusing.clear()
     met(world, "upgraded")
     world.run(3.0)
     assert world.courses() == []
