@@ -30,7 +30,7 @@ from dataplane.counters import Totals, per_cpu_totals
 from dataplane.errors import NodeRefused
 from dataplane.log import Logger
 from dataplane.map_layout import digest
-from dataplane.reasons import FLOW_CACHE_WAYS
+from dataplane.reasons import FLOW_CACHE_WAYS, PipelineEvent
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _SETTINGS = struct.Struct("IIQ")
@@ -153,8 +153,10 @@ class Counters:
         return tuple(totals)
 
     def activity(self) -> bytes:
-        """All that the pipeline counts as events: no flow and no leg changes without one (CACHE_HIT, CACHE_MISS)."""
-        return self._events.items()[1]
+        """No flow of the cache and no leg changes without one of these events."""
+        _, values = self._events.items()
+        counts = np.frombuffer(values, np.uint64).reshape(self._events.max_entries, -1)
+        return counts[[PipelineEvent.CACHE_HIT, PipelineEvent.CACHE_MISS]].tobytes()
 
 
 def _is_complete(home: Path, names: Iterable[str]) -> bool:
