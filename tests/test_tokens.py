@@ -102,23 +102,23 @@ def test_names_are_given_once_and_the_file_s_token_stays(api: Running) -> None:
 def test_a_watch_ends_with_its_token(api: Running, ending: str) -> None:
     lifetime = {"lifetime_s": 2} if ending == "expired" else {}
     secret = create(api, name="viewer", role="reader", **lifetime)
-    seen: list[str] = []
-    begun = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
         headers = {"authorization": f"Bearer {secret}"}
-        with httpx.stream("GET", f"{api.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
-            for line in stream.iter_lines():  # raises if the stream is cut off
-                seen.append(line)
+        options = {"headers": headers, "trust_env": False, "timeout": None}
+        with httpx.stream("GET", f"{api.url}/v1/intents?watch=true", **options) as stream:  # type: ignore[arg-type]
+            for _ in stream.iter_lines():  # raises if the stream is cut off
                 begun.set()
+        ended.set()
 
-    watching = threading.Thread(target=watch)
+    watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     assert begun.wait(20)
     if ending == "revoked":
         assert call(api, "DELETE", "/v1/tokens/viewer").status_code == 200
+    assert ended.wait(20), "the watch goes on without its token"
     watching.join(20)
-    assert not watching.is_alive()
     deadline = time.monotonic() + 20
     while api.controller.watchers and time.monotonic() < deadline:
         time.sleep(0.02)
