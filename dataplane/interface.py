@@ -11,12 +11,14 @@ from pathlib import Path
 _NAME = "16s"
 _REQUEST_SIZE = 40  # struct ifreq, linux/if.h
 _SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _SIOCGIFINDEX = 0x8933
 SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
+_IFF_ALLMULTI = 0x200
 _ETHTOOL_GLINK = 0x0A  # linux/ethtool.h
 _ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_STXCSUM = 0x17
@@ -51,6 +53,20 @@ def read_interface(name: str) -> Interface | None:
                 return None
             raise
     return Interface(index=index, mac=mac, mtu=mtu, up=bool(flags & _IFF_UP), carrier=carrier)
+
+
+def take_all_groups(name: str) -> bool:
+    """Frames to every group come in; returns whether they did not. Raises OSError.
+
+    Hosts ask for the MAC address of an IPv6 address by a group that follows from it, which nobody here has joined.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name), 16)
+        if flags & _IFF_ALLMULTI:
+            return False
+        wanted = struct.pack(f"{_NAME}H{_REQUEST_SIZE - 18}x", name.encode(), flags | _IFF_ALLMULTI)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, wanted)
+        return True
 
 
 def set_gro(name: str) -> bool:

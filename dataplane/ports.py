@@ -20,7 +20,7 @@ import structlog
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Gateway, PortRole, PortStatus, PortWay
-from dataplane.interface import Interface, read_interface
+from dataplane.interface import Interface, read_interface, take_all_groups
 from dataplane.log import Logger
 
 _log: Logger = structlog.get_logger("stitch-agent")
@@ -289,6 +289,8 @@ class Ports:
         if self._numbers.lookup(index) != key:
             self._numbers.update(index, key)
             changes.append(f"port {number} is {port.interface}")
+        if port.role is PortRole.ATTACHMENT and take_all_groups(port.interface):
+            changes.append(f"{port.interface} takes frames to all groups")
         if self._links.attach(number, port.interface, end.index):
             changes.append(f"attached the pipeline to {port.interface}")
         return changes

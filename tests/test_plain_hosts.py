@@ -4,6 +4,7 @@
  a ── pa ┐
  b ── pb ┤ node      all in one network, by detours
  c ── br0┤
+ d ── mv ┤               mv: a macvlan, which like a card takes no group that nobody has joined
  vm ─ tap┘
 ```
 """
@@ -30,7 +31,7 @@ from dataplane.entry import TableEntry
 from dataplane.host_api import Gateway, HostState, PortStatus
 
 pytestmark = pytest.mark.root
-PORTS = {1: "pa", 2: "pb", 3: "br0", 4: "tap"}
+PORTS = {1: "pa", 2: "pb", 3: "br0", 4: "tap", 5: "mv"}
 NETWORK, LEG = 7, 300
 STREAM = random.Random(7).randbytes(8 << 20)
 DATAGRAMS = 200
@@ -51,12 +52,14 @@ def ipv6(port: int) -> str:
 class PlainNode:
     def __init__(self, directory: Path, pins: Path) -> None:
         self.namespace = Namespace("node")
-        self.hosts = {number: Namespace(f"host{number}") for number in (1, 2, 3)}
+        self.hosts = {number: Namespace(f"host{number}") for number in (1, 2, 3, 5)}
         self.namespace.ip("link", "add", "br0", "type", "bridge")
         self.namespace.ip("link", "set", "br0", "up")
-        for number, interface in ((1, "pa"), (2, "pb"), (3, "member")):
+        for number, interface in ((1, "pa"), (2, "pb"), (3, "member"), (5, "card")):
             self.plug(number, interface)
         self.namespace.ip("link", "set", "member", "master", "br0")
+        self.namespace.ip("link", "add", "mv", "link", "card", "type", "macvlan")
+        self.namespace.ip("link", "set", "mv", "up")
         with self.namespace.entered():
             self.vm = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             fcntl.ioctl(self.vm, TUNSETIFF, struct.pack("16sH22x", b"tap", TAP_WITH_HEADER))
@@ -132,7 +135,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainNode]:
 
 
 PAIRS = pytest.mark.parametrize(
-    ("source", "destination", "address"), [(1, 2, ipv4), (2, 1, ipv6), (1, 3, ipv6), (3, 2, ipv4)]
+    ("source", "destination", "address"), [(1, 2, ipv4), (2, 1, ipv6), (1, 3, ipv6), (3, 2, ipv4), (5, 1, ipv6)]
 )
 
 
@@ -168,11 +171,12 @@ def test_what_serves_each_port_is_said(node: PlainNode) -> None:
         2: ("veth", "detour"),
         3: ("bridge", "detour"),
         4: ("tun", "detour"),
+        5: ("macvlan", "detour"),
     }
     assert "neither GRO nor an XDP program" in ports[1].why
     assert "no native XDP" in ports[3].why
     assert "cannot be seen from here" in ports[4].why
-    assert [port.faults for port in ports.values()] == [()] * 4
+    assert [port.faults for port in ports.values()] == [()] * 5
 
 
 def test_a_port_whose_other_end_is_prepared_and_seen_is_native(node: PlainNode) -> None:
