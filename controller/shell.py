@@ -157,6 +157,8 @@ class Shell:
         self._plugins = plugins
         self._policy = policy
         self._history = history if history is not None else History()
+        self._happened: list[Record] = []
+        """Of the history, to be stored with what is stored next, or at the next tick: nothing waits for it."""
         self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
@@ -207,7 +209,8 @@ class Shell:
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
         await self._store(effects)
-        self._history.settle()
+        if not self._happened:
+            self._history.settle()
         self._stored = self._state
         self._revisions.settle(max((one.revision for one in events if isinstance(one, Apply)), default=0))
         if self._state.inventory.domains != before.inventory.domains:
@@ -239,8 +242,10 @@ class Shell:
                 continue
             state, produced = reconcile.step(state, event, self._now_s(), self._keys)
             effects += produced
-        if happened := self._history.observe(before, state, events, effects, self._now_s()):
-            effects.append(Persist(records=happened))
+        self._happened += self._history.observe(before, state, events, effects, self._now_s())
+        if self._happened and any(isinstance(one, Persist | Tick) for one in (*effects, *events)):
+            effects.append(Persist(records=tuple(self._happened)))
+            self._happened.clear()
         return state, effects
 
     async def _give_up(self, error: ControllerError) -> None:
