@@ -122,7 +122,7 @@ FRAGMENT_SHARES = 16
 """Of each port: a source has one of them, so that who wastes it harms few others behind the same port."""
 FRAGMENT_WAYS = 8
 """Fragmented packets that a share knows at a time; the eldest gives way."""
-FRAGMENT_PARTS = 6
+FRAGMENT_PARTS = 4
 """Pieces without a gap between them, of one packet, that may have come at a time."""
 IPV6_LEAST_MTU = 1280
 """RFC 8200 §5."""

@@ -48,7 +48,7 @@ struct fragment {
 	/* What came, without overlaps. The first part is never free, else nothing is kept here. */
 	struct fragment_part part[FRAGMENT_PARTS];
 };
-_Static_assert(sizeof(struct fragment) == 88, "fragment");
+_Static_assert(sizeof(struct fragment) == 80, "fragment");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

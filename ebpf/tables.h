@@ -86,7 +86,7 @@ enum pipeline_event {
 #define NEIGHBORS_OF_PORT 256
 #define FRAGMENT_SHARES 16
 #define FRAGMENT_WAYS 8
-#define FRAGMENT_PARTS 6
+#define FRAGMENT_PARTS 4
 #define IPV6_LEAST_MTU 1280
 #define CUT_SMALLEST_MTU 68
 #define CUT_LARGEST_PACKET 3584
