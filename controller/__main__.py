@@ -5,11 +5,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,16 +30,18 @@ from controller.errors import ConfigInvalid, ControllerError, Unavailable
 from controller.history import History
 from controller.language.manifest import ManifestInvalid
 from controller.model.access import ourselves
+from controller.model.event import Record
 from controller.model.inventory import Inventory
 from controller.northbound import serve, tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from controller.northbound.tokens import Tokens
 from controller.policy_file import PolicyFile
-from controller.shell import Shell
+from controller.shell import LAST_WORDS_S, Shell
 from controller.southbound.codec import Codec
 from controller.southbound.node import SessionContext
 from controller.southbound.nodes import Nodes
+from controller.store.backup import Backups, put_in_place
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
 from dataplane import log, p4info, service_manager
@@ -68,7 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except* (ControllerError, OSError) as group:
         _complain(group)
         status = EXIT_FAILED
+    except* _StartAgain:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return status
+
+
+class _StartAgain(Exception):
+    """A backup waits beside the store."""
 
 
 async def _serve(config: Config) -> None:
@@ -79,6 +89,8 @@ async def _serve(config: Config) -> None:
     policy = PolicyFile(config.policy)
     if (api := _api_certificate(config)) is not None:
         tls.context(*api)  # what cannot be used is told before anything is open
+    if (before := put_in_place(config.store)) is not None:
+        _log.warning("store_restored", store=str(config.store), before=str(before))
     store = await SqliteStore.open(config.store)
     try:
         stored, _ = await store.load()
@@ -96,12 +108,15 @@ async def _serve(config: Config) -> None:
                 policy=policy,
                 history=History.load(records),
             )
-            await _run(config, shell, identity, tokens, began)
+            backups = Backups(store, config.store, partial(_check, config, policy))
+            await _run(config, shell, identity, tokens, backups, began)
     finally:
         await store.close()
 
 
-async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens, began: float) -> None:
+async def _run(
+    config: Config, shell: Shell, identity: Identity, tokens: Tokens, backups: Backups, began: float
+) -> None:
     tally = StreamTally()
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
@@ -129,7 +144,8 @@ async def _run(config: Config, shell: Shell, identity: Identity, tokens: Tokens,
             shell, nodes, neighbours, tally, store=config.store, certificates=_own_certificates(config, certificate)
         )
         context = tls.context(*certificate) if certificate is not None else None
-        app = create_app(shell, telemetry, tokens, config.domain)
+        tasks.create_task(_start_again(backups), name="restart")
+        app = create_app(shell, telemetry, tokens, config.domain, backups=backups)
         where = configuration.listen(config.listen, "listen")
         api = Server(app, _listening(where, config.listen), tls=context)
         tasks.create_task(api.run(), name="northbound")
@@ -150,6 +166,20 @@ def _own_certificates(config: Config, api: tuple[Path, Path] | None) -> dict[str
     files = {"api": api[0]} if api is not None else {}
     files |= {"agent_tls": config.agent_tls.certificate} if config.agent_tls is not None else {}
     return {name: file.read_bytes() for name, file in files.items()}
+
+
+async def _start_again(backups: Backups) -> None:
+    await backups.waiting.wait()
+    await asyncio.sleep(LAST_WORDS_S)
+    raise _StartAgain
+
+
+def _check(config: Config, policy: PolicyFile, records: Sequence[Record]) -> None:
+    """Raises ValueError or ConfigInvalid where a controller of this domain could not begin with `records`."""
+    state, _ = reconcile.initial(records, config.domain, policy.read())
+    own = next((domain.name for domain in state.inventory.domains.values() if domain.own), "nobody")
+    if own != config.domain:
+        raise ValueError(f"it is of domain {own}, this is {config.domain}")
 
 
 def _cancel_at_signal() -> None:

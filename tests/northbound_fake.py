@@ -263,6 +263,18 @@ def flow(source: str, destination: str, ports: tuple[int, int], packets: int, **
     )
 
 
+class FakeBackups:
+    """Takes back what it gave."""
+
+    copy = b"all of it"
+
+    async def take(self) -> bytes:
+        return self.copy
+
+    async def put_back(self, copy: bytes) -> str:
+        return "" if copy == self.copy else "this is no backup"
+
+
 class FakeTelemetry:
     def __init__(self) -> None:
         self.isolated = 2
@@ -335,7 +347,7 @@ def running(
         controller, telemetry = FakeController(), FakeTelemetry()
         if before is not None:
             controller.resources, controller.revisions = before.resources, Revisions(2)
-        app = create_app(controller, telemetry, tokens or Tokens(TOKEN), "shop")
+        app = create_app(controller, telemetry, tokens or Tokens(TOKEN), "shop", backups=FakeBackups())
         context = tls.context(*certificate) if certificate is not None else None
         server = Server(app, bound("127.0.0.1", port), tls=context, **deadlines)
         ready.append(Running(server, controller, telemetry, "http" if context is None else "https"))

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from northbound_fake import TOKEN, FakeController, FakeTelemetry, Running, running
+from northbound_fake import TOKEN, FakeBackups, FakeController, FakeTelemetry, Running, running
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.northbound import api, guard
@@ -458,7 +458,7 @@ def test_stopping_the_server_ends_watches_in_good_order(caplog: pytest.LogCaptur
 # ---- what the OpenAPI document says is so
 
 
-document = create_app(FakeController(), FakeTelemetry(), Tokens(TOKEN), "shop").openapi()
+document = create_app(FakeController(), FakeTelemetry(), Tokens(TOKEN), "shop", backups=FakeBackups()).openapi()
 schema = schemathesis.openapi.from_dict(document)
 
 

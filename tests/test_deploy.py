@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```sh\n# (east|west|both)\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
 RESTART = next(place for place, (_, block) in enumerate(BLOCKS) if "systemctl restart" in block)
 
+BACKUP = next(place for place, (_, block) in enumerate(BLOCKS) if "stitch backup" in block)
+
 
 class Deployment:
     def __init__(self) -> None:
@@ -123,7 +125,7 @@ def test_the_guides_restart_loses_no_packet_and_nothing_that_was_acknowledged(de
     assert before["intents"] == ["orders"] and before["domains"] == ["east", "west"]
     ping = deployment.hosts["east"].command("ping", "-n", "-i", "0.02", "10.2.0.10")
     running = subprocess.Popen(ping, stdout=subprocess.PIPE, text=True)
-    deployment.follow(BLOCKS[RESTART:])
+    deployment.follow(BLOCKS[RESTART:BACKUP])
     running.send_signal(2)
     said = running.communicate()[0]
     assert " 0% packet loss" in said, said
@@ -142,6 +144,16 @@ def test_a_machine_whose_current_fails_comes_back_with_all_of_it(deployment: Dep
             break
     assert answered == 3, west.log()
     assert state(deployment) == before
+
+
+def test_the_guides_restore_brings_back_what_its_backup_saved(deployment: Deployment) -> None:
+    before = state(deployment)
+    deployment.follow(BLOCKS[BACKUP:])
+    assert state(deployment) == before
+    for _ in range(60):
+        if deployment.pings(3) == 3:
+            return
+    raise AssertionError(deployment.machines["east"].log())
 
 
 def state(deployment: Deployment) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from federation import Federation, small_intent
-from northbound_fake import TOKEN, FakeTelemetry
+from northbound_fake import TOKEN, FakeBackups, FakeTelemetry
 from shell_parts import NOW_S, FakeNeighbours, FakeTargets, hosts, ignore
 
 from controller import reconcile
@@ -35,7 +35,9 @@ class Api:
 
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
-        transport = httpx.ASGITransport(create_app(shell, FakeTelemetry(), Tokens(TOKEN), "shop"))
+        transport = httpx.ASGITransport(
+            create_app(shell, FakeTelemetry(), Tokens(TOKEN), "shop", backups=FakeBackups())
+        )
         headers = {"authorization": f"Bearer {TOKEN}"}
         self.http = httpx.AsyncClient(transport=transport, base_url="http://shop", headers=headers)
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from federation import Federation, intent, small_intent, until
-from northbound_fake import TOKEN, FakeTelemetry
+from northbound_fake import TOKEN, FakeBackups, FakeTelemetry
 from shell_parts import NOW_S, FakeNeighbours, FakeTargets, MemoryJournal, hosts, ignore, quiet
 
 from controller import reconcile, view
@@ -52,6 +52,7 @@ NETWORK = {
 }
 AGREEMENT = "shop:order-processing:2"
 PROBE = {"source": "cx1", "destination": "insight/analytics/analytics-y"}
+BACKUP = {"content-type": "application/vnd.sqlite3"}
 WHO = {"name": "someone", "role": "reader"}
 
 
@@ -89,6 +90,8 @@ ROWS = [
     Row("GET", "/v1/flows", "/v1/flows?intent=order-processing", "....-."),
     Row("GET", "/v1/drops", "/v1/drops", "..----"),
     Row("GET", "/v1/doctor", "/v1/doctor", "..----"),
+    Row("GET", "/v1/backup", "/v1/backup", ".-----"),
+    Row("POST", "/v1/restore", "/v1/restore", ".-----", FakeBackups.copy),
     Row("GET", "/v1/tokens", "/v1/tokens", "..----"),
     Row("GET", "/v1/tokens/{name}", "/v1/tokens/bootstrap", "..----"),
     Row("POST", "/v1/tokens", "/v1/tokens", ".-----", WHO),
@@ -132,6 +135,11 @@ class World:
 
     async def ask(self, who: str, method: str, path: str, body: Any = None) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.secrets[who]}"} if who else {}
+        return await self.send(method, path, body, headers)
+
+    async def send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
+        if isinstance(body, bytes):
+            return await self.client.request(method, path, content=body, headers=headers | BACKUP)
         return await self.client.request(method, path, json=body, headers=headers)
 
     async def apply(self, who: str, *manifests: dict[str, Any]) -> httpx.Response:
@@ -149,7 +157,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
     keys = load("shop", own / "keys")
     shell = Shell(state, effects, journal=MemoryJournal(), keys=keys, log=ignore, policy=file, now_s=lambda: NOW_S)
     tokens = Tokens(TOKEN)
-    app = create_app(shell, FakeTelemetry(), tokens, "shop")
+    app = create_app(shell, FakeTelemetry(), tokens, "shop", backups=FakeBackups())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client, asyncio.TaskGroup() as tasks:
         loop = tasks.create_task(shell.run(FakeNeighbours(shell, tasks), FakeTargets(shell, tasks, hosts(directory))))
@@ -167,7 +175,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
 
 
 def test_every_route_of_the_application_has_a_permit_and_rows() -> None:
-    app = create_app(None, FakeTelemetry(), Tokens(TOKEN), "shop")  # type: ignore[arg-type]
+    app = create_app(None, FakeTelemetry(), Tokens(TOKEN), "shop", backups=FakeBackups())  # type: ignore[arg-type]
     routes = {
         (method, getattr(route, "path", ""))
         for route in app.routes
@@ -191,7 +199,7 @@ async def test_who_may_use_which_route(tmp_path: Path) -> None:
             for who in ("", "revoked"):
                 secret = asked.secrets | {"revoked": "netstitch_gone"}
                 headers = {"authorization": f"Bearer {secret[who]}"} if who else {}
-                answer = await asked.client.request(row.method, row.path, json=row.body, headers=headers)
+                answer = await asked.send(row.method, row.path, row.body, headers)
                 if answer.status_code != (200 if row.path == "/healthz" else 401):
                     wrong.append(f"{row.method} {row.path} by {who or 'nobody'}: {answer.status_code}")
         assert not wrong, "\n".join(wrong)

@@ -130,6 +130,23 @@ class Client:
         body = json.dumps({"reason": reason, "hold_off_s": hold_off_s}).encode()
         return self._results("POST", f"/v1/agreements/{quote(name)}/end", body=body)
 
+    def backup(self) -> bytes:
+        connection = self._connect(self._answer_timeout_s)
+        try:
+            response = self._send(connection, "GET", "/v1/backup", {}, b"")
+            return self._read(response, response.read)
+        finally:
+            connection.close()
+
+    def restore(self, copy: bytes) -> list[str]:
+        connection = self._connect(self._answer_timeout_s)
+        try:
+            response = self._send(connection, "POST", "/v1/restore", {}, copy, "application/vnd.sqlite3")
+            answer = self._decode(self._read(response, response.read))
+            return [str(one) for one in answer["results"]]
+        finally:
+            connection.close()
+
     def whoami(self) -> Json:
         who: Json = self._request("GET", "/v1/whoami")
         return who
@@ -234,13 +251,19 @@ class Client:
         return connection
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, str], body: bytes
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes,
+        media: str = "application/json",
     ) -> http.client.HTTPResponse:
         """The response, if it is a yes."""
         address = f"{self._address.base}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Authorization": f"Bearer {self.target.token}", "Accept": "application/json"}
         if body:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = media
         try:
             connection.request(method, address, body=body or None, headers=headers)
             response = connection.getresponse()

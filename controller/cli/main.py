@@ -406,6 +406,22 @@ def trace(
 
 
 @app.command()
+def backup(context: typer.Context, file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """Save all that the controller must not forget, but keys and tokens."""
+    from controller.cli import backup
+
+    backup.backup(_client(context), file)
+
+
+@app.command()
+def restore(context: typer.Context, file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """Put a backup in place of all that the controller has stored. It starts again with it."""
+    from controller.cli import backup
+
+    backup.restore(_client(context), file)
+
+
+@app.command()
 def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
     """Say what is well and what is not, and what to do about it."""
     import json

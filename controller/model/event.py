@@ -11,6 +11,9 @@ from controller.model.preview import Preview
 from controller.model.rule import Added
 from dataplane.host_api import NodeDescription
 
+PUT_BACK = "put back"
+"""Counter of a store that was put back from a backup, until the core's first step: its agreements are past."""
+
 
 class Record(Value, frozen=True, kw_only=True):
     """One thing in the store: its kind, name, and encoded content (None: removed)."""

@@ -39,6 +39,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Of a dry run."""
 
 
+class Backups(Protocol):
+    """Copies of everything that a controller must not forget."""
+
+    async def take(self) -> bytes: ...
+
+    async def put_back(self, copy: bytes) -> str:
+        """Why it is refused; empty: the controller is about to start again with it."""
+
+
 class Controller(Protocol):
     """What the northbound side needs of a controller; the shell is one."""
 

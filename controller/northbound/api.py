@@ -18,11 +18,11 @@ from controller import json_fields
 from controller.errors import Forbidden, TooOld, Unavailable
 from controller.model.access import Role
 from controller.model.event import Problem
-from controller.model.resource import Answer, Controller, Resource
+from controller.model.resource import Answer, Backups, Controller, Resource
 from controller.model.telemetry import NodeDrops, Telemetry
 from controller.model.trace import Crossing, Probe, Unknown
 from controller.northbound import flows, lists, metrics, schema
-from controller.northbound.guard import STREAM_TYPE, Bearer, JsonBody
+from controller.northbound.guard import BACKUP_TYPE, STREAM_TYPE, Bearer, JsonBody
 from controller.northbound.permits import Permits
 from controller.northbound.scope import Scoped
 from controller.northbound.tokens import Tokens
@@ -78,7 +78,9 @@ _ARRAY_OF_MANIFESTS = {
 }
 
 
-def create_app(controller: Controller, telemetry: Telemetry, tokens: Tokens, domain: str) -> FastAPI:
+def create_app(
+    controller: Controller, telemetry: Telemetry, tokens: Tokens, domain: str, *, backups: Backups
+) -> FastAPI:
     app = FastAPI(
         title=f"netstitch controller of {domain}",
         version="1",
@@ -96,6 +98,7 @@ def create_app(controller: Controller, telemetry: Telemetry, tokens: Tokens, dom
     _add_telemetry(app, telemetry, domain)
     _add_tokens(app, tokens)
     _add_changes(app)
+    _add_backups(app, backups)
     _add_resources(app)
     _complete_openapi(app)
     return app
@@ -240,6 +243,32 @@ def _add_tokens(app: FastAPI, tokens: Tokens) -> None:
     async def revoke_token(name: str) -> Response:
         answer = await tokens.revoke(name)
         return _no_token(name) if answer.missing else _answer(answer)
+
+
+_BACKUP = {"content": {BACKUP_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def _add_backups(app: FastAPI, backups: Backups) -> None:
+    @app.get(
+        "/v1/backup",
+        summary="Everything that the controller must not forget but keys and tokens, as of one moment",
+        response_class=Response,
+        responses={200: _BACKUP, **_errors()},
+    )
+    async def take() -> Response:
+        return Response(await backups.take(), media_type=BACKUP_TYPE)
+
+    @app.post(
+        "/v1/restore",
+        summary="Puts a backup in place of all that is stored, and starts the controller again",
+        response_model=None,
+        openapi_extra={"requestBody": {"required": True, **_BACKUP}},
+        responses={200: {"model": schema.Results}, **_errors(409, 413)},
+    )
+    async def put_back(request: Request) -> Response:
+        if reason := await backups.put_back(await request.body()):
+            return _error(409, reason)
+        return _json({"results": ["the backup is in its place; the controller starts again with it"]})
 
 
 def _add_changes(app: FastAPI) -> None:

@@ -13,6 +13,8 @@ from controller.northbound.tokens import Tokens
 
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
+BACKUP_PATH, BACKUP_TYPE = "/v1/restore", "application/vnd.sqlite3"
+BACKUP_LIMIT_BYTES = 256 * 1024 * 1024
 BODY_PAUSE_S = 5.0
 """A body of which nothing comes for so long is given up."""
 BODY_DEADLINE_S = 25.0
@@ -88,22 +90,24 @@ class JsonBody:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        is_backup = scope["path"] == BACKUP_PATH
+        media, limit = (BACKUP_TYPE, BACKUP_LIMIT_BYTES) if is_backup else ("application/json", BODY_LIMIT_BYTES)
         awaited = None if headers.get("expect") else receive  # who waits for our 100 has not sent it
         if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112 §6.1: somebody is being deceived
             await answer_error(send, 400, "the body has both a length and chunks; send one of them", unread=awaited)
-        elif (length := int(headers.get("content-length", "0"))) > BODY_LIMIT_BYTES:
-            await answer_error(send, 413, _too_large(f"{length} bytes are announced"), unread=awaited)
-        elif (length or "transfer-encoding" in headers) and (flaw := _media_flaw(headers)):
+        elif (length := int(headers.get("content-length", "0"))) > limit:
+            await answer_error(send, 413, _too_large(limit, f"{length} bytes are announced"), unread=awaited)
+        elif (length or "transfer-encoding" in headers) and (flaw := _media_flaw(headers, media)):
             await answer_error(send, 415, flaw, unread=awaited)
         else:
-            await self._read(scope, receive, send, length)
+            await self._read(scope, receive, send, length, limit)
 
-    async def _read(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
+    async def _read(self, scope: Scope, receive: Receive, send: Send, length: int, limit: int) -> None:
         body = bytearray()
         more = True
         try:
             async with asyncio.timeout(BODY_DEADLINE_S):
-                while more and len(body) <= BODY_LIMIT_BYTES:
+                while more and len(body) <= limit:
                     message = await asyncio.wait_for(receive(), BODY_PAUSE_S)
                     if message["type"] == "http.disconnect":
                         return
@@ -113,27 +117,27 @@ class JsonBody:
             of = f" of {length}" if length else ""
             await answer_error(send, 408, f"the body is not complete: {len(body)}{of} bytes came; send all of it")
             return
-        if len(body) > BODY_LIMIT_BYTES:
-            await answer_error(send, 413, _too_large("more came"), unread=receive if more else None)
+        if len(body) > limit:
+            await answer_error(send, 413, _too_large(limit, "more came"), unread=receive if more else None)
         else:
             await self._app(scope, _replay(bytes(body), receive), send)
 
 
-def _too_large(found: str) -> str:
-    return f"a body has at most {BODY_LIMIT_BYTES} bytes, and {found}; send less at once"
+def _too_large(limit: int, found: str) -> str:
+    return f"a body has at most {limit} bytes, and {found}; send less at once"
 
 
-def _media_flaw(headers: Headers) -> str:
-    """Why a body is not JSON in UTF-8, by its headers; empty: it is, or they do not say."""
+def _media_flaw(headers: Headers, wanted: str) -> str:
+    """Why a body is not what is wanted (in UTF-8), by its headers; empty: it is, or they do not say."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         return f"content-encoding {headers['content-encoding'][:40]!r}: send the body as it is"
     if "content-type" not in headers:
         return ""
     media, _, parameters = headers["content-type"].lower().partition(";")
     charset = parameters.replace(" ", "").replace('"', "")
-    if media.strip() == "application/json" and charset in ("", "charset=utf-8"):
+    if media.strip() == wanted and charset in ("", "charset=utf-8"):
         return ""
-    return f"content-type {headers['content-type'][:80]!r}: bodies are application/json in UTF-8"
+    return f"content-type {headers['content-type'][:80]!r}: bodies are {wanted} here, text in UTF-8"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

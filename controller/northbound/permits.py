@@ -46,6 +46,8 @@ PERMITS: dict[tuple[str, str], Permit] = {
     ("POST", "/v1/intents/{name:path}/renew"): Permit.ACT,
     ("POST", "/v1/agreements/{name:path}/end"): Permit.ADMIN,
     ("POST", "/v1/policy/reload"): Permit.ADMIN,
+    ("GET", "/v1/backup"): Permit.ADMIN,
+    ("POST", "/v1/restore"): Permit.ADMIN,
     ("GET", "/v1/tokens"): Permit.WHOLE,
     ("GET", "/v1/tokens/{name}"): Permit.WHOLE,
     ("POST", "/v1/tokens"): Permit.ADMIN,

@@ -19,6 +19,7 @@ import msgspec
 from controller.fulfillment.fabric import fabric
 from controller.model.course import Stage
 from controller.model.event import (
+    PUT_BACK,
     Apply,
     Connect,
     Delete,
@@ -96,6 +97,9 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
     if not state.realized.states:
         turn.fresh |= set(state.awaiting)  # the first step after a restart
         number_edges(turn)
+        if turn.counters.get(PUT_BACK):
+            turn.counters.drop(PUT_BACK)
+            _begin_anew(turn)
     match event:
         case Apply():
             applying.apply(turn, event)
@@ -140,6 +144,12 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             assert_never(event)
     rollout.settle(turn)
     return turn.finish()
+
+
+def _begin_anew(turn: Turn) -> None:
+    """What a backup says of agreements is long past: all of them end, and our own intents ask again."""
+    for course in tuple(turn.courses.all.values()):
+        dealings.lose(turn, course, "the controller begins anew from a backup")
 
 
 def _inventory_changed(turn: Turn) -> None:

@@ -88,6 +88,10 @@ class SqliteStore:
             else:
                 await committed.wait()
 
+    async def copied(self) -> bytes:
+        """A database with everything as of one moment. Raises StoreUnusable."""
+        return await asyncio.to_thread(self._copied)
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -101,6 +105,15 @@ class SqliteStore:
         self._announce()
 
     # ---- on threads of the loop's executor
+
+    def _copied(self) -> bytes:
+        with self._reading, contextlib.closing(sqlite3.connect(":memory:")) as copy:
+            try:
+                self._reader.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+                return copy.serialize()
+            except sqlite3.Error as error:
+                raise StoreUnusable(f"{self._path} cannot be copied: {error}") from error
 
     def _load(self) -> tuple[tuple[Stored, ...], int]:
         with self._read() as reader:
