@@ -110,6 +110,9 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
     seen = deployment.follow(BLOCKS[:RESTART])
     assert re.search(r"orders +web +Active", seen), seen
     assert deployment.pings(20) == 20
+    for machine in deployment.machines.values():
+        checks = json.loads(machine.type("stitch doctor -o json || true"))["checks"]  # nothing may keep our clock
+        assert [one for one in checks if not one["ok"] and one["subject"] != "clock"] == []
     host = deployment.hosts
     listener = subprocess.Popen(host["west"].command("nc", "-l", "-p", "5432"), stdout=subprocess.PIPE)
     wanted = bytes(range(256)) * 4000
