@@ -52,7 +52,7 @@ class Call(Generic[T]):
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
-    """As JSON, if there is one."""
+    """As JSON, if there is one; bytes are a backup."""
     read: Callable[[httpx.Response], T]
 
 
@@ -65,6 +65,8 @@ OPERATIONS: dict[tuple[str, str], str] = {
     ("GET", "/v1/explain/{kind}/{name}"): "explain",
     ("POST", "/v1/trace"): "trace",
     ("GET", "/v1/whoami"): "whoami",
+    ("GET", "/v1/backup"): "backup",
+    ("POST", "/v1/restore"): "restore",
     ("GET", "/v1/tokens"): "tokens",
     ("GET", "/v1/tokens/{name}"): "token",
     ("POST", "/v1/tokens"): "create_token",
@@ -111,6 +113,15 @@ def trace(asked: Mapping[str, Any]) -> Call[Json]:
 
 def whoami() -> Call[Json]:
     return Call(method="GET", path="/v1/whoami", read=_object)
+
+
+def backup() -> Call[bytes]:
+    return Call(method="GET", path="/v1/backup", read=lambda answer: answer.content)
+
+
+def restore(copy: bytes) -> Call[list[str]]:
+    headers = {"content-type": "application/vnd.sqlite3"}
+    return Call(method="POST", path="/v1/restore", headers=headers, body=copy, read=_results)
 
 
 def tokens() -> Call[list[Resource]]:
@@ -179,6 +190,12 @@ def get(kind: str, name: str) -> Call[Resource]:
 def page(kind: str, query: Mapping[str, str]) -> Call[Page]:
     """One page; the query of the next is in it."""
     return Call(method="GET", path=f"/v1/{quote(kind)}", query=query, read=_page)
+
+
+def sent(call: Call[Any]) -> dict[str, Any]:
+    """What httpx sends for it."""
+    body = {"content": call.body} if isinstance(call.body, bytes) else {"json": call.body}
+    return {"params": dict(call.query), "headers": dict(call.headers), **body}
 
 
 def selection(

@@ -171,6 +171,14 @@ class Client:
     def reload_policy(self, *, dry_run: bool = False) -> Results:
         return self._send(calls.reload_policy(dry_run))
 
+    def backup(self) -> bytes:
+        """Everything that the controller must not forget but keys and tokens, as of one moment."""
+        return self._send(calls.backup())
+
+    def restore(self, copy: bytes) -> Results:
+        """In place of all that is stored. The controller starts again."""
+        return self._send(calls.restore(copy))
+
     # ---- tokens
 
     def tokens(self) -> Resources:
@@ -202,9 +210,7 @@ class Client:
 
     def _send(self, call: Call[T]) -> T:
         try:
-            answer = self._http.request(
-                call.method, call.path, params=dict(call.query), headers=dict(call.headers), json=call.body
-            )
+            answer = self._http.request(call.method, call.path, **calls.sent(call))
         except httpx.TransportError as error:
             raise _unreachable(self.server, error) from error
         if answer.status_code != httpx.codes.OK:
@@ -349,6 +355,14 @@ class AsyncClient:
     async def reload_policy(self, *, dry_run: bool = False) -> Results:
         return await self._send(calls.reload_policy(dry_run))
 
+    async def backup(self) -> bytes:
+        """Everything that the controller must not forget but keys and tokens, as of one moment."""
+        return await self._send(calls.backup())
+
+    async def restore(self, copy: bytes) -> Results:
+        """In place of all that is stored. The controller starts again."""
+        return await self._send(calls.restore(copy))
+
     # ---- tokens
 
     async def tokens(self) -> Resources:
@@ -380,9 +394,7 @@ class AsyncClient:
 
     async def _send(self, call: Call[T]) -> T:
         try:
-            answer = await self._http.request(
-                call.method, call.path, params=dict(call.query), headers=dict(call.headers), json=call.body
-            )
+            answer = await self._http.request(call.method, call.path, **calls.sent(call))
         except httpx.TransportError as error:
             raise _unreachable(self.server, error) from error
         if answer.status_code != httpx.codes.OK:

@@ -464,15 +464,23 @@ schema = schemathesis.openapi.from_dict(document)
 
 def test_the_document_names_every_route_and_its_token() -> None:
     assert set(document["paths"]) == {
-        "/healthz", "/metrics", "/v1/apply", "/v1/delete", "/v1/doctor", "/v1/drops", "/v1/explain/{kind}/{name}",
-        "/v1/flows", "/v1/intents/{name}/renew", "/v1/agreements/{name}/end", "/v1/policy/reload", "/v1/trace",
+        "/healthz", "/metrics", "/v1/apply", "/v1/backup", "/v1/restore", "/v1/delete", "/v1/doctor", "/v1/drops",
+        "/v1/explain/{kind}/{name}", "/v1/flows", "/v1/intents/{name}/renew",
+        "/v1/agreements/{name}/end", "/v1/policy/reload", "/v1/trace",
         "/v1/tokens", "/v1/tokens/{name}", "/v1/whoami", "/v1/{kind}", "/v1/{kind}/{name}",
     }  # fmt: skip
     assert document["paths"]["/v1/apply"]["post"]["security"] == [{"token": []}]
     assert "422" not in json.dumps(document)
 
 
-@schema.exclude(path_regex="^/v1/.kind.", method="GET").parametrize()
+def test_what_is_no_backup_or_not_said_to_be_one_is_refused(client: httpx.Client) -> None:
+    media = {"content-type": "application/vnd.sqlite3"}
+    assert client.post("/v1/restore", content=client.get("/v1/backup").content, headers=media).status_code == 200
+    assert client.post("/v1/restore", content=b"another", headers=media).status_code == 409
+    assert client.post("/v1/restore", content=b"{}", headers={"content-type": "application/json"}).status_code == 415
+
+
+@schema.exclude(path_regex="^/v1/.kind.", method="GET").exclude(path="/v1/restore").parametrize()
 @settings(
     max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )

@@ -83,7 +83,7 @@ async def test_what_cannot_be_put_back_is_refused_and_changes_nothing(
         case "another program's" | "bad record":
             with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
                 if what == "bad record":
-                    database.execute("INSERT INTO record VALUES ('Intent', 'x', '{}', 1, 1)")
+                    database.execute("INSERT INTO record VALUES ('Intent', 'x', X'7b7d', 1, 1)")
                 else:
                     database.execute("PRAGMA application_id = 7")
     before = await shop.get("networks")

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from federation import Controller, Federation, small_intent
-from northbound_fake import TOKEN, FakeController, FakeTelemetry, Tokens
+from northbound_fake import TOKEN, FakeBackups, FakeController, FakeTelemetry, Tokens
 
 import netstitch
 from controller.cli.kinds import KINDS, ROWS
 from controller.northbound.api import create_app
 from netstitch import AsyncClient, Client
 
-DOCUMENT = create_app(FakeController(), FakeTelemetry(), Tokens(TOKEN), "shop").openapi()
+DOCUMENT = create_app(FakeController(), FakeTelemetry(), Tokens(TOKEN), "shop", backups=FakeBackups()).openapi()
 OPERATIONS = {
     (method.upper(), path): operation
     for path, operations in DOCUMENT["paths"].items()
@@ -119,6 +119,9 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         assert client.token("pipeline")["spec"]["role"] == "operator"
         client.revoke_token("pipeline")
         assert client.reload_policy(dry_run=True) is not None
+        assert client.backup().startswith(b"SQLite format 3\0")
+        with pytest.raises(netstitch.Conflict, match="no backup"):
+            client.restore(b"nothing of the kind")
         with pytest.raises(netstitch.Conflict):
             client.renew("a")
         with pytest.raises(netstitch.NotFound):

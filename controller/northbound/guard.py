@@ -137,7 +137,8 @@ def _media_flaw(headers: Headers, wanted: str) -> str:
     charset = parameters.replace(" ", "").replace('"', "")
     if media.strip() == wanted and charset in ("", "charset=utf-8"):
         return ""
-    return f"content-type {headers['content-type'][:80]!r}: bodies are {wanted} here, text in UTF-8"
+    said = "application/json in UTF-8" if wanted == "application/json" else f"{wanted} here"
+    return f"content-type {headers['content-type'][:80]!r}: bodies are {said}"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
