@@ -111,7 +111,8 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
     assert re.search(r"orders +web +Active", seen), seen
     assert deployment.pings(20) == 20
     for machine in deployment.machines.values():
-        checks = json.loads(machine.type("stitch doctor -o json || true"))["checks"]  # nothing may keep our clock
+        said = machine.type("stitch doctor -o json 2>/dev/null || true")
+        checks = json.loads(said)["checks"]  # this machine's clock is perhaps kept by nobody
         assert [one for one in checks if not one["ok"] and one["subject"] != "clock"] == []
     host = deployment.hosts
     listener = subprocess.Popen(host["west"].command("nc", "-l", "-p", "5432"), stdout=subprocess.PIPE)
