@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import grpc
 import msgspec
 from namespaces import Namespace, run
+from waiting import LIMIT_S
 
 from dataplane.host_api import AgentConfig, Empty, HostReport, HostState, NodeDescription, decode, encode
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
-START_S = 1.5
-"""The figure; tests allow three times as much."""
 
 
 class AgentProcess:
@@ -68,12 +67,12 @@ class AgentProcess:
                     return time.perf_counter() - begin
                 except grpc.FutureTimeoutError:
                     assert self.process.poll() is None, self.log
-                    assert time.perf_counter() - begin < 20, self.log
+                    assert time.perf_counter() - begin < LIMIT_S, self.log
 
     def end(self, how: signal.Signals) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(10)
+        return self.process.wait(LIMIT_S)
 
     def remove(self) -> None:
         """Ends it and takes down what it made."""
@@ -91,11 +90,11 @@ class AgentProcess:
     def ask(self, method: str, request: msgspec.Struct, kind: type[_Answer]) -> _Answer:
         """One unary call. Raises grpc.RpcError."""
         with self.channel() as channel:
-            return decode(channel.unary_unary(f"/netstitch.Host/{method}")(encode(request), timeout=10), kind)  # type: ignore[arg-type,type-var]
+            return decode(channel.unary_unary(f"/netstitch.Host/{method}")(encode(request), timeout=LIMIT_S), kind)  # type: ignore[arg-type,type-var]
 
     def stream(self, method: str, request: msgspec.Struct, kind: type[_Answer]) -> Iterator[_Answer]:
         with self.channel() as channel:
-            for message in channel.unary_stream(f"/netstitch.Host/{method}")(encode(request), timeout=20):  # type: ignore[arg-type]
+            for message in channel.unary_stream(f"/netstitch.Host/{method}")(encode(request), timeout=LIMIT_S):  # type: ignore[arg-type]
                 yield decode(message, kind)  # type: ignore[type-var]
 
     def describe(self) -> NodeDescription:

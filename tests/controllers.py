@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from agents import AgentProcess
 from finsy.proto import p4r, p4r_grpc
 from pipeline_tables import LAYOUT
+from waiting import LIMIT_S
 
 from dataplane.codec import compose
 from dataplane.entry import FieldMatch, TableEntry
@@ -48,14 +49,14 @@ class Controller:
         self._stream = self._stub.StreamChannel(iter(self._requests.get, None))
         assert self.receive().arbitration.status.code == 0
         get = p4r.GetForwardingPipelineConfigRequest(device_id=_DEVICE)
-        if not self._stub.GetForwardingPipelineConfig(get, timeout=5).HasField("config"):
+        if not self._stub.GetForwardingPipelineConfig(get, timeout=LIMIT_S).HasField("config"):
             request = p4r.SetForwardingPipelineConfigRequest(
                 device_id=_DEVICE,
                 election_id=self._election,
                 action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
             )
             request.config.p4info.CopyFrom(LAYOUT.p4info.message)
-            self._stub.SetForwardingPipelineConfig(request, timeout=5)
+            self._stub.SetForwardingPipelineConfig(request, timeout=LIMIT_S)
 
     def insert(self, *entries: TableEntry) -> None:
         self._write(p4r.Update.INSERT, entries)
@@ -68,12 +69,12 @@ class Controller:
         for one in entries:
             update = request.updates.add(type=kind)
             compose(LAYOUT, one, update.entity.table_entry)
-        self._stub.Write(request, timeout=10)
+        self._stub.Write(request, timeout=LIMIT_S)
 
     def entries(self) -> Iterator[p4r.TableEntry]:
         request = p4r.ReadRequest(device_id=_DEVICE)
         request.entities.add().table_entry.table_id = 0
-        for response in self._stub.Read(request, timeout=10):
+        for response in self._stub.Read(request, timeout=LIMIT_S):
             yield from (entity.table_entry for entity in response.entities)
 
     def counter(self, name: str) -> dict[int, tuple[int, int]]:
@@ -81,7 +82,7 @@ class Controller:
         request = p4r.ReadRequest(device_id=_DEVICE)
         counter = next(counter for counter in LAYOUT.p4info.counters if counter.name == name)
         request.entities.add().counter_entry.counter_id = counter.id
-        cells = [e.counter_entry for response in self._stub.Read(request, timeout=10) for e in response.entities]
+        cells = [e.counter_entry for response in self._stub.Read(request, timeout=LIMIT_S) for e in response.entities]
         return {c.index.index: (c.data.packet_count, c.data.byte_count) for c in cells if c.data.packet_count}
 
     def receive(self) -> p4r.StreamMessageResponse:

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from typing import Any
 import httpx
 import msgspec
 from node_fake import FakeNode
+from waiting import LIMIT_S, until
 
 from controller.eastwest.identity import keygen
 from topologies import domain_files, topology_file
 
 INTENT = Path(__file__).parent.parent / "topologies" / "intents" / "order-processing.yaml"
-START_S_MAX = 60.0
 Manifest = dict[str, Any]
 
 
@@ -54,7 +53,7 @@ class Controller:
     process: asyncio.subprocess.Process | None = None
     directory: Path | None = None
     """Of another release, whose `stitchd` is run; None: this one's."""
-    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30, trust_env=False))
+    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=LIMIT_S, trust_env=False))
 
     async def spawn(self) -> None:
         with self.log.open("ab") as log:
@@ -67,7 +66,7 @@ class Controller:
         began = time.monotonic()
         await self.spawn()
         assert self.process is not None
-        while time.monotonic() < began + START_S_MAX:
+        while time.monotonic() < began + LIMIT_S:
             with contextlib.suppress(httpx.TransportError):
                 if (await self.client.get(f"http://{self.listen}/healthz")).status_code == 200:
                     return time.monotonic() - began
@@ -79,10 +78,11 @@ class Controller:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        status = await self.process.wait()
+        async with asyncio.timeout(LIMIT_S):
+            status = await self.process.wait()
         self.process = None
         await self.client.aclose()
-        self.client = httpx.AsyncClient(timeout=30, trust_env=False)
+        self.client = httpx.AsyncClient(timeout=LIMIT_S, trust_env=False)
         return status
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -170,32 +170,25 @@ class Federation:
         return {name: len(node.host.state.tunnels) for name, node in self.nodes.items()}
 
     async def settled(self) -> None:
-        """Until no node has been written for a while."""
-        quiet_since, seen = time.monotonic(), -1
-        while time.monotonic() < quiet_since + 0.7:
-            writes = sum(node.writes for node in self.nodes.values())
-            if writes != seen or not all(node.entries("attachment") for node in self.nodes.values()):
-                quiet_since, seen = time.monotonic(), writes
-            await asyncio.sleep(0.02)
+        """Until each node has, by its controller's word, all that it shall have."""
+
+        async def ready() -> bool:
+            writes = self.writes()
+            for controller in self.controllers.values():
+                if any(node["status"]["phase"] != "Ready" for node in (await controller.get("nodes")).values()):
+                    return False
+            return writes == self.writes() and all(node.entries("attachment") for node in self.nodes.values())
+
+        await until(ready, "all nodes are ready")
+
+    def writes(self) -> int:
+        return sum(node.writes for node in self.nodes.values())
 
     @staticmethod
     def _peer(name: str, directory: Path, endpoint: str) -> domain_files.Peer:
         identity = keygen(name, directory / "keys")
         public = domain_files.Identity(domain=name, key=identity.public_key, certificate=identity.root_certificate)
         return domain_files.Peer(identity=public, endpoint=endpoint)
-
-
-async def until(condition: Callable[[], Any], deadline_s: float, what: str) -> Any:
-    """The first true value of `condition` (which may be a coroutine function)."""
-    ends = time.monotonic() + deadline_s
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < ends, f"not within {deadline_s} s: {what}"
-        await asyncio.sleep(0.05)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from finsy.proto import p4r, p4r_grpc, rpc_status
 from map_fake import FakeMap
 from pipeline_tables import LAYOUT, fake_maps
+from waiting import LIMIT_S
 
 from dataplane.counters import Totals
 from dataplane.errors import RequestInvalid
@@ -90,7 +91,7 @@ class Client:
         await self.stream.write(p4r.StreamMessageRequest(arbitration=update))
 
     async def receive(self) -> p4r.StreamMessageResponse:
-        return await asyncio.wait_for(self.stream.read(), 5)
+        return await asyncio.wait_for(self.stream.read(), LIMIT_S)
 
     async def told(self) -> tuple[int, int | None]:
         """Status code and election id of the next notification."""
@@ -103,7 +104,7 @@ class Client:
         assert (await self.told())[0] == 0
 
     async def configure(self, action: int = Config.VERIFY_AND_COMMIT) -> None:
-        await self.stub.SetForwardingPipelineConfig(self.config_request(action), timeout=5)
+        await self.stub.SetForwardingPipelineConfig(self.config_request(action), timeout=LIMIT_S)
 
     def config_request(self, action: int) -> Config:
         request = Config(device_id=DEVICE, role=self.role, action=action)
@@ -119,11 +120,11 @@ class Client:
         return request
 
     async def write(self, *updates: p4r.Update) -> None:
-        await self.stub.Write(self.write_request(*updates), timeout=20)
+        await self.stub.Write(self.write_request(*updates), timeout=LIMIT_S)
 
     async def read(self, *entities: p4r.Entity) -> list[p4r.Entity]:
         request = p4r.ReadRequest(device_id=DEVICE, entities=entities)
-        return [entity async for response in self.stub.Read(request, timeout=20) for entity in response.entities]
+        return [entity async for response in self.stub.Read(request, timeout=LIMIT_S) for entity in response.entities]
 
     async def read_tables(self, table_id: int = 0) -> list[p4r.TableEntry]:
         found = await self.read(p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id)))

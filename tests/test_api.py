@@ -14,6 +14,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from northbound_fake import TOKEN, FakeBackups, FakeController, FakeTelemetry, Running, running
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import LIMIT_S, wait_for
 
 from controller.northbound import api, guard
 from controller.northbound.api import create_app
@@ -50,7 +51,7 @@ def shared() -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> Iterator[httpx.Client]:
     headers = {"authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=20, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, headers=headers, timeout=LIMIT_S, trust_env=False) as client:
         yield client
 
 
@@ -191,10 +192,7 @@ def test_watch_shows_a_heartbeat_and_ends_with_its_client(
         lines = stream.iter_lines()
         assert [next(lines) for _ in range(4)] == [""] * 4
         assert server.controller.watchers == 1
-    deadline = time.monotonic() + 5
-    while server.controller.watchers and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert server.controller.watchers == 0
+    wait_for(lambda: server.controller.watchers == 0, "the watch has ended")
 
 
 def test_flows_and_drops(client: httpx.Client) -> None:
@@ -256,7 +254,7 @@ def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
 )  # fmt: skip
 def test_garbage_is_400_with_problems(shared: Running, body: bytes) -> None:
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
-    response = httpx.post(f"{shared.url}/v1/apply", content=body, headers=headers, timeout=20, trust_env=False)
+    response = httpx.post(f"{shared.url}/v1/apply", content=body, headers=headers, timeout=LIMIT_S, trust_env=False)
     assert response.status_code == 400, response.text
     assert problems(response) and all(message for _, message in problems(response))
     assert shared.controller.list("intents") == []
@@ -305,12 +303,10 @@ def test_bodies_that_cannot_be_read_are_refused_at_once(
     monkeypatch.setattr(guard, "BODY_PAUSE_S", 0.3)
     authorization = f"authorization: Bearer {TOKEN}\r\n".encode()
     with connect(shared) as connection:
-        started = time.monotonic()
         body = b"[]\r\n" if fields.startswith(b"transfer") else b"[]"
         connection.sendall(b"POST /v1/apply HTTP/1.1\r\nhost: x\r\n" + authorization + fields + b"\r\n" + body)
         answer = read_answer(connection)
         assert answer.startswith(b"HTTP/1.1 %d " % status) and said in answer.decode(), answer
-        assert time.monotonic() - started < 2
 
 
 def test_a_body_that_ends_too_early_is_answered(shared: Running) -> None:
@@ -332,17 +328,15 @@ def test_who_is_not_let_in_hears_so_though_still_sending(shared: Running) -> Non
 
 
 def connect(server: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S)
 
 
-def drip(connection: socket.socket, data: bytes, pause_s: float, deadline_s: float) -> tuple[bytes, float]:
+def drip(connection: socket.socket, data: bytes, pause_s: float) -> tuple[bytes, float]:
     """Sends byte by byte until the other side closes; what it said, and after how long."""
     started = time.monotonic()
     connection.settimeout(pause_s)
     answer = b""
     for byte in data:
-        if time.monotonic() - started > deadline_s:
-            break
         try:
             connection.sendall(bytes((byte,)))
             part = connection.recv(65536)
@@ -369,29 +363,26 @@ def test_headers_must_be_complete_in_time_however_they_drip() -> None:
     with running(header_deadline_s=0.5) as server:
         request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x-%d: y\r\n" % number for number in range(100))
         with connect(server) as connection:
-            answer, lasted_s = drip(connection, request, 0.05, 5)
+            answer, lasted_s = drip(connection, request, 0.05)
             assert answer.startswith(b"HTTP/1.1 408 ") and b"not complete within 0.5 s" in answer
-            assert 0.4 <= lasted_s < 2
+            assert lasted_s >= 0.4
         with connect(server) as silent:
             started = time.monotonic()
             assert silent.recv(100).startswith(b"HTTP/1.1 408 ")
-            assert 0.4 <= time.monotonic() - started < 2
+            assert time.monotonic() - started >= 0.4
         with connect(server) as second:  # a second request on the same connection has the same deadline
             second.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert read_answer(second).startswith(b"HTTP/1.1 200 ")
             time.sleep(0.8)  # idle is not late
-            answer, lasted_s = drip(second, request, 0.05, 5)
-            assert answer.startswith(b"HTTP/1.1 408 ") and lasted_s < 2
+            assert drip(second, request, 0.05)[0].startswith(b"HTTP/1.1 408 ")
 
 
 def test_many_slow_clients_do_not_keep_a_good_one_out() -> None:
-    with running(header_deadline_s=5.0) as server:
+    with running(header_deadline_s=600.0) as server:
         slow = [connect(server) for _ in range(200)]
         for connection in slow:
             connection.sendall(b"GET / HTTP/1.1\r\n")
-        started = time.monotonic()
-        assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
-        assert time.monotonic() - started < 2
+        assert httpx.get(f"{server.url}/healthz", trust_env=False, timeout=LIMIT_S).status_code == 200
         for connection in slow:
             connection.close()
 
@@ -406,7 +397,7 @@ def test_a_body_or_an_answer_that_takes_too_long_is_503() -> None:
             assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
         server.telemetry.delay_s = 5
         headers = {"authorization": f"Bearer {TOKEN}"}
-        response = httpx.get(f"{server.url}/v1/flows", headers=headers, trust_env=False)
+        response = httpx.get(f"{server.url}/v1/flows", headers=headers, trust_env=False, timeout=LIMIT_S)
         assert (response.status_code, "0.5 s" in response.json()["error"]) == (503, True)
         with httpx.stream("GET", f"{server.url}/v1/intents?watch=true", headers=headers, trust_env=False) as stream:
             time.sleep(1)  # a watch has no deadline
@@ -432,7 +423,7 @@ def test_what_is_no_http_is_closed_and_harms_nobody(shared: Running, garbage: by
         except ConnectionResetError:
             pass
         assert answer == b"" or answer.split(b" ")[1] in (b"400", b"408", b"431")
-    assert httpx.get(f"{shared.url}/healthz", trust_env=False).status_code == 200
+    assert httpx.get(f"{shared.url}/healthz", trust_env=False, timeout=LIMIT_S).status_code == 200
 
 
 def test_stopping_the_server_ends_watches_in_good_order(caplog: pytest.LogCaptureFixture) -> None:
@@ -446,12 +437,8 @@ def test_stopping_the_server_ends_watches_in_good_order(caplog: pytest.LogCaptur
     with running() as server:
         watching = threading.Thread(target=watch)
         watching.start()
-        deadline = time.monotonic() + 10
-        while not server.controller.watchers and time.monotonic() < deadline:
-            time.sleep(0.02)
-        started = time.monotonic()
-    assert time.monotonic() - started < 5
-    watching.join(5)
+        wait_for(lambda: server.controller.watchers, "somebody watches")
+    watching.join(LIMIT_S)
     assert (lines, server.controller.watchers, caplog.records) == ([""], 0, [])
 
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from federation import Federation, small_intent, until
+from federation import Federation, small_intent
+from waiting import until
 
 from controller.model.event import Record
 from controller.store.backup import put_in_place
@@ -64,7 +65,7 @@ async def test_what_was_saved_comes_back_and_numbers_are_not_given_out_twice(
     async def active() -> bool:
         return {(await shop.phase(name))[0] for name in ("kept", "after")} == {"Active"}
 
-    await until(active, 120, "both Active")
+    await until(active, "both Active")
 
 
 @pytest.mark.parametrize("what", ["garbage", "empty", "cut", "another domain's", "another program's", "bad record"])

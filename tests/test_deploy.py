@@ -54,7 +54,7 @@ class Deployment:
 
     def pings(self, count: int) -> int:
         """How many of them are answered."""
-        command = self.hosts["east"].command("ping", "-n", "-i", "0.05", "-W", "2", "-c", str(count), "10.2.0.10")
+        command = self.hosts["east"].command("ping", "-n", "-i", "0.05", "-W", "10", "-c", str(count), "10.2.0.10")
         found = re.search(r"(\d+) received", subprocess.run(command, capture_output=True, text=True).stdout)
         return int(found.group(1)) if found else 0
 
@@ -117,7 +117,7 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
     host = deployment.hosts
     listener = subprocess.Popen(host["west"].command("nc", "-l", "-p", "5432"), stdout=subprocess.PIPE)
     wanted = bytes(range(256)) * 4000
-    sent = subprocess.run(host["east"].command("nc", "-N", "-w", "30", "10.2.0.10", "5432"), input=wanted)
+    sent = subprocess.run(host["east"].command("nc", "-N", "-w", "100", "10.2.0.10", "5432"), input=wanted)
     assert sent.returncode == 0
     assert listener.communicate()[0] == wanted
     denied = subprocess.run(host["east"].command("nc", "-z", "-w", "1", "10.2.0.10", "22"))

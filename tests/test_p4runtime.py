@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from p4runtime_node import DEVICE, LAYOUT, Client, Config, client, errors_of, node, primary
 from pipeline_tables import entries
+from waiting import LIMIT_S
 
 from dataplane import codec
 from dataplane.entry import FieldMatch, TableEntry
@@ -401,7 +402,7 @@ async def test_the_higher_election_id_takes_over_and_all_are_told(tmp_path: Path
 
 
 async def ends_with(controller: Client) -> grpc.StatusCode:
-    return await asyncio.wait_for(controller.stream.code(), 5)
+    return await asyncio.wait_for(controller.stream.code(), LIMIT_S)
 
 
 async def test_an_election_id_in_use_ends_the_stream(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from federation import Federation, intent, small_intent, until
+from federation import Federation, intent, small_intent
 from northbound_fake import TOKEN, FakeBackups, FakeTelemetry
 from shell_parts import NOW_S, FakeNeighbours, FakeTargets, MemoryJournal, hosts, ignore, quiet
+from waiting import LIMIT_S, until
 
 from controller import reconcile, view
 from controller.eastwest.identity import load
@@ -361,9 +362,9 @@ async def test_a_watch_shows_changes_and_ends_of_the_tenant_s_own(tmp_path: Path
 
         following = asyncio.create_task(follow())
         assert (await asked.ask("admin", "DELETE", "/v1/intents/zebra")).status_code == 200
-        await until(lambda: seen, 60, "the present one")
+        await until(lambda: seen, "the present one")
         assert (await asked.ask("admin", "DELETE", "/v1/intents/order-processing")).status_code == 200
-        await asyncio.wait_for(following, 60)
+        await asyncio.wait_for(following, LIMIT_S)
         assert {name for name, _ in seen} == {"order-processing"}
 
 

@@ -26,6 +26,7 @@ import pytest
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
 from namespaces import Namespace
+from waiting import LIMIT_S, wait_for
 
 from dataplane.entry import TableEntry
 from dataplane.host_api import Gateway, HostState, PortStatus
@@ -157,7 +158,7 @@ def test_a_virtual_machine_that_leaves_checksums_to_the_card_is_heard(node: Plai
     host = node.hosts[1]
     with host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind((ipv4(1), 7001))
-        receiver.settimeout(10)
+        receiver.settimeout(LIMIT_S)
         gateway = bytes.fromhex(node.port(4).mac.replace(":", ""))
         os.write(node.vm, udp_frame(gateway, ipv4(4), ipv4(1), b"from a virtual machine"))
         assert receiver.recv(100) == b"from a virtual machine"
@@ -248,7 +249,7 @@ def test_the_next_agent_takes_detours_over_and_teardown_leaves_nothing(node: Pla
 
 
 def reaches(host: Namespace, address: str) -> None:
-    wait_for(lambda: "1 received" in host.run("sh", "-c", f"ping -c1 -W0.3 {address} || true"))
+    wait_for(lambda: "1 received" in host.run("sh", "-c", f"ping -c1 -W1 {address} || true"))
 
 
 def stream(near: Namespace, far: Namespace, address: str) -> bytes:
@@ -257,13 +258,13 @@ def stream(near: Namespace, far: Namespace, address: str) -> bytes:
     with far.entered():
         server = socket.create_server((address, 7000), family=family)
     with near.entered():
-        client = socket.create_connection((address, 7000), timeout=30)
+        client = socket.create_connection((address, 7000), timeout=LIMIT_S)
     received = bytearray()
     with server, client, ThreadPoolExecutor(1) as sender:
-        server.settimeout(30)
+        server.settimeout(LIMIT_S)
         connection, _ = server.accept()
         with connection:
-            connection.settimeout(30)
+            connection.settimeout(LIMIT_S)
             done = sender.submit(lambda: (client.sendall(STREAM), client.shutdown(socket.SHUT_WR)))
             while part := connection.recv(1 << 16):
                 received += part
@@ -280,7 +281,7 @@ def burst(near: Namespace, far: Namespace, address: str) -> list[bytes]:
         sender = socket.socket(family, socket.SOCK_DGRAM)
     with receiver, sender:
         receiver.bind((address, 7003))
-        receiver.settimeout(10)
+        receiver.settimeout(LIMIT_S)
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         received = []
         for first in range(0, DATAGRAMS, 10):
@@ -305,7 +306,7 @@ def udp_frame(gateway: bytes, source: str, destination: str, payload: bytes) -> 
 
 def answer_arp_until(vm: int, wanted: bytes, send: Callable[[], object]) -> None:
     """Answers as the virtual machine until a frame has `wanted`: what is sent before is lost to the question."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         if not select.select([vm], [], [], 0.2)[0]:
             send()
@@ -317,10 +318,3 @@ def answer_arp_until(vm: int, wanted: bytes, send: Callable[[], object]) -> None
             ends = VM_MAC + frame[38:42] + frame[22:32]
             os.write(vm, bytes(10) + frame[6:12] + VM_MAC + frame[12:20] + b"\x00\x02" + ends)
     raise AssertionError("nothing arrived at the virtual machine")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import Federation, intent, small_intent, until
+from federation import Federation, intent, small_intent
+from waiting import until
 
 from controller import plugin_limits, plugins
 from controller.model.plugin import Plugin
@@ -233,7 +234,7 @@ async def test_offer_that_a_strategy_refuses_is_refused_with_its_reason(
             async def decided() -> bool:
                 return [(await shop.phase(name))[0] for name in ("ping", "https")] == ["Active", "Refused"]
 
-            await until(decided, 20, "one accepted, one refused")
+            await until(decided, "one accepted, one refused")
             assert "no https on Sundays (plugin sundays)" in (await shop.phase("https"))[1]
         finally:
             await federation.stop()

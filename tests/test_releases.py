@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from federation import Controller, Federation, intent, small_intent, until
+from federation import Controller, Federation, intent, small_intent
 from msgspec.structs import replace
+from waiting import until
 
 from controller.eastwest.peer import decode
 from controller.model.agreement import PROTOCOL, Acceptance, Refusal, Unreadable, opened
@@ -176,10 +177,10 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
         await controller.start()
     assert (await shop.apply(intent())).status_code == 200
     theirs = "protocol version 1 between domains is not spoken here, but 2: upgrade the controller that speaks 1"
-    await until(lambda: said(shop, "order-processing", "Refused", theirs), 60, "shop says why")
+    await until(lambda: said(shop, "order-processing", "Refused", theirs), "shop says why")
     assert "protocol version 1" in (await transit.get("domains"))["insight"]["status"]["reason"]
     assert (await shop.apply(intent("web", **small_intent("web")["spec"]))).status_code == 200
-    await until(lambda: said(shop, "web", "Refused", theirs), 60, "shop says why of what it wants later")
+    await until(lambda: said(shop, "web", "Refused", theirs), "shop says why of what it wants later")
     await insight.kill()
     insight.directory = None
     await insight.start()
@@ -187,4 +188,4 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
     async def active() -> bool:
         return (await shop.phase("order-processing"))[0] == "Active"
 
-    await until(active, 90, "Active once it is upgraded")
+    await until(active, "Active once it is upgraded")

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from federation import Federation, intent
 from shell_parts import NOW_S, FakeNeighbours, FakeTargets, Outcome, hosts, ignore, quiet
+from waiting import LIMIT_S
 
 from controller import reconcile
 from controller.eastwest.identity import load
@@ -140,7 +141,7 @@ async def test_a_store_that_fails_ends_the_shell_and_says_so_to_who_waits(domain
     with pytest.raises(ExceptionGroup) as caught:
         async with domain.running():
             applying = asyncio.ensure_future(domain.apply_inventory())
-            await asyncio.sleep(5)
+            await asyncio.sleep(LIMIT_S)
     assert caught.group_contains(StoreUnusable, match="disk full")
     with pytest.raises(Unavailable, match="disk full"):
         await applying
@@ -181,7 +182,7 @@ async def test_a_watch_shows_what_is_there_then_changes_then_that_it_is_gone(dom
         await domain.apply_inventory()
         await domain.shell.apply([intent()], dry_run=False)
         seen: list[Resource] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             async for resource in domain.shell.watch("intents"):
                 seen.append(resource)
                 if len(seen) == 1:
@@ -212,7 +213,7 @@ async def test_neighbours_hear_of_domains_when_they_are_stored(domain: Domain) -
 def cut_run(directory: Path, cut: int) -> tuple[int, Outcome | None]:
     out = directory / f"outcome-{cut}"
     command = (sys.executable, str(PARTS), str(directory), str(cut), str(out))
-    status = subprocess.run(command, timeout=60).returncode
+    status = subprocess.run(command, timeout=LIMIT_S).returncode
     return status, msgspec.json.decode(out.read_bytes(), type=Outcome) if out.exists() else None
 
 

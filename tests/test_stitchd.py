@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from federation import INTENT, Controller, Federation, intent, small_intent, until
+from federation import INTENT, Controller, Federation, intent, small_intent
 from ruamel.yaml import YAML
+from waiting import LIMIT_S, until
 
 from controller.eastwest.client import PeerChannel
 from controller.eastwest.identity import keygen, load
@@ -65,10 +66,9 @@ async def test_an_intent_becomes_active_across_three_domains_and_leaves_nothing(
     response = await shop.apply(manifest)
     assert response.status_code == 200, response.text
     answered_s = time.monotonic() - began
-    await until(lambda: active(shop), 10, "Active")
+    await until(lambda: active(shop), "Active")
     active_s = time.monotonic() - began
     print(f"answered {answered_s:.3f} s, active {active_s:.3f} s")
-    assert active_s < 3
     assert {name: count for name, count in federation.tunnels().items() if count} == {
         "sg1": 1,
         "t1": 1,
@@ -82,7 +82,7 @@ async def test_an_intent_becomes_active_across_three_domains_and_leaves_nothing(
     began = time.monotonic()
     response = await shop.request("DELETE", "intents/order-processing")
     assert response.status_code == 200, response.text
-    await until(lambda: federation.entries() == before and not any(federation.tunnels().values()), 10, "nothing left")
+    await until(lambda: federation.entries() == before and not any(federation.tunnels().values()), "nothing left")
     print(f"withdrawn {time.monotonic() - began:.3f} s")
     for controller in (shop, transit, insight):
         assert await controller.get("agreements") == {}
@@ -91,28 +91,32 @@ async def test_an_intent_becomes_active_across_three_domains_and_leaves_nothing(
 async def test_a_controller_that_is_killed_comes_back_and_writes_nothing(federation: Federation) -> None:
     shop = federation.controllers["shop"]
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 10, "Active")
+    await until(lambda: active(shop), "Active")
     await federation.settled()
     present = federation.entries()
     for node in federation.nodes.values():
         node.writes = 0
-    for controller in federation.controllers.values():
+    for domain, controller in federation.controllers.items():
+        nodes = {name for name, of in federation.domain_of.items() if of == domain}
+        before = len(controller.logged("node_synced"))
         await controller.kill()
         assert federation.entries() == present
         took_s = await controller.start()
-        assert took_s < 6
         assert controller.resident_mb < 300
         print(f"{controller.domain}: serving after {took_s:.2f} s with {controller.resident_mb:.0f} MB")
-    await until(lambda: active(shop), 10, "Active again")
-    await asyncio.sleep(1.5)
+        await until(
+            lambda: {line["node"] for line in controller.logged("node_synced")[before:]} == nodes,  # noqa: B023
+            f"{domain} has compared all its nodes",
+        )
+    await until(lambda: active(shop), "Active again")
     assert federation.entries() == present
-    assert sum(node.writes for node in federation.nodes.values()) == 0
+    assert federation.writes() == 0
 
 
 async def test_tampering_is_repaired_and_named(federation: Federation) -> None:
     shop = federation.controllers["shop"]
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 10, "Active")
+    await until(lambda: active(shop), "Active")
     await federation.settled()
     present = federation.entries()
     chance = random.Random(5)
@@ -123,7 +127,7 @@ async def test_tampering_is_repaired_and_named(federation: Federation) -> None:
             del node.maps[table].data[key]
     began = time.monotonic()
     assert federation.entries() != present
-    await until(lambda: federation.entries() == present, 10, "repaired")
+    await until(lambda: federation.entries() == present, "repaired")
     print(f"repaired after {time.monotonic() - began:.2f} s")
     logged = [line for each in federation.controllers.values() for line in each.logged("deviation_repaired")]
     assert {line["what"] for line in logged} >= {"missing"}
@@ -140,11 +144,10 @@ async def test_an_unreachable_node_holds_up_nothing_else_and_converges_when_it_i
     async def installing() -> bool:
         return (await shop.phase("order-processing"))[0] in ("Installing", "Negotiating")
 
-    await until(installing, 5, "waiting")
-    await asyncio.sleep(1.0)
+    await until(lambda: federation.tunnels()["ig1"], "the other node there has its part")
     assert await installing()
     await federation.nodes["ie1"].start()
-    await until(lambda: active(shop), 15, "Active")
+    await until(lambda: active(shop), "Active")
 
 
 async def test_without_the_token_there_is_no_access_and_no_secret_is_logged(federation: Federation) -> None:
@@ -152,7 +155,7 @@ async def test_without_the_token_there_is_no_access_and_no_secret_is_logged(fede
     assert stat.S_IMODE(shop.token_file.stat().st_mode) == 0o600
     assert (await shop.client.get(f"http://{shop.listen}/v1/intents")).status_code == 401
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 10, "Active")
+    await until(lambda: active(shop), "Active")
     token = shop.token_file.read_text().strip()
     assert len(token) >= 32
     assert token not in shop.log.read_text()
@@ -174,7 +177,7 @@ async def test_two_controllers_do_not_share_a_store(federation: Federation) -> N
     shop = federation.controllers["shop"]
     command = (sys.executable, "-m", "controller", "--config", str(shop.config))
     second = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
-    _, errors = await asyncio.wait_for(second.communicate(), 15)
+    _, errors = await asyncio.wait_for(second.communicate(), LIMIT_S)
     assert second.returncode == 1
     assert "store" in errors.decode()
 
@@ -182,13 +185,10 @@ async def test_two_controllers_do_not_share_a_store(federation: Federation) -> N
 async def test_sigterm_leaves_the_nodes_as_they_are(federation: Federation) -> None:
     shop = federation.controllers["shop"]
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 10, "Active")
+    await until(lambda: active(shop), "Active")
     await federation.settled()
     present = federation.entries()
-    began = time.monotonic()
     assert await shop.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 5
-    await asyncio.sleep(0.3)
     assert federation.entries() == present
 
 
@@ -301,7 +301,7 @@ async def test_a_seed_that_is_refused_leaves_a_new_store(directory: Path) -> Non
     try:
         await shop.spawn()
         assert shop.process is not None
-        assert await asyncio.wait_for(shop.process.wait(), 30) == 2
+        assert await asyncio.wait_for(shop.process.wait(), LIMIT_S) == 2
         assert f"{file}:" in shop.log.read_text() and "unknown node nobody" in shop.log.read_text()
         file.write_text(right)
         await shop.start()
@@ -341,7 +341,7 @@ async def test_the_policy_is_read_again_on_demand_and_what_it_forbids_ends(feder
     file = transit.config.with_name("policy.yaml")
     allowed = file.read_text()
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 60, "Active")
+    await until(lambda: active(shop), "Active")
     (shown,) = (await transit.get("policies")).values()
     assert shown["status"]["loaded"] == {"by": "start", "file": str(file), "at_s": shown["status"]["loaded"]["at_s"]}
 
@@ -351,7 +351,7 @@ async def test_the_policy_is_read_again_on_demand_and_what_it_forbids_ends(feder
     assert response.json()["error"].startswith(f"{file}:2:44: "), response.text
     assert transit.process is not None
     transit.process.send_signal(signal.SIGHUP)
-    lines = await until(lambda: transit.logged("policy_not_loaded")[1:], 10, "SIGHUP is answered in the log")
+    lines = await until(lambda: transit.logged("policy_not_loaded")[1:], "SIGHUP is answered in the log")
     assert lines[0]["by"] == "SIGHUP" and f"{file}:2:44: " in lines[0]["reason"]
     assert (await transit.get("policies"))["transit"]["status"] == shown["status"]
     assert await active(shop) and await transit.get("agreements")
@@ -364,18 +364,18 @@ async def test_the_policy_is_read_again_on_demand_and_what_it_forbids_ends(feder
     ]
     assert await active(shop) and await transit.get("agreements")
     transit.process.send_signal(signal.SIGHUP)
-    await until(lambda: not any(federation.tunnels().values()), 60, "nothing is carried")
+    await until(lambda: not any(federation.tunnels().values()), "nothing is carried")
     assert (await transit.get("policies"))["transit"]["spec"]["transit"] == []
 
     file.write_text(allowed)
     assert (await transit.request("POST", "policy/reload")).status_code == 200
     assert (await shop.request("DELETE", "intents/order-processing")).status_code == 200
     assert (await shop.apply(intent())).status_code == 200  # it is not waited for the next try
-    await until(lambda: active(shop), 60, "Active again")
+    await until(lambda: active(shop), "Active again")
     await transit.kill()
     file.write_text("transit: []\n")
     await transit.start()
-    await until(lambda: not any(federation.tunnels().values()), 60, "nothing is carried after a start with less")
+    await until(lambda: not any(federation.tunnels().values()), "nothing is carried after a start with less")
 
 
 def other_key(domains: dict[str, Any]) -> str:
@@ -389,12 +389,12 @@ def reconfigure(own: Path, **fields: object) -> None:
 
 def stitch(shop: Controller, *arguments: str, token: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).parent / "stitch", "--token-file", str(token or shop.token_file), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def fingerprint(config: Path) -> str:
     command = (sys.executable, "-m", "controller", "fingerprint", "--config", str(config))
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S).stdout.strip()
 
 
 async def test_over_tls_a_tenant_s_token_is_enough_and_outlasts_a_restart(directory: Path) -> None:
@@ -407,7 +407,7 @@ async def test_over_tls_a_tenant_s_token_is_enough_and_outlasts_a_restart(direct
     secret, manifest = directory / "ops", directory / "intent.json"
     try:
         await shop.spawn()
-        await until(lambda: shop.logged("serving"), 30, "serving")
+        await until(lambda: shop.logged("serving"), "serving")
         assert shop.logged("serving")[0]["fingerprint"] == pin
         options = ("--role", "operator", "--tenant", "customer-x", "--expires", "90d", "--out", str(secret))
         assert stitch(shop, *server, "token", "create", "ops", *options).returncode == 0
@@ -420,7 +420,7 @@ async def test_over_tls_a_tenant_s_token_is_enough_and_outlasts_a_restart(direct
         assert done.returncode == 4 and "may act for customer-x, not for customer-z" in done.stderr
         await shop.kill()
         await shop.spawn()
-        await until(lambda: len(shop.logged("serving")) == 2, 30, "serving again")
+        await until(lambda: len(shop.logged("serving")) == 2, "serving again")
         done = stitch(shop, *server, "get", "intents", "-o", "json", token=secret)
         assert [one["metadata"]["name"] for one in json.loads(done.stdout)] == ["order-processing"], done.stderr
         assert stitch(shop, *server, "token", "revoke", "ops").stdout == "tokens/ops revoked\n"
@@ -437,7 +437,7 @@ async def test_a_unix_socket_is_served_too_and_again_after_a_kill(directory: Pat
     try:
         for starts in (1, 2):
             await shop.spawn()
-            await until(lambda starts=starts: len(shop.logged("serving")) == starts, 30, "serving")  # type: ignore[misc]
+            await until(lambda starts=starts: len(shop.logged("serving")) == starts, "serving")  # type: ignore[misc]
             done = stitch(shop, "--server", f"unix:{directory}/api.sock", "get", "networks", "-o", "json")
             assert "shop/customer-x" in done.stdout, done.stderr
             await shop.kill()
@@ -477,7 +477,7 @@ def test_what_is_wrong_is_said_and_where(directory: Path, spoil, expected: str) 
     federation = Federation(directory)
     spoil(directory / "shop")
     command = (sys.executable, "-m", "controller", "--config", str(federation.controllers["shop"].config))
-    done = subprocess.run(command, capture_output=True, timeout=15)
+    done = subprocess.run(command, capture_output=True, timeout=LIMIT_S)
     assert done.returncode == 2
     assert expected in done.stderr.decode()
 
@@ -486,7 +486,7 @@ async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, dir
     """With transit's own keys, over its own connection: only what shop has asked for counts, and only once."""
     shop, transit, insight = (federation.controllers[name] for name in ("shop", "transit", "insight"))
     assert (await shop.apply(intent())).status_code == 200
-    await until(lambda: active(shop), 60, "Active")
+    await until(lambda: active(shop), "Active")
     await federation.settled()
     present = federation.entries()
     shown = await transit.get("agreements")
@@ -519,7 +519,6 @@ async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, dir
         await channel.deliver(sealed(msgspec.structs.replace(terms, id=id, **changes), identity))
         await until(
             lambda: any(one["agreement"] == id and reason in one["reason"] for one in insight.logged("offer_refused")),
-            30,
             reason,
         )
 
@@ -529,7 +528,7 @@ async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, dir
         assert federation.entries() == present
         assert len(await insight.get("agreements")) == 1
         assert (await shop.request("DELETE", "intents/order-processing")).status_code == 200
-        await until(lambda: not any(federation.tunnels().values()), 60, "nothing left")
+        await until(lambda: not any(federation.tunnels().values()), "nothing left")
         await refused(len(lies), {}, "withdrawn")
         assert await insight.get("agreements") == {}
     finally:

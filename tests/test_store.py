@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT_S
 
 from controller.model.event import Record
 from controller.store import Change, Conflict, RevisionGone, Store, StoreUnusable, sqlite
@@ -28,7 +29,7 @@ async def contents(store: Store) -> dict[tuple[str, str], bytes | None]:
 
 async def take(store: Store, after: int, count: int) -> list[Change]:
     changes = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         async for change in store.watch(after):
             changes.append(change)
             if len(changes) == count:
@@ -122,7 +123,7 @@ async def test_watch_tells_removals_and_ends_when_the_store_closes(tmp_path: Pat
     await take(store, 0, 2)
     await asyncio.sleep(0.05)
     await store.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert [(change.record.content, change.version) for change in await watcher] == [(b"{}", 1), (None, 0)]
     with pytest.raises(StoreUnusable, match="closed"):
         await store.commit([record("b")])
@@ -238,7 +239,7 @@ async def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_tears_nothing
         output = tmp_path / "output"
         with output.open("wb") as stdout:
             writer = await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, str(path), stdout=stdout)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + LIMIT_S
             while not output.read_bytes():
                 assert writer.returncode is None and time.monotonic() < deadline, "the writer does not start"
                 await asyncio.sleep(0.005)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import LIMIT_S
 
 from dataplane.errors import NodeRefused
 from dataplane.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
@@ -139,7 +140,7 @@ async def test_a_watcher_that_stalls_loses_batches_but_no_counts() -> None:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     may_send.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await caught_up.wait()
     watching.cancel()
     totals = [total for batch in batches for total in seen(batch)[1].values()]
@@ -155,5 +156,5 @@ async def test_what_cannot_be_read_ends_the_stream_with_the_reason() -> None:
     traffic.readable = False
     watching = await watch(traffic, TelemetryQuery(interval_s=0.01), lambda batch: None)
     with pytest.raises(NodeRefused, match="the maps went away"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_S):
             await watching

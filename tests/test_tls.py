@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trustme
 from northbound_fake import TOKEN, Running, running
+from waiting import LIMIT_S
 
 from controller.config import listen
 from controller.errors import ConfigInvalid
@@ -29,7 +30,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def api(certificate: tuple[Path, Path]) -> Iterator[Running]:
-    with running(certificate=certificate, handshake_deadline_s=2.0, header_deadline_s=2.0) as api:
+    with running(certificate=certificate) as api:
         yield api
 
 
@@ -38,7 +39,7 @@ def stitch(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (home / "token").write_text(TOKEN)
     environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
     command = [STITCH, "--token-file", str(home / "token"), *arguments, "get", "intents", "-o", "json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
 
 
 def test_a_pinned_certificate_is_enough_and_another_gets_no_token(
@@ -113,7 +114,7 @@ def test_old_tls_is_not_spoken(api: Running, version: ssl.TLSVersion, accepted: 
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
-    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) as plain:
         try:
             with context.wrap_socket(plain) as secure:
                 found = secure.version()
@@ -122,9 +123,9 @@ def test_old_tls_is_not_spoken(api: Running, version: ssl.TLSVersion, accepted: 
     assert (found is not None) == accepted
 
 
-def ends_within(connection: socket.socket, seconds: float) -> bytes:
+def until_closed(connection: socket.socket) -> bytes:
     """What the other side says until it closes."""
-    connection.settimeout(seconds)
+    connection.settimeout(LIMIT_S)
     said = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65536):
@@ -132,31 +133,35 @@ def ends_within(connection: socket.socket, seconds: float) -> bytes:
     return said
 
 
-def test_a_handshake_that_is_slow_or_none_is_ended(api: Running) -> None:
-    with socket.create_connection(("127.0.0.1", api.port)) as silent:
-        assert ends_within(silent, 20) == b""
-    with socket.create_connection(("127.0.0.1", api.port)) as slow:
-        slow.sendall(b"\x16\x03\x01\x02\x00\x01")
-        assert ends_within(slow, 20) == b""
-    with socket.create_connection(("127.0.0.1", api.port)) as plain:
-        plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert not ends_within(plain, 20).startswith(b"HTTP/1.1 200")
+def test_a_handshake_that_is_slow_or_none_is_ended(certificate: tuple[Path, Path]) -> None:
+    with running(certificate=certificate, handshake_deadline_s=1.0) as api:
+        with socket.create_connection(("127.0.0.1", api.port)) as silent:
+            assert until_closed(silent) == b""
+        with socket.create_connection(("127.0.0.1", api.port)) as slow:
+            slow.sendall(b"\x16\x03\x01\x02\x00\x01")
+            assert until_closed(slow) == b""
+        with socket.create_connection(("127.0.0.1", api.port)) as plain:
+            plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert not until_closed(plain).startswith(b"HTTP/1.1 200")
 
 
-def test_headers_have_their_deadline_inside_tls_too(api: Running) -> None:
+def test_headers_have_their_deadline_inside_tls_too(certificate: tuple[Path, Path]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", api.port))) as half:
+    with (
+        running(certificate=certificate, header_deadline_s=1.0) as api,
+        context.wrap_socket(socket.create_connection(("127.0.0.1", api.port))) as half,
+    ):
         half.sendall(b"GET /healthz HTTP/1.1\r\n")
-        assert ends_within(half, 20).startswith(b"HTTP/1.1 408 ")
+        assert until_closed(half).startswith(b"HTTP/1.1 408 ")
 
 
 def test_more_handshakes_than_are_kept_do_not_keep_a_good_one_out(certificate: tuple[Path, Path]) -> None:
     with running(certificate=certificate, handshake_deadline_s=600.0) as api:
-        many = [socket.create_connection(("127.0.0.1", api.port), timeout=20) for _ in range(HANDSHAKES_MAX + 20)]
-        answer = httpx.get(f"{api.url}/healthz", verify=False, trust_env=False, timeout=20)
+        many = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(HANDSHAKES_MAX + 20)]
+        answer = httpx.get(f"{api.url}/healthz", verify=False, trust_env=False, timeout=LIMIT_S)
         assert answer.json() == {"status": "ok"}
-        assert [ends_within(one, 20) for one in many[:20]] == [b""] * 20, "the oldest gave way"
+        assert [until_closed(one) for one in many[:20]] == [b""] * 20, "the oldest gave way"
         for one in many:
             one.close()
 
@@ -164,12 +169,12 @@ def test_more_handshakes_than_are_kept_do_not_keep_a_good_one_out(certificate: t
 def test_more_connections_than_there_is_room_for_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "CONNECTIONS_MAX", 3)
     with running() as api:
-        kept = [socket.create_connection(("127.0.0.1", api.port), timeout=20) for _ in range(3)]
+        kept = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(3)]
         for one in kept:
             one.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert one.recv(65536).startswith(b"HTTP/1.1 200 ")
-        with socket.create_connection(("127.0.0.1", api.port), timeout=20) as beyond:
-            assert ends_within(beyond, 20) == b""
+        with socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) as beyond:
+            assert until_closed(beyond) == b""
         for one in kept:
             one.close()
 

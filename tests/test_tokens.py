@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from northbound_fake import TOKEN, Running, running
+from waiting import LIMIT_S, wait_for
 
 from controller import durable_file
 from controller.errors import ConfigInvalid, Unavailable
@@ -39,7 +39,7 @@ def api(tmp_path: Path) -> Iterator[Running]:
 
 def call(api: Running, method: str, path: str, token: str = TOKEN, **options: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"}
-    return httpx.request(method, f"{api.url}{path}", headers=headers, trust_env=False, timeout=20, **options)
+    return httpx.request(method, f"{api.url}{path}", headers=headers, trust_env=False, timeout=LIMIT_S, **options)
 
 
 def create(api: Running, **asked: Any) -> str:
@@ -114,15 +114,12 @@ def test_a_watch_ends_with_its_token(api: Running, ending: str) -> None:
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    assert begun.wait(20)
+    assert begun.wait(LIMIT_S)
     if ending == "revoked":
         assert call(api, "DELETE", "/v1/tokens/viewer").status_code == 200
-    assert ended.wait(20), "the watch goes on without its token"
-    watching.join(20)
-    deadline = time.monotonic() + 20
-    while api.controller.watchers and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert api.controller.watchers == 0
+    assert ended.wait(LIMIT_S), "the watch goes on without its token"
+    watching.join(LIMIT_S)
+    wait_for(lambda: not api.controller.watchers, "no watch is left")
     answer = call(api, "GET", "/v1/intents", secret)
     assert answer.status_code == 401
     assert ("has expired" in answer.text) == (ending == "expired")
@@ -185,7 +182,7 @@ def test_the_command_line_shows_a_secret_once_and_leaves_no_file_of_a_failure(ap
 
     def stitch(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [STITCH, "--server", api.url, "--token-file", str(tmp_path / "admin"), "token", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
 
     out = tmp_path / "ops.token"
     for wrong, said in (

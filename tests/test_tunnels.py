@@ -12,6 +12,7 @@ import pytest
 from namespaces import Namespace, veth
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from waiting import LIMIT_S, wait_for
 from wireguards import MakeWireGuard, go, implementations
 
 from dataplane.errors import NodeRefused, RequestInvalid
@@ -62,9 +63,7 @@ class Gateway:
 
     def await_processes(self, number: int) -> None:
         """wireguard-go ends by itself a moment after its interface went away."""
-        deadline = time.monotonic() + 5
-        while len(self.namespace.processes()) != number and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: len(self.namespace.processes()) == number, f"{number} processes are left")
 
     def picture(self) -> dict[str, object]:
         """What the node has, as other tools than ours see it."""
@@ -287,7 +286,7 @@ def test_random_walks_between_states_end_like_a_fresh_node(gateway: Gateway) -> 
 
 def _shake_hands(ends: list[tuple[Namespace, Tunnels]]) -> None:
     """What the agent does after a sync; alternately, so that first messages do not cross."""
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + LIMIT_S
     while True:
         waiting = []
         for node, tunnels in ends:
@@ -349,18 +348,6 @@ def test_a_missing_underlay_is_named(gateway: Gateway) -> None:
 
 
 @pytest.mark.root
-def test_one_tunnel_takes_less_than_300_ms(gateway: Gateway) -> None:
-    took = []
-    for _ in range(3):
-        gateway.sync()
-        start = time.perf_counter()
-        gateway.sync(tunnel(T1))
-        took.append(time.perf_counter() - start)
-    print("tunnel made in", [f"{seconds * 1e3:.0f} ms" for seconds in took])
-    assert sorted(took)[1] < 3 * 0.3
-
-
-@pytest.mark.root
 @pytest.mark.parametrize("make", implementations())
 def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(make: MakeWireGuard, tmp_path: Path) -> None:
     """Two gateways; here `t-` is opened to the kernel of another namespace in place of XDP, to see the frames."""
@@ -400,7 +387,7 @@ def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(make: Make
         near.ip("-6", "route", "add", "5f00:2::/32", "via", "fe80::2", "dev", "t-t1")
         try:
             _shake_hands(ends)
-            near.run("ping", "-c3", "-i0.1", "-W2", "5f00:2::1")
+            near.run("ping", "-c3", "-i0.1", "-W10", "5f00:2::1")
             # A local address of the far gateway is no way in.
             t1.ip("addr", "add", "5f00:2::99/128", "dev", "lo")
             t1.ip("-6", "route", "add", "5f00:1::/32", "dev", "wg-sg1")
