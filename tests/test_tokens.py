@@ -100,7 +100,7 @@ def test_names_are_given_once_and_the_file_s_token_stays(api: Running) -> None:
 
 @pytest.mark.parametrize("ending", ["revoked", "expired"])
 def test_a_watch_ends_with_its_token(api: Running, ending: str) -> None:
-    lifetime = {"lifetime_s": 2} if ending == "expired" else {}
+    lifetime = {"lifetime_s": 4} if ending == "expired" else {}
     secret = create(api, name="viewer", role="reader", **lifetime)
     begun, ended = threading.Event(), threading.Event()
 
