@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from northbound_fake import TOKEN, Running, running
 from test_cli import INTENT, STITCH, Shell
+from waiting import LIMIT_S
 
 from controller.cli import client as api_client
 from controller.cli.client import Client
@@ -42,7 +43,7 @@ def complete(stitch: Shell, *words: str, server: str | None = None) -> list[str]
     environment = stitch.environment() | {
         "_STITCH_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1),
     }  # fmt: skip
-    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -60,7 +61,7 @@ def test_shells_propose_kinds_names_and_phases(stitch: Shell) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_there_for_each_shell(stitch: Shell, shell: str) -> None:
     environment = stitch.environment() | {"_STITCH_COMPLETE": f"source_{shell}"}
-    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([STITCH], env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert "_STITCH_COMPLETE=complete_" + shell in done.stdout, done.stderr
 
 
@@ -136,7 +137,7 @@ def test_who_reads_may_go_at_any_time(stitch: Shell) -> None:
     os.close(reading)
     command = [STITCH, "--server", stitch.server, "--token-file", "token", "get", "intents"]
     done = subprocess.run(
-        command, cwd=stitch.home, stdout=writing, stderr=subprocess.PIPE, env=stitch.environment(), timeout=60
+        command, cwd=stitch.home, stdout=writing, stderr=subprocess.PIPE, env=stitch.environment(), timeout=LIMIT_S
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
@@ -144,7 +145,7 @@ def test_who_reads_may_go_at_any_time(stitch: Shell) -> None:
 
 def test_ctrl_c_while_it_is_still_starting_leaves_no_traceback() -> None:
     command = [sys.executable, "-c", "import controller.cli; raise KeyboardInterrupt"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 

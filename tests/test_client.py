@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from federation import Controller, Federation, small_intent
 from northbound_fake import TOKEN, FakeBackups, FakeController, FakeTelemetry, Tokens
+from waiting import LIMIT_S
 
 import netstitch
 from controller.cli.kinds import KINDS, ROWS
@@ -139,7 +140,7 @@ async def _by_the_asynchronous_client(shop: Controller, server: str, secret: str
     async with AsyncClient(server, secret) as client:
         await client.apply(small_intent("stays"), small_intent("goes"))
         changes = client.watch("intents")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             seen = {(await anext(changes))["metadata"]["name"] for _ in range(2)}
             assert seen == {"goes", "stays"}
             await client.delete("intents", "goes")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from northbound_fake import Running, running
+from waiting import LIMIT_S
 
 from tests.simulator import World
 from tests.test_cli import STITCH, Shell
@@ -63,7 +64,7 @@ def test_on_a_terminal_it_asks(stitch: Shell, said: str, status: int, held: int)
         arguments, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=stitch.environment()
     )
     os.write(ours, said.encode())
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT_S)
     os.close(ours)
     os.close(theirs)
     assert process.returncode == status
