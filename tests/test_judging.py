@@ -12,6 +12,7 @@ from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
 from controller.model.inventory import Attachment, Network
 from controller.reconcile import judging
+from dataplane.host_api import PortRole
 from tests.simulator import ORDER_PROCESSING, World
 
 MANY = 10_000
@@ -155,7 +156,10 @@ def many(world: World) -> list[Applied]:
     return [Applied(kind=kind, content=content) for kind, content in values]
 
 
-def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts(world: World) -> None:
+def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts() -> None:
+    world = World()
+    world.nodes["se1"].add_port(40, PortRole.ATTACHMENT)
+    world.start()
     controller = world.controllers["shop"]
     resources = many(world)
     started_s = time.process_time()
