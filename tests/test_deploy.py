@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,25 @@ BLOCKS = re.findall(r"```sh\n# (east|west|both)\n(.*?)```", (ROOT / "docs/deploy
 RESTART = next(place for place, (_, block) in enumerate(BLOCKS) if "systemctl restart" in block)
 
 BACKUP = next(place for place, (_, block) in enumerate(BLOCKS) if "stitch backup" in block)
+
+ECHO = """
+import socket
+server = socket.create_server(("10.2.0.10", 5432))
+print("listening", flush=True)
+connection, _ = server.accept()
+while data := connection.recv(65536):
+    connection.sendall(data)
+"""
+CLIENT = """
+import socket, sys, threading
+connection = socket.create_connection(("10.2.0.10", 5432))
+def send():
+    connection.sendall(sys.stdin.buffer.read())
+    connection.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+while data := connection.recv(65536):
+    sys.stdout.buffer.write(data)
+"""
 
 
 class Deployment:
@@ -115,11 +135,12 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
         checks = json.loads(said)["checks"]  # this machine's clock is perhaps kept by nobody
         assert [one for one in checks if not one["ok"] and one["subject"] != "clock"] == []
     host = deployment.hosts
-    listener = subprocess.Popen(host["west"].command("nc", "-l", "-p", "5432"), stdout=subprocess.PIPE)
     wanted = bytes(range(256)) * 4000
-    sent = subprocess.run(host["east"].command("nc", "-N", "-w", "100", "10.2.0.10", "5432"), input=wanted)
-    assert sent.returncode == 0
-    assert listener.communicate()[0] == wanted
+    server = subprocess.Popen(host["west"].command(sys.executable, "-c", ECHO), stdout=subprocess.PIPE)
+    assert server.stdout is not None and server.stdout.readline() == b"listening\n"
+    sent = subprocess.run(host["east"].command(sys.executable, "-c", CLIENT), input=wanted, capture_output=True)
+    server.wait()
+    assert sent.stdout == wanted, sent.stderr
     denied = subprocess.run(host["east"].command("nc", "-z", "-w", "1", "10.2.0.10", "22"))
     assert denied.returncode != 0
 
