@@ -42,7 +42,8 @@ __noinline int count_drop(__u32 reason, __u32 frame_length)
 
 static __always_inline int drop(const struct packet *packet, __u32 reason)
 {
-	count_drop(reason, packet->frame_length);
+	if (!packet->counted)
+		count_drop(reason, packet->frame_length);
 	return XDP_DROP;
 }
 

@@ -27,10 +27,11 @@ struct {
 	__type(value, __u64);
 } icmp_error_budget SEC(".maps");
 
-/* Type and code for both families. */
+/* Type and code for both families, packed for the functions that the verifier judges once. */
 struct icmp_form {
 	__u8 type_ipv4, code_ipv4, type_ipv6, code_ipv6;
 };
+_Static_assert(sizeof(struct icmp_form) == 4, "icmp_form");
 
 static __always_inline struct icmp_form form_of(__u8 error)
 {
@@ -176,8 +177,8 @@ static __always_inline int make_room(struct xdp_md *ctx, const struct packet *pa
 	return GO_ON;
 }
 
-static __always_inline int tell_ipv4(struct xdp_md *ctx, const struct packet *packet, const union address *from,
-				     struct icmp_form form)
+static __always_inline int write_ipv4(struct xdp_md *ctx, struct packet *packet, const union address *from,
+				      struct icmp_form form)
 {
 	__u32 quote = (packet->ip_length < QUOTE_IPV4 ? packet->ip_length : QUOTE_IPV4) & ~3u;
 	struct icmp *icmp;
@@ -213,11 +214,12 @@ static __always_inline int tell_ipv4(struct xdp_md *ctx, const struct packet *pa
 	if (!icmp)
 		return XDP_DROP;
 	icmp->checksum = ~checksum_fold(sum);
+	packet->ip_length = sizeof(*ip) + sizeof(*icmp) + quote;
 	return GO_ON;
 }
 
-static __always_inline int tell_ipv6(struct xdp_md *ctx, const struct packet *packet, const union address *from,
-				     struct icmp_form form)
+static __always_inline int write_ipv6(struct xdp_md *ctx, struct packet *packet, const union address *from,
+				      struct icmp_form form)
 {
 	__u32 quote = (packet->ip_length < QUOTE_IPV6 ? packet->ip_length : QUOTE_IPV6) & ~3u;
 	struct icmp *icmp;
@@ -249,27 +251,34 @@ static __always_inline int tell_ipv6(struct xdp_md *ctx, const struct packet *pa
 	if (!icmp)
 		return XDP_DROP;
 	icmp->checksum = ~checksum_fold(sum);
+	packet->ip_length = sizeof(*ip) + sizeof(*icmp) + quote;
 	return GO_ON;
 }
 
-/* The packet is dropped and counted in any case. */
-static __always_inline int tell_sender(struct xdp_md *ctx, struct packet *packet)
+/* The packet becomes the error about it, from `from` to its sender; `packed`: struct icmp_form. */
+__noinline int global_write_error(struct xdp_md *ctx, struct packet *packet, const union address *from, __u32 packed)
+{
+	struct icmp_form form = {packed, packed >> 8, packed >> 16, packed >> 24};
+
+	if (!packet || !from)
+		return XDP_DROP;
+	return packet->ether_type == ETHERTYPE_IPV4 ? write_ipv4(ctx, packet, from, form)
+						    : write_ipv6(ctx, packet, from, form);
+}
+
+/* To a host of this port, as the gateway. */
+static __always_inline int tell_host(struct xdp_md *ctx, struct packet *packet, struct icmp_form form)
 {
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
-	struct icmp_form form = form_of(packet->error);
 	__u32 index = packet->ingress_port;
 	struct ethernet *ethernet;
 	union address from = {};
 	struct port *here;
 	struct cursor c;
 	__u8 mac[6];
-	int made;
 
-	drop(packet, packet->error_reason);
 	here = bpf_map_lookup_elem(&port, &index);
-	if (!here || !packet->flow_port || !is_source_admitted(index, &packet->flow.source))
-		return XDP_DROP;
-	if (restore_tag(ctx, packet) != GO_ON || !may_be_told(ctx, packet))
+	if (!here || !is_source_admitted(index, &packet->flow.source) || restore_tag(ctx, packet) != GO_ON)
 		return XDP_DROP;
 	if (packet->error == ERROR_PROHIBITED && !is_rejecting(ctx, packet))
 		return XDP_DROP;
@@ -282,10 +291,108 @@ static __always_inline int tell_sender(struct xdp_md *ctx, struct packet *packet
 	if (!ethernet || no_address(&from) || !is_within_budget(index))
 		return XDP_DROP;
 	copy_mac(mac, ethernet->source);
-	made = v4 ? tell_ipv4(ctx, packet, &from, form) : tell_ipv6(ctx, packet, &from, form);
-	if (made != GO_ON)
-		return made;
+	if (global_write_error(ctx, packet, &from, *(__u32 *)&form) != GO_ON)
+		return XDP_DROP;
 	return answer(ctx, packet, mac);
+}
+
+/* The gateway address at the port to which the packet would have been delivered, or none. */
+static __noinline int find_gateway_ahead(const struct packet *packet, union address *gateway)
+{
+	struct route_key key = {
+		.prefix_length = 160,
+		.context = bpf_htonl(packet->flow.context),
+		.destination = packet->flow.destination,
+	};
+	struct route_value *found = bpf_map_lookup_elem(&route, &key);
+	struct next_hop_value *hop;
+	struct port *out;
+	__u32 index;
+
+	if (!found || found->action != ROUTE_SET_NEXT_HOP)
+		return 0;
+	index = found->set_next_hop.next_hop;
+	hop = bpf_map_lookup_elem(&next_hop, &index);
+	if (!hop || hop->action != NEXT_HOP_RESOLVE)
+		return 0;
+	index = hop->resolve.port;
+	out = bpf_map_lookup_elem(&port, &index);
+	if (!out)
+		return 0;
+	if (packet->ether_type == ETHERTYPE_IPV6)
+		*gateway = out->ipv6;
+	else if (out->ipv4)
+		map_ipv4(gateway, out->ipv4);
+	return !no_address(gateway);
+}
+
+/* The leg from the packet's destination back to its source, or negative. */
+static __noinline int find_answer_leg(const struct packet *packet)
+{
+	union flow_key back = {.source = packet->flow.destination, .destination = packet->flow.source};
+
+	if (packet->answer_leg)
+		return packet->answer_leg;
+	back.l4_class = L4_ICMP_ERROR;
+	back.protocol = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6;
+	back.context = packet->flow.context;
+	return global_resolve(&back, 0);
+}
+
+/*
+ * To the sender of a decapsulated packet, on the way that its replies take. Inside one network it is said by the gateway;
+ * across networks in the name of the packet's destination, the only one that the terms let answer, so that no address
+ * of a node is shown. Which hop a hop limit ends at is said inside a network only.
+ */
+static __always_inline int tell_beyond(struct xdp_md *ctx, struct packet *packet, struct icmp_form form)
+{
+	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
+	union address from = {}, to = packet->flow.source;
+	struct steer_value *how;
+	__u32 leg;
+	int found;
+
+	if (packet->ingress_class == ATTACHMENT_CLASS) /* a piece of a packet: nobody is told of it */
+		return XDP_DROP;
+	if (packet->error == ERROR_PROHIBITED || (packet->error == ERROR_HOP_LIMIT && packet->answer_leg))
+		return XDP_DROP;
+	if (packet->answer_leg)
+		from = packet->flow.destination;
+	else if (!find_gateway_ahead(packet, &from))
+		return XDP_DROP;
+	found = find_answer_leg(packet);
+	if (found < 0)
+		return XDP_DROP;
+	leg = found;
+	how = bpf_map_lookup_elem(&steer, &leg);
+	if (!how || how->action != STEER_ENCAPSULATE || is_lease_expired(leg) ||
+	    !is_within_budget(packet->ingress_port) || global_write_error(ctx, packet, &from, *(__u32 *)&form) != GO_ON)
+		return XDP_DROP;
+	packet->flow.source = from;
+	packet->flow.destination = to;
+	set_flow(packet, 0, v4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6, L4_ICMP_ERROR);
+	packet->traffic_class = v4 ? TOS_INTERNETWORK_CONTROL : 0;
+	packet->hop_limit = DEFAULT_HOP_LIMIT;
+	packet->tcp_flags = 0;
+	packet->behind_cut = 0;
+	count_leg(leg, 1, packet->ip_length);
+	if (global_encapsulate(ctx, packet, how) != TO_NEXT_HOP)
+		return XDP_DROP;
+	return global_send_to_next_hop(ctx, packet);
+}
+
+/* The packet is dropped and counted in any case. */
+static __always_inline int tell_sender(struct xdp_md *ctx, struct packet *packet)
+{
+	struct icmp_form form = form_of(packet->error);
+	int verdict;
+
+	drop(packet, packet->error_reason);
+	packet->counted = true;
+	if (!may_be_told(ctx, packet))
+		return XDP_DROP;
+	verdict = packet->flow_port ? tell_host(ctx, packet, form) : tell_beyond(ctx, packet, form);
+	return verdict < 0 ? XDP_DROP : verdict;
 }
 
 __noinline int global_tell_sender(struct xdp_md *ctx, struct packet *packet)

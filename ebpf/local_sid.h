@@ -91,7 +91,7 @@ static __noinline int merge_ecn(struct xdp_md *ctx, struct packet *packet, __u32
 }
 
 /* End.DT46 (RFC 8986 §4.8): the inner packet, parsed, becomes one of `context`. */
-static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u16 context)
+static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u16 context, __u16 answer_leg)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
@@ -136,6 +136,7 @@ static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u
 	ethernet->type = bpf_htons(packet->ether_type);
 	packet->ip_offset = sizeof(*ethernet);
 	packet->flow.context = context;
+	packet->answer_leg = answer_leg;
 	if (parse_ip(ctx, packet) != GO_ON)
 		return XDP_DROP;
 	if (merge_ecn(ctx, packet, outer_ecn) != GO_ON)
@@ -200,7 +201,7 @@ static __always_inline int receive_from_link(struct xdp_md *ctx, struct packet *
 		packet->next_hop = sid->end_x.next_hop;
 		return TO_NEXT_HOP;
 	case LOCAL_SID_END_DT46:
-		return decapsulate(ctx, packet, sid->end_dt46.context);
+		return decapsulate(ctx, packet, sid->end_dt46.context, sid->end_dt46.answer_leg);
 	default:
 		return drop(packet, sid->drop.reason);
 	}

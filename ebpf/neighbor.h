@@ -59,6 +59,26 @@ struct {
 	__type(value, struct source_guard_value);
 } source_guard SEC(".maps");
 
+/* Since when nobody answers for an address of a port, and when it was last asked for; by the boot clock. */
+struct unanswered_value {
+	__u64 since_ns;
+	__u64 asked_ns;
+};
+
+#define UNANSWERED 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, UNANSWERED);
+	__type(key, struct neighbor_key);
+	__type(value, struct unanswered_value);
+} unanswered SEC(".maps");
+
+/* After so long a host counts as unreachable, RFC 4861 §10: 3 questions, 1 s each. Then it is asked every 5 s. */
+const volatile __u64 neighbor_wait_ns = 3000000000;
+const volatile __u64 neighbor_again_ns = 5000000000;
+#define UNANSWERED_REST_NS 60000000000ull
+
 #define ARP_HARDWARE_ETHERNET 1
 #define ARP_REQUEST           1
 #define ARP_REPLY             2
@@ -122,6 +142,8 @@ static __noinline int learn_neighbor(__u32 ingress_port, const union address *ad
 	slot = known ? known->slot : take_slot(ingress_port, address);
 	if (slot < 0)
 		return 0;
+	if (!known)
+		bpf_map_delete_elem(&unanswered, &key);
 	copy_mac(value.mac, mac);
 	value.slot = slot;
 	if (says & MAC_IS_CONFIRMED)
@@ -129,6 +151,24 @@ static __noinline int learn_neighbor(__u32 ingress_port, const union address *ad
 	if (!bpf_map_update_elem(&neighbor, &key, &value, known ? BPF_EXIST : BPF_ANY))
 		count_event(EVENT_NEIGHBOR_LEARNT);
 	return 0;
+}
+
+/* Whether nobody has answered for an address for so long that its senders are told, and it is not time to ask again. */
+static __noinline bool is_given_up(const struct neighbor_key *key)
+{
+	struct unanswered_value *known = bpf_map_lookup_elem(&unanswered, key), first;
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (!known || now - known->asked_ns > UNANSWERED_REST_NS) {
+		first.since_ns = now;
+		first.asked_ns = now;
+		bpf_map_update_elem(&unanswered, key, &first, BPF_ANY);
+		return false;
+	}
+	if (now - known->since_ns >= neighbor_wait_ns && now - known->asked_ns < neighbor_again_ns)
+		return true;
+	known->asked_ns = now;
+	return false;
 }
 
 static __always_inline bool is_neighbor_known(__u32 ingress_port, const union address *address)

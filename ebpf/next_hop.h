@@ -119,8 +119,8 @@ static __noinline int ask_by_solicitation(struct xdp_md *ctx, const struct packe
 }
 
 /* To a host of an attachment, whose MAC was learnt. */
-static __always_inline int send_to_neighbor(struct xdp_md *ctx, const struct packet *packet,
-					    const struct next_hop_value *hop, const struct port *out)
+static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *packet, const struct next_hop_value *hop,
+					    const struct port *out)
 {
 	struct neighbor_key key = {.port = hop->resolve.port};
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
@@ -146,6 +146,8 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, const struct pac
 		key.address = ipv6->destination;
 	}
 	known = bpf_map_lookup_elem(&neighbor, &key);
+	if (!known && packet->flow.context != FABRIC_CONTEXT && is_given_up(&key))
+		return refuse(packet, DROP_NEIGHBOR_UNKNOWN, ERROR_HOST_UNREACHABLE);
 	if (!known)
 		return v4 ? ask_by_arp(ctx, packet, out, &key.address, key.port)
 			  : ask_by_solicitation(ctx, packet, out, &key.address, key.port);
@@ -158,14 +160,14 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, const struct pac
 	return transmit(packet, key.port);
 }
 
-__noinline int global_send_to_neighbor(struct xdp_md *ctx, const struct packet *packet,
-				       const struct next_hop_value *hop, const struct port *out)
+__noinline int global_send_to_neighbor(struct xdp_md *ctx, struct packet *packet, const struct next_hop_value *hop,
+				       const struct port *out)
 {
 	return packet && hop && out ? send_to_neighbor(ctx, packet, hop, out) : XDP_DROP;
 }
 
 /* The frame begins with 14 bytes of Ethernet and the header to forward by; inner hop limits were checked before. */
-static __always_inline int send_to_next_hop(struct xdp_md *ctx, const struct packet *packet)
+static __always_inline int send_to_next_hop(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, 0);
 	__u32 index = packet->next_hop, number;
@@ -177,7 +179,7 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, const struct pac
 	if (!hop || hop->action == NEXT_HOP_NO_ENTRY)
 		return drop(packet, DROP_NO_NEXT_HOP);
 	if (hop->action == NEXT_HOP_PUNT)
-		return global_punt_to_controller(ctx, packet, hop->punt.reason);
+		return packet->counted ? XDP_DROP : global_punt_to_controller(ctx, packet, hop->punt.reason);
 	number = hop->forward.port;
 	out = bpf_map_lookup_elem(&port, &number);
 	if (!out || !(out->flags & PORT_PRESENT) || hop->forward.vlan)
@@ -206,4 +208,10 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, const struct pac
 	copy_mac(ethernet->destination, hop->forward.destination_mac);
 	copy_mac(ethernet->source, hop->forward.source_mac);
 	return transmit(packet, number);
+}
+
+/* For what known flows do not meet. */
+__noinline int global_send_to_next_hop(struct xdp_md *ctx, struct packet *packet)
+{
+	return packet ? send_to_next_hop(ctx, packet) : XDP_DROP;
 }

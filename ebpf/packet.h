@@ -59,7 +59,9 @@ struct packet {
 	__u8 error;        /* enum icmp_error */
 	__u8 error_reason; /* enum drop_reason */
 	__u16 error_mtu;
-	__be32 tag; /* EtherType and control of the tag that a host's frame lost on its way to be delivered */
+	__u16 answer_leg; /* of a decapsulated packet: on which its sender is told; 0: as the context says */
+	__u8 counted;     /* the drop is counted, what else happens to the frame is not */
+	__be32 tag;       /* EtherType and control of the tag that a host's frame lost on its way to be delivered */
 };
 
 struct cursor {

@@ -218,6 +218,12 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 	return find_first_hop(packet, index, first);
 }
 
+/* For what known flows do not meet. */
+__noinline int global_encapsulate(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
+{
+	return packet && how ? encapsulate(ctx, packet, how) : XDP_DROP;
+}
+
 static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet)
 {
 	__u32 leg = packet->leg;

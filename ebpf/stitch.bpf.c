@@ -34,11 +34,11 @@
 #include "fragment.h"
 #include "steer.h"
 #include "local_sid.h"
-#include "icmp_error.h"
 #include "cut.h"
 #include "mss.h"
 #include "sr_policy.h"
 #include "next_hop.h"
+#include "icmp_error.h"
 
 char LICENSE[] SEC("license") = "GPL";
 

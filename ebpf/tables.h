@@ -201,6 +201,7 @@ struct local_sid_value {
 		} end_x;
 		struct {
 			__u16 context;
+			__u16 answer_leg;
 		} end_dt46;
 		struct {
 			__u8 reason;

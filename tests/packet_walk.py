@@ -41,6 +41,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """As they left each node."""
     told: bytes = b""
     """The frame that went back to the sender of a dropped packet."""
+    told_at: str = ""
+    """The host that got it."""
 
 
 Place = tuple[str, int]
@@ -69,20 +71,28 @@ def travel(
     boottime_s: float,
     beyond: Callable[[Place, bytes], tuple[Place, bytes]] | None = None,
 ) -> Outcome:
-    """`frame` from where it enters a node. `beyond`: where a frame goes that leaves by a port without a wire."""
+    """`frame` from where it enters a node. `beyond`: where a frame goes that leaves by a port without a wire.
+
+    Of a packet that is dropped, what its sender is told goes on until it has come to a host.
+    """
     path: list[str] = []
     frames: list[bytes] = []
+    dropped: Outcome | None = None
     for _ in range(MAX_HOPS):
         node, port = at
         path.append(node)
         verdict = pipelines[node].run(port, frame, boottime_s)
-        if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
+        assert isinstance(verdict, Drop | Forward), verdict
+        if verdict.reason != DropReason.NONE and dropped is None:
             reason = DropReason(verdict.reason)
-            told = verdict.frame if isinstance(verdict, Forward) else b""
-            return Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames), told=told)
-        assert isinstance(verdict, Forward), verdict
+            dropped = Outcome(node=node, reason=reason, path=tuple(path), frames=tuple(frames))
+        if isinstance(verdict, Drop):
+            assert dropped is not None
+            return dropped
         out, frame = (node, verdict.port), verdict.frame
         frames.append(frame)
+        if dropped is not None and (out in hosts or (out not in wires and beyond is None)):
+            return msgspec.structs.replace(dropped, told=frame, told_at=hosts.get(out, ""))
         if out in hosts:
             return Outcome(delivered=hosts[out], node=node, path=tuple(path), frames=tuple(frames))
         if out in wires:
@@ -214,4 +224,5 @@ def echo(source: str, destination: str, *, reply: bool = False) -> Packet:
 
 
 def ip(source: str, destination: str) -> Packet:
+    """As hosts send it: not to be fragmented."""
     return IPv6(src=source, dst=destination) if ":" in source else IP(src=source, dst=destination, flags="DF")

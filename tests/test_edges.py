@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from controller import explain, tracing
@@ -74,6 +75,20 @@ def test_second_candidate_path_is_apart_from_the_first(world: World) -> None:
                 node.entries[key] = msgspec.structs.replace(entry, params=(("live", 2),))
     assert Walk(world).send("a1", echo(A1, B1)).path == ("e1", "t2", "e2")
     assert Walk(world).send("c1", echo(C1, A1)).path == ("e3", "t2", "e1")
+
+
+@pytest.mark.parametrize(("source", "to"), [(A1, B1), (A1_6, B1_6)])
+def test_traceroute_shows_both_edges_of_a_network(world: World, source: str, to: str) -> None:
+    packet, field = echo(source, to), "hlim" if ":" in to else "ttl"
+    gateways = next(one.gateways for one in world.topology.networks if one.name == "campus/office")
+    for hop_limit, node in ((1, "e1"), (2, "e2")):
+        packet[0].setfieldval(field, hop_limit)
+        outcome = Walk(world).send("a1", packet)
+        assert (outcome.node, outcome.reason, outcome.told_at) == (node, DropReason.HOP_LIMIT, "a1")
+        told = Ether(outcome.told)[1]
+        assert told.src in gateways and told.dst == source
+    packet[0].setfieldval(field, 3)
+    assert Walk(world).send("a1", packet).delivered == "b1"
 
 
 def test_largest_inner_packet_fits_the_links(world: World) -> None:

@@ -4,10 +4,12 @@ import itertools
 import json
 
 import pytest
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
+from scapy.layers.inet import ICMP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrSegmentRouting
 from scapy.layers.l2 import Ether
 
 from controller.fulfillment import numbering
+from controller.language.manifest import to_manifest
 from controller.model.entry import Entry
 from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
@@ -217,6 +219,41 @@ metadata: {name: billing, tenant: customer-x}
 spec:
   allow: [{from: {network: shop/customer-x, select: {app: web}}, to: shop/customer-z/billing}]
 """
+
+
+@pytest.mark.parametrize(("source", "to", "version"), [(CX1, AY1, 4), (CX1_6, AY1_6, 6)])
+def test_a_sender_learns_that_a_path_became_narrow_far_away(source: str, to: str, version: int) -> None:
+    """RFC 2473 §8. The agreement's terms are still the wider ones: only the node behind the last border knows."""
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    world.check_settled()
+    (link,) = (one for one in world.controllers["insight"].state.inventory.links.values() if one.b is not None)
+    narrow = to_manifest(link)
+    narrow["spec"]["mtu"] = 1400
+    world.partitioned.add(frozenset({"insight", "transit"}))  # else what is signed would follow at once
+    reply = world.apply("insight", json.dumps(narrow))
+    assert reply is not None and not reply.problems
+    world.run(2.0)
+    packet = tcp(source, to, 443, "A") / bytes(1300)
+    outcome = Walk(world).send("cx1", packet)
+    assert (outcome.node, outcome.reason, outcome.told_at) == ("ig1", DropReason.TOO_BIG, "cx1")
+    told = Ether(outcome.told)
+    assert (told[1].src, told[1].dst) == (to, source), "in the name of the destination, whose replies are agreed"
+    mtu = told[ICMP].nexthopmtu if version == 4 else told[ICMPv6PacketTooBig].mtu
+    header = len(packet) - 1300
+    fitting = tcp(source, to, 443, "A") / bytes(mtu - header)
+    assert Walk(world).send("cx1", fitting).delivered == "ay1"
+    assert Walk(world).send("cx1", fitting / b"1").reason == DropReason.TOO_BIG
+    last = tcp(source, to, 443, "A")
+    hops = []
+    for hop_limit in range(1, 6):
+        last[0].setfieldval("ttl" if version == 4 else "hlim", hop_limit)
+        hops.append(Walk(world).send("cx1", last))
+    assert [(hop.node, bool(hop.told)) for hop in hops] == [
+        ("se1", True), ("sg1", False), ("t1", False), ("t2", False), ("ig1", False),
+    ], "hops behind the own edge are not shown"  # fmt: skip
 
 
 def test_who_is_denied_is_told_where_the_network_says_so() -> None:

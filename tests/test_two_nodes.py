@@ -119,7 +119,7 @@ class Domain:
             entry(
                 "local_sid",
                 "end_dt46",
-                params={"context": NETWORK},
+                params={"context": NETWORK, "answer_leg": LEG_OUT},
                 ingress_class=TUNNEL_CLASS,
                 destination=f"{near.dt46}/128",
             ),

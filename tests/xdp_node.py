@@ -73,6 +73,7 @@ class XdpNode:
         self.object = Object(OBJECT)
         # Fragments outlive the slowest machine's pauses between two frames.
         usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0, "cut_limit": 0xFFFFFFFF}
+        usual["neighbor_wait_ns"] = (1 << 64) - 1
         self.object.set_constants({"flow_cache_buckets": buckets, **usual, **constants})
         shares = (max(ports) + 1) * FRAGMENT_SHARES
         self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
@@ -163,9 +164,10 @@ class XdpNode:
         """Neighbours, fragments, the flow cache and what legs counted are as at the start."""
         self._clear("leg_counter")
         self.forget_fragments()
-        neighbors = self.object.map("neighbor")
-        for key in list(neighbors):
-            neighbors.delete(key)
+        for name in ("neighbor", "unanswered"):
+            known = self.object.map(name)
+            for key in list(known):
+                known.delete(key)
         for name in ("flow_cache", "flow_cache_tag"):
             self.object.map(name).mapped(writable=True)[:] = 0
 

@@ -249,8 +249,10 @@ class _Carrier:
             if compiled.last_hop is not None:
                 node, hop = compiled.last_hop
                 self._add(node, route_entry(FABRIC_CONTEXT, (tail_sid, 128), hop, self._owner))
+        answer_leg = numbering.leg(slot, Leg.INSIDE, REVERSE if forward else FORWARD)
+        into = (("context", context), ("answer_leg", answer_leg))
         for tail_sid in sorted({tail_sid for _, tail_sid in lists}):
-            self._add(tail, local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", (("context", context),), self._owner))
+            self._add(tail, local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", into, self._owner))
         onward = self._downstream if forward else self._upstream
         leg = numbering.leg(slot, Leg.BORDER if onward is not None else Leg.DELIVER, direction)
         self._permit(tail, context, flow_rules(self._course, policy, direction, leg))
@@ -276,7 +278,8 @@ class _Carrier:
         context = numbering.border_context(base, direction)
         sid = numbering.border_sid(self._fabric.locators[node], base, direction)
         ingress_class = border.crossing.ingress_class
-        self._add(node, local_sid_entry(ingress_class, sid, "end_dt46", (("context", context),), self._owner))
+        into = (("context", context), ("answer_leg", self._leg_back(node, direction)))
+        self._add(node, local_sid_entry(ingress_class, sid, "end_dt46", into, self._owner))
         onward = self._downstream if forward else self._upstream
         rules: list[Rule] = []
         for slot, policy in zip(self._course.slots, self._plan.sr_policies, strict=True):
@@ -289,6 +292,13 @@ class _Carrier:
             if kind == Leg.DELIVER:
                 self._deliver_here(node, context, leg, direction)
         self._permit(node, context, rules)
+
+    def _leg_back(self, node: str, direction: Direction) -> int:
+        """Back into the tunnel from which traffic in `direction` comes, for what the node itself has to say of it."""
+        slots = zip(self._course.slots, self._plan.sr_policies, strict=True)
+        back = REVERSE if direction == FORWARD else FORWARD
+        ends = ((slot, policy.headend if direction == FORWARD else policy.endpoint) for slot, policy in slots)
+        return next((numbering.leg(slot, Leg.BORDER, back) for slot, end in ends if end == node), 0)
 
     def _permit(self, node: str, context: int, rules: list[Rule]) -> None:
         try:

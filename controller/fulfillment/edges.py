@@ -84,8 +84,9 @@ def _sr_policy(fabric: Fabric, near: str, far: str) -> SrPolicy | None:
 
 
 def _arrivals(locator: int, index: int, owner: str) -> list[Entry]:
+    params = (("context", index), ("answer_leg", 0))  # by the network's own rules
     sids = (numbering.network_sid(locator, index, candidate) for candidate in (0, 1))
-    return [local_sid_entry(FABRIC_CLASS, sid, "end_dt46", (("context", index),), owner) for sid in sids]
+    return [local_sid_entry(FABRIC_CLASS, sid, "end_dt46", params, owner) for sid in sids]
 
 
 def _proxied(network: Network, node: str, index: int, owner: str) -> list[Entry]:

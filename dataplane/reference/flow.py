@@ -70,9 +70,12 @@ class Flows:
         record.ingress_port, record.generation = ingress_port, generation
         record.packets += 1
         record.bytes += len(ip.data)
-        self.leg_packets[leg] = self.leg_packets.get(leg, 0) + 1
-        self.leg_bytes[leg] = self.leg_bytes.get(leg, 0) + len(ip.data)
+        self.count_leg(leg, len(ip.data))
         return leg
+
+    def count_leg(self, leg: int, size: int) -> None:
+        self.leg_packets[leg] = self.leg_packets.get(leg, 0) + 1
+        self.leg_bytes[leg] = self.leg_bytes.get(leg, 0) + size
 
     def _count(self, event: PipelineEvent) -> None:
         self.events[event] = self.events.get(event, 0) + 1

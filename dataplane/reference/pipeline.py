@@ -15,10 +15,11 @@ from dataplane.reasons import (
     NEIGHBORS_OF_PORT,
     DropReason,
     IcmpError,
+    L4Class,
     PipelineEvent,
 )
 from dataplane.reference import icmp, neighbor, srv6
-from dataplane.reference.flow import Flows
+from dataplane.reference.flow import FlowKey, Flows, resolve
 from dataplane.reference.fragment import Fragments, cut
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
@@ -44,6 +45,10 @@ from dataplane.reference.verdict import Cut, Drop, Forward, Pass, Punt, Verdict
 ETHERNET_BYTES = 14
 TCP_OVERHEAD = {4: 40, 6: 60}
 """IP version → bytes of IP and TCP headers without options."""
+
+
+NEIGHBOR_WAIT_S, NEIGHBOR_AGAIN_S, UNANSWERED_REST_S = 3.0, 5.0, 60.0
+"""After how long a host counts as unreachable, how often it is asked then, and when it is begun anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,10 @@ class Arrival:
     rejects: bool = False
     """Denied packets of its network are answered."""
     decapsulated: bool = False
+    is_piece: bool = False
+    """Of a packet that was cut here; nobody is told what becomes of it."""
+    answer_leg: int = 0
+    """Of what was decapsulated: on which its sender is told; 0: as the context says."""
 
 
 class Pipeline:
@@ -89,6 +98,8 @@ class Pipeline:
         """(port, address) → MAC, in the order in which the addresses were learnt."""
         self.confirmed_s: dict[tuple[int, int], float] = {}
         """When a question of ours was answered from that MAC; not in it: it was not, or there is doubt."""
+        self.unanswered: dict[tuple[int, int], tuple[float, float]] = {}
+        """Since when nobody answers for an address of a port, and when it was last asked for."""
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
         self.events: Counter[PipelineEvent] = Counter()
@@ -153,7 +164,7 @@ class Pipeline:
         if sid.name == "drop":
             return Drop(sid.params["reason"])
         if sid.name == "end_dt46":
-            return self._end_dt46(arrival, outer, sid.params["context"])
+            return self._end_dt46(arrival, outer, sid.params["context"], sid.params["answer_leg"])
         advanced = srv6.advance(outer)
         if isinstance(advanced, Drop):
             return advanced
@@ -162,7 +173,7 @@ class Pipeline:
             return self._send_outer(arrival, advanced, sid.params["next_hop"])
         return self._route_outer(arrival, advanced)
 
-    def _end_dt46(self, arrival: Arrival, outer: Outer, context: int) -> Verdict:
+    def _end_dt46(self, arrival: Arrival, outer: Outer, context: int, answer_leg: int) -> Verdict:
         inner = srv6.decapsulate(outer)
         if isinstance(inner, Drop):
             return inner
@@ -170,7 +181,7 @@ class Pipeline:
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
-        into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True)
+        into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True, answer_leg=answer_leg)
         return self._flow(into, inner)
 
     # Attachments: all that enters is ours.
@@ -240,6 +251,7 @@ class Pipeline:
             del self.neighbors[of_port[0]]
             self.confirmed_s.pop(of_port[0], None)
             self.events[PipelineEvent.NEIGHBOR_EVICTED] += 1
+        self.unanswered.pop((port, address), None)
         self.neighbors[port, address] = mac
         self.events[PipelineEvent.NEIGHBOR_LEARNT] += 1
 
@@ -283,8 +295,7 @@ class Pipeline:
         return self._steer(arrival, ip, transport, leg, behind_cut=behind_cut)
 
     def _steer(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool = False) -> Verdict:
-        lease = self.tables.look_up("lease", leg=leg)
-        if lease and arrival.now_boottime_s >= lease.params["boottime_s"]:
+        if self._is_expired(leg, arrival):
             return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
         steer = self.tables.look_up("steer", leg=leg)
         if steer is None:
@@ -313,7 +324,7 @@ class Pipeline:
         self.events[PipelineEvent.CUT] += 1
         if ip.more_fragments and not ip.fragment_offset:
             self.fragments.mark_as_cut(arrival.context, arrival.entered_at, ip, arrival.now_boottime_s)
-        pieces, nobodys = [], replace(arrival, port=0, decapsulated=True)  # nobody is told what becomes of a piece
+        pieces, nobodys = [], replace(arrival, port=0, is_piece=True)
         for piece in cut(ip, mtu):
             verdict = self._steer(nobodys, piece, transport, leg)
             assert isinstance(verdict, Forward | Drop | Punt), "a piece needs no cutting"
@@ -336,9 +347,11 @@ class Pipeline:
         return self._route_outer(arrival, outer)
 
     def _refuse(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int = 0) -> Verdict:
-        """Drops `ip`, and tells its sender where that is a host here and the RFCs and its network allow it."""
-        if arrival.decapsulated or reason == DropReason.SOURCE_NOT_ADMITTED or not icmp.may_be_told(ip):
+        """Drops `ip`, and tells its sender where the RFCs and its network allow it."""
+        if reason == DropReason.SOURCE_NOT_ADMITTED or arrival.is_piece or not icmp.may_be_told(ip):
             return Drop(reason)
+        if arrival.decapsulated:
+            return self._tell_beyond(arrival, ip, reason, error, mtu)
         if error is IcmpError.PROHIBITED and not arrival.rejects:
             return Drop(reason)
         if error is IcmpError.HOP_LIMIT and not self._is_admitted(arrival.port, ip.source):
@@ -349,6 +362,43 @@ class Pipeline:
             return Drop(reason)
         told = icmp.error(ip, error, mtu, gateway)
         return Forward(arrival.port, arrival.ethernet.answer(port.mac, told), reason)
+
+    def _tell_beyond(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int) -> Verdict:
+        """On the way that replies take.
+
+        Inside one network it is said by the gateway; across networks in the name of the packet's destination, the only
+        one that the terms let answer. Which hop a hop limit ends at is said inside a network only.
+        """
+        leg: int | Drop = arrival.answer_leg
+        if error is IcmpError.PROHIBITED or (error is IcmpError.HOP_LIMIT and leg):
+            return Drop(reason)
+        source = ip.destination if leg else self._gateway_ahead(arrival.context, ip)
+        if not source:
+            return Drop(reason)
+        if not leg:
+            back = FlowKey(arrival.context, ip.destination, ip.source, ip.icmp_protocol, 0, 0, L4Class.ICMP_ERROR)
+            leg = resolve(self.tables, back, 0)
+        steer = None if isinstance(leg, Drop) else self.tables.look_up("steer", leg=leg)
+        if isinstance(leg, Drop) or steer is None or steer.name != "encapsulate" or self._is_expired(leg, arrival):
+            return Drop(reason)
+        told = parse_ip(ip.ether_type, icmp.error(ip, error, mtu, source))
+        assert isinstance(told, Ip), "what we write is right"
+        self.flows.count_leg(leg, len(told.data))
+        sent = self._steer(arrival, told, Transport(L4Class.ICMP_ERROR, 0, 0), leg)
+        return Forward(sent.port, sent.frame, reason) if isinstance(sent, Forward) else Drop(reason)
+
+    def _gateway_ahead(self, context: int, ip: Ip) -> int:
+        """Where `ip` would have been delivered; 0: nowhere here."""
+        route = self.tables.look_up("route", context=context, destination=ip.destination)
+        if route is None or route.name != "set_next_hop":
+            return 0
+        hop = self.tables.look_up("next_hop", next_hop=route.params["next_hop"])
+        port = self.ports.get(hop.params["port"]) if hop is not None and hop.name == "resolve" else None
+        return port.gateway(ip.version) if port is not None else 0
+
+    def _is_expired(self, leg: int, arrival: Arrival) -> bool:
+        lease = self.tables.look_up("lease", leg=leg)
+        return lease is not None and arrival.now_boottime_s >= lease.params["boottime_s"]
 
     # Routes and next hops
 
@@ -373,6 +423,8 @@ class Pipeline:
 
     def _deliver(self, arrival: Arrival, ip: Ip) -> Verdict:
         next_hop = self._route(arrival.context, ip.destination)
+        if self._is_given_up(next_hop, ip.destination, arrival.now_boottime_s):
+            return self._refuse(arrival, ip, DropReason.NEIGHBOR_UNKNOWN, IcmpError.HOST_UNREACHABLE)
         if next_hop == Drop(DropReason.NO_ROUTE):
             return self._refuse(arrival, ip, DropReason.NO_ROUTE, IcmpError.NO_ROUTE)
         if isinstance(next_hop, Drop):
@@ -381,6 +433,22 @@ class Pipeline:
         here = untagged(ethernet.destination, ethernet.source, ip.ether_type, ip.data)
         sent = ip.with_hop_limit(ip.hop_limit - 1).data
         return self._next_hop(next_hop, arrival.context, ip.version, ip.destination, here, sent)
+
+    def _is_given_up(self, next_hop: int | Drop, destination: int, now_s: float) -> bool:
+        """Whether nobody has answered for an attached host for so long that its senders are told."""
+        hop = None if isinstance(next_hop, Drop) else self.tables.look_up("next_hop", next_hop=next_hop)
+        if hop is None or hop.name != "resolve" or hop.params["vlan"] or hop.params["port"] not in self.ports:
+            return False
+        host = hop.params["port"], destination
+        if host in self.neighbors:
+            return False
+        since_s, asked_s = self.unanswered.get(host, (now_s, now_s))
+        if now_s - asked_s > UNANSWERED_REST_S:
+            since_s = asked_s = now_s
+        if now_s - since_s >= NEIGHBOR_WAIT_S and now_s - asked_s < NEIGHBOR_AGAIN_S:
+            return True
+        self.unanswered[host] = since_s, now_s
+        return False
 
     def _next_hop(
         self, index: int, context: int, version: int, destination: int, here: bytes, sent: bytes | Drop

@@ -53,6 +53,9 @@ def admit(port: int, prefix: str) -> TableEntry:
 
 
 def local_sid(ingress_class: int, prefix: str, action: str, **params: int) -> TableEntry:
+    if action == "end_dt46":
+        params = {"answer_leg": 0, **params}
+        params["answer_leg"] = params.pop("answer_leg")  # the order of the P4Info
     return _lpm("local_sid", ("ingress_class", ingress_class), "destination", prefix, action, **params)
 
 

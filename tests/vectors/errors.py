@@ -17,13 +17,15 @@ from dataplane.entry import TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward
 from vectors import node
-from vectors.case import Vector, from_host, ip, tcp, to_host, udp
-from vectors.entries import attach, h_encaps, live
+from vectors.case import Vector, encapsulated, entropy, from_host, ip, srv6, tcp, to_host, udp
+from vectors.entries import attach, h_encaps, live, local_sid
 from vectors.node import (
     A4,
     A6,
+    AGREEMENT,
     B4,
     B6,
+    FABRIC,
     GATEWAY4,
     GATEWAY6,
     NARROW,
@@ -31,10 +33,12 @@ from vectors.node import (
     T6,
     TAGGED,
     TENANT,
+    TUNNEL,
     A,
     C,
     remote4,
     remote6,
+    segments,
 )
 
 TIME_EXCEEDED = (ICMP(type=11, code=0), ICMPv6TimeExceeded(code=0))
@@ -192,4 +196,53 @@ def rejected() -> list[Vector]:
     ]
 
 
-VECTORS = [*too_big(), *hop_limit(), *unreachable(), *rejected()]
+def beyond() -> list[Vector]:
+    """To senders behind other nodes: on a leg of the SID's, or inside one network on the way of its replies."""
+    across, inside = "5f00:1:1:6::", "5f00:1:1:3::"
+    mtu = node.INNER_MTU
+    big = ICMP(type=3, code=4, nexthopmtu=mtu), ICMPv6PacketTooBig(mtu=mtu)
+    answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", context=AGREEMENT, answer_leg=101),)}
+    way_back = {"context": AGREEMENT, "answer_leg": 100 + node.PATHLESS}
+    lost = {"entries": (local_sid(2, f"{across}/128", "end_dt46", **way_back),)}
+    found = []
+    for version, protocol, far, near, gateway in (
+        (4, 4, remote4(1), A4, GATEWAY4),
+        (6, 41, remote6(1), A6, GATEWAY6),
+    ):
+
+        def vector(
+            name: str, inner: Packet, source: str, error: tuple[Packet, Packet] | None, reason: int, **more: object
+        ) -> Vector:
+            port, sid = (TUNNEL, across) if more else (FABRIC, inside)
+            frame = from_host(port, srv6(inner, [sid], 0, next_header=protocol))  # noqa: B023
+            if error is None:
+                return Vector(f"beyond-{name}-ipv{version}", port, frame, Drop(reason), **more)  # noqa: B023
+            quote = Raw(bytes(inner)[: 28 if inner.version == 4 else 88])
+            if inner.version == 4:
+                told, icmp = IP(src=source, dst=inner.src, tos=0xC0, id=0, ttl=63) / error[0] / quote, 1
+            else:
+                told, icmp = IPv6(src=source, dst=inner.src, hlim=63) / error[1] / quote, 58
+            flow = entropy(source, inner.src, icmp)
+            outer = encapsulated(told, inner.version, segments(1), flow)
+            sent = Forward(FABRIC, to_host(FABRIC, outer), reason)
+            return Vector(f"beyond-{name}-ipv{version}", port, frame, sent, **more)  # noqa: B023
+
+        large = (IP(src=far, dst=near, flags="DF") if version == 4 else ip(6, far, near)) / UDP() / Raw(bytes(1400))
+        last = ip(version, far, near, hop_limit=1) / udp()
+        found += [
+            vector("too-big", large, near, big, DropReason.TOO_BIG, **answers),
+            vector("hop-limit-across", last, near, None, DropReason.HOP_LIMIT, **answers),
+            vector("denied", ip(version, far, near) / tcp(80), near, None, DropReason.NOT_PERMITTED, **answers),
+            vector("too-big-no-way-back", large, near, None, DropReason.TOO_BIG, **lost),
+            vector("hop-limit-inside", last, gateway, TIME_EXCEEDED, DropReason.HOP_LIMIT),
+            vector("hop-limit-of-nobody", ip(version, *_strange(version), hop_limit=1) / udp(), "", None,
+                   DropReason.HOP_LIMIT),
+        ]  # fmt: skip
+    return found
+
+
+def _strange(version: int) -> tuple[str, str]:
+    return ("198.51.100.1", A4) if version == 4 else ("2001:db8:ffff::1", A6)
+
+
+VECTORS = [*too_big(), *hop_limit(), *unreachable(), *rejected(), *beyond()]

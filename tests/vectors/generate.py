@@ -93,7 +93,7 @@ def _segments(rng: random.Random) -> list[TableEntry]:
             params = {
                 "end": {},
                 "end_x": {"next_hop": rng.choice(HOPS)},
-                "end_dt46": {"context": rng.choice(CONTEXTS)},
+                "end_dt46": {"context": rng.choice(CONTEXTS), "answer_leg": rng.choice((0, *LEGS))},
                 "drop": {"reason": rng.choice(REASONS)},
             }[action]
             found.append(entries.local_sid(ingress_class, prefix, action, **params))

@@ -257,8 +257,6 @@ def decapsulation_errors() -> list[Vector]:
         "empty": (b"", 4, DropReason.MALFORMED),
         "cut": (inner[:-1], 4, DropReason.MALFORMED),
         "fragment": (bytes(later), 4, DropReason.FRAGMENT),
-        "ttl-1": (bytes(_inner(4, hop_limit=1)), 4, DropReason.HOP_LIMIT),
-        "hop-limit-0": (bytes(_inner(6, hop_limit=0)), 41, DropReason.HOP_LIMIT),
         "mapped-ipv6": (bytes(mapped), 41, DropReason.NOT_FORWARDABLE),
         "multicast": (bytes(IP(src=remote4(1), dst="224.0.0.1") / udp()), 4, DropReason.NOT_FORWARDABLE),
         "no-route": (bytes(IP(src=remote4(1), dst="10.1.0.99") / udp()), 4, DropReason.NO_ROUTE),
