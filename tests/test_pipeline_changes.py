@@ -149,7 +149,9 @@ def test_lowest_live_and_present_candidate_is_taken(xdp: XdpNode) -> None:
             expected_reason = DropReason.NONE if best is not None else DropReason.NO_LIVE_PATH
             seen = xdp.run(A, FLOW, expected_reason)
             if best is None:
-                assert seen == Outcome(DROPPED, DropReason.NO_LIVE_PATH), (present, bits)
+                assert seen.reason == DropReason.NO_LIVE_PATH, (present, bits)
+                # What is sent, while there is room for it, is the word to the host that there is no route.
+                assert seen.kind == DROPPED or seen.frame[:6] == FLOW[6:12], (present, bits)
             else:
                 assert int.from_bytes(seen.frame[38:54]) == address(f"5f00:2:10:{best}::"), (present, bits)
 
