@@ -16,7 +16,7 @@ from northbound_fake import TOKEN, FakeBackups, FakeController, FakeTelemetry, R
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import LIMIT_S, wait_for
 
-from controller.northbound import api, guard
+from controller.northbound import guard, watches
 from controller.northbound.api import create_app
 from controller.northbound.tokens import Tokens
 from netstitch import __version__
@@ -187,7 +187,7 @@ def test_watch_of_one_name_is_silent_about_others(client: httpx.Client) -> None:
 def test_watch_shows_a_heartbeat_and_ends_with_its_client(
     client: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(watches, "HEARTBEAT_S", 0.05)
     with client.stream("GET", "/v1/intents?watch=true") as stream:
         lines = stream.iter_lines()
         assert [next(lines) for _ in range(4)] == [""] * 4

@@ -1,0 +1,40 @@
+"""Why things are as they are, and where a packet goes."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Response
+
+from controller.model.trace import Crossing, Probe, Unknown
+from controller.northbound import schema
+from controller.northbound.answers import as_json, not_found, refusal, wrong_kind
+from controller.northbound.routes.parameters import Name, Seen, errors
+
+
+def add_explanations(app: FastAPI) -> None:
+    @app.get(
+        "/v1/explain/{kind}/{name:path}",
+        summary="Why: from an intent down to entries, or from an entry back to what asked for it",
+        response_model=None,
+        responses={200: {"model": schema.Branch}, **errors(400, 404)},
+    )
+    async def explain(
+        controller: Seen,
+        kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])],
+        name: Name,
+    ) -> Response:
+        try:
+            found = controller.explain(kind, name)
+        except KeyError:
+            return wrong_kind(f"{kind} are not explained; intents and entries are")
+        return as_json(found) if found is not None else not_found(controller, kind, name)
+
+    @app.post(
+        "/v1/trace",
+        summary="What becomes of a packet here, hop by hop, by the entries that the nodes shall have",
+        response_model=None,
+        responses={200: {"model": schema.Trace}, **errors(400, 404, 413)},
+    )
+    async def trace(controller: Seen, asked: schema.Probe | schema.Crossing) -> Response:
+        fields = asked.model_dump()
+        found = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
+        return refusal(404, found.message) if isinstance(found, Unknown) else as_json(found)

@@ -1,0 +1,87 @@
+"""Resources of a kind: a list, one, and what changes of them."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request, Response
+
+from controller.model.event import Problem
+from controller.northbound import lists, schema
+from controller.northbound.answers import as_json, invalid, not_found, unknown_kind
+from controller.northbound.routes.parameters import (
+    ONE_HEADERS,
+    PAGE_HEADERS,
+    REVISION,
+    Kind,
+    Name,
+    Seen,
+    Since,
+    Watch,
+    errors,
+    stream,
+)
+from controller.northbound.watches import follow
+
+
+def add_resources(app: FastAPI) -> None:
+    @app.get(
+        "/v1/{kind}",
+        summary="The resources of a kind, by name",
+        response_model=None,
+        responses={200: stream(list[schema.Resource], PAGE_HEADERS), **errors(400, 404, 410)},
+    )
+    async def list_resources(
+        request: Request,
+        controller: Seen,
+        kind: Kind,
+        labels: Annotated[
+            str | None, Query(description="Only those with these labels: `app=web,tier!=2,pci,!old`.")
+        ] = None,
+        phase: Annotated[str | None, Query(description="Only those in this phase.", examples=["Active"])] = None,
+        tenant: Annotated[str | None, Query(description="Only this tenant's intents.")] = None,
+        about: Annotated[
+            str | None, Query(description="Of events: only those about this.", examples=["intents/order-processing"])
+        ] = None,
+        limit: Annotated[
+            int | None, Query(ge=1, le=lists.LIMIT_MAX, description="At most so many; the header Link has the rest.")
+        ] = None,
+        after: Annotated[str | None, Query(alias="continue", description="As the header Link has it.")] = None,
+        watch: Watch = False,
+        since: Since = None,
+    ) -> Response:
+        try:
+            selection = lists.Selection(lists.selector(labels or ""), phase, tenant, about)
+            if watch:
+                return follow(controller, kind, None, since, selection)
+            found = [one for one in controller.list(kind) if selection.picks(one)]
+            shown, rest = lists.page(found, limit, after)
+        except KeyError:
+            return unknown_kind(kind)
+        except ValueError as error:
+            return invalid([Problem(path=("query",), message=str(error))])
+        response = as_json(shown)
+        response.headers[REVISION] = str(controller.revision)
+        if rest:
+            following = request.url.include_query_params(**{"continue": rest})
+            response.headers["link"] = f'<{following.path}?{following.query}>; rel="next"'
+        return response
+
+    @app.get(
+        "/v1/{kind}/{name:path}",
+        summary="One resource",
+        response_model=None,
+        responses={200: stream(schema.Resource, ONE_HEADERS), **errors(400, 404, 410)},
+    )
+    async def get_resource(
+        controller: Seen, kind: Kind, name: Name, watch: Watch = False, since: Since = None
+    ) -> Response:
+        try:
+            if watch:
+                return follow(controller, kind, name, since, lists.Selection())
+            found = controller.get(kind, name)
+        except KeyError:
+            return unknown_kind(kind)
+        if found is None:
+            return not_found(controller, kind, name)
+        response = as_json(found)
+        response.headers["etag"] = f'"{found.metadata["revision"]}"'
+        return response

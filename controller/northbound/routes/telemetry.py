@@ -1,0 +1,87 @@
+"""What the nodes count and the controller sees: flows, drops, doctor, metrics."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Response
+
+from controller.model.telemetry import NodeDrops, Telemetry
+from controller.northbound import flows, metrics, schema
+from controller.northbound.answers import as_json, not_found
+from controller.northbound.routes.parameters import Seen, errors
+from dataplane.reasons import DropReason
+
+
+def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
+    @app.get(
+        "/v1/flows",
+        summary="Flow records, read from the nodes now; both directions in one row",
+        response_model=None,
+        responses={200: {"model": list[flows.FlowRow]}, **errors(400, 404)},
+    )
+    async def read_flows(
+        controller: Seen, intent: Annotated[str | None, Query(description="Only this intent's.")] = None
+    ) -> Response:
+        if intent is not None and controller.get("intents", intent) is None:
+            return not_found(controller, "intents", intent)
+        rows = flows.rows(await telemetry.flows(), intent)
+        return as_json(rows if controller.whole else [row for row in rows if controller.concerns(row.owner)])
+
+    @app.get(
+        "/v1/drops",
+        summary="Dropped packets by node and reason, read from the nodes now",
+        response_model=None,
+        responses={200: {"model": list[schema.Drop]}, **errors()},
+    )
+    async def read_drops() -> Response:
+        return as_json(_drops(await telemetry.drops()))
+
+    @app.get(
+        "/v1/doctor",
+        summary="What is well and what is not",
+        response_model=None,
+        responses={200: {"model": schema.Doctor}, **errors()},
+    )
+    async def doctor() -> Response:
+        checks = [
+            {field: getattr(check, field) for field in check.__struct_fields__} for check in await telemetry.checks()
+        ]
+        return as_json({"domain": domain, "ok": all(check["ok"] for check in checks), "checks": checks})
+
+    @app.get(
+        "/metrics",
+        summary="For Prometheus",
+        response_model=None,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+    )
+    async def read_metrics(controller: Seen) -> Response:
+        drops, carried = _drops(await telemetry.drops()), await telemetry.carried()
+        intents, now_s = controller.list("intents"), time.time()
+        text = metrics.text(
+            (
+                *metrics.of_intents(intents),
+                *metrics.of_each_intent(intents, carried, now_s),
+                *metrics.of_agreements(controller.list("agreements")),
+                *metrics.of_tunnels(controller.list("tunnels"), now_s),
+                *metrics.of_nodes(controller.list("nodes")),
+                *metrics.of_drops(drops),
+                *telemetry.metrics(),
+            )
+        )
+        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
+    names = {int(reason): reason.name.lower() for reason in DropReason}
+    return [
+        {
+            "node": node.node,
+            "reason": names.get(sample.index, f"reason_{sample.index}"),
+            "packets": sample.packets,
+            "bytes": sample.bytes,
+        }
+        for node in sorted(nodes, key=lambda node: node.node)
+        for sample in sorted(node.drops, key=lambda sample: sample.index)
+        if sample.packets
+    ]
