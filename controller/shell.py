@@ -14,13 +14,14 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, assert_never
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, assert_never
 
 import msgspec
 
-from controller import explain, preview, reconcile, tracing, view
-from controller.errors import ConfigInvalid, ControllerError, Overloaded, TooOld, Unavailable
+from controller import preview, reconcile
+from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets
+from controller.errors import ConfigInvalid, ControllerError, Overloaded, Unavailable
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
@@ -46,15 +47,10 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
-from controller.model.explanation import Branch
 from controller.model.intent import Intent
-from controller.model.inventory import Domain
 from controller.model.keys import Keys
-from controller.model.policy import Policy
-from controller.model.resource import Answer, Resource
-from controller.model.rule import Added
-from controller.model.trace import Crossing, Probe, Trace, Unknown
-from controller.revisions import Revisions
+from controller.model.resource import Answer
+from controller.reading import Reading
 
 QUEUE_MAX = 4096
 BATCH_MAX = 256
@@ -63,73 +59,14 @@ HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
 TICK_S = 1.0
-WATCH_PAUSES = 4
-"""How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
 LAST_WORDS_S = 0.2
 """For answers to leave before a controller ends that can no longer store."""
 
 _Item = tuple[Event, asyncio.Future[None] | None]
 """An event, and who waits until what it led to is stored."""
-LogLine = Callable[[str, str, Mapping[str, str]], None]
-"""(level, event, fields)"""
 
 
-class Journal(Protocol):
-    """The store, as far as the loop needs it."""
-
-    async def commit(self, records: Sequence[Record]) -> int:
-        """Durable on return."""
-
-
-class Neighbours(Protocol):
-    """The other domains."""
-
-    def set_domains(self, domains: Mapping[str, Domain]) -> None: ...
-
-    def send(self, peer: str, message_id: str, message: Envelope) -> None:
-        """Answered by one MessageSent."""
-
-
-class Targets(Protocol):
-    """The nodes."""
-
-    def connect(self, node: str, agent: str) -> None: ...
-
-    def disconnect(self, node: str) -> None: ...
-
-    def sync(self, wanted: SyncNode) -> None:
-        """Answered by NodeSynced, NodeRejected or NodeUnreachable."""
-
-
-class Plugins(Protocol):
-    """Those of others that say what more an intent requires, or what they think of an offer."""
-
-    @property
-    def compiling(self) -> bool:
-        """Whether there are any."""
-
-    async def compile(self, intents: Sequence[Mapping[str, Any]]) -> Sequence[tuple[Added, ...]]:
-        """Of each intent (as a manifest); a failure is in it."""
-
-    @property
-    def judging(self) -> bool:
-        """Whether any judges offers."""
-
-    async def judge(self, terms: Mapping[str, Any]) -> tuple[str, str]:
-        """Why an offer is refused (empty: it is not), and what failed."""
-
-    def resources(self) -> list[Resource]: ...
-
-
-class PolicySource(Protocol):
-    name: str
-    """Of the file."""
-
-    def read(self) -> Policy:
-        """As it is now. Raises ConfigInvalid or ManifestInvalid."""
-
-
-class Shell:
+class Shell(Reading):
     """Implements model.resource.Controller. `run` until cancelled; a failure of the store ends it."""
 
     def __init__(
@@ -146,32 +83,22 @@ class Shell:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
+        super().__init__(state, plugins=plugins, history=history if history is not None else History(), now_s=now_s)
         self._state = state
-        self._stored = state
         self._effects = tuple(effects)
         self._ended = ""
         """Why this controller ends."""
         self._journal = journal
         self._keys = keys
         self._log = log
-        self._plugins = plugins
         self._policy = policy
-        self._history = history if history is not None else History()
         self._happened: list[Record] = []
         """Of the history, to be stored with what is stored next, or at the next tick: nothing waits for it."""
-        self._now_s = now_s
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
         self._replies: dict[str, asyncio.Future[Answer]] = {}
-        self._watchers: set[asyncio.Event] = set()
-        self._revisions = Revisions(state.counters.get("start", 0))
         self._request_ids = (f"request-{n}" for n in itertools.count(1))
         self.counts: Counter[str] = Counter()
         """Of events by kind, `commits`, `steps_us`, `ticks_lost`."""
-
-    @property
-    def state(self) -> reconcile.State:
-        """The newest that is stored."""
-        return self._stored
 
     @property
     def queued(self) -> int:
@@ -220,8 +147,7 @@ class Shell:
                 receipt.set_result(None)
         self._perform(effects, neighbours, targets)
         if self._state is not before:
-            for watcher in self._watchers:
-                watcher.set()
+            self._wake()
 
     async def _store(self, effects: Iterable[Effect]) -> None:
         records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
@@ -413,80 +339,6 @@ class Shell:
         request_id = next(self._request_ids)
         event = EndAgreement(request_id=request_id, name=name, reason=reason, hold_off_s=hold_off_s, by=by)
         return await self._ask(request_id, event)
-
-    def tenant(self, intent: str) -> str | None:
-        undertaking = self._stored.undertakings.get(intent)
-        return undertaking.intent.tenant if undertaking is not None else None
-
-    def list(self, kind: str) -> list[Resource]:
-        return self._revisions.look(kind, self._resources(kind))
-
-    def _resources(self, kind: str) -> Sequence[Resource]:
-        if kind == "plugins":
-            return self._plugins.resources() if self._plugins is not None else []
-        if kind == "events":
-            return self._history.resources()
-        return view.resources(self._stored, kind, self._now_s())
-
-    def names(self, kind: str) -> Sequence[str]:
-        if kind == "intents":
-            return [*self._stored.undertakings]
-        return [str(one.metadata["name"]) for one in self._resources(kind)]
-
-    def get(self, kind: str, name: str) -> Resource | None:
-        if kind in ("plugins", "events"):
-            found = next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
-        else:
-            found = view.resource(self._stored, kind, name, self._now_s())
-        return self._revisions.look_at(kind, name, found)
-
-    def explain(self, kind: str, name: str) -> Branch | None:
-        return explain.explain(self._stored, kind, name, self._now_s())
-
-    def trace(self, asked: Probe | Crossing, by: Principal = OURSELVES) -> Trace | Unknown:
-        return tracing.trace(self._stored, asked, self._now_s(), by)
-
-    @property
-    def revision(self) -> int:
-        return self._revisions.newest
-
-    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
-        if since is not None:
-            self._shown(kind, name)
-            self._revisions.gone(kind, since)
-        return self._changes(kind, name, since)
-
-    async def _changes(self, kind: str, name: str | None, since: int | None) -> AsyncIterator[Resource]:
-        """Ends where the reader has fallen too far behind."""
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        try:
-            while True:
-                began = time.perf_counter()
-                found = list(self._shown(kind, name))
-                if since is not None:
-                    found = [one for one in found if one.metadata["revision"] > since]
-                    try:
-                        gone = self._revisions.gone(kind, since)
-                    except TooOld:
-                        return
-                    found += [one for one in gone if name in (None, one.metadata["name"])]
-                    found.sort(key=lambda one: int(one.metadata["revision"]))
-                since = self._revisions.newest
-                looked_s = time.perf_counter() - began
-                for one in found:
-                    yield one
-                await asyncio.sleep(WATCH_PAUSES * looked_s)
-                await changed.wait()
-                changed.clear()
-        finally:
-            self._watchers.discard(changed)
-
-    def _shown(self, kind: str, name: str | None) -> Sequence[Resource]:
-        if name is None:
-            return self.list(kind)
-        found = self.get(kind, name)
-        return () if found is None else (found,)
 
     async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement | LoadPolicy) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""

@@ -1,0 +1,116 @@
+"""What is stored, as people see it: lists, one resource, what changes, why it is so."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from controller import explain, reconcile, tracing, view
+from controller.adapters import Plugins
+from controller.errors import TooOld
+from controller.history import History
+from controller.model.access import OURSELVES, Principal
+from controller.model.explanation import Branch
+from controller.model.resource import Resource
+from controller.model.trace import Crossing, Probe, Trace, Unknown
+from controller.revisions import Revisions
+
+WATCH_PAUSES = 4
+"""How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
+
+
+class Reading:
+    """The half of model.resource.Controller that changes nothing. Who steps replaces `_stored` and wakes watches."""
+
+    def __init__(
+        self, state: reconcile.State, *, plugins: Plugins | None, history: History, now_s: Callable[[], float]
+    ) -> None:
+        self._stored = state
+        self._plugins = plugins
+        self._history = history
+        self._now_s = now_s
+        self._revisions = Revisions(state.counters.get("start", 0))
+        self._watchers: set[asyncio.Event] = set()
+
+    @property
+    def state(self) -> reconcile.State:
+        """The newest that is stored."""
+        return self._stored
+
+    def _wake(self) -> None:
+        """Watches look again."""
+        for watcher in self._watchers:
+            watcher.set()
+
+    def tenant(self, intent: str) -> str | None:
+        undertaking = self._stored.undertakings.get(intent)
+        return undertaking.intent.tenant if undertaking is not None else None
+
+    def list(self, kind: str) -> list[Resource]:
+        return self._revisions.look(kind, self._resources(kind))
+
+    def _resources(self, kind: str) -> Sequence[Resource]:
+        if kind == "plugins":
+            return self._plugins.resources() if self._plugins is not None else []
+        if kind == "events":
+            return self._history.resources()
+        return view.resources(self._stored, kind, self._now_s())
+
+    def names(self, kind: str) -> Sequence[str]:
+        if kind == "intents":
+            return [*self._stored.undertakings]
+        return [str(one.metadata["name"]) for one in self._resources(kind)]
+
+    def get(self, kind: str, name: str) -> Resource | None:
+        if kind in ("plugins", "events"):
+            found = next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
+        else:
+            found = view.resource(self._stored, kind, name, self._now_s())
+        return self._revisions.look_at(kind, name, found)
+
+    def explain(self, kind: str, name: str) -> Branch | None:
+        return explain.explain(self._stored, kind, name, self._now_s())
+
+    def trace(self, asked: Probe | Crossing, by: Principal = OURSELVES) -> Trace | Unknown:
+        return tracing.trace(self._stored, asked, self._now_s(), by)
+
+    @property
+    def revision(self) -> int:
+        return self._revisions.newest
+
+    def watch(self, kind: str, name: str | None = None, *, since: int | None = None) -> AsyncIterator[Resource]:
+        if since is not None:
+            self._shown(kind, name)
+            self._revisions.gone(kind, since)
+        return self._changes(kind, name, since)
+
+    async def _changes(self, kind: str, name: str | None, since: int | None) -> AsyncIterator[Resource]:
+        """Ends where the reader has fallen too far behind."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            while True:
+                began = time.perf_counter()
+                found = list(self._shown(kind, name))
+                if since is not None:
+                    found = [one for one in found if one.metadata["revision"] > since]
+                    try:
+                        gone = self._revisions.gone(kind, since)
+                    except TooOld:
+                        return
+                    found += [one for one in gone if name in (None, one.metadata["name"])]
+                    found.sort(key=lambda one: int(one.metadata["revision"]))
+                since = self._revisions.newest
+                looked_s = time.perf_counter() - began
+                for one in found:
+                    yield one
+                await asyncio.sleep(WATCH_PAUSES * looked_s)
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._watchers.discard(changed)
+
+    def _shown(self, kind: str, name: str | None) -> Sequence[Resource]:
+        if name is None:
+            return self.list(kind)
+        found = self.get(kind, name)
+        return () if found is None else (found,)
