@@ -24,6 +24,10 @@ class Overloaded(Unavailable):
     """More is asked than this controller takes at once."""
 
 
+class NoSpace(Unavailable):
+    """There is no room on the disk: nothing new is stored until there is, and nothing that was stored is lost."""
+
+
 class TooOld(ControllerError):
     """The client's: of the time since the revision that it names it is not known any more what is gone."""
 

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from waiting import LIMIT_S, until
 
+from controller.eastwest import door as door_module
 from controller.eastwest import identity as identity_module
 from controller.eastwest import peer as peer_module
 from controller.eastwest import server as server_module
@@ -308,6 +309,7 @@ async def test_a_slow_store_is_said_to_the_sender(receiver: Receiver, monkeypatc
 async def test_one_peer_cannot_take_all_calls(receiver: Receiver) -> None:
     receiver.stored.clear()
     channel = opened_channel(receiver.shop, receiver.peer)
+    await channel.greet()
     calls = [
         asyncio.ensure_future(channel.deliver(withdrawal(n))) for n in range(server_module.CALLS_OF_A_PEER_MAX + 4)
     ]
@@ -319,6 +321,100 @@ async def test_one_peer_cannot_take_all_calls(receiver: Receiver) -> None:
     await asyncio.wait(calls)
     assert len(receiver.taken) == server_module.CALLS_OF_A_PEER_MAX
     await channel.close()
+
+
+async def half_open(channel: grpc.aio.Channel, count: int) -> list[Any]:
+    """Calls of which the message never comes; they are there when this returns."""
+    call = channel.stream_unary(METHOD)
+    calls = [call(timeout=LIMIT_S) for _ in range(count)]
+    await channel.channel_ready()
+    return calls
+
+
+def raw_channel(identity: Identity, peer: Peer) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(
+        peer.certificate.encode(), identity.leaf_key, identity.leaf_certificate.encode()
+    )
+    options = [("grpc.ssl_target_name_override", peer.domain), ("grpc.use_local_subchannel_pool", 1)]
+    return grpc.aio.secure_channel(peer.endpoint, credentials, options=options)
+
+
+async def test_half_open_calls_of_one_peer_leave_others_served(receiver: Receiver, tmp_path: Path) -> None:
+    """They count before their message has come, and end at their deadline."""
+    insight = keygen("insight", tmp_path / "insight")
+    receiver.server.set_peers({"shop": peer_of(receiver.shop, 1), "insight": peer_of(insight, 1)})
+    following = asyncio.ensure_future(receiver.server.follow())
+    channels = [raw_channel(insight, receiver.peer) for _ in range(4)]
+    held = [call for channel in channels for call in await half_open(channel, 64)]
+    await until(lambda: receiver.server.refusals["insight", "calls"] > 0, "the share of insight is used up")
+    channel = opened_channel(receiver.shop, receiver.peer)
+    await channel.deliver(withdrawal(), deadline_s=LIMIT_S)
+    assert receiver.taken == [("shop", withdrawal())]
+    assert sum(who == "insight" for who, _ in receiver.refused) <= server_module.LINES_AT_ONCE_MAX + 5
+    for call in held:
+        call.cancel()
+    for each in (channel, *channels):
+        await each.close()
+    following.cancel()
+
+
+async def test_a_message_that_does_not_come_is_given_up(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_S_MAX", 0.2)
+    channel = raw_channel(receiver.shop, receiver.peer)
+    (call,) = await half_open(channel, 1)
+    with pytest.raises(grpc.aio.AioRpcError, match="has not come within"):
+        await call
+    await channel.close()
+
+
+async def test_one_call_carries_one_message(receiver: Receiver) -> None:
+    channel = raw_channel(receiver.shop, receiver.peer)
+    with pytest.raises(grpc.aio.AioRpcError, match="one message"):
+        await channel.stream_unary(METHOD)(iter([encode(withdrawal(1)), encode(withdrawal(2))]))
+    await channel.close()
+    assert not receiver.taken
+
+
+async def test_messages_that_come_too_fast_wait_and_are_all_taken(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MESSAGES_AT_ONCE_MAX", 3)
+    receiver.server.set_peers({})
+    receiver.server.set_peers({"shop": peer_of(receiver.shop, 1)})
+    channel = opened_channel(receiver.shop, receiver.peer)
+    for n in range(8):
+        await channel.deliver(withdrawal(n), deadline_s=LIMIT_S)
+    assert len(receiver.taken) == 8
+    assert receiver.server.refusals["shop", "messages"] > 0
+    await channel.close()
+
+
+async def test_strangers_have_connections_of_their_own(receiver: Receiver) -> None:
+    """They take none of a peer's, however many there are, and the eldest of who has most gives way."""
+    channel = opened_channel(receiver.shop, receiver.peer)
+    await channel.greet()
+    count = door_module.STRANGERS_MAX + 40
+    silent = [await asyncio.open_connection("127.0.0.1", receiver.port) for _ in range(count)]
+    async with asyncio.timeout(LIMIT_S):
+        for reader, _ in silent[:40]:
+            assert await reader.read() == b""
+    await channel.deliver(withdrawal(1), deadline_s=LIMIT_S)  # over the connection that was there
+    newcomer = opened_channel(receiver.shop, receiver.peer)
+    await newcomer.deliver(withdrawal(2), deadline_s=LIMIT_S)
+    assert [message for _, message in receiver.taken] == [withdrawal(1), withdrawal(2)]
+    assert receiver.server.door.turned_away[""] >= 40
+    for _, writer in silent:
+        writer.close()
+    await channel.close()
+    await newcomer.close()
+
+
+async def test_a_stranger_that_says_nothing_is_sent_away(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "KNOWN_WITHIN_S", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+    async with asyncio.timeout(LIMIT_S):
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_connections_that_say_nothing_hold_nobody_up(receiver: Receiver) -> None:

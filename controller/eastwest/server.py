@@ -5,11 +5,16 @@ signed the certificate, never from anything the message says.
 """
 
 import asyncio
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NoReturn
 
 import grpc
 
+from controller.bucket import Bucket
+from controller.eastwest.door import Door
 from controller.eastwest.identity import Identity, issued_by
 from controller.eastwest.peer import (
     DELIVER,
@@ -22,30 +27,46 @@ from controller.eastwest.peer import (
     encode,
     greeting_objection,
 )
-from controller.errors import ConfigInvalid
+from controller.errors import ConfigInvalid, NoSpace
 from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
 
 DELIVERY_S_MAX = 10.0
 """Until the controller has stored what a message led to."""
+REQUEST_S_MAX = 10.0
+"""Until the whole of a message has come."""
 HANDSHAKE_MS_MAX = 5_000
-CALLS_MAX = 64
+STREAMS_MAX = 32
+"""Calls of one connection."""
 CALLS_OF_A_PEER_MAX = 16
+"""From when one begins, whether or not its message has come."""
+BUSY_S = 0.5
+"""Before a call beyond that is refused: who tries again at once is not heard sooner."""
+MESSAGES_S_MAX = 200.0
+MESSAGES_AT_ONCE_MAX = 2_000
+"""Of one peer: those that come faster wait."""
+LINES_S_MAX = 0.1
+LINES_AT_ONCE_MAX = 20
+"""Of the log, about what one peer, or all strangers, did that was refused."""
+LEAVES_MAX = 256
 OPTIONS = (
     ("grpc.max_receive_message_length", SIZE_BYTES_MAX),
     ("grpc.max_send_message_length", SIZE_BYTES_MAX),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
     ("grpc.so_reuseport", 0),
 )
 
 Deliver = Callable[[str, Envelope], Awaitable[None]]
-"""(domain of the peer, message): returns when the outcome is durable."""
+"""(domain of the peer, message): returns when the outcome is durable. Raises NoSpace where it cannot be."""
 Met = Callable[[PeerMet], Awaitable[None]]
 Refused = Callable[[str, str], None]
 """(domain, or address where it is unknown; reason): for the log."""
 
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
+_Requests = AsyncIterator[bytes]
+_STRANGERS = "a stranger"
 
 
 class EastWestServer:
@@ -58,9 +79,14 @@ class EastWestServer:
         self._peers: dict[str, Peer] = {}
         self._domain_of_leaf: dict[bytes, str] = {}
         self._in_flight: Counter[str] = Counter()
+        self._messages: dict[str, Bucket] = {}
+        self._lines: dict[str, Bucket] = {}
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
-        self._address = ""
+        self._port = 0
+        self.door = Door(lambda: self._port)
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        """By whose, and which share."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
         """From now on only these get in: each call is checked, also over an older connection.
@@ -68,39 +94,52 @@ class EastWestServer:
         New ones get through TLS when `follow` has taken up the change.
         """
         self._peers = dict(peers)
+        self._messages = {
+            name: self._messages.get(name) or Bucket(rate=MESSAGES_S_MAX, burst=MESSAGES_AT_ONCE_MAX) for name in peers
+        }
+        self._lines = {name: bucket for name, bucket in self._lines.items() if name in (*peers, _STRANGERS)}
         self._domain_of_leaf.clear()
         self._changed.set()
 
     async def start(self, address: str) -> int:
         """Listens on `host:port` (0: any) and returns the port. Raises ConfigInvalid."""
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        host, _, port = address.rpartition(":")
+        await self._serve()
+        try:
+            return await self.door.open(host.strip("[]"), int(port))
+        except OSError as exc:
+            await self.stop(0)
+            raise ConfigInvalid(f"east-west {address}: cannot listen there ({exc}); choose a free address") from exc
+
+    async def _serve(self) -> None:
+        server = grpc.aio.server(options=OPTIONS)
+        # streams of one message each: what calls is known before its message is read
         handlers = {
-            DELIVER: grpc.unary_unary_rpc_method_handler(self._take),
-            GREET: grpc.unary_unary_rpc_method_handler(self._welcome),
+            DELIVER: grpc.stream_unary_rpc_method_handler(self._take),
+            GREET: grpc.stream_unary_rpc_method_handler(self._welcome),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._changed.clear()
-        try:
-            port = int(server.add_secure_port(address, self._credentials()))
-        except RuntimeError as exc:
-            raise ConfigInvalid(f"east-west {address}: cannot listen there ({exc}); choose a free address") from exc
+        self._port = int(server.add_secure_port("127.0.0.1:0", self._credentials()))
         await server.start()
         self._server = server
-        self._address = f"{address.rpartition(':')[0]}:{port}"
-        return port
 
     async def follow(self) -> None:
-        """Listens anew, on the same port, whenever the peers have changed. Runs until it is cancelled.
+        """Serves anew whenever the peers have changed. Runs until it is cancelled.
 
         grpc.dynamic_ssl_server_credentials would spare this, but changing its configuration while handshakes are under
         way ends the process (grpcio 1.85: reference count of the handshaker factory).
         """
         while True:
             await self._changed.wait()
-            await self.stop()
-            await self.start(self._address)
+            await self._end(1.0)
+            await self._serve()
 
     async def stop(self, grace_s: float = 1.0) -> None:
+        self.door.close()
+        await self._end(grace_s)
+
+    async def _end(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
@@ -112,44 +151,85 @@ class EastWestServer:
         credentials: grpc.ServerCredentials = grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
         return credentials
 
-    async def _take(self, request: bytes, context: _Context) -> bytes:
-        domain = await self._admitted(context)
-        try:
-            message = decode(request)
-        except Unreadable as exc:
-            self._refused(domain, str(exc))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
-        self._in_flight[domain] += 1
-        try:
-            async with asyncio.timeout(DELIVERY_S_MAX):
-                await self._deliver(domain, message)
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again")
-        finally:
-            self._in_flight[domain] -= 1
+    async def _take(self, requests: _Requests, context: _Context) -> bytes:
+        async with self._share(context) as domain:
+            try:
+                message = decode(await self._request(domain, requests, context))
+            except Unreadable as exc:
+                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+            try:
+                async with asyncio.timeout(DELIVERY_S_MAX):
+                    await self._deliver(domain, message)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again")
+            except NoSpace:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no room to store it now; try later")
         return b""
 
-    async def _welcome(self, request: bytes, context: _Context) -> bytes:
+    async def _welcome(self, requests: _Requests, context: _Context) -> bytes:
         """Whoever greets us hears what we speak, also where we have nothing in common."""
-        domain = await self._admitted(context)
-        try:
-            theirs = decode_greeting(request)
-        except Unreadable as exc:
-            self._refused(domain, str(exc))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
-        await self._met(PeerMet(peer=domain, greeting=theirs, refusal=greeting_objection(theirs)))
+        async with self._share(context) as domain:
+            try:
+                theirs = decode_greeting(await self._request(domain, requests, context))
+            except Unreadable as exc:
+                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+            await self._met(PeerMet(peer=domain, greeting=theirs, refusal=greeting_objection(theirs)))
         return encode(self._greeting)
 
-    async def _admitted(self, context: _Context) -> str:
-        """Which peer calls; everybody else is sent away."""
+    @contextlib.asynccontextmanager
+    async def _share(self, context: _Context) -> AsyncIterator[str]:
+        """Which peer calls, while the call counts as one of its share; everybody else is sent away, and what is beyond
+        the share too, before anything of it is read."""
+        inside = context.peer()
         domain = self._domain(context)
         if domain is None:
-            self._refused(context.peer(), "its certificate is of no pinned peer")
+            who = self.door.came_from(inside)
+            self._tell(_STRANGERS, who, "its certificate is of no pinned peer")
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
+        self.door.is_of(inside, domain)
         if self._in_flight[domain] >= CALLS_OF_A_PEER_MAX:
-            self._refused(domain, f"more than {CALLS_OF_A_PEER_MAX} calls at once")
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once; try later")
-        return domain
+            await asyncio.sleep(BUSY_S)
+            why = f"too many calls at once (more than {CALLS_OF_A_PEER_MAX}); try later"
+            await self._send_away(domain, "calls", grpc.StatusCode.RESOURCE_EXHAUSTED, why, context)
+        self._in_flight[domain] += 1
+        try:
+            yield domain
+        finally:
+            self._in_flight[domain] -= 1
+
+    async def _request(self, domain: str, requests: _Requests, context: _Context) -> bytes:
+        """The one message of a call. Raises Unreadable where it is not one."""
+        bucket = self._messages.get(domain)
+        if bucket is not None and (wait_s := bucket.wait_s(time.monotonic())):
+            self.refusals[domain, "messages"] += 1
+            await asyncio.sleep(wait_s)
+        found: list[bytes] = []
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                async for request in requests:
+                    found.append(request)
+                    if len(found) > 1:
+                        break
+        except TimeoutError:
+            why = f"the message has not come within {REQUEST_S_MAX:.0f} s; send it again"
+            await self._send_away(domain, "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, why, context)
+        if len(found) != 1:
+            raise Unreadable("a call carries one message")
+        return found[0]
+
+    async def _send_away(
+        self, domain: str, share: str, status: grpc.StatusCode, why: str, context: _Context
+    ) -> NoReturn:
+        self.refusals[domain, share] += 1
+        self._tell(domain, domain, why)
+        await context.abort(status, why)
+
+    def _tell(self, whose: str, who: str, why: str) -> None:
+        bucket = self._lines.setdefault(whose, Bucket(rate=LINES_S_MAX, burst=LINES_AT_ONCE_MAX))
+        if bucket.take(time.monotonic()):
+            self._refused(who, why)
+        else:
+            self.refusals[whose, "log"] += 1
 
     def _domain(self, context: _Context) -> str | None:
         """The peer whose pinned root signed the certificate of this connection."""
@@ -160,6 +240,8 @@ class EastWestServer:
         if leaf not in self._domain_of_leaf:
             for peer in self._peers.values():
                 if issued_by(leaf, peer.certificate, peer.domain):
+                    if len(self._domain_of_leaf) >= LEAVES_MAX:
+                        self._domain_of_leaf.clear()  # a peer may make as many as it likes
                     self._domain_of_leaf[leaf] = peer.domain
                     break
         return self._domain_of_leaf.get(leaf)
