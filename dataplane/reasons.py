@@ -42,6 +42,8 @@ class DropReason(enum.IntEnum):
     IPV4_OPTIONS = 22
     NO_IPV6 = 23
     """The path takes no packets of IPV6_LEAST_MTU octets, so it is none for IPv6."""
+    UNCLASSIFIED = 24
+    """No upper layer is seen behind its extension headers, and nothing permits what cannot be classified."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 
@@ -77,6 +79,8 @@ class L4Class(enum.IntEnum):
     ECHO_REQUEST = 4
     ECHO_REPLY = 5
     OTHER = 6
+    UNCLASSIFIED = 7
+    """What it carries is not seen: behind ESP, an unknown next header of IPv6, or more headers than are walked."""
 
 
 class PipelineEvent(enum.IntEnum):
@@ -124,6 +128,10 @@ FRAGMENT_WAYS = 8
 """Fragmented packets that a share knows at a time; the eldest gives way."""
 FRAGMENT_PARTS = 4
 """Pieces without a gap between them, of one packet, that may have come at a time."""
+EXTENSION_HEADERS = 8
+"""Of an IPv6 packet, that are walked to its upper layer."""
+EXTENSIONS_END = 248
+"""Octets from the beginning of an IPv6 header, within which its upper layer must begin."""
 IPV6_LEAST_MTU = 1280
 """RFC 8200 §5."""
 CUT_SMALLEST_MTU = 68

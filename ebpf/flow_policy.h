@@ -123,7 +123,7 @@ static __always_inline int resolve(const union flow_key *flow, __u32 flow_port)
 	__u32 context = flow->context, action = FLOW_POLICY_NO_ENTRY, priority = 0;
 	struct flow_policy_masks *masks;
 	struct flow_policy_key key = {};
-	int result = -DROP_NOT_PERMITTED;
+	int result = flow->l4_class == L4_UNCLASSIFIED ? -DROP_UNCLASSIFIED : -DROP_NOT_PERMITTED;
 
 	if (flow_port && !is_source_admitted(flow_port, &flow->source))
 		return -DROP_SOURCE_NOT_ADMITTED;

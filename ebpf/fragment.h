@@ -268,14 +268,14 @@ static __always_inline int read_fragment(struct xdp_md *ctx, const struct packet
 	} else {
 		struct ipv6_fragment *header;
 
-		c.position += sizeof(struct ipv6);
+		c = cursor_at(ctx, ip_offset(packet) + packet->fragment_at);
 		header = pull(&c, sizeof(*header));
 		if (!header)
 			return drop(packet, DROP_MALFORMED);
 		key->identification = header->id;
 		from = bpf_ntohs(header->offset) >> 3;
 		is_last = !(header->offset & bpf_htons(IPV6_MORE_FRAGMENTS));
-		size = packet->ip_length - sizeof(struct ipv6) - sizeof(*header);
+		size = packet->ip_length - packet->fragment_at - sizeof(*header);
 	}
 	if (!size || from * 8 + size > most || (!is_last && size % 8))
 		return drop(packet, DROP_FRAGMENT_REFUSED);

@@ -26,7 +26,8 @@ static __always_inline int answer_echo(struct xdp_md *ctx, struct packet *packet
 
 	if (!is_source_admitted(packet->ingress_port, &packet->flow.source))
 		return drop(packet, DROP_SOURCE_NOT_ADMITTED);
-	if (packet->l4_fault || packet->is_fragment || packet->flow.l4_class != L4_ECHO_REQUEST)
+	if (packet->l4_fault || packet->is_fragment || packet->flow.l4_class != L4_ECHO_REQUEST ||
+	    packet->l4_offset != (v4 ? sizeof(struct ipv4) : sizeof(struct ipv6)))
 		return drop(packet, DROP_NOT_PERMITTED);
 	if (cut_padding(ctx, packet) != GO_ON)
 		return XDP_DROP;

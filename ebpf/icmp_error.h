@@ -13,7 +13,6 @@
 #define QUOTE_IPV4               28
 #define QUOTE_IPV6               88
 #define TOS_INTERNETWORK_CONTROL 0xc0 /* RFC 1812 §4.3.2.5 */
-#define EXTENSION_HEADERS        4    /* that are walked to see what an IPv6 packet carries */
 
 /* One error in so many nanoseconds, and `icmp_error_burst_ns` ahead of that: RFC 4443 §2.4(f). 0: no limit. */
 const volatile __u64 icmp_error_interval_ns = 20000000;
@@ -69,43 +68,19 @@ static __noinline bool is_within_budget(__u32 ingress_port)
 	return true;
 }
 
-static __always_inline bool is_error_ipv4(struct xdp_md *ctx, const struct packet *packet)
+/* Where there are more extension headers than are walked, it might be one. */
+static __always_inline bool is_error(struct xdp_md *ctx, const struct packet *packet)
 {
-	struct cursor c = cursor_at(ctx, ip_offset(packet));
-	struct ipv4 *ip = pull(&c, sizeof(*ip));
-	__u8 *type = pull(&c, 1);
+	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
+	__u8 protocol = packet->flow.protocol, type;
 
-	if (!ip || ip->protocol != PROTOCOL_ICMP)
-		return !ip;
-	return !type || icmpv4_class(*type) == L4_ICMP_ERROR || *type == ICMP_SOURCE_QUENCH || *type == ICMP_REDIRECT;
-}
-
-/* Behind extension headers too; where there are more than are walked, it might be one. */
-static __always_inline bool is_error_ipv6(struct xdp_md *ctx, const struct packet *packet)
-{
-	__u32 at = ip_offset(packet) + sizeof(struct ipv6);
-	struct cursor c = cursor_at(ctx, ip_offset(packet));
-	struct ipv6 *ip = pull(&c, sizeof(*ip));
-	__u8 protocol, head[8];
-
-	if (!ip)
+	if (packet->flow.l4_class == L4_ICMP_ERROR || (!v4 && is_extension(protocol)))
 		return true;
-	protocol = ip->next_header;
-	for (__u32 i = 0; i <= EXTENSION_HEADERS; i++) {
-		bool skipped = protocol == PROTOCOL_HOP_BY_HOP || protocol == PROTOCOL_ROUTING ||
-			       protocol == PROTOCOL_FRAGMENT || protocol == PROTOCOL_DESTINATION_OPTIONS;
-
-		if (!skipped && protocol != PROTOCOL_ICMPV6)
-			return false;
-		if (at + sizeof(head) > ip_offset(packet) + packet->ip_length ||
-		    bpf_xdp_load_bytes(ctx, at, head, sizeof(head)))
-			return true;
-		if (protocol == PROTOCOL_ICMPV6) /* RFC 4443 §2.1; a redirect is as bad */
-			return head[0] < ICMPV6_ECHO_REQUEST || head[0] == ND_REDIRECT;
-		at += protocol == PROTOCOL_FRAGMENT ? 8 : 8 + 8 * head[1];
-		protocol = head[0];
-	}
-	return true;
+	if (protocol != (v4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6))
+		return false;
+	if (bpf_xdp_load_bytes(ctx, ip_offset(packet) + packet->l4_offset, &type, sizeof(type)))
+		return true;
+	return v4 ? type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT : type == ND_REDIRECT;
 }
 
 /* RFC 1122 §3.2.2, RFC 4443 §2.4(e). Addresses and the link-layer destination were judged before. */
@@ -113,22 +88,20 @@ static __noinline bool may_be_told(struct xdp_md *ctx, const struct packet *pack
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv4 *ipv4;
-	struct ipv6 *ipv6;
 
 	if (packet->ether_type == ETHERTYPE_IPV4) {
 		ipv4 = pull(&c, sizeof(*ipv4));
-		return ipv4 && !(ipv4->fragment & bpf_htons(IPV4_FRAGMENT_OFFSET)) && !is_error_ipv4(ctx, packet);
-	}
-	ipv6 = pull(&c, sizeof(*ipv6));
-	if (!ipv6)
-		return false;
-	if (ipv6->next_header == PROTOCOL_FRAGMENT) {
-		struct ipv6_fragment *fragment = pull(&c, sizeof(*fragment));
+		if (!ipv4 || ipv4->fragment & bpf_htons(IPV4_FRAGMENT_OFFSET))
+			return false;
+	} else if (packet->is_fragment) {
+		struct ipv6_fragment *fragment;
 
+		c = cursor_at(ctx, ip_offset(packet) + packet->fragment_at);
+		fragment = pull(&c, sizeof(*fragment));
 		if (!fragment || fragment->offset & bpf_htons(IPV6_FRAGMENT_OFFSET))
 			return false;
 	}
-	return !is_error_ipv6(ctx, packet);
+	return !is_error(ctx, packet);
 }
 
 /* Whether the network that the frame came from has its denied packets answered. */

@@ -2,6 +2,7 @@
  * IPv4 and IPv6: is the header right, where does the packet go, what is it to `flow_policy`.
  *
  *   parse_ip: version, lengths, checksum (MALFORMED) --> addresses, protocol, class --> is_forwardable --> parse_l4
+ *                                                \--> IPv6: extension headers, walked to the upper layer --^
  *
  * What is wrong behind the IP header is kept in `l4_fault` until the addresses have been judged; of each fragment it is
  * FRAGMENT, for fragment.h.
@@ -43,6 +44,28 @@ static __always_inline void set_flow(struct packet *packet, __u32 ports, __u8 pr
 		ports | (__u64)protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.context << 48;
 }
 
+/* Of what has neither ports nor ICMP types. In IPv6 what is not known could be an extension header (RFC 7045 §2.1). */
+static __always_inline __u8 other_class(__u8 protocol, bool v4)
+{
+	switch (protocol) {
+	case PROTOCOL_ESP:
+	case PROTOCOL_AH:
+		return L4_UNCLASSIFIED;
+	case PROTOCOL_IPV4:
+	case PROTOCOL_DCCP:
+	case PROTOCOL_IPV6:
+	case PROTOCOL_GRE:
+	case PROTOCOL_OSPF:
+	case PROTOCOL_PIM:
+	case PROTOCOL_L2TP:
+	case PROTOCOL_SCTP:
+	case PROTOCOL_UDP_LITE:
+		return L4_OTHER;
+	default:
+		return v4 ? L4_OTHER : L4_UNCLASSIFIED;
+	}
+}
+
 static __always_inline void parse_l4(struct cursor *c, struct packet *packet, __u8 protocol, bool v4, __u32 length)
 {
 	if (protocol == PROTOCOL_TCP) {
@@ -75,7 +98,7 @@ static __always_inline void parse_l4(struct cursor *c, struct packet *packet, __
 		set_flow(packet, 0, protocol, v4 ? icmpv4_class(icmp->type) : icmpv6_class(icmp->type));
 		return;
 	}
-	set_flow(packet, 0, protocol, L4_OTHER);
+	set_flow(packet, 0, protocol, other_class(protocol, v4));
 	return;
 malformed:
 	set_flow(packet, 0, protocol, L4_OTHER);
@@ -119,13 +142,111 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *packet)
 	return GO_ON;
 }
 
+/* Whose end can be seen. */
+static __always_inline bool is_extension(__u8 protocol)
+{
+	switch (protocol) {
+	case PROTOCOL_HOP_BY_HOP:
+	case PROTOCOL_ROUTING:
+	case PROTOCOL_FRAGMENT:
+	case PROTOCOL_AH:
+	case PROTOCOL_DESTINATION_OPTIONS:
+	case PROTOCOL_MOBILITY:
+	case PROTOCOL_HIP:
+	case PROTOCOL_SHIM6:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Where the extension headers of an IPv6 packet lead to. Offsets are from its IPv6 header. */
+struct chain {
+	__u32 l4_offset;
+	__u8 protocol;    /* of the upper layer, or of the header at which it was left */
+	__u8 fragment_at; /* 0: there is no fragment header */
+	__be16 fragment;  /* offset and flags */
+};
+
+/* -1: they go on beyond the packet's end, or have two fragment headers. */
+static __always_inline int walk_extensions(struct xdp_md *ctx, __u32 ip_at, __u32 length, struct chain *chain)
+{
+	__u32 at = sizeof(struct ipv6), size;
+	__u8 protocol = chain->protocol;
+	struct ipv6_fragment head;
+
+	for (__u32 i = 0; i < EXTENSION_HEADERS; i++) {
+		if (!is_extension(protocol))
+			break;
+		chain->protocol = protocol;
+		if (at + sizeof(head) > length || bpf_xdp_load_bytes(ctx, ip_at + at, &head, sizeof(head)))
+			return -1;
+		size = sizeof(head);
+		if (protocol == PROTOCOL_AH)
+			size += 4 * head.reserved; /* where others have their length */
+		else if (protocol != PROTOCOL_FRAGMENT)
+			size += 8 * head.reserved;
+		if (at + size > EXTENSIONS_END)
+			break;
+		if (at + size > length || (protocol == PROTOCOL_FRAGMENT && chain->fragment_at))
+			return -1;
+		if (protocol == PROTOCOL_FRAGMENT) {
+			chain->fragment_at = at;
+			chain->fragment = head.offset;
+		}
+		at += size;
+		protocol = head.next_header;
+		if (chain->fragment & bpf_htons(IPV6_FRAGMENT_OFFSET))
+			break;
+	}
+	chain->protocol = protocol;
+	chain->l4_offset = at;
+	return 0;
+}
+
+__noinline int global_walk_extensions(struct xdp_md *ctx, __u32 ip_at, __u32 length, struct chain *chain)
+{
+	return chain ? walk_extensions(ctx, ip_at, length, chain) : -1;
+}
+
+static __always_inline int parse_extensions(struct xdp_md *ctx, struct packet *packet, __u8 protocol)
+{
+	struct chain chain = {.protocol = protocol};
+	int fault = global_walk_extensions(ctx, ip_offset(packet), packet->ip_length, &chain);
+	struct cursor c;
+
+	packet->is_fragment = !!chain.fragment_at;
+	packet->fragment_at = chain.fragment_at;
+	if (fault) {
+		set_flow(packet, 0, chain.protocol, L4_UNCLASSIFIED);
+		packet->l4_fault = packet->is_fragment ? DROP_FRAGMENT_REFUSED : DROP_MALFORMED; /* RFC 7112 */
+		return GO_ON;
+	}
+	packet->l4_offset = chain.l4_offset;
+	if (chain.fragment & bpf_htons(IPV6_FRAGMENT_OFFSET)) {
+		set_flow(packet, 0, chain.protocol, L4_OTHER);
+		packet->l4_fault = DROP_FRAGMENT;
+		return GO_ON;
+	}
+	c = cursor_at(ctx, ip_offset(packet) + packet->l4_offset);
+	parse_l4(&c, packet, chain.protocol, false, packet->ip_length - packet->l4_offset);
+	if (chain.fragment & bpf_htons(IPV6_MORE_FRAGMENTS) &&
+	    !packet->l4_fault) /* RFC 6946: else it is a whole packet */
+		packet->l4_fault = DROP_FRAGMENT;
+	return GO_ON;
+}
+
+__noinline int global_parse_extensions(struct xdp_md *ctx, struct packet *packet, __u8 protocol)
+{
+	return packet ? parse_extensions(ctx, packet, protocol) : XDP_DROP;
+}
+
 static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	__u32 available = c.end - c.position;
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
 	__u32 first_word, length;
-	bool followed = false;
 	__u8 protocol;
 
 	if (!ip)
@@ -140,25 +261,11 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *packet)
 	packet->l4_offset = sizeof(*ip);
 	packet->traffic_class = first_word >> 20;
 	packet->hop_limit = ip->hop_limit;
+	packet->is_fragment = false;
 	protocol = ip->next_header;
-	if (protocol == PROTOCOL_FRAGMENT) {
-		struct ipv6_fragment *fragment = pull(&c, sizeof(*fragment));
-
-		if (!fragment || length < sizeof(*ip) + sizeof(*fragment))
-			return drop(packet, DROP_MALFORMED);
-		packet->l4_offset += sizeof(*fragment);
-		packet->is_fragment = true;
-		followed = !!(fragment->offset & bpf_htons(IPV6_MORE_FRAGMENTS));
-		protocol = fragment->next_header;
-		if (fragment->offset & bpf_htons(IPV6_FRAGMENT_OFFSET)) {
-			set_flow(packet, 0, protocol, L4_OTHER);
-			packet->l4_fault = DROP_FRAGMENT;
-			return GO_ON;
-		}
-	}
-	parse_l4(&c, packet, protocol, false, length - packet->l4_offset);
-	if (followed && !packet->l4_fault) /* RFC 6946: else it is a whole packet */
-		packet->l4_fault = DROP_FRAGMENT;
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP && is_extension(protocol))
+		return global_parse_extensions(ctx, packet, protocol);
+	parse_l4(&c, packet, protocol, false, length - sizeof(*ip));
 	return GO_ON;
 }
 

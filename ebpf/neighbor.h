@@ -288,8 +288,8 @@ static __always_inline bool is_discovery(struct xdp_md *ctx, const struct packet
 	struct cursor c = cursor_at(ctx, ip_offset(packet) + sizeof(struct ipv6));
 	__u8 *type;
 
-	if (packet->ether_type != ETHERTYPE_IPV6 || packet->flow.protocol != PROTOCOL_ICMPV6 || packet->is_fragment ||
-	    packet->ip_length <= sizeof(struct ipv6))
+	if (packet->ether_type != ETHERTYPE_IPV6 || packet->flow.protocol != PROTOCOL_ICMPV6 ||
+	    packet->l4_offset != sizeof(struct ipv6) || packet->ip_length <= sizeof(struct ipv6))
 		return false;
 	type = pull(&c, 1);
 	return type && *type >= ND_FIRST && *type <= ND_LAST;

@@ -53,6 +53,7 @@ struct packet {
 	__u8 traffic_class;
 	__u8 hop_limit;
 	__u8 is_fragment;
+	__u8 fragment_at; /* of IPv6: where its fragment header is, from ip_offset */
 	__u8 tcp_flags;
 	__u8 to_group;     /* of an attachment: the frame is a link-layer broadcast or multicast */
 	__u8 behind_cut;   /* a fragment whose first is on its way to be cut */

@@ -27,6 +27,7 @@ enum drop_reason {
 	DROP_FRAGMENT_REFUSED = 21,
 	DROP_IPV4_OPTIONS = 22,
 	DROP_NO_IPV6 = 23,
+	DROP_UNCLASSIFIED = 24,
 	DROP_ISOLATED = 64,
 };
 
@@ -52,6 +53,7 @@ enum l4_class {
 	L4_ECHO_REQUEST = 4,
 	L4_ECHO_REPLY = 5,
 	L4_OTHER = 6,
+	L4_UNCLASSIFIED = 7,
 };
 
 enum pipeline_event {
@@ -87,6 +89,8 @@ enum pipeline_event {
 #define FRAGMENT_SHARES 16
 #define FRAGMENT_WAYS 8
 #define FRAGMENT_PARTS 4
+#define EXTENSION_HEADERS 8
+#define EXTENSIONS_END 248
 #define IPV6_LEAST_MTU 1280
 #define CUT_SMALLEST_MTU 68
 #define CUT_LARGEST_PACKET 3584

@@ -14,11 +14,23 @@
 #define PROTOCOL_IPV4                4
 #define PROTOCOL_TCP                 6
 #define PROTOCOL_UDP                 17
+#define PROTOCOL_DCCP                33
 #define PROTOCOL_IPV6                41
 #define PROTOCOL_ROUTING             43
 #define PROTOCOL_FRAGMENT            44
+#define PROTOCOL_GRE                 47
+#define PROTOCOL_ESP                 50
+#define PROTOCOL_AH                  51
 #define PROTOCOL_ICMPV6              58
 #define PROTOCOL_DESTINATION_OPTIONS 60
+#define PROTOCOL_OSPF                89
+#define PROTOCOL_PIM                 103
+#define PROTOCOL_L2TP                115
+#define PROTOCOL_SCTP                132
+#define PROTOCOL_MOBILITY            135
+#define PROTOCOL_UDP_LITE            136
+#define PROTOCOL_HIP                 139
+#define PROTOCOL_SHIM6               140
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV4_MORE_FRAGMENTS  0x2000

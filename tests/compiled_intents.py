@@ -165,4 +165,6 @@ def on_the_wire(packet: Packet) -> scapy.packet.Packet:
         case L4Class.ICMP_ERROR:
             return ip(*ends) / (ICMPv6DestUnreach() if six else ICMP(type=3)) / Raw(bytes(48))
         case L4Class.OTHER:
-            return IPv6(src=ends[0], dst=ends[1], nh=99) if six else IP(src=ends[0], dst=ends[1], proto=99)
+            return IPv6(src=ends[0], dst=ends[1], nh=47) if six else IP(src=ends[0], dst=ends[1], proto=47)
+        case L4Class.UNCLASSIFIED:
+            return IPv6(src=ends[0], dst=ends[1], nh=253) if six else IP(src=ends[0], dst=ends[1], proto=50)

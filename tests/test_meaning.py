@@ -233,4 +233,4 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
         f"{unanswered} questions unanswered; {dict(reasons)}"
     )
     assert sent >= 2000 and min(between_edges, led_to, unanswered) > 20
-    assert set(reasons) == {"ISOLATED", "NOT_PERMITTED", "SOURCE_NOT_ADMITTED"}
+    assert set(reasons) == {"ISOLATED", "NOT_PERMITTED", "SOURCE_NOT_ADMITTED", "UNCLASSIFIED"}

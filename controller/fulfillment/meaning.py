@@ -52,6 +52,7 @@ _WORDS = {
     L4Class.ECHO_REQUEST: "icmp echo request",
     L4Class.ECHO_REPLY: "icmp echo reply",
     L4Class.OTHER: "ip",
+    L4Class.UNCLASSIFIED: "ip that cannot be classified",
 }
 
 
@@ -242,7 +243,7 @@ def is_reply(ports: tuple[Ports, ...], packet: Packet) -> bool:
     if packet.l4_class == L4Class.ICMP_ERROR:
         return True
     if not ports:
-        return packet.l4_class not in (L4Class.TCP_OPEN, L4Class.ECHO_REQUEST)
+        return packet.l4_class not in (L4Class.TCP_OPEN, L4Class.ECHO_REQUEST, L4Class.UNCLASSIFIED)
     return any(_fits(one, packet, packet.source_port, L4Class.ECHO_REPLY, opens=False) for one in ports)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.reasons import DropReason, L4Class, PipelineEvent
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import Ip, Transport
 from dataplane.reference.verdict import Drop
@@ -96,5 +96,6 @@ def resolve(tables: Tables, key: FlowKey, ingress_port: int) -> int | Drop:
         classes[table] = found.params["port_class"] if found else 0
     policy = tables.look_up("flow_policy", **classes)
     if policy is None:
-        return Drop(DropReason.NOT_PERMITTED)
+        is_seen = key.l4_class != L4Class.UNCLASSIFIED
+        return Drop(DropReason.NOT_PERMITTED if is_seen else DropReason.UNCLASSIFIED)
     return Drop(policy.params["reason"]) if policy.name == "drop" else policy.params["leg"]

@@ -170,7 +170,7 @@ def _piece(ip: Ip, begin: int, end: int, *, is_last: bool) -> Ip:
 
 def _place(ip: Ip) -> tuple[int, int] | None:
     """First and last octet, in units of 8; None where no packet has such a fragment."""
-    size = len(ip.transport)
+    size = len(ip.data) - ip.fragmented_offset
     if size == 0 or (ip.more_fragments and size % 8) or ip.fragment_offset * 8 + size > LARGEST_PAYLOAD[ip.version]:
         return None
     return ip.fragment_offset, ip.fragment_offset + (size + 7) // 8

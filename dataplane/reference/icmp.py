@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dataplane.reasons import IcmpError
 from dataplane.reference.checksum import checksum, ones_complement_sum, pseudo_header, updated
-from dataplane.reference.packet import PROTOCOL_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Ip
+from dataplane.reference.packet import EXTENSIONS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Ip
 
 ECHO = {4: (8, 0), 6: (128, 129)}
 """IP version → types of request and reply."""
@@ -23,15 +23,14 @@ FORMS = {
 IPV4_ERRORS = (3, 4, 5, 11, 12)
 """Source quench and redirect count as errors where it is about answering."""
 REDIRECT_IPV6 = 137
-EXTENSIONS = (0, 43, PROTOCOL_FRAGMENT, 60)
-EXTENSION_HEADERS = 4
 
 
 def echo_reply(ip: Ip) -> bytes | None:
     """The reply to an echo request (RFC 792, RFC 4443 §4.2), of the same size; None if `ip` is no request."""
     request, reply = ECHO[ip.version]
     header = ip.transport
-    if ip.protocol != ip.icmp_protocol or ip.is_fragment or len(header) < 8 or header[:2] != bytes((request, 0)):
+    is_plain = ip.transport_offset == {4: 20, 6: 40}[ip.version] and not ip.is_fragment
+    if ip.protocol != ip.icmp_protocol or not is_plain or len(header) < 8 or header[:2] != bytes((request, 0)):
         return None
     check = updated(int.from_bytes(header[2:4]), request << 8, reply << 8)
     icmp = bytes((reply, 0)) + check.to_bytes(2) + header[4:]
@@ -57,25 +56,17 @@ def error(ip: Ip, what: IcmpError, mtu: int, source: int) -> bytes:
 
 def may_be_told(ip: Ip) -> bool:
     """Whether an error about `ip` may be sent: RFC 1122 §3.2.2, RFC 4443 §2.4(e)."""
-    return ip.fragment_offset == 0 and not (_is_error_ipv4(ip) if ip.version == 4 else _is_error_ipv6(ip.data))
+    return ip.fragment_offset == 0 and not _is_error(ip)
 
 
-def _is_error_ipv4(ip: Ip) -> bool:
-    return ip.protocol == PROTOCOL_ICMP and (len(ip.transport) == 0 or ip.transport[0] in IPV4_ERRORS)
-
-
-def _is_error_ipv6(data: bytes) -> bool:
-    """Behind extension headers too; where there are more than are walked, it might be one."""
-    protocol, at = data[6], 40
-    for _ in range(EXTENSION_HEADERS + 1):
-        if protocol not in (*EXTENSIONS, PROTOCOL_ICMPV6):
-            return False
-        if len(data) < at + 8:
-            return True
-        if protocol == PROTOCOL_ICMPV6:
-            return data[at] < 128 or data[at] == REDIRECT_IPV6
-        protocol, at = data[at], at + (8 if protocol == PROTOCOL_FRAGMENT else 8 + 8 * data[at + 1])
-    return True
+def _is_error(ip: Ip) -> bool:
+    """Where there are more extension headers than are walked, it might be one."""
+    if ip.version == 6 and ip.protocol in EXTENSIONS:
+        return True
+    if ip.protocol != ip.icmp_protocol:
+        return False
+    kind = ip.transport[0]
+    return kind in IPV4_ERRORS if ip.version == 4 else kind < 128 or kind == REDIRECT_IPV6
 
 
 def ipv4_packet(source: int, destination: int, protocol: int, payload: bytes) -> bytes:

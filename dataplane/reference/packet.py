@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass, replace
 
-from dataplane.reasons import DropReason, L4Class
+from dataplane.reasons import EXTENSION_HEADERS, EXTENSIONS_END, DropReason, L4Class
 from dataplane.reference.checksum import ones_complement_sum
 from dataplane.reference.verdict import Drop
 
@@ -18,7 +18,13 @@ PROTOCOL_UDP = 17
 PROTOCOL_IPV6 = 41
 PROTOCOL_ROUTING = 43
 PROTOCOL_FRAGMENT = 44
+PROTOCOL_ESP = 50
+PROTOCOL_AH = 51
 PROTOCOL_ICMPV6 = 58
+EXTENSIONS = (0, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AH, 60, 135, 139, 140)
+"""Extension headers of IPv6 whose end can be seen: RFC 7045 §4, without ESP and what is for experiments."""
+UPPER_LAYERS = (PROTOCOL_IPV4, 33, PROTOCOL_IPV6, 47, 89, 103, 115, 132, 136)
+"""Of IPv6, beside TCP, UDP and ICMP: DCCP, GRE, OSPF, PIM, L2TP, SCTP, UDP-Lite. Others could be extension headers."""
 TCP_SYN = 0x02
 TCP_ACK = 0x10
 MAPPED = 0xFFFF << 32
@@ -79,8 +85,12 @@ class Ip:
     destination: int
     """IPv4 as ::ffff:0:0/96."""
     protocol: int
-    """Behind one fragment header, if there is one."""
+    """Behind the extension headers of IPv6, as far as they are walked."""
     transport_offset: int
+    fragmented_offset: int
+    """Where begins what fragments are of: behind the IP header, or the fragment header."""
+    is_broken: bool
+    """Its extension headers go on beyond its end, or have two fragment headers."""
     fragment_offset: int
     """In units of 8 octets."""
     more_fragments: bool
@@ -149,6 +159,8 @@ def _parse_ipv4(data: bytes) -> Ip | Drop:
         destination=MAPPED | destination,
         protocol=protocol,
         transport_offset=20,
+        fragmented_offset=20,
+        is_broken=False,
         fragment_offset=fragment & 0x1FFF,
         more_fragments=fragment & 0x2000 != 0,
         identification=identification,
@@ -165,23 +177,38 @@ def _parse_ipv6(data: bytes) -> Ip | Drop:
     if 40 + payload_length > len(data):
         return MALFORMED
     data = data[: 40 + payload_length]
-    transport_offset, fragment, identification, is_fragment = 40, 0, 0, False
-    if protocol == PROTOCOL_FRAGMENT:
-        if len(data) < 48:
-            return MALFORMED
-        protocol, _, fragment, identification = struct.unpack_from("!BBHI", data, 40)
-        transport_offset, is_fragment = 48, True
+    at, fragmented_at, fragment, identification, is_broken = 40, 0, 0, 0, False
+    for _ in range(EXTENSION_HEADERS):
+        if protocol not in EXTENSIONS:
+            break
+        if len(data) < at + 8:
+            is_broken = True
+            break
+        size = {PROTOCOL_FRAGMENT: 8, PROTOCOL_AH: 8 + 4 * data[at + 1]}.get(protocol, 8 + 8 * data[at + 1])
+        if at + size > EXTENSIONS_END:
+            break
+        is_broken = at + size > len(data) or (protocol == PROTOCOL_FRAGMENT and fragmented_at > 0)
+        if is_broken:
+            break
+        if protocol == PROTOCOL_FRAGMENT:
+            _, _, fragment, identification = struct.unpack_from("!BBHI", data, at)
+            fragmented_at = at + size
+        protocol, at = data[at], at + size
+        if fragment >> 3:
+            break
     return Ip(
         version=6,
         data=data,
         source=int.from_bytes(data[8:24]),
         destination=int.from_bytes(data[24:40]),
         protocol=protocol,
-        transport_offset=transport_offset,
+        transport_offset=at,
+        fragmented_offset=fragmented_at,
+        is_broken=is_broken,
         fragment_offset=fragment >> 3,
         more_fragments=fragment & 1 != 0,
         identification=identification,
-        is_fragment=is_fragment,
+        is_fragment=fragmented_at > 0,
         hop_limit=hop_limit,
         traffic_class=first_word >> 20 & 0xFF,
     )
@@ -220,6 +247,8 @@ def parse_transport(ip: Ip) -> Transport | Drop:
     """What the packet is to `flow_policy`; not to be asked of a fragment that is not the first."""
     header = ip.transport
     incomplete = Drop(DropReason.FRAGMENT_REFUSED) if ip.is_fragment else MALFORMED  # RFC 1858 §3, RFC 7112
+    if ip.is_broken:
+        return incomplete
     if ip.protocol == PROTOCOL_TCP:
         if len(header) < 20 or not 20 <= (header[12] >> 4) * 4 <= len(header):
             return incomplete
@@ -229,7 +258,13 @@ def parse_transport(ip: Ip) -> Transport | Drop:
         return _with_ports(L4Class.UDP, header) if len(header) >= 8 else incomplete
     if ip.protocol == ip.icmp_protocol:
         return Transport(_icmp_class(ip.version, header[0]), 0, 0) if len(header) >= 8 else incomplete
-    return Transport(L4Class.OTHER, 0, 0)
+    return Transport(_other_class(ip), 0, 0)
+
+
+def _other_class(ip: Ip) -> L4Class:
+    if ip.version == 4:
+        return L4Class.UNCLASSIFIED if ip.protocol in (PROTOCOL_ESP, PROTOCOL_AH) else L4Class.OTHER
+    return L4Class.OTHER if ip.protocol in UPPER_LAYERS else L4Class.UNCLASSIFIED
 
 
 def _with_ports(l4_class: L4Class, header: bytes) -> Transport:

@@ -1,7 +1,7 @@
 """Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
 
 from dataplane.entry import TableEntry
-from vectors import encapsulation, errors, fragments, neighbors, node, permits, segments, stations
+from vectors import encapsulation, errors, extensions, fragments, neighbors, node, permits, segments, stations
 from vectors.case import Vector
 
 VECTORS: tuple[Vector, ...] = (
@@ -12,6 +12,7 @@ VECTORS: tuple[Vector, ...] = (
     *errors.VECTORS,
     *stations.VECTORS,
     *fragments.VECTORS,
+    *extensions.VECTORS,
 )
 
 

@@ -1,5 +1,8 @@
 """What senders are told of dropped packets, and what nobody is told: RFC 1122 §3.2.2, RFC 1812 §4.3, RFC 4443 §2.4."""
 
+from functools import reduce
+from operator import truediv
+
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -14,7 +17,7 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 
 from dataplane.entry import TableEntry
-from dataplane.reasons import DropReason
+from dataplane.reasons import EXTENSION_HEADERS, DropReason
 from dataplane.reference import Drop, Forward
 from vectors import node
 from vectors.case import Vector, encapsulated, entropy, from_host, ip, srv6, tcp, to_host, udp
@@ -111,8 +114,8 @@ def hop_limit() -> list[Vector]:
     reason = DropReason.HOP_LIMIT
     one4, one6 = {"src": A4, "dst": remote4(1), "ttl": 1}, {"src": A6, "dst": remote6(1), "hlim": 1}
     error6 = Raw(bytes(ICMPv6TimeExceeded()))
-    options = [IPv6ExtHdrDestOpt() for _ in range(5)]
-    many = options[0] / options[1] / options[2] / options[3] / options[4]
+    options = [IPv6ExtHdrDestOpt() for _ in range(EXTENSION_HEADERS + 1)]
+    many = reduce(truediv, options)
     return [
         *(_told(f"ttl-{ttl}", IP(src=A4, dst=remote4(1), ttl=ttl) / udp(), TIME_EXCEEDED, reason) for ttl in (0, 1)),
         *(_told(f"hop-limit-{n}", IPv6(src=A6, dst=remote6(1), hlim=n) / udp(), TIME_EXCEEDED, reason) for n in (0, 1)),
@@ -141,7 +144,7 @@ def hop_limit() -> list[Vector]:
         _untold("hop-limit-1-error-behind-hop-by-hop", IPv6(**one6) / IPv6ExtHdrHopByHop(nh=58) / error6, reason),
         _untold("hop-limit-1-error-in-fragment", IPv6(**one6) / IPv6ExtHdrFragment(nh=58, m=1) / error6, reason),
         _untold("hop-limit-1-too-many-options", IPv6(**one6) / many / udp(), reason),
-        _untold("hop-limit-1-options-cut", IPv6(**one6, nh=60) / bytes(7), reason),
+        _untold("hop-limit-1-options-cut", IPv6(**one6, nh=60) / bytes(7), DropReason.MALFORMED),
         _untold("ttl-1-of-other-port", IP(src=B4, dst=remote4(1), ttl=1) / udp(), reason),
         _untold("hop-limit-1-of-nobody", IPv6(src="2001:db8:ff::1", dst=remote6(1), hlim=1) / udp(), reason),
         _untold("ttl-1-without-gateway", IP(src=node.MUTE4, dst=remote4(1), ttl=1) / udp(), reason, node.MUTE),

@@ -292,7 +292,27 @@ def _tag(rng: random.Random, data: bytearray) -> None:
     data[12:12] = b"\x81\x00" + rng.choice((0, node.VLAN, node.VLAN, 0xE000 | node.VLAN, 5)).to_bytes(2)
 
 
+def _insert_extension(rng: random.Random, data: bytearray) -> None:
+    """An extension header more before the upper layer, of IPv6, plain or one segment deep."""
+    for at in (14, 78):
+        if len(data) < at + 48 or data[at] >> 4 != 6 or data[at + 6] == 43:
+            continue
+        kind = rng.choice((0, 43, 44, 50, 51, 60, 60, 60, 135, 139, 140, 200, 253))
+        units = rng.choice((0, 0, 0, 1, 5, 20, 25, 255))
+        place = _fragment_place(rng, 3, 1) if kind == 44 and rng.random() < 0.5 else 0
+        header = bytes([data[at + 6], units, *place.to_bytes(2), *bytes(4)])
+        if units < 26:
+            header += bytes(max(0, 4 * units if kind == 51 else 0 if kind == 44 else 8 * units))
+        data[at + 6] = kind
+        data[at + 40 : at + 40] = header
+        for length in (18, at + 4) if at > 14 else (18,):
+            data[length : length + 2] = min(int.from_bytes(data[length : length + 2]) + len(header), 0xFFFF).to_bytes(2)
+        return
+
+
 _MUTATIONS = (
+    _insert_extension,
+    _insert_extension,
     _truncate,
     _extend,
     _flip_bit,
