@@ -3,6 +3,8 @@
 Expected outcomes (an unsatisfiable intent, a refused offer) are values, not errors.
 """
 
+from dataplane.host_api import PartRefused
+
 
 class ControllerError(Exception):
     """Base of all."""
@@ -43,10 +45,10 @@ class PeerUnreachable(ControllerError):
 class TargetRejected(ControllerError):
     """A node answered and said no; the same request will be refused again."""
 
-    def __init__(self, message: str, concerned: tuple[str, ...] | None = None) -> None:
-        """`concerned`: whose part was refused (owners of entries, `tunnels/BORDER`), all else being done; None: all."""
+    def __init__(self, message: str, refused: tuple[PartRefused, ...] | None = None) -> None:
+        """`refused`: parts (owners of entries, `tunnels/BORDER`, `ports/NUMBER`), all else being done; None: all."""
         super().__init__(message)
-        self.concerned = concerned
+        self.refused = refused
 
 
 class TargetUnreachable(ControllerError):

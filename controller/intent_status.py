@@ -159,7 +159,7 @@ def _begun(state: State, where: str, course: Course) -> Said:
         return Said(Phase.NEGOTIATING, reason + (f" ({session.reason})" if session.reason else ""))
     if course.stage == Stage.NEGOTIATING:
         return Said(Phase.NEGOTIATING, where)
-    return Said(Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course.plan.name)}")
+    return Said(Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course)}")
 
 
 def _undelivered(state: State, session: Session) -> str:
@@ -221,12 +221,14 @@ def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterat
         yield Said(Phase.ACTIVE, reason, "RenewalPending")
 
 
-def _waiting(state: State, name: str) -> str:
+def _waiting(state: State, course: Course) -> str:
     """Nodes, each with why it does not answer."""
     words = []
-    for node in sorted(state.awaiting.get(name, {})):
-        standing = state.nodes.get(node)
-        why = standing.rejected or ("" if standing.reachable else standing.reason) if standing is not None else ""
+    for node in sorted(state.awaiting.get(course.plan.name, {})):
+        standing, why = state.nodes.get(node), ""
+        if standing is not None:
+            why = standing.why(parts_at(node, course, state.inventory.links))
+            why = why or ("" if standing.reachable else standing.reason)
         words.append(f"{node} ({why})" if why else node)
     return ", ".join(words) or "none"
 
@@ -256,10 +258,10 @@ def _of_nodes(state: State, undertaking: Undertaking, courses: list[Course]) -> 
             reason = f"node {node} unreachable: {standing.reason}; its state is as last confirmed"
             yield Said(Phase.ACTIVE, reason, "NodeUnreachable")
         elif standing.refuses(parts) and node not in awaited and 0 <= standing.confirmed < standing.generation:
-            reason = f"node {node} refused a newer state: {standing.rejected}; what it had of this it has confirmed"
+            reason = f"node {node} refused a newer state: {standing.why(parts)}; what it had of this it has confirmed"
             yield Said(Phase.ACTIVE, reason, "NodeRefused")
         elif standing.refuses(parts):
-            yield Said(Phase.INSTALLING, f"node {node} refused its state: {standing.rejected}")
+            yield Said(Phase.INSTALLING, f"node {node} refused its state: {standing.why(parts)}")
         elif not standing.has(0, parts):
             reason = f"node {node} has not confirmed its state since it was last connected"
             yield Said(Phase.INSTALLING, reason)

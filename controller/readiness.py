@@ -72,7 +72,7 @@ def _phase(reasons: list[str], state: State, nodes: Iterable[str], names: list[s
         elif not standing.described:
             reasons.append(f"node {node} has not said yet what it has")
         else:
-            reasons.append(f"node {node} refused its state: {standing.rejected}")
+            reasons.append(f"node {node} refused its state: {standing.why(names)}")
     phase = str(Phase.INSTALLING if reasons else Phase.ACTIVE)
     conditions = [{"type": phase, "reason": reason} for reason in reasons]
     return {"phase": phase, "conditions": conditions + [{"type": "NodeUnreachable", "reason": one} for one in away]}

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from dataplane.host_api import (
     HostReport,
     HostState,
     NodeDescription,
+    PartRefused,
     PortRole,
     TelemetryBatch,
     TelemetryQuery,
@@ -70,6 +71,14 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Done:
+    """What a sync came to."""
+
+    changes: tuple[str, ...]
+    refused: tuple[PartRefused, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Settled:
     """All tunnels, and what they are made of, were looked at, and nothing was different."""
 
@@ -93,6 +102,8 @@ class Agent:
         self._touches = 0
         """How often something of this host changed that tunnels are made of."""
         self._settled: _Settled | None = None
+        self._refused: tuple[PartRefused, ...] = ()
+        """By the last sync."""
         self._tunnels_changed = asyncio.Event()
         self._capture = Capture(parts.ports.number_of, self._switch_capture)
 
@@ -128,22 +139,31 @@ class Agent:
         return await self._in_worker(self._describe)
 
     async def sync(self, desired: HostState) -> HostReport:
-        changes = await self._in_worker(lambda: self._sync(desired))
-        self._synced(changes)
-        return HostReport(changes=changes)
+        done = await self._in_worker(lambda: self._sync(desired))
+        self._synced(done)
+        return HostReport(changes=done.changes, refused=done.refused)
 
-    def _synced(self, changes: tuple[str, ...]) -> None:
-        for change in changes:
+    def _synced(self, done: _Done) -> None:
+        for each in done.refused:
+            if each not in self._refused:
+                _log.error("part_refused", part=each.part, reason=each.reason)
+        self._refused = done.refused
+        for change in done.changes:
             _log.info("synced", change=change)
         self._tunnels_changed.set()
         self._parts.neighbors.look()
 
     async def audit(self, desired: HostState) -> AuditReport:
-        changes, description = await self._in_worker(lambda: (self._sync(desired), self._describe()))
-        if changes:
-            self._synced(changes)
+        done, description = await self._in_worker(lambda: (self._sync(desired), self._describe()))
+        if done.changes or done.refused != self._refused:
+            self._synced(done)
         # In the loop: writes happen there, so that no digest is of half a batch.
-        return AuditReport(changes=changes, digests=self._parts.digests.read(), description=description)
+        return AuditReport(
+            changes=done.changes,
+            refused=done.refused,
+            digests=self._parts.digests.read(),
+            description=description,
+        )
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         if not -1 <= query.leg < 1 << 16 or not 0 <= query.limit <= 1_000_000:
@@ -170,27 +190,36 @@ class Agent:
     def _place_ports(self) -> tuple[str, ...]:
         return self._parts.ports.sync(self._wanted_ports(frozenset(b.name for b in self._parts.config.borders)))
 
-    def _sync(self, desired: HostState) -> tuple[str, ...]:
+    def _sync(self, desired: HostState) -> _Done:
         """A tunnel's port leaves the pipeline before its devices go, and joins it when they are there.
 
         Where nothing has happened since all was found as it shall be, only what makes no events is looked at.
         """
         ports, tunnels, touches = self._parts.ports, self._parts.tunnels, self._touches
-        tunnels.check(desired.tunnels)
-        changes = list(ports.set_gateways(desired.gateways))
+        changes, refused = ports.set_gateways(desired.gateways)
         if (
             self._settled is not None
             and self._settled.holds(desired.tunnels, touches)
             and tunnels.serve(desired.tunnels)
         ):
-            return tuple(changes)
+            return _Done(changes, refused)
         self._settled = None
-        changes += ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
-        changes += tunnels.sync(desired.tunnels)
-        changes += self._place_ports()
-        if not changes:
+        left = ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
+        made, not_made = tunnels.sync(desired.tunnels)
+        changes = (*changes, *left, *made, *self._place_ports())
+        refused += not_made + self._unplaced(desired.tunnels, {each.part for each in not_made})
+        if not changes and not refused:
             self._settled = _Settled(desired.tunnels, touches, time.monotonic())
-        return tuple(changes)
+        return _Done(changes, refused)
+
+    def _unplaced(self, tunnels: Iterable[Tunnel], known: Collection[str]) -> tuple[PartRefused, ...]:
+        """Tunnels that are there, but not in the pipeline."""
+        numbers = {border.name: border.port for border in self._parts.config.borders}
+        return tuple(
+            PartRefused(part=f"tunnels/{name}", reason=f"tunnel {name}: {fault}")
+            for name in sorted(tunnel.border for tunnel in tunnels)
+            if f"tunnels/{name}" not in known and (fault := self._parts.ports.fault(numbers[name]))
+        )
 
     def _wanted_ports(self, borders: frozenset[str]) -> list[Port]:
         parts = self._parts

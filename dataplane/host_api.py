@@ -185,11 +185,21 @@ class HostState(_Request, frozen=True, kw_only=True):
     tunnels: tuple[Tunnel, ...] = ()
 
 
+class PartRefused(_Record, frozen=True, kw_only=True):
+    """A tunnel or gateway that the node cannot have as it shall be; what was there of it stays. All else is done."""
+
+    part: str
+    """`tunnels/BORDER` or `ports/NUMBER`; a controller says so also of entries, by their owner."""
+    reason: str
+    """What, where, why, and what to do."""
+
+
 class HostReport(_Record, frozen=True, kw_only=True):
     """What `Sync` did. Empty `changes`: nothing was different."""
 
     changes: tuple[str, ...]
     """In words, one a change: `created tunnel sg1-t1`."""
+    refused: tuple[PartRefused, ...] = ()
 
 
 class NodeDescription(_Record, frozen=True, kw_only=True):
@@ -211,6 +221,7 @@ class AuditReport(_Record, frozen=True, kw_only=True):
     """What `Sync` would say, and what the node has then: one call where nothing is expected to be different."""
 
     changes: tuple[str, ...]
+    refused: tuple[PartRefused, ...] = ()
     digests: dict[str, bytes]
     """By table, of what it holds, read from the kernel now: equal digests, equal entries. They mean nothing else."""
     description: NodeDescription

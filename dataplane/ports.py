@@ -19,7 +19,7 @@ import structlog
 
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
-from dataplane.host_api import Gateway, PortRole, PortStatus, PortWay
+from dataplane.host_api import Gateway, PartRefused, PortRole, PortStatus, PortWay
 from dataplane.interface import Interface, read_interface, take_all_groups
 from dataplane.log import Logger
 
@@ -139,27 +139,35 @@ class Ports:
         self._tell_absent(frozenset(found.keys() - there.keys()))
         return tuple(changes)
 
-    def set_gateways(self, gateways: Iterable[Gateway]) -> tuple[str, ...]:
-        """Makes the edge answer for exactly these addresses. Raises RequestInvalid, then nothing was changed."""
-        gateways = tuple(gateways)
-        wanted = {gateway.port: _gateway_addresses(gateway) for gateway in gateways}
-        if len(wanted) != len(gateways):
-            raise RequestInvalid(f"gateways name a port twice: {sorted(gateway.port for gateway in gateways)}")
-        for number in wanted:
-            port = self._ports.get(number)
-            if port is None or port.role is not PortRole.ATTACHMENT:
-                have = sorted(n for n, port in self._ports.items() if port.role is PortRole.ATTACHMENT)
-                raise RequestInvalid(f"gateway on port {number}: not an attachment of this node (these are: {have})")
+    def set_gateways(self, gateways: Iterable[Gateway]) -> tuple[tuple[str, ...], tuple[PartRefused, ...]]:
+        """Makes the edge answer for exactly these addresses; returns what was different, and what cannot be."""
+        wanted: dict[int, tuple[bytes, bytes]] = {}
+        refused: dict[int, str] = {}
+        for gateway in gateways:
+            number = gateway.port
+            try:
+                if number in wanted:
+                    raise RequestInvalid(f"gateway on port {number} is named twice")
+                self._check_attachment(number)
+                wanted[number] = _gateway_addresses(gateway)
+            except RequestInvalid as error:
+                refused[number] = str(error)
         changes = []
         for number, port in self._ports.items():
-            if port.role is PortRole.UNDERLAY:
+            if port.role is PortRole.UNDERLAY or number in refused:
                 continue
             row = self._row(number)
             ipv4, ipv6 = wanted.get(number, (_NO_IPV4, _NO_IPV6))
             if (row.ipv4, row.ipv6) != (ipv4, ipv6):
                 self._write(number, replace(row, ipv4=ipv4, ipv6=ipv6))
                 changes.append(f"port {number}: answers for {_texts(ipv4, ipv6) or 'no address'}")
-        return tuple(changes)
+        return tuple(changes), tuple(PartRefused(part=f"ports/{n}", reason=refused[n]) for n in sorted(refused))
+
+    def _check_attachment(self, number: int) -> None:
+        port = self._ports.get(number)
+        if port is None or port.role is not PortRole.ATTACHMENT:
+            have = sorted(n for n, port in self._ports.items() if port.role is PortRole.ATTACHMENT)
+            raise RequestInvalid(f"gateway on port {number}: not an attachment of this node (these are: {have})")
 
     def gateways(self) -> tuple[Gateway, ...]:
         """Read back."""
@@ -199,6 +207,11 @@ class Ports:
         """Of an interface index."""
         value = self._numbers.lookup(_U32.pack(index))
         return None if value is None else _U32.unpack(value)[0]
+
+    def fault(self, number: int) -> str:
+        """Why a port that has an interface is not in the pipeline; empty: it is."""
+        standing = self._standing.get(number)
+        return standing.fault if standing else ""
 
     def status(self) -> tuple[PortStatus, ...]:
         return tuple(

@@ -89,6 +89,9 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
     changes: list[str] = []
     ends = {link.kernel: link.kernel_mac, link.pipeline: link.pipeline_mac}
     found = {name: read_interface(name) for name in ends}
+    for name, interface in found.items():
+        if interface and (kind := netlink.get_links(interface.index)[0].get(("linkinfo", "kind"))) != "veth":
+            raise NodeRefused(f"{name} is somebody else's ({kind or 'no veth'}): rename it, the tunnel needs that name")
     if not all(found.values()):
         for interface in found.values():
             if interface:

@@ -6,8 +6,9 @@ them, and the peer last: nothing comes in before all of it is in place. Removal 
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.firewall import Firewall
-from dataplane.host_api import BorderConfig, BorderStatus, Tunnel
+from dataplane.host_api import BorderConfig, BorderStatus, PartRefused, Tunnel
 from dataplane.interface import read_interface
 from dataplane.tunnel_link import (
     TunnelLink,
@@ -27,6 +28,8 @@ from dataplane.tunnel_link import (
 )
 from dataplane.wireguard import DeviceConfig, DeviceState, KeyStore, Peer, WireGuard, public_key
 
+START_S = 0.7
+"""How long a sync waits for WireGuard to start: what takes longer is refused for now, and found by the next one."""
 _FORWARDING = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 
 
@@ -38,6 +41,31 @@ class _Border:
     @property
     def config(self) -> BorderConfig:
         return self.link.border
+
+
+class _Attempt:
+    """A sync: each of its parts fails alone."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self.changes: list[str] = []
+        self.reasons = reasons
+        """Border -> why it cannot be as it shall."""
+
+    @contextmanager
+    def at(self, *borders: str) -> Iterator[None]:
+        """What goes wrong inside is these borders' fault, and the end of what is done for them."""
+        try:
+            yield
+        except (NetlinkError, OSError, NodeRefused) as error:
+            told = str(error) if isinstance(error, NodeRefused) else f"the kernel refused a part of it: {error}"
+            for border in borders:
+                self.reasons.setdefault(border, f"tunnel {border}: {told}")
+
+    def left(self, borders: Iterable[str]) -> list[str]:
+        return [border for border in borders if border not in self.reasons]
+
+    def refusals(self) -> tuple[PartRefused, ...]:
+        return tuple(PartRefused(part=f"tunnels/{name}", reason=why) for name, why in sorted(self.reasons.items()))
 
 
 class Tunnels:
@@ -64,28 +92,32 @@ class Tunnels:
     def software(self) -> str:
         return self._wireguard.software
 
-    def sync(self, desired: Iterable[Tunnel]) -> tuple[str, ...]:
-        """Makes the node have exactly these tunnels; returns what was different, in words, a line a tunnel.
-
-        Raises RequestInvalid (nothing was touched) or NodeRefused (what was done until then stays; sync again).
-        """
-        wanted = self._checked(desired)
-        changes: list[str] = []
-        try:
-            with closing(IPRoute()) as netlink:
-                for name, border in self._borders.items():
-                    if name not in wanted and self._remove(netlink, border):
-                        changes.append(f"removed tunnel {name}")
-                if self._firewall.sync(self._borders[name].link.devices for name in wanted):
-                    changes.append("set what the kernel may forward")
-                changes += self._sync_forwarding(bool(wanted))
-                for name, peer in wanted.items():
-                    changes += self._sync_tunnel(netlink, self._borders[name], peer)
-        except NetlinkError as error:
-            raise NodeRefused(f"the kernel refused a part of a tunnel: {error} (done before: {changes})") from error
-        except OSError as error:
-            raise NodeRefused(f"setting up tunnels failed: {error} (done before: {changes})") from error
-        return tuple(changes)
+    def sync(self, desired: Iterable[Tunnel]) -> tuple[tuple[str, ...], tuple[PartRefused, ...]]:
+        """Makes the node have exactly these tunnels; returns what was different, in words, a line a tunnel, and those
+        that cannot be as they shall. Of these stays what is there; no other one waits for them."""
+        wanted, refused = self._checked(desired)
+        attempt = _Attempt(refused)
+        with closing(IPRoute()) as netlink:
+            for name, border in self._borders.items():
+                if name not in wanted and name not in refused:
+                    with attempt.at(name):
+                        if self._remove(netlink, border):
+                            attempt.changes.append(f"removed tunnel {name}")
+            with attempt.at(*wanted):
+                kept = {n for n in refused if n in self._borders and read_interface(self._borders[n].link.pipeline)}
+                if self._firewall.sync(self._borders[name].link.devices for name in {*wanted, *kept}):
+                    attempt.changes.append("set what the kernel may forward")
+                attempt.changes += self._sync_forwarding(bool(wanted or kept))
+            until = time.monotonic() + START_S
+            for name in attempt.left(wanted):
+                with attempt.at(name):
+                    device = self._borders[name].link.wireguard
+                    if self._served(device) is None:
+                        self._wireguard.begin(device)
+            for name in attempt.left(wanted):
+                with attempt.at(name):
+                    attempt.changes += self._sync_tunnel(netlink, self._borders[name], wanted[name], until)
+        return tuple(attempt.changes), attempt.refusals()
 
     def guard(self) -> bool:
         """Limits what the kernel may forward to the tunnels that exist; returns whether it was not so."""
@@ -95,15 +127,14 @@ class Tunnels:
         except OSError as error:
             raise NodeRefused(f"limiting what the kernel may forward failed: {error}") from error
 
-    def check(self, desired: Iterable[Tunnel]) -> None:
-        """Raises RequestInvalid where `sync` would."""
-        self._checked(desired)
-
     def serve(self, desired: Iterable[Tunnel]) -> bool:
         """Whether WireGuard of each of them is there and has its peer, read back: it says nothing by itself."""
-        for name, peer in self._checked(desired).items():
+        wanted, refused = self._checked(desired)
+        if refused:
+            return False
+        for name, peer in wanted.items():
             border = self._borders[name]
-            state = self._served(border.link.wireguard)
+            state = self._seen(border.link.wireguard)
             if state is None or not state.matches(_device_config(border, peer)):
                 return False
         return True
@@ -112,7 +143,7 @@ class Tunnels:
         """The tunnels that the node has now, read back."""
         found = []
         for name, border in self._borders.items():
-            state = self._wireguard.read(border.link.wireguard) if read_interface(border.link.wireguard) else None
+            state = self._seen(border.link.wireguard)
             for peer in state.peers if state else ():
                 tunnel = Tunnel(
                     border=name,
@@ -135,28 +166,40 @@ class Tunnels:
     def start_handshakes(self) -> bool:
         """Begins anew with neighbours that never answered; returns whether there was one (see WireGuard)."""
         devices = [border.link.wireguard for border in self._borders.values()]
-        waiting = [self._wireguard.start_handshakes(device) for device in devices if read_interface(device)]
+        waiting = [self._wireguard.start_handshakes(device) for device in devices if self._seen(device)]
         return any(waiting)
 
     def remove_all(self) -> tuple[str, ...]:
-        """Nothing of any tunnel is left afterwards but the keys, and the underlay's address, which is the link's."""
-        changes = self.sync(())
+        """Nothing of any tunnel is left afterwards but the keys, and the underlay's address, which is the link's.
+
+        Raises NodeRefused.
+        """
+        changes, refused = self.sync(())
+        if refused:
+            raise NodeRefused("; ".join(each.reason for each in refused))
         if self._firewall.remove():
             changes += ("removed what the kernel may forward",)
         return changes
 
-    def _checked(self, desired: Iterable[Tunnel]) -> dict[str, Peer]:
+    def _checked(self, desired: Iterable[Tunnel]) -> tuple[dict[str, Peer], dict[str, str]]:
+        """The peer of each border, and why others cannot be."""
         wanted: dict[str, Peer] = {}
+        refused: dict[str, str] = {}
         for tunnel in desired:
-            where = f"tunnel {tunnel.border!r}"
-            if tunnel.border not in self._borders:
-                raise RequestInvalid(f"{where}: this node has no such border, only {sorted(self._borders)}")
-            if tunnel.border in wanted:
-                raise RequestInvalid(f"{where} is named twice")
-            wanted[tunnel.border] = _peer(tunnel, where)
-        return wanted
+            name, where = tunnel.border, f"tunnel {tunnel.border}"
+            if name not in self._borders:
+                refused[name] = f"{where}: this node has no such border, only {sorted(self._borders)}"
+            elif name in wanted:
+                refused[name] = f"{where} is named twice"
+            elif name not in refused:
+                try:
+                    wanted[name] = _peer(tunnel, where)
+                except RequestInvalid as error:
+                    refused[name] = str(error)
+        return {name: peer for name, peer in wanted.items() if name not in refused}, refused
 
-    def _sync_tunnel(self, netlink: IPRoute, border: _Border, peer: Peer) -> tuple[str, ...]:
+    def _sync_tunnel(self, netlink: IPRoute, border: _Border, peer: Peer, until: float) -> tuple[str, ...]:
+        """`until`: when it has waited enough for WireGuard, by the monotonic clock."""
         link, name = border.link, border.config.name
         config = _device_config(border, peer)
         existed = read_interface(link.pipeline) is not None
@@ -164,8 +207,7 @@ class Tunnels:
         repairs += sync_pair(netlink, link)
         state = self._served(link.wireguard)
         if state is None:
-            self._wireguard.remove(link.wireguard)
-            self._wireguard.create(link.wireguard)
+            self._wireguard.create(link.wireguard, max(0.0, until - time.monotonic()))
             repairs += (f"started WireGuard for {link.wireguard}",)
         repairs += sync_wireguard_device(netlink, link)
         repairs += sync_routes(netlink, link)
@@ -179,6 +221,13 @@ class Tunnels:
     def _served(self, device: str) -> DeviceState | None:
         """State of a device that both its interface and whoever serves it are there for."""
         return self._wireguard.read(device) if read_interface(device) else None
+
+    def _seen(self, device: str) -> DeviceState | None:
+        """The same, to be told: why one does not answer is said by `sync`."""
+        try:
+            return self._served(device)
+        except NodeRefused:
+            return None
 
     def _remove(self, netlink: IPRoute, border: _Border) -> bool:
         device = border.link.wireguard
@@ -202,7 +251,7 @@ class Tunnels:
 
     def _status(self, border: _Border) -> BorderStatus:
         link, config = border.link, border.config
-        state = self._served(link.wireguard)
+        state = self._seen(link.wireguard)
         traffic = state.traffic[0] if state and state.traffic else None
         address = ipaddress.ip_interface(config.address).ip
         underlay = read_interface(config.interface)

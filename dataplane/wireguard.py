@@ -68,8 +68,12 @@ class WireGuard(Protocol):
     def software(self) -> str:
         """`kernel` or `wireguard-go`."""
 
-    def create(self, device: str) -> None:
-        """Makes the interface, down and without keys. It must not exist."""
+    def begin(self, device: str) -> None:
+        """Begins to make the interface, where nobody serves it; what is left of an old one goes."""
+
+    def create(self, device: str, wait_s: float = 5.0) -> None:
+        """The interface is there, down and without keys. Raises NodeRefused also where that takes longer than `wait_s`:
+        what has begun goes on meanwhile."""
 
     def configure(self, device: str, config: DeviceConfig) -> None:
         """Makes an existing device be `config`, without dropping sessions of peers that stay."""

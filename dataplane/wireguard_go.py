@@ -12,6 +12,8 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.errors import NodeRefused
@@ -19,10 +21,27 @@ from dataplane.wireguard import DeviceConfig, DeviceState, Peer, PeerTraffic, pu
 
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
 """Compiled into wireguard-go."""
-_ANSWER_DEADLINE_S = 5.0
-_START_DEADLINE_S = 5.0
+_ANSWER_DEADLINE_S = 0.5
+_ASK_AGAIN_S = 1.0
+"""After that one that did not answer is asked again; until then its silence is the answer, and holds up nobody."""
+_LOST_S = 5.0
+"""One that has been silent for so long, or has not started, is ended and made anew."""
 _STOP_DEADLINE_S = 2.0
 _COMMAND = "wireguard-go"
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    started: float
+    """By the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    since: float
+    asked: float
+    """By the monotonic clock."""
 
 
 class GoWireGuard:
@@ -30,17 +49,22 @@ class GoWireGuard:
         """Sockets appear in `directory` (made 0700), what the processes complain about in `log_directory`."""
         self._directory = directory
         self._logs = log_directory
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, _Child] = {}
+        self._silent: dict[str, _Silence] = {}
+        """Devices whose process has a socket and does not answer."""
 
     @property
     def software(self) -> str:
         return _COMMAND
 
-    def create(self, device: str) -> None:
+    def begin(self, device: str) -> None:
+        child = self._children.get(device)
+        if child and child.process.poll() is None and time.monotonic() - child.started < _LOST_S:
+            return
+        self.remove(device)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = self._logs / f"{device}.log"
-        with log.open("wb") as output:
+        with self._log(device).open("wb") as output:
             process = subprocess.Popen(
                 self._command(device),
                 stdin=subprocess.DEVNULL,
@@ -51,16 +75,22 @@ class GoWireGuard:
                 env={"PATH": os.environ.get("PATH", os.defpath), "LOG_LEVEL": "error", "GOMAXPROCS": "1"},
                 start_new_session=True,
             )
-        self._children[device] = process
-        deadline = time.monotonic() + _START_DEADLINE_S
+        self._children[device] = _Child(process, time.monotonic())
+
+    def create(self, device: str, wait_s: float = 5.0) -> None:
+        if device not in self._children:
+            self.begin(device)
+        deadline = time.monotonic() + wait_s
         while self.read(device) is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                complaint = log.read_text(errors="replace").strip().splitlines()
+            if self._children[device].process.poll() is not None:
+                complaint = self._log(device).read_text(errors="replace").strip().splitlines()
                 self.remove(device)
                 raise NodeRefused(
                     f"wireguard-go did not start for {device}: {complaint[-1] if complaint else 'it said nothing'} "
                     f"(is /dev/net/tun there, and no other interface called {device}?)"
                 )
+            if time.monotonic() > deadline:
+                raise NodeRefused(f"wireguard-go of {device} has not started yet; it is looked at again in a moment")
             time.sleep(0.002)
 
     def _command(self, device: str) -> list[str]:
@@ -107,13 +137,16 @@ class GoWireGuard:
 
     def remove(self, device: str) -> None:
         child = self._children.pop(device, None)
-        process = self.process(device) or (child.pid if child and child.poll() is None else None)
-        if process is not None:
-            _stop(process, device)
+        silent = self._silent.pop(device, None)
+        serving = self.process(device)
+        begun = child.process.pid if child and child.process.poll() is None else None
+        if (process := serving or begun) is not None:
+            # One that does not answer, or never began to, does not listen to SIGTERM either.
+            _stop(process, device, (signal.SIGTERM, signal.SIGKILL) if serving and not silent else (signal.SIGKILL,))
         if child is not None:
-            child.wait(_STOP_DEADLINE_S)
+            child.process.wait(_STOP_DEADLINE_S)
         self._socket(device).unlink(missing_ok=True)
-        (self._logs / f"{device}.log").unlink(missing_ok=True)
+        self._log(device).unlink(missing_ok=True)
 
     def process(self, device: str) -> int | None:
         """Process id of the wireguard-go that serves `device`."""
@@ -132,6 +165,9 @@ class GoWireGuard:
                 f"{self._socket(device)} is served by {name} ({pid}), not by wireguard-go: stop that first"
             )
         return int(pid)
+
+    def _log(self, device: str) -> Path:
+        return self._logs / f"{device}.log"
 
     def _socket(self, device: str) -> Path:
         return self._directory / f"{device}.sock"
@@ -152,10 +188,21 @@ class GoWireGuard:
             code = dict(answer or ()).get("errno", "no answer")
             raise NodeRefused(f"wireguard-go refused the configuration of {device}: errno {code}")
 
+    def _no_answer(self, device: str) -> NodeRefused:
+        return NodeRefused(
+            f"wireguard-go of {device} does not answer on {self._socket(device)}: it is made anew where it goes on so"
+        )
+
     def _ask(self, device: str, request: str) -> list[tuple[str, str]] | None:
         """None: nobody listens (any more)."""
+        now, silence = time.monotonic(), self._silent.get(device)
+        if silence and now - silence.since > _LOST_S:
+            return None
+        if silence and now - silence.asked < _ASK_AGAIN_S:
+            raise self._no_answer(device)
         connection = self._connect(device)
         if connection is None:
+            self._silent.pop(device, None)
             return None
         answer = bytearray()
         try:
@@ -166,10 +213,9 @@ class GoWireGuard:
         except (ConnectionResetError, BrokenPipeError):
             return None  # it just ended
         except OSError as error:
-            raise NodeRefused(
-                f"wireguard-go of {device} does not answer on {self._socket(device)}: {error} "
-                "(remove the tunnel and make it again)"
-            ) from error
+            self._silent[device] = _Silence(silence.since if silence else now, now)
+            raise self._no_answer(device) from error
+        self._silent.pop(device, None)
         if not answer.endswith(b"\n\n"):
             return None
         lines = (line.partition("=") for line in answer.decode().splitlines() if line)
@@ -223,14 +269,14 @@ def _device_state(answer: list[tuple[str, str]]) -> DeviceState:
     )
 
 
-def _stop(process: int, device: str) -> None:
-    """SIGTERM, which lets it remove interface and socket; SIGKILL when that takes too long."""
+def _stop(process: int, device: str, kinds: Sequence[signal.Signals]) -> None:
+    """SIGTERM lets it remove interface and socket; the next when that takes too long."""
     try:
         handle = os.pidfd_open(process)
     except ProcessLookupError:
         return
     try:
-        for kind in (signal.SIGTERM, signal.SIGKILL):
+        for kind in kinds:
             signal.pidfd_send_signal(handle, kind)
             if select.select([handle], [], [], _STOP_DEADLINE_S)[0]:
                 return

@@ -22,7 +22,10 @@ class KernelWireGuard:
     def software(self) -> str:
         return "kernel"
 
-    def create(self, device: str) -> None:
+    def begin(self, device: str) -> None:
+        self.remove(device)
+
+    def create(self, device: str, wait_s: float = 5.0) -> None:
         with IPRoute() as netlink:
             try:
                 netlink.link("add", ifname=device, kind="wireguard")

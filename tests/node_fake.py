@@ -117,8 +117,10 @@ class FakeHost:
         return HostReport(changes=tuple(changes))
 
     async def audit(self, desired: HostState) -> AuditReport:
-        changes = (await self.sync(desired)).changes
-        return AuditReport(changes=changes, digests=self.digests(), description=await self.describe())
+        done = await self.sync(desired)
+        return AuditReport(
+            changes=done.changes, refused=done.refused, digests=self.digests(), description=await self.describe()
+        )
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         return FlowBatch(time_s=1.0, flows=(), truncated=False)

@@ -50,7 +50,7 @@ from controller.model.event import (
 )
 from controller.model.policy import Policy
 from controller.model.resource import Resource
-from dataplane.host_api import BorderStatus, HostState, NodeDescription, PortRole, PortStatus
+from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from topologies import domain_files
 from topologies.topology import Port, Topology
 from topologies.topology_file import load
@@ -479,17 +479,17 @@ class World:
         if effect.generation < standing.generation:
             return  # a newer one replaces it
         writes, differences = node.sync(effect.state)
-        concerned = tuple(sorted({one.owner for one in effect.state.entries if entry_key(one) in node.refused}))
+        owners = sorted({one.owner for one in effect.state.entries if entry_key(one) in node.refused})
         event: Event = NodeSynced(
             node=effect.node,
             generation=effect.generation,
             writes=writes,
             deviations=differences if effect.audit else (),
         )
-        if concerned:
-            event = NodeRejected(
-                node=effect.node, generation=effect.generation, reason="it does not like it", concerned=concerned
-            )
+        if owners:
+            reason = "it does not like it"
+            refused = tuple(PartRefused(part=owner, reason=reason) for owner in owners)
+            event = NodeRejected(node=effect.node, generation=effect.generation, reason=reason, refused=refused)
         self.after(self._delay(), controller.event, event, life)
 
     # ---- what must hold

@@ -170,7 +170,7 @@ def test_every_table_of_the_p4info_has_its_step() -> None:
 
 
 def test_new_comes_before_changed_before_gone_and_leaders_after_what_they_lead_to() -> None:
-    desired = index((next_hop(1), route("5f00:1::/32", 1), permit(3, 1), attach(1, 3), route("5f00:9::/32", 2)))
+    desired, _ = index((next_hop(1), route("5f00:1::/32", 1), permit(3, 1), attach(1, 3), route("5f00:9::/32", 2)))
     gone = (next_hop(7), route("5f00:7::/32", 7), attach(7, 3), permit(4, 1))
     changed = route("5f00:9::/32", 1)
     present = {key(entry): Row(key=key(entry), behaviour=behaviour(entry)) for entry in (*gone, changed)}
@@ -189,13 +189,16 @@ def test_new_comes_before_changed_before_gone_and_leaders_after_what_they_lead_t
 
 
 def test_a_batch_has_at_most_its_size() -> None:
-    updates = difference(index(next_hop(n) for n in range(25)), {})
+    updates = difference(index(next_hop(n) for n in range(25))[0], {})
     assert [len(batch) for batch in batches(updates, size=10)] == [10, 10, 5]
 
 
-def test_two_owners_that_want_different_things_of_one_key_are_named() -> None:
-    with pytest.raises(TargetRejected, match=r"route\(context=0, destination=5f00:1::/32\).*intents/a and intents/b"):
-        index((route("5f00:1::/32", 1, "intents/a"), route("5f00:1::/32", 2, "intents/b")))
+def test_of_two_owners_that_want_different_things_of_one_key_the_first_has_it() -> None:
+    first = route("5f00:1::/32", 1, "intents/a")
+    indexed, refused = index((first, route("5f00:1::/32", 2, "intents/b")))
+    assert list(indexed.values()) == [first]
+    assert [one.part for one in refused] == ["intents/b"]
+    assert "route(context=0, destination=5f00:1::/32): intents/a and intents/b" in refused[0].reason
 
 
 # ---- the driver
@@ -513,11 +516,12 @@ async def test_a_refusal_says_whom_it_concerns(node: FakeNode, running: Running)
     running.nodes.connect("se1", node.agent)
     broken = msgspec.structs.replace(next_hop(5000), owner="links/broken")
     running.nodes.sync(sync(1, (*STATE, broken)))
-    assert (await running.events.next(NodeRejected)).concerned == ("links/broken",)
+    refused = (await running.events.next(NodeRejected)).refused or ()
+    assert [one.part for one in refused] == ["links/broken"]
     node.host.refusal = "wireguard-go is not installed"
     running.nodes.sync(sync(2, STATE, HostState(tunnels=(TUNNEL,), gateways=(Gateway(port=1, ipv4="10.1.0.1"),))))
     rejected = await running.events.next(NodeRejected, 2)
-    assert rejected.concerned == ("ports/1", "tunnels/s-t")
+    assert sorted(one.part for one in rejected.refused or ()) == ["ports/1", "tunnels/s-t"]
 
 
 async def test_the_newest_of_those_that_wait_is_made(node: FakeNode, running: Running) -> None:

@@ -199,6 +199,24 @@ def test_an_entry_that_a_node_refuses_holds_up_only_its_owner(world: World) -> N
     assert reply is not None and reply.results, reply
 
 
+def test_of_what_is_refused_each_owner_sees_its_own(world: World) -> None:
+    """Nor is a network's refusal anybody else's, and renewals go on."""
+    world.apply("shop", INSIDE)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    node = world.nodes["se1"]
+    node.refused = {entry_key(entry) for entry in node.entries.values() if entry.owner == "intents/inside"}
+    world.controllers["shop"].start()
+    world.run(60.0)
+    phase, why = status(world, "intents", "inside")
+    assert phase == "Installing" and why.count("it does not like it") == 1
+    assert status(world, "intents", "order-processing")[0] == "Active"
+    assert "like it" not in status(world, "intents", "order-processing")[1]
+    node.refused = set()
+    world.run(3.0)
+    assert world.phase("shop", "inside") == "Active"
+
+
 def test_what_is_withdrawn_while_its_node_is_dead_holds_nothing_up(world: World) -> None:
     """Nor while the node refuses something, for as long as that takes."""
     world.apply("shop", INSIDE)

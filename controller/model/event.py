@@ -9,7 +9,7 @@ from controller.model.intent import Value
 from controller.model.policy import Policy
 from controller.model.preview import Preview
 from controller.model.rule import Added
-from dataplane.host_api import NodeDescription
+from dataplane.host_api import NodeDescription, PartRefused
 
 PUT_BACK = "put back"
 """Counter of a store that was put back from a backup, until the core's first step: its agreements are past."""
@@ -176,8 +176,8 @@ class NodeRejected(Value, frozen=True, kw_only=True, tag="node_rejected"):
     node: str
     generation: int
     reason: str
-    concerned: tuple[str, ...] | None = None
-    """Whose part: owners of entries, `tunnels/BORDER`, `ports/NUMBER`; None: nobody knows, perhaps all."""
+    refused: tuple[PartRefused, ...] | None = None
+    """Owners of entries, `tunnels/BORDER` and `ports/NUMBER`, each once or more; None: nobody knows, perhaps all."""
 
 
 class Tick(Value, frozen=True, kw_only=True, tag="tick"):

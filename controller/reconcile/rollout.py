@@ -245,7 +245,7 @@ def rejected(turn: Turn, event: NodeRejected) -> None:
     if standing is None or event.generation != standing.generation:
         return
     turn.log("node_rejected", "error", node=event.node, reason=event.reason)
-    turn.nodes.put(event.node, msgspec.structs.replace(standing, rejected=event.reason, concerned=event.concerned))
+    turn.nodes.put(event.node, msgspec.structs.replace(standing, rejected=event.reason, refused=event.refused))
 
 
 def audit(turn: Turn) -> None:

@@ -19,7 +19,7 @@ from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
 from controller.reconcile.held import Held
-from dataplane.host_api import NodeDescription
+from dataplane.host_api import NodeDescription, PartRefused
 
 
 class Outgoing(Value, frozen=True, kw_only=True):
@@ -66,12 +66,18 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Generation that it was last seen to have; -1: none since it was last connected."""
     rejected: str = ""
     """Why it refused a part of `generation`."""
-    concerned: tuple[str, ...] | None = None
-    """As NodeRejected.concerned."""
+    refused: tuple[PartRefused, ...] | None = None
+    """As NodeRejected.refused."""
 
     def refuses(self, names: Collection[str]) -> bool:
         """Whether any of these owners, tunnels and ports is without what it shall have."""
-        return bool(self.rejected) and (self.concerned is None or not set(names).isdisjoint(self.concerned))
+        return bool(self.why(names))
+
+    def why(self, names: Collection[str]) -> str:
+        """What it said of these alone: of what else is refused there nobody else learns."""
+        if self.refused is None or not self.rejected:
+            return self.rejected
+        return "; ".join(dict.fromkeys(each.reason for each in self.refused if each.part in names))
 
     def has(self, generation: int, names: Collection[str]) -> bool:
         """Whether what these own is as a generation has it."""
@@ -85,7 +91,7 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
-    """What of a node a course needs, as NodeRejected.concerned names it."""
+    """What of a node a course needs, as NodeRejected.refused names it."""
     plan = course.plan
     connection = plan.connection
     parts = {plan.owner}

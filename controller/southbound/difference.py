@@ -8,11 +8,11 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
-from controller.errors import TargetRejected
 from controller.model.entry import Entry
 from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Key, Row, behaviour, key, show
+from dataplane.host_api import PartRefused
 
 STEPS: tuple[tuple[str, ...], ...] = (
     ("next_hop", "path_liveness", "lease", "sr_policy"),
@@ -55,14 +55,16 @@ class Update(Value, frozen=True, kw_only=True):
         return self.entry.owner if self.entry else ""
 
 
-def index(entries: Iterable[Entry]) -> dict[Key, Entry]:
-    """Raises TargetRejected where two entries claim one key."""
+def index(entries: Iterable[Entry]) -> tuple[dict[Key, Entry], tuple[PartRefused, ...]]:
+    """Where two entries claim one key, the first has it, and the other's owner is refused."""
     indexed: dict[Key, Entry] = {}
+    refused = []
     for entry in entries:
         other = indexed.setdefault(key(entry), entry)
         if other is not entry and behaviour(other) != behaviour(entry):
-            raise TargetRejected(f"{show(key(entry))}: {other.owner} and {entry.owner} want different things of it")
-    return indexed
+            reason = f"{show(key(entry))}: {other.owner} and {entry.owner} want different things of it"
+            refused.append(PartRefused(part=entry.owner, reason=reason))
+    return indexed, tuple(refused)
 
 
 def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tuple[Update, ...]:

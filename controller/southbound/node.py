@@ -33,6 +33,7 @@ from dataplane.host_api import (
     FlowQuery,
     HostState,
     NodeDescription,
+    PartRefused,
     PortStatus,
     TelemetryBatch,
     TelemetryQuery,
@@ -188,7 +189,7 @@ class NodeSession:
                 await self._context.report(synced)
             except TargetRejected as exc:
                 rejected = NodeRejected(
-                    node=self.name, generation=wanted.generation, reason=str(exc), concerned=exc.concerned
+                    node=self.name, generation=wanted.generation, reason=str(exc), refused=exc.refused
                 )
                 await self._context.report(rejected)
                 said = await host.describe()  # perhaps it is different, before it was refused
@@ -203,12 +204,14 @@ class NodeSession:
     async def _make(
         self, tables: P4RuntimeClient, host: HostClient, described: NodeDescription, wanted: SyncNode
     ) -> tuple[NodeSynced, NodeDescription]:
-        """Tunnels that come before the entries, tunnels that go after. A refusal of the one does not stop the other.
+        """Tunnels that come before the entries, tunnels that go after. What is refused stops nothing else.
 
         Also returns what the node is then; `described` is what it was.
         """
         changes: list[str] = []
-        refused: list[TargetRejected] = []
+        rejections: list[TargetRejected] = []
+        refused: dict[str, PartRefused] = {}
+        """Of the host."""
         entries = 0
         deviations: tuple[Deviation, ...] = ()
         target = _ordered(wanted.state.host)
@@ -220,23 +223,32 @@ class NodeSession:
                 audited = await host.audit(wider)
                 changes += audited.changes
                 described, digests = audited.description, audited.digests
+                refused |= {each.part: each for each in audited.refused}
             elif wider != _ordered(described.host_state):
-                changes += (await host.sync(wider)).changes
+                done = await host.sync(wider)
+                changes += done.changes
+                refused |= {each.part: each for each in done.refused}
                 is_new = True
         except TargetRejected as exc:
-            refused.append(TargetRejected(str(exc), _lacking(target, (await host.describe()).host_state)))
+            rejections.append(TargetRejected(str(exc), await self._lacking(host, target, str(exc))))
         try:
             report = await tables.sync(wanted.state.entries, read_back=wanted.audit, digests=digests)
             entries, deviations = report.writes, report.deviations
-            if wider != target and not refused:
-                changes += (await host.sync(target)).changes
+        except TargetRejected as exc:
+            rejections.append(exc)
+        try:
+            if wider != target:
+                done = await host.sync(target)
+                changes += done.changes
+                refused |= {each.part: each for each in done.refused}
                 is_new = True
         except TargetRejected as exc:
-            refused.append(exc)
+            rejections.append(TargetRejected(str(exc), await self._lacking(host, target, str(exc))))
         if refused:
-            parts = [one.concerned for one in refused]
-            concerned = None if None in parts else tuple(sorted({name for part in parts for name in part or ()}))
-            raise TargetRejected("; ".join(map(str, refused)), concerned)
+            words = "; ".join(each.reason for each in refused.values())
+            rejections.append(TargetRejected(f"node {self.name}: {words}", tuple(refused.values())))
+        if rejections:
+            raise _together(rejections)
         owner = f"nodes/{self.name}"
         host_deviations = tuple(
             Deviation(node=self.name, what="changed", table="host", detail=change, owner=owner) for change in changes
@@ -249,12 +261,19 @@ class NodeSession:
         )
         return synced, await host.describe() if is_new else described
 
+    @staticmethod
+    async def _lacking(host: HostClient, target: HostState, reason: str) -> tuple[PartRefused, ...]:
+        """Tunnels and gateways that are not as they shall be, where all of a request was refused."""
+        present = (await host.describe()).host_state
+        tunnels = (f"tunnels/{one.border}" for one in target.tunnels if one not in present.tunnels)
+        gateways = (f"ports/{one.port}" for one in target.gateways if one not in present.gateways)
+        return tuple(PartRefused(part=part, reason=reason) for part in (*tunnels, *gateways))
 
-def _lacking(target: HostState, present: HostState) -> tuple[str, ...]:
-    """Tunnels and gateways that are not as they shall be."""
-    tunnels = (f"tunnels/{one.border}" for one in target.tunnels if one not in present.tunnels)
-    gateways = (f"ports/{one.port}" for one in target.gateways if one not in present.gateways)
-    return (*tunnels, *gateways)
+
+def _together(rejections: Sequence[TargetRejected]) -> TargetRejected:
+    parts = [each.refused for each in rejections]
+    known = None if None in parts else tuple(part for one in parts for part in one or ())
+    return TargetRejected("; ".join(dict.fromkeys(map(str, rejections))), known)
 
 
 def _union(present: HostState, wanted: HostState) -> HostState:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -15,7 +15,7 @@ from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Codec, Key, Row, behaviour, show
 from controller.southbound.difference import Operation, Update, batches, deviation, difference, index
-from dataplane.host_api import CounterSample
+from dataplane.host_api import CounterSample, PartRefused
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
@@ -25,7 +25,7 @@ READ_S_MAX = 10.0
 TURN = 5
 """Audits until another table is read whatever its digest."""
 FAULTS_SHOWN = 5
-"""Of a refused batch; the rest is counted."""
+"""Of a refused batch, and of each owner's part of it; the rest is counted."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 _TYPES = {
@@ -204,21 +204,24 @@ class P4RuntimeClient:
         which the node gave before, only tables are read whose digest is another than when they were last as they shall
         be; and, now and then, one in turn.
         """
-        indexed = index(desired)
+        indexed, unclear = index(desired)
         written = 0
         if not read_back and self._seen is not None:
             updates = difference(indexed, self._seen)
-            if not await self._apply(indexed, updates):
+            if not await self._apply(indexed, updates) and not unclear:
                 return SyncReport(writes=len(updates), deviations=())
             written = len(updates)
         present, verified = await self._read_back(digests)
         updates = difference(indexed, present)
-        refused = await self._apply(indexed, updates)
+        refused = [*unclear, *await self._apply(indexed, updates)]
         if refused:
-            more = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
-            shown = "; ".join(text for _, text in refused[:FAULTS_SHOWN])
-            owners = tuple(sorted({owner for owner, _ in refused if owner}))
-            raise TargetRejected(f"node {self.node} refused {shown}{more}", owners)
+            raise TargetRejected(
+                f"node {self.node} refused {_first(each.reason for each in refused)}",
+                tuple(
+                    PartRefused(part=owner, reason=_first(each.reason for each in refused if each.part == owner))
+                    for owner in sorted({each.part for each in refused if each.part})
+                ),
+            )
         wrong = {update.key[0] for update in updates}
         self._verified = {table: digest for table, digest in verified.items() if table not in wrong}
         deviations = tuple(deviation(self.node, update) for update in updates)
@@ -235,43 +238,45 @@ class P4RuntimeClient:
         present = {each: row for each, row in seen.items() if each[0] not in stale}
         return present | await self.read(stale), digests
 
-    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[tuple[str, str]]:
-        """Writes them in order. Returns what was refused: whose it is, and why."""
+    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[PartRefused]:
+        """Writes them in order. Returns what was refused, by owner."""
         self._seen = None
         for update in updates:
             self._verified.pop(update.key[0], None)
-        refused: list[tuple[str, str]] = []
+        refused: list[PartRefused] = []
         for batch in batches(updates):
             refused += await self.write(batch)
         if not refused:
             self._seen = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in desired.items()}
         return refused
 
-    async def write(self, updates: Sequence[Update]) -> list[tuple[str, str]]:
-        """One batch. Returns what was refused, one an update: whose it is, and why; the others are written."""
+    async def write(self, updates: Sequence[Update]) -> list[PartRefused]:
+        """One batch. Returns what was refused, one an update, by owner; the others are written."""
         request = p4r.WriteRequest(device_id=DEVICE_ID, election_id=U128.encode(self._election_id))
+        refused: list[PartRefused] = []
+        sent: list[Update] = []
         for update in updates:
             try:
                 entry = self._codec.compose(update.entry) if update.entry else self._codec.compose_key(update.key)
             except ValueError as exc:
-                raise TargetRejected(f"node {self.node}: {exc} (owner {update.owner or 'unknown'})") from exc
+                refused.append(PartRefused(part=update.owner, reason=f"{exc} (owner {update.owner or 'unknown'})"))
+                continue
             message = request.updates.add(type=_TYPES[update.operation])
             message.entity.table_entry.CopyFrom(entry)
+            sent.append(update)
+        if not sent:
+            return refused
         try:
             await self._write(request, timeout=UNARY_S_MAX)
         except grpc.aio.AioRpcError as exc:
-            faults = _faults(exc, len(updates))
+            faults = _faults(exc, len(sent))
             if faults is None:
                 raise self._translated("writing its tables", exc) from exc
-            return [
-                (
-                    update.owner,
-                    f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}: {code} {fault.message}",
-                )
-                for update, fault in zip(updates, faults, strict=True)
-                if (code := _code(fault)) != "ok"
-            ]
-        return []
+            for update, fault in zip(sent, faults, strict=True):
+                if (code := _code(fault)) != "ok":
+                    what = f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}"
+                    refused.append(PartRefused(part=update.owner, reason=f"{what}: {code} {fault.message}"))
+        return refused
 
     def _check_primary(self, arbitration: p4r.MasterArbitrationUpdate) -> None:
         """Status OK: we lead; else there is another with a higher election id (P4Runtime §5.3)."""
@@ -299,6 +304,12 @@ def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
                 faults.append(fault)
             return faults if len(faults) == count else None
     return None
+
+
+def _first(reasons: Iterable[str]) -> str:
+    told = tuple(reasons)
+    more = f"; and {len(told) - FAULTS_SHOWN} more" if len(told) > FAULTS_SHOWN else ""
+    return "; ".join(told[:FAULTS_SHOWN]) + more
 
 
 def _code(fault: p4r.Error) -> str:
