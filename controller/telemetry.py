@@ -15,7 +15,7 @@ from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.shell import Shell
-from dataplane.host_api import CounterSample, FlowBatch, PortStatus, TelemetryBatch
+from dataplane.host_api import CounterSample, FlowBatch, LostPackets, PortStatus, TelemetryBatch
 
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
@@ -39,6 +39,8 @@ class Observed(Protocol):
     async def flows(self, node: str) -> FlowBatch: ...
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]: ...
+
+    async def losses(self, node: str) -> tuple[LostPackets, ...]: ...
 
     async def legs(self, node: str) -> tuple[CounterSample, ...]: ...
 
@@ -101,8 +103,8 @@ class NodeTelemetry:
         return tuple(NodeFlows(node=node, batch=batch, owners=owners.get(node, {})) for node, batch in batches.items())
 
     async def drops(self) -> tuple[NodeDrops, ...]:
-        counters = await self._of_all(self._nodes.drops)
-        return tuple(NodeDrops(node=node, drops=drops) for node, drops in counters.items())
+        counters, losses = await asyncio.gather(self._of_all(self._nodes.drops), self._of_all(self._nodes.losses))
+        return tuple(NodeDrops(node=node, drops=drops, losses=losses.get(node, ())) for node, drops in counters.items())
 
     async def carried(self) -> tuple[Carried, ...]:
         owners = view.legs(self._shell.state)

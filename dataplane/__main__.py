@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,13 @@ from dataplane.fragmentation import Fragmenter
 from dataplane.host_api import AgentConfig
 from dataplane.jiffies import JiffiesClock
 from dataplane.log import Logger
+from dataplane.losses import Losses, Watched, of_port, of_tunnel
 from dataplane.metrics import MetricsServer
 from dataplane.neighbors import Neighbors
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.packet_io import PacketOut, punted
 from dataplane.ports import Ports
+from dataplane.redirects import Redirects, follow_redirects
 from dataplane.table_digest import TableDigests
 from dataplane.tables import Tables
 from dataplane.telemetry import Telemetry
@@ -113,6 +115,13 @@ def _compose(config: AgentConfig) -> _Node:
     if tunnels.guard():
         _log.info("started", change="set what the kernel may forward (nftables table `netstitch`)")
     tables = Tables(table_layout, pipeline.maps, flows.expire)
+
+    def watched() -> Iterator[Watched]:
+        for port in ports.status():
+            yield from of_port(port)
+        for link in tunnels.links():
+            yield from of_tunnel(link)
+
     packets_out = PacketOut(ports.interface)
     parts = Parts(
         config=config,
@@ -123,9 +132,19 @@ def _compose(config: AgentConfig) -> _Node:
         tables=tables,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
         digests=TableDigests(table_layout, pipeline.maps),
+        losses=Losses(_follow_redirects(pin_dir, pipeline), watched),
         neighbors=Neighbors(tables, pipeline.maps["neighbor"], ports, packets_out.send),
     )
     return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)
+
+
+def _follow_redirects(pin_dir: Path, pipeline: program.Pipeline) -> Redirects | None:
+    try:
+        return follow_redirects(pin_dir, pipeline.maps)
+    except OSError as error:
+        effect = "packets that a port does not take are lost uncounted"
+        _log.warning("redirects_not_followed", reason=str(error), effect=effect)
+        return None
 
 
 async def _serve(config: AgentConfig, node: _Node) -> None:
@@ -173,7 +192,12 @@ def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeSe
     """What XDP mirrors goes to watchers, what it punts to the primary controller, what is too large into pieces."""
     mirrored, to_controller = RingBuffer(pipeline.maps["capture"]), RingBuffer(pipeline.maps["punt"])
     too_large = RingBuffer(pipeline.maps["cut"])
-    fragmenter = Fragmenter(pipeline.program, lambda error: _log.error("packet_not_fragmented", reason=str(error)))
+
+    def not_fragmented(port: int, error: AgentError | OSError) -> None:
+        agent.not_sent(port)
+        _log.error("packet_not_fragmented", reason=str(error))
+
+    fragmenter = Fragmenter(pipeline.program, not_fragmented)
 
     def read_mirrored() -> None:
         for record in mirrored.consume():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import structlog
 
@@ -26,15 +27,18 @@ from dataplane.host_api import (
     FlowQuery,
     HostReport,
     HostState,
+    LossReport,
     NodeDescription,
     PartRefused,
     PortRole,
+    PortStatus,
     TelemetryBatch,
     TelemetryQuery,
     Tunnel,
 )
 from dataplane.kernel_events import HOST, LINKS, KernelEvents
 from dataplane.log import Logger
+from dataplane.losses import Losses
 from dataplane.metrics import Figures, text
 from dataplane.neighbors import Neighbors
 from dataplane.netlink import NETFILTER
@@ -68,6 +72,7 @@ class Parts:
     tables: Tables
     neighbors: Neighbors
     digests: TableDigests
+    losses: Losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Agent:
         self._refused: tuple[PartRefused, ...] = ()
         """By the last sync."""
         self._tunnels_changed = asyncio.Event()
+        self._losing: frozenset[int] = frozenset()
         self._capture = Capture(parts.ports.number_of, self._switch_capture)
 
     @property
@@ -134,6 +140,10 @@ class Agent:
     def mirrored(self, record: bytes) -> None:
         """One record of the ring buffer `capture`."""
         self._capture.receive(record)
+
+    def not_sent(self, port: int) -> None:
+        """A packet that came in at `port` was to be cut, and not all of its pieces were sent."""
+        self._parts.losses.unsent[port] += 1
 
     async def describe(self) -> NodeDescription:
         return await self._in_worker(self._describe)
@@ -169,6 +179,15 @@ class Agent:
         if not -1 <= query.leg < 1 << 16 or not 0 <= query.limit <= 1_000_000:
             raise RequestInvalid(f"{query}: leg is -1 (all) to 65535, limit 0 to 1000000")
         return await asyncio.to_thread(self._read_flows, query)
+
+    async def read_losses(self) -> LossReport:
+        return LossReport(losses=await self._in_worker(lambda: self._parts.losses.read(self._name_of)))
+
+    def _name_of(self, port: int) -> str:
+        try:
+            return self._parts.ports.interface(port)
+        except RequestInvalid:  # it was a port when it lost something
+            return ""
 
     async def watch_telemetry(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
         if not _INTERVALS_S[0] <= query.interval_s <= _INTERVALS_S[1]:
@@ -244,6 +263,7 @@ class Agent:
             tables=parts.tables.fill(),
             flows=len(reading.snapshot),
             neighbors=parts.neighbors.known(),
+            losses=(await self.read_losses()).losses,
         )
         return await asyncio.to_thread(text, figures)
 
@@ -256,10 +276,16 @@ class Agent:
             wireguard=parts.tunnels.software,
             boot_epoch_s=boot_epoch_s(Path(parts.config.state_dir)),
             layout=parts.layout,
-            ports=tuple(status for status in parts.ports.status() if status.number in configured),
+            ports=tuple(self._described(status) for status in parts.ports.status() if status.number in configured),
             borders=parts.tunnels.status(),
             host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual()),
         )
+
+    def _described(self, port: PortStatus) -> PortStatus:
+        if port.number not in self._losing:
+            return port
+        fault = f"{port.interface} loses packets all the time: see `stitch get drops`"
+        return msgspec.structs.replace(port, faults=(*port.faults, fault))
 
     def _read_flows(self, query: FlowQuery) -> FlowBatch:
         entries = self._parts.flows.snapshot().entries
@@ -280,6 +306,8 @@ class Agent:
             try:
                 for change in await self.place_ports():
                     _log.info("interfaces_changed", change=change)
+                if not told:
+                    self._losing = await self._in_worker(self._parts.losses.look)
             except (AgentError, OSError) as error:
                 _log.error("ports_cannot_follow", reason=str(error))
             if told:

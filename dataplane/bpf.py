@@ -44,6 +44,7 @@ __all__ = [
     "TestRun",
     "XdpAction",
     "XdpFlag",
+    "follow",
 ]
 
 OBJECT_PATH = Path(__file__).resolve().parent.parent / "build/ebpf/stitch.bpf.o"
@@ -173,6 +174,12 @@ class Link(Descriptor):
         size = c_uint32(sizeof(info))
         checked(library.bpf_obj_get_info_by_fd(self.fd, byref(info), byref(size)), "ask the kernel about a link")
         return info
+
+
+def follow(program: Program, tracepoint: str) -> Descriptor:
+    """`program` runs at a raw tracepoint while somebody holds or pins what is returned."""
+    what = f"run {program.name} at the tracepoint {tracepoint}"
+    return Descriptor(checked(library.bpf_raw_tracepoint_open(tracepoint.encode(), program.fd), what), what)
 
 
 class Object:

@@ -66,6 +66,8 @@ class Map(Descriptor):
         size = c_uint32(sizeof(info))
         checked(library.bpf_obj_get_info_by_fd(fd, byref(info), byref(size)), "ask the kernel about a map")
         super().__init__(fd, f"map {info.name.decode()}")
+        self.id: int = info.id
+        """What the kernel calls it."""
         self.type: int = info.type
         """enum bpf_map_type"""
         self.key_size: int = info.key_size

@@ -53,7 +53,7 @@ class Detours:
 
     def make(self, number: int) -> tuple[Interface, tuple[str, ...]]:
         """The pair of a port is there and up; returns its pipeline's end, and what was different, in words."""
-        kernel, pipeline = _names(number)
+        kernel, pipeline = pair_of(number)
         changes = []
         with _translated(number):
             if not (read_interface(kernel) and read_interface(pipeline)):
@@ -79,7 +79,7 @@ class Detours:
     def lead(self, number: int, interface: Interface, *, only_sids: bool) -> tuple[str, ...]:
         """What comes in at the interface goes to the pair, and back. After the program is attached to the pair, which
         limits its MTU. Returns what was different, in words."""
-        kernel, pipeline = _names(number)
+        kernel, pipeline = pair_of(number)
         changes = []
         with _translated(number):
             device, end = read_device(kernel), read_interface(pipeline)
@@ -100,7 +100,7 @@ class Detours:
 
     def largest_mtu(self, number: int) -> int:
         """Of what the pair of a port takes; 0: there is none."""
-        end = read_interface(_names(number)[1])
+        end = read_interface(pair_of(number)[1])
         return end.mtu if end is not None else 0
 
     def numbers(self) -> frozenset[int]:
@@ -122,12 +122,12 @@ class Detours:
                         with removing():
                             route.ask(_DELETE_FILTER, _filter(index), ACK)
             with closing(IPRoute()) as netlink:
-                _remove_links(netlink, *_names(number))
+                _remove_links(netlink, *pair_of(number))
         return True
 
 
-def _names(number: int) -> tuple[str, str]:
-    """The kernel's end and the pipeline's."""
+def pair_of(number: int) -> tuple[str, str]:
+    """Names of the kernel's end and the pipeline's."""
     return f"{PREFIX}k{number}", f"{PREFIX}p{number}"
 
 

@@ -15,6 +15,8 @@ from dataplane.errors import AgentError
 JUDGED_BYTES = 24
 _HEADER = struct.Struct(f"{JUDGED_BYTES}s12sHH")
 """struct to_cut: judged, MACs, MTU, length of the packet, which follows."""
+_INGRESS_PORT = struct.Struct("16xH6x")
+"""Of struct judged."""
 _IPV4 = b"\x08\x00"
 _IPV4_HEADER = 20
 _MORE_FRAGMENTS, _OFFSET = 0x2000, 0x1FFF
@@ -23,6 +25,7 @@ _MORE_FRAGMENTS, _OFFSET = 0x2000, 0x1FFF
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToCut:
     judged: bytes
+    port: int
     macs: bytes
     mtu: int
     packet: bytes
@@ -34,7 +37,8 @@ class ToCut:
 
 def to_cut(record: bytes) -> ToCut:
     judged, macs, mtu, length = _HEADER.unpack_from(record)
-    return ToCut(judged=judged, macs=macs, mtu=mtu, packet=record[_HEADER.size : _HEADER.size + length])
+    (port,) = _INGRESS_PORT.unpack_from(judged)
+    return ToCut(judged=judged, port=port, macs=macs, mtu=mtu, packet=record[_HEADER.size : _HEADER.size + length])
 
 
 def fragments(packet: bytes, mtu: int) -> Iterator[bytes]:
@@ -59,7 +63,8 @@ def fragments(packet: bytes, mtu: int) -> Iterator[bytes]:
 class Fragmenter:
     """Cuts what `receive` gets, and sends the pieces on through `program`."""
 
-    def __init__(self, program: Program, failed: Callable[[AgentError | OSError], None]) -> None:
+    def __init__(self, program: Program, failed: Callable[[int, AgentError | OSError], None]) -> None:
+        """`failed` hears the port that a packet came from, and why not all of its pieces were sent."""
         self._program = program
         self._failed = failed
 
@@ -70,7 +75,7 @@ class Fragmenter:
             for frame in whole.frames():
                 self._program.run_live(frame, ifindex=LOOPBACK, repeat=1, batch=1, metadata=whole.judged)
         except (AgentError, OSError) as error:
-            self._failed(error)
+            self._failed(whole.port, error)
 
 
 def _checksum(header: bytes | bytearray) -> int:

@@ -29,6 +29,8 @@ class Host(Protocol):
 
     async def read_flows(self, query: host_api.FlowQuery) -> host_api.FlowBatch: ...
 
+    async def read_losses(self) -> host_api.LossReport: ...
+
     async def watch_telemetry(
         self, query: host_api.TelemetryQuery, send: Callable[[host_api.TelemetryBatch], Awaitable[None]]
     ) -> None: ...
@@ -53,6 +55,9 @@ def handler(host: Host) -> grpc.GenericRpcHandler:
     async def read_flows(query: host_api.FlowQuery, context: _Context) -> bytes:
         return encode(await host.read_flows(query))
 
+    async def read_losses(_: host_api.Empty, context: _Context) -> bytes:
+        return encode(await host.read_losses())
+
     async def watch(query: host_api.TelemetryQuery, context: _Context) -> None:
         async def send(batch: host_api.TelemetryBatch) -> None:
             await context.write(encode(batch))
@@ -72,6 +77,7 @@ def handler(host: Host) -> grpc.GenericRpcHandler:
             host_api.SYNC.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.SYNC, sync)),
             host_api.AUDIT.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.AUDIT, audit)),
             host_api.READ_FLOWS.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.READ_FLOWS, read_flows)),
+            host_api.READ_LOSSES.name: grpc.unary_unary_rpc_method_handler(_checked(host_api.READ_LOSSES, read_losses)),
             host_api.WATCH_TELEMETRY.name: grpc.unary_stream_rpc_method_handler(
                 _checked(host_api.WATCH_TELEMETRY, watch)
             ),

@@ -271,6 +271,21 @@ class CounterSample(_Record, frozen=True, kw_only=True):
     bytes: int
 
 
+class LostPackets(_Record, frozen=True, kw_only=True):
+    """Let through by the pipeline, and lost; not in `drop_counter`. A total."""
+
+    port: int
+    interface: str
+    """Where."""
+    reason: int
+    """DropReason."""
+    packets: int
+
+
+class LossReport(_Record, frozen=True, kw_only=True):
+    losses: tuple[LostPackets, ...]
+
+
 class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """What changed since the batch before, each interval; every 10 s where nothing does."""
 
@@ -316,6 +331,7 @@ DESCRIBE = Method("Describe", Empty, NodeDescription)
 AUDIT = Method("Audit", HostState, AuditReport)
 SYNC = Method("Sync", HostState, HostReport)
 READ_FLOWS = Method("ReadFlows", FlowQuery, FlowBatch)
+READ_LOSSES = Method("ReadLosses", Empty, LossReport)
 WATCH_TELEMETRY = Method("WatchTelemetry", TelemetryQuery, TelemetryBatch)
 CAPTURE = Method("Capture", CaptureQuery, CapturedFrame)
 

@@ -143,6 +143,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
+    "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
     "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
     "ring_buffer__new": (c_void_p, (c_int, SampleCallback, c_void_p, c_void_p)),
     "ring_buffer__consume": (c_int, (c_void_p,)),

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from dataplane.counters import Totals
-from dataplane.host_api import NodeDescription
+from dataplane.host_api import LostPackets, NodeDescription
 from dataplane.reasons import DropReason, PipelineEvent
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +31,7 @@ class Figures:
     """Name, entries, size."""
     flows: int
     neighbors: int
+    losses: tuple[LostPackets, ...]
 
 
 def text(figures: Figures) -> bytes:
@@ -57,6 +58,14 @@ class _Collected:
             yield _counter(f"netstitch_dropped_{what}", f"Dropped {what}, by reason.", "reason", drops)
             legs = [(str(n), int(total)) for n, total in enumerate(figures.legs[:, column]) if total]
             yield _counter(f"netstitch_leg_{what}", f"Forwarded {what}, by leg (`stitch explain`).", "leg", legs)
+        lost = CounterMetricFamily(
+            "netstitch_lost_packets",
+            "Packets that the pipeline let through and that were lost then, by reason and interface.",
+            labels=["reason", "interface"],
+        )
+        for each in figures.losses:
+            lost.add_metric([_reason(each.reason), each.interface], each.packets)
+        yield lost
         events = [(event.name.lower(), figures.events[event]) for event in PipelineEvent]
         yield _counter("netstitch_pipeline_events", "What the pipeline did beside forwarding.", "event", events)
         entries = [(name, count) for name, count, _ in figures.tables]

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from dataplane import redirects
 from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, BpfError, Link, Map, Object, Program
 from dataplane.counters import Totals, per_cpu_totals
 from dataplane.errors import NodeRefused
@@ -95,6 +96,7 @@ def teardown(pin_dir: Path) -> tuple[str, ...]:
         changes.append(f"detached the pipeline from port {path.name}")
     with contextlib.suppress(FileNotFoundError):
         links.rmdir()
+    redirects.remove(pin_dir)
     return (*changes, *remove_other_layouts(pin_dir, layout=""))
 
 

@@ -44,8 +44,39 @@ class DropReason(enum.IntEnum):
     """The path takes no packets of IPV6_LEAST_MTU octets, so it is none for IPv6."""
     UNCLASSIFIED = 24
     """No upper layer is seen behind its extension headers, and nothing permits what cannot be classified."""
+    PORT_DOWN = 25
+    """The port that it was sent to is down, or nobody takes frames at the other end."""
+    PORT_FULL = 26
+    """The queue of the port that it was sent to was full."""
+    PORT_UNFIT = 27
+    """The interface of the port cannot send what XDP redirects to it."""
+    KERNEL_LOST = 28
+    """Lost between an interface of a port and the pipeline, on the kernel's side, as statistics of interfaces say."""
+    PUNT_LOST = 29
+    """It was for the controller, and too many others were."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
+
+
+class PortLoss(enum.IntEnum):
+    """Why a port did not take what was sent to it: an index of `port_loss` (XDP only, not in the P4Info)."""
+
+    FULL = 0
+    DOWN = 1
+    TOO_BIG = 2
+    UNFIT = 3
+
+    @property
+    def reason(self) -> DropReason:
+        return _REASONS_OF_LOSSES[self]
+
+
+_REASONS_OF_LOSSES = {
+    PortLoss.FULL: DropReason.PORT_FULL,
+    PortLoss.DOWN: DropReason.PORT_DOWN,
+    PortLoss.TOO_BIG: DropReason.TOO_BIG,
+    PortLoss.UNFIT: DropReason.PORT_UNFIT,
+}
 
 
 class PuntReason(enum.IntEnum):
@@ -98,7 +129,7 @@ class PipelineEvent(enum.IntEnum):
     DECAPSULATED = 9
     END = 10
     CAPTURE_LOST = 11
-    PUNT_LOST = 12
+    PUNT_LOST = 29
     NEIGHBOR_EVICTED = 13
     """The port had NEIGHBORS_OF_PORT others; the eldest was forgotten."""
     FRAGMENT_FOLLOWED = 14
@@ -117,6 +148,8 @@ SID_BLOCK = 0x5F00
 """First 16 bits of every SID (RFC 9602); tells outer from inner."""
 CONTEXTS = 4096
 PORTS = 512
+PORT_LOSSES = 4
+"""Kinds of PortLoss."""
 MAX_SEGMENTS = 8
 CANDIDATE_PATHS = 8
 FLOW_CACHE_WAYS = 4

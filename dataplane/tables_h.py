@@ -12,6 +12,7 @@ HEADER_FILE = Path(__file__).parent.parent / "ebpf" / "tables.h"
 
 ENUMS: tuple[tuple[str, str, type[enum.IntEnum]], ...] = (
     ("drop_reason", "DROP", reasons.DropReason),
+    ("port_loss", "LOSS", reasons.PortLoss),
     ("punt_reason", "PUNT", reasons.PuntReason),
     ("icmp_error", "ERROR", reasons.IcmpError),
     ("l4_class", "L4", reasons.L4Class),
@@ -24,6 +25,7 @@ CONSTANTS = (
     "SID_BLOCK",
     "CONTEXTS",
     "PORTS",
+    "PORT_LOSSES",
     "MAX_SEGMENTS",
     "CANDIDATE_PATHS",
     "FLOW_CACHE_WAYS",

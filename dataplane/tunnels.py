@@ -160,8 +160,12 @@ class Tunnels:
 
     def ports(self) -> tuple[tuple[int, str], ...]:
         """(P4Runtime port, interface on the pipeline's side) of each tunnel that exists now."""
+        return tuple((link.border.port, link.pipeline) for link in self.links())
+
+    def links(self) -> tuple[TunnelLink, ...]:
+        """Of the tunnels that exist now."""
         links = [border.link for border in self._borders.values()]
-        return tuple((link.border.port, link.pipeline) for link in links if read_interface(link.pipeline))
+        return tuple(link for link in links if read_interface(link.pipeline))
 
     def start_handshakes(self) -> bool:
         """Begins anew with neighbours that never answered; returns whether there was one (see WireGuard)."""

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Builds build/ebpf/stitch.bpf.o and detour.bpf.o (incremental). Needs clang, libbpf-dev and the kernel's UAPI headers (linux-libc-dev).
+# Builds build/ebpf/stitch.bpf.o, detour.bpf.o and loss.bpf.o (incremental). Needs clang, libbpf-dev and the kernel's UAPI headers (linux-libc-dev).
 #
 # The types of <linux/bpf.h>, not a vmlinux.h made by bpftool: the program reads no structure of the kernel, so there is
-# nothing to relocate, and a vmlinux.h would bring 10,000 type names of one kernel (one of them `struct port`).
+# nothing to relocate, and a vmlinux.h would bring 10,000 type names of one kernel (one of them `struct port`). loss.bpf.c
+# declares the three members that it reads.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,7 @@ if [ -s "$last" ] && [ -z "$(find ebpf -newer "$last" \( -name '*.[ch]' -o -name
 fi
 # Another build may run at the same time: each writes a file of its own and moves it into place.
 strip=$(command -v llvm-strip || command -v llvm-strip-14 || true)
-for name in detour stitch; do
+for name in detour loss stitch; do
 	object=build/ebpf/$name.bpf.o
 	clang -O2 -g -ffile-prefix-map="$PWD"=. -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -Iebpf -I"$headers" \
 		-c "ebpf/$name.bpf.c" -o "$object.$$"

@@ -46,7 +46,7 @@ static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct p
 
 	if (!punted) {
 		count_event(EVENT_PUNT_LOST);
-		return XDP_DROP;
+		return drop(packet, DROP_PUNT_LOST);
 	}
 	punted->ingress_port = packet->ingress_port;
 	punted->reason = reason;
@@ -57,7 +57,7 @@ static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct p
 	if (is_empty(copied) || bpf_xdp_load_bytes(ctx, 0, punted->frame, copied)) {
 		bpf_ringbuf_discard(punted, 0);
 		count_event(EVENT_PUNT_LOST);
-		return XDP_DROP;
+		return drop(packet, DROP_PUNT_LOST);
 	}
 	bpf_ringbuf_submit(punted, 0);
 	return XDP_DROP;

@@ -190,11 +190,11 @@ def test_pieces_leave_by_the_port_of_their_flow(xdp: XdpNode) -> None:
         listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         listener.bind((f"h{FABRIC}", 0))
         listener.settimeout(LIMIT_S)
-    failed: list[Exception] = []
+    failed: list[tuple[int, Exception]] = []
     with listener:
         xdp.program.run_live(from_host(A, large()), ifindex=xdp.ifindex[A], repeat=1, batch=1)
         (record,) = xdp.cuts.consume()
-        Fragmenter(xdp.program, failed.append).receive(record)
+        Fragmenter(xdp.program, lambda port, error: failed.append((port, error))).receive(record)
         assert not failed
         inner = [IP(listener.recv(4096)[14 + 40 + 8 + 2 * 16 :]) for _ in range(2)]
     assert [(one.frag, bool(one.flags.MF)) for one in inner] == [(0, True), ((INNER_MTU - 20) // 8, False)]

@@ -174,7 +174,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _column("NUMBER", "metadata.name", wide=True),
         _column("FOR", "spec.serves", wide=True),
     ),
-    "drops": _columns(("NODE", "node"), ("REASON", "reason"), ("PACKETS", "packets"), ("BYTES", "bytes")),
+    "drops": _columns(
+        ("NODE", "node"), ("REASON", "reason"), ("INTERFACE", "interface"), ("PACKETS", "packets"), ("BYTES", "bytes")
+    ),
 }
 OTHERS = _columns(("SPEC", "spec"), ("STATUS", "status"))
 

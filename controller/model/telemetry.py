@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from controller.model.intent import Value
-from dataplane.host_api import CounterSample, FlowBatch
+from dataplane.host_api import CounterSample, FlowBatch, LostPackets
 
 
 class NodeFlows(Value, frozen=True, kw_only=True):
@@ -16,10 +16,12 @@ class NodeFlows(Value, frozen=True, kw_only=True):
 
 
 class NodeDrops(Value, frozen=True, kw_only=True):
-    """`drop_counter` of one node: totals by DropReason; zero ones may be left out."""
+    """What one node dropped and lost."""
 
     node: str
     drops: tuple[CounterSample, ...]
+    """`drop_counter`: totals by DropReason; zero ones may be left out."""
+    losses: tuple[LostPackets, ...] = ()
 
 
 class Carried(Value, frozen=True, kw_only=True):

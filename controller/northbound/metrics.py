@@ -106,11 +106,13 @@ def _metric(name: str, help_text: str, kind: str, samples: tuple[Sample, ...]) -
 
 
 def of_drops(drops: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
-    """`drops`: node, reason, packets, bytes."""
+    """`drops`: node, reason, interface, packets, bytes."""
 
     def samples(field: str) -> tuple[Sample, ...]:
+        labels = ("node", "reason", "interface")
         return tuple(
-            Sample(labels=(("node", drop["node"]), ("reason", drop["reason"])), value=drop[field]) for drop in drops
+            Sample(labels=tuple((each, drop[each]) for each in labels if drop[each]), value=drop[field])
+            for drop in drops
         )
 
     packets = Metric(

@@ -11,6 +11,7 @@ from dataplane.host_api import (
     CAPTURE,
     DESCRIBE,
     READ_FLOWS,
+    READ_LOSSES,
     SYNC,
     WATCH_TELEMETRY,
     Answer,
@@ -22,6 +23,7 @@ from dataplane.host_api import (
     FlowQuery,
     HostReport,
     HostState,
+    LostPackets,
     Method,
     NodeDescription,
     Request,
@@ -56,14 +58,22 @@ class HostClient:
         try:
             return await self._unary(AUDIT, desired, SYNC_S_MAX)
         except TargetRejected as exc:
-            cause = exc.__cause__
-            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if _is_unknown(exc):
                 changes = (await self.sync(desired)).changes
                 return AuditReport(changes=changes, digests={}, description=await self.describe())
             raise
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
         return await self._unary(READ_FLOWS, query, FLOWS_S_MAX)
+
+    async def read_losses(self) -> tuple[LostPackets, ...]:
+        """An agent that is older counts none."""
+        try:
+            return (await self._unary(READ_LOSSES, Empty(), DESCRIBE_S_MAX)).losses
+        except TargetRejected as exc:
+            if _is_unknown(exc):
+                return ()
+            raise
 
     def telemetry(self, query: TelemetryQuery) -> AsyncIterator[TelemetryBatch]:
         """Until the node ends it."""
@@ -97,3 +107,9 @@ class HostClient:
             return TargetRejected(f"node {self.node}: {method}: its agent speaks another version: {exc}")
         text = f"node {self.node}: {method}: {exc.code().name.lower()}: {exc.details()}"
         return TargetUnreachable(text) if exc.code() in UNREACHABLE else TargetRejected(text)
+
+
+def _is_unknown(refusal: TargetRejected) -> bool:
+    """The agent has no such method."""
+    cause = refusal.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED

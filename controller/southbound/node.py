@@ -32,6 +32,7 @@ from dataplane.host_api import (
     FlowBatch,
     FlowQuery,
     HostState,
+    LostPackets,
     NodeDescription,
     PartRefused,
     PortStatus,
@@ -96,6 +97,10 @@ class NodeSession:
     async def drops(self) -> tuple[CounterSample, ...]:
         """`drop_counter` by DropReason, read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[0].read_counter("drop_counter")
+
+    async def losses(self) -> tuple[LostPackets, ...]:
+        """Read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[1].read_losses()
 
     async def legs(self) -> tuple[CounterSample, ...]:
         """`leg_counter` by leg, read now. Raises TargetUnreachable or TargetRejected."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from controller.errors import TargetUnreachable
 from controller.model.event import SyncNode
 from controller.southbound.node import NodeSession, SessionContext
-from dataplane.host_api import CounterSample, FlowBatch
+from dataplane.host_api import CounterSample, FlowBatch, LostPackets
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,10 @@ class Nodes:
     async def drops(self, node: str) -> tuple[CounterSample, ...]:
         """Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).drops()
+
+    async def losses(self, node: str) -> tuple[LostPackets, ...]:
+        """Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).losses()
 
     async def legs(self, node: str) -> tuple[CounterSample, ...]:
         """Raises TargetUnreachable or TargetRejected."""

@@ -74,14 +74,11 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
 
 def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
     names = {int(reason): reason.name.lower() for reason in DropReason}
-    return [
-        {
-            "node": node.node,
-            "reason": names.get(sample.index, f"reason_{sample.index}"),
-            "packets": sample.packets,
-            "bytes": sample.bytes,
-        }
-        for node in sorted(nodes, key=lambda node: node.node)
-        for sample in sorted(node.drops, key=lambda sample: sample.index)
-        if sample.packets
-    ]
+
+    def row(node: str, reason: int, interface: str, packets: int, octets: int) -> dict[str, Any]:
+        name = names.get(reason, f"reason_{reason}")
+        return {"node": node, "reason": name, "interface": interface, "packets": packets, "bytes": octets}
+
+    found = [(node.node, each.index, "", each.packets, each.bytes) for node in nodes for each in node.drops]
+    found += [(node.node, each.reason, each.interface, each.packets, 0) for node in nodes for each in node.losses]
+    return [row(*each) for each in sorted(found) if each[3]]
