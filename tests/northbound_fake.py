@@ -25,7 +25,7 @@ from controller.northbound.api import create_app
 from controller.northbound.serve import Server, bound
 from controller.northbound.tokens import Tokens
 from controller.revisions import Revisions
-from dataplane.host_api import CounterSample, FlowBatch, FlowRecord
+from dataplane.host_api import CounterSample, FlowBatch, FlowRecord, LostPackets
 from dataplane.reasons import DropReason, L4Class
 
 TOKEN = "correct-horse"
@@ -298,7 +298,8 @@ class FakeTelemetry:
             CounterSample(index=DropReason.NOT_PERMITTED, packets=1, bytes=60),
             CounterSample(index=DropReason.FRAGMENT, packets=0, bytes=0),
         )
-        return (NodeDrops(node="se1", drops=samples), NodeDrops(node="ie1", drops=()))
+        losses = (LostPackets(port=1, interface="eth1", reason=DropReason.PORT_FULL, packets=5),)
+        return (NodeDrops(node="se1", drops=samples), NodeDrops(node="ie1", drops=(), losses=losses))
 
     async def carried(self) -> tuple[Carried, ...]:
         return (

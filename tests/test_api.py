@@ -209,8 +209,9 @@ def test_flows_and_drops(client: httpx.Client) -> None:
     assert client.get("/v1/flows?intent=order-processing").json() == [row]
     assert "did you mean order-processing?" in client.get("/v1/flows?intent=oder-processing").json()["error"]
     assert client.get("/v1/drops").json() == [
-        {"node": "se1", "reason": "not_permitted", "packets": 1, "bytes": 60},
-        {"node": "se1", "reason": "isolated", "packets": 2, "bytes": 200},
+        {"node": "ie1", "reason": "port_full", "interface": "eth1", "packets": 5, "bytes": 0},
+        {"node": "se1", "reason": "not_permitted", "interface": "", "packets": 1, "bytes": 60},
+        {"node": "se1", "reason": "isolated", "interface": "", "packets": 2, "bytes": 200},
     ]
 
 
@@ -225,6 +226,7 @@ def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
     lines = response.text.splitlines()
     assert 'netstitch_intents{phase="Pending"} 1' in lines
     assert 'netstitch_dropped_packets_total{node="se1",reason="isolated"} 2' in lines
+    assert 'netstitch_dropped_packets_total{node="ie1",reason="port_full",interface="eth1"} 5' in lines
     assert "# HELP netstitch_offers_total Offers\\nsent." in lines
     assert 'netstitch_offers_total{peer="a\\"b\\\\c"} 3' in lines
     families = {one.name: one for one in text_string_to_metric_families(response.text)}

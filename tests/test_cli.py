@@ -347,11 +347,13 @@ def test_flows_and_drops_are_rows(stitch: Shell, api: Running) -> None:
         ("se1", "order-processing", 10, 8)
     ]
     assert len(stitch.json("flows")) == 2
+    lost = {"node": "ie1", "reason": "port_full", "interface": "eth1", "packets": 5, "bytes": 0}
     assert stitch.json("get", "drops") == [
-        {"node": "se1", "reason": "not_permitted", "packets": 1, "bytes": 60},
-        {"node": "se1", "reason": "isolated", "packets": 2, "bytes": 200},
+        lost,
+        {"node": "se1", "reason": "not_permitted", "interface": "", "packets": 1, "bytes": 60},
+        {"node": "se1", "reason": "isolated", "interface": "", "packets": 2, "bytes": 200},
     ]
-    assert stitch.json("get", "drops", "ie1") == []
+    assert stitch.json("get", "drops", "ie1") == [lost]
     assert "there is no nodes/ie2" in stitch("get", "drops", "ie2", status=1).stderr
     assert "no names to describe" in stitch("describe", "flows/se1", status=2).stderr
     header, line, *_ = stitch("flows").stdout.splitlines()
