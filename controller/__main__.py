@@ -41,7 +41,8 @@ from controller.shell import LAST_WORDS_S, Shell
 from controller.southbound.codec import Codec
 from controller.southbound.node import SessionContext
 from controller.southbound.nodes import Nodes
-from controller.store.backup import Backups, put_in_place
+from controller.store import StoreUnusable
+from controller.store.backup import Backups, accept_loss, put_in_place
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
 from dataplane import log, p4info, service_manager
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigInvalid("--config FILE is missing (or use `stitchd keygen`)")
         elif options.command == "fingerprint":
             print(_fingerprint(configuration.load(options.config)))
+        elif options.command == "accept-loss":
+            print(_accept_loss(configuration.load(options.config)))
         else:
             log.configure()
             with contextlib.suppress(asyncio.CancelledError):
@@ -77,6 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+_REMEDY = (
+    "Nothing was changed. Put back a copy that is whole (docs/lasting.md), or go on without what is lost: "
+    "stitchd accept-loss --config FILE"
+)
+
+
 class _StartAgain(Exception):
     """A backup waits beside the store."""
 
@@ -91,11 +100,19 @@ async def _serve(config: Config) -> None:
         tls.context(*api)  # what cannot be used is told before anything is open
     if (before := put_in_place(config.store)) is not None:
         _log.warning("store_restored", store=str(config.store), before=str(before))
-    store = await SqliteStore.open(config.store)
+    try:
+        store = await SqliteStore.open(config.store)
+    except StoreUnusable as error:
+        raise StoreUnusable(f"{error}.\n{_REMEDY}") from error
+    if store.put_back:
+        _log.warning("store_put_back", store=str(config.store), advice="agreements are made anew")
     try:
         stored, _ = await store.load()
         records = [each.record for each in stored]
-        initial = reconcile.initial(records, config.domain, policy.read())
+        try:
+            initial = reconcile.initial(records, config.domain, policy.read())
+        except ValueError as error:
+            raise StoreUnusable(f"{config.store}: {error}; use the netstitch that wrote it") from error
         async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:
             if lacking := await asked.examine():
                 _log.warning("plugins_not_contained", lacking=list(lacking))
@@ -243,6 +260,13 @@ def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
     return credentials
 
 
+def _accept_loss(config: Config) -> str:
+    lost = accept_loss(config.store)
+    if not lost:
+        return "nothing is lost"
+    return "\n".join((*lost, "The next start goes on with the rest, and makes all agreements anew."))
+
+
 def _keygen(domain: str, key_dir: Path, agent: str, addresses: Sequence[str]) -> str:
     if agent:
         made = agent_keys.make(domain, key_dir, agent, addresses)
@@ -266,8 +290,12 @@ def _parser() -> argparse.ArgumentParser:
     keygen.add_argument(
         "--address", action="append", default=[], help="where the controller reaches the agent; may be repeated"
     )
-    shown = commands.add_parser("fingerprint", help="print what clients pin: of the API's certificate")
-    shown.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS)
+    for name, what in (
+        ("fingerprint", "print what clients pin: of the API's certificate"),
+        ("accept-loss", "have the next start go on with what a damaged store still has; print what is lost"),
+    ):
+        shown = commands.add_parser(name, help=what)
+        shown.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS)
     return parser
 
 

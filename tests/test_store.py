@@ -14,7 +14,7 @@ import pytest
 from waiting import LIMIT_S
 
 from controller.model.event import Record
-from controller.store import Change, Conflict, RevisionGone, Store, StoreUnusable, sqlite
+from controller.store import Change, Conflict, RevisionGone, Store, StoreUnusable, sqlite, tables
 from controller.store.sqlite import SqliteStore
 
 
@@ -158,7 +158,7 @@ async def test_a_second_controller_is_kept_out(store: SqliteStore) -> None:
 async def test_files_that_are_no_store_are_refused_unchanged(tmp_path: Path) -> None:
     cases: dict[str, tuple[bytes, str]] = {"garbage": (os.urandom(4096), "not a database")}
     for name, statement, message in (
-        ("newer", f"PRAGMA user_version = {sqlite.SCHEMA_VERSION + 1}", "schema 2"),
+        ("newer", f"PRAGMA user_version = {tables.SCHEMA_VERSION + 1}", "schema 3"),
         ("foreign", "PRAGMA application_id = 7", "another program"),
     ):
         path = tmp_path / f"make-{name}"

@@ -1,11 +1,16 @@
 """The store in one SQLite file: write-ahead log, synchronous=FULL, one writer thread that commits in groups.
 
-Whatever commits wait while the disk is busy become one transaction with one fsync. A conflict is found before its
-commit has written anything, so it does not touch the others. Every change is also in a bounded log for watchers.
+Whatever commits wait while the disk is busy become one transaction with one fsync, and one more for what says beside
+the store that it is acknowledged. A conflict is found before its commit has written anything, so it does not touch the
+others. Every change is also in a bounded log for watchers.
+
+A start reads the whole store before it writes anything: what is damaged, or has less than was acknowledged, is refused
+as it is.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import os
 import queue
@@ -13,29 +18,19 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from controller.model.event import Record
-from controller.store import Change, Conflict, Key, RevisionGone, Stored, StoreUnusable
+from controller.store import Change, Conflict, Key, RevisionGone, Stored, StoreUnusable, acknowledged, tables
+from controller.store.acknowledged import Acknowledged, Line
+from controller.store.tables import Head
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x6E737469  # "nsti"
 LOG_LENGTH = 100_000
 """Changes kept for watchers; those of the newest commit stay in any case."""
 _GROUP_LENGTH = 1_000
 _WATCH_READ = 1_000
-_SCHEMA = (
-    "CREATE TABLE record (kind TEXT NOT NULL, name TEXT NOT NULL, content BLOB NOT NULL, version INTEGER NOT NULL,"
-    " revision INTEGER NOT NULL, PRIMARY KEY (kind, name)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE change (serial INTEGER PRIMARY KEY, revision INTEGER NOT NULL, kind TEXT NOT NULL,"
-    " name TEXT NOT NULL, content BLOB, version INTEGER NOT NULL) STRICT",
-    "CREATE INDEX change_revision ON change (revision)",
-    "CREATE TABLE counter (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,"
-    " forgotten INTEGER NOT NULL) STRICT",
-    "INSERT INTO counter VALUES (1, 0, 0)",
-)
-"""`forgotten`: the newest revision that is not (wholly) in `change` any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +43,13 @@ class _Job:
 class SqliteStore:
     """A `Store`. Made by `open`; all methods belong to the event loop that opened it."""
 
-    def __init__(self, path: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, opened: "_Opened") -> None:
         self._path = path
-        self._lock = lock
-        self._writer, self._reader = writer, reader
+        self._lock = opened.lock
+        self._writer, self._reader = opened.writer, opened.reader
+        self._head, self._acknowledged = opened.head, opened.acknowledged
+        self.put_back = opened.put_back
+        """It is a copy: nothing beside it says what it has acknowledged."""
         self._reading = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -63,7 +61,9 @@ class SqliteStore:
     @classmethod
     async def open(cls, path: str | os.PathLike[str]) -> Self:
         """Opens the file, or makes it (mode 0600). Raises StoreUnusable."""
-        return cls(Path(path), *await asyncio.to_thread(_open, Path(path)))
+        # what is beside it is beside the file itself, whatever name it has here
+        real = await asyncio.to_thread(Path(path).resolve)
+        return cls(real, await asyncio.to_thread(_open, real))
 
     async def load(self) -> tuple[tuple[Stored, ...], int]:
         return await asyncio.to_thread(self._load)
@@ -101,6 +101,7 @@ class SqliteStore:
         with self._reading:
             self._reader.close()
         self._writer.close()
+        self._acknowledged.close()
         os.close(self._lock)
         self._announce()
 
@@ -117,12 +118,8 @@ class SqliteStore:
 
     def _load(self) -> tuple[tuple[Stored, ...], int]:
         with self._read() as reader:
-            rows = reader.execute("SELECT kind, name, content, version, revision FROM record ORDER BY kind, name")
-            records = tuple(
-                Stored(record=Record(kind=kind, name=name, content=content), version=version, revision=revision)
-                for kind, name, content, version, revision in rows
-            )
-            (revision,) = reader.execute("SELECT revision FROM counter").fetchone()
+            records = tuple(tables.read_records(self._path, reader))
+            revision = tables.read_head(self._path, reader).revision
         return records, revision
 
     def _changes(self, after: int) -> list[Change]:
@@ -156,7 +153,7 @@ class SqliteStore:
                     yield self._reader
                 finally:
                     self._reader.execute("COMMIT")
-            except sqlite3.Error as error:
+            except tables.FAULTS as error:
                 raise StoreUnusable(f"{self._path} cannot be read: {error}") from error
 
     # ---- on the writer thread
@@ -180,52 +177,68 @@ class SqliteStore:
 
     def _write_group(self, group: list[_Job]) -> None:
         answers: list[Callable[[], None]] = []
+        head, lines = dataclasses.replace(self._head), list[Line]()
+        refusal: StoreUnusable | None = None
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            answers.extend(map(self._write_job, group))
+            answers.extend([self._write_job(job, head, lines) for job in group])
+            self._forget(head)
+            tables.write_head(self._writer, head)
             self._writer.execute("COMMIT")
+            self._head = head
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 self._writer.execute("ROLLBACK")
             refusal = StoreUnusable(f"{self._path} cannot be written: {error}; nothing of this commit is stored")
             refusal.__cause__ = error
+        if refusal is None and lines:
+            try:
+                self._acknowledged.append(lines)
+            except OSError as error:
+                where = acknowledged.beside(self._path)
+                refusal = StoreUnusable(f"{where} cannot be written: {error}; whether this is stored, a start will say")
+        if refusal is not None:
             answers = [_refuse(job, refusal) for job in group]
         with contextlib.suppress(RuntimeError):  # the loop is gone, and with it those who wait
             self._loop.call_soon_threadsafe(self._answer, answers)
 
-    def _write_job(self, job: _Job) -> Callable[[], None]:
+    def _write_job(self, job: _Job, head: Head, lines: list[Line]) -> Callable[[], None]:
         """The job's part of the transaction, and what is to be answered once that is durable."""
         for key, expected in job.expected.items():
-            if (found := self._version(key)) != expected:
+            if (found := self._held(key)[0]) != expected:
                 return _refuse(job, Conflict(key, expected, found))
-        (revision,) = self._writer.execute("UPDATE counter SET revision = revision + 1 RETURNING revision").fetchone()
+        head.revision += 1
         for record in job.records:
-            version = 0
+            held, before = self._held((record.kind, record.name))
+            version = 0 if record.content is None else held + 1
             if record.content is None:
                 self._writer.execute("DELETE FROM record WHERE kind = ? AND name = ?", (record.kind, record.name))
+                head.replace(before, b"")
             else:
-                version = self._version((record.kind, record.name)) + 1
-                row = (record.kind, record.name, record.content, version, revision)
-                self._writer.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", row)
+                row = (record.kind, record.name, record.content, version, head.revision)
+                tables.put(self._writer, head, row, before)
             self._writer.execute(
                 "INSERT INTO change (revision, kind, name, content, version) VALUES (?, ?, ?, ?, ?)",
-                (revision, record.kind, record.name, record.content, version),
+                (head.revision, record.kind, record.name, record.content, version),
             )
-        self._forget(revision)
-        return lambda: _settle(job, revision)
+        lines.append(acknowledged.line(head.revision, head.text, ((one.kind, one.name) for one in job.records)))
+        return partial(_settle, job, head.revision)
 
-    def _version(self, key: Key) -> int:
-        row = self._writer.execute("SELECT version FROM record WHERE kind = ? AND name = ?", key).fetchone()
-        return row[0] if row else 0
+    def _held(self, key: Key) -> tuple[int, bytes]:
+        """Version and digest of a record; 0 and nothing: there is none."""
+        row = self._writer.execute("SELECT version, digest FROM record WHERE kind = ? AND name = ?", key).fetchone()
+        return row or (0, b"")
 
-    def _forget(self, newest: int) -> None:
+    def _forget(self, head: Head) -> None:
         """Keeps the log at LOG_LENGTH changes, cut between revisions."""
-        self._writer.execute(
-            "UPDATE counter SET forgotten = max(forgotten, coalesce((SELECT min(revision, ?1 - 1) FROM change"
-            " WHERE serial = (SELECT max(serial) FROM change) - ?2), 0))",
-            (newest, LOG_LENGTH),
-        )
-        self._writer.execute("DELETE FROM change WHERE revision <= (SELECT forgotten FROM counter)")
+        (cut,) = self._writer.execute(
+            "SELECT coalesce((SELECT min(revision, ?1 - 1) FROM change"
+            " WHERE serial = (SELECT max(serial) FROM change) - ?2), 0)",
+            (head.revision, LOG_LENGTH),
+        ).fetchone()
+        if cut > head.forgotten:
+            head.forgotten = cut
+            self._writer.execute("DELETE FROM change WHERE revision <= ?", (cut,))
 
     # ---- on the loop again
 
@@ -252,40 +265,82 @@ def _refuse(job: _Job, error: Exception) -> Callable[[], None]:
     return refuse
 
 
-def _open(path: Path) -> tuple[int, sqlite3.Connection, sqlite3.Connection]:
-    """The lock's file descriptor, the writer's and the reader's connection."""
-    lock = _take_lock(path)
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    lock: int
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    head: Head
+    acknowledged: Acknowledged
+    put_back: bool
+
+
+def _open(path: Path) -> _Opened:
+    lock = take_lock(path)
     try:
+        put_back = _examine(path)
         writer = _connect(path)
-        _prepare(path, writer)
-        return lock, writer, _connect(path)
-    except sqlite3.Error as error:
+        head = _prepare(path, writer, put_back)
+        return _Opened(lock, writer, _connect(path), head, Acknowledged.open(path, _newest(head)), put_back)
+    except (*tables.FAULTS, OSError) as error:
         os.close(lock)
-        raise StoreUnusable(
-            f"{path} cannot be used as a store: {error}; move it away, or put back a copy that is whole"
-        ) from error
+        raise StoreUnusable(f"{path} cannot be used as a store: {error}") from error
     except BaseException:
         os.close(lock)
         raise
 
 
-def _take_lock(path: Path) -> int:
-    """Two controllers on one file would both believe that they are the domain."""
+def _newest(head: Head) -> Line:
+    return Line(head.revision, head.text)
+
+
+def take_lock(path: Path) -> int:
+    """On the file itself, whatever name it is opened by: two controllers on one would both believe that they are the
+    domain. SQLite locks ranges of it, which is another kind of lock (flock(2), fcntl_locking(2)). Raises StoreUnusable.
+    """
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be opened: {error.strerror}") from error
     try:
         os.fsync(directory)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock), os.stat(path)):
+            raise StoreUnusable(f"{path} has just been replaced; try again")
     except BlockingIOError as error:
         os.close(lock)
         raise StoreUnusable(f"{path} is in use by another controller; end that one first") from error
+    except BaseException:
+        os.close(lock)
+        raise
     finally:
         os.close(directory)
     return lock
+
+
+def _examine(path: Path) -> bool:
+    """Reads all of it, and writes nothing, so that what is damaged stays as it is. Returns whether it is a copy: there
+    is something in it, and nothing beside it that says what was acknowledged. Raises StoreUnusable or one of
+    tables.FAULTS."""
+    lines = acknowledged.read(path)
+    if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
+        acknowledged.check(path, 0, Head().text)
+        return False
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as database:
+        version = tables.schema(path, database)
+        if version < tables.SCHEMA_VERSION:
+            acknowledged.check(path, 0, Head().text)
+            return False
+        head = tables.read_head(path, database)
+        if lines is None and path.stat().st_nlink > 1:
+            raise StoreUnusable(
+                f"{path} has several names, and what was acknowledged is beside another one: start with that name"
+            )
+        acknowledged.check(path, head.revision, head.text)
+        for _ in tables.read_records(path, database):
+            pass
+    return lines is None and head.revision > 0
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -295,23 +350,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(path: Path, writer: sqlite3.Connection) -> None:
+def _prepare(path: Path, writer: sqlite3.Connection, put_back: bool) -> Head:
     (version,) = writer.execute("PRAGMA user_version").fetchone()
-    (application,) = writer.execute("PRAGMA application_id").fetchone()
-    (tables,) = writer.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if (version, application, tables) == (0, 0, 0):
-        writer.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            writer.execute(statement)
-        writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        writer.execute("COMMIT")
-    elif application != APPLICATION_ID:
-        raise StoreUnusable(f"{path} is a SQLite file of another program; give the store a path of its own")
-    elif version != SCHEMA_VERSION:
-        raise StoreUnusable(
-            f"{path} has schema {version}, this netstitch reads {SCHEMA_VERSION}: use the netstitch that wrote it"
-        )
-    (verdict,) = writer.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise StoreUnusable(f"{path} is damaged ({verdict}); put back a copy that is whole")
+    if version == tables.SCHEMA_VERSION and not put_back:
+        return tables.read_head(path, writer)
+    writer.execute("BEGIN IMMEDIATE")
+    if put_back:
+        head = tables.read_head(path, writer)
+        tables.begin_anew(writer, head)
+    else:
+        head = tables.make(writer) if version == 0 else tables.upgrade(writer)
+        Acknowledged.open(path, _newest(head)).close()  # one of this schema without it would be a copy
+    writer.execute("COMMIT")
+    return head
