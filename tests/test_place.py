@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import networkx
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from controller.fulfillment.graph import graph
-from controller.fulfillment.paths import Route, Usable, best, order, shortest, sr_policy
+from controller.fulfillment.paths import Usable, best, first_links, order, sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.rulebook import NO_RULES
 from controller.fulfillment.translate import translate
@@ -56,10 +56,25 @@ def oracle(links: list[tuple[int, int, int, Trust]], least: Trust) -> networkx.M
 
 @given(LINKS, st.sampled_from(Trust))
 @settings(max_examples=200, deadline=None)
-def test_shortest_paths_equal_networkx(links: list[tuple[int, int, int, Trust]], least: Trust) -> None:
-    routes = shortest(graph(inventory(links), "own"), "n0", Usable(trust_min=least))
+def test_quickest_paths_equal_networkx(links: list[tuple[int, int, int, Trust]], least: Trust) -> None:
+    there = graph(inventory(links), "own")
     lengths = networkx.single_source_dijkstra_path_length(oracle(links, least), "n0")
-    assert {name: route.latency_us for name, route in routes.items()} == lengths
+    found = {name: best(there, "n0", name, Usable(trust_min=least)) for name in there.topology.nodes}
+    assert {name: route.latency_us for name, route in found.items() if route is not None} == lengths
+
+
+@given(LINKS)
+@settings(max_examples=200, deadline=None)
+def test_first_links_begin_a_quickest_path(links: list[tuple[int, int, int, Trust]]) -> None:
+    known = inventory(links)
+    lengths = dict(networkx.all_pairs_dijkstra_path_length(oracle(links, Trust.PUBLIC)))
+    found = first_links(graph(known, "own"), "n0")
+    assert found.keys() == lengths["n0"].keys() - {"n0"}
+    for target, name in found.items():
+        link = known.links[name]
+        assert link.b is not None and "n0" in (link.a.node, link.b.node)
+        next_node = link.b.node if link.a.node == "n0" else link.a.node
+        assert link.delay_us + lengths[next_node][target] == lengths["n0"][target]
 
 
 Costly = list[tuple[int, int, int, int]]
@@ -128,21 +143,6 @@ def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> No
         policy = sr_policy(graph(known, "own"), "n0", "n9", prefer=prefer)
         assert policy is not None and [path.links for path in policy.candidate_paths] == [("l9",)]
     assert sr_policy(graph(known, "own"), "n0", "n9", latency_us_max=99) is None
-
-
-@pytest.mark.parametrize("prefer", [CHEAP, Prefer()], ids=["cost", "nothing"])
-@given(COSTLY, st.frozensets(st.integers(0, 10), max_size=4), st.none() | st.integers(0, 30), st.integers(2, 5))
-@settings(max_examples=300, deadline=None)
-def test_knowing_what_is_left_does_not_change_the_best_path(
-    prefer: Prefer, links: Costly, out: frozenset[int], limit_us: int | None, hops: int
-) -> None:
-    there = graph(costly([(a, b, delay_us // 3, cost // 3) for a, b, delay_us, cost in links]), "own")  # many are alike
-    usable = Usable(without_links={f"l{index}" for index in out})
-
-    def found(left: Mapping[str, Route] | None) -> Route | None:
-        return best(there, "n0", "n3", usable, prefer=prefer, latency_us_max=limit_us, hops_max=hops, left=left)
-
-    assert found(shortest(there, "n3")) == found(None)
 
 
 @given(COSTLY, st.none() | st.integers(0, 30), st.sampled_from([CHEAP, Prefer()]))

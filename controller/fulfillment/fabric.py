@@ -8,7 +8,7 @@ import msgspec
 
 from controller.fulfillment import numbering, paths
 from controller.fulfillment.graph import Graph, graph
-from controller.fulfillment.paths import shortest
+from controller.fulfillment.paths import first_links
 from controller.fulfillment.ports import end_objection
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
@@ -163,12 +163,7 @@ def _takes(policy: SrPolicy | None, links: Collection[str]) -> bool:
 
 
 def _links_towards(known: Graph, nodes: Collection[str]) -> dict[tuple[str, str], str]:
-    return {
-        (name, other): route.links[0]
-        for name in nodes
-        for other, route in shortest(known, name).items()
-        if other != name and other in nodes
-    }
+    return {(name, other): link for name in nodes for other, link in first_links(known, name).items() if other in nodes}
 
 
 def _edge_policies(
@@ -179,9 +174,8 @@ def _edge_policies(
     pairs = {pair for network in networks for pair in itertools.combinations(edges(network), 2)}
     if pairs == before.keys():
         return before
-    left = {far: shortest(known, far) for far in {far for _, far in pairs - before.keys()}}
     return {
-        (near, far): before[near, far] if (near, far) in before else paths.sr_policy(known, near, far, left=left[far])
+        (near, far): before[near, far] if (near, far) in before else paths.sr_policy(known, near, far)
         for near, far in sorted(pairs)
     }
 

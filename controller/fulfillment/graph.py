@@ -3,42 +3,49 @@
 from collections.abc import Collection
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from controller.model.intent import Trust
+from controller.fulfillment.topology import Topology, TopologyLink
 from controller.model.inventory import Inventory, Link
 
 
-class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction of a link inside the domain. The other is like it."""
-
-    link: str
-    to: str
-    delay_us: int
-    cost: int
-    trust: Trust
-
-
-class Graph(msgspec.Struct, frozen=True, kw_only=True):
+class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     own: str
-    edges: dict[str, tuple[Edge, ...]]
-    """Of each node."""
+    topology: Topology
+    """Of the links inside the domain."""
     borders: tuple[Link, ...]
+    """That can be used now."""
     inventory: Inventory
     down: tuple[str, ...] = ()
-    """Links that are left out, sorted: they cannot be used now."""
+    """Links that cannot be used now, sorted."""
+    flags: NDArray[np.uint8]
+    """The same of each link of the topology."""
 
 
-def graph(inventory: Inventory, own: str, down: Collection[str] = ()) -> Graph:
-    edges: dict[str, list[Edge]] = {name: [] for name in sorted(inventory.nodes)}
-    borders = []
-    for name, link in sorted(inventory.links.items()):
-        if name in down:
-            continue
-        if link.b is None:
-            borders.append(link)
-            continue
-        for near, far in ((link.a, link.b), (link.b, link.a)):
-            edge = Edge(link=link.name, to=far.node, delay_us=link.delay_us, cost=link.cost, trust=link.trust)
-            edges.setdefault(near.node, []).append(edge)
-    frozen = {name: tuple(ones) for name, ones in edges.items()}
-    return Graph(own=own, edges=frozen, borders=tuple(borders), inventory=inventory, down=tuple(sorted(down)))
+def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Graph | None = None) -> Graph:
+    """`before`: an earlier graph, of which is kept what is still so."""
+    topology = before.topology if before is not None and _same(before.inventory, inventory) else _topology(inventory)
+    return Graph(
+        own=own,
+        topology=topology,
+        borders=tuple(link for name, link in sorted(inventory.links.items()) if link.b is None and name not in down),
+        inventory=inventory,
+        down=tuple(sorted(down)),
+        flags=topology.flags(down),
+    )
+
+
+def _same(one: Inventory, other: Inventory) -> bool:
+    return one.nodes is other.nodes and one.links is other.links
+
+
+def _topology(inventory: Inventory) -> Topology:
+    return Topology(
+        inventory.nodes,
+        (
+            TopologyLink(link.name, link.a.node, link.b.node, link.delay_us, link.cost, link.trust)
+            for link in inventory.links.values()
+            if link.b is not None
+        ),
+    )

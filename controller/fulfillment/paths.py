@@ -1,12 +1,13 @@
-"""Ways through own nodes: the quickest, the cheapest that is quick enough, and the candidate paths of an SR Policy."""
+"""Ways through own nodes: the one that is preferred of those that are good enough, and the candidate paths of an SR
+Policy."""
 
-import heapq
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 
 import msgspec
 
-from controller.fulfillment.graph import Edge, Graph
+from controller.fulfillment.graph import Graph
+from controller.fulfillment.topology import EVERYTHING as ALL
+from controller.fulfillment.topology import Demand
 from controller.model.intent import Level, Prefer, Trust
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane.reasons import MAX_SEGMENTS
@@ -32,12 +33,6 @@ class Usable(msgspec.Struct, frozen=True, kw_only=True):
     without_nodes: Collection[str] = ()
     without_links: Collection[str] = ()
 
-    def edges(self, graph: Graph, node: str) -> Iterator[Edge]:
-        for edge in graph.edges.get(node, ()):
-            usable = edge.trust >= self.trust_min and edge.link not in self.without_links
-            if usable and edge.to not in self.without_nodes:
-                yield edge
-
 
 EVERYTHING = Usable()
 QUICKEST = Prefer()
@@ -46,26 +41,6 @@ QUICKEST = Prefer()
 def order(prefer: Prefer, latency_us: int, cost: int) -> tuple[int, int]:
     """What is less is preferred."""
     return (cost, latency_us) if prefer.cost is Level.LOW else (latency_us, cost)
-
-
-def shortest(graph: Graph, source: str, usable: Usable = EVERYTHING) -> dict[str, Route]:
-    """The quickest route to each node (Dijkstra); among equals the cheapest, then the fewest hops, then by name."""
-    routes: dict[str, Route] = {}
-    queue: list[tuple[int, int, int, tuple[str, ...], tuple[str, ...]]] = [(0, 0, 0, (source,), ())]
-    while queue:
-        latency_us, cost, hops, nodes, links = heapq.heappop(queue)
-        if nodes[-1] in routes:
-            continue
-        routes[nodes[-1]] = Route(latency_us=latency_us, cost=cost, nodes=nodes, links=links)
-        for edge in usable.edges(graph, nodes[-1]):
-            if edge.to not in routes:
-                further = (latency_us + edge.delay_us, cost + edge.cost, hops + 1)
-                heapq.heappush(queue, (*further, (*nodes, edge.to), (*links, edge.link)))
-    return routes
-
-
-_ARRIVED = Route(latency_us=0, cost=0, nodes=(), links=())
-"""Where nothing is left, or what is left is not known."""
 
 
 def best(
@@ -77,48 +52,44 @@ def best(
     prefer: Prefer = QUICKEST,
     latency_us_max: int | None = None,
     hops_max: int = MAX_SEGMENTS,
-    left: Mapping[str, Route] | None = None,
 ) -> Route | None:
-    """The most preferred route that is quick enough and of few enough links; None: there is none.
+    """The most preferred route that is quick enough and of few enough links; None: there is none. Of equals that with
+    the fewest links."""
+    topology = graph.topology
+    demand = Demand(
+        prefer_cost=prefer.cost is Level.LOW,
+        trust_min=usable.trust_min,
+        delay_us_max=latency_us_max,
+        hops_max=hops_max,
+        without_nodes=tuple(topology.node_index[name] for name in usable.without_nodes),
+        without_links=tuple(topology.link_index[name] for name in usable.without_links),
+    )
+    found = topology.path(topology.node_index[source], topology.node_index[target], demand, graph.flags)
+    if found is None:
+        return None
+    return Route(
+        latency_us=found.delay_us,
+        cost=found.cost,
+        nodes=tuple(topology.nodes[node] for node in found.nodes),
+        links=tuple(topology.links[link] for link in found.links),
+    )
 
-    Exact: label setting with dominance. Routes are extended in the order of preference, so one that comes to a node
-    later can only be of use if it is shorter than each that came there before, or quicker where the cheapest must be
-    quick enough; that bounds how many there are. Then none is extended either that could not reach `target` in time by
-    the quickest way left.
 
-    `left`: `shortest` from `target` over all that is usable or more, if it is known: links are the same in both
-    directions. The quickest is then looked for in its direction (A*, with what is left at least as lower bound), and
-    found to be the same.
-    """
-    limit_us = math.inf if latency_us_max is None else latency_us_max
-    bounded = prefer.cost is Level.LOW and latency_us_max is not None
-    if bounded:
-        left = shortest(graph, target, usable)
-    guided = left is not None and prefer.cost is not Level.LOW
-    came: dict[str, list[tuple[int, int]]] = {}
-    queue: list[tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...], int, int]]
-    queue = [((0, 0, 0), (source,), (), 0, 0)]
-    while queue:
-        _, nodes, links, latency_us, cost = heapq.heappop(queue)
-        node, hops = nodes[-1], len(links)
-        before = came.setdefault(node, [])
-        if any((quicker <= latency_us or not bounded) and shorter <= hops for quicker, shorter in before):
-            continue
-        before.append((latency_us, hops))
-        if node == target:
-            return Route(latency_us=latency_us, cost=cost, nodes=nodes, links=links)
-        if hops == hops_max:
-            continue
-        for edge in usable.edges(graph, node):
-            ahead = left.get(edge.to) if left is not None else _ARRIVED
-            later_us, dearer = latency_us + edge.delay_us, cost + edge.cost
-            if ahead is None or later_us + ahead.latency_us > limit_us:
-                continue
-            at_least = ahead if guided else _ARRIVED
-            rank = order(prefer, later_us + at_least.latency_us, dearer + at_least.cost)
-            further = (*nodes, edge.to), (*links, edge.link), later_us, dearer
-            heapq.heappush(queue, ((*rank, hops + 1 + len(at_least.links)), *further))
-    return None
+def first_links(graph: Graph, source: str) -> dict[str, str]:
+    """The link by which the quickest route to each other node leaves."""
+    topology = graph.topology
+    start = topology.node_index[source]
+    by_edge = topology.tree(start, ALL, graph.flags).by_edge.tolist()
+    first: dict[int, int] = {}
+    for node in range(len(topology.nodes)):
+        way = []
+        while node not in first and by_edge[node] != -1:
+            way.append(node)
+            node = topology.near_of_edge(by_edge[node], node)
+        for later in reversed(way):
+            first[later] = first[node] if node in first else int(topology.link_of_edge[by_edge[later]])
+            node = later
+    return {topology.nodes[node]: topology.links[link] for node, link in first.items()}
 
 
 def sr_policy(
@@ -129,22 +100,20 @@ def sr_policy(
     prefer: Prefer = QUICKEST,
     trust_min: Trust = Trust.PUBLIC,
     latency_us_max: int | None = None,
-    left: Mapping[str, Route] | None = None,
 ) -> SrPolicy | None:
     """The best path between two own nodes, and a second that shares no inner node with it (no link, if there is none).
 
     Both hold what is asked for; None: no path does. Without paths where headend and endpoint are one node.
-    `left`: `shortest` from `endpoint`, if it is known.
     """
     if headend == endpoint:
         return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
     usable = Usable(trust_min=trust_min)
-    first = best(graph, headend, endpoint, usable, prefer=prefer, latency_us_max=latency_us_max, left=left)
+    first = best(graph, headend, endpoint, usable, prefer=prefer, latency_us_max=latency_us_max)
     if first is None:
         return None
     inner = first.nodes[1:-1]
     apart = Usable(trust_min=trust_min, without_nodes=inner, without_links=() if inner else first.links)
-    second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max, left=left)
+    second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max)
     found = [first] if second is None else [first, second]
     return SrPolicy(
         headend=headend,

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import msgspec
 
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.paths import Usable, order, shortest, sr_policy
+from controller.fulfillment.paths import Usable, best, order, sr_policy
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
@@ -51,7 +51,7 @@ def place(
         return Unsatisfiable(binding="reachability", message=message + _without(graph))
     trust_min = connection.trust_min or Trust.PUBLIC
     inside_min = _inside_min(connection)
-    routes = {entry: shortest(graph, entry, Usable(trust_min=inside_min)) for entry in entries}
+    usable = Usable(trust_min=inside_min)
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
     for way, trust in exits:
@@ -61,13 +61,18 @@ def place(
             message = f"trust of at least {trust_min.name.lower()} is required; the way{over} has {trust.name.lower()}"
             failures.append(Unsatisfiable(binding="trust", message=message))
             continue
-        if lost := [(entry, target) for entry in entries for target in targets if target not in routes[entry]]:
+        routes = {
+            (entry, target): best(graph, entry, target, usable, hops_max=len(graph.topology.nodes))
+            for entry in entries
+            for target in targets
+        }
+        if lost := [ends for ends, route in routes.items() if route is None]:
             binding = "reachability" if inside_min == Trust.PUBLIC else "trust"
             message = f"no path of links with trust {inside_min.name.lower()} leads from {lost[0][0]} to {lost[0][1]}"
             failures.append(Unsatisfiable(binding=binding, message=message))
             continue
         beyond_us = way.latency_us if way is not None else 0
-        worst_us = beyond_us + max(routes[entry][target].latency_us for entry in entries for target in targets)
+        worst_us = beyond_us + max(route.latency_us for route in routes.values() if route is not None)
         limit_us = connection.latency_us_max
         if limit_us is not None and worst_us > limit_us:
             message = (

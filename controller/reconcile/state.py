@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment.fabric import Fabric
+from controller.fulfillment.graph import Graph
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model import happening
@@ -147,6 +148,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     fabric: Fabric = Fabric(
         entries={}, locators={}, ports={}, links_towards={}, links={}, crossings={}, edge_policies={}
     )
+    graph: Graph | None = None
+    """As it was last needed."""
     realized: Realized = Realized()
     needed: Needed = Needed()
     """What all that has begun will need in the end, as it was last counted."""

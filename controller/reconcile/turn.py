@@ -107,7 +107,7 @@ class Turn:
         """Nodes that have just said what they are."""
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
-        self._graph: Graph | None = None
+        self._graph = state.graph
 
     @property
     def inventory(self) -> Inventory:
@@ -119,8 +119,11 @@ class Turn:
     @property
     def graph(self) -> Graph:
         """What plans are made on: links that are down left out."""
-        if self._graph is None or self._graph.down != tuple(sorted(self.down.all)):
-            self._graph = graph(self.inventory, self.own, self.down.all)
+        inventory, down = self.inventory, tuple(sorted(self.down.all))
+        held = self._graph.inventory if self._graph is not None else None
+        same = all(getattr(held, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
+        if self._graph is None or not same or self._graph.down != down:
+            self._graph = graph(inventory, self.own, down, self._graph)
         return self._graph
 
     @property
@@ -139,7 +142,6 @@ class Turn:
     def refresh_fabric(self) -> None:
         """After the inventory, or what nodes say of themselves, has changed."""
         self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric, self.down.all)
-        self._graph = None
 
     def number(self, counter: str) -> int:
         value = (self.counters.get(counter) or 0) + 1
@@ -205,6 +207,7 @@ class Turn:
             awaiting=self.awaiting.all,
             restored=self.restored,
             fabric=self.fabric,
+            graph=self._graph,
             realized=self.realized,
             needed=self.needed,
             held=self.held,
