@@ -2,10 +2,14 @@
 
 import sys
 
-from bench import language, language_conflicts, language_rules, main
+from bench import language, language_conflicts, language_rules, main, wan
 from bench.report import report
 
-GROUPS = {"main": main.rows, "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()]}
+GROUPS = {
+    "main": main.rows,
+    "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
+    "scale": wan.rows,
+}
 
 
 def run(names: list[str]) -> int:
