@@ -115,15 +115,6 @@ def test_paths_of_a_large_topology_equal_networkx() -> None:
                 assert check(topology, links, found, Demand(), down)[0] == lengths[name]
 
 
-def test_other_delays_make_another_topology() -> None:
-    links = [TopologyLink("a", "x", "y", 1, 1, 0), TopologyLink("b", "x", "y", 2, 1, 0)]
-    before = Topology(["x", "y"], links)
-    after = before.with_delays(before.delay_us[::-1])
-    for topology, expected in ((before, (0,)), (after, (1,)), (before, (0,))):
-        found = topology.path(0, 1, Demand(), topology.flags())
-        assert found is not None and found.links == expected
-
-
 def test_a_link_to_nowhere_is_named() -> None:
     with pytest.raises(ValueError, match="leads to z"):
         Topology(["x", "y"], [TopologyLink("a", "x", "z", 1, 1, 0)])

@@ -1,7 +1,7 @@
 """Nodes and links as arrays, and the paths through them: found by paths.c, which `./run setup` compiles.
 
-Nodes and links are known by their index here; both are in the order of their names. Arrays are never changed: a
-topology with other delays is another one, which shares all else. Which links are down is told with each question.
+Nodes and links are known by their index here; both are in the order of their names. The arrays are never changed; which
+links are down is told with each question.
 """
 
 import ctypes
@@ -110,13 +110,6 @@ class Topology:
         self.link_of_edge = np.ascontiguousarray(link[order])
         counts = np.bincount(near, minlength=len(self.nodes))
         self.row = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-
-    def with_delays(self, delay_us: NDArray[np.int64]) -> "Topology":
-        """The same with other delays, shape (links,)."""
-        other = Topology.__new__(Topology)
-        other.__dict__.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
-        other.delay_us = np.ascontiguousarray(delay_us, np.int64)
-        return other
 
     def flags(self, links: Collection[str] = ()) -> NDArray[np.uint8]:
         """Of each link whether it is one of these."""
