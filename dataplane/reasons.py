@@ -54,6 +54,8 @@ class DropReason(enum.IntEnum):
     """Lost between an interface of a port and the pipeline, on the kernel's side, as statistics of interfaces say."""
     PUNT_LOST = 29
     """It was for the controller, and too many others were."""
+    ICMP_ERROR_REFUSED = 30
+    """An ICMP error that quotes no packet which its receiver sent to its sender (RFC 5927)."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 

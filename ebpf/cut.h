@@ -78,7 +78,8 @@ static __always_inline bool give_to_agent(struct xdp_md *ctx, const struct packe
 	struct to_cut *to_cut;
 	void *macs;
 
-	if (packet->ip_length > CUT_LARGEST_PACKET || !is_within_cut_rate(packet->ingress_port, now_ns))
+	if (packet->ip_length > CUT_LARGEST_PACKET || packet->flow.l4_class == L4_ICMP_ERROR ||
+	    !is_within_cut_rate(packet->ingress_port, now_ns))
 		return false;
 	to_cut = bpf_ringbuf_reserve(&cut, sizeof(*to_cut), 0);
 	if (!to_cut)

@@ -107,10 +107,13 @@ static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 name
 	return way;
 }
 
-/* The leg of a flow whose generation cannot be compared: never cached. */
-static __noinline int resolve_uncached(const struct packet *packet)
+__noinline int global_judge_error(struct xdp_md *ctx, const struct packet *packet); /* quote.h */
+
+/* The leg of an ICMP error, or of a flow whose generation cannot be compared: never cached. */
+static __noinline int resolve_uncached(struct xdp_md *ctx, const struct packet *packet)
 {
-	int leg = global_resolve(&packet->flow, packet->flow_port);
+	int leg = packet->flow.l4_class == L4_ICMP_ERROR ? global_judge_error(ctx, packet)
+							 : global_resolve(&packet->flow, packet->flow_port);
 
 	count_event(EVENT_CACHE_MISS);
 	if (leg >= 0)
@@ -199,7 +202,7 @@ static __always_inline int deny(struct packet *packet, __u32 reason)
 }
 
 /* Sets packet->leg, or refuses. */
-static __always_inline int find_leg(struct packet *packet, __u64 seed)
+static __always_inline int find_leg(struct xdp_md *ctx, struct packet *packet, __u64 seed)
 {
 	__u16 current = generation_of(packet->flow.context);
 	__u64 hash = flow_hash(&packet->flow, seed);
@@ -210,8 +213,8 @@ static __always_inline int find_leg(struct packet *packet, __u64 seed)
 	struct flow_entry *entry;
 	int leg;
 
-	if (!bucket || !tags || !current) {
-		leg = resolve_uncached(packet);
+	if (!bucket || !tags || !current || packet->flow.l4_class == L4_ICMP_ERROR) {
+		leg = resolve_uncached(ctx, packet);
 		if (leg < 0)
 			return deny(packet, -leg);
 		packet->leg = leg;

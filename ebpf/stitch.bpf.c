@@ -39,6 +39,7 @@
 #include "sr_policy.h"
 #include "next_hop.h"
 #include "icmp_error.h"
+#include "quote.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -87,7 +88,7 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 	}
 	if (packet->hop_limit <= 1)
 		return refuse(packet, DROP_HOP_LIMIT, ERROR_HOP_LIMIT);
-	verdict = find_leg(packet, node->flow_cache_seed);
+	verdict = find_leg(ctx, packet, node->flow_cache_seed);
 	if (verdict != GO_ON)
 		return verdict;
 	return is_lease_expired(packet->leg) ? deny(packet, DROP_LEASE_EXPIRED) : TO_STEER;

@@ -5,10 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 import scapy.packet
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 
 from controller.fulfillment import numbering
 from controller.fulfillment.fabric import fabric
@@ -28,7 +25,7 @@ from controller.reconcile.edges import numbered_edges
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import L4Class
 from dataplane.reference import Pipeline, Port
-from tests.packet_walk import Outcome, Place, ask, echo, ip, table_entries, tcp, travel, udp
+from tests.packet_walk import Outcome, Place, ask, echo, icmp_error, ip, table_entries, tcp, travel, udp
 
 
 def mac(node: str, port: int) -> str:
@@ -163,8 +160,8 @@ def on_the_wire(packet: Packet) -> scapy.packet.Packet:
         case L4Class.ECHO_REQUEST | L4Class.ECHO_REPLY:
             return echo(*ends, reply=packet.l4_class == L4Class.ECHO_REPLY)
         case L4Class.ICMP_ERROR:
-            return ip(*ends) / (ICMPv6DestUnreach() if six else ICMP(type=3)) / Raw(bytes(48))
+            return icmp_error(*ends, *ports)
         case L4Class.OTHER:
-            return IPv6(src=ends[0], dst=ends[1], nh=47) if six else IP(src=ends[0], dst=ends[1], proto=47)
+            return ip(*ends, 47)
         case L4Class.UNCLASSIFIED:
-            return IPv6(src=ends[0], dst=ends[1], nh=253) if six else IP(src=ends[0], dst=ends[1], proto=50)
+            return ip(*ends, 253 if six else 50)

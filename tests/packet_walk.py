@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
@@ -223,6 +224,14 @@ def echo(source: str, destination: str, *, reply: bool = False) -> Packet:
     return ip(source, destination) / ICMP(type=0 if reply else 8)
 
 
-def ip(source: str, destination: str) -> Packet:
+def icmp_error(source: str, destination: str, port: int, source_port: int) -> Packet:
+    """About what `destination` sent to `source`, which would answer by TCP from `source_port` to `port`."""
+    quote = Raw(bytes(tcp(destination, source, source_port, "A", port)))
+    return ip(source, destination) / (ICMPv6DestUnreach() if ":" in source else ICMP(type=3, code=1)) / quote
+
+
+def ip(source: str, destination: str, protocol: int | None = None) -> Packet:
     """As hosts send it: not to be fragmented."""
-    return IPv6(src=source, dst=destination) if ":" in source else IP(src=source, dst=destination, flags="DF")
+    if ":" in source:
+        return IPv6(src=source, dst=destination, **({} if protocol is None else {"nh": protocol}))
+    return IP(src=source, dst=destination, flags="DF", **({} if protocol is None else {"proto": protocol}))

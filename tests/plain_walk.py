@@ -57,11 +57,13 @@ class Tables:
         return entry.params[0][1] if entry is not None else 0
 
     def decide(self, context: int, packet: Packet) -> Entry | None:
-        protocol = PROTOCOLS.get(packet.l4_class, 0)
+        # an ICMP error as what it is about
+        kind = L4Class.TCP if packet.l4_class == L4Class.ICMP_ERROR else packet.l4_class
+        protocol = PROTOCOLS.get(kind, 0)
         return self.look_up(
             "flow_policy",
             context=context,
-            l4_class=int(packet.l4_class),
+            l4_class=int(kind),
             source_group=self.value("source_group", context=context, address=address(packet.source)),
             destination_group=self.value("destination_group", context=context, address=address(packet.destination)),
             source_port_class=self.value("source_port_class", protocol=protocol, port=packet.source_port),

@@ -11,8 +11,6 @@ from collections import Counter
 
 import msgspec
 import pytest
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.packet import Packet as Bytes
 from scapy.packet import Raw
 
@@ -26,7 +24,7 @@ from dataplane.reasons import DropReason, L4Class
 from tests import generated_domains as generated
 from tests import generated_intents
 from tests.composition import Composition, Expected, clause_of, domain_of, network_of
-from tests.packet_walk import Walk, echo, tcp, udp
+from tests.packet_walk import Walk, echo, icmp_error, ip, tcp, udp
 from tests.plain_walk import End, Place, PlainWalk, reason_of
 from tests.simulator import Faults, World
 from topologies.topology import Host
@@ -289,14 +287,11 @@ def as_bytes(packet: Packet) -> Bytes:
         case L4Class.ECHO_REQUEST | L4Class.ECHO_REPLY:
             return echo(*ends, reply=packet.l4_class == L4Class.ECHO_REPLY)
         case L4Class.ICMP_ERROR:
-            outer = IPv6(src=ends[0], dst=ends[1]) if six else IP(src=ends[0], dst=ends[1])
-            return outer / (ICMPv6DestUnreach() if six else ICMP(type=3, code=1)) / Raw(bytes(48))
-        case _:  # SCTP
-            return (
-                IPv6(src=ends[0], dst=ends[1], nh=132) / Raw(bytes(12))
-                if six
-                else IP(src=ends[0], dst=ends[1], proto=132) / Raw(bytes(12))
-            )
+            return icmp_error(*ends, packet.destination_port, packet.source_port)
+        case L4Class.UNCLASSIFIED:
+            return ip(*ends, 253 if six else 50) / Raw(bytes(24))
+        case L4Class.OTHER:  # SCTP
+            return ip(*ends, 132) / Raw(bytes(12))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

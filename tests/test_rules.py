@@ -69,8 +69,6 @@ def about(rule: Rule, packet: Packet) -> bool:
             ipaddress.ip_address(address) in ipaddress.ip_network(one) for one in prefixes
         ):
             return False
-    if rule.reply and kind == L4Class.ICMP_ERROR:
-        return True
     if not rule.ports:
         return not rule.reply or kind in (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
     port = source_port if rule.reply else destination_port

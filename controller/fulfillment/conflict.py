@@ -27,6 +27,7 @@ NOWHERE = {4: "192.0.2.1", 6: "2001:db8::1"}
 """RFC 5737, RFC 3849: outside of what is isolated."""
 
 _CLASSES = {"tcp": L4Class.TCP_OPEN, "udp": L4Class.UDP}
+_REPLIES = {"tcp": L4Class.TCP, "udp": L4Class.UDP, "icmp": L4Class.ECHO_REPLY}
 End = tuple[str, int]
 """Network and address."""
 Sent = tuple[End, End, L4Class, int, int]
@@ -237,9 +238,7 @@ def _two_places(
         packet = _request(path, source, met[0], _some_ports(path.ports))
     else:
         target = _some_address(path.destination, places, like=met[0])
-        packet = Packet(
-            network=path.destination.network, source=text(target), destination=text(met[0]), l4_class=L4Class.ICMP_ERROR
-        )
+        packet = _reply(path, target, met[0], _some_ports(path.ports))
     return Conflict(
         kind=Kind.CONTRADICTION,
         intents=(one.intent.name, other.intent.name),
@@ -356,6 +355,17 @@ def _request(path: Path, source: int, destination: int, ports: Ports) -> Packet:
     kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
     ends = (path.source.network, source), (path.destination.network, destination)
     return packet_of(*ends, kind, SOURCE_PORT, ports.first)
+
+
+def _reply(path: Path, source: int, destination: int, ports: Ports) -> Packet:
+    return Packet(
+        network=path.destination.network,
+        source=text(source),
+        destination=text(destination),
+        l4_class=_REPLIES[ports.protocol],
+        source_port=0 if ports.protocol == "icmp" else ports.first,
+        destination_port=0 if ports.protocol == "icmp" else SOURCE_PORT,
+    )
 
 
 def _clause(path: Path) -> str:

@@ -27,7 +27,11 @@ Range = tuple[str, int, int]
 
 
 class Packet(Value, frozen=True, kw_only=True):
-    """As it comes from a host, in either direction of a conversation."""
+    """As it comes from a host, in either direction of a conversation.
+
+    An ICMP error is judged as a packet of the flow that it is about, in its own direction. Here that is TCP: the ports
+    are those such a packet would have.
+    """
 
     network: str
     """Where it comes from."""
@@ -39,7 +43,7 @@ class Packet(Value, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         ends = [self.source, self.destination]
-        if self.l4_class in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP):
+        if self.l4_class in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP, L4Class.ICMP_ERROR):
             ends = [f"{self.source} port {self.source_port}", f"{self.destination} port {self.destination_port}"]
         return f"{_WORDS[self.l4_class]} {ends[0]} ({self.network}) -> {ends[1]}"
 
@@ -48,7 +52,7 @@ _WORDS = {
     L4Class.TCP_OPEN: "tcp (opening)",
     L4Class.TCP: "tcp",
     L4Class.UDP: "udp",
-    L4Class.ICMP_ERROR: "icmp error",
+    L4Class.ICMP_ERROR: "icmp error about tcp",
     L4Class.ECHO_REQUEST: "icmp echo request",
     L4Class.ECHO_REPLY: "icmp echo reply",
     L4Class.OTHER: "ip",
@@ -239,9 +243,7 @@ def is_request(ports: tuple[Ports, ...], packet: Packet) -> bool:
 
 
 def is_reply(ports: tuple[Ports, ...], packet: Packet) -> bool:
-    """Never opens a TCP connection, nor asks for an echo. Errors about what was allowed come back too."""
-    if packet.l4_class == L4Class.ICMP_ERROR:
-        return True
+    """Never opens a TCP connection, nor asks for an echo."""
     if not ports:
         return packet.l4_class not in (L4Class.TCP_OPEN, L4Class.ECHO_REQUEST, L4Class.UNCLASSIFIED)
     return any(_fits(one, packet, packet.source_port, L4Class.ECHO_REPLY, opens=False) for one in ports)
@@ -252,7 +254,7 @@ def _fits(ports: Ports, packet: Packet, port: int, echo: L4Class, *, opens: bool
         case "icmp":
             return packet.l4_class == echo
         case "tcp":
-            classes = (L4Class.TCP_OPEN, L4Class.TCP) if opens else (L4Class.TCP,)
+            classes = (L4Class.TCP, L4Class.ICMP_ERROR, *((L4Class.TCP_OPEN,) if opens else ()))
         case _:
             classes = (L4Class.UDP,)
     return packet.l4_class in classes and ports.first <= port <= ports.last

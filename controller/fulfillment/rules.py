@@ -50,7 +50,8 @@ class Rule(Value, frozen=True, kw_only=True):
     ports: tuple[Ports, ...] = ()
     """Of the service. Empty: everything."""
     reply: bool = False
-    """From the service: its ports are source ports, and TCP is never opened."""
+    """From the service: its ports are source ports, and TCP is never opened. ICMP errors are judged by what they are
+    about, in both directions, so no rule is about them."""
     default: bool = False
     """Ports and classes do not matter."""
     leg: int = 0
@@ -216,12 +217,11 @@ def _groups(
 def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
     if rule.default:
         return [_L4()], []
-    error = [_L4(l4_class=_exactly(L4Class.ICMP_ERROR))] if rule.reply else []
     if not rule.ports:
         if not rule.reply:
             return [_L4()], []
         replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
-        return [*(_L4(l4_class=_exactly(one)) for one in replies), *error], []
+        return [_L4(l4_class=_exactly(one)) for one in replies], []
     fields: list[_L4] = []
     entries: list[Entry] = []
     for ports in rule.ports:
@@ -241,7 +241,7 @@ def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
                 fields.append(_L4(l4_class=l4, source_port_class=number))
             else:
                 fields.append(_L4(l4_class=l4, destination_port_class=number))
-    return [*fields, *error], entries
+    return fields, entries
 
 
 def _exactly(kind: L4Class) -> tuple[int, int]:

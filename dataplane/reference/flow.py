@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dataplane.reasons import DropReason, L4Class, PipelineEvent
+from dataplane.reference.icmp import Answer
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import Ip, Transport
 from dataplane.reference.verdict import Drop
@@ -71,6 +72,24 @@ class Flows:
         record.packets += 1
         record.bytes += len(ip.data)
         self.count_leg(leg, len(ip.data))
+        return leg
+
+    def uncached_leg(self, context: int, ingress_port: int, about: Answer, size: int) -> int | Drop:
+        """Of an ICMP error, by what it is about; it has no record."""
+        self._count(PipelineEvent.CACHE_MISS)
+        transport = about.transport
+        key = FlowKey(
+            context,
+            about.source,
+            about.destination,
+            about.protocol,
+            transport.source_port,
+            transport.destination_port,
+            transport.l4_class,
+        )
+        leg = resolve(self.tables, key, ingress_port)
+        if not isinstance(leg, Drop):
+            self.count_leg(leg, size)
         return leg
 
     def count_leg(self, leg: int, size: int) -> None:

@@ -1,11 +1,23 @@
 """ICMP that the edge sends itself: echo replies for the gateway, and errors that say why a packet was dropped."""
 
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from dataplane.reasons import IcmpError
+from dataplane.reasons import IcmpError, L4Class
 from dataplane.reference.checksum import checksum, ones_complement_sum, pseudo_header, updated
-from dataplane.reference.packet import EXTENSIONS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Ip
+from dataplane.reference.packet import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    EXTENSIONS,
+    PROTOCOL_ICMP,
+    PROTOCOL_ICMPV6,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    Ip,
+    Transport,
+    l4_class,
+    parse_ip,
+)
 
 ECHO = {4: (8, 0), 6: (128, 129)}
 """IP version → types of request and reply."""
@@ -23,6 +35,9 @@ FORMS = {
 IPV4_ERRORS = (3, 4, 5, 11, 12)
 """Source quench and redirect count as errors where it is about answering."""
 REDIRECT_IPV6 = 137
+QUOTED_OCTETS = 8
+"""Of TCP, UDP or ICMP, that an error quotes at least (RFC 792)."""
+ANSWERING = {L4Class.ECHO_REQUEST: L4Class.ECHO_REPLY, L4Class.ECHO_REPLY: L4Class.ECHO_REQUEST}
 
 
 def echo_reply(ip: Ip) -> bytes | None:
@@ -52,6 +67,55 @@ def error(ip: Ip, what: IcmpError, mtu: int, source: int) -> bytes:
             source, ip.source, PROTOCOL_ICMP, start + checksum(start + b"\0\0" + body).to_bytes(2) + body
         )
     return icmpv6_packet(source, ip.source, HOP_LIMIT, bytes((type_ipv6, code_ipv6)), mtu.to_bytes(4) + quote)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A packet as the answer to one that is quoted would be."""
+
+    source: int
+    destination: int
+    protocol: int
+    transport: Transport
+
+
+def answered_by(ip: Ip) -> Answer | None:
+    """What the sender of an ICMP error would answer to the packet that the error quotes. None: nothing to be judged."""
+    quote = ip.transport[8:]
+    quoted = _quoted_ipv4(quote) if ip.version == 4 else _quoted_ipv6(quote)
+    if quoted is None or quoted.fragment_offset or quoted.is_broken:
+        return None
+    header = quoted.transport
+    if quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP, quoted.icmp_protocol) and len(header) < QUOTED_OCTETS:
+        return None
+    kind = l4_class(quoted)
+    if kind == L4Class.ICMP_ERROR:
+        return None
+    ports = 0, 0
+    if quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+        ports = int.from_bytes(header[2:4]), int.from_bytes(header[:2])
+    transport = Transport(ANSWERING.get(kind, kind), *ports)
+    return Answer(quoted.destination, quoted.source, quoted.protocol, transport)
+
+
+def _quoted_ipv4(quote: bytes) -> Ip | None:
+    """Lengths and checksums are not looked at: routers on the way may change what they quote."""
+    if len(quote) < 20 or quote[0] != 0x45:
+        return None
+    data = bytearray(quote)
+    data[2:4] = len(quote).to_bytes(2)
+    data[10:12] = b"\0\0"
+    data[10:12] = checksum(bytes(data[:20])).to_bytes(2)
+    return _parsed(ETHERTYPE_IPV4, bytes(data))
+
+
+def _quoted_ipv6(quote: bytes) -> Ip | None:
+    return _parsed(ETHERTYPE_IPV6, quote[:4] + (len(quote) - 40).to_bytes(2) + quote[6:]) if len(quote) >= 40 else None
+
+
+def _parsed(ether_type: int, data: bytes) -> Ip | None:
+    parsed = parse_ip(ether_type, data)
+    return parsed if isinstance(parsed, Ip) else None
 
 
 def may_be_told(ip: Ip) -> bool:

@@ -254,14 +254,19 @@ def parse_transport(ip: Ip) -> Transport | Drop:
             return incomplete
         opens = header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN
         return _with_ports(L4Class.TCP_OPEN if opens else L4Class.TCP, header)
+    if ip.protocol in (PROTOCOL_UDP, ip.icmp_protocol) and len(header) < 8:
+        return incomplete
+    return _with_ports(L4Class.UDP, header) if ip.protocol == PROTOCOL_UDP else Transport(l4_class(ip), 0, 0)
+
+
+def l4_class(ip: Ip) -> L4Class:
+    """Where TCP opens nothing. Of ICMP the header is there."""
+    if ip.protocol == PROTOCOL_TCP:
+        return L4Class.TCP
     if ip.protocol == PROTOCOL_UDP:
-        return _with_ports(L4Class.UDP, header) if len(header) >= 8 else incomplete
+        return L4Class.UDP
     if ip.protocol == ip.icmp_protocol:
-        return Transport(_icmp_class(ip.version, header[0]), 0, 0) if len(header) >= 8 else incomplete
-    return Transport(_other_class(ip), 0, 0)
-
-
-def _other_class(ip: Ip) -> L4Class:
+        return _icmp_class(ip.version, ip.transport[0])
     if ip.version == 4:
         return L4Class.UNCLASSIFIED if ip.protocol in (PROTOCOL_ESP, PROTOCOL_AH) else L4Class.OTHER
     return L4Class.OTHER if ip.protocol in UPPER_LAYERS else L4Class.UNCLASSIFIED

@@ -289,10 +289,23 @@ class Pipeline:
             ip, transport, behind_cut = followed.ip, followed.transport, followed.behind_cut
         if ip.hop_limit <= 1:
             return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
-        leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
+        if transport.l4_class == L4Class.ICMP_ERROR:
+            leg = self._judge_error(arrival, ip)
+        else:
+            leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
         if isinstance(leg, Drop):
             return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
         return self._steer(arrival, ip, transport, leg, behind_cut=behind_cut)
+
+    def _judge_error(self, arrival: Arrival, ip: Ip) -> int | Drop:
+        """As a packet of the flow that it is about (RFC 5927)."""
+        about = None if ip.is_fragment else icmp.answered_by(ip)
+        if about is None or about.destination != ip.destination:
+            return Drop(DropReason.ICMP_ERROR_REFUSED)
+        is_gateways = arrival.decapsulated and ip.source == self._gateway_ahead(arrival.context, ip)
+        if about.source != ip.source and not is_gateways:
+            return Drop(DropReason.ICMP_ERROR_REFUSED)
+        return self.flows.uncached_leg(arrival.context, arrival.port, about, len(ip.data))
 
     def _steer(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool = False) -> Verdict:
         if self._is_expired(leg, arrival):
@@ -315,7 +328,8 @@ class Pipeline:
         fits = not mtu or len(ip.data) <= mtu
         if fits and not (behind_cut and mtu):
             return self._encapsulate(arrival, ip, transport, path)
-        if (fits or ip.may_be_cut) and mtu >= CUT_SMALLEST_MTU and len(ip.data) <= CUT_LARGEST_PACKET:
+        may_be_cut = ip.may_be_cut and transport.l4_class != L4Class.ICMP_ERROR
+        if (fits or may_be_cut) and mtu >= CUT_SMALLEST_MTU and len(ip.data) <= CUT_LARGEST_PACKET:
             return self._cut(arrival, ip, transport, leg, mtu)
         return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
 

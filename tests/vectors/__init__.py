@@ -1,7 +1,7 @@
 """Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
 
 from dataplane.entry import TableEntry
-from vectors import encapsulation, errors, extensions, fragments, neighbors, node, permits, segments, stations
+from vectors import encapsulation, errors, extensions, fragments, neighbors, node, permits, quotes, segments, stations
 from vectors.case import Vector
 
 VECTORS: tuple[Vector, ...] = (
@@ -13,6 +13,7 @@ VECTORS: tuple[Vector, ...] = (
     *stations.VECTORS,
     *fragments.VECTORS,
     *extensions.VECTORS,
+    *quotes.VECTORS,
 )
 
 

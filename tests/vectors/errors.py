@@ -86,8 +86,9 @@ def too_big() -> list[Vector]:
         packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
         found.append(_told(f"packet-too-big-{size}", packet, error(mtu), reason))
     tagged = IP(src=T4, dst=remote4(2), flags="DF") / UDP() / Raw(bytes(1400))
-    error4 = IP(src=A4, dst=remote4(2), flags="DF") / ICMP(type=3) / bytes(1400)
-    error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / bytes(1400)
+    quoted4, quoted6 = (Raw(bytes(one / udp())) for one in (IP(src=remote4(2), dst=A4), IPv6(src=remote6(2), dst=A6)))
+    error4 = IP(src=A4, dst=remote4(2), flags="DF") / ICMP(type=3) / quoted4 / bytes(1400)
+    error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / quoted6 / bytes(1400)
     mute4, mute6 = node.MUTE4, node.MUTE6
     ipv6_of_1500 = IPv6(src=A6, dst=remote6(2)) / UDP() / bytes(1452)
 
@@ -187,7 +188,8 @@ def rejected() -> list[Vector]:
     denied = DropReason.NOT_PERMITTED
     tagged = IP(src=T4, dst="198.51.100.1") / udp()
     stranger = IP(src=B4, dst="198.51.100.1") / udp()
-    error = IP(src=A4, dst="198.51.100.1") / ICMP(type=3, code=3) / bytes(28)
+    quoted = Raw(bytes(IP(src="198.51.100.1", dst=A4) / udp()))
+    error = IP(src=A4, dst="198.51.100.1") / ICMP(type=3, code=3) / quoted
     return [
         *found,
         _told("rejected-ipv4", IP(src=A4, dst="198.51.100.1") / tcp(flags="S"), PROHIBITED, denied, **says),

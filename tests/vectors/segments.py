@@ -303,8 +303,8 @@ def ecn() -> list[Vector]:
 
 
 def icmp_classes() -> list[Vector]:
-    """In the agreement's context ICMP errors are permitted, other ICMP is not."""
-    quote = bytes(_inner(4))[:28]
+    """In the agreement's context ICMP errors about what is permitted are, other ICMP is not."""
+    quote = bytes(IP(src=A4, dst=remote4(1)) / tcp(5, 443))[:28]
     found = []
     for icmp_type in (0, 3, 4, 5, 8, 11, 12, 13):
         inner, sent = (_inner(4, hop_limit=h, transport=ICMP(type=icmp_type) / Raw(quote)) for h in (64, 63))
@@ -313,7 +313,7 @@ def icmp_classes() -> list[Vector]:
         frame = from_host(TUNNEL, srv6(inner, [DT46_TUNNEL], 0))
         found.append(Vector(f"icmp-type-{icmp_type}", TUNNEL, frame, expected, KNOWN_HOSTS))
     for icmp_type in (1, 2, 3, 4, 127, 128, 129, 200):
-        message = ICMPv6EchoReply(type=icmp_type, data=quote)
+        message = ICMPv6EchoReply(type=icmp_type, data=bytes(IPv6(src=A6, dst=remote6(1)) / tcp(5, 443)))
         inner, sent = (_inner(6, hop_limit=h, transport=message) for h in (64, 63))
         expected = Forward(A, to_host(A, sent)) if icmp_type < 128 else Drop(DropReason.NOT_PERMITTED)
         frame = from_host(TUNNEL, srv6(inner, [DT46_TUNNEL], 0, next_header=41))
