@@ -143,10 +143,7 @@ def addresses(known: Inventory) -> list[str]:
 
 def contents() -> list[tuple[L4Class, int, int]]:
     """L4 class, source and destination port."""
-    found = [
-        (one, 0, 0)
-        for one in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.OTHER, L4Class.UNCLASSIFIED)
-    ]
+    found = [(one, 0, 0) for one in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.OTHER, L4Class.UNCLASSIFIED)]
     for one in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP, L4Class.ICMP_ERROR):
         found += [(one, 40000, port) for port in POINTS]
         found += [(one, port, 40000) for port in POINTS[:-1]]
