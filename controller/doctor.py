@@ -163,7 +163,11 @@ def _node(state: State, node: str, standing: NodeStanding) -> Iterator[Check]:
         yield Check(subject=subject, name="in sync", ok=False, detail=detail, advice=advice)
     described = standing.description
     if standing.reachable and described is not None and described.borders:
-        yield Check(subject=subject, name="wireguard", ok=True, detail=described.wireguard)
+        if described.wireguard == "none":
+            detail, advice = "none: no tunnel can be made", f"install wireguard-go on {node}, or a kernel that has it"
+            yield Check(subject=subject, name="wireguard", ok=False, detail=detail, advice=advice)
+        else:
+            yield Check(subject=subject, name="wireguard", ok=True, detail=described.wireguard)
 
 
 def _ports(state: State, node: str, description: NodeDescription) -> Iterator[Check]:

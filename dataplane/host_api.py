@@ -206,7 +206,7 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     name: str
     software: str
     wireguard: str
-    """`kernel` or `wireguard-go`."""
+    """`kernel` or `wireguard-go`; `none`: no tunnel can be made."""
     boot_epoch_s: int
     """Unix time of boot: boot time in s = unix time - boot_epoch_s. Constant until the node's clock is set."""
     layout: str

@@ -66,7 +66,7 @@ class WireGuard(Protocol):
 
     @property
     def software(self) -> str:
-        """`kernel` or `wireguard-go`."""
+        """`kernel`, `wireguard-go`, or `none` where it is neither in the kernel nor installed."""
 
     def begin(self, device: str) -> None:
         """Begins to make the interface, where nobody serves it; what is left of an old one goes."""

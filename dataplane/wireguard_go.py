@@ -7,6 +7,7 @@ through that socket: its listener is the process (SO_PEERCRED), so there is no f
 import base64
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -55,9 +56,11 @@ class GoWireGuard:
 
     @property
     def software(self) -> str:
-        return _COMMAND
+        return _COMMAND if shutil.which(_COMMAND) else "none"
 
     def begin(self, device: str) -> None:
+        if shutil.which(_COMMAND) is None:
+            raise NodeRefused("the kernel has no WireGuard, and wireguard-go is not installed: one of them is needed")
         child = self._children.get(device)
         if child and child.process.poll() is None and time.monotonic() - child.started < _LOST_S:
             return

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from controller import reconcile, view
+from controller.eastwest.identity import _root_certificate, pem
 from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
@@ -70,6 +71,7 @@ class SimulatedKeys:
         self.said: list[tuple[Message, str]] = []
         """All messages that were ever signed, with their digests."""
         self.public = base64.b64encode(self._private.public_key().public_bytes_raw()).decode()
+        self.certificate = pem(_root_certificate(domain, self._private)).decode()
 
     def sign(self, data: bytes) -> bytes:
         signature = self._private.sign(data)
@@ -297,7 +299,9 @@ class World:
     def _inventory(self, name: str) -> str:
         peers = {
             domain: domain_files.Peer(
-                identity=domain_files.Identity(domain=domain, key=controller.keys.public, certificate="PEM"),
+                identity=domain_files.Identity(
+                    domain=domain, key=controller.keys.public, certificate=controller.keys.certificate
+                ),
                 endpoint="127.0.0.1:7000",
             )
             for domain, controller in self.controllers.items()

@@ -23,6 +23,7 @@ from controller.cli.kinds import KINDS, LATER, MANIFESTS, ROWS, plural
 from controller.cli.main import hoisted
 from controller.cli.render import cell
 from controller.cli.trace import parse_destination
+from controller.eastwest.identity import keygen
 from controller.language.manifest import PLURALS
 from controller.model.agreement import (
     Acceptance,
@@ -612,18 +613,25 @@ def test_no_agreement_no_key_no_name(stitch: Shell, exported: dict[str, Any]) ->
 
 
 def test_domain_add_pins_a_key(stitch: Shell) -> None:
-    key = key_of(Ed25519PrivateKey.generate())
+    far = keygen("far", stitch.home / "far")
+    key = far.public_key
     options = ("--key", key, "--endpoint", "127.0.0.1:7009")
     done = stitch("domain", "add", "far", *options, status=2)
     assert done.stderr == "stitch: domain far is not known yet: --certificate and --sid-block needed too\n"
     (stitch.home / "far.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
-    stitch("domain", "add", "far", *options, "--certificate", "far.pem", "--sid-block", "5f00:9::/32")
+    whole = (*options, "--certificate", "far.pem", "--sid-block", "5f00:9::/32")
+    assert "is no self-signed certificate in PEM" in stitch("domain", "add", "far", *whole, status=2).stderr
+    (stitch.home / "far.pem").write_text(keygen("far", stitch.home / "new").root_certificate)
+    assert "do not belong together" in stitch("domain", "add", "far", *whole, status=2).stderr
+    (stitch.home / "far.pem").write_text(far.root_certificate)
+    stitch("domain", "add", "far", *whole)
     assert stitch.json("get", "domain", "far")["spec"]["key"] == key
     stitch("domain", "add", "far", "--key", key, "--endpoint", "127.0.0.1:7010")
     spec = stitch.json("get", "domain", "far")["spec"]
     assert (spec["endpoint"], spec["sid_block"]) == ("127.0.0.1:7010", "5f00:9::/32")
-    stitch("domain", "add", "moon", "--key", key)
-    assert stitch.json("get", "domain", "moon")["spec"] == {"key": key}, "an origin that we do not talk to"
+    other = key_of(Ed25519PrivateKey.generate())
+    stitch("domain", "add", "moon", "--key", other)
+    assert stitch.json("get", "domain", "moon")["spec"] == {"key": other}, "an origin that we do not talk to"
     assert "key" in stitch("domain", "add", "far", "--key", "x", "--endpoint", "127.0.0.1:7010", status=2).stderr
 
 

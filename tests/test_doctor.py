@@ -48,6 +48,19 @@ def test_all_is_well_where_all_is_well(world: World) -> None:
     assert ("intents", "Active", "1 of 1") in [(one.subject, one.name, one.detail) for one in rows(world)]
 
 
+def test_a_node_that_has_borders_and_no_wireguard_has_a_row(world: World) -> None:
+    """Before anything needs a tunnel."""
+    controller = world.controllers["shop"]
+    nodes = {
+        name: replace(standing, description=replace(standing.description, wireguard="none"))
+        for name, standing in controller.state.nodes.items()
+        if standing.description is not None
+    }
+    found = {(one.subject, one.name): one for one in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)}
+    assert "install wireguard-go on sg1" in found["nodes/sg1", "wireguard"].advice
+    assert ("nodes/se1", "wireguard") not in found, "it has no border"
+
+
 def test_a_cut_border_and_the_intents_that_it_keeps_from_active_have_rows(world: World) -> None:
     world.set_carrier("sg1-t1", False)
     world.run(20.0)

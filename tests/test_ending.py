@@ -167,6 +167,25 @@ def pin(world: World, domain: str, other: str, key: str) -> None:
     assert controller.state.inventory.domains[other].key == key
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("sid_block: '5f00:1::/32'", "5f00:1::/32 overlaps with 5f00:1::/32 of shop"),
+        ("sid_block: '5f00:2:8000::/33'", "5f00:2:8000::/33 overlaps with 5f00:2::/32 of transit"),
+        ("sid_block: '5f00::/20'", "5f00::/20 overlaps with 5f00:3::/32 of insight"),
+        ("key: {transit}", "it is the key of transit: who has it could speak for both"),
+    ],
+)
+def test_a_domain_that_could_be_taken_for_another_is_refused(spec: str, said: str) -> None:
+    world = World()
+    world.start()
+    keys = {name: controller.keys.public for name, controller in world.controllers.items()}
+    key = "" if "key" in spec else f"key: {OtherKeys('new').public}, "
+    manifest = "apiVersion: netstitch/v1\nkind: Domain\nmetadata: {name: new}\nspec: {SPEC}\n"
+    reply = world.apply("shop", manifest.replace("{SPEC}", f"{{{key}{spec.format(**keys)}}}"))
+    assert reply is not None and said in [one.message for one in reply.problems], reply
+
+
 class OtherKeys(SimulatedKeys):
     """Of the same domain, after it has made new ones."""
 

@@ -41,6 +41,16 @@ def unleased(entries: tuple[Entry, ...], end_s: int) -> list[Entry]:
     ]
 
 
+def test_an_end_that_no_node_can_hold_is_the_last_that_it_can() -> None:
+    world = World()
+    world.start()
+    world.apply("shop", INSIDE.replace("for: 20s", "until: '9999-12-31T23:59:59Z'"))
+    world.run(5.0)
+    assert world.phase("shop", "inside") == "Active"
+    entries = world.nodes["se1"].entries.values()
+    assert {one.params for one in entries if one.table == "lease"} == {(("boottime_s", 2**32 - 1),)}
+
+
 def test_whatever_intents_permit_ends_with_them_on_every_node() -> None:
     carried = between_nodes = isolated = 0
     for seed in range(CONFIGURATIONS):

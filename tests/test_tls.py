@@ -54,7 +54,8 @@ def test_a_pinned_certificate_is_enough_and_another_gets_no_token(
     done = stitch(tmp_path, "--server", api.url, "--fingerprint", f"SHA256:{'0' * 64}")
     assert done.returncode == 4 and "nothing was sent" in done.stderr and pin in done.stderr
     done = stitch(tmp_path, "--server", api.url)
-    assert done.returncode == 3 and "certificate verify failed" in done.stderr
+    assert done.returncode == 3 and "nobody vouches for its certificate" in done.stderr
+    assert "`stitchd fingerprint`" in done.stderr and "does it run" not in done.stderr
     done = stitch(tmp_path, "--server", api.url, "--ca-file", str(certificate[0]))
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 

@@ -1,18 +1,17 @@
 """Topology files: what they say, and where they are wrong."""
 
-import base64
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import trustme
 from ruamel.yaml import YAML
 
 from controller.language import manifest
 from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
+from tests.simulator import SimulatedKeys
 from topologies import domain_files, links, topology_file
 from topologies.errors import NotFound
 from topologies.problem import TopologyInvalid
@@ -20,8 +19,7 @@ from topologies.topology import Topology
 
 THREE_DOMAINS = topology_file.DIRECTORY / "three-domains.yaml"
 TEXT = THREE_DOMAINS.read_text()
-KEY = base64.b64encode(bytes(range(32))).decode()
-CERTIFICATE = trustme.CA().cert_pem.bytes().decode()
+KEYS = {name: SimulatedKeys(name) for name in ("shop", "transit", "insight")}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +117,8 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
     }
     assert named["Domain", "shop"] == {"self": True, "sid_block": "5f00:1::/32"}
     assert named["Domain", "transit"] == {
-        "key": KEY,
-        "certificate": CERTIFICATE,
+        "key": KEYS["transit"].public,
+        "certificate": KEYS["transit"].certificate,
         "endpoint": "127.0.0.1:2",
         "sid_block": "5f00:2::/32",
         "trust": "partner",
@@ -138,7 +136,9 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
 def inventory_file(topology: Topology, domain: str) -> str:
     peers = {
         one.name: domain_files.Peer(
-            identity=domain_files.Identity(domain=one.name, key=KEY, certificate=CERTIFICATE),
+            identity=domain_files.Identity(
+                domain=one.name, key=KEYS[one.name].public, certificate=KEYS[one.name].certificate
+            ),
             endpoint=f"127.0.0.1:{number}",
         )
         for number, one in enumerate(topology.domains, 1)

@@ -44,6 +44,14 @@ def test_a_private_key_is_not_printed() -> None:
     assert PRIVATE not in repr(DeviceConfig(private_key=PRIVATE, listen_port=1, peers=()))
 
 
+def test_without_wireguard_a_node_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wireguard = GoWireGuard(tmp_path / "sockets", tmp_path / "logs")
+    assert wireguard.software == "none"
+    with pytest.raises(NodeRefused, match="wireguard-go is not installed"):
+        wireguard.begin("wg-u")
+
+
 class Node:
     """A namespace with an underlay interface `u` and an implementation of WireGuard."""
 

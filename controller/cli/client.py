@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -310,6 +311,12 @@ class Client:
             raise self._no_controller("no JSON") from error
 
     def _unreachable(self, error: Exception) -> Unreachable:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Unreachable(
+                f"{self.target.server} ({self.target.said_by}): nobody vouches for its certificate "
+                f"({error.verify_message.rstrip('.')}); pin it with --fingerprint, which `stitchd fingerprint` says on "
+                "its machine, or give the CA with --ca-file"
+            )
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Unreachable(
             f"the controller at {self.target.server} ({self.target.said_by}) cannot be reached: {reason}; does it run?"

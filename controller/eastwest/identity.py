@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controller.errors import ConfigInvalid
+from controller.model import root_certificate
 
 KEY_FILE = "domain.key"
 ROOT_FILE = "root.pem"
@@ -89,7 +90,7 @@ def load(domain: str, key_dir: Path) -> Identity:
         root = x509.load_pem_x509_certificate(root_path.read_bytes())
     except (OSError, ValueError) as exc:
         raise ConfigInvalid(f"{root_path}: no certificate ({exc}); run `stitchd keygen`") from exc
-    if root.public_key() != key.public_key() or root.subject != _root_name(domain):
+    if root.public_key() != key.public_key() or root.subject != root_certificate.subject(domain):
         raise ConfigInvalid(
             f"{root_path}: not the certificate of domain {domain!r} with {key_path}; remove it and run `stitchd keygen`"
         )
@@ -101,27 +102,6 @@ def load(domain: str, key_dir: Path) -> Identity:
         leaf_key=private_pem(leaf_key),
         _signing_key=key,
     )
-
-
-def check_root(root_pem: str, domain: str, key: str) -> None:
-    """Raises ConfigInvalid unless this is the root certificate of `domain`, of the pinned Ed25519 `key` (base64).
-
-    The name matters too: TLS looks roots up by it, so a root under another domain's name would lock that one out.
-    """
-    try:
-        root = x509.load_pem_x509_certificate(root_pem.encode())
-        root.verify_directly_issued_by(root)
-        public_key = root.public_key()
-    except (ValueError, TypeError, InvalidSignature) as exc:
-        raise ConfigInvalid(f"domain {domain}: `certificate` is no self-signed certificate ({exc})") from exc
-    pinned = isinstance(public_key, ed25519.Ed25519PublicKey) and (
-        base64.b64encode(public_key.public_bytes_raw()).decode() == key
-    )
-    if root.subject != _root_name(domain) or not pinned:
-        raise ConfigInvalid(
-            f"domain {domain}: `certificate` and `key` do not belong together or to this name; "
-            f"take both from what its operator's `stitchd keygen --domain {domain}` prints"
-        )
 
 
 def issued_by(leaf_pem: bytes, root_pem: str, domain: str) -> bool:
@@ -136,7 +116,7 @@ def issued_by(leaf_pem: bytes, root_pem: str, domain: str) -> bool:
 
 
 def _root_certificate(domain: str, key: ed25519.Ed25519PrivateKey) -> x509.Certificate:
-    name = _root_name(domain)
+    name = root_certificate.subject(domain)
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -185,10 +165,6 @@ def certificate_of(
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + lifetime)
     )
-
-
-def _root_name(domain: str) -> x509.Name:
-    return name_of(f"netstitch root of {domain}")
 
 
 def name_of(text: str) -> x509.Name:

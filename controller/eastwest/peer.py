@@ -4,7 +4,8 @@ from importlib import metadata
 
 import msgspec
 
-from controller.eastwest.identity import check_root
+from controller.errors import ConfigInvalid
+from controller.model import root_certificate
 from controller.model.agreement import (
     CAPABILITIES,
     PROTOCOL,
@@ -38,7 +39,8 @@ class Peer(Value, frozen=True, kw_only=True):
 
 def pinned(domain: Domain) -> Peer:
     """Raises ConfigInvalid where key and certificate are not both of that domain."""
-    check_root(domain.certificate, domain.name, domain.key)
+    if misfit := root_certificate.misfit(domain.certificate, domain.name, domain.key):
+        raise ConfigInvalid(f"domain {domain.name}: {misfit}")
     return Peer(domain=domain.name, certificate=domain.certificate, endpoint=domain.endpoint)
 
 

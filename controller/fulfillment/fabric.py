@@ -305,8 +305,11 @@ def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: in
 
 
 def lease_entry(leg: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> Entry:
-    """The leg closes at a Unix time, with every process dead; at once where nobody knows when the node was booted."""
-    boottime_s = max(0, expires_s - boot_epoch_s) if boot_epoch_s is not None else 0
+    """The leg closes at a Unix time, with every process dead; at once where nobody knows when the node was booted.
+
+    The field has 32 bits: a later end is that of 136 years.
+    """
+    boottime_s = min(max(0, expires_s - boot_epoch_s), 2**32 - 1) if boot_epoch_s is not None else 0
     params = (("boottime_s", boottime_s),)
     return Entry(table="lease", match=(Match(field="leg", value=leg),), action="expire_at", params=params, owner=owner)
 

@@ -250,7 +250,14 @@ def _read(data: object, flaws: Flaws) -> Value | None:
     values = _DOCUMENTS[kind.model].read(said, (), flaws)
     if values is INVALID or flaws:
         return None
-    return kind.model(**values["metadata"], **values["spec"])
+    value = kind.model(**values["metadata"], **values["spec"])
+    if isinstance(value, Domain) and value.certificate:
+        from controller.model import root_certificate  # slow to import, and only this kind needs it
+
+        if misfit := root_certificate.misfit(value.certificate, value.name, value.key):
+            flaws.append(Flaw(path=("spec", "certificate"), message=misfit))
+            return None
+    return value
 
 
 def _too_big(size: int) -> Flaw:

@@ -80,10 +80,12 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _flaw_words(flaw: dict[str, Any]) -> str:
-    """Of pydantic's; an unknown field with the one that was meant."""
-    if flaw["type"] != "extra_forbidden":
-        return str(flaw["msg"])
+    """Of pydantic's, with the field of a body; an unknown field with the one that was meant."""
     *_, name = flaw["loc"]
+    if flaw["type"] != "extra_forbidden":
+        said = schema.NAME_WORDS if flaw.get("ctx", {}).get("pattern") == schema.NAME_PATTERN else str(flaw["msg"])
+        field = ".".join(map(str, flaw["loc"][1:])) if flaw["loc"][:1] == ("body",) else ""
+        return f"{field}: {said}" if field else said
     fields = {field for model in schema.BODIES for field in model.model_fields}
     near = difflib.get_close_matches(str(name)[:60], sorted(fields), 1, 0.5)
     return f"unknown field {str(name)[:60]!r}" + (f"; did you mean {near[0]}?" if near else "")

@@ -155,7 +155,9 @@ class Doctor(BaseModel):
     checks: list[Check]
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", examples=["customer-x"])]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+NAME_WORDS = "expected 1 to 63 of a-z, 0-9, `-` and `.`, with a letter or digit at both ends"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["customer-x"])]
 
 
 class NewToken(BaseModel):

@@ -42,6 +42,8 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
         if domain.own != (domain.name == own):
             message = f"this controller is {own}'s: self must be true for {own} and only for it"
             problem("Domain", domain.name, ("spec", "self"), message)
+    for name, path, message in _confusions(merged, {name for kind, name in indices if kind == "Domain"}):
+        problem("Domain", name, path, message)
     block = ipaddress.ip_network(merged.domains[own].sid_block) if own in merged.domains else None
     locators: dict[str, str] = {}
     for node in merged.nodes.values():
@@ -101,6 +103,21 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
                 message = f"{address} is in no prefix of {name}"
                 problem("Service", service.name, ("spec", "addresses", index), message)
     return problems
+
+
+def _confusions(merged: Inventory, changed: set[str]) -> Iterator[tuple[str, tuple[str | int, ...], str]]:
+    """What of `changed` domains would be taken for another domain's: a key, or SIDs."""
+    for name in sorted(changed):
+        domain = merged.domains[name]
+        for other in merged.domains.values():
+            if other.name == name or (other.name in changed and other.name > name):
+                continue
+            if domain.key and domain.key == other.key:
+                yield name, ("spec", "key"), f"it is the key of {other.name}: who has it could speak for both"
+            if domain.sid_block and other.sid_block:
+                block, others = ipaddress.ip_network(domain.sid_block), ipaddress.ip_network(other.sid_block)
+                if block.overlaps(others):
+                    yield name, ("spec", "sid_block"), f"{block} overlaps with {others} of {other.name}"
 
 
 def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:

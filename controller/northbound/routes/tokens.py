@@ -42,7 +42,7 @@ def add_tokens(app: FastAPI, tokens: Tokens) -> None:
     )
     async def create_token(asked: schema.NewToken) -> Response:
         answer, secret = await tokens.create(
-            asked.name, Role(asked.role), tuple(asked.tenants) or None, asked.lifetime_s
+            asked.name, Role(asked.role), tuple(dict.fromkeys(asked.tenants)) or None, asked.lifetime_s
         )
         return as_json({"results": answer.results, "secret": secret}) if secret else outcome(answer)
 
