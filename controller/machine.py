@@ -75,14 +75,14 @@ def _adjtimex() -> int:
     return int(ctypes.CDLL(None).adjtimex(ctypes.byref(_Timex())))
 
 
-def skews(nodes: Mapping[str, float]) -> Iterator[Check]:
-    """By node, how far its clock is ahead of ours, when it was last heard."""
-    for node, skew_s in sorted(nodes.items()):
+def skews(kind: str, found: Mapping[str, float]) -> Iterator[Check]:
+    """By node or domain, how far its clock is ahead of ours, when it was last heard."""
+    for name, skew_s in sorted(found.items()):
         fault = abs(skew_s) > SKEW_S_MAX
         way = "ahead of" if skew_s > 0 else "behind"
         detail = f"{abs(skew_s):.1f} s {way} ours" if fault else "as ours"
-        advice = f"synchronise the clocks of {node} and of the controller (NTP)" if fault else ""
-        yield Check(subject=f"nodes/{node}", name="clock", ok=not fault, detail=detail, advice=advice)
+        advice = f"synchronise the clocks of {name} and of the controller (NTP)" if fault else ""
+        yield Check(subject=f"{kind}/{name}", name="clock", ok=not fault, detail=detail, advice=advice)
 
 
 def certificates(found: Mapping[str, bytes], now_s: float) -> Iterator[Check]:

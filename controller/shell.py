@@ -25,7 +25,7 @@ from controller.errors import ConfigInvalid, ControllerError, Overloaded, Unavai
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
-from controller.model.agreement import Envelope, Unreadable, opened
+from controller.model.agreement import Envelope, Terms, Unreadable, opened
 from controller.model.event import (
     Applied,
     Apply,
@@ -245,6 +245,8 @@ class Shell(Reading):
         try:
             terms = opened(offer)
         except Unreadable:
+            return ""
+        if not isinstance(terms, Terms):
             return ""
         objection, failure = await plugins.judge(msgspec.to_builtins(terms))
         if failure:

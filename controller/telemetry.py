@@ -46,6 +46,8 @@ class Observed(Protocol):
 
 
 class Neighbourhood(Protocol):
+    def skews(self) -> Mapping[str, float]: ...
+
     async def faults(self) -> Mapping[str, str]:
         """By domain, why it cannot be reached now, or did not take the newest message; empty: all is well."""
 
@@ -129,8 +131,14 @@ class NodeTelemetry:
             rows.append(_check(subject, "reachable", fault, f"see that stitch-agent runs on {node}"))
             if not fault:
                 rows.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
-        rows += machine.skews({node: skew for node, skew in self._tally.skew_s.items() if not self._fault(node)})
-        for domain, fault in sorted((await self._neighbourhood.faults()).items()):
+        rows += machine.skews(
+            "nodes", {node: skew for node, skew in self._tally.skew_s.items() if not self._fault(node)}
+        )
+        faults = await self._neighbourhood.faults()
+        rows += machine.skews(
+            "domains", {peer: skew for peer, skew in self._neighbourhood.skews().items() if not faults.get(peer)}
+        )
+        for domain, fault in sorted(faults.items()):
             rows.append(_check(f"domains/{domain}", "reachable", fault, _peer_advice(domain, fault)))
         rows += machine.certificates(self._certificates(), now_s)
         if self._store is not None:

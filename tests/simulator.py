@@ -20,7 +20,17 @@ from controller.eastwest.identity import _root_certificate, pem
 from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
-from controller.model.agreement import Acceptance, Envelope, Message, Terms, Unreadable, opened
+from controller.model.agreement import (
+    CAPABILITIES,
+    PROTOCOL,
+    Acceptance,
+    Envelope,
+    Greeting,
+    Message,
+    Terms,
+    Unreadable,
+    opened,
+)
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
 from controller.model.event import (
@@ -40,6 +50,7 @@ from controller.model.event import (
     NodeRejected,
     NodeSynced,
     NodeUnreachable,
+    PeerMet,
     Persist,
     Record,
     Reference,
@@ -103,6 +114,7 @@ class SimulatedNode:
         self.entries: dict[EntryKey, Entry] = {}
         self.host = HostState()
         self.writes = 0
+        self._keys = 0
         self.refused: set[EntryKey] = set()
         """Entries that it does not take."""
         number = [node.name for node in topology.nodes].index(name) + 1
@@ -126,7 +138,7 @@ class SimulatedNode:
                 port=border.number,
                 mac=f"02:00:00:01:{number:02x}:{border.number:02x}",
                 kernel_mac=f"02:00:00:02:{number:02x}:{border.number:02x}",
-                public_key=base64.b64encode(f"{name}/{border.name}".encode().ljust(32, b".")[:32]).decode(),
+                public_key=self._key(f"{name}/{border.name}"),
                 endpoint=f"{border.address.split('/')[0]}:{border.listen_port}",
                 mtu=border.link.tunnel_mtu,
                 up=False,
@@ -161,6 +173,17 @@ class SimulatedNode:
             ),
             host_state=self.host,
         )
+
+    def new_key(self) -> None:
+        self._keys += 1
+        self._borders = [
+            msgspec.structs.replace(one, public_key=self._key(f"{self.name}/{one.name}/{self._keys}"))
+            for one in self._borders
+        ]
+
+    @staticmethod
+    def _key(text: str) -> str:
+        return base64.b64encode(text.encode().ljust(32, b".")[:32]).decode()
 
     def set_carrier(self, link: str, carrier: bool) -> None:
         (self._cut.discard if carrier else self._cut.add)(link)
@@ -392,6 +415,21 @@ class World:
     def add_port(self, node: str, number: int, role: PortRole) -> None:
         """Its agent says so at once."""
         self.nodes[node].add_port(number, role)
+        controller = self.controllers[self.topology.node(node).domain]
+        self._connected(controller, controller.life, node)
+
+    def meet(self, *pairs: tuple[str, str]) -> None:
+        """They have a new connection, in both directions."""
+        for pair in pairs:
+            for one, other in (pair, pair[::-1]):
+                peer = self.controllers[other]
+                greeting = Greeting(versions=(PROTOCOL,), capabilities=CAPABILITIES, instance=f"{other}-{peer.life}")
+                controller = self.controllers[one]
+                controller.event(PeerMet(peer=other, greeting=greeting), controller.life)
+
+    def new_key(self, node: str) -> None:
+        """The gateway is another machine, or its state is lost; its agent says so."""
+        self.nodes[node].new_key()
         controller = self.controllers[self.topology.node(node).domain]
         self._connected(controller, controller.life, node)
 

@@ -155,7 +155,7 @@ def test_a_full_disk_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_clocks_that_differ_have_rows() -> None:
-    far, near = machine.skews({"near": 0.3, "far": -7.5})
+    far, near = machine.skews("nodes", {"near": 0.3, "far": -7.5})
     assert near.ok and not far.ok and far.detail == "7.5 s behind ours" and "NTP" in far.advice
     alone, among_others = machine.clock(alone=True), machine.clock(alone=False)
     assert alone.ok and alone.detail == among_others.detail

@@ -5,10 +5,12 @@ The back-off here is between connections (gRPC's, exponential with jitter), so t
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
+import msgspec
 
 from controller.eastwest.identity import Identity
 from controller.eastwest.peer import (
@@ -17,6 +19,7 @@ from controller.eastwest.peer import (
     SERVICE,
     SIZE_BYTES_MAX,
     Peer,
+    as_of_now,
     decode_greeting,
     encode,
     greeting_objection,
@@ -56,6 +59,8 @@ class PeerChannel:
         self._greeting = greeting
         self._greeted = False
         self._refusal = ""
+        self.skew_s: float | None = None
+        """How far its clock was ahead of ours when it last greeted us."""
         credentials = grpc.ssl_channel_credentials(
             root_certificates=peer.certificate.encode(),
             private_key=identity.leaf_key,
@@ -85,7 +90,7 @@ class PeerChannel:
         theirs: Greeting | None = None
         refusal = ""
         try:
-            theirs = decode_greeting(await self._greet(encode(self._greeting), timeout=deadline_s, wait_for_ready=True))
+            theirs = await self._greeted_by(deadline_s, wait_for_ready=True)
             refusal = greeting_objection(theirs)
         except Unreadable as exc:
             refusal = str(exc)
@@ -102,7 +107,7 @@ class PeerChannel:
         """Why the peer is not there for us now; empty: it is. At once where a connection has just failed: then the
         text says how."""
         try:
-            refusal = greeting_objection(decode_greeting(await self._greet(encode(self._greeting), timeout=deadline_s)))
+            refusal = greeting_objection(await self._greeted_by(deadline_s, wait_for_ready=False))
         except Unreadable as exc:
             refusal = str(exc)
         except grpc.aio.AioRpcError as exc:
@@ -111,6 +116,15 @@ class PeerChannel:
             refused = any(one in text for one in ("Socket closed", "Connection reset"))
             return f"it refuses us, by ending the connection: {text}" if refused else text
         return f"{self._where}: {refusal}" if refusal else ""
+
+    async def _greeted_by(self, deadline_s: float, *, wait_for_ready: bool) -> Greeting:
+        """What the peer says, but its time, which is told by `skew_s`. Raises Unreadable or AioRpcError."""
+        began_s = time.time()
+        data = encode(as_of_now(self._greeting))
+        theirs = decode_greeting(await self._greet(data, timeout=deadline_s, wait_for_ready=wait_for_ready))
+        if theirs.now_s is not None:
+            self.skew_s = theirs.now_s - (began_s + time.time()) / 2  # as if it had answered half-way
+        return msgspec.structs.replace(theirs, now_s=None)
 
     def _error(self, exc: grpc.aio.AioRpcError) -> PeerUnreachable | PeerViolation:
         kind = PeerViolation if exc.code() in REFUSALS else PeerUnreachable
@@ -188,6 +202,10 @@ class EastWestClient:
         channels = {name: outbox.channel for name, outbox in self._outboxes.items()}
         found = await asyncio.gather(*(channel.fault() for channel in channels.values()))
         return dict(zip(channels, found, strict=True))
+
+    def skews(self) -> dict[str, float]:
+        channels = {name: outbox.channel for name, outbox in self._outboxes.items()}
+        return {name: channel.skew_s for name, channel in channels.items() if channel.skew_s is not None}
 
     def _refuse(self, peer: str, message_id: str, reason: str) -> None:
         sent = MessageSent(peer=peer, message_id=message_id, reason=reason)

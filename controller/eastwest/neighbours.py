@@ -80,6 +80,10 @@ class Neighbours:
         there = await self._client.faults()
         return {name: fault or self._faults.get(name, "") for name, fault in there.items()} | self._unpinned
 
+    def skews(self) -> Mapping[str, float]:
+        """By peer, how far its clock was ahead of ours when it last greeted us; without those that do not say."""
+        return self._client.skews()
+
     async def _tell(self, event: MessageSent) -> None:
         await self._report(event)
 

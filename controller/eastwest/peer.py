@@ -1,5 +1,6 @@
 """What both ends of the interface between domains agree on."""
 
+import time
 from importlib import metadata
 
 import msgspec
@@ -48,6 +49,10 @@ def greeting(instance: str) -> Greeting:
     """Ours. `instance`: of this process."""
     software = f"netstitch {metadata.version('netstitch')}"
     return Greeting(versions=(PROTOCOL,), capabilities=CAPABILITIES, software=software, instance=instance)
+
+
+def as_of_now(greeting: Greeting) -> Greeting:
+    return msgspec.structs.replace(greeting, now_s=time.time())
 
 
 def greeting_objection(theirs: Greeting) -> str:

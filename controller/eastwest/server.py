@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NoReturn
 
 import grpc
+import msgspec
 
 from controller.bucket import Bucket
 from controller.eastwest.door import Door
@@ -22,6 +23,7 @@ from controller.eastwest.peer import (
     SERVICE,
     SIZE_BYTES_MAX,
     Peer,
+    as_of_now,
     decode,
     decode_greeting,
     encode,
@@ -173,8 +175,9 @@ class EastWestServer:
                 theirs = decode_greeting(await self._request(domain, requests, context))
             except Unreadable as exc:
                 await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+            theirs = msgspec.structs.replace(theirs, now_s=None)  # how long it took to come here, nobody knows
             await self._met(PeerMet(peer=domain, greeting=theirs, refusal=greeting_objection(theirs)))
-        return encode(self._greeting)
+        return encode(as_of_now(self._greeting))
 
     @contextlib.asynccontextmanager
     async def _share(self, context: _Context) -> AsyncIterator[str]:

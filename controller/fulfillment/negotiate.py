@@ -95,9 +95,11 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     if not terms.id.startswith(f"{terms.offeror}:") or not terms.id.isprintable():
         return f"the id must start with {terms.offeror}:"
     if terms.expires_s <= now_s:
-        return "the offer has expired"
+        late_s = round(now_s - terms.expires_s)
+        return f"the offer has expired, {late_s} s ago by the clock of {own}: if that is wrong, clocks differ"
     if terms.not_before_s > now_s + CLOCK_SKEW_S:
-        return "the offer begins in the future"
+        early_s = round(terms.not_before_s - now_s)
+        return f"the offer begins in the future: the clock of {peer.name} is {early_s} s ahead of that of {own}"
     if terms.expires_s > now_s + MAX_LEASE_S:
         return f"the lease is longer than {MAX_LEASE_S // 86400} days"
     if own in terms.visited or peer.name not in terms.visited or len(terms.visited) > MAX_DOMAINS:

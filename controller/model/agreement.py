@@ -20,13 +20,17 @@ from controller.model.intent import Encryption, Ports, Trust, Value
 
 PROTOCOL = 2
 """Version of what controllers say to each other. 1, of the releases before mandates, is refused."""
-CAPABILITIES: tuple[str, ...] = ()
+HOLDINGS = "holdings"
+"""Takes Holdings."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS,)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
 REASON_LENGTH = 500
 MAX_FLOWS = 256
 MAX_DOMAINS = 16
+MAX_HOLDINGS = 1000
+"""Agreements with one neighbour that are compared: there are not more plans in a domain."""
 MAX_LEASE_S = 30 * 86400
 """Nothing is agreed for longer, so that ids need not be remembered for ever."""
 
@@ -40,6 +44,7 @@ UnixTime = Annotated[int, Meta(ge=0, le=2**40)]
 Revision = Annotated[int, Meta(ge=1, le=2**40)]
 Microseconds = Annotated[int, Meta(ge=0, le=2**40)]
 CodePoint = Annotated[int, Meta(ge=0, le=63)]
+Digest = Annotated[str, Meta(min_length=64, max_length=64)]
 Pause = Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]
 
 
@@ -194,13 +199,35 @@ class Withdrawal(Statement, frozen=True, kw_only=True):
     """For so long that domain does not take the same again."""
 
 
-Message = Terms | Acceptance | Refusal | Withdrawal
+class Holding(Statement, frozen=True, kw_only=True):
+    """An agreement, as one of its sides holds it."""
+
+    id: Id
+    offers: Annotated[tuple[Digest, ...], Meta(max_length=2)]
+    """Digests: of the offer that is in force, if one is, and of the newest."""
+    acceptance: Annotated[str, Meta(max_length=64)] = ""
+    """Digest of the acceptance that is in force; empty: none is."""
+
+
+class Holdings(Statement, frozen=True, kw_only=True):
+    """All agreements with the receiver that the sender holds when it says so: told on each new connection. Only what
+    comes in order is worth anything, so it is said once, and not again when it gets lost."""
+
+    agreements: Annotated[tuple[Holding, ...], Meta(max_length=MAX_HOLDINGS)]
+    newest: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    """Highest serial of an id of the receiver's that the sender knows of, also of agreements that have ended."""
+    is_answer: bool = False
+    """It is said because the receiver's own were others; not to be answered again."""
+
+
+Message = Terms | Acceptance | Refusal | Withdrawal | Holdings
 """What one controller says to another."""
 MESSAGES: dict[str, type[Message]] = {
     "offer": Terms,
     "acceptance": Acceptance,
     "refusal": Refusal,
     "withdrawal": Withdrawal,
+    "holdings": Holdings,
 }
 _KINDS: dict[type[Message | Mandate], str] = {kind: name for name, kind in MESSAGES.items()} | {Mandate: "mandate"}
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in MESSAGES.items()}
@@ -233,6 +260,8 @@ class Greeting(Statement, frozen=True, kw_only=True):
     software: Annotated[str, Meta(max_length=200)] = ""
     instance: Annotated[str, Meta(max_length=64)] = ""
     """Another one after each start."""
+    now_s: Annotated[float, Meta(ge=0, le=2**40)] | None = None
+    """Unix time by its clock, when it said this."""
 
 
 class Unreadable(Exception):

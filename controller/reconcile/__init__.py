@@ -126,7 +126,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             rollout.described(turn, event)
             if turn.descriptions.changed:
                 turn.refresh_fabric()
-                dealings.watch_sizes(turn)
+                dealings.watch_ends(turn)
             rerouted = carriers.told(turn, event.node)
             if rerouted:
                 reroute(turn)
@@ -158,7 +158,7 @@ def _inventory_changed(turn: Turn) -> None:
         turn.refresh_fabric()
         ending.end_unpinned(turn)
         consent.reconsider(turn)
-        dealings.watch_sizes(turn)
+        dealings.watch_ends(turn)
         if carriers.look_at_all(turn):
             reroute(turn)
         if turn.links.changed or turn.inventory_nodes.changed or turn.domains.changed:

@@ -158,19 +158,33 @@ def _size(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> i
     return min(sizes)
 
 
-def watch_sizes(turn: Turn) -> None:
-    """Where we take smaller packets than we have signed, those who send them are told: what we accepted is promised
-    anew, what we offered is offered anew."""
+def watch_ends(turn: Turn) -> None:
+    """Where our end of a border is another than we have signed (a gateway has a new key or endpoint, or takes smaller
+    packets), the neighbour is told. What we accepted is promised anew if packets are smaller, and ends if it is another
+    end, so that it is asked again; what we offered is offered anew."""
     for course in tuple(turn.courses.all.values()):
-        if course.stage != Stage.ACTIVE:
+        upstream, downstream = course.upstream, course.downstream
+        signed = (upstream.answer or upstream.agreement) if upstream is not None else None
+        if signed is not None and _is_elsewhere(turn, signed.terms.border, signed.acceptor_end):
+            lose(turn, course, f"the tunnel of {turn.own} has a new end", at_once=True)
             continue
-        keep_promise(turn, course.plan.name)
-        downstream = course.downstream
+        if course.stage == Stage.ACTIVE:
+            keep_promise(turn, course.plan.name)
         crossing = turn.fabric.crossings.get(downstream.terms.border) if downstream is not None else None
-        if crossing is None or downstream is None or downstream.standing != Standing.AGREED:
+        if crossing is None or downstream is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
             continue
-        if _size(turn, course, crossing, offeror=True) < downstream.terms.offeror_end.inner_mtu:
+        end = downstream.terms.offeror_end
+        is_smaller = _size(turn, course, crossing, offeror=True) < end.inner_mtu
+        if _is_elsewhere(turn, crossing.link, end) or (
+            is_smaller and course.stage == Stage.ACTIVE and downstream.standing == Standing.AGREED
+        ):
             offer_onward(turn, course.plan.name)
+
+
+def _is_elsewhere(turn: Turn, border: str, end: TunnelEnd) -> bool:
+    """Whether the gateway at a border is no more what a signed end says."""
+    crossing = turn.fabric.crossings.get(border)
+    return crossing is not None and (crossing.public_key, crossing.endpoint) != (end.public_key, end.endpoint)
 
 
 def answer(turn: Turn, name: str) -> None:
@@ -257,6 +271,11 @@ def deliver_answer(turn: Turn, course: Course) -> Course:
     turn.log("offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer)
     session = msgspec.structs.replace(session, standing=Standing.AGREED, agreement=session.answer, answer=None)
     return msgspec.structs.replace(course, upstream=session)
+
+
+def offer_again(turn: Turn, session: Session) -> None:
+    """The same, to who may have lost it."""
+    turn.send(session.peer, session.offer, session.terms.id, session.terms.revision)
 
 
 def repeat_answer(turn: Turn, session: Session) -> None:
@@ -374,8 +393,10 @@ def lose(
     from_upstream: bool = False,
     from_downstream: bool = False,
     ending: Ending = NOBODY,
+    at_once: bool = False,
 ) -> None:
-    """A course is over against our will: its lease has run out, a neighbour has withdrawn, or somebody has ended it."""
+    """A course is over against our will: its lease has run out, a neighbour has withdrawn, or somebody has ended it.
+    `at_once`: nothing that we wait for would make another try better."""
     end(
         turn,
         course,
@@ -390,7 +411,7 @@ def lose(
         held_off = hold_off(turn, course, ending.retry_after_s)
         turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {reason}", held_off=held_off))
     else:
-        turn.lost.append(Lost(course=course, retry_after_s=LOST_RETRY_S))
+        turn.lost.append(Lost(course=course, retry_after_s=0 if at_once else LOST_RETRY_S))
 
 
 def hold_off(turn: Turn, course: Course, seconds: int) -> HeldOff | None:

@@ -13,6 +13,7 @@ from controller.model.agreement import (
     MAX_LEASE_S,
     Acceptance,
     Envelope,
+    Holdings,
     Message,
     Refusal,
     Terms,
@@ -26,6 +27,7 @@ from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.reconcile.carriers import confirm, wait_s
+from controller.reconcile.comparing import compare
 from controller.reconcile.consent import asked
 from controller.reconcile.dealings import (
     MAX_LINGER_S,
@@ -70,11 +72,14 @@ def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "")
             _answered(turn, peer, message, envelope)
         case Withdrawal():
             _withdrawn(turn, peer, message, envelope)
+        case Holdings():
+            compare(turn, peer.name, message)
 
 
 def _violation(turn: Turn, peer: Domain, message: Message, reason: str) -> None:
     """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
-    turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason=reason)
+    about = {} if isinstance(message, Holdings) else {"agreement": message.id}
+    turn.log("peer_violation", "error", peer=peer.name, reason=reason, **about)
     if isinstance(message, Terms):
         refuse(turn, peer.name, message, reason)
     elif isinstance(message, Acceptance):

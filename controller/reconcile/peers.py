@@ -14,6 +14,7 @@ import msgspec
 from controller.fulfillment.negotiate import turned_down
 from controller.model.course import Errand, HeldOff, Standing
 from controller.model.event import MessageSent, PeerMet, Send
+from controller.reconcile import comparing
 from controller.reconcile.messages import take_answer
 from controller.reconcile.state import Retry
 from controller.reconcile.turn import Turn
@@ -59,6 +60,8 @@ def _offer_refused(turn: Turn, event: MessageSent, id: str) -> None:
 def met(turn: Turn, event: PeerMet) -> None:
     known = turn.peers.get(event.peer)
     turn.peers.put(event.peer, event)
+    if not event.refusal:
+        comparing.tell(turn, event.peer)
     if known is not None and known.greeting == event.greeting:
         return
     if event.refusal:

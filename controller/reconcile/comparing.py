@@ -1,0 +1,100 @@
+"""What two neighbours hold of each other, compared on each new connection: what only one of them holds ends on both.
+
+```
+ we meet ──▶ our Holdings ──▶ the peer compares them with its own, and says its own where they differ
+ its Holdings ──▶ agreed, and the peer has it not, or another ──▶ ends here, and our intent asks again at once
+                  offered, and the peer has it not ────────────▶ the same offer again
+                  the peer has an older acceptance of ours ────▶ the acceptance again
+```
+
+So an empty store, or one that was put back from a copy, leaves nothing that one side takes for agreed.
+
+Messages of one peer come in order. What is agreed on our side was held by the peer when we heard so; where its
+Holdings, which come later, have it no more, it has lost it, or has ended it and says so next.
+"""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from controller.fulfillment.negotiate import sealed
+from controller.model.agreement import HOLDINGS, MAX_HOLDINGS, Holding, Holdings
+from controller.model.course import Course, Session, Stage, Standing
+from controller.model.event import Send
+from controller.reconcile.dealings import lose, offer_again, repeat_answer
+from controller.reconcile.turn import Turn
+
+SERIAL_JUMP_MAX = 100_000
+"""A peer's word moves our numbers no further."""
+
+
+def tell(turn: Turn, peer: str, *, is_answer: bool = False) -> None:
+    """To a peer that understands it."""
+    met = turn.peers.get(peer)
+    if met is None or met.greeting is None or HOLDINGS not in met.greeting.capabilities:
+        return
+    held = tuple(_holding(session) for _, session in _sessions(turn, peer))
+    said = Holdings(agreements=held[:MAX_HOLDINGS], newest=_newest(turn, peer), is_answer=is_answer)
+    envelope = sealed(said, turn.keys)
+    turn.effects.append(Send(peer=peer, message_id=f"holdings:{envelope.digest}:{turn.now_s}", message=envelope))
+
+
+def compare(turn: Turn, peer: str, theirs: Holdings) -> None:
+    """With what `peer`, who has signed this, holds."""
+    serial = turn.counters.get("serial") or 0
+    if serial < theirs.newest:  # our store is a copy from before
+        turn.counters.put("serial", min(theirs.newest, serial + SERIAL_JUMP_MAX))
+        _ask_again(turn)
+    known = {one.id: one for one in theirs.agreements}
+    ours = set()
+    differs = False
+    for course, session in tuple(_sessions(turn, peer)):
+        ours.add(session.terms.id)
+        held = known.get(session.terms.id)
+        if _is_same(held, session):
+            if held is not None and not session.offeror and held.acceptance != _holding(session).acceptance:
+                repeat_answer(turn, session)
+            continue
+        if len(theirs.agreements) >= MAX_HOLDINGS or course.stage in (Stage.REMOVING, Stage.LINGERING):
+            continue  # not all are told; it is about to end
+        if session.offeror and session.agreement is None:
+            offer_again(turn, session)
+            continue
+        differs = True
+        turn.log("agreement_differs", "warning", agreement=session.terms.id, peer=peer)
+        what = "does not hold it" if held is None else "holds another revision of it"
+        if turn.courses.get(course.plan.name) is not None:
+            lose(turn, course, f"{peer} {what}: its store, or ours, is another than before", at_once=True)
+    if (differs or known.keys() - ours) and not theirs.is_answer:
+        tell(turn, peer, is_answer=True)
+
+
+def _ask_again(turn: Turn) -> None:
+    """What was refused, since its number had been given out before."""
+    for name, undertaking in tuple(turn.undertakings.all.items()):
+        errands = tuple(replace(one, retry_s=0) if one.refusal else one for one in undertaking.errands)
+        turn.undertakings.put(name, replace(undertaking, errands=errands))
+
+
+def _sessions(turn: Turn, peer: str) -> Iterator[tuple[Course, Session]]:
+    for course in turn.courses.all.values():
+        for session in (course.upstream, course.downstream):
+            if session is not None and session.peer == peer and session.standing in (Standing.OFFERED, Standing.AGREED):
+                yield course, session
+
+
+def _holding(session: Session) -> Holding:
+    agreed = session.agreement
+    offers = dict.fromkeys((*((agreed.offer.digest,) if agreed is not None else ()), session.offer.digest))
+    acceptance = agreed.acceptance.digest if agreed is not None else ""
+    return Holding(id=session.terms.id, offers=tuple(offers), acceptance=acceptance)
+
+
+def _is_same(held: Holding | None, session: Session) -> bool:
+    """One side may be a step ahead of the other."""
+    return held is not None and not set(held.offers).isdisjoint(_holding(session).offers)
+
+
+def _newest(turn: Turn, peer: str) -> int:
+    serials = (name.rpartition(":") for name in (*turn.agreements.all, *turn.closed.all) if name.startswith(f"{peer}:"))
+    return max((int(serial) for _, _, serial in serials if serial.isdecimal() and len(serial) < 13), default=0)
