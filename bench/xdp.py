@@ -96,7 +96,9 @@ class Edge:
         for number, name in ((PORT_IN, "in"), (PORT_OUT, "out")):
             key, index = struct.pack("=I", number), struct.pack("=I", socket.if_nametoindex(name))
             self.pipeline.map("port_number").update(index, key)
-            self.pipeline.map("port").update(key, struct.pack("=6sBx4s4x16s", mac(name), 2, bytes(4), bytes(16)))
+            self.pipeline.map("port").update(
+                key, struct.pack("=6sBxH2x4s8x16s", mac(name), 2, 2000, bytes(4), bytes(16))
+            )
             self.pipeline.map("tx_port").update(key, index)
 
     def _set_entries(self) -> None:

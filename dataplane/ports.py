@@ -25,11 +25,12 @@ from dataplane.log import Logger
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _CAPTURE, _PRESENT = 1, 2
-_PORT = struct.Struct("6sBx4s4x16s")
+_PORT = struct.Struct("6sBxH2x4s8x16s")
 """struct port."""
 _U32 = struct.Struct("I")
 _NO_IPV4, _NO_IPV6 = bytes(4), bytes(16)
 LARGEST_PORT = 511
+_LARGEST_PACKET = 65535
 
 
 class Map(Protocol):
@@ -100,11 +101,12 @@ class _Row:
 
     mac: bytes = bytes(6)
     flags: int = 0
+    mtu: int = 0
     ipv4: bytes = _NO_IPV4
     ipv6: bytes = _NO_IPV6
 
     def packed(self) -> bytes:
-        return _PORT.pack(self.mac, self.flags, self.ipv4, self.ipv6)
+        return _PORT.pack(self.mac, self.flags, self.mtu, self.ipv4, self.ipv6)
 
 
 class Ports:
@@ -273,6 +275,7 @@ class Ports:
                 changes = self._place(port, interface, interface)
                 if self._detours.remove(port.number):
                     changes.append(f"port {port.number} goes into the pipeline natively")
+                self._limit(port.number, interface.mtu)
                 self._standing[port.number] = _Standing(way=PortWay.NATIVE, kind=kind, fault=fault)
                 return changes
             except NodeRefused as error:
@@ -282,6 +285,7 @@ class Ports:
         end, made = self._detours.make(port.number)
         changes = [*made, *self._place(port, interface, end)]
         changes += self._detours.lead(port.number, interface, only_sids=port.role is PortRole.FABRIC)
+        self._limit(port.number, min(interface.mtu, self._detours.largest_mtu(port.number)))
         self._standing[port.number] = _Standing(way=PortWay.DETOUR, kind=kind, why=why)
         return changes
 
@@ -307,6 +311,12 @@ class Ports:
         if self._links.attach(number, port.interface, end.index):
             changes.append(f"attached the pipeline to {port.interface}")
         return changes
+
+    def _limit(self, number: int, mtu: int) -> None:
+        """Larger packets are cut or told of, not lost at the interface."""
+        row, mtu = self._row(number), min(mtu, _LARGEST_PACKET)
+        if row.mtu != mtu:
+            self._write(number, replace(row, mtu=mtu))
 
     def _remove(self, number: int) -> str:
         """The link first: from then on the kernel sees what comes in, and the kernel forwards nothing."""
@@ -339,8 +349,8 @@ class Ports:
         value = self._rows.lookup(_U32.pack(number))
         if value is None:
             raise NodeRefused(f"map `port` has no element {number}: ports are 1 to {LARGEST_PORT}")
-        mac, flags, ipv4, ipv6 = _PORT.unpack(value)
-        return _Row(mac=mac, flags=flags, ipv4=ipv4, ipv6=ipv6)
+        mac, flags, mtu, ipv4, ipv6 = _PORT.unpack(value)
+        return _Row(mac=mac, flags=flags, mtu=mtu, ipv4=ipv4, ipv6=ipv6)
 
     def _write(self, number: int, row: _Row) -> None:
         self._rows.update(_U32.pack(number), row.packed())

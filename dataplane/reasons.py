@@ -56,6 +56,8 @@ class DropReason(enum.IntEnum):
     """It was for the controller, and too many others were."""
     ICMP_ERROR_REFUSED = 30
     """An ICMP error that quotes no packet which its receiver sent to its sender (RFC 5927)."""
+    TRIMMED = 31
+    """What a node before left of a packet that was TOO_BIG there; the sender was told where the packet allows it."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 
@@ -173,3 +175,5 @@ CUT_SMALLEST_MTU = 68
 """RFC 791 §3.2: nothing is cut smaller."""
 CUT_LARGEST_PACKET = 3584
 """Octets of an IPv4 packet that can be cut into fragments: more than a frame of native XDP has."""
+TRIMMED_LENGTH = 128
+"""What is left of a packet that a node on its way had to trim: enough to tell its sender."""

@@ -38,6 +38,7 @@ CONSTANTS = (
     "IPV6_LEAST_MTU",
     "CUT_SMALLEST_MTU",
     "CUT_LARGEST_PACKET",
+    "TRIMMED_LENGTH",
 )
 C_TYPES = {(Kind.HOST, 1): "__u8", (Kind.HOST, 2): "__u16", (Kind.HOST, 4): "__u32", (Kind.NETWORK, 4): "__be32"}
 PROLOGUE = """\

@@ -17,10 +17,13 @@ struct port {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 zero;
+	__u16 mtu; /* of the packets that it takes; 0 = not known */
+	__u16 zero2;
 	__be32 ipv4;   /* gateway addresses that XDP answers for; 0 = none */
 	__u32 ifindex; /* set here, for `port_hint`; user space writes 0 */
 	union address ipv6;
 };
+_Static_assert(sizeof(struct port) == 40, "port");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -90,12 +90,26 @@ static __noinline int merge_ecn(struct xdp_md *ctx, struct packet *packet, __u32
 	return GO_ON;
 }
 
+/* Of the inner packet a node before us has left only the beginning: its sender is to hear what fits. */
+static __always_inline int tell_of_trimmed(struct packet *packet, __u16 mtu)
+{
+	if (!is_forwardable(packet))
+		return drop(packet, DROP_NOT_FORWARDABLE);
+	if (packet->l4_fault && packet->l4_fault != DROP_FRAGMENT)
+		return drop(packet, packet->l4_fault);
+	if (packet->ether_type == ETHERTYPE_IPV6 && mtu < IPV6_LEAST_MTU)
+		return refuse(packet, DROP_TRIMMED, ERROR_NO_ROUTE);
+	packet->error_mtu = mtu;
+	return refuse(packet, DROP_TRIMMED, ERROR_TOO_BIG);
+}
+
 /* End.DT46 (RFC 8986 §4.8): the inner packet, parsed, becomes one of `context`. */
 static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u16 context, __u16 answer_leg)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
 	__u32 size = sizeof(*ip), outer_ecn;
+	__u16 trimmed_to = 0;
 	struct ethernet *ethernet;
 	__u8 next_header;
 	__u8 macs[12];
@@ -113,6 +127,7 @@ static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u
 		if (srh->segments_left)
 			return drop(packet, DROP_SEGMENTS_LEFT);
 		next_header = srh->next_header;
+		trimmed_to = bpf_ntohs(srh->tag);
 		size += 8 + 8 * srh->hdr_ext_len;
 	}
 	if (next_header != PROTOCOL_IPV4 && next_header != PROTOCOL_IPV6)
@@ -142,7 +157,7 @@ static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u
 	if (merge_ecn(ctx, packet, outer_ecn) != GO_ON)
 		return XDP_DROP;
 	count_event(EVENT_DECAPSULATED);
-	return GO_ON;
+	return trimmed_to ? tell_of_trimmed(packet, trimmed_to) : GO_ON;
 }
 
 /* Removes the tag of a frame that goes on by its outer header. */

@@ -1,5 +1,6 @@
 /*
- * Out of a port: next_hop --> forward (MACs given), resolve (MAC of the destination), punt, or NO_NEXT_HOP.
+ * Out of a port: next_hop --> forward (MACs given), resolve (MAC of the destination), punt, or NO_NEXT_HOP. What is
+ * larger than the port takes: trim.h.
  *
  * A destination without a known MAC: the packet itself becomes the question, an ARP request or a neighbor solicitation.
  */
@@ -169,8 +170,8 @@ __noinline int global_send_to_neighbor(struct xdp_md *ctx, struct packet *packet
 /* The frame begins with 14 bytes of Ethernet and the header to forward by; inner hop limits were checked before. */
 static __always_inline int send_to_next_hop(struct xdp_md *ctx, struct packet *packet)
 {
-	struct cursor c = cursor_at(ctx, 0);
-	__u32 index = packet->next_hop, number;
+	__u32 index = packet->next_hop, length, number;
+	struct cursor c;
 	struct next_hop_value *hop;
 	struct ethernet *ethernet;
 	struct port *out;
@@ -184,9 +185,18 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, struct packet *p
 	out = bpf_map_lookup_elem(&port, &number);
 	if (!out || !(out->flags & PORT_PRESENT) || hop->forward.vlan)
 		return drop(packet, DROP_NO_NEXT_HOP);
+	length = ctx->data_end - ctx->data;
+	asm volatile("" : "+r"(length)); /* clang is not to add to the pointers of which it is the difference */
+	if (out->mtu && (length > sizeof(*ethernet) + out->mtu || packet->behind_cut)) {
+		int verdict = global_exceed_port(ctx, packet, out->mtu);
+
+		if (verdict != GO_ON)
+			return verdict;
+	}
 	if (hop->action == NEXT_HOP_RESOLVE)
 		return global_send_to_neighbor(ctx, packet, hop, out);
 
+	c = cursor_at(ctx, 0);
 	ethernet = pull(&c, sizeof(*ethernet));
 	if (!ethernet)
 		return drop(packet, DROP_MALFORMED);

@@ -37,6 +37,7 @@
 #include "cut.h"
 #include "mss.h"
 #include "sr_policy.h"
+#include "trim.h"
 #include "next_hop.h"
 #include "icmp_error.h"
 #include "quote.h"

@@ -34,6 +34,7 @@ enum drop_reason {
 	DROP_KERNEL_LOST = 28,
 	DROP_PUNT_LOST = 29,
 	DROP_ICMP_ERROR_REFUSED = 30,
+	DROP_TRIMMED = 31,
 	DROP_ISOLATED = 64,
 };
 
@@ -108,6 +109,7 @@ enum pipeline_event {
 #define IPV6_LEAST_MTU 1280
 #define CUT_SMALLEST_MTU 68
 #define CUT_LARGEST_PACKET 3584
+#define TRIMMED_LENGTH 128
 
 union address {
 	__u8 byte[16];

@@ -73,7 +73,7 @@ def test_a_pinned_map_is_taken_over_with_its_content(loaded: Object, bpffs: Path
     loaded.map("settings").pin(bpffs / "settings")
     with Map.open_pinned(bpffs / "settings") as pinned, Object() as second:
         second.reuse("settings", pinned)
-        with pytest.raises(BpfError, match="as port: value_size 16 instead of 32, max_entries 1 instead of 512"):
+        with pytest.raises(BpfError, match="as port: value_size 16 instead of 40, max_entries 1 instead of 512"):
             second.reuse("port", pinned)
         second.load()
         assert second.map("settings").lookup(bytes(4)) == bytes(range(16))

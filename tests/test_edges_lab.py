@@ -125,3 +125,29 @@ def test_isolation_holds_between_edges_and_spares_those_isolated_together(record
     finally:
         stitch("delete", "intent/payroll")
     wait_until_reached(record, "b1", C1)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "towards"), [("a1", B1, "e2"), ("b1", A1, "e1"), ("a1", B1_6, "e2"), ("b1", A1_6, "e1")]
+)
+def test_a_sender_is_told_of_a_port_in_the_middle_that_became_small(
+    record: LabRecord, host: str, address: str, towards: str
+) -> None:
+    """Two segments take 88 octets, of which only the node in the middle knows that there is no room for them."""
+    wait_until_reached(record, host, address)
+    large = ("-s", "1420", "-M", "do")
+    assert received(record, host, address, 3, *large) == 3
+    family = "-6" if ":" in address else "-4"
+    lab.execute(record, "t1", "ip", "link", "set", towards, "mtu", "1400")
+    try:
+        wait_for(
+            lambda: (
+                received(record, host, address, 1, *large) == 0
+                and "mtu 1320" in lab.execute(record, host, "ip", family, "route", "get", address).stdout
+            ),
+            f"{host} is told what fits",
+        )
+        assert received(record, host, address, 20, "-s", "1420") == 20  # its kernel knows now, and fragments
+    finally:
+        lab.execute(record, "t1", "ip", "link", "set", towards, "mtu", "2000")
+        lab.execute(record, host, "ip", family, "route", "flush", "cache")

@@ -135,7 +135,7 @@ class XdpNode:
         key = struct.pack("=I", number)
         self.object.map("port_number").update(struct.pack("=I", index), key)
         ipv4 = (port.ipv4 & 0xFFFFFFFF).to_bytes(4)
-        row = struct.pack("=6sBx4s4x16s", port.mac, PORT_PRESENT, ipv4, port.ipv6.to_bytes(16))
+        row = struct.pack("=6sBxH2x4s8x16s", port.mac, PORT_PRESENT, port.mtu, ipv4, port.ipv6.to_bytes(16))
         self.object.map("port").update(key, row)
         self.object.map("tx_port").update(key, struct.pack("=I", index))
 

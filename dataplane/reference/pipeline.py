@@ -59,6 +59,8 @@ class Port:
     ipv4: int = 0
     """As ::ffff:0:0/96."""
     ipv6: int = 0
+    mtu: int = 0
+    """Of the packets that it takes; 0: not known."""
 
     def gateway(self, version: int) -> int:
         return self.ipv4 if version == 4 else self.ipv6
@@ -177,12 +179,22 @@ class Pipeline:
         inner = srv6.decapsulate(outer)
         if isinstance(inner, Drop):
             return inner
+        trimmed_to = srv6.trimmed_to(outer)
         self.events[PipelineEvent.DECAPSULATED] += 1
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
         into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True, answer_leg=answer_leg)
-        return self._flow(into, inner)
+        return self._tell_of_trimmed(into, inner, trimmed_to) if trimmed_to else self._flow(into, inner)
+
+    def _tell_of_trimmed(self, arrival: Arrival, ip: Ip, mtu: int) -> Verdict:
+        """Of `ip` a node before us has left only the beginning; there it was counted as too big."""
+        transport = None if ip.fragment_offset else parse_transport(ip)
+        if isinstance(transport, Drop):
+            return transport
+        if ip.version == 6 and mtu < IPV6_LEAST_MTU:
+            return self._refuse(arrival, ip, DropReason.TRIMMED, IcmpError.NO_ROUTE)
+        return self._refuse(arrival, ip, DropReason.TRIMMED, IcmpError.TOO_BIG, mtu)
 
     # Attachments: all that enters is ours.
 
@@ -314,7 +326,7 @@ class Pipeline:
         if steer is None:
             return Drop(DropReason.NO_STEERING)
         if steer.name == "deliver":
-            return self._deliver(arrival, ip)
+            return self._deliver(arrival, ip, transport, leg, behind_cut=behind_cut)
         liveness = self.tables.look_up("path_liveness", liveness_group=steer.params["liveness_group"])
         live = liveness.params["live"] if liveness else 0
         candidates = self.tables.candidates(steer.params["sr_policy"])
@@ -323,11 +335,15 @@ class Pipeline:
             return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
         path = alive[min(alive)].params
         mtu = path["inner_mtu"]
-        if ip.version == 6 and 0 < mtu < IPV6_LEAST_MTU:
+        if mtu and (behind_cut or len(ip.data) > mtu or (ip.version == 6 and mtu < IPV6_LEAST_MTU)):
+            return self._exceed(arrival, ip, transport, leg, mtu)
+        return self._encapsulate(arrival, ip, transport, path)
+
+    def _exceed(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, mtu: int) -> Verdict:
+        """What lies before it does not take `ip`, or not before its first fragment."""
+        if ip.version == 6 and mtu < IPV6_LEAST_MTU:
             return self._refuse(arrival, ip, DropReason.NO_IPV6, IcmpError.NO_ROUTE)
-        fits = not mtu or len(ip.data) <= mtu
-        if fits and not (behind_cut and mtu):
-            return self._encapsulate(arrival, ip, transport, path)
+        fits = len(ip.data) <= mtu
         may_be_cut = ip.may_be_cut and transport.l4_class != L4Class.ICMP_ERROR
         if (fits or may_be_cut) and mtu >= CUT_SMALLEST_MTU and len(ip.data) <= CUT_LARGEST_PACKET:
             return self._cut(arrival, ip, transport, leg, mtu)
@@ -428,6 +444,11 @@ class Pipeline:
 
     def _send_outer(self, arrival: Arrival, outer: Outer, next_hop: int) -> Verdict:
         ethernet = arrival.ethernet
+        mtu = self._mtu(next_hop)
+        if mtu and outer.length > mtu:
+            trimmed = srv6.trim(outer, mtu)
+            verdict = trimmed if isinstance(trimmed, Drop) else self._send_outer(arrival, trimmed, next_hop)
+            return replace(verdict, reason=DropReason.TOO_BIG) if isinstance(verdict, Drop | Forward) else verdict
         here = untagged(ethernet.destination, ethernet.source, ETHERTYPE_IPV6, outer.data)
         if outer.hop_limit <= 1:
             sent: bytes | Drop = Drop(DropReason.HOP_LIMIT)
@@ -435,8 +456,17 @@ class Pipeline:
             sent = outer.with_hop_limit(outer.hop_limit - 1).data
         return self._next_hop(next_hop, FABRIC_CONTEXT, 6, outer.destination, here, sent)
 
-    def _deliver(self, arrival: Arrival, ip: Ip) -> Verdict:
+    def _mtu(self, next_hop: int | Drop) -> int:
+        """Of the port that it leads to; 0: not known, or none."""
+        hop = None if isinstance(next_hop, Drop) else self.tables.look_up("next_hop", next_hop=next_hop)
+        port = self.ports.get(hop.params.get("port", 0)) if hop is not None and not hop.params.get("vlan") else None
+        return port.mtu if port is not None else 0
+
+    def _deliver(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool) -> Verdict:
         next_hop = self._route(arrival.context, ip.destination)
+        mtu = self._mtu(next_hop)
+        if mtu and (behind_cut or len(ip.data) > mtu):
+            return self._exceed(arrival, ip, transport, leg, mtu)
         if self._is_given_up(next_hop, ip.destination, arrival.now_boottime_s):
             return self._refuse(arrival, ip, DropReason.NEIGHBOR_UNKNOWN, IcmpError.HOST_UNREACHABLE)
         if next_hop == Drop(DropReason.NO_ROUTE):

@@ -3,7 +3,8 @@
 import struct
 from dataclasses import dataclass, replace
 
-from dataplane.reasons import MAX_SEGMENTS, SID_BLOCK, DropReason
+from dataplane.reasons import MAX_SEGMENTS, SID_BLOCK, TRIMMED_LENGTH, DropReason
+from dataplane.reference.checksum import updated
 from dataplane.reference.packet import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
@@ -113,6 +114,33 @@ def decapsulate(outer: Outer) -> Ip | Drop:
         return inner
     ecn = decapsulated_ecn(inner.traffic_class & 3, outer.ecn)
     return MALFORMED if ecn is None else inner.with_ecn(ecn)
+
+
+def trimmed_to(outer: Outer) -> int:
+    """What a node before us wrote of how much fits; 0: nothing."""
+    return int.from_bytes(outer.data[46:48]) if outer.next_header == PROTOCOL_ROUTING else 0
+
+
+def trim(outer: Outer, mtu: int) -> Outer | Drop:
+    """What is left of a packet that is larger than `mtu`, to go on: who decapsulates it tells its sender."""
+    srh = parse_srh(outer)
+    too_big = Drop(DropReason.TOO_BIG)
+    if isinstance(srh, Drop) or trimmed_to(outer) or srh.next_header not in INNER_ETHERTYPE:
+        return too_big
+    start = 40 + srh.size
+    if mtu < start + TRIMMED_LENGTH:
+        return too_big
+    inner = bytearray(outer.data[start : start + TRIMMED_LENGTH])
+    if srh.next_header == PROTOCOL_IPV6:
+        inner[4:6] = (TRIMMED_LENGTH - 40).to_bytes(2)
+    else:
+        before, check = int.from_bytes(inner[2:4]), int.from_bytes(inner[10:12])
+        inner[2:4] = TRIMMED_LENGTH.to_bytes(2)
+        inner[10:12] = updated(check, before, TRIMMED_LENGTH).to_bytes(2)
+    header = bytearray(outer.data[:start])
+    header[4:6] = (srh.size + TRIMMED_LENGTH).to_bytes(2)
+    header[46:48] = (mtu - start).to_bytes(2)
+    return Outer(bytes(header + inner), len(header) + len(inner))
 
 
 def decapsulated_ecn(inner: int, outer: int) -> int | None:

@@ -1,7 +1,19 @@
 """Packet vectors: written once, run on every implementation of the pipeline. Expected frames are built by scapy."""
 
 from dataplane.entry import TableEntry
-from vectors import encapsulation, errors, extensions, fragments, neighbors, node, permits, quotes, segments, stations
+from vectors import (
+    encapsulation,
+    errors,
+    extensions,
+    fragments,
+    neighbors,
+    node,
+    permits,
+    quotes,
+    segments,
+    stations,
+    trimmed,
+)
 from vectors.case import Vector
 
 VECTORS: tuple[Vector, ...] = (
@@ -14,6 +26,7 @@ VECTORS: tuple[Vector, ...] = (
     *fragments.VECTORS,
     *extensions.VECTORS,
     *quotes.VECTORS,
+    *trimmed.VECTORS,
 )
 
 

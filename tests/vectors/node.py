@@ -33,8 +33,8 @@ from vectors.entries import (
     route_drop,
 )
 
-FABRIC, A, B, C, TUNNEL, TAGGED, UNUSED, FABRIC_2, TUNNEL_2, MUTE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-"""Port numbers. UNUSED has no attachment entry, MUTE no gateway addresses."""
+FABRIC, A, B, C, TUNNEL, TAGGED, UNUSED, FABRIC_2, TUNNEL_2, MUTE, SMALL = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+"""Port numbers. UNUSED has no attachment entry, MUTE no gateway addresses, SMALL takes packets of SMALL_MTU."""
 VLAN = 100
 TENANT, OVERLAPPING, AGREEMENT = 10, 20, 30
 """Contexts."""
@@ -48,7 +48,8 @@ MUTE4, MUTE6 = "10.1.0.14", "2001:db8:1::14"
 BOOTTIME_S = 1_000.0
 """The model's clock; leases of the vectors are far from any real boot time."""
 FAR_S = 0xFFFFFFFF
-INNER_MTU = 1300
+INNER_MTU, SMALL_MTU = 1300, 1400
+S4, S6 = "10.1.0.15", "2001:db8:1::15"
 DSCP, COLOR = 46, 0x1ABC
 LATER = 2
 """The second candidate path of every SR Policy goes out of FABRIC_2, by the SIDs of node 2."""
@@ -84,6 +85,7 @@ PORTS = {
     else Port(bytes.fromhex(port_mac(number).replace(":", "")), address(GATEWAY4), address(GATEWAY6))
     for number in range(1, 11)
 }
+PORTS[SMALL] = Port(bytes.fromhex(port_mac(SMALL).replace(":", "")), address(GATEWAY4), address(GATEWAY6), SMALL_MTU)
 
 TABLES: list[TableEntry] = [
     link(FABRIC, 1),
@@ -96,6 +98,7 @@ TABLES: list[TableEntry] = [
     attach(C, OVERLAPPING),
     attach(TAGGED, TENANT, vlan=VLAN),
     attach(MUTE, TENANT),
+    attach(SMALL, TENANT),
 ]
 
 # Neighbours and sources
@@ -105,6 +108,7 @@ for number, prefixes in {
     C: ("10.1.0.8/29", "2001:db8:1::/64"),
     TAGGED: (f"{T4}/32", f"{T6}/128"),
     MUTE: (f"{MUTE4}/32", f"{MUTE6}/128"),
+    SMALL: (f"{S4}/32", f"{S6}/128"),
 }.items():
     TABLES += [admit(number, prefix) for prefix in prefixes]
 
@@ -125,6 +129,8 @@ TABLES += [
     forward(32, 400, port_mac(FABRIC), host_mac(FABRIC)),
     route(0, "5f00:4:5::/48", 33),
     resolve(33, FABRIC, port_mac(FABRIC)),
+    route(0, "5f00:6::/32", 35),
+    forward(35, SMALL, port_mac(SMALL), host_mac(SMALL)),
 ]
 
 # SIDs of this node: End and End.X for the fabric, End.DT46 into each context for whom it was given
@@ -140,7 +146,7 @@ TABLES += [
 
 # Delivery in each context
 for context, hosts in {
-    TENANT: ((A, A4, A6), (B, B4, B6), (TAGGED, T4, T6), (MUTE, MUTE4, MUTE6)),
+    TENANT: ((A, A4, A6), (B, B4, B6), (TAGGED, T4, T6), (MUTE, MUTE4, MUTE6), (SMALL, S4, S6)),
     OVERLAPPING: ((C, A4, A6),),
 }.items():
     for number, ipv4, ipv6 in hosts:
@@ -148,7 +154,7 @@ for context, hosts in {
             route(context, f"{ipv4}/32", 100 + number),
             route(context, f"{ipv6}/128", 100 + number),
         ]
-TABLES += [resolve(100 + number, number, port_mac(number)) for number in (A, B, C, TAGGED, MUTE)]
+TABLES += [resolve(100 + number, number, port_mac(number)) for number in (A, B, C, TAGGED, MUTE, SMALL)]
 TABLES += [route_drop(TENANT, "10.1.0.200/32", 72), route(TENANT, "10.1.0.201/32", 998)]
 FAR4, FAR6 = "10.1.0.203", "2001:db8:1::203"
 """Behind another edge: answered for, never delivered to."""
@@ -191,7 +197,7 @@ for number in range(1, 9):
 TABLES.append(live(1, 0b0010_0001))
 EXPIRED, LEASED, UNSTEERED, PATHLESS, DEAD, UNROUTED, HOPLESS, ISOLATED = 10, 11, 12, 13, 14, 15, 16, 17
 ROUTE_DROPPED, PUNTED, UNLIMITED, VLAN_HOP, NO_PORT, NEIGHBORLESS, UNDELIVERED, NARROW = 18, 19, 20, 21, 22, 23, 24, 25
-PORT_443, PORT_RANGES, MASKED = 26, 27, 28
+PORT_443, PORT_RANGES, MASKED, BY_SMALL = 26, 27, 28, 29
 _SINGLE = {
     EXPIRED: "5f00:2:10:1::",
     LEASED: "5f00:2:10:1::",
@@ -202,6 +208,7 @@ _SINGLE = {
     VLAN_HOP: "5f00:4:3::",
     NO_PORT: "5f00:4:4::",
     NEIGHBORLESS: "5f00:4:5::",
+    BY_SMALL: "5f00:6::1",
 }
 for number, sid in _SINGLE.items():
     TABLES += [encapsulate(100 + number, number, 1), h_encaps(number, 0, EDGE, [sid])]
