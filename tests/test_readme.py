@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from test_docs_language import names
 
-from controller import config, plugin_cage, plugin_process, shell
+from controller import config, doctor, plugin_cage, plugin_process, shell, tracing
+from controller.cli import trace
 from controller.eastwest import client, peer
-from controller.fulfillment import numbering, room, rules
-from controller.language import condition, manifest, tree
+from controller.fulfillment import numbering, room, rules, ruling, terms
+from controller.language import condition, manifest, rule, scalars, tree
 from controller.language.english import propose
 from controller.language.manifest import parse
 from controller.language.sentence import parse_sentence, print_sentence
@@ -18,6 +19,7 @@ from controller.model.intent import Intent
 from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import guard, lists, schema, serve, tokens
+from controller.reconcile import dealings
 from dataplane import reasons
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +65,14 @@ LIMITS = {
     "domains on a way": (agreement.MAX_DOMAINS,),
     "flows of an agreement": (agreement.MAX_FLOWS,),
     "lease of an agreement": (agreement.MAX_LEASE_S // 86400,),
+    "prefixes and ports of all flows": (terms.MAX_ITEMS,),
+    "lease of an intent": (scalars.MAX_DURATION_S // 86400,),
+    "time for which who ended": (dealings.MAX_HOLD_OFF_S // 86400,),
+    "depth of a condition": (condition.MAX_DEPTH, condition.MAX_MACROS, condition.MAX_COST),
+    "rules that follow": (ruling.MAX_ROUNDS, rule.MAX_EXPLAIN),
+    "faults of a text": (manifest.MAX_FAULTS,),
+    "intents, and agreements, of which": (doctor.ROWS_MAX,),
+    "nodes in a domain, and domains, through": (tracing.MAX_HOPS, trace.MAX_DOMAINS),
     "size of an intent": (manifest.MAX_INTENT_BYTES >> 10, condition.MAX_LENGTH),
     "a file of manifests": (tree.MAX_BYTES >> 20, tree.MAX_PARTS, tree.MAX_DEPTH),
     "body of a request": (guard.BODY_LIMIT_BYTES >> 20, schema.DEPTH_LIMIT),

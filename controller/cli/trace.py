@@ -11,7 +11,7 @@ from controller.cli.errors import AnswerIsNo, CommandFailed, InputInvalid
 from controller.cli.render import Tree, cell
 
 Json = dict[str, Any]
-_MAX_DOMAINS = 32
+MAX_DOMAINS = 32
 _TELLING = frozenset({"local_sid", "flow_policy", "lease"})
 """Tables whose entries are shown: by what right a packet goes on. All are in the JSON."""
 _BEHIND = re.compile(r"(?P<name>.+):(?:(?P<port>[0-9]{1,5})(?:/(?P<protocol>[a-z]+))?|(?P<alone>tcp|udp|icmp))")
@@ -43,7 +43,7 @@ def follow(client: Client, choice: config.Choice, asked: Json) -> Json:
     trace = client.trace(asked)
     hops = list(trace["hops"])
     last = trace
-    for _ in range(_MAX_DOMAINS):
+    for _ in range(MAX_DOMAINS):
         onward = last["onward"]
         if onward is None:
             break

@@ -124,13 +124,16 @@ PERCENT = Scalar(
 )
 
 
+MAX_DURATION_S = 3650 * 86400
+
+
 def _duration(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text[:40]!r} is no duration")
     seconds = int(match[1]) * _SECONDS[match[2]]
-    if seconds > 3650 * 86400:
-        raise ValueError(f"{text!r} is longer than 3650d")
+    if seconds > MAX_DURATION_S:
+        raise ValueError(f"{text!r} is longer than {MAX_DURATION_S // 86400}d")
     return seconds
 
 
