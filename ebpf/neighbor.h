@@ -224,7 +224,7 @@ static __always_inline int receive_arp(struct xdp_md *ctx, struct packet *packet
 	__u32 index = packet->ingress_port, target_ipv4;
 	struct port *here;
 	__u8 mac[6];
-	bool asks;
+	bool asks, is_answer;
 
 	if (!arp)
 		return drop(packet, DROP_MALFORMED);
@@ -240,10 +240,13 @@ static __always_inline int receive_arp(struct xdp_md *ctx, struct packet *packet
 	/* 0.0.0.0 asks whether an address is in use, RFC 5227: nothing to learn, but to be answered. */
 	if (*(__be32 *)arp->sender)
 		map_ipv4(&sender, *(__be32 *)arp->sender);
-	learn_neighbor(index, &sender, mac, MAC_OVERRIDES | (asks || packet->to_group ? 0 : MAC_IS_CONFIRMED));
-
 	here = bpf_map_lookup_elem(&port, &index);
-	if (!here || !asks || target_ipv4 == *(__be32 *)arp->sender)
+	if (!here)
+		return drop(packet, DROP_NEIGHBOR_IGNORED);
+	/* An answer to us, though it may be told to all: some hosts answer so. */
+	is_answer = !asks && (!packet->to_group || (here->ipv4 && target_ipv4 == here->ipv4));
+	learn_neighbor(index, &sender, mac, MAC_OVERRIDES | (is_answer ? MAC_IS_CONFIRMED : 0));
+	if (!asks || target_ipv4 == *(__be32 *)arp->sender)
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	if (!(here->ipv4 && target_ipv4 == here->ipv4) && !is_elsewhere(packet->flow.context, &target, index))
 		return drop(packet, DROP_NEIGHBOR_IGNORED);

@@ -102,6 +102,15 @@ def test_edges_answer_for_hosts_behind_other_edges_with_their_own_mac(record: La
         assert own in lab.execute(record, "a1", "ip", "neigh", "show", address).stdout
 
 
+@pytest.mark.parametrize("taken", ["2001:db8:1::1", B1_6])
+def test_an_address_of_the_gateway_or_behind_another_edge_is_found_to_be_taken(record: LabRecord, taken: str) -> None:
+    lab.execute(record, "a1", "ip", "address", "add", f"{taken}/64", "dev", "eth0")
+    try:
+        wait_for(lambda: "dadfailed" in lab.execute(record, "a1", "ip", "-o", "address", "show", "to", taken).stdout)
+    finally:
+        lab.execute(record, "a1", "ip", "address", "del", f"{taken}/64", "dev", "eth0")
+
+
 def test_networks_with_the_same_addresses_stay_apart(record: LabRecord) -> None:
     wait_until_reached(record, "x1", B1)
     assert received(record, "x1", C1, 3) == received(record, "x1", A2, 3) == 0

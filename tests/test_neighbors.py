@@ -355,7 +355,7 @@ def said(mac: str, **flags: int) -> bytes:
 
 @pytest.mark.root
 def test_what_confirms_a_mac_and_what_brings_it_into_doubt(xdp: XdpNode) -> None:
-    """RFC 4861 §7.2.5; ARP: only an answer to us confirms."""
+    """RFC 4861 §7.2.5; ARP: only an answer to us confirms, though it may be sent to all."""
     own, other = host_mac(A), "02:00:00:00:07:07"
     asks = from_host(A, ARP(op=1, hwsrc=own, psrc=A4, pdst=GATEWAY4))
     announces = to_station("ff:ff:ff:ff:ff:ff", from_host(A, ARP(op=2, hwsrc=own, psrc=A4, pdst=A4)))
@@ -363,6 +363,7 @@ def test_what_confirms_a_mac_and_what_brings_it_into_doubt(xdp: XdpNode) -> None
     for steps in (
         ((asks, False), (arp_reply(A, A4), True), (announces, True), (asks, True), (moved, False)),
         ((announces, False), (arp_reply(A, A4), True)),
+        ((announces, False), (to_station("ff:ff:ff:ff:ff:ff", arp_reply(A, A4)), True)),
         ((said(own, S=1), None), (said(own, S=1, option=1), True), (said(other, S=1), False), (said(own, S=1), True)),
         ((said(own, O=1, option=1), False), (said(own, S=1), True), (said(other, option=1), False)),
         ((said(own, S=1, O=1, option=1), True), (said(other, O=1, option=1), False), (said(other, S=1), True)),
@@ -509,6 +510,83 @@ def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node) -> No
         assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W10", text)
 
 
+def give(host: Namespace, device: str, addresses: tuple[str, ...], network: int) -> None:
+    """These addresses and no others, without a word to anybody."""
+    host.run("sysctl", "-qw", f"net.ipv6.conf.{device}.ndisc_notify=0", f"net.ipv4.conf.{device}.arp_notify=0")
+    host.ip("addr", "flush", "dev", device, "scope", "global")
+    for text in addresses:
+        host.ip("addr", "add", f"{text}/{64 if ':' in text else 24}", "dev", device, "nodad")
+    for gateway in (f"10.{network}.0.1", f"2001:db8:{network}::1") if addresses else ():
+        host.ip("route", "replace", "default", "via", gateway)
+    host.ip("neigh", "flush", "all")
+
+
+@pytest.mark.root
+def test_hosts_that_change_places_and_say_nothing_are_found(node: Node) -> None:
+    """First two behind one port swap their addresses, then two ports their hosts."""
+    second, neighbour = ("10.1.0.12", "2001:db8:1::12"), Namespace("neighbour")
+    h2, h3 = node.hosts[2], node.hosts[3]
+    try:
+        h2.ip("link", "add", "link", "eth0", "name", "eth1", "type", "macvlan", "mode", "bridge")
+        h2.ip("link", "set", "eth1", "netns", neighbour.name)
+        neighbour.ip("link", "set", "eth1", "up")
+        give(neighbour, "eth1", second, 1)
+        node.agent.start()
+        node.agent.sync(GATEWAYS)
+        to = {2: (*HOSTS[2], *second), 3: HOSTS[3]}
+
+        def places(port_of: dict[int, int]) -> list[TableEntry]:
+            """Hosts of a port are at another."""
+            found = []
+            for port, addresses in to.items():
+                for address in addresses:
+                    where, at = f"{address}/{128 if ':' in address else 32}", port_of[port]
+                    found.append(guard(at, where))
+                    route = {"params": {"next_hop": at}, "context": 7, "destination": where}
+                    found.append(entry("route", "set_next_hop", **route))
+            return found
+
+        def macs(seen: dict[tuple[int, tuple[str, ...]], tuple[Namespace, str]]) -> dict[bytes, bytes]:
+            found = {}
+            for (port, addresses), (host, device) in seen.items():
+                mac = host.ip("-o", "link", "show", device).split("link/ether ")[1].split()[0]
+                found |= {key(port, address): bytes.fromhex(mac.replace(":", "")) for address in addresses}
+            return found
+
+        with contextlib.closing(Controller(node.agent)) as controller:
+            rest = [one for one in ENTRIES if one.table not in ("route", "source_guard")]
+            controller.insert(*rest, *places({2: 2, 3: 3}))
+            before = {(2, HOSTS[2]): (h2, "eth0"), (2, second): (neighbour, "eth1"), (3, HOSTS[3]): (h3, "eth0")}
+            wait_for(lambda: node.known() == macs(before))
+            give(h2, "eth0", second, 1)
+            give(neighbour, "eth1", HOSTS[2], 1)
+            node.doubt()
+            swapped = {(2, second): (h2, "eth0"), (2, HOSTS[2]): (neighbour, "eth1"), (3, HOSTS[3]): (h3, "eth0")}
+            wait_for(lambda: node.known() == macs(swapped))
+            for address in (*HOSTS[2], *second):
+                assert " 0% packet loss" in h3.run("ping", "-c1", "-W10", address)
+
+            give(neighbour, "eth1", (), 2)
+            give(h2, "eth0", HOSTS[3], 2)
+            give(h3, "eth0", (*HOSTS[2], *second), 1)
+            controller.delete(*places({2: 2, 3: 3}))
+            node.agent.sync(
+                HostState(
+                    gateways=(
+                        Gateway(port=2, ipv4="10.2.0.1", ipv6="2001:db8:2::1"),
+                        Gateway(port=3, ipv4="10.1.0.1", ipv6="2001:db8:1::1"),
+                    )
+                )
+            )
+            controller.insert(*places({2: 3, 3: 2}))
+            moved = {(2, HOSTS[3]): (h2, "eth0"), (3, (*HOSTS[2], *second)): (h3, "eth0")}
+            wait_for(lambda: node.known() == macs(moved))
+            for address in HOSTS[3]:
+                assert " 0% packet loss" in h3.run("ping", "-c1", "-W10", address)
+    finally:
+        neighbour.remove()
+
+
 @pytest.mark.root
 def test_a_host_whose_link_comes_up_is_asked_again_soon(node: Node) -> None:
     node.hosts[3].ip("link", "set", "eth0", "down")
@@ -521,3 +599,39 @@ def test_a_host_whose_link_comes_up_is_asked_again_soon(node: Node) -> None:
     began_s = time.monotonic()
     wait_for(lambda: key(3, HOSTS[3][0]) in node.known())
     assert time.monotonic() - began_s < 6, "when its turn came, not when its link did"
+
+
+def settled(host: Namespace, address: str) -> str:
+    """What the kernel says of an address when it has looked whether somebody has it."""
+
+    def flags() -> str:
+        lines = host.ip("-6", "-o", "addr", "show", "dev", "eth0").splitlines()
+        return next((line for line in lines if f" {address}/" in line), "")
+
+    # One that is optimistic and found to be somebody else's goes at once (RFC 4429 §3.3).
+    wait_for(lambda: "tentative" not in flags() or "dadfailed" in flags())
+    return flags()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ways", ["enhanced_dad=1", "enhanced_dad=0", "optimistic_dad=1"])
+def test_who_takes_an_address_of_the_gateway_or_of_a_far_host_finds_it_taken(node: Node, ways: str) -> None:
+    """The kernel's own duplicate address detection, with and without a nonce (RFC 7527), and optimistic (RFC 4429)."""
+    node.agent.start()
+    node.agent.sync(GATEWAYS)
+    with contextlib.closing(Controller(node.agent)) as controller:
+        controller.insert(*ENTRIES)
+    wait_for(lambda: node.known() == node.expected())
+    host = node.hosts[2]
+    host.run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=1", f"net.ipv6.conf.eth0.{ways}")
+    for taken in ("2001:db8:1::1", HOSTS[3][1]):
+        host.ip("addr", "add", f"{taken}/64", "dev", "eth0", *(["optimistic"] if "optimistic" in ways else []))
+        found = settled(host, taken)
+        assert "dadfailed" in found or (not found and "optimistic" in ways), found
+    for free in ("2001:db8:1::77", "fe80::77"):
+        host.ip("addr", "add", f"{free}/64", "dev", "eth0")
+        found = settled(host, free)
+        assert found and "dadfailed" not in found
+    node.agent.sync(HostState(gateways=(Gateway(port=2, ipv6="fe80::1"),)))
+    host.ip("addr", "add", "fe80::1/64", "dev", "eth0")
+    assert "dadfailed" in settled(host, "fe80::1")

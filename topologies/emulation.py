@@ -29,8 +29,6 @@ _FIRST_IFINDEX = 1000
 _SYSCTLS = (
     "net.ipv4.conf.all.rp_filter=0",
     "net.ipv4.conf.default.rp_filter=0",
-    "net.ipv6.conf.all.accept_dad=0",
-    "net.ipv6.conf.default.accept_dad=0",
     "net.ipv6.conf.all.accept_ra=0",
     "net.ipv6.conf.default.accept_ra=0",
     "net.ipv6.conf.default.router_solicitations=0",
@@ -42,6 +40,8 @@ _FORWARDING_SYSCTLS = (
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv6.conf.default.forwarding=1",
 )
+# Between nodes no address is taken twice; hosts look before they take one, though not for those that they begin with.
+_NODE_SYSCTLS = (*_FORWARDING_SYSCTLS, "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
 # Each of the two interfaces has an address of the same prefix.
 _TWO_INTERFACES_SYSCTLS = ("net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
 
@@ -175,12 +175,11 @@ class Emulation:
 
     def _preparation(self, place: Host | Node) -> str:
         """Before there are interfaces, which inherit the settings."""
-        forwards = isinstance(place, Node) or place.forward
-        sysctls = (
-            *_SYSCTLS,
-            *(_FORWARDING_SYSCTLS if forwards else ()),
-            *(_TWO_INTERFACES_SYSCTLS if isinstance(place, Host) and place.forward else ()),
-        )
+        sysctls = _SYSCTLS
+        if isinstance(place, Node):
+            sysctls += _NODE_SYSCTLS
+        elif place.forward:
+            sysctls += _FORWARDING_SYSCTLS + _TWO_INTERFACES_SYSCTLS
         lines = [f"sysctl -qw {' '.join(sysctls)}", "ip link set dev lo up"]
         if isinstance(place, Node):
             directory = self._directory / place.name

@@ -52,14 +52,14 @@ class NeighborMessage:
         return self.version == 6 and self.asker == 0
 
 
-def parse_arp(ethernet: Ethernet) -> NeighborMessage | None:
-    """None where it is no Ethernet/IPv4 request or reply."""
+def parse_arp(ethernet: Ethernet, gateway: int) -> NeighborMessage | None:
+    """None where it is no Ethernet/IPv4 request or reply. `gateway`: ours, or 0; some hosts answer it by broadcast."""
     message = ethernet.payload
     kind, mac, sender, target = struct.unpack_from("!H6sI6xI", message, 6)
     if message[:6] != ARP_FIXED or kind not in (ARP_REQUEST, ARP_REPLY):
         return None
     asker, asks = MAPPED | sender, kind == ARP_REQUEST
-    confirms = not asks and not ethernet.is_to_group
+    confirms = not asks and (not ethernet.is_to_group or MAPPED | target == gateway)
     return NeighborMessage(4, asks, asker, MAPPED | target, asker if sender else 0, mac, confirms=confirms)
 
 

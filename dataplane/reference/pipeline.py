@@ -224,7 +224,7 @@ class Pipeline:
     def _arp(self, arrival: Arrival) -> Verdict:
         if len(arrival.ethernet.payload) < neighbor.ARP_LENGTH:
             return MALFORMED
-        message = neighbor.parse_arp(arrival.ethernet)
+        message = neighbor.parse_arp(arrival.ethernet, self.ports[arrival.port].ipv4)
         return self._neighbor(arrival, message) if message else Drop(DropReason.NEIGHBOR_IGNORED)
 
     def _neighbor(self, arrival: Arrival, message: neighbor.NeighborMessage) -> Verdict:
