@@ -175,7 +175,7 @@ class Emulation:
 
     def _preparation(self, place: Host | Node) -> str:
         """Before there are interfaces, which inherit the settings."""
-        sysctls = _SYSCTLS
+        sysctls: tuple[str, ...] = _SYSCTLS
         if isinstance(place, Node):
             sysctls += _NODE_SYSCTLS
         elif place.forward:
