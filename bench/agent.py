@@ -22,7 +22,7 @@ from dataplane.layout import Layout, of
 from dataplane.p4info import load
 
 BATCH = 1000
-ROUNDS = 5
+ROUNDS = 16
 ENTRIES = 16_000
 """In each table: 16 batches."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -126,7 +126,7 @@ def agent() -> Iterator[grpc.Channel]:
             running = subprocess.Popen(["unshare", "--net", "--mount", "sh", "-c", script], stderr=log, stdout=log)
         try:
             with grpc.insecure_channel(config.listen, options=UNLIMITED) as channel:
-                grpc.channel_ready_future(channel).result(timeout=10)
+                grpc.channel_ready_future(channel).result(timeout=60)
                 yield channel
         except grpc.FutureTimeoutError as error:
             raise RuntimeError(f"the agent did not listen: {(directory / 'log').read_text()}") from error

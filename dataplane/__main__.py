@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -29,7 +30,6 @@ from dataplane.host_api import AgentConfig
 from dataplane.jiffies import JiffiesClock
 from dataplane.log import Logger
 from dataplane.losses import Losses, Watched, of_port, of_tunnel
-from dataplane.metrics import MetricsServer
 from dataplane.neighbors import Neighbors
 from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.packet_io import PacketOut, punted
@@ -43,6 +43,9 @@ from dataplane.version import VERSION
 from dataplane.wireguard import WireGuard
 from dataplane.wireguard_go import GoWireGuard
 from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
+
+if TYPE_CHECKING:
+    from dataplane.metrics import MetricsServer
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _STOP_GRACE_S = 0.5
@@ -170,7 +173,8 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
         running = group.create_task(agent.run())
         await stop.wait()
         running.cancel()
-    metrics.close()
+    if metrics is not None:
+        metrics.close()
     await server.stop(_STOP_GRACE_S)
     _log.info("stopped", advice="the dataplane stays as it is; `stitch-agent --teardown` removes it")
 
@@ -226,13 +230,16 @@ def _tunnels(config: AgentConfig) -> Tunnels:
     return Tunnels(config.name, config.borders, wireguard, state_dir)
 
 
-async def _serve_metrics(config: AgentConfig, agent: Agent) -> MetricsServer:
+async def _serve_metrics(config: AgentConfig, agent: Agent) -> "MetricsServer | None":
+    if not config.metrics:
+        return None
+    from dataplane.metrics import MetricsServer  # 5 MB
+
     metrics = MetricsServer(agent.metrics)
-    if config.metrics:
-        try:
-            await metrics.listen(config.metrics)
-        except OSError as error:
-            raise NodeRefused(f"cannot listen on {config.metrics} for metrics: {error}") from error
+    try:
+        await metrics.listen(config.metrics)
+    except OSError as error:
+        raise NodeRefused(f"cannot listen on {config.metrics} for metrics: {error}") from error
     return metrics
 
 

@@ -39,7 +39,6 @@ from dataplane.host_api import (
 from dataplane.kernel_events import HOST, LINKS, KernelEvents
 from dataplane.log import Logger
 from dataplane.losses import Losses
-from dataplane.metrics import Figures, text
 from dataplane.neighbors import Neighbors
 from dataplane.netlink import NETFILTER
 from dataplane.ports import Port, Ports
@@ -252,6 +251,8 @@ class Agent:
 
     async def metrics(self) -> bytes:
         """For Prometheus. Raises OSError."""
+        from dataplane.metrics import Figures, text  # 5 MB, for the agents that are asked for it
+
         parts = self._parts
         description = await self._in_worker(self._describe)
         reading = await asyncio.to_thread(parts.telemetry.read)
