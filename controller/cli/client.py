@@ -48,6 +48,7 @@ class Client:
         """Raises InputInvalid where the URL is none."""
         self.target = target
         self._connect_timeout_s, self._answer_timeout_s = connect_timeout_s, answer_timeout_s
+        self._answered = False
         self._address = address(target.server, target.fingerprint, target.ca_file)
 
     # ---- what there is to ask
@@ -173,16 +174,15 @@ class Client:
         """The present resources (with `since` what has changed later), then each as it changes; None where nothing
         happened for a while. `known`: what is known of them at `since`.
 
-        Ends only at `deadline` (time.monotonic). When the controller goes away, it is asked again until it is back, and
-        goes on where it was; where it does not know any more what has changed, all is looked at again.
+        Ends only at `deadline` (time.monotonic). When a controller goes away that has answered this client before, it
+        is asked again until it is back, and goes on where it was; where it does not know any more what has changed,
+        all is looked at again.
         """
         seen = {str(one["metadata"]["name"]): _content(one) for one in known}
-        began = False
         while True:
             query = {**(selection or {}), "watch": "true", **({} if since is None else {"since": str(since)})}
             try:
                 for line in self._lines(_path(kind, name), query, deadline):
-                    began = True
                     if not line.strip():
                         yield None
                         continue
@@ -191,7 +191,6 @@ class Client:
                     _note(seen, resource)
                     yield resource
             except _Gone:
-                began = True
                 present, since = self._present(kind, name, selection)
                 for gone in seen.keys() - {str(one["metadata"]["name"]) for one in present}:
                     yield {"kind": kind, "metadata": {"name": gone}, "spec": {}, "status": {"deleted": True}}
@@ -199,7 +198,7 @@ class Client:
                 seen = {str(one["metadata"]["name"]): _content(one) for one in present}
                 yield from changed
             except Unreachable:
-                if not began:
+                if not self._answered:
                     raise  # it was never there
             if deadline is not None and time.monotonic() >= deadline:
                 return
@@ -272,6 +271,7 @@ class Client:
             raise self._unreachable(error) from error
         if response.status != http.client.OK:
             self._refuse(response.status, self._read(response, response.read))
+        self._answered = True
         return response
 
     def _refuse(self, status: int, body: bytes) -> None:
