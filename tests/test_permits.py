@@ -277,6 +277,8 @@ async def test_an_intent_without_a_tenant_is_of_the_only_one_of_its_token(tmp_pa
         for who in ("operator of both", "admin"):
             answer = await asked.apply(who, bare)
             assert answer.status_code == 400 and "tenant" in answer.text
+        (problem,) = (await asked.apply("operator of both", bare)).json()["problems"]
+        assert problem["path"] == [0, "metadata", "tenant"] and "customer-x, customer-z" in problem["message"]
 
 
 NOT_TO_BE_NAMED: list[tuple[dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ from northbound_fake import Running, running
 from waiting import LIMIT_S
 
 from tests.simulator import World
-from tests.test_cli import STITCH, Shell
+from tests.test_cli import INTENT, STITCH, Shell
 
 SEED = "all traffic related to customer-x order-processing must be isolated but requires access to analytics-y"
 CANONICAL = "isolate shop/customer-x app=order-processing; allow insight/analytics/analytics-y"
@@ -43,6 +43,55 @@ def test_name_and_tenant_can_be_given(stitch: Shell) -> None:
     assert stitch.json("get", "intents", "mine")["metadata"]["tenant"] == "somebody"
     allow = "allow insight/analytics/analytics-y from shop/customer-z"
     assert stitch("intent", allow).stdout == "intents/customer-z-to-analytics-y created\n"
+
+
+SHARED = """\
+apiVersion: netstitch/v1
+kind: Network
+metadata: {name: shop/shared}
+spec: {prefixes: [10.9.0.0/24], tenants: [acme, zeta]}
+"""
+
+
+def bearer(stitch: Shell, name: str, *tenants: str) -> str:
+    """The file with the secret of a new operator's token."""
+    file = str(stitch.home / name)
+    options = [word for tenant in tenants for word in ("--tenant", tenant)]
+    stitch("token", "create", name, "--role", "operator", *options, "--out", file)
+    return file
+
+
+def test_whose_an_intent_is_follows_from_the_token_else_from_the_network(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=SHARED)
+    one, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "customer-x")
+    shared = "allow insight/analytics/analytics-y from shop/shared"
+    owned = "allow insight/analytics/analytics-y from shop/customer-x"
+    cases = {(one, shared): "acme", (one, owned): "acme", (both, shared): "acme", (both, owned): "customer-x"}
+    for n, ((token, sentence), tenant) in enumerate(cases.items()):
+        stitch("--token-file", token, "intent", sentence, "--name", f"made-{n}")
+        assert stitch.json("get", "intents", f"made-{n}")["metadata"]["tenant"] == tenant
+    stitch("intent", owned, "--name", "admins")
+    assert stitch.json("get", "intents", "admins")["metadata"]["tenant"] == "customer-x", "whose the network is"
+    refused = stitch("intent", shared, status=2)
+    assert "for which tenant? The token acts for all: acme, zeta; say it with --tenant" in refused.stderr
+    several = "allow insight/analytics/analytics-y from shop/customer-z"
+    refused = stitch("--token-file", both, "intent", several, status=2)
+    assert "The token acts for several: acme, customer-x" in refused.stderr
+
+
+def test_a_manifest_may_leave_the_tenant_out_where_there_is_one_choice(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=SHARED)
+    one, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "zeta")
+    bare = INTENT.replace(", tenant: customer-x", "")
+    stitch("apply", "-f", "-", stdin=bare)
+    assert stitch.json("get", "intents", "order-processing")["metadata"]["tenant"] == "customer-x"
+    stitch("delete", "intent/order-processing")
+    stitch("--token-file", one, "apply", "-f", "-", stdin=bare.replace("order-processing}\n", "mine}\n", 1))
+    assert stitch.json("get", "intents", "mine")["metadata"]["tenant"] == "acme"
+    refused = stitch("--token-file", both, "apply", "-f", "-", stdin=bare, status=2)
+    assert "<stdin>:3:11: metadata.tenant: is missing: for which tenant? The token acts for several: acme, zeta" in refused.stderr  # fmt: skip # noqa: E501
+    shared = bare.replace("shop/customer-x", "shop/shared")
+    assert "The token acts for all: acme, zeta" in stitch("diff", "-f", "-", stdin=shared, status=2).stderr
 
 
 def test_the_seed_sentence_is_shown_and_needs_a_yes(stitch: Shell) -> None:

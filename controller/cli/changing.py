@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from controller.cli.client import Client, Json, ManifestsRefused
 from controller.cli.errors import AnswerIsNo, InputInvalid
 from controller.cli.render import cell, reasons
+from controller.cli.tenant import Tenants
 
 if TYPE_CHECKING:
     from controller.language.manifest import Document
@@ -22,19 +23,26 @@ _READ_BYTES = 20 * 1024 * 1024
 """More than the language takes; the rest of an endless input is not read."""
 
 
-def read_documents(files: Sequence[str]) -> tuple["Document", ...]:
-    """All manifests of all files (`-`: standard input). Raises InputInvalid with everything that is wrong."""
+def read_documents(client: Client, files: Sequence[str]) -> tuple["Document", ...]:
+    """All manifests of all files (`-`: standard input). The controller is asked only where an intent names no tenant.
+    Raises InputInvalid with everything that is wrong."""
     from controller.cli.front_ends import front_end, read_with
     from controller.language.manifest import ManifestInvalid, parse
 
     documents: list[Document] = []
     faults: list[str] = []
+    tenant_of = Tenants(client).of
     for file in files:
         name = "<stdin>" if file == "-" else file
         try:
             text = read_input(file)
             foreign = front_end(file)
-            documents.extend(parse(text, name) if foreign is None else read_with(foreign, text, name))
+            read = (
+                parse(text, name, tenant_of=tenant_of)
+                if foreign is None
+                else read_with(foreign, text, name, tenant_of=tenant_of)
+            )
+            documents.extend(read)
         except ManifestInvalid as error:
             faults.extend(map(str, error.faults))
     faults.extend(_repeated(documents))

@@ -1,6 +1,7 @@
 """Files in a form that a plugin reads: `stitch apply -f orders.csv` with a front end named csv."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def front_end(file: str) -> Plugin | None:
     return next((one for one in installed() if one.group == FRONT_ENDS and one.name == suffix), None)
 
 
-def read_with(plugin: Plugin, text: bytes, file: str) -> tuple[Document, ...]:
+def read_with(
+    plugin: Plugin, text: bytes, file: str, *, tenant_of: Callable[[Mapping[str, Any]], str]
+) -> tuple[Document, ...]:
     """What is wrong stands at the line that the plugin names. Raises ManifestInvalid."""
     try:
         answer = asyncio.run(_ask(plugin, text.decode(), file))
@@ -44,7 +47,7 @@ def read_with(plugin: Plugin, text: bytes, file: str) -> tuple[Document, ...]:
     faults: list[Fault] = []
     for row in rows:
         try:
-            (document,) = parse(msgspec.json.encode(row.manifest), file)
+            (document,) = parse(msgspec.json.encode(row.manifest), file, tenant_of=tenant_of)
             documents.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
         except ManifestInvalid as error:
             faults += [msgspec.structs.replace(one, line=row.line, column=1) for one in error.faults]

@@ -8,6 +8,7 @@ from controller.cli import changing, preview
 from controller.cli.client import Client
 from controller.cli.errors import AnswerIsNo, InputInvalid
 from controller.cli.render import Detail, Written, as_yaml
+from controller.cli.tenant import Tenants
 
 if TYPE_CHECKING:
     from controller.language.manifest import Document
@@ -29,7 +30,7 @@ def state(
     sentence, proposed = _canonical(client, text)
     if proposed and not yes:
         _confirm(sentence)
-    document = _document(sentence, name, tenant)
+    document = _document(client, sentence, name, tenant)
     if name is None:
         _refuse_replacing(client, document)
     with contextlib.redirect_stdout(sys.stderr) if output is not None else contextlib.nullcontext():
@@ -99,20 +100,20 @@ def _confirm(sentence: str) -> None:
         raise AnswerIsNo("nothing was changed")
 
 
-def _document(sentence: str, name: str | None, tenant: str | None) -> "Document":
+def _document(client: Client, sentence: str, name: str | None, tenant: str | None) -> "Document":
     from controller.language.fault import ManifestInvalid
     from controller.language.sentence import parse_sentence
     from controller.model.intent import Intent
 
     try:
-        drafted = parse_sentence(sentence, name="name", tenant="tenant").value
-        assert isinstance(drafted, Intent)
-        source = drafted.isolate or drafted.allow[0].source
-        network = source.network if source is not None else "/"
-        owner = tenant or network.rpartition("/")[2]
-        return parse_sentence(sentence, name=name or _name(drafted), tenant=owner)
+        drafted = parse_sentence(sentence, name="name", tenant="tenant")
+        assert isinstance(drafted.value, Intent)
+        owner = tenant or Tenants(client).of(drafted.data)
+        return parse_sentence(sentence, name=name or _name(drafted.value), tenant=owner)
     except ManifestInvalid as fault:
         raise InputInvalid(str(fault)) from fault
+    except ValueError as error:
+        raise InputInvalid(f"{error}; say it with --tenant") from error
 
 
 def _name(intent: "Intent") -> str:

@@ -114,8 +114,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[Path, Position]
 
 
-def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
-    """All manifests of a YAML (or JSON) text. Raises ManifestInvalid with everything that is wrong."""
+def parse(
+    text: str | bytes, file: str = "<stdin>", *, tenant_of: Callable[[Mapping[str, Any]], str] | None = None
+) -> tuple[Document, ...]:
+    """All manifests of a YAML (or JSON) text. Raises ManifestInvalid with everything that is wrong.
+
+    `tenant_of` says of an intent's manifest that names no tenant whose it is, or raises ValueError.
+    """
     documents: list[Document] = []
     faults: list[Fault] = []
     seen: dict[tuple[str, str], int] = {}
@@ -126,7 +131,8 @@ def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
             faults.append(Fault(file=file, line=line, column=column, message=message))
             break
         flaws: Flaws = []
-        value = _read(tree.data, flaws)
+        data = tree.data if tenant_of is None else _with_tenant(tree.data, tenant_of, flaws)
+        value = _read(data, flaws) if not flaws else None
         if isinstance(value, Intent) and tree.characters > MAX_INTENT_BYTES:
             flaws.append(_too_big(tree.characters))
         if value is None or flaws:
@@ -139,13 +145,25 @@ def parse(text: str | bytes, file: str = "<stdin>") -> tuple[Document, ...]:
             faults.append(Fault(file=file, line=line, column=column, message=message))
         seen.setdefault((kind, value.name), line)
         documents.append(
-            Document(kind=kind, name=value.name, value=value, data=tree.data, file=file, positions=tree.positions)
+            Document(kind=kind, name=value.name, value=value, data=data, file=file, positions=tree.positions)
         )
     if not documents and not faults:
         faults.append(Fault(file=file, line=1, column=1, message="there is no manifest in it"))
     if faults:
         raise ManifestInvalid(tuple(faults))
     return tuple(documents)
+
+
+def _with_tenant(data: Any, tenant_of: Callable[[Mapping[str, Any]], str], flaws: Flaws) -> Any:
+    """Of an intent that names none."""
+    metadata = data.get("metadata") if isinstance(data, Mapping) and data.get("kind") == "Intent" else None
+    if not isinstance(metadata, Mapping) or "tenant" in metadata:
+        return data
+    try:
+        return {**data, "metadata": {**metadata, "tenant": tenant_of(data)}}
+    except ValueError as error:
+        flaws.append(Flaw(path=("metadata", "tenant"), message=f"is missing: {error}"))
+        return data
 
 
 def _manifests(trees: Sequence[Tree]) -> list[Tree]:

@@ -8,17 +8,20 @@
 | all others | not at all (403) |
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from controller.errors import Forbidden, TooOld
 from controller.model.access import EVERYBODY, Principal, Role, acts_for
+from controller.model.event import Problem
 from controller.model.explanation import Branch
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.trace import Crossing, Hop, Probe, Step, Trace, Unknown
 
+MAX_NAMED = 10
+"""Tenants that a refusal names."""
 ANOTHERS = "another's"
 """Stands for what belongs to somebody else."""
 
@@ -54,8 +57,11 @@ class Scoped:
             for data in manifests:
                 if data.get("kind") != "Intent":
                     raise Forbidden(f"{self._who} may apply intents only, not a {str(data.get('kind'))[:40]}")
-        if self._by.tenants is not None and len(self._by.tenants) == 1:
-            manifests = [_with_tenant(data, self._by.tenants[0]) for data in manifests]
+        match self._by.tenants:
+            case (tenant,):
+                manifests = [_with_tenant(data, tenant) for data in manifests]
+            case (_, *_) as several if problems := [_whose(n, several) for n in _without_tenant(manifests)]:
+                return Answer(problems=tuple(problems))
         return await self._controller.apply(manifests, dry_run=dry_run, by=self._by, unchanged_since=unchanged_since)
 
     async def delete(
@@ -232,6 +238,19 @@ class Scoped:
         return msgspec.structs.replace(
             found, hops=tuple(map(hop, found.hops)), text=plain(found.text), owner=plain(found.owner)
         )
+
+
+def _without_tenant(manifests: Sequence[dict[str, Any]]) -> Iterator[int]:
+    """The places of intents that do not say whose they are."""
+    for place, data in enumerate(manifests):
+        metadata = data.get("metadata")
+        if data.get("kind") == "Intent" and isinstance(metadata, dict) and "tenant" not in metadata:
+            yield place
+
+
+def _whose(place: int, tenants: Sequence[str]) -> Problem:
+    choices = ", ".join(tenants[:MAX_NAMED]) + (", ..." if len(tenants) > MAX_NAMED else "")
+    return Problem(path=(place, "metadata", "tenant"), message=f"is missing, and the token acts for several: {choices}")
 
 
 def _with_tenant(data: dict[str, Any], tenant: str) -> dict[str, Any]:

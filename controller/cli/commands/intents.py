@@ -16,7 +16,9 @@ def intent(
         typer.Argument(metavar="SENTENCE | renew NAME", help="docs/language.md; or English that proposes a sentence."),
     ],
     name: Annotated[str | None, typer.Option(metavar="N", help="Of the intent; else after who and where.")] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="T", help="Else the network's name.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="T", help="Else the token's only one, or whose the network is.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether English was understood.")] = False,
     dry_run: DryRun = False,
     wait: Wait = None,

@@ -31,8 +31,8 @@ def apply(
     """Create or replace what the manifests say: all of them or none."""
     from controller.cli import changing, preview
 
-    documents = changing.read_documents(file)
     client = client_of(context)
+    documents = changing.read_documents(client, file)
     if dry_run:
         preview.show(changing.preview(client, documents), output)
     else:
@@ -43,8 +43,8 @@ def diff(context: typer.Context, file: Files, output: DetailOption = Detail.TABL
     """Say how manifests differ from what is stored, and what applying them would do. Exit status 1: they differ."""
     from controller.cli import changing, preview
 
-    documents = changing.read_documents(file)
     client = client_of(context)
+    documents = changing.read_documents(client, file)
     answer: Any
     try:
         answer = changing.preview(client, documents)
@@ -81,7 +81,7 @@ def delete(
             return
     else:
         references = _references(words)
-    references += changing.references_of(changing.read_documents(file)) if file else []
+    references += changing.references_of(changing.read_documents(client, file)) if file else []
     if not references:
         raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
     if dry_run:
