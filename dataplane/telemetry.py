@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.flow_cache import ENTRY, Entries, FlowColumns, Snapshot, leg_totals, merged
-from dataplane.host_api import CounterSample, PortStatus, TelemetryBatch, TelemetryQuery
+from dataplane.host_api import CounterSample, FlowRecord, PortStatus, TelemetryBatch, TelemetryQuery
 
 SILENT_S = 10.0
 _QUEUED_ROWS = 65_536
@@ -80,12 +80,16 @@ class Telemetry:
         self._last: _Flows | None = None
 
     def read(self) -> Reading:
-        flows = self._read_flows()
+        return self._read(self._counters.activity())
+
+    def _read(self, activity: bytes) -> Reading:
+        flows = self._read_flows(activity)
         return Reading(time.time(), flows.snapshot, flows.legs, self._counters.drops(), self._ports())
 
-    def _read_flows(self) -> "_Flows":
-        """What was read before, while nothing passes: flow cache and legs are megabytes to look at."""
-        activity, last = self._counters.activity(), self._last
+    def _read_flows(self, activity: bytes) -> "_Flows":
+        """What was read before, while nothing passes: flow cache and legs are megabytes to look at. `activity`: as it
+        was before."""
+        last = self._last
         if last is not None and last.is_quiet(activity):
             return last
         folded = self._counters.legs()  # before the flows: see leg_totals
@@ -106,22 +110,26 @@ class Telemetry:
 
     def batch(self, now: Reading, before: Reading, lost_batches: int) -> TelemetryBatch:
         """What is different in `now`. Ports are all in, if any changed."""
-        changed = now.snapshot.changed_since(before.snapshot)
-        entries = now.snapshot.entries
         return TelemetryBatch(
             time_s=now.time_s,
-            flows=merged(self._flows.columns(entries), entries, changed).records(),
+            flows=self._changed_flows(now.snapshot, before.snapshot),
             legs=_changed_samples(now.legs, before.legs),
             drops=_changed_samples(now.drops, before.drops),
             ports=now.ports if now.ports != before.ports else (),
             lost_batches=lost_batches,
         )
 
-    def _is_quiet(self) -> bool:
-        return self._last is not None and self._last.is_quiet(self._counters.activity())
+    def _changed_flows(self, now: Snapshot, before: Snapshot) -> tuple[FlowRecord, ...]:
+        if now is before:
+            return ()
+        changed = now.changed_since(before)
+        return merged(self._flows.columns(now.entries), now.entries, changed).records()
 
-    def _sampled(self, before: Reading, lost: int) -> tuple[Reading, TelemetryBatch]:
-        now = self.read()
+    def _is_quiet(self, activity: bytes) -> bool:
+        return self._last is not None and self._last.is_quiet(activity)
+
+    def _sampled(self, before: Reading, lost: int, activity: bytes) -> tuple[Reading, TelemetryBatch]:
+        now = self._read(activity)
         return now, self.batch(now, before, lost)
 
     async def watch(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
@@ -136,10 +144,11 @@ class Telemetry:
             due = time.monotonic()
             while True:
                 # A tenth of a millisecond while nothing passes; a thread would cost more.
+                activity = self._counters.activity()
                 now, batch = (
-                    self._sampled(before, lost)
-                    if self._is_quiet()
-                    else await asyncio.to_thread(self._sampled, before, lost)
+                    self._sampled(before, lost, activity)
+                    if self._is_quiet(activity)
+                    else await asyncio.to_thread(self._sampled, before, lost, activity)
                 )
                 if _is_empty(batch) and lost == told and time.monotonic() < silent_until:
                     pass  # it has all there is
@@ -169,6 +178,8 @@ def _is_empty(batch: TelemetryBatch) -> bool:
 
 
 def _changed_samples(now: NDArray[np.uint64], before: NDArray[np.uint64]) -> tuple[CounterSample, ...]:
+    if now is before:
+        return ()
     base = np.zeros_like(now)
     base[: len(before)] = before
     rows = np.flatnonzero((now != base).any(axis=1))

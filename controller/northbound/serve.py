@@ -26,6 +26,8 @@ GOODBYE_S = 5
 """For the other side's end of TLS."""
 KEEP_ALIVE_S = 30
 CLOSING_S = 1
+DATE_S = 1.0
+"""How often the `Date` of answers is made anew."""
 CONNECTIONS = 512
 """From so many on requests are answered with 503."""
 CONNECTIONS_MAX = CONNECTIONS + 64
@@ -105,7 +107,7 @@ class Server:
             try:
                 await asyncio.shield(serving)
             except asyncio.CancelledError:
-                self._server.should_exit = True
+                self._server.end()
                 self._deadline.end_streams()
                 await serving
                 raise
@@ -124,6 +126,18 @@ class _Uvicorn(uvicorn.Server):
         self._tls = tls
         self._handshake_deadline_s = handshake_deadline_s
         self._handshakes: dict[Handshake, None] = {}
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Uvicorn looks ten times a second whether it shall end; here it is told."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE_S):
+                    await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
