@@ -1,4 +1,5 @@
-"""One edge, counted at an XDP sink: known flows through the whole pipeline against the kernel's SRv6 encapsulation.
+"""One node, counted at an XDP sink: known flows through an edge's whole pipeline against the kernel's SRv6
+encapsulation, and packets in transit (End) against the kernel's seg6_local.
 
 Both get the same live frames at the same interface and send them over the same veth, on one CPU, in short slices that
 take turns. What counts is CPU time: that of the thread that sends, which carries the packets up to the sink, and that
@@ -41,7 +42,8 @@ FLOW_CACHE_ENTRIES = 1 << 18
 ROUNDS = 40
 PREFIXES = 64
 SR_POLICIES = 1024
-CONTEXT, PORT_IN, PORT_OUT = 7, 1, 2
+CONTEXT, PORT_IN, PORT_OUT, PORT_LINK = 7, 1, 2, 3
+LINK_CLASS = 1
 SEGMENTS = ("5f00:9:2:1::", "5f00:9:3:1::")
 CPU = 1
 
@@ -55,17 +57,18 @@ def rows() -> list[Row]:
 
 
 class Edge:
-    """Frames enter at `in`; what leaves by `out` is counted and dropped at its other end."""
+    """Hosts' frames enter at `in`, encapsulated ones at `fabric`; what leaves by `out` is counted and dropped at its
+    other end."""
 
     def __init__(self) -> None:
         build_generator()
-        for name, peer in (("in", "in-peer"), ("out", "sink")):
+        for name, peer in (("in", "in-peer"), ("fabric", "fabric-peer"), ("out", "sink")):
             ip("link", "add", name, "mtu", "2000", "type", "veth", "peer", "name", peer, "mtu", "2000")
             ip("link", "set", name, "up")
             ip("link", "set", peer, "up")
-        for setting in ("all.forwarding=1", "sink.disable_ipv6=1", "in-peer.disable_ipv6=1"):
+        silent = ("sink.disable_ipv6=1", "in-peer.disable_ipv6=1", "fabric-peer.disable_ipv6=1")
+        for setting in ("all.forwarding=1", "all.seg6_enabled=1", "fabric.seg6_enabled=1", *silent):
             subprocess.run(["sysctl", "-qw", f"net.ipv6.conf.{setting}"], check=True)
-        self.index = socket.if_nametoindex("in")
         self.ksoftirqd = ksoftirqd(CPU)
         self.generator = Object(GENERATOR)
         self.generator.load()
@@ -91,9 +94,16 @@ class Edge:
         )
         self.frame = (ethernet + ipv6 + struct.pack("!HHHH", 0, 443, payload, 0x1234)).ljust(FRAME_BYTES, b"\0")
         self.generator.map("template").update(bytes(4), self.frame[:62])
+        inner = self.frame[14:]
+        outer = struct.pack("!IHBB", 6 << 28, 40 + len(inner), socket.IPPROTO_ROUTING, 64)
+        outer += address("5f00:9:1:1::") + address(SEGMENTS[0])
+        srh = struct.pack("!BBBBBBH", socket.IPPROTO_IPV6, 4, 4, 1, 1, 0, 0)  # RFC 8754 §2: one segment left
+        srh += address(SEGMENTS[1]) + address(SEGMENTS[0])
+        self.encapsulated = mac("fabric") + bytes.fromhex("020000000099") + b"\x86\xdd" + outer + srh + inner
+        self.generator.map("segments").update(bytes(4), self.encapsulated[:94])
 
     def _set_ports(self) -> None:
-        for number, name in ((PORT_IN, "in"), (PORT_OUT, "out")):
+        for number, name in ((PORT_IN, "in"), (PORT_OUT, "out"), (PORT_LINK, "fabric")):
             key, index = struct.pack("=I", number), struct.pack("=I", socket.if_nametoindex(name))
             self.pipeline.map("port_number").update(index, key)
             self.pipeline.map("port").update(
@@ -119,6 +129,7 @@ class Edge:
         ip("-6", "address", "add", "fd00::1/64", "dev", "out", "nodad")
         ip("-6", "neighbor", "replace", "fd00::2", "lladdr", mac("sink").hex(":"), "dev", "out", "nud", "permanent")
         ip("-6", "route", "add", "5f00::/16", "via", "fd00::2", "dev", "out")
+        ip("-6", "route", "add", f"{SEGMENTS[0]}/128", "encap", "seg6local", "action", "End", "dev", "out")
         self.kernel_encapsulates("encap")
 
     def kernel_encapsulates(self, mode: str) -> None:
@@ -129,16 +140,18 @@ class Edge:
     def received(self) -> int:
         return sum(struct.unpack("=Q", one)[0] for one in self.generator.map("received").lookup_per_cpu(bytes(4)))
 
-    def measure(self, what: str | None, packets: int) -> float:
+    def measure(self, what: str | None, packets: int, *, transit: bool = False) -> float:
         """Nanoseconds of CPU a packet; `what`: the program, None: the kernel's stack."""
+        frame, index = (self.encapsulated, "fabric") if transit else (self.frame, "in")
+        ifindex = socket.if_nametoindex(index)
         measured = self.generator.map("measured")
         measured.delete(bytes(4))
         if what:
             measured.update(bytes(4), struct.pack("=I", self.pipeline.program(what).fd))
-        program = self.generator.program("generate")
-        program.run_live(self.frame, ifindex=self.index, repeat=packets // 10)
+        program = self.generator.program("transit" if transit else "generate")
+        program.run_live(frame, ifindex=ifindex, repeat=packets // 10)
         before, started_ns = self.received(), time.thread_time_ns() + self.softirqs_ns()
-        program.run_live(self.frame, ifindex=self.index, repeat=packets)
+        program.run_live(frame, ifindex=ifindex, repeat=packets)
         taken_ns = time.thread_time_ns() + self.softirqs_ns() - started_ns
         arrived = self.received() - before
         if arrived < 0.999 * packets:
@@ -167,6 +180,8 @@ def edge_entries() -> Iterable[TableEntry]:
         return FieldMatch(field, int.from_bytes(address(text)), prefix_length=length)
 
     yield TableEntry("attachment", exact(ingress_port=PORT_IN, vlan_id=0), "attach", (("context", CONTEXT),))
+    yield TableEntry("attachment", exact(ingress_port=PORT_LINK, vlan_id=0), "link", (("ingress_class", LINK_CLASS),))
+    yield TableEntry("local_sid", (*exact(ingress_class=LINK_CLASS), prefix("destination", SEGMENTS[0], 128)), "end")
     guard = (*exact(ingress_port=PORT_IN), prefix("source", "2001:db8:1::", 48))
     yield TableEntry("source_guard", guard, "admit")
     for number in range(PREFIXES):
@@ -231,9 +246,11 @@ def measure() -> list[Row]:
                 edge.kernel_encapsulates("encap.red" if name == "kernel red" else "encap")
             edge.trace[:] = trace
             ns.add(name, edge.measure(program, packets))
+        ns.add("end", edge.measure("pipeline", 100_000, transit=True))
+        ns.add("kernel end", edge.measure(None, 20_000, transit=True))
 
-    def against_kernel(name: str, peer: str, case: str, target: float | None = None) -> Row:
-        value, peer_value, spread = ns.lower("1k"), ns.lower(case), ns.spread("1k", case)
+    def against_kernel(name: str, peer: str, case: str, target: float | None = None, ours: str = "1k") -> Row:
+        value, peer_value, spread = ns.lower(ours), ns.lower(case), ns.spread(ours, case)
         return row(
             name,
             value,
@@ -252,6 +269,7 @@ def measure() -> list[Row]:
     return [
         against_kernel("main.edge_known_flow", "kernel seg6", "kernel", 5),
         against_kernel("main.edge_known_flow_red", "kernel encap.red", "kernel red"),
+        against_kernel("main.transit_end", "kernel seg6_local End", "kernel end", ours="end"),
         against_1k("main.flows_65k_uniform_vs_1k", "65k uniform", 1.7),
         against_1k("main.flows_65k_zipf_vs_1k", "65k zipf", 1.3),
         flow_records(edge),
