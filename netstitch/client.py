@@ -11,6 +11,7 @@ import httpx
 
 from netstitch import calls, errors
 from netstitch.calls import Call, Followed, Json, Reference, Resource
+from netstitch.pinning import pinned
 
 T = TypeVar("T")
 Resources = list[Resource]
@@ -28,6 +29,16 @@ def _settings(server: str, token: str, verify: ssl.SSLContext | bool) -> dict[st
     return {"headers": headers, "timeout": TIMEOUT_S, "trust_env": False, "verify": verify, "base_url": _base(server)}
 
 
+def _verify(server: str, fingerprint: str | None, verify: ssl.SSLContext | bool) -> ssl.SSLContext | bool:
+    if fingerprint is None:
+        return verify
+    if verify is not True:
+        raise ValueError("a fingerprint or `verify`: one of them says who the controller is")
+    if not server.startswith("https://"):
+        raise ValueError(f"{server} has no certificate: a fingerprint goes with https://")
+    return pinned(fingerprint)
+
+
 def _base(server: str) -> str:
     return "http://localhost" if server.startswith("unix:") else server
 
@@ -37,11 +48,16 @@ def _unreachable(server: str, error: Exception) -> errors.Unreachable:
 
 
 class Client:
-    """`server`: `https://HOST:PORT`, `http://HOST:PORT` on this machine, or `unix:/PATH`. `verify`: for a certificate
-    that this machine does not know, an `ssl.SSLContext` with its CA. All methods raise netstitch.errors.Error."""
+    """`server`: `https://HOST:PORT`, `http://HOST:PORT` on this machine, or `unix:/PATH`. For a certificate that
+    this machine does not know: `fingerprint`, as `stitchd fingerprint` prints it, or `verify`, an `ssl.SSLContext`
+    with its CA. All methods raise netstitch.errors.Error."""
 
-    def __init__(self, server: str, token: str, *, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(
+        self, server: str, token: str, *, fingerprint: str | None = None, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        """Raises ValueError where the fingerprint is none, or goes with no certificate."""
         self.server = server
+        verify = _verify(server, fingerprint, verify)
         socket = server.removeprefix("unix:") if server.startswith("unix:") else None
         transport = httpx.HTTPTransport(uds=socket) if socket is not None else None
         self._http = httpx.Client(**_settings(server, token, verify), transport=transport)
@@ -219,11 +235,16 @@ class Client:
 
 
 class AsyncClient:
-    """`server`: `https://HOST:PORT`, `http://HOST:PORT` on this machine, or `unix:/PATH`. `verify`: for a certificate
-    that this machine does not know, an `ssl.SSLContext` with its CA. All methods raise netstitch.errors.Error."""
+    """`server`: `https://HOST:PORT`, `http://HOST:PORT` on this machine, or `unix:/PATH`. For a certificate that
+    this machine does not know: `fingerprint`, as `stitchd fingerprint` prints it, or `verify`, an `ssl.SSLContext`
+    with its CA. All methods raise netstitch.errors.Error."""
 
-    def __init__(self, server: str, token: str, *, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(
+        self, server: str, token: str, *, fingerprint: str | None = None, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        """Raises ValueError where the fingerprint is none, or goes with no certificate."""
         self.server = server
+        verify = _verify(server, fingerprint, verify)
         socket = server.removeprefix("unix:") if server.startswith("unix:") else None
         transport = httpx.AsyncHTTPTransport(uds=socket) if socket is not None else None
         self._http = httpx.AsyncClient(**_settings(server, token, verify), transport=transport)

@@ -1,12 +1,13 @@
 """The API over TLS: who is pinned is certain before the token is sent, and slow handshakes keep nobody out."""
 
+import asyncio
 import contextlib
 import os
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import trustme
 from northbound_fake import TOKEN, Running, running
 from waiting import LIMIT_S
 
+import netstitch
 from controller.config import listen
 from controller.errors import ConfigInvalid
 from controller.northbound import serve, tls
@@ -216,3 +218,30 @@ def test_a_unix_socket_is_replaced_when_nobody_listens_and_not_otherwise(tmp_pat
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigInvalid, match="listen"):
         listen(text, "listen")
+
+
+def by_a_thread(url: str, pin: str) -> str:
+    with netstitch.Client(url, TOKEN, fingerprint=pin) as client:
+        return str(client.whoami()["role"])
+
+
+def by_asyncio(url: str, pin: str) -> str:
+    async def ask() -> str:
+        async with netstitch.AsyncClient(url, TOKEN, fingerprint=pin) as client:
+            return str((await client.whoami())["role"])
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [by_a_thread, by_asyncio])
+def test_programs_pin_a_certificate_too(
+    api: Running, certificate: tuple[Path, Path], ask: Callable[[str, str], str]
+) -> None:
+    pin = tls.fingerprint(certificate[0])
+    assert ask(api.url, pin) == ask(api.url, pin.lower()) == "admin"
+    with pytest.raises(netstitch.Unreachable, match=f"certificate is {pin}, not the pinned SHA256:0000.*nothing was"):
+        ask(api.url, f"SHA256:{'0' * 64}")
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        ask(api.url, "SHA256:1234")
+    with pytest.raises(ValueError, match="goes with https://"):
+        ask(api.url.replace("https", "http"), pin)
