@@ -55,6 +55,8 @@ class FakeController:
     def __init__(self) -> None:
         self.resources: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
         self.revisions = Revisions(1)
+        self.applied: dict[tuple[str, str], int] = {}
+        """At which revision each was applied last."""
         self.changed = asyncio.Condition()
         self.history: list[Resource] = []
         self.watchers = 0
@@ -83,12 +85,17 @@ class FakeController:
                 if data["kind"] == "Intent" and same and name != data["metadata"]["name"]:
                     return Answer(conflict=f"intents/{name} isolates the same already: withdraw it first")
         results = []
+        plurals = {kind: plural for plural, kind in manifest.PLURALS.items()}
+        if stale := self.stale(
+            [(plurals[data["kind"]], data["metadata"]["name"]) for data in manifests], unchanged_since
+        ):
+            return Answer(stale=stale)
         for data in manifests:
-            kind = next(plural for plural, kind in manifest.PLURALS.items() if kind == data["kind"])
-            name = data["metadata"]["name"]
+            kind, name = plurals[data["kind"]], data["metadata"]["name"]
             results.append(f"{kind}/{name} {'changed' if name in self.resources[kind] else 'created'}")
             if not dry_run:
                 await self.put(kind, data, {"phase": "Pending"} if kind == "intents" else {})
+                self.applied[kind, name] = self.revisions.newest
                 if kind == "intents":
                     task = asyncio.create_task(self.install(data))
                     self.tasks.add(task)
@@ -96,6 +103,15 @@ class FakeController:
         return Answer(
             results=tuple(results), preview=Preview(intents=tuple(map(foreseen, manifests))) if dry_run else None
         )
+
+    def stale(self, things: Sequence[tuple[str, str]], since: int | None) -> tuple[int, ...]:
+        """Of what was applied after `since`, or is not there, the places."""
+        if since is None:
+            return ()
+        there = {
+            (kind, name): self.applied.get((kind, name), 0) for kind, found in self.resources.items() for name in found
+        }
+        return tuple(place for place, thing in enumerate(things) if there.get(thing, since + 1) > since)
 
     async def install(self, data: dict[str, Any]) -> None:
         await asyncio.sleep(INSTALLING_S / 2)
@@ -148,6 +164,8 @@ class FakeController:
         missing = tuple(place for place, (kind, name) in enumerate(resources) if name not in self.resources[kind])
         if missing and not ignore_missing:
             return Answer(missing=missing)
+        if stale := self.stale(resources, unchanged_since):
+            return Answer(stale=stale)
         results = []
         if dry_run:
             return Answer(results=tuple(f"{kind}/{name} deleted" for kind, name in resources), preview=Preview())

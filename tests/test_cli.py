@@ -118,6 +118,21 @@ def test_an_intent_that_cannot_be_kept_is_a_no_with_its_reason(stitch: Shell) ->
     assert "not Active after 0.05 s" in done.stderr
 
 
+def test_what_somebody_else_has_changed_is_not_written_over(stitch: Shell) -> None:
+    stitch("apply", "-f", "-", stdin=INTENT)
+    seen = str(stitch.json("get", "intents", "order-processing")["metadata"]["revision"])
+    mine, theirs = f"{INTENT}  priority: 7\n", f"{INTENT}  priority: 8\n"
+    stitch("apply", "-f", "-", "--if-match", seen, stdin=theirs)
+    for late in (("apply", "-f", "-"), ("apply", "-f", "-", "--dry-run"), ("delete", "intent/order-processing")):
+        done = stitch(*late, "--if-match", seen, stdin=mine, status=1)
+        assert "intents/order-processing is not as it was: its revision is " in done.stderr
+    assert stitch.json("get", "intents", "order-processing")["spec"]["priority"] == 8
+    assert "is no revision" in stitch("delete", "intent/order-processing", "--if-match", "new", status=2).stderr
+    now = str(stitch.json("get", "intents", "order-processing")["metadata"]["revision"])
+    stitch("delete", "intent/order-processing", "--if-match", now)
+    assert "not there any more" in stitch("apply", "-f", "-", "--if-match", "*", stdin=mine, status=1).stderr
+
+
 def test_a_lease_is_renewed_by_name_and_what_cannot_be_says_why(stitch: Shell) -> None:
     stitch("apply", "-f", "-", stdin=INTENT)
     done = stitch("intent", "renew", "order-processing", status=1)

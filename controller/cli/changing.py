@@ -51,10 +51,12 @@ def read_documents(client: Client, files: Sequence[str]) -> tuple["Document", ..
     return tuple(documents)
 
 
-def apply(client: Client, documents: Sequence["Document"], *, wait_s: float | None) -> None:
+def apply(
+    client: Client, documents: Sequence["Document"], *, wait_s: float | None, if_match: str | None = None
+) -> None:
     """Raises InputInvalid with file:line:column for what the controller does not accept; AnswerIsNo."""
     with _located(documents):
-        results = client.apply([document.data for document in documents])
+        results = client.apply([document.data for document in documents], if_match=if_match)
     for result in results:
         print(result, flush=True)
     if wait_s is not None:
@@ -67,10 +69,10 @@ def apply(client: Client, documents: Sequence["Document"], *, wait_s: float | No
             raise AnswerIsNo("\n".join(refusals))
 
 
-def preview(client: Client, documents: Sequence["Document"]) -> Json:
+def preview(client: Client, documents: Sequence["Document"], *, if_match: str | None = None) -> Json:
     """The answer to a dry run. Raises as `apply`."""
     with _located(documents):
-        return client.preview([document.data for document in documents])
+        return client.preview([document.data for document in documents], if_match=if_match)
 
 
 @contextlib.contextmanager
@@ -130,10 +132,15 @@ def _follow(kind: str, name: str, status: Json, open_names: dict[str, str], refu
 
 
 def delete(
-    client: Client, references: Sequence[tuple[str, str]], wait_s: float | None, *, ignore_not_found: bool = False
+    client: Client,
+    references: Sequence[tuple[str, str]],
+    wait_s: float | None,
+    *,
+    ignore_not_found: bool = False,
+    if_match: str | None = None,
 ) -> None:
     """All or none. Raises AnswerIsNo with everything that is in the way, or (with `wait_s`) is not gone in time."""
-    for result in client.delete(references, ignore_not_found=ignore_not_found):
+    for result in client.delete(references, ignore_not_found=ignore_not_found, if_match=if_match):
         print(result, flush=True)
     if wait_s is None:
         return

@@ -101,24 +101,37 @@ class Client:
         answer: Json = self._request("GET", "/v1/doctor")
         return answer
 
-    def apply(self, manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Raises ManifestsRefused with everything that is wrong."""
-        return self._results("POST", "/v1/apply", {}, _encoded(manifests))
+    def apply(self, manifests: Sequence[Mapping[str, Any]], *, if_match: str | None = None) -> list[str]:
+        """`if_match`: a revision; only if nobody has changed any of them after it (else AnswerIsNo), `*`: only if they
+        are there. Raises ManifestsRefused with everything that is wrong."""
+        return self._results("POST", "/v1/apply", {}, _encoded(manifests), if_match)
 
-    def preview(self, manifests: Sequence[Mapping[str, Any]]) -> Json:
+    def preview(self, manifests: Sequence[Mapping[str, Any]], *, if_match: str | None = None) -> Json:
         """`results` and `preview` of a dry run. Raises as `apply`."""
-        answer: Json = self._request("POST", "/v1/apply", {"dry_run": "true"}, _encoded(manifests))
+        answer: Json = self._request("POST", "/v1/apply", {"dry_run": "true"}, _encoded(manifests), if_match)
         return answer
 
-    def delete(self, references: Sequence[tuple[str, str]], *, ignore_not_found: bool = False) -> list[str]:
-        """All or none; kinds in the plural, and names."""
+    def delete(
+        self,
+        references: Sequence[tuple[str, str]],
+        *,
+        ignore_not_found: bool = False,
+        if_match: str | None = None,
+    ) -> list[str]:
+        """All or none; kinds in the plural, and names. `if_match` as of `apply`."""
         query = {"ignore_not_found": "true"} if ignore_not_found else {}
-        return self._results("POST", "/v1/delete", query, _references(references))
+        return self._results("POST", "/v1/delete", query, _references(references), if_match)
 
-    def preview_delete(self, references: Sequence[tuple[str, str]], *, ignore_not_found: bool = False) -> Json:
+    def preview_delete(
+        self,
+        references: Sequence[tuple[str, str]],
+        *,
+        ignore_not_found: bool = False,
+        if_match: str | None = None,
+    ) -> Json:
         """`results` and `preview` of a dry run."""
         query = {"dry_run": "true"} | ({"ignore_not_found": "true"} if ignore_not_found else {})
-        answer: Json = self._request("POST", "/v1/delete", query, _references(references))
+        answer: Json = self._request("POST", "/v1/delete", query, _references(references), if_match)
         return answer
 
     def reload_policy(self, *, dry_run: bool) -> list[str]:
@@ -213,14 +226,28 @@ class Client:
 
     # ---- how
 
-    def _results(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> list[str]:
-        results: list[str] = self._request(method, path, query, body)["results"]
+    def _results(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        if_match: str | None = None,
+    ) -> list[str]:
+        results: list[str] = self._request(method, path, query, body, if_match)["results"]
         return results
 
-    def _request(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes = b"") -> Any:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        if_match: str | None = None,
+    ) -> Any:
         connection = self._connect(self._answer_timeout_s)
         try:
-            response = self._send(connection, method, path, query or {}, body)
+            response = self._send(connection, method, path, query or {}, body, if_match=if_match)
             return self._decode(self._read(response, response.read))
         finally:
             connection.close()
@@ -258,12 +285,16 @@ class Client:
         query: Mapping[str, str],
         body: bytes,
         media: str = "application/json",
+        *,
+        if_match: str | None = None,
     ) -> http.client.HTTPResponse:
         """The response, if it is a yes."""
         address = f"{self._address.base}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Authorization": f"Bearer {self.target.token}", "Accept": "application/json"}
         if body:
             headers["Content-Type"] = media
+        if if_match is not None:
+            headers["If-Match"] = "*" if if_match == "*" else f'"{if_match}"'
         try:
             connection.request(method, address, body=body or None, headers=headers)
             response = connection.getresponse()

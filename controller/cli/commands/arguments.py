@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
+IfMatch = Annotated[
+    str | None,
+    typer.Option(
+        "--if-match",
+        metavar="REVISION",
+        help="Only if nobody has changed it after this (metadata.revision); *: only if it is there.",
+    ),
+]
 Wait = Annotated[float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the outcome.")]
 KindArgument = Annotated[
     str, typer.Argument(metavar="KIND", help=", ".join(KINDS), autocompletion=completion.kind_or_reference)

@@ -10,6 +10,7 @@ from controller.cli.commands.arguments import (
     DetailOption,
     DryRun,
     Files,
+    IfMatch,
     OptionalFiles,
     SchemaKind,
     Selector,
@@ -26,6 +27,7 @@ def apply(
     file: Files,
     dry_run: DryRun = False,
     wait: Wait = None,
+    if_match: IfMatch = None,
     output: DetailOption = Detail.TABLE,
 ) -> None:
     """Create or replace what the manifests say: all of them or none."""
@@ -34,9 +36,9 @@ def apply(
     client = client_of(context)
     documents = changing.read_documents(client, file)
     if dry_run:
-        preview.show(changing.preview(client, documents), output)
+        preview.show(changing.preview(client, documents, if_match=if_match), output)
     else:
-        changing.apply(client, documents, wait_s=wait)
+        changing.apply(client, documents, wait_s=wait, if_match=if_match)
 
 
 def diff(context: typer.Context, file: Files, output: DetailOption = Detail.TABLE) -> None:
@@ -64,6 +66,7 @@ def delete(
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
     wait: Wait = None,
     dry_run: DryRun = False,
+    if_match: IfMatch = None,
     output: DetailOption = Detail.TABLE,
 ) -> None:
     """Remove resources: all of them or none; an intent is withdrawn."""
@@ -85,9 +88,10 @@ def delete(
     if not references:
         raise InputInvalid("delete what? stitch delete KIND/NAME, or -f FILE")
     if dry_run:
-        preview.show(client.preview_delete(references, ignore_not_found=ignore_not_found), output)
+        told = client.preview_delete(references, ignore_not_found=ignore_not_found, if_match=if_match)
+        preview.show(told, output)
     else:
-        changing.delete(client, references, wait, ignore_not_found=ignore_not_found)
+        changing.delete(client, references, wait, ignore_not_found=ignore_not_found, if_match=if_match)
 
 
 def _references(words: Sequence[str]) -> list[tuple[str, str]]:
