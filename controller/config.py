@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from controller.errors import ConfigInvalid
+from dataplane.addressing import host_and_port
 
 SOCKET_PATH_MAX = 107
 """sun_path of unix(7), with its last zero."""
@@ -135,10 +136,10 @@ def listen(text: str, where: str) -> Listen:
 
 def address(text: str, where: str) -> tuple[str, int]:
     """`127.0.0.1:8080` or `[::1]:8080`. Raises ConfigInvalid."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigInvalid(f"{where} must be ADDRESS:PORT, not {text!r}")
-    return host.strip("[]"), int(port)
+    try:
+        return host_and_port(text, least_port=0)
+    except ValueError as error:
+        raise ConfigInvalid(f"{where} must be ADDRESS:PORT: {error}") from error
 
 
 def token(path: Path) -> str:

@@ -8,6 +8,7 @@ import msgspec
 
 from controller.model.inventory import Attachment, Inventory, Service
 from controller.model.trace import Probe, Unknown
+from dataplane import addressing
 from dataplane.reference.checksum import checksum, pseudo_header
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
@@ -67,8 +68,8 @@ def resolve(probe: Probe, inventory: Inventory, own: str) -> Sent | Unknown:
     return Sent(network=network, host=host, source=pairs[0][0], destination=pairs[0][1], protocol=protocol, port=port)
 
 
-def _version(address: str) -> int:
-    return ipaddress.ip_address(address).version
+def _version(text: str) -> int:
+    return ipaddress.ip_address(text).version
 
 
 def _source(name: str, inventory: Inventory, own: str) -> tuple[str, Attachment, tuple[str, ...]] | Unknown:
@@ -122,7 +123,7 @@ def _attachments(inventory: Inventory) -> Iterator[tuple[str, Attachment]]:
 
 def _address(text: str) -> str | None:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(addressing.address(text))
     except ValueError:
         return None
 

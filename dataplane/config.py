@@ -1,21 +1,22 @@
 """Reads the agent's configuration, and refuses what could not work before anything is touched."""
 
-import ipaddress
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from dataplane import addressing
 from dataplane.detour import PREFIX
 from dataplane.errors import RequestInvalid
 from dataplane.host_api import AgentConfig
 from dataplane.ports import LARGEST_PORT
 
 _Value = TypeVar("_Value", int, str)
-_LARGEST_NAME = 15
-"""Characters of an interface name (IFNAMSIZ - 1)."""
+_INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")
+"""Name of an interface: at most IFNAMSIZ - 1 characters that can be seen, and none that ends a name somewhere."""
 _LARGEST_CACHE = 1 << 22
 
 
@@ -44,13 +45,17 @@ def _faults(config: AgentConfig) -> list[str]:
     faults += [
         f"interface {name!r} is no interface name"
         for name in [*interfaces, *(border.interface for border in config.borders)]
-        if not 0 < len(name) <= _LARGEST_NAME or "/" in name
+        if not _INTERFACE.fullmatch(name) or name in (".", "..")
     ]
     faults += [f"interface {name!r}: {PREFIX}* are the agent's own" for name in interfaces if name.startswith(PREFIX)]
-    faults += [f"border name {name!r} has a slash or is empty" for name in names if not name or "/" in name]
+    faults += [
+        f"border name {name!r} is empty, or has a slash or what cannot be seen"
+        for name in names
+        if not name or "/" in name or not name.isprintable()
+    ]
     for border in config.borders:
         try:
-            ipaddress.ip_interface(border.address)
+            addressing.interface(border.address)
         except ValueError as error:
             faults.append(f"border {border.name}: address: {error}")
         if not 0 < border.listen_port < 65536:
@@ -67,10 +72,11 @@ def _faults(config: AgentConfig) -> list[str]:
     if config.listen_group and not config.listen.startswith("unix:/"):
         faults.append("listen_group is for Unix sockets; who may use a TCP port is in the certificates")
     if not config.listen.startswith("unix:/"):
-        host, _, port = config.listen.rpartition(":")
-        if not host or not port.isdecimal():
-            faults.append(f"listen {config.listen!r} is neither unix:/PATH nor HOST:PORT")
-        elif not (config.tls_certificate and config.tls_key and config.tls_client_ca):
+        try:
+            addressing.host_and_port(config.listen)
+        except ValueError as error:
+            faults.append(f"listen is neither unix:/PATH nor HOST:PORT: {error}")
+        if not (config.tls_certificate and config.tls_key and config.tls_client_ca):
             faults.append(
                 f"listen {config.listen!r} is TCP, which needs mutual TLS: set tls_certificate, tls_key and "
                 "tls_client_ca, or listen on unix:/PATH"
@@ -78,16 +84,15 @@ def _faults(config: AgentConfig) -> list[str]:
     return faults
 
 
-def _metrics_faults(address: str) -> list[str]:
-    if not address or address.startswith("unix:/"):
+def _metrics_faults(metrics: str) -> list[str]:
+    if not metrics or metrics.startswith("unix:/"):
         return []
-    host, _, port = address.rpartition(":")
     try:
-        if port.isdecimal() and 0 < int(port) < 65536 and ipaddress.ip_address(host.strip("[]")).is_loopback:
+        if addressing.endpoint(metrics)[0].is_loopback:
             return []
     except ValueError:
         pass
-    return [f"metrics {address!r} is neither unix:/PATH nor ADDRESS:PORT with an address of the loopback"]
+    return [f"metrics {metrics!r} is neither unix:/PATH nor ADDRESS:PORT with an address of the loopback"]
 
 
 def _is_port(number: int) -> bool:

@@ -32,7 +32,10 @@ class Firewall:
 
         Returns whether anything was different.
         """
-        wanted = _ruleset(sorted(tunnels))
+        tunnels = sorted(tunnels)
+        if broken := [name for names in tunnels for name in names if not name.isprintable() or '"' in name]:
+            raise NodeRefused(f"{broken[0]!r} is no name of an interface that can be written into a ruleset")
+        wanted = _ruleset(tunnels)
         present = digest(TABLE)
         if present is not None and self._installed() == _Installed(ruleset=wanted, digest=present):
             return False

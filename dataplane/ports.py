@@ -8,7 +8,6 @@ How frames come from the interface to the program is the port's way (host_api.Po
 or by a detour. Then the maps have the detour's end instead of the interface, and nothing else knows of it.
 """
 
-import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from dataplane import addressing
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Gateway, PartRefused, PortRole, PortStatus, PortWay
@@ -389,11 +389,13 @@ def _fault_of_native(port: Port, device: Device) -> str:
 
 def _gateway_addresses(gateway: Gateway) -> tuple[bytes, bytes]:
     try:
-        ipv4 = ipaddress.IPv4Address(gateway.ipv4).packed if gateway.ipv4 else _NO_IPV4
-        ipv6 = ipaddress.IPv6Address(gateway.ipv6).packed if gateway.ipv6 else _NO_IPV6
+        ipv4 = addressing.address(gateway.ipv4) if gateway.ipv4 else None
+        ipv6 = addressing.address(gateway.ipv6) if gateway.ipv6 else None
     except ValueError as error:
         raise RequestInvalid(f"gateway on port {gateway.port}: {error} (an address without prefix length)") from error
-    return ipv4, ipv6
+    if (ipv4 and ipv4.version != 4) or (ipv6 and ipv6.version != 6):
+        raise RequestInvalid(f"gateway on port {gateway.port}: {gateway.ipv4!r} is not IPv4, or {gateway.ipv6!r} not 6")
+    return ipv4.packed if ipv4 else _NO_IPV4, ipv6.packed if ipv6 else _NO_IPV6
 
 
 def _texts(ipv4: bytes, ipv6: bytes) -> str:

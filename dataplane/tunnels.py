@@ -4,7 +4,6 @@ Order in which a tunnel is made: what the kernel may forward, the veth pair, the
 them, and the peer last: nothing comes in before all of it is in place. Removal goes the other way.
 """
 
-import ipaddress
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from dataplane import addressing
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.firewall import Firewall
 from dataplane.host_api import BorderConfig, BorderStatus, PartRefused, Tunnel
@@ -257,7 +257,7 @@ class Tunnels:
         link, config = border.link, border.config
         state = self._seen(link.wireguard)
         traffic = state.traffic[0] if state and state.traffic else None
-        address = ipaddress.ip_interface(config.address).ip
+        underlay_address = addressing.interface(config.address).ip
         underlay = read_interface(config.interface)
         return BorderStatus(
             name=config.name,
@@ -266,7 +266,7 @@ class Tunnels:
             kernel_mac=link.kernel_mac,
             carrier=underlay is not None and underlay.carrier,
             public_key=public_key(border.private_key),
-            endpoint=f"[{address}]:{config.listen_port}" if address.version == 6 else f"{address}:{config.listen_port}",
+            endpoint=addressing.write_endpoint(underlay_address, config.listen_port),
             mtu=link.mtu,
             up=bool(state and state.peers and read_interface(link.pipeline)),
             latest_handshake_s=traffic.latest_handshake_s if traffic else 0.0,
@@ -284,37 +284,35 @@ def _sync_underlay(netlink: IPRoute, border: BorderConfig) -> tuple[str, ...]:
     interface = read_interface(border.interface)
     if interface is None:
         raise NodeRefused(f"border {border.name}: there is no interface {border.interface} on this node")
-    address = ipaddress.ip_interface(border.address)
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    ours = addressing.interface(border.address)
+    family = socket.AF_INET if ours.version == 4 else socket.AF_INET6
     there = [entry.get("IFA_ADDRESS") for entry in netlink.get_addr(family=family, index=interface.index)]
-    if str(address.ip) in there:
+    if str(ours.ip) in there:
         return ()
-    netlink.addr("add", index=interface.index, address=str(address.ip), prefixlen=address.network.prefixlen)
-    return (f"set address {address} on {border.interface}",)
+    netlink.addr("add", index=interface.index, address=str(ours.ip), prefixlen=ours.network.prefixlen)
+    return (f"set address {ours} on {border.interface}",)
 
 
 def _peer(tunnel: Tunnel, where: str) -> Peer:
-    """Normalized, so that it compares equal with what WireGuard says."""
+    """Texts are canonical, so that they compare equal with what WireGuard says."""
     try:
-        public_key(tunnel.peer_public_key)  # any 32 bytes are a key
+        addressing.key(tunnel.peer_public_key)
     except ValueError as error:
         raise RequestInvalid(f"{where}: peer_public_key is no base64 of 32 bytes: {error}") from error
-    address, _, port = tunnel.peer_endpoint.rpartition(":")
     try:
-        ip = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-        if not (port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError(f"{port!r} is no port")
+        addressing.endpoint(tunnel.peer_endpoint)
     except ValueError as error:
-        raise RequestInvalid(f"{where}: peer_endpoint {tunnel.peer_endpoint!r} is not address:port: {error}") from error
+        raise RequestInvalid(f"{where}: peer_endpoint {error}") from error
     try:
-        prefixes = sorted(str(ipaddress.ip_network(prefix)) for prefix in tunnel.allowed_ips)
+        for prefix in tunnel.allowed_ips:
+            addressing.prefix(prefix)
     except ValueError as error:
         raise RequestInvalid(f"{where}: allowed_ips: {error}") from error
     if not 0 <= tunnel.persistent_keepalive_s < 65536:
         raise RequestInvalid(f"{where}: persistent_keepalive_s {tunnel.persistent_keepalive_s} is not in 0..65535")
     return Peer(
         public_key=tunnel.peer_public_key,
-        endpoint=f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}",
-        allowed_ips=tuple(prefixes),
+        endpoint=tunnel.peer_endpoint,
+        allowed_ips=tuple(sorted(tunnel.allowed_ips)),
         persistent_keepalive_s=tunnel.persistent_keepalive_s,
     )

@@ -186,6 +186,8 @@ class GoWireGuard:
         return connection
 
     def _set(self, device: str, lines: list[str]) -> None:
+        if broken := next((line for line in lines if not (line.isascii() and line.isprintable())), None):
+            raise NodeRefused(f"{device}: {broken.partition('=')[0]} would be more than one line for wireguard-go")
         answer = self._ask(device, "\n".join(lines) + "\n\n")
         if answer is None or ("errno", "0") not in answer:
             code = dict(answer or ()).get("errno", "no answer")

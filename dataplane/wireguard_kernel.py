@@ -9,6 +9,7 @@ from pyroute2 import IPRoute
 from pyroute2 import WireGuard as Netlink
 from pyroute2.netlink.exceptions import NetlinkError
 
+from dataplane import addressing
 from dataplane.errors import NodeRefused
 from dataplane.netlink import removing
 from dataplane.wireguard import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
@@ -100,8 +101,8 @@ def _request(peer: Peer) -> dict[str, object]:
         "allowed_ips": list(peer.allowed_ips),
     }
     if peer.endpoint:
-        address, _, port = peer.endpoint.rpartition(":")
-        request |= {"endpoint_addr": address.strip("[]"), "endpoint_port": int(port)}
+        host, port = addressing.endpoint(peer.endpoint)
+        request |= {"endpoint_addr": str(host), "endpoint_port": port}
     return request
 
 
@@ -140,8 +141,7 @@ def _peer(parts: list[Any]) -> Peer:
 def _endpoint(told: Mapping[str, Any] | None) -> str:
     if told is None:
         return ""
-    address = ipaddress.ip_address(told["addr"])
-    return f"[{address}]:{told['port']}" if address.version == 6 else f"{address}:{told['port']}"
+    return addressing.write_endpoint(ipaddress.ip_address(told["addr"]), told["port"])
 
 
 def _traffic(told: Any) -> PeerTraffic:

@@ -127,7 +127,7 @@ FORGERIES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
     ),
     "no prefix": (
         lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("x",)),)),
-        "does not appear to be",
+        "'x' has no prefix length",
     ),
     "SID of another": (
         lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, sid="5f00:3::1")),

@@ -8,7 +8,6 @@ KEY_DIR/agents/NAME.{key,pem}         for servers only: an agent cannot lead ano
 """
 
 import datetime
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from controller.eastwest.identity import certificate_of, name_of, pem, private_pem, write_new
 from controller.errors import ConfigInvalid
+from dataplane import addressing
 
 LIFETIME = datetime.timedelta(days=3650)
 _RESERVED = ("ca", "controller")
@@ -68,7 +68,7 @@ def make(domain: str, key_dir: Path, agent: str, addresses: Sequence[str]) -> di
 
 def _address(text: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(text))
+        return x509.IPAddress(addressing.address(text))
     except ValueError:
         return x509.DNSName(text)
 

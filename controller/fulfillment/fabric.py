@@ -13,6 +13,7 @@ from controller.fulfillment.ports import end_objection
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
+from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
 from dataplane.reasons import ATTACHMENT_CLASS, CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
 
@@ -106,7 +107,7 @@ def fabric(
             if end is not None and not end.border:
                 ports[link.name, end.node] = end.port
     macs = {
-        (name, port.number): mac_address(port.mac)
+        (name, port.number): addressing.mac(port.mac)
         for name, description in descriptions.items()
         for port in description.ports
         if port.mac
@@ -227,8 +228,8 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 domain=link.domain,
                 ingress_class=ATTACHMENT_CLASS + 2 + index,
                 port=status.port,
-                mac=mac_address(status.mac) if status.mac else 0,
-                kernel_mac=mac_address(status.kernel_mac) if status.kernel_mac else 0,
+                mac=addressing.mac(status.mac) if status.mac else 0,
+                kernel_mac=addressing.mac(status.kernel_mac) if status.kernel_mac else 0,
                 public_key=status.public_key,
                 endpoint=status.endpoint,
                 inner_mtu=tunnel_mtu - encapsulation_bytes(1),
@@ -260,10 +261,6 @@ def port_status(descriptions: Mapping[str, NodeDescription], node: str, port: in
 def encapsulation_bytes(segments: int) -> int:
     """Outer IPv6 header and SRH (RFC 8754 §2)."""
     return 40 + 8 + 16 * segments
-
-
-def mac_address(text: str) -> int:
-    return int(text.replace(":", ""), 16)
 
 
 # ---- entries of the tables that are about forwarding

@@ -8,7 +8,6 @@ from controller.fulfillment.claims import common
 from controller.fulfillment.fabric import (
     attachment_entry,
     forward_entry,
-    mac_address,
     port_status,
     resolve_entry,
     route_entry,
@@ -26,6 +25,7 @@ from controller.model.entry import Entry, Match
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
 from controller.model.requirements import Isolation
+from dataplane import addressing
 from dataplane.host_api import Gateway, NodeDescription
 from dataplane.reasons import DropReason
 
@@ -56,7 +56,7 @@ def network_entries(
             entries.append(attachment_entry(attachment.port, action, ("context", index), owner))
             status = port_status(descriptions, node, attachment.port)
             if status is not None and status.mac:
-                entries.append(resolve_entry(hop, attachment.port, mac_address(status.mac), owner))
+                entries.append(resolve_entry(hop, attachment.port, addressing.mac(status.mac), owner))
         for address in map(numbering.address, attachment.addresses):
             entries.append(_admit(attachment.port, address, owner))
             entries.append(route_entry(index, (address, 128), hop, owner))

@@ -1,13 +1,12 @@
 """Whether terms are well formed: what every domain checks alike, whatever its policy says."""
 
-import base64
-import ipaddress
 from collections.abc import Sequence
 
 from controller.fulfillment.translate import inside
 from controller.model.agreement import CAPABILITIES, MAX_FLOWS, Flow, TunnelEnd
 from controller.model.intent import Ports
 from controller.model.inventory import Domain
+from dataplane import addressing
 
 MAX_ITEMS = 4096
 """Prefixes and ports of all flows of an offer."""
@@ -43,15 +42,9 @@ def _flow_objection(flow: Flow) -> str:
         return f"it has more than {_FLOW_ITEMS} prefixes and ports"
     for text in (*flow.source_prefixes, *flow.destination_prefixes):
         try:
-            network = ipaddress.ip_network(text)
+            addressing.host_prefix(text)
         except ValueError as error:
             return str(error)
-        if str(network) != text:
-            return f"prefix {text} should be written {network}"
-        if network.prefixlen == 0 or network.is_multicast or network.is_loopback or network.is_link_local:
-            return f"prefix {text} is not one of hosts"
-        if network.version == 6 and int(network.network_address) >> 112 in (0, 0x5F00):
-            return f"prefix {text} is not one of hosts"
     for ports in flow.ports:
         known = ports.protocol in ("tcp", "udp", "icmp")
         if not known or not 0 <= ports.first <= ports.last <= 65535:
@@ -83,17 +76,8 @@ def _are_inside(prefixes: Sequence[str], wide: Sequence[str]) -> bool:
     rest = set(prefixes) - set(wide)
     if not rest:
         return True
-    outer = [ipaddress.ip_network(text) for text in wide]
-    return all(any(_is_subnet(ipaddress.ip_network(text), one) for one in outer) for text in rest)
-
-
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _is_subnet(inner: _Network, outer: _Network) -> bool:
-    if isinstance(inner, ipaddress.IPv4Network):
-        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
-    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+    outer = [addressing.prefix(text) for text in wide]
+    return all(any(addressing.inside(addressing.prefix(text), one) for one in outer) for text in rest)
 
 
 def needs_objection(needs: Sequence[str], own: str) -> str:
@@ -105,18 +89,13 @@ def needs_objection(needs: Sequence[str], own: str) -> str:
 def end_objection(end: TunnelEnd, peer: Domain) -> str:
     """Why a tunnel to `end` cannot be made."""
     try:
-        sid = ipaddress.IPv6Address(end.sid)
-        block = ipaddress.IPv6Network(peer.sid_block)
-        key = base64.b64decode(end.public_key, validate=True)
-        host, _, port = end.endpoint.rpartition(":")
-        ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
+        sid, block = addressing.sid(end.sid), addressing.sid_block(peer.sid_block)
+        addressing.key(end.public_key)
+        addressing.endpoint(end.endpoint)
     except ValueError as error:
         return f"the tunnel's end is malformed: {error}"
     if sid not in block:
         return f"SID {sid} is not in {peer.name}'s block {block}"
-    if len(key) != 32 or not 0 < number < 65536:
-        return "the tunnel's end is malformed: expected a 32 byte key and a UDP port"
     if not 1000 <= end.inner_mtu <= 65535:
         return f"an inner MTU of {end.inner_mtu} is not supported"
     return ""

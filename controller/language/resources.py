@@ -103,7 +103,7 @@ def _network(values: dict[str, Any]) -> dict[str, Any]:
 
 NETWORK = Fields(
     fields={
-        "prefixes": Field(shape=ListOf(item=scalars.PREFIX, least=1, most=64), required=True),
+        "prefixes": Field(shape=ListOf(item=scalars.HOST_PREFIX, least=1, most=64), required=True),
         "gateways": Field(shape=ListOf(item=scalars.ADDRESS, most=2)),
         "trust": Field(shape=scalars.TRUST),
         "deny": Field(shape=scalars.DENY),

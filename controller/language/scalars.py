@@ -1,22 +1,21 @@
 """How single values are written: names, addresses, ports, units. Each shape has its way back to text."""
 
-import base64
 import datetime
 import enum
-import ipaddress
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from controller.language.shape import Scalar
 from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Trust
+from dataplane import addressing
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PORTS = re.compile(r"(tcp|udp)(?:/([0-9]{1,5})(?:-([0-9]{1,5}))?)?")
-_ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
 def _parts(count: tuple[int, ...]) -> Any:
@@ -186,73 +185,35 @@ def print_ports(ports: Ports) -> str:
     return f"{ports.protocol}/{ports.first}" + (f"-{ports.last}" if ports.last != ports.first else "")
 
 
-def _address(text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ValueError(f"{text[:60]!r} is no IP address") from error
-    if address.is_multicast or address.is_loopback or address.is_link_local or address.is_unspecified:
-        raise ValueError(f"{text} is no unicast address that can be routed")
-    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
-        raise ValueError(f"{text} is IPv4-mapped or has a zone")
-    return str(address)
+def _written(read: Callable[[str], object]) -> Callable[[str], str]:
+    """The text as it is, once `read` has taken it."""
 
-
-ADDRESS = Scalar(expected="an address such as 10.1.0.11 or 2001:db8::1", make=_address)
-
-
-def _prefix(text: str) -> str:
-    if "/" not in text:
-        raise ValueError(f"{text[:60]!r} has no prefix length")
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError as error:
-        raise ValueError(f"{text[:60]!r} is no prefix ({error})") from error
-
-
-PREFIX = Scalar(expected="a prefix such as 10.1.0.0/24 or 2001:db8:1::/64", make=_prefix)
-
-
-def _inside_5f00(length: int | None) -> Any:
     def make(text: str) -> str:
-        network = ipaddress.ip_network(_prefix(text))
-        inside = isinstance(network, ipaddress.IPv6Network) and int(network.network_address) >> 112 == 0x5F00
-        if not inside or (length is not None and network.prefixlen != length) or not 16 < network.prefixlen <= 48:
-            raise ValueError(f"{text} is none")
-        return str(network)
+        read(text)
+        return text
 
     return make
 
 
-SID_BLOCK = Scalar(expected="a SID block inside 5f00::/16 (RFC 9602) such as 5f00:1::/32", make=_inside_5f00(None))
-LOCATOR = Scalar(expected="a /48 locator inside 5f00::/16 (RFC 9602) such as 5f00:1:2::/48", make=_inside_5f00(48))
-
-
-def _key(text: str) -> str:
-    try:
-        size = len(base64.b64decode(text, validate=True))
-    except ValueError as error:
-        raise ValueError(f"{text[:20]!r}... is no base64") from error
-    if size != 32:
-        raise ValueError(f"it has {size} bytes")
-    return text
-
-
-KEY = Scalar(expected="an Ed25519 public key: 32 bytes in base64", make=_key)
-
-
-def _endpoint(text: str) -> str:
-    match = _ENDPOINT.fullmatch(text)
-    if not match or not 0 < int(match[2]) < 65536:
-        raise ValueError(f"{text[:60]!r} is none")
-    return text
-
-
+ADDRESS = Scalar(expected="an address such as 10.1.0.11 or 2001:db8::1", make=_written(addressing.host_address))
+PREFIX = Scalar(expected="a prefix such as 10.1.0.0/24 or 2001:db8:1::/64", make=_written(addressing.prefix))
+HOST_PREFIX = Scalar(expected=PREFIX.expected, make=_written(addressing.host_prefix))
+SID_BLOCK = Scalar(
+    expected="a SID block inside 5f00::/16 (RFC 9602) such as 5f00:1::/32", make=_written(addressing.sid_block)
+)
+LOCATOR = Scalar(
+    expected="a /48 locator inside 5f00::/16 (RFC 9602) such as 5f00:1:2::/48",
+    make=_written(lambda text: addressing.sid_block(text, 48)),
+)
+KEY = Scalar(expected="an Ed25519 public key: 32 bytes in base64", make=_written(addressing.key))
+_endpoint = _written(addressing.host_and_port)
 ENDPOINT = Scalar(expected="host:port such as 127.0.0.1:7001", make=_endpoint)
 
 
 def _agent(text: str) -> str:
-    return text if text.startswith("unix:/") and len(text) < 120 else _endpoint(text)
+    if text.startswith("unix:/") and len(text) < 120 and text.isprintable():
+        return text
+    return _endpoint(text)
 
 
 AGENT = Scalar(expected="unix:/path or host:port", make=_agent)
