@@ -22,6 +22,10 @@ class Unavailable(ControllerError):
     """Ours: this controller cannot do it now and has not done it; asking again later helps."""
 
 
+class OurFault(ControllerError):
+    """Ours: what somebody else has sent cannot be worked on here, and nothing has come of it."""
+
+
 class Overloaded(Unavailable):
     """More is asked than this controller takes at once."""
 

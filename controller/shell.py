@@ -8,6 +8,12 @@
 ```
 
 Events that wait are stepped together and stored in one commit, so that a burst costs one fsync.
+
+A step that raises is a fault of ours. Where the event came from outside (a peer, a node, a client: every event but
+`Tick`), only that event is refused: the state is as it was before, who sent it is told, it is logged once and counted.
+Nothing of it is stored, so that a restart does not meet it but where it is sent again, and refused again. A `Tick` that
+raises ends the process: what it does nobody from outside has asked for at that moment, and to go on without leases and
+renewals would be worse than to begin anew.
 """
 
 import asyncio
@@ -21,7 +27,8 @@ import msgspec
 
 from controller import preview, reconcile
 from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets
-from controller.errors import ConfigInvalid, ControllerError, Overloaded, Unavailable
+from controller.contained import Contained, Raised
+from controller.errors import ConfigInvalid, ControllerError, OurFault, Overloaded, Unavailable
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
@@ -99,6 +106,7 @@ class Shell(Reading):
         self._request_ids = (f"request-{n}" for n in itertools.count(1))
         self.counts: Counter[str] = Counter()
         """Of events by kind, `commits`, `steps_us`, `ticks_lost`."""
+        self.contained = Contained()
 
     @property
     def queued(self) -> int:
@@ -130,9 +138,9 @@ class Shell(Reading):
         weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply | Delete))
         began = time.perf_counter()
         if weight < HEAVY:
-            self._state, effects = self._stepped(before, events)
+            self._state, effects, raised = self._stepped(before, events)
         else:
-            self._state, effects = await asyncio.to_thread(self._stepped, before, events)
+            self._state, effects, raised = await asyncio.to_thread(self._stepped, before, events)
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
         await self._store(effects)
@@ -142,9 +150,16 @@ class Shell(Reading):
         self._revisions.settle(max((one.revision for one in events if isinstance(one, Apply)), default=0))
         if self._state.inventory.domains != before.inventory.domains:
             neighbours.set_domains(self._state.inventory.domains)
-        for _, receipt in items:
-            if receipt is not None and not receipt.done():
+        for place, (_, receipt) in enumerate(items):
+            if receipt is None or receipt.done():
+                continue
+            if place in raised:
+                receipt.set_exception(OurFault(raised[place].reason))
+            else:
                 receipt.set_result(None)
+        for fault in raised.values():
+            if self.contained.is_new(fault):
+                self._log("error", "event_refused", fault.fields)
         self._perform(effects, neighbours, targets)
         if self._state is not before:
             self._wake()
@@ -159,20 +174,36 @@ class Shell(Reading):
                 raise
             self.counts["commits"] += 1
 
-    def _stepped(self, before: reconcile.State, events: Sequence[Event]) -> tuple[reconcile.State, list[Effect]]:
+    def _stepped(
+        self, before: reconcile.State, events: Sequence[Event]
+    ) -> tuple[reconcile.State, list[Effect], dict[int, Raised]]:
+        """Also says which of the events raised, by their place (-1: it was their history); nothing came of these."""
         effects: list[Effect] = []
+        raised: dict[int, Raised] = {}
         state = before
-        for event in events:
-            if isinstance(event, Apply | Delete) and event.dry_run:
-                effects.append(preview.foresee(state, event, self._now_s(), self._keys))
+        for place, event in enumerate(events):
+            try:
+                if isinstance(event, Apply | Delete) and event.dry_run:
+                    effects.append(preview.foresee(state, event, self._now_s(), self._keys))
+                    continue
+                state, produced = reconcile.step(state, event, self._now_s(), self._keys)
+            except Exception as error:
+                if isinstance(event, Tick):
+                    raise
+                raised[place] = fault = Raised.of(event, error)
+                state = msgspec.structs.replace(state, held=None)  # which alone changes within a step
+                if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
+                    effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
-            state, produced = reconcile.step(state, event, self._now_s(), self._keys)
             effects += produced
-        self._happened += self._history.observe(before, state, events, effects, self._now_s())
+        try:
+            self._happened += self._history.observe(before, state, events, effects, self._now_s())
+        except Exception as error:  # what happened counts whether or not it can be told
+            raised[-1] = Raised.of(None, error)
         if self._happened and any(isinstance(one, Persist | Tick) for one in (*effects, *events)):
             effects.append(Persist(records=tuple(self._happened)))
             self._happened.clear()
-        return state, effects
+        return state, effects, raised
 
     async def _give_up(self, error: ControllerError) -> None:
         """What cannot be stored is not done: who waits or asks is told, and the controller ends with the reason."""
@@ -232,7 +263,7 @@ class Shell(Reading):
         await self._queue.put((event, None))
 
     async def receive(self, peer: str, message: Envelope) -> None:
-        """Returns when what the message led to is stored."""
+        """Returns when what the message led to is stored. Raises OurFault where it led to a fault of ours."""
         objection = ""
         if message.kind == "offer" and self._plugins is not None and self._plugins.judging:
             objection = await self._judged(self._plugins, message)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from controller import doctor, machine, process, view
+from controller.contained import Raised
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
@@ -144,6 +145,7 @@ class NodeTelemetry:
         if self._store is not None:
             rows += machine.disks(self._store)
         rows.append(machine.clock(alone=self._is_alone()))
+        rows += map(_contained_check, self._shell.contained.newest.values(), self._shell.contained.counts.values())
         rows += filter(None, map(_plugin_check, self._shell.list("plugins")))
         return tuple(sorted(rows, key=lambda row: (row.subject.split("/")[0] not in _FIRST, row.subject)))
 
@@ -177,6 +179,12 @@ class NodeTelemetry:
             _family("netstitch_events_total", "Events that were stepped", "kind", steps),
             _single("netstitch_step_seconds_total", "Time spent in step", "counter", counts["steps_us"] / 1e6),
             _single("netstitch_commits_total", "Commits of the store", "counter", counts["commits"]),
+            _family(
+                "netstitch_events_refused_total",
+                "Events that a fault of netstitch kept from being stepped",
+                "source",
+                self._shell.contained.counts,
+            ),
             _single("netstitch_ticks_lost_total", "Ticks that a full queue dropped", "counter", counts["ticks_lost"]),
             _single("netstitch_events_queued", "Events that wait", "gauge", self._shell.queued),
             _family("netstitch_telemetry_batches_total", "Batches that arrived by stream", "node", tally.batches),
@@ -210,6 +218,13 @@ def _peer_advice(domain: str, fault: str) -> str:
     if "certificate" in said or "handshake" in said or "ssl" in said:
         return f"both sides must have pinned each other's key and certificate; compare with {domain}, clocks too"
     return f"see that the controller of {domain} runs and can be reached, and that both sides pinned each other's key"
+
+
+def _contained_check(newest: Raised, count: int) -> Check:
+    """Of one source, from which something came that ended in a fault of ours."""
+    detail = f"{count} were refused since the start by a fault of netstitch; the newest, {newest.kind}: {newest.fault}"
+    advice = f"report it with the line event_refused of the log that has digest {newest.digest[:16]}"
+    return Check(subject=newest.source, name="events", ok=False, detail=detail, advice=advice)
 
 
 def _plugin_check(plugin: Resource) -> Check | None:

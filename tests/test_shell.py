@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,12 @@ from waiting import LIMIT_S
 
 from controller import reconcile
 from controller.eastwest.identity import load
-from controller.errors import Overloaded, Unavailable
+from controller.errors import OurFault, Overloaded, Unavailable
+from controller.fulfillment.negotiate import sealed
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import Withdrawal, unsigned
-from controller.model.event import Record
+from controller.model.event import Event, MessageReceived, Record, Renew, Tick
 from controller.model.resource import Resource
 from controller.shell import QUEUE_MAX, Shell
 from controller.store import StoreUnusable
@@ -238,3 +239,76 @@ def test_a_crash_between_storing_and_acting_changes_nothing_of_the_outcome(tmp_p
         assert outcome.states == expected.states
         assert set(outcome.messages) <= set(expected.messages)
         assert all(expected.messages[name] == message for name, message in outcome.messages.items())
+
+
+# ---- a step that raises
+
+
+def raise_for(monkeypatch: pytest.MonkeyPatch, unlucky: Callable[[Event], bool]) -> list[Event]:
+    """A core with a fault: `step` raises, in the midst of its work, for some events. Returns those it met."""
+    step = reconcile.step
+    met: list[Event] = []
+
+    def faulty(state, event, now_s, keys):  # type: ignore[no-untyped-def]
+        result = step(state, event, now_s, keys)
+        if unlucky(event):
+            met.append(event)
+            raise OverflowError("int too large to convert to float")
+        return result
+
+    monkeypatch.setattr(reconcile, "step", faulty)
+    return met
+
+
+async def test_a_message_whose_step_raises_is_refused_and_nothing_else_is(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    lines: list[tuple[str, str, dict[str, str]]] = []
+    domain.shell._log = lambda level, event, fields: lines.append((level, event, dict(fields)))
+    transit = load("transit", domain.directory / "transit" / "keys")
+    evil, good = (
+        sealed(Withdrawal(id=f"transit:{name}:1", reason="", issued_s=1), transit) for name in ("evil", "good")
+    )
+    met = raise_for(monkeypatch, lambda event: isinstance(event, MessageReceived) and event.message == evil)
+    async with domain.running():
+        await domain.apply_inventory()
+        for _ in range(3):
+            with pytest.raises(OurFault, match="has done nothing"):
+                await domain.shell.receive("transit", evil)
+        await domain.shell.receive("transit", good)
+    assert [*domain.shell.state.closed] == ["transit:good:1"]
+    stored = {record.name for commit in domain.journal.commits for record in commit}
+    assert "transit:good:1" in stored and "transit:evil:1" not in stored
+    assert len(met) == 3
+    refused = [fields for _, event, fields in lines if event == "event_refused"]
+    assert [(one["source"], one["kind"]) for one in refused] == [("domains/transit", "MessageReceived")]
+    assert "int too large" in refused[0]["reason"] and "test_shell.py" in refused[0]["where"]
+    assert domain.shell.contained.counts == {"domains/transit": 3}
+
+
+async def test_what_a_client_asks_is_answered_though_its_step_raises(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    raise_for(monkeypatch, lambda event: isinstance(event, Renew))
+    async with domain.running():
+        await domain.apply_inventory()
+        answers = [await domain.shell.renew("nothing") for _ in range(2)]
+        assert all("failed to work on it" in answer.conflict for answer in answers)
+        assert not (await domain.shell.delete([("networks", "shop/none")])).conflict
+    assert domain.shell.contained.counts == {"clients": 2}
+
+
+async def test_of_a_burst_only_what_raises_is_refused(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Events of one commit: before and after the bad one."""
+    messages = [unsigned(Withdrawal(id=f"transit:{name}:1", reason="", issued_s=1)) for name in ("a", "bad", "c")]
+    raise_for(monkeypatch, lambda event: isinstance(event, MessageReceived) and event.message == messages[1])
+    async with domain.running():
+        await domain.apply_inventory()
+        results = await asyncio.gather(
+            *(domain.shell.receive("transit", one) for one in messages), return_exceptions=True
+        )
+    assert [type(one) for one in results] == [type(None), OurFault, type(None)]
+
+
+async def test_a_tick_that_raises_ends_the_controller(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    raise_for(monkeypatch, lambda event: isinstance(event, Tick))
+    with pytest.raises(ExceptionGroup) as ended:
+        async with domain.running():
+            await asyncio.sleep(LIMIT_S)
+    assert ended.group_contains(OverflowError)

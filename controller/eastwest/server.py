@@ -29,7 +29,7 @@ from controller.eastwest.peer import (
     encode,
     greeting_objection,
 )
-from controller.errors import ConfigInvalid, NoSpace
+from controller.errors import ConfigInvalid, NoSpace, OurFault
 from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
 
@@ -60,7 +60,7 @@ OPTIONS = (
 )
 
 Deliver = Callable[[str, Envelope], Awaitable[None]]
-"""(domain of the peer, message): returns when the outcome is durable. Raises NoSpace where it cannot be."""
+"""(domain, message): returns when the outcome is durable. Raises OurFault, and NoSpace where it cannot be."""
 Met = Callable[[PeerMet], Awaitable[None]]
 Refused = Callable[[str, str], None]
 """(domain, or address where it is unknown; reason): for the log."""
@@ -164,6 +164,8 @@ class EastWestServer:
                     await self._deliver(domain, message)
             except TimeoutError:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again")
+            except OurFault as exc:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
             except NoSpace:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no room to store it now; try later")
         return b""
