@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from dataplane.bounds import LARGEST_PORT
 from dataplane.errors import RequestInvalid
 from dataplane.host_api import CapturedFrame, CaptureQuery
-from dataplane.ports import LARGEST_PORT
 
 _HEADER = struct.Struct("QII")
 """struct captured: time (CLOCK_MONOTONIC, ns), interface index, length of the whole frame; then up to 256 bytes."""

@@ -9,10 +9,10 @@ from typing import TypeVar
 import msgspec
 
 from dataplane import addressing
+from dataplane.bounds import LARGEST_PORT
 from dataplane.detour import PREFIX
 from dataplane.errors import RequestInvalid
 from dataplane.host_api import AgentConfig
-from dataplane.ports import LARGEST_PORT
 
 _Value = TypeVar("_Value", int, str)
 _INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")

@@ -15,9 +15,33 @@ MessagePack (`encode`, `decode`). A request with unknown or missing fields is re
 
 import enum
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
+
+from dataplane import addressing
+from dataplane.bounds import (
+    FLOWS_MAX,
+    LARGEST_PORT,
+    AddressText,
+    Count,
+    Digest,
+    EndpointText,
+    Frame,
+    ManyWords,
+    Name,
+    Port,
+    PortOrNone,
+    PrefixTexts,
+    Seconds,
+    UnixTime,
+    UnixTimeFloat,
+    Unsigned8,
+    Unsigned16,
+    Unsigned32,
+    Words,
+)
 
 SERVICE = "netstitch.Host"
 LEAST_TUNNEL_MTU = 1344
@@ -121,108 +145,130 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
 
 
 class PortStatus(_Record, frozen=True, kw_only=True):
-    number: int
-    interface: str
+    number: Port
+    interface: Name
     role: PortRole
-    mac: str
-    mtu: int
+    mac: Name
+    """Empty: the interface is not there."""
+    mtu: Unsigned32
     carrier: bool
-    kind: str = ""
+    kind: Name = ""
     """Of the interface: `veth`, `tun`, `bridge`, ..., or the driver of a card."""
-    way: str = ""
+    way: Name = ""
     """`native` or `detour`; empty: not in the pipeline."""
-    why: str = ""
+    why: Words = ""
     """Why it is a detour."""
-    faults: tuple[str, ...] = ()
+    faults: ManyWords = ()
     """What keeps frames from passing, and what to do."""
+
+    def __post_init__(self) -> None:
+        if self.mac:
+            addressing.mac(self.mac)
 
 
 class BorderStatus(_Record, frozen=True, kw_only=True):
-    name: str
-    port: int
-    mac: str
+    name: Name
+    port: Port
+    mac: Name
     """Of the tunnel's port, on the XDP side."""
-    kernel_mac: str
+    kernel_mac: Name
     """Of the tunnel's port, on the kernel's side: the destination MAC of what is to enter the tunnel."""
     carrier: bool = True
     """Of the underlay."""
-    public_key: str
+    public_key: Name
     """WireGuard, base64. The private one never leaves the node."""
-    endpoint: str
+    endpoint: EndpointText
     """`address:port` on the underlay."""
-    mtu: int
+    mtu: Unsigned32
     up: bool
     """The tunnel exists."""
-    latest_handshake_s: float
+    latest_handshake_s: UnixTimeFloat
     """Unix time; 0 = never."""
-    received_bytes: int
-    sent_bytes: int
+    received_bytes: Count
+    sent_bytes: Count
+
+    def __post_init__(self) -> None:
+        for text, read in (
+            (self.mac, addressing.mac),
+            (self.kernel_mac, addressing.mac),
+            (self.public_key, addressing.key),
+            (self.endpoint, addressing.endpoint),
+        ):
+            if text:
+                read(text)
 
 
 class Gateway(_Request, frozen=True, kw_only=True):
     """Addresses that the edge answers for on an attachment."""
 
-    port: int
-    ipv4: str = ""
-    ipv6: str = ""
+    port: Port
+    ipv4: AddressText = ""
+    ipv6: AddressText = ""
 
 
 class Tunnel(_Request, frozen=True, kw_only=True):
     """A WireGuard device to one neighbour (desired)."""
 
-    border: str
-    peer_public_key: str
-    peer_endpoint: str
-    allowed_ips: tuple[str, ...]
+    border: Name
+    peer_public_key: Name
+    peer_endpoint: EndpointText
+    allowed_ips: PrefixTexts
     """Prefixes of sources that may come out and destinations that may go in: the neighbour's SID block."""
-    persistent_keepalive_s: int = 25
+    persistent_keepalive_s: Unsigned16 = 25
 
 
 class HostState(_Request, frozen=True, kw_only=True):
     """All that a node shall have beside table entries (desired). What is not here is removed."""
 
-    gateways: tuple[Gateway, ...] = ()
-    tunnels: tuple[Tunnel, ...] = ()
+    gateways: Annotated[tuple[Gateway, ...], Meta(max_length=LARGEST_PORT)] = ()
+    tunnels: Annotated[tuple[Tunnel, ...], Meta(max_length=LARGEST_PORT)] = ()
 
 
 class PartRefused(_Record, frozen=True, kw_only=True):
     """A tunnel or gateway that the node cannot have as it shall be; what was there of it stays. All else is done."""
 
-    part: str
+    part: Name
     """`tunnels/BORDER` or `ports/NUMBER`; a controller says so also of entries, by their owner."""
-    reason: str
+    reason: Words
     """What, where, why, and what to do."""
 
 
 class HostReport(_Record, frozen=True, kw_only=True):
     """What `Sync` did. Empty `changes`: nothing was different."""
 
-    changes: tuple[str, ...]
+    changes: ManyWords
     """In words, one a change: `created tunnel sg1-t1`."""
-    refused: tuple[PartRefused, ...] = ()
+    refused: Annotated[tuple[PartRefused, ...], Meta(max_length=2 * LARGEST_PORT)] = ()
 
 
 class NodeDescription(_Record, frozen=True, kw_only=True):
-    name: str
-    software: str
-    wireguard: str
+    name: Name
+    software: Name
+    wireguard: Name
     """`kernel` or `wireguard-go`; `none`: no tunnel can be made."""
-    boot_epoch_s: int
+    boot_epoch_s: UnixTime
     """Unix time of boot: boot time in s = unix time - boot_epoch_s. Constant until the node's clock is set."""
-    layout: str
+    layout: Name
     """Digest of the map layout in use."""
-    ports: tuple[PortStatus, ...]
-    borders: tuple[BorderStatus, ...]
+    ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
+    borders: Annotated[tuple[BorderStatus, ...], Meta(max_length=LARGEST_PORT)]
     host_state: HostState
     """As the node has it now."""
+
+    def __post_init__(self) -> None:
+        numbers = [port.number for port in self.ports] + [border.port for border in self.borders]
+        if len({*numbers}) != len(numbers):
+            raise ValueError("a port is there twice")
+        if len({border.name for border in self.borders}) != len(self.borders):
+            raise ValueError("a border is there twice")
 
 
 class AuditReport(_Record, frozen=True, kw_only=True):
     """What `Sync` would say, and what the node has then: one call where nothing is expected to be different."""
 
-    changes: tuple[str, ...]
-    refused: tuple[PartRefused, ...] = ()
-    digests: dict[str, bytes]
+    changes: ManyWords
+    refused: Annotated[tuple[PartRefused, ...], Meta(max_length=2 * LARGEST_PORT)] = ()
+    digests: Annotated[dict[Name, Digest], Meta(max_length=256)]
     """By table, of what it holds, read from the kernel now: equal digests, equal entries. They mean nothing else."""
     description: NodeDescription
 
@@ -230,84 +276,84 @@ class AuditReport(_Record, frozen=True, kw_only=True):
 class FlowRecord(_Record, frozen=True, kw_only=True):
     """One direction of one flow as the edge saw it. Counts are totals since `first_seen_s`."""
 
-    context: int
-    leg: int
-    ingress_port: int
+    context: Unsigned32
+    leg: Unsigned32
+    ingress_port: PortOrNone
     """0: decapsulated here."""
-    l4_class: int
-    source_address: str
-    destination_address: str
-    protocol: int
-    source_port: int
-    destination_port: int
-    packets: int
-    bytes: int
+    l4_class: Unsigned32
+    source_address: AddressText
+    destination_address: AddressText
+    protocol: Unsigned8
+    source_port: Unsigned16
+    destination_port: Unsigned16
+    packets: Count
+    bytes: Count
     """IP length, without outer headers."""
-    first_seen_s: float
-    last_seen_s: float
+    first_seen_s: UnixTimeFloat
+    last_seen_s: UnixTimeFloat
     """Unix time."""
 
 
 class FlowQuery(_Request, frozen=True, kw_only=True):
-    leg: int = -1
+    leg: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = -1
     """-1: all."""
-    limit: int = 100_000
+    limit: Unsigned32 = 100_000
 
 
 class FlowBatch(_Record, frozen=True, kw_only=True):
-    time_s: float
-    flows: tuple[FlowRecord, ...]
+    time_s: UnixTimeFloat
+    flows: Annotated[tuple[FlowRecord, ...], Meta(max_length=FLOWS_MAX)]
     truncated: bool
 
 
 class TelemetryQuery(_Request, frozen=True, kw_only=True):
-    interval_s: float = 1.0
-    queue_length: int = 64
+    interval_s: Seconds = 1.0
+    queue_length: Unsigned16 = 64
 
 
 class CounterSample(_Record, frozen=True, kw_only=True):
-    index: int
-    packets: int
-    bytes: int
+    index: Unsigned32
+    packets: Count
+    bytes: Count
 
 
 class LostPackets(_Record, frozen=True, kw_only=True):
     """Let through by the pipeline, and lost; not in `drop_counter`. A total."""
 
-    port: int
-    interface: str
+    port: PortOrNone
+    interface: Name
     """Where."""
-    reason: int
+    reason: Unsigned32
     """DropReason."""
-    packets: int
+    packets: Count
 
 
 class LossReport(_Record, frozen=True, kw_only=True):
-    losses: tuple[LostPackets, ...]
+    losses: Annotated[tuple[LostPackets, ...], Meta(max_length=65536)]
 
 
 class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """What changed since the batch before, each interval; every 10 s where nothing does."""
 
-    time_s: float
-    flows: tuple[FlowRecord, ...]
-    legs: tuple[CounterSample, ...]
-    drops: tuple[CounterSample, ...]
-    ports: tuple[PortStatus, ...]
-    lost_batches: int
+    time_s: UnixTimeFloat
+    flows: Annotated[tuple[FlowRecord, ...], Meta(max_length=FLOWS_MAX)]
+    legs: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
+    drops: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
+    ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
+    lost_batches: Count
     """Batches that a full queue dropped since the stream began."""
 
 
 class CaptureQuery(_Request, frozen=True, kw_only=True):
-    port: int
-    count: int = 100
-    seconds: float = 5.0
+    port: Port
+    count: Unsigned32 = 100
+    seconds: Seconds = 5.0
 
 
 class CapturedFrame(_Record, frozen=True, kw_only=True):
-    time_s: float
-    original_length: int
-    frame: bytes
+    time_s: UnixTimeFloat
+    original_length: Unsigned32
+    frame: Frame
 
 
 Record = TypeVar("Record", bound=_Record)
@@ -341,5 +387,8 @@ def encode(record: _Record) -> bytes:
 
 
 def decode(data: bytes, kind: type[Record]) -> Record:
-    """Raises msgspec.ValidationError (a ValueError) where `data` is no `kind`."""
-    return msgspec.msgpack.decode(data, type=kind)
+    """Raises msgspec.DecodeError (a ValueError) where `data` is no `kind`."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 
 from dataplane import addressing
+from dataplane.bounds import LARGEST_PORT
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Gateway, PartRefused, PortRole, PortStatus, PortWay
@@ -29,7 +30,6 @@ _PORT = struct.Struct("6sBxH2x4s8x16s")
 """struct port."""
 _U32 = struct.Struct("I")
 _NO_IPV4, _NO_IPV6 = bytes(4), bytes(16)
-LARGEST_PORT = 511
 _LARGEST_PACKET = 65535
 
 

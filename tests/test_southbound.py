@@ -1,19 +1,21 @@
 """Drivers and sessions of nodes, against the agent's own P4Runtime server over maps in memory."""
 
 import asyncio
+import dataclasses
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
 import pytest
 from hypothesis import given, settings
-from node_fake import FakeNode
+from node_fake import FakeHost, FakeNode
 from pipeline_tables import entries as table_entries
 from waiting import LIMIT_S, until
 
@@ -27,7 +29,7 @@ from controller.southbound.nodes import Nodes
 from controller.southbound.p4runtime import TURN, P4RuntimeClient
 from dataplane import p4info
 from dataplane.entry import TableEntry
-from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, Tunnel
+from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, TelemetryBatch, Tunnel
 
 CODEC = Codec(p4info.load())
 OWNER = "intents/orders"
@@ -581,3 +583,109 @@ async def test_telemetry_arrives(node: FakeNode, running: Running) -> None:
     assert running.telemetry[0] == "se1"
     assert running.nodes.telemetry_fault("se1") == ""
     assert (await running.nodes.flows("se1")).flows == ()
+
+
+# ---- nodes that say what cannot be
+
+
+def described(node: FakeNode, change: Callable[[dict[str, Any]], object]) -> Callable[[], Awaitable[Any]]:
+    """What the node would say of itself, with a change in it."""
+
+    async def describe() -> dict[str, Any]:
+        said = msgspec.to_builtins(await FakeHost.describe(node.host))
+        change(said)
+        return said
+
+    return describe
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda said: said["ports"][0].update(mac="zz:zz"), "no MAC address"),
+        (lambda said: said["ports"][0].update(mac="02:00:00:00:00:01\n"), "matching regex"),
+        (lambda said: said.update(ports=said["ports"] * 2), "a port is there twice"),
+        (lambda said: said.update(ports=said["ports"] * 4_000), "length <= 511"),
+        (lambda said: said["ports"][0].update(number=-(10**18)), ">= 1"),
+        (lambda said: said["ports"][0].update(mtu=2**64 - 1), "<= 4294967295"),
+        (lambda said: said["borders"][0].update(latest_handshake_s=float("nan")), ">= 0"),
+        (lambda said: said["borders"][0].update(endpoint="192.0.2.5:+51820"), "no port"),
+        (lambda said: said["borders"][0].update(public_key="key"), "base64"),
+        (lambda said: said["borders"][0].update(name="x\npublic_key=0"), "matching regex"),
+        (lambda said: said.update(software=b"\xed\xa0\x80"), "Expected `str`"),
+        (lambda said: said.clear(), "missing required field"),
+    ],
+)
+async def test_what_no_node_can_be_ends_the_session_alone(  # type: ignore[no-untyped-def]
+    directory: Path, running: Running, change, reason: str
+) -> None:
+    ports = tuple(PortConfig(number=n, interface=f"e{n}", role=PortRole.ATTACHMENT) for n in (1, 2))
+    border = BorderConfig(name="s-t", port=9, interface="u", address="192.0.2.1/30", listen_port=51820, mtu=1420)
+    liar, honest = (FakeNode(name, directory / name, ports, (border,)) for name in ("se1", "sg1"))
+    liar.host.describe = described(liar, change)  # type: ignore[method-assign]
+    try:
+        for node in (liar, honest):
+            await node.start()
+            running.nodes.connect(node.name, node.agent)
+        event = await running.events.next(NodeUnreachable)
+        assert event.node == "se1" and reason in event.reason
+        assert (await running.events.next(NodeDescribed)).node == "sg1"
+        liar.host.describe = lambda: FakeHost.describe(liar.host)  # type: ignore[method-assign]
+        assert (await running.events.next(NodeDescribed, 2)).node == "se1"
+    finally:
+        await liar.stop()
+        await honest.stop()
+
+
+async def test_a_session_that_raises_ends_alone_and_says_why(node: FakeNode, running: Running) -> None:
+    """Whatever of ours does not hold what a node says: here what looks at its telemetry."""
+
+    def fail(name: str, batch: TelemetryBatch) -> None:
+        raise OverflowError("cannot convert float infinity to integer")
+
+    running.nodes._context = dataclasses.replace(running.nodes._context, observe=fail)
+    running.nodes.connect("se1", node.agent)
+    event = await running.events.next(NodeUnreachable)
+    assert "cannot be worked on" in event.reason and "OverflowError: cannot convert" in event.reason
+
+
+LARGEST = 2**128 - 1
+
+
+async def test_the_largest_election_id_locks_nobody_out(node: FakeNode, running: Running) -> None:
+    """A client with it leads: who cannot, and why, is told. It leaves: we lead again, also in the sessions after."""
+    thief = P4RuntimeClient("se1", channel_to(node), CODEC, LARGEST)
+    await thief.become_primary()
+    await thief.ensure_pipeline()
+    running.nodes.connect("se1", node.agent)
+    event = await running.events.next(NodeUnreachable)
+    assert f"another controller leads it (election id {LARGEST}, ours 1000)" in event.reason
+    thief.close()
+    await running.events.next(NodeDescribed)
+    await node.stop()
+    await running.events.next(NodeUnreachable, 2)
+    await node.start()
+    await running.events.next(NodeDescribed, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda row: setattr(row.match[0].exact, "value", bytes(10**6) + b"\x01"), "more than 16 bits"),
+        (lambda row: setattr(row.match[0].exact, "value", b"\xff" * 5), "more than 16 bits"),
+        (lambda row: setattr(row.match[1].lpm, "prefix_len", 129), "prefix of 129 bits"),
+        (lambda row: setattr(row.match[1].lpm, "prefix_len", -1), "prefix of -1 bits"),
+        (lambda row: setattr(row.match[1], "field_id", 1), "a field twice"),
+        (lambda row: setattr(row.match[1], "field_id", 77), "with id 77"),
+        (lambda row: setattr(row, "table_id", 77), "an entry of table 0x4d"),
+        (lambda row: setattr(row.action.action, "action_id", 77), "with id 77"),
+        (lambda row: setattr(row.action.action.params[0], "value", b"\xff" * 40), "more than 16 bits"),
+        (lambda row: row.action.action.params.pop(), "with id 1"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused(change, reason: str) -> None:  # type: ignore[no-untyped-def]
+    row = CODEC.compose(route("5f00:2::/32", 3))
+    CODEC.parse(row)
+    change(row)
+    with pytest.raises(TargetRejected, match=reason):
+        CODEC.parse(row)

@@ -86,6 +86,8 @@ class Codec:
         try:
             match = sorted(message.match, key=lambda each: each.field_id)
             values = tuple(_parse_match(fields[each.field_id], each) for each in match)
+            if len({value.field for value in values}) != len(values):
+                raise TargetRejected(f"the node has an entry of {table.name} with a field twice")
             return Row(key=(table.name, values, message.priority), behaviour=_parse_action(table, message))
         except KeyError as exc:
             raise TargetRejected(
@@ -125,25 +127,36 @@ def _given(field: MatchField, number: int | None) -> int:
 
 
 def _parse_match(field: MatchField, message: p4r.FieldMatch) -> Match:
-    number = int.from_bytes
+    bits = field.bitwidth
     match field.match_type:
         case MatchType.EXACT:
-            return Match(field=field.name, value=number(message.exact.value, "big"))
+            return Match(field=field.name, value=_number(message.exact.value, bits))
         case MatchType.LPM:
             prefix_length = message.lpm.prefix_len
-            return Match(field=field.name, value=number(message.lpm.value, "big"), prefix_length=prefix_length)
+            if not 0 <= prefix_length <= bits:
+                raise TargetRejected(f"the node has an entry with a prefix of {prefix_length} bits in {field.name}")
+            return Match(field=field.name, value=_number(message.lpm.value, bits), prefix_length=prefix_length)
         case MatchType.TERNARY:
-            mask = number(message.ternary.mask, "big")
-            return Match(field=field.name, value=number(message.ternary.value, "big"), mask=mask)
+            mask = _number(message.ternary.mask, bits)
+            return Match(field=field.name, value=_number(message.ternary.value, bits), mask=mask)
         case MatchType.RANGE:
-            high = number(message.range.high, "big")
-            return Match(field=field.name, value=number(message.range.low, "big"), high=high)
+            high = _number(message.range.high, bits)
+            return Match(field=field.name, value=_number(message.range.low, bits), high=high)
 
 
 def _parse_action(table: Table, message: p4r.TableEntry) -> Behaviour:
     action: Action = table.action_by_id[message.action.action.action_id]
-    values = {param.param_id: int.from_bytes(param.value, "big") for param in message.action.action.params}
+    bits = {param.id: param.bitwidth for param in action.params}
+    values = {param.param_id: _number(param.value, bits[param.param_id]) for param in message.action.action.params}
     return action.name, tuple((param.name, values[param.id]) for param in action.params)
+
+
+def _number(octets: bytes, bitwidth: int) -> int:
+    """Raises TargetRejected where it has more bits."""
+    number = int.from_bytes(octets, "big") if len(octets) <= (bitwidth + 7) // 8 else 1 << bitwidth
+    if number >> bitwidth:
+        raise TargetRejected(f"the node has an entry with a number of more than {bitwidth} bits")
+    return number
 
 
 def _show_match(match: Match) -> str:

@@ -10,6 +10,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,12 @@ from dataplane.host_api import (
 
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
+STEADY_S = 5.0
+"""Who was connected for so long is tried again at once; who ends each session soon, ever later."""
 TELEMETRY_RETRY_S = 2.0
+FAULT_MAX = 2000
+"""Characters that are told of why a session ended."""
+WRONG = "what it answered cannot be worked on (a fault of netstitch, or of its agent)"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", 4 * 1024 * 1024),  # errors of a batch come one for each update
@@ -109,18 +115,31 @@ class NodeSession:
     async def run(self) -> None:
         delay_s = BACKOFF_S_MIN
         while True:
-            fault = ""
-            try:
-                await self._session()
-            except* (TargetUnreachable, TargetRejected) as group:
-                fault = "; ".join(dict.fromkeys(str(each) for each in _leaves(group)))
+            began_s = time.monotonic()
+            fault = await self._ending()
             if self.fault != fault:
-                if not self.fault:  # it was connected until now
+                if time.monotonic() - began_s > STEADY_S:  # it was connected until now
                     delay_s = BACKOFF_S_MIN
                 self.fault = fault
                 await self._context.report(NodeUnreachable(node=self.name, reason=fault))
             await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
             delay_s = min(2 * delay_s, BACKOFF_S_MAX)
+
+    async def _ending(self) -> str:
+        """Why a session ended. It is a task of its own, since a TaskGroup that fails just when its task is cancelled
+        keeps that to itself (Python 3.11)."""
+        session = asyncio.ensure_future(self._session())
+        try:
+            await asyncio.wait({session})
+        finally:
+            session.cancel()
+            await asyncio.wait({session})
+        faults = [f"node {self.name}: the connection was given up"] if session.cancelled() else []
+        for error in _leaves(None if session.cancelled() else session.exception()):
+            known = isinstance(error, TargetUnreachable | TargetRejected)
+            # what a node says is foreign: whatever comes of it ends this session alone
+            faults.append(str(error) if known else f"node {self.name}: {WRONG}: {type(error).__name__}: {error}")
+        return "; ".join(dict.fromkeys(faults))[:FAULT_MAX]
 
     async def _session(self) -> None:
         """Returns never; raises TargetUnreachable or TargetRejected, perhaps in a group."""
@@ -301,9 +320,9 @@ def _ordered(state: HostState) -> HostState:
     )
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
             yield from _leaves(each)
-        else:
-            yield each
+    elif error is not None:
+        yield error

@@ -19,6 +19,7 @@ from dataplane.host_api import CounterSample, PartRefused
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
+LARGEST_ELECTION_ID = 2**128 - 1
 UNARY_S_MAX = 5.0
 PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
@@ -96,7 +97,14 @@ class P4RuntimeClient:
                         self._check_primary(response.arbitration)
                         return
                     # Nobody leads, but somebody with a higher id once did: our clock was ahead then (§5.3).
-                    self._election_id = U128.decode(response.arbitration.election_id) + 1
+                    # After the largest one there is no higher, but the same one leads where nobody does.
+                    highest = U128.decode(response.arbitration.election_id)
+                    if self._election_id > highest or self._election_id == LARGEST_ELECTION_ID:
+                        raise TargetUnreachable(
+                            f"node {self.node}: nobody leads it, and it does not let us (election id "
+                            f"{self._election_id}, the highest it knows is {highest})"
+                        )
+                    self._election_id = min(highest + 1, LARGEST_ELECTION_ID)
                     await stream.write(self._arbitration())
         except TimeoutError as exc:
             raise TargetUnreachable(f"node {self.node}: no answer to the arbitration in {UNARY_S_MAX:.0f} s") from exc
@@ -165,12 +173,15 @@ class P4RuntimeClient:
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
+        most = sum(table.size for table in names.values())
         try:
             async for response in self._read(request, timeout=READ_S_MAX):
                 for entity in response.entities:
                     if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
                         row = self._codec.parse(entity.table_entry)
                         rows[row.key] = row
+                if len(rows) > most:
+                    raise TargetRejected(f"node {self.node}: it has more entries than its tables have room for")
         except grpc.aio.AioRpcError as exc:
             raise self._translated("reading its tables", exc) from exc
         return rows
@@ -180,19 +191,19 @@ class P4RuntimeClient:
         counter = {counter.name: counter for counter in self._codec.p4info.counters}[name]
         request = p4r.ReadRequest(device_id=DEVICE_ID)
         request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
-        samples = []
+        samples: dict[int, CounterSample] = {}
         try:
             async for response in self._read(request, timeout=READ_S_MAX):
                 for entity in response.entities:
                     cell = entity.counter_entry
-                    if cell.data.packet_count or cell.data.byte_count:
-                        sample = CounterSample(
-                            index=cell.index.index, packets=cell.data.packet_count, bytes=cell.data.byte_count
-                        )
-                        samples.append(sample)
+                    found = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
+                    if not 0 <= found[0] < counter.size or min(found) < 0 or len(samples) > counter.size:
+                        raise TargetRejected(f"node {self.node}: {name} has no such cells: {found}")
+                    if any(found[1:]):
+                        samples[found[0]] = CounterSample(index=found[0], packets=found[1], bytes=found[2])
         except grpc.aio.AioRpcError as exc:
             raise self._translated(f"reading {name}", exc) from exc
-        return tuple(samples)
+        return tuple(samples.values())
 
     async def sync(
         self, desired: Sequence[Entry], *, read_back: bool = True, digests: Mapping[str, bytes] | None = None
