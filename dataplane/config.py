@@ -42,6 +42,8 @@ def _faults(config: AgentConfig) -> list[str]:
     faults += [f"port number {number} is used twice" for number in _repeated(numbers)]
     faults += [f"interface {name} is two ports" for name in _repeated(interfaces)]
     faults += [f"border {name} is named twice" for name in _repeated(names)]
+    listening = _repeated([border.listen_port for border in config.borders])
+    faults += [f"listen_port {number} is of two borders" for number in listening]
     faults += [
         f"interface {name!r} is no interface name"
         for name in [*interfaces, *(border.interface for border in config.borders)]
@@ -58,6 +60,11 @@ def _faults(config: AgentConfig) -> list[str]:
             addressing.interface(border.address)
         except ValueError as error:
             faults.append(f"border {border.name}: address: {error}")
+        for prefix in border.peers:
+            try:
+                addressing.prefix(prefix)
+            except ValueError as error:
+                faults.append(f"border {border.name}: peers: {error}")
         if not 0 < border.listen_port < 65536:
             faults.append(f"border {border.name}: listen_port {border.listen_port} is not in 1..65535")
         if not 1280 <= border.mtu <= 65535:

@@ -111,6 +111,8 @@ class BorderConfig(_Request, frozen=True, kw_only=True):
     """UDP port of WireGuard."""
     mtu: int
     """Of packets inside the tunnel that the underlay takes whole; those of LEAST_TUNNEL_MTU pass in any case."""
+    peers: tuple[str, ...] = ()
+    """Prefixes in which the neighbour's end may be beside that of `address`, where routers are between the two."""
 
 
 class AgentConfig(_Request, frozen=True, kw_only=True):
@@ -180,6 +182,8 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
     endpoint: EndpointText
     """`address:port` on the underlay."""
     mtu: Unsigned32
+    reaches: PrefixTexts = ()
+    """Prefixes in which the neighbour's end may be."""
     up: bool
     """The tunnel exists."""
     latest_handshake_s: UnixTimeFloat
@@ -196,6 +200,8 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
         ):
             if text:
                 read(text)
+        for prefix in self.reaches:
+            addressing.prefix(prefix)
 
 
 class Gateway(_Request, frozen=True, kw_only=True):

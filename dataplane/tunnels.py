@@ -4,6 +4,7 @@ Order in which a tunnel is made: what the kernel may forward, the veth pair, the
 them, and the peer last: nothing comes in before all of it is in place. Removal goes the other way.
 """
 
+import ipaddress
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from dataplane import addressing
 from dataplane.errors import NodeRefused, RequestInvalid
-from dataplane.firewall import Firewall
+from dataplane.firewall import Firewall, Way
 from dataplane.host_api import BorderConfig, BorderStatus, PartRefused, Tunnel
 from dataplane.interface import read_interface
 from dataplane.tunnel_link import (
@@ -26,6 +27,7 @@ from dataplane.tunnel_link import (
     sync_routes,
     sync_wireguard_device,
 )
+from dataplane.tunnel_peer import key_objection, place_objection, reachable
 from dataplane.wireguard import DeviceConfig, DeviceState, KeyStore, Peer, WireGuard, public_key
 
 START_S = 0.7
@@ -41,6 +43,19 @@ class _Border:
     @property
     def config(self) -> BorderConfig:
         return self.link.border
+
+    @property
+    def reaches(self) -> tuple[addressing.Network, ...]:
+        own = addressing.interface(self.config.address)
+        return reachable(own, map(addressing.prefix, self.config.peers))
+
+    def way(self, peer: Peer) -> Way:
+        return Way(
+            devices=self.link.devices,
+            underlay=self.config.interface,
+            listen_port=self.config.listen_port,
+            peer=addressing.endpoint(peer.endpoint)[0],
+        )
 
 
 class _Attempt:
@@ -76,6 +91,10 @@ class Tunnels:
         keys = KeyStore(state_dir / "keys")
         self._wireguard = wireguard
         self._firewall = Firewall(state_dir)
+        self._ours: frozenset[addressing.Address] = frozenset(
+            addressing.interface(border.address).ip for border in borders
+        )
+        """Addresses of this node, as last seen."""
         self._forwarding_before = state_dir / "forwarding-before"
         self._borders = {
             border.name: _Border(link=TunnelLink(node, border), private_key=keys.private_key(border.name))
@@ -95,19 +114,20 @@ class Tunnels:
     def sync(self, desired: Iterable[Tunnel]) -> tuple[tuple[str, ...], tuple[PartRefused, ...]]:
         """Makes the node have exactly these tunnels; returns what was different, in words, a line a tunnel, and those
         that cannot be as they shall. Of these stays what is there; no other one waits for them."""
-        wanted, refused = self._checked(desired)
-        attempt = _Attempt(refused)
         with closing(IPRoute()) as netlink:
+            self._ours = _own_addresses(netlink)
+            wanted, refused = self._checked(desired)
+            attempt = _Attempt(refused)
             for name, border in self._borders.items():
                 if name not in wanted and name not in refused:
                     with attempt.at(name):
                         if self._remove(netlink, border):
                             attempt.changes.append(f"removed tunnel {name}")
             with attempt.at(*wanted):
-                kept = {n for n in refused if n in self._borders and read_interface(self._borders[n].link.pipeline)}
-                if self._firewall.sync(self._borders[name].link.devices for name in {*wanted, *kept}):
+                ways = self._ways(refused) + [self._borders[name].way(peer) for name, peer in wanted.items()]
+                if self._firewall.sync(ways):
                     attempt.changes.append("set what the kernel may forward")
-                attempt.changes += self._sync_forwarding(bool(wanted or kept))
+                attempt.changes += self._sync_forwarding(bool(ways))
             until = time.monotonic() + START_S
             for name in attempt.left(wanted):
                 with attempt.at(name):
@@ -121,11 +141,21 @@ class Tunnels:
 
     def guard(self) -> bool:
         """Limits what the kernel may forward to the tunnels that exist; returns whether it was not so."""
-        links = [border.link for border in self._borders.values()]
         try:
-            return self._firewall.sync(link.devices for link in links if read_interface(link.pipeline))
+            return self._firewall.sync(self._ways(self._borders))
         except OSError as error:
             raise NodeRefused(f"limiting what the kernel may forward failed: {error}") from error
+
+    def _ways(self, names: Iterable[str]) -> list[Way]:
+        """Of tunnels that are there, as they are."""
+        borders = [self._borders[name] for name in names if name in self._borders]
+        return [
+            border.way(peer)
+            for border in borders
+            if read_interface(border.link.pipeline)
+            for peer in getattr(self._seen(border.link.wireguard), "peers", ())
+            if peer.endpoint
+        ]
 
     def serve(self, desired: Iterable[Tunnel]) -> bool:
         """Whether WireGuard of each of them is there and has its peer, read back: it says nothing by itself."""
@@ -197,10 +227,36 @@ class Tunnels:
                 refused[name] = f"{where} is named twice"
             elif name not in refused:
                 try:
-                    wanted[name] = _peer(tunnel, where)
+                    wanted[name] = self._peer(tunnel, where)
                 except RequestInvalid as error:
                     refused[name] = str(error)
+        refused |= self._shared(wanted)
         return {name: peer for name, peer in wanted.items() if name not in refused}, refused
+
+    def _peer(self, tunnel: Tunnel, where: str) -> Peer:
+        """Raises RequestInvalid."""
+        peer = _peer(tunnel, where)
+        border = self._borders[tunnel.border]
+        objection = key_objection(addressing.key(peer.public_key))
+        if peer.public_key in {public_key(one.private_key) for one in self._borders.values()}:
+            objection = "the key is our own"
+        objection = objection or place_objection(addressing.endpoint(peer.endpoint)[0], border.reaches, self._ours)
+        if objection:
+            raise RequestInvalid(f"{where}: the neighbour's end: {objection}")
+        return peer
+
+    def _shared(self, wanted: dict[str, Peer]) -> dict[str, str]:
+        """Borders whose peer is another border's too, by its key or its place: who has it keeps it."""
+        there = {tunnel.border: (tunnel.peer_public_key, tunnel.peer_endpoint) for tunnel in self.actual()}
+        holders: dict[str, str] = {}
+        refused = {}
+        for name, peer in sorted(
+            wanted.items(), key=lambda one: (there.get(one[0]) != (one[1].public_key, one[1].endpoint), one[0])
+        ):
+            for value, what in ((peer.public_key, "key"), (peer.endpoint, "endpoint")):
+                if (holder := holders.setdefault(value, name)) != name:
+                    refused[name] = f"tunnel {name}: the neighbour's end: its {what} is that of tunnel {holder}"
+        return refused
 
     def _sync_tunnel(self, netlink: IPRoute, border: _Border, peer: Peer, until: float) -> tuple[str, ...]:
         """`until`: when it has waited enough for WireGuard, by the monotonic clock."""
@@ -268,6 +324,7 @@ class Tunnels:
             public_key=public_key(border.private_key),
             endpoint=addressing.write_endpoint(underlay_address, config.listen_port),
             mtu=link.mtu,
+            reaches=tuple(map(str, border.reaches)),
             up=bool(state and state.peers and read_interface(link.pipeline)),
             latest_handshake_s=traffic.latest_handshake_s if traffic else 0.0,
             received_bytes=traffic.received_bytes if traffic else 0,
@@ -291,6 +348,11 @@ def _sync_underlay(netlink: IPRoute, border: BorderConfig) -> tuple[str, ...]:
         return ()
     netlink.addr("add", index=interface.index, address=str(ours.ip), prefixlen=ours.network.prefixlen)
     return (f"set address {ours} on {border.interface}",)
+
+
+def _own_addresses(netlink: IPRoute) -> frozenset[addressing.Address]:
+    """All that this node has."""
+    return frozenset(ipaddress.ip_address(entry.get("IFA_ADDRESS")) for entry in netlink.get_addr())
 
 
 def _peer(tunnel: Tunnel, where: str) -> Peer:

@@ -6,6 +6,7 @@ moment: it loses all but what it had persisted. Effects are performed in order; 
 
 import base64
 import heapq
+import ipaddress
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -84,6 +85,10 @@ class SimulatedKeys:
         self.public = base64.b64encode(self._private.public_key().public_bytes_raw()).decode()
         self.certificate = pem(_root_certificate(domain, self._private)).decode()
 
+    @property
+    def public_key(self) -> str:
+        return self.public
+
     def sign(self, data: bytes) -> bytes:
         signature = self._private.sign(data)
         head, _, payload = data.partition(b"\n")
@@ -141,6 +146,7 @@ class SimulatedNode:
                 public_key=self._key(f"{name}/{border.name}"),
                 endpoint=f"{border.address.split('/')[0]}:{border.listen_port}",
                 mtu=border.link.tunnel_mtu,
+                reaches=(str(ipaddress.ip_interface(border.address).network),),
                 up=False,
                 latest_handshake_s=0.0,
                 received_bytes=0,

@@ -26,6 +26,8 @@ from controller.model.agreement import (
 from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Encryption, Ports, Trust
 from controller.model.policy import AcceptRule, Policy, TransitRule
+from controller.reconcile.tunnel_ends import end_objection
+from controller.reconcile.turn import Turn
 from tests.offers import asked_for, first_offer, mandated, said, signed
 from tests.simulator import ORDER_PROCESSING, START_S, SimulatedKeys, World
 
@@ -102,6 +104,12 @@ def test_an_offer_that_was_forged_or_altered_on_the_way_opens_nothing() -> None:
         assert isinstance(answer, Refusal) and "forged or altered" in answer.reason
 
 
+def ending(terms: Terms, **changes: object) -> Terms:
+    return replace(terms, offeror_end=replace(terms.offeror_end, **changes))
+
+
+OUR_BORDER = World().nodes["ig1"].describe().borders[0]
+OUR_KEY, OUR_ADDRESS = OUR_BORDER.public_key, OUR_BORDER.endpoint.rpartition(":")[0]
 FORGERIES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
     "another offeror": (lambda terms: replace(terms, offeror="shop"), "sent an offer of shop"),
     "for another": (lambda terms: replace(terms, acceptor="shop"), "is for shop"),
@@ -135,6 +143,12 @@ FORGERIES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
     ),
     "key": (lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, public_key="AAAA")), "malformed"),
     "endpoint": (lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, endpoint="host")), "malformed"),
+    "key of low order": (lambda terms: ending(terms, public_key="A" * 43 + "="), "the key is of low order"),
+    "our own key": (lambda terms: ending(terms, public_key=OUR_KEY), "the key is insight's own"),
+    "our own address": (lambda terms: ending(terms, endpoint=f"{OUR_ADDRESS}:51820"), "is our own"),
+    "address by another link": (lambda terms: ending(terms, endpoint="203.0.113.66:51820"), "is not on the border's"),
+    "loopback": (lambda terms: ending(terms, endpoint="127.0.0.1:51820"), "is the address of no neighbour"),
+    "multicast": (lambda terms: ending(terms, endpoint="224.0.0.9:51820"), "is the address of no neighbour"),
     "needs what we have not": (lambda terms: replace(terms, needs=("telepathy",)), "has not what is needed: telepathy"),
     "not our policy": (
         lambda terms: asked_for(terms, flows=(replace(terms.flows[0], ports=(replace(HTTPS, last=444),)),)),
@@ -420,6 +434,7 @@ def test_altered_acceptance_opens_nothing() -> None:
     accepted = opened(genuine)
     assert isinstance(accepted, Acceptance)
     end = replace(accepted.acceptor_end, sid="5f00:2:9::")
+    own_key = world.nodes["sg1"].describe().borders[0].public_key
     quick = signed(replace(accepted, latency_us=1), "transit").payload
     forgeries = {
         "altered": replace(genuine, payload=quick),
@@ -429,6 +444,8 @@ def test_altered_acceptance_opens_nothing() -> None:
         "another kind": replace(genuine, kind="withdrawal"),
         "slow": signed(replace(accepted, latency_us=20_001), "transit"),
         "SID of another": signed(replace(accepted, acceptor_end=replace(end, sid="5f00:3::1")), "transit"),
+        "elsewhere": signed(replace(accepted, acceptor_end=replace(end, endpoint="203.0.113.66:1")), "transit"),
+        "our key": signed(replace(accepted, acceptor_end=replace(end, public_key=own_key)), "transit"),
     }
     for name, forged in forgeries.items():
         deliver(world, forged, "transit", "shop")
@@ -467,7 +484,7 @@ def test_agreement_is_proved_by_both_signatures() -> None:
     assert agreement is not None and agreement.agreement is not None
     held: Agreement = agreement.agreement
     keys = SimulatedKeys("anybody")
-    shop, transit = (SimulatedKeys(name).public for name in ("shop", "transit"))
+    shop, transit = (SimulatedKeys(name).public_key for name in ("shop", "transit"))
     offer, acceptance = held.offer, held.acceptance
     assert keys.verify(shop, offer.signed_bytes, offer.signature)
     assert keys.verify(shop, held.terms.mandate.signed_bytes, held.terms.mandate.signature)
@@ -557,3 +574,42 @@ def test_accept_rule_can_forbid_transit() -> None:
     )
     assert "comes straight from shop" in refusal(terms(visited=("transit",)), policy, "insight", START_S)
     assert not refusal(terms(visited=("shop",)), policy, "insight", START_S)
+
+
+def test_the_end_of_one_border_is_no_end_of_another() -> None:
+    world = agreed_world()
+    insight = world.controllers["insight"]
+    (course,) = insight.state.courses.values()
+    assert course.upstream is not None
+    held = course.upstream.terms
+    turn = Turn(insight.state, world.now_s, insight.keys)
+    assert end_objection(turn, held.border, held.offeror_end) == ""
+    for changes in ({"public_key": "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I="}, {"endpoint": "203.0.113.66:51820"}):
+        end = replace(held.offeror_end, **changes)
+        assert "of another border" in end_objection(turn, "unknown", end)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("A" * 43 + "=", "anybody can sign with this key"),
+        (base64.b64encode((2**255 - 20).to_bytes(32, "little")).decode(), "anybody can sign with this key"),
+        (
+            base64.b64encode(
+                bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")
+            ).decode(),
+            "any",
+        ),
+        ("transit", "it is the key of transit"),
+        ("shop", "it is the key of shop"),
+    ],
+)
+def test_a_key_that_is_no_identity_is_not_pinned(key: str, reason: str) -> None:
+    world = World()
+    world.start()
+    pinned = world.controllers[key].keys.public_key if key in world.controllers else key
+    reply = world.apply(
+        "shop", f"apiVersion: netstitch/v1\nkind: Domain\nmetadata: {{name: moon}}\nspec: {{key: {pinned}}}\n"
+    )
+    assert reply is not None and [one.path for one in reply.problems] == [(0, "spec", "key")]
+    assert reply.problems[0].message.startswith(reason)

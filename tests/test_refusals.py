@@ -28,7 +28,12 @@ from dataplane.host_api import Gateway, HostReport, HostState, Tunnel
 from dataplane.layout import MASKS
 
 pytestmark = pytest.mark.root
-PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+KEYS = {
+    "b1": "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+    "b2": "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I=",
+    "b3": "cb148jA1vsuBI0TqQ2ZWRgUg01FeqsRB0BxMnkRyYR8=",
+    "big": "VUllj7V9J4aAVhQCZzb8nLKks1cnad9xgIYAEtr3nHk=",
+}
 PEERS = {"b1": "192.0.2.2:51001", "b2": "[2001:db8:ff::2]:51002", "b3": "192.0.2.10:51003", "big": "192.0.2.14:51004"}
 ADDRESSES = {"b1": "192.0.2.1/30", "b2": "2001:db8:ff::1/64", "b3": "192.0.2.9/30", "big": "192.0.2.13/30"}
 INVALID, OTHERS = "intents/invalid", "intents/others"
@@ -42,7 +47,7 @@ exec {binary} "$@"
 
 def tunnel(border: str, **changed: object) -> Tunnel:
     given = {
-        "peer_public_key": PUBLIC,
+        "peer_public_key": KEYS.get(border, KEYS["b2"]),
         "peer_endpoint": PEERS.get(border, "192.0.2.99:1"),
         "allowed_ips": ("5f00:2::/32",),
     }
@@ -205,6 +210,13 @@ TUNNELS: dict[str, tuple[Callable[[Site], Undo], Tunnel, str]] = {
     "no such border": (nothing, tunnel("b9"), "no such border"),
     "key": (nothing, tunnel("b2", peer_public_key="short"), "peer_public_key"),
     "allowed prefixes": (nothing, tunnel("b2", allowed_ips=("5f00::1/16",)), "allowed_ips"),
+    "key of low order": (nothing, tunnel("b2", peer_public_key="A" * 43 + "="), "the key is of low order"),
+    "key of another border": (nothing, tunnel("b2", peer_public_key=KEYS["b1"]), "its key is that of tunnel b1"),
+    "our own address": (nothing, tunnel("b2", peer_endpoint="[2001:db8:ff::1]:51002"), "is our own"),
+    "address by another link": (nothing, tunnel("b2", peer_endpoint="192.0.2.10:51002"), "is not on the border's link"),
+    "loopback": (nothing, tunnel("b2", peer_endpoint="[::1]:51002"), "is the address of no neighbour"),
+    "multicast": (nothing, tunnel("b2", peer_endpoint="[ff02::1]:51002"), "is the address of no neighbour"),
+    "broadcast": (nothing, tunnel("big", peer_endpoint="192.0.2.15:51004"), "is the address of no neighbour"),
     "underlay that is away": (no_underlay, tunnel("b2"), "there is no interface b2"),
     "address that the kernel does not take": (no_addresses, tunnel("b2"), "the kernel refused a part of it"),
     "name of the device is taken": (taken("wg-b2", "bridge"), tunnel("b2"), "wg-b2"),

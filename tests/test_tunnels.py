@@ -23,6 +23,7 @@ from dataplane.tunnels import Tunnels
 from dataplane.wireguard import DeviceConfig, KeyStore
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+FAR = "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I="
 OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
@@ -34,8 +35,14 @@ T1 = border("sg1-t1", 100, "t1", "192.0.2.1/30")
 INTERNET = border("sg1-ig1", 101, "internet", "2001:db8:ff::1/64")
 
 
-def tunnel(of: BorderConfig, key: str = PUBLIC, endpoint: str = "192.0.2.2:51000") -> Tunnel:
-    return Tunnel(border=of.name, peer_public_key=key, peer_endpoint=endpoint, allowed_ips=("5f00:2::/32",))
+def tunnel(of: BorderConfig, key: str = "", endpoint: str = "") -> Tunnel:
+    place, public = ("[2001:db8:ff::2]:51001", FAR) if of is INTERNET else ("192.0.2.2:51000", PUBLIC)
+    return Tunnel(
+        border=of.name,
+        peer_public_key=key or public,
+        peer_endpoint=endpoint or place,
+        allowed_ips=("5f00:2::/32",),
+    )
 
 
 class Gateway:

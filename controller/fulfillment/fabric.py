@@ -35,6 +35,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     inner_mtu: int
     """Of what H.Encaps with one segment takes here."""
     border: str
+    reaches: tuple[str, ...] = ()
+    """Prefixes in which the neighbour's end may be; empty: an older agent does not say."""
 
 
 class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +235,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 public_key=status.public_key,
                 endpoint=status.endpoint,
                 inner_mtu=tunnel_mtu - encapsulation_bytes(1),
+                reaches=status.reaches,
                 border=border,
             )
     return crossings

@@ -6,6 +6,10 @@ from typing import Protocol
 class Keys(Protocol):
     """Ed25519 (RFC 8032): deterministic, so that equal histories give equal bytes."""
 
+    @property
+    def public_key(self) -> str:
+        """Our own, base64."""
+
     def sign(self, data: bytes) -> bytes:
         """With our own key."""
 

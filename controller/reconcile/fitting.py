@@ -1,5 +1,6 @@
 """Whether what is applied to the inventory fits together, and fits what the nodes say they have."""
 
+import base64
 import ipaddress
 from collections.abc import Iterator
 
@@ -120,6 +121,28 @@ def _confusions(merged: Inventory, changed: set[str]) -> Iterator[tuple[str, tup
                     yield name, ("spec", "sid_block"), f"{block} overlaps with {others} of {other.name}"
 
 
+_LOW_ORDER = frozenset(
+    (
+        0,
+        1,
+        2**255 - 20,
+        2707385501144840649318225287225658788936804267575313519463743609750303402022,
+        55188659117513257062467267217118295137698188065244968500265048394206261417927,
+    )
+)
+"""y-coordinates of Ed25519 for which anybody can make signatures."""
+
+
+def _key_objection(turn: Turn, domain: Domain) -> str:
+    """Why it cannot be this domain's identity; empty: it can."""
+    number = int.from_bytes(base64.b64decode(domain.key), "little") & (1 << 255) - 1
+    if number in _LOW_ORDER or number >= 2**255 - 19:
+        return "anybody can sign with this key: `stitchd keygen` makes one, and its owner tells which it is"
+    if domain.key == turn.keys.public_key:
+        return f"it is the key of {turn.own}: who has it could speak for both"
+    return ""
+
+
 def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
@@ -152,6 +175,9 @@ def port_problems(turn: Turn, merged: Inventory, request: Request) -> Iterator[P
                 if value.a.border and (other := _at_border(merged, value)):
                     message = f"border {value.a.border} of {value.a.node} is link {other}'s"
                     yield Problem(path=(index, "spec", "a", "border"), message=message)
+            case Domain() if value.name != turn.own and value.key:
+                if reason := _key_objection(turn, value):
+                    yield Problem(path=(index, "spec", "key"), message=reason)
             case _:
                 pass
 

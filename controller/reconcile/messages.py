@@ -48,6 +48,7 @@ from controller.reconcile.dealings import (
 )
 from controller.reconcile.rerouting import reroute
 from controller.reconcile.serials import next_serial
+from controller.reconcile.tunnel_ends import end_objection
 from controller.reconcile.turn import Lost, Turn
 
 
@@ -91,7 +92,10 @@ def _violation(turn: Turn, peer: Domain, message: Message, reason: str) -> None:
 
 
 def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
-    if reason := offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
+    if reason := (
+        offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys)
+        or end_objection(turn, terms.border, terms.offeror_end)
+    ):
         _violation(turn, peer, terms, reason)
         return
     mandate = opened_mandate(terms.mandate)
@@ -215,6 +219,8 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
         turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=f"it is {session.peer}'s to answer")
         return
     after, objection = negotiate.step(session, message, envelope, peer, turn.now_s)
+    if after != session and isinstance(message, Acceptance):
+        objection = end_objection(turn, session.terms.border, message.acceptor_end)
     if objection:
         _violation(turn, peer, message, objection)
         return

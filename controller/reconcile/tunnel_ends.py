@@ -1,0 +1,40 @@
+"""Whether the end of a tunnel that a neighbour names can be that of its border: its own key, at its own place."""
+
+from controller.model.agreement import TunnelEnd
+from controller.model.course import Course, Session
+from controller.reconcile.turn import Turn
+from dataplane import addressing
+from dataplane.tunnel_peer import key_objection, place_objection
+
+
+def end_objection(turn: Turn, border: str, end: TunnelEnd) -> str:
+    """Why not; empty: it can. `end` is well formed. Where the gateway has not described itself, its agent looks."""
+    if reason := key_objection(addressing.key(end.public_key)):
+        return f"the tunnel's end: {reason}"
+    borders = [one for description in turn.descriptions.all.values() for one in description.borders]
+    if end.public_key in {one.public_key for one in borders}:
+        return f"the tunnel's end: the key is {turn.own}'s own"
+    crossing = turn.fabric.crossings.get(border)
+    if crossing is not None and crossing.reaches:
+        prefixes = map(addressing.prefix, crossing.reaches)
+        if reason := place_objection(
+            addressing.endpoint(end.endpoint)[0], prefixes, [addressing.endpoint(one.endpoint)[0] for one in borders]
+        ):
+            return f"the tunnel's end: {reason}"
+    for course in turn.courses.all.values():
+        for other, there in _ends(course):
+            if other != border and (end.public_key == there.public_key or end.endpoint == there.endpoint):
+                return "the tunnel's end: its key or endpoint is that of another border"
+    return ""
+
+
+def _ends(course: Course) -> list[tuple[str, TunnelEnd]]:
+    """What neighbours have named as theirs, with the border."""
+    sessions = [session for session in (course.upstream, course.downstream) if session is not None]
+    return [(session.terms.border, end) for session in sessions for end in _named(session)]
+
+
+def _named(session: Session) -> list[TunnelEnd]:
+    if not session.offeror:
+        return [session.terms.offeror_end]
+    return [session.agreement.acceptor_end] if session.agreement is not None else []
