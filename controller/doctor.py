@@ -194,6 +194,9 @@ def _ports(state: State, node: str, description: NodeDescription) -> Iterator[Ch
             elif not border.carrier:
                 detail, advice = "no carrier", "see the cable or the interface of the underlay"
                 yield Check(subject=subject, name=f"border {end.border}", ok=False, detail=detail, advice=advice)
+            elif border.faults:
+                detail, _, advice = border.faults[0].partition(": ")
+                yield Check(subject=subject, name=f"border {end.border}", ok=False, detail=detail, advice=advice)
             else:
                 yield Check(subject=subject, name=f"border {end.border}", ok=True, detail=f"MTU {border.mtu}")
 

@@ -21,6 +21,7 @@ from dataplane.flow_cache import FlowCache, merged
 from dataplane.host_api import (
     AgentConfig,
     AuditReport,
+    BorderStatus,
     CapturedFrame,
     CaptureQuery,
     FlowBatch,
@@ -51,6 +52,7 @@ from dataplane.version import VERSION
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _Result = TypeVar("_Result")
+_Status = TypeVar("_Status", PortStatus, BorderStatus)
 _HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 _LOOK_AGAIN_S = 10.0
 _LOOK_AT_ALL_S = 60.0
@@ -277,16 +279,20 @@ class Agent:
             wireguard=parts.tunnels.software,
             boot_epoch_s=boot_epoch_s(Path(parts.config.state_dir)),
             layout=parts.layout,
-            ports=tuple(self._described(status) for status in parts.ports.status() if status.number in configured),
-            borders=parts.tunnels.status(),
+            ports=tuple(
+                self._with_losses(port, port.interface, port.number)
+                for port in parts.ports.status()
+                if port.number in configured
+            ),
+            borders=tuple(self._with_losses(one, f"the tunnel {one.name}", one.port) for one in parts.tunnels.status()),
             host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual()),
         )
 
-    def _described(self, port: PortStatus) -> PortStatus:
-        if port.number not in self._losing:
-            return port
-        fault = f"{port.interface} loses packets all the time: see `stitch get drops`"
-        return msgspec.structs.replace(port, faults=(*port.faults, fault))
+    def _with_losses(self, status: _Status, name: str, number: int) -> _Status:
+        if number not in self._losing:
+            return status
+        fault = f"{name} loses packets all the time: see `stitch get drops`"
+        return msgspec.structs.replace(status, faults=(*status.faults, fault))
 
     def _read_flows(self, query: FlowQuery) -> FlowBatch:
         entries = self._parts.flows.snapshot().entries

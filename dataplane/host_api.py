@@ -190,6 +190,8 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
     """Unix time; 0 = never."""
     received_bytes: Count
     sent_bytes: Count
+    faults: ManyWords = ()
+    """What keeps frames from passing, and what to do."""
 
     def __post_init__(self) -> None:
         for text, read in (

@@ -94,6 +94,19 @@ def test_a_port_without_a_carrier_and_one_that_is_missing_have_rows(world: World
     assert any("no carrier, and networks/shop/customer-x needs it" in one.detail for one in found.values())
 
 
+def test_a_border_whose_tunnel_loses_packets_has_a_row(world: World) -> None:
+    state = world.controllers["shop"].state
+    standing = state.nodes["sg1"]
+    assert standing.description is not None
+    fault = "the tunnel sg1-t1 loses packets all the time: see `stitch get drops`"
+    borders = tuple(replace(one, faults=(fault,)) for one in standing.description.borders)
+    changed = replace(standing, description=replace(standing.description, borders=borders))
+    state = replace(state, nodes={**state.nodes, "sg1": changed})
+    found = {(one.subject, one.name): one for one in doctor.checks(state, world.now_s) if not one.ok}
+    row = found["nodes/sg1", "border sg1-t1"]
+    assert (row.detail, row.advice) == tuple(fault.split(": "))
+
+
 @pytest.mark.parametrize("age_s", [0.0, 1000.0])
 def test_a_tunnel_without_a_recent_handshake_names_what_uses_it(world: World, age_s: float) -> None:
     state = world.controllers["shop"].state

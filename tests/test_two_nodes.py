@@ -6,11 +6,13 @@
 """
 
 import contextlib
+import os
 import random
 import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,15 +22,17 @@ import pytest
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
 from namespaces import Namespace, veth
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_for
 
 from dataplane.entry import TableEntry
 from dataplane.host_api import (
     BorderStatus,
+    Empty,
     FlowBatch,
     FlowQuery,
     Gateway,
     HostState,
+    LossReport,
     Tunnel,
 )
 from dataplane.reasons import DropReason, L4Class
@@ -50,6 +54,7 @@ PERMITTED = (
 )
 """(l4_class, mask): pings and any TCP."""
 STREAM_BYTES = 4 << 20
+SENT_IN_VAIN = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +346,55 @@ def test_killing_an_agent_under_load_loses_nothing(domains: tuple[Domain, Domain
         written = {one.SerializeToString() for one in controller.entries() if not one.is_default_action}
     assert len(written) == len(west.entries(east.side))
     assert "10 received" in pinged(west, "10.2.0.11", "-M", "dont", "-s", "4000")
+
+
+@pytest.mark.parametrize("domains", [("prepared", 1500)], indirect=True)
+def test_what_a_tunnels_devices_do_not_take_is_counted(domains: tuple[Domain, Domain]) -> None:
+    west, _ = domains
+    first_answer_s(west, "10.2.0.11")
+    for device, reason in (
+        ("k-u-ie", DropReason.PORT_DOWN),
+        ("t-u-ie", DropReason.PORT_DOWN),
+        ("wg-u-ie", DropReason.KERNEL_LOST),
+    ):
+        before = lost(west)
+        west.namespace.ip("link", "set", device, "down")
+        west.host.run("sh", "-c", "ping -c50 -i0.01 -W1 -q 10.2.0.11 || true")
+        wait_for(lambda: (lost(west) - before)[reason] >= 50)  # noqa: B023
+        assert (lost(west) - before)[reason] == 50, device
+        west.agent.sync(west.agent.describe().host_state)
+        first_answer_s(west, "10.2.0.11")
+
+
+@pytest.mark.parametrize("domains", [("prepared", 1500)], indirect=True)
+def test_what_a_tunnel_that_is_too_slow_does_not_take_is_counted(domains: tuple[Domain, Domain]) -> None:
+    """WireGuard in user space stands still for a while; the kernel's queue before it is full."""
+    west, east = domains
+    first_answer_s(west, "10.2.0.11")
+    if west.agent.describe().wireguard == "kernel":
+        return  # it takes what comes; its own queue counts as `tx_dropped`, as a device's that is down
+    (wireguard,) = (
+        pid for pid in west.namespace.processes() if b"wg-u-ie" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    before, arrived = lost(west), echoes(east.host)
+    os.kill(wireguard, signal.SIGSTOP)
+    west.host.run("sh", "-c", f"ping -f -c{SENT_IN_VAIN} -l64 -W1 -q 10.2.0.11 || true")
+    os.kill(wireguard, signal.SIGCONT)
+    wait_for(lambda: (lost(west) - before).total() + echoes(east.host) - arrived >= SENT_IN_VAIN)
+    assert (lost(west) - before).total() + echoes(east.host) - arrived == SENT_IN_VAIN
+    assert (lost(west) - before)[DropReason.KERNEL_LOST] > 100
+
+
+def echoes(host: Namespace) -> int:
+    """Requests that came."""
+    names, values = (line.split() for line in host.run("cat", "/proc/net/snmp").splitlines() if line[:5] == "Icmp:")
+    return int(values[names.index("InEchos")])
+
+
+def lost(domain: Domain) -> Counter[DropReason]:
+    """At the tunnel's port."""
+    losses = domain.agent.ask("ReadLosses", Empty(), LossReport).losses
+    return sum((Counter({DropReason(each.reason): each.packets}) for each in losses if each.port == 100), Counter())
 
 
 def drops(domain: Domain) -> dict[int, tuple[int, int]]:
