@@ -1,10 +1,10 @@
 /*
  * The pipeline of a netstitch node, for XDP. One stage a file, in the order in which a packet meets them:
  *
- *   attachment ─▶ punt ─┬▶ neighbor, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
- *                       └▶ local_sid ───────────────┤ ▲                                   └▶ route ─────┘
- *                               │                   └▶ fragment                                         ▲
- *                               └─── End, End.X, transit ───────────────────────────────────────────────┘
+ *   attachment ─▶ punt ─┬▶ arp, discovery, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
+ *                       └▶ local_sid ─────────────────────┤ ▲                                   └▶ route ─────┘
+ *                               │                         └▶ fragment                                         ▲
+ *                               └─── End, End.X, transit ─────────────────────────────────────────────────────┘
  *
  * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason. A stage that
  * refuses a packet may have its sender told: icmp_error.
@@ -28,6 +28,8 @@
 #include "ip.h"
 #include "route.h"
 #include "neighbor.h"
+#include "arp.h"
+#include "discovery.h"
 #include "gateway.h"
 #include "flow_policy.h"
 #include "flow_cache.h"
