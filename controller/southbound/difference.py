@@ -12,6 +12,7 @@ from controller.model.entry import Entry
 from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Key, Row, behaviour, key, show
+from controller.southbound.renumbering import concerns, in_between
 from dataplane.host_api import PartRefused
 
 STEPS: tuple[tuple[str, ...], ...] = (
@@ -82,6 +83,17 @@ def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tupl
         if each not in desired
     ]
     return tuple(updates)
+
+
+def stages(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> Iterator[tuple[Update, ...]]:
+    """All that must be written, in batches, one after the other: packets meet each state in between."""
+    updates = difference(desired, present)
+    between = in_between(desired, present) if concerns(update.key[0] for update in updates) else None
+    if between is not None:
+        yield from batches(difference(between, present))
+        present = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in between.items()}
+        updates = difference(desired, present)
+    yield from batches(updates)
 
 
 def batches(updates: Iterable[Update], size: int = BATCH) -> Iterator[tuple[Update, ...]]:

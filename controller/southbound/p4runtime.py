@@ -14,7 +14,7 @@ from controller.model.entry import Entry
 from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Codec, Key, Row, behaviour, show
-from controller.southbound.difference import Operation, Update, batches, deviation, difference, index
+from controller.southbound.difference import Operation, Update, deviation, difference, index, stages
 from dataplane.host_api import CounterSample, PartRefused
 
 SERVICE = "p4.v1.P4Runtime"
@@ -219,12 +219,12 @@ class P4RuntimeClient:
         written = 0
         if not read_back and self._seen is not None:
             updates = difference(indexed, self._seen)
-            if not await self._apply(indexed, updates) and not unclear:
+            if not await self._apply(indexed, self._seen, updates) and not unclear:
                 return SyncReport(writes=len(updates), deviations=())
             written = len(updates)
         present, verified = await self._read_back(digests)
         updates = difference(indexed, present)
-        refused = [*unclear, *await self._apply(indexed, updates)]
+        refused = [*unclear, *await self._apply(indexed, present, updates)]
         if refused:
             raise TargetRejected(
                 f"node {self.node} refused {_first(each.reason for each in refused)}",
@@ -249,13 +249,15 @@ class P4RuntimeClient:
         present = {each: row for each, row in seen.items() if each[0] not in stale}
         return present | await self.read(stale), digests
 
-    async def _apply(self, desired: Mapping[Key, Entry], updates: Sequence[Update]) -> list[PartRefused]:
-        """Writes them in order. Returns what was refused, by owner."""
+    async def _apply(
+        self, desired: Mapping[Key, Entry], present: Mapping[Key, Row], updates: Sequence[Update]
+    ) -> list[PartRefused]:
+        """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
         self._seen = None
         for update in updates:
             self._verified.pop(update.key[0], None)
         refused: list[PartRefused] = []
-        for batch in batches(updates):
+        for batch in stages(desired, present):
             refused += await self.write(batch)
         if not refused:
             self._seen = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in desired.items()}

@@ -1,0 +1,154 @@
+"""No packet meets a number in two meanings: at every boundary of the batches that a change is made of, where it goes is
+where the old state or the new one sends it, or nowhere. The prefixes are an adversary's, whose numbers collide."""
+
+import itertools
+import random
+import zlib
+from collections.abc import Iterator
+
+import pytest
+
+from controller.fulfillment.meaning import Packet
+from controller.fulfillment.rules import ISOLATE_PRIORITY, PortClasses, Rule, compile_rules, port_classes
+from controller.model.entry import Entry
+from controller.model.intent import Ports
+from controller.southbound.codec import Behaviour, Key, Row, behaviour
+from controller.southbound.difference import Operation, batches, difference, index, stages
+from dataplane.reasons import DropReason, L4Class
+from tests.plain_walk import Tables
+
+GROUPS = 0x7FFF
+CONTEXTS = (7, 8)
+
+
+def colliding(chance: random.Random, count: int) -> list[str]:
+    """Hosts whose groups would all have one number, or that one's next."""
+    buckets: dict[int, list[str]] = {}
+    while True:
+        text = f"10.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(1, 255)}/32"
+        bucket = buckets.setdefault(zlib.crc32(text.encode()) % GROUPS, [])
+        if text not in bucket:
+            bucket.append(text)
+        if len(bucket) == count - 2:
+            number = zlib.crc32(text.encode()) % GROUPS
+            return bucket + buckets.get((number + 1) % GROUPS, [])[:2]
+
+
+def rules(chance: random.Random, sources: list[str], destinations: list[str]) -> tuple[Rule, ...]:
+    """A network's default, what intents permit, each with a leg of its own, and isolations; owners come and go."""
+    inside = tuple(sorted(destinations))
+    made = [Rule(source=None, destination=inside, default=True, leg=9000, priority=1, owner="networks/n")]
+    for isolated in chance.sample((*sources, *destinations), chance.randrange(3)):
+        host, leaving = (isolated,), isolated in sources
+        made.append(
+            Rule(
+                source=host if leaving else None,
+                destination=None if leaving else host,
+                default=True,
+                drop=DropReason.ISOLATED,
+                priority=ISOLATE_PRIORITY,
+                owner=f"intents/isolates-{isolated}",
+            )
+        )
+    for owner in chance.sample(range(6), chance.randint(1, 4)):
+        fixed = random.Random(owner * 1000 + chance.randrange(2))  # the same owner, in one of two versions
+        ports = ((), (Ports(protocol="tcp", first=443, last=443),), (Ports(protocol="udp", first=50, last=60),))
+        made.append(
+            Rule(
+                source=tuple(sorted(fixed.sample(sources, fixed.randint(1, 2)))),
+                destination=tuple(sorted(fixed.sample(destinations, fixed.randint(1, 2)))),
+                ports=fixed.choice(ports),
+                leg=16 * owner + 1,
+                priority=5000 + owner,
+                owner=f"intents/{owner}",
+            )
+        )
+    return tuple(made)
+
+
+def rows(entries: dict[Key, Entry]) -> dict[Key, Row]:
+    return {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in entries.items()}
+
+
+def boundaries(desired: dict[Key, Entry], present: dict[Key, Entry]) -> Iterator[dict[Key, Entry]]:
+    """The state after each batch."""
+    state = dict(present)
+    for batch in stages(desired, rows(present)):
+        for update in batch:
+            if update.operation is Operation.DELETE:
+                del state[update.key]
+            else:
+                assert update.entry is not None
+                state[update.key] = update.entry
+        yield dict(state)
+
+
+def packets(sources: list[str], destinations: list[str]) -> list[Packet]:
+    return [
+        Packet(
+            network="shop/n",
+            source=source.partition("/")[0],
+            destination=destination.partition("/")[0],
+            l4_class=kind,
+            source_port=40000,
+            destination_port=port,
+        )
+        for source in sources
+        for destination in destinations
+        for kind, port in ((L4Class.TCP_OPEN, 443), (L4Class.UDP, 55))
+    ]
+
+
+def decided(entries: dict[Key, Entry], context: int, asked: list[Packet]) -> list[Behaviour]:
+    at = Tables(entries.values())
+    drop: Behaviour = ("drop", (("reason", int(DropReason.NOT_PERMITTED)),))
+    return [behaviour(found) if (found := at.decide(context, one)) is not None else drop for one in asked]
+
+
+def strays(desired: dict[Key, Entry], present: dict[Key, Entry], asked: list[Packet]) -> int:
+    """Packets that go where neither state sends them, over all boundaries."""
+    found = 0
+    for context in CONTEXTS:
+        old, new = decided(present, context, asked), decided(desired, context, asked)
+        for state in boundaries(desired, present):
+            now = decided(state, context, asked)
+            found += sum(c[0] != "drop" and c not in (a, b) for a, b, c in zip(old, new, now, strict=True))
+    return found
+
+
+def compiled(chance: random.Random, sources: list[str], destinations: list[str]) -> dict[Key, Entry]:
+    made = {context: rules(chance, sources, destinations) for context in CONTEXTS}
+    classes: PortClasses = port_classes(ports for ones in made.values() for one in ones for ports in one.ports)
+    entries = [entry for context, ones in made.items() for entry in compile_rules(context, ones, classes)]
+    indexed, refused = index(entries)
+    assert not refused
+    return indexed
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_packet_goes_where_neither_the_old_nor_the_new_state_sends_it(seed: int) -> None:
+    chance = random.Random(seed)
+    sources, destinations = colliding(chance, 5), colliding(chance, 5)
+    asked = packets(sources, destinations)
+    present = compiled(chance, sources, destinations)
+    for _ in range(12):
+        desired = compiled(chance, sources, destinations)
+        assert strays(desired, present, asked) == 0
+        *_, last = boundaries(desired, present) if desired != present else (desired,)
+        assert {each: behaviour(entry) for each, entry in last.items()} == {
+            each: behaviour(entry) for each, entry in desired.items()
+        }
+        present = desired
+
+
+def test_the_adversary_of_this_test_succeeds_where_numbers_do_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the test above would show nothing."""
+    monkeypatch.setattr(f"{__name__}.stages", lambda desired, present: batches(difference(desired, present)))
+    found = 0
+    for seed in range(12):
+        chance = random.Random(seed)
+        sources, destinations = colliding(chance, 5), colliding(chance, 5)
+        asked = packets(sources, destinations)
+        states = [compiled(chance, sources, destinations) for _ in range(6)]
+        found += sum(strays(b, a, asked) for a, b in itertools.pairwise(states))
+    assert found > 0
