@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -35,6 +36,8 @@ NATIVE, UNPREPARED, DETOUR, TAP, TAP_DETOUR = 2, 3, 4, 5, 6
 VETHS = (1, NATIVE, UNPREPARED, DETOUR)
 TUNSETIFF, WITHOUT_HEADER = 0x400454CA, 0x0002 | 0x1000  # IFF_TAP, IFF_NO_PI
 TAP_MAC = "02:00:00:00:00:01"
+IP_MTU_DISCOVER, NEVER, ALWAYS = 10, 0, 2
+"""linux/in.h: whether a packet has DF."""
 SENT = 200
 TAP_QUEUE = 50
 
@@ -204,6 +207,63 @@ def test_what_was_sent_has_arrived_or_is_counted(
         if where:
             assert namespace is not None
             namespace.ip("link", "set", device, *back)
+
+
+@pytest.mark.root
+def test_frames_that_a_detour_does_not_take_are_counted_too(node: Node) -> None:
+    """XDP takes frames of one page; the interface and its host have been told of larger ones."""
+    host, port = node.hosts[DETOUR], next(port for port in node.agent.describe().ports if port.number == DETOUR)
+    for namespace, device in ((node.namespace, f"p{DETOUR}"), (host, "eth0")):
+        namespace.ip("link", "set", device, "mtu", "9000")
+    host.ip("neigh", "replace", address(NATIVE), "lladdr", port.mac, "dev", "eth0")
+    try:
+        kernel = f"stitch-k{DETOUR}"
+        wait_for(lambda: "mtu 1500" not in node.namespace.ip("link", "show", kernel))
+        before = node.counted()
+        with host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(SENT):
+                sender.sendto(bytes(6000), (address(NATIVE), 9))
+        wait_for(lambda: (node.counted() - before)[kernel, DropReason.KERNEL_LOST] >= SENT)
+        assert (node.counted() - before)[kernel, DropReason.KERNEL_LOST] == SENT
+    finally:
+        for namespace, device in ((node.namespace, f"p{DETOUR}"), (host, "eth0")):
+            namespace.ip("link", "set", device, "mtu", "1500")
+
+
+@pytest.mark.root
+def test_what_is_too_large_for_a_hosts_port_is_cut_or_told_of(node: Node) -> None:
+    """The MTU is lowered while packets flow, and its pieces are lost as whole packets are: counted."""
+    node.namespace.ip("link", "set", f"p{NATIVE}", "mtu", "600")
+    try:
+        with node.hosts[1].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+
+            def send(discover: int) -> bool:
+                """Whether the kernel did not know that it is too large."""
+                sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
+                try:
+                    sender.sendto(bytes(1000), (address(NATIVE), 9))
+                except OSError as error:
+                    assert error.errno == errno.EMSGSIZE
+                    return False
+                return True
+
+            def arrives() -> bool:
+                before = node.received(NATIVE)
+                send(NEVER)
+                return node.received(NATIVE) == before + 2
+
+            wait_for(arrives, "two pieces of a packet")
+            node.hosts[NATIVE].ip("link", "set", "eth0", "down")
+            before = node.counted()
+            for _ in range(20):
+                assert send(NEVER)
+            lost = (f"p{NATIVE}", DropReason.PORT_DOWN)
+            wait_for(lambda: (node.counted() - before)[lost] >= 40)
+            assert node.counted() - before == Counter({lost: 40})
+            wait_for(lambda: not send(ALWAYS), "the sender is told")
+    finally:
+        node.hosts[NATIVE].ip("link", "set", "eth0", "up")
+        node.namespace.ip("link", "set", f"p{NATIVE}", "mtu", "1500")
 
 
 class Redirects:
