@@ -3,7 +3,8 @@
 from msgspec.structs import replace
 
 from controller.fulfillment.negotiate import sealed
-from controller.model.agreement import Envelope, Mandate, Message, Terms, opened, opened_mandate
+from controller.model.agreement import Envelope, Mandate, Message, Refusal, Terms, opened, opened_mandate
+from controller.model.told import Told
 from tests.simulator import SimulatedKeys, World
 
 
@@ -14,6 +15,15 @@ def signed(statement: Message | Mandate, by: str) -> Envelope:
 def said(world: World, kind: str, sender: str = "", receiver: str = "") -> list[Message]:
     """What was delivered, oldest first."""
     return [opened(envelope) for envelope in world.heard(kind, sender, receiver)]
+
+
+def refused(world: World, domain: str) -> str:
+    """Why `domain` refused the newest that it refused, as it says it at home; what others hear of it says no more than
+    it may. Empty: it has refused nothing."""
+    heard = [one.reason for one in said(world, "refusal", domain) if isinstance(one, Refusal)]
+    assert set(heard) <= set(Told), heard
+    logged = [line.fields["reason"] for line in world.controllers[domain].logs if line.event == "offer_refused"]
+    return logged[-1] if heard and logged else ""
 
 
 def first_offer(world: World, sender: str = "transit") -> Terms:

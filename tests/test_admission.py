@@ -10,12 +10,13 @@ from controller.fulfillment.realize import Needed
 from controller.fulfillment.room import NEVER_FULL, TABLE_SIZES
 from controller.fulfillment.rules import MAX_CLASS, NoRoom, PortClasses, Rule, compile_rules
 from controller.fulfillment.terms import MAX_ITEMS
-from controller.model.agreement import Flow, Refusal, Terms
+from controller.model.agreement import Flow, Terms
 from controller.model.course import Stage
 from controller.model.intent import Ports
+from controller.model.told import Told
 from controller.reconcile.state import State
 from dataplane import p4info
-from tests.offers import asked_for, first_offer, mandated, said, signed
+from tests.offers import asked_for, first_offer, mandated, refused, signed
 from tests.simulator import Faults, World
 
 ANALYTICS_ONLY = """accept:
@@ -104,7 +105,7 @@ def deliver(world: World, offer: Terms, *flows: Flow) -> str:
     assert world.deliver(signed(terms, "transit"), "transit", "insight") == ""
     assert time.process_time() - began < 3.0
     world.run(0.1)
-    return next((one.reason for one in said(world, "refusal") if isinstance(one, Refusal)), "")
+    return refused(world, "insight")
 
 
 def flow(model: Flow, sources: tuple[str, ...], ports: tuple[Ports, ...]) -> Flow:
@@ -183,7 +184,7 @@ def test_a_neighbours_share_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("t1", "t2"):
         count = sum(entry.table == "flow_policy" for entry in world.nodes[name].entries.values())
         assert 20 <= count <= 30
-    assert "refused by transit: transit has no room for it (share)" in reason(world, "i11")
+    assert f"refused by transit: {Told.SHARE}" in reason(world, "i11")
     world.check_settled()
 
 
@@ -195,7 +196,8 @@ def test_agreements_of_one_neighbour_are_bounded() -> None:
         world.apply("shop", intent(name, "tcp/443", to="insight/analytics/analytics-y"))
         world.run(1.0)
     assert [world.phase("shop", name) for name in ("a", "b", "c")] == ["Active", "Active", "Refused"]
-    assert "transit has 2 agreements with shop, which is the most" in reason(world, "c")
+    assert Told.SHARE in reason(world, "c")
+    assert "transit has 2 agreements with shop, which is the most" in refused(world, "transit")
     world.delete("shop", "a")
     world.run(70.0)
     assert world.phase("shop", "c") == "Active"

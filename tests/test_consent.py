@@ -8,7 +8,9 @@ from controller import preview
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.inventory import Attachment, Network
+from controller.model.told import Told
 from dataplane.host_api import PortRole
+from tests.offers import refused
 from tests.packet_walk import Walk, tcp
 from tests.simulator import LAB, ORDER_PROCESSING, World
 from topologies.topology import AcceptRule, Host, HostInterface
@@ -91,7 +93,7 @@ def test_own_intent_ends_what_was_agreed_and_does_not_go_with_it(manifest: str, 
     assert reply is not None and f"agreement {course.plan.name} ends: {reason}" in reply.results
     world.run(0.05)
     assert not delivered(world)
-    assert reason in refusal(world)
+    assert Told.CONFLICT in refusal(world) and reason in refused(world, "insight")
     world.check_settled()
     world.delete("insight", "quarantine" if manifest == ISOLATED else "survey")
     world.run(70.0)
@@ -138,7 +140,8 @@ def test_networks_of_two_domains_with_the_same_addresses_do_not_reach_one_destin
     world.run(2.0)
     assert world.phase("transit", "watch") == "Active"
     world.apply("shop", ORDER_PROCESSING)
-    assert "another network, which reaches the same destination" in refusal(world)
+    assert Told.CONFLICT in refusal(world)
+    assert "another network, which reaches the same destination" in refused(world, "insight")
 
 
 @pytest.mark.parametrize("taken_by", ["host", "gateway"])
@@ -156,7 +159,8 @@ def test_address_of_a_source_that_the_destination_comes_to_use_itself_ends_the_a
     assert reply is not None and reply.results, reply
     world.run(0.05)
     assert not delivered(world)
-    assert "a source has an address that insight/analytics uses itself" in refusal(world)
+    assert Told.CONFLICT in refusal(world)
+    assert "a source has an address that insight/analytics uses itself" in refused(world, "insight")
 
 
 def test_host_that_is_attached_elsewhere_is_found_there_by_what_was_agreed() -> None:

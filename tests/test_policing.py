@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from controller.language.policy import POLICY, parse_policy, print_policy
 from controller.model.intent import Ports
 from controller.model.policy import AcceptRule, Policy, TransitRule
+from controller.model.told import Told
 from tests.packet_walk import Walk, tcp
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -70,7 +71,7 @@ def test_what_a_new_policy_does_not_allow_ends(world: World, domain: str, change
     world.run(5.0)
     assert not world.controllers[domain].state.courses
     status = world.get("shop", "intents", "order-processing").status
-    told_neighbour = "transit has no room for it (share)" if why == "shop would have " else why
+    told_neighbour = Told.SHARE if why == "shop would have " or "agreements" in why else Told.POLICY
     assert status["phase"] == "Refused" and told_neighbour in status["conditions"][0]["reason"]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from controller.model.course import Stage
 from controller.model.dscp import CODE_POINTS
+from controller.model.told import Told
+from tests.offers import refused
 from tests.simulator import ORDER_PROCESSING, Faults, World
 
 SEEDS = int(os.environ.get("NETSTITCH_SIMULATION_SEEDS", "12"))
@@ -222,7 +224,10 @@ def test_refused_intent_says_who_and_why() -> None:
     world.run(2.0)
     status = world.get("shop", "intents", "archive").status
     assert status["phase"] == "Refused"
-    assert "no rule of insight accepts shop/customer-x" in status["conditions"][0]["reason"]
+    assert status["conditions"][0]["reason"].startswith(
+        f"insight/archive: refused by transit: insight: {Told.POLICY}; other ways: "
+    )
+    assert "no rule of insight accepts shop/customer-x" in refused(world, "insight")
     assert world.courses() == []
     world.check_settled()
 
@@ -363,7 +368,7 @@ def test_dscp_is_that_of_the_outer_headers_in_every_domain_and_in_both_direction
         ("insight", "dscp: []", "accept rule 1 of insight does not honour dscp EF, nor any other"),
     ],
 )
-def test_who_does_not_honour_a_dscp_says_so_to_the_origin(domain: str, change: str, reason: str) -> None:
+def test_who_does_not_honour_a_dscp_refuses(domain: str, change: str, reason: str) -> None:
     world = World()
     world.change_policy(domain, "from: shop", f"{change}\n  from: shop")
     world.start()
@@ -371,7 +376,8 @@ def test_who_does_not_honour_a_dscp_says_so_to_the_origin(domain: str, change: s
     world.run(3.0)
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Refused"
-    assert reason in status["conditions"][0]["reason"]
+    assert Told.POLICY in status["conditions"][0]["reason"]
+    assert reason in refused(world, domain)
     assert world.courses() == []
     world.apply("shop", ENTRUSTED % "dscp: CS0")
     world.run(3.0)
@@ -419,7 +425,8 @@ def test_the_destinations_owner_can_forbid_transit() -> None:
     world.run(3.0)
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Refused"
-    assert "accept rule 1 of insight takes only what comes straight from shop" in status["conditions"][0]["reason"]
+    assert Told.POLICY in status["conditions"][0]["reason"]
+    assert "accept rule 1 of insight takes only what comes straight from shop" in refused(world, "insight")
     assert world.courses() == []
     world.apply("shop", WIDE)
     world.run(3.0)

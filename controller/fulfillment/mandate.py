@@ -13,23 +13,29 @@ from controller.model.agreement import MAX_LEASE_S, Mandate, Terms, Unreadable, 
 from controller.model.intent import Encryption
 from controller.model.inventory import Domain
 from controller.model.keys import Keys
+from controller.model.told import Told, Why
 
 CLOCK_SKEW_S = 60
 _STRENGTH = tuple(Encryption)
 """Weakest first."""
 
 
-def mandate_objection(terms: Terms, domains: Mapping[str, Domain], own: str, now_s: float, keys: Keys) -> str:
-    """Why the mandate in an offer is none for it; empty: the origin asks for this. The terms are well formed."""
+def mandate_objection(terms: Terms, domains: Mapping[str, Domain], own: str, now_s: float, keys: Keys) -> Why | None:
+    """Why the mandate in an offer is none for it; None: the origin asks for this. The terms are well formed."""
     try:
         mandate = opened_mandate(terms.mandate)
     except Unreadable as error:
-        return str(error)
+        return Why(Told.INVALID, str(error))
     if mandate.origin != terms.origin:
-        return f"the mandate is {mandate.origin}'s, the offer is in the name of {terms.origin}"
+        return Why(Told.INVALID, f"the mandate is {mandate.origin}'s, the offer is in the name of {terms.origin}")
     if reason := mandate_key_objection(terms, domains, keys):
-        return reason
-    return _invalid(mandate, own, now_s) or _beyond(terms, mandate) or needs_objection(mandate.needs, own)
+        return Why(Told.KEY, reason)
+    if invalid := _invalid(mandate, own, now_s):
+        return invalid
+    if reason := _beyond(terms, mandate):
+        return Why(Told.INVALID, reason)
+    reason = needs_objection(mandate.needs, own)
+    return Why(Told.RELEASE, reason) if reason else None
 
 
 def mandate_key_objection(terms: Terms, domains: Mapping[str, Domain], keys: Keys) -> str:
@@ -44,20 +50,20 @@ def mandate_key_objection(terms: Terms, domains: Mapping[str, Domain], keys: Key
     return ""
 
 
-def _invalid(mandate: Mandate, own: str, now_s: float) -> str:
+def _invalid(mandate: Mandate, own: str, now_s: float) -> Why | None:
     """What is wrong with it whoever offers."""
     if not mandate.id.startswith(f"{mandate.origin}:") or not mandate.id.isprintable():
-        return f"the mandate's id must start with {mandate.origin}:"
+        return Why(Told.INVALID, f"the mandate's id must start with {mandate.origin}:")
     if mandate.expires_s <= now_s:
-        return "the mandate has expired"
+        return Why(Told.TIME, "the mandate has expired")
     if mandate.not_before_s > now_s + CLOCK_SKEW_S:
-        return "the mandate begins in the future"
+        return Why(Told.TIME, "the mandate begins in the future")
     if mandate.expires_s > now_s + MAX_LEASE_S:
-        return f"the mandate is for longer than {MAX_LEASE_S // 86400} days"
+        return Why(Told.TIME, f"the mandate is for longer than {MAX_LEASE_S // 86400} days")
     if own in mandate.avoid_domains:
-        return f"{mandate.origin} does not want the traffic to pass {own}"
+        return Why(Told.CIRCLE, f"{mandate.origin} does not want the traffic to pass {own}")
     reason = flows_objection(mandate.flows, mandate.origin)
-    return f"the mandate is none: {reason}" if reason else ""
+    return Why(Told.INVALID, f"the mandate is none: {reason}") if reason else None
 
 
 def _beyond(terms: Terms, mandate: Mandate) -> str:

@@ -4,7 +4,7 @@
     OFFERED --- offer (terms) -----------> OFFERED: judged; its own part placed; further offers made
        |                                      | all of it agreed and installed
     AGREED <--- acceptance (terms) ------- AGREED
-    REFUSED <-- refusal (reason) --------- (forgotten, but for the id: it is not used again)
+    REFUSED <-- refusal (reason) --------- (forgotten)
     ENDED <---- withdrawal, either way --> ENDED
 
 A renewal is an offer with the same id and a higher revision; what is agreed stays in force meanwhile.
@@ -34,6 +34,7 @@ from controller.model.course import Session, Standing
 from controller.model.intent import Encryption
 from controller.model.inventory import Domain, Inventory
 from controller.model.keys import Keys
+from controller.model.told import Told, Why, heard
 
 LEAST_MARGIN_US = 1000
 
@@ -81,45 +82,45 @@ def promise(expected_us: int, bound_us: int | None) -> int:
     return expected_us + min(max(0, bound_us - expected_us) // 4, max(expected_us // 2, LEAST_MARGIN_US))
 
 
-def make_refusal(id: str, revision: int, reason: str, keys: Keys, retry_after_s: int = 0) -> Envelope:
-    said = Refusal(id=id, revision=revision, reason=reason[:REASON_LENGTH], retry_after_s=retry_after_s)
-    return sealed(said, keys)
+def make_refusal(id: str, revision: int, told: Told, keys: Keys, retry_after_s: int = 0, by: str = "") -> Envelope:
+    return sealed(Refusal(id=id, revision=revision, reason=told, retry_after_s=retry_after_s, by=by), keys)
 
 
-def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, now_s: float, keys: Keys) -> str:
-    """Why an offer that `peer` has signed is none, whatever our policy says; empty: it is one."""
+def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, now_s: float, keys: Keys) -> Why | None:
+    """Why an offer that `peer` has signed is none, whatever our policy says; None: it is one."""
     if terms.offeror != peer.name:
-        return f"{peer.name} sent an offer of {terms.offeror}"
+        return Why(Told.INVALID, f"{peer.name} sent an offer of {terms.offeror}")
     if terms.acceptor != own:
-        return f"the offer is for {terms.acceptor}, not for {own}"
+        return Why(Told.INVALID, f"the offer is for {terms.acceptor}, not for {own}")
     if not terms.id.startswith(f"{terms.offeror}:") or not terms.id.isprintable():
-        return f"the id must start with {terms.offeror}:"
+        return Why(Told.INVALID, f"the id must start with {terms.offeror}:")
     if terms.expires_s <= now_s:
         late_s = round(now_s - terms.expires_s)
-        return f"the offer has expired, {late_s} s ago by the clock of {own}: if that is wrong, clocks differ"
+        reason = f"the offer has expired, {late_s} s ago by the clock of {own}: if that is wrong, clocks differ"
+        return Why(Told.TIME, reason)
     if terms.not_before_s > now_s + CLOCK_SKEW_S:
         early_s = round(terms.not_before_s - now_s)
-        return f"the offer begins in the future: the clock of {peer.name} is {early_s} s ahead of that of {own}"
+        reason = f"the offer begins in the future: the clock of {peer.name} is {early_s} s ahead of that of {own}"
+        return Why(Told.TIME, reason)
     if terms.expires_s > now_s + MAX_LEASE_S:
-        return f"the lease is longer than {MAX_LEASE_S // 86400} days"
+        return Why(Told.TIME, f"the lease is longer than {MAX_LEASE_S // 86400} days")
     if own in terms.visited or peer.name not in terms.visited or len(terms.visited) > MAX_DOMAINS:
-        return f"the traffic would go in a circle: it has passed {', '.join(terms.visited)}"
+        return Why(Told.CIRCLE, f"the traffic would go in a circle: it has passed {', '.join(terms.visited)}")
     if own in terms.avoid_domains:
-        return f"the traffic must not pass {own}"
+        return Why(Told.CIRCLE, f"the traffic must not pass {own}")
     link = inventory.links.get(terms.border)
     if link is None or link.domain != peer.name:
-        return f"there is no border {terms.border} between {peer.name} and {own}"
+        return Why(Told.INVALID, f"there is no border {terms.border} between {peer.name} and {own}")
     if terms.encryption != Encryption.WIREGUARD:
-        return f"what crosses a border is inside WireGuard; the offer says encryption {terms.encryption}"
+        return Why(Told.INVALID, f"what crosses a border is inside WireGuard, and the offer says {terms.encryption}")
     if terms.trust_min is not None and link.trust < terms.trust_min:
         needed, found = terms.trust_min.name.lower(), link.trust.name.lower()
-        return f"trust of at least {needed} is required; {terms.border} has {found}"
-    return (
-        flows_objection(terms.flows, terms.origin)
-        or end_objection(terms.offeror_end, peer)
-        or needs_objection(terms.needs, own)
-        or mandate_objection(terms, inventory.domains, own, now_s, keys)
-    )
+        return Why(Told.TRUST, f"trust of at least {needed} is required; {terms.border} has {found}")
+    if reason := flows_objection(terms.flows, terms.origin) or end_objection(terms.offeror_end, peer):
+        return Why(Told.INVALID, reason)
+    if reason := needs_objection(terms.needs, own):
+        return Why(Told.RELEASE, reason)
+    return mandate_objection(terms, inventory.domains, own, now_s, keys)
 
 
 def renewal_objection(held: Terms, offered: Terms) -> str:
@@ -156,9 +157,10 @@ def step(
         case Refusal():
             if message.revision != session.terms.revision or session.standing != Standing.OFFERED:
                 return session, ""
-            return turned_down(session, message.reason), ""
+            by = f"{message.by}: " if message.by not in ("", peer.name) else ""
+            return turned_down(session, heard(by + message.reason)), ""
         case Withdrawal():
-            return msgspec.structs.replace(session, standing=Standing.ENDED, reason=message.reason[:REASON_LENGTH]), ""
+            return msgspec.structs.replace(session, standing=Standing.ENDED, reason=heard(message.reason)), ""
 
 
 def turned_down(session: Session, reason: str) -> Session:

@@ -183,6 +183,8 @@ class Refusal(Statement, frozen=True, kw_only=True):
     reason: Reason
     retry_after_s: Pause = 0
     """Until when the same is refused again; 0: not known."""
+    by: Annotated[str, Meta(max_length=200)] = ""
+    """Domain that refuses, where that is one further on."""
 
 
 class Withdrawal(Statement, frozen=True, kw_only=True):

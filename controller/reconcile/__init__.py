@@ -44,6 +44,7 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
+from controller.model.told import Told, Why
 from controller.reconcile import (
     admission,
     applying,
@@ -149,7 +150,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
 def _begin_anew(turn: Turn) -> None:
     """What a backup says of agreements is long past: all of them end, and our own intents ask again."""
     for course in tuple(turn.courses.all.values()):
-        dealings.lose(turn, course, "the controller begins anew from a backup")
+        dealings.lose(turn, course, Why(Told.LOST, "the controller begins anew from a backup"))
 
 
 def _inventory_changed(turn: Turn) -> None:

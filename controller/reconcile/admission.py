@@ -16,6 +16,7 @@ from controller.fulfillment.room import Entries, Shortage, largest_part, port_sh
 from controller.fulfillment.rules import NoRoom
 from controller.model.course import Course, Stage, Undertaking
 from controller.model.requirements import Isolation, Unsatisfiable
+from controller.model.told import Told, Why
 from controller.reconcile.dealings import refuse_upstream
 from controller.reconcile.edges import edge_numbers
 from controller.reconcile.turn import Turn
@@ -160,8 +161,8 @@ def _turn_away(turn: Turn, course: Course, short: Unsatisfiable, retry_after_s: 
         course = msgspec.structs.replace(course, downstream=None)
         turn.put_course(course)
     if course.upstream is not None:
-        # what is full and where is not the neighbour's business
-        refuse_upstream(turn, course, f"{turn.own} has no room for it ({short.binding})")
+        told = Told.SHARE if short.binding == "share" else Told.ROOM
+        refuse_upstream(turn, course, Why(told, f"{turn.own} has no room for it ({short.binding})"))
     else:
         turn.drop_course(course)
         turned_away(turn, course, short, retry_after_s)

@@ -16,6 +16,7 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Rule
+from controller.model.told import Told, Why
 from controller.reconcile.authority import namable, overreach, trespass
 from controller.reconcile.consent import end_all, ended_by
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
@@ -87,7 +88,7 @@ def apply(turn: Turn, event: Apply) -> None:
     results = tuple(_result(turn, kind, value) for _, kind, value in request.values)
     ended = ended_by(turn, required.values())
     warnings = (*judgement.warnings, *(_ends(name, reason, event.by) for name, reason in ended.items()))
-    end_all(turn, ended)
+    end_all(turn, {plan: Why(Told.CONFLICT, reason) for plan, reason in ended.items()})
     for (_, kind, value), result in zip(request.values, results, strict=True):
         if not result.endswith(" unchanged"):
             who = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s), revision=event.revision)

@@ -21,6 +21,7 @@ from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import HOLDINGS, MAX_HOLDINGS, Holding, Holdings
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.event import Send
+from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, offer_again, repeat_answer
 from controller.reconcile.turn import Turn
 
@@ -64,7 +65,8 @@ def compare(turn: Turn, peer: str, theirs: Holdings) -> None:
         turn.log("agreement_differs", "warning", agreement=session.terms.id, peer=peer)
         what = "does not hold it" if held is None else "holds another revision of it"
         if turn.courses.get(course.plan.name) is not None:
-            lose(turn, course, f"{peer} {what}: its store, or ours, is another than before", at_once=True)
+            why = Why(Told.LOST, f"{peer} {what}: its store, or ours, is another than before")
+            lose(turn, course, why, at_once=True)
     if (differs or known.keys() - ours) and not theirs.is_answer:
         tell(turn, peer, is_answer=True)
 

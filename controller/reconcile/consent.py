@@ -14,12 +14,13 @@ from controller.fulfillment.translate import hosts_of, inside, words
 from controller.model.agreement import Flow, Terms
 from controller.model.course import Course, Session, Stage
 from controller.model.requirements import Connection, Requirements
+from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, refuse_upstream
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import expired
 
 
-def asked(turn: Turn, terms: Terms) -> Connection | str:
+def asked(turn: Turn, terms: Terms) -> Connection | Why:
     """What is asked for, in our terms; or why it cannot be."""
     network_name = "/".join(terms.flows[0].destination.split("/")[:2])
     domain = destination_domain(terms)
@@ -27,14 +28,14 @@ def asked(turn: Turn, terms: Terms) -> Connection | str:
     if domain == turn.own:
         network = turn.networks.get(network_name)
         if network is None:
-            return f"{turn.own} has no network {network_name}"
+            return Why(Told.DESTINATION, f"{turn.own} has no network {network_name}")
         for flow in terms.flows:
             if reason := _destination_objection(turn, flow):
-                return reason
+                return Why(Told.DESTINATION, reason)
         prefixes = {prefix for flow in terms.flows for prefix in flow.destination_prefixes}
         destinations = list(hosts_of(network, prefixes))
         if not destinations:
-            return f"no host of {network_name} has these addresses"
+            return Why(Told.DESTINATION, f"no host of {network_name} has these addresses")
     connection = Connection(
         source_network=terms.flows[0].source,
         destination_network=network_name,
@@ -48,7 +49,8 @@ def asked(turn: Turn, terms: Terms) -> Connection | str:
         avoid_domains=terms.avoid_domains,
         dscp=terms.dscp,
     )
-    return (_clash(turn, connection, terms.id) if domain == turn.own else "") or connection
+    reason = _clash(turn, connection, terms.id) if domain == turn.own else ""
+    return Why(Told.CONFLICT, reason) if reason else connection
 
 
 def _destination_objection(turn: Turn, flow: Flow) -> str:
@@ -126,27 +128,27 @@ def ended_by(turn: Turn, required: Iterable[Requirements]) -> dict[str, str]:
     return ended
 
 
-def end_all(turn: Turn, ended: Mapping[str, str]) -> None:
+def end_all(turn: Turn, ended: Mapping[str, Why]) -> None:
     """Both neighbours are told why."""
-    for name, reason in ended.items():
+    for name, why in ended.items():
         course = turn.courses.get(name)
         if course is None or course.upstream is None:
             continue
         if course.upstream.agreement is None:
-            refuse_upstream(turn, course, reason)
+            refuse_upstream(turn, course, why)
         else:
-            lose(turn, course, reason)
+            lose(turn, course, why)
 
 
 def reconsider(turn: Turn) -> None:
     """After the inventory has changed: what would not be accepted any more, or needs another way to its hosts, ends."""
-    ended: dict[str, str] = {}
+    ended: dict[str, Why] = {}
     for course, session in _held(turn):
         plan, found = course.plan, asked(turn, session.terms)
-        if isinstance(found, str):
+        if isinstance(found, Why):
             ended[plan.name] = found
         elif {host.node for host in found.destinations} != {host.node for host in plan.connection.destinations}:
-            ended[plan.name] = f"hosts of {found.destination_network} have moved: offer it again"
+            ended[plan.name] = Why(Told.LOST, f"hosts of {found.destination_network} have moved: offer it again")
         else:
             turn.put_course(replace(course, plan=replace(plan, connection=found)))
     end_all(turn, ended)

@@ -20,6 +20,7 @@ from controller.model.agreement import (
 )
 from controller.model.course import Course, HeldOff, Session, Stage, Standing
 from controller.model.intent import Encryption
+from controller.model.told import Told, Why
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Lost, Turn
 
@@ -77,7 +78,7 @@ def offer_onward(turn: Turn, name: str) -> None:
         since_s=int(turn.now_s),
     )
     turn.put_course(msgspec.structs.replace(course, downstream=session))
-    turn.send(session.peer, offer, id, revision)
+    turn.send(session.peer, offer, id, revision, until_s=expires_s)
     turn.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
 
 
@@ -166,7 +167,7 @@ def watch_ends(turn: Turn) -> None:
         upstream, downstream = course.upstream, course.downstream
         signed = (upstream.answer or upstream.agreement) if upstream is not None else None
         if signed is not None and _is_elsewhere(turn, signed.terms.border, signed.acceptor_end):
-            lose(turn, course, f"the tunnel of {turn.own} has a new end", at_once=True)
+            lose(turn, course, Why(Told.LOST, f"the tunnel of {turn.own} has a new end"), at_once=True)
             continue
         if course.stage == Stage.ACTIVE:
             keep_promise(turn, course.plan.name)
@@ -208,7 +209,7 @@ def answer(turn: Turn, name: str) -> None:
     bound_us = session.terms.latency_us_max
     if bound_us is not None and course.promised_us > bound_us:
         if not _ask_for_less(turn, course, bound_us):
-            refuse_upstream(turn, course, f"{turn.own} has no way that holds what is required (latency)")
+            refuse_upstream(turn, course, Why(Told.WAY, f"{turn.own} has no way that holds what is required (latency)"))
         return
     end = _end(turn, course, crossing, offeror=False)
     pledged_us = promise(course.promised_us, bound_us)
@@ -251,7 +252,7 @@ def keep_promise(turn: Turn, name: str) -> None:
         return
     if is_longer and bound_us is not None and needed_us > bound_us:
         if not _ask_for_less(turn, course, bound_us):
-            lose(turn, course, f"{turn.own} has no way any more that holds what was agreed")
+            lose(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what was agreed"))
         return
     promised_us, expected_us = held.latency_us, held.expected_us
     if is_longer:
@@ -267,7 +268,8 @@ def deliver_answer(turn: Turn, course: Course) -> Course:
     session = course.upstream
     if session is None or session.answer is None:
         return course
-    turn.send(session.peer, session.answer.acceptance, session.terms.id, session.terms.revision)
+    terms = session.terms
+    turn.send(session.peer, session.answer.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
     turn.log("offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer)
     session = msgspec.structs.replace(session, standing=Standing.AGREED, agreement=session.answer, answer=None)
     return msgspec.structs.replace(course, upstream=session)
@@ -275,20 +277,23 @@ def deliver_answer(turn: Turn, course: Course) -> Course:
 
 def offer_again(turn: Turn, session: Session) -> None:
     """The same, to who may have lost it."""
-    turn.send(session.peer, session.offer, session.terms.id, session.terms.revision)
+    terms = session.terms
+    turn.send(session.peer, session.offer, terms.id, terms.revision, until_s=terms.expires_s)
 
 
 def repeat_answer(turn: Turn, session: Session) -> None:
     """The same offer came again."""
     held = session.agreement
     if session.standing == Standing.AGREED and held is not None and held.terms == session.terms:
-        turn.send(session.peer, held.acceptance, held.terms.id, held.terms.revision)
+        terms = held.terms
+        turn.send(session.peer, held.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
 
 
-def refuse(turn: Turn, peer: str, terms: Terms, reason: str, retry_after_s: int = 0) -> None:
-    said = make_refusal(terms.id, terms.revision, reason, turn.keys, retry_after_s)
-    turn.send(peer, said, terms.id, terms.revision)
-    turn.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=reason)
+def refuse(turn: Turn, peer: str, terms: Terms, why: Why, retry_after_s: int = 0, by: str = "") -> None:
+    """`by`: the domain further on that refuses."""
+    said = make_refusal(terms.id, terms.revision, why.told, turn.keys, retry_after_s, by)
+    turn.send(peer, said, terms.id, terms.revision, until_s=terms.expires_s, unasked=True)
+    turn.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=why.detail)
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,16 +308,27 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 NOBODY = Ending()
 
 
-def withdraw(turn: Turn, peer: str, id: str, reason: str, linger_s: int = 0, ending: Ending = NOBODY) -> None:
+def withdraw(
+    turn: Turn,
+    peer: str,
+    id: str,
+    why: Why,
+    *,
+    until_s: float,
+    linger_s: int = 0,
+    ending: Ending = NOBODY,
+    unasked: bool = False,
+) -> None:
+    """What an operator says who ends it is for the others too."""
     said = Withdrawal(
         id=id,
-        reason=reason[:REASON_LENGTH],
+        reason=why.detail[:REASON_LENGTH] if ending.domain else why.told,
         issued_s=int(turn.now_s),
         linger_s=linger_s,
         ended_by=ending.domain,
         retry_after_s=ending.retry_after_s,
     )
-    turn.send(peer, sealed(said, turn.keys), id)
+    turn.send(peer, sealed(said, turn.keys), id, until_s=until_s, unasked=unasked)
 
 
 def mandate_name(id: str) -> str:
@@ -325,28 +341,28 @@ def intent_name(mandate: str) -> str:
     return f"intent {mandate.rpartition(':')[0]}"
 
 
-def close_id(turn: Turn, id: str, reason: str, until_s: float) -> None:
-    turn.closed.put(id, Closed(until_s=int(until_s) + 1, reason=reason))
+def close_id(turn: Turn, id: str, why: Why, until_s: float, peer: str) -> None:
+    """What has stood between `peer` and us is not offered again."""
+    turn.closed.put(id, Closed(until_s=int(until_s) + 1, reason=why.detail, peer=peer, told=why.told))
 
 
-def refuse_upstream(turn: Turn, course: Course, reason: str, retry_after_s: int = 0) -> None:
+def refuse_upstream(turn: Turn, course: Course, why: Why, retry_after_s: int = 0, by: str = "") -> None:
     """What was offered to us cannot be had: a renewal fails and the rest stays in force, or all of it ends."""
     session = course.upstream
     if session is None:
         return
-    refuse(turn, session.peer, session.terms, reason, retry_after_s)
+    refuse(turn, session.peer, session.terms, why, retry_after_s, by)
     if session.agreement is not None:
         kept = msgspec.structs.replace(session, standing=Standing.AGREED, terms=session.agreement.terms, answer=None)
         turn.put_course(msgspec.structs.replace(course, upstream=kept))
         return
-    close_id(turn, session.terms.id, reason, session.terms.expires_s)
-    end(turn, course, reason, towards_upstream=False)
+    end(turn, course, why, towards_upstream=False)
 
 
 def end(
     turn: Turn,
     course: Course,
-    reason: str,
+    why: Why,
     *,
     towards_upstream: bool = True,
     towards_downstream: bool = True,
@@ -359,18 +375,18 @@ def end(
             continue
         if tell:
             turn.forget_messages(session.terms.id)
-            withdraw(turn, session.peer, session.terms.id, reason, linger_s, ending)
-        if not session.offeror:
-            close_id(turn, session.terms.id, reason, session.terms.expires_s)
-            if session.agreement is not None:
-                mandate = opened_mandate(session.terms.mandate)
-                close_id(turn, mandate_name(mandate.id), reason, mandate.expires_s)
+            id, until_s = session.terms.id, session.terms.expires_s
+            withdraw(turn, session.peer, id, why, until_s=until_s, linger_s=linger_s, ending=ending)
+        if not session.offeror and session.agreement is not None:
+            mandate = opened_mandate(session.terms.mandate)
+            close_id(turn, session.terms.id, why, session.terms.expires_s, session.peer)
+            close_id(turn, mandate_name(mandate.id), why, mandate.expires_s, session.peer)
     if linger_s:
         until_s = int(turn.now_s) + linger_s
         turn.put_course(msgspec.structs.replace(course, stage=Stage.LINGERING, until_s=until_s))
     else:
         turn.drop_course(course)
-    turn.log("course_ended", owner=course.plan.owner, plan=course.plan.name, reason=reason)
+    turn.log("course_ended", owner=course.plan.owner, plan=course.plan.name, reason=why.detail)
 
 
 def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
@@ -379,7 +395,7 @@ def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
     if course is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
         return
     if course.stage == Stage.NEGOTIATING:
-        end(turn, course, reason)
+        end(turn, course, Why(Told.UNWANTED, reason))
         return
     turn.put_course(msgspec.structs.replace(course, stage=Stage.REMOVING, linger_s=linger_s))
     turn.fresh.add(name)
@@ -388,7 +404,7 @@ def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
 def lose(
     turn: Turn,
     course: Course,
-    reason: str,
+    why: Why,
     *,
     from_upstream: bool = False,
     from_downstream: bool = False,
@@ -400,7 +416,7 @@ def lose(
     end(
         turn,
         course,
-        reason,
+        why,
         towards_upstream=not from_upstream,
         towards_downstream=not from_downstream,
         ending=ending,
@@ -409,7 +425,7 @@ def lose(
         return
     if ending.domain:
         held_off = hold_off(turn, course, ending.retry_after_s)
-        turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {reason}", held_off=held_off))
+        turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {why.detail}", held_off=held_off))
     else:
         turn.lost.append(Lost(course=course, retry_after_s=0 if at_once else LOST_RETRY_S))
 
@@ -434,7 +450,7 @@ def watch_leases(turn: Turn) -> None:
             turn.drop_course(course)
             continue
         if ran_out:
-            lose(turn, course, f"the agreement with {ran_out[0].peer} has expired")
+            lose(turn, course, Why(Told.EXPIRED, f"the agreement with {ran_out[0].peer} has expired"))
             continue
         session = course.downstream
         if course.upstream is None and course.stage == Stage.ACTIVE and session is not None and session.agreement:
@@ -444,6 +460,9 @@ def watch_leases(turn: Turn) -> None:
     for id, closed in tuple(turn.closed.all.items()):
         if closed.until_s <= turn.now_s:
             turn.closed.drop(id)
+    for name, outgoing in tuple(turn.outbox.all.items()):
+        if 0 < outgoing.until_s <= turn.now_s:
+            turn.drop_message(name)
 
 
 def _is_due(turn: Turn, session: Session, agreement: Agreement) -> bool:

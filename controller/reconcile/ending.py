@@ -11,6 +11,7 @@ from controller.language.scalars import print_time
 from controller.model.agreement import opened_mandate
 from controller.model.course import Course, Session, Stage
 from controller.model.event import EndAgreement, Reply
+from controller.model.told import Told, Why
 from controller.reconcile.dealings import Ending, intent_name, lose, refuse_upstream
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Turn
@@ -30,12 +31,13 @@ def end_agreement(turn: Turn, event: EndAgreement) -> None:
     upstream = course.upstream
     if upstream is not None and event.hold_off_s:
         until_s = int(turn.now_s) + event.hold_off_s
-        turn.closed.put(intent_name(_mandate_id(upstream)), Closed(until_s=until_s, reason=reason))
+        held_off = Closed(until_s=until_s, reason=reason, told=Told.HELD_OFF)
+        turn.closed.put(intent_name(_mandate_id(upstream)), held_off)
     turn.log("agreement_ended", agreement=event.name, by=event.by.name, reason=event.reason)
     if upstream is not None and upstream.agreement is None:
-        refuse_upstream(turn, course, reason, event.hold_off_s)
+        refuse_upstream(turn, course, Why(Told.HELD_OFF, reason), event.hold_off_s)
     else:
-        lose(turn, course, reason, ending=Ending(domain=turn.own, retry_after_s=event.hold_off_s))
+        lose(turn, course, Why(Told.HELD_OFF, reason), ending=Ending(domain=turn.own, retry_after_s=event.hold_off_s))
     turn.effects.append(Reply(request_id=event.request_id, results=(f"agreements/{event.name} ended",)))
 
 
@@ -55,9 +57,9 @@ def end_unpinned(turn: Turn) -> None:
             continue
         reason = next((reason for one in _sessions(course) if (reason := _unpinned(turn, one))), "")
         if reason and course.upstream is not None and course.upstream.agreement is None:
-            refuse_upstream(turn, course, reason)
+            refuse_upstream(turn, course, Why(Told.KEY, reason))
         elif reason:
-            lose(turn, course, reason)
+            lose(turn, course, Why(Told.KEY, reason))
 
 
 def _unpinned(turn: Turn, session: Session) -> str:

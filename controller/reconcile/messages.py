@@ -10,7 +10,6 @@ from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
 from controller.model.agreement import (
-    MAX_LEASE_S,
     Acceptance,
     Envelope,
     Holdings,
@@ -26,6 +25,7 @@ from controller.model.course import Course, HeldOff, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
+from controller.model.told import Told, Why, heard, passed_on
 from controller.reconcile.carriers import confirm, wait_s
 from controller.reconcile.comparing import compare
 from controller.reconcile.consent import asked
@@ -33,7 +33,6 @@ from controller.reconcile.dealings import (
     MAX_LINGER_S,
     Ending,
     answer,
-    close_id,
     end,
     hold_off,
     intent_name,
@@ -51,6 +50,13 @@ from controller.reconcile.serials import next_serial
 from controller.reconcile.tunnel_ends import end_objection
 from controller.reconcile.turn import Lost, Turn
 
+SPENT_MAX = 4096
+"""Numbers (of agreements, and of the mandates they stood on) that one peer cannot use again, which are remembered until
+nobody could use them any more. Who has so many makes no new agreement before some are forgotten."""
+SPENT_RETRY_S = 60
+STRAY_S = 3600
+"""For so long a peer that accepted what nobody here knows is told so."""
+
 
 def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "") -> None:
     """Repeats change nothing; what is not `peer_name`'s to say changes nothing. `objection`: of a strategy."""
@@ -64,7 +70,7 @@ def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "")
         turn.log("peer_violation", "error", peer=peer_name, reason=str(error))
         return
     if reason := signature_objection(envelope, peer, turn.keys):
-        _violation(turn, peer, message, reason)
+        _violation(turn, peer, message, Why(Told.SIGNATURE, reason))
         return
     match message:
         case Terms():
@@ -77,53 +83,56 @@ def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "")
             compare(turn, peer.name, message)
 
 
-def _violation(turn: Turn, peer: Domain, message: Message, reason: str) -> None:
+def _violation(turn: Turn, peer: Domain, message: Message, why: Why) -> None:
     """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
     about = {} if isinstance(message, Holdings) else {"agreement": message.id}
-    turn.log("peer_violation", "error", peer=peer.name, reason=reason, **about)
+    turn.log("peer_violation", "error", peer=peer.name, reason=why.detail, **about)
     if isinstance(message, Terms):
-        refuse(turn, peer.name, message, reason)
+        refuse(turn, peer.name, message, why)
     elif isinstance(message, Acceptance):
         course = turn.courses.get(turn.agreements.get(message.id) or "")
         session = course.downstream if course is not None else None
         if course is not None and session is not None and (session.terms.id, session.peer) == (message.id, peer.name):
-            session = msgspec.structs.replace(session, reason=reason)
+            session = msgspec.structs.replace(session, reason=heard(why.detail))
             turn.put_course(msgspec.structs.replace(course, downstream=session))
 
 
 def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
-    if reason := (
-        offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys)
-        or end_objection(turn, terms.border, terms.offeror_end)
-    ):
-        _violation(turn, peer, terms, reason)
+    if why := offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
+        _violation(turn, peer, terms, why)
+        return
+    if reason := end_objection(turn, terms.border, terms.offeror_end):
+        _violation(turn, peer, terms, Why(Told.INVALID, reason))
         return
     mandate = opened_mandate(terms.mandate)
     closed = turn.closed.get(terms.id) or turn.closed.get(mandate_name(mandate.id))
     if closed is not None:
-        refuse(turn, peer.name, terms, closed.reason)
+        refuse(turn, peer.name, terms, Why(closed.told, closed.reason))
         return
     course = turn.courses.get(turn.agreements.get(terms.id) or "")
     if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
         _offered_again(turn, course, course.upstream, terms, offer, objection)
         return
     if reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
-        close_id(turn, terms.id, reason, terms.expires_s)
-        refuse(turn, peer.name, terms, reason)
+        refuse(turn, peer.name, terms, Why(Told.POLICY, reason))
         return
     ended = turn.closed.get(intent_name(mandate.id))
     if ended is not None and turn.now_s < ended.until_s:
-        refuse(turn, peer.name, terms, ended.reason, math.ceil(ended.until_s - turn.now_s))
+        refuse(turn, peer.name, terms, Why(ended.told, ended.reason), math.ceil(ended.until_s - turn.now_s))
         return
     upstreams = [one.upstream for one in turn.courses.all.values() if one.upstream is not None]
     if any(opened_mandate(one.terms.mandate).id == mandate.id for one in upstreams):
-        refuse(
-            turn, peer.name, terms, f"another agreement stands on mandate {mandate.id}, which supports one at a time"
-        )
+        reason = f"another agreement stands on mandate {mandate.id}, which supports one at a time"
+        refuse(turn, peer.name, terms, Why(Told.CHANGED, reason))
         return
     held = sum(one.peer == peer.name for one in upstreams)
     if held >= turn.policy.max_agreements:
-        refuse(turn, peer.name, terms, f"{turn.own} has {held} agreements with {peer.name}, which is the most")
+        reason = f"{turn.own} has {held} agreements with {peer.name}, which is the most"
+        refuse(turn, peer.name, terms, Why(Told.SHARE, reason))
+        return
+    if (spent := sum(one.peer == peer.name for one in turn.closed.all.values())) >= SPENT_MAX:
+        reason = f"{spent} numbers of ended agreements with {peer.name} are remembered, which is the most"
+        refuse(turn, peer.name, terms, Why(Told.SHARE, reason), SPENT_RETRY_S)
         return
     if confirm(turn, terms.border):
         reroute(turn)
@@ -138,17 +147,17 @@ def _offered_again(turn: Turn, course: Course, session: Session, terms: Terms, o
     if terms.revision < held.revision:
         reason = f"revision {terms.revision} was followed by {held.revision} (replayed)"
         turn.log("peer_violation", "error", peer=session.peer, agreement=terms.id, reason=reason)
-        refuse(turn, session.peer, terms, reason)
+        refuse(turn, session.peer, terms, Why(Told.CHANGED, reason))
         return
     if offer == session.offer:
         repeat_answer(turn, session)
         return
     agreed = session.agreement.terms if session.agreement is not None else held
-    reason = f"revision {terms.revision} was offered with other terms before"
-    if terms.revision > held.revision:
-        reason = renewal_objection(agreed, terms) or refusal(terms, turn.policy, turn.own, turn.now_s) or objection
+    told, reason = Told.CHANGED, f"revision {terms.revision} was offered with other terms before"
+    if terms.revision > held.revision and not (reason := renewal_objection(agreed, terms)):
+        told, reason = Told.POLICY, refusal(terms, turn.policy, turn.own, turn.now_s) or objection
     if reason:
-        refuse(turn, session.peer, terms, reason)
+        refuse(turn, session.peer, terms, Why(told, reason))
         return
     renewed = msgspec.structs.replace(
         session, standing=Standing.OFFERED, terms=terms, offer=offer, answer=None, since_s=int(turn.now_s)
@@ -161,19 +170,17 @@ def _carry_on(turn: Turn, session: Session, excluded: tuple[str, ...]) -> None:
     """Place our part of what a neighbour offers; then offer onward, or answer."""
     terms = session.terms
     connection = asked(turn, terms)
-    if isinstance(connection, str):
-        reason, retry_after_s = connection, 0
+    if isinstance(connection, Why):
+        why, retry_after_s = connection, 0
     else:
         found = _place(turn, terms, connection, excluded, next_serial(turn))
         if isinstance(found, Plan):
             _begin(turn, session, found)
             return
-        # which way and why is not the neighbour's business
         reason = f"{turn.own} has no way to {destination_domain(terms)} that holds what is required ({found.binding})"
-        retry_after_s = wait_s(turn)
+        why, retry_after_s = Why(Told.WAY, reason), wait_s(turn)
         turn.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
-    close_id(turn, terms.id, reason, terms.expires_s)
-    refuse(turn, session.peer, terms, reason, retry_after_s)
+    refuse(turn, session.peer, terms, why, retry_after_s)
 
 
 def _place(
@@ -199,7 +206,7 @@ def _begin(turn: Turn, session: Session, plan: Plan) -> None:
         slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
     except ValueError as error:
         turn.log("offer_unsatisfiable", "error", agreement=session.terms.id, reason=str(error))
-        refuse(turn, session.peer, session.terms, f"{turn.own} has no room for another agreement")
+        refuse(turn, session.peer, session.terms, Why(Told.ROOM, f"{turn.own} has no room for another agreement"))
         return
     turn.counters.put("slot", slots[-1])
     course = Course(plan=plan, serial=turn.number("serial"), slots=slots, stage=Stage.NEGOTIATING, upstream=session)
@@ -213,7 +220,8 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
     session = course.downstream if course is not None else None
     if course is None or session is None or session.terms.id != id:
         if isinstance(message, Acceptance) and id.startswith(f"{turn.own}:"):
-            withdraw(turn, peer.name, id, "it is not wanted any more")
+            why = Why(Told.UNWANTED, "it is not wanted any more")
+            withdraw(turn, peer.name, id, why, until_s=turn.now_s + STRAY_S, unasked=True)
         return
     if session.peer != peer.name:
         turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=f"it is {session.peer}'s to answer")
@@ -222,7 +230,7 @@ def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope:
     if after != session and isinstance(message, Acceptance):
         objection = end_objection(turn, session.terms.border, message.acceptor_end)
     if objection:
-        _violation(turn, peer, message, objection)
+        _violation(turn, peer, message, Why(Told.INVALID, objection))
         return
     if after != session:
         retry_after_s = message.retry_after_s if isinstance(message, Refusal) else 0
@@ -255,7 +263,7 @@ def take_answer(
     if not renewal_refused:
         answer(turn, course.plan.name)
     elif course.upstream.standing == Standing.OFFERED:
-        refuse_upstream(turn, course, after.reason)
+        _pass_on(turn, course, after)
     keep_promise(turn, course.plan.name)
 
 
@@ -264,20 +272,26 @@ def _refused(turn: Turn, course: Course, session: Session, held_off: HeldOff | N
     turn.log("refused", "warning", agreement=session.terms.id, peer=session.peer, reason=session.reason)
     upstream = course.upstream
     if upstream is None:
-        end(turn, course, session.reason, towards_downstream=False)
+        end(turn, course, Why(Told.BEYOND, session.reason), towards_downstream=False)
         turn.lost.append(Lost(course=course, refusal=f"{session.peer}: {session.reason}", held_off=held_off))
         return
     tried = (*course.excluded, session.terms.border)
     found = _place(turn, upstream.terms, course.plan.connection, tried, course.plan.serial)
     if isinstance(found, Unsatisfiable):
-        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason, retry_after_s)
+        _pass_on(turn, msgspec.structs.replace(course, downstream=None), session, retry_after_s)
         return
     moved = msgspec.structs.replace(course, plan=found, downstream=None, excluded=tried)
     if len(found.sr_policies) != len(course.slots):
-        refuse_upstream(turn, msgspec.structs.replace(course, downstream=None), session.reason, retry_after_s)
+        _pass_on(turn, msgspec.structs.replace(course, downstream=None), session, retry_after_s)
         return
     turn.put_course(moved)
     offer_onward(turn, found.name)
+
+
+def _pass_on(turn: Turn, course: Course, refused: Session, retry_after_s: int = 0) -> None:
+    """Who asked us hears what we have heard, if it is one of what is told."""
+    told, by = passed_on(refused.reason, refused.peer)
+    refuse_upstream(turn, course, Why(told, f"{refused.peer}: {refused.reason}"), retry_after_s, by)
 
 
 def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope) -> None:
@@ -285,26 +299,19 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope
     sessions = (course.upstream, course.downstream) if course is not None else ()
     session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
     if course is None or session is None or course.stage == Stage.LINGERING:
-        _withdrawn_before(turn, peer, message)
-        return
+        return  # an offer that comes after it is answered, and the answer with a withdrawal again
     if session.peer != peer.name:
         turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason="it is not theirs to end")
         return
     after, _ = negotiate.step(session, message, envelope, peer, turn.now_s)
     turn.forget_messages(message.id)
-    reason = after.reason if message.ended_by else f"{peer.name} has withdrawn it: {after.reason}"
+    told, _ = passed_on(after.reason, peer.name)
+    why = Why(told, after.reason if message.ended_by else f"{peer.name} has withdrawn it: {after.reason}")
     ending = Ending(domain=message.ended_by, retry_after_s=message.retry_after_s)
     if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
-        end(turn, course, reason, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
+        end(turn, course, why, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
         return
     if course.stage == Stage.REMOVING:
-        end(turn, course, reason, towards_upstream=session.offeror, towards_downstream=not session.offeror)
+        end(turn, course, why, towards_upstream=session.offeror, towards_downstream=not session.offeror)
         return
-    lose(turn, course, reason, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending)
-
-
-def _withdrawn_before(turn: Turn, peer: Domain, message: Withdrawal) -> None:
-    """It overtook its offer, which must not count when it comes; or it came twice."""
-    if not message.id.startswith(f"{peer.name}:") or turn.closed.get(message.id) is not None:
-        return
-    close_id(turn, message.id, "it was withdrawn", turn.now_s + MAX_LEASE_S)
+    lose(turn, course, why, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending)

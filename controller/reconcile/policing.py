@@ -11,6 +11,7 @@ from controller.model.course import Course, Session, Stage
 from controller.model.event import LoadPolicy, Reply
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
+from controller.model.told import Told, Why
 from controller.reconcile.admission import beyond_share
 from controller.reconcile.consent import end_all
 from controller.reconcile.ending import forget_hold_offs
@@ -30,8 +31,8 @@ def load_policy(turn: Turn, event: LoadPolicy) -> None:
             forget_hold_offs(turn)
         turn.policy = event.policy
         turn.policy_loaded = Provenance(by=event.by.name, file=event.file, at_s=int(turn.now_s))
-        # what is full and where is not the neighbours' business
-        end_all(turn, ended | dict.fromkeys(too_much, f"{turn.own} has no room for it (share)"))
+        end_all(turn, {plan: Why(Told.POLICY, reason) for plan, reason in ended.items()})
+        end_all(turn, {plan: Why(Told.SHARE, reason) for plan, reason in too_much.items()})
         turn.log(
             "policy_loaded", file=event.file, by=event.by.name, what=what, agreements_ended=str(len(ended | too_much))
         )

@@ -9,6 +9,7 @@ from controller.model.course import Course, Stage, Undertaking
 from controller.model.event import Delete, Disconnect, Problem, Reply
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
+from controller.model.told import Told, Why
 from controller.reconcile.applying import changed_since, retranslate, tables
 from controller.reconcile.authority import trespass
 from controller.reconcile.dealings import abandon, end
@@ -102,7 +103,7 @@ def _hurry(turn: Turn, gone: Collection[Thing]) -> None:
         if course.stage == Stage.LINGERING:  # its neighbours have been told
             turn.drop_course(course)
         else:
-            end(turn, course, "withdrawn")
+            end(turn, course, Why(Told.UNWANTED, "withdrawn"))
 
 
 def _repeal(turn: Turn, rules: Collection[str], intents: Collection[str], required: dict[str, Requirements]) -> str:

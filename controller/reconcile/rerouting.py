@@ -15,6 +15,7 @@ from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import around
 from controller.fulfillment.place import BINDINGS, repath
 from controller.model.course import Course, Errand, Stage
+from controller.model.told import Told, Why
 from controller.reconcile.carriers import concerned, cut, is_back
 from controller.reconcile.dealings import keep_promise, lose, refuse_upstream
 from controller.reconcile.turn import Turn
@@ -83,9 +84,9 @@ def _promised_mtu(course: Course) -> int:
 def _give_up(turn: Turn, course: Course) -> None:
     """Which links are down is not the neighbour's business."""
     if course.upstream is not None and course.upstream.agreement is None:
-        refuse_upstream(turn, course, f"{turn.own} has no way any more that holds what is required")
+        refuse_upstream(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what is required"))
     else:
-        lose(turn, course, f"{turn.own} has no way any more that holds what was agreed")
+        lose(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what was agreed"))
 
 
 def unsettle(turn: Turn) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.told import Told, Why
 from controller.reconcile.admission import admit, realized
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end, keep_promise
 from controller.reconcile.state import NodeStanding, parts_at
@@ -166,7 +167,7 @@ def _next_stage(turn: Turn, course: Course) -> bool:
             keep_promise(turn, course.plan.name)
             return True
         case Stage.REMOVING:
-            end(turn, course, "withdrawn", linger_s=course.linger_s)
+            end(turn, course, Why(Told.UNWANTED, "withdrawn"), linger_s=course.linger_s)
             return True
         case _:
             return False

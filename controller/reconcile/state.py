@@ -19,6 +19,7 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
+from controller.model.told import Told
 from controller.reconcile.held import Held
 from dataplane.host_api import NodeDescription, PartRefused
 
@@ -30,6 +31,10 @@ class Outgoing(Value, frozen=True, kw_only=True):
     message: Envelope
     about: str
     """Agreement."""
+    until_s: int = 0
+    """Then it is of no use any more; 0: of a release that did not say."""
+    unasked: bool = False
+    """Nothing that stands depends on it."""
 
 
 class Retry(Value, frozen=True, kw_only=True):
@@ -47,6 +52,9 @@ class Closed(Value, frozen=True, kw_only=True):
 
     until_s: int
     reason: str
+    peer: str = ""
+    """Who offered it; empty: our operator has ended it, or of a release that did not say."""
+    told: Told = Told.SPENT
 
 
 class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):

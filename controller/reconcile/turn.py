@@ -14,6 +14,11 @@ from controller.model.keys import Keys
 from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State
 
 T = TypeVar("T")
+UNASKED_MAX = 256
+"""Answers to what one peer may send as it likes (refusals, and withdrawals of what is not known here) that wait for
+it."""
+FIELD_LENGTH = 400
+"""Of a line of the log: what others say has no longer one."""
 
 
 class Table(Generic[T]):
@@ -166,23 +171,35 @@ class Turn:
         self.awaiting.drop(course.plan.name)
         self.fresh.discard(course.plan.name)
 
-    def send(self, peer: str, message: Envelope, id: str, revision: int = 0) -> None:
-        """At least once; what the outbox still has of this kind about the same agreement and revision is replaced."""
+    def send(
+        self, peer: str, message: Envelope, id: str, revision: int = 0, *, until_s: float, unasked: bool = False
+    ) -> None:
+        """At least once until `until_s`; what the outbox still has of this kind about the same agreement and revision
+        is replaced. Of what is `unasked`, an answer to what a peer may send as it likes, the eldest gives way."""
         name = f"{message.kind}:{id}:{revision}"
-        self.outbox.put(name, Outgoing(peer=peer, message=message, about=id))
+        if unasked and name not in self.outbox.all and len(self.outbox.all) >= UNASKED_MAX:
+            theirs = [name for name, held in self.outbox.all.items() if held.unasked and held.peer == peer]
+            for eldest in theirs[: len(theirs) - UNASKED_MAX + 1]:
+                self.drop_message(eldest)
+        outgoing = Outgoing(peer=peer, message=message, about=id, until_s=int(until_s) + 1, unasked=unasked)
+        self.outbox.put(name, outgoing)
         self.retries.drop(name)
         self.effects.append(Send(peer=peer, message_id=name, message=message))
+
+    def drop_message(self, name: str) -> None:
+        self.outbox.drop(name)
+        self.retries.drop(name)
 
     def forget_messages(self, id: str) -> None:
         """What was still to be said about an agreement that has ended."""
         names = {name for name, held in self.outbox.all.items() if held.about == id}
         for name in names:
-            self.outbox.drop(name)
-            self.retries.drop(name)
+            self.drop_message(name)
         self.effects = [one for one in self.effects if not (isinstance(one, Send) and one.message_id in names)]
 
     def log(self, event: str, level: str = "info", **fields: str) -> None:
-        self.effects.append(Log(event=event, fields=fields, level=level))
+        cut = {name: value[:FIELD_LENGTH] for name, value in fields.items()}
+        self.effects.append(Log(event=event, fields=cut, level=level))
 
     def finish(self) -> tuple[State, tuple[Effect, ...]]:
         state = State(
