@@ -55,6 +55,14 @@ class History:
                     raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
         return cls(happenings)
 
+    def mark(self) -> tuple[object, ...]:
+        """For `go_back`."""
+        return self._kept, dict(self._phases), dict(self._newest), set(self._unsure)
+
+    def go_back(self, mark: tuple[Any, ...]) -> None:
+        """As if nothing had been observed since."""
+        self._kept, self._phases, self._newest, self._unsure = mark
+
     def settle(self) -> None:
         """What was observed is stored, and may be seen."""
         self._stored = self._kept

@@ -49,7 +49,7 @@ def _space(subject: str, folder: Path, what: str) -> Check:
     short = free < FREE_BYTES_MIN or free < FREE_PART_MIN * whole
     if found.f_files > 0 and found.f_favail < FREE_INODES_MIN:
         short, detail = True, f"{detail}; only {found.f_favail} inodes free"
-    advice = f"make room on the file system of {folder}: a controller that cannot store ends" if short else ""
+    advice = f"make room on the file system of {folder}: a controller without it stores nothing new" if short else ""
     return Check(subject=subject, name="space", ok=not short, detail=detail, advice=advice)
 
 

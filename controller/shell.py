@@ -20,15 +20,16 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 import msgspec
 
 from controller import preview, reconcile
 from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets
+from controller.bucket import Bucket
 from controller.contained import Contained, Raised
-from controller.errors import ConfigInvalid, ControllerError, OurFault, Overloaded, Unavailable
+from controller.errors import ConfigInvalid, ControllerError, NoSpace, OurFault, Overloaded, Unavailable
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
@@ -66,6 +67,10 @@ HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
 TICK_S = 1.0
+FULL_S = 1.0
+"""Between two tries to store while the disk is full."""
+LINES_S_MAX, LINES_AT_ONCE_MAX = 1.0, 1_000
+"""Of the log, and of what happened, for what the messages of one peer lead to."""
 LAST_WORDS_S = 0.2
 """For answers to leave before a controller ends that can no longer store."""
 
@@ -95,6 +100,10 @@ class Shell(Reading):
         self._effects = tuple(effects)
         self._ended = ""
         """Why this controller ends."""
+        self.full = ""
+        """Why nothing can be stored now, and what to do; empty: it can."""
+        self._started = False
+        self._lines: dict[str, Bucket] = {}
         self._journal = journal
         self._keys = keys
         self._log = log
@@ -116,19 +125,76 @@ class Shell(Reading):
 
     async def run(self, neighbours: Neighbours, targets: Targets) -> None:
         neighbours.set_domains(self._state.inventory.domains)
-        await self._store(self._effects)
+        while True:
+            try:
+                await self._store(self._effects)
+                break
+            except NoSpace as error:
+                self._is_full(error)
+                await asyncio.sleep(FULL_S)
+        self._has_room()
+        self._started = True
         self._perform(self._effects, neighbours, targets)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clock(), name="clock")
             while True:
-                await self._turn(neighbours, targets)
+                items = [await self._queue.get()]
+                while len(items) < BATCH_MAX and not self._queue.empty():
+                    items.append(self._queue.get_nowait())
+                try:
+                    await self._turn(items, neighbours, targets)
+                except NoSpace as error:
+                    await self._wait_for_room(items, error, neighbours, targets)
 
-    async def _turn(self, neighbours: Neighbours, targets: Targets) -> None:
-        """Steps what waits, stores it, then lets it have its effects."""
-        items = [await self._queue.get()]
-        while len(items) < BATCH_MAX and not self._queue.empty():
-            items.append(self._queue.get_nowait())
-        before = self._state
+    async def _wait_for_room(
+        self, items: Sequence[_Item], error: NoSpace, neighbours: Neighbours, targets: Targets
+    ) -> None:
+        """Who asks is told; what nodes and the clock say is kept, and done in its order when there is room again."""
+        self._is_full(error)
+        kept = self._refused(items, error)
+        starts = msgspec.json.encode(self._state.counters.get("start", 0))
+        while True:
+            await asyncio.sleep(FULL_S)
+            while not self._queue.empty() and len(kept) < QUEUE_MAX:
+                kept += self._refused([self._queue.get_nowait()], error)
+            try:
+                await self._journal.commit((Record(kind="Counter", name="start", content=starts),))
+                while kept:
+                    await self._turn(kept[:BATCH_MAX], neighbours, targets)
+                    del kept[:BATCH_MAX]
+            except NoSpace:
+                continue
+            break
+        self._has_room()
+
+    def _refused(self, items: Iterable[_Item], error: NoSpace) -> list[_Item]:
+        """Those that nobody waits for."""
+        kept: list[_Item] = []
+        for event, receipt in items:
+            if receipt is not None:
+                if not receipt.done():
+                    receipt.set_exception(NoSpace(str(error)))
+            elif isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
+                reply = self._replies.pop(event.request_id, None)
+                if reply is not None and not reply.done():
+                    reply.set_exception(NoSpace(str(error)))
+            elif not isinstance(event, Tick):
+                kept.append((event, receipt))
+        return kept
+
+    def _is_full(self, error: NoSpace) -> None:
+        if not self.full:
+            self._log("error", "no_space", {"reason": str(error)})
+        self.full = str(error)
+
+    def _has_room(self) -> None:
+        if self.full:
+            self._log("info", "space_again", {})
+        self.full = ""
+
+    async def _turn(self, items: Sequence[_Item], neighbours: Neighbours, targets: Targets) -> None:
+        """Steps them, stores it, then lets it have its effects. Raises NoSpace, and all is as it was."""
+        before, history, happened = self._state, self._history.mark(), list(self._happened)
         events = [
             msgspec.structs.replace(event, revision=self._revisions.reserve(place))
             if isinstance(event, Apply)
@@ -143,7 +209,12 @@ class Shell(Reading):
             self._state, effects, raised = await asyncio.to_thread(self._stepped, before, events)
         self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
-        await self._store(effects)
+        try:
+            await self._store(effects)
+        except NoSpace:
+            self._state, self._happened = before, happened
+            self._history.go_back(history)
+            raise
         if not self._happened:
             self._history.settle()
         self._stored = self._state
@@ -169,6 +240,8 @@ class Shell(Reading):
         if records:
             try:
                 await self._journal.commit(records)
+            except NoSpace:
+                raise
             except ControllerError as error:
                 await self._give_up(error)
                 raise
@@ -195,7 +268,7 @@ class Shell(Reading):
                 if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
                     effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
-            effects += produced
+            effects += produced if not isinstance(event, MessageReceived) else self._share_of(event.peer, produced)
         try:
             self._happened += self._history.observe(before, state, events, effects, self._now_s())
         except Exception as error:  # what happened counts whether or not it can be told
@@ -204,6 +277,15 @@ class Shell(Reading):
             effects.append(Persist(records=tuple(self._happened)))
             self._happened.clear()
         return state, effects, raised
+
+    def _share_of(self, peer: str, effects: Iterable[Effect]) -> Iterator[Effect]:
+        """Without the lines that are more than its share."""
+        lines = self._lines.setdefault(peer, Bucket(rate=LINES_S_MAX, burst=LINES_AT_ONCE_MAX))
+        for effect in effects:
+            if isinstance(effect, Log) and not lines.take(self._now_s()):
+                self.counts["lines_dropped"] += 1
+            else:
+                yield effect
 
     async def _give_up(self, error: ControllerError) -> None:
         """What cannot be stored is not done: who waits or asks is told, and the controller ends with the reason."""
@@ -251,6 +333,8 @@ class Shell(Reading):
     async def _clock(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if self.full:
+                continue
             try:
                 self._queue.put_nowait((Tick(), None))
             except asyncio.QueueFull:
@@ -265,6 +349,8 @@ class Shell(Reading):
     async def receive(self, peer: str, message: Envelope) -> None:
         """Returns when what the message led to is stored. Raises OurFault where it led to a fault of ours."""
         objection = ""
+        if self.full:
+            raise NoSpace(self.full)
         if message.kind == "offer" and self._plugins is not None and self._plugins.judging:
             objection = await self._judged(self._plugins, message)
         receipt = asyncio.get_running_loop().create_future()
@@ -377,6 +463,8 @@ class Shell(Reading):
         """The answer when it is durable. Who stops waiting does not stop the change."""
         if self._ended:
             raise Unavailable(self._ended)
+        if self.full and self._started:
+            raise NoSpace(self.full)
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
         try:

@@ -21,6 +21,9 @@ from dataplane.host_api import CounterSample, FlowBatch, LostPackets, PortStatus
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
 
+LEGS_MAX = 16
+"""That are asked for one by one."""
+
 _FIRST = ("intents", "agreements")
 """What people look for comes first."""
 
@@ -37,7 +40,7 @@ class Observed(Protocol):
 
     def telemetry_fault(self, node: str) -> str: ...
 
-    async def flows(self, node: str) -> FlowBatch: ...
+    async def flows(self, node: str, leg: int) -> FlowBatch: ...
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]: ...
 
@@ -98,11 +101,26 @@ class NodeTelemetry:
         self._store = store
         self._own_certificates = dict(certificates or {})
 
-    async def flows(self) -> tuple[NodeFlows, ...]:
+    async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
+        """`concerns`: only what these owners have; then the others' do not count against what a node tells at once."""
         owners: dict[str, dict[int, str]] = {}
         for (node, leg), owner in view.legs(self._shell.state).items():
             owners.setdefault(node, {})[leg] = owner
-        batches = await self._of_all(self._nodes.flows)
+
+        async def read(node: str) -> FlowBatch:
+            if concerns is None:
+                return await self._nodes.flows(node, -1)
+            legs = [leg for leg, owner in sorted(owners.get(node, {}).items()) if concerns(owner)]
+            if len(legs) > LEGS_MAX:
+                return await self._nodes.flows(node, -1)
+            batches = [await self._nodes.flows(node, leg) for leg in legs]
+            return FlowBatch(
+                time_s=max((batch.time_s for batch in batches), default=time.time()),
+                flows=tuple(flow for batch in batches for flow in batch.flows),
+                truncated=any(batch.truncated for batch in batches),
+            )
+
+        batches = await self._of_all(read)
         return tuple(NodeFlows(node=node, batch=batch, owners=owners.get(node, {})) for node, batch in batches.items())
 
     async def drops(self) -> tuple[NodeDrops, ...]:
@@ -144,6 +162,8 @@ class NodeTelemetry:
         rows += machine.certificates(self._certificates(), now_s)
         if self._store is not None:
             rows += machine.disks(self._store)
+        advice = "make room on its file system: until then nothing new is stored, and it goes on by itself"
+        rows.append(_check("store", "written", self._shell.full, advice))
         rows.append(machine.clock(alone=self._is_alone()))
         rows += map(_contained_check, self._shell.contained.newest.values(), self._shell.contained.counts.values())
         rows += filter(None, map(_plugin_check, self._shell.list("plugins")))
@@ -186,6 +206,13 @@ class NodeTelemetry:
                 self._shell.contained.counts,
             ),
             _single("netstitch_ticks_lost_total", "Ticks that a full queue dropped", "counter", counts["ticks_lost"]),
+            _single("netstitch_store_full", "1: there is no room to store anything", "gauge", bool(self._shell.full)),
+            _single(
+                "netstitch_log_lines_dropped_total",
+                "Lines of the log that were more than a peer's share",
+                "counter",
+                counts["lines_dropped"],
+            ),
             _single("netstitch_events_queued", "Events that wait", "gauge", self._shell.queued),
             _family("netstitch_telemetry_batches_total", "Batches that arrived by stream", "node", tally.batches),
             _family("netstitch_telemetry_batches_lost_total", "Batches that a full queue dropped", "node", tally.lost),

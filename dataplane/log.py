@@ -3,12 +3,26 @@
 Each line has `event` (its name), `level`, `timestamp` (ISO 8601, UTC) and what belongs to the event; an agent's `node`.
 """
 
+import contextlib
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 
 Logger = structlog.typing.FilteringBoundLogger
+
+
+class _Patient:
+    """Standard error, where lines are lost that a full disk does not take."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(**fields: str) -> None:
@@ -22,7 +36,7 @@ def configure(**fields: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient())),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

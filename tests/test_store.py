@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from waiting import LIMIT_S
 
+from controller.errors import NoSpace
 from controller.model.event import Record
 from controller.store import Change, Conflict, RevisionGone, Store, StoreUnusable, sqlite, tables
 from controller.store.sqlite import SqliteStore
@@ -194,7 +195,7 @@ async def test_a_full_disk_refuses_the_commit_and_keeps_the_rest(store: SqliteSt
     await store.commit([record("a", b"1")])
     (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
     store._writer.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreUnusable, match="cannot be written"):
+    with pytest.raises(NoSpace, match="make room"):
         await store.commit([record("a", b"2"), record("big", bytes(100_000))])
     assert await contents(store) == {("Intent", "a"): b"1"}
     store._writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
@@ -205,7 +206,8 @@ async def test_a_full_disk_refuses_the_commit_and_keeps_the_rest(store: SqliteSt
 # Writes pairs that belong together, from 8 tasks at once, and says on stdout what was acknowledged.
 WRITER = textwrap.dedent("""
     import asyncio, sys
-    from controller.model.event import Record
+    from controller.errors import NoSpace
+from controller.model.event import Record
     from controller.store.sqlite import SqliteStore
 
     async def write(store, worker, number):

@@ -1,5 +1,6 @@
 """What a controller can say about the traffic and the health of its domain, and who says it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from controller.model.intent import Value
@@ -68,7 +69,7 @@ class Telemetry(Protocol):
     """What the northbound side needs beside the controller; the shell is one. A node that does not answer is left out
     (and fails a check)."""
 
-    async def flows(self) -> tuple[NodeFlows, ...]:
+    async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         """Read from the nodes now."""
 
     async def drops(self) -> tuple[NodeDrops, ...]:

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from controller.errors import Forbidden, Unavailable
+from controller.errors import Forbidden, NoSpace, Unavailable
 from controller.model.event import Problem
 from controller.model.resource import Backups, Controller
 from controller.model.telemetry import Telemetry
@@ -71,6 +71,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Forbidden)
     async def forbidden(_: Request, error: Forbidden) -> Response:
         return refusal(403, str(error))
+
+    @app.exception_handler(NoSpace)
+    async def full(_: Request, error: NoSpace) -> Response:
+        return refusal(507, str(error))
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> Response:

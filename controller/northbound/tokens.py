@@ -6,6 +6,7 @@ tell by its time how near a guess was.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import secrets
 import time
@@ -16,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from controller import durable_file
-from controller.errors import ConfigInvalid, Unavailable
+from controller.errors import ConfigInvalid, NoSpace, Unavailable
 from controller.model.access import Principal, Role
 from controller.model.intent import Value
 from controller.model.resource import Answer, Resource
@@ -191,6 +192,8 @@ class Tokens:
         try:
             await asyncio.to_thread(durable_file.write, self._path, content)
         except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"there is no room for {self._path} on its file system: make room there") from exc
             raise Unavailable(f"{self._path}: the tokens cannot be stored: {exc.strerror}") from exc
 
     def _resource(self, token: Token) -> Resource:

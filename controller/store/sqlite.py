@@ -11,6 +11,7 @@ as it is.
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
 import queue
@@ -22,13 +23,20 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from controller.errors import NoSpace
 from controller.model.event import Record
 from controller.store import Change, Conflict, Key, RevisionGone, Stored, StoreUnusable, acknowledged, tables
 from controller.store.acknowledged import Acknowledged, Line
 from controller.store.tables import Head
 
 LOG_LENGTH = 100_000
-"""Changes kept for watchers; those of the newest commit stay in any case."""
+LOG_BYTES = 4_000_000
+"""Changes kept for watchers, and their content; those of the newest commit stay in any case."""
+WAL_BYTES = 4_000_000
+"""What the write-ahead log keeps of the disk when it begins anew."""
+FREE_PAGES = 256
+_SHRINK_PAGES = 4096
+"""From so many pages that are free on, the file gives them back, at most so many with one commit."""
 _GROUP_LENGTH = 1_000
 _WATCH_READ = 1_000
 
@@ -52,6 +60,7 @@ class SqliteStore:
         """It is a copy: nothing beside it says what it has acknowledged."""
         self._reading = threading.Lock()
         self._loop = asyncio.get_running_loop()
+        self._log_bytes = _log_bytes(opened.writer)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._committed = asyncio.Event()
         self._closed = False
@@ -178,7 +187,7 @@ class SqliteStore:
     def _write_group(self, group: list[_Job]) -> None:
         answers: list[Callable[[], None]] = []
         head, lines = dataclasses.replace(self._head), list[Line]()
-        refusal: StoreUnusable | None = None
+        refusal: StoreUnusable | NoSpace | None = None
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             answers.extend([self._write_job(job, head, lines) for job in group])
@@ -189,7 +198,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 self._writer.execute("ROLLBACK")
-            refusal = StoreUnusable(f"{self._path} cannot be written: {error}; nothing of this commit is stored")
+            refusal = _fault(self._path, error)
             refusal.__cause__ = error
         if refusal is None and lines:
             try:
@@ -199,6 +208,11 @@ class SqliteStore:
                 refusal = StoreUnusable(f"{where} cannot be written: {error}; whether this is stored, a start will say")
         if refusal is not None:
             answers = [_refuse(job, refusal) for job in group]
+            with contextlib.suppress(sqlite3.Error):
+                self._log_bytes = _log_bytes(self._writer)
+        else:
+            with contextlib.suppress(sqlite3.Error):  # what is stored is stored
+                self._shrink()
         with contextlib.suppress(RuntimeError):  # the loop is gone, and with it those who wait
             self._loop.call_soon_threadsafe(self._answer, answers)
 
@@ -221,6 +235,7 @@ class SqliteStore:
                 "INSERT INTO change (revision, kind, name, content, version) VALUES (?, ?, ?, ?, ?)",
                 (head.revision, record.kind, record.name, record.content, version),
             )
+        self._log_bytes += sum(len(record.content or b"") for record in job.records)
         lines.append(acknowledged.line(head.revision, head.text, ((one.kind, one.name) for one in job.records)))
         return partial(_settle, job, head.revision)
 
@@ -230,15 +245,32 @@ class SqliteStore:
         return row or (0, b"")
 
     def _forget(self, head: Head) -> None:
-        """Keeps the log at LOG_LENGTH changes, cut between revisions."""
+        """Keeps the log at LOG_LENGTH changes and LOG_BYTES, cut between revisions."""
         (cut,) = self._writer.execute(
             "SELECT coalesce((SELECT min(revision, ?1 - 1) FROM change"
             " WHERE serial = (SELECT max(serial) FROM change) - ?2), 0)",
             (head.revision, LOG_LENGTH),
         ).fetchone()
+        if self._log_bytes > LOG_BYTES:
+            (large,) = self._writer.execute(
+                "SELECT coalesce((SELECT min(max(revision), ?1 - 1) FROM (SELECT revision,"
+                " sum(length(coalesce(content, ''))) OVER (ORDER BY serial DESC) AS newer FROM change)"
+                " WHERE newer > ?2), 0)",
+                (head.revision, LOG_BYTES // 2),
+            ).fetchone()
+            cut = max(cut, large)
         if cut > head.forgotten:
             head.forgotten = cut
             self._writer.execute("DELETE FROM change WHERE revision <= ?", (cut,))
+        if self._log_bytes > LOG_BYTES:
+            self._log_bytes = _log_bytes(self._writer)
+
+    def _shrink(self) -> None:
+        """Gives back to the file system what is free, once that is worth it."""
+        (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
+        if free > FREE_PAGES:
+            count = min(free - FREE_PAGES // 2, _SHRINK_PAGES)
+            self._writer.executescript(f"PRAGMA incremental_vacuum({count})")  # a page each step: `execute` does one
 
     # ---- on the loop again
 
@@ -265,6 +297,28 @@ def _refuse(job: _Job, error: Exception) -> Callable[[], None]:
     return refuse
 
 
+def _log_bytes(writer: sqlite3.Connection) -> int:
+    return int(writer.execute("SELECT coalesce(sum(length(content)), 0) FROM change").fetchone()[0])
+
+
+def _fault(path: Path, error: Exception) -> NoSpace | StoreUnusable:
+    """A full disk is no failure of it: there may be room again."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        primary = sqlite3.SQLITE_FULL
+    if primary == sqlite3.SQLITE_FULL or (primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _full(path)):
+        return NoSpace(
+            f"there is no room for {path} on its file system ({error}): nothing of this is stored, and what was stored"
+            f" before stays; make room below {path.parent}, and it goes on by itself"
+        )
+    return StoreUnusable(f"{path} cannot be written: {error}; nothing of this commit is stored")
+
+
+def _full(path: Path) -> bool:
+    found = os.statvfs(path.parent)
+    return found.f_bavail == 0 or (found.f_files > 0 and found.f_favail == 0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
     lock: int
@@ -284,6 +338,8 @@ def _open(path: Path) -> _Opened:
         return _Opened(lock, writer, _connect(path), head, Acknowledged.open(path, _newest(head)), put_back)
     except (*tables.FAULTS, OSError) as error:
         os.close(lock)
+        if isinstance(fault := _fault(path, error), NoSpace):
+            raise fault from error
         raise StoreUnusable(f"{path} cannot be used as a store: {error}") from error
     except BaseException:
         os.close(lock)
@@ -345,13 +401,19 @@ def _examine(path: Path) -> bool:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is new
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
 def _prepare(path: Path, writer: sqlite3.Connection, put_back: bool) -> Head:
     (version,) = writer.execute("PRAGMA user_version").fetchone()
+    if version and writer.execute("PRAGMA auto_vacuum").fetchone() == (0,):  # of a release whose stores only grew
+        with contextlib.suppress(sqlite3.OperationalError):  # there may be no room for the copy; then at a later start
+            writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            writer.execute("VACUUM")
     if version == tables.SCHEMA_VERSION and not put_back:
         return tables.read_head(path, writer)
     writer.execute("BEGIN IMMEDIATE")
