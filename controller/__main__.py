@@ -47,6 +47,8 @@ from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
 from dataplane import log, p4info, service_manager
 
+SWITCH_S = 0.001
+"""For so long a thread that works has the interpreter to itself while the event loop waits."""
 EXIT_FAILED = 1
 EXIT_INVALID = 2
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("stitchd")
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_accept_loss(configuration.load(options.config)))
         else:
             log.configure()
+            sys.setswitchinterval(SWITCH_S)
             with contextlib.suppress(asyncio.CancelledError):
                 asyncio.run(_serve(configuration.load(options.config)))
             _log.info("stopped", advice="nodes stay as they are, and so does what was acknowledged")

@@ -1,7 +1,9 @@
 """What is stored, as people see it: lists, one resource, what changes, why it is so."""
 
 import asyncio
+import threading
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from controller import explain, reconcile, tracing, view
@@ -29,6 +31,8 @@ class Reading:
         self._history = history
         self._now_s = now_s
         self._revisions = Revisions(state.counters.get("start", 0))
+        self._looking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """By kind: requests are answered in threads, so that the loop waits for none of them."""
         self._watchers: set[asyncio.Event] = set()
 
     @property
@@ -46,7 +50,8 @@ class Reading:
         return undertaking.intent.tenant if undertaking is not None else None
 
     def list(self, kind: str) -> list[Resource]:
-        return self._revisions.look(kind, self._resources(kind))
+        with self._looking[kind]:
+            return self._revisions.look(kind, self._resources(kind))
 
     def _resources(self, kind: str) -> Sequence[Resource]:
         if kind == "plugins":
@@ -61,11 +66,13 @@ class Reading:
         return [str(one.metadata["name"]) for one in self._resources(kind)]
 
     def get(self, kind: str, name: str) -> Resource | None:
+        with self._looking[kind]:
+            return self._revisions.look_at(kind, name, self._resource(kind, name))
+
+    def _resource(self, kind: str, name: str) -> Resource | None:
         if kind in ("plugins", "events"):
-            found = next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
-        else:
-            found = view.resource(self._stored, kind, name, self._now_s())
-        return self._revisions.look_at(kind, name, found)
+            return next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
+        return view.resource(self._stored, kind, name, self._now_s())
 
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())
@@ -90,7 +97,7 @@ class Reading:
         try:
             while True:
                 began = time.perf_counter()
-                found = list(self._shown(kind, name))
+                found = list(await asyncio.to_thread(self._shown, kind, name))
                 if since is not None:
                     found = [one for one in found if one.metadata["revision"] > since]
                     try:

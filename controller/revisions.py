@@ -2,9 +2,10 @@
 
 Nothing is kept of what changed, only when: who asks for the changes since a revision gets every resource that changed
 later as it is now, and those that are gone. A look finds what has changed since the look before; so nobody who does not
-look pays for it.
+look pays for it. Only one looks at a kind at a time.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -44,14 +45,17 @@ class Revisions:
         """By kind and name."""
         self._gone: dict[str, deque[Resource]] = {}
         self._forgotten: dict[str, int] = {}
+        self._counting = threading.Lock()
+        """Looks are in threads; only who holds it changes `newest`."""
 
     def reserve(self, place: int) -> int:
         """For what is applied now, as the `place`th of those that are stored together; see `settle`."""
         return self.newest + GAP + place
 
     def settle(self, revision: int) -> None:
-        """What was reserved is stored, and will be seen."""
-        self.newest = max(self.newest, revision)
+        """What was reserved is stored, and will be seen; or what has been seen."""
+        with self._counting:
+            self.newest = max(self.newest, revision)
 
     def look(self, kind: str, resources: Iterable[Resource]) -> list[Resource]:
         """All that there are of a kind, each with its revision."""
@@ -86,7 +90,7 @@ class Revisions:
         digest = _digest(kind, resource)
         if seen is None or seen.digest != digest:
             seen = known[name] = _Seen(digest, now, {**resource.metadata, "revision": now})
-            self.newest = now
+            self.settle(now)
         return msgspec.structs.replace(resource, metadata=seen.metadata)
 
     def _remember(self, kind: str, seen: _Seen, now: int) -> None:
@@ -95,7 +99,7 @@ class Revisions:
             self._forgotten[kind] = int(gone.popleft().metadata["revision"])
         metadata = {**seen.metadata, "revision": now}
         gone.append(Resource(kind=singular(kind), metadata=metadata, spec={}, status={"deleted": True}))
-        self.newest = now
+        self.settle(now)
 
 
 def singular(kind: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +298,12 @@ class FakeTelemetry:
         self.isolated = 2
         self.well = True
         self.delay_s = 0.0
+        self.many = 0
+        """Flows of a scan beside the others."""
+        self.asked = 0
 
-    async def flows(self) -> tuple[NodeFlows, ...]:
+    async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
+        self.asked += 1
         await asyncio.sleep(self.delay_s)
         records = (
             flow("10.1.0.11", "10.2.0.10", (4000, 443), 1, l4_class=L4Class.TCP_OPEN),
@@ -307,8 +311,13 @@ class FakeTelemetry:
             flow("10.2.0.10", "10.1.0.11", (443, 4000), 8, context=2, leg=17, ingress_port=0),
             flow("10.1.0.12", "10.1.0.13", (5000, 80), 3, leg=3),
         )
+        records += tuple(flow("10.1.0.12", "10.1.0.13", (1000 + n // 60, n % 60), 1, leg=3) for n in range(self.many))
         owners = {16: "intents/order-processing", 17: "intents/order-processing", 3: "networks/shop/customer-x"}
-        return (NodeFlows(node="se1", batch=FlowBatch(time_s=102.0, flows=records, truncated=False), owners=owners),)
+        return (
+            NodeFlows(
+                node="se1", batch=FlowBatch(time_s=102.0, flows=records, truncated=bool(self.many)), owners=owners
+            ),
+        )
 
     async def drops(self) -> tuple[NodeDrops, ...]:
         samples = (

@@ -268,11 +268,65 @@ def test_garbage_is_400_with_problems(shared: Running, body: bytes) -> None:
     ids=["empty", "number", "blank", "twice"],
 )
 def test_a_body_full_of_faults_is_answered_soon_and_briefly(client: httpx.Client, manifest: str) -> None:
-    body = "[" + ",".join([manifest] * (guard.BODY_LIMIT_BYTES // (len(manifest) + 1) - 1)) + "]"
+    values = 1 + manifest.count(",") + 4 * manifest.count("{")
+    count = min(guard.BODY_LIMIT_BYTES // (len(manifest) + 1), guard.VALUES_MAX // values) - 1
+    body = "[" + ",".join([manifest] * count) + "]"
     started = time.process_time()
     response = client.post("/v1/apply", content=body.encode())
     assert response.status_code == 400 and len(response.content) < 50_000
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0", b'[{"":0}]'], ids=["lists", "objects", "numbers", "both"])
+def test_a_body_of_very_many_values_is_413_before_it_is_decoded(client: httpx.Client, value: bytes) -> None:
+    body = b"[" + b",".join([value] * ((8_000_000 - 2) // (len(value) + 1))) + b"]"
+    response = client.post("/v1/apply", content=body)
+    assert response.status_code == 413, response.text
+    assert str(guard.VALUES_MAX) in response.json()["error"]
+    assert client.get("/v1/intents").status_code == 200
+
+
+def test_bodies_under_way_have_a_bound_for_each_token(server: Running) -> None:
+    """Two of the largest are under way and do not go on; a third of the same token is refused, a small one taken."""
+    head = (
+        f"POST /v1/apply HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n"
+        f"content-length: {guard.BODY_LIMIT_BYTES}\r\n\r\n["
+    ).encode()
+    held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+    try:
+        for each in held:
+            each.sendall(head)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=server.url, headers=headers, timeout=LIMIT_S, trust_env=False) as client:
+            big = b"[" + b" " * (guard.BODY_LIMIT_BYTES - 2) + b"]"
+            deadline = time.monotonic() + LIMIT_S
+            while (answer := client.post("/v1/apply", content=big)).status_code != 503:
+                assert answer.status_code == 200 and time.monotonic() < deadline, answer.text
+            assert "of this token are under way" in answer.json()["error"] and answer.headers["retry-after"] == "1"
+            assert client.post("/v1/apply", json=[INTENT]).status_code == 200
+    finally:
+        for each in held:
+            each.close()
+
+
+def test_others_are_answered_while_very_many_flows_are_put_together(server: Running) -> None:
+    server.telemetry.many = 60_000
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(httpx.get(f"{server.url}/v1/flows", headers=headers, timeout=LIMIT_S, trust_env=False))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    meanwhile = 0
+    with httpx.Client(base_url=server.url, headers=headers, timeout=LIMIT_S, trust_env=False) as client:
+        while asking.is_alive():
+            assert client.get("/healthz").status_code == 200
+            meanwhile += bool(server.telemetry.asked)
+    assert answers[0].status_code == 200 and len(answers[0].json()) > 60_000
+    assert answers[0].headers["netstitch-truncated"] == "se1"
+    assert meanwhile > 20, "the loop did nothing else"
 
 
 def test_10_mb_are_413_whether_announced_or_chunked(client: httpx.Client) -> None:

@@ -15,8 +15,17 @@ MAX_TOLD = 20
 """Of what is not there or not as it was: so many are in the text."""
 
 
+CHUNK = 500
+
+
 def as_json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+    """A long list is encoded in parts, between which other threads get to run."""
+    if isinstance(value, list | tuple) and len(value) > CHUNK:
+        parts = (msgspec.json.encode(value[at : at + CHUNK])[1:-1] for at in range(0, len(value), CHUNK))
+        content = b"[" + b",".join(parts) + b"]"
+    else:
+        content = msgspec.json.encode(value)
+    return Response(content, status_code=status, media_type="application/json")
 
 
 def refusal(status: int, error: str, problems: Sequence[Problem] = ()) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +16,13 @@ BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
 BACKUP_PATH, BACKUP_TYPE = "/v1/restore", "application/vnd.sqlite3"
 BACKUP_LIMIT_BYTES = 256 * 1024 * 1024
+VALUES_MAX = 1_000_000
+"""Of a body of JSON, an object counting as four: each takes some 60 octets once it is decoded."""
+BODIES_BYTES_MAX = 24 * 1024 * 1024
+BODIES_BYTES_OF_A_TOKEN_MAX = 16 * 1024 * 1024
+"""Bodies under way together, from their first octet until they are answered; as much as is announced, or as may come.
+Small ones do not count."""
+SMALL_BYTES = 64 * 1024
 BODY_PAUSE_S = 5.0
 """A body of which nothing comes for so long is given up."""
 BODY_DEADLINE_S = 25.0
@@ -80,10 +88,14 @@ async def _not_let_in(send: Send, why: str, unread: Receive | None) -> None:
 
 
 class JsonBody:
-    """Hands bodies on whole; refuses what is no JSON by its headers (415), too large (413) or does not come (408)."""
+    """Hands bodies on whole; refuses what is no JSON by its headers (415), too large (413), does not come (408), or is
+    too much at a time (503): for one token, or for all."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._under_way: Counter[str] = Counter()
+        """Octets, by whose token it is; a backup counts as nothing, and only one is put back at a time."""
+        self._restoring = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,8 +111,35 @@ class JsonBody:
             await answer_error(send, 413, _too_large(limit, f"{length} bytes are announced"), unread=awaited)
         elif (length or "transfer-encoding" in headers) and (flaw := _media_flaw(headers, media)):
             await answer_error(send, 415, flaw, unread=awaited)
-        else:
+        elif is_backup:
+            if self._restoring.locked():
+                await _too_much(send, "another backup is being put back", awaited)
+                return
+            async with self._restoring:
+                await self._read(scope, receive, send, length, limit)
+        elif (size := length or (limit if "transfer-encoding" in headers else 0)) <= SMALL_BYTES:
             await self._read(scope, receive, send, length, limit)
+        else:
+            await self._count(scope, receive, send, size, limit, awaited)
+
+    async def _count(
+        self, scope: Scope, receive: Receive, send: Send, size: int, limit: int, awaited: Receive | None
+    ) -> None:
+        principal = scope.get("state", {}).get("principal")
+        whose = principal.name if principal is not None else ""
+        if self._under_way[whose] + size > BODIES_BYTES_OF_A_TOKEN_MAX:
+            await _too_much(send, f"bodies of {self._under_way[whose]} bytes of this token are under way", awaited)
+            return
+        if self._under_way.total() + size > BODIES_BYTES_MAX:
+            await _too_much(send, f"bodies of {self._under_way.total()} bytes are under way", awaited)
+            return
+        self._under_way[whose] += size
+        try:
+            await self._read(scope, receive, send, 0 if size == limit else size, limit)
+        finally:
+            self._under_way[whose] -= size
+            if not self._under_way[whose]:
+                del self._under_way[whose]
 
     async def _read(self, scope: Scope, receive: Receive, send: Send, length: int, limit: int) -> None:
         body = bytearray()
@@ -119,8 +158,20 @@ class JsonBody:
             return
         if len(body) > limit:
             await answer_error(send, 413, _too_large(limit, "more came"), unread=receive if more else None)
+        elif limit == BODY_LIMIT_BYTES and (values := _values(body)) > VALUES_MAX:
+            error = f"a body has at most {VALUES_MAX} values, and this one up to {values}; send less at once"
+            await answer_error(send, 413, error)
         else:
             await self._app(scope, _replay(bytes(body), receive), send)
+
+
+def _values(body: bytearray) -> int:
+    """At most so many are in a JSON text: each begins one, or comes after a comma; or that is in a string."""
+    return 1 + body.count(b",") + body.count(b"[") + 4 * body.count(b"{")
+
+
+async def _too_much(send: Send, why: str, unread: Receive | None) -> None:
+    await answer_error(send, 503, f"{why}; try again in a moment", (b"retry-after", b"1"), unread=unread)
 
 
 def _too_large(limit: int, found: str) -> str:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import h11
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,8 @@ CONNECTIONS_MAX = CONNECTIONS + 64
 """Beyond this a connection is closed at once: descriptors are the store's and the nodes' too."""
 HANDSHAKES_MAX = 128
 """Under way at a time; where one more comes, the oldest gives way: an honest one takes milliseconds."""
+THREADS_MAX = 4
+"""Requests whose answers are worked out at a time; others wait, and what else the process does is not held up."""
 SOCKET_MODE = 0o660
 """Of a unix socket: who may connect still needs a token."""
 
@@ -102,6 +105,7 @@ class Server:
 
     async def run(self) -> None:
         """Until it is cancelled; then what is under way has CLOSING_S to end."""
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS_MAX
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(self._server.serve(sockets=[self._socket]))
             try:

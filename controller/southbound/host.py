@@ -1,5 +1,6 @@
 """Client of `netstitch.Host`, what an agent does beside P4Runtime (dataplane/host_api.py)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -37,7 +38,18 @@ DESCRIBE_S_MAX = 5.0
 SYNC_S_MAX = 20.0
 """A tunnel by wireguard-go is a process to start."""
 FLOWS_S_MAX = 20.0
+LARGE_BYTES = 64 * 1024
+"""From so many on what a node says is decoded in a thread."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class _Watched(TelemetryBatch, frozen=True, kw_only=True):
+    """The controller only counts them: ten thousands in one batch would be long to read."""
+
+    flows: tuple[msgspec.Raw, ...]  # type: ignore[assignment]
+
+
+_WATCHED = Method(WATCH_TELEMETRY.name, TelemetryQuery, _Watched)
 
 
 class HostClient:
@@ -76,8 +88,8 @@ class HostClient:
             raise
 
     def telemetry(self, query: TelemetryQuery) -> AsyncIterator[TelemetryBatch]:
-        """Until the node ends it."""
-        return self._stream(WATCH_TELEMETRY, query, None)
+        """Until the node ends it. Its flow records are as they came."""
+        return self._stream(_WATCHED, query, None)
 
     def capture(self, query: CaptureQuery) -> AsyncIterator[CapturedFrame]:
         return self._stream(CAPTURE, query, query.seconds + DESCRIBE_S_MAX)
@@ -85,7 +97,10 @@ class HostClient:
     async def _unary(self, method: Method[Request, Answer], request: Request, deadline_s: float) -> Answer:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method.path)
         try:
-            return decode(await call(encode(request), timeout=deadline_s), method.answer)
+            data = await call(encode(request), timeout=deadline_s)
+            if len(data) > LARGE_BYTES:
+                return await asyncio.to_thread(decode, data, method.answer)
+            return decode(data, method.answer)
         except (grpc.aio.AioRpcError, msgspec.MsgspecError) as exc:
             raise self._translated(method.name, exc) from exc
 
@@ -96,7 +111,10 @@ class HostClient:
         call = multi(encode(request), timeout=deadline_s)
         try:
             async for answer in call:
-                yield decode(answer, method.answer)
+                if len(answer) > LARGE_BYTES:
+                    yield await asyncio.to_thread(decode, answer, method.answer)
+                else:
+                    yield decode(answer, method.answer)
         except (grpc.aio.AioRpcError, msgspec.MsgspecError) as exc:
             raise self._translated(method.name, exc) from exc
         finally:

@@ -74,6 +74,10 @@ class SessionContext:
     """For agents at `host:port`; None: only `unix:` ones can be reached."""
 
 
+FLOWS_MAX = 10_000
+"""Of one node at a time."""
+
+
 class NodeSession:
     """`run` until cancelled; `submit` at any time."""
 
@@ -96,9 +100,9 @@ class NodeSession:
             self._wanted = wanted
             self._arrived.set()
 
-    async def flows(self) -> FlowBatch:
+    async def flows(self, leg: int) -> FlowBatch:
         """Read now. Raises TargetUnreachable or TargetRejected."""
-        return await self._connected()[1].read_flows(FlowQuery())
+        return await self._connected()[1].read_flows(FlowQuery(leg=leg, limit=FLOWS_MAX))
 
     async def drops(self) -> tuple[CounterSample, ...]:
         """`drop_counter` by DropReason, read now. Raises TargetUnreachable or TargetRejected."""

@@ -55,9 +55,9 @@ class Nodes:
         """Why its telemetry does not arrive; empty: it does."""
         return self._session(node).telemetry_fault
 
-    async def flows(self, node: str) -> FlowBatch:
-        """Raises TargetUnreachable or TargetRejected."""
-        return await self._session(node).flows()
+    async def flows(self, node: str, leg: int) -> FlowBatch:
+        """Of one leg, or of all (-1). Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).flows(leg)
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]:
         """Raises TargetUnreachable or TargetRejected."""

@@ -17,7 +17,7 @@ def add_explanations(app: FastAPI) -> None:
         response_model=None,
         responses={200: {"model": schema.Branch}, **errors(400, 404)},
     )
-    async def explain(
+    def explain(
         controller: Seen,
         kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])],
         name: Name,
@@ -34,7 +34,7 @@ def add_explanations(app: FastAPI) -> None:
         response_model=None,
         responses={200: {"model": schema.Trace}, **errors(400, 404, 413)},
     )
-    async def trace(controller: Seen, asked: schema.Probe | schema.Crossing) -> Response:
+    def trace(controller: Seen, asked: schema.Probe | schema.Crossing) -> Response:
         fields = asked.model_dump()
         found = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
         return refusal(404, found.message) if isinstance(found, Unknown) else as_json(found)

@@ -23,13 +23,14 @@ from controller.northbound.watches import follow
 
 
 def add_resources(app: FastAPI) -> None:
+    # no `async`: they are answered in threads, since what they look at grows
     @app.get(
         "/v1/{kind}",
         summary="The resources of a kind, by name",
         response_model=None,
         responses={200: stream(list[schema.Resource], PAGE_HEADERS), **errors(400, 404, 410)},
     )
-    async def list_resources(
+    def list_resources(
         request: Request,
         controller: Seen,
         kind: Kind,
@@ -71,9 +72,7 @@ def add_resources(app: FastAPI) -> None:
         response_model=None,
         responses={200: stream(schema.Resource, ONE_HEADERS), **errors(400, 404, 410)},
     )
-    async def get_resource(
-        controller: Seen, kind: Kind, name: Name, watch: Watch = False, since: Since = None
-    ) -> Response:
+    def get_resource(controller: Seen, kind: Kind, name: Name, watch: Watch = False, since: Since = None) -> Response:
         try:
             if watch:
                 return follow(controller, kind, name, since, lists.Selection())

@@ -1,32 +1,51 @@
 """What the nodes count and the controller sees: flows, drops, doctor, metrics."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
-from controller.model.telemetry import NodeDrops, Telemetry
+from controller.model.telemetry import NodeDrops, NodeFlows, Telemetry
 from controller.northbound import flows, metrics, schema
 from controller.northbound.answers import as_json, not_found
 from controller.northbound.routes.parameters import Seen, errors
 from dataplane.reasons import DropReason
 
+TRUNCATED = "netstitch-truncated"
+FLOW_HEADERS = {
+    TRUNCATED: {
+        "schema": {"type": "string"},
+        "description": "Nodes that have more flows than they told, with commas between; ask for one intent's.",
+    }
+}
+
 
 def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
+    reading = asyncio.Lock()
+    """Who asks for flows waits for who asked before: each is megabytes."""
+
     @app.get(
         "/v1/flows",
         summary="Flow records, read from the nodes now; both directions in one row",
         response_model=None,
-        responses={200: {"model": list[flows.FlowRow]}, **errors(400, 404)},
+        responses={200: {"model": list[flows.FlowRow], "headers": FLOW_HEADERS}, **errors(400, 404)},
     )
     async def read_flows(
         controller: Seen, intent: Annotated[str | None, Query(description="Only this intent's.")] = None
     ) -> Response:
-        if intent is not None and controller.get("intents", intent) is None:
-            return not_found(controller, "intents", intent)
-        rows = flows.rows(await telemetry.flows(), intent)
-        return as_json(rows if controller.whole else [row for row in rows if controller.concerns(row.owner)])
+        def concerns(owner: str) -> bool:
+            return intent in (None, owner.removeprefix("intents/")) and (controller.whole or controller.concerns(owner))
+
+        if intent is not None and await asyncio.to_thread(controller.get, "intents", intent) is None:
+            return await asyncio.to_thread(not_found, controller, "intents", intent)
+        async with reading:
+            observed = await telemetry.flows(None if intent is None and controller.whole else concerns)
+            response = await asyncio.to_thread(_rows, observed, intent, concerns)
+        if cut := [node.node for node in observed if node.batch.truncated]:
+            response.headers[TRUNCATED] = ", ".join(cut)
+        return response
 
     @app.get(
         "/v1/drops",
@@ -56,20 +75,27 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
     )
     async def read_metrics(controller: Seen) -> Response:
-        drops, carried = _drops(await telemetry.drops()), await telemetry.carried()
-        intents, now_s = controller.list("intents"), time.time()
-        text = metrics.text(
-            (
-                *metrics.of_intents(intents),
-                *metrics.of_each_intent(intents, carried, now_s),
-                *metrics.of_agreements(controller.list("agreements")),
-                *metrics.of_tunnels(controller.list("tunnels"), now_s),
-                *metrics.of_nodes(controller.list("nodes")),
-                *metrics.of_drops(drops),
-                *telemetry.metrics(),
+        drops, carried, own = _drops(await telemetry.drops()), await telemetry.carried(), telemetry.metrics()
+
+        def text() -> str:
+            intents, now_s = controller.list("intents"), time.time()
+            return metrics.text(
+                (
+                    *metrics.of_intents(intents),
+                    *metrics.of_each_intent(intents, carried, now_s),
+                    *metrics.of_agreements(controller.list("agreements")),
+                    *metrics.of_tunnels(controller.list("tunnels"), now_s),
+                    *metrics.of_nodes(controller.list("nodes")),
+                    *metrics.of_drops(drops),
+                    *own,
+                )
             )
-        )
-        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+        return Response(await asyncio.to_thread(text), media_type=metrics.CONTENT_TYPE)
+
+
+def _rows(observed: Sequence[NodeFlows], intent: str | None, concerns: Callable[[str], bool]) -> Response:
+    return as_json([row for row in flows.rows(observed, intent) if concerns(row.owner)])
 
 
 def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
