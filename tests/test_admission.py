@@ -135,6 +135,24 @@ def test_no_offer_makes_a_controller_raise_or_write(world: World) -> None:
     world.check_settled()
 
 
+def test_port_ranges_have_a_share_for_each_neighbour(world: World) -> None:
+    """Whoever has it, one offer that nobody has answered yet included: the rest is for others and for ourselves."""
+    offer = offered(world)
+    (model,) = offer.flows
+    insight = world.controllers["insight"]
+    world.load_policy("insight", replace(insight.policy, max_share=50))
+
+    def ports(count: int) -> tuple[Ports, ...]:
+        return tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, count + 1))
+
+    def why() -> str:
+        return [line.fields["reason"] for line in insight.logs if line.event == "no_room"][-1]
+
+    assert "(share)" in deliver(world, offer, flow(model, ("10.1.0.12/32",), ports(128)))
+    assert why() == ("transit would have 50% of the port ranges that can be told apart; 50 % are for one neighbour")
+    assert deliver(world, offer, flow(model, ("10.1.0.12/32",), ports(100))) == ""
+
+
 def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TABLE_SIZES, "flow_policy", 25)
     names = [f"i{number}" for number in range(12)]

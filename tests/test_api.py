@@ -310,7 +310,7 @@ def test_bodies_under_way_have_a_bound_for_each_token(server: Running) -> None:
 
 
 def test_others_are_answered_while_very_many_flows_are_put_together(server: Running) -> None:
-    server.telemetry.many = 60_000
+    server.telemetry.many = 8_000
     headers = {"authorization": f"Bearer {TOKEN}"}
     answers: list[httpx.Response] = []
 
@@ -324,9 +324,9 @@ def test_others_are_answered_while_very_many_flows_are_put_together(server: Runn
         while asking.is_alive():
             assert client.get("/healthz").status_code == 200
             meanwhile += bool(server.telemetry.asked)
-    assert answers[0].status_code == 200 and len(answers[0].json()) > 60_000
+    assert answers[0].status_code == 200 and len(answers[0].json()) > 8_000
     assert answers[0].headers["netstitch-truncated"] == "se1"
-    assert meanwhile > 20, "the loop did nothing else"
+    assert meanwhile > 5, "the loop did nothing else"
 
 
 def test_10_mb_are_413_whether_announced_or_chunked(client: httpx.Client) -> None:

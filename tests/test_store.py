@@ -206,8 +206,7 @@ async def test_a_full_disk_refuses_the_commit_and_keeps_the_rest(store: SqliteSt
 # Writes pairs that belong together, from 8 tasks at once, and says on stdout what was acknowledged.
 WRITER = textwrap.dedent("""
     import asyncio, sys
-    from controller.errors import NoSpace
-from controller.model.event import Record
+    from controller.model.event import Record
     from controller.store.sqlite import SqliteStore
 
     async def write(store, worker, number):

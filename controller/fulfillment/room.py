@@ -1,7 +1,7 @@
 """What the tables of the nodes have room for, and what a plan needs of it in the end."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -46,9 +46,20 @@ def table_shortage(table: str, node: str, needed: int) -> Shortage:
     return Shortage(what=Unsatisfiable(binding="capacity", message=message), node=node)
 
 
+def _port_ranges(courses: Iterable[Course]) -> int:
+    return len(port_ranges({ports for one in courses for flow in one.plan.connection.flows for ports in flow.ports}))
+
+
+def port_part(courses: Sequence[Course], theirs: Sequence[Course]) -> float:
+    """The part of all port ranges that `theirs`, some of `courses`, have: their own, or those that there would not be
+    without them, since they cut others' in pieces."""
+    names = {one.plan.name for one in theirs}
+    without = _port_ranges(one for one in courses if one.plan.name not in names)
+    return max(_port_ranges(theirs), _port_ranges(courses) - without) / MAX_CLASS
+
+
 def port_shortage(courses: Iterable[Course]) -> Shortage | None:
-    used = {ports for one in courses for flow in one.plan.connection.flows for ports in flow.ports}
-    if (count := len(port_ranges(used))) <= MAX_CLASS:
+    if (count := _port_ranges(courses)) <= MAX_CLASS:
         return None
     message = f"the ports of all that is carried make {count} different ranges; {MAX_CLASS} can be told apart"
     return Shortage(what=Unsatisfiable(binding="port_classes", message=message))

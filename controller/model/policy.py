@@ -43,6 +43,8 @@ class Policy(Value, frozen=True, kw_only=True):
     max_agreements: int = 256
     """That we carry or accept for one neighbour at a time."""
     max_share: int = 50
-    """Percent of our plans' numbers, and of each table of a node, that they may take together."""
+    """Percent of our plans' numbers, of the port ranges that can be told apart, and of each table of a node, that they
+    may take together. All neighbours together have 80 % of each, or this if it is more; the rest is for our own
+    intents."""
     lease_s: int = 3600
     """How long what we offer lasts; renewed at half-time."""

@@ -12,7 +12,15 @@ import msgspec
 
 from controller.fulfillment.numbering import MAX_SLOTS
 from controller.fulfillment.realize import Realized, Wanted, need, realize
-from controller.fulfillment.room import Entries, Shortage, largest_part, port_shortage, shortage, table_shortage
+from controller.fulfillment.room import (
+    Entries,
+    Shortage,
+    largest_part,
+    port_part,
+    port_shortage,
+    shortage,
+    table_shortage,
+)
 from controller.fulfillment.rules import NoRoom
 from controller.model.course import Course, Stage, Undertaking
 from controller.model.requirements import Isolation, Unsatisfiable
@@ -22,6 +30,9 @@ from controller.reconcile.edges import edge_numbers
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import RETRY_S, turned_away
 
+OWN_SHARE = 20
+"""Percent of everything that is counted that all neighbours together leave to the intents of this domain, where its
+policy does not allow one of them more."""
 AGAIN_S = 1
 """Before what came behind the one that did not fit is tried again."""
 
@@ -123,19 +134,32 @@ def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()
 
 
 def _too_much(turn: Turn, course: Course, peer: str) -> str:
-    """Why a neighbour would have more with it than is for one; empty: it would not."""
-    theirs = [one for one in turn.courses.all.values() if one.upstream is not None and one.upstream.peer == peer]
-    return _beyond(turn.needed.entries, theirs, course.plan.nodes, turn.policy.max_share)
+    """Why a neighbour, or all of them, would have more with it than is for them; empty: they would not."""
+    held = tuple(turn.courses.all.values())
+    others = [one for one in held if one.upstream is not None]
+    theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
+    nodes, entries = course.plan.nodes, turn.needed.entries
+    share = turn.policy.max_share
+    reason = _beyond(entries, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
+    together = max(share, 100 - OWN_SHARE)
+    return reason or _beyond(entries, held, others, nodes, together, "all neighbours would have", "them together")
 
 
-def _beyond(entries: Entries, theirs: Sequence[Course], nodes: Collection[str], max_share: int) -> str:
-    """Why what is carried for one neighbour takes more than it may, on these nodes; empty: it does not."""
+def _beyond(
+    entries: Entries,
+    held: Sequence[Course],
+    theirs: Sequence[Course],
+    nodes: Collection[str],
+    max_share: int,
+    who: str,
+    whom: str,
+) -> str:
+    """Why what is carried for others takes more than it may, on these nodes and of what all have; empty: it does
+    not."""
     numbers = sum(len(one.slots) for one in theirs) / MAX_SLOTS, "the numbers for plans"
-    part, what = max(numbers, largest_part(entries, nodes, {one.plan.owner for one in theirs}))
-    if part * 100 <= max_share:
-        return ""
-    peer = theirs[0].upstream.peer if theirs and theirs[0].upstream is not None else ""
-    return f"{peer} would have {part:.0%} of {what}; {max_share} % are for one neighbour"
+    ports = port_part(held, theirs), "the port ranges that can be told apart"
+    part, what = max(numbers, ports, largest_part(entries, nodes, {one.plan.owner for one in theirs}))
+    return f"{who} {part:.0%} of {what}; {max_share} % are for {whom}" if part * 100 > max_share else ""
 
 
 def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str, str]:
@@ -147,7 +171,8 @@ def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str
         while theirs:
             staying = [one for one in turn.courses.all.values() if one.plan.name not in ended]
             turn.needed = need(wanted(turn, staying), turn.needed)
-            reason = _beyond(turn.needed.entries, theirs, _nodes(theirs), max_share)
+            who = f"{peer} would have"
+            reason = _beyond(turn.needed.entries, staying, theirs, _nodes(theirs), max_share, who, "one neighbour")
             if not reason:
                 break
             ended[theirs.pop().plan.name] = reason
