@@ -55,6 +55,9 @@ class Neighbourhood(Protocol):
     async def faults(self) -> Mapping[str, str]:
         """By domain, why it cannot be reached now, or did not take the newest message; empty: all is well."""
 
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """How often what came was more than a share allows: by domain (empty: strangers), and share."""
+
 
 class StreamTally:
     """What arrived by the nodes' telemetry streams."""
@@ -212,6 +215,15 @@ class NodeTelemetry:
                 "Lines of the log that were more than a peer's share",
                 "counter",
                 counts["lines_dropped"],
+            ),
+            Metric(
+                name="netstitch_refused_calls_total",
+                help="What came from other domains and was more than their share, or was no message",
+                kind="counter",
+                samples=tuple(
+                    Sample(labels=(("domain", domain), ("share", share)), value=float(count))
+                    for (domain, share), count in sorted(self._neighbourhood.refusals().items())
+                ),
             ),
             _single("netstitch_events_queued", "Events that wait", "gauge", self._shell.queued),
             _family("netstitch_telemetry_batches_total", "Batches that arrived by stream", "node", tally.batches),

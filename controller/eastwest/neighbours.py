@@ -84,6 +84,11 @@ class Neighbours:
         """By peer, how far its clock was ahead of ours when it last greeted us; without those that do not say."""
         return self._client.skews()
 
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """How often what came was more than a share allows: by domain (empty: strangers), and share."""
+        turned_away = {(domain, "connections"): count for domain, count in self._server.door.turned_away.items()}
+        return {**self._server.refusals, **turned_away}
+
     async def _tell(self, event: MessageSent) -> None:
         await self._report(event)
 

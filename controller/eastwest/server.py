@@ -68,7 +68,7 @@ Refused = Callable[[str, str], None]
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Requests = AsyncIterator[bytes]
-_STRANGERS = "a stranger"
+_STRANGERS = ""
 
 
 class EastWestServer:
@@ -88,7 +88,7 @@ class EastWestServer:
         self._port = 0
         self.door = Door(lambda: self._port)
         self.refusals: Counter[tuple[str, str]] = Counter()
-        """By whose, and which share."""
+        """By whose (empty: of strangers), and which share."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
         """From now on only these get in: each call is checked, also over an older connection.
