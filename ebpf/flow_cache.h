@@ -4,7 +4,8 @@
  *
  *   key --hash--> bucket of 4 entries --> the way that the hash names --> hit: same key, ingress port, generation --> leg
  *                        \--> flow_cache_tag: a tag of 16 bits for each way --> the way with this tag --> hit
- *                        \--> resolve; the named way if it is free, else a free one, else the oldest takes the flow
+ *                        \--> resolve; the named way if it is free, else a free one, else the oldest (of its own
+ *                              port, if that has half of the bucket) takes the flow
  *
  * The named way comes first since it needs one cache line and no second look: with a quarter of the entries in use, nine
  * flows in ten are there.
@@ -89,16 +90,26 @@ static __always_inline void fold_into_leg(const struct flow_entry *entry)
 	count_leg(entry->leg, entry->packets, entry->bytes & FLOW_BYTES_MASK);
 }
 
-/* The way to give to a new flow: the named or another free one, else the one that was silent for longest. */
-static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 named, __u32 now)
-{
-	__u32 way = 0, longest = 0;
+/* From so many ways of a bucket on a port takes those of its own flows: no host's scan pushes out all of another's. */
+#define FLOW_SHARE_WAYS (FLOW_CACHE_WAYS / 2)
 
+/*
+ * The way to give to a new flow of a port: the named or another free one, else the one that was silent for longest, of
+ * the port's own where it has its share.
+ */
+static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 named, __u16 port, __u32 now)
+{
+	__u32 way = 0, longest = 0, own = 0;
+
+	for (__u32 i = 0; i < FLOW_CACHE_WAYS; i++)
+		own += bucket->entry[i].ingress_port == port;
 	for (__u32 i = 0; i < FLOW_CACHE_WAYS; i++) {
 		__u32 candidate = (named + i) % FLOW_CACHE_WAYS;
 		const struct flow_entry *entry = &bucket->entry[candidate];
-		__u32 silent = entry->generation ? now - entry->last_seen : ~0u;
+		__u32 silent = entry->generation ? now - entry->last_seen + 1 : ~0u;
 
+		if (entry->generation && own >= FLOW_SHARE_WAYS && entry->ingress_port != port)
+			continue;
 		if (silent > longest) {
 			longest = silent;
 			way = candidate;
@@ -164,7 +175,7 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 
 	if (leg < 0)
 		return leg;
-	way = victim(bucket, named_way(hash), now) % FLOW_CACHE_WAYS;
+	way = victim(bucket, named_way(hash), packet->flow_port, now) % FLOW_CACHE_WAYS;
 	entry = &bucket->entry[way];
 	if (entry->generation) {
 		fold_into_leg(entry);

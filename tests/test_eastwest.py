@@ -379,6 +379,7 @@ async def test_messages_that_come_too_fast_wait_and_are_all_taken(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "MESSAGES_AT_ONCE_MAX", 3)
+    monkeypatch.setattr(server_module, "MESSAGES_S_MAX", 2.0)
     receiver.server.set_peers({})
     receiver.server.set_peers({"shop": peer_of(receiver.shop, 1)})
     channel = opened_channel(receiver.shop, receiver.peer)

@@ -100,7 +100,7 @@ class NodeSession:
             self._wanted = wanted
             self._arrived.set()
 
-    async def flows(self, leg: int) -> FlowBatch:
+    async def flows(self, leg: int = -1) -> FlowBatch:
         """Read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[1].read_flows(FlowQuery(leg=leg, limit=FLOWS_MAX))
 

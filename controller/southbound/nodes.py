@@ -55,7 +55,7 @@ class Nodes:
         """Why its telemetry does not arrive; empty: it does."""
         return self._session(node).telemetry_fault
 
-    async def flows(self, node: str, leg: int) -> FlowBatch:
+    async def flows(self, node: str, leg: int = -1) -> FlowBatch:
         """Of one leg, or of all (-1). Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).flows(leg)
 
