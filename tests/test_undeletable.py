@@ -1,5 +1,6 @@
 """One wrong resource never holds up another, and nothing is undeletable."""
 
+import msgspec
 import pytest
 
 from controller.model.event import Problem
@@ -236,3 +237,36 @@ def test_what_is_withdrawn_while_its_node_is_dead_holds_nothing_up(world: World)
         world.nodes[name].up = True
     world.run(5.0)
     assert not [one for one in world.nodes["se1"].entries.values() if one.owner.startswith("intents/")]
+
+
+def test_slots_of_what_a_dead_node_still_has_rest_until_it_is_back(world: World) -> None:
+    """Else another plan's packets would meet there what is left of the one before."""
+    world.apply("shop", INSIDE)
+    world.run(3.0)
+    shop = world.controllers["shop"]
+
+    def slots() -> set[int]:
+        return {slot for course in shop.state.courses.values() for slot in course.slots}
+
+    def next_slot_is(slot: int) -> None:
+        shop.state = msgspec.structs.replace(shop.state, counters={**shop.state.counters, "slot": slot - 1})
+
+    (slot,) = slots()
+    world.nodes["se1"].up = False
+    world.run(3.0)
+    world.delete("shop", "inside")
+    world.run(3.0)
+    assert not slots()
+    shop.start()  # it is stored
+    world.run(3.0)
+    next_slot_is(slot)
+    world.apply("shop", INSIDE)
+    world.run(3.0)
+    assert slots() == {slot + 1}
+    world.delete("shop", "inside")
+    world.nodes["se1"].up = True
+    world.run(5.0)
+    next_slot_is(slot)
+    world.apply("shop", INSIDE)
+    world.run(3.0)
+    assert slots() == {slot}

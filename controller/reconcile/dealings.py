@@ -21,6 +21,7 @@ from controller.model.agreement import (
 from controller.model.course import Course, HeldOff, Session, Stage, Standing
 from controller.model.intent import Encryption
 from controller.model.told import Told, Why
+from controller.reconcile.resting import rest
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Lost, Turn
 
@@ -385,6 +386,7 @@ def end(
         until_s = int(turn.now_s) + linger_s
         turn.put_course(msgspec.structs.replace(course, stage=Stage.LINGERING, until_s=until_s))
     else:
+        rest(turn, course)
         turn.drop_course(course)
     turn.log("course_ended", owner=course.plan.owner, plan=course.plan.name, reason=why.detail)
 
@@ -447,6 +449,7 @@ def watch_leases(turn: Turn) -> None:
             if session is not None and (terms_in_force(session) or session.terms).expires_s <= turn.now_s
         ]
         if course.stage == Stage.LINGERING and (ran_out or course.until_s <= turn.now_s):
+            rest(turn, course)
             turn.drop_course(course)
             continue
         if ran_out:

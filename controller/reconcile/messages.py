@@ -46,6 +46,7 @@ from controller.reconcile.dealings import (
     withdraw,
 )
 from controller.reconcile.rerouting import reroute
+from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tunnel_ends import end_objection
 from controller.reconcile.turn import Lost, Turn
@@ -201,9 +202,8 @@ def _place(
 
 
 def _begin(turn: Turn, session: Session, plan: Plan) -> None:
-    taken = (slot for course in turn.courses.all.values() for slot in course.slots)
     try:
-        slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
+        slots = free_slots(len(plan.sr_policies), taken(turn), turn.counters.get("slot") or 0)
     except ValueError as error:
         turn.log("offer_unsatisfiable", "error", agreement=session.terms.id, reason=str(error))
         refuse(turn, session.peer, session.terms, Why(Told.ROOM, f"{turn.own} has no room for another agreement"))

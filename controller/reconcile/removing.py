@@ -14,6 +14,7 @@ from controller.reconcile.applying import changed_since, retranslate, tables
 from controller.reconcile.authority import trespass
 from controller.reconcile.dealings import abandon, end
 from controller.reconcile.judging import judge_withdrawal, shown
+from controller.reconcile.resting import rest
 from controller.reconcile.turn import Table, Turn
 from controller.reconcile.undertakings import undertake
 
@@ -101,6 +102,7 @@ def _hurry(turn: Turn, gone: Collection[Thing]) -> None:
         if not any(thing in gone for thing in _needs(course)):
             continue
         if course.stage == Stage.LINGERING:  # its neighbours have been told
+            rest(turn, course)
             turn.drop_course(course)
         else:
             end(turn, course, Why(Told.UNWANTED, "withdrawn"))

@@ -9,6 +9,7 @@ from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeS
 from controller.model.told import Told, Why
 from controller.reconcile.admission import admit, realized
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end, keep_promise
+from controller.reconcile.resting import rested
 from controller.reconcile.state import NodeStanding, parts_at
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import carried, failed
@@ -226,6 +227,8 @@ def synced(turn: Turn, event: NodeSynced) -> None:
     if event.generation > standing.confirmed:
         turn.log("node_synced", node=event.node, writes=str(event.writes))
         rejected = "" if event.generation == standing.generation else standing.rejected
+        if event.generation == standing.generation:
+            rested(turn, event.node)
         turn.nodes.put(event.node, msgspec.structs.replace(standing, confirmed=event.generation, rejected=rejected))
 
 

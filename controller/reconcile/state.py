@@ -135,7 +135,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     """`start` (how often this controller was), `serial` (of plans and agreements: in their names), `owner` (of whom
     they are for), `slot` and `edge` (each the last given out), `network NAME`: the index of an own network, and
-    `edge NETWORK NODE`: the number of that edge of an own network that has several."""
+    `edge NETWORK NODE`: the number of that edge of an own network that has several; `rests SLOT NODE`: until when."""
     provenance: dict[str, Provenance] = msgspec.field(default_factory=dict)
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart

@@ -12,6 +12,7 @@ from controller.model.rule import Added
 from controller.reconcile.carriers import cut
 from controller.reconcile.dealings import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
 from controller.reconcile.rerouting import move
+from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
 from controller.reconcile.turn import Turn
 
@@ -260,9 +261,8 @@ def begin(turn: Turn, plan: Plan, serial: int, replaces: str, expires_s: int | N
     """The course of a new plan of ours; None while a gateway that it needs has not said what it is."""
     if plan.egress is not None and plan.egress.border not in turn.fabric.crossings:
         return None
-    taken = (slot for course in turn.courses.all.values() for slot in course.slots)
     turn.counters.put("serial", serial)
-    slots = free_slots(len(plan.sr_policies), taken, turn.counters.get("slot") or 0)
+    slots = free_slots(len(plan.sr_policies), taken(turn), turn.counters.get("slot") or 0)
     turn.counters.put("slot", slots[-1])
     stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
     course = Course(plan=plan, serial=serial, slots=slots, stage=stage, replaces=replaces, expires_s=expires_s)
