@@ -64,7 +64,8 @@ class Node:
         ports = [
             {"number": n, "interface": f"p{n}", "role": "attachment", "way": ways.get(n, "detour")} for n in range(1, 7)
         ]
-        self.agent = AgentProcess(self.namespace, directory / "node", pins, ports=ports)
+        self.metrics = directory / "metrics"
+        self.agent = AgentProcess(self.namespace, directory / "node", pins, ports=ports, metrics=f"unix:{self.metrics}")
 
     def _tap(self, number: int) -> int:
         with self.namespace.entered():
@@ -308,3 +309,9 @@ def test_who_takes_over_goes_on_counting(node: Node) -> None:
     node.agent.start()
     wait_for(lambda: (node.counted() - before).total() == 7)
     assert "redirects_not_followed" not in node.agent.log
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(node.metrics))
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        told = b"".join(iter(lambda: client.recv(1 << 16), b"")).decode()
+    (line,) = (line for line in told.splitlines() if line.startswith("netstitch_lost_packets_total") and '"p3"' in line)
+    assert float(line.split()[-1]) == node.counted()["p3", DropReason.PORT_UNFIT]
