@@ -15,7 +15,7 @@ from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
-from dataplane.reasons import ATTACHMENT_CLASS, CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
+from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
 
 LARGEST_MTU = 65535
 
@@ -215,7 +215,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
     crossings = {}
     for node, borders in by_node.items():
         description = descriptions.get(node)
-        for index, (border, name) in enumerate(sorted(borders)):
+        for border, name in sorted(borders):
             status = _status(description, border)
             if description is None or status is None or not status.public_key or not status.endpoint:
                 continue
@@ -228,7 +228,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 link=name,
                 node=node,
                 domain=link.domain,
-                ingress_class=ATTACHMENT_CLASS + 2 + index,
+                ingress_class=numbering.BORDER_CLASS + status.port,
                 port=status.port,
                 mac=addressing.mac(status.mac) if status.mac else 0,
                 kernel_mac=addressing.mac(status.kernel_mac) if status.kernel_mac else 0,

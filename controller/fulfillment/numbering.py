@@ -2,6 +2,7 @@
 
 | id | from |
 |---|---|
+| ingress class of what a neighbour's tunnel brings | 1024 + port of the tunnel |
 | context of a network | its index, 1 to 255 |
 | contexts of a plan | 256 + 4 slot: tail forward, tail reverse, border forward, border reverse |
 | leg of a network | 16384 + index: to hosts behind the same edge; 16640 + edge number: to those behind another |
@@ -22,6 +23,7 @@ import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 
+BORDER_CLASS = 1024
 END = 1
 END_X = 0x0100
 END_BY_PORT = 0x0200
