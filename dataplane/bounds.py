@@ -23,7 +23,9 @@ Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Port = Annotated[int, Meta(ge=1, le=LARGEST_PORT)]
 PortOrNone = Annotated[int, Meta(ge=0, le=LARGEST_PORT)]
 
-Name = Annotated[str, Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
+"""No control character; `$` would let a last line feed pass."""
+Name = Annotated[str, Meta(max_length=200, pattern=ONE_LINE)]
 """One line of text, perhaps empty."""
 Words = Annotated[str, Meta(max_length=4096)]
 """For people."""

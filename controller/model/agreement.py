@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from controller.model.intent import Encryption, Ports, Trust, Value
+from dataplane.bounds import ONE_LINE, AddressText, EndpointText, PrefixTexts
 
 PROTOCOL = 2
 """Version of what controllers say to each other. 1, of the releases before mandates, is refused."""
@@ -34,10 +35,10 @@ MAX_HOLDINGS = 1000
 MAX_LEASE_S = 30 * 86400
 """Nothing is agreed for longer, so that ids need not be remembered for ever."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Id = Annotated[str, Meta(min_length=3, max_length=300)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=ONE_LINE)]
+Id = Annotated[str, Meta(min_length=3, max_length=300, pattern=ONE_LINE)]
 Reason = Annotated[str, Meta(max_length=2 * REASON_LENGTH)]
-Prefixes = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=1000)]
+Prefixes = PrefixTexts
 Domains = Annotated[tuple[Name, ...], Meta(max_length=MAX_DOMAINS)]
 Needs = Annotated[tuple[Name, ...], Meta(max_length=32)]
 UnixTime = Annotated[int, Meta(ge=0, le=2**40)]
@@ -56,7 +57,7 @@ class Envelope(Statement, frozen=True, kw_only=True):
     """What a domain signed, as it came."""
 
     version: Annotated[int, Meta(ge=0, le=65535)]
-    kind: Annotated[str, Meta(max_length=32)]
+    kind: Annotated[str, Meta(max_length=32, pattern=ONE_LINE)]
     payload: Annotated[bytes, Meta(max_length=PAYLOAD_BYTES_MAX)]
     """JSON."""
     signature: Annotated[bytes, Meta(max_length=64)]
@@ -79,7 +80,7 @@ class Flow(Statement, frozen=True, kw_only=True):
     source: Name
     """`domain/network` it comes from."""
     source_prefixes: Prefixes
-    destination: Annotated[str, Meta(min_length=1, max_length=400)]
+    destination: Annotated[str, Meta(min_length=1, max_length=400, pattern=ONE_LINE)]
     """Service or network it goes to."""
     destination_prefixes: Prefixes
     ports: Annotated[tuple[Ports, ...], Meta(max_length=1000)]
@@ -92,11 +93,11 @@ Flows = Annotated[tuple[Flow, ...], Meta(max_length=MAX_FLOWS)]
 class TunnelEnd(Statement, frozen=True, kw_only=True):
     """One side of a border, as the other side must know it."""
 
-    sid: Annotated[str, Meta(max_length=64)]
+    sid: AddressText
     """End.DT46 SID where this side takes what the other sends: its binding SID for this agreement and direction."""
-    public_key: Annotated[str, Meta(max_length=64)]
+    public_key: Annotated[str, Meta(max_length=64, pattern=ONE_LINE)]
     """WireGuard."""
-    endpoint: Annotated[str, Meta(max_length=300)]
+    endpoint: EndpointText
     """`address:port` on the underlay."""
     inner_mtu: Annotated[int, Meta(ge=0, le=65535)]
     """Largest inner packet that this side takes here, in octets."""
@@ -178,7 +179,7 @@ class Acceptance(Statement, frozen=True, kw_only=True):
 
 
 class Refusal(Statement, frozen=True, kw_only=True):
-    id: Annotated[str, Meta(max_length=300)]
+    id: Annotated[str, Meta(max_length=300, pattern=ONE_LINE)]
     revision: Annotated[int, Meta(ge=0, le=2**40)]
     reason: Reason
     retry_after_s: Pause = 0
@@ -190,12 +191,12 @@ class Refusal(Statement, frozen=True, kw_only=True):
 class Withdrawal(Statement, frozen=True, kw_only=True):
     """Either side ends an agreement; nothing crosses from then on (or after `linger_s`)."""
 
-    id: Annotated[str, Meta(max_length=300)]
+    id: Annotated[str, Meta(max_length=300, pattern=ONE_LINE)]
     reason: Reason
     issued_s: UnixTime
     linger_s: Annotated[int, Meta(ge=0, le=3600)] = 0
     """For so long replies and what is under way may still cross, because another agreement has taken over."""
-    ended_by: Annotated[str, Meta(max_length=200)] = ""
+    ended_by: Annotated[str, Meta(max_length=200, pattern=ONE_LINE)] = ""
     """Domain whose operator ended it; empty: nobody's."""
     retry_after_s: Pause = 0
     """For so long that domain does not take the same again."""
@@ -259,8 +260,8 @@ class Greeting(Statement, frozen=True, kw_only=True):
     versions: Annotated[tuple[Annotated[int, Meta(ge=0, le=65535)], ...], Meta(max_length=32)]
     """Of the protocol, that it speaks."""
     capabilities: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
-    software: Annotated[str, Meta(max_length=200)] = ""
-    instance: Annotated[str, Meta(max_length=64)] = ""
+    software: Annotated[str, Meta(max_length=200, pattern=ONE_LINE)] = ""
+    instance: Annotated[str, Meta(max_length=64, pattern=ONE_LINE)] = ""
     """Another one after each start."""
     now_s: Annotated[float, Meta(ge=0, le=2**40)] | None = None
     """Unix time by its clock, when it said this."""
