@@ -25,7 +25,7 @@ from controller.model.agreement import (
 )
 from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Encryption, Ports, Trust
-from controller.model.policy import AcceptRule, Policy, TransitRule
+from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
 from controller.model.told import Told
 from controller.reconcile.tunnel_ends import end_objection
 from controller.reconcile.turn import Turn
@@ -572,6 +572,50 @@ def test_dscp_that_is_not_honoured_is_refused_with_those_that_are() -> None:
         refusal(marked, Policy(transit=(none, TransitRule(origin="*", destination="*"))), "transit", START_S) == reason
     )
     assert not refusal(terms(), Policy(transit=(none,)), "transit", START_S)
+
+
+SOURCES = (PrefixRange(prefix="10.0.0.0/8", least=24, most=32), PrefixRange(prefix="2001:db8::/32", least=64, most=64))
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "taken"),
+    [
+        (("10.1.0.0/24",), True),
+        (("10.1.0.0/24", "10.2.0.1/32", "2001:db8:7::/64"), True),
+        (("10.1.0.0/23",), False),
+        (("10.0.0.0/8",), False),
+        (("8.0.0.0/7",), False),
+        (("10.1.0.0/24", "11.0.0.0/24"), False),
+        (("2001:db8::1/128",), False),
+        (("2001:db9::/64",), False),
+    ],
+)
+def test_sources_are_where_the_prefix_list_of_the_rule_says(prefixes: tuple[str, ...], taken: bool) -> None:
+    offered = terms()
+    offered = replace(offered, flows=(replace(offered.flows[0], source_prefixes=prefixes),))
+    accepted = refusal(offered, Policy(accept=(replace(ACCEPT, prefixes=SOURCES),)), "insight", START_S)
+    rule = TransitRule(origin="*", destination="*", prefixes=SOURCES)
+    carried = refusal(offered, Policy(transit=(rule,)), "transit", START_S)
+    assert (not accepted, not carried) == (taken, taken)
+    assert taken or ("accept rule 1 of insight takes no sources in" in accepted and "takes no sources" in carried)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_flows": 3, "max_prefixes": 2}, ""),
+        ({"max_flows": 2}, "at most 2 flows at once, not 3"),
+        ({"max_prefixes": 1}, "at most 1 prefixes of sources at once, not 2"),
+    ],
+)
+def test_an_offer_has_no_more_flows_and_prefixes_than_the_rule_takes(limits: dict[str, int], reason: str) -> None:
+    offered = terms()
+    flow = replace(offered.flows[0], source_prefixes=("10.1.0.0/24", "10.2.0.0/24"))
+    offered = replace(offered, flows=(flow, flow, flow))
+    accepted = refusal(offered, Policy(accept=(replace(ACCEPT, **limits),)), "insight", START_S)
+    rule = TransitRule(origin="*", destination="*", **limits)
+    carried = refusal(offered, Policy(transit=(rule,)), "transit", START_S)
+    assert (reason in accepted and reason in carried) if reason else not (accepted or carried)
 
 
 def test_accept_rule_can_forbid_transit() -> None:

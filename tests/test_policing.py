@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from controller.language.fault import ManifestInvalid
 from controller.language.policy import POLICY, parse_policy, print_policy
 from controller.model.intent import Ports
-from controller.model.policy import AcceptRule, Policy, TransitRule
+from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
 from controller.model.told import Told
 from tests.packet_walk import Walk, tcp
 from tests.simulator import ORDER_PROCESSING, World
@@ -121,15 +122,45 @@ def test_the_policy_in_force_is_shown_as_its_file_could_have_it(world: World) ->
     assert shown.metadata == {"name": "transit"}
     assert shown.status == {"loaded": {"by": "stitchd", "file": "policy.yaml", "at_s": int(world.now_s)}}
     assert POLICY.read(shown.spec, (), flaws := []) == world.controllers["transit"].policy and not flaws
+    ranges = (
+        PrefixRange(prefix="10.0.0.0/8", least=24, most=32),
+        PrefixRange(prefix="2001:db8::/32", least=32, most=32),
+    )
     policy = Policy(
         accept=(
-            AcceptRule(origin="a", source="a/*", destination="b/c/d", direct=True, dscp=(46, 34)),
+            AcceptRule(
+                origin="a", source="a/*", destination="b/c/d", direct=True, dscp=(46, 34), prefixes=ranges, max_flows=3
+            ),
             AcceptRule(origin="*", source="*", destination="*", ports=(Ports(protocol="udp", first=1, last=9),)),
         ),
-        transit=(TransitRule(origin="a", destination="b", max_lease_s=60, dscp=()),),
+        transit=(TransitRule(origin="a", destination="b", max_lease_s=60, dscp=(), prefixes=ranges, max_prefixes=9),),
         max_agreements=3,
         max_share=7,
         lease_s=90,
     )
     assert (POLICY.read(print_policy(policy), (), flaws), flaws) == (policy, [])
     assert parse_policy("", "policy.yaml") == Policy()
+
+
+@pytest.mark.parametrize(
+    ("written", "lengths"),
+    [
+        ("{prefix: 10.0.0.0/8}", (8, 8)),
+        ("{prefix: 10.0.0.0/8, ge: 24}", (24, 32)),
+        ("{prefix: 10.0.0.0/8, le: 24}", (8, 24)),
+        ("{prefix: 2001:db8::/32, ge: 48, le: 64}", (48, 64)),
+        ("{prefix: 10.0.0.0/8, ge: 4}", None),
+        ("{prefix: 10.0.0.0/8, ge: 24, le: 16}", None),
+        ("{prefix: 10.0.0.0/8, le: 33}", None),
+        ("{prefix: 10.0.0.1/8}", None),
+        ("{prefix: '2001:DB8::/32'}", None),
+    ],
+)
+def test_an_entry_of_a_prefix_list_is_read_as_routers_do(written: str, lengths: tuple[int, int] | None) -> None:
+    text = f"accept: [{{from: a, source: a/*, to: b/*, prefixes: [{written}]}}]"
+    if lengths is None:
+        with pytest.raises(ManifestInvalid, match="prefixes"):
+            parse_policy(text, "policy.yaml")
+        return
+    (rule,) = parse_policy(text, "policy.yaml").accept
+    assert [(one.least, one.most) for one in rule.prefixes] == [lengths]

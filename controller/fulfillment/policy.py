@@ -6,7 +6,8 @@ from controller.fulfillment.translate import inside, words
 from controller.model import dscp
 from controller.model.agreement import Flow, Terms
 from controller.model.intent import Encryption
-from controller.model.policy import AcceptRule, Policy
+from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
+from dataplane import addressing
 
 
 def refusal(terms: Terms, policy: Policy, own: str, now_s: float) -> str:
@@ -22,7 +23,7 @@ def refusal(terms: Terms, policy: Policy, own: str, now_s: float) -> str:
         if rule.max_lease_s is not None and terms.expires_s - now_s > rule.max_lease_s + 5:
             bound = f"carries from {rule.origin} to {rule.destination} for at most {rule.max_lease_s} s"
         else:
-            bound = _not_honoured(terms, rule.dscp)
+            bound = _not_honoured(terms, rule.dscp) or _not_from_there(terms, rule)
         return f"transit rule {index} of {own} {bound}" if bound else ""
     return f"no rule of {own} carries traffic from {terms.origin} to {target}"
 
@@ -34,7 +35,7 @@ def _not_accepted(terms: Terms, flow: Flow, policy: Policy, own: str) -> str:
         if not _is_about(rule, terms, flow):
             continue
         bound = _not_direct(terms) if rule.direct else ""
-        bound = bound or _not_honoured(terms, rule.dscp)
+        bound = bound or _not_honoured(terms, rule.dscp) or _not_from_there(terms, rule)
         if not bound:
             return ""
         objections.append(f"accept rule {index} of {own} {bound}")
@@ -54,6 +55,24 @@ def _not_honoured(terms: Terms, honoured: tuple[int, ...] | None) -> str:
         return ""
     known = f"only {', '.join(map(dscp.words, honoured))}" if honoured else "nor any other"
     return f"does not honour dscp {dscp.words(terms.dscp)}, {known}"
+
+
+def _not_from_there(terms: Terms, rule: AcceptRule | TransitRule) -> str:
+    """Prefix list and limits of a rule (RFC 7454 §6)."""
+    sources = {prefix for flow in terms.flows for prefix in flow.source_prefixes}
+    if rule.max_flows is not None and len(terms.flows) > rule.max_flows:
+        return f"takes at most {rule.max_flows} flows at once, not {len(terms.flows)}"
+    if rule.max_prefixes is not None and len(sources) > rule.max_prefixes:
+        return f"takes at most {rule.max_prefixes} prefixes of sources at once, not {len(sources)}"
+    if not rule.prefixes:
+        return ""
+    beyond = next((text for text in sorted(sources) if not any(_is_in(text, one) for one in rule.prefixes)), None)
+    return f"takes no sources in {beyond}" if beyond is not None else ""
+
+
+def _is_in(text: str, wide: PrefixRange) -> bool:
+    network = addressing.prefix(text)
+    return wide.least <= network.prefixlen <= wide.most and addressing.inside(network, addressing.prefix(wide.prefix))
 
 
 def destination_domain(terms: Terms) -> str:

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from controller.fulfillment.translate import inside
-from controller.model.agreement import CAPABILITIES, MAX_FLOWS, Flow, TunnelEnd
+from controller.model.agreement import CAPABILITIES, MAX_FLOWS, MAX_ITEMS, Flow, TunnelEnd
 from controller.model.intent import Ports
 from controller.model.inventory import Domain
 from dataplane import addressing
 
-MAX_ITEMS = 4096
-"""Prefixes and ports of all flows of an offer."""
 _FLOW_ITEMS = 1000
 
 

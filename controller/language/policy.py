@@ -9,8 +9,10 @@ from controller.language.intent import PORT_LIST
 from controller.language.shape import Field, Fields, Flaws, ListOf, Scalar
 from controller.language.tree import fault_of, load
 from controller.model import dscp
+from controller.model.agreement import MAX_FLOWS, MAX_ITEMS
 from controller.model.intent import Encryption
-from controller.model.policy import AcceptRule, Policy, TransitRule
+from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
+from dataplane import addressing
 
 _PATTERN = re.compile(r"[a-z0-9*?./-]{1,200}")
 
@@ -22,6 +24,35 @@ def _pattern(text: str) -> str:
 
 
 PATTERN = Scalar(expected="a name or a pattern such as shop/*", make=_pattern)
+
+
+def _range(values: dict[str, Any]) -> PrefixRange:
+    """Without `ge` and `le` the prefix itself; `ge` alone: and all longer ones from there on."""
+    network = addressing.prefix(values["prefix"])
+    least = values.get("ge", network.prefixlen)
+    most = values.get("le", network.max_prefixlen if "ge" in values else network.prefixlen)
+    if not network.prefixlen <= least <= most <= network.max_prefixlen:
+        raise ValueError(
+            f"lengths from {least} to {most} are none of {values['prefix']}: expected {network.prefixlen} <= ge <= le "
+            f"<= {network.max_prefixlen}"
+        )
+    return PrefixRange(prefix=values["prefix"], least=least, most=most)
+
+
+_LENGTH = scalars.integer(0, 128, "bits")
+PREFIX_RANGE = Fields(
+    fields={
+        "prefix": Field(shape=scalars.PREFIX, required=True),
+        "ge": Field(shape=_LENGTH),
+        "le": Field(shape=_LENGTH),
+    },
+    make=_range,
+)
+_SOURCES = {
+    "prefixes": Field(shape=ListOf(item=PREFIX_RANGE, most=1000)),
+    "max_prefixes": Field(shape=scalars.integer(1, MAX_ITEMS)),
+    "max_flows": Field(shape=scalars.integer(1, MAX_FLOWS)),
+}
 CODE_POINTS = ListOf(item=scalars.DSCP, most=64)
 _DURATION_S = scalars.integer(10, 30 * 86400, "seconds")
 
@@ -34,6 +65,7 @@ ACCEPT = Fields(
         "encryption": Field(shape=scalars.ENCRYPTION),
         "direct": Field(shape=scalars.BOOLEAN),
         "dscp": Field(shape=CODE_POINTS),
+        **_SOURCES,
     },
     make=lambda values: AcceptRule(**values),
 )
@@ -44,6 +76,7 @@ TRANSIT = Fields(
         "encryption": Field(shape=scalars.ENCRYPTION),
         "max_lease_s": Field(shape=_DURATION_S),
         "dscp": Field(shape=CODE_POINTS),
+        **_SOURCES,
     },
     make=lambda values: TransitRule(**values),
 )
@@ -93,13 +126,13 @@ def print_policy(policy: Policy) -> dict[str, Any]:
         "accept": [
             {"from": rule.origin, "source": rule.source, "to": rule.destination}
             | ({"ports": [scalars.print_ports(one) for one in rule.ports]} if rule.ports else {})
-            | _bounds(rule.encryption, rule.dscp)
+            | _bounds(rule)
             | ({"direct": True} if rule.direct else {})
             for rule in policy.accept
         ],
         "transit": [
             {"from": rule.origin, "to": rule.destination}
-            | _bounds(rule.encryption, rule.dscp)
+            | _bounds(rule)
             | ({"max_lease_s": rule.max_lease_s} if rule.max_lease_s is not None else {})
             for rule in policy.transit
         ],
@@ -108,6 +141,11 @@ def print_policy(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _bounds(encryption: Encryption, code_points: tuple[int, ...] | None) -> dict[str, Any]:
-    bounds: dict[str, Any] = {"encryption": str(encryption)} if encryption != Encryption.NONE else {}
-    return bounds | ({"dscp": [dscp.words(one) for one in code_points]} if code_points is not None else {})
+def _bounds(rule: AcceptRule | TransitRule) -> dict[str, Any]:
+    bounds: dict[str, Any] = {"encryption": str(rule.encryption)} if rule.encryption != Encryption.NONE else {}
+    if rule.dscp is not None:
+        bounds["dscp"] = [dscp.words(one) for one in rule.dscp]
+    if rule.prefixes:
+        bounds["prefixes"] = [{"prefix": one.prefix, "ge": one.least, "le": one.most} for one in rule.prefixes]
+    limits = {"max_prefixes": rule.max_prefixes, "max_flows": rule.max_flows}
+    return bounds | {name: limit for name, limit in limits.items() if limit is not None}

@@ -29,6 +29,8 @@ among them; so a later release can say what an earlier one must not pass over.""
 PAYLOAD_BYTES_MAX = 512 * 1024
 REASON_LENGTH = 500
 MAX_FLOWS = 256
+MAX_ITEMS = 4096
+"""Prefixes and ports of all flows of an offer."""
 MAX_DOMAINS = 16
 MAX_HOLDINGS = 1000
 """Agreements with one neighbour that are compared: there are not more plans in a domain."""

@@ -3,6 +3,14 @@
 from controller.model.intent import Encryption, Ports, Value
 
 
+class PrefixRange(Value, frozen=True, kw_only=True):
+    """An entry of a prefix list (RFC 7454 §6): prefixes inside `prefix` whose lengths are from `least` to `most`."""
+
+    prefix: str
+    least: int
+    most: int
+
+
 class AcceptRule(Value, frozen=True, kw_only=True):
     """Offers whose destination is ours."""
 
@@ -20,6 +28,12 @@ class AcceptRule(Value, frozen=True, kw_only=True):
     """Only what comes straight from its origin, through no third domain."""
     dscp: tuple[int, ...] | None = None
     """Code points that we honour beside 0; None: every one."""
+    prefixes: tuple[PrefixRange, ...] = ()
+    """Where the sources of an offer may be, each inside one of these. Empty: everywhere."""
+    max_prefixes: int | None = None
+    """Of sources, of one offer; None: as many as an offer can have."""
+    max_flows: int | None = None
+    """Of one offer."""
 
 
 class TransitRule(Value, frozen=True, kw_only=True):
@@ -31,7 +45,10 @@ class TransitRule(Value, frozen=True, kw_only=True):
     encryption: Encryption = Encryption.NONE
     max_lease_s: int | None = None
     dscp: tuple[int, ...] | None = None
-    """As of an accept rule."""
+    """As of an accept rule, and so are these."""
+    prefixes: tuple[PrefixRange, ...] = ()
+    max_prefixes: int | None = None
+    max_flows: int | None = None
 
 
 class Policy(Value, frozen=True, kw_only=True):

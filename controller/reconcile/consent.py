@@ -22,6 +22,8 @@ from controller.reconcile.undertakings import expired
 
 def asked(turn: Turn, terms: Terms) -> Connection | Why:
     """What is asked for, in our terms; or why it cannot be."""
+    if reason := _underlay_objection(turn, terms):
+        return reason
     network_name = "/".join(terms.flows[0].destination.split("/")[:2])
     domain = destination_domain(terms)
     destinations = []
@@ -51,6 +53,20 @@ def asked(turn: Turn, terms: Terms) -> Connection | Why:
     )
     reason = _clash(turn, connection, terms.id) if domain == turn.own else ""
     return Why(Told.CONFLICT, reason) if reason else connection
+
+
+def _underlay_objection(turn: Turn, terms: Terms) -> str:
+    """No flow may be from or to where our own tunnels begin."""
+    ours = {
+        border.endpoint.rpartition(":")[0].strip("[]")
+        for description in turn.descriptions.all.values()
+        for border in description.borders
+        if border.endpoint
+    }
+    underlay = sorted(map(host_prefix, ours))
+    prefixes = {prefix for flow in terms.flows for prefix in (*flow.source_prefixes, *flow.destination_prefixes)}
+    beyond = next((prefix for prefix in sorted(prefixes) if overlaps(prefix, underlay)), None)
+    return f"prefix {beyond} has addresses of the underlay of {turn.own} in it" if beyond is not None else ""
 
 
 def _destination_objection(turn: Turn, flow: Flow) -> str:
