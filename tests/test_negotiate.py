@@ -138,6 +138,14 @@ FORGERIES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
         lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("x",)),)),
         "'x' has no prefix length",
     ),
+    "what overlaps a special range": (
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=("128.0.0.0/1",)),)),
+        "overlaps 169.254.0.0/16",
+    ),
+    "our underlay": (
+        lambda terms: asked_for(terms, flows=(replace(terms.flows[0], source_prefixes=(f"{OUR_ADDRESS}/32",)),)),
+        "has addresses of the underlay of insight in it",
+    ),
     "SID of another": (
         lambda terms: replace(terms, offeror_end=replace(terms.offeror_end, sid="5f00:3::1")),
         "is not in transit's block",

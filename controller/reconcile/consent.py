@@ -18,6 +18,7 @@ from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, refuse_upstream
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import expired
+from dataplane import addressing
 
 
 def asked(turn: Turn, terms: Terms) -> Connection | Why:
@@ -58,7 +59,7 @@ def asked(turn: Turn, terms: Terms) -> Connection | Why:
 def _underlay_objection(turn: Turn, terms: Terms) -> str:
     """No flow may be from or to where our own tunnels begin."""
     ours = {
-        border.endpoint.rpartition(":")[0].strip("[]")
+        str(addressing.endpoint(border.endpoint)[0])
         for description in turn.descriptions.all.values()
         for border in description.borders
         if border.endpoint
