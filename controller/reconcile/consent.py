@@ -24,7 +24,7 @@ from dataplane import addressing
 def asked(turn: Turn, terms: Terms) -> Connection | Why:
     """What is asked for, in our terms; or why it cannot be."""
     if reason := _underlay_objection(turn, terms):
-        return reason
+        return Why(Told.CONFLICT, reason)
     network_name = "/".join(terms.flows[0].destination.split("/")[:2])
     domain = destination_domain(terms)
     destinations = []
