@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from controller import explain, reconcile, tracing, view
 from controller.adapters import Plugins
@@ -52,6 +52,14 @@ class Reading:
     def list(self, kind: str) -> list[Resource]:
         with self._looking[kind]:
             return self._revisions.look(kind, self._resources(kind))
+
+    def following(self, kind: str, after: str) -> Iterator[Resource]:
+        if kind != "intents":
+            yield from (one for one in self.list(kind) if str(one.metadata["name"]) > after)
+            return
+        for name in sorted(name for name in self._stored.undertakings if name > after):
+            if (found := self.get(kind, name)) is not None:
+                yield found
 
     def _resources(self, kind: str) -> Sequence[Resource]:
         if kind == "plugins":

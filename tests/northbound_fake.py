@@ -202,6 +202,9 @@ class FakeController:
         present = sorted(self.resources[kind].values(), key=lambda resource: str(resource.metadata["name"]))
         return self.revisions.look(kind, present)
 
+    def following(self, kind: str, after: str) -> Iterator[Resource]:
+        return (one for one in self.list(kind) if str(one.metadata["name"]) > after)
+
     def names(self, kind: str) -> Sequence[str]:
         return [*self.resources[kind]]
 

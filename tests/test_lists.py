@@ -214,3 +214,18 @@ def test_selectors_that_say_nothing_are_refused_or_pick_all(text: str) -> None:
     else:
         with pytest.raises(ValueError, match="expected NAME=VALUE"):
             selector(text)
+
+
+async def test_a_page_costs_what_it_shows(shop: Any) -> None:
+    """A resource has its revision from the first look at it: so many were looked at."""
+    api = await shop()
+    names = [f"one-{n}" for n in range(8)]
+    assert (await api.apply(*map(small_intent, names))).status_code == 200
+    before = api.shell.revision
+    first = await api.http.get("/v1/intents?limit=2")
+    assert [one["metadata"]["name"] for one in first.json()] == names[:2]
+    assert api.shell.revision == before + 3, "two and the one that says that there is more"
+    changes = api.shell.watch("intents", since=int(first.headers["netstitch-revision"]))
+    async with asyncio.timeout(LIMIT_S):
+        seen = {str((await anext(changes)).metadata["name"]) for _ in names[3:]}
+    assert seen == {*names[3:]}, "the rest is told to who watches from there on"

@@ -1,6 +1,6 @@
 """A resource as people see it: what `stitch get -o json` prints, and who serves it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -83,6 +83,10 @@ class Controller(Protocol):
 
     def list(self, kind: str) -> list[Resource]:
         """`kind` in the plural, as interfaces.md lists them. Raises KeyError for an unknown kind."""
+
+    def following(self, kind: str, after: str) -> Iterator[Resource]:
+        """By name, those whose names come after one (empty: all). Who takes only a few of many intents pays for no
+        more. Raises KeyError, at the first of them, for an unknown kind."""
 
     def names(self, kind: str) -> Sequence[str]:
         """Raises KeyError for an unknown kind."""

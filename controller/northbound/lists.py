@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from controller.model.resource import Resource
@@ -60,17 +61,20 @@ def selector(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def page(resources: Sequence[Resource], limit: int | None, after: str | None) -> tuple[Sequence[Resource], str]:
+def page(resources: Iterable[Resource], limit: int | None) -> tuple[Sequence[Resource], str]:
     """So many of them (they are by name), and what to ask for the rest with; empty: there is no more.
 
-    Raises ValueError for an `after` that is none of ours.
+    No more of them are taken than needed.
     """
-    if after is not None:
-        name = _decoded(after)
-        resources = [one for one in resources if str(one.metadata["name"]) > name]
-    if limit is None or len(resources) <= limit:
-        return resources, ""
-    return resources[:limit], _encoded(str(resources[limit - 1].metadata["name"]))
+    taken = list(resources if limit is None else itertools.islice(resources, limit + 1))
+    if limit is None or len(taken) <= limit:
+        return taken, ""
+    return taken[:limit], _encoded(str(taken[limit - 1].metadata["name"]))
+
+
+def name_before(after: str | None) -> str:
+    """Of what a list said how to continue with; empty: at the beginning. Raises ValueError where it is none of ours."""
+    return "" if after is None else _decoded(after)
 
 
 def _encoded(name: str) -> str:

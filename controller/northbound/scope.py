@@ -104,6 +104,10 @@ class Scoped:
         seen = self._seen(kind)
         return [shown for one in self._controller.list(kind) if (shown := seen(one)) is not None]
 
+    def following(self, kind: str, after: str) -> Iterator[Resource]:
+        seen = self._seen(kind)
+        return (shown for one in self._controller.following(kind, after) if (shown := seen(one)) is not None)
+
     def names(self, kind: str) -> Sequence[str]:
         if self.whole:
             return self._controller.names(kind)

@@ -53,8 +53,10 @@ def add_resources(app: FastAPI) -> None:
             selection = lists.Selection(lists.selector(labels or ""), phase, tenant, about)
             if watch:
                 return follow(controller, kind, None, since, selection)
-            found = [one for one in controller.list(kind) if selection.picks(one)]
-            shown, rest = lists.page(found, limit, after)
+            before = lists.name_before(after)
+            whole = limit is None and not before
+            found = controller.list(kind) if whole else controller.following(kind, before)
+            shown, rest = lists.page(filter(selection.picks, found), limit)
         except KeyError:
             return unknown_kind(kind)
         except ValueError as error:
