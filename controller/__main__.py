@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -157,13 +158,18 @@ async def _run(
         else:
             await seed.compare(shell, config.inventory, identity, config.key_dir, _log)
         await shell.load_policy(by=ourselves("start"))  # what was agreed under another one may not be allowed any more
-        _reload_at_signal(shell, tasks)
-        eastwest_port = await neighbours.listen(config.eastwest)
         certificate = _api_certificate(config)
-        telemetry = NodeTelemetry(
-            shell, nodes, neighbours, tally, store=config.store, certificates=_own_certificates(config, certificate)
-        )
+        own_certificates = _own_certificates(config, certificate)
         context = tls.context(*certificate) if certificate is not None else None
+
+        def renew() -> None:
+            if context is not None and certificate is not None:
+                _renew(context, *certificate)
+                own_certificates.update(_own_certificates(config, certificate))
+
+        _reload_at_signal(shell, tasks, renew)
+        eastwest_port = await neighbours.listen(config.eastwest)
+        telemetry = NodeTelemetry(shell, nodes, neighbours, tally, store=config.store, certificates=own_certificates)
         tasks.create_task(_start_again(backups), name="restart")
         app = create_app(shell, telemetry, tokens, config.domain, backups=backups)
         where = configuration.listen(config.listen, "listen")
@@ -210,13 +216,22 @@ def _cancel_at_signal() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def _reload_at_signal(shell: Shell, tasks: asyncio.TaskGroup) -> None:
-    """SIGHUP reads the policy file again; a file that is wrong is logged, and the policy stays as it is."""
+def _reload_at_signal(shell: Shell, tasks: asyncio.TaskGroup, renew: Callable[[], None]) -> None:
+    """SIGHUP reads the policy file and the API's certificate again; what is wrong is logged, and stays as it was."""
 
     def reload() -> None:
+        renew()
         tasks.create_task(_reload(shell), name="policy")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def _renew(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    try:
+        tls.renew(context, certificate, key)
+        _log.info("certificate_loaded", fingerprint=tls.fingerprint(certificate))
+    except ConfigInvalid as error:
+        _log.error("certificate_not_loaded", reason=str(error))
 
 
 async def _reload(shell: Shell) -> None:

@@ -96,13 +96,13 @@ class NodeTelemetry:
         store: Path | None = None,
         certificates: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`certificates`: our own, in PEM, by what they are for."""
+        """`certificates`: our own, in PEM, by what they are for; they may be renewed meanwhile."""
         self._shell = shell
         self._nodes = nodes
         self._neighbourhood = neighbourhood
         self._tally = tally
         self._store = store
-        self._own_certificates = dict(certificates or {})
+        self._own_certificates = certificates or {}
 
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         """`concerns`: only what these owners have; then the others' do not count against what a node tells at once."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -218,6 +220,28 @@ def test_a_unix_socket_is_replaced_when_nobody_listens_and_not_otherwise(tmp_pat
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigInvalid, match="listen"):
         listen(text, "listen")
+
+
+def test_a_renewed_certificate_counts_for_new_connections(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    old, new = tls.generated(tmp_path, "127.0.0.1"), tls.generated(tmp_path / "new", "127.0.0.1")
+    live = tls.context(*old)
+    with pytest.raises(ConfigInvalid, match="no certificate"):
+        tls.renew(live, new[0], old[1])
+    assert shown(live) == tls.fingerprint(old[0]), "what is wrong changes nothing"
+    tls.renew(live, *new)
+    assert shown(live) == tls.fingerprint(new[0])
+
+
+def shown(server: ssl.SSLContext) -> str:
+    """The fingerprint that a client gets to see, over a pair of sockets."""
+    ours, theirs = socket.socketpair()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    with ours, theirs, ThreadPoolExecutor(1) as other:
+        answered = other.submit(server.wrap_socket, theirs, server_side=True)
+        with client.wrap_socket(ours) as secure, answered.result():
+            return f"SHA256:{hashlib.sha256(secure.getpeercert(binary_form=True) or b'').hexdigest()}"
 
 
 def by_a_thread(url: str, pin: str) -> str:

@@ -43,6 +43,12 @@ def context(certificate: Path, key: Path) -> ssl.SSLContext:
     return found
 
 
+def renew(live: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """New connections get what is in the files now. Raises ConfigInvalid, and then nothing has changed."""
+    context(certificate, key)
+    live.load_cert_chain(certificate, key, password=_no_password)
+
+
 def fingerprint(certificate: Path) -> str:
     """SHA-256 of the first certificate in the file, as `stitch --fingerprint` takes it. Raises ConfigInvalid."""
     try:
