@@ -1,5 +1,6 @@
 """Topology files: what they say, and where they are wrong."""
 
+import ipaddress
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from controller.language import manifest
 from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
 from tests.simulator import SimulatedKeys
-from topologies import domain_files, links, topology_file
+from topologies import domain_files, holder, links, topology_file
 from topologies.errors import NotFound
 from topologies.problem import TopologyInvalid
 from topologies.topology import Topology
@@ -303,3 +304,10 @@ def test_links_are_listed_by_the_names_that_find_them() -> None:
         assert links.find(topology, *str(wire).split()) == wire
     with pytest.raises(NotFound, match="fw1a se1, fw1b se1"):
         links.find(topology, "cx1", "ie1")
+
+
+def test_labs_share_no_loopback_address() -> None:
+    """Of process ids up to the kernel's limit of 2**22."""
+    addresses = {holder._loopback_of(process) for process in range(1, 1 << 22, 61)}
+    assert len(addresses) == len(range(1, 1 << 22, 61))
+    assert all(address in holder._LAB_ADDRESSES for address in map(ipaddress.IPv4Address, list(addresses)[:1000]))

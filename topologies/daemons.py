@@ -10,7 +10,8 @@ from topologies.errors import LabError
 from topologies.record import Daemon, LabRecord, directory_of
 
 _LOG_LINES = 15
-_READY_DEADLINE_S = 30.0
+_READY_DEADLINE_S = 300.0
+"""For machines that are busy with much else: one that has ended is found at once."""
 
 
 def inside(record: LabRecord, place: str, command: tuple[str, ...]) -> tuple[str, ...]:

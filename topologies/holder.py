@@ -5,10 +5,10 @@ What it is to make is in DIRECTORY/lab.json; how far it is goes to standard outp
 """
 
 import contextlib
+import ipaddress
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +31,9 @@ from topologies.record import (
 )
 from topologies.topology import Topology
 
-_KEYGEN_DEADLINE_S = 30.0
+_KEYGEN_DEADLINE_S = 300.0
+_LAB_ADDRESSES = ipaddress.IPv4Network("127.64.0.0/10")
+_FIRST_PORT = 7001
 
 
 def say(text: str) -> None:
@@ -163,9 +165,10 @@ def _domains(
     directory: Path, topology: Topology, identities: dict[str, domain_files.Identity]
 ) -> tuple[DomainRecord, ...]:
     """Writes what the controllers read."""
-    ports = iter(_free_ports(2 * len(topology.domains)))
-    listen = {domain.name: f"127.0.0.1:{next(ports)}" for domain in topology.domains}
-    eastwest = {domain.name: f"127.0.0.1:{next(ports)}" for domain in topology.domains}
+    address = _loopback_of(os.getpid())
+    ports = {domain.name: _FIRST_PORT + 2 * place for place, domain in enumerate(topology.domains)}
+    listen = {name: f"{address}:{port}" for name, port in ports.items()}
+    eastwest = {name: f"{address}:{port + 1}" for name, port in ports.items()}
     peers = {
         name: domain_files.Peer(identity=identity, endpoint=eastwest[name]) for name, identity in identities.items()
     }
@@ -196,13 +199,12 @@ def _write_secret(file: Path, text: str) -> None:
         out.write(text)
 
 
-def _free_ports(count: int) -> list[int]:
-    """On 127.0.0.1; all are held until all are found, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [int(held.getsockname()[1]) for held in sockets]
+def _loopback_of(process: int) -> str:
+    """An address for the lab alone, in 127.64.0.0/10: as long as its holder lives, no other has its process id (22
+    bits). A free port of 127.0.0.1 would not stay free: any program's connection may take it for its own end, before
+    the controller listens there or while it is started again.
+    """
+    return str(_LAB_ADDRESSES[process % _LAB_ADDRESSES.num_addresses])
 
 
 def _controller(directory: Path, domain: DomainRecord) -> Daemon:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from topologies.errors import LabError
 
 VARIABLE = "NETSTITCH_LAB"
-_END_DEADLINE_S = 10.0
+_END_DEADLINE_S = 60.0
 _EXEC_S = 0.01
 """In the middle of execve(2) a process has no environment to be known by; it is over long before this."""
 _QUIET_ROUNDS = 2
