@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import tunnel
 from bench.report import Row, row
 from bench.slices import Slices
 
@@ -16,6 +17,7 @@ STITCH = str(ROOT / ".venv/bin/stitch")
 INTENT = "topologies/intents/order-processing.yaml"
 ROUNDS = 5
 PING_INTERVAL_S = 0.02
+IDLE_S = 60.0
 
 
 def rows() -> list[Row]:
@@ -29,11 +31,14 @@ def rows() -> list[Row]:
             taken.add("works", seconds_to_first_answer(name, host))
             taken.add("stops", seconds_to_silence(name, host))
             time.sleep(1)
+        stitch("--lab", name, "--domain", "shop", "apply", "-f", INTENT, "--wait", "50")
         works, stops = taken.median("works"), taken.median("stops")
         return [
             row("main.apply_to_ping_s", works, "s", better="lower", target=2, spread=taken.spread("works")),
             row("main.withdraw_to_stop_s", stops, "s", better="lower", target=1, spread=taken.spread("stops")),
             *memory(status),
+            *idle(status),
+            *tunnel.rows(status),
         ]
     finally:
         stitch("lab", "down", "--lab", name)
@@ -98,6 +103,27 @@ def memory(status: dict[str, Any]) -> list[Row]:
         row("main.agent_memory_mb", largest(status["nodes"]), "MB", better="lower", target=150),
         row("main.controller_memory_mb", largest(status["domains"]), "MB", better="lower", target=300),
     ]
+
+
+def idle(status: dict[str, Any]) -> list[Row]:
+    """CPU time with the intent in place and nothing else to do, of the busiest agent and controller."""
+    time.sleep(IDLE_S / 4)  # what follows the intent is done
+
+    def busiest(parts: dict[str, Any], before: dict[str, float]) -> float:
+        return max(cpu_s(one["pid"]) - before[name] for name, one in parts.items()) / IDLE_S * 100
+
+    before = {name: cpu_s(one["pid"]) for part in ("nodes", "domains") for name, one in status[part].items()}
+    time.sleep(IDLE_S)
+    return [
+        row("scale.idle_agent_percent", busiest(status["nodes"], before), "% of a core", better="lower", target=0.5),
+        row("scale.idle_controller_percent", busiest(status["domains"], before), "% of a core", better="lower"),
+    ]
+
+
+def cpu_s(pid: int) -> float:
+    """Of all its threads that live now."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def resident_mb(pid: int) -> float:
