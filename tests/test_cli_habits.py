@@ -1,9 +1,12 @@
 """What people expect of a command line: completion, selectors, watches that read well, clean ends."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +181,48 @@ def test_times_are_told_as_ages_and_by_the_clock_on_the_wall(monkeypatch: pytest
     line = with_times("created_s: 1500000000")
     assert line.startswith("created_s: 1500000000  # 2017-07-14 0") and line.endswith(" ago")
     assert with_times("mtu: 1500000000") == "mtu: 1500000000"
+
+
+def environment_of(stitch: Shell) -> dict[str, str]:
+    """`stitch` is on the path; nothing of ours is in the shells' files."""
+    return stitch.environment() | {"PATH": f"{STITCH.parent}:/usr/bin:/bin", "TERM": "dumb"}
+
+
+def test_zsh_completes_at_the_first_tab(stitch: Shell) -> None:
+    """As a person has it: installed by the program, then a new terminal."""
+    (stitch.home / ".zshrc").write_text("PS1='ready> '\n")
+    command = ["zsh", "-ic", "stitch --install-completion; true"]
+    subprocess.run(command, env=environment_of(stitch), check=True, capture_output=True, timeout=LIMIT_S)
+    ours, theirs = pty.openpty()
+    zsh = subprocess.Popen(
+        ["zsh", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment_of(stitch), start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        shown(ours, "ready> ")
+        for typed, completed in (("stitch get inte", "intents "), ("--phase Act", "--phase Active ")):
+            os.write(ours, f"{typed}\t".encode())
+            shown(ours, completed)
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(ours)
+
+
+def shown(terminal: int, text: str) -> None:
+    """Returns when it is there; a bell, which no completion rings, is a failure."""
+    seen = ""
+    deadline = time.monotonic() + LIMIT_S
+    while text not in seen:
+        assert select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0], f"{text!r} not in {seen!r}"
+        seen += os.read(terminal, 4096).decode(errors="replace")
+        assert "\a" not in seen, seen
+
+
+def test_fish_completes(stitch: Shell) -> None:
+    environment = environment_of(stitch) | {"TERM": "xterm"}
+    install = ["fish", "-c", "stitch --install-completion; true"]
+    subprocess.run(install, env=environment, check=True, capture_output=True, timeout=LIMIT_S)
+    asked = 'complete -C "stitch get inte"; complete -C "stitch get intents --phase Act"'
+    done = subprocess.run(["fish", "-c", asked], env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.stdout.splitlines() == ["intents", "Active"], done.stderr

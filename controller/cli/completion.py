@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import typer
+from typer import _completion_shared
 
 from controller.cli import config
 from controller.cli.errors import CommandFailed
@@ -13,6 +14,13 @@ NAMES = 500
 PHASES = (
     "Pending", "Negotiating", "Installing", "Active", "Degraded", "Unsatisfiable", "Refused", "Expired",
 )  # fmt: skip
+
+
+_FIRST_TAB = """
+if [[ "$funcstack[1]" == "_%(prog_name)s" ]]; then %(complete_func)s "$@"; fi
+"""
+"""zsh loads the script at the first Tab, and Typer's then only defines the function: this calls it too."""
+_completion_shared._completion_scripts["zsh"] = _completion_shared.COMPLETION_SCRIPT_ZSH + _FIRST_TAB
 
 
 def kinds(incomplete: str) -> list[str]:
