@@ -27,7 +27,7 @@ def load(path: Path) -> AgentConfig:
     except OSError as error:
         raise RequestInvalid(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise RequestInvalid(f"{path}: {error} (fields: AgentConfig in dataplane/host_api.py)") from error
+        raise RequestInvalid(f"{path}: {error} (fields: docs/configuration.md)") from error
     wrong = list(_faults(config))
     if wrong:
         raise RequestInvalid(f"{path}: " + "; ".join(wrong))
@@ -38,7 +38,8 @@ def _faults(config: AgentConfig) -> list[str]:
     numbers = [port.number for port in config.ports] + [border.port for border in config.borders]
     interfaces = [port.interface for port in config.ports]
     names = [border.name for border in config.borders]
-    faults = [f"port number {number} is not in 1..{LARGEST_PORT}" for number in numbers if not _is_port(number)]
+    faults = [] if config.name and "/" not in config.name else [f"name {config.name!r} has a slash or is empty"]
+    faults += [f"port number {number} is not in 1..{LARGEST_PORT}" for number in numbers if not _is_port(number)]
     faults += [f"port number {number} is used twice" for number in _repeated(numbers)]
     faults += [f"interface {name} is two ports" for name in _repeated(interfaces)]
     faults += [f"border {name} is named twice" for name in _repeated(names)]

@@ -372,6 +372,8 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
     ("change", "complaint"),
     [
         ({"listen": "127.0.0.1:9559"}, "needs mutual TLS"),
+        ({"name": ""}, "name '' has a slash or is empty"),
+        ({"name": "a/../b"}, "name 'a/../b' has a slash or is empty"),
         ({"listen": "somewhere"}, "neither unix:/PATH nor HOST:PORT"),
         ({"flow_cache_entries": 1000}, "no power of two"),
         ({"ports": [*PORTS, {"number": 1, "interface": "x", "role": "fabric"}]}, "port number 1 is used twice"),
