@@ -6,7 +6,7 @@ What only an adapter sees (who answers, clocks, disks, certificates) is told by 
 from collections.abc import Iterator
 
 from controller import view
-from controller.intent_status import PATIENCE_S, intent_status
+from controller.intent_status import HANDSHAKE_S_MAX, PATIENCE_S, intent_status
 from controller.language.scalars import print_time
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.resource import Resource
@@ -15,9 +15,6 @@ from controller.reconcile.carriers import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from dataplane.host_api import NodeDescription, PortStatus
 
-HANDSHAKE_S_MAX = 200.0
-"""WireGuard makes a new one every two minutes while there is traffic, and persistent keepalive is traffic; what is
-older than three minutes carries nothing (REJECT_AFTER_TIME)."""
 ROWS_MAX = 200
 """Of intents, and of agreements: nobody reads more."""
 _ADVICE = {

@@ -25,6 +25,9 @@ from controller.reconcile.state import State, parts_at
 from controller.reconcile.undertakings import expired
 from dataplane.reasons import IPV6_LEAST_MTU
 
+HANDSHAKE_S_MAX = 200.0
+"""WireGuard makes a new one every two minutes while there is traffic, and persistent keepalive is traffic; what is
+older than three minutes carries nothing (REJECT_AFTER_TIME)."""
 PATIENCE_S = 30
 """So long an answer to a renewal may take before it is worth a word."""
 
@@ -127,12 +130,12 @@ def _connection(
     if coming is None and carrying is None:
         yield _without_plan(where, errand)
     elif coming is None and carrying is not None:
-        yield _carried(state, connection, carrying)
+        yield _carried(state, connection, carrying, now_s)
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down):
         wanted = (connection, undertaking.intent.priority)
         said, path = _begun(state, where, coming), _words(carrying)
         if (carrying.plan.connection, carrying.plan.priority) == wanted:
-            yield _carried(state, connection, carrying)
+            yield _carried(state, connection, carrying, now_s)
             yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
         else:
             yield said
@@ -173,13 +176,15 @@ def _undelivered(state: State, session: Session) -> str:
     return f", which has the offer of {print_time(session.since_s)} and answers when its own part is installed"
 
 
-def _carried(state: State, connection: Connection, course: Course) -> Said:
+def _carried(state: State, connection: Connection, course: Course, now_s: float) -> Said:
     where = connection.destination_network
     if course.stage in (Stage.NEGOTIATING, Stage.ADDING):
         return _begun(state, where, course)
     if lost := cut(course.plan, state.down):
         gone = ", ".join(lost)
         return Said(Phase.PENDING, f"{where}: its way is cut and there is no other yet: {gone} without a carrier")
+    if silent := tunnel_fault(state, course, now_s):
+        return Said(silent.phase, f"{where}: {silent.reason}")
     if course.too_slow:
         needed, found = connection.latency_us_max or 0, course.latency_us
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
@@ -189,6 +194,25 @@ def _carried(state: State, connection: Connection, course: Course) -> Said:
         reason = f"{where}: {too_small_for_ipv6(path_mtu(course, state.fabric))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
     return Said(Phase.ACTIVE, f"{where}: carried by {_words(course)}" if _stands(state, course) else "")
+
+
+def tunnel_fault(state: State, course: Course, now_s: float) -> Said | None:
+    """What is wrong with the tunnel to the next domain, as far as its gateway can be asked: of one that cannot,
+    nothing new is known."""
+    link = state.inventory.links.get(course.downstream.terms.border) if course.downstream is not None else None
+    standing = state.nodes.get(link.a.node) if link is not None else None
+    if link is None or standing is None or not standing.reachable or standing.description is None:
+        return None
+    border = next((one for one in standing.description.borders if one.name == link.a.border), None)
+    if border is None:
+        return None
+    where = f"the tunnel of {link.a.node} to {link.domain} ({link.name})"
+    if not border.latest_handshake_s:
+        return Said(Phase.INSTALLING, f"{where} has not shaken hands yet")
+    age_s = now_s - border.latest_handshake_s
+    if age_s > HANDSHAKE_S_MAX:
+        return Said(Phase.PENDING, f"{where} carries nothing: its last handshake was {age_s:.0f} s ago")
+    return None
 
 
 def lacks_ipv6(state: State, connection: Connection, course: Course) -> bool:

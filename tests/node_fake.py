@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ class FakeHost:
                 endpoint=f"{border.address.partition('/')[0]}:{border.listen_port}",
                 mtu=border.mtu,
                 up=border.name in up,
-                latest_handshake_s=0.0,
+                latest_handshake_s=time.time() // 60 * 60 if border.name in up else 0.0,
                 received_bytes=0,
                 sent_bytes=0,
             )

@@ -120,6 +120,8 @@ class SimulatedNode:
         self.host = HostState()
         self.writes = 0
         self._keys = 0
+        self.shaken_s = START_S + 1e9
+        """When its tunnels last shook hands: in time for all tests, but those about it."""
         self.refused: set[EntryKey] = set()
         """Entries that it does not take."""
         number = [node.name for node in topology.nodes].index(name) + 1
@@ -174,7 +176,12 @@ class SimulatedNode:
                 for one in self._ports
             ),
             borders=tuple(
-                msgspec.structs.replace(one, up=one.name in up, carrier=one.name not in self._cut)
+                msgspec.structs.replace(
+                    one,
+                    up=one.name in up,
+                    carrier=one.name not in self._cut,
+                    latest_handshake_s=self.shaken_s,
+                )
                 for one in self._borders
             ),
             host_state=self.host,

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from controller import doctor, machine
 from controller.eastwest import identity
 from controller.language.policy import parse_policy
+from controller.model.event import NodeDescribed, NodeUnreachable
 from controller.model.telemetry import Check
 from tests.simulator import ORDER_PROCESSING, World
 from topologies import domain_files
@@ -150,6 +151,27 @@ def test_an_agreement_that_is_not_renewed_has_a_row(world: World) -> None:
     world.run(2000.0)
     kinds = {name for subject, name in wrong(world) if subject == "intents/order-processing"}
     assert kinds & {"RenewalRefused", "Refused", "Unsatisfiable"}, wrong(world)
+
+
+def test_an_intent_whose_tunnel_is_dead_is_not_active_and_says_why(world: World) -> None:
+    node = world.nodes["sg1"]
+    shop = world.controllers["shop"]
+
+    def told(shaken_s: float) -> tuple[str, str]:
+        node.shaken_s = shaken_s
+        shop.event(NodeDescribed(node="sg1", description=node.describe()), shop.life)
+        status = world.get("shop", "intents", "order-processing").status
+        return str(status["phase"]), " ".join(one["reason"] for one in status["conditions"])
+
+    phase, reason = told(world.now_s - 250)
+    assert phase == "Pending" and "the tunnel of sg1 to transit (sg1-t1) carries nothing" in reason, reason
+    assert "250 s ago" in reason
+    assert told(world.now_s - 190)[0] == "Active"
+    phase, reason = told(0.0)
+    assert phase == "Installing" and "has not shaken hands yet" in reason
+    told(world.now_s - 250)
+    shop.event(NodeUnreachable(node="sg1", reason="gone"), shop.life)
+    assert world.phase("shop", "order-processing") == "Active", "of a gateway that cannot be asked nothing new is known"
 
 
 # ---- the machine

@@ -1,6 +1,7 @@
 """The interface between domains, over real sockets and real TLS."""
 
 import asyncio
+import time
 import dataclasses
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -247,6 +248,20 @@ async def test_a_greeting_says_who_is_there_once_for_each_connection(receiver: R
         client.set_peers({})
     assert reports.met == [PeerMet(peer="transit", greeting=GREETING)] * 2
     assert receiver.met[0] == PeerMet(peer="shop", greeting=GREETING)
+
+
+async def test_how_far_the_clock_of_a_peer_is_from_ours_is_known_from_its_greeting(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = PeerChannel(receiver.shop, receiver.peer, GREETING)
+    await channel.greet(LIMIT_S)
+    assert channel.skew_s is not None and abs(channel.skew_s) < LIMIT_S
+    monkeypatch.setattr(server_module, "as_of_now", lambda said: msgspec.structs.replace(said, now_s=time.time() + 5000))
+    await channel.greet(LIMIT_S)
+    assert abs(channel.skew_s - 5000) < LIMIT_S
+    monkeypatch.setattr(server_module, "as_of_now", lambda said: said)
+    assert (await channel.greet(LIMIT_S)).greeting == GREETING, "the release before says no time"
+    await channel.close()
 
 
 async def test_a_peer_of_another_version_is_not_asked_until_it_is_another(receiver: Receiver) -> None:

@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ TELEMETRY_RETRY_S = 2.0
 FAULT_MAX = 2000
 """Characters that are told of why a session ended."""
 WRONG = "what it answered cannot be worked on (a fault of netstitch, or of its agent)"
+HANDSHAKE_LOOK_S = 0.2
+HANDSHAKE_LOOKS = 25
+"""How often, and how many times at most, a node with new tunnels is asked whether they have shaken hands."""
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", 4 * 1024 * 1024),  # errors of a batch come one for each update
@@ -206,7 +210,16 @@ class NodeSession:
             await asyncio.sleep(TELEMETRY_RETRY_S)
 
     async def _keep_in_sync(self, tables: P4RuntimeClient, host: HostClient, description: NodeDescription) -> None:
+        looks = HANDSHAKE_LOOKS
         while True:
+            if looks and _waits_for_handshake(description):  # what a tunnel carries is known by it
+                looks -= 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), HANDSHAKE_LOOK_S)
+                if not self._arrived.is_set():
+                    description = await host.describe()
+                    await self._tell(description)
+                    continue
             await self._arrived.wait()
             self._arrived.clear()
             wanted, self._wanted = self._wanted, None
@@ -226,6 +239,8 @@ class NodeSession:
                     self.submit(wanted)
                 raise
             if said is not description:
+                if said.host_state != description.host_state:
+                    looks = HANDSHAKE_LOOKS
                 description = said
                 await self._tell(description)
 
@@ -296,6 +311,10 @@ class NodeSession:
         tunnels = (f"tunnels/{one.border}" for one in target.tunnels if one not in present.tunnels)
         gateways = (f"ports/{one.port}" for one in target.gateways if one not in present.gateways)
         return tuple(PartRefused(part=part, reason=reason) for part in (*tunnels, *gateways))
+
+
+def _waits_for_handshake(description: NodeDescription) -> bool:
+    return any(one.up and not one.latest_handshake_s for one in description.borders)
 
 
 def _together(rejections: Sequence[TargetRejected]) -> TargetRejected:
