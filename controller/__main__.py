@@ -47,6 +47,7 @@ from controller.store.backup import Backups, accept_loss, put_in_place
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
 from dataplane import log, p4info, service_manager
+from dataplane.visible import visible
 
 SWITCH_S = 0.001
 """For so long a thread that works has the interpreter to itself while the event loop waits."""
@@ -330,7 +331,7 @@ def _complain(group: BaseExceptionGroup[BaseException]) -> None:
         if isinstance(exc, BaseExceptionGroup):
             _complain(exc)
         else:
-            print(f"stitchd: {exc}", file=sys.stderr)
+            print(visible(f"stitchd: {exc}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

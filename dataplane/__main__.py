@@ -40,6 +40,7 @@ from dataplane.tables import Tables
 from dataplane.telemetry import Telemetry
 from dataplane.tunnels import Tunnels
 from dataplane.version import VERSION
+from dataplane.visible import visible
 from dataplane.wireguard import WireGuard
 from dataplane.wireguard_go import GoWireGuard
 from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
@@ -89,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         asyncio.run(_serve(config, _compose(config)))
     except RequestInvalid as error:
-        print(f"stitch-agent: {error}", file=sys.stderr)
+        print(visible(f"stitch-agent: {error}"), file=sys.stderr)
         return 2
     except (AgentError, OSError) as error:
-        print(f"stitch-agent: {error}", file=sys.stderr)
+        print(visible(f"stitch-agent: {error}"), file=sys.stderr)
         return 1
     return 0
 

@@ -10,6 +10,8 @@ from typing import TextIO, cast
 
 import structlog
 
+from dataplane.visible import VisibleText
+
 Logger = structlog.typing.FilteringBoundLogger
 
 
@@ -31,15 +33,16 @@ def configure(**fields: str) -> None:
     def add_fields(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**line, **fields}
 
+    stderr = cast("TextIO", VisibleText(cast("TextIO", _Patient())))  # JSON leaves DEL as it is
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, stamp, add_fields]
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient())),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.processors.format_exc_info],

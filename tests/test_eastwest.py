@@ -1,9 +1,9 @@
 """The interface between domains, over real sockets and real TLS."""
 
 import asyncio
-import time
 import dataclasses
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,7 +256,8 @@ async def test_how_far_the_clock_of_a_peer_is_from_ours_is_known_from_its_greeti
     channel = PeerChannel(receiver.shop, receiver.peer, GREETING)
     await channel.greet(LIMIT_S)
     assert channel.skew_s is not None and abs(channel.skew_s) < LIMIT_S
-    monkeypatch.setattr(server_module, "as_of_now", lambda said: msgspec.structs.replace(said, now_s=time.time() + 5000))
+    later_s = time.time() + 5000
+    monkeypatch.setattr(server_module, "as_of_now", lambda said: msgspec.structs.replace(said, now_s=later_s))
     await channel.greet(LIMIT_S)
     assert abs(channel.skew_s - 5000) < LIMIT_S
     monkeypatch.setattr(server_module, "as_of_now", lambda said: said)

@@ -1,11 +1,12 @@
 """`stitch`: the command line of netstitch. What commands need is imported when they run."""
 
+import contextlib
 import itertools
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
@@ -24,6 +25,7 @@ from controller.cli.commands import (
 )
 from controller.cli.errors import CommandFailed
 from controller.cli.style import SETTINGS
+from dataplane.visible import VisibleText
 
 _LAB = "lab"
 _GLOBAL = ("--domain", "--server", "--token-file", "--fingerprint", "--ca-file", "--lab")
@@ -132,7 +134,14 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Ends the process with the exit status of interfaces.md."""
+    """Ends the process with the exit status of interfaces.md. What it shows comes from others, and a terminal believes
+    what it is told: all of it is made visible here."""
+    out, err = cast("TextIO", VisibleText(sys.stdout)), cast("TextIO", VisibleText(sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        _run()
+
+
+def _run() -> None:
     try:
         try:
             app(hoisted(sys.argv[1:]), prog_name="stitch")

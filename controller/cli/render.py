@@ -9,6 +9,7 @@ from controller.cli.errors import InputInvalid
 from controller.cli.kinds import Column, columns
 from controller.cli.table import Following, table
 from controller.cli.times import age, local, span
+from dataplane.visible import visible
 
 Json = dict[str, Any]
 
@@ -136,7 +137,7 @@ def at(resource: Any, path: str) -> Any:
 
 
 def cell(value: Any) -> str:
-    """A value in one line without line breaks or control characters."""
+    """A value in one line; what does not print is written as its code."""
     match value:
         case bool():
             return "yes" if value else "no"
@@ -157,7 +158,7 @@ def cell(value: Any) -> str:
             text = " ".join(f"{name}={cell(part)}" for name, part in value.items() if part not in (None, "", [], {}))
         case _:
             text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else " " for character in text) or "-"
+    return visible(text.replace("\n", " ").replace("\t", " ")) or "-"
 
 
 def reasons(status: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from controller.model.event import Applied, Problem
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Link, Network, Node, Service
 from controller.model.rule import Rule
+from dataplane.visible import visible
 
 __all__ = ["Fault", "ManifestInvalid"]
 
@@ -316,6 +317,10 @@ def print_yaml(manifests: Sequence[dict[str, Any]]) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     stream = io.StringIO()
     yaml.dump_all(list(manifests), stream)
+    if visible(stream.getvalue()) != stream.getvalue():  # what does not print is quoted, and stays what it is
+        yaml.allow_unicode = False
+        stream = io.StringIO()
+        yaml.dump_all(list(manifests), stream)
     return stream.getvalue()
 
 
