@@ -21,6 +21,7 @@ from dataplane import config as configuration
 from dataplane import host, layout, log, p4info, program, service_manager, state
 from dataplane.agent import Agent, Parts
 from dataplane.bpf import RingBuffer
+from dataplane.client_role import OnlyControllers
 from dataplane.detour import Detours
 from dataplane.device import read_device
 from dataplane.errors import AgentError, NodeRefused, RequestInvalid
@@ -156,7 +157,9 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     agent = Agent(node.parts)
-    server = grpc.aio.server(options=_OPTIONS)
+    led_over_tcp = not config.listen.startswith("unix:")
+    only_controllers = OnlyControllers(config.tls_client_name, _log_refused)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=(only_controllers,) if led_over_tcp else ())
     server.add_generic_rpc_handlers((host.handler(agent),))
     p4runtime = add_p4runtime(server, _device(config, node))
     for change in (
@@ -242,6 +245,10 @@ async def _serve_metrics(config: AgentConfig, agent: Agent) -> "MetricsServer | 
     except OSError as error:
         raise NodeRefused(f"cannot listen on {config.metrics} for metrics: {error}") from error
     return metrics
+
+
+def _log_refused(who: str, reason: str) -> None:
+    _log.warning("refused", peer=who, reason=reason)
 
 
 def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:

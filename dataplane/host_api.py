@@ -144,6 +144,9 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
     """Of the node's certificate, PEM."""
     tls_client_ca: str = ""
     """Who signed the certificate of the controller, PEM."""
+    tls_client_name: str = ""
+    """Name in the controller's certificate (a DNS name, or the common name). Needed where that certificate may be a
+    server's too; one of `stitchd keygen --agent` may not, and needs none."""
 
 
 class PortStatus(_Record, frozen=True, kw_only=True):

@@ -465,7 +465,7 @@ def test_tcp_needs_a_client_certificate(node: Node, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca")
     files = {"tls_key": "key", "tls_certificate": "certificate", "tls_client_ca": "ca"}
     node.agent.config |= {name: str(tmp_path / file) for name, file in files.items()}
-    node.agent.config["listen"] = "127.0.0.1:9559"
+    node.agent.config |= {"listen": "127.0.0.1:9559", "tls_client_name": "stitchd.example"}
     with (node.agent.directory / "log").open("wb") as log:
         node.agent.process = subprocess.Popen(node.agent.command(), stdout=log, stderr=log)
     wait_for(lambda: "serving" in node.agent.log)
