@@ -45,8 +45,9 @@ def mac(port: int, side: int = 0) -> str:
 
 
 def public_key(node: str, border: str) -> str:
-    """As WireGuard's look."""
-    return base64.b64encode(hashlib.sha256(f"{node} {border}".encode()).digest()).decode()
+    """As WireGuard's look, in the canonical form (RFC 7748 §5: below 2**255 - 19)."""
+    digest = hashlib.sha256(f"{node} {border}".encode()).digest()
+    return base64.b64encode(digest[:-1] + bytes((digest[-1] & 0x7F,))).decode()
 
 
 class FakeHost:
