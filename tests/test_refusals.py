@@ -229,8 +229,8 @@ TUNNELS: dict[str, tuple[Callable[[Site], Undo], Tunnel, str]] = {
 GATEWAYS = {
     "no such port": (Gateway(port=77, ipv4="10.9.0.1"), "not an attachment"),
     "border's port": (Gateway(port=100, ipv4="10.9.0.1"), "not an attachment"),
-    "IPv4 address": (Gateway(port=2, ipv4="10.9.0.1/24"), "without prefix length"),
-    "IPv6 address": (Gateway(port=2, ipv6="2001:db8:::1"), "without prefix length"),
+    "IPv4 address": (Gateway(port=2, ipv4="10.9.0.256"), "gateway on port 2"),
+    "IPv6 address": (Gateway(port=2, ipv6="2001:db8:::1"), "gateway on port 2"),
 }
 GOOD = Gateway(port=3, ipv4="10.2.0.1", ipv6="")
 
