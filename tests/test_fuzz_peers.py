@@ -1,0 +1,179 @@
+"""A neighbour whose key is pinned says whatever comes to its mind, to a controller that really runs.
+
+Each message is signed, so that only what it says can be what is wrong with it. NETSTITCH_FUZZ_MESSAGES says how many
+(300), NETSTITCH_FUZZ_SEED which (else new ones; it is printed). A peer is heard 200 times a second.
+"""
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+import msgspec.inspect as mi
+from federation import Federation
+from msgspec.structs import replace
+from waiting import LIMIT_S
+
+from controller.eastwest.client import PeerChannel
+from controller.eastwest.identity import Identity, load
+from controller.eastwest.peer import greeting, pinned
+from controller.fulfillment.negotiate import sealed
+from controller.model.agreement import MESSAGES, PROTOCOL, Envelope, Terms, Withdrawal, opened_mandate, unsigned
+from controller.model.inventory import Domain
+from tests.beyond import beyond, fields, filled, usual
+from tests.mutation import mutated_data
+from tests.offers import first_offer
+from tests.simulator import ORDER_PROCESSING, World
+from tests.test_bounds import as_json
+
+MESSAGES_SENT = int(os.environ.get("NETSTITCH_FUZZ_MESSAGES", "300"))
+CALLS = 8
+GROWTH_MB = 20
+HOSTILE: tuple[dict[str, Any], ...] = (
+    {"source_prefixes": ("224.0.0.0/3",)},
+    {"source_prefixes": ("8000::/1",)},
+    {"source_prefixes": ("10.1.0.11/32\n",)},
+    {"destination": "insight/analytics/\x1b[2J"},
+)
+ENDS = ("192.0.2.5:+51820", " 192.0.2.5:51820", "[[192.0.2.5]]:1", "[fe80::1%a\npublic_key=0]:1", "127.0.0.1:51820")
+
+
+def offered(identity: Identity) -> Terms:
+    """What shop could really offer transit now."""
+    world = World()
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(3.0)
+    terms = first_offer(world, "shop")
+    now_s = int(time.time())
+    mandate = replace(opened_mandate(terms.mandate), not_before_s=now_s - 1, expires_s=now_s + 3000)
+    return replace(terms, not_before_s=now_s - 1, expires_s=now_s + 3000, mandate=sealed(mandate, identity))
+
+
+def generated() -> list[tuple[str, bytes]]:
+    """Every field of every kind of message beyond its bounds."""
+    found = []
+    for name, kind in MESSAGES.items():
+        root = mi.type_info(kind)
+        for path, one in fields(root):
+            found += [(name, as_json(filled(root, path, value))) for value in beyond(one)]
+        found.append((name, as_json(usual(root))))
+    return [one for one in found if len(one[1]) < 300_000]
+
+
+def evil(terms: Terms, identity: Identity, rng: random.Random) -> Iterator[bytes]:
+    """Without end; as they go over the wire."""
+    beyond_bounds = generated()
+    plain = json.loads(msgspec.json.encode(terms))
+    for number in range(10**9):
+        match rng.randrange(6):
+            case 0:
+                kind, payload = rng.choice(beyond_bounds)
+                yield signed(kind, payload, identity)
+            case 1 | 2:
+                changed = mutated_data(plain, rng)
+                yield signed("offer", json.dumps(changed).encode("utf-8", "replace"), identity)
+            case 3:
+                flow = replace(terms.flows[0], **rng.choice(HOSTILE))
+                yield message(sealed(replace(terms, id=f"shop:evil:{number}", flows=(flow,)), identity))
+            case 4:
+                end = replace(terms.offeror_end, endpoint=rng.choice(ENDS))
+                yield message(sealed(replace(terms, id=f"shop:evil:{number}", offeror_end=end), identity))
+            case _:
+                gone = Withdrawal(id=f"shop:none:{number}", reason="x" * rng.randrange(900), issued_s=1)
+                data = bytearray(message(sealed(gone, identity)))
+                if rng.random() < 0.5:
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+                yield bytes(data)
+
+
+def signed(kind: str, payload: bytes, identity: Identity) -> bytes:
+    envelope = replace(unsigned(Withdrawal(id="xxx", reason="", issued_s=1)), kind=kind, payload=payload)
+    return message(replace(envelope, signature=identity.sign(envelope.signed_bytes)))
+
+
+def message(envelope: Envelope) -> bytes:
+    assert envelope.version == PROTOCOL
+    return msgspec.json.encode(envelope)
+
+
+async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None:
+    seed = int(os.environ.get("NETSTITCH_FUZZ_SEED", str(random.randrange(2**32))))
+    print(f"\nNETSTITCH_FUZZ_SEED={seed}")
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="stitch-") as directory:
+        federation = Federation(Path(directory))
+        shop, transit = federation.controllers["shop"], federation.controllers["transit"]
+        await federation.start()
+        try:
+            await federation.settled()
+            endpoint = (await shop.get("domains"))["transit"]["spec"]["endpoint"]
+            await shop.kill()
+            identity, theirs = (load(name, Path(directory) / name / "keys") for name in ("shop", "transit"))
+            peer = pinned(
+                Domain(name="transit", key=theirs.public_key, certificate=theirs.root_certificate, endpoint=endpoint)
+            )
+            channel = PeerChannel(identity, peer, greeting("an attacker"))
+            await channel.greet(LIMIT_S)
+            assert transit.process is not None
+            pid, idle_s = transit.process.pid, await applied(federation)
+            resident_mb, stored_mb = transit.resident_mb, size_mb(Path(directory) / "transit")
+            answers: Counter[str] = Counter()
+            messages = evil(offered(identity), identity, rng)
+            sent = iter(range(MESSAGES_SENT))
+
+            async def attack() -> None:
+                for _ in sent:
+                    try:
+                        await channel._call(next(messages), timeout=LIMIT_S)
+                        answers["taken"] += 1
+                    except grpc.aio.AioRpcError as error:
+                        answers[error.code().name.lower()] += 1
+
+            attacks = asyncio.gather(*(attack() for _ in range(CALLS)))
+            busy_s = await applied(federation)
+            await attacks
+            await channel.close()
+            print(f"{dict(answers)}; apply {idle_s * 1000:.0f} ms idle, {busy_s * 1000:.0f} ms under attack")
+            print(f"resident {resident_mb:.0f} to {transit.resident_mb:.0f} MB, store {stored_mb:.1f} to", end=" ")
+            print(f"{size_mb(Path(directory) / 'transit'):.1f} MB")
+            assert set(answers) <= {"taken", "invalid_argument"}, answers
+            assert sum(answers.values()) == MESSAGES_SENT and answers["invalid_argument"] > MESSAGES_SENT / 20
+            assert transit.process.returncode is None and transit.process.pid == pid
+            assert not transit.logged("event_refused"), "no step has raised"
+            assert transit.resident_mb < resident_mb + GROWTH_MB
+            assert size_mb(Path(directory) / "transit") < stored_mb + GROWTH_MB
+            assert not any("evil" in name for name in await transit.get("agreements"))
+        finally:
+            await federation.stop()
+
+
+async def applied(federation: Federation) -> float:
+    """Median of ten changes that others make meanwhile."""
+    transit = federation.controllers["transit"]
+    network = {
+        "apiVersion": "netstitch/v1",
+        "kind": "Network",
+        "metadata": {"name": "transit/others"},
+        "spec": {"prefixes": ["10.77.0.0/24"]},
+    }
+    took = []
+    for number in range(10):
+        began = time.perf_counter()
+        response = await transit.apply({**network, "spec": {"prefixes": [f"10.77.{number}.0/24"]}})
+        took.append(time.perf_counter() - began)
+        assert response.status_code == 200, response.text
+    return statistics.median(took)
+
+
+def size_mb(directory: Path) -> float:
+    return sum(file.stat().st_size for file in directory.glob("store*")) / 1e6
