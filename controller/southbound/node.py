@@ -142,8 +142,9 @@ class NodeSession:
         finally:
             session.cancel()
             await asyncio.wait({session})
-        faults = [f"node {self.name}: the connection was given up"] if session.cancelled() else []
-        for error in _leaves(None if session.cancelled() else session.exception()):
+            failure = None if session.cancelled() else session.exception()
+        faults = [] if failure is not None else [f"node {self.name}: the connection was given up"]
+        for error in _leaves(failure):
             known = isinstance(error, TargetUnreachable | TargetRejected)
             # what a node says is foreign: whatever comes of it ends this session alone
             faults.append(str(error) if known else f"node {self.name}: {WRONG}: {type(error).__name__}: {error}")
