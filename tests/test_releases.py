@@ -177,7 +177,7 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
     for controller in (insight, transit, shop):
         await controller.start()
     assert (await shop.apply(intent())).status_code == 200
-    theirs = "protocol version 1 between domains is not spoken here, but 2: upgrade the controller that speaks 1"
+    theirs = f"insight: {Told.RELEASE}"
     await until(lambda: said(shop, "order-processing", "Refused", theirs), "shop says why")
     assert "protocol version 1" in (await transit.get("domains"))["insight"]["status"]["reason"]
     assert (await shop.apply(intent("web", **small_intent("web")["spec"]))).status_code == 200

@@ -7,6 +7,8 @@ and tables those are stands in that one's own log and events, under the id of th
 from enum import StrEnum
 from typing import NamedTuple
 
+from controller.model.agreement import version_objection
+
 HEARD_LENGTH = 200
 """Of what others say, so much is kept and shown."""
 
@@ -18,7 +20,7 @@ class Told(StrEnum):
     TIME = "the offer or its mandate has expired, begins later, or lasts too long: compare the clocks of both domains"
     CIRCLE = "the traffic would go in a circle, or pass a domain that it must not"
     TRUST = "the border is not trusted there as much as is required"
-    RELEASE = "its release cannot do what is needed"
+    RELEASE = "its release cannot do what is needed: its operator upgrades it"
     POLICY = "its policy does not allow it: whom and what it takes, through whom, with which dscp, for how long"
     DESTINATION = "the destination is not there, or has other addresses or ports"
     CONFLICT = "it does not go with what is there already"
@@ -52,4 +54,4 @@ def passed_on(reason: str, peer: str) -> tuple[Told, str]:
     for told in Told:
         if reason == told or reason.endswith(f": {told}"):
             return told, reason[: -len(told)].removesuffix(": ") or peer
-    return Told.BEYOND, peer
+    return Told.RELEASE if reason.endswith(version_objection(1)) else Told.BEYOND, peer
