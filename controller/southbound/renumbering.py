@@ -53,7 +53,9 @@ def in_between(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> dict
     """The state to make first; None: `desired` can be made at once."""
     new = _uses((each, behaviour(entry)) for each, entry in desired.items())
     old = _uses((each, row.behaviour) for each, row in present.items())
-    taken = {space: {number for where, number in (*new, *old) if where == space} for space, _ in new}
+    taken: dict[_Space, set[int]] = {}
+    for space, number in (*new, *old):
+        taken.setdefault(space, set()).add(number)
     instead: dict[tuple[_Space, int], int] = {}
     for (space, number), use in sorted(new.items()):
         before = old.get((space, number))
