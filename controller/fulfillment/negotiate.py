@@ -104,8 +104,9 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
         return Why(Told.TIME, reason)
     if terms.expires_s > now_s + MAX_LEASE_S:
         return Why(Told.TIME, f"the lease is longer than {MAX_LEASE_S // 86400} days")
-    if own in terms.visited or peer.name not in terms.visited or len(terms.visited) > MAX_DOMAINS:
-        return Why(Told.CIRCLE, f"the traffic would go in a circle: it has passed {', '.join(terms.visited)}")
+    passed = terms.visited
+    if own in passed or passed[-1:] != (peer.name,) or len({*passed}) < len(passed) or len(passed) > MAX_DOMAINS:
+        return Why(Told.CIRCLE, f"the traffic would go in a circle: it has passed {', '.join(passed)}")
     if own in terms.avoid_domains:
         return Why(Told.CIRCLE, f"the traffic must not pass {own}")
     link = inventory.links.get(terms.border)

@@ -1,0 +1,124 @@
+"""A domain on the way that tries every field of every message: it signs rightly, and says something else."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controller.model.agreement import MESSAGES, Mandate
+from tests.dishonest import Heard, Wiretap, lies, opens, other_envelopes, places, said, with_others
+from tests.simulator import ORDER_PROCESSING, World
+
+ISOLATED = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: quarantine, tenant: analysts}
+spec: {isolate: {network: insight/analytics}}
+"""
+DIRECT = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: direct, tenant: customer-x}
+spec:
+  allow:
+    - {from: {network: shop/customer-x, select: {app: web}}, to: insight/analytics/analytics-y, ports: [icmp]}
+  require: {avoid: {domains: [transit]}}
+"""
+
+
+@functools.cache
+def everything_that_transit_says() -> dict[tuple[str, str], Heard]:
+    world = World()
+    tap = Wiretap(world)
+    world.start()
+    world.apply("shop", DIRECT)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    world.meet(("shop", "transit"), ("transit", "insight"))
+    world.run(1.0)
+    world.apply("insight", ISOLATED)
+    world.run(10.0)
+    world.delete("insight", "quarantine")
+    world.run(70.0)
+    world.delete("shop", "order-processing")
+    world.run(3.0)
+    return tap.heard
+
+
+MANDATED_US = 20_000
+ITS_OWN: dict[tuple[str, str], Callable[[Any, Any], bool]] = {
+    ("offer", "id"): lambda new, _: new.startswith("transit:"),
+    ("offer", "revision"): lambda new, _: new > 0,
+    ("offer", "flows"): lambda new, old: set(new) == set(old),
+    ("offer", "flows.source_prefixes"): lambda new, old: set(new) <= set(old),
+    ("offer", "flows.destination_prefixes"): lambda new, old: set(new) <= set(old),
+    ("offer", "flows.ports"): lambda new, old: set(new) <= set(old),
+    ("offer", "flows.ports.first"): lambda new, old: new > old,
+    ("offer", "flows.ports.last"): lambda new, old: new < old,
+    ("offer", "latency_us_max"): lambda new, _: new <= MANDATED_US,
+    ("offer", "not_before_s"): lambda new, old: new <= old + 60,
+    ("offer", "expires_s"): lambda new, old: new < old,
+    ("offer", "avoid_domains"): lambda new, _: "insight" not in new,
+    ("offer", "offeror_end.sid"): lambda new, _: new.startswith("5f00:2:"),
+    ("offer", "offeror_end.public_key"): lambda new, _: True,
+    ("offer", "offeror_end.endpoint"): lambda new, old: new.split(":")[0] == old.split(":")[0],
+    ("offer", "offeror_end.inner_mtu"): lambda new, _: new >= 1000,
+    ("acceptance", "acceptor_end.sid"): lambda new, _: new.startswith("5f00:2:"),
+    ("acceptance", "acceptor_end.public_key"): lambda new, _: True,
+    ("acceptance", "acceptor_end.endpoint"): lambda new, old: new.split(":")[0] == old.split(":")[0],
+    ("acceptance", "acceptor_end.inner_mtu"): lambda new, _: new >= 1000,
+    ("acceptance", "latency_us"): lambda new, _: new <= MANDATED_US,
+    ("acceptance", "expected_us"): lambda new, _: True,
+}
+"""What a domain on the way may say as it likes, by kind and place: what it names and counts itself, its own end of the
+border, what it promises of itself, and less than the origin asks for. `new` and `old` stand at the place."""
+
+
+def heard(kind: str) -> list[Heard]:
+    return [one for (found, _), one in everything_that_transit_says().items() if found == kind]
+
+
+def test_every_message_is_among_what_is_tried_and_every_field_of_it() -> None:
+    for kind, message in MESSAGES.items():
+        tried = {place for one in heard(kind) for place, *_ in lies(one)}
+        parts = {place.rpartition(".")[0] for place in tried}
+        mandate = {f"mandate:{place}" for place in places(Mandate)} if kind == "offer" else set()
+        assert places(message) | mandate <= tried | parts, kind
+
+
+@pytest.mark.parametrize("kind", ["offer", "acceptance"])
+def test_what_it_asks_or_promises_in_another_s_name_opens_nothing(kind: str) -> None:
+    (one,) = heard(kind)
+    assert opens(one.state, one.instead(one.envelope)[0]), "what it really said"
+    followed = set()
+    for place, old, new, envelope in lies(one):
+        after, effects = one.instead(envelope)
+        if opens(one.state, after):
+            assert ITS_OWN.get((kind, place), lambda *_: False)(new, old), f"{place}: {new} in place of {old}"
+            followed.add((kind, place))
+        else:
+            expected = {("transit", "refusal" if kind == "offer" else "withdrawal")}
+            assert said(effects) <= expected, f"{place}: {new} in place of {old}"
+        assert with_others(after).items() >= with_others(one.state).items(), f"{place}: {new} in place of {old}"
+    assert followed == {row for row in ITS_OWN if row[0] == kind}
+
+
+@pytest.mark.parametrize("kind", ["refusal", "withdrawal", "holdings"])
+def test_what_it_ends_is_its_own_and_opens_nothing(kind: str) -> None:
+    for one in heard(kind):
+        for place, old, new, envelope in lies(one):
+            after, effects = one.instead(envelope)
+            assert not opens(one.state, after), f"{place}: {new} in place of {old}"
+            kept = with_others(one.state)
+            assert {name: after.courses.get(name) for name in kept} == kept, f"{place}: {new} in place of {old}"
+            asked_again = {"offer"} if one.receiver == "shop" else {"acceptance"}
+            assert {what for _, what in said(effects)} <= {"withdrawal", "holdings", *asked_again}, f"{place}: {new}"
+
+
+def test_a_message_is_of_the_kind_and_version_that_it_was_signed_as() -> None:
+    for one in everything_that_transit_says().values():
+        for envelope in other_envelopes(one):
+            after, effects = one.instead(envelope)
+            assert not opens(one.state, after) and {what for _, what in said(effects)} <= {"refusal", "withdrawal"}
+            assert {name: after.courses.get(name) for name in one.state.courses} == dict(one.state.courses.items())
