@@ -296,6 +296,16 @@ class FakeBackups:
         return "" if copy == self.copy else "this is no backup"
 
 
+class _Flows(tuple[FlowRecord, ...]):
+    """Flows that can be gone through from `released` on."""
+
+    released: threading.Event
+
+    def __iter__(self) -> Iterator[FlowRecord]:
+        self.released.wait()
+        return super().__iter__()
+
+
 class FakeTelemetry:
     def __init__(self) -> None:
         self.isolated = 2
@@ -303,6 +313,9 @@ class FakeTelemetry:
         self.delay_s = 0.0
         self.many = 0
         """Flows of a scan beside the others."""
+        self.released = threading.Event()
+        """Until then, who goes through flows waits."""
+        self.released.set()
         self.asked = 0
 
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
@@ -316,10 +329,10 @@ class FakeTelemetry:
         )
         records += tuple(flow("10.1.0.12", "10.1.0.13", (1000 + n // 60, n % 60), 1, leg=3) for n in range(self.many))
         owners = {16: "intents/order-processing", 17: "intents/order-processing", 3: "networks/shop/customer-x"}
+        flows = _Flows(records)
+        flows.released = self.released
         return (
-            NodeFlows(
-                node="se1", batch=FlowBatch(time_s=102.0, flows=records, truncated=bool(self.many)), owners=owners
-            ),
+            NodeFlows(node="se1", batch=FlowBatch(time_s=102.0, flows=flows, truncated=bool(self.many)), owners=owners),
         )
 
     async def drops(self) -> tuple[NodeDrops, ...]:

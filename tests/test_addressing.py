@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controller.language import scalars
 from dataplane import addressing
 from dataplane.errors import NodeRefused
-from dataplane.firewall import Firewall
+from dataplane.firewall import Firewall, Way
 from dataplane.wireguard import Peer
 from dataplane.wireguard_go import GoWireGuard, _peer_lines
 
@@ -172,4 +172,13 @@ def test_no_value_becomes_a_second_line_for_wireguard_go(tmp_path, changes) -> N
 @pytest.mark.parametrize("name", ['x" } }', "x\n", "x\tdrop"])
 def test_no_name_becomes_more_of_a_ruleset(tmp_path, name: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(NodeRefused, match="no name of an interface"):
-        Firewall(tmp_path).sync([("wg-a", "k-a", name)])
+        Firewall(tmp_path).sync(
+            [
+                Way(
+                    devices=("wg-a", "k-a", "p-a"),
+                    underlay=name,
+                    listen_port=51820,
+                    peer=addressing.address("192.0.2.5"),
+                )
+            ]
+        )
