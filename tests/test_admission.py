@@ -154,7 +154,7 @@ def test_port_ranges_have_a_share_for_each_neighbour(world: World) -> None:
 
 
 def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 25)
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 20)
     names = [f"i{number}" for number in range(12)]
     for number, name in enumerate(names):
         world.apply("shop", intent(name, f"tcp/{number + 1}"))
@@ -162,7 +162,7 @@ def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monke
     found = [world.phase("shop", name) for name in names]
     active = found.count("Active")
     assert found == ["Active"] * active + ["Unsatisfiable"] * (12 - active) and 0 < active < 12
-    assert "capacity: table flow_policy of " in reason(world, "i11") and " holds 25 entries; " in reason(world, "i11")
+    assert "capacity: table flow_policy of " in reason(world, "i11") and " holds 20 entries; " in reason(world, "i11")
     refused = [log for log in world.controllers["shop"].logs if log.event == "no_room"]
     assert {log.fields["owner"] for log in refused} == {f"intents/{name}" for name in names[active:]}
     world.check_settled()
@@ -192,7 +192,7 @@ def test_a_neighbours_share_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING)
     world.start()
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 60)
+    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 40)
     for number in range(12):
         world.apply("shop", intent(f"i{number}", f"tcp/{number + 1}"))
         world.run(1.0)
@@ -201,7 +201,7 @@ def test_a_neighbours_share_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "50 % are for one neighbour" in refused[0]
     for name in ("t1", "t2"):
         count = sum(entry.table == "flow_policy" for entry in world.nodes[name].entries.values())
-        assert 20 <= count <= 30
+        assert 14 <= count <= 20
     assert f"refused by transit: {Told.SHARE}" in reason(world, "i11")
     world.check_settled()
 
