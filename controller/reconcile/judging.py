@@ -70,9 +70,9 @@ def _judge(
             refused.append(f"intent {name}: {reason}")
         for conflict in against(claim, index, held.places, sharing=len(warnings) < MAX_WARNINGS):
             if conflict.kind == Kind.CONTRADICTION:
-                refused.append(_told(conflict, index, by))
+                refused.append(_told(turn, conflict, index, by))
             elif name in intents or conflict.intents[0] in intents:
-                warnings.append(_told(conflict, index, by) + _idle(turn, conflict))
+                warnings.append(_told(turn, conflict, index, by))
         if len(refused) >= MAX_REFUSALS:
             return Judgement(shown(refused))
         index.add(claim)
@@ -156,12 +156,14 @@ def _failures(held: Held, tests: Mapping[tuple[str, int], IntentTest], by: Princ
     return failures
 
 
-def _told(conflict: Conflict, index: Index, by: Principal) -> str:
-    """With the packet only where both intents are of tenants that `by` acts for."""
-    claims = (index.claims.get(name) for name in conflict.intents)
-    if all(by.concerns(claim.intent.tenant) for claim in claims if claim is not None):
-        return str(conflict)
-    return f"{conflict.kind}: intents {' and '.join(conflict.intents)}; one is another tenant's: ask an administrator"
+def _told(turn: Turn, conflict: Conflict, index: Index, by: Principal) -> str:
+    """With the packet only where both intents are of tenants that `by` acts for; the names of others' are theirs."""
+    claims = {name: index.claims.get(name) for name in conflict.intents}
+    own = [name for name, claim in claims.items() if claim is None or by.concerns(claim.intent.tenant)]
+    if len(own) == len(claims):
+        return str(conflict) + _idle(turn, conflict)
+    parties = " and ".join([*(f"intent {name}" for name in own), "another tenant's"])
+    return f"{conflict.kind}: {parties}: ask an administrator, who sees which"
 
 
 def shown(refused: list[str]) -> str:
