@@ -678,7 +678,7 @@ def test_each_kind_has_a_singular() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "-"), ([], "-"), (True, "yes"), (4.0, "4"), ("a\nb\x1b[31m", "a b [31m"), (["a", "b"], "a b"),
+        (None, "-"), ([], "-"), (True, "yes"), (4.0, "4"), ("a\nb\x1b[31m", r"a b\u001b[31m"), (["a", "b"], "a b"),
         ({"a": 1, "b": None}, "a=1"), ([{"name": "cx1", "port": 2}, {"name": "cx2"}], "cx1; cx2"), 
         ({"type": "Ready", "message": "no"}, "Ready: no"), ({}, "-"), ("", "-"), (0, "0"),
     ],
