@@ -235,7 +235,9 @@ async def test_offer_that_a_strategy_refuses_is_refused_with_its_reason(
                 return [(await shop.phase(name))[0] for name in ("ping", "https")] == ["Active", "Refused"]
 
             await until(decided, "one accepted, one refused")
-            assert "no https on Sundays (plugin sundays)" in (await shop.phase("https"))[1]
+            reasons = [line["reason"] for line in federation.controllers["insight"].logged("offer_refused")]
+            assert "no https on Sundays (plugin sundays)" in reasons
+            assert "Sundays" not in (await shop.phase("https"))[1], "others hear a reason of the public list"
         finally:
             await federation.stop()
 
@@ -260,22 +262,25 @@ TABLE = "name,tenant,from,to,ports\ncalls,customer-x,shop/customer-x,insight/ana
 
 def test_front_end_reads_files_with_its_suffix(example: Path, on_path: Any, tmp_path: Path) -> None:
     from controller.cli.changing import read_documents
+    from controller.cli.client import Client
+    from controller.cli.config import Target
     from controller.cli.errors import InputInvalid
     from controller.language.manifest import locate
 
     on_path(example)
+    nobody = Client(Target(server="http://127.0.0.1:1", token="", said_by="a test"))
     file = tmp_path / "orders.csv"
     file.write_text(TABLE.format(ports="tcp/443 icmp"))
-    (document,) = read_documents([str(file)])
+    (document,) = read_documents(nobody, [str(file)])
     assert document.name == "calls" and locate(document, ("spec", "allow", 0, "to")) == (2, 1)
     file.write_text(TABLE.format(ports="tcp/99999"))
     with pytest.raises(InputInvalid, match=r"orders\.csv:2:1: spec\.allow\[0\]\.ports\[0\]: "):
-        read_documents([str(file)])
+        read_documents(nobody, [str(file)])
     file.write_text("what,is,this\n")
     with pytest.raises(
         InputInvalid, match=r"orders\.csv:1:1: plugin csv \(netstitch-example-plugin.* raised ValueError: expected"
     ):
-        read_documents([str(file)])
+        read_documents(nobody, [str(file)])
 
 
 async def test_controller_lists_and_asks_its_plugins(
@@ -346,6 +351,21 @@ def eats():
     pieces = [b"x" * (16 << 20) for _ in range(400)]
     return len(pieces)
 
+def bomb():
+    # each forks as often as it may, and none waits for another
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            time.sleep(0.01)
+
+def floods(number):
+    piece = b"x" * (1 << 20)
+    while True:
+        os.write(number, piece)
+
 def keeps_the_line():
     if os.fork() == 0:
         os.setsid()
@@ -391,6 +411,18 @@ class Hostile:
             said = tried(forks)
         elif what == "eats":
             said = tried(eats)
+        elif what == "bomb":
+            bomb()
+        elif what == "stops":
+            os.kill(os.getpid(), 19)
+        elif what == "floods":
+            floods(int(argument))
+        elif what == "prints":
+            for _ in range(2048):
+                os.write(1, b"x" * (1 << 20))
+            said = "printed"
+        elif what == "socket":
+            said = tried(lambda: socket.socket(*map(int, argument.split(","))))
         elif what == "keeps":
             keeps_the_line()
             os._exit(9)
@@ -449,6 +481,9 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
         f"connect 127.0.0.1:{port}": "unreachable",
         "connect 192.0.2.1:80": "unreachable",
         f"unix {path}": "FileNotFoundError",
+        "read /proc/1/environ": "FileNotFoundError",
+        "socket 2,3,1": "PermissionError",
+        "socket 17,3": "PermissionError",
         f"unix \0netstitch-{os.getpid()}": "ConnectionRefusedError",
         f"signal {os.getpid()}": "ProcessLookupError",
         "who": "<(65534, 65534, [], {",
@@ -481,6 +516,40 @@ async def test_a_plugin_that_eats_or_forks_is_bounded(hostile: Plugin) -> None:
         assert "<(65534" in await said_by(worker, "who"), "it is started again"
     finally:
         await worker.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("bomb", "took more than 2 s to answer and was killed"),
+        ("stops", "took more than 2 s to answer and was killed"),
+        ("floods 0", "failed: "),
+        ("floods 3", "failed: "),
+        ("prints", "<printed>"),
+    ],
+)
+async def test_a_plugin_that_bombs_stops_or_floods_ends_with_all_its_processes(
+    hostile: Plugin, what: str, says: str
+) -> None:
+    """The loop of the controller turns meanwhile, and what it holds of the plugin's output is bounded."""
+    worker = Worker(hostile, start_s=60, deadline_s=60 if what[0] in "fp" else 2)
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    turning = asyncio.create_task(turn())
+    try:
+        assert says in await said_by(worker, what)
+        assert turns > 10
+        assert "<(65534" in await said_by(worker, "who"), "it is started again"
+    finally:
+        turning.cancel()
+        await worker.close()
+    assert not left_behind()
 
 
 @pytest.mark.parametrize(("what", "says"), [("keeps", "ended by itself (status 9)"), ("spins", "was killed")])
