@@ -43,7 +43,7 @@ def test_there_are_examples() -> None:
 def test_the_policy_file_shows_every_field() -> None:
     (text,) = re.findall(r"```yaml policy\n(.*?)```", TEXT, re.DOTALL)
     policy = parse_policy(text, "policy.yaml")
-    assert [one.direct for one in policy.accept] == [False, True]
+    assert [one.direct for one in policy.accept] == [False, True, False]
     assert [one.dscp for one in policy.transit] == [(46, 34), ()]
     assert (policy.max_agreements, policy.max_share) == (100, 30)
     for shape in (POLICY, ACCEPT, TRANSIT, NEIGHBOUR, OFFER):
