@@ -114,8 +114,9 @@ async def _serve(config: Config) -> None:
     try:
         stored, _ = await store.load()
         records = [each.record for each in stored]
+        allowed = policy.read()
         try:
-            initial = reconcile.initial(records, config.domain, policy.read())
+            initial = reconcile.initial(records, config.domain, allowed)
         except ValueError as error:
             raise StoreUnusable(f"{config.store}: {error}; use the netstitch that wrote it") from error
         async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:

@@ -261,7 +261,7 @@ async def test_what_was_changed_after_the_seed_lasts(directory: Path) -> None:
             "at_s": seeded["shop/customer-z"]["status"]["applied"]["at_s"],
         }
         before = (await shop.get("domains"))["transit"]
-        pinned = before["spec"] | {"key": (await shop.get("domains"))["insight"]["spec"]["key"]}
+        pinned = before["spec"] | key_and_certificate("transit", directory / "made anew")
         labelled = seeded["shop/customer-x"]
         labelled["spec"]["attachments"][0]["labels"]["app"] = "changed"
         assert (await shop.apply({**before, "spec": pinned}, labelled)).status_code == 200
@@ -321,7 +321,8 @@ async def test_new_key_files_are_told_and_used(directory: Path) -> None:
         del manifest["spec"]["certificate"]
         response = await shop.apply(manifest)
         assert response.json() == {"results": ["domains/shop unchanged"]}, "its own key is known"
-        response = await shop.apply({**old, "spec": old["spec"] | {"key": other_key(await shop.get("domains"))}})
+        other = key_and_certificate("shop", directory / "made anew")
+        response = await shop.apply({**old, "spec": old["spec"] | other})
         assert response.status_code == 400 and "key directory" in response.text
         await shop.kill()
         shutil.rmtree(directory / "shop" / "keys")
@@ -378,8 +379,9 @@ async def test_the_policy_is_read_again_on_demand_and_what_it_forbids_ends(feder
     await until(lambda: not any(federation.tunnels().values()), "nothing is carried after a start with less")
 
 
-def other_key(domains: dict[str, Any]) -> str:
-    return str(domains["transit"]["spec"]["key"])
+def key_and_certificate(domain: str, key_dir: Path) -> dict[str, str]:
+    made = keygen(domain, key_dir)
+    return {"key": made.public_key, "certificate": made.root_certificate}
 
 
 def reconfigure(own: Path, **fields: object) -> None:
