@@ -74,6 +74,14 @@ class _Recorder(Tables):
             self.matched.append(found)
         return found
 
+    def look_up_all(self, table: str, **key: int) -> list[Action]:
+        """A packet that is traced asks: what permits replies only is left to the next."""
+        found = super().look_up_all(table, **key)
+        decides = next((one for one in found if one.name != "permit_reply"), None)
+        if decides is not None:
+            self.matched.append(decides)
+        return found
+
     def candidates(self, sr_policy: int) -> dict[int, Action]:
         """The pipeline takes the first that lives; `path_liveness` was looked up just before."""
         found = super().candidates(sr_policy)

@@ -58,6 +58,8 @@ class DropReason(enum.IntEnum):
     """An ICMP error that quotes no packet which its receiver sent to its sender (RFC 5927)."""
     TRIMMED = 31
     """What a node before left of a packet that was TOO_BIG there; the sender was told where the packet allows it."""
+    UNASKED = 32
+    """A reply to nothing, or to what is over: nobody at the other end has asked for it."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
 
@@ -115,7 +117,8 @@ class L4Class(enum.IntEnum):
     ECHO_REPLY = 5
     OTHER = 6
     UNCLASSIFIED = 7
-    """What it carries is not seen: behind ESP, an unknown next header of IPv6, or more headers than are walked."""
+    """What it carries is not seen, behind ESP, an unknown next header of IPv6 or too many headers; or it has TCP flags
+    that mean nothing."""
 
 
 class PipelineEvent(enum.IntEnum):
@@ -142,6 +145,8 @@ class PipelineEvent(enum.IntEnum):
     """A first fragment was forgotten before all that follow it had come: its source sends too many at once."""
     CUT = 16
     """An IPv4 packet that is larger than its path takes, or follows such a one, went to the agent, which cuts it."""
+    CONVERSATION_EVICTED = 17
+    """A conversation that was alive gave way: its port has opened too many at once."""
 
 
 FABRIC_CONTEXT = 0
@@ -157,6 +162,8 @@ PORT_LOSSES = 4
 MAX_SEGMENTS = 8
 CANDIDATE_PATHS = 8
 FLOW_CACHE_WAYS = 4
+CONVERSATION_WAYS = 8
+"""Conversations of a bucket; what is dead gives way, then the eldest of the port that has most of the bucket."""
 NEIGHBORS_OF_PORT = 256
 """Learnt addresses that one port keeps; no port can take another's place."""
 FRAGMENT_SHARES = 16

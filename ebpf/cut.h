@@ -152,7 +152,7 @@ static __always_inline int take_piece(struct xdp_md *ctx, struct packet *packet)
 	if (bpf_xdp_adjust_meta(ctx, sizeof(*judged)) || parse_ipv4(ctx, packet) != GO_ON)
 		return XDP_DROP;
 	packet->flow.word[4] = flow;
-	leg = global_resolve(&packet->flow, packet->flow_port);
+	leg = global_resolve(&packet->flow, packet->flow_port, ASKING_ONLY);
 	if (leg < 0)
 		return drop(packet, -leg);
 	packet->leg = leg;

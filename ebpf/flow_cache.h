@@ -90,6 +90,12 @@ static __always_inline void fold_into_leg(const struct flow_entry *entry)
 	count_leg(entry->leg, entry->packets, entry->bytes & FLOW_BYTES_MASK);
 }
 
+/* Of numbers of 16 bits, without a branch that the verifier would have to follow. */
+static __always_inline __u32 is_equal(__u32 a, __u32 b)
+{
+	return ((a ^ b) - 1) >> 31;
+}
+
 /* From so many ways of a bucket on a port takes those of its own flows: no host's scan pushes out all of another's. */
 #define FLOW_SHARE_WAYS (FLOW_CACHE_WAYS / 2)
 
@@ -97,7 +103,7 @@ static __always_inline void fold_into_leg(const struct flow_entry *entry)
  * The way to give to a new flow of a port: the named or another free one, else the one that was silent for longest, of
  * the port's own where it has its share.
  */
-static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 named, __u16 port, __u32 now)
+static __noinline __u32 victim(const struct flow_bucket *bucket, __u32 named, __u16 port, __u32 now)
 {
 	__u32 way = 0, longest = 0, own = 0;
 
@@ -118,15 +124,21 @@ static __always_inline __u32 victim(const struct flow_bucket *bucket, __u32 name
 	return way;
 }
 
-__noinline int global_judge_error(struct xdp_md *ctx, const struct packet *packet); /* quote.h */
+__noinline int global_read_quote(struct xdp_md *ctx, const struct packet *packet, union flow_key *about); /* quote.h */
 
 /* The leg of an ICMP error, or of a flow whose generation cannot be compared: never cached. */
 static __noinline int resolve_uncached(struct xdp_md *ctx, const struct packet *packet)
 {
-	int leg = packet->flow.l4_class == L4_ICMP_ERROR ? global_judge_error(ctx, packet)
-							 : global_resolve(&packet->flow, packet->flow_port);
+	union flow_key about = {};
+	int leg;
 
 	count_event(EVENT_CACHE_MISS);
+	if (packet->flow.l4_class != L4_ICMP_ERROR)
+		leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
+	else if (global_read_quote(ctx, packet, &about))
+		leg = global_resolve(&about, packet->flow_port, ASKING_ONLY);
+	else
+		leg = -DROP_ICMP_ERROR_REFUSED;
 	if (leg >= 0)
 		count_leg(leg, 1, packet->ip_length);
 	return leg;
@@ -135,7 +147,7 @@ static __noinline int resolve_uncached(struct xdp_md *ctx, const struct packet *
 /* Resolves a flow that has an entry, but for other tables or another port. */
 static __noinline int refresh(struct flow_entry *entry, const struct packet *packet, __u16 current, __u32 now)
 {
-	int leg = global_resolve(&packet->flow, packet->flow_port);
+	int leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
 
 	if (leg < 0)
 		return leg;
@@ -169,7 +181,7 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 {
 	/* Before the tables are read; whether there is one was asked before. */
 	__u16 current = generation_of(packet->flow.context);
-	int leg = global_resolve(&packet->flow, packet->flow_port);
+	int leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
 	struct flow_entry *entry;
 	__u32 way;
 
@@ -212,6 +224,15 @@ static __always_inline int deny(struct packet *packet, __u32 reason)
 	return refuse(packet, reason, ERROR_PROHIBITED);
 }
 
+/*
+ * Of 2^12 jiffies: 16 s at 250 a second. The first packet of a flow in each is resolved anew, so that conversations are
+ * known to be alive though what is cached does not ask.
+ */
+static __always_inline bool is_same_interval(__u32 last_seen, __u32 now)
+{
+	return (last_seen ^ now) >> 12 == 0;
+}
+
 /* Sets packet->leg, or refuses. */
 static __always_inline int find_leg(struct xdp_md *ctx, struct packet *packet, __u64 seed)
 {
@@ -242,7 +263,8 @@ static __always_inline int find_leg(struct xdp_md *ctx, struct packet *packet, _
 		packet->leg = leg;
 		return GO_ON;
 	}
-	if (entry->generation == current && entry->ingress_port == packet->flow_port) {
+	if (entry->generation == current && entry->ingress_port == packet->flow_port &&
+	    is_same_interval(entry->last_seen, now) && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) {
 		count_event(EVENT_CACHE_HIT);
 		leg = entry->leg;
 	} else {

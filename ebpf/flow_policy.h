@@ -6,6 +6,7 @@
  *                                        L4 class -----------------/
  *
  * flow_policy is searched by tuple space: one hash look-up for each of the context's masks, the highest priority wins.
+ * A reply that answers nothing (conversation.h) is left to what comes next.
  */
 #pragma once
 
@@ -26,6 +27,11 @@ struct {
 } destination_group SEC(".maps");
 
 #define PORT_PROTOCOLS 4
+
+/* What a packet does to a conversation: its TCP flags, and */
+#define ASKING_ONLY  0x100 /* nothing: it passes if there is one */
+#define ASKING_OPENS 0x200 /* TCP: SYN without ACK */
+#define ASKING_REPLY 0x400
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -117,34 +123,30 @@ static __always_inline __u8 destination_port_class_of(__u32 protocol, __be16 num
 	return classes ? classes->port_class[port_index(number)] : 0;
 }
 
-/* The flow's leg, or minus the reason to drop it. */
-static __always_inline int resolve(const union flow_key *flow, __u32 flow_port)
+__noinline int global_converse(const union flow_key *key, __u32 asking, __u32 port); /* conversation.h */
+
+/* The highest that say of what has no conversation, and of replies. */
+struct policies {
+	const struct flow_policy_value *best;
+	const struct flow_policy_value *reply;
+};
+
+static __noinline int find_policies(const struct flow_policy_key *key, struct policies *found)
 {
-	__u32 context = flow->context, action = FLOW_POLICY_NO_ENTRY, priority = 0;
-	struct flow_policy_masks *masks;
-	struct flow_policy_key key = {};
-	int result = flow->l4_class == L4_UNCLASSIFIED ? -DROP_UNCLASSIFIED : -DROP_NOT_PERMITTED;
+	__u32 context = key->context;
+	struct flow_policy_masks *masks = bpf_map_lookup_elem(&flow_policy_masks, &context);
 
-	if (flow_port && !is_source_admitted(flow_port, &flow->source))
-		return -DROP_SOURCE_NOT_ADMITTED;
-	key.source_group = source_group_of(context, &flow->source);
-	key.destination_group = destination_group_of(context, &flow->destination);
-	key.l4_class = flow->l4_class;
-	key.source_port_class = source_port_class_of(flow->protocol, flow->source_port);
-	key.destination_port_class = destination_port_class_of(flow->protocol, flow->destination_port);
-
-	masks = bpf_map_lookup_elem(&flow_policy_masks, &context);
 	if (!masks)
-		return -DROP_NOT_PERMITTED;
+		return 0;
 	for (__u32 i = 0; i < FLOW_POLICY_MASKS; i++) {
 		const struct flow_policy_key *mask = &masks->mask[i];
 		struct flow_policy_key masked = {
 			.context = context,
-			.source_group = key.source_group & mask->source_group,
-			.destination_group = key.destination_group & mask->destination_group,
-			.l4_class = key.l4_class & mask->l4_class,
-			.source_port_class = key.source_port_class & mask->source_port_class,
-			.destination_port_class = key.destination_port_class & mask->destination_port_class,
+			.source_group = key->source_group & mask->source_group,
+			.destination_group = key->destination_group & mask->destination_group,
+			.l4_class = key->l4_class & mask->l4_class,
+			.source_port_class = key->source_port_class & mask->source_port_class,
+			.destination_port_class = key->destination_port_class & mask->destination_port_class,
 			.mask_id = i,
 		};
 		struct flow_policy_value *value;
@@ -152,16 +154,73 @@ static __always_inline int resolve(const union flow_key *flow, __u32 flow_port)
 		if (i >= masks->count)
 			break;
 		value = bpf_map_lookup_elem(&flow_policy, &masked);
-		if (!value || (action && value->priority <= priority))
+		if (!value)
 			continue;
-		priority = value->priority;
-		action = value->action;
-		result = action == FLOW_POLICY_PERMIT ? (int)value->permit.leg : -(int)value->drop.reason;
+		if (value->action == FLOW_POLICY_PERMIT_REPLY) {
+			if (!found->reply || value->priority > found->reply->priority)
+				found->reply = value;
+		} else if (!found->best || value->priority > found->best->priority) {
+			found->best = value;
+		}
 	}
-	return result;
+	return 0;
 }
 
-__noinline int global_resolve(const union flow_key *flow, __u32 flow_port)
+/* `key`: room for one. */
+static __always_inline bool is_asked(const union flow_key *flow, __u16 network, __u32 asking, union flow_key *key)
 {
-	return flow ? resolve(flow, flow_port) : -DROP_NOT_PERMITTED;
+	key->source = flow->destination;
+	key->destination = flow->source;
+	key->word[4] = flow->destination_port | (__u32)flow->source_port << 16 | (__u64)flow->protocol << 32 |
+		       (__u64)network << 48;
+	return global_converse(key, asking | ASKING_REPLY, 0);
+}
+
+/* The flow's leg, or minus the reason to drop it; `asking`: see above. */
+static __always_inline int resolve(const union flow_key *flow, __u32 flow_port, __u32 asking)
+{
+	struct flow_policy_key key = {.context = flow->context};
+	const struct flow_policy_value *best, *reply;
+	struct policies found = {};
+	union flow_key asked = {};
+
+	if (flow_port && !is_source_admitted(flow_port, &flow->source))
+		return -DROP_SOURCE_NOT_ADMITTED;
+	key.source_group = source_group_of(flow->context, &flow->source);
+	key.destination_group = destination_group_of(flow->context, &flow->destination);
+	key.l4_class = flow->l4_class;
+	key.source_port_class = source_port_class_of(flow->protocol, flow->source_port);
+	key.destination_port_class = destination_port_class_of(flow->protocol, flow->destination_port);
+	find_policies(&key, &found);
+	best = found.best;
+	if (flow->l4_class == L4_TCP_OPEN)
+		asking |= ASKING_OPENS;
+	if (flow->l4_class == L4_TCP_OPEN &&
+	    (!best || best->action == FLOW_POLICY_DROP)) { /* Both ends may open at once: only as a reply. */
+		key.l4_class = L4_TCP;
+		found.reply = NULL;
+		find_policies(&key, &found);
+	}
+	reply = found.reply;
+	if (reply && (!best || reply->priority > best->priority)) {
+		if (is_asked(flow, reply->permit_reply.network, asking, &asked))
+			return reply->permit_reply.leg;
+		if (!best)
+			return flow->l4_class == L4_TCP_OPEN ? -DROP_NOT_PERMITTED : -DROP_UNASKED;
+	}
+	if (!best)
+		return flow->l4_class == L4_UNCLASSIFIED ? -DROP_UNCLASSIFIED : -DROP_NOT_PERMITTED;
+	if (best->action == FLOW_POLICY_PERMIT)
+		return best->permit.leg;
+	if (best->action != FLOW_POLICY_PERMIT_REQUEST)
+		return -(int)best->drop.reason;
+	asked = *flow;
+	asked.l4_class = 0;
+	asked.context = best->permit_request.network;
+	return global_converse(&asked, asking, flow_port) ? (int)best->permit_request.leg : -DROP_UNASKED;
+}
+
+__noinline int global_resolve(const union flow_key *flow, __u32 flow_port, __u32 asking)
+{
+	return flow ? resolve(flow, flow_port, asking) : -DROP_NOT_PERMITTED;
 }

@@ -309,7 +309,7 @@ static __noinline int find_answer_leg(const struct packet *packet)
 	back.l4_class = L4_ICMP_ERROR;
 	back.protocol = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6;
 	back.context = packet->flow.context;
-	return global_resolve(&back, 0);
+	return global_resolve(&back, 0, ASKING_ONLY);
 }
 
 /*

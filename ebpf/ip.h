@@ -44,6 +44,28 @@ static __always_inline void set_flow(struct packet *packet, __u32 ports, __u8 pr
 		ports | (__u64)protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.context << 48;
 }
 
+static __always_inline bool is_echo(__u8 l4_class)
+{
+	return l4_class == L4_ECHO_REQUEST || l4_class == L4_ECHO_REPLY;
+}
+
+/* Of echo the identifier is both ports. */
+static __always_inline void set_icmp_flow(struct packet *packet, const struct icmp *icmp, __u8 protocol, __u8 l4_class)
+{
+	__u32 id = *(const __be16 *)&icmp->rest;
+
+	set_flow(packet, is_echo(l4_class) ? id | id << 16 : 0, protocol, l4_class);
+}
+
+/* Flags that mean nothing are none of TCP's (RFC 9293 §3.10.7): what opens has a SYN, what resets a RST, else an ACK. */
+static __always_inline __u8 tcp_class(__u8 flags)
+{
+	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return flags & (TCP_FIN | TCP_RST) ? L4_UNCLASSIFIED : L4_TCP_OPEN;
+	return flags & (TCP_ACK | TCP_RST) && (flags & (TCP_SYN | TCP_FIN)) != (TCP_SYN | TCP_FIN) ? L4_TCP
+												   : L4_UNCLASSIFIED;
+}
+
 /* Of what has neither ports nor ICMP types. In IPv6 what is not known could be an extension header (RFC 7045 §2.1). */
 static __always_inline __u8 other_class(__u8 protocol, bool v4)
 {
@@ -78,8 +100,7 @@ static __always_inline void parse_l4(struct cursor *c, struct packet *packet, __
 		if (header < sizeof(*tcp) || header > length)
 			goto malformed;
 		packet->tcp_flags = tcp->flags;
-		set_flow(packet, *(__u32 *)tcp, protocol,
-			 (tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? L4_TCP_OPEN : L4_TCP);
+		set_flow(packet, *(__u32 *)tcp, protocol, tcp_class(tcp->flags));
 		return;
 	}
 	if (protocol == PROTOCOL_UDP) {
@@ -95,7 +116,7 @@ static __always_inline void parse_l4(struct cursor *c, struct packet *packet, __
 
 		if (!icmp || length < sizeof(*icmp))
 			goto malformed;
-		set_flow(packet, 0, protocol, v4 ? icmpv4_class(icmp->type) : icmpv6_class(icmp->type));
+		set_icmp_flow(packet, icmp, protocol, v4 ? icmpv4_class(icmp->type) : icmpv6_class(icmp->type));
 		return;
 	}
 	set_flow(packet, 0, protocol, other_class(protocol, v4));

@@ -21,7 +21,7 @@ enum next_stage {
 	TELL_SENDER = -3, /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
 };
 
-/* The key of the flow cache; IPv4 addresses as ::ffff:a.b.c.d. Ports are 0 where the protocol has none. */
+/* The key of the flow cache; IPv4 addresses as ::ffff:a.b.c.d. Ports are 0 where the protocol has none, of echo both its identifier. */
 union flow_key {
 	struct {
 		union address source;

@@ -4,7 +4,8 @@
  *   error S --> D, quoting D --> S --turned round--> a packet of that flow, S --> D --flow_policy--> its leg
  *
  * So an error may go where a packet of the quoted flow may go, in its own direction, and nowhere else. It comes from the
- * host that the quoted packet was for, or inside one network from the gateway. It is never a fragment, and is not cached.
+ * host that the quoted packet was for, or inside one network from the gateway. Where replies must answer something, the
+ * flow must be alive. An error is never a fragment, and is not cached.
  */
 #pragma once
 
@@ -65,7 +66,7 @@ static __always_inline int read_quote(struct xdp_md *ctx, const struct packet *p
 		__u8 type = *(__u8 *)&quoted;
 
 		l4_class = answering(v4 ? icmpv4_class(type) : icmpv6_class(type));
-		ports = 0;
+		ports = is_echo(l4_class) ? quoted.half[2] | (__u32)quoted.half[2] << 16 : 0;
 	} else {
 		l4_class = other_class(chain.protocol, v4);
 	}
@@ -74,23 +75,21 @@ static __always_inline int read_quote(struct xdp_md *ctx, const struct packet *p
 	return l4_class == L4_ICMP_ERROR ? -1 : 0;
 }
 
-/* The leg of an ICMP error, or minus the reason to drop it. */
-static __always_inline int judge_error(struct xdp_md *ctx, const struct packet *packet)
+/* Whether the flow that an ICMP error is about may be judged in its stead. */
+static __always_inline bool is_believable(struct xdp_md *ctx, const struct packet *packet, union flow_key *about)
 {
-	union flow_key about = {};
 	union address gateway = {};
 
-	if (packet->is_fragment || read_quote(ctx, packet, &about) ||
-	    !same_address(&about.destination, &packet->flow.destination))
-		return -DROP_ICMP_ERROR_REFUSED;
-	if (!same_address(&about.source, &packet->flow.source) &&
-	    (packet->flow_port || !find_gateway_ahead(packet, &gateway) ||
-	     !same_address(&gateway, &packet->flow.source)))
-		return -DROP_ICMP_ERROR_REFUSED;
-	return global_resolve(&about, packet->flow_port);
+	if (packet->is_fragment || read_quote(ctx, packet, about) ||
+	    !same_address(&about->destination, &packet->flow.destination))
+		return false;
+	if (same_address(&about->source, &packet->flow.source))
+		return true;
+	return !packet->flow_port && find_gateway_ahead(packet, &gateway) &&
+	       same_address(&gateway, &packet->flow.source);
 }
 
-__noinline int global_judge_error(struct xdp_md *ctx, const struct packet *packet)
+__noinline int global_read_quote(struct xdp_md *ctx, const struct packet *packet, union flow_key *about)
 {
-	return packet ? judge_error(ctx, packet) : -DROP_ICMP_ERROR_REFUSED;
+	return packet && about ? is_believable(ctx, packet, about) : false;
 }

@@ -7,7 +7,7 @@
  *                               └─── End, End.X, transit ─────────────────────────────────────────────────────┘
  *
  * What is not ours is passed to the kernel; what is ours and wrong is dropped and counted by its reason. A stage that
- * refuses a packet may have its sender told: icmp_error.
+ * refuses a packet may have its sender told: icmp_error. What flow_policy permits as a reply answers a conversation.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -33,6 +33,7 @@
 #include "gateway.h"
 #include "flow_policy.h"
 #include "flow_cache.h"
+#include "conversation.h"
 #include "fragment.h"
 #include "steer.h"
 #include "local_sid.h"

@@ -35,6 +35,7 @@ enum drop_reason {
 	DROP_PUNT_LOST = 29,
 	DROP_ICMP_ERROR_REFUSED = 30,
 	DROP_TRIMMED = 31,
+	DROP_UNASKED = 32,
 	DROP_ISOLATED = 64,
 };
 
@@ -88,6 +89,7 @@ enum pipeline_event {
 	EVENT_FRAGMENT_FOLLOWED = 14,
 	EVENT_FRAGMENT_EVICTED = 15,
 	EVENT_CUT = 16,
+	EVENT_CONVERSATION_EVICTED = 17,
 };
 
 #define FABRIC_CONTEXT 0
@@ -100,6 +102,7 @@ enum pipeline_event {
 #define MAX_SEGMENTS 8
 #define CANDIDATE_PATHS 8
 #define FLOW_CACHE_WAYS 4
+#define CONVERSATION_WAYS 8
 #define NEIGHBORS_OF_PORT 256
 #define FRAGMENT_SHARES 16
 #define FRAGMENT_WAYS 8
@@ -335,6 +338,8 @@ _Static_assert(sizeof(struct destination_port_class_range_value) == 8, "destinat
 enum flow_policy_action {
 	FLOW_POLICY_NO_ENTRY,
 	FLOW_POLICY_PERMIT,
+	FLOW_POLICY_PERMIT_REQUEST,
+	FLOW_POLICY_PERMIT_REPLY,
 	FLOW_POLICY_DROP,
 };
 struct flow_policy_key {
@@ -359,6 +364,14 @@ struct flow_policy_value {
 		struct {
 			__u16 leg;
 		} permit;
+		struct {
+			__u16 leg;
+			__u16 network;
+		} permit_request;
+		struct {
+			__u16 leg;
+			__u16 network;
+		} permit_reply;
 		struct {
 			__u8 reason;
 		} drop;

@@ -126,7 +126,9 @@ struct tcp {
 	__be16 urgent;
 };
 _Static_assert(sizeof(struct tcp) == 20, "tcp");
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 struct icmp {

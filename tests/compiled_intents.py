@@ -115,6 +115,7 @@ class Frames:
             self._wires |= {a: b, b: a}
         hosts = [one for network in known.networks.values() for one in network.attachments]
         self._hosts = {(one.node, one.port): one.name for one in hosts}
+        self._holders = {(one.node, one.port): one.addresses for one in hosts}
         self._pipelines = {}
         for name, description in described(known).items():
             ports = {one.number: Port(mac=bytes.fromhex(one.mac.replace(":", ""))) for one in description.ports}
@@ -137,6 +138,13 @@ class Frames:
         assert told in (None, mac(*where))
         return told is not None
 
+    def ask_for(self, packet: Packet, boottime_s: float = 0) -> None:
+        """What `packet` could answer is asked by who has the address; whether that is permitted is not looked at."""
+        for asked in questions(packet):
+            for where, addresses in self._holders.items():
+                if asked.source in addresses:
+                    self.send(where, asked, boottime_s)
+
     def send(self, where: Place, packet: Packet, boottime_s: float = 0) -> Outcome:
         """To the edge's MAC, whoever told it."""
         frame = bytes(Ether(src=f"02:00:00:09:00:{where[1]:02x}", dst=mac(*where)) / on_the_wire(packet))
@@ -147,6 +155,32 @@ def _with_live(entry: Entry, live: int) -> Entry:
     if entry.action != "set_live" or entry.params != (("live", 3),):
         return entry
     return msgspec.structs.replace(entry, params=(("live", live),))
+
+
+QUESTIONS = {
+    L4Class.TCP: L4Class.TCP_OPEN,
+    L4Class.ICMP_ERROR: L4Class.TCP_OPEN,
+    L4Class.UDP: L4Class.UDP,
+    L4Class.ECHO_REPLY: L4Class.ECHO_REQUEST,
+    L4Class.OTHER: L4Class.OTHER,
+}
+
+
+def questions(packet: Packet) -> list[Packet]:
+    """What `packet` could be the answer to. An error is about a conversation that either end has opened."""
+    if packet.l4_class not in QUESTIONS:
+        return []
+    kind = QUESTIONS[packet.l4_class]
+    back = msgspec.structs.replace(
+        packet,
+        network="",
+        l4_class=kind,
+        source=packet.destination,
+        destination=packet.source,
+        source_port=packet.destination_port,
+        destination_port=packet.source_port,
+    )
+    return [back, msgspec.structs.replace(packet, l4_class=kind)] if packet.l4_class == L4Class.ICMP_ERROR else [back]
 
 
 def on_the_wire(packet: Packet) -> scapy.packet.Packet:

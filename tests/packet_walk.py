@@ -180,8 +180,13 @@ class Walk:
         source = next(one for one in addresses if (":" in one) == (":" in target))
         return ask(self.pipelines[node], port, source, target)
 
-    def send(self, host: str, packet: Packet) -> Outcome:
-        """`packet` (IP) as the host's first interface sends it to its gateway."""
+    def send(self, host: str, packet: Packet, *, asked: bool = True) -> Outcome:
+        """`packet` (IP) as the host's first interface sends it to its gateway. `asked`: first by who is to get
+        it, if it could be a reply."""
+        question = asked_by(packet) if asked else None
+        for other in self._topology.hosts if question is not None else ():
+            if question.src in other.interfaces[0].addresses:
+                self.send(other.name, question, asked=False)
         node, port = self.place(host)
         gateway = self.pipelines[node].ports[port].mac.hex(":")
         frame = bytes(Ether(src=f"02:00:00:09:00:{port:02x}", dst=gateway) / packet)
@@ -222,6 +227,21 @@ def echo(source: str, destination: str, *, reply: bool = False) -> Packet:
     if ":" in source:
         return ip(source, destination) / (ICMPv6EchoReply() if reply else ICMPv6EchoRequest())
     return ip(source, destination) / ICMP(type=0 if reply else 8)
+
+
+def asked_by(packet: Packet) -> Packet | None:
+    """What `packet` would answer."""
+    back = ip(packet.dst, packet.src)
+    if TCP in packet:
+        ports = {"sport": packet[TCP].dport, "dport": packet[TCP].sport}
+        return None if packet[TCP].flags == "S" else back / TCP(**ports, flags="S")
+    if UDP in packet:
+        return back / UDP(sport=packet[UDP].dport, dport=packet[UDP].sport)
+    if ICMP in packet or ICMPv6EchoReply in packet or ICMPv6EchoRequest in packet:
+        is_reply = ICMPv6EchoReply in packet or (ICMP in packet and packet[ICMP].type == 0)
+        return echo(packet.dst, packet.src) if is_reply else None
+    protocol = packet.nh if IPv6 in packet else packet.proto
+    return ip(packet.dst, packet.src, protocol) / Raw(bytes(packet.payload))
 
 
 def icmp_error(source: str, destination: str, port: int, source_port: int) -> Packet:

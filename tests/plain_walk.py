@@ -151,9 +151,9 @@ class PlainWalk:
             at = self._tables[node]
             entry = at.decide(context, packet)
             first = first or entry
-            if entry is None or entry.action != "permit":
+            if entry is None or not entry.action.startswith("permit"):
                 return End(None, "not permitted" if entry is None else "isolated", first, tuple(nodes))
-            leg = entry.params[0][1]
+            leg = entry.params[0][1]  # replies answer something
             lease = at.look_up("lease", leg=leg)
             if lease is not None and self._now_boottime_s >= lease.params[0][1]:
                 return End(None, "lease expired", first, tuple(nodes))

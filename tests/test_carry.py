@@ -99,7 +99,9 @@ def taken(made: dict[str, tuple[Entry, ...]], live: int, *, back: bool) -> tuple
     packet = Packet(
         network="shop/b" if back else "shop/a", source=ends[0], destination=ends[1], l4_class=L4Class.UDP, source_port=9
     )
-    outcome = Frames(made, KNOWN, live).send(("e2" if back else "e1", 9), packet)
+    frames = Frames(made, KNOWN, live)
+    frames.ask_for(packet)
+    outcome = frames.send(("e2" if back else "e1", 9), packet)
     assert outcome.delivered == ("a" if back else "b"), outcome.reason
     ports = {mac(*end): name for name, link in LINKS.items() for end in link}
     return tuple(ports[Ether(frame).src] for frame in outcome.frames[:-1])

@@ -64,6 +64,7 @@ def test_whatever_intents_permit_ends_with_them_on_every_node() -> None:
             decision = meant(meaning, known, where, packet)
             if not decision.owner.startswith("intents/"):
                 continue
+            frames.ask_for(packet, END_S - 1)
             before, after = (frames.send(where, packet, at_s) for at_s in (END_S - 1, END_S))
             assert not after.delivered, (seed, packet)
             if decision.allowed:

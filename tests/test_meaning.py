@@ -42,7 +42,7 @@ def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) ->
     for _ in range(4):
         entry = at.decide(context, packet)
         first = first or entry
-        if entry is None or entry.action != "permit":
+        if entry is None or not entry.action.startswith("permit"):
             return False, first, "dropped"
         steer = at.look_up("steer", leg=entry.params[0][1])
         assert steer is not None, entry
@@ -208,6 +208,8 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
         for where, packet, decision in (*drawn[:FRAMES], *carried[:FRAMES]):
             asked = frames.is_on_link(packet)
             answered = asked and frames.is_answered(where, packet)
+            if decision.reply or packet.l4_class == L4Class.ICMP_ERROR:  # who may ask needs nobody who has asked
+                frames.ask_for(packet)
             outcome = frames.send(where, packet)
             found = f"seed {seed}: {packet} {decision} {outcome.delivered} {outcome.path} {outcome.reason!r}"
             sent += 1

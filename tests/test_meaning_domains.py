@@ -23,6 +23,7 @@ from controller.model.intent import Value
 from dataplane.reasons import DropReason, L4Class
 from tests import generated_domains as generated
 from tests import generated_intents
+from tests.compiled_intents import questions
 from tests.composition import Composition, Expected, clause_of, domain_of, network_of
 from tests.packet_walk import Walk, echo, icmp_error, ip, tcp, udp
 from tests.plain_walk import End, Place, PlainWalk, reason_of
@@ -153,6 +154,10 @@ class Comparison:
         for sender, packet, expected in sample:
             if packet.destination in gateways:
                 continue  # may be answered by the edge itself
+            for asked in questions(packet):
+                for host in self._world.topology.hosts:
+                    if asked.source in host.interfaces[0].addresses:
+                        walk.send(host.name, as_bytes(asked))
             outcome = walk.send(sender.name, as_bytes(packet))
             self._count["bytes"] += 1
             delivered = expected.host.name if expected.host is not None else ""

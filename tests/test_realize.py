@@ -323,7 +323,11 @@ def test_what_an_intent_leads_to_is_answered_for_where_hosts_take_it_for_a_neigh
     world.start()
     for domain, name in (("shop", "shop/customer-x"), ("insight", "insight/analytics")):
         network = world.get(domain, "networks", name)
-        manifest = {"kind": "Network", "metadata": network.metadata, "spec": network.spec | {"prefixes": WIDE}}
+        manifest = {
+            "kind": "Network",
+            "metadata": network.metadata,
+            "spec": network.spec | {"prefixes": WIDE, "replies": "stateless"},
+        }
         reply = world.apply(domain, json.dumps({"apiVersion": "netstitch/v1", **manifest}))
         assert reply is not None and not reply.problems and not reply.conflict, reply
     world.run(2.0)

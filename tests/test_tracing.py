@@ -49,7 +49,7 @@ def test_what_the_intent_allows_is_delivered_through_three_domains(world: World,
     permit = next(step for step in hops[0].steps if "/flow_policy/" in step.entry)
     assert permit.owner == "intents/order-processing"
     resource = world.get("shop", "entries", permit.entry)
-    assert (resource.spec["action"], resource.status["owner"]) == ("permit", permit.owner)
+    assert (resource.spec["action"], resource.status["owner"]) == ("permit_request", permit.owner)
     onward = next(step for step in hops[2].steps if "/flow_policy/" in step.entry)
     assert onward.owner.startswith("agreements/shop:")
 

@@ -32,6 +32,7 @@ MTU = 2000
 PORT_PRESENT = 2
 BYTES = (1 << 48) - 1
 """The part of a flow's `bytes_and_port` that is bytes."""
+CONVERSATION_BUCKETS = 1024
 PUNTED_BYTES = 1514
 """Of a frame that reach the controller; the model has no such limit."""
 PUNTED_HEADER = struct.Struct("=HBxHHI")
@@ -74,7 +75,10 @@ class XdpNode:
         # Fragments outlive the slowest machine's pauses between two frames.
         usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0, "cut_limit": 0xFFFFFFFF}
         usual["neighbor_wait_ns"] = (1 << 64) - 1
-        self.object.set_constants({"flow_cache_buckets": buckets, **usual, **constants})
+        sizes = {"flow_cache_buckets": buckets, "conversation_buckets": CONVERSATION_BUCKETS}
+        self.object.set_constants({**sizes, **usual, **constants})
+        conversations = constants.get("conversation_buckets", CONVERSATION_BUCKETS)
+        self.object.resize({"conversation": conversations})
         shares = (max(ports) + 1) * FRAGMENT_SHARES
         self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
         self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
@@ -163,6 +167,7 @@ class XdpNode:
     def forget(self) -> None:
         """Neighbours, fragments, the flow cache and what legs counted are as at the start."""
         self._clear("leg_counter")
+        self._clear("conversation")
         self.forget_fragments()
         for name in ("neighbor", "unanswered"):
             known = self.object.map(name)

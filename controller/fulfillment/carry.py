@@ -6,6 +6,7 @@ traffic takes the plan; all else is in `carry` and moves nothing until then.
 """
 
 import ipaddress
+from collections.abc import Mapping
 
 import msgspec
 
@@ -103,13 +104,15 @@ def candidate_lists(
     return tuple(lists)
 
 
-def carry(course: Course, fabric: Fabric, classes: PortClasses) -> dict[str, tuple[Entry, ...]]:
-    """Entries of each node. Raises NoRoom."""
-    return _Carrier(course, fabric, classes).entries()
+def carry(
+    course: Course, fabric: Fabric, classes: PortClasses, stateful: Mapping[str, int]
+) -> dict[str, tuple[Entry, ...]]:
+    """Entries of each node. `stateful`: own networks whose edges remember who asked, by name. Raises NoRoom."""
+    return _Carrier(course, fabric, classes, stateful).entries()
 
 
-def use(course: Course) -> tuple[tuple[str, str, Rule], ...]:
-    """(network, node, rule): what makes the traffic of attached hosts take the plan."""
+def use(course: Course, stateful: Mapping[str, int]) -> tuple[tuple[str, str, Rule], ...]:
+    """(network, node, rule): what makes the traffic of attached hosts take the plan. `stateful`: as for `carry`."""
     plan = course.plan
     rules: list[tuple[str, str, Rule]] = []
     for slot, policy in zip(course.slots, plan.sr_policies, strict=True):
@@ -122,7 +125,9 @@ def use(course: Course) -> tuple[tuple[str, str, Rule], ...]:
                 continue
             kind = Leg.INSIDE if near != far else (Leg.BORDER if outside is not None else Leg.LOCAL)
             leg = numbering.leg(slot, kind, direction)
-            rules += [(network, node, rule) for rule in flow_rules(course, policy, direction, leg)]
+            # inside one node who asks is remembered once
+            remembered = stateful.get(plan.connection.source_network if kind == Leg.LOCAL else network, 0)
+            rules += [(network, node, rule) for rule in flow_rules(course, policy, direction, leg, remembered)]
     return tuple(rules)
 
 
@@ -158,8 +163,8 @@ def local_steering(course: Course, fabric: Fabric) -> dict[str, tuple[Entry, ...
     return found
 
 
-def flow_rules(course: Course, policy: SrPolicy, direction: Direction, leg: int) -> list[Rule]:
-    """What the plan's flows permit between the ends of one SR Policy."""
+def flow_rules(course: Course, policy: SrPolicy, direction: Direction, leg: int, network: int = 0) -> list[Rule]:
+    """What the plan's flows permit between the ends of one SR Policy. `network`: whose edge this is; 0: a gateway's."""
     connection = course.plan.connection
     rules = []
     for flow in connection.flows:
@@ -175,6 +180,7 @@ def flow_rules(course: Course, policy: SrPolicy, direction: Direction, leg: int)
                 ports=flow.ports,
                 reply=not forward,
                 leg=leg,
+                network=network,
                 priority=permit_priority(course.plan.priority, course.plan.serial),
                 owner=course.plan.owner,
             )
@@ -208,12 +214,13 @@ def _at(hosts: tuple[Host, ...], node: str) -> list[Host]:
 class _Carrier:
     """Collects the entries of one course by node."""
 
-    def __init__(self, course: Course, fabric: Fabric, classes: PortClasses) -> None:
+    def __init__(self, course: Course, fabric: Fabric, classes: PortClasses, stateful: Mapping[str, int]) -> None:
         self._course = course
         self._plan = course.plan
         self._owner = course.plan.owner
         self._fabric = fabric
         self._classes = classes
+        self._stateful = stateful
         self._upstream, self._downstream = borders(course, fabric)
         self._mtu = path_mtu(course, fabric)
         ends_s = [border.expires_s for border in (self._upstream, self._downstream) if border is not None]
@@ -255,7 +262,8 @@ class _Carrier:
             self._add(tail, local_sid_entry(FABRIC_CLASS, tail_sid, "end_dt46", into, self._owner))
         onward = self._downstream if forward else self._upstream
         leg = numbering.leg(slot, Leg.BORDER if onward is not None else Leg.DELIVER, direction)
-        self._permit(tail, context, flow_rules(self._course, policy, direction, leg))
+        network = self._edge_of(direction) if onward is None else 0
+        self._permit(tail, context, flow_rules(self._course, policy, direction, leg, network))
         if onward is None:
             self._deliver_here(tail, context, leg, direction)
 
@@ -288,10 +296,17 @@ class _Carrier:
             else:
                 kind = Leg.BORDER if onward is not None else Leg.DELIVER
             leg = numbering.leg(slot, kind, direction)
-            rules += flow_rules(self._course, policy, direction, leg)
+            network = self._edge_of(direction) if kind == Leg.DELIVER else 0
+            rules += flow_rules(self._course, policy, direction, leg, network)
             if kind == Leg.DELIVER:
                 self._deliver_here(node, context, leg, direction)
         self._permit(node, context, rules)
+
+    def _edge_of(self, direction: Direction) -> int:
+        """Where traffic in `direction` is delivered."""
+        connection = self._plan.connection
+        forward = direction == FORWARD
+        return self._stateful.get(connection.destination_network if forward else connection.source_network, 0)
 
     def _leg_back(self, node: str, direction: Direction) -> int:
         """Back into the tunnel from which traffic in `direction` comes, for what the node itself has to say of it."""

@@ -28,6 +28,7 @@ from controller.fulfillment.room import NEVER_FULL, in_the_end
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry, NodeState
+from controller.model.intent import Replies
 from controller.model.inventory import Inventory
 from controller.model.requirements import Connection, Isolation
 from dataplane.host_api import HostState, NodeDescription
@@ -100,7 +101,8 @@ def _assemble(wanted: Wanted, keeper: "_Keeper") -> tuple[dict[str, list[Any]], 
     for course in installed:
         name = f"course {course.plan.name}"
         mine = keeper.keep_same(f"{name} classes", (classes, course.plan.connection), _classes_of)
-        carried = keeper.keep(name, (course, fabric, mine), lambda *inputs: keeper.packed(carry(*inputs)))
+        stateful = _stateful(wanted, course, keeper)
+        carried = keeper.keep(name, (course, fabric, mine, stateful), lambda *inputs: keeper.packed(carry(*inputs)))
         _extend(parts, carried)
         if course.stage == Stage.ACTIVE:
             local = keeper.keep(
@@ -122,6 +124,18 @@ def _classes_of(classes: PortClasses, connection: Connection) -> PortClasses:
     """Those that a connection is about, so that others may change."""
     used = {one for flow in connection.flows for ports in flow.ports for one in classes.of(ports)}
     return PortClasses(ranges=tuple(sorted(used)))
+
+
+def _stateful(wanted: Wanted, course: Course, keeper: "_Keeper") -> Mapping[str, int]:
+    """Of a course's networks those whose edges let pass only replies to what was asked, with their index."""
+    connection = course.plan.connection
+    found = {}
+    for name in (connection.source_network, connection.destination_network):
+        network = wanted.inventory.networks.get(name)
+        if network is not None and network.replies is Replies.STATEFUL and name in wanted.indices:
+            found[name] = wanted.indices[name]
+    stateful: Mapping[str, int] = keeper.same(f"stateful {course.plan.name}", found)
+    return stateful
 
 
 def _edges(
@@ -169,7 +183,8 @@ def _networks(
     for course in courses:
         if course.stage != Stage.ACTIVE:
             continue
-        for network, node, rule in keeper.keep(f"use {course.plan.name}", (course,), use):
+        stateful = _stateful(wanted, course, keeper)
+        for network, node, rule in keeper.keep(f"use {course.plan.name}", (course, stateful), use):
             here.setdefault((network, node), []).append(rule)
         for network, node, host in local_routes(course):
             if network in indices:

@@ -7,6 +7,7 @@ classes. Both get their numbers from their content, so that a change elsewhere l
 import bisect
 import itertools
 from collections.abc import Iterable
+from typing import TypedDict
 
 import msgspec
 
@@ -55,6 +56,8 @@ class Rule(Value, frozen=True, kw_only=True):
     default: bool = False
     """Ports and classes do not matter."""
     leg: int = 0
+    network: int = 0
+    """By whose index edges remember who asked: requests open a conversation, replies need one. 0: nobody does."""
     drop: DropReason | None = None
     priority: int
     owner: str
@@ -144,17 +147,24 @@ def compile_rules(
                     if held is None or (rule.priority, held[1].owner) >= (held[0], rule.owner):
                         best[match] = (rule.priority, rule)
     policies = [
-        Entry(
-            table="flow_policy",
-            match=match,
-            priority=priority,
-            action="permit" if rule.drop is None else "drop",
-            params=(("leg", rule.leg),) if rule.drop is None else (("reason", int(rule.drop)),),
-            owner=rule.owner,
-        )
+        Entry(table="flow_policy", match=match, priority=priority, owner=rule.owner, **_action(rule))
         for match, (priority, rule) in best.items()
     ]
     return (*source_entries, *destination_entries, *port_entries.values(), *policies)
+
+
+class _Action(TypedDict):
+    action: str
+    params: tuple[tuple[str, int], ...]
+
+
+def _action(rule: Rule) -> _Action:
+    if rule.drop is not None:
+        return _Action(action="drop", params=(("reason", int(rule.drop)),))
+    if not rule.network:
+        return _Action(action="permit", params=(("leg", rule.leg),))
+    action = "permit_reply" if rule.reply else "permit_request"
+    return _Action(action=action, params=(("leg", rule.leg), ("network", rule.network)))
 
 
 Group = tuple[int, int]
@@ -221,16 +231,17 @@ def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
         if not rule.reply:
             return [_L4()], []
         replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
-        return [_L4(l4_class=_exactly(one)) for one in replies], []
+        return [_L4(l4_class=_as_reply(one)) for one in replies], []
     fields: list[_L4] = []
     entries: list[Entry] = []
     for ports in rule.ports:
         if ports.protocol == "icmp":
-            kind = L4Class.ECHO_REPLY if rule.reply else L4Class.ECHO_REQUEST
-            fields.append(_L4(l4_class=_exactly(kind)))
+            echo = _as_reply(L4Class.ECHO_REPLY) if rule.reply else _exactly(L4Class.ECHO_REQUEST)
+            fields.append(_L4(l4_class=echo))
             continue
-        tcp = _exactly(L4Class.TCP) if rule.reply else _ANY_TCP
-        l4 = _exactly(L4Class.UDP) if ports.protocol == "udp" else tcp
+        tcp = _as_reply(L4Class.TCP) if rule.reply else _ANY_TCP
+        udp = _as_reply(L4Class.UDP) if rule.reply else _exactly(L4Class.UDP)
+        l4 = udp if ports.protocol == "udp" else tcp
         if _is_all(ports):
             fields.append(_L4(l4_class=l4))
             continue
@@ -246,6 +257,12 @@ def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
 
 def _exactly(kind: L4Class) -> tuple[int, int]:
     return int(kind), 0xF
+
+
+def _as_reply(kind: L4Class) -> tuple[int, int]:
+    """By another mask, so that it is another entry than that of a request which is about the very same packets: a reply
+    that answers nothing is left to it. There are 8 classes."""
+    return int(kind), 0x7
 
 
 def _port_entry(table: str, protocol: str, first: int, last: int, number: int, owner: str) -> Entry:

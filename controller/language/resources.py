@@ -5,7 +5,7 @@ from typing import Any
 
 from controller.language import scalars
 from controller.language.shape import Field, Fields, Labels, ListOf
-from controller.model.intent import Deny, Trust
+from controller.model.intent import Deny, Replies, Trust
 from controller.model.inventory import DEFAULT_COST, Attachment, Domain, Link, LinkEnd, Network, Node, Reach, Service
 
 REACH = Fields(
@@ -107,6 +107,7 @@ NETWORK = Fields(
         "gateways": Field(shape=ListOf(item=scalars.ADDRESS, most=2)),
         "trust": Field(shape=scalars.TRUST),
         "deny": Field(shape=scalars.DENY),
+        "replies": Field(shape=scalars.REPLIES),
         "attachments": Field(shape=ListOf(item=ATTACHMENT)),
         "tenants": Field(shape=ListOf(item=scalars.NAME, most=64)),
     },
@@ -123,6 +124,8 @@ def print_network(network: Network) -> dict[str, Any]:
         spec["trust"] = network.trust.name.lower()
     if network.deny != Deny.DROP:
         spec["deny"] = str(network.deny)
+    if network.replies != Replies.STATEFUL:
+        spec["replies"] = str(network.replies)
     if network.attachments:
         spec["attachments"] = [
             {"name": one.name, "node": one.node, "port": one.port, "addresses": list(one.addresses)}

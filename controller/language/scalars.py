@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.language.shape import Scalar
 from controller.model.dscp import CODE_POINTS
-from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Trust
+from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Replies, Trust
 from dataplane import addressing
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -237,6 +237,7 @@ def _trust(text: str) -> Trust:
 
 TRUST = Scalar(expected="one of public, partner, own", make=_trust, json_schema={"enum": ["public", "partner", "own"]})
 DENY = Scalar(expected="drop or reject", make=Deny, json_schema={"enum": [str(one) for one in Deny]})
+REPLIES = Scalar(expected="stateful or stateless", make=Replies, json_schema={"enum": [str(one) for one in Replies]})
 
 
 def _encryption(text: str) -> Encryption:

@@ -22,6 +22,15 @@ class Deny(enum.StrEnum):
     """Its sender, a host of the network, is told: administratively prohibited."""
 
 
+class Replies(enum.StrEnum):
+    """What comes back to a network's hosts, or goes out from them, as a reply."""
+
+    STATEFUL = "stateful"
+    """Its edges let pass what answers a request that they have seen, while that is alive."""
+    STATELESS = "stateless"
+    """Whatever could be a reply: from the service's ports, opening nothing."""
+
+
 class Encryption(enum.StrEnum):
     NONE = "none"
     WIREGUARD = "wireguard"

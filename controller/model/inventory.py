@@ -2,7 +2,7 @@
 
 import msgspec
 
-from controller.model.intent import Deny, Ports, Trust, Value
+from controller.model.intent import Deny, Ports, Replies, Trust, Value
 
 DEFAULT_COST = 10
 """Of a link, or of a neighbour's carrying, where nothing is said: what a link costs in IS-IS (ISO 10589)."""
@@ -52,6 +52,7 @@ class Network(Value, frozen=True, kw_only=True):
     gateways: tuple[str, ...] = ()
     trust: Trust = Trust.OWN
     deny: Deny = Deny.DROP
+    replies: Replies = Replies.STATEFUL
     labels: tuple[tuple[str, str], ...] = ()
     attachments: tuple[Attachment, ...] = ()
     tenants: tuple[str, ...] = ()

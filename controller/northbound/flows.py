@@ -83,6 +83,7 @@ def _sighting(record: FlowRecord, owners: dict[int, str]) -> _Sighting:
     if record.l4_class in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY):
         # A host may be pinged and ping at once: requests and their replies are a flow, whichever address is lower.
         asked = record.l4_class == L4Class.ECHO_REQUEST
+        source, destination = (record.source_address, 0), (record.destination_address, 0)  # whatever the identifiers
         ends = (source, destination) if asked else (destination, source)
         flow = _Flow(owners.get(record.leg, ""), record.protocol, "echo", *ends)
         return _Sighting(flow, asked, record)

@@ -112,7 +112,8 @@ class Fragments:
             if not known.take(*place, is_last=not ip.more_fragments):
                 return REFUSED
             self.events[PipelineEvent.FRAGMENT_FOLLOWED] += 1
-            return Followed(replace(ip, protocol=known.protocol), known.transport, known.is_cut)
+            transport = replace(known.transport, tcp_flags=0)  # which only the first has
+            return Followed(replace(ip, protocol=known.protocol), transport, known.is_cut)
         if transport is None:
             return NOTHING_TO_FOLLOW
         way = self._counts[share] % FRAGMENT_WAYS

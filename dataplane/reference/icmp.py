@@ -92,7 +92,9 @@ def answered_by(ip: Ip) -> Answer | None:
     if kind == L4Class.ICMP_ERROR:
         return None
     ports = 0, 0
-    if quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+    if kind in ANSWERING:
+        ports = (int.from_bytes(header[4:6]),) * 2
+    elif quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
         ports = int.from_bytes(header[2:4]), int.from_bytes(header[:2])
     transport = Transport(ANSWERING.get(kind, kind), *ports)
     return Answer(quoted.destination, quoted.source, quoted.protocol, transport)

@@ -25,7 +25,9 @@ EXTENSIONS = (0, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AH, 60, 135, 139,
 """Extension headers of IPv6 whose end can be seen: RFC 7045 §4, without ESP and what is for experiments."""
 UPPER_LAYERS = (PROTOCOL_IPV4, 33, PROTOCOL_IPV6, 47, 89, 103, 115, 132, 136)
 """Of IPv6, beside TCP, UDP and ICMP: DCCP, GRE, OSPF, PIM, L2TP, SCTP, UDP-Lite. Others could be extension headers."""
+TCP_FIN = 0x01
 TCP_SYN = 0x02
+TCP_RST = 0x04
 TCP_ACK = 0x10
 MAPPED = 0xFFFF << 32
 """::ffff:0:0/96: IPv4 addresses as keys."""
@@ -240,7 +242,9 @@ def _is_global_unicast(version: int, address: int) -> bool:
 class Transport:
     l4_class: L4Class
     source_port: int
+    """Of echo both ports are the identifier."""
     destination_port: int
+    tcp_flags: int = 0
 
 
 def parse_transport(ip: Ip) -> Transport | Drop:
@@ -252,11 +256,22 @@ def parse_transport(ip: Ip) -> Transport | Drop:
     if ip.protocol == PROTOCOL_TCP:
         if len(header) < 20 or not 20 <= (header[12] >> 4) * 4 <= len(header):
             return incomplete
-        opens = header[13] & (TCP_SYN | TCP_ACK) == TCP_SYN
-        return _with_ports(L4Class.TCP_OPEN if opens else L4Class.TCP, header)
+        return _with_ports(_tcp_class(header[13]), header, header[13])
     if ip.protocol in (PROTOCOL_UDP, ip.icmp_protocol) and len(header) < 8:
         return incomplete
-    return _with_ports(L4Class.UDP, header) if ip.protocol == PROTOCOL_UDP else Transport(l4_class(ip), 0, 0)
+    kind = l4_class(ip)
+    if kind in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY):
+        identifier = int.from_bytes(header[4:6])
+        return Transport(kind, identifier, identifier)
+    return _with_ports(kind, header) if ip.protocol == PROTOCOL_UDP else Transport(kind, 0, 0)
+
+
+def _tcp_class(flags: int) -> L4Class:
+    """Flags that mean nothing are none of TCP's (RFC 9293 §3.10.7)."""
+    if flags & (TCP_SYN | TCP_ACK) == TCP_SYN:
+        return L4Class.UNCLASSIFIED if flags & (TCP_FIN | TCP_RST) else L4Class.TCP_OPEN
+    means_something = flags & (TCP_ACK | TCP_RST) and flags & (TCP_SYN | TCP_FIN) != TCP_SYN | TCP_FIN
+    return L4Class.TCP if means_something else L4Class.UNCLASSIFIED
 
 
 def l4_class(ip: Ip) -> L4Class:
@@ -272,8 +287,8 @@ def l4_class(ip: Ip) -> L4Class:
     return L4Class.OTHER if ip.protocol in UPPER_LAYERS else L4Class.UNCLASSIFIED
 
 
-def _with_ports(l4_class: L4Class, header: bytes) -> Transport:
-    return Transport(l4_class, int.from_bytes(header[:2]), int.from_bytes(header[2:4]))
+def _with_ports(l4_class: L4Class, header: bytes, tcp_flags: int = 0) -> Transport:
+    return Transport(l4_class, int.from_bytes(header[:2]), int.from_bytes(header[2:4]), tcp_flags)
 
 
 def _icmp_class(version: int, icmp_type: int) -> L4Class:

@@ -19,7 +19,8 @@ from dataplane.reasons import (
     PipelineEvent,
 )
 from dataplane.reference import icmp, neighbor, srv6
-from dataplane.reference.flow import FlowKey, Flows, resolve
+from dataplane.reference.conversation import Asking
+from dataplane.reference.flow import FlowKey, Flows
 from dataplane.reference.fragment import Fragments, cut
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
@@ -304,7 +305,7 @@ class Pipeline:
         if transport.l4_class == L4Class.ICMP_ERROR:
             leg = self._judge_error(arrival, ip)
         else:
-            leg = self.flows.leg(arrival.context, arrival.port, ip, transport)
+            leg = self.flows.leg(arrival.context, arrival.port, ip, transport, arrival.now_boottime_s)
         if isinstance(leg, Drop):
             return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
         return self._steer(arrival, ip, transport, leg, behind_cut=behind_cut)
@@ -317,7 +318,7 @@ class Pipeline:
         is_gateways = arrival.decapsulated and ip.source == self._gateway_ahead(arrival.context, ip)
         if about.source != ip.source and not is_gateways:
             return Drop(DropReason.ICMP_ERROR_REFUSED)
-        return self.flows.uncached_leg(arrival.context, arrival.port, about, len(ip.data))
+        return self.flows.uncached_leg(arrival.context, arrival.port, about, len(ip.data), arrival.now_boottime_s)
 
     def _steer(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool = False) -> Verdict:
         if self._is_expired(leg, arrival):
@@ -407,7 +408,7 @@ class Pipeline:
             return Drop(reason)
         if not leg:
             back = FlowKey(arrival.context, ip.destination, ip.source, ip.icmp_protocol, 0, 0, L4Class.ICMP_ERROR)
-            leg = resolve(self.tables, back, 0)
+            leg = self.flows.resolve(back, 0, Asking(changes=False), arrival.now_boottime_s)
         steer = None if isinstance(leg, Drop) else self.tables.look_up("steer", leg=leg)
         if isinstance(leg, Drop) or steer is None or steer.name != "encapsulate" or self._is_expired(leg, arrival):
             return Drop(reason)

@@ -10,6 +10,7 @@ from vectors import (
     node,
     permits,
     quotes,
+    replies,
     segments,
     stations,
     trimmed,
@@ -27,6 +28,7 @@ VECTORS: tuple[Vector, ...] = (
     *extensions.VECTORS,
     *quotes.VECTORS,
     *trimmed.VECTORS,
+    *replies.VECTORS,
 )
 
 

@@ -72,11 +72,16 @@ def port_class(side: str, protocol: int, low: int, high: int, number: int, prior
 
 
 def policy(context: int, priority: int, action: str, value: int, **key: tuple[int, int]) -> TableEntry:
-    """`permit` a leg, or `drop` with a reason. `key` is value and mask by field."""
+    """`permit` a leg, also as a request or reply that is remembered in network 1, or `drop` with a reason.
+
+    `key` is value and mask by field.
+    """
     order = ("source_group", "destination_group", "l4_class", "source_port_class", "destination_port_class")
     fields = tuple(FieldMatch(name, key[name][0], mask=key[name][1]) for name in order if name in key)
-    param = ("leg" if action == "permit" else "reason", value)
-    return TableEntry("flow_policy", (FieldMatch("context", context), *fields), action, (param,), priority)
+    remembers = action in ("permit_request", "permit_reply")
+    param = ("reason" if action == "drop" else "leg", value)
+    params = (param, ("network", 1)) if remembers else (param,)
+    return TableEntry("flow_policy", (FieldMatch("context", context), *fields), action, params, priority)
 
 
 def lease(leg: int, boottime_s: int) -> TableEntry:

@@ -126,9 +126,9 @@ def _policies(rng: random.Random) -> list[TableEntry]:
     for context in CONTEXTS:
         for priority in _priorities(rng, 8):
             chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
-            permits = rng.random() < 0.8
-            value = rng.choice(LEGS if permits else REASONS)
-            found.append(entries.policy(context, priority, "permit" if permits else "drop", value, **chosen))
+            action = rng.choice(("permit", "permit", "permit_request", "permit_reply", "drop"))
+            value = rng.choice(REASONS if action == "drop" else LEGS)
+            found.append(entries.policy(context, priority, action, value, **chosen))
         if rng.random() < 0.8:
             found.append(entries.policy(context, 1, "permit", rng.choice(LEGS)))
     return found
