@@ -1,0 +1,37 @@
+//  policy class, groups, L4 class, port classes ──▶ permit (forwarding class) │ drop (reason), by priority
+// What is denied is counted for the policy class. State of flows (replies that answer something) is XDP's.
+
+control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t way, inout verdict_t verdict) {
+    @id(0x12000003) counter(POLICY_CLASSES, CounterType.packets_and_bytes) policy_class_counter;
+
+    @id(0x0100000e)
+    action permit(@id(1) @refers_to(steer, forwarding_class) @refers_to(lease, forwarding_class)
+                  forwarding_class_t forwarding_class) {
+        way.is_permitted = 1;
+        way.forwarding_class = forwarding_class;
+    }
+
+    @id(0x02000009)
+    table flow_policy {
+        key = {
+            arrival.policy_class        : exact   @id(1) @name("policy_class");
+            flow.source_group           : ternary @id(2) @name("source_group");
+            flow.destination_group      : ternary @id(3) @name("destination_group");
+            ip.l4_class                 : ternary @id(4) @name("l4_class");
+            flow.source_port_class      : ternary @id(5) @name("source_port_class");
+            flow.destination_port_class : ternary @id(6) @name("destination_port_class");
+        }
+        actions = { permit; drop(verdict); }
+        const default_action = drop(verdict, DROP_NOT_PERMITTED);
+        size = FLOW_POLICIES;
+    }
+
+    apply {
+        if (verdict.is_final == 0 && arrival.vrf != FABRIC_VRF) {
+            flow_policy.apply();
+            if (verdict.is_final == 1) {
+                policy_class_counter.count((bit<32>)arrival.policy_class);
+            }
+        }
+    }
+}
