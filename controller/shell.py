@@ -121,6 +121,10 @@ class Shell(Reading):
     def queued(self) -> int:
         return self._queue.qsize()
 
+    async def quiet(self) -> None:
+        """Until all that came has been stepped and stored, and has had its effects."""
+        await self._queue.join()
+
     # ---- the loop
 
     async def run(self, neighbours: Neighbours, targets: Targets) -> None:
@@ -145,6 +149,8 @@ class Shell(Reading):
                     await self._turn(items, neighbours, targets)
                 except NoSpace as error:
                     await self._wait_for_room(items, error, neighbours, targets)
+                for _ in items:
+                    self._queue.task_done()
 
     async def _wait_for_room(
         self, items: Sequence[_Item], error: NoSpace, neighbours: Neighbours, targets: Targets
@@ -157,6 +163,7 @@ class Shell(Reading):
             await asyncio.sleep(FULL_S)
             while not self._queue.empty() and len(kept) < QUEUE_MAX:
                 kept += self._refused([self._queue.get_nowait()], error)
+                self._queue.task_done()
             try:
                 await self._journal.commit((Record(kind="Counter", name="start", content=starts),))
                 while kept:

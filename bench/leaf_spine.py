@@ -1,0 +1,246 @@
+"""A whole controller in this process, for a domain of leaves and spines whose nodes do at once what they are told.
+
+The shell, the core, the store (on disk) and the history are the real ones. Not there: REST, P4Runtime, other domains.
+What the core hands to a node's session is taken and confirmed; so work that only a session does (encoding, writing) is
+not counted.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller import reconcile
+from controller.language.policy import parse_policy
+from controller.model.agreement import Envelope
+from controller.model.course import Stage
+from controller.model.event import Applied, NodeDescribed, NodeSynced, SyncNode
+from controller.model.intent import Ports, Value
+from controller.model.inventory import Attachment, Domain, Link, LinkEnd, Network, Node, Service
+from controller.shell import Shell
+from controller.store.sqlite import SqliteStore
+from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
+
+OWN = "shop"
+CUSTOMERS, SERVICES = f"{OWN}/customers", f"{OWN}/services"
+FIRST_HOST_PORT = 100
+
+
+class Size(msgspec.Struct, frozen=True):
+    leaves: int
+    spines: int
+    hosts: int
+    """Half of them customers, half of them services."""
+
+
+class Keys:
+    """Of a domain that has no neighbours."""
+
+    public_key = "A" * 43 + "="
+
+    def sign(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def verify(self, domain_key: str, data: bytes, signature: bytes) -> bool:
+        raise NotImplementedError
+
+
+def inventory(size: Size) -> tuple[Applied, ...]:
+    values: list[Value] = [Domain(name=OWN, sid_block="5f00:1::/32", own=True, key=Keys.public_key)]
+    for number, (name, role) in enumerate(_nodes(size), 1):
+        values.append(Node(name=name, role=role, locator=f"5f00:1:{number:x}::/48", agent=f"unix:/run/{name}"))
+    for leaf in range(size.leaves):
+        for spine in range(size.spines):
+            a, b = LinkEnd(node=f"leaf{leaf}", port=spine + 1), LinkEnd(node=f"spine{spine}", port=leaf + 1)
+            values.append(
+                Link(name=link_name(leaf, spine), a=a, b=b, delay_us=100, rate_bps=10**10, loss_percent=0.0, mtu=9000)
+            )
+    half = size.hosts // 2
+    for network, block, first in ((CUSTOMERS, 10, 0), (SERVICES, 11, half)):
+        attachments = tuple(
+            Attachment(
+                name=f"h{host}",
+                node=f"leaf{host % size.leaves}",
+                port=FIRST_HOST_PORT + host // size.leaves,
+                addresses=(_address(block, host),),
+                labels=(("app", f"h{host}"),),
+            )
+            for host in range(first, first + half)
+        )
+        gateways = (f"{block}.255.255.254",)
+        values.append(
+            Network(
+                name=network,
+                prefixes=(f"{block}.0.0.0/8",),
+                gateways=gateways,
+                attachments=attachments,
+                tenants=("bench",),
+            )
+        )
+    for host in range(half, 2 * half):
+        ports = (Ports(protocol="tcp", first=443, last=443),)
+        name = f"{SERVICES}/s{host - half}"
+        values.append(Service(name=name, addresses=(_address(11, host),), ports=ports, tenants=("*",)))
+    return tuple(Applied(kind=type(value).__name__, content=msgspec.json.encode(value)) for value in values)
+
+
+def intent(size: Size, number: int) -> dict[str, Any]:
+    """The manifest of one customer that reaches one service; each number is another pair."""
+    half = size.hosts // 2
+    customer, lap = number % half, number // half
+    service = (customer * 7 + lap) % half
+    allow = {"from": {"network": CUSTOMERS, "select": {"app": f"h{customer}"}}, "to": f"{SERVICES}/s{service}"}
+    return {
+        "apiVersion": "netstitch/v1",
+        "kind": "Intent",
+        "metadata": {"name": f"i{number}", "tenant": "bench"},
+        "spec": {"allow": [allow]},
+    }
+
+
+def link_name(leaf: int, spine: int) -> str:
+    return f"leaf{leaf}-spine{spine}"
+
+
+def _nodes(size: Size) -> list[tuple[str, str]]:
+    leaves = [(f"leaf{number}", "edge") for number in range(size.leaves)]
+    return leaves + [(f"spine{number}", "transit") for number in range(size.spines)]
+
+
+def _address(block: int, host: int) -> str:
+    return f"{block}.0.{host // 250}.{host % 250 + 1}"
+
+
+class Nodes:
+    """The southbound of a controller whose nodes confirm at once whatever they are told."""
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cut: set[str] = set()
+        self._names = [name for name, _ in _nodes(size)]
+        self.shell: Shell
+        self.syncs = 0
+        self.sent_s = 0.0
+        """CPU time of this process when a node was last told something."""
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    async def reported(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    def connect(self, node: str, agent: str) -> None:
+        self._report(NodeDescribed(node=node, description=self._description(node)))
+
+    def disconnect(self, node: str) -> None:
+        raise NotImplementedError
+
+    def sync(self, wanted: SyncNode) -> None:
+        self.syncs += not wanted.audit
+        self.sent_s = time.process_time()
+        self._report(NodeSynced(node=wanted.node, generation=wanted.generation, writes=1))
+
+    def cut(self, leaf: int, spine: int) -> None:
+        self._cut.add(link_name(leaf, spine))
+        for node in (f"leaf{leaf}", f"spine{spine}"):
+            self.connect(node, "")
+
+    def _report(self, event: NodeDescribed | NodeSynced) -> None:
+        task = asyncio.get_running_loop().create_task(self.shell.report(event))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _description(self, node: str) -> NodeDescription:
+        number = self._names.index(node) + 1
+        if node.startswith("leaf"):
+            leaf = int(node.removeprefix("leaf"))
+            links = {spine + 1: link_name(leaf, spine) for spine in range(self._size.spines)}
+            hosts = range(FIRST_HOST_PORT, FIRST_HOST_PORT + math.ceil(self._size.hosts / self._size.leaves))
+        else:
+            spine = int(node.removeprefix("spine"))
+            links = {leaf + 1: link_name(leaf, spine) for leaf in range(self._size.leaves)}
+            hosts = range(0)
+        roles = dict.fromkeys(links, PortRole.FABRIC) | dict.fromkeys(hosts, PortRole.ATTACHMENT)
+        return NodeDescription(
+            name=node,
+            software="bench",
+            wireguard="none",
+            boot_epoch_s=1_700_000_000,
+            layout="bench",
+            ports=tuple(
+                PortStatus(
+                    number=port,
+                    interface=f"p{port}",
+                    role=role,
+                    mac=f"02:00:{number >> 8:02x}:{number & 255:02x}:{port >> 8:02x}:{port & 255:02x}",
+                    mtu=9000,
+                    carrier=links.get(port) not in self._cut,
+                )
+                for port, role in roles.items()
+            ),
+            borders=(),
+            host_state=HostState(),
+        )
+
+
+class NoNeighbours:
+    def set_domains(self, domains: Mapping[str, Domain]) -> None:
+        """There are none."""
+
+    def send(self, peer: str, message_id: str, message: Envelope) -> None:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def controller(size: Size, directory: Path) -> AsyncIterator[tuple[Shell, Nodes]]:
+    """Its inventory is applied, and its nodes are there."""
+    store = await SqliteStore.open(directory / "store.sqlite")
+    try:
+        policy = parse_policy("accept: []\n", "policy.yaml")
+        state, effects = reconcile.initial((), OWN, policy)
+        nodes = Nodes(size)
+        shell = Shell(state, effects, journal=store, keys=Keys(), log=_no_log)
+        nodes.shell = shell
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(shell.run(NoNeighbours(), nodes))
+            answer = await shell.apply_values(inventory(size))
+            if answer.problems or answer.conflict:
+                raise RuntimeError(str(answer))
+            await settled(shell, nodes)
+            yield shell, nodes
+            running.cancel()
+    finally:
+        await store.close()
+
+
+async def settled(shell: Shell, nodes: Nodes) -> None:
+    """Until all that was told is confirmed and nothing is awaited."""
+    while True:
+        await nodes.reported()
+        await shell.quiet()
+        if not nodes.busy and not shell.state.awaiting:
+            return
+
+
+async def apply(shell: Shell, nodes: Nodes, manifests: Sequence[dict[str, Any]]) -> None:
+    """Until they are active."""
+    answer = await shell.apply(list(manifests), dry_run=False)
+    if answer.problems or answer.conflict:
+        raise RuntimeError(f"{answer.conflict} {answer.problems[:3]}")
+    await settled(shell, nodes)
+    for manifest in manifests:
+        undertaking = shell.state.undertakings[manifest["metadata"]["name"]]
+        courses = [shell.state.courses.get(errand.plan) for errand in undertaking.errands]
+        if not all(course is not None and course.stage == Stage.ACTIVE for course in courses):
+            raise RuntimeError(f"{manifest['metadata']['name']} is not active: {undertaking.errands}")
+
+
+def _no_log(level: str, event: str, fields: Mapping[str, str]) -> None:
+    """A log costs what its receiver does with it."""
