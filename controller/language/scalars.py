@@ -146,6 +146,8 @@ def print_duration(seconds: int) -> str:
 
 def _time(text: str) -> int:
     try:
+        if not (text.isascii() and text.isprintable()):  # it would let a last NUL pass
+            raise ValueError
         time = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"{text[:40]!r} is no time") from error
@@ -211,7 +213,7 @@ ENDPOINT = Scalar(expected="host:port such as 127.0.0.1:7001", make=_endpoint)
 
 
 def _agent(text: str) -> str:
-    if text.startswith("unix:/") and len(text) < 120 and text.isprintable():
+    if text.startswith("unix:/") and len(text) < 120 and text.isprintable() and text == text.strip():
         return text
     return _endpoint(text)
 

@@ -5,6 +5,7 @@ import base64
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 
@@ -15,7 +16,8 @@ def subject(domain: str) -> x509.Name:
 def misfit(root_pem: str, domain: str, key: str) -> str:
     """Why this is not the root certificate of `domain` and of its Ed25519 `key` (base64); empty: it is.
 
-    The name matters too: TLS looks roots up by it, so a root under another domain's name would lock that one out.
+    The name matters too: TLS looks roots up by it, so a root under another domain's name would lock that one out. And
+    it is alone, since TLS believes whatever stands in the same text: nothing is before or behind it but white space.
     """
     try:
         root = x509.load_pem_x509_certificate(root_pem.encode())
@@ -23,6 +25,8 @@ def misfit(root_pem: str, domain: str, key: str) -> str:
         public_key = root.public_key()
     except (ValueError, TypeError, InvalidSignature):
         return "`certificate` is no self-signed certificate in PEM"
+    if root.public_bytes(Encoding.PEM).decode().split() != root_pem.split():
+        return "`certificate` is more than one certificate in PEM: leave out what stands before and behind it"
     pinned = isinstance(public_key, ed25519.Ed25519PublicKey) and (
         base64.b64encode(public_key.public_bytes_raw()).decode() == key
     )

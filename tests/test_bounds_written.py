@@ -1,0 +1,227 @@
+"""Every field of manifests, policies and plugins' answers, at and beyond its bounds: read, or refused with a reason."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from controller.language import manifest
+from controller.language.fault import Fault, ManifestInvalid
+from controller.language.manifest import API_VERSION, KINDS
+from controller.language.policy import POLICY, parse_policy
+from controller.language.rule import THEN
+from controller.language.shape import Fields, Scalar, Shape
+from controller.plugin_process import PluginFailed
+from controller.plugins import REASON_LENGTH, _read_judgement, _read_then
+from tests.beyond_written import FULL_WIDTH, WRONG, Path, at, beyond, changed, places, showing, within, without
+from tests.simulator import World
+
+KEY = base64.b64encode(bytes(32)).decode()
+WHO = {"network": "shop/customer-x", "select": {"app": "web"}, "prefixes": ["10.1.0.0/28"]}
+FLOW = {"from": WHO, "to": "insight/analytics", "ports": ["tcp/443"]}
+REQUIRE = {
+    "latency_ms": {"max": 20}, "bandwidth_mbps": {"min": 10}, "loss_percent": {"max": 1}, "encryption": "wireguard",
+    "disjoint": "node", "trust": {"min": "partner"}, "avoid": {"domains": ["a"], "labels": {"pci": "true"}},
+}  # fmt: skip
+PREFER = {"cost": "low", "latency": "low"}
+DO = {"require": REQUIRE, "prefer": PREFER, "via": ["firewall"], "forbid": ["traffic"], "class": "gold", "dscp": "EF"}
+INTENT = {
+    "allow": [FLOW], "via": ["firewall"], "require": REQUIRE, "prefer": PREFER, "on_violation": "stop", "priority": 7,
+    "class": "gold", "overrides": ["other"], "lease": {"for": "1h"}, "tests": [{"allow": FLOW}],
+}  # fmt: skip
+LINK = {
+    "a": {"node": "n1", "port": 1}, "b": {"node": "n2", "port": 2}, "delay_ms": 1.5, "rate_mbit": 10,
+    "loss_percent": 0.5, "mtu": 1500, "trust": "own", "srlg": ["duct"], "cost": 5,
+}  # fmt: skip
+NETWORK = {
+    "prefixes": ["10.1.0.0/24", "2001:db8:1::/64"], "gateways": ["10.1.0.1"], "trust": "own", "deny": "reject",
+    "replies": "stateless", "tenants": ["customer-x"],
+    "attachments": [
+        {"name": "cx1", "node": "se1", "port": 1, "addresses": ["10.1.0.11"], "labels": {"app": "web"}}
+    ],
+}  # fmt: skip
+
+
+def domain() -> dict[str, Any]:
+    keys = World().controllers["transit"].keys
+    return {
+        "key": keys.public, "certificate": keys.certificate, "endpoint": "127.0.0.1:7001", "sid_block": "5f00:2::/32",
+        "trust": "partner", "reach": [{"domain": "insight", "latency_ms": 5, "trust": "own", "cost": 3}],
+    }  # fmt: skip
+
+
+def written(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec}
+
+
+LINK_OUT = {name: value for name, value in LINK.items() if name != "b"}
+LINK_OUT |= {"a": {"node": "n1", "border": "b1"}, "domain": "transit"}
+SERVICE = {"addresses": ["10.1.0.11"], "ports": ["tcp/80"], "tenants": ["*"]}
+LABELS = {"labels": {"app": "web"}}
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "Intent": [
+        written("Intent", "order", INTENT, tenant="customer-x", **LABELS),
+        written("Intent", "order", {"isolate": WHO, "lease": {"until": "2030-01-31T12:00:00Z"}}, tenant="customer-x"),
+        written("Intent", "order", {"isolate": "shop/customer-x", "tests": [{"deny": FLOW}]}, tenant="customer-x"),
+        written("Intent", "order", INTENT | {"allow": [FLOW | {"from": "shop/a app=b"}]}, tenant="customer-x"),
+    ],
+    "Rule": [
+        written("Rule", "r", {"when": '"pci=true" in source.labels', "then": DO, "priority": 7, "explain": "it is so"})
+    ],
+    "Network": [written("Network", "shop/customer-x", NETWORK, **LABELS)],
+    "Service": [written("Service", "shop/customer-x/web", SERVICE, **LABELS)],
+    "Node": [written("Node", "se1", {"role": "edge", "locator": "5f00:1:1::/48", "agent": "unix:/run/a.sock"})],
+    "Link": [written("Link", "l", LINK), written("Link", "l", LINK_OUT)],
+    "Domain": [
+        written("Domain", "transit", domain()),
+        written("Domain", "shop", {"self": True, "sid_block": "5f00:1::/32"}),
+    ],
+}
+NEVER: dict[str, list[Any]] = {"Link": [written("Link", "l", LINK | {"b": {"node": "n1", "border": "b1"}})]}
+"""What is refused whatever stands there, in places that the form has all the same."""
+SOURCES = {"prefixes": [{"prefix": "10.0.0.0/8", "ge": 16, "le": 24}], "max_prefixes": 10, "max_flows": 5}
+POLICIES = [
+    {
+        "accept": [
+            {
+                "from": "shop", "source": "shop/*", "to": "insight/analytics/*", "ports": ["tcp/443"],
+                "encryption": "wireguard", "direct": True, "dscp": ["EF"], **SOURCES,
+            }
+        ],
+        "transit": [
+            {"from": "shop", "to": "*", "encryption": "none", "max_lease_s": 3600, "dscp": ["AF41"], **SOURCES}
+        ],
+        "neighbour": {"max_agreements": 5, "max_share": 10},
+        "offer": {"lease_s": 3600},
+    }
+]  # fmt: skip
+
+
+def _document(kind: str) -> Fields:
+    return manifest._DOCUMENTS[manifest.model_of(kind)]
+
+
+def read_objects(data: Any) -> None:
+    """As they come over the API, once JSON is decoded."""
+    applied, problems = manifest.read([data])
+    if problems:
+        assert all(one.message and one.path[:1] == (0,) for one in problems)
+        raise ManifestInvalid(tuple(Fault(file="", line=1, column=1, message=one.message) for one in problems))
+    assert applied
+
+
+def read_json(data: Any) -> None:
+    """As they come in a file, which may be JSON."""
+    manifest.parse(json.dumps(data))
+
+
+def read_policy(data: Any) -> None:
+    """An empty file is a policy: nothing is accepted."""
+    if data is None:
+        parse_policy("[]", "policy.yaml")
+    parse_policy(json.dumps(data), "policy.yaml")
+
+
+def read_then(data: Any) -> None:
+    """None is an answer: nothing is required."""
+    if data is None:
+        raise PluginFailed("nothing")
+    _read_then(data, "a plugin")
+
+
+Read = Callable[[Any], object]
+TOGETHER = ("ge", "le")
+"""What has to fit to what stands beside it."""
+FORMS: dict[str, tuple[Shape, list[Any], list[Read], type[Exception]]] = {
+    **{kind: (_document(kind), SAMPLES[kind], [read_objects, read_json], ManifestInvalid) for kind in KINDS},
+    "policy": (POLICY, POLICIES, [read_policy], ManifestInvalid),
+    "answer of a compiler": (THEN, [DO], [read_then], PluginFailed),
+}
+
+
+def cases(name: str) -> Iterator[tuple[Path, Any]]:
+    """With something that may not stand where it says."""
+    shape, samples, _, _ = FORMS[name]
+    for path, place in places(shape):
+        sample = showing([*samples, *NEVER.get(name, ())], path)
+        present = at(sample, path)
+        for value in beyond(place, present):
+            yield path, changed(sample, path, value)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_samples_are_read_and_have_every_place(name: str) -> None:
+    _, samples, readers, refusal = FORMS[name]
+    for sample in samples:
+        for read in readers:
+            read(sample)
+    for never in NEVER.get(name, ()):
+        for read in readers:
+            with pytest.raises(refusal):
+                read(never)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_beyond_is_refused_with_a_reason(name: str) -> None:
+    shape, _, readers, refusal = FORMS[name]
+    visited: Counter[Path] = Counter()
+    wrong = []
+    for path, data in cases(name):
+        visited[path] += 1
+        for read in readers:
+            try:
+                read(data)
+            except refusal as error:
+                wrong += [] if str(error) else [f"{read.__name__} {path}: no reason"]
+            except Exception as error:
+                wrong.append(f"{read.__name__} {path}: {type(error).__name__}: {error!s:.200}: {at(data, path)!r:.80}")
+            else:
+                wrong.append(f"{read.__name__} {path} was read: {at(data, path)!r:.80}")
+    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:50])
+    assert {path for path, _ in places(shape)} == visited.keys() and min(visited.values()) > 10
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_at_the_bounds_is_read_and_what_has_to_be_there_is_missed(name: str) -> None:
+    shape, samples, readers, refusal = FORMS[name]
+    for path, place in places(shape):
+        if isinstance(place, Scalar) and path[-1] not in TOGETHER:
+            try:
+                sample = showing(samples, path)
+            except AssertionError:
+                assert name in NEVER
+                continue
+            for value in within(place, at(sample, path)):
+                for read in readers:
+                    read(changed(sample, path, value))
+        for field in place.fields if isinstance(place, Fields) else ():
+            if place.fields[field].required:
+                lacking = without(showing([*samples, *NEVER.get(name, ())], (*path, field)), (*path, field))
+                for read in readers:
+                    with pytest.raises(refusal):
+                        read(lacking)
+
+
+def test_the_root_certificate_of_a_domain_is_alone() -> None:
+    """TLS would believe the second one too."""
+    sample = SAMPLES["Domain"][0]
+    other = World().controllers["insight"].keys.certificate
+    own = sample["spec"]["certificate"]
+    for text in (own + other, other + own, own + own, f"insight\n{own}", own + "\x00", own.replace("\n", "\n\n") + "x"):
+        _, problems = manifest.read([changed(sample, ("spec", "certificate"), text)])
+        assert problems and problems[0].path == (0, "spec", "certificate"), text
+    for text in (own.replace("\n", "\r\n"), f"\n{own}\n"):
+        assert not manifest.read([changed(sample, ("spec", "certificate"), text)])[1]
+
+
+@pytest.mark.parametrize("answer", [*WRONG, 1, ["a"], {"a": "b"}, " ", "a\rb"])
+def test_a_strategy_gives_a_reason_in_words_or_none(answer: object) -> None:
+    """Cut, since another domain reads it."""
+    if answer is None or answer == FULL_WIDTH or (isinstance(answer, str) and answer.startswith("aa")):
+        assert len(_read_judgement(answer, "p")) <= REASON_LENGTH
+        return
+    with pytest.raises(PluginFailed, match="nonsense"):
+        _read_judgement(answer, "p")
