@@ -94,7 +94,7 @@ class Branch(BaseModel):
 class Probe(BaseModel):
     """A packet that a host of this domain is to send."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     source: Annotated[str, Field(max_length=256, description="A host, `network/host` or `network/address`.")]
     destination: Annotated[str, Field(max_length=256, description="A service, host, `network/host` or address.")]
     protocol: Literal["", "tcp", "udp", "icmp"] = Field("", description="Empty: the service's first, or icmp.")
@@ -104,7 +104,7 @@ class Probe(BaseModel):
 class Crossing(BaseModel):
     """A packet that comes out of a neighbour's tunnel."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     border: Annotated[str, Field(max_length=256, description="Name of the inter-domain link.")]
     frame: Annotated[str, Field(pattern="^([0-9a-f][0-9a-f]){14,2048}$", description="Ethernet, hexadecimal.")]
 
@@ -178,10 +178,6 @@ class NewToken(BaseModel):
         return self
 
 
-BODIES: tuple[type[BaseModel], ...] = (Probe, Crossing, NewToken)
-"""Whose fields are known by name."""
-
-
 class CreatedToken(BaseModel):
     results: list[str]
     secret: str = Field(description="What the holder sends as bearer token. It is not stored and not shown again.")
@@ -203,8 +199,8 @@ class Manifest(BaseModel):
     """A manifest's content is checked by the controller, whose problems say where in it they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    apiVersion: Annotated[str, Field(examples=["netstitch/v1"])]  # noqa: N815
-    kind: Annotated[str, Field(examples=["Intent"])]
+    apiVersion: Annotated[str, Field(max_length=64, examples=["netstitch/v1"])]  # noqa: N815
+    kind: Annotated[str, Field(max_length=64, examples=["Intent"])]
     metadata: dict[str, Any]
     spec: dict[str, Any]
 
@@ -212,7 +208,7 @@ class Manifest(BaseModel):
 class AgreementEnd(BaseModel):
     """Why an agreement is ended; the other domains are told."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     reason: Annotated[str, Field(min_length=1, max_length=300)]
     hold_off_s: Annotated[int, Field(ge=0, le=86400, description="How long the same intent is not accepted again.")] = (
         900
@@ -220,11 +216,13 @@ class AgreementEnd(BaseModel):
 
 
 class Reference(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     kind: Annotated[str, Field(max_length=64, description="In the plural.", examples=["intents"])]
-    name: Annotated[str, Field(examples=["order-processing"])]
+    name: Annotated[str, Field(max_length=2000, examples=["order-processing"])]
 
 
+BODIES: tuple[type[BaseModel], ...] = (Probe, Crossing, NewToken, AgreementEnd, Reference)
+"""Whose fields are known by name."""
 References = Annotated[list[Reference], FailFast()]
 Manifests = TypeAdapter(Annotated[list[Manifest], FailFast()])
 

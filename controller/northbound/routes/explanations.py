@@ -19,7 +19,7 @@ def add_explanations(app: FastAPI) -> None:
     )
     def explain(
         controller: Seen,
-        kind: Annotated[str, Path(description="intents or entries.", examples=["intents"])],
+        kind: Annotated[str, Path(max_length=64, description="intents or entries.", examples=["intents"])],
         name: Name,
     ) -> Response:
         try:

@@ -9,10 +9,16 @@ from controller.northbound import schema
 from controller.northbound.guard import STREAM_TYPE
 from controller.northbound.scope import Scoped
 
-Kind = Annotated[str, Path(description="In the plural: intents, networks, ...", examples=["intents"])]
-Name = Annotated[str, Path(description="May contain slashes.", examples=["order-processing", "shop/customer-x"])]
-Since = Annotated[int | None, Query(ge=0, description="With watch: only what has changed after this revision; 410 where that is not known any more, then list again.")]  # fmt: skip # noqa: E501
-IfMatch = Annotated[str | None, Header(description='`"REVISION"`: only if nobody has changed it since; else 412, with what it is now. `*`: only if it is there.')]  # fmt: skip # noqa: E501
+NAME_MAX = 2000
+"""Characters of the name of an entry, which has all that it matches in it."""
+FILTER_MAX = 4000
+"""Characters of what a list is narrowed down by."""
+Kind = Annotated[str, Path(max_length=64, description="In the plural: intents, networks, ...", examples=["intents"])]
+Name = Annotated[
+    str, Path(max_length=NAME_MAX, description="May contain slashes.", examples=["order-processing", "shop/customer-x"])
+]
+Since = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="With watch: only what has changed after this revision; 410 where that is not known any more, then list again.")]  # fmt: skip # noqa: E501
+IfMatch = Annotated[str | None, Header(max_length=100, description='`"REVISION"`: only if nobody has changed it since; else 412, with what it is now. `*`: only if it is there.')]  # fmt: skip # noqa: E501
 REVISION = "netstitch-revision"
 PAGE_HEADERS = {
     REVISION: {"schema": {"type": "integer"}, "description": "From which on to watch what changes after this list."},

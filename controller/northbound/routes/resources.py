@@ -8,6 +8,7 @@ from controller.model.event import Problem
 from controller.northbound import lists, schema
 from controller.northbound.answers import as_json, invalid, not_found, unknown_kind
 from controller.northbound.routes.parameters import (
+    FILTER_MAX,
     ONE_HEADERS,
     PAGE_HEADERS,
     REVISION,
@@ -35,17 +36,27 @@ def add_resources(app: FastAPI) -> None:
         controller: Seen,
         kind: Kind,
         labels: Annotated[
-            str | None, Query(description="Only those with these labels: `app=web,tier!=2,pci,!old`.")
+            str | None,
+            Query(max_length=FILTER_MAX, description="Only those with these labels: `app=web,tier!=2,pci,!old`."),
         ] = None,
-        phase: Annotated[str | None, Query(description="Only those in this phase.", examples=["Active"])] = None,
-        tenant: Annotated[str | None, Query(description="Only this tenant's intents.")] = None,
+        phase: Annotated[
+            str | None, Query(max_length=64, description="Only those in this phase.", examples=["Active"])
+        ] = None,
+        tenant: Annotated[str | None, Query(max_length=64, description="Only this tenant's intents.")] = None,
         about: Annotated[
-            str | None, Query(description="Of events: only those about this.", examples=["intents/order-processing"])
+            str | None,
+            Query(
+                max_length=FILTER_MAX,
+                description="Of events: only those about this.",
+                examples=["intents/order-processing"],
+            ),
         ] = None,
         limit: Annotated[
             int | None, Query(ge=1, le=lists.LIMIT_MAX, description="At most so many; the header Link has the rest.")
         ] = None,
-        after: Annotated[str | None, Query(alias="continue", description="As the header Link has it.")] = None,
+        after: Annotated[
+            str | None, Query(max_length=FILTER_MAX, alias="continue", description="As the header Link has it.")
+        ] = None,
         watch: Watch = False,
         since: Since = None,
     ) -> Response:

@@ -33,7 +33,7 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
         responses={200: {"model": list[flows.FlowRow], "headers": FLOW_HEADERS}, **errors(400, 404)},
     )
     async def read_flows(
-        controller: Seen, intent: Annotated[str | None, Query(description="Only this intent's.")] = None
+        controller: Seen, intent: Annotated[str | None, Query(max_length=64, description="Only this intent's.")] = None
     ) -> Response:
         def concerns(owner: str) -> bool:
             return intent in (None, owner.removeprefix("intents/")) and (controller.whole or controller.concerns(owner))

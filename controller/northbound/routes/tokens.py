@@ -5,7 +5,7 @@ from fastapi import FastAPI, Response
 from controller.model.access import Role
 from controller.northbound import schema
 from controller.northbound.answers import as_json, outcome, refusal
-from controller.northbound.routes.parameters import Seen, errors
+from controller.northbound.routes.parameters import Name, Seen, errors
 from controller.northbound.tokens import Tokens
 
 
@@ -30,7 +30,7 @@ def add_tokens(app: FastAPI, tokens: Tokens) -> None:
         response_model=None,
         responses={200: {"model": schema.Resource}, **errors(404)},
     )
-    async def get_token(name: str) -> Response:
+    async def get_token(name: Name) -> Response:
         found = tokens.resource(name)
         return as_json(found) if found is not None else _no_token(name)
 
@@ -52,7 +52,7 @@ def add_tokens(app: FastAPI, tokens: Tokens) -> None:
         response_model=None,
         responses={200: {"model": schema.Results}, **errors(404, 409)},
     )
-    async def revoke_token(name: str) -> Response:
+    async def revoke_token(name: Name) -> Response:
         answer = await tokens.revoke(name)
         return _no_token(name) if answer.missing else outcome(answer)
 
