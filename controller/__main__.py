@@ -117,6 +117,7 @@ async def _serve(config: Config) -> None:
         allowed = policy.read()
         try:
             initial = reconcile.initial(records, config.domain, allowed)
+            history = History.load(records)
         except ValueError as error:
             raise StoreUnusable(f"{config.store}: {error}; use the netstitch that wrote it") from error
         async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:
@@ -129,7 +130,7 @@ async def _serve(config: Config) -> None:
                 log=_log_line,
                 plugins=asked,
                 policy=policy,
-                history=History.load(records),
+                history=history,
             )
             backups = Backups(store, config.store, partial(_check, config, policy))
             await _run(config, shell, identity, tokens, backups, began)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import msgspec
 from controller.errors import ConfigInvalid
 from dataplane.addressing import host_and_port
 
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9_])?")
+"""Of a domain or a user."""
+PATH_MAX = 4095
 SOCKET_PATH_MAX = 107
 """sun_path of unix(7), with its last zero."""
 
@@ -88,8 +92,11 @@ def load(path: Path) -> Config:
         config = msgspec.json.decode(path.read_bytes(), type=Config, dec_hook=_path)
     except OSError as exc:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
-    except msgspec.MsgspecError as exc:
-        raise ConfigInvalid(f"{path}: {exc}; see stitchd's manual for the fields") from exc
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise ConfigInvalid(f"{path}: {exc} (fields: docs/configuration.md)") from exc
+    for field, name in (("domain", config.domain), ("plugin_user", config.plugin_user)):
+        if not _NAME.fullmatch(name):
+            raise ConfigInvalid(f"{path}: `{field}` {name[:60]!r} is no name")
     for name in ("inventory", "policy", "store", "token_file", "key_dir", "tokens"):
         if (value := getattr(config, name)) is not None and not value.is_absolute():
             raise ConfigInvalid(f"{path}: `{name}` must be an absolute path, not {value}")
@@ -126,7 +133,10 @@ def _check_api(config: Config, path: Path) -> None:
 def listen(text: str, where: str) -> Listen:
     """`127.0.0.1:8080`, `[::1]:8080` or `unix:/run/netstitch/api.sock`. Raises ConfigInvalid."""
     if text.startswith("unix:"):
-        found = Path(text.removeprefix("unix:"))
+        try:
+            found = _path(Path, text.removeprefix("unix:"))
+        except ValueError as error:
+            raise ConfigInvalid(f"{where}: {error}") from error
         if not found.is_absolute() or len(os.fsencode(found)) > SOCKET_PATH_MAX:
             raise ConfigInvalid(f"{where} must be unix: and an absolute path of at most {SOCKET_PATH_MAX} bytes")
         return Listen(path=found)
@@ -160,7 +170,10 @@ def token(path: Path) -> str:
     return text
 
 
-def _path(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise NotImplementedError(f"{kind} from {value!r}")
+def _path(kind: type, value: object) -> Path:
+    """Raises ValueError, which msgspec tells with the field that it is of."""
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError("expected the path of a file")
+    if not value.isprintable() or len(value) > PATH_MAX:
+        raise ValueError(f"{value[:60]!r} is no path: it is too long, or has characters that do not print")
+    return Path(value)

@@ -51,7 +51,7 @@ class History:
             if record.kind == RECORD and record.content is not None:
                 try:
                     happenings.append(msgspec.json.decode(record.content, type=Happening))
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, RecursionError) as error:
                     raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
         return cls(happenings)
 

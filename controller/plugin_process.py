@@ -18,12 +18,15 @@ import msgspec
 
 from controller import plugin_cage, plugin_limits
 from controller.model.plugin import Plugin
+from dataplane.bounds import ManyWords
 
 START_S, DEADLINE_S = 20.0, 2.0
 """For a plugin to be loaded, and for each answer."""
 END_S, END_TRIES = 5.0, 500
 """For what was killed to be gone."""
 ANSWER_BYTES = 16 << 20
+ERROR_MAX = 1000
+"""Characters of what a plugin says why it failed."""
 USER = "nobody"
 NOTHING = Plugin(name="", group="", version="", origin="")
 """In whose place nothing is loaded: of use to see what would contain it."""
@@ -36,6 +39,22 @@ class PluginFailed(Exception):
 
 class TooSlow(PluginFailed):
     """It hung."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A line of a plugin's process."""
+
+    answer: Any = None
+    error: str | None = None
+    lacking: ManyWords = ()
+
+
+def read(line: bytes) -> Said:
+    """Raises ValueError where it is none."""
+    try:
+        return msgspec.json.decode(line, type=Said)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 class Worker:
@@ -96,18 +115,18 @@ class Worker:
             )
         self._streams = await asyncio.open_connection(sock=ours, limit=ANSWER_BYTES)
         said = await self._line(None, self._start_s, "to be contained")
-        self.lacking = tuple(map(str, said.get("lacking", ())))
+        self.lacking = said.lacking
 
     async def _answer(self, arguments: Mapping[str, object] | None, deadline_s: float, what: str) -> Any:
         """`arguments` None: only waits until it is loaded."""
-        outcome = await self._line(arguments, deadline_s, what)
-        if "error" in outcome:
+        said = await self._line(arguments, deadline_s, what)
+        if said.error is not None:
             if arguments is None:
                 await self._kill()
-            raise PluginFailed(f"{self._name} {outcome['error']}")
-        return outcome.get("answer")
+            raise PluginFailed(f"{self._name} {said.error[:ERROR_MAX]}")
+        return said.answer
 
-    async def _line(self, arguments: Mapping[str, object] | None, deadline_s: float, what: str) -> dict[str, Any]:
+    async def _line(self, arguments: Mapping[str, object] | None, deadline_s: float, what: str) -> Said:
         if self._streams is None:
             raise PluginFailed(f"{self._name} has no process")
         reader, writer = self._streams
@@ -130,8 +149,8 @@ class Worker:
             status = await self._kill()
             raise PluginFailed(f"{self._name} ended by itself (status {status})")
         try:
-            return msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.MsgspecError as exc:
+            return read(line)
+        except ValueError as exc:
             await self._kill()
             raise PluginFailed(f"{self._name} answered no JSON: {exc}") from exc
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from dataplane.host_api import AgentConfig
 _Value = TypeVar("_Value", int, str)
 _INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")
 """Name of an interface: at most IFNAMSIZ - 1 characters that can be seen, and none that ends a name somewhere."""
+TEXT_MAX = 4095
+"""Of a path (PATH_MAX of the kernel, with its last zero)."""
 _LARGEST_CACHE = 1 << 22
 
 
@@ -28,17 +31,25 @@ def load(path: Path) -> AgentConfig:
         raise RequestInvalid(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise RequestInvalid(f"{path}: {error} (fields: docs/configuration.md)") from error
-    wrong = list(_faults(config))
-    if wrong:
+    if wrong := [*_strange(msgspec.to_builtins(config), ""), *_faults(config)]:
         raise RequestInvalid(f"{path}: " + "; ".join(wrong))
     return config
+
+
+def _strange(value: object, place: str) -> Iterator[str]:
+    """Texts of a configuration that are too long, or have what does not print in them."""
+    if isinstance(value, str) and not (value.isprintable() and len(value) <= TEXT_MAX):
+        yield f"{place}: {value[:60]!r} is too long, or has characters that do not print"
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, one in inner:
+        yield from _strange(one, f"{place}.{name}".lstrip("."))
 
 
 def _faults(config: AgentConfig) -> list[str]:
     numbers = [port.number for port in config.ports] + [border.port for border in config.borders]
     interfaces = [port.interface for port in config.ports]
     names = [border.name for border in config.borders]
-    faults = [] if config.name and "/" not in config.name else [f"name {config.name!r} has a slash or is empty"]
+    faults = [] if config.name and "/" not in config.name else [f"name {config.name[:60]!r} has a slash or is empty"]
     faults += [f"port number {number} is not in 1..{LARGEST_PORT}" for number in numbers if not _is_port(number)]
     faults += [f"port number {number} is used twice" for number in _repeated(numbers)]
     faults += [f"interface {name} is two ports" for name in _repeated(interfaces)]

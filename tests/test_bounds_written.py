@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from controller import plugin_process
+from controller.cli.front_ends import Row, documents
 from controller.language import manifest
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.manifest import API_VERSION, KINDS
@@ -16,7 +19,7 @@ from controller.language.rule import THEN
 from controller.language.shape import Fields, Scalar, Shape
 from controller.plugin_process import PluginFailed
 from controller.plugins import REASON_LENGTH, _read_judgement, _read_then
-from tests.beyond_written import FULL_WIDTH, WRONG, Path, at, beyond, changed, places, showing, within, without
+from tests.beyond_written import FULL_WIDTH, HUGE, WRONG, Path, at, beyond, changed, places, showing, within, without
 from tests.simulator import World
 
 KEY = base64.b64encode(bytes(32)).decode()
@@ -225,3 +228,33 @@ def test_a_strategy_gives_a_reason_in_words_or_none(answer: object) -> None:
         return
     with pytest.raises(PluginFailed, match="nonsense"):
         _read_judgement(answer, "p")
+
+
+LINES = (
+    b"", b"\n", b"\x00", b"\xff", b"[" * 100_000, b'{"answer":' * 100_000, b"5", b"[]", b'"a"', b'{"answer":1', b"null",
+    b'{"error": 5}', b'{"lacking": 5}', b'{"lacking": [5]}', b'{"answer": "\\ud800"}',
+    b'{"answer": ' + b"1" * 5000 + b"}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_a_plugin_s_process_that_is_none_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        plugin_process.read(line)
+
+
+def test_what_a_front_end_gives_is_read_or_refused_at_its_line() -> None:
+    """As `FORMS`, but that the plugin says where each manifest stands."""
+    network = SAMPLES["Network"][0]
+    for value in (*WRONG, {"line": 1}, {"line": 0, "manifest": {}}, {"line": HUGE, "manifest": {}}):
+        for answer in (value, [value], [{"line": value, "manifest": network}], [{"line": 7, "manifest": value}]):
+            if answer in ([], [{"line": True, "manifest": network}]) or value != value or value == "\ud800":
+                continue
+            with pytest.raises((msgspec.ValidationError, ManifestInvalid)):
+                documents(msgspec.convert(answer, type=list[Row]), "orders.csv", lambda _: "customer-x")
+    for value in WRONG:
+        if value == "\ud800":  # no plugin's JSON can say that
+            continue
+        with pytest.raises(ManifestInvalid, match=r"orders\.csv:7:1"):
+            rows = [Row(7, changed(network, ("spec", "prefixes"), value))]
+            documents(rows, "orders.csv", lambda _: "customer-x")

@@ -1,9 +1,10 @@
 """Files in a form that a plugin reads: `stitch apply -f orders.csv` with a front end named csv."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,8 +18,8 @@ OWN = frozenset({"", "yaml", "yml", "json"})
 """Suffixes that no plugin takes over."""
 
 
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    line: int
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    line: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     manifest: dict[str, Any]
 
 
@@ -36,24 +37,29 @@ def read_with(
     """What is wrong stands at the line that the plugin names. Raises ManifestInvalid."""
     try:
         answer = asyncio.run(_ask(plugin, text.decode(), file))
-        rows = msgspec.convert(answer, type=list[_Row])
+        rows = msgspec.convert(answer, type=list[Row])
     except UnicodeDecodeError as error:
         raise _invalid(file, 1, f"it is no UTF-8: {error.reason}") from error
     except PluginFailed as error:
         raise _invalid(file, 1, str(error)) from error
     except msgspec.ValidationError as error:
         raise _invalid(file, 1, f"plugin {plugin.name} ({plugin.origin}) answered nonsense: {error}") from error
-    documents: list[Document] = []
+    return documents(rows, file, tenant_of)
+
+
+def documents(rows: Sequence[Row], file: str, tenant_of: Callable[[Mapping[str, Any]], str]) -> tuple[Document, ...]:
+    """Raises ManifestInvalid."""
+    found: list[Document] = []
     faults: list[Fault] = []
     for row in rows:
         try:
-            (document,) = parse(msgspec.json.encode(row.manifest), file, tenant_of=tenant_of)
-            documents.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
+            (document,) = parse(json.dumps(row.manifest), file, tenant_of=tenant_of)
+            found.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
         except ManifestInvalid as error:
             faults += [msgspec.structs.replace(one, line=row.line, column=1) for one in error.faults]
     if faults:
         raise ManifestInvalid(tuple(faults))
-    return tuple(documents)
+    return tuple(found)
 
 
 async def _ask(plugin: Plugin, text: str, file: str) -> Any:

@@ -198,7 +198,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             continue
         try:
             tables[table][record.name] = msgspec.json.decode(record.content, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
     inventory = Inventory(**{table: tables.pop(table) for table in INVENTORY_TABLES})
     in_order = sorted(tables["courses"].items(), key=lambda item: item[1].serial)
@@ -248,7 +248,7 @@ def is_of_version_1(record: Record) -> bool:
         return False
     try:
         found = msgspec.json.decode(record.content, type=_SignedOnce)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     sides = [side for side in (found.upstream, found.downstream) if side is not None]
     return any(side.offer_signature for side in sides) or "type" in found.message

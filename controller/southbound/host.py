@@ -38,6 +38,8 @@ DESCRIBE_S_MAX = 5.0
 SYNC_S_MAX = 20.0
 """A tunnel by wireguard-go is a process to start."""
 FLOWS_S_MAX = 20.0
+TEXT_MAX = 1000
+"""Characters of what a node says why it refuses something."""
 LARGE_BYTES = 64 * 1024
 """From so many on what a node says is decoded in a thread."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -123,7 +125,7 @@ class HostClient:
     def _translated(self, method: str, exc: Exception) -> TargetUnreachable | TargetRejected:
         if not isinstance(exc, grpc.aio.AioRpcError):
             return TargetRejected(f"node {self.node}: {method}: its agent speaks another version: {exc}")
-        text = f"node {self.node}: {method}: {exc.code().name.lower()}: {exc.details()}"
+        text = f"node {self.node}: {method}: {exc.code().name.lower()}: {(exc.details() or '')[:TEXT_MAX]}"
         return TargetUnreachable(text) if exc.code() in UNREACHABLE else TargetRejected(text)
 
 

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import grpc
 from finsy.proto import U128, p4i, p4r, rpc_code, rpc_status
+from google.protobuf.message import DecodeError, Message
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry
@@ -25,6 +26,8 @@ PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
 TURN = 5
 """Audits until another table is read whatever its digest."""
+TEXT_MAX = 1000
+"""Characters of what a node says why it refuses something."""
 FAULTS_SHOWN = 5
 """Of a refused batch, and of each owner's part of it; the rest is counted."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -34,7 +37,8 @@ _TYPES = {
     Operation.MODIFY: p4r.Update.MODIFY,
     Operation.DELETE: p4r.Update.DELETE,
 }
-_Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, p4r.StreamMessageResponse]"
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, bytes]"
+_Answer = TypeVar("_Answer", bound=Message)
 
 
 class SyncReport(Value, frozen=True, kw_only=True):
@@ -55,28 +59,23 @@ class P4RuntimeClient:
         self.node = node
         self._codec = codec
         self._election_id = election_id
-        self._stream_call: grpc.aio.StreamStreamMultiCallable[p4r.StreamMessageRequest, p4r.StreamMessageResponse]
+        # answers come as bytes: grpc gives None for what it cannot decode
+        self._stream_call: grpc.aio.StreamStreamMultiCallable[p4r.StreamMessageRequest, bytes]
         self._stream_call = channel.stream_stream(
-            f"/{SERVICE}/StreamChannel",
-            p4r.StreamMessageRequest.SerializeToString,
-            p4r.StreamMessageResponse.FromString,
+            f"/{SERVICE}/StreamChannel", p4r.StreamMessageRequest.SerializeToString
         )
+        self._get_pipeline: grpc.aio.UnaryUnaryMultiCallable[p4r.GetForwardingPipelineConfigRequest, bytes]
         self._get_pipeline = channel.unary_unary(
-            f"/{SERVICE}/GetForwardingPipelineConfig",
-            p4r.GetForwardingPipelineConfigRequest.SerializeToString,
-            p4r.GetForwardingPipelineConfigResponse.FromString,
+            f"/{SERVICE}/GetForwardingPipelineConfig", p4r.GetForwardingPipelineConfigRequest.SerializeToString
         )
+        self._set_pipeline: grpc.aio.UnaryUnaryMultiCallable[p4r.SetForwardingPipelineConfigRequest, bytes]
         self._set_pipeline = channel.unary_unary(
-            f"/{SERVICE}/SetForwardingPipelineConfig",
-            p4r.SetForwardingPipelineConfigRequest.SerializeToString,
-            p4r.SetForwardingPipelineConfigResponse.FromString,
+            f"/{SERVICE}/SetForwardingPipelineConfig", p4r.SetForwardingPipelineConfigRequest.SerializeToString
         )
-        self._write = channel.unary_unary(
-            f"/{SERVICE}/Write", p4r.WriteRequest.SerializeToString, p4r.WriteResponse.FromString
-        )
-        self._read = channel.unary_stream(
-            f"/{SERVICE}/Read", p4r.ReadRequest.SerializeToString, p4r.ReadResponse.FromString
-        )
+        self._write: grpc.aio.UnaryUnaryMultiCallable[p4r.WriteRequest, bytes]
+        self._write = channel.unary_unary(f"/{SERVICE}/Write", p4r.WriteRequest.SerializeToString)
+        self._read: grpc.aio.UnaryStreamMultiCallable[p4r.ReadRequest, bytes]
+        self._read = channel.unary_stream(f"/{SERVICE}/Read", p4r.ReadRequest.SerializeToString)
         self._stream: _Stream | None = None
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
@@ -90,7 +89,8 @@ class P4RuntimeClient:
         try:
             async with asyncio.timeout(UNARY_S_MAX):
                 await stream.write(self._arbitration())
-                while (response := await stream.read()) is not grpc.aio.EOF:
+                while (data := await stream.read()) is not grpc.aio.EOF:
+                    response = self._decoded(p4r.StreamMessageResponse, data)
                     if not response.HasField("arbitration"):
                         continue
                     if response.arbitration.status.code != rpc_code.NOT_FOUND:
@@ -117,7 +117,8 @@ class P4RuntimeClient:
         if self._stream is None:
             raise TargetUnreachable(f"node {self.node}: there is no stream yet")
         try:
-            while (response := await self._stream.read()) is not grpc.aio.EOF:
+            while (data := await self._stream.read()) is not grpc.aio.EOF:
+                response = self._decoded(p4r.StreamMessageResponse, data)
                 if response.HasField("arbitration"):
                     self._check_primary(response.arbitration)
         except grpc.aio.AioRpcError as exc:
@@ -133,7 +134,8 @@ class P4RuntimeClient:
         ours = self._codec.p4info.message
         get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
         try:
-            present = (await self._get_pipeline(get, timeout=UNARY_S_MAX)).config
+            data = await self._get_pipeline(get, timeout=UNARY_S_MAX)
+            present = self._decoded(p4r.GetForwardingPipelineConfigResponse, data).config
         except grpc.aio.AioRpcError as exc:
             if exc.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # it has none yet
                 raise self._translated("reading its pipeline", exc) from exc
@@ -175,8 +177,8 @@ class P4RuntimeClient:
         rows: dict[Key, Row] = {}
         most = sum(table.size for table in names.values())
         try:
-            async for response in self._read(request, timeout=READ_S_MAX):
-                for entity in response.entities:
+            async for data in self._read(request, timeout=READ_S_MAX):
+                for entity in self._decoded(p4r.ReadResponse, data).entities:
                     if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
                         row = self._codec.parse(entity.table_entry)
                         rows[row.key] = row
@@ -193,8 +195,8 @@ class P4RuntimeClient:
         request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
         samples: dict[int, CounterSample] = {}
         try:
-            async for response in self._read(request, timeout=READ_S_MAX):
-                for entity in response.entities:
+            async for data in self._read(request, timeout=READ_S_MAX):
+                for entity in self._decoded(p4r.ReadResponse, data).entities:
                     cell = entity.counter_entry
                     found = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
                     if not 0 <= found[0] < counter.size or min(found) < 0 or len(samples) > counter.size:
@@ -288,7 +290,7 @@ class P4RuntimeClient:
             for update, fault in zip(sent, faults, strict=True):
                 if (code := _code(fault)) != "ok":
                     what = f"{update.operation.value} {_shown(update)} of {update.owner or 'nobody'}"
-                    refused.append(PartRefused(part=update.owner, reason=f"{what}: {code} {fault.message}"))
+                    refused.append(PartRefused(part=update.owner, reason=f"{what}: {code} {fault.message[:TEXT_MAX]}"))
         return refused
 
     def _check_primary(self, arbitration: p4r.MasterArbitrationUpdate) -> None:
@@ -300,8 +302,16 @@ class P4RuntimeClient:
                 "stop one of the two"
             )
 
+    def _decoded(self, kind: type[_Answer], data: bytes) -> _Answer:
+        answer = kind()
+        try:
+            answer.ParseFromString(data)  # type: ignore[no-untyped-call]
+        except DecodeError as exc:
+            raise TargetRejected(f"node {self.node}: what it answers is no {kind.__name__}") from exc
+        return answer
+
     def _translated(self, doing: str, exc: grpc.aio.AioRpcError) -> TargetUnreachable | TargetRejected:
-        text = f"node {self.node}: {doing}: {exc.code().name.lower()}: {exc.details()}"
+        text = f"node {self.node}: {doing}: {exc.code().name.lower()}: {(exc.details() or '')[:TEXT_MAX]}"
         return TargetUnreachable(text) if exc.code() in UNREACHABLE else TargetRejected(text)
 
 
@@ -309,12 +319,11 @@ def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
     """One for each update, OK or not (P4Runtime §12.3); None where the whole request failed."""
     for name, value in exc.trailing_metadata() or ():
         if name == "grpc-status-details-bin" and isinstance(value, bytes):
-            details = rpc_status.Status.FromString(value).details
-            faults = []
-            for detail in details:
-                fault = p4r.Error()
-                detail.Unpack(fault)
-                faults.append(fault)
+            try:
+                details = rpc_status.Status.FromString(value).details
+                faults = [p4r.Error.FromString(detail.value) for detail in details]
+            except DecodeError:
+                return None
             return faults if len(faults) == count else None
     return None
 
@@ -326,8 +335,8 @@ def _first(reasons: Iterable[str]) -> str:
 
 
 def _code(fault: p4r.Error) -> str:
-    name: str = rpc_code.Code.Name(fault.canonical_code)
-    return name.lower()
+    known = fault.canonical_code in rpc_code.Code.values()
+    return rpc_code.Code.Name(fault.canonical_code).lower() if known else f"code {fault.canonical_code}"
 
 
 def _shown(update: Update) -> str:
