@@ -22,6 +22,7 @@ from waiting import LIMIT_S, until
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry, Match, NodeState
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
 from controller.southbound.difference import STEPS, Operation, batches, difference, index
 from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
@@ -331,6 +332,16 @@ async def test_many_entries_go_in_batches_and_come_back_in_chunks(node: FakeNode
     assert (await client.sync(many)).writes == 0
 
 
+async def test_who_has_much_to_say_may_take_longer(client: P4RuntimeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    await client.sync(STATE)
+    monkeypatch.setattr(p4runtime, "READ_S_MAX", 0.0)
+    monkeypatch.setattr(p4runtime, "ENTRIES_S_MIN", len(STATE) / LIMIT_S)
+    assert len(await client.read()) == len(STATE)
+    monkeypatch.setattr(p4runtime, "ENTRIES_S_MIN", 1e9)
+    with pytest.raises(TargetUnreachable, match=r"only \d+ entries read within 0 s"):
+        await client.read()
+
+
 async def test_a_pipeline_that_is_right_is_not_pushed_again(node: FakeNode, client: P4RuntimeClient) -> None:
     await client.sync(STATE)
     again = P4RuntimeClient("se1", channel_to(node), CODEC, 102)
@@ -563,10 +574,19 @@ async def test_an_agent_that_restarts_is_taken_up_and_nothing_is_written(node: F
     assert node.writes == 0
 
 
-async def test_a_node_that_was_never_there_is_reported_once(directory: Path, running: Running) -> None:
-    running.nodes.connect("se1", f"unix:{directory}/none")
-    await running.events.next(NodeUnreachable)
-    await asyncio.sleep(0.7)
+async def test_a_node_that_never_answers_is_reported_once(directory: Path, running: Running) -> None:
+    attempts = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        writer.close()
+
+    async with await asyncio.start_unix_server(hang_up, f"{directory}/none"):
+        running.nodes.connect("se1", f"unix:{directory}/none")
+        await running.events.next(NodeUnreachable)
+        tried = attempts
+        await until(lambda: attempts > tried + 1, "it is tried again and again")
     assert len(running.events.all) == 1
     with pytest.raises(TargetUnreachable, match="node se1"):
         await running.nodes.flows("se1")

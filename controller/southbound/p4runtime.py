@@ -24,6 +24,10 @@ LARGEST_ELECTION_ID = 2**128 - 1
 UNARY_S_MAX = 5.0
 PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
+ENTRIES_S_MIN = 200.0
+"""An agent that has hardly any time reads and writes so many: deadlines grow with what is asked, so that a large table
+is neither out of reach for ever nor an answer without end.
+"""
 TURN = 5
 """Audits until another table is read whatever its digest."""
 TEXT_MAX = 1000
@@ -175,15 +179,22 @@ class P4RuntimeClient:
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
-        most = sum(table.size for table in names.values())
+        most, expected = sum(table.size for table in names.values()), len(self._seen or ())
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
         try:
-            async for data in self._read(request, timeout=READ_S_MAX):
-                for entity in self._decoded(p4r.ReadResponse, data).entities:
-                    if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
-                        row = self._codec.parse(entity.table_entry)
-                        rows[row.key] = row
-                if len(rows) > most:
-                    raise TargetRejected(f"node {self.node}: it has more entries than its tables have room for")
+            async with asyncio.timeout(READ_S_MAX + expected / ENTRIES_S_MIN) as deadline:
+                async for data in self._read(request):
+                    for entity in self._decoded(p4r.ReadResponse, data).entities:
+                        if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
+                            row = self._codec.parse(entity.table_entry)
+                            rows[row.key] = row
+                    if len(rows) > most:
+                        raise TargetRejected(f"node {self.node}: it has more entries than its tables have room for")
+                    deadline.reschedule(began_s + READ_S_MAX + max(expected, len(rows)) / ENTRIES_S_MIN)
+        except TimeoutError as exc:
+            waited_s = clock() - began_s
+            raise TargetUnreachable(f"node {self.node}: only {len(rows)} entries read within {waited_s:.0f} s") from exc
         except grpc.aio.AioRpcError as exc:
             raise self._translated("reading its tables", exc) from exc
         return rows
@@ -282,7 +293,7 @@ class P4RuntimeClient:
         if not sent:
             return refused
         try:
-            await self._write(request, timeout=UNARY_S_MAX)
+            await self._write(request, timeout=UNARY_S_MAX + len(sent) / ENTRIES_S_MIN)
         except grpc.aio.AioRpcError as exc:
             faults = _faults(exc, len(sent))
             if faults is None:
