@@ -1,18 +1,56 @@
-"""Echo requests at a steady rate, until its input ends: `python echo_load.py ADDRESS RATE`.
+"""Echo requests at a steady rate: `EchoLoad`, and the program that it runs, `python echo_load.py ADDRESS RATE`.
 
-Prints `answered` at the first answer, at the end `sent received`. Unlike ping it keeps its rate on a busy machine:
-what is late is sent at once.
+For each line of its input, a number, the program prints `answered` as soon as so many requests that it sent since were
+answered, and when its input ends, `sent received`. On a machine that is too busy for the rate there are fewer, not many
+at once, which queues on the way would not take.
 """
 
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 IDENTIFIER = 0x4E53
 TAIL_S = 20.0
 """How late an answer may come; when none is missing, nothing is waited for."""
+LIMIT_S = 300.0
+BEHIND_S = 0.01
+"""What is later than this is not made up for."""
+
+
+class EchoLoad:
+    def __init__(self, command: Callable[..., list[str]], address: str, rate: int = 1000) -> None:
+        """`command` puts a program, with its arguments, where it shall run."""
+        program = command(sys.executable, __file__, address, str(rate))
+        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answered(self, count: int = 100) -> None:
+        """Waits until so many that are sent from now on were answered."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(count, file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "answered\n", f"not {count} answers within {LIMIT_S} s"
+
+    def lost(self) -> int:
+        """Of all; it ends here."""
+        sent, received = map(int, self._process.communicate(timeout=LIMIT_S)[0].split())
+        return sent - received
+
+
+@contextmanager
+def no_packet_lost(command: Callable[..., list[str]], address: str, rate: int = 1000) -> Iterator[EchoLoad]:
+    """Of those that are sent meanwhile, and some before and after."""
+    load = EchoLoad(command, address, rate)
+    try:
+        load.answered()
+        yield load
+        load.answered()
+    finally:
+        lost = load.lost()
+    assert lost == 0, f"{lost} packets lost"
 
 
 def checksum(data: bytes) -> int:
@@ -27,9 +65,11 @@ def run(address: str, rate: int) -> tuple[int, int]:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         link.settimeout(0.1)
         answered: set[int] = set()
+        total = since = fresh = 0
         ended, done = threading.Event(), threading.Event()
 
         def listen() -> None:
+            nonlocal fresh
             while not done.is_set():
                 try:
                     packet = link.recv(2048)
@@ -37,17 +77,26 @@ def run(address: str, rate: int) -> tuple[int, int]:
                     continue
                 kind, _, _, identifier, _, number = struct.unpack_from("!BBHHHI", packet, 20)
                 if kind == 0 and identifier == IDENTIFIER:
-                    if not answered:
-                        print("answered", flush=True)
                     answered.add(number)
+                    fresh += number >= since
+
+        def follow() -> None:
+            nonlocal since, fresh
+            for line in sys.stdin:
+                since, fresh, late_s = total, 0, time.monotonic() + LIMIT_S
+                while fresh < int(line) and time.monotonic() < late_s:
+                    time.sleep(0.01)
+                print("answered" if time.monotonic() < late_s else "late", flush=True)
+            ended.set()
 
         listener = threading.Thread(target=listen)
         listener.start()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set())).start()
-        total, started_s = 0, time.monotonic()
+        threading.Thread(target=follow).start()
+        due_s = time.monotonic()
         while not ended.is_set():
             number, total = total, total + 1
-            time.sleep(max(0.0, started_s + number / rate - time.monotonic()))
+            due_s = max(due_s + 1 / rate, time.monotonic() - BEHIND_S)
+            time.sleep(max(0.0, due_s - time.monotonic()))
             echo = struct.pack("!BBHHHI", 8, 0, 0, IDENTIFIER, number & 0xFFFF, number)
             echo = echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]
             link.sendto(echo, (address, 0))

@@ -16,6 +16,7 @@ import pytest
 import trustme
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
+from echo_load import no_packet_lost
 from namespaces import Namespace, run, veth
 from pipeline_tables import LAYOUT
 from waiting import LIMIT_S, wait_for
@@ -183,18 +184,14 @@ def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) 
     node.agent.sync(STATE)
     before = node.agent.describe()
     links = node.namespace.ip("link")
-    ping = subprocess.Popen(
-        node.host.command("ping", "-i", "0.01", "-c", "400", "-q", "10.1.0.1"), stdout=subprocess.PIPE, text=True
-    )
-    time.sleep(0.5)
-    node.agent.end(signal.SIGKILL)
-    time.sleep(0.3)
-    assert "prog/xdp" in node.namespace.ip("link", "show", "cx1")
-    took = node.agent.start()
+    with no_packet_lost(node.host.command, "10.1.0.1") as load:
+        node.agent.end(signal.SIGKILL)
+        load.answered()
+        assert "prog/xdp" in node.namespace.ip("link", "show", "cx1")
+        took = node.agent.start()
     after = node.agent.describe()
     print(f"taken over in {took:.2f} s (figure: 3 s)")
     assert node.agent.logged("pipeline")[0]["taken_over"]
-    assert " 0% packet loss" in ping.communicate()[0]
     assert after.host_state == before.host_state == STATE
     assert (after.boot_epoch_s, after.layout) == (before.boot_epoch_s, before.layout)
     assert after.borders[0].public_key == before.borders[0].public_key

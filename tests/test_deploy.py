@@ -1,6 +1,6 @@
-"""docs/deploy.md as it stands: its commands, typed on two machines with systemd that have nothing but the package.
+"""docs/deploy.md as it stands: its commands, typed on two machines that have nothing but the package.
 
-The hosts are namespaces that nobody prepared.
+The hosts are namespaces that nobody prepared. The machines have systemd, and in the last test nothing of the kind.
 """
 
 import json
@@ -12,15 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machines import Machine
+from echo_load import no_packet_lost
+from machines import Bare, Machine
 from namespaces import Namespace, run, veth
+from waiting import wait_for
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```sh\n# (east|west|both)\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
-RESTART = next(place for place, (_, block) in enumerate(BLOCKS) if "systemctl restart" in block)
+GUIDE = (ROOT / "docs/deploy.md").read_text()
+*BLOCKS, WITHOUT_SYSTEMD = re.findall(r"```sh\n# (east|west|both)\n(.*?)```", GUIDE, re.DOTALL)
 
-BACKUP = next(place for place, (_, block) in enumerate(BLOCKS) if "stitch backup" in block)
+
+def place(command: str) -> int:
+    return next(at for at, (_, block) in enumerate(BLOCKS) if command in block)
+
+
+START, RESTART, BACKUP = place("systemctl enable"), place("systemctl restart"), place("stitch backup")
 
 ECHO = """
 import socket
@@ -43,8 +50,8 @@ while data := connection.recv(65536):
 
 
 class Deployment:
-    def __init__(self) -> None:
-        self.machines = {name: Machine(name) for name in ("east", "west")}
+    def __init__(self, kind: type[Bare], package: Path) -> None:
+        self.machines = {name: kind(name) for name in ("east", "west")}
         self.hosts = {"east": Namespace("app"), "west": Namespace("db")}
         east, west = (machine.namespace for machine in self.machines.values())
         veth(east, "eth0", west, "eth0")
@@ -54,6 +61,11 @@ class Deployment:
             veth(machine.namespace, "eth1", host, "eth0")
             host.ip("address", "add", f"10.{number}.0.10/24", "dev", "eth0")
             host.ip("route", "add", "default", "via", f"10.{number}.0.1")
+            shutil.copy(package, machine.root / "root")
+
+    def boot(self) -> None:
+        for machine in self.machines.values():
+            machine.boot()
 
     def type(self, where: str, block: str) -> str:
         return "".join(machine.type(block) for name, machine in self.machines.items() if where in (name, "both"))
@@ -97,11 +109,9 @@ def package() -> Path:
 
 @pytest.fixture(scope="module")
 def deployment(package: Path) -> Iterator[Deployment]:
-    found = Deployment()
+    found = Deployment(Machine, package)
     try:
-        for machine in found.machines.values():
-            shutil.copy(package, machine.root / "root")
-            machine.boot()
+        found.boot()
         yield found
     finally:
         found.remove()
@@ -148,13 +158,42 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
 def test_the_guides_restart_loses_no_packet_and_nothing_that_was_acknowledged(deployment: Deployment) -> None:
     before = state(deployment)
     assert before["intents"] == ["orders"] and before["domains"] == ["east", "west"]
-    ping = deployment.hosts["east"].command("ping", "-n", "-i", "0.02", "10.2.0.10")
-    running = subprocess.Popen(ping, stdout=subprocess.PIPE, text=True)
-    deployment.follow(BLOCKS[RESTART:BACKUP])
-    running.send_signal(2)
-    said = running.communicate()[0]
-    assert " 0% packet loss" in said, said
+    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10"):
+        deployment.follow(BLOCKS[RESTART:BACKUP])
     assert state(deployment) == before
+
+
+def test_an_upgrade_starts_controller_and_agent_again_on_new_code_and_loses_no_packet(
+    deployment: Deployment, package: Path, tmp_path: Path
+) -> None:
+    newer(package, tmp_path / "netstitch_newer.deb")
+    before = state(deployment)
+    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10"):
+        for name, machine in deployment.machines.items():
+            pids = machine.type(f"systemctl show -P MainPID stitchd stitch-agent@{name}1").split()
+            shutil.copy(tmp_path / "netstitch_newer.deb", machine.root / "root")
+            machine.type("apt-get install -y ./netstitch_newer.deb")
+            assert not {*pids} & {*machine.type(f"systemctl show -P MainPID stitchd stitch-agent@{name}1").split()}
+            wait_for(
+                lambda at=machine: software(at) == "stitch-agent newer", "the agent's new code is the one that runs"
+            )
+    assert state(deployment) == before
+
+
+def newer(package: Path, built: Path) -> None:
+    """The next version of `package`, whose agent says so."""
+    tree = built.parent / "tree"
+    run("dpkg-deb", "--raw-extract", str(package), str(tree))
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+newer", control.read_text()))
+    (tree / "usr/lib/netstitch/dataplane/version.py").write_text('VERSION = "newer"\n')
+    run("dpkg-deb", "-Zgzip", "-z1", "--build", str(tree), str(built))
+
+
+def software(machine: Bare) -> str:
+    """What the machine's only node runs, as its controller knows it."""
+    (node,) = json.loads(machine.type("stitch get nodes -o json"))
+    return str(node["status"].get("software"))
 
 
 def test_a_machine_whose_current_fails_comes_back_with_all_of_it(deployment: Deployment) -> None:
@@ -188,3 +227,24 @@ def state(deployment: Deployment) -> dict[str, list[str]]:
         kind: [one["metadata"]["name"] for one in json.loads(east.type(f"stitch get {kind} -o json"))]
         for kind in ("intents", "networks", "services", "nodes", "links", "domains", "tokens")
     }
+
+
+def test_without_systemd_it_is_the_same(package: Path) -> None:
+    bare = Deployment(Bare, package)
+    try:
+        bare.boot()
+        seen = bare.follow([*BLOCKS[:START], WITHOUT_SYSTEMD, *BLOCKS[START + 1 : RESTART]])
+        assert re.search(r"orders +web +Active", seen), seen
+        assert bare.pings(20) == 20
+        before = state(bare)
+        with no_packet_lost(bare.hosts["east"].command, "10.2.0.10"):
+            bare.type("both", "kill $(jobs -p)\nwait")
+            bare.follow([WITHOUT_SYSTEMD])
+            assert state(bare) == before
+        west = bare.machines["west"]
+        west.type("sed -i 's#tcp/5432, #tcp/5432, tcp/5433, #' /etc/netstitch/policy.yaml")
+        assert "5433" not in west.type("stitch get policy")
+        west.type("stitch policy reload")
+        assert "5433" in west.type("stitch get policy")
+    finally:
+        bare.remove()

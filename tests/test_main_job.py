@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from echo_load import EchoLoad, no_packet_lost
 from waiting import LIMIT_S, wait_for
 
 from topologies import lab
@@ -30,7 +31,6 @@ INTENT = ROOT / "topologies/intents/order-processing.yaml"
 DOMAINS = ("shop", "transit", "insight")
 GATEWAYS = ("sg1", "t1", "t2", "ig1")
 ANALYTICS, ORDERS, WEB = "10.2.0.10", "10.1.0.11", "10.1.0.12"
-RATE = 1000
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +72,9 @@ def reaches(record: LabRecord, host: str, address: str) -> bool:
     return lab.execute(record, host, "ping", "-c", "1", "-W", "1", "-q", address).returncode == 0
 
 
-@contextmanager
-def load(record: LabRecord) -> Iterator[list[int]]:
-    """1,000 packets/s from cx1 to ay1 meanwhile; afterwards the list has how many were lost."""
-    script = Path(__file__).with_name("echo_load.py")
-    command = lab.command(record, "cx1", (sys.executable, str(script), ANALYTICS, str(RATE)))
-    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    lost: list[int] = []
-    try:
-        assert running.stdout.readline() == "answered\n"
-        yield lost
-    finally:
-        sent, received = map(int, running.communicate(timeout=LIMIT_S)[0].split())
-    lost.append(sent - received)
+def load(record: LabRecord) -> AbstractContextManager[EchoLoad]:
+    """1,000 packets/s from cx1 to ay1 meanwhile, of which none may be lost."""
+    return no_packet_lost(lambda *program: lab.command(record, "cx1", program), ANALYTICS)
 
 
 @contextmanager
@@ -222,13 +211,12 @@ def test_a_killed_controller_costs_no_packet_and_writes_nothing_when_it_is_back(
         return [line for line in log_of(domain)[before:] if line["event"] == "node_synced"]
 
     nodes = {node.name for node in lab.topology_of(active).nodes if node.domain == domain}
-    with load(active) as lost, trespassers(active):
+    with load(active) as echoes, trespassers(active):
         kill(domain)
         before = len(log_of(domain))
-        time.sleep(0.5)
+        echoes.answered()
         lab.restart(NAME, domain)
         wait_for(lambda: {line["node"] for line in synced()} == nodes, "all nodes are compared")
-    assert lost == [0]
     assert all(int(line["writes"]) == 0 for line in synced()), synced()
 
 
@@ -273,12 +261,17 @@ def test_leases_end_with_the_controller_dead(record: LabRecord, tmp_path: Path) 
 
 @pytest.mark.parametrize("node", ["se1", "t1", "ie1"])
 def test_a_killed_agent_costs_no_packet_and_opens_nothing(active: LabRecord, node: str) -> None:
-    with load(active) as lost, trespassers(active):
+    domain = next(one.domain for one in lab.topology_of(active).nodes if one.name == node)
+    assert domain is not None
+    with load(active) as echoes, trespassers(active):
         kill(node)
-        time.sleep(0.5)
+        before = len(log_of(domain))
+        echoes.answered()
         lab.restart(NAME, node)
-        time.sleep(1)
-    assert lost == [0]
+        wait_for(
+            lambda: any(line["event"] == "node_synced" and line["node"] == node for line in log_of(domain)[before:]),
+            "the controller has compared it",
+        )
 
 
 def test_tampering_is_found_named_and_repaired(active: LabRecord) -> None:
