@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,6 @@ async def test_plugin_that_misbehaves_fails_its_intent_with_its_name(
 
 async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(bad: dict[str, Plugin]) -> None:
     asked = Plugins([bad["hangs"]], deadline_s=0.5)
-    began = time.monotonic()
     try:
         slow, quick = await asked.compile([manifest("slow"), manifest("quick")])
         assert "took more than 0.5 s to answer and was killed" in slow[0].failure
@@ -177,7 +175,6 @@ async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(
     finally:
         await asked.aclose()
     assert all(one[0].failure for one in many) and "it hung 3 times" in many[-1][0].failure
-    assert time.monotonic() - began < 30
     assert not running("sleep 600.731")
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from waiting import LIMIT_S, until
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry, Match, NodeState
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.southbound import node as node_module
 from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
 from controller.southbound.difference import STEPS, Operation, batches, difference, index
@@ -574,19 +576,19 @@ async def test_an_agent_that_restarts_is_taken_up_and_nothing_is_written(node: F
     assert node.writes == 0
 
 
-async def test_a_node_that_never_answers_is_reported_once(directory: Path, running: Running) -> None:
-    attempts = 0
+async def test_a_node_that_was_never_there_is_reported_once(
+    directory: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
 
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal attempts
-        attempts += 1
-        writer.close()
+    def pause_s(low_s: float, high_s: float) -> float:
+        pauses.append(high_s)
+        return 0.01
 
-    async with await asyncio.start_unix_server(hang_up, f"{directory}/none"):
-        running.nodes.connect("se1", f"unix:{directory}/none")
-        await running.events.next(NodeUnreachable)
-        tried = attempts
-        await until(lambda: attempts > tried + 1, "it is tried again and again")
+    monkeypatch.setattr(node_module, "random", SimpleNamespace(uniform=pause_s))
+    running.nodes.connect("se1", f"unix:{directory}/none")
+    await running.events.next(NodeUnreachable)
+    await until(lambda: len(pauses) > 3, "it is tried again and again")
     assert len(running.events.all) == 1
     with pytest.raises(TargetUnreachable, match="node se1"):
         await running.nodes.flows("se1")

@@ -115,17 +115,21 @@ async def test_watch_gives_what_was_and_what_comes_without_a_gap(store: SqliteSt
 async def test_watch_tells_removals_and_ends_when_the_store_closes(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "store.sqlite")
 
-    async def follow() -> list[Change]:
-        return [change async for change in store.watch(0)]
+    seen: asyncio.Queue[Change] = asyncio.Queue()
+
+    async def follow() -> None:
+        async for change in store.watch(0):
+            seen.put_nowait(change)
 
     watcher = asyncio.create_task(follow())
     await store.commit([record("a")])
     await store.commit([record("a", None)])
-    await take(store, 0, 2)
-    await asyncio.sleep(0.05)
-    await store.close()
     async with asyncio.timeout(LIMIT_S):
-        assert [(change.record.content, change.version) for change in await watcher] == [(b"{}", 1), (None, 0)]
+        told = [await seen.get(), await seen.get()]
+        await store.close()
+        await watcher
+    assert [(change.record.content, change.version) for change in told] == [(b"{}", 1), (None, 0)]
+    assert seen.empty()
     with pytest.raises(StoreUnusable, match="closed"):
         await store.commit([record("b")])
 

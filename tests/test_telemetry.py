@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from waiting import LIMIT_S
+from waiting import LIMIT_S, until
 
 from dataplane.errors import NodeRefused
 from dataplane.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
@@ -25,6 +25,7 @@ class Traffic(FlowCache):
         self.dropped: NDArray[np.uint64] = np.zeros((8, 2), dtype=np.uint64)
         self.ports: tuple[PortStatus, ...] = (PORT,)
         self.readable = True
+        self.looked = 0
 
     def send(self, slot: int, leg: int, packets: int) -> None:
         entry = self._entries[slot : slot + 1]
@@ -52,6 +53,7 @@ class Traffic(FlowCache):
         return self.dropped.copy()
 
     def activity(self) -> bytes:
+        self.looked += 1
         return self._entries.tobytes() + self.folded.tobytes()
 
     def events(self) -> tuple[int, ...]:
@@ -135,10 +137,10 @@ async def test_a_watcher_that_stalls_loses_batches_but_no_counts() -> None:
 
     query = TelemetryQuery(interval_s=0.01, queue_length=2)
     watching = asyncio.create_task(traffic.telemetry().watch(query, send))
-    for _ in range(30):
+    for sent in range(30):
         traffic.send(3, leg=1, packets=1)
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+        looked = traffic.looked
+        await until(lambda now=looked: traffic.looked > now + 1, f"it is looked at after packet {sent}")
     may_send.set()
     async with asyncio.timeout(LIMIT_S):
         await caught_up.wait()
