@@ -10,6 +10,7 @@ import msgspec
 
 from controller.errors import ConfigInvalid
 from dataplane.addressing import host_and_port
+from dataplane.decoding import from_json
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9_])?")
 """Of a domain or a user."""
@@ -89,10 +90,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def load(path: Path) -> Config:
     """Raises ConfigInvalid."""
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=Config, dec_hook=_path)
+        config = from_json(path.read_bytes(), Config, _path)
     except OSError as exc:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except msgspec.MsgspecError as exc:
         raise ConfigInvalid(f"{path}: {exc} (fields: docs/configuration.md)") from exc
     for field, name in (("domain", config.domain), ("plugin_user", config.plugin_user)):
         if not _NAME.fullmatch(name):
@@ -164,9 +165,13 @@ def token(path: Path) -> str:
             file.write(secrets.token_urlsafe(32) + "\n")
     if path.stat().st_mode & 0o077:
         raise ConfigInvalid(f"{path}: others may read this secret; run `chmod go= {path}` and write a new one into it")
-    text = path.read_text().strip()
-    if not text:
-        raise ConfigInvalid(f"{path}: is empty; remove it, and stitchd makes a new one")
+    try:
+        text = path.read_bytes().decode("latin-1").strip()
+    except OSError as exc:
+        raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
+    if not (text and text.isascii() and text.isprintable()):
+        found = "is no token" if text else "is empty"
+        raise ConfigInvalid(f"{path}: {found}; remove it, and stitchd makes a new one")
     return text
 
 

@@ -15,6 +15,7 @@ from controller.model.happening import RECORD, Happening
 from controller.model.intent import Phase
 from controller.model.resource import Resource
 from controller.reconcile.state import State
+from dataplane.decoding import from_json
 
 KEPT = 5_000
 _DONE = ("created", "changed", "withdrawn", "deleted", "renewed")
@@ -50,8 +51,8 @@ class History:
         for record in records:
             if record.kind == RECORD and record.content is not None:
                 try:
-                    happenings.append(msgspec.json.decode(record.content, type=Happening))
-                except (msgspec.MsgspecError, RecursionError) as error:
+                    happenings.append(from_json(record.content, Happening))
+                except msgspec.MsgspecError as error:
                     raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
         return cls(happenings)
 

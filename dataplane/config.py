@@ -11,6 +11,7 @@ import msgspec
 
 from dataplane import addressing
 from dataplane.bounds import LARGEST_PORT
+from dataplane.decoding import from_json
 from dataplane.detour import PREFIX
 from dataplane.errors import RequestInvalid
 from dataplane.host_api import AgentConfig
@@ -26,7 +27,7 @@ _LARGEST_CACHE = 1 << 22
 def load(path: Path) -> AgentConfig:
     """Raises RequestInvalid, naming the file and the field."""
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=AgentConfig)
+        config = from_json(path.read_bytes(), AgentConfig)
     except OSError as error:
         raise RequestInvalid(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from dataplane.addressing import Address
+from dataplane.decoding import from_json
 from dataplane.errors import NodeRefused
 from dataplane.nftables import digest
 
@@ -69,7 +70,7 @@ class Firewall:
 
     def _installed(self) -> _Installed | None:
         try:
-            return msgspec.json.decode(self._record.read_bytes(), type=_Installed)
+            return from_json(self._record.read_bytes(), _Installed)
         except (FileNotFoundError, msgspec.DecodeError):
             return None  # written again from what is wanted
 

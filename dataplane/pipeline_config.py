@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from dataplane.decoding import from_json
 from dataplane.errors import NodeRefused
 
 FILE_NAME = "p4runtime.json"
@@ -22,6 +23,11 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Digest of the map layout under which this was written."""
     elections: dict[str, str] = {}
     """The highest election id (decimal; 128 bits) by role."""
+
+    def __post_init__(self) -> None:
+        for number in self.elections.values():
+            if not (number.isascii() and number.isdecimal() and len(number) <= 39) or int(number) >> 128:
+                raise ValueError("an election id is no number of 128 bits")
 
 
 class PipelineConfigFile:
@@ -48,7 +54,7 @@ class PipelineConfigFile:
 
     def _read(self) -> PipelineConfig:
         try:
-            config = msgspec.json.decode(self._path.read_bytes(), type=PipelineConfig)
+            config = from_json(self._path.read_bytes(), PipelineConfig)
         except FileNotFoundError:
             return PipelineConfig(layout=self._digest)
         except (OSError, msgspec.DecodeError) as error:

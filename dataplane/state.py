@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from dataplane.decoding import from_json
 from dataplane.errors import NodeRefused, RequestInvalid
 
 CLOCK_SLEWED_S = 2
@@ -57,7 +58,7 @@ def boot_epoch_s(state_dir: Path) -> int:
     path = state_dir / "boot.json"
     boot_id = _BOOT_ID.read_text().strip()
     try:
-        known = msgspec.json.decode(path.read_bytes(), type=_Boot)
+        known = from_json(path.read_bytes(), _Boot)
     except (FileNotFoundError, msgspec.DecodeError):
         known = None
     epoch_s = round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))

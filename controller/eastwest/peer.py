@@ -18,6 +18,7 @@ from controller.model.agreement import (
 )
 from controller.model.intent import Value
 from controller.model.inventory import Domain
+from dataplane.decoding import from_json
 
 SERVICE = "netstitch.EastWest"
 GREET = "Greet"
@@ -67,8 +68,8 @@ def encode(message: Envelope | Greeting) -> bytes:
 def decode(data: bytes) -> Envelope:
     """Raises Unreadable where `data` is no message of ours."""
     try:
-        envelope = _ENVELOPES.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        envelope = from_json(data, Envelope)
+    except msgspec.MsgspecError as error:
         if _is_of_version_1(data):
             raise Unreadable(version_objection(1)) from error
         raise Unreadable(f"not a netstitch message: {error}") from error
@@ -79,8 +80,8 @@ def decode(data: bytes) -> Envelope:
 def decode_greeting(data: bytes) -> Greeting:
     """Raises Unreadable."""
     try:
-        return _GREETINGS.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return from_json(data, Greeting)
+    except msgspec.MsgspecError as error:
         raise Unreadable(f"not a greeting: {error}") from error
 
 
@@ -93,11 +94,7 @@ class _Version1(msgspec.Struct):
 
 def _is_of_version_1(data: bytes) -> bool:
     try:
-        msgspec.json.decode(data, type=_Version1)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        from_json(data, _Version1)
+    except msgspec.MsgspecError:
         return False
     return True
-
-
-_ENVELOPES: msgspec.json.Decoder[Envelope] = msgspec.json.Decoder(Envelope)
-_GREETINGS: msgspec.json.Decoder[Greeting] = msgspec.json.Decoder(Greeting)

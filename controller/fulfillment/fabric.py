@@ -221,9 +221,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 continue
             link = inventory.links[name]
             underlay = 80 if status.endpoint.startswith("[") else 60  # IP, UDP and WireGuard's own 32 octets
-            tunnel_mtu = max(link.mtu - underlay, LEAST_TUNNEL_MTU)
-            if status.mtu > 0:
-                tunnel_mtu = min(tunnel_mtu, status.mtu)
+            sizes = [link.mtu - underlay, *([status.mtu] if status.mtu > 0 else [])]
             crossings[name] = Crossing(
                 link=name,
                 node=node,
@@ -234,7 +232,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 kernel_mac=addressing.mac(status.kernel_mac) if status.kernel_mac else 0,
                 public_key=status.public_key,
                 endpoint=status.endpoint,
-                inner_mtu=tunnel_mtu - encapsulation_bytes(1),
+                inner_mtu=max(min(sizes), LEAST_TUNNEL_MTU) - encapsulation_bytes(1),
                 reaches=status.reaches,
                 border=border,
             )

@@ -27,6 +27,7 @@ from controller.model.agreement import (
     Terms,
     TunnelEnd,
     Withdrawal,
+    opened,
     opened_mandate,
     unsigned,
 )
@@ -37,11 +38,14 @@ from controller.model.keys import Keys
 from controller.model.told import Told, Why, heard
 
 LEAST_MARGIN_US = 1000
+MAX_PROMISE_US = 3_600_000_000
+"""An hour: so that the promises of all domains on a way together are one that can be said."""
 
 
 def sealed(statement: Message | Mandate, keys: Keys) -> Envelope:
-    """Signed by us."""
+    """Signed by us. Raises Unreadable where a field is beyond what others take."""
     envelope = unsigned(statement)
+    opened_mandate(envelope) if isinstance(statement, Mandate) else opened(envelope)
     return msgspec.structs.replace(envelope, signature=keys.sign(envelope.signed_bytes))
 
 
@@ -105,7 +109,7 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     if terms.expires_s > now_s + MAX_LEASE_S:
         return Why(Told.TIME, f"the lease is longer than {MAX_LEASE_S // 86400} days")
     passed = terms.visited
-    if own in passed or passed[-1:] != (peer.name,) or len({*passed}) < len(passed) or len(passed) > MAX_DOMAINS:
+    if own in passed or passed[-1:] != (peer.name,) or len({*passed}) < len(passed) or len(passed) >= MAX_DOMAINS:
         return Why(Told.CIRCLE, f"the traffic would go in a circle: it has passed {', '.join(passed)}")
     if own in terms.avoid_domains:
         return Why(Told.CIRCLE, f"the traffic must not pass {own}")
@@ -185,6 +189,8 @@ def _accepted(
     limit_us = terms.latency_us_max
     if limit_us is not None and acceptance.latency_us > limit_us:
         return session, f"{peer.name} promises {acceptance.latency_us} us where at most {limit_us} us were asked for"
+    if acceptance.latency_us > MAX_PROMISE_US:
+        return session, f"{peer.name} promises {acceptance.latency_us} us, which is nothing that anybody could use"
     if reason := end_objection(acceptance.acceptor_end, peer):
         return session, reason
     agreement = Agreement(

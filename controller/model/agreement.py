@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from controller.model.intent import Encryption, Ports, Trust, Value
 from dataplane.bounds import ONE_LINE, AddressText, EndpointText, PrefixTexts
+from dataplane.decoding import from_json
 
 PROTOCOL = 2
 """Version of what controllers say to each other. 1, of the releases before mandates, is refused."""
@@ -235,8 +236,6 @@ MESSAGES: dict[str, type[Message]] = {
     "holdings": Holdings,
 }
 _KINDS: dict[type[Message | Mandate], str] = {kind: name for name, kind in MESSAGES.items()} | {Mandate: "mandate"}
-_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in MESSAGES.items()}
-_MANDATES = msgspec.json.Decoder(Mandate)
 
 
 class Agreement(Value, frozen=True, kw_only=True):
@@ -283,12 +282,12 @@ def opened(envelope: Envelope) -> Message:
     """What an envelope says, whether or not it is signed. Raises Unreadable."""
     if envelope.version != PROTOCOL:
         raise Unreadable(version_objection(envelope.version))
-    decoder = _DECODERS.get(envelope.kind)
-    if decoder is None:
+    kind = MESSAGES.get(envelope.kind)
+    if kind is None:
         raise Unreadable(f"unknown kind of message {envelope.kind!r}: this release knows {', '.join(MESSAGES)}")
     try:
-        return decoder.decode(envelope.payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return from_json(envelope.payload, kind)
+    except msgspec.MsgspecError as error:
         raise Unreadable(f"the {envelope.kind} cannot be read: {error}") from error
 
 
@@ -298,8 +297,8 @@ def opened_mandate(envelope: Envelope) -> Mandate:
     if envelope.version != PROTOCOL or envelope.kind != "mandate":
         raise Unreadable(f"expected a mandate of protocol version {PROTOCOL}, found {envelope.kind!r} of another")
     try:
-        return _MANDATES.decode(envelope.payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return from_json(envelope.payload, Mandate)
+    except msgspec.MsgspecError as error:
         raise Unreadable(f"the mandate cannot be read: {error}") from error
 
 

@@ -21,6 +21,7 @@ from controller.errors import ConfigInvalid, NoSpace, Unavailable
 from controller.model.access import Principal, Role
 from controller.model.intent import Value
 from controller.model.resource import Answer, Resource
+from dataplane.decoding import from_json
 
 BOOTSTRAP = "bootstrap"
 """The administrator's token that stands in `token_file`."""
@@ -81,7 +82,7 @@ class Tokens:
         try:
             if path.stat().st_mode & 0o077:
                 raise ConfigInvalid(f"{path}: others may read these tokens; run `chmod go= {path}`")
-            return cls(bootstrap, msgspec.json.decode(path.read_bytes(), type=_File).tokens, path)
+            return cls(bootstrap, from_json(path.read_bytes(), _File).tokens, path)
         except FileNotFoundError:
             return cls(bootstrap, path=path)
         except OSError as exc:

@@ -25,8 +25,8 @@ from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, offer_again, repeat_answer
 from controller.reconcile.turn import Turn
 
-SERIAL_JUMP_MAX = 100_000
-"""A peer's word moves our numbers no further."""
+SERIAL_MOVED_MAX = 100_000
+"""The word of one peer moves our numbers no further, however often it says so."""
 
 
 def tell(turn: Turn, peer: str, *, is_answer: bool = False) -> None:
@@ -42,9 +42,11 @@ def tell(turn: Turn, peer: str, *, is_answer: bool = False) -> None:
 
 def compare(turn: Turn, peer: str, theirs: Holdings) -> None:
     """With what `peer`, who has signed this, holds."""
-    serial = turn.counters.get("serial") or 0
-    if serial < theirs.newest:  # our store is a copy from before
-        turn.counters.put("serial", min(theirs.newest, serial + SERIAL_JUMP_MAX))
+    serial, moved = turn.counters.get("serial") or 0, turn.counters.get(f"moved by {peer}") or 0
+    further = min(theirs.newest - serial, SERIAL_MOVED_MAX - moved)
+    if further > 0:  # our store is a copy from before
+        turn.counters.put("serial", serial + further)
+        turn.counters.put(f"moved by {peer}", moved + further)
         _ask_again(turn)
     known = {one.id: one for one in theirs.agreements}
     ours = set()

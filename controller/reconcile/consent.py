@@ -58,12 +58,7 @@ def asked(turn: Turn, terms: Terms) -> Connection | Why:
 
 def _underlay_objection(turn: Turn, terms: Terms) -> str:
     """No flow may be from or to where our own tunnels begin."""
-    ours = {
-        str(addressing.endpoint(border.endpoint)[0])
-        for description in turn.descriptions.all.values()
-        for border in description.borders
-        if border.endpoint
-    }
+    ours = {str(addressing.endpoint(one.endpoint)[0]) for one in turn.fabric.crossings.values()}
     underlay = sorted(map(host_prefix, ours))
     prefixes = {prefix for flow in terms.flows for prefix in (*flow.source_prefixes, *flow.destination_prefixes)}
     beyond = next((prefix for prefix in sorted(prefixes) if overlaps(prefix, underlay)), None)

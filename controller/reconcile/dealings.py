@@ -28,6 +28,8 @@ from controller.reconcile.turn import Lost, Turn
 LINGER_S = 2
 """How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
 MAX_LINGER_S = 10
+ID_NAME_LENGTH = 200
+"""Of what others have given a name, in ids of ours."""
 MAX_HOLD_OFF_S = 86400
 """We ask again after a day, whatever the neighbour says."""
 LOST_RETRY_S = 2
@@ -127,10 +129,10 @@ def _own_expiry(turn: Turn, course: Course) -> int:
 
 
 def _agreement_id(turn: Turn, course: Course) -> str:
-    """`offeror:name:serial`, with the name that the origin gave it."""
+    """`offeror:name:serial`, with the name that the origin gave it, as far as there is room for that."""
     name = course.plan.owner.removeprefix("intents/")
     if course.upstream is not None:
-        name = course.upstream.terms.id.split(":")[1]
+        name = course.upstream.terms.id.split(":")[1][:ID_NAME_LENGTH]
     return f"{turn.own}:{name}:{turn.number('serial')}"
 
 
@@ -157,7 +159,7 @@ def _size(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> i
             sizes.append(beyond.terms.offeror_end.inner_mtu)
         elif beyond.agreement is not None:
             sizes.append(beyond.agreement.acceptor_end.inner_mtu)
-    return min(sizes)
+    return max(min(sizes), 0)
 
 
 def watch_ends(turn: Turn) -> None:

@@ -307,7 +307,9 @@ def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope
     turn.forget_messages(message.id)
     told, _ = passed_on(after.reason, peer.name)
     why = Why(told, after.reason if message.ended_by else f"{peer.name} has withdrawn it: {after.reason}")
-    ending = Ending(domain=message.ended_by, retry_after_s=message.retry_after_s)
+    # of what we ended ourselves nobody has to tell us
+    ended_by = message.ended_by if message.ended_by != turn.own else peer.name
+    ending = Ending(domain=ended_by, retry_after_s=message.retry_after_s)
     if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
         end(turn, course, why, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
         return

@@ -21,6 +21,7 @@ from controller.model.provenance import Provenance
 from controller.model.rule import Rule
 from controller.model.told import Told
 from controller.reconcile.held import Held
+from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
 
 
@@ -193,13 +194,9 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             continue
         if record.kind not in RECORDS:
             raise ValueError(f"record {record.kind}/{record.name}: unknown kind (store of another version?)")
-        table, kind = RECORDS[record.kind]
         if is_of_version_1(record):
             continue
-        try:
-            tables[table][record.name] = msgspec.json.decode(record.content, type=kind)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
+        tables[RECORDS[record.kind][0]][record.name] = read(record)
     inventory = Inventory(**{table: tables.pop(table) for table in INVENTORY_TABLES})
     in_order = sorted(tables["courses"].items(), key=lambda item: item[1].serial)
     tables["courses"] = {name: _with_end(course, tables["undertakings"]) for name, course in in_order}
@@ -219,6 +216,16 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         agreements=_agreements(tables["courses"]),
         nodes={name: NodeStanding() for name in inventory.nodes},
     )
+
+
+def read(record: Record) -> Any:
+    """What a record of one of RECORDS says; None: that there is no such thing. Raises ValueError."""
+    if record.content is None:
+        return None
+    try:
+        return from_json(record.content, RECORDS[record.kind][1])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
 
 
 def _with_end(course: Course, undertakings: Mapping[str, Undertaking]) -> Course:
@@ -247,8 +254,8 @@ def is_of_version_1(record: Record) -> bool:
     if record.content is None or record.kind not in ("Course", "Outbox"):
         return False
     try:
-        found = msgspec.json.decode(record.content, type=_SignedOnce)
-    except (msgspec.MsgspecError, RecursionError):
+        found = from_json(record.content, _SignedOnce)
+    except msgspec.MsgspecError:
         return False
     sides = [side for side in (found.upstream, found.downstream) if side is not None]
     return any(side.offer_signature for side in sides) or "type" in found.message

@@ -11,14 +11,14 @@ def end_objection(turn: Turn, border: str, end: TunnelEnd) -> str:
     """Why not; empty: it can. `end` is well formed. Where the gateway has not described itself, its agent looks."""
     if reason := key_objection(addressing.key(end.public_key)):
         return f"the tunnel's end: {reason}"
-    borders = [one for description in turn.descriptions.all.values() for one in description.borders]
-    if end.public_key in {one.public_key for one in borders}:
+    ours = turn.fabric.crossings.values()  # what a node says of borders that are not its own counts for nothing
+    if end.public_key in {one.public_key for one in ours}:
         return f"the tunnel's end: the key is {turn.own}'s own"
     crossing = turn.fabric.crossings.get(border)
     if crossing is not None and crossing.reaches:
         prefixes = map(addressing.prefix, crossing.reaches)
         if reason := place_objection(
-            addressing.endpoint(end.endpoint)[0], prefixes, [addressing.endpoint(one.endpoint)[0] for one in borders]
+            addressing.endpoint(end.endpoint)[0], prefixes, [addressing.endpoint(one.endpoint)[0] for one in ours]
         ):
             return f"the tunnel's end: {reason}"
     for course in turn.courses.all.values():

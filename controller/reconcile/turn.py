@@ -11,7 +11,7 @@ from controller.model.course import Course, HeldOff
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
-from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, read
 
 T = TypeVar("T")
 UNASKED_MAX = 256
@@ -234,7 +234,8 @@ class Turn:
         return state, ((Persist(records=records), *self.effects) if records else tuple(self.effects))
 
     def _records(self) -> tuple[Record, ...]:
-        """What is to be stored: of each thing that changed, what it is now."""
+        """What is to be stored: of each thing that changed, what it is now. Raises ValueError where that could not be
+        read again: then nothing of the step counts."""
         tables: dict[str, Table[Any]] = {
             **self._inventory_tables(),
             "rules": self.rules,
@@ -254,7 +255,8 @@ class Turn:
                 if value is None and name not in self._stored(table):
                     continue
                 content = None if value is None else msgspec.json.encode(value)
-                records.append(Record(kind=kind, name=name, content=content))
+                records.append(record := Record(kind=kind, name=name, content=content))
+                read(record)  # else the next start would find what it cannot read
         return tuple(records)
 
     def _stored(self, table: str) -> dict[str, Any]:

@@ -118,8 +118,10 @@ def check(store: Path, revision: int, digest: str) -> None:
 
 
 def _halves(path: Path) -> tuple[bytes, bytes]:
-    data = path.read_bytes().ljust(2 * HALF_BYTES, b"\0")
-    return data[:HALF_BYTES], data[HALF_BYTES : 2 * HALF_BYTES]
+    """However large the file is."""
+    with path.open("rb") as file:
+        first, second = (file.read(HALF_BYTES).ljust(HALF_BYTES, b"\0") for _ in range(2))
+    return first, second
 
 
 def _encoded(line: Line) -> bytes:
