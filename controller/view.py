@@ -19,7 +19,7 @@ from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
 from controller.readiness import link_phase, network_phase
 from controller.reconcile.carriers import without_carrier
-from controller.reconcile.state import State
+from controller.reconcile.state import NodeStanding, State
 from dataplane.host_api import PortStatus
 
 
@@ -112,8 +112,12 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
             )
             status: dict[str, Any] = {"node": node, "agreements": agreements}
             if now is not None:
-                status |= {"up": now.up, "latest_handshake_s": now.latest_handshake_s, "mtu": now.mtu}
+                status |= {"up": now.up} if standing.reachable else {}
+                status |= {"latest_handshake_s": now.latest_handshake_s, "mtu": now.mtu}
                 status |= {"received_bytes": now.received_bytes, "sent_bytes": now.sent_bytes}
+            if not standing.reachable:
+                status |= _unreachable(standing)
+                status["reason"] = f"whether it is up is not known, the rest is as last told: {standing.reason}"
             name = f"{node}/{tunnel.border}"
             yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
 
@@ -158,6 +162,7 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
         "generation": standing.generation,
         "confirmed": standing.confirmed,
     }
+    status |= _unreachable(standing)
     if standing.reason or standing.rejected:
         status["reason"] = standing.reason or standing.rejected
     if standing.description is not None:
@@ -165,6 +170,10 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
         status["layout"] = standing.description.layout
         status["ports"] = [_port_status(port) for port in standing.description.ports]
     return status
+
+
+def _unreachable(standing: NodeStanding) -> dict[str, Any]:
+    return {"unreachable_since_s": standing.unreachable_s} if standing.unreachable_s is not None else {}
 
 
 def _port_status(port: PortStatus) -> dict[str, Any]:

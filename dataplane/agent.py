@@ -47,7 +47,7 @@ from dataplane.state import boot_epoch_s
 from dataplane.table_digest import TableDigests
 from dataplane.tables import Tables
 from dataplane.telemetry import Telemetry
-from dataplane.tunnels import Tunnels
+from dataplane.tunnels import DeviceStates, Tunnels
 from dataplane.version import VERSION
 
 _log: Logger = structlog.get_logger("stitch-agent")
@@ -82,6 +82,8 @@ class _Done:
 
     changes: tuple[str, ...]
     refused: tuple[PartRefused, ...]
+    states: DeviceStates | None = None
+    """Of the tunnels, where they are as they shall be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Agent:
         """By the last sync."""
         self._tunnels_changed = asyncio.Event()
         self._losing: frozenset[int] = frozenset()
+        self._boot_epoch_s: int | None = None
+        """As told last."""
         self._capture = Capture(parts.ports.number_of, self._switch_capture)
 
     @property
@@ -120,8 +124,14 @@ class Agent:
 
     async def run(self) -> None:
         """Follows interfaces that come and go, new tunnels until they shook hands, and hosts. Until cancelled."""
+        read_ports_anew = self._parts.ports.follow()
+
+        def links_changed() -> None:
+            read_ports_anew()
+            self._links_changed.set()
+
         events = (
-            KernelEvents(self._links_changed.set, LINKS),
+            KernelEvents(links_changed, LINKS),
             KernelEvents(self._touch, HOST),
             KernelEvents(self._touch, (nftables.EVENTS,), NETFILTER),
         )
@@ -165,7 +175,7 @@ class Agent:
         self._parts.neighbors.look()
 
     async def audit(self, desired: HostState) -> AuditReport:
-        done, description = await self._in_worker(lambda: (self._sync(desired), self._describe()))
+        done, description = await self._in_worker(lambda: self._audit(desired))
         if done.changes or done.refused != self._refused:
             self._synced(done)
         # In the loop: writes happen there, so that no digest is of half a batch.
@@ -210,6 +220,10 @@ class Agent:
     def _place_ports(self) -> tuple[str, ...]:
         return self._parts.ports.sync(self._wanted_ports(frozenset(b.name for b in self._parts.config.borders)))
 
+    def _audit(self, desired: HostState) -> tuple[_Done, NodeDescription]:
+        done = self._sync(desired)
+        return done, self._describe(done.states)
+
     def _sync(self, desired: HostState) -> _Done:
         """A tunnel's port leaves the pipeline before its devices go, and joins it when they are there.
 
@@ -217,12 +231,10 @@ class Agent:
         """
         ports, tunnels, touches = self._parts.ports, self._parts.tunnels, self._touches
         changes, refused = ports.set_gateways(desired.gateways)
-        if (
-            self._settled is not None
-            and self._settled.holds(desired.tunnels, touches)
-            and tunnels.serve(desired.tunnels)
-        ):
-            return _Done(changes, refused)
+        if self._settled is not None and self._settled.holds(desired.tunnels, touches):
+            states = tunnels.read()
+            if tunnels.are_as(desired.tunnels, states):
+                return _Done(changes, refused, states)
         self._settled = None
         left = ports.sync(self._wanted_ports(frozenset(tunnel.border for tunnel in desired.tunnels)))
         made, not_made = tunnels.sync(desired.tunnels)
@@ -270,22 +282,27 @@ class Agent:
         )
         return await asyncio.to_thread(text, figures)
 
-    def _describe(self) -> NodeDescription:
+    def _describe(self, states: DeviceStates | None = None) -> NodeDescription:
+        """`states`: of the tunnels, as just read."""
         parts = self._parts
+        states = parts.tunnels.read() if states is None else states
+        self._boot_epoch_s = boot_epoch_s(Path(parts.config.state_dir), self._boot_epoch_s)
         configured = {port.number for port in parts.config.ports}
         return NodeDescription(
             name=parts.config.name,
             software=f"stitch-agent {VERSION}",
             wireguard=parts.tunnels.software,
-            boot_epoch_s=boot_epoch_s(Path(parts.config.state_dir)),
+            boot_epoch_s=self._boot_epoch_s,
             layout=parts.layout,
             ports=tuple(
                 self._with_losses(port, port.interface, port.number)
                 for port in parts.ports.status()
                 if port.number in configured
             ),
-            borders=tuple(self._with_losses(one, f"the tunnel {one.name}", one.port) for one in parts.tunnels.status()),
-            host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual()),
+            borders=tuple(
+                self._with_losses(one, f"the tunnel {one.name}", one.port) for one in parts.tunnels.status(states)
+            ),
+            host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual(states)),
         )
 
     def _with_losses(self, status: _Status, name: str, number: int) -> _Status:

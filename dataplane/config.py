@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +13,10 @@ from dataplane import addressing
 from dataplane.bounds import LARGEST_PORT
 from dataplane.decoding import from_json
 from dataplane.detour import PREFIX
-from dataplane.errors import RequestInvalid
+from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import AgentConfig
+from dataplane.tunnel_link import TunnelLink
+from dataplane.wireguard import KeyStore
 
 _Value = TypeVar("_Value", int, str)
 _INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")
@@ -57,6 +59,7 @@ def _faults(config: AgentConfig) -> list[str]:
     faults += [f"border {name} is named twice" for name in _repeated(names)]
     listening = _repeated([border.listen_port for border in config.borders])
     faults += [f"listen_port {number} is of two borders" for number in listening]
+    faults += _faults_of_tunnels(config)
     faults += [
         f"interface {name!r} is no interface name"
         for name in [*interfaces, *(border.interface for border in config.borders)]
@@ -102,6 +105,31 @@ def _faults(config: AgentConfig) -> list[str]:
                 "tls_client_ca, or listen on unix:/PATH"
             )
     return faults
+
+
+def _faults_of_tunnels(config: AgentConfig) -> list[str]:
+    """Borders that cannot both have their WireGuard device, or of which a neighbour could not tell which it is."""
+    devices = {border.name: TunnelLink(config.name, border).wireguard for border in config.borders}
+    faults = [
+        f"borders {_named(devices, device)} would both have the device {device}: rename an interface, so that the "
+        "first 11 characters differ"
+        for device in _repeated([*devices.values()])
+    ]
+    store = KeyStore(Path(config.state_dir) / "keys")
+    try:
+        keys = {border.name: key for border in config.borders if (key := store.present(border.name))}
+    except (NodeRefused, OSError) as error:
+        return [*faults, str(error)]
+    return faults + [
+        f"borders {_named(keys, key)} have one private key: remove {store.path(name)}, a new one is made then (and the "
+        "neighbour learns it)"
+        for key in _repeated([*keys.values()])
+        for name in [max(name for name, own in keys.items() if own == key)]
+    ]
+
+
+def _named(values: Mapping[str, str], value: str) -> str:
+    return " and ".join(sorted(name for name, own in values.items() if own == value))
 
 
 def _metrics_faults(metrics: str) -> list[str]:

@@ -47,6 +47,8 @@ _REACHABLE_S = 20.0
 _RETRANSMIT_S = 1.0
 _UNICAST, _BROADCAST = 3, 3
 """Questions in vain (RFC 4861 §10): first to the MAC that is known, then to everybody."""
+_TOGETHER_S = 3.0
+"""Known hosts that are due so soon are asked with those that are: the agent wakes up once for several."""
 _LOOK_S = 5.0
 """How often is looked for what XDP learnt."""
 _AT_ONCE = 256
@@ -185,6 +187,9 @@ class Neighbors:
             self._silent.pop(host, None)
         self._checks = {host: self._check(host, seen, now_s) for host, seen in known.items() if self._own(host)}
         due = [host for host, check in self._checks.items() if check.due_s <= now_s]
+        if due:
+            soon = now_s + _TOGETHER_S
+            due += [host for host, one in self._checks.items() if now_s < one.due_s <= soon and not one.questions]
         gone = [host for host in due if self._checks[host].questions >= _UNICAST + _BROADCAST]
         self._forget(gone, now_s)
         asked = [host for host, asked in self._silent.items() if asked.at_s + asked.wait_s <= now_s]

@@ -124,6 +124,19 @@ class Ports:
         self._ports: dict[int, Port] = {}
         self._captured: set[int] = set()
         self._absent: frozenset[int] = frozenset()
+        self._followed = False
+        self._changes = 0
+        self._told: tuple[int, tuple[PortStatus, ...]] | None = None
+        """What `status` said last, and the number of changes before it was read."""
+
+    def follow(self) -> Callable[[], None]:
+        """From now on `status` reads anew only after a `sync`, or when the returned function was called: an interface
+        has changed."""
+        self._followed = True
+        return self._look_again
+
+    def _look_again(self) -> None:
+        self._changes += 1
 
     def sync(self, wanted: Iterable[Port]) -> tuple[str, ...]:
         """Makes exactly these ports be, as far as their interfaces exist; returns what was different, in words.
@@ -139,6 +152,7 @@ class Ports:
         for number, interface in there.items():
             changes += self._placed(ports[number], interface)
         self._tell_absent(frozenset(found.keys() - there.keys()))
+        self._look_again()
         return tuple(changes)
 
     def set_gateways(self, gateways: Iterable[Gateway]) -> tuple[tuple[str, ...], tuple[PartRefused, ...]]:
@@ -216,6 +230,12 @@ class Ports:
         return standing.fault if standing else ""
 
     def status(self) -> tuple[PortStatus, ...]:
+        changes = self._changes
+        if self._told is None or not self._followed or self._told[0] != changes:
+            self._told = changes, self._read_status()
+        return self._told[1]
+
+    def _read_status(self) -> tuple[PortStatus, ...]:
         return tuple(
             PortStatus(
                 number=port.number,

@@ -52,16 +52,21 @@ def share(path: Path, group: str, mode: int) -> None:
         raise NodeRefused(f"{path} cannot be shared with group {group!r}: {error}") from error
 
 
-def boot_epoch_s(state_dir: Path) -> int:
+def boot_epoch_s(state_dir: Path, known_s: int | None = None) -> int:
     """Unix time of boot. Kept while the machine is up and its clock only slewed: leases are computed from it, and shall
-    not be written anew for nothing. A clock that was set (by more than CLOCK_SLEWED_S) gives another one."""
+    not be written anew for nothing. A clock that was set (by more than CLOCK_SLEWED_S) gives another one.
+
+    `known_s`: what this process was told before.
+    """
+    epoch_s = round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    if known_s is not None and abs(known_s - epoch_s) <= CLOCK_SLEWED_S:
+        return known_s
     path = state_dir / "boot.json"
     boot_id = _BOOT_ID.read_text().strip()
     try:
         known = from_json(path.read_bytes(), _Boot)
     except (FileNotFoundError, msgspec.DecodeError):
         known = None
-    epoch_s = round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
     if known is not None and known.boot_id == boot_id and abs(known.boot_epoch_s - epoch_s) <= CLOCK_SLEWED_S:
         return known.boot_epoch_s
     boot = _Boot(boot_id=boot_id, boot_epoch_s=epoch_s)

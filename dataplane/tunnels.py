@@ -7,10 +7,11 @@ them, and the peer last: nothing comes in before all of it is in place. Removal 
 import ipaddress
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -32,6 +33,8 @@ from dataplane.wireguard import DeviceConfig, DeviceState, KeyStore, Peer, WireG
 
 START_S = 0.7
 """How long a sync waits for WireGuard to start: what takes longer is refused for now, and found by the next one."""
+DeviceStates: TypeAlias = Mapping[str, DeviceState | None]
+"""By border; None: nobody serves it, or does not answer."""
 _FORWARDING = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 
 
@@ -87,7 +90,7 @@ class Tunnels:
     """Runs in the node's network namespace. Methods take milliseconds and block: call them from a thread."""
 
     def __init__(self, node: str, borders: Sequence[BorderConfig], wireguard: WireGuard, state_dir: Path) -> None:
-        """Makes the keys of borders that have none. Raises RequestInvalid where borders get in each other's way."""
+        """Makes the keys of borders that have none. `config` has seen that they are not in each other's way."""
         keys = KeyStore(state_dir / "keys")
         self._wireguard = wireguard
         self._firewall = Firewall(state_dir)
@@ -100,12 +103,6 @@ class Tunnels:
             border.name: _Border(link=TunnelLink(node, border), private_key=keys.private_key(border.name))
             for border in borders
         }
-        devices = [border.link.wireguard for border in self._borders.values()]
-        if len(set(devices)) != len(borders):
-            raise RequestInvalid(
-                f"borders of {node} need devices {sorted(devices)}: names and the first 11 characters of interfaces "
-                "must differ; rename an interface"
-            )
 
     @property
     def software(self) -> str:
@@ -157,23 +154,22 @@ class Tunnels:
             if peer.endpoint
         ]
 
-    def serve(self, desired: Iterable[Tunnel]) -> bool:
-        """Whether WireGuard of each of them is there and has its peer, read back: it says nothing by itself."""
-        wanted, refused = self._checked(desired)
-        if refused:
-            return False
-        for name, peer in wanted.items():
-            border = self._borders[name]
-            state = self._seen(border.link.wireguard)
-            if state is None or not state.matches(_device_config(border, peer)):
+    def read(self) -> DeviceStates:
+        """What WireGuard of each border is now: it says nothing by itself."""
+        return {name: self._seen(border.link.wireguard) for name, border in self._borders.items()}
+
+    def are_as(self, desired: Iterable[Tunnel], states: DeviceStates) -> bool:
+        """Whether WireGuard of each of them, which `sync` has made, is still there and has its peer."""
+        for tunnel in desired:
+            border, state = self._borders[tunnel.border], states[tunnel.border]
+            if state is None or not state.matches(_device_config(border, _peer(tunnel, tunnel.border))):
                 return False
         return True
 
-    def actual(self) -> tuple[Tunnel, ...]:
-        """The tunnels that the node has now, read back."""
+    def actual(self, states: DeviceStates) -> tuple[Tunnel, ...]:
+        """The tunnels that the node has."""
         found = []
-        for name, border in self._borders.items():
-            state = self._seen(border.link.wireguard)
+        for name, state in states.items():
             for peer in state.peers if state else ():
                 tunnel = Tunnel(
                     border=name,
@@ -185,8 +181,8 @@ class Tunnels:
                 found.append(tunnel)
         return tuple(sorted(found, key=lambda tunnel: tunnel.border))
 
-    def status(self) -> tuple[BorderStatus, ...]:
-        return tuple(self._status(border) for border in self._borders.values())
+    def status(self, states: DeviceStates) -> tuple[BorderStatus, ...]:
+        return tuple(self._status(border, states[name]) for name, border in self._borders.items())
 
     def ports(self) -> tuple[tuple[int, str], ...]:
         """(P4Runtime port, interface on the pipeline's side) of each tunnel that exists now."""
@@ -247,7 +243,7 @@ class Tunnels:
 
     def _shared(self, wanted: dict[str, Peer]) -> dict[str, str]:
         """Borders whose peer is another border's too, by its key or its place: who has it keeps it."""
-        there = {tunnel.border: (tunnel.peer_public_key, tunnel.peer_endpoint) for tunnel in self.actual()}
+        there = {tunnel.border: (tunnel.peer_public_key, tunnel.peer_endpoint) for tunnel in self.actual(self.read())}
         holders: dict[str, str] = {}
         refused = {}
         for name, peer in sorted(
@@ -309,9 +305,8 @@ class Tunnels:
                 return ["turned IPv6 forwarding off, as it was"]
         return []
 
-    def _status(self, border: _Border) -> BorderStatus:
+    def _status(self, border: _Border, state: DeviceState | None) -> BorderStatus:
         link, config = border.link, border.config
-        state = self._seen(link.wireguard)
         traffic = state.traffic[0] if state and state.traffic else None
         underlay_address = addressing.interface(config.address).ip
         underlay = read_interface(config.interface)

@@ -104,15 +104,24 @@ class KeyStore:
 
     directory: Path
 
-    def private_key(self, name: str) -> str:
-        """The key called `name`, made now if there is none. Durable when this returns.
+    def path(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
 
-        Raises NodeRefused where the file is not a key: a new one would silently cut the tunnel off from its peer.
-        """
+    def private_key(self, name: str) -> str:
+        """The key called `name`, made now if there is none. Durable when this returns. Raises NodeRefused."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.directory / f"{name}.key"
-        if not path.exists():
-            _write_durably(path, base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()) + b"\n")
+        if not self.path(name).exists():
+            made = X25519PrivateKey.generate().private_bytes_raw()
+            _write_durably(self.path(name), base64.b64encode(made) + b"\n")
+        return self._read(name)
+
+    def present(self, name: str) -> str:
+        """The key called `name`; empty: there is none. Raises NodeRefused."""
+        return self._read(name) if self.path(name).exists() else ""
+
+    def _read(self, name: str) -> str:
+        """Raises NodeRefused where the file is not a key: a new one would silently cut the tunnel off from its peer."""
+        path = self.path(name)
         text = path.read_text().strip()
         try:
             public_key(text)

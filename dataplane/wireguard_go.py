@@ -53,13 +53,20 @@ class GoWireGuard:
         self._children: dict[str, _Child] = {}
         self._silent: dict[str, _Silence] = {}
         """Devices whose process has a socket and does not answer."""
+        self._program: str | None = None
+        """Where it was found."""
 
     @property
     def software(self) -> str:
-        return _COMMAND if shutil.which(_COMMAND) else "none"
+        return _COMMAND if self._is_installed() else "none"
+
+    def _is_installed(self) -> bool:
+        if self._program is None or not os.access(self._program, os.X_OK):
+            self._program = shutil.which(_COMMAND)
+        return self._program is not None
 
     def begin(self, device: str) -> None:
-        if shutil.which(_COMMAND) is None:
+        if not self._is_installed():
             raise NodeRefused("the kernel has no WireGuard, and wireguard-go is not installed: one of them is needed")
         child = self._children.get(device)
         if child and child.process.poll() is None and time.monotonic() - child.started < _LOST_S:

@@ -159,6 +159,8 @@ class FakeNode:
     """Of each Write: `table` of each run."""
     reads: list[str] = field(default_factory=list)
     """Tables that were read back."""
+    calls: list[str] = field(default_factory=list)
+    """Methods that were called, with their service."""
     _server: grpc.aio.Server | None = None
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ class FakeNode:
 
     async def start(self) -> None:
         self.tables = CountedTables(self)
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Noted(self.calls),))
         device = Device(
             device_id=1,
             layout=LAYOUT,
@@ -217,6 +219,15 @@ class FakeNode:
     def all_entries(self) -> dict[str, tuple[TableEntry, ...]]:
         """By table, in an order that does not depend on when they were written."""
         return {table.table.name: tuple(sorted(self.entries(table.table.name), key=repr)) for table in LAYOUT.tables}
+
+
+class Noted(grpc.aio.ServerInterceptor):
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+
+    async def intercept_service(self, continuation, handler_call_details):  # type: ignore[no-untyped-def]
+        self._calls.append(handler_call_details.method)
+        return await continuation(handler_call_details)
 
 
 class CountedTables(Tables):

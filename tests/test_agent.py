@@ -35,6 +35,7 @@ from dataplane.host_api import (
 from dataplane.reasons import DropReason
 from dataplane.state import boot_epoch_s
 from dataplane.version import VERSION
+from dataplane.wireguard import KeyStore
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 PORTS = [
@@ -90,6 +91,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
     finally:
         made.remove()
         pins.remove()
+
+
+def second(**others: Any) -> dict[str, Any]:
+    """A border beside the one that is there."""
+    own = {"name": "sg1-u1", "port": 101, "interface": "u1", "address": "192.0.2.5/30", "listen_port": 51821}
+    return {**own, "mtu": 1420, **others}
 
 
 def refusal(code: grpc.StatusCode, call: Any) -> str:
@@ -374,6 +381,8 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
         ({"listen": "somewhere"}, "neither unix:/PATH nor HOST:PORT"),
         ({"flow_cache_entries": 1000}, "no power of two"),
         ({"ports": [*PORTS, {"number": 1, "interface": "x", "role": "fabric"}]}, "port number 1 is used twice"),
+        ({"borders": [*BORDERS, second(listen_port=51820)]}, "listen_port 51820 is of two borders"),
+        ({"borders": [*BORDERS, second(interface="t1")]}, "borders sg1-t1 and sg1-u1 would both have the device wg-t1"),
         ({"ports": [{"number": 512, "interface": "x", "role": "fabric"}]}, "not in 1..511"),
         ({"ports": [{"number": 1, "interface": "x", "role": "other"}]}, "Invalid enum value 'other'"),
         ({"unknown": 1}, "unknown field `unknown`"),
@@ -406,6 +415,22 @@ def test_a_configuration_can_be_checked_without_touching_anything(tmp_path: Path
     command = [".venv/bin/python", "-m", "dataplane", "--config", str(path), "--check-config"]
     assert run(*command) == f"{path}: ok, node x\n"
     assert not (tmp_path / "state").exists()
+
+
+def test_two_borders_with_one_key_are_refused(tmp_path: Path) -> None:
+    """A neighbour would take one for the other. Keys of borders that are not there any more are nobody's."""
+    config = {"name": "x", "listen": f"unix:{tmp_path}/s", "state_dir": str(tmp_path / "state"), "pin_dir": "/x"}
+    path, keys = tmp_path / "agent.json", KeyStore(tmp_path / "state" / "keys")
+    keys.private_key("sg1-t1")
+    path.write_text(json.dumps({**config, "ports": PORTS, "borders": [*BORDERS, second()]}))
+    for name in ("sg1-u1", "gone"):
+        keys.path(name).write_text(keys.private_key("sg1-t1") + "\n")
+    command = [".venv/bin/python", "-m", "dataplane", "--config", str(path), "--check-config"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"borders sg1-t1 and sg1-u1 have one private key: remove {keys.path('sg1-u1')}" in done.stderr
+    keys.path("sg1-u1").unlink()
+    assert run(*command) == f"{path}: ok, node x\n"
 
 
 def test_prometheus_reads_what_the_kernel_holds_by_a_private_socket(node: Node) -> None:

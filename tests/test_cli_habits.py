@@ -58,6 +58,8 @@ def test_shells_propose_kinds_names_and_phases(stitch: Shell) -> None:
     assert complete(stitch, "describe", "intent/") == ["intent/books", "intent/orders"]
     assert complete(stitch, "delete", "intents", "books", "o") == ["orders"]
     assert complete(stitch, "get", "intents", "--phase", "Act") == ["Active"]
+    assert complete(stitch, "get", "nodes", "--phase", "") == ["Ready", "Syncing", "Unreachable", "Unknown"]
+    assert complete(stitch, "delete", "agreements", "--phase", "A") == ["Agreed"]
     assert complete(stitch, "get", "intents", "o", server="http://127.0.0.1:1") == [], "nobody to ask: silent"
 
 
@@ -86,6 +88,9 @@ def test_selectors_pick_what_is_shown_and_deleted(stitch: Shell) -> None:
     assert names("-l", "app!=shop") == ["c"]
     assert names("--phase", "active", "--tenant", "t-hall") == ["c"]
     assert "expected NAME=VALUE" in stitch("get", "intents", "-l", "=x", status=2).stderr
+    assert "Pending, Negotiating" in stitch("get", "intents", "--phase", "Bogus", status=2).stderr
+    assert "Pending, Negotiating" in stitch("delete", "intents", "--phase", "Bogus", status=2).stderr
+    assert "Ready, Syncing" in stitch("get", "nodes", "--phase", "Bogus", "--watch", status=2).stderr
     assert stitch("delete", "intents", "-l", "app=shop").stdout == "intents/a deleted\nintents/b deleted\n"
     assert stitch("delete", "intents", "c", "nothing", "--ignore-not-found").stdout.splitlines() == [
         "intents/c deleted", "intents/nothing absent",

@@ -17,6 +17,7 @@ from controller.errors import TooOld
 from controller.history import History
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
+from controller.model.phases import PHASES
 from controller.model.resource import Resource
 from controller.northbound.api import create_app
 from controller.northbound.lists import selector
@@ -117,8 +118,28 @@ async def test_lists_come_in_pages_and_by_selectors(shop: Any) -> None:
         ("phase=Active", []),
     ):
         assert await api.names(f"intents?{query}") == expected, query
-    for query in ("limit=0", "limit=x", "continue=%25", "labels=%3Dx", "since=-1"):
+    for query in ("limit=0", "limit=x", "continue=%25", "labels=%3Dx", "since=-1", "about=intents/i00"):
         assert (await api.http.get(f"/v1/intents?{query}")).status_code == 400, query
+
+
+async def test_a_phase_that_things_of_a_kind_never_have_is_refused_with_those_they_have(shop: Any) -> None:
+    api = await shop()
+    for kind, known in PHASES.items():
+        for one in api.shell.list(kind):
+            status = one.status.get("phase", one.status.get("standing"))
+            assert status in (*known, None), (kind, status)
+        for phase in known:
+            assert (await api.http.get(f"/v1/{kind}?phase={phase.upper()}")).status_code == 200, (kind, phase)
+        for query in ("phase=Bogus", "phase=", "phase=Bogus&watch=true"):
+            answer = await api.http.get(f"/v1/{kind}?{query}")
+            assert answer.status_code == 400 and known[0] in answer.text and known[-1] in answer.text, (kind, query)
+    assert "did you mean Active?" in (await api.http.get("/v1/intents?phase=actve")).text
+    for kind, wrong in (("nodes", "Active"), ("agreements", "Active"), ("intents", "Ready"), ("links", "Up")):
+        assert (await api.http.get(f"/v1/{kind}?phase={wrong}")).status_code == 400, kind
+    for kind in ("rules", "services", "tunnels", "domains", "entries", "events", "policies"):
+        answer = await api.http.get(f"/v1/{kind}?phase=Active")
+        assert answer.status_code == 400 and "have no phases" in answer.text, kind
+    assert (await api.http.get("/v1/bogus?phase=Active")).status_code == 404
 
 
 async def test_a_change_that_somebody_else_made_is_not_written_over(shop: Any) -> None:

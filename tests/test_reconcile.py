@@ -17,6 +17,7 @@ from controller.model.event import (
     MessageSent,
     NodeDescribed,
     NodeRejected,
+    NodeSynced,
     NodeUnreachable,
     Persist,
     Reference,
@@ -187,7 +188,7 @@ def test_node_that_refuses_its_state_is_named_and_asked_again(world: World) -> N
     assert "table flow_policy is full" in intent.status["conditions"][0]["reason"]
     _, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
     asked = [one for one in effects if isinstance(one, SyncNode) and one.node == "se1"]
-    assert asked and not asked[0].audit
+    assert asked
 
 
 def test_a_clock_that_is_set_back_puts_off_neither_messages_nor_audits(world: World) -> None:
@@ -216,6 +217,42 @@ def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> Non
         {"type": "NodeUnreachable", "reason": "node se1 unreachable: gone; its state is as last confirmed"}
     ]
     assert not [one for one in effects if isinstance(one, SyncNode)]
+
+
+def test_of_a_tunnel_whose_node_is_away_nothing_is_said_but_what_was_last_known(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    (before,) = view.resources(controller.state, "tunnels", world.now_s)
+    state = controller.state
+    for second in range(2):  # it is still away
+        event = NodeUnreachable(node="sg1", reason="connection refused")
+        state, _ = reconcile.step(state, event, world.now_s + second, controller.keys)
+    (tunnel,) = view.resources(state, "tunnels", world.now_s + 2)
+    assert "up" not in tunnel.status and "connection refused" in tunnel.status["reason"]
+    assert tunnel.status["unreachable_since_s"] == world.now_s
+    assert tunnel.status["agreements"] == before.status["agreements"]
+    described = NodeDescribed(node="sg1", description=world.nodes["sg1"].describe())
+    state, _ = reconcile.step(state, described, world.now_s + 3, controller.keys)
+    (after,) = view.resources(state, "tunnels", world.now_s + 3)
+    assert "up" in before.status.keys() & after.status.keys()
+    assert not {"reason", "unreachable_since_s"} & after.status.keys()
+
+
+def test_what_an_audit_was_refused_is_forgotten_when_the_node_has_it_again(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    standing = controller.state.nodes["sg1"]
+    assert standing.settled
+    refused = NodeRejected(node="sg1", generation=standing.generation, reason="WireGuard does not answer")
+    state, _ = reconcile.step(controller.state, refused, world.now_s, controller.keys)
+    assert not state.nodes["sg1"].settled
+    state, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
+    assert [one.audit for one in effects if isinstance(one, SyncNode) and one.node == "sg1"] == [True]
+    made = NodeSynced(node="sg1", generation=standing.generation, writes=0)
+    state, _ = reconcile.step(state, made, world.now_s + 3, controller.keys)
+    assert state.nodes["sg1"].settled
 
 
 def test_records_give_back_the_state(world: World) -> None:

@@ -274,9 +274,10 @@ async def test_tables_whose_digests_are_the_same_are_read_in_turn_only(node: Fak
     for _ in range(2):  # written, then verified
         await client.sync(STATE, digests=node.digests())
     node.reads.clear()
+    node.calls.clear()
     for _ in range(2 * TURN):
         assert (await client.sync(STATE, digests=node.digests())).writes == 0
-    assert len(node.reads) == 2
+    assert len(node.reads) == len(node.calls) == 2
     routes = node.maps["route"].data
     node.reads.clear()
     routes.pop(next(each for each in routes if b"\x5f\x00\x00\x01" in each))
@@ -487,6 +488,24 @@ async def test_an_audit_names_what_was_changed_behind_our_back(node: FakeNode, r
     assert synced.writes == len(STATE) + 1
     assert {d.owner for d in synced.deviations} == {OWNER, "links/a-b", "networks/n", "nodes/se1"}
     assert {d.what for d in synced.deviations if d.table != "host"} == {"missing"}
+
+
+async def test_an_audit_that_finds_nothing_new_is_not_told(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE))
+    await running.events.next(NodeSynced)
+    for audits in range(1, 4):
+        running.nodes.sync(sync(1, STATE, audit=True))
+        await until(lambda n=audits: node.calls.count("/netstitch.Host/Audit") == n, "the audit")
+    node.tables.clear()
+    running.nodes.sync(sync(1, STATE, audit=True))
+    assert len((await running.events.next(NodeSynced, 2)).deviations) == len(STATE)
+    node.host.refusal = "WireGuard does not answer"
+    running.nodes.sync(sync(1, STATE, audit=True))
+    await running.events.next(NodeRejected)
+    node.host.refusal = ""
+    running.nodes.sync(sync(1, STATE, audit=True))  # that all is well again is news
+    assert (await running.events.next(NodeSynced, 3)).writes == 0
 
 
 async def test_an_audit_tells_what_changed_by_itself(node: FakeNode, running: Running) -> None:

@@ -133,7 +133,7 @@ def test_a_neighbour_cannot_lead_our_packets_to_another_link(make: MakeWireGuard
     border = BorderConfig(name="b", port=100, interface="private", address="192.0.2.1/30", listen_port=LISTEN, mtu=1420)
     with us.entered():
         tunnels = Tunnels("us", (border,), make(tmp_path / "us"), tmp_path / "us")
-        ours = tunnels.status()[0].public_key
+        ours = tunnels.status(tunnels.read())[0].public_key
     theirs = make(tmp_path / "they")
 
     def speak_to(endpoint: str) -> None:
@@ -146,7 +146,7 @@ def test_a_neighbour_cannot_lead_our_packets_to_another_link(make: MakeWireGuard
 
     def known() -> tuple[str, float]:
         with us.entered():
-            (tunnel,), (status,) = tunnels.actual(), tunnels.status()
+            (tunnel,), (status,) = tunnels.actual(tunnels.read()), tunnels.status(tunnels.read())
         return tunnel.peer_endpoint, status.latest_handshake_s
 
     def begin() -> bool:

@@ -152,7 +152,7 @@ def test_a_second_sync_finds_nothing_to_do_also_after_a_restart(gateway: Gateway
     assert gateway.sync(tunnel(T1), tunnel(INTERNET, endpoint="[2001:db8:ff::2]:51001")) == ()
     with gateway.namespace.entered():
         gateway.tunnels = gateway.restarted()
-        assert gateway.tunnels.actual() == (
+        assert gateway.tunnels.actual(gateway.tunnels.read()) == (
             tunnel(INTERNET, endpoint="[2001:db8:ff::2]:51001"),
             tunnel(T1),
         )
@@ -290,7 +290,7 @@ def test_random_walks_between_states_end_like_a_fresh_node(gateway: Gateway) -> 
         choice = walk.randrange(len(choices)) if step else index
         gateway.sync(*choices[choice])
         with gateway.namespace.entered():
-            assert set(gateway.tunnels.actual()) == set(choices[choice])
+            assert set(gateway.tunnels.actual(gateway.tunnels.read())) == set(choices[choice])
         picture = gateway.picture()
         assert first.setdefault(choice, picture) == picture
 
@@ -377,7 +377,7 @@ def test_what_comes_out_of_a_tunnel_reaches_its_port_and_nothing_else(make: Make
     try:
         (_, a), (_, b) = ends
         for (node, tunnels), far, prefix in zip(ends, (b, a), ("5f00:2::/32", "5f00:1::/32"), strict=True):
-            (status,) = far.status()
+            (status,) = far.status(far.read())
             wanted = Tunnel(
                 border="sg1-t1", peer_public_key=status.public_key, peer_endpoint=status.endpoint, allowed_ips=(prefix,)
             )

@@ -11,10 +11,6 @@ from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural
 
 PATIENCE_S = 1.0
 NAMES = 500
-PHASES = (
-    "Pending", "Negotiating", "Installing", "Active", "Degraded", "Unsatisfiable", "Refused", "Expired",
-)  # fmt: skip
-
 
 _FIRST_TAB = """
 if [[ "$funcstack[1]" == "_%(prog_name)s" ]]; then %(complete_func)s "$@"; fi
@@ -27,8 +23,15 @@ def kinds(incomplete: str) -> list[str]:
     return [kind for kind in KINDS if kind.startswith(incomplete.lower())]
 
 
-def phases(incomplete: str) -> list[str]:
-    return [phase for phase in PHASES if phase.lower().startswith(incomplete.lower())]
+def phases(context: typer.Context, incomplete: str) -> list[str]:
+    """Of the kind that is there already; it is no parameter yet, as the option still lacks its value."""
+    from controller.model.phases import PHASES
+
+    try:
+        known = PHASES.get(plural(context.args[0] if context.args else "intents"), ())
+    except CommandFailed:
+        return []
+    return [phase for phase in known if phase.lower().startswith(incomplete.lower())]
 
 
 def kind_or_reference(context: typer.Context, incomplete: str) -> list[str]:

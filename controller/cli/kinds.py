@@ -100,7 +100,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("ENTRIES", "status.entries"),
         ("AGE", "status.applied.at_s", "age"),
         ("REASON", "status.reason"),
-        wide=(("AGENT", "spec.agent"), ("WIREGUARD", "status.wireguard"), ("SOFTWARE", "status.software")),
+        wide=(
+            ("UNREACHABLE", "status.unreachable_since_s", "age"),
+            ("AGENT", "spec.agent"),
+            ("WIREGUARD", "status.wireguard"),
+            ("SOFTWARE", "status.software"),
+        ),
     ),
     "links": _columns(
         ("A", "spec.a"),
@@ -142,6 +147,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("SENT BYTES", "status.sent_bytes"),
         ("RECEIVED BYTES", "status.received_bytes"),
         ("AGREEMENTS", "status.agreements"),
+        ("UNREACHABLE", "status.unreachable_since_s", "age"),
+        ("REASON", "status.reason"),
         wide=(("PEER KEY", "spec.peer_public_key"), ("ALLOWED IPS", "spec.allowed_ips"), ("MTU", "status.mtu")),
     ),
     "entries": _columns(

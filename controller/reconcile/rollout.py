@@ -191,6 +191,7 @@ def described(turn: Turn, event: NodeDescribed) -> None:
         standing,
         reachable=True,
         reason="",
+        unreachable_s=None,
         described=True,
         description=event.description,
         confirmed=standing.confirmed if again else -1,
@@ -215,7 +216,11 @@ def unreachable(turn: Turn, event: NodeUnreachable) -> None:
         return
     if standing.reachable or standing.reason != event.reason:
         turn.log("node_unreachable", "warning", node=event.node, reason=event.reason)
-    turn.nodes.put(event.node, msgspec.structs.replace(standing, reachable=False, reason=event.reason))
+    since_s = turn.now_s if standing.unreachable_s is None else standing.unreachable_s
+    turn.nodes.put(
+        event.node,
+        msgspec.structs.replace(standing, reachable=False, reason=event.reason, unreachable_s=since_s),
+    )
 
 
 def synced(turn: Turn, event: NodeSynced) -> None:
@@ -224,7 +229,8 @@ def synced(turn: Turn, event: NodeSynced) -> None:
         return
     for deviation in event.deviations:
         _log_deviation(turn, deviation)
-    if event.generation > standing.confirmed:
+    has_all_again = event.generation == standing.generation and standing.rejected  # which an audit was refused
+    if event.generation > standing.confirmed or has_all_again:
         turn.log("node_synced", node=event.node, writes=str(event.writes))
         rejected = "" if event.generation == standing.generation else standing.rejected
         if event.generation == standing.generation:
@@ -260,8 +266,8 @@ def audit(turn: Turn) -> None:
     for name, standing in turn.nodes.all.items():
         if not standing.reachable or not standing.described or standing.state is None:
             continue
-        if standing.settled or standing.rejected:
-            settled = standing.settled
+        had_all = standing.confirmed == standing.generation
+        if had_all or standing.rejected:
             turn.effects.append(
-                SyncNode(node=name, generation=standing.generation, state=standing.state, audit=settled)
+                SyncNode(node=name, generation=standing.generation, state=standing.state, audit=had_all)
             )

@@ -65,6 +65,8 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
     """As far as we know."""
     reason: str = ""
     """Why it is not."""
+    unreachable_s: float | None = None
+    """Unix time since when it is not."""
     described: bool = False
     """It has said what it is since this controller started."""
     description: NodeDescription | None = None

@@ -212,6 +212,8 @@ class NodeSession:
 
     async def _keep_in_sync(self, tables: P4RuntimeClient, host: HostClient, description: NodeDescription) -> None:
         looks = HANDSHAKE_LOOKS
+        nothing_new: NodeSynced | None = None
+        """What an audit comes to that finds what was told before."""
         while True:
             if looks and _waits_for_handshake(description):  # what a tunnel carries is known by it
                 looks -= 1
@@ -228,8 +230,11 @@ class NodeSession:
                 continue
             try:
                 synced, said = await self._make(tables, host, description, wanted)
-                await self._context.report(synced)
+                if not wanted.audit or synced != nothing_new:
+                    await self._context.report(synced)
+                nothing_new = NodeSynced(node=self.name, generation=wanted.generation, writes=0)
             except TargetRejected as exc:
+                nothing_new = None
                 rejected = NodeRejected(
                     node=self.name, generation=wanted.generation, reason=str(exc), refused=exc.refused
                 )

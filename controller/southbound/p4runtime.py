@@ -85,6 +85,8 @@ class P4RuntimeClient:
         """What the node had when it was last read or written; None: unknown."""
         self._verified: dict[str, bytes] = {}
         """By table, the digest with which it was read and found to be as it shall be."""
+        self._settled: Sequence[Entry] | None = None
+        """What the node was last seen to have exactly, and nothing else."""
         self._turns = itertools.count()
 
     async def become_primary(self) -> None:
@@ -228,6 +230,9 @@ class P4RuntimeClient:
         which the node gave before, only tables are read whose digest is another than when they were last as they shall
         be; and, now and then, one in turn.
         """
+        stale = self._stale(digests) if read_back else None
+        if stale is not None and not stale and desired is self._settled:
+            return SyncReport(writes=0, deviations=())
         indexed, unclear = index(desired)
         written = 0
         if not read_back and self._seen is not None:
@@ -235,7 +240,7 @@ class P4RuntimeClient:
             if not await self._apply(indexed, self._seen, updates) and not unclear:
                 return SyncReport(writes=len(updates), deviations=())
             written = len(updates)
-        present, verified = await self._read_back(digests)
+        present = await self._read_back(stale)
         updates = difference(indexed, present)
         refused = [*unclear, *await self._apply(indexed, present, updates)]
         if refused:
@@ -247,26 +252,33 @@ class P4RuntimeClient:
                 ),
             )
         wrong = {update.key[0] for update in updates}
-        self._verified = {table: digest for table, digest in verified.items() if table not in wrong}
+        self._verified = {table: digest for table, digest in (digests or {}).items() if table not in wrong}
+        self._settled = None if updates else desired
         deviations = tuple(deviation(self.node, update) for update in updates)
         return SyncReport(writes=written + len(updates), deviations=deviations)
 
-    async def _read_back(self, digests: Mapping[str, bytes] | None) -> tuple[dict[Key, Row], Mapping[str, bytes]]:
-        """What the node has, and the digests of it."""
-        seen, names = self._seen, self._codec.p4info.table_by_name
-        if digests is None or seen is None or digests.keys() != names.keys():
-            return await self.read(), digests or {}
+    def _stale(self, digests: Mapping[str, bytes] | None) -> set[str] | None:
+        """Tables that must be read to know what the node has; None: all."""
+        names = self._codec.p4info.table_by_name
+        if digests is None or self._seen is None or digests.keys() != names.keys():
+            return None
         turn, rest = divmod(next(self._turns), TURN)
         in_turn = sorted(names)[turn % len(names)] if rest == 0 else ""
-        stale = {table for table in names if table == in_turn or self._verified.get(table) != digests[table]}
+        return {table for table in names if table == in_turn or self._verified.get(table) != digests[table]}
+
+    async def _read_back(self, stale: Collection[str] | None) -> dict[Key, Row]:
+        """What the node has."""
+        seen = self._seen
+        if stale is None or seen is None:
+            return await self.read()
         present = {each: row for each, row in seen.items() if each[0] not in stale}
-        return present | await self.read(stale), digests
+        return present | await self.read(stale) if stale else present
 
     async def _apply(
         self, desired: Mapping[Key, Entry], present: Mapping[Key, Row], updates: Sequence[Update]
     ) -> list[PartRefused]:
         """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
-        self._seen = None
+        self._seen = self._settled = None
         for update in updates:
             self._verified.pop(update.key[0], None)
         refused: list[PartRefused] = []

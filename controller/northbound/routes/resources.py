@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request, Response
 
 from controller.model.event import Problem
+from controller.model.phases import phase_of
+from controller.model.resource import Controller
 from controller.northbound import lists, schema
 from controller.northbound.answers import as_json, invalid, not_found, unknown_kind
 from controller.northbound.routes.parameters import (
@@ -40,7 +42,8 @@ def add_resources(app: FastAPI) -> None:
             Query(max_length=FILTER_MAX, description="Only those with these labels: `app=web,tier!=2,pci,!old`."),
         ] = None,
         phase: Annotated[
-            str | None, Query(max_length=64, description="Only those in this phase.", examples=["Active"])
+            str | None,
+            Query(max_length=64, description="Only those in this phase, one of their kind's.", examples=["Active"]),
         ] = None,
         tenant: Annotated[str | None, Query(max_length=64, description="Only this tenant's intents.")] = None,
         about: Annotated[
@@ -61,7 +64,10 @@ def add_resources(app: FastAPI) -> None:
         since: Since = None,
     ) -> Response:
         try:
-            selection = lists.Selection(lists.selector(labels or ""), phase, tenant, about)
+            if about is not None and kind != "events":
+                raise ValueError(f"about: only events are about something, {kind} are not")
+            standing = _standing(controller, kind, phase) if phase is not None else None
+            selection = lists.Selection(lists.selector(labels or ""), standing, tenant, about)
             if watch:
                 return follow(controller, kind, None, since, selection)
             before = lists.name_before(after)
@@ -97,3 +103,9 @@ def add_resources(app: FastAPI) -> None:
         response = as_json(found)
         response.headers["etag"] = f'"{found.metadata["revision"]}"'
         return response
+
+
+def _standing(controller: Controller, kind: str, phase: str) -> str:
+    """Raises ValueError where it is no phase of that kind, KeyError for an unknown kind."""
+    any(controller.following(kind, ""))
+    return phase_of(kind, phase)

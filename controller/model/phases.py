@@ -1,0 +1,30 @@
+"""Where a resource can stand, by kind: what a list can be asked for. Kinds that are not here have no phases."""
+
+from difflib import get_close_matches
+
+from controller.model.course import Standing
+from controller.model.intent import Phase
+
+_INSTALLED = (Phase.ACTIVE.value, Phase.INSTALLING.value)
+PHASES: dict[str, tuple[str, ...]] = {
+    "intents": tuple(phase.value for phase in Phase if phase is not Phase.WITHDRAWN),
+    "networks": _INSTALLED,
+    "links": _INSTALLED,
+    "nodes": ("Ready", "Syncing", "Unreachable", "Unknown"),
+    "agreements": tuple(standing.value for standing in Standing),
+    "plugins": ("Ready", "NotCalled", "Failed"),
+}
+"""Of an agreement it is called its standing."""
+
+
+def phase_of(kind: str, text: str) -> str:
+    """The phase that is meant, in whatever case. Raises ValueError where things of that kind never stand so."""
+    known = PHASES.get(kind, ())
+    if not known:
+        raise ValueError(f"phase {text!r}: {kind} have no phases; {', '.join(PHASES)} have")
+    found = next((phase for phase in known if phase.lower() == text.lower()), None)
+    if found is None:
+        near = get_close_matches(text.capitalize(), known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"phase {text!r}: {kind} are {', '.join(known[:-1])} or {known[-1]}{hint}")
+    return found
