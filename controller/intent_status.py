@@ -151,7 +151,11 @@ def _without_plan(where: str, errand: Errand) -> Said:
         return Said(Phase.REFUSED, f"{where}: refused by {errand.refusal}{more}")
     if unsatisfiable is not None:
         return Said(Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
-    return Said(Phase.PENDING, f"{where}: waiting for a gateway to describe itself, or for the next try")
+    if errand.lost:
+        return Said(Phase.PENDING, f"{where}: no longer carried: {errand.lost}; another try follows within seconds")
+    if errand.retry_s:
+        return Said(Phase.PENDING, f"{where}: the next try is at {print_time(errand.retry_s)}")
+    return Said(Phase.PENDING, f"{where}: waiting for a gateway to say what it is")
 
 
 def _begun(state: State, where: str, course: Course) -> Said:

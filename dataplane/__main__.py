@@ -20,6 +20,7 @@ import structlog
 from dataplane import config as configuration
 from dataplane import host, layout, log, p4info, program, service_manager, state
 from dataplane.agent import Agent, Parts
+from dataplane.all_groups import AllGroups
 from dataplane.bpf import RingBuffer
 from dataplane.client_role import OnlyControllers
 from dataplane.detour import Detours
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number in detours.numbers():
                 if detours.remove(number):
                     _log.info("teardown", change=f"removed the detour of port {number}")
-            for change in _tunnels(config).remove_all() + program.teardown(Path(config.pin_dir)):
+            changes = _tunnels(config).remove_all() + program.teardown(Path(config.pin_dir))
+            for change in changes + AllGroups(state_dir).give_back(()):
                 _log.info("teardown", change=change)
             return 0
         asyncio.run(_serve(config, _compose(config)))
@@ -115,7 +117,8 @@ def _compose(config: AgentConfig) -> _Node:
     _log.info("pipeline", taken_over=pipeline.adopted, layout=pipeline.layout)
     cache = pipeline.maps["flow_cache"]
     flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
-    ports = Ports(pipeline.maps, program.PinnedLinks(pin_dir, pipeline.program), Detours(), read_device)
+    links, groups = program.PinnedLinks(pin_dir, pipeline.program), AllGroups(Path(config.state_dir))
+    ports = Ports(pipeline.maps, links, Detours(), groups, read_device)
     tunnels = _tunnels(config)
     if tunnels.guard():
         _log.info("started", change="set what the kernel may forward (nftables table `netstitch`)")

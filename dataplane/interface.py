@@ -55,17 +55,21 @@ def read_interface(name: str) -> Interface | None:
     return Interface(index=index, mac=mac, mtu=mtu, up=bool(flags & _IFF_UP), carrier=carrier)
 
 
-def take_all_groups(name: str) -> bool:
-    """Frames to every group come in; returns whether they did not. Raises OSError.
-
-    Hosts ask for the MAC address of an IPv6 address by a group that follows from it, which nobody here has joined.
-    """
+def takes_all_groups(name: str) -> bool:
+    """Whether frames to every group come in. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name), 16)
-        if flags & _IFF_ALLMULTI:
+    return bool(flags & _IFF_ALLMULTI)
+
+
+def take_all_groups(name: str, wanted: bool = True) -> bool:
+    """Frames to every group come in, or not any more; returns whether it was different. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name), 16)
+        if bool(flags & _IFF_ALLMULTI) == wanted:
             return False
-        wanted = struct.pack(f"{_NAME}H{_REQUEST_SIZE - 18}x", name.encode(), flags | _IFF_ALLMULTI)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, wanted)
+        changed = struct.pack(f"{_NAME}H{_REQUEST_SIZE - 18}x", name.encode(), flags ^ _IFF_ALLMULTI)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, changed)
         return True
 
 

@@ -10,7 +10,7 @@ or by a detour. Then the maps have the detour's end instead of the interface, an
 
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from dataplane.bounds import LARGEST_PORT
 from dataplane.device import Device
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host_api import Gateway, PartRefused, PortRole, PortStatus, PortWay
-from dataplane.interface import Interface, read_interface, take_all_groups
+from dataplane.interface import Interface, read_interface
 from dataplane.log import Logger
 
 _log: Logger = structlog.get_logger("stitch-agent")
@@ -64,6 +64,14 @@ class Detours(Protocol):
     def numbers(self) -> frozenset[int]: ...
 
     def remove(self, number: int) -> bool: ...
+
+
+class Groups(Protocol):
+    """See dataplane.all_groups. Raises OSError."""
+
+    def take(self, interface: str, index: int) -> bool: ...
+
+    def give_back(self, ports: Collection[str]) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +121,18 @@ class Ports:
     """Not thread-safe: all calls but `status`, `interface` and `addresses` come from one thread."""
 
     def __init__(
-        self, maps: Mapping[str, Map], links: Links, detours: Detours, device: Callable[[str], Device | None]
+        self,
+        maps: Mapping[str, Map],
+        links: Links,
+        detours: Detours,
+        groups: Groups,
+        device: Callable[[str], Device | None],
     ) -> None:
         """`device`: what an interface is made of, by name."""
         self._numbers, self._rows, self._transmit = maps["port_number"], maps["port"], maps["tx_port"]
         self._links = links
         self._detours = detours
+        self._groups = groups
         self._device = device
         self._standing: dict[int, _Standing] = {}
         self._ports: dict[int, Port] = {}
@@ -151,6 +165,7 @@ class Ports:
         self._standing = {number: standing for number, standing in self._standing.items() if number in there}
         for number, interface in there.items():
             changes += self._placed(ports[number], interface)
+        changes += self._groups.give_back({p.interface for p in ports.values() if p.role is PortRole.ATTACHMENT})
         self._tell_absent(frozenset(found.keys() - there.keys()))
         self._look_again()
         return tuple(changes)
@@ -326,7 +341,7 @@ class Ports:
         if self._numbers.lookup(index) != key:
             self._numbers.update(index, key)
             changes.append(f"port {number} is {port.interface}")
-        if port.role is PortRole.ATTACHMENT and take_all_groups(port.interface):
+        if port.role is PortRole.ATTACHMENT and self._groups.take(port.interface, interface.index):
             changes.append(f"{port.interface} takes frames to all groups")
         if self._links.attach(number, port.interface, end.index):
             changes.append(f"attached the pipeline to {port.interface}")

@@ -208,11 +208,12 @@ def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) 
 
 
 def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> None:
-    node.agent.start()
     before = sorted(node.namespace.ip("-br", "link").splitlines())
+    node.agent.start()
     node.attach()
     node.agent.sync(STATE)
     assert node.agent.end(signal.SIGTERM) == 0
+    assert "ALLMULTI" in node.namespace.ip("link", "show", "cx1"), "hosts are heard while no agent runs"
     assert "the dataplane stays as it is" in node.agent.logged("stopped")[0]["advice"]
     assert "Traceback" not in node.agent.log
     node.host.run("ping", "-c2", "-i0.1", "-W10", "10.1.0.1")
@@ -224,6 +225,14 @@ def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> Non
     pins = Path(node.agent.config["pin_dir"])
     assert list(pins.rglob("*")) == []
     run(*node.agent.command("--teardown"))
+
+
+def test_what_somebody_else_has_set_stays_when_a_port_goes(node: Node) -> None:
+    node.namespace.ip("link", "set", "cx1", "allmulticast", "on")
+    node.agent.start()
+    node.agent.end(signal.SIGTERM)
+    run(*node.agent.command("--teardown"))
+    assert "ALLMULTI" in node.namespace.ip("link", "show", "cx1")
 
 
 def test_another_map_layout_is_never_read_but_rebuilt_aside(node: Node) -> None:

@@ -59,7 +59,7 @@ def test_shells_propose_kinds_names_and_phases(stitch: Shell) -> None:
     assert complete(stitch, "delete", "intents", "books", "o") == ["orders"]
     assert complete(stitch, "get", "intents", "--phase", "Act") == ["Active"]
     assert complete(stitch, "get", "nodes", "--phase", "") == ["Ready", "Syncing", "Unreachable", "Unknown"]
-    assert complete(stitch, "delete", "agreements", "--phase", "A") == ["Agreed"]
+    assert complete(stitch, "get", "agreements", "--phase", "A") == ["Agreed"]
     assert complete(stitch, "get", "intents", "o", server="http://127.0.0.1:1") == [], "nobody to ask: silent"
 
 
@@ -89,13 +89,33 @@ def test_selectors_pick_what_is_shown_and_deleted(stitch: Shell) -> None:
     assert names("--phase", "active", "--tenant", "t-hall") == ["c"]
     assert "expected NAME=VALUE" in stitch("get", "intents", "-l", "=x", status=2).stderr
     assert "Pending, Negotiating" in stitch("get", "intents", "--phase", "Bogus", status=2).stderr
-    assert "Pending, Negotiating" in stitch("delete", "intents", "--phase", "Bogus", status=2).stderr
     assert "Ready, Syncing" in stitch("get", "nodes", "--phase", "Bogus", "--watch", status=2).stderr
     assert stitch("delete", "intents", "-l", "app=shop").stdout == "intents/a deleted\nintents/b deleted\n"
     assert stitch("delete", "intents", "c", "nothing", "--ignore-not-found").stdout.splitlines() == [
         "intents/c deleted", "intents/nothing absent",
     ]  # fmt: skip
     assert names() == []
+
+
+def test_what_a_shell_makes_of_a_pattern_is_taken_or_refused_whole(stitch: Shell) -> None:
+    for name in ("a", "b"):
+        (stitch.home / f"{name}.yaml").write_text(labelled(name, "shop"))
+    (stitch.home / "empty.yaml").write_text("\n")
+    for taken in (("-f", "a.yaml", "b.yaml"), ("a.yaml", "b.yaml"), ("-f", "a.yaml", "-f", "b.yaml")):
+        assert len(stitch("apply", *taken).stdout.splitlines()) == 2
+    for arguments, complaint in (
+        (("apply",), "which manifests?"),
+        (("delete", "-f", "a.yaml", "b.yaml"), "b.yaml: to delete what several files name"),
+        (("apply", "-f", "no*.yaml"), "no*.yaml: there is no such file: the shell found none that fits"),
+        (("diff", "-f", "missing.yaml"), "missing.yaml: there is no such file"),
+        (("apply", "-f", "a.yaml,b.yaml"), "several files are given each with -f"),
+        (("apply", "-f", "https://x/y.yaml"), "curl -fsS https://x/y.yaml | stitch apply -f -"),
+        (("apply", "-f", "."), ". is a directory: name the files in it"),
+        (("apply", "-f", "-"), "<stdin>: nothing came in"),
+        (("apply", "-f", "a.yaml", "-f", "empty.yaml"), "empty.yaml:1:1: there is no manifest in it"),
+    ):
+        assert complaint in stitch(*arguments, status=2).stderr
+    assert [one["metadata"]["name"] for one in stitch.json("get", "intents")] == ["a", "b"]
 
 
 def test_pages_are_followed(stitch: Shell, api: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -566,8 +566,23 @@ def test_keys_that_others_can_read_are_refused(tmp_path: Path) -> None:
 
 def test_keys_of_another_domain_are_refused(tmp_path: Path) -> None:
     keygen("shop", tmp_path / "keys")
-    with pytest.raises(ConfigInvalid, match="not the certificate of domain 'insight'"):
-        load("insight", tmp_path / "keys")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+    for attempt in (load, keygen):
+        with pytest.raises(ConfigInvalid, match="certificate of domain 'shop', not of 'insight': correct the name"):
+            attempt("insight", tmp_path / "keys")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == before
+
+
+def test_what_has_lost_its_key_is_not_given_another_one(tmp_path: Path) -> None:
+    """That would be another identity, which no neighbour knows."""
+    keygen("shop", tmp_path / "keys")
+    (tmp_path / "keys" / "domain.key").unlink()
+    with pytest.raises(ConfigInvalid, match="without its key"):
+        keygen("shop", tmp_path / "keys")
+    keygen("shop", tmp_path / "other")
+    (tmp_path / "other" / "domain.key").rename(tmp_path / "keys" / "domain.key")
+    with pytest.raises(ConfigInvalid, match="made with another key"):
+        load("shop", tmp_path / "keys")
 
 
 def test_a_signature_is_of_one_key_and_one_text(tmp_path: Path) -> None:

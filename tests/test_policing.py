@@ -69,6 +69,8 @@ def test_what_a_new_policy_does_not_allow_ends(world: World, domain: str, change
     assert done is not None and done.results == told.results
     world.run(1.0)
     assert not Walk(world).send("cx1", tcp(CX1, AY1, 443)).delivered
+    (said,) = world.get("shop", "intents", "order-processing").status["conditions"]
+    assert "transit has withdrawn it: " in said["reason"], "told at once, not at the next try"
     world.run(5.0)
     assert not world.controllers[domain].state.courses
     status = world.get("shop", "intents", "order-processing").status

@@ -177,11 +177,28 @@ def read_input(file: str) -> bytes:
     """Of a file, or standard input (`-`). Raises InputInvalid."""
     try:
         if file == "-":
-            return sys.stdin.buffer.read(_READ_BYTES)
+            text = sys.stdin.buffer.read(_READ_BYTES)
+            if not text.strip():
+                raise InputInvalid("<stdin>: nothing came in: see what the command before the | says")
+            return text
         with open(file, "rb") as opened:
             return opened.read(_READ_BYTES)
+    except IsADirectoryError as error:
+        raise InputInvalid(f"{file} is a directory: name the files in it") from error
+    except FileNotFoundError as error:
+        raise InputInvalid(f"{file or repr(file)}: there is no such file{_why_not(file)}") from error
     except OSError as error:
         raise InputInvalid(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _why_not(file: str) -> str:
+    if any(character in file for character in "*?["):
+        return ": the shell found none that fits, or the pattern is quoted"
+    if "://" in file:
+        return f"; fetch it first: curl -fsS {file} | stitch apply -f -"
+    if "," in file:
+        return "; several files are given each with -f"
+    return ""
 
 
 def _repeated(documents: Sequence["Document"]) -> list[str]:

@@ -26,6 +26,7 @@ from controller.model import root_certificate
 
 KEY_FILE = "domain.key"
 ROOT_FILE = "root.pem"
+_GET_KEY_BACK = "get that key back from a backup; with another one, all neighbours have to pin this domain anew"
 ROOT_LIFETIME = datetime.timedelta(days=7300)
 LEAF_LIFETIME = datetime.timedelta(days=825)
 CLOCK_SKEW = datetime.timedelta(days=1)
@@ -72,6 +73,8 @@ def keygen(domain: str, key_dir: Path) -> Identity:
     key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     key_path, root_path = key_dir / KEY_FILE, key_dir / ROOT_FILE
     if not key_path.exists():
+        if root_path.exists():
+            raise ConfigInvalid(f"{root_path} is there without its key, {key_path}: {_GET_KEY_BACK}")
         key = ed25519.Ed25519PrivateKey.generate()
         write_new(key_path, private_pem(key))
     if not root_path.exists():
@@ -89,11 +92,18 @@ def load(domain: str, key_dir: Path) -> Identity:
     try:
         root = x509.load_pem_x509_certificate(root_path.read_bytes())
     except (OSError, ValueError) as exc:
-        raise ConfigInvalid(f"{root_path}: no certificate ({exc}); run `stitchd keygen`") from exc
-    if root.public_key() != key.public_key() or root.subject != root_certificate.subject(domain):
         raise ConfigInvalid(
-            f"{root_path}: not the certificate of domain {domain!r} with {key_path}; remove it and run `stitchd keygen`"
+            f"{root_path}: no certificate ({exc}); where there is no such file, `stitchd keygen` makes it with the key "
+            "that is there"
+        ) from exc
+    if root.subject != root_certificate.subject(domain):
+        whose = root_certificate.domain_of(root)
+        raise ConfigInvalid(
+            f"{root_path} is the certificate of domain {whose!r}, not of {domain!r}: correct the name, or give "
+            f"{domain!r} a key directory of its own; leave the files as they are, the neighbours of {whose!r} have pinned them"
         )
+    if root.public_key() != key.public_key():
+        raise ConfigInvalid(f"{root_path} was made with another key than {key_path}: {_GET_KEY_BACK}")
     leaf_key = ec.generate_private_key(ec.SECP256R1())
     return Identity(
         domain=domain,

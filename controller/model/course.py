@@ -122,6 +122,8 @@ class Errand(Value, frozen=True, kw_only=True):
     """Borders where it was refused."""
     refusal: str = ""
     """Why."""
+    lost: str = ""
+    """Why what carried it last is over, until something else carries it."""
     unsatisfiable: Unsatisfiable | None = None
     retry_s: int = 0
     """Unix time of the next try, where it has no plan or one that is too slow."""

@@ -8,9 +8,16 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+_NAME = "netstitch root of "
+
 
 def subject(domain: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"netstitch root of {domain}")])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{_NAME}{domain}")])
+
+
+def domain_of(root: x509.Certificate) -> str:
+    """Whose it says it is, or its whole subject."""
+    return root.subject.rfc4514_string().removeprefix(f"CN={_NAME}")
 
 
 def misfit(root_pem: str, domain: str, key: str) -> str:

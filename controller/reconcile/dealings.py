@@ -431,7 +431,7 @@ def lose(
         held_off = hold_off(turn, course, ending.retry_after_s)
         turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {why.detail}", held_off=held_off))
     else:
-        turn.lost.append(Lost(course=course, retry_after_s=0 if at_once else LOST_RETRY_S))
+        turn.lost.append(Lost(course=course, why=why.detail, retry_after_s=0 if at_once else LOST_RETRY_S))
 
 
 def hold_off(turn: Turn, course: Course, seconds: int) -> HeldOff | None:

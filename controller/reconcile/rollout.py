@@ -26,6 +26,7 @@ def settle(turn: Turn) -> None:
             failed(
                 turn,
                 lost.course,
+                lost=lost.why,
                 refusal=lost.refusal,
                 retry_after_s=lost.retry_after_s,
                 held_off=lost.held_off,

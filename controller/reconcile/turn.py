@@ -61,6 +61,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """A course of ours that ended without our wanting it."""
 
     course: Course
+    why: str = ""
+    """Where nobody refused it."""
     refusal: str = ""
     retry_after_s: int = 0
     held_off: HeldOff | None = None

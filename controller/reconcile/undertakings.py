@@ -184,6 +184,7 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
         coming=found.name,
         excluded=errand.excluded,
         refusal=errand.refusal,
+        lost=errand.lost,
         tries=errand.tries,
         held_off=held_off,
     )
@@ -289,7 +290,13 @@ def carried(turn: Turn, course: Course) -> None:
 
 
 def failed(
-    turn: Turn, course: Course, *, refusal: str = "", retry_after_s: int = 0, held_off: HeldOff | None = None
+    turn: Turn,
+    course: Course,
+    *,
+    lost: str = "",
+    refusal: str = "",
+    retry_after_s: int = 0,
+    held_off: HeldOff | None = None,
 ) -> None:
     """A course of ours is gone. After a refusal the other borders are tried, else the same again later."""
     name = course.plan.owner.removeprefix("intents/")
@@ -307,6 +314,7 @@ def failed(
             coming="" if errand.coming == plan.name else errand.coming,
             excluded=errand.excluded,
             refusal=refusal or errand.refusal,
+            lost=lost or errand.lost,
             tries=errand.tries,
             retry_s=int(turn.now_s) + retry_after_s if retry_after_s else 0,
             held_off=_held_off(errand, turn.now_s) + (() if held_off is None else (held_off,)),

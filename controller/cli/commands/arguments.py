@@ -11,7 +11,7 @@ from controller.cli.render import Brief, Detail, Output, Tree
 if TYPE_CHECKING:
     from controller.cli.client import Client
 
-Files = Annotated[list[str], typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
+Files = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="Manifests, YAML or JSON; - is standard input.")]  # fmt: skip # noqa: E501
 OptionalFiles = Annotated[list[str] | None, typer.Option("-f", "--file", metavar="FILE", help="What its manifests name.")]  # fmt: skip # noqa: E501
 IfMatch = Annotated[
     str | None,

@@ -1,5 +1,6 @@
 """`stitch apply`, `diff`, `delete`, `schema`: what changes with manifests, and what they may say."""
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,10 +22,14 @@ from controller.cli.errors import AnswerIsNo, InputInvalid
 from controller.cli.kinds import SCHEMA_FILES, plural, reference
 from controller.cli.render import Detail
 
+MoreFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE...]")]
+"""Without -f, and what a shell makes of `-f *.yaml`."""
+
 
 def apply(
     context: typer.Context,
-    file: Files,
+    more: MoreFiles = None,
+    file: Files = None,
     dry_run: DryRun = False,
     wait: Wait = None,
     if_match: IfMatch = None,
@@ -33,20 +38,32 @@ def apply(
     """Create or replace what the manifests say: all of them or none."""
     from controller.cli import changing, preview
 
+    files = _named(file, more)
     client = client_of(context)
-    documents = changing.read_documents(client, file)
+    documents = changing.read_documents(client, files)
     if dry_run:
         preview.show(changing.preview(client, documents, if_match=if_match), output)
     else:
         changing.apply(client, documents, wait_s=wait, if_match=if_match)
 
 
-def diff(context: typer.Context, file: Files, output: DetailOption = Detail.TABLE) -> None:
+def _named(file: Sequence[str] | None, more: Sequence[str] | None) -> list[str]:
+    """Raises InputInvalid where there is none."""
+    files = [*(file or ()), *(more or ())]
+    if not files:
+        raise InputInvalid("which manifests? -f FILE, or -f - for standard input")
+    return files
+
+
+def diff(
+    context: typer.Context, more: MoreFiles = None, file: Files = None, output: DetailOption = Detail.TABLE
+) -> None:
     """Say how manifests differ from what is stored, and what applying them would do. Exit status 1: they differ."""
     from controller.cli import changing, preview
 
+    files = _named(file, more)
     client = client_of(context)
-    documents = changing.read_documents(client, file)
+    documents = changing.read_documents(client, files)
     answer: Any
     try:
         answer = changing.preview(client, documents)
@@ -73,6 +90,8 @@ def delete(
     from controller.cli import changing, preview
 
     words = what or []
+    if file and (files := [word for word in words if os.path.exists(word)]):
+        raise InputInvalid(f"{' '.join(files)}: to delete what several files name, each needs a -f of its own")
     client = client_of(context)
     if labels is not None:
         if len(words) != 1 or "/" in words[0]:
