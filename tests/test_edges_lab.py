@@ -160,3 +160,32 @@ def test_a_sender_is_told_of_a_port_in_the_middle_that_became_small(
     finally:
         lab.execute(record, "t1", "ip", "link", "set", towards, "mtu", "2000")
         lab.execute(record, host, "ip", family, "route", "flush", "cache")
+
+
+def test_a_host_that_moves_to_another_edge_is_found_there(record: LabRecord) -> None:
+    """The last of these: a1, with its MAC, is now behind e3, in c1's place. Nobody else is told, and all reach it."""
+    for asker in ("b1", "a2"):
+        wait_until_reached(record, asker, A1)
+        wait_until_reached(record, asker, A1_6)
+    network = json.loads(stitch("get", "network", "campus/office", "-o", "json"))
+    places = {one["name"]: one for one in network["spec"]["attachments"]}
+    places["a1"] |= {"node": "e3", "port": places["c1"]["port"]}
+    network["spec"]["attachments"] = [one for name, one in places.items() if name != "c1"]
+    manifest = {"apiVersion": "netstitch/v1", "kind": "Network", "spec": network["spec"]}
+    mac = json.loads(lab.execute(record, "a1", "ip", "-j", "link", "show", "eth0").stdout)[0]["address"]
+    for host in ("a1", "c1"):
+        lab.execute(record, host, "ip", "address", "flush", "dev", "eth0", "scope", "global")
+        lab.execute(record, host, "ip", "link", "set", "eth0", "down")
+    move = (
+        f"ip link set eth0 address {mac}; ip link set eth0 up; ip address add {A1}/24 dev eth0; "
+        f"ip -6 address add {A1_6}/64 dev eth0"
+    )
+    lab.execute(record, "c1", "sh", "-c", move)
+    stitch("apply", "-f", "-", text=json.dumps({**manifest, "metadata": {"name": "campus/office"}}))
+    for asker in ("b1", "a2"):
+        for address in (A1, A1_6):
+            wait_until_reached(record, asker, address)
+            assert received(record, asker, address, 20) == 20
+    back = f"ip link set eth0 up; ip address add {A1}/24 dev eth0"
+    lab.execute(record, "a1", "sh", "-c", back)
+    assert received(record, "a1", B1, 5) == 0, "where it was, the address is nobody's"

@@ -191,6 +191,34 @@ def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) ->
         assert not reaches(active, host, address), (host, address)
 
 
+@pytest.mark.parametrize(("address", "asker"), [(ANALYTICS, ORDERS), ("2001:db8:2::10", "2001:db8:1::11")])
+def test_who_answers_is_told_that_its_reply_is_too_big_for_the_last_port(
+    active: LabRecord, address: str, asker: str
+) -> None:
+    """The reply is dropped two domains away, at the edge of who asked, and the error goes the way of the request."""
+    serve = (
+        "import socket; s = socket.create_server(('::', 443), family=socket.AF_INET6, dualstack_ipv6=True); "
+        "print('ready', flush=True); c, _ = s.accept(); c.recv(1); c.sendall(bytes(100_000)); c.close()"
+    )
+    ask = (
+        f"import socket; c = socket.create_connection(('{address}', 443)); c.send(b'?'); "
+        "print(sum(map(len, iter(lambda: c.recv(65536), b''))))"
+    )
+    lab.execute(active, "se1", "ip", "link", "set", "cx1", "mtu", "1290")
+    server = subprocess.Popen(
+        lab.command(active, "ay1", (sys.executable, "-c", serve)), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        assert lab.execute(active, "cx1", sys.executable, "-c", ask).stdout == "100000\n"
+        route = lab.execute(active, "ay1", "ip", "-6" if ":" in asker else "-4", "route", "get", asker).stdout
+        assert "mtu 1290" in route
+    finally:
+        server.kill()
+        server.wait()
+        lab.execute(active, "se1", "ip", "link", "set", "cx1", "mtu", "1500")
+
+
 def test_withdrawal_leaves_nothing_on_any_node(record: LabRecord) -> None:
     before = read_back(record)
     stitch("apply", "-f", str(INTENT), "--wait", "300")

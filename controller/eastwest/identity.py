@@ -100,7 +100,7 @@ def load(domain: str, key_dir: Path) -> Identity:
         whose = root_certificate.domain_of(root)
         raise ConfigInvalid(
             f"{root_path} is the certificate of domain {whose!r}, not of {domain!r}: correct the name, or give "
-            f"{domain!r} a key directory of its own; leave the files as they are, the neighbours of {whose!r} have pinned them"
+            f"{domain!r} a key directory of its own; leave these files as they are: neighbours of {whose!r} pinned them"
         )
     if root.public_key() != key.public_key():
         raise ConfigInvalid(f"{root_path} was made with another key than {key_path}: {_GET_KEY_BACK}")
