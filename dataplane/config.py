@@ -34,7 +34,7 @@ def load(path: Path) -> AgentConfig:
         raise RequestInvalid(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise RequestInvalid(f"{path}: {error} (fields: docs/configuration.md)") from error
-    if wrong := [*_strange(msgspec.to_builtins(config), ""), *_faults(config)]:
+    if wrong := [*_strange(msgspec.to_builtins(config), ""), *_faults(config)] or _faults_of_tunnels(config):
         raise RequestInvalid(f"{path}: " + "; ".join(wrong))
     return config
 
@@ -59,7 +59,6 @@ def _faults(config: AgentConfig) -> list[str]:
     faults += [f"border {name} is named twice" for name in _repeated(names)]
     listening = _repeated([border.listen_port for border in config.borders])
     faults += [f"listen_port {number} is of two borders" for number in listening]
-    faults += _faults_of_tunnels(config)
     faults += [
         f"interface {name!r} is no interface name"
         for name in [*interfaces, *(border.interface for border in config.borders)]

@@ -306,7 +306,7 @@ def test_unknown_things(stitch: Shell) -> None:
     assert "delete what?" in stitch("delete", status=2).stderr
     stitch("frobnicate", status=2)
     stitch("apply", status=2)
-    assert "No such file" in stitch("apply", "-f", "absent.yaml", status=2).stderr
+    assert "there is no such file" in stitch("apply", "-f", "absent.yaml", status=2).stderr
 
 
 def test_delete_by_name_and_by_file(stitch: Shell) -> None:

@@ -163,7 +163,7 @@ def test_a_sender_is_told_of_a_port_in_the_middle_that_became_small(
 
 
 def test_a_host_that_moves_to_another_edge_is_found_there(record: LabRecord) -> None:
-    """The last of these: a1, with its MAC, is now behind e3, in c1's place. Nobody else is told, and all reach it."""
+    """The last of these: a1 goes on, with its MAC and its addresses, behind e3, in c1's place. All reach it."""
     for asker in ("b1", "a2"):
         wait_until_reached(record, asker, A1)
         wait_until_reached(record, asker, A1_6)
@@ -178,7 +178,7 @@ def test_a_host_that_moves_to_another_edge_is_found_there(record: LabRecord) -> 
         lab.execute(record, host, "ip", "link", "set", "eth0", "down")
     move = (
         f"ip link set eth0 address {mac}; ip link set eth0 up; ip address add {A1}/24 dev eth0; "
-        f"ip -6 address add {A1_6}/64 dev eth0"
+        f"ip -6 address add {A1_6}/64 dev eth0 nodad"
     )
     lab.execute(record, "c1", "sh", "-c", move)
     stitch("apply", "-f", "-", text=json.dumps({**manifest, "metadata": {"name": "campus/office"}}))
