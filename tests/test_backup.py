@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from federation import Federation, small_intent
 from waiting import until
 
@@ -18,7 +19,7 @@ from controller.store.backup import put_in_place
 from controller.store.sqlite import SqliteStore
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def federation() -> AsyncIterator[Federation]:
     path = Path(tempfile.mkdtemp(prefix="backup-"))  # short, for sockets
     found = Federation(path)
@@ -41,6 +42,7 @@ async def stitch(federation: Federation, domain: str, *arguments: str) -> tuple[
     return process.returncode or 0, said.decode()
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_was_saved_comes_back_and_numbers_are_not_given_out_twice(
     federation: Federation, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ async def test_what_was_saved_comes_back_and_numbers_are_not_given_out_twice(
     await until(active, "both Active")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("what", ["garbage", "empty", "cut", "another domain's", "another program's", "bad record"])
 async def test_what_cannot_be_put_back_is_refused_and_changes_nothing(
     federation: Federation, tmp_path: Path, what: str

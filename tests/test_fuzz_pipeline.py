@@ -17,7 +17,7 @@ from dataplane.reasons import PipelineEvent
 from dataplane.reference import Pipeline
 
 pytestmark = pytest.mark.root
-PACKETS = int(os.environ.get("NETSTITCH_FUZZ_PACKETS", "100000"))
+PACKETS = int(os.environ.get("NETSTITCH_FUZZ_PACKETS", "40000"))
 FIXED_SEED = 20
 PACKETS_A_TABLE_SET = 2500
 CACHE_EVENTS = {PipelineEvent.CACHE_HIT, PipelineEvent.CACHE_MISS, PipelineEvent.CACHE_EVICTED}

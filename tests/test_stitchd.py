@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
@@ -27,7 +28,7 @@ from controller.eastwest.peer import Peer, greeting
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import Envelope, Terms, opened, opened_mandate
 
-KILLS = 50
+KILLS = int(os.environ.get("NETSTITCH_KILLS", "14"))
 CONTROLLERS = 2
 """That are killed side by side."""
 
@@ -219,8 +220,11 @@ async def _kill_again_and_again(directory: Path, seed: int) -> int:
             present = set(await shop.get("intents"))
             assert there - unsure <= present <= there | unsure
             there, unsure = present, set()
-            killing = asyncio.ensure_future(_kill_at(shop, time.monotonic() + chance.uniform(0, 0.3)))
-            while not killing.done():
+            killing: asyncio.Future[None] | None = None
+            last = answered + chance.randrange(6)
+            while killing is None or not killing.done():
+                if killing is None and answered == last:
+                    killing = asyncio.ensure_future(_kill_at(shop, time.monotonic() + chance.uniform(0, 0.02)))
                 serial += 1
                 remove = len(there) > 20 or (bool(there) and chance.random() < 0.3)
                 name = chance.choice(sorted(there)) if remove else f"orders-{serial}"
@@ -236,6 +240,7 @@ async def _kill_again_and_again(directory: Path, seed: int) -> int:
                 (there.discard if remove else there.add)(name)
                 unsure.discard(name)
                 answered += 1
+            assert killing is not None
             await killing
         return answered
     finally:
