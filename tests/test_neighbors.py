@@ -22,7 +22,7 @@ from scapy.layers.l2 import ARP, Ether
 from vectors.case import arp_reply, from_host, neighbor_advertisement, to_station
 from vectors.entries import address
 from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, host_mac, port_mac
-from waiting import wait_for
+from waiting import until, wait_for
 from xdp_node import XdpNode
 
 from dataplane.bpf import Map
@@ -256,7 +256,7 @@ def test_it_ends_when_cancelled_also_where_something_just_changed(turns: int) ->
         edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"))  # a silent host, to be asked again
         neighbors = edge.neighbors
         running = asyncio.create_task(neighbors.run())
-        await asyncio.sleep(0.01)
+        await until(lambda: edge.sent, "the host has been asked")
         neighbors.look()
         for _ in range(turns):  # of the event loop
             await asyncio.sleep(0)
