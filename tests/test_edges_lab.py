@@ -78,13 +78,16 @@ def test_hosts_behind_different_edges_reach_each_other(record: LabRecord, host: 
 def test_between_edges_it_is_srv6_by_the_first_candidate_path(record: LabRecord, tmp_path: Path) -> None:
     wait_until_reached(record, "a1", B1)
     before, file = links.relay_of(record).links(), tmp_path / "e1-t1.pcap"
-    ping = subprocess.Popen(lab.command(record, "a1", ("ping", "-c", "40", "-i", "0.05", "-W", "1", "-q", B1)))
-    stitch("lab", "capture", "e1", "t1", "--count", "20", "-w", str(file))
-    assert ping.wait() == 0
+    ping = subprocess.Popen(lab.command(record, "a1", ("ping", "-i", "0.05", "-q", B1)))
+    try:
+        stitch("lab", "capture", "e1", "t1", "--count", "20", "--seconds", str(LIMIT_S), "-w", str(file))
+    finally:
+        ping.terminate()
+        ping.wait()
     after = links.relay_of(record).links()
     for link in ("e1-t1", "e2-t1"):
         for end in ("a", "b"):
-            assert getattr(after[link], end).packets - getattr(before[link], end).packets >= 40, (link, end)
+            assert getattr(after[link], end).packets - getattr(before[link], end).packets >= 5, (link, end)
     assert after["e1-t2"].a.packets - before["e1-t2"].a.packets < 20  # what the kernels say to each other
     frames = [frame for frame in rdpcap(str(file)) if IPv6ExtHdrSegmentRouting in frame]
     assert len(frames) >= 15
