@@ -66,6 +66,8 @@ BATCH_MAX = 256
 HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
+LARGE_BYTES = 256 * 1024
+"""Of manifests, from which on they are read in a thread."""
 TICK_S = 1.0
 FULL_S = 1.0
 """Between two tries to store while the disk is full."""
@@ -387,7 +389,7 @@ class Shell(Reading):
         by: Principal = OURSELVES,
         unchanged_since: int | None = None,
     ) -> Answer:
-        applied, problems = await asyncio.to_thread(read, manifests) if len(manifests) > HEAVY else read(manifests)
+        applied, problems = await asyncio.to_thread(read, manifests) if _is_large(manifests) else read(manifests)
         if problems:
             return Answer(problems=problems)
         return await self.apply_values(applied, dry_run=dry_run, by=by, unchanged_since=unchanged_since)
@@ -483,3 +485,11 @@ class Shell(Reading):
             return await reply
         finally:
             self._replies.pop(request_id, None)
+
+
+def _is_large(manifests: Sequence[dict[str, Any]]) -> bool:
+    """Whether others would wait while they are read; one alone may be megabytes."""
+    try:
+        return len(msgspec.json.encode(manifests)) > LARGE_BYTES
+    except (ValueError, OverflowError):  # what JSON cannot say again
+        return True

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from controller.language.scalars import BOOLEAN
-from controller.language.shape import Fields, Labels, ListOf, Scalar, Shape
+from controller.language.shape import LABELS_MAX, Fields, Labels, ListOf, Scalar, Shape
 
 Path = tuple[str | int, ...]
 HUGE, VAST = 10**400, 10**4200
@@ -87,6 +87,7 @@ def beyond(shape: Shape, present: Any) -> Iterator[Any]:
         case Labels():
             yield from (one for one in WRONG if one != {})
             yield from ({"app": value} for value in (None, 1, "", [], *TRAPS) if value != FULL_WIDTH)
+            yield {f"a{number}": "a" for number in range(LABELS_MAX + 1)}
             yield from ({name: "a"} for name in ("-a", "a b", *TRAPS))
         case Scalar():
             yield from _beyond_scalar(shape, present)

@@ -16,7 +16,7 @@ from controller.language.fault import Fault, ManifestInvalid
 from controller.language.manifest import API_VERSION, KINDS
 from controller.language.policy import POLICY, parse_policy
 from controller.language.rule import THEN
-from controller.language.shape import Fields, Scalar, Shape
+from controller.language.shape import FLAWS_MAX, Fields, Scalar, Shape
 from controller.plugin_process import PluginFailed
 from controller.plugins import REASON_LENGTH, _read_judgement, _read_then
 from tests.beyond_written import FULL_WIDTH, HUGE, WRONG, Path, at, beyond, changed, places, showing, within, without
@@ -206,6 +206,20 @@ def test_what_is_at_the_bounds_is_read_and_what_has_to_be_there_is_missed(name: 
                 for read in readers:
                     with pytest.raises(refusal):
                         read(lacking)
+
+
+def test_after_a_hundred_flaws_no_more_is_looked_at() -> None:
+    """Each is words with the nearest name: 200,000 of them took seconds."""
+    sample = SAMPLES["Network"][0]
+    unknown = {f"atachment{number}": 1 for number in range(200_000)}
+    for data in (
+        changed(sample, ("spec",), sample["spec"] | unknown),
+        changed(sample, ("spec", "attachments"), [unknown] * 10),
+        changed(sample, ("spec", "prefixes"), [1] * 64),
+        changed(sample, ("metadata", "labels"), unknown),
+    ):
+        _, problems = manifest.read([data])
+        assert 1 <= len(problems) <= FLAWS_MAX, len(problems)
 
 
 def test_the_root_certificate_of_a_domain_is_alone() -> None:

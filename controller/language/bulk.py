@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from controller import json_fields
 from controller.language import scalars
 from controller.language.selector import parse_selector
-from controller.language.shape import label_flaw
+from controller.language.shape import LABELS_MAX, label_flaw
 from controller.model.intent import (
     Allow,
     Avoid,
@@ -37,7 +37,7 @@ _Destination = Annotated[str, Meta(pattern=rf"^{_PART}/{_PART}(/{_PART})?\Z")]
 _Via = Annotated[str, Meta(pattern=rf"^{_PART}(/{_PART}/{_PART})?\Z")]
 _Ports = Annotated[list[str], Meta(max_length=64)] | UnsetType
 _Number = int | float
-_Labels = dict[str, str] | UnsetType
+_Labels = Annotated[dict[str, str], Meta(max_length=LABELS_MAX)] | UnsetType
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -81,7 +81,8 @@ def _network(values: dict[str, Any]) -> dict[str, Any]:
     prefixes = [ipaddress.ip_network(prefix) for prefix in values["prefixes"]]
 
     def inside(text: str) -> bool:
-        return any(ipaddress.ip_address(text) in prefix for prefix in prefixes)
+        address = ipaddress.ip_address(text)
+        return any(address in prefix for prefix in prefixes)
 
     for gateway in values.get("gateways", ()):
         if not inside(gateway):

@@ -23,6 +23,8 @@ class Invalid:
 
 INVALID = Invalid()
 Flaws = list[Flaw]
+FLAWS_MAX = 100
+"""Of one document; what comes after them is not looked at. Each is words, and the nearest name is worth a search."""
 
 
 class Shape(Protocol):
@@ -67,13 +69,18 @@ class ListOf(msgspec.Struct, frozen=True, kw_only=True):
         if not self.least <= len(data) <= self.most:
             flaws.append(Flaw(path=path, message=f"expected {self.least} to {self.most} items, found {len(data)}"))
             return INVALID
-        items = tuple(self.item.read(item, (*path, index), flaws) for index, item in enumerate(data))
-        return INVALID if INVALID in items else items
+        items: list[Any] = []
+        for index, item in enumerate(data):
+            if len(flaws) >= FLAWS_MAX:
+                return INVALID
+            items.append(self.item.read(item, (*path, index), flaws))
+        return INVALID if INVALID in items else tuple(items)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "array", "items": self.item.schema(), "minItems": self.least, "maxItems": self.most}
 
 
+LABELS_MAX = 256
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -95,6 +102,9 @@ class Labels(msgspec.Struct, frozen=True):
         if not isinstance(data, Mapping):
             flaws.append(Flaw(path=path, message=f"expected labels such as {{app: web}}, found {describe(data)}"))
             return INVALID
+        if len(data) > LABELS_MAX:
+            flaws.append(Flaw(path=path, message=f"expected at most {LABELS_MAX} labels, found {len(data)}"))
+            return INVALID
         before = len(flaws)
         for name, value in data.items():
             if message := label_flaw(name, value):
@@ -104,6 +114,7 @@ class Labels(msgspec.Struct, frozen=True):
     def schema(self) -> dict[str, Any]:
         return {
             "type": "object",
+            "maxProperties": LABELS_MAX,
             "propertyNames": {"pattern": f"^{_LABEL_NAME.pattern}$"},
             "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 200},
             "description": "labels such as {app: web}; all must match",
@@ -134,6 +145,8 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
         before = len(flaws)
         values = {}
         for name, value in data.items():
+            if len(flaws) >= FLAWS_MAX:
+                return INVALID
             if (field := self.fields.get(name)) is not None:
                 values[field.to or name] = field.shape.read(value, (*path, name), flaws)
             else:
