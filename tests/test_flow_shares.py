@@ -1,5 +1,6 @@
 """A share of the flow cache for each port."""
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 
@@ -27,6 +28,32 @@ def xdp() -> Iterator[XdpNode]:
 def send(xdp: XdpNode, port: int, source: str, sport: int) -> None:
     frame = from_host(port, IP(src=source, dst=remote4(2)) / UDP(sport=sport, dport=5060) / b"hello")
     assert xdp.run(port, frame).kind == SENT
+
+
+@pytest.mark.root
+def test_a_slot_that_is_used_again_counts_for_its_new_flow_alone() -> None:
+    """With room for WAYS flows, four times as many take turns."""
+    made = XdpNode(node.PORTS, buckets=1)
+    rng = random.Random(1)
+    sent: Counter[int] = Counter()
+    since: Counter[int] = Counter()
+    """Since each was last made room for."""
+    try:
+        with made.inside():
+            made.sync(node.TABLES)
+            for _ in range(500):
+                sport, count = 20_000 + rng.randrange(4 * WAYS), rng.randrange(1, 5)
+                if sport not in flows(made)[A]:
+                    since[sport] = 0
+                for _ in range(count):
+                    send(made, A, A4, sport)
+                sent[sport] += count
+                since[sport] += count
+                found = {key.source_port: packets for key, (_, _, packets, _) in made.flow_records().items()}
+                assert found == {port: since[port] for port in found} and sport in found
+            assert sum(packets for packets, _ in made.leg_totals().values()) == sent.total()
+    finally:
+        made.close()
 
 
 def flows(xdp: XdpNode) -> dict[int, set[int]]:

@@ -17,6 +17,7 @@ import pytest
 from echo_load import EchoLoad, no_packet_lost
 from waiting import LIMIT_S, wait_for
 
+from tests.asked_flows import BELOW
 from topologies import lab
 from topologies.daemons import process_of
 from topologies.readback import entries_on
@@ -31,6 +32,8 @@ INTENT = ROOT / "topologies/intents/order-processing.yaml"
 DOMAINS = ("shop", "transit", "insight")
 GATEWAYS = ("sg1", "t1", "t2", "ig1")
 ANALYTICS, ORDERS, WEB = "10.2.0.10", "10.1.0.11", "10.1.0.12"
+RATE = 1000
+ASKED = int(os.environ.get("NETSTITCH_ASKED", "1000"))
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +303,75 @@ def test_a_killed_agent_costs_no_packet_and_opens_nothing(active: LabRecord, nod
             lambda: any(line["event"] == "node_synced" and line["node"] == node for line in log_of(domain)[before:]),
             "the controller has compared it",
         )
+
+
+def test_what_was_asked_goes_on_and_nothing_else_begins_while_all_agents_die_and_come_back(active: LabRecord) -> None:
+    """NETSTITCH_ASKED TCP connections (1,000), and packets that nobody asked for, at 1,000 a second each."""
+    nodes = [node.name for node in lab.topology_of(active).nodes]
+    unasked = "add rule ip unasked arriving ip saddr {0} {1} counter;"
+    rules = [unasked.format(ANALYTICS, f"{one} {BELOW}") for one in ("tcp dport <", "udp dport <")]
+    rules.append(unasked.format(ANALYTICS, f"icmp type echo-reply icmp id < {BELOW}"))
+    table = "add table ip unasked; add chain ip unasked arriving { type filter hook input priority 0; };"
+    assert lab.execute(active, "cx1", "nft", table + " ".join(rules)).returncode == 0
+    with (
+        program(active, "ay1", "serve", "443"),
+        program(active, "cx1", "ask", ANALYTICS, "443", str(ASKED), str(RATE)) as asking,
+        program(active, "ay1", "intrude", ANALYTICS, ORDERS, str(RATE)) as intruding,
+    ):
+        assert asking.said == f"open {ASKED}"
+        assert asking.answer("a round") == f"answered {ASKED}", "while all are there"
+        asking.tell("a round")
+        for node in nodes:
+            kill(node)
+        assert asking.hear() == f"answered {ASKED}", "while they are killed"
+        assert asking.answer("a round") == f"answered {ASKED}", "while all are dead"
+        asking.tell("a round")
+        for node in nodes:
+            lab.restart(NAME, node)
+        assert asking.hear() == f"answered {ASKED}", "while they come back"
+        assert asking.answer("a round") == f"answered {ASKED}", "when all are back"
+        sent = int(intruding.end())
+    listing = lab.execute(active, "cx1", "nft", "list", "table", "ip", "unasked").stdout
+    lab.execute(active, "cx1", "nft", "delete", "table", "ip", "unasked")
+    assert listing.count("packets 0 bytes 0") == len(rules), listing
+    drops = [one for domain in DOMAINS for one in json.loads(stitch("get", "drops", "-o", "json", domain=domain))]
+    refused = {f"{one['node']} {one['reason']}": one["packets"] for one in drops if one["node"] in ("se1", "ie1")}
+    print(f"{ASKED} asked, {sent} unasked; dropped: {refused}")
+    assert sum(refused.values()) >= sent > RATE, refused
+
+
+class Program:
+    """A part of asked_flows.py, in a host."""
+
+    def __init__(self, running: subprocess.Popen[str]) -> None:
+        self._running = running
+        self.said = self.hear()
+
+    def hear(self) -> str:
+        assert self._running.stdout is not None
+        return self._running.stdout.readline().strip()
+
+    def tell(self, line: str) -> None:
+        assert self._running.stdin is not None
+        print(line, file=self._running.stdin, flush=True)
+
+    def answer(self, line: str) -> str:
+        self.tell(line)
+        return self.hear()
+
+    def end(self) -> str:
+        """The last that it says."""
+        return self._running.communicate(timeout=LIMIT_S)[0].strip()
+
+
+@contextmanager
+def program(record: LabRecord, host: str, *arguments: str) -> Iterator[Program]:
+    command = lab.command(record, host, (sys.executable, str(Path(__file__).with_name("asked_flows.py")), *arguments))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield Program(running)
+        finally:
+            running.kill()
 
 
 def test_tampering_is_found_named_and_repaired(active: LabRecord) -> None:
