@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import tunnel
+from bench import flows, tunnel
 from bench.report import Row, row
 from bench.slices import Slices
 
@@ -32,13 +32,14 @@ def rows() -> list[Row]:
             taken.add("stops", seconds_to_silence(name, host))
             time.sleep(1)
         stitch("--lab", name, "--domain", "shop", "apply", "-f", INTENT, "--wait", "50")
+        figures = [*memory(status), *idle(status), *tunnel.rows(status)]
+        stitch("--lab", name, "--domain", "shop", "delete", "intent/order-processing")
         works, stops = taken.median("works"), taken.median("stops")
         return [
             row("main.apply_to_ping_s", works, "s", better="lower", target=2, spread=taken.spread("works")),
             row("main.withdraw_to_stop_s", stops, "s", better="lower", target=1, spread=taken.spread("stops")),
-            *memory(status),
-            *idle(status),
-            *tunnel.rows(status),
+            *figures,
+            *flows.rows(name, status),
         ]
     finally:
         stitch("lab", "down", "--lab", name)
