@@ -1,30 +1,33 @@
-"""A neighbour whose key is pinned says whatever comes to its mind, to a controller that really runs.
+"""Neighbours whose keys are pinned say whatever comes to their mind, to a controller that really runs.
 
 Each message is signed, so that only what it says can be what is wrong with it. NETSTITCH_FUZZ_MESSAGES says how many
-(300), NETSTITCH_FUZZ_SEED which (else new ones; it is printed). A peer is heard 200 times a second.
+(300), NETSTITCH_FUZZ_SEED which (else new ones; it is printed). A peer is heard 200 times a second, so several speak.
 """
 
 import asyncio
+import contextlib
+import functools
 import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import msgspec
 import msgspec.inspect as mi
-from federation import Federation
+from federation import Controller, Federation
 from msgspec.structs import replace
 from waiting import LIMIT_S
 
 from controller.eastwest.client import PeerChannel
-from controller.eastwest.identity import Identity, load
+from controller.eastwest.identity import Identity, keygen, load
 from controller.eastwest.peer import greeting, pinned
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import MESSAGES, PROTOCOL, Envelope, Terms, Withdrawal, opened_mandate, unsigned
@@ -37,6 +40,9 @@ from tests.test_bounds import as_json
 
 MESSAGES_SENT = int(os.environ.get("NETSTITCH_FUZZ_MESSAGES", "300"))
 CALLS = 8
+"""Of each neighbour at a time."""
+STRANGE = ("mallory", "eve", "trudy")
+"""Neighbours beside shop, which has dealings with transit."""
 GROWTH_MB = 20
 HOSTILE: tuple[dict[str, Any], ...] = (
     {"source_prefixes": ("224.0.0.0/3",)},
@@ -59,6 +65,7 @@ def offered(identity: Identity) -> Terms:
     return replace(terms, not_before_s=now_s - 1, expires_s=now_s + 3000, mandate=sealed(mandate, identity))
 
 
+@functools.cache
 def generated() -> list[tuple[str, bytes]]:
     """Every field of every kind of message beyond its bounds."""
     found = []
@@ -72,7 +79,7 @@ def generated() -> list[tuple[str, bytes]]:
 
 def evil(terms: Terms, identity: Identity, rng: random.Random) -> Iterator[bytes]:
     """Without end; as they go over the wire."""
-    beyond_bounds = generated()
+    beyond_bounds, own = generated(), identity.domain
     plain = json.loads(msgspec.json.encode(terms))
     for number in range(10**9):
         match rng.randrange(6):
@@ -84,12 +91,12 @@ def evil(terms: Terms, identity: Identity, rng: random.Random) -> Iterator[bytes
                 yield signed("offer", json.dumps(changed).encode("utf-8", "replace"), identity)
             case 3:
                 flow = replace(terms.flows[0], **rng.choice(HOSTILE))
-                yield message(sealed(replace(terms, id=f"shop:evil:{number}", flows=(flow,)), identity))
+                yield message(sealed(replace(terms, id=f"{own}:evil:{number}", flows=(flow,)), identity))
             case 4:
                 end = replace(terms.offeror_end, endpoint=rng.choice(ENDS))
-                yield message(sealed(replace(terms, id=f"shop:evil:{number}", offeror_end=end), identity))
+                yield message(sealed(replace(terms, id=f"{own}:evil:{number}", offeror_end=end), identity))
             case _:
-                gone = Withdrawal(id=f"shop:none:{number}", reason="x" * rng.randrange(900), issued_s=1)
+                gone = Withdrawal(id=f"{own}:none:{number}", reason="x" * rng.randrange(900), issued_s=1)
                 data = bytearray(message(sealed(gone, identity)))
                 if rng.random() < 0.5:
                     data[rng.randrange(len(data))] = rng.randrange(256)
@@ -119,19 +126,23 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
             endpoint = (await shop.get("domains"))["transit"]["spec"]["endpoint"]
             await shop.kill()
             identity, theirs = (load(name, Path(directory) / name / "keys") for name in ("shop", "transit"))
+            terms = offered(identity)
+            hostile = [identity, *[await introduced(transit, name, Path(directory)) for name in STRANGE]]
             peer = pinned(
                 Domain(name="transit", key=theirs.public_key, certificate=theirs.root_certificate, endpoint=endpoint)
             )
-            channel = PeerChannel(identity, peer, greeting("an attacker"))
-            await channel.greet(LIMIT_S)
+            channels = [PeerChannel(one, peer, greeting("an attacker")) for one in hostile]
+            for channel in channels:
+                await channel.greet(LIMIT_S)
             assert transit.process is not None
-            pid, idle_s = transit.process.pid, await applied(federation)
+            pid = transit.process.pid
+            async with changing(transit) as idle_s:
+                pass
             resident_mb, stored_mb = transit.resident_mb, size_mb(Path(directory) / "transit")
             answers: Counter[str] = Counter()
-            messages = evil(offered(identity), identity, rng)
             sent = iter(range(MESSAGES_SENT))
 
-            async def attack() -> None:
+            async def attack(channel: PeerChannel, messages: Iterator[bytes]) -> None:
                 for _ in sent:
                     try:
                         await channel._call(next(messages), timeout=LIMIT_S)
@@ -139,11 +150,18 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                     except grpc.aio.AioRpcError as error:
                         answers[error.code().name.lower()] += 1
 
-            attacks = asyncio.gather(*(attack() for _ in range(CALLS)))
-            busy_s = await applied(federation)
-            await attacks
-            await channel.close()
-            print(f"{dict(answers)}; apply {idle_s * 1000:.0f} ms idle, {busy_s * 1000:.0f} ms under attack")
+            began_s = time.monotonic()
+            speakers = [(channel, evil(terms, one, rng)) for channel, one in zip(channels, hostile, strict=True)]
+            generated()
+            attacks = asyncio.gather(*(attack(*speaker) for speaker in speakers for _ in range(CALLS)))
+            async with changing(transit) as busy_s:
+                await attacks
+                took_s = time.monotonic() - began_s
+            for channel in channels:
+                await channel.close()
+            print(f"{dict(answers)} in {took_s:.0f} s", end="; ")
+            idle_ms, busy_ms = (statistics.median(took) * 1000 for took in (idle_s, busy_s))
+            print(f"apply {idle_ms:.0f} ms idle, {busy_ms:.0f} ms meanwhile, of {len(busy_s)}")
             print(f"resident {resident_mb:.0f} to {transit.resident_mb:.0f} MB, store {stored_mb:.1f} to", end=" ")
             print(f"{size_mb(Path(directory) / 'transit'):.1f} MB")
             assert set(answers) <= {"taken", "invalid_argument"}, answers
@@ -157,22 +175,36 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
             await federation.stop()
 
 
-async def applied(federation: Federation) -> float:
-    """Median of ten changes that others make meanwhile."""
-    transit = federation.controllers["transit"]
-    network = {
-        "apiVersion": "netstitch/v1",
-        "kind": "Network",
-        "metadata": {"name": "transit/others"},
-        "spec": {"prefixes": ["10.77.0.0/24"]},
+async def introduced(controller: Controller, name: str, directory: Path) -> Identity:
+    """A neighbour whose key is pinned there."""
+    made = keygen(name, directory / name / "keys")
+    spec = {
+        "key": made.public_key,
+        "certificate": made.root_certificate,
+        "endpoint": "127.0.0.1:1",
+        "sid_block": f"5f00:{100 + STRANGE.index(name)}::/32",
     }
-    took = []
-    for number in range(10):
-        began = time.perf_counter()
-        response = await transit.apply({**network, "spec": {"prefixes": [f"10.77.{number}.0/24"]}})
-        took.append(time.perf_counter() - began)
-        assert response.status_code == 200, response.text
-    return statistics.median(took)
+    manifest = {"apiVersion": "netstitch/v1", "kind": "Domain", "metadata": {"name": name}, "spec": spec}
+    response = await controller.apply(manifest)
+    assert response.status_code == 200, response.text
+    return made
+
+
+@contextlib.asynccontextmanager
+async def changing(controller: Controller) -> AsyncIterator[list[float]]:
+    """Somebody else changes something meanwhile, again and again; afterwards the list says how long each took."""
+    script = Path(__file__).with_name("apply_load.py")
+    command = (sys.executable, str(script), f"http://{controller.listen}", controller.token_file.read_text().strip())
+    running = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    took: list[float] = []
+    try:
+        yield took
+    finally:
+        said, _ = await running.communicate(b"")
+    assert running.returncode == 0
+    took += map(float, said.split())
 
 
 def size_mb(directory: Path) -> float:
