@@ -91,10 +91,12 @@ def evil(terms: Terms, identity: Identity, rng: random.Random) -> Iterator[bytes
                 yield signed("offer", json.dumps(changed).encode("utf-8", "replace"), identity)
             case 3:
                 flow = replace(terms.flows[0], **rng.choice(HOSTILE))
-                yield message(sealed(replace(terms, id=f"{own}:evil:{number}", flows=(flow,)), identity))
+                strange = replace(terms, id=f"{own}:evil:{number}", flows=(flow,))
+                yield signed("offer", msgspec.json.encode(strange), identity)
             case 4:
                 end = replace(terms.offeror_end, endpoint=rng.choice(ENDS))
-                yield message(sealed(replace(terms, id=f"{own}:evil:{number}", offeror_end=end), identity))
+                strange = replace(terms, id=f"{own}:evil:{number}", offeror_end=end)
+                yield signed("offer", msgspec.json.encode(strange), identity)
             case _:
                 gone = Withdrawal(id=f"{own}:none:{number}", reason="x" * rng.randrange(900), issued_s=1)
                 data = bytearray(message(sealed(gone, identity)))
