@@ -3,6 +3,7 @@
 It decides nothing. What is kept is bounded, and stored with what it tells of, so that a restart keeps it.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -13,8 +14,10 @@ from controller.language.manifest import PLURALS
 from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply
 from controller.model.happening import RECORD, Happening
 from controller.model.intent import Phase
+from controller.model.persistent import PersistentMap
 from controller.model.resource import Resource
 from controller.reconcile.state import State
+from controller.reconcile.tables import node_key
 from dataplane.decoding import from_json
 
 KEPT = 5_000
@@ -33,16 +36,17 @@ _LASTING = frozenset({Phase.DEGRADED, Phase.UNSATISFIABLE, Phase.REFUSED})
 class History:
     def __init__(self, happenings: Iterable[Happening] = ()) -> None:
         self._kept = self._stored = {one.serial: one for one in sorted(happenings, key=lambda one: one.serial)}
-        self._phases: dict[str, tuple[str, str]] = {}
+        self._phases: PersistentMap[tuple[str, str]] = PersistentMap()
         """Intent -> the phase and reason that were told last."""
-        self._newest: dict[str, tuple[str, str]] = {}
+        self._newest: PersistentMap[tuple[str, str]] = PersistentMap()
         """What and why of the newest about each thing: nothing is told twice in a row."""
         self._unsure: set[str] = set()
         """Intents whose phase is to be looked at."""
         for one in self._kept.values():
-            self._newest[one.about] = (one.what, one.why)
+            self._newest = self._newest.set(one.about, (one.what, one.why))
             if one.what.startswith(_PHASE):
-                self._phases[one.about.partition("/")[2]] = _told(one.what.removeprefix(_PHASE), one.why)
+                told = _told(one.what.removeprefix(_PHASE), one.why)
+                self._phases = self._phases.set(one.about.partition("/")[2], told)
 
     @classmethod
     def load(cls, records: Iterable[Record]) -> Self:
@@ -58,7 +62,7 @@ class History:
 
     def mark(self) -> tuple[object, ...]:
         """For `go_back`."""
-        return self._kept, dict(self._phases), dict(self._newest), set(self._unsure)
+        return self._kept, self._phases, self._newest, set(self._unsure)
 
     def go_back(self, mark: tuple[Any, ...]) -> None:
         """As if nothing had been observed since."""
@@ -72,9 +76,10 @@ class History:
         return [_resource(one) for one in self._stored.values()]
 
     def observe(
-        self, before: State, after: State, events: Sequence[Event], effects: Iterable[Effect], now_s: float
+        self, states: Sequence[State], events: Sequence[Event], effects: Iterable[Effect], now_s: float
     ) -> tuple[Record, ...]:
-        """What is to be stored of what these events and effects, from one state to the next, mean."""
+        """What is to be stored of what these events and effects mean. `states`: before the first, and after each."""
+        before, after = states[0], states[-1]
         asked = {one.request_id: one for one in events if isinstance(one, Apply | Delete | Renew)}
         told = [*effects]
         found: list[Happening] = []
@@ -82,7 +87,8 @@ class History:
             found += _done(reply, asked[reply.request_id])  # what follows from it comes after it
         for log in (one for one in told if isinstance(one, Log) and one.event not in _TOLD_OTHERWISE):
             found += _logged(log, before, after)
-        self._unsure |= _touched(before, after)
+        for earlier, later in itertools.pairwise(states):
+            self._unsure.update(_unsettled_by(earlier, later))
         if self._unsure and not _in_flux(after):
             found += self._phase_changes(after, now_s)
         return self._keep((msgspec.structs.replace(one, tenant=_tenant(one, before, after)) for one in found), now_s)
@@ -91,13 +97,14 @@ class History:
         for name in sorted(self._unsure):
             undertaking = state.undertakings.get(name)
             if undertaking is None:
-                self._phases.pop(name, None)
+                if name in self._phases:
+                    self._phases = self._phases.delete(name)
                 continue
             status = intent_status(state, undertaking, now_s)
             phase = str(status["phase"])
             why = "; ".join(one["reason"] for one in status["conditions"])
             if self._phases.get(name) != _told(phase, why):
-                self._phases[name] = _told(phase, why)
+                self._phases = self._phases.set(name, _told(phase, why))
                 yield _happening(f"intents/{name}", _PHASE + phase, why)
         self._unsure.clear()
 
@@ -107,16 +114,18 @@ class History:
         for one in found:
             if self._newest.get(one.about) == (one.what, one.why):
                 continue
-            self._newest[one.about] = (one.what, one.why)
+            self._newest = self._newest.set(one.about, (one.what, one.why))
             serial += 1
             new.append(msgspec.structs.replace(one, serial=serial, time_s=int(now_s)))
+        if not new:
+            return ()
         new = new[-KEPT:]
         gone = [*self._kept][: max(0, len(self._kept) + len(new) - KEPT)]
-        left = {name: one for name, one in self._kept.items() if not gone or name > gone[-1]}
+        left = {name: one for name, one in self._kept.items() if name > gone[-1]} if gone else self._kept
         self._kept = left | {one.serial: one for one in new}
         if gone:
             known = {one.about for one in self._kept.values()}
-            self._newest = {about: told for about, told in self._newest.items() if about in known}
+            self._newest = PersistentMap((about, told) for about, told in self._newest.items() if about in known)
         stored = [Record(kind=RECORD, name=str(one.serial), content=msgspec.json.encode(one)) for one in new]
         return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
 
@@ -174,35 +183,23 @@ def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
     yield _happening(about, what, text, serves=serves if serves != about else "")
 
 
-def _touched(before: State, after: State) -> set[str]:
-    """Intents whose phase may be another now."""
+def _unsettled_by(before: State, after: State) -> Iterator[str]:
+    """Intents whose phase may be another after a step than before it."""
     if before.down is not after.down and before.down.keys() != after.down.keys():
-        return {*after.undertakings}
-    names = _changed(before.undertakings, after.undertakings)
-    owners = set(_changed(before.courses, after.courses))
-    for name in _changed(before.awaiting, after.awaiting):
-        if name.startswith("intents/"):
-            names.add(name.removeprefix("intents/"))
-        else:
-            owners.add(name)
-    nodes = {name for name in _changed(before.nodes, after.nodes) if _standing(before, name) != _standing(after, name)}
+        yield from after.undertakings
+        return
+    touched = after.touched
+    yield from touched.undertakings
+    owners = {*touched.courses, *touched.awaiting}
+    nodes = {name for name in touched.nodes if _standing(before, name) != _standing(after, name)}
     if nodes:
-        owners |= {name for name, course in after.courses.items() if not nodes.isdisjoint(course.plan.nodes)}
-        for name, held in after.undertakings.items():
-            isolation = held.requirements.isolation
-            if isolation is not None and any(host.node in nodes for host in isolation.hosts):
-                names.add(name)
+        owners.update(after.courses.by(*map(node_key, nodes)))
+        yield from after.undertakings.by(*map(node_key, nodes))
     for name in owners:
         course = after.courses.get(name) or before.courses.get(name)
-        if course is not None and course.plan.owner.startswith("intents/"):
-            names.add(course.plan.owner.removeprefix("intents/"))
-    return names
-
-
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    if before is after:
-        return set()
-    return {name for name, value in after.items() if before.get(name) is not value} | (before.keys() - after.keys())
+        owner = course.plan.owner if course is not None else name
+        if owner.startswith("intents/"):
+            yield owner.removeprefix("intents/")
 
 
 def _standing(state: State, node: str) -> Collection[object]:

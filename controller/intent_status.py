@@ -16,13 +16,12 @@ from controller.fulfillment.carry import borders, candidate_lists, path_mtu
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
-from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking
+from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking, expired
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
 from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.carriers import cut
 from controller.reconcile.state import State, parts_at
-from controller.reconcile.undertakings import expired
 from dataplane.reasons import IPV6_LEAST_MTU
 
 HANDSHAKE_S_MAX = 200.0

@@ -221,7 +221,8 @@ class Shell(Reading):
         try:
             await self._store(effects)
         except NoSpace:
-            self._state, self._happened = before, happened
+            self._state = msgspec.structs.replace(before, held=None)  # which alone changes within a step
+            self._happened = happened
             self._history.go_back(history)
             raise
         if not self._happened:
@@ -263,12 +264,14 @@ class Shell(Reading):
         effects: list[Effect] = []
         raised: dict[int, Raised] = {}
         state = before
+        states = [before]
         for place, event in enumerate(events):
             try:
                 if isinstance(event, Apply | Delete) and event.dry_run:
                     effects.append(preview.foresee(state, event, self._now_s(), self._keys))
                     continue
                 state, produced = reconcile.step(state, event, self._now_s(), self._keys)
+                states.append(state)
             except Exception as error:
                 if isinstance(event, Tick):
                     raise
@@ -279,7 +282,7 @@ class Shell(Reading):
                 continue
             effects += produced if not isinstance(event, MessageReceived) else self._share_of(event.peer, produced)
         try:
-            self._happened += self._history.observe(before, state, events, effects, self._now_s())
+            self._happened += self._history.observe(states, events, effects, self._now_s())
         except Exception as error:  # what happened counts whether or not it can be told
             raised[-1] = Raised.of(None, error)
         if self._happened and any(isinstance(one, Persist | Tick) for one in (*effects, *events)):

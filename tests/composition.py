@@ -22,10 +22,9 @@ import msgspec
 from controller.fulfillment.meaning import Clause, Endpoint, Meaning, Packet, Range, replies, requests
 from controller.fulfillment.numbering import address, prefix
 from controller.model.agreement import Flow
-from controller.model.course import Course, Stage, Undertaking
+from controller.model.course import Course, Stage, Undertaking, expired
 from controller.model.intent import Intent
 from controller.reconcile import State
-from controller.reconcile.undertakings import expired
 from tests.simulator import World
 from topologies.topology import Host
 

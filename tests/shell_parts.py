@@ -22,11 +22,13 @@ from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse, read
 from controller.language.policy import parse_policy
 from controller.model.agreement import Envelope
-from controller.model.entry import NodeState
+from controller.model.entry import Entry
 from controller.model.event import Event, MessageSent, NodeDescribed, NodeSynced, Record, SyncNode, Tick
 from controller.model.inventory import Domain
+from controller.model.node_entries import NodeState
 from controller.shell import Shell
 from controller.store.sqlite import SqliteStore
+from dataplane.host_api import HostState
 from topologies import domain_files, topology_file
 
 NOW_S = 1_800_000_000.0
@@ -37,7 +39,7 @@ TURNS = 10
 class Outcome(msgspec.Struct):
     """What the world was last told, and how often the store was written."""
 
-    states: dict[str, NodeState]
+    states: dict[str, tuple[tuple[Entry, ...], HostState]]
     messages: dict[str, Envelope]
     commits: int
 
@@ -148,7 +150,8 @@ async def run(directory: Path, cut: int) -> Outcome:
             running.cancel()
     finally:
         await store.close()
-    return Outcome(states=targets.states, messages=neighbours.messages, commits=journal.commits)
+    states = {name: (tuple(state.entries), state.host) for name, state in targets.states.items()}
+    return Outcome(states=states, messages=neighbours.messages, commits=journal.commits)
 
 
 async def quiet(shell: Shell) -> None:

@@ -7,6 +7,7 @@ moment: it loses all but what it had persisted. Effects are performed in order; 
 import base64
 import heapq
 import ipaddress
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from controller import reconcile, view
 from controller.eastwest.identity import _root_certificate, pem
+from controller.fulfillment.realize import Realized, realize
 from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
@@ -32,8 +34,8 @@ from controller.model.agreement import (
     Unreadable,
     opened,
 )
-from controller.model.course import Course, Stage
-from controller.model.entry import Entry, NodeState
+from controller.model.course import Course, Stage, expired
+from controller.model.entry import Entry
 from controller.model.event import (
     Applied,
     Apply,
@@ -61,8 +63,12 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
 from controller.model.resource import Resource
+from controller.reconcile.admission import wanted
+from controller.reconcile.state import parts_at
+from controller.reconcile.turn import Turn
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from topologies import domain_files
 from topologies.topology import Port, Topology
@@ -119,6 +125,8 @@ class SimulatedNode:
         self.entries: dict[EntryKey, Entry] = {}
         self.host = HostState()
         self.writes = 0
+        self.generation = -1
+        """Of what it was last given."""
         self._keys = 0
         self.shaken_s = START_S + 1e9
         """When its tunnels last shook hands: in time for all tests, but those about it."""
@@ -209,6 +217,14 @@ class SimulatedNode:
     def remove_port(self, number: int) -> None:
         self._ports = tuple(one for one in self._ports if one.number != number)
 
+    def check(self, delta: Delta, state: NodeState) -> None:
+        """With what the delta says it has what the state says; but for what it has refused."""
+        entries = self.entries | {entry_key(entry): entry for entry in delta.put}
+        gone = {entry_key(entry) for entry in delta.gone}
+        left = {key: entry for key, entry in entries.items() if key not in gone | self.refused}
+        wanted = {entry_key(entry): entry for entry in state.entries if entry_key(entry) not in self.refused}
+        assert left == wanted, self.name
+
     def sync(self, state: NodeState) -> tuple[int, tuple[Deviation, ...]]:
         """Writes, and what was different."""
         ports = {one.number for one in self._ports if one.role == PortRole.ATTACHMENT}
@@ -279,8 +295,44 @@ class Controller:
         """Whether it was taken: nobody takes what comes for a former life."""
         if not self.alive or life != self.life:
             return False
-        self.state, effects = reconcile.step(self.state, event, self.world.now_s, self.keys)
+        before = self.state
+        self.state, effects = reconcile.step(before, event, self.world.now_s, self.keys)
+        if self.world.checked:
+            self._check_nothing_is_overlooked(before, event, effects)
+            self._check_deltas(before)
         return self._perform(effects)
+
+    def _check_deltas(self, before: reconcile.State) -> None:
+        """What was made from what has changed is what would be made of everything."""
+        if self.state.realized is before.realized:
+            return
+        turn = Turn(self.state, self.world.now_s, self.keys)
+        full = realize(wanted(turn, tuple(self.state.courses.values())), Realized())
+        for node, state in full.states.items():
+            assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
+            held = self.state.nodes[node].state
+            assert held is not None and tuple(held.entries) == tuple(state.entries) and held.host == state.host, node
+
+    def _check_nothing_is_overlooked(self, before: reconcile.State, event: Event, effects: tuple[Effect, ...]) -> None:
+        """What a step looks at is all that there was something to do about."""
+        if isinstance(event, Tick):
+            unsure = msgspec.structs.replace(before, ticked_s=math.inf)  # so that it looks at everything
+            state, all_effects = reconcile.step(unsure, event, self.world.now_s, self.keys)
+            assert all_effects == effects
+            assert (state.undertakings, state.courses) == (self.state.undertakings, self.state.courses)
+            assert (state.awaiting, state.retries) == (self.state.awaiting, self.state.retries)
+        held = self.state.held
+        if held is not None and held._doubted is not None:
+            in_force = {name: one.intent for name, one in self.state.undertakings.items() if not expired(one)}
+            claimed = {name: claim.intent for name, claim in held.index.claims.items()}
+            for name in (in_force.keys() | claimed.keys()) - held._doubted.keys():
+                assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
+        links = self.state.inventory.links
+        for name, awaited in self.state.awaiting.items():
+            course = self.state.courses.get(name)
+            for node, generation in awaited.items():
+                parts = parts_at(node, course, links) if course is not None else (name,)
+                assert not self.state.nodes[node].has(generation, parts), f"{name}: {node} has it"
 
     def _perform(self, effects: tuple[Effect, ...]) -> bool:
         """False: it crashed before all was done. What an adapter was told before a crash may still happen."""
@@ -317,6 +369,8 @@ class World:
         self.now_s = START_S
         self.topology = topology or load(LAB)
         self.crash_chance = 0.0
+        self.checked = True
+        """After each step it is checked that it has overlooked nothing."""
         self.crashes = 0
         self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
         self._order = 0
@@ -512,6 +566,7 @@ class World:
 
     def _connected(self, controller: Controller, life: int, name: str) -> None:
         node = self.nodes[name]
+        node.generation = -1  # a new session: generations of another life of the controller mean something else
         if node.up:
             controller.event(NodeDescribed(node=name, description=node.describe()), life)
         else:
@@ -533,7 +588,10 @@ class World:
         standing = controller.state.nodes[effect.node]
         if effect.generation < standing.generation:
             return  # a newer one replaces it
+        if effect.delta is not None and effect.delta.since == node.generation:
+            node.check(effect.delta, effect.state)
         writes, differences = node.sync(effect.state)
+        node.generation = effect.generation
         owners = sorted({one.owner for one in effect.state.entries if entry_key(one) in node.refused})
         event: Event = NodeSynced(
             node=effect.node,

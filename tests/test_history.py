@@ -32,7 +32,7 @@ class Told(World):
         def observed(event: Event, life: int) -> bool:
             before = controller.state
             going_on = step(event, life)
-            for record in self.history.observe(before, controller.state, [event], effects, self.now_s):
+            for record in self.history.observe((before, controller.state), [event], effects, self.now_s):
                 assert record.kind == RECORD and record.content is not None
                 self.records[record.name] = record.content
             self.history.settle()
@@ -113,7 +113,7 @@ def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:
     history = History()
 
     def observe(*effects: Effect, events: tuple[Event, ...] = ()) -> list[Resource]:
-        history.observe(state, state, events, effects, 1.0)
+        history.observe((state, state), events, effects, 1.0)
         history.settle()
         return history.resources()
 
@@ -136,7 +136,7 @@ def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:
 def test_everything_that_is_logged_is_about_something(fields: dict[str, str], about: str) -> None:
     state = World().controllers["shop"].state
     history = History()
-    history.observe(state, state, (), (Log(event="it_happened", fields=fields),), 1.0)
+    history.observe((state, state), (), (Log(event="it_happened", fields=fields),), 1.0)
     history.settle()
     (one,) = history.resources()
     assert (one.spec["about"], one.spec["what"]) == (about, "it happened")

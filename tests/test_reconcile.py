@@ -261,7 +261,7 @@ def test_records_give_back_the_state(world: World) -> None:
     controller = world.controllers["shop"]
     state, effects = reconcile.initial(controller.disk.values(), "shop", controller.policy)
     starts = controller.state.counters["start"] + 1
-    held = msgspec.structs.replace(controller.state, counters={**controller.state.counters, "start": starts})
+    held = msgspec.structs.replace(controller.state, counters=controller.state.counters.set("start", starts))
     for name in (
         "inventory",
         "undertakings",
@@ -401,7 +401,7 @@ def test_a_changed_intent_keeps_its_age(world: World) -> None:
 def test_ages_are_kept_when_their_numbers_run_out(world: World) -> None:
     world.apply("shop", TWINS % ("older", 20))
     controller = world.controllers["shop"]
-    counters = {**controller.state.counters, "owner": MAX_SERIAL - 1}
+    counters = controller.state.counters.set("owner", MAX_SERIAL - 1)
     controller.state = replace(controller.state, counters=counters)
     world.apply("shop", TWINS % ("aaa", 20))
     serials = {name: one.serial for name, one in controller.state.undertakings.items()}

@@ -18,8 +18,9 @@ from agents import AgentProcess, Bpffs
 from namespaces import Namespace, veth
 from waiting import LIMIT_S, until
 
-from controller.model.entry import Entry, Match, NodeState
+from controller.model.entry import Entry, Match
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.node_entries import NodeEntries, NodeState, ask
 from controller.southbound.codec import Codec
 from controller.southbound.node import NodeSession, SessionContext
 from controller.southbound.p4runtime import P4RuntimeClient
@@ -73,7 +74,12 @@ class Site:
         clock = asyncio.get_running_loop().time
         begun = clock()
         self.session.submit(
-            SyncNode(node="sg1", generation=generation, state=NodeState(entries=entries, host=host), audit=False)
+            SyncNode(
+                node="sg1",
+                generation=generation,
+                state=NodeState(entries=NodeEntries(map(ask, entries)), host=host),
+                audit=False,
+            )
         )
         async with asyncio.timeout(LIMIT_S):
             while True:

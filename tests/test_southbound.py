@@ -21,8 +21,9 @@ from pipeline_tables import entries as table_entries
 from waiting import LIMIT_S, until
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.entry import Entry, Match, NodeState
+from controller.model.entry import Entry, Match
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.node_entries import NodeEntries, NodeState, ask
 from controller.southbound import node as node_module
 from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
@@ -447,7 +448,12 @@ async def running() -> AsyncIterator[Running]:
 
 
 def sync(generation: int, entries: tuple[Entry, ...], host: HostState = NOTHING, audit: bool = False) -> SyncNode:
-    return SyncNode(node="se1", generation=generation, state=NodeState(entries=entries, host=host), audit=audit)
+    return SyncNode(
+        node="se1",
+        generation=generation,
+        state=NodeState(entries=NodeEntries(map(ask, entries)), host=host),
+        audit=audit,
+    )
 
 
 TUNNEL = Tunnel(border="s-t", peer_public_key="key", peer_endpoint="192.0.2.2:51820", allowed_ips=("5f00:2::/32",))

@@ -249,7 +249,7 @@ def test_slots_of_what_a_dead_node_still_has_rest_until_it_is_back(world: World)
         return {slot for course in shop.state.courses.values() for slot in course.slots}
 
     def next_slot_is(slot: int) -> None:
-        shop.state = msgspec.structs.replace(shop.state, counters={**shop.state.counters, "slot": slot - 1})
+        shop.state = msgspec.structs.replace(shop.state, counters=shop.state.counters.set("slot", slot - 1))
 
     (slot,) = slots()
     world.nodes["se1"].up = False

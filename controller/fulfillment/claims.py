@@ -246,6 +246,8 @@ class Index:
 
     def __init__(self) -> None:
         self.claims: dict[str, Claim] = {}
+        self.tested: dict[str, None] = {}
+        """Of these, those whose intents have tests."""
         self._isolating: dict[Selection, dict[str, None]] = {}
         self._isolated: dict[str, PrefixMap] = {}
         """Network -> address -> selections that are isolated."""
@@ -263,6 +265,8 @@ class Index:
         name = claim.intent.name
         self.drop(name)
         self.claims[name] = claim
+        if claim.intent.tests:
+            self.tested[name] = None
         if claim.isolated is not None:
             users = self._isolating.setdefault(claim.isolated, {})
             if not users:
@@ -284,6 +288,7 @@ class Index:
             self._leading.setdefault(destination, {})[source] = users_of_pair
 
     def drop(self, name: str) -> None:
+        self.tested.pop(name, None)
         claim = self.claims.pop(name, None)
         if claim is None:
             return

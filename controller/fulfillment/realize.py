@@ -4,8 +4,6 @@ What a course adds is compiled once and kept as long as its inputs are the same 
 kept keeps its state.
 """
 
-import itertools
-import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,15 +25,14 @@ from controller.fulfillment.networks import gateways, isolation_rules, network_e
 from controller.fulfillment.room import NEVER_FULL, in_the_end
 from controller.fulfillment.rules import PortClasses, Rule, port_classes
 from controller.model.course import Course, Stage
-from controller.model.entry import Entry, NodeState
+from controller.model.entry import Entry
 from controller.model.intent import Replies
 from controller.model.inventory import Inventory
+from controller.model.node_entries import Ask, Changed, NodeState, ask
 from controller.model.requirements import Connection, Isolation
 from dataplane.host_api import HostState, NodeDescription
 
-Part = tuple[tuple[str, str, Entry], ...]
-"""(sort key, key in its table, entry), sorted."""
-_ORDER = operator.itemgetter(0)
+Part = tuple[Ask, ...]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +52,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 class Realized(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, NodeState] = msgspec.field(default_factory=dict)
+    changed: dict[str, Changed] = msgspec.field(default_factory=dict)
+    """Of the nodes whose entries are other than before."""
+    parts: dict[str, tuple[Part, ...]] = msgspec.field(default_factory=dict)
+    """Of each node what its entries are made of; each the same object as long as it is the same."""
     kept: dict[str, tuple[tuple[Any, ...], Any]] = msgspec.field(default_factory=dict)
     """Results by name, with the inputs that they were made from."""
 
@@ -63,11 +64,32 @@ def realize(wanted: Wanted, before: Realized) -> Realized:
     """Raises NoRoom, and ValueError where there are too many different ranges of ports."""
     keeper = _Keeper(before.kept, _part)
     parts, hosts = _assemble(wanted, keeper)
-    states = {
-        node: keeper.keep(f"node {node}", (hosts[node], *parts[node]), _node_state)
-        for node in sorted(wanted.inventory.nodes)
-    }
-    return Realized(states=states, kept=keeper.kept)
+    states: dict[str, NodeState] = {}
+    changed: dict[str, Changed] = {}
+    for node in sorted(wanted.inventory.nodes):
+        state = before.states.get(node, NodeState())
+        without, added = _difference(before.parts.get(node, ()), parts[node])
+        entries = state.entries
+        if without or added:
+            found = entries.changed(without, added)
+            entries = found.entries
+            if found.put or found.gone:
+                changed[node] = found
+        if entries is not state.entries or hosts[node] is not state.host or node not in before.states:
+            state = NodeState(entries=entries, host=hosts[node])
+        states[node] = state
+    kept_parts = {node: tuple(parts[node]) for node in states}
+    return Realized(states=states, changed=changed, parts=kept_parts, kept=keeper.kept)
+
+
+def _difference(before: Sequence[Part], now: Sequence[Part]) -> tuple[list[Ask], list[Ask]]:
+    """What the parts that are not there any more ask for, and what new ones do."""
+    counts = Counter(map(id, now))
+    counts.subtract(map(id, before))
+    parts = {id(part): part for part in (*before, *now)}
+    without = [ask for each, count in counts.items() if count < 0 for ask in parts[each] * -count]
+    added = [ask for each, count in counts.items() if count > 0 for ask in parts[each] * count]
+    return without, added
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,7 +290,7 @@ def _extend(parts: dict[str, list[Any]], more: Mapping[str, Any]) -> None:
 
 
 def _part(entries: tuple[Entry, ...]) -> Part:
-    return tuple(sorted(((*_keys(entry), entry) for entry in entries), key=_ORDER))
+    return tuple(map(ask, entries))
 
 
 def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
@@ -277,28 +299,6 @@ def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
         (entry.table, entry.match, entry.priority): entry.owner for entry in entries if entry.table not in NEVER_FULL
     }
     return Counter((table, owner) for (table, _, _), owner in different.items())
-
-
-def _keys(entry: Entry) -> tuple[str, str]:
-    """Sort key with the owner last, and what a table knows the entry by (P4Runtime §9.1.1)."""
-    fields = (
-        f"{one.field} {one.value:032x} {one.mask or 0:x} {one.prefix_length or 0:x} {one.high or 0:x}"
-        for one in entry.match
-    )
-    key = f"{entry.table} {' '.join(fields)} {entry.priority:08x}"
-    return f"{key} {entry.owner}", key
-
-
-def _node_state(host: HostState, *parts: Part) -> NodeState:
-    """Where several ask for the same entry, the one with the first owner by name is it."""
-    together = sorted(itertools.chain.from_iterable(parts), key=_ORDER)
-    entries = []
-    last = ""
-    for _, key, entry in together:
-        if key != last:
-            entries.append(entry)
-            last = key
-    return NodeState(entries=tuple(entries), host=host)
 
 
 class _Keeper:

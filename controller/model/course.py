@@ -154,3 +154,8 @@ class Undertaking(Value, frozen=True, kw_only=True):
         if self.intent.lease_until_s is not None:
             return self.intent.lease_until_s
         return None if self.intent.lease_s is None else self.applied_s + self.intent.lease_s
+
+
+def expired(undertaking: Undertaking) -> bool:
+    """Its end has been seen to."""
+    return undertaking.requirements.isolation is None and all(one.retry_s == -1 for one in undertaking.errands)

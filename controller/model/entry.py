@@ -1,7 +1,6 @@
 """What a node shall have: match-action entries, each knowing whom it serves, and the host's tunnels."""
 
 from controller.model.intent import Value
-from dataplane.host_api import HostState
 
 
 class Match(Value, frozen=True, kw_only=True):
@@ -31,10 +30,3 @@ class Entry(Value, frozen=True, kw_only=True):
     """In the order of the P4Info."""
     owner: str
     """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`. Never sent."""
-
-
-class NodeState(Value, frozen=True, kw_only=True):
-    """All that one node shall have (desired). Entries are sorted; equal inputs give equal bytes."""
-
-    entries: tuple[Entry, ...] = ()
-    host: HostState = HostState()

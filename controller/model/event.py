@@ -4,8 +4,8 @@ import msgspec
 
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
-from controller.model.entry import NodeState
 from controller.model.intent import Value
+from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
 from controller.model.preview import Preview
 from controller.model.rule import Added
@@ -254,6 +254,8 @@ class SyncNode(Value, frozen=True, kw_only=True, tag="sync_node"):
     node: str
     generation: int
     state: NodeState
+    delta: Delta | None = None
+    """What of its entries is other than in an earlier generation: all that is to be done where the node has that."""
     audit: bool = False
     """True: nothing should differ; what differs is a deviation."""
 

@@ -57,12 +57,13 @@ from controller.reconcile import (
     policing,
     removing,
     rollout,
+    tables,
 )
 from controller.reconcile.edges import number_edges
 from controller.reconcile.rerouting import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
 from controller.reconcile.turn import Turn
-from controller.reconcile.undertakings import pursue
+from controller.reconcile.undertakings import pursue_what_can_change
 
 __all__ = ["State", "initial", "step"]
 
@@ -81,11 +82,11 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     state = msgspec.structs.replace(
         state,
         fabric=fabric(state.inventory, state.descriptions, own_domain),
-        awaiting=awaiting,
+        awaiting=tables.awaiting(awaiting),
         restored=frozenset(awaiting),
     )
     starts = state.counters.get("start", 0) + 1
-    state = msgspec.structs.replace(state, counters={**state.counters, "start": starts})
+    state = msgspec.structs.replace(state, counters=state.counters.set("start", starts))
     begun = Record(kind="Counter", name="start", content=msgspec.json.encode(starts))
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
     sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]
@@ -169,11 +170,9 @@ def _inventory_changed(turn: Turn) -> None:
 
 def _look_again(turn: Turn) -> None:
     """What could not be done before may be possible now."""
-    for course in tuple(turn.courses.all.values()):
-        if course.upstream is not None:
-            dealings.answer(turn, course.plan.name)
-    for name in tuple(turn.undertakings.all):
-        pursue(turn, name)
+    for name in turn.courses.all.by(tables.OFFERED):
+        dealings.answer(turn, name)
+    pursue_what_can_change(turn)
 
 
 def _tick(turn: Turn) -> None:
@@ -181,6 +180,6 @@ def _tick(turn: Turn) -> None:
     dealings.watch_leases(turn)
     if carriers.release(turn):
         reroute(turn)
-    for name in tuple(turn.undertakings.all):
-        pursue(turn, name)
+    pursue_what_can_change(turn)
     rollout.audit(turn)
+    turn.ticked_s = turn.now_s

@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -10,6 +9,7 @@ from controller.fulfillment.rulebook import Rulebook, rulebook
 from controller.fulfillment.ruling import endless
 from controller.fulfillment.translate import translate
 from controller.model.access import Principal
+from controller.model.course import expired
 from controller.model.event import Applied, Apply, Connect, Problem, Renew, Reply
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -23,8 +23,8 @@ from controller.reconcile.fitting import Request, Resource, inventory_problems, 
 from controller.reconcile.judging import Judgement, judge
 from controller.reconcile.peers import ask_again
 from controller.reconcile.state import NodeStanding
-from controller.reconcile.turn import Table, Turn
-from controller.reconcile.undertakings import expired, renew, undertake
+from controller.reconcile.turn import AnyTable, Turn
+from controller.reconcile.undertakings import renew, undertake
 
 KINDS: dict[str, type] = {
     "Domain": Domain,
@@ -126,7 +126,7 @@ def changed_since(turn: Turn, things: Sequence[tuple[str, str]], revision: int |
     return tuple(stale)
 
 
-def tables(turn: Turn) -> dict[str, Table[Any]]:
+def tables(turn: Turn) -> dict[str, AnyTable]:
     """By kind."""
     return {
         "Domain": turn.domains,

@@ -14,6 +14,7 @@ from controller.fulfillment.ports import end_objection
 from controller.model.inventory import Link
 from controller.model.plan import Plan
 from controller.reconcile.state import NodeStanding
+from controller.reconcile.tables import AROUND
 from controller.reconcile.turn import Turn
 from dataplane.host_api import NodeDescription, PortRole
 
@@ -65,7 +66,7 @@ def told(turn: Turn, node: str) -> bool:
     ends = ((link, end) for link in turn.links.all.values() for end in (link.a, link.b))
     changed = _look(turn, [link for link, end in ends if end is not None and end.node == node])
     # since the controller was started, a link may have come back of which it only knows now
-    return changed or (known is None and any(course.plan.around for course in turn.courses.all.values()))
+    return changed or (known is None and turn.courses.all.count(AROUND) > 0)
 
 
 def look_at_all(turn: Turn) -> bool:

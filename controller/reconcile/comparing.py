@@ -23,6 +23,7 @@ from controller.model.course import Course, Session, Stage, Standing
 from controller.model.event import Send
 from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, offer_again, repeat_answer
+from controller.reconcile.tables import peer_key
 from controller.reconcile.turn import Turn
 
 SERIAL_MOVED_MAX = 100_000
@@ -81,7 +82,7 @@ def _ask_again(turn: Turn) -> None:
 
 
 def _sessions(turn: Turn, peer: str) -> Iterator[tuple[Course, Session]]:
-    for course in turn.courses.all.values():
+    for course in map(turn.courses.all.__getitem__, turn.courses.all.by(peer_key(peer))):
         for session in (course.upstream, course.downstream):
             if session is not None and session.peer == peer and session.standing in (Standing.OFFERED, Standing.AGREED):
                 yield course, session

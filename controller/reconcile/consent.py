@@ -12,12 +12,12 @@ from controller.fulfillment.numbering import host_prefix, overlaps
 from controller.fulfillment.policy import destination_domain
 from controller.fulfillment.translate import hosts_of, inside, words
 from controller.model.agreement import Flow, Terms
-from controller.model.course import Course, Session, Stage
+from controller.model.course import Course, Session, Stage, expired
 from controller.model.requirements import Connection, Requirements
 from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, refuse_upstream
+from controller.reconcile.tables import FOR_OTHERS, network_key
 from controller.reconcile.turn import Turn
-from controller.reconcile.undertakings import expired
 from dataplane import addressing
 
 
@@ -89,10 +89,11 @@ def _clash(turn: Turn, connection: Connection, name: str) -> str:
     taken = {*network.gateways, *(address for one in network.attachments for address in one.addresses)}
     if any(overlaps(host_prefix(address), wanted) for address in taken):
         return f"a source has an address that {network.name} uses itself"
-    for undertaking in turn.undertakings.all.values():
+    here = network_key(connection.destination_network)
+    for undertaking in map(turn.undertakings.all.__getitem__, turn.undertakings.all.by(here)):
         if not expired(undertaking) and (reason := _objection(turn, connection, undertaking.requirements)):
             return reason
-    for course in turn.courses.all.values():
+    for course in map(turn.courses.all.__getitem__, turn.courses.all.by(here)):
         if course.plan.name != name and course.upstream is not None and _crosses(connection, course.plan.connection):
             return "a source has an address that another network, which reaches the same destination, uses too"
     return ""
@@ -168,7 +169,7 @@ def reconsider(turn: Turn) -> None:
 
 def _held(turn: Turn) -> Iterator[tuple[Course, Session]]:
     """Of what others asked for, what ends in our networks and has not ended."""
-    for course in tuple(turn.courses.all.values()):
+    for course in map(turn.courses.all.__getitem__, turn.courses.all.by(FOR_OTHERS)):
         ours = course.plan.connection.destination_domain == turn.own
         if ours and course.upstream is not None and course.stage not in (Stage.REMOVING, Stage.LINGERING):
             yield course, course.upstream

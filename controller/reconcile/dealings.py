@@ -10,7 +10,6 @@ from controller.fulfillment.fabric import Crossing
 from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
 from controller.model.agreement import (
     REASON_LENGTH,
-    Agreement,
     Envelope,
     Mandate,
     Terms,
@@ -23,6 +22,7 @@ from controller.model.intent import Encryption
 from controller.model.told import Told, Why
 from controller.reconcile.resting import rest
 from controller.reconcile.state import Closed
+from controller.reconcile.tables import renewal_s
 from controller.reconcile.turn import Lost, Turn
 
 LINGER_S = 2
@@ -444,7 +444,11 @@ def hold_off(turn: Turn, course: Course, seconds: int) -> HeldOff | None:
 
 def watch_leases(turn: Turn) -> None:
     """Renew at half-time, end what has run out, forget ids that nobody can use any more."""
-    for course in tuple(turn.courses.all.values()):
+    everything = turn.clock_set_back
+    for name in tuple(turn.courses.all) if everything else turn.courses.ready(turn.now_s):
+        course = turn.courses.get(name)
+        if course is None:
+            continue
         ran_out = [
             session
             for session in (course.upstream, course.downstream)
@@ -460,19 +464,9 @@ def watch_leases(turn: Turn) -> None:
         session = course.downstream
         if course.upstream is None and course.stage == Stage.ACTIVE and session is not None and session.agreement:
             later = _own_expiry(turn, course) > session.agreement.terms.expires_s
-            if later and _is_due(turn, session, session.agreement):
-                offer_onward(turn, course.plan.name)
-    for id, closed in tuple(turn.closed.all.items()):
-        if closed.until_s <= turn.now_s:
-            turn.closed.drop(id)
-    for name, outgoing in tuple(turn.outbox.all.items()):
-        if 0 < outgoing.until_s <= turn.now_s:
-            turn.drop_message(name)
-
-
-def _is_due(turn: Turn, session: Session, agreement: Agreement) -> bool:
-    """Half of what was left when we last asked has passed."""
-    if session.standing != Standing.AGREED:
-        return False
-    expires_s = agreement.terms.expires_s
-    return turn.now_s >= session.since_s + (expires_s - session.since_s) / 2
+            if later and turn.now_s >= renewal_s(session):
+                offer_onward(turn, name)
+    for name in turn.closed.ready(turn.now_s):
+        turn.closed.drop(name)
+    for name in turn.outbox.ready(turn.now_s):
+        turn.drop_message(name)

@@ -1,38 +1,53 @@
 """What the intents in force lay claim to, kept from one step to the next."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from controller.fulfillment.claims import Claim, Index, Places
-from controller.model.course import Undertaking
+from controller.model.course import Undertaking, expired
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
+from controller.model.persistent import PersistentMap
 
 
 class Held:
-    """Claims of what is in force, kept from one step to the next; brought up to date before each use."""
+    """Claims of what is in force, kept from one step to the next; brought up to date before each use.
+
+    It is the one thing that changes within a step, and is not undone with it: so who puts an intent, or tries one out,
+    or goes back to a state before, says that it is in doubt.
+    """
 
     def __init__(self, inventory: Inventory) -> None:
         self.places = Places(inventory)
         self.index = Index()
         self._seen: dict[str, tuple[Intent, int, int]] = {}
         """What the claim of an intent was made of; the very object."""
+        self._doubted: dict[str, None] | None = None
+        """Intents whose claim may be another than is here; None: all."""
 
-    def follow(self, undertakings: Mapping[str, Undertaking]) -> None:
-        for name in self.index.claims.keys() - undertakings.keys():
-            self.index.drop(name)
-            self._seen.pop(name, None)
-        for name, one in undertakings.items():
+    def follow(self, undertakings: PersistentMap[Undertaking]) -> None:
+        names = list(undertakings) if self._doubted is None else undertakings.in_order(self._doubted)
+        gone = self.index.claims.keys() if self._doubted is None else self._doubted.keys()
+        for name in [*gone]:
+            if (one := undertakings.get(name)) is None or expired(one):
+                self.index.drop(name)
+                self._seen.pop(name, None)
+        for name in names:
+            one = undertakings[name]
             seen = self._seen.get(name)
-            if seen is None or seen[0] is not one.intent or seen[1:] != (one.applied_s, one.serial):
-                self.index.add(self._claim(one))
-                self._seen[name] = (one.intent, one.applied_s, one.serial)
+            if expired(one) or (seen and seen[0] is one.intent and seen[1:] == (one.applied_s, one.serial)):
+                continue
+            self.index.add(self._claim(one))
+            self._seen[name] = (one.intent, one.applied_s, one.serial)
+        self._doubted = {}
 
     def _claim(self, one: Undertaking) -> Claim:
         end_s = one.expires_s if one.expires_s is not None else math.inf
         return self.places.claim(one.intent, serial=one.serial, start_s=one.applied_s, end_s=end_s)
 
-    def forget(self, names: Iterable[str]) -> None:
-        """What was only tried out."""
+    def doubt(self, names: Iterable[str]) -> None:
+        """Their claims may not be those of what is in force."""
         for name in names:
             self._seen.pop(name, None)
+            if self._doubted is not None:
+                self._doubted[name] = None

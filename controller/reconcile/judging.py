@@ -9,12 +9,10 @@ from controller.fulfillment.claims import Claim, Index
 from controller.fulfillment.conflict import Conflict, Kind, against, misfit
 from controller.fulfillment.intent_tests import failure, touching, words
 from controller.model.access import OURSELVES, Principal
-from controller.model.course import Undertaking
 from controller.model.intent import Intent, IntentTest
 from controller.model.inventory import Inventory
 from controller.reconcile.held import Held
 from controller.reconcile.turn import Turn
-from controller.reconcile.undertakings import expired
 
 SHOWN = 20
 """Conflicts that an answer names."""
@@ -35,14 +33,14 @@ def judge(turn: Turn, inventory: Inventory, intents: Mapping[str, Intent], by: P
     which says no more of others' intents than that they are there."""
     same = turn.held is not None and turn.held.places.inventory is inventory
     held = turn.held if same and turn.held is not None else Held(inventory)
-    held.follow(_in_force(turn))
+    held.follow(turn.undertakings.all)
     if inventory is turn.inventory:
         turn.held = held
     before = _tests(held, intents.keys(), everything=not same)
     try:
         return _judge(turn, held, intents, before, by, everything=inventory is not turn.inventory)
     finally:
-        held.forget(intents)
+        held.doubt(intents)
 
 
 def _judge(
@@ -112,21 +110,17 @@ def _idle(turn: Turn, conflict: Conflict) -> str:
     return f" ({owner.intent.name} is not Active now, and owns nothing)"
 
 
-def _in_force(turn: Turn) -> dict[str, Undertaking]:
-    return {name: one for name, one in turn.undertakings.all.items() if not expired(one)}
-
-
 def judge_withdrawal(turn: Turn, names: Collection[str], by: Principal = OURSELVES) -> str:
     """Which tests of others would fail without these intents; empty: none."""
     inventory = turn.inventory
     held = turn.held if turn.held is not None and turn.held.places.inventory is inventory else Held(inventory)
-    held.follow(_in_force(turn))
+    held.follow(turn.undertakings.all)
     turn.held = held
     gone = set(names)
     tests = {(one, at): test for one, at, test in _tests(held, gone, everything=False) if one not in gone}
     for name in gone:
         held.index.drop(name)
-    held.forget(gone)
+    held.doubt(gone)
     return shown(_failures(held, tests, by))
 
 
@@ -134,8 +128,8 @@ def _tests(held: Held, changed: Iterable[str], *, everything: bool) -> Tests:
     """Those that touch what changes, or are part of it."""
     names = set(changed)
     found: Tests = []
-    for name, claim in held.index.claims.items():
-        for at, test in enumerate(claim.intent.tests):
+    for name in held.index.tested:
+        for at, test in enumerate(held.index.claims[name].intent.tests):
             near = everything or name in names
             if near or any(one.intent.name in names for one in touching(test, held.index, held.places)):
                 found.append((name, at, test))

@@ -90,7 +90,7 @@ def _hopeful(errand: Errand, borders: Collection[str], everything: bool) -> Erra
 
 def say_again(turn: Turn) -> None:
     """What is due."""
-    for name in tuple(turn.retries.all):
+    for name in tuple(turn.retries.all) if turn.clock_set_back else turn.retries.ready(turn.now_s):
         _say_due(turn, name)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from itertools import chain
-from typing import Any
 
 from controller.fulfillment.rulebook import rulebook
 from controller.model.course import Course, Stage, Undertaking
@@ -15,7 +14,7 @@ from controller.reconcile.authority import trespass
 from controller.reconcile.dealings import abandon, end
 from controller.reconcile.judging import judge_withdrawal, shown
 from controller.reconcile.resting import rest
-from controller.reconcile.turn import Table, Turn
+from controller.reconcile.turn import AnyTable, Turn
 from controller.reconcile.undertakings import undertake
 
 Thing = tuple[str, str]
@@ -76,7 +75,7 @@ def delete(turn: Turn, event: Delete) -> None:
     turn.effects.append(Reply(request_id=event.request_id, results=tuple(results)))
 
 
-def _drop(turn: Turn, table: Table[Any], kind: str, name: str) -> None:
+def _drop(turn: Turn, table: AnyTable, kind: str, name: str) -> None:
     table.drop(name)
     if kind == "Network":
         turn.counters.drop(f"network {name}")
@@ -98,7 +97,9 @@ def withdraw(turn: Turn, undertaking: Undertaking) -> None:
 
 def _hurry(turn: Turn, gone: Collection[Thing]) -> None:
     """What is on its way out and needs something that is gone now ends at once, not in phases."""
-    for course in tuple(turn.courses.all.values()):
+    if all(kind in ("Intent", "Rule") for kind, _ in gone):
+        return
+    for course in turn.courses.all.values():
         if not any(thing in gone for thing in _needs(course)):
             continue
         if course.stage == Stage.LINGERING:  # its neighbours have been told

@@ -18,22 +18,25 @@ from controller.model.course import Course, Errand, Stage
 from controller.model.told import Told, Why
 from controller.reconcile.carriers import concerned, cut, is_back
 from controller.reconcile.dealings import keep_promise, lose, refuse_upstream
+from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.turn import Turn
 
 
 def reroute(turn: Turn) -> None:
     """After links went down or came back. What of ours needs another border, or may prefer it, is left to `pursue`."""
     turn.fabric = around(turn.fabric, turn.graph)
-    for course in tuple(turn.courses.all.values()):
-        if course.stage in (Stage.REMOVING, Stage.LINGERING):
+    down = turn.down.all
+    for name in turn.courses.all.by(AROUND, *map(link_key, down)):
+        course = turn.courses.get(name)
+        if course is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
             continue
         plan = course.plan
         relieved = any(is_back(turn, name) for name in plan.around)
         if relieved:
             turn.relieved.add(plan.name)
-        elif not concerned(plan, turn.down.all):
+        elif not concerned(plan, down):
             continue
-        if move(turn, course, within_latency=True) or not cut(plan, turn.down.all):
+        if move(turn, course, within_latency=True) or not cut(plan, down):
             continue
         if course.upstream is not None:
             _give_up(turn, course)
@@ -91,10 +94,17 @@ def _give_up(turn: Turn, course: Course) -> None:
 
 def unsettle(turn: Turn) -> None:
     """What no way could hold, or none in time, is tried again at once. What others refused or has no room is not."""
-    for name, undertaking in tuple(turn.undertakings.all.items()):
+    for name in turn.undertakings.all.by(WAITS):
+        undertaking = turn.undertakings.all[name]
         if any(map(_is_hopeful, undertaking.errands)):
             errands = (replace(one, retry_s=0) if _is_hopeful(one) else one for one in undertaking.errands)
             turn.undertakings.put(name, replace(undertaking, errands=tuple(errands)))
+
+
+def relieved(turn: Turn) -> set[str]:
+    """Intents whose way may be better again over another border."""
+    owners = (turn.courses.all[name].plan.owner for name in turn.relieved if name in turn.courses.all)
+    return {owner.removeprefix("intents/") for owner in owners}
 
 
 def _is_hopeful(errand: Errand) -> bool:

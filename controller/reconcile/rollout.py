@@ -6,13 +6,14 @@ import msgspec
 
 from controller.model.course import Course, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.node_entries import Delta
 from controller.model.told import Told, Why
 from controller.reconcile.admission import admit, realized
 from controller.reconcile.dealings import LINGER_S, abandon, deliver_answer, end, keep_promise
 from controller.reconcile.resting import rested
 from controller.reconcile.state import NodeStanding, parts_at
 from controller.reconcile.turn import Turn
-from controller.reconcile.undertakings import carried, failed
+from controller.reconcile.undertakings import carried, failed, plan_next_looks
 from dataplane.host_api import HostState, NodeDescription
 
 AUDIT_S = 2.0
@@ -36,12 +37,14 @@ def settle(turn: Turn) -> None:
         if not _advance(turn) and not turn.lost:
             break
     _note_unconfirmed(turn)
+    plan_next_looks(turn)
     for name, standing in turn.nodes.all.items():
         if not standing.described or not standing.reachable or standing.state is None:
             continue
         before = turn.before.nodes.get(name)
         if before is None or before.generation != standing.generation or name in turn.resync:
-            turn.effects.append(SyncNode(node=name, generation=standing.generation, state=standing.state))
+            delta = turn.deltas.get(name) if name not in turn.resync else None
+            turn.effects.append(SyncNode(node=name, generation=standing.generation, state=standing.state, delta=delta))
 
 
 def _renew_states(turn: Turn) -> None:
@@ -58,10 +61,16 @@ def _renew_states(turn: Turn) -> None:
     turn.realized = realized(turn)
     for name, state in turn.realized.states.items():
         standing = turn.nodes.get(name) or NodeStanding()
-        if standing.state is not state and standing.state != state:
-            turn.nodes.put(
-                name, msgspec.structs.replace(standing, state=state, generation=standing.generation + 1, rejected="")
-            )
+        other = turn.realized.changed.get(name)
+        if other is None and standing.state is not None and standing.state.host == state.host:
+            continue
+        if standing.state is None:
+            turn.deltas[name] = None
+        elif (delta := turn.deltas.setdefault(name, Delta(since=standing.generation))) is not None and other:
+            turn.deltas[name] = delta.then(other.put, other.gone)
+        turn.nodes.put(
+            name, msgspec.structs.replace(standing, state=state, generation=standing.generation + 1, rejected="")
+        )
     for name in sorted(turn.fresh):
         nodes = _nodes_of(turn, name)
         awaited = {node: turn.nodes.all[node].generation for node in nodes if node in turn.nodes.all}
@@ -84,7 +93,7 @@ def _nodes_of(turn: Turn, name: str) -> Collection[str]:
 def _advance(turn: Turn) -> bool:
     """Moves on what has been waited for; whether anything moved."""
     moved = False
-    for name in tuple(turn.awaiting.all):
+    for name in _perhaps_there(turn):
         awaited = turn.awaiting.get(name)
         if awaited is None:
             continue
@@ -113,6 +122,14 @@ def _advance(turn: Turn) -> bool:
     return moved
 
 
+def _perhaps_there(turn: Turn) -> list[str]:
+    """Of what is awaited, what this step may have brought."""
+    awaiting = turn.awaiting.all
+    if turn.inventory_changed or not turn.before.realized.states:
+        return list(awaiting)
+    return awaiting.in_order({*awaiting.by(*turn.nodes.touched), *turn.awaiting.touched, *turn.courses.touched})
+
+
 def _note_unconfirmed(turn: Turn) -> None:
     """What a node that went away has not confirmed is stored, so that it is not taken for installed, also by a
     controller that is started later. Of all else it has what it last confirmed."""
@@ -120,7 +137,12 @@ def _note_unconfirmed(turn: Turn) -> None:
     was_away = {name for name, standing in turn.before.nodes.items() if not standing.reachable}
     if not away and not was_away:
         return
-    for name in {*turn.awaiting.all, *turn.before.awaiting}:
+    concerned = {
+        *turn.awaiting.all.by(*away ^ was_away),
+        *turn.awaiting.touched,
+        *(turn.before.restored - turn.restored),
+    }
+    for name in turn.before.awaiting.in_order(concerned) + turn.awaiting.all.in_order(concerned):
         course = turn.courses.get(name)
         undertaking = turn.undertakings.get(name.removeprefix("intents/")) if name.startswith("intents/") else None
         if course is not None:

@@ -1,5 +1,6 @@
 """What one controller knows, and how it comes back from the store."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,14 +13,16 @@ from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model import happening
 from controller.model.agreement import Envelope
 from controller.model.course import Course, Undertaking
-from controller.model.entry import NodeState
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.node_entries import NodeState
+from controller.model.persistent import PersistentMap
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
 from controller.model.told import Told
+from controller.reconcile import tables
 from controller.reconcile.held import Held
 from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
@@ -37,6 +40,12 @@ class Outgoing(Value, frozen=True, kw_only=True):
     unasked: bool = False
     """Nothing that stands depends on it."""
 
+    def keys(self) -> tuple[str]:
+        return (self.about,)
+
+    def due_s(self) -> float:
+        return self.until_s or math.inf
+
 
 class Retry(Value, frozen=True, kw_only=True):
     """A message that could not be delivered."""
@@ -47,6 +56,9 @@ class Retry(Value, frozen=True, kw_only=True):
     final: bool = False
     """The peer has refused it for good."""
 
+    def due_s(self) -> float:
+        return self.next_s
+
 
 class Closed(Value, frozen=True, kw_only=True):
     """An id of another domain's that is not used again."""
@@ -56,6 +68,9 @@ class Closed(Value, frozen=True, kw_only=True):
     peer: str = ""
     """Who offered it; empty: our operator has ended it, or of a release that did not say."""
     told: Told = Told.SPENT
+
+    def due_s(self) -> float:
+        return self.until_s
 
 
 class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +117,15 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
         return self.reachable and self.confirmed == self.generation and not self.rejected
 
 
+class Touched(msgspec.Struct, frozen=True):
+    """Names of what a step has put or dropped."""
+
+    undertakings: tuple[str, ...] = ()
+    courses: tuple[str, ...] = ()
+    awaiting: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
 def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
     """What of a node a course needs, as NodeRejected.refused names it."""
     plan = course.plan
@@ -121,6 +145,8 @@ def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Whatever grows with the number of intents is a PersistentMap; what grows with that of nodes and links, a dict."""
+
     own: str
     policy: Policy
     policy_loaded: Provenance | None = None
@@ -128,31 +154,31 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     # ---- persisted
     inventory: Inventory = Inventory()
     rules: dict[str, Rule] = msgspec.field(default_factory=dict)
-    undertakings: dict[str, Undertaking] = msgspec.field(default_factory=dict)
-    courses: dict[str, Course] = msgspec.field(default_factory=dict)
+    undertakings: PersistentMap[Undertaking] = tables.undertakings()
+    courses: PersistentMap[Course] = tables.courses()
     """Oldest first."""
-    outbox: dict[str, Outgoing] = msgspec.field(default_factory=dict)
-    closed: dict[str, Closed] = msgspec.field(default_factory=dict)
+    outbox: PersistentMap[Outgoing] = PersistentMap(keys=Outgoing.keys, due=Outgoing.due_s)
+    closed: PersistentMap[Closed] = PersistentMap(due=Closed.due_s)
     descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
     """What of a node's description its entries depend on."""
-    counters: dict[str, int] = msgspec.field(default_factory=dict)
+    counters: PersistentMap[int] = PersistentMap()
     """`start` (how often this controller was), `serial` (of plans and agreements: in their names), `owner` (of whom
     they are for), `slot` and `edge` (each the last given out), `network NAME`: the index of an own network, and
     `edge NETWORK NODE`: the number of that edge of an own network that has several; `rests SLOT NODE`: until when."""
-    provenance: dict[str, Provenance] = msgspec.field(default_factory=dict)
+    provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
     rulebook: Rulebook = NO_RULES
     """The rules, compiled."""
-    agreements: dict[str, str] = msgspec.field(default_factory=dict)
+    agreements: PersistentMap[str] = PersistentMap()
     """Agreement -> name of its course."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
-    retries: dict[str, Retry] = msgspec.field(default_factory=dict)
+    retries: PersistentMap[Retry] = PersistentMap(due=Retry.due_s)
     peers: dict[str, PeerMet] = msgspec.field(default_factory=dict)
     """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
-    awaiting: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
     """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
     restored: frozenset[str] = frozenset()
     """Of those: what is awaited only because this controller was started."""
@@ -166,7 +192,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """What all that has begun will need in the end, as it was last counted."""
     held: Held | None = None
     """Claims of the undertakings: follows from them, and is brought up to date where it is used."""
+    pursuits: PersistentMap[float] = tables.times()
+    """Intents that lack something, or have an end -> when they are to be looked at if nothing else happens; at once
+    after a restart."""
+    ticked_s: float = 0.0
+    """When the clock last told the time."""
     audited_s: float = 0.0
+    touched: Touched = Touched()
+    """By the step that made this of the state before."""
 
 
 RECORDS: dict[str, tuple[str, type[Any]]] = {
@@ -190,7 +223,7 @@ INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
 
 def load(records: Iterable[Record], own: str, policy: Policy) -> State:
     """Raises ValueError for a record that cannot be read. What `is_of_version_1` is left out."""
-    tables: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
+    stored: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
     for record in records:
         if record.content is None or record.kind == happening.RECORD:
             continue
@@ -198,24 +231,27 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             raise ValueError(f"record {record.kind}/{record.name}: unknown kind (store of another version?)")
         if is_of_version_1(record):
             continue
-        tables[RECORDS[record.kind][0]][record.name] = read(record)
-    inventory = Inventory(**{table: tables.pop(table) for table in INVENTORY_TABLES})
-    in_order = sorted(tables["courses"].items(), key=lambda item: item[1].serial)
-    tables["courses"] = {name: _with_end(course, tables["undertakings"]) for name, course in in_order}
+        stored[RECORDS[record.kind][0]][record.name] = read(record)
+    inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
+    courses = {
+        name: _with_end(course, stored["undertakings"])
+        for name, course in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
+    }
     return State(
         own=own,
         policy=policy,
+        pursuits=tables.times(dict.fromkeys(stored["undertakings"], 0.0)),
         inventory=inventory,
-        rules=tables["rules"],
-        rulebook=rulebook(tables["rules"].values()),
-        undertakings=dict(sorted(tables["undertakings"].items(), key=lambda item: item[1].serial)),
-        courses=tables["courses"],
-        outbox=tables["outbox"],
-        closed=tables["closed"],
-        descriptions=tables["descriptions"],
-        counters=tables["counters"],
-        provenance=tables["provenance"],
-        agreements=_agreements(tables["courses"]),
+        rules=stored["rules"],
+        rulebook=rulebook(stored["rules"].values()),
+        undertakings=tables.undertakings(sorted(stored["undertakings"].items(), key=lambda item: item[1].serial)),
+        courses=tables.courses(courses),
+        outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
+        closed=PersistentMap(stored["closed"], due=Closed.due_s),
+        descriptions=stored["descriptions"],
+        counters=PersistentMap(stored["counters"]),
+        provenance=PersistentMap(stored["provenance"]),
+        agreements=PersistentMap(_agreements(courses)),
         nodes={name: NodeStanding() for name in inventory.nodes},
     )
 

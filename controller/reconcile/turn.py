@@ -1,5 +1,6 @@
 """One step's work: the state as it changes, and what is to be done about it."""
 
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -11,7 +12,9 @@ from controller.model.course import Course, HeldOff
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
-from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, read
+from controller.model.node_entries import Delta
+from controller.model.persistent import PersistentMap
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, Touched, read
 
 T = TypeVar("T")
 UNASKED_MAX = 256
@@ -22,7 +25,43 @@ FIELD_LENGTH = 400
 
 
 class Table(Generic[T]):
-    """A mapping that is copied when it is first changed, and knows what was."""
+    """One of the state's mappings in this step: the version before is as it was, and what was changed is known."""
+
+    def __init__(self, held: PersistentMap[T]) -> None:
+        self._held = held
+        self.touched: dict[str, None] = {}
+
+    @property
+    def all(self) -> PersistentMap[T]:
+        return self._held
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.touched)
+
+    def get(self, name: str) -> T | None:
+        return self._held.get(name)
+
+    def put(self, name: str, value: T) -> None:
+        held = self._held.get(name)
+        if held is value or (held is not None and held == value):
+            return
+        self.touched[name] = None
+        self._held = self._held.set(name, value)
+
+    def drop(self, name: str) -> None:
+        if name in self._held:
+            self.touched[name] = None
+            self._held = self._held.delete(name)
+
+    def ready(self, now_s: float) -> list[str]:
+        """What is due."""
+        found, self._held = self._held.ready(now_s)
+        return found
+
+
+class SmallTable(Generic[T]):
+    """The same of a dict, which is copied when it is first changed."""
 
     def __init__(self, held: dict[str, T]) -> None:
         self._held = held
@@ -57,6 +96,9 @@ class Table(Generic[T]):
         self.touched[name] = None
 
 
+AnyTable = Table[Any] | SmallTable[Any]
+
+
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """A course of ours that ended without our wanting it."""
 
@@ -78,31 +120,33 @@ class Turn:
         self.own = state.own
         self.policy = state.policy
         self.policy_loaded = state.policy_loaded
-        self.domains = Table(state.inventory.domains)
-        self.networks = Table(state.inventory.networks)
-        self.services = Table(state.inventory.services)
-        self.inventory_nodes = Table(state.inventory.nodes)
-        self.links = Table(state.inventory.links)
-        self.rules = Table(state.rules)
+        self.domains = SmallTable(state.inventory.domains)
+        self.networks = SmallTable(state.inventory.networks)
+        self.services = SmallTable(state.inventory.services)
+        self.inventory_nodes = SmallTable(state.inventory.nodes)
+        self.links = SmallTable(state.inventory.links)
+        self.rules = SmallTable(state.rules)
         self.rulebook = state.rulebook
         self.undertakings = Table(state.undertakings)
         self.courses = Table(state.courses)
         self.outbox = Table(state.outbox)
         self.closed = Table(state.closed)
-        self.descriptions = Table(state.descriptions)
+        self.descriptions = SmallTable(state.descriptions)
         self.counters = Table(state.counters)
         self.provenance = Table(state.provenance)
         self.agreements = Table(state.agreements)
-        self.nodes = Table(state.nodes)
+        self.nodes = SmallTable(state.nodes)
         self.retries = Table(state.retries)
-        self.peers = Table(state.peers)
-        self.down = Table(state.down)
+        self.peers = SmallTable(state.peers)
+        self.down = SmallTable(state.down)
         self.awaiting = Table(state.awaiting)
+        self.pursuits = Table(state.pursuits)
         self.restored = state.restored
         self.fabric = state.fabric
         self.realized = state.realized
         self.needed = state.needed
         self.held = state.held
+        self.ticked_s = state.ticked_s
         self.audited_s = state.audited_s
         self.admitted: set[str] = set()
         """Courses that have begun in this step, and have room."""
@@ -110,11 +154,18 @@ class Turn:
         """What has just changed on the nodes: its nodes' next generations are awaited."""
         self.relieved: set[str] = set()
         """Plans that were made around links of which one is back: another border may be better again."""
+        self.deltas: dict[str, Delta | None] = {}
+        """Of the nodes whose generation is another than before; None: they had none."""
         self.resync: set[str] = set()
         """Nodes that have just said what they are."""
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
         self._graph = state.graph
+
+    @property
+    def clock_set_back(self) -> bool:
+        """Then nobody knows what is due, and all of it is looked at."""
+        return self.now_s < self.ticked_s
 
     @property
     def inventory(self) -> Inventory:
@@ -137,7 +188,7 @@ class Turn:
     def inventory_changed(self) -> bool:
         return any(table.changed for table in self._inventory_tables().values())
 
-    def _inventory_tables(self) -> dict[str, Table[Any]]:
+    def _inventory_tables(self) -> dict[str, SmallTable[Any]]:
         return {
             "domains": self.domains,
             "networks": self.networks,
@@ -194,7 +245,7 @@ class Turn:
 
     def forget_messages(self, id: str) -> None:
         """What was still to be said about an agreement that has ended."""
-        names = {name for name, held in self.outbox.all.items() if held.about == id}
+        names = self.outbox.all.by(id)
         for name in names:
             self.drop_message(name)
         self.effects = [one for one in self.effects if not (isinstance(one, Send) and one.message_id in names)]
@@ -204,6 +255,8 @@ class Turn:
         self.effects.append(Log(event=event, fields=cut, level=level))
 
     def finish(self) -> tuple[State, tuple[Effect, ...]]:
+        if self.held is not None:
+            self.held.doubt(self.undertakings.touched)
         state = State(
             own=self.own,
             policy=self.policy,
@@ -230,7 +283,15 @@ class Turn:
             realized=self.realized,
             needed=self.needed,
             held=self.held,
+            pursuits=self.pursuits.all,
+            ticked_s=self.ticked_s,
             audited_s=self.audited_s,
+            touched=Touched(
+                undertakings=tuple(self.undertakings.touched),
+                courses=tuple(self.courses.touched),
+                awaiting=tuple(self.awaiting.touched),
+                nodes=tuple(self.nodes.touched),
+            ),
         )
         records = self._records()
         return state, ((Persist(records=records), *self.effects) if records else tuple(self.effects))
@@ -238,7 +299,7 @@ class Turn:
     def _records(self) -> tuple[Record, ...]:
         """What is to be stored: of each thing that changed, what it is now. Raises ValueError where that could not be
         read again: then nothing of the step counts."""
-        tables: dict[str, Table[Any]] = {
+        tables: dict[str, AnyTable] = {
             **self._inventory_tables(),
             "rules": self.rules,
             "undertakings": self.undertakings,
@@ -261,7 +322,7 @@ class Turn:
                 read(record)  # else the next start would find what it cannot read
         return tuple(records)
 
-    def _stored(self, table: str) -> dict[str, Any]:
+    def _stored(self, table: str) -> Mapping[str, Any]:
         holder = self.before.inventory if table in INVENTORY_TABLES else self.before
-        stored: dict[str, Any] = getattr(holder, table)
+        stored: Mapping[str, Any] = getattr(holder, table)
         return stored

@@ -1,19 +1,22 @@
 """What we do about the intents of our own domain: place them, offer, take over, give up, try again."""
 
+import math
+
 import msgspec
 
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import leads_better, place
-from controller.model.course import Course, Errand, HeldOff, Stage, Undertaking
+from controller.model.course import Course, Errand, HeldOff, Stage, Undertaking, expired
 from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.reconcile.carriers import cut
 from controller.reconcile.dealings import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
-from controller.reconcile.rerouting import move
+from controller.reconcile.rerouting import move, relieved
 from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
+from controller.reconcile.tables import link_key
 from controller.reconcile.turn import Turn
 
 RETRY_S = 60
@@ -110,6 +113,55 @@ def pursue(turn: Turn, name: str) -> None:
     turn.undertakings.put(name, msgspec.structs.replace(undertaking, errands=tuple(errands)))
 
 
+def pursue_what_can_change(turn: Turn) -> None:
+    """Intents that are due, and those that this step may have changed something for."""
+    if turn.clock_set_back or turn.inventory_changed:
+        names = list(turn.undertakings.all)
+    else:
+        changed = {*turn.pursuits.ready(turn.now_s), *relieved(turn), *_unsettled_by(turn)}
+        names = turn.undertakings.all.in_order(changed)
+    for name in names:
+        pursue(turn, name)
+
+
+def plan_next_looks(turn: Turn) -> None:
+    """At the end of a step: when the intents that it may have changed something for are to be looked at."""
+    for name in turn.undertakings.all.in_order(_unsettled_by(turn)):
+        look_s = _next_look_s(turn, turn.undertakings.all[name])
+        if look_s < math.inf:
+            turn.pursuits.put(name, look_s)
+        else:
+            turn.pursuits.drop(name)
+    for name in turn.undertakings.touched:
+        if turn.undertakings.get(name) is None:
+            turn.pursuits.drop(name)
+
+
+def _unsettled_by(turn: Turn) -> set[str]:
+    """Intents that this step has changed, or their courses, or links that these are over."""
+    courses = dict.fromkeys(turn.courses.touched)
+    courses |= dict.fromkeys(turn.courses.all.by(*map(link_key, turn.down.touched)))
+    found = {*turn.undertakings.touched}
+    for name in courses:
+        course = turn.courses.get(name) or turn.before.courses.get(name)
+        if course is not None and course.plan.owner.startswith("intents/"):
+            found.add(course.plan.owner.removeprefix("intents/"))
+    return found
+
+
+def _next_look_s(turn: Turn, undertaking: Undertaking) -> float:
+    """When there is something to do for an intent if nothing happens before; infinite: never."""
+    if expired(undertaking):
+        return math.inf
+    looks_s = [math.inf if undertaking.expires_s is None else undertaking.expires_s]
+    if not undertaking.requirements.unmet:
+        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
+            current = turn.courses.get(errand.coming or errand.plan)
+            if current is None or not _is_good(turn, current, undertaking, connection):
+                looks_s.append(errand.retry_s)
+    return min(looks_s)
+
+
 def _expire(turn: Turn, undertaking: Undertaking) -> None:
     if any(errand.plan or errand.coming for errand in undertaking.errands) or not expired(undertaking):
         for errand in undertaking.errands:
@@ -121,11 +173,6 @@ def _expire(turn: Turn, undertaking: Undertaking) -> None:
             undertaking.intent.name, msgspec.structs.replace(undertaking, errands=blank, requirements=isolation)
         )
         turn.log("intent_expired", intent=undertaking.intent.name)
-
-
-def expired(undertaking: Undertaking) -> bool:
-    """Its end has been seen to."""
-    return undertaking.requirements.isolation is None and all(one.retry_s == -1 for one in undertaking.errands)
 
 
 def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand: Errand) -> Errand:

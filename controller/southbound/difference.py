@@ -5,7 +5,7 @@ to them; old ones after. P4Runtime leaves the order inside a batch to the target
 """
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
 from controller.model.entry import Entry
@@ -85,9 +85,12 @@ def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tupl
     return tuple(updates)
 
 
-def stages(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> Iterator[tuple[Update, ...]]:
-    """All that must be written, in batches, one after the other: packets meet each state in between."""
-    updates = difference(desired, present)
+def stages(
+    desired: Mapping[Key, Entry], present: Mapping[Key, Row], updates: Sequence[Update] | None = None
+) -> Iterator[tuple[Update, ...]]:
+    """All that must be written, in batches, one after the other: packets meet each state in between. `updates`: the
+    difference, where it is known."""
+    updates = difference(desired, present) if updates is None else updates
     between = in_between(desired, present) if concerns(update.key[0] for update in updates) else None
     if between is not None:
         yield from batches(difference(between, present))

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
+import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.event import (
@@ -97,10 +98,16 @@ class NodeSession:
         self._clients: tuple[P4RuntimeClient, HostClient] | None = None
         self._described: NodeDescription | None = None
         """As reported last in this session."""
+        self._has = -1
+        """Generation whose entries it has, all of them, in this session."""
 
     def submit(self, wanted: SyncNode) -> None:
         """Replaces what still waits, and waits itself while the node cannot be reached."""
-        if self._wanted is None or wanted.generation >= self._wanted.generation:
+        waits = self._wanted
+        if waits is None or wanted.generation >= waits.generation:
+            older, newer = waits.delta if waits is not None else None, wanted.delta
+            if waits is not None and older is not None and newer is not None and newer.since == waits.generation:
+                wanted = msgspec.structs.replace(wanted, delta=older.then(newer.put, newer.gone))
             self._wanted = wanted
             self._arrived.set()
 
@@ -159,7 +166,7 @@ class NodeSession:
             await tables.become_primary()
             await tables.ensure_pipeline()
             description = await host.describe()
-            self._clients, self.fault, self._described = (tables, host), "", None
+            self._clients, self.fault, self._described, self._has = (tables, host), "", None, -1
             await self._tell(description)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(tables.hold(), name=f"{self.name} stream")
@@ -281,7 +288,10 @@ class NodeSession:
         except TargetRejected as exc:
             rejections.append(TargetRejected(str(exc), await self._lacking(host, target, str(exc))))
         try:
-            report = await tables.sync(wanted.state.entries, read_back=wanted.audit, digests=digests)
+            delta = wanted.delta if wanted.delta is not None and wanted.delta.since == self._has else None
+            self._has = -1
+            report = await tables.sync(wanted.state.entries, delta=delta, read_back=wanted.audit, digests=digests)
+            self._has = wanted.generation
             entries, deviations = report.writes, report.deviations
         except TargetRejected as exc:
             rejections.append(exc)

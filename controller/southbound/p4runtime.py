@@ -14,7 +14,8 @@ from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry
 from controller.model.event import Deviation
 from controller.model.intent import Value
-from controller.southbound.codec import Codec, Key, Row, behaviour, show
+from controller.model.node_entries import Delta
+from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
 from controller.southbound.difference import Operation, Update, deviation, difference, index, stages
 from dataplane.host_api import CounterSample, PartRefused
 
@@ -83,9 +84,11 @@ class P4RuntimeClient:
         self._stream: _Stream | None = None
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
+        self._wanted: dict[Key, Entry] | None = None
+        """What it was to have when it was last synced; None: not clear."""
         self._verified: dict[str, bytes] = {}
         """By table, the digest with which it was read and found to be as it shall be."""
-        self._settled: Sequence[Entry] | None = None
+        self._settled: Iterable[Entry] | None = None
         """What the node was last seen to have exactly, and nothing else."""
         self._turns = itertools.count()
 
@@ -221,7 +224,12 @@ class P4RuntimeClient:
         return tuple(samples.values())
 
     async def sync(
-        self, desired: Sequence[Entry], *, read_back: bool = True, digests: Mapping[str, bytes] | None = None
+        self,
+        desired: Iterable[Entry],
+        *,
+        delta: Delta | None = None,
+        read_back: bool = True,
+        digests: Mapping[str, bytes] | None = None,
     ) -> SyncReport:
         """The node has exactly `desired` on return. TargetRejected names each entry that it refused, and its owner.
 
@@ -229,11 +237,16 @@ class P4RuntimeClient:
         node was last seen to have; where it turns out to have something else, it is read after all. With `digests`,
         which the node gave before, only tables are read whose digest is another than when they were last as they shall
         be; and, now and then, one in turn.
+
+        `delta`: but for that, `desired` is what was synced last, so nothing else is looked at.
         """
+        if delta is not None and not read_back and (writes := await self._change(delta)) is not None:
+            return SyncReport(writes=writes, deviations=())
         stale = self._stale(digests) if read_back else None
         if stale is not None and not stale and desired is self._settled:
             return SyncReport(writes=0, deviations=())
         indexed, unclear = index(desired)
+        self._wanted = None if unclear else indexed
         written = 0
         if not read_back and self._seen is not None:
             updates = difference(indexed, self._seen)
@@ -257,6 +270,22 @@ class P4RuntimeClient:
         deviations = tuple(deviation(self.node, update) for update in updates)
         return SyncReport(writes=written + len(updates), deviations=deviations)
 
+    async def _change(self, delta: Delta) -> int | None:
+        """How much was written; None: all of it has to be looked at."""
+        if self._seen is None or self._wanted is None:
+            return None
+        put, unclear = index(delta.put)
+        gone = {key(entry) for entry in delta.gone}
+        wanted, self._wanted = self._wanted, None
+        wanted.update(put)
+        for each in gone:
+            wanted.pop(each, None)
+        updates = difference(put, {each: row for each in (*put, *gone) if (row := self._seen.get(each)) is not None})
+        if unclear or await self._apply(wanted, self._seen, updates):
+            return None
+        self._wanted = wanted
+        return len(updates)
+
     def _stale(self, digests: Mapping[str, bytes] | None) -> set[str] | None:
         """Tables that must be read to know what the node has; None: all."""
         names = self._codec.p4info.table_by_name
@@ -275,17 +304,23 @@ class P4RuntimeClient:
         return present | await self.read(stale) if stale else present
 
     async def _apply(
-        self, desired: Mapping[Key, Entry], present: Mapping[Key, Row], updates: Sequence[Update]
+        self, desired: Mapping[Key, Entry], present: dict[Key, Row], updates: Sequence[Update]
     ) -> list[PartRefused]:
         """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
+        seen = {**present} if present is not self._seen else present
         self._seen = self._settled = None
         for update in updates:
             self._verified.pop(update.key[0], None)
         refused: list[PartRefused] = []
-        for batch in stages(desired, present):
+        for batch in stages(desired, present, updates):
             refused += await self.write(batch)
         if not refused:
-            self._seen = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in desired.items()}
+            for update in updates:
+                if update.entry is None:
+                    del seen[update.key]
+                else:
+                    seen[update.key] = Row(key=update.key, behaviour=behaviour(update.entry))
+            self._seen = seen
         return refused
 
     async def write(self, updates: Sequence[Update]) -> list[PartRefused]:
