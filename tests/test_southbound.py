@@ -23,7 +23,7 @@ from waiting import LIMIT_S, until
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Entry, Match
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
-from controller.model.node_entries import NodeEntries, NodeState, ask
+from controller.model.node_entries import Delta, NodeEntries, NodeState, ask
 from controller.southbound import node as node_module
 from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
@@ -253,6 +253,45 @@ async def test_random_states_follow_each_other(node: FakeNode, client: P4Runtime
         await client.sync(tuple(wanted.values()))
         present = {key(as_entry(e)): e for found in node.all_entries().values() for e in found}
         assert {k: (e.action, e.params) for k, e in present.items()} == {k: behaviour(e) for k, e in wanted.items()}
+
+
+async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClient) -> None:
+    """Also where somebody else writes in between: what a delta then meets is found to be other than it was."""
+    chance = random.Random(8)
+    pool = [next_hop(n) for n in range(12)] + [route(f"5f00:{n}::/32", n % 3) for n in range(12)]
+    pool += [route(f"5f00:{n}::/32", 9, owner="links/z") for n in range(12)]
+    entries, held = NodeEntries(), list[Entry]()
+    await client.sync(())
+    for number in range(60):
+        new = [entry for entry in chance.sample(pool, 6) if entry not in held]
+        old = [entry for entry in held if chance.random() < 0.3]
+        held = [entry for entry in held if entry not in old] + new
+        entries, put, gone = entries.changed(map(ask, old), map(ask, new))
+        if number % 10 == 9:
+            node.tables.clear()
+        node.reads.clear()
+        report = await client.sync(entries, delta=Delta(since=number, put=put, gone=gone), read_back=False)
+        assert number % 10 == 9 or (report.writes, node.reads) == (len(put) + len(gone), [])
+        if number % 10 == 9:
+            await client.sync(entries)
+        present = {key(as_entry(e)): (e.action, e.params) for found in node.all_entries().values() for e in found}
+        assert present == {key(entry): behaviour(entry) for entry in entries}
+
+
+async def test_what_is_the_very_same_is_not_compared_where_the_digests_are(
+    node: FakeNode, client: P4RuntimeClient
+) -> None:
+    class Unread(tuple[Entry, ...]):
+        def __iter__(self) -> Iterator[Entry]:
+            raise AssertionError("gone through")
+
+    for _ in range(TURN + 2):  # written, verified, until no table is in turn for some time
+        await client.sync(STATE, digests=node.digests())
+    same = Delta(since=1)
+    for _ in range(TURN - 1):
+        assert (await client.sync(Unread(), delta=same, digests=node.digests())).writes == 0
+    node.tables.clear()
+    assert (await client.sync(STATE, delta=same, digests=node.digests())).writes == len(STATE)
 
 
 async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4RuntimeClient) -> None:
@@ -573,6 +612,29 @@ async def test_the_newest_of_those_that_wait_is_made(node: FakeNode, running: Ru
     while (await running.events.next(NodeSynced, len(running.events.all) or 1)).generation != 20:
         pass
     assert len(node.entries("attachment")) == 1
+
+
+async def test_a_session_writes_deltas_and_puts_those_together_that_wait(node: FakeNode, running: Running) -> None:
+    running.nodes.connect("se1", node.agent)
+    await running.events.next(NodeDescribed)
+    running.nodes.sync(sync(1, STATE))
+    await running.events.next(NodeSynced)
+    node.reads.clear()
+    states = [STATE, (*STATE, next_hop(2)), (*STATE, next_hop(2), next_hop(3)), (*STATE, next_hop(3))]
+    deltas = [
+        Delta(since=1, put=(next_hop(2),)),
+        Delta(since=2, put=(next_hop(3),)),
+        Delta(since=3, gone=(next_hop(2),)),
+    ]
+    for delta, state in zip(deltas, states[1:], strict=True):
+        running.nodes.sync(msgspec.structs.replace(sync(delta.since + 1, state), delta=delta))
+    assert (await running.events.next(NodeSynced, 2)).generation == 4
+    assert not node.reads
+    assert len(node.entries("next_hop")) == 2
+    missed = msgspec.structs.replace(sync(9, STATE), delta=Delta(since=8))
+    running.nodes.sync(missed)  # it has not got generation 8: all is compared
+    assert (await running.events.next(NodeSynced, 3)).writes == 1
+    assert len(node.entries("next_hop")) == 1
 
 
 async def test_a_node_that_is_away_gets_the_newest_state_when_it_is_back(node: FakeNode, running: Running) -> None:

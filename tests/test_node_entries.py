@@ -1,0 +1,46 @@
+"""Versions of what a node shall have, from one to the next by who asks for what, against what would be made of all."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.model.entry import Entry, Match
+from controller.model.node_entries import Delta, NodeEntries, ask
+
+ENTRIES = st.builds(
+    lambda key, hop, owner: Entry(
+        table="route",
+        match=(Match(field="destination", value=key),),
+        action="set_next_hop",
+        params=(("next_hop", hop),),
+        owner=owner,
+    ),
+    st.integers(0, 3),
+    st.integers(0, 1),
+    st.sampled_from(("intents/a", "intents/b", "networks/n")),
+)
+STEPS = st.lists(st.lists(ENTRIES, max_size=6), min_size=1, max_size=8)
+
+
+@given(STEPS)
+def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[Entry]]) -> None:
+    held: list[Entry] = []
+    entries = NodeEntries()
+    delta, first = Delta(since=0), {}
+    for wanted in steps:
+        before = {_key(entry): entry for entry in entries}
+        entries, put, gone = entries.changed(map(ask, held), map(ask, wanted))
+        held = wanted
+        assert tuple(entries) == tuple(NodeEntries(map(ask, wanted))) == tuple(NodeEntries(map(ask, wanted[::-1])))
+        assert len(entries) == len({_key(entry) for entry in wanted})
+        for key, entry in {_key(entry): entry for entry in entries}.items():
+            assert entry.owner == min(one.owner for one in wanted if _key(one) == key)
+        after = {key: entry for key, entry in before.items() if entry not in gone} | {_key(one): one for one in put}
+        assert after == {_key(entry): entry for entry in entries}
+        assert all(before.get(_key(entry)) != entry for entry in put), "nothing is put that was there"
+        delta = delta.then(put, gone)
+        together = {key: entry for key, entry in first.items() if key not in set(map(_key, delta.gone))}
+        assert together | {_key(entry): entry for entry in delta.put} == after
+
+
+def _key(entry: Entry) -> tuple[object, ...]:
+    return entry.table, entry.match, entry.priority
