@@ -17,6 +17,7 @@ from controller.model.entry import Entry
 from controller.model.event import Apply, Delete, Effect, NodeSynced, Reply, Send, SyncNode
 from controller.model.intent import Encryption, Phase
 from controller.model.keys import Keys
+from controller.model.persistent import PersistentMap
 from controller.model.preview import AgreementPreview, EntryPreview, IntentPreview, NodePreview, Preview
 from controller.reconcile import State, admission, step
 from controller.reconcile.turn import Turn
@@ -157,11 +158,11 @@ def _nodes(before: State, after: State, by: Principal, now_s: float, keys: Keys)
 def _entries(state: State, now_s: float, keys: Keys) -> Mapping[str, Mapping[str, Entry]]:
     """Of each node, by name, once all that has begun is agreed, installed and in use, and what goes is gone."""
     replaced = {course.replaces for course in state.courses.values()}
-    courses = [
-        in_the_end(course)
+    courses = PersistentMap(
+        (name, in_the_end(course))
         for name, course in state.courses.items()
         if course.stage not in _GOING and name not in replaced
-    ]
+    )
     try:
         states = realize(admission.wanted(Turn(state, now_s, keys), courses), Realized()).states
     except (NoRoom, ValueError):  # no room in the end: what was refused for it says so

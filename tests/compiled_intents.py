@@ -8,17 +8,19 @@ import scapy.packet
 from scapy.layers.l2 import Ether
 
 from controller.fulfillment import numbering
+from controller.fulfillment.assembly import Wanted
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import graph
 from controller.fulfillment.meaning import Packet
 from controller.fulfillment.place import place
-from controller.fulfillment.realize import Realized, Wanted, realize
+from controller.fulfillment.realize import Realized, realize
 from controller.fulfillment.rulebook import rulebook
 from controller.fulfillment.translate import translate
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
+from controller.model.persistent import PersistentMap
 from controller.model.plan import Plan
 from controller.model.requirements import Isolation, Requirements
 from controller.reconcile.edges import numbered_edges
@@ -96,10 +98,10 @@ def realized(known: Inventory, isolations: list[Isolation], courses: list[Course
         indices=indices,
         edge_numbers=numbers,
         isolations=isolations,
-        courses=courses,
+        courses=PersistentMap((course.plan.name, course) for course in courses),
     )
     found = realize(wanted, Realized())
-    return {name: state.entries for name, state in found.states.items()}
+    return {name: tuple(state.entries) for name, state in found.states.items()}
 
 
 class Frames:

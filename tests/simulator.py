@@ -307,7 +307,7 @@ class Controller:
         if self.state.realized is before.realized:
             return
         turn = Turn(self.state, self.world.now_s, self.keys)
-        full = realize(wanted(turn, tuple(self.state.courses.values())), Realized())
+        full = realize(wanted(turn, self.state.courses), Realized())
         for node, state in full.states.items():
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
             held = self.state.nodes[node].state

@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from controller.fulfillment.assembly import Wanted
 from controller.fulfillment.numbering import MAX_SLOTS
-from controller.fulfillment.realize import Realized, Wanted, need, realize
+from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.fulfillment.room import (
     Entries,
     Shortage,
@@ -23,10 +24,12 @@ from controller.fulfillment.room import (
 )
 from controller.fulfillment.rules import NoRoom
 from controller.model.course import Course, Stage, Undertaking
+from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.told import Told, Why
 from controller.reconcile.dealings import refuse_upstream
 from controller.reconcile.edges import edge_numbers
+from controller.reconcile.tables import ISOLATES
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import RETRY_S, turned_away
 
@@ -39,10 +42,12 @@ AGAIN_S = 1
 
 def realized(turn: Turn) -> Realized:
     """What all nodes shall have."""
-    return realize(wanted(turn, tuple(turn.courses.all.values())), turn.realized)
+    made = realize(wanted(turn, turn.courses.all), turn.realized, turn.unrealized)
+    turn.unrealized.clear()
+    return made
 
 
-def wanted(turn: Turn, courses: Sequence[Course]) -> Wanted:
+def wanted(turn: Turn, courses: PersistentMap[Course]) -> Wanted:
     prefix = "network "
     return Wanted(
         inventory=turn.inventory,
@@ -50,9 +55,24 @@ def wanted(turn: Turn, courses: Sequence[Course]) -> Wanted:
         descriptions=turn.descriptions.all,
         indices={name.removeprefix(prefix): one for name, one in turn.counters.all.items() if name.startswith(prefix)},
         edge_numbers=edge_numbers(turn.counters.all),
-        isolations=[one for held in turn.undertakings.all.values() if (one := held.requirements.isolation) is not None],
+        isolations=_isolations(turn),
         courses=courses,
     )
+
+
+def _isolations(turn: Turn) -> list[Isolation]:
+    held = map(turn.undertakings.all.__getitem__, turn.undertakings.all.by(ISOLATES))
+    return [one for undertaking in held if (one := undertaking.requirements.isolation) is not None]
+
+
+def _counted(turn: Turn, without: Collection[str]) -> Needed:
+    """What all courses but these need in the end."""
+    courses = turn.courses.all
+    for name in without:
+        courses = courses.delete(name) if name in courses else courses
+    counted = need(wanted(turn, courses), turn.needed, turn.uncounted | set(without))
+    turn.uncounted = set(without)
+    return counted
 
 
 def overfull(turn: Turn) -> str:
@@ -123,13 +143,15 @@ def _nodes(courses: Sequence[Course]) -> set[str]:
 def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()) -> Shortage | None:
     """The first on any of these nodes."""
     left_out = {course.plan.name for course in without}
-    courses = [course for name, course in turn.courses.all.items() if name not in left_out]
-    if (short := port_shortage(courses)) is not None:
-        return short
     try:
-        turn.needed = need(wanted(turn, courses), turn.needed)
+        turn.needed = _counted(turn, left_out)
     except NoRoom as full:
         return table_shortage(full.table, full.node, full.needed)
+    except ValueError:
+        short = port_shortage(course for name, course in turn.courses.all.items() if name not in left_out)
+        if short is None:
+            raise
+        return short
     return shortage(turn.needed.entries, nodes)
 
 
@@ -170,7 +192,7 @@ def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str
         theirs = [one for one in held if one.upstream is not None and one.upstream.peer == peer]
         while theirs:
             staying = [one for one in turn.courses.all.values() if one.plan.name not in ended]
-            turn.needed = need(wanted(turn, staying), turn.needed)
+            turn.needed = _counted(turn, ended)
             who = f"{peer} would have"
             reason = _beyond(turn.needed.entries, staying, theirs, _nodes(theirs), max_share, who, "one neighbour")
             if not reason:

@@ -190,6 +190,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     realized: Realized = Realized()
     needed: Needed = Needed()
     """What all that has begun will need in the end, as it was last counted."""
+    unrealized: frozenset[str] = frozenset()
+    """Courses that are others than `realized` was made from."""
+    uncounted: frozenset[str] = frozenset()
+    """The same of `needed`."""
     held: Held | None = None
     """Claims of the undertakings: follows from them, and is brought up to date where it is used."""
     pursuits: PersistentMap[float] = tables.times()

@@ -8,8 +8,8 @@ from controller.fulfillment.carry import terms_in_force
 from controller.model.course import Course, Session, Stage, Standing, Undertaking
 from controller.model.persistent import PersistentMap
 
-WAITS = "waits"
-"""Intents of which something is tried again later."""
+WAITS, ISOLATES = "waits", "isolates"
+"""Intents of which something is tried again later; that isolate hosts."""
 FOR_OTHERS, OFFERED, AROUND = "for others", "offered", "around"
 """Courses that carry what others ask for; of these, those whose offer is not answered; plans that were made around
 links that were down."""
@@ -64,7 +64,7 @@ def _undertaking_keys(undertaking: Undertaking) -> Collection[str]:
     if any(errand.retry_s for errand in undertaking.errands):
         keys.add(WAITS)
     if isolation is not None:
-        keys |= {network_key(isolation.network), *(node_key(host.node) for host in isolation.hosts)}
+        keys |= {ISOLATES, network_key(isolation.network), *(node_key(host.node) for host in isolation.hosts)}
     return keys
 
 

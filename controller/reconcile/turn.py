@@ -145,6 +145,7 @@ class Turn:
         self.fabric = state.fabric
         self.realized = state.realized
         self.needed = state.needed
+        self.unrealized, self.uncounted = set(state.unrealized), set(state.uncounted)
         self.held = state.held
         self.ticked_s = state.ticked_s
         self.audited_s = state.audited_s
@@ -215,14 +216,20 @@ class Turn:
             if session is not None:
                 self.agreements.put(session.terms.id, course.plan.name)
         self.courses.put(course.plan.name, course)
+        self._remake(course.plan.name)
 
     def drop_course(self, course: Course) -> None:
         for session in (course.upstream, course.downstream):
             if session is not None:
                 self.agreements.drop(session.terms.id)
         self.courses.drop(course.plan.name)
+        self._remake(course.plan.name)
         self.awaiting.drop(course.plan.name)
         self.fresh.discard(course.plan.name)
+
+    def _remake(self, course: str) -> None:
+        self.unrealized.add(course)
+        self.uncounted.add(course)
 
     def send(
         self, peer: str, message: Envelope, id: str, revision: int = 0, *, until_s: float, unasked: bool = False
@@ -282,6 +289,8 @@ class Turn:
             graph=self._graph,
             realized=self.realized,
             needed=self.needed,
+            unrealized=frozenset(self.unrealized),
+            uncounted=frozenset(self.uncounted),
             held=self.held,
             pursuits=self.pursuits.all,
             ticked_s=self.ticked_s,
