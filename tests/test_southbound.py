@@ -278,22 +278,6 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
         assert present == {key(entry): behaviour(entry) for entry in entries}
 
 
-async def test_what_is_the_very_same_is_not_compared_where_the_digests_are(
-    node: FakeNode, client: P4RuntimeClient
-) -> None:
-    class Unread(tuple[Entry, ...]):
-        def __iter__(self) -> Iterator[Entry]:
-            raise AssertionError("gone through")
-
-    for _ in range(TURN + 2):  # written, verified, until no table is in turn for some time
-        await client.sync(STATE, digests=node.digests())
-    same = Delta(since=1)
-    for _ in range(TURN - 1):
-        assert (await client.sync(Unread(), delta=same, digests=node.digests())).writes == 0
-    node.tables.clear()
-    assert (await client.sync(STATE, delta=same, digests=node.digests())).writes == len(STATE)
-
-
 async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4RuntimeClient) -> None:
     await client.sync(STATE)
     routes, hops = node.maps["route"], node.maps["next_hop"]

@@ -115,6 +115,7 @@ def address(text: str) -> int:
     return int(value) | 0xFFFF << 32 if value.version == 4 else int(value)
 
 
+@lru_cache(65_536)
 def prefix(text: str) -> tuple[int, int]:
     """128 bits and length; IPv4's is 96 more."""
     network = ipaddress.ip_network(text)
@@ -122,6 +123,7 @@ def prefix(text: str) -> tuple[int, int]:
     return (value | 0xFFFF << 32, network.prefixlen + 96) if network.version == 4 else (value, network.prefixlen)
 
 
+@lru_cache(65_536)
 def host_prefix(text: str) -> str:
     """10.1.0.11 -> 10.1.0.11/32."""
     return f"{text}/{ipaddress.ip_address(text).max_prefixlen}"

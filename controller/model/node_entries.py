@@ -62,10 +62,12 @@ class Changed(NamedTuple):
 class NodeEntries:
     """A version: it never changes. Goes through the effective entries, sorted; equal askers give an equal order."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_asked", "_in_order")
 
     def __init__(self, asks: Iterable[Ask] = ()) -> None:
         self._asked: immutables.Map[str, tuple[Entry, ...]] = immutables.Map()
+        self._in_order: tuple[Entry, ...] | None = None
+        """As it was gone through before."""
         self._asked = self.changed((), asks).entries._asked
 
     def changed(self, without: Iterable[Ask], added: Iterable[Ask]) -> Changed:
@@ -90,11 +92,13 @@ class NodeEntries:
             elif not old or _first(old) != _first(here):
                 put.append(_first(here))
         made = object.__new__(NodeEntries)
-        made._asked = asked.finish()
+        made._asked, made._in_order = asked.finish(), None
         return Changed(made, tuple(put), tuple(gone))
 
     def __iter__(self) -> Iterator[Entry]:
-        return (_first(asked) for _, asked in sorted(self._asked.items()))
+        if self._in_order is None:
+            self._in_order = tuple(_first(asked) for _, asked in sorted(self._asked.items()))
+        return iter(self._in_order)
 
     def __len__(self) -> int:
         return len(self._asked)
