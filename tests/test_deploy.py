@@ -158,7 +158,7 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
 def test_the_guides_restart_loses_no_packet_and_nothing_that_was_acknowledged(deployment: Deployment) -> None:
     before = state(deployment)
     assert before["intents"] == ["orders"] and before["domains"] == ["east", "west"]
-    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10"):
+    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10", rate=100):
         deployment.follow(BLOCKS[RESTART:BACKUP])
     assert state(deployment) == before
 
@@ -168,7 +168,7 @@ def test_an_upgrade_starts_controller_and_agent_again_on_new_code_and_loses_no_p
 ) -> None:
     newer(package, tmp_path / "netstitch_newer.deb")
     before = state(deployment)
-    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10"):
+    with no_packet_lost(deployment.hosts["east"].command, "10.2.0.10", rate=100):
         for name, machine in deployment.machines.items():
             pids = machine.type(f"systemctl show -P MainPID stitchd stitch-agent@{name}1").split()
             shutil.copy(tmp_path / "netstitch_newer.deb", machine.root / "root")
@@ -237,7 +237,7 @@ def test_without_systemd_it_is_the_same(package: Path) -> None:
         assert re.search(r"orders +web +Active", seen), seen
         assert bare.pings(20) == 20
         before = state(bare)
-        with no_packet_lost(bare.hosts["east"].command, "10.2.0.10"):
+        with no_packet_lost(bare.hosts["east"].command, "10.2.0.10", rate=100):
             bare.type("both", "kill $(jobs -p)\nwait")
             bare.follow([WITHOUT_SYSTEMD])
             assert state(bare) == before
