@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from controller import view
 from controller.intent_status import HANDSHAKE_S_MAX, PATIENCE_S, intent_status
 from controller.language.scalars import print_time
-from controller.model.course import Course, Session, Stage, Standing
+from controller.model.course import Course, Session
 from controller.model.resource import Resource
 from controller.model.telemetry import Check
 from controller.reconcile.carriers import without_carrier
@@ -81,9 +81,9 @@ def _agreements(state: State, now_s: float) -> Iterator[Check]:
     waiting = 0
     for course in state.courses.values():
         session = course.upstream
-        if session is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if session is None or course.stage.leaving:
             continue
-        if session.standing == Standing.OFFERED and now_s - session.since_s > PATIENCE_S:
+        if session.standing.unanswered and now_s - session.since_s > PATIENCE_S:
             waiting += 1
             detail = (
                 f"offered by {session.peer} at {print_time(session.since_s)}, and waits for {_waits_for(state, course)}"

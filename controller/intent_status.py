@@ -242,7 +242,7 @@ def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterat
     elif (retry := state.retries.get(f"offer:{session.terms.id}:{session.terms.revision}")) is not None:
         reason = f"{where}: {session.peer} cannot be reached to renew {held.terms.id} ({retry.reason}); {ends}"
         yield Said(Phase.ACTIVE, reason, "RenewalPending")
-    elif session.standing == Standing.OFFERED and now_s - session.since_s > PATIENCE_S:
+    elif session.standing.unanswered and now_s - session.since_s > PATIENCE_S:
         since = print_time(session.since_s)
         reason = f"{where}: {session.peer} has not answered the renewal of {held.terms.id} since {since}; {ends}"
         yield Said(Phase.ACTIVE, reason, "RenewalPending")

@@ -24,7 +24,6 @@ from controller.reconcile.turn import Turn
 
 MAX_ROUNDS = 8
 """So often nodes are taken to confirm what they would be sent: a plan is added, switched over to, the old removed."""
-_GOING = (Stage.REMOVING, Stage.LINGERING)
 
 
 def foresee(state: State, event: Apply | Delete, now_s: float, keys: Keys) -> Reply:
@@ -161,7 +160,7 @@ def _entries(state: State, now_s: float, keys: Keys) -> Mapping[str, Mapping[str
     courses = PersistentMap(
         (name, in_the_end(course))
         for name, course in state.courses.items()
-        if course.stage not in _GOING and name not in replaced
+        if not course.stage.leaving and name not in replaced
     )
     try:
         states = realize(admission.wanted(Turn(state, now_s, keys), courses), Realized()).states

@@ -1,23 +1,17 @@
 """Offers between neighbours: made, judged, answered. Everything that crosses a border was signed by both sides.
 
-    offeror                                acceptor
-    OFFERED --- offer (terms) -----------> OFFERED: judged; its own part placed; further offers made
-       |                                      | all of it agreed and installed
-    AGREED <--- acceptance (terms) ------- AGREED
-    REFUSED <-- refusal (reason) --------- (forgotten)
-    ENDED <---- withdrawal, either way --> ENDED
-
-A renewal is an offer with the same id and a higher revision; what is agreed stays in force meanwhile.
+What leads to what says the table in protocol.py. A renewal is an offer with the same id and a higher revision; what is
+agreed stays in force meanwhile.
 """
 
 import msgspec
 
 from controller.fulfillment.mandate import CLOCK_SKEW_S, mandate_objection
+from controller.fulfillment.protocol import Role, Word, after
 from controller.fulfillment.terms import end_objection, flows_objection, needs_objection
 from controller.model.agreement import (
     MAX_DOMAINS,
     MAX_LEASE_S,
-    REASON_LENGTH,
     Acceptance,
     Agreement,
     Envelope,
@@ -26,7 +20,6 @@ from controller.model.agreement import (
     Refusal,
     Terms,
     TunnelEnd,
-    Withdrawal,
     opened,
     opened_mandate,
     unsigned,
@@ -35,7 +28,7 @@ from controller.model.course import Session, Standing
 from controller.model.intent import Encryption
 from controller.model.inventory import Domain, Inventory
 from controller.model.keys import Keys
-from controller.model.told import Told, Why, heard
+from controller.model.told import Told, Why
 
 LEAST_MARGIN_US = 1000
 MAX_PROMISE_US = 3_600_000_000
@@ -151,37 +144,14 @@ def renewal_objection(held: Terms, offered: Terms) -> str:
     return ""
 
 
-def step(
-    session: Session, message: Acceptance | Refusal | Withdrawal, envelope: Envelope, peer: Domain, now_s: float
-) -> tuple[Session, str]:
-    """What an answer, or an end, that `peer` has signed does to a session; or why it is none (the session is then as
-    it was)."""
-    match message:
-        case Acceptance():
-            return _accepted(session, message, envelope, peer, now_s)
-        case Refusal():
-            if message.revision != session.terms.revision or session.standing != Standing.OFFERED:
-                return session, ""
-            by = f"{message.by}: " if message.by not in ("", peer.name) else ""
-            return turned_down(session, heard(by + message.reason)), ""
-        case Withdrawal():
-            return msgspec.structs.replace(session, standing=Standing.ENDED, reason=heard(message.reason)), ""
-
-
-def turned_down(session: Session, reason: str) -> Session:
-    """What was offered is not had; a renewal leaves what was agreed as it is."""
-    standing = Standing.REFUSED if session.agreement is None else Standing.AGREED
-    return msgspec.structs.replace(session, standing=standing, reason=reason[:REASON_LENGTH])
-
-
-def _accepted(
+def accepted(
     session: Session, acceptance: Acceptance, envelope: Envelope, peer: Domain, now_s: float
 ) -> tuple[Session, str]:
+    """What the acceptance of the newest offer, which `peer` has signed, makes of a session: as it was, where it says
+    nothing new. Or why it is none."""
     terms = session.terms
-    if acceptance.revision < terms.revision or not (
-        session.standing == Standing.OFFERED or _amends(session, acceptance)
-    ):
-        return session, ""  # an answer to an older offer, or one that came twice
+    if session.standing == Standing.AGREED and not _amends(session, acceptance):
+        return session, ""
     if acceptance.revision != terms.revision or acceptance.offer != session.offer.digest:
         return session, f"{peer.name} accepted something else than was offered (altered)"
     if terms.expires_s <= now_s:
@@ -201,14 +171,15 @@ def _accepted(
         offer=session.offer,
         acceptance=envelope,
     )
-    return msgspec.structs.replace(session, standing=Standing.AGREED, agreement=agreement, reason=""), ""
+    standing = after(session, Role.ACCEPTOR, Word.ACCEPTANCE)
+    return msgspec.structs.replace(session, standing=standing, agreement=agreement, reason=""), ""
 
 
 def _amends(session: Session, acceptance: Acceptance) -> bool:
     """The acceptor needs longer than it has promised, or takes smaller packets; whether the terms allow it is looked at
     as for a promise."""
     held = session.agreement
-    if session.standing != Standing.AGREED or held is None or held.terms != session.terms:
+    if held is None or held.terms != session.terms:
         return False
     size, latency_us = acceptance.acceptor_end.inner_mtu, acceptance.latency_us
     if msgspec.structs.replace(held.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:

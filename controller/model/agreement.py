@@ -226,7 +226,9 @@ class Holdings(Statement, frozen=True, kw_only=True):
     """It is said because the receiver's own were others; not to be answered again."""
 
 
-Message = Terms | Acceptance | Refusal | Withdrawal | Holdings
+Said = Terms | Acceptance | Refusal | Withdrawal
+"""What is said of one agreement."""
+Message = Said | Holdings
 """What one controller says to another."""
 MESSAGES: dict[str, type[Message]] = {
     "offer": Terms,

@@ -10,11 +10,21 @@ from controller.model.rule import Added
 
 
 class Standing(enum.StrEnum):
+    """How far an agreement is (fulfillment/protocol.py: what leads from one to another)."""
+
+    UNKNOWN = "Unknown"
+    """Nobody has spoken of it yet."""
     OFFERED = "Offered"
     """The offeror waits for an answer; the acceptor for what it needs to give one."""
     AGREED = "Agreed"
-    REFUSED = "Refused"
+    RENEWING = "Renewing"
+    """What is agreed is in force, and a newer revision is offered."""
     ENDED = "Ended"
+    """Its id is not used again."""
+
+    @property
+    def unanswered(self) -> bool:
+        return self in (Standing.OFFERED, Standing.RENEWING)
 
 
 class Session(Value, frozen=True, kw_only=True):
@@ -51,6 +61,44 @@ class Stage(enum.StrEnum):
     """As ADDING, on the way to nothing."""
     LINGERING = "Lingering"
     """As ADDING, until replies have found the way that has taken over."""
+    GONE = "Gone"
+    """Nothing, and nobody knows of it any more."""
+
+    @property
+    def leaving(self) -> bool:
+        return self in (Stage.REMOVING, Stage.LINGERING)
+
+    def after(self, fact: "Fact") -> "Stage":
+        """What does not concern it leaves it as it is."""
+        return LIFE.get((self, fact), self)
+
+
+class Fact(enum.StrEnum):
+    """What moves a plan from one stage to another."""
+
+    SIGNED = "all that it needs of neighbours, and promises them, is signed"
+    CONFIRMED = "its nodes have what its stage says"
+    UNWANTED = "it is not wanted any more, or another has taken over"
+    REPLACED = "the neighbour that asked for it has another, and lets it linger"
+    LOST = "a neighbour or somebody else has ended it, or its lease has run out"
+    PASSED = "it has lingered for as long as it was to, which may be no time"
+
+
+LIFE: dict[tuple[Stage, Fact], Stage] = {
+    (Stage.NEGOTIATING, Fact.SIGNED): Stage.ADDING,
+    (Stage.NEGOTIATING, Fact.UNWANTED): Stage.GONE,
+    (Stage.NEGOTIATING, Fact.LOST): Stage.GONE,
+    (Stage.ADDING, Fact.CONFIRMED): Stage.ACTIVE,
+    (Stage.ADDING, Fact.UNWANTED): Stage.REMOVING,
+    (Stage.ADDING, Fact.LOST): Stage.GONE,
+    (Stage.ACTIVE, Fact.UNWANTED): Stage.REMOVING,
+    (Stage.ACTIVE, Fact.REPLACED): Stage.LINGERING,
+    (Stage.ACTIVE, Fact.LOST): Stage.GONE,
+    (Stage.REMOVING, Fact.CONFIRMED): Stage.LINGERING,
+    (Stage.REMOVING, Fact.LOST): Stage.GONE,
+    (Stage.LINGERING, Fact.PASSED): Stage.GONE,
+}
+"""The life of a plan."""
 
 
 class Course(Value, frozen=True, kw_only=True):

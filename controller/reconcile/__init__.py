@@ -170,7 +170,7 @@ def _inventory_changed(turn: Turn) -> None:
 
 def _look_again(turn: Turn) -> None:
     """What could not be done before may be possible now."""
-    for name in turn.courses.all.by(tables.OFFERED):
+    for name in turn.courses.all.by(tables.UNANSWERED):
         dealings.answer(turn, name)
     pursue_what_can_change(turn)
 

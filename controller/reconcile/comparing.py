@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import HOLDINGS, MAX_HOLDINGS, Holding, Holdings
-from controller.model.course import Course, Session, Stage, Standing
+from controller.model.course import Course, Session
 from controller.model.event import Send
 from controller.model.told import Told, Why
 from controller.reconcile.dealings import lose, offer_again, repeat_answer
@@ -59,7 +59,7 @@ def compare(turn: Turn, peer: str, theirs: Holdings) -> None:
             if held is not None and not session.offeror and held.acceptance != _holding(session).acceptance:
                 repeat_answer(turn, session)
             continue
-        if len(theirs.agreements) >= MAX_HOLDINGS or course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if len(theirs.agreements) >= MAX_HOLDINGS or course.stage.leaving:
             continue  # not all are told; it is about to end
         if session.offeror and session.agreement is None:
             offer_again(turn, session)
@@ -84,7 +84,7 @@ def _ask_again(turn: Turn) -> None:
 def _sessions(turn: Turn, peer: str) -> Iterator[tuple[Course, Session]]:
     for course in map(turn.courses.all.__getitem__, turn.courses.all.by(peer_key(peer))):
         for session in (course.upstream, course.downstream):
-            if session is not None and session.peer == peer and session.standing in (Standing.OFFERED, Standing.AGREED):
+            if session is not None and session.peer == peer:
                 yield course, session
 
 

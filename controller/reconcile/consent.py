@@ -12,10 +12,10 @@ from controller.fulfillment.numbering import host_prefix, overlaps
 from controller.fulfillment.policy import destination_domain
 from controller.fulfillment.translate import hosts_of, inside, words
 from controller.model.agreement import Flow, Terms
-from controller.model.course import Course, Session, Stage, expired
+from controller.model.course import Course, Session, expired
 from controller.model.requirements import Connection, Requirements
 from controller.model.told import Told, Why
-from controller.reconcile.dealings import lose, refuse_upstream
+from controller.reconcile.dealings import give_up
 from controller.reconcile.tables import FOR_OTHERS, network_key
 from controller.reconcile.turn import Turn
 from dataplane import addressing
@@ -145,12 +145,8 @@ def end_all(turn: Turn, ended: Mapping[str, Why]) -> None:
     """Both neighbours are told why."""
     for name, why in ended.items():
         course = turn.courses.get(name)
-        if course is None or course.upstream is None:
-            continue
-        if course.upstream.agreement is None:
-            refuse_upstream(turn, course, why)
-        else:
-            lose(turn, course, why)
+        if course is not None and course.upstream is not None:
+            give_up(turn, course, why)
 
 
 def reconsider(turn: Turn) -> None:
@@ -171,5 +167,5 @@ def _held(turn: Turn) -> Iterator[tuple[Course, Session]]:
     """Of what others asked for, what ends in our networks and has not ended."""
     for course in map(turn.courses.all.__getitem__, turn.courses.all.by(FOR_OTHERS)):
         ours = course.plan.connection.destination_domain == turn.own
-        if ours and course.upstream is not None and course.stage not in (Stage.REMOVING, Stage.LINGERING):
+        if ours and course.upstream is not None and not course.stage.leaving:
             yield course, course.upstream

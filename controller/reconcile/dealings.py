@@ -8,6 +8,7 @@ from controller.fulfillment import numbering
 from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import Crossing
 from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
+from controller.fulfillment.protocol import Role, Word, after
 from controller.model.agreement import (
     REASON_LENGTH,
     Envelope,
@@ -17,7 +18,7 @@ from controller.model.agreement import (
     Withdrawal,
     opened_mandate,
 )
-from controller.model.course import Course, HeldOff, Session, Stage, Standing
+from controller.model.course import Course, Fact, HeldOff, Session, Stage, Standing
 from controller.model.intent import Encryption
 from controller.model.told import Told, Why
 from controller.reconcile.resting import rest
@@ -74,7 +75,7 @@ def offer_onward(turn: Turn, name: str) -> None:
     session = Session(
         peer=egress.domain,
         offeror=True,
-        standing=Standing.OFFERED,
+        standing=after(held, Role.OFFEROR, Word.OFFER),
         terms=terms,
         offer=offer,
         agreement=held.agreement if held is not None else None,
@@ -175,7 +176,7 @@ def watch_ends(turn: Turn) -> None:
         if course.stage == Stage.ACTIVE:
             keep_promise(turn, course.plan.name)
         crossing = turn.fabric.crossings.get(downstream.terms.border) if downstream is not None else None
-        if crossing is None or downstream is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if crossing is None or downstream is None or course.stage.leaving:
             continue
         end = downstream.terms.offeror_end
         is_smaller = _size(turn, course, crossing, offeror=True) < end.inner_mtu
@@ -195,7 +196,7 @@ def answer(turn: Turn, name: str) -> None:
     """Sign what was offered to us as soon as our part and what lies beyond it stand. It is sent when installed."""
     course = turn.courses.get(name)
     session = course.upstream if course is not None else None
-    if course is None or session is None or session.standing != Standing.OFFERED or session.answer is not None:
+    if course is None or session is None or not session.standing.unanswered or session.answer is not None:
         return
     plan = course.plan
     crossing = turn.fabric.crossings.get(session.terms.border)
@@ -205,8 +206,8 @@ def answer(turn: Turn, name: str) -> None:
         onward = course.downstream
         agreed = onward.agreement if onward is not None else None
         if agreed is None or agreed.terms.expires_s != session.terms.expires_s:
-            asked = onward is not None and onward.standing == Standing.OFFERED
-            if onward is None or not asked or onward.terms.expires_s != session.terms.expires_s:
+            asked = onward.terms.expires_s if onward is not None and onward.standing.unanswered else None
+            if asked != session.terms.expires_s:
                 offer_onward(turn, name)
             return
     bound_us = session.terms.latency_us_max
@@ -217,9 +218,8 @@ def answer(turn: Turn, name: str) -> None:
     end = _end(turn, course, crossing, offeror=False)
     pledged_us = promise(course.promised_us, bound_us)
     signed = make_acceptance(session.offer, session.terms, end, pledged_us, turn.keys, course.likely_us)
-    stage = Stage.ADDING if course.stage == Stage.NEGOTIATING else course.stage
     session = msgspec.structs.replace(session, answer=signed)
-    turn.put_course(msgspec.structs.replace(course, upstream=session, stage=stage))
+    turn.put_course(msgspec.structs.replace(course, upstream=session, stage=course.stage.after(Fact.SIGNED)))
     turn.fresh.add(name)
 
 
@@ -230,7 +230,7 @@ def _ask_for_less(turn: Turn, course: Course, bound_us: int) -> bool:
         return False
     asked_us = onward.terms.latency_us_max
     if asked_us is not None and asked_us <= left_us:
-        return onward.standing == Standing.OFFERED
+        return onward.standing.unanswered
     offer_onward(turn, course.plan.name)
     return True
 
@@ -274,7 +274,8 @@ def deliver_answer(turn: Turn, course: Course) -> Course:
     terms = session.terms
     turn.send(session.peer, session.answer.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
     turn.log("offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer)
-    session = msgspec.structs.replace(session, standing=Standing.AGREED, agreement=session.answer, answer=None)
+    standing = after(session, Role.ACCEPTOR, Word.ACCEPTANCE)
+    session = msgspec.structs.replace(session, standing=standing, agreement=session.answer, answer=None)
     return msgspec.structs.replace(course, upstream=session)
 
 
@@ -355,8 +356,9 @@ def refuse_upstream(turn: Turn, course: Course, why: Why, retry_after_s: int = 0
     if session is None:
         return
     refuse(turn, session.peer, session.terms, why, retry_after_s, by)
+    standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
     if session.agreement is not None:
-        kept = msgspec.structs.replace(session, standing=Standing.AGREED, terms=session.agreement.terms, answer=None)
+        kept = msgspec.structs.replace(session, standing=standing, terms=session.agreement.terms, answer=None)
         turn.put_course(msgspec.structs.replace(course, upstream=kept))
         return
     end(turn, course, why, towards_upstream=False)
@@ -396,12 +398,13 @@ def end(
 def abandon(turn: Turn, name: str, reason: str, linger_s: int = 0) -> None:
     """We want a course no more: what uses it is removed first."""
     course = turn.courses.get(name)
-    if course is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
+    stage = course.stage.after(Fact.UNWANTED) if course is not None else Stage.GONE
+    if course is None or stage == course.stage:
         return
-    if course.stage == Stage.NEGOTIATING:
+    if stage == Stage.GONE:
         end(turn, course, Why(Told.UNWANTED, reason))
         return
-    turn.put_course(msgspec.structs.replace(course, stage=Stage.REMOVING, linger_s=linger_s))
+    turn.put_course(msgspec.structs.replace(course, stage=stage, linger_s=linger_s))
     turn.fresh.add(name)
 
 
@@ -432,6 +435,14 @@ def lose(
         turn.lost.append(Lost(course=course, refusal=f"{ending.domain}: {why.detail}", held_off=held_off))
     else:
         turn.lost.append(Lost(course=course, why=why.detail, retry_after_s=0 if at_once else LOST_RETRY_S))
+
+
+def give_up(turn: Turn, course: Course, why: Why, ending: Ending = NOBODY) -> None:
+    """We can or want to keep it no more: what is only offered to us is refused, all else ends."""
+    if course.upstream is not None and course.upstream.agreement is None:
+        refuse_upstream(turn, course, why, ending.retry_after_s)
+    else:
+        lose(turn, course, why, ending=ending)
 
 
 def hold_off(turn: Turn, course: Course, seconds: int) -> HeldOff | None:

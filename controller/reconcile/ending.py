@@ -9,10 +9,10 @@ from controller.fulfillment.mandate import mandate_key_objection
 from controller.fulfillment.negotiate import signature_objection
 from controller.language.scalars import print_time
 from controller.model.agreement import opened_mandate
-from controller.model.course import Course, Session, Stage
+from controller.model.course import Course, Session
 from controller.model.event import EndAgreement, Reply
 from controller.model.told import Told, Why
-from controller.reconcile.dealings import Ending, intent_name, lose, refuse_upstream
+from controller.reconcile.dealings import Ending, give_up, intent_name
 from controller.reconcile.state import Closed
 from controller.reconcile.turn import Turn
 
@@ -22,7 +22,7 @@ def end_agreement(turn: Turn, event: EndAgreement) -> None:
     if course is None:
         turn.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
-    if course.stage in (Stage.REMOVING, Stage.LINGERING):
+    if course.stage.leaving:
         conflict = f"agreement {event.name} is ending already"
         turn.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
@@ -34,10 +34,8 @@ def end_agreement(turn: Turn, event: EndAgreement) -> None:
         held_off = Closed(until_s=until_s, reason=reason, told=Told.HELD_OFF)
         turn.closed.put(intent_name(_mandate_id(upstream)), held_off)
     turn.log("agreement_ended", agreement=event.name, by=event.by.name, reason=event.reason)
-    if upstream is not None and upstream.agreement is None:
-        refuse_upstream(turn, course, Why(Told.HELD_OFF, reason), event.hold_off_s)
-    else:
-        lose(turn, course, Why(Told.HELD_OFF, reason), ending=Ending(domain=turn.own, retry_after_s=event.hold_off_s))
+    ending = Ending(domain=turn.own, retry_after_s=event.hold_off_s)
+    give_up(turn, course, Why(Told.HELD_OFF, reason), ending)
     turn.effects.append(Reply(request_id=event.request_id, results=(f"agreements/{event.name} ended",)))
 
 
@@ -53,13 +51,11 @@ def end_unpinned(turn: Turn) -> None:
     if not changed:
         return
     for course in tuple(turn.courses.all.values()):
-        if course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if course.stage.leaving:
             continue
         reason = next((reason for one in _sessions(course) if (reason := _unpinned(turn, one))), "")
-        if reason and course.upstream is not None and course.upstream.agreement is None:
-            refuse_upstream(turn, course, Why(Told.KEY, reason))
-        elif reason:
-            lose(turn, course, Why(Told.KEY, reason))
+        if reason:
+            give_up(turn, course, Why(Told.KEY, reason))
 
 
 def _unpinned(turn: Turn, session: Session) -> str:

@@ -4,24 +4,27 @@ import math
 
 import msgspec
 
-from controller.fulfillment import negotiate
+from controller.fulfillment import negotiate, protocol
 from controller.fulfillment.negotiate import offer_objection, renewal_objection, signature_objection
 from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
+from controller.fulfillment.protocol import PROTOCOL, Reaction, Role, Word, after, word
 from controller.model.agreement import (
+    REASON_LENGTH,
     Acceptance,
     Envelope,
     Holdings,
     Message,
     Refusal,
+    Said,
     Terms,
     Unreadable,
     Withdrawal,
     opened,
     opened_mandate,
 )
-from controller.model.course import Course, HeldOff, Session, Stage, Standing
+from controller.model.course import Course, Fact, HeldOff, Session, Stage, Standing
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
@@ -48,6 +51,7 @@ from controller.reconcile.dealings import (
 from controller.reconcile.rerouting import reroute
 from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
+from controller.reconcile.state import Closed
 from controller.reconcile.tunnel_ends import end_objection
 from controller.reconcile.turn import Lost, Turn
 
@@ -73,15 +77,12 @@ def receive(turn: Turn, peer_name: str, envelope: Envelope, objection: str = "")
     if reason := signature_objection(envelope, peer, turn.keys):
         _violation(turn, peer, message, Why(Told.SIGNATURE, reason))
         return
-    match message:
-        case Terms():
-            _offered(turn, peer, message, envelope, objection)
-        case Acceptance() | Refusal():
-            _answered(turn, peer, message, envelope)
-        case Withdrawal():
-            _withdrawn(turn, peer, message, envelope)
-        case Holdings():
-            compare(turn, peer.name, message)
+    if isinstance(message, Holdings):
+        compare(turn, peer.name, message)
+    elif why := _offer_objection(turn, peer, message) if isinstance(message, Terms) else None:
+        _violation(turn, peer, message, why)
+    else:
+        _hear(turn, peer, message, envelope, objection)
 
 
 def _violation(turn: Turn, peer: Domain, message: Message, why: Why) -> None:
@@ -98,70 +99,117 @@ def _violation(turn: Turn, peer: Domain, message: Message, why: Why) -> None:
             turn.put_course(msgspec.structs.replace(course, downstream=session))
 
 
-def _offered(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
+def _offer_objection(turn: Turn, peer: Domain, terms: Terms) -> Why | None:
     if why := offer_objection(terms, peer, turn.inventory, turn.own, turn.now_s, turn.keys):
-        _violation(turn, peer, terms, why)
+        return why
+    reason = end_objection(turn, terms.border, terms.offeror_end)
+    return Why(Told.INVALID, reason) if reason else None
+
+
+def _hear(turn: Turn, peer: Domain, message: Said, envelope: Envelope, objection: str) -> None:
+    """Does what the protocol says of it."""
+    course = turn.courses.get(turn.agreements.get(message.id) or "")
+    sessions = (course.upstream, course.downstream) if course is not None else ()
+    session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
+    by_peer = message.id.startswith(f"{peer.name}:")
+    if (session is not None and session.peer != peer.name) or not (by_peer or message.id.startswith(f"{turn.own}:")):
+        _violation(turn, peer, message, Why(Told.INVALID, f"the agreement is not {peer.name}'s to speak of"))
         return
-    if reason := end_objection(turn, terms.border, terms.offeror_end):
-        _violation(turn, peer, terms, Why(Told.INVALID, reason))
+    speaker = Role.OFFEROR if by_peer else Role.ACCEPTOR
+    standing = _standing(turn, course, session, message)
+    said = word(session, message, envelope)
+    if reason := protocol.objection(speaker, standing, said):
+        _violation(turn, peer, message, Why(Told.INVALID, reason))
         return
-    mandate = opened_mandate(terms.mandate)
-    closed = turn.closed.get(terms.id) or turn.closed.get(mandate_name(mandate.id))
-    if closed is not None:
-        refuse(turn, peer.name, terms, Why(closed.told, closed.reason))
-        return
-    course = turn.courses.get(turn.agreements.get(terms.id) or "")
-    if course is not None and course.upstream is not None and course.upstream.terms.id == terms.id:
-        _offered_again(turn, course, course.upstream, terms, offer, objection)
-        return
-    if reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
-        refuse(turn, peer.name, terms, Why(Told.POLICY, reason))
-        return
-    ended = turn.closed.get(intent_name(mandate.id))
-    if ended is not None and turn.now_s < ended.until_s:
-        refuse(turn, peer.name, terms, Why(ended.told, ended.reason), math.ceil(ended.until_s - turn.now_s))
-        return
-    upstreams = [one.upstream for one in turn.courses.all.values() if one.upstream is not None]
-    if any(opened_mandate(one.terms.mandate).id == mandate.id for one in upstreams):
-        reason = f"another agreement stands on mandate {mandate.id}, which supports one at a time"
-        refuse(turn, peer.name, terms, Why(Told.CHANGED, reason))
-        return
-    held = sum(one.peer == peer.name for one in upstreams)
-    if held >= turn.policy.max_agreements:
-        reason = f"{turn.own} has {held} agreements with {peer.name}, which is the most"
-        refuse(turn, peer.name, terms, Why(Told.SHARE, reason))
-        return
-    if (spent := sum(one.peer == peer.name for one in turn.closed.all.values())) >= SPENT_MAX:
-        reason = f"{spent} numbers of ended agreements with {peer.name} are remembered, which is the most"
-        refuse(turn, peer.name, terms, Why(Told.SHARE, reason), SPENT_RETRY_S)
+    match PROTOCOL[speaker, standing, said].reaction, message:
+        case Reaction.JUDGE, Terms():
+            _judge(turn, peer, message, envelope, objection)
+        case Reaction.JUDGE_RENEWAL, Terms() if course is not None and session is not None:
+            _judge_renewal(turn, course, session, message, envelope, objection)
+        case Reaction.REPEAT, Terms() if session is not None:
+            repeat_answer(turn, session)
+        case Reaction.REFUSE, Terms():
+            refuse(turn, peer.name, message, _why_not(turn, session, message))
+        case Reaction.INSTALL | Reaction.TAKE_PROMISE, Acceptance() if course is not None and session is not None:
+            _accepted(turn, peer, course, session, message, envelope)
+        case Reaction.TRY_ELSEWHERE | Reaction.KEEP, Refusal() if course is not None and session is not None:
+            by = f"{message.by}: " if message.by not in ("", peer.name) else ""
+            held_off = hold_off(turn, course, message.retry_after_s)
+            refused(turn, course, session, heard(by + message.reason), held_off, message.retry_after_s)
+        case Reaction.END, Withdrawal() if course is not None and session is not None:
+            _withdrawn(turn, course, session, message)
+        case Reaction.DISOWN, _:
+            why = Why(Told.UNWANTED, "it is not wanted any more")
+            withdraw(turn, peer.name, message.id, why, until_s=turn.now_s + STRAY_S, unasked=True)
+
+
+def _standing(turn: Turn, course: Course | None, session: Session | None, message: Said) -> Standing:
+    if _closed(turn, message) is not None or (course is not None and course.stage == Stage.LINGERING):
+        return Standing.ENDED
+    return session.standing if session is not None else Standing.UNKNOWN
+
+
+def _closed(turn: Turn, message: Said) -> Closed | None:
+    """What is known of an agreement that has ended, or of the one that stood on the same mandate."""
+    mandate = mandate_name(opened_mandate(message.mandate).id) if isinstance(message, Terms) else ""
+    return turn.closed.get(message.id) or turn.closed.get(mandate)
+
+
+def _why_not(turn: Turn, session: Session | None, terms: Terms) -> Why:
+    if (closed := _closed(turn, terms)) is not None:
+        return Why(closed.told, closed.reason)
+    if session is not None and terms.revision < session.terms.revision:
+        return Why(Told.CHANGED, f"revision {terms.revision} was followed by {session.terms.revision} (replayed)")
+    return Why(Told.CHANGED, f"revision {terms.revision} was offered with other terms before")
+
+
+def _judge(turn: Turn, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
+    why, retry_after_s = _objection(turn, peer, terms, objection)
+    if why is not None:
+        refuse(turn, peer.name, terms, why, retry_after_s)
         return
     if confirm(turn, terms.border):
         reroute(turn)
+    standing = after(None, Role.OFFEROR, Word.OFFER)
     session = Session(
-        peer=peer.name, offeror=False, standing=Standing.OFFERED, terms=terms, offer=offer, since_s=int(turn.now_s)
+        peer=peer.name, offeror=False, standing=standing, terms=terms, offer=offer, since_s=int(turn.now_s)
     )
     _carry_on(turn, session, excluded=())
 
 
-def _offered_again(turn: Turn, course: Course, session: Session, terms: Terms, offer: Envelope, objection: str) -> None:
-    held = session.terms
-    if terms.revision < held.revision:
-        reason = f"revision {terms.revision} was followed by {held.revision} (replayed)"
-        turn.log("peer_violation", "error", peer=session.peer, agreement=terms.id, reason=reason)
-        refuse(turn, session.peer, terms, Why(Told.CHANGED, reason))
+def _objection(turn: Turn, peer: Domain, terms: Terms, objection: str) -> tuple[Why | None, int]:
+    """Why we do not take on what `peer` offers, and for how long."""
+    if reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
+        return Why(Told.POLICY, reason), 0
+    mandate = opened_mandate(terms.mandate).id
+    ended = turn.closed.get(intent_name(mandate))
+    if ended is not None and turn.now_s < ended.until_s:
+        return Why(ended.told, ended.reason), math.ceil(ended.until_s - turn.now_s)
+    upstreams = [one.upstream for one in turn.courses.all.values() if one.upstream is not None]
+    if any(opened_mandate(one.terms.mandate).id == mandate for one in upstreams):
+        return Why(Told.CHANGED, f"another agreement stands on mandate {mandate}, which supports one at a time"), 0
+    held = sum(one.peer == peer.name for one in upstreams)
+    if held >= turn.policy.max_agreements:
+        return Why(Told.SHARE, f"{turn.own} has {held} agreements with {peer.name}, which is the most"), 0
+    if (spent := sum(one.peer == peer.name for one in turn.closed.all.values())) >= SPENT_MAX:
+        reason = f"{spent} numbers of ended agreements with {peer.name} are remembered, which is the most"
+        return Why(Told.SHARE, reason), SPENT_RETRY_S
+    return None, 0
+
+
+def _judge_renewal(turn: Turn, course: Course, session: Session, terms: Terms, offer: Envelope, objection: str) -> None:
+    agreed = session.agreement.terms if session.agreement is not None else session.terms
+    why = None
+    if reason := renewal_objection(agreed, terms):
+        why = Why(Told.CHANGED, reason)
+    elif reason := refusal(terms, turn.policy, turn.own, turn.now_s) or objection:
+        why = Why(Told.POLICY, reason)
+    if why is not None:
+        refuse(turn, session.peer, terms, why)
         return
-    if offer == session.offer:
-        repeat_answer(turn, session)
-        return
-    agreed = session.agreement.terms if session.agreement is not None else held
-    told, reason = Told.CHANGED, f"revision {terms.revision} was offered with other terms before"
-    if terms.revision > held.revision and not (reason := renewal_objection(agreed, terms)):
-        told, reason = Told.POLICY, refusal(terms, turn.policy, turn.own, turn.now_s) or objection
-    if reason:
-        refuse(turn, session.peer, terms, Why(told, reason))
-        return
+    standing = after(session, Role.OFFEROR, Word.OFFER)
     renewed = msgspec.structs.replace(
-        session, standing=Standing.OFFERED, terms=terms, offer=offer, answer=None, since_s=int(turn.now_s)
+        session, standing=standing, terms=terms, offer=offer, answer=None, since_s=int(turn.now_s)
     )
     turn.put_course(msgspec.structs.replace(course, upstream=renewed))
     answer(turn, course.plan.name)
@@ -214,61 +262,59 @@ def _begin(turn: Turn, session: Session, plan: Plan) -> None:
     answer(turn, plan.name)
 
 
-def _answered(turn: Turn, peer: Domain, message: Acceptance | Refusal, envelope: Envelope) -> None:
-    id = message.id
-    course = turn.courses.get(turn.agreements.get(id) or "")
-    session = course.downstream if course is not None else None
-    if course is None or session is None or session.terms.id != id:
-        if isinstance(message, Acceptance) and id.startswith(f"{turn.own}:"):
-            why = Why(Told.UNWANTED, "it is not wanted any more")
-            withdraw(turn, peer.name, id, why, until_s=turn.now_s + STRAY_S, unasked=True)
-        return
-    if session.peer != peer.name:
-        turn.log("peer_violation", "error", peer=peer.name, agreement=id, reason=f"it is {session.peer}'s to answer")
-        return
-    after, objection = negotiate.step(session, message, envelope, peer, turn.now_s)
-    if after != session and isinstance(message, Acceptance):
-        objection = end_objection(turn, session.terms.border, message.acceptor_end)
-    if objection:
-        _violation(turn, peer, message, Why(Told.INVALID, objection))
-        return
-    if after != session:
-        retry_after_s = message.retry_after_s if isinstance(message, Refusal) else 0
-        take_answer(turn, course, after, hold_off(turn, course, retry_after_s), retry_after_s)
-
-
-def take_answer(
-    turn: Turn, course: Course, after: Session, held_off: HeldOff | None = None, retry_after_s: int = 0
+def _accepted(
+    turn: Turn, peer: Domain, course: Course, session: Session, acceptance: Acceptance, envelope: Envelope
 ) -> None:
-    """What follows from what has become of our offer. `held_off`: where we do not ask again for a while."""
-    id = after.terms.id
-    if after.standing == Standing.REFUSED:
-        _refused(turn, course, after, held_off, retry_after_s)
+    agreed, objection = negotiate.accepted(session, acceptance, envelope, peer, turn.now_s)
+    if agreed != session:
+        objection = end_objection(turn, session.terms.border, acceptance.acceptor_end)
+    if objection:
+        _violation(turn, peer, acceptance, Why(Told.INVALID, objection))
         return
-    renewal_refused = after.reason != "" and after.agreement is not None and after.agreement.terms != after.terms
-    course = msgspec.structs.replace(course, downstream=after)
-    if course.upstream is None and course.stage == Stage.NEGOTIATING and after.agreement is not None:
-        course = msgspec.structs.replace(course, stage=Stage.ADDING)
+    if agreed == session:
+        return
+    ours = course.upstream is None
+    stage = course.stage.after(Fact.SIGNED) if ours else course.stage
+    if stage != course.stage:
         turn.fresh.add(course.plan.name)
+    turn.put_course(msgspec.structs.replace(course, downstream=agreed, stage=stage))
+    _log(turn, "agreed", course, agreed)
+    if not ours:
+        answer(turn, course.plan.name)
+        keep_promise(turn, course.plan.name)
+
+
+def refused(
+    turn: Turn, course: Course, session: Session, reason: str, held_off: HeldOff | None, retry_after_s: int = 0
+) -> None:
+    """Our newest offer is. What is agreed stays as it is; else the other ways are tried. `held_off`: where we do not
+    ask again for a while."""
+    standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
+    session = msgspec.structs.replace(session, standing=standing, reason=reason[:REASON_LENGTH])
+    if standing == Standing.ENDED:
+        _try_elsewhere(turn, course, session, held_off, retry_after_s)
+        return
+    course = msgspec.structs.replace(course, downstream=session)
     turn.put_course(course)
+    _log(turn, "renewal_refused", course, session)
+    if course.upstream is not None:
+        if course.upstream.standing.unanswered:
+            _pass_on(turn, course, session)
+        keep_promise(turn, course.plan.name)
+
+
+def _log(turn: Turn, event: str, course: Course, session: Session) -> None:
     turn.log(
-        "renewal_refused" if renewal_refused else "agreed",
-        agreement=id,
-        revision=str(after.terms.revision),
-        peer=after.peer,
+        event,
+        agreement=session.terms.id,
+        revision=str(session.terms.revision),
+        peer=session.peer,
         owner=course.plan.owner,
     )
-    if course.upstream is None:
-        return
-    if not renewal_refused:
-        answer(turn, course.plan.name)
-    elif course.upstream.standing == Standing.OFFERED:
-        _pass_on(turn, course, after)
-    keep_promise(turn, course.plan.name)
 
 
-def _refused(turn: Turn, course: Course, session: Session, held_off: HeldOff | None, retry_after_s: int) -> None:
-    """The other ways are tried; if there is none, who asked us is refused too."""
+def _try_elsewhere(turn: Turn, course: Course, session: Session, held_off: HeldOff | None, retry_after_s: int) -> None:
+    """The other ways; if there is none, who asked us is refused too."""
     turn.log("refused", "warning", agreement=session.terms.id, peer=session.peer, reason=session.reason)
     upstream = course.upstream
     if upstream is None:
@@ -294,26 +340,17 @@ def _pass_on(turn: Turn, course: Course, refused: Session, retry_after_s: int = 
     refuse_upstream(turn, course, Why(told, f"{refused.peer}: {refused.reason}"), retry_after_s, by)
 
 
-def _withdrawn(turn: Turn, peer: Domain, message: Withdrawal, envelope: Envelope) -> None:
-    course = turn.courses.get(turn.agreements.get(message.id) or "")
-    sessions = (course.upstream, course.downstream) if course is not None else ()
-    session = next((one for one in sessions if one is not None and one.terms.id == message.id), None)
-    if course is None or session is None or course.stage == Stage.LINGERING:
-        return  # an offer that comes after it is answered, and the answer with a withdrawal again
-    if session.peer != peer.name:
-        turn.log("peer_violation", "error", peer=peer.name, agreement=message.id, reason="it is not theirs to end")
-        return
-    after, _ = negotiate.step(session, message, envelope, peer, turn.now_s)
+def _withdrawn(turn: Turn, course: Course, session: Session, message: Withdrawal) -> None:
     turn.forget_messages(message.id)
-    told, _ = passed_on(after.reason, peer.name)
-    why = Why(told, after.reason if message.ended_by else f"{peer.name} has withdrawn it: {after.reason}")
-    # of what we ended ourselves nobody has to tell us
-    ended_by = message.ended_by if message.ended_by != turn.own else peer.name
-    ending = Ending(domain=ended_by, retry_after_s=message.retry_after_s)
-    if message.linger_s > 0 and not session.offeror and course.stage == Stage.ACTIVE:
+    reason, peer = heard(message.reason), session.peer
+    told, _ = passed_on(reason, peer)
+    why = Why(told, reason if message.ended_by else f"{peer} has withdrawn it: {reason}")
+    if message.linger_s and not session.offeror and course.stage.after(Fact.REPLACED) == Stage.LINGERING:
         end(turn, course, why, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
-        return
-    if course.stage == Stage.REMOVING:
+    elif course.stage == Stage.REMOVING:
         end(turn, course, why, towards_upstream=session.offeror, towards_downstream=not session.offeror)
-        return
-    lose(turn, course, why, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending)
+    else:
+        # of what we ended ourselves nobody has to tell us
+        ended_by = message.ended_by if message.ended_by != turn.own else peer
+        ending = Ending(domain=ended_by, retry_after_s=message.retry_after_s)
+        lose(turn, course, why, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending)

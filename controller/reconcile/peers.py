@@ -11,11 +11,10 @@ from collections.abc import Collection
 
 import msgspec
 
-from controller.fulfillment.negotiate import turned_down
-from controller.model.course import Errand, HeldOff, Standing
+from controller.model.course import Errand, HeldOff
 from controller.model.event import MessageSent, PeerMet, Send
 from controller.reconcile import comparing
-from controller.reconcile.messages import take_answer
+from controller.reconcile.messages import refused
 from controller.reconcile.state import Retry
 from controller.reconcile.turn import Turn
 
@@ -50,11 +49,11 @@ def sent(turn: Turn, event: MessageSent) -> None:
 def _offer_refused(turn: Turn, event: MessageSent, id: str) -> None:
     course = turn.courses.get(turn.agreements.get(id) or "")
     session = course.downstream if course is not None else None
-    if course is None or session is None or session.terms.id != id or session.standing != Standing.OFFERED:
+    if course is None or session is None or session.terms.id != id or not session.standing.unanswered:
         return
     egress = course.plan.egress
     held_off = HeldOff(border=egress.border) if egress is not None else None
-    take_answer(turn, course, turned_down(session, event.reason), held_off)
+    refused(turn, course, session, event.reason, held_off)
 
 
 def met(turn: Turn, event: PeerMet) -> None:

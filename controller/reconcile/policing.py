@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from controller.fulfillment.carry import terms_in_force
 from controller.fulfillment.policy import refusal
-from controller.model.course import Course, Session, Stage
+from controller.model.course import Course, Session
 from controller.model.event import LoadPolicy, Reply
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
@@ -42,7 +42,7 @@ def load_policy(turn: Turn, event: LoadPolicy) -> None:
 def _held(turn: Turn) -> Iterator[tuple[Course, Session]]:
     """What others asked for and has not ended, oldest first."""
     for course in sorted(turn.courses.all.values(), key=lambda one: one.serial):
-        if course.upstream is not None and course.stage not in (Stage.REMOVING, Stage.LINGERING):
+        if course.upstream is not None and not course.stage.leaving:
             yield course, course.upstream
 
 

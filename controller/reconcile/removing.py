@@ -19,7 +19,6 @@ from controller.reconcile.undertakings import undertake
 
 Thing = tuple[str, str]
 """Kind and name."""
-_LEAVING = (Stage.REMOVING, Stage.LINGERING)
 USERS_SHOWN = 3
 """Of each thing that is in use."""
 
@@ -158,7 +157,7 @@ def _used_by_courses(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thin
     """By what runs for intents, and by what others were promised; what is on its way out holds up nothing."""
     for course in turn.courses.all.values():
         owner = course.plan.owner
-        if course.stage in _LEAVING or ("Intent", owner.removeprefix("intents/")) in gone:
+        if course.stage.leaving or ("Intent", owner.removeprefix("intents/")) in gone:
             continue
         for thing in _needs(course):
             yield thing, owner.replace("intents/", "intent ").replace("agreements/", "agreement ")

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import around
 from controller.fulfillment.place import BINDINGS, repath
-from controller.model.course import Course, Errand, Stage
+from controller.model.course import Course, Errand
 from controller.model.told import Told, Why
 from controller.reconcile.carriers import concerned, cut, is_back
-from controller.reconcile.dealings import keep_promise, lose, refuse_upstream
+from controller.reconcile.dealings import give_up, keep_promise
 from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.turn import Turn
 
@@ -28,7 +28,7 @@ def reroute(turn: Turn) -> None:
     down = turn.down.all
     for name in turn.courses.all.by(AROUND, *map(link_key, down)):
         course = turn.courses.get(name)
-        if course is None or course.stage in (Stage.REMOVING, Stage.LINGERING):
+        if course is None or course.stage.leaving:
             continue
         plan = course.plan
         relieved = any(is_back(turn, name) for name in plan.around)
@@ -39,7 +39,8 @@ def reroute(turn: Turn) -> None:
         if move(turn, course, within_latency=True) or not cut(plan, down):
             continue
         if course.upstream is not None:
-            _give_up(turn, course)
+            # which links are down is not the neighbour's business
+            give_up(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what is required"))
     unsettle(turn)
 
 
@@ -82,14 +83,6 @@ def _promised_mtu(course: Course) -> int:
     if course.downstream is not None:
         sizes.append(course.downstream.terms.offeror_end.inner_mtu)
     return max(sizes)
-
-
-def _give_up(turn: Turn, course: Course) -> None:
-    """Which links are down is not the neighbour's business."""
-    if course.upstream is not None and course.upstream.agreement is None:
-        refuse_upstream(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what is required"))
-    else:
-        lose(turn, course, Why(Told.WAY, f"{turn.own} has no way any more that holds what was agreed"))
 
 
 def unsettle(turn: Turn) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from controller.model.course import Course, Stage
+from controller.model.course import Course, Fact, Stage
 from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import Delta
 from controller.model.told import Told, Why
@@ -175,9 +175,9 @@ def _is_excused(turn: Turn, course: Course, node: str) -> bool:
 
 
 def _next_stage(turn: Turn, course: Course) -> bool:
-    match course.stage:
-        case Stage.ADDING:
-            active = deliver_answer(turn, msgspec.structs.replace(course, stage=Stage.ACTIVE, replaces=""))
+    match course.stage, course.stage.after(Fact.CONFIRMED):
+        case Stage.ADDING, stage:
+            active = deliver_answer(turn, msgspec.structs.replace(course, stage=stage, replaces=""))
             turn.put_course(active)
             turn.log("course_active", owner=course.plan.owner, plan=course.plan.name)
             if course.upstream is None:
@@ -186,11 +186,11 @@ def _next_stage(turn: Turn, course: Course) -> bool:
                 abandon(turn, course.replaces, "another plan has taken over", LINGER_S)
             keep_promise(turn, course.plan.name)
             return True
-        case Stage.ACTIVE if course.upstream is not None and course.upstream.answer is not None:
+        case Stage.ACTIVE, _ if course.upstream is not None and course.upstream.answer is not None:
             turn.put_course(deliver_answer(turn, course))
             keep_promise(turn, course.plan.name)
             return True
-        case Stage.REMOVING:
+        case Stage.REMOVING, _:
             end(turn, course, Why(Told.UNWANTED, "withdrawn"), linger_s=course.linger_s)
             return True
         case _:

@@ -12,7 +12,7 @@ from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model import happening
 from controller.model.agreement import Envelope
-from controller.model.course import Course, Undertaking
+from controller.model.course import Course, Standing, Undertaking
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -238,7 +238,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         stored[RECORDS[record.kind][0]][record.name] = read(record)
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
     courses = {
-        name: _with_end(course, stored["undertakings"])
+        name: _as_now(course, stored["undertakings"])
         for name, course in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
     }
     return State(
@@ -270,8 +270,16 @@ def read(record: Record) -> Any:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
 
 
-def _with_end(course: Course, undertakings: Mapping[str, Undertaking]) -> Course:
-    """What a release before 0.2 has stored does not say when its intent ends."""
+def _as_now(course: Course, undertakings: Mapping[str, Undertaking]) -> Course:
+    """What an earlier release has stored does not say when its intent ends, or of what is agreed that it is renewed."""
+    upstream, downstream = (
+        msgspec.structs.replace(session, standing=Standing.RENEWING)
+        if session is not None and session.agreement is not None and session.standing == Standing.OFFERED
+        else session
+        for session in (course.upstream, course.downstream)
+    )
+    if (upstream, downstream) != (course.upstream, course.downstream):
+        course = msgspec.structs.replace(course, upstream=upstream, downstream=downstream)
     undertaking = undertakings.get(course.plan.owner.removeprefix("intents/"))
     if undertaking is None or course.upstream is not None or course.expires_s is not None:
         return course

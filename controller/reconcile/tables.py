@@ -10,7 +10,7 @@ from controller.model.persistent import PersistentMap
 
 WAITS, ISOLATES = "waits", "isolates"
 """Intents of which something is tried again later; that isolate hosts."""
-FOR_OTHERS, OFFERED, AROUND = "for others", "offered", "around"
+FOR_OTHERS, UNANSWERED, AROUND = "for others", "unanswered", "around"
 """Courses that carry what others ask for; of these, those whose offer is not answered; plans that were made around
 links that were down."""
 
@@ -83,8 +83,8 @@ def _course_keys(course: Course) -> Collection[str]:
         keys.add(AROUND)
     if course.upstream is not None:
         keys.add(FOR_OTHERS)
-        if course.upstream.standing == Standing.OFFERED:
-            keys.add(OFFERED)
+        if course.upstream.standing.unanswered:
+            keys.add(UNANSWERED)
     return keys
 
 

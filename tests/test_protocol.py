@@ -1,0 +1,215 @@
+"""The protocol between neighbours, and a plan's life: what the tables say is what controllers do, in every case."""
+
+import itertools
+import os
+import random
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from controller import protocol_figure
+from controller.fulfillment.protocol import PROTOCOL, SPEAKERS, Reaction, Role, Word, objection
+from controller.model.agreement import Acceptance, Envelope, Refusal, Terms, Withdrawal, opened
+from controller.model.course import LIFE, Course, Session, Stage, Standing
+from controller.model.event import EndAgreement, Event, Log, MessageReceived, Send
+from controller.model.told import Told
+from controller.reconcile import State, step
+from tests.offers import signed
+from tests.simulator import ORDER_PROCESSING, Faults, SimulatedKeys, World
+
+CASES = list(itertools.product(Role, Standing, Word))
+AGAIN = (Word.SAME_OFFER, Word.STALE_OFFER, Word.STALE_ANSWER)
+SAYABLE = [case for case in CASES if case[1] != Standing.UNKNOWN or case[2] not in AGAIN]
+"""Where nothing was said, nothing is said again."""
+HEARER = {Role.OFFEROR: "insight", Role.ACCEPTOR: "shop"}
+"""Of what transit says in each role."""
+
+
+def test_the_figures_in_the_documentation_are_what_the_tables_say() -> None:
+    text = protocol_figure.FILE.read_text()
+    assert protocol_figure.with_figures(text) == text
+    shown = protocol_figure.protocol()
+    assert all(str(word) in shown for word in Word) and all(str(standing) in shown for standing in Standing)
+
+
+@pytest.mark.parametrize(("speaker", "standing", "said"), CASES)
+def test_everything_that_can_be_said_has_a_row_or_a_reason(speaker: Role, standing: Standing, said: Word) -> None:
+    row = PROTOCOL.get((speaker, standing, said))
+    assert (row is None) == bool(objection(speaker, standing, said))
+    assert row is None or said in SPEAKERS[speaker]
+
+
+# ---- what controllers do is what the table says
+
+
+def sessions(state: State) -> Iterator[tuple[Course, Session]]:
+    for course in state.courses.values():
+        for session in (course.upstream, course.downstream):
+            if session is not None:
+                yield course, session
+
+
+@cache
+def situations(speaker: Role) -> tuple[Mapping[Standing, tuple[State, float]], Session]:
+    """Where the hearer of transit is in each standing, and when; its session once it is agreed."""
+    world = World()
+    world.start()
+    controller = world.controllers[HEARER[speaker]]
+    found = {Standing.UNKNOWN: (controller.state, world.now_s)}
+    take = controller.event
+
+    def recorded(event: Event, life: int) -> bool:
+        taken = take(event, life)
+        for _, session in sessions(controller.state):
+            if session.peer == "transit":
+                found.setdefault(session.standing, (controller.state, world.now_s))
+        return taken
+
+    controller.event = recorded
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(1900.0)  # which is more than half of a lease
+    agreed, now_s = found[Standing.AGREED]
+    lingering = {name: replace(one, stage=Stage.LINGERING) for name, one in agreed.courses.items()}
+    found[Standing.ENDED] = replace(agreed, courses=lingering), now_s
+    return found, next(one for _, one in sessions(agreed) if one.peer == "transit")
+
+
+def message(said: Word, session: Session) -> Envelope:
+    """What transit says."""
+    offer = session.terms
+    newer = replace(offer, revision=offer.revision + 1)
+    accepted = opened(session.agreement.acceptance) if session.agreement is not None else None
+    statements: dict[Word, Terms | Acceptance | Refusal | Withdrawal | None] = {
+        Word.OFFER: newer,
+        Word.STALE_OFFER: replace(offer, dscp=0, not_before_s=offer.not_before_s - 1),
+        Word.ACCEPTANCE: replace(accepted, revision=offer.revision, offer=session.offer.digest)
+        if isinstance(accepted, Acceptance)
+        else None,
+        Word.REFUSAL: Refusal(id=offer.id, revision=offer.revision, reason=Told.ROOM),
+        Word.STALE_ANSWER: Refusal(id=offer.id, revision=offer.revision - 1, reason=Told.ROOM),
+        Word.WITHDRAWAL: Withdrawal(id=offer.id, reason=Told.LOST, issued_s=1),
+    }
+    if said == Word.SAME_OFFER:
+        return session.offer
+    statement = statements[said]
+    assert statement is not None
+    return signed(statement, "transit")
+
+
+@pytest.mark.parametrize(("speaker", "standing", "said"), SAYABLE)
+def test_what_a_controller_does_is_what_the_table_says(speaker: Role, standing: Standing, said: Word) -> None:
+    found, agreed = situations(speaker)
+    before, now_s = found[standing]
+    here = next((one for _, one in sessions(before) if one.peer == "transit"), agreed)
+    heard = message(said, replace(here, agreement=here.agreement or agreed.agreement))
+    event = MessageReceived(peer="transit", message=heard)
+    after, effects = step(before, event, now_s, SimulatedKeys(HEARER[speaker]))
+    violations = [one for one in effects if isinstance(one, Log) and one.event == "peer_violation"]
+    row = PROTOCOL.get((speaker, standing, said))
+    if row is None or row.reaction == Reaction.NOTHING:
+        assert bool(violations) == (row is None)
+        assert after.courses == before.courses
+        return
+    assert not violations
+    now = next((one.standing for _, one in sessions(after) if one.terms.id == here.terms.id), None)
+    if standing == Standing.ENDED or row.standing in (Standing.UNKNOWN, Standing.ENDED):
+        assert now is None or after.courses == before.courses, "what lingers is as it was"
+    else:
+        assert now == row.standing
+    told = [one.message.kind for one in effects if isinstance(one, Send) and one.peer == "transit"]
+    expected = {Reaction.REPEAT: ["acceptance"], Reaction.REFUSE: ["refusal"], Reaction.DISOWN: ["withdrawal"]}
+    assert told == expected.get(row.reaction, [])
+
+
+# ---- whatever is lost, comes twice, or overtakes something else
+
+
+def edges() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for (_, standing, _), row in PROTOCOL.items():
+        found.setdefault(standing, set()).add(row.standing)
+    for (stage, _), after in LIFE.items():
+        found.setdefault(stage, set()).add(after)
+    return found
+
+
+def reaches(one: str, other: str) -> bool:
+    """By any number of steps of the tables: several may be taken at once."""
+    graph, seen, left = edges(), {one}, [one]
+    while left:
+        new = graph.get(left.pop(), set()) - seen
+        seen |= new
+        left += new
+    return other in seen
+
+
+def check_moves(before: State, after: State) -> None:
+    for name, course in after.courses.items():
+        was = before.courses.get(name)
+        assert reaches(was.stage if was is not None else Stage.NEGOTIATING, course.stage), name
+    held = {one.terms.id: one for _, one in sessions(before)}
+    for _, session in sessions(after):
+        was = held.get(session.terms.id)
+        assert reaches(was.standing if was is not None else Standing.UNKNOWN, session.standing), session
+        assert (session.agreement is None) == (session.standing == Standing.OFFERED), session
+        if was is not None and was.agreement is not None:
+            assert session.agreement is not None
+            assert session.agreement.terms.revision >= was.agreement.terms.revision
+        assert session.offeror or before.closed.get(session.terms.id) is None, "an ended id is used again"
+    for id in held.keys() - after.agreements.keys():
+        assert all(one.terms.id != id for _, one in sessions(after))
+
+
+def check_signed(world: World) -> None:
+    """What is in force is what both have signed, and its two sides are at most one revision apart."""
+    for _, course in world.courses():
+        for session in (course.upstream, course.downstream):
+            held = session.agreement if session is not None else None
+            if session is None or held is None:
+                continue
+            accepted = opened(held.acceptance)
+            assert isinstance(accepted, Acceptance) and accepted.offer == held.offer.digest
+            assert opened(held.offer) == held.terms
+            other = next(
+                (one for _, one in sessions(world.controllers[session.peer].state) if one.terms.id == held.terms.id),
+                None,
+            )
+            if other is not None and other.agreement is not None:
+                assert abs(other.agreement.terms.revision - held.terms.revision) <= 1
+
+
+ACTIONS = ("wait", "wait", "renew", "renew", "replay", "replay", "replay", "end", "delete", "apply")
+
+
+@settings(max_examples=int(os.environ.get("NETSTITCH_PROTOCOL_WORLDS", "6")), deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_no_loss_repeat_or_disorder_leads_where_the_tables_do_not(chance: random.Random) -> None:
+    world = World(seed=chance.getrandbits(32), faults=Faults(loss=0.3, duplication=0.4, delay_s=(0.001, 2.0)))
+    world.start()
+    watched = {name: controller.state for name, controller in world.controllers.items()}
+    world.apply("shop", ORDER_PROCESSING)
+    for _ in range(10):
+        action = chance.choice(ACTIONS)
+        if action == "replay" and world.wiretap:
+            sender, receiver, envelope = chance.choice(world.wiretap)
+            world.deliver(envelope, sender, receiver)
+        elif action == "end" and (agreements := sorted(world.controllers["transit"].state.agreements)):
+            ending = EndAgreement(request_id="end", name=chance.choice(agreements), reason="work", hold_off_s=1)
+            world.controllers["transit"].event(ending, world.controllers["transit"].life)
+        elif action in ("delete", "apply"):
+            world.delete_all("shop", ("Intent", "order-processing"), ignore_missing=True)
+            world.apply("shop", ORDER_PROCESSING)
+        for _ in range(20):
+            world.run(1800 / 20 if action == "renew" else 0.3)
+            for name, controller in world.controllers.items():
+                check_moves(watched[name], controller.state)
+                watched[name] = controller.state
+            check_signed(world)
+    world.faults = Faults()
+    world.run(120.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    world.check_settled()
