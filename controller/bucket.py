@@ -9,10 +9,10 @@ class Bucket:
         self._level = float(burst)
         self._filled_s = 0.0
 
-    def wait_s(self, now_s: float) -> float:
-        """Takes one, and says how long it is not there yet."""
+    def wait_s(self, now_s: float, count: int = 1) -> float:
+        """Takes so many, and says how long they are not there yet."""
         self._fill(now_s)
-        self._level -= 1
+        self._level -= count
         return max(0.0, -self._level / self._rate)
 
     def take(self, now_s: float) -> bool:

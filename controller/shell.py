@@ -46,6 +46,7 @@ from controller.model.event import (
     LoadPolicy,
     Log,
     MessageReceived,
+    MessageSent,
     Persist,
     Record,
     Reference,
@@ -265,18 +266,24 @@ class Shell(Reading):
         raised: dict[int, Raised] = {}
         state = before
         states = [before]
-        for place, event in enumerate(events):
+        left = [[*group] for _, group in itertools.groupby(enumerate(events), _together)]
+        while left:
+            group = left.pop(0)
+            place, event = group[0]
             try:
                 if isinstance(event, Apply | Delete) and event.dry_run:
                     effects.append(preview.foresee(state, event, self._now_s(), self._keys))
                     continue
-                state, produced = reconcile.step(state, event, self._now_s(), self._keys)
+                state, produced = reconcile.step_all(state, [one for _, one in group], self._now_s(), self._keys)
                 states.append(state)
             except Exception as error:
                 if isinstance(event, Tick):
                     raise
-                raised[place] = fault = Raised.of(event, error)
                 state = msgspec.structs.replace(state, held=None)  # which alone changes within a step
+                if len(group) > 1:
+                    left[:0] = [[one] for one in group]  # so that only who is at fault suffers for it
+                    continue
+                raised[place] = fault = Raised.of(event, error)
                 if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
                     effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
@@ -358,26 +365,31 @@ class Shell(Reading):
         """Waits while the queue is full."""
         await self._queue.put((event, None))
 
-    async def receive(self, peer: str, message: Envelope) -> None:
-        """Returns when what the message led to is stored. Raises OurFault where it led to a fault of ours."""
-        objection = ""
+    async def receive(self, peer: str, messages: Sequence[Envelope]) -> tuple[str, ...]:
+        """Returns when what they led to is stored: of each why nothing came of it, where that is a fault of ours."""
         if self.full:
             raise NoSpace(self.full)
-        if message.kind == "offer" and self._plugins is not None and self._plugins.judging:
-            objection = await self._judged(self._plugins, message)
-        receipt = asyncio.get_running_loop().create_future()
-        await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipt))
-        await receipt
+        objections = await asyncio.gather(*map(self._judged, messages))
+        receipts: list[asyncio.Future[None]] = []
+        for message, objection in zip(messages, objections, strict=True):
+            receipts.append(asyncio.get_running_loop().create_future())
+            await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipts[-1]))
+        outcomes = await asyncio.gather(*receipts, return_exceptions=True)
+        if (fault := next((one for one in outcomes if one and not isinstance(one, OurFault)), None)) is not None:
+            raise fault
+        return tuple(str(one or "") for one in outcomes)
 
-    async def _judged(self, plugins: Plugins, offer: Envelope) -> str:
+    async def _judged(self, message: Envelope) -> str:
         """Why a strategy refuses an offer; empty: none does."""
+        if message.kind != "offer" or self._plugins is None or not self._plugins.judging:
+            return ""
         try:
-            terms = opened(offer)
+            terms = opened(message)
         except Unreadable:
             return ""
         if not isinstance(terms, Terms):
             return ""
-        objection, failure = await plugins.judge(msgspec.to_builtins(terms))
+        objection, failure = await self._plugins.judge(msgspec.to_builtins(terms))
         if failure:
             self._log("error", "plugin_failed", {"agreement": terms.id, "reason": failure})
         return objection
@@ -496,3 +508,9 @@ def _is_large(manifests: Sequence[dict[str, Any]]) -> bool:
         return len(msgspec.json.encode(manifests)) > LARGE_BYTES
     except (ValueError, OverflowError):  # what JSON cannot say again
         return True
+
+
+def _together(item: tuple[int, Event]) -> tuple[object, ...]:
+    """What one peer says, or has taken, in a row is one step."""
+    place, event = item
+    return (type(event), event.peer) if isinstance(event, MessageReceived | MessageSent) else (place,)

@@ -7,10 +7,11 @@ moment: it loses all but what it had persisted. Effects are performed in order; 
 import base64
 import heapq
 import ipaddress
+import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from controller import reconcile, view
 from controller.eastwest.identity import _root_certificate, pem
+from controller.eastwest.peer import BATCH_MAX
 from controller.fulfillment.realize import Realized, realize
 from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
@@ -114,6 +116,15 @@ class SimulatedKeys:
 
 def entry_key(entry: Entry) -> EntryKey:
     return entry.table, entry.match, entry.priority
+
+
+def _unreadable(message: Envelope) -> str:
+    """As the east-west server says it; empty: it can be read."""
+    try:
+        opened(message)
+    except Unreadable as error:
+        return str(error)
+    return ""
 
 
 class SimulatedNode:
@@ -293,12 +304,16 @@ class Controller:
 
     def event(self, event: Event, life: int) -> bool:
         """Whether it was taken: nobody takes what comes for a former life."""
+        return self.together((event,), life)
+
+    def together(self, events: Sequence[Event], life: int) -> bool:
+        """The same of what came together."""
         if not self.alive or life != self.life:
             return False
         before = self.state
-        self.state, effects = reconcile.step(before, event, self.world.now_s, self.keys)
+        self.state, effects = reconcile.step_all(before, events, self.world.now_s, self.keys)
         if self.world.checked:
-            self._check_nothing_is_overlooked(before, event, effects)
+            self._check_nothing_is_overlooked(before, events, effects)
             self._check_deltas(before)
         return self._perform(effects)
 
@@ -313,11 +328,13 @@ class Controller:
             held = self.state.nodes[node].state
             assert held is not None and tuple(held.entries) == tuple(state.entries) and held.host == state.host, node
 
-    def _check_nothing_is_overlooked(self, before: reconcile.State, event: Event, effects: tuple[Effect, ...]) -> None:
+    def _check_nothing_is_overlooked(
+        self, before: reconcile.State, events: Sequence[Event], effects: tuple[Effect, ...]
+    ) -> None:
         """What a step looks at is all that there was something to do about."""
-        if isinstance(event, Tick):
+        if events == (Tick(),):
             unsure = msgspec.structs.replace(before, ticked_s=math.inf)  # so that it looks at everything
-            state, all_effects = reconcile.step(unsure, event, self.world.now_s, self.keys)
+            state, all_effects = reconcile.step(unsure, Tick(), self.world.now_s, self.keys)
             assert all_effects == effects
             assert (state.undertakings, state.courses) == (self.state.undertakings, self.state.courses)
             assert (state.awaiting, state.retries) == (self.state.awaiting, self.state.retries)
@@ -336,6 +353,7 @@ class Controller:
 
     def _perform(self, effects: tuple[Effect, ...]) -> bool:
         """False: it crashed before all was done. What an adapter was told before a crash may still happen."""
+        batches: dict[str, list[Send]] = {}
         for index, effect in enumerate(effects):
             assert not isinstance(effect, Persist) or index == 0, "Persist must come first"
             if self.world.crashes_now(self):
@@ -350,7 +368,11 @@ class Controller:
                 case Reply():
                     self.replies[effect.request_id] = effect
                 case Send():
-                    self.world.carry(self, effect)
+                    batch = batches.get(effect.peer, [])
+                    if not 0 < len(batch) < BATCH_MAX:
+                        batch = batches[effect.peer] = []
+                        self.world.carry(self, batch)  # under way with all that is put in until it arrives
+                    batch.append(effect)
                 case Connect(node=node):
                     self.world.connect(self, node)
                 case Disconnect():
@@ -375,6 +397,8 @@ class World:
         self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
         self._order = 0
         self._requests = 0
+        self.calls = 0
+        """Between controllers, that were delivered."""
         self.partitioned: set[frozenset[str]] = set()
         self.refusing: dict[tuple[str, str], str] = {}
         """(from, to): why the receiver's controller takes nothing of what comes, for good."""
@@ -512,37 +536,45 @@ class World:
     def _delay(self) -> float:
         return self.random.uniform(*self.faults.delay_s)
 
-    def carry(self, sender: Controller, send: Send) -> None:
+    def carry(self, sender: Controller, batch: Sequence[Send]) -> None:
+        """In one call, to one peer."""
         copies = 2 if self.random.random() < self.faults.duplication else 1
         for _ in range(copies):
-            self.after(self._delay(), self._deliver, sender, sender.life, send)
+            self.after(self._delay(), self._deliver, sender, sender.life, batch)
 
-    def _deliver(self, sender: Controller, life: int, send: Send) -> None:
-        blocked = frozenset((sender.domain, send.peer)) in self.partitioned
-        refusal: str | None = None
+    def _deliver(self, sender: Controller, life: int, batch: Sequence[Send]) -> None:
+        peer = batch[0].peer
+        refusals: list[str] = []
         taken = False
-        if not blocked and self.random.random() >= self.faults.loss:
-            self.wiretap.append((sender.domain, send.peer, send.message))
-            refusal = self.refusing.get((sender.domain, send.peer))
-            if refusal is None:
-                refusal = self.deliver(send.message, sender.domain, send.peer)
-            taken = refusal is not None
+        if frozenset((sender.domain, peer)) not in self.partitioned and self.random.random() >= self.faults.loss:
+            self.calls += 1
+            self.wiretap += [(sender.domain, peer, send.message) for send in batch]
+            refusal = self.refusing.get((sender.domain, peer), "")
+            refusals = [refusal or _unreadable(send.message) for send in batch]
+            heard = [send for send, refusal in zip(batch, refusals, strict=True) if not refusal]
+            taken = not heard or self.deliver_all([send.message for send in heard], sender.domain, peer)
         answered = taken and self.random.random() >= self.faults.loss
-        reason = (refusal or "") if answered else "no answer within 5 s"
-        report = MessageSent(
-            peer=send.peer, message_id=send.message_id, reason=reason, final=answered and bool(refusal)
-        )
-        self.after(self._delay(), sender.event, report, life)
+        reports = [
+            MessageSent(
+                peer=peer,
+                message_id=send.message_id,
+                reason=refusal if answered else "no answer within 5 s",
+                final=answered and bool(refusal),
+            )
+            for send, refusal in itertools.zip_longest(batch, refusals, fillvalue="")
+        ]
+        self.after(self._delay(), sender.together, reports, life)
 
     def deliver(self, message: Envelope, sender: str, receiver: str) -> str | None:
         """As the east-west server does: why it is refused for good (empty: it is not); None: nobody took it."""
-        try:
-            opened(message)
-        except Unreadable as error:
-            return str(error)
+        if refusal := _unreadable(message):
+            return refusal
+        return "" if self.deliver_all([message], sender, receiver) else None
+
+    def deliver_all(self, messages: Sequence[Envelope], sender: str, receiver: str) -> bool:
+        """In one call: whether they were taken."""
         controller = self.controllers[receiver]
-        taken = controller.event(MessageReceived(peer=sender, message=message), controller.life)
-        return "" if taken else None
+        return controller.together([MessageReceived(peer=sender, message=one) for one in messages], controller.life)
 
     def heard(self, kind: str, sender: str = "", receiver: str = "") -> list[Envelope]:
         """What was delivered, oldest first."""

@@ -12,7 +12,7 @@ import msgspec
 import msgspec.inspect as mi
 import pytest
 
-from controller.eastwest.peer import decode, decode_greeting
+from controller.eastwest.peer import Taken, decode, decode_greeting, decode_taken
 from controller.model import agreement
 from controller.model.agreement import MESSAGES, PROTOCOL, Envelope, Greeting, Mandate, Unreadable, opened_mandate
 from dataplane import host_api
@@ -76,6 +76,7 @@ Read = Callable[[bytes], object]
 READERS: dict[str, tuple[type, Read, Callable[[Any], bytes], type[Exception]]] = {
     "Envelope": (Envelope, decode, as_json, Unreadable),
     "Greeting": (Greeting, decode_greeting, as_json, Unreadable),
+    "Taken": (Taken, decode_taken, as_json, Unreadable),
     "mandate": (Mandate, enveloped("mandate"), as_json, Unreadable),
     **{name: (kind, enveloped(name), as_json, Unreadable) for name, kind in MESSAGES.items()},
     **{

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +64,10 @@ class Receiver:
     taken: list[tuple[str, Envelope]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     met: list[PeerMet] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+    """How many messages each brought."""
+    faults: dict[bytes, str] = field(default_factory=dict)
+    """By payload, which messages it fails on, and how."""
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set: the store is slow."""
     storing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,10 +78,12 @@ class Receiver:
         )
         self.stored.set()
 
-    async def _deliver(self, peer: str, message: Envelope) -> None:
+    async def _deliver(self, peer: str, messages: Sequence[Envelope]) -> Sequence[str]:
         self.storing.set()
         await self.stored.wait()
-        self.taken.append((peer, message))
+        self.taken += [(peer, message) for message in messages]
+        self.calls.append(len(messages))
+        return [self.faults.get(message.payload, "") for message in messages]
 
     async def _met(self, event: PeerMet) -> None:
         self.met.append(event)
@@ -521,6 +527,83 @@ async def test_a_newer_message_under_the_same_id_replaces_the_waiting_one(receiv
         await reports.count(2)
         client.set_peers({})
     assert receiver.taken == [("shop", withdrawal(1)), ("shop", withdrawal(2, "new"))]
+
+
+async def test_what_waits_for_a_peer_goes_in_one_call_and_each_message_has_its_own_fate(receiver: Receiver) -> None:
+    """One that the receiver fails on, and one that it cannot read, leave the others stored."""
+    reports = Reports()
+    receiver.stored.clear()
+    unreadable = msgspec.structs.replace(withdrawal(3), kind="poem")
+    receiver.faults[withdrawal(5).payload] = "it has failed to work on it"
+    async with asyncio.TaskGroup() as tasks:
+        client = EastWestClient(receiver.shop, tasks, reports, GREETING)
+        client.set_peers({"transit": receiver.peer})
+        client.send("transit", "first", withdrawal(0))
+        await reports.until(lambda: bool(receiver.met))
+        for n in range(1, peer_module.BATCH_MAX + 10):
+            client.send("transit", f"m{n}", unreadable if n == 3 else withdrawal(n))
+        receiver.stored.set()
+        await reports.count(peer_module.BATCH_MAX + 10)
+        client.set_peers({})
+    assert sum(receiver.calls) == peer_module.BATCH_MAX + 9 and len(receiver.calls) <= 4
+    assert [message for _, message in receiver.taken] == [
+        withdrawal(n) for n in range(peer_module.BATCH_MAX + 10) if n != 3
+    ]
+    refused = {name: reason for _, name, reason in reports.all if reason}
+    assert refused.keys() == {"m3", "m5"}
+    assert "unknown kind of message 'poem'" in refused["m3"] and "failed to work on it" in refused["m5"]
+    assert [name for (_, name, _), final in zip(reports.all, reports.final, strict=True) if final] == ["m3", "m5"]
+
+
+async def test_a_batch_is_no_larger_than_one_call(receiver: Receiver) -> None:
+    channel = opened_channel(receiver.shop, receiver.peer)
+    large = [withdrawal(n, "x" * 900) for n in range(200)]
+    wide = [
+        msgspec.structs.replace(one, payload=one.payload[:-1] + b',"more":"' + b"y" * 100_000 + b'"}') for one in large
+    ]
+    assert len(await channel.deliver_some(large)) == peer_module.BATCH_MAX
+    assert 1 < len(await channel.deliver_some(wide)) < 10
+    huge = msgspec.structs.replace(withdrawal(), payload=b"z" * 1_000_000)
+    with pytest.raises(PeerViolation, match="over the limit"):
+        await channel.deliver_some([huge, withdrawal()])
+    await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        pytest.param(b"x", "not a batch of messages", id="bytes"),
+        pytest.param(b"{}", "missing required field", id="empty"),
+        pytest.param(b'{"messages":[' + b",".join([b"1"] * 129) + b"]}", "length <= 128", id="too many"),
+        pytest.param(b'{"messages":[' + b"[" * 100_000, "not a batch", id="deep"),
+    ],
+)
+async def test_a_batch_that_is_none_is_refused_with_the_reason(receiver: Receiver, batch: bytes, reason: str) -> None:
+    channel = opened_channel(receiver.shop, receiver.peer)
+    with pytest.raises(grpc.aio.AioRpcError, match=reason):
+        await channel._call_all(batch, timeout=LIMIT_S, wait_for_ready=True)
+    await channel.close()
+    assert not receiver.taken
+
+
+async def test_messages_of_a_batch_count_one_by_one(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MESSAGES_AT_ONCE_MAX", 3)
+    monkeypatch.setattr(server_module, "MESSAGES_S_MAX", 10.0)
+    receiver.server.set_peers({})
+    receiver.server.set_peers({"shop": peer_of(receiver.shop, 1)})
+    channel = opened_channel(receiver.shop, receiver.peer)
+    assert len(await channel.deliver_some([withdrawal(n) for n in range(8)])) == 8
+    assert len(receiver.taken) == 8
+    assert receiver.server.refusals["shop", "messages"] == 1
+    await channel.close()
+
+
+async def test_a_peer_that_takes_no_batches_gets_its_messages_one_by_one(receiver: Receiver) -> None:
+    receiver.server._greeting = msgspec.structs.replace(GREETING, capabilities=("holdings",))
+    channel = opened_channel(receiver.shop, receiver.peer)
+    assert await channel.deliver_some([withdrawal(1), withdrawal(2)]) == ("",)
+    assert receiver.calls == [1]
+    await channel.close()
 
 
 async def test_a_dead_peer_is_reported_and_taken_up_again_when_it_is_back(receiver: Receiver) -> None:

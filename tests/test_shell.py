@@ -18,7 +18,7 @@ from waiting import LIMIT_S, until
 
 from controller import reconcile
 from controller.eastwest.identity import load
-from controller.errors import OurFault, Overloaded, Unavailable
+from controller.errors import Overloaded, Unavailable
 from controller.fulfillment.negotiate import sealed
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
@@ -136,7 +136,7 @@ async def test_a_message_is_acknowledged_only_when_stored(domain: Domain) -> Non
         applying = asyncio.ensure_future(domain.shell.apply([intent()], dry_run=False))
         await domain.journal.asked.wait()
         message = unsigned(Withdrawal(id="transit:x:1", reason="test", issued_s=1))
-        receiving = asyncio.ensure_future(domain.shell.receive("transit", message))
+        receiving = asyncio.ensure_future(domain.shell.receive("transit", [message]))
         await until(lambda: domain.shell.queued > 0, "it waits behind what is being stored")
         assert not receiving.done()
         domain.journal.open.set()
@@ -252,18 +252,18 @@ def test_a_crash_between_storing_and_acting_changes_nothing_of_the_outcome(tmp_p
 
 
 def raise_for(monkeypatch: pytest.MonkeyPatch, unlucky: Callable[[Event], bool]) -> list[Event]:
-    """A core with a fault: `step` raises, in the midst of its work, for some events. Returns those it met."""
-    step = reconcile.step
+    """A core with a fault: `step_all` raises, in the midst of its work, for some events. Returns those it met."""
+    step_all = reconcile.step_all
     met: list[Event] = []
 
-    def faulty(state, event, now_s, keys):  # type: ignore[no-untyped-def]
-        result = step(state, event, now_s, keys)
-        if unlucky(event):
-            met.append(event)
+    def faulty(state, events, now_s, keys):  # type: ignore[no-untyped-def]
+        result = step_all(state, events, now_s, keys)
+        if unlucky_ones := [event for event in events if unlucky(event)]:
+            met.extend(unlucky_ones)
             raise OverflowError("int too large to convert to float")
         return result
 
-    monkeypatch.setattr(reconcile, "step", faulty)
+    monkeypatch.setattr(reconcile, "step_all", faulty)
     return met
 
 
@@ -278,9 +278,9 @@ async def test_a_message_whose_step_raises_is_refused_and_nothing_else_is(domain
     async with domain.running():
         await domain.apply_inventory()
         for _ in range(3):
-            with pytest.raises(OurFault, match="has done nothing"):
-                await domain.shell.receive("transit", evil)
-        await domain.shell.receive("transit", good)
+            (fault,) = await domain.shell.receive("transit", [evil])
+            assert "has done nothing" in fault
+        assert await domain.shell.receive("transit", [good]) == ("",)
     assert len(met) == 3 and domain.shell.counts["MessageReceived"] == 4, "the good one had its turn"
     refused = [fields for _, event, fields in lines if event == "event_refused"]
     assert [(one["source"], one["kind"]) for one in refused] == [("domains/transit", "MessageReceived")]
@@ -304,10 +304,8 @@ async def test_of_a_burst_only_what_raises_is_refused(domain: Domain, monkeypatc
     raise_for(monkeypatch, lambda event: isinstance(event, MessageReceived) and event.message == messages[1])
     async with domain.running():
         await domain.apply_inventory()
-        results = await asyncio.gather(
-            *(domain.shell.receive("transit", one) for one in messages), return_exceptions=True
-        )
-    assert [type(one) for one in results] == [type(None), OurFault, type(None)]
+        first, fault, last = await domain.shell.receive("transit", messages)
+    assert first == last == "" and "has done nothing" in fault
 
 
 async def test_a_tick_that_raises_ends_the_controller(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]

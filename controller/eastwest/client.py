@@ -1,12 +1,14 @@
 """The side that sends messages to neighbouring domains: one channel and one queue for each peer, in order.
 
-Each message is tried once, with a deadline; what became of it is reported, and the core decides whether to try again.
+What waits for a peer is delivered together, as far as it fits one call. Each message is tried once, with a deadline;
+what became of it is reported, and the core decides whether to try again.
 The back-off here is between connections (gRPC's, exponential with jitter), so that a dead peer costs nothing.
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -14,22 +16,29 @@ import msgspec
 
 from controller.eastwest.identity import Identity
 from controller.eastwest.peer import (
+    BATCH_MAX,
     DELIVER,
+    DELIVER_ALL,
+    FRAME_BYTES,
     GREET,
     SERVICE,
     SIZE_BYTES_MAX,
+    Batch,
     Peer,
     as_of_now,
     decode_greeting,
+    decode_taken,
     encode,
     greeting_objection,
 )
 from controller.errors import PeerUnreachable, PeerViolation
-from controller.model.agreement import Envelope, Greeting, Unreadable, version_objection
+from controller.model.agreement import BATCHES, Envelope, Greeting, Unreadable, version_objection
 from controller.model.event import MessageSent, PeerMet
 
 DEADLINE_S = 3.0
 """Of one delivery, with the connection it may need."""
+EACH_S = 0.05
+"""More for each message of a batch."""
 QUEUE_MAX = 1024
 """Messages that wait for one peer."""
 CHANNEL_OPTIONS = (
@@ -58,6 +67,7 @@ class PeerChannel:
         self._where = f"domain {peer.domain} at {peer.endpoint}"
         self._greeting = greeting
         self._greeted = False
+        self._takes_batches = False
         self._refusal = ""
         self.skew_s: float | None = None
         """How far its clock was ahead of ours when it last greeted us."""
@@ -69,19 +79,48 @@ class PeerChannel:
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", peer.domain))
         self._channel = grpc.aio.secure_channel(peer.endpoint, credentials, options=options)
         self._call: _Call = self._channel.unary_unary(f"/{SERVICE}/{DELIVER}")
+        self._call_all: _Call = self._channel.unary_unary(f"/{SERVICE}/{DELIVER_ALL}")
         self._greet: _Call = self._channel.unary_unary(f"/{SERVICE}/{GREET}")
 
     async def deliver(self, message: Envelope, deadline_s: float = DEADLINE_S) -> None:
         """Returns when the peer has stored what the message led to. Raises PeerUnreachable or PeerViolation."""
+        await self._ready(deadline_s)
+        data = encode(message)
+        if len(data) > SIZE_BYTES_MAX:
+            raise PeerViolation(f"{self._where}: a message of {len(data)} octets is over the limit of {SIZE_BYTES_MAX}")
+        await self._call_with(self._call, data, deadline_s)
+
+    async def deliver_some(self, waiting: Iterable[Envelope]) -> tuple[str, ...]:
+        """The first of what waits that fit one call: of each that was delivered why the peer refuses it for good;
+        empty: it has stored what it led to. Raises PeerUnreachable, or PeerViolation, which is about the first."""
+        await self._ready(DEADLINE_S)
+        first, *others = itertools.islice(waiting, BATCH_MAX if self._takes_batches else 1)
+        batch, size = [encode(first)], len(encode(first)) + FRAME_BYTES
+        for data in map(encode, others):
+            size += len(data) + 1
+            if size > SIZE_BYTES_MAX:
+                break
+            batch.append(data)
+        if len(batch) == 1:
+            await self.deliver(first)
+            return ("",)
+        data = encode(Batch(messages=tuple(map(msgspec.Raw, batch))))
+        answer = await self._call_with(self._call_all, data, DEADLINE_S + EACH_S * len(batch))
+        try:
+            refused = {one.place: f"{self._where}: {one.reason}" for one in decode_taken(answer).refused}
+        except Unreadable as exc:
+            raise PeerUnreachable(f"{self._where}: {exc}") from exc
+        return tuple(refused.get(place, "") for place in range(len(batch)))
+
+    async def _ready(self, deadline_s: float) -> None:
         if not self._greeted:
             await self.greet(deadline_s)
         if self._refusal:
             raise PeerViolation(self._refusal)
-        data = encode(message)
-        if len(data) > SIZE_BYTES_MAX:
-            raise PeerViolation(f"{self._where}: a message of {len(data)} octets is over the limit of {SIZE_BYTES_MAX}")
+
+    async def _call_with(self, call: "_Call", data: bytes, deadline_s: float) -> bytes:
         try:
-            await self._call(data, timeout=deadline_s, wait_for_ready=True)
+            return await call(data, timeout=deadline_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as exc:
             raise self._error(exc) from exc
 
@@ -100,6 +139,7 @@ class PeerChannel:
             version_1 = exc.code() is grpc.StatusCode.UNIMPLEMENTED  # it does not know what a greeting is
             refusal = version_objection(1) if version_1 else f"{exc.code().name.lower()}: {exc.details()}"
         self._greeted = True
+        self._takes_batches = theirs is not None and BATCHES in theirs.capabilities
         self._refusal = f"{self._where}: {refusal}" if refusal else ""
         return PeerMet(peer=self.peer.domain, greeting=theirs, refusal=self._refusal)
 
@@ -230,23 +270,22 @@ class EastWestClient:
                 await outbox.arrived.wait()
                 outbox.arrived.clear()
                 while outbox.waiting:
-                    await self._send_first(domain, outbox)
+                    await self._send_some(domain, outbox)
         finally:
             await outbox.channel.close()
 
-    async def _send_first(self, domain: str, outbox: _Outbox) -> None:
-        message_id = next(iter(outbox.waiting))
-        message = outbox.waiting[message_id]
-        reason, final = "", False
-        failed = [message_id]
+    async def _send_some(self, domain: str, outbox: _Outbox) -> None:
+        sent = dict(outbox.waiting)
+        final = True
         try:
-            await outbox.channel.deliver(message)
+            reasons = await outbox.channel.deliver_some(sent.values())
         except PeerViolation as exc:
-            reason, final = str(exc), True
+            reasons = (str(exc),)
         except PeerUnreachable as exc:
-            reason = str(exc)
-            failed = list(outbox.waiting)  # the others would only wait as long, one after the other
-        for each in failed:
-            if reason or outbox.waiting[each] is message:  # else it was replaced meanwhile
-                del outbox.waiting[each]
-                await self._report(MessageSent(peer=domain, message_id=each, reason=reason, final=final))
+            sent = dict(outbox.waiting)  # the others would only wait as long, one after the other
+            reasons, final = (str(exc),) * len(sent), False
+        for (message_id, message), reason in zip(sent.items(), reasons, strict=False):  # what did not fit waits on
+            if outbox.waiting.get(message_id) is message:  # else it was replaced meanwhile
+                del outbox.waiting[message_id]
+                report = MessageSent(peer=domain, message_id=message_id, reason=reason, final=final and bool(reason))
+                await self._report(report)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
 
 import grpc
@@ -19,17 +19,22 @@ from controller.eastwest.door import Door
 from controller.eastwest.identity import Identity, issued_by
 from controller.eastwest.peer import (
     DELIVER,
+    DELIVER_ALL,
     GREET,
+    REASON_MAX,
     SERVICE,
     SIZE_BYTES_MAX,
     Peer,
+    RefusedMessage,
+    Taken,
     as_of_now,
     decode,
+    decode_batch,
     decode_greeting,
     encode,
     greeting_objection,
 )
-from controller.errors import ConfigInvalid, NoSpace, OurFault
+from controller.errors import ConfigInvalid, NoSpace
 from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
 
@@ -59,8 +64,9 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
-Deliver = Callable[[str, Envelope], Awaitable[None]]
-"""(domain, message): returns when the outcome is durable. Raises OurFault, and NoSpace where it cannot be."""
+Deliver = Callable[[str, Sequence[Envelope]], Awaitable[Sequence[str]]]
+"""(domain, messages): returns when the outcome is durable; of each why nothing came of it, empty where something did.
+Raises NoSpace where it cannot be."""
 Met = Callable[[PeerMet], Awaitable[None]]
 Refused = Callable[[str, str], None]
 """(domain, or address where it is unknown; reason): for the log."""
@@ -118,6 +124,7 @@ class EastWestServer:
         # streams of one message each: what calls is known before its message is read
         handlers = {
             DELIVER: grpc.stream_unary_rpc_method_handler(self._take),
+            DELIVER_ALL: grpc.stream_unary_rpc_method_handler(self._take_all),
             GREET: grpc.stream_unary_rpc_method_handler(self._welcome),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -159,16 +166,48 @@ class EastWestServer:
                 message = decode(await self._request(domain, requests, context))
             except Unreadable as exc:
                 await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
-            try:
-                async with asyncio.timeout(DELIVERY_S_MAX):
-                    await self._deliver(domain, message)
-            except TimeoutError:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again")
-            except OurFault as exc:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
-            except NoSpace:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no room to store it now; try later")
+            (reason,) = await self._delivered(domain, (message,), context)
+            if reason:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
         return b""
+
+    async def _take_all(self, requests: _Requests, context: _Context) -> bytes:
+        """What of a batch cannot be read is refused, and the rest is taken."""
+        async with self._share(context) as domain:
+            try:
+                batch = decode_batch(await self._request(domain, requests, context)).messages
+            except Unreadable as exc:
+                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+            await self._pace(domain, len(batch) - 1)
+            reasons: dict[int, str] = {}
+            messages: dict[int, Envelope] = {}
+            for place, data in enumerate(batch):
+                try:
+                    messages[place] = decode(bytes(data))
+                except Unreadable as exc:
+                    self.refusals[domain, "unreadable"] += 1
+                    self._tell(domain, domain, str(exc))
+                    reasons[place] = str(exc)
+            delivered = await self._delivered(domain, tuple(messages.values()), context)
+            reasons |= dict(zip(messages, delivered, strict=True))
+        refused = (
+            RefusedMessage(place=place, reason=reasons[place][:REASON_MAX])
+            for place in sorted(reasons)
+            if reasons[place]
+        )
+        return encode(Taken(refused=tuple(refused)))
+
+    async def _delivered(self, domain: str, messages: Sequence[Envelope], context: _Context) -> Sequence[str]:
+        """When it is stored what they led to: of each why nothing came of it; empty: something did."""
+        try:
+            async with asyncio.timeout(DELIVERY_S_MAX):
+                return await self._deliver(domain, messages)
+        except TimeoutError:
+            return await context.abort(
+                grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again"
+            )
+        except NoSpace:
+            return await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no room to store it now; try later")
 
     async def _welcome(self, requests: _Requests, context: _Context) -> bytes:
         """Whoever greets us hears what we speak, also where we have nothing in common."""
@@ -204,10 +243,7 @@ class EastWestServer:
 
     async def _request(self, domain: str, requests: _Requests, context: _Context) -> bytes:
         """The one message of a call. Raises Unreadable where it is not one."""
-        bucket = self._messages.get(domain)
-        if bucket is not None and (wait_s := bucket.wait_s(time.monotonic())):
-            self.refusals[domain, "messages"] += 1
-            await asyncio.sleep(wait_s)
+        await self._pace(domain, 1)
         found: list[bytes] = []
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
@@ -221,6 +257,13 @@ class EastWestServer:
         if len(found) != 1:
             raise Unreadable("a call carries one message")
         return found[0]
+
+    async def _pace(self, domain: str, count: int) -> None:
+        """So many messages more of a peer: they wait where they come too fast."""
+        bucket = self._messages.get(domain)
+        if count > 0 and bucket is not None and (wait_s := bucket.wait_s(time.monotonic(), count)):
+            self.refusals[domain, "messages"] += 1
+            await asyncio.sleep(wait_s)
 
     async def _send_away(
         self, domain: str, share: str, status: grpc.StatusCode, why: str, context: _Context

@@ -24,7 +24,9 @@ PROTOCOL = 2
 """Version of what controllers say to each other. 1, of the releases before mandates, is refused."""
 HOLDINGS = "holdings"
 """Takes Holdings."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS,)
+BATCHES = "batches"
+"""Takes many messages in one call."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024

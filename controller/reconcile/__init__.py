@@ -65,7 +65,7 @@ from controller.reconcile.state import State, is_of_version_1, load
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import pursue_what_can_change
 
-__all__ = ["State", "initial", "step"]
+__all__ = ["State", "initial", "step", "step_all"]
 
 
 def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple[State, tuple[Effect, ...]]:
@@ -95,6 +95,12 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:
     """What `event` makes of `state`, and what is to be done about it, in order."""
+    return step_all(state, (event,), now_s, keys)
+
+
+def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:
+    """The same of several that came together: messages of one peer, so that what follows from them is found once, and
+    said together too."""
     turn = Turn(state, now_s, keys)
     if not state.realized.states:
         turn.fresh |= set(state.awaiting)  # the first step after a restart
@@ -102,12 +108,20 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
         if turn.counters.get(PUT_BACK):
             turn.counters.drop(PUT_BACK)
             _begin_anew(turn)
+    for event in events:
+        turn = _take(turn, event)
+    rollout.settle(turn)
+    return turn.finish()
+
+
+def _take(turn: Turn, event: Event) -> Turn:
+    """The same one, unless nothing is to come of the event."""
     match event:
         case Apply():
             applying.apply(turn, event)
             _inventory_changed(turn)
             if reason := admission.overfull(turn):
-                turn = Turn(state, now_s, keys)
+                turn = Turn(turn.before, turn.now_s, turn.keys)
                 turn.effects.append(Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}"))
         case Delete():
             removing.delete(turn, event)
@@ -144,8 +158,7 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
             _tick(turn)
         case _:
             assert_never(event)
-    rollout.settle(turn)
-    return turn.finish()
+    return turn
 
 
 def _begin_anew(turn: Turn) -> None:
