@@ -67,6 +67,8 @@ BATCH_MAX = 256
 HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
+MESSAGE_WEIGHT = 16
+"""What a message of a peer counts as, of these."""
 LARGE_BYTES = 256 * 1024
 """Of manifests, from which on they are read in a thread."""
 TICK_S = 1.0
@@ -211,7 +213,7 @@ class Shell(Reading):
             else event
             for place, (event, _) in enumerate(items)
         ]
-        weight = len(before.undertakings) + sum(len(one.resources) for one in events if isinstance(one, Apply | Delete))
+        weight = len(before.undertakings) + sum(map(_weight, events))
         began = time.perf_counter()
         if weight < HEAVY:
             self._state, effects, raised = self._stepped(before, events)
@@ -508,6 +510,17 @@ def _is_large(manifests: Sequence[dict[str, Any]]) -> bool:
         return len(msgspec.json.encode(manifests)) > LARGE_BYTES
     except (ValueError, OverflowError):  # what JSON cannot say again
         return True
+
+
+def _weight(event: Event) -> int:
+    """In intents that a step goes through, about."""
+    match event:
+        case Apply() | Delete():
+            return len(event.resources)
+        case MessageReceived():
+            return MESSAGE_WEIGHT
+        case _:
+            return 0
 
 
 def _together(item: tuple[int, Event]) -> tuple[object, ...]:
