@@ -7,6 +7,7 @@ Each message is signed, so that only what it says can be what is wrong with it. 
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import os
 import random
@@ -146,8 +147,12 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
 
             async def attack(channel: PeerChannel, messages: Iterator[bytes]) -> None:
                 for _ in sent:
+                    call, data = channel._call, next(messages)
+                    if rng.random() < 0.2:
+                        others = [one for one in itertools.islice(messages, rng.randrange(8)) if len(one) < 100_000]
+                        call, data = channel._call_all, b'{"messages":[%s]}' % b",".join([data, *others])
                     try:
-                        await channel._call(next(messages), timeout=LIMIT_S)
+                        await call(data, timeout=LIMIT_S)
                         answers["taken"] += 1
                     except grpc.aio.AioRpcError as error:
                         answers[error.code().name.lower()] += 1
