@@ -1,5 +1,5 @@
-"""Many intents from shop over transit to insight, in the simulator: what three controllers take until all are agreed and
-installed, and in how many calls between them.
+"""Many intents from shop over transit to insight, in the simulator: what three controllers take until all are agreed
+and installed, and in how many calls between them.
 
 A process of its own: `python -m bench.chain INTENTS`.
 """
@@ -22,7 +22,8 @@ apiVersion: netstitch/v1
 kind: Intent
 metadata: {{name: chain-{}, tenant: customer-x}}
 spec:
-  allow: [{{from: {{network: shop/customer-x, select: {{app: web}}}}, to: insight/analytics/analytics-y, ports: [icmp]}}]
+  allow:
+    - {{from: {{network: shop/customer-x, select: {{app: web}}}}, to: insight/analytics/analytics-y, ports: [icmp]}}
 ---
 """
 
