@@ -81,7 +81,7 @@ LIMITS = {
     "events that wait": (shell.QUEUE_MAX,),
     "items of a page": (lists.LIMIT_MAX,),
     "tokens": (tokens.TOKENS_MAX,),
-    "message between domains": (peer.SIZE_BYTES_MAX >> 20, client.QUEUE_MAX),
+    "call between domains": (peer.SIZE_BYTES_MAX >> 20, peer.BATCH_MAX, client.QUEUE_MAX),
     "answer of a plugin": (plugin_process.ANSWER_BYTES >> 20, plugin_cage.MEMORY_BYTES >> 20),
     "entries of a node": (room.TABLE_SIZES["flow_policy"],),
     "`lease`": (room.TABLE_SIZES["lease"],),

@@ -39,7 +39,7 @@ DEADLINE_S = 3.0
 """Of one delivery, with the connection it may need."""
 EACH_S = 0.05
 """More for each message of a batch."""
-QUEUE_MAX = 1024
+QUEUE_MAX = 16_384
 """Messages that wait for one peer."""
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", SIZE_BYTES_MAX),

@@ -1,6 +1,6 @@
 """Offers between neighbours: made, judged, answered. Everything that crosses a border was signed by both sides.
 
-What leads to what says the table in protocol.py. A renewal is an offer with the same id and a higher revision; what is
+The table in protocol.py says what leads to what. A renewal is an offer with the same id and a higher revision; what is
 agreed stays in force meanwhile.
 """
 
