@@ -21,6 +21,14 @@ from controller.reconcile import State, step
 from tests.offers import signed
 from tests.simulator import ORDER_PROCESSING, Faults, SimulatedKeys, World
 
+WEB = """
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {{name: {}, tenant: customer-x}}
+spec:
+  allow:
+    - {{from: {{network: shop/customer-x, select: {{app: web}}}}, to: insight/analytics/analytics-y, ports: [icmp]}}
+"""
 CASES = list(itertools.product(Role, Standing, Word))
 AGAIN = (Word.SAME_OFFER, Word.STALE_OFFER, Word.STALE_ANSWER)
 SAYABLE = [case for case in CASES if case[1] != Standing.UNKNOWN or case[2] not in AGAIN]
@@ -213,3 +221,29 @@ def test_no_loss_repeat_or_disorder_leads_where_the_tables_do_not(chance: random
     world.run(120.0)
     assert world.phase("shop", "order-processing") == "Active"
     world.check_settled()
+
+
+def test_messages_that_come_together_lead_to_what_they_lead_to_one_by_one() -> None:
+    """Offers, one of them again, one withdrawn at once, an end of what is not there, and a violation."""
+    world = World()
+    world.start()
+    world.apply("shop", f"{WEB.format('one')}---{WEB.format('two')}")
+    world.run(3.0)
+    first, second = world.heard("offer", "transit", "insight")
+    terms = opened(second)
+    assert isinstance(terms, Terms)
+    gone = signed(Withdrawal(id=terms.id, reason=Told.UNWANTED, issued_s=1), "transit")
+    unknown = signed(Withdrawal(id="transit:nothing:9", reason=Told.UNWANTED, issued_s=1), "transit")
+    messages = [first, second, first, gone, unknown, replace(first, signature=bytes(64))]
+    found = []
+    for batches in ([messages], [[message] for message in messages]):
+        fresh = World()
+        fresh.start()
+        for batch in batches:
+            assert fresh.deliver_all(batch, "transit", "insight")
+        controller = fresh.controllers["insight"]
+        held = {one.terms.id: (one.standing, one.terms) for _, one in sessions(controller.state)}
+        logged = [line.event for line in controller.logs if line.event in ("peer_violation", "offer_refused")]
+        found.append((held, controller.state.closed, logged, sorted(controller.state.outbox)))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 1 and "peer_violation" in found[0][2]
