@@ -2,7 +2,7 @@
 rightly by it. Made from the types of the messages, so that a new field has its turn as soon as there is one."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import NoneType, UnionType
@@ -65,15 +65,16 @@ class Wiretap:
     heard: dict[tuple[str, str], Heard] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        deliver = self.world.deliver
+        deliver_all = self.world.deliver_all
 
-        def listen(message: Envelope, sender: str, receiver: str) -> str | None:
+        def listen(messages: Sequence[Envelope], sender: str, receiver: str) -> bool:
             if sender == "transit" and self.world.controllers[receiver].alive:
-                found = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
-                self.heard.setdefault((message.kind, receiver), found)
-            return deliver(message, sender, receiver)
+                for message in messages:
+                    found = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
+                    self.heard.setdefault((message.kind, receiver), found)
+            return deliver_all(messages, sender, receiver)
 
-        self.world.deliver = listen  # type: ignore[method-assign]
+        self.world.deliver_all = listen  # type: ignore[method-assign]
 
 
 def other_envelopes(heard: Heard) -> Iterator[Envelope]:
