@@ -46,6 +46,7 @@ def rows() -> list[Row]:
 
 def measure(intents: int) -> Measured:
     world = World()
+    world.checked = False
     for controller in world.controllers.values():
         controller.policy = msgspec.structs.replace(controller.policy, max_agreements=2 * intents, max_share=95)
     world.start()

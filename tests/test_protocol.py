@@ -17,7 +17,7 @@ from controller.model.agreement import Acceptance, Envelope, Refusal, Terms, Wit
 from controller.model.course import LIFE, Course, Session, Stage, Standing
 from controller.model.event import EndAgreement, Event, Log, MessageReceived, Send
 from controller.model.told import Told
-from controller.reconcile import State, step
+from controller.reconcile import State, step, tables
 from tests.offers import signed
 from tests.simulator import ORDER_PROCESSING, Faults, SimulatedKeys, World
 
@@ -82,7 +82,7 @@ def situations(speaker: Role) -> tuple[Mapping[Standing, tuple[State, float]], S
     world.run(1900.0)  # which is more than half of a lease
     agreed, now_s = found[Standing.AGREED]
     lingering = {name: replace(one, stage=Stage.LINGERING) for name, one in agreed.courses.items()}
-    found[Standing.ENDED] = replace(agreed, courses=lingering), now_s
+    found[Standing.ENDED] = replace(agreed, courses=tables.courses(lingering)), now_s
     return found, next(one for _, one in sessions(agreed) if one.peer == "transit")
 
 
