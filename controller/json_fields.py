@@ -1,4 +1,5 @@
-"""JSON texts that give a field twice: decoding keeps the last one and says nothing (RFC 8259 §4)."""
+"""What is in a JSON text, before or beside its decoding: how many values, and fields that are given twice, of which
+decoding keeps the last one and says nothing (RFC 8259 §4)."""
 
 import itertools
 import json
@@ -7,6 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+
+VALUES_MAX = 1_000_000
+"""Of a text of others, an object counting as four: each takes some 60 octets once it is decoded."""
+
+
+def values(text: bytes | bytearray) -> int:
+    """At most so many are in it: each begins one, or comes after a comma; or that is in a string."""
+    return 1 + text.count(b",") + text.count(b"[") + 4 * text.count(b"{")
 
 
 def all_kept(text: bytes, decoded: object) -> bool:

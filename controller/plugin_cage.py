@@ -173,19 +173,21 @@ def _enter_view(paths: list[str]) -> None:
     opened = {place: os.open(place, os.O_PATH) for place in places}
     _mount(None, b"/", None, MS_REC | MS_PRIVATE)
     _mount(b"tmpfs", NEW_ROOT, b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=1m")
-    root = NEW_ROOT.decode()
-    os.mkdir(f"{root}/tmp")
+    root = f"{NEW_ROOT.decode()}/view"
+    os.makedirs(f"{root}/tmp")
     _mount(b"tmpfs", f"{root}/tmp".encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=1777,size=%d" % TEMPORARY_BYTES)
     for place, source in sorted(opened.items()):
         _bind(source, f"{root}{place}", writable=place in DEVICES)
         os.close(source)
     for link, target in links.items():
         os.symlink(target, f"{root}{link}")
-    os.chdir(root)
-    _mount(root.encode(), b"/", None, MS_MOVE)
+    os.chdir(NEW_ROOT)
+    _mount(NEW_ROOT, b"/", None, MS_MOVE)
     os.chroot(".")
-    os.chdir("/")
     _mount(None, b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    # In a directory, not at the root: so the kernel lets it make no user namespace, and be root of none.
+    os.chroot("/view")
+    os.chdir("/")
 
 
 def _bind(source: int, target: str, *, writable: bool) -> None:

@@ -16,15 +16,17 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from controller import plugin_cage, plugin_limits
+from controller import json_fields, plugin_cage, plugin_limits
 from controller.model.plugin import Plugin
 from dataplane.bounds import ManyWords
+from dataplane.decoding import from_json
 
 START_S, DEADLINE_S = 20.0, 2.0
 """For a plugin to be loaded, and for each answer."""
 END_S, END_TRIES = 5.0, 500
 """For what was killed to be gone."""
-ANSWER_BYTES = 16 << 20
+ANSWER_BYTES, LARGE_BYTES = 16 << 20, 64 << 10
+"""Of an answer at most; and from which on it is not read in the event loop."""
 ERROR_MAX = 1000
 """Characters of what a plugin says why it failed."""
 USER = "nobody"
@@ -50,11 +52,10 @@ class Said(msgspec.Struct, frozen=True):
 
 
 def read(line: bytes) -> Said:
-    """Raises ValueError where it is none."""
-    try:
-        return msgspec.json.decode(line, type=Said)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    """Raises ValueError where it is none, or has too much in it."""
+    if json_fields.values(line) > json_fields.VALUES_MAX:
+        raise ValueError(f"more than {json_fields.VALUES_MAX} values")
+    return from_json(line, Said)
 
 
 class Worker:
@@ -149,7 +150,7 @@ class Worker:
             status = await self._kill()
             raise PluginFailed(f"{self._name} ended by itself (status {status})")
         try:
-            return read(line)
+            return await asyncio.to_thread(read, line) if len(line) > LARGE_BYTES else read(line)
         except ValueError as exc:
             await self._kill()
             raise PluginFailed(f"{self._name} answered no JSON: {exc}") from exc

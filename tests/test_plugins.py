@@ -14,7 +14,7 @@ import pytest
 from federation import Federation, intent, small_intent
 from waiting import until
 
-from controller import plugin_limits, plugins
+from controller import plugin_cage, plugin_limits, plugins
 from controller.model.plugin import Plugin
 from controller.plugin_process import PluginFailed, Worker
 from controller.plugins import COMPILERS, FRONT_ENDS, STRATEGIES, Plugins
@@ -319,7 +319,7 @@ class Picky:
 # ---- what a plugin that means harm gets at
 
 HOSTILE = """
-import os, socket, subprocess, threading, time
+import ctypes, os, socket, subprocess, threading, time
 from pathlib import Path
 from controller.plugins import hookimpl
 
@@ -328,6 +328,12 @@ def tried(what):
         return repr(what())
     except OSError as error:
         return type(error).__name__ + ": " + str(error.strerror)
+
+def is_open(number):
+    try:
+        return os.fstat(number) is not None
+    except OSError:
+        return False
 
 def forks():
     children = []
@@ -391,16 +397,18 @@ class Hostile:
         elif what == "who":
             said = repr((os.getuid(), os.getgid(), os.getgroups(), dict(os.environ), os.getcwd()))
         elif what == "files":
-            found = []
-            for number in range(256):
-                try:
-                    os.fstat(number)
-                    found.append(number)
-                except OSError:
-                    pass
-            said = repr(found)
+            said = repr([number for number in range(256) if is_open(number)])
         elif what == "su":
             said = tried(lambda: os.setuid(0))
+        elif what == "namespace":
+            said = repr(ctypes.CDLL(None).unshare(int(argument)))
+        elif what == "says":
+            said, number = argument.split(" ", 1), next(n for n in range(3, 64) if is_open(n))
+            line = said[1].encode("latin-1") * int(said[0])
+            while line:
+                line = line[os.write(number, line):]
+            os.write(number, b"\\n")
+            return
         elif what == "mount":
             done = subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True)
             said = repr(done.returncode)
@@ -487,6 +495,8 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
         "files": "<[0, 1, 2, 3",
         "su": "PermissionError",
         "mount": "<",
+        f"namespace {plugin_cage.CLONE_NEWUSER}": "<-1>",  # in which it would have all capabilities
+        f"namespace {plugin_cage.CLONE_NEWNET}": "<-1>",
     }
     wrong = []
     try:
@@ -500,6 +510,18 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
         assert "<0>" not in await said_by(worker, "mount")
         shown = await said_by(worker, "who")
         assert shown.endswith(", '/')>") and "PYTHONPATH" not in shown and "HOME" not in shown
+    finally:
+        await worker.close()
+
+
+@pytest.mark.parametrize(
+    "says", ['1 {"answer": "\xff\xfe"}', "300000 [", "2000000 [],", '1 {"answer": 1', "1 5"], ids=lambda one: one[:12]
+)
+async def test_a_plugin_that_answers_what_is_none_fails_alone(hostile: Plugin, says: str) -> None:
+    worker = Worker(hostile, start_s=60, deadline_s=60)
+    try:
+        assert "answered no JSON" in await said_by(worker, f"says {says}")
+        assert "<(65534" in await said_by(worker, "who"), "it is started again"
     finally:
         await worker.close()
 

@@ -9,6 +9,8 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controller import json_fields
+from controller.json_fields import VALUES_MAX
 from controller.model.event import Problem
 from controller.northbound.tokens import Tokens
 
@@ -16,8 +18,6 @@ BODY_LIMIT_BYTES = 8 * 1024 * 1024
 """Ten thousand intents and more."""
 BACKUP_PATH, BACKUP_TYPE = "/v1/restore", "application/vnd.sqlite3"
 BACKUP_LIMIT_BYTES = 256 * 1024 * 1024
-VALUES_MAX = 1_000_000
-"""Of a body of JSON, an object counting as four: each takes some 60 octets once it is decoded."""
 BODIES_BYTES_MAX = 24 * 1024 * 1024
 BODIES_BYTES_OF_A_TOKEN_MAX = 16 * 1024 * 1024
 """Bodies under way together, from their first octet until they are answered; as much as is announced, or as may come.
@@ -158,16 +158,11 @@ class JsonBody:
             return
         if len(body) > limit:
             await answer_error(send, 413, _too_large(limit, "more came"), unread=receive if more else None)
-        elif limit == BODY_LIMIT_BYTES and (values := _values(body)) > VALUES_MAX:
+        elif limit == BODY_LIMIT_BYTES and (values := json_fields.values(body)) > VALUES_MAX:
             error = f"a body has at most {VALUES_MAX} values, and this one up to {values}; send less at once"
             await answer_error(send, 413, error)
         else:
             await self._app(scope, _replay(bytes(body), receive), send)
-
-
-def _values(body: bytearray) -> int:
-    """At most so many are in a JSON text: each begins one, or comes after a comma; or that is in a string."""
-    return 1 + body.count(b",") + body.count(b"[") + 4 * body.count(b"{")
 
 
 async def _too_much(send: Send, why: str, unread: Receive | None) -> None:
