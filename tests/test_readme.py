@@ -18,7 +18,7 @@ from controller.model import agreement
 from controller.model.intent import Intent
 from controller.model.policy import Policy
 from controller.model.rule import Rule
-from controller.northbound import guard, lists, schema, serve, tokens
+from controller.northbound import connections, guard, lists, schema, serve, tokens
 from controller.reconcile import dealings
 from dataplane import reasons
 
@@ -76,7 +76,7 @@ LIMITS = {
     "size of an intent": (manifest.MAX_INTENT_BYTES >> 10, condition.MAX_LENGTH),
     "a file of manifests": (tree.MAX_BYTES >> 20, tree.MAX_PARTS, tree.MAX_DEPTH),
     "body of a request": (guard.BODY_LIMIT_BYTES >> 20, schema.DEPTH_LIMIT),
-    "connections to the API": (serve.CONNECTIONS, serve.CONNECTIONS_MAX),
+    "connections to the API": (connections.OF_A_TOKEN_MAX, connections.KNOWN_MAX, connections.STRANGERS_MAX),
     "time for a request": (int(serve.REQUEST_DEADLINE_S), int(serve.HEADER_DEADLINE_S)),
     "events that wait": (shell.QUEUE_MAX,),
     "items of a page": (lists.LIMIT_MAX,),

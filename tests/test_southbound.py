@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
+from finsy.proto import p4r
 from hypothesis import given, settings
 from node_fake import FakeHost, FakeNode
 from pipeline_tables import entries as table_entries
@@ -366,6 +367,25 @@ async def test_who_has_much_to_say_may_take_longer(client: P4RuntimeClient, monk
     assert len(await client.read()) == len(STATE)
     monkeypatch.setattr(p4runtime, "ENTRIES_S_MIN", 1e9)
     with pytest.raises(TargetUnreachable, match=r"only \d+ entries read within 0 s"):
+        await client.read()
+
+
+@pytest.mark.parametrize(
+    ("times", "why"), [(2, "an entry twice"), (100_000, "an entry twice"), (200_000, "more entries")]
+)
+async def test_a_node_that_says_an_entry_again_and_again_holds_up_nobody(
+    client: P4RuntimeClient, node: FakeNode, monkeypatch: pytest.MonkeyPatch, times: int, why: str
+) -> None:
+    await client.sync(STATE)
+    honest = node.service._reader.read
+
+    def read(entities: object) -> object:
+        answer = honest(entities)  # type: ignore[arg-type]
+        one = next(entity for response in answer.responses() for entity in response.entities)
+        return SimpleNamespace(faults=(), responses=lambda: iter((p4r.ReadResponse(entities=[one] * times),)))
+
+    monkeypatch.setattr(node.service._reader, "read", read)
+    with pytest.raises(TargetRejected, match=why):
         await client.read()
 
 

@@ -21,7 +21,8 @@ from waiting import LIMIT_S
 import netstitch
 from controller.config import listen
 from controller.errors import ConfigInvalid
-from controller.northbound import serve, tls
+from controller.northbound import tls
+from controller.northbound.connections import STRANGERS_MAX
 from controller.northbound.serve import HANDSHAKES_MAX, bound_at
 
 STITCH = Path(sys.executable).parent / "stitch"
@@ -171,16 +172,18 @@ def test_more_handshakes_than_are_kept_do_not_keep_a_good_one_out(certificate: t
             one.close()
 
 
-def test_more_connections_than_there_is_room_for_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "CONNECTIONS_MAX", 3)
-    with running() as api:
-        kept = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(3)]
-        for one in kept:
-            one.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert one.recv(65536).startswith(b"HTTP/1.1 200 ")
-        with socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) as beyond:
-            assert until_closed(beyond) == b""
-        for one in kept:
+def test_connections_of_strangers_keep_nobody_out() -> None:
+    """Headers that do not end, whole requests without a token, and nothing at all."""
+    with running(header_deadline_s=600.0) as api:
+        many = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(STRANGERS_MAX + 40)]
+        for number, one in enumerate(many[40:]):
+            one.sendall((b"", b"GET / HTTP/1.1\r\nhost:", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")[number % 3])
+        for _ in range(3):
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            answer = httpx.get(f"{api.url}/v1/intents", headers=headers, trust_env=False, timeout=LIMIT_S)
+            assert answer.status_code == 200
+        assert [until_closed(one) for one in many[:40]] == [b""] * 40, "the oldest gave way"
+        for one in many:
             one.close()
 
 

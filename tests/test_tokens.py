@@ -1,13 +1,17 @@
 """Tokens: a secret is told once, kept as a hash, counts for its time, and ends with all that is open with it."""
 
+import contextlib
 import json
 import os
 import queue
+import socket
 import stat
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from waiting import LIMIT_S, wait_for
 from controller import durable_file
 from controller.errors import ConfigInvalid, Unavailable
 from controller.model.access import Role
+from controller.northbound.connections import OF_A_TOKEN_MAX, Connections
 from controller.northbound.tokens import BOOTSTRAP, Tokens
 
 STITCH = Path(sys.executable).parent / "stitch"
@@ -134,6 +139,55 @@ def test_a_watch_ends_with_its_token(api: Running, ending: str) -> None:
     answer = call(api, "GET", "/v1/intents", secret)
     assert answer.status_code == 401
     assert ("has expired" in answer.text) == (ending == "expired")
+
+
+def test_watches_of_one_token_keep_nobody_else_out(api: Running) -> None:
+    secret = create(api, name="viewer", role="reader")
+    request = f"GET /v1/intents?watch=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n\r\n".encode()
+    answers: Counter[bytes] = Counter()
+    with contextlib.ExitStack() as stack:
+        for _ in range(OF_A_TOKEN_MAX + 20):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S))
+            one.sendall(request)
+            answers[one.recv(12)] += 1
+        assert answers == {b"HTTP/1.1 200": OF_A_TOKEN_MAX, b"HTTP/1.1 503": 20}
+        assert call(api, "GET", "/v1/intents").status_code == 200
+    wait_for(lambda: not api.controller.watchers, "no watch is left")
+    assert call(api, "GET", "/v1/intents", secret).status_code == 200
+
+
+@dataclass(eq=False)
+class Visit:
+    host: str = "::1"
+    idle: bool = False
+    closed: bool = False
+
+    def give_way(self) -> None:
+        self.closed = True
+
+
+def test_connections_have_shares() -> None:
+    connections = Connections()
+    visits = {name: [Visit() for _ in range(OF_A_TOKEN_MAX)] for name in "abcd"}
+    for name, theirs in visits.items():
+        for one in theirs:
+            connections.enter(one)
+            assert connections.is_of(one, name)
+    late = Visit()
+    connections.enter(late)
+    assert not connections.is_of(late, "a"), "it has as many as it may, and all are in use"
+    visits["a"][7].idle = visits["b"][5].idle = True
+    assert connections.is_of(late, "a")
+    assert [one for one in visits["a"] if one.closed] == [visits["a"][7]]
+    for number in range(200):
+        connections.enter(one := Visit())
+        assert connections.is_of(one, f"new {number}"), "who has fewer finds a place"
+    closed = [sum(one.closed for one in theirs) for theirs in visits.values()]
+    assert max(closed) - min(closed) <= 2, closed
+    assert visits["b"][5].closed, "idle ones first"
+    for theirs in visits.values():
+        for one in theirs:
+            connections.leave(one)  # also those that gave way
 
 
 async def test_tokens_outlast_a_restart_and_expired_ones_are_shown_so(tmp_path: Path) -> None:

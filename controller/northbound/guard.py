@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller import json_fields
 from controller.json_fields import VALUES_MAX
 from controller.model.event import Problem
+from controller.northbound.connections import OF_A_TOKEN_MAX
 from controller.northbound.tokens import Tokens
 
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
@@ -54,7 +55,11 @@ class Bearer:
         if self._tokens.expired(token):
             await _not_let_in(send, f"the token {token.name} has expired", receive)
             return
-        scope.setdefault("state", {})["principal"] = token.principal
+        state = scope.setdefault("state", {})
+        state["principal"] = token.principal
+        if (visit := state.get("visit")) is not None and not visit(token.name):
+            await _too_much(send, f"{OF_A_TOKEN_MAX} requests of the token {token.name} are under way", receive)
+            return
         said = _Said(send)
         try:
             async with self._tokens.using(token):

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from controller.northbound.connections import Connections
 from controller.northbound.guard import STREAM_TYPE, answer_error, error_body
 
 HEADER_DEADLINE_S = 10.0
@@ -29,10 +30,6 @@ KEEP_ALIVE_S = 30
 CLOSING_S = 1
 DATE_S = 1.0
 """How often the `Date` of answers is made anew."""
-CONNECTIONS = 512
-"""From so many on requests are answered with 503."""
-CONNECTIONS_MAX = CONNECTIONS + 64
-"""Beyond this a connection is closed at once: descriptors are the store's and the nodes' too."""
 HANDSHAKES_MAX = 128
 """Under way at a time; where one more comes, the oldest gives way: an honest one takes milliseconds."""
 THREADS_MAX = 4
@@ -96,7 +93,6 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=CLOSING_S,
         )
@@ -130,6 +126,7 @@ class _Uvicorn(uvicorn.Server):
         self._tls = tls
         self._handshake_deadline_s = handshake_deadline_s
         self._handshakes: dict[Handshake, None] = {}
+        self._connections = Connections()
         self._ending = asyncio.Event()
 
     def end(self) -> None:
@@ -167,7 +164,7 @@ class _Uvicorn(uvicorn.Server):
 
     def _protocol(self) -> asyncio.BaseProtocol:
         plain: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state={}
+            config=self.config, server_state=self.server_state, app_state={"connections": self._connections}
         )
         if self._tls is None:
             return plain
@@ -214,17 +211,27 @@ class Handshake(SSLProtocol):
 
 
 class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose request headers are not complete in time (uvicorn waits for ever)."""
+    """Closes a connection whose request headers are not complete in time (uvicorn waits for ever), and says whose it
+    is: `scope["state"]["visit"]` is told by who knows the token."""
 
     header_deadline_s = HEADER_DEADLINE_S
+    host = ""
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-        else:
-            self._watch_headers()
+        self.host = self.client[0] if self.client is not None else ""
+        self._visits: Connections = self.app_state["connections"]
+        self.app_state = {"visit": lambda token: self._visits.is_of(self, token)}
+        self._visits.enter(self)
+        self._watch_headers()
+
+    @property
+    def idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def give_way(self) -> None:
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -232,6 +239,7 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._visits.leave(self)
         super().connection_lost(exc)
 
     def _watch_headers(self) -> None:

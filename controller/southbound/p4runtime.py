@@ -25,6 +25,8 @@ LARGEST_ELECTION_ID = 2**128 - 1
 UNARY_S_MAX = 5.0
 PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
+LARGE_BYTES = 64 << 10
+"""Of an answer that is not read in the event loop."""
 ENTRIES_S_MIN = 200.0
 """An agent that has hardly any time reads and writes so many: deadlines grow with what is asked, so that a large table
 is neither out of reach for ever nor an answer without end.
@@ -184,18 +186,17 @@ class P4RuntimeClient:
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
-        most, expected = sum(table.size for table in names.values()), len(self._seen or ())
+        left = sum(table.size + 1 for table in names.values())  # with its default entry
+        expected = len(self._seen or ())
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
             async with asyncio.timeout(READ_S_MAX + expected / ENTRIES_S_MIN) as deadline:
                 async for data in self._read(request):
-                    for entity in self._decoded(p4r.ReadResponse, data).entities:
-                        if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
-                            row = self._codec.parse(entity.table_entry)
-                            rows[row.key] = row
-                    if len(rows) > most:
-                        raise TargetRejected(f"node {self.node}: it has more entries than its tables have room for")
+                    if len(data) > LARGE_BYTES:
+                        left -= await asyncio.to_thread(self._take, data, rows, left)
+                    else:
+                        left -= self._take(data, rows, left)
                     deadline.reschedule(began_s + READ_S_MAX + max(expected, len(rows)) / ENTRIES_S_MIN)
         except TimeoutError as exc:
             waited_s = clock() - began_s
@@ -204,18 +205,36 @@ class P4RuntimeClient:
             raise self._translated("reading its tables", exc) from exc
         return rows
 
+    def _take(self, data: bytes, rows: dict[Key, Row], most: int) -> int:
+        """How many entries were in it."""
+        entities = self._decoded(p4r.ReadResponse, data).entities
+        if len(entities) > most:
+            raise TargetRejected(f"node {self.node}: it has more entries than its tables have room for")
+        for entity in entities:
+            if entity.HasField("table_entry") and not entity.table_entry.is_default_action:
+                row = self._codec.parse(entity.table_entry)
+                if row.key in rows:
+                    raise TargetRejected(f"node {self.node}: it has an entry twice: {show(row.key)}")
+                rows[row.key] = row
+        return len(entities)
+
     async def read_counter(self, name: str) -> tuple[CounterSample, ...]:
         """All cells of an indirect counter of the P4Info that are not zero. Raises KeyError for an unknown one."""
         counter = {counter.name: counter for counter in self._codec.p4info.counters}[name]
         request = p4r.ReadRequest(device_id=DEVICE_ID)
         request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
         samples: dict[int, CounterSample] = {}
+        left = counter.size
         try:
             async for data in self._read(request, timeout=READ_S_MAX):
-                for entity in self._decoded(p4r.ReadResponse, data).entities:
+                entities = self._decoded(p4r.ReadResponse, data).entities
+                left -= len(entities)
+                if left < 0:
+                    raise TargetRejected(f"node {self.node}: {name} has not as many cells as it says")
+                for entity in entities:
                     cell = entity.counter_entry
                     found = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
-                    if not 0 <= found[0] < counter.size or min(found) < 0 or len(samples) > counter.size:
+                    if not 0 <= found[0] < counter.size or min(found) < 0:
                         raise TargetRejected(f"node {self.node}: {name} has no such cells: {found}")
                     if any(found[1:]):
                         samples[found[0]] = CounterSample(index=found[0], packets=found[1], bytes=found[2])
