@@ -1,5 +1,6 @@
 """What happened is told: to what, when, why and by whom; bounded, and kept over restarts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,24 +23,24 @@ class Told(World):
         self.history = History()
         self.records: dict[str, bytes] = {}
         controller = self.controllers["shop"]
-        step, perform = controller.event, controller._perform
+        step, perform = controller.together, controller._perform
         effects: list[Effect] = []
 
         def performed(of_step: tuple[Effect, ...]) -> bool:
             effects[:] = of_step
             return perform(of_step)
 
-        def observed(event: Event, life: int) -> bool:
+        def observed(events: Sequence[Event], life: int) -> bool:
             before = controller.state
-            going_on = step(event, life)
-            for record in self.history.observe((before, controller.state), [event], effects, self.now_s):
+            going_on = step(events, life)
+            for record in self.history.observe((before, controller.state), events, effects, self.now_s):
                 assert record.kind == RECORD and record.content is not None
                 self.records[record.name] = record.content
             self.history.settle()
             return going_on
 
         controller._perform = performed  # type: ignore[method-assign]
-        controller.event = observed  # type: ignore[method-assign]
+        controller.together = observed  # type: ignore[method-assign]
 
     def lines(self, about: str = "") -> list[str]:
         return [
