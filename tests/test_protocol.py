@@ -3,7 +3,7 @@
 import itertools
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import pytest
@@ -68,16 +68,16 @@ def situations(speaker: Role) -> tuple[Mapping[Standing, tuple[State, float]], S
     world.start()
     controller = world.controllers[HEARER[speaker]]
     found = {Standing.UNKNOWN: (controller.state, world.now_s)}
-    take = controller.event
+    take = controller.together
 
-    def recorded(event: Event, life: int) -> bool:
-        taken = take(event, life)
+    def recorded(events: Sequence[Event], life: int) -> bool:
+        taken = take(events, life)
         for _, session in sessions(controller.state):
             if session.peer == "transit":
                 found.setdefault(session.standing, (controller.state, world.now_s))
         return taken
 
-    controller.event = recorded
+    controller.together = recorded
     world.apply("shop", ORDER_PROCESSING)
     world.run(1900.0)  # which is more than half of a lease
     agreed, now_s = found[Standing.AGREED]
