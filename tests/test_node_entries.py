@@ -1,5 +1,7 @@
 """Versions of what a node shall have, from one to the next by who asks for what, against what would be made of all."""
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,19 +29,30 @@ def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[Entry]]) -> 
     entries = NodeEntries()
     delta, first = Delta(since=0), {}
     for wanted in steps:
-        before = {_key(entry): entry for entry in entries}
+        before = _by_key(entries)
         entries, put, gone = entries.changed(map(ask, held), map(ask, wanted))
         held = wanted
         assert tuple(entries) == tuple(NodeEntries(map(ask, wanted))) == tuple(NodeEntries(map(ask, wanted[::-1])))
         assert len(entries) == len({_key(entry) for entry in wanted})
-        for key, entry in {_key(entry): entry for entry in entries}.items():
-            assert entry.owner == min(one.owner for one in wanted if _key(one) == key)
-        after = {key: entry for key, entry in before.items() if entry not in gone} | {_key(one): one for one in put}
-        assert after == {_key(entry): entry for entry in entries}
-        assert all(before.get(_key(entry)) != entry for entry in put), "nothing is put that was there"
+        after = _by_key(entries)
+        for key, (effective, *refused) in after.items():
+            asked = [one for one in wanted if _key(one) == key]
+            assert effective.owner == min(one.owner for one in asked)
+            contrary = [one.owner for one in asked if one.params != effective.params]
+            assert [one.owner for one in refused] == sorted(contrary), "who wants something else hears of it"
+        left = {key: found for key, found in before.items() if key not in set(map(_key, gone))}
+        assert left | _by_key(put) == after
+        assert all(before.get(key) != found for key, found in _by_key(put).items()), "nothing is put that was there"
         delta = delta.then(put, gone)
-        together = {key: entry for key, entry in first.items() if key not in set(map(_key, delta.gone))}
-        assert together | {_key(entry): entry for entry in delta.put} == after
+        together = {key: found for key, found in first.items() if key not in set(map(_key, delta.gone))}
+        assert together | _by_key(delta.put) == after
+
+
+def _by_key(entries: Iterable[Entry]) -> dict[tuple[object, ...], list[Entry]]:
+    found: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_key(entry), []).append(entry)
+    return found
 
 
 def _key(entry: Entry) -> tuple[object, ...]:

@@ -264,9 +264,11 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
     entries, held = NodeEntries(), list[Entry]()
     await client.sync(())
     for number in range(60):
-        new = [entry for entry in chance.sample(pool, 6) if entry not in held]
         old = [entry for entry in held if chance.random() < 0.3]
-        held = [entry for entry in held if entry not in old] + new
+        held = [entry for entry in held if entry not in old]
+        there = {key(entry) for entry in held}
+        new = [*{key(entry): entry for entry in chance.sample(pool, 9) if key(entry) not in there}.values()]
+        held += new
         entries, put, gone = entries.changed(map(ask, old), map(ask, new))
         if number % 10 == 9:
             node.tables.clear()

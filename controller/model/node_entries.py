@@ -1,9 +1,11 @@
 """All entries that one node shall have, each with those who ask for it; and what changes from one version to the next.
 
 Several owners may ask for the same entry: what the node has is that of the first by name. So an owner comes and goes
-without anything being written where another asks for the same.
+without anything being written where another asks for the same. Who wants something else of it is not passed over: both
+are there, so that the node's session refuses the second, with its reason.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -37,20 +39,25 @@ class Delta(Value, frozen=True, kw_only=True):
 
     def then(self, put: Iterable[Entry], gone: Iterable[Entry]) -> "Delta":
         """With what has changed after it."""
-        put_in_all = {_key(entry): entry for entry in self.put}
-        gone_in_all = {_key(entry): entry for entry in self.gone}
-        for entry in put:
-            put_in_all[_key(entry)] = entry
-            gone_in_all.pop(_key(entry), None)
-        for entry in gone:
-            if (was := put_in_all.pop(_key(entry), None)) is not None:
-                entry = was
-            gone_in_all.setdefault(_key(entry), entry)
-        return Delta(since=self.since, put=tuple(put_in_all.values()), gone=tuple(gone_in_all.values()))
+        put_in_all, gone_in_all = _by_key(self.put), _by_key(self.gone)
+        for key, entries in _by_key(put).items():
+            put_in_all[key] = entries
+            gone_in_all.pop(key, None)
+        for key, entries in _by_key(gone).items():
+            gone_in_all.setdefault(key, put_in_all.pop(key, entries)[:1])
+        return Delta(since=self.since, put=_flat(put_in_all.values()), gone=_flat(gone_in_all.values()))
 
 
-def _key(entry: Entry) -> tuple[object, ...]:
-    return entry.table, entry.match, entry.priority
+def _by_key(entries: Iterable[Entry]) -> dict[tuple[object, ...], tuple[Entry, ...]]:
+    found: dict[tuple[object, ...], tuple[Entry, ...]] = {}
+    for entry in entries:
+        key = (entry.table, entry.match, entry.priority)
+        found[key] = (*found.get(key, ()), entry)
+    return found
+
+
+def _flat(parts: Iterable[tuple[Entry, ...]]) -> tuple[Entry, ...]:
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 class Changed(NamedTuple):
@@ -82,26 +89,27 @@ class NodeEntries:
         for key, entry in added:
             asked[key] = (*asked.get(key, ()), entry)
             keys[key] = None
-        put, gone = [], []
+        put: list[Entry] = []
+        gone: list[Entry] = []
         for key in keys:
             here = asked[key]
             old = before.get(key, ())
             if not here:
                 del asked[key]
-                gone += [_first(old)] if old else []
-            elif not old or _first(old) != _first(here):
-                put.append(_first(here))
+                gone += _effective(old)[:1]
+            elif (wanted := _effective(here)) != _effective(old):
+                put += wanted
         made = object.__new__(NodeEntries)
         made._asked, made._in_order = asked.finish(), None
         return Changed(made, tuple(put), tuple(gone))
 
     def __iter__(self) -> Iterator[Entry]:
         if self._in_order is None:
-            self._in_order = tuple(_first(asked) for _, asked in sorted(self._asked.items()))
+            self._in_order = _flat(_effective(asked) for _, asked in sorted(self._asked.items()))
         return iter(self._in_order)
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._asked)  # by key: so many the node has
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NodeEntries) and tuple(self) == tuple(other)
@@ -117,8 +125,13 @@ class NodeState(Value, frozen=True, kw_only=True):
     host: HostState = HostState()
 
 
-def _first(asked: tuple[Entry, ...]) -> Entry:
-    return asked[0] if len(asked) == 1 else min(asked, key=_by_owner)
+def _effective(asked: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """That of the first by owner, and those of others who want something else."""
+    if len(asked) < 2:
+        return asked
+    first, *others = sorted(asked, key=_by_owner)
+    does = first.action, first.params
+    return first, *(one for one in others if (one.action, one.params) != does)
 
 
 def _by_owner(entry: Entry) -> tuple[object, ...]:
