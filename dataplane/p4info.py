@@ -13,6 +13,8 @@ from pathlib import Path
 from finsy.proto import p4i
 from google.protobuf import text_format
 
+from dataplane.reasons import MISSES, PuntReason
+
 P4INFO_FILE = Path(__file__).parent.parent / "p4src" / "stitch.p4info.txtpb"
 
 
@@ -42,6 +44,8 @@ class Param:
     id: int
     name: str
     bitwidth: int
+    refers_to: tuple[tuple[str, str], ...] = ()
+    """Tables and fields that have to have its value before an entry says it (`@refers_to`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,10 @@ class P4Info:
         return {table.name: table for table in self.tables}
 
     @cached_property
+    def counter_by_name(self) -> Mapping[str, Counter]:
+        return {counter.name: counter for counter in self.counters}
+
+    @cached_property
     def counter_by_id(self) -> Mapping[int, Counter]:
         return {counter.id: counter for counter in self.counters}
 
@@ -145,8 +153,23 @@ def view(message: p4i.P4Info) -> P4Info:
     )
 
 
+def resized(p4info: P4Info, sizes: Mapping[str, int]) -> P4Info:
+    """The same pipeline with other sizes of tables and counters, by name."""
+    message = p4i.P4Info()
+    message.CopyFrom(p4info.message)
+    for table in message.tables:
+        table.size = sizes.get(table.preamble.alias, table.size)
+    for counter in message.counters:
+        counter.size = sizes.get(counter.preamble.alias, counter.size)
+    return view(message)
+
+
 def differences(ours: p4i.P4Info, theirs: p4i.P4Info, limit: int = 5) -> tuple[str, ...]:
-    """In words, what `theirs` has otherwise than `ours`; empty where they mean the same. At most `limit`."""
+    """In words, what `theirs` has otherwise than `ours`; empty where they mean the same. At most `limit`.
+
+    Sizes are the target's to say, and are not compared.
+    """
+    ours, theirs = _without_sizes(ours), _without_sizes(theirs)
     found: list[str] = []
     for kind in ("tables", "actions", "counters", "controller_packet_metadata"):
         mine = {entry.preamble.alias: entry for entry in getattr(ours, kind)}
@@ -165,11 +188,21 @@ def differences(ours: p4i.P4Info, theirs: p4i.P4Info, limit: int = 5) -> tuple[s
     return tuple(found)
 
 
+def _without_sizes(message: p4i.P4Info) -> p4i.P4Info:
+    plain = p4i.P4Info()
+    plain.CopyFrom(message)
+    for table in plain.tables:
+        table.size = 0
+    for counter in plain.counters:
+        counter.size = 0
+    return plain
+
+
 def _action(message: p4i.Action) -> Action:
     return Action(
         id=message.preamble.id,
         name=message.preamble.alias,
-        params=tuple(Param(param.id, param.name, param.bitwidth) for param in message.params),
+        params=tuple(Param(p.id, p.name, p.bitwidth, _refers_to(p.annotations)) for p in message.params),
     )
 
 
@@ -188,10 +221,6 @@ def _table(message: p4i.Table, actions: Mapping[int, Action]) -> Table:
     if not default_id or default_id not in actions:
         raise P4InfoInvalid(f"P4Info: table {name!r} has no constant default action")
     default = actions[default_id]
-    arguments = {
-        argument.param_id: int.from_bytes(argument.value, "big")
-        for argument in message.initial_default_action.arguments
-    }
     default_only = p4i.ActionRef.Scope.DEFAULT_ONLY
     return Table(
         id=message.preamble.id,
@@ -200,7 +229,7 @@ def _table(message: p4i.Table, actions: Mapping[int, Action]) -> Table:
         fields=tuple(_match_field(name, field) for field in message.match_fields),
         actions=tuple(actions[ref.id] for ref in message.action_refs if ref.scope != default_only),
         default_only=tuple(actions[ref.id] for ref in message.action_refs if ref.scope == default_only),
-        default_action=DefaultAction(default, tuple((p.name, arguments.get(p.id, 0)) for p in default.params)),
+        default_action=DefaultAction(default, tuple((param.name, _default(name, default)) for param in default.params)),
         entry_restriction=_entry_restriction(message.preamble.annotations),
     )
 
@@ -211,6 +240,16 @@ def _match_field(table: str, message: p4i.MatchField) -> MatchField:
     except ValueError as error:
         raise P4InfoInvalid(f"P4Info: {table}.{message.name}: match type {message.match_type} is not known") from error
     return MatchField(message.id, message.name, message.bitwidth, match_type)
+
+
+def _default(table: str, action: Action) -> int:
+    """The only parameter of a default action: why it drops or punts."""
+    return MISSES[table] if action.name == "drop" else PuntReason.NO_NEIGHBOR
+
+
+def _refers_to(annotations: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    found = (re.fullmatch(r"@refers_to\((\w+) , (\w+)\)", annotation) for annotation in annotations)
+    return tuple((match[1], match[2]) for match in found if match)
 
 
 def _entry_restriction(annotations: Iterable[str]) -> str:

@@ -32,13 +32,13 @@ def test_ids_are_as_p4c_makes_them() -> None:
 def test_default_actions_drop_for_known_reasons() -> None:
     default = {table.name: table.default_action for table in INFO.tables}
     assert dict(default["flow_policy"].params) == {"reason": reasons.DropReason.NOT_PERMITTED}
-    assert dict(default["attachment"].params) == {"reason": reasons.DropReason.UNKNOWN_CONTEXT}
+    assert dict(default["attachment"].params) == {"reason": reasons.DropReason.UNKNOWN_ATTACHMENT}
     assert default["local_sid"].action.name == "transit"
 
 
 def test_shapes_follow_from_the_keys() -> None:
     found = {table.table.name: table.shape for table in LAYOUT.tables}
-    assert found["attachment"] is Shape.HASH
+    assert found["attachment"] is found["neighbor"] is Shape.HASH
     assert found["punt_frame"] is found["flow_policy"] is Shape.TERNARY
     assert found["source_port_class"] is found["destination_port_class"] is Shape.RANGE
     assert found["lease"] is found["steer"] is found["path_liveness"] is found["next_hop"] is Shape.ARRAY
@@ -122,12 +122,14 @@ def test_differences_are_named() -> None:
     message = changed()
     assert p4info.differences(INFO.message, message) == ()
     message.tables[0].size = 1
+    assert p4info.differences(INFO.message, message) == ()
+    message.tables[0].match_fields[0].bitwidth = 8
     del message.counters[1]
     message.actions.add().preamble.alias = "teleport"
     assert p4info.differences(INFO.message, message) == (
         "tables: 'attachment' differs",
         "actions: 'teleport' is unknown to this target",
-        "counters: 'drop_counter' is missing",
+        "counters: 'forwarding_class_counter' is missing",
     )
     other = changed()
     other.pkg_info.arch = "psa"

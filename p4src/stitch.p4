@@ -63,7 +63,7 @@ control StitchEgress(inout headers_t hdr, inout metadata_t meta, inout standard_
     PacketIn() packet_in_;
 
     apply {
-        packet_in_.apply(hdr.packet_in, meta, std);
+        packet_in_.apply(hdr.packet_in, hdr.outer, meta, std);
     }
 }
 

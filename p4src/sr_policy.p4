@@ -98,6 +98,8 @@ control SrPolicy(inout headers_t hdr, in ip_t ip, inout way_t way, inout verdict
             // XOR of 16-bit words: XDP does the same in a few instructions.
             hash(entropy, HashAlgorithm.xor16, 16w0,
                  { ip.source, ip.destination, ip.source_port, ip.destination_port, 8w0, ip.protocol }, 32w0x10000);
+            hdr.tag.setInvalid();
+            hdr.ethernet.ether_type = ETHERTYPE_IPV6;
             hdr.outer.setValid();
             hdr.outer.version = 6;
             hdr.outer.dscp = way.dscp;

@@ -31,7 +31,7 @@ control NextHop(inout headers_t hdr, in arrival_t arrival, in ip_t ip, in way_t 
         size = NEXT_HOPS;
     }
 
-    @id(0x01000018)
+    @id(0x0100001a)
     action set_mac(@id(1) mac_t mac) {
         hdr.ethernet.destination = mac;
     }

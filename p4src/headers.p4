@@ -51,7 +51,7 @@ header srh_t {
 header segment_t  { address_t sid; }              // a container of compressed SIDs (RFC 9800 §3)
 
 header fragment_t { bit<8> next_header; bit<8> reserved; bit<13> offset; bit<3> flags; bit<32> identification; }
-header icmp_t     { bit<8> type; bit<8> code; bit<16> checksum; }
+header icmp_t     { bit<8> type; bit<8> code; bit<16> checksum; bit<32> rest; }
 header udp_t      { bit<16> source_port; bit<16> destination_port; bit<16> length; bit<16> checksum; }
 header tcp_t {
     bit<16> source_port; bit<16> destination_port; bit<32> sequence; bit<32> acknowledgment;

@@ -18,12 +18,18 @@ control SourceGuard(in port_t ingress_port, in headers_t hdr, in arrival_t arriv
     }
 
     apply {
+        bit<16> l4_size = ip.length - 40;                     // of what extension headers are not before
+        if (hdr.ipv4.isValid()) {
+            l4_size = ip.length - 20;
+        }
         if (verdict.is_final == 0 && arrival.vrf != FABRIC_VRF) {
-            if (ip.version == 0) {
+            if (ip.version == 0 && std.parser_error == error.NoError) {
                 drop(verdict, DROP_NOT_IP);
-            } else if (ip.has_options == 1) {
+            } else if (ip.has_options == 1 && hdr.ipv4.version == 4 && hdr.ipv4.header_length > 5) {
                 drop(verdict, DROP_IPV4_OPTIONS);
-            } else if (std.parser_error != error.NoError || std.checksum_error == 1
+            } else if (std.parser_error != error.NoError || std.checksum_error == 1 || ip.has_options == 1
+                       || (hdr.ipv4.isValid() && (hdr.ipv4.version != 4 || ip.length < 20))
+                       || (hdr.ipv6.isValid() && hdr.ipv6.version != 6)
                        || (bit<32>)(ip.offset + ip.length) > std.packet_length) {
                 drop(verdict, DROP_MALFORMED);
             } else if (
@@ -37,6 +43,8 @@ control SourceGuard(in port_t ingress_port, in headers_t hdr, in arrival_t arriv
                     || ip.source[127:32] == 0xffff || ip.destination[127:1] == 0 || ip.destination[127:120] == 0xff
                     || ip.destination[127:118] == 0x3fa || ip.destination[127:32] == 0xffff))) {
                 drop(verdict, DROP_NOT_FORWARDABLE);
+            } else if (hdr.tcp.isValid() && (hdr.tcp.data_offset < 5 || l4_size < (bit<16>)hdr.tcp.data_offset << 2)) {
+                drop(verdict, DROP_MALFORMED);
             } else if (ip.is_fragment == 1) {
                 drop(verdict, DROP_FRAGMENT);
             } else if (ip.hop_limit <= 1) {

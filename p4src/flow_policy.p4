@@ -1,5 +1,7 @@
-//  policy class, groups, L4 class, port classes ──▶ permit (forwarding class) │ drop (reason), by priority
-// What is denied is counted for the policy class. State of flows (replies that answer something) is XDP's.
+//  policy class, groups, L4 class, port classes, by priority ──▶ permit (forwarding class) │ drop (reason)
+//                                                             ├▶ permit_request: opens a conversation of `network`
+//                                                             └▶ permit_reply: passes if it answers one
+// What is denied is counted for the policy class. Deviates: conversations are XDP's; here all three permit.
 
 control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t way, inout verdict_t verdict) {
     @id(0x12000003) counter(POLICY_CLASSES, CounterType.packets_and_bytes) policy_class_counter;
@@ -9,6 +11,19 @@ control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t
                   forwarding_class_t forwarding_class) {
         way.is_permitted = 1;
         way.forwarding_class = forwarding_class;
+    }
+
+    // network: the VRF of the hosts at this end; conversations are kept by it, so that another policy class finds them.
+    @id(0x01000018) @noWarn("unused")
+    action permit_request(@id(1) @refers_to(steer, forwarding_class) @refers_to(lease, forwarding_class)
+                          forwarding_class_t forwarding_class, @id(2) vrf_t network) {
+        permit(forwarding_class);
+    }
+
+    @id(0x01000019) @noWarn("unused")
+    action permit_reply(@id(1) @refers_to(steer, forwarding_class) @refers_to(lease, forwarding_class)
+                        forwarding_class_t forwarding_class, @id(2) vrf_t network) {
+        permit(forwarding_class);
     }
 
     @id(0x02000009)
@@ -21,7 +36,7 @@ control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t
             flow.source_port_class      : ternary @id(5) @name("source_port_class");
             flow.destination_port_class : ternary @id(6) @name("destination_port_class");
         }
-        actions = { permit; drop(verdict); }
+        actions = { permit; permit_request; permit_reply; drop(verdict); }
         const default_action = drop(verdict, DROP_NOT_PERMITTED);
         size = FLOW_POLICIES;
     }

@@ -13,6 +13,8 @@ control LocalSid(inout headers_t hdr, inout arrival_t arrival, in ip_t ip, inout
     bit<1>  is_end_x = 0;
     bit<1>  is_end_dt46 = 0;
     bit<80> argument = 0;
+    bit<16> srh_size = 0;
+    bit<32> outer_end = 54;                                   // in the frame
 
     @id(0x01000006)
     action end() {
@@ -66,13 +68,25 @@ control LocalSid(inout headers_t hdr, inout arrival_t arrival, in ip_t ip, inout
     }
 
     apply {
+        if (hdr.tag.isValid()) {
+            outer_end = outer_end + 4;
+        }
+        outer_end = outer_end + (bit<32>)hdr.outer.payload_length;
+        if (hdr.srh.isValid()) {
+            srh_size = 8 + ((bit<16>)hdr.srh.header_length << 3);
+        }
         if (verdict.is_final == 0) {
             if (!hdr.outer.isValid()) {
-                if (arrival.ingress_class != ATTACHMENT_CLASS) {
+                if (arrival.ingress_class != ATTACHMENT_CLASS && arrival.ether_type == ETHERTYPE_IPV6
+                    && std.parser_error != error.NoError) {
+                    drop(verdict, DROP_MALFORMED);
+                } else if (arrival.ingress_class != ATTACHMENT_CLASS) {
                     drop(verdict, DROP_NOT_IP);               // links carry SIDs only
                 }
             } else if (arrival.ingress_class == ATTACHMENT_CLASS) {
                 drop(verdict, DROP_SID_NOT_ADMITTED);         // RFC 8754 §5.1
+            } else if (hdr.outer.version != 6 || outer_end > std.packet_length) {
+                drop(verdict, DROP_MALFORMED);
             } else if (!local_sid.apply().hit && arrival.ingress_class != FABRIC_CLASS) {
                 drop(verdict, DROP_SID_NOT_ADMITTED);         // a neighbour uses the SIDs that it was given
             }
@@ -86,7 +100,7 @@ control LocalSid(inout headers_t hdr, inout arrival_t arrival, in ip_t ip, inout
                 }
             } else if (!hdr.srh.isValid()) {
                 drop(verdict, DROP_SEGMENTS_LEFT);            // Deviates: RFC 8986 §4.1, no upper-layer processing
-            } else if (!hdr.segment_list[0].isValid()) {
+            } else if (!hdr.segment_list[0].isValid() || srh_size > hdr.outer.payload_length) {
                 drop(verdict, DROP_MALFORMED);
             } else if (hdr.srh.segments_left == 0 || hdr.srh.segments_left > hdr.srh.last_entry + 1) {
                 drop(verdict, DROP_SEGMENTS_LEFT);
@@ -99,13 +113,18 @@ control LocalSid(inout headers_t hdr, inout arrival_t arrival, in ip_t ip, inout
             } else {
                 next_container(hdr.segment_list[2]);
             }
+            if (verdict.is_final == 0
+                && (hdr.outer.destination[127:112] != SID_BLOCK || hdr.outer.destination[95:80] == 0)) {
+                drop(verdict, DROP_SID_NOT_ADMITTED);         // a foreign block, or no node: nothing can follow
+            }
         }
         if (verdict.is_final == 0 && is_end_dt46 == 1) {
-            if (hdr.srh.isValid() && !hdr.segment_list[0].isValid()) {
+            if (hdr.srh.isValid() && (!hdr.segment_list[0].isValid() || srh_size > hdr.outer.payload_length)) {
                 drop(verdict, DROP_MALFORMED);
             } else if (hdr.srh.isValid() && hdr.srh.segments_left != 0) {
                 drop(verdict, DROP_SEGMENTS_LEFT);
-            } else if (ip.version == 0 || std.parser_error != error.NoError || std.checksum_error == 1) {
+            } else if (ip.version == 0 || std.parser_error != error.NoError || std.checksum_error == 1
+                       || ip.length > hdr.outer.payload_length - srh_size) {
                 drop(verdict, DROP_MALFORMED);
             } else if (hdr.outer.ecn == 3) {                  // RFC 6040 §4.2
                 if ((hdr.ipv4.isValid() && hdr.ipv4.ecn == 0) || (hdr.ipv6.isValid() && hdr.ipv6.ecn == 0)) {

@@ -34,6 +34,7 @@ const l4_class_t L4_ICMP_ERROR   = 3;
 const l4_class_t L4_ECHO_REQUEST = 4;
 const l4_class_t L4_ECHO_REPLY   = 5;
 const l4_class_t L4_OTHER        = 6;
+const l4_class_t L4_UNCLASSIFIED = 7;             // what it carries is not seen; only entries for any class match
 
 const drop_reason_t DROP_NONE                = 0;
 const drop_reason_t DROP_MALFORMED           = 1;
