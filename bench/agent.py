@@ -60,21 +60,22 @@ def policies() -> Iterator[TableEntry]:
     for number in range(ENTRIES):
         exact = (("source_group", number // 128 + 1), ("destination_group", number % 128 + 1))
         match = tuple(FieldMatch(field, value, mask=0xFFFF) for field, value in exact)
-        context = FieldMatch("context", number % 64 + 1)
-        yield TableEntry("flow_policy", (context, *match), "permit", (("leg", number),), priority=10)
+        policy_class = FieldMatch("policy_class", number % 64 + 1)
+        params = (("forwarding_class", number),)
+        yield TableEntry("flow_policy", (policy_class, *match), "permit", params, priority=10)
 
 
 def routes() -> Iterator[TableEntry]:
     for number in range(ENTRIES):
         prefix = FieldMatch("destination", (0x20010DB8 << 96) + (number << 64), prefix_length=64)
-        match = (FieldMatch("context", number % 64 + 1), prefix)
+        match = (FieldMatch("vrf", number % 64 + 1), prefix)
         yield TableEntry("route", match, "set_next_hop", (("next_hop", number % 4000 + 1),))
 
 
 def groups() -> Iterator[TableEntry]:
     for number in range(ENTRIES):
         prefix = FieldMatch("address", 0xFFFF_0A00_0000 + number, prefix_length=128)
-        match = (FieldMatch("context", number % 64 + 1), prefix)
+        match = (FieldMatch("vrf", number % 64 + 1), prefix)
         yield TableEntry("source_group", match, "set_source_group", (("group", number % 60_000 + 1),))
 
 

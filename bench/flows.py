@@ -71,7 +71,7 @@ def rows(name: str, status: dict[str, Any]) -> list[Row]:
 
 def flows_at(agent: Path) -> int:
     with grpc.insecure_channel(f"unix:{agent}", options=[("grpc.max_receive_message_length", 1 << 28)]) as channel:
-        data = channel.unary_unary(READ_FLOWS.path)(encode(FlowQuery(leg=-1, limit=1 << 18)), timeout=60)
+        data = channel.unary_unary(READ_FLOWS.path)(encode(FlowQuery(forwarding_class=-1, limit=1 << 18)), timeout=60)
         return len(decode(data, READ_FLOWS.answer).flows)
 
 

@@ -18,7 +18,7 @@ import grpc
 import structlog
 
 from dataplane import config as configuration
-from dataplane import host, layout, log, p4info, program, service_manager, state
+from dataplane import host, layout, log, p4info, program, service_manager, state, table_sizes
 from dataplane.agent import Agent, Parts
 from dataplane.all_groups import AllGroups
 from dataplane.bpf import RingBuffer
@@ -112,8 +112,8 @@ class _Node:
 def _compose(config: AgentConfig) -> _Node:
     """Takes over what an agent before left, or begins anew. The old program serves until `place_ports`."""
     pin_dir = Path(config.pin_dir)
-    table_layout = layout.of(p4info.load())
-    pipeline = program.load(pin_dir, config.flow_cache_entries, table_layout.digest)
+    table_layout = layout.of(p4info.resized(p4info.load(), table_sizes.by_name(config.table_sizes)))
+    pipeline = program.load(pin_dir, config.flow_cache_entries, table_layout)
     _log.info("pipeline", taken_over=pipeline.adopted, layout=pipeline.layout)
     cache = pipeline.maps["flow_cache"]
     flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
@@ -140,8 +140,9 @@ def _compose(config: AgentConfig) -> _Node:
         tables=tables,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
         digests=TableDigests(table_layout, pipeline.maps),
+        maps_bytes=lambda: sum(one.memory_bytes() for one in pipeline.maps.values()),
         losses=Losses(_follow_redirects(pin_dir, pipeline), watched),
-        neighbors=Neighbors(tables, pipeline.maps["neighbor"], ports, packets_out.send),
+        neighbors=Neighbors(tables, pipeline.maps["neighbor_cache"], ports, packets_out.send),
     )
     return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)
 
@@ -187,12 +188,16 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
 
 
 def _device(config: AgentConfig, node: _Node) -> Device:
-    telemetry, maps = node.parts.telemetry, node.pipeline.maps
+    counters = program.Counters(node.pipeline.maps)
     return Device(
         device_id=_DEVICE_ID,
         layout=node.tables.layout,
         tables=node.tables,
-        counters={"leg_counter": telemetry.legs, "drop_counter": program.Counters(maps).drops},
+        counters={
+            "forwarding_class_counter": node.parts.telemetry.forwarding_classes,
+            "policy_class_counter": counters.policy_classes,
+            "drop_counter": counters.drops,
+        },
         packets=node.packets_out,
         state_dir=Path(config.state_dir),
         fresh=not node.pipeline.adopted,
@@ -217,7 +222,7 @@ def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeSe
     def read_punted() -> None:
         for record in to_controller.consume(_PUNTS_AT_ONCE):
             one = punted(record)
-            p4runtime.packet_in(one.frame, one.ingress_port, one.reason, one.context, one.mtu)
+            p4runtime.packet_in(one.frame, one.metadata)
 
     def read_too_large() -> None:
         for record in too_large.consume(_CUT_AT_ONCE):

@@ -58,6 +58,7 @@ _LOOK_AGAIN_S = 10.0
 _LOOK_AT_ALL_S = 60.0
 """Settings in /proc/sys and neighbours make no events that are worth following."""
 _LINK_EVENTS_APART_S = 0.05
+_MIB = 1 << 20
 _INTERVALS_S = (0.1, 3600.0)
 _QUEUE_LENGTHS = (1, 4096)
 
@@ -74,6 +75,8 @@ class Parts:
     neighbors: Neighbors
     digests: TableDigests
     losses: Losses
+    maps_bytes: Callable[[], int]
+    """Memory of all BPF maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Agent:
         self._refused: tuple[PartRefused, ...] = ()
         """By the last sync."""
         self._tunnels_changed = asyncio.Event()
+        self._maps_measured = float("-inf"), 0
+        """When, and how many bytes."""
         self._losing: frozenset[int] = frozenset()
         self._boot_epoch_s: int | None = None
         """As told last."""
@@ -187,8 +192,8 @@ class Agent:
         )
 
     async def read_flows(self, query: FlowQuery) -> FlowBatch:
-        if not -1 <= query.leg < 1 << 16 or not 0 <= query.limit <= 1_000_000:
-            raise RequestInvalid(f"{query}: leg is -1 (all) to 65535, limit 0 to 1000000")
+        if not -1 <= query.forwarding_class < 1 << 16 or not 0 <= query.limit <= 1_000_000:
+            raise RequestInvalid(f"{query}: forwarding_class is -1 (all) to 65535, limit 0 to 1000000")
         return await asyncio.to_thread(self._read_flows, query)
 
     async def read_losses(self) -> LossReport:
@@ -272,7 +277,7 @@ class Agent:
         reading = await asyncio.to_thread(parts.telemetry.read)
         figures = Figures(
             description=description,
-            legs=reading.legs,
+            forwarding_classes=reading.forwarding_classes,
             drops=reading.drops,
             events=parts.telemetry.events(),
             tables=parts.tables.fill(),
@@ -294,6 +299,7 @@ class Agent:
             wireguard=parts.tunnels.software,
             boot_epoch_s=self._boot_epoch_s,
             layout=parts.layout,
+            maps_bytes=self._maps_bytes(),
             ports=tuple(
                 self._with_losses(port, port.interface, port.number)
                 for port in parts.ports.status()
@@ -305,6 +311,14 @@ class Agent:
             host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual(states)),
         )
 
+    def _maps_bytes(self) -> int:
+        """Asked for seldom: it is a file of each map to read."""
+        now_s = time.monotonic()
+        if now_s - self._maps_measured[0] > _LOOK_AT_ALL_S:
+            # Whole MiB, so that a description does not change with each entry.
+            self._maps_measured = now_s, -(-self._parts.maps_bytes() // _MIB) * _MIB
+        return self._maps_measured[1]
+
     def _with_losses(self, status: _Status, name: str, number: int) -> _Status:
         if number not in self._losing:
             return status
@@ -313,8 +327,8 @@ class Agent:
 
     def _read_flows(self, query: FlowQuery) -> FlowBatch:
         entries = self._parts.flows.snapshot().entries
-        if query.leg >= 0:
-            entries = entries[entries["leg"] == query.leg]
+        if query.forwarding_class >= 0:
+            entries = entries[entries["forwarding_class"] == query.forwarding_class]
         flows = merged(self._parts.flows.columns(entries), entries, np.ones(len(entries), dtype=bool))
         records = flows.take(np.arange(min(len(flows), query.limit))).records()
         return FlowBatch(time_s=time.time(), flows=records, truncated=len(flows) > query.limit)

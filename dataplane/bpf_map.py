@@ -80,6 +80,11 @@ class Map(Descriptor):
         self.stride = self.value_size if not self.is_per_cpu else _aligned(self.value_size) * POSSIBLE_CPUS
         """Bytes of a value as the kernel copies it: all CPUs' for per-CPU maps, each rounded up to 8."""
 
+    def memory_bytes(self) -> int:
+        """What it takes, as the kernel says; of maps that grow, kernels before 6.4 say what they may grow to."""
+        lines = Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("memlock:")), 0)
+
     @classmethod
     def open_pinned(cls, path: Path) -> "Map":
         return cls(open_pin(path))

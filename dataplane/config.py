@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dataplane import addressing
+from dataplane import addressing, table_sizes
 from dataplane.bounds import LARGEST_PORT
 from dataplane.decoding import from_json
 from dataplane.detour import PREFIX
@@ -85,6 +85,7 @@ def _faults(config: AgentConfig) -> list[str]:
         if not 1280 <= border.mtu <= 65535:
             faults.append(f"border {border.name}: mtu {border.mtu} is not in 1280..65535 (RFC 8200 §5)")
     faults += _metrics_faults(config.metrics)
+    faults += table_sizes.faults(config.table_sizes)
     entries = config.flow_cache_entries
     if not 4 <= entries <= _LARGEST_CACHE or entries & (entries - 1):
         faults.append(f"flow_cache_entries {entries} is no power of two in 4..{_LARGEST_CACHE}")

@@ -24,9 +24,9 @@ ENTRY = np.dtype(
         ("destination_port", ">u2"),
         ("protocol", "u1"),
         ("l4_class", "u1"),
-        ("context", "<u2"),
+        ("policy_class", "<u2"),
         ("generation", "<u2"),
-        ("leg", "<u2"),
+        ("forwarding_class", "<u2"),
         ("first_seen", "<u4"),
         ("bytes_and_port", "<u8"),
         ("packets", "<u4"),
@@ -36,9 +36,9 @@ ENTRY = np.dtype(
 """Bytes are the low 48 bits of `bytes_and_port`, the ingress port is above."""
 assert ENTRY.itemsize == 64
 STALE = 0xFFFF
-"""A generation that no context has: the record counts on, and its flow is resolved at its next packet."""
+"""A generation that no policy class has: the record counts on, and its flow is resolved at its next packet."""
 _KEY_WORDS = 5
-"""Addresses, ports, protocol, class, context: 40 bytes."""
+"""Addresses, ports, protocol, L4 class, policy class: 40 bytes."""
 _BYTES = np.uint64((1 << 48) - 1)
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 
@@ -50,8 +50,8 @@ Entries: TypeAlias = NDArray[np.void]
 class FlowColumns:
     """One array a field of `FlowRecord`, of equal length; addresses are rows of 16 bytes, IPv4 as ::ffff:a.b.c.d."""
 
-    context: NDArray[np.uint16]
-    leg: NDArray[np.uint16]
+    policy_class: NDArray[np.uint16]
+    forwarding_class: NDArray[np.uint16]
     ingress_port: NDArray[np.uint16]
     l4_class: NDArray[np.uint8]
     source_address: NDArray[np.uint8]
@@ -65,7 +65,7 @@ class FlowColumns:
     last_seen_s: NDArray[np.float64]
 
     def __len__(self) -> int:
-        return len(self.leg)
+        return len(self.forwarding_class)
 
     def take(self, rows: NDArray[np.intp]) -> Self:
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
@@ -74,8 +74,8 @@ class FlowColumns:
         """One object a flow: for the edge of the API only."""
         return tuple(
             FlowRecord(
-                context=context,
-                leg=leg,
+                policy_class=policy_class,
+                forwarding_class=forwarding_class,
                 ingress_port=ingress_port,
                 l4_class=l4_class,
                 source_address=source,
@@ -89,8 +89,8 @@ class FlowColumns:
                 last_seen_s=last_seen_s,
             )
             for (
-                context,
-                leg,
+                policy_class,
+                forwarding_class,
                 ingress_port,
                 l4_class,
                 source,
@@ -150,21 +150,21 @@ class FlowCache:
         return Snapshot(slots, np.take(_words(self._entries), slots, axis=0).reshape(-1).view(ENTRY))
 
     def expire(self, generations: NDArray[np.uint32]) -> None:
-        """Marks all records STALE but those of `generations`, by context, of which the low 16 bits count.
+        """Marks all records STALE but those of `generations`, by policy class, of which the low 16 bits count.
 
         What XDP writes meanwhile may be marked too, or overwrite the mark with the generation of now: either is right.
         """
         current = generations.astype(np.uint16)
         seen = self._entries["generation"]
-        behind = (seen != 0) & (seen != STALE) & (seen != current[self._entries["context"] % len(current)])
+        behind = (seen != 0) & (seen != STALE) & (seen != current[self._entries["policy_class"] % len(current)])
         seen[behind] = STALE
 
     def columns(self, entries: Entries) -> FlowColumns:
         now_s, monotonic_s = time.time(), time.monotonic()
         mixed = entries["bytes_and_port"]
         return FlowColumns(
-            context=entries["context"],
-            leg=entries["leg"],
+            policy_class=entries["policy_class"],
+            forwarding_class=entries["forwarding_class"],
             ingress_port=(mixed >> np.uint64(48)).astype(np.uint16),
             l4_class=entries["l4_class"],
             source_address=entries["source_address"],
@@ -191,7 +191,7 @@ def merged(flows: FlowColumns, entries: Entries, wanted: NDArray[np.bool_]) -> F
     if not wanted.any():
         return flows.take(np.flatnonzero(wanted))
     words = _words(entries)[:, :_KEY_WORDS]
-    rest = flows.ingress_port.astype(np.uint64) << np.uint64(16) | flows.leg
+    rest = flows.ingress_port.astype(np.uint64) << np.uint64(16) | flows.forwarding_class
     mix = rest.copy()
     for word in words.T:
         mix = (mix ^ word) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
@@ -212,17 +212,17 @@ def merged(flows: FlowColumns, entries: Entries, wanted: NDArray[np.bool_]) -> F
     )
 
 
-def leg_totals(entries: Entries, folded: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Packets and bytes of every leg, shape (legs, 2): what evicted flows left plus what is in the cache.
+def forwarding_totals(entries: Entries, folded: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Packets and bytes of every forwarding class, shape (classes, 2): what was evicted, and what the cache has.
 
     Read `folded` (the same shape) before `entries`: a flow that is evicted between then counts a moment late, never
     twice.
     """
     totals = folded.copy()
-    legs = entries["leg"]
+    classes = entries["forwarding_class"]
     for column, values in enumerate((entries["packets"], entries["bytes_and_port"] & _BYTES)):
-        # bincount adds in float64, exact up to 2^53 bytes (9 PB) of live flows a leg.
-        live = np.bincount(legs, weights=values, minlength=len(totals))
+        # bincount adds in float64, exact up to 2^53 bytes (9 PB) of live flows of a class.
+        live = np.bincount(classes, weights=values, minlength=len(totals))
         totals[:, column] += live[: len(totals)].astype(np.uint64)
     return totals
 

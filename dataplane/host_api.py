@@ -45,8 +45,9 @@ from dataplane.bounds import (
 
 SERVICE = "netstitch.Host"
 LEAST_TUNNEL_MTU = 1344
-"""An IPv6 packet of 1280 octets (RFC 8200 §5) after H.Encaps with one segment. A tunnel takes that whatever the
-underlay does: the kernel fragments WireGuard's packets where it must (RFC 2473 §7.1)."""
+"""An IPv6 packet of 1280 octets (RFC 8200 §5) in an outer header with one segment in an SRH: more than ours need, but
+neighbours of the release before write so. A tunnel takes that whatever the underlay does: the kernel fragments
+WireGuard's packets where it must (RFC 2473 §7.1)."""
 
 
 class PortRole(enum.StrEnum):
@@ -115,6 +116,23 @@ class BorderConfig(_Request, frozen=True, kw_only=True):
     """Prefixes in which the neighbour's end may be beside that of `address`, where routers are between the two."""
 
 
+class TableSizes(_Request, frozen=True, kw_only=True):
+    """How many entries the tables of a node can have; memory of most of them is taken at once."""
+
+    forwarding_classes: int = 65536
+    """One for each intent and direction; at most 65,536."""
+    flow_policies: int = 65536
+    """Rules of what may go where."""
+    prefixes: int = 131072
+    """Of each of the tables that are found by prefix: routes, groups of sources and of destinations, source guards."""
+    sr_policies: int = 4096
+    """Paths with their alternatives; at most 65,536."""
+    policy_classes: int = 4096
+    """Kinds of sources that rules tell apart; at most 65,536."""
+    local_sids: int = 16384
+    """SIDs of the node."""
+
+
 class AgentConfig(_Request, frozen=True, kw_only=True):
     """The file that `stitch-agent --config` reads (JSON)."""
 
@@ -138,6 +156,8 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
     """Where Prometheus may read `/metrics`: `unix:/path` (mode 0600) or `host:port` on loopback; empty: nowhere."""
     flow_cache_entries: int = 65536
     """For each CPU; a power of two."""
+    table_sizes: TableSizes = TableSizes()
+    """How many entries the tables can have."""
     tls_certificate: str = ""
     """The node's, PEM."""
     tls_key: str = ""
@@ -261,6 +281,8 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     """Unix time of boot: boot time in s = unix time - boot_epoch_s. Constant until the node's clock is set."""
     layout: Name
     """Digest of the map layout in use."""
+    maps_bytes: Count = 0
+    """Memory of all tables, of the flow cache and the counters, in whole MiB; 0: not known."""
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
     borders: Annotated[tuple[BorderStatus, ...], Meta(max_length=LARGEST_PORT)]
     host_state: HostState
@@ -287,8 +309,8 @@ class AuditReport(_Record, frozen=True, kw_only=True):
 class FlowRecord(_Record, frozen=True, kw_only=True):
     """One direction of one flow as the edge saw it. Counts are totals since `first_seen_s`."""
 
-    context: Unsigned32
-    leg: Unsigned32
+    policy_class: Unsigned32
+    forwarding_class: Unsigned32
     ingress_port: PortOrNone
     """0: decapsulated here."""
     l4_class: Unsigned32
@@ -306,7 +328,7 @@ class FlowRecord(_Record, frozen=True, kw_only=True):
 
 
 class FlowQuery(_Request, frozen=True, kw_only=True):
-    leg: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = -1
+    forwarding_class: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = -1
     """-1: all."""
     limit: Unsigned32 = 100_000
 
@@ -348,7 +370,7 @@ class TelemetryBatch(_Record, frozen=True, kw_only=True):
 
     time_s: UnixTimeFloat
     flows: Annotated[tuple[FlowRecord, ...], Meta(max_length=FLOWS_MAX)]
-    legs: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
+    forwarding_classes: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
     drops: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
     lost_batches: Count

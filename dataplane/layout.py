@@ -23,10 +23,12 @@ from functools import cached_property
 from typing import Literal
 
 from dataplane.p4info import Action, MatchType, P4Info, P4InfoInvalid, Table
-from dataplane.reasons import CANDIDATE_PATHS, CONTEXTS, MAX_SEGMENTS
+from dataplane.reasons import CANDIDATE_PATHS, MERGE_BITS_MOST
 
 MASKS = 16
 """Masks that a tuple-space search tries at most."""
+UNDECIDED = "next_hop"
+"""What 0 stands for in p4src/types.p4 where no way is decided; so no entry has it."""
 NO_ENTRY = 0
 """The action number that says: this array element is no entry. Actions count from 1."""
 
@@ -132,15 +134,36 @@ class Layout:
     def limits(self) -> Mapping[str, tuple[int, int]]:
         """Lowest and highest value of match fields and parameters that are indices of something, by name.
 
-        Whatever bears the name of an array's key field indexes that array.
+        Whatever bears the name of an array's key field, or refers to it, indexes that array.
         """
-        limits = {"context": (0, CONTEXTS - 1), "count": (1, MAX_SEGMENTS)}
+        limits = {"policy_class": (0, self.policy_classes - 1), "merge_bits": (0, MERGE_BITS_MOST)}
         for layout in self.tables:
             if layout.shape in (Shape.ARRAY, Shape.CANDIDATES):
                 name = layout.table.fields[0].name
                 rows = layout.table.size // (CANDIDATE_PATHS if layout.shape is Shape.CANDIDATES else 1)
-                limits[name] = (0, min(rows - 1, limits.get(name, (0, rows - 1))[1]))
+                least = 1 if name == UNDECIDED else 0
+                limits[name] = (least, min(rows - 1, limits.get(name, (0, rows - 1))[1]))
+        for layout in self.tables:
+            for param in (param for action in layout.table.actions for param in action.params):
+                for _, field in param.refers_to:
+                    if field in limits:
+                        limits[param.name] = limits[field]
         return limits
+
+    @property
+    def policy_classes(self) -> int:
+        """How many there can be: what XDP caches has a generation of each."""
+        return self.p4info.counter_by_name["policy_class_counter"].size
+
+    @property
+    def map_sizes(self) -> Mapping[str, int]:
+        """Most entries of each BPF map that follows from the P4Info's sizes."""
+        sizes = {counter.name: counter.size for counter in self.p4info.counters}
+        sizes |= {"generation": self.policy_classes, "flow_policy_masks": self.policy_classes}
+        for layout in self.tables:
+            name = f"{layout.table.name}_range" if layout.shape is Shape.RANGE else layout.table.name
+            sizes[name] = layout.table.size
+        return sizes
 
     @cached_property
     def digest(self) -> str:

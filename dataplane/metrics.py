@@ -23,7 +23,7 @@ class Figures:
     """What one answer is made of."""
 
     description: NodeDescription
-    legs: Totals
+    forwarding_classes: Totals
     drops: Totals
     events: tuple[int, ...]
     """By PipelineEvent."""
@@ -56,8 +56,9 @@ class _Collected:
         for what, column in (("packets", 0), ("bytes", 1)):
             drops = [(_reason(n), int(total)) for n, total in enumerate(figures.drops[:, column]) if total]
             yield _counter(f"netstitch_dropped_{what}", f"Dropped {what}, by reason.", "reason", drops)
-            legs = [(str(n), int(total)) for n, total in enumerate(figures.legs[:, column]) if total]
-            yield _counter(f"netstitch_leg_{what}", f"Forwarded {what}, by leg (`stitch explain`).", "leg", legs)
+            classes = [(str(n), int(total)) for n, total in enumerate(figures.forwarding_classes[:, column]) if total]
+            told = f"Forwarded {what}, by forwarding class (`stitch explain`)."
+            yield _counter(f"netstitch_forwarded_{what}", told, "forwarding_class", classes)
         lost = CounterMetricFamily(
             "netstitch_lost_packets",
             "Packets that the pipeline let through and that were lost then, by reason and interface.",

@@ -107,10 +107,9 @@ class P4RuntimeService:
             ),
         }
 
-    def packet_in(self, frame: bytes, ingress_port: int, reason: int, context: int, mtu: int) -> None:
-        """Sends a punted frame to the primary controllers; never blocks. Numbers as in the P4Info's packet_in."""
-        fields = {"ingress_port": ingress_port, "reason": reason, "context": context, "mtu": mtu}
-        message = packet_in(self._device.layout.p4info, frame, fields)
+    def packet_in(self, frame: bytes, metadata: Mapping[str, int]) -> None:
+        """Sends a punted frame to the primary controllers; never blocks. `metadata`: as the P4Info's packet_in."""
+        message = packet_in(self._device.layout.p4info, frame, metadata)
         taken = [self._streams[client].offer(message) for client in self._arbitration.primaries()]
         if not any(taken):
             self.packets_in_dropped += 1

@@ -2,13 +2,13 @@
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataplane.errors import RequestInvalid
 
-_HEADER = struct.Struct("HBBHHI")
-"""struct punted: ingress port, reason, zero, context, MTU, length of the whole frame; then up to 1514 bytes."""
+_HEADER = struct.Struct("HBxHHH2xI")
+"""struct punted: ingress port, reason, VRF, MTU, answer class, length of the whole frame; then up to 1514 bytes."""
 _FRAME = 1514
 
 
@@ -16,17 +16,16 @@ _FRAME = 1514
 class Punted:
     frame: bytes
     """Its first 1514 bytes."""
-    ingress_port: int
-    reason: int
-    context: int
-    mtu: int
+    metadata: Mapping[str, int]
+    """As the P4Info's packet_in."""
 
 
 def punted(record: bytes) -> Punted:
     """Of a record of the ring buffer `punt`."""
-    ingress_port, reason, _, context, mtu, length = _HEADER.unpack_from(record)
+    *metadata, length = _HEADER.unpack_from(record)
+    names = ("ingress_port", "reason", "vrf", "mtu", "answer_class")
     frame = record[_HEADER.size : _HEADER.size + min(length, _FRAME)]
-    return Punted(frame=frame, ingress_port=ingress_port, reason=reason, context=context, mtu=mtu)
+    return Punted(frame=frame, metadata=dict(zip(names, metadata, strict=True)))
 
 
 class PacketOut:

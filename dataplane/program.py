@@ -29,6 +29,7 @@ from dataplane import redirects
 from dataplane.bpf import OBJECT_PATH, POSSIBLE_CPUS, BpfError, Link, Map, Object, Program
 from dataplane.counters import Totals, per_cpu_totals
 from dataplane.errors import NodeRefused
+from dataplane.layout import Layout
 from dataplane.log import Logger
 from dataplane.map_layout import digest
 from dataplane.reasons import CONVERSATION_WAYS, FLOW_CACHE_WAYS, PipelineEvent
@@ -50,16 +51,17 @@ class Pipeline:
     program: Program
 
 
-def load(pin_dir: Path, flow_cache_entries: int, tables: str, object_path: Path = OBJECT_PATH) -> Pipeline:
+def load(pin_dir: Path, flow_cache_entries: int, tables: Layout, object_path: Path = OBJECT_PATH) -> Pipeline:
     """Loads the program over the pinned maps of its layout, or over new ones, which it pins.
 
-    `flow_cache_entries` for each CPU; `tables`: digest of the tables' layout. Raises NodeRefused.
+    `flow_cache_entries` for each CPU. Raises NodeRefused.
     """
     buckets = flow_cache_entries // FLOW_CACHE_WAYS
     conversations = max(1, flow_cache_entries * CONVERSATIONS_EACH // CONVERSATION_WAYS)
     sizes = dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS) | {"conversation": conversations}
+    sizes |= tables.map_sizes
     try:
-        layout = digest(object_path.read_bytes(), sizes, tables)
+        layout = digest(object_path.read_bytes(), sizes, tables.digest)
         home = pin_dir / f"maps-{layout}"
         _check_bpffs(pin_dir)
         program = Object(object_path)
@@ -141,11 +143,15 @@ class Counters:
     """The counters of the pipeline, all CPUs together; packets and bytes by index."""
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
-        self._legs, self._drops, self._events = maps["leg_counter"], maps["drop_counter"], maps["event_counter"]
+        self._maps, self._drops, self._events = maps, maps["drop_counter"], maps["event_counter"]
 
-    def legs(self) -> Totals:
-        """By leg: only what evicted flows left behind (see flow_cache.leg_totals)."""
-        return per_cpu_totals(self._legs)
+    def forwarding_classes(self) -> Totals:
+        """By forwarding class: only what evicted flows left behind (see flow_cache.forwarding_totals)."""
+        return per_cpu_totals(self._maps["forwarding_class_counter"])
+
+    def policy_classes(self) -> Totals:
+        """What `flow_policy` denied, by policy class; bytes of frames."""
+        return per_cpu_totals(self._maps["policy_class_counter"])
 
     def drops(self) -> Totals:
         """By reason; bytes of frames."""
@@ -158,7 +164,7 @@ class Counters:
         return tuple(totals)
 
     def activity(self) -> bytes:
-        """No flow of the cache and no leg changes without one of these events."""
+        """No flow of the cache and no forwarding class changes without one of these events."""
         _, values = self._events.items()
         counts = np.frombuffer(values, np.uint64).reshape(self._events.max_entries, -1)
         return counts[[PipelineEvent.CACHE_HIT, PipelineEvent.CACHE_MISS]].tobytes()

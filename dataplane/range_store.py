@@ -11,6 +11,8 @@ from dataplane.status import Code, Fault
 from dataplane.stores import Faults, KeyedStore, MapWriter, Operation, kernel_fault
 
 VALUES = 65536
+CLASSES_BYTES = 2 * VALUES
+"""A class of 16 bits for each port."""
 
 
 class RangeStore:
@@ -102,7 +104,9 @@ class RangeStore:
     def _stored_classes(self) -> Mapping[int, bytes]:
         keys, values = self._classes.items()
         return {
-            int.from_bytes(keys[4 * row : 4 * row + 4], sys.byteorder): values[VALUES * row : VALUES * (row + 1)]
+            int.from_bytes(keys[4 * row : 4 * row + 4], sys.byteorder): values[
+                CLASSES_BYTES * row : CLASSES_BYTES * (row + 1)
+            ]
             for row in range(len(keys) // 4)
         }
 
@@ -117,8 +121,8 @@ class RangeStore:
         priorities = numbers(rows.keys, places["priority"])
         protocols = numbers(rows.keys, self._exact)
         classes = numbers(rows.values, self._table.actions[0].params[0])
-        found: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
+        found: dict[int, np.ndarray[tuple[int], np.dtype[np.uint16]]] = {}
         for row in np.lexsort((high, low, priorities)).tolist():
-            painted = found.setdefault(int(protocols[row]), np.zeros(VALUES, np.uint8))
+            painted = found.setdefault(int(protocols[row]), np.zeros(VALUES, np.uint16))
             painted[low[row] : high[row] + 1] = classes[row]
         return {protocol: painted.tobytes() for protocol, painted in found.items()}

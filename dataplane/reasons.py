@@ -1,6 +1,7 @@
 """The numbers that every implementation of the pipeline agrees on, and that P4Runtime clients see."""
 
 import enum
+from collections.abc import Mapping
 
 
 class DropReason(enum.IntEnum):
@@ -8,7 +9,7 @@ class DropReason(enum.IntEnum):
 
     NONE = 0
     MALFORMED = 1
-    UNKNOWN_CONTEXT = 2
+    UNKNOWN_ATTACHMENT = 2
     """No such attachment."""
     SID_NOT_ADMITTED = 3
     """A SID from where it may not be used (RFC 8754 §5.1), or no SID where only SIDs belong."""
@@ -64,6 +65,18 @@ class DropReason(enum.IntEnum):
     """An intent isolates the source or the destination."""
 
 
+MISSES: Mapping[str, DropReason] = {
+    "attachment": DropReason.UNKNOWN_ATTACHMENT,
+    "source_guard": DropReason.SOURCE_NOT_ADMITTED,
+    "flow_policy": DropReason.NOT_PERMITTED,
+    "steer": DropReason.NO_STEERING,
+    "sr_policy": DropReason.NO_LIVE_PATH,
+    "route": DropReason.NO_ROUTE,
+    "next_hop": DropReason.NO_NEXT_HOP,
+}
+"""By table, what a miss drops with: p4c writes default actions into the P4Info, but not their parameters."""
+
+
 class PortLoss(enum.IntEnum):
     """Why a port did not take what was sent to it: an index of `port_loss` (XDP only, not in the P4Info)."""
 
@@ -90,6 +103,9 @@ class PuntReason(enum.IntEnum):
 
     NONE = 0
     TOO_BIG = 1
+    """Of P4 targets."""
+    NO_NEIGHBOR = 2
+    """Of P4 targets."""
 
 
 class IcmpError(enum.IntEnum):
@@ -149,17 +165,21 @@ class PipelineEvent(enum.IntEnum):
     """A conversation that was alive gave way: its port has opened too many at once."""
 
 
-FABRIC_CONTEXT = 0
+FABRIC_VRF = 0
 ATTACHMENT_CLASS = 0
 FABRIC_CLASS = 1
 """Ingress classes: 0 attachments, 1 fabric links, from 2 on one for each neighbour's tunnel."""
 SID_BLOCK = 0x5F00
 """First 16 bits of every SID (RFC 9602); tells outer from inner."""
-CONTEXTS = 4096
 PORTS = 512
 PORT_LOSSES = 4
 """Kinds of PortLoss."""
+CONTAINERS = 4
+"""Of a candidate path at most; what does not fit into the first is in an SRH."""
 MAX_SEGMENTS = 8
+"""Of an SRH that ends here. Longer ones cross a node."""
+MERGE_BITS_MOST = 80
+"""By how much a service SID's node and function are moved at most: to the last 32 bits of a container."""
 CANDIDATE_PATHS = 8
 FLOW_CACHE_WAYS = 4
 CONVERSATION_WAYS = 8

@@ -3,8 +3,8 @@
 Maps by name: one for each table, `T_masks` beside ternary tables, `T_range` beside ranges, `generation`, `settings`.
 
 XDP's flow cache answers for `flow_policy`, groups, port classes, attachments and source guards, as long as the
-context's generation is the one it saw. So each write ends by counting up the generations of the contexts it touched.
-Generation 0 stands for context 0, whose route to the first segment XDP keeps for each path of an SR Policy.
+generation of the policy class is the one it saw. So each write ends by counting up the generations of the policy
+classes it touched. Groups are of a VRF: whoever changes them touches all policy classes that lead into it.
 """
 
 import sys
@@ -16,20 +16,19 @@ import numpy as np
 from dataplane.codec import unpack
 from dataplane.columns import Bytes, Numbers, Rows, matrix, numbers, pieces
 from dataplane.entry import TableEntry
-from dataplane.generations import ALL_CONTEXTS, Expire, Generations
-from dataplane.layout import ACTION, Layout, Shape, TableLayout
+from dataplane.generations import Expire, Generations
+from dataplane.layout import ACTION, Layout, Place, Shape, TableLayout
 from dataplane.range_store import RangeStore
-from dataplane.reasons import FABRIC_CONTEXT
 from dataplane.stores import Faults, KeyedStore, MapWriter, Operation, Store
 from dataplane.ternary_store import TernaryStore
 
-CACHED_BY_CONTEXT = ("source_group", "destination_group", "flow_policy")
+CACHED_BY_VRF = ("source_group", "destination_group")
 CACHED_FOR_ALL = ("source_port_class", "destination_port_class")
 ETHER_TYPES_OF_IP = (0x0800, 0x86DD, 0x0806)
-ATTACHING = ("attach", "attach_reject")
-"""Actions of `attachment` that lead to a network."""
 """Frames that `punt_frame` is asked for only while settings.punt_ip is set: IPv4, IPv6, ARP."""
-NO_CONTEXTS: Numbers = np.zeros(0, np.uint32)
+ENTERING = ("attachment", "local_sid")
+"""Tables with actions that say whence a packet comes: VRF and policy class."""
+NONE: Numbers = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class Tables:
             store.read()
         self.generations = Generations(maps["generation"], expire)
         self._set_punt_ip()
+        self._entered: tuple[Numbers, Numbers] | None = None
+        """VRF and policy class of all that may enter; None: to be looked up again."""
         self._followers: list[tuple[frozenset[str], Callable[[], None]]] = []
 
     def follow(self, tables: Iterable[str], notify: Callable[[], None]) -> None:
@@ -76,12 +77,14 @@ class Tables:
     def write(self, runs: Sequence[Run]) -> Faults:
         """In order. Faults by place in the batch; all others are in the maps, and in force, on return."""
         faults: Faults = {}
-        touched = [NO_CONTEXTS]
+        touched = [NONE]
         for run in runs:
-            before = self._contexts(run)
+            before = self._policy_classes(run)
             for row, fault in self._stores[run.table.table.name].write(run.operation, run.rows).items():
                 faults[run.first + row] = fault
-            touched += [before, self._contexts(run)]
+            if run.table.table.name in ENTERING:
+                self._entered = None
+            touched += [before, self._policy_classes(run)]
         if any(run.table.table.name == "punt_frame" for run in runs):
             self._set_punt_ip()
         self.generations.advance(np.unique(np.concatenate(touched)))
@@ -111,7 +114,8 @@ class Tables:
         for table in self.layout.tables:
             self._stores[table.table.name].clear()
         self._set_punt_ip()
-        self.generations.advance(ALL_CONTEXTS)
+        self._entered = None
+        self.generations.advance(self.generations.all)
         self._tell(self._stores.keys())
 
     def _store(self, table: TableLayout, maps: Mapping[str, MapWriter]) -> Store:
@@ -128,21 +132,19 @@ class Tables:
                 self._keyed[name] = keyed
                 return keyed
 
-    def _contexts(self, run: Run) -> Numbers:
-        """Contexts whose cached decisions depend on these entries, as they are now."""
+    def _policy_classes(self, run: Run) -> Numbers:
+        """Whose cached decisions depend on these entries, as they are now."""
         name, keys = run.table.table.name, run.rows.keys
         if name in CACHED_FOR_ALL:
-            return ALL_CONTEXTS
-        if name in CACHED_BY_CONTEXT:
-            return np.unique(numbers(keys, run.table.key.by_name["context"]))
-        if name == "sr_policy":
-            return np.array([FABRIC_CONTEXT], np.uint32)
-        if name == "route":
-            fabric = numbers(keys, run.table.key.by_name["context"]) == FABRIC_CONTEXT
-            return np.array([FABRIC_CONTEXT], np.uint32) if fabric.any() else NO_CONTEXTS
-        if name == "attachment":
+            return self.generations.all
+        if name == "flow_policy":
+            return np.unique(numbers(keys, run.table.key.by_name["policy_class"]))
+        if name in CACHED_BY_VRF:
+            vrfs, classes = self._entering()
+            return np.unique(classes[np.isin(vrfs, numbers(keys, run.table.key.by_name["vrf"]))])
+        if name in ENTERING:
             shadow = self._keyed[name].shadow()
-            return self._attached([value for key in pieces(keys) if (value := shadow.get(key)) is not None])
+            return self._pairs(name, [value for key in pieces(keys) if (value := shadow.get(key)) is not None])[1]
         if name == "source_guard":
             ports = set(numbers(keys, run.table.key.by_name["ingress_port"]).tolist())
             place = self.layout.by_name["attachment"].key.by_name["ingress_port"]
@@ -151,20 +153,33 @@ class Tables:
                 for key, value in self._keyed["attachment"].shadow().items()
                 if int.from_bytes(key[place.offset : place.offset + place.size], place.kind.byteorder) in ports
             ]
-            return self._attached(values)
-        return NO_CONTEXTS
+            return self._pairs("attachment", values)[1]
+        return NONE
 
-    def _attached(self, values: Sequence[bytes]) -> Numbers:
-        """The contexts that these values of `attachment` lead to."""
-        layout = self.layout.by_name["attachment"]
+    def _entering(self) -> tuple[Numbers, Numbers]:
+        if self._entered is None:
+            pairs = [self._pairs(name, list(self._keyed[name].shadow().values())) for name in ENTERING]
+            vrfs, classes = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            self._entered = vrfs, classes
+        return self._entered
+
+    def _pairs(self, table: str, values: Sequence[bytes]) -> tuple[Numbers, Numbers]:
+        """VRFs and policy classes that these values of `table` lead to, each pair once; links to 0, of which XDP
+        remembers them."""
+        layout = self.layout.by_name[table]
         rows = matrix(b"".join(values), layout.value_size)
         actions = numbers(rows, ACTION)
-        found = [
-            numbers(rows, action.params[0])[actions == action.number]
-            for action in layout.actions
-            if action.action.name in ATTACHING
-        ]
-        return np.unique(np.concatenate(found))
+        found = [np.zeros((0, 2), np.uint32)]
+        for action in layout.actions:
+            places: dict[str, Place] = {place.name: place for place in action.params}
+            chosen = rows[actions == action.number]
+            if action.action.name == "link" and len(chosen):
+                found.append(np.zeros((1, 2), np.uint32))
+            if "policy_class" in places:
+                columns = (numbers(chosen, places[name]) for name in ("vrf", "policy_class"))
+                found.append(np.stack(tuple(columns), axis=1))
+        pairs = np.unique(np.concatenate(found), axis=0)
+        return pairs[:, 0], pairs[:, 1]
 
     def _tell(self, tables: Collection[str]) -> None:
         for followed, notify in self._followers:

@@ -19,14 +19,15 @@ ENUMS: tuple[tuple[str, str, type[enum.IntEnum]], ...] = (
     ("pipeline_event", "EVENT", reasons.PipelineEvent),
 )
 CONSTANTS = (
-    "FABRIC_CONTEXT",
+    "FABRIC_VRF",
     "ATTACHMENT_CLASS",
     "FABRIC_CLASS",
     "SID_BLOCK",
-    "CONTEXTS",
     "PORTS",
     "PORT_LOSSES",
+    "CONTAINERS",
     "MAX_SEGMENTS",
+    "MERGE_BITS_MOST",
     "CANDIDATE_PATHS",
     "FLOW_CACHE_WAYS",
     "CONVERSATION_WAYS",
@@ -74,6 +75,7 @@ def header(pipeline: Layout) -> str:
     parts = [PROLOGUE]
     parts += [_enum(name, prefix, values) for name, prefix, values in ENUMS]
     parts.append("".join(f"#define {name} {_constant(name)}\n" for name in CONSTANTS))
+    parts.append("".join(f"#define {c.name.upper()}_SIZE {c.size}\n" for c in pipeline.p4info.counters))
     parts.append(ADDRESS)
     parts += ["".join(_table(table)) for table in pipeline.tables]
     return "\n".join(parts)
@@ -102,7 +104,7 @@ def _table(table: TableLayout) -> Iterator[str]:
         case Shape.LPM:
             yield from _lpm_key(table.key)
         case Shape.RANGE:
-            yield f"struct {name}_value {{\n\t__u8 {table.actions[0].params[0].name}[65536]; /* by port */\n}};\n"
+            yield f"struct {name}_value {{\n\t__u16 {table.actions[0].params[0].name}[65536]; /* by port */\n}};\n"
             yield "/* The entries as they were written, which the classes follow from; for user space only. */\n"
             yield from _struct(table.key)
         case Shape.ARRAY | Shape.CANDIDATES:
@@ -115,10 +117,11 @@ def _table(table: TableLayout) -> Iterator[str]:
 
 def _struct(struct: Struct) -> Iterator[str]:
     yield f"struct {struct.name} {{\n"
-    yield from (f"\t{_declare(place)};\n" for place in struct.places)
-    last = struct.places[-1]
-    if hole := struct.size - last.offset - last.size:
-        yield f"\t__u8 zero{f'[{hole}]' if hole > 1 else ''};\n"
+    ends = [place.offset for place in struct.places[1:]] + [struct.size]
+    for place, end in zip(struct.places, ends, strict=True):
+        yield f"\t{_declare(place)};\n"
+        if hole := end - place.offset - place.size:
+            yield f"\t__u8 zero{f'[{hole}]' if hole > 1 else ''};\n"
     yield f'}};\n_Static_assert(sizeof(struct {struct.name}) == {struct.size}, "{struct.name}");\n'
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.flow_cache import ENTRY, Entries, FlowColumns, Snapshot, leg_totals, merged
+from dataplane.flow_cache import ENTRY, Entries, FlowColumns, Snapshot, forwarding_totals, merged
 from dataplane.host_api import CounterSample, FlowRecord, PortStatus, TelemetryBatch, TelemetryQuery
 
 SILENT_S = 10.0
@@ -30,13 +30,13 @@ class FlowSource(Protocol):
 class CounterSource(Protocol):
     """Counters by index, shape (n, 2): packets and bytes."""
 
-    def legs(self) -> NDArray[np.uint64]:
+    def forwarding_classes(self) -> NDArray[np.uint64]:
         """Only what evicted flows left behind."""
 
     def drops(self) -> NDArray[np.uint64]: ...
 
     def activity(self) -> bytes:
-        """Changes whenever a flow of the cache, or what a leg counted, does."""
+        """Changes whenever a flow of the cache, or what a forwarding class counted, does."""
 
     def events(self) -> tuple[int, ...]:
         """By PipelineEvent."""
@@ -48,7 +48,7 @@ class Reading:
 
     time_s: float
     snapshot: Snapshot
-    legs: NDArray[np.uint64]
+    forwarding_classes: NDArray[np.uint64]
     drops: NDArray[np.uint64]
     ports: tuple[PortStatus, ...]
 
@@ -60,7 +60,7 @@ class _Flows:
     is_settled: bool
     """It had been the same for a while."""
     snapshot: Snapshot
-    legs: NDArray[np.uint64]
+    forwarding_classes: NDArray[np.uint64]
 
     def is_quiet(self, activity: bytes) -> bool:
         return self.is_settled and self.activity == activity
@@ -84,36 +84,38 @@ class Telemetry:
 
     def _read(self, activity: bytes) -> Reading:
         flows = self._read_flows(activity)
-        return Reading(time.time(), flows.snapshot, flows.legs, self._counters.drops(), self._ports())
+        return Reading(time.time(), flows.snapshot, flows.forwarding_classes, self._counters.drops(), self._ports())
 
     def _read_flows(self, activity: bytes) -> "_Flows":
-        """What was read before, while nothing passes: flow cache and legs are megabytes to look at. `activity`: as it
-        was before."""
+        """What was read before, while nothing passes: flow cache and forwarding classes are megabytes to look at.
+
+        `activity`: as it was before.
+        """
         last = self._last
         if last is not None and last.is_quiet(activity):
             return last
-        folded = self._counters.legs()  # before the flows: see leg_totals
+        folded = self._counters.forwarding_classes()  # before the flows: see forwarding_totals
         snapshot = self._flows.snapshot()
-        legs = leg_totals(snapshot.entries, folded)
+        totals = forwarding_totals(snapshot.entries, folded)
         # XDP says that a packet came, then counts it with its flow: what is read now may lack the last ones.
         settled = last is not None and last.activity == activity
-        self._last = flows = _Flows(activity, settled, snapshot, legs)
+        self._last = flows = _Flows(activity, settled, snapshot, totals)
         return flows
 
     def events(self) -> tuple[int, ...]:
         return self._counters.events()
 
-    def legs(self) -> NDArray[np.uint64]:
-        """Totals of packets and bytes by leg, shape (legs, 2)."""
-        folded = self._counters.legs()
-        return leg_totals(self._flows.snapshot().entries, folded)
+    def forwarding_classes(self) -> NDArray[np.uint64]:
+        """Totals of packets and bytes by forwarding class, shape (classes, 2)."""
+        folded = self._counters.forwarding_classes()
+        return forwarding_totals(self._flows.snapshot().entries, folded)
 
     def batch(self, now: Reading, before: Reading, lost_batches: int) -> TelemetryBatch:
         """What is different in `now`. Ports are all in, if any changed."""
         return TelemetryBatch(
             time_s=now.time_s,
             flows=self._changed_flows(now.snapshot, before.snapshot),
-            legs=_changed_samples(now.legs, before.legs),
+            forwarding_classes=_changed_samples(now.forwarding_classes, before.forwarding_classes),
             drops=_changed_samples(now.drops, before.drops),
             ports=now.ports if now.ports != before.ports else (),
             lost_batches=lost_batches,
@@ -174,7 +176,7 @@ class Telemetry:
 
 
 def _is_empty(batch: TelemetryBatch) -> bool:
-    return not (batch.flows or batch.legs or batch.drops or batch.ports)
+    return not (batch.flows or batch.forwarding_classes or batch.drops or batch.ports)
 
 
 def _changed_samples(now: NDArray[np.uint64], before: NDArray[np.uint64]) -> tuple[CounterSample, ...]:

@@ -40,7 +40,7 @@ static __always_inline int receive_arp(struct xdp_md *ctx, struct packet *packet
 	learn_neighbor(index, &sender, mac, MAC_OVERRIDES | (is_answer ? MAC_IS_CONFIRMED : 0));
 	if (!asks || target_ipv4 == *(__be32 *)arp->sender)
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
-	if (!(here->ipv4 && target_ipv4 == here->ipv4) && !is_elsewhere(packet->flow.context, &target, index))
+	if (!(here->ipv4 && target_ipv4 == here->ipv4) && !is_elsewhere(packet->vrf, &target, index))
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	arp->operation = bpf_htons(ARP_REPLY);
 	copy_mac(arp->target_mac, mac);

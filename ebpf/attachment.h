@@ -1,12 +1,12 @@
 /*
  * Where a frame came from.
  *
- *   ifindex --port_number--> port --(port, VLAN)--attachment--> a network's context (class 0)
+ *   ifindex --port_number--> port --(port, VLAN)--attachment--> a network's VRF and policy class (ingress class 0)
  *                                                          \--> a link's ingress class: 1 fabric, 2.. one neighbour's tunnel
  *
  * Both look-ups are in hash tables, and each packet makes them. What they gave is remembered in arrays: a port's number by
- * `port_hint`, right if the port says that it is that interface's; an untagged attachment by `attachment_hint`, right
- * while the generation of its context is the same.
+ * `port_hint`, right if the port says that it is that interface's; an untagged attachment or link by `attachment_hint`,
+ * right while the generation of its policy class is the same; links have that of policy class 0.
  */
 #pragma once
 
@@ -57,8 +57,12 @@ struct {
 
 union attachment_hint {
 	struct {
-		__u32 generation; /* of the context; 0: nothing is remembered */
-		__u32 context;
+		__u32 generation; /* of the policy class; 0: nothing is remembered */
+		__u16 vrf;
+		union {
+			__u16 policy_class;
+			__u16 ingress_class; /* of a link: `vrf` is FABRIC_VRF */
+		};
 	};
 	__u64 word; /* read and written at once: CPUs share it */
 };
@@ -103,14 +107,24 @@ static __always_inline struct port *port_of(__u32 ifindex, __u32 *index)
 	return find_port(ifindex, index);
 }
 
-_Static_assert(__builtin_offsetof(struct attachment_value, attach.context) ==
-		       __builtin_offsetof(struct attachment_value, attach_reject.context),
+_Static_assert(__builtin_offsetof(struct attachment_value, attach.vrf) ==
+			       __builtin_offsetof(struct attachment_value, attach_reject.vrf) &&
+		       __builtin_offsetof(struct attachment_value, attach.policy_class) ==
+			       __builtin_offsetof(struct attachment_value, attach_reject.policy_class),
 	       "both are read as `attach`");
 
 /* To a network; `attach_reject` differs from `attach` only in what icmp_error makes of it. */
 static __always_inline bool is_attached(const struct attachment_value *value)
 {
 	return value->action == ATTACHMENT_ATTACH || value->action == ATTACHMENT_ATTACH_REJECT;
+}
+
+static __always_inline void enter_from_link(struct packet *packet, __u16 ingress_class)
+{
+	packet->ingress_class = ingress_class;
+	packet->flow_port = 0;
+	packet->vrf = FABRIC_VRF;
+	packet->flow.policy_class = 0;
 }
 
 static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
@@ -121,24 +135,34 @@ static __noinline int find_attachment(struct packet *packet, __u32 vlan_id)
 	__u32 index = packet->ingress_port;
 
 	if (!value)
-		return drop(packet, DROP_UNKNOWN_CONTEXT);
+		return drop(packet, DROP_UNKNOWN_ATTACHMENT);
 	if (!is_attached(value)) {
-		packet->ingress_class = value->link.ingress_class;
-		packet->flow_port = 0;
-		packet->flow.context = FABRIC_CONTEXT;
+		enter_from_link(packet, value->link.ingress_class);
+		if (vlan_id)
+			return GO_ON;
+		hint.ingress_class = packet->ingress_class;
+		hint.generation = generation_of(packet->flow.policy_class);
+		value = bpf_map_lookup_elem(&attachment, &key);
+		remembered = bpf_map_lookup_elem(&attachment_hint, &index);
+		if (remembered && value && value->action == ATTACHMENT_LINK &&
+		    value->link.ingress_class == hint.ingress_class)
+			*(volatile __u64 *)&remembered->word = hint.word;
 		return GO_ON;
 	}
 	packet->ingress_class = ATTACHMENT_CLASS;
 	packet->flow_port = index;
-	packet->flow.context = value->attach.context;
-	if (vlan_id)
+	packet->vrf = value->attach.vrf;
+	packet->flow.policy_class = value->attach.policy_class;
+	if (vlan_id || packet->vrf == FABRIC_VRF) /* that is said of links */
 		return GO_ON;
-	hint.context = packet->flow.context;
-	hint.generation = generation_of(hint.context);
+	hint.vrf = packet->vrf;
+	hint.policy_class = packet->flow.policy_class;
+	hint.generation = generation_of(hint.policy_class);
 	/* Once more: the entry must be no older than the generation. */
 	value = bpf_map_lookup_elem(&attachment, &key);
 	remembered = bpf_map_lookup_elem(&attachment_hint, &index);
-	if (remembered && value && is_attached(value) && value->attach.context == hint.context)
+	if (remembered && value && is_attached(value) && value->attach.vrf == hint.vrf &&
+	    value->attach.policy_class == hint.policy_class)
 		*(volatile __u64 *)&remembered->word = hint.word;
 	return GO_ON;
 }
@@ -151,11 +175,16 @@ static __always_inline int attach(struct packet *packet, __u32 vlan_id)
 	if (vlan_id || !remembered)
 		return find_attachment(packet, vlan_id);
 	hint.word = *(volatile __u64 *)&remembered->word;
-	if (!hint.generation || generation_of(hint.context) != hint.generation)
+	if (!hint.generation || generation_of(hint.vrf == FABRIC_VRF ? 0 : hint.policy_class) != hint.generation)
 		return find_attachment(packet, vlan_id);
+	if (hint.vrf == FABRIC_VRF) {
+		enter_from_link(packet, hint.ingress_class);
+		return GO_ON;
+	}
 	packet->ingress_class = ATTACHMENT_CLASS;
 	packet->flow_port = index;
-	packet->flow.context = hint.context;
+	packet->vrf = hint.vrf;
+	packet->flow.policy_class = hint.policy_class;
 	return GO_ON;
 }
 

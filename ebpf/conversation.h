@@ -1,8 +1,8 @@
 /*
  * Who has asked whom: a reply passes where it answers something that is still alive.
  *
- *   flow_policy: permit_request(leg, network) --> the conversation is opened, or goes on
- *                permit_reply(leg, network) ----> passes if there is one, seen from the one who asked
+ *   flow_policy: permit_request(class, network) --> the conversation is opened, or goes on
+ *                permit_reply(class, network) ----> passes if there is one, seen from the one who asked
  *
  * A conversation is asked for only where the flow cache does not know, and by TCP's SYN, FIN and RST; a flow of the cache
  * comes back here with its first packet of each interval (see is_same_interval), so that what is alive stays known. All
@@ -35,7 +35,7 @@ const volatile __u32 conversation_buckets = 16384;
 #define CONVERSATION_REPLY_FIN    16
 
 struct conversation {
-	union flow_key key; /* of the one who asks; `context` is the network that flow_policy says, no class */
+	union flow_key key; /* of the one who asks; `policy_class` is the network that flow_policy says; no L4 class */
 	__u32 seen_s;       /* by the boot clock; 0: free */
 	__u16 port;         /* where it was asked; 0: it was decapsulated here */
 	__u8 tcp;

@@ -1,4 +1,4 @@
-/* What is counted beside flows: drops by reason, what legs had in evicted flows, events. */
+/* What is counted beside flows: drops, what forwarding classes had in evicted flows, what was denied, events. */
 #pragma once
 
 struct packets_bytes {
@@ -14,13 +14,21 @@ struct {
 	__type(value, struct packets_bytes);
 } drop_counter SEC(".maps");
 
-/* A leg's total is what is here and what its flows have in the cache. */
+/* A forwarding class' total is what is here and what its flows have in the cache. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, STEER_SIZE);
+	__uint(max_entries, FORWARDING_CLASS_COUNTER_SIZE);
 	__type(key, __u32);
 	__type(value, struct packets_bytes);
-} leg_counter SEC(".maps");
+} forwarding_class_counter SEC(".maps");
+
+/* What flow_policy denied. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, POLICY_CLASS_COUNTER_SIZE);
+	__type(key, __u32);
+	__type(value, struct packets_bytes);
+} policy_class_counter SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -47,14 +55,25 @@ static __always_inline int drop(const struct packet *packet, __u32 reason)
 	return XDP_DROP;
 }
 
-static __always_inline void count_leg(__u32 leg, __u64 packets, __u64 bytes)
+static __always_inline void count_class(__u32 forwarding_class, __u64 packets, __u64 bytes)
 {
-	struct packets_bytes *counter = bpf_map_lookup_elem(&leg_counter, &leg);
+	struct packets_bytes *counter = bpf_map_lookup_elem(&forwarding_class_counter, &forwarding_class);
 
 	if (counter) {
 		counter->packets += packets;
 		counter->bytes += bytes;
 	}
+}
+
+__noinline int count_denied(__u32 policy_class, __u32 bytes)
+{
+	struct packets_bytes *counter = bpf_map_lookup_elem(&policy_class_counter, &policy_class);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+	return 0;
 }
 
 static __always_inline void count_event(__u32 event)

@@ -4,7 +4,7 @@
  *
  *   encapsulate --too large, no DF--> ring buffer `cut` --> agent --piece by piece, as frames of the loopback--+
  *        ^                 \--> DF, or nobody takes it: the sender is told (icmp_error.h)                       |
- *        +---- steer <---- take_piece: the flow's leg, by the tables that hold now <----------------------------+
+ *        +---- steer <---- take_piece: its class, by the tables that hold now <----------------------------+
  *
  * Fragments that follow one that was cut go the same way, uncut where they are small enough, since they must not come
  * before it. The whole packet was counted, its pieces are not. They know the flow from `struct judged` in front of the frame, so it
@@ -21,11 +21,12 @@
 const volatile __u32 cut_limit = 128;
 
 struct judged {
-	__u64 flow; /* the last word of its key: ports, protocol, class, context */
+	__u64 flow; /* the last word of its key: ports, protocol, classes */
 	__u64 time_ns;
 	__u16 ingress_port;
 	__u16 flow_port;
-	__u32 zero;
+	__u16 vrf;
+	__u16 zero;
 };
 _Static_assert(sizeof(struct judged) == 24, "judged: a multiple of 4, at most 32, is metadata of XDP");
 
@@ -94,6 +95,7 @@ static __always_inline bool give_to_agent(struct xdp_md *ctx, const struct packe
 	to_cut->judged.time_ns = now_ns;
 	to_cut->judged.ingress_port = packet->ingress_port;
 	to_cut->judged.flow_port = packet->flow_port;
+	to_cut->judged.vrf = packet->vrf;
 	to_cut->judged.zero = 0;
 	to_cut->mtu = mtu;
 	to_cut->length = packet->ip_length;
@@ -138,13 +140,14 @@ static __always_inline int take_piece(struct xdp_md *ctx, struct packet *packet)
 {
 	struct judged *judged = (void *)(long)ctx->data_meta;
 	__u64 flow;
-	int leg;
+	int found;
 
 	if (ctx->ingress_ifindex != LOOPBACK || (void *)(judged + 1) > (void *)(long)ctx->data)
 		return XDP_PASS;
 	flow = judged->flow;
 	packet->ingress_port = judged->ingress_port;
 	packet->flow_port = judged->flow_port;
+	packet->vrf = judged->vrf;
 	packet->ether_type = ETHERTYPE_IPV4;
 	packet->ip_offset = sizeof(struct ethernet);
 	if (bpf_ktime_get_boot_ns() - judged->time_ns > CUT_LATEST_NS) /* The agent was away meanwhile. */
@@ -152,12 +155,12 @@ static __always_inline int take_piece(struct xdp_md *ctx, struct packet *packet)
 	if (bpf_xdp_adjust_meta(ctx, sizeof(*judged)) || parse_ipv4(ctx, packet) != GO_ON)
 		return XDP_DROP;
 	packet->flow.word[4] = flow;
-	leg = global_resolve(&packet->flow, packet->flow_port, ASKING_ONLY);
-	if (leg < 0)
-		return drop(packet, -leg);
-	packet->leg = leg;
+	found = global_resolve(&packet->flow, packet->vrf, packet->flow_port, ASKING_ONLY);
+	if (found < 0)
+		return drop(packet, -found);
+	packet->forwarding_class = found;
 	packet->flow_port = 0; /* Nobody is told what becomes of a piece. */
-	return is_lease_expired(leg) ? drop(packet, DROP_LEASE_EXPIRED) : TO_STEER;
+	return is_lease_expired(found) ? drop(packet, DROP_LEASE_EXPIRED) : TO_STEER;
 }
 
 __noinline int global_take_piece(struct xdp_md *ctx, struct packet *packet)

@@ -204,7 +204,7 @@ static __always_inline int receive_discovery(struct xdp_md *ctx, struct packet *
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	if (!no_address(&here->ipv6) && same_address(&said.target, &here->ipv6))
 		flags |= ND_OVERRIDE; /* A proxy does not override, RFC 4861 §7.2.8. */
-	else if (!is_elsewhere(packet->flow.context, &said.target, index))
+	else if (!is_elsewhere(packet->vrf, &said.target, index))
 		return drop(packet, DROP_NEIGHBOR_IGNORED);
 	return advertise(ctx, packet, &said, here, mac, flags);
 }

@@ -2,7 +2,7 @@
  * The flow cache: what `resolve` said of a flow, and the flow's record (packets, bytes, first and last seen), in one
  * 64-byte line.
  *
- *   key --hash--> bucket of 4 entries --> the way that the hash names --> hit: same key, ingress port, generation --> leg
+ *   key --hash--> bucket of 4 entries --> the way that the hash names --> hit: same key, ingress port, generation --> class
  *                        \--> flow_cache_tag: a tag of 16 bits for each way --> the way with this tag --> hit
  *                        \--> resolve; the named way if it is free, else a free one, else the oldest (of its own
  *                              port, if that has half of the bucket) takes the flow
@@ -17,7 +17,7 @@
 struct flow_entry {
 	union flow_key flow;
 	__u16 generation; /* 0: free */
-	__u16 leg;
+	__u16 forwarding_class;
 	__u32 first_seen; /* low 32 bits of jiffies */
 	union {
 		__u64 bytes; /* low 48 bits */
@@ -85,9 +85,9 @@ static __always_inline bool is_same_flow(const union flow_key *a, const union fl
 	       a->word[2] == b->word[2] && a->word[0] == b->word[0];
 }
 
-static __always_inline void fold_into_leg(const struct flow_entry *entry)
+static __always_inline void fold_into_class(const struct flow_entry *entry)
 {
-	count_leg(entry->leg, entry->packets, entry->bytes & FLOW_BYTES_MASK);
+	count_class(entry->forwarding_class, entry->packets, entry->bytes & FLOW_BYTES_MASK);
 }
 
 /* Of numbers of 16 bits, without a branch that the verifier would have to follow. */
@@ -126,42 +126,42 @@ static __noinline __u32 victim(const struct flow_bucket *bucket, __u32 named, __
 
 __noinline int global_read_quote(struct xdp_md *ctx, const struct packet *packet, union flow_key *about); /* quote.h */
 
-/* The leg of an ICMP error, or of a flow whose generation cannot be compared: never cached. */
+/* The class of an ICMP error, or of a flow whose generation cannot be compared: never cached. */
 static __noinline int resolve_uncached(struct xdp_md *ctx, const struct packet *packet)
 {
 	union flow_key about = {};
-	int leg;
+	int found;
 
 	count_event(EVENT_CACHE_MISS);
 	if (packet->flow.l4_class != L4_ICMP_ERROR)
-		leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
+		found = global_resolve(&packet->flow, packet->vrf, packet->flow_port, packet->tcp_flags);
 	else if (global_read_quote(ctx, packet, &about))
-		leg = global_resolve(&about, packet->flow_port, ASKING_ONLY);
+		found = global_resolve(&about, packet->vrf, packet->flow_port, ASKING_ONLY);
 	else
-		leg = -DROP_ICMP_ERROR_REFUSED;
-	if (leg >= 0)
-		count_leg(leg, 1, packet->ip_length);
-	return leg;
+		found = -DROP_ICMP_ERROR_REFUSED;
+	if (found >= 0)
+		count_class(found, 1, packet->ip_length);
+	return found;
 }
 
 /* Resolves a flow that has an entry, but for other tables or another port. */
 static __noinline int refresh(struct flow_entry *entry, const struct packet *packet, __u16 current, __u32 now)
 {
-	int leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
+	int found = global_resolve(&packet->flow, packet->vrf, packet->flow_port, packet->tcp_flags);
 
-	if (leg < 0)
-		return leg;
-	if (entry->generation && entry->leg != leg)
-		fold_into_leg(entry);
-	if (!entry->generation || entry->leg != leg) {
-		entry->leg = leg;
+	if (found < 0)
+		return found;
+	if (entry->generation && entry->forwarding_class != found)
+		fold_into_class(entry);
+	if (!entry->generation || entry->forwarding_class != found) {
+		entry->forwarding_class = found;
 		entry->packets = 0;
 		entry->bytes = 0;
 		entry->first_seen = now;
 	}
 	entry->ingress_port = packet->flow_port;
 	entry->generation = current;
-	return leg;
+	return found;
 }
 
 /* Where a flow may be: the tag it has, and the way to look at first. */
@@ -180,22 +180,22 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 			    __u32 now)
 {
 	/* Before the tables are read; whether there is one was asked before. */
-	__u16 current = generation_of(packet->flow.context);
-	int leg = global_resolve(&packet->flow, packet->flow_port, packet->tcp_flags);
+	__u16 current = generation_of(packet->flow.policy_class);
+	int found = global_resolve(&packet->flow, packet->vrf, packet->flow_port, packet->tcp_flags);
 	struct flow_entry *entry;
 	__u32 way;
 
-	if (leg < 0)
-		return leg;
+	if (found < 0)
+		return found;
 	way = victim(bucket, named_way(hash), packet->flow_port, now) % FLOW_CACHE_WAYS;
 	entry = &bucket->entry[way];
 	if (entry->generation) {
-		fold_into_leg(entry);
+		fold_into_class(entry);
 		count_event(EVENT_CACHE_EVICTED);
 	}
 	entry->generation = 0;
 	entry->flow = packet->flow;
-	entry->leg = leg;
+	entry->forwarding_class = found;
 	entry->first_seen = now;
 	entry->packets = 1;
 	entry->bytes = packet->ip_length;
@@ -203,7 +203,7 @@ static __noinline int admit(struct flow_bucket *bucket, union flow_tags *tags, c
 	entry->last_seen = now;
 	entry->generation = current;
 	tags->tag[way] = tag_of(hash);
-	return leg;
+	return found;
 }
 
 static __always_inline struct flow_entry *find_by_tag(struct flow_bucket *bucket, __u64 tags, __u16 tag,
@@ -221,6 +221,8 @@ static __always_inline int deny(struct packet *packet, __u32 reason)
 {
 	if (reason == DROP_SOURCE_NOT_ADMITTED)
 		return drop(packet, reason);
+	if (reason != DROP_LEASE_EXPIRED && reason != DROP_ICMP_ERROR_REFUSED)
+		count_denied(packet->flow.policy_class, packet->ip_length);
 	return refuse(packet, reason, ERROR_PROHIBITED);
 }
 
@@ -233,23 +235,23 @@ static __always_inline bool is_same_interval(__u32 last_seen, __u32 now)
 	return (last_seen ^ now) >> 12 == 0;
 }
 
-/* Sets packet->leg, or refuses. */
-static __always_inline int find_leg(struct xdp_md *ctx, struct packet *packet, __u64 seed)
+/* Sets packet->forwarding_class, or refuses. */
+static __always_inline int find_class(struct xdp_md *ctx, struct packet *packet, __u64 seed)
 {
-	__u16 current = generation_of(packet->flow.context);
+	__u16 current = generation_of(packet->flow.policy_class);
 	__u64 hash = flow_hash(&packet->flow, seed);
 	__u32 index = bpf_get_smp_processor_id() * flow_cache_buckets + ((__u32)hash & (flow_cache_buckets - 1));
 	struct flow_bucket *bucket = bpf_map_lookup_elem(&flow_cache, &index);
 	union flow_tags *tags = bpf_map_lookup_elem(&flow_cache_tag, &index);
 	__u32 now = bpf_jiffies64();
 	struct flow_entry *entry;
-	int leg;
+	int found;
 
 	if (!bucket || !tags || !current || packet->flow.l4_class == L4_ICMP_ERROR) {
-		leg = resolve_uncached(ctx, packet);
-		if (leg < 0)
-			return deny(packet, -leg);
-		packet->leg = leg;
+		found = resolve_uncached(ctx, packet);
+		if (found < 0)
+			return deny(packet, -found);
+		packet->forwarding_class = found;
 		return GO_ON;
 	}
 	entry = &bucket->entry[named_way(hash)];
@@ -257,25 +259,25 @@ static __always_inline int find_leg(struct xdp_md *ctx, struct packet *packet, _
 		entry = find_by_tag(bucket, tags->word, tag_of(hash), &packet->flow);
 	if (!entry) {
 		count_event(EVENT_CACHE_MISS);
-		leg = admit(bucket, tags, packet, hash, now);
-		if (leg < 0)
-			return deny(packet, -leg);
-		packet->leg = leg;
+		found = admit(bucket, tags, packet, hash, now);
+		if (found < 0)
+			return deny(packet, -found);
+		packet->forwarding_class = found;
 		return GO_ON;
 	}
 	if (entry->generation == current && entry->ingress_port == packet->flow_port &&
 	    is_same_interval(entry->last_seen, now) && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) {
 		count_event(EVENT_CACHE_HIT);
-		leg = entry->leg;
+		found = entry->forwarding_class;
 	} else {
 		count_event(EVENT_CACHE_MISS);
-		leg = refresh(entry, packet, current, now);
-		if (leg < 0)
-			return deny(packet, -leg);
+		found = refresh(entry, packet, current, now);
+		if (found < 0)
+			return deny(packet, -found);
 	}
 	entry->packets++;
 	entry->bytes += packet->ip_length;
 	entry->last_seen = now;
-	packet->leg = leg;
+	packet->forwarding_class = found;
 	return GO_ON;
 }

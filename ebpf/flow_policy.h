@@ -1,11 +1,11 @@
 /*
- * Which leg a flow may take; asked where the flow cache does not know.
+ * Which forwarding class a flow has; asked where the flow cache does not know.
  *
  *   source_guard(port, source)           addresses --> groups     \
- *     (attachments only)                 ports ------> classes     +--> flow_policy --> permit(leg) or drop(reason)
+ *     (attachments only)                 ports ------> classes     +--> flow_policy --> permit(class) or drop(reason)
  *                                        L4 class -----------------/
  *
- * flow_policy is searched by tuple space: one hash look-up for each of the context's masks, the highest priority wins.
+ * flow_policy is searched by tuple space: one hash look-up for each of the policy class' masks, the highest priority wins.
  * A reply that answers nothing (conversation.h) is left to what comes next.
  */
 #pragma once
@@ -63,9 +63,9 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, CONTEXTS);
+	__uint(max_entries, POLICY_CLASS_COUNTER_SIZE);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32); /* context */
+	__type(key, __u32); /* policy class */
 	__type(value, struct flow_policy_masks);
 } flow_policy_masks SEC(".maps");
 
@@ -77,11 +77,11 @@ struct {
 } flow_policy SEC(".maps");
 
 /* Of their own, since their keys would make the stack of what asks for them too large for Linux 6.1 (512 bytes in all). */
-static __noinline __u32 source_group_of(__u32 context, const union address *address)
+static __noinline __u32 source_group_of(__u32 vrf, const union address *address)
 {
 	struct source_group_key key = {
 		.prefix_length = 160,
-		.context = bpf_htonl(context),
+		.vrf = bpf_htonl(vrf),
 		.address = *address,
 	};
 	struct source_group_value *value = bpf_map_lookup_elem(&source_group, &key);
@@ -89,11 +89,11 @@ static __noinline __u32 source_group_of(__u32 context, const union address *addr
 	return value ? value->set_source_group.group : 0;
 }
 
-static __noinline __u32 destination_group_of(__u32 context, const union address *address)
+static __noinline __u32 destination_group_of(__u32 vrf, const union address *address)
 {
 	struct destination_group_key key = {
 		.prefix_length = 160,
-		.context = bpf_htonl(context),
+		.vrf = bpf_htonl(vrf),
 		.address = *address,
 	};
 	struct destination_group_value *value = bpf_map_lookup_elem(&destination_group, &key);
@@ -110,14 +110,14 @@ static __always_inline __u32 port_index(__be16 number)
 	return index & 0xffff;
 }
 
-static __always_inline __u8 source_port_class_of(__u32 protocol, __be16 number)
+static __always_inline __u16 source_port_class_of(__u32 protocol, __be16 number)
 {
 	struct source_port_class_value *classes = bpf_map_lookup_elem(&source_port_class, &protocol);
 
 	return classes ? classes->port_class[port_index(number)] : 0;
 }
 
-static __always_inline __u8 destination_port_class_of(__u32 protocol, __be16 number)
+static __always_inline __u16 destination_port_class_of(__u32 protocol, __be16 number)
 {
 	struct destination_port_class_value *classes = bpf_map_lookup_elem(&destination_port_class, &protocol);
 
@@ -134,15 +134,15 @@ struct policies {
 
 static __noinline int find_policies(const struct flow_policy_key *key, struct policies *found)
 {
-	__u32 context = key->context;
-	struct flow_policy_masks *masks = bpf_map_lookup_elem(&flow_policy_masks, &context);
+	__u32 policy_class = key->policy_class;
+	struct flow_policy_masks *masks = bpf_map_lookup_elem(&flow_policy_masks, &policy_class);
 
 	if (!masks)
 		return 0;
 	for (__u32 i = 0; i < FLOW_POLICY_MASKS; i++) {
 		const struct flow_policy_key *mask = &masks->mask[i];
 		struct flow_policy_key masked = {
-			.context = context,
+			.policy_class = policy_class,
 			.source_group = key->source_group & mask->source_group,
 			.destination_group = key->destination_group & mask->destination_group,
 			.l4_class = key->l4_class & mask->l4_class,
@@ -177,18 +177,18 @@ static __always_inline bool is_asked(const union flow_key *flow, __u16 network, 
 	return global_converse(key, asking | ASKING_REPLY, 0);
 }
 
-/* The flow's leg, or minus the reason to drop it; `asking`: see above. */
-static __always_inline int resolve(const union flow_key *flow, __u32 flow_port, __u32 asking)
+/* The flow's forwarding class, or minus the reason to drop it; `asking`: see above. */
+static __always_inline int resolve(const union flow_key *flow, __u32 vrf, __u32 flow_port, __u32 asking)
 {
-	struct flow_policy_key key = {.context = flow->context};
+	struct flow_policy_key key = {.policy_class = flow->policy_class};
 	const struct flow_policy_value *best, *reply;
 	struct policies found = {};
 	union flow_key asked = {};
 
 	if (flow_port && !is_source_admitted(flow_port, &flow->source))
 		return -DROP_SOURCE_NOT_ADMITTED;
-	key.source_group = source_group_of(flow->context, &flow->source);
-	key.destination_group = destination_group_of(flow->context, &flow->destination);
+	key.source_group = source_group_of(vrf, &flow->source);
+	key.destination_group = destination_group_of(vrf, &flow->destination);
 	key.l4_class = flow->l4_class;
 	key.source_port_class = source_port_class_of(flow->protocol, flow->source_port);
 	key.destination_port_class = destination_port_class_of(flow->protocol, flow->destination_port);
@@ -205,23 +205,23 @@ static __always_inline int resolve(const union flow_key *flow, __u32 flow_port, 
 	reply = found.reply;
 	if (reply && (!best || reply->priority > best->priority)) {
 		if (is_asked(flow, reply->permit_reply.network, asking, &asked))
-			return reply->permit_reply.leg;
+			return reply->permit_reply.forwarding_class;
 		if (!best)
 			return flow->l4_class == L4_TCP_OPEN ? -DROP_NOT_PERMITTED : -DROP_UNASKED;
 	}
 	if (!best)
 		return flow->l4_class == L4_UNCLASSIFIED ? -DROP_UNCLASSIFIED : -DROP_NOT_PERMITTED;
 	if (best->action == FLOW_POLICY_PERMIT)
-		return best->permit.leg;
+		return best->permit.forwarding_class;
 	if (best->action != FLOW_POLICY_PERMIT_REQUEST)
 		return -(int)best->drop.reason;
 	asked = *flow;
 	asked.l4_class = 0;
-	asked.context = best->permit_request.network;
-	return global_converse(&asked, asking, flow_port) ? (int)best->permit_request.leg : -DROP_UNASKED;
+	asked.policy_class = best->permit_request.network;
+	return global_converse(&asked, asking, flow_port) ? (int)best->permit_request.forwarding_class : -DROP_UNASKED;
 }
 
-__noinline int global_resolve(const union flow_key *flow, __u32 flow_port, __u32 asking)
+__noinline int global_resolve(const union flow_key *flow, __u32 vrf, __u32 flow_port, __u32 asking)
 {
-	return flow ? resolve(flow, flow_port, asking) : -DROP_NOT_PERMITTED;
+	return flow ? resolve(flow, vrf, flow_port, asking) : -DROP_NOT_PERMITTED;
 }

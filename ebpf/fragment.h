@@ -2,7 +2,7 @@
  * IP fragments. Only the first has ports; the others follow it.
  *
  *   first ----> its ports, protocol and class are kept, and which octets it has --> judged as any packet
- *   others ---> found by addresses, identification, protocol and context ----------> judged as the first's flow
+ *   others ---> found by addresses, identification, protocol, policy class -------> judged as the first's flow
  *                 |                   \--> octets that came before: FRAGMENT_REFUSED (RFC 1858, 3128, 5722, RFC 8200 §4.5)
  *                 \--> nothing found: FRAGMENT, so a fragment that comes before its first is lost
  *
@@ -22,7 +22,7 @@ union fragment_key {
 		union address source;
 		union address destination;
 		__be32 identification;
-		__u16 context;
+		__u16 policy_class;
 		__u8 protocol; /* of IPv4; of IPv6 it is the first's, RFC 8200 §4.5 */
 		__u8 zero;
 	};
@@ -76,7 +76,7 @@ static __always_inline __u32 fragment_share(const union fragment_key *key, __u32
 {
 	__u64 hash = (bpf_be64_to_cpu(key->word[0]) ^ seed) * 0x9e3779b97f4a7c15ull;
 
-	hash ^= (bpf_be64_to_cpu(key->word[1]) + seed + key->context) * 0xc2b2ae3d27d4eb4full;
+	hash ^= (bpf_be64_to_cpu(key->word[1]) + seed + key->policy_class) * 0xc2b2ae3d27d4eb4full;
 	hash ^= hash >> 32;
 	hash *= 0x9fb21c651e98df25ull;
 	return ingress_port * FRAGMENT_SHARES + (__u32)(hash >> 60) % FRAGMENT_SHARES;
@@ -290,7 +290,7 @@ static __always_inline int follow_first(struct xdp_md *ctx, struct packet *packe
 	union fragment_key key = {
 		.source = packet->flow.source,
 		.destination = packet->flow.destination,
-		.context = packet->flow.context,
+		.policy_class = packet->flow.policy_class,
 	};
 	__u32 now_ms = bpf_ktime_get_boot_ns() / 1000000, share;
 	struct fragment_place place = {};
@@ -318,7 +318,7 @@ __noinline int global_mark_as_cut(struct xdp_md *ctx, const struct packet *packe
 		return 0;
 	key.source = packet->flow.source;
 	key.destination = packet->flow.destination;
-	key.context = packet->flow.context;
+	key.policy_class = packet->flow.policy_class;
 	if (read_fragment(ctx, packet, &key, &place) != GO_ON)
 		return 0;
 	known = find_fragment(fragment_share(&key, packet->ingress_port, seed), &key, bpf_ktime_get_boot_ns() / 1000000,

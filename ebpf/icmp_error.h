@@ -274,7 +274,7 @@ static __noinline int find_gateway_ahead(const struct packet *packet, union addr
 {
 	struct route_key key = {
 		.prefix_length = 160,
-		.context = bpf_htonl(packet->flow.context),
+		.vrf = bpf_htonl(packet->vrf),
 		.destination = packet->flow.destination,
 	};
 	struct route_value *found = bpf_map_lookup_elem(&route, &key);
@@ -299,17 +299,17 @@ static __noinline int find_gateway_ahead(const struct packet *packet, union addr
 	return !no_address(gateway);
 }
 
-/* The leg from the packet's destination back to its source, or negative. */
-static __noinline int find_answer_leg(const struct packet *packet)
+/* The forwarding class from the packet's destination back to its source, or negative. */
+static __noinline int find_answer_class(const struct packet *packet)
 {
 	union flow_key back = {.source = packet->flow.destination, .destination = packet->flow.source};
 
-	if (packet->answer_leg)
-		return packet->answer_leg;
+	if (packet->answer_class)
+		return packet->answer_class;
 	back.l4_class = L4_ICMP_ERROR;
 	back.protocol = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6;
-	back.context = packet->flow.context;
-	return global_resolve(&back, 0, ASKING_ONLY);
+	back.policy_class = packet->flow.policy_class;
+	return global_resolve(&back, packet->vrf, 0, ASKING_ONLY);
 }
 
 /*
@@ -322,23 +322,23 @@ static __always_inline int tell_beyond(struct xdp_md *ctx, struct packet *packet
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
 	union address from = {}, to = packet->flow.source;
 	struct steer_value *how;
-	__u32 leg;
+	__u32 answer;
 	int found;
 
 	if (packet->ingress_class == ATTACHMENT_CLASS) /* a piece of a packet: nobody is told of it */
 		return XDP_DROP;
-	if (packet->error == ERROR_PROHIBITED || (packet->error == ERROR_HOP_LIMIT && packet->answer_leg))
+	if (packet->error == ERROR_PROHIBITED || (packet->error == ERROR_HOP_LIMIT && packet->answer_class))
 		return XDP_DROP;
-	if (packet->answer_leg)
+	if (packet->answer_class)
 		from = packet->flow.destination;
 	else if (!find_gateway_ahead(packet, &from))
 		return XDP_DROP;
-	found = find_answer_leg(packet);
+	found = find_answer_class(packet);
 	if (found < 0)
 		return XDP_DROP;
-	leg = found;
-	how = bpf_map_lookup_elem(&steer, &leg);
-	if (!how || how->action != STEER_ENCAPSULATE || is_lease_expired(leg) ||
+	answer = found;
+	how = bpf_map_lookup_elem(&steer, &answer);
+	if (!how || how->action != STEER_ENCAPSULATE || is_lease_expired(answer) ||
 	    !is_within_budget(packet->ingress_port) || global_write_error(ctx, packet, &from, *(__u32 *)&form) != GO_ON)
 		return XDP_DROP;
 	packet->flow.source = from;
@@ -348,7 +348,7 @@ static __always_inline int tell_beyond(struct xdp_md *ctx, struct packet *packet
 	packet->hop_limit = DEFAULT_HOP_LIMIT;
 	packet->tcp_flags = 0;
 	packet->behind_cut = 0;
-	count_leg(leg, 1, packet->ip_length);
+	count_class(answer, 1, packet->ip_length);
 	if (global_encapsulate(ctx, packet, how) != TO_NEXT_HOP)
 		return XDP_DROP;
 	return global_send_to_next_hop(ctx, packet);

@@ -41,7 +41,7 @@ static __always_inline __u8 icmpv6_class(__u8 type)
 static __always_inline void set_flow(struct packet *packet, __u32 ports, __u8 protocol, __u8 l4_class)
 {
 	packet->flow.word[4] =
-		ports | (__u64)protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.context << 48;
+		ports | (__u64)protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.policy_class << 48;
 }
 
 static __always_inline bool is_echo(__u8 l4_class)

@@ -2,9 +2,18 @@
  * Links: SRv6 is ours, what else a node needs to live is the kernel's.
  *
  *   ARP, IPv6 beside the SID block --> XDP_PASS
- *   SID --local_sid(class, destination)--> End, End.X: next segment ----------> route or next hop
- *                                     \--> End.DT46: decapsulate into a context --> as a packet of that network
+ *   SID --local_sid(class, destination)--> End, End.X: next SID ----------------> route or next hop
+ *                                     \--> End.DT46: decapsulate into a VRF ----> as a packet of its policy class
  *                                     \--> none: the fabric is crossed, a neighbour's tunnel is not (SID_NOT_ADMITTED)
+ *
+ * A destination is a container of SIDs (RFC 9800 §4.1, NEXT-CSID), which move up as they are used:
+ *
+ *   |       32 |     16 |     16 |     16 |     16 |      16 |     16 |
+ *   |    block |   node |   node |   node |   tail | service |      0 |
+ *              |<------ End moves the rest here
+ *              |<------------- End.X (node, function) the rest behind both
+ *
+ * Where nothing is left the SRH gives the next container.
  */
 #pragma once
 
@@ -28,8 +37,8 @@ static __always_inline bool is_srh_right(const struct segment_routing *srh, __u3
 	       srh->hdr_ext_len == 2 * (last_entry + 1) && 8 + 8 * (__u32)srh->hdr_ext_len <= payload_length;
 }
 
-/* RFC 8986 §4.1 */
-static __noinline int advance_segment(struct xdp_md *ctx, const struct packet *packet)
+/* The next container of the SRH becomes the destination: RFC 8986 §4.1. A reduced SRH lacks the first (RFC 8754 §4.1.1). */
+static __noinline int next_container(struct xdp_md *ctx, const struct packet *packet)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
@@ -37,10 +46,14 @@ static __noinline int advance_segment(struct xdp_md *ctx, const struct packet *p
 	union address *segment;
 	__u32 left;
 
-	if (!ip || !srh || ip->next_header != PROTOCOL_ROUTING || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
+	if (!ip)
+		return drop(packet, DROP_MALFORMED);
+	if (ip->next_header != PROTOCOL_ROUTING) /* Deviates: RFC 8986 §4.1.1, no upper-layer header is for us */
+		return drop(packet, DROP_SEGMENTS_LEFT);
+	if (!srh || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
 		return drop(packet, DROP_MALFORMED);
 	left = srh->segments_left;
-	if (left == 0 || left > srh->last_entry)
+	if (left == 0 || left > srh->last_entry + 1u)
 		return drop(packet, DROP_SEGMENTS_LEFT);
 	if (ip->hop_limit <= 1)
 		return drop(packet, DROP_HOP_LIMIT);
@@ -51,6 +64,38 @@ static __noinline int advance_segment(struct xdp_md *ctx, const struct packet *p
 	if (!segment)
 		return drop(packet, DROP_MALFORMED);
 	ip->destination = *segment;
+	return GO_ON;
+}
+
+/* To the next SID of the container, behind one of 16 bits (End) or two (End.X), or to the next container. */
+static __noinline int next_sid(struct xdp_md *ctx, const struct packet *packet, bool is_end_x)
+{
+	struct cursor c = cursor_at(ctx, ip_offset(packet));
+	struct ipv6 *ip = pull(&c, sizeof(*ip));
+	__u64 high, low, rest;
+
+	if (!ip)
+		return drop(packet, DROP_MALFORMED);
+	high = bpf_be64_to_cpu(ip->destination.half[0]);
+	low = bpf_be64_to_cpu(ip->destination.half[1]);
+	rest = is_end_x ? low : low | (high & 0xffff);
+	if (rest) {
+		if (ip->hop_limit <= 1)
+			return drop(packet, DROP_HOP_LIMIT);
+		rest = is_end_x ? low >> 32 : (high & 0xffff) << 16 | low >> 48;
+		ip->destination.half[0] = bpf_cpu_to_be64((high & ~0xffffffffull) | rest);
+		ip->destination.half[1] = bpf_cpu_to_be64(is_end_x ? low << 32 : low << 16);
+	} else {
+		if (next_container(ctx, packet) != GO_ON)
+			return XDP_DROP;
+		c = cursor_at(ctx, ip_offset(packet));
+		ip = pull(&c, sizeof(*ip));
+		if (!ip)
+			return drop(packet, DROP_MALFORMED);
+	}
+	/* A foreign block, or no node. */
+	if (!in_sid_block(&ip->destination) || !(ip->destination.word[1] & bpf_htonl(0xffff0000)))
+		return drop(packet, DROP_SID_NOT_ADMITTED);
 	count_event(EVENT_END);
 	return GO_ON;
 }
@@ -103,8 +148,8 @@ static __always_inline int tell_of_trimmed(struct packet *packet, __u16 mtu)
 	return refuse(packet, DROP_TRIMMED, ERROR_TOO_BIG);
 }
 
-/* End.DT46 (RFC 8986 §4.8): the inner packet, parsed, becomes one of `context`. */
-static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u16 context, __u16 answer_leg)
+/* End.DT46 (RFC 8986 §4.8): the inner packet, parsed, becomes one of a VRF and policy class. */
+static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, const struct local_sid_value *sid)
 {
 	struct cursor c = cursor_at(ctx, ip_offset(packet));
 	struct ipv6 *ip = pull(&c, sizeof(*ip));
@@ -150,8 +195,9 @@ static __noinline int decapsulate(struct xdp_md *ctx, struct packet *packet, __u
 	packet->ether_type = next_header == PROTOCOL_IPV4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6;
 	ethernet->type = bpf_htons(packet->ether_type);
 	packet->ip_offset = sizeof(*ethernet);
-	packet->flow.context = context;
-	packet->answer_leg = answer_leg;
+	packet->vrf = sid->end_dt46.vrf;
+	packet->flow.policy_class = sid->end_dt46.policy_class;
+	packet->answer_class = sid->end_dt46.answer_class;
 	if (parse_ip(ctx, packet) != GO_ON)
 		return XDP_DROP;
 	if (merge_ecn(ctx, packet, outer_ecn) != GO_ON)
@@ -174,7 +220,7 @@ static __always_inline int route_outer(struct xdp_md *ctx, struct packet *packet
 	if (!ip)
 		return drop(packet, DROP_MALFORMED);
 	destination = ip->destination;
-	return global_find_route(packet, FABRIC_CONTEXT, &destination);
+	return global_find_route(packet, FABRIC_VRF, &destination);
 }
 
 /* GO_ON: a decapsulated packet. TO_NEXT_HOP: what goes on by its outer header. */
@@ -207,16 +253,16 @@ static __always_inline int receive_from_link(struct xdp_md *ctx, struct packet *
 	}
 	switch (sid->action) {
 	case LOCAL_SID_END:
-		if (advance_segment(ctx, packet) != GO_ON)
+		if (next_sid(ctx, packet, false) != GO_ON)
 			return XDP_DROP;
 		return route_outer(ctx, packet);
 	case LOCAL_SID_END_X:
-		if (advance_segment(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
+		if (next_sid(ctx, packet, true) != GO_ON || remove_tag(ctx, packet) != GO_ON)
 			return XDP_DROP;
 		packet->next_hop = sid->end_x.next_hop;
 		return TO_NEXT_HOP;
 	case LOCAL_SID_END_DT46:
-		return decapsulate(ctx, packet, sid->end_dt46.context, sid->end_dt46.answer_leg);
+		return decapsulate(ctx, packet, sid);
 	default:
 		return drop(packet, sid->drop.reason);
 	}

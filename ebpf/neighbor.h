@@ -3,27 +3,19 @@
  * NEIGHBORS_OF_PORT addresses and then forgets the eldest, so that only its own hosts feel who claims many.
  *
  *   ARP, NS, NA --> learn the sender, if source_guard admits it --> a question for the gateway, or for an address
- *   that the context has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
+ *   that the VRF has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
  *
  * Whether what was learnt still holds, user space asks from time to time (RFC 1122 §2.3.2.1, RFC 4861 §7.3), and takes it
  * away where nobody answers. Meanwhile packets go on.
  */
 #pragma once
 
-struct neighbor_key {
-	__u16 port;
-	__u16 zero;
-	__u32 zero2;
-	union address address;
-};
-_Static_assert(sizeof(struct neighbor_key) == 24, "neighbor_key");
-
-struct neighbor_value {
+struct learnt_value {
 	__u8 mac[6];
 	__u16 slot;         /* its place in `learnt` */
 	__u64 confirmed_ns; /* when a question of ours was answered from `mac`, by the boot clock; 0: not, or there is doubt */
 };
-_Static_assert(sizeof(struct neighbor_value) == 16, "neighbor_value");
+_Static_assert(sizeof(struct learnt_value) == 16, "learnt_value");
 
 #define NEIGHBORS (PORTS * NEIGHBORS_OF_PORT)
 
@@ -32,10 +24,19 @@ struct {
 	__uint(max_entries, NEIGHBORS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct neighbor_key);
+	__type(value, struct learnt_value);
+} neighbor_cache SEC(".maps");
+
+/* What a controller says, which goes before what was learnt. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NEIGHBOR_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct neighbor_key);
 	__type(value, struct neighbor_value);
 } neighbor SEC(".maps");
 
-/* What a port learnt, eldest overwritten first. User space deletes from `neighbor` only: slots may be out of date. */
+/* What a port learnt, eldest overwritten first. User space deletes from `neighbor_cache` only: slots may be out of date. */
 struct learnt {
 	__u32 count;
 	__u32 zero;
@@ -100,7 +101,7 @@ static __noinline int take_slot(__u32 ingress_port, const union address *address
 {
 	struct learnt *of_port = bpf_map_lookup_elem(&learnt, &ingress_port);
 	struct neighbor_key eldest = {.port = ingress_port};
-	struct neighbor_value *known;
+	struct learnt_value *known;
 	__u32 slot;
 
 	if (!of_port)
@@ -108,8 +109,8 @@ static __noinline int take_slot(__u32 ingress_port, const union address *address
 	slot = __sync_fetch_and_add(&of_port->count, 1) & (NEIGHBORS_OF_PORT - 1);
 	eldest.address = of_port->address[slot];
 	of_port->address[slot] = *address;
-	known = bpf_map_lookup_elem(&neighbor, &eldest);
-	if (known && known->slot == slot && !bpf_map_delete_elem(&neighbor, &eldest))
+	known = bpf_map_lookup_elem(&neighbor_cache, &eldest);
+	if (known && known->slot == slot && !bpf_map_delete_elem(&neighbor_cache, &eldest))
 		count_event(EVENT_NEIGHBOR_EVICTED);
 	return slot;
 }
@@ -121,12 +122,12 @@ static __noinline int take_slot(__u32 ingress_port, const union address *address
 static __noinline int learn_neighbor(__u32 ingress_port, const union address *address, const __u8 *mac, __u32 says)
 {
 	struct neighbor_key key = {.port = ingress_port, .address = *address};
-	struct neighbor_value value = {}, *known;
+	struct learnt_value value = {}, *known;
 	int slot;
 
 	if (no_address(address) || !is_unicast_mac(mac) || !is_source_admitted(ingress_port, address))
 		return 0;
-	known = bpf_map_lookup_elem(&neighbor, &key);
+	known = bpf_map_lookup_elem(&neighbor_cache, &key);
 	if (known && (same_mac(known->mac, mac) || !(says & MAC_OVERRIDES))) {
 		if (!same_mac(known->mac, mac))
 			known->confirmed_ns = 0;
@@ -143,7 +144,7 @@ static __noinline int learn_neighbor(__u32 ingress_port, const union address *ad
 	value.slot = slot;
 	if (says & MAC_IS_CONFIRMED)
 		value.confirmed_ns = bpf_ktime_get_boot_ns();
-	if (!bpf_map_update_elem(&neighbor, &key, &value, known ? BPF_EXIST : BPF_ANY))
+	if (!bpf_map_update_elem(&neighbor_cache, &key, &value, known ? BPF_EXIST : BPF_ANY))
 		count_event(EVENT_NEIGHBOR_LEARNT);
 	return 0;
 }
@@ -170,15 +171,15 @@ static __always_inline bool is_neighbor_known(__u32 ingress_port, const union ad
 {
 	struct neighbor_key key = {.port = ingress_port, .address = *address};
 
-	return bpf_map_lookup_elem(&neighbor, &key) != NULL;
+	return bpf_map_lookup_elem(&neighbor_cache, &key) != NULL;
 }
 
-/* The context has `address` behind another port, so that the edge answers for it. */
-static __noinline bool is_elsewhere(__u32 context, const union address *address, __u32 ingress_port)
+/* The VRF has `address` behind another port, so that the edge answers for it. */
+static __noinline bool is_elsewhere(__u32 vrf, const union address *address, __u32 ingress_port)
 {
 	struct route_key key = {
 		.prefix_length = 160,
-		.context = bpf_htonl(context),
+		.vrf = bpf_htonl(vrf),
 		.destination = *address,
 	};
 	struct route_value *found = bpf_map_lookup_elem(&route, &key);

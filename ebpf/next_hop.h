@@ -119,7 +119,7 @@ static __noinline int ask_by_solicitation(struct xdp_md *ctx, const struct packe
 	return transmit_question(packet, number);
 }
 
-/* To a host of an attachment, whose MAC was learnt. */
+/* To a host of an attachment, whose MAC a controller has said, or was learnt. */
 static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *packet, const struct next_hop_value *hop,
 					    const struct port *out)
 {
@@ -127,7 +127,9 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
 	struct cursor c = cursor_at(ctx, 0);
 	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
-	struct neighbor_value *known;
+	struct neighbor_value *said;
+	struct learnt_value *known;
+	const __u8 *mac;
 	struct ipv4 *ipv4 = NULL;
 	struct ipv6 *ipv6 = NULL;
 
@@ -146,13 +148,20 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 			return drop(packet, DROP_HOP_LIMIT);
 		key.address = ipv6->destination;
 	}
-	known = bpf_map_lookup_elem(&neighbor, &key);
-	if (!known && packet->flow.context != FABRIC_CONTEXT && is_given_up(&key))
+	said = bpf_map_lookup_elem(&neighbor, &key);
+	known = said ? NULL : bpf_map_lookup_elem(&neighbor_cache, &key);
+	if (said)
+		mac = said->set_mac.mac;
+	else if (known)
+		mac = known->mac;
+	else
+		mac = NULL;
+	if (!mac && packet->vrf != FABRIC_VRF && is_given_up(&key))
 		return refuse(packet, DROP_NEIGHBOR_UNKNOWN, ERROR_HOST_UNREACHABLE);
-	if (!known)
+	if (!mac)
 		return v4 ? ask_by_arp(ctx, packet, out, &key.address, key.port)
 			  : ask_by_solicitation(ctx, packet, out, &key.address, key.port);
-	copy_mac(ethernet->destination, known->mac);
+	copy_mac(ethernet->destination, mac);
 	copy_mac(ethernet->source, hop->resolve.source_mac);
 	if (ipv4)
 		decrement_ttl(ipv4);

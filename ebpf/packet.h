@@ -17,7 +17,7 @@ enum next_stage {
 	GO_ON = -1, /* the stage has nothing against it */
 	TO_NEXT_HOP =
 		-2,    /* `next_hop` is set; the frame begins with 14 bytes of Ethernet and the header to forward by */
-	TO_STEER = -4, /* `leg` is set, and may be used */
+	TO_STEER = -4, /* `forwarding_class` is set, and may be used */
 	TELL_SENDER = -3, /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
 };
 
@@ -30,7 +30,7 @@ union flow_key {
 		__be16 destination_port;
 		__u8 protocol;
 		__u8 l4_class;
-		__u16 context;
+		__u16 policy_class;
 	};
 	__u64 word[5];
 };
@@ -45,7 +45,8 @@ struct packet {
 	__u16 ingress_class;
 	__u16 ether_type; /* host order, behind the tag */
 	__u16 ip_length;
-	__u16 leg;
+	__u16 vrf; /* that it came into, or FABRIC_VRF where an outer header leads on */
+	__u16 forwarding_class;
 	__u16 next_hop;
 	__u8 ip_offset; /* 14, or 18 behind a tag */
 	__u8 l4_offset; /* from ip_offset */
@@ -60,9 +61,9 @@ struct packet {
 	__u8 error;        /* enum icmp_error */
 	__u8 error_reason; /* enum drop_reason */
 	__u16 error_mtu;
-	__u16 answer_leg; /* of a decapsulated packet: on which its sender is told; 0: as the context says */
-	__u8 counted;     /* the drop is counted, what else happens to the frame is not */
-	__be32 tag;       /* EtherType and control of the tag that a host's frame lost on its way to be delivered */
+	__u16 answer_class; /* forwarding class of a decapsulated packet on which its sender is told; 0: as the VRF says */
+	__u8 counted;       /* the drop is counted, what else happens to the frame is not */
+	__be32 tag;         /* EtherType and control of the tag that a host's frame lost on its way to be delivered */
 };
 
 struct cursor {

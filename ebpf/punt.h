@@ -12,12 +12,14 @@ struct punted {
 	__u16 ingress_port;
 	__u8 reason; /* enum punt_reason, or what the entry gave */
 	__u8 zero;
-	__u16 context;
+	__u16 vrf;
 	__u16 mtu;
+	__u16 answer_class;
+	__u16 zero2;
 	__u32 length; /* of the whole frame */
 	__u8 frame[PUNT_FRAME_BYTES + 2];
 };
-_Static_assert(sizeof(struct punted) == 1528, "punted");
+_Static_assert(sizeof(struct punted) == 1532, "punted");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -51,8 +53,10 @@ static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct p
 	punted->ingress_port = packet->ingress_port;
 	punted->reason = reason;
 	punted->zero = 0;
-	punted->context = packet->flow.context;
+	punted->vrf = packet->vrf;
 	punted->mtu = 0;
+	punted->answer_class = packet->answer_class;
+	punted->zero2 = 0;
 	punted->length = length;
 	if (is_empty(copied) || bpf_xdp_load_bytes(ctx, 0, punted->frame, copied)) {
 		bpf_ringbuf_discard(punted, 0);

@@ -1,7 +1,7 @@
 /*
  * ICMP errors are judged by what they are about (RFC 5927 §4): the packet that they quote.
  *
- *   error S --> D, quoting D --> S --turned round--> a packet of that flow, S --> D --flow_policy--> its leg
+ *   error S --> D, quoting D --> S --turned round--> a packet of that flow, S --> D --flow_policy--> its class
  *
  * So an error may go where a packet of the quoted flow may go, in its own direction, and nowhere else. It comes from the
  * host that the quoted packet was for, or inside one network from the gateway. Where replies must answer something, the
@@ -71,7 +71,7 @@ static __always_inline int read_quote(struct xdp_md *ctx, const struct packet *p
 		l4_class = other_class(chain.protocol, v4);
 	}
 	about->word[4] =
-		ports | (__u64)chain.protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.context << 48;
+		ports | (__u64)chain.protocol << 32 | (__u64)l4_class << 40 | (__u64)packet->flow.policy_class << 48;
 	return l4_class == L4_ICMP_ERROR ? -1 : 0;
 }
 

@@ -1,4 +1,4 @@
-/* context, destination --longest prefix--> route --> next hop */
+/* VRF, destination --longest prefix--> route --> next hop */
 #pragma once
 
 struct {
@@ -18,16 +18,16 @@ struct {
 } next_hop SEC(".maps");
 
 /* Sets packet->next_hop, or refuses. */
-static __always_inline int find_route(struct packet *packet, __u32 context, const union address *destination)
+static __always_inline int find_route(struct packet *packet, __u32 vrf, const union address *destination)
 {
 	struct route_key key = {
 		.prefix_length = 160,
-		.context = bpf_htonl(context),
+		.vrf = bpf_htonl(vrf),
 		.destination = *destination,
 	};
 	struct route_value *found = bpf_map_lookup_elem(&route, &key);
 
-	if (!found && context != FABRIC_CONTEXT)
+	if (!found && vrf != FABRIC_VRF)
 		return refuse(packet, DROP_NO_ROUTE, ERROR_NO_ROUTE);
 	if (!found)
 		return drop(packet, DROP_NO_ROUTE);
@@ -37,7 +37,7 @@ static __always_inline int find_route(struct packet *packet, __u32 context, cons
 	return TO_NEXT_HOP;
 }
 
-__noinline int global_find_route(struct packet *packet, __u32 context, const union address *destination)
+__noinline int global_find_route(struct packet *packet, __u32 vrf, const union address *destination)
 {
-	return packet && destination ? find_route(packet, context, destination) : XDP_DROP;
+	return packet && destination ? find_route(packet, vrf, destination) : XDP_DROP;
 }

@@ -1,12 +1,17 @@
 /*
- * H.Encaps, RFC 8986 §5.1: the packet becomes the payload of an outer IPv6 header with a segment list.
+ * H.Encaps.Red, RFC 8986 §5.2: the packet becomes the payload of an outer IPv6 header to a container of SIDs (RFC 9800).
  *
  *   liveness group --path_liveness--> live bits --> lowest live candidate path of the SR Policy
  *
- *   | Ethernet, tag |                               IP | payload | padding |
- *            | Ethernet | IPv6 | SRH | segment list | IP | payload |
+ *   | Ethernet, tag |                          IP | payload | padding |
+ *          | Ethernet | IPv6 | [SRH, containers] | IP | payload |
  *
- * The segment list is kept as on the wire: the last segment first (RFC 8754 §2). Not reduced: one segment has an SRH too.
+ *   steer:     |   block |    tail | service |       0 ...            service SID
+ *   sr_policy: |   block |  node 1 |  node 2 |       0 ...            container_0, merge_bits 32
+ *   sent:      |   block |  node 1 |  node 2 |    tail | service | 0  destination, without an SRH
+ *
+ * merge_bits: how far the service SID is moved to the right, into the last container; with 0 it is a segment of its own.
+ * What does not fit into the destination goes into an SRH of further containers, which lacks the first one.
  */
 #pragma once
 
@@ -25,24 +30,6 @@ struct {
 	__type(key, __u32); /* SR Policy * 8 + slot */
 	__type(value, struct sr_policy_value);
 } sr_policy SEC(".maps");
-
-/* The route to the first segment of each candidate path, as of a generation of the fabric's routes. */
-union first_hop {
-	struct {
-		__u32 generation;
-		__u32 next_hop;
-	};
-	__u64 word; /* read and written at once: CPUs share it */
-};
-_Static_assert(sizeof(union first_hop) == 8, "first_hop");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SR_POLICY_SIZE);
-	__type(key, __u32); /* slot * 2048 + SR Policy: those in use lie side by side */
-	__type(value, union first_hop);
-} sr_policy_next_hop SEC(".maps");
-#define SR_POLICIES (SR_POLICY_SIZE / CANDIDATE_PATHS)
 
 #define NO_CANDIDATE ~0u
 
@@ -77,36 +64,6 @@ static __always_inline __u32 entropy(const union flow_key *flow)
 	return (bpf_ntohs((__u16)word ^ flow->source_port ^ flow->destination_port) ^ flow->protocol) & 0x3f;
 }
 
-static __noinline int refresh_first_hop(struct packet *packet, union first_hop *known, const union address *first,
-					__u32 current)
-{
-	union first_hop found = {.generation = current};
-	int verdict = global_find_route(packet, FABRIC_CONTEXT, first);
-
-	if (verdict != TO_NEXT_HOP)
-		return verdict;
-	found.next_hop = packet->next_hop;
-	*(volatile __u64 *)&known->word = found.word;
-	return TO_NEXT_HOP;
-}
-
-/* Sets packet->next_hop, or drops. */
-static __always_inline int find_first_hop(struct packet *packet, __u32 candidate, const union address *first)
-{
-	__u32 index = candidate % CANDIDATE_PATHS * SR_POLICIES + candidate / CANDIDATE_PATHS;
-	union first_hop *known = bpf_map_lookup_elem(&sr_policy_next_hop, &index);
-	__u32 current = generation_of(FABRIC_CONTEXT);
-	union first_hop is;
-
-	if (!known || !current)
-		return global_find_route(packet, FABRIC_CONTEXT, first);
-	is.word = *(volatile __u64 *)&known->word;
-	if (is.generation != current)
-		return refresh_first_hop(packet, known, first, current);
-	packet->next_hop = is.next_hop;
-	return TO_NEXT_HOP;
-}
-
 /* The inner packet makes one hop here, RFC 2473 §3.1. */
 static __always_inline int decrement_inner(struct xdp_md *ctx, const struct packet *packet)
 {
@@ -128,21 +85,78 @@ static __always_inline int decrement_inner(struct xdp_md *ctx, const struct pack
 	return GO_ON;
 }
 
-/* Ethernet, outer IPv6 and SRH before the inner packet, whose own Ethernet header and tag go. */
-static __always_inline int push_outer(struct xdp_md *ctx, struct packet *packet, const struct sr_policy_value *path)
+/* `container` with the service SID's node and function in it, behind its own. */
+static __always_inline void merge(union address *to, const union address *container, const union address *service,
+				  __u32 merge_bits)
 {
-	__u32 count = path->h_encaps.count;
-	__u32 srh_size = sizeof(struct segment_routing) + sizeof(union address) * count;
-	const union address *segment = &path->h_encaps.segment_list_0;
+	__u64 high = bpf_be64_to_cpu(service->half[0]) & 0xffffffff, low = bpf_be64_to_cpu(service->half[1]);
+
+	if (!merge_bits) {
+		*to = *service;
+		return;
+	}
+	merge_bits &= 127; /* the agent takes at most MERGE_BITS_MOST */
+	if (merge_bits < 64) {
+		low = low >> merge_bits | high << (64 - merge_bits);
+		high >>= merge_bits;
+	} else {
+		low = high >> (merge_bits - 64);
+		high = 0;
+	}
+	to->half[0] = container->half[0] | bpf_cpu_to_be64(high);
+	to->half[1] = container->half[1] | bpf_cpu_to_be64(low);
+}
+
+/* Behind the outer header, the last container first (RFC 8754 §2). */
+static __noinline int push_srh(struct xdp_md *ctx, const struct packet *packet, const struct sr_policy_value *path,
+			       const struct steer_value *how)
+{
+	const union address *container = &path->h_encaps.container_0;
+	__u32 last = path->h_encaps.last_container & (CONTAINERS - 1);
+	struct cursor c = cursor_at(ctx, sizeof(struct ethernet) + sizeof(struct ipv6));
+	struct segment_routing *srh = pull(&c, sizeof(*srh));
+	union address *segment = pull(&c, sizeof(*segment));
+
+	if (!srh || !segment)
+		return drop(packet, DROP_MALFORMED);
+	srh->next_header = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6;
+	srh->hdr_ext_len = 2 * last;
+	srh->routing_type = ROUTING_TYPE_SEGMENT_ROUTING;
+	srh->segments_left = last;
+	srh->last_entry = last - 1;
+	srh->flags = 0;
+	srh->tag = 0;
+	merge(segment, &container[last], &how->encapsulate.service_sid, path->h_encaps.merge_bits);
+	if (last == 1)
+		return GO_ON;
+	segment = pull(&c, sizeof(*segment));
+	if (!segment)
+		return drop(packet, DROP_MALFORMED);
+	*segment = last == 2 ? container[1] : container[2];
+	if (last == 2)
+		return GO_ON;
+	segment = pull(&c, sizeof(*segment));
+	if (!segment)
+		return drop(packet, DROP_MALFORMED);
+	*segment = container[1];
+	return GO_ON;
+}
+_Static_assert(CONTAINERS == 4, "an SRH of up to three");
+
+/* Ethernet, outer IPv6 and SRH before the inner packet, whose own Ethernet header and tag go. */
+static __always_inline int push_outer(struct xdp_md *ctx, struct packet *packet, const struct sr_policy_value *path,
+				      const struct steer_value *how)
+{
+	__u32 last = path->h_encaps.last_container & (CONTAINERS - 1);
+	__u32 srh_size = last ? sizeof(struct segment_routing) + sizeof(union address) * last : 0;
 	struct cursor c = cursor_at(ctx, 0);
 	struct ethernet *ethernet = pull(&c, sizeof(*ethernet));
-	struct segment_routing *srh;
 	__u64 macs_low;
 	__u32 macs_high;
 	struct ipv6 *ip;
 
-	if (!ethernet || count < 1 || count > MAX_SEGMENTS)
-		return drop(packet, DROP_NO_LIVE_PATH);
+	if (!ethernet)
+		return drop(packet, DROP_MALFORMED);
 	macs_low = *(__u64 *)ethernet;
 	macs_high = *(__u32 *)&ethernet->source[2];
 	if (bpf_xdp_adjust_head(ctx, (int)(packet->ip_offset - sizeof(*ethernet)) - (int)(sizeof(*ip) + srh_size)))
@@ -150,42 +164,30 @@ static __always_inline int push_outer(struct xdp_md *ctx, struct packet *packet,
 	c = cursor_at(ctx, 0);
 	ethernet = pull(&c, sizeof(*ethernet));
 	ip = pull(&c, sizeof(*ip));
-	srh = pull(&c, sizeof(*srh));
-	if (!ethernet || !ip || !srh)
+	if (!ethernet || !ip)
 		return drop(packet, DROP_MALFORMED);
 	*(__u64 *)ethernet = macs_low;
 	*(__u32 *)&ethernet->source[2] = macs_high;
 	ethernet->type = bpf_htons(ETHERTYPE_IPV6);
 	ip->version_class_label =
-		bpf_htonl(6u << 28 | (__u32)(path->h_encaps.dscp << 2 | (packet->traffic_class & ECN_MASK)) << 20 |
+		bpf_htonl(6u << 28 | (__u32)(how->encapsulate.dscp << 2 | (packet->traffic_class & ECN_MASK)) << 20 |
 			  (__u32)path->h_encaps.color << 6 | entropy(&packet->flow));
 	ip->payload_length = bpf_htons(srh_size + packet->ip_length);
-	ip->next_header = PROTOCOL_ROUTING;
 	ip->hop_limit = DEFAULT_HOP_LIMIT;
 	ip->source = path->h_encaps.source;
-	srh->next_header = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6;
-	srh->hdr_ext_len = 2 * count;
-	srh->routing_type = ROUTING_TYPE_SEGMENT_ROUTING;
-	srh->segments_left = count - 1;
-	srh->last_entry = count - 1;
-	srh->flags = 0;
-	srh->tag = 0;
-#pragma unroll
-	for (__u32 i = 0; i < MAX_SEGMENTS; i++) {
-		union address *to;
-
-		if (i >= count)
-			break;
-		to = pull(&c, sizeof(*to));
-		if (!to)
-			return drop(packet, DROP_MALFORMED);
-		*to = segment[i];
-		/* The last one written is the first to visit. */
-		ip->destination = segment[i];
+	if (last) {
+		ip->next_header = PROTOCOL_ROUTING;
+		ip->destination = path->h_encaps.container_0;
+		if (push_srh(ctx, packet, path, how) != GO_ON)
+			return XDP_DROP;
+	} else {
+		ip->next_header = packet->ether_type == ETHERTYPE_IPV4 ? PROTOCOL_IPV4 : PROTOCOL_IPV6;
+		merge(&ip->destination, &path->h_encaps.container_0, &how->encapsulate.service_sid,
+		      path->h_encaps.merge_bits);
 	}
 	packet->ether_type = ETHERTYPE_IPV6;
 	packet->ip_offset = sizeof(*ethernet);
-	packet->flow.context = FABRIC_CONTEXT;
+	packet->vrf = FABRIC_VRF;
 	return GO_ON;
 }
 
@@ -194,28 +196,25 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 	__u32 index = live_candidate(how->encapsulate.sr_policy, how->encapsulate.liveness_group);
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
 	__u32 overhead = v4 ? 40 : 60;
+	__u32 mtu = how->encapsulate.inner_mtu;
 	struct sr_policy_value *path;
-	union address *first;
-	__u32 mtu, count;
 
 	if (index == NO_CANDIDATE)
 		return refuse(packet, DROP_NO_LIVE_PATH, ERROR_NO_ROUTE);
 	path = bpf_map_lookup_elem(&sr_policy, &index);
 	if (!path)
 		return drop(packet, DROP_NO_LIVE_PATH);
-	mtu = path->h_encaps.inner_mtu;
 	if (mtu && (packet->ip_length > mtu || packet->behind_cut || (!v4 && mtu < IPV6_LEAST_MTU)))
 		return global_exceed_mtu(ctx, packet, mtu);
 	if (mtu && packet->tcp_flags & TCP_SYN)
 		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);
 	if (cut_padding(ctx, packet) != GO_ON || decrement_inner(ctx, packet) != GO_ON)
 		return XDP_DROP;
-	if (push_outer(ctx, packet, path) != GO_ON)
+	if (push_outer(ctx, packet, path, how) != GO_ON)
 		return XDP_DROP;
 	count_event(EVENT_ENCAPSULATED);
-	count = (path->h_encaps.count - 1) & (MAX_SEGMENTS - 1);
-	first = (union address *)((void *)&path->h_encaps.segment_list_0 + count * sizeof(*first));
-	return find_first_hop(packet, index, first);
+	packet->next_hop = path->h_encaps.first_hop;
+	return TO_NEXT_HOP;
 }
 
 /* For what known flows do not meet. */
@@ -226,10 +225,11 @@ __noinline int global_encapsulate(struct xdp_md *ctx, struct packet *packet, con
 
 static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet)
 {
-	__u32 leg = packet->leg;
-	struct steer_value *how = bpf_map_lookup_elem(&steer, &leg);
+	__u32 forwarding_class = packet->forwarding_class;
+	struct steer_value *how = bpf_map_lookup_elem(&steer, &forwarding_class);
 
 	if (!how || how->action == STEER_NO_ENTRY)
 		return drop(packet, DROP_NO_STEERING);
-	return how->action == STEER_DELIVER ? global_deliver(ctx, packet) : encapsulate(ctx, packet, how);
+	return how->action == STEER_DELIVER ? global_deliver(ctx, packet, how->deliver.vrf)
+					    : encapsulate(ctx, packet, how);
 }

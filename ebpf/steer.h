@@ -1,11 +1,11 @@
-/* What a leg may still do, and how it goes on: leg --> lease --> steer --> deliver, or an SR Policy */
+/* What a forwarding class may still do, and how it goes on: lease --> steer --> deliver by a VRF, or an SR Policy */
 #pragma once
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, LEASE_SIZE);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32); /* leg */
+	__type(key, __u32); /* forwarding class */
 	__type(value, struct lease_value);
 } lease SEC(".maps");
 
@@ -13,14 +13,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, STEER_SIZE);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32); /* leg */
+	__type(key, __u32); /* forwarding class */
 	__type(value, struct steer_value);
 } steer SEC(".maps");
 
 /* Compared for each packet: a border closes in time with every process dead. */
-static __always_inline bool is_lease_expired(__u32 leg)
+static __always_inline bool is_lease_expired(__u32 forwarding_class)
 {
-	struct lease_value *value = bpf_map_lookup_elem(&lease, &leg);
+	struct lease_value *value = bpf_map_lookup_elem(&lease, &forwarding_class);
 
 	if (!value || value->action != LEASE_EXPIRE_AT)
 		return false;
@@ -77,14 +77,14 @@ static __noinline int restore_tag(struct xdp_md *ctx, struct packet *packet)
 	return GO_ON;
 }
 
-static __always_inline int deliver(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int deliver(struct xdp_md *ctx, struct packet *packet, __u32 vrf)
 {
 	if (cut_padding(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
 		return XDP_DROP;
-	return global_find_route(packet, packet->flow.context, &packet->flow.destination);
+	return global_find_route(packet, vrf, &packet->flow.destination);
 }
 
-__noinline int global_deliver(struct xdp_md *ctx, struct packet *packet)
+__noinline int global_deliver(struct xdp_md *ctx, struct packet *packet, __u32 vrf)
 {
-	return packet ? deliver(ctx, packet) : XDP_DROP;
+	return packet ? deliver(ctx, packet, vrf) : XDP_DROP;
 }

@@ -92,10 +92,10 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 	}
 	if (packet->hop_limit <= 1)
 		return refuse(packet, DROP_HOP_LIMIT, ERROR_HOP_LIMIT);
-	verdict = find_leg(ctx, packet, node->flow_cache_seed);
+	verdict = find_class(ctx, packet, node->flow_cache_seed);
 	if (verdict != GO_ON)
 		return verdict;
-	return is_lease_expired(packet->leg) ? deny(packet, DROP_LEASE_EXPIRED) : TO_STEER;
+	return is_lease_expired(packet->forwarding_class) ? deny(packet, DROP_LEASE_EXPIRED) : TO_STEER;
 }
 
 static __always_inline int receive(struct xdp_md *ctx, struct packet *packet, const struct settings *node)

@@ -5,7 +5,7 @@
 enum drop_reason {
 	DROP_NONE = 0,
 	DROP_MALFORMED = 1,
-	DROP_UNKNOWN_CONTEXT = 2,
+	DROP_UNKNOWN_ATTACHMENT = 2,
 	DROP_SID_NOT_ADMITTED = 3,
 	DROP_SEGMENTS_LEFT = 4,
 	DROP_FRAGMENT = 5,
@@ -49,6 +49,7 @@ enum port_loss {
 enum punt_reason {
 	PUNT_NONE = 0,
 	PUNT_TOO_BIG = 1,
+	PUNT_NO_NEIGHBOR = 2,
 };
 
 enum icmp_error {
@@ -92,14 +93,15 @@ enum pipeline_event {
 	EVENT_CONVERSATION_EVICTED = 17,
 };
 
-#define FABRIC_CONTEXT 0
+#define FABRIC_VRF 0
 #define ATTACHMENT_CLASS 0
 #define FABRIC_CLASS 1
 #define SID_BLOCK 0x5f00
-#define CONTEXTS 4096
 #define PORTS 512
 #define PORT_LOSSES 4
+#define CONTAINERS 4
 #define MAX_SEGMENTS 8
+#define MERGE_BITS_MOST 80
 #define CANDIDATE_PATHS 8
 #define FLOW_CACHE_WAYS 4
 #define CONVERSATION_WAYS 8
@@ -113,6 +115,10 @@ enum pipeline_event {
 #define CUT_SMALLEST_MTU 68
 #define CUT_LARGEST_PACKET 3584
 #define TRIMMED_LENGTH 128
+
+#define POLICY_CLASS_COUNTER_SIZE 4096
+#define FORWARDING_CLASS_COUNTER_SIZE 65536
+#define DROP_COUNTER_SIZE 256
 
 union address {
 	__u8 byte[16];
@@ -137,13 +143,15 @@ struct attachment_value {
 	__u32 action; /* enum attachment_action */
 	union {
 		struct {
-			__u16 context;
+			__u16 vrf;
+			__u16 policy_class;
 		} attach;
 		struct {
 			__u16 ingress_class;
 		} link;
 		struct {
-			__u16 context;
+			__u16 vrf;
+			__u16 policy_class;
 		} attach_reject;
 	};
 };
@@ -184,25 +192,8 @@ struct punt_frame_value {
 };
 _Static_assert(sizeof(struct punt_frame_value) == 12, "punt_frame_value");
 
-/* source_guard: lpm */
-#define SOURCE_GUARD_SIZE 16384
-enum source_guard_action {
-	SOURCE_GUARD_NO_ENTRY,
-	SOURCE_GUARD_ADMIT,
-};
-struct source_guard_key {
-	__u32 prefix_length; /* bits of all that follows */
-	__be32 ingress_port;
-	union address source;
-} __attribute__((packed, aligned(4)));
-_Static_assert(sizeof(struct source_guard_key) == 24, "source_guard_key");
-struct source_guard_value {
-	__u32 action; /* enum source_guard_action */
-};
-_Static_assert(sizeof(struct source_guard_value) == 4, "source_guard_value");
-
 /* local_sid: lpm */
-#define LOCAL_SID_SIZE 4096
+#define LOCAL_SID_SIZE 16384
 enum local_sid_action {
 	LOCAL_SID_NO_ENTRY,
 	LOCAL_SID_END,
@@ -223,25 +214,43 @@ struct local_sid_value {
 			__u16 next_hop;
 		} end_x;
 		struct {
-			__u16 context;
-			__u16 answer_leg;
+			__u16 vrf;
+			__u16 policy_class;
+			__u16 answer_class;
 		} end_dt46;
 		struct {
 			__u8 reason;
 		} drop;
 	};
 };
-_Static_assert(sizeof(struct local_sid_value) == 8, "local_sid_value");
+_Static_assert(sizeof(struct local_sid_value) == 12, "local_sid_value");
+
+/* source_guard: lpm */
+#define SOURCE_GUARD_SIZE 131072
+enum source_guard_action {
+	SOURCE_GUARD_NO_ENTRY,
+	SOURCE_GUARD_ADMIT,
+};
+struct source_guard_key {
+	__u32 prefix_length; /* bits of all that follows */
+	__be32 ingress_port;
+	union address source;
+} __attribute__((packed, aligned(4)));
+_Static_assert(sizeof(struct source_guard_key) == 24, "source_guard_key");
+struct source_guard_value {
+	__u32 action; /* enum source_guard_action */
+};
+_Static_assert(sizeof(struct source_guard_value) == 4, "source_guard_value");
 
 /* source_group: lpm */
-#define SOURCE_GROUP_SIZE 16384
+#define SOURCE_GROUP_SIZE 131072
 enum source_group_action {
 	SOURCE_GROUP_NO_ENTRY,
 	SOURCE_GROUP_SET_SOURCE_GROUP,
 };
 struct source_group_key {
 	__u32 prefix_length; /* bits of all that follows */
-	__be32 context;
+	__be32 vrf;
 	union address address;
 } __attribute__((packed, aligned(4)));
 _Static_assert(sizeof(struct source_group_key) == 24, "source_group_key");
@@ -256,14 +265,14 @@ struct source_group_value {
 _Static_assert(sizeof(struct source_group_value) == 8, "source_group_value");
 
 /* destination_group: lpm */
-#define DESTINATION_GROUP_SIZE 16384
+#define DESTINATION_GROUP_SIZE 131072
 enum destination_group_action {
 	DESTINATION_GROUP_NO_ENTRY,
 	DESTINATION_GROUP_SET_DESTINATION_GROUP,
 };
 struct destination_group_key {
 	__u32 prefix_length; /* bits of all that follows */
-	__be32 context;
+	__be32 vrf;
 	union address address;
 } __attribute__((packed, aligned(4)));
 _Static_assert(sizeof(struct destination_group_key) == 24, "destination_group_key");
@@ -278,13 +287,13 @@ struct destination_group_value {
 _Static_assert(sizeof(struct destination_group_value) == 8, "destination_group_value");
 
 /* source_port_class: range */
-#define SOURCE_PORT_CLASS_SIZE 1024
+#define SOURCE_PORT_CLASS_SIZE 4096
 enum source_port_class_action {
 	SOURCE_PORT_CLASS_NO_ENTRY,
 	SOURCE_PORT_CLASS_SET_SOURCE_PORT_CLASS,
 };
 struct source_port_class_value {
-	__u8 port_class[65536]; /* by port */
+	__u16 port_class[65536]; /* by port */
 };
 /* The entries as they were written, which the classes follow from; for user space only. */
 struct source_port_class_range_key {
@@ -299,20 +308,20 @@ struct source_port_class_range_value {
 	__u32 action; /* enum source_port_class_action */
 	union {
 		struct {
-			__u8 port_class;
+			__u16 port_class;
 		} set_source_port_class;
 	};
 };
 _Static_assert(sizeof(struct source_port_class_range_value) == 8, "source_port_class_range_value");
 
 /* destination_port_class: range */
-#define DESTINATION_PORT_CLASS_SIZE 1024
+#define DESTINATION_PORT_CLASS_SIZE 4096
 enum destination_port_class_action {
 	DESTINATION_PORT_CLASS_NO_ENTRY,
 	DESTINATION_PORT_CLASS_SET_DESTINATION_PORT_CLASS,
 };
 struct destination_port_class_value {
-	__u8 port_class[65536]; /* by port */
+	__u16 port_class[65536]; /* by port */
 };
 /* The entries as they were written, which the classes follow from; for user space only. */
 struct destination_port_class_range_key {
@@ -327,14 +336,14 @@ struct destination_port_class_range_value {
 	__u32 action; /* enum destination_port_class_action */
 	union {
 		struct {
-			__u8 port_class;
+			__u16 port_class;
 		} set_destination_port_class;
 	};
 };
 _Static_assert(sizeof(struct destination_port_class_range_value) == 8, "destination_port_class_range_value");
 
 /* flow_policy: ternary */
-#define FLOW_POLICY_SIZE 16384
+#define FLOW_POLICY_SIZE 65536
 enum flow_policy_action {
 	FLOW_POLICY_NO_ENTRY,
 	FLOW_POLICY_PERMIT,
@@ -343,15 +352,15 @@ enum flow_policy_action {
 	FLOW_POLICY_DROP,
 };
 struct flow_policy_key {
-	__u16 context;
+	__u16 policy_class;
 	__u16 source_group;
 	__u16 destination_group;
+	__u16 source_port_class;
+	__u16 destination_port_class;
 	__u8 l4_class;
-	__u8 source_port_class;
-	__u8 destination_port_class;
 	__u8 mask_id;
 };
-_Static_assert(sizeof(struct flow_policy_key) == 10, "flow_policy_key");
+_Static_assert(sizeof(struct flow_policy_key) == 12, "flow_policy_key");
 #define FLOW_POLICY_MASKS 16
 struct flow_policy_masks {
 	__u32 count;
@@ -362,14 +371,14 @@ struct flow_policy_value {
 	__u32 priority;
 	union {
 		struct {
-			__u16 leg;
+			__u16 forwarding_class;
 		} permit;
 		struct {
-			__u16 leg;
+			__u16 forwarding_class;
 			__u16 network;
 		} permit_request;
 		struct {
-			__u16 leg;
+			__u16 forwarding_class;
 			__u16 network;
 		} permit_reply;
 		struct {
@@ -380,7 +389,7 @@ struct flow_policy_value {
 _Static_assert(sizeof(struct flow_policy_value) == 12, "flow_policy_value");
 
 /* lease: array */
-#define LEASE_SIZE 32768
+#define LEASE_SIZE 65536
 enum lease_action {
 	LEASE_NO_ENTRY,
 	LEASE_EXPIRE_AT,
@@ -396,7 +405,7 @@ struct lease_value {
 _Static_assert(sizeof(struct lease_value) == 8, "lease_value");
 
 /* steer: array */
-#define STEER_SIZE 32768
+#define STEER_SIZE 65536
 enum steer_action {
 	STEER_NO_ENTRY,
 	STEER_DELIVER,
@@ -406,12 +415,18 @@ struct steer_value {
 	__u32 action; /* enum steer_action */
 	union {
 		struct {
+			__u16 vrf;
+		} deliver;
+		struct {
 			__u16 sr_policy;
 			__u16 liveness_group;
+			__u16 inner_mtu;
+			__u8 dscp;
+			union address service_sid;
 		} encapsulate;
 	};
 };
-_Static_assert(sizeof(struct steer_value) == 8, "steer_value");
+_Static_assert(sizeof(struct steer_value) == 32, "steer_value");
 
 /* path_liveness: array */
 #define PATH_LIVENESS_SIZE 4096
@@ -430,7 +445,7 @@ struct path_liveness_value {
 _Static_assert(sizeof(struct path_liveness_value) == 8, "path_liveness_value");
 
 /* sr_policy: candidates */
-#define SR_POLICY_SIZE 16384
+#define SR_POLICY_SIZE 32768
 enum sr_policy_action {
 	SR_POLICY_NO_ENTRY,
 	SR_POLICY_H_ENCAPS,
@@ -440,25 +455,21 @@ struct sr_policy_value {
 	union {
 		struct {
 			__u16 color;
-			__u16 inner_mtu;
-			__u8 dscp;
-			__u8 count;
+			__u16 first_hop;
+			__u8 last_container;
+			__u8 merge_bits;
 			union address source;
-			union address segment_list_0;
-			union address segment_list_1;
-			union address segment_list_2;
-			union address segment_list_3;
-			union address segment_list_4;
-			union address segment_list_5;
-			union address segment_list_6;
-			union address segment_list_7;
+			union address container_0;
+			union address container_1;
+			union address container_2;
+			union address container_3;
 		} h_encaps;
 	};
 };
-_Static_assert(sizeof(struct sr_policy_value) == 160, "sr_policy_value");
+_Static_assert(sizeof(struct sr_policy_value) == 96, "sr_policy_value");
 
 /* route: lpm */
-#define ROUTE_SIZE 16384
+#define ROUTE_SIZE 131072
 enum route_action {
 	ROUTE_NO_ENTRY,
 	ROUTE_SET_NEXT_HOP,
@@ -466,7 +477,7 @@ enum route_action {
 };
 struct route_key {
 	__u32 prefix_length; /* bits of all that follows */
-	__be32 context;
+	__be32 vrf;
 	union address destination;
 } __attribute__((packed, aligned(4)));
 _Static_assert(sizeof(struct route_key) == 24, "route_key");
@@ -511,3 +522,25 @@ struct next_hop_value {
 	};
 };
 _Static_assert(sizeof(struct next_hop_value) == 20, "next_hop_value");
+
+/* neighbor: hash */
+#define NEIGHBOR_SIZE 65536
+enum neighbor_action {
+	NEIGHBOR_NO_ENTRY,
+	NEIGHBOR_SET_MAC,
+};
+struct neighbor_key {
+	__u16 port;
+	__u8 zero[6];
+	union address address;
+};
+_Static_assert(sizeof(struct neighbor_key) == 24, "neighbor_key");
+struct neighbor_value {
+	__u32 action; /* enum neighbor_action */
+	union {
+		struct {
+			__u8 mac[6];
+		} set_mac;
+	};
+};
+_Static_assert(sizeof(struct neighbor_value) == 12, "neighbor_value");

@@ -130,7 +130,9 @@ class FakeHost:
     async def watch_telemetry(self, query: TelemetryQuery, send: Callable[[TelemetryBatch], Awaitable[None]]) -> None:
         while True:
             ports = (await self.describe()).ports
-            await send(TelemetryBatch(time_s=1.0, flows=(), legs=(), drops=(), ports=ports, lost_batches=0))
+            await send(
+                TelemetryBatch(time_s=1.0, flows=(), forwarding_classes=(), drops=(), ports=ports, lost_batches=0)
+            )
             await asyncio.sleep(query.interval_s)
 
     async def capture(self, query: CaptureQuery, send: Callable[[CapturedFrame], Awaitable[None]]) -> None:

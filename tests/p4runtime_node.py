@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -55,7 +56,7 @@ async def node(directory: Path, maps: dict[str, FakeMap] | None = None, *, fresh
         device_id=DEVICE,
         layout=LAYOUT,
         tables=Tables(LAYOUT, maps),
-        counters={"leg_counter": lambda: counts(32768), "drop_counter": lambda: counts(256)},
+        counters={counter.name: partial(counts, counter.size) for counter in LAYOUT.p4info.counters},
         packets=ports,
         state_dir=directory,
         fresh=fresh,

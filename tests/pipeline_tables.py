@@ -6,18 +6,29 @@ from hypothesis import strategies as st
 from map_fake import FakeMap
 
 from dataplane import layout as layouts
-from dataplane import p4info
+from dataplane import p4info, table_sizes
 from dataplane.entry import FieldMatch, TableEntry
+from dataplane.host_api import TableSizes
 from dataplane.layout import MASKS, Layout, Shape, TableLayout
 from dataplane.p4info import MatchField, MatchType
-from dataplane.reasons import CANDIDATE_PATHS, CONTEXTS
+from dataplane.range_store import CLASSES_BYTES
+from dataplane.reasons import CANDIDATE_PATHS
 
-LAYOUT = layouts.of(p4info.load())
+SIZES = TableSizes(
+    forwarding_classes=4096,
+    flow_policies=16384,
+    prefixes=16384,
+    sr_policies=2048,
+    policy_classes=1024,
+    local_sids=4096,
+)
+"""Smaller than usual: most tests look at whole tables."""
+LAYOUT = layouts.of(p4info.resized(p4info.load(), table_sizes.by_name(SIZES)))
 
 
 def fake_maps(layout: Layout = LAYOUT) -> dict[str, FakeMap]:
     maps = {
-        "generation": FakeMap(4, 4, CONTEXTS, fixed=True),
+        "generation": FakeMap(4, 4, layout.policy_classes, fixed=True),
         "settings": FakeMap(4, 16, 1, fixed=True),
     }
     for table in layout.tables:
@@ -26,11 +37,11 @@ def fake_maps(layout: Layout = LAYOUT) -> dict[str, FakeMap]:
             case Shape.ARRAY | Shape.CANDIDATES:
                 maps[name] = FakeMap(4, table.value_size, size, fixed=True)
             case Shape.RANGE:
-                maps[name] = FakeMap(4, 65536, 4)
+                maps[name] = FakeMap(4, CLASSES_BYTES, 4)
                 maps[f"{name}_range"] = FakeMap(table.key.size, table.value_size, size)
             case Shape.TERNARY:
                 maps[name] = FakeMap(table.key.size, table.value_size, size)
-                lists = CONTEXTS if table.exact else 1
+                lists = layout.policy_classes if table.exact else 1
                 maps[f"{name}_masks"] = FakeMap(4, 4 + MASKS * table.key.size, lists, fixed=True)
             case Shape.HASH | Shape.LPM:
                 maps[name] = FakeMap(table.key.size, table.value_size, size, lpm=table.shape is Shape.LPM)

@@ -21,6 +21,7 @@ from namespaces import Namespace, run, veth
 from pipeline_tables import LAYOUT
 from waiting import LIMIT_S, wait_for
 
+from dataplane import p4info
 from dataplane.host_api import (
     CapturedFrame,
     CaptureQuery,
@@ -72,7 +73,7 @@ class Node:
         """The host's network; without, all that comes in is dropped."""
         with contextlib.closing(Controller(self.agent)) as controller:
             controller.insert(
-                entry("attachment", "attach", params={"context": 7}, ingress_port=2, vlan_id=0),
+                entry("attachment", "attach", params={"vrf": 7, "policy_class": 8}, ingress_port=2, vlan_id=0),
                 entry("source_guard", "admit", ingress_port=2, source="10.1.0.11/32"),
             )
 
@@ -340,7 +341,7 @@ def test_frames_go_up_to_the_controller_and_out_of_ports(node: Node) -> None:
         names = {field.id: field.name for field in LAYOUT.p4info.packet_in}
         metadata = {names[item.metadata_id]: int.from_bytes(item.value) for item in packet.metadata}
         assert packet.payload == lldp
-        assert metadata == {"ingress_port": 2, "reason": 16, "context": 7, "mtu": 0}
+        assert metadata == {"ingress_port": 2, "reason": 16, "vrf": 7, "mtu": 0, "answer_class": 0}
         controller.send(2, reply)
         assert wire.recv(2000) == reply
         controller.send(99, reply)
@@ -352,12 +353,12 @@ def test_drops_are_streamed_as_totals_of_what_changed(node: Node) -> None:
     stream = node.agent.stream("WatchTelemetry", TelemetryQuery(interval_s=0.2), TelemetryBatch)
     first = next(stream)
     assert [port.number for port in first.ports] == [1, 2, 3]
-    before = {sample.index: sample.packets for sample in first.drops}.get(DropReason.UNKNOWN_CONTEXT, 0)
+    before = {sample.index: sample.packets for sample in first.drops}.get(DropReason.UNKNOWN_ATTACHMENT, 0)
     node.host.run("sh", "-c", "ping -c3 -i0.01 -W0.1 10.1.0.1 || true")
     found = before
     for batch in stream:
         assert batch.lost_batches == 0
-        found = {sample.index: sample.packets for sample in batch.drops}.get(DropReason.UNKNOWN_CONTEXT, found)
+        found = {sample.index: sample.packets for sample in batch.drops}.get(DropReason.UNKNOWN_ATTACHMENT, found)
         if found > before:
             break
     assert found > before
@@ -389,6 +390,8 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
         ({"name": "a/../b"}, "name 'a/../b' has a slash or is empty"),
         ({"listen": "somewhere"}, "neither unix:/PATH nor HOST:PORT"),
         ({"flow_cache_entries": 1000}, "no power of two"),
+        ({"table_sizes": {"policy_classes": 65537}}, r"table_sizes.policy_classes 65537 is not in 16..65536"),
+        ({"table_sizes": {"prefixes": 0}}, r"table_sizes.prefixes 0 is not in 16.."),
         ({"ports": [*PORTS, {"number": 1, "interface": "x", "role": "fabric"}]}, "port number 1 is used twice"),
         ({"borders": [*BORDERS, second(listen_port=51820)]}, "listen_port 51820 is of two borders"),
         ({"borders": [*BORDERS, second(interface="t1")]}, "borders sg1-t1 and sg1-u1 would both have the device wg-t1"),
@@ -426,6 +429,20 @@ def test_a_configuration_can_be_checked_without_touching_anything(tmp_path: Path
     assert not (tmp_path / "state").exists()
 
 
+def test_tables_are_as_large_as_the_configuration_says_and_memory_is_told(node: Node) -> None:
+    small = {"forwarding_classes": 64, "flow_policies": 32, "prefixes": 100, "sr_policies": 16, "policy_classes": 16}
+    node.agent.config["table_sizes"] = small
+    node.agent.start()
+    assert 0 < node.agent.describe().maps_bytes < 64 << 20
+    with contextlib.closing(Controller(node.agent)) as controller:
+        info = p4info.view(controller.config().p4info)
+        sizes = {sized.name: sized.size for sized in (*info.tables, *info.counters)}
+        assert (sizes["steer"], sizes["sr_policy"], sizes["route"], sizes["policy_class_counter"]) == (64, 128, 100, 16)
+        controller.insert(entry("steer", "deliver", params={"vrf": 1}, forwarding_class=63))
+        with pytest.raises(grpc.RpcError, match=r"64 is not in 0\.\.63"):
+            controller.insert(entry("steer", "deliver", params={"vrf": 1}, forwarding_class=64))
+
+
 def test_two_borders_with_one_key_are_refused(tmp_path: Path) -> None:
     """A neighbour would take one for the other. Keys of borders that are not there any more are nobody's."""
     config = {"name": "x", "listen": f"unix:{tmp_path}/s", "state_dir": str(tmp_path / "state"), "pin_dir": "/x"}
@@ -461,7 +478,7 @@ def test_prometheus_reads_what_the_kernel_holds_by_a_private_socket(node: Node) 
         == 1
     )
     assert samples['netstitch_table_entries{table="source_guard"}'] == 1
-    assert samples['netstitch_table_size{table="source_guard"}'] == 16384
+    assert samples['netstitch_table_size{table="source_guard"}'] == 131072
     assert samples['netstitch_pipeline_events_total{event="echo_answered"}'] >= 1
     assert samples['netstitch_port_carrier{interface="cx1"}'] == 1
     assert samples['netstitch_tunnel_latest_handshake_timestamp_seconds{border="sg1-t1"}'] == 0

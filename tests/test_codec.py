@@ -169,7 +169,7 @@ def codec_route(number: int) -> TableEntry:
     lpm.value, lpm.prefix_len = (0x20010DB8 << 96 | number << 64).to_bytes(16, "big"), 64
     action = message.action.action
     action.action_id = LAYOUT.by_name["route"].table.action_by_name["set_next_hop"].id
-    action.params.add(param_id=1, value=codec.bytestring(number))
+    action.params.add(param_id=1, value=codec.bytestring(number + 1))
     return codec.parse(LAYOUT, message, action_needed=True)
 
 
@@ -198,10 +198,10 @@ def test_bytestrings_out_of_range_are_refused(value: bytes, bitwidth: int) -> No
     assert refused.value.fault.code is Code.OUT_OF_RANGE
 
 
-def lease(leg: bytes = b"\x05", **fields: object) -> p4r.TableEntry:
+def lease(forwarding_class: bytes = b"\x05", **fields: object) -> p4r.TableEntry:
     table = LAYOUT.by_name["lease"].table
     message = p4r.TableEntry(table_id=table.id, **fields)
-    message.match.add(field_id=1).exact.value = leg
+    message.match.add(field_id=1).exact.value = forwarding_class
     message.action.action.action_id = table.actions[0].id
     message.action.action.params.add(param_id=1, value=b"\x09")
     return message

@@ -34,7 +34,7 @@ def loaded() -> Iterator[Object]:
 
 
 def test_the_object_has_the_maps_and_programs_of_the_contract(loaded: Object) -> None:
-    assert {"port_number", "port", "tx_port", "neighbor", "generation", "settings", "capture", "punt"} <= set(
+    assert {"port_number", "port", "tx_port", "neighbor_cache", "generation", "settings", "capture", "punt"} <= set(
         loaded.map_names
     )
     assert loaded.map("flow_cache").max_entries == 64 * POSSIBLE_CPUS
@@ -136,7 +136,7 @@ def test_a_watched_port_mirrors_what_comes_in(xdp: XdpNode) -> None:
 
 def test_an_attachment_that_is_taken_back_is_not_remembered(xdp: XdpNode) -> None:
     """Its hint was right a packet before; so is a port's that was removed."""
-    unknown, frame = DropReason.UNKNOWN_CONTEXT, bytes(60)
+    unknown, frame = DropReason.UNKNOWN_ATTACHMENT, bytes(60)
     try:
         for _ in range(2):
             assert xdp.run(node.A, frame, unknown).reason != unknown

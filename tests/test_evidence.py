@@ -23,7 +23,8 @@ from waiting import LIMIT_S
 from dataplane.reference import Forward, Pipeline
 from dataplane.reference.checksum import checksum, ones_complement_sum, updated
 from dataplane.reference.packet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ip, parse_ethernet, parse_ip
-from dataplane.reference.srv6 import Outer, advance, decapsulate, encapsulate
+from dataplane.reference.srv6 import Outer, decapsulate, encapsulate, end
+from dataplane.reference.srv6 import Path as SegmentPath
 
 SRH_FIELDS = ("ipv6.routing.type", "ipv6.routing.segleft", "ipv6.routing.srh.last_entry", "ipv6.routing.srh.addr")
 
@@ -61,8 +62,10 @@ def test_tshark_reads_the_segments(tmp_path: Path) -> None:
     assert len(rows) == len(numbers)
     for (count, version), row in zip(numbers, rows, strict=True):
         kind, left, last, listed, destinations, labels, dscp, ip_status, tcp_status = row
-        assert (kind, left, last) == (["4"], [str(count - 1)], [str(count - 1)])
-        assert [address(sid) for sid in listed] == [address(sid) for sid in reversed(segments(count))]
+        others = segments(count)[1:]
+        shown = (["4"], [str(len(others))], [str(len(others) - 1)]) if others else ([], [], [])
+        assert (kind, left, last) == shown
+        assert [address(sid) for sid in listed] == [address(sid) for sid in reversed(others)]
         assert address(destinations[0]) == address(segments(count)[0])
         assert int(labels[0], 16) >> 6 == 0x1ABC
         assert dscp[0] == "46"
@@ -132,10 +135,12 @@ class Kernel:
     def encapsulate(self, prefix: str, sids: list[str]) -> None:
         family = "-6" if ":" in prefix else "-4"
         segs = ",".join(sids)
-        self.router.ip(family, "route", "replace", prefix, "encap", "seg6", "mode", "encap", "segs", segs, "dev", "r1")
+        self.router.ip(
+            family, "route", "replace", prefix, "encap", "seg6", "mode", "encap.red", "segs", segs, "dev", "r1"
+        )
 
-    def local(self, sid: str, *action: str) -> None:
-        self.router.ip("-6", "route", "replace", f"{sid}/128", "encap", "seg6local", "action", *action, "dev", "r1")
+    def local(self, prefix: str, *action: str) -> None:
+        self.router.ip("-6", "route", "replace", prefix, "encap", "seg6local", "action", *action, "dev", "r1")
 
     def sent(self, packet: Packet, ether_type: int) -> bytes:
         """What leaves the router towards `far` because of `packet`, without Ethernet."""
@@ -176,7 +181,7 @@ def kernel() -> Iterator[Kernel]:
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("count", range(1, 9))
 def test_kernel_encapsulates_alike(kernel: Kernel, version: int, count: int) -> None:
-    """H.Encaps, field by field where RFC 8986 defines it: all but traffic class, flow label and hop limit.
+    """H.Encaps.Red, field by field where RFC 8986 defines it: all but traffic class, flow label and hop limit.
 
     Linux does not decrement the inner hop limit on this path; RFC 8986 §5.1 wants it (as RFC 2473 §3.1).
     """
@@ -186,26 +191,43 @@ def test_kernel_encapsulates_alike(kernel: Kernel, version: int, count: int) -> 
     theirs = kernel.sent(packet, ETHERTYPE_IPV4 if version == 4 else ETHERTYPE_IPV6)
     inner = parse_ip(ETHERTYPE_IPV4 if version == 4 else ETHERTYPE_IPV6, bytes(packet))
     assert isinstance(inner, Ip)
-    on_wire = [address(sid) for sid in reversed(segments(count))]
-    ours = encapsulate(inner.with_hop_limit(63), address(EDGE), on_wire, 0, 0).data
+    sids = tuple(address(sid) for sid in segments(count))
+    path = SegmentPath(address(EDGE), 0, sids, 0)
+    ours = encapsulate(inner.with_hop_limit(63), path, sids[-1], 0, 0).data
+    begin = 40 + (8 + 16 * (len(sids) - 1) if sids[1:] else 0)
     assert theirs[4:7] == ours[4:7], "payload length, next header"
     assert theirs[8:40] == ours[8:40], "source, destination"
-    assert theirs[40:48] == ours[40:48], "SRH"
-    assert theirs[48 : 48 + 16 * count] == ours[48 : 48 + 16 * count], "segment list"
-    their_inner = parse_ip(inner.ether_type, theirs[48 + 16 * count :])
+    assert theirs[40:begin] == ours[40:begin], "SRH and segment list"
+    their_inner = parse_ip(inner.ether_type, theirs[begin:])
     assert isinstance(their_inner, Ip)
     assert their_inner.data == inner.data
-    assert ours[48 + 16 * count :] == their_inner.with_hop_limit(63).data, "inner packet"
+    assert ours[begin:] == their_inner.with_hop_limit(63).data, "inner packet"
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("left", range(1, 8))
-def test_kernel_advances_alike(kernel: Kernel, left: int) -> None:
-    kernel.local("5f00:1:1:1::", "End")
+def test_kernel_takes_the_next_container_alike(kernel: Kernel, left: int) -> None:
     path = [f"5f00:2:10:{index}::" for index in range(8)]
-    path[7 - left] = "5f00:1:1:1::"
-    packet = srv6(bytes(IP(src="192.0.2.1", dst="192.0.2.2") / udp()), path, left)
-    ours = advance(Outer(bytes(packet), len(bytes(packet))))
+    path[7 - left] = "5f00:1:1::"
+    _ends_alike(kernel, srv6(bytes(IP(src="192.0.2.1", dst="192.0.2.2") / udp()), path, left))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("rest", ["2", "2:10:11:12:e005", "e005", "2:0:0:0:1"])
+@pytest.mark.parametrize("with_srh", [True, False])
+def test_kernel_takes_the_next_sid_alike(kernel: Kernel, rest: str, with_srh: bool) -> None:
+    """The block is that of the routes, whatever the node's number is then."""
+    container = f"5f00:2:1:{rest}" + ("" if rest.count(":") == 4 else "::")
+    inner = bytes(IP(src="192.0.2.1", dst="192.0.2.2") / udp())
+    bare = IPv6(src="5f00:2:10::", dst=container, hlim=60, nh=4) / Raw(inner)
+    _ends_alike(kernel, srv6(inner, ["5f00:2:10:1::"], 1, destination=container) if with_srh else bare)
+
+
+def _ends_alike(kernel: Kernel, packet: Packet) -> None:
+    compressed = ("flavors", "next-csid", "lblen", "32", "nflen", "16")
+    for locator in ("5f00:1:1::/48", "5f00:2:1::/48"):
+        kernel.local(locator, "End", *compressed)
+    ours = end(Outer(bytes(packet), len(bytes(packet))), 1)
     assert isinstance(ours, Outer)
     assert kernel.sent(packet, ETHERTYPE_IPV6) == ours.with_hop_limit(59).data
 
@@ -219,7 +241,7 @@ def test_kernel_decapsulates_alike(kernel: Kernel, version: int, with_srh: bool)
     action = ("End.DX4", "nh4", hop) if version == 4 else ("End.DX6", "nh6", hop)
     kernel.router.ip("neigh", "replace", hop, "lladdr", MACS["far"], "dev", "r1")
     kernel.router.ip(f"-{version}", "route", "replace", hop, "dev", "r1")
-    kernel.local(sid, *action)
+    kernel.local(f"{sid}/128", *action)
     ends = ("10.2.1.1", "192.0.2.9") if version == 4 else ("2001:db8:2::1", "2001:db8:ff::9")
     inner = ip(version, *ends) / TCP(sport=1, dport=2) / Raw(PAYLOAD)
     protocol = 4 if version == 4 else 41

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from map_fake import FakeMap
 from numpy.typing import NDArray
 
-from dataplane.flow_cache import ENTRY, STALE, Entries, FlowCache, FlowColumns, Snapshot, leg_totals, merged
+from dataplane.flow_cache import ENTRY, STALE, Entries, FlowCache, FlowColumns, Snapshot, forwarding_totals, merged
 from dataplane.generations import Generations
 from dataplane.jiffies import JiffiesClock, read_jiffies
 
@@ -51,8 +51,8 @@ def test_an_entry_becomes_a_record() -> None:
         destination_port=443,
         protocol=6,
         l4_class=1,
-        context=7,
-        leg=300,
+        policy_class=7,
+        forwarding_class=300,
         ingress_port=12,
         packets=5,
         bytes=2**47 + 3,
@@ -63,7 +63,7 @@ def test_an_entry_becomes_a_record() -> None:
     (record,) = columns(one).records()
     assert (record.source_address, record.destination_address) == ("10.1.0.11", "2001:db8:2::10")
     assert (record.source_port, record.destination_port, record.protocol) == (40_000, 443, 6)
-    assert (record.context, record.leg, record.ingress_port, record.l4_class) == (7, 300, 12, 1)
+    assert (record.policy_class, record.forwarding_class, record.ingress_port, record.l4_class) == (7, 300, 12, 1)
     assert (record.packets, record.bytes) == (5, 2**47 + 3)
     assert record.last_seen_s - record.first_seen_s == pytest.approx(10.0)
 
@@ -89,8 +89,15 @@ def test_merging_equals_adding_up_one_by_one(parts: list[tuple[int, int, int, in
     entries = np.concatenate(
         [none]
         + [
-            entry(context=context, source_port=port, leg=leg, ingress_port=way, packets=packets, bytes=size)
-            for context, port, leg, way, packets, size, _ in parts
+            entry(
+                policy_class=policy_class,
+                source_port=port,
+                forwarding_class=forwarding_class,
+                ingress_port=way,
+                packets=packets,
+                bytes=size,
+            )
+            for policy_class, port, forwarding_class, way, packets, size, _ in parts
         ]
     )
     wanted = np.array([part[-1] for part in parts], dtype=bool)
@@ -101,25 +108,29 @@ def test_merging_equals_adding_up_one_by_one(parts: list[tuple[int, int, int, in
         total[1] += size
         total[2] |= is_wanted
     records = merged(columns(entries), entries, wanted).records()
-    found = {(r.context, r.source_port, r.leg, r.ingress_port): [r.packets, r.bytes, 1] for r in records}
+    found = {
+        (r.policy_class, r.source_port, r.forwarding_class, r.ingress_port): [r.packets, r.bytes, 1] for r in records
+    }
     assert len(found) == len(records)
     assert found == {key: total for key, total in expected.items() if total[2]}
 
 
 @given(st.lists(SMALL, max_size=30))
 @settings(deadline=None)
-def test_leg_totals_are_what_was_evicted_plus_what_is_live(
+def test_forwarding_totals_are_what_was_evicted_plus_what_is_live(
     parts: list[tuple[int, int, int, int, int, int, bool]],
 ) -> None:
     none: Entries = np.zeros(0, dtype=ENTRY)
-    entries = np.concatenate([none] + [entry(leg=part[2], packets=part[4], bytes=part[5] >> 8) for part in parts])
+    entries = np.concatenate(
+        [none] + [entry(forwarding_class=part[2], packets=part[4], bytes=part[5] >> 8) for part in parts]
+    )
     folded = np.array([[5, 50], [7, 70], [0, 0]], dtype=np.uint64)
-    totals = leg_totals(entries, folded)
-    for leg in range(3):
-        live = [part for part in parts if part[2] == leg]
-        assert totals[leg].tolist() == [
-            int(folded[leg][0]) + sum(part[4] for part in live),
-            int(folded[leg][1]) + sum(part[5] >> 8 for part in live),
+    totals = forwarding_totals(entries, folded)
+    for forwarding_class in range(3):
+        live = [part for part in parts if part[2] == forwarding_class]
+        assert totals[forwarding_class].tolist() == [
+            int(folded[forwarding_class][0]) + sum(part[4] for part in live),
+            int(folded[forwarding_class][1]) + sum(part[5] >> 8 for part in live),
         ]
     assert folded.tolist() == [[5, 50], [7, 70], [0, 0]]
 
@@ -144,7 +155,9 @@ def test_only_what_changed_is_different_from_before() -> None:
 def test_records_of_other_generations_are_marked_and_count_on() -> None:
     now = np.array([5, 0x1_0007, 9], dtype=np.uint32)
     made = [(0, 5), (0, 4), (1, 7), (1, 8), (2, 0), (2, 1), (2, STALE)]
-    cache = np.concatenate([entry(context=context, generation=seen, packets=3) for context, seen in made])
+    cache = np.concatenate(
+        [entry(policy_class=policy_class, generation=seen, packets=3) for policy_class, seen in made]
+    )
     Detached(cache).expire(now)
     assert cache["generation"].tolist() == [5, STALE, 7, STALE, 0, STALE, STALE]
     assert cache["packets"].tolist() == [3] * 7
@@ -161,10 +174,10 @@ def test_no_record_is_left_of_more_generations_ago_than_16_bits_tell(changes: in
         held[:] = [seen for seen in held if seen == int(now[3])]
 
     generations = Generations(FakeMap(4, 4, 4096, fixed=True), expire)
-    context = np.array([3], dtype=np.uint32)
+    policy_class = np.array([3], dtype=np.uint32)
     for _ in range(changes):
         held.append(generations.now(3))
-        generations.advance(context)
+        generations.advance(policy_class)
         assert generations.now(3) & 0xFFFF not in (0, STALE)
     assert generations.now(3) - min(held, default=generations.now(3)) <= 0x8000
     assert len(swept) == 1 + changes // 0x8000

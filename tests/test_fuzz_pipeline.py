@@ -58,7 +58,7 @@ def test_xdp_does_what_the_model_does(xdp: XdpNode, capsys: pytest.CaptureFixtur
 
 def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> None:
     """One table set. A frame in three goes twice, so that the second finds a warm cache."""
-    drops, events, legs = xdp.all_drops(), xdp.events(), xdp.leg_totals()
+    drops, events, classes, denied = xdp.all_drops(), xdp.events(), xdp.class_totals(), xdp.denied()
     for port, frame in generate.frames(rng, count):
         for _ in range(rng.choice((1, 1, 2))):
             expected = outcome(model.run(port, frame, node.BOOTTIME_S))
@@ -71,8 +71,11 @@ def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> No
         event: model.events[event] for event in PipelineEvent if event not in CACHE_EVENTS
     }
     flows = model.flows
-    assert difference(xdp.leg_totals(), legs) == {
-        leg: (packets, flows.leg_bytes[leg]) for leg, packets in flows.leg_packets.items()
+    assert difference(xdp.class_totals(), classes) == {
+        number: (packets, flows.class_bytes[number]) for number, packets in flows.class_packets.items()
+    }
+    assert difference(xdp.denied(), denied) == {
+        number: (packets, flows.denied_bytes[number]) for number, packets in flows.denied_packets.items()
     }
 
 
@@ -90,4 +93,4 @@ def explained(port: int, frame: bytes, seen: Outcome, expected: Outcome) -> str:
 
 
 def shown(what: Outcome) -> str:
-    return f"{what.kind} reason {what.reason} context {what.context} {what.frame.hex()}"
+    return f"{what.kind} reason {what.reason} VRF {what.vrf} {what.frame.hex()}"

@@ -31,7 +31,7 @@ from dataplane.host_api import Empty, Gateway, HostState, LossReport
 from dataplane.losses import LASTING, Losses
 from dataplane.reasons import DropReason, PortLoss
 
-NETWORK, LEG = 7, 300
+NETWORK, CLASS = 7, 300
 NATIVE, UNPREPARED, DETOUR, TAP, TAP_DETOUR = 2, 3, 4, 5, 6
 VETHS = (1, NATIVE, UNPREPARED, DETOUR)
 TUNSETIFF, WITHOUT_HEADER = 0x400454CA, 0x0002 | 0x1000  # IFF_TAP, IFF_NO_PI
@@ -85,18 +85,20 @@ class Node:
     def _entries(self) -> Iterator[TableEntry]:
         macs = {port.number: port.mac for port in self.agent.describe().ports}
         for table, action in (("source_group", "set_source_group"), ("destination_group", "set_destination_group")):
-            yield entry(table, action, params={"group": 1}, context=NETWORK, address="10.1.0.0/24")
+            yield entry(table, action, params={"group": 1}, vrf=NETWORK, address="10.1.0.0/24")
         groups = {"source_group": (1, 0xFFFF), "destination_group": (1, 0xFFFF)}
-        yield entry("flow_policy", "permit", priority=10, params={"leg": LEG}, context=NETWORK, **groups)
-        yield entry("steer", "deliver", leg=LEG)
-        yield entry("attachment", "attach", params={"context": NETWORK}, ingress_port=1, vlan_id=0)
+        yield entry(
+            "flow_policy", "permit", priority=10, params={"forwarding_class": CLASS}, policy_class=NETWORK, **groups
+        )
+        yield entry("steer", "deliver", params={"vrf": NETWORK}, forwarding_class=CLASS)
+        yield entry("attachment", "attach", params={"vrf": NETWORK, "policy_class": NETWORK}, ingress_port=1, vlan_id=0)
         yield entry("source_guard", "admit", ingress_port=1, source=f"{address(1)}/32")
         for number in range(2, 7):
             mac = self.hosts[number].ip("-br", "link", "show", "eth0").split()[2] if number in self.hosts else TAP_MAC
             to = {"port": number, "source_mac": macs[number], "destination_mac": mac}
             yield entry("next_hop", "forward", params=to, next_hop=number)
             there = f"{address(number)}/32"
-            yield entry("route", "set_next_hop", params={"next_hop": number}, context=NETWORK, destination=there)
+            yield entry("route", "set_next_hop", params={"next_hop": number}, vrf=NETWORK, destination=there)
 
     def counted(self) -> Counter[tuple[str, DropReason]]:
         """By interface, and by reason."""
@@ -104,7 +106,7 @@ class Node:
         found = Counter({(each.interface, DropReason(each.reason)): each.packets for each in report.losses})
         with contextlib.closing(Controller(self.agent, election_id=2)) as controller:
             for reason, (packets, _) in controller.counter("drop_counter").items():
-                if reason not in (DropReason.UNKNOWN_CONTEXT, DropReason.NEIGHBOR_IGNORED):  # what hosts ask by ARP
+                if reason not in (DropReason.UNKNOWN_ATTACHMENT, DropReason.NEIGHBOR_IGNORED):  # what hosts ask by ARP
                     found["", DropReason(reason)] += packets
         return found
 

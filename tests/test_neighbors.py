@@ -48,7 +48,7 @@ def guard(port: int, source: str) -> TableEntry:
 
 
 def attachment(port: int, vlan: int = 0) -> TableEntry:
-    return entry("attachment", "attach", params={"context": 7}, ingress_port=port, vlan_id=vlan)
+    return entry("attachment", "attach", params={"vrf": 7, "policy_class": 8}, ingress_port=port, vlan_id=vlan)
 
 
 def key(port: int, address: str) -> bytes:
@@ -288,7 +288,7 @@ def of_port_c(number: int) -> str:
 
 def in_kernel(xdp: XdpNode) -> dict[tuple[int, int], bytes]:
     """As the model has it."""
-    keys, values = xdp.object.map("neighbor").items()
+    keys, values = xdp.object.map("neighbor_cache").items()
     rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s10x", values), strict=True)
     return {(port, int.from_bytes(address)): mac for (port, address), (mac,) in rows}
 
@@ -323,7 +323,7 @@ def test_a_port_keeps_the_last_that_it_learnt_also_where_user_space_forgets(xdp:
     """A slot may name what was deleted, and learnt again since in another slot."""
     xdp.forget()
     rng = random.Random(4861)
-    neighbors = xdp.object.map("neighbor")
+    neighbors = xdp.object.map("neighbor_cache")
     addresses = [address(of_port_c(number)) for number in range(400)]
     learnt: dict[int, int] = {}
     """Host number → which learnt one it is."""
@@ -374,7 +374,7 @@ def test_what_confirms_a_mac_and_what_brings_it_into_doubt(xdp: XdpNode) -> None
         for frame, confirmed in steps:
             model.run(A, frame, BOOTTIME_S)
             xdp.run(A, frame)
-            keys, values = xdp.object.map("neighbor").items()
+            keys, values = xdp.object.map("neighbor_cache").items()
             assert in_kernel(xdp) == model.neighbors
             assert [stamp > 0 for _, _, stamp in struct.iter_unpack("<6sHQ", values)] == [confirmed][: len(keys) // 24]
             assert list(model.confirmed_s) == list(model.neighbors) if confirmed else not model.confirmed_s
@@ -391,11 +391,11 @@ GATEWAYS = HostState(
 ENTRIES = [
     *(attachment(port) for port in HOSTS),
     *(guard(port, f"{address}/{128 if ':' in address else 32}") for port in HOSTS for address in HOSTS[port]),
-    entry("flow_policy", "permit", 1, {"leg": 5}, context=7),
-    entry("steer", "deliver", leg=5),
+    entry("flow_policy", "permit", 1, {"forwarding_class": 5}, policy_class=8),
+    entry("steer", "deliver", params={"vrf": 7}, forwarding_class=5),
     *(entry("next_hop", "resolve", params={"port": port}, next_hop=port) for port in HOSTS),
     *(
-        entry("route", "set_next_hop", params={"next_hop": port}, context=7, destination=f"{address}/{length}")
+        entry("route", "set_next_hop", params={"next_hop": port}, vrf=7, destination=f"{address}/{length}")
         for port, addresses in HOSTS.items()
         for address, length in zip(addresses, (32, 128), strict=True)
     ),
@@ -420,14 +420,14 @@ class Node:
 
     def known(self) -> dict[bytes, bytes]:
         """`neighbor`, as XDP has it: key → MAC."""
-        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor")
+        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor_cache")
         with Map.open_pinned(pin) as neighbor:
             keys, values = neighbor.items()
         return {keys[at * 24 :][:24]: values[at * 16 :][:6] for at in range(len(keys) // 24)}
 
     def doubt(self) -> None:
         """As if what is known had not been confirmed for long."""
-        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor")
+        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor_cache")
         with Map.open_pinned(pin) as neighbor:
             keys, values = neighbor.items()
             for at in range(len(keys) // 24):
@@ -542,7 +542,7 @@ def test_hosts_that_change_places_and_say_nothing_are_found(node: Node) -> None:
                 for address in addresses:
                     where, at = f"{address}/{128 if ':' in address else 32}", port_of[port]
                     found.append(guard(at, where))
-                    route = {"params": {"next_hop": at}, "context": 7, "destination": where}
+                    route = {"params": {"next_hop": at}, "vrf": 7, "destination": where}
                     found.append(entry("route", "set_next_hop", **route))
             return found
 

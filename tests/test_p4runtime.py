@@ -25,18 +25,20 @@ def update(kind: int, entry: TableEntry) -> p4r.Update:
     return p4r.Update(type=kind, entity=p4r.Entity(table_entry=codec.compose(LAYOUT, entry)))
 
 
-def lease(leg: int, boottime_s: int = 9) -> TableEntry:
-    return TableEntry("lease", (FieldMatch("leg", leg),), "expire_at", (("boottime_s", boottime_s),))
+def lease(forwarding_class: int, boottime_s: int = 9) -> TableEntry:
+    return TableEntry(
+        "lease", (FieldMatch("forwarding_class", forwarding_class),), "expire_at", (("boottime_s", boottime_s),)
+    )
 
 
 def route(number: int, next_hop: int = 1) -> TableEntry:
-    match = (FieldMatch("context", 3), FieldMatch("destination", 0x20010DB8 << 96 | number << 64, prefix_length=64))
+    match = (FieldMatch("vrf", 3), FieldMatch("destination", 0x20010DB8 << 96 | number << 64, prefix_length=64))
     return TableEntry("route", match, "set_next_hop", (("next_hop", next_hop),))
 
 
-def policy(group: int, priority: int, leg: int = 1) -> TableEntry:
-    match = (FieldMatch("context", 3), FieldMatch("source_group", group, mask=0xFFFF))
-    return TableEntry("flow_policy", match, "permit", (("leg", leg),), priority)
+def policy(group: int, priority: int, forwarding_class: int = 1) -> TableEntry:
+    match = (FieldMatch("policy_class", 3), FieldMatch("source_group", group, mask=0xFFFF))
+    return TableEntry("flow_policy", match, "permit", (("forwarding_class", forwarding_class),), priority)
 
 
 def as_set(found: list[p4r.TableEntry]) -> set[bytes]:
@@ -99,7 +101,7 @@ async def test_each_update_of_a_batch_has_its_own_status(tmp_path: Path) -> None
 
 async def test_a_thousand_errors_arrive(tmp_path: Path) -> None:
     async with primary(tmp_path) as (_, controller):
-        request = controller.write_request(*(update(DELETE, lease(leg)) for leg in range(1000)))
+        request = controller.write_request(*(update(DELETE, lease(number)) for number in range(1000)))
         assert errors_of(await refused(controller.stub.Write(request))) == [Code.NOT_FOUND] * 1000
 
 
@@ -250,15 +252,17 @@ async def test_wildcards_of_what_the_pipeline_has_not_yield_nothing(tmp_path: Pa
 
 
 async def test_counters_by_index_and_all(tmp_path: Path) -> None:
-    leg, drop = LAYOUT.p4info.counters
+    counters = LAYOUT.p4info.counter_by_name
+    forwarded, drop = counters["forwarding_class_counter"], counters["drop_counter"]
     async with primary(tmp_path) as (_, controller):
-        one = p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=leg.id, index=p4r.Index(index=300)))
+        one = p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=forwarded.id, index=p4r.Index(index=300)))
         (found,) = await controller.read(one)
         assert (found.counter_entry.data.packet_count, found.counter_entry.data.byte_count) == (300, 30000)
         every = await controller.read(p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=drop.id)))
         assert [entity.counter_entry.index.index for entity in every] == list(range(256))
-        assert len(await controller.read(p4r.Entity(counter_entry=p4r.CounterEntry()))) == leg.size + drop.size
-        for index, code in ((-1, Code.INVALID_ARGUMENT), (leg.size, Code.OUT_OF_RANGE)):
+        every = await controller.read(p4r.Entity(counter_entry=p4r.CounterEntry()))
+        assert len(every) == sum(counter.size for counter in LAYOUT.p4info.counters)
+        for index, code in ((-1, Code.INVALID_ARGUMENT), (forwarded.size, Code.OUT_OF_RANGE)):
             one.counter_entry.index.index = index
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await controller.read(one)
@@ -267,8 +271,8 @@ async def test_counters_by_index_and_all(tmp_path: Path) -> None:
 
 async def test_responses_stay_below_four_mebibytes(tmp_path: Path) -> None:
     """gRPC refuses larger ones by default, and the client here has the default."""
-    params = (("source", 2**128 - 1), ("dscp", 1), ("color", 1), ("inner_mtu", 1300), ("count", 8))
-    params += tuple((f"segment_list_{number}", 2**128 - 1) for number in range(8))
+    params = (("source", 2**128 - 1), ("color", 1), ("first_hop", 1), ("last_container", 3), ("merge_bits", 64))
+    params += tuple((f"container_{number}", 2**128 - 1) for number in range(4))
     made = []
     for index in range(16384):
         slot = index % 8
@@ -286,10 +290,10 @@ async def test_another_p4info_is_refused_with_the_difference(tmp_path: Path) -> 
     async with node(tmp_path) as served, client(served) as controller:
         await controller.become_primary()
         request = controller.config_request(Config.VERIFY_AND_COMMIT)
-        request.config.p4info.tables[2].size = 5
+        request.config.p4info.tables[2].match_fields[0].bitwidth = 5
         error = await refused(controller.stub.SetForwardingPipelineConfig(request))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "'source_guard' differs" in (error.details() or "")
+        assert "'local_sid' differs" in (error.details() or "")
         request.ClearField("config")
         error = await refused(controller.stub.SetForwardingPipelineConfig(request))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -448,11 +452,14 @@ async def test_packets_go_out_of_the_port_that_the_primary_names(tmp_path: Path)
         assert len(served.ports.sent) == 1
 
 
+PUNTED = {"ingress_port": 3, "reason": 16, "vrf": 300, "mtu": 0, "answer_class": 7}
+
+
 async def test_punted_frames_reach_the_primary_only(tmp_path: Path) -> None:
     async with primary(tmp_path) as (served, first), client(served) as second:
         await second.arbitrate(None)
         assert await second.told() == (Code.ALREADY_EXISTS, 1)
-        served.service.packet_in(b"frame", 3, 16, 300, 0)
+        served.service.packet_in(b"frame", PUNTED)
         packet = (await first.receive()).packet
         assert packet.payload == b"frame"
         assert [(m.metadata_id, m.value) for m in packet.metadata] == [
@@ -460,6 +467,7 @@ async def test_punted_frames_reach_the_primary_only(tmp_path: Path) -> None:
             (2, b"\x10"),
             (3, b"\x01\x2c"),
             (4, b"\x00"),
+            (5, b"\x07"),
         ]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(second.stream.read(), 0.2)
@@ -467,7 +475,7 @@ async def test_punted_frames_reach_the_primary_only(tmp_path: Path) -> None:
 
 async def test_punted_frames_without_a_primary_are_counted(tmp_path: Path) -> None:
     async with node(tmp_path) as served:
-        served.service.packet_in(b"frame", 3, 16, 300, 0)
+        served.service.packet_in(b"frame", PUNTED)
         assert served.service.packets_in_dropped == 1
 
 
@@ -491,7 +499,7 @@ async def test_finsy_sets_the_pipeline_writes_and_reads(tmp_path: Path) -> None:
             wanted = [
                 finsy.P4TableEntry(
                     "route",
-                    match=finsy.P4TableMatch(context=3, destination=f"2001:db8:{number:x}::/48"),
+                    match=finsy.P4TableMatch(vrf=3, destination=f"2001:db8:{number:x}::/48"),
                     action=finsy.P4TableAction("set_next_hop", next_hop=number),
                 )
                 for number in range(1, 20)
@@ -499,8 +507,8 @@ async def test_finsy_sets_the_pipeline_writes_and_reads(tmp_path: Path) -> None:
             wanted.append(
                 finsy.P4TableEntry(
                     "flow_policy",
-                    match=finsy.P4TableMatch(context=3, l4_class="0/&0xe"),
-                    action=finsy.P4TableAction("permit", leg=4),
+                    match=finsy.P4TableMatch(policy_class=3, l4_class="0/&0xe"),
+                    action=finsy.P4TableAction("permit", forwarding_class=4),
                     priority=100,
                 )
             )

@@ -8,7 +8,7 @@ import pytest
 from scapy.layers.inet import IP
 from vectors import VECTORS, node
 from vectors.case import from_host, udp
-from vectors.entries import address, admit, encapsulate, h_encaps, lease, live, policy, route
+from vectors.entries import address, admit, class_of, encapsulate, h_encaps, lease, live, policy
 from vectors.node import A4, BOOTTIME_S, EDGE, TABLES, TENANT, A, remote4
 from xdp_node import DROPPED, SENT, Outcome, XdpNode, outcome
 
@@ -49,26 +49,26 @@ def modelled(entries: list[TableEntry], frame: bytes = FLOW) -> Outcome:
 
 
 def generation(xdp: XdpNode) -> int:
-    value = xdp.object.map("generation").lookup(TENANT.to_bytes(4, "little"))
+    value = xdp.object.map("generation").lookup(class_of(TENANT).to_bytes(4, "little"))
     assert value is not None
     return int.from_bytes(value, "little")
 
 
 CHANGES = {
     "policy of higher priority": [*TABLES, policy(TENANT, 5000, "drop", 90)],
-    "policy that is gone": [e for e in TABLES if e.table != "flow_policy" or ("leg", 101) not in e.params],
-    "leg that is another's": [*TABLES, policy(TENANT, 5000, "permit", 102)],
+    "policy that is gone": [e for e in TABLES if e.table != "flow_policy" or ("forwarding_class", 101) not in e.params],
+    "class that is another's": [*TABLES, policy(TENANT, 5000, "permit", 102)],
     "source that is no longer admitted": [e for e in TABLES if e != admit(A, f"{A4}/32")],
     "groups that are gone": [e for e in TABLES if e.table != "destination_group"],
-    "context that is another's": [e for e in TABLES if e.table != "attachment"]
-    + [next(e for e in TABLES if e.table == "attachment" and ("context", 20) in e.params)],
+    "VRF that is another's": [e for e in TABLES if e.table != "attachment"]
+    + [next(e for e in TABLES if e.table == "attachment" and ("vrf", 20) in e.params)],
     "steering that is gone": [e for e in TABLES if e.table != "steer"],
-    "steering elsewhere": with_entry(encapsulate(101, 5, 1)),
+    "steering elsewhere": with_entry(encapsulate(101, 5, 1, node.SERVICE)),
     "path that is dead": with_entry(live(1, 0b0010_0000)),
     "no live path": with_entry(live(1, 0)),
-    "path that begins with another segment": with_entry(h_encaps(1, 0, EDGE, ["5f00:2:20:1::"])),
-    "segment that goes another way": [*TABLES, route(0, "5f00:2:10:1::/128", node.FABRIC_2)],
-    "segment without a route": [e for e in TABLES if e.table != "route"],
+    "steering to another service": with_entry(encapsulate(101, 1, 1, "5f00:2:10:e002::")),
+    "path through another node": with_entry(h_encaps(1, 0, EDGE, node.FABRIC, ["5f00:2:20::"], merge_bits=16)),
+    "path that begins with another link": with_entry(h_encaps(1, 0, EDGE, node.FABRIC_2)),
     "next hop that is gone": [e for e in TABLES if e.table != "next_hop"],
     "lease that is over": [*TABLES, lease(101, 1)],
 }
@@ -93,7 +93,7 @@ def test_second_packet_is_answered_by_the_cache(xdp: XdpNode) -> None:
     assert after[PipelineEvent.CACHE_MISS] == before[PipelineEvent.CACHE_MISS]
 
 
-def test_change_of_another_context_leaves_the_cache_warm(xdp: XdpNode) -> None:
+def test_change_of_another_policy_class_leaves_the_cache_warm(xdp: XdpNode) -> None:
     xdp.sync([*TABLES, policy(node.OVERLAPPING, 5000, "drop", 90)])
     before = xdp.events()
     xdp.run(A, FLOW)
@@ -101,19 +101,19 @@ def test_change_of_another_context_leaves_the_cache_warm(xdp: XdpNode) -> None:
 
 
 def test_flow_that_was_idle_while_its_generation_came_round_again_is_resolved_anew(xdp: XdpNode) -> None:
-    """16 bits without free and stale: after 65,534 changes a context has the generation that the flow was seen in."""
-    counts = xdp.leg_totals()
+    """16 bits without free and stale: after 65,534 changes a policy class has the generation of the flow again."""
+    counts = xdp.class_totals()
     before = generation(xdp)
     xdp.sync(CHANGES["policy that is gone"])
-    tenant = np.array([TENANT], np.uint32)
+    tenant = np.array([class_of(TENANT)], np.uint32)
     while generation(xdp) & 0xFFFF != before & 0xFFFF:
         xdp.tables.generations.advance(tenant)
     assert generation(xdp) == before + 0x10000
-    assert xdp.leg_totals() == counts, "what the flow counted is still there"
+    assert xdp.class_totals() == counts, "what the flow counted is still there"
     assert xdp.run(A, FLOW, DropReason.NOT_PERMITTED) == modelled(CHANGES["policy that is gone"])
     xdp.sync(TABLES)
     assert xdp.run(A, FLOW) == modelled(TABLES)
-    assert xdp.leg_totals() == {101: (2, 200)}
+    assert xdp.class_totals() == {101: (2, 200)}
 
 
 def test_lease_ends_by_itself(xdp: XdpNode) -> None:
@@ -129,20 +129,20 @@ def test_lease_ends_by_itself(xdp: XdpNode) -> None:
         time.sleep(0.01)
 
 
-def test_leg_that_changes_takes_its_counts_along(xdp: XdpNode) -> None:
+def test_class_that_changes_takes_its_counts_along(xdp: XdpNode) -> None:
     xdp.run(A, FLOW)
-    xdp.sync(CHANGES["leg that is another's"])
+    xdp.sync(CHANGES["class that is another's"])
     for _ in range(3):
         xdp.run(A, FLOW)
-    assert xdp.leg_totals() == {101: (2, 200), 102: (3, 300)}
+    assert xdp.class_totals() == {101: (2, 200), 102: (3, 300)}
 
 
 def test_lowest_live_and_present_candidate_is_taken(xdp: XdpNode) -> None:
     """All 256 values of liveness; only path_liveness is written between packets."""
     for present in (0b1, 0b1000_0000, 0b1010_0110, 0b0101_1000, 0b1111_1111):
         slots = [slot for slot in range(8) if present >> slot & 1]
-        paths = [h_encaps(40, slot, EDGE, [f"5f00:2:10:{slot}::"]) for slot in slots]
-        entries = [*with_entry(encapsulate(101, 40, 40)), *paths]
+        paths = [h_encaps(40, slot, EDGE, node.FABRIC, [f"5f00:2:{slot + 1}::"], merge_bits=16) for slot in slots]
+        entries = [*with_entry(encapsulate(101, 40, 40, node.SERVICE)), *paths]
         for bits in range(256):
             xdp.sync([*entries, live(40, bits)])
             best = next((slot for slot in slots if bits >> slot & 1), None)
@@ -153,11 +153,11 @@ def test_lowest_live_and_present_candidate_is_taken(xdp: XdpNode) -> None:
                 # What is sent, while there is room for it, is the word to the host that there is no route.
                 assert seen.kind == DROPPED or seen.frame[:6] == FLOW[6:12], (present, bits)
             else:
-                assert int.from_bytes(seen.frame[38:54]) == address(f"5f00:2:10:{best}::"), (present, bits)
+                assert int.from_bytes(seen.frame[38:54]) == address(f"5f00:2:{best + 1}:{node.TAIL}::"), (present, bits)
 
 
 def test_flow_records_are_the_models(xdp: XdpNode) -> None:
-    """All vectors in a row, twice; two contexts have a flow of equal addresses."""
+    """All vectors in a row, twice; two VRFs have a flow of equal addresses."""
     xdp.sync(TABLES)
     xdp.forget()
     model = Pipeline(TABLES, node.PORTS, cache=True)
@@ -169,7 +169,10 @@ def test_flow_records_are_the_models(xdp: XdpNode) -> None:
     records = model.flows.records
     assert len(records) > 80
     assert xdp.flow_records() == {
-        key: (record.leg, record.ingress_port, record.packets, record.bytes) for key, record in records.items()
+        key: (record.forwarding_class, record.ingress_port, record.packets, record.bytes)
+        for key, record in records.items()
     }
-    totals = {leg: (packets, model.flows.leg_bytes[leg]) for leg, packets in model.flows.leg_packets.items()}
-    assert xdp.leg_totals() == totals
+    totals = {
+        number: (packets, model.flows.class_bytes[number]) for number, packets in model.flows.class_packets.items()
+    }
+    assert xdp.class_totals() == totals

@@ -33,7 +33,7 @@ from dataplane.host_api import Gateway, HostState, PortStatus
 
 pytestmark = pytest.mark.root
 PORTS = {1: "pa", 2: "pb", 3: "br0", 4: "tap", 5: "mv"}
-NETWORK, LEG = 7, 300
+NETWORK, CLASS = 7, 300
 STREAM = random.Random(7).randbytes(8 << 20)
 DATAGRAMS = 200
 VM_MAC = bytes.fromhex("020000000004")
@@ -88,28 +88,28 @@ class PlainNode:
     def entries(self) -> Iterator[TableEntry]:
         ports = {port.number: port for port in self.agent.describe().ports}
         for address in ("10.1.0.0/24", "2001:db8:1::/64"):
-            yield entry("source_group", "set_source_group", params={"group": 1}, context=NETWORK, address=address)
-            yield entry(
-                "destination_group", "set_destination_group", params={"group": 1}, context=NETWORK, address=address
-            )
+            yield entry("source_group", "set_source_group", params={"group": 1}, vrf=NETWORK, address=address)
+            yield entry("destination_group", "set_destination_group", params={"group": 1}, vrf=NETWORK, address=address)
         yield entry(
             "flow_policy",
             "permit",
             priority=10,
-            params={"leg": LEG},
-            context=NETWORK,
+            params={"forwarding_class": CLASS},
+            policy_class=NETWORK,
             source_group=(1, 0xFFFF),
             destination_group=(1, 0xFFFF),
         )
-        yield entry("steer", "deliver", leg=LEG)
+        yield entry("steer", "deliver", params={"vrf": NETWORK}, forwarding_class=CLASS)
         for number in PORTS:
             mac = ports[number].mac or "02:00:00:00:00:01"
-            yield entry("attachment", "attach", params={"context": NETWORK}, ingress_port=number, vlan_id=0)
+            yield entry(
+                "attachment", "attach", params={"vrf": NETWORK, "policy_class": NETWORK}, ingress_port=number, vlan_id=0
+            )
             yield entry("next_hop", "resolve", params={"port": number, "source_mac": mac}, next_hop=number)
             for address, length in ((ipv4(number), 32), (ipv6(number), 128)):
                 where = f"{address}/{length}"
                 yield entry("source_guard", "admit", ingress_port=number, source=where)
-                yield entry("route", "set_next_hop", params={"next_hop": number}, context=NETWORK, destination=where)
+                yield entry("route", "set_next_hop", params={"next_hop": number}, vrf=NETWORK, destination=where)
 
     def port(self, number: int) -> PortStatus:
         return next(port for port in self.agent.describe().ports if port.number == number)

@@ -4,18 +4,19 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from map_fake import FakeMap
-from pipeline_tables import LAYOUT, entries, fake_maps
+from pipeline_tables import LAYOUT, SIZES, entries, fake_maps
 
 from dataplane import bpf
 from dataplane.codec import NO_ACTION, pack, unpack
 from dataplane.columns import from_packed, pieces
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.layout import MASKS, Shape, TableLayout
-from dataplane.range_store import RangeStore
+from dataplane.range_store import CLASSES_BYTES, RangeStore
 from dataplane.reasons import CANDIDATE_PATHS
 from dataplane.status import Code
 from dataplane.stores import MapWriter, Operation, Store
@@ -34,6 +35,7 @@ def maps(request: pytest.FixtureRequest) -> Iterator[Maps]:
     with bpf.Object() as loaded:
         loaded.set_constants({"flow_cache_buckets": 64})
         loaded.resize({"flow_cache": 64 * bpf.POSSIBLE_CPUS, "flow_cache_tag": 64 * bpf.POSSIBLE_CPUS})
+        loaded.resize(LAYOUT.map_sizes)
         loaded.load()
         yield {name: loaded.map(name) for name in map_names(LAYOUT)}
 
@@ -56,13 +58,13 @@ def everything(tables: Tables) -> set[TableEntry]:
     return {entry for layout in LAYOUT.tables for entry in tables.entries(layout.table.name)}
 
 
-def policy(context: int, priority: int, leg: int = 1, **masked: tuple[int, int]) -> TableEntry:
-    match = [FieldMatch("context", context)]
+def policy(policy_class: int, priority: int, forwarding_class: int = 1, **masked: tuple[int, int]) -> TableEntry:
+    match = [FieldMatch("policy_class", policy_class)]
     for field in LAYOUT.by_name["flow_policy"].table.fields[1:]:
         if field.name in masked:
             value, mask = masked[field.name]
             match.append(FieldMatch(field.name, value, mask=mask))
-    return TableEntry("flow_policy", tuple(match), "permit", (("leg", leg),), priority)
+    return TableEntry("flow_policy", tuple(match), "permit", (("forwarding_class", forwarding_class),), priority)
 
 
 def ports(protocol: int, low: int, high: int, port_class: int, priority: int = 1) -> TableEntry:
@@ -72,14 +74,25 @@ def ports(protocol: int, low: int, high: int, port_class: int, priority: int = 1
     )
 
 
-def route(context: int, number: int, next_hop: int = 1) -> TableEntry:
-    match = (FieldMatch("context", context), FieldMatch("destination", number << 64, prefix_length=64))
+def route(vrf: int, number: int, next_hop: int = 1) -> TableEntry:
+    match = (FieldMatch("vrf", vrf), FieldMatch("destination", number << 64, prefix_length=64))
     return TableEntry("route", match, "set_next_hop", (("next_hop", next_hop),))
 
 
-def attach(port: int, context: int) -> TableEntry:
+def attach(port: int, policy_class: int, vrf: int = 8) -> TableEntry:
     match = (FieldMatch("ingress_port", port), FieldMatch("vlan_id", 0))
-    return TableEntry("attachment", match, "attach", (("context", context),))
+    return TableEntry("attachment", match, "attach", (("vrf", vrf), ("policy_class", policy_class)))
+
+
+def link(port: int) -> TableEntry:
+    match = (FieldMatch("ingress_port", port), FieldMatch("vlan_id", 0))
+    return TableEntry("attachment", match, "link", (("ingress_class", 2),))
+
+
+def local_sid(number: int, policy_class: int, vrf: int = 8) -> TableEntry:
+    match = (FieldMatch("ingress_class", 1), FieldMatch("destination", number << 64, prefix_length=128))
+    into = (("vrf", vrf), ("policy_class", policy_class), ("answer_class", 0))
+    return TableEntry("local_sid", match, "end_dt46", into)
 
 
 def guard(port: int, address: int) -> TableEntry:
@@ -87,8 +100,10 @@ def guard(port: int, address: int) -> TableEntry:
     return TableEntry("source_guard", match, "admit")
 
 
-def lease(leg: int, boottime_s: int = 9) -> TableEntry:
-    return TableEntry("lease", (FieldMatch("leg", leg),), "expire_at", (("boottime_s", boottime_s),))
+def lease(forwarding_class: int, boottime_s: int = 9) -> TableEntry:
+    return TableEntry(
+        "lease", (FieldMatch("forwarding_class", forwarding_class),), "expire_at", (("boottime_s", boottime_s),)
+    )
 
 
 def candidate(sr_policy: int, slot: int) -> TableEntry:
@@ -156,7 +171,7 @@ def test_an_entry_is_inserted_modified_and_deleted_once(maps: Maps, shape: Shape
 def test_a_run_of_many_keeps_its_order(maps: Maps) -> None:
     """One run, in which an entry comes twice."""
     layout = LAYOUT.by_name["route"]
-    made = [route(3, number % 50, number) for number in range(60)]
+    made = [route(3, number % 50, number + 1) for number in range(60)]
     tables = Tables(LAYOUT, maps)
     rows = from_packed(layout, [pack(layout, entry) for entry in made])
     faults = tables.write([Run(INSERT, layout, rows, 0)])
@@ -166,7 +181,7 @@ def test_a_run_of_many_keeps_its_order(maps: Maps) -> None:
 
 def test_a_longer_prefix_is_not_there_because_a_shorter_one_is(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
-    default = TableEntry("route", (FieldMatch("context", 3),), "drop", (("reason", 64),))
+    default = TableEntry("route", (FieldMatch("vrf", 3),), "drop", (("reason", 64),))
     write(tables, INSERT, default)
     assert write(tables, DELETE, route(3, 7)) == [Code.NOT_FOUND]
     assert write(tables, MODIFY, route(3, 7)) == [Code.NOT_FOUND]
@@ -238,7 +253,13 @@ def kept(store: Store, layout: TableLayout, made: list[tuple[bool, TableEntry]])
     return list(wanted.values())
 
 
-FEW = {"context": (3, 4), "source_group": (0, 3), "destination_group": (0, 3), "leg": (0, 9), "protocol": (6, 7)}
+FEW = {
+    "policy_class": (3, 4),
+    "source_group": (0, 3),
+    "destination_group": (0, 3),
+    "forwarding_class": (0, 9),
+    "protocol": (6, 7),
+}
 
 
 @settings(max_examples=60, deadline=None)
@@ -254,10 +275,10 @@ def test_tuple_space_search_finds_the_highest_priority(
     maps = {"flow_policy": FakeMap(layout.key.size, layout.value_size, 64), "flow_policy_masks": lists}
     store = TernaryStore(LAYOUT, layout, maps["flow_policy"], lists)
     present = kept(store, layout, made)
-    for context in (3, 4):
+    for policy_class in (3, 4):
         for flow in flows:
             fields = dict(
-                zip((f.name for f in LAYOUT.by_name["flow_policy"].table.fields), (context, *flow), strict=True)
+                zip((f.name for f in LAYOUT.by_name["flow_policy"].table.fields), (policy_class, *flow), strict=True)
             )
             assert tuple_space_priority(maps, fields) == best_priority(present, fields)
 
@@ -279,7 +300,7 @@ def tuple_space_priority(maps: Maps, fields: Mapping[str, int]) -> int:
     """As ebpf/flow_policy.h does it."""
     layout = LAYOUT.by_name["flow_policy"]
     size = layout.key.size
-    lists = maps["flow_policy_masks"].lookup(fields["context"].to_bytes(4, sys.byteorder)) or b""
+    lists = maps["flow_policy_masks"].lookup(fields["policy_class"].to_bytes(4, sys.byteorder)) or b""
     best = 0
     for mask_id in range(int.from_bytes(lists[:4], sys.byteorder)):
         mask = lists[4 + mask_id * size : 4 + (mask_id + 1) * size]
@@ -294,18 +315,18 @@ def tuple_space_priority(maps: Maps, fields: Mapping[str, int]) -> int:
     return best
 
 
-RANGES = {"port": (0, 30), "protocol": (6, 7), "port_class": (1, 9)}
+RANGES = {"port": (0, 30), "protocol": (6, 7), "port_class": (1, 999)}
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), entries((LAYOUT.by_name["source_port_class"],), RANGES)), max_size=12))
 def test_each_port_has_the_class_of_the_highest_priority(made: list[tuple[bool, TableEntry]]) -> None:
     layout = LAYOUT.by_name["source_port_class"]
-    found = FakeMap(4, 65536, 4)
+    found = FakeMap(4, CLASSES_BYTES, 4)
     store = RangeStore(LAYOUT, layout, FakeMap(layout.key.size, layout.value_size, 64), found)
     present = kept(store, layout, made)
     for protocol in (6, 7):
-        classes = found.lookup(protocol.to_bytes(4, sys.byteorder)) or bytes(65536)
+        classes = np.frombuffer(found.lookup(protocol.to_bytes(4, sys.byteorder)) or bytes(CLASSES_BYTES), np.uint16)
         for port in (*range(32), 65535):
             wanted = {(e.priority, e.params[0][1]) for e in present if covers(e, protocol, port)}
             top = max((priority for priority, _ in wanted), default=0)
@@ -322,7 +343,7 @@ def test_equal_matches_of_different_priorities_are_different_entries(maps: Maps)
     tables = Tables(LAYOUT, maps)
     low, high = policy(3, 1, 1, source_group=(4, 0xFF)), policy(3, 2, 2, source_group=(4, 0xFF))
     assert write(tables, INSERT, low, high) == [Code.OK, Code.OK]
-    fields = {f.name: 0 for f in LAYOUT.by_name["flow_policy"].table.fields} | {"context": 3, "source_group": 4}
+    fields = {f.name: 0 for f in LAYOUT.by_name["flow_policy"].table.fields} | {"policy_class": 3, "source_group": 4}
     assert tuple_space_priority(maps, fields) == 2
     assert write(tables, DELETE, high) == [Code.OK]
     assert tuple_space_priority(maps, fields) == 1
@@ -332,7 +353,7 @@ def test_sixteen_masks_fit_and_one_that_is_free_again_is_used(maps: Maps) -> Non
     tables = Tables(LAYOUT, maps)
     made = [policy(3, 1, source_group=(0, bits)) for bits in range(1, MASKS + 2)]
     assert write(tables, INSERT, *made) == [Code.OK] * MASKS + [Code.RESOURCE_EXHAUSTED]
-    assert write(tables, INSERT, dataclasses.replace(made[-1], match=(FieldMatch("context", 4),))) == [Code.OK]
+    assert write(tables, INSERT, dataclasses.replace(made[-1], match=(FieldMatch("policy_class", 4),))) == [Code.OK]
     assert write(tables, DELETE, made[5]) == [Code.OK]
     assert write(tables, INSERT, made[-1]) == [Code.OK]
     assert set(tables.entries("flow_policy")) >= {*made[:5], *made[6:]}
@@ -373,38 +394,42 @@ def generations(maps: Maps) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("entry", "contexts"),
+    ("entry", "classes"),
     [
         (policy(7, 1), {7}),
-        (TableEntry("source_group", (FieldMatch("context", 8),), "set_source_group", (("group", 1),)), {8}),
+        (TableEntry("source_group", (FieldMatch("vrf", 8),), "set_source_group", (("group", 1),)), {11, 12, 14}),
+        (TableEntry("destination_group", (FieldMatch("vrf", 7),), "set_destination_group", (("group", 1),)), {13}),
+        (TableEntry("source_group", (FieldMatch("vrf", 6),), "set_source_group", (("group", 1),)), set()),
+        (local_sid(9, 15), {15}),
+        (link(5), {0}),
         (attach(4, 9), {9}),
-        (route(0, 5), {0}),
+        (route(0, 5), set()),
         (route(3, 5), set()),
         (lease(3), set()),
-        (ports(6, 1, 2, 3), set(range(4096))),
+        (ports(6, 1, 2, 3), set(range(SIZES.policy_classes))),
         (guard(1, 5), {11, 12}),
         (guard(3, 5), set()),
     ],
     ids=lambda value: value.table if isinstance(value, TableEntry) else "",
 )
-def test_a_write_counts_up_the_generations_it_touches(maps: Maps, entry: TableEntry, contexts: set[int]) -> None:
+def test_a_write_counts_up_the_generations_it_touches(maps: Maps, entry: TableEntry, classes: set[int]) -> None:
     tables = Tables(LAYOUT, maps)
     tagged = dataclasses.replace(attach(1, 12), match=(FieldMatch("ingress_port", 1), FieldMatch("vlan_id", 5)))
-    write(tables, INSERT, attach(1, 11), tagged, attach(2, 13))
+    write(tables, INSERT, attach(1, 11), tagged, attach(2, 13, vrf=7), local_sid(1, 14))
     for operation in (INSERT, MODIFY, DELETE):
         before = generations(maps)
         assert write(tables, operation, entry) == [Code.OK]
         after = generations(maps)
-        assert {context for context in after if after[context] != before[context]} == contexts
+        assert {number for number in after if after[number] != before[number]} == classes
 
 
-def test_an_attachment_that_moves_touches_both_contexts(maps: Maps) -> None:
+def test_an_attachment_that_moves_touches_both_policy_classes(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
     write(tables, INSERT, attach(4, 9))
     before = generations(maps)
     write(tables, MODIFY, attach(4, 10))
     after = generations(maps)
-    assert {context for context in after if after[context] != before[context]} == {9, 10}
+    assert {number for number in after if after[number] != before[number]} == {9, 10}
 
 
 def test_generations_skip_what_the_cache_takes_for_free_or_stale(maps: Maps) -> None:
@@ -423,7 +448,7 @@ def test_a_start_leaves_no_cached_decision_valid(maps: Maps) -> None:
     before = generations(maps)
     Tables(LAYOUT, maps)
     after = generations(maps)
-    assert all(after[context] != before[context] for context in range(4096))
+    assert all(after[number] != before[number] for number in range(SIZES.policy_classes))
     assert all(value & 0xFFFF for value in after.values())
 
 
@@ -536,7 +561,7 @@ def test_ports_whose_classes_were_changed_are_missing_and_can_be_inserted(maps: 
     write(tables, INSERT, web, other)
     key = (6).to_bytes(4, sys.byteorder)
     right = maps["destination_port_class"].lookup(key)
-    maps["destination_port_class"].update(key, bytes(65536))
+    maps["destination_port_class"].update(key, bytes(CLASSES_BYTES))
     assert everything(tables) == {other}
     assert write(tables, INSERT, web) == [Code.OK]
     assert maps["destination_port_class"].lookup(key) == right
@@ -548,7 +573,7 @@ def test_ports_whose_classes_were_changed_are_missing_and_can_be_inserted(maps: 
 
 def test_classes_of_a_protocol_without_entries_are_removed(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
-    maps["destination_port_class"].update((6).to_bytes(4, sys.byteorder), b"\1" * 65536)
+    maps["destination_port_class"].update((6).to_bytes(4, sys.byteorder), b"\1" * CLASSES_BYTES)
     assert everything(tables) == set()
     assert maps["destination_port_class"].items() == (b"", b"")
 
@@ -556,13 +581,17 @@ def test_classes_of_a_protocol_without_entries_are_removed(maps: Maps) -> None:
 def test_entries_whose_mask_was_changed_are_missing_and_can_be_inserted(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
     entry = policy(3, 5, source_group=(4, 0xFF))
-    for broken in (bytes(164), (1).to_bytes(4, sys.byteorder) + bytes(160)):
+    size = 4 + MASKS * LAYOUT.by_name["flow_policy"].key.size
+    for broken in (bytes(size), (1).to_bytes(4, sys.byteorder) + bytes(size - 4)):
         write(tables, INSERT, entry)
         maps["flow_policy_masks"].update((3).to_bytes(4, sys.byteorder), broken)
         assert everything(tables) == set()
         assert write(tables, INSERT, entry) == [Code.OK]
         assert everything(tables) == {entry}
-        fields = {f.name: 0 for f in LAYOUT.by_name["flow_policy"].table.fields} | {"context": 3, "source_group": 4}
+        fields = {f.name: 0 for f in LAYOUT.by_name["flow_policy"].table.fields} | {
+            "policy_class": 3,
+            "source_group": 4,
+        }
         assert tuple_space_priority(maps, fields) == 5
         write(tables, DELETE, entry)
 

@@ -16,7 +16,7 @@ PORT = PortStatus(number=1, interface="cx1", role=PortRole.ATTACHMENT, mac="02:0
 
 
 class Traffic(FlowCache):
-    """A small pipeline in memory: flows that count, are evicted, and fold into their leg."""
+    """A small pipeline in memory: flows that count, are evicted, and fold into their forwarding class."""
 
     def __init__(self) -> None:
         self._entries: Entries = np.zeros(8, dtype=ENTRY)
@@ -27,15 +27,15 @@ class Traffic(FlowCache):
         self.readable = True
         self.looked = 0
 
-    def send(self, slot: int, leg: int, packets: int) -> None:
+    def send(self, slot: int, forwarding_class: int, packets: int) -> None:
         entry = self._entries[slot : slot + 1]
-        entry["generation"], entry["leg"], entry["source_port"] = 1, leg, 1000 + slot
+        entry["generation"], entry["forwarding_class"], entry["source_port"] = 1, forwarding_class, 1000 + slot
         entry["packets"] += packets
         entry["bytes_and_port"] += packets * 100
 
     def evict(self, slot: int) -> None:
         entry = self._entries[slot]
-        self.folded[entry["leg"]] += (entry["packets"], entry["bytes_and_port"])
+        self.folded[entry["forwarding_class"]] += (entry["packets"], entry["bytes_and_port"])
         self._entries[slot] = np.zeros(1, dtype=ENTRY)[0]
 
     def snapshot(self) -> Snapshot:
@@ -46,7 +46,7 @@ class Traffic(FlowCache):
     def columns(self, entries: Entries) -> FlowColumns:
         return super().columns(entries)
 
-    def legs(self) -> NDArray[np.uint64]:
+    def forwarding_classes(self) -> NDArray[np.uint64]:
         return self.folded
 
     def drops(self) -> NDArray[np.uint64]:
@@ -64,10 +64,10 @@ class Traffic(FlowCache):
 
 
 def seen(batch: TelemetryBatch) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
-    """Packets by source port, by leg, by drop reason."""
+    """Packets by source port, by forwarding class, by drop reason."""
     return (
         {flow.source_port: flow.packets for flow in batch.flows},
-        {sample.index: sample.packets for sample in batch.legs},
+        {sample.index: sample.packets for sample in batch.forwarding_classes},
         {sample.index: sample.packets for sample in batch.drops},
     )
 
@@ -75,15 +75,15 @@ def seen(batch: TelemetryBatch) -> tuple[dict[int, int], dict[int, int], dict[in
 def test_the_first_batch_is_all_and_later_ones_are_what_changed() -> None:
     traffic = Traffic()
     telemetry = traffic.telemetry()
-    traffic.send(0, leg=1, packets=3)
-    traffic.send(5, leg=2, packets=4)
+    traffic.send(0, forwarding_class=1, packets=3)
+    traffic.send(5, forwarding_class=2, packets=4)
     traffic.dropped[6] = (9, 900)
     first = telemetry.read()
     batch = telemetry.batch(first, nothing(), lost_batches=0)
     assert seen(batch) == ({1000: 3, 1005: 4}, {1: 3, 2: 4}, {6: 9})
     assert batch.ports == (PORT,)
     assert seen(telemetry.batch(telemetry.read(), first, 0)) == ({}, {}, {})
-    traffic.send(5, leg=2, packets=1)
+    traffic.send(5, forwarding_class=2, packets=1)
     traffic.dropped[7] = (1, 60)
     second = telemetry.read()
     batch = telemetry.batch(second, first, 0)
@@ -94,25 +94,25 @@ def test_the_first_batch_is_all_and_later_ones_are_what_changed() -> None:
 def test_flows_are_not_looked_at_while_nothing_passes() -> None:
     traffic = Traffic()
     telemetry = traffic.telemetry()
-    traffic.send(0, leg=1, packets=3)
+    traffic.send(0, forwarding_class=1, packets=3)
     first, second = telemetry.read(), telemetry.read()  # the second for what was counted during the first
     assert second.snapshot is not first.snapshot
     quiet = telemetry.read()
     assert quiet.snapshot is second.snapshot
     assert seen(telemetry.batch(quiet, nothing(), 0))[0] == {1000: 3}
-    traffic.send(0, leg=1, packets=1)
+    traffic.send(0, forwarding_class=1, packets=1)
     assert seen(telemetry.batch(telemetry.read(), quiet, 0)) == ({1000: 4}, {1: 4}, {})
 
 
 def test_an_evicted_flow_stays_in_its_legs_total() -> None:
     traffic = Traffic()
     telemetry = traffic.telemetry()
-    traffic.send(0, leg=1, packets=3)
+    traffic.send(0, forwarding_class=1, packets=3)
     before = telemetry.read()
     traffic.evict(0)
-    traffic.send(0, leg=2, packets=1)
+    traffic.send(0, forwarding_class=2, packets=1)
     assert seen(telemetry.batch(telemetry.read(), before, 0)) == ({1000: 1}, {2: 1}, {})
-    assert telemetry.legs()[1].tolist() == [3, 300]
+    assert telemetry.forwarding_classes()[1].tolist() == [3, 300]
 
 
 async def watch(
@@ -138,7 +138,7 @@ async def test_a_watcher_that_stalls_loses_batches_but_no_counts() -> None:
     query = TelemetryQuery(interval_s=0.01, queue_length=2)
     watching = asyncio.create_task(traffic.telemetry().watch(query, send))
     for sent in range(30):
-        traffic.send(3, leg=1, packets=1)
+        traffic.send(3, forwarding_class=1, packets=1)
         looked = traffic.looked
         await until(lambda now=looked: traffic.looked > now + 1, f"it is looked at after packet {sent}")
     may_send.set()

@@ -40,7 +40,7 @@ from dataplane.host_api import (
 from dataplane.reasons import DropReason, L4Class
 
 pytestmark = pytest.mark.root
-NETWORK, LEG_OUT, LEG_BACK = 7, 300, 301
+NETWORK, CLASS_OUT, CLASS_BACK = 7, 300, 301
 TUNNEL_CLASS = 2
 INNER_MTU = 1280
 WIREGUARD_BYTES = 60
@@ -119,35 +119,33 @@ class Domain:
         near, border = self.side, self.border()
         (port,) = (port for port in self.agent.describe().ports if port.number == 2)
         made = [
-            entry("attachment", "attach", params={"context": NETWORK}, ingress_port=2, vlan_id=0),
+            entry("attachment", "attach", params={"vrf": NETWORK, "policy_class": NETWORK}, ingress_port=2, vlan_id=0),
             entry("attachment", "link", params={"ingress_class": TUNNEL_CLASS}, ingress_port=100, vlan_id=0),
             entry("source_guard", "admit", ingress_port=2, source=f"{near.ipv4}11/32"),
             entry("source_guard", "admit", ingress_port=2, source=f"{near.ipv6}11/128"),
             entry(
                 "local_sid",
                 "end_dt46",
-                params={"context": NETWORK, "answer_leg": LEG_OUT},
+                params={"vrf": NETWORK, "policy_class": NETWORK, "answer_class": CLASS_OUT},
                 ingress_class=TUNNEL_CLASS,
                 destination=f"{near.dt46}/128",
             ),
-            entry("steer", "encapsulate", params={"sr_policy": 5, "liveness_group": 0}, leg=LEG_OUT),
-            entry("steer", "deliver", leg=LEG_BACK),
+            entry(
+                "steer",
+                "encapsulate",
+                params={"sr_policy": 5, "service_sid": far.dt46, "inner_mtu": INNER_MTU},
+                forwarding_class=CLASS_OUT,
+            ),
+            entry("steer", "deliver", params={"vrf": NETWORK}, forwarding_class=CLASS_BACK),
             entry(
                 "sr_policy",
                 "h_encaps",
                 priority=8,
-                params={
-                    "source": f"{near.sid_block}1::",
-                    "count": 1,
-                    "segment_list_0": far.dt46,
-                    "inner_mtu": INNER_MTU,
-                    "color": 9,
-                },
+                params={"source": f"{near.sid_block}1::", "first_hop": 1, "color": 9},
                 sr_policy=5,
                 live=(1, 1),
             ),
             entry("path_liveness", "set_live", params={"live": 1}, liveness_group=0),
-            entry("route", "set_next_hop", params={"next_hop": 1}, context=0, destination=f"{far.sid_block}:/48"),
             entry(
                 "next_hop",
                 "forward",
@@ -158,23 +156,21 @@ class Domain:
         ]
         for here, there in ((f"{near.ipv4}0/24", f"{far.ipv4}0/24"), (f"{near.ipv6}/64", f"{far.ipv6}/64")):
             made += [
-                entry("route", "set_next_hop", params={"next_hop": 2}, context=NETWORK, destination=here),
-                entry("source_group", "set_source_group", params={"group": 1}, context=NETWORK, address=here),
-                entry("source_group", "set_source_group", params={"group": 2}, context=NETWORK, address=there),
-                entry("destination_group", "set_destination_group", params={"group": 1}, context=NETWORK, address=here),
-                entry(
-                    "destination_group", "set_destination_group", params={"group": 2}, context=NETWORK, address=there
-                ),
+                entry("route", "set_next_hop", params={"next_hop": 2}, vrf=NETWORK, destination=here),
+                entry("source_group", "set_source_group", params={"group": 1}, vrf=NETWORK, address=here),
+                entry("source_group", "set_source_group", params={"group": 2}, vrf=NETWORK, address=there),
+                entry("destination_group", "set_destination_group", params={"group": 1}, vrf=NETWORK, address=here),
+                entry("destination_group", "set_destination_group", params={"group": 2}, vrf=NETWORK, address=there),
             ]
         for l4_class in PERMITTED:
-            for source, destination, leg in ((1, 2, LEG_OUT), (2, 1, LEG_BACK)):
+            for source, destination, forwarding_class in ((1, 2, CLASS_OUT), (2, 1, CLASS_BACK)):
                 made.append(
                     entry(
                         "flow_policy",
                         "permit",
                         priority=10,
-                        params={"leg": leg},
-                        context=NETWORK,
+                        params={"forwarding_class": forwarding_class},
+                        policy_class=NETWORK,
                         source_group=(source, 0xFFFF),
                         destination_group=(destination, 0xFFFF),
                         l4_class=l4_class,
@@ -240,12 +236,12 @@ def test_a_host_reaches_the_other_domains_host_through_the_tunnel(domains: tuple
             assert "20 received" in domain.host.run("ping", "-c20", "-i0.01", "-W10", "-q", address)
 
     # Each side counted what the hosts sent: requests and answers, both directions.
-    flows = west.agent.ask("ReadFlows", FlowQuery(leg=LEG_OUT), FlowBatch).flows
+    flows = west.agent.ask("ReadFlows", FlowQuery(forwarding_class=CLASS_OUT), FlowBatch).flows
     requests = last_pings(flows)
-    assert (requests.destination_address, requests.context, requests.ingress_port) == ("10.2.0.11", NETWORK, 2)
+    assert (requests.destination_address, requests.policy_class, requests.ingress_port) == ("10.2.0.11", NETWORK, 2)
     assert requests.packets == 20
     assert requests.bytes == requests.packets * 84
-    arrived = east.agent.ask("ReadFlows", FlowQuery(leg=LEG_BACK), FlowBatch).flows
+    arrived = east.agent.ask("ReadFlows", FlowQuery(forwarding_class=CLASS_BACK), FlowBatch).flows
     decapsulated = last_pings(arrived)
     assert (decapsulated.ingress_port, decapsulated.packets) == (0, requests.packets)
     assert decapsulated.source_port == decapsulated.destination_port == requests.source_port, "the identifier"

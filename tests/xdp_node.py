@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 from namespaces import Namespace, veth
 
+from dataplane import table_sizes
 from dataplane.bpf import LOOPBACK, OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
 from dataplane.codec import pack
 from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
 from dataplane.flow_cache import ENTRY, Entries, FlowCache
 from dataplane.fragmentation import to_cut
+from dataplane.host_api import TableSizes
 from dataplane.jiffies import JiffiesClock
 from dataplane.layout import of
-from dataplane.p4info import load
+from dataplane.p4info import load, resized
 from dataplane.reasons import FRAGMENT_SHARES, FRAGMENT_WAYS, DropReason, PipelineEvent
 from dataplane.reference import Cut, Drop, Forward, Pass, Port, Punt, Verdict
 from dataplane.reference.flow import FlowKey
@@ -33,9 +35,12 @@ PORT_PRESENT = 2
 BYTES = (1 << 48) - 1
 """The part of a flow's `bytes_and_port` that is bytes."""
 CONVERSATION_BUCKETS = 1024
+SIZES = TableSizes(
+    forwarding_classes=1024, flow_policies=4096, prefixes=4096, sr_policies=64, policy_classes=64, local_sids=1024
+)
 PUNTED_BYTES = 1514
 """Of a frame that reach the controller; the model has no such limit."""
-PUNTED_HEADER = struct.Struct("=HBxHHI")
+PUNTED_HEADER = struct.Struct("=HBxHHH2xI")
 PASSED, DROPPED, SENT, PUNTED, CUT = "pass", "drop", "send", "punt", "cut"
 
 
@@ -46,7 +51,8 @@ class Outcome:
     kind: str
     reason: int = DropReason.NONE
     frame: bytes = b""
-    context: int = 0
+    vrf: int = 0
+    answer_class: int = 0
     pieces: tuple["Outcome", ...] = ()
     """Without reasons."""
 
@@ -59,8 +65,8 @@ def outcome(verdict: Verdict) -> Outcome:
             return Outcome(DROPPED, reason)
         case Forward(_, frame, reason):
             return Outcome(SENT, reason, frame)
-        case Punt(reason, frame, context):
-            return Outcome(PUNTED, reason, frame[:PUNTED_BYTES], context)
+        case Punt(reason, frame, vrf, answer_class):
+            return Outcome(PUNTED, reason, frame[:PUNTED_BYTES], vrf, answer_class)
         case Cut(pieces):
             return Outcome(CUT, pieces=tuple(replace(outcome(piece), reason=DropReason.NONE) for piece in pieces))
 
@@ -82,6 +88,8 @@ class XdpNode:
         shares = (max(ports) + 1) * FRAGMENT_SHARES
         self.object.resize({"fragment": shares * FRAGMENT_WAYS, "fragment_count": shares})
         self.object.resize(dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS))
+        self._layout = of(resized(load(), table_sizes.by_name(SIZES)))
+        self.object.resize(self._layout.map_sizes)
         self.object.load()
         self.program = self.object.program("pipeline")
         self.node, self.hosts = Namespace("node"), Namespace("hosts")
@@ -97,7 +105,6 @@ class XdpNode:
         with self.node.entered():
             for number, port in ports.items():
                 self._add_port(number, port)
-        self._layout = of(load())
         maps = {name: self.object.map(name) for name in map_names(self._layout)}
         cache = self.object.map("flow_cache")
         self.flows = FlowCache(cache.fd, cache.max_entries, JiffiesClock.calibrated())
@@ -165,11 +172,11 @@ class XdpNode:
             assert not faults, (operation, run.table.table.name, faults)
 
     def forget(self) -> None:
-        """Neighbours, fragments, the flow cache and what legs counted are as at the start."""
-        self._clear("leg_counter")
+        """Neighbours, fragments, the flow cache and what classes counted are as at the start."""
+        self._clear("forwarding_class_counter")
         self._clear("conversation")
         self.forget_fragments()
-        for name in ("neighbor", "unanswered"):
+        for name in ("neighbor_cache", "unanswered"):
             known = self.object.map(name)
             for key in list(known):
                 known.delete(key)
@@ -205,9 +212,10 @@ class XdpNode:
         if not punted:
             return Outcome(DROPPED, reason)
         (record,) = punted
-        ingress_port, punt_reason, context, mtu, length = PUNTED_HEADER.unpack_from(record)
+        ingress_port, punt_reason, vrf, mtu, answer_class, length = PUNTED_HEADER.unpack_from(record)
         assert (ingress_port, mtu) == (port, 0)
-        return Outcome(PUNTED, punt_reason, record[PUNTED_HEADER.size :][: min(length, PUNTED_BYTES)], context)
+        frame = record[PUNTED_HEADER.size :][: min(length, PUNTED_BYTES)]
+        return Outcome(PUNTED, punt_reason, frame, vrf, answer_class)
 
     def drops(self, reason: int) -> int:
         """Packets dropped for `reason`, on all CPUs."""
@@ -229,28 +237,34 @@ class XdpNode:
         per_cpu = {event: counter.lookup_per_cpu(struct.pack("=I", event)) for event in PipelineEvent}
         return {event: sum(int.from_bytes(one, "little") for one in values) for event, values in per_cpu.items()}
 
-    def leg_totals(self) -> dict[int, tuple[int, int]]:
-        """Packets and bytes by leg: what was folded, and what the flow cache has."""
-        keys, folded = self.object.map("leg_counter").items()
+    def class_totals(self) -> dict[int, tuple[int, int]]:
+        """Packets and bytes by forwarding class: what was folded, and what the flow cache has."""
+        keys, folded = self.object.map("forwarding_class_counter").items()
         counters = np.frombuffer(folded, "<u8").reshape(len(keys) // 4, POSSIBLE_CPUS, 2).sum(axis=1)
-        totals = {int(leg): (int(counters[leg][0]), int(counters[leg][1])) for leg in np.flatnonzero(counters[:, 0])}
+        totals = {int(n): (int(counters[n][0]), int(counters[n][1])) for n in np.flatnonzero(counters[:, 0])}
         for line in self._flow_entries():
-            packets, size = totals.get(int(line["leg"]), (0, 0))
+            packets, size = totals.get(int(line["forwarding_class"]), (0, 0))
             size += int(line["bytes_and_port"]) & BYTES
-            totals[int(line["leg"])] = (packets + int(line["packets"]), size)
+            totals[int(line["forwarding_class"])] = (packets + int(line["packets"]), size)
         return totals
 
     def flow_records(self) -> dict[FlowKey, tuple[int, int, int, int]]:
-        """Leg, ingress port, packets and bytes of the flows in the cache. Fails if a flow is there twice."""
+        """Forwarding class, ingress port, packets, bytes of the flows in the cache. Fails if a flow is there twice."""
         found = {}
         for line in self._flow_entries():
             numbers = (int(line[name]) for name in ("protocol", "source_port", "destination_port", "l4_class"))
             ends = (int.from_bytes(line[f"{end}_address"].tobytes()) for end in ("source", "destination"))
-            key = FlowKey(int(line["context"]), *ends, *numbers)
+            key = FlowKey(int(line["policy_class"]), *ends, *numbers)
             assert key not in found, key
             port, size = divmod(int(line["bytes_and_port"]), BYTES + 1)
-            found[key] = (int(line["leg"]), port, int(line["packets"]), size)
+            found[key] = (int(line["forwarding_class"]), port, int(line["packets"]), size)
         return found
+
+    def denied(self) -> dict[int, tuple[int, int]]:
+        """Packets and bytes that `flow_policy` denied, by policy class, without zeros."""
+        keys, values = self.object.map("policy_class_counter").items()
+        counters = np.frombuffer(values, "<u8").reshape(len(keys) // 4, POSSIBLE_CPUS, 2).sum(axis=1)
+        return {int(n): (int(counters[n][0]), int(counters[n][1])) for n in np.flatnonzero(counters[:, 0])}
 
     def _flow_entries(self) -> Entries:
         entries = self.object.map("flow_cache").mapped().reshape(-1, ENTRY.itemsize).view(ENTRY).ravel()

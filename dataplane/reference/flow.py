@@ -1,5 +1,6 @@
-"""Which flow a packet belongs to, which leg its flow has, and the flow records."""
+"""Which flow a packet belongs to, which forwarding class its flow has, and the flow records."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from dataplane.reasons import DropReason, L4Class, PipelineEvent
@@ -12,7 +13,7 @@ from dataplane.reference.verdict import Drop
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
-    context: int
+    policy_class: int
     source: int
     destination: int
     protocol: int
@@ -21,11 +22,21 @@ class FlowKey:
     l4_class: int
 
 
+@dataclass(frozen=True, slots=True)
+class Whence:
+    """Where a packet came from, as policy sees it."""
+
+    vrf: int
+    policy_class: int
+    port: int
+    """0: it was decapsulated here."""
+
+
 @dataclass(slots=True)
 class FlowCount:
-    """Counts of a flow since its leg is its leg; `bytes` is the IP length."""
+    """Counts of a flow since it has this forwarding class; `bytes` is the IP length."""
 
-    leg: int
+    forwarding_class: int
     ingress_port: int
     generation: int
     packets: int = 0
@@ -39,61 +50,67 @@ class Flows:
     tables: Tables
     cache: bool
     records: dict[FlowKey, FlowCount] = field(default_factory=dict)
-    leg_packets: dict[int, int] = field(default_factory=dict)
-    leg_bytes: dict[int, int] = field(default_factory=dict)
+    class_packets: dict[int, int] = field(default_factory=dict)
+    class_bytes: dict[int, int] = field(default_factory=dict)
+    denied_packets: Counter[int] = field(default_factory=Counter)
+    denied_bytes: Counter[int] = field(default_factory=Counter)
+    """By policy class: what `flow_policy` denied."""
     generation: dict[int, int] = field(default_factory=dict)
-    """By context; to be increased when tables of the context changed."""
+    """By policy class; to be increased when what is cached for it may have changed."""
     events: dict[PipelineEvent, int] = field(default_factory=dict)
     conversations: Conversations = field(default_factory=Conversations)
 
-    def leg(self, context: int, ingress_port: int, ip: Ip, transport: Transport, now_s: float) -> int | Drop:
-        """The leg of the packet's flow, counted. `ingress_port` is 0 for what was decapsulated here."""
-        key = _key(context, ip.source, ip.destination, ip.protocol, transport)
-        generation = self.generation.get(context, 1)
+    def forwarding_class(self, whence: Whence, ip: Ip, transport: Transport, now_s: float) -> int | Drop:
+        """Of the packet's flow, counted."""
+        policy_class, ingress_port = whence.policy_class, whence.port
+        key = _key(policy_class, ip.source, ip.destination, ip.protocol, transport)
+        generation = self.generation.get(policy_class, 1)
         record = self.records.get(key)
         moves = transport.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)
         is_known = record is not None and (record.ingress_port, record.generation) == (ingress_port, generation)
         if self.cache and record is not None and is_known and not moves:
             self._count(PipelineEvent.CACHE_HIT)
-            leg = record.leg
+            found = record.forwarding_class
         else:
             self._count(PipelineEvent.CACHE_MISS)
-            resolved = self.resolve(key, ingress_port, Asking(transport.tcp_flags), now_s)
+            resolved = self.resolve(key, whence, Asking(transport.tcp_flags), now_s)
             if isinstance(resolved, Drop):
-                return resolved
-            leg = resolved
-        if record is None or record.leg != leg:
-            record = self.records[key] = FlowCount(leg, ingress_port, generation)
+                return self._deny(policy_class, resolved, len(ip.data))
+            found = resolved
+        if record is None or record.forwarding_class != found:
+            record = self.records[key] = FlowCount(found, ingress_port, generation)
         record.ingress_port, record.generation = ingress_port, generation
         record.packets += 1
         record.bytes += len(ip.data)
-        self.count_leg(leg, len(ip.data))
-        return leg
+        self.count_class(found, len(ip.data))
+        return found
 
-    def uncached_leg(self, context: int, ingress_port: int, about: Answer, size: int, now_s: float) -> int | Drop:
+    def uncached_class(self, whence: Whence, about: Answer, size: int, now_s: float) -> int | Drop:
         """Of an ICMP error, by what it is about; it has no record."""
         self._count(PipelineEvent.CACHE_MISS)
-        key = _key(context, about.source, about.destination, about.protocol, about.transport)
-        leg = self.resolve(key, ingress_port, Asking(changes=False), now_s)
-        if not isinstance(leg, Drop):
-            self.count_leg(leg, size)
-        return leg
+        key = _key(whence.policy_class, about.source, about.destination, about.protocol, about.transport)
+        found = self.resolve(key, whence, Asking(changes=False), now_s)
+        if isinstance(found, Drop):
+            return self._deny(whence.policy_class, found, size)
+        self.count_class(found, size)
+        return found
 
-    def resolve(self, key: FlowKey, ingress_port: int, asking: Asking, now_s: float) -> int | Drop:
-        """The leg that `flow_policy` permits a flow on; a reply to nothing is left to what comes next."""
-        if ingress_port and not self.tables.look_up("source_guard", ingress_port=ingress_port, source=key.source):
+    def resolve(self, key: FlowKey, whence: Whence, asking: Asking, now_s: float) -> int | Drop:
+        """The forwarding class that `flow_policy` permits a flow on; a reply to nothing is left to what comes next."""
+        if whence.port and not self.tables.look_up("source_guard", ingress_port=whence.port, source=key.source):
             return Drop(DropReason.SOURCE_NOT_ADMITTED)
-        found = self.tables.look_up_all("flow_policy", **self._classes(key))
+        found = self.tables.look_up_all("flow_policy", **self._classes(key, whence.vrf))
         best = next((one for one in found if one.name != "permit_reply"), None)
         opens = key.l4_class == L4Class.TCP_OPEN
         if opens and (best is None or best.name == "drop"):  # both ends may open at once
-            as_reply = self.tables.look_up_all("flow_policy", **self._classes(replace(key, l4_class=L4Class.TCP)))
+            opened = replace(key, l4_class=L4Class.TCP)
+            as_reply = self.tables.look_up_all("flow_policy", **self._classes(opened, whence.vrf))
             reply = next((one for one in as_reply if one.name == "permit_reply"), None)
         else:
             reply = next((one for one in found if one.name == "permit_reply"), None)
         if reply is not None and (best is None or reply.entry.priority > best.entry.priority):
             if self.conversations.reply(_asker(key, reply.params["network"], turned=True), asking, now_s):
-                return reply.params["leg"]
+                return reply.params["forwarding_class"]
             if best is None:
                 return Drop(DropReason.NOT_PERMITTED if opens else DropReason.UNASKED)
         if best is None:
@@ -105,31 +122,37 @@ class Flows:
             asker = _asker(key, best.params["network"])
             if not self.conversations.request(asker, asking, now_s):
                 return Drop(DropReason.UNASKED)
-        return best.params["leg"]
+        return best.params["forwarding_class"]
 
-    def _classes(self, key: FlowKey) -> dict[str, int]:
+    def _classes(self, key: FlowKey, vrf: int) -> dict[str, int]:
         ports = {"source_port_class": key.source_port, "destination_port_class": key.destination_port}
         addresses = {"source_group": key.source, "destination_group": key.destination}
-        classes = {"context": key.context, "l4_class": int(key.l4_class)}
+        classes = {"policy_class": key.policy_class, "l4_class": int(key.l4_class)}
         for table, address in addresses.items():
-            found = self.tables.look_up(table, context=key.context, address=address)
+            found = self.tables.look_up(table, vrf=vrf, address=address)
             classes[table] = found.params["group"] if found else 0
         for table, port in ports.items():
             found = self.tables.look_up(table, protocol=key.protocol, port=port)
             classes[table] = found.params["port_class"] if found else 0
         return classes
 
-    def count_leg(self, leg: int, size: int) -> None:
-        self.leg_packets[leg] = self.leg_packets.get(leg, 0) + 1
-        self.leg_bytes[leg] = self.leg_bytes.get(leg, 0) + size
+    def count_class(self, forwarding_class: int, size: int) -> None:
+        self.class_packets[forwarding_class] = self.class_packets.get(forwarding_class, 0) + 1
+        self.class_bytes[forwarding_class] = self.class_bytes.get(forwarding_class, 0) + size
+
+    def _deny(self, policy_class: int, drop: Drop, size: int) -> Drop:
+        if drop.reason != DropReason.SOURCE_NOT_ADMITTED:
+            self.denied_packets[policy_class] += 1
+            self.denied_bytes[policy_class] += size
+        return drop
 
     def _count(self, event: PipelineEvent) -> None:
         self.events[event] = self.events.get(event, 0) + 1
 
 
-def _key(context: int, source: int, destination: int, protocol: int, transport: Transport) -> FlowKey:
+def _key(policy_class: int, source: int, destination: int, protocol: int, transport: Transport) -> FlowKey:
     ports = transport.source_port, transport.destination_port
-    return FlowKey(context, source, destination, protocol, *ports, transport.l4_class)
+    return FlowKey(policy_class, source, destination, protocol, *ports, transport.l4_class)
 
 
 def _asker(key: FlowKey, network: int, *, turned: bool = False) -> Asker:

@@ -26,7 +26,7 @@ class _Key:
     source: int
     destination: int
     identification: int
-    context: int
+    policy_class: int
     protocol: int
 
 
@@ -71,9 +71,9 @@ class _Known:
         return True
 
 
-def _key(context: int, ip: Ip) -> _Key:
+def _key(policy_class: int, ip: Ip) -> _Key:
     protocol = ip.protocol if ip.version == 4 else 0
-    return _Key(ip.source, ip.destination, ip.identification, context, protocol)
+    return _Key(ip.source, ip.destination, ip.identification, policy_class, protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +98,17 @@ class Fragments:
         self._shares.clear()
         self._counts.clear()
 
-    def follow(self, context: int, port: int, ip: Ip, transport: Transport | None, now_s: float) -> Followed | Drop:
+    def follow(
+        self, policy_class: int, port: int, ip: Ip, transport: Transport | None, now_s: float
+    ) -> Followed | Drop:
         """The fragment as one of its first's flow; `transport` is what the first says itself. `port`: ingress."""
         place = _place(ip)
         if place is None:
             return REFUSED
-        key = _key(context, ip)
+        key = _key(policy_class, ip)
         share = self._share(key, port)
         ways = self._shares.setdefault(share, [None] * FRAGMENT_WAYS)
-        known = self._find(context, port, ip, now_s)
+        known = self._find(policy_class, port, ip, now_s)
         if known is not None:
             known.seen_s = now_s
             if not known.take(*place, is_last=not ip.more_fragments):
@@ -124,14 +126,14 @@ class Fragments:
         ways[way] = _Known(key, ip.protocol, transport, now_s, set(range(*place)))
         return Followed(ip, transport)
 
-    def mark_as_cut(self, context: int, port: int, ip: Ip, now_s: float) -> None:
+    def mark_as_cut(self, policy_class: int, port: int, ip: Ip, now_s: float) -> None:
         """Of a first fragment: those that follow must not overtake it."""
-        known = self._find(context, port, ip, now_s)
+        known = self._find(policy_class, port, ip, now_s)
         if known is not None:
             known.is_cut = True
 
-    def _find(self, context: int, port: int, ip: Ip, now_s: float) -> _Known | None:
-        key = _key(context, ip)
+    def _find(self, policy_class: int, port: int, ip: Ip, now_s: float) -> _Known | None:
+        key = _key(policy_class, ip)
         kept = (one for one in self._shares[self._share(key, port)] if one is not None and self._is_kept(one, now_s))
         return next((one for one in kept if one.key == key), None)
 
@@ -141,7 +143,7 @@ class Fragments:
     def _share(self, key: _Key, port: int) -> int:
         """By port and source, so that each source has its own."""
         mix = (key.source >> 64 ^ self.seed) * 0x9E3779B97F4A7C15 & _WORD
-        mix ^= ((key.source & _WORD) + self.seed + key.context & _WORD) * 0xC2B2AE3D27D4EB4F & _WORD
+        mix ^= ((key.source & _WORD) + self.seed + key.policy_class & _WORD) * 0xC2B2AE3D27D4EB4F & _WORD
         mix ^= mix >> 32
         mix = mix * 0x9FB21C651E98DF25 & _WORD
         return port * FRAGMENT_SHARES + (mix >> 60) % FRAGMENT_SHARES

@@ -1,4 +1,4 @@
-"""The pipeline of a node: a frame in, a verdict out. The stages are in the order of `p4src/stitch.p4info.txtpb`."""
+"""The pipeline of a node: a frame in, a verdict out. The stages are in the order of `p4src/stitch.p4`."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from dataplane.reasons import (
     CUT_LARGEST_PACKET,
     CUT_SMALLEST_MTU,
     FABRIC_CLASS,
-    FABRIC_CONTEXT,
+    FABRIC_VRF,
     IPV6_LEAST_MTU,
     NEIGHBORS_OF_PORT,
     DropReason,
@@ -20,7 +20,7 @@ from dataplane.reasons import (
 )
 from dataplane.reference import icmp, neighbor, srv6
 from dataplane.reference.conversation import Asking
-from dataplane.reference.flow import FlowKey, Flows
+from dataplane.reference.flow import FlowKey, Flows, Whence
 from dataplane.reference.fragment import Fragments, cut
 from dataplane.reference.match import Tables
 from dataplane.reference.packet import (
@@ -40,7 +40,7 @@ from dataplane.reference.packet import (
     parse_transport,
     untagged,
 )
-from dataplane.reference.srv6 import Outer
+from dataplane.reference.srv6 import Outer, Path
 from dataplane.reference.verdict import Cut, Drop, Forward, Pass, Punt, Verdict
 
 ETHERNET_BYTES = 14
@@ -69,23 +69,33 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A frame and where it came from. `context` changes when a packet is decapsulated."""
+    """A frame and where it came from. `whence` changes when a packet is decapsulated."""
 
-    port: int
-    """0: it was decapsulated here."""
+    whence: Whence
     entered_at: int
     """The port, in any case."""
     ethernet: Ethernet
     ingress_class: int
-    context: int
     now_boottime_s: float
     rejects: bool = False
     """Denied packets of its network are answered."""
     decapsulated: bool = False
     is_piece: bool = False
     """Of a packet that was cut here; nobody is told what becomes of it."""
-    answer_leg: int = 0
-    """Of what was decapsulated: on which its sender is told; 0: as the context says."""
+    answer_class: int = 0
+    """Of what was decapsulated: on which forwarding class its sender is told; 0: as its VRF says."""
+
+    @property
+    def vrf(self) -> int:
+        return self.whence.vrf
+
+    @property
+    def policy_class(self) -> int:
+        return self.whence.policy_class
+
+    @property
+    def port(self) -> int:
+        return self.whence.port
 
 
 class Pipeline:
@@ -127,17 +137,18 @@ class Pipeline:
             return ethernet
         attachment = self.tables.look_up("attachment", ingress_port=port, vlan_id=ethernet.vlan_id)
         if attachment is None:
-            return Drop(DropReason.UNKNOWN_CONTEXT)
-        context = attachment.params.get("context", FABRIC_CONTEXT)
+            return Drop(DropReason.UNKNOWN_ATTACHMENT)
+        vrf = attachment.params.get("vrf", FABRIC_VRF)
+        whence = Whence(vrf, attachment.params.get("policy_class", 0), port)
         ingress_class = attachment.params.get("ingress_class", ATTACHMENT_CLASS)
         is_ours = ethernet.is_to_group or ethernet.destination == self.ports[port].mac
         if ingress_class == ATTACHMENT_CLASS and not is_ours:
             return Drop(DropReason.NOT_TO_US)
         rejects = attachment.name == "attach_reject"
-        arrival = Arrival(port, port, ethernet, ingress_class, context, now_boottime_s, rejects=rejects)
+        arrival = Arrival(whence, port, ethernet, ingress_class, now_boottime_s, rejects=rejects)
         punted = self.tables.look_up("punt_frame", **_punt_key(ingress_class, ethernet))
         if punted and punted.name == "punt":
-            return Punt(punted.params["reason"], frame, context)
+            return Punt(punted.params["reason"], frame, vrf)
         if punted:
             return Drop(punted.params["reason"])
         return self._attachment(arrival) if ingress_class == ATTACHMENT_CLASS else self._link(arrival)
@@ -167,8 +178,8 @@ class Pipeline:
         if sid.name == "drop":
             return Drop(sid.params["reason"])
         if sid.name == "end_dt46":
-            return self._end_dt46(arrival, outer, sid.params["context"], sid.params["answer_leg"])
-        advanced = srv6.advance(outer)
+            return self._end_dt46(arrival, outer, sid.params)
+        advanced = srv6.end(outer, 2 if sid.name == "end_x" else 1)
         if isinstance(advanced, Drop):
             return advanced
         self.events[PipelineEvent.END] += 1
@@ -176,7 +187,7 @@ class Pipeline:
             return self._send_outer(arrival, advanced, sid.params["next_hop"])
         return self._route_outer(arrival, advanced)
 
-    def _end_dt46(self, arrival: Arrival, outer: Outer, context: int, answer_leg: int) -> Verdict:
+    def _end_dt46(self, arrival: Arrival, outer: Outer, into: Mapping[str, int]) -> Verdict:
         inner = srv6.decapsulate(outer)
         if isinstance(inner, Drop):
             return inner
@@ -185,8 +196,14 @@ class Pipeline:
         if not is_forwardable(inner):
             return Drop(DropReason.NOT_FORWARDABLE)
         ethernet = Ethernet(arrival.ethernet.destination, arrival.ethernet.source, b"", inner.ether_type, inner.data)
-        into = replace(arrival, port=0, ethernet=ethernet, context=context, decapsulated=True, answer_leg=answer_leg)
-        return self._tell_of_trimmed(into, inner, trimmed_to) if trimmed_to else self._flow(into, inner)
+        inside = replace(
+            arrival,
+            whence=Whence(into["vrf"], into["policy_class"], 0),
+            ethernet=ethernet,
+            decapsulated=True,
+            answer_class=into["answer_class"],
+        )
+        return self._tell_of_trimmed(inside, inner, trimmed_to) if trimmed_to else self._flow(inside, inner)
 
     def _tell_of_trimmed(self, arrival: Arrival, ip: Ip, mtu: int) -> Verdict:
         """Of `ip` a node before us has left only the beginning; there it was counted as too big."""
@@ -272,8 +289,8 @@ class Pipeline:
         return self.tables.look_up("source_guard", ingress_port=port, source=source) is not None
 
     def _is_elsewhere(self, arrival: Arrival, address: int) -> bool:
-        """The context has `address` behind another port, so that the edge answers for it."""
-        route = self.tables.look_up("route", context=arrival.context, destination=address)
+        """The VRF has `address` behind another port, so that the edge answers for it."""
+        route = self.tables.look_up("route", vrf=arrival.vrf, destination=address)
         if route is None or route.name != "set_next_hop":
             return False
         hop = self.tables.look_up("next_hop", next_hop=route.params["next_hop"])
@@ -296,86 +313,91 @@ class Pipeline:
         if isinstance(transport, Drop):
             return transport
         if transport is None or ip.more_fragments:
-            followed = self.fragments.follow(arrival.context, arrival.entered_at, ip, transport, arrival.now_boottime_s)
+            followed = self.fragments.follow(
+                arrival.policy_class, arrival.entered_at, ip, transport, arrival.now_boottime_s
+            )
             if isinstance(followed, Drop):
                 return followed
             ip, transport, behind_cut = followed.ip, followed.transport, followed.behind_cut
         if ip.hop_limit <= 1:
             return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
         if transport.l4_class == L4Class.ICMP_ERROR:
-            leg = self._judge_error(arrival, ip)
+            found = self._judge_error(arrival, ip)
         else:
-            leg = self.flows.leg(arrival.context, arrival.port, ip, transport, arrival.now_boottime_s)
-        if isinstance(leg, Drop):
-            return self._refuse(arrival, ip, leg.reason, IcmpError.PROHIBITED)
-        return self._steer(arrival, ip, transport, leg, behind_cut=behind_cut)
+            found = self.flows.forwarding_class(arrival.whence, ip, transport, arrival.now_boottime_s)
+        if isinstance(found, Drop):
+            return self._refuse(arrival, ip, found.reason, IcmpError.PROHIBITED)
+        return self._steer(arrival, ip, transport, found, behind_cut=behind_cut)
 
     def _judge_error(self, arrival: Arrival, ip: Ip) -> int | Drop:
         """As a packet of the flow that it is about (RFC 5927)."""
         about = None if ip.is_fragment else icmp.answered_by(ip)
         if about is None or about.destination != ip.destination:
             return Drop(DropReason.ICMP_ERROR_REFUSED)
-        is_gateways = arrival.decapsulated and ip.source == self._gateway_ahead(arrival.context, ip)
+        is_gateways = arrival.decapsulated and ip.source == self._gateway_ahead(arrival.vrf, ip)
         if about.source != ip.source and not is_gateways:
             return Drop(DropReason.ICMP_ERROR_REFUSED)
-        return self.flows.uncached_leg(arrival.context, arrival.port, about, len(ip.data), arrival.now_boottime_s)
+        return self.flows.uncached_class(arrival.whence, about, len(ip.data), arrival.now_boottime_s)
 
-    def _steer(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool = False) -> Verdict:
-        if self._is_expired(leg, arrival):
+    def _steer(
+        self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, *, behind_cut: bool = False
+    ) -> Verdict:
+        if self._is_expired(forwarding_class, arrival):
             return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
-        steer = self.tables.look_up("steer", leg=leg)
+        steer = self.tables.look_up("steer", forwarding_class=forwarding_class)
         if steer is None:
             return Drop(DropReason.NO_STEERING)
         if steer.name == "deliver":
-            return self._deliver(arrival, ip, transport, leg, behind_cut=behind_cut)
+            return self._deliver(arrival, ip, transport, forwarding_class, steer.params["vrf"], behind_cut=behind_cut)
         liveness = self.tables.look_up("path_liveness", liveness_group=steer.params["liveness_group"])
         live = liveness.params["live"] if liveness else 0
         candidates = self.tables.candidates(steer.params["sr_policy"])
         alive = {slot: path for slot, path in candidates.items() if live >> slot & 1}
         if not alive:
             return self._refuse(arrival, ip, DropReason.NO_LIVE_PATH, IcmpError.NO_ROUTE)
-        path = alive[min(alive)].params
-        mtu = path["inner_mtu"]
+        mtu = steer.params["inner_mtu"]
         if mtu and (behind_cut or len(ip.data) > mtu or (ip.version == 6 and mtu < IPV6_LEAST_MTU)):
-            return self._exceed(arrival, ip, transport, leg, mtu)
-        return self._encapsulate(arrival, ip, transport, path)
+            return self._exceed(arrival, ip, transport, forwarding_class, mtu)
+        return self._encapsulate(arrival, ip, transport, steer.params, alive[min(alive)].params)
 
-    def _exceed(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, mtu: int) -> Verdict:
+    def _exceed(self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, mtu: int) -> Verdict:
         """What lies before it does not take `ip`, or not before its first fragment."""
         if ip.version == 6 and mtu < IPV6_LEAST_MTU:
             return self._refuse(arrival, ip, DropReason.NO_IPV6, IcmpError.NO_ROUTE)
         fits = len(ip.data) <= mtu
         may_be_cut = ip.may_be_cut and transport.l4_class != L4Class.ICMP_ERROR
         if (fits or may_be_cut) and mtu >= CUT_SMALLEST_MTU and len(ip.data) <= CUT_LARGEST_PACKET:
-            return self._cut(arrival, ip, transport, leg, mtu)
+            return self._cut(arrival, ip, transport, forwarding_class, mtu)
         return self._refuse(arrival, ip, DropReason.TOO_BIG, IcmpError.TOO_BIG, mtu)
 
-    def _cut(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, mtu: int) -> Cut:
+    def _cut(self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, mtu: int) -> Cut:
         """The packet was counted with its flow; its pieces are not."""
         self.events[PipelineEvent.CUT] += 1
         if ip.more_fragments and not ip.fragment_offset:
-            self.fragments.mark_as_cut(arrival.context, arrival.entered_at, ip, arrival.now_boottime_s)
-        pieces, nobodys = [], replace(arrival, port=0, is_piece=True)
+            self.fragments.mark_as_cut(arrival.policy_class, arrival.entered_at, ip, arrival.now_boottime_s)
+        pieces, nobodys = [], replace(arrival, whence=replace(arrival.whence, port=0), is_piece=True)
         for piece in cut(ip, mtu):
-            verdict = self._steer(nobodys, piece, transport, leg)
+            verdict = self._steer(nobodys, piece, transport, forwarding_class)
             assert isinstance(verdict, Forward | Drop | Punt), "a piece needs no cutting"
             self._count(verdict, ETHERNET_BYTES + len(piece.data))
             pieces.append(verdict)
         return Cut(tuple(pieces))
 
-    def _encapsulate(self, arrival: Arrival, ip: Ip, transport: Transport, path: Mapping[str, int]) -> Verdict:
-        mtu, clamped = path["inner_mtu"], ip
+    def _encapsulate(
+        self, arrival: Arrival, ip: Ip, transport: Transport, steer: Mapping[str, int], candidate: Mapping[str, int]
+    ) -> Verdict:
+        mtu, clamped = steer["inner_mtu"], ip
         has_tcp = ip.protocol == PROTOCOL_TCP and not ip.fragment_offset and isinstance(parse_transport(ip), Transport)
         if mtu and has_tcp:
             clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
         if clamped is not ip:
             self.events[PipelineEvent.MSS_CLAMPED] += 1
         self.events[PipelineEvent.ENCAPSULATED] += 1
-        segments = [path[f"segment_list_{index}"] for index in range(path["count"])]
-        flow_label = path["color"] << 6 | srv6.entropy(ip, transport)
+        containers = tuple(candidate[f"container_{index}"] for index in range(candidate["last_container"] + 1))
+        path = Path(candidate["source"], candidate["color"], containers, candidate["merge_bits"])
         inner = clamped.with_hop_limit(ip.hop_limit - 1)
-        outer = srv6.encapsulate(inner, path["source"], segments, path["dscp"], flow_label)
-        return self._route_outer(arrival, outer)
+        outer = srv6.encapsulate(inner, path, steer["service_sid"], steer["dscp"], srv6.entropy(ip, transport))
+        return self._send_outer(arrival, outer, candidate["first_hop"])
 
     def _refuse(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int = 0) -> Verdict:
         """Drops `ip`, and tells its sender where the RFCs and its network allow it."""
@@ -400,47 +422,49 @@ class Pipeline:
         Inside one network it is said by the gateway; across networks in the name of the packet's destination, the only
         one that the terms let answer. Which hop a hop limit ends at is said inside a network only.
         """
-        leg: int | Drop = arrival.answer_leg
-        if error is IcmpError.PROHIBITED or (error is IcmpError.HOP_LIMIT and leg):
+        answer: int | Drop = arrival.answer_class
+        if error is IcmpError.PROHIBITED or (error is IcmpError.HOP_LIMIT and answer):
             return Drop(reason)
-        source = ip.destination if leg else self._gateway_ahead(arrival.context, ip)
+        source = ip.destination if answer else self._gateway_ahead(arrival.vrf, ip)
         if not source:
             return Drop(reason)
-        if not leg:
-            back = FlowKey(arrival.context, ip.destination, ip.source, ip.icmp_protocol, 0, 0, L4Class.ICMP_ERROR)
-            leg = self.flows.resolve(back, 0, Asking(changes=False), arrival.now_boottime_s)
-        steer = None if isinstance(leg, Drop) else self.tables.look_up("steer", leg=leg)
-        if isinstance(leg, Drop) or steer is None or steer.name != "encapsulate" or self._is_expired(leg, arrival):
+        if not answer:
+            back = FlowKey(arrival.policy_class, ip.destination, ip.source, ip.icmp_protocol, 0, 0, L4Class.ICMP_ERROR)
+            answer = self.flows.resolve(back, arrival.whence, Asking(changes=False), arrival.now_boottime_s)
+        if isinstance(answer, Drop) or self._is_expired(answer, arrival):
+            return Drop(reason)
+        steer = self.tables.look_up("steer", forwarding_class=answer)
+        if steer is None or steer.name != "encapsulate":
             return Drop(reason)
         told = parse_ip(ip.ether_type, icmp.error(ip, error, mtu, source))
         assert isinstance(told, Ip), "what we write is right"
-        self.flows.count_leg(leg, len(told.data))
-        sent = self._steer(arrival, told, Transport(L4Class.ICMP_ERROR, 0, 0), leg)
+        self.flows.count_class(answer, len(told.data))
+        sent = self._steer(arrival, told, Transport(L4Class.ICMP_ERROR, 0, 0), answer)
         return Forward(sent.port, sent.frame, reason) if isinstance(sent, Forward) else Drop(reason)
 
-    def _gateway_ahead(self, context: int, ip: Ip) -> int:
+    def _gateway_ahead(self, vrf: int, ip: Ip) -> int:
         """Where `ip` would have been delivered; 0: nowhere here."""
-        route = self.tables.look_up("route", context=context, destination=ip.destination)
+        route = self.tables.look_up("route", vrf=vrf, destination=ip.destination)
         if route is None or route.name != "set_next_hop":
             return 0
         hop = self.tables.look_up("next_hop", next_hop=route.params["next_hop"])
         port = self.ports.get(hop.params["port"]) if hop is not None and hop.name == "resolve" else None
         return port.gateway(ip.version) if port is not None else 0
 
-    def _is_expired(self, leg: int, arrival: Arrival) -> bool:
-        lease = self.tables.look_up("lease", leg=leg)
+    def _is_expired(self, forwarding_class: int, arrival: Arrival) -> bool:
+        lease = self.tables.look_up("lease", forwarding_class=forwarding_class)
         return lease is not None and arrival.now_boottime_s >= lease.params["boottime_s"]
 
     # Routes and next hops
 
-    def _route(self, context: int, destination: int) -> int | Drop:
-        route = self.tables.look_up("route", context=context, destination=destination)
+    def _route(self, vrf: int, destination: int) -> int | Drop:
+        route = self.tables.look_up("route", vrf=vrf, destination=destination)
         if route is None:
             return Drop(DropReason.NO_ROUTE)
         return Drop(route.params["reason"]) if route.name == "drop" else route.params["next_hop"]
 
     def _route_outer(self, arrival: Arrival, outer: Outer) -> Verdict:
-        next_hop = self._route(FABRIC_CONTEXT, outer.destination)
+        next_hop = self._route(FABRIC_VRF, outer.destination)
         return next_hop if isinstance(next_hop, Drop) else self._send_outer(arrival, outer, next_hop)
 
     def _send_outer(self, arrival: Arrival, outer: Outer, next_hop: int) -> Verdict:
@@ -455,7 +479,9 @@ class Pipeline:
             sent: bytes | Drop = Drop(DropReason.HOP_LIMIT)
         else:
             sent = outer.with_hop_limit(outer.hop_limit - 1).data
-        return self._next_hop(next_hop, FABRIC_CONTEXT, 6, outer.destination, here, sent)
+        return self._next_hop(
+            next_hop, replace(arrival, whence=Whence(FABRIC_VRF, 0, 0)), 6, outer.destination, here, sent
+        )
 
     def _mtu(self, next_hop: int | Drop) -> int:
         """Of the port that it leads to; 0: not known, or none."""
@@ -463,11 +489,13 @@ class Pipeline:
         port = self.ports.get(hop.params.get("port", 0)) if hop is not None and not hop.params.get("vlan") else None
         return port.mtu if port is not None else 0
 
-    def _deliver(self, arrival: Arrival, ip: Ip, transport: Transport, leg: int, *, behind_cut: bool) -> Verdict:
-        next_hop = self._route(arrival.context, ip.destination)
+    def _deliver(
+        self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, vrf: int, *, behind_cut: bool
+    ) -> Verdict:
+        next_hop = self._route(vrf, ip.destination)
         mtu = self._mtu(next_hop)
         if mtu and (behind_cut or len(ip.data) > mtu):
-            return self._exceed(arrival, ip, transport, leg, mtu)
+            return self._exceed(arrival, ip, transport, forwarding_class, mtu)
         if self._is_given_up(next_hop, ip.destination, arrival.now_boottime_s):
             return self._refuse(arrival, ip, DropReason.NEIGHBOR_UNKNOWN, IcmpError.HOST_UNREACHABLE)
         if next_hop == Drop(DropReason.NO_ROUTE):
@@ -477,7 +505,7 @@ class Pipeline:
         ethernet = arrival.ethernet
         here = untagged(ethernet.destination, ethernet.source, ip.ether_type, ip.data)
         sent = ip.with_hop_limit(ip.hop_limit - 1).data
-        return self._next_hop(next_hop, arrival.context, ip.version, ip.destination, here, sent)
+        return self._next_hop(next_hop, arrival, ip.version, ip.destination, here, sent)
 
     def _is_given_up(self, next_hop: int | Drop, destination: int, now_s: float) -> bool:
         """Whether nobody has answered for an attached host for so long that its senders are told."""
@@ -485,7 +513,7 @@ class Pipeline:
         if hop is None or hop.name != "resolve" or hop.params["vlan"] or hop.params["port"] not in self.ports:
             return False
         host = hop.params["port"], destination
-        if host in self.neighbors:
+        if self._mac_of(*host):
             return False
         since_s, asked_s = self.unanswered.get(host, (now_s, now_s))
         if now_s - asked_s > UNANSWERED_REST_S:
@@ -495,15 +523,20 @@ class Pipeline:
         self.unanswered[host] = since_s, now_s
         return False
 
+    def _mac_of(self, port: int, address: int) -> bytes | None:
+        """As a controller says, or as was learnt."""
+        said = self.tables.look_up("neighbor", port=port, address=address)
+        return said.params["mac"].to_bytes(6) if said else self.neighbors.get((port, address))
+
     def _next_hop(
-        self, index: int, context: int, version: int, destination: int, here: bytes, sent: bytes | Drop
+        self, index: int, arrival: Arrival, version: int, destination: int, here: bytes, sent: bytes | Drop
     ) -> Verdict:
         """`here` is the frame as it is before this hop, `sent` the IP packet after it."""
         hop = self.tables.look_up("next_hop", next_hop=index)
         if hop is None:
             return Drop(DropReason.NO_NEXT_HOP)
         if hop.name == "punt":
-            return Punt(hop.params["reason"], here, context)
+            return Punt(hop.params["reason"], here, arrival.vrf, arrival.answer_class)
         number = hop.params["port"]
         if hop.params["vlan"] or number not in self.ports:
             return Drop(DropReason.NO_NEXT_HOP)
@@ -513,7 +546,7 @@ class Pipeline:
         source_mac = hop.params["source_mac"].to_bytes(6)
         if hop.name == "forward":
             return Forward(number, untagged(hop.params["destination_mac"].to_bytes(6), source_mac, ether_type, sent))
-        mac = self.neighbors.get((number, destination))
+        mac = self._mac_of(number, destination)
         if mac:
             return Forward(number, untagged(mac, source_mac, ether_type, sent))
         port = self.ports[number]

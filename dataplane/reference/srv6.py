@@ -1,4 +1,4 @@
-"""SRv6: the outer header with its SRH (RFC 8754, RFC 8986), and ECN between outer and inner (RFC 6040)."""
+"""SRv6: outer header and SRH (RFC 8754, RFC 8986), compressed SIDs (RFC 9800), ECN of outer and inner (RFC 6040)."""
 
 import struct
 from dataclasses import dataclass, replace
@@ -19,6 +19,8 @@ from dataplane.reference.packet import (
 from dataplane.reference.verdict import Drop
 
 SRH_TYPE = 4
+CONTAINER_BITS = 96
+"""Of a container, behind the block: nodes and functions of 16 bits each."""
 HOP_LIMIT = 64
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
 INNER_ETHERTYPE = {PROTOCOL_IPV4: ETHERTYPE_IPV4, PROTOCOL_IPV6: ETHERTYPE_IPV6}
@@ -81,20 +83,36 @@ def parse_srh(outer: Outer) -> SegmentRouting | Drop:
     return SegmentRouting(next_header, size, segments_left, last_entry)
 
 
-def advance(outer: Outer) -> Outer | Drop:
-    """To the next segment (RFC 8986 §4.1)."""
+def end(outer: Outer, sids: int) -> Outer | Drop:
+    """To the next SID of the container, or to the next container (RFC 9800 §4.1.1, §4.1.2; RFC 8986 §4.1).
+
+    `sids`: how many of 16 bits are used up here: 1 of End (the node), 2 of End.X (node and function).
+    """
+    rest = outer.destination & (1 << CONTAINER_BITS - 16 * sids) - 1
+    if rest:
+        if outer.hop_limit <= 1:
+            return Drop(DropReason.HOP_LIMIT)
+        block = outer.destination >> CONTAINER_BITS << CONTAINER_BITS
+        return _to(outer.data, block | rest << 16 * sids, outer.length)
+    if outer.next_header != PROTOCOL_ROUTING:
+        return Drop(DropReason.SEGMENTS_LEFT)  # Deviates: RFC 8986 §4.1.1, no upper-layer header is for us
     srh = parse_srh(outer)
     if isinstance(srh, Drop):
         return srh
-    if srh.segments_left == 0 or srh.segments_left > srh.last_entry:
+    if not 0 < srh.segments_left <= srh.last_entry + 1:  # a reduced SRH lacks the first container (RFC 8754 §4.1.1)
         return Drop(DropReason.SEGMENTS_LEFT)
     if outer.hop_limit <= 1:
         return Drop(DropReason.HOP_LIMIT)
     data = bytearray(outer.data)
     data[43] -= 1
     segment = 48 + 16 * data[43]
-    data[24:40] = data[segment : segment + 16]
-    return replace(outer, data=bytes(data))
+    return _to(bytes(data), int.from_bytes(data[segment : segment + 16]), outer.length)
+
+
+def _to(data: bytes, destination: int, length: int) -> Outer | Drop:
+    if not is_sid(destination) or not destination >> CONTAINER_BITS - 16 & 0xFFFF:
+        return Drop(DropReason.SID_NOT_ADMITTED)
+    return Outer(data[:24] + destination.to_bytes(16) + data[40:], length)
 
 
 def decapsulate(outer: Outer) -> Ip | Drop:
@@ -122,23 +140,32 @@ def trimmed_to(outer: Outer) -> int:
 
 
 def trim(outer: Outer, mtu: int) -> Outer | Drop:
-    """What is left of a packet that is larger than `mtu`, to go on: who decapsulates it tells its sender."""
-    srh = parse_srh(outer)
+    """What is left of a packet that is larger than `mtu`, to go on: who decapsulates it tells its sender.
+
+    An SRH whose segments are all left behind carries the MTU where there is none; nodes on the way do not look at it.
+    """
     too_big = Drop(DropReason.TOO_BIG)
-    if isinstance(srh, Drop) or trimmed_to(outer) or srh.next_header not in INNER_ETHERTYPE:
-        return too_big
-    start = 40 + srh.size
-    if mtu < start + TRIMMED_LENGTH:
+    if outer.next_header == PROTOCOL_ROUTING:
+        srh = parse_srh(outer)
+        if isinstance(srh, Drop) or trimmed_to(outer):
+            return too_big
+        inner_protocol, start = srh.next_header, 40 + srh.size
+        header = bytearray(outer.data[:start])
+    else:
+        inner_protocol, start = outer.next_header, 40
+        header = bytearray(outer.data[:40])
+        header[6] = PROTOCOL_ROUTING
+        header += struct.pack("!BBBBBBH", inner_protocol, 2, SRH_TYPE, 0, 0, 0, 0) + header[24:40]
+    if inner_protocol not in INNER_ETHERTYPE or mtu < len(header) + TRIMMED_LENGTH:
         return too_big
     inner = bytearray(outer.data[start : start + TRIMMED_LENGTH])
-    if srh.next_header == PROTOCOL_IPV6:
+    if inner_protocol == PROTOCOL_IPV6:
         inner[4:6] = (TRIMMED_LENGTH - 40).to_bytes(2)
     else:
         before, check = int.from_bytes(inner[2:4]), int.from_bytes(inner[10:12])
         inner[2:4] = TRIMMED_LENGTH.to_bytes(2)
         inner[10:12] = updated(check, before, TRIMMED_LENGTH).to_bytes(2)
-    header = bytearray(outer.data[:start])
-    header[4:6] = (srh.size + TRIMMED_LENGTH).to_bytes(2)
+    header[4:6] = (len(header) - 40 + TRIMMED_LENGTH).to_bytes(2)
     header[46:48] = (mtu - start).to_bytes(2)
     return Outer(bytes(header + inner), len(header) + len(inner))
 
@@ -163,16 +190,32 @@ def entropy(ip: Ip, transport: Transport) -> int:
     return value & 0x3F
 
 
-def encapsulate(ip: Ip, source: int, segments: list[int], dscp: int, flow_label: int) -> Outer:
-    """H.Encaps (RFC 8986 §5.1), not reduced. `segments` is the segment list as on the wire: the last one first."""
-    count = len(segments)
-    srh_size = 8 + 16 * count
-    traffic_class = dscp << 2 | ip.traffic_class & 3
-    first_word = 6 << 28 | traffic_class << 20 | flow_label
-    header = struct.pack("!IHBB", first_word, srh_size + len(ip.data), PROTOCOL_ROUTING, HOP_LIMIT)
-    header += source.to_bytes(16) + segments[-1].to_bytes(16)
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A candidate path: what `h_encaps` says of it."""
+
+    source: int
+    color: int
+    containers: tuple[int, ...]
+    """In the order of travel, without those after the last one."""
+    merge_bits: int
+
+    def segments(self, service_sid: int) -> tuple[int, ...]:
+        """In the order of travel: the service SID moved into the last container, or as a segment of its own."""
+        last = self.containers[-1] | (service_sid & (1 << CONTAINER_BITS) - 1) >> self.merge_bits
+        return (*self.containers[:-1], last if self.merge_bits else service_sid)
+
+
+def encapsulate(ip: Ip, path: Path, service_sid: int, dscp: int, entropy: int) -> Outer:
+    """H.Encaps.Red (RFC 8986 §5.2): the first container is the destination only, so one needs no SRH."""
+    first, *others = path.segments(service_sid)
     inner = PROTOCOL_IPV4 if ip.version == 4 else PROTOCOL_IPV6
-    srh = struct.pack("!BBBBBBH", inner, 2 * count, SRH_TYPE, count - 1, count - 1, 0, 0)
-    srh += b"".join(segment.to_bytes(16) for segment in segments)
-    data = header + srh + ip.data
+    srh = b""
+    if others:
+        count = len(others)
+        srh = struct.pack("!BBBBBBH", inner, 2 * count, SRH_TYPE, count, count - 1, 0, 0)
+        srh += b"".join(segment.to_bytes(16) for segment in reversed(others))
+    first_word = 6 << 28 | (dscp << 2 | ip.traffic_class & 3) << 20 | path.color << 6 | entropy
+    header = struct.pack("!IHBB", first_word, len(srh) + len(ip.data), PROTOCOL_ROUTING if srh else inner, HOP_LIMIT)
+    data = header + path.source.to_bytes(16) + first.to_bytes(16) + srh + ip.data
     return Outer(data, len(data))

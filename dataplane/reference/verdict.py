@@ -31,7 +31,8 @@ class Punt:
     reason: int
     """A PuntReason, or what an entry says."""
     frame: bytes
-    context: int
+    vrf: int
+    answer_class: int = 0
 
 
 @dataclass(frozen=True, slots=True)

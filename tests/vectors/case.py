@@ -96,10 +96,15 @@ def encapsulated(
     hop_limit: int = 63,
     source: str = EDGE,
 ) -> Packet:
-    """`inner` in an outer IPv6 header and SRH, on its way to the first of `sids` (in the order of travel)."""
-    last = len(sids) - 1
-    outer = IPv6(src=source, dst=sids[0], hlim=hop_limit, tc=dscp << 2 | ecn, fl=color << 6 | flow_entropy, nh=43)
-    srh = IPv6ExtHdrSegmentRouting(addresses=sids[::-1], segleft=last, lastentry=last, nh=4 if version == 4 else 41)
+    """`inner` in an outer IPv6 header to the first of `sids` (in the order of travel), the others in an SRH."""
+    first, *others = sids
+    protocol = 4 if version == 4 else 41
+    outer = IPv6(src=source, dst=first, hlim=hop_limit, tc=dscp << 2 | ecn, fl=color << 6 | flow_entropy, nh=protocol)
+    if not others:
+        return outer / Raw(bytes(inner))
+    outer.nh = 43
+    left = len(others)
+    srh = IPv6ExtHdrSegmentRouting(addresses=others[::-1], segleft=left, lastentry=left - 1, nh=protocol)
     return outer / srh / Raw(bytes(inner))
 
 

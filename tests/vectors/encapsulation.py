@@ -1,4 +1,4 @@
-"""H.Encaps (RFC 8986 §5.1), candidate paths, ECN and MSS."""
+"""H.Encaps.Red (RFC 8986 §5.2), candidate paths, ECN and MSS."""
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
@@ -12,14 +12,17 @@ from vectors.node import (
     A6,
     FABRIC,
     FABRIC_2,
+    FULL,
     INNER_MTU,
     LATER,
     LEASED,
+    SERVICE,
     T4,
     TAGGED,
     UNLIMITED,
     VLAN,
     A,
+    containers,
     remote4,
     remote6,
     segments,
@@ -64,9 +67,14 @@ def vector(
 
 
 def counts() -> list[Vector]:
+    """One container without an SRH, containers in an SRH, the service SID in the last one or a segment of its own."""
+    full = [*[containers(6)[0]] * 3, SERVICE]
     return [
-        vector(f"{count}-segments-ipv{version}", version, count, udp(), (17, 40000, 5060))
+        vector(f"path-{count}-ipv{version}", version, count, udp(), (17, 40000, 5060))
         for count in range(1, 9)
+        for version in (4, 6)
+    ] + [
+        vector(f"full-containers-ipv{version}", version, FULL, udp(), (17, 40000, 5060), sids=full, dscp=0, color=0)
         for version in (4, 6)
     ]
 
@@ -85,7 +93,7 @@ def transports() -> list[Vector]:
         vector("echo-ipv4", 4, 2, ICMP(type=8, id=7, seq=1) / Raw(PAYLOAD), (1, 0, 0)),
         vector("echo-ipv6", 6, 2, ICMPv6EchoRequest(id=7, seq=1, data=PAYLOAD), (58, 0, 0)),
         vector("padding-is-cut", 4, 2, UDP(sport=1, dport=2), (17, 1, 2), padding=b"\xaa" * 18),
-        vector("lease-that-runs", 4, LEASED, udp(), (17, 40000, 5060), sids=["5f00:2:10:1::"], dscp=0, color=0),
+        vector("lease-that-runs", 4, LEASED, udp(), (17, 40000, 5060), sids=[SERVICE], dscp=0, color=0),
         vector("no-inner-mtu", 4, UNLIMITED, UDP() / Raw(bytes(1472)), (17, 53, 53), sids=segments(2), dscp=0, color=0),
         vector("exactly-inner-mtu", 4, 2, UDP() / Raw(bytes(INNER_MTU - 28)), (17, 53, 53)),
     ]

@@ -1,10 +1,18 @@
 """Short ways to write table entries in tests: one function a table."""
 
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
 from dataplane.entry import FieldMatch, TableEntry
+from dataplane.reasons import CONTAINERS
 
 MAPPED = 0xFFFF << 32
+
+
+def class_of(vrf: int) -> int:
+    """The policy class of what comes into `vrf`, unless something else is said: another number, so that one taken for
+    the other shows."""
+    return vrf + 1
 
 
 def address(text: str) -> int:
@@ -34,8 +42,9 @@ def _exact(table: str, key: dict[str, int], action: str, **params: int) -> Table
     return TableEntry(table, tuple(FieldMatch(*item) for item in key.items()), action, tuple(params.items()))
 
 
-def attach(port: int, context: int, vlan: int = 0, action: str = "attach") -> TableEntry:
-    return _exact("attachment", {"ingress_port": port, "vlan_id": vlan}, action, context=context)
+def attach(port: int, vrf: int, vlan: int = 0, action: str = "attach", policy_class: int | None = None) -> TableEntry:
+    whence = {"vrf": vrf, "policy_class": class_of(vrf) if policy_class is None else policy_class}
+    return _exact("attachment", {"ingress_port": port, "vlan_id": vlan}, action, **whence)
 
 
 def link(port: int, ingress_class: int, vlan: int = 0) -> TableEntry:
@@ -54,14 +63,13 @@ def admit(port: int, prefix: str) -> TableEntry:
 
 def local_sid(ingress_class: int, prefix: str, action: str, **params: int) -> TableEntry:
     if action == "end_dt46":
-        params = {"answer_leg": 0, **params}
-        params["answer_leg"] = params.pop("answer_leg")  # the order of the P4Info
+        params = {"vrf": params["vrf"], "policy_class": class_of(params["vrf"]), "answer_class": 0, **params}
     return _lpm("local_sid", ("ingress_class", ingress_class), "destination", prefix, action, **params)
 
 
-def group(side: str, context: int, prefix: str, number: int) -> TableEntry:
+def group(side: str, vrf: int, prefix: str, number: int) -> TableEntry:
     table = f"{side}_group"
-    return _lpm(table, ("context", context), "address", prefix, f"set_{table}", group=number)
+    return _lpm(table, ("vrf", vrf), "address", prefix, f"set_{table}", group=number)
 
 
 def port_class(side: str, protocol: int, low: int, high: int, number: int, priority: int) -> TableEntry:
@@ -71,29 +79,42 @@ def port_class(side: str, protocol: int, low: int, high: int, number: int, prior
     return TableEntry(table, fields, f"set_{table}", (("port_class", number),), priority)
 
 
-def policy(context: int, priority: int, action: str, value: int, **key: tuple[int, int]) -> TableEntry:
-    """`permit` a leg, also as a request or reply that is remembered in network 1, or `drop` with a reason.
+def policy(
+    vrf: int, priority: int, action: str, value: int, policy_class: int | None = None, **key: tuple[int, int]
+) -> TableEntry:
+    """`permit` as a forwarding class, also as a request or reply remembered in network 1, or `drop` with a reason.
 
-    `key` is value and mask by field.
+    Of the class of `vrf`, or another one. `key` is value and mask by field.
     """
     order = ("source_group", "destination_group", "l4_class", "source_port_class", "destination_port_class")
     fields = tuple(FieldMatch(name, key[name][0], mask=key[name][1]) for name in order if name in key)
     remembers = action in ("permit_request", "permit_reply")
-    param = ("reason" if action == "drop" else "leg", value)
+    param = ("reason" if action == "drop" else "forwarding_class", value)
     params = (param, ("network", 1)) if remembers else (param,)
-    return TableEntry("flow_policy", (FieldMatch("context", context), *fields), action, params, priority)
+    policy_class = class_of(vrf) if policy_class is None else policy_class
+    return TableEntry("flow_policy", (FieldMatch("policy_class", policy_class), *fields), action, params, priority)
 
 
-def lease(leg: int, boottime_s: int) -> TableEntry:
-    return _exact("lease", {"leg": leg}, "expire_at", boottime_s=boottime_s)
+def lease(forwarding_class: int, boottime_s: int) -> TableEntry:
+    return _exact("lease", {"forwarding_class": forwarding_class}, "expire_at", boottime_s=boottime_s)
 
 
-def deliver(leg: int) -> TableEntry:
-    return _exact("steer", {"leg": leg}, "deliver")
+def deliver(forwarding_class: int, vrf: int) -> TableEntry:
+    return _exact("steer", {"forwarding_class": forwarding_class}, "deliver", vrf=vrf)
 
 
-def encapsulate(leg: int, sr_policy: int, liveness_group: int) -> TableEntry:
-    return _exact("steer", {"leg": leg}, "encapsulate", sr_policy=sr_policy, liveness_group=liveness_group)
+def encapsulate(
+    forwarding_class: int,
+    sr_policy: int,
+    liveness_group: int,
+    service_sid: str,
+    *,
+    dscp: int = 0,
+    inner_mtu: int = 0,
+) -> TableEntry:
+    way = {"sr_policy": sr_policy, "liveness_group": liveness_group, "service_sid": address(service_sid)}
+    key = {"forwarding_class": forwarding_class}
+    return _exact("steer", key, "encapsulate", **way, dscp=dscp, inner_mtu=inner_mtu)
 
 
 def live(liveness_group: int, bits: int) -> TableEntry:
@@ -101,28 +122,35 @@ def live(liveness_group: int, bits: int) -> TableEntry:
 
 
 def h_encaps(
-    sr_policy: int, slot: int, source: str, segments: list[str], *, dscp: int = 0, color: int = 0, inner_mtu: int = 0
+    sr_policy: int,
+    slot: int,
+    source: str,
+    first_hop: int,
+    containers: Sequence[str] = ("::",),
+    *,
+    merge_bits: int = 0,
+    color: int = 0,
 ) -> TableEntry:
-    """`segments` in the order of travel; the entry has them as on the wire, the last one first."""
-    on_wire = [address(segment) for segment in reversed(segments)] + [0] * (8 - len(segments))
+    """`containers` in the order of travel; `merge_bits` 0: the service SID goes instead of the last."""
     params = {
         "source": address(source),
-        "dscp": dscp,
         "color": color,
-        "inner_mtu": inner_mtu,
-        "count": len(segments),
-        **{f"segment_list_{index}": segment for index, segment in enumerate(on_wire)},
+        "first_hop": first_hop,
+        "last_container": len(containers) - 1,
+        "merge_bits": merge_bits,
+        **{f"container_{index}": 0 for index in range(CONTAINERS)},
+        **{f"container_{index}": address(container) for index, container in enumerate(containers)},
     }
     fields = (FieldMatch("sr_policy", sr_policy), FieldMatch("live", 1 << slot, mask=1 << slot))
     return TableEntry("sr_policy", fields, "h_encaps", tuple(params.items()), priority=8 - slot)
 
 
-def route(context: int, prefix: str, next_hop: int) -> TableEntry:
-    return _lpm("route", ("context", context), "destination", prefix, "set_next_hop", next_hop=next_hop)
+def route(vrf: int, prefix: str, next_hop: int) -> TableEntry:
+    return _lpm("route", ("vrf", vrf), "destination", prefix, "set_next_hop", next_hop=next_hop)
 
 
-def route_drop(context: int, prefix: str, reason: int) -> TableEntry:
-    return _lpm("route", ("context", context), "destination", prefix, "drop", reason=reason)
+def route_drop(vrf: int, prefix: str, reason: int) -> TableEntry:
+    return _lpm("route", ("vrf", vrf), "destination", prefix, "drop", reason=reason)
 
 
 def forward(next_hop: int, port: int, source: str, destination: str, vlan: int = 0) -> TableEntry:
@@ -136,3 +164,7 @@ def resolve(next_hop: int, port: int, source: str, vlan: int = 0) -> TableEntry:
 
 def punt_hop(next_hop: int, reason: int) -> TableEntry:
     return _exact("next_hop", {"next_hop": next_hop}, "punt", reason=reason)
+
+
+def neighbor(port: int, text: str, at: str) -> TableEntry:
+    return _exact("neighbor", {"port": port, "address": address(text)}, "set_mac", mac=mac(at))

@@ -21,7 +21,7 @@ from dataplane.reasons import EXTENSION_HEADERS, DropReason
 from dataplane.reference import Drop, Forward
 from vectors import node
 from vectors.case import Vector, encapsulated, entropy, from_host, ip, srv6, tcp, to_host, udp
-from vectors.entries import attach, h_encaps, live, local_sid
+from vectors.entries import attach, encapsulate, live, local_sid
 from vectors.node import (
     A4,
     A6,
@@ -93,7 +93,7 @@ def too_big() -> list[Vector]:
     ipv6_of_1500 = IPv6(src=A6, dst=remote6(2)) / UDP() / bytes(1452)
 
     def below(mtu: int) -> tuple[TableEntry, ...]:
-        return (h_encaps(2, 0, node.EDGE, node.segments(2), inner_mtu=mtu),)
+        return (encapsulate(102, 2, 1, node.SERVICE, inner_mtu=mtu),)
 
     return [
         *found,
@@ -167,8 +167,8 @@ def unreachable() -> list[Vector]:
     return [
         *found,
         _told("no-path-is-live", IP(src=A4, dst=remote4(1)) / udp(), NO_ROUTE, DropReason.NO_LIVE_PATH, **dead),
-        # C has A's addresses in a context of its own, where nobody answers at B's.
-        _told("overlapping-context", IP(src=A4, dst=B4) / tcp(), NO_ROUTE, DropReason.NO_ROUTE, C),
+        # C has A's addresses in a VRF of its own, where nobody answers at B's.
+        _told("overlapping-vrf", IP(src=A4, dst=B4) / tcp(), NO_ROUTE, DropReason.NO_ROUTE, C),
         _told("delivery-without-route-tagged", tagged, NO_ROUTE, DropReason.NO_ROUTE, TAGGED),
     ]
 
@@ -202,12 +202,12 @@ def rejected() -> list[Vector]:
 
 
 def beyond() -> list[Vector]:
-    """To senders behind other nodes: on a leg of the SID's, or inside one network on the way of its replies."""
+    """To senders behind other nodes: on the class of the SID's, or inside one network on the way of its replies."""
     across, inside = "5f00:1:1:6::", "5f00:1:1:3::"
     mtu = node.INNER_MTU
     big = ICMP(type=3, code=4, nexthopmtu=mtu), ICMPv6PacketTooBig(mtu=mtu)
-    answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", context=AGREEMENT, answer_leg=101),)}
-    way_back = {"context": AGREEMENT, "answer_leg": 100 + node.PATHLESS}
+    answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", vrf=AGREEMENT, answer_class=101),)}
+    way_back = {"vrf": AGREEMENT, "answer_class": 100 + node.PATHLESS}
     lost = {"entries": (local_sid(2, f"{across}/128", "end_dt46", **way_back),)}
     found = []
     for version, protocol, far, near, gateway in (

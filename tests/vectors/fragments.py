@@ -9,7 +9,7 @@ from scapy.packet import Packet, Raw
 from dataplane.reasons import FRAGMENT_PARTS, FRAGMENT_WAYS, DropReason
 from dataplane.reference import Cut, Drop, Forward, Verdict
 from vectors.case import KNOWN_HOSTS, Vector, encapsulated, entropy, from_host, srv6, to_host
-from vectors.entries import h_encaps, policy
+from vectors.entries import encapsulate, h_encaps, policy
 from vectors.node import (
     A4,
     A6,
@@ -22,6 +22,7 @@ from vectors.node import (
     NARROW,
     PORT_443,
     PORT_RANGES,
+    SERVICE,
     T4,
     TAGGED,
     TENANT,
@@ -169,7 +170,7 @@ def judged_by_the_first() -> list[Vector]:
 
 
 def decapsulated() -> list[Vector]:
-    """What comes out of a tunnel follows what came out of the same one, in the agreement's context."""
+    """What comes out of a tunnel follows what came out of the same one, in the agreement's class."""
     datagram = bytes(TCP(sport=443, dport=5, flags="A", chksum=0x1234)) + bytes(400)
     ends = remote4(1), A4
 
@@ -310,7 +311,7 @@ def cut() -> list[Vector]:
     denied = piece(4, _ends(4, PORT_443), 17, long, 0, 1480)
     found.append(_vector("cut-what-is-denied", Drop(73), denied))
     large = IP(src=A4, dst=remote4(NARROW), proto=17, id=ID) / Raw(datagram)
-    narrow = h_encaps(NARROW, 0, EDGE, segments(1), inner_mtu=68)
+    narrow = encapsulate(100 + NARROW, NARROW, 1, SERVICE, inner_mtu=68)
     frames = []
     for begin in range(0, 1480, 48):
         inner = piece(4, _ends(4, NARROW), 17, datagram, begin, min(begin + 48, 1480), hop_limit=63)
@@ -318,9 +319,9 @@ def cut() -> list[Vector]:
         frames.append(Forward(FABRIC, to_host(FABRIC, outer)))
     found.append(Vector("cut-as-small-as-it-gets", A, from_host(A, large), Cut(tuple(frames)), entries=(narrow,)))
 
-    # Each piece has a fate: here all find no route.
-    lost = Cut((Drop(DropReason.NO_ROUTE), Drop(DropReason.NO_ROUTE)))
-    unrouted = h_encaps(2, 0, EDGE, ["5f00:9::"], inner_mtu=INNER_MTU)
+    # Each piece has a fate: here none finds a next hop.
+    lost = Cut((Drop(DropReason.NO_NEXT_HOP), Drop(DropReason.NO_NEXT_HOP)))
+    unrouted = h_encaps(2, 0, EDGE, 999)
     found.append(Vector("cut-and-lost", A, from_host(A, whole), lost, entries=(unrouted,)))
 
     # What comes out of a tunnel and goes on by a smaller path.

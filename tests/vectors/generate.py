@@ -7,8 +7,11 @@ from dataplane.reference.checksum import checksum
 from vectors import VECTORS, entries, fragments, node
 
 PORTS = range(1, 11)
-CONTEXTS = (node.TENANT, node.OVERLAPPING, node.AGREEMENT)
-LEGS = range(1, 25)
+VRFS = (node.TENANT, node.OVERLAPPING, node.AGREEMENT)
+OTHER_CLASS = 5
+"""Of each VRF there is a second policy class, so much higher."""
+CLASSES = range(1, 25)
+"""Forwarding classes."""
 GROUPS = range(1, 6)
 POLICIES = range(1, 9)
 HOPS = range(1, 20)
@@ -21,16 +24,35 @@ PREFIXES = (
     *("10.1.0.0/24", "10.1.0.8/29", "10.0.0.0/8", "0.0.0.0/0", "2001:db8:1::/64", "2001:db8::/32", "2000::/3", "::/0"),
 )
 SIDS = (
-    *(f"5f00:1:1:{number}::" for number in range(1, 8)),
+    *(f"5f00:1:1:{number}::" for number in range(2, 8)),
+    *("5f00:1:1::", "5f00:1:1:10::", "5f00:1:1:2:20:e001::", "5f00:1:1:10:11:12:13:e001", "5f00:1:1:0:10::"),
+    *("5f00:1:10::", "5f00:1:20:e001::", "5f00:0:0:1::", "5f00:1:0:1::", "2001:db8::1"),
     *(f"5f00:2:{number:x}:1::" for number in (*range(0x10, 0x18), *range(0x20, 0x28))),
     *("5f00:9::", "5f00:3::1", "5f00:dead::1", "5f00:4:1::", "5f00:4:2::", "5f00:4:3::"),
 )
-SID_PREFIXES = (*(f"{sid}/128" for sid in SIDS), "5f00:1:1::/48", "5f00:2::/32", "5f00:2:10::/44", "5f00::/16", "::/0")
+SID_PREFIXES = (
+    *(f"{sid}/128" for sid in SIDS),
+    "5f00:1:1::/48",
+    "5f00:1:1:2::/64",
+    "5f00:1:10::/44",
+    "5f00:2::/32",
+    "5f00:2:10::/44",
+    "5f00::/16",
+    "::/0",
+)
 ANY = 0xFFFF
 
 
 KEPT = 0.97
-ADDED = {"attachment": 0.04, "punt_frame": 0.3, "local_sid": 0.15, "steer": 0.2, "route": 0.2, "next_hop": 0.1}
+ADDED = {
+    "attachment": 0.04,
+    "punt_frame": 0.3,
+    "local_sid": 0.15,
+    "steer": 0.2,
+    "route": 0.2,
+    "next_hop": 0.1,
+    "neighbor": 0.3,
+}
 ADDED_ELSE = 0.35
 TAKEN_PRIORITIES = {entry.priority for entry in node.TABLES}
 
@@ -50,7 +72,7 @@ def random_entries(rng: random.Random) -> list[TableEntry]:
         *_segments(rng),
         *_groups(rng),
         *_policies(rng),
-        *_legs(rng),
+        *_ways(rng),
         *_routes(rng),
     ]
 
@@ -66,7 +88,7 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
             kind = rng.random()
             if kind < 0.45:
                 action = rng.choice(("attach", "attach_reject"))
-                found.append(entries.attach(port, rng.choice(CONTEXTS), vlan, action))
+                found.append(entries.attach(port, *_whence(rng, vlan, action)))
             elif kind < 0.9:
                 found.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
         found += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
@@ -85,6 +107,16 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
     return found
 
 
+def _into(rng: random.Random) -> dict[str, int]:
+    vrf = rng.choice(VRFS)
+    return {"vrf": vrf, "policy_class": vrf + rng.choice((1, 1, OTHER_CLASS))}
+
+
+def _whence(rng: random.Random, vlan: int, action: str) -> tuple[int, int, str, int]:
+    into = _into(rng)
+    return into["vrf"], vlan, action, into["policy_class"]
+
+
 def _segments(rng: random.Random) -> list[TableEntry]:
     found = []
     for ingress_class in (1, 2, 3):
@@ -93,7 +125,7 @@ def _segments(rng: random.Random) -> list[TableEntry]:
             params = {
                 "end": {},
                 "end_x": {"next_hop": rng.choice(HOPS)},
-                "end_dt46": {"context": rng.choice(CONTEXTS), "answer_leg": rng.choice((0, *LEGS))},
+                "end_dt46": {**_into(rng), "answer_class": rng.choice((0, *CLASSES))},
                 "drop": {"reason": rng.choice(REASONS)},
             }[action]
             found.append(entries.local_sid(ingress_class, prefix, action, **params))
@@ -102,15 +134,16 @@ def _segments(rng: random.Random) -> list[TableEntry]:
 
 def _groups(rng: random.Random) -> list[TableEntry]:
     found = [
-        entries.group(side, context, prefix, rng.choice(GROUPS))
+        entries.group(side, vrf, prefix, rng.choice(GROUPS))
         for side in ("source", "destination")
-        for context in CONTEXTS
+        for vrf in VRFS
         for prefix in rng.sample(PREFIXES, 12)
     ]
     for side in ("source", "destination"):
         for priority in _priorities(rng, 8):
             low, high = sorted(rng.choice((0, 1, 53, 442, 443, 444, 1023, 5060, 40000, 65535)) for _ in range(2))
-            found.append(entries.port_class(side, rng.choice((1, 6, 17)), low, high, rng.randrange(1, 4), priority))
+            number = rng.choice((1, 2, 3, 0x102))
+            found.append(entries.port_class(side, rng.choice((1, 6, 17)), low, high, number, priority))
     return found
 
 
@@ -119,56 +152,60 @@ def _policies(rng: random.Random) -> list[TableEntry]:
         "source_group": ((rng.choice(GROUPS), ANY), (1, 1)),
         "destination_group": ((rng.choice(GROUPS), ANY), (2, 6)),
         "l4_class": ((0, 0xE), (1, 0xF), (2, 0xF), (3, 0xF), (4, 0xE), (0, 0xF)),
-        "source_port_class": ((1, 0xFF), (0, 0xFF)),
-        "destination_port_class": ((1, 0xFF), (2, 0xFE)),
+        "source_port_class": ((1, ANY), (0, ANY)),
+        "destination_port_class": ((1, ANY), (2, 0xFFFE), (0x100, 0xFF00)),
     }
     found = []
-    for context in CONTEXTS:
+    for vrf, policy_class in ((vrf, vrf + one) for vrf in VRFS for one in (1, OTHER_CLASS)):
         for priority in _priorities(rng, 8):
             chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
             action = rng.choice(("permit", "permit", "permit_request", "permit_reply", "drop"))
-            value = rng.choice(REASONS if action == "drop" else LEGS)
-            found.append(entries.policy(context, priority, action, value, **chosen))
+            value = rng.choice(REASONS if action == "drop" else CLASSES)
+            found.append(entries.policy(vrf, priority, action, value, policy_class, **chosen))
         if rng.random() < 0.8:
-            found.append(entries.policy(context, 1, "permit", rng.choice(LEGS)))
+            found.append(entries.policy(vrf, 1, "permit", rng.choice(CLASSES), policy_class))
     return found
 
 
-def _legs(rng: random.Random) -> list[TableEntry]:
+def _ways(rng: random.Random) -> list[TableEntry]:
     found = [entries.live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
-    for leg in LEGS:
+    for forwarding_class in CLASSES:
         kind = rng.random()
         if kind < 0.35:
-            found.append(entries.deliver(leg))
+            found.append(entries.deliver(forwarding_class, rng.choice(VRFS)))
         elif kind < 0.95:
-            found.append(entries.encapsulate(leg, rng.choice(POLICIES), rng.choice((1, 1, 2, 2, 3))))
-        if rng.random() < 0.2:
-            found.append(entries.lease(leg, rng.choice((1, node.FAR_S))))
-    for number in POLICIES:
-        for slot in rng.sample(range(8), rng.randrange(1, 6)):
-            sids = [rng.choice(SIDS) for _ in range(rng.randrange(1, 9))]
             found.append(
-                entries.h_encaps(
-                    number,
-                    slot,
-                    node.EDGE,
-                    sids,
+                entries.encapsulate(
+                    forwarding_class,
+                    rng.choice(POLICIES),
+                    rng.choice((1, 1, 2, 2, 3)),
+                    rng.choice(SIDS),
                     dscp=rng.randrange(64),
-                    color=rng.randrange(1 << 13),
                     inner_mtu=rng.choice((0, 0, 39, 64, 96, 576, 1300)),
                 )
             )
+        if rng.random() < 0.2:
+            found.append(entries.lease(forwarding_class, rng.choice((1, node.FAR_S))))
+    for number in POLICIES:
+        for slot in rng.sample(range(8), rng.randrange(1, 6)):
+            containers = [rng.choice(SIDS) for _ in range(rng.randrange(1, 5))]
+            hop, bits = rng.choice(HOPS), rng.choice((0, 16, 32, 48, 64, 80, 7))
+            color = rng.randrange(1 << 13)
+            found.append(entries.h_encaps(number, slot, node.EDGE, hop, containers, merge_bits=bits, color=color))
     return found
 
 
 def _routes(rng: random.Random) -> list[TableEntry]:
     found = []
-    for context, prefixes in ((0, SID_PREFIXES), *((context, PREFIXES) for context in CONTEXTS)):
+    for vrf, prefixes in ((0, SID_PREFIXES), *((vrf, PREFIXES) for vrf in VRFS)):
         for prefix in {*rng.sample(prefixes, 12), "::/0"}:
             if rng.random() < 0.85:
-                found.append(entries.route(context, prefix, rng.choice(HOPS)))
+                found.append(entries.route(vrf, prefix, rng.choice(HOPS)))
             else:
-                found.append(entries.route_drop(context, prefix, rng.choice(REASONS)))
+                found.append(entries.route_drop(vrf, prefix, rng.choice(REASONS)))
+    for port in rng.sample(PORTS, 3):
+        host = rng.choice([prefix for prefix in PREFIXES if prefix.endswith(("/32", "/128"))])
+        found.append(entries.neighbor(port, host.partition("/")[0], node.host_mac(0x77)))
     for hop in HOPS:
         port, kind = rng.choice((*PORTS, 400)), rng.random()
         vlan = 7 if rng.random() < 0.05 else 0
@@ -260,6 +297,16 @@ def _set_address(rng: random.Random, data: bytearray) -> None:
         data[at : at + size] = other[at : at + size]
 
 
+def _set_container(rng: random.Random, data: bytearray) -> None:
+    """One of the 16-bit SIDs of the destination, or of the first segments, or what is behind them."""
+    at = rng.choice((38, 38, 62, 78)) + 2 * rng.randrange(8)
+    if at + 2 > len(data):
+        return
+    data[at : at + 2] = rng.choice((0, 1, 2, 3, 0x10, 0x20, 0x5F00, 0xE001, 0x2001)).to_bytes(2)
+    if rng.random() < 0.3:
+        data[at + 2 : at + 4] = b"\0\0"[: max(0, len(data) - at - 2)]
+
+
 def _set_station(rng: random.Random, data: bytearray) -> None:
     _address_to(rng.choice(STATIONS), data)
 
@@ -270,7 +317,14 @@ def _address_to(mac: str, data: bytearray) -> None:
 
 def _set_fragment(rng: random.Random, data: bytearray) -> None:
     """Place, flags and identification of IPv4 or IPv6, plain or one segment deep."""
-    for at, place, identification in ((14, 20, 19), (14, 56, 61), (78, 84, 83), (78, 120, 125)):
+    for at, place, identification in (
+        (14, 20, 19),
+        (14, 56, 61),
+        (54, 60, 59),
+        (54, 96, 101),
+        (78, 84, 83),
+        (78, 120, 125),
+    ):
         version = data[at] >> 4 if len(data) > max(place + 1, identification) else 0
         if version == 4 and identification < place:
             data[place : place + 2] = _fragment_place(rng, 0, 0x2000).to_bytes(2)
@@ -294,7 +348,7 @@ def _tag(rng: random.Random, data: bytearray) -> None:
 
 def _insert_extension(rng: random.Random, data: bytearray) -> None:
     """An extension header more before the upper layer, of IPv6, plain or one segment deep."""
-    for at in (14, 78):
+    for at in (14, 54, 78):
         if len(data) < at + 48 or data[at] >> 4 != 6 or data[at + 6] == 43:
             continue
         kind = rng.choice((0, 43, 44, 50, 51, 60, 60, 60, 135, 139, 140, 200, 253))
@@ -322,6 +376,8 @@ _MUTATIONS = (
     _set_length,
     _splice,
     _set_address,
+    _set_container,
+    _set_container,
     _set_station,
     _set_fragment,
     _tag,
@@ -330,7 +386,7 @@ _MUTATIONS = (
 
 def _right_checksum(data: bytearray) -> None:
     """Of an IPv4 header, wherever it seems to begin, so that what is behind the check is reached too."""
-    for start in (14, 18, 54, 62 + 16, 62 + 32, 62 + 48):
+    for start in (14, 18, 54, 62, 62 + 16, 62 + 32, 62 + 48):
         if len(data) >= start + 20 and data[start] == 0x45:
             data[start + 10 : start + 12] = b"\0\0"
             data[start + 10 : start + 12] = checksum(bytes(data[start : start + 20])).to_bytes(2)

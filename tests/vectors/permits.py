@@ -7,10 +7,24 @@ from scapy.packet import Packet, Raw
 
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward, Punt
-from vectors import node
-from vectors.case import KNOWN_HOSTS, PAYLOAD, Vector, encapsulated, entropy, from_host, ip, tcp, to_host, udp
-from vectors.entries import link, policy
-from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, A, B, remote4, remote6, segments
+from vectors import entries, node
+from vectors.case import (
+    KNOWN_HOSTS,
+    PAYLOAD,
+    Vector,
+    arp_reply,
+    encapsulated,
+    entropy,
+    from_host,
+    ip,
+    neighbor_advertisement,
+    tcp,
+    to_host,
+    to_station,
+    udp,
+)
+from vectors.entries import admit, link, policy
+from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, A, B, C, remote4, remote6, segments
 
 
 def _drop(name: str, packet: Packet | bytes, reason: int, port: int = A, **frame: int) -> Vector:
@@ -24,7 +38,7 @@ def sources() -> list[Vector]:
         _drop("source-of-other-port", IP(src=B4, dst=remote4(1)) / udp(), denied),
         _drop("source-unknown-ipv4", IP(src="192.0.2.1", dst=remote4(1)) / udp(), denied),
         _drop("source-unknown-ipv6", IPv6(src="2001:db8:ff::1", dst=remote6(1)) / udp(), denied),
-        _drop("source-of-other-context", IP(src="10.1.0.10", dst=remote4(1)) / udp(), denied),
+        _drop("source-of-other-vrf", IP(src="10.1.0.10", dst=remote4(1)) / udp(), denied),
         _drop("source-is-a-sid", IPv6(src="5f00:1:1::", dst=remote6(1)) / udp(), denied),
         Vector(
             "source-of-other-port-whose-flow-is-cached",
@@ -119,14 +133,12 @@ def policies() -> list[Vector]:
     ]
 
 
-def legs() -> list[Vector]:
-    """What becomes of a permitted packet whose leg leads nowhere."""
+def ways() -> list[Vector]:
+    """What becomes of a permitted packet whose forwarding class leads nowhere, or into another VRF."""
     reasons = {
         "lease-expired": (node.EXPIRED, DropReason.LEASE_EXPIRED),
         "unsteered": (node.UNSTEERED, DropReason.NO_STEERING),
-        "first-segment-has-no-route": (node.UNROUTED, DropReason.NO_ROUTE),
         "next-hop-is-absent": (node.HOPLESS, DropReason.NO_NEXT_HOP),
-        "route-drops": (node.ROUTE_DROPPED, 70),
         "vlan-next-hop": (node.VLAN_HOP, DropReason.NO_NEXT_HOP),
         "port-is-absent": (node.NO_PORT, DropReason.NO_NEXT_HOP),
         "no-neighbour-on-fabric": (node.NEIGHBORLESS, DropReason.NEIGHBOR_UNKNOWN),
@@ -143,9 +155,24 @@ def legs() -> list[Vector]:
         _drop("delivery-behind-another-edge-ipv6", IPv6(src=A6, dst=node.FAR6) / udp(), DropReason.NO_NEXT_HOP),
         _drop("delivery-next-hop-absent", IP(src=A4, dst="10.1.0.201") / udp(), DropReason.NO_NEXT_HOP),
     ]
+    for version, source, destination in (
+        (4, A4, remote4(node.ELSEWHERE)),
+        (6, A6, remote6(node.ELSEWHERE)),
+    ):
+        before, sent = (ip(version, source, destination, hop_limit=hops) / udp() for hops in (64, 63))
+        known = arp_reply(C, destination) if version == 4 else neighbor_advertisement(C, destination)
+        admitted = admit(C, f"{destination}/{32 if version == 4 else 128}")
+        expected = Forward(C, to_host(C, sent))
+        name = f"delivered-in-another-vrf-ipv{version}"
+        found.append(Vector(name, A, from_host(A, before), expected, ((C, known),), (admitted,)))
+        said = entries.neighbor(C, destination, "02:00:00:00:02:01")
+        there = Forward(C, to_station("02:00:00:00:02:01", to_host(C, sent)))
+        found.append(Vector(f"neighbour-as-said-ipv{version}", A, from_host(A, before), there, (), (said,)))
+        name = f"neighbour-as-said-before-learnt-ipv{version}"
+        found.append(Vector(name, A, from_host(A, before), there, ((C, known),), (admitted, said)))
     inner = IP(src=A4, dst=remote4(node.PUNTED), ttl=63) / udp()
     outer = encapsulated(
-        inner, 4, ["5f00:4:2::"], entropy(A4, remote4(node.PUNTED), 17, 40000, 5060), dscp=0, color=0, hop_limit=64
+        inner, 4, [node.SERVICE], entropy(A4, remote4(node.PUNTED), 17, 40000, 5060), dscp=0, color=0, hop_limit=64
     )
     frame = from_host(A, IP(src=A4, dst=remote4(node.PUNTED)) / udp())
     found.append(Vector("next-hop-punts", A, frame, Punt(20, from_host(A, outer), 0)))
@@ -193,9 +220,9 @@ def malformed() -> list[Vector]:
             IPv6(src=A6, dst=remote6(1), nh=44) / IPv6ExtHdrFragment(nh=6, offset=1) / Raw(PAYLOAD),
             DropReason.FRAGMENT,
         ),
-        _drop("unused-port", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, node.UNUSED),
-        _drop("unknown-vlan", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, vlan=5),
-        _drop("untagged-where-tagged", IP(src=node.T4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_CONTEXT, 6),
+        _drop("unused-port", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_ATTACHMENT, node.UNUSED),
+        _drop("unknown-vlan", IP(src=A4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_ATTACHMENT, vlan=5),
+        _drop("untagged-where-tagged", IP(src=node.T4, dst=remote4(1)) / udp(), DropReason.UNKNOWN_ATTACHMENT, 6),
         _drop("not-ip", b"\0" * 46, DropReason.NOT_IP, ether_type=0x88B6),
         _drop("double-tag", b"\0\1\x08\0" + packet, DropReason.NOT_IP, 6, vlan=node.VLAN, ether_type=0x8100),
     ]
@@ -213,7 +240,7 @@ def punts() -> list[Vector]:
         Vector("lldp-from-fabric", FABRIC, fabric, Punt(16, fabric, 0)),
         Vector("lldp-from-host", A, host, Punt(16, host, node.TENANT)),
         _drop("lldp-from-tunnel", b"\2\7" + bytes(44), 77, node.TUNNEL_2, **lldp),
-        _drop("lldp-from-unused-port", b"\2\7", DropReason.UNKNOWN_CONTEXT, node.UNUSED, **lldp),
+        _drop("lldp-from-unused-port", b"\2\7", DropReason.UNKNOWN_ATTACHMENT, node.UNUSED, **lldp),
         Vector("masked-ether-type", A, *_punted(0x88B5)),
         Vector("masked-ether-type-even", A, *_punted(0x88B4)),
         _drop("beside-masked-ether-type", bytes(46), DropReason.NOT_IP, ether_type=0x88B6),
@@ -236,4 +263,4 @@ def _punted(ether_type: int) -> tuple[bytes, Punt]:
     return frame, Punt(17, frame, node.TENANT)
 
 
-VECTORS = [*sources(), *addresses(), *policies(), *legs(), *malformed(), *punts()]
+VECTORS = [*sources(), *addresses(), *policies(), *ways(), *malformed(), *punts()]

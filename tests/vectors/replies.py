@@ -21,8 +21,8 @@ ENTRIES: tuple[TableEntry, ...] = (
         policy(AGREEMENT, 500 + number, "permit_reply", 30, l4_class=(number, 0xF))
         for number in CLASSES.values()
     ),
-    # what is permitted in this context for others is not for these
-    policy(AGREEMENT, 10, "permit_reply", 30, l4_class=(1, 0xF), source_port_class=(2, 0xFF)),
+    # what is permitted in this class for others is not for these
+    policy(AGREEMENT, 10, "permit_reply", 30, l4_class=(1, 0xF), source_port_class=(2, 0xFFFF)),
     policy(AGREEMENT, 12, "permit_reply", 30, l4_class=(2, 0xF)),
 )  # fmt: skip
 

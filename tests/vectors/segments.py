@@ -1,4 +1,4 @@
-"""End, End.X, End.DT46 and transit (RFC 8986), ingress classes, and ECN at decapsulation (RFC 6040)."""
+"""End, End.X, End.DT46, transit (RFC 8986), compressed SIDs (RFC 9800), ingress classes, and ECN (RFC 6040)."""
 
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoReply, IPv6
@@ -38,7 +38,7 @@ from vectors.node import (
 )
 
 END, END_X, DT46, DT46_OVERLAPPING, DROPPING = (
-    "5f00:1:1:1::",
+    "5f00:1:1::",
     "5f00:1:1:2::",
     "5f00:1:1:3::",
     "5f00:1:1:4::1",
@@ -62,7 +62,7 @@ def endpoint() -> list[Vector]:
         moved = srv6(INNER, path, left - 1, hop_limit=59)
         frame = from_host(FABRIC, srv6(INNER, path, left))
         found.append(Vector(f"end-{left}-left", FABRIC, frame, Forward(FABRIC, to_host(FABRIC, moved))))
-    path = ["5f00:9::", END_X, "5f00:9:1::", LAST]
+    path = ["5f00:9:1::", END_X, "5f00:9:1::", LAST]
     moved = srv6(INNER, path, 1, hop_limit=59)
     found += [
         Vector("end-x", FABRIC, from_host(FABRIC, srv6(INNER, path, 2)), Forward(FABRIC_2, to_host(FABRIC_2, moved))),
@@ -92,24 +92,81 @@ def endpoint_errors() -> list[Vector]:
     other[42] = 2
     reason = DropReason.MALFORMED
     return [
-        _drop("end-without-srh", FABRIC, plain, DropReason.MALFORMED),
+        _drop("end-without-srh", FABRIC, plain, DropReason.SEGMENTS_LEFT),
         _drop("end-srh-longer-than-list", FABRIC, bytes(long), DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-srh-with-tlv", FABRIC, tlv, DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-other-routing-type", FABRIC, bytes(other), DropReason.MALFORMED, ether_type=0x86DD),
         _drop("end-nine-segments", FABRIC, srv6(INNER, [*[NEXT] * 7, END, NEXT], 1), DropReason.MALFORMED),
         _drop("end-srh-beyond-payload", FABRIC, _with_payload(srv6(INNER, two, 1), 24), reason, ether_type=0x86DD),
         _drop("end-no-segments-left", FABRIC, srv6(INNER, [NEXT, END], 0), DropReason.SEGMENTS_LEFT),
-        _drop("end-too-many-left", FABRIC, srv6(INNER, two, 2, destination=END), DropReason.SEGMENTS_LEFT),
+        _drop("end-too-many-left", FABRIC, srv6(INNER, two, 3, destination=END), DropReason.SEGMENTS_LEFT),
         _drop("end-hop-limit-1", FABRIC, srv6(INNER, two, 1, hop_limit=1), DropReason.HOP_LIMIT),
         _drop("end-hop-limit-0", FABRIC, srv6(INNER, two, 1, hop_limit=0), DropReason.HOP_LIMIT),
         _drop(
             "end-hop-limit-1-before-route",
             FABRIC,
-            srv6(INNER, [END, "5f00:9::"], 1, hop_limit=1),
+            srv6(INNER, [END, "5f00:9:1::"], 1, hop_limit=1),
             DropReason.HOP_LIMIT,
         ),
-        _drop("end-no-route", FABRIC, srv6(INNER, [END, "5f00:9::"], 1), DropReason.NO_ROUTE),
+        _drop("end-no-route", FABRIC, srv6(INNER, [END, "5f00:9:1::"], 1), DropReason.NO_ROUTE),
         _drop("sid-that-drops", FABRIC, srv6(INNER, [DROPPING, NEXT], 1), 71),
+    ]
+
+
+def compressed() -> list[Vector]:
+    """Containers: End moves what follows by one SID, End.X by two; the SRH is looked at when nothing follows."""
+
+    def onward(packet: Packet, port: int = FABRIC) -> Forward:
+        return Forward(port, to_host(port, packet))
+
+    def bare(destination: str, hop_limit: int = 60) -> Packet:
+        return IPv6(src="5f00:1:30::", dst=destination, hlim=hop_limit, nh=4) / Raw(INNER)
+
+    moved = {
+        "end-next-node": ("5f00:1:1:10:e005::", "5f00:1:10:e005::", FABRIC),
+        "end-full": ("5f00:1:1:10:20:11:12:e005", "5f00:1:10:20:11:12:e005::", FABRIC),
+        "end-last-node": ("5f00:1:1:20::", "5f00:1:20::", FABRIC_2),
+        "end-last-bits": ("5f00:1:1:10::1", "5f00:1:10::1:0", FABRIC),
+        "end-x-next-node": ("5f00:1:1:2:10:e005::", "5f00:1:10:e005::", FABRIC_2),
+        "end-x-full": ("5f00:1:1:2:10:11:12:e005", "5f00:1:10:11:12:e005::", FABRIC_2),
+        "end-x-last-bits": ("5f00:1:1:2:10::1", "5f00:1:10::1:0:0", FABRIC_2),
+    }
+    found = [
+        Vector(f"container-{name}", FABRIC, from_host(FABRIC, bare(before)), onward(bare(after, 59), port))
+        for name, (before, after, port) in moved.items()
+    ]
+    # What lies in the SRH, and whether it is one, does not matter while something follows in the container.
+    more = srv6(INNER, [NEXT, LAST], 1, destination="5f00:1:1:10::")
+    sent = srv6(INNER, [NEXT, LAST], 1, destination="5f00:1:10::", hop_limit=59)
+    broken, broken_sent = (bytes(packet)[:40] + b"\4\xff\4\xff" + bytes(packet)[44:] for packet in (more, sent))
+    found += [
+        Vector("container-end-before-srh", FABRIC, from_host(FABRIC, more), onward(sent)),
+        Vector(
+            "container-end-before-broken-srh",
+            FABRIC,
+            from_host(FABRIC, broken, ether_type=0x86DD),
+            Forward(FABRIC, to_host(FABRIC, broken_sent, ether_type=0x86DD)),
+        ),
+    ]
+    # Reduced: the first container is in no segment list (RFC 8754 §4.1.1), and others need not name what was active.
+    for name, sids, left in (("reduced", [NEXT, LAST], 2), ("other-active", [LAST, NEXT, LAST], 2)):
+        arrives = srv6(INNER, sids, left, destination=END)
+        leaves = srv6(INNER, sids, left - 1, hop_limit=59)
+        out = FABRIC if leaves.dst == NEXT else FABRIC_2
+        found.append(Vector(f"container-{name}", FABRIC, from_host(FABRIC, arrives), onward(leaves, out)))
+    refused = DropReason.SID_NOT_ADMITTED
+    return [
+        *found,
+        _drop("container-end-hop-limit-1", FABRIC, bare("5f00:1:1:10::", 1), DropReason.HOP_LIMIT),
+        _drop("container-past-its-end", FABRIC, bare(END), DropReason.SEGMENTS_LEFT),
+        _drop("container-end-x-past-its-end", FABRIC, bare(END_X), DropReason.SEGMENTS_LEFT),
+        _drop("container-zero-in-the-middle", FABRIC, bare("5f00:1:1:0:10::"), refused),
+        _drop("container-zero-after-end-x", FABRIC, bare("5f00:1:1:2:0:10::"), refused),
+        _drop("container-of-unknown-node", FABRIC, bare("5f00:1:1:99::"), DropReason.NO_ROUTE),
+        _drop("container-of-foreign-block", FABRIC, srv6(INNER, [END, "2001:db8::1"], 1), refused),
+        _drop("container-of-no-node", FABRIC, srv6(INNER, [END, "5f00:1:0:10::"], 1), refused),
+        _drop("container-of-foreign-block-end-x", FABRIC, srv6(INNER, [END_X, "::1"], 1), refused),
+        _drop("container-two-beyond-list", FABRIC, srv6(INNER, [NEXT], 2, destination=END), DropReason.SEGMENTS_LEFT),
     ]
 
 
@@ -135,7 +192,7 @@ def transit() -> list[Vector]:
             Forward(TUNNEL, to_host(TUNNEL, srv6(INNER, ["5f00:3::1"], 0, hop_limit=59))),
         ),
         _drop("transit-hop-limit-1", FABRIC, srv6(INNER, [NEXT], 0, hop_limit=1), DropReason.HOP_LIMIT),
-        _drop("transit-no-route", FABRIC, srv6(INNER, ["5f00:9::"], 0), DropReason.NO_ROUTE),
+        _drop("transit-no-route", FABRIC, srv6(INNER, ["5f00:9:1::"], 0), DropReason.NO_ROUTE),
         _drop("transit-route-that-drops", FABRIC, srv6(INNER, ["5f00:dead::"], 0), 70),
         _drop("transit-no-next-hop", FABRIC, srv6(INNER, ["5f00:4:1::"], 0), DropReason.NO_NEXT_HOP),
         _drop("transit-vlan-next-hop", FABRIC, srv6(INNER, ["5f00:4:3::"], 0), DropReason.NO_NEXT_HOP),
@@ -199,7 +256,7 @@ def decapsulation() -> list[Vector]:
             found.append(Vector(f"dt46-{name}-ipv{version}", FABRIC, frame, _delivered(version), KNOWN_HOSTS))
         padded = from_host(FABRIC, bare) + bytes(9)
         found.append(Vector(f"dt46-padding-ipv{version}", FABRIC, padded, _delivered(version), KNOWN_HOSTS))
-        # Same addresses, other context: the port of C.
+        # Same addresses, other VRF: the port of C.
         frame = from_host(FABRIC, srv6(inner, [DT46_OVERLAPPING], 0, next_header=protocol))
         to_c = Forward(C, to_host(C, _inner(version, hop_limit=63)))
         address = A4 if version == 4 else A6
@@ -213,7 +270,7 @@ def _teach(port: int, version: int, address: str) -> tuple[tuple[int, bytes], ..
 
 
 def gateway() -> list[Vector]:
-    """A gateway decapsulates into the context of an agreement, checks what was agreed, and encapsulates again."""
+    """A gateway decapsulates into the VRF of an agreement, checks what was agreed, and encapsulates again."""
     found = []
     for version, protocol in ((4, 4), (6, 41)):
         inner, sent = (_inner(version, hop_limit=h, transport=udp()) for h in (64, 63))
@@ -303,7 +360,7 @@ def ecn() -> list[Vector]:
 
 
 def icmp_classes() -> list[Vector]:
-    """In the agreement's context ICMP errors about what is permitted are, other ICMP is not."""
+    """In the agreement's class ICMP errors about what is permitted are, other ICMP is not."""
     quote = bytes(IP(src=A4, dst=remote4(1)) / tcp(5, 443))[:28]
     found = []
     for icmp_type in (0, 3, 4, 5, 8, 11, 12, 13):
@@ -324,6 +381,7 @@ def icmp_classes() -> list[Vector]:
 VECTORS = [
     *endpoint(),
     *endpoint_errors(),
+    *compressed(),
     *transit(),
     *classes(),
     *decapsulation(),

@@ -138,7 +138,7 @@ def others() -> list[Vector]:
     """Neither ARP nor IP; and links, where what is SRv6 is ours by its SID."""
     lldp = bytes(from_host(A, PAYLOAD, ether_type=LLDP))
     unknown = from_host(A, PAYLOAD, ether_type=0x88B8)
-    path = ["5f00:1:1:1::", "5f00:2:10:1::"]
+    path = ["5f00:1:1::", "5f00:2:10:1::"]
     inner = bytes(TO_REMOTE4)
     crossing = from_host(FABRIC, srv6(inner, path, 1))
     crossed = Forward(FABRIC, to_host(FABRIC, srv6(inner, path, 0, hop_limit=59)))

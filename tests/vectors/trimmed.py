@@ -21,7 +21,7 @@ from vectors.case import (
     to_host,
     udp,
 )
-from vectors.entries import local_sid
+from vectors.entries import local_sid, route
 from vectors.errors import told
 from vectors.node import (
     A4,
@@ -33,6 +33,7 @@ from vectors.node import (
     GATEWAY6,
     S4,
     S6,
+    SERVICE,
     SMALL,
     SMALL_MTU,
     T4,
@@ -45,8 +46,8 @@ from vectors.node import (
 )
 
 REASON = DropReason.TOO_BIG
-END, BEYOND = "5f00:1:1:1::", "5f00:6::1"
-OUTER = 40 + 8 + 16
+END, BEYOND = "5f00:1:1::", "5f00:6:1::1"
+OUTER, OUTER_WITH_SRH = 40, 40 + 8 + 16
 KNOWN = ((SMALL, arp_reply(SMALL, S4)), (SMALL, neighbor_advertisement(SMALL, S6)))
 
 
@@ -103,7 +104,7 @@ def delivered() -> list[Vector]:
 def under_way() -> list[Vector]:
     """End, transit and H.Encaps: what is left goes on to the end of the path."""
     found = []
-    inner_mtu = SMALL_MTU - OUTER
+    inner_mtu = SMALL_MTU - OUTER_WITH_SRH
     for version, protocol, remote, near in ((4, 4, remote4(BY_SMALL), A4), (6, 41, remote6(BY_SMALL), A6)):
         exact, inner = (large(version, near, remote, size) for size in (inner_mtu, inner_mtu + 1))
         first = large(version, near, remote, inner_mtu - 16 + 1)
@@ -120,32 +121,41 @@ def under_way() -> list[Vector]:
 
         trimmed = passed(left_of(inner), [BEYOND], 0, inner_mtu)
         by_end = passed(left_of(first), [END, BEYOND], 0, inner_mtu - 16)
-        plain = IPv6(src="5f00:2:10::", dst=BEYOND, hlim=60, nh=protocol) / Raw(
-            bytes(large(version, near, remote, 1400))
+        without = large(version, near, remote, SMALL_MTU - OUTER + 1)
+        plain = IPv6(src="5f00:2:10::", dst=BEYOND, hlim=60, fl=0x12345, nh=protocol) / Raw(bytes(without))
+        container = IPv6(src="5f00:2:10::", dst="5f00:1:1:6:7::", hlim=60, fl=0x12345, nh=protocol) / Raw(
+            bytes(without)
         )
         found += [
             vector("transit-fits", arrives(exact, [BEYOND], 0), passed(exact, [BEYOND], 0, reason=DropReason.NONE)),
             vector("transit-trims", arrives(inner, [BEYOND], 0), trimmed),
             vector("transit-trims-tagged", arrives(inner, [BEYOND], 0), trimmed, node.VLAN),
             vector("end-trims", arrives(first, [END, BEYOND], 1), by_end),
-            vector("transit-without-list", plain, Drop(REASON)),
+            vector("transit-without-list", plain, passed(left_of(without), [BEYOND], 0, SMALL_MTU - OUTER)),
+            Vector(
+                f"end-trims-container-ipv{version}",
+                FABRIC,
+                from_host(FABRIC, container),
+                passed(left_of(without), ["5f00:1:6:7::"], 0, SMALL_MTU - OUTER),
+                entries=(route(0, "5f00:1:6::/48", 35),),
+            ),
             vector("transit-trims-once", arrives(inner, [BEYOND], 0, tag=9), Drop(REASON)),
             vector("transit-trims-no-tlv", arrives(inner, [BEYOND], 0, len=3), Drop(REASON)),
             vector("transit-trims-at-last-hop", arrives(inner, [BEYOND], 0, hop_limit=1), Drop(REASON)),
         ]
-        sent = inner.copy()
+        sent = without.copy()
         if version == 4:
             sent.ttl -= 1
         else:
             sent.hlim -= 1
-        flow = entropy(near, remote, 17, inner.sport, inner.dport)
-        outer = encapsulated(left_of(sent), version, [BEYOND], flow, dscp=0, color=0)
-        outer[1].tag = inner_mtu
+        flow = entropy(near, remote, 17, without.sport, without.dport)
+        outer = encapsulated(left_of(sent), version, [SERVICE, SERVICE], flow, dscp=0, color=0)
+        outer[1].segleft, outer[1].tag = 0, SMALL_MTU - OUTER
         found.append(
             Vector(
                 f"encapsulated-is-trimmed-ipv{version}",
                 A,
-                from_host(A, inner),
+                from_host(A, without),
                 Forward(SMALL, to_host(SMALL, outer), REASON),
             )
         )
@@ -155,7 +165,7 @@ def under_way() -> list[Vector]:
 def reported() -> list[Vector]:
     """At the end of the path: to the sender, on the way of its replies."""
     across, inside, mtu = "5f00:1:1:6::", "5f00:1:1:3::", 1320
-    answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", context=AGREEMENT, answer_leg=101),)}
+    answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", vrf=AGREEMENT, answer_class=101),)}
     no_route = ICMP(type=3, code=0), ICMPv6DestUnreach(code=0)
     found = []
     for version, protocol, far, near, gateway, nobody in (

@@ -1,0 +1,30 @@
+"""The sizes that a node's tables shall have, by the names of the P4Info, and what they may be."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from dataplane.host_api import TableSizes
+from dataplane.reasons import CANDIDATE_PATHS
+
+_LEAST = 16
+_MOST_IDS = 1 << 16
+"""What is a number of 16 bits in packets and entries."""
+_MOST_ENTRIES = 1 << 22
+_IDS = ("forwarding_classes", "sr_policies", "policy_classes")
+
+
+def by_name(sizes: TableSizes) -> Mapping[str, int]:
+    """Of tables and counters."""
+    found = dict.fromkeys(("lease", "steer", "forwarding_class_counter"), sizes.forwarding_classes)
+    found |= dict.fromkeys(("source_guard", "source_group", "destination_group", "route"), sizes.prefixes)
+    found |= {"flow_policy": sizes.flow_policies, "policy_class_counter": sizes.policy_classes}
+    found |= {"path_liveness": sizes.sr_policies, "sr_policy": sizes.sr_policies * CANDIDATE_PATHS}
+    return found | {"local_sid": sizes.local_sids}
+
+
+def faults(sizes: TableSizes) -> Iterator[str]:
+    for name, size in msgspec.structs.asdict(sizes).items():
+        most = _MOST_IDS if name in _IDS else _MOST_ENTRIES
+        if not _LEAST <= size <= most:
+            yield f"table_sizes.{name} {size} is not in {_LEAST}..{most}"
