@@ -32,19 +32,25 @@ struct {
 	__type(value, struct frame);
 } template SEC(".maps");
 
-// Outer IPv6 header and an SRH of two segments.
-struct segments {
+// Outer IPv6 header to a container of SIDs.
+struct outer {
 	struct ethhdr ethernet;
 	struct ipv6hdr ipv6;
-	__u8 srh[40];
 } __attribute__((packed));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct segments);
-} segments SEC(".maps");
+	__type(value, struct outer);
+} outer SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} out SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -92,16 +98,23 @@ int generate(struct xdp_md *ctx)
 SEC("xdp")
 int transit(struct xdp_md *ctx)
 {
-	struct segments *frame = (void *)(long)ctx->data;
+	struct outer *frame = (void *)(long)ctx->data;
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
 	__u32 zero = 0;
-	struct segments *from = bpf_map_lookup_elem(&segments, &zero);
+	struct outer *from = bpf_map_lookup_elem(&outer, &zero);
 	if (!from)
 		return XDP_DROP;
 	*frame = *from;
 	bpf_tail_call(ctx, &measured, 0);
 	return XDP_PASS;
+}
+
+// What the veths themselves cost.
+SEC("xdp")
+int redirect(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&out, 0, XDP_DROP);
 }
 
 SEC("xdp")
