@@ -159,6 +159,9 @@ def _node(state: State, node: str, standing: NodeStanding) -> Iterator[Check]:
         detail, advice = f"it has not {what} yet", f"look again in a moment; then see the log of stitch-agent on {node}"
         yield Check(subject=subject, name="in sync", ok=False, detail=detail, advice=advice)
     described = standing.description
+    if standing.reachable and described is not None and described.maps_bytes:
+        detail = f"{described.maps_bytes / 2**20:,.0f} MiB for tables, flow cache and counters"
+        yield Check(subject=subject, name="memory", ok=True, detail=detail)
     if standing.reachable and described is not None and described.borders:
         if described.wireguard == "none":
             detail, advice = "none: no tunnel can be made", f"install wireguard-go on {node}, or a kernel that has it"

@@ -7,7 +7,7 @@ from controller.model.entry import Entry, Match
 from controller.model.resource import Resource
 from controller.reconcile.state import State
 
-_ADDRESSES = {"source", "destination", "address"}
+_ADDRESSES = {"source", "destination", "address", "service_sid"}
 
 
 def resources(state: State, now_s: float) -> Iterator[Resource]:
@@ -36,8 +36,8 @@ def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, Entry]]
 
 
 def entry_name(node: str, entry: Entry) -> str:
-    """`se1/steer/leg=17`: node, table and key, by which a table knows an entry. Fields that match anything are left
-    out, as in the entry; what stands here is never put in other words, so that names last."""
+    """`se1/steer/forwarding_class=17`: node, table and key, by which a table knows an entry. Fields that match anything
+    are left out, as in the entry; what stands here is never put in other words, so that names last."""
     key = [f"{one.field}={_key(one)}" for one in entry.match]
     key += [f"priority={entry.priority}"] if entry.priority else []
     return f"{node}/{entry.table}/{','.join(key) or 'any'}"
@@ -73,7 +73,7 @@ def params_words(entry: Entry) -> dict[str, str | int]:
 
 
 def readable(name: str, value: int) -> str | int:
-    if name in _ADDRESSES or name.startswith("segment_list_"):
+    if name in _ADDRESSES or name.startswith("container_"):
         mapped = value >> 32 == 0xFFFF
         return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if mapped else ipaddress.IPv6Address(value))
     if name.endswith("_mac"):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from controller import entry_view
-from controller.fulfillment import numbering
+from controller.fulfillment.numbering import Kind
 from controller.intent_status import intent_status, paths_of, segment_lists
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
@@ -80,7 +80,7 @@ def _isolation(state: State, undertaking: Undertaking) -> Iterator[Branch]:
     yield Branch(
         kind="requirement",
         text=f"nothing but what is allowed reaches {hosts} in {isolation.network}, or comes from there",
-        children=tuple(_nodes(state, lambda entry: entry.owner == isolation.owner and _isolates(entry))),
+        children=tuple(_nodes(state, lambda _, entry: entry.owner == isolation.owner and _isolates(entry))),
     )
 
 
@@ -159,11 +159,12 @@ def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) ->
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 
-    def mine(entry: Entry) -> bool:
-        return entry.owner == course.plan.owner and course in owned(state, entry)
+    def mine(node: str, entry: Entry) -> bool:
+        return course in owned(state, node, entry)
 
     segments = (
-        Branch(kind="segments", text=" ".join(segments)) for segments in segment_lists(state, course) if segments
+        Branch(kind="segments", text=f"{' '.join(one.segments)}, sent as {' '.join(one.containers)}")
+        for one in segment_lists(state, course)
     )
     return Branch(
         kind="plan",
@@ -194,11 +195,11 @@ def _agreement(session: Session, now_s: float) -> Branch:
     )
 
 
-def _nodes(state: State, mine: Callable[[Entry], bool]) -> Iterator[Branch]:
+def _nodes(state: State, mine: Callable[[str, Entry], bool]) -> Iterator[Branch]:
     """The entries of each node that are `mine`."""
     found: dict[str, list[Branch]] = {}
     for name, node, entry in entry_view.named_entries(state):
-        if mine(entry):
+        if mine(node, entry):
             found.setdefault(node, []).append(_entry(name, entry))
     for node in sorted(found):
         yield Branch(
@@ -218,7 +219,7 @@ def entry_words(entry: Entry) -> str:
     given = {
         name: value
         for name, value in entry_view.params_words(entry).items()
-        if not (name.startswith("segment_list_") and value == "::")
+        if not (name.startswith("container_") and value == "::")
     }
     if entry.action == "drop":
         given["reason"] = reason_words(dict(entry.params)["reason"])
@@ -241,27 +242,35 @@ def _installed(state: State, node: str) -> str:
 # ---- whose an entry is
 
 
-def owned(state: State, entry: Entry) -> tuple[Course, ...]:
-    """The courses that an entry serves: by its ids (numbering), else all of its owner's."""
+def owned(state: State, node: str, entry: Entry) -> tuple[Course, ...]:
+    """The courses that an entry serves: by its numbers, else all of its owner's."""
     if _isolates(entry):
         return ()
-    courses = tuple(course for course in state.courses.values() if course.plan.owner == entry.owner)
-    slot = _slot(entry)
-    exact = tuple(course for course in courses if slot in course.slots)
-    return exact or courses
+    number = _number(entry)
+    if number is not None:
+        beginning = f"{node} {number[0]} "
+        exact = tuple(
+            course
+            for course in state.courses.values()
+            if any(held == number[1] and key.startswith(beginning) for key, held in course.ids.items())
+        )
+        if exact:
+            return exact
+    return tuple(course for course in state.courses.values() if course.plan.owner == entry.owner)
 
 
-def _slot(entry: Entry) -> int | None:
-    """The slot that the ids of a plan's entry were made from; None where they say nothing."""
+def _number(entry: Entry) -> tuple[Kind, int] | None:
+    """By which it is known whose the entry is; None: it has none."""
     values = {one.field: one.value for one in entry.match} | dict(entry.params)
-    leg = values.get("leg", numbering.FIRST_NETWORK_LEG)
-    if leg < numbering.FIRST_NETWORK_LEG:
-        return leg // 16
-    group = values.get("liveness_group", values.get("sr_policy"))
-    if group is not None:
-        return group // 2
-    context = values.get("context", 0)
-    return (context - numbering.FIRST_PLAN_CONTEXT) // 4 if context >= numbering.FIRST_PLAN_CONTEXT else None
+    match entry.table:
+        case "path_liveness":
+            return Kind.SR_POLICY, values["liveness_group"]
+        case "sr_policy":
+            return Kind.SR_POLICY, values["sr_policy"]
+    for kind in (Kind.FORWARDING_CLASS, Kind.POLICY_CLASS):
+        if str(kind) in values:
+            return kind, values[str(kind)]
+    return None
 
 
 # ---- from an entry
@@ -277,22 +286,22 @@ def entry(state: State, name: str, now_s: float) -> Branch | None:
         kind="entry",
         name=f"entries/{name}",
         text=f"{entry_words(found)}; on node {node}, {_installed(state, node)}",
-        children=(owner(state, found, now_s),),
+        children=(owner(state, node, found, now_s),),
     )
 
 
-def owner(state: State, entry: Entry, now_s: float) -> Branch:
+def owner(state: State, node: str, entry: Entry, now_s: float) -> Branch:
     """Whose an entry is, and what that comes from."""
     kind, _, name = entry.owner.partition("/")
     match kind:
         case "intents" if name in state.undertakings:
             if _isolates(entry):
                 return _isolated_by(state, state.undertakings[name])
-            plans = owned(state, entry)
+            plans = owned(state, node, entry)
             children = [_plan_back(state, course, now_s) for course in plans]
             return Branch(kind="owner", name=entry.owner, text=_who(kind), children=tuple(children))
-        case "agreements":
-            children = [_plan_back(state, course, now_s) for course in owned(state, entry)]
+        case "agreements" | "sr_policies":
+            children = [_plan_back(state, course, now_s) for course in owned(state, node, entry)]
             return Branch(kind="owner", name=entry.owner, text=_who(kind), children=tuple(children))
         case _:
             return Branch(kind="owner", name=entry.owner, text=_who(kind))
@@ -302,6 +311,7 @@ def _who(kind: str) -> str:
     words = {
         "intents": "what this intent asks for",
         "agreements": "what we carry for a neighbour, as agreed",
+        "sr_policies": "the SR Policy: shared by all that take these paths",
         "networks": "the network: its hosts, and what they may do by default",
         "links": "the link: there whatever the intents are",
         "nodes": "the node: there whatever the intents are",

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import borders, candidate_lists, path_mtu
+from controller.fulfillment.carry import borders, path_mtu
+from controller.fulfillment.plan_ids import FORWARD, Stretch, at_tail, stretches
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
@@ -78,7 +79,9 @@ def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[
     if courses:
         status["path"] = paths_of(courses[0])[0]
         status["paths"] = [path for course in courses for path in branches(state, course)]
-        status["segments"] = segment_lists(state, courses[0])
+        lists = segment_lists(state, courses[0])
+        status["segments"] = [list(one.segments) for one in lists]
+        status["containers"] = [list(one.containers) for one in lists]
         status["predicted"] = {
             "latency_ms": max(course.latency_us for course in courses) / 1000,
             "cost": max(course.plan.cost for course in courses),
@@ -329,31 +332,55 @@ def _words(course: Course) -> str:
     return "; ".join(" ".join(path) for path in paths_of(course))
 
 
+class Segments(msgspec.Struct, frozen=True, kw_only=True):
+    """What the traffic of one candidate path, or into a tunnel, is encapsulated with."""
+
+    segments: tuple[str, ...]
+    """SIDs, first segment first."""
+    containers: tuple[str, ...]
+    """The same as packets carry them: the first is their destination, the others are in an SRH."""
+
+
 def branches(state: State, course: Course) -> list[dict[str, Any]]:
     """The paths, each with its segment lists."""
     last = _to_neighbour(state, course)
     pairs = zip(paths_of(course), _inside(state, course), strict=True)
-    return [{"path": path, "segments": [*segments, *last]} for path, segments in pairs]
-
-
-def segment_lists(state: State, course: Course) -> list[list[str]]:
-    """Segment lists (first segment first) that the traffic gets in this domain, best candidate path first."""
-    return [*(one for branch in _inside(state, course) for one in branch), *_to_neighbour(state, course)]
-
-
-def _inside(state: State, course: Course) -> list[list[list[str]]]:
     return [
-        [
-            [numbering.sid_text(segment) for segment in (*compiled.segments, tail_sid)]
-            for compiled, tail_sid in candidate_lists(state.fabric, slot, policy, numbering.Direction.FORWARD)
-        ]
-        for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True)
+        {
+            "path": path,
+            "segments": [list(one.segments) for one in (*lists, *last)],
+            "containers": [list(one.containers) for one in (*lists, *last)],
+        }
+        for path, lists in pairs
     ]
 
 
-def _to_neighbour(state: State, course: Course) -> list[list[str]]:
+def segment_lists(state: State, course: Course) -> list[Segments]:
+    """What the traffic gets in this domain, best candidate path first."""
+    return [*(one for branch in _inside(state, course) for one in branch), *_to_neighbour(state, course)]
+
+
+def _inside(state: State, course: Course) -> list[list[Segments]]:
+    return [_ways(state, course, one) for one in stretches(course.plan) if one.direction == FORWARD]
+
+
+def _ways(state: State, course: Course, stretch: Stretch) -> list[Segments]:
+    *_, function = at_tail(stretch)
+    if function not in course.ids:
+        return []
+    sid = numbering.sid(state.fabric.locators[stretch.tail], course.ids[function])
+    lists = state.fabric.segment_lists(stretch.policy, stretch.head)
+    return [
+        Segments(segments=one.containers.sids(sid), containers=tuple(map(numbering.sid_text, one.containers.sent(sid))))
+        for one in lists
+    ]
+
+
+def _to_neighbour(state: State, course: Course) -> list[Segments]:
     _, downstream = borders(course, state.fabric)
-    return [] if downstream is None else [[downstream.peer.sid]]
+    if downstream is None:
+        return []
+    return [Segments(segments=(downstream.peer.sid,), containers=(downstream.peer.sid,))]
 
 
 # ---- what is required

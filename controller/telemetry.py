@@ -21,7 +21,7 @@ from dataplane.host_api import CounterSample, FlowBatch, LostPackets, PortStatus
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
 
-LEGS_MAX = 16
+CLASSES_MAX = 16
 """That are asked for one by one."""
 
 _FIRST = ("intents", "agreements")
@@ -40,13 +40,13 @@ class Observed(Protocol):
 
     def telemetry_fault(self, node: str) -> str: ...
 
-    async def flows(self, node: str, leg: int = -1) -> FlowBatch: ...
+    async def flows(self, node: str, forwarding_class: int = -1) -> FlowBatch: ...
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]: ...
 
     async def losses(self, node: str) -> tuple[LostPackets, ...]: ...
 
-    async def legs(self, node: str) -> tuple[CounterSample, ...]: ...
+    async def forwarding_classes(self, node: str) -> tuple[CounterSample, ...]: ...
 
 
 class Neighbourhood(Protocol):
@@ -107,16 +107,16 @@ class NodeTelemetry:
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         """`concerns`: only what these owners have; then the others' do not count against what a node tells at once."""
         owners: dict[str, dict[int, str]] = {}
-        for (node, leg), owner in view.legs(self._shell.state).items():
-            owners.setdefault(node, {})[leg] = owner
+        for (node, number), owner in view.forwarding_classes(self._shell.state).items():
+            owners.setdefault(node, {})[number] = owner
 
         async def read(node: str) -> FlowBatch:
             if concerns is None:
                 return await self._nodes.flows(node, -1)
-            legs = [leg for leg, owner in sorted(owners.get(node, {}).items()) if concerns(owner)]
-            if len(legs) > LEGS_MAX:
+            numbers = [number for number, owner in sorted(owners.get(node, {}).items()) if concerns(owner)]
+            if len(numbers) > CLASSES_MAX:
                 return await self._nodes.flows(node, -1)
-            batches = [await self._nodes.flows(node, leg) for leg in legs]
+            batches = [await self._nodes.flows(node, number) for number in numbers]
             return FlowBatch(
                 time_s=max((batch.time_s for batch in batches), default=time.time()),
                 flows=tuple(flow for batch in batches for flow in batch.flows),
@@ -131,10 +131,10 @@ class NodeTelemetry:
         return tuple(NodeDrops(node=node, drops=drops, losses=losses.get(node, ())) for node, drops in counters.items())
 
     async def carried(self) -> tuple[Carried, ...]:
-        owners = view.legs(self._shell.state)
+        owners = view.forwarding_classes(self._shell.state)
         packets: Counter[tuple[str, str]] = Counter()
         octets: Counter[tuple[str, str]] = Counter()
-        for node, samples in (await self._of_all(self._nodes.legs)).items():
+        for node, samples in (await self._of_all(self._nodes.forwarding_classes)).items():
             for sample in samples:
                 if owner := owners.get((node, sample.index)):
                     packets[node, owner] += sample.packets

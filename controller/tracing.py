@@ -5,12 +5,14 @@ are taken to answer ARP and ND, and tunnels to be up.
 """
 
 import ipaddress
+from collections.abc import Mapping
 
 import msgspec
 
 from controller import entry_view
 from controller.explain import entry_words, reason_words
-from controller.fulfillment.numbering import address
+from controller.fulfillment.containers import Containers
+from controller.fulfillment.numbering import address, sid_text
 from controller.model.access import OURSELVES, Principal
 from controller.model.entry import Entry
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
@@ -23,7 +25,6 @@ from dataplane.reference import Cut, Drop, Forward, Pass, Pipeline, Port, Punt
 from dataplane.reference.flow import Flows
 from dataplane.reference.match import Action, Tables
 from dataplane.reference.packet import Ip, parse_ethernet, parse_ip
-from dataplane.reference.srv6 import is_sid
 
 MAX_HOPS = 64
 _MACS = 12
@@ -138,7 +139,8 @@ class _Tracer:
                 return self._end(packet, Verdict.DROPPED, f"at {at.node} port {at.port}: {why}"), None, b""
 
     def _add(self, at: _Place, matched: list[tuple[str, Entry]], result: str) -> None:
-        segments = next((_segments(entry) for _, entry in matched if entry.table == "sr_policy"), ())
+        by_table = {entry.table: entry for _, entry in matched}
+        segments, containers = _sent(by_table) if "sr_policy" in by_table else ((), ())
         hop = Hop(
             domain=self._state.own,
             node=at.node,
@@ -146,6 +148,7 @@ class _Tracer:
             confirmed=self._state.nodes[at.node].settled,
             steps=tuple(Step(entry=name, text=entry_words(entry), owner=entry.owner) for name, entry in matched),
             segments=segments,
+            containers=containers,
             result=result,
         )
         self._hops.append(hop)
@@ -246,7 +249,7 @@ class _Tracer:
 
 
 _WHY: dict[int, str] = {
-    DropReason.UNKNOWN_CONTEXT: "the port belongs to no network",
+    DropReason.UNKNOWN_ATTACHMENT: "the port belongs to no network",
     DropReason.SID_NOT_ADMITTED: "no entry takes that SID from there",
     DropReason.NOT_PERMITTED: "no entry permits it",
     DropReason.NO_STEERING: "no entry says how it goes on",
@@ -259,12 +262,13 @@ _WHY: dict[int, str] = {
 }
 
 
-def _segments(entry: Entry) -> tuple[str, ...]:
-    """First segment first (RFC 8754 §2 has them the other way round)."""
-    params = dict(entry.params)
-    wire = [params[f"segment_list_{place}"] for place in range(params["count"])]
-    assert all(map(is_sid, wire)), "segments are SIDs"
-    return tuple(str(ipaddress.IPv6Address(one)) for one in reversed(wire))
+def _sent(matched: Mapping[str, Entry]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Segments, first one first, and the containers that they are sent in."""
+    service_sid = dict(matched["steer"].params)["service_sid"]
+    path = dict(matched["sr_policy"].params)
+    values = tuple(path[f"container_{place}"] for place in range(path["last_container"] + 1))
+    containers = Containers(values=values, merge_bits=path["merge_bits"])
+    return containers.sids(service_sid), tuple(map(sid_text, containers.sent(service_sid)))
 
 
 def _mac(text: str) -> bytes:

@@ -37,8 +37,8 @@ def resource(state: State, kind: str, name: str, now_s: float) -> Resource | Non
     return next((one for one in view(state, now_s) if one.metadata["name"] == name), None)
 
 
-def legs(state: State) -> dict[tuple[str, int], str]:
-    """(node, leg) -> whose it is."""
+def forwarding_classes(state: State) -> dict[tuple[str, int], str]:
+    """(node, forwarding class) -> whose it is."""
     return {
         (node, entry.match[0].value): entry.owner
         for node, standing in state.nodes.items()
@@ -75,13 +75,15 @@ def _agreements(state: State, now_s: float) -> Iterator[Resource]:
 def _agreement(state: State, course: Course, session: Session, now_s: float) -> Resource:
     held = session.agreement
     terms, offer = (held.terms, held.offer) if held is not None else (session.terms, session.offer)
+    lists = segment_lists(state, course)
     status: dict[str, Any] = {
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": course.plan.owner,
         "path": paths_of(course)[0],
         "paths": branches(state, course),
-        "segments": segment_lists(state, course),
+        "segments": [list(one.segments) for one in lists],
+        "containers": [list(one.containers) for one in lists],
         "offer": msgspec.to_builtins(offer),
         "mandate": json_of(terms.mandate),
         "expires_in_s": max(0, terms.expires_s - int(now_s)),
@@ -190,7 +192,6 @@ def _link_status(state: State, link: Link) -> dict[str, Any]:
 
 
 def _network_status(state: State, network: Network) -> dict[str, Any]:
-    index = state.counters.get(f"network {network.name}")
     paths = [
         {"nodes": list(path.nodes), "latency_ms": path.latency_us / 1000}
         for pair in itertools.combinations(edges(network), 2)
@@ -199,7 +200,7 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
     ]
     own = network.name.split("/")[0] == state.own
     status: dict[str, Any] = {"own": own} | (network_phase(state, network) if own else {})
-    return status | ({"context": index} if index is not None else {}) | ({"paths": paths} if paths else {})
+    return status | ({"paths": paths} if paths else {})
 
 
 def _service_status(state: State) -> "_Status":

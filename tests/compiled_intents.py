@@ -23,10 +23,10 @@ from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.plan import Plan
 from controller.model.requirements import Isolation, Requirements
-from controller.reconcile.edges import numbered_edges
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import L4Class
 from dataplane.reference import Pipeline, Port
+from tests.numbered import numbered
 from tests.packet_walk import Outcome, Place, ask, echo, icmp_error, ip, table_entries, tcp, travel, udp
 
 
@@ -62,7 +62,6 @@ def compiled(intents: list[Intent], known: Inventory, expires_s: int | None = No
     """The entries of each node. `expires_s`: when all intents end."""
     courses: list[Course] = []
     isolations: list[Isolation] = []
-    slot = 0
     for serial, intent in enumerate(intents, 1):
         requirements = translate(intent, rulebook(()), known)
         assert isinstance(requirements, Requirements)
@@ -77,26 +76,20 @@ def compiled(intents: list[Intent], known: Inventory, expires_s: int | None = No
                 serial=serial,
             )
             assert isinstance(plan, Plan), plan
-            slots = tuple(range(slot + 1, slot + 1 + len(plan.sr_policies)))
-            slot = slots[-1]
-            courses.append(Course(plan=plan, serial=-serial, slots=slots, stage=Stage.ACTIVE, expires_s=expires_s))
+            courses.append(Course(plan=plan, serial=-serial, stage=Stage.ACTIVE, expires_s=expires_s))
     courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
     return realized(known, isolations, courses)
 
 
 def realized(known: Inventory, isolations: list[Isolation], courses: list[Course]) -> dict[str, tuple[Entry, ...]]:
     """The entries of each node."""
-    indices = {name: index for index, name in enumerate(sorted(known.networks), 1)}
-    numbers: dict[str, dict[str, int]] = {}
-    for number, (network, node) in enumerate(numbered_edges(known, "shop"), 1):
-        numbers.setdefault(network, {})[node] = number
+    ids, courses = numbered(known, courses)
     nodes = described(known)
     wanted = Wanted(
         inventory=known,
         fabric=fabric(known, nodes, "shop"),
         descriptions=nodes,
-        indices=indices,
-        edge_numbers=numbers,
+        ids=ids,
         isolations=isolations,
         courses=PersistentMap((course.plan.name, course) for course in courses),
     )

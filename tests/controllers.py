@@ -58,6 +58,10 @@ class Controller:
             request.config.p4info.CopyFrom(LAYOUT.p4info.message)
             self._stub.SetForwardingPipelineConfig(request, timeout=LIMIT_S)
 
+    def config(self) -> p4r.ForwardingPipelineConfig:
+        request = p4r.GetForwardingPipelineConfigRequest(device_id=_DEVICE)
+        return self._stub.GetForwardingPipelineConfig(request, timeout=LIMIT_S).config
+
     def insert(self, *entries: TableEntry) -> None:
         self._write(p4r.Update.INSERT, entries)
 

@@ -223,8 +223,8 @@ class FakeController:
 
     def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
         """cx1 sends over the border, cx2 sends nothing; what comes over the border arrives."""
-        entry = "se1/flow_policy/context=1,priority=4"
-        step = Step(entry=entry, text="permit leg=16", owner="intents/order-processing")
+        entry = "se1/flow_policy/policy_class=1,priority=4"
+        step = Step(entry=entry, text="permit forwarding_class=16", owner="intents/order-processing")
         hop = Hop(domain="shop", node="se1", ingress="host cx1", confirmed=True, steps=(step,), result="dropped")
         if isinstance(asked, Crossing):
             hop = msgspec.structs.replace(
@@ -270,7 +270,7 @@ class FakeController:
 
 def flow(source: str, destination: str, ports: tuple[int, int], packets: int, **fields: Any) -> FlowRecord:
     values: dict[str, Any] = {
-        "context": 1, "leg": 16, "ingress_port": 1, "l4_class": L4Class.TCP, "protocol": 6,
+        "policy_class": 1, "forwarding_class": 16, "ingress_port": 1, "l4_class": L4Class.TCP, "protocol": 6,
         "first_seen_s": 100.0, "last_seen_s": 101.0,
     }  # fmt: skip
     return FlowRecord(
@@ -324,10 +324,12 @@ class FakeTelemetry:
         records = (
             flow("10.1.0.11", "10.2.0.10", (4000, 443), 1, l4_class=L4Class.TCP_OPEN),
             flow("10.1.0.11", "10.2.0.10", (4000, 443), 9),
-            flow("10.2.0.10", "10.1.0.11", (443, 4000), 8, context=2, leg=17, ingress_port=0),
-            flow("10.1.0.12", "10.1.0.13", (5000, 80), 3, leg=3),
+            flow("10.2.0.10", "10.1.0.11", (443, 4000), 8, policy_class=2, forwarding_class=17, ingress_port=0),
+            flow("10.1.0.12", "10.1.0.13", (5000, 80), 3, forwarding_class=3),
         )
-        records += tuple(flow("10.1.0.12", "10.1.0.13", (1000 + n // 60, n % 60), 1, leg=3) for n in range(self.many))
+        records += tuple(
+            flow("10.1.0.12", "10.1.0.13", (1000 + n // 60, n % 60), 1, forwarding_class=3) for n in range(self.many)
+        )
         owners = {16: "intents/order-processing", 17: "intents/order-processing", 3: "networks/shop/customer-x"}
         flows = _Flows(records)
         flows.released = self.released

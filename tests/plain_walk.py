@@ -2,7 +2,7 @@
 
 An implementation beside the reference pipeline: entries as the controllers wrote them, packets as values. The outer
 packet is walked node by node too, once for each SR Policy and candidate path, since it does not depend on the inner
-one: all live candidate paths must end in the same context.
+one: all live candidate paths must end in the same policy class.
 """
 
 from collections.abc import Iterable
@@ -11,13 +11,15 @@ from typing import NamedTuple
 from controller.fulfillment.meaning import Packet
 from controller.fulfillment.numbering import address, prefix
 from controller.model.entry import Entry
-from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_CONTEXT, DropReason, L4Class
+from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_VRF, DropReason, L4Class
 from tests.simulator import BOOT_EPOCH_S, World
 
 MAX_HOPS = 32
 PROTOCOLS = {L4Class.TCP_OPEN: 6, L4Class.TCP: 6, L4Class.UDP: 17}
 Place = tuple[str, int]
-"""Node, and port or context."""
+"""Node and port."""
+Arrival = tuple[str, int, int]
+"""Node, VRF and policy class."""
 
 
 class End(NamedTuple):
@@ -56,16 +58,16 @@ class Tables:
         entry = self.look_up(table, **fields)
         return entry.params[0][1] if entry is not None else 0
 
-    def decide(self, context: int, packet: Packet) -> Entry | None:
+    def decide(self, vrf: int, policy_class: int, packet: Packet) -> Entry | None:
         # an ICMP error as what it is about
         kind = L4Class.TCP if packet.l4_class == L4Class.ICMP_ERROR else packet.l4_class
         protocol = PROTOCOLS.get(kind, 0)
         return self.look_up(
             "flow_policy",
-            context=context,
+            policy_class=policy_class,
             l4_class=int(kind),
-            source_group=self.value("source_group", context=context, address=address(packet.source)),
-            destination_group=self.value("destination_group", context=context, address=address(packet.destination)),
+            source_group=self.value("source_group", vrf=vrf, address=address(packet.source)),
+            destination_group=self.value("destination_group", vrf=vrf, address=address(packet.destination)),
             source_port_class=self.value("source_port_class", protocol=protocol, port=packet.source_port),
             destination_port_class=self.value(
                 "destination_port_class", protocol=protocol, port=packet.destination_port
@@ -102,7 +104,7 @@ class PlainWalk:
             for name, node in world.nodes.items()
             for gateway in node.host.gateways
         }
-        self._ends: dict[tuple[str, int], Place | str] = {}
+        self._ends: dict[tuple[str, int, int], Arrival | str] = {}
         self.trails: dict[tuple[str, int, int], tuple[str, ...]] = {}
         """Headend, SR Policy, candidate path -> nodes that the outer packet passes; of those that were walked."""
 
@@ -111,18 +113,18 @@ class PlainWalk:
         at, source, destination = self._tables[node], address(packet.source), address(packet.destination)
         attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
         if attachment is None or attachment.action not in ("attach", "attach_reject"):
-            return End(None, "unknown context", None, (node,))
+            return End(None, "unknown attachment", None, (node,))
         if destination in self._gateways[node, port]:
             return End(None, "for the gateway", None, (node,))
         if at.look_up("source_guard", ingress_port=port, source=source) is None:
             return End(None, "source not admitted", None, (node,))
-        context = attachment.params[0][1]
-        end = self.decapsulated(node, context, packet)
-        if end.delivered is not None and not self._is_next_mac_known(node, port, context, packet):
+        (_, vrf), (_, policy_class) = attachment.params
+        end = self.decapsulated(node, vrf, policy_class, packet)
+        if end.delivered is not None and not self._is_next_mac_known(node, port, vrf, packet):
             return End(None, "nobody answers for it", end.first, (node,))
         return end
 
-    def _is_next_mac_known(self, node: str, port: int, context: int, packet: Packet) -> bool:
+    def _is_next_mac_known(self, node: str, port: int, vrf: int, packet: Packet) -> bool:
         """A host asks who has what is on its link. The edge answers for what is behind another port, hosts for
         themselves."""
         destination = address(packet.destination)
@@ -130,7 +132,7 @@ class PlainWalk:
         if not any(destination >> (128 - length) == value >> (128 - length) for value, length in on_link):
             return True
         at = self._tables[node]
-        route = at.look_up("route", context=context, destination=destination)
+        route = at.look_up("route", vrf=vrf, destination=destination)
         hop = at.look_up("next_hop", next_hop=route.params[0][1]) if route is not None else None
         return hop is not None and hop.params[0][1] != port
 
@@ -142,35 +144,35 @@ class PlainWalk:
             return End(None, str(dropped), None, ())
         return self.decapsulated(*end, packet)
 
-    def decapsulated(self, node: str, context: int, packet: Packet) -> End:
-        """From where `packet` is in a context."""
+    def decapsulated(self, node: str, vrf: int, policy_class: int, packet: Packet) -> End:
+        """From where `packet` belongs to a policy class."""
         first: Entry | None = None
         nodes: list[str] = []
         for _ in range(MAX_HOPS):
             nodes.append(node)
             at = self._tables[node]
-            entry = at.decide(context, packet)
+            entry = at.decide(vrf, policy_class, packet)
             first = first or entry
             if entry is None or not entry.action.startswith("permit"):
                 return End(None, "not permitted" if entry is None else "isolated", first, tuple(nodes))
-            leg = entry.params[0][1]  # replies answer something
-            lease = at.look_up("lease", leg=leg)
+            number = entry.params[0][1]  # replies answer something
+            lease = at.look_up("lease", forwarding_class=number)
             if lease is not None and self._now_boottime_s >= lease.params[0][1]:
                 return End(None, "lease expired", first, tuple(nodes))
-            steer = at.look_up("steer", leg=leg)
+            steer = at.look_up("steer", forwarding_class=number)
             if steer is None:
                 return End(None, "no steering", first, tuple(nodes))
             if steer.action == "deliver":
-                return self._deliver(node, context, packet, first, tuple(nodes))
+                return self._deliver(node, steer.params[0][1], packet, first, tuple(nodes))
             end = self._end_of(node, dict(steer.params))
             if isinstance(end, str):
                 return End(None, end, first, tuple(nodes))
-            node, context = end
+            node, vrf, policy_class = end
         raise AssertionError(f"in circles: {packet} {nodes}")
 
-    def _deliver(self, node: str, context: int, packet: Packet, first: Entry | None, nodes: tuple[str, ...]) -> End:
+    def _deliver(self, node: str, vrf: int, packet: Packet, first: Entry | None, nodes: tuple[str, ...]) -> End:
         at = self._tables[node]
-        route = at.look_up("route", context=context, destination=address(packet.destination))
+        route = at.look_up("route", vrf=vrf, destination=address(packet.destination))
         if route is None:
             return End(None, "no route", first, nodes)
         hop = at.look_up("next_hop", next_hop=route.params[0][1])
@@ -178,35 +180,40 @@ class PlainWalk:
             return End(None, "no next hop", first, nodes)
         return End((node, hop.params[0][1]), "", first, nodes)
 
-    def _end_of(self, node: str, steering: dict[str, int]) -> Place | str:
-        """Node and context where an SR Policy ends, or why it does not."""
-        policy = steering["sr_policy"]
-        held = self._ends.get((node, policy))
+    def _end_of(self, node: str, steering: dict[str, int]) -> Arrival | str:
+        """What traffic belongs to where an SR Policy and a service SID lead, or why they do not."""
+        policy, service = steering["sr_policy"], steering["service_sid"]
+        held = self._ends.get((node, policy, service))
         if held is not None:
             return held
         at = self._tables[node]
         live = at.value("path_liveness", liveness_group=steering["liveness_group"])
-        ends: set[Place | str] = set()
+        ends: set[Arrival | str] = set()
         for index in range(8):
             path = at.look_up("sr_policy", sr_policy=policy, live=live & 1 << index)
             if path is None:
                 continue
             params = dict(path.params)
-            segments = tuple(params[f"segment_list_{place}"] for place in range(params["count"]))
+            containers = [params[f"container_{place}"] for place in range(params["last_container"] + 1)]
+            if params["merge_bits"]:
+                containers[-1] |= (service % (1 << 96)) >> params["merge_bits"]
+            else:
+                containers[-1] = service
             trail = [node]
             try:
-                ends.add(self._outer(*self._sent(node, segments[-1]), segments, trail))
+                entered = self._sent(node, containers[0], params["first_hop"])
+                ends.add(self._outer(*entered, tuple(containers), trail))
                 self.trails[node, policy, index] = tuple(trail)
             except Dropped as dropped:
                 ends.add(str(dropped))
         assert len(ends) <= 1, f"{node}: the candidate paths of {policy} lead to {ends}"
-        end = self._ends[node, policy] = ends.pop() if ends else "no live path"
+        end = self._ends[node, policy, service] = ends.pop() if ends else "no live path"
         return end
 
-    def _outer(self, node: str, port: int, segments: tuple[int, ...], trail: list[str]) -> Place:
-        """The outer packet, from where it enters a node; `segments` last one first (RFC 8754 §2). Nodes it passes are
-        added to `trail`."""
-        left = len(segments) - 1
+    def _outer(self, node: str, port: int, containers: tuple[int, ...], trail: list[str]) -> Arrival:
+        """The outer packet, from where it enters a node; `containers` in the order of travel (RFC 9800 §4.1). Nodes it
+        passes are added to `trail`."""
+        destination, *waiting = containers
         for _ in range(MAX_HOPS):
             trail.append(node)
             at = self._tables[node]
@@ -215,26 +222,31 @@ class PlainWalk:
                 raise Dropped(f"no link at {node} port {port}")
             ingress = attachment.params[0][1]
             assert ingress != ATTACHMENT_CLASS
-            sid = at.look_up("local_sid", ingress_class=ingress, destination=segments[left])
+            sid = at.look_up("local_sid", ingress_class=ingress, destination=destination)
             if sid is None and ingress != FABRIC_CLASS:
                 raise Dropped(f"SID not admitted at {node}")
             if sid is not None and sid.action == "end_dt46":
-                if left:
+                if waiting:
                     raise Dropped(f"segments left at {node}")
-                return node, sid.params[0][1]
+                return node, sid.params[0][1], sid.params[1][1]
             if sid is not None:
-                left -= 1
-                if left < 0:
+                used = 48 if sid.action == "end" else 64
+                argument = destination % (1 << 128 - used)
+                if argument:
+                    destination = destination >> 96 << 96 | argument << used - 32
+                elif waiting:
+                    destination = waiting.pop(0)
+                else:
                     raise Dropped(f"no segments left at {node}")
             hop = sid.params[0][1] if sid is not None and sid.action == "end_x" else None
-            node, port = self._sent(node, segments[left], hop)
-        raise AssertionError(f"an outer packet in circles: {node} {segments}")
+            node, port = self._sent(node, destination, hop)
+        raise AssertionError(f"an outer packet in circles: {node} {containers}")
 
     def _sent(self, node: str, destination: int, hop: int | None = None) -> Place:
         """Where the outer packet enters next."""
         at = self._tables[node]
         if hop is None:
-            route = at.look_up("route", context=FABRIC_CONTEXT, destination=destination)
+            route = at.look_up("route", vrf=FABRIC_VRF, destination=destination)
             if route is None:
                 raise Dropped(f"no route at {node}")
             hop = route.params[0][1]

@@ -22,7 +22,6 @@ from controller import reconcile, view
 from controller.eastwest.identity import _root_certificate, pem
 from controller.eastwest.peer import BATCH_MAX
 from controller.fulfillment.realize import Realized, realize
-from controller.fulfillment.room import TABLE_SIZES
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import (
@@ -71,6 +70,7 @@ from controller.model.resource import Resource
 from controller.reconcile.admission import wanted
 from controller.reconcile.state import parts_at
 from controller.reconcile.turn import Turn
+from dataplane import p4info
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from topologies import domain_files
 from topologies.topology import Port, Topology
@@ -80,6 +80,8 @@ LAB = Path(__file__).parent.parent / "topologies" / "three-domains.yaml"
 ORDER_PROCESSING = (LAB.parent / "intents" / "order-processing.yaml").read_text()
 START_S = 1_800_000_000.0
 BOOT_EPOCH_S = 1_799_000_000
+_P4INFO = p4info.load()
+SIZES = {one.name: one.size for one in _P4INFO.tables} | {one.name: one.size for one in _P4INFO.counters}
 EntryKey = tuple[str, tuple[object, ...], int]
 
 
@@ -135,6 +137,8 @@ class SimulatedNode:
         self.up = True
         self.entries: dict[EntryKey, Entry] = {}
         self.host = HostState()
+        self.sizes = dict(SIZES)
+        """Of its tables and counters."""
         self.writes = 0
         self.generation = -1
         """Of what it was last given."""
@@ -244,8 +248,8 @@ class SimulatedNode:
         desired = {entry_key(entry): entry for entry in state.entries if entry_key(entry) not in self.refused}
         kept = [entry for entry in state.entries if entry_key(entry) not in self.refused]
         assert len(desired) == len(kept), f"{self.name}: an entry twice"
-        for table, count in Counter(entry.table for entry in state.entries).items():
-            assert count <= TABLE_SIZES[table], f"{self.name}: {count} entries for {table}"
+        for table, count in Counter(entry.table for entry in kept).items():
+            assert count <= self.sizes[table], f"{self.name}: {count} entries for {table}"
         differences = []
         for key, entry in desired.items():
             held = self.entries.get(key)
@@ -509,6 +513,13 @@ class World:
         controller = self.controllers[self.topology.node(node).domain]
         self._connected(controller, controller.life, node)
 
+    def resize(self, table: str, size: int) -> None:
+        """Of all nodes; their agents say so at once."""
+        for name, node in self.nodes.items():
+            node.sizes[table] = size
+            controller = self.controllers[self.topology.node(name).domain]
+            self._connected(controller, controller.life, name)
+
     def meet(self, *pairs: tuple[str, str]) -> None:
         """They have a new connection, in both directions."""
         for pair in pairs:
@@ -600,7 +611,7 @@ class World:
         node = self.nodes[name]
         node.generation = -1  # a new session: generations of another life of the controller mean something else
         if node.up:
-            controller.event(NodeDescribed(node=name, description=node.describe()), life)
+            controller.event(NodeDescribed(node=name, description=node.describe(), sizes=dict(node.sizes)), life)
         else:
             controller.event(NodeUnreachable(node=name, reason="connection refused"), life)
             if life == controller.life:

@@ -7,17 +7,15 @@ import pytest
 from msgspec.structs import replace
 
 from controller.fulfillment.realize import Needed
-from controller.fulfillment.room import NEVER_FULL, TABLE_SIZES
-from controller.fulfillment.rules import MAX_CLASS, NoRoom, PortClasses, Rule, compile_rules
+from controller.fulfillment.rules import NoRoom, PortClasses, Rule, compile_rules
 from controller.fulfillment.terms import MAX_ITEMS
 from controller.model.agreement import Flow, Terms
 from controller.model.course import Stage
 from controller.model.intent import Ports
 from controller.model.told import Told
 from controller.reconcile.state import State
-from dataplane import p4info
 from tests.offers import asked_for, first_offer, mandated, refused, signed
-from tests.simulator import Faults, World
+from tests.simulator import SIZES, Faults, World
 
 ANALYTICS_ONLY = """accept:
 - from: shop
@@ -63,19 +61,29 @@ def reason(world: World, name: str, domain: str = "shop") -> str:
     return str(condition["reason"])
 
 
-def test_sizes_are_those_of_the_contract() -> None:
-    assert all(TABLE_SIZES[table] > MAX_CLASS for table in NEVER_FULL)
-    assert {table.name: table.size for table in p4info.load().tables} == TABLE_SIZES
+PORT_TABLES = ("source_port_class", "destination_port_class")
 
 
-def test_more_port_ranges_than_can_be_told_apart_are_refused(world: World) -> None:
+def test_sizes_are_what_each_node_says(world: World) -> None:
+    shop = world.controllers["shop"]
+    assert shop.state.profiles["se1"] == SIZES
+    world.nodes["se1"].sizes["steer"] = 7
+    shop.start()
+    assert shop.state.profiles["se1"] == SIZES, "stored, for as long as the node is away"
+    world.run(1.0)
+    assert shop.state.profiles["se1"]["steer"] == 7 and shop.state.profiles["sg1"] == SIZES
+
+
+def test_more_port_ranges_than_a_node_can_tell_apart_are_refused(world: World) -> None:
+    for table in PORT_TABLES:
+        world.resize(table, 255)
     for number in range(5):
         world.apply("shop", intent(f"i{number}", *(f"tcp/{100 * number + port}" for port in range(1, 51))))
     world.run(3.0)
     assert phases(world) == {"Active": 5}
     world.apply("shop", intent("late", *(f"tcp/{port}" for port in range(1001, 1010))))
     assert world.phase("shop", "late") == "Unsatisfiable"
-    told = f"port_classes: the ports of all that is carried make 259 different ranges; {MAX_CLASS} can be told apart"
+    told = "capacity: table destination_port_class of se1 holds 255 entries; 259 would be needed"
     assert told in reason(world, "late")
     assert not [one for one in world.controllers["shop"].state.outbox if "late" in one]
     world.apply("shop", intent("same", "tcp/1", "tcp/499-60000"))
@@ -113,11 +121,13 @@ def flow(model: Flow, sources: tuple[str, ...], ports: tuple[Ports, ...]) -> Flo
 
 
 def test_no_offer_makes_a_controller_raise_or_write(world: World) -> None:
+    for table in PORT_TABLES:
+        world.resize(table, 255)
     offer = offered(world)
     (model,) = offer.flows
     writes = {node.name: node.writes for node in world.nodes.values()}
     many = tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, 900))
-    assert deliver(world, offer, flow(model, ("10.1.0.12/32",), many)) == "insight has no room for it (port_classes)"
+    assert deliver(world, offer, flow(model, ("10.1.0.12/32",), many)) == "insight has no room for it (capacity)"
     # of 8 overlapping sets of addresses nearly every address is in a group of its own
     hosts = [f"10.9.{number // 250}.{number % 250 + 1}/32" for number in range(500)]
     ports = tuple(Ports(protocol="tcp", first=2 * port, last=2 * port) for port in range(1, 201))
@@ -140,6 +150,8 @@ def test_port_ranges_have_a_share_for_each_neighbour(world: World) -> None:
     offer = offered(world)
     (model,) = offer.flows
     insight = world.controllers["insight"]
+    for table in PORT_TABLES:
+        world.resize(table, 255)
     world.load_policy("insight", replace(insight.policy, max_share=50))
 
     def ports(count: int) -> tuple[Ports, ...]:
@@ -149,12 +161,12 @@ def test_port_ranges_have_a_share_for_each_neighbour(world: World) -> None:
         return [line.fields["reason"] for line in insight.logs if line.event == "no_room"][-1]
 
     assert "(share)" in deliver(world, offer, flow(model, ("10.1.0.12/32",), ports(128)))
-    assert why() == ("transit would have 50% of the port ranges that can be told apart; 50 % are for one neighbour")
+    assert why() == ("transit would have 50% of the port ranges that ig1 can tell apart; 50 % are for one neighbour")
     assert deliver(world, offer, flow(model, ("10.1.0.12/32",), ports(100))) == ""
 
 
-def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 20)
+def test_a_full_table_refuses_the_newest_with_node_and_table(world: World) -> None:
+    world.resize("flow_policy", 20)
     names = [f"i{number}" for number in range(12)]
     for number, name in enumerate(names):
         world.apply("shop", intent(name, f"tcp/{number + 1}"))
@@ -172,8 +184,8 @@ def test_a_full_table_refuses_the_newest_with_node_and_table(world: World, monke
     world.check_settled()
 
 
-def test_of_many_at_once_the_oldest_that_fit_are_let_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 40)
+def test_of_many_at_once_the_oldest_that_fit_are_let_in(world: World) -> None:
+    world.resize("flow_policy", 40)
     big = [f"tcp/{port}" for port in range(101, 131)]
     world.apply(
         "shop", intent("i0", "tcp/1") + intent("big", *big) + "".join(intent(f"i{n}", f"tcp/{n}") for n in range(2, 5))
@@ -188,11 +200,11 @@ def test_of_many_at_once_the_oldest_that_fit_are_let_in(world: World, monkeypatc
     world.check_settled()
 
 
-def test_a_neighbours_share_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_neighbours_share_is_bounded() -> None:
     world = World()
     world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING)
     world.start()
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", 40)
+    world.resize("flow_policy", 40)
     for number in range(12):
         world.apply("shop", intent(f"i{number}", f"tcp/{number + 1}"))
         world.run(1.0)
@@ -221,9 +233,9 @@ def test_agreements_of_one_neighbour_are_bounded() -> None:
     assert world.phase("shop", "c") == "Active"
 
 
-def test_isolation_without_room_is_not_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolation_without_room_is_not_applied(world: World) -> None:
     before = Counter(entry.table for entry in world.nodes["se1"].entries.values())["flow_policy"]
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", before)
+    world.resize("flow_policy", before)
     state = world.controllers["shop"].state
     text = """
 apiVersion: netstitch/v1
@@ -238,14 +250,37 @@ spec: {isolate: {network: shop/customer-x, select: {app: web}}}
     world.check_settled()
 
 
-def test_inventory_without_room_is_not_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inventory_without_room_is_not_applied(world: World) -> None:
     before = Counter(entry.table for entry in world.nodes["se1"].entries.values())["source_guard"]
-    monkeypatch.setitem(TABLE_SIZES, "source_guard", before)
+    world.resize("source_guard", before)
     text = world.inventories["shop"]
     answer = world.apply("shop", text.replace("    - 10.1.0.12\n", "    - 10.1.0.12\n    - 10.1.0.13\n"))
     assert answer is not None and "table source_guard of se1" in answer.conflict, answer
     assert "10.1.0.13" not in str(world.controllers["shop"].state.inventory)
     world.check_settled()
+
+
+def test_a_node_that_has_become_smaller_than_what_it_holds_refuses_only_what_is_more(world: World) -> None:
+    world.apply("shop", intent("first", "tcp/1"))
+    world.run(3.0)
+    node, shop = world.nodes["se1"], world.controllers["shop"]
+    held = Counter(entry.table for entry in node.entries.values())
+    node.sizes["flow_policy"] = held["flow_policy"] - 1
+    node.refused = {key for key, entry in node.entries.items() if entry.owner == "intents/first"}
+    shop.start()
+    world.run(3.0)
+    assert world.phase("shop", "first") == "Installing" and "se1 refused its state" in reason(world, "first")
+    world.apply("shop", intent("more", "tcp/2"))
+    assert "capacity: table flow_policy of se1 holds " in reason(world, "more")
+    text = world.inventories["shop"].replace("    - 10.1.0.12\n", "    - 10.1.0.12\n    - 10.1.0.13\n")
+    answer = world.apply("shop", text)
+    assert answer is not None and not answer.conflict, "another address of a host needs no rule more"
+    world.delete("shop", "first")
+    node.refused = set()
+    node.sizes["flow_policy"] = held["flow_policy"]
+    shop.start()
+    world.run(70.0)
+    assert world.phase("shop", "more") == "Active"
 
 
 def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
@@ -254,7 +289,7 @@ def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
     world.apply("shop", intent("wide", *(f"tcp/{port}" for port in range(1, 21))))
     world.run(3.0)
     most = max(Counter(entry.table for entry in node.entries.values())["flow_policy"] for node in world.nodes.values())
-    monkeypatch.setitem(TABLE_SIZES, "flow_policy", most + 10)
+    world.resize("flow_policy", most + 10)
     world.apply("shop", intent("wide", *(f"tcp/{port}" for port in range(1, 20))))
     world.run(0.5)
     permitted = [entry for entry in world.nodes["se1"].entries.values() if entry.owner == "intents/wide"]
@@ -274,7 +309,7 @@ def counted(needed: Needed, node: str) -> Counter[str]:
 def there_are(state: State, node: str) -> Counter[str]:
     held = state.nodes[node].state
     assert held is not None
-    return Counter(entry.table for entry in held.entries if entry.table not in NEVER_FULL)
+    return Counter(entry.table for entry in held.entries)
 
 
 def check_need(state: State) -> None:
@@ -307,9 +342,9 @@ def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World
             assert counted(controller.state.needed, node) == there_are(controller.state, node), node
 
 
-def test_rules_of_one_context_are_not_compiled_where_they_are_far_too_many() -> None:
+def test_rules_of_one_vrf_are_not_compiled_where_they_are_far_too_many() -> None:
     sets = [tuple(f"10.0.{at >> 8}.{at & 255}/32" for at in range(1 << 10) if at >> bit & 1) for bit in range(10)]
-    rules = tuple(Rule(source=one, destination=one, priority=1, owner="intents/x") for one in sets)
+    rules = tuple(Rule(policy_class=1, source=one, destination=one, priority=1, owner="intents/x") for one in sets)
     with pytest.raises(NoRoom) as caught:
         compile_rules(256, rules, PortClasses())
     assert caught.value.table == "flow_policy" and caught.value.needed == 10 * (1 << 9) ** 2
@@ -326,7 +361,7 @@ def generated(name: str, domain: str, count: int, first: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nobody_who_has_begun_is_pushed_out(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
     """Random intents of two domains against each other, under small tables: every node always has room for what it
     gets (the simulator's nodes see to that), and what is active stays so until it is withdrawn."""
     world = World(seed, Faults(delay_s=(0.001, 0.3)))
@@ -336,7 +371,7 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int, monkeypatch: pytest.Monke
     world.change_policy("transit", "offer:", more + "offer:")
     world.start()
     for table, size in (("flow_policy", 90), ("route", 60), ("sr_policy", 40), ("source_group", 60)):
-        monkeypatch.setitem(TABLE_SIZES, table, world.random.randint(size // 2, size))
+        world.resize(table, world.random.randint(size // 2, size))
     chance = world.random
     active: dict[tuple[str, str], float] = {}
     for number in range(30):

@@ -51,6 +51,10 @@ AGENT = {
     ],
     "metrics": "unix:/m", "flow_cache_entries": 1024, "tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/a",
     "tls_client_name": "shop",
+    "table_sizes": {
+        "forwarding_classes": 64, "flow_policies": 64, "prefixes": 64, "sr_policies": 64, "policy_classes": 64,
+        "local_sids": 64,
+    },
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def entries(paths: tuple[Path, Path]) -> dict[str, tuple[Entry, ...]]:
         sr_policies=(SrPolicy(headend="e1", endpoint="e2", candidate_paths=candidates),),
         latency_us=100,
     )
-    return realized(KNOWN, [], [Course(plan=plan, serial=1, slots=(900,), stage=Stage.ACTIVE)])
+    return realized(KNOWN, [], [Course(plan=plan, serial=1, stage=Stage.ACTIVE)])
 
 
 def taken(made: dict[str, tuple[Entry, ...]], live: int, *, back: bool) -> tuple[str, ...]:
@@ -128,21 +128,17 @@ def tails(made: dict[str, tuple[Entry, ...]], node: str) -> list[int]:
     ]
 
 
-def test_there_is_one_sid_of_an_end_where_paths_come_to_it_from_different_nodes() -> None:
-    made = entries((SECOND, BESIDE))
-    assert (len(tails(made, "e1")), len(tails(made, "e2"))) == (1, 1)
-    made = entries((FURTHER, BESIDE))
-    assert (len(tails(made, "e1")), len(tails(made, "e2"))) == (1, 2)  # the first link is the same
-
-
-def test_no_two_ends_have_the_same_sid() -> None:
-    functions = [
-        numbering.END,
-        *(base + port for base in (numbering.END_X, numbering.END_BY_PORT) for port in range(256)),
-    ]
-    functions += [numbering.network_sid(0, index, one) >> 64 for index in range(1, 256) for one in (0, 1)]
-    for slot in range(1, numbering.MAX_SLOTS + 1):
-        for direction in numbering.Direction:
-            functions.append(numbering.border_sid(0, slot, direction) >> 64)
-            functions += [numbering.tail_sid(0, slot, direction, one) >> 64 for one in range(8)]
-    assert len(set(functions)) == len(functions) and max(functions) < 1 << 16
+def test_an_end_has_one_sid_whatever_links_lead_to_it() -> None:
+    """The node before says by which link: End.X where the link is not the ordinary one."""
+    for paths in ((SECOND, BESIDE), (FURTHER, BESIDE)):
+        made = entries(paths)
+        assert (len(tails(made, "e1")), len(tails(made, "e2"))) == (1, 1)
+    end_x = {
+        node: [one.match[1].value >> 64 & 0xFFFF for one in ones if one.action == "end_x"]
+        for node, ones in made.items()
+    }
+    assert end_x == {
+        "e1": [numbering.END_X + 2],
+        "e2": [numbering.END_X + port for port in (2, 3)],
+        "t1": [numbering.END_X + 1],
+    }

@@ -693,7 +693,10 @@ def test_explain_prints_a_tree_or_json(stitch: Shell) -> None:
     assert stitch("explain", "intent/order-processing").stdout == text
     assert stitch.json("explain", "intents/order-processing")["children"][0]["kind"] == "clause"
     assert "there is no intents/nothing" in stitch("explain", "intent/nothing", status=1).stderr
-    assert "there is no entries/se1/steer/leg=17" in stitch("explain", "entries/se1/steer/leg=17", status=1).stderr
+    assert (
+        "there is no entries/se1/steer/forwarding_class=17"
+        in stitch("explain", "entries/se1/steer/forwarding_class=17", status=1).stderr
+    )
     assert "nodes are not explained" in stitch("explain", "nodes/se1", status=2).stderr
     assert "expected KIND/NAME" in stitch("explain", "intents", status=2).stderr
 
@@ -706,7 +709,7 @@ def test_a_trace_goes_on_in_the_domains_that_can_be_asked(stitch: Shell, api: Ru
     assert stitch.bare("trace", "cx1", "analytics-y:443/tcp").stdout == (
         "tcp to analytics-y port 443\n"
         "shop se1, from host cx1: into the tunnel of sg1-t1\n"
-        "   se1/flow_policy/context=1,priority=4: permit leg=16 (intents/order-processing)\n"
+        "   se1/flow_policy/policy_class=1,priority=4: permit forwarding_class=16 (intents/order-processing)\n"
         "   encapsulated, segments 5f00::1\n"
         "transit t1, from border sg1-t1: delivered to ay1\n"
         "delivered to ay1, at t1 port 2\n"

@@ -176,7 +176,7 @@ def test_host_that_is_attached_elsewhere_is_found_there_by_what_was_agreed() -> 
     hops = {
         dict(entry.params)["next_hop"]
         for entry in world.nodes["ie1"].entries.values()
-        if entry.table == "route" and entry.owner == course.plan.owner
+        if entry.table == "route" and entry.owner == f"networks/{network.name}"
     }
     assert 512 + 77 in hops and 512 + host.port not in hops
     world.check_settled()

@@ -49,6 +49,19 @@ def test_all_is_well_where_all_is_well(world: World) -> None:
     assert ("intents", "Active", "1 of 1") in [(one.subject, one.name, one.detail) for one in rows(world)]
 
 
+def test_what_tables_take_of_a_nodes_memory_has_a_row(world: World) -> None:
+    controller = world.controllers["shop"]
+    nodes = {
+        name: replace(standing, description=replace(standing.description, maps_bytes=29 << 20))
+        for name, standing in controller.state.nodes.items()
+        if standing.description is not None
+    }
+    found = {
+        one.detail for one in doctor.checks(replace(controller.state, nodes=nodes), world.now_s) if one.name == "memory"
+    }
+    assert found == {"29 MiB for tables, flow cache and counters"}
+
+
 def test_a_node_that_has_borders_and_no_wireguard_has_a_row(world: World) -> None:
     """Before anything needs a tunnel."""
     controller = world.controllers["shop"]

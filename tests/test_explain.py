@@ -3,6 +3,7 @@
 import pytest
 
 from controller import explain, view
+from controller.fulfillment.numbering import address
 from controller.model.explanation import Branch
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -40,6 +41,18 @@ def below(branch: Branch, kind: str) -> list[Branch]:
     return found + [one for child in branch.children for one in below(child, kind)]
 
 
+def groups(world: World, *tables: str) -> list[str]:
+    """As matched, of cx1 at its edge."""
+    found = [
+        f"{table}={entry.params[0][1]}"
+        for table in tables
+        for entry in world.nodes["se1"].entries.values()
+        if entry.table == table and entry.match[1].value == address("10.1.0.11") and entry.match[0].value == 1
+    ]
+    assert len(found) == len(tables)
+    return found
+
+
 def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -> None:
     intent = tree(world, "shop", "intents", "order-processing")
     assert intent.text == "Active; tenant customer-x"
@@ -49,8 +62,8 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
     )
     isolate, allow = intent.children[:2]
     assert [(one.name, one.text) for one in below(isolate, "entry")] == [
-        (f"entries/se1/flow_policy/context=1,{group}~0xffff,priority=1000", "drop reason=isolated")
-        for group in ("destination_group=9303", "source_group=5954")
+        (f"entries/se1/flow_policy/policy_class=1,{group}~0xffff,priority=1000", "drop reason=isolated")
+        for group in groups(world, "destination_group", "source_group")
     ]
     assert allow.text == ALLOW
     assert [one.text for one in below(allow, "origin")] == [
@@ -59,9 +72,13 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
         "trust >= partner, from clause of the intent",
     ]
     (plan,) = below(allow, "plan")
+    shown = world.get("shop", "intents", "order-processing").status
     assert "Active, path se1 sg1 transit insight, latency 4 ms" in plan.text
     assert [one.text for one in plan.children if one.kind == "segments"] == (
-        [" ".join(one) for one in world.get("shop", "intents", "order-processing").status["segments"]]
+        [
+            f"{' '.join(sids)}, sent as {' '.join(sent)}"
+            for sids, sent in zip(shown["segments"], shown["containers"], strict=True)
+        ]
     )
     assert [one.name for one in below(plan, "agreement")] == [
         f"agreements/{one.metadata['name']}" for one in world.resources("shop", "agreements")
@@ -70,7 +87,7 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
     owned = {
         f"entries/{one.metadata['name']}"
         for one in world.resources("shop", "entries")
-        if one.status["owner"] == "intents/order-processing"
+        if one.status["owner"] == "intents/order-processing" or one.status["owner"].startswith("sr_policies/")
     }
     told = [one.name for one in below(intent, "entry")]
     assert sorted(told) == sorted(owned)
@@ -94,6 +111,8 @@ def test_every_entry_leads_back(world: World) -> None:
                 assert owner.name in [one.name for one in below(branch, "agreement")]
                 assert "intent of domain shop" in below(branch, "intent")[0].text
                 seen += 1
+            elif kind == "sr_policies":
+                assert below(branch, "plan")
             else:
                 assert not owner.children
     assert seen > 100
@@ -137,6 +156,6 @@ def test_entries_that_a_node_has_not_confirmed_are_said_to_be_so() -> None:
 def test_what_is_not_there_is_not_explained(world: World) -> None:
     state = world.controllers["shop"].state
     assert explain.explain(state, "intents", "nothing", world.now_s) is None
-    assert explain.explain(state, "entries", "se1/steer/leg=999", world.now_s) is None
+    assert explain.explain(state, "entries", "se1/steer/forwarding_class=999", world.now_s) is None
     with pytest.raises(KeyError):
         explain.explain(state, "links", "se1-sg1", world.now_s)

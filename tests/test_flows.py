@@ -37,7 +37,17 @@ def echo(source: str, destination: str, l4_class: L4Class, packets: int, **field
 
 def test_a_connection_is_one_row_from_who_opened_it() -> None:
     [row] = joined(
-        flow(SERVER, CLIENT, (443, 4000), 8, leg=17, ingress_port=0, context=2, first_seen_s=100.5, last_seen_s=104),
+        flow(
+            SERVER,
+            CLIENT,
+            (443, 4000),
+            8,
+            forwarding_class=17,
+            ingress_port=0,
+            policy_class=2,
+            first_seen_s=100.5,
+            last_seen_s=104,
+        ),
         flow(CLIENT, SERVER, (4000, 443), 1, l4_class=L4Class.TCP_OPEN, first_seen_s=101),
         flow(CLIENT, SERVER, (4000, 443), 9, first_seen_s=102),
     )
@@ -70,26 +80,30 @@ def test_without_an_opening_packet_who_was_seen_first_is_the_source() -> None:
 def test_two_hosts_that_ping_each_other_are_two_flows() -> None:
     found = joined(
         echo(CLIENT, SERVER, L4Class.ECHO_REQUEST, 5),
-        echo(SERVER, CLIENT, L4Class.ECHO_REPLY, 4, leg=17),
+        echo(SERVER, CLIENT, L4Class.ECHO_REPLY, 4, forwarding_class=17),
         echo(SERVER, CLIENT, L4Class.ECHO_REQUEST, 3),
-        echo(CLIENT, SERVER, L4Class.ECHO_REPLY, 2, leg=17),
+        echo(CLIENT, SERVER, L4Class.ECHO_REPLY, 2, forwarding_class=17),
     )
     assert [(row.source_address, row.packets, row.reverse_packets) for row in found] == [(CLIENT, 5, 4), (SERVER, 3, 2)]
 
 
 def test_a_reply_alone_is_the_reverse_of_the_question() -> None:
-    [row] = joined(echo(SERVER, CLIENT, L4Class.ECHO_REPLY, 4, leg=17))
+    [row] = joined(echo(SERVER, CLIENT, L4Class.ECHO_REPLY, 4, forwarding_class=17))
     assert (row.source_address, row.packets, row.reverse_packets) == (CLIENT, -1, 4)
 
 
 def test_icmp_errors_are_not_taken_for_echoes() -> None:
-    found = joined(echo(CLIENT, SERVER, L4Class.ECHO_REQUEST, 5), echo(SERVER, CLIENT, L4Class.ICMP_ERROR, 1, leg=17))
+    found = joined(
+        echo(CLIENT, SERVER, L4Class.ECHO_REQUEST, 5), echo(SERVER, CLIENT, L4Class.ICMP_ERROR, 1, forwarding_class=17)
+    )
     assert sorted((row.source_address, row.packets) for row in found) == [(CLIENT, 5), (SERVER, 1)]
 
 
 def test_equal_addresses_of_different_owners_stay_apart() -> None:
     found = joined(
-        udp(CLIENT, SERVER, (1, 2), 1), udp(CLIENT, SERVER, (1, 2), 7, leg=3), udp(CLIENT, SERVER, (1, 2), 9, leg=99)
+        udp(CLIENT, SERVER, (1, 2), 1),
+        udp(CLIENT, SERVER, (1, 2), 7, forwarding_class=3),
+        udp(CLIENT, SERVER, (1, 2), 9, forwarding_class=99),
     )
     assert {row.owner: (row.packets, row.intent) for row in found} == {
         "intents/web": (1, "web"),
@@ -100,7 +114,7 @@ def test_equal_addresses_of_different_owners_stay_apart() -> None:
 
 def test_a_flow_is_a_row_at_each_node_and_can_be_chosen_by_intent() -> None:
     nodes = [observed(udp(CLIENT, SERVER, (1, 2), 1), node=node) for node in ("sg1", "se1")]
-    nodes.append(observed(udp(CLIENT, SERVER, (1, 2), 1, leg=30), node="t1"))
+    nodes.append(observed(udp(CLIENT, SERVER, (1, 2), 1, forwarding_class=30), node="t1"))
     assert [(row.node, row.owner) for row in rows(nodes)] == [
         ("se1", "intents/web"), ("sg1", "intents/web"), ("t1", "agreements/shop:web:1"),
     ]  # fmt: skip
@@ -116,8 +130,8 @@ _PORTS = st.integers(0, 3)
 @given(
     st.lists(
         st.builds(
-            lambda source, destination, sport, dport, packets, l4_class, leg: flow(
-                source, destination, (sport, dport), packets, l4_class=l4_class, leg=leg,
+            lambda source, destination, sport, dport, packets, l4_class, number: flow(
+                source, destination, (sport, dport), packets, l4_class=l4_class, forwarding_class=number,
                 protocol={L4Class.TCP: 6, L4Class.TCP_OPEN: 6, L4Class.UDP: 17}.get(l4_class, 1),
             ),
             _ADDRESSES, _ADDRESSES, _PORTS, _PORTS, st.integers(1, 9), st.sampled_from(list(L4Class)),

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from controller import preview, reconcile
-from controller.fulfillment import numbering
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
@@ -209,10 +208,14 @@ def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
         assert all(one.startswith("redundancy: intent web-") for one in warnings[:-1])
 
 
-def test_more_plans_than_there_are_numbers_are_unsatisfiable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "MAX_SLOTS", 1)
+def test_more_plans_than_a_node_has_numbers_for_are_unsatisfiable(world: World) -> None:
     told(world, WEB)
+    world.run(2.0)
+    taken = max(int(name.split()[2]) for name in world.controllers["shop"].state.taken if " policy_class " in name)
+    world.resize("policy_class_counter", taken + 1)
     told(world, ALL)
     world.run(2.0)
     assert world.phase("shop", "web") == "Active"
     assert world.phase("shop", "all") == "Unsatisfiable"
+    (condition,) = world.get("shop", "intents", "all").status["conditions"]
+    assert "policy classes of " in condition["reason"] and condition["reason"].endswith(" are in use")

@@ -90,7 +90,7 @@ def started(*manifests: str) -> World:
 
 
 def leases(world: World) -> dict[tuple[str, int, str], int]:
-    """(node, leg, owner) -> Unix time of its end."""
+    """(node, forwarding class, owner) -> Unix time of its end."""
     return {
         (name, entry.match[0].value, entry.owner): entry.params[0][1] + BOOT_EPOCH_S
         for name, node in world.nodes.items()
@@ -104,7 +104,7 @@ def end_s(world: World, name: str) -> int:
     return found
 
 
-def test_every_leg_of_every_domain_has_an_end() -> None:
+def test_every_forwarding_class_of_every_domain_has_an_end() -> None:
     world = started(INSIDE, ACROSS)
     assert [world.phase("shop", name) for name in ("inside", "order-processing")] == ["Active", "Active"]
     for name, node in world.nodes.items():
@@ -113,10 +113,10 @@ def test_every_leg_of_every_domain_has_an_end() -> None:
             for entry in node.entries.values()
             if entry.table == "steer" and not entry.owner.startswith("networks/")
         }
-        ends = {leg: ends_s for (at, leg, _), ends_s in leases(world).items() if at == name}
+        ends = {number: ends_s for (at, number, _), ends_s in leases(world).items() if at == name}
         assert ends.keys() == steered.keys(), name
-        for leg, owner in steered.items():
-            assert ends[leg] == end_s(world, "inside" if owner == "intents/inside" else "order-processing")
+        for number, owner in steered.items():
+            assert ends[number] == end_s(world, "inside" if owner == "intents/inside" else "order-processing")
 
 
 def test_with_its_controller_dead_an_intent_inside_a_domain_ends_in_time_and_stays_ended() -> None:

@@ -37,35 +37,32 @@ def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) ->
     at = nodes[node]
     if at.look_up("source_guard", ingress_port=port, source=numbering.address(packet.source)) is None:
         return False, None, "not admitted"
-    context = at.value("attachment", ingress_port=port, vlan_id=0)
+    attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
+    vrf, policy_class = (value for _, value in attachment.params) if attachment is not None else (0, 0)
     first: Entry | None = None
     for _ in range(4):
-        entry = at.decide(context, packet)
+        entry = at.decide(vrf, policy_class, packet)
         first = first or entry
         if entry is None or not entry.action.startswith("permit"):
             return False, first, "dropped"
-        steer = at.look_up("steer", leg=entry.params[0][1])
+        steer = at.look_up("steer", forwarding_class=entry.params[0][1])
         assert steer is not None, entry
         if steer.action == "deliver":
-            route = at.look_up("route", context=context, destination=numbering.address(packet.destination))
+            vrf = steer.params[0][1]
+            route = at.look_up("route", vrf=vrf, destination=numbering.address(packet.destination))
             return True, first, f"{node} {route.params[0][1]}" if route is not None else "no route"
-        policy = dict(steer.params)["sr_policy"]
-        ends = {end for bit in (1, 2) for end in _end(nodes, at.look_up("sr_policy", sr_policy=policy, live=bit))}
-        assert len(ends) == 1, f"{node}: the candidate paths of {policy} lead to {ends}"
-        ((node, context),) = ends
+        node, vrf, policy_class = _end(nodes, dict(steer.params)["service_sid"])
         at = nodes[node]
     raise AssertionError("in circles")
 
 
-def _end(nodes: Mapping[str, Tables], candidate: Entry | None) -> list[tuple[str, int]]:
-    """Node and context that a candidate path leads to, if it is there."""
-    if candidate is None:
-        return []
-    last = dict(candidate.params)["segment_list_0"]
-    found = {name: at.look_up("local_sid", ingress_class=1, destination=last) for name, at in nodes.items()}
-    ends = [(name, local.params[0][1]) for name, local in found.items() if local is not None]
-    assert len(ends) == 1, f"{last:x} is a SID of {ends}"
-    return ends
+def _end(nodes: Mapping[str, Tables], service_sid: int) -> tuple[str, int, int]:
+    """Node, VRF and policy class of a service SID."""
+    found = {name: at.look_up("local_sid", ingress_class=1, destination=service_sid) for name, at in nodes.items()}
+    ends = [(name, *(value for _, value in local.params[:2])) for name, local in found.items() if local is not None]
+    assert len(ends) == 1, f"{service_sid:x} is a SID of {ends}"
+    (end,) = ends
+    return end
 
 
 def agreed(chance: random.Random, known: Inventory) -> list[Intent]:

@@ -16,7 +16,8 @@ from scapy.packet import Raw
 
 from controller.fulfillment.meaning import Packet, replies, requests
 from controller.fulfillment.negotiate import MAX_LEASE_S
-from controller.fulfillment.numbering import Direction, address, sr_policy
+from controller.fulfillment.numbering import address
+from controller.fulfillment.plan_ids import FORWARD, stretches
 from controller.model.agreement import Flow
 from controller.model.event import Applied
 from controller.model.intent import Value
@@ -174,12 +175,12 @@ class Comparison:
     def _paths(self) -> None:
         """What was walked inside a domain went the planned way, over each candidate path and back."""
         for _, course in self._world.courses():
-            for slot, policy in zip(course.slots, course.plan.sr_policies, strict=True):
-                for index, path in enumerate(policy.candidate_paths):
-                    for direction, nodes in ((Direction.FORWARD, path.nodes), (Direction.REVERSE, path.nodes[::-1])):
-                        trail = self._walk.trails.get((nodes[0], sr_policy(slot, direction), index), nodes)
-                        assert trail == nodes, f"seed {self._seed}: {course.plan.name} {path} {direction}: {trail}"
-                        self._count["paths"] += 1
+            for one in stretches(course.plan):
+                for index, path in enumerate(one.policy.candidate_paths):
+                    nodes = path.nodes if one.direction == FORWARD else path.nodes[::-1]
+                    trail = self._walk.trails.get((nodes[0], course.ids[one.sr_policy], index), nodes)
+                    assert trail == nodes, f"seed {self._seed}: {course.plan.name} {path} {one.direction}: {trail}"
+                    self._count["paths"] += 1
 
     def _lies(self) -> None:
         """A neighbour sends into a tunnel what it likes, to any SID that there is: what comes through is agreed."""

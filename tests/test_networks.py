@@ -3,15 +3,13 @@
 import pytest
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import local_route_entries
 from controller.fulfillment.networks import on_link_entries
 from controller.fulfillment.numbering import prefix
 from controller.fulfillment.rules import Rule
 from controller.model.inventory import Attachment, Network
-from controller.model.requirements import Host
 from dataplane.reasons import DropReason
 
-INDEX = 3
+VRF = 3
 NETWORK = Network(
     name="shop/n",
     prefixes=("10.1.0.0/16", "2001:db8::/32"),
@@ -20,12 +18,18 @@ NETWORK = Network(
         Attachment(name="there", node="e2", port=11, addresses=("10.1.0.12", "2001:db8::12")),
     ),
 )
-NEIGHBOR = Host(name="beside", node="e1", port=12, addresses=("10.1.0.13/32",))
 
 
 def rule(*destination: str, owner: str = "intents/i", drop: DropReason | None = None) -> Rule:
-    leg = 0 if drop is not None else 16
-    return Rule(source=("10.1.0.11/32",), destination=destination, leg=leg, drop=drop, priority=1, owner=owner)
+    return Rule(
+        policy_class=4,
+        source=("10.1.0.11/32",),
+        destination=destination,
+        forwarding_class=0 if drop is not None else 16,
+        drop=drop,
+        priority=1,
+        owner=owner,
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,6 @@ def rule(*destination: str, owner: str = "intents/i", drop: DropReason | None = 
         ([rule("10.1.9.0/24")], {"10.1.9.0/24": "i"}),
         ([rule("10.0.0.0/8")], {"10.1.0.0/16": "i"}),
         ([rule("10.1.0.11/32", "10.1.0.12/32", "2001:db8::12/128")], {}),
-        ([rule("10.1.0.13/32", "10.1.0.14/32")], {"10.1.0.14/32": "i"}),
         ([rule("10.1.9.10/32", drop=DropReason.ISOLATED)], {}),
         ([rule("10.1.9.10/32", owner=f"intents/{one}") for one in "ihj"], {"10.1.9.10/32": "h"}),
     ],
@@ -51,17 +54,15 @@ def rule(*destination: str, owner: str = "intents/i", drop: DropReason | None = 
         "a network inside",
         "a network around",
         "own hosts",
-        "attached here",
         "dropped",
         "several intents",
     ],
 )
 def test_there_are_routes_to_what_is_on_the_link_in_another_network(rules: list[Rule], routes: dict[str, str]) -> None:
-    local = local_route_entries(INDEX, NEIGHBOR, "intents/i")
-    made = on_link_entries(NETWORK, INDEX, rules, local)
+    made = on_link_entries(NETWORK, VRF, rules)
     found = {tuple(match.value for match in one.match): one for one in made if one.table == "route"}
     assert {key: one.owner for key, one in found.items()} == {
-        (INDEX, prefix(text)[0]): f"intents/{owner}" for text, owner in routes.items()
+        (VRF, prefix(text)[0]): f"intents/{owner}" for text, owner in routes.items()
     }
     lengths = {one.match[1].prefix_length for one in found.values()}
     assert lengths == {prefix(text)[1] for text in routes}

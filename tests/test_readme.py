@@ -9,7 +9,7 @@ from test_docs_language import names
 from controller import config, doctor, plugin_cage, plugin_process, shell, tracing
 from controller.cli import trace
 from controller.eastwest import client, peer
-from controller.fulfillment import numbering, room, rules, ruling, terms
+from controller.fulfillment import containers, numbering, rules, ruling, terms
 from controller.language import condition, manifest, rule, scalars, tree
 from controller.language.english import propose
 from controller.language.manifest import parse
@@ -20,9 +20,10 @@ from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
 from controller.reconcile import dealings
-from dataplane import reasons
+from dataplane import p4info, reasons
 
 ROOT = Path(__file__).parent.parent
+SIZES = {one.name: one.size for one in (*p4info.load().tables, *p4info.load().counters)}
 TEXT = (ROOT / "README.md").read_text()
 
 
@@ -54,13 +55,9 @@ def test_english_proposes_the_sentence_below_it() -> None:
 
 
 LIMITS = {
-    "own networks in a domain": (numbering.MAX_NETWORKS,),
-    "edges of networks": (numbering.MAX_EDGE_NUMBERS,),
-    "plans in a domain": (numbering.MAX_SLOTS,),
-    "different port ranges": (rules.MAX_CLASS,),
     "steps to compile": (rules.MAX_STEPS,),
     "agreements with one neighbour": (Policy().max_agreements, Policy().max_share),
-    "segments of a path": (reasons.MAX_SEGMENTS,),
+    "links of a path": (containers.NODES_MAX + 1, containers.PINNED_NODES_MAX + 1),
     "candidate paths": (reasons.CANDIDATE_PATHS,),
     "domains on a way": (agreement.MAX_DOMAINS,),
     "flows of an agreement": (agreement.MAX_FLOWS,),
@@ -83,10 +80,12 @@ LIMITS = {
     "tokens": (tokens.TOKENS_MAX,),
     "call between domains": (peer.SIZE_BYTES_MAX >> 20, peer.BATCH_MAX, client.QUEUE_MAX),
     "answer of a plugin": (plugin_process.ANSWER_BYTES >> 20, plugin_cage.MEMORY_BYTES >> 20),
-    "entries of a node": (room.TABLE_SIZES["flow_policy"],),
-    "`lease`": (room.TABLE_SIZES["lease"],),
-    "`local_sid`": (room.TABLE_SIZES["local_sid"],),
-    "`attachment`": (room.TABLE_SIZES["attachment"], room.TABLE_SIZES["punt_frame"]),
+    "entries of a node": (SIZES["flow_policy"],),
+    "`source_group`": (SIZES["source_group"],),
+    "`sr_policy`": (SIZES["sr_policy"], SIZES["path_liveness"]),
+    "`local_sid`": (SIZES["local_sid"], SIZES["next_hop"]),
+    "`attachment`": (SIZES["attachment"], SIZES["punt_frame"]),
+    "policy classes": (SIZES["policy_class_counter"], 0x10000 - numbering.FIRST_SERVICE),
     "ports of a node": (reasons.PORTS - 1,),
     "flows that a node remembers": (65536,),
     "hosts that a port remembers": (reasons.NEIGHBORS_OF_PORT,),

@@ -9,6 +9,7 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrSegmentRoutin
 from scapy.layers.l2 import Ether
 
 from controller.fulfillment import numbering
+from controller.fulfillment.plan_ids import at_tail, stretches
 from controller.language.manifest import to_manifest
 from controller.model.entry import Entry
 from dataplane.host_api import PortRole
@@ -100,12 +101,12 @@ def test_every_pair_of_hosts_agrees_with_the_intent(world: World) -> None:
 def test_srv6_header_has_the_planned_segments(world: World) -> None:
     outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
     frame = Ether(outcome.frames[FORWARD.index("t1")])
-    srh = frame[IPv6ExtHdrSegmentRouting]
-    assert (srh.segleft, srh.lastentry) == (1, 1)
-    tc1, t2 = srh.addresses[::-1]
-    assert tc1 == "5f00:2:2:1::" and t2.startswith("5f00:2:4:1")
+    assert IPv6ExtHdrSegmentRouting not in frame, "one container needs none"
     (course,) = world.controllers["transit"].state.courses.values()
-    assert frame[IPv6].fl >> 6 == course.slots[0]
+    stretch = next(one for one in stretches(course.plan) if one.head == "t1")
+    *_, function = at_tail(stretch)
+    assert frame[IPv6].dst == f"5f00:2:2:4:{course.ids[function]:x}::"  # tc1, t2
+    assert frame[IPv6].fl >> 6 == course.ids[stretch.sr_policy]
 
 
 def test_segments_shown_are_those_that_packets_get() -> None:
@@ -125,9 +126,13 @@ spec: {a: {node: se1, port: 99}, b: {node: sg1, port: 99}, delay_ms: 0, rate_mbi
     world.apply("shop", ORDER_PROCESSING)
     world.run(3.0)
     paths = [one for one in world.nodes["se1"].entries.values() if one.table == "sr_policy"]
-    segments = [numbering.sid_text(dict(one.params)["segment_list_0"]) for one in paths]
-    shown = world.get("shop", "intents", "order-processing").status["segments"]
-    assert shown[:2] == [[one] for one in segments] and len(set(segments)) == 2
+    assert sorted(dict(one.params)["first_hop"] for one in paths)[1] == 99
+    services = {
+        dict(one.params)["service_sid"] for one in world.nodes["se1"].entries.values() if one.action == "encapsulate"
+    }
+    (service,) = map(numbering.sid_text, services)
+    shown = world.get("shop", "intents", "order-processing").status
+    assert shown["segments"][:2] == shown["containers"][:2] == [[service]] * 2
     for node in ("se1", "sg1"):
         held = dict(world.nodes[node].entries)
         without = {key: one for key, one in held.items() if one.table not in ("sr_policy", "local_sid", "route")}
@@ -143,12 +148,12 @@ def test_largest_inner_packet_fits_every_link_of_the_chain(world: World) -> None
         dict(entry.params)["inner_mtu"]
         for node in world.nodes.values()
         for entry in node.entries.values()
-        if entry.action == "h_encaps"
+        if entry.action == "encapsulate"
     }
-    # 1500 - WireGuard over IPv4 60 - IPv6 40 - SRH 24
-    assert sizes == {1376}
-    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1376 - 40)).delivered == "ay1"
-    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1377 - 40)).reason == DropReason.TOO_BIG
+    # 1500 - WireGuard over IPv4 60 - IPv6 40
+    assert sizes == {1400}
+    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1400 - 40)).delivered == "ay1"
+    assert Walk(world).send("cx1", tcp(CX1, AY1, 443) / bytes(1401 - 40)).reason == DropReason.TOO_BIG
 
 
 def test_before_and_after_the_intent_hosts_of_a_network_reach_each_other_only() -> None:
@@ -231,7 +236,7 @@ def test_a_sender_learns_that_a_path_became_narrow_far_away(source: str, to: str
     world.check_settled()
     (link,) = (one for one in world.controllers["insight"].state.inventory.links.values() if one.b is not None)
     narrow = to_manifest(link)
-    narrow["spec"]["mtu"] = 1400
+    narrow["spec"]["mtu"] = 1370
     world.partitioned.add(frozenset({"insight", "transit"}))  # else what is signed would follow at once
     reply = world.apply("insight", json.dumps(narrow))
     assert reply is not None and not reply.problems

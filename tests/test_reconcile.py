@@ -137,6 +137,7 @@ def test_unknown_thing_is_not_found(world: World) -> None:
     ("change", "to", "message"),
     [
         ("locator: 5f00:1:2::/48", "locator: 5f00:2:9::/48", "is not in the SID block of shop"),
+        ("locator: 5f00:1:2::/48", "locator: 5f00:1:e000::/48", "its third group names the node, and is 1 to dfff"),
         ("locator: 5f00:1:2::/48", "locator: 5f00:1:1::/48", "already"),
         ("node: sg1\n    border", "node: sg9\n    border", "unknown node sg9"),
         ("name: insight/analytics\n", "name: moon/analytics\n", "unknown domain moon"),
@@ -333,10 +334,10 @@ def test_every_kind_can_be_seen(world: World, kind: str) -> None:
         world.resources("shop", "nonsense")
 
 
-def test_every_leg_has_an_owner(world: World) -> None:
+def test_every_forwarding_class_has_an_owner(world: World) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
-    owners = view.legs(world.controllers["shop"].state)
+    owners = view.forwarding_classes(world.controllers["shop"].state)
     assert set(owners.values()) >= {"intents/order-processing", "networks/shop/customer-x"}
     assert all(entry.owner for node in world.nodes.values() for entry in node.entries.values())
 
@@ -372,11 +373,11 @@ def owners_of_echo(world: World) -> set[str]:
         l4_class=L4Class.ECHO_REQUEST,
     )
     intents = [one.intent for one in sorted(state.undertakings.values(), key=lambda one: one.serial)]
-    context = state.counters["network shop/customer-x"]
+    policy_class = state.numbers["se1 policy_class hosts shop/customer-x"]
     entries = [
         entry
         for entry in world.nodes["se1"].entries.values()
-        if entry.table == "flow_policy" and entry.match[0].value == context and entry.owner.startswith("intents/")
+        if entry.table == "flow_policy" and entry.match[0].value == policy_class and entry.owner.startswith("intents/")
     ]
     assert len({entry.match for entry in entries}) == len(entries)
     return {entry.owner for entry in entries} | {permitted(intents, state.inventory, packet).owner}

@@ -139,6 +139,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProc
     path = os.environ["PATH"]
     try:
         os.environ["PATH"] = f"{binaries}:{path}"
+        agent.config["table_sizes"] = SIZES
         agent.start()
         yield agent, namespace, directory
     finally:
@@ -241,8 +242,9 @@ GATEWAYS = {
 GOOD = Gateway(port=3, ipv4="10.2.0.1", ipv6="")
 
 
-def steer(leg: int, owner: str = OTHERS) -> Entry:
-    return Entry(table="steer", match=(Match(field="leg", value=leg),), action="deliver", owner=owner)
+def steer(number: int, owner: str = OTHERS) -> Entry:
+    match = (Match(field="forwarding_class", value=number),)
+    return Entry(table="steer", match=match, action="deliver", params=(("vrf", 9),), owner=owner)
 
 
 @pytest.mark.parametrize("kind", TUNNELS)
@@ -326,16 +328,16 @@ def hop(number: int, owner: str = INVALID) -> Entry:
     return entry("next_hop", "forward", exact(next_hop=number), owner=owner, **numbers)
 
 
-def candidate(number: int, live: int, priority: int, count: int = 1) -> Entry:
-    segments = {f"segment_list_{place}": 0x5F00 << 112 if place == 0 else 0 for place in range(8)}
-    given = {"source": 1, "dscp": 0, "color": 1, "inner_mtu": 1400, "count": count, **segments}
+def candidate(number: int, live: int, priority: int, merge_bits: int = 16) -> Entry:
+    containers = {f"container_{place}": 0x5F00 << 112 if place == 0 else 0 for place in range(4)}
+    given = {"source": 1, "color": 1, "first_hop": 1, "last_container": 0, "merge_bits": merge_bits, **containers}
     match = (*exact(sr_policy=number), Match(field="live", value=live, mask=live))
     return entry("sr_policy", "h_encaps", match, priority, **given)
 
 
-def policy(context: int, field: str, value: int, mask: int, leg: int = 1) -> Entry:
-    match = (*exact(context=context), Match(field=field, value=value, mask=mask))
-    return entry("flow_policy", "permit", match, 1, leg=leg)
+def policy(policy_class: int, field: str, value: int, mask: int) -> Entry:
+    match = (*exact(policy_class=policy_class), Match(field=field, value=value, mask=mask))
+    return entry("flow_policy", "permit", match, 1, forwarding_class=1)
 
 
 def ports(table: str, protocol: int, first: int, number: int = 1) -> Entry:
@@ -347,39 +349,46 @@ def punted(ether_type: int, mask: int = 0xFFFF) -> Entry:
     return entry("punt_frame", "punt", (Match(field="ether_type", value=ether_type, mask=mask),), 1, reason=1)
 
 
-LARGE = frozenset(("source_guard", "source_group", "destination_group", "flow_policy", "route"))
-"""Tables of 16,384 entries, which take seconds to fill: `./run fuzz` does, the others are of the same shapes."""
+SIZES = {
+    "forwarding_classes": 4096,
+    "flow_policies": 1024,
+    "prefixes": 1024,
+    "sr_policies": 64,
+    "policy_classes": 1024,
+    "local_sids": 1024,
+}
+"""Of the agent's tables: larger ones take seconds to fill."""
 FULL: dict[str, Callable[[], list[Entry]]] = {
     "attachment": lambda: [
-        entry("attachment", "attach", exact(ingress_port=1 + n % 500, vlan_id=n // 500), context=9) for n in range(1025)
+        entry("attachment", "attach", exact(ingress_port=1 + n % 500, vlan_id=n // 500), vrf=9, policy_class=9)
+        for n in range(1025)
     ],
     "punt_frame": lambda: [punted(0x9000 + n) for n in range(65)],
     "source_guard": lambda: [
-        entry("source_guard", "admit", (*exact(ingress_port=9), longest("source", n))) for n in range(16385)
+        entry("source_guard", "admit", (*exact(ingress_port=9), longest("source", n))) for n in range(1025)
     ],
     "local_sid": lambda: [
-        entry("local_sid", "end", (*exact(ingress_class=9), longest("destination", n))) for n in range(4097)
+        entry("local_sid", "end", (*exact(ingress_class=9), longest("destination", n))) for n in range(1025)
     ],
     "source_group": lambda: [
-        entry("source_group", "set_source_group", (*exact(context=9), longest("address", n)), group=n)
-        for n in range(16385)
+        entry("source_group", "set_source_group", (*exact(vrf=9), longest("address", n)), group=n) for n in range(1025)
     ],
     "destination_group": lambda: [
-        entry("destination_group", "set_destination_group", (*exact(context=9), longest("address", n)), group=n)
-        for n in range(16385)
+        entry("destination_group", "set_destination_group", (*exact(vrf=9), longest("address", n)), group=n)
+        for n in range(1025)
     ],
-    "source_port_class": lambda: [ports("source_port_class", 6, n) for n in range(1025)],
-    "destination_port_class": lambda: [ports("destination_port_class", 17, n) for n in range(1025)],
-    "flow_policy": lambda: [policy(9, "source_group", n, 0xFFFF) for n in range(16385)],
+    "source_port_class": lambda: [ports("source_port_class", 6, n) for n in range(4097)],
+    "destination_port_class": lambda: [ports("destination_port_class", 17, n) for n in range(4097)],
+    "flow_policy": lambda: [policy(9, "source_group", n, 0xFFFF) for n in range(1025)],
     "route": lambda: [
-        entry("route", "set_next_hop", (*exact(context=9), longest("destination", n)), next_hop=1) for n in range(16385)
+        entry("route", "set_next_hop", (*exact(vrf=9), longest("destination", n)), next_hop=1) for n in range(1025)
     ],
 }
 
 
 TABLES: dict[str, Callable[[], list[Entry]]] = {
-    "attachment: context out of range": lambda: [
-        entry("attachment", "attach", exact(ingress_port=9, vlan_id=0), context=65535)
+    "attachment: policy class out of range": lambda: [
+        entry("attachment", "attach", exact(ingress_port=9, vlan_id=0), vrf=9, policy_class=65535)
     ],
     "punt_frame: more masks than there are": lambda: [punted(0x8000, 0x8000 + n) for n in range(MASKS + 1)],
     "destination_port_class: a fifth protocol": lambda: [
@@ -388,18 +397,30 @@ TABLES: dict[str, Callable[[], list[Entry]]] = {
     "flow_policy: more masks than there are": lambda: [
         policy(9, "source_group", 0x8000, 0x8000 + n) for n in range(MASKS + 1)
     ],
-    "lease: no such leg": lambda: [entry("lease", "expire_at", exact(leg=40000), boottime_s=1)],
-    "steer: no such leg": lambda: [steer(40000, INVALID)],
+    "lease: no such forwarding class": lambda: [
+        entry("lease", "expire_at", exact(forwarding_class=5000), boottime_s=1)
+    ],
+    "steer: no such forwarding class": lambda: [steer(5000, INVALID)],
     "path_liveness: no such group": lambda: [entry("path_liveness", "set_live", exact(liveness_group=5000), live=1)],
     "sr_policy: no such policy": lambda: [candidate(5000, 1, 8)],
-    "sr_policy: no segments": lambda: [candidate(1, 1, 8, count=0)],
+    "sr_policy: no such shift": lambda: [candidate(1, 1, 8, merge_bits=96)],
     "sr_policy: not one bit": lambda: [candidate(1, 3, 8)],
     "next_hop: no such one": lambda: [hop(5000)],
-    "a table that the P4Info has not": lambda: [entry("colour", "paint", exact(leg=1))],
-    "a number that has no room": lambda: [entry("lease", "expire_at", exact(leg=1), boottime_s=1 << 40)],
+    "neighbor: a port that has no room": lambda: [entry("neighbor", "set_mac", exact(port=512, address=1), mac=2)],
+    "a table that the P4Info has not": lambda: [entry("colour", "paint", exact(forwarding_class=1))],
+    "a number that has no room": lambda: [entry("lease", "expire_at", exact(forwarding_class=1), boottime_s=1 << 40)],
     "two that want different things": lambda: [
         steer(7, "intents/a"),
-        entry("steer", "encapsulate", exact(leg=7), sr_policy=1, liveness_group=1),
+        entry(
+            "steer",
+            "encapsulate",
+            exact(forwarding_class=7),
+            sr_policy=1,
+            liveness_group=1,
+            service_sid=1,
+            dscp=0,
+            inner_mtu=0,
+        ),
     ],
 }
 
@@ -417,7 +438,7 @@ async def test_tables_that_are_full_hurt_only_those_who_want_more_of_them(site: 
     for name in FULL:
         assert f"resource_exhausted {name}: is full" in refused[f"intents/{name}"]
     print(f"{len(too_many)} entries, others after {taken_s:.2f} s")
-    assert await held(site, "steer", "leg") == {5} and await held(site, "next_hop", "next_hop") == {3}
+    assert await held(site, "steer", "forwarding_class") == {5} and await held(site, "next_hop", "next_hop") == {3}
     assert (await site.make(others, state))[0] == {}
 
 
@@ -430,12 +451,12 @@ async def test_an_entry_that_is_refused_hurts_only_its_owner(site: Site, kind: s
     refused, taken_s = await site.make((*others, *make()), state)
     assert list(refused) == [INVALID], refused
     print(f"{kind}: others after {taken_s:.2f} s: {refused[INVALID][:150]}")
-    assert await held(site, "steer", "leg") >= {5, 6}
+    assert await held(site, "steer", "forwarding_class") >= {5, 6}
     assert await held(site, "next_hop", "next_hop") >= {3}
     # What others have changes and goes meanwhile.
     refused, _ = await site.make((others[0], steer(6), *make()), state)
     assert list(refused) == [INVALID]
-    assert 5 not in await held(site, "steer", "leg")
+    assert 5 not in await held(site, "steer", "forwarding_class")
     # And it heals by itself.
     assert (await site.make(others, state))[0] == {}
 

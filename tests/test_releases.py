@@ -20,6 +20,7 @@ from controller.model.agreement import PROTOCOL, Acceptance, Refusal, Unreadable
 from controller.model.told import Told
 from tests import releases
 from tests.offers import signed
+from tests.packet_walk import Walk, tcp
 from tests.simulator import START_S, SimulatedKeys, World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +104,16 @@ def test_stores_of_a_recorded_release_are_taken_over_as_they_are(protocol: int) 
     assert world.phase("shop", "order-processing") == "Active"
     assert not world.heard("offer"), "nothing is offered anew"
     world.check_settled()
+    assert Walk(world).send("cx1", tcp("10.1.0.11", "10.2.0.10", 443)).delivered == "ay1", (
+        "to the SIDs that were signed"
+    )
+    ids = {name: controller.state.ids for name, controller in world.controllers.items()}
+    assert all(course.ids for controller in world.controllers.values() for course in controller.state.courses.values())
+    for controller in world.controllers.values():
+        controller.crash()
+        controller.start()
+    world.run(5.0)
+    assert {name: controller.state.ids for name, controller in world.controllers.items()} == ids
 
 
 def test_messages_of_the_releases_before_mandates_are_refused_with_what_to_do() -> None:

@@ -9,16 +9,25 @@ from collections.abc import Iterator
 import pytest
 
 from controller.fulfillment.meaning import Packet
-from controller.fulfillment.rules import ISOLATE_PRIORITY, PortClasses, Rule, compile_rules, port_classes
-from controller.model.entry import Entry
+from controller.fulfillment.rules import (
+    ISOLATE_PRIORITY,
+    PortClasses,
+    Rule,
+    compile_rules,
+    port_classes,
+    port_entries,
+    used_ports,
+)
+from controller.model.entry import Entry, Match
 from controller.model.intent import Ports
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
 from controller.southbound.difference import Operation, batches, difference, index, stages
 from dataplane.reasons import DropReason, L4Class
 from tests.plain_walk import Tables
 
-GROUPS = 0x7FFF
-CONTEXTS = (7, 8)
+GROUPS = 0xFFFF
+CLASSES = {7: 1, 8: 2, 9: 2}
+"""Policy classes and their VRFs: two share one, and so its groups."""
 
 
 def colliding(chance: random.Random, count: int) -> list[str]:
@@ -34,14 +43,26 @@ def colliding(chance: random.Random, count: int) -> list[str]:
             return bucket + buckets.get((number + 1) % GROUPS, [])[:2]
 
 
-def rules(chance: random.Random, sources: list[str], destinations: list[str]) -> tuple[Rule, ...]:
-    """A network's default, what intents permit, each with a leg of its own, and isolations; owners come and go."""
+def rules(chance: random.Random, policy_class: int, sources: list[str], destinations: list[str]) -> tuple[Rule, ...]:
+    """A network's default, what intents permit, each with a forwarding class of its own, and isolations; owners come
+    and go."""
     inside = tuple(sorted(destinations))
-    made = [Rule(source=None, destination=inside, default=True, leg=9000, priority=1, owner="networks/n")]
+    made = [
+        Rule(
+            policy_class=policy_class,
+            source=None,
+            destination=inside,
+            default=True,
+            forwarding_class=9000,
+            priority=1,
+            owner="networks/n",
+        )
+    ]
     for isolated in chance.sample((*sources, *destinations), chance.randrange(3)):
         host, leaving = (isolated,), isolated in sources
         made.append(
             Rule(
+                policy_class=policy_class,
                 source=host if leaving else None,
                 destination=None if leaving else host,
                 default=True,
@@ -55,10 +76,11 @@ def rules(chance: random.Random, sources: list[str], destinations: list[str]) ->
         ports = ((), (Ports(protocol="tcp", first=443, last=443),), (Ports(protocol="udp", first=50, last=60),))
         made.append(
             Rule(
+                policy_class=policy_class,
                 source=tuple(sorted(fixed.sample(sources, fixed.randint(1, 2)))),
                 destination=tuple(sorted(fixed.sample(destinations, fixed.randint(1, 2)))),
                 ports=fixed.choice(ports),
-                leg=16 * owner + 1,
+                forwarding_class=16 * owner + 1,
                 priority=5000 + owner,
                 owner=f"intents/{owner}",
             )
@@ -99,28 +121,42 @@ def packets(sources: list[str], destinations: list[str]) -> list[Packet]:
     ]
 
 
-def decided(entries: dict[Key, Entry], context: int, asked: list[Packet]) -> list[Behaviour]:
+def decided(entries: dict[Key, Entry], policy_class: int, asked: list[Packet]) -> list[Behaviour]:
     at = Tables(entries.values())
     drop: Behaviour = ("drop", (("reason", int(DropReason.NOT_PERMITTED)),))
-    return [behaviour(found) if (found := at.decide(context, one)) is not None else drop for one in asked]
+    return [
+        behaviour(found) if (found := at.decide(CLASSES[policy_class], policy_class, one)) is not None else drop
+        for one in asked
+    ]
 
 
 def strays(desired: dict[Key, Entry], present: dict[Key, Entry], asked: list[Packet]) -> int:
     """Packets that go where neither state sends them, over all boundaries."""
     found = 0
-    for context in CONTEXTS:
-        old, new = decided(present, context, asked), decided(desired, context, asked)
+    for policy_class in CLASSES:
+        old, new = decided(present, policy_class, asked), decided(desired, policy_class, asked)
         for state in boundaries(desired, present):
-            now = decided(state, context, asked)
+            now = decided(state, policy_class, asked)
             found += sum(c[0] != "drop" and c not in (a, b) for a, b, c in zip(old, new, now, strict=True))
     return found
 
 
+def entrance(policy_class: int, vrf: int) -> Entry:
+    match = (Match(field="ingress_port", value=policy_class), Match(field="vlan_id", value=0))
+    params = (("vrf", vrf), ("policy_class", policy_class))
+    return Entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
+
+
 def compiled(chance: random.Random, sources: list[str], destinations: list[str]) -> dict[Key, Entry]:
-    made = {context: rules(chance, sources, destinations) for context in CONTEXTS}
-    classes: PortClasses = port_classes(ports for ones in made.values() for one in ones for ports in one.ports)
-    entries = [entry for context, ones in made.items() for entry in compile_rules(context, ones, classes)]
-    indexed, refused = index(entries)
+    made: dict[int, list[Rule]] = {}
+    for policy_class, vrf in CLASSES.items():
+        made.setdefault(vrf, []).extend(rules(chance, policy_class, sources, destinations))
+    everything = [one for ones in made.values() for one in ones]
+    classes: PortClasses = port_classes(ports for one in everything for ports in one.ports)
+    entries = [entrance(*one) for one in CLASSES.items()]
+    entries += [entry for vrf, ones in made.items() for entry in compile_rules(vrf, ones, classes)]
+    used = {use for one in everything for use in used_ports(one)}
+    indexed, refused = index((*entries, *port_entries(used, classes, "nodes/n")))
     assert not refused
     return indexed
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.fulfillment.numbering import assign, prefix
-from controller.fulfillment.rules import PortClasses, Rule, compile_rules, permit_priority, port_classes
+from controller.fulfillment.rules import (
+    PortClasses,
+    Rule,
+    compile_rules,
+    permit_priority,
+    port_classes,
+    port_entries,
+    used_ports,
+)
 from controller.model.entry import Entry
 from controller.model.intent import Ports
 from dataplane.reasons import DropReason, L4Class
@@ -28,7 +36,8 @@ RULES = st.lists(
         destination=st.none() | SETS,
         ports=st.lists(PORTS, max_size=2).map(tuple),
         reply=st.booleans(),
-        leg=st.integers(1, 100),
+        policy_class=st.just(7),
+        forwarding_class=st.integers(1, 100),
         drop=st.none() | st.just(DropReason.ISOLATED),
         priority=st.just(0),
         owner=st.sampled_from(["intents/a", "intents/b"]),
@@ -41,7 +50,8 @@ RULES = st.lists(
             destination=rule.destination,
             ports=rule.ports,
             reply=rule.reply,
-            leg=rule.leg,
+            policy_class=rule.policy_class,
+            forwarding_class=rule.forwarding_class,
             drop=rule.drop,
             priority=index + 1,
             owner=rule.owner,
@@ -59,7 +69,7 @@ def naive(rules: tuple[Rule, ...], packet: Packet) -> tuple[str, int] | None:
     best = max(hits, key=lambda rule: rule.priority, default=None)
     if best is None:
         return None
-    return ("permit", best.leg) if best.drop is None else ("drop", int(best.drop))
+    return ("permit", best.forwarding_class) if best.drop is None else ("drop", int(best.drop))
 
 
 def about(rule: Rule, packet: Packet) -> bool:
@@ -127,16 +137,22 @@ def port_class(entries: tuple[Entry, ...], table: str, protocol: int, port: int)
 @settings(max_examples=300, deadline=None)
 def test_entries_decide_as_the_rules_do(rules: tuple[Rule, ...], packets: list[Packet]) -> None:
     classes = port_classes(ports for rule in rules for ports in rule.ports)
-    entries = compile_rules(7, rules, classes)
+    entries = (
+        *compile_rules(9, rules, classes),
+        *port_entries({use for rule in rules for use in used_ports(rule)}, classes, "nodes/n"),
+    )
     for packet in packets:
         assert look_up(entries, packet) == naive(rules, packet), packet
 
 
 @given(RULES)
 @settings(max_examples=200, deadline=None)
-def test_a_context_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) -> None:
+def test_a_policy_class_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) -> None:
     classes = port_classes(ports for rule in rules for ports in rule.ports)
-    entries = compile_rules(7, rules, classes)
+    entries = (
+        *compile_rules(9, rules, classes),
+        *port_entries({use for rule in rules for use in used_ports(rule)}, classes, "nodes/n"),
+    )
     masks = {
         tuple((one.field, one.mask) for one in entry.match[3:])
         for entry in entries
@@ -145,7 +161,7 @@ def test_a_context_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) -> No
     keys = [(entry.table, entry.match, entry.priority) for entry in entries]
     assert len(set(keys)) == len(keys)
     # anything, any TCP (and port), one class (and its source or destination port); two more for defaults and
-    # isolation: an agent takes 16 in a context
+    # isolation: an agent takes 16 in a policy class
     assert len(masks) <= 6
 
 

@@ -313,7 +313,7 @@ def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
     marks = {
         dict(entry.params)["dscp"]
         for standing in state.nodes.values() if standing.state is not None
-        for entry in standing.state.entries if entry.action == "h_encaps"
+        for entry in standing.state.entries if entry.action == "encapsulate"
     }  # fmt: skip
     assert marks == {CODE_POINTS["EF"]}
     status = world.get("shop", "rules", "realtime-is-quick").status

@@ -333,7 +333,7 @@ spec:
 def marks(world: World) -> dict[str, set[int]]:
     """Code points of the outer headers that each node makes."""
     return {
-        name: {dict(entry.params)["dscp"] for entry in node.entries.values() if entry.action == "h_encaps"}
+        name: {dict(entry.params)["dscp"] for entry in node.entries.values() if entry.action == "encapsulate"}
         for name, node in world.nodes.items()
     }
 

@@ -18,6 +18,7 @@ import pytest
 from finsy.proto import p4r
 from hypothesis import given, settings
 from node_fake import FakeHost, FakeNode
+from pipeline_tables import SIZES
 from pipeline_tables import entries as table_entries
 from waiting import LIMIT_S, until
 
@@ -47,10 +48,10 @@ def address(text: str) -> int:
     return int(IPv6Address(text))
 
 
-def route(prefix: str, next_hop: int, owner: str = OWNER, context: int = 0) -> Entry:
+def route(prefix: str, next_hop: int, owner: str = OWNER, vrf: int = 0) -> Entry:
     where, _, length = prefix.partition("/")
     match = (
-        Match(field="context", value=context),
+        Match(field="vrf", value=vrf),
         Match(field="destination", value=address(where), prefix_length=int(length)),
     )
     return Entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
@@ -62,14 +63,13 @@ def next_hop(number: int, port: int = 1) -> Entry:
     return Entry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
 
 
-def permit(context: int, leg: int, priority: int = 10, owner: str = OWNER) -> Entry:
+def permit(policy_class: int, forwarding_class: int, priority: int = 10, owner: str = OWNER) -> Entry:
     match = (
-        Match(field="context", value=context),
+        Match(field="policy_class", value=policy_class),
         Match(field="l4_class", value=0, mask=0xE),
     )
-    return Entry(
-        table="flow_policy", match=match, priority=priority, action="permit", params=(("leg", leg),), owner=owner
-    )
+    params = (("forwarding_class", forwarding_class),)
+    return Entry(table="flow_policy", match=match, priority=priority, action="permit", params=params, owner=owner)
 
 
 def port_class(first: int, last: int, number: int) -> Entry:
@@ -79,15 +79,16 @@ def port_class(first: int, last: int, number: int) -> Entry:
     return Entry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
 
 
-def attach(port: int, context: int) -> Entry:
+def attach(port: int, policy_class: int) -> Entry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
-    return Entry(table="attachment", match=match, action="attach", params=(("context", context),), owner="networks/n")
+    params = (("vrf", 3), ("policy_class", policy_class))
+    return Entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
 
 
 STATE = (
     next_hop(1),
     route("5f00:1::/32", 1),
-    route("::ffff:10.1.0.0/120", 1, context=3),
+    route("::ffff:10.1.0.0/120", 1, vrf=3),
     permit(3, 17),
     port_class(443, 443, 2),
     attach(2, 3),
@@ -176,6 +177,18 @@ def test_every_table_of_the_p4info_has_its_step() -> None:
     assert {table for step in STEPS for table in step} == {table.name for table in p4info.load().tables}
 
 
+def test_what_an_entry_refers_to_is_written_before_it() -> None:
+    """As the pipeline's source says (`@refers_to`)."""
+    step_of = {table: step for step, tables in enumerate(STEPS) for table in tables}
+    referred = 0
+    for table in p4info.load().tables:
+        for param in (param for action in table.actions for param in action.params):
+            for target, _ in param.refers_to:
+                assert step_of[target] < step_of[table.name], (target, table.name)
+                referred += 1
+    assert referred > 10
+
+
 def test_new_comes_before_changed_before_gone_and_leaders_after_what_they_lead_to() -> None:
     desired, _ = index((next_hop(1), route("5f00:1::/32", 1), permit(3, 1), attach(1, 3), route("5f00:9::/32", 2)))
     gone = (next_hop(7), route("5f00:7::/32", 7), attach(7, 3), permit(4, 1))
@@ -205,7 +218,7 @@ def test_of_two_owners_that_want_different_things_of_one_key_the_first_has_it() 
     indexed, refused = index((first, route("5f00:1::/32", 2, "intents/b")))
     assert list(indexed.values()) == [first]
     assert [one.part for one in refused] == ["intents/b"]
-    assert "route(context=0, destination=5f00:1::/32): intents/a and intents/b" in refused[0].reason
+    assert "route(vrf=0, destination=5f00:1::/32): intents/a and intents/b" in refused[0].reason
 
 
 # ---- the driver
@@ -293,7 +306,7 @@ async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4R
     found = {(d.what, d.table, d.owner) for d in report.deviations}
     assert found == {("missing", "route", OWNER), ("changed", "next_hop", "links/a-b"), ("foreign", "route", "")}
     foreign = next(d for d in report.deviations if d.what == "foreign")
-    assert foreign.detail == "route(context=0, destination=5f00:bad::/32) -> set_next_hop(next_hop=1)"
+    assert foreign.detail == "route(vrf=0, destination=5f00:bad::/32) -> set_next_hop(next_hop=1)"
     assert (await client.sync(STATE)).writes == 0
 
 
@@ -395,7 +408,8 @@ async def test_a_pipeline_that_is_right_is_not_pushed_again(node: FakeNode, clie
     await client.sync(STATE)
     again = P4RuntimeClient("se1", channel_to(node), CODEC, 102)
     await again.become_primary()
-    assert await again.ensure_pipeline() is False
+    sizes = await again.ensure_pipeline()
+    assert sizes["local_sid"] == SIZES.local_sids < CODEC.p4info.table_by_name["local_sid"].size, "as the node says"
     assert (await again.sync(STATE)).writes == 0
     again.close()
 

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from controller.model.event import Problem
+from controller.model.persistent import PersistentMap
 from dataplane.host_api import PortRole
 from tests.simulator import ORDER_PROCESSING, World, entry_key
 
@@ -182,9 +183,10 @@ def test_an_entry_that_a_node_refuses_holds_up_only_its_owner(world: World) -> N
     world.delete("shop", "inside")
     world.run(3.0)
     world.nodes["se1"].refused = {entry_key(entry) for entry in refused if entry.table == "steer"}
-    # the same numbers come round: the next intent would have other slots
+    # the next intent has other numbers
     world.nodes["se1"].refused |= {
-        (table, tuple(one.__class__(field=one.field, value=one.value + 16) for one in match), priority)
+        (table, tuple(one.__class__(field=one.field, value=one.value + more) for one in match), priority)
+        for more in range(1, 3)
         for table, match, priority in world.nodes["se1"].refused
     }
     world.apply("shop", INSIDE)
@@ -239,34 +241,43 @@ def test_what_is_withdrawn_while_its_node_is_dead_holds_nothing_up(world: World)
     assert not [one for one in world.nodes["se1"].entries.values() if one.owner.startswith("intents/")]
 
 
-def test_slots_of_what_a_dead_node_still_has_rest_until_it_is_back(world: World) -> None:
+def test_numbers_of_what_a_dead_node_still_has_rest_until_it_is_back(world: World) -> None:
     """Else another plan's packets would meet there what is left of the one before."""
     world.apply("shop", INSIDE)
     world.run(3.0)
     shop = world.controllers["shop"]
 
-    def slots() -> set[int]:
-        return {slot for course in shop.state.courses.values() for slot in course.slots}
+    def numbers() -> set[str]:
+        ids = {key: number for course in shop.state.courses.values() for key, number in course.ids.items()}
+        return {f"{' '.join(key.split()[:2])} {number}" for key, number in ids.items()}
 
-    def next_slot_is(slot: int) -> None:
-        shop.state = msgspec.structs.replace(shop.state, counters=shop.state.counters.set("slot", slot - 1))
+    def go_round(to: set[str]) -> None:
+        """As if all others of each kind had been given out since."""
+        last: dict[str, int] = {}
+        for name in to:
+            kind, _, number = name.rpartition(" ")
+            last[kind] = min(int(number) - 1, last.get(kind, 1 << 16))
+        shop.state = msgspec.structs.replace(
+            shop.state, last_numbers=PersistentMap({**shop.state.last_numbers, **last})
+        )
 
-    (slot,) = slots()
+    held = numbers()
     world.nodes["se1"].up = False
     world.run(3.0)
     world.delete("shop", "inside")
     world.run(3.0)
-    assert not slots()
+    assert held and not numbers()
     shop.start()  # it is stored
     world.run(3.0)
-    next_slot_is(slot)
+    go_round(held)
     world.apply("shop", INSIDE)
     world.run(3.0)
-    assert slots() == {slot + 1}
+    networks = {name for name in held if " vrf " in name}
+    assert networks < numbers() and numbers().isdisjoint(held - networks)
     world.delete("shop", "inside")
     world.nodes["se1"].up = True
     world.run(5.0)
-    next_slot_is(slot)
+    go_round(held)
     world.apply("shop", INSIDE)
     world.run(3.0)
-    assert slots() == {slot}
+    assert numbers() == held

@@ -75,7 +75,10 @@ def show_trace(trace: Json, output: Tree) -> None:
                 if step["entry"].split("/")[1] in _TELLING:
                     print("   " + cell(f"{step['entry']}: {step['text']} ({step['owner']})"))
             if hop["segments"]:
-                print("   " + cell(f"encapsulated, segments {' '.join(hop['segments'])}"))
+                print(
+                    "   "
+                    + cell(f"encapsulated, segments {' '.join(hop['segments'])}, sent as {' '.join(hop['containers'])}")
+                )
         print(cell(f"{trace['verdict']} {trace['text']}"))
     if trace["verdict"] == "dropped":
         raise AnswerIsNo(f"dropped {trace['text']}")

@@ -3,49 +3,75 @@
 | unit | made from |
 |---|---|
 | fabric of a node | nodes, links, what nodes say of themselves |
-| a course at a node | the course, ways through the fabric, classes of its ports, its networks' numbers |
-| edges of a network at a node | the network, the SR Policies between its edges |
-| a network at one of its edges; its routes there | the network, isolations in it, rules of all courses there |
+| a course at a node | the course, ways through the fabric, its networks' numbers |
+| an SR Policy of a node | its paths; all courses and networks whose traffic takes them share it |
+| a network at one of its edges | the network, the SR Policies to its other edges |
+| a VRF of a node | the rules of all courses and of the network there: groups, and what its policy classes permit |
+| what is on the link of a network at an edge | the network, the rules for its hosts there |
+| classes of ports of a node | the ports of all rules there |
 | a tunnel | the gateway, whose courses use it |
 
 When nodes, links, networks or descriptions change, all units of what they concern are looked at again.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import immutables
 import msgspec
 
 from controller.fulfillment.carry import (
     Border,
+    Place,
+    SharedPolicy,
     borders,
-    carry,
-    local_route_entries,
-    local_routes,
-    local_steering,
+    plan_entries,
+    plan_rules,
+    sr_policies,
     tunnels,
-    use,
+    use_rules,
 )
-from controller.fulfillment.edges import edge_entries, edge_legs
-from controller.fulfillment.fabric import Fabric, edges, tunnel_entries
-from controller.fulfillment.networks import gateways, isolation_rules, network_entries, on_link_entries, together_rules
-from controller.fulfillment.rules import PortClasses, Rule, port_classes
+from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
+from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
+from controller.fulfillment.networks import (
+    NetworkIds,
+    attached_prefixes,
+    gateways,
+    network_entries,
+    network_ids,
+    network_rules,
+    on_link_entries,
+)
+from controller.fulfillment.rules import (
+    MAX_CLASS,
+    NoRoom,
+    PortClasses,
+    Rule,
+    compile_rules,
+    port_classes,
+    port_entries,
+    used_ports,
+)
 from controller.model.course import Course, Stage
 from controller.model.entry import Entry
 from controller.model.intent import Ports, Replies
 from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
-from controller.model.requirements import Connection, Isolation
+from controller.model.requirements import Isolation
 from dataplane.host_api import HostState, NodeDescription
 
 Packed = Any
 """Entries that are made together, as who asks for them keeps them."""
 Pack = Callable[[tuple[Entry, ...]], Packed]
-Place = tuple[str, str]
+Edge = tuple[str, str]
 """Network, and a node that is one of its edges."""
-Legs = Mapping[str, Mapping[str, Mapping[str, int]]]
-"""Of each own network, from edge to edge."""
+Vrf = tuple[str, int]
+"""Node and number."""
+Policy = tuple[str, int]
+"""Headend and number of an SR Policy."""
+PortUse = tuple[str, bool, Ports]
+"""Node, whether as the source's (of replies), ports."""
+K = TypeVar("K", bound=Hashable)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +80,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     inventory: Inventory
     fabric: Fabric
     descriptions: Mapping[str, NodeDescription]
-    indices: Mapping[str, int]
-    """Of own networks."""
-    edge_numbers: Mapping[str, Mapping[str, int]]
-    """Of the edges of each own network that has several."""
+    ids: Mapping[str, int]
+    """Numbers of own networks at their edges; those of plans are in their courses."""
     isolations: Sequence[Isolation]
     courses: PersistentMap[Course]
     """Those that are still negotiated add nothing."""
@@ -67,24 +91,15 @@ class Contribution(NamedTuple):
     """What one course adds."""
 
     course: Course
-    classes: PortClasses
-    """Of its ports."""
-    ends: "Ends"
+    places: Mapping[Edge, Place]
+    """Of its networks at its ends."""
     units: Mapping[str, Packed]
     """By node."""
-    rules: Mapping[Place, tuple[Rule, ...]]
-    routes: Mapping[Place, tuple[Entry, ...]]
-    """To attached hosts of other networks."""
+    rules: Mapping[Vrf, tuple[Rule, ...]]
+    policies: Mapping[Policy, SharedPolicy]
     borders: Mapping[str, Border]
     """By link."""
-
-
-class Ends(NamedTuple):
-    """What of its networks a course depends on."""
-
-    indices: tuple[int | None, int | None]
-    stateful: Mapping[str, int]
-    """Those whose edges let pass only replies to what was asked, with their index."""
+    ports: frozenset[PortUse]
 
 
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,14 +108,22 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Node and content."""
     contributions: "immutables.Map[str, Contribution]"
     """By course."""
-    ports: "immutables.Map[Ports, int]"
+    ports: "immutables.Map[PortUse, int]"
     """How many courses ask for them."""
-    classes: PortClasses
-    users: "immutables.Map[Place, immutables.Map[str, None]]"
-    """Courses with rules or routes there."""
+    classes: Mapping[str, PortClasses]
+    """Of each node."""
+    users: "immutables.Map[Vrf, immutables.Map[str, None]]"
+    """Courses with rules there."""
+    travelled: "immutables.Map[Policy, immutables.Map[str, None]]"
+    """Courses that take an SR Policy."""
     carried: "immutables.Map[str, immutables.Map[str, None]]"
     """Courses over a border link."""
-    legs: Legs
+    networks: Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
+    """Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
+    own: Mapping[Vrf, Edge]
+    """Of VRFs of own networks."""
+    between_edges: Mapping[Policy, SharedPolicy]
+    """SR Policies between edges of own networks."""
     hosts: Mapping[str, HostState]
     gone: Mapping[str, Sequence[Packed]] = {}
     """Of each node, content of units that is not there any more."""
@@ -116,7 +139,7 @@ def assemble(
 ) -> Assembly:
     """`changed`: courses that may be others than before; None: nobody knows. `as_if`: what is taken for a course.
 
-    Raises NoRoom, and ValueError where there are too many different ranges of ports.
+    Raises NoRoom.
     """
     return _Assembler(wanted, before, pack, as_if).assembled(changed)
 
@@ -131,43 +154,49 @@ class _Assembler:
         self._contributions = before.contributions if before is not None else immutables.Map()
         self._ports = before.ports if before is not None else immutables.Map()
         self._users = before.users if before is not None else immutables.Map()
+        self._travelled = before.travelled if before is not None else immutables.Map()
         self._carried = before.carried if before is not None else immutables.Map()
-        self._classes = before.classes if before is not None else PortClasses()
+        self._classes = dict(before.classes) if before is not None else {}
+        self._network = before.networks if before is not None else {}
+        self._own = before.own if before is not None else {}
+        self._between_edges = before.between_edges if before is not None else {}
         same = before is not None and _shared(before.wanted) == _shared(wanted)
         self._same_ways = same and before is not None and _ways(before.wanted.fabric) == _ways(wanted.fabric)
         """What a course is made into follows from the same as before, but for the course."""
-        self._same_edges = same and before is not None and before.wanted.descriptions is wanted.descriptions
-        """The same of a network at its edges."""
-        self._dirty: set[Place] = set()
+        same_fabric = before is not None and before.wanted.fabric is wanted.fabric
+        same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
+        self._everything = not (self._same_ways and same_fabric and same_nodes)
+        self._dirty: set[Vrf] = set()
+        self._dirty_policies: set[Policy] = set()
         self._dirty_links: set[str] = set()
+        self._dirty_ports: set[str] = set()
+        """Nodes."""
         self._gone: dict[str, list[Packed]] = {}
         self._new: dict[str, list[Packed]] = {}
 
     def assembled(self, changed: Iterable[str] | None) -> Assembly:
-        wanted, before = self._wanted, self._before
-        everything = before is None or changed is None or not self._same_edges or not self._same_ways
-        everything = everything or (before is not None and before.wanted.fabric is not wanted.fabric)
-        written: set[str] = set()
-        legs: Legs = before.legs if before is not None else {}
+        wanted = self._wanted
+        everything = self._everything or changed is None
+        isolated = self._isolated()
+        if everything or isolated:
+            self._networks(isolated if not everything else None)
         if everything:
-            written |= self._fabric()
-            legs, of_edges = self._edges()
-            written |= of_edges
-        names = set(changed) if self._same_ways and changed is not None else {*wanted.courses, *self._contributions}
-        if self._count_ports(names):
-            names |= {*self._contributions}
+            self._dirty |= {*self._users, *((node, ids.vrf) for (_, node), (ids, _) in self._network.items())}
+            self._dirty_policies |= {*self._travelled, *self._between_edges}
+            self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
+        self._places = _places(wanted, self._network) if everything or self._before is None else {}
+        whole = everything or changed is None
+        names = {*wanted.courses, *self._contributions} if whole else set(changed or ())
         for name in names:
             self._course(name)
-        self._networks(self._concerned(legs), legs)
+        self._classes_anew()
+        for vrf in self._dirty:
+            self._vrf(vrf)
+        for policy in self._dirty_policies:
+            self._policy(policy)
         hosts = self._hosts(everything)
         if everything:
-            for network, node in self._places():
-                written |= {f"network {network} {node}", f"routes {network} {node}"}
-            written |= {f"course {name} {node}" for name, one in self._contributions.items() for node in one.units}
-            written |= {f"tunnel {link}" for link in self._carried}
-            nodes = wanted.inventory.nodes
-            for unit in [unit for unit, (node, _) in self._units.items() if unit not in written or node not in nodes]:
-                self._drop(unit)
+            self._sweep()
         return Assembly(
             wanted=wanted,
             units=self._units,
@@ -175,8 +204,11 @@ class _Assembler:
             ports=self._ports,
             classes=self._classes,
             users=self._users,
+            travelled=self._travelled,
             carried=self._carried,
-            legs=legs,
+            networks=self._network,
+            own=self._own,
+            between_edges=self._between_edges,
             hosts=hosts,
             gone=self._gone,
             new=self._new,
@@ -200,66 +232,76 @@ class _Assembler:
             self._units = self._units.delete(unit)
             self._gone.setdefault(held[0], []).append(held[1])
 
-    # ---- what concerns everything
+    def _sweep(self) -> None:
+        """What nothing asks for any more, after all of it was looked at."""
+        nodes = self._wanted.inventory.nodes
+        there = {f"fabric {node}" for node in self._wanted.fabric.entries}
+        there |= {f"{kind} {name} {node}" for name, node in self._network for kind in ("network", "on link")}
+        there |= {f"course {name} {node}" for name, one in self._contributions.items() for node in one.units}
+        there |= {f"tunnel {link}" for link in self._carried}
+        there |= {f"vrf {node} {number}" for node, number in self._dirty}
+        there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
+        there |= {f"ports {node}" for node in self._classes}
+        for unit in [unit for unit, (node, _) in self._units.items() if unit not in there or node not in nodes]:
+            self._drop(unit)
 
-    def _fabric(self) -> set[str]:
-        for node, entries in self._wanted.fabric.entries.items():
-            self._put(f"fabric {node}", node, self._pack(entries))
-        return {f"fabric {node}" for node in self._wanted.fabric.entries}
+    # ---- networks at their edges
 
-    def _edges(self) -> tuple[Legs, set[str]]:
-        wanted, written = self._wanted, set[str]()
-        legs: dict[str, Mapping[str, Mapping[str, int]]] = {}
-        for name, index in wanted.indices.items():
-            network = wanted.inventory.networks.get(name)
-            if network is None:
+    def _isolated(self) -> set[str]:
+        """Networks in which other hosts are isolated than before."""
+        before = self._before.wanted.isolations if self._before is not None else ()
+        now, then = _by_network(self._wanted.isolations), _by_network(before)
+        return {name for name in {*now, *then} if now.get(name) != then.get(name)}
+
+    def _networks(self, names: Collection[str] | None) -> None:
+        """`names`: of which the rules may be others; None: all of all of them."""
+        wanted = self._wanted
+        isolations = _by_network(wanted.isolations)
+        if names is None:
+            for node, entries in wanted.fabric.entries.items():
+                self._put(f"fabric {node}", node, self._pack(entries))
+        found = {} if names is None else dict(self._network)
+        for name, network in wanted.inventory.networks.items():
+            if names is not None and name not in names:
                 continue
-            numbers = wanted.edge_numbers.get(name, {})
-            legs[name] = edge_legs(network, numbers, wanted.fabric)
-            for node, entries in edge_entries(network, index, numbers, wanted.fabric).items():
-                self._put(f"edges {name} {node}", node, self._pack(entries))
-                written.add(f"edges {name} {node}")
-        return legs, written
-
-    def _places(self) -> Iterator[Place]:
-        for name in self._wanted.indices:
-            network = self._wanted.inventory.networks.get(name)
-            for node in edges(network) if network is not None else ():
-                if node in self._wanted.inventory.nodes:
-                    yield name, node
+            ids = {
+                node: numbers
+                for node in edges(network)
+                if node in wanted.inventory.nodes and (numbers := network_ids(network, node, wanted.ids)) is not None
+            }
+            for node, numbers in ids.items():
+                others = reached(wanted.fabric, node, numbers)
+                rules = network_rules(network, node, numbers, others, isolations.get(name, ()))
+                found[name, node] = numbers, rules
+                self._dirty.add((node, numbers.vrf))
+                if names is not None:
+                    continue
+                description = wanted.descriptions.get(node)
+                descriptions = {node: description} if description is not None else {}
+                entries = (
+                    *network_entries(network, node, numbers, descriptions),
+                    *edge_entries(network, node, ids, wanted.fabric),
+                )
+                self._put(f"network {name} {node}", node, self._pack(entries))
+        self._network = found
+        if names is None:
+            self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in found.items()}
+            self._between_edges = {
+                (one.node, one.number): one
+                for (_, node), (numbers, _) in found.items()
+                for one in edge_sr_policies(wanted.fabric, node, numbers)
+            }
 
     # ---- courses
-
-    def _installed(self, name: str) -> Course | None:
-        course = self._wanted.courses.get(name)
-        course = self._as_if(course) if course is not None else None
-        return course if course is not None and course.stage != Stage.NEGOTIATING else None
-
-    def _count_ports(self, names: Collection[str]) -> bool:
-        """Whether the classes of ports are others now."""
-        kinds = self._ports
-        for name in names:
-            held, course = self._contributions.get(name), self._installed(name)
-            before = _ports_of(held.course) if held is not None else frozenset()
-            now = _ports_of(course) if course is not None else frozenset()
-            for ports in before - now:
-                left = self._ports[ports] - 1
-                self._ports = self._ports.set(ports, left) if left else self._ports.delete(ports)
-            for ports in now - before:
-                self._ports = self._ports.set(ports, self._ports.get(ports, 0) + 1)
-        if self._ports is kinds or self._ports.keys() == kinds.keys():
-            return False
-        before_classes, self._classes = self._classes, port_classes(self._ports)
-        return before_classes != self._classes
 
     def _course(self, name: str) -> None:
         held, course = self._contributions.get(name), self._installed(name)
         made: Contribution | None = None
         if course is not None:
-            classes, ends = _classes_of(self._classes, course.plan.connection), _ends(self._wanted, course)
-            if held is not None and self._same_ways and held[:3] == (course, classes, ends):
+            places = self._places_of(course)
+            if held is not None and self._same_ways and held[:2] == (course, places):
                 return
-            made = self._contribution(course, classes, ends)
+            made = self._contribution(course, places)
         for node in held.units if held is not None else ():
             if made is None or node not in made.units:
                 self._drop(f"course {name} {node}")
@@ -271,84 +313,136 @@ class _Assembler:
         elif held is not None:
             self._contributions = self._contributions.delete(name)
 
-    def _contribution(self, course: Course, classes: PortClasses, ends: Ends) -> Contribution:
-        fabric, indices, owner = self._wanted.fabric, self._wanted.indices, course.plan.owner
-        entries = carry(course, fabric, classes, ends.stateful)
-        rules: dict[Place, list[Rule]] = {}
-        routes: dict[Place, list[Entry]] = {}
-        if course.stage == Stage.ACTIVE:
-            for node, ones in local_steering(course, fabric).items():
-                entries[node] = (*entries.get(node, ()), *ones)
-            for network, node, rule in use(course, ends.stateful):
-                rules.setdefault((network, node), []).append(rule)
-            for network, node, host in local_routes(course):
-                if network in indices:
-                    routes.setdefault((network, node), []).extend(local_route_entries(indices[network], host, owner))
+    def _installed(self, name: str) -> Course | None:
+        course = self._wanted.courses.get(name)
+        course = self._as_if(course) if course is not None else None
+        return course if course is not None and course.stage != Stage.NEGOTIATING else None
+
+    def _places_of(self, course: Course) -> dict[Edge, Place]:
+        connection = course.plan.connection
+        ends = {node for policy in course.plan.sr_policies for node in (policy.headend, policy.endpoint)}
+        found = {}
+        for network in (connection.source_network, connection.destination_network):
+            for node in ends:
+                if (network, node) in self._network:
+                    found[network, node] = self._place((network, node))
+        return found
+
+    def _place(self, edge: Edge) -> Place:
+        if edge not in self._places:
+            self._places |= _places(self._wanted, {edge: self._network[edge]})
+        return self._places[edge]
+
+    def _contribution(self, course: Course, places: Mapping[Edge, Place]) -> Contribution:
+        fabric = self._wanted.fabric
+        rules: dict[Vrf, list[Rule]] = {}
+        ports: set[PortUse] = set()
+        made = [*plan_rules(course, fabric, places)]
+        made += use_rules(course, places) if course.stage == Stage.ACTIVE else ()
+        for node, vrf, rule in made:
+            rules.setdefault((node, vrf), []).append(rule)
+            ports |= {(node, is_source, one) for is_source, one in used_ports(rule)}
         return Contribution(
             course=course,
-            classes=classes,
-            ends=ends,
-            units={node: self._pack(ones) for node, ones in entries.items()},
-            rules={place: tuple(ones) for place, ones in rules.items()},
-            routes={place: tuple(ones) for place, ones in routes.items()},
+            places=places,
+            units={node: self._pack(ones) for node, ones in plan_entries(course, fabric).items()},
+            rules={vrf: tuple(ones) for vrf, ones in rules.items()},
+            policies={(one.node, one.number): one for one in sr_policies(course, fabric)},
             borders={one.crossing.link: one for one in borders(course, fabric) if one is not None},
+            ports=frozenset(ports),
         )
 
     def _use(self, name: str, held: Contribution | None, made: Contribution | None) -> None:
-        """Which networks and tunnels a course uses, and which of them is concerned."""
-        before = {**held.rules, **held.routes}.keys() if held is not None else set()
-        now = {**made.rules, **made.routes}.keys() if made is not None else set()
-        for place in before | now:
-            self._users = _listed(self._users, place, name, there=place in now)
-            if _at(held, place) != _at(made, place):
-                self._dirty.add(place)
+        """What a course uses together with others, and what of it is concerned."""
+        before, now = _rules_of(held), _rules_of(made)
+        for vrf in before.keys() | now.keys():
+            self._users = _listed(self._users, vrf, name, there=vrf in now)
+            if before.get(vrf) != now.get(vrf):
+                self._dirty.add(vrf)
+        taken, takes = _policies_of(held), _policies_of(made)
+        for policy in taken.keys() | takes.keys():
+            self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
+            if taken.get(policy) != takes.get(policy):
+                self._dirty_policies.add(policy)
         left = held.borders.keys() if held is not None else set()
         crossed = made.borders.keys() if made is not None else set()
         for link in left | crossed:
             self._carried = _listed(self._carried, link, name, there=link in crossed)
             self._dirty_links.add(link)
+        asked = held.ports if held is not None else frozenset()
+        asks = made.ports if made is not None else frozenset()
+        for use in asked - asks:
+            rest = self._ports[use] - 1
+            self._ports = self._ports.set(use, rest) if rest else self._ports.delete(use)
+            if not rest:
+                self._dirty_ports.add(use[0])
+        for use in asks - asked:
+            if use not in self._ports:
+                self._dirty_ports.add(use[0])
+            self._ports = self._ports.set(use, self._ports.get(use, 0) + 1)
 
-    # ---- networks at their edges
+    # ---- what courses share
 
-    def _concerned(self, legs: Legs) -> set[Place]:
-        before = self._before
-        if before is None or not self._same_edges:
-            return set(self._places())
-        found = set(self._dirty)
-        isolated, isolated_before = _by_network(self._wanted.isolations), _by_network(before.wanted.isolations)
-        names = {*isolated, *isolated_before}
-        others = {name for name in names if isolated.get(name) != isolated_before.get(name)}
-        if others or legs is not before.legs:
-            led_before = before.legs
-            found |= {
-                (name, node)
-                for name, node in self._places()
-                if name in others or legs[name].get(node) != led_before.get(name, {}).get(node)
-            }
-        return found
-
-    def _networks(self, places: Collection[Place], legs: Legs) -> None:
-        wanted = self._wanted
-        isolations = _by_network(wanted.isolations) if places else {}
-        for place in places:
-            name, node = place
-            network = wanted.inventory.networks.get(name)
-            if network is None or name not in wanted.indices or node not in legs.get(name, {}):
+    def _classes_anew(self) -> None:
+        """Classes of ports where others are asked for, and the VRFs that these are about."""
+        if not self._dirty_ports:
+            return
+        uses: dict[str, set[tuple[bool, Ports]]] = {node: set() for node in self._dirty_ports}
+        for node, is_source, ports in self._ports:
+            if node in uses:
+                uses[node].add((is_source, ports))
+        for node, used in uses.items():
+            if not used:
+                self._classes.pop(node, None)
+                self._drop(f"ports {node}")
                 continue
-            index, to_others, mine = wanted.indices[name], legs[name][node], isolations.get(name, ())
-            users = self._oldest_first(self._users.get(place, ()))
-            rules = tuple(
-                [rule for isolation in mine for rule in isolation_rules(isolation)]
-                + [*together_rules(network, node, index, to_others, *mine)]
-                + [rule for one in users for rule in one.rules.get(place, ())]
-            )
-            local = tuple(entry for one in users for entry in one.routes.get(place, ()))
-            description = wanted.descriptions.get(node)
-            descriptions = {node: description} if description is not None else {}
-            entries = network_entries(network, node, index, to_others, rules, self._classes, descriptions)
-            self._put(f"network {name} {node}", node, self._pack(entries))
-            routes = (*local, *on_link_entries(network, index, rules, local))
-            self._put(f"routes {name} {node}", node, self._pack(routes))
+            try:
+                classes = port_classes(ports for _, ports in used)
+            except ValueError as full:
+                raise NoRoom("destination_port_class", MAX_CLASS + 1, node) from full
+            before = self._classes.get(node, PortClasses())
+            self._classes[node] = classes
+            self._put(f"ports {node}", node, self._pack(port_entries(used, classes, f"nodes/{node}")))
+            for at, vrf in self._users if before != classes else ():
+                if at == node and any(before.of(ports) != classes.of(ports) for ports in self._ports_of((at, vrf))):
+                    self._dirty.add((at, vrf))
+
+    def _ports_of(self, vrf: Vrf) -> set[Ports]:
+        contributions = (self._contributions[name] for name in self._users.get(vrf, ()))
+        return {ports for one in contributions for rule in one.rules.get(vrf, ()) for ports in rule.ports}
+
+    def _vrf(self, vrf: Vrf) -> None:
+        node, number = vrf
+        own = self._own.get(vrf)
+        rules = [*self._network[own][1]] if own is not None else []
+        for one in self._oldest_first(self._users.get(vrf, ())):
+            rules += one.rules.get(vrf, ())
+        if rules:
+            try:
+                entries = compile_rules(number, rules, self._classes.get(node, PortClasses()))
+            except NoRoom as full:
+                raise NoRoom(full.table, full.needed, node) from full
+            self._put(f"vrf {node} {number}", node, self._pack(entries))
+        else:
+            self._drop(f"vrf {node} {number}")
+        if own is not None:
+            network, ids = self._wanted.inventory.networks[own[0]], self._network[own][0]
+            here = [rule for rule in rules if rule.policy_class == ids.hosts]
+            self._put(f"on link {own[0]} {node}", node, self._pack(on_link_entries(network, number, here)))
+
+    def _policy(self, policy: Policy) -> None:
+        node, number = policy
+        users = self._oldest_first(self._travelled.get(policy, ()))
+        shared = users[-1].policies[policy] if users else self._between_edges.get(policy)
+        if shared is None:
+            self._drop(f"sr policy {node} {number}")
+            return
+        fabric = self._wanted.fabric
+        lists = () if shared.policy is None else fabric.segment_lists(shared.policy, node)
+        if shared.crossing is not None:
+            lists = (tunnel_list(shared.crossing),)
+        entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
+        self._put(f"sr policy {node} {number}", node, self._pack(entries))
 
     def _oldest_first(self, names: Iterable[str]) -> list[Contribution]:
         return [self._contributions[name] for name in self._wanted.courses.in_order(names)]
@@ -389,9 +483,22 @@ class _Assembler:
         return hosts
 
 
+def _places(wanted: Wanted, networks: Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]) -> dict[Edge, Place]:
+    found = {}
+    for (name, node), (ids, _) in networks.items():
+        network = wanted.inventory.networks[name]
+        found[name, node] = Place(
+            vrf=ids.vrf,
+            policy_class=ids.hosts,
+            attached=attached_prefixes(network, node),
+            is_stateful=network.replies is Replies.STATEFUL,
+        )
+    return found
+
+
 def _shared(wanted: Wanted) -> tuple[object, ...]:
     inventory = wanted.inventory
-    return inventory.networks, inventory.nodes, inventory.domains, wanted.indices, wanted.edge_numbers
+    return inventory.networks, inventory.nodes, inventory.domains, wanted.ids
 
 
 def _ways(fabric: Fabric) -> tuple[object, ...]:
@@ -405,16 +512,17 @@ def _ways(fabric: Fabric) -> tuple[object, ...]:
     )
 
 
-def _at(contribution: Contribution | None, place: Place) -> tuple[object, ...]:
-    """All that a network at an edge is made of there."""
-    if contribution is None:
-        return ()
-    return contribution.classes, contribution.rules.get(place), contribution.routes.get(place)
+def _rules_of(contribution: Contribution | None) -> Mapping[Vrf, tuple[Rule, ...]]:
+    return contribution.rules if contribution is not None else {}
+
+
+def _policies_of(contribution: Contribution | None) -> Mapping[Policy, SharedPolicy]:
+    return contribution.policies if contribution is not None else {}
 
 
 def _listed(
-    lists: "immutables.Map[Any, immutables.Map[str, None]]", key: Any, name: str, *, there: bool
-) -> "immutables.Map[Any, immutables.Map[str, None]]":
+    lists: "immutables.Map[K, immutables.Map[str, None]]", key: K, name: str, *, there: bool
+) -> "immutables.Map[K, immutables.Map[str, None]]":
     held = lists.get(key, immutables.Map())
     if there:
         return lists if name in held else lists.set(key, held.set(name, None))
@@ -429,24 +537,3 @@ def _by_network(isolations: Iterable[Isolation]) -> dict[str, tuple[Isolation, .
     for isolation in isolations:
         found[isolation.network] = (*found.get(isolation.network, ()), isolation)
     return found
-
-
-def _ports_of(course: Course) -> frozenset[Ports]:
-    return frozenset(ports for flow in course.plan.connection.flows for ports in flow.ports)
-
-
-def _classes_of(classes: PortClasses, connection: Connection) -> PortClasses:
-    """Those that a connection is about, so that others may change."""
-    used = {one for flow in connection.flows for ports in flow.ports for one in classes.of(ports)}
-    return PortClasses(ranges=tuple(sorted(used)))
-
-
-def _ends(wanted: Wanted, course: Course) -> Ends:
-    connection = course.plan.connection
-    stateful = {}
-    for name in (connection.source_network, connection.destination_network):
-        network = wanted.inventory.networks.get(name)
-        if network is not None and network.replies is Replies.STATEFUL and name in wanted.indices:
-            stateful[name] = wanted.indices[name]
-    indices = wanted.indices.get(connection.source_network), wanted.indices.get(connection.destination_network)
-    return Ends(indices, stateful)

@@ -7,17 +7,24 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from controller.fulfillment import numbering, paths
+from controller.fulfillment.containers import CONTAINERS_MAX, Containers, encapsulation_bytes, pack
 from controller.fulfillment.graph import Graph, graph
-from controller.fulfillment.paths import first_links
 from controller.fulfillment.ports import end_objection
 from controller.model.entry import Entry, Match
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
-from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_CONTEXT, MAX_SEGMENTS
+from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF
 
 LARGEST_MTU = 65535
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """What a packet belongs to at a node, from there on."""
+
+    vrf: int
+    policy_class: int
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,12 +49,15 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate path, compiled for one direction."""
 
-    segments: tuple[int, ...]
-    """Before the last one, which is the tail's SID."""
-    last_hop: tuple[str, int] | None
-    """Node and next hop that must lead to the tail's SID where the ordinary way would take another link."""
+    containers: Containers
+    first_hop: int
+    """Next hop of the headend: the port of the path's first link."""
     mtu: int
     """Smallest link MTU on it."""
+
+    @property
+    def inner_mtu(self) -> int:
+        return self.mtu - encapsulation_bytes(len(self.containers.values))
 
 
 class Fabric(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +67,7 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[tuple[str, str], int]
     """(link, node) -> port."""
     links_towards: dict[tuple[str, str], str]
-    """(node, other node) -> link of the ordinary way to the other's locator."""
+    """(node, neighbouring node) -> link by which it is reached where nothing says otherwise."""
     links: dict[str, Link]
     crossings: dict[str, Crossing]
     """Of border links whose gateway has described itself."""
@@ -70,24 +80,26 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """Links that they do not take."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
-        """Segments that pin `path`: End of each inner node, by the planned link."""
+        """End of each inner node, or End.X where the planned link is not the ordinary one."""
         nodes, links = (path.nodes[::-1], path.links[::-1]) if reverse else (path.nodes, path.links)
-        segments = []
-        last_hop = None
-        for index, link in enumerate(links):
-            near, far = nodes[index], nodes[index + 1]
-            ordinary = self.links_towards.get((near, far)) == link
-            if index == len(links) - 1:
-                last_hop = None if ordinary else (near, self.ports[link, near])
-            else:
-                by_port = numbering.END_BY_PORT + self.ports[link, far]
-                segments.append(numbering.sid(self.locators[far], numbering.END if ordinary else by_port))
-        return SegmentList(segments=tuple(segments), last_hop=last_hop, mtu=min(self.links[link].mtu for link in links))
+        steps = []
+        for near, far, link in zip(nodes[1:], nodes[2:], links[1:], strict=False):
+            is_ordinary = self.links_towards.get((near, far)) == link
+            steps.append((self.locators[near], 0 if is_ordinary else numbering.END_X + self.ports[link, near]))
+        return SegmentList(
+            containers=pack(steps, self.locators[nodes[-1]]),
+            first_hop=self.ports[links[0], nodes[0]],
+            mtu=min(self.links[link].mtu for link in links),
+        )
+
+    def segment_lists(self, policy: SrPolicy, headend: str) -> tuple[SegmentList, ...]:
+        """Of its candidate paths, best first, from one of its ends."""
+        lists = (self.compile_path(path, reverse=headend != policy.headend) for path in policy.candidate_paths)
+        return tuple(one for one in lists if not one.containers.is_too_long)
 
     def inner_mtu(self, policy: SrPolicy) -> int:
         """Largest inner packet that all its candidate paths take."""
-        lists = [self.compile_path(path, reverse=False) for path in policy.candidate_paths]
-        return min((one.mtu - encapsulation_bytes(len(one.segments) + 1) for one in lists), default=LARGEST_MTU)
+        return min((one.inner_mtu for one in self.segment_lists(policy, policy.headend)), default=LARGEST_MTU)
 
 
 def fabric(
@@ -102,7 +114,6 @@ def fabric(
     `before`: the last one; what follows from nodes and links alone is kept while these are the same. `down`: links that
     SR Policies do not take; the ways from node to neighbouring node do not depend on it.
     """
-    known = graph(inventory, own)
     ports: dict[tuple[str, str], int] = {}
     for link in inventory.links.values():
         for end in (link.a, link.b):
@@ -116,18 +127,19 @@ def fabric(
     }
     locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
     same = before is not None and (before.links, before.locators) == (inventory.links, locators)
-    towards = before.links_towards if before is not None and same else _links_towards(known, locators)
+    towards = before.links_towards if before is not None and same else _links_towards(inventory, locators)
     entries: dict[str, list[Entry]] = {name: _node_entries(name, locator) for name, locator in locators.items()}
     for (name, other), first in towards.items():
-        entries[name].append(route_entry(FABRIC_CONTEXT, (locators[other], 48), ports[first, name], f"nodes/{other}"))
+        entries[name].append(route_entry(FABRIC_VRF, (locators[other], 48), ports[first, name], f"links/{first}"))
     for link in inventory.links.values():
         if link.b is None:
             continue
         for near, far in ((link.a, link.b), (link.b, link.a)):
             able = not end_objection(near, descriptions.get(near.node))
             if able and near.node in locators and far.node in locators:
+                is_ordinary = towards.get((near.node, far.node)) == link.name
                 entries[near.node] += _link_entries(
-                    f"links/{link.name}", near.port, locators[near.node], far.port, locators[far.node]
+                    f"links/{link.name}", near.port, locators[near.node], is_parallel=not is_ordinary
                 )
                 source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
                 if source is not None and target is not None:
@@ -165,8 +177,16 @@ def _takes(policy: SrPolicy | None, links: Collection[str]) -> bool:
     return policy is not None and any(link in links for path in policy.candidate_paths for link in path.links)
 
 
-def _links_towards(known: Graph, nodes: Collection[str]) -> dict[tuple[str, str], str]:
-    return {(name, other): link for name in nodes for other, link in first_links(known, name).items() if other in nodes}
+def _links_towards(inventory: Inventory, nodes: Collection[str]) -> dict[tuple[str, str], str]:
+    """Of several links between two nodes the quickest."""
+    best: dict[tuple[str, str], tuple[int, int, str]] = {}
+    for link in inventory.links.values():
+        if link.b is None or link.a.node not in nodes or link.b.node not in nodes:
+            continue
+        rank = (link.delay_us, link.cost, link.name)
+        for ends in ((link.a.node, link.b.node), (link.b.node, link.a.node)):
+            best[ends] = min(rank, best.get(ends, rank))
+    return {ends: name for ends, (_, _, name) in best.items()}
 
 
 def _edge_policies(
@@ -189,22 +209,16 @@ def edges(network: Network) -> tuple[str, ...]:
 
 
 def _node_entries(name: str, locator: int) -> list[Entry]:
-    end = numbering.sid(locator, numbering.END)
-    return [local_sid_entry(FABRIC_CLASS, end, "end", (), f"nodes/{name}")]
+    return [local_sid_entry(FABRIC_CLASS, (locator, 48), "end", (), f"nodes/{name}")]
 
 
-def _link_entries(owner: str, port: int, locator: int, far_port: int, far_locator: int) -> list[Entry]:
-    """At one end of a link: what comes in by it, End.X over it, End for what came by it, and the way to the far
-    end's End of that kind."""
+def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[Entry]:
+    """At one end of a link: what comes in by it, and End.X over it where the ordinary way is another."""
+    arrival = attachment_entry(port, "link", (("ingress_class", FABRIC_CLASS),), owner)
+    if not is_parallel:
+        return [arrival]
     end_x = numbering.sid(locator, numbering.END_X + port)
-    end_here = numbering.sid(locator, numbering.END_BY_PORT + port)
-    end_there = numbering.sid(far_locator, numbering.END_BY_PORT + far_port)
-    return [
-        attachment_entry(port, "link", ("ingress_class", FABRIC_CLASS), owner),
-        local_sid_entry(FABRIC_CLASS, end_x, "end_x", (("next_hop", port),), owner),
-        local_sid_entry(FABRIC_CLASS, end_here, "end", (), owner),
-        route_entry(FABRIC_CONTEXT, (end_there, 128), port, owner),
-    ]
+    return [arrival, local_sid_entry(FABRIC_CLASS, (end_x, 64), "end_x", (("next_hop", port),), owner)]
 
 
 def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> dict[str, Crossing]:
@@ -246,7 +260,7 @@ def _status(description: NodeDescription | None, border: str) -> BorderStatus | 
 
 def tunnel_entries(crossing: Crossing, owner: str) -> tuple[Entry, ...]:
     """What a gateway needs to send into a tunnel and to take what comes out of it."""
-    entries = [attachment_entry(crossing.port, "link", ("ingress_class", crossing.ingress_class), owner)]
+    entries = [attachment_entry(crossing.port, "link", (("ingress_class", crossing.ingress_class),), owner)]
     if crossing.mac and crossing.kernel_mac:
         hop = numbering.TUNNEL_HOP + crossing.port
         entries.append(forward_entry(hop, crossing.port, crossing.mac, crossing.kernel_mac, owner))
@@ -259,32 +273,33 @@ def port_status(descriptions: Mapping[str, NodeDescription], node: str, port: in
     return next((one for one in found if one.number == port), None)
 
 
-def encapsulation_bytes(segments: int) -> int:
-    """Outer IPv6 header and SRH (RFC 8754 §2)."""
-    return 40 + 8 + 16 * segments
+def tunnel_list(crossing: Crossing) -> SegmentList:
+    """The way into a tunnel: the neighbour's SID is all that it needs."""
+    mtu = crossing.inner_mtu + encapsulation_bytes(1)
+    return SegmentList(containers=pack((), 0), first_hop=numbering.TUNNEL_HOP + crossing.port, mtu=mtu)
 
 
 # ---- entries of the tables that are about forwarding
 
 
-def attachment_entry(port: int, action: str, param: tuple[str, int], owner: str) -> Entry:
+def attachment_entry(port: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> Entry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
-    return Entry(table="attachment", match=match, action=action, params=(param,), owner=owner)
+    return Entry(table="attachment", match=match, action=action, params=params, owner=owner)
 
 
 def local_sid_entry(
-    ingress_class: int, sid: int, action: str, params: tuple[tuple[str, int], ...], owner: str
+    ingress_class: int, sid: tuple[int, int], action: str, params: tuple[tuple[str, int], ...], owner: str
 ) -> Entry:
     match = (
         Match(field="ingress_class", value=ingress_class),
-        Match(field="destination", value=sid, prefix_length=128),
+        Match(field="destination", value=sid[0], prefix_length=sid[1]),
     )
     return Entry(table="local_sid", match=match, action=action, params=params, owner=owner)
 
 
-def route_entry(context: int, prefix: tuple[int, int], next_hop: int, owner: str) -> Entry:
+def route_entry(vrf: int, prefix: tuple[int, int], next_hop: int, owner: str) -> Entry:
     match = (
-        Match(field="context", value=context),
+        Match(field="vrf", value=vrf),
         Match(field="destination", value=prefix[0], prefix_length=prefix[1]),
     )
     return Entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
@@ -302,51 +317,68 @@ def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: in
     return Entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
 
 
-def lease_entry(leg: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> Entry:
-    """The leg closes at a Unix time, with every process dead; at once where nobody knows when the node was booted.
+def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> Entry:
+    """The forwarding class closes at a Unix time, with every process dead; at once where nobody knows when the node was
+    booted.
 
     The field has 32 bits: a later end is that of 136 years.
     """
     boottime_s = min(max(0, expires_s - boot_epoch_s), 2**32 - 1) if boot_epoch_s is not None else 0
     params = (("boottime_s", boottime_s),)
-    return Entry(table="lease", match=(Match(field="leg", value=leg),), action="expire_at", params=params, owner=owner)
+    return Entry(
+        table="lease",
+        match=(Match(field="forwarding_class", value=forwarding_class),),
+        action="expire_at",
+        params=params,
+        owner=owner,
+    )
 
 
-# ---- entries that send into an SR Policy
+# ---- entries of forwarding classes and SR Policies
 
 
-def encapsulation_entries(
-    leg: int,
-    sr_policy: int,
-    lists: Sequence[tuple[int, ...]],
-    *,
-    source: int,
-    dscp: int,
-    color: int,
-    inner_mtu: int,
-    owner: str,
-) -> tuple[Entry, ...]:
-    """`leg` is steered into the SR Policy; its liveness group has the same number. `lists`: the segments of each
-    candidate path, best first, in the order of travel."""
+def deliver_entry(forwarding_class: int, vrf: int, owner: str) -> Entry:
+    return _steer_entry(forwarding_class, "deliver", (("vrf", vrf),), owner)
+
+
+def encapsulate_entry(
+    forwarding_class: int, sr_policy: int, service_sid: int, dscp: int, inner_mtu: int, owner: str
+) -> Entry:
+    """The liveness group of an SR Policy has the same number."""
+    params = (
+        ("sr_policy", sr_policy),
+        ("liveness_group", sr_policy),
+        ("service_sid", service_sid),
+        ("dscp", dscp),
+        ("inner_mtu", inner_mtu),
+    )
+    return _steer_entry(forwarding_class, "encapsulate", params, owner)
+
+
+def _steer_entry(forwarding_class: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> Entry:
+    match = (Match(field="forwarding_class", value=forwarding_class),)
+    return Entry(table="steer", match=match, action=action, params=params, owner=owner)
+
+
+def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> Entry:
+    """End.DT46. `answer_class`: on which a sender is told what becomes of its packets; 0: by the VRF's routes."""
+    params = (("vrf", into.vrf), ("policy_class", into.policy_class), ("answer_class", answer_class))
+    return local_sid_entry(ingress_class, (sid, 128), "end_dt46", params, owner)
+
+
+def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList], owner: str) -> tuple[Entry, ...]:
+    """`source`: locator of the headend. `lists`: of the candidate paths, best first."""
     entries = [
-        Entry(
-            table="steer",
-            match=(Match(field="leg", value=leg),),
-            action="encapsulate",
-            params=(("sr_policy", sr_policy), ("liveness_group", sr_policy)),
-            owner=owner,
-        ),
         Entry(
             table="path_liveness",
             match=(Match(field="liveness_group", value=sr_policy),),
             action="set_live",
             params=(("live", (1 << len(lists)) - 1),),
             owner=owner,
-        ),
+        )
     ]
-    for index, segments in enumerate(lists):
-        # RFC 8754 §2: the list starts with the last segment
-        wire = (*reversed(segments), *([0] * (MAX_SEGMENTS - len(segments))))
+    for index, one in enumerate(lists):
+        values = one.containers.values
         entries.append(
             Entry(
                 table="sr_policy",
@@ -358,13 +390,17 @@ def encapsulation_entries(
                 action="h_encaps",
                 params=(
                     ("source", source),
-                    ("dscp", dscp),
-                    ("color", color),
-                    ("inner_mtu", inner_mtu),
-                    ("count", len(segments)),
-                    *((f"segment_list_{place}", segment) for place, segment in enumerate(wire)),
+                    ("color", sr_policy & 0x1FFF),
+                    ("first_hop", one.first_hop),
+                    ("last_container", len(values) - 1),
+                    ("merge_bits", one.containers.merge_bits),
+                    *((f"container_{place}", value) for place, value in enumerate(_filled(values))),
                 ),
                 owner=owner,
             )
         )
     return tuple(entries)
+
+
+def _filled(values: tuple[int, ...]) -> tuple[int, ...]:
+    return (*values, *([0] * (CONTAINERS_MAX - len(values))))

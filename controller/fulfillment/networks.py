@@ -1,26 +1,24 @@
 """Own networks at their edges: hosts, gateways, who may reach whom."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.claims import common
 from controller.fulfillment.fabric import (
     attachment_entry,
+    deliver_entry,
+    edges,
     forward_entry,
     port_status,
     resolve_entry,
     route_entry,
 )
+from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
-from controller.fulfillment.rules import (
-    DEFAULT_PRIORITY,
-    ISOLATE_PRIORITY,
-    NoRoom,
-    PortClasses,
-    Rule,
-    compile_rules,
-)
+from controller.fulfillment.rules import DEFAULT_PRIORITY, ISOLATE_PRIORITY, Rule
 from controller.model.entry import Entry, Match
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
@@ -30,19 +28,71 @@ from dataplane.host_api import Gateway, NodeDescription
 from dataplane.reasons import DropReason
 
 
-def network_entries(
-    network: Network,
-    node: str,
-    index: int,
-    legs: Mapping[str, int],
-    rules: tuple[Rule, ...],
-    classes: PortClasses,
-    descriptions: Mapping[str, NodeDescription],
-) -> tuple[Entry, ...]:
-    """All of a network at one of its edges. Next hops of ports whose MAC is not known yet are left out.
+class ToEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of one edge of a network that are about another one."""
 
-    `legs`: to its other edges, as far as a path leads there.
-    """
+    far: str
+    forwarding_class: int
+    """Of what goes there."""
+    sr_policy: int
+
+
+class NetworkIds(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of a network at one of its edges."""
+
+    vrf: int
+    hosts: int
+    """Policy class of its hosts there."""
+    edges: int
+    """Policy class of what comes from its other edges."""
+    function: int
+    """End.DT46 into that."""
+    here: int
+    """Forwarding class of what goes to its hosts there."""
+    to_edges: tuple[ToEdge, ...] = ()
+
+
+def network_keys(network: Network) -> Iterator[str]:
+    """Of all numbers that it needs at its edges."""
+    here = edges(network)
+    for node in here:
+        yield id_key(node, Kind.VRF, network.name)
+        yield id_key(node, Kind.POLICY_CLASS, f"hosts {network.name}")
+        yield id_key(node, Kind.POLICY_CLASS, f"edges {network.name}")
+        yield id_key(node, Kind.FUNCTION, f"edges {network.name}")
+        yield id_key(node, Kind.FORWARDING_CLASS, f"hosts {network.name}")
+        for far in here:
+            if far != node:
+                yield id_key(node, Kind.FORWARDING_CLASS, f"{network.name} to {far}")
+                yield id_key(node, Kind.SR_POLICY, f"edge {far}")
+
+
+def network_ids(network: Network, node: str, ids: Mapping[str, int]) -> NetworkIds | None:
+    """None: they have not been given out."""
+    if id_key(node, Kind.VRF, network.name) not in ids:
+        return None
+    return NetworkIds(
+        vrf=ids[id_key(node, Kind.VRF, network.name)],
+        hosts=ids[id_key(node, Kind.POLICY_CLASS, f"hosts {network.name}")],
+        edges=ids[id_key(node, Kind.POLICY_CLASS, f"edges {network.name}")],
+        function=ids[id_key(node, Kind.FUNCTION, f"edges {network.name}")],
+        here=ids[id_key(node, Kind.FORWARDING_CLASS, f"hosts {network.name}")],
+        to_edges=tuple(
+            ToEdge(
+                far=far,
+                forwarding_class=ids[id_key(node, Kind.FORWARDING_CLASS, f"{network.name} to {far}")],
+                sr_policy=ids[id_key(node, Kind.SR_POLICY, f"edge {far}")],
+            )
+            for far in edges(network)
+            if far != node
+        ),
+    )
+
+
+def network_entries(
+    network: Network, node: str, ids: NetworkIds, descriptions: Mapping[str, NodeDescription]
+) -> tuple[Entry, ...]:
+    """Its hosts at one of its edges. Next hops of ports whose MAC is not known yet are left out."""
     owner = f"networks/{network.name}"
     entries: list[Entry] = []
     ports: set[int] = set()
@@ -53,32 +103,25 @@ def network_entries(
         if attachment.port not in ports:
             ports.add(attachment.port)
             action = "attach_reject" if network.deny is Deny.REJECT else "attach"
-            entries.append(attachment_entry(attachment.port, action, ("context", index), owner))
+            into = (("vrf", ids.vrf), ("policy_class", ids.hosts))
+            entries.append(attachment_entry(attachment.port, action, into, owner))
             status = port_status(descriptions, node, attachment.port)
             if status is not None and status.mac:
                 entries.append(resolve_entry(hop, attachment.port, addressing.mac(status.mac), owner))
         for address in map(numbering.address, attachment.addresses):
             entries.append(_admit(attachment.port, address, owner))
-            entries.append(route_entry(index, (address, 128), hop, owner))
-    leg = numbering.network_leg(index)
-    steer = Entry(table="steer", match=(Match(field="leg", value=leg),), action="deliver", owner=owner)
-    rules = (*_default_rules(network, node, index, legs), *rules)
-    try:
-        return (*entries, steer, *compile_rules(index, rules, classes, _attached(network, node)))
-    except NoRoom as full:
-        raise NoRoom(full.table, full.needed, node) from full
+            entries.append(route_entry(ids.vrf, (address, 128), hop, owner))
+    return (*entries, deliver_entry(ids.here, ids.vrf, owner))
 
 
-def on_link_entries(network: Network, index: int, rules: Iterable[Rule], local: Iterable[Entry]) -> tuple[Entry, ...]:
+def on_link_entries(network: Network, vrf: int, rules: Iterable[Rule]) -> tuple[Entry, ...]:
     """At one edge, routes to where `rules` lead inside the network's own prefixes, though it is no host of its.
 
     A host takes such an address for a neighbour's and asks who has it, and the edge answers only for what it has a
-    route to. What is sent there is steered. `local`: routes to attached hosts of other networks, which are enough.
+    route to. What is sent there is steered.
     """
     own = [numbering.prefix(text) for text in network.prefixes]
     known = {(numbering.address(text), 128) for one in network.attachments for text in one.addresses}
-    there = [one for entry in local for one in entry.match if one.field == "destination"]
-    known |= {(one.value, one.prefix_length or 0) for one in there}
     owners: dict[tuple[int, int], str] = {}
     for rule in rules:
         led_to = () if rule.drop is not None else rule.destination or ()
@@ -89,7 +132,7 @@ def on_link_entries(network: Network, index: int, rules: Iterable[Rule], local: 
     if not owners:
         return ()
     hop = numbering.BEHIND_ANOTHER_EDGE
-    routes = [route_entry(index, one, hop, owner) for one, owner in sorted(owners.items())]
+    routes = [route_entry(vrf, one, hop, owner) for one, owner in sorted(owners.items())]
     return (forward_entry(hop, 0, 0, 0, min(owners.values())), *routes)
 
 
@@ -108,26 +151,65 @@ def gateways(
     return tuple(found[port] for port in sorted(found))
 
 
-def isolation_rules(isolation: Isolation) -> tuple[Rule, ...]:
-    """To and from the isolated hosts nothing passes, and it is counted as such."""
-    hosts = tuple(sorted({address for host in isolation.hosts for address in host.addresses}))
-    return tuple(
-        Rule(
-            source=source,
-            destination=destination,
-            default=True,
-            drop=DropReason.ISOLATED,
-            priority=ISOLATE_PRIORITY,
-            owner=isolation.owner,
-        )
-        for source, destination in ((hosts, None), (None, hosts))
-    )
-
-
-def together_rules(
-    network: Network, node: str, index: int, legs: Mapping[str, int], *isolations: Isolation
+def network_rules(
+    network: Network, node: str, ids: NetworkIds, reached: Collection[str], isolations: Sequence[Isolation]
 ) -> tuple[Rule, ...]:
-    """What of one network (with `index`) is isolated by the very same intents reaches each other as ever."""
+    """What holds at one edge whatever is permitted besides. `reached`: other edges that a path leads to.
+
+    What comes from another edge is judged once more, and not sent on to a third; what the edge itself has to say of it
+    comes from a host that is attached here.
+    """
+    attached = attached_prefixes(network, node)
+    to_others = {one.far: one.forwarding_class for one in ids.to_edges if one.far in reached}
+    destinations = _destinations(network, node, ids.here, to_others)
+    rules = list(_rules(network, ids.hosts, destinations, isolations))
+    if ids.to_edges:
+        for rule in _rules(network, ids.edges, destinations, isolations):
+            is_onward = rule.drop is None and rule.forwarding_class != ids.here
+            onward = attached if rule.source is None else tuple(sorted({*rule.source}.intersection(attached)))
+            if not is_onward or onward:
+                rules.append(msgspec.structs.replace(rule, source=onward) if is_onward else rule)
+    return tuple(rules)
+
+
+Destinations = tuple[tuple[int, tuple[str, ...]], ...]
+"""Each forwarding class with the hosts that it leads to."""
+
+
+def _rules(
+    network: Network,
+    policy_class: int,
+    destinations: Destinations,
+    isolations: Sequence[Isolation],
+) -> Iterator[Rule]:
+    yield from _default_rules(network, policy_class, destinations)
+    yield from _isolation_rules(policy_class, isolations)
+    yield from _together_rules(network, policy_class, destinations, isolations)
+
+
+def _isolation_rules(policy_class: int, isolations: Iterable[Isolation]) -> Iterator[Rule]:
+    """To and from the isolated hosts nothing passes, and it is counted as such."""
+    for isolation in isolations:
+        hosts = tuple(sorted({address for host in isolation.hosts for address in host.addresses}))
+        for source, destination in ((hosts, None), (None, hosts)):
+            yield Rule(
+                policy_class=policy_class,
+                source=source,
+                destination=destination,
+                default=True,
+                drop=DropReason.ISOLATED,
+                priority=ISOLATE_PRIORITY,
+                owner=isolation.owner,
+            )
+
+
+def _together_rules(
+    network: Network,
+    policy_class: int,
+    destinations: Destinations,
+    isolations: Iterable[Isolation],
+) -> Iterator[Rule]:
+    """What is isolated by the very same intents reaches each other as ever."""
     owners: dict[str, list[str]] = {}
     for isolation in isolations:
         for address in sorted({address for host in isolation.hosts for address in host.addresses}):
@@ -135,67 +217,52 @@ def together_rules(
     alike: dict[tuple[str, ...], set[str]] = {}
     for address, ones in owners.items():
         alike.setdefault(tuple(sorted(ones)), set()).add(address)
-    attached, reached = _attached(network, node), _destinations(network, node, index, legs)
-    rules = []
     for _, addresses in sorted(alike.items()):
-        for leg, hosts in reached:
-            sources = addresses if leg == numbering.network_leg(index) else addresses.intersection(attached)
-            destinations = addresses.intersection(hosts)
-            if len(addresses) > 1 and sources and destinations:
-                rules.append(
-                    Rule(
-                        source=tuple(sorted(sources)),
-                        destination=tuple(sorted(destinations)),
-                        default=True,
-                        leg=leg,
-                        priority=ISOLATE_PRIORITY + 1,
-                        owner=f"networks/{network.name}",
-                    )
+        for forwarding_class, hosts in destinations:
+            receivers = addresses.intersection(hosts)
+            if len(addresses) > 1 and receivers:
+                yield Rule(
+                    policy_class=policy_class,
+                    source=tuple(sorted(addresses)),
+                    destination=tuple(sorted(receivers)),
+                    default=True,
+                    forwarding_class=forwarding_class,
+                    priority=ISOLATE_PRIORITY + 1,
+                    owner=f"networks/{network.name}",
                 )
-    return tuple(rules)
 
 
-def _default_rules(network: Network, node: str, index: int, legs: Mapping[str, int]) -> tuple[Rule, ...]:
-    """To the network's hosts: not to its prefixes, since another network's host may have an address inside them.
-
-    Who sends is not asked where the destination is attached here: source guards admit only the network's own hosts. To
-    another edge is sent only what comes from a host that is attached here.
-    """
-    return tuple(
-        Rule(
+def _default_rules(network: Network, policy_class: int, destinations: Destinations) -> Iterator[Rule]:
+    """To the network's hosts: not to its prefixes, since another network's host may have an address inside them. Who
+    sends is not asked: source guards admit only the network's own hosts."""
+    for forwarding_class, hosts in destinations:
+        yield Rule(
+            policy_class=policy_class,
             source=None,
-            attached=leg != numbering.network_leg(index),
             destination=hosts,
             default=True,
-            leg=leg,
+            forwarding_class=forwarding_class,
             priority=DEFAULT_PRIORITY,
             owner=f"networks/{network.name}",
         )
-        for leg, hosts in _destinations(network, node, index, legs)
-    )
 
 
-def _destinations(
-    network: Network, node: str, index: int, legs: Mapping[str, int]
-) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """Each leg with the hosts that it leads to from `node`, sorted.
-
-    What is behind an edge that no path leads to has the leg of what is here: it is permitted, and there is no route.
-    """
-    own = numbering.network_leg(index)
+def _destinations(network: Network, node: str, here: int, to_others: Mapping[str, int]) -> Destinations:
+    """`here`: of what is at `node`. What is behind an edge that no path leads to has the same: it is permitted, and
+    there is no route."""
     found: dict[str, int] = {}
     for attachment in sorted(network.attachments, key=lambda one: (one.node != node, one.node)):
-        leg = own if attachment.node == node else legs.get(attachment.node, own)
+        number = here if attachment.node == node else to_others.get(attachment.node, here)
         for address in attachment.addresses:
-            found.setdefault(numbering.host_prefix(address), leg)
+            found.setdefault(numbering.host_prefix(address), number)
     hosts: dict[int, list[str]] = {}
     for address in sorted(found):
         hosts.setdefault(found[address], []).append(address)
-    return tuple((leg, tuple(hosts[leg])) for leg in sorted(hosts))
+    return tuple((number, tuple(hosts[number])) for number in sorted(hosts))
 
 
-def _attached(network: Network, node: str) -> tuple[str, ...]:
-    """Prefixes of the hosts at an edge."""
+def attached_prefixes(network: Network, node: str) -> tuple[str, ...]:
+    """Of the hosts at an edge, sorted."""
     return tuple(sorted({numbering.host_prefix(address) for one in _here(network, node) for address in one.addresses}))
 
 

@@ -1,44 +1,36 @@
-"""Node-local ids, derived from small stable numbers, so that a restart finds the same ones.
+"""Numbers of the pipeline: which there are, and what they are numbers of.
 
-| id | from |
+Each is its node's: given out where it is needed, kept with what it belongs to (`Course.ids`; for networks `Counter`s),
+and rested before it means something else (reconcile/identifiers.py).
+
+| kind | of what |
 |---|---|
-| ingress class of what a neighbour's tunnel brings | 1024 + port of the tunnel |
-| context of a network | its index, 1 to 255 |
-| contexts of a plan | 256 + 4 slot: tail forward, tail reverse, border forward, border reverse |
-| leg of a network | 16384 + index: to hosts behind the same edge; 16640 + edge number: to those behind another |
-| legs of a plan | 16 slot + `Leg` |
-| SR Policy, liveness group | 2 slot forward, 2 slot + 1 reverse; 1801 + edge number: to that edge of a network |
-| next hop | port (fabric), 512 + port (attached hosts), 1024 + port (tunnels), 2048: behind another edge, own or not |
-| SID functions of a node | 1: End; 0x0100 + port: End.X; 0x0200 + port: End for what came by that port |
-| SID functions of a plan (End.DT46) | 0x1000 + 4 slot: tail forward, tail reverse, border forward, border reverse |
-| SID functions of a plan (End.DT46), tail by a parallel link | 0x8000 + 16 slot + 2 place of the link + direction |
-| SID functions of a network (End.DT46) | 0x4000 + 2 index: by the first candidate path, + 1: by the second |
+| vrf | a network at one of its edges (NETWORK), or traffic from one network to another that goes on (FROM TO) |
+| policy_class | `hosts NETWORK`, `edges NETWORK`: what comes from its other edges; `PLAN tail I D`, `PLAN border D` |
+| forwarding_class | `hosts NETWORK`: to its hosts here, `NETWORK to EDGE`; `PLAN inside I D` and so on (plan_ids.py) |
+| sr_policy | `ENDPOINT LINK+LINK,LINK`: all that take the same paths share it; `edge EDGE`, `border LINK` |
+| function | End.DT46 into a policy class, called as that |
 
-Edge numbers, 1 to 246, are those of an edge of a network that has several; no two in a domain are the same.
+These follow from the port: next hop (fabric: the port, attached hosts 512 +, tunnels 1024 +; 2048: behind another
+edge), ingress class of what a neighbour's tunnel brings (1024 +), function of End.X (0xe000 +).
 """
 
 import enum
 import ipaddress
+import itertools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 BORDER_CLASS = 1024
-END = 1
-END_X = 0x0100
-END_BY_PORT = 0x0200
-END_DT46 = 0x1000
-MAX_NETWORKS = 255
-NETWORK_DT46 = 0x4000
-PARALLEL_DT46 = 0x8000
-MAX_SLOTS = 900
-MAX_EDGE_NUMBERS = 246
-"""The 2,048 SR Policies of a node without those of the slots."""
 ATTACHED_HOP = 512
 TUNNEL_HOP = 1024
 BEHIND_ANOTHER_EDGE = 2048
-FIRST_PLAN_CONTEXT = 256
-FIRST_NETWORK_LEG = 16384
+FIRST_FUNCTION = 0xE000
+"""Of a domain's SIDs the 16 bits of a node are below, those of a function from here on (RFC 9800: GIB and LIB), so that
+the next 16 bits of a container are one or the other."""
+END_X = FIRST_FUNCTION
+FIRST_SERVICE = 0xE200
 
 
 class Direction(enum.IntEnum):
@@ -46,66 +38,44 @@ class Direction(enum.IntEnum):
     REVERSE = 1
 
 
-class Leg(enum.IntEnum):
-    """What a plan's traffic does next; of each the forward and the reverse one."""
-
-    INSIDE = 0
-    """To the other end of the SR Policy."""
-    BORDER = 2
-    """Into the tunnel to the neighbour."""
-    DELIVER = 4
-    """To an attached host."""
-    LOCAL = 6
-    """From one attached host of a node to another."""
+class Kind(enum.StrEnum):
+    VRF = "vrf"
+    POLICY_CLASS = "policy_class"
+    FORWARDING_CLASS = "forwarding_class"
+    SR_POLICY = "sr_policy"
+    FUNCTION = "function"
 
 
-def network_leg(index: int) -> int:
-    return FIRST_NETWORK_LEG + index
+SIZED_BY = {
+    Kind.VRF: "",
+    Kind.POLICY_CLASS: "policy_class_counter",
+    Kind.FORWARDING_CLASS: "steer",
+    Kind.SR_POLICY: "path_liveness",
+    Kind.FUNCTION: "",
+}
+"""Table or counter whose size says how many a node has, from 0 on. Empty: as many as have 16 bits."""
 
 
-def edge_leg(edge_number: int) -> int:
-    return FIRST_NETWORK_LEG + 256 + edge_number
+def id_key(node: str, kind: Kind, what: str) -> str:
+    return f"{node} {kind} {what}"
 
 
-def edge_sr_policy(edge_number: int) -> int:
-    return sr_policy(MAX_SLOTS, Direction.REVERSE) + edge_number
+def first_and_last(kind: Kind, size: int) -> tuple[int, int]:
+    """`size`: of the table that the node has for them; 0: there is none."""
+    if kind is Kind.FUNCTION:
+        return FIRST_SERVICE, 0xFFFF
+    return 1, min(size or 0x10000, 0x10000) - 1
 
 
-def leg(slot: int, kind: Leg, direction: Direction) -> int:
-    return 16 * slot + kind + direction
-
-
-def tail_context(slot: int, direction: Direction) -> int:
-    return FIRST_PLAN_CONTEXT + 4 * slot + direction
-
-
-def border_context(slot: int, direction: Direction) -> int:
-    return FIRST_PLAN_CONTEXT + 4 * slot + 2 + direction
-
-
-def sr_policy(slot: int, direction: Direction) -> int:
-    return 2 * slot + direction
+def next_free(first: int, last: int, after: int, is_taken: Callable[[int], bool]) -> int | None:
+    """The next one after the last given out, so that a number rests before it means something else."""
+    order = itertools.chain(range(max(first, after + 1), last + 1), range(first, min(after, last) + 1))
+    return next((number for number in order if not is_taken(number)), None)
 
 
 def sid(locator: int, function: int) -> int:
     """RFC 8986 §3.1: /48 locator, 16 bits of function, no arguments."""
     return locator | function << 64
-
-
-def tail_sid(locator: int, slot: int, direction: Direction, parallel: int = 0) -> int:
-    """`parallel`: place among the links by which candidate paths come from one node to the tail, 0 to 7."""
-    if parallel:
-        return sid(locator, PARALLEL_DT46 + 16 * slot + 2 * parallel + direction)
-    return sid(locator, END_DT46 + 4 * slot + direction)
-
-
-def network_sid(locator: int, index: int, candidate: int) -> int:
-    """Each of the two candidate paths has its own, so that their last hops can be pinned to different links."""
-    return sid(locator, NETWORK_DT46 + 2 * index + candidate)
-
-
-def border_sid(locator: int, slot: int, direction: Direction) -> int:
-    return sid(locator, END_DT46 + 4 * slot + 2 + direction)
 
 
 @lru_cache(65_536)
@@ -156,23 +126,3 @@ def assign(keys: Iterable[str], first: int, last: int) -> dict[str, int]:
         taken.add(number)
         numbers[key] = first + number
     return numbers
-
-
-def free_slots(count: int, taken: Iterable[int], after: int) -> tuple[int, ...]:
-    """Raises ValueError where too few are free."""
-    free = _free(count, taken, after, MAX_SLOTS)
-    if len(free) < count:
-        raise ValueError(f"all {MAX_SLOTS} slots of this domain are in use: withdraw something")
-    return free
-
-
-def free_edge_numbers(count: int, taken: Iterable[int], after: int) -> tuple[int, ...]:
-    """Fewer where too few are free."""
-    return _free(count, taken, after, MAX_EDGE_NUMBERS)
-
-
-def _free(count: int, taken: Iterable[int], after: int, last: int) -> tuple[int, ...]:
-    """The next ones after the last given out, so that a number rests before it means something else."""
-    used = set(taken)
-    order = (*range(after + 1, last + 1), *range(1, min(after, last) + 1))
-    return tuple(number for number in order if number not in used)[:count]

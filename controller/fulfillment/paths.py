@@ -5,12 +5,11 @@ from collections.abc import Collection
 
 import msgspec
 
+from controller.fulfillment.containers import NODES_MAX, PINNED_NODES_MAX
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.topology import EVERYTHING as ALL
 from controller.fulfillment.topology import Demand
 from controller.model.intent import Level, Prefer, Trust
 from controller.model.sr_policy import CandidatePath, SrPolicy
-from dataplane.reasons import MAX_SEGMENTS
 
 PREFERENCES = (200, 100)
 """Of the candidate paths, best first."""
@@ -43,6 +42,11 @@ def order(prefer: Prefer, latency_us: int, cost: int) -> tuple[int, int]:
     return (cost, latency_us) if prefer.cost is Level.LOW else (latency_us, cost)
 
 
+def longest(graph: Graph) -> int:
+    """Links of a path that is sure to fit its containers."""
+    return 1 + (PINNED_NODES_MAX if graph.topology.has_parallels else NODES_MAX)
+
+
 def best(
     graph: Graph,
     source: str,
@@ -51,11 +55,13 @@ def best(
     *,
     prefer: Prefer = QUICKEST,
     latency_us_max: int | None = None,
-    hops_max: int = MAX_SEGMENTS,
+    hops_max: int | None = None,
 ) -> Route | None:
     """The most preferred route that is quick enough and of few enough links; None: there is none. Of equals that with
-    the fewest links."""
+    the fewest links. `hops_max`: None: as many as fit the containers of a path."""
     topology = graph.topology
+    if hops_max is None:
+        hops_max = longest(graph)
     demand = Demand(
         prefer_cost=prefer.cost is Level.LOW,
         trust_min=usable.trust_min,
@@ -73,23 +79,6 @@ def best(
         nodes=tuple(topology.nodes[node] for node in found.nodes),
         links=tuple(topology.links[link] for link in found.links),
     )
-
-
-def first_links(graph: Graph, source: str) -> dict[str, str]:
-    """The link by which the quickest route to each other node leaves."""
-    topology = graph.topology
-    start = topology.node_index[source]
-    by_edge = topology.tree(start, ALL, graph.flags).by_edge.tolist()
-    first: dict[int, int] = {}
-    for node in range(len(topology.nodes)):
-        way = []
-        while node not in first and by_edge[node] != -1:
-            way.append(node)
-            node = topology.near_of_edge(by_edge[node], node)
-        for later in reversed(way):
-            first[later] = first[node] if node in first else int(topology.link_of_edge[by_edge[later]])
-            node = later
-    return {topology.nodes[node]: topology.links[link] for node, link in first.items()}
 
 
 def sr_policy(

@@ -5,13 +5,12 @@ from collections.abc import Collection
 import msgspec
 
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.paths import Usable, best, order, sr_policy
+from controller.fulfillment.paths import Usable, best, longest, order, sr_policy
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.sr_policy import SrPolicy
-from dataplane.reasons import MAX_SEGMENTS
 
 BINDINGS = ("segments", "transit", "latency", "trust", "reachability")
 """What may be held by no way. The last thing that is looked at first: who fails there has met the most."""
@@ -95,7 +94,7 @@ def place(
                 latency_us_max=None if limit_us is None else limit_us - beyond_us,
             )
             if policy is None:
-                message = f"the path from {entry} to {target} needs more than {MAX_SEGMENTS} segments"
+                message = f"the path from {entry} to {target} needs more than {longest(graph)} links"
                 failures.append(Unsatisfiable(binding="segments", message=message))
                 break
             policies.append(policy)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from controller.fulfillment.assembly import Assembly, Wanted, assemble
-from controller.fulfillment.room import NEVER_FULL, in_the_end
+from controller.fulfillment.room import in_the_end
 from controller.model.entry import Entry
 from controller.model.node_entries import Ask, Changed, NodeEntries, NodeState, ask
 
@@ -22,8 +22,7 @@ class Realized(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = None) -> Realized:
-    """`changed`: courses that may be others than when `before` was made; None: nobody knows. Raises NoRoom, and
-    ValueError where there are too many different ranges of ports."""
+    """`changed`: courses that may be others than when `before` was made; None: nobody knows. Raises NoRoom."""
     assembly = assemble(wanted, before.assembly, changed, _asks)
     states: dict[str, NodeState] = {}
     differences: dict[str, Changed] = {}
@@ -44,7 +43,7 @@ def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = 
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """How many entries each node would have, by table and owner, but for tables that are never full."""
+    """How many entries each node would have, by table and owner."""
 
     entries: Mapping[str, Counter[tuple[str, str]]] = msgspec.field(default_factory=dict)
     assembly: Assembly | None = None
@@ -74,7 +73,5 @@ def _asks(entries: tuple[Entry, ...]) -> tuple[Ask, ...]:
 
 def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
     """By table and owner."""
-    different = {
-        (entry.table, entry.match, entry.priority): entry.owner for entry in entries if entry.table not in NEVER_FULL
-    }
+    different = {(entry.table, entry.match, entry.priority): entry.owner for entry in entries}
     return Counter((table, owner) for (table, _, _), owner in different.items())

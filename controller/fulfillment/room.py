@@ -5,32 +5,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from controller.fulfillment.rules import MAX_CLASS, port_ranges
+from controller.fulfillment.rules import port_ranges
 from controller.model.agreement import Agreement, Envelope
 from controller.model.course import Course, Session, Stage, Standing
 from controller.model.intent import Value
 from controller.model.requirements import Unsatisfiable
 
-TABLE_SIZES = {
-    "attachment": 1024,
-    "punt_frame": 64,
-    "source_guard": 16384,
-    "local_sid": 4096,
-    "source_group": 16384,
-    "destination_group": 16384,
-    "source_port_class": 1024,
-    "destination_port_class": 1024,
-    "flow_policy": 16384,
-    "lease": 32768,
-    "steer": 32768,
-    "path_liveness": 4096,
-    "sr_policy": 16384,
-    "route": 16384,
-    "next_hop": 4096,
-}
-"""Entries that each table holds, by the P4Info."""
-NEVER_FULL = frozenset(("source_port_class", "destination_port_class"))
-"""All contexts share the entries of these: at most one for each of MAX_CLASS classes."""
+Profiles = Mapping[str, Mapping[str, int]]
+"""Of each node how many entries each of its tables holds, as it has said. What nobody has said has room."""
+_PORTS = ("source_port_class", "destination_port_class")
+_UNKNOWN = 1 << 30
 
 
 class Shortage(Value, frozen=True, kw_only=True):
@@ -41,8 +25,14 @@ class Shortage(Value, frozen=True, kw_only=True):
     """Where; empty: everywhere."""
 
 
-def table_shortage(table: str, node: str, needed: int) -> Shortage:
-    message = f"table {table} of {node} holds {TABLE_SIZES[table]} entries; {needed} would be needed"
+def _size(profiles: Profiles, node: str, table: str) -> int:
+    return profiles.get(node, {}).get(table, _UNKNOWN)
+
+
+def table_shortage(table: str, node: str, needed: int, profiles: Profiles) -> Shortage:
+    size = _size(profiles, node, table)
+    holds = f"holds {size} entries" if size < _UNKNOWN else "cannot be made"
+    message = f"table {table} of {node} {holds}; {needed} would be needed"
     return Shortage(what=Unsatisfiable(binding="capacity", message=message), node=node)
 
 
@@ -50,19 +40,25 @@ def _port_ranges(courses: Iterable[Course]) -> int:
     return len(port_ranges({ports for one in courses for flow in one.plan.connection.flows for ports in flow.ports}))
 
 
-def port_part(courses: Sequence[Course], theirs: Sequence[Course]) -> float:
-    """The part of all port ranges that `theirs`, some of `courses`, have: their own, or those that there would not be
-    without them, since they cut others' in pieces."""
+def port_part(
+    courses: Sequence[Course], theirs: Sequence[Course], nodes: Collection[str], profiles: Profiles
+) -> tuple[float, str]:
+    """The largest part of the port ranges of one of these nodes that `theirs`, some of `courses`, have: their own, or
+    those that there would not be without them, since they cut others' in pieces."""
     names = {one.plan.name for one in theirs}
-    without = _port_ranges(one for one in courses if one.plan.name not in names)
-    return max(_port_ranges(theirs), _port_ranges(courses) - without) / MAX_CLASS
+    found = (0.0, "")
+    for node in sorted(nodes):
+        here = [one for one in courses if node in _ends(one)]
+        mine = [one for one in here if one.plan.name in names]
+        without = _port_ranges(one for one in here if one.plan.name not in names)
+        ranges = max(_port_ranges(mine), _port_ranges(here) - without)
+        size = min(_size(profiles, node, table) for table in _PORTS)
+        found = max(found, (ranges / size, f"the port ranges that {node} can tell apart"))
+    return found
 
 
-def port_shortage(courses: Iterable[Course]) -> Shortage | None:
-    if (count := _port_ranges(courses)) <= MAX_CLASS:
-        return None
-    message = f"the ports of all that is carried make {count} different ranges; {MAX_CLASS} can be told apart"
-    return Shortage(what=Unsatisfiable(binding="port_classes", message=message))
+def _ends(course: Course) -> set[str]:
+    return {node for policy in course.plan.sr_policies for node in (policy.headend, policy.endpoint)}
 
 
 _BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")
@@ -76,7 +72,7 @@ def in_the_end(course: Course) -> Course:
     return Course(
         plan=course.plan,
         serial=course.serial,
-        slots=course.slots,
+        ids=course.ids,
         stage=Stage.ACTIVE,
         upstream=_agreed(course.upstream),
         downstream=_agreed(course.downstream),
@@ -105,25 +101,36 @@ Entries = Mapping[str, Counter[tuple[str, str]]]
 """Of each node, how many by table and owner."""
 
 
-def shortage(entries: Entries, nodes: Collection[str]) -> Shortage | None:
-    """The first table of one of these nodes that has more entries than room."""
+def shortage(
+    entries: Entries, nodes: Collection[str], profiles: Profiles, before: Entries | None = None
+) -> Shortage | None:
+    """The first table of one of these nodes that has more entries than room. `before`: what is not more than there is
+    short of nothing by what is new."""
     for node in sorted(entries.keys() & nodes):
-        tables: Counter[str] = Counter()
-        for (table, _), count in entries[node].items():
-            tables[table] += count
+        tables = _by_table(entries[node])
+        earlier = _by_table(before.get(node, Counter())) if before is not None else Counter[str]()
         for table, needed in sorted(tables.items()):
-            if needed > TABLE_SIZES[table]:
-                return table_shortage(table, node, needed)
+            if needed > max(_size(profiles, node, table), earlier[table]):
+                return table_shortage(table, node, needed, profiles)
     return None
 
 
-def largest_part(entries: Entries, nodes: Collection[str], owners: Collection[str]) -> tuple[float, str]:
+def _by_table(counts: Counter[tuple[str, str]]) -> Counter[str]:
+    tables: Counter[str] = Counter()
+    for (table, _), count in counts.items():
+        tables[table] += count
+    return tables
+
+
+def largest_part(
+    entries: Entries, nodes: Collection[str], owners: Collection[str], profiles: Profiles
+) -> tuple[float, str]:
     """The largest part of a table that these owners have (1: all of it), and which table it is."""
     found = (0.0, "")
     for node in sorted(entries.keys() & nodes):
         tables: Counter[str] = Counter()
         for (table, owner), count in entries[node].items():
-            tables[table] += count if owner in owners else 0
+            tables[table] += count if owner in owners and table not in _PORTS else 0
         for table, count in tables.items():
-            found = max(found, (count / TABLE_SIZES[table], f"table {table} of {node}"))
+            found = max(found, (count / _size(profiles, node, table), f"table {table} of {node}"))
     return found

@@ -1,12 +1,12 @@
-"""Who may reach whom in one context -> entries of the group, port class and flow policy tables.
+"""Who may reach whom in one VRF -> entries of the group and flow policy tables; and of the port classes of a node.
 
-Prefixes become disjoint groups (atoms: the addresses that the same rules are about), port ranges become disjoint
-classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
+Prefixes become disjoint groups (atoms: the addresses that the same rules of the VRF are about), port ranges become
+disjoint classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
 """
 
 import bisect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
 import msgspec
@@ -21,17 +21,15 @@ MAX_SERIAL = (1 << 20) - 1
 ISOLATE_PRIORITY = 1000
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
-MAX_CLASS = 255
+MAX_CLASS = 0xFFFF
 MAX_STEPS = 1 << 18
-"""Of compiling the rules of one context."""
-_MAX_GROUP = 0x7FFF
-_ATTACHED = 0x8000
-"""Bit of the source groups of hosts that are attached to the node: an entry can mean all of them."""
+"""Of compiling the rules of one VRF."""
+_MAX_GROUP = 0xFFFF
 _ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
 
 
 class NoRoom(Exception):
-    """One context needs more of a table than any node has. It is found before the entries are made."""
+    """One VRF needs more of a table than any node has. It is found before the entries are made."""
 
     def __init__(self, table: str, needed: int, node: str = "") -> None:
         super().__init__(f"table {table} of {node}: {needed} entries are needed")
@@ -41,12 +39,11 @@ class NoRoom(Exception):
 
 
 class Rule(Value, frozen=True, kw_only=True):
-    """One thing that is permitted (`leg`) or dropped (`drop`) in a context."""
+    """One thing that is permitted (`forwarding_class`) or dropped (`drop`) to what belongs to a policy class."""
 
+    policy_class: int
     source: tuple[str, ...] | None
     """Prefixes; None: anybody."""
-    attached: bool = False
-    """Of anybody, only hosts that are attached to this node."""
     destination: tuple[str, ...] | None
     ports: tuple[Ports, ...] = ()
     """Of the service. Empty: everything."""
@@ -55,9 +52,10 @@ class Rule(Value, frozen=True, kw_only=True):
     about, in both directions, so no rule is about them."""
     default: bool = False
     """Ports and classes do not matter."""
-    leg: int = 0
-    network: int = 0
-    """By whose index edges remember who asked: requests open a conversation, replies need one. 0: nobody does."""
+    forwarding_class: int = 0
+    asked_in: int = 0
+    """VRF of the network whose edges remember who asked: requests open a conversation, replies need one. 0: nobody
+    does."""
     drop: DropReason | None = None
     priority: int
     owner: str
@@ -112,37 +110,26 @@ class _L4(msgspec.Struct, frozen=True):
     destination_port_class: int | None = None
 
 
-def compile_rules(
-    context: int, rules: tuple[Rule, ...], classes: PortClasses, attached: tuple[str, ...] = ()
-) -> tuple[Entry, ...]:
-    """All entries of `context` for `rules`, not sorted.
+def compile_rules(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[Entry, ...]:
+    """Groups of a VRF and what its policy classes permit, not sorted.
 
     Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
-    first owner by name, and of one owner's the last, since it is of the plan that takes over. `attached`: prefixes of
-    the hosts that rules with `attached` are about. Raises NoRoom.
+    first owner by name, and of one owner's the last, since it is of the plan that takes over. Raises NoRoom.
     """
-    of_attached = [(attached, rule.owner) for rule in rules if rule.attached]
-    source_entries, sources = _groups(
-        context, "source_group", [*((rule.source, rule.owner) for rule in rules), *of_attached], attached
-    )
+    source_entries, sources = _groups(vrf, "source_group", [(rule.source, rule.owner) for rule in rules])
     destination_entries, destinations = _groups(
-        context, "destination_group", [(rule.destination, rule.owner) for rule in rules]
+        vrf, "destination_group", [(rule.destination, rule.owner) for rule in rules]
     )
     best: dict[tuple[Match, ...], tuple[int, Rule]] = {}
-    port_entries: dict[tuple[str, str, int, int], Entry] = {}
-    contents = [
-        (rule, (_ANY_ATTACHED,) if rule.attached else sources[rule.source], *_l4(rule, classes)) for rule in rules
-    ]
-    steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields, _ in contents)
+    contents = [(rule, sources[rule.source], _l4(rule, classes)) for rule in rules]
+    steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields in contents)
     if steps > MAX_STEPS:
         raise NoRoom("flow_policy", steps)
-    for rule, groups, fields, used in contents:
-        for entry in used:
-            port_entries.setdefault((entry.table, str(entry.match[0].value), entry.match[1].value, 0), entry)
+    for rule, groups, fields in contents:
         for source in groups:
             for destination in destinations[rule.destination]:
                 for l4 in fields:
-                    match = _match(context, source, destination, l4)
+                    match = _match(rule.policy_class, source, destination, l4)
                     held = best.get(match)
                     if held is None or (rule.priority, held[1].owner) >= (held[0], rule.owner):
                         best[match] = (rule.priority, rule)
@@ -150,7 +137,24 @@ def compile_rules(
         Entry(table="flow_policy", match=match, priority=priority, owner=rule.owner, **_action(rule))
         for match, (priority, rule) in best.items()
     ]
-    return (*source_entries, *destination_entries, *port_entries.values(), *policies)
+    return (*source_entries, *destination_entries, *policies)
+
+
+def used_ports(rule: Rule) -> Iterator[tuple[bool, Ports]]:
+    """Which ports it is about that have classes, and whether as the source's."""
+    for ports in () if rule.default else rule.ports:
+        if ports.protocol in _PROTOCOLS and not _is_all(ports):
+            yield rule.reply, ports
+
+
+def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner: str) -> tuple[Entry, ...]:
+    """Of a node: the classes of all ports that its rules are about (`used_ports`)."""
+    found = {
+        ("source_port_class" if is_source else "destination_port_class", one)
+        for is_source, ports in used
+        for one in classes.of(ports)
+    }
+    return tuple(_port_entry(table, *one, owner) for table, one in sorted(found))
 
 
 class _Action(TypedDict):
@@ -161,24 +165,17 @@ class _Action(TypedDict):
 def _action(rule: Rule) -> _Action:
     if rule.drop is not None:
         return _Action(action="drop", params=(("reason", int(rule.drop)),))
-    if not rule.network:
-        return _Action(action="permit", params=(("leg", rule.leg),))
+    permitted = ("forwarding_class", rule.forwarding_class)
+    if not rule.asked_in:
+        return _Action(action="permit", params=(permitted,))
     action = "permit_reply" if rule.reply else "permit_request"
-    return _Action(action=action, params=(("leg", rule.leg), ("network", rule.network)))
-
-
-Group = tuple[int, int]
-"""Value and mask."""
-_ANY_ATTACHED: Group = (_ATTACHED, _ATTACHED)
+    return _Action(action=action, params=(permitted, ("network", rule.asked_in)))
 
 
 def _groups(
-    context: int, table: str, wanted: list[tuple[tuple[str, ...] | None, str]], attached: tuple[str, ...] = ()
-) -> tuple[list[Entry], dict[tuple[str, ...] | None, tuple[Group | None, ...]]]:
-    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any).
-
-    Groups inside the set `attached` (if it is wanted) have the bit `_ATTACHED`.
-    """
+    vrf: int, table: str, wanted: Iterable[tuple[tuple[str, ...] | None, str]]
+) -> tuple[list[Entry], dict[tuple[str, ...] | None, tuple[int | None, ...]]]:
+    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any)."""
     owners: dict[tuple[str, ...], str] = {}
     for prefixes, owner in wanted:
         if prefixes is not None:
@@ -190,50 +187,49 @@ def _groups(
     if len(holders) > _MAX_GROUP:
         raise NoRoom(table, len(holders))
     lengths = sorted({length for _, length in holders})
-    atoms: dict[tuple[int, int], str] = {}
-    members: dict[str, list[tuple[str, ...]]] = {}
+    names = {prefixes: ",".join(prefixes) for prefixes in owners}
+    atoms: dict[tuple[int, int], tuple[tuple[str, ...], ...]] = {}
     closest: dict[tuple[int, int], tuple[str, ...]] = {}
     for value, length in holders:
-        inside: list[tuple[str, ...]] = []
+        inside: set[tuple[str, ...]] = set()
         for shorter in lengths:
             if shorter <= length:
-                inside += holders.get((value >> (128 - shorter) << (128 - shorter), shorter), ())
-        key = "|".join(",".join(prefixes) for prefixes in sorted(set(inside)))
-        atoms[value, length] = key
-        members[key] = sorted(set(inside))
+                inside.update(holders.get((value >> (128 - shorter) << (128 - shorter), shorter), ()))
+        atoms[value, length] = tuple(sorted(inside))
         closest[value, length] = holders[value, length][0]
-    numbers = assign((key for key, sets in members.items() if attached not in sets), 1, _MAX_GROUP)
-    numbers |= assign((key for key in members if key not in numbers), _ATTACHED, _ATTACHED + _MAX_GROUP)
-    action = f"set_{table}"
+    members = {sets: "|".join(names[one] for one in sets) for sets in set(atoms.values())}
+    numbers = assign(members.values(), 1, _MAX_GROUP)
     entries = [
         Entry(
             table=table,
             match=(
-                Match(field="context", value=context),
+                Match(field="vrf", value=vrf),
                 Match(field="address", value=value, prefix_length=length),
             ),
-            action=action,
-            params=(("group", numbers[key]),),
+            action=f"set_{table}",
+            params=(("group", numbers[members[sets]]),),
             owner=owners[closest[value, length]],
         )
-        for (value, length), key in atoms.items()
+        for (value, length), sets in atoms.items()
     ]
-    groups: dict[tuple[str, ...] | None, tuple[Group | None, ...]] = {None: (None,)}
-    for prefixes in owners:
-        groups[prefixes] = tuple((numbers[key], 0xFFFF) for key, sets in members.items() if prefixes in sets)
+    groups: dict[tuple[str, ...] | None, tuple[int | None, ...]] = {None: (None,)}
+    of_set: dict[tuple[str, ...], list[int]] = {prefixes: [] for prefixes in owners}
+    for sets, name in sorted(members.items()):
+        for prefixes in sets:
+            of_set[prefixes].append(numbers[name])
+    groups.update({prefixes: tuple(found) for prefixes, found in of_set.items()})
     return entries, groups
 
 
-def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
+def _l4(rule: Rule, classes: PortClasses) -> list[_L4]:
     if rule.default:
-        return [_L4()], []
+        return [_L4()]
     if not rule.ports:
         if not rule.reply:
-            return [_L4()], []
+            return [_L4()]
         replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
-        return [_L4(l4_class=_as_reply(one)) for one in replies], []
+        return [_L4(l4_class=_as_reply(one)) for one in replies]
     fields: list[_L4] = []
-    entries: list[Entry] = []
     for ports in rule.ports:
         if ports.protocol == "icmp":
             echo = _as_reply(L4Class.ECHO_REPLY) if rule.reply else _exactly(L4Class.ECHO_REQUEST)
@@ -245,14 +241,12 @@ def _l4(rule: Rule, classes: PortClasses) -> tuple[list[_L4], list[Entry]]:
         if _is_all(ports):
             fields.append(_L4(l4_class=l4))
             continue
-        table = "source_port_class" if rule.reply else "destination_port_class"
-        for protocol, first, last, number in classes.of(ports):
-            entries.append(_port_entry(table, protocol, first, last, number, rule.owner))
+        for _, _, _, number in classes.of(ports):
             if rule.reply:
                 fields.append(_L4(l4_class=l4, source_port_class=number))
             else:
                 fields.append(_L4(l4_class=l4, destination_port_class=number))
-    return fields, entries
+    return fields
 
 
 def _exactly(kind: L4Class) -> tuple[int, int]:
@@ -279,16 +273,16 @@ def _port_entry(table: str, protocol: str, first: int, last: int, number: int, o
     )
 
 
-def _match(context: int, source: Group | None, destination: Group | None, l4: _L4) -> tuple[Match, ...]:
-    match = [Match(field="context", value=context)]
+def _match(policy_class: int, source: int | None, destination: int | None, l4: _L4) -> tuple[Match, ...]:
+    match = [Match(field="policy_class", value=policy_class)]
     if source is not None:
-        match.append(Match(field="source_group", value=source[0], mask=source[1]))
+        match.append(Match(field="source_group", value=source, mask=0xFFFF))
     if destination is not None:
-        match.append(Match(field="destination_group", value=destination[0], mask=destination[1]))
+        match.append(Match(field="destination_group", value=destination, mask=0xFFFF))
     if l4.l4_class is not None:
         match.append(Match(field="l4_class", value=l4.l4_class[0], mask=l4.l4_class[1]))
     if l4.source_port_class is not None:
-        match.append(Match(field="source_port_class", value=l4.source_port_class, mask=0xFF))
+        match.append(Match(field="source_port_class", value=l4.source_port_class, mask=0xFFFF))
     if l4.destination_port_class is not None:
-        match.append(Match(field="destination_port_class", value=l4.destination_port_class, mask=0xFF))
+        match.append(Match(field="destination_port_class", value=l4.destination_port_class, mask=0xFFFF))
     return tuple(match)

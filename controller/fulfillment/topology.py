@@ -97,6 +97,8 @@ class Topology:
             ends = [(self.node_index[link.a], self.node_index[link.b]) for link in ordered]
         except KeyError as error:
             raise ValueError(f"a link leads to {error.args[0]}, which is no node") from None
+        self.has_parallels = len({(min(a, b), max(a, b)) for a, b in ends}) < len(ends)
+        """Two links are between the same nodes."""
         self.delay_us = np.array([link.delay_us for link in ordered], np.int64)
         self.cost = np.array([link.cost for link in ordered], np.int64)
         self.trust = np.array([link.trust for link in ordered], np.uint8)

@@ -2,6 +2,8 @@
 
 import enum
 
+import msgspec
+
 from controller.model.agreement import Agreement, Envelope, Terms
 from controller.model.intent import Intent, Value
 from controller.model.plan import Plan
@@ -105,8 +107,10 @@ class Course(Value, frozen=True, kw_only=True):
     plan: Plan
     serial: int
     """Order of creation in this domain."""
-    slots: tuple[int, ...]
-    """Small stable numbers (1 to 900), one for each SR Policy of the plan, from which node-local ids are derived."""
+    ids: dict[str, int] = msgspec.field(default_factory=dict)
+    """Its numbers at its nodes, by key (fulfillment/numbering.py)."""
+    slots: tuple[int, ...] = ()
+    """Of release 0.1."""
     stage: Stage
     upstream: Session | None = None
     """With the domain where the traffic comes from."""

@@ -29,4 +29,5 @@ class Entry(Value, frozen=True, kw_only=True):
     params: tuple[tuple[str, int], ...] = ()
     """In the order of the P4Info."""
     owner: str
-    """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`. Never sent."""
+    """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`,
+    `sr_policies/HEADEND/NUMBER` (all that take the same paths share it). Never sent."""

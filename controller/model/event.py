@@ -144,6 +144,8 @@ class NodeDescribed(Value, frozen=True, kw_only=True, tag="node_described"):
 
     node: str
     description: NodeDescription
+    sizes: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of its tables and counters, as its P4Info says."""
 
 
 class NodeUnreachable(Value, frozen=True, kw_only=True, tag="node_unreachable"):

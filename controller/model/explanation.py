@@ -10,5 +10,6 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
     """intent, clause, requirement, origin, unmet, plan, segments, agreement, node, entry, or an inventory kind."""
     text: str
     name: str = ""
-    """`intents/order-processing`, `entries/se1/steer/leg=17`: what can be explained or got; empty: it has none."""
+    """`intents/order-processing`, `entries/se1/steer/forwarding_class=17`: what can be explained or got; empty: it has
+    none."""
     children: tuple["Branch", ...] = ()

@@ -61,7 +61,7 @@ class Unsatisfiable(Value, frozen=True, kw_only=True):
 
     binding: str
     """The requirement that cannot be met: latency, trust, encryption, transit, reachability, or another clause's name;
-    or what there is no room in: slots (of the domain), port_classes, capacity (of a node's table)."""
+    or what there is no room in: capacity (of a node's table or numbers)."""
     message: str
     """Needed and best found, in words."""
     endless: tuple[str, ...] = ()

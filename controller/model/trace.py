@@ -38,7 +38,7 @@ class Step(Value, frozen=True, kw_only=True, omit_defaults=False):
     """An entry that the packet matched."""
 
     entry: str
-    """`se1/steer/leg=17`, as `stitch get entries` and `stitch explain` name it."""
+    """`se1/steer/forwarding_class=17`, as `stitch get entries` and `stitch explain` name it."""
     text: str
     owner: str
 
@@ -54,6 +54,8 @@ class Hop(Value, frozen=True, kw_only=True, omit_defaults=False):
     """In the order of the look-ups."""
     segments: tuple[str, ...] = ()
     """Where it was encapsulated: first segment first."""
+    containers: tuple[str, ...] = ()
+    """The same as it was sent: the first as destination, the others in an SRH."""
     result: str
     """In words."""
 

@@ -85,12 +85,14 @@ def _sighting(record: FlowRecord, owners: dict[int, str]) -> _Sighting:
         asked = record.l4_class == L4Class.ECHO_REQUEST
         source, destination = (record.source_address, 0), (record.destination_address, 0)  # whatever the identifiers
         ends = (source, destination) if asked else (destination, source)
-        flow = _Flow(owners.get(record.leg, ""), record.protocol, "echo", *ends)
+        flow = _Flow(owners.get(record.forwarding_class, ""), record.protocol, "echo", *ends)
         return _Sighting(flow, asked, record)
     if record.l4_class == L4Class.ICMP_ERROR:
         kind = "error"
     low, high = sorted((source, destination))
-    return _Sighting(_Flow(owners.get(record.leg, ""), record.protocol, kind, low, high), source == low, record)
+    return _Sighting(
+        _Flow(owners.get(record.forwarding_class, ""), record.protocol, kind, low, high), source == low, record
+    )
 
 
 def _order(sighting: _Sighting) -> tuple[_Flow, float]:

@@ -87,7 +87,7 @@ class Drop(BaseModel):
 class Branch(BaseModel):
     kind: str = Field(description="intent, clause, requirement, origin, plan, segments, agreement, node, entry ...")
     text: str
-    name: str = Field(description="`entries/se1/steer/leg=17`; empty where it has none.")
+    name: str = Field(description="`entries/se1/steer/forwarding_class=17`; empty where it has none.")
     children: list["Branch"]
 
 
@@ -122,6 +122,7 @@ class Hop(BaseModel):
     confirmed: bool = Field(description="The node has said that it has these entries.")
     steps: list[Step]
     segments: list[str] = Field(description="Where it was encapsulated: first segment first.")
+    containers: list[str] = Field(description="The same as sent: the first as destination, the others in an SRH.")
     result: str
 
 

@@ -59,7 +59,8 @@ from controller.reconcile import (
     rollout,
     tables,
 )
-from controller.reconcile.edges import number_edges
+from controller.reconcile.identifiers import NoNumber
+from controller.reconcile.numbers import number_networks, number_plans
 from controller.reconcile.rerouting import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
 from controller.reconcile.turn import Turn
@@ -104,7 +105,8 @@ def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) ->
     turn = Turn(state, now_s, keys)
     if not state.realized.states:
         turn.fresh |= set(state.awaiting)  # the first step after a restart
-        number_edges(turn)
+        number_plans(turn)
+        number_networks(turn)
         if turn.counters.get(PUT_BACK):
             turn.counters.drop(PUT_BACK)
             _begin_anew(turn)
@@ -119,8 +121,7 @@ def _take(turn: Turn, event: Event) -> Turn:
     match event:
         case Apply():
             applying.apply(turn, event)
-            _inventory_changed(turn)
-            if reason := admission.overfull(turn):
+            if reason := _without_numbers(turn) or admission.overfull(turn):
                 turn = Turn(turn.before, turn.now_s, turn.keys)
                 turn.effects.append(Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}"))
         case Delete():
@@ -167,9 +168,18 @@ def _begin_anew(turn: Turn) -> None:
         dealings.lose(turn, course, Why(Told.LOST, "the controller begins anew from a backup"))
 
 
+def _without_numbers(turn: Turn) -> str:
+    """Follows the inventory; which numbers a node has too few of for it, if that is so."""
+    try:
+        _inventory_changed(turn)
+    except NoNumber as error:
+        return str(error)
+    return ""
+
+
 def _inventory_changed(turn: Turn) -> None:
     if turn.inventory_changed:
-        number_edges(turn)
+        number_networks(turn)
         turn.refresh_fabric()
         ending.end_unpinned(turn)
         consent.reconsider(turn)

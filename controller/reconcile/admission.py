@@ -11,14 +11,12 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from controller.fulfillment.assembly import Wanted
-from controller.fulfillment.numbering import MAX_SLOTS
 from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.fulfillment.room import (
     Entries,
     Shortage,
     largest_part,
     port_part,
-    port_shortage,
     shortage,
     table_shortage,
 )
@@ -28,7 +26,6 @@ from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.told import Told, Why
 from controller.reconcile.dealings import refuse_upstream
-from controller.reconcile.edges import edge_numbers
 from controller.reconcile.tables import ISOLATES
 from controller.reconcile.turn import Turn
 from controller.reconcile.undertakings import RETRY_S, turned_away
@@ -48,13 +45,11 @@ def realized(turn: Turn) -> Realized:
 
 
 def wanted(turn: Turn, courses: PersistentMap[Course]) -> Wanted:
-    prefix = "network "
     return Wanted(
         inventory=turn.inventory,
         fabric=turn.fabric,
         descriptions=turn.descriptions.all,
-        indices={name.removeprefix(prefix): one for name, one in turn.counters.all.items() if name.startswith(prefix)},
-        edge_numbers=edge_numbers(turn.counters.all),
+        ids=turn.numbers.all,
         isolations=_isolations(turn),
         courses=courses,
     )
@@ -76,7 +71,8 @@ def _counted(turn: Turn, without: Collection[str]) -> Needed:
 
 
 def overfull(turn: Turn) -> str:
-    """Why what was applied has no room on the nodes, whether or not any of what it begins is let in; empty: it has."""
+    """Why what was applied has no room on the nodes, whether or not any of what it begins is let in; empty: it has. A
+    node that has become smaller than what it holds already refuses nothing else."""
     before = turn.before.undertakings
     isolates = any(
         _isolation(turn.undertakings.get(name)) not in (None, _isolation(before.get(name)))
@@ -84,7 +80,7 @@ def overfull(turn: Turn) -> str:
     )
     if not turn.inventory_changed and not isolates:
         return ""
-    found = _shortage(turn, turn.inventory.nodes, without=_begun(turn))
+    found = _shortage(turn, turn.inventory.nodes, _begun(turn), turn.before.needed.entries)
     return found.what.message if found is not None else ""
 
 
@@ -133,26 +129,23 @@ def _has_begun(before: Course | None, course: Course) -> bool:
 
 
 def _needs(course: Course) -> tuple[object, ...]:
-    return course.plan, course.slots, course.upstream is None, course.downstream is None
+    return course.plan, course.upstream is None, course.downstream is None
 
 
 def _nodes(courses: Sequence[Course]) -> set[str]:
     return {node for course in courses for node in course.plan.nodes}
 
 
-def _shortage(turn: Turn, nodes: Collection[str], without: Sequence[Course] = ()) -> Shortage | None:
-    """The first on any of these nodes."""
+def _shortage(
+    turn: Turn, nodes: Collection[str], without: Sequence[Course] = (), before: Entries | None = None
+) -> Shortage | None:
+    """The first on any of these nodes, of what is more than `before`."""
     left_out = {course.plan.name for course in without}
     try:
         turn.needed = _counted(turn, left_out)
     except NoRoom as full:
-        return table_shortage(full.table, full.node, full.needed)
-    except ValueError:
-        short = port_shortage(course for name, course in turn.courses.all.items() if name not in left_out)
-        if short is None:
-            raise
-        return short
-    return shortage(turn.needed.entries, nodes)
+        return table_shortage(full.table, full.node, full.needed, turn.profiles.all)
+    return shortage(turn.needed.entries, nodes, turn.profiles.all, before)
 
 
 def _too_much(turn: Turn, course: Course, peer: str) -> str:
@@ -160,15 +153,15 @@ def _too_much(turn: Turn, course: Course, peer: str) -> str:
     held = tuple(turn.courses.all.values())
     others = [one for one in held if one.upstream is not None]
     theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
-    nodes, entries = course.plan.nodes, turn.needed.entries
+    nodes = course.plan.nodes
     share = turn.policy.max_share
-    reason = _beyond(entries, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
+    reason = _beyond(turn, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
     together = max(share, 100 - OWN_SHARE)
-    return reason or _beyond(entries, held, others, nodes, together, "all neighbours would have", "them together")
+    return reason or _beyond(turn, held, others, nodes, together, "all neighbours would have", "them together")
 
 
 def _beyond(
-    entries: Entries,
+    turn: Turn,
     held: Sequence[Course],
     theirs: Sequence[Course],
     nodes: Collection[str],
@@ -178,9 +171,9 @@ def _beyond(
 ) -> str:
     """Why what is carried for others takes more than it may, on these nodes and of what all have; empty: it does
     not."""
-    numbers = sum(len(one.slots) for one in theirs) / MAX_SLOTS, "the numbers for plans"
-    ports = port_part(held, theirs), "the port ranges that can be told apart"
-    part, what = max(numbers, ports, largest_part(entries, nodes, {one.plan.owner for one in theirs}))
+    profiles = turn.profiles.all
+    ports = port_part(held, theirs, nodes, profiles)
+    part, what = max(ports, largest_part(turn.needed.entries, nodes, {one.plan.owner for one in theirs}, profiles))
     return f"{who} {part:.0%} of {what}; {max_share} % are for {whom}" if part * 100 > max_share else ""
 
 
@@ -194,7 +187,7 @@ def beyond_share(turn: Turn, held: Sequence[Course], max_share: int) -> dict[str
             staying = [one for one in turn.courses.all.values() if one.plan.name not in ended]
             turn.needed = _counted(turn, ended)
             who = f"{peer} would have"
-            reason = _beyond(turn.needed.entries, staying, theirs, _nodes(theirs), max_share, who, "one neighbour")
+            reason = _beyond(turn, staying, theirs, _nodes(theirs), max_share, who, "one neighbour")
             if not reason:
                 break
             ended[theirs.pop().plan.name] = reason

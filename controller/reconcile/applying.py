@@ -195,10 +195,6 @@ def _take_over(turn: Turn, request: Request) -> None:
                 turn.domains.put(value.name, value)
             case Network():
                 turn.networks.put(value.name, value)
-                counter = f"network {value.name}"
-                if value.name.split("/")[0] == turn.own and turn.counters.get(counter) is None:
-                    taken = {index for name, index in turn.counters.all.items() if name.startswith("network ")}
-                    turn.counters.put(counter, min(set(range(1, len(taken) + 2)) - taken))
             case Service():
                 turn.services.put(value.name, value)
             case Node():

@@ -4,7 +4,7 @@ import math
 
 import msgspec
 
-from controller.fulfillment import numbering
+from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.carry import inside_mtu, terms_in_force
 from controller.fulfillment.fabric import Crossing
 from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
@@ -139,8 +139,8 @@ def _agreement_id(turn: Turn, course: Course) -> str:
 
 def _end(turn: Turn, course: Course, crossing: Crossing, *, offeror: bool) -> TunnelEnd:
     """Our side of a border, as the other side must know it."""
-    direction = numbering.Direction.REVERSE if offeror else numbering.Direction.FORWARD
-    sid = numbering.border_sid(turn.fabric.locators[crossing.node], course.slots[0], direction)
+    *_, function = plan_ids.from_border(course.plan, plan_ids.REVERSE if offeror else plan_ids.FORWARD)
+    sid = numbering.sid(turn.fabric.locators[crossing.node], course.ids[function])
     return TunnelEnd(
         sid=numbering.sid_text(sid),
         public_key=crossing.public_key,

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import msgspec
 
 from controller.fulfillment import numbering
+from controller.fulfillment.containers import node_id
 from controller.fulfillment.ports import attachment_objection, end_objection
 from controller.model.event import Problem
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.rule import Added, Rule
-from controller.reconcile.edges import numbered_edges
 from controller.reconcile.turn import Turn
 
 Resource = Domain | Network | Service | Node | Link | Rule | Intent
@@ -51,6 +51,12 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
         locator = ipaddress.ip_network(node.locator)
         if block is None or not isinstance(locator, ipaddress.IPv6Network) or not _inside(locator, block):
             problem("Node", node.name, ("spec", "locator"), f"{locator} is not in the SID block of {own} ({block})")
+        elif not 0 < node_id(int(locator.network_address)) < numbering.FIRST_FUNCTION:
+            message = (
+                f"{locator} is none for compressed SIDs: its third group names the node, and is 1 to "
+                f"{numbering.FIRST_FUNCTION - 1:x} (RFC 9800)"
+            )
+            problem("Node", node.name, ("spec", "locator"), message)
         if (other := locators.setdefault(node.locator, node.name)) != node.name:
             problem("Node", node.name, ("spec", "locator"), f"{locator} is {other}'s already")
     ports: dict[tuple[str, int], str] = {}
@@ -84,14 +90,6 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
             if holder != f"network {network.name}":
                 message = f"port {attachment.port} of {attachment.node} is {holder}'s"
                 problem("Network", network.name, (*where, "port"), message)
-    if sum(name.split("/")[0] == own for name in merged.networks) > numbering.MAX_NETWORKS:
-        problems.append(Problem(path=(0,), message=f"at most {numbering.MAX_NETWORKS} networks in a domain"))
-    if (count := len(numbered_edges(merged, own))) > numbering.MAX_EDGE_NUMBERS:
-        message = (
-            f"networks with several edges have {count} edges together, at most {numbering.MAX_EDGE_NUMBERS} in a "
-            "domain: attach the hosts of one network to fewer nodes"
-        )
-        problems.append(Problem(path=(0,), message=message))
     for service in merged.services.values():
         name = "/".join(service.name.split("/")[:2])
         home = merged.networks.get(name)

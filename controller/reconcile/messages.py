@@ -6,7 +6,6 @@ import msgspec
 
 from controller.fulfillment import negotiate, protocol
 from controller.fulfillment.negotiate import offer_objection, renewal_objection, signature_objection
-from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
 from controller.fulfillment.protocol import PROTOCOL, Reaction, Role, Word, after, word
@@ -48,8 +47,8 @@ from controller.reconcile.dealings import (
     repeat_answer,
     withdraw,
 )
+from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.rerouting import reroute
-from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
 from controller.reconcile.state import Closed
 from controller.reconcile.tunnel_ends import end_objection
@@ -250,15 +249,13 @@ def _place(
 
 
 def _begin(turn: Turn, session: Session, plan: Plan) -> None:
+    course = Course(plan=plan, serial=turn.number("serial"), stage=Stage.NEGOTIATING, upstream=session)
     try:
-        slots = free_slots(len(plan.sr_policies), taken(turn), turn.counters.get("slot") or 0)
-    except ValueError as error:
+        turn.put_course(course)
+    except NoNumber as error:
         turn.log("offer_unsatisfiable", "error", agreement=session.terms.id, reason=str(error))
         refuse(turn, session.peer, session.terms, Why(Told.ROOM, f"{turn.own} has no room for another agreement"))
         return
-    turn.counters.put("slot", slots[-1])
-    course = Course(plan=plan, serial=turn.number("serial"), slots=slots, stage=Stage.NEGOTIATING, upstream=session)
-    turn.put_course(course)
     answer(turn, plan.name)
 
 
@@ -326,11 +323,12 @@ def _try_elsewhere(turn: Turn, course: Course, session: Session, held_off: HeldO
     if isinstance(found, Unsatisfiable):
         _pass_on(turn, msgspec.structs.replace(course, downstream=None), session, retry_after_s)
         return
-    moved = msgspec.structs.replace(course, plan=found, downstream=None, excluded=tried)
-    if len(found.sr_policies) != len(course.slots):
+    try:
+        turn.put_course(msgspec.structs.replace(course, plan=found, downstream=None, excluded=tried))
+    except NoNumber as error:
+        turn.log("no_room", "warning", owner=course.plan.owner, plan=course.plan.name, reason=str(error))
         _pass_on(turn, msgspec.structs.replace(course, downstream=None), session, retry_after_s)
         return
-    turn.put_course(moved)
     offer_onward(turn, found.name)
 
 

@@ -76,10 +76,9 @@ def delete(turn: Turn, event: Delete) -> None:
 
 def _drop(turn: Turn, table: AnyTable, kind: str, name: str) -> None:
     table.drop(name)
-    if kind == "Network":
-        turn.counters.drop(f"network {name}")
     if kind == "Node":
         turn.nodes.drop(name)
+        turn.profiles.drop(name)
         turn.descriptions.drop(name)
         turn.effects.append(Disconnect(node=name))
 

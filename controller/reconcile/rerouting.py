@@ -18,6 +18,7 @@ from controller.model.course import Course, Errand
 from controller.model.told import Told, Why
 from controller.reconcile.carriers import concerned, cut, is_back
 from controller.reconcile.dealings import give_up, keep_promise
+from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.turn import Turn
 
@@ -51,10 +52,14 @@ def move(turn: Turn, course: Course, *, within_latency: bool) -> bool:
     moved = repath(course.plan, turn.graph, limit_us)
     if moved is None or inside_mtu(moved, turn.fabric) < _promised_mtu(course):
         return False
+    try:
+        turn.put_course(replace(course, plan=moved))
+    except NoNumber as error:
+        turn.log("no_room", "warning", owner=moved.owner, plan=moved.name, reason=str(error))
+        return False
     if moved.sr_policies != course.plan.sr_policies:
         turn.fresh.add(course.plan.name)
         turn.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(moved.around))
-    turn.put_course(replace(course, plan=moved))
     keep_promise(turn, moved.name)
     return turn.courses.get(moved.name) is not None
 

@@ -210,6 +210,7 @@ def described(turn: Turn, event: NodeDescribed) -> None:
     lasting = _lasting(event.description)
     again = standing.described and standing.reachable and lasting == turn.descriptions.get(event.node)
     turn.descriptions.put(event.node, lasting)
+    turn.profiles.put(event.node, event.sizes)
     standing = msgspec.structs.replace(
         standing,
         reachable=True,

@@ -8,6 +8,7 @@ import msgspec
 
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.graph import Graph
+from controller.fulfillment.numbering import Kind
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
 from controller.model import happening
@@ -24,6 +25,7 @@ from controller.model.rule import Rule
 from controller.model.told import Told
 from controller.reconcile import tables
 from controller.reconcile.held import Held
+from controller.reconcile.identifiers import loaded
 from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
 
@@ -139,6 +141,11 @@ def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
     for way in (plan.ingress, plan.egress):
         link = links.get(way.border) if way is not None and way.node == node else None
         parts |= {f"tunnels/{link.a.border}"} if link is not None else set()
+    for key, number in course.ids.items():
+        at, kind, _ = key.split(" ", 2)
+        if at == node and kind == Kind.SR_POLICY:
+            parts.add(f"sr_policies/{node}/{number}")
+    parts.add(f"nodes/{node}")
     return parts | {
         f"links/{link}" for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links
     }
@@ -163,8 +170,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """What of a node's description its entries depend on."""
     counters: PersistentMap[int] = PersistentMap()
     """`start` (how often this controller was), `serial` (of plans and agreements: in their names), `owner` (of whom
-    they are for), `slot` and `edge` (each the last given out), `network NAME`: the index of an own network, and
-    `edge NETWORK NODE`: the number of that edge of an own network that has several; `rests SLOT NODE`: until when."""
+    they are for)."""
+    numbers: PersistentMap[int] = PersistentMap()
+    """Numbers of own networks at their edges (those of plans are in their courses); this and the next two as
+    `Identifiers` has them."""
+    last_numbers: PersistentMap[int] = PersistentMap()
+    rests: PersistentMap[int] = PersistentMap()
+    profiles: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    """Sizes of each node's tables and counters, as its P4Info says."""
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
@@ -172,6 +185,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The rules, compiled."""
     agreements: PersistentMap[str] = PersistentMap()
     """Agreement -> name of its course."""
+    ids: PersistentMap[tuple[int, int]] = PersistentMap()
+    taken: PersistentMap[int] = PersistentMap()
+    """All numbers that are in use, as `Identifiers` has them."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
     retries: PersistentMap[Retry] = PersistentMap(due=Retry.due_s)
     peers: dict[str, PeerMet] = msgspec.field(default_factory=dict)
@@ -220,6 +236,10 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Description": ("descriptions", NodeDescription),
     "Counter": ("counters", int),
     "Provenance": ("provenance", Provenance),
+    "Number": ("numbers", int),
+    "LastNumber": ("last_numbers", int),
+    "Rest": ("rests", int),
+    "Profile": ("profiles", dict[str, int]),
 }
 """Kind of record -> table and type."""
 INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
@@ -241,6 +261,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         name: _as_now(course, stored["undertakings"])
         for name, course in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
     }
+    ids, taken = loaded(stored["numbers"], courses.values())
     return State(
         own=own,
         policy=policy,
@@ -256,6 +277,12 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         counters=PersistentMap(stored["counters"]),
         provenance=PersistentMap(stored["provenance"]),
         agreements=PersistentMap(_agreements(courses)),
+        numbers=PersistentMap(stored["numbers"]),
+        last_numbers=PersistentMap(stored["last_numbers"]),
+        rests=PersistentMap(stored["rests"]),
+        profiles=stored["profiles"],
+        ids=PersistentMap(ids),
+        taken=PersistentMap(taken),
         nodes={name: NodeStanding() for name in inventory.nodes},
     )
 

@@ -7,6 +7,7 @@ import msgspec
 
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
+from controller.fulfillment.plan_ids import plan_ids
 from controller.model.agreement import Envelope
 from controller.model.course import Course, HeldOff
 from controller.model.event import Effect, Log, Persist, Record, Send
@@ -14,6 +15,7 @@ from controller.model.inventory import Inventory
 from controller.model.keys import Keys
 from controller.model.node_entries import Delta
 from controller.model.persistent import PersistentMap
+from controller.reconcile.identifiers import Identifiers
 from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, Touched, read
 
 T = TypeVar("T")
@@ -135,6 +137,13 @@ class Turn:
         self.counters = Table(state.counters)
         self.provenance = Table(state.provenance)
         self.agreements = Table(state.agreements)
+        self.numbers = Table(state.numbers)
+        self.last_numbers = Table(state.last_numbers)
+        self.rests = Table(state.rests)
+        self.profiles = SmallTable(state.profiles)
+        self.ids = Table(state.ids)
+        self.taken = Table(state.taken)
+        self.identifiers = Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self._size)
         self.nodes = SmallTable(state.nodes)
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
@@ -207,8 +216,14 @@ class Turn:
         self.counters.put(counter, value)
         return value
 
+    def _size(self, node: str, table: str) -> int:
+        profile = self.profiles.get(node)
+        return profile.get(table, 0) if profile is not None else 0
+
     def put_course(self, course: Course) -> None:
+        """With the numbers that its plan needs. Raises NoNumber."""
         before = self.courses.get(course.plan.name)
+        course = self._numbered(course, before)
         for session in (before.upstream, before.downstream) if before is not None else ():
             if session is not None:
                 self.agreements.drop(session.terms.id)
@@ -218,7 +233,21 @@ class Turn:
         self.courses.put(course.plan.name, course)
         self._remake(course.plan.name)
 
+    def _numbered(self, course: Course, before: Course | None) -> Course:
+        held = before.ids if before is not None else {}
+        if before is not None and before.plan is course.plan and held:
+            return course if course.ids is held else msgspec.structs.replace(course, ids=held)
+        keys = plan_ids(course.plan)
+        if held.keys() == set(keys):
+            return msgspec.structs.replace(course, ids=held)
+        new = self.identifiers.hold((key for key in keys if key not in held), self.now_s)
+        self.identifiers.release(held.keys() - set(keys))
+        return msgspec.structs.replace(course, ids={key: new[key] if key in new else held[key] for key in keys})
+
     def drop_course(self, course: Course) -> None:
+        held = self.courses.get(course.plan.name)
+        if held is not None:
+            self.identifiers.release(held.ids)
         for session in (course.upstream, course.downstream):
             if session is not None:
                 self.agreements.drop(session.terms.id)
@@ -279,6 +308,12 @@ class Turn:
             counters=self.counters.all,
             provenance=self.provenance.all,
             agreements=self.agreements.all,
+            numbers=self.numbers.all,
+            last_numbers=self.last_numbers.all,
+            rests=self.rests.all,
+            profiles=self.profiles.all,
+            ids=self.ids.all,
+            taken=self.taken.all,
             nodes=self.nodes.all,
             retries=self.retries.all,
             peers=self.peers.all,
@@ -318,6 +353,10 @@ class Turn:
             "descriptions": self.descriptions,
             "counters": self.counters,
             "provenance": self.provenance,
+            "numbers": self.numbers,
+            "last_numbers": self.last_numbers,
+            "rests": self.rests,
+            "profiles": self.profiles,
         }
         records = []
         for kind, (table, _) in RECORDS.items():

@@ -4,7 +4,6 @@ import math
 
 import msgspec
 
-from controller.fulfillment.numbering import free_slots
 from controller.fulfillment.place import leads_better, place
 from controller.model.course import Course, Errand, HeldOff, Stage, Undertaking, expired
 from controller.model.intent import Intent
@@ -13,8 +12,8 @@ from controller.model.requirements import Connection, Requirements, Unsatisfiabl
 from controller.model.rule import Added
 from controller.reconcile.carriers import cut
 from controller.reconcile.dealings import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
+from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.rerouting import move, relieved
-from controller.reconcile.resting import taken
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import link_key
 from controller.reconcile.turn import Turn
@@ -221,8 +220,8 @@ def _pursue(turn: Turn, undertaking: Undertaking, connection: Connection, errand
     replaces = errand.plan if turn.courses.get(errand.plan) is not None else ""
     try:
         course = begin(turn, found, serial, replaces, undertaking.expires_s)
-    except ValueError as error:  # all numbers for plans are in use
-        full = Unsatisfiable(binding="slots", message=str(error))
+    except NoNumber as error:
+        full = Unsatisfiable(binding="capacity", message=str(error))
         return _without_room(turn, undertaking, connection, errand, full, RETRY_S)
     if course is None:
         return msgspec.structs.replace(errand, coming="", retry_s=0)
@@ -306,15 +305,13 @@ def _is_right(plan: Plan, undertaking: Undertaking, connection: Connection) -> b
 
 
 def begin(turn: Turn, plan: Plan, serial: int, replaces: str, expires_s: int | None) -> Course | None:
-    """The course of a new plan of ours; None while a gateway that it needs has not said what it is."""
+    """The course of a new plan of ours; None while a gateway that it needs has not said what it is. Raises NoNumber."""
     if plan.egress is not None and plan.egress.border not in turn.fabric.crossings:
         return None
-    turn.counters.put("serial", serial)
-    slots = free_slots(len(plan.sr_policies), taken(turn), turn.counters.get("slot") or 0)
-    turn.counters.put("slot", slots[-1])
     stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
-    course = Course(plan=plan, serial=serial, slots=slots, stage=stage, replaces=replaces, expires_s=expires_s)
+    course = Course(plan=plan, serial=serial, stage=stage, replaces=replaces, expires_s=expires_s)
     turn.put_course(course)
+    turn.counters.put("serial", serial)
     turn.fresh.add(plan.name)
     if plan.egress is not None:
         offer_onward(turn, plan.name)

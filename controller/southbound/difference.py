@@ -16,8 +16,9 @@ from controller.southbound.renumbering import concerns, in_between
 from dataplane.host_api import PartRefused
 
 STEPS: tuple[tuple[str, ...], ...] = (
-    ("next_hop", "path_liveness", "lease", "sr_policy"),
-    ("route", "steer"),
+    ("next_hop", "neighbor", "path_liveness", "lease"),
+    ("route", "sr_policy"),
+    ("steer",),
     ("flow_policy",),
     (
         "source_port_class",

@@ -96,6 +96,8 @@ class NodeSession:
         self._wanted: SyncNode | None = None
         self._arrived = asyncio.Event()
         self._clients: tuple[P4RuntimeClient, HostClient] | None = None
+        self._sizes: dict[str, int] = {}
+        """Of its tables and counters."""
         self._described: NodeDescription | None = None
         """As reported last in this session."""
         self._has = -1
@@ -111,9 +113,9 @@ class NodeSession:
             self._wanted = wanted
             self._arrived.set()
 
-    async def flows(self, leg: int = -1) -> FlowBatch:
+    async def flows(self, forwarding_class: int = -1) -> FlowBatch:
         """Read now. Raises TargetUnreachable or TargetRejected."""
-        return await self._connected()[1].read_flows(FlowQuery(leg=leg, limit=FLOWS_MAX))
+        return await self._connected()[1].read_flows(FlowQuery(forwarding_class=forwarding_class, limit=FLOWS_MAX))
 
     async def drops(self) -> tuple[CounterSample, ...]:
         """`drop_counter` by DropReason, read now. Raises TargetUnreachable or TargetRejected."""
@@ -123,9 +125,9 @@ class NodeSession:
         """Read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[1].read_losses()
 
-    async def legs(self) -> tuple[CounterSample, ...]:
-        """`leg_counter` by leg, read now. Raises TargetUnreachable or TargetRejected."""
-        return await self._connected()[0].read_counter("leg_counter")
+    async def forwarding_classes(self) -> tuple[CounterSample, ...]:
+        """`forwarding_class_counter` by forwarding class, read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[0].read_counter("forwarding_class_counter")
 
     async def run(self) -> None:
         delay_s = BACKOFF_S_MIN
@@ -164,7 +166,7 @@ class NodeSession:
         host = HostClient(self.name, channel)
         try:
             await tables.become_primary()
-            await tables.ensure_pipeline()
+            self._sizes = await tables.ensure_pipeline()
             description = await host.describe()
             self._clients, self.fault, self._described, self._has = (tables, host), "", None, -1
             await self._tell(description)
@@ -195,7 +197,7 @@ class NodeSession:
         """Reports what the node is, if that is new in this session."""
         if description != self._described:
             self._described = description
-            await self._context.report(NodeDescribed(node=self.name, description=description))
+            await self._context.report(NodeDescribed(node=self.name, description=description, sizes=self._sizes))
 
     async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
         """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.

@@ -55,9 +55,9 @@ class Nodes:
         """Why its telemetry does not arrive; empty: it does."""
         return self._session(node).telemetry_fault
 
-    async def flows(self, node: str, leg: int = -1) -> FlowBatch:
-        """Of one leg, or of all (-1). Raises TargetUnreachable or TargetRejected."""
-        return await self._session(node).flows(leg)
+    async def flows(self, node: str, forwarding_class: int = -1) -> FlowBatch:
+        """Of one forwarding class, or of all (-1). Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).flows(forwarding_class)
 
     async def drops(self, node: str) -> tuple[CounterSample, ...]:
         """Raises TargetUnreachable or TargetRejected."""
@@ -67,9 +67,9 @@ class Nodes:
         """Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).losses()
 
-    async def legs(self, node: str) -> tuple[CounterSample, ...]:
+    async def forwarding_classes(self, node: str) -> tuple[CounterSample, ...]:
         """Raises TargetUnreachable or TargetRejected."""
-        return await self._session(node).legs()
+        return await self._session(node).forwarding_classes()
 
     def _session(self, node: str) -> NodeSession:
         running = self._running.get(node)

@@ -18,6 +18,7 @@ from controller.model.node_entries import Delta
 from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
 from controller.southbound.difference import Operation, Update, deviation, difference, index, stages
 from dataplane.host_api import CounterSample, PartRefused
+from dataplane.p4info import differences
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
@@ -59,6 +60,12 @@ def cookie(p4info: p4i.P4Info) -> int:
     return int.from_bytes(hashlib.sha256(p4info.SerializeToString(deterministic=True)).digest()[:8], "big")
 
 
+def _sizes(p4info: p4i.P4Info) -> dict[str, int]:
+    """Of tables and counters."""
+    tables = {one.preamble.alias: one.size for one in p4info.tables}
+    return tables | {one.preamble.alias: one.size for one in p4info.counters}
+
+
 class P4RuntimeClient:
     """Raises TargetUnreachable or TargetRejected, with the node's name in the text."""
 
@@ -84,6 +91,8 @@ class P4RuntimeClient:
         self._read: grpc.aio.UnaryStreamMultiCallable[p4r.ReadRequest, bytes]
         self._read = channel.unary_stream(f"/{SERVICE}/Read", p4r.ReadRequest.SerializeToString)
         self._stream: _Stream | None = None
+        self._sizes: dict[str, int] = {}
+        """Of tables and counters, as the node has said."""
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
         self._wanted: dict[Key, Entry] | None = None
@@ -140,19 +149,19 @@ class P4RuntimeClient:
         if self._stream is not None:
             self._stream.cancel()
 
-    async def ensure_pipeline(self) -> bool:
-        """Pushes our P4Info only where the node has another, and so that what fits stays. Returns whether it did."""
+    async def ensure_pipeline(self) -> dict[str, int]:
+        """Pushes our P4Info only where the node has another, and so that what fits stays. Returns how large the node
+        says that its tables and counters are."""
         ours = self._codec.p4info.message
-        get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
         try:
-            data = await self._get_pipeline(get, timeout=UNARY_S_MAX)
-            present = self._decoded(p4r.GetForwardingPipelineConfigResponse, data).config
+            present = await self._pipeline()
         except grpc.aio.AioRpcError as exc:
             if exc.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # it has none yet
                 raise self._translated("reading its pipeline", exc) from exc
             present = p4r.ForwardingPipelineConfig()
-        if present.p4info == ours:  # whatever its cookie: the tables are right
-            return False
+        if not differences(ours, present.p4info):  # whatever its cookie: the tables are right
+            self._sizes = _sizes(present.p4info)
+            return self._sizes
         actions = p4r.SetForwardingPipelineConfigRequest
         try:
             await self._push(actions.RECONCILE_AND_COMMIT)
@@ -163,7 +172,16 @@ class P4RuntimeClient:
                 await self._push(actions.VERIFY_AND_COMMIT)
             except grpc.aio.AioRpcError as second:
                 raise self._translated("setting its pipeline", second) from second
-        return True
+        try:
+            self._sizes = _sizes((await self._pipeline()).p4info)
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("reading its pipeline", exc) from exc
+        return self._sizes
+
+    async def _pipeline(self) -> p4r.ForwardingPipelineConfig:
+        get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
+        data = await self._get_pipeline(get, timeout=UNARY_S_MAX)
+        return self._decoded(p4r.GetForwardingPipelineConfigResponse, data).config
 
     async def _push(self, action: p4r.SetForwardingPipelineConfigRequest.Action.ValueType) -> None:
         request = p4r.SetForwardingPipelineConfigRequest(
@@ -186,7 +204,7 @@ class P4RuntimeClient:
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
-        left = sum(table.size + 1 for table in names.values())  # with its default entry
+        left = sum(self._sizes.get(name, table.size) + 1 for name, table in names.items())  # with its default entry
         expected = len(self._seen or ())
         clock = asyncio.get_running_loop().time
         began_s = clock()
@@ -222,9 +240,10 @@ class P4RuntimeClient:
         """All cells of an indirect counter of the P4Info that are not zero. Raises KeyError for an unknown one."""
         counter = {counter.name: counter for counter in self._codec.p4info.counters}[name]
         request = p4r.ReadRequest(device_id=DEVICE_ID)
+        size = self._sizes.get(name, counter.size)
         request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
         samples: dict[int, CounterSample] = {}
-        left = counter.size
+        left = size
         try:
             async for data in self._read(request, timeout=READ_S_MAX):
                 entities = self._decoded(p4r.ReadResponse, data).entities
@@ -234,7 +253,7 @@ class P4RuntimeClient:
                 for entity in entities:
                     cell = entity.counter_entry
                     found = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
-                    if not 0 <= found[0] < counter.size or min(found) < 0:
+                    if not 0 <= found[0] < size or min(found) < 0:
                         raise TargetRejected(f"node {self.node}: {name} has no such cells: {found}")
                     if any(found[1:]):
                         samples[found[0]] = CounterSample(index=found[0], packets=found[1], bytes=found[2])

@@ -21,25 +21,17 @@ class _Space(NamedTuple):
 
     table: str
     """That gives them."""
-    context: int
-    """-1: of all contexts."""
+    vrf: int
+    """-1: of all VRFs."""
 
 
-class _Numbers(NamedTuple):
-    largest: int
-    by_context: bool
-
-
-_SPACES = {
-    "source_group": _Numbers(0x7FFF, True),
-    "destination_group": _Numbers(0x7FFF, True),
-    "source_port_class": _Numbers(0xFF, False),
-    "destination_port_class": _Numbers(0xFF, False),
-}
+_GROUPS = ("source_group", "destination_group")
+_SPACES = (*_GROUPS, "source_port_class", "destination_port_class")
 """Tables whose parameter is a number that `flow_policy` matches in a field of the same name."""
+_LARGEST = 0xFFFF
 _POLICY = "flow_policy"
-_ATTACHED = 0x8000
-"""A bit of groups that entries match by itself: who stands in for a number has it as the number does."""
+_ENTRANCES = ("attachment", "local_sid")
+"""Tables whose actions say of which VRF a policy class is."""
 
 
 class _Use(NamedTuple):
@@ -51,8 +43,11 @@ class _Use(NamedTuple):
 
 def in_between(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> dict[Key, Entry] | None:
     """The state to make first; None: `desired` can be made at once."""
-    new = _uses((each, behaviour(entry)) for each, entry in desired.items())
-    old = _uses((each, row.behaviour) for each, row in present.items())
+    wanted = [(each, behaviour(entry)) for each, entry in desired.items()]
+    vrfs = _vrfs(wanted)
+    new = _uses(wanted, vrfs)
+    there = [(each, row.behaviour) for each, row in present.items()]
+    old = _uses(there, _vrfs(there))
     taken: dict[_Space, set[int]] = {}
     for space, number in (*new, *old):
         taken.setdefault(space, set()).add(number)
@@ -61,52 +56,62 @@ def in_between(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> dict
         before = old.get((space, number))
         if before is None or before.members == use.members or before.policies == use.policies:
             continue
-        kind = number & ~_SPACES[space.table].largest
-        free = (kind + one for one in range(1, _SPACES[space.table].largest + 1) if kind + one not in taken[space])
-        stand_in = next(free, None)
+        stand_in = next((one for one in range(1, _LARGEST + 1) if one not in taken[space]), None)
         if stand_in is not None:
             taken[space].add(stand_in)
             instead[space, number] = stand_in
     if not instead:
         return None
-    renumbered = (_renumbered(each, entry, instead) for each, entry in desired.items())
+    renumbered = (_renumbered(each, entry, vrfs, instead) for each, entry in desired.items())
     return {(entry.table, entry.match, entry.priority): entry for entry in renumbered}
 
 
 def concerns(tables: Iterable[str]) -> bool:
     """Whether a change of these can give a number another meaning."""
-    return not _SPACES.keys().isdisjoint(tables)
+    return not set(_SPACES).isdisjoint(tables)
 
 
-def _uses(entries: Iterable[tuple[Key, Behaviour]]) -> dict[tuple[_Space, int], _Use]:
+def _vrfs(entries: Iterable[tuple[Key, Behaviour]]) -> dict[int, int]:
+    """Of each policy class that packets can have, the VRF."""
+    params = (dict(does[1]) for (table, _, _), does in entries if table in _ENTRANCES)
+    return {one["policy_class"]: one["vrf"] for one in params if "policy_class" in one}
+
+
+def _uses(entries: Iterable[tuple[Key, Behaviour]], vrfs: Mapping[int, int]) -> dict[tuple[_Space, int], _Use]:
     uses: dict[tuple[_Space, int], _Use] = {}
     for each, does in entries:
         table, match, _ = each
         if table in _SPACES:
             ((_, number),) = does[1]
-            uses.setdefault((_space(table, each), number), _Use(set(), set())).members.add(each)
-        elif table == _POLICY:
+            uses.setdefault((_space(table, each, vrfs), number), _Use(set(), set())).members.add(each)
+        elif table == _POLICY and match[0].value in vrfs:
             for field in match:
-                if field.field in _SPACES and field.mask != _ATTACHED:
-                    use = uses.setdefault((_space(field.field, each), field.value), _Use(set(), set()))
+                if field.field in _SPACES:
+                    use = uses.setdefault((_space(field.field, each, vrfs), field.value), _Use(set(), set()))
                     use.policies.add((each, does))
     return uses
 
 
-def _space(table: str, each: Key) -> _Space:
-    return _Space(table, each[1][0].value if _SPACES[table].by_context else -1)
+def _space(table: str, each: Key, vrfs: Mapping[int, int]) -> _Space:
+    """`each`: of that table, or of `flow_policy`."""
+    if table not in _GROUPS:
+        return _Space(table, -1)
+    first = each[1][0].value
+    return _Space(table, vrfs[first] if each[0] == _POLICY else first)
 
 
-def _renumbered(each: Key, entry: Entry, instead: Mapping[tuple[_Space, int], int]) -> Entry:
+def _renumbered(each: Key, entry: Entry, vrfs: Mapping[int, int], instead: Mapping[tuple[_Space, int], int]) -> Entry:
     if entry.table in _SPACES:
         ((name, number),) = entry.params
         return msgspec.structs.replace(
-            entry, params=((name, instead.get((_space(entry.table, each), number), number)),)
+            entry, params=((name, instead.get((_space(entry.table, each, vrfs), number), number)),)
         )
-    if entry.table == _POLICY:
+    if entry.table == _POLICY and entry.match[0].value in vrfs:
         fields = [
-            msgspec.structs.replace(field, value=instead.get((_space(field.field, each), field.value), field.value))
-            if field.field in _SPACES and field.mask != _ATTACHED
+            msgspec.structs.replace(
+                field, value=instead.get((_space(field.field, each, vrfs), field.value), field.value)
+            )
+            if field.field in _SPACES
             else field
             for field in entry.match
         ]

@@ -1,0 +1,142 @@
+"""Which numbers of its nodes a plan needs, and what each is called there."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from controller.fulfillment.numbering import Direction, Kind, id_key
+from controller.model.plan import Plan, Way
+from controller.model.sr_policy import SrPolicy
+
+FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
+INSIDE, BORDER, DELIVER, LOCAL = "inside", "border", "deliver", "local"
+"""What traffic does next: to the other end of the SR Policy, into a tunnel to a neighbour, to an attached host, from
+one attached host of a node to another."""
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """One SR Policy of a plan in one direction."""
+
+    plan: Plan
+    index: int
+    """Of the SR Policy among the plan's."""
+    direction: Direction
+
+    @property
+    def policy(self) -> SrPolicy:
+        return self.plan.sr_policies[self.index]
+
+    @property
+    def head(self) -> str:
+        return self.policy.headend if self.direction == FORWARD else self.policy.endpoint
+
+    @property
+    def tail(self) -> str:
+        return self.policy.endpoint if self.direction == FORWARD else self.policy.headend
+
+    @property
+    def before(self) -> Way | None:
+        """Border where its traffic comes from; None: from hosts of ours."""
+        return self.plan.ingress if self.direction == FORWARD else self.plan.egress
+
+    @property
+    def onward(self) -> Way | None:
+        """Border where it goes; None: to hosts of ours."""
+        return self.plan.egress if self.direction == FORWARD else self.plan.ingress
+
+    @property
+    def crosses(self) -> bool:
+        """From one node to another."""
+        return self.head != self.tail
+
+    @property
+    def first(self) -> str:
+        """What traffic does that enters the plan here."""
+        if self.crosses:
+            return INSIDE
+        if self.onward is not None:
+            return BORDER
+        return LOCAL if self.before is None else DELIVER
+
+    @property
+    def last(self) -> str:
+        """What it does at the tail."""
+        return BORDER if self.onward is not None else DELIVER
+
+    def forwarding_class(self, way: str) -> str:
+        node = self.head if way == INSIDE else self.tail
+        return id_key(node, Kind.FORWARDING_CLASS, f"{self.plan.name} {way} {self.index} {self.direction.value}")
+
+    @property
+    def tail_name(self) -> str:
+        return f"{self.plan.name} tail {self.index} {self.direction.value}"
+
+    @property
+    def sr_policy(self) -> str:
+        order = 1 if self.direction == FORWARD else -1
+        paths = ",".join("+".join(path.links[::order]) for path in self.policy.candidate_paths)
+        return id_key(self.head, Kind.SR_POLICY, f"{self.tail} {paths}")
+
+
+def stretches(plan: Plan) -> Iterator[Stretch]:
+    for index in range(len(plan.sr_policies)):
+        for direction in Direction:
+            yield Stretch(plan=plan, index=index, direction=direction)
+
+
+def ends(plan: Plan, direction: Direction) -> tuple[str, str]:
+    """Networks from which and to which traffic in `direction` goes."""
+    connection = plan.connection
+    pair = connection.source_network, connection.destination_network
+    return pair if direction == FORWARD else (pair[1], pair[0])
+
+
+def vrf(node: str, plan: Plan, direction: Direction, *, delivers: bool) -> str:
+    """Where traffic in `direction` is decapsulated: the network's own where it is delivered."""
+    source, destination = ends(plan, direction)
+    return id_key(node, Kind.VRF, destination if delivers else f"{source} {destination}")
+
+
+def border_sr_policy(way: Way) -> str:
+    return id_key(way.node, Kind.SR_POLICY, f"border {way.border}")
+
+
+def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
+    """VRF, policy class and function of what a neighbour sends us in `direction`."""
+    way = plan.ingress if direction == FORWARD else plan.egress
+    assert way is not None, "else nothing comes from there"
+    here = [one for one in stretches(plan) if one.direction == direction]
+    delivers = any(one.first == DELIVER for one in here)
+    name = f"{plan.name} border {direction.value}"
+    return (
+        vrf(way.node, plan, direction, delivers=delivers),
+        id_key(way.node, Kind.POLICY_CLASS, name),
+        id_key(way.node, Kind.FUNCTION, name),
+    )
+
+
+def at_tail(stretch: Stretch) -> tuple[str, str, str]:
+    """The same of what comes to the tail of an SR Policy."""
+    delivers = stretch.onward is None
+    return (
+        vrf(stretch.tail, stretch.plan, stretch.direction, delivers=delivers),
+        id_key(stretch.tail, Kind.POLICY_CLASS, stretch.tail_name),
+        id_key(stretch.tail, Kind.FUNCTION, stretch.tail_name),
+    )
+
+
+def plan_ids(plan: Plan) -> tuple[str, ...]:
+    """Keys of all that it needs, sorted."""
+    needed: set[str] = set()
+    for one in stretches(plan):
+        needed.add(one.forwarding_class(one.first))
+        if one.crosses:
+            needed |= {one.sr_policy, one.forwarding_class(one.last), *at_tail(one)}
+        if one.onward is not None:
+            needed.add(border_sr_policy(one.onward))
+        else:
+            needed.add(vrf(one.tail, plan, one.direction, delivers=True))
+    for direction, way in ((FORWARD, plan.ingress), (REVERSE, plan.egress)):
+        if way is not None:
+            needed |= set(from_border(plan, direction))
+    return tuple(sorted(needed))

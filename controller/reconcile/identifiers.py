@@ -1,0 +1,154 @@
+"""Numbers of the nodes: given out to what needs them, shared by all that want the same, and rested afterwards.
+
+A number goes round: it is not given out again before all others of its kind at its node have been. Besides, what has
+ended while a node was away rests until that node is back, or all that it had has run out: what it still has of an ended
+plan would be met by the packets of a new one that has the same numbers at the other nodes.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from controller.fulfillment import numbering, plan_ids
+from controller.fulfillment.numbering import Kind, first_and_last, next_free
+from controller.model.course import Course, Session
+
+FOR_GOOD_S = 1 << 40
+WORDS = {
+    Kind.VRF: "VRFs",
+    Kind.POLICY_CLASS: "policy classes",
+    Kind.FORWARDING_CLASS: "forwarding classes",
+    Kind.SR_POLICY: "SR Policies",
+    Kind.FUNCTION: "SID functions",
+}
+
+
+class NoNumber(Exception):
+    """A node has no number of some kind that is free."""
+
+    def __init__(self, node: str, kind: Kind, size: int) -> None:
+        super().__init__(f"all {size} {WORDS[kind]} of {node} are in use")
+        self.node = node
+
+
+class Held(Protocol):
+    """A table of the turn."""
+
+    @property
+    def all(self) -> Mapping[str, Any]: ...
+    def get(self, name: str) -> Any: ...
+    def put(self, name: str, value: Any) -> None: ...
+    def drop(self, name: str) -> None: ...
+
+
+class Identifiers:
+    """Lives for one step only."""
+
+    def __init__(self, ids: Held, taken: Held, last: Held, rests: Held, size: Callable[[str, str], int]) -> None:
+        """`ids`: key -> number and how many want it. `taken`: NODE KIND NUMBER -> 1. `last`: NODE KIND -> the last one
+        given out. `rests`: NODE KIND NUMBER AWAY -> until when, for the sake of the node AWAY. `size`: of a node's
+        table or counter; 0: it has not said."""
+        self._ids, self._taken, self._last, self._rests, self._size = ids, taken, last, rests, size
+
+    def hold(self, keys: Iterable[str], now_s: float) -> dict[str, int]:
+        """Numbers of all of these. Raises NoNumber; then none is held."""
+        held: dict[str, int] = {}
+        try:
+            for key in keys:
+                held[key] = self._hold(key, now_s)
+        except NoNumber:
+            self.release(held)
+            raise
+        return held
+
+    def adopt(self, ids: Mapping[str, int]) -> None:
+        """These are so already."""
+        for key, number in ids.items():
+            _, users = self._ids.get(key) or (number, 0)
+            self._put(key, number, users + 1)
+
+    def release(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            number, users = self._ids.get(key)
+            if users > 1:
+                self._ids.put(key, (number, users - 1))
+                continue
+            self._ids.drop(key)
+            self._taken.drop(_numbered(key, number))
+
+    def rest(self, ids: Mapping[str, int], away: Iterable[str], until_s: int) -> None:
+        for node in away:
+            for key, number in ids.items():
+                self._rests.put(f"{_numbered(key, number)} {node}", until_s)
+
+    def rested(self, node: str) -> None:
+        """It has all that it shall have, and nothing else."""
+        for name in [name for name in self._rests.all if name.endswith(f" {node}")]:
+            self._rests.drop(name)
+
+    def _hold(self, key: str, now_s: float) -> int:
+        known = self._ids.get(key)
+        if known is not None:
+            number, users = known
+            self._ids.put(key, (number, users + 1))
+            return int(number)
+        node, name, _ = key.split(" ", 2)
+        kind = Kind(name)
+        first, last = first_and_last(kind, self._size(node, numbering.SIZED_BY[kind]))
+        resting = {
+            name.rpartition(" ")[0]
+            for name, until_s in self._rests.all.items()
+            if now_s < until_s and name.startswith(f"{node} {kind} ")
+        }
+        counter = f"{node} {kind}"
+
+        def is_taken(number: int) -> bool:
+            name = f"{counter} {number}"
+            return self._taken.get(name) is not None or name in resting
+
+        number = next_free(first, last, self._last.get(counter) or 0, is_taken)
+        if number is None:
+            raise NoNumber(node, kind, last - first + 1)
+        self._last.put(counter, number)
+        self._put(key, number, 1)
+        return number
+
+    def _put(self, key: str, number: int, users: int) -> None:
+        self._ids.put(key, (number, users))
+        self._taken.put(_numbered(key, number), 1)
+
+
+def _numbered(key: str, number: int) -> str:
+    node, kind, _ = key.split(" ", 2)
+    return f"{node} {kind} {number}"
+
+
+def loaded(networks: Mapping[str, int], courses: Iterable[Course]) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """What is in use: numbers and their users by key, and which numbers are taken."""
+    ids: dict[str, tuple[int, int]] = {}
+    for held in (networks, *(course.ids for course in courses)):
+        for key, number in held.items():
+            ids[key] = number, ids.get(key, (number, 0))[1] + 1
+    return ids, {_numbered(key, number): 1 for key, (number, _) in ids.items()}
+
+
+def signed(course: Course) -> Iterator[tuple[str, int]]:
+    """Functions of SIDs that neighbours know: those of release 0.1 were made from other numbers."""
+    for direction, session in (
+        (plan_ids.FORWARD, course.upstream),
+        (plan_ids.REVERSE, course.downstream),
+    ):
+        way = course.plan.ingress if direction == plan_ids.FORWARD else course.plan.egress
+        sid = _own_sid(session)
+        if way is not None and sid:
+            *_, function = plan_ids.from_border(course.plan, direction)
+            yield function, int(ipaddress.IPv6Address(sid)) >> 64 & 0xFFFF
+
+
+def _own_sid(session: Session | None) -> str:
+    if session is None:
+        return ""
+    if session.offeror:
+        return session.terms.offeror_end.sid
+    answered = session.answer or session.agreement
+    return answered.acceptor_end.sid if answered is not None else ""
