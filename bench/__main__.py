@@ -2,13 +2,13 @@
 
 import sys
 
-from bench import chain, language, language_conflicts, language_rules, main, scale, wan
+from bench import chain, entries, language, language_conflicts, language_rules, main, scale, wan
 from bench.report import report
 
 GROUPS = {
     "main": main.rows,
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
-    "scale": lambda: [*scale.rows(), *chain.rows(), *wan.rows()],
+    "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],
 }
 
 

@@ -21,8 +21,9 @@ from bench.slices import Slices
 
 SIZE = leaf_spine.Size(16, 8, 320)
 INTENTS = 800
-"""A domain takes 900 plans, for now. The figures' names tell of how many they shall be; until they are, each row's unit
-says of how many it is, and what would be no proof of the wanted figure has no target."""
+"""More take long as long as one more rule has all rules of a VRF of a node compiled anew. The figures' names tell of
+how many they shall be; until they are, each row's unit says of how many it is, and what would be no proof of the
+wanted figure has no target."""
 SINGLES = 24
 CUTS = 8
 IDLE_S = 20.0
