@@ -710,7 +710,7 @@ def test_a_trace_goes_on_in_the_domains_that_can_be_asked(stitch: Shell, api: Ru
         "tcp to analytics-y port 443\n"
         "shop se1, from host cx1: into the tunnel of sg1-t1\n"
         "   se1/flow_policy/policy_class=1,priority=4: permit forwarding_class=16 (intents/order-processing)\n"
-        "   encapsulated, segments 5f00::1\n"
+        "   encapsulated, segments 5f00::1, sent as 5f00::1\n"
         "transit t1, from border sg1-t1: delivered to ay1\n"
         "delivered to ay1, at t1 port 2\n"
     )

@@ -51,7 +51,7 @@ def test_a_slot_that_is_used_again_counts_for_its_new_flow_alone() -> None:
                 since[sport] += count
                 found = {key.source_port: packets for key, (_, _, packets, _) in made.flow_records().items()}
                 assert found == {port: since[port] for port in found} and sport in found
-            assert sum(packets for packets, _ in made.leg_totals().values()) == sent.total()
+            assert sum(packets for packets, _ in made.class_totals().values()) == sent.total()
     finally:
         made.close()
 

@@ -253,8 +253,8 @@ async def test_nothing_desired_leaves_nothing(node: FakeNode, client: P4RuntimeC
 async def test_random_states_follow_each_other(node: FakeNode, client: P4RuntimeClient) -> None:
     """Set any, then any other: the node has exactly the last."""
     chance = random.Random(7)
-    pool = [next_hop(n) for n in range(8)]
-    pool += [route(f"5f00:{n}::/32", n % 3) for n in range(8)]
+    pool = [next_hop(n) for n in range(1, 9)]
+    pool += [route(f"5f00:{n}::/32", 1 + n % 3) for n in range(8)]
     pool += [permit(n % 3, n, priority=1 + n) for n in range(8)]
     pool += [port_class(100 * n, 100 * n + 50, n) for n in range(8)]
     for _ in range(20):
@@ -272,7 +272,7 @@ async def test_random_states_follow_each_other(node: FakeNode, client: P4Runtime
 async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClient) -> None:
     """Also where somebody else writes in between: what a delta then meets is found to be other than it was."""
     chance = random.Random(8)
-    pool = [next_hop(n) for n in range(12)] + [route(f"5f00:{n}::/32", n % 3) for n in range(12)]
+    pool = [next_hop(n) for n in range(1, 13)] + [route(f"5f00:{n}::/32", 1 + n % 3) for n in range(12)]
     pool += [route(f"5f00:{n}::/32", 9, owner="links/z") for n in range(12)]
     entries, held = NodeEntries(), list[Entry]()
     await client.sync(())
