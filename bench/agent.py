@@ -15,11 +15,11 @@ from google.protobuf import text_format
 
 from bench.report import Row, row
 from bench.slices import Slices
-from dataplane.codec import compose
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.host_api import AgentConfig
-from dataplane.layout import Layout, of
-from dataplane.p4info import load
+from dataplane.p4runtime.codec import compose
+from dataplane.p4runtime.p4info import load
+from dataplane.tables.layout import Layout, of
 
 BATCH = 1000
 ROUNDS = 16

@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from bench.report import Row, row
-from controller.model.course import Stage
+from controller.model.stitch import Stage
 from tests.simulator import World
 
 INTENTS = 800
@@ -59,7 +59,7 @@ def measure(intents: int) -> Measured:
     calls, began_s = world.calls, time.process_time()
     world.apply("shop", "".join(map(MANIFEST.format, range(intents))))
     end_s = world.now_s + VIRTUAL_S
-    while world.now_s < end_s and sum(course.stage == Stage.ACTIVE for _, course in world.courses()) < 3 * intents:
+    while world.now_s < end_s and sum(stitch.stage == Stage.ACTIVE for _, stitch in world.stitches()) < 3 * intents:
         world.run(0.01)
     agreed_s = time.process_time() - began_s
     world.run(5.0)

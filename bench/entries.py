@@ -54,15 +54,15 @@ def destination_edge() -> Counter[str]:
     while events:
         state, effects = reconcile.step(state, events.pop(0), now_s, keys)
         events += [
-            NodeSynced(node=one.node, generation=one.generation, writes=1, deviations=())
-            for one in effects
-            if isinstance(one, SyncNode) and not one.audit
+            NodeSynced(node=effect.node, generation=effect.generation, writes=1, deviations=())
+            for effect in effects
+            if isinstance(effect, SyncNode) and not effect.audit
         ]
-        if not events and any(course.stage != "Active" for course in state.courses.values()):
+        if not events and any(stitch.stage != "Active" for stitch in state.stitches.values()):
             events.append(Tick())
         now_s += 0.001
     held = state.nodes["far"].state
-    assert held is not None and len(state.courses) == INTENTS
+    assert held is not None and len(state.stitches) == INTENTS
     return Counter(entry.table for entry in held.entries)
 
 

@@ -99,8 +99,8 @@ def asking(domain: dict[str, Any], took: list[float]) -> Iterator[None]:
                 return
 
     threads = [threading.Thread(target=ask) for _ in range(ASKERS)]
-    for one in threads:
-        one.start()
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:

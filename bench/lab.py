@@ -98,7 +98,7 @@ def seconds_to_silence(name: str, host: str) -> float:
 
 def memory(status: dict[str, Any]) -> list[Row]:
     def largest(parts: dict[str, Any]) -> float:
-        return max(resident_mb(one["pid"]) for one in parts.values())
+        return max(resident_mb(part["pid"]) for part in parts.values())
 
     return [
         row("main.agent_memory_mb", largest(status["nodes"]), "MB", better="lower", target=150),
@@ -111,7 +111,7 @@ def idle(status: dict[str, Any]) -> list[Row]:
     time.sleep(IDLE_S / 4)  # what follows the intent is done
 
     def busiest(parts: dict[str, Any], before: dict[str, float]) -> float:
-        return max(cpu_s(one["pid"]) - before[name] for name, one in parts.items()) / IDLE_S * 100
+        return max(cpu_s(part["pid"]) - before[name] for name, part in parts.items()) / IDLE_S * 100
 
     before = {name: cpu_s(one["pid"]) for part in ("nodes", "domains") for name, one in status[part].items()}
     time.sleep(IDLE_S)

@@ -39,7 +39,7 @@ def rows() -> list[Row]:
         one["metadata"] = {"name": f"order-{number}", "tenant": f"customer-{number % 1000}"}
         manifests.append(one)
     body = msgspec.json.encode(manifests)
-    text = "---\n".join(msgspec.yaml.encode(one).decode() for one in manifests[:YAML])
+    text = "---\n".join(msgspec.yaml.encode(manifest).decode() for manifest in manifests[:YAML])
     return [
         _rate("language.bulk_json_rate", BULK, lambda: len(decode_intents(body)), 50_000),
         _rate("language.yaml_rate", YAML, lambda: len(parse(text)), 2_000),

@@ -5,8 +5,8 @@ import time
 
 from bench.report import Row, row
 from bench.slices import Slices
-from controller.fulfillment.claims import Claim, Index, Places
 from controller.fulfillment.conflict import against, between
+from controller.fulfillment.conflict_index import Claim, Index, Places
 from controller.model.intent import Allow, Intent, Ports, Require, Selector, Trust
 from controller.model.inventory import Attachment, Domain, Inventory, Network, Service
 

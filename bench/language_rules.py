@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.report import Row, row
 from bench.slices import Slices
-from controller.fulfillment.rulebook import rulebook
+from controller.fulfillment.rule_engine import rule_engine
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Allow, Intent, Ports, Require, Selector, Trust
@@ -79,7 +79,7 @@ def rows() -> list[Row]:
     known, wanted = inventory(), intents()
     taken, fired = Slices(), 0
     for _ in range(5):
-        laid_down = rulebook(rules())
+        laid_down = rule_engine(rules())
         began = time.thread_time()
         found = [translate(one, laid_down, known) for one in wanted]
         taken.add("all", time.thread_time() - began)

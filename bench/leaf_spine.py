@@ -18,10 +18,10 @@ import msgspec
 from controller import reconcile
 from controller.language.policy import parse_policy
 from controller.model.agreement import Envelope
-from controller.model.course import Stage
 from controller.model.event import Applied, NodeDescribed, NodeSynced, SyncNode
 from controller.model.intent import Ports, Value
 from controller.model.inventory import Attachment, Domain, Link, LinkEnd, Network, Node, Service
+from controller.model.stitch import Stage
 from controller.shell import Shell
 from controller.store.sqlite import SqliteStore
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
@@ -236,10 +236,12 @@ async def apply(shell: Shell, nodes: Nodes, manifests: Sequence[dict[str, Any]])
         raise RuntimeError(f"{answer.conflict} {answer.problems[:3]}")
     await settled(shell, nodes)
     for manifest in manifests:
-        undertaking = shell.state.undertakings[manifest["metadata"]["name"]]
-        courses = [shell.state.courses.get(errand.plan) for errand in undertaking.errands]
-        if not all(course is not None and course.stage == Stage.ACTIVE for course in courses):
-            raise RuntimeError(f"{manifest['metadata']['name']} is not active: {undertaking.errands}")
+        intent_record = shell.state.intent_records[manifest["metadata"]["name"]]
+        stitches = [
+            shell.state.stitches.get(connection_status.plan) for connection_status in intent_record.connection_statuses
+        ]
+        if not all(stitch is not None and stitch.stage == Stage.ACTIVE for stitch in stitches):
+            raise RuntimeError(f"{manifest['metadata']['name']} is not active: {intent_record.connection_statuses}")
 
 
 def _no_log(level: str, event: str, fields: Mapping[str, str]) -> None:

@@ -91,4 +91,4 @@ def report(group: str, rows: list[Row]) -> bool:
         )
     Console(width=None if Console().is_terminal else 140).print(table)
     print(f"written to {path}")
-    return all(one.ok for one in rows)
+    return all(row.ok for row in rows)

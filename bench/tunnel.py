@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench.report import Row, row
 from bench.slices import Slices
-from dataplane.wireguard import DeviceConfig, Peer, public_key
-from dataplane.wireguard_go import GoWireGuard
-from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.device import DeviceConfig, Peer, public_key
+from dataplane.wireguard.kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.userspace import GoWireGuard
 
 ROUNDS = 5
 SECONDS = 3

@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 
 from bench.report import Row, row
 from bench.slices import Slices
-from dataplane.bpf import POSSIBLE_CPUS, Link, Object
-from dataplane.codec import pack
-from dataplane.columns import from_packed
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.flow_cache import FlowCache
-from dataplane.jiffies import JiffiesClock
-from dataplane.layout import of
-from dataplane.p4info import load
-from dataplane.stores import Operation
-from dataplane.tables import Run, Tables, map_names
+from dataplane.p4runtime.codec import pack
+from dataplane.p4runtime.columns import from_packed
+from dataplane.p4runtime.p4info import load
+from dataplane.tables.layout import of
+from dataplane.tables.node_tables import Run, Tables, map_names
+from dataplane.tables.stores import Operation
+from dataplane.xdp.bpf import POSSIBLE_CPUS, Link, Object
+from dataplane.xdp.flow_cache import FlowCache
+from dataplane.xdp.jiffies import JiffiesClock
 
 SOURCE = Path("bench/generator.bpf.c")
 GENERATOR = Path("build/bench/generator.bpf.o")
@@ -123,7 +123,7 @@ class Edge:
         for name, entries in by_table.items():
             table = layout.by_name[name]
             faults = tables.write(
-                [Run(Operation.INSERT, table, from_packed(table, [pack(table, one) for one in entries]), 0)]
+                [Run(Operation.INSERT, table, from_packed(table, [pack(table, entry) for entry in entries]), 0)]
             )
             if faults:
                 raise RuntimeError(f"{name}: {faults}")

@@ -46,7 +46,8 @@ from controller.store import StoreUnusable
 from controller.store.backup import Backups, accept_loss, put_in_place
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
-from dataplane import log, p4info, service_manager
+from dataplane import log, service_manager
+from dataplane.p4runtime import p4info
 from dataplane.visible import visible
 
 SWITCH_S = 0.001

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from controller import view
 from controller.intent_status import HANDSHAKE_S_MAX, PATIENCE_S, intent_status
 from controller.language.scalars import print_time
-from controller.model.course import Course, Session
 from controller.model.resource import Resource
+from controller.model.stitch import Session, Stitch
 from controller.model.telemetry import Check
-from controller.reconcile.carriers import without_carrier
+from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from dataplane.host_api import NodeDescription, PortStatus
 
@@ -48,23 +48,25 @@ def checks(state: State, now_s: float) -> Iterator[Check]:
 def _capped(found: Iterator[Check], subject: str) -> Iterator[Check]:
     rows = list(found)
     yield from rows[:ROWS_MAX]
-    if more := sum(not one.ok for one in rows[ROWS_MAX:]):
+    if more := sum(not row.ok for row in rows[ROWS_MAX:]):
         detail = f"{more} more are not well"
         yield Check(subject=subject, name="more", ok=False, detail=detail, advice=f"stitch get {subject}")
 
 
 def _intents(state: State, now_s: float) -> Iterator[Check]:
     well = 0
-    for name, undertaking in sorted(state.undertakings.items()):
-        status = intent_status(state, undertaking, now_s)
+    for name, intent_record in sorted(state.intent_records.items()):
+        status = intent_status(state, intent_record, now_s)
         phase, conditions = status["phase"], status["conditions"]
         if phase == "Active" and not conditions:
             well += 1
             continue
         told = [phase] if phase != "Active" else []
-        types = dict.fromkeys((*told, *(one["type"] for one in conditions if one["type"] != "Active")))
+        types = dict.fromkeys(
+            (*told, *(condition["type"] for condition in conditions if condition["type"] != "Active"))
+        )
         for kind in types:
-            reasons = "; ".join(one["reason"] for one in conditions if one["type"] == kind)
+            reasons = "; ".join(condition["reason"] for condition in conditions if condition["type"] == kind)
             yield Check(
                 subject=f"intents/{name}",
                 name=kind,
@@ -72,27 +74,27 @@ def _intents(state: State, now_s: float) -> Iterator[Check]:
                 detail=reasons or kind,
                 advice=_ADVICE.get(kind, _CARRIED),
             )
-    if well or not state.undertakings:
-        yield Check(subject="intents", name="Active", ok=True, detail=f"{well} of {len(state.undertakings)}")
+    if well or not state.intent_records:
+        yield Check(subject="intents", name="Active", ok=True, detail=f"{well} of {len(state.intent_records)}")
 
 
 def _agreements(state: State, now_s: float) -> Iterator[Check]:
     """What we carry for others, and cannot sign or renew; that of our own intents is said there."""
     waiting = 0
-    for course in state.courses.values():
-        session = course.upstream
-        if session is None or course.stage.leaving:
+    for stitch in state.stitches.values():
+        session = stitch.upstream
+        if session is None or stitch.stage.leaving:
             continue
         if session.standing.unanswered and now_s - session.since_s > PATIENCE_S:
             waiting += 1
             detail = (
-                f"offered by {session.peer} at {print_time(session.since_s)}, and waits for {_waits_for(state, course)}"
+                f"offered by {session.peer} at {print_time(session.since_s)}, and waits for {_waits_for(state, stitch)}"
             )
             advice = "see the rows of those that it waits for"
             yield Check(
                 subject=f"agreements/{session.terms.id}", name="answered", ok=False, detail=detail, advice=advice
             )
-        for one in (course.downstream,) if course.downstream is not None else ():
+        for one in (stitch.downstream,) if stitch.downstream is not None else ():
             if one.agreement is not None and one.reason and one.agreement.terms != one.terms:
                 ends = print_time(one.agreement.terms.expires_s)
                 detail = f"{one.peer} does not renew it: {one.reason}; it ends at {ends}"
@@ -105,21 +107,21 @@ def _agreements(state: State, now_s: float) -> Iterator[Check]:
         yield Check(subject="agreements", name="answered", ok=True, detail=detail)
 
 
-def _waits_for(state: State, course: Course) -> str:
-    onward: Session | None = course.downstream
+def _waits_for(state: State, stitch: Stitch) -> str:
+    onward: Session | None = stitch.downstream
     if onward is not None and onward.agreement is None:
         return f"the answer of {onward.peer}" + (f" ({onward.reason})" if onward.reason else "")
-    nodes = sorted(state.awaiting.get(course.plan.name, {}))
+    nodes = sorted(state.awaiting.get(stitch.plan.name, {}))
     return f"nodes {', '.join(nodes)}" if nodes else "its gateway to describe itself"
 
 
 def _resources(state: State, kind: str, now_s: float) -> Iterator[Check]:
     """Own ones that are not Active, and links that are out of use."""
     well = 0
-    for one in view.resources(state, kind, now_s):
-        fault = _fault(state, kind, one)
+    for resource in view.resources(state, kind, now_s):
+        fault = _fault(state, kind, resource)
         if fault:
-            subject, advice = f"{kind}/{one.metadata['name']}", "mend what it names, or change the manifest"
+            subject, advice = f"{kind}/{resource.metadata['name']}", "mend what it names, or change the manifest"
             yield Check(subject=subject, name="in use", ok=False, detail=fault, advice=advice)
         else:
             well += 1
@@ -182,7 +184,7 @@ def _ports(state: State, node: str, description: NodeDescription) -> Iterator[Ch
             advice = f"configure the port on {node} (docs/configuration.md), or take it out of {user}"
             detail = f"{user} names it, and the node has no such port"
             yield Check(subject=subject, name=f"port {number}", ok=False, detail=detail, advice=advice)
-    borders = {one.name: one for one in description.borders}
+    borders = {border.name: border for border in description.borders}
     for link in state.inventory.links.values():
         for end in (link.a, link.b):
             if end is None or end.node != node or not end.border:
@@ -204,7 +206,9 @@ def _ports(state: State, node: str, description: NodeDescription) -> Iterator[Ch
 def _wanted_ports(state: State, node: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for network in state.inventory.networks.values():
-        found |= {one.port: f"networks/{network.name}" for one in network.attachments if one.node == node}
+        found |= {
+            attachment.port: f"networks/{network.name}" for attachment in network.attachments if attachment.node == node
+        }
     for link in state.inventory.links.values():
         ends = (end for end in (link.a, link.b) if end is not None)
         found |= {end.port: f"links/{link.name}" for end in ends if end.node == node and not end.border}
@@ -231,7 +235,8 @@ def _tunnels(
 ) -> Iterator[Check]:
     """Of nodes that can be asked only; of others nothing is known."""
     users = {
-        str(one.metadata["name"]): one.status.get("agreements", []) for one in view.resources(state, "tunnels", now_s)
+        str(resource.metadata["name"]): resource.status.get("agreements", [])
+        for resource in view.resources(state, "tunnels", now_s)
     }
     shown = {border.name: border for border in description.borders}
     for tunnel in standing.state.host.tunnels if standing.state is not None else ():

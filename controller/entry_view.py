@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.resource import Resource
 from controller.reconcile.state import State
 
@@ -27,7 +27,7 @@ def resources(state: State, now_s: float) -> Iterator[Resource]:
         )
 
 
-def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, Entry]]:
+def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, OwnedEntry]]:
     """(name, node, entry), of all nodes if none is named."""
     for node in nodes or state.nodes:
         standing = state.nodes[node]
@@ -35,7 +35,7 @@ def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, Entry]]
             yield entry_name(node, entry), node, entry
 
 
-def entry_name(node: str, entry: Entry) -> str:
+def entry_name(node: str, entry: OwnedEntry) -> str:
     """`se1/steer/forwarding_class=17`: node, table and key, by which a table knows an entry. Fields that match anything
     are left out, as in the entry; what stands here is never put in other words, so that names last."""
     key = [f"{one.field}={_key(one)}" for one in entry.match]
@@ -54,7 +54,7 @@ def _key(match: Match) -> str:
     return value if match.high is None else f"{value}-{match.high}"
 
 
-def match_words(entry: Entry) -> dict[str, str]:
+def match_words(entry: OwnedEntry) -> dict[str, str]:
     return {one.field: _text(one, " & ") for one in entry.match}
 
 
@@ -68,7 +68,7 @@ def _text(match: Match, mask: str) -> str:
     return text if match.high is None else f"{text}-{match.high}"
 
 
-def params_words(entry: Entry) -> dict[str, str | int]:
+def params_words(entry: OwnedEntry) -> dict[str, str | int]:
     return {name: readable(name, value) for name, value in entry.params if value or name != "vlan"}
 
 

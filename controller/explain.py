@@ -8,11 +8,11 @@ from controller.intent_status import intent_status, paths_of, segment_lists
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
 from controller.model.agreement import Flow
-from controller.model.course import Course, Errand, Session, Undertaking
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.explanation import Branch
 from controller.model.intent import Encryption
 from controller.model.requirements import Connection, Origin
+from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stitch
 from controller.reconcile.state import State
 from dataplane.reasons import DropReason
 
@@ -27,44 +27,47 @@ def explain(state: State, kind: str, name: str, now_s: float) -> Branch | None:
 
 def intent(state: State, name: str, now_s: float) -> Branch | None:
     """Clause -> requirement -> plan -> agreements, and the entries on each node."""
-    undertaking = state.undertakings.get(name)
-    if undertaking is None:
+    intent_record = state.intent_records.get(name)
+    if intent_record is None:
         return None
-    status = intent_status(state, undertaking, now_s)
-    reasons = "; ".join(one["reason"] for one in status["conditions"])
+    status = intent_status(state, intent_record, now_s)
+    reasons = "; ".join(condition["reason"] for condition in status["conditions"])
     return Branch(
         kind="intent",
         name=f"intents/{name}",
-        text=f"{status['phase']}" + (f": {reasons}" if reasons else "") + f"; tenant {undertaking.intent.tenant}",
-        children=(*_clauses(state, undertaking, now_s), *_unmet(undertaking)),
+        text=f"{status['phase']}" + (f": {reasons}" if reasons else "") + f"; tenant {intent_record.intent.tenant}",
+        children=(*_clauses(state, intent_record, now_s), *_unmet(intent_record)),
     )
 
 
-def _clauses(state: State, undertaking: Undertaking, now_s: float) -> Iterator[Branch]:
+def _clauses(state: State, intent_record: IntentRecord, now_s: float) -> Iterator[Branch]:
     """In the order of the sentence. What is neither isolation nor flow says where it went to."""
-    flows = _flows(undertaking)
+    flows = _flows(intent_record)
     told: set[str] = set()
     allows = iter(flows)
-    for text in clauses(undertaking.intent):
+    for text in clauses(intent_record.intent):
         children: tuple[Branch, ...] = ()
         if text.startswith("isolate "):
-            children = tuple(_isolation(state, undertaking))
+            children = tuple(_isolation(state, intent_record))
         elif text.startswith("allow "):
             flow = next(allows)
-            children = (_requirement(state, undertaking, *flow, told, now_s),) if flow is not None else ()
+            children = (_requirement(state, intent_record, *flow, told, now_s),) if flow is not None else ()
         elif text.startswith(("require ", "prefer ")):
-            children = tuple(_bounds(undertaking, preferred=text.startswith("prefer ")))
+            children = tuple(_bounds(intent_record, preferred=text.startswith("prefer ")))
         yield Branch(kind="clause", text=text, children=children)
 
 
-def _flows(undertaking: Undertaking) -> list[tuple[int, Flow] | None]:
+def _flows(intent_record: IntentRecord) -> list[tuple[int, Flow] | None]:
     """Index of the connection, and the flow, of each `allow`; None where the inventory no longer has what it names."""
-    connections = undertaking.requirements.connections
-    ends = {(one.source_network, one.destination_network): index for index, one in enumerate(connections)}
-    waiting = [iter(one.flows) for one in connections]
+    connections = intent_record.requirements.connections
+    ends = {
+        (connection.source_network, connection.destination_network): index
+        for index, connection in enumerate(connections)
+    }
+    waiting = [iter(connection.flows) for connection in connections]
     found: list[tuple[int, Flow] | None] = []
-    for allow in undertaking.intent.allow:
-        selector = allow.source or undertaking.intent.isolate
+    for allow in intent_record.intent.allow:
+        selector = allow.source or intent_record.intent.isolate
         assert selector is not None, "translate refuses an allow without a source"
         index = ends.get((selector.network, "/".join(allow.to.split("/")[:2])))
         flow = next(waiting[index], None) if index is not None else None
@@ -72,8 +75,8 @@ def _flows(undertaking: Undertaking) -> list[tuple[int, Flow] | None]:
     return found
 
 
-def _isolation(state: State, undertaking: Undertaking) -> Iterator[Branch]:
-    isolation = undertaking.requirements.isolation
+def _isolation(state: State, intent_record: IntentRecord) -> Iterator[Branch]:
+    isolation = intent_record.requirements.isolation
     if isolation is None:
         return
     hosts = ", ".join(f"{host.name} ({' '.join(host.addresses)})" for host in isolation.hosts)
@@ -84,29 +87,34 @@ def _isolation(state: State, undertaking: Undertaking) -> Iterator[Branch]:
     )
 
 
-def _isolates(entry: Entry) -> bool:
+def _isolates(entry: OwnedEntry) -> bool:
     return entry.table == "flow_policy" and entry.action == "drop"
 
 
 def _requirement(
-    state: State, undertaking: Undertaking, index: int, flow: Flow, told: set[str], now_s: float
+    state: State, intent_record: IntentRecord, index: int, flow: Flow, told: set[str], now_s: float
 ) -> Branch:
-    connection, errand = undertaking.requirements.connections[index], undertaking.errands[index]
-    children = list(_origins(undertaking, connection))
-    for name in _plans(errand):
-        course = state.courses.get(name)
-        if course is None:
+    connection, connection_status = (
+        intent_record.requirements.connections[index],
+        intent_record.connection_statuses[index],
+    )
+    children = list(_origins(intent_record, connection))
+    for name in _plans(connection_status):
+        stitch = state.stitches.get(name)
+        if stitch is None:
             continue
-        children.append(_plan(state, course, now_s, brief=name in told))
+        children.append(_plan(state, stitch, now_s, brief=name in told))
         told.add(name)
-    if not _plans(errand):
-        why = errand.refusal or (errand.unsatisfiable.message if errand.unsatisfiable is not None else "not placed yet")
+    if not _plans(connection_status):
+        why = connection_status.refusal or (
+            connection_status.unsatisfiable.message if connection_status.unsatisfiable is not None else "not placed yet"
+        )
         children.append(Branch(kind="plan", text=f"none: {why}"))
     return Branch(kind="requirement", text=flow_words(flow), children=tuple(children))
 
 
-def _plans(errand: Errand) -> tuple[str, ...]:
-    return tuple(name for name in (errand.plan, errand.coming) if name)
+def _plans(connection_status: ConnectionStatus) -> tuple[str, ...]:
+    return tuple(name for name in (connection_status.plan, connection_status.coming) if name)
 
 
 def flow_words(flow: Flow) -> str:
@@ -117,15 +125,18 @@ def flow_words(flow: Flow) -> str:
     )
 
 
-def _origins(undertaking: Undertaking, connection: Connection) -> Iterator[Branch]:
+def _origins(intent_record: IntentRecord, connection: Connection) -> Iterator[Branch]:
     """What must hold on the way, or is preferred, each with who said so."""
-    return map(_origin, _said_of(undertaking, connection))
+    return map(_origin, _said_of(intent_record, connection))
 
 
-def _said_of(undertaking: Undertaking, connection: Connection) -> Iterator[Origin]:
-    for one in undertaking.requirements.origins:
-        if (one.source_network, one.destination_network) == (connection.source_network, connection.destination_network):
-            yield one
+def _said_of(intent_record: IntentRecord, connection: Connection) -> Iterator[Origin]:
+    for origin in intent_record.requirements.origins:
+        if (origin.source_network, origin.destination_network) == (
+            connection.source_network,
+            connection.destination_network,
+        ):
+            yield origin
 
 
 def _origin(one: Origin) -> Branch:
@@ -135,46 +146,46 @@ def _origin(one: Origin) -> Branch:
     return Branch(kind="origin", text=text, name=name)
 
 
-def _bounds(undertaking: Undertaking, *, preferred: bool) -> Iterator[Branch]:
+def _bounds(intent_record: IntentRecord, *, preferred: bool) -> Iterator[Branch]:
     """Which of the clause's needs bind, and where a rule's stricter one does; or what is preferred."""
-    for connection in undertaking.requirements.connections:
+    for connection in intent_record.requirements.connections:
         ends = f"{connection.source_network} to {connection.destination_network}"
         found = tuple(
-            _origin(one) for one in _said_of(undertaking, connection) if (one.clause == "prefer") == preferred
+            _origin(one) for one in _said_of(intent_record, connection) if (one.clause == "prefer") == preferred
         )
         if found:
             yield Branch(kind="requirement", text=f"on the way from {ends}", children=found)
 
 
-def _unmet(undertaking: Undertaking) -> Iterator[Branch]:
-    for one in undertaking.requirements.unmet:
+def _unmet(intent_record: IntentRecord) -> Iterator[Branch]:
+    for one in intent_record.requirements.unmet:
         yield Branch(kind="unmet", text=f"{one.binding}: {one.message}")
 
 
-def _plan(state: State, course: Course, now_s: float, *, brief: bool = False) -> Branch:
+def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) -> Branch:
     """With its agreements and, unless `brief`, what it has installed."""
-    path = "; ".join(" ".join(one) for one in paths_of(course))
-    text = f"{course.plan.name}: {course.stage}, path {path}"
-    text += f", latency {course.latency_us / 1000:g} ms, cost {course.plan.cost}"
+    path = "; ".join(" ".join(path) for path in paths_of(stitch))
+    text = f"{stitch.plan.name}: {stitch.stage}, path {path}"
+    text += f", latency {stitch.latency_us / 1000:g} ms, cost {stitch.plan.cost}"
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 
-    def mine(node: str, entry: Entry) -> bool:
-        return course in owned(state, node, entry)
+    def mine(node: str, entry: OwnedEntry) -> bool:
+        return stitch in owned(state, node, entry)
 
     segments = (
-        Branch(kind="segments", text=f"{' '.join(one.segments)}, sent as {' '.join(one.containers)}")
-        for one in segment_lists(state, course)
+        Branch(kind="segments", text=f"{' '.join(segment_list.segments)}, sent as {' '.join(segment_list.containers)}")
+        for segment_list in segment_lists(state, stitch)
     )
     return Branch(
         kind="plan",
         text=text,
-        children=(*segments, *_agreements(course, now_s), *_nodes(state, mine)),
+        children=(*segments, *_agreements(stitch, now_s), *_nodes(state, mine)),
     )
 
 
-def _agreements(course: Course, now_s: float) -> Iterator[Branch]:
-    for session in (course.upstream, course.downstream):
+def _agreements(stitch: Stitch, now_s: float) -> Iterator[Branch]:
+    for session in (stitch.upstream, stitch.downstream):
         if session is not None:
             yield _agreement(session, now_s)
 
@@ -195,7 +206,7 @@ def _agreement(session: Session, now_s: float) -> Branch:
     )
 
 
-def _nodes(state: State, mine: Callable[[str, Entry], bool]) -> Iterator[Branch]:
+def _nodes(state: State, mine: Callable[[str, OwnedEntry], bool]) -> Iterator[Branch]:
     """The entries of each node that are `mine`."""
     found: dict[str, list[Branch]] = {}
     for name, node, entry in entry_view.named_entries(state):
@@ -210,11 +221,11 @@ def _nodes(state: State, mine: Callable[[str, Entry], bool]) -> Iterator[Branch]
         )
 
 
-def _entry(name: str, entry: Entry) -> Branch:
+def _entry(name: str, entry: OwnedEntry) -> Branch:
     return Branch(kind="entry", name=f"entries/{name}", text=entry_words(entry))
 
 
-def entry_words(entry: Entry) -> str:
+def entry_words(entry: OwnedEntry) -> str:
     """What it does; what it matches is in its name."""
     given = {
         name: value
@@ -242,24 +253,24 @@ def _installed(state: State, node: str) -> str:
 # ---- whose an entry is
 
 
-def owned(state: State, node: str, entry: Entry) -> tuple[Course, ...]:
-    """The courses that an entry serves: by its numbers, else all of its owner's."""
+def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
+    """The stitches that an entry serves: by its numbers, else all of its owner's."""
     if _isolates(entry):
         return ()
     number = _number(entry)
     if number is not None:
         beginning = f"{node} {number[0]} "
         exact = tuple(
-            course
-            for course in state.courses.values()
-            if any(held == number[1] and key.startswith(beginning) for key, held in course.ids.items())
+            stitch
+            for stitch in state.stitches.values()
+            if any(held == number[1] and key.startswith(beginning) for key, held in stitch.ids.items())
         )
         if exact:
             return exact
-    return tuple(course for course in state.courses.values() if course.plan.owner == entry.owner)
+    return tuple(stitch for stitch in state.stitches.values() if stitch.plan.owner == entry.owner)
 
 
-def _number(entry: Entry) -> tuple[Kind, int] | None:
+def _number(entry: OwnedEntry) -> tuple[Kind, int] | None:
     """By which it is known whose the entry is; None: it has none."""
     values = {one.field: one.value for one in entry.match} | dict(entry.params)
     match entry.table:
@@ -290,18 +301,18 @@ def entry(state: State, name: str, now_s: float) -> Branch | None:
     )
 
 
-def owner(state: State, node: str, entry: Entry, now_s: float) -> Branch:
+def owner(state: State, node: str, entry: OwnedEntry, now_s: float) -> Branch:
     """Whose an entry is, and what that comes from."""
     kind, _, name = entry.owner.partition("/")
     match kind:
-        case "intents" if name in state.undertakings:
+        case "intents" if name in state.intent_records:
             if _isolates(entry):
-                return _isolated_by(state, state.undertakings[name])
+                return _isolated_by(state, state.intent_records[name])
             plans = owned(state, node, entry)
-            children = [_plan_back(state, course, now_s) for course in plans]
+            children = [_plan_back(state, stitch, now_s) for stitch in plans]
             return Branch(kind="owner", name=entry.owner, text=_who(kind), children=tuple(children))
         case "agreements" | "sr_policies":
-            children = [_plan_back(state, course, now_s) for course in owned(state, node, entry)]
+            children = [_plan_back(state, stitch, now_s) for stitch in owned(state, node, entry)]
             return Branch(kind="owner", name=entry.owner, text=_who(kind), children=tuple(children))
         case _:
             return Branch(kind="owner", name=entry.owner, text=_who(kind))
@@ -319,54 +330,56 @@ def _who(kind: str) -> str:
     return words[kind]
 
 
-def _isolated_by(state: State, undertaking: Undertaking) -> Branch:
-    isolation = undertaking.requirements.isolation
+def _isolated_by(state: State, intent_record: IntentRecord) -> Branch:
+    isolation = intent_record.requirements.isolation
     hosts = ", ".join(host.name for host in isolation.hosts) if isolation is not None else ""
-    text = next((one for one in clauses(undertaking.intent) if one.startswith("isolate ")), "")
-    where = _intent(undertaking)
+    text = next((clause for clause in clauses(intent_record.intent) if clause.startswith("isolate ")), "")
+    where = _intent(intent_record)
     clause = Branch(kind="clause", text=text, children=(where,))
     requirement = Branch(kind="requirement", text=f"nothing but what is allowed reaches {hosts}", children=(clause,))
     return Branch(kind="owner", name=where.name, text=_who("intents"), children=(requirement,))
 
 
-def _intent(undertaking: Undertaking) -> Branch:
-    intent = undertaking.intent
+def _intent(intent_record: IntentRecord) -> Branch:
+    intent = intent_record.intent
     return Branch(
         kind="intent", name=f"intents/{intent.name}", text=f"tenant {intent.tenant}, priority {intent.priority}"
     )
 
 
-def _plan_back(state: State, course: Course, now_s: float) -> Branch:
+def _plan_back(state: State, stitch: Stitch, now_s: float) -> Branch:
     """A plan with its agreements, and what asked for it."""
-    plan = _plan(state, course, now_s, brief=True)
-    children = (*_agreements(course, now_s), *_asked(state, course))
+    plan = _plan(state, stitch, now_s, brief=True)
+    children = (*_agreements(stitch, now_s), *_asked(state, stitch))
     return Branch(kind="plan", text=plan.text.removesuffix(" (as above)"), children=children)
 
 
-def _asked(state: State, course: Course) -> Iterator[Branch]:
-    undertakings = [
-        one for one in state.undertakings.values() if any(course.plan.name in _plans(errand) for errand in one.errands)
+def _asked(state: State, stitch: Stitch) -> Iterator[Branch]:
+    intent_records = [
+        intent_record
+        for intent_record in state.intent_records.values()
+        if any(stitch.plan.name in _plans(connection_status) for connection_status in intent_record.connection_statuses)
     ]
-    if not undertakings:
-        yield from _foreign(course)
-    for undertaking in undertakings:
-        texts = [text for text in clauses(undertaking.intent) if text.startswith("allow ")]
-        for text, one in zip(texts, _flows(undertaking), strict=True):
-            if one is None or course.plan.name not in _plans(undertaking.errands[one[0]]):
+    if not intent_records:
+        yield from _foreign(stitch)
+    for intent_record in intent_records:
+        texts = [text for text in clauses(intent_record.intent) if text.startswith("allow ")]
+        for text, one in zip(texts, _flows(intent_record), strict=True):
+            if one is None or stitch.plan.name not in _plans(intent_record.connection_statuses[one[0]]):
                 continue
             index, flow = one
-            clause = Branch(kind="clause", text=text, children=(_intent(undertaking),))
-            bounds = _origins(undertaking, undertaking.requirements.connections[index])
+            clause = Branch(kind="clause", text=text, children=(_intent(intent_record),))
+            bounds = _origins(intent_record, intent_record.requirements.connections[index])
             yield Branch(kind="requirement", text=flow_words(flow), children=(*bounds, clause))
 
 
-def _foreign(course: Course) -> Iterator[Branch]:
+def _foreign(stitch: Stitch) -> Iterator[Branch]:
     """Asked for by another domain, which alone knows its intent."""
-    session = course.upstream
+    session = stitch.upstream
     if session is None:
         yield Branch(kind="requirement", text="of an intent that is withdrawn; it is being taken away")
         return
-    for flow in course.plan.connection.flows:
+    for flow in stitch.plan.connection.flows:
         text = f"intent of domain {session.terms.origin}: `stitch --domain {session.terms.origin} get intents`"
         yield Branch(kind="requirement", text=flow_words(flow), children=(Branch(kind="intent", text=text),))
 

@@ -35,7 +35,9 @@ _LASTING = frozenset({Phase.DEGRADED, Phase.UNSATISFIABLE, Phase.REFUSED})
 
 class History:
     def __init__(self, happenings: Iterable[Happening] = ()) -> None:
-        self._kept = self._stored = {one.serial: one for one in sorted(happenings, key=lambda one: one.serial)}
+        self._kept = self._stored = {
+            one.serial: one for one in sorted(happenings, key=lambda happening: happening.serial)
+        }
         self._phases: PersistentMap[tuple[str, str]] = PersistentMap()
         """Intent -> the phase and reason that were told last."""
         self._newest: PersistentMap[tuple[str, str]] = PersistentMap()
@@ -80,7 +82,7 @@ class History:
     ) -> tuple[Record, ...]:
         """What is to be stored of what these events and effects mean. `states`: before the first, and after each."""
         before, after = states[0], states[-1]
-        asked = {one.request_id: one for one in events if isinstance(one, Apply | Delete | Renew)}
+        asked = {event.request_id: event for event in events if isinstance(event, Apply | Delete | Renew)}
         told = [*effects]
         found: list[Happening] = []
         for reply in (one for one in told if isinstance(one, Reply) and one.request_id in asked):
@@ -95,14 +97,14 @@ class History:
 
     def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
         for name in sorted(self._unsure):
-            undertaking = state.undertakings.get(name)
-            if undertaking is None:
+            intent_record = state.intent_records.get(name)
+            if intent_record is None:
                 if name in self._phases:
                     self._phases = self._phases.delete(name)
                 continue
-            status = intent_status(state, undertaking, now_s)
+            status = intent_status(state, intent_record, now_s)
             phase = str(status["phase"])
-            why = "; ".join(one["reason"] for one in status["conditions"])
+            why = "; ".join(condition["reason"] for condition in status["conditions"])
             if self._phases.get(name) != _told(phase, why):
                 self._phases = self._phases.set(name, _told(phase, why))
                 yield _happening(f"intents/{name}", _PHASE + phase, why)
@@ -133,7 +135,7 @@ class History:
 def _tenant(one: Happening, before: State, after: State) -> str:
     for subject in (one.about, one.serves):
         kind, _, name = subject.partition("/")
-        held = after.undertakings.get(name) or before.undertakings.get(name)
+        held = after.intent_records.get(name) or before.intent_records.get(name)
         if kind == "intents" and held is not None:
             return held.intent.tenant
     return ""
@@ -170,8 +172,8 @@ def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
     why = fields.pop("reason", "")
     about = next((f"{kind}/{fields.pop(field)}" for field, kind in _SUBJECTS if field in fields), "")
     if about.startswith("agreements/") and "owner" not in fields:
-        course = after.agreements.get(about.removeprefix("agreements/"))
-        known = after.courses.get(course or "") or before.courses.get(course or "")
+        stitch = after.agreements.get(about.removeprefix("agreements/"))
+        known = after.stitches.get(stitch or "") or before.stitches.get(stitch or "")
         serves = known.plan.owner if known is not None else ""
     else:
         serves = fields.pop("owner", "")
@@ -186,18 +188,18 @@ def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
 def _unsettled_by(before: State, after: State) -> Iterator[str]:
     """Intents whose phase may be another after a step than before it."""
     if before.down is not after.down and before.down.keys() != after.down.keys():
-        yield from after.undertakings
+        yield from after.intent_records
         return
     touched = after.touched
-    yield from touched.undertakings
-    owners = {*touched.courses, *touched.awaiting}
+    yield from touched.intent_records
+    owners = {*touched.stitches, *touched.awaiting}
     nodes = {name for name in touched.nodes if _standing(before, name) != _standing(after, name)}
     if nodes:
-        owners.update(after.courses.by(*map(node_key, nodes)))
-        yield from after.undertakings.by(*map(node_key, nodes))
+        owners.update(after.stitches.by(*map(node_key, nodes)))
+        yield from after.intent_records.by(*map(node_key, nodes))
     for name in owners:
-        course = after.courses.get(name) or before.courses.get(name)
-        owner = course.plan.owner if course is not None else name
+        stitch = after.stitches.get(name) or before.stitches.get(name)
+        owner = stitch.plan.owner if stitch is not None else name
         if owner.startswith("intents/"):
             yield owner.removeprefix("intents/")
 
@@ -209,4 +211,4 @@ def _standing(state: State, node: str) -> Collection[object]:
 
 def _in_flux(state: State) -> bool:
     """A node is about to say what it has: until then phases are those of a moment."""
-    return any(one.reachable and one.confirmed == -1 and not one.rejected for one in state.nodes.values())
+    return any(node.reachable and node.confirmed == -1 and not node.rejected for node in state.nodes.values())

@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import borders, path_mtu
+from controller.fulfillment.plan_entries import borders, path_mtu
 from controller.fulfillment.plan_ids import FORWARD, Stretch, at_tail, stretches
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
-from controller.model.course import Course, Errand, Session, Stage, Standing, Undertaking, expired
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
+from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
 from controller.readiness import lacking, too_small_for_ipv6
-from controller.reconcile.carriers import cut
+from controller.reconcile.link_state import cut
 from controller.reconcile.state import State, parts_at
 from dataplane.reasons import IPV6_LEAST_MTU
 
@@ -53,52 +53,52 @@ _ORDER = [
 ]
 
 
-def intent_status(state: State, undertaking: Undertaking, now_s: float) -> dict[str, Any]:
+def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> dict[str, Any]:
     """The worst of its connections decides its phase; all of them say why."""
-    end_s = undertaking.expires_s
-    courses: list[Course] = []
-    if expired(undertaking) or (end_s is not None and end_s <= now_s):
+    end_s = intent_record.expires_s
+    stitches: list[Stitch] = []
+    if expired(intent_record) or (end_s is not None and end_s <= now_s):
         phase = Phase.EXPIRED
         said = [Said(Phase.EXPIRED, f"its lease ended at {print_time(end_s or 0)}: apply it again")]
     else:
-        for errand in undertaking.errands:
-            course = state.courses.get(errand.plan) or state.courses.get(errand.coming)
-            courses += [course] if course is not None else []
-        said = sorted(_all_said(state, undertaking, courses, now_s), key=lambda one: _ORDER.index(one.phase))
+        for connection_status in intent_record.connection_statuses:
+            stitch = state.stitches.get(connection_status.plan) or state.stitches.get(connection_status.coming)
+            stitches += [stitch] if stitch is not None else []
+        said = sorted(_all_said(state, intent_record, stitches, now_s), key=lambda one: _ORDER.index(one.phase))
         phase = said[0].phase if said else Phase.ACTIVE
     conditions = [
-        {"type": one.type or str(one.phase), "reason": one.reason}
-        for one in dict.fromkeys(said)
-        if one.reason and (one.phase != Phase.ACTIVE or one.type or phase != Phase.ACTIVE)
+        {"type": fromkey.type or str(fromkey.phase), "reason": fromkey.reason}
+        for fromkey in dict.fromkeys(said)
+        if fromkey.reason and (fromkey.phase != Phase.ACTIVE or fromkey.type or phase != Phase.ACTIVE)
     ]
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
-    status["sentence"] = print_sentence(undertaking.intent)
-    status["requirements"] = _requirements(undertaking.requirements)
-    if undertaking.requirements.origins:
-        status["origins"] = _origins(undertaking.requirements)
-    if courses:
-        status["path"] = paths_of(courses[0])[0]
-        status["paths"] = [path for course in courses for path in branches(state, course)]
-        lists = segment_lists(state, courses[0])
+    status["sentence"] = print_sentence(intent_record.intent)
+    status["requirements"] = _requirements(intent_record.requirements)
+    if intent_record.requirements.origins:
+        status["origins"] = _origins(intent_record.requirements)
+    if stitches:
+        status["path"] = paths_of(stitches[0])[0]
+        status["paths"] = [path for stitch in stitches for path in branches(state, stitch)]
+        lists = segment_lists(state, stitches[0])
         status["segments"] = [list(one.segments) for one in lists]
         status["containers"] = [list(one.containers) for one in lists]
         status["predicted"] = {
-            "latency_ms": max(course.latency_us for course in courses) / 1000,
-            "cost": max(course.plan.cost for course in courses),
+            "latency_ms": max(stitch.latency_us for stitch in stitches) / 1000,
+            "cost": max(stitch.plan.cost for stitch in stitches),
         }
-    status["endpoints"] = list(_endpoints(state, undertaking))
-    status |= {"created_s": undertaking.created_s, "applied_s": undertaking.applied_s}
+    status["endpoints"] = list(_endpoints(state, intent_record))
+    status |= {"created_s": intent_record.created_s, "applied_s": intent_record.applied_s}
     if end_s is not None:
         status["expires_s"] = end_s
     return status
 
 
-def _endpoints(state: State, undertaking: Undertaking) -> Iterator[dict[str, str]]:
+def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, str]]:
     """Addresses of services that can be reached."""
-    errands = itertools.chain(undertaking.errands, itertools.repeat(None))
-    for connection, errand in zip(undertaking.requirements.connections, errands, strict=False):
-        course = state.courses.get(errand.plan) if errand is not None else None
-        without_ipv6 = course is not None and lacks_ipv6(state, connection, course)
+    connection_statuses = itertools.chain(intent_record.connection_statuses, itertools.repeat(None))
+    for connection, connection_status in zip(intent_record.requirements.connections, connection_statuses, strict=False):
+        stitch = state.stitches.get(connection_status.plan) if connection_status is not None else None
+        without_ipv6 = stitch is not None and lacks_ipv6(state, connection, stitch)
         for flow in connection.flows:
             for prefix in flow.destination_prefixes:
                 family = family_of(prefix)
@@ -106,15 +106,19 @@ def _endpoints(state: State, undertaking: Undertaking) -> Iterator[dict[str, str
                     yield {"service": flow.destination, "address": prefix.split("/")[0], "family": family}
 
 
-def _all_said(state: State, undertaking: Undertaking, courses: list[Course], now_s: float) -> Iterator[Said]:
-    unmet = undertaking.requirements.unmet
+def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch], now_s: float) -> Iterator[Said]:
+    unmet = intent_record.requirements.unmet
     for one in unmet:
         yield Said(Phase.UNSATISFIABLE, f"{one.binding}: {one.message}")
     if not unmet:
-        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True):
-            yield from _connection(state, undertaking, connection, errand, now_s)
-    yield from _of_nodes(state, undertaking, courses)
-    hosts = {one.name: one for two in undertaking.requirements.connections for one in (*two.sources, *two.destinations)}
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        ):
+            yield from _connection(state, intent_record, connection, connection_status, now_s)
+    yield from _of_nodes(state, intent_record, stitches)
+    hosts = {
+        one.name: one for two in intent_record.requirements.connections for one in (*two.sources, *two.destinations)
+    }
     for reason in lacking(state, hosts.values()):
         yield Said(Phase.INSTALLING, reason)
 
@@ -123,18 +127,18 @@ def _all_said(state: State, undertaking: Undertaking, courses: list[Course], now
 
 
 def _connection(
-    state: State, undertaking: Undertaking, connection: Connection, errand: Errand, now_s: float
+    state: State, intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus, now_s: float
 ) -> Iterator[Said]:
     where = connection.destination_network
-    coming, carrying = state.courses.get(errand.coming), state.courses.get(errand.plan)
+    coming, carrying = state.stitches.get(connection_status.coming), state.stitches.get(connection_status.plan)
     if carrying is not None and carrying.downstream is not None:
         yield from _renewal(state, where, carrying.downstream, now_s)
     if coming is None and carrying is None:
-        yield _without_plan(where, errand)
+        yield _without_plan(where, connection_status)
     elif coming is None and carrying is not None:
         yield _carried(state, connection, carrying, now_s)
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down):
-        wanted = (connection, undertaking.intent.priority)
+        wanted = (connection, intent_record.intent.priority)
         said, path = _begun(state, where, coming), _words(carrying)
         if (carrying.plan.connection, carrying.plan.priority) == wanted:
             yield _carried(state, connection, carrying, now_s)
@@ -146,29 +150,31 @@ def _connection(
         yield _begun(state, where, coming)
 
 
-def _without_plan(where: str, errand: Errand) -> Said:
-    unsatisfiable = errand.unsatisfiable
-    if errand.refusal:
+def _without_plan(where: str, connection_status: ConnectionStatus) -> Said:
+    unsatisfiable = connection_status.unsatisfiable
+    if connection_status.refusal:
         more = f"; other ways: {unsatisfiable.message}" if unsatisfiable is not None else ""
-        return Said(Phase.REFUSED, f"{where}: refused by {errand.refusal}{more}")
+        return Said(Phase.REFUSED, f"{where}: refused by {connection_status.refusal}{more}")
     if unsatisfiable is not None:
         return Said(Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
-    if errand.lost:
-        return Said(Phase.PENDING, f"{where}: no longer carried: {errand.lost}; another try follows within seconds")
-    if errand.retry_s:
-        return Said(Phase.PENDING, f"{where}: the next try is at {print_time(errand.retry_s)}")
+    if connection_status.lost:
+        return Said(
+            Phase.PENDING, f"{where}: no longer carried: {connection_status.lost}; another try follows within seconds"
+        )
+    if connection_status.retry_s:
+        return Said(Phase.PENDING, f"{where}: the next try is at {print_time(connection_status.retry_s)}")
     return Said(Phase.PENDING, f"{where}: waiting for a gateway to say what it is")
 
 
-def _begun(state: State, where: str, course: Course) -> Said:
+def _begun(state: State, where: str, stitch: Stitch) -> Said:
     """What is not carried yet."""
-    session = course.downstream
-    if course.stage == Stage.NEGOTIATING and session is not None:
+    session = stitch.downstream
+    if stitch.stage == Stage.NEGOTIATING and session is not None:
         reason = f"{where}: waiting for the answer of {session.peer}{_undelivered(state, session)}"
         return Said(Phase.NEGOTIATING, reason + (f" ({session.reason})" if session.reason else ""))
-    if course.stage == Stage.NEGOTIATING:
+    if stitch.stage == Stage.NEGOTIATING:
         return Said(Phase.NEGOTIATING, where)
-    return Said(Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, course)}")
+    return Said(Phase.INSTALLING, f"{where}: waiting for nodes: {_waiting(state, stitch)}")
 
 
 def _undelivered(state: State, session: Session) -> str:
@@ -182,34 +188,34 @@ def _undelivered(state: State, session: Session) -> str:
     return f", which has the offer of {print_time(session.since_s)} and answers when its own part is installed"
 
 
-def _carried(state: State, connection: Connection, course: Course, now_s: float) -> Said:
+def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float) -> Said:
     where = connection.destination_network
-    if course.stage in (Stage.NEGOTIATING, Stage.ADDING):
-        return _begun(state, where, course)
-    if lost := cut(course.plan, state.down):
+    if stitch.stage in (Stage.NEGOTIATING, Stage.ADDING):
+        return _begun(state, where, stitch)
+    if lost := cut(stitch.plan, state.down):
         gone = ", ".join(lost)
         return Said(Phase.PENDING, f"{where}: its way is cut and there is no other yet: {gone} without a carrier")
-    if silent := tunnel_fault(state, course, now_s):
+    if silent := tunnel_fault(state, stitch, now_s):
         return Said(silent.phase, f"{where}: {silent.reason}")
-    if course.too_slow:
-        needed, found = connection.latency_us_max or 0, course.latency_us
+    if stitch.too_slow:
+        needed, found = connection.latency_us_max or 0, stitch.latency_us
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
-        around = f" (without a carrier: {', '.join(course.plan.around)})" if course.plan.around else ""
+        around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
         return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
-    if lacks_ipv6(state, connection, course):
-        reason = f"{where}: {too_small_for_ipv6(path_mtu(course, state.fabric))}"
+    if lacks_ipv6(state, connection, stitch):
+        reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
-    return Said(Phase.ACTIVE, f"{where}: carried by {_words(course)}" if _stands(state, course) else "")
+    return Said(Phase.ACTIVE, f"{where}: carried by {_words(stitch)}" if _stands(state, stitch) else "")
 
 
-def tunnel_fault(state: State, course: Course, now_s: float) -> Said | None:
+def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:
     """What is wrong with the tunnel to the next domain, as far as its gateway can be asked: of one that cannot,
     nothing new is known."""
-    link = state.inventory.links.get(course.downstream.terms.border) if course.downstream is not None else None
+    link = state.inventory.links.get(stitch.downstream.terms.border) if stitch.downstream is not None else None
     standing = state.nodes.get(link.a.node) if link is not None else None
     if link is None or standing is None or not standing.reachable or standing.description is None:
         return None
-    border = next((one for one in standing.description.borders if one.name == link.a.border), None)
+    border = next((border for border in standing.description.borders if border.name == link.a.border), None)
     if border is None:
         return None
     where = f"the tunnel of {link.a.node} to {link.domain} ({link.name})"
@@ -221,8 +227,8 @@ def tunnel_fault(state: State, course: Course, now_s: float) -> Said | None:
     return None
 
 
-def lacks_ipv6(state: State, connection: Connection, course: Course) -> bool:
-    return "ipv6" in families(connection) and path_mtu(course, state.fabric) < IPV6_LEAST_MTU
+def lacks_ipv6(state: State, connection: Connection, stitch: Stitch) -> bool:
+    return "ipv6" in families(connection) and path_mtu(stitch, state.fabric) < IPV6_LEAST_MTU
 
 
 def families(connection: Connection) -> set[str]:
@@ -251,13 +257,13 @@ def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterat
         yield Said(Phase.ACTIVE, reason, "RenewalPending")
 
 
-def _waiting(state: State, course: Course) -> str:
+def _waiting(state: State, stitch: Stitch) -> str:
     """Nodes, each with why it does not answer."""
     words = []
-    for node in sorted(state.awaiting.get(course.plan.name, {})):
+    for node in sorted(state.awaiting.get(stitch.plan.name, {})):
         standing, why = state.nodes.get(node), ""
         if standing is not None:
-            why = standing.why(parts_at(node, course, state.inventory.links))
+            why = standing.why(parts_at(node, stitch, state.inventory.links))
             why = why or ("" if standing.reachable else standing.reason)
         words.append(f"{node} ({why})" if why else node)
     return ", ".join(words) or "none"
@@ -266,22 +272,22 @@ def _waiting(state: State, course: Course) -> str:
 # ---- nodes
 
 
-def _of_nodes(state: State, undertaking: Undertaking, courses: list[Course]) -> Iterator[Said]:
+def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch]) -> Iterator[Said]:
     """What its nodes have of it. What a node has once confirmed stays there, whatever becomes of its agent."""
-    nodes = {node for course in courses for node in course.plan.nodes}
-    isolation = undertaking.requirements.isolation
+    nodes = {node for stitch in stitches for node in stitch.plan.nodes}
+    isolation = intent_record.requirements.isolation
     if isolation is not None:
         nodes |= {host.node for host in isolation.hosts}
-    names = [f"intents/{undertaking.intent.name}", *(course.plan.name for course in courses)]
+    names = [f"intents/{intent_record.intent.name}", *(stitch.plan.name for stitch in stitches)]
     awaited = {node for name in names for node in state.awaiting.get(name, {})}
-    unconfirmed = {*undertaking.unconfirmed, *(node for course in courses for node in course.unconfirmed)}
+    unconfirmed = {*intent_record.unconfirmed, *(node for stitch in stitches for node in stitch.unconfirmed)}
     waiting = []
-    owner = f"intents/{undertaking.intent.name}"
+    owner = f"intents/{intent_record.intent.name}"
     for node in sorted(nodes | awaited):
         standing = state.nodes.get(node)
         if standing is None:
             continue
-        parts = {owner}.union(*(parts_at(node, course, state.inventory.links) for course in courses))
+        parts = {owner}.union(*(parts_at(node, stitch, state.inventory.links) for stitch in stitches))
         if not standing.reachable and node in unconfirmed:
             yield Said(Phase.INSTALLING, f"node {node} unreachable: {standing.reason}; it has not confirmed this yet")
         elif not standing.reachable:
@@ -301,13 +307,13 @@ def _of_nodes(state: State, undertaking: Undertaking, courses: list[Course]) -> 
         yield Said(Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}")
 
 
-def _stands(state: State, course: Course) -> bool:
+def _stands(state: State, stitch: Stitch) -> bool:
     """All its nodes have confirmed it."""
-    if state.awaiting.get(course.plan.name) or course.unconfirmed:
+    if state.awaiting.get(stitch.plan.name) or stitch.unconfirmed:
         return False
     links = state.inventory.links
     standings = [
-        (state.nodes[node], parts_at(node, course, links)) for node in course.plan.nodes if node in state.nodes
+        (state.nodes[node], parts_at(node, stitch, links)) for node in stitch.plan.nodes if node in state.nodes
     ]
     return all(not one.reachable or (one.has(0, parts) and not one.refuses(parts)) for one, parts in standings)
 
@@ -315,9 +321,9 @@ def _stands(state: State, course: Course) -> bool:
 # ---- ways
 
 
-def paths_of(course: Course) -> list[list[str]]:
+def paths_of(stitch: Stitch) -> list[list[str]]:
     """For each pair of nodes where it enters and leaves: own nodes, and the domains after them as far as we know."""
-    plan = course.plan
+    plan = stitch.plan
     beyond = [plan.egress.domain] if plan.egress is not None else []
     if beyond and beyond[-1] != plan.connection.destination_domain:
         beyond.append(plan.connection.destination_domain)
@@ -328,8 +334,8 @@ def paths_of(course: Course) -> list[list[str]]:
     ]
 
 
-def _words(course: Course) -> str:
-    return "; ".join(" ".join(path) for path in paths_of(course))
+def _words(stitch: Stitch) -> str:
+    return "; ".join(" ".join(path) for path in paths_of(stitch))
 
 
 class Segments(msgspec.Struct, frozen=True, kw_only=True):
@@ -341,10 +347,10 @@ class Segments(msgspec.Struct, frozen=True, kw_only=True):
     """The same as packets carry them: the first is their destination, the others are in an SRH."""
 
 
-def branches(state: State, course: Course) -> list[dict[str, Any]]:
+def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
     """The paths, each with its segment lists."""
-    last = _to_neighbour(state, course)
-    pairs = zip(paths_of(course), _inside(state, course), strict=True)
+    last = _to_neighbour(state, stitch)
+    pairs = zip(paths_of(stitch), _inside(state, stitch), strict=True)
     return [
         {
             "path": path,
@@ -355,20 +361,20 @@ def branches(state: State, course: Course) -> list[dict[str, Any]]:
     ]
 
 
-def segment_lists(state: State, course: Course) -> list[Segments]:
+def segment_lists(state: State, stitch: Stitch) -> list[Segments]:
     """What the traffic gets in this domain, best candidate path first."""
-    return [*(one for branch in _inside(state, course) for one in branch), *_to_neighbour(state, course)]
+    return [*(one for branch in _inside(state, stitch) for one in branch), *_to_neighbour(state, stitch)]
 
 
-def _inside(state: State, course: Course) -> list[list[Segments]]:
-    return [_ways(state, course, one) for one in stretches(course.plan) if one.direction == FORWARD]
+def _inside(state: State, stitch: Stitch) -> list[list[Segments]]:
+    return [_ways(state, stitch, stretch) for stretch in stretches(stitch.plan) if stretch.direction == FORWARD]
 
 
-def _ways(state: State, course: Course, stretch: Stretch) -> list[Segments]:
+def _ways(state: State, stitch: Stitch, stretch: Stretch) -> list[Segments]:
     *_, function = at_tail(stretch)
-    if function not in course.ids:
+    if function not in stitch.ids:
         return []
-    sid = numbering.sid(state.fabric.locators[stretch.tail], course.ids[function])
+    sid = numbering.sid(state.fabric.locators[stretch.tail], stitch.ids[function])
     lists = state.fabric.segment_lists(stretch.policy, stretch.head)
     return [
         Segments(segments=one.containers.sids(sid), containers=tuple(map(numbering.sid_text, one.containers.sent(sid))))
@@ -376,8 +382,8 @@ def _ways(state: State, course: Course, stretch: Stretch) -> list[Segments]:
     ]
 
 
-def _to_neighbour(state: State, course: Course) -> list[Segments]:
-    _, downstream = borders(course, state.fabric)
+def _to_neighbour(state: State, stitch: Stitch) -> list[Segments]:
+    _, downstream = borders(stitch, state.fabric)
     if downstream is None:
         return []
     return [Segments(segments=(downstream.peer.sid,), containers=(downstream.peer.sid,))]
@@ -392,18 +398,20 @@ def _requirements(requirements: Requirements) -> list[str]:
     if requirements.isolation is not None:
         hosts = ", ".join(host.name for host in requirements.isolation.hosts)
         found.append(f"isolate {hosts} in {requirements.isolation.network}")
-    for one in requirements.connections:
+    for connection in requirements.connections:
         flows = [
             f"{flow.source} ({' '.join(flow.source_prefixes)}) reaches {flow.destination} "
             f"({' '.join(flow.destination_prefixes)}) on {' '.join(map(print_ports, flow.ports)) or 'everything'}"
-            for flow in one.flows
+            for flow in connection.flows
         ]
-        bounds = [f"latency <= {one.latency_us_max / 1000:g} ms"] if one.latency_us_max is not None else []
-        bounds += [f"encryption {one.encryption}"] if one.encryption != Encryption.NONE else []
-        bounds += [f"trust >= {one.trust_min.name.lower()}"] if one.trust_min is not None else []
-        bounds += ["no transit"] if one.direct else []
-        bounds += [f"prefer {one.prefer}"] if str(one.prefer) else []
-        bounds += [f"dscp {dscp.words(one.dscp)}"] if one.dscp else []
+        bounds = (
+            [f"latency <= {connection.latency_us_max / 1000:g} ms"] if connection.latency_us_max is not None else []
+        )
+        bounds += [f"encryption {connection.encryption}"] if connection.encryption != Encryption.NONE else []
+        bounds += [f"trust >= {connection.trust_min.name.lower()}"] if connection.trust_min is not None else []
+        bounds += ["no transit"] if connection.direct else []
+        bounds += [f"prefer {connection.prefer}"] if str(connection.prefer) else []
+        bounds += [f"dscp {dscp.words(connection.dscp)}"] if connection.dscp else []
         found += [", ".join((flow, *bounds)) for flow in flows]
     return found
 
@@ -412,10 +420,10 @@ def _origins(requirements: Requirements) -> list[dict[str, str]]:
     """Where each requirement comes from."""
     return [
         {
-            "requirement": one.requirement,
-            "from": one.origin,
-            "connection": f"{one.source_network} {one.destination_network}",
+            "requirement": origin.requirement,
+            "from": origin.origin,
+            "connection": f"{origin.source_network} {origin.destination_network}",
         }
-        | ({"explain": one.explain} if one.explain else {})
-        for one in requirements.origins
+        | ({"explain": origin.explain} if origin.explain else {})
+        for origin in requirements.origins
     ]

@@ -79,7 +79,7 @@ class Plugins:
 
     def __init__(self, plugins: Sequence[Plugin], *, user: str = USER, deadline_s: float = DEADLINE_S) -> None:
         def workers(group: str) -> list[Worker]:
-            return [Worker(one, user=user, deadline_s=deadline_s) for one in plugins if one.group == group]
+            return [Worker(plugin, user=user, deadline_s=deadline_s) for plugin in plugins if plugin.group == group]
 
         self._plugins = tuple(plugins)
         self._user = user
@@ -152,15 +152,15 @@ class Plugins:
     def resources(self) -> list[Resource]:
         """For `stitch get plugins`."""
         found = []
-        for one in self._plugins:
-            status: dict[str, Any] = {"phase": "Ready" if one.group in HOOKS else "NotCalled"}
-            if self._failures.get(one):
-                status = {"phase": "Failed", "reason": self._failures[one]}
-            if self._lacking is not None and one.group in (COMPILERS, STRATEGIES):
+        for plugin in self._plugins:
+            status: dict[str, Any] = {"phase": "Ready" if plugin.group in HOOKS else "NotCalled"}
+            if self._failures.get(plugin):
+                status = {"phase": "Failed", "reason": self._failures[plugin]}
+            if self._lacking is not None and plugin.group in (COMPILERS, STRATEGIES):
                 status |= {"contained": not self._lacking}
                 status |= {"lacking": list(self._lacking)} if self._lacking else {}
-            spec = {"group": one.group, "version": one.version, "origin": one.origin}
-            found.append(Resource(kind="Plugin", metadata={"name": one.name}, spec=spec, status=status))
+            spec = {"group": plugin.group, "version": plugin.version, "origin": plugin.origin}
+            found.append(Resource(kind="Plugin", metadata={"name": plugin.name}, spec=spec, status=status))
         return found
 
     async def aclose(self) -> None:

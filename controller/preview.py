@@ -5,22 +5,22 @@ from typing import Any
 
 from controller import entry_view
 from controller.explain import entry_words, flow_words
+from controller.fulfillment.acl import NoCapacity
+from controller.fulfillment.capacity import in_the_end
 from controller.fulfillment.realize import Realized, realize
-from controller.fulfillment.room import in_the_end
-from controller.fulfillment.rules import NoRoom
 from controller.intent_status import intent_status
 from controller.language.scalars import print_time
 from controller.model.access import Principal
 from controller.model.agreement import Refusal, Terms, Withdrawal, opened
-from controller.model.course import Course, Stage
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import Apply, Delete, Effect, NodeSynced, Reply, Send, SyncNode
 from controller.model.intent import Encryption, Phase
 from controller.model.keys import Keys
 from controller.model.persistent import PersistentMap
 from controller.model.preview import AgreementPreview, EntryPreview, IntentPreview, NodePreview, Preview
-from controller.reconcile import State, admission, step
-from controller.reconcile.turn import Turn
+from controller.model.stitch import Stage, Stitch
+from controller.reconcile import State, capacity_check, step
+from controller.reconcile.transaction import Transaction
 
 MAX_ROUNDS = 8
 """So often nodes are taken to confirm what they would be sent: a plan is added, switched over to, the old removed."""
@@ -29,12 +29,12 @@ MAX_ROUNDS = 8
 def foresee(state: State, event: Apply | Delete, now_s: float, keys: Keys) -> Reply:
     """What `event` would be answered, and what it would do, as far as it concerns who asks. `state` stays as it is."""
     after, effects = step(state, event, now_s, keys)
-    reply = next(one for one in effects if isinstance(one, Reply))
+    reply = next(effect for effect in effects if isinstance(effect, Reply))
     if not reply.results:  # it is refused
         return reply
     said = [*effects]
     for _ in range(MAX_ROUNDS):
-        wanted = {one.node: one for one in effects if isinstance(one, SyncNode)}
+        wanted = {effect.node: effect for effect in effects if isinstance(effect, SyncNode)}
         effects = ()
         for name, sync in wanted.items():
             before = state.nodes.get(name)
@@ -57,10 +57,10 @@ def foresee(state: State, event: Apply | Delete, now_s: float, keys: Keys) -> Re
 
 
 def _intents(before: State, after: State, by: Principal, now_s: float) -> Iterator[IntentPreview]:
-    for name in sorted(before.undertakings.keys() | after.undertakings.keys()):
+    for name in sorted(before.intent_records.keys() | after.intent_records.keys()):
         if not _concerns(by, name, before, after) or _parts(before, name) == _parts(after, name):
             continue
-        was, will_be = before.undertakings.get(name), after.undertakings.get(name)
+        was, will_be = before.intent_records.get(name), after.intent_records.get(name)
         now = intent_status(before, was, now_s) if was is not None else {"phase": ""}
         if will_be is None:
             yield IntentPreview(name=name, before=now["phase"], phase="Deleted", reasons=(), paths=(), latency_ms=None)
@@ -69,7 +69,11 @@ def _intents(before: State, after: State, by: Principal, now_s: float) -> Iterat
         asked = [_would_ask(one.downstream.terms) for one in _begun(before, after, name) if one.downstream is not None]
         if not asked and _standing(now) == _standing(status):
             continue  # its lease begins anew, or the like
-        told = [one["reason"] for one in status["conditions"] if not (asked and one["type"] == str(Phase.NEGOTIATING))]
+        told = [
+            condition["reason"]
+            for condition in status["conditions"]
+            if not (asked and condition["type"] == str(Phase.NEGOTIATING))
+        ]
         yield IntentPreview(
             name=name,
             before=now["phase"],
@@ -85,22 +89,22 @@ def _standing(status: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _concerns(by: Principal, name: str, *states: State) -> bool:
-    held = (state.undertakings.get(name) for state in states)
+    held = (state.intent_records.get(name) for state in states)
     return any(one is not None and by.concerns(one.intent.tenant) for one in held)
 
 
 def _parts(state: State, name: str) -> tuple[object, ...]:
-    undertaking = state.undertakings.get(name)
-    plans = [plan for errand in (undertaking.errands if undertaking is not None else ())
-             for plan in (errand.plan, errand.coming)]  # fmt: skip
-    return undertaking, *(state.courses.get(plan) for plan in plans)
+    intent_record = state.intent_records.get(name)
+    plans = [plan for connection_status in (intent_record.connection_statuses if intent_record is not None else ())
+             for plan in (connection_status.plan, connection_status.coming)]  # fmt: skip
+    return intent_record, *(state.stitches.get(plan) for plan in plans)
 
 
-def _begun(before: State, after: State, name: str) -> Iterator[Course]:
-    for errand in after.undertakings[name].errands:
-        course = after.courses.get(errand.coming)
-        if course is not None and course.stage == Stage.NEGOTIATING and errand.coming not in before.courses:
-            yield course
+def _begun(before: State, after: State, name: str) -> Iterator[Stitch]:
+    for connection_status in after.intent_records[name].connection_statuses:
+        stitch = after.stitches.get(connection_status.coming)
+        if stitch is not None and stitch.stage == Stage.NEGOTIATING and connection_status.coming not in before.stitches:
+            yield stitch
 
 
 def _would_ask(terms: Terms) -> str:
@@ -118,12 +122,12 @@ def _would_ask(terms: Terms) -> str:
 def _agreements(effects: list[Effect], by: Principal, *states: State) -> Iterator[AgreementPreview]:
     """Those that end may be of other tenants, as may those that are asked for anew around what changes."""
     concerning = {
-        course.downstream.terms.id
+        stitch.downstream.terms.id
         for state in states
-        for course in state.courses.values()
-        if course.downstream is not None and _concerns(by, course.plan.owner.removeprefix("intents/"), *states)
+        for stitch in state.stitches.values()
+        if stitch.downstream is not None and _concerns(by, stitch.plan.owner.removeprefix("intents/"), *states)
     }
-    for peer, message in ((one.peer, opened(one.message)) for one in effects if isinstance(one, Send)):
+    for peer, message in ((effect.peer, opened(effect.message)) for effect in effects if isinstance(effect, Send)):
         match message:
             case Terms(id=id) if by.tenants is None or id in concerning:
                 yield AgreementPreview(peer=peer, what="asked", text=_would_ask(message))
@@ -141,7 +145,7 @@ def _agreements(effects: list[Effect], by: Principal, *states: State) -> Iterato
 def _nodes(before: State, after: State, by: Principal, now_s: float, keys: Keys) -> Iterator[NodePreview]:
     held, coming = _entries(before, now_s, keys), _entries(after, now_s, keys)
 
-    def concerns(entry: Entry) -> bool:
+    def concerns(entry: OwnedEntry) -> bool:
         return by.tenants is None or _concerns(by, entry.owner.removeprefix("intents/"), before, after)
 
     for node in sorted(held.keys() | coming.keys()):
@@ -154,26 +158,28 @@ def _nodes(before: State, after: State, by: Principal, now_s: float, keys: Keys)
             yield NodePreview(node=node, added=_told(added), changed=_told(changed), removed=_told(removed))
 
 
-def _entries(state: State, now_s: float, keys: Keys) -> Mapping[str, Mapping[str, Entry]]:
+def _entries(state: State, now_s: float, keys: Keys) -> Mapping[str, Mapping[str, OwnedEntry]]:
     """Of each node, by name, once all that has begun is agreed, installed and in use, and what goes is gone."""
-    replaced = {course.replaces for course in state.courses.values()}
-    courses = PersistentMap(
-        (name, in_the_end(course))
-        for name, course in state.courses.items()
-        if not course.stage.leaving and name not in replaced
+    replaced = {stitch.replaces for stitch in state.stitches.values()}
+    stitches = PersistentMap(
+        (name, in_the_end(stitch))
+        for name, stitch in state.stitches.items()
+        if not stitch.stage.leaving and name not in replaced
     )
     try:
-        states = realize(admission.wanted(Turn(state, now_s, keys), courses), Realized()).states
-    except (NoRoom, ValueError):  # no room in the end: what was refused for it says so
+        states = realize(capacity_check.wanted(Transaction(state, now_s, keys), stitches), Realized()).states
+    except (NoCapacity, ValueError):  # no room in the end: what was refused for it says so
         return {}
-    return {node: {entry_view.entry_name(node, entry): entry for entry in one.entries} for node, one in states.items()}
+    return {
+        node: {entry_view.entry_name(node, entry): entry for entry in state.entries} for node, state in states.items()
+    }
 
 
-def _does_same(one: Entry, other: Entry) -> bool:
+def _does_same(one: OwnedEntry, other: OwnedEntry) -> bool:
     return (one.action, one.params) == (other.action, other.params)
 
 
-def _told(entries: list[tuple[str, Entry]]) -> tuple[EntryPreview, ...]:
+def _told(entries: list[tuple[str, OwnedEntry]]) -> tuple[EntryPreview, ...]:
     return tuple(
         EntryPreview(
             name=name,

@@ -102,10 +102,10 @@ def _destination(name: str, inventory: Inventory, network: str) -> tuple[tuple[s
         return service.addresses, service
     place, _, last = name.rpartition("/")
     hosts = [(one, host) for one, host in _attachments(inventory) if host.name == last and place in ("", one)]
-    hosts = [one for one in hosts if one[0] == network] or hosts
-    services = [one for one in inventory.services.values() if not place and one.name.split("/")[-1] == last]
+    hosts = [host for host in hosts if host[0] == network] or hosts
+    services = [service for service in inventory.services.values() if not place and service.name.split("/")[-1] == last]
     if len(hosts) + len(services) > 1:
-        several = ", ".join((*(f"{one}/{host.name}" for one, host in hosts), *(one.name for one in services)))
+        several = ", ".join((*(f"{one}/{host.name}" for one, host in hosts), *(service.name for service in services)))
         return Unknown(f"{name} is several: {several}; write one of them")
     if hosts:
         return hosts[0][1].addresses, None

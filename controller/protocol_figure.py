@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from controller.fulfillment.protocol import PROTOCOL, Reaction, Role, Word
-from controller.model.course import LIFE
+from controller.model.stitch import LIFE
 
 FILE = Path(__file__).parents[1] / "docs" / "agreements.md"
 BEGIN, END = "<!-- {}: made by python -m controller.protocol_figure -->\n", "<!-- end of {} -->\n"

@@ -16,11 +16,11 @@ from dataplane.reasons import IPV6_LEAST_MTU
 def network_phase(state: State, network: Network) -> dict[str, Any]:
     """Phase and conditions of an own network; it is Installing as long as a part of it cannot be used."""
     reasons = [
-        f"host {one.name}: {reason}"
-        for one in network.attachments
-        if (reason := attachment_objection(one.node, one.port, state.descriptions.get(one.node)))
+        f"host {attachment.name}: {reason}"
+        for attachment in network.attachments
+        if (reason := attachment_objection(attachment.node, attachment.port, state.descriptions.get(attachment.node)))
     ]
-    names = [f"networks/{network.name}", *(f"ports/{one.port}" for one in network.attachments)]
+    names = [f"networks/{network.name}", *(f"ports/{attachment.port}" for attachment in network.attachments)]
     status = _phase(reasons, state, edges(network), names)
     status["conditions"] += [{"type": "NoIPv6", "reason": reason} for reason in _without_ipv6(state, network)]
     return status

@@ -46,8 +46,8 @@ class Reading:
             watcher.set()
 
     def tenant(self, intent: str) -> str | None:
-        undertaking = self._stored.undertakings.get(intent)
-        return undertaking.intent.tenant if undertaking is not None else None
+        intent_record = self._stored.intent_records.get(intent)
+        return intent_record.intent.tenant if intent_record is not None else None
 
     def list(self, kind: str) -> list[Resource]:
         with self._looking[kind]:
@@ -57,7 +57,7 @@ class Reading:
         if kind != "intents":
             yield from (one for one in self.list(kind) if str(one.metadata["name"]) > after)
             return
-        for name in sorted(name for name in self._stored.undertakings if name > after):
+        for name in sorted(name for name in self._stored.intent_records if name > after):
             if (found := self.get(kind, name)) is not None:
                 yield found
 
@@ -70,8 +70,8 @@ class Reading:
 
     def names(self, kind: str) -> Sequence[str]:
         if kind == "intents":
-            return [*self._stored.undertakings]
-        return [str(one.metadata["name"]) for one in self._resources(kind)]
+            return [*self._stored.intent_records]
+        return [str(resource.metadata["name"]) for resource in self._resources(kind)]
 
     def get(self, kind: str, name: str) -> Resource | None:
         with self._looking[kind]:
@@ -79,7 +79,7 @@ class Reading:
 
     def _resource(self, kind: str, name: str) -> Resource | None:
         if kind in ("plugins", "events"):
-            return next((one for one in self._resources(kind) if one.metadata["name"] == name), None)
+            return next((resource for resource in self._resources(kind) if resource.metadata["name"] == name), None)
         return view.resource(self._stored, kind, name, self._now_s())
 
     def explain(self, kind: str, name: str) -> Branch | None:

@@ -61,7 +61,7 @@ class Revisions:
         """All that there are of a kind, each with its revision."""
         known = self._known.setdefault(kind, {})
         now = self.newest + 1
-        found = [self._mark(kind, one, now, known) for one in resources]
+        found = [self._mark(kind, resource, now, known) for resource in resources]
         for name in known.keys() - {str(one.metadata["name"]) for one in found}:
             self._remember(kind, known.pop(name), now)
         return found

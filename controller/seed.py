@@ -76,8 +76,8 @@ def _differences(state: State, documents: Sequence[Document], identity: Identity
 def _held(state: State, document: Document) -> Value | None:
     match document.kind:
         case "Intent":
-            undertaking = state.undertakings.get(document.name)
-            return undertaking.intent if undertaking is not None else None
+            intent_record = state.intent_records.get(document.name)
+            return intent_record.intent if intent_record is not None else None
         case "Rule":
             rule: Rule | None = state.rules.get(document.name)
             return rule

@@ -213,7 +213,7 @@ class Shell(Reading):
             else event
             for place, (event, _) in enumerate(items)
         ]
-        weight = len(before.undertakings) + sum(map(_weight, events))
+        weight = len(before.intent_records) + sum(map(_weight, events))
         began = time.perf_counter()
         if weight < HEAVY:
             self._state, effects, raised = self._stepped(before, events)
@@ -224,14 +224,14 @@ class Shell(Reading):
         try:
             await self._store(effects)
         except NoSpace:
-            self._state = msgspec.structs.replace(before, held=None)  # which alone changes within a step
+            self._state = msgspec.structs.replace(before, claims=None)  # which alone changes within a step
             self._happened = happened
             self._history.go_back(history)
             raise
         if not self._happened:
             self._history.settle()
         self._stored = self._state
-        self._revisions.settle(max((one.revision for one in events if isinstance(one, Apply)), default=0))
+        self._revisions.settle(max((event.revision for event in events if isinstance(event, Apply)), default=0))
         if self._state.inventory.domains != before.inventory.domains:
             neighbours.set_domains(self._state.inventory.domains)
         for place, (_, receipt) in enumerate(items):
@@ -281,7 +281,7 @@ class Shell(Reading):
             except Exception as error:
                 if isinstance(event, Tick):
                     raise
-                state = msgspec.structs.replace(state, held=None)  # which alone changes within a step
+                state = msgspec.structs.replace(state, claims=None)  # which alone changes within a step
                 if len(group) > 1:
                     left[:0] = [[one] for one in group]  # so that only who is at fault suffers for it
                     continue
@@ -377,9 +377,11 @@ class Shell(Reading):
             receipts.append(asyncio.get_running_loop().create_future())
             await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipts[-1]))
         outcomes = await asyncio.gather(*receipts, return_exceptions=True)
-        if (fault := next((one for one in outcomes if one and not isinstance(one, OurFault)), None)) is not None:
+        if (
+            fault := next((outcome for outcome in outcomes if outcome and not isinstance(outcome, OurFault)), None)
+        ) is not None:
             raise fault
-        return tuple(str(one or "") for one in outcomes)
+        return tuple(str(outcome or "") for outcome in outcomes)
 
     async def _judged(self, message: Envelope) -> str:
         """Why a strategy refuses an offer; empty: none does."""
@@ -437,7 +439,7 @@ class Shell(Reading):
         if self._plugins is None or not self._plugins.compiling:
             return applied
         intents = [one for one in applied if one.kind == "Intent"]
-        manifests = [to_manifest(msgspec.json.decode(one.content, type=Intent)) for one in intents]
+        manifests = [to_manifest(msgspec.json.decode(intent.content, type=Intent)) for intent in intents]
         said = iter(await self._plugins.compile(manifests))
         return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
 

@@ -14,7 +14,7 @@ from controller.explain import entry_words, reason_words
 from controller.fulfillment.containers import Containers
 from controller.fulfillment.numbering import address, sid_text
 from controller.model.access import OURSELVES, Principal
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
 from controller.probe import HOST_MAC, Sent, resolve
 from controller.reconcile.authority import visible
@@ -34,12 +34,12 @@ _MACS = 12
 def trace(state: State, asked: Probe | Crossing, now_s: float, by: Principal = OURSELVES) -> Trace | Unknown:
     """From a host of ours, or from a border; between what `by` may name."""
     if isinstance(asked, Crossing):
-        crossing = state.fabric.crossings.get(asked.border)
-        if crossing is None:
-            known = ", ".join(sorted(state.fabric.crossings)) or "none"
+        border_port = state.fabric.border_ports.get(asked.border)
+        if border_port is None:
+            known = ", ".join(sorted(state.fabric.border_ports)) or "none"
             return Unknown(f"{state.own} has no border {asked.border} in use; there are: {known}")
         frame = bytes.fromhex(asked.frame)
-        at = _Place(node=crossing.node, port=crossing.port, ingress=f"border {asked.border}")
+        at = _Place(node=border_port.node, port=border_port.port, ingress=f"border {asked.border}")
         return _Tracer(state, now_s).run(f"a packet over {asked.border}", at, frame)
     sent = resolve(asked, visible(by, state.inventory, state.own), state.own)
     if isinstance(sent, Unknown):
@@ -138,7 +138,7 @@ class _Tracer:
                 self._add(at, matched, why)
                 return self._end(packet, Verdict.DROPPED, f"at {at.node} port {at.port}: {why}"), None, b""
 
-    def _add(self, at: _Place, matched: list[tuple[str, Entry]], result: str) -> None:
+    def _add(self, at: _Place, matched: list[tuple[str, OwnedEntry]], result: str) -> None:
         by_table = {entry.table: entry for _, entry in matched}
         segments, containers = _sent(by_table) if "sr_policy" in by_table else ((), ())
         hop = Hop(
@@ -153,7 +153,7 @@ class _Tracer:
         )
         self._hops.append(hop)
 
-    def _dropped(self, packet: str, at: _Place, reason: int, matched: list[tuple[str, Entry]]) -> Trace:
+    def _dropped(self, packet: str, at: _Place, reason: int, matched: list[tuple[str, OwnedEntry]]) -> Trace:
         """By the last entry that was matched, if it says so; else because there was none."""
         word = reason_words(reason)
         _, last = matched[-1] if matched else ("", None)
@@ -164,15 +164,15 @@ class _Tracer:
         return self._end(packet, Verdict.DROPPED, f"at {at.node}: {word}, {because}", owner=owner)
 
     def _forwarded(
-        self, packet: str, at: _Place, port: int, sent: bytes, matched: list[tuple[str, Entry]]
+        self, packet: str, at: _Place, port: int, sent: bytes, matched: list[tuple[str, OwnedEntry]]
     ) -> tuple[Trace | None, _Place | None, bytes]:
         state = self._state
-        for name, crossing in state.fabric.crossings.items():
-            if (crossing.node, crossing.port) == (at.node, port):
+        for name, border_port in state.fabric.border_ports.items():
+            if (border_port.node, border_port.port) == (at.node, port):
                 sid = str(ipaddress.IPv6Address(sent[38:54]))
-                text = f"into the tunnel of {name} to domain {crossing.domain}, SID {sid}"
+                text = f"into the tunnel of {name} to domain {border_port.domain}, SID {sid}"
                 self._add(at, matched, text)
-                onward = Onward(domain=crossing.domain, border=name, sid=sid, frame=sent.hex())
+                onward = Onward(domain=border_port.domain, border=name, sid=sid, frame=sent.hex())
                 return self._end(packet, Verdict.LEFT, f"at {at.node}: {text}", onward=onward), None, b""
         ends = {
             (end.node, end.port): (link, other)
@@ -197,18 +197,18 @@ class _Tracer:
         ip = None if isinstance(ethernet, Drop) else parse_ip(ethernet.ether_type, ethernet.payload)
         destination = ip.destination if isinstance(ip, Ip) else 0
         found = [
-            (destination in map(address, one.addresses), f"{network.name}/{one.name}")
+            (destination in map(address, attachment.addresses), f"{network.name}/{attachment.name}")
             for network in self._state.inventory.networks.values()
-            for one in network.attachments
-            if (one.node, one.port) == (node, port)
+            for attachment in network.attachments
+            if (attachment.node, attachment.port) == (node, port)
         ]
         return max(found)[1] if found else f"port {port}"
 
     # ---- a node as the pipeline sees it
 
-    def _tables(self, node: str) -> tuple[dict[int, tuple[str, Entry]], _Recorder]:
+    def _tables(self, node: str) -> tuple[dict[int, tuple[str, OwnedEntry]], _Recorder]:
         """Entry of the pipeline, by identity -> name and entry of ours."""
-        names: dict[int, tuple[str, Entry]] = {}
+        names: dict[int, tuple[str, OwnedEntry]] = {}
         entries: list[TableEntry] = []
         for name, _, entry in entry_view.named_entries(self._state, node):
             match = tuple(
@@ -225,22 +225,22 @@ class _Tracer:
         host = standing.state.host if standing.state is not None else None
         if description is None or host is None:
             return {}
-        gateways = {one.port: one for one in host.gateways}
-        tunnels = {one.border for one in host.tunnels}
-        ports = {one.port: Port(_mac(one.mac)) for one in description.borders if one.name in tunnels}
-        for one in description.ports:
-            gateway = gateways.get(one.number)
+        gateways = {gateway.port: gateway for gateway in host.gateways}
+        tunnels = {tunnel.border for tunnel in host.tunnels}
+        ports = {border.port: Port(_mac(border.mac)) for border in description.borders if border.name in tunnels}
+        for port in description.ports:
+            gateway = gateways.get(port.number)
             ipv4, ipv6 = (gateway.ipv4, gateway.ipv6) if gateway is not None else ("", "")
-            ports[one.number] = Port(_mac(one.mac), address(ipv4) if ipv4 else 0, address(ipv6) if ipv6 else 0)
+            ports[port.number] = Port(_mac(port.mac), address(ipv4) if ipv4 else 0, address(ipv6) if ipv6 else 0)
         return ports
 
     def _neighbors(self, node: str) -> dict[tuple[int, int], bytes]:
         return {
-            (one.port, address(text)): HOST_MAC
+            (attachment.port, address(text)): HOST_MAC
             for network in self._state.inventory.networks.values()
-            for one in network.attachments
-            if one.node == node
-            for text in one.addresses
+            for attachment in network.attachments
+            if attachment.node == node
+            for text in attachment.addresses
         }
 
     def _boot_epoch_s(self, node: str) -> int:
@@ -262,7 +262,7 @@ _WHY: dict[int, str] = {
 }
 
 
-def _sent(matched: Mapping[str, Entry]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _sent(matched: Mapping[str, OwnedEntry]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Segments, first one first, and the containers that they are sent in."""
     service_sid = dict(matched["steer"].params)["service_sid"]
     path = dict(matched["sr_policy"].params)

@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 
 from controller import entry_view
-from controller.fulfillment.carry import borders
 from controller.fulfillment.fabric import edges
+from controller.fulfillment.plan_entries import borders
 from controller.intent_status import branches, intent_status, paths_of, segment_lists
 from controller.language.manifest import to_manifest
 from controller.language.policy import print_policy
 from controller.language.sentence import print_consequence
 from controller.model.agreement import json_of
-from controller.model.course import Course, Session, Standing, Undertaking
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
+from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.readiness import link_phase, network_phase
-from controller.reconcile.carriers import without_carrier
+from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from dataplane.host_api import PortStatus
 
@@ -32,8 +32,8 @@ def resource(state: State, kind: str, name: str, now_s: float) -> Resource | Non
     """One of a kind (plural). Raises KeyError for an unknown kind."""
     view = _VIEWS[kind]
     if kind == "intents":
-        undertaking = state.undertakings.get(name)
-        return _intent(state, undertaking, now_s) if undertaking is not None else None
+        intent_record = state.intent_records.get(name)
+        return _intent(state, intent_record, now_s) if intent_record is not None else None
     return next((one for one in view(state, now_s) if one.metadata["name"] == name), None)
 
 
@@ -52,13 +52,13 @@ def forwarding_classes(state: State) -> dict[tuple[str, int], str]:
 
 
 def _intents(state: State, now_s: float) -> Iterator[Resource]:
-    for undertaking in state.undertakings.values():
-        yield _intent(state, undertaking, now_s)
+    for intent_record in state.intent_records.values():
+        yield _intent(state, intent_record, now_s)
 
 
-def _intent(state: State, undertaking: Undertaking, now_s: float) -> Resource:
-    manifest = to_manifest(undertaking.intent)
-    status = intent_status(state, undertaking, now_s) | _applied(state, f"intents/{undertaking.intent.name}")
+def _intent(state: State, intent_record: IntentRecord, now_s: float) -> Resource:
+    manifest = to_manifest(intent_record.intent)
+    status = intent_status(state, intent_record, now_s) | _applied(state, f"intents/{intent_record.intent.name}")
     return Resource(kind="Intent", metadata=manifest["metadata"], spec=manifest["spec"], status=status)
 
 
@@ -66,22 +66,22 @@ def _intent(state: State, undertaking: Undertaking, now_s: float) -> Resource:
 
 
 def _agreements(state: State, now_s: float) -> Iterator[Resource]:
-    for course in state.courses.values():
-        for session in (course.upstream, course.downstream):
+    for stitch in state.stitches.values():
+        for session in (stitch.upstream, stitch.downstream):
             if session is not None:
-                yield _agreement(state, course, session, now_s)
+                yield _agreement(state, stitch, session, now_s)
 
 
-def _agreement(state: State, course: Course, session: Session, now_s: float) -> Resource:
+def _agreement(state: State, stitch: Stitch, session: Session, now_s: float) -> Resource:
     held = session.agreement
     terms, offer = (held.terms, held.offer) if held is not None else (session.terms, session.offer)
-    lists = segment_lists(state, course)
+    lists = segment_lists(state, stitch)
     status: dict[str, Any] = {
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
-        "owner": course.plan.owner,
-        "path": paths_of(course)[0],
-        "paths": branches(state, course),
+        "owner": stitch.plan.owner,
+        "path": paths_of(stitch)[0],
+        "paths": branches(state, stitch),
         "segments": [list(one.segments) for one in lists],
         "containers": [list(one.containers) for one in lists],
         "offer": msgspec.to_builtins(offer),
@@ -108,9 +108,9 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
             now = next((one for one in shown if one.name == tunnel.border), None)
             agreements = sorted(
                 border.agreement
-                for course in state.courses.values()
-                for border in borders(course, state.fabric)
-                if border is not None and (border.crossing.node, border.crossing.border) == (node, tunnel.border)
+                for stitch in state.stitches.values()
+                for border in borders(stitch, state.fabric)
+                if border is not None and (border.border_port.node, border.border_port.border) == (node, tunnel.border)
             )
             status: dict[str, Any] = {"node": node, "agreements": agreements}
             if now is not None:
@@ -205,8 +205,8 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
 
 def _service_status(state: State) -> "_Status":
     users: dict[str, set[str]] = {}
-    for name, undertaking in state.undertakings.items():
-        for allow in undertaking.intent.allow:
+    for name, intent_record in state.intent_records.items():
+        for allow in intent_record.intent.allow:
             users.setdefault(allow.to, set()).add(name)
     return lambda service: {"intents": sorted(users.get(service.name, ()))}
 
@@ -214,10 +214,10 @@ def _service_status(state: State) -> "_Status":
 def _rule_status(state: State) -> "_Status":
     """What it does, in words, and in which intents it has a say."""
     touched: dict[str, set[str]] = {}
-    for name, undertaking in state.undertakings.items():
-        for rule in {one.origin for one in undertaking.requirements.origins}:
+    for name, intent_record in state.intent_records.items():
+        for rule in {origin.origin for origin in intent_record.requirements.origins}:
             touched.setdefault(rule, set()).add(name)
-        for rule in {one.binding for one in undertaking.requirements.unmet}:
+        for rule in {one.binding for one in intent_record.requirements.unmet}:
             touched.setdefault(rule, set()).add(name)
     return lambda rule: {
         "consequence": print_consequence(rule.then),

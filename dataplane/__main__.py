@@ -18,37 +18,41 @@ import grpc
 import structlog
 
 from dataplane import config as configuration
-from dataplane import host, layout, log, p4info, program, service_manager, state, table_sizes
+from dataplane import log, service_manager, state
 from dataplane.agent import Agent, Parts
-from dataplane.all_groups import AllGroups
-from dataplane.bpf import RingBuffer
-from dataplane.client_role import OnlyControllers
-from dataplane.detour import Detours
-from dataplane.device import read_device
 from dataplane.errors import AgentError, NodeRefused, RequestInvalid
-from dataplane.flow_cache import FlowCache
-from dataplane.fragmentation import Fragmenter
+from dataplane.host import service
+from dataplane.host.all_groups import AllGroups
+from dataplane.host.detour import Detours
+from dataplane.host.device import read_device
+from dataplane.host.fragmentation import Fragmenter
+from dataplane.host.neighbors import Neighbors
+from dataplane.host.ports import Ports
+from dataplane.host.redirects import Redirects, follow_redirects
 from dataplane.host_api import AgentConfig
-from dataplane.jiffies import JiffiesClock
 from dataplane.log import Logger
-from dataplane.losses import Losses, Watched, of_port, of_tunnel
-from dataplane.neighbors import Neighbors
-from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
-from dataplane.packet_io import PacketOut, punted
-from dataplane.ports import Ports
-from dataplane.redirects import Redirects, follow_redirects
-from dataplane.table_digest import TableDigests
-from dataplane.tables import Tables
-from dataplane.telemetry import Telemetry
-from dataplane.tunnels import Tunnels
+from dataplane.p4runtime import p4info
+from dataplane.p4runtime.client_role import OnlyControllers
+from dataplane.p4runtime.packet_io import PacketOut, punted
+from dataplane.p4runtime.server import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
+from dataplane.tables import layout, table_sizes
+from dataplane.tables.node_tables import Tables
+from dataplane.tables.table_digest import TableDigests
+from dataplane.telemetry.losses import Losses, Watched, of_port, of_tunnel
+from dataplane.telemetry.stream import Telemetry
 from dataplane.version import VERSION
 from dataplane.visible import visible
-from dataplane.wireguard import WireGuard
-from dataplane.wireguard_go import GoWireGuard
-from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.device import WireGuard
+from dataplane.wireguard.kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.tunnels import Tunnels
+from dataplane.wireguard.userspace import GoWireGuard
+from dataplane.xdp import program
+from dataplane.xdp.bpf import RingBuffer
+from dataplane.xdp.flow_cache import FlowCache
+from dataplane.xdp.jiffies import JiffiesClock
 
 if TYPE_CHECKING:
-    from dataplane.metrics import MetricsServer
+    from dataplane.telemetry.metrics import MetricsServer
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _STOP_GRACE_S = 0.5
@@ -164,7 +168,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     led_over_tcp = not config.listen.startswith("unix:")
     only_controllers = OnlyControllers(config.tls_client_name, _log_refused)
     server = grpc.aio.server(options=_OPTIONS, interceptors=(only_controllers,) if led_over_tcp else ())
-    server.add_generic_rpc_handlers((host.handler(agent),))
+    server.add_generic_rpc_handlers((service.handler(agent),))
     p4runtime = add_p4runtime(server, _device(config, node))
     for change in (
         *await agent.place_ports(),
@@ -245,7 +249,7 @@ def _tunnels(config: AgentConfig) -> Tunnels:
 async def _serve_metrics(config: AgentConfig, agent: Agent) -> "MetricsServer | None":
     if not config.metrics:
         return None
-    from dataplane.metrics import MetricsServer  # 5 MB
+    from dataplane.telemetry.metrics import MetricsServer  # 5 MB
 
     metrics = MetricsServer(agent.metrics)
     try:

@@ -14,10 +14,12 @@ import msgspec
 import numpy as np
 import structlog
 
-from dataplane import nftables
-from dataplane.capture import Capture
 from dataplane.errors import AgentError, RequestInvalid
-from dataplane.flow_cache import FlowCache, merged
+from dataplane.host import nftables
+from dataplane.host.kernel_events import HOST, LINKS, KernelEvents
+from dataplane.host.neighbors import Neighbors
+from dataplane.host.netlink import NETFILTER
+from dataplane.host.ports import Port, Ports
 from dataplane.host_api import (
     AgentConfig,
     AuditReport,
@@ -37,18 +39,16 @@ from dataplane.host_api import (
     TelemetryQuery,
     Tunnel,
 )
-from dataplane.kernel_events import HOST, LINKS, KernelEvents
 from dataplane.log import Logger
-from dataplane.losses import Losses
-from dataplane.neighbors import Neighbors
-from dataplane.netlink import NETFILTER
-from dataplane.ports import Port, Ports
 from dataplane.state import boot_epoch_s
-from dataplane.table_digest import TableDigests
-from dataplane.tables import Tables
-from dataplane.telemetry import Telemetry
-from dataplane.tunnels import DeviceStates, Tunnels
+from dataplane.tables.node_tables import Tables
+from dataplane.tables.table_digest import TableDigests
+from dataplane.telemetry.losses import Losses
+from dataplane.telemetry.stream import Telemetry
 from dataplane.version import VERSION
+from dataplane.wireguard.tunnels import DeviceStates, Tunnels
+from dataplane.xdp.capture import Capture
+from dataplane.xdp.flow_cache import FlowCache, merged
 
 _log: Logger = structlog.get_logger("stitch-agent")
 _Result = TypeVar("_Result")
@@ -103,7 +103,7 @@ class _Settled:
 
 
 class Agent:
-    """Implements dataplane.host.Host."""
+    """Implements dataplane.host.service.Host."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -270,7 +270,7 @@ class Agent:
 
     async def metrics(self) -> bytes:
         """For Prometheus. Raises OSError."""
-        from dataplane.metrics import Figures, text  # 5 MB, for the agents that are asked for it
+        from dataplane.telemetry.metrics import Figures, text  # 5 MB, for the agents that are asked for it
 
         parts = self._parts
         description = await self._in_worker(self._describe)

@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import msgspec
 
-from dataplane import addressing, table_sizes
+from dataplane import addressing
 from dataplane.bounds import LARGEST_PORT
 from dataplane.decoding import from_json
-from dataplane.detour import PREFIX
 from dataplane.errors import NodeRefused, RequestInvalid
+from dataplane.host.detour import PREFIX
 from dataplane.host_api import AgentConfig
-from dataplane.tunnel_link import TunnelLink
-from dataplane.wireguard import KeyStore
+from dataplane.tables import table_sizes
+from dataplane.wireguard.device import KeyStore
+from dataplane.wireguard.tunnel_link import TunnelLink
 
 _Value = TypeVar("_Value", int, str)
 _INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")

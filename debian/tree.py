@@ -46,8 +46,8 @@ def distributions(root: str) -> dict[str, importlib.metadata.Distribution]:
 
 def install(destination: Path) -> None:
     home = destination / HOME
-    for one in distributions("netstitch").values():
-        for file in one.files or ():
+    for distribution in distributions("netstitch").values():
+        for file in distribution.files or ():
             if ".." not in file.parts and not LEFT_OUT & {*file.parts} and "__editable_" not in file.name:
                 _copy(Path(str(file.locate())), home / file)
     for name in OWN:

@@ -1,4 +1,4 @@
-/* Generated from p4src/stitch.p4info.txtpb and dataplane/reasons.py by `python -m dataplane.tables_h`; do not edit. */
+/* Generated from p4src/stitch.p4info.txtpb and dataplane/reasons.py by `python -m dataplane.tables.header`; do not edit. */
 /* clang-format off */
 #pragma once
 

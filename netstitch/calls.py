@@ -146,7 +146,7 @@ def apply(manifests: Iterable[Mapping[str, Any]], dry_run: bool, unchanged_since
         path="/v1/apply",
         query=_given(dry_run=dry_run or None),
         headers=_if_match(unchanged_since),
-        body=[dict(one) for one in manifests],
+        body=[dict(manifest) for manifest in manifests],
         read=_results,
     )
 
@@ -178,7 +178,7 @@ def delete_all(
         path="/v1/delete",
         query=_given(ignore_not_found=ignore_not_found or None, dry_run=dry_run or None),
         headers=_if_match(unchanged_since),
-        body=[{"kind": one["kind"], "name": one["name"]} for one in references],
+        body=[{"kind": reference["kind"], "name": reference["name"]} for reference in references],
         read=_results,
     )
 
@@ -235,7 +235,7 @@ class Followed:
 
     def anew(self, resources: Sequence[Resource], revision: int) -> list[Resource]:
         """All was listed again: what is other than it was shown."""
-        names = {one["metadata"]["name"] for one in resources}
+        names = {resource["metadata"]["name"] for resource in resources}
         gone: list[Resource] = [
             {
                 "apiVersion": "netstitch/v1",
@@ -246,7 +246,9 @@ class Followed:
             }
             for name in self._known.keys() - names
         ]
-        changed = [one for one in resources if self._known.get(one["metadata"]["name"]) != _content(one)]
+        changed = [
+            resource for resource in resources if self._known.get(resource["metadata"]["name"]) != _content(resource)
+        ]
         for one in (*gone, *changed):
             self._note(one)
         self.since = revision or None

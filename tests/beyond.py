@@ -77,7 +77,7 @@ def filled(root: mi.Type, path: Path, value: Any) -> Any:
         case mi.VarTupleType(item_type=item) | mi.ListType(item_type=item):
             return [filled(item, rest, value)]
         case mi.TupleType(item_types=items):
-            return [filled(one, rest, value) if index == head else usual(one) for index, one in enumerate(items)]
+            return [filled(item, rest, value) if index == head else usual(item) for index, item in enumerate(items)]
         case mi.UnionType(types=types):
             inner = next(one for one in types if any(place == path for place, _ in fields(one)))
             return filled(inner, path, value)

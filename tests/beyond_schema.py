@@ -24,7 +24,7 @@ def resolved(schema: Schema, components: Schema) -> Schema:
 def kinds(schema: Schema, components: Schema) -> list[Schema]:
     """What it may be, each by itself."""
     schema = resolved(schema, components)
-    return [one for part in schema.get("anyOf", ()) for one in kinds(part, components)] or [schema]
+    return [kind for part in schema.get("anyOf", ()) for kind in kinds(part, components)] or [schema]
 
 
 def places(schema: Schema, components: Schema, path: Path = ()) -> Iterator[tuple[Path, Schema]]:

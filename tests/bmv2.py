@@ -16,11 +16,11 @@ from finsy.proto import p4r, p4r_grpc
 from namespaces import Namespace, veth
 from waiting import LIMIT_S
 
-from dataplane import p4info
-from dataplane.codec import compose
 from dataplane.entry import TableEntry
-from dataplane.layout import of
-from dataplane.p4_program import PROGRAM_FILE
+from dataplane.p4runtime import p4info
+from dataplane.p4runtime.codec import compose
+from dataplane.p4runtime.p4_program import PROGRAM_FILE
+from dataplane.tables.layout import of
 
 SWITCH = shutil.which("simple_switch_grpc")
 CPU_PORT = 510

@@ -14,15 +14,15 @@ from controller.fulfillment.graph import graph
 from controller.fulfillment.meaning import Packet
 from controller.fulfillment.place import place
 from controller.fulfillment.realize import Realized, realize
-from controller.fulfillment.rulebook import rulebook
+from controller.fulfillment.rule_engine import rule_engine
 from controller.fulfillment.translate import translate
-from controller.model.course import Course, Stage
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.plan import Plan
 from controller.model.requirements import Isolation, Requirements
+from controller.model.stitch import Stage, Stitch
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import L4Class
 from dataplane.reference import Pipeline, Port
@@ -36,7 +36,11 @@ def mac(node: str, port: int) -> str:
 
 def described(known: Inventory) -> dict[str, NodeDescription]:
     """What the nodes say: that they have all ports that anything is at."""
-    hosts = [(one.node, one.port, PortRole.ATTACHMENT) for two in known.networks.values() for one in two.attachments]
+    hosts = [
+        (attachment.node, attachment.port, PortRole.ATTACHMENT)
+        for two in known.networks.values()
+        for attachment in two.attachments
+    ]
     ends = [end for link in known.links.values() for end in (link.a, link.b) if end is not None]
     ports = hosts + [(end.node, end.port, PortRole.FABRIC) for end in ends]
     return {
@@ -58,12 +62,14 @@ def described(known: Inventory) -> dict[str, NodeDescription]:
     }
 
 
-def compiled(intents: list[Intent], known: Inventory, expires_s: int | None = None) -> dict[str, tuple[Entry, ...]]:
+def compiled(
+    intents: list[Intent], known: Inventory, expires_s: int | None = None
+) -> dict[str, tuple[OwnedEntry, ...]]:
     """The entries of each node. `expires_s`: when all intents end."""
-    courses: list[Course] = []
+    stitches: list[Stitch] = []
     isolations: list[Isolation] = []
     for serial, intent in enumerate(intents, 1):
-        requirements = translate(intent, rulebook(()), known)
+        requirements = translate(intent, rule_engine(()), known)
         assert isinstance(requirements, Requirements)
         isolations += [requirements.isolation] if requirements.isolation is not None else []
         for number, connection in enumerate(requirements.connections):
@@ -76,14 +82,16 @@ def compiled(intents: list[Intent], known: Inventory, expires_s: int | None = No
                 serial=serial,
             )
             assert isinstance(plan, Plan), plan
-            courses.append(Course(plan=plan, serial=-serial, stage=Stage.ACTIVE, expires_s=expires_s))
-    courses.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
-    return realized(known, isolations, courses)
+            stitches.append(Stitch(plan=plan, serial=-serial, stage=Stage.ACTIVE, expires_s=expires_s))
+    stitches.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
+    return realized(known, isolations, stitches)
 
 
-def realized(known: Inventory, isolations: list[Isolation], courses: list[Course]) -> dict[str, tuple[Entry, ...]]:
+def realized(
+    known: Inventory, isolations: list[Isolation], stitches: list[Stitch]
+) -> dict[str, tuple[OwnedEntry, ...]]:
     """The entries of each node."""
-    ids, courses = numbered(known, courses)
+    ids, stitches = numbered(known, stitches)
     nodes = described(known)
     wanted = Wanted(
         inventory=known,
@@ -91,7 +99,7 @@ def realized(known: Inventory, isolations: list[Isolation], courses: list[Course
         descriptions=nodes,
         ids=ids,
         isolations=isolations,
-        courses=PersistentMap((course.plan.name, course) for course in courses),
+        stitches=PersistentMap((stitch.plan.name, stitch) for stitch in stitches),
     )
     found = realize(wanted, Realized())
     return {name: tuple(state.entries) for name, state in found.states.items()}
@@ -100,7 +108,7 @@ def realized(known: Inventory, isolations: list[Isolation], courses: list[Course
 class Frames:
     """A generated domain as reference pipelines with wires between."""
 
-    def __init__(self, entries: Mapping[str, tuple[Entry, ...]], known: Inventory, live: int) -> None:
+    def __init__(self, entries: Mapping[str, tuple[OwnedEntry, ...]], known: Inventory, live: int) -> None:
         """`live`: bits of the candidate paths that are up, where there are several."""
         self._known = known
         self._wires: dict[Place, Place] = {}
@@ -108,12 +116,12 @@ class Frames:
             assert link.b is not None
             a, b = (link.a.node, link.a.port), (link.b.node, link.b.port)
             self._wires |= {a: b, b: a}
-        hosts = [one for network in known.networks.values() for one in network.attachments]
-        self._hosts = {(one.node, one.port): one.name for one in hosts}
-        self._holders = {(one.node, one.port): one.addresses for one in hosts}
+        hosts = [attachment for network in known.networks.values() for attachment in network.attachments]
+        self._hosts = {(host.node, host.port): host.name for host in hosts}
+        self._holders = {(host.node, host.port): host.addresses for host in hosts}
         self._pipelines = {}
         for name, description in described(known).items():
-            ports = {one.number: Port(mac=bytes.fromhex(one.mac.replace(":", ""))) for one in description.ports}
+            ports = {port.number: Port(mac=bytes.fromhex(port.mac.replace(":", ""))) for port in description.ports}
             held = table_entries(_with_live(entry, live) for entry in entries[name])
             pipeline = self._pipelines[name] = Pipeline(held, ports)
             for one in hosts:
@@ -146,7 +154,7 @@ class Frames:
         return travel(self._pipelines, self._wires, self._hosts, where, frame, boottime_s)
 
 
-def _with_live(entry: Entry, live: int) -> Entry:
+def _with_live(entry: OwnedEntry, live: int) -> OwnedEntry:
     if entry.action != "set_live" or entry.params != (("live", 3),):
         return entry
     return msgspec.structs.replace(entry, params=(("live", live),))

@@ -22,8 +22,8 @@ import msgspec
 from controller.fulfillment.meaning import Clause, Endpoint, Meaning, Packet, Range, replies, requests
 from controller.fulfillment.numbering import address, prefix
 from controller.model.agreement import Flow
-from controller.model.course import Course, Stage, Undertaking, expired
 from controller.model.intent import Intent
+from controller.model.stitch import IntentRecord, Stage, Stitch, expired
 from controller.reconcile import State
 from tests.simulator import World
 from topologies.topology import Host
@@ -43,13 +43,17 @@ class Say:
     """One domain's."""
 
     def __init__(self, state: State) -> None:
-        in_force = [_active(state, one) for one in state.undertakings.values() if not expired(one)]
+        in_force = [
+            _active(state, intent_record)
+            for intent_record in state.intent_records.values()
+            if not expired(intent_record)
+        ]
         self._meaning = Meaning(in_force, state.inventory)
         self._granted = [
-            (f"agreements/{course.plan.name}", clause)
-            for course in state.courses.values()
-            if course.stage == Stage.ACTIVE and course.upstream is not None and course.plan.egress is None
-            for clause in _granted(state, course)
+            (f"agreements/{stitch.plan.name}", clause)
+            for stitch in state.stitches.values()
+            if stitch.stage == Stage.ACTIVE and stitch.upstream is not None and stitch.plan.egress is None
+            for clause in _granted(state, stitch)
         ]
 
     def of(self, packet: Packet) -> Word:
@@ -67,13 +71,15 @@ class Say:
         return Word("", frozenset(), isolated=decision.owner != "")
 
 
-def _active(state: State, undertaking: Undertaking) -> Intent:
+def _active(state: State, intent_record: IntentRecord) -> Intent:
     """The intent with those of its clauses that are carried."""
-    intent = undertaking.intent
+    intent = intent_record.intent
     carried = {
         (connection.source_network, connection.destination_network)
-        for connection, errand in zip(undertaking.requirements.connections, undertaking.errands, strict=True)
-        if errand.plan in state.courses and state.courses[errand.plan].stage == Stage.ACTIVE
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        )
+        if connection_status.plan in state.stitches and state.stitches[connection_status.plan].stage == Stage.ACTIVE
     }
     kept = []
     for allow in intent.allow:
@@ -84,19 +90,19 @@ def _active(state: State, undertaking: Undertaking) -> Intent:
     return msgspec.structs.replace(intent, allow=tuple(kept))
 
 
-def _granted(state: State, course: Course) -> list[Clause]:
+def _granted(state: State, stitch: Stitch) -> list[Clause]:
     """What an agreement lets another domain's intent do here, with the hosts that are here."""
-    assert course.upstream is not None and course.upstream.agreement is not None, course
+    assert stitch.upstream is not None and stitch.upstream.agreement is not None, stitch
     return [
         clause_of(
             flow,
             {
                 (network_of(flow.destination), address(text))
-                for one in state.inventory.networks[network_of(flow.destination)].attachments
-                for text in one.addresses
+                for attachment in state.inventory.networks[network_of(flow.destination)].attachments
+                for text in attachment.addresses
             },
         )
-        for flow in course.upstream.agreement.terms.flows
+        for flow in stitch.upstream.agreement.terms.flows
     ]
 
 

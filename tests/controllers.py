@@ -9,9 +9,9 @@ from finsy.proto import p4r, p4r_grpc
 from pipeline_tables import LAYOUT
 from waiting import LIMIT_S
 
-from dataplane.codec import compose
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.p4info import MatchType
+from dataplane.p4runtime.codec import compose
+from dataplane.p4runtime.p4info import MatchType
 
 _DEVICE = 1
 Value = int | str | tuple[int, int] | None
@@ -70,9 +70,9 @@ class Controller:
 
     def _write(self, kind: p4r.Update.Type.ValueType, entries: Iterable[TableEntry]) -> None:
         request = p4r.WriteRequest(device_id=_DEVICE, election_id=self._election)
-        for one in entries:
+        for entry in entries:
             update = request.updates.add(type=kind)
-            compose(LAYOUT, one, update.entity.table_entry)
+            compose(LAYOUT, entry, update.entity.table_entry)
         self._stub.Write(request, timeout=LIMIT_S)
 
     def entries(self) -> Iterator[p4r.TableEntry]:

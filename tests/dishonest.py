@@ -23,8 +23,8 @@ from controller.model.agreement import (
     opened_mandate,
     unsigned,
 )
-from controller.model.course import Course, Session
 from controller.model.event import Effect, MessageReceived, Send
+from controller.model.stitch import Session, Stitch
 from controller.reconcile.state import State
 from tests.simulator import SimulatedKeys, World
 
@@ -121,8 +121,8 @@ def places(kind: type) -> set[str]:
 def _structs(hint: Any) -> Iterator[type]:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield hint
-    for one in get_args(hint):
-        yield from _structs(one)
+    for arg in get_args(hint):
+        yield from _structs(arg)
 
 
 def _changes(value: msgspec.Struct, kind: type) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -140,7 +140,7 @@ def _others(old: Any, hint: Any) -> Iterator[tuple[str, Any, Any, Any]]:
         kinds = get_args(hint)
         if NoneType in kinds and old is not None:
             yield "", old, None, None
-        hint = next(one for one in kinds if one is not NoneType)
+        hint = next(kind for kind in kinds if kind is not NoneType)
         if get_origin(hint) is Annotated:
             hint = get_args(hint)[0]
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
@@ -199,11 +199,11 @@ def _near(old: str) -> Iterator[str]:
         yield "0" * 64
 
 
-def sessions(state: State) -> list[tuple[Course, Session]]:
+def sessions(state: State) -> list[tuple[Stitch, Session]]:
     return [
-        (course, one)
-        for course in state.courses.values()
-        for one in (course.upstream, course.downstream)
+        (stitch, one)
+        for stitch in state.stitches.values()
+        for one in (stitch.upstream, stitch.downstream)
         if one is not None
     ]
 
@@ -244,12 +244,12 @@ def opens(before: State, after: State) -> bool:
     return any(what(after) - what(before) for what in (agreed, taken_on, written))
 
 
-def with_others(state: State) -> dict[str, Course]:
+def with_others(state: State) -> dict[str, Stitch]:
     """What transit has no part in."""
     return {
-        name: one
-        for name, one in state.courses.items()
-        if "transit" not in {each.peer for each in (one.upstream, one.downstream) if each is not None}
+        name: stitch
+        for name, stitch in state.stitches.items()
+        if "transit" not in {each.peer for each in (stitch.upstream, stitch.downstream) if each is not None}
     }
 
 

@@ -183,9 +183,11 @@ def _domain(
         knows[other] = Acquaintance(
             trust=chance.choice((LinkTrust.PARTNER, LinkTrust.PARTNER, LinkTrust.OWN, LinkTrust.PUBLIC)),
             reach=_reach(chance, name, other, names, pairs),
-            networks=tuple(one.name for one in networks if one.domain == other and chance.random() < 0.9),
+            networks=tuple(network.name for network in networks if network.domain == other and chance.random() < 0.9),
         )
-        known = tuple(one.name for one in services if one.network in knows[other].networks and chance.random() < 0.9)
+        known = tuple(
+            service.name for service in services if service.network in knows[other].networks and chance.random() < 0.9
+        )
         knows[other] = Acquaintance(
             trust=knows[other].trust, reach=knows[other].reach, networks=knows[other].networks, services=known
         )
@@ -193,7 +195,7 @@ def _domain(
         name=name,
         sid_block=f"5f00:{index}::/32",
         knows=knows,
-        policy=_policy(chance, name, names, [one.name for one in networks if one.domain == name]),
+        policy=_policy(chance, name, names, [network.name for network in networks if network.domain == name]),
     )
 
 
@@ -239,7 +241,7 @@ def _policy(chance: random.Random, name: str, names: list[str], networks: list[s
 
 def intent(chance: random.Random, name: str, known: Inventory, own: str, others: tuple[str, ...]) -> Intent | None:
     """Of `own`, over what it knows. None: it has no network."""
-    networks = [one for one in sorted(known.networks) if one.startswith(f"{own}/")]
+    networks = [network for network in sorted(known.networks) if network.startswith(f"{own}/")]
     if not networks:
         return None
     isolate = _selector(chance, known, networks) if chance.random() < 0.15 else None
@@ -272,7 +274,7 @@ def changed(chance: random.Random, network: Inhabited) -> Inhabited:
     if chance.random() < 0.3:
         host = replace(host, labels=(("app", chance.choice("ab")),))
     else:
-        taken = {text for one in network.attachments for text in one.addresses} | set(network.gateways)
+        taken = {text for attachment in network.attachments for text in attachment.addresses} | set(network.gateways)
         number = chance.randint(1, 8)
         addresses = tuple(text[: max(text.rfind("."), text.rfind(":")) + 1] + str(number) for text in host.addresses)
         host = replace(host, addresses=addresses if taken.isdisjoint(addresses) else host.addresses)
@@ -283,10 +285,10 @@ def changed(chance: random.Random, network: Inhabited) -> Inhabited:
 def inhabited(made: Topology, inventories: Iterable[Inventory]) -> Topology:
     """With the hosts as their domains have them now."""
     attached = {
-        (network.name, one.name): one
+        (network.name, attachment.name): attachment
         for known in inventories
         for network in known.networks.values()
-        for one in network.attachments
+        for attachment in network.attachments
     }
     hosts = []
     for host in made.hosts:

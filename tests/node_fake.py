@@ -13,11 +13,9 @@ import msgspec
 from map_fake import FakeMap
 from pipeline_tables import LAYOUT, fake_maps
 
-from dataplane import host as host_service
-from dataplane.columns import Rows
-from dataplane.counters import per_cpu_totals
 from dataplane.entry import TableEntry
 from dataplane.errors import NodeRefused
+from dataplane.host import service as host_service
 from dataplane.host_api import (
     AuditReport,
     BorderConfig,
@@ -34,8 +32,10 @@ from dataplane.host_api import (
     TelemetryBatch,
     TelemetryQuery,
 )
-from dataplane.p4runtime import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
-from dataplane.tables import Tables
+from dataplane.p4runtime.columns import Rows
+from dataplane.p4runtime.server import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
+from dataplane.tables.node_tables import Tables
+from dataplane.telemetry.counters import per_cpu_totals
 
 CPUS = 2
 

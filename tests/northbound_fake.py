@@ -233,7 +233,9 @@ class FakeController:
             return Trace(packet="a packet", hops=(hop,), verdict=Verdict.DELIVERED, text="to ay1, at t1 port 2")
         packet = f"{asked.protocol} to {asked.destination} port {asked.port}"
         if asked.source == "cx1":
-            hop = msgspec.structs.replace(hop, segments=("5f00::1",), containers=("5f00::1",), result="into the tunnel of sg1-t1")
+            hop = msgspec.structs.replace(
+                hop, segments=("5f00::1",), containers=("5f00::1",), result="into the tunnel of sg1-t1"
+            )
             onward = Onward(domain="transit", border="sg1-t1", sid="5f00::1", frame="00" * 60)
             return Trace(packet=packet, hops=(hop,), verdict=Verdict.LEFT, text="at se1", onward=onward)
         if asked.source == "cx2":

@@ -7,8 +7,8 @@ import msgspec
 
 from controller.fulfillment.networks import network_keys
 from controller.fulfillment.plan_ids import plan_ids
-from controller.model.course import Course
 from controller.model.inventory import Inventory
+from controller.model.stitch import Stitch
 from controller.reconcile.identifiers import Identifiers
 
 
@@ -28,8 +28,8 @@ def identifiers() -> Identifiers:
     return Identifiers(Held(), Held(), Held(), Held(), lambda node, table: 0)
 
 
-def numbered(known: Inventory, courses: Iterable[Course]) -> tuple[dict[str, int], list[Course]]:
-    """Numbers of the networks, and the courses with theirs."""
+def numbered(known: Inventory, stitches: Iterable[Stitch]) -> tuple[dict[str, int], list[Stitch]]:
+    """Numbers of the networks, and the stitches with theirs."""
     given = identifiers()
-    networks = given.hold((key for one in known.networks.values() for key in network_keys(one)), 0)
-    return networks, [msgspec.structs.replace(course, ids=given.hold(plan_ids(course.plan), 0)) for course in courses]
+    networks = given.hold((key for network in known.networks.values() for key in network_keys(network)), 0)
+    return networks, [msgspec.structs.replace(stitch, ids=given.hold(plan_ids(stitch.plan), 0)) for stitch in stitches]

@@ -13,10 +13,17 @@ from map_fake import FakeMap
 from pipeline_tables import LAYOUT, fake_maps
 from waiting import LIMIT_S
 
-from dataplane.counters import Totals
 from dataplane.errors import RequestInvalid
-from dataplane.p4runtime import CLIENT_OPTIONS, SERVER_OPTIONS, STATUS_DETAILS, Device, P4RuntimeService, add_p4runtime
-from dataplane.tables import Tables
+from dataplane.p4runtime.server import (
+    CLIENT_OPTIONS,
+    SERVER_OPTIONS,
+    STATUS_DETAILS,
+    Device,
+    P4RuntimeService,
+    add_p4runtime,
+)
+from dataplane.tables.node_tables import Tables
+from dataplane.telemetry.counters import Totals
 
 DEVICE = 7
 Config = p4r.SetForwardingPipelineConfigRequest

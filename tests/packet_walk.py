@@ -21,7 +21,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from controller.fulfillment.numbering import address
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward, Pipeline, Port
@@ -50,7 +50,7 @@ Place = tuple[str, int]
 """Node and port."""
 
 
-def table_entries(entries: Iterable[Entry]) -> list[TableEntry]:
+def table_entries(entries: Iterable[OwnedEntry]) -> list[TableEntry]:
     return [
         TableEntry(
             table=entry.table,
@@ -196,14 +196,14 @@ class Walk:
     def _through_tunnel(self, out: Place, frame: bytes) -> tuple[Place, bytes]:
         """WireGuard between two gateways: keys and endpoints must fit, and what enters and comes out is filtered."""
         node, port = out
-        near = next(one for one in self._world.nodes[node].describe().borders if one.port == port)
+        near = next(border for border in self._world.nodes[node].describe().borders if border.port == port)
         assert frame[:6].hex(":") == near.kernel_mac, "not sent to the kernel's side"
-        tunnel = next(one for one in self._world.nodes[node].host.tunnels if one.border == near.name)
+        tunnel = next(tunnel for tunnel in self._world.nodes[node].host.tunnels if tunnel.border == near.name)
         for other, held in self._world.nodes.items():
-            far = next((one for one in held.describe().borders if one.name == near.name), None)
+            far = next((border for border in held.describe().borders if border.name == near.name), None)
             if other == node or far is None:
                 continue
-            back = next(one for one in held.host.tunnels if one.border == near.name)
+            back = next(tunnel for tunnel in held.host.tunnels if tunnel.border == near.name)
             assert (tunnel.peer_public_key, tunnel.peer_endpoint) == (far.public_key, far.endpoint)
             assert (back.peer_public_key, back.peer_endpoint) == (near.public_key, near.endpoint)
             source, destination = (ipaddress.IPv6Address(frame[14 + at : 30 + at]) for at in (8, 24))

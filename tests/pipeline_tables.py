@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from hypothesis import strategies as st
 from map_fake import FakeMap
 
-from dataplane import layout as layouts
-from dataplane import p4info, table_sizes
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.host_api import TableSizes
-from dataplane.layout import MASKS, Layout, Shape, TableLayout
-from dataplane.p4info import MatchField, MatchType
-from dataplane.range_store import CLASSES_BYTES
+from dataplane.p4runtime import p4info
+from dataplane.p4runtime.p4info import MatchField, MatchType
 from dataplane.reasons import CANDIDATE_PATHS
+from dataplane.tables import layout as layouts
+from dataplane.tables import table_sizes
+from dataplane.tables.layout import MASKS, Layout, Shape, TableLayout
+from dataplane.tables.range_store import CLASSES_BYTES
 
 SIZES = TableSizes(
     forwarding_classes=4096,

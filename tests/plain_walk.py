@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from controller.fulfillment.meaning import Packet
 from controller.fulfillment.numbering import address, prefix
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_VRF, DropReason, L4Class
 from tests.simulator import BOOT_EPOCH_S, World
 
@@ -28,7 +28,7 @@ class End(NamedTuple):
     delivered: Place | None
     """Node and port of the host; None: it was dropped."""
     why: str
-    first: Entry | None
+    first: OwnedEntry | None
     """Which decided first."""
     nodes: tuple[str, ...]
     """Which decided about the inner packet."""
@@ -37,15 +37,15 @@ class End(NamedTuple):
 class Tables:
     """Of one node. What was asked before is remembered."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self._entries: dict[str, list[Entry]] = {}
+    def __init__(self, entries: Iterable[OwnedEntry]) -> None:
+        self._entries: dict[str, list[OwnedEntry]] = {}
         for entry in entries:
             self._entries.setdefault(entry.table, []).append(entry)
         for ones in self._entries.values():
             ones.sort(key=lambda one: (-one.priority, -sum(match.prefix_length or 0 for match in one.match)))
-        self._found: dict[tuple[str, tuple[int, ...]], Entry | None] = {}
+        self._found: dict[tuple[str, tuple[int, ...]], OwnedEntry | None] = {}
 
-    def look_up(self, table: str, **fields: int) -> Entry | None:
+    def look_up(self, table: str, **fields: int) -> OwnedEntry | None:
         key = (table, tuple(fields.values()))
         try:
             return self._found[key]
@@ -58,7 +58,7 @@ class Tables:
         entry = self.look_up(table, **fields)
         return entry.params[0][1] if entry is not None else 0
 
-    def decide(self, vrf: int, policy_class: int, packet: Packet) -> Entry | None:
+    def decide(self, vrf: int, policy_class: int, packet: Packet) -> OwnedEntry | None:
         # an ICMP error as what it is about
         kind = L4Class.TCP if packet.l4_class == L4Class.ICMP_ERROR else packet.l4_class
         protocol = PROTOCOLS.get(kind, 0)
@@ -75,7 +75,7 @@ class Tables:
         )
 
 
-def _matches(entry: Entry, fields: dict[str, int]) -> bool:
+def _matches(entry: OwnedEntry, fields: dict[str, int]) -> bool:
     for one in entry.match:
         value = fields[one.field]
         if one.prefix_length is not None:
@@ -95,7 +95,7 @@ class Dropped(Exception):
 
 class PlainWalk:
     def __init__(self, world: World, now_s: float) -> None:
-        self._prefixes = {one.name: tuple(map(prefix, one.prefixes)) for one in world.topology.networks}
+        self._prefixes = {network.name: tuple(map(prefix, network.prefixes)) for network in world.topology.networks}
         self._now_boottime_s = now_s - BOOT_EPOCH_S
         self._tables = {name: Tables(node.entries.values()) for name, node in world.nodes.items()}
         self._wires = _wires(world)
@@ -146,7 +146,7 @@ class PlainWalk:
 
     def decapsulated(self, node: str, vrf: int, policy_class: int, packet: Packet) -> End:
         """From where `packet` belongs to a policy class."""
-        first: Entry | None = None
+        first: OwnedEntry | None = None
         nodes: list[str] = []
         for _ in range(MAX_HOPS):
             nodes.append(node)
@@ -170,7 +170,7 @@ class PlainWalk:
             node, vrf, policy_class = end
         raise AssertionError(f"in circles: {packet} {nodes}")
 
-    def _deliver(self, node: str, vrf: int, packet: Packet, first: Entry | None, nodes: tuple[str, ...]) -> End:
+    def _deliver(self, node: str, vrf: int, packet: Packet, first: OwnedEntry | None, nodes: tuple[str, ...]) -> End:
         at = self._tables[node]
         route = at.look_up("route", vrf=vrf, destination=address(packet.destination))
         if route is None:
@@ -276,8 +276,10 @@ def _wires(world: World) -> dict[Place, tuple[Place, tuple[tuple[int, int], ...]
             continue
         ends, tunnels = {}, {}
         for node in nodes:
-            ends[node] = next(one for one in world.nodes[node].describe().borders if one.name == link.name)
-            tunnels[node] = next((one for one in world.nodes[node].host.tunnels if one.border == link.name), None)
+            ends[node] = next(border for border in world.nodes[node].describe().borders if border.name == link.name)
+            tunnels[node] = next(
+                (tunnel for tunnel in world.nodes[node].host.tunnels if tunnel.border == link.name), None
+            )
         for near, far in (nodes, nodes[::-1]):
             mine, theirs = tunnels[near], tunnels[far]
             if mine is None or theirs is None:
@@ -288,5 +290,5 @@ def _wires(world: World) -> dict[Place, tuple[Place, tuple[tuple[int, int], ...]
     return wires
 
 
-def reason_of(entry: Entry | None) -> int:
+def reason_of(entry: OwnedEntry | None) -> int:
     return dict(entry.params).get("reason", DropReason.NONE) if entry is not None else DropReason.NONE

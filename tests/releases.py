@@ -47,7 +47,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """Of all domains, with the intent Active."""
 
     def sent(self, kind: str, sender: str, number: int = -1) -> Sent:
-        return [one for one in self.messages if (one.kind, one.sender) == (kind, sender)][number]
+        return [message for message in self.messages if (message.kind, message.sender) == (kind, sender)][number]
 
 
 def load(protocol: int) -> Release:

@@ -22,7 +22,7 @@ from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse, read
 from controller.language.policy import parse_policy
 from controller.model.agreement import Envelope
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import Event, MessageSent, NodeDescribed, NodeSynced, Record, SyncNode, Tick
 from controller.model.inventory import Domain
 from controller.model.node_entries import NodeState
@@ -39,7 +39,7 @@ TURNS = 10
 class Outcome(msgspec.Struct):
     """What the world was last told, and how often the store was written."""
 
-    states: dict[str, tuple[tuple[Entry, ...], HostState]]
+    states: dict[str, tuple[tuple[OwnedEntry, ...], HostState]]
     messages: dict[str, Envelope]
     commits: int
 

@@ -35,8 +35,7 @@ from controller.model.agreement import (
     Unreadable,
     opened,
 )
-from controller.model.course import Course, Stage, expired
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import (
     Applied,
     Apply,
@@ -67,11 +66,12 @@ from controller.model.event import (
 from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
 from controller.model.resource import Resource
-from controller.reconcile.admission import wanted
+from controller.model.stitch import Stage, Stitch, expired
+from controller.reconcile.capacity_check import wanted
 from controller.reconcile.state import parts_at
-from controller.reconcile.turn import Turn
-from dataplane import p4info
+from controller.reconcile.transaction import Transaction
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
+from dataplane.p4runtime import p4info
 from topologies import domain_files
 from topologies.topology import Port, Topology
 from topologies.topology_file import load
@@ -81,7 +81,9 @@ ORDER_PROCESSING = (LAB.parent / "intents" / "order-processing.yaml").read_text(
 START_S = 1_800_000_000.0
 BOOT_EPOCH_S = 1_799_000_000
 _P4INFO = p4info.load()
-SIZES = {one.name: one.size for one in _P4INFO.tables} | {one.name: one.size for one in _P4INFO.counters}
+SIZES = {table.name: table.size for table in _P4INFO.tables} | {
+    counter.name: counter.size for counter in _P4INFO.counters
+}
 EntryKey = tuple[str, tuple[object, ...], int]
 
 
@@ -116,7 +118,7 @@ class SimulatedKeys:
         return True
 
 
-def entry_key(entry: Entry) -> EntryKey:
+def entry_key(entry: OwnedEntry) -> EntryKey:
     return entry.table, entry.match, entry.priority
 
 
@@ -135,7 +137,7 @@ class SimulatedNode:
     def __init__(self, topology: Topology, name: str) -> None:
         self.name = name
         self.up = True
-        self.entries: dict[EntryKey, Entry] = {}
+        self.entries: dict[EntryKey, OwnedEntry] = {}
         self.host = HostState()
         self.sizes = dict(SIZES)
         """Of its tables and counters."""
@@ -195,17 +197,17 @@ class SimulatedNode:
             boot_epoch_s=BOOT_EPOCH_S,
             layout="simulated",
             ports=tuple(
-                msgspec.structs.replace(one, carrier=self._links.get(one.number) not in self._cut)
-                for one in self._ports
+                msgspec.structs.replace(port, carrier=self._links.get(port.number) not in self._cut)
+                for port in self._ports
             ),
             borders=tuple(
                 msgspec.structs.replace(
-                    one,
-                    up=one.name in up,
-                    carrier=one.name not in self._cut,
+                    border,
+                    up=border.name in up,
+                    carrier=border.name not in self._cut,
                     latest_handshake_s=self.shaken_s,
                 )
-                for one in self._borders
+                for border in self._borders
             ),
             host_state=self.host,
         )
@@ -213,8 +215,8 @@ class SimulatedNode:
     def new_key(self) -> None:
         self._keys += 1
         self._borders = [
-            msgspec.structs.replace(one, public_key=self._key(f"{self.name}/{one.name}/{self._keys}"))
-            for one in self._borders
+            msgspec.structs.replace(border, public_key=self._key(f"{self.name}/{border.name}/{self._keys}"))
+            for border in self._borders
         ]
 
     @staticmethod
@@ -227,10 +229,10 @@ class SimulatedNode:
     def add_port(self, number: int, role: PortRole) -> None:
         mac = f"02:00:00:03:{int(self._ports[0].mac[12:14], 16):02x}:{number:02x}"
         port = PortStatus(number=number, interface=f"p{number}", role=role, mac=mac, mtu=2000, carrier=True)
-        self._ports = (*(one for one in self._ports if one.number != number), port)
+        self._ports = (*(port for port in self._ports if port.number != number), port)
 
     def remove_port(self, number: int) -> None:
-        self._ports = tuple(one for one in self._ports if one.number != number)
+        self._ports = tuple(port for port in self._ports if port.number != number)
 
     def check(self, delta: Delta, state: NodeState) -> None:
         """With what the delta says it has what the state says; but for what it has refused."""
@@ -242,9 +244,9 @@ class SimulatedNode:
 
     def sync(self, state: NodeState) -> tuple[int, tuple[Deviation, ...]]:
         """Writes, and what was different."""
-        ports = {one.number for one in self._ports if one.role == PortRole.ATTACHMENT}
+        ports = {port.number for port in self._ports if port.role == PortRole.ATTACHMENT}
         assert {gateway.port for gateway in state.host.gateways} <= ports, f"{self.name} would refuse its host state"
-        assert {tunnel.border for tunnel in state.host.tunnels} <= {one.name for one in self._borders}
+        assert {tunnel.border for tunnel in state.host.tunnels} <= {border.name for border in self._borders}
         desired = {entry_key(entry): entry for entry in state.entries if entry_key(entry) not in self.refused}
         kept = [entry for entry in state.entries if entry_key(entry) not in self.refused]
         assert len(desired) == len(kept), f"{self.name}: an entry twice"
@@ -325,8 +327,8 @@ class Controller:
         """What was made from what has changed is what would be made of everything."""
         if self.state.realized is before.realized:
             return
-        turn = Turn(self.state, self.world.now_s, self.keys)
-        full = realize(wanted(turn, self.state.courses), Realized())
+        transaction = Transaction(self.state, self.world.now_s, self.keys)
+        full = realize(wanted(transaction, self.state.stitches), Realized())
         for node, state in full.states.items():
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
             held = self.state.nodes[node].state
@@ -340,19 +342,23 @@ class Controller:
             unsure = msgspec.structs.replace(before, ticked_s=math.inf)  # so that it looks at everything
             state, all_effects = reconcile.step(unsure, Tick(), self.world.now_s, self.keys)
             assert all_effects == effects
-            assert (state.undertakings, state.courses) == (self.state.undertakings, self.state.courses)
+            assert (state.intent_records, state.stitches) == (self.state.intent_records, self.state.stitches)
             assert (state.awaiting, state.retries) == (self.state.awaiting, self.state.retries)
-        held = self.state.held
+        held = self.state.claims
         if held is not None and held._doubted is not None:
-            in_force = {name: one.intent for name, one in self.state.undertakings.items() if not expired(one)}
+            in_force = {
+                name: intent_record.intent
+                for name, intent_record in self.state.intent_records.items()
+                if not expired(intent_record)
+            }
             claimed = {name: claim.intent for name, claim in held.index.claims.items()}
             for name in (in_force.keys() | claimed.keys()) - held._doubted.keys():
                 assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
         links = self.state.inventory.links
         for name, awaited in self.state.awaiting.items():
-            course = self.state.courses.get(name)
+            stitch = self.state.stitches.get(name)
             for node, generation in awaited.items():
-                parts = parts_at(node, course, links) if course is not None else (name,)
+                parts = parts_at(node, stitch, links) if stitch is not None else (name,)
                 assert not self.state.nodes[node].has(generation, parts), f"{name}: {node} has it"
 
     def _perform(self, effects: tuple[Effect, ...]) -> bool:
@@ -499,7 +505,7 @@ class World:
         return controller.replies.get(request)
 
     def get(self, domain: str, kind: str, name: str) -> Resource:
-        return next(one for one in self.resources(domain, kind) if one.metadata["name"] == name)
+        return next(resource for resource in self.resources(domain, kind) if resource.metadata["name"] == name)
 
     def resources(self, domain: str, kind: str) -> list[Resource]:
         return view.resources(self.controllers[domain].state, kind, self.now_s)
@@ -635,7 +641,7 @@ class World:
             node.check(effect.delta, effect.state)
         writes, differences = node.sync(effect.state)
         node.generation = effect.generation
-        owners = sorted({one.owner for one in effect.state.entries if entry_key(one) in node.refused})
+        owners = sorted({entry.owner for entry in effect.state.entries if entry_key(entry) in node.refused})
         event: Event = NodeSynced(
             node=effect.node,
             generation=effect.generation,
@@ -650,9 +656,11 @@ class World:
 
     # ---- what must hold
 
-    def courses(self) -> list[tuple[str, Course]]:
+    def stitches(self) -> list[tuple[str, Stitch]]:
         return [
-            (name, one) for name, controller in self.controllers.items() for one in controller.state.courses.values()
+            (name, stitch)
+            for name, controller in self.controllers.items()
+            for stitch in controller.state.stitches.values()
         ]
 
     def check_settled(self) -> None:
@@ -660,8 +668,8 @@ class World:
         for name, controller in self.controllers.items():
             assert controller.alive, f"{name} is down"
             assert not controller.state.outbox, f"{name} has still to say {list(controller.state.outbox)}"
-            for course in controller.state.courses.values():
-                assert course.stage == Stage.ACTIVE, f"{name}: {course.plan.name} is {course.stage}"
+            for stitch in controller.state.stitches.values():
+                assert stitch.stage == Stage.ACTIVE, f"{name}: {stitch.plan.name} is {stitch.stage}"
             for node, standing in controller.state.nodes.items():
                 assert standing.settled, f"{name}: {node} is not settled: {standing.reason}"
                 state = standing.state

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from controller.language import scalars
 from dataplane import addressing
 from dataplane.errors import NodeRefused
-from dataplane.firewall import Firewall, Way
-from dataplane.wireguard import Peer
-from dataplane.wireguard_go import GoWireGuard, _peer_lines
+from dataplane.host.firewall import Firewall, Way
+from dataplane.wireguard.device import Peer
+from dataplane.wireguard.userspace import GoWireGuard, _peer_lines
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
+from controller.fulfillment.acl import NoCapacity, PortClasses, Rule, compile_rules
 from controller.fulfillment.realize import Needed
-from controller.fulfillment.rules import NoRoom, PortClasses, Rule, compile_rules
 from controller.fulfillment.terms import MAX_ITEMS
 from controller.model.agreement import Flow, Terms
-from controller.model.course import Stage
 from controller.model.intent import Ports
+from controller.model.stitch import Stage
 from controller.model.told import Told
 from controller.reconcile.state import State
 from tests.offers import asked_for, first_offer, mandated, refused, signed
@@ -53,7 +53,7 @@ def world() -> World:
 
 
 def phases(world: World, domain: str = "shop") -> Counter[str]:
-    return Counter(str(one.status["phase"]) for one in world.resources(domain, "intents"))
+    return Counter(str(resource.status["phase"]) for resource in world.resources(domain, "intents"))
 
 
 def reason(world: World, name: str, domain: str = "shop") -> str:
@@ -141,7 +141,7 @@ def test_no_offer_makes_a_controller_raise_or_write(world: World) -> None:
     )
     world.run(1.0)
     assert {node.name: node.writes for node in world.nodes.values()} == writes
-    assert not world.controllers["insight"].state.courses
+    assert not world.controllers["insight"].state.stitches
     world.check_settled()
 
 
@@ -246,7 +246,7 @@ spec: {isolate: {network: shop/customer-x, select: {app: web}}}
     answer = world.apply("shop", text)
     assert answer is not None and not answer.results
     assert answer.conflict.startswith("there is no room for it: table flow_policy of se1 holds ")
-    assert world.controllers["shop"].state.undertakings == state.undertakings
+    assert world.controllers["shop"].state.intent_records == state.intent_records
     world.check_settled()
 
 
@@ -324,7 +324,7 @@ def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World
     for _ in range(2000):
         world.run(0.0005)
         for domain, controller in world.controllers.items():
-            stages = [course.stage for course in controller.state.courses.values()]
+            stages = [stitch.stage for stitch in controller.state.stitches.values()]
             if stages and domain not in counts:
                 assert stages == [Stage.ADDING if domain == "insight" else Stage.NEGOTIATING]
                 counts[domain] = controller.state.needed
@@ -345,7 +345,7 @@ def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World
 def test_rules_of_one_vrf_are_not_compiled_where_they_are_far_too_many() -> None:
     sets = [tuple(f"10.0.{at >> 8}.{at & 255}/32" for at in range(1 << 10) if at >> bit & 1) for bit in range(10)]
     rules = tuple(Rule(policy_class=1, source=one, destination=one, priority=1, owner="intents/x") for one in sets)
-    with pytest.raises(NoRoom) as caught:
+    with pytest.raises(NoCapacity) as caught:
         compile_rules(256, rules, PortClasses())
     assert caught.value.table == "flow_policy" and caught.value.needed == 10 * (1 << 9) ** 2
 
@@ -376,7 +376,7 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
     active: dict[tuple[str, str], float] = {}
     for number in range(30):
         domain = chance.choice(("shop", "insight"))
-        there = [one.metadata["name"] for one in world.resources(domain, "intents")]
+        there = [resource.metadata["name"] for resource in world.resources(domain, "intents")]
         if there and chance.random() < 0.3:
             name = chance.choice(sorted(map(str, there)))
             active.pop((domain, name), None)
@@ -396,7 +396,7 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
                 for one in world.resources(owner, "intents"):
                     if one.status["phase"] == "Active":
                         active[owner, str(one.metadata["name"])] = world.now_s
-    assert any(log.event == "no_room" for one in world.controllers.values() for log in one.logs)
+    assert any(log.event == "no_room" for controller in world.controllers.values() for log in controller.logs)
     assert len(active) >= 3
     for controller in world.controllers.values():
         check_need(controller.state)
@@ -406,4 +406,4 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
             world.delete(domain, str(one.metadata["name"]))
     world.run(60.0)
     world.check_settled()
-    assert world.courses() == []
+    assert world.stitches() == []

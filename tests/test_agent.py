@@ -21,7 +21,6 @@ from namespaces import Namespace, run, veth
 from pipeline_tables import LAYOUT
 from waiting import LIMIT_S, wait_for
 
-from dataplane import p4info
 from dataplane.host_api import (
     CapturedFrame,
     CaptureQuery,
@@ -33,10 +32,11 @@ from dataplane.host_api import (
     TelemetryQuery,
     Tunnel,
 )
+from dataplane.p4runtime import p4info
 from dataplane.reasons import DropReason
 from dataplane.state import boot_epoch_s
 from dataplane.version import VERSION
-from dataplane.wireguard import KeyStore
+from dataplane.wireguard.device import KeyStore
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 PORTS = [

@@ -1,9 +1,9 @@
-"""dataplane.arbitration: P4Runtime §5, without streams."""
+"""dataplane.p4runtime.arbitration: P4Runtime §5, without streams."""
 
 import pytest
 
-from dataplane.arbitration import STREAMS_PER_ROLE, Arbitration, ArbitrationUpdate
-from dataplane.status import Code, Refused
+from dataplane.p4runtime.arbitration import STREAMS_PER_ROLE, Arbitration, ArbitrationUpdate
+from dataplane.p4runtime.status import Code, Refused
 
 DEVICE = 7
 

@@ -111,8 +111,8 @@ def read_objects(data: Any) -> None:
     """As they come over the API, once JSON is decoded."""
     applied, problems = manifest.read([data])
     if problems:
-        assert all(one.message and one.path[:1] == (0,) for one in problems)
-        raise ManifestInvalid(tuple(Fault(file="", line=1, column=1, message=one.message) for one in problems))
+        assert all(problem.message and problem.path[:1] == (0,) for problem in problems)
+        raise ManifestInvalid(tuple(Fault(file="", line=1, column=1, message=problem.message) for problem in problems))
     assert applied
 
 

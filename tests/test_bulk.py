@@ -64,7 +64,9 @@ def manifests(count: int) -> list[dict[str, Any]]:
 
 def test_bulk_falls_back_to_places_where_one_is_wrong() -> None:
     good = manifests(50)
-    assert [one.name for one in decode_intents(msgspec.json.encode(good))] == [f"intent-{n}" for n in range(50)]
+    assert [decode_intent.name for decode_intent in decode_intents(msgspec.json.encode(good))] == [
+        f"intent-{n}" for n in range(50)
+    ]
     good[31]["spec"]["allow"][0]["ports"][0] = "tcp/0"
     text = msgspec.json.format(msgspec.json.encode(good), indent=1)
     line = next(number for number, line in enumerate(text.decode().splitlines(), 1) if "tcp/0" in line)
@@ -118,7 +120,7 @@ def test_nothing_is_given_twice_where_nothing_is(value: object) -> None:
     for ascii_only in (False, True):
         text = json.dumps(value, ensure_ascii=ascii_only, indent=1).encode("utf-8", "surrogatepass")
         assert json_fields.repeated(text) == []
-        if all(abs(one) < 2**63 for one in integers(value)):
+        if all(abs(integer) < 2**63 for integer in integers(value)):
             assert json_fields.all_kept(text, json.loads(text))
 
 
@@ -129,9 +131,9 @@ def integers(value: object) -> Iterator[int]:
         case int():
             yield value
         case list():
-            yield from (one for inner in value for one in integers(inner))
+            yield from (integer for inner in value for integer in integers(inner))
         case dict():
-            yield from (one for inner in value.values() for one in integers(inner))
+            yield from (integer for inner in value.values() for integer in integers(inner))
 
 
 def test_read_gives_the_same_records_either_way() -> None:

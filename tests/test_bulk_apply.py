@@ -102,11 +102,13 @@ async def test_ten_thousand_are_refused_with_the_conflicts_named_and_taken_witho
             status, output, errors, seconds = await stitch(shop, "apply", "-f", file)
         assert (status, output) == (1, ""), errors
         conflicts = errors.removeprefix("stitch: ").strip().split("; ")
-        assert sorted(one.split(": the one")[0] for one in conflicts) == [
+        assert sorted(conflict.split(": the one")[0] for conflict in conflicts) == [
             "contradiction: intent archive-alone (isolate) and intent archive-out (allow 1)",
             "contradiction: intent cards-alone (isolate) and intent cards-out (allow 1)",
         ], errors[:1000]
-        assert all("port 49152 (shop/customer-" in one and "-> 10." in one for one in conflicts), conflicts
+        assert all("port 49152 (shop/customer-" in conflict and "-> 10." in conflict for conflict in conflicts), (
+            conflicts
+        )
         assert await shop.get("intents") == {}
         _check(f"{file.name} refused", seconds, took_s, shop)
     text.write_text(json.dumps(many()))

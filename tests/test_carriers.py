@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from controller.model.agreement import Withdrawal
-from controller.model.course import Course
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
+from controller.model.stitch import Stitch
 from controller.model.told import Told
-from controller.reconcile.carriers import HOLD_S, cut
+from controller.reconcile.link_state import HOLD_S, cut
 from tests.offers import said
 from tests.simulator import LAB, ORDER_PROCESSING, EntryKey, Faults, SimulatedNode, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
@@ -57,9 +57,9 @@ def changed(tmp_path: Path) -> Callable[..., World]:
     return make
 
 
-def carried(world: World, domain: str) -> Course:
-    (course,) = world.controllers[domain].state.courses.values()
-    return course
+def carried(world: World, domain: str) -> Stitch:
+    (stitch,) = world.controllers[domain].state.stitches.values()
+    return stitch
 
 
 def own_paths(world: World, domain: str) -> list[tuple[str, ...]]:
@@ -77,7 +77,7 @@ def others(world: World, domain: str) -> dict[str, tuple[object, int]]:
 
 def status(world: World, name: str = "order-processing") -> tuple[str, str]:
     shown = world.get("shop", "intents", name).status
-    return shown["phase"], "; ".join(one["reason"] for one in shown["conditions"])
+    return shown["phase"], "; ".join(condition["reason"] for condition in shown["conditions"])
 
 
 @pytest.mark.parametrize("ends", [(), ("t1",), ("tc1",)], ids=["both ends", "one end", "other end"])
@@ -89,7 +89,7 @@ def test_traffic_goes_around_a_cut_link_and_nothing_else_changes(world: World, e
     world.check_settled()
     assert status(world) == ("Active", "")
     assert (others(world, "transit"), len(world.wiretap)) == (before, messages)
-    links = {one.metadata["name"]: one.status for one in world.resources("transit", "links")}
+    links = {resource.metadata["name"]: resource.status for resource in world.resources("transit", "links")}
     assert not links["t1-tc1"]["carrier"] and not links["t1-tc1"]["in_use"] and links["t1-tc2"]["in_use"]
 
 
@@ -151,7 +151,7 @@ def test_a_carrier_with_no_way_left_withdraws_and_takes_it_up_when_a_link_is_bac
     phase, reason = status(world)
     assert phase == "Refused" and Told.WAY in reason
     assert "tc1" not in reason
-    assert world.courses() == []
+    assert world.stitches() == []
     assert not any(node.host.tunnels for node in world.nodes.values())
     world.set_carrier("t1-tc2", True)
     world.run(HOLD_S + 12.0)
@@ -166,7 +166,7 @@ def test_a_cut_border_ends_what_no_other_border_can_carry(world: World) -> None:
     world.run(2.0)
     phase, reason = status(world)
     assert phase == "Unsatisfiable" and "trust of at least partner" in reason and "without a carrier: sg1-t1" in reason
-    assert world.courses() == []
+    assert world.stitches() == []
     world.set_carrier("sg1-t1", True, "sg1")
     world.run(HOLD_S + 2.0)
     assert status(world) == ("Active", "")
@@ -198,7 +198,7 @@ def test_another_border_takes_over_before_the_old_plan_goes(world: World) -> Non
     world.set_carrier("sg1-ig1", True, "sg1")
     for _ in range(60):
         world.run(0.1)
-        assert "Active" in [course.stage for course in world.controllers["shop"].state.courses.values()]
+        assert "Active" in [stitch.stage for stitch in world.controllers["shop"].state.stitches.values()]
     world.run(6.0)
     assert status(world, "reports") == ("Active", "")
     assert world.get("shop", "intents", "reports").status["path"] == ["se1", "sg1", "insight"]
@@ -220,13 +220,13 @@ def test_a_transit_promise_that_the_other_way_cannot_hold_is_not_kept(changed: C
 def held(world: World) -> dict[str, int]:
     """Each agreement with what is promised."""
     return {
-        f"{domain} {one.metadata['name']}": one.status["latency_us"]
+        f"{domain} {resource.metadata['name']}": resource.status["latency_us"]
         for domain in world.controllers
-        for one in world.resources(domain, "agreements")
+        for resource in world.resources(domain, "agreements")
     }
 
 
-def entries_of(world: World, *domains: str) -> dict[str, dict[EntryKey, Entry]]:
+def entries_of(world: World, *domains: str) -> dict[str, dict[EntryKey, OwnedEntry]]:
     return {node.name: dict(world.nodes[node.name].entries) for node in world.topology.nodes if node.domain in domains}
 
 
@@ -407,7 +407,7 @@ def test_an_intent_that_is_to_stop_stops(changed: Callable[..., World]) -> None:
     world.run(4.0)
     phase, reason = status(world)
     assert phase == "Unsatisfiable" and "latency of at most 20 ms is required" in reason
-    assert world.courses() == []
+    assert world.stitches() == []
     world.set_carrier("se1-sg1", True)
     world.run(HOLD_S + 2.0)
     assert status(world) == ("Active", "")
@@ -473,9 +473,9 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
             check_border_opens_only_with_agreement(world)
             for one in world.resources("shop", "intents"):
                 plans = [
-                    course.plan
-                    for course in world.controllers["shop"].state.courses.values()
-                    if course.plan.owner == f"intents/{one.metadata['name']}"
+                    stitch.plan
+                    for stitch in world.controllers["shop"].state.stitches.values()
+                    if stitch.plan.owner == f"intents/{one.metadata['name']}"
                 ]
                 if one.status["phase"] == "Active":
                     assert any(not cut(plan, world.controllers["shop"].state.down) for plan in plans)
@@ -485,7 +485,7 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
     for link in links:
         world.set_carrier(link, True)
     world.run(150.0)
-    assert [one.status["phase"] for one in world.resources("shop", "intents")] == ["Active", "Active"]
+    assert [resource.status["phase"] for resource in world.resources("shop", "intents")] == ["Active", "Active"]
     world.check_settled()
     check_agreed(world)
     assert own_paths_of(world, "order-processing") == [NORTH, SOUTH]
@@ -496,7 +496,9 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
 
 def own_paths_of(world: World, name: str) -> list[tuple[str, ...]]:
     """In transit."""
-    (plan,) = (one.plan for one in world.controllers["transit"].state.courses.values() if name in one.plan.owner)
+    (plan,) = (
+        stitch.plan for stitch in world.controllers["transit"].state.stitches.values() if name in stitch.plan.owner
+    )
     return [path.nodes for policy in plan.sr_policies for path in policy.candidate_paths]
 
 

@@ -6,12 +6,12 @@ from scapy.layers.l2 import Ether
 from controller.fulfillment import numbering
 from controller.fulfillment.meaning import Packet
 from controller.model.agreement import Flow
-from controller.model.course import Course, Stage
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.inventory import Attachment, Domain, Inventory, Link, LinkEnd, Network, Node
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host
 from controller.model.sr_policy import CandidatePath, SrPolicy
+from controller.model.stitch import Stage, Stitch
 from dataplane.reasons import L4Class
 from tests.compiled_intents import Frames, mac, realized
 
@@ -60,7 +60,7 @@ FIRST, SECOND = (DIRECT, ("first",)), (DIRECT, ("second",))
 FURTHER, BESIDE = (OVER, ("over", "further")), (OVER, ("over", "beside"))
 
 
-def entries(paths: tuple[Path, Path]) -> dict[str, tuple[Entry, ...]]:
+def entries(paths: tuple[Path, Path]) -> dict[str, tuple[OwnedEntry, ...]]:
     """Of each node, where a may reach b by these candidate paths."""
     candidates = tuple(
         CandidatePath(preference=200 - place, nodes=nodes, links=links, latency_us=100)
@@ -90,10 +90,10 @@ def entries(paths: tuple[Path, Path]) -> dict[str, tuple[Entry, ...]]:
         sr_policies=(SrPolicy(headend="e1", endpoint="e2", candidate_paths=candidates),),
         latency_us=100,
     )
-    return realized(KNOWN, [], [Course(plan=plan, serial=1, stage=Stage.ACTIVE)])
+    return realized(KNOWN, [], [Stitch(plan=plan, serial=1, stage=Stage.ACTIVE)])
 
 
-def taken(made: dict[str, tuple[Entry, ...]], live: int, *, back: bool) -> tuple[str, ...]:
+def taken(made: dict[str, tuple[OwnedEntry, ...]], live: int, *, back: bool) -> tuple[str, ...]:
     """The links that a packet takes from a to b (`back`: an answer), told by the MACs that it leaves nodes with."""
     ends = (B, A) if back else (A, B)
     packet = Packet(
@@ -120,7 +120,7 @@ def test_each_candidate_path_takes_its_own_links(paths: tuple[Path, Path], live:
     assert taken(made, live, back=True) == links[::-1]
 
 
-def tails(made: dict[str, tuple[Entry, ...]], node: str) -> list[int]:
+def tails(made: dict[str, tuple[OwnedEntry, ...]], node: str) -> list[int]:
     return [
         one.match[1].value
         for one in made[node]

@@ -116,7 +116,7 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         made = client.create_token(name="pipeline", role="operator", tenants=["customer-x"])
         with Client(server, made["secret"]) as operator, pytest.raises(netstitch.NotAllowed):
             operator.tokens()
-        assert {"pipeline"} <= {one["metadata"]["name"] for one in client.tokens()}
+        assert {"pipeline"} <= {token["metadata"]["name"] for token in client.tokens()}
         assert client.token("pipeline")["spec"]["role"] == "operator"
         client.revoke_token("pipeline")
         assert client.reload_policy(dry_run=True) is not None

@@ -8,7 +8,7 @@ import trustme
 from waiting import LIMIT_S
 
 from controller.eastwest import agent_keys
-from dataplane.client_role import OnlyControllers
+from dataplane.p4runtime.client_role import OnlyControllers
 
 Files = tuple[bytes, bytes]
 """Key and certificate, PEM."""

@@ -1,4 +1,4 @@
-"""dataplane.codec and dataplane.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
+"""dataplane.p4runtime.codec and dataplane.p4runtime.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
 
 import pytest
 from finsy.proto import p4r
@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_tables import LAYOUT, entries
 
-from dataplane import codec
-from dataplane.batch import BatchDecoder
-from dataplane.codec import Packed
-from dataplane.columns import Rows, pieces
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.layout import Shape, TableLayout
-from dataplane.p4info import Action, MatchType
+from dataplane.p4runtime import codec
+from dataplane.p4runtime.batch import BatchDecoder
+from dataplane.p4runtime.codec import Packed
+from dataplane.p4runtime.columns import Rows, pieces
+from dataplane.p4runtime.p4info import Action, MatchType
+from dataplane.p4runtime.status import Code, Refused
 from dataplane.reasons import CANDIDATE_PATHS
-from dataplane.status import Code, Refused
-from dataplane.stores import Operation
+from dataplane.tables.layout import Shape, TableLayout
+from dataplane.tables.stores import Operation
 
 UPDATE_TYPES = (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE)
 

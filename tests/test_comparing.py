@@ -103,11 +103,11 @@ def test_a_gateway_with_a_new_key_is_told_to_the_neighbour_at_once(node: str) ->
     world.run(SOON_S)
     assert world.phase("shop", "order-processing") == "Active"
     keys = {
-        one.peer_public_key
+        tunnel.peer_public_key
         for name, each in world.nodes.items()
         if name != node
-        for one in each.host.tunnels
-        if one.peer_public_key in {border.public_key for border in world.nodes[node]._borders}
+        for tunnel in each.host.tunnels
+        if tunnel.peer_public_key in {border.public_key for border in world.nodes[node]._borders}
     }
     assert keys, "the neighbour's tunnel has the new key"
     check_both_hold(world)

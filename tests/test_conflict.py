@@ -6,8 +6,8 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.claims import Index, Places
 from controller.fulfillment.conflict import Conflict, Kind, against, between, misfit, terms
+from controller.fulfillment.conflict_index import Index, Places
 from controller.fulfillment.meaning import Decision, Meaning, Packet
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
@@ -101,9 +101,9 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
     names = tuple(f"i{index}" for index in range(INTENTS))
     intents = [fitting(chance, name, known, tuple(chance.sample(names, 6))) for name in names]
     packets = generated.universe(known)
-    said = {one.name: Said(one, known, packets) for one in intents}
+    said = {intent.name: Said(intent, known, packets) for intent in intents}
     places = Places(known)
-    claims = [places.claim(one, serial=index, start_s=0, end_s=1) for index, one in enumerate(intents)]
+    claims = [places.claim(intent, serial=index, start_s=0, end_s=1) for index, intent in enumerate(intents)]
     index = Index()
     seen: dict[Kind, int] = dict.fromkeys(Kind, 0)
     found_by_pairs: dict[str, list[str]] = {name: [] for name in names}

@@ -88,9 +88,9 @@ def refusal(world: World) -> str:
 )
 def test_own_intent_ends_what_was_agreed_and_does_not_go_with_it(manifest: str, reason: str) -> None:
     world = agreed()
-    (course,) = world.controllers["insight"].state.courses.values()
+    (stitch,) = world.controllers["insight"].state.stitches.values()
     reply = world.apply("insight", manifest)
-    assert reply is not None and f"agreement {course.plan.name} ends: {reason}" in reply.results
+    assert reply is not None and f"agreement {stitch.plan.name} ends: {reason}" in reply.results
     world.run(0.05)
     assert not delivered(world)
     assert Told.CONFLICT in refusal(world) and reason in refused(world, "insight")
@@ -116,8 +116,8 @@ def test_dry_run_says_what_would_end_and_ends_nothing() -> None:
     resources = tuple(map(applied, parse(ISOLATED)))
     event = Apply(request_id="probe", resources=resources, dry_run=True)
     answer = preview.foresee(controller.state, event, world.now_s, controller.keys)
-    assert any("isolates the destination" in one for one in answer.results)
-    assert answer.preview is not None and [one.what for one in answer.preview.agreements] == ["ended"]
+    assert any("isolates the destination" in result for result in answer.results)
+    assert answer.preview is not None and [agreement.what for agreement in answer.preview.agreements] == ["ended"]
     world.run(5.0)
     assert delivered(world)
 
@@ -127,8 +127,8 @@ def test_networks_of_two_domains_with_the_same_addresses_do_not_reach_one_destin
     lab = load(LAB)
     welcome = AcceptRule(origin="*", source="*", to="insight/*")
     domains = [
-        replace(one, policy=replace(one.policy, accept=(welcome,))) if one.name == "insight" else one
-        for one in lab.domains
+        replace(domain, policy=replace(domain.policy, accept=(welcome,))) if domain.name == "insight" else domain
+        for domain in lab.domains
     ]
     network = replace(lab.network("shop/customer-x"), name="transit/operations")
     interface = HostInterface(name="eth0", node="t1", addresses=(CX1,))
@@ -165,13 +165,13 @@ def test_address_of_a_source_that_the_destination_comes_to_use_itself_ends_the_a
 
 def test_host_that_is_attached_elsewhere_is_found_there_by_what_was_agreed() -> None:
     world = agreed()
-    (before,) = world.controllers["insight"].state.courses.values()
+    (before,) = world.controllers["insight"].state.stitches.values()
     network = analytics(world)
     (host,) = network.attachments
     submit(world, "insight", replace(network, attachments=(replace(host, port=77),)))
-    (course,) = world.controllers["insight"].state.courses.values()
-    assert course.plan.name == before.plan.name and course.upstream == before.upstream
-    assert [one.port for one in course.plan.connection.destinations] == [77]
+    (stitch,) = world.controllers["insight"].state.stitches.values()
+    assert stitch.plan.name == before.plan.name and stitch.upstream == before.upstream
+    assert [destination.port for destination in stitch.plan.connection.destinations] == [77]
     world.run(1.0)
     hops = {
         dict(entry.params)["next_hop"]
@@ -184,15 +184,15 @@ def test_host_that_is_attached_elsewhere_is_found_there_by_what_was_agreed() -> 
 
 def test_host_that_moves_to_another_edge_is_reached_there_by_a_new_agreement() -> None:
     world = agreed()
-    (before,) = world.controllers["insight"].state.courses.values()
+    (before,) = world.controllers["insight"].state.stitches.values()
     network = analytics(world)
     (host,) = network.attachments
     moved = replace(host, node="ig1", port=77)
     submit(world, "insight", replace(network, attachments=(moved,)))
     world.run(10.0)
-    (course,) = world.controllers["insight"].state.courses.values()
-    assert course.plan.name != before.plan.name
-    found = course.plan.connection.destinations
+    (stitch,) = world.controllers["insight"].state.stitches.values()
+    assert stitch.plan.name != before.plan.name
+    found = stitch.plan.connection.destinations
     assert [(one.node, one.port) for one in found] == [("ig1", 77)]
     assert world.phase("shop", "order-processing") == "Active"
     world.check_settled()

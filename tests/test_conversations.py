@@ -22,10 +22,10 @@ from vectors.replies import ENTRIES, arriving, ends, reply, request
 from xdp_node import DROPPED, SENT, XdpNode, outcome
 
 from dataplane.entry import TableEntry
-from dataplane.flow_cache import ENTRY
-from dataplane.jiffies import JiffiesClock
 from dataplane.reasons import CONVERSATION_WAYS, FLOW_CACHE_WAYS, DropReason, PipelineEvent
 from dataplane.reference import Pipeline
+from dataplane.xdp.flow_cache import ENTRY
+from dataplane.xdp.jiffies import JiffiesClock
 
 pytestmark = pytest.mark.root
 UNASKED = int(os.environ.get("NETSTITCH_UNASKED", "10000"))

@@ -15,7 +15,7 @@ from dataplane import config as agent_config
 from dataplane import state
 from dataplane.decoding import from_json
 from dataplane.errors import NodeRefused, RequestInvalid
-from dataplane.pipeline_config import FILE_NAME, PipelineConfigFile
+from dataplane.p4runtime.pipeline_config import FILE_NAME, PipelineConfigFile
 
 NO_TEXT = b'{"domain": "\xff\xfe"}'
 DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"

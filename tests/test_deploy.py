@@ -143,7 +143,7 @@ def test_a_stranger_who_types_what_the_guide_says_gets_an_intent_that_works(depl
     for machine in deployment.machines.values():
         said = machine.type("stitch doctor -o json 2>/dev/null || true")
         checks = json.loads(said)["checks"]  # this machine's clock is perhaps kept by nobody
-        assert [one for one in checks if not one["ok"] and one["subject"] != "clock"] == []
+        assert [check for check in checks if not check["ok"] and check["subject"] != "clock"] == []
     host = deployment.hosts
     wanted = bytes(range(256)) * 4000
     server = subprocess.Popen(host["west"].command(sys.executable, "-c", ECHO), stdout=subprocess.PIPE)
@@ -224,7 +224,7 @@ def state(deployment: Deployment) -> dict[str, list[str]]:
     """Names of what the east has."""
     east = deployment.machines["east"]
     return {
-        kind: [one["metadata"]["name"] for one in json.loads(east.type(f"stitch get {kind} -o json"))]
+        kind: [load["metadata"]["name"] for load in json.loads(east.type(f"stitch get {kind} -o json"))]
         for kind in ("intents", "networks", "services", "nodes", "links", "domains", "tokens")
     }
 

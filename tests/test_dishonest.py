@@ -111,7 +111,7 @@ def test_what_it_ends_is_its_own_and_opens_nothing(kind: str) -> None:
             after, effects = one.instead(envelope)
             assert not opens(one.state, after), f"{place}: {new} in place of {old}"
             kept = with_others(one.state)
-            assert {name: after.courses.get(name) for name in kept} == kept, f"{place}: {new} in place of {old}"
+            assert {name: after.stitches.get(name) for name in kept} == kept, f"{place}: {new} in place of {old}"
             asked_again = {"offer"} if one.receiver == "shop" else {"acceptance"}
             assert {what for _, what in said(effects)} <= {"withdrawal", "holdings", *asked_again}, f"{place}: {new}"
 
@@ -121,4 +121,4 @@ def test_a_message_is_of_the_kind_and_version_that_it_was_signed_as() -> None:
         for envelope in other_envelopes(one):
             after, effects = one.instead(envelope)
             assert not opens(one.state, after) and {what for _, what in said(effects)} <= {"refusal", "withdrawal"}
-            assert {name: after.courses.get(name) for name in one.state.courses} == dict(one.state.courses.items())
+            assert {name: after.stitches.get(name) for name in one.state.stitches} == dict(one.state.stitches.items())

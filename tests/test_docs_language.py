@@ -41,7 +41,7 @@ def names() -> Names:
     for document in parse(World().inventories["shop"]):
         match document.value:
             case Network(name=name, labels=labels, attachments=attachments):
-                networks[name] = {*labels, *(label for one in attachments for label in one.labels)}
+                networks[name] = {*labels, *(label for attachment in attachments for label in attachment.labels)}
             case Service(name=name):
                 services.add(name)
     return Names(networks=networks, services=services, domains=["shop", "transit", "insight"])

@@ -31,14 +31,14 @@ def rows(world: World, domain: str = "shop") -> list[Check]:
     for name, standing in nodes.items():  # simulated tunnels never shake hands
         if standing.description is not None:
             borders = tuple(
-                replace(one, up=True, latest_handshake_s=now_s - 10) for one in standing.description.borders
+                replace(border, up=True, latest_handshake_s=now_s - 10) for border in standing.description.borders
             )
             nodes[name] = replace(standing, description=replace(standing.description, borders=borders))
     return list(doctor.checks(replace(world.controllers[domain].state, nodes=nodes), now_s))
 
 
 def wrong(world: World, domain: str = "shop") -> dict[tuple[str, str], Check]:
-    found = {(one.subject, one.name): one for one in rows(world, domain) if not one.ok}
+    found = {(row.subject, row.name): row for row in rows(world, domain) if not row.ok}
     assert all(one.detail and one.advice for one in found.values()), found
     return found
 
@@ -46,7 +46,7 @@ def wrong(world: World, domain: str = "shop") -> dict[tuple[str, str], Check]:
 def test_all_is_well_where_all_is_well(world: World) -> None:
     for domain in world.controllers:
         assert not wrong(world, domain), domain
-    assert ("intents", "Active", "1 of 1") in [(one.subject, one.name, one.detail) for one in rows(world)]
+    assert ("intents", "Active", "1 of 1") in [(row.subject, row.name, row.detail) for row in rows(world)]
 
 
 def test_what_tables_take_of_a_nodes_memory_has_a_row(world: World) -> None:
@@ -57,7 +57,9 @@ def test_what_tables_take_of_a_nodes_memory_has_a_row(world: World) -> None:
         if standing.description is not None
     }
     found = {
-        one.detail for one in doctor.checks(replace(controller.state, nodes=nodes), world.now_s) if one.name == "memory"
+        check.detail
+        for check in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)
+        if check.name == "memory"
     }
     assert found == {"29 MiB for tables, flow cache and counters"}
 
@@ -70,7 +72,10 @@ def test_a_node_that_has_borders_and_no_wireguard_has_a_row(world: World) -> Non
         for name, standing in controller.state.nodes.items()
         if standing.description is not None
     }
-    found = {(one.subject, one.name): one for one in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)}
+    found = {
+        (check.subject, check.name): check
+        for check in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)
+    }
     assert "install wireguard-go on sg1" in found["nodes/sg1", "wireguard"].advice
     assert ("nodes/se1", "wireguard") not in found, "it has no border"
 
@@ -88,7 +93,7 @@ def test_a_cut_border_and_the_intents_that_it_keeps_from_active_have_rows(world:
 def test_of_a_node_that_is_away_nothing_is_said_to_be_well(world: World) -> None:
     world.nodes["sg1"].up = False
     world.run(5.0)
-    assert not [one for one in rows(world) if one.ok and ("nodes/sg1" in one.subject or "tunnels/sg1" in one.subject)]
+    assert not [row for row in rows(world) if row.ok and ("nodes/sg1" in row.subject or "tunnels/sg1" in row.subject)]
     assert world.get("shop", "links", "sg1-t1").status["phase"] == "Active", "the node has confirmed it"
     found = wrong(world)
     assert "in force" in found["nodes/sg1", "in sync"].detail
@@ -103,7 +108,7 @@ def test_a_port_without_a_carrier_and_one_that_is_missing_have_rows(world: World
     ports = tuple(replace(one, carrier=False) for one in others)
     changed = replace(standing, description=replace(standing.description, ports=ports))
     state = replace(state, nodes={**state.nodes, "se1": changed})
-    found = {(one.subject, one.name): one for one in doctor.checks(state, world.now_s) if not one.ok}
+    found = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
     assert "the node has no such port" in found["nodes/se1", f"port {first.number}"].detail
     assert any("no carrier, and networks/shop/customer-x needs it" in one.detail for one in found.values())
 
@@ -113,10 +118,10 @@ def test_a_border_whose_tunnel_loses_packets_has_a_row(world: World) -> None:
     standing = state.nodes["sg1"]
     assert standing.description is not None
     fault = "the tunnel sg1-t1 loses packets all the time: see `stitch get drops`"
-    borders = tuple(replace(one, faults=(fault,)) for one in standing.description.borders)
+    borders = tuple(replace(border, faults=(fault,)) for border in standing.description.borders)
     changed = replace(standing, description=replace(standing.description, borders=borders))
     state = replace(state, nodes={**state.nodes, "sg1": changed})
-    found = {(one.subject, one.name): one for one in doctor.checks(state, world.now_s) if not one.ok}
+    found = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
     row = found["nodes/sg1", "border sg1-t1"]
     assert (row.detail, row.advice) == tuple(fault.split(": "))
 
@@ -127,10 +132,10 @@ def test_a_tunnel_without_a_recent_handshake_names_what_uses_it(world: World, ag
     standing = state.nodes["sg1"]
     assert standing.description is not None
     shaken_s = world.now_s - age_s if age_s else 0.0
-    borders = tuple(replace(one, up=True, latest_handshake_s=shaken_s) for one in standing.description.borders)
+    borders = tuple(replace(border, up=True, latest_handshake_s=shaken_s) for border in standing.description.borders)
     changed = replace(standing, description=replace(standing.description, borders=borders))
     state = replace(state, nodes={**state.nodes, "sg1": changed})
-    found = {one.subject: one for one in doctor.checks(state, world.now_s) if not one.ok}
+    found = {check.subject: check for check in doctor.checks(state, world.now_s) if not check.ok}
     row = found["tunnels/sg1/sg1-t1"]
     assert ("1000 s ago" if age_s else "no handshake yet") in row.detail
     assert "used by shop:order-processing:" in row.detail
@@ -139,7 +144,7 @@ def test_a_tunnel_without_a_recent_handshake_names_what_uses_it(world: World, ag
 def test_a_refused_state_a_refusing_neighbour_and_waiting_agreements_have_rows(world: World) -> None:
     state = world.controllers["shop"].state
     refused = replace(state, nodes={**state.nodes, "se1": replace(state.nodes["se1"], rejected="table is full")})
-    found = {(one.subject, one.name): one for one in doctor.checks(refused, world.now_s) if not one.ok}
+    found = {(check.subject, check.name): check for check in doctor.checks(refused, world.now_s) if not check.ok}
     assert found["nodes/se1", "in sync"].detail == "refused: table is full"
     assert ("intents/order-processing", "Installing") in found
     waiting = World()
@@ -174,7 +179,7 @@ def test_an_intent_whose_tunnel_is_dead_is_not_active_and_says_why(world: World)
         node.shaken_s = shaken_s
         shop.event(NodeDescribed(node="sg1", description=node.describe()), shop.life)
         status = world.get("shop", "intents", "order-processing").status
-        return str(status["phase"]), " ".join(one["reason"] for one in status["conditions"])
+        return str(status["phase"]), " ".join(condition["reason"] for condition in status["conditions"])
 
     phase, reason = told(world.now_s - 250)
     assert phase == "Pending" and "the tunnel of sg1 to transit (sg1-t1) carries nothing" in reason, reason

@@ -16,8 +16,8 @@ from vectors import generate, node
 from vectors.case import from_host, udp
 from xdp_node import DROPPED, PASSED, Outcome, XdpNode
 
-from dataplane.bpf import POSSIBLE_CPUS, BpfError, Map, Object, RingBuffer, XdpAction
 from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.xdp.bpf import POSSIBLE_CPUS, BpfError, Map, Object, RingBuffer, XdpAction
 
 pytestmark = pytest.mark.root
 PACKETS = 20_000

@@ -65,8 +65,8 @@ def test_hosts_of_another_network_stay_out_of_reach(world: World) -> None:
 
 
 def test_second_candidate_path_is_apart_from_the_first(world: World) -> None:
-    groups = [one for one in world.nodes["e1"].entries.values() if one.table == "path_liveness"]
-    assert [one.params for one in groups] == [(("live", 3),)] * 2  # to e2, of both networks, and to e3
+    groups = [entry for entry in world.nodes["e1"].entries.values() if entry.table == "path_liveness"]
+    assert [group.params for group in groups] == [(("live", 3),)] * 2  # to e2, of both networks, and to e3
     for node in world.nodes.values():
         for key, entry in node.entries.items():
             if entry.table == "path_liveness":
@@ -78,7 +78,7 @@ def test_second_candidate_path_is_apart_from_the_first(world: World) -> None:
 @pytest.mark.parametrize(("source", "to"), [(A1, B1), (A1_6, B1_6)])
 def test_traceroute_shows_both_edges_of_a_network(world: World, source: str, to: str) -> None:
     packet, field = echo(source, to), "hlim" if ":" in to else "ttl"
-    gateways = next(one.gateways for one in world.topology.networks if one.name == "campus/office")
+    gateways = next(network.gateways for network in world.topology.networks if network.name == "campus/office")
     for hop_limit, node in ((1, "e1"), (2, "e2")):
         packet[0].setfieldval(field, hop_limit)
         outcome = Walk(world).send("a1", packet)
@@ -142,7 +142,8 @@ def moved(world: World, host: str, node: str, port: int) -> None:
     """`host` of the office goes to a port of another edge."""
     office = world.get("campus", "networks", "campus/office")
     attachments = [
-        one | ({"node": node, "port": port} if one["name"] == host else {}) for one in office.spec["attachments"]
+        attachment | ({"node": node, "port": port} if attachment["name"] == host else {})
+        for attachment in office.spec["attachments"]
     ]
     manifest = {"kind": "Network", "metadata": office.metadata, "spec": office.spec | {"attachments": attachments}}
     reply = world.apply("campus", json.dumps({"apiVersion": "netstitch/v1", **manifest}))
@@ -198,7 +199,8 @@ def test_the_fabric_is_the_same_whatever_it_is_made_from(world: World) -> None:
         state.inventory, links={name: link for name, link in state.inventory.links.items() if name != "e1-t1"}
     )
     fewer = msgspec.structs.replace(
-        state.inventory, networks={name: one for name, one in state.inventory.networks.items() if "annex" in name}
+        state.inventory,
+        networks={name: network for name, network in state.inventory.networks.items() if "annex" in name},
     )
     inventories = (empty, state.inventory, fewer, without, state.inventory)
     for before, after in itertools.permutations(inventories, 2):
@@ -279,16 +281,20 @@ def test_a_trace_follows_the_way_between_edges(world: World) -> None:
 
 def test_a_network_shows_the_paths_between_its_edges(world: World) -> None:
     paths = world.get("campus", "networks", "campus/annex").status["paths"]
-    assert [one["nodes"] for one in paths] == [["e1", "t1", "e2"], ["e1", "t2", "e2"]]
-    assert [one["latency_ms"] for one in paths] == [1, 2]
+    assert [path["nodes"] for path in paths] == [["e1", "t1", "e2"], ["e1", "t2", "e2"]]
+    assert [path["latency_ms"] for path in paths] == [1, 2]
 
 
 def test_entries_between_edges_are_the_networks(world: World) -> None:
     state = world.controllers["campus"].state
-    found = [one for one in world.resources("campus", "entries") if one.spec["table"] in ("sr_policy", "steer")]
+    found = [
+        resource
+        for resource in world.resources("campus", "entries")
+        if resource.spec["table"] in ("sr_policy", "steer")
+    ]
     owners = {one.status["owner"] for one in found}
     assert owners >= {"networks/campus/office", "networks/campus/annex"}
-    assert all(one.startswith(("networks/campus/", "sr_policies/")) for one in owners)
+    assert all(owner.startswith(("networks/campus/", "sr_policies/")) for owner in owners)
     for one in found:
         told = explain.explain(state, "entries", one.metadata["name"], world.now_s)
         assert told is not None and told.children[0].name == one.status["owner"]

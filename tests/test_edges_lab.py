@@ -172,9 +172,9 @@ def test_a_host_that_moves_to_another_edge_is_found_there(record: LabRecord) -> 
         wait_until_reached(record, asker, A1)
         wait_until_reached(record, asker, A1_6)
     network = json.loads(stitch("get", "network", "campus/office", "-o", "json"))
-    places = {one["name"]: one for one in network["spec"]["attachments"]}
+    places = {attachment["name"]: attachment for attachment in network["spec"]["attachments"]}
     places["a1"] |= {"node": "e3", "port": places["c1"]["port"]}
-    network["spec"]["attachments"] = [one for name, one in places.items() if name != "c1"]
+    network["spec"]["attachments"] = [place for name, place in places.items() if name != "c1"]
     manifest = {"apiVersion": "netstitch/v1", "kind": "Network", "spec": network["spec"]}
     mac = json.loads(lab.execute(record, "a1", "ip", "-j", "link", "show", "eth0").stdout)[0]["address"]
     for host in ("a1", "c1"):

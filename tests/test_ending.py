@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from controller.model.agreement import Greeting, Withdrawal
-from controller.model.course import Stage
 from controller.model.event import Applied, EndAgreement, LoadPolicy, PeerMet, Reply
+from controller.model.stitch import Stage
 from controller.model.told import Told
 from tests.offers import said
 from tests.simulator import ORDER_PROCESSING, SimulatedKeys, World
@@ -39,7 +39,7 @@ def end(world: World, domain: str, hold_off_s: int = 900, name: str = "") -> Rep
 
 def status(world: World) -> tuple[str, str]:
     shown = world.get("shop", "intents", "order-processing").status
-    return shown["phase"], "; ".join(one["reason"] for one in shown["conditions"])
+    return shown["phase"], "; ".join(condition["reason"] for condition in shown["conditions"])
 
 
 @pytest.mark.parametrize("domain", ["transit", "insight"])
@@ -73,7 +73,7 @@ def test_another_way_is_taken_at_once_and_the_first_not_asked() -> None:
     world.run(3.0)
     shown = world.get("shop", "intents", "order-processing").status
     assert (shown["phase"], shown["path"]) == ("Active", ["se1", "sg1", "insight"])
-    assert not world.controllers["transit"].state.courses
+    assert not world.controllers["transit"].state.stitches
 
 
 def test_the_destination_is_not_asked_by_any_way() -> None:
@@ -129,7 +129,7 @@ def test_what_is_not_there_or_ends_already_is_not_ended() -> None:
     id = next(iter(world.controllers["shop"].state.agreements))
     world.delete("shop", "order-processing")
     state = world.controllers["shop"].state
-    assert [course.stage for course in state.courses.values()] == [Stage.REMOVING]
+    assert [stitch.stage for stitch in state.stitches.values()] == [Stage.REMOVING]
     assert end(world, "shop", name=id).conflict == f"agreement {id} is ending already"
 
 
@@ -143,7 +143,7 @@ def test_origin_may_end_its_own_agreement_too() -> None:
 
 def test_a_domain_can_be_deleted_by_what_the_refusals_say() -> None:
     world = agreed()
-    (id,) = world.controllers["insight"].state.courses
+    (id,) = world.controllers["insight"].state.stitches
     refused = world.delete("insight", "shop", "Domain")
     assert refused is not None
     assert f"`stitch agreement end {id} --reason TEXT` ends agreements" in refused.conflict
@@ -184,7 +184,7 @@ def test_a_domain_that_could_be_taken_for_another_is_refused(spec: str, said: st
     key = "" if "key" in spec else f"key: {OtherKeys('new').public}, "
     manifest = "apiVersion: netstitch/v1\nkind: Domain\nmetadata: {name: new}\nspec: {SPEC}\n"
     reply = world.apply("shop", manifest.replace("{SPEC}", f"{{{key}{spec.format(**keys)}}}"))
-    assert reply is not None and said in [one.message for one in reply.problems], reply
+    assert reply is not None and said in [problem.message for problem in reply.problems], reply
 
 
 class OtherKeys(SimulatedKeys):
@@ -202,7 +202,7 @@ def test_what_stands_on_a_key_that_is_pinned_no_more_ends_and_comes_back_with_th
     new = OtherKeys("shop")
     pin(world, domain, "shop", new.public)
     world.run(0.1)
-    assert not world.controllers[domain].state.courses
+    assert not world.controllers[domain].state.stitches
     assert not any(node.host.tunnels for node in world.nodes.values())
     world.run(20.0)
     phase, reason = status(world)
@@ -217,10 +217,10 @@ def test_what_stands_on_a_key_that_is_pinned_no_more_ends_and_comes_back_with_th
 
 def test_a_changed_certificate_or_endpoint_ends_nothing() -> None:
     world = agreed()
-    courses = dict(world.courses())
+    stitches = dict(world.stitches())
     world.apply("insight", world.inventories["insight"].replace("127.0.0.1:7000", "127.0.0.1:7001"))
     world.run(3.0)
-    assert dict(world.courses()) == courses
+    assert dict(world.stitches()) == stitches
 
 
 # ---- peers that do not take what we say
@@ -281,5 +281,5 @@ def test_a_withdrawal_that_is_refused_for_good_is_kept_and_said_when_something_h
     world.refusing.clear()
     met(world, "upgraded")
     world.run(3.0)
-    assert world.courses() == []
+    assert world.stitches() == []
     world.check_settled()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller import entry_view, view
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from tests.simulator import ORDER_PROCESSING, World
 
 ANOTHER = """\
@@ -18,7 +18,7 @@ spec:
 """
 
 
-def names(world: World) -> dict[str, Entry]:
+def names(world: World) -> dict[str, OwnedEntry]:
     """Without owners: an entry that two intents need is the older one's, or the more important one's."""
     state = world.controllers["shop"].state
     return {name: msgspec.structs.replace(entry, owner="") for name, _, entry in entry_view.named_entries(state)}
@@ -63,7 +63,7 @@ MATCHES = st.builds(
     mask=st.none() | st.sampled_from([1, 0xFFFF]),
 ) | st.builds(Match, field=st.sampled_from(FIELDS), value=NUMBERS, prefix_length=st.sampled_from([0, 96, 128]))
 ENTRIES = st.builds(
-    Entry,
+    OwnedEntry,
     table=st.sampled_from(["route", "steer"]),
     match=st.lists(MATCHES, max_size=3, unique_by=lambda one: one.field).map(
         lambda found: tuple(sorted(found, key=lambda one: one.field))
@@ -75,7 +75,7 @@ ENTRIES = st.builds(
 
 
 @given(ENTRIES, ENTRIES)
-def test_names_differ_where_and_only_where_keys_do(one: Entry, other: Entry) -> None:
+def test_names_differ_where_and_only_where_keys_do(one: OwnedEntry, other: OwnedEntry) -> None:
     same = (one.table, one.match, one.priority) == (other.table, other.match, other.priority)
     name, again = (entry_view.entry_name("se1", entry) for entry in (one, other))
     assert (name == again) == same

@@ -81,13 +81,13 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
         ]
     )
     assert [one.name for one in below(plan, "agreement")] == [
-        f"agreements/{one.metadata['name']}" for one in world.resources("shop", "agreements")
+        f"agreements/{resource.metadata['name']}" for resource in world.resources("shop", "agreements")
     ]
     assert [one.name for one in plan.children if one.kind == "node"] == ["nodes/se1", "nodes/sg1"]
     owned = {
-        f"entries/{one.metadata['name']}"
-        for one in world.resources("shop", "entries")
-        if one.status["owner"] == "intents/order-processing" or one.status["owner"].startswith("sr_policies/")
+        f"entries/{resource.metadata['name']}"
+        for resource in world.resources("shop", "entries")
+        if resource.status["owner"] == "intents/order-processing" or resource.status["owner"].startswith("sr_policies/")
     }
     told = [one.name for one in below(intent, "entry")]
     assert sorted(told) == sorted(owned)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from map_fake import FakeMap
 from numpy.typing import NDArray
 
-from dataplane.flow_cache import ENTRY, STALE, Entries, FlowCache, FlowColumns, Snapshot, forwarding_totals, merged
-from dataplane.generations import Generations
-from dataplane.jiffies import JiffiesClock, read_jiffies
+from dataplane.tables.generations import Generations
+from dataplane.xdp.flow_cache import ENTRY, STALE, Entries, FlowCache, FlowColumns, Snapshot, forwarding_totals, merged
+from dataplane.xdp.jiffies import JiffiesClock, read_jiffies
 
 CLOCK = JiffiesClock(hz=250, offset=2**32 - 75_000)
 

@@ -21,9 +21,9 @@ from vectors.node import A4, A6, B4, FABRIC, INNER_MTU, A, B, remote4, remote6
 from waiting import LIMIT_S
 from xdp_node import CUT, DROPPED, SENT, Outcome, XdpNode
 
-from dataplane.bpf import LOOPBACK, RingBuffer, XdpAction
-from dataplane.fragmentation import Fragmenter, fragments, to_cut
+from dataplane.host.fragmentation import Fragmenter, fragments, to_cut
 from dataplane.reasons import DropReason, PipelineEvent
+from dataplane.xdp.bpf import LOOPBACK, RingBuffer, XdpAction
 
 ETH_P_ALL = 3
 
@@ -61,8 +61,8 @@ def test_pieces_together_are_the_packet(size: int, mtu: int, offset: int, more: 
     payload = random.Random(size).randbytes(size)
     head = IP(src=A4, dst=B4, id=identification, flags="MF" if more else 0, frag=offset, ttl=9, tos=4, proto=99)
     packet = bytes(head / payload)
-    pieces = [IP(one) for one in fragments(packet, mtu)]
-    assert b"".join(bytes(one.payload) for one in pieces) == payload
+    pieces = [IP(fragment) for fragment in fragments(packet, mtu)]
+    assert b"".join(bytes(piece.payload) for piece in pieces) == payload
     at = offset
     for number, one in enumerate(pieces):
         assert (one.frag, bool(one.flags.MF)) == (at, more or number < len(pieces) - 1)

@@ -121,7 +121,9 @@ def test_no_document_crashes_hangs_or_is_half_read() -> None:
         try:
             taken = way(rng)
         except ManifestInvalid as error:
-            assert error.faults and all(one.line >= 1 and one.column >= 1 and one.message for one in error.faults)
+            assert error.faults and all(
+                fault.line >= 1 and fault.column >= 1 and fault.message for fault in error.faults
+            )
         except BaseException as error:
             error.add_note(f"document {number} of NETSTITCH_FUZZ_SEED={seed}")
             raise

@@ -44,9 +44,10 @@ class Told(World):
 
     def lines(self, about: str = "") -> list[str]:
         return [
-            f"{one.spec['about']} {one.spec['what']}" + (f": {one.spec['why']}" if one.spec["why"] else "")
-            for one in self.history.resources()
-            if about in (one.spec["about"], one.spec.get("serves"), "")
+            f"{resource.spec['about']} {resource.spec['what']}"
+            + (f": {resource.spec['why']}" if resource.spec["why"] else "")
+            for resource in self.history.resources()
+            if about in (resource.spec["about"], resource.spec.get("serves"), "")
         ]
 
 
@@ -96,14 +97,14 @@ def test_a_shop_is_told_of_as_a_story() -> None:
     assert any(one.startswith("agreements/shop:order-processing:") and " agreed" in one for one in story), story
     world.nodes["sg1"].up = False
     world.run(5.0)
-    assert any(one.startswith("nodes/sg1 node unreachable: ") for one in world.lines())
+    assert any(line.startswith("nodes/sg1 node unreachable: ") for line in world.lines())
     world.nodes["sg1"].up = True
     world.run(30.0)
     assert "nodes/sg1 node reachable" in world.lines()
     world.set_carrier("se1-sg1", False)
     world.run(5.0)
-    assert any(one.startswith("links/se1-sg1 link down: ") for one in world.lines())
-    assert any(" phase " in one and "Active" not in one for one in world.lines("intents/order-processing")[-3:])
+    assert any(line.startswith("links/se1-sg1 link down: ") for line in world.lines())
+    assert any(" phase " in line and "Active" not in line for line in world.lines("intents/order-processing")[-3:])
     kept = [msgspec.json.decode(content)["what"] for content in world.records.values()]
     assert len(kept) == len(world.lines()), "what is shown is what is stored"
 

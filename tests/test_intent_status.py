@@ -27,7 +27,9 @@ def world() -> World:
 
 
 def conditions(world: World, name: str = "order-processing") -> dict[str, str]:
-    return {one["type"]: one["reason"] for one in world.get("shop", "intents", name).status["conditions"]}
+    return {
+        condition["type"]: condition["reason"] for condition in world.get("shop", "intents", name).status["conditions"]
+    }
 
 
 def restart(world: World, domain: str = "shop") -> None:
@@ -117,7 +119,7 @@ def test_one_connection_that_is_carried_beside_one_that_is_refused_says_so(world
     world.run(10.0)
     status = world.get("shop", "intents", "web").status
     assert status["phase"] in ("Refused", "Unsatisfiable")
-    assert [one["type"] for one in status["conditions"]] == [status["phase"], "Active"]
+    assert [condition["type"] for condition in status["conditions"]] == [status["phase"], "Active"]
     assert status["conditions"][1]["reason"].startswith("insight/analytics: carried by se1 sg1")
 
 
@@ -147,7 +149,7 @@ def test_all_paths_of_a_network_with_several_edges_are_shown() -> None:
     assert shown.status["phase"] == "Active"
     assert shown.status["path"] == shown.status["paths"][0]["path"]
     ways = ["e1", "e1 t1 e2", "e1 t1 e3", "e3", "e3 t1 e1", "e3 t1 e2"]
-    assert sorted(" ".join(one["path"]) for one in shown.status["paths"]) == ways
+    assert sorted(" ".join(path["path"]) for path in shown.status["paths"]) == ways
     row = {"metadata": shown.metadata, "spec": shown.spec, "status": shown.status}
     titles = [column.title for column in columns("intents", wide=True)]
     assert sorted(cells(row, columns("intents", wide=True))[titles.index("PATH")].split("; ")) == ways

@@ -10,7 +10,7 @@ from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
 from controller.model.inventory import Attachment, Network
-from controller.reconcile import judging
+from controller.reconcile import validation
 from dataplane.host_api import PortRole
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -65,7 +65,7 @@ def test_an_intent_that_is_not_active_owns_nothing_and_the_warning_says_so(world
     world.run(20.0)
     assert world.phase("shop", "all") == "Active"
     entries = world.resources("shop", "entries")
-    owners = {one.status["owner"] for one in entries if one.spec["action"].startswith("permit")}
+    owners = {entry.status["owner"] for entry in entries if entry.spec["action"].startswith("permit")}
     assert "intents/all" in owners and "intents/web" not in owners
     told(world, WEB)
     world.run(20.0)
@@ -152,7 +152,7 @@ def many(world: World) -> list[Applied]:
         else:
             intents.append(Intent(name=f"i{number}", tenant="t", isolate=host))
     values = [("Network", msgspec.json.encode(network))]
-    values += [("Intent", msgspec.json.encode(one)) for one in intents]
+    values += [("Intent", msgspec.json.encode(intent)) for intent in intents]
     return [Applied(kind=kind, content=content) for kind, content in values]
 
 
@@ -170,11 +170,11 @@ def test_bulk_of_ten_thousand_names_exactly_the_two_conflicts() -> None:
     (answer,) = [effect for effect in effects if isinstance(effect, Reply)]
     assert not answer.problems, answer.problems[:3]
     conflicts = answer.conflict.split("; ")
-    assert [one.split(": the one")[0] for one in conflicts] == [
+    assert [conflict.split(": the one")[0] for conflict in conflicts] == [
         "contradiction: intent i4 (isolate) and intent i5 (allow 1)",
         "contradiction: intent i6999 (isolate) and intent i7000 (allow 1)",
     ], answer.conflict[:500]
-    assert not state.undertakings
+    assert not state.intent_records
     assert took_s < 300, took_s
 
 
@@ -204,8 +204,8 @@ def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
         assert answer.conflict.endswith("; and at least 1036 more")  # of 32 * 33
     else:
         warnings = answer.results[3000:]
-        assert len(warnings) == judging.MAX_WARNINGS + 1 and "only 100 warnings" in warnings[-1]
-        assert all(one.startswith("redundancy: intent web-") for one in warnings[:-1])
+        assert len(warnings) == validation.MAX_WARNINGS + 1 and "only 100 warnings" in warnings[-1]
+        assert all(warning.startswith("redundancy: intent web-") for warning in warnings[:-1])
 
 
 def test_more_plans_than_a_node_has_numbers_for_are_unsatisfiable(world: World) -> None:

@@ -183,7 +183,7 @@ def test_a_cut_link_has_no_carrier_at_both_ends_until_it_is_restored(bare: LabRe
     assert stitch_lab("link", "--lab", NAME, *ends, "down").returncode == 0
     for node, device in (("sg1", "t1"), ("t1", "sg1")):
         assert "NO-CARRIER" in checked(bare, node, "ip", "link", "show", "dev", device)
-    assert [one.state for one in status(bare).links if {one.a, one.b} == set(ends)] == ["down"]
+    assert [link.state for link in status(bare).links if {link.a, link.b} == set(ends)] == ["down"]
     assert not is_answered(bare, "sg1", "192.0.2.2")
     assert stitch_lab("link", "--lab", NAME, *ends, "up").returncode == 0
     for node, device in (("sg1", "t1"), ("t1", "sg1")):
@@ -223,7 +223,7 @@ def test_a_host_can_be_cut_off_and_keeps_its_addresses(bare: LabRecord) -> None:
     assert stitch_lab("link", "--lab", NAME, "cx1", "se1", "down").returncode == 0
     shown = checked(bare, "cx1", "ip", "address", "show", "dev", "eth0")
     assert "NO-CARRIER" in shown and "2001:db8:1::11/64" in shown
-    assert [one.state for one in status(bare).links if one.a == "cx1"] == ["down"]
+    assert [link.state for link in status(bare).links if link.a == "cx1"] == ["down"]
     assert stitch_lab("link", "--lab", NAME, "cx1", "se1", "up").returncode == 0
     assert "LOWER_UP" in checked(bare, "cx1", "ip", "address", "show", "dev", "eth0")
 

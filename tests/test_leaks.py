@@ -228,8 +228,10 @@ async def test_no_spelling_of_a_route_opens_it(tmp_path: Path, who: str) -> None
         place = list(HOLDERS).index(who) if who else -1
         for (method, path), row in rows().items():
             is_open = path == "/healthz" or (who != "" and method == "GET" and row.allowed[place] == ".")
-            tried = [(one, path) for one in METHODS]
-            tried += [(method, one) for one in spellings(path) if method == "GET" or row.allowed[place] != "."]
+            tried = [(method, path) for method in METHODS]
+            tried += [
+                (method, spelling) for spelling in spellings(path) if method == "GET" or row.allowed[place] != "."
+            ]
             for verb, target in tried:
                 status, said = await raw(asked, who, verb, target)
                 if (status < 300 and not is_open) or status >= 500 or not status:

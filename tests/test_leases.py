@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from controller.fulfillment.meaning import Meaning
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import Record
 from dataplane.reasons import DropReason
 from tests import generated_intents as generated
@@ -29,7 +29,7 @@ spec:
 ACROSS = ORDER_PROCESSING.replace("30d", "60s")
 
 
-def unleased(entries: tuple[Entry, ...], end_s: int) -> list[Entry]:
+def unleased(entries: tuple[OwnedEntry, ...], end_s: int) -> list[OwnedEntry]:
     """What is steered for an intent or agreement and has no lease that ends then."""
     ends = {entry.match[0].value: entry.params[0][1] for entry in entries if entry.table == "lease"}
     return [
@@ -48,7 +48,7 @@ def test_an_end_that_no_node_can_hold_is_the_last_that_it_can() -> None:
     world.run(5.0)
     assert world.phase("shop", "inside") == "Active"
     entries = world.nodes["se1"].entries.values()
-    assert {one.params for one in entries if one.table == "lease"} == {(("boottime_s", 2**32 - 1),)}
+    assert {entry.params for entry in entries if entry.table == "lease"} == {(("boottime_s", 2**32 - 1),)}
 
 
 def test_whatever_intents_permit_ends_with_them_on_every_node() -> None:
@@ -159,7 +159,7 @@ def test_a_renewed_lease_begins_anew_without_a_gap(manifest: str, how: str) -> N
         ("inside", "cx2", echo(CX2, FW1)) if manifest == INSIDE else ("order-processing", "cx1", echo(CX1, AY1))
     )
     first_s = end_s(world, name)
-    plans = set(world.controllers["shop"].state.courses)
+    plans = set(world.controllers["shop"].state.stitches)
     world.run(first_s - 2 - world.now_s)
     reply = world.apply("shop", manifest) if how == "apply" else world.renew("shop", name)
     assert reply is not None and " renewed" in reply.results[0]
@@ -167,7 +167,7 @@ def test_a_renewed_lease_begins_anew_without_a_gap(manifest: str, how: str) -> N
     for _ in range(200):
         world.run(0.05)
         assert Walk(world).send(host, packet).delivered, world.now_s - first_s
-    assert world.now_s > first_s and set(world.controllers["shop"].state.courses) == plans
+    assert world.now_s > first_s and set(world.controllers["shop"].state.stitches) == plans
     assert {ends_s for (node, _, _), ends_s in leases(world).items() if node in ("se1", "sg1")} == {end_s(world, name)}
     world.check_settled()
 

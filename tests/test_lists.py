@@ -173,7 +173,7 @@ async def test_what_was_shown_can_be_applied_again(shop: Any) -> None:
     for kind in ("intents", "networks"):
         shown = (await api.http.get(f"/v1/{kind}")).json()
         results = (await api.apply(*shown)).json()["results"]
-        assert {one.split()[-1] for one in results} == {"unchanged"}, results
+        assert {result.split()[-1] for result in results} == {"unchanged"}, results
 
 
 async def test_a_watch_goes_on_after_a_revision_with_what_has_changed_since(shop: Any) -> None:

@@ -28,8 +28,8 @@ from waiting import wait_for
 
 from dataplane.entry import TableEntry
 from dataplane.host_api import Empty, Gateway, HostState, LossReport
-from dataplane.losses import LASTING, Losses
 from dataplane.reasons import DropReason, PortLoss
+from dataplane.telemetry.losses import LASTING, Losses
 
 NETWORK, CLASS = 7, 300
 NATIVE, UNPREPARED, DETOUR, TAP, TAP_DETOUR = 2, 3, 4, 5, 6

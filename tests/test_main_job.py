@@ -334,8 +334,8 @@ def test_what_was_asked_goes_on_and_nothing_else_begins_while_all_agents_die_and
     listing = lab.execute(active, "cx1", "nft", "list", "table", "ip", "unasked").stdout
     lab.execute(active, "cx1", "nft", "delete", "table", "ip", "unasked")
     assert listing.count("packets 0 bytes 0") == len(rules), listing
-    drops = [one for domain in DOMAINS for one in json.loads(stitch("get", "drops", "-o", "json", domain=domain))]
-    refused = {f"{one['node']} {one['reason']}": one["packets"] for one in drops if one["node"] in ("se1", "ie1")}
+    drops = [load for domain in DOMAINS for load in json.loads(stitch("get", "drops", "-o", "json", domain=domain))]
+    refused = {f"{drop['node']} {drop['reason']}": drop["packets"] for drop in drops if drop["node"] in ("se1", "ie1")}
     print(f"{ASKED} asked, {sent} unasked; dropped: {refused}")
     assert sum(refused.values()) >= sent > RATE, refused
 

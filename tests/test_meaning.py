@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from controller.fulfillment import numbering
-from controller.fulfillment.claims import Claim, Index, Places
 from controller.fulfillment.conflict import Kind, against, misfit
+from controller.fulfillment.conflict_index import Claim, Index, Places
 from controller.fulfillment.meaning import Decision, Meaning, Packet, resolve
-from controller.fulfillment.rulebook import rulebook
+from controller.fulfillment.rule_engine import rule_engine
 from controller.fulfillment.translate import translate
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
@@ -31,7 +31,7 @@ FRAMES = 50
 """Of each configuration."""
 
 
-def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) -> tuple[bool, Entry | None, str]:
+def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) -> tuple[bool, OwnedEntry | None, str]:
     """Whether every node on the way permits it, the entry that first decided, and where it would leave."""
     node, port = where
     at = nodes[node]
@@ -39,7 +39,7 @@ def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) ->
         return False, None, "not admitted"
     attachment = at.look_up("attachment", ingress_port=port, vlan_id=0)
     vrf, policy_class = (value for _, value in attachment.params) if attachment is not None else (0, 0)
-    first: Entry | None = None
+    first: OwnedEntry | None = None
     for _ in range(4):
         entry = at.decide(vrf, policy_class, packet)
         first = first or entry
@@ -72,11 +72,11 @@ def agreed(chance: random.Random, known: Inventory) -> list[Intent]:
     for number in range(chance.randint(1, 8)):
         names = tuple(one.name for one in found)
         intent = generated.intent(chance, f"i{number}", known, names)
-        if not isinstance(translate(intent, rulebook(()), known), Requirements):
+        if not isinstance(translate(intent, rule_engine(()), known), Requirements):
             continue
         claim: Claim = places.claim(intent, serial=number, start_s=0, end_s=1)
         conflicts = against(claim, index, places)
-        if misfit(claim, places) or any(one.kind == Kind.CONTRADICTION for one in conflicts):
+        if misfit(claim, places) or any(conflict.kind == Kind.CONTRADICTION for conflict in conflicts):
             continue
         if any(one.tenant != intent.tenant for one in found if one.name in intent.overrides):
             continue
@@ -107,7 +107,9 @@ def packets(chance: random.Random, known: Inventory, count: int) -> Iterator[tup
         )
 
 
-def agree(packet: Packet, decision: Decision, allowed: bool, first: Entry | None, where: str, known: Inventory) -> bool:
+def agree(
+    packet: Packet, decision: Decision, allowed: bool, first: OwnedEntry | None, where: str, known: Inventory
+) -> bool:
     """The same answer, from the same intent, and at the right host."""
     if decision.allowed != allowed:
         return False
@@ -177,10 +179,10 @@ def neighbors(intents: list[Intent], known: Inventory) -> set[tuple[str, str, in
     """(node, network, address): whom a node may answer for to hosts of a network: there are some that an intent leads
     to the address, or it is in the network."""
     nodes = {
-        (name, numbering.address(text)): one.node
+        (name, numbering.address(text)): attachment.node
         for name, network in known.networks.items()
-        for one in network.attachments
-        for text in one.addresses
+        for attachment in network.attachments
+        for text in attachment.addresses
     }
     found = {(host.node, name, one) for name, one in nodes for host in known.networks[name].attachments}
     for intent in intents:

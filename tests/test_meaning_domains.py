@@ -60,7 +60,7 @@ def settled(seed: int) -> World:
         domain = chance.choice(sorted(world.controllers))
         name = chance.choice(NAMES)
         known = world.controllers[domain].state.inventory
-        networks = [one for one in known.networks.values() if one.attachments]
+        networks = [network for network in known.networks.values() if network.attachments]
         if chance.random() < 0.15:
             world.delete(domain, name)
         elif networks and chance.random() < 0.15:
@@ -89,9 +89,9 @@ def _submit(world: World, domain: str, kind: str, value: Value) -> None:
 def agreed(world: World) -> list[tuple[str, str]]:
     """Networks of different domains between which something is agreed."""
     return [
-        (course.plan.connection.source_network, course.plan.connection.destination_network)
-        for _, course in world.courses()
-        if course.upstream is None and course.plan.egress is not None
+        (stitch.plan.connection.source_network, stitch.plan.connection.destination_network)
+        for _, stitch in world.stitches()
+        if stitch.upstream is None and stitch.plan.egress is not None
     ]
 
 
@@ -174,12 +174,12 @@ class Comparison:
 
     def _paths(self) -> None:
         """What was walked inside a domain went the planned way, over each candidate path and back."""
-        for _, course in self._world.courses():
-            for one in stretches(course.plan):
-                for index, path in enumerate(one.policy.candidate_paths):
-                    nodes = path.nodes if one.direction == FORWARD else path.nodes[::-1]
-                    trail = self._walk.trails.get((nodes[0], course.ids[one.sr_policy], index), nodes)
-                    assert trail == nodes, f"seed {self._seed}: {course.plan.name} {path} {one.direction}: {trail}"
+        for _, stitch in self._world.stitches():
+            for stretch in stretches(stitch.plan):
+                for index, path in enumerate(stretch.policy.candidate_paths):
+                    nodes = path.nodes if stretch.direction == FORWARD else path.nodes[::-1]
+                    trail = self._walk.trails.get((nodes[0], stitch.ids[stretch.sr_policy], index), nodes)
+                    assert trail == nodes, f"seed {self._seed}: {stitch.plan.name} {path} {stretch.direction}: {trail}"
                     self._count["paths"] += 1
 
     def _lies(self) -> None:
@@ -233,8 +233,8 @@ class Comparison:
     def _promises(self) -> list["Promise"]:
         """Of all agreements in force, at each border that they cross, in each direction."""
         found = []
-        for _, course in self._world.courses():
-            for session, way in ((course.upstream, course.plan.ingress), (course.downstream, course.plan.egress)):
+        for _, stitch in self._world.stitches():
+            for session, way in ((stitch.upstream, stitch.plan.ingress), (stitch.downstream, stitch.plan.egress)):
                 if session is None or session.agreement is None or way is None:
                     continue
                 terms, status = session.agreement.terms, self._world.nodes[way.node].describe()
@@ -306,8 +306,8 @@ def test_entries_of_all_domains_do_what_all_of_them_permit(batch: int) -> None:
     for number in range(batch * WORLDS // BATCHES, (batch + 1) * WORLDS // BATCHES):
         seed = FIRST_SEED + number
         world = settled(seed)
-        for _, course in world.courses():
-            origin = "own" if course.upstream is None else "transit" if course.plan.egress else "accepted"
+        for _, stitch in world.stitches():
+            origin = "own" if stitch.upstream is None else "transit" if stitch.plan.egress else "accepted"
             count[f"{origin} courses"] += 1
         Comparison(seed, world, count).run()
     print(f"\nseeds from {FIRST_SEED + batch * WORLDS // BATCHES}: {dict(count)}")

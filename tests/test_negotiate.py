@@ -27,8 +27,8 @@ from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Encryption, Ports, Trust
 from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
 from controller.model.told import Told
+from controller.reconcile.transaction import Transaction
 from controller.reconcile.tunnel_ends import end_objection
-from controller.reconcile.turn import Turn
 from tests.offers import asked_for, first_offer, mandated, refused, said, signed
 from tests.simulator import ORDER_PROCESSING, START_S, SimulatedKeys, World
 
@@ -74,7 +74,7 @@ def nothing_opens(world: World) -> Iterator[None]:
     yield
     world.run(1.0)
     assert {node.name: node.writes for node in world.nodes.values()} == writes
-    assert not world.controllers["insight"].state.courses
+    assert not world.controllers["insight"].state.stitches
 
 
 def test_the_genuine_offer_is_accepted() -> None:
@@ -349,11 +349,11 @@ def test_mandates_are_renewed_with_the_agreements_and_an_older_one_is_no_renewal
     first = first_offer(world)
     world.run(2000.0)
     mandates = [opened_mandate(one.mandate) for one in said(world, "offer") if isinstance(one, Terms)]
-    assert {one.id for one in mandates} == {opened_mandate(first.mandate).id}
-    assert sorted({one.revision for one in mandates}) == [1, 2]
+    assert {mandate.id for mandate in mandates} == {opened_mandate(first.mandate).id}
+    assert sorted({mandate.revision for mandate in mandates}) == [1, 2]
     by_domain = {
-        name: {session.terms.mandate for session in (course.upstream, course.downstream) if session is not None}
-        for name, course in world.courses()
+        name: {session.terms.mandate for session in (stitch.upstream, stitch.downstream) if session is not None}
+        for name, stitch in world.stitches()
     }
     (carried,) = {mandate for ones in by_domain.values() for mandate in ones}
     assert opened_mandate(carried).revision == 2, "all three hold the very bytes of the origin"
@@ -365,7 +365,7 @@ def test_mandates_are_renewed_with_the_agreements_and_an_older_one_is_no_renewal
 def test_offer_of_an_unknown_domain_is_not_answered() -> None:
     world, offer = quiet_world()
     deliver(world, signed(offer, "moon"), "moon", "insight")
-    assert answers(world) == [] and not world.controllers["insight"].state.courses
+    assert answers(world) == [] and not world.controllers["insight"].state.stitches
 
 
 def test_what_a_later_origin_says_beside_what_we_know_reaches_the_destination_as_it_was_signed() -> None:
@@ -416,7 +416,7 @@ def test_withdrawals_of_what_was_never_offered_are_not_kept() -> None:
     assert world.controllers["insight"].disk == before
     assert offer_of_transit(world, offer) == ""
     world.run(3.0)
-    assert not world.controllers["insight"].state.courses
+    assert not world.controllers["insight"].state.stitches
     assert not world.nodes["ig1"].host.tunnels
 
 
@@ -474,9 +474,9 @@ def test_altered_acceptance_opens_nothing() -> None:
 
 def test_a_stranger_can_neither_answer_nor_end_an_agreement() -> None:
     world = agreed_world()
-    (course,) = world.controllers["shop"].state.courses.values()
-    assert course.downstream is not None
-    id = course.downstream.terms.id
+    (stitch,) = world.controllers["shop"].state.stitches.values()
+    assert stitch.downstream is not None
+    id = stitch.downstream.terms.id
     for keys, sender in (("insight", "insight"), ("insight", "transit")):
         deliver(world, withdrawal(id, keys), sender, "shop")
     assert world.phase("shop", "order-processing") == "Active"
@@ -485,9 +485,9 @@ def test_a_stranger_can_neither_answer_nor_end_an_agreement() -> None:
 
 def test_withdrawal_by_the_far_end_closes_all_and_is_tried_again() -> None:
     world = agreed_world()
-    (course,) = world.controllers["insight"].state.courses.values()
-    assert course.upstream is not None
-    id = course.upstream.terms.id
+    (stitch,) = world.controllers["insight"].state.stitches.values()
+    assert stitch.upstream is not None
+    id = stitch.upstream.terms.id
     deliver(world, withdrawal(id, "insight"), "insight", "transit")
     assert not any(one.host.tunnels for one in (world.nodes["t1"], world.nodes["t2"]))
     world.run(20.0)
@@ -496,7 +496,7 @@ def test_withdrawal_by_the_far_end_closes_all_and_is_tried_again() -> None:
 
 def test_agreement_is_proved_by_both_signatures() -> None:
     world = agreed_world()
-    agreement = next(iter(world.controllers["shop"].state.courses.values())).downstream
+    agreement = next(iter(world.controllers["shop"].state.stitches.values())).downstream
     assert agreement is not None and agreement.agreement is not None
     held: Agreement = agreement.agreement
     keys = SimulatedKeys("anybody")
@@ -639,14 +639,14 @@ def test_accept_rule_can_forbid_transit() -> None:
 def test_the_end_of_one_border_is_no_end_of_another() -> None:
     world = agreed_world()
     insight = world.controllers["insight"]
-    (course,) = insight.state.courses.values()
-    assert course.upstream is not None
-    held = course.upstream.terms
-    turn = Turn(insight.state, world.now_s, insight.keys)
-    assert end_objection(turn, held.border, held.offeror_end) == ""
+    (stitch,) = insight.state.stitches.values()
+    assert stitch.upstream is not None
+    held = stitch.upstream.terms
+    transaction = Transaction(insight.state, world.now_s, insight.keys)
+    assert end_objection(transaction, held.border, held.offeror_end) == ""
     for changes in ({"public_key": "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I="}, {"endpoint": "203.0.113.66:51820"}):
         end = replace(held.offeror_end, **changes)
-        assert "of another border" in end_objection(turn, "unknown", end)
+        assert "of another border" in end_objection(transaction, "unknown", end)
 
 
 @pytest.mark.parametrize(
@@ -671,5 +671,5 @@ def test_a_key_that_is_no_identity_is_not_pinned(key: str, reason: str) -> None:
     reply = world.apply(
         "shop", f"apiVersion: netstitch/v1\nkind: Domain\nmetadata: {{name: moon}}\nspec: {{key: {pinned}}}\n"
     )
-    assert reply is not None and [one.path for one in reply.problems] == [(0, "spec", "key")]
+    assert reply is not None and [problem.path for problem in reply.problems] == [(0, "spec", "key")]
     assert reply.problems[0].message.startswith(reason)

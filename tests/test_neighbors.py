@@ -25,18 +25,18 @@ from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, ho
 from waiting import until, wait_for
 from xdp_node import XdpNode
 
-from dataplane.bpf import Map
-from dataplane.codec import pack
-from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
 from dataplane.errors import RequestInvalid
+from dataplane.host.neighbors import Neighbors, question
+from dataplane.host.ports import PortAddresses
 from dataplane.host_api import Gateway, HostState
-from dataplane.neighbors import Neighbors, question
-from dataplane.ports import PortAddresses
+from dataplane.p4runtime.codec import pack
+from dataplane.p4runtime.columns import from_packed
 from dataplane.reasons import NEIGHBORS_OF_PORT, PipelineEvent
 from dataplane.reference import Pipeline
-from dataplane.stores import Operation
-from dataplane.tables import Run, Tables
+from dataplane.tables.node_tables import Run, Tables
+from dataplane.tables.stores import Operation
+from dataplane.xdp.bpf import Map
 
 MAC = bytes.fromhex("020000000001")
 IPV4, IPV6 = socket.inet_aton("10.1.0.1"), socket.inet_pton(socket.AF_INET6, "2001:db8:1::1")

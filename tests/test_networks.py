@@ -3,9 +3,9 @@
 import pytest
 
 from controller.fulfillment import numbering
+from controller.fulfillment.acl import Rule
 from controller.fulfillment.networks import on_link_entries
 from controller.fulfillment.numbering import prefix
-from controller.fulfillment.rules import Rule
 from controller.model.inventory import Attachment, Network
 from dataplane.reasons import DropReason
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.node_entries import Delta, NodeEntries, ask
 
 ENTRIES = st.builds(
-    lambda key, hop, owner: Entry(
+    lambda key, hop, owner: OwnedEntry(
         table="route",
         match=(Match(field="destination", value=key),),
         action="set_next_hop",
@@ -24,8 +24,8 @@ STEPS = st.lists(st.lists(ENTRIES, max_size=6), min_size=1, max_size=8)
 
 
 @given(STEPS)
-def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[Entry]]) -> None:
-    held: list[Entry] = []
+def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[OwnedEntry]]) -> None:
+    held: list[OwnedEntry] = []
     entries = NodeEntries()
     delta, first = Delta(since=0), {}
     for wanted in steps:
@@ -48,12 +48,12 @@ def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[Entry]]) -> 
         assert together | _by_key(delta.put) == after
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[tuple[object, ...], list[Entry]]:
-    found: dict[tuple[object, ...], list[Entry]] = {}
+def _by_key(entries: Iterable[OwnedEntry]) -> dict[tuple[object, ...], list[OwnedEntry]]:
+    found: dict[tuple[object, ...], list[OwnedEntry]] = {}
     for entry in entries:
         found.setdefault(_key(entry), []).append(entry)
     return found
 
 
-def _key(entry: Entry) -> tuple[object, ...]:
+def _key(entry: OwnedEntry) -> tuple[object, ...]:
     return entry.table, entry.match, entry.priority

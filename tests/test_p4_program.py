@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dataplane import p4_program, p4info, reasons
+from dataplane import reasons
 from dataplane.host_api import TableSizes
-from dataplane.table_sizes import by_name
+from dataplane.p4runtime import p4_program, p4info
+from dataplane.tables.table_sizes import by_name
 
 INFO = p4info.load()
 SOURCE = "\n".join(path.read_text() for path in sorted(p4_program.DIRECTORY.glob("*.p4")))

@@ -1,4 +1,4 @@
-"""dataplane.p4info, dataplane.layout and the generated header: one pipeline, in three spellings."""
+"""dataplane.p4runtime.p4info, dataplane.tables.layout and the generated header: one pipeline, in three spellings."""
 
 import re
 import subprocess
@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from finsy.proto import p4i
 
-from dataplane import layout, p4info, reasons, tables_h
-from dataplane.layout import Kind, Shape
-from dataplane.p4info import P4InfoInvalid
+from dataplane import reasons
+from dataplane.p4runtime import p4info
+from dataplane.p4runtime.p4info import P4InfoInvalid
+from dataplane.tables import header, layout
+from dataplane.tables.layout import Kind, Shape
 
 INFO = p4info.load()
 LAYOUT = layout.of(INFO)
@@ -53,26 +55,26 @@ def test_shapes_follow_from_the_keys() -> None:
 
 
 def test_the_header_is_what_the_p4info_says() -> None:
-    assert tables_h.HEADER_FILE.read_text() == tables_h.header(LAYOUT)
+    assert header.HEADER_FILE.read_text() == header.header(LAYOUT)
 
 
 def test_check_fails_where_the_header_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables_h, "HEADER_FILE", tmp_path / "tables.h")
-    assert tables_h.main([]) == 0
-    assert tables_h.main(["--check"]) == 0
+    monkeypatch.setattr(header, "HEADER_FILE", tmp_path / "tables.h")
+    assert header.main([]) == 0
+    assert header.main(["--check"]) == 0
     (tmp_path / "tables.h").write_text("other")
-    assert tables_h.main(["--check"]) == 1
-    assert tables_h.main(["--wrong"]) == 2
+    assert header.main(["--check"]) == 1
+    assert header.main(["--wrong"]) == 2
 
 
 def test_the_command_checks_this_checkout() -> None:
-    subprocess.run([sys.executable, "-m", "dataplane.layout", "--check"], check=True)
+    subprocess.run([sys.executable, "-m", "dataplane.tables.layout", "--check"], check=True)
 
 
 def test_offsets_are_those_of_the_c_compiler(tmp_path: Path) -> None:
     """The compiler is asked: it refuses a _Static_assert that does not hold."""
     lines = ["typedef unsigned char __u8; typedef unsigned short __u16; typedef unsigned int __u32;"]
-    lines += ["typedef unsigned int __be32; typedef unsigned long long __u64;", f'#include "{tables_h.HEADER_FILE}"']
+    lines += ["typedef unsigned int __be32; typedef unsigned long long __u64;", f'#include "{header.HEADER_FILE}"']
     for table in LAYOUT.tables:
         name = table.table.name
         if table.shape not in (Shape.ARRAY, Shape.CANDIDATES):

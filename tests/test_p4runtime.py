@@ -1,4 +1,4 @@
-"""dataplane.p4runtime through real gRPC: raw stubs for the corners of the specification, finsy for a real client."""
+"""dataplane.p4runtime.server through real gRPC: raw stubs for the corners of the specification, finsy for a real client."""
 
 import asyncio
 from pathlib import Path
@@ -13,10 +13,10 @@ from p4runtime_node import DEVICE, LAYOUT, Client, Config, client, errors_of, no
 from pipeline_tables import entries
 from waiting import LIMIT_S
 
-from dataplane import codec
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.p4info import P4INFO_FILE
-from dataplane.status import Code
+from dataplane.p4runtime import codec
+from dataplane.p4runtime.p4info import P4INFO_FILE
+from dataplane.p4runtime.status import Code
 
 INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
 

@@ -33,8 +33,8 @@ def sizes(world: World) -> set[int]:
 
 
 def agreements(world: World) -> set[str]:
-    courses = world.controllers["shop"].state.courses.values()
-    return {course.downstream.terms.id for course in courses if course.downstream is not None}
+    stitches = world.controllers["shop"].state.stitches.values()
+    return {stitch.downstream.terms.id for stitch in stitches if stitch.downstream is not None}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def world() -> World:
 
 
 def families(world: World) -> list[str]:
-    return [one["family"] for one in world.get("shop", "intents", "order-processing").status["endpoints"]]
+    return [endpoint["family"] for endpoint in world.get("shop", "intents", "order-processing").status["endpoints"]]
 
 
 def test_a_far_domain_whose_links_become_too_small_for_ipv6_is_said_so_at_once(world: World) -> None:
@@ -116,7 +116,7 @@ def test_a_network_whose_edges_are_too_far_apart_for_ipv6_says_so() -> None:
         set_mtu(world, "campus", f"e3-{transit}", 1310)
     world.run(2.0)
     status = world.get("campus", "networks", "campus/office").status
-    reasons = {one["type"]: one["reason"] for one in status["conditions"]}
+    reasons = {condition["type"]: condition["reason"] for condition in status["conditions"]}
     assert (status["phase"], set(reasons)) == ("Active", {"NoIPv6"})
     assert Walk(world).send("a1", tcp("10.1.0.11", "10.1.0.31", 22)).delivered == "c1"
     outcome = Walk(world).send("a1", tcp("2001:db8:1::11", "2001:db8:1::31", 22))

@@ -239,12 +239,12 @@ async def test_what_is_listed_is_the_tenants_own(tmp_path: Path) -> None:
         assert await names("operator of both", "intents") == await names("admin", "intents")
         for who, tenant in (("operator of x", "customer-x"), ("operator of z", "customer-z")):
             events = (await asked.ask(who, "GET", "/v1/events")).json()
-            assert events and {one["metadata"]["tenant"] for one in events} == {tenant}
+            assert events and {event["metadata"]["tenant"] for event in events} == {tenant}
         for who, owner in (("operator of x", "intents/order-processing"), ("operator of z", "intents/zebra")):
             entries = (await asked.ask(who, "GET", "/v1/entries")).json()
-            assert entries and {one["status"]["owner"] for one in entries} == {owner}
+            assert entries and {entry["status"]["owner"] for entry in entries} == {owner}
             agreements = (await asked.ask(who, "GET", "/v1/agreements")).json()
-            assert {one["status"]["owner"] for one in agreements} <= {owner}
+            assert {agreement["status"]["owner"] for agreement in agreements} <= {owner}
         networks = await names("operator of x", "networks")
         assert "shop/customer-x" in networks and "shop/customer-z" not in networks and "insight/analytics" in networks
         service = (await asked.ask("operator of z", "GET", "/v1/services/insight/analytics/analytics-y")).json()
@@ -360,8 +360,8 @@ async def test_a_watch_shows_changes_and_ends_of_the_tenant_s_own(tmp_path: Path
         seen = []
 
         async def follow() -> None:
-            async for one in changes:
-                seen.append((one.metadata["name"], bool(one.status.get("deleted"))))
+            async for change in changes:
+                seen.append((change.metadata["name"], bool(change.status.get("deleted"))))
                 if seen[-1][1]:
                     return
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from controller.fulfillment.graph import graph
 from controller.fulfillment.paths import Usable, best, order, sr_policy
 from controller.fulfillment.place import place
-from controller.fulfillment.rulebook import NO_RULES
+from controller.fulfillment.rule_engine import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Encryption, Intent, Level, Prefer, Trust

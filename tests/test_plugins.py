@@ -128,7 +128,7 @@ async def test_example_is_found_with_version_and_origin_and_asked(example: Path,
     (added,) = loud
     assert (added.plugin, added.failure) == ("voice", "")
     assert (added.then.require.latency_us_max, added.then.dscp) == (50_000, 46)
-    assert [one.metadata["name"] for one in asked.resources()] == ["voice", "csv"]
+    assert [resource.metadata["name"] for resource in asked.resources()] == ["voice", "csv"]
 
 
 @pytest.fixture
@@ -554,13 +554,13 @@ async def test_a_plugin_that_bombs_stops_or_floods_ends_with_all_its_processes(
     worker = Worker(hostile, start_s=60, deadline_s=60 if what[0] in "fp" else 2)
     turns = 0
 
-    async def turn() -> None:
+    async def transaction() -> None:
         nonlocal turns
         while True:
             await asyncio.sleep(0.01)
             turns += 1
 
-    turning = asyncio.create_task(turn())
+    turning = asyncio.create_task(transaction())
     try:
         assert says in await said_by(worker, what)
         assert turns > 10

@@ -63,7 +63,7 @@ def test_what_a_new_policy_does_not_allow_ends(world: World, domain: str, change
     told = world.load_policy(domain, policy, dry_run=True)
     assert told is not None and told.results[0] == f"policies/{domain} changed"
     assert told.results[1].startswith("agreement ") and why in told.results[1]
-    assert world.controllers[domain].state.courses == before.courses
+    assert world.controllers[domain].state.stitches == before.stitches
     assert world.controllers[domain].state.policy == before.policy
     done = world.load_policy(domain, policy)
     assert done is not None and done.results == told.results
@@ -72,14 +72,14 @@ def test_what_a_new_policy_does_not_allow_ends(world: World, domain: str, change
     (said,) = world.get("shop", "intents", "order-processing").status["conditions"]
     assert "transit has withdrawn it: " in said["reason"], "told at once, not at the next try"
     world.run(5.0)
-    assert not world.controllers[domain].state.courses
+    assert not world.controllers[domain].state.stitches
     status = world.get("shop", "intents", "order-processing").status
     told_neighbour = Told.SHARE if why == "shop would have " or "agreements" in why else Told.POLICY
     assert status["phase"] == "Refused" and told_neighbour in status["conditions"][0]["reason"]
 
 
 def test_what_a_new_policy_still_allows_stays_as_it_is(world: World) -> None:
-    held = {name: one.state.courses for name, one in world.controllers.items()}
+    held = {name: controller.state.stitches for name, controller in world.controllers.items()}
     writes = {name: node.writes for name, node in world.nodes.items()}
     transit, insight = (world.controllers[name].policy for name in ("transit", "insight"))
     wider = AcceptRule(origin="*", source="*", destination="*")
@@ -92,7 +92,7 @@ def test_what_a_new_policy_still_allows_stays_as_it_is(world: World) -> None:
         done = world.load_policy(domain, policy)
         assert done is not None and done.results == (f"policies/{domain} {what}",)
     world.run(5.0)
-    assert {name: one.state.courses for name, one in world.controllers.items()} == held
+    assert {name: controller.state.stitches for name, controller in world.controllers.items()} == held
     assert {name: node.writes for name, node in world.nodes.items()} == writes
 
 
@@ -165,4 +165,4 @@ def test_an_entry_of_a_prefix_list_is_read_as_routers_do(written: str, lengths: 
             parse_policy(text, "policy.yaml")
         return
     (rule,) = parse_policy(text, "policy.yaml").accept
-    assert [(one.least, one.most) for one in rule.prefixes] == [lengths]
+    assert [(prefix.least, prefix.most) for prefix in rule.prefixes] == [lengths]

@@ -46,7 +46,7 @@ def dry(world: World, text: str, domain: str = "shop") -> Preview:
 
 
 def counts(found: Preview) -> dict[str, tuple[int, int, int]]:
-    return {one.node: (len(one.added), len(one.changed), len(one.removed)) for one in found.nodes}
+    return {node.node: (len(node.added), len(node.changed), len(node.removed)) for node in found.nodes}
 
 
 def test_an_intent_across_domains_says_whom_it_would_ask_and_what_nodes_would_get(world: World) -> None:
@@ -56,7 +56,7 @@ def test_an_intent_across_domains_says_whom_it_would_ask_and_what_nodes_would_ge
     assert one.paths == (("se1", "sg1", "transit", "insight"),)
     assert one.reasons[0].startswith("would ask transit for shop/customer-x (10.1.0.11/32 2001:db8:1::11/128) to reach")
     assert not any("waiting for the answer" in reason for reason in one.reasons)
-    assert [(one.peer, one.what) for one in found.agreements] == [("transit", "asked")]
+    assert [(agreement.peer, agreement.what) for agreement in found.agreements] == [("transit", "asked")]
     before = {name: len(node.entries) for name, node in world.nodes.items()}
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
@@ -103,7 +103,7 @@ def test_a_link_says_who_would_go_over_it() -> None:
     world.start()
     text = PAYROLL.replace("payroll}}}", "payroll}}, allow: [{to: campus/office}]}")
     inside = dry(world, text, "campus")
-    assert [(one.phase, one.before) for one in inside.intents] == [("Active", "")]
+    assert [(intent.phase, intent.before) for intent in inside.intents] == [("Active", "")]
     assert not inside.agreements and all(added for added, _, _ in counts(inside).values())
     world.apply("campus", text)
     world.run(10.0)
@@ -120,8 +120,10 @@ def test_a_deletion_says_what_would_go(world: World) -> None:
     event = Delete(request_id="dry", resources=(Reference(kind="Intent", name="order-processing"),), dry_run=True)
     found = foresee(world, event).preview
     assert found is not None
-    assert [(one.name, one.before, one.phase) for one in found.intents] == [("order-processing", "Active", "Deleted")]
-    assert [(one.peer, one.what) for one in found.agreements] == [("transit", "ended")]
+    assert [(intent.name, intent.before, intent.phase) for intent in found.intents] == [
+        ("order-processing", "Active", "Deleted")
+    ]
+    assert [(agreement.peer, agreement.what) for agreement in found.agreements] == [("transit", "ended")]
     assert all(added == 0 and removed > 0 for added, _, removed in counts(found).values())
     assert world.phase("shop", "order-processing") == "Active"
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from controller import protocol_figure
 from controller.fulfillment.protocol import PROTOCOL, SPEAKERS, Reaction, Role, Word, objection
 from controller.model.agreement import Acceptance, Envelope, Refusal, Terms, Withdrawal, opened
-from controller.model.course import LIFE, Course, Session, Stage, Standing
 from controller.model.event import EndAgreement, Event, Log, MessageReceived, Send
+from controller.model.stitch import LIFE, Session, Stage, Standing, Stitch
 from controller.model.told import Told
 from controller.reconcile import State, step, tables
 from tests.offers import signed
@@ -54,11 +54,11 @@ def test_everything_that_can_be_said_has_a_row_or_a_reason(speaker: Role, standi
 # ---- what controllers do is what the table says
 
 
-def sessions(state: State) -> Iterator[tuple[Course, Session]]:
-    for course in state.courses.values():
-        for session in (course.upstream, course.downstream):
+def sessions(state: State) -> Iterator[tuple[Stitch, Session]]:
+    for stitch in state.stitches.values():
+        for session in (stitch.upstream, stitch.downstream):
             if session is not None:
-                yield course, session
+                yield stitch, session
 
 
 @cache
@@ -81,8 +81,8 @@ def situations(speaker: Role) -> tuple[Mapping[Standing, tuple[State, float]], S
     world.apply("shop", ORDER_PROCESSING)
     world.run(1900.0)  # which is more than half of a lease
     agreed, now_s = found[Standing.AGREED]
-    lingering = {name: replace(one, stage=Stage.LINGERING) for name, one in agreed.courses.items()}
-    found[Standing.ENDED] = replace(agreed, courses=tables.courses(lingering)), now_s
+    lingering = {name: replace(stitch, stage=Stage.LINGERING) for name, stitch in agreed.stitches.items()}
+    found[Standing.ENDED] = replace(agreed, stitches=tables.stitches(lingering)), now_s
     return found, next(one for _, one in sessions(agreed) if one.peer == "transit")
 
 
@@ -116,19 +116,19 @@ def test_what_a_controller_does_is_what_the_table_says(speaker: Role, standing: 
     heard = message(said, replace(here, agreement=here.agreement or agreed.agreement))
     event = MessageReceived(peer="transit", message=heard)
     after, effects = step(before, event, now_s, SimulatedKeys(HEARER[speaker]))
-    violations = [one for one in effects if isinstance(one, Log) and one.event == "peer_violation"]
+    violations = [effect for effect in effects if isinstance(effect, Log) and effect.event == "peer_violation"]
     row = PROTOCOL.get((speaker, standing, said))
     if row is None or row.reaction == Reaction.NOTHING:
         assert bool(violations) == (row is None)
-        assert after.courses == before.courses
+        assert after.stitches == before.stitches
         return
     assert not violations
     now = next((one.standing for _, one in sessions(after) if one.terms.id == here.terms.id), None)
     if standing == Standing.ENDED or row.standing in (Standing.UNKNOWN, Standing.ENDED):
-        assert now is None or after.courses == before.courses, "what lingers is as it was"
+        assert now is None or after.stitches == before.stitches, "what lingers is as it was"
     else:
         assert now == row.standing
-    told = [one.message.kind for one in effects if isinstance(one, Send) and one.peer == "transit"]
+    told = [effect.message.kind for effect in effects if isinstance(effect, Send) and effect.peer == "transit"]
     expected = {Reaction.REPEAT: ["acceptance"], Reaction.REFUSE: ["refusal"], Reaction.DISOWN: ["withdrawal"]}
     assert told == expected.get(row.reaction, [])
 
@@ -156,9 +156,9 @@ def reaches(one: str, other: str) -> bool:
 
 
 def check_moves(before: State, after: State) -> None:
-    for name, course in after.courses.items():
-        was = before.courses.get(name)
-        assert reaches(was.stage if was is not None else Stage.NEGOTIATING, course.stage), name
+    for name, stitch in after.stitches.items():
+        was = before.stitches.get(name)
+        assert reaches(was.stage if was is not None else Stage.NEGOTIATING, stitch.stage), name
     held = {one.terms.id: one for _, one in sessions(before)}
     for _, session in sessions(after):
         was = held.get(session.terms.id)
@@ -174,8 +174,8 @@ def check_moves(before: State, after: State) -> None:
 
 def check_signed(world: World) -> None:
     """What is in force is what both have signed, and its two sides are at most one revision apart."""
-    for _, course in world.courses():
-        for session in (course.upstream, course.downstream):
+    for _, stitch in world.stitches():
+        for session in (stitch.upstream, stitch.downstream):
             held = session.agreement if session is not None else None
             if session is None or held is None:
                 continue

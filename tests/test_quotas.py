@@ -4,7 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from controller.model.agreement import MAX_LEASE_S, REASON_LENGTH, Acceptance, Refusal, Terms, Withdrawal
-from controller.reconcile import messages, turn
+from controller.reconcile import transaction
+from controller.reconcile.negotiation import messages
 from tests.offers import asked_for, first_offer, refused, signed
 from tests.simulator import ORDER_PROCESSING, START_S, World
 
@@ -53,14 +54,14 @@ def test_refused_offers_leave_no_more_than_a_share_of_answers(world: World, offe
         )
         for n in range(COUNT)
     )
-    assert grown(world, *offers) < turn.UNASKED_MAX * 2_000
+    assert grown(world, *offers) < transaction.UNASKED_MAX * 2_000
     state = world.controllers["insight"].state
-    assert len(state.outbox) == turn.UNASKED_MAX
-    assert not state.closed and not state.courses
+    assert len(state.outbox) == transaction.UNASKED_MAX
+    assert not state.closed and not state.stitches
     assert any(f":{COUNT - 1}:" in name for name in state.outbox), "the newest are kept"
     assert refused(world, "insight") or all(len(one.message.payload) < 1_000 for one in state.outbox.values())
     lines = [line for line in world.controllers["insight"].logs if line.event == "offer_refused"]
-    assert max(len(text) for line in lines for text in line.fields.values()) <= turn.FIELD_LENGTH
+    assert max(len(text) for line in lines for text in line.fields.values()) <= transaction.FIELD_LENGTH
     world.run(65.0)
     assert not world.controllers["insight"].state.outbox, "nobody needs these answers any more"
 
@@ -79,8 +80,8 @@ def test_withdrawals_and_answers_of_nothing_leave_nothing_or_a_share(
         Acceptance(id=f"insight:x:{n}", revision=1, offer="z", acceptor_end=offer.offeror_end, latency_us=1)
         for n in range(COUNT)
     )
-    assert grown(world, *acceptances) < turn.UNASKED_MAX * 2_000
-    assert len(world.controllers["insight"].state.outbox) == turn.UNASKED_MAX
+    assert grown(world, *acceptances) < transaction.UNASKED_MAX * 2_000
+    assert len(world.controllers["insight"].state.outbox) == transaction.UNASKED_MAX
     world.run(messages.STRAY_S + 5.0)
     assert not world.controllers["insight"].state.outbox
 

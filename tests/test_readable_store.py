@@ -9,7 +9,7 @@ from simulator import ORDER_PROCESSING, SimulatedKeys, SimulatedNode, World
 
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import Refusal, Unreadable, Withdrawal
-from controller.reconcile.turn import Turn
+from controller.reconcile.transaction import Transaction
 from dataplane.host_api import BorderStatus, NodeDescription
 from tests.offers import first_offer, mandated, refused, said, signed
 
@@ -47,8 +47,8 @@ def lying(node: SimulatedNode, border_mtu: int, port_mtu: int) -> None:
 
     def describe() -> NodeDescription:
         said = honest()
-        borders = tuple(replace(one, mtu=border_mtu) for one in said.borders)
-        return replace(said, borders=borders, ports=tuple(replace(one, mtu=port_mtu) for one in said.ports))
+        borders = tuple(replace(border, mtu=border_mtu) for border in said.borders)
+        return replace(said, borders=borders, ports=tuple(replace(port, mtu=port_mtu) for port in said.ports))
 
     node.describe = describe  # type: ignore[method-assign]
 
@@ -85,11 +85,11 @@ def test_what_could_not_be_read_again_is_not_stored_and_the_event_is_refused() -
     world = World()
     world.start()
     state = world.controllers["shop"].state
-    turn = Turn(state, world.now_s, world.controllers["shop"].keys)
+    transaction = Transaction(state, world.now_s, world.controllers["shop"].keys)
     domain = state.inventory.domains["transit"]
-    turn.domains.put("transit", replace(domain, endpoint=5))  # type: ignore[arg-type]
+    transaction.domains.put("transit", replace(domain, endpoint=5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="record Domain/transit cannot be read"):
-        turn.finish()
+        transaction.finish()
 
 
 def test_what_others_could_not_read_is_not_signed() -> None:

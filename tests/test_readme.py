@@ -9,7 +9,7 @@ from test_docs_language import names
 from controller import config, doctor, plugin_cage, plugin_process, shell, tracing
 from controller.cli import trace
 from controller.eastwest import client, peer
-from controller.fulfillment import containers, numbering, rules, ruling, terms
+from controller.fulfillment import acl, containers, numbering, rule_effects, terms
 from controller.language import condition, manifest, rule, scalars, tree
 from controller.language.english import propose
 from controller.language.manifest import parse
@@ -19,8 +19,9 @@ from controller.model.intent import Intent
 from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
-from controller.reconcile import dealings
-from dataplane import p4info, reasons
+from controller.reconcile.negotiation import agreements
+from dataplane import reasons
+from dataplane.p4runtime import p4info
 
 ROOT = Path(__file__).parent.parent
 SIZES = {one.name: one.size for one in (*p4info.load().tables, *p4info.load().counters)}
@@ -55,7 +56,7 @@ def test_english_proposes_the_sentence_below_it() -> None:
 
 
 LIMITS = {
-    "steps to compile": (rules.MAX_STEPS,),
+    "steps to compile": (acl.MAX_STEPS,),
     "agreements with one neighbour": (Policy().max_agreements, Policy().max_share),
     "links of a path": (containers.NODES_MAX + 1, containers.PINNED_NODES_MAX + 1),
     "candidate paths": (reasons.CANDIDATE_PATHS,),
@@ -64,9 +65,9 @@ LIMITS = {
     "lease of an agreement": (agreement.MAX_LEASE_S // 86400,),
     "prefixes and ports of all flows": (terms.MAX_ITEMS,),
     "lease of an intent": (scalars.MAX_DURATION_S // 86400,),
-    "time for which who ended": (dealings.MAX_HOLD_OFF_S // 86400,),
+    "time for which who ended": (agreements.MAX_HOLD_OFF_S // 86400,),
     "depth of a condition": (condition.MAX_DEPTH, condition.MAX_MACROS, condition.MAX_COST),
-    "rules that follow": (ruling.MAX_ROUNDS, rule.MAX_EXPLAIN),
+    "rules that follow": (rule_effects.MAX_ROUNDS, rule.MAX_EXPLAIN),
     "faults of a text": (manifest.MAX_FAULTS,),
     "intents, and agreements, of which": (doctor.ROWS_MAX,),
     "nodes in a domain, and domains, through": (tracing.MAX_HOPS, trace.MAX_DOMAINS),

@@ -11,7 +11,7 @@ from scapy.layers.l2 import Ether
 from controller.fulfillment import numbering
 from controller.fulfillment.plan_ids import at_tail, stretches
 from controller.language.manifest import to_manifest
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
 from dataplane.reference import Forward
@@ -102,11 +102,11 @@ def test_srv6_header_has_the_planned_segments(world: World) -> None:
     outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
     frame = Ether(outcome.frames[FORWARD.index("t1")])
     assert IPv6ExtHdrSegmentRouting not in frame, "one container needs none"
-    (course,) = world.controllers["transit"].state.courses.values()
-    stretch = next(one for one in stretches(course.plan) if one.head == "t1")
+    (stitch,) = world.controllers["transit"].state.stitches.values()
+    stretch = next(stretch for stretch in stretches(stitch.plan) if stretch.head == "t1")
     *_, function = at_tail(stretch)
-    assert frame[IPv6].dst == f"5f00:2:2:4:{course.ids[function]:x}::"  # tc1, t2
-    assert frame[IPv6].fl >> 6 == course.ids[stretch.sr_policy]
+    assert frame[IPv6].dst == f"5f00:2:2:4:{stitch.ids[function]:x}::"  # tc1, t2
+    assert frame[IPv6].fl >> 6 == stitch.ids[stretch.sr_policy]
 
 
 def test_segments_shown_are_those_that_packets_get() -> None:
@@ -125,10 +125,12 @@ spec: {a: {node: se1, port: 99}, b: {node: sg1, port: 99}, delay_ms: 0, rate_mbi
     assert reply is not None and not reply.problems, reply
     world.apply("shop", ORDER_PROCESSING)
     world.run(3.0)
-    paths = [one for one in world.nodes["se1"].entries.values() if one.table == "sr_policy"]
-    assert sorted(dict(one.params)["first_hop"] for one in paths)[1] == 99
+    paths = [entry for entry in world.nodes["se1"].entries.values() if entry.table == "sr_policy"]
+    assert sorted(dict(path.params)["first_hop"] for path in paths)[1] == 99
     services = {
-        dict(one.params)["service_sid"] for one in world.nodes["se1"].entries.values() if one.action == "encapsulate"
+        dict(entry.params)["service_sid"]
+        for entry in world.nodes["se1"].entries.values()
+        if entry.action == "encapsulate"
     }
     (service,) = map(numbering.sid_text, services)
     shown = world.get("shop", "intents", "order-processing").status
@@ -172,9 +174,9 @@ def test_before_and_after_the_intent_hosts_of_a_network_reach_each_other_only() 
 
 
 def test_border_closes_by_itself_when_the_lease_ends(world: World) -> None:
-    (course,) = world.controllers["shop"].state.courses.values()
-    assert course.downstream is not None
-    expires_s = course.downstream.terms.expires_s
+    (stitch,) = world.controllers["shop"].state.stitches.values()
+    assert stitch.downstream is not None
+    expires_s = stitch.downstream.terms.expires_s
     held = world.now_s
     try:
         world.now_s = expires_s - 1
@@ -234,7 +236,7 @@ def test_a_sender_learns_that_a_path_became_narrow_far_away(source: str, to: str
     world.apply("shop", ORDER_PROCESSING)
     world.run(3.0)
     world.check_settled()
-    (link,) = (one for one in world.controllers["insight"].state.inventory.links.values() if one.b is not None)
+    (link,) = (link for link in world.controllers["insight"].state.inventory.links.values() if link.b is not None)
     narrow = to_manifest(link)
     narrow["spec"]["mtu"] = 1370
     world.partitioned.add(frozenset({"insight", "transit"}))  # else what is signed would follow at once
@@ -295,7 +297,7 @@ def test_two_networks_on_one_edge_are_joined_without_leaving_it() -> None:
 
 
 def test_equal_histories_give_equal_bytes() -> None:
-    def entries() -> list[list[Entry]]:
+    def entries() -> list[list[OwnedEntry]]:
         world = World()
         world.start()
         world.apply("shop", ORDER_PROCESSING)

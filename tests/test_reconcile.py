@@ -5,10 +5,9 @@ import pytest
 from msgspec.structs import replace
 
 from controller import reconcile, view
+from controller.fulfillment.acl import MAX_SERIAL
 from controller.fulfillment.meaning import Packet, permitted
-from controller.fulfillment.rules import MAX_SERIAL
 from controller.language.manifest import applied, parse, print_yaml
-from controller.model.course import Stage
 from controller.model.event import (
     Apply,
     Connect,
@@ -26,6 +25,7 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
+from controller.model.stitch import Stage
 from dataplane.reasons import L4Class
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -64,9 +64,9 @@ def test_what_is_stored_comes_before_all_else(world: World) -> None:
 
 def test_state_given_to_step_is_not_changed(world: World) -> None:
     before = world.controllers["shop"].state
-    names = set(before.undertakings), set(before.courses), dict(before.counters)
+    names = set(before.intent_records), set(before.stitches), dict(before.counters)
     step(world, ORDER_PROCESSING)
-    assert (set(before.undertakings), set(before.courses), dict(before.counters)) == names
+    assert (set(before.intent_records), set(before.stitches), dict(before.counters)) == names
 
 
 def test_all_or_none(world: World) -> None:
@@ -74,7 +74,7 @@ def test_all_or_none(world: World) -> None:
     state, effects = step(world, ORDER_PROCESSING + "---" + wrong)
     (problem,) = reply(effects).problems
     assert problem.path == (1, "spec", "allow", 0, "from", "select")
-    assert len(effects) == 1 and not state.undertakings
+    assert len(effects) == 1 and not state.intent_records
 
 
 def test_name_of_another_tenant_is_a_conflict(world: World) -> None:
@@ -163,8 +163,8 @@ def test_a_host_that_joins_the_selection_joins_the_intent(world: World) -> None:
     world.run(5.0)
     world.check_settled()
     assert world.phase("shop", "order-processing") == "Active"
-    (course,) = world.controllers["insight"].state.courses.values()
-    assert "10.1.0.12/32" in course.plan.connection.flows[0].source_prefixes
+    (stitch,) = world.controllers["insight"].state.stitches.values()
+    assert "10.1.0.12/32" in stitch.plan.connection.flows[0].source_prefixes
 
 
 def test_agent_of_another_node_gets_nothing(world: World) -> None:
@@ -188,7 +188,7 @@ def test_node_that_refuses_its_state_is_named_and_asked_again(world: World) -> N
     assert intent.status["phase"] == "Installing"
     assert "table flow_policy is full" in intent.status["conditions"][0]["reason"]
     _, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
-    asked = [one for one in effects if isinstance(one, SyncNode) and one.node == "se1"]
+    asked = [effect for effect in effects if isinstance(effect, SyncNode) and effect.node == "se1"]
     assert asked
 
 
@@ -199,10 +199,10 @@ def test_a_clock_that_is_set_back_puts_off_neither_messages_nor_audits(world: Wo
     lost = MessageSent(peer=outgoing.peer, message_id=name, reason="unreachable")
     state, _ = reconcile.step(controller.state, lost, world.now_s, controller.keys)
     _, effects = reconcile.step(state, Tick(), world.now_s - 3600, controller.keys)
-    assert [one.message_id for one in effects if isinstance(one, Send)] == [name]
+    assert [effect.message_id for effect in effects if isinstance(effect, Send)] == [name]
     world.run(4.0)
     _, effects = reconcile.step(controller.state, Tick(), world.now_s - 3600, controller.keys)
-    assert {one.node for one in effects if isinstance(one, SyncNode) and one.audit} == {"se1", "sg1"}
+    assert {effect.node for effect in effects if isinstance(effect, SyncNode) and effect.audit} == {"se1", "sg1"}
 
 
 def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> None:
@@ -217,7 +217,7 @@ def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> Non
     assert intent.status["conditions"] == [
         {"type": "NodeUnreachable", "reason": "node se1 unreachable: gone; its state is as last confirmed"}
     ]
-    assert not [one for one in effects if isinstance(one, SyncNode)]
+    assert not [effect for effect in effects if isinstance(effect, SyncNode)]
 
 
 def test_of_a_tunnel_whose_node_is_away_nothing_is_said_but_what_was_last_known(world: World) -> None:
@@ -250,7 +250,7 @@ def test_what_an_audit_was_refused_is_forgotten_when_the_node_has_it_again(world
     state, _ = reconcile.step(controller.state, refused, world.now_s, controller.keys)
     assert not state.nodes["sg1"].settled
     state, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
-    assert [one.audit for one in effects if isinstance(one, SyncNode) and one.node == "sg1"] == [True]
+    assert [effect.audit for effect in effects if isinstance(effect, SyncNode) and effect.node == "sg1"] == [True]
     made = NodeSynced(node="sg1", generation=standing.generation, writes=0)
     state, _ = reconcile.step(state, made, world.now_s + 3, controller.keys)
     assert state.nodes["sg1"].settled
@@ -275,7 +275,7 @@ def test_records_give_back_the_state(world: World) -> None:
         "agreements",
     ):
         assert getattr(state, name) == getattr(held, name), name
-    assert [one.node for one in effects if isinstance(one, Connect)] == ["se1", "sg1"]
+    assert [effect.node for effect in effects if isinstance(effect, Connect)] == ["se1", "sg1"]
 
 
 def test_unreadable_record_is_named() -> None:
@@ -304,7 +304,9 @@ def test_two_intents_and_two_allows_at_once(world: World) -> None:
     both = ORDER_PROCESSING.replace("  require", "    - {to: insight/analytics, ports: [icmp]}\n  require")
     world.apply("shop", both + "---" + WEB)
     world.run(3.0)
-    phases = {str(one.metadata["name"]): one.status["phase"] for one in world.resources("shop", "intents")}
+    phases = {
+        str(resource.metadata["name"]): resource.status["phase"] for resource in world.resources("shop", "intents")
+    }
     assert phases["web"] == "Active"
     assert phases["order-processing"] == "Refused"  # insight accepts its services, not the whole network
     world.check_settled()
@@ -372,7 +374,9 @@ def owners_of_echo(world: World) -> set[str]:
         destination="10.2.0.10",
         l4_class=L4Class.ECHO_REQUEST,
     )
-    intents = [one.intent for one in sorted(state.undertakings.values(), key=lambda one: one.serial)]
+    intents = [
+        one.intent for one in sorted(state.intent_records.values(), key=lambda intent_record: intent_record.serial)
+    ]
     policy_class = state.numbers["se1 policy_class hosts shop/customer-x"]
     entries = [
         entry
@@ -391,11 +395,11 @@ def test_a_changed_intent_keeps_its_age(world: World) -> None:
     for _ in range(300):  # while one plan takes over from the other, too
         world.run(0.01)
         state = world.controllers["shop"].state
-        active = [course.plan.owner for course in state.courses.values() if course.stage == Stage.ACTIVE]
+        active = [stitch.plan.owner for stitch in state.stitches.values() if stitch.stage == Stage.ACTIVE]
         assert sorted(active) == ["intents/aaa", "intents/older"]
         assert owners_of_echo(world) == {"intents/older"}
-    (course,) = [one for one in state.courses.values() if one.plan.owner == "intents/older"]
-    assert course.plan.connection.latency_us_max == 15_000
+    (stitch,) = [stitch for stitch in state.stitches.values() if stitch.plan.owner == "intents/older"]
+    assert stitch.plan.connection.latency_us_max == 15_000
     world.check_settled()
 
 
@@ -405,15 +409,15 @@ def test_ages_are_kept_when_their_numbers_run_out(world: World) -> None:
     counters = controller.state.counters.set("owner", MAX_SERIAL - 1)
     controller.state = replace(controller.state, counters=counters)
     world.apply("shop", TWINS % ("aaa", 20))
-    serials = {name: one.serial for name, one in controller.state.undertakings.items()}
+    serials = {name: intent_record.serial for name, intent_record in controller.state.intent_records.items()}
     assert serials == {"older": 1, "aaa": MAX_SERIAL}
     world.run(3.0)
     assert owners_of_echo(world) == {"intents/older"}
     world.apply("shop", TWINS % ("aab", 20))
     world.run(3.0)
-    serials = {name: one.serial for name, one in controller.state.undertakings.items()}
+    serials = {name: intent_record.serial for name, intent_record in controller.state.intent_records.items()}
     assert serials == {"older": 1, "aaa": 2, "aab": 3}
-    assert {one.plan.owner: one.plan.serial for one in controller.state.courses.values()} == {
+    assert {stitch.plan.owner: stitch.plan.serial for stitch in controller.state.stitches.values()} == {
         f"intents/{name}": serial for name, serial in serials.items()
     }
     assert owners_of_echo(world) == {"intents/older"}

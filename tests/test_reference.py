@@ -27,7 +27,7 @@ def test_vector(vector: Vector) -> None:
     cold = node(vector, cache=False)
     assert cold.run(vector.port, vector.frame, BOOTTIME_S) == vector.expected
     pieces = vector.expected.pieces if isinstance(vector.expected, Cut) else (vector.expected,)
-    counted = Counter(one.reason for one in pieces if isinstance(one, Drop | Forward) and one.reason)
+    counted = Counter(piece.reason for piece in pieces if isinstance(piece, Drop | Forward) and piece.reason)
     warm = Pipeline(entries_of(vector), PORTS, cache=True)
     for _ in range(2):
         warm.fragments.forget()

@@ -18,15 +18,15 @@ from agents import AgentProcess, Bpffs
 from namespaces import Namespace, veth
 from waiting import LIMIT_S, until
 
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import NodeEntries, NodeState, ask
 from controller.southbound.codec import Codec
 from controller.southbound.node import NodeSession, SessionContext
 from controller.southbound.p4runtime import P4RuntimeClient
-from dataplane import p4info
 from dataplane.host_api import Gateway, HostReport, HostState, Tunnel
-from dataplane.layout import MASKS
+from dataplane.p4runtime import p4info
+from dataplane.tables.layout import MASKS
 
 pytestmark = pytest.mark.root
 KEYS = {
@@ -66,7 +66,7 @@ class Site:
     events: "asyncio.Queue[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected]"
     generations: Iterator[int]
 
-    async def make(self, entries: tuple[Entry, ...], host: HostState) -> tuple[dict[str, str], float]:
+    async def make(self, entries: tuple[OwnedEntry, ...], host: HostState) -> tuple[dict[str, str], float]:
         """What was refused, by part, and how long it took."""
         generation = next(self.generations)
         while not self.events.empty():
@@ -93,7 +93,7 @@ class Site:
         assert event.refused is not None, event
         return {each.part: each.reason for each in event.refused}, taken_s
 
-    async def make_until_whole(self, entries: tuple[Entry, ...], host: HostState) -> None:
+    async def make_until_whole(self, entries: tuple[OwnedEntry, ...], host: HostState) -> None:
         async def whole() -> bool:
             return not (await self.make(entries, host))[0]
 
@@ -242,9 +242,9 @@ GATEWAYS = {
 GOOD = Gateway(port=3, ipv4="10.2.0.1", ipv6="")
 
 
-def steer(number: int, owner: str = OTHERS) -> Entry:
+def steer(number: int, owner: str = OTHERS) -> OwnedEntry:
     match = (Match(field="forwarding_class", value=number),)
-    return Entry(table="steer", match=match, action="deliver", params=(("vrf", 9),), owner=owner)
+    return OwnedEntry(table="steer", match=match, action="deliver", params=(("vrf", 9),), owner=owner)
 
 
 @pytest.mark.parametrize("kind", TUNNELS)
@@ -259,24 +259,24 @@ async def test_a_tunnel_that_cannot_be_hurts_only_itself(site: Site, kind: str) 
         refused, taken_s = await site.make((steer(5),), state)
         assert list(refused) == [part] and reason in refused[part]
         present = site.present()
-        assert {one.border for one in present.tunnels} >= {"b1", "b3"} and present.gateways == (GOOD,)
+        assert {tunnel.border for tunnel in present.tunnels} >= {"b1", "b3"} and present.gateways == (GOOD,)
         print(f"{kind}: others after {taken_s:.2f} s: {refused[part]}")
         # Others come and go all the while.
         refused, _ = await site.make((steer(6),), HostState(tunnels=(wrong, tunnel("b3"))))
         assert list(refused) == [part]
-        assert "b1" not in {one.border for one in site.present().tunnels}
+        assert "b1" not in {tunnel.border for tunnel in site.present().tunnels}
     finally:
         undo()
     healed = HostState(tunnels=(tunnel("b2"), tunnel("b3")))
     await site.make_until_whole((steer(6),), healed)
-    assert {one.border for one in site.present().tunnels} == {"b2", "b3"}
+    assert {tunnel.border for tunnel in site.present().tunnels} == {"b2", "b3"}
 
 
 async def test_a_tunnel_named_twice_hurts_only_itself(site: Site) -> None:
     state = HostState(gateways=(GOOD,), tunnels=(tunnel("b1"), tunnel("b2"), tunnel("b2"), tunnel("b3")))
     (refused,) = site.agent.ask("Sync", state, HostReport).refused
     assert refused.part == "tunnels/b2" and "named twice" in refused.reason
-    assert {one.border for one in site.present().tunnels} == {"b1", "b3"}
+    assert {tunnel.border for tunnel in site.present().tunnels} == {"b1", "b3"}
 
 
 async def test_wireguard_go_that_does_not_answer_hurts_only_its_tunnel_and_is_made_anew(site: Site) -> None:
@@ -290,9 +290,9 @@ async def test_wireguard_go_that_does_not_answer_hurts_only_its_tunnel_and_is_ma
     refused, taken_s = await site.make((steer(5),), state)
     assert "does not answer" in refused["tunnels/b2"] and list(refused) == ["tunnels/b2"]
     print(f"wireguard-go that does not answer: others after {taken_s:.2f} s")
-    assert {one.border for one in site.present().tunnels} == {"b1", "b3"}
+    assert {tunnel.border for tunnel in site.present().tunnels} == {"b1", "b3"}
     await site.make_until_whole((steer(5),), state)
-    assert {one.border for one in site.present().tunnels} == {"b1", "b2", "b3"}
+    assert {tunnel.border for tunnel in site.present().tunnels} == {"b1", "b2", "b3"}
     assert stopped and not set(stopped) & set(site.processes("wg-b2"))
 
 
@@ -302,7 +302,7 @@ async def test_a_gateway_that_cannot_be_hurts_only_itself(site: Site, kind: str)
     part = f"ports/{wrong.port}"
     refused, _ = await site.make((steer(5),), HostState(gateways=(wrong, GOOD), tunnels=(tunnel("b1"),)))
     assert list(refused) == [part] and reason in refused[part]
-    assert site.present().gateways == (GOOD,) and [one.border for one in site.present().tunnels] == ["b1"]
+    assert site.present().gateways == (GOOD,) and [tunnel.border for tunnel in site.present().tunnels] == ["b1"]
     assert (await site.make((), HostState(gateways=(GOOD,))))[0] == {}
 
 
@@ -311,8 +311,10 @@ async def test_a_gateway_that_cannot_be_hurts_only_itself(site: Site, kind: str)
 
 def entry(
     table: str, action: str, match: tuple[Match, ...], priority: int = 0, owner: str = INVALID, **params: int
-) -> Entry:
-    return Entry(table=table, action=action, match=match, priority=priority, params=tuple(params.items()), owner=owner)
+) -> OwnedEntry:
+    return OwnedEntry(
+        table=table, action=action, match=match, priority=priority, params=tuple(params.items()), owner=owner
+    )
 
 
 def exact(**fields: int) -> tuple[Match, ...]:
@@ -323,29 +325,29 @@ def longest(field: str, value: int) -> Match:
     return Match(field=field, value=value, prefix_length=128)
 
 
-def hop(number: int, owner: str = INVALID) -> Entry:
+def hop(number: int, owner: str = INVALID) -> OwnedEntry:
     numbers = {"port": 1, "source_mac": 2, "destination_mac": 4, "vlan": 0}
     return entry("next_hop", "forward", exact(next_hop=number), owner=owner, **numbers)
 
 
-def candidate(number: int, live: int, priority: int, merge_bits: int = 16) -> Entry:
+def candidate(number: int, live: int, priority: int, merge_bits: int = 16) -> OwnedEntry:
     containers = {f"container_{place}": 0x5F00 << 112 if place == 0 else 0 for place in range(4)}
     given = {"source": 1, "color": 1, "first_hop": 1, "last_container": 0, "merge_bits": merge_bits, **containers}
     match = (*exact(sr_policy=number), Match(field="live", value=live, mask=live))
     return entry("sr_policy", "h_encaps", match, priority, **given)
 
 
-def policy(policy_class: int, field: str, value: int, mask: int) -> Entry:
+def policy(policy_class: int, field: str, value: int, mask: int) -> OwnedEntry:
     match = (*exact(policy_class=policy_class), Match(field=field, value=value, mask=mask))
     return entry("flow_policy", "permit", match, 1, forwarding_class=1)
 
 
-def ports(table: str, protocol: int, first: int, number: int = 1) -> Entry:
+def ports(table: str, protocol: int, first: int, number: int = 1) -> OwnedEntry:
     match = (*exact(protocol=protocol), Match(field="port", value=first, high=first))
     return entry(table, f"set_{table}", match, 1, port_class=number)
 
 
-def punted(ether_type: int, mask: int = 0xFFFF) -> Entry:
+def punted(ether_type: int, mask: int = 0xFFFF) -> OwnedEntry:
     return entry("punt_frame", "punt", (Match(field="ether_type", value=ether_type, mask=mask),), 1, reason=1)
 
 
@@ -358,7 +360,7 @@ SIZES = {
     "local_sids": 1024,
 }
 """Of the agent's tables: larger ones take seconds to fill."""
-FULL: dict[str, Callable[[], list[Entry]]] = {
+FULL: dict[str, Callable[[], list[OwnedEntry]]] = {
     "attachment": lambda: [
         entry("attachment", "attach", exact(ingress_port=1 + n % 500, vlan_id=n // 500), vrf=9, policy_class=9)
         for n in range(1025)
@@ -386,7 +388,7 @@ FULL: dict[str, Callable[[], list[Entry]]] = {
 }
 
 
-TABLES: dict[str, Callable[[], list[Entry]]] = {
+TABLES: dict[str, Callable[[], list[OwnedEntry]]] = {
     "attachment: policy class out of range": lambda: [
         entry("attachment", "attach", exact(ingress_port=9, vlan_id=0), vrf=9, policy_class=65535)
     ],

@@ -40,10 +40,10 @@ def started() -> World:
 def test_messages_of_a_recorded_release_are_read_and_their_signatures_hold(protocol: int) -> None:
     release = releases.load(protocol)
     kinds = set()
-    for one in release.messages:
-        envelope = decode(one.bytes)
-        keys = SimulatedKeys(one.sender)
-        assert keys.verify(keys.public, envelope.signed_bytes, envelope.signature), one
+    for message in release.messages:
+        envelope = decode(message.bytes)
+        keys = SimulatedKeys(message.sender)
+        assert keys.verify(keys.public, envelope.signed_bytes, envelope.signature), message
         kinds.add(envelope.kind)
     assert kinds == {"offer", "acceptance", "refusal", "withdrawal"}
 
@@ -60,7 +60,7 @@ def test_offers_of_a_recorded_release_lead_to_agreements_and_its_withdrawals_end
         assert isinstance(answer, Acceptance)
         assert world.deliver(decode(release.sent("withdrawal", sender).bytes), sender, receiver) == ""
         world.run(20.0)
-        assert not world.controllers[receiver].state.courses
+        assert not world.controllers[receiver].state.stitches
         refused = release.sent("offer", sender, 0)
         assert world.deliver(decode(refused.bytes), sender, receiver) == ""
         world.run(0.1)
@@ -82,9 +82,9 @@ def test_answers_of_a_recorded_release_are_taken(protocol: int) -> None:
         assert world.phase("shop", "order-processing") == "Negotiating"
         if kind == "refusal":  # of the offer that waits, in the words of the one that was refused
             said = opened(decode(release.sent("refusal", "transit").bytes))
-            (course,) = shop.state.courses.values()
-            assert isinstance(said, Refusal) and course.downstream is not None
-            envelope = signed(replace(said, id=course.downstream.terms.id), "transit")
+            (stitch,) = shop.state.stitches.values()
+            assert isinstance(said, Refusal) and stitch.downstream is not None
+            envelope = signed(replace(said, id=stitch.downstream.terms.id), "transit")
         else:
             envelope = decode(release.sent(kind, "transit").bytes)
         assert world.deliver(envelope, "transit", "shop") == ""
@@ -108,7 +108,7 @@ def test_stores_of_a_recorded_release_are_taken_over_as_they_are(protocol: int) 
         "to the SIDs that were signed"
     )
     ids = {name: controller.state.ids for name, controller in world.controllers.items()}
-    assert all(course.ids for controller in world.controllers.values() for course in controller.state.courses.values())
+    assert all(stitch.ids for controller in world.controllers.values() for stitch in controller.state.stitches.values())
     for controller in world.controllers.values():
         controller.crash()
         controller.start()
@@ -118,9 +118,9 @@ def test_stores_of_a_recorded_release_are_taken_over_as_they_are(protocol: int) 
 
 def test_messages_of_the_releases_before_mandates_are_refused_with_what_to_do() -> None:
     release = releases.load(1)
-    for one in release.messages:
+    for message in release.messages:
         with pytest.raises(Unreadable, match="protocol version 1 between domains is not spoken here"):
-            decode(one.bytes)
+            decode(message.bytes)
 
 
 def test_what_a_release_before_mandates_has_stored_is_offered_anew() -> None:
@@ -130,7 +130,7 @@ def test_what_a_release_before_mandates_has_stored_is_offered_anew() -> None:
     for name, controller in world.controllers.items():
         releases.give(controller, release.stores[name])
         controller.start()
-    assert world.courses() == []
+    assert world.stitches() == []
     reasons = [log.fields["reason"] for log in world.controllers["shop"].logs if log.event == "course_ended"]
     assert reasons == ["signed by a release before mandates; it is offered anew"]
     assert not [kind for kind, _ in world.controllers["shop"].disk if kind in ("Course", "Outbox")]

@@ -40,7 +40,7 @@ def world() -> World:
 
 
 def names(world: World, kind: str) -> set[str]:
-    return {str(one.metadata["name"]) for one in world.resources("shop", kind)}
+    return {str(resource.metadata["name"]) for resource in world.resources("shop", kind)}
 
 
 def test_many_intents_go_in_one_step_and_what_is_missing_stops_all_of_them(world: World) -> None:
@@ -57,7 +57,7 @@ def test_many_intents_go_in_one_step_and_what_is_missing_stops_all_of_them(world
     assert names(world, "intents") == set()
     world.run(5.0)
     world.check_settled()
-    assert not world.controllers["shop"].state.courses
+    assert not world.controllers["shop"].state.stitches
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["network first", "network last"])
@@ -72,7 +72,7 @@ def test_a_network_and_what_needs_it_go_together_in_any_order(world: World, back
     assert "shop/customer-x" not in names(world, "networks")
     world.run(5.0)
     world.check_settled()
-    assert not world.controllers["transit"].state.courses, "the neighbours have been told"
+    assert not world.controllers["transit"].state.stitches, "the neighbours have been told"
     assert "intents/order-processing" not in set().union(*world.owners().values())
 
 
@@ -82,13 +82,13 @@ def test_everything_that_is_in_the_way_is_named_at_once(world: World) -> None:
     before = world.controllers["shop"].state
     answer = world.delete_all("shop", ("Intent", "spare-out"), ("Network", "shop/spare"), ("Node", "se1"))
     assert answer is not None and not answer.results
-    assert [(one.path, one.message.partition(":")[0]) for one in answer.problems] == [
+    assert [(problem.path, problem.message.partition(":")[0]) for problem in answer.problems] == [
         ((1,), "network shop/spare is in use by intent spare-alone"),
         ((2,), "node se1 is in use by link se1-sg1, network shop/customer-x, network shop/customer-z and 1 more"),
     ]
-    assert all(one.message in answer.conflict for one in answer.problems)
+    assert all(problem.message in answer.conflict for problem in answer.problems)
     after = world.controllers["shop"].state
-    assert (after.undertakings, after.inventory) == (before.undertakings, before.inventory)
+    assert (after.intent_records, after.inventory) == (before.intent_records, before.inventory)
 
 
 def test_a_network_whose_intent_was_just_withdrawn_is_not_held_up(world: World) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.fulfillment.meaning import Packet
-from controller.fulfillment.rules import (
+from controller.fulfillment.acl import (
     ISOLATE_PRIORITY,
     PortClasses,
     Rule,
@@ -18,7 +17,8 @@ from controller.fulfillment.rules import (
     port_entries,
     used_ports,
 )
-from controller.model.entry import Entry, Match
+from controller.fulfillment.meaning import Packet
+from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Ports
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
 from controller.southbound.difference import Operation, batches, difference, index, stages
@@ -88,11 +88,11 @@ def rules(chance: random.Random, policy_class: int, sources: list[str], destinat
     return tuple(made)
 
 
-def rows(entries: dict[Key, Entry]) -> dict[Key, Row]:
+def rows(entries: dict[Key, OwnedEntry]) -> dict[Key, Row]:
     return {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in entries.items()}
 
 
-def boundaries(desired: dict[Key, Entry], present: dict[Key, Entry]) -> Iterator[dict[Key, Entry]]:
+def boundaries(desired: dict[Key, OwnedEntry], present: dict[Key, OwnedEntry]) -> Iterator[dict[Key, OwnedEntry]]:
     """The state after each batch."""
     state = dict(present)
     for batch in stages(desired, rows(present)):
@@ -121,7 +121,7 @@ def packets(sources: list[str], destinations: list[str]) -> list[Packet]:
     ]
 
 
-def decided(entries: dict[Key, Entry], policy_class: int, asked: list[Packet]) -> list[Behaviour]:
+def decided(entries: dict[Key, OwnedEntry], policy_class: int, asked: list[Packet]) -> list[Behaviour]:
     at = Tables(entries.values())
     drop: Behaviour = ("drop", (("reason", int(DropReason.NOT_PERMITTED)),))
     return [
@@ -130,7 +130,7 @@ def decided(entries: dict[Key, Entry], policy_class: int, asked: list[Packet]) -
     ]
 
 
-def strays(desired: dict[Key, Entry], present: dict[Key, Entry], asked: list[Packet]) -> int:
+def strays(desired: dict[Key, OwnedEntry], present: dict[Key, OwnedEntry], asked: list[Packet]) -> int:
     """Packets that go where neither state sends them, over all boundaries."""
     found = 0
     for policy_class in CLASSES:
@@ -141,13 +141,13 @@ def strays(desired: dict[Key, Entry], present: dict[Key, Entry], asked: list[Pac
     return found
 
 
-def entrance(policy_class: int, vrf: int) -> Entry:
+def entrance(policy_class: int, vrf: int) -> OwnedEntry:
     match = (Match(field="ingress_port", value=policy_class), Match(field="vlan_id", value=0))
     params = (("vrf", vrf), ("policy_class", policy_class))
-    return Entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
+    return OwnedEntry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
 
 
-def compiled(chance: random.Random, sources: list[str], destinations: list[str]) -> dict[Key, Entry]:
+def compiled(chance: random.Random, sources: list[str], destinations: list[str]) -> dict[Key, OwnedEntry]:
     made: dict[int, list[Rule]] = {}
     for policy_class, vrf in CLASSES.items():
         made.setdefault(vrf, []).extend(rules(chance, policy_class, sources, destinations))

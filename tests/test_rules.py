@@ -5,8 +5,7 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.fulfillment.numbering import assign, prefix
-from controller.fulfillment.rules import (
+from controller.fulfillment.acl import (
     PortClasses,
     Rule,
     compile_rules,
@@ -15,7 +14,8 @@ from controller.fulfillment.rules import (
     port_entries,
     used_ports,
 )
-from controller.model.entry import Entry
+from controller.fulfillment.numbering import assign, prefix
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
 from dataplane.reasons import DropReason, L4Class
 
@@ -92,7 +92,7 @@ def about(rule: Rule, packet: Packet) -> bool:
     )
 
 
-def look_up(entries: tuple[Entry, ...], packet: Packet) -> tuple[str, int] | None:
+def look_up(entries: tuple[OwnedEntry, ...], packet: Packet) -> tuple[str, int] | None:
     source, destination, kind, source_port, destination_port = packet
     protocol = {L4Class.TCP: 6, L4Class.TCP_OPEN: 6, L4Class.UDP: 17}.get(kind, 1)
     key = {
@@ -112,7 +112,7 @@ def look_up(entries: tuple[Entry, ...], packet: Packet) -> tuple[str, int] | Non
     return None if best is None else (best.action, best.params[0][1])
 
 
-def longest(entries: tuple[Entry, ...], table: str, address: str) -> int:
+def longest(entries: tuple[OwnedEntry, ...], table: str, address: str) -> int:
     value = prefix(f"{address}/32")[0]
     hits = [
         (entry.match[1].prefix_length or 0, entry.params[0][1])
@@ -122,7 +122,7 @@ def longest(entries: tuple[Entry, ...], table: str, address: str) -> int:
     return max(hits, default=(0, 0))[1]
 
 
-def port_class(entries: tuple[Entry, ...], table: str, protocol: int, port: int) -> int:
+def port_class(entries: tuple[OwnedEntry, ...], table: str, protocol: int, port: int) -> int:
     hits = [
         (entry.priority, entry.params[0][1])
         for entry in entries

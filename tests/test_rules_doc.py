@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.fulfillment.ruling import MAX_ROUNDS
+from controller.fulfillment.rule_effects import MAX_ROUNDS
 from controller.language.condition import MAX_COST, MAX_DEPTH, MAX_LENGTH
 from controller.language.manifest import ManifestInvalid, parse, print_yaml
 from controller.language.policy import ACCEPT, NEIGHBOUR, OFFER, POLICY, TRANSIT, parse_policy
@@ -25,7 +25,7 @@ def test_examples_are_taken_by_a_controller(text: str) -> None:
     answer = world.apply("shop", text)
     assert answer is not None and not answer.problems and not answer.conflict
     rules = {one.value.name for one in parse(text) if isinstance(one.value, Rule)}
-    assert {one.metadata["name"] for one in world.resources("shop", "rules")} == rules
+    assert {resource.metadata["name"] for resource in world.resources("shop", "rules")} == rules
 
 
 @pytest.mark.parametrize(("line", "column", "message", "condition"), REFUSED)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
-from controller.fulfillment.ruling import endless
+from controller.fulfillment.rule_effects import endless
+from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.fulfillment.translate import translate
 from controller.language.manifest import ManifestInvalid, parse, print_yaml, schema, to_manifest
 from controller.language.rule import RULE
@@ -28,8 +28,8 @@ def inventory() -> Inventory:
     return world.controllers["shop"].state.inventory
 
 
-def lab_rules() -> Rulebook:
-    return rulebook(value for one in parse(LAB_RULES) if isinstance(value := one.value, Rule))
+def lab_rules() -> RuleEngine:
+    return rule_engine(value for one in parse(LAB_RULES) if isinstance(value := one.value, Rule))
 
 
 def rule(name: str, when: str, then: Then, priority: int = 100) -> Rule:
@@ -41,7 +41,7 @@ def intent(**fields: object) -> Intent:
     return replace(bare, **fields)
 
 
-def translated(intent: Intent, rules: Rulebook, inventory: Inventory, *added: Added) -> Requirements:
+def translated(intent: Intent, rules: RuleEngine, inventory: Inventory, *added: Added) -> Requirements:
     found = translate(intent, rules, inventory, added)
     assert isinstance(found, Requirements), found
     return found
@@ -53,7 +53,7 @@ def labelled(inventory: Inventory, network: str, **labels: str) -> Inventory:
 
 
 def said(found: Requirements) -> dict[str, str]:
-    return {one.requirement: one.origin for one in found.origins}
+    return {origin.requirement: origin.origin for origin in found.origins}
 
 
 # ---- the lab's rules
@@ -71,7 +71,10 @@ def test_card_data_is_encrypted_and_stays_with_partners(inventory: Inventory) ->
 
 def test_label_of_one_host_is_enough(inventory: Inventory) -> None:
     network = inventory.networks["shop/customer-x"]
-    hosts = tuple(replace(one, labels=(("pci", "true"),)) if one.name == "cx2" else one for one in network.attachments)
+    hosts = tuple(
+        replace(attachment, labels=(("pci", "true"),)) if attachment.name == "cx2" else attachment
+        for attachment in network.attachments
+    )
     changed = {**inventory.networks, network.name: replace(network, attachments=hosts, labels=())}
     found = translated(intent(), lab_rules(), replace(inventory, networks=changed))
     assert found.connections[0].encryption == Encryption.WIREGUARD
@@ -82,7 +85,7 @@ def test_public_way_needs_what_cannot_be_met_and_is_not_taken(inventory: Invento
     plain = {**inventory.networks, name: replace(inventory.networks[name], labels=())}
     found = translated(intent(), lab_rules(), replace(inventory, networks=plain))
     assert found.connections[0].trust_min == Trust.PARTNER and not found.unmet
-    (origin,) = [one for one in found.origins if one.clause == "trust"]
+    (origin,) = [origin for origin in found.origins if origin.clause == "trust"]
     assert origin.origin == "rule public-needs-end-to-end"
     assert "wireguard-end-to-end, which cannot be met yet" in origin.explain
 
@@ -110,7 +113,7 @@ def test_owner_forbids_transit(inventory: Inventory) -> None:
 
 
 def test_strictest_wins_whoever_says_it(inventory: Inventory) -> None:
-    rules = rulebook(
+    rules = rule_engine(
         (
             rule("a", "true", Then(require=Require(latency_us_max=10_000, trust_min=Trust.PARTNER)), 1),
             rule("b", "true", Then(require=Require(latency_us_max=15_000, trust_min=Trust.OWN)), 900),
@@ -129,12 +132,14 @@ def test_strictest_wins_whoever_says_it(inventory: Inventory) -> None:
     ],
 )
 def test_what_cannot_be_placed_yet_is_unmet(then: Then, inventory: Inventory) -> None:
-    found = translated(intent(), rulebook([rule("more", "true", then)]), inventory)
+    found = translated(intent(), rule_engine([rule("more", "true", then)]), inventory)
     assert len(found.unmet) == 1 and "rule more" in said(found).values()
 
 
 def test_forbidden_traffic_names_rule_and_intent(inventory: Inventory) -> None:
-    rules = rulebook([rule("no", 'destination.service == "insight/analytics/analytics-y"', Then(forbid=("traffic",)))])
+    rules = rule_engine(
+        [rule("no", 'destination.service == "insight/analytics/analytics-y"', Then(forbid=("traffic",)))]
+    )
     (unmet,) = translated(intent(), rules, inventory).unmet
     assert unmet.binding == "rule no"
     assert unmet.message == (
@@ -146,38 +151,40 @@ def test_classes_that_differ_name_both_rules_unless_one_has_priority(inventory: 
     bulk, quick = Then(service_class="bulk"), Then(service_class="quick")
     reader = rule("reads", 'effective.class != ""', Then(dscp=1))
     (unmet,) = translated(
-        intent(), rulebook([rule("a", "true", bulk), rule("b", "true", quick), reader]), inventory
+        intent(), rule_engine([rule("a", "true", bulk), rule("b", "true", quick), reader]), inventory
     ).unmet
     assert "rule b sets class quick; rule a sets class bulk with the same priority (intent i)" in unmet.message
-    found = translated(intent(), rulebook([rule("a", "true", bulk), rule("b", "true", quick, 200), reader]), inventory)
+    found = translated(
+        intent(), rule_engine([rule("a", "true", bulk), rule("b", "true", quick, 200), reader]), inventory
+    )
     assert not found.unmet and said(found)["class quick"] == "rule b"
 
 
 def test_class_of_the_intent_against_a_rule_names_both(inventory: Inventory) -> None:
-    rules = rulebook([rule("a", 'intent.class != ""', Then(service_class="bulk"))])
+    rules = rule_engine([rule("a", 'intent.class != ""', Then(service_class="bulk"))])
     (unmet,) = translated(intent(service_class="quick"), rules, inventory).unmet
     assert "rule a sets class bulk; intent i says class quick" in unmet.message
 
 
 def test_preference_of_the_intent_stands(inventory: Inventory) -> None:
-    rules = rulebook([rule("cheap", "true", Then(prefer=Prefer(cost=Level.LOW)))])
+    rules = rule_engine([rule("cheap", "true", Then(prefer=Prefer(cost=Level.LOW)))])
     assert said(translated(intent(), rules, inventory)) == {"prefer cost low": "rule cheap"}
     found = translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory)
     assert not found.unmet and said(found) == {"prefer latency low": "clause"}
-    assert [one.prefer for one in found.connections] == [Prefer(latency=Level.LOW)]
+    assert [connection.prefer for connection in found.connections] == [Prefer(latency=Level.LOW)]
 
 
 def test_preference_of_the_rule_with_the_higher_priority_holds(inventory: Inventory) -> None:
     cheap, quick = Then(prefer=Prefer(cost=Level.LOW)), Then(prefer=Prefer(latency=Level.LOW))
-    found = translated(intent(), rulebook([rule("a", "true", cheap, 200), rule("b", "true", quick)]), inventory)
+    found = translated(intent(), rule_engine([rule("a", "true", cheap, 200), rule("b", "true", quick)]), inventory)
     assert not found.unmet and said(found) == {"prefer cost low": "rule a"}
-    assert [one.prefer for one in found.connections] == [Prefer(cost=Level.LOW)]
-    (unmet,) = translated(intent(), rulebook([rule("a", "true", cheap), rule("b", "true", quick)]), inventory).unmet
+    assert [connection.prefer for connection in found.connections] == [Prefer(cost=Level.LOW)]
+    (unmet,) = translated(intent(), rule_engine([rule("a", "true", cheap), rule("b", "true", quick)]), inventory).unmet
     assert "rule b sets prefer latency low; rule a sets prefer cost low with the same priority" in unmet.message
 
 
 def test_one_rule_leads_to_another(inventory: Inventory) -> None:
-    rules = rulebook(
+    rules = rule_engine(
         (
             rule("voice", 'destination.service.endsWith("analytics-y")', Then(service_class="realtime")),
             rule("quick", 'effective.class == "realtime"', Then(require=Require(latency_us_max=30_000))),
@@ -189,7 +196,7 @@ def test_one_rule_leads_to_another(inventory: Inventory) -> None:
 
 
 def test_rules_that_trigger_each_other_without_end_are_named(inventory: Inventory) -> None:
-    rules = rulebook(
+    rules = rule_engine(
         (
             rule("on", 'effective.encryption == "none"', Then(require=Require(encryption=Encryption.WIREGUARD))),
             rule("other", "effective.trust >= public", Then(require=Require(trust_min=Trust.PARTNER))),
@@ -209,7 +216,7 @@ def test_too_many_labels_for_the_rules_are_reported(inventory: Inventory) -> Non
 
 def test_condition_that_cannot_be_evaluated_fails_with_the_rules_name(inventory: Inventory) -> None:
     """Such a one is never taken; a store of another version may have it."""
-    rules = rulebook([rule("fine", "true", Then(dscp=46)), rule("broken", "intent.nothing == 1", Then(dscp=1))])
+    rules = rule_engine([rule("fine", "true", Then(dscp=46)), rule("broken", "intent.nothing == 1", Then(dscp=1))])
     (unmet,) = translated(intent(), rules, inventory).unmet
     assert unmet.binding == "rule broken" and "cannot be evaluated" in unmet.message
 
@@ -230,18 +237,18 @@ def test_conditions_see_every_variable_that_is_declared(inventory: Inventory) ->
     ]  # fmt: skip
     every = [rule(f"r{n}", when, Then(forbid=("traffic",))) for n, when in enumerate(whens)]
     for one in every:
-        found = translated(intent(), rulebook([one]), inventory)
+        found = translated(intent(), rule_engine([one]), inventory)
         assert not any("cannot be evaluated" in unmet.message for unmet in found.unmet), one.when
 
 
 @pytest.mark.parametrize("when", ['intent . name == "i"', 'intent\n.name\n== "i"', '"intent.tenant" != "" && true'])
 def test_fields_are_found_however_they_are_written(when: str, inventory: Inventory) -> None:
-    found = translated(intent(), rulebook([rule("one", when, Then(dscp=8))]), inventory)
+    found = translated(intent(), rule_engine([rule("one", when, Then(dscp=8))]), inventory)
     assert found.connections[0].dscp == 8 and not found.unmet
 
 
 def test_what_is_remembered_is_told_apart_by_what_is_read(inventory: Inventory) -> None:
-    rules = rulebook(
+    rules = rule_engine(
         [rule("one", 'intent.tenant == "t"', Then(dscp=8)), rule("two", 'intent.name == "j"', Then(via=("v",)))]
     )
     asked = [intent(), intent(tenant="u"), intent(name="j"), intent(name="j", tenant="u"), intent()]
@@ -323,7 +330,7 @@ def test_changed_rule_retranslates_what_it_touches(world: World) -> None:
     world.run(30)
     intent = world.get("shop", "intents", "order-processing")
     assert intent.status["phase"] == "Unsatisfiable"
-    (condition,) = {one["reason"] for one in intent.status["conditions"]}
+    (condition,) = {condition["reason"] for condition in intent.status["conditions"]}
     assert "rule realtime-is-quick" in condition
     world.apply("shop", LAB_RULES)
     world.run(90)
@@ -344,7 +351,7 @@ def circle(name: str, when: str, then: str) -> str:
 def refused(world: World, text: str) -> list[tuple[tuple[str | int, ...], str]]:
     answer = world.apply("shop", text)
     assert answer is not None
-    return [(one.path, one.message) for one in answer.problems]
+    return [(problem.path, problem.message) for problem in answer.problems]
 
 
 def test_rules_that_have_no_end_are_refused_where_they_stand(world: World) -> None:
@@ -359,7 +366,7 @@ def test_rules_that_have_no_end_are_refused_where_they_stand(world: World) -> No
     assert world.apply("shop", LAB_RULES.replace("dscp: EF", "class: realtime") + "---\n" + QUICK)
     ((path, message),) = refused(world, quick)
     assert path == (0, "spec", "when") and message.startswith("for intent order-processing: rules quick trigger")
-    assert not {"one", "other", "quick"} & {one.metadata["name"] for one in world.resources("shop", "rules")}
+    assert not {"one", "other", "quick"} & {resource.metadata["name"] for resource in world.resources("shop", "rules")}
     world.run(30)
     assert world.phase("shop", "order-processing") == "Active"
 
@@ -370,17 +377,17 @@ def test_a_rule_that_others_need_to_come_to_an_end_is_not_taken_away(world: Worl
     assert refused(world, ends + turns + "---\n" + ORDER_PROCESSING) == []
     answer = world.delete("shop", "ends", "Rule")
     assert answer is not None and "without rule ends, for intent order-processing: rules turns" in answer.conflict
-    assert {one.metadata["name"] for one in world.resources("shop", "rules")} == {"ends", "turns"}
+    assert {resource.metadata["name"] for resource in world.resources("shop", "rules")} == {"ends", "turns"}
 
 
 def test_rules_are_stored_and_come_back(world: World) -> None:
     world.apply("shop", LAB_RULES)
     controller = world.controllers["shop"]
-    before = {one.metadata["name"]: one.spec for one in world.resources("shop", "rules")}
+    before = {resource.metadata["name"]: resource.spec for resource in world.resources("shop", "rules")}
     controller.crash()
     world.run(5)
-    assert {one.metadata["name"]: one.spec for one in world.resources("shop", "rules")} == before
-    assert len(controller.state.rulebook.plain.rules) == 2
+    assert {resource.metadata["name"]: resource.spec for resource in world.resources("shop", "rules")} == before
+    assert len(controller.state.rule_engine.plain.rules) == 2
 
 
 def test_rule_that_is_not_there_cannot_be_deleted(world: World) -> None:

@@ -155,4 +155,4 @@ def test_no_text_raises_anything_but_its_faults(text: str) -> None:
     try:
         read(text)
     except ManifestInvalid as error:
-        assert all(one.line >= 1 and one.column >= 1 for one in error.faults)
+        assert all(fault.line >= 1 and fault.column >= 1 for fault in error.faults)

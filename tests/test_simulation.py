@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from controller.model.course import Stage
 from controller.model.dscp import CODE_POINTS
+from controller.model.stitch import Stage
 from controller.model.told import Told
 from tests.offers import refused
 from tests.simulator import ORDER_PROCESSING, Faults, World
@@ -44,8 +44,8 @@ def test_order_processing_becomes_active_over_transit_in_three_domains() -> None
     assert status["phase"] == "Active"
     assert status["path"] == ["se1", "sg1", "transit", "insight"]
     assert status["predicted"] == {"latency_ms": 4.0, "cost": 50}
-    (course,) = world.controllers["transit"].state.courses.values()
-    (policy,) = course.plan.sr_policies
+    (stitch,) = world.controllers["transit"].state.stitches.values()
+    (policy,) = stitch.plan.sr_policies
     assert [path.nodes for path in policy.candidate_paths] == [("t1", "tc1", "t2"), ("t1", "tc2", "t2")]
     assert [path.preference for path in policy.candidate_paths] == [200, 100]
     world.check_settled()
@@ -53,14 +53,14 @@ def test_order_processing_becomes_active_over_transit_in_three_domains() -> None
 
 def check_agreed(world: World) -> None:
     """What is open at a border was signed by both sides, and both have the same terms."""
-    for domain, course in world.courses():
-        for session in (course.upstream, course.downstream):
+    for domain, stitch in world.stitches():
+        for session in (stitch.upstream, stitch.downstream):
             if session is None or session.agreement is None:
                 continue
             theirs = world.controllers[session.peer].state
             name = theirs.agreements.get(session.agreement.terms.id)
             assert name is not None, f"{domain}: {session.peer} does not know {session.agreement.terms.id}"
-            other = theirs.courses[name]
+            other = theirs.stitches[name]
             held = other.downstream if not session.offeror else other.upstream
             assert held is not None and held.agreement == session.agreement
 
@@ -69,7 +69,7 @@ def check_gone(world: World, *names: str) -> None:
     for node, owners in world.owners().items():
         for name in names:
             assert not any(name in owner for owner in owners), f"{node} still has something of {name}: {owners}"
-    if not any(course for course in world.courses()):
+    if not any(stitch for stitch in world.stitches()):
         assert not any(node.host.tunnels for node in world.nodes.values())
 
 
@@ -117,7 +117,7 @@ def test_faulty_links_and_crashes_delay_but_lose_nothing(seed: int) -> None:
     world.run(120.0)
     for name in present:
         assert world.phase("shop", name) == "Active", world.get("shop", "intents", name).status
-    assert {one.metadata["name"] for one in world.resources("shop", "intents")} == set(present)
+    assert {resource.metadata["name"] for resource in world.resources("shop", "intents")} == set(present)
     world.check_settled()
     check_agreed(world)
     check_gone(world, *(set(texts) - set(present)))
@@ -135,7 +135,7 @@ def test_faulty_links_and_crashes_delay_but_lose_nothing(seed: int) -> None:
     world.run(30.0)
     world.check_settled()
     check_gone(world, *texts)
-    assert world.courses() == []
+    assert world.stitches() == []
 
 
 @pytest.mark.parametrize("seed", range(-(-SEEDS * 5 // 12)))
@@ -165,8 +165,8 @@ def test_renewal_keeps_an_agreement_alive_and_changes_only_leases() -> None:
     world.run(2 * 3600.0)
     assert world.phase("shop", "order-processing") == "Active"
     assert {name: set(node.entries) for name, node in world.nodes.items()} == before
-    (course,) = world.controllers["shop"].state.courses.values()
-    assert course.downstream is not None and course.downstream.terms.revision >= 4
+    (stitch,) = world.controllers["shop"].state.stitches.values()
+    assert stitch.downstream is not None and stitch.downstream.terms.revision >= 4
     assert not [log for controller in world.controllers.values() for log in controller.logs if log.level != "info"]
     world.check_settled()
     check_agreed(world)
@@ -213,7 +213,7 @@ def test_withdrawal_while_negotiating_leaves_nothing() -> None:
         world.delete("shop", "order-processing")
         world.run(15.0)
         check_gone(world, "order-processing")
-        assert world.courses() == []
+        assert world.stitches() == []
         world.check_settled()
 
 
@@ -228,7 +228,7 @@ def test_refused_intent_says_who_and_why() -> None:
         f"insight/archive: refused by transit: insight: {Told.POLICY}; other ways: "
     )
     assert "no rule of insight accepts shop/customer-x" in refused(world, "insight")
-    assert world.courses() == []
+    assert world.stitches() == []
     world.check_settled()
 
 
@@ -241,7 +241,7 @@ def test_unreachable_node_is_named_and_the_intent_converges_when_it_is_back() ->
     world.run(5.0)
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Installing"
-    assert any("node sg1 unreachable: connection" in one["reason"] for one in status["conditions"])
+    assert any("node sg1 unreachable: connection" in condition["reason"] for condition in status["conditions"])
     assert any("order-processing" in owner for owner in world.owners()["se1"])
     world.nodes["sg1"].up = True
     world.run(5.0)
@@ -270,19 +270,19 @@ def test_changed_intent_is_replaced_make_before_break() -> None:
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
-    old = next(iter(world.controllers["shop"].state.courses))
+    old = next(iter(world.controllers["shop"].state.stitches))
     world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 15"))
     stages = set()
     for _ in range(200):
         world.run(0.001)
-        courses = world.controllers["shop"].state.courses
-        stages.add(tuple(str(course.stage) for course in courses.values()))
-        assert any(course.stage in (Stage.ACTIVE,) for course in courses.values()), "there was a gap"
+        stitches = world.controllers["shop"].state.stitches
+        stages.add(tuple(str(stitch.stage) for stitch in stitches.values()))
+        assert any(stitch.stage in (Stage.ACTIVE,) for stitch in stitches.values()), "there was a gap"
     assert ("Active", "Negotiating") in stages and ("Active", "Adding") in stages
     world.run(3.0)
     assert world.phase("shop", "order-processing") == "Active"
-    (course,) = world.controllers["shop"].state.courses.values()
-    assert course.plan.name != old and course.plan.connection.latency_us_max == 15_000
+    (stitch,) = world.controllers["shop"].state.stitches.values()
+    assert stitch.plan.name != old and stitch.plan.connection.latency_us_max == 15_000
     world.check_settled()
     check_agreed(world)
 
@@ -378,7 +378,7 @@ def test_who_does_not_honour_a_dscp_refuses(domain: str, change: str, reason: st
     assert status["phase"] == "Refused"
     assert Told.POLICY in status["conditions"][0]["reason"]
     assert reason in refused(world, domain)
-    assert world.courses() == []
+    assert world.stitches() == []
     world.apply("shop", ENTRUSTED % "dscp: CS0")
     world.run(3.0)
     assert world.phase("shop", "order-processing") == "Active"
@@ -394,7 +394,7 @@ def test_ban_of_transit_holds_in_every_domain() -> None:
     world.run(3.0)
     status = world.get("shop", "intents", "order-processing").status
     assert (status["phase"], status["path"]) == ("Active", ["se1", "sg1", "insight"])
-    assert {name for name, one in world.controllers.items() if one.state.courses} == {"shop", "insight"}
+    assert {name for name, controller in world.controllers.items() if controller.state.stitches} == {"shop", "insight"}
     assert not [message for _, receiver, message in world.wiretap if receiver == "transit"]
     world.check_settled()
 
@@ -410,10 +410,10 @@ def test_what_only_a_third_domain_could_carry_is_unsatisfiable_by_the_rule_that_
     world.run(5.0)
     status = world.get("shop", "intents", "order-processing").status
     assert status["phase"] == "Unsatisfiable"
-    (reason,) = {one["reason"] for one in status["conditions"]}
+    (reason,) = {condition["reason"] for condition in status["conditions"]}
     assert "transit: no third domain may carry this; the way over sg1-t1 leads through transit" in reason
     assert "(through no third domain is of rule orders-go-first: The owner says so.)" in reason
-    assert world.courses() == []
+    assert world.stitches() == []
     assert not any(node.host.tunnels for node in world.nodes.values())
 
 
@@ -427,10 +427,10 @@ def test_the_destinations_owner_can_forbid_transit() -> None:
     assert status["phase"] == "Refused"
     assert Told.POLICY in status["conditions"][0]["reason"]
     assert "accept rule 1 of insight takes only what comes straight from shop" in refused(world, "insight")
-    assert world.courses() == []
+    assert world.stitches() == []
     world.apply("shop", WIDE)
     world.run(3.0)
     status = world.get("shop", "intents", "order-processing").status
     assert (status["phase"], status["path"]) == ("Active", ["se1", "sg1", "insight"])
-    assert {name for name, one in world.controllers.items() if one.state.courses} == {"shop", "insight"}
+    assert {name for name, controller in world.controllers.items() if controller.state.stitches} == {"shop", "insight"}
     world.check_settled()

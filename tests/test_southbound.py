@@ -23,7 +23,7 @@ from pipeline_tables import entries as table_entries
 from waiting import LIMIT_S, until
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import Delta, NodeEntries, NodeState, ask
 from controller.southbound import node as node_module
@@ -33,9 +33,9 @@ from controller.southbound.difference import STEPS, Operation, batches, differen
 from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
 from controller.southbound.nodes import Nodes
 from controller.southbound.p4runtime import TURN, P4RuntimeClient
-from dataplane import p4info
 from dataplane.entry import TableEntry
 from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, TelemetryBatch, Tunnel
+from dataplane.p4runtime import p4info
 
 CODEC = Codec(p4info.load())
 OWNER = "intents/orders"
@@ -48,41 +48,41 @@ def address(text: str) -> int:
     return int(IPv6Address(text))
 
 
-def route(prefix: str, next_hop: int, owner: str = OWNER, vrf: int = 0) -> Entry:
+def route(prefix: str, next_hop: int, owner: str = OWNER, vrf: int = 0) -> OwnedEntry:
     where, _, length = prefix.partition("/")
     match = (
         Match(field="vrf", value=vrf),
         Match(field="destination", value=address(where), prefix_length=int(length)),
     )
-    return Entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
+    return OwnedEntry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
 
 
-def next_hop(number: int, port: int = 1) -> Entry:
+def next_hop(number: int, port: int = 1) -> OwnedEntry:
     params = (("port", port), ("source_mac", 0x020000000001), ("destination_mac", 0x020000000002), ("vlan", 0))
     match = (Match(field="next_hop", value=number),)
-    return Entry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
+    return OwnedEntry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
 
 
-def permit(policy_class: int, forwarding_class: int, priority: int = 10, owner: str = OWNER) -> Entry:
+def permit(policy_class: int, forwarding_class: int, priority: int = 10, owner: str = OWNER) -> OwnedEntry:
     match = (
         Match(field="policy_class", value=policy_class),
         Match(field="l4_class", value=0, mask=0xE),
     )
     params = (("forwarding_class", forwarding_class),)
-    return Entry(table="flow_policy", match=match, priority=priority, action="permit", params=params, owner=owner)
+    return OwnedEntry(table="flow_policy", match=match, priority=priority, action="permit", params=params, owner=owner)
 
 
-def port_class(first: int, last: int, number: int) -> Entry:
+def port_class(first: int, last: int, number: int) -> OwnedEntry:
     match = (Match(field="protocol", value=6), Match(field="port", value=first, high=last))
     params = (("port_class", number),)
     table, action = "destination_port_class", "set_destination_port_class"
-    return Entry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
+    return OwnedEntry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
 
 
-def attach(port: int, policy_class: int) -> Entry:
+def attach(port: int, policy_class: int) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
     params = (("vrf", 3), ("policy_class", policy_class))
-    return Entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
+    return OwnedEntry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
 
 
 STATE = (
@@ -133,12 +133,12 @@ async def client(node: FakeNode) -> AsyncIterator[P4RuntimeClient]:
     await channel.close()
 
 
-def as_entry(entry: TableEntry) -> Entry:
+def as_entry(entry: TableEntry) -> OwnedEntry:
     match = tuple(
         Match(field=m.field, value=m.value, mask=m.mask, prefix_length=m.prefix_length, high=m.high)
         for m in entry.match
     )
-    return Entry(
+    return OwnedEntry(
         table=entry.table,
         match=match,
         priority=entry.priority,
@@ -261,7 +261,7 @@ async def test_random_states_follow_each_other(node: FakeNode, client: P4Runtime
         wanted = {key(entry): entry for entry in chance.sample(pool, chance.randrange(len(pool)))}
         for each in list(wanted.values()):
             if each.table == "route" and chance.random() < 0.5:
-                wanted[key(each)] = Entry(
+                wanted[key(each)] = OwnedEntry(
                     table="route", match=each.match, action="set_next_hop", params=(("next_hop", 9),), owner=OWNER
                 )
         await client.sync(tuple(wanted.values()))
@@ -274,7 +274,7 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
     chance = random.Random(8)
     pool = [next_hop(n) for n in range(1, 13)] + [route(f"5f00:{n}::/32", 1 + n % 3) for n in range(12)]
     pool += [route(f"5f00:{n}::/32", 9, owner="links/z") for n in range(12)]
-    entries, held = NodeEntries(), list[Entry]()
+    entries, held = NodeEntries(), list[OwnedEntry]()
     await client.sync(())
     for number in range(60):
         old = [entry for entry in held if chance.random() < 0.3]
@@ -322,7 +322,7 @@ async def test_tables_whose_digests_are_the_same_are_read_in_turn_only(node: Fak
     node.reads.clear()
     routes.pop(next(each for each in routes if b"\x5f\x00\x00\x01" in each))
     report = await client.sync(STATE, digests=node.digests())
-    assert [(one.what, one.table) for one in report.deviations] == [("missing", "route")]
+    assert [(deviation.what, deviation.table) for deviation in report.deviations] == [("missing", "route")]
     assert "route" in node.reads
     assert len(node.reads) <= 2
     # What was written, by whomever, is not as it was verified, also where it looks the same again.
@@ -332,7 +332,7 @@ async def test_tables_whose_digests_are_the_same_are_read_in_turn_only(node: Fak
     del node.maps["next_hop"].data[(2).to_bytes(4, "little")]
     node.maps["next_hop"].data[(2).to_bytes(4, "little")] = bytes(node.maps["next_hop"].value_size)
     report = await client.sync((*STATE, next_hop(2)), digests=before)
-    assert [(one.what, one.table) for one in report.deviations] == [("missing", "next_hop")]
+    assert [(deviation.what, deviation.table) for deviation in report.deviations] == [("missing", "next_hop")]
 
 
 async def test_without_reading_back_only_differences_to_what_was_seen_are_written(
@@ -363,7 +363,7 @@ async def test_a_refused_entry_is_named_with_its_owner_and_the_rest_is_written(
 
 
 async def test_an_entry_that_the_p4info_has_not_is_named(client: P4RuntimeClient) -> None:
-    wrong = Entry(table="route", match=(Match(field="colour", value=1),), action="set_next_hop", owner=OWNER)
+    wrong = OwnedEntry(table="route", match=(Match(field="colour", value=1),), action="set_next_hop", owner=OWNER)
     with pytest.raises(TargetRejected, match=r"'colour'.*owner intents/orders"):
         await client.sync((wrong,))
 
@@ -506,7 +506,7 @@ async def running() -> AsyncIterator[Running]:
     await task
 
 
-def sync(generation: int, entries: tuple[Entry, ...], host: HostState = NOTHING, audit: bool = False) -> SyncNode:
+def sync(generation: int, entries: tuple[OwnedEntry, ...], host: HostState = NOTHING, audit: bool = False) -> SyncNode:
     return SyncNode(
         node="se1",
         generation=generation,
@@ -585,7 +585,7 @@ async def test_an_audit_tells_what_changed_by_itself(node: FakeNode, running: Ru
     assert [port.carrier for port in after.ports] == [False, *(True for _ in after.ports[1:])]
     running.nodes.sync(sync(3, STATE, audit=True))
     assert (await running.events.next(NodeSynced, 3)).writes == 0
-    assert len([one for one in running.events.all if isinstance(one, NodeDescribed)]) == 2
+    assert len([event for event in running.events.all if isinstance(event, NodeDescribed)]) == 2
 
 
 async def test_a_carrier_that_is_lost_is_told_without_an_audit(node: FakeNode, running: Running) -> None:
@@ -595,7 +595,7 @@ async def test_a_carrier_that_is_lost_is_told_without_an_audit(node: FakeNode, r
         node.host.without_carrier = lost
         after = (await running.events.next(NodeDescribed, 2 if lost else 3)).description
         assert {port.number for port in after.ports if not port.carrier} == lost
-    assert len([one for one in running.events.all if isinstance(one, NodeDescribed)]) == 3
+    assert len([event for event in running.events.all if isinstance(event, NodeDescribed)]) == 3
 
 
 async def test_a_refusal_of_the_host_does_not_keep_entries_from_going(node: FakeNode, running: Running) -> None:

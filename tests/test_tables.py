@@ -1,4 +1,4 @@
-"""dataplane.tables over maps in memory and over the kernel's: entries, what XDP finds by them, and tampering."""
+"""dataplane.tables.node_tables over maps in memory and over the kernel's: entries, what XDP finds by them, and tampering."""
 
 import dataclasses
 import sys
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from map_fake import FakeMap
 from pipeline_tables import LAYOUT, SIZES, entries, fake_maps
 
-from dataplane import bpf
-from dataplane.codec import NO_ACTION, pack, unpack
-from dataplane.columns import from_packed, pieces
 from dataplane.entry import FieldMatch, TableEntry
-from dataplane.layout import MASKS, Shape, TableLayout
-from dataplane.range_store import CLASSES_BYTES, RangeStore
+from dataplane.p4runtime.codec import NO_ACTION, pack, unpack
+from dataplane.p4runtime.columns import from_packed, pieces
+from dataplane.p4runtime.status import Code
 from dataplane.reasons import CANDIDATE_PATHS
-from dataplane.status import Code
-from dataplane.stores import MapWriter, Operation, Store
-from dataplane.tables import Run, Tables, map_names
-from dataplane.ternary_store import TernaryStore
+from dataplane.tables.layout import MASKS, Shape, TableLayout
+from dataplane.tables.node_tables import Run, Tables, map_names
+from dataplane.tables.range_store import CLASSES_BYTES, RangeStore
+from dataplane.tables.stores import MapWriter, Operation, Store
+from dataplane.tables.ternary_store import TernaryStore
+from dataplane.xdp import bpf
 
 INSERT, MODIFY, KEEP, DELETE = Operation.INSERT, Operation.MODIFY, Operation.KEEP, Operation.DELETE
 Maps = Mapping[str, MapWriter]

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from waiting import LIMIT_S, until
 
 from dataplane.errors import NodeRefused
-from dataplane.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
 from dataplane.host_api import PortRole, PortStatus, TelemetryBatch, TelemetryQuery
-from dataplane.jiffies import JiffiesClock
-from dataplane.telemetry import Telemetry, nothing
+from dataplane.telemetry.stream import Telemetry, nothing
+from dataplane.xdp.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
+from dataplane.xdp.jiffies import JiffiesClock
 
 PORT = PortStatus(number=1, interface="cx1", role=PortRole.ATTACHMENT, mac="02:00:00:00:00:01", mtu=1500, carrier=True)
 

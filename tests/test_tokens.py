@@ -203,7 +203,7 @@ async def test_tokens_outlast_a_restart_and_expired_ones_are_shown_so(tmp_path: 
     clock.now_s += 60
     held = tokens.holder(second.encode())
     assert held is not None and tokens.expired(held)
-    assert [one.status["phase"] for one in tokens.resources()] == ["Valid", "Expired"]
+    assert [resource.status["phase"] for resource in tokens.resources()] == ["Valid", "Expired"]
 
 
 async def test_a_token_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.rulebook import NO_RULES
+from controller.fulfillment.rule_engine import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
 from controller.model.intent import Allow, Avoid, Disjoint, Encryption, Intent, Ports, Require, Selector
@@ -50,11 +50,14 @@ def test_two_allows_to_one_network_are_one_connection_to_two_are_two(inventory: 
     service = Allow(to="insight/analytics/analytics-y")
     network = Allow(to="insight/analytics", ports=(Ports(protocol="icmp"),))
     both = translate(replace(intent(), allow=(service, network)), NO_RULES, inventory)
-    assert isinstance(both, Requirements) and [len(one.flows) for one in both.connections] == [2]
+    assert isinstance(both, Requirements) and [len(connection.flows) for connection in both.connections] == [2]
     other = Allow(to="insight/archive/archive-z")
     two = translate(replace(intent(), allow=(service, other)), NO_RULES, inventory)
     assert isinstance(two, Requirements)
-    assert [one.destination_network for one in two.connections] == ["insight/analytics", "insight/archive"]
+    assert [connection.destination_network for connection in two.connections] == [
+        "insight/analytics",
+        "insight/archive",
+    ]
 
 
 X = Selector(network="shop/customer-x")

@@ -15,9 +15,9 @@ from waiting import wait_for
 from wireguards import MakeWireGuard, implementations
 
 from dataplane.host_api import BorderConfig, Tunnel
-from dataplane.tunnel_peer import key_objection, place_objection, reachable
-from dataplane.tunnels import Tunnels
-from dataplane.wireguard import DeviceConfig, Peer, public_key
+from dataplane.wireguard.device import DeviceConfig, Peer, public_key
+from dataplane.wireguard.tunnel_peer import key_objection, place_objection, reachable
+from dataplane.wireguard.tunnels import Tunnels
 
 PRIME = 2**255 - 19
 OF_LOW_ORDER = [0, 1, PRIME - 1, PRIME, PRIME + 1]

@@ -15,12 +15,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 from waiting import LIMIT_S, wait_for
 from wireguards import MakeWireGuard, go, implementations
 
+from dataplane.host.interface import read_interface
+from dataplane.host.netlink import removing
 from dataplane.host_api import BorderConfig, PartRefused, Tunnel
-from dataplane.interface import read_interface
-from dataplane.netlink import removing
-from dataplane.tunnel_link import TunnelLink, remove_pair_and_rules
-from dataplane.tunnels import Tunnels
-from dataplane.wireguard import DeviceConfig, KeyStore
+from dataplane.wireguard.device import DeviceConfig, KeyStore
+from dataplane.wireguard.tunnel_link import TunnelLink, remove_pair_and_rules
+from dataplane.wireguard.tunnels import Tunnels
 
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 FAR = "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I="

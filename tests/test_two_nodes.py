@@ -223,8 +223,8 @@ def first_answer_s(domain: Domain, address: str) -> float:
 
 def last_pings(flows: Sequence[FlowRecord]) -> FlowRecord:
     """Of the west's host; each run of ping has an identifier of its own."""
-    pings = (one for one in flows if one.l4_class == L4Class.ECHO_REQUEST and one.source_address == "10.1.0.11")
-    return max(pings, key=lambda one: one.last_seen_s)
+    pings = (flow for flow in flows if flow.l4_class == L4Class.ECHO_REQUEST and flow.source_address == "10.1.0.11")
+    return max(pings, key=lambda ping: ping.last_seen_s)
 
 
 def test_a_host_reaches_the_other_domains_host_through_the_tunnel(domains: tuple[Domain, Domain]) -> None:

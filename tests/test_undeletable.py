@@ -79,7 +79,7 @@ def unheard(world: World) -> None:
 def status(world: World, kind: str, name: str) -> tuple[str, str]:
     """Phase and the reasons for it."""
     found = world.get("shop", kind, name).status
-    return found["phase"], "; ".join(one["reason"] for one in found["conditions"])
+    return found["phase"], "; ".join(condition["reason"] for condition in found["conditions"])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_a_node_says_it_does_not_have_is_refused_at_its_place(
 ) -> None:
     reply = world.apply("shop", manifest)
     assert reply is not None and reply.problems, reply
-    found: Problem = next(one for one in reply.problems if one.path == path)
+    found: Problem = next(problem for problem in reply.problems if problem.path == path)
     assert found.message.startswith(message)
     assert not reply.results
 
@@ -238,7 +238,7 @@ def test_what_is_withdrawn_while_its_node_is_dead_holds_nothing_up(world: World)
     for name in ("se1", "sg1"):
         world.nodes[name].up = True
     world.run(5.0)
-    assert not [one for one in world.nodes["se1"].entries.values() if one.owner.startswith("intents/")]
+    assert not [entry for entry in world.nodes["se1"].entries.values() if entry.owner.startswith("intents/")]
 
 
 def test_numbers_of_what_a_dead_node_still_has_rest_until_it_is_back(world: World) -> None:
@@ -248,7 +248,7 @@ def test_numbers_of_what_a_dead_node_still_has_rest_until_it_is_back(world: Worl
     shop = world.controllers["shop"]
 
     def numbers() -> set[str]:
-        ids = {key: number for course in shop.state.courses.values() for key, number in course.ids.items()}
+        ids = {key: number for stitch in shop.state.stitches.values() for key, number in stitch.ids.items()}
         return {f"{' '.join(key.split()[:2])} {number}" for key, number in ids.items()}
 
     def go_round(to: set[str]) -> None:

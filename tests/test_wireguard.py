@@ -11,8 +11,8 @@ from waiting import wait_for
 from wireguards import MakeWireGuard, implementations
 
 from dataplane.errors import NodeRefused
-from dataplane.wireguard import DeviceConfig, KeyStore, Peer, public_key
-from dataplane.wireguard_go import GoWireGuard
+from dataplane.wireguard.device import DeviceConfig, KeyStore, Peer, public_key
+from dataplane.wireguard.userspace import GoWireGuard
 
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PUBLIC = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dataplane.wireguard import WireGuard
-from dataplane.wireguard_go import GoWireGuard
-from dataplane.wireguard_kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.device import WireGuard
+from dataplane.wireguard.kernel import KernelWireGuard, kernel_has_wireguard
+from dataplane.wireguard.userspace import GoWireGuard
 
 MakeWireGuard = Callable[[Path], WireGuard]
 """From the state directory of a node."""

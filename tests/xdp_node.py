@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 from namespaces import Namespace, veth
 
-from dataplane import table_sizes
-from dataplane.bpf import LOOPBACK, OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
-from dataplane.codec import pack
-from dataplane.columns import from_packed
 from dataplane.entry import TableEntry
-from dataplane.flow_cache import ENTRY, Entries, FlowCache
-from dataplane.fragmentation import to_cut
+from dataplane.host.fragmentation import to_cut
 from dataplane.host_api import TableSizes
-from dataplane.jiffies import JiffiesClock
-from dataplane.layout import of
-from dataplane.p4info import load, resized
+from dataplane.p4runtime.codec import pack
+from dataplane.p4runtime.columns import from_packed
+from dataplane.p4runtime.p4info import load, resized
 from dataplane.reasons import FRAGMENT_SHARES, FRAGMENT_WAYS, DropReason, PipelineEvent
 from dataplane.reference import Cut, Drop, Forward, Pass, Port, Punt, Verdict
 from dataplane.reference.flow import FlowKey
-from dataplane.stores import Operation
-from dataplane.tables import Run, Tables, map_names
+from dataplane.tables import table_sizes
+from dataplane.tables.layout import of
+from dataplane.tables.node_tables import Run, Tables, map_names
+from dataplane.tables.stores import Operation
+from dataplane.xdp.bpf import LOOPBACK, OBJECT_PATH, POSSIBLE_CPUS, Link, Object, RingBuffer, XdpAction
+from dataplane.xdp.flow_cache import ENTRY, Entries, FlowCache
+from dataplane.xdp.jiffies import JiffiesClock
 
 OBJECT = Path(os.environ.get("NETSTITCH_XDP_OBJECT", OBJECT_PATH))
 """Another build can be tested, such as one that was broken on purpose."""
@@ -235,7 +235,7 @@ class XdpNode:
     def events(self) -> dict[PipelineEvent, int]:
         counter = self.object.map("event_counter")
         per_cpu = {event: counter.lookup_per_cpu(struct.pack("=I", event)) for event in PipelineEvent}
-        return {event: sum(int.from_bytes(one, "little") for one in values) for event, values in per_cpu.items()}
+        return {event: sum(int.from_bytes(value, "little") for value in values) for event, values in per_cpu.items()}
 
     def class_totals(self) -> dict[int, tuple[int, int]]:
         """Packets and bytes by forwarding class: what was folded, and what the flow cache has."""

@@ -94,8 +94,8 @@ class Demo:
     def drops(self, domain: str) -> dict[tuple[str, str], int]:
         """(node, reason) to packets."""
         return {
-            (one["node"], one["reason"]): one["packets"]
-            for one in json.loads(self.stitch("get", "drops", "-o", "json", domain=domain))
+            (load["node"], load["reason"]): load["packets"]
+            for load in json.loads(self.stitch("get", "drops", "-o", "json", domain=domain))
         }
 
 
@@ -339,9 +339,9 @@ def sentence(demo: Demo) -> None:
     demo.stitch("intent", SENTENCE, "--name", "order-processing", "--tenant", "customer-x", "--yes", "--wait", "20")
     [intent] = demo.get("intents")
     origins = intent["status"]["origins"]
-    for one in origins:
-        explained = f": {one['explain']}" if "explain" in one else ""
-        demo.say(f"  {one['requirement']:<22}{one['from']}{explained}")
+    for origin in origins:
+        explained = f": {origin['explain']}" if "explain" in origin else ""
+        demo.say(f"  {origin['requirement']:<22}{origin['from']}{explained}")
     for rule in ("cards-are-encrypted", "realtime-is-quick"):
         demo.check(f"the rule {rule} changed what is required", rule in json.dumps(origins), "as above")
     files = capture(demo, (("se1", "sg1"), ("t1", "tc1")))

@@ -158,7 +158,7 @@ class Client:
         try:
             response = self._send(connection, "POST", "/v1/restore", {}, copy, "application/vnd.sqlite3")
             answer = self._decode(self._read(response, response.read))
-            return [str(one) for one in answer["results"]]
+            return [str(result) for result in answer["results"]]
         finally:
             connection.close()
 

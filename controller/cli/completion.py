@@ -42,7 +42,7 @@ def references(context: typer.Context, incomplete: str) -> list[str]:
     """`KIND/NAME`; first the kinds, with a slash."""
     kind, slash, name = incomplete.partition("/")
     if not slash:
-        return [f"{one}/" for one in MANIFESTS if one.startswith(kind.lower())]
+        return [f"{manifest}/" for manifest in MANIFESTS if manifest.startswith(kind.lower())]
     return [f"{kind}/{one}" for one in _names(context, kind, name)]
 
 
@@ -66,7 +66,7 @@ def targets(context: typer.Context, incomplete: str) -> list[str]:
 
 def domains(context: typer.Context, incomplete: str) -> list[str]:
     try:
-        return [one for one in config.domains(_choice(context)) if one.startswith(incomplete)]
+        return [domain for domain in config.domains(_choice(context)) if domain.startswith(incomplete)]
     except CommandFailed:
         return []
 

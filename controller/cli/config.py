@@ -79,7 +79,7 @@ def domains(choice: Choice) -> tuple[str, ...]:
     config_file = CONFIG_FILE.expanduser()
     if choice.lab is None and config_file.exists():
         return tuple(_read_config(config_file)[1])
-    return tuple(one.name for one in _lab(choice).domains)
+    return tuple(domain.name for domain in _lab(choice).domains)
 
 
 def _pick(choice: Choice, known: Mapping[str, _Known], default: str, source: str) -> Target:
@@ -105,7 +105,9 @@ def _of_lab(choice: Choice) -> Target:
     record = _lab(choice)
     if not record.domains:
         raise AnswerIsNo(f"lab {record.lab} is bare: it has no controllers")
-    known = {one.name: _Known(server=f"http://{one.listen}", token_file=one.token_file) for one in record.domains}
+    known = {
+        domain.name: _Known(server=f"http://{domain.listen}", token_file=domain.token_file) for domain in record.domains
+    }
     return replace(_pick(choice, known, record.domains[0].name, f"lab {record.lab}"), lab=record.lab)
 
 
@@ -157,9 +159,9 @@ def _read_config(path: Path) -> tuple[str, dict[str, _Known]]:
     if not isinstance(domains, dict) or not domains:
         raise InputInvalid(f"{path}: expected `domains:` with NAME: {{server: URL, token_file: FILE}}")
     known: dict[str, _Known] = {}
-    for name, one in domains.items():
-        if not isinstance(one, dict) or not {"server", "token_file"} <= {*one} <= _FIELDS:
+    for name, domain in domains.items():
+        if not isinstance(domain, dict) or not {"server", "token_file"} <= {*domain} <= _FIELDS:
             expected = "{server: URL, token_file: FILE}, and fingerprint or ca_file"
             raise InputInvalid(f"{path}: domains.{name}: expected {expected}")
-        known[str(name)] = _Known(**{field: os.path.expanduser(str(value)) for field, value in one.items()})
+        known[str(name)] = _Known(**{field: os.path.expanduser(str(value)) for field, value in domain.items()})
     return str(data.get("default", next(iter(known)))), known

@@ -20,7 +20,7 @@ def examine(client: Client) -> tuple[Json, bool]:
     checks = [_check("controller", "reachable", reached, detail, advice), *seen["checks"]]
     if client.target.lab is not None:
         checks.append(_links(client.target.lab))
-    return {"domain": seen["domain"], "ok": all(one["ok"] for one in checks), "checks": checks}, reached
+    return {"domain": seen["domain"], "ok": all(check["ok"] for check in checks), "checks": checks}, reached
 
 
 def _links(lab: str) -> Json:

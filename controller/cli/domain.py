@@ -73,5 +73,7 @@ def manifest(
     document = {"apiVersion": "netstitch/v1", "kind": "Domain", "metadata": {"name": name}, "spec": spec}
     _, problems = read([document])
     if problems:
-        raise InputInvalid("\n".join(f"{'.'.join(map(str, one.path[1:]))}: {one.message}" for one in problems))
+        raise InputInvalid(
+            "\n".join(f"{'.'.join(map(str, problem.path[1:]))}: {problem.message}" for problem in problems)
+        )
     return document

@@ -65,7 +65,9 @@ def _type(field: Schema, names: Schema) -> str:
             title = str(reference).rpartition("/")[2]
             return _type(names[title], names) if title in names else f"[{title}](#{title.lower()})"
         case {"anyOf": choices}:
-            return " or ".join(dict.fromkeys(_type(one, names) for one in choices if one.get("type") != "null"))
+            return " or ".join(
+                dict.fromkeys(_type(choice, names) for choice in choices if choice.get("type") != "null")
+            )
         case {"enum": values}:
             return ", ".join(map(str, values)) if len(values) <= 6 else f"one of {len(values)} names"
         case {"type": "array", "items": {} as items}:

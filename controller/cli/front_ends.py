@@ -56,7 +56,7 @@ def documents(rows: Sequence[Row], file: str, tenant_of: Callable[[Mapping[str, 
             (document,) = parse(json.dumps(row.manifest), file, tenant_of=tenant_of)
             found.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
         except ManifestInvalid as error:
-            faults += [msgspec.structs.replace(one, line=row.line, column=1) for one in error.faults]
+            faults += [msgspec.structs.replace(fault, line=row.line, column=1) for fault in error.faults]
     if faults:
         raise ManifestInvalid(tuple(faults))
     return tuple(found)

@@ -32,14 +32,14 @@ def show(answer: Json, detail: Detail) -> None:
 
 def refuse(preview: Json) -> None:
     """Raises AnswerIsNo where an intent would not be carried."""
-    refused = [one for one in preview["intents"] if one["phase"] in REFUSED]
+    refused = [intent for intent in preview["intents"] if intent["phase"] in REFUSED]
     if refused:
         raise AnswerIsNo("\n".join(f"intents/{one['name']} would be {one['phase']}" for one in refused))
 
 
 def _lines(preview: Json, *, wide: bool) -> Iterator[str]:
-    for one in preview["intents"]:
-        yield cell(_intent(one))
+    for intent in preview["intents"]:
+        yield cell(_intent(intent))
     for one in preview["agreements"]:
         if one["what"] != "asked":
             yield cell(f"{one['text']} (to {one['peer']})")
@@ -49,7 +49,7 @@ def _lines(preview: Json, *, wide: bool) -> Iterator[str]:
         for what, sign in _SIGNS if wide else ():
             for entry in one[what]:
                 yield cell(f"  {sign} entries/{entry['name']}: {entry['text']} ({entry['owner']})")
-    if any(one["what"] == "asked" for one in preview["agreements"]):
+    if any(agreement["what"] == "asked" for agreement in preview["agreements"]):
         yield "entries are counted as if what would be asked for were agreed; no other domain was asked"
 
 
@@ -93,7 +93,7 @@ def diff(client: Client, documents: Sequence["Document"], answer: Json | AnswerI
     if isinstance(answer, AnswerIsNo):
         raise answer
     refuse(preview)
-    if changed := sum(one["what"] != "unchanged" for one in differences):
+    if changed := sum(difference["what"] != "unchanged" for difference in differences):
         raise AnswerIsNo(f"{changed} of {len(differences)} resources differ")
 
 

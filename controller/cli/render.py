@@ -87,7 +87,9 @@ class Changes:
         row = cells(resource, self._columns)
         if not resource["status"].get("deleted"):
             return row
-        at_phase = next((n for n, one in enumerate(self._columns) if one.title in ("PHASE", "STANDING", "STATE")), 1)
+        at_phase = next(
+            (n for n, column in enumerate(self._columns) if column.title in ("PHASE", "STANDING", "STATE")), 1
+        )
         return ["DELETED" if place == at_phase else "-" if place else text for place, text in enumerate(row)]
 
 
@@ -165,4 +167,4 @@ def reasons(status: Mapping[str, Any]) -> str:
     """An intent's conditions in one line; those of its phase without naming it again."""
     conditions = status.get("conditions") or []
     phase = f"{status.get('phase')}: "
-    return "; ".join(cell(one).removeprefix(phase) for one in conditions)
+    return "; ".join(cell(condition).removeprefix(phase) for condition in conditions)

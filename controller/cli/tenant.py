@@ -52,6 +52,8 @@ def _speaks_for(spec: Any) -> list[str]:
     if not isinstance(spec, Mapping):
         return []
     clauses = spec.get("allow")
-    sources = [one.get("from") for one in clauses if isinstance(one, Mapping)] if isinstance(clauses, list) else []
+    sources = (
+        [clause.get("from") for clause in clauses if isinstance(clause, Mapping)] if isinstance(clauses, list) else []
+    )
     names = [one.get("network") for one in (spec.get("isolate"), *sources) if isinstance(one, Mapping)]
     return sorted({name for name in names if isinstance(name, str)})

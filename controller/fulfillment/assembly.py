@@ -3,13 +3,13 @@
 | unit | made from |
 |---|---|
 | fabric of a node | nodes, links, what nodes say of themselves |
-| a course at a node | the course, ways through the fabric, its networks' numbers |
-| an SR Policy of a node | its paths; all courses and networks whose traffic takes them share it |
+| a stitch at a node | the stitch, ways through the fabric, its networks' numbers |
+| an SR Policy of a node | its paths; all stitches and networks whose traffic takes them share it |
 | a network at one of its edges | the network, the SR Policies to its other edges |
-| a VRF of a node | the rules of all courses and of the network there: groups, and what its policy classes permit |
+| a VRF of a node | the rules of all stitches and of the network there: groups, and what its policy classes permit |
 | what is on the link of a network at an edge | the network, the rules for its hosts there |
 | classes of ports of a node | the ports of all rules there |
-| a tunnel | the gateway, whose courses use it |
+| a tunnel | the gateway, whose stitches use it |
 
 When nodes, links, networks or descriptions change, all units of what they concern are looked at again.
 """
@@ -20,16 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 import immutables
 import msgspec
 
-from controller.fulfillment.carry import (
-    Border,
-    Place,
-    SharedPolicy,
-    borders,
-    plan_entries,
-    plan_rules,
-    sr_policies,
-    tunnels,
-    use_rules,
+from controller.fulfillment.acl import (
+    MAX_CLASS,
+    NoCapacity,
+    PortClasses,
+    Rule,
+    compile_rules,
+    port_classes,
+    port_entries,
+    used_ports,
 )
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
 from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
@@ -42,27 +41,28 @@ from controller.fulfillment.networks import (
     network_rules,
     on_link_entries,
 )
-from controller.fulfillment.rules import (
-    MAX_CLASS,
-    NoRoom,
-    PortClasses,
-    Rule,
-    compile_rules,
-    port_classes,
-    port_entries,
-    used_ports,
+from controller.fulfillment.plan_entries import (
+    Border,
+    Place,
+    SharedPolicy,
+    borders,
+    plan_entries,
+    plan_rules,
+    sr_policies,
+    tunnels,
+    use_rules,
 )
-from controller.model.course import Course, Stage
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports, Replies
 from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation
+from controller.model.stitch import Stage, Stitch
 from dataplane.host_api import HostState, NodeDescription
 
 Packed = Any
 """Entries that are made together, as who asks for them keeps them."""
-Pack = Callable[[tuple[Entry, ...]], Packed]
+Pack = Callable[[tuple[OwnedEntry, ...]], Packed]
 Edge = tuple[str, str]
 """Network, and a node that is one of its edges."""
 Vrf = tuple[str, int]
@@ -81,16 +81,16 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     fabric: Fabric
     descriptions: Mapping[str, NodeDescription]
     ids: Mapping[str, int]
-    """Numbers of own networks at their edges; those of plans are in their courses."""
+    """Numbers of own networks at their edges; those of plans are in their stitches."""
     isolations: Sequence[Isolation]
-    courses: PersistentMap[Course]
+    stitches: PersistentMap[Stitch]
     """Those that are still negotiated add nothing."""
 
 
 class Contribution(NamedTuple):
-    """What one course adds."""
+    """What one stitch adds."""
 
-    course: Course
+    stitch: Stitch
     places: Mapping[Edge, Place]
     """Of its networks at its ends."""
     units: Mapping[str, Packed]
@@ -107,9 +107,9 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     units: "immutables.Map[str, tuple[str, Packed]]"
     """Node and content."""
     contributions: "immutables.Map[str, Contribution]"
-    """By course."""
+    """By stitch."""
     ports: "immutables.Map[PortUse, int]"
-    """How many courses ask for them."""
+    """How many stitches ask for them."""
     classes: Mapping[str, PortClasses]
     """Of each node."""
     users: "immutables.Map[Vrf, immutables.Map[str, None]]"
@@ -135,9 +135,9 @@ def assemble(
     before: Assembly | None,
     changed: Iterable[str] | None,
     pack: Pack,
-    as_if: Callable[[Course], Course] = lambda course: course,
+    as_if: Callable[[Stitch], Stitch] = lambda stitch: stitch,
 ) -> Assembly:
-    """`changed`: courses that may be others than before; None: nobody knows. `as_if`: what is taken for a course.
+    """`changed`: stitches that may be others than before; None: nobody knows. `as_if`: what is taken for a stitch.
 
     Raises NoRoom.
     """
@@ -145,7 +145,7 @@ def assemble(
 
 
 class _Assembler:
-    def __init__(self, wanted: Wanted, before: Assembly | None, pack: Pack, as_if: Callable[[Course], Course]) -> None:
+    def __init__(self, wanted: Wanted, before: Assembly | None, pack: Pack, as_if: Callable[[Stitch], Stitch]) -> None:
         self._wanted = wanted
         self._as_if = as_if
         self._before = before
@@ -162,7 +162,7 @@ class _Assembler:
         self._between_edges = before.between_edges if before is not None else {}
         same = before is not None and _shared(before.wanted) == _shared(wanted)
         self._same_ways = same and before is not None and _ways(before.wanted.fabric) == _ways(wanted.fabric)
-        """What a course is made into follows from the same as before, but for the course."""
+        """What a stitch is made into follows from the same as before, but for the stitch."""
         same_fabric = before is not None and before.wanted.fabric is wanted.fabric
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
         self._everything = not (self._same_ways and same_fabric and same_nodes)
@@ -186,9 +186,9 @@ class _Assembler:
             self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
         self._places = _places(wanted, self._network) if everything or self._before is None else {}
         whole = everything or changed is None
-        names = {*wanted.courses, *self._contributions} if whole else set(changed or ())
+        names = {*wanted.stitches, *self._contributions} if whole else set(changed or ())
         for name in names:
-            self._course(name)
+            self._stitch(name)
         self._classes_anew()
         for vrf in self._dirty:
             self._vrf(vrf)
@@ -237,7 +237,9 @@ class _Assembler:
         nodes = self._wanted.inventory.nodes
         there = {f"fabric {node}" for node in self._wanted.fabric.entries}
         there |= {f"{kind} {name} {node}" for name, node in self._network for kind in ("network", "on link")}
-        there |= {f"course {name} {node}" for name, one in self._contributions.items() for node in one.units}
+        there |= {
+            f"course {name} {node}" for name, contribution in self._contributions.items() for node in contribution.units
+        }
         there |= {f"tunnel {link}" for link in self._carried}
         there |= {f"vrf {node} {number}" for node, number in self._dirty}
         there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
@@ -287,21 +289,21 @@ class _Assembler:
         if names is None:
             self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in found.items()}
             self._between_edges = {
-                (one.node, one.number): one
+                (edge_sr_policy.node, edge_sr_policy.number): edge_sr_policy
                 for (_, node), (numbers, _) in found.items()
-                for one in edge_sr_policies(wanted.fabric, node, numbers)
+                for edge_sr_policy in edge_sr_policies(wanted.fabric, node, numbers)
             }
 
-    # ---- courses
+    # ---- stitches
 
-    def _course(self, name: str) -> None:
-        held, course = self._contributions.get(name), self._installed(name)
+    def _stitch(self, name: str) -> None:
+        held, stitch = self._contributions.get(name), self._installed(name)
         made: Contribution | None = None
-        if course is not None:
-            places = self._places_of(course)
-            if held is not None and self._same_ways and held[:2] == (course, places):
+        if stitch is not None:
+            places = self._places_of(stitch)
+            if held is not None and self._same_ways and held[:2] == (stitch, places):
                 return
-            made = self._contribution(course, places)
+            made = self._contribution(stitch, places)
         for node in held.units if held is not None else ():
             if made is None or node not in made.units:
                 self._drop(f"course {name} {node}")
@@ -313,14 +315,14 @@ class _Assembler:
         elif held is not None:
             self._contributions = self._contributions.delete(name)
 
-    def _installed(self, name: str) -> Course | None:
-        course = self._wanted.courses.get(name)
-        course = self._as_if(course) if course is not None else None
-        return course if course is not None and course.stage != Stage.NEGOTIATING else None
+    def _installed(self, name: str) -> Stitch | None:
+        stitch = self._wanted.stitches.get(name)
+        stitch = self._as_if(stitch) if stitch is not None else None
+        return stitch if stitch is not None and stitch.stage != Stage.NEGOTIATING else None
 
-    def _places_of(self, course: Course) -> dict[Edge, Place]:
-        connection = course.plan.connection
-        ends = {node for policy in course.plan.sr_policies for node in (policy.headend, policy.endpoint)}
+    def _places_of(self, stitch: Stitch) -> dict[Edge, Place]:
+        connection = stitch.plan.connection
+        ends = {node for policy in stitch.plan.sr_policies for node in (policy.headend, policy.endpoint)}
         found = {}
         for network in (connection.source_network, connection.destination_network):
             for node in ends:
@@ -333,27 +335,27 @@ class _Assembler:
             self._places |= _places(self._wanted, {edge: self._network[edge]})
         return self._places[edge]
 
-    def _contribution(self, course: Course, places: Mapping[Edge, Place]) -> Contribution:
+    def _contribution(self, stitch: Stitch, places: Mapping[Edge, Place]) -> Contribution:
         fabric = self._wanted.fabric
         rules: dict[Vrf, list[Rule]] = {}
         ports: set[PortUse] = set()
-        made = [*plan_rules(course, fabric, places)]
-        made += use_rules(course, places) if course.stage == Stage.ACTIVE else ()
+        made = [*plan_rules(stitch, fabric, places)]
+        made += use_rules(stitch, places) if stitch.stage == Stage.ACTIVE else ()
         for node, vrf, rule in made:
             rules.setdefault((node, vrf), []).append(rule)
             ports |= {(node, is_source, one) for is_source, one in used_ports(rule)}
         return Contribution(
-            course=course,
+            stitch=stitch,
             places=places,
-            units={node: self._pack(ones) for node, ones in plan_entries(course, fabric).items()},
+            units={node: self._pack(ones) for node, ones in plan_entries(stitch, fabric).items()},
             rules={vrf: tuple(ones) for vrf, ones in rules.items()},
-            policies={(one.node, one.number): one for one in sr_policies(course, fabric)},
-            borders={one.crossing.link: one for one in borders(course, fabric) if one is not None},
+            policies={(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)},
+            borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
             ports=frozenset(ports),
         )
 
     def _use(self, name: str, held: Contribution | None, made: Contribution | None) -> None:
-        """What a course uses together with others, and what of it is concerned."""
+        """What a stitch uses together with others, and what of it is concerned."""
         before, now = _rules_of(held), _rules_of(made)
         for vrf in before.keys() | now.keys():
             self._users = _listed(self._users, vrf, name, there=vrf in now)
@@ -381,7 +383,7 @@ class _Assembler:
                 self._dirty_ports.add(use[0])
             self._ports = self._ports.set(use, self._ports.get(use, 0) + 1)
 
-    # ---- what courses share
+    # ---- what stitches share
 
     def _classes_anew(self) -> None:
         """Classes of ports where others are asked for, and the VRFs that these are about."""
@@ -399,7 +401,7 @@ class _Assembler:
             try:
                 classes = port_classes(ports for _, ports in used)
             except ValueError as full:
-                raise NoRoom("destination_port_class", MAX_CLASS + 1, node) from full
+                raise NoCapacity("destination_port_class", MAX_CLASS + 1, node) from full
             before = self._classes.get(node, PortClasses())
             self._classes[node] = classes
             self._put(f"ports {node}", node, self._pack(port_entries(used, classes, f"nodes/{node}")))
@@ -409,7 +411,9 @@ class _Assembler:
 
     def _ports_of(self, vrf: Vrf) -> set[Ports]:
         contributions = (self._contributions[name] for name in self._users.get(vrf, ()))
-        return {ports for one in contributions for rule in one.rules.get(vrf, ()) for ports in rule.ports}
+        return {
+            ports for contribution in contributions for rule in contribution.rules.get(vrf, ()) for ports in rule.ports
+        }
 
     def _vrf(self, vrf: Vrf) -> None:
         node, number = vrf
@@ -420,8 +424,8 @@ class _Assembler:
         if rules:
             try:
                 entries = compile_rules(number, rules, self._classes.get(node, PortClasses()))
-            except NoRoom as full:
-                raise NoRoom(full.table, full.needed, node) from full
+            except NoCapacity as full:
+                raise NoCapacity(full.table, full.needed, node) from full
             self._put(f"vrf {node} {number}", node, self._pack(entries))
         else:
             self._drop(f"vrf {node} {number}")
@@ -439,13 +443,13 @@ class _Assembler:
             return
         fabric = self._wanted.fabric
         lists = () if shared.policy is None else fabric.segment_lists(shared.policy, node)
-        if shared.crossing is not None:
-            lists = (tunnel_list(shared.crossing),)
+        if shared.border_port is not None:
+            lists = (tunnel_list(shared.border_port),)
         entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
         self._put(f"sr policy {node} {number}", node, self._pack(entries))
 
     def _oldest_first(self, names: Iterable[str]) -> list[Contribution]:
-        return [self._contributions[name] for name in self._wanted.courses.in_order(names)]
+        return [self._contributions[name] for name in self._wanted.stitches.in_order(names)]
 
     # ---- hosts
 
@@ -454,23 +458,23 @@ class _Assembler:
         wanted, fabric = self._wanted, self._wanted.fabric
         concerned = set(wanted.inventory.nodes)
         if not everything and self._before is not None:
-            crossings = (fabric.crossings.get(link) for link in self._dirty_links)
-            concerned &= {one.node for one in crossings if one is not None}
+            border_ports = (fabric.border_ports.get(link) for link in self._dirty_links)
+            concerned &= {border_port.node for border_port in border_ports if border_port is not None}
             if not concerned and not self._dirty_links:
                 return self._before.hosts
         ends: dict[str, list[tuple[Border, str]]] = {}
         for link in sorted({*self._carried, *self._dirty_links}):
             users = self._oldest_first(self._carried.get(link, ()))
-            crossing = fabric.crossings.get(link)
-            if not users or crossing is None:
+            border_port = fabric.border_ports.get(link)
+            if not users or border_port is None:
                 self._drop(f"tunnel {link}")
                 continue
             if everything or link in self._dirty_links:
-                owner = users[0].course.plan.owner
-                self._put(f"tunnel {link}", crossing.node, self._pack(tunnel_entries(crossing, owner)))
-            domain = wanted.inventory.domains.get(crossing.domain)
+                owner = users[0].stitch.plan.owner
+                self._put(f"tunnel {link}", border_port.node, self._pack(tunnel_entries(border_port, owner)))
+            domain = wanted.inventory.domains.get(border_port.domain)
             newest = users[-1].borders[link]
-            ends.setdefault(crossing.node, []).append((newest, domain.sid_block if domain is not None else ""))
+            ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
         networks = [wanted.inventory.networks[name] for name in sorted(wanted.inventory.networks)]
         hosts = {} if everything or self._before is None else dict(self._before.hosts)
         for node in concerned:
@@ -507,7 +511,7 @@ def _ways(fabric: Fabric) -> tuple[object, ...]:
         fabric.ports,
         fabric.links_towards,
         fabric.links,
-        fabric.crossings,
+        fabric.border_ports,
         fabric.boot_epochs_s,
     )
 

@@ -16,7 +16,17 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from controller.fulfillment.claims import Claim, Destination, Index, Path, Places, Prefix, Selection, common, last
+from controller.fulfillment.conflict_index import (
+    Claim,
+    Destination,
+    Index,
+    Path,
+    Places,
+    Prefix,
+    Selection,
+    common,
+    last,
+)
 from controller.fulfillment.meaning import Packet, may_break
 from controller.model.intent import Intent, Ports
 from dataplane.reasons import L4Class
@@ -93,7 +103,7 @@ def misfit(claim: Claim, places: Places) -> str:
             continue
         shared = next(places.within(source.network, destination.prefixes), None)
         if destination.own and shared is None:
-            shared = next(places.within(destination.network, ((one, 128) for one in source.addresses)), None)
+            shared = next(places.within(destination.network, ((address, 128) for address in source.addresses)), None)
             # the edge answers for the gateway itself, so replies would end there
             shared = shared or next(iter(places.gateways(destination.network) & source.addresses), None)
         if shared is not None:
@@ -127,7 +137,7 @@ def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places)
     source, destination = path.source, path.destination
     here, there = source.network == isolated.network, destination.network == isolated.network
     leaving = here and not source.addresses.isdisjoint(isolated.addresses)
-    if not leaving and not (there and any(_leads_to(destination, one) for one in isolated.addresses)):
+    if not leaving and not (there and any(_leads_to(destination, address) for address in isolated.addresses)):
         return
     sources = sorts(source.network, sorted(source.addresses), [isolating])
     if destination.own:
@@ -147,15 +157,15 @@ def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places)
 def sorts(network: str, addresses: list[int], claims: Sequence[Claim]) -> list[int]:
     """The first of all addresses that `claims` say the same of."""
     found: dict[tuple[bool, ...], int] = {}
-    for one in addresses:
-        sort = [is_ipv4(one)]
+    for address in addresses:
+        sort = [is_ipv4(address)]
         for claim in claims:
             isolated = claim.isolated
-            sort.append(isolated is not None and isolated.network == network and one in isolated.addresses)
+            sort.append(isolated is not None and isolated.network == network and address in isolated.addresses)
             for path in claim.paths:
-                sort.append(path.source.network == network and one in path.source.addresses)
-                sort.append(path.destination.network == network and _leads_to(path.destination, one))
-        found.setdefault(tuple(sort), one)
+                sort.append(path.source.network == network and address in path.source.addresses)
+                sort.append(path.destination.network == network and _leads_to(path.destination, address))
+        found.setdefault(tuple(sort), address)
     return list(found.values())
 
 
@@ -165,7 +175,7 @@ def pieces(destination: Destination, claims: Sequence[Claim]) -> list[int]:
     for path in (path for claim in claims for path in claim.paths):
         for value, length in path.destination.prefixes:
             starts |= {value, last(value, length) + 1}
-    return sorted(one for one in starts if _leads_to(destination, one))
+    return sorted(start for start in starts if _leads_to(destination, start))
 
 
 def sorts_of_requests(ports: tuple[Ports, ...], claims: Sequence[Claim]) -> list[tuple[L4Class, int]]:
@@ -223,10 +233,14 @@ def _sends(path: Path, places: Places) -> Iterator[tuple[str, list[Prefix], str]
     prefixes = list(destination.prefixes)
     if destination.own:
         prefixes = [(one, 128) for one in places.within(destination.network, destination.prefixes)]
-    families = {is_ipv4(one) for one in source.addresses}
-    yield source.network, [one for one in prefixes if is_ipv4(one[0]) in families], destination.network
+    families = {is_ipv4(address) for address in source.addresses}
+    yield source.network, [prefix for prefix in prefixes if is_ipv4(prefix[0]) in families], destination.network
     families = {is_ipv4(one) for one, _ in prefixes}
-    yield destination.network, [(one, 128) for one in source.addresses if is_ipv4(one) in families], source.network
+    yield (
+        destination.network,
+        [(address, 128) for address in source.addresses if is_ipv4(address) in families],
+        source.network,
+    )
 
 
 def _two_places(
@@ -259,7 +273,7 @@ def _some_address(destination: Destination, places: Places, *, like: int) -> int
 
 
 def _of_family(addresses: frozenset[int], like: int) -> int | None:
-    return min((one for one in addresses if is_ipv4(one) == is_ipv4(like)), default=None)
+    return min((address for address in addresses if is_ipv4(address) == is_ipv4(like)), default=None)
 
 
 def _both_isolate(one: Claim, mine: Selection, other: Claim, theirs: Selection) -> Iterator[Conflict]:

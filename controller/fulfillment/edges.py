@@ -12,7 +12,6 @@ steered.
 from collections.abc import Iterator, Mapping
 
 from controller.fulfillment import numbering
-from controller.fulfillment.carry import SharedPolicy
 from controller.fulfillment.fabric import (
     Arrival,
     Fabric,
@@ -22,7 +21,8 @@ from controller.fulfillment.fabric import (
     service_entry,
 )
 from controller.fulfillment.networks import NetworkIds
-from controller.model.entry import Entry
+from controller.fulfillment.plan_entries import SharedPolicy
+from controller.model.entry import OwnedEntry
 from controller.model.inventory import Network
 from controller.model.sr_policy import SrPolicy
 from dataplane.reasons import FABRIC_CLASS
@@ -30,26 +30,26 @@ from dataplane.reasons import FABRIC_CLASS
 
 def reached(fabric: Fabric, near: str, ids: NetworkIds) -> tuple[str, ...]:
     """Other edges of a network that a path leads to."""
-    return tuple(one.far for one in ids.to_edges if _sr_policy(fabric, near, one.far) is not None)
+    return tuple(to_edge.far for to_edge in ids.to_edges if _sr_policy(fabric, near, to_edge.far) is not None)
 
 
 def edge_sr_policies(fabric: Fabric, near: str, ids: NetworkIds) -> Iterator[SharedPolicy]:
-    for one in ids.to_edges:
-        if (policy := _sr_policy(fabric, near, one.far)) is not None:
-            yield SharedPolicy(node=near, number=one.sr_policy, tail=one.far, policy=policy)
+    for to_edge in ids.to_edges:
+        if (policy := _sr_policy(fabric, near, to_edge.far)) is not None:
+            yield SharedPolicy(node=near, number=to_edge.sr_policy, tail=to_edge.far, policy=policy)
 
 
-def edge_entries(network: Network, near: str, ids: Mapping[str, NetworkIds], fabric: Fabric) -> tuple[Entry, ...]:
+def edge_entries(network: Network, near: str, ids: Mapping[str, NetworkIds], fabric: Fabric) -> tuple[OwnedEntry, ...]:
     """What one edge of a network needs to send to the others and to take what comes from them. `ids`: by edge."""
     owner = f"networks/{network.name}"
     mine = ids[near]
-    entries: list[Entry] = []
-    for one in mine.to_edges:
-        policy = _sr_policy(fabric, near, one.far)
-        if policy is not None and one.far in ids:
-            sid = numbering.sid(fabric.locators[one.far], ids[one.far].function)
+    entries: list[OwnedEntry] = []
+    for to_edge in mine.to_edges:
+        policy = _sr_policy(fabric, near, to_edge.far)
+        if policy is not None and to_edge.far in ids:
+            sid = numbering.sid(fabric.locators[to_edge.far], ids[to_edge.far].function)
             mtu = fabric.inner_mtu(policy)
-            entries.append(encapsulate_entry(one.forwarding_class, one.sr_policy, sid, 0, mtu, owner))
+            entries.append(encapsulate_entry(to_edge.forwarding_class, to_edge.sr_policy, sid, 0, mtu, owner))
     if not entries:
         return ()
     sid = numbering.sid(fabric.locators[near], mine.function)
@@ -61,10 +61,12 @@ def _sr_policy(fabric: Fabric, near: str, far: str) -> SrPolicy | None:
     return fabric.edge_policies.get((min(near, far), max(near, far)))
 
 
-def _proxied(network: Network, node: str, vrf: int, owner: str) -> Iterator[Entry]:
+def _proxied(network: Network, node: str, vrf: int, owner: str) -> Iterator[OwnedEntry]:
     """Routes to the hosts behind other edges."""
-    here = {address for one in network.attachments if one.node == node for address in one.addresses}
-    there = {address for one in network.attachments for address in one.addresses} - here
+    here = {
+        address for attachment in network.attachments if attachment.node == node for address in attachment.addresses
+    }
+    there = {address for attachment in network.attachments for address in attachment.addresses} - here
     hop = numbering.BEHIND_ANOTHER_EDGE
     yield forward_entry(hop, 0, 0, 0, owner)
     for address in sorted(there):

@@ -10,7 +10,7 @@ from controller.fulfillment import numbering, paths
 from controller.fulfillment.containers import CONTAINERS_MAX, Containers, encapsulation_bytes, pack
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane import addressing
@@ -27,7 +27,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     policy_class: int
 
 
-class Crossing(msgspec.Struct, frozen=True, kw_only=True):
+class BorderPort(msgspec.Struct, frozen=True, kw_only=True):
     """Where a border link meets its gateway."""
 
     link: str
@@ -61,7 +61,7 @@ class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fabric(msgspec.Struct, frozen=True, kw_only=True):
-    entries: dict[str, tuple[Entry, ...]]
+    entries: dict[str, tuple[OwnedEntry, ...]]
     """Of each node."""
     locators: dict[str, int]
     ports: dict[tuple[str, str], int]
@@ -69,7 +69,7 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     links_towards: dict[tuple[str, str], str]
     """(node, neighbouring node) -> link by which it is reached where nothing says otherwise."""
     links: dict[str, Link]
-    crossings: dict[str, Crossing]
+    border_ports: dict[str, BorderPort]
     """Of border links whose gateway has described itself."""
     edge_policies: dict[tuple[str, str], SrPolicy | None]
     """Between each two edges (first by name, second) that have a network in common. None: no path leads there. The same
@@ -99,7 +99,9 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
 
     def inner_mtu(self, policy: SrPolicy) -> int:
         """Largest inner packet that all its candidate paths take."""
-        return min((one.inner_mtu for one in self.segment_lists(policy, policy.headend)), default=LARGEST_MTU)
+        return min(
+            (segment_list.inner_mtu for segment_list in self.segment_lists(policy, policy.headend)), default=LARGEST_MTU
+        )
 
 
 def fabric(
@@ -128,7 +130,7 @@ def fabric(
     locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
     same = before is not None and (before.links, before.locators) == (inventory.links, locators)
     towards = before.links_towards if before is not None and same else _links_towards(inventory, locators)
-    entries: dict[str, list[Entry]] = {name: _node_entries(name, locator) for name, locator in locators.items()}
+    entries: dict[str, list[OwnedEntry]] = {name: _node_entries(name, locator) for name, locator in locators.items()}
     for (name, other), first in towards.items():
         entries[name].append(route_entry(FABRIC_VRF, (locators[other], 48), ports[first, name], f"links/{first}"))
     for link in inventory.links.values():
@@ -150,7 +152,7 @@ def fabric(
         ports=ports,
         links_towards=towards,
         links=inventory.links,
-        crossings=_crossings(inventory, descriptions),
+        border_ports=_crossings(inventory, descriptions),
         boot_epochs_s={name: description.boot_epoch_s for name, description in descriptions.items()},
         edge_policies=_edge_policies(
             graph(inventory, own, down),
@@ -208,11 +210,11 @@ def edges(network: Network) -> tuple[str, ...]:
     return tuple(sorted({attachment.node for attachment in network.attachments}))
 
 
-def _node_entries(name: str, locator: int) -> list[Entry]:
+def _node_entries(name: str, locator: int) -> list[OwnedEntry]:
     return [local_sid_entry(FABRIC_CLASS, (locator, 48), "end", (), f"nodes/{name}")]
 
 
-def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[Entry]:
+def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[OwnedEntry]:
     """At one end of a link: what comes in by it, and End.X over it where the ordinary way is another."""
     arrival = attachment_entry(port, "link", (("ingress_class", FABRIC_CLASS),), owner)
     if not is_parallel:
@@ -221,12 +223,12 @@ def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> 
     return [arrival, local_sid_entry(FABRIC_CLASS, (end_x, 64), "end_x", (("next_hop", port),), owner)]
 
 
-def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> dict[str, Crossing]:
+def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> dict[str, BorderPort]:
     by_node: dict[str, list[tuple[str, str]]] = {}
     for link in inventory.links.values():
         if link.b is None:
             by_node.setdefault(link.a.node, []).append((link.a.border, link.name))
-    crossings = {}
+    border_ports = {}
     for node, borders in by_node.items():
         description = descriptions.get(node)
         for border, name in sorted(borders):
@@ -236,7 +238,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
             link = inventory.links[name]
             underlay = 80 if status.endpoint.startswith("[") else 60  # IP, UDP and WireGuard's own 32 octets
             sizes = [link.mtu - underlay, *([status.mtu] if status.mtu > 0 else [])]
-            crossings[name] = Crossing(
+            border_ports[name] = BorderPort(
                 link=name,
                 node=node,
                 domain=link.domain,
@@ -250,7 +252,7 @@ def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]
                 reaches=status.reaches,
                 border=border,
             )
-    return crossings
+    return border_ports
 
 
 def _status(description: NodeDescription | None, border: str) -> BorderStatus | None:
@@ -258,12 +260,12 @@ def _status(description: NodeDescription | None, border: str) -> BorderStatus | 
     return next((one for one in found if one.name == border), None)
 
 
-def tunnel_entries(crossing: Crossing, owner: str) -> tuple[Entry, ...]:
+def tunnel_entries(border_port: BorderPort, owner: str) -> tuple[OwnedEntry, ...]:
     """What a gateway needs to send into a tunnel and to take what comes out of it."""
-    entries = [attachment_entry(crossing.port, "link", (("ingress_class", crossing.ingress_class),), owner)]
-    if crossing.mac and crossing.kernel_mac:
-        hop = numbering.TUNNEL_HOP + crossing.port
-        entries.append(forward_entry(hop, crossing.port, crossing.mac, crossing.kernel_mac, owner))
+    entries = [attachment_entry(border_port.port, "link", (("ingress_class", border_port.ingress_class),), owner)]
+    if border_port.mac and border_port.kernel_mac:
+        hop = numbering.TUNNEL_HOP + border_port.port
+        entries.append(forward_entry(hop, border_port.port, border_port.mac, border_port.kernel_mac, owner))
     return tuple(entries)
 
 
@@ -273,51 +275,51 @@ def port_status(descriptions: Mapping[str, NodeDescription], node: str, port: in
     return next((one for one in found if one.number == port), None)
 
 
-def tunnel_list(crossing: Crossing) -> SegmentList:
+def tunnel_list(border_port: BorderPort) -> SegmentList:
     """The way into a tunnel: the neighbour's SID is all that it needs."""
-    mtu = crossing.inner_mtu + encapsulation_bytes(1)
-    return SegmentList(containers=pack((), 0), first_hop=numbering.TUNNEL_HOP + crossing.port, mtu=mtu)
+    mtu = border_port.inner_mtu + encapsulation_bytes(1)
+    return SegmentList(containers=pack((), 0), first_hop=numbering.TUNNEL_HOP + border_port.port, mtu=mtu)
 
 
 # ---- entries of the tables that are about forwarding
 
 
-def attachment_entry(port: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> Entry:
+def attachment_entry(port: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
-    return Entry(table="attachment", match=match, action=action, params=params, owner=owner)
+    return OwnedEntry(table="attachment", match=match, action=action, params=params, owner=owner)
 
 
 def local_sid_entry(
     ingress_class: int, sid: tuple[int, int], action: str, params: tuple[tuple[str, int], ...], owner: str
-) -> Entry:
+) -> OwnedEntry:
     match = (
         Match(field="ingress_class", value=ingress_class),
         Match(field="destination", value=sid[0], prefix_length=sid[1]),
     )
-    return Entry(table="local_sid", match=match, action=action, params=params, owner=owner)
+    return OwnedEntry(table="local_sid", match=match, action=action, params=params, owner=owner)
 
 
-def route_entry(vrf: int, prefix: tuple[int, int], next_hop: int, owner: str) -> Entry:
+def route_entry(vrf: int, prefix: tuple[int, int], next_hop: int, owner: str) -> OwnedEntry:
     match = (
         Match(field="vrf", value=vrf),
         Match(field="destination", value=prefix[0], prefix_length=prefix[1]),
     )
-    return Entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
+    return OwnedEntry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
 
 
-def resolve_entry(next_hop: int, port: int, mac: int, owner: str) -> Entry:
+def resolve_entry(next_hop: int, port: int, mac: int, owner: str) -> OwnedEntry:
     params = (("port", port), ("source_mac", mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
-    return Entry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
+    return OwnedEntry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
 
 
-def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> Entry:
+def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> OwnedEntry:
     params = (("port", port), ("source_mac", source_mac), ("destination_mac", destination_mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
-    return Entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
+    return OwnedEntry(table="next_hop", match=match, action="forward", params=params, owner=owner)
 
 
-def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> Entry:
+def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> OwnedEntry:
     """The forwarding class closes at a Unix time, with every process dead; at once where nobody knows when the node was
     booted.
 
@@ -325,7 +327,7 @@ def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None,
     """
     boottime_s = min(max(0, expires_s - boot_epoch_s), 2**32 - 1) if boot_epoch_s is not None else 0
     params = (("boottime_s", boottime_s),)
-    return Entry(
+    return OwnedEntry(
         table="lease",
         match=(Match(field="forwarding_class", value=forwarding_class),),
         action="expire_at",
@@ -337,13 +339,13 @@ def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None,
 # ---- entries of forwarding classes and SR Policies
 
 
-def deliver_entry(forwarding_class: int, vrf: int, owner: str) -> Entry:
+def deliver_entry(forwarding_class: int, vrf: int, owner: str) -> OwnedEntry:
     return _steer_entry(forwarding_class, "deliver", (("vrf", vrf),), owner)
 
 
 def encapsulate_entry(
     forwarding_class: int, sr_policy: int, service_sid: int, dscp: int, inner_mtu: int, owner: str
-) -> Entry:
+) -> OwnedEntry:
     """The liveness group of an SR Policy has the same number."""
     params = (
         ("sr_policy", sr_policy),
@@ -355,21 +357,21 @@ def encapsulate_entry(
     return _steer_entry(forwarding_class, "encapsulate", params, owner)
 
 
-def _steer_entry(forwarding_class: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> Entry:
+def _steer_entry(forwarding_class: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> OwnedEntry:
     match = (Match(field="forwarding_class", value=forwarding_class),)
-    return Entry(table="steer", match=match, action=action, params=params, owner=owner)
+    return OwnedEntry(table="steer", match=match, action=action, params=params, owner=owner)
 
 
-def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> Entry:
+def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> OwnedEntry:
     """End.DT46. `answer_class`: on which a sender is told what becomes of its packets; 0: by the VRF's routes."""
     params = (("vrf", into.vrf), ("policy_class", into.policy_class), ("answer_class", answer_class))
     return local_sid_entry(ingress_class, (sid, 128), "end_dt46", params, owner)
 
 
-def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList], owner: str) -> tuple[Entry, ...]:
+def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList], owner: str) -> tuple[OwnedEntry, ...]:
     """`source`: locator of the headend. `lists`: of the candidate paths, best first."""
     entries = [
-        Entry(
+        OwnedEntry(
             table="path_liveness",
             match=(Match(field="liveness_group", value=sr_policy),),
             action="set_live",
@@ -380,7 +382,7 @@ def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList],
     for index, one in enumerate(lists):
         values = one.containers.values
         entries.append(
-            Entry(
+            OwnedEntry(
                 table="sr_policy",
                 match=(
                     Match(field="sr_policy", value=sr_policy),

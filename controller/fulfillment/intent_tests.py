@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from controller.fulfillment.claims import Claim, Index, Places
 from controller.fulfillment.conflict import SOURCE_PORT, is_ipv4, packet_of, pieces, sorts, sorts_of_requests
+from controller.fulfillment.conflict_index import Claim, Index, Places
 from controller.fulfillment.meaning import Meaning, Packet
 from controller.model.intent import Allow, Intent, IntentTest
 
@@ -43,9 +43,9 @@ def _packets(test: IntentTest, claims: Sequence[Claim], places: Places) -> Itera
         targets = sorts(destination.network, hosts, claims)
         if source.network == destination.network:
             targets = hosts
-    for one in sorts(source.network, sorted(source.addresses), claims):
+    for sort in sorts(source.network, sorted(source.addresses), claims):
         for other in targets:
-            if one != other and is_ipv4(one) == is_ipv4(other):
-                ends = (source.network, one), (destination.network, other)
+            if sort != other and is_ipv4(sort) == is_ipv4(other):
+                ends = (source.network, sort), (destination.network, other)
                 for kind, port in sorts_of_requests(path.ports, claims):
                     yield packet_of(*ends, kind, SOURCE_PORT, port)

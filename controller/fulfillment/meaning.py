@@ -8,7 +8,7 @@
 5. What nobody carries or separates is permitted inside one network, and denied between networks.
 
 This is one domain's say. Across domains every domain that has a say must permit a packet: those where other domains'
-intents carry it, by agreements, which go through nobody's isolation (`reconcile/consent.py`).
+intents carry it, by agreements, which go through nobody's isolation (`reconcile/peer_admission.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -238,7 +238,7 @@ def replies(clause: Clause, network: str, source: int, destination: int, packet:
 
 def is_request(ports: tuple[Ports, ...], packet: Packet) -> bool:
     return not ports or any(
-        _fits(one, packet, packet.destination_port, L4Class.ECHO_REQUEST, opens=True) for one in ports
+        _fits(port, packet, packet.destination_port, L4Class.ECHO_REQUEST, opens=True) for port in ports
     )
 
 
@@ -246,7 +246,7 @@ def is_reply(ports: tuple[Ports, ...], packet: Packet) -> bool:
     """Never opens a TCP connection, nor asks for an echo."""
     if not ports:
         return packet.l4_class not in (L4Class.TCP_OPEN, L4Class.ECHO_REQUEST, L4Class.UNCLASSIFIED)
-    return any(_fits(one, packet, packet.source_port, L4Class.ECHO_REPLY, opens=False) for one in ports)
+    return any(_fits(port, packet, packet.source_port, L4Class.ECHO_REPLY, opens=False) for port in ports)
 
 
 def _fits(ports: Ports, packet: Packet, port: int, echo: L4Class, *, opens: bool) -> bool:

@@ -24,10 +24,10 @@ from controller.model.agreement import (
     opened_mandate,
     unsigned,
 )
-from controller.model.course import Session, Standing
 from controller.model.intent import Encryption
 from controller.model.inventory import Domain, Inventory
 from controller.model.keys import Keys
+from controller.model.stitch import Session, Standing
 from controller.model.told import Told, Why
 
 LEAST_MARGIN_US = 1000

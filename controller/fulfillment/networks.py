@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.claims import common
+from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, Rule
+from controller.fulfillment.conflict_index import common
 from controller.fulfillment.fabric import (
     attachment_entry,
     deliver_entry,
@@ -18,8 +19,7 @@ from controller.fulfillment.fabric import (
 )
 from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
-from controller.fulfillment.rules import DEFAULT_PRIORITY, ISOLATE_PRIORITY, Rule
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
 from controller.model.requirements import Isolation
@@ -91,10 +91,10 @@ def network_ids(network: Network, node: str, ids: Mapping[str, int]) -> NetworkI
 
 def network_entries(
     network: Network, node: str, ids: NetworkIds, descriptions: Mapping[str, NodeDescription]
-) -> tuple[Entry, ...]:
+) -> tuple[OwnedEntry, ...]:
     """Its hosts at one of its edges. Next hops of ports whose MAC is not known yet are left out."""
     owner = f"networks/{network.name}"
-    entries: list[Entry] = []
+    entries: list[OwnedEntry] = []
     ports: set[int] = set()
     for attachment in _here(network, node):
         if not attachable(node, descriptions, attachment.port):
@@ -114,14 +114,14 @@ def network_entries(
     return (*entries, deliver_entry(ids.here, ids.vrf, owner))
 
 
-def on_link_entries(network: Network, vrf: int, rules: Iterable[Rule]) -> tuple[Entry, ...]:
+def on_link_entries(network: Network, vrf: int, rules: Iterable[Rule]) -> tuple[OwnedEntry, ...]:
     """At one edge, routes to where `rules` lead inside the network's own prefixes, though it is no host of its.
 
     A host takes such an address for a neighbour's and asks who has it, and the edge answers only for what it has a
     route to. What is sent there is steered.
     """
     own = [numbering.prefix(text) for text in network.prefixes]
-    known = {(numbering.address(text), 128) for one in network.attachments for text in one.addresses}
+    known = {(numbering.address(text), 128) for attachment in network.attachments for text in attachment.addresses}
     owners: dict[tuple[int, int], str] = {}
     for rule in rules:
         led_to = () if rule.drop is not None else rule.destination or ()
@@ -160,7 +160,7 @@ def network_rules(
     comes from a host that is attached here.
     """
     attached = attached_prefixes(network, node)
-    to_others = {one.far: one.forwarding_class for one in ids.to_edges if one.far in reached}
+    to_others = {to_edge.far: to_edge.forwarding_class for to_edge in ids.to_edges if to_edge.far in reached}
     destinations = _destinations(network, node, ids.here, to_others)
     rules = list(_rules(network, ids.hosts, destinations, isolations))
     if ids.to_edges:
@@ -251,7 +251,7 @@ def _destinations(network: Network, node: str, here: int, to_others: Mapping[str
     """`here`: of what is at `node`. What is behind an edge that no path leads to has the same: it is permitted, and
     there is no route."""
     found: dict[str, int] = {}
-    for attachment in sorted(network.attachments, key=lambda one: (one.node != node, one.node)):
+    for attachment in sorted(network.attachments, key=lambda attachment: (attachment.node != node, attachment.node)):
         number = here if attachment.node == node else to_others.get(attachment.node, here)
         for address in attachment.addresses:
             found.setdefault(numbering.host_prefix(address), number)
@@ -267,9 +267,12 @@ def attached_prefixes(network: Network, node: str) -> tuple[str, ...]:
 
 
 def _here(network: Network, node: str) -> list[Attachment]:
-    return sorted((one for one in network.attachments if one.node == node), key=lambda one: (one.port, one.name))
+    return sorted(
+        (attachment for attachment in network.attachments if attachment.node == node),
+        key=lambda one: (one.port, one.name),
+    )
 
 
-def _admit(port: int, address: int, owner: str) -> Entry:
+def _admit(port: int, address: int, owner: str) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="source", value=address, prefix_length=128))
-    return Entry(table="source_guard", match=match, action="admit", owner=owner)
+    return OwnedEntry(table="source_guard", match=match, action="admit", owner=owner)

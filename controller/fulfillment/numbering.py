@@ -1,6 +1,6 @@
 """Numbers of the pipeline: which there are, and what they are numbers of.
 
-Each is its node's: given out where it is needed, kept with what it belongs to (`Course.ids`; for networks `Counter`s),
+Each is its node's: given out where it is needed, kept with what it belongs to (`Stitch.ids`; for networks `Counter`s),
 and rested before it means something else (reconcile/identifiers.py).
 
 | kind | of what |

@@ -107,8 +107,8 @@ def place(
                     ingress=ingress,
                     egress=way,
                     sr_policies=tuple(policies),
-                    latency_us=beyond_us + max(one.latency_us for one in policies),
-                    cost=(way.cost if way is not None else 0) + max(one.cost for one in policies),
+                    latency_us=beyond_us + max(policy.latency_us for policy in policies),
+                    cost=(way.cost if way is not None else 0) + max(policy.cost for policy in policies),
                     priority=priority,
                     serial=serial,
                     around=graph.down,
@@ -145,8 +145,8 @@ def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
     return msgspec.structs.replace(
         plan,
         sr_policies=tuple(policies),
-        latency_us=(beyond.latency_us if beyond is not None else 0) + max(one.latency_us for one in policies),
-        cost=(beyond.cost if beyond is not None else 0) + max(one.cost for one in policies),
+        latency_us=(beyond.latency_us if beyond is not None else 0) + max(policy.latency_us for policy in policies),
+        cost=(beyond.cost if beyond is not None else 0) + max(policy.cost for policy in policies),
         around=graph.down,
     )
 
@@ -206,6 +206,6 @@ def _way(link: Link, beyond_us: int, beyond_cost: int) -> Way:
 
 def _least_bad(failures: list[Unsatisfiable]) -> Unsatisfiable:
     """What was looked at last met the most requirements; all reasons are told."""
-    best = min(failures, key=lambda one: BINDINGS.index(one.binding))
-    others = [one.message for one in failures if one is not best]
+    best = min(failures, key=lambda failure: BINDINGS.index(failure.binding))
+    others = [failure.message for failure in failures if failure is not best]
     return Unsatisfiable(binding=best.binding, message="; ".join([best.message, *others]))

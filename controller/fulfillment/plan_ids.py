@@ -105,7 +105,7 @@ def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
     """VRF, policy class and function of what a neighbour sends us in `direction`."""
     way = plan.ingress if direction == FORWARD else plan.egress
     assert way is not None, "else nothing comes from there"
-    here = [one for one in stretches(plan) if one.direction == direction]
+    here = [stretch for stretch in stretches(plan) if stretch.direction == direction]
     delivers = any(one.first == DELIVER for one in here)
     name = f"{plan.name} border {direction.value}"
     return (
@@ -128,14 +128,14 @@ def at_tail(stretch: Stretch) -> tuple[str, str, str]:
 def plan_ids(plan: Plan) -> tuple[str, ...]:
     """Keys of all that it needs, sorted."""
     needed: set[str] = set()
-    for one in stretches(plan):
-        needed.add(one.forwarding_class(one.first))
-        if one.crosses:
-            needed |= {one.sr_policy, one.forwarding_class(one.last), *at_tail(one)}
-        if one.onward is not None:
-            needed.add(border_sr_policy(one.onward))
+    for stretch in stretches(plan):
+        needed.add(stretch.forwarding_class(stretch.first))
+        if stretch.crosses:
+            needed |= {stretch.sr_policy, stretch.forwarding_class(stretch.last), *at_tail(stretch)}
+        if stretch.onward is not None:
+            needed.add(border_sr_policy(stretch.onward))
         else:
-            needed.add(vrf(one.tail, plan, one.direction, delivers=True))
+            needed.add(vrf(stretch.tail, plan, stretch.direction, delivers=True))
     for direction, way in ((FORWARD, plan.ingress), (REVERSE, plan.egress)):
         if way is not None:
             needed |= set(from_border(plan, direction))

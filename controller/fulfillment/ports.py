@@ -20,7 +20,7 @@ def end_objection(end: LinkEnd, description: NodeDescription | None) -> str:
     """Why a link cannot end there; empty: nothing is known against it."""
     if not end.border:
         return _port_objection(end.node, end.port, description, PortRole.FABRIC)
-    borders = [one.name for one in description.borders] if description is not None else [end.border]
+    borders = [border.name for border in description.borders] if description is not None else [end.border]
     if end.border in borders:
         return ""
     return f"{end.node} has no border {end.border}; its agent has {', '.join(sorted(borders)) or 'none'}"
@@ -33,7 +33,7 @@ def attachable(node: str, descriptions: Mapping[str, NodeDescription], port: int
 def _port_objection(node: str, port: int, description: NodeDescription | None, role: PortRole) -> str:
     if description is None:
         return ""
-    roles = {one.number: one.role for one in description.ports}
+    roles = {port.number: port.role for port in description.ports}
     found = roles.get(port)
     if found is None:
         have = ", ".join(map(str, sorted(number for number, one in roles.items() if one == role)))

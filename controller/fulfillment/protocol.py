@@ -9,7 +9,7 @@ import enum
 from typing import NamedTuple
 
 from controller.model.agreement import Acceptance, Envelope, Refusal, Said, Terms, Withdrawal
-from controller.model.course import Session, Standing
+from controller.model.stitch import Session, Standing
 
 
 class Role(enum.StrEnum):

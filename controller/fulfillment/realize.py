@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from controller.fulfillment.assembly import Assembly, Wanted, assemble
-from controller.fulfillment.room import in_the_end
-from controller.model.entry import Entry
+from controller.fulfillment.capacity import in_the_end
+from controller.model.entry import OwnedEntry
 from controller.model.node_entries import Ask, Changed, NodeEntries, NodeState, ask
 
 
@@ -22,7 +22,7 @@ class Realized(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = None) -> Realized:
-    """`changed`: courses that may be others than when `before` was made; None: nobody knows. Raises NoRoom."""
+    """`changed`: stitches that may be others than when `before` was made; None: nobody knows. Raises NoRoom."""
     assembly = assemble(wanted, before.assembly, changed, _asks)
     states: dict[str, NodeState] = {}
     differences: dict[str, Changed] = {}
@@ -67,11 +67,11 @@ def _settled(assembly: Assembly) -> Assembly:
     return msgspec.structs.replace(assembly, gone={}, new={})
 
 
-def _asks(entries: tuple[Entry, ...]) -> tuple[Ask, ...]:
+def _asks(entries: tuple[OwnedEntry, ...]) -> tuple[Ask, ...]:
     return tuple(map(ask, entries))
 
 
-def _count(entries: tuple[Entry, ...]) -> Counter[tuple[str, str]]:
+def _count(entries: tuple[OwnedEntry, ...]) -> Counter[tuple[str, str]]:
     """By table and owner."""
     different = {(entry.table, entry.match, entry.priority): entry.owner for entry in entries}
     return Counter((table, owner) for (table, _, _), owner in different.items())

@@ -10,8 +10,8 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.numbering import host_prefix
-from controller.fulfillment.rulebook import Rulebook
-from controller.fulfillment.ruling import End, rule_on
+from controller.fulfillment.rule_effects import End, rule_on
+from controller.fulfillment.rule_engine import RuleEngine
 from controller.model.agreement import Flow
 from controller.model.event import Problem
 from controller.model.intent import Allow, Encryption, Intent, Ports, Selector, Trust
@@ -25,7 +25,7 @@ _network = lru_cache(65_536)(ipaddress.ip_network)
 
 
 def translate(
-    intent: Intent, rules: Rulebook, inventory: Inventory, added: tuple[Added, ...] = ()
+    intent: Intent, rules: RuleEngine, inventory: Inventory, added: tuple[Added, ...] = ()
 ) -> Requirements | tuple[Problem, ...]:
     """What `intent` requires in our own domain, or everything that is wrong with it.
 
@@ -114,7 +114,10 @@ def _end(inventory: Inventory, name: str, hosts: tuple[Host, ...], prefixes: tup
     network = inventory.networks[name]
     domain = inventory.domains.get(name.split("/")[0])
     names = {host.name for host in hosts}
-    labels = {*network.labels, *(label for one in network.attachments if one.name in names for label in one.labels)}
+    labels = {
+        *network.labels,
+        *(label for attachment in network.attachments if attachment.name in names for label in attachment.labels),
+    }
     return End(
         network=name,
         trust=network.trust,
@@ -165,13 +168,13 @@ class _Attached:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.hosts = sorted(network.attachments, key=lambda one: one.name)
+        self.hosts = sorted(network.attachments, key=lambda attachment: attachment.name)
         self._labelled: dict[tuple[str, str], dict[int, None]] = {}
         self._addresses: list[tuple[int, int]] = []
-        for place, one in enumerate(self.hosts):
-            for label in {*network.labels, *one.labels}:
+        for place, host in enumerate(self.hosts):
+            for label in {*network.labels, *host.labels}:
                 self._labelled.setdefault(label, {})[place] = None
-            self._addresses += [(numbering.address(text), place) for text in one.addresses]
+            self._addresses += [(numbering.address(text), place) for text in host.addresses]
         self._addresses.sort()
 
     def labelled(self, labels: Collection[tuple[str, str]]) -> list[Attachment]:
@@ -250,8 +253,8 @@ def _select(
     if not found:
         labels = " ".join((*(f"{name}={value}" for name, value in selector.labels), *selector.prefixes)) or "any host"
         there = ", ".join(
-            f"{one.name} ({' '.join(f'{name}={value}' for name, value in one.labels) or 'no labels'})"
-            for one in network.attachments[:10]
+            f"{attachment.name} ({' '.join(f'{name}={value}' for name, value in attachment.labels) or 'no labels'})"
+            for attachment in network.attachments[:10]
         )
         message = f"no host of {network.name} is {labels}; there are: {there or 'none'}"
         field = ("select",) if selector.labels else ("prefixes",) if selector.prefixes else ()
@@ -264,7 +267,9 @@ def _within(host: Host, prefixes: tuple[str, ...]) -> Host:
     if not prefixes:
         return host
     wanted = [_network(prefix) for prefix in prefixes]
-    kept = tuple(one for one in host.addresses if any(_address(one.split("/")[0]) in prefix for prefix in wanted))
+    kept = tuple(
+        address for address in host.addresses if any(_address(address.split("/")[0]) in prefix for prefix in wanted)
+    )
     return msgspec.structs.replace(host, addresses=kept)
 
 
@@ -300,7 +305,7 @@ def _destination(
     if domain == own and not hosts:
         problems.append(Problem(path=(*path, "to"), message=f"no attached host has an address of {allow.to}"))
         return None
-    return network_name, prefixes, tuple(sorted(ports, key=lambda one: (one.protocol, one.first, one.last))), hosts
+    return network_name, prefixes, tuple(sorted(ports, key=lambda port: (port.protocol, port.first, port.last))), hosts
 
 
 def inside(inner: Ports, outer: Ports) -> bool:
@@ -318,7 +323,7 @@ def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | Non
     """An address of the network that is inside `prefixes`, and whose it is."""
     wanted = [_network(prefix) for prefix in prefixes]
     taken = {address: "the gateway" for address in network.gateways}  # noqa: C420
-    taken |= {address: one.name for one in network.attachments for address in one.addresses}
+    taken |= {address: attachment.name for attachment in network.attachments for address in attachment.addresses}
     for address, holder in taken.items():
         if any(_address(address) in prefix for prefix in wanted):
             return address, holder

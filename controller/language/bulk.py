@@ -149,11 +149,11 @@ def decode(text: bytes, most_bytes: int) -> tuple[Intent, ...] | None:
             return None
         manifests = [_DECODER.decode(raw) for raw in raws]
         kept = json_fields.all_kept(text, manifests) and all(
-            json_fields.all_kept(bytes(one.status), msgspec.json.decode(one.status))
-            for one in manifests
-            if not isinstance(one.status, UnsetType)
+            json_fields.all_kept(bytes(manifest.status), msgspec.json.decode(manifest.status))
+            for manifest in manifests
+            if not isinstance(manifest.status, UnsetType)
         )
-        return tuple([_intent(one) for one in manifests]) if kept else None
+        return tuple([_intent(manifest) for manifest in manifests]) if kept else None
     except (ValueError, RecursionError):
         return None
 
@@ -196,7 +196,7 @@ def _intent(manifest: _Manifest) -> Intent:
         overrides=tuple(spec.overrides or ()),
         lease_s=lease_s,
         lease_until_s=lease_until_s,
-        tests=tuple([_test(one) for one in spec.tests or ()]),
+        tests=tuple([_test(test) for test in spec.tests or ()]),
         labels=_labels(manifest.metadata.labels) if manifest.metadata.labels else (),
     )
 
@@ -206,7 +206,7 @@ def _selector(written: str | _Selector) -> Selector:
         selector: Selector = _text_selector(written)
         return selector
     labels = _labels(written.select) if written.select else ()
-    prefixes = tuple([_prefix(one) for one in written.prefixes]) if written.prefixes else ()
+    prefixes = tuple([_prefix(prefix) for prefix in written.prefixes]) if written.prefixes else ()
     return Selector(network=written.network, labels=labels, prefixes=prefixes)
 
 

@@ -128,7 +128,7 @@ def _print_selector(selector: Selector) -> dict[str, Any]:
 
 
 def _print_ports(ports: tuple[Ports, ...]) -> dict[str, Any]:
-    return {"ports": [scalars.print_ports(one) for one in ports]} if ports else {}
+    return {"ports": [scalars.print_ports(port) for port in ports]} if ports else {}
 
 
 def print_require(require: Require) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def print_policy(policy: Policy) -> dict[str, Any]:
     return {
         "accept": [
             {"from": rule.origin, "source": rule.source, "to": rule.destination}
-            | ({"ports": [scalars.print_ports(one) for one in rule.ports]} if rule.ports else {})
+            | ({"ports": [scalars.print_ports(port) for port in rule.ports]} if rule.ports else {})
             | _bounds(rule)
             | ({"direct": True} if rule.direct else {})
             for rule in policy.accept
@@ -146,6 +146,8 @@ def _bounds(rule: AcceptRule | TransitRule) -> dict[str, Any]:
     if rule.dscp is not None:
         bounds["dscp"] = [dscp.words(one) for one in rule.dscp]
     if rule.prefixes:
-        bounds["prefixes"] = [{"prefix": one.prefix, "ge": one.least, "le": one.most} for one in rule.prefixes]
+        bounds["prefixes"] = [
+            {"prefix": prefix.prefix, "ge": prefix.least, "le": prefix.most} for prefix in rule.prefixes
+        ]
     limits = {"max_prefixes": rule.max_prefixes, "max_flows": rule.max_flows}
     return bounds | {name: limit for name, limit in limits.items() if limit is not None}

@@ -129,9 +129,14 @@ def print_network(network: Network) -> dict[str, Any]:
         spec["replies"] = str(network.replies)
     if network.attachments:
         spec["attachments"] = [
-            {"name": one.name, "node": one.node, "port": one.port, "addresses": list(one.addresses)}
-            | ({"labels": dict(one.labels)} if one.labels else {})
-            for one in network.attachments
+            {
+                "name": attachment.name,
+                "node": attachment.node,
+                "port": attachment.port,
+                "addresses": list(attachment.addresses),
+            }
+            | ({"labels": dict(attachment.labels)} if attachment.labels else {})
+            for attachment in network.attachments
         ]
     if network.tenants:
         spec["tenants"] = list(network.tenants)

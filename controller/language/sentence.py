@@ -107,7 +107,7 @@ def _unexpected(text: str, error: UnexpectedInput) -> ManifestInvalid:
             terminals, found = error.allowed or set(), text[error.pos_in_stream or 0 :][:1]
         case _:
             terminals, found = set(), ""
-    keywords = sorted(_keyword(one) for one in terminals if one not in _WORDS)
+    keywords = sorted(_keyword(terminal) for terminal in terminals if terminal not in _WORDS)
     close = nearest(found, keywords) if keywords else ""
     hint = close if "did you mean" in close else ""
     shown = found if len(found) <= 60 else found[:57] + "..."
@@ -116,8 +116,8 @@ def _unexpected(text: str, error: UnexpectedInput) -> ManifestInvalid:
 
 def _one(terminals: set[str]) -> str:
     """`expected ...`: first what it may be, then the keywords."""
-    named = [_WORDS[one] for one in _WORDS if one in terminals]
-    keywords = sorted(f"`{_keyword(one)}`" for one in terminals if one not in _WORDS)
+    named = [_WORDS[word] for word in _WORDS if word in terminals]
+    keywords = sorted(f"`{_keyword(terminal)}`" for terminal in terminals if terminal not in _WORDS)
     parts = [*keywords, *named]
     return "expected " + (" or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts))
 
@@ -176,8 +176,8 @@ class _Words:
         if self._once("prefer", first):
             prefer: dict[str, Any] = {}
             self._spec["prefer"] = prefer
-            for one in _trees(clause):
-                name, word = str(one.data).removeprefix("prefer_"), _tokens(one)[0]
+            for tree in _trees(clause):
+                name, word = str(tree.data).removeprefix("prefer_"), _tokens(tree)[0]
                 self._put(prefer, name, self._text(word, ("spec", "prefer", name)), word)
 
     def _on_violation(self, clause: Tree[Token], first: Token) -> None:
@@ -229,7 +229,7 @@ class _Words:
                 self._put(require, "trust", {"min": self._text(word, (*path, "trust"))}, word)
             case "avoid_domains":
                 path = (*path, "avoid", "domains")
-                domains = [self._text(one, (*path, index)) for index, one in enumerate(words)]
+                domains = [self._text(word, (*path, index)) for index, word in enumerate(words)]
                 self._put(require.setdefault("avoid", {}), "domains", domains, word)
             case "avoid_labels":
                 labels = self._labels(words, (*path, "avoid", "labels"))
@@ -411,4 +411,4 @@ def print_test(test: IntentTest) -> str:
 
 
 def _print_ports(ports: tuple[Ports, ...]) -> str:
-    return "".join(f" {scalars.print_ports(one)}" for one in ports)
+    return "".join(f" {scalars.print_ports(port)}" for port in ports)

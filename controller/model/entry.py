@@ -16,7 +16,7 @@ class Match(Value, frozen=True, kw_only=True):
     """Range, inclusive."""
 
 
-class Entry(Value, frozen=True, kw_only=True):
+class OwnedEntry(Value, frozen=True, kw_only=True):
     """One match-action entry. Fields that match anything are left out (P4Runtime §9.1.1)."""
 
     table: str

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import immutables
 
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Value
 from dataplane.host_api import HostState
 
-Ask = tuple[str, Entry]
+Ask = tuple[str, OwnedEntry]
 """What a table knows an entry by, in an order that lasts; and the entry."""
 
 
-def ask(entry: Entry) -> Ask:
+def ask(entry: OwnedEntry) -> Ask:
     """By match and priority (P4Runtime §9.1.1)."""
     fields = (
         f"{one.field} {one.value:032x} {one.mask or 0:x} {one.prefix_length or 0:x} {one.high or 0:x}"
@@ -32,12 +32,12 @@ class Delta(Value, frozen=True, kw_only=True):
     """What has changed of a node's entries since another of its generations."""
 
     since: int
-    put: tuple[Entry, ...] = ()
+    put: tuple[OwnedEntry, ...] = ()
     """New, or other than they were."""
-    gone: tuple[Entry, ...] = ()
+    gone: tuple[OwnedEntry, ...] = ()
     """As they were; nothing is there instead."""
 
-    def then(self, put: Iterable[Entry], gone: Iterable[Entry]) -> "Delta":
+    def then(self, put: Iterable[OwnedEntry], gone: Iterable[OwnedEntry]) -> "Delta":
         """With what has changed after it."""
         put_in_all, gone_in_all = _by_key(self.put), _by_key(self.gone)
         for key, entries in _by_key(put).items():
@@ -48,22 +48,22 @@ class Delta(Value, frozen=True, kw_only=True):
         return Delta(since=self.since, put=_flat(put_in_all.values()), gone=_flat(gone_in_all.values()))
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[tuple[object, ...], tuple[Entry, ...]]:
-    found: dict[tuple[object, ...], tuple[Entry, ...]] = {}
+def _by_key(entries: Iterable[OwnedEntry]) -> dict[tuple[object, ...], tuple[OwnedEntry, ...]]:
+    found: dict[tuple[object, ...], tuple[OwnedEntry, ...]] = {}
     for entry in entries:
         key = (entry.table, entry.match, entry.priority)
         found[key] = (*found.get(key, ()), entry)
     return found
 
 
-def _flat(parts: Iterable[tuple[Entry, ...]]) -> tuple[Entry, ...]:
+def _flat(parts: Iterable[tuple[OwnedEntry, ...]]) -> tuple[OwnedEntry, ...]:
     return tuple(itertools.chain.from_iterable(parts))
 
 
 class Changed(NamedTuple):
     entries: "NodeEntries"
-    put: tuple[Entry, ...]
-    gone: tuple[Entry, ...]
+    put: tuple[OwnedEntry, ...]
+    gone: tuple[OwnedEntry, ...]
 
 
 class NodeEntries:
@@ -72,8 +72,8 @@ class NodeEntries:
     __slots__ = ("_asked", "_in_order")
 
     def __init__(self, asks: Iterable[Ask] = ()) -> None:
-        self._asked: immutables.Map[str, tuple[Entry, ...]] = immutables.Map()
-        self._in_order: tuple[Entry, ...] | None = None
+        self._asked: immutables.Map[str, tuple[OwnedEntry, ...]] = immutables.Map()
+        self._in_order: tuple[OwnedEntry, ...] | None = None
         """As it was gone through before."""
         self._asked = self.changed((), asks).entries._asked
 
@@ -89,8 +89,8 @@ class NodeEntries:
         for key, entry in added:
             asked[key] = (*asked.get(key, ()), entry)
             keys[key] = None
-        put: list[Entry] = []
-        gone: list[Entry] = []
+        put: list[OwnedEntry] = []
+        gone: list[OwnedEntry] = []
         for key in keys:
             here = asked[key]
             old = before.get(key, ())
@@ -103,7 +103,7 @@ class NodeEntries:
         made._asked, made._in_order = asked.finish(), None
         return Changed(made, tuple(put), tuple(gone))
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[OwnedEntry]:
         if self._in_order is None:
             self._in_order = _flat(_effective(asked) for _, asked in sorted(self._asked.items()))
         return iter(self._in_order)
@@ -125,7 +125,7 @@ class NodeState(Value, frozen=True, kw_only=True):
     host: HostState = HostState()
 
 
-def _effective(asked: tuple[Entry, ...]) -> tuple[Entry, ...]:
+def _effective(asked: tuple[OwnedEntry, ...]) -> tuple[OwnedEntry, ...]:
     """That of the first by owner, and those of others who want something else."""
     if len(asked) < 2:
         return asked
@@ -134,5 +134,5 @@ def _effective(asked: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return first, *(one for one in others if (one.action, one.params) != does)
 
 
-def _by_owner(entry: Entry) -> tuple[object, ...]:
+def _by_owner(entry: OwnedEntry) -> tuple[object, ...]:
     return entry.owner, entry.action, entry.params

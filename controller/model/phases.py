@@ -2,8 +2,8 @@
 
 from difflib import get_close_matches
 
-from controller.model.course import Standing
 from controller.model.intent import Phase
+from controller.model.stitch import Standing
 
 _INSTALLED = (Phase.ACTIVE.value, Phase.INSTALLING.value)
 PHASES: dict[str, tuple[str, ...]] = {

@@ -56,5 +56,5 @@ class Plan(Value, frozen=True, kw_only=True):
     @property
     def own_latency_us(self) -> int:
         """From where the traffic enters to the far end of the border where it leaves."""
-        inside_us = max(one.latency_us for one in self.sr_policies)
+        inside_us = max(sr_policy.latency_us for sr_policy in self.sr_policies)
         return inside_us + (self.egress.delay_us if self.egress is not None else 0)

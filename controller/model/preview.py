@@ -51,4 +51,4 @@ class Preview(Value, frozen=True, kw_only=True, omit_defaults=False):
     @property
     def refused(self) -> tuple[IntentPreview, ...]:
         """Those for which the answer would be no."""
-        return tuple(one for one in self.intents if one.phase in ("Unsatisfiable", "Refused"))
+        return tuple(intent for intent in self.intents if intent.phase in ("Unsatisfiable", "Refused"))

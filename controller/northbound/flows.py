@@ -102,11 +102,11 @@ def _order(sighting: _Sighting) -> tuple[_Flow, float]:
 def _row(node: str, time_s: float, flow: _Flow, sightings: Sequence[_Sighting]) -> tuple[float, FlowRow]:
     """When the flow was first seen, and its row. A direction has several records: one for each CPU and L4 class."""
     forward_is_low = _begun_by_low(flow, sightings)
-    forward = [one.record for one in sightings if one.from_low == forward_is_low]
-    reverse = [one.record for one in sightings if one.from_low != forward_is_low]
+    forward = [sighting.record for sighting in sightings if sighting.from_low == forward_is_low]
+    reverse = [sighting.record for sighting in sightings if sighting.from_low != forward_is_low]
     source, destination = (flow.low, flow.high) if forward_is_low else (flow.high, flow.low)
-    first_seen_s = min(one.record.first_seen_s for one in sightings)
-    last_seen_s = max(one.record.last_seen_s for one in sightings)
+    first_seen_s = min(sighting.record.first_seen_s for sighting in sightings)
+    last_seen_s = max(sighting.record.last_seen_s for sighting in sightings)
     return first_seen_s, FlowRow(
         time_s=time_s,
         observation_point=node,
@@ -130,7 +130,11 @@ def _begun_by_low(flow: _Flow, sightings: Sequence[_Sighting]) -> bool:
     """Who sent the first SYN, or asked for the echo; else whose packet was seen first (they are in this order)."""
     if flow.kind == "echo":
         return True
-    opening = (one for one in sightings if one.record.l4_class == L4Class.TCP_OPEN and one.record.protocol == 6)
+    opening = (
+        sighting
+        for sighting in sightings
+        if sighting.record.l4_class == L4Class.TCP_OPEN and sighting.record.protocol == 6
+    )
     return next(opening, sightings[0]).from_low
 
 

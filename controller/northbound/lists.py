@@ -39,7 +39,8 @@ class Selection(NamedTuple):
             return False
         labels = metadata.get("labels") or {}
         return all(
-            (one.label in labels and one.value in (None, labels[one.label])) == one.wanted for one in self.labels
+            (label.label in labels and label.value in (None, labels[label.label])) == label.wanted
+            for label in self.labels
         )
 
 

@@ -65,7 +65,9 @@ def of_each_intent(intents: Sequence[Resource], carried: Sequence[Carried], now_
 
 
 def of_agreements(agreements: Sequence[Resource]) -> tuple[Metric, ...]:
-    count = Counter((str(one.status.get("peer")), str(one.status.get("standing"))) for one in agreements)
+    count = Counter(
+        (str(agreement.status.get("peer")), str(agreement.status.get("standing"))) for agreement in agreements
+    )
     samples = tuple(
         Sample(labels=(("peer", peer), ("standing", standing)), value=value)
         for (peer, standing), value in sorted(count.items())
@@ -77,7 +79,7 @@ def of_tunnels(tunnels: Sequence[Resource], now_s: float) -> tuple[Metric, ...]:
     """The age of a handshake that never was is not told."""
 
     def samples(pick: Callable[[Mapping[str, Any]], float | None]) -> tuple[Sample, ...]:
-        found = ((str(one.metadata["name"]).partition("/"), pick(one.status)) for one in tunnels)
+        found = ((str(tunnel.metadata["name"]).partition("/"), pick(tunnel.status)) for tunnel in tunnels)
         return tuple(
             Sample(labels=(("border", border), ("node", node)), value=value)
             for (node, _, border), value in found

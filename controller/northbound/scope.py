@@ -140,15 +140,15 @@ class Scoped:
     ) -> AsyncIterator[Resource]:
         known: set[str] = set()
         try:
-            async for one in changes:
-                label = str(one.metadata["name"])
-                shown = one if one.status.get("deleted") and label in known else seen(one)
+            async for change in changes:
+                label = str(change.metadata["name"])
+                shown = change if change.status.get("deleted") and label in known else seen(change)
                 if shown is not None:
                     known.add(label)
                     yield shown
                 elif label in known:
                     known.discard(label)
-                    yield msgspec.structs.replace(one, status={"deleted": True})
+                    yield msgspec.structs.replace(change, status={"deleted": True})
         finally:
             close = getattr(changes, "aclose", None)
             if close is not None:
@@ -194,7 +194,7 @@ class Scoped:
         return kind == "intents" and self.tenant(name) is not None
 
     def _may_name(self, network: str, tenants: Sequence[str]) -> bool:
-        return any(acts_for(one, network, tuple(tenants)) for one in self._by.tenants or ())
+        return any(acts_for(tenant, network, tuple(tenants)) for tenant in self._by.tenants or ())
 
     def _intent(self, one: Resource) -> Resource | None:
         return one if self._by.concerns(str(one.metadata.get("tenant"))) else None

@@ -158,7 +158,7 @@ class Tokens:
 
     def resources(self) -> list[Resource]:
         """For `stitch get tokens`: never a secret or its hash."""
-        return [self._resource(one) for one in sorted(self._tokens.values(), key=lambda one: one.name)]
+        return [self._resource(one) for one in sorted(self._tokens.values(), key=lambda token: token.name)]
 
     def resource(self, name: str) -> Resource | None:
         token = self._named(name)
@@ -181,10 +181,10 @@ class Tokens:
                     await self._store(*self._kept())
 
     def _named(self, name: str) -> Token | None:
-        return next((one for one in self._tokens.values() if one.name == name), None)
+        return next((token for token in self._tokens.values() if token.name == name), None)
 
     def _kept(self) -> tuple[Token, ...]:
-        return tuple(one for one in self._tokens.values() if one.name != BOOTSTRAP)
+        return tuple(token for token in self._tokens.values() if token.name != BOOTSTRAP)
 
     async def _store(self, *tokens: Token) -> None:
         if self._path is None:

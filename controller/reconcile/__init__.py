@@ -1,9 +1,9 @@
 """The one place where the picture of the world changes: `step(state, event)` gives the next state and what to do.
 
-    Apply, Delete, Renew ──▶ applying, removing ──▶ undertakings ──▶ place ──▶ dealings ──▶ offers
+    Apply, Delete, Renew ──▶ applying, removing ──▶ intents ──▶ place ──▶ dealings ──▶ offers
     LoadPolicy ──────▶ policing ──▶ what is no longer allowed ends
     MessageReceived ─▶ messages ──▶ place, dealings ──▶ answers                   } ──▶ rollout ──▶ SyncNode
-    NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of courses      }
+    NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of stitches      }
     Tick ──▶ leases, renewals, retries, audits
 
 What a step begins passes `admission` before any of it is sent: it is refused where the nodes have no room for it.
@@ -17,7 +17,6 @@ from typing import assert_never
 import msgspec
 
 from controller.fulfillment.fabric import fabric
-from controller.model.course import Stage
 from controller.model.event import (
     PUT_BACK,
     Apply,
@@ -44,15 +43,13 @@ from controller.model.event import (
 )
 from controller.model.keys import Keys
 from controller.model.policy import Policy
+from controller.model.stitch import Stage
 from controller.model.told import Told, Why
 from controller.reconcile import (
-    admission,
-    applying,
-    carriers,
-    consent,
-    dealings,
-    ending,
-    messages,
+    capacity_check,
+    changes,
+    link_state,
+    peer_admission,
     peers,
     policing,
     removing,
@@ -60,11 +57,12 @@ from controller.reconcile import (
     tables,
 )
 from controller.reconcile.identifiers import NoNumber
+from controller.reconcile.intents import pursue_what_can_change
+from controller.reconcile.negotiation import agreements, ending, messages
 from controller.reconcile.numbers import number_networks, number_plans
-from controller.reconcile.rerouting import reroute, unsettle
+from controller.reconcile.restoration import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
-from controller.reconcile.turn import Turn
-from controller.reconcile.undertakings import pursue_what_can_change
+from controller.reconcile.transaction import Transaction
 
 __all__ = ["State", "initial", "step", "step_all"]
 
@@ -73,13 +71,15 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     """The state as it was stored, and what to begin with. Raises ValueError for a record that cannot be read."""
     records = tuple(records)
     state = load(records, own_domain, policy)
-    left_out = [Record(kind=one.kind, name=one.name, content=None) for one in records if is_of_version_1(one)]
+    left_out = [
+        Record(kind=record.kind, name=record.name, content=None) for record in records if is_of_version_1(record)
+    ]
     reason = "signed by a release before mandates; it is offered anew"
     forgotten = [Log(event="course_ended", fields={"plan": one.name, "reason": reason}) for one in left_out]
     awaiting: dict[str, dict[str, int]] = {
-        name: {} for name, course in state.courses.items() if course.stage != Stage.NEGOTIATING
+        name: {} for name, stitch in state.stitches.items() if stitch.stage != Stage.NEGOTIATING
     }
-    awaiting |= {f"intents/{name}": {} for name in state.undertakings}
+    awaiting |= {f"intents/{name}": {} for name in state.intent_records}
     state = msgspec.structs.replace(
         state,
         fabric=fabric(state.inventory, state.descriptions, own_domain),
@@ -102,107 +102,109 @@ def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, t
 def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:
     """The same of several that came together: messages of one peer, so that what follows from them is found once, and
     said together too."""
-    turn = Turn(state, now_s, keys)
+    transaction = Transaction(state, now_s, keys)
     if not state.realized.states:
-        turn.fresh |= set(state.awaiting)  # the first step after a restart
-        number_plans(turn)
-        number_networks(turn)
-        if turn.counters.get(PUT_BACK):
-            turn.counters.drop(PUT_BACK)
-            _begin_anew(turn)
+        transaction.fresh |= set(state.awaiting)  # the first step after a restart
+        number_plans(transaction)
+        number_networks(transaction)
+        if transaction.counters.get(PUT_BACK):
+            transaction.counters.drop(PUT_BACK)
+            _begin_anew(transaction)
     for event in events:
-        turn = _take(turn, event)
-    rollout.settle(turn)
-    return turn.finish()
+        transaction = _take(transaction, event)
+    rollout.settle(transaction)
+    return transaction.finish()
 
 
-def _take(turn: Turn, event: Event) -> Turn:
+def _take(transaction: Transaction, event: Event) -> Transaction:
     """The same one, unless nothing is to come of the event."""
     match event:
         case Apply():
-            applying.apply(turn, event)
-            if reason := _without_numbers(turn) or admission.overfull(turn):
-                turn = Turn(turn.before, turn.now_s, turn.keys)
-                turn.effects.append(Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}"))
+            changes.apply(transaction, event)
+            if reason := _without_numbers(transaction) or capacity_check.overfull(transaction):
+                transaction = Transaction(transaction.before, transaction.now_s, transaction.keys)
+                transaction.effects.append(
+                    Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}")
+                )
         case Delete():
-            removing.delete(turn, event)
-            _inventory_changed(turn)
+            removing.delete(transaction, event)
+            _inventory_changed(transaction)
         case LoadPolicy():
-            policing.load_policy(turn, event)
+            policing.load_policy(transaction, event)
         case Renew():
-            applying.extend(turn, event)
+            changes.extend(transaction, event)
         case EndAgreement():
-            ending.end_agreement(turn, event)
+            ending.end_agreement(transaction, event)
         case MessageReceived():
-            messages.receive(turn, event.peer, event.message, event.objection)
+            messages.receive(transaction, event.peer, event.message, event.objection)
         case MessageSent():
-            peers.sent(turn, event)
+            peers.sent(transaction, event)
         case PeerMet():
-            peers.met(turn, event)
+            peers.met(transaction, event)
         case NodeDescribed():
-            rollout.described(turn, event)
-            if turn.descriptions.changed:
-                turn.refresh_fabric()
-                dealings.watch_ends(turn)
-            rerouted = carriers.told(turn, event.node)
+            rollout.described(transaction, event)
+            if transaction.descriptions.changed:
+                transaction.refresh_fabric()
+                agreements.watch_ends(transaction)
+            rerouted = link_state.told(transaction, event.node)
             if rerouted:
-                reroute(turn)
-            if turn.descriptions.changed or rerouted:
-                _look_again(turn)
+                reroute(transaction)
+            if transaction.descriptions.changed or rerouted:
+                _look_again(transaction)
         case NodeUnreachable():
-            rollout.unreachable(turn, event)
+            rollout.unreachable(transaction, event)
         case NodeSynced():
-            rollout.synced(turn, event)
+            rollout.synced(transaction, event)
         case NodeRejected():
-            rollout.rejected(turn, event)
+            rollout.rejected(transaction, event)
         case Tick():
-            _tick(turn)
+            _tick(transaction)
         case _:
             assert_never(event)
-    return turn
+    return transaction
 
 
-def _begin_anew(turn: Turn) -> None:
+def _begin_anew(transaction: Transaction) -> None:
     """What a backup says of agreements is long past: all of them end, and our own intents ask again."""
-    for course in tuple(turn.courses.all.values()):
-        dealings.lose(turn, course, Why(Told.LOST, "the controller begins anew from a backup"))
+    for stitch in tuple(transaction.stitches.all.values()):
+        agreements.lose(transaction, stitch, Why(Told.LOST, "the controller begins anew from a backup"))
 
 
-def _without_numbers(turn: Turn) -> str:
+def _without_numbers(transaction: Transaction) -> str:
     """Follows the inventory; which numbers a node has too few of for it, if that is so."""
     try:
-        _inventory_changed(turn)
+        _inventory_changed(transaction)
     except NoNumber as error:
         return str(error)
     return ""
 
 
-def _inventory_changed(turn: Turn) -> None:
-    if turn.inventory_changed:
-        number_networks(turn)
-        turn.refresh_fabric()
-        ending.end_unpinned(turn)
-        consent.reconsider(turn)
-        dealings.watch_ends(turn)
-        if carriers.look_at_all(turn):
-            reroute(turn)
-        if turn.links.changed or turn.inventory_nodes.changed or turn.domains.changed:
-            unsettle(turn)
-        _look_again(turn)
+def _inventory_changed(transaction: Transaction) -> None:
+    if transaction.inventory_changed:
+        number_networks(transaction)
+        transaction.refresh_fabric()
+        ending.end_unpinned(transaction)
+        peer_admission.reconsider(transaction)
+        agreements.watch_ends(transaction)
+        if link_state.look_at_all(transaction):
+            reroute(transaction)
+        if transaction.links.changed or transaction.inventory_nodes.changed or transaction.domains.changed:
+            unsettle(transaction)
+        _look_again(transaction)
 
 
-def _look_again(turn: Turn) -> None:
+def _look_again(transaction: Transaction) -> None:
     """What could not be done before may be possible now."""
-    for name in turn.courses.all.by(tables.UNANSWERED):
-        dealings.answer(turn, name)
-    pursue_what_can_change(turn)
+    for name in transaction.stitches.all.by(tables.UNANSWERED):
+        agreements.answer(transaction, name)
+    pursue_what_can_change(transaction)
 
 
-def _tick(turn: Turn) -> None:
-    peers.say_again(turn)
-    dealings.watch_leases(turn)
-    if carriers.release(turn):
-        reroute(turn)
-    pursue_what_can_change(turn)
-    rollout.audit(turn)
-    turn.ticked_s = turn.now_s
+def _tick(transaction: Transaction) -> None:
+    peers.say_again(transaction)
+    agreements.watch_leases(transaction)
+    if link_state.release(transaction):
+        reroute(transaction)
+    pursue_what_can_change(transaction)
+    rollout.audit(transaction)
+    transaction.ticked_s = transaction.now_s

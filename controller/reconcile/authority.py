@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from controller.model.access import EVERYBODY, Principal, Role, acts_for
-from controller.model.course import Undertaking
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory, Network
+from controller.model.stitch import IntentRecord
 
 
 def overreach(
     by: Principal,
     intents: Mapping[str, Intent],
-    held: Mapping[str, Undertaking],
+    held: Mapping[str, IntentRecord],
     inventory: Inventory,
     own: str,
 ) -> str:
@@ -32,7 +32,7 @@ def overreach(
     return ""
 
 
-def trespass(by: Principal, names: Iterable[str], held: Mapping[str, Undertaking]) -> str:
+def trespass(by: Principal, names: Iterable[str], held: Mapping[str, IntentRecord]) -> str:
     """Why `by` may not withdraw or renew intents; empty: it may, as far as they are there."""
     for name in names:
         if name in held and not by.concerns(held[name].intent.tenant):
@@ -51,7 +51,7 @@ def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
             yield f"lead traffic to {to}"
     for test in intent.tests:
         ends = (test.source.network, "/".join(test.to.split("/")[:2]))
-        if not any(speaks_for(intent.tenant, one, inventory) for one in ends):
+        if not any(speaks_for(intent.tenant, end, inventory) for end in ends):
             yield f"test what happens between {ends[0]} and {ends[1]}"
 
 
@@ -79,9 +79,9 @@ def namable(by: Principal, inventory: Inventory, own: str) -> Inventory:
     def reached(name: str) -> bool:
         return any(may_reach(tenant, name, inventory, own) for tenant in tenants)
 
-    services = {name: one for name, one in inventory.services.items() if reached(name)}
+    services = {name: service for name, service in inventory.services.items() if reached(name)}
     homes = {name.rpartition("/")[0] for name in services}
-    networks = {name: one for name, one in inventory.networks.items() if name in homes or reached(name)}
+    networks = {name: network for name, network in inventory.networks.items() if name in homes or reached(name)}
     return msgspec.structs.replace(inventory, networks=networks, services=services)
 
 
@@ -96,4 +96,4 @@ def visible(by: Principal, inventory: Inventory, own: str) -> Inventory:
         spoken_for = any(acts_for(tenant, network.name, network.tenants) for tenant in tenants)
         return network if spoken_for else msgspec.structs.replace(network, attachments=())
 
-    return msgspec.structs.replace(named, networks={name: seen(one) for name, one in named.networks.items()})
+    return msgspec.structs.replace(named, networks={name: seen(network) for name, network in named.networks.items()})

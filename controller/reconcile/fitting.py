@@ -13,7 +13,7 @@ from controller.model.event import Problem
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.rule import Added, Rule
-from controller.reconcile.turn import Turn
+from controller.reconcile.transaction import Transaction
 
 Resource = Domain | Network | Service | Node | Link | Rule | Intent
 
@@ -131,13 +131,13 @@ _LOW_ORDER = frozenset(
 """y-coordinates of Ed25519 for which anybody can make signatures."""
 
 
-def _key_objection(turn: Turn, domain: Domain) -> str:
+def _key_objection(transaction: Transaction, domain: Domain) -> str:
     """Why it cannot be this domain's identity; empty: it can."""
     number = int.from_bytes(base64.b64decode(domain.key), "little") & (1 << 255) - 1
     if number in _LOW_ORDER or number >= 2**255 - 19:
         return "anybody can sign with this key: `stitchd keygen` makes one, and its owner tells which it is"
-    if domain.key == turn.keys.public_key:
-        return f"it is the key of {turn.own}: who has it could speak for both"
+    if domain.key == transaction.keys.public_key:
+        return f"it is the key of {transaction.own}: who has it could speak for both"
     return ""
 
 
@@ -145,25 +145,25 @@ def _inside(inner: ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddre
     return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
-def port_problems(turn: Turn, merged: Inventory, request: Request) -> Iterator[Problem]:
+def port_problems(transaction: Transaction, merged: Inventory, request: Request) -> Iterator[Problem]:
     """What nodes that are there say they do not have. Of the others nobody knows; and what is in the store already is
     not looked at again, so that nothing wrong holds up another change."""
     present = {
         name: standing.description
-        for name, standing in turn.nodes.all.items()
+        for name, standing in transaction.nodes.all.items()
         if standing.reachable and standing.described and standing.description is not None
     }
     for index, _, value in request.values:
         match value:
             case Network():
-                known = turn.networks.get(value.name)
-                for place, one in enumerate(value.attachments):
-                    reason = attachment_objection(one.node, one.port, present.get(one.node))
+                known = transaction.networks.get(value.name)
+                for place, attachment in enumerate(value.attachments):
+                    reason = attachment_objection(attachment.node, attachment.port, present.get(attachment.node))
                     ports = {(old.node, old.port) for old in known.attachments} if known is not None else set()
-                    if reason and (one.node, one.port) not in ports:
+                    if reason and (attachment.node, attachment.port) not in ports:
                         yield Problem(path=(index, "spec", "attachments", place, "port"), message=reason)
             case Link():
-                held = turn.links.get(value.name)
+                held = transaction.links.get(value.name)
                 old_ends = (held.a, held.b) if held is not None else ()
                 for side, end in (("a", value.a), ("b", value.b)):
                     reason = end_objection(end, present.get(end.node)) if end is not None else ""
@@ -173,8 +173,8 @@ def port_problems(turn: Turn, merged: Inventory, request: Request) -> Iterator[P
                 if value.a.border and (other := _at_border(merged, value)):
                     message = f"border {value.a.border} of {value.a.node} is link {other}'s"
                     yield Problem(path=(index, "spec", "a", "border"), message=message)
-            case Domain() if value.name != turn.own and value.key:
-                if reason := _key_objection(turn, value):
+            case Domain() if value.name != transaction.own and value.key:
+                if reason := _key_objection(transaction, value):
                     yield Problem(path=(index, "spec", "key"), message=reason)
             case _:
                 pass

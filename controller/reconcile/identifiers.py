@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.numbering import Kind, first_and_last, next_free
-from controller.model.course import Course, Session
+from controller.model.stitch import Session, Stitch
 
 FOR_GOOD_S = 1 << 40
 WORDS = {
@@ -123,25 +123,27 @@ def _numbered(key: str, number: int) -> str:
     return f"{node} {kind} {number}"
 
 
-def loaded(networks: Mapping[str, int], courses: Iterable[Course]) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+def loaded(
+    networks: Mapping[str, int], stitches: Iterable[Stitch]
+) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """What is in use: numbers and their users by key, and which numbers are taken."""
     ids: dict[str, tuple[int, int]] = {}
-    for held in (networks, *(course.ids for course in courses)):
+    for held in (networks, *(stitch.ids for stitch in stitches)):
         for key, number in held.items():
             ids[key] = number, ids.get(key, (number, 0))[1] + 1
     return ids, {_numbered(key, number): 1 for key, (number, _) in ids.items()}
 
 
-def signed(course: Course) -> Iterator[tuple[str, int]]:
+def signed(stitch: Stitch) -> Iterator[tuple[str, int]]:
     """Functions of SIDs that neighbours know: those of release 0.1 were made from other numbers."""
     for direction, session in (
-        (plan_ids.FORWARD, course.upstream),
-        (plan_ids.REVERSE, course.downstream),
+        (plan_ids.FORWARD, stitch.upstream),
+        (plan_ids.REVERSE, stitch.downstream),
     ):
-        way = course.plan.ingress if direction == plan_ids.FORWARD else course.plan.egress
+        way = stitch.plan.ingress if direction == plan_ids.FORWARD else stitch.plan.egress
         sid = _own_sid(session)
         if way is not None and sid:
-            *_, function = plan_ids.from_border(course.plan, direction)
+            *_, function = plan_ids.from_border(stitch.plan, direction)
             yield function, int(ipaddress.IPv6Address(sid)) >> 64 & 0xFFFF
 
 

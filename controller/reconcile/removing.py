@@ -3,19 +3,19 @@
 from collections.abc import Collection, Iterator
 from itertools import chain
 
-from controller.fulfillment.rulebook import rulebook
-from controller.model.course import Course, Stage, Undertaking
+from controller.fulfillment.rule_engine import rule_engine
 from controller.model.event import Delete, Disconnect, Problem, Reply
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
+from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.applying import changed_since, retranslate, tables
 from controller.reconcile.authority import trespass
-from controller.reconcile.dealings import abandon, end
-from controller.reconcile.judging import judge_withdrawal, shown
+from controller.reconcile.changes import changed_since, retranslate, tables
+from controller.reconcile.intents import undertake
+from controller.reconcile.negotiation.agreements import abandon, end
 from controller.reconcile.resting import rest
-from controller.reconcile.turn import AnyTable, Turn
-from controller.reconcile.undertakings import undertake
+from controller.reconcile.transaction import AnyTable, Transaction
+from controller.reconcile.validation import judge_withdrawal, shown
 
 Thing = tuple[str, str]
 """Kind and name."""
@@ -23,108 +23,112 @@ USERS_SHOWN = 3
 """Of each thing that is in use."""
 
 
-def delete(turn: Turn, event: Delete) -> None:
+def delete(transaction: Transaction, event: Delete) -> None:
     """Takes things away, unless something that stays needs one of them."""
-    held = tables(turn)
-    asked = [(one.kind, one.name) for one in event.resources]
+    held = tables(transaction)
+    asked = [(resource.kind, resource.name) for resource in event.resources]
     wanted = [*dict.fromkeys(asked)]
     missing = [thing for thing in wanted if held[thing[0]].get(thing[1]) is None]
     gone = dict.fromkeys(thing for thing in wanted if thing not in missing)
     places = {thing: place for place, thing in reversed([*enumerate(asked)])}
     intents = [name for kind, name in gone if kind == "Intent"]
-    if refusal := trespass(event.by, intents, turn.undertakings.all):
-        turn.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+    if refusal := trespass(event.by, intents, transaction.intent_records.all):
+        transaction.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
         return
-    stale = changed_since(turn, asked, event.unchanged_since)
+    stale = changed_since(transaction, asked, event.unchanged_since)
     if stale := tuple(place for place in stale if asked[place] in gone):
-        turn.effects.append(Reply(request_id=event.request_id, stale=stale))
+        transaction.effects.append(Reply(request_id=event.request_id, stale=stale))
         return
-    objections = _in_use(turn, gone)
+    objections = _in_use(transaction, gone)
     rules = [name for kind, name in gone if kind == "Rule"]
     required: dict[str, Requirements] = {}
-    if intents and (reason := judge_withdrawal(turn, intents, event.by)):
+    if intents and (reason := judge_withdrawal(transaction, intents, event.by)):
         objections.setdefault(("Intent", intents[0]), reason)
-    if rules and (reason := _repeal(turn, rules, intents, required)):
+    if rules and (reason := _repeal(transaction, rules, intents, required)):
         objections.setdefault(("Rule", rules[0]), reason)
     if objections or (missing and not event.ignore_missing):
         problems = tuple(Problem(path=(places[thing],), message=text) for thing, text in objections.items())
         absent = () if event.ignore_missing else tuple(places[thing] for thing in missing)
         conflict = shown([*dict.fromkeys(objections.values())])
         reply = Reply(request_id=event.request_id, problems=problems, conflict=conflict, missing=absent)
-        turn.effects.append(reply)
+        transaction.effects.append(reply)
         return
     for name in intents:
-        withdraw(turn, turn.undertakings.all[name])
-    _hurry(turn, gone)
+        withdraw(transaction, transaction.intent_records.all[name])
+    _hurry(transaction, gone)
     for kind, name in gone:
-        turn.provenance.drop(f"{kind.lower()}s/{name}")
+        transaction.provenance.drop(f"{kind.lower()}s/{name}")
         if kind != "Intent":
-            _drop(turn, held[kind], kind, name)
-    if turn.inventory_changed:
-        turn.refresh_fabric()
+            _drop(transaction, held[kind], kind, name)
+    if transaction.inventory_changed:
+        transaction.refresh_fabric()
     if rules:
-        turn.rulebook = rulebook(turn.rules.all.values())
+        transaction.rule_engine = rule_engine(transaction.rules.all.values())
         for name, requirements in required.items():
-            other = turn.undertakings.all[name]
-            undertake(turn, other.intent, requirements, other.added)
+            other = transaction.intent_records.all[name]
+            undertake(transaction, other.intent, requirements, other.added)
     results = []
     for kind, name in wanted:
         what = "absent" if (kind, name) not in gone else "withdrawn" if kind == "Intent" else "deleted"
         results.append(f"{kind.lower()}s/{name} {what}")
-    turn.effects.append(Reply(request_id=event.request_id, results=tuple(results)))
+    transaction.effects.append(Reply(request_id=event.request_id, results=tuple(results)))
 
 
-def _drop(turn: Turn, table: AnyTable, kind: str, name: str) -> None:
+def _drop(transaction: Transaction, table: AnyTable, kind: str, name: str) -> None:
     table.drop(name)
     if kind == "Node":
-        turn.nodes.drop(name)
-        turn.profiles.drop(name)
-        turn.descriptions.drop(name)
-        turn.effects.append(Disconnect(node=name))
+        transaction.nodes.drop(name)
+        transaction.profiles.drop(name)
+        transaction.descriptions.drop(name)
+        transaction.effects.append(Disconnect(node=name))
 
 
-def withdraw(turn: Turn, undertaking: Undertaking) -> None:
-    name = undertaking.intent.name
-    for errand in undertaking.errands:
-        abandon(turn, errand.coming, "withdrawn")
-        abandon(turn, errand.plan, "withdrawn")
-    turn.undertakings.drop(name)
-    turn.awaiting.drop(f"intents/{name}")
-    turn.log("intent_withdrawn", intent=name)
+def withdraw(transaction: Transaction, intent_record: IntentRecord) -> None:
+    name = intent_record.intent.name
+    for connection_status in intent_record.connection_statuses:
+        abandon(transaction, connection_status.coming, "withdrawn")
+        abandon(transaction, connection_status.plan, "withdrawn")
+    transaction.intent_records.drop(name)
+    transaction.awaiting.drop(f"intents/{name}")
+    transaction.log("intent_withdrawn", intent=name)
 
 
-def _hurry(turn: Turn, gone: Collection[Thing]) -> None:
+def _hurry(transaction: Transaction, gone: Collection[Thing]) -> None:
     """What is on its way out and needs something that is gone now ends at once, not in phases."""
     if all(kind in ("Intent", "Rule") for kind, _ in gone):
         return
-    for course in turn.courses.all.values():
-        if not any(thing in gone for thing in _needs(course)):
+    for stitch in transaction.stitches.all.values():
+        if not any(thing in gone for thing in _needs(stitch)):
             continue
-        if course.stage == Stage.LINGERING:  # its neighbours have been told
-            rest(turn, course)
-            turn.drop_course(course)
+        if stitch.stage == Stage.LINGERING:  # its neighbours have been told
+            rest(transaction, stitch)
+            transaction.drop_stitch(stitch)
         else:
-            end(turn, course, Why(Told.UNWANTED, "withdrawn"))
+            end(transaction, stitch, Why(Told.UNWANTED, "withdrawn"))
 
 
-def _repeal(turn: Turn, rules: Collection[str], intents: Collection[str], required: dict[str, Requirements]) -> str:
+def _repeal(
+    transaction: Transaction, rules: Collection[str], intents: Collection[str], required: dict[str, Requirements]
+) -> str:
     """What the intents that stay require without `rules`; or why these cannot go."""
-    left = rulebook(rule for name, rule in turn.rules.all.items() if name not in rules)
-    if conflict := retranslate(turn, left, turn.inventory, intents, required):
+    left = rule_engine(rule for name, rule in transaction.rules.all.items() if name not in rules)
+    if conflict := retranslate(transaction, left, transaction.inventory, intents, required):
         return conflict
     for name, requirements in required.items():
-        known = any(one.endless for one in turn.undertakings.all[name].requirements.unmet)
+        known = any(one.endless for one in transaction.intent_records.all[name].requirements.unmet)
         if not known and (reason := next((one.message for one in requirements.unmet if one.endless), "")):
             return f"without {', '.join(f'rule {rule}' for rule in rules)}, for intent {name}: {reason}"
     return ""
 
 
-def _in_use(turn: Turn, gone: Collection[Thing]) -> dict[Thing, str]:
+def _in_use(transaction: Transaction, gone: Collection[Thing]) -> dict[Thing, str]:
     """Of what is to go, what something that stays needs, and why it cannot go."""
     if all(kind in ("Intent", "Rule") for kind, _ in gone):
         return {}
     users: dict[Thing, dict[str, None]] = {}
-    for thing, user in chain(_used_by_intents(turn, gone), _used_by_courses(turn, gone), _used_inside(turn, gone)):
+    for thing, user in chain(
+        _used_by_intents(transaction, gone), _used_by_stitches(transaction, gone), _used_inside(transaction, gone)
+    ):
         if thing in gone:
             users.setdefault(thing, {})[user] = None
     found = {}
@@ -138,36 +142,36 @@ def _in_use(turn: Turn, gone: Collection[Thing]) -> dict[Thing, str]:
     return found
 
 
-def _used_by_intents(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
-    for name, held in turn.undertakings.all.items():
+def _used_by_intents(transaction: Transaction, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+    for name, held in transaction.intent_records.all.items():
         if ("Intent", name) in gone:
             continue
         intent = held.intent
-        names = {flow.destination for one in held.requirements.connections for flow in one.flows}
-        names |= {one.source_network for one in held.requirements.connections}
-        names |= {one.destination_network for one in held.requirements.connections}
+        names = {flow.destination for connection in held.requirements.connections for flow in connection.flows}
+        names |= {connection.source_network for connection in held.requirements.connections}
+        names |= {connection.destination_network for connection in held.requirements.connections}
         names |= {intent.isolate.network} if intent.isolate is not None else set()
         names |= {end for test in intent.tests for end in (test.source.network, test.to)}
         for one in names:
             yield ("Service" if one.count("/") == 2 else "Network", one), f"intent {name}"
 
 
-def _used_by_courses(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+def _used_by_stitches(transaction: Transaction, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
     """By what runs for intents, and by what others were promised; what is on its way out holds up nothing."""
-    for course in turn.courses.all.values():
-        owner = course.plan.owner
-        if course.stage.leaving or ("Intent", owner.removeprefix("intents/")) in gone:
+    for stitch in transaction.stitches.all.values():
+        owner = stitch.plan.owner
+        if stitch.stage.leaving or ("Intent", owner.removeprefix("intents/")) in gone:
             continue
-        for thing in _needs(course):
+        for thing in _needs(stitch):
             yield thing, owner.replace("intents/", "intent ").replace("agreements/", "agreement ")
 
 
-def _needs(course: Course) -> Iterator[Thing]:
-    plan = course.plan
+def _needs(stitch: Stitch) -> Iterator[Thing]:
+    plan = stitch.plan
     yield "Network", plan.connection.source_network
     yield "Network", plan.connection.destination_network
-    if course.upstream is not None:
-        yield "Domain", course.upstream.terms.origin
+    if stitch.upstream is not None:
+        yield "Domain", stitch.upstream.terms.origin
     for policy in plan.sr_policies:
         yield "Node", policy.headend
         yield "Node", policy.endpoint
@@ -180,10 +184,10 @@ def _needs(course: Course) -> Iterator[Thing]:
             yield "Domain", way.domain
 
 
-def _used_inside(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
+def _used_inside(transaction: Transaction, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
     """Resources that name others."""
-    inventory: Inventory = turn.inventory
-    yield ("Domain", turn.own), "this controller: it is its own domain"
+    inventory: Inventory = transaction.inventory
+    yield ("Domain", transaction.own), "this controller: it is its own domain"
     for link in inventory.links.values():
         if ("Link", link.name) not in gone:
             yield from (((("Node", end.node)), f"link {link.name}") for end in (link.a, link.b) if end is not None)
@@ -191,7 +195,7 @@ def _used_inside(turn: Turn, gone: Collection[Thing]) -> Iterator[tuple[Thing, s
     for network in inventory.networks.values():
         if ("Network", network.name) not in gone:
             yield ("Domain", network.name.split("/")[0]), f"network {network.name}"
-            yield from ((("Node", one.node), f"network {network.name}") for one in network.attachments)
+            yield from ((("Node", attachment.node), f"network {network.name}") for attachment in network.attachments)
     for service in inventory.services:
         if ("Service", service) not in gone:
             yield ("Network", service.rpartition("/")[0]), f"service {service}"

@@ -1,22 +1,26 @@
 """Numbers of what has ended rest while a node that is away may still act on them."""
 
-from controller.model.course import Course, Stage
+from controller.model.stitch import Stage, Stitch
 from controller.reconcile.identifiers import FOR_GOOD_S
-from controller.reconcile.turn import Turn
+from controller.reconcile.transaction import Transaction
 
 
-def rest(turn: Turn, course: Course) -> None:
-    """`course` has ended. Where all that it had has an end, its numbers rest no longer than that."""
-    if course.stage == Stage.NEGOTIATING:
+def rest(transaction: Transaction, stitch: Stitch) -> None:
+    """`stitch` has ended. Where all that it had has an end, its numbers rest no longer than that."""
+    if stitch.stage == Stage.NEGOTIATING:
         return
-    sessions = (course.upstream, course.downstream)
-    ends_s = [one.agreement.terms.expires_s for one in sessions if one is not None and one.agreement is not None]
-    ends_s += [course.expires_s] if course.expires_s is not None else []
-    standings = ((node, turn.nodes.get(node)) for node in sorted(course.plan.nodes))
+    sessions = (stitch.upstream, stitch.downstream)
+    ends_s = [
+        session.agreement.terms.expires_s
+        for session in sessions
+        if session is not None and session.agreement is not None
+    ]
+    ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
+    standings = ((node, transaction.nodes.get(node)) for node in sorted(stitch.plan.nodes))
     away = [node for node, standing in standings if standing is not None and not standing.reachable]
-    turn.identifiers.rest(course.ids, away, max(ends_s, default=FOR_GOOD_S))
+    transaction.identifiers.rest(stitch.ids, away, max(ends_s, default=FOR_GOOD_S))
 
 
-def rested(turn: Turn, node: str) -> None:
+def rested(transaction: Transaction, node: str) -> None:
     """It has all that it shall have, and nothing else."""
-    turn.identifiers.rested(node)
+    transaction.identifiers.rested(node)

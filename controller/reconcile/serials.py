@@ -2,26 +2,28 @@
 
 import msgspec
 
-from controller.fulfillment.rules import MAX_SERIAL
-from controller.reconcile.turn import Turn
+from controller.fulfillment.acl import MAX_SERIAL
+from controller.reconcile.transaction import Transaction
 
 
-def next_serial(turn: Turn) -> int:
+def next_serial(transaction: Transaction) -> int:
     """Higher than all in use. Once in a million they run out; what is there is then numbered anew from 1, in the same
     order, and its entries are written once more with the priorities that follow from it."""
-    if (turn.counters.get("owner") or 0) >= MAX_SERIAL:
-        _number_anew(turn)
-    return turn.number("owner")
+    if (transaction.counters.get("owner") or 0) >= MAX_SERIAL:
+        _number_anew(transaction)
+    return transaction.number("owner")
 
 
-def _number_anew(turn: Turn) -> None:
-    used = {one.serial for one in turn.undertakings.all.values()} | {
-        one.plan.serial for one in turn.courses.all.values()
+def _number_anew(transaction: Transaction) -> None:
+    used = {intent_record.serial for intent_record in transaction.intent_records.all.values()} | {
+        stitch.plan.serial for stitch in transaction.stitches.all.values()
     }
     numbers = {serial: number for number, serial in enumerate(sorted(used), 1)}
-    for name, undertaking in tuple(turn.undertakings.all.items()):
-        turn.undertakings.put(name, msgspec.structs.replace(undertaking, serial=numbers[undertaking.serial]))
-    for course in tuple(turn.courses.all.values()):
-        plan = msgspec.structs.replace(course.plan, serial=numbers[course.plan.serial])
-        turn.put_course(msgspec.structs.replace(course, plan=plan))
-    turn.counters.put("owner", len(numbers))
+    for name, intent_record in tuple(transaction.intent_records.all.items()):
+        transaction.intent_records.put(
+            name, msgspec.structs.replace(intent_record, serial=numbers[intent_record.serial])
+        )
+    for stitch in tuple(transaction.stitches.all.values()):
+        plan = msgspec.structs.replace(stitch.plan, serial=numbers[stitch.plan.serial])
+        transaction.put_stitch(msgspec.structs.replace(stitch, plan=plan))
+    transaction.counters.put("owner", len(numbers))

@@ -10,10 +10,9 @@ from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.graph import Graph
 from controller.fulfillment.numbering import Kind
 from controller.fulfillment.realize import Needed, Realized
-from controller.fulfillment.rulebook import NO_RULES, Rulebook, rulebook
+from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
 from controller.model.agreement import Envelope
-from controller.model.course import Course, Standing, Undertaking
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -22,9 +21,10 @@ from controller.model.persistent import PersistentMap
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
+from controller.model.stitch import IntentRecord, Standing, Stitch
 from controller.model.told import Told
 from controller.reconcile import tables
-from controller.reconcile.held import Held
+from controller.reconcile.claims_in_force import ClaimsInForce
 from controller.reconcile.identifiers import loaded
 from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
@@ -122,15 +122,15 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
 class Touched(msgspec.Struct, frozen=True):
     """Names of what a step has put or dropped."""
 
-    undertakings: tuple[str, ...] = ()
-    courses: tuple[str, ...] = ()
+    intent_records: tuple[str, ...] = ()
+    stitches: tuple[str, ...] = ()
     awaiting: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
 
 
-def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
-    """What of a node a course needs, as NodeRejected.refused names it."""
-    plan = course.plan
+def parts_at(node: str, stitch: Stitch, links: Mapping[str, Link]) -> set[str]:
+    """What of a node a stitch needs, as NodeRejected.refused names it."""
+    plan = stitch.plan
     connection = plan.connection
     parts = {plan.owner}
     for network, hosts in (
@@ -141,7 +141,7 @@ def parts_at(node: str, course: Course, links: Mapping[str, Link]) -> set[str]:
     for way in (plan.ingress, plan.egress):
         link = links.get(way.border) if way is not None and way.node == node else None
         parts |= {f"tunnels/{link.a.border}"} if link is not None else set()
-    for key, number in course.ids.items():
+    for key, number in stitch.ids.items():
         at, kind, _ = key.split(" ", 2)
         if at == node and kind == Kind.SR_POLICY:
             parts.add(f"sr_policies/{node}/{number}")
@@ -161,8 +161,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     # ---- persisted
     inventory: Inventory = Inventory()
     rules: dict[str, Rule] = msgspec.field(default_factory=dict)
-    undertakings: PersistentMap[Undertaking] = tables.undertakings()
-    courses: PersistentMap[Course] = tables.courses()
+    intent_records: PersistentMap[IntentRecord] = tables.intent_records()
+    stitches: PersistentMap[Stitch] = tables.stitches()
     """Oldest first."""
     outbox: PersistentMap[Outgoing] = PersistentMap(keys=Outgoing.keys, due=Outgoing.due_s)
     closed: PersistentMap[Closed] = PersistentMap(due=Closed.due_s)
@@ -172,7 +172,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """`start` (how often this controller was), `serial` (of plans and agreements: in their names), `owner` (of whom
     they are for)."""
     numbers: PersistentMap[int] = PersistentMap()
-    """Numbers of own networks at their edges (those of plans are in their courses); this and the next two as
+    """Numbers of own networks at their edges (those of plans are in their stitches); this and the next two as
     `Identifiers` has them."""
     last_numbers: PersistentMap[int] = PersistentMap()
     rests: PersistentMap[int] = PersistentMap()
@@ -181,10 +181,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
-    rulebook: Rulebook = NO_RULES
+    rule_engine: RuleEngine = NO_RULES
     """The rules, compiled."""
     agreements: PersistentMap[str] = PersistentMap()
-    """Agreement -> name of its course."""
+    """Agreement -> name of its stitch."""
     ids: PersistentMap[tuple[int, int]] = PersistentMap()
     taken: PersistentMap[int] = PersistentMap()
     """All numbers that are in use, as `Identifiers` has them."""
@@ -195,11 +195,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
     awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
-    """Courses, and undertakings as `intents/NAME`: generation that each node has yet to confirm."""
+    """Courses, and intents as `intents/NAME`: generation that each node has yet to confirm."""
     restored: frozenset[str] = frozenset()
     """Of those: what is awaited only because this controller was started."""
     fabric: Fabric = Fabric(
-        entries={}, locators={}, ports={}, links_towards={}, links={}, crossings={}, edge_policies={}
+        entries={}, locators={}, ports={}, links_towards={}, links={}, border_ports={}, edge_policies={}
     )
     graph: Graph | None = None
     """As it was last needed."""
@@ -210,8 +210,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Courses that are others than `realized` was made from."""
     uncounted: frozenset[str] = frozenset()
     """The same of `needed`."""
-    held: Held | None = None
-    """Claims of the undertakings: follows from them, and is brought up to date where it is used."""
+    claims: ClaimsInForce | None = None
+    """Claims of the intents: follows from them, and is brought up to date where it is used."""
     pursuits: PersistentMap[float] = tables.times()
     """Intents that lack something, or have an end -> when they are to be looked at if nothing else happens; at once
     after a restart."""
@@ -229,8 +229,8 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Node": ("nodes", Node),
     "Link": ("links", Link),
     "Rule": ("rules", Rule),
-    "Intent": ("undertakings", Undertaking),
-    "Course": ("courses", Course),
+    "Intent": ("undertakings", IntentRecord),
+    "Course": ("courses", Stitch),
     "Outbox": ("outbox", Outgoing),
     "Closed": ("closed", Closed),
     "Description": ("descriptions", NodeDescription),
@@ -257,26 +257,26 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             continue
         stored[RECORDS[record.kind][0]][record.name] = read(record)
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
-    courses = {
-        name: _as_now(course, stored["undertakings"])
-        for name, course in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
+    stitches = {
+        name: _as_now(stitch, stored["undertakings"])
+        for name, stitch in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
     }
-    ids, taken = loaded(stored["numbers"], courses.values())
+    ids, taken = loaded(stored["numbers"], stitches.values())
     return State(
         own=own,
         policy=policy,
         pursuits=tables.times(dict.fromkeys(stored["undertakings"], 0.0)),
         inventory=inventory,
         rules=stored["rules"],
-        rulebook=rulebook(stored["rules"].values()),
-        undertakings=tables.undertakings(sorted(stored["undertakings"].items(), key=lambda item: item[1].serial)),
-        courses=tables.courses(courses),
+        rule_engine=rule_engine(stored["rules"].values()),
+        intent_records=tables.intent_records(sorted(stored["undertakings"].items(), key=lambda item: item[1].serial)),
+        stitches=tables.stitches(stitches),
         outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
         closed=PersistentMap(stored["closed"], due=Closed.due_s),
         descriptions=stored["descriptions"],
         counters=PersistentMap(stored["counters"]),
         provenance=PersistentMap(stored["provenance"]),
-        agreements=PersistentMap(_agreements(courses)),
+        agreements=PersistentMap(_agreements(stitches)),
         numbers=PersistentMap(stored["numbers"]),
         last_numbers=PersistentMap(stored["last_numbers"]),
         rests=PersistentMap(stored["rests"]),
@@ -297,20 +297,20 @@ def read(record: Record) -> Any:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
 
 
-def _as_now(course: Course, undertakings: Mapping[str, Undertaking]) -> Course:
+def _as_now(stitch: Stitch, intent_records: Mapping[str, IntentRecord]) -> Stitch:
     """What an earlier release has stored does not say when its intent ends, or of what is agreed that it is renewed."""
     upstream, downstream = (
         msgspec.structs.replace(session, standing=Standing.RENEWING)
         if session is not None and session.agreement is not None and session.standing == Standing.OFFERED
         else session
-        for session in (course.upstream, course.downstream)
+        for session in (stitch.upstream, stitch.downstream)
     )
-    if (upstream, downstream) != (course.upstream, course.downstream):
-        course = msgspec.structs.replace(course, upstream=upstream, downstream=downstream)
-    undertaking = undertakings.get(course.plan.owner.removeprefix("intents/"))
-    if undertaking is None or course.upstream is not None or course.expires_s is not None:
-        return course
-    return msgspec.structs.replace(course, expires_s=undertaking.expires_s)
+    if (upstream, downstream) != (stitch.upstream, stitch.downstream):
+        stitch = msgspec.structs.replace(stitch, upstream=upstream, downstream=downstream)
+    intent_record = intent_records.get(stitch.plan.owner.removeprefix("intents/"))
+    if intent_record is None or stitch.upstream is not None or stitch.expires_s is not None:
+        return stitch
+    return msgspec.structs.replace(stitch, expires_s=intent_record.expires_s)
 
 
 class _Side(msgspec.Struct):
@@ -318,7 +318,7 @@ class _Side(msgspec.Struct):
 
 
 class _SignedOnce(msgspec.Struct):
-    """What of a stored course or message tells the release that wrote it."""
+    """What of a stored stitch or message tells the release that wrote it."""
 
     upstream: _Side | None = None
     downstream: _Side | None = None
@@ -338,10 +338,10 @@ def is_of_version_1(record: Record) -> bool:
     return any(side.offer_signature for side in sides) or "type" in found.message
 
 
-def _agreements(courses: Mapping[str, Course]) -> dict[str, str]:
+def _agreements(stitches: Mapping[str, Stitch]) -> dict[str, str]:
     return {
         session.terms.id: name
-        for name, course in courses.items()
-        for session in (course.upstream, course.downstream)
+        for name, stitch in stitches.items()
+        for session in (stitch.upstream, stitch.downstream)
         if session is not None
     }

@@ -4,9 +4,9 @@ is in them."""
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from controller.fulfillment.carry import terms_in_force
-from controller.model.course import Course, Session, Stage, Standing, Undertaking
+from controller.fulfillment.plan_entries import terms_in_force
 from controller.model.persistent import PersistentMap
+from controller.model.stitch import IntentRecord, Session, Stage, Standing, Stitch
 
 WAITS, ISOLATES = "waits", "isolates"
 """Intents of which something is tried again later; that isolate hosts."""
@@ -34,15 +34,15 @@ def network_key(name: str) -> str:
     return f"network {name}"
 
 
-def courses(items: Mapping[str, Course] | Iterable[tuple[str, Course]] = ()) -> PersistentMap[Course]:
-    """Due when a lease ends or is to be renewed, or a course has lingered."""
-    return PersistentMap(items, keys=_course_keys, due=_course_due_s)
+def stitches(items: Mapping[str, Stitch] | Iterable[tuple[str, Stitch]] = ()) -> PersistentMap[Stitch]:
+    """Due when a lease ends or is to be renewed, or a stitch has lingered."""
+    return PersistentMap(items, keys=_stitch_keys, due=_stitch_due_s)
 
 
-def undertakings(
-    items: Mapping[str, Undertaking] | Iterable[tuple[str, Undertaking]] = (),
-) -> PersistentMap[Undertaking]:
-    return PersistentMap(items, keys=_undertaking_keys)
+def intent_records(
+    items: Mapping[str, IntentRecord] | Iterable[tuple[str, IntentRecord]] = (),
+) -> PersistentMap[IntentRecord]:
+    return PersistentMap(items, keys=_intent_record_keys)
 
 
 def awaiting(
@@ -57,11 +57,11 @@ def times(items: Mapping[str, float] | Iterable[tuple[str, float]] = ()) -> Pers
     return PersistentMap(items, due=float)
 
 
-def _undertaking_keys(undertaking: Undertaking) -> Collection[str]:
-    requirements, isolation = undertaking.requirements, undertaking.requirements.isolation
-    keys = {network_key(one.source_network) for one in requirements.connections}
-    keys |= {network_key(one.destination_network) for one in requirements.connections}
-    if any(errand.retry_s for errand in undertaking.errands):
+def _intent_record_keys(intent_record: IntentRecord) -> Collection[str]:
+    requirements, isolation = intent_record.requirements, intent_record.requirements.isolation
+    keys = {network_key(connection.source_network) for connection in requirements.connections}
+    keys |= {network_key(connection.destination_network) for connection in requirements.connections}
+    if any(connection_status.retry_s for connection_status in intent_record.connection_statuses):
         keys.add(WAITS)
     if isolation is not None:
         keys |= {ISOLATES, network_key(isolation.network), *(node_key(host.node) for host in isolation.hosts)}
@@ -72,29 +72,29 @@ def _awaited_nodes(awaited: dict[str, int]) -> Collection[str]:
     return awaited
 
 
-def _course_keys(course: Course) -> Collection[str]:
-    plan = course.plan
+def _stitch_keys(stitch: Stitch) -> Collection[str]:
+    plan = stitch.plan
     links = {link for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links}
     links |= {way.border for way in (plan.ingress, plan.egress) if way is not None}
     ends = (plan.connection.source_network, plan.connection.destination_network)
     keys = {*map(node_key, plan.nodes), *map(link_key, links), *map(network_key, ends), plan.owner}
-    keys |= {peer_key(session.peer) for session in (course.upstream, course.downstream) if session is not None}
+    keys |= {peer_key(session.peer) for session in (stitch.upstream, stitch.downstream) if session is not None}
     if plan.around:
         keys.add(AROUND)
-    if course.upstream is not None:
+    if stitch.upstream is not None:
         keys.add(FOR_OTHERS)
-        if course.upstream.standing.unanswered:
+        if stitch.upstream.standing.unanswered:
             keys.add(UNANSWERED)
     return keys
 
 
-def _course_due_s(course: Course) -> float:
-    sessions = [session for session in (course.upstream, course.downstream) if session is not None]
+def _stitch_due_s(stitch: Stitch) -> float:
+    sessions = [session for session in (stitch.upstream, stitch.downstream) if session is not None]
     ends_s = [math.inf, *((terms_in_force(session) or session.terms).expires_s for session in sessions)]
-    if course.stage == Stage.LINGERING:
-        ends_s.append(course.until_s)
-    if course.upstream is None and course.stage == Stage.ACTIVE and course.downstream is not None:
-        ends_s.append(renewal_s(course.downstream))
+    if stitch.stage == Stage.LINGERING:
+        ends_s.append(stitch.until_s)
+    if stitch.upstream is None and stitch.stage == Stage.ACTIVE and stitch.downstream is not None:
+        ends_s.append(renewal_s(stitch.downstream))
     return min(ends_s)
 
 

@@ -11,9 +11,9 @@ import ipaddress
 from finsy.proto import p4r
 
 from controller.errors import TargetRejected
-from controller.model.entry import Entry, Match
+from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Value
-from dataplane.p4info import Action, MatchField, MatchType, P4Info, Table
+from dataplane.p4runtime.p4info import Action, MatchField, MatchType, P4Info, Table
 
 Key = tuple[str, tuple[Match, ...], int]
 """Table, match, priority: what makes an entry the same one (P4Runtime §9.1)."""
@@ -28,11 +28,11 @@ class Row(Value, frozen=True, kw_only=True):
     behaviour: Behaviour
 
 
-def key(entry: Entry) -> Key:
+def key(entry: OwnedEntry) -> Key:
     return entry.table, entry.match, entry.priority
 
 
-def behaviour(entry: Entry) -> Behaviour:
+def behaviour(entry: OwnedEntry) -> Behaviour:
     return entry.action, entry.params
 
 
@@ -53,7 +53,7 @@ class Codec:
     def __init__(self, p4info: P4Info) -> None:
         self.p4info = p4info
 
-    def compose(self, entry: Entry) -> p4r.TableEntry:
+    def compose(self, entry: OwnedEntry) -> p4r.TableEntry:
         message = self.compose_key(key(entry))
         table = self.p4info.table_by_name[entry.table]
         action = table.action_by_name.get(entry.action)

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.southbound.codec import Key, Row, behaviour, key, show
@@ -47,7 +47,7 @@ class Operation(enum.Enum):
 class Update(Value, frozen=True, kw_only=True):
     operation: Operation
     key: Key
-    entry: Entry | None
+    entry: OwnedEntry | None
     """What shall be there; None: nothing."""
     row: Row | None
     """What was there; None: nothing."""
@@ -57,9 +57,9 @@ class Update(Value, frozen=True, kw_only=True):
         return self.entry.owner if self.entry else ""
 
 
-def index(entries: Iterable[Entry]) -> tuple[dict[Key, Entry], tuple[PartRefused, ...]]:
+def index(entries: Iterable[OwnedEntry]) -> tuple[dict[Key, OwnedEntry], tuple[PartRefused, ...]]:
     """Where two entries claim one key, the first has it, and the other's owner is refused."""
-    indexed: dict[Key, Entry] = {}
+    indexed: dict[Key, OwnedEntry] = {}
     refused = []
     for entry in entries:
         other = indexed.setdefault(key(entry), entry)
@@ -69,7 +69,7 @@ def index(entries: Iterable[Entry]) -> tuple[dict[Key, Entry], tuple[PartRefused
     return indexed, tuple(refused)
 
 
-def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tuple[Update, ...]:
+def difference(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) -> tuple[Update, ...]:
     """In no particular order; empty where the node is as it shall be."""
     updates = []
     for each, entry in desired.items():
@@ -87,7 +87,7 @@ def difference(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> tupl
 
 
 def stages(
-    desired: Mapping[Key, Entry], present: Mapping[Key, Row], updates: Sequence[Update] | None = None
+    desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row], updates: Sequence[Update] | None = None
 ) -> Iterator[tuple[Update, ...]]:
     """All that must be written, in batches, one after the other: packets meet each state in between. `updates`: the
     difference, where it is known."""

@@ -326,13 +326,13 @@ class NodeSession:
     async def _lacking(host: HostClient, target: HostState, reason: str) -> tuple[PartRefused, ...]:
         """Tunnels and gateways that are not as they shall be, where all of a request was refused."""
         present = (await host.describe()).host_state
-        tunnels = (f"tunnels/{one.border}" for one in target.tunnels if one not in present.tunnels)
-        gateways = (f"ports/{one.port}" for one in target.gateways if one not in present.gateways)
+        tunnels = (f"tunnels/{tunnel.border}" for tunnel in target.tunnels if tunnel not in present.tunnels)
+        gateways = (f"ports/{gateway.port}" for gateway in target.gateways if gateway not in present.gateways)
         return tuple(PartRefused(part=part, reason=reason) for part in (*tunnels, *gateways))
 
 
 def _waits_for_handshake(description: NodeDescription) -> bool:
-    return any(one.up and not one.latest_handshake_s for one in description.borders)
+    return any(border.up and not border.latest_handshake_s for border in description.borders)
 
 
 def _together(rejections: Sequence[TargetRejected]) -> TargetRejected:

@@ -11,14 +11,14 @@ from finsy.proto import U128, p4i, p4r, rpc_code, rpc_status
 from google.protobuf.message import DecodeError, Message
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.model.node_entries import Delta
 from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
 from controller.southbound.difference import Operation, Update, deviation, difference, index, stages
 from dataplane.host_api import CounterSample, PartRefused
-from dataplane.p4info import differences
+from dataplane.p4runtime.p4info import differences
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
@@ -62,8 +62,8 @@ def cookie(p4info: p4i.P4Info) -> int:
 
 def _sizes(p4info: p4i.P4Info) -> dict[str, int]:
     """Of tables and counters."""
-    tables = {one.preamble.alias: one.size for one in p4info.tables}
-    return tables | {one.preamble.alias: one.size for one in p4info.counters}
+    tables = {table.preamble.alias: table.size for table in p4info.tables}
+    return tables | {counter.preamble.alias: counter.size for counter in p4info.counters}
 
 
 class P4RuntimeClient:
@@ -95,11 +95,11 @@ class P4RuntimeClient:
         """Of tables and counters, as the node has said."""
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
-        self._wanted: dict[Key, Entry] | None = None
+        self._wanted: dict[Key, OwnedEntry] | None = None
         """What it was to have when it was last synced; None: not clear."""
         self._verified: dict[str, bytes] = {}
         """By table, the digest with which it was read and found to be as it shall be."""
-        self._settled: Iterable[Entry] | None = None
+        self._settled: Iterable[OwnedEntry] | None = None
         """What the node was last seen to have exactly, and nothing else."""
         self._turns = itertools.count()
 
@@ -263,7 +263,7 @@ class P4RuntimeClient:
 
     async def sync(
         self,
-        desired: Iterable[Entry],
+        desired: Iterable[OwnedEntry],
         *,
         delta: Delta | None = None,
         read_back: bool = True,
@@ -329,8 +329,8 @@ class P4RuntimeClient:
         names = self._codec.p4info.table_by_name
         if digests is None or self._seen is None or digests.keys() != names.keys():
             return None
-        turn, rest = divmod(next(self._turns), TURN)
-        in_turn = sorted(names)[turn % len(names)] if rest == 0 else ""
+        transaction, rest = divmod(next(self._turns), TURN)
+        in_turn = sorted(names)[transaction % len(names)] if rest == 0 else ""
         return {table for table in names if table == in_turn or self._verified.get(table) != digests[table]}
 
     async def _read_back(self, stale: Collection[str] | None) -> dict[Key, Row]:
@@ -342,7 +342,7 @@ class P4RuntimeClient:
         return present | await self.read(stale) if stale else present
 
     async def _apply(
-        self, desired: Mapping[Key, Entry], present: dict[Key, Row], updates: Sequence[Update]
+        self, desired: Mapping[Key, OwnedEntry], present: dict[Key, Row], updates: Sequence[Update]
     ) -> list[PartRefused]:
         """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
         seen = {**present} if present is not self._seen else present

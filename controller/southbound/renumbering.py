@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller.model.entry import Entry
+from controller.model.entry import OwnedEntry
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
 
 
@@ -41,7 +41,7 @@ class _Use(NamedTuple):
     """That match it."""
 
 
-def in_between(desired: Mapping[Key, Entry], present: Mapping[Key, Row]) -> dict[Key, Entry] | None:
+def in_between(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) -> dict[Key, OwnedEntry] | None:
     """The state to make first; None: `desired` can be made at once."""
     wanted = [(each, behaviour(entry)) for each, entry in desired.items()]
     vrfs = _vrfs(wanted)
@@ -74,7 +74,7 @@ def concerns(tables: Iterable[str]) -> bool:
 def _vrfs(entries: Iterable[tuple[Key, Behaviour]]) -> dict[int, int]:
     """Of each policy class that packets can have, the VRF."""
     params = (dict(does[1]) for (table, _, _), does in entries if table in _ENTRANCES)
-    return {one["policy_class"]: one["vrf"] for one in params if "policy_class" in one}
+    return {param["policy_class"]: param["vrf"] for param in params if "policy_class" in param}
 
 
 def _uses(entries: Iterable[tuple[Key, Behaviour]], vrfs: Mapping[int, int]) -> dict[tuple[_Space, int], _Use]:
@@ -100,7 +100,9 @@ def _space(table: str, each: Key, vrfs: Mapping[int, int]) -> _Space:
     return _Space(table, vrfs[first] if each[0] == _POLICY else first)
 
 
-def _renumbered(each: Key, entry: Entry, vrfs: Mapping[int, int], instead: Mapping[tuple[_Space, int], int]) -> Entry:
+def _renumbered(
+    each: Key, entry: OwnedEntry, vrfs: Mapping[int, int], instead: Mapping[tuple[_Space, int], int]
+) -> OwnedEntry:
     if entry.table in _SPACES:
         ((name, number),) = entry.params
         return msgspec.structs.replace(

@@ -150,7 +150,7 @@ def _read(database: sqlite3.Connection) -> tuple[list[Row], int]:
     if verdict != "ok":
         raise StoreUnusable(f"it is damaged: {verdict}")
     rows = [
-        (one.record.kind, one.record.name, one.record.content or b"", one.version, one.revision)
-        for one in tables.read_records(copy, database)
+        (record.record.kind, record.record.name, record.record.content or b"", record.version, record.revision)
+        for record in tables.read_records(copy, database)
     ]
     return rows, tables.read_head(copy, database).revision

@@ -236,7 +236,9 @@ class SqliteStore:
                 (head.revision, record.kind, record.name, record.content, version),
             )
         self._log_bytes += sum(len(record.content or b"") for record in job.records)
-        lines.append(acknowledged.line(head.revision, head.text, ((one.kind, one.name) for one in job.records)))
+        lines.append(
+            acknowledged.line(head.revision, head.text, ((record.kind, record.name) for record in job.records))
+        )
         return partial(_settle, job, head.revision)
 
     def _held(self, key: Key) -> tuple[int, bytes]:

@@ -163,7 +163,7 @@ def judged_by_the_first() -> list[Vector]:
     pieces = [piece(4, ends, 17, UDP_DATAGRAM, *part) for part in ((0, 800), (800, 1208))]
     inner = piece(4, ends, 17, UDP_DATAGRAM, 800, 1208, hop_limit=63)
     outer = encapsulated(inner, 4, segments(2), entropy(*ends, 17, 40000, 5060))
-    frames = [from_host(TAGGED, one, VLAN) for one in pieces]
+    frames = [from_host(TAGGED, piece, VLAN) for piece in pieces]
     sent = Forward(FABRIC, to_host(FABRIC, outer))
     found.append(Vector("fragment-tagged", TAGGED, frames[1], sent, ((TAGGED, frames[0]),)))
     return found

@@ -43,11 +43,11 @@ def doctor(context: typer.Context, output: BriefOption = Brief.TABLE) -> None:
         print(json.dumps(seen, indent=2))
     else:
         rows = [
-            ("ok" if one["ok"] else "NOT OK", *(one[field] for field in ("subject", "name", "detail", "advice")))
-            for one in seen["checks"]
+            ("ok" if check["ok"] else "NOT OK", *(check[field] for field in ("subject", "name", "detail", "advice")))
+            for check in seen["checks"]
         ]
         table(("", "SUBJECT", "CHECK", "SEEN", "WHAT TO DO"), [tuple(map(cell, row)) for row in rows])
     if not reached:
         raise Unreachable("doctor: the controller cannot be reached")
-    if failed := sum(not one["ok"] for one in seen["checks"]):
+    if failed := sum(not check["ok"] for check in seen["checks"]):
         raise AnswerIsNo(f"doctor: {failed} of {len(seen['checks'])} checks failed")

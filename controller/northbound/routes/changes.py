@@ -53,7 +53,7 @@ def add_changes(app: FastAPI) -> None:
             return invalid([Problem(path=("header", "if-match"), message=str(error))])
         answer = await controller.apply(manifests, dry_run=dry_run, unchanged_since=since)
         if answer.stale:
-            things = [(_plural(str(one["kind"])), str(one["metadata"]["name"])) for one in manifests]
+            things = [(_plural(str(manifest["kind"])), str(manifest["metadata"]["name"])) for manifest in manifests]
             return stale(controller, things, answer.stale)
         return outcome(answer)
 
@@ -113,7 +113,7 @@ def add_changes(app: FastAPI) -> None:
         dry_run: DryRun = False,
         if_match: IfMatch = None,
     ) -> Response:
-        things = [(one.kind, one.name) for one in references]
+        things = [(reference.kind, reference.name) for reference in references]
         return await _deleted(controller, things, if_match, ignore_missing=ignore_not_found, dry_run=dry_run)
 
 

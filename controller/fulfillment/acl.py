@@ -1,0 +1,288 @@
+"""Who may reach whom in one VRF -> entries of the group and flow policy tables; and of the port classes of a node.
+
+Prefixes become disjoint groups (atoms: the addresses that the same rules of the VRF are about), port ranges become
+disjoint classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
+"""
+
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypedDict
+
+import msgspec
+
+from controller.fulfillment.numbering import assign, prefix
+from controller.model.entry import Match, OwnedEntry
+from controller.model.intent import Ports, Value
+from dataplane.reasons import DropReason, L4Class
+
+MAX_SERIAL = (1 << 20) - 1
+"""With 1,000 priorities of intents above it, all that the 31 bits of a P4Runtime priority have room for."""
+ISOLATE_PRIORITY = 1000
+DEFAULT_PRIORITY = 1
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+MAX_CLASS = 0xFFFF
+MAX_STEPS = 1 << 18
+"""Of compiling the rules of one VRF."""
+_MAX_GROUP = 0xFFFF
+_ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
+
+
+class NoCapacity(Exception):
+    """One VRF needs more of a table than any node has. It is found before the entries are made."""
+
+    def __init__(self, table: str, needed: int, node: str = "") -> None:
+        super().__init__(f"table {table} of {node}: {needed} entries are needed")
+        self.table = table
+        self.needed = needed
+        self.node = node
+
+
+class Rule(Value, frozen=True, kw_only=True):
+    """One thing that is permitted (`forwarding_class`) or dropped (`drop`) to what belongs to a policy class."""
+
+    policy_class: int
+    source: tuple[str, ...] | None
+    """Prefixes; None: anybody."""
+    destination: tuple[str, ...] | None
+    ports: tuple[Ports, ...] = ()
+    """Of the service. Empty: everything."""
+    reply: bool = False
+    """From the service: its ports are source ports, and TCP is never opened. ICMP errors are judged by what they are
+    about, in both directions, so no rule is about them."""
+    default: bool = False
+    """Ports and classes do not matter."""
+    forwarding_class: int = 0
+    asked_in: int = 0
+    """VRF of the network whose edges remember who asked: requests open a conversation, replies need one. 0: nobody
+    does."""
+    drop: DropReason | None = None
+    priority: int
+    owner: str
+
+
+def permit_priority(intent_priority: int, serial: int) -> int:
+    """The higher priority, then the older (lower serial, at most MAX_SERIAL) owns what two permit."""
+    return (MAX_SERIAL + 1) * (1 + intent_priority) - 1 - serial
+
+
+class PortClasses(Value, frozen=True, kw_only=True):
+    """Disjoint ranges of ports with their class: (protocol, first, last, class), sorted."""
+
+    ranges: tuple[tuple[str, int, int, int], ...] = ()
+
+    def of(self, ports: Ports) -> tuple[tuple[str, int, int, int], ...]:
+        """The ranges that make up `ports`."""
+        start = bisect.bisect_left(self.ranges, (ports.protocol, ports.first))
+        after = bisect.bisect_left(self.ranges, (ports.protocol, ports.last + 1))
+        return self.ranges[start:after]
+
+
+def port_ranges(used: Iterable[Ports]) -> list[tuple[str, int, int]]:
+    """All ranges split at each other's ends: (protocol, first, last), sorted."""
+    ranges: list[tuple[str, int, int]] = []
+    wanted = {ports for ports in used if ports.protocol in _PROTOCOLS and not _is_all(ports)}
+    for protocol in _PROTOCOLS:
+        mine = [ports for ports in wanted if ports.protocol == protocol]
+        cuts = sorted({ports.first for ports in mine} | {ports.last + 1 for ports in mine})
+        for first, after in itertools.pairwise(cuts):
+            if any(ports.first <= first and after - 1 <= ports.last for ports in mine):
+                ranges.append((protocol, first, after - 1))
+    return sorted(ranges)
+
+
+def port_classes(used: Iterable[Ports]) -> PortClasses:
+    """A class for each of `port_ranges`. Raises ValueError where there are more than MAX_CLASS."""
+    ranges = port_ranges(used)
+    numbers = assign((f"{protocol}/{first}-{last}" for protocol, first, last in ranges), 1, MAX_CLASS)
+    return PortClasses(ranges=tuple((*one, numbers[f"{one[0]}/{one[1]}-{one[2]}"]) for one in ranges))
+
+
+def _is_all(ports: Ports) -> bool:
+    return ports.first == 0 and ports.last == 65535
+
+
+class _L4(msgspec.Struct, frozen=True):
+    """The L4 fields of one flow policy entry; None: anything."""
+
+    l4_class: tuple[int, int] | None = None
+    source_port_class: int | None = None
+    destination_port_class: int | None = None
+
+
+def compile_rules(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[OwnedEntry, ...]:
+    """Groups of a VRF and what its policy classes permit, not sorted.
+
+    Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
+    first owner by name, and of one owner's the last, since it is of the plan that takes over. Raises NoRoom.
+    """
+    source_entries, sources = _groups(vrf, "source_group", [(rule.source, rule.owner) for rule in rules])
+    destination_entries, destinations = _groups(
+        vrf, "destination_group", [(rule.destination, rule.owner) for rule in rules]
+    )
+    best: dict[tuple[Match, ...], tuple[int, Rule]] = {}
+    contents = [(rule, sources[rule.source], _l4(rule, classes)) for rule in rules]
+    steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields in contents)
+    if steps > MAX_STEPS:
+        raise NoCapacity("flow_policy", steps)
+    for rule, groups, fields in contents:
+        for source in groups:
+            for destination in destinations[rule.destination]:
+                for l4 in fields:
+                    match = _match(rule.policy_class, source, destination, l4)
+                    held = best.get(match)
+                    if held is None or (rule.priority, held[1].owner) >= (held[0], rule.owner):
+                        best[match] = (rule.priority, rule)
+    policies = [
+        OwnedEntry(table="flow_policy", match=match, priority=priority, owner=rule.owner, **_action(rule))
+        for match, (priority, rule) in best.items()
+    ]
+    return (*source_entries, *destination_entries, *policies)
+
+
+def used_ports(rule: Rule) -> Iterator[tuple[bool, Ports]]:
+    """Which ports it is about that have classes, and whether as the source's."""
+    for ports in () if rule.default else rule.ports:
+        if ports.protocol in _PROTOCOLS and not _is_all(ports):
+            yield rule.reply, ports
+
+
+def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner: str) -> tuple[OwnedEntry, ...]:
+    """Of a node: the classes of all ports that its rules are about (`used_ports`)."""
+    found = {
+        ("source_port_class" if is_source else "destination_port_class", one)
+        for is_source, ports in used
+        for one in classes.of(ports)
+    }
+    return tuple(_port_entry(table, *one, owner) for table, one in sorted(found))
+
+
+class _Action(TypedDict):
+    action: str
+    params: tuple[tuple[str, int], ...]
+
+
+def _action(rule: Rule) -> _Action:
+    if rule.drop is not None:
+        return _Action(action="drop", params=(("reason", int(rule.drop)),))
+    permitted = ("forwarding_class", rule.forwarding_class)
+    if not rule.asked_in:
+        return _Action(action="permit", params=(permitted,))
+    action = "permit_reply" if rule.reply else "permit_request"
+    return _Action(action=action, params=(permitted, ("network", rule.asked_in)))
+
+
+def _groups(
+    vrf: int, table: str, wanted: Iterable[tuple[tuple[str, ...] | None, str]]
+) -> tuple[list[OwnedEntry], dict[tuple[str, ...] | None, tuple[int | None, ...]]]:
+    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any)."""
+    owners: dict[tuple[str, ...], str] = {}
+    for prefixes, owner in wanted:
+        if prefixes is not None:
+            owners[prefixes] = min(owner, owners.get(prefixes, owner))
+    holders: dict[tuple[int, int], list[tuple[str, ...]]] = {}
+    for prefixes in sorted(owners):
+        for text in prefixes:
+            holders.setdefault(prefix(text), []).append(prefixes)
+    if len(holders) > _MAX_GROUP:
+        raise NoCapacity(table, len(holders))
+    lengths = sorted({length for _, length in holders})
+    names = {prefixes: ",".join(prefixes) for prefixes in owners}
+    atoms: dict[tuple[int, int], tuple[tuple[str, ...], ...]] = {}
+    closest: dict[tuple[int, int], tuple[str, ...]] = {}
+    for value, length in holders:
+        inside: set[tuple[str, ...]] = set()
+        for shorter in lengths:
+            if shorter <= length:
+                inside.update(holders.get((value >> (128 - shorter) << (128 - shorter), shorter), ()))
+        atoms[value, length] = tuple(sorted(inside))
+        closest[value, length] = holders[value, length][0]
+    members = {sets: "|".join(names[one] for one in sets) for sets in set(atoms.values())}
+    numbers = assign(members.values(), 1, _MAX_GROUP)
+    entries = [
+        OwnedEntry(
+            table=table,
+            match=(
+                Match(field="vrf", value=vrf),
+                Match(field="address", value=value, prefix_length=length),
+            ),
+            action=f"set_{table}",
+            params=(("group", numbers[members[sets]]),),
+            owner=owners[closest[value, length]],
+        )
+        for (value, length), sets in atoms.items()
+    ]
+    groups: dict[tuple[str, ...] | None, tuple[int | None, ...]] = {None: (None,)}
+    of_set: dict[tuple[str, ...], list[int]] = {prefixes: [] for prefixes in owners}
+    for sets, name in sorted(members.items()):
+        for prefixes in sets:
+            of_set[prefixes].append(numbers[name])
+    groups.update({prefixes: tuple(found) for prefixes, found in of_set.items()})
+    return entries, groups
+
+
+def _l4(rule: Rule, classes: PortClasses) -> list[_L4]:
+    if rule.default:
+        return [_L4()]
+    if not rule.ports:
+        if not rule.reply:
+            return [_L4()]
+        replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
+        return [_L4(l4_class=_as_reply(reply)) for reply in replies]
+    fields: list[_L4] = []
+    for ports in rule.ports:
+        if ports.protocol == "icmp":
+            echo = _as_reply(L4Class.ECHO_REPLY) if rule.reply else _exactly(L4Class.ECHO_REQUEST)
+            fields.append(_L4(l4_class=echo))
+            continue
+        tcp = _as_reply(L4Class.TCP) if rule.reply else _ANY_TCP
+        udp = _as_reply(L4Class.UDP) if rule.reply else _exactly(L4Class.UDP)
+        l4 = udp if ports.protocol == "udp" else tcp
+        if _is_all(ports):
+            fields.append(_L4(l4_class=l4))
+            continue
+        for _, _, _, number in classes.of(ports):
+            if rule.reply:
+                fields.append(_L4(l4_class=l4, source_port_class=number))
+            else:
+                fields.append(_L4(l4_class=l4, destination_port_class=number))
+    return fields
+
+
+def _exactly(kind: L4Class) -> tuple[int, int]:
+    return int(kind), 0xF
+
+
+def _as_reply(kind: L4Class) -> tuple[int, int]:
+    """By another mask, so that it is another entry than that of a request which is about the very same packets: a reply
+    that answers nothing is left to it. There are 8 classes."""
+    return int(kind), 0x7
+
+
+def _port_entry(table: str, protocol: str, first: int, last: int, number: int, owner: str) -> OwnedEntry:
+    return OwnedEntry(
+        table=table,
+        match=(
+            Match(field="protocol", value=_PROTOCOLS[protocol]),
+            Match(field="port", value=first, high=last),
+        ),
+        priority=65536 - (last - first),  # a part of a range outranks the range, while both are there
+        action=f"set_{table}",
+        params=(("port_class", number),),
+        owner=owner,
+    )
+
+
+def _match(policy_class: int, source: int | None, destination: int | None, l4: _L4) -> tuple[Match, ...]:
+    match = [Match(field="policy_class", value=policy_class)]
+    if source is not None:
+        match.append(Match(field="source_group", value=source, mask=0xFFFF))
+    if destination is not None:
+        match.append(Match(field="destination_group", value=destination, mask=0xFFFF))
+    if l4.l4_class is not None:
+        match.append(Match(field="l4_class", value=l4.l4_class[0], mask=l4.l4_class[1]))
+    if l4.source_port_class is not None:
+        match.append(Match(field="source_port_class", value=l4.source_port_class, mask=0xFFFF))
+    if l4.destination_port_class is not None:
+        match.append(Match(field="destination_port_class", value=l4.destination_port_class, mask=0xFFFF))
+    return tuple(match)

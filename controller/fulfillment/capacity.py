@@ -1,0 +1,138 @@
+"""What the tables of the nodes have room for, and what a plan needs of it in the end."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+from controller.fulfillment.acl import port_ranges
+from controller.model.agreement import Agreement, Envelope
+from controller.model.intent import Value
+from controller.model.requirements import Unsatisfiable
+from controller.model.stitch import Session, Stage, Standing, Stitch
+
+Profiles = Mapping[str, Mapping[str, int]]
+"""Of each node how many entries each of its tables holds, as it has said. What nobody has said has room."""
+_PORTS = ("source_port_class", "destination_port_class")
+_UNKNOWN = 1 << 30
+
+
+class Shortage(Value, frozen=True, kw_only=True):
+    """Too little of something."""
+
+    what: Unsatisfiable
+    node: str = ""
+    """Where; empty: everywhere."""
+
+
+def _size(profiles: Profiles, node: str, table: str) -> int:
+    return profiles.get(node, {}).get(table, _UNKNOWN)
+
+
+def table_shortage(table: str, node: str, needed: int, profiles: Profiles) -> Shortage:
+    size = _size(profiles, node, table)
+    holds = f"holds {size} entries" if size < _UNKNOWN else "cannot be made"
+    message = f"table {table} of {node} {holds}; {needed} would be needed"
+    return Shortage(what=Unsatisfiable(binding="capacity", message=message), node=node)
+
+
+def _port_ranges(stitches: Iterable[Stitch]) -> int:
+    return len(
+        port_ranges({ports for stitch in stitches for flow in stitch.plan.connection.flows for ports in flow.ports})
+    )
+
+
+def port_part(
+    stitches: Sequence[Stitch], theirs: Sequence[Stitch], nodes: Collection[str], profiles: Profiles
+) -> tuple[float, str]:
+    """The largest part of the port ranges of one of these nodes that `theirs`, some of `stitches`, have: their own, or
+    those that there would not be without them, since they cut others' in pieces."""
+    names = {one.plan.name for one in theirs}
+    found = (0.0, "")
+    for node in sorted(nodes):
+        here = [stitch for stitch in stitches if node in _ends(stitch)]
+        mine = [one for one in here if one.plan.name in names]
+        without = _port_ranges(one for one in here if one.plan.name not in names)
+        ranges = max(_port_ranges(mine), _port_ranges(here) - without)
+        size = min(_size(profiles, node, table) for table in _PORTS)
+        found = max(found, (ranges / size, f"the port ranges that {node} can tell apart"))
+    return found
+
+
+def _ends(stitch: Stitch) -> set[str]:
+    return {node for policy in stitch.plan.sr_policies for node in (policy.headend, policy.endpoint)}
+
+
+_BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")
+
+
+def in_the_end(stitch: Stitch) -> Stitch:
+    """As if all that is negotiated were agreed, and all of it installed and in use, free of what changes on the way
+    there and with renewals. What goes is as it is."""
+    if stitch.stage in (Stage.REMOVING, Stage.LINGERING):
+        return stitch
+    return Stitch(
+        plan=stitch.plan,
+        serial=stitch.serial,
+        ids=stitch.ids,
+        stage=Stage.ACTIVE,
+        upstream=_agreed(stitch.upstream),
+        downstream=_agreed(stitch.downstream),
+        expires_s=None if stitch.expires_s is None else 0,
+    )
+
+
+def _agreed(session: Session | None) -> Session | None:
+    """As acceptor's end it has the offeror's: a SID that leads somewhere else than all others."""
+    if session is None:
+        return None
+    terms = msgspec.structs.replace(session.terms, revision=0, not_before_s=0, expires_s=0, mandate=_BLANK)
+    agreement = Agreement(terms=terms, acceptor_end=terms.offeror_end, latency_us=0, offer=_BLANK, acceptance=_BLANK)
+    return Session(
+        peer=session.peer,
+        offeror=session.offeror,
+        standing=Standing.AGREED,
+        terms=terms,
+        offer=_BLANK,
+        agreement=agreement,
+        since_s=0,
+    )
+
+
+Entries = Mapping[str, Counter[tuple[str, str]]]
+"""Of each node, how many by table and owner."""
+
+
+def shortage(
+    entries: Entries, nodes: Collection[str], profiles: Profiles, before: Entries | None = None
+) -> Shortage | None:
+    """The first table of one of these nodes that has more entries than room. `before`: what is not more than there is
+    short of nothing by what is new."""
+    for node in sorted(entries.keys() & nodes):
+        tables = _by_table(entries[node])
+        earlier = _by_table(before.get(node, Counter())) if before is not None else Counter[str]()
+        for table, needed in sorted(tables.items()):
+            if needed > max(_size(profiles, node, table), earlier[table]):
+                return table_shortage(table, node, needed, profiles)
+    return None
+
+
+def _by_table(counts: Counter[tuple[str, str]]) -> Counter[str]:
+    tables: Counter[str] = Counter()
+    for (table, _), count in counts.items():
+        tables[table] += count
+    return tables
+
+
+def largest_part(
+    entries: Entries, nodes: Collection[str], owners: Collection[str], profiles: Profiles
+) -> tuple[float, str]:
+    """The largest part of a table that these owners have (1: all of it), and which table it is."""
+    found = (0.0, "")
+    for node in sorted(entries.keys() & nodes):
+        tables: Counter[str] = Counter()
+        for (table, owner), count in entries[node].items():
+            tables[table] += count if owner in owners and table not in _PORTS else 0
+        for table, count in tables.items():
+            found = max(found, (count / _size(profiles, node, table), f"table {table} of {node}"))
+    return found

@@ -1,0 +1,412 @@
+"""What intents lay claim to, as sets of addresses, and an index of who claims what.
+
+Selections and destinations are kept once, however many intents use them; the index knows the intents by them.
+"""
+
+import bisect
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from controller.fulfillment.numbering import address, prefix
+from controller.model.intent import Intent, Ports, Selector
+from controller.model.inventory import Inventory
+
+Prefix = tuple[int, int]
+"""128 bits and length."""
+
+
+class Selection(msgspec.Struct, frozen=True, eq=False):
+    """Hosts that a selector means."""
+
+    network: str
+    addresses: frozenset[int]
+
+
+class Destination(msgspec.Struct, frozen=True, eq=False):
+    """Where an `allow` leads to."""
+
+    network: str
+    prefixes: tuple[Prefix, ...]
+    own: bool
+    """Only hosts that are attached count."""
+    ports: tuple[Ports, ...]
+    """What it offers."""
+
+
+class Path(msgspec.Struct, frozen=True):
+    """One `allow` of an intent."""
+
+    index: int
+    source: Selection
+    destination: Destination
+    ports: tuple[Ports, ...]
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One intent in force."""
+
+    intent: Intent
+    serial: int
+    """The older has the lower one."""
+    start_s: float
+    end_s: float
+    isolated: Selection | None
+    paths: tuple[Path, ...]
+
+
+class Places:
+    """An inventory, by address and label. Names that it does not have stand for nothing."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+        self._own = {name for name, domain in inventory.domains.items() if domain.own}
+        self._hosts: dict[str, list[int]] = {}
+        self._labelled: dict[str, dict[tuple[str, str], set[int]]] = {}
+        self._selections: dict[Selector, Selection] = {}
+        self._destinations: dict[str, Destination] = {}
+
+    def is_own(self, network: str) -> bool:
+        return network.split("/")[0] in self._own
+
+    def hosts(self, network: str) -> list[int]:
+        """Addresses of attached hosts, sorted."""
+        held = self._hosts.get(network)
+        if held is None:
+            found = self.inventory.networks.get(network)
+            held = sorted({address(text) for one in (found.attachments if found else ()) for text in one.addresses})
+            self._hosts[network] = held
+        return held
+
+    def gateways(self, network: str) -> frozenset[int]:
+        found = self.inventory.networks.get(network)
+        return frozenset(map(address, found.gateways if found is not None else ()))
+
+    def within(self, network: str, prefixes: Iterable[Prefix]) -> Iterator[int]:
+        """Addresses of attached hosts inside `prefixes`."""
+        hosts = self.hosts(network)
+        for value, length in prefixes:
+            at = bisect.bisect_left(hosts, value)
+            while at < len(hosts) and hosts[at] <= last(value, length):
+                yield hosts[at]
+                at += 1
+
+    def select(self, selector: Selector) -> Selection:
+        held = self._selections.get(selector)
+        if held is None:
+            network = self.inventory.networks.get(selector.network)
+            shared = set(network.labels) if network is not None else set()
+            labelled = self._with_label(selector.network)
+            wanted = sorted((labelled.get(label, set()) for label in set(selector.labels) - shared), key=len)
+            found = wanted[0].intersection(*wanted[1:]) if wanted else set(self.hosts(selector.network))
+            if selector.prefixes:
+                found &= set(self.within(selector.network, map(prefix, selector.prefixes)))
+            held = Selection(selector.network, frozenset(found))
+            self._selections[selector] = held
+        return held
+
+    def _with_label(self, network: str) -> dict[tuple[str, str], set[int]]:
+        held = self._labelled.get(network)
+        if held is None:
+            held = self._labelled[network] = {}
+            found = self.inventory.networks.get(network)
+            for one in found.attachments if found is not None else ():
+                for label in one.labels:
+                    held.setdefault(label, set()).update(map(address, one.addresses))
+        return held
+
+    def destination(self, to: str) -> Destination:
+        held = self._destinations.get(to)
+        if held is None:
+            name = "/".join(to.split("/")[:2])
+            network, service = self.inventory.networks.get(name), self.inventory.services.get(to)
+            prefixes: tuple[Prefix, ...] = ()
+            ports: tuple[Ports, ...] = ()
+            if service is not None and network is not None:
+                prefixes, ports = tuple((address(text), 128) for text in service.addresses), service.ports
+            elif network is not None:
+                prefixes = tuple(map(prefix, network.prefixes))
+            held = self._destinations[to] = Destination(name, prefixes, self.is_own(name), ports)
+        return held
+
+    def claim(self, intent: Intent, *, serial: int, start_s: float, end_s: float) -> Claim:
+        paths = []
+        for index, allow in enumerate(intent.allow):
+            selector = allow.source or intent.isolate
+            if selector is not None:
+                destination = self.destination(allow.to)
+                paths.append(Path(index, self.select(selector), destination, allow.ports or destination.ports))
+        return Claim(
+            intent=intent,
+            serial=serial,
+            start_s=start_s,
+            end_s=end_s,
+            isolated=self.select(intent.isolate) if intent.isolate is not None else None,
+            paths=tuple(paths),
+        )
+
+
+def last(value: int, length: int) -> int:
+    return value | ((1 << (128 - length)) - 1)
+
+
+def common(one: Prefix, other: Prefix) -> Prefix | None:
+    """Of two prefixes that meet, one is inside the other."""
+    inner, outer = (one, other) if one[1] >= other[1] else (other, one)
+    return inner if inner[0] >> (128 - outer[1]) == outer[0] >> (128 - outer[1]) else None
+
+
+class PrefixMap:
+    """Prefix -> things that are about it, counted; finds all that overlap a prefix."""
+
+    def __init__(self) -> None:
+        self._by_length: dict[int, dict[int, dict[Any, int]]] = {}
+        self._sorted: list[Prefix] = []
+
+    def add(self, where: Prefix, thing: Any) -> None:
+        value, length = where
+        things = self._by_length.setdefault(length, {}).get(value)
+        if things is None:
+            bisect.insort(self._sorted, where)
+            things = self._by_length[length][value] = {}
+        things[thing] = things.get(thing, 0) + 1
+
+    def drop(self, where: Prefix, thing: Any) -> None:
+        value, length = where
+        things = self._by_length[length][value]
+        things[thing] -= 1
+        if not things[thing]:
+            del things[thing]
+        if not things:
+            del self._by_length[length][value]
+            del self._sorted[bisect.bisect_left(self._sorted, where)]
+
+    def overlapping(self, where: Prefix) -> Iterator[Any]:
+        value, length = where
+        for shorter, held in self._by_length.items():
+            if shorter <= length:
+                yield from held.get(value >> (128 - shorter) << (128 - shorter), ())
+        if length < 128:
+            at = bisect.bisect_left(self._sorted, (value, length + 1))
+            while at < len(self._sorted) and self._sorted[at][0] <= last(value, length):
+                inner, inner_length = self._sorted[at]
+                if inner_length > length:
+                    yield from self._by_length[inner_length][inner]
+                at += 1
+
+
+_PROTOCOLS = {"tcp": 1, "udp": 2, "icmp": 3}
+
+
+@functools.lru_cache(65536)
+def blocks(ports: tuple[Ports, ...]) -> tuple[Prefix, ...]:
+    """Ports as prefixes: 16 bits of protocol, 16 bits of port. Without ports: everything."""
+    found: dict[Prefix, None] = {}
+    for port in ports:
+        protocol = _PROTOCOLS[port.protocol] << 16
+        if port.protocol == "icmp":
+            found[protocol << 96, 16] = None
+            continue
+        first, behind = protocol | port.first, (protocol | port.last) + 1
+        while first < behind:
+            size = min(first & -first, 1 << ((behind - first).bit_length() - 1))
+            found[first << 96, 33 - size.bit_length()] = None
+            first += size
+    return tuple(found) if ports else ((0, 0),)
+
+
+class Users:
+    """Who has paths from one selection to one destination, by the ports that they carry."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self._by_ports = PrefixMap()
+
+    def add(self, name: str, ports: tuple[Ports, ...]) -> None:
+        self.names[name] = self.names.get(name, 0) + 1
+        for block in blocks(ports):
+            self._by_ports.add(block, name)
+
+    def drop(self, name: str, ports: tuple[Ports, ...]) -> None:
+        self.names[name] -= 1
+        if self.names[name] == 0:
+            del self.names[name]
+        for block in blocks(ports):
+            self._by_ports.drop(block, name)
+
+    def carrying(self, ports: tuple[Ports, ...]) -> set[str]:
+        """Those that carry some of `ports`."""
+        return _all(self._by_ports, blocks(ports))
+
+
+class Index:
+    """Claims, found by what they touch."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, Claim] = {}
+        self.tested: dict[str, None] = {}
+        """Of these, those whose intents have tests."""
+        self._isolating: dict[Selection, dict[str, None]] = {}
+        self._isolated: dict[str, PrefixMap] = {}
+        """Network -> address -> selections that are isolated."""
+        self._sources: dict[str, PrefixMap] = {}
+        """Network -> address -> selections that something comes from."""
+        self._destinations: dict[str, PrefixMap] = {}
+        """Network -> prefix -> destinations."""
+        self._reached: dict[str, PrefixMap] = {}
+        """Network -> prefix -> networks that its hosts send to there, in requests or replies."""
+        self._pairs: dict[Selection, dict[Destination, Users]] = {}
+        self._leading: dict[Destination, dict[Selection, Users]] = {}
+
+    def add(self, claim: Claim) -> None:
+        """In place of an older one of the same name."""
+        name = claim.intent.name
+        self.drop(name)
+        self.claims[name] = claim
+        if claim.intent.tests:
+            self.tested[name] = None
+        if claim.isolated is not None:
+            users = self._isolating.setdefault(claim.isolated, {})
+            if not users:
+                self._place(self._isolated, claim.isolated, add=True)
+            users[name] = None
+        for path in claim.paths:
+            source, destination = path.source, path.destination
+            if source not in self._pairs:
+                self._place(self._sources, source, add=True)
+            if destination not in self._leading:
+                self._lead(destination, add=True)
+            pairs = self._pairs.setdefault(source, {})
+            if destination not in pairs:
+                self._reach(source, destination, add=True)
+            users_of_pair = pairs.get(destination)
+            if users_of_pair is None:
+                users_of_pair = pairs[destination] = Users()
+            users_of_pair.add(name, path.ports)
+            self._leading.setdefault(destination, {})[source] = users_of_pair
+
+    def drop(self, name: str) -> None:
+        self.tested.pop(name, None)
+        claim = self.claims.pop(name, None)
+        if claim is None:
+            return
+        if claim.isolated is not None:
+            users = self._isolating[claim.isolated]
+            del users[name]
+            if not users:
+                del self._isolating[claim.isolated]
+                self._place(self._isolated, claim.isolated, add=False)
+        for path in claim.paths:
+            source, destination = path.source, path.destination
+            users_of_pair = self._pairs[source][destination]
+            users_of_pair.drop(name, path.ports)
+            if users_of_pair.names:
+                continue
+            del self._pairs[source][destination], self._leading[destination][source]
+            self._reach(source, destination, add=False)
+            if not self._pairs[source]:
+                del self._pairs[source]
+                self._place(self._sources, source, add=False)
+            if not self._leading[destination]:
+                del self._leading[destination]
+                self._lead(destination, add=False)
+
+    def _place(self, where: dict[str, PrefixMap], selection: Selection, *, add: bool) -> None:
+        held = where.setdefault(selection.network, PrefixMap())
+        for point in _points(selection):
+            if add:
+                held.add(point, selection)
+            else:
+                held.drop(point, selection)
+
+    def _lead(self, destination: Destination, *, add: bool) -> None:
+        held = self._destinations.setdefault(destination.network, PrefixMap())
+        for one in destination.prefixes:
+            if add:
+                held.add(one, destination)
+            else:
+                held.drop(one, destination)
+
+    def _reach(self, source: Selection, destination: Destination, *, add: bool) -> None:
+        reached = [(source.network, one, destination.network) for one in destination.prefixes]
+        reached += [(destination.network, (one, 128), source.network) for one in source.addresses]
+        for network, where, peer in reached:
+            held = self._reached.setdefault(network, PrefixMap())
+            if add:
+                held.add(where, peer)
+            else:
+                held.drop(where, peer)
+
+    def touching(self, claim: Claim, *, sharing: bool = True) -> list[Claim]:
+        """Those that can have anything to do with it, by name; without `sharing` only those that can contradict it."""
+        names: set[str] = set()
+        if claim.isolated is not None:
+            names |= self._reaching_into(claim.isolated)
+            if sharing:
+                names |= self._isolating_any(claim.isolated.network, _points(claim.isolated))
+        for source in {path.source for path in claim.paths}:
+            names |= self._isolating_any(source.network, _points(source))
+        for path in claim.paths:
+            names |= self._isolating_any(path.destination.network, path.destination.prefixes)
+            names |= self._elsewhere(path.source.network, path.destination.prefixes, path.destination.network)
+            names |= self._elsewhere(path.destination.network, _points(path.source), path.source.network)
+            if sharing:
+                names |= self._beside(path)
+        names.discard(claim.intent.name)
+        return [self.claims[name] for name in sorted(names)]
+
+    def _isolating_any(self, network: str, prefixes: Iterable[Prefix]) -> set[str]:
+        names: set[str] = set()
+        for selection in _all(self._isolated.get(network), prefixes):
+            names.update(self._isolating[selection])
+        return names
+
+    def _reaching_into(self, isolated: Selection) -> set[str]:
+        """Whose paths begin or end there."""
+        names: set[str] = set()
+        for source in _all(self._sources.get(isolated.network), _points(isolated)):
+            for users in self._pairs[source].values():
+                names.update(users.names)
+        for destination in _all(self._destinations.get(isolated.network), _points(isolated)):
+            for users in self._leading[destination].values():
+                names.update(users.names)
+        return names
+
+    def _beside(self, path: Path) -> set[str]:
+        """Whose paths may carry some of the same packets."""
+        names: set[str] = set()
+        source, destination = path.source, path.destination
+        beside = _all(self._destinations.get(destination.network), destination.prefixes)
+        for other in _all(self._sources.get(source.network), _points(source)):
+            pairs = self._pairs[other]
+            for there in beside & pairs.keys() if len(beside) > len(pairs) else beside:
+                if there in pairs:
+                    names |= pairs[there].carrying(path.ports)
+        return names
+
+    def _elsewhere(self, network: str, prefixes: Iterable[Prefix], peer: str) -> set[str]:
+        """Who sends from `network` to such addresses in another network than `peer`."""
+        others = _all(self._reached.get(network), prefixes) - {peer}
+        if not others:
+            return set()
+        return {
+            name
+            for name, claim in self.claims.items()
+            for path in claim.paths
+            for ends in ((path.source.network, path.destination.network),)
+            if network in ends and not others.isdisjoint(ends)
+        }
+
+
+def _points(selection: Selection) -> Iterator[Prefix]:
+    return ((one, 128) for one in selection.addresses)
+
+
+def _all(held: PrefixMap | None, prefixes: Iterable[Prefix]) -> set[Any]:
+    found: set[Any] = set()
+    if held is not None:
+        for one in prefixes:
+            found.update(held.overlapping(one))
+    return found

@@ -1,0 +1,301 @@
+"""A plan with its agreements -> what its nodes need to carry it.
+
+Each SR Policy of the plan has a headend (where the source is) and an endpoint, which may be one node. At either end
+the traffic comes from, or goes to, attached hosts or a border. `use_rules` are those by which the networks' own traffic
+takes the plan; all else moves nothing until then. Rules are compiled with those of others (fulfillment/acl.py).
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from controller.fulfillment import numbering, plan_ids
+from controller.fulfillment.acl import Rule, permit_priority
+from controller.fulfillment.fabric import (
+    LARGEST_MTU,
+    Arrival,
+    BorderPort,
+    Fabric,
+    deliver_entry,
+    encapsulate_entry,
+    lease_entry,
+    service_entry,
+)
+from controller.fulfillment.numbering import Direction
+from controller.fulfillment.plan_ids import BORDER, DELIVER, FORWARD, INSIDE, LOCAL, REVERSE, Stretch, stretches
+from controller.model.agreement import Terms, TunnelEnd
+from controller.model.entry import OwnedEntry
+from controller.model.plan import Plan
+from controller.model.requirements import Host
+from controller.model.sr_policy import SrPolicy
+from controller.model.stitch import Session, Stage, Stitch
+from dataplane.host_api import Tunnel
+from dataplane.reasons import FABRIC_CLASS
+
+
+class Border(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the plan's borders, agreed."""
+
+    border_port: BorderPort
+    peer: TunnelEnd
+    expires_s: int
+    agreement: str
+
+
+def terms_in_force(session: Session | None) -> Terms | None:
+    """What we must be able to carry: what we have signed, newest first."""
+    if session is None:
+        return None
+    if session.answer is not None:
+        return session.answer.terms
+    return session.agreement.terms if session.agreement is not None else None
+
+
+def borders(stitch: Stitch, fabric: Fabric) -> tuple[Border | None, Border | None]:
+    """Upstream and downstream, where there is one, agreed, and its gateway known."""
+    found: list[Border | None] = []
+    for session in (stitch.upstream, stitch.downstream):
+        terms = terms_in_force(session)
+        border_port = fabric.border_ports.get(terms.border) if terms is not None else None
+        if session is None or terms is None or border_port is None:
+            found.append(None)
+            continue
+        agreement = session.agreement
+        peer = agreement.acceptor_end if session.offeror and agreement is not None else terms.offeror_end
+        found.append(Border(border_port=border_port, peer=peer, expires_s=terms.expires_s, agreement=terms.id))
+    return found[0], found[1]
+
+
+def inside_mtu(plan: Plan, fabric: Fabric) -> int:
+    """Largest inner packet that all of the plan's own paths take."""
+    return min((fabric.inner_mtu(policy) for policy in plan.sr_policies), default=LARGEST_MTU)
+
+
+def path_mtu(stitch: Stitch, fabric: Fabric) -> int:
+    """Largest inner packet that the whole way takes, as far as it is agreed."""
+    sizes = [inside_mtu(stitch.plan, fabric)]
+    for border in borders(stitch, fabric):
+        if border is not None:
+            sizes += [border.border_port.inner_mtu, border.peer.inner_mtu]
+    return min(sizes)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A network at one of its edges."""
+
+    vrf: int
+    policy_class: int
+    """Of its hosts there."""
+    attached: tuple[str, ...]
+    """Prefixes of these, sorted: no others can be their source."""
+    is_stateful: bool
+    """Its edges let pass only replies to what was asked."""
+
+
+Places = Mapping[tuple[str, str], Place]
+"""By network and node, of own networks."""
+
+
+class SharedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """An SR Policy that a plan uses, beside all that want the same."""
+
+    node: str
+    """Headend."""
+    number: int
+    tail: str = ""
+    policy: SrPolicy | None = None
+    """None: into a tunnel."""
+    border_port: BorderPort | None = None
+
+    @property
+    def owner(self) -> str:
+        """It serves all that use it."""
+        return f"sr_policies/{self.node}/{self.number}"
+
+
+def sr_policies(stitch: Stitch, fabric: Fabric) -> Iterator[SharedPolicy]:
+    upstream, downstream = borders(stitch, fabric)
+    for stretch in stretches(stitch.plan):
+        if stretch.crosses:
+            number = stitch.ids[stretch.sr_policy]
+            yield SharedPolicy(node=stretch.head, number=number, tail=stretch.tail, policy=stretch.policy)
+        border = downstream if stretch.direction == FORWARD else upstream
+        if stretch.onward is not None and border is not None:
+            number = stitch.ids[plan_ids.border_sr_policy(stretch.onward)]
+            yield SharedPolicy(node=stretch.onward.node, number=number, border_port=border.border_port)
+
+
+def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, ...]]:
+    """Of each node: SIDs, and how each forwarding class goes on and until when; `sr_policies` and rules are beside."""
+    plan, ids, owner = stitch.plan, stitch.ids, stitch.plan.owner
+    upstream, downstream = borders(stitch, fabric)
+    mtu = path_mtu(stitch, fabric)
+    ends_s = [border.expires_s for border in (upstream, downstream) if border is not None]
+    ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
+    expires_s = min(ends_s, default=None)
+    """With the first of its intent and its agreements all of it ends."""
+    entries: dict[str, list[OwnedEntry]] = {}
+
+    def steer(node: str, entry: OwnedEntry) -> None:
+        held = entries.setdefault(node, [])
+        held.append(entry)
+        if expires_s is not None:
+            number = entry.match[0].value
+            held.append(lease_entry(number, expires_s, fabric.boot_epochs_s.get(node), owner))
+
+    def encapsulate(stretch: Stretch, way: str, node: str, sr_policy: str, service_sid: int) -> None:
+        number, policy = ids[stretch.forwarding_class(way)], ids[sr_policy]
+        steer(node, encapsulate_entry(number, policy, service_sid, plan.connection.dscp, mtu, owner))
+
+    for one in stretches(plan):
+        border = downstream if one.direction == FORWARD else upstream
+        if one.crosses:
+            vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(one))
+            sid = numbering.sid(fabric.locators[one.tail], function)
+            encapsulate(one, INSIDE, one.head, one.sr_policy, sid)
+            back = Stretch(plan=plan, index=one.index, direction=_back(one.direction))
+            into = Arrival(vrf=vrf, policy_class=policy_class)
+            answer = ids[back.forwarding_class(INSIDE)]
+            entries.setdefault(one.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))
+        if one.onward is not None and border is not None:
+            peer = int(ipaddress.IPv6Address(border.peer.sid))
+            encapsulate(one, BORDER, one.onward.node, plan_ids.border_sr_policy(one.onward), peer)
+        if one.onward is None and (one.crosses or one.first == DELIVER or stitch.stage == Stage.ACTIVE):
+            last = one.last if one.crosses else one.first
+            vrf = ids[plan_ids.vrf(one.tail, plan, one.direction, delivers=True)]
+            steer(one.tail, deliver_entry(ids[one.forwarding_class(last)], vrf, owner))
+    for direction, border in ((FORWARD, upstream), (REVERSE, downstream)):
+        if border is None:
+            continue
+        vrf, policy_class, function = (ids[key] for key in plan_ids.from_border(plan, direction))
+        node = border.border_port.node
+        sid = numbering.sid(fabric.locators[node], function)
+        into = Arrival(vrf=vrf, policy_class=policy_class)
+        entry = service_entry(
+            border.border_port.ingress_class, sid, into, _answer_class(stitch, node, direction), owner
+        )
+        entries.setdefault(node, []).append(entry)
+    return {node: tuple(ones) for node, ones in entries.items()}
+
+
+def _answer_class(stitch: Stitch, node: str, direction: Direction) -> int:
+    """Back into the tunnel from which traffic in `direction` comes, for what the node itself has to say of it."""
+    back = (
+        stretch for stretch in stretches(stitch.plan) if stretch.direction == _back(direction) and stretch.tail == node
+    )
+    return next((stitch.ids[one.forwarding_class(BORDER)] for one in back), 0)
+
+
+def _back(direction: Direction) -> Direction:
+    return REVERSE if direction == FORWARD else FORWARD
+
+
+def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple[str, int, Rule]]:
+    """(node, VRF, rule): what may come out of the plan's SR Policies and tunnels, and how it goes on."""
+    plan, ids = stitch.plan, stitch.ids
+    for one in stretches(plan):
+        if one.crosses:
+            vrf, policy_class, _ = (ids[key] for key in plan_ids.at_tail(one))
+            asked_in = _asked_in(places, plan, one, one.tail) if one.onward is None else 0
+            for rule in _flow_rules(stitch, one, policy_class, one.last, asked_in):
+                yield one.tail, vrf, rule
+    upstream, downstream = borders(stitch, fabric)
+    for direction, border in ((FORWARD, upstream), (REVERSE, downstream)):
+        if border is None:
+            continue
+        vrf, policy_class, _ = (ids[key] for key in plan_ids.from_border(plan, direction))
+        for stretch in stretches(plan):
+            if stretch.direction == direction:
+                asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.first == DELIVER else 0
+                for rule in _flow_rules(stitch, stretch, policy_class, stretch.first, asked_in):
+                    yield border.border_port.node, vrf, rule
+
+
+def use_rules(stitch: Stitch, places: Places) -> Iterator[tuple[str, int, Rule]]:
+    """(node, VRF, rule): what makes the traffic of attached hosts take the plan."""
+    plan = stitch.plan
+    connection = plan.connection
+    for stretch in stretches(plan):
+        forward = stretch.direction == FORWARD
+        hosts = connection.sources if forward else connection.destinations
+        network, _ = plan_ids.ends(plan, stretch.direction)
+        place = places.get((network, stretch.head))
+        if not hosts or place is None:
+            continue
+        # inside one node who asks is remembered once
+        asker = places.get((connection.source_network, stretch.head)) if stretch.first == LOCAL else place
+        asked_in = asker.vrf if asker is not None and asker.is_stateful else 0
+        for rule in _flow_rules(stitch, stretch, place.policy_class, stretch.first, asked_in):
+            anybody = rule.source is not None and set(place.attached) <= set(rule.source)
+            yield stretch.head, place.vrf, msgspec.structs.replace(rule, source=None) if anybody else rule
+
+
+def _asked_in(places: Places, plan: Plan, stretch: Stretch, node: str) -> int:
+    """VRF of the network to which traffic is delivered, if its edges remember who asked."""
+    _, network = plan_ids.ends(plan, stretch.direction)
+    place = places.get((network, node))
+    return place.vrf if place is not None and place.is_stateful else 0
+
+
+def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, asked_in: int) -> list[Rule]:
+    """What the plan's flows permit between the ends of one SR Policy."""
+    connection = stitch.plan.connection
+    number = stitch.ids[stretch.forwarding_class(way)]
+    rules = []
+    for flow in connection.flows:
+        sources = _there(flow.source_prefixes, connection.sources, stretch.policy.headend)
+        destinations = _there(flow.destination_prefixes, connection.destinations, stretch.policy.endpoint)
+        if not sources or not destinations:
+            continue
+        forward = stretch.direction == FORWARD
+        rules.append(
+            Rule(
+                policy_class=policy_class,
+                source=sources if forward else destinations,
+                destination=destinations if forward else sources,
+                ports=flow.ports,
+                reply=not forward,
+                forwarding_class=number,
+                asked_in=asked_in,
+                priority=permit_priority(stitch.plan.priority, stitch.plan.serial),
+                owner=stitch.plan.owner,
+            )
+        )
+    return rules
+
+
+def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tuple[str, ...]:
+    """The part of `prefixes` that is at `node`: all, where the hosts are not ours."""
+    if not hosts:
+        return prefixes
+    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    return tuple(
+        sorted(
+            address
+            for host in _at(hosts, node)
+            for address in host.addresses
+            if any(_contains(prefix, address) for prefix in wanted)
+        )
+    )
+
+
+def _contains(prefix: ipaddress.IPv4Network | ipaddress.IPv6Network, host: str) -> bool:
+    return ipaddress.ip_address(host.split("/")[0]) in prefix
+
+
+def _at(hosts: tuple[Host, ...], node: str) -> list[Host]:
+    return [host for host in hosts if host.node == node]
+
+
+def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:
+    """Of each node: one for each border in use. `ends`: oldest first, each with the neighbour's SID block."""
+    found: dict[str, dict[str, Tunnel]] = {}
+    for border, sid_block in ends:
+        found.setdefault(border.border_port.node, {})[border.border_port.border] = Tunnel(
+            border=border.border_port.border,
+            peer_public_key=border.peer.public_key,
+            peer_endpoint=border.peer.endpoint,
+            allowed_ips=(sid_block,),
+        )
+    return {node: tuple(ones[name] for name in sorted(ones)) for node, ones in found.items()}

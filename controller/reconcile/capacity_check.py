@@ -1,0 +1,206 @@
+"""Nothing is begun that the nodes have no room for.
+
+Whatever a step begins is counted before the step ends, together with all that is under way, as if all of it were
+agreed, installed and in use. Who is let in so has its room for good: neither a neighbour's offer nor an intent of ours
+pushes out what is there, whichever is agreed or installed first. What goes only makes entries fewer, so that of what a
+step begins the first in order that fit are found by halving; the next of them is refused.
+"""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from controller.fulfillment.acl import NoCapacity
+from controller.fulfillment.assembly import Wanted
+from controller.fulfillment.capacity import Entries, Shortage, largest_part, port_part, shortage, table_shortage
+from controller.fulfillment.realize import Needed, Realized, need, realize
+from controller.model.persistent import PersistentMap
+from controller.model.requirements import Isolation, Unsatisfiable
+from controller.model.stitch import IntentRecord, Stage, Stitch
+from controller.model.told import Told, Why
+from controller.reconcile.intents import RETRY_S, turned_away
+from controller.reconcile.negotiation.agreements import refuse_upstream
+from controller.reconcile.tables import ISOLATES
+from controller.reconcile.transaction import Transaction
+
+OWN_SHARE = 20
+"""Percent of everything that is counted that all neighbours together leave to the intents of this domain, where its
+policy does not allow one of them more."""
+AGAIN_S = 1
+"""Before what came behind the one that did not fit is tried again."""
+
+
+def realized(transaction: Transaction) -> Realized:
+    """What all nodes shall have."""
+    made = realize(wanted(transaction, transaction.stitches.all), transaction.realized, transaction.unrealized)
+    transaction.unrealized.clear()
+    return made
+
+
+def wanted(transaction: Transaction, stitches: PersistentMap[Stitch]) -> Wanted:
+    return Wanted(
+        inventory=transaction.inventory,
+        fabric=transaction.fabric,
+        descriptions=transaction.descriptions.all,
+        ids=transaction.numbers.all,
+        isolations=_isolations(transaction),
+        stitches=stitches,
+    )
+
+
+def _isolations(transaction: Transaction) -> list[Isolation]:
+    held = map(transaction.intent_records.all.__getitem__, transaction.intent_records.all.by(ISOLATES))
+    return [one for intent_record in held if (one := intent_record.requirements.isolation) is not None]
+
+
+def _counted(transaction: Transaction, without: Collection[str]) -> Needed:
+    """What all stitches but these need in the end."""
+    stitches = transaction.stitches.all
+    for name in without:
+        stitches = stitches.delete(name) if name in stitches else stitches
+    counted = need(wanted(transaction, stitches), transaction.needed, transaction.uncounted | set(without))
+    transaction.uncounted = set(without)
+    return counted
+
+
+def overfull(transaction: Transaction) -> str:
+    """Why what was applied has no room on the nodes, whether or not any of what it begins is let in; empty: it has. A
+    node that has become smaller than what it holds already refuses nothing else."""
+    before = transaction.before.intent_records
+    isolates = any(
+        _isolation(transaction.intent_records.get(name)) not in (None, _isolation(before.get(name)))
+        for name in transaction.intent_records.touched
+    )
+    if not transaction.inventory_changed and not isolates:
+        return ""
+    found = _shortage(transaction, transaction.inventory.nodes, _begun(transaction), transaction.before.needed.entries)
+    return found.what.message if found is not None else ""
+
+
+def _isolation(intent_record: IntentRecord | None) -> Isolation | None:
+    return intent_record.requirements.isolation if intent_record is not None else None
+
+
+def admit(transaction: Transaction) -> None:
+    """Lets in what this step has begun, as far as there is room, oldest first.
+
+    What came behind the one that did not fit, and needs the same node, is put off, to be tried without that one.
+    """
+    begun = [stitch for stitch in _begun(transaction) if stitch.plan.name not in transaction.admitted]
+    if not begun:
+        return
+    while begun and (short := _shortage(transaction, _nodes(begun))) is not None:
+        fit, too_many = -1, len(begun)
+        while too_many - fit > 1:
+            middle = (fit + too_many) // 2
+            found = _shortage(transaction, _nodes(begun), without=begun[middle:])
+            if found is None:
+                fit = middle
+            else:
+                too_many, short = middle, found
+        first = max(fit, 0)
+        _turn_away(transaction, begun[first], short.what, RETRY_S)
+        behind = [one for one in begun[first + 1 :] if not short.node or short.node in one.plan.nodes]
+        for stitch in behind:
+            _turn_away(transaction, stitch, short.what, AGAIN_S)
+        begun = [stitch for stitch in begun if transaction.stitches.get(stitch.plan.name) is not None]
+    for stitch in begun:
+        if stitch.upstream is not None and (reason := _too_much(transaction, stitch, stitch.upstream.peer)):
+            _turn_away(transaction, stitch, Unsatisfiable(binding="share", message=reason), RETRY_S)
+        transaction.admitted.add(stitch.plan.name)
+
+
+def _begun(transaction: Transaction) -> list[Stitch]:
+    """What is new, or needs other than it did and nobody relies on yet; oldest first."""
+    touched = (transaction.stitches.get(name) for name in transaction.stitches.touched)
+    begun = [
+        one for one in touched if one is not None and _has_begun(transaction.before.stitches.get(one.plan.name), one)
+    ]
+    return sorted(begun, key=lambda stitch: stitch.serial)
+
+
+def _has_begun(before: Stitch | None, stitch: Stitch) -> bool:
+    return before is None or (stitch.stage == Stage.NEGOTIATING and _needs(before) != _needs(stitch))
+
+
+def _needs(stitch: Stitch) -> tuple[object, ...]:
+    return stitch.plan, stitch.upstream is None, stitch.downstream is None
+
+
+def _nodes(stitches: Sequence[Stitch]) -> set[str]:
+    return {node for stitch in stitches for node in stitch.plan.nodes}
+
+
+def _shortage(
+    transaction: Transaction, nodes: Collection[str], without: Sequence[Stitch] = (), before: Entries | None = None
+) -> Shortage | None:
+    """The first on any of these nodes, of what is more than `before`."""
+    left_out = {stitch.plan.name for stitch in without}
+    try:
+        transaction.needed = _counted(transaction, left_out)
+    except NoCapacity as full:
+        return table_shortage(full.table, full.node, full.needed, transaction.profiles.all)
+    return shortage(transaction.needed.entries, nodes, transaction.profiles.all, before)
+
+
+def _too_much(transaction: Transaction, stitch: Stitch, peer: str) -> str:
+    """Why a neighbour, or all of them, would have more with it than is for them; empty: they would not."""
+    held = tuple(transaction.stitches.all.values())
+    others = [one for one in held if one.upstream is not None]
+    theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
+    nodes = stitch.plan.nodes
+    share = transaction.policy.max_share
+    reason = _beyond(transaction, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
+    together = max(share, 100 - OWN_SHARE)
+    return reason or _beyond(transaction, held, others, nodes, together, "all neighbours would have", "them together")
+
+
+def _beyond(
+    transaction: Transaction,
+    held: Sequence[Stitch],
+    theirs: Sequence[Stitch],
+    nodes: Collection[str],
+    max_share: int,
+    who: str,
+    whom: str,
+) -> str:
+    """Why what is carried for others takes more than it may, on these nodes and of what all have; empty: it does
+    not."""
+    profiles = transaction.profiles.all
+    ports = port_part(held, theirs, nodes, profiles)
+    part, what = max(
+        ports, largest_part(transaction.needed.entries, nodes, {one.plan.owner for one in theirs}, profiles)
+    )
+    return f"{who} {part:.0%} of {what}; {max_share} % are for {whom}" if part * 100 > max_share else ""
+
+
+def beyond_share(transaction: Transaction, held: Sequence[Stitch], max_share: int) -> dict[str, str]:
+    """Of what is held for others, oldest first, the youngest that must go so that no neighbour has more than
+    `max_share` percent: plan -> why."""
+    ended: dict[str, str] = {}
+    for peer in sorted({one.upstream.peer for one in held if one.upstream is not None}):
+        theirs = [one for one in held if one.upstream is not None and one.upstream.peer == peer]
+        while theirs:
+            staying = [stitch for stitch in transaction.stitches.all.values() if stitch.plan.name not in ended]
+            transaction.needed = _counted(transaction, ended)
+            who = f"{peer} would have"
+            reason = _beyond(transaction, staying, theirs, _nodes(theirs), max_share, who, "one neighbour")
+            if not reason:
+                break
+            ended[theirs.pop().plan.name] = reason
+    return ended
+
+
+def _turn_away(transaction: Transaction, stitch: Stitch, short: Unsatisfiable, retry_after_s: int) -> None:
+    """What it has said in this step is never sent."""
+    if stitch.downstream is not None and transaction.before.stitches.get(stitch.plan.name) is None:
+        transaction.forget_messages(stitch.downstream.terms.id)
+        stitch = msgspec.structs.replace(stitch, downstream=None)
+        transaction.put_stitch(stitch)
+    if stitch.upstream is not None:
+        told = Told.SHARE if short.binding == "share" else Told.ROOM
+        refuse_upstream(transaction, stitch, Why(told, f"{transaction.own} has no room for it ({short.binding})"))
+    else:
+        transaction.drop_stitch(stitch)
+        turned_away(transaction, stitch, short, retry_after_s)
+    transaction.log("no_room", "warning", owner=stitch.plan.owner, plan=stitch.plan.name, reason=short.message)

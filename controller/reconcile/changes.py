@@ -1,0 +1,301 @@
+"""Manifests that somebody applies: judged as a whole, then taken over."""
+
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from controller.fulfillment.rule_effects import endless
+from controller.fulfillment.rule_engine import RuleEngine, rule_engine
+from controller.fulfillment.translate import translate
+from controller.model.access import Principal
+from controller.model.event import Applied, Apply, Connect, Problem, Renew, Reply
+from controller.model.intent import Intent
+from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.provenance import KEY_FILES, Provenance
+from controller.model.requirements import Requirements
+from controller.model.rule import Rule
+from controller.model.stitch import expired
+from controller.model.told import Told, Why
+from controller.reconcile.authority import namable, overreach, trespass
+from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
+from controller.reconcile.intents import renew, undertake
+from controller.reconcile.peer_admission import end_all, ended_by
+from controller.reconcile.peers import ask_again
+from controller.reconcile.state import NodeStanding
+from controller.reconcile.transaction import AnyTable, Transaction
+from controller.reconcile.validation import Judgement, judge
+
+KINDS: dict[str, type] = {
+    "Domain": Domain,
+    "Network": Network,
+    "Service": Service,
+    "Node": Node,
+    "Link": Link,
+    "Rule": Rule,
+    "Intent": Intent,
+}
+_TABLES = {"Domain": "domains", "Network": "networks", "Service": "services", "Node": "nodes", "Link": "links"}
+
+
+def apply(transaction: Transaction, event: Apply) -> None:
+    """All or none; idempotent."""
+    values = [
+        (index, resource.kind, _with_own_key(transaction, _decode(resource)))
+        for index, resource in enumerate(event.resources)
+    ]
+    added = {value.name: event.resources[index].added for index, kind, value in values if kind == "Intent"}
+    request = Request(values, added)
+    merged = _merged(transaction.inventory, request)
+    inventory_touched = merged != transaction.inventory
+    laid_down = {value.name: value for _, _, value in values if isinstance(value, Rule)}
+    rules_touched = any(transaction.rules.get(name) != rule for name, rule in laid_down.items())
+    rules = rule_engine({**transaction.rules.all, **laid_down}.values()) if rules_touched else transaction.rule_engine
+    problems = inventory_problems(merged, transaction.own, request) if inventory_touched else []
+    problems += _own_key_problems(transaction, event, request)
+    problems += list(port_problems(transaction, merged, request)) if inventory_touched else []
+    required: dict[str, Requirements] = {}
+    intents: dict[str, Intent] = {}
+    for index, _, value in request.values:
+        if isinstance(value, Intent):
+            intents[value.name] = value
+            found = translate(value, rules, merged, added[value.name])
+            if isinstance(found, Requirements):
+                required[value.name] = found
+            else:
+                told = translate(value, rules, namable(event.by, merged, transaction.own), added[value.name])
+                found = told if not isinstance(told, Requirements) else found  # names no networks of others
+                problems += [msgspec.structs.replace(one, path=(index, *one.path)) for one in found]
+            problems += _lease_problems(transaction, index, value)
+    if refusal := overreach(event.by, intents, transaction.intent_records.all, merged, transaction.own):
+        transaction.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
+    if stale := changed_since(transaction, [(kind, value.name) for _, kind, value in values], event.unchanged_since):
+        transaction.effects.append(Reply(request_id=event.request_id, stale=stale))
+        return
+    if problems:
+        transaction.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
+        return
+    conflict = _foreign_tenant(transaction, intents)
+    if not conflict and (inventory_touched or rules_touched):
+        conflict = retranslate(transaction, rules, merged, intents, required)
+    if rules_touched and (problems := _endless(request, rules, required)):
+        transaction.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
+        return
+    inventory = merged if inventory_touched else transaction.inventory
+    judgement = Judgement(conflict) if conflict else judge(transaction, inventory, intents, event.by)
+    conflict = judgement.conflict
+    if conflict:
+        transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+        return
+    results = tuple(_result(transaction, kind, value) for _, kind, value in request.values)
+    ended = ended_by(transaction, required.values())
+    warnings = (*judgement.warnings, *(_ends(name, reason, event.by) for name, reason in ended.items()))
+    end_all(transaction, {plan: Why(Told.CONFLICT, reason) for plan, reason in ended.items()})
+    for (_, kind, value), result in zip(request.values, results, strict=True):
+        if not result.endswith(" unchanged"):
+            who = Provenance(by=event.by.name, file=event.file, at_s=int(transaction.now_s), revision=event.revision)
+            transaction.provenance.put(f"{kind.lower()}s/{value.name}", who)
+    _take_over(transaction, request)
+    transaction.rule_engine = rules
+    if transaction.inventory_changed:
+        transaction.refresh_fabric()
+    for _, kind, value in request.values:
+        if kind == "Domain":
+            ask_again(transaction, value.name, everything=True)
+    for name, requirements in required.items():
+        if (intent := intents.get(name)) is not None:
+            undertake(transaction, intent, requirements, added[name], again=True)
+        elif (held := transaction.intent_records.get(name)) is not None:
+            undertake(transaction, held.intent, requirements, held.added)
+    transaction.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
+
+
+def _ends(agreement: str, reason: str, by: Principal) -> str:
+    """What we carry for others is no tenant's to know."""
+    return f"agreement {agreement} ends: {reason}" if by.tenants is None else "an agreement with a neighbour ends"
+
+
+def changed_since(transaction: Transaction, things: Sequence[tuple[str, str]], revision: int | None) -> tuple[int, ...]:
+    """Which (kind and name) somebody has changed after a revision, or are not there."""
+    if revision is None:
+        return ()
+    held = tables(transaction)
+    stale = []
+    for place, (kind, name) in enumerate(things):
+        applied = transaction.provenance.get(f"{kind.lower()}s/{name}")
+        if held[kind].get(name) is None or (applied is not None and applied.revision > revision):
+            stale.append(place)
+    return tuple(stale)
+
+
+def tables(transaction: Transaction) -> dict[str, AnyTable]:
+    """By kind."""
+    return {
+        "Domain": transaction.domains,
+        "Network": transaction.networks,
+        "Service": transaction.services,
+        "Node": transaction.inventory_nodes,
+        "Link": transaction.links,
+        "Rule": transaction.rules,
+        "Intent": transaction.intent_records,
+    }
+
+
+def _decode(applied: Applied) -> Resource:
+    value: Resource = msgspec.json.decode(applied.content, type=KINDS[applied.kind])
+    return value
+
+
+def _with_own_key(transaction: Transaction, value: Resource) -> Resource:
+    """The manifest of our own Domain needs no key: it keeps the one it has."""
+    held = transaction.domains.get(transaction.own)
+    if not isinstance(value, Domain) or not value.own or value.key or held is None:
+        return value
+    return msgspec.structs.replace(value, key=held.key, certificate=held.certificate)
+
+
+def _own_key_problems(transaction: Transaction, event: Apply, request: Request) -> list[Problem]:
+    """What we sign is signed with the key of the key directory, whatever a manifest says."""
+    held = transaction.domains.get(transaction.own)
+    if held is None or event.by.name == KEY_FILES:
+        return []
+    return [
+        Problem(
+            path=(index, "spec", "key"),
+            message=f"{transaction.own}'s own key is that of its key directory: leave key and certificate out",
+        )
+        for index, _, value in request.values
+        if isinstance(value, Domain) and value.own and (value.key, value.certificate) != (held.key, held.certificate)
+    ]
+
+
+def _merged(inventory: Inventory, request: Request) -> Inventory:
+    tables = {table: dict(getattr(inventory, table)) for table in _TABLES.values()}
+    for _, kind, value in request.values:
+        if kind in _TABLES:
+            tables[_TABLES[kind]][value.name] = value
+    return Inventory(**tables)
+
+
+def _result(transaction: Transaction, kind: str, value: Resource) -> str:
+    if isinstance(value, Intent):
+        intent_record = transaction.intent_records.get(value.name)
+        held: object = intent_record.intent if intent_record is not None else None
+    elif isinstance(value, Rule):
+        held = transaction.rules.get(value.name)
+    else:
+        held = getattr(transaction.inventory, _TABLES[kind]).get(value.name)
+    same = "renewed" if isinstance(value, Intent) and value.lease_s is not None else "unchanged"
+    what = "created" if held is None else same if held == value else "changed"
+    return f"{kind.lower()}s/{value.name} {what}"
+
+
+def _take_over(transaction: Transaction, request: Request) -> None:
+    for _, _, value in request.values:
+        match value:
+            case Domain():
+                transaction.domains.put(value.name, value)
+            case Network():
+                transaction.networks.put(value.name, value)
+            case Service():
+                transaction.services.put(value.name, value)
+            case Node():
+                known = transaction.inventory_nodes.get(value.name)
+                transaction.inventory_nodes.put(value.name, value)
+                if known is None or known.agent != value.agent:
+                    transaction.nodes.put(value.name, NodeStanding())
+                    transaction.effects.append(Connect(node=value.name, agent=value.agent))
+            case Link():
+                transaction.links.put(value.name, value)
+            case Rule():
+                transaction.rules.put(value.name, value)
+            case Intent():
+                pass
+
+
+def _lease_problems(transaction: Transaction, index: int, intent: Intent) -> list[Problem]:
+    if intent.lease_until_s is not None and intent.lease_until_s <= transaction.now_s:
+        return [Problem(path=(index, "spec", "lease", "until"), message="this time has passed")]
+    return []
+
+
+def _foreign_tenant(transaction: Transaction, intents: Mapping[str, Intent]) -> str:
+    for name, intent in intents.items():
+        held = transaction.intent_records.get(name)
+        if held is not None and held.intent.tenant != intent.tenant:
+            return f"intent {name} belongs to tenant {held.intent.tenant}: use another name"
+    return ""
+
+
+def _endless(request: Request, rules: RuleEngine, required: Mapping[str, Requirements]) -> list[Problem]:
+    """Rules in the request with which others, or they alone, trigger each other without end."""
+    found = {name: one for name, asked in required.items() for one in asked.unmet if one.endless}
+    anyway = endless(rules)
+    if anyway is not None:
+        found[""] = anyway
+    at = {value.name: index for index, _, value in request.values if isinstance(value, Rule)}
+    problems: dict[int, Problem] = {}
+    for name, one in sorted(found.items()):
+        where = f"intent {name}" if name else "an intent that asks for nothing"
+        for rule in one.endless:
+            if rule in at:
+                problem = Problem(path=(at[rule], "spec", "when"), message=f"for {where}: {one.message}")
+                problems.setdefault(at[rule], problem)
+    return [problems[index] for index in sorted(problems)]
+
+
+def retranslate(
+    transaction: Transaction,
+    rules: RuleEngine,
+    merged: Inventory,
+    intents: Collection[str],
+    required: dict[str, Requirements],
+) -> str:
+    """What the intents other than `intents` require of the changed inventory and rules; or which of them it would
+    break."""
+    for name, held in transaction.intent_records.all.items():
+        if name in intents or expired(held):
+            continue
+        found = translate(held.intent, rules, merged, held.added)
+        if not isinstance(found, Requirements):
+            return f"intent {name} would no longer hold: {found[0].message}; change or delete it first"
+        if found != held.requirements:
+            required[name] = found
+    return ""
+
+
+def extend(transaction: Transaction, event: Renew) -> None:
+    """The lease of an intent begins anew, if it is one that can, and is not over."""
+    held = transaction.intent_records.get(event.name)
+    if held is None:
+        transaction.effects.append(Reply(request_id=event.request_id, missing=(0,)))
+        return
+    if refusal := trespass(event.by, (event.name,), transaction.intent_records.all):
+        transaction.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
+        return
+    name, end_s = event.name, held.expires_s
+    if end_s is None:
+        conflict = f"intent {name} has no end: there is nothing to renew"
+    elif end_s <= transaction.now_s:
+        conflict = f"the lease of intent {name} is over since {_utc(end_s)}: apply it again"
+    elif held.intent.lease_s is None:
+        conflict = f"intent {name} ends at {_utc(end_s)}, a fixed time: apply it with a later one"
+    else:
+        renew(transaction, held)
+        before = transaction.provenance.get(f"intents/{name}")
+        revision = before.revision if before is not None else 0  # what it says has not changed
+        transaction.provenance.put(
+            f"intents/{name}", Provenance(by=event.by.name, at_s=int(transaction.now_s), revision=revision)
+        )
+        until = _utc(int(transaction.now_s) + held.intent.lease_s)
+        transaction.log("intent_renewed", intent=name, until=until)
+        transaction.effects.append(
+            Reply(request_id=event.request_id, results=(f"intents/{name} renewed until {until}",))
+        )
+        return
+    transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
+
+
+def _utc(time_s: int) -> str:
+    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

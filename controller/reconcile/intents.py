@@ -1,0 +1,422 @@
+"""What we do about the intents of our own domain: place them, offer, take over, give up, try again."""
+
+import math
+
+import msgspec
+
+from controller.fulfillment.place import leads_better, place
+from controller.model.intent import Intent
+from controller.model.plan import Plan
+from controller.model.requirements import Connection, Requirements, Unsatisfiable
+from controller.model.rule import Added
+from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
+from controller.reconcile.identifiers import NoNumber
+from controller.reconcile.link_state import cut
+from controller.reconcile.negotiation.agreements import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
+from controller.reconcile.restoration import move, relieved
+from controller.reconcile.serials import next_serial
+from controller.reconcile.tables import link_key
+from controller.reconcile.transaction import Transaction
+
+RETRY_S = 60
+"""How often a connection that is unsatisfiable or refused is tried again."""
+REFUSED_RETRY_S = 5
+"""The first time after a refusal, whose cause we cannot see go; then twice as long each time."""
+
+
+def undertake(
+    transaction: Transaction,
+    intent: Intent,
+    requirements: Requirements,
+    added: tuple[Added, ...] = (),
+    *,
+    again: bool = False,
+) -> None:
+    """Begin with an intent, or with what has changed of it. What did not change stays as it is.
+
+    `again`: somebody applies it, so that a lease of some length begins anew.
+    """
+    held = transaction.intent_records.get(intent.name)
+    now_s = int(transaction.now_s)
+    if held is None:
+        held = IntentRecord(
+            intent=intent,
+            created_s=now_s,
+            applied_s=now_s,
+            serial=next_serial(transaction),
+            requirements=requirements,
+            added=added,
+        )
+        connection_statuses: tuple[ConnectionStatus, ...] = tuple(ConnectionStatus() for _ in requirements.connections)
+        transaction.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
+    elif (held.intent, held.requirements, held.added) == (intent, requirements, added) and not expired(held):
+        if again:
+            renew(transaction, held)
+        return
+    else:
+        known = {
+            _ends(connection): connection_status
+            for connection, connection_status in zip(
+                held.requirements.connections, held.connection_statuses, strict=True
+            )
+        }
+        connection_statuses = tuple(
+            ConnectionStatus(plan=known[_ends(connection)].plan, coming=known[_ends(connection)].coming)
+            if _ends(connection) in known
+            else ConnectionStatus()
+            for connection in requirements.connections
+        )
+        for ends in known.keys() - {_ends(connection) for connection in requirements.connections}:
+            abandon(transaction, known[ends].coming, "the intent was changed")
+            abandon(transaction, known[ends].plan, "the intent was changed")
+        held = msgspec.structs.replace(
+            held,
+            intent=intent,
+            requirements=requirements,
+            added=added,
+            applied_s=now_s if again or held.intent != intent or expired(held) else held.applied_s,
+        )
+        transaction.log("intent_changed", intent=intent.name, tenant=intent.tenant)
+    transaction.intent_records.put(intent.name, msgspec.structs.replace(held, connection_statuses=connection_statuses))
+    _move_end(transaction, intent.name)
+    transaction.fresh.add(f"intents/{intent.name}")
+    pursue(transaction, intent.name)
+
+
+def renew(transaction: Transaction, held: IntentRecord) -> None:
+    """Its lease begins anew, if it is one of some length that is not over."""
+    if held.intent.lease_s is not None:
+        transaction.intent_records.put(
+            held.intent.name, msgspec.structs.replace(held, applied_s=int(transaction.now_s))
+        )
+        _move_end(transaction, held.intent.name)
+
+
+def _move_end(transaction: Transaction, name: str) -> None:
+    """What carries an intent ends when it does."""
+    intent_record = transaction.intent_records.all[name]
+    for plan in (
+        plan
+        for connection_status in intent_record.connection_statuses
+        for plan in (connection_status.plan, connection_status.coming)
+    ):
+        stitch = transaction.stitches.get(plan)
+        if stitch is not None and stitch.expires_s != intent_record.expires_s:
+            transaction.put_stitch(msgspec.structs.replace(stitch, expires_s=intent_record.expires_s))
+            transaction.fresh.add(plan)
+
+
+def _ends(connection: Connection) -> tuple[str, str]:
+    return connection.source_network, connection.destination_network
+
+
+def pursue(transaction: Transaction, name: str) -> None:
+    """Whatever can be done now for each connection of an intent that has no right plan."""
+    intent_record = transaction.intent_records.get(name)
+    if intent_record is None:
+        return
+    if intent_record.expires_s is not None and intent_record.expires_s <= transaction.now_s:
+        _expire(transaction, intent_record)
+        return
+    connection_statuses = [
+        _pursue(transaction, intent_record, connection, connection_status)
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        )
+    ]
+    transaction.intent_records.put(
+        name, msgspec.structs.replace(intent_record, connection_statuses=tuple(connection_statuses))
+    )
+
+
+def pursue_what_can_change(transaction: Transaction) -> None:
+    """Intents that are due, and those that this step may have changed something for."""
+    if transaction.clock_set_back or transaction.inventory_changed:
+        names = list(transaction.intent_records.all)
+    else:
+        changed = {*transaction.pursuits.ready(transaction.now_s), *relieved(transaction), *_unsettled_by(transaction)}
+        names = transaction.intent_records.all.in_order(changed)
+    for name in names:
+        pursue(transaction, name)
+
+
+def plan_next_looks(transaction: Transaction) -> None:
+    """At the end of a step: when the intents that it may have changed something for are to be looked at."""
+    for name in transaction.intent_records.all.in_order(_unsettled_by(transaction)):
+        look_s = _next_look_s(transaction, transaction.intent_records.all[name])
+        if look_s < math.inf:
+            transaction.pursuits.put(name, look_s)
+        else:
+            transaction.pursuits.drop(name)
+    for name in transaction.intent_records.touched:
+        if transaction.intent_records.get(name) is None:
+            transaction.pursuits.drop(name)
+
+
+def _unsettled_by(transaction: Transaction) -> set[str]:
+    """Intents that this step has changed, or their stitches, or links that these are over."""
+    stitches = dict.fromkeys(transaction.stitches.touched)
+    stitches |= dict.fromkeys(transaction.stitches.all.by(*map(link_key, transaction.down.touched)))
+    found = {*transaction.intent_records.touched}
+    for name in stitches:
+        stitch = transaction.stitches.get(name) or transaction.before.stitches.get(name)
+        if stitch is not None and stitch.plan.owner.startswith("intents/"):
+            found.add(stitch.plan.owner.removeprefix("intents/"))
+    return found
+
+
+def _next_look_s(transaction: Transaction, intent_record: IntentRecord) -> float:
+    """When there is something to do for an intent if nothing happens before; infinite: never."""
+    if expired(intent_record):
+        return math.inf
+    looks_s = [math.inf if intent_record.expires_s is None else intent_record.expires_s]
+    if not intent_record.requirements.unmet:
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        ):
+            current = transaction.stitches.get(connection_status.coming or connection_status.plan)
+            if current is None or not _is_good(transaction, current, intent_record, connection):
+                looks_s.append(connection_status.retry_s)
+    return min(looks_s)
+
+
+def _expire(transaction: Transaction, intent_record: IntentRecord) -> None:
+    if any(
+        connection_status.plan or connection_status.coming for connection_status in intent_record.connection_statuses
+    ) or not expired(intent_record):
+        for connection_status in intent_record.connection_statuses:
+            abandon(transaction, connection_status.coming, "the intent has expired")
+            abandon(transaction, connection_status.plan, "the intent has expired")
+        blank = tuple(ConnectionStatus(retry_s=-1) for _ in intent_record.connection_statuses)
+        isolation = msgspec.structs.replace(intent_record.requirements, isolation=None)
+        transaction.intent_records.put(
+            intent_record.intent.name,
+            msgspec.structs.replace(intent_record, connection_statuses=blank, requirements=isolation),
+        )
+        transaction.log("intent_expired", intent=intent_record.intent.name)
+
+
+def _pursue(
+    transaction: Transaction, intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus
+) -> ConnectionStatus:
+    if intent_record.requirements.unmet:
+        abandon(transaction, connection_status.coming, "what is required cannot be met")
+        abandon(transaction, connection_status.plan, "what is required cannot be met")
+        return ConnectionStatus(unsatisfiable=intent_record.requirements.unmet[0])
+    current = transaction.stitches.get(connection_status.coming or connection_status.plan)
+    good = current.plan if current is not None and _is_good(transaction, current, intent_record, connection) else None
+    if good is not None and good.name not in transaction.relieved:
+        return connection_status
+    if (
+        transaction.now_s < connection_status.retry_s <= transaction.now_s + RETRY_S
+    ):  # later than that: the clock was set back
+        return connection_status
+    serial = (transaction.counters.get("serial") or 0) + 1
+    held_off = _held_off(connection_status, transaction.now_s)
+    found = place(
+        connection,
+        transaction.graph,
+        name=f"{intent_record.intent.name}.{serial}",
+        owner=f"intents/{intent_record.intent.name}",
+        excluded={*connection_status.excluded, *(one.border for one in held_off)},
+        priority=intent_record.intent.priority,
+        serial=intent_record.serial,
+    )
+    if good is not None and (isinstance(found, Unsatisfiable) or not leads_better(found, good)):
+        return connection_status
+    if connection_status.coming:
+        abandon(transaction, connection_status.coming, "another way is wanted")
+    if isinstance(found, Unsatisfiable) and _degrade(transaction, intent_record, connection, connection_status):
+        return ConnectionStatus(
+            plan=connection_status.plan, retry_s=int(transaction.now_s) + RETRY_S, held_off=held_off
+        )
+    if isinstance(found, Unsatisfiable):
+        found = _explained(found, intent_record.requirements, connection)
+        abandon(transaction, connection_status.plan, "what is required can no longer be held")
+        event = "intent_refused" if connection_status.refusal else "intent_unsatisfiable"
+        transaction.log(
+            event, "warning", intent=intent_record.intent.name, reason=connection_status.refusal or found.message
+        )
+        wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**connection_status.tries) if connection_status.refusal else RETRY_S
+        if {*connection_status.excluded} <= {one.border for one in held_off}:  # nobody else has refused it
+            wait_s = min([RETRY_S, *(one.until_s - int(transaction.now_s) for one in held_off if one.until_s)])
+        return ConnectionStatus(
+            refusal=connection_status.refusal,
+            unsatisfiable=found,
+            retry_s=int(transaction.now_s) + wait_s,
+            tries=min(connection_status.tries + 1, 8) if connection_status.refusal else 0,
+            held_off=held_off,
+        )
+    replaces = connection_status.plan if transaction.stitches.get(connection_status.plan) is not None else ""
+    try:
+        stitch = begin(transaction, found, serial, replaces, intent_record.expires_s)
+    except NoNumber as error:
+        full = Unsatisfiable(binding="capacity", message=str(error))
+        return _without_room(transaction, intent_record, connection, connection_status, full, RETRY_S)
+    if stitch is None:
+        return msgspec.structs.replace(connection_status, coming="", retry_s=0)
+    return ConnectionStatus(
+        plan=connection_status.plan if replaces else "",
+        coming=found.name,
+        excluded=connection_status.excluded,
+        refusal=connection_status.refusal,
+        lost=connection_status.lost,
+        tries=connection_status.tries,
+        held_off=held_off,
+    )
+
+
+def _held_off(connection_status: ConnectionStatus, now_s: float) -> tuple[HeldOff, ...]:
+    """What has not passed; later than the longest, the clock was set back."""
+    return tuple(
+        one
+        for one in connection_status.held_off
+        if not one.until_s or now_s < one.until_s <= now_s + MAX_HOLD_OFF_S + 1
+    )
+
+
+def _without_room(
+    transaction: Transaction,
+    intent_record: IntentRecord,
+    connection: Connection,
+    connection_status: ConnectionStatus,
+    full: Unsatisfiable,
+    retry_after_s: int,
+) -> ConnectionStatus:
+    """No other plan has room beside what is there. What is there goes, if it is not what is wanted any more; then there
+    may be room."""
+    current = transaction.stitches.get(connection_status.plan)
+    if current is None or _is_right(current.plan, intent_record, connection):
+        after_s = retry_after_s
+    else:
+        abandon(
+            transaction,
+            connection_status.plan,
+            "it is not what is wanted any more, and there is no room for another beside it",
+        )
+        connection_status, after_s = msgspec.structs.replace(connection_status, plan=""), LOST_RETRY_S
+    return msgspec.structs.replace(
+        connection_status, coming="", unsatisfiable=full, retry_s=int(transaction.now_s) + after_s
+    )
+
+
+def turned_away(transaction: Transaction, stitch: Stitch, full: Unsatisfiable, retry_after_s: int = RETRY_S) -> None:
+    """A stitch of ours that has just begun, and is gone again, has no room."""
+    intent_record = transaction.intent_records.get(stitch.plan.owner.removeprefix("intents/"))
+    if intent_record is None:
+        return
+    connection_statuses = tuple(
+        _without_room(transaction, intent_record, connection, connection_status, full, retry_after_s)
+        if connection_status.coming == stitch.plan.name
+        else connection_status
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        )
+    )
+    transaction.intent_records.put(
+        intent_record.intent.name, msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
+    )
+
+
+def _degrade(
+    transaction: Transaction, intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus
+) -> bool:
+    """Whether what cannot be had in time goes on slower, over the same border (`on_violation`)."""
+    stitch = transaction.stitches.get(connection_status.plan)
+    if stitch is None or intent_record.intent.on_violation != "degrade":
+        return False
+    return _is_right(stitch.plan, intent_record, connection) and move(transaction, stitch, within_latency=False)
+
+
+def _explained(found: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
+    """With the rule or plugin that the requirement comes from."""
+    for origin in requirements.origins:
+        here = (origin.source_network, origin.destination_network) == _ends(connection)
+        if here and origin.clause == found.binding and origin.origin != "clause":
+            why = f": {origin.explain}" if origin.explain else ""
+            return msgspec.structs.replace(
+                found, message=f"{found.message} ({origin.requirement} is of {origin.origin}{why})"
+            )
+    return found
+
+
+def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecord, connection: Connection) -> bool:
+    """What is wanted, as it is wanted."""
+    is_right = _is_right(stitch.plan, intent_record, connection)
+    return is_right and not stitch.too_slow and not cut(stitch.plan, transaction.down.all)
+
+
+def _is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:
+    return plan.connection == connection and plan.priority == intent_record.intent.priority
+
+
+def begin(transaction: Transaction, plan: Plan, serial: int, replaces: str, expires_s: int | None) -> Stitch | None:
+    """The stitch of a new plan of ours; None while a gateway that it needs has not said what it is. Raises NoNumber."""
+    if plan.egress is not None and plan.egress.border not in transaction.fabric.border_ports:
+        return None
+    stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
+    stitch = Stitch(plan=plan, serial=serial, stage=stage, replaces=replaces, expires_s=expires_s)
+    transaction.put_stitch(stitch)
+    transaction.counters.put("serial", serial)
+    transaction.fresh.add(plan.name)
+    if plan.egress is not None:
+        offer_onward(transaction, plan.name)
+    return stitch
+
+
+def carried(transaction: Transaction, stitch: Stitch) -> None:
+    """A stitch of ours has become active: it takes the place of the one before."""
+    name = stitch.plan.owner.removeprefix("intents/")
+    intent_record = transaction.intent_records.get(name)
+    if intent_record is None:
+        return
+    connection_statuses = tuple(
+        ConnectionStatus(plan=stitch.plan.name, held_off=_held_off(connection_status, transaction.now_s))
+        if connection_status.coming == stitch.plan.name
+        else connection_status
+        for connection_status in intent_record.connection_statuses
+    )
+    transaction.intent_records.put(
+        name, msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
+    )
+
+
+def failed(
+    transaction: Transaction,
+    stitch: Stitch,
+    *,
+    lost: str = "",
+    refusal: str = "",
+    retry_after_s: int = 0,
+    held_off: HeldOff | None = None,
+) -> None:
+    """A stitch of ours is gone. After a refusal the other borders are tried, else the same again later."""
+    name = stitch.plan.owner.removeprefix("intents/")
+    intent_record = transaction.intent_records.get(name)
+    if intent_record is None:
+        return
+    plan = stitch.plan
+    connection_statuses = []
+    for connection_status in intent_record.connection_statuses:
+        if plan.name not in (connection_status.plan, connection_status.coming):
+            connection_statuses.append(connection_status)
+            continue
+        rest = ConnectionStatus(
+            plan="" if connection_status.plan == plan.name else connection_status.plan,
+            coming="" if connection_status.coming == plan.name else connection_status.coming,
+            excluded=connection_status.excluded,
+            refusal=refusal or connection_status.refusal,
+            lost=lost or connection_status.lost,
+            tries=connection_status.tries,
+            retry_s=int(transaction.now_s) + retry_after_s if retry_after_s else 0,
+            held_off=_held_off(connection_status, transaction.now_s) + (() if held_off is None else (held_off,)),
+        )
+        if refusal and plan.egress is not None:
+            rest = msgspec.structs.replace(
+                rest, excluded=tuple(sorted({*connection_status.excluded, plan.egress.border}))
+            )
+        connection_statuses.append(rest)
+    transaction.intent_records.put(
+        name, msgspec.structs.replace(intent_record, connection_statuses=tuple(connection_statuses))
+    )
+    pursue(transaction, name)

@@ -1,0 +1,1 @@
+"""What is said with neighbours about agreements, and what follows from it."""

@@ -1,0 +1,493 @@
+"""Dealing with neighbouring domains: what we offer, how we answer, renew and end what was agreed."""
+
+import math
+
+import msgspec
+
+from controller.fulfillment import numbering, plan_ids
+from controller.fulfillment.fabric import BorderPort
+from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
+from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
+from controller.fulfillment.protocol import Role, Word, after
+from controller.model.agreement import (
+    REASON_LENGTH,
+    Envelope,
+    Mandate,
+    Terms,
+    TunnelEnd,
+    Withdrawal,
+    opened_mandate,
+)
+from controller.model.intent import Encryption
+from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
+from controller.model.told import Told, Why
+from controller.reconcile.resting import rest
+from controller.reconcile.state import Closed
+from controller.reconcile.tables import renewal_s
+from controller.reconcile.transaction import Lost, Transaction
+
+LINGER_S = 2
+"""How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
+MAX_LINGER_S = 10
+ID_NAME_LENGTH = 200
+"""Of what others have given a name, in ids of ours."""
+MAX_HOLD_OFF_S = 86400
+"""We ask again after a day, whatever the neighbour says."""
+LOST_RETRY_S = 2
+"""Before we try again what a neighbour has withdrawn, or what has run out."""
+
+
+def offer_onward(transaction: Transaction, name: str) -> None:
+    """The first offer, or a renewal, to the domain that comes next."""
+    stitch = transaction.stitches.get(name)
+    egress = stitch.plan.egress if stitch is not None else None
+    border_port = transaction.fabric.border_ports.get(egress.border) if egress is not None else None
+    if stitch is None or egress is None or border_port is None:
+        return
+    held = stitch.downstream
+    plan, connection = stitch.plan, stitch.plan.connection
+    upstream = stitch.upstream.terms if stitch.upstream is not None else None
+    expires_s = upstream.expires_s if upstream is not None else _own_expiry(transaction, stitch)
+    id = held.terms.id if held is not None else _agreement_id(transaction, stitch)
+    revision = held.terms.revision + 1 if held is not None else 1
+    left_us = _left_us(stitch)
+    mandate = (
+        upstream.mandate if upstream is not None else _mandate(transaction, stitch, id, revision, left_us, expires_s)
+    )
+    terms = Terms(
+        id=id,
+        revision=revision,
+        offeror=transaction.own,
+        acceptor=egress.domain,
+        origin=upstream.origin if upstream is not None else transaction.own,
+        border=egress.border,
+        flows=connection.flows,
+        encryption=Encryption.WIREGUARD,
+        trust_min=connection.trust_min,
+        latency_us_max=left_us,
+        avoid_domains=connection.avoid_domains,
+        dscp=connection.dscp,
+        visited=(*(upstream.visited if upstream is not None else ()), transaction.own),
+        not_before_s=int(transaction.now_s),
+        expires_s=expires_s,
+        offeror_end=_end(transaction, stitch, border_port, offeror=True),
+        mandate=mandate,
+    )
+    offer = sealed(terms, transaction.keys)
+    session = Session(
+        peer=egress.domain,
+        offeror=True,
+        standing=after(held, Role.OFFEROR, Word.OFFER),
+        terms=terms,
+        offer=offer,
+        agreement=held.agreement if held is not None else None,
+        since_s=int(transaction.now_s),
+    )
+    transaction.put_stitch(msgspec.structs.replace(stitch, downstream=session))
+    transaction.send(session.peer, offer, id, revision, until_s=expires_s)
+    transaction.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
+
+
+def _mandate(
+    transaction: Transaction, stitch: Stitch, id: str, revision: int, latency_us_max: int | None, expires_s: int
+) -> Envelope:
+    """What an intent of ours asks all domains on the way for."""
+    connection, egress = stitch.plan.connection, stitch.plan.egress
+    mandate = Mandate(
+        id=id,
+        revision=revision,
+        origin=transaction.own,
+        carrier=egress.domain if egress is not None else "",
+        flows=connection.flows,
+        encryption=Encryption.WIREGUARD,
+        trust_min=connection.trust_min,
+        latency_us_max=latency_us_max,
+        avoid_domains=connection.avoid_domains,
+        direct=connection.direct,
+        dscp=connection.dscp,
+        not_before_s=int(transaction.now_s),
+        expires_s=expires_s,
+    )
+    return sealed(mandate, transaction.keys)
+
+
+def _left_us(stitch: Stitch) -> int | None:
+    """Of the latency that is required, for what comes after us. Where we are too slow, what was promised is enough."""
+    upstream, held = stitch.upstream, stitch.downstream
+    limit_us = upstream.terms.latency_us_max if upstream is not None else stitch.plan.connection.latency_us_max
+    if limit_us is None:
+        return None
+    enough_us = 0
+    if upstream is None and held is not None and held.agreement is not None:
+        enough_us = held.agreement.latency_us
+    return max(limit_us - stitch.plan.own_latency_us, enough_us)
+
+
+def _own_expiry(transaction: Transaction, stitch: Stitch) -> int:
+    ends = [int(transaction.now_s) + transaction.policy.lease_s]
+    intent_record = transaction.intent_records.get(stitch.plan.owner.removeprefix("intents/"))
+    if intent_record is not None and intent_record.expires_s is not None:
+        ends.append(intent_record.expires_s)
+    return min(ends)
+
+
+def _agreement_id(transaction: Transaction, stitch: Stitch) -> str:
+    """`offeror:name:serial`, with the name that the origin gave it, as far as there is room for that."""
+    name = stitch.plan.owner.removeprefix("intents/")
+    if stitch.upstream is not None:
+        name = stitch.upstream.terms.id.split(":")[1][:ID_NAME_LENGTH]
+    return f"{transaction.own}:{name}:{transaction.number('serial')}"
+
+
+def _end(transaction: Transaction, stitch: Stitch, border_port: BorderPort, *, offeror: bool) -> TunnelEnd:
+    """Our side of a border, as the other side must know it."""
+    *_, function = plan_ids.from_border(stitch.plan, plan_ids.REVERSE if offeror else plan_ids.FORWARD)
+    sid = numbering.sid(transaction.fabric.locators[border_port.node], stitch.ids[function])
+    return TunnelEnd(
+        sid=numbering.sid_text(sid),
+        public_key=border_port.public_key,
+        endpoint=border_port.endpoint,
+        inner_mtu=_size(transaction, stitch, border_port, offeror=offeror),
+    )
+
+
+def _size(transaction: Transaction, stitch: Stitch, border_port: BorderPort, *, offeror: bool) -> int:
+    """The largest packet that we take at a border, as far as we know what lies behind it."""
+    sizes = [inside_mtu(stitch.plan, transaction.fabric), border_port.inner_mtu]
+    beyond = stitch.upstream if offeror else stitch.downstream
+    if beyond is not None:
+        other = transaction.fabric.border_ports.get(beyond.terms.border)
+        sizes += [other.inner_mtu] if other is not None else []
+        if offeror:
+            sizes.append(beyond.terms.offeror_end.inner_mtu)
+        elif beyond.agreement is not None:
+            sizes.append(beyond.agreement.acceptor_end.inner_mtu)
+    return max(min(sizes), 0)
+
+
+def watch_ends(transaction: Transaction) -> None:
+    """Where our end of a border is another than we have signed (a gateway has a new key or endpoint, or takes smaller
+    packets), the neighbour is told. What we accepted is promised anew if packets are smaller, and ends if it is another
+    end, so that it is asked again; what we offered is offered anew."""
+    for stitch in tuple(transaction.stitches.all.values()):
+        upstream, downstream = stitch.upstream, stitch.downstream
+        signed = (upstream.answer or upstream.agreement) if upstream is not None else None
+        if signed is not None and _is_elsewhere(transaction, signed.terms.border, signed.acceptor_end):
+            lose(transaction, stitch, Why(Told.LOST, f"the tunnel of {transaction.own} has a new end"), at_once=True)
+            continue
+        if stitch.stage == Stage.ACTIVE:
+            keep_promise(transaction, stitch.plan.name)
+        border_port = transaction.fabric.border_ports.get(downstream.terms.border) if downstream is not None else None
+        if border_port is None or downstream is None or stitch.stage.leaving:
+            continue
+        end = downstream.terms.offeror_end
+        is_smaller = _size(transaction, stitch, border_port, offeror=True) < end.inner_mtu
+        if _is_elsewhere(transaction, border_port.link, end) or (
+            is_smaller and stitch.stage == Stage.ACTIVE and downstream.standing == Standing.AGREED
+        ):
+            offer_onward(transaction, stitch.plan.name)
+
+
+def _is_elsewhere(transaction: Transaction, border: str, end: TunnelEnd) -> bool:
+    """Whether the gateway at a border is no more what a signed end says."""
+    border_port = transaction.fabric.border_ports.get(border)
+    return border_port is not None and (border_port.public_key, border_port.endpoint) != (end.public_key, end.endpoint)
+
+
+def answer(transaction: Transaction, name: str) -> None:
+    """Sign what was offered to us as soon as our part and what lies beyond it stand. It is sent when installed."""
+    stitch = transaction.stitches.get(name)
+    session = stitch.upstream if stitch is not None else None
+    if stitch is None or session is None or not session.standing.unanswered or session.answer is not None:
+        return
+    plan = stitch.plan
+    border_port = transaction.fabric.border_ports.get(session.terms.border)
+    if border_port is None:
+        return
+    if plan.egress is not None:
+        onward = stitch.downstream
+        agreed = onward.agreement if onward is not None else None
+        if agreed is None or agreed.terms.expires_s != session.terms.expires_s:
+            asked = onward.terms.expires_s if onward is not None and onward.standing.unanswered else None
+            if asked != session.terms.expires_s:
+                offer_onward(transaction, name)
+            return
+    bound_us = session.terms.latency_us_max
+    if bound_us is not None and stitch.promised_us > bound_us:
+        if not _ask_for_less(transaction, stitch, bound_us):
+            refuse_upstream(
+                transaction,
+                stitch,
+                Why(Told.WAY, f"{transaction.own} has no way that holds what is required (latency)"),
+            )
+        return
+    end = _end(transaction, stitch, border_port, offeror=False)
+    pledged_us = promise(stitch.promised_us, bound_us)
+    signed = make_acceptance(session.offer, session.terms, end, pledged_us, transaction.keys, stitch.likely_us)
+    session = msgspec.structs.replace(session, answer=signed)
+    transaction.put_stitch(msgspec.structs.replace(stitch, upstream=session, stage=stitch.stage.after(Fact.SIGNED)))
+    transaction.fresh.add(name)
+
+
+def _ask_for_less(transaction: Transaction, stitch: Stitch, bound_us: int) -> bool:
+    """Whether what lies beyond us may be had with a smaller promise, so that our bound is held: it is asked, or was."""
+    onward, left_us = stitch.downstream, bound_us - stitch.plan.own_latency_us
+    if onward is None or onward.agreement is None or onward.agreement.likely_us > left_us:
+        return False
+    asked_us = onward.terms.latency_us_max
+    if asked_us is not None and asked_us <= left_us:
+        return onward.standing.unanswered
+    offer_onward(transaction, stitch.plan.name)
+    return True
+
+
+def keep_promise(transaction: Transaction, name: str) -> None:
+    """Our way, or what lies beyond it, may be longer than it was, or take smaller packets. Within our promise that
+    changes nothing for others; within what the offeror allows we promise anew; beyond it the agreement ends."""
+    stitch = transaction.stitches.get(name)
+    session = stitch.upstream if stitch is not None else None
+    held = session.agreement if session is not None else None
+    if stitch is None or session is None or held is None:
+        return
+    if session.standing != Standing.AGREED or session.answer is not None:
+        return  # what is answered says how long it takes now, and is looked at again when it is sent
+    border_port, acceptor_end = transaction.fabric.border_ports.get(held.terms.border), held.acceptor_end
+    if border_port is not None:
+        size = min(_size(transaction, stitch, border_port, offeror=False), acceptor_end.inner_mtu)
+        acceptor_end = msgspec.structs.replace(acceptor_end, inner_mtu=size)
+    bound_us, needed_us = held.terms.latency_us_max, stitch.promised_us
+    is_longer = bound_us is not None and needed_us > held.latency_us
+    if not is_longer and acceptor_end == held.acceptor_end:
+        return
+    if is_longer and bound_us is not None and needed_us > bound_us:
+        if not _ask_for_less(transaction, stitch, bound_us):
+            lose(
+                transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what was agreed")
+            )
+        return
+    promised_us, expected_us = held.latency_us, held.expected_us
+    if is_longer:
+        promised_us, expected_us = promise(needed_us, bound_us), stitch.likely_us
+    signed = make_acceptance(session.offer, held.terms, acceptor_end, promised_us, transaction.keys, expected_us)
+    transaction.put_stitch(msgspec.structs.replace(stitch, upstream=msgspec.structs.replace(session, answer=signed)))
+    transaction.fresh.add(name)
+    transaction.log("promise_amended", agreement=held.terms.id, peer=session.peer, latency_us=str(promised_us))
+
+
+def deliver_answer(transaction: Transaction, stitch: Stitch) -> Stitch:
+    """Everything that our signature promises is installed."""
+    session = stitch.upstream
+    if session is None or session.answer is None:
+        return stitch
+    terms = session.terms
+    transaction.send(session.peer, session.answer.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
+    transaction.log(
+        "offer_accepted", agreement=session.terms.id, revision=str(session.terms.revision), peer=session.peer
+    )
+    standing = after(session, Role.ACCEPTOR, Word.ACCEPTANCE)
+    session = msgspec.structs.replace(session, standing=standing, agreement=session.answer, answer=None)
+    return msgspec.structs.replace(stitch, upstream=session)
+
+
+def offer_again(transaction: Transaction, session: Session) -> None:
+    """The same, to who may have lost it."""
+    terms = session.terms
+    transaction.send(session.peer, session.offer, terms.id, terms.revision, until_s=terms.expires_s)
+
+
+def repeat_answer(transaction: Transaction, session: Session) -> None:
+    """The same offer came again."""
+    held = session.agreement
+    if session.standing == Standing.AGREED and held is not None and held.terms == session.terms:
+        terms = held.terms
+        transaction.send(session.peer, held.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
+
+
+def refuse(transaction: Transaction, peer: str, terms: Terms, why: Why, retry_after_s: int = 0, by: str = "") -> None:
+    """`by`: the domain further on that refuses."""
+    said = make_refusal(terms.id, terms.revision, why.told, transaction.keys, retry_after_s, by)
+    transaction.send(peer, said, terms.id, terms.revision, until_s=terms.expires_s, unasked=True)
+    transaction.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=why.detail)
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has ended an agreement by hand."""
+
+    domain: str = ""
+    """Empty: nobody, it could not be kept."""
+    retry_after_s: int = 0
+    """For so long it does not take the same again."""
+
+
+NOBODY = Ending()
+
+
+def withdraw(
+    transaction: Transaction,
+    peer: str,
+    id: str,
+    why: Why,
+    *,
+    until_s: float,
+    linger_s: int = 0,
+    ending: Ending = NOBODY,
+    unasked: bool = False,
+) -> None:
+    """What an operator says who ends it is for the others too."""
+    said = Withdrawal(
+        id=id,
+        reason=why.detail[:REASON_LENGTH] if ending.domain else why.told,
+        issued_s=int(transaction.now_s),
+        linger_s=linger_s,
+        ended_by=ending.domain,
+        retry_after_s=ending.retry_after_s,
+    )
+    transaction.send(peer, sealed(said, transaction.keys), id, until_s=until_s, unasked=unasked)
+
+
+def mandate_name(id: str) -> str:
+    """Under which a mandate is closed."""
+    return f"mandate {id}"
+
+
+def intent_name(mandate: str) -> str:
+    """Under which it is known that we have ended what an intent of another domain needs, all its mandates alike."""
+    return f"intent {mandate.rpartition(':')[0]}"
+
+
+def close_id(transaction: Transaction, id: str, why: Why, until_s: float, peer: str) -> None:
+    """What has stood between `peer` and us is not offered again."""
+    transaction.closed.put(id, Closed(until_s=int(until_s) + 1, reason=why.detail, peer=peer, told=why.told))
+
+
+def refuse_upstream(transaction: Transaction, stitch: Stitch, why: Why, retry_after_s: int = 0, by: str = "") -> None:
+    """What was offered to us cannot be had: a renewal fails and the rest stays in force, or all of it ends."""
+    session = stitch.upstream
+    if session is None:
+        return
+    refuse(transaction, session.peer, session.terms, why, retry_after_s, by)
+    standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
+    if session.agreement is not None:
+        kept = msgspec.structs.replace(session, standing=standing, terms=session.agreement.terms, answer=None)
+        transaction.put_stitch(msgspec.structs.replace(stitch, upstream=kept))
+        return
+    end(transaction, stitch, why, towards_upstream=False)
+
+
+def end(
+    transaction: Transaction,
+    stitch: Stitch,
+    why: Why,
+    *,
+    towards_upstream: bool = True,
+    towards_downstream: bool = True,
+    linger_s: int = 0,
+    ending: Ending = NOBODY,
+) -> None:
+    """Nothing of a stitch stays (for long, if it is to linger), and its neighbours are told."""
+    for session, tell in ((stitch.upstream, towards_upstream), (stitch.downstream, towards_downstream)):
+        if session is None:
+            continue
+        if tell:
+            transaction.forget_messages(session.terms.id)
+            id, until_s = session.terms.id, session.terms.expires_s
+            withdraw(transaction, session.peer, id, why, until_s=until_s, linger_s=linger_s, ending=ending)
+        if not session.offeror and session.agreement is not None:
+            mandate = opened_mandate(session.terms.mandate)
+            close_id(transaction, session.terms.id, why, session.terms.expires_s, session.peer)
+            close_id(transaction, mandate_name(mandate.id), why, mandate.expires_s, session.peer)
+    if linger_s:
+        until_s = int(transaction.now_s) + linger_s
+        transaction.put_stitch(msgspec.structs.replace(stitch, stage=Stage.LINGERING, until_s=until_s))
+    else:
+        rest(transaction, stitch)
+        transaction.drop_stitch(stitch)
+    transaction.log("course_ended", owner=stitch.plan.owner, plan=stitch.plan.name, reason=why.detail)
+
+
+def abandon(transaction: Transaction, name: str, reason: str, linger_s: int = 0) -> None:
+    """We want a stitch no more: what uses it is removed first."""
+    stitch = transaction.stitches.get(name)
+    stage = stitch.stage.after(Fact.UNWANTED) if stitch is not None else Stage.GONE
+    if stitch is None or stage == stitch.stage:
+        return
+    if stage == Stage.GONE:
+        end(transaction, stitch, Why(Told.UNWANTED, reason))
+        return
+    transaction.put_stitch(msgspec.structs.replace(stitch, stage=stage, linger_s=linger_s))
+    transaction.fresh.add(name)
+
+
+def lose(
+    transaction: Transaction,
+    stitch: Stitch,
+    why: Why,
+    *,
+    from_upstream: bool = False,
+    from_downstream: bool = False,
+    ending: Ending = NOBODY,
+    at_once: bool = False,
+) -> None:
+    """A stitch is over against our will: its lease has run out, a neighbour has withdrawn, or somebody has ended it.
+    `at_once`: nothing that we wait for would make another try better."""
+    end(
+        transaction,
+        stitch,
+        why,
+        towards_upstream=not from_upstream,
+        towards_downstream=not from_downstream,
+        ending=ending,
+    )
+    if stitch.upstream is not None:
+        return
+    if ending.domain:
+        held_off = hold_off(transaction, stitch, ending.retry_after_s)
+        transaction.lost.append(Lost(stitch=stitch, refusal=f"{ending.domain}: {why.detail}", held_off=held_off))
+    else:
+        transaction.lost.append(Lost(stitch=stitch, why=why.detail, retry_after_s=0 if at_once else LOST_RETRY_S))
+
+
+def give_up(transaction: Transaction, stitch: Stitch, why: Why, ending: Ending = NOBODY) -> None:
+    """We can or want to keep it no more: what is only offered to us is refused, all else ends."""
+    if stitch.upstream is not None and stitch.upstream.agreement is None:
+        refuse_upstream(transaction, stitch, why, ending.retry_after_s)
+    else:
+        lose(transaction, stitch, why, ending=ending)
+
+
+def hold_off(transaction: Transaction, stitch: Stitch, seconds: int) -> HeldOff | None:
+    """Where a stitch of ours went is not offered again for some time; by no clock sooner than the neighbour says."""
+    egress = stitch.plan.egress
+    if egress is None or not seconds:
+        return None
+    return HeldOff(border=egress.border, until_s=math.ceil(transaction.now_s) + min(seconds, MAX_HOLD_OFF_S))
+
+
+def watch_leases(transaction: Transaction) -> None:
+    """Renew at half-time, end what has run out, forget ids that nobody can use any more."""
+    everything = transaction.clock_set_back
+    for name in tuple(transaction.stitches.all) if everything else transaction.stitches.ready(transaction.now_s):
+        stitch = transaction.stitches.get(name)
+        if stitch is None:
+            continue
+        ran_out = [
+            session
+            for session in (stitch.upstream, stitch.downstream)
+            if session is not None and (terms_in_force(session) or session.terms).expires_s <= transaction.now_s
+        ]
+        if stitch.stage == Stage.LINGERING and (ran_out or stitch.until_s <= transaction.now_s):
+            rest(transaction, stitch)
+            transaction.drop_stitch(stitch)
+            continue
+        if ran_out:
+            lose(transaction, stitch, Why(Told.EXPIRED, f"the agreement with {ran_out[0].peer} has expired"))
+            continue
+        session = stitch.downstream
+        if stitch.upstream is None and stitch.stage == Stage.ACTIVE and session is not None and session.agreement:
+            later = _own_expiry(transaction, stitch) > session.agreement.terms.expires_s
+            if later and transaction.now_s >= renewal_s(session):
+                offer_onward(transaction, name)
+    for name in transaction.closed.ready(transaction.now_s):
+        transaction.closed.drop(name)
+    for name in transaction.outbox.ready(transaction.now_s):
+        transaction.drop_message(name)

@@ -1,0 +1,378 @@
+"""One step's work: the state as it changes, and what is to be done about it."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from controller.fulfillment.fabric import fabric
+from controller.fulfillment.graph import Graph, graph
+from controller.fulfillment.plan_ids import plan_ids
+from controller.model.agreement import Envelope
+from controller.model.event import Effect, Log, Persist, Record, Send
+from controller.model.inventory import Inventory
+from controller.model.keys import Keys
+from controller.model.node_entries import Delta
+from controller.model.persistent import PersistentMap
+from controller.model.stitch import HeldOff, Stitch
+from controller.reconcile.identifiers import Identifiers
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, Touched, read
+
+T = TypeVar("T")
+UNASKED_MAX = 256
+"""Answers to what one peer may send as it likes (refusals, and withdrawals of what is not known here) that wait for
+it."""
+FIELD_LENGTH = 400
+"""Of a line of the log: what others say has no longer one."""
+
+
+class Table(Generic[T]):
+    """One of the state's mappings in this step: the version before is as it was, and what was changed is known."""
+
+    def __init__(self, held: PersistentMap[T]) -> None:
+        self._held = held
+        self.touched: dict[str, None] = {}
+
+    @property
+    def all(self) -> PersistentMap[T]:
+        return self._held
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.touched)
+
+    def get(self, name: str) -> T | None:
+        return self._held.get(name)
+
+    def put(self, name: str, value: T) -> None:
+        held = self._held.get(name)
+        if held is value or (held is not None and held == value):
+            return
+        self.touched[name] = None
+        self._held = self._held.set(name, value)
+
+    def drop(self, name: str) -> None:
+        if name in self._held:
+            self.touched[name] = None
+            self._held = self._held.delete(name)
+
+    def ready(self, now_s: float) -> list[str]:
+        """What is due."""
+        found, self._held = self._held.ready(now_s)
+        return found
+
+
+class SmallTable(Generic[T]):
+    """The same of a dict, which is copied when it is first changed."""
+
+    def __init__(self, held: dict[str, T]) -> None:
+        self._held = held
+        self.touched: dict[str, None] = {}
+
+    @property
+    def all(self) -> dict[str, T]:
+        """Not to be changed."""
+        return self._held
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.touched)
+
+    def get(self, name: str) -> T | None:
+        return self._held.get(name)
+
+    def put(self, name: str, value: T) -> None:
+        if name in self._held and self._held[name] == value:
+            return
+        self._touch(name)
+        self._held[name] = value
+
+    def drop(self, name: str) -> None:
+        if name in self._held:
+            self._touch(name)
+            del self._held[name]
+
+    def _touch(self, name: str) -> None:
+        if not self.touched:
+            self._held = dict(self._held)
+        self.touched[name] = None
+
+
+AnyTable = Table[Any] | SmallTable[Any]
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """A stitch of ours that ended without our wanting it."""
+
+    stitch: Stitch
+    why: str = ""
+    """Where nobody refused it."""
+    refusal: str = ""
+    retry_after_s: int = 0
+    held_off: HeldOff | None = None
+
+
+class Transaction:
+    """Lives for one step only."""
+
+    def __init__(self, state: State, now_s: float, keys: Keys) -> None:
+        self.before = state
+        self.now_s = now_s
+        self.keys = keys
+        self.own = state.own
+        self.policy = state.policy
+        self.policy_loaded = state.policy_loaded
+        self.domains = SmallTable(state.inventory.domains)
+        self.networks = SmallTable(state.inventory.networks)
+        self.services = SmallTable(state.inventory.services)
+        self.inventory_nodes = SmallTable(state.inventory.nodes)
+        self.links = SmallTable(state.inventory.links)
+        self.rules = SmallTable(state.rules)
+        self.rule_engine = state.rule_engine
+        self.intent_records = Table(state.intent_records)
+        self.stitches = Table(state.stitches)
+        self.outbox = Table(state.outbox)
+        self.closed = Table(state.closed)
+        self.descriptions = SmallTable(state.descriptions)
+        self.counters = Table(state.counters)
+        self.provenance = Table(state.provenance)
+        self.agreements = Table(state.agreements)
+        self.numbers = Table(state.numbers)
+        self.last_numbers = Table(state.last_numbers)
+        self.rests = Table(state.rests)
+        self.profiles = SmallTable(state.profiles)
+        self.ids = Table(state.ids)
+        self.taken = Table(state.taken)
+        self.identifiers = Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self._size)
+        self.nodes = SmallTable(state.nodes)
+        self.retries = Table(state.retries)
+        self.peers = SmallTable(state.peers)
+        self.down = SmallTable(state.down)
+        self.awaiting = Table(state.awaiting)
+        self.pursuits = Table(state.pursuits)
+        self.restored = state.restored
+        self.fabric = state.fabric
+        self.realized = state.realized
+        self.needed = state.needed
+        self.unrealized, self.uncounted = set(state.unrealized), set(state.uncounted)
+        self.claims = state.claims
+        self.ticked_s = state.ticked_s
+        self.audited_s = state.audited_s
+        self.admitted: set[str] = set()
+        """Courses that have begun in this step, and have room."""
+        self.fresh: set[str] = set()
+        """What has just changed on the nodes: its nodes' next generations are awaited."""
+        self.relieved: set[str] = set()
+        """Plans that were made around links of which one is back: another border may be better again."""
+        self.deltas: dict[str, Delta | None] = {}
+        """Of the nodes whose generation is another than before; None: they had none."""
+        self.resync: set[str] = set()
+        """Nodes that have just said what they are."""
+        self.lost: list[Lost] = []
+        self.effects: list[Effect] = []
+        self._graph = state.graph
+
+    @property
+    def clock_set_back(self) -> bool:
+        """Then nobody knows what is due, and all of it is looked at."""
+        return self.now_s < self.ticked_s
+
+    @property
+    def inventory(self) -> Inventory:
+        tables = self._inventory_tables()
+        if not any(table.changed for table in tables.values()):
+            return self.before.inventory
+        return Inventory(**{name: table.all for name, table in tables.items()})
+
+    @property
+    def graph(self) -> Graph:
+        """What plans are made on: links that are down left out."""
+        inventory, down = self.inventory, tuple(sorted(self.down.all))
+        held = self._graph.inventory if self._graph is not None else None
+        same = all(getattr(held, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
+        if self._graph is None or not same or self._graph.down != down:
+            self._graph = graph(inventory, self.own, down, self._graph)
+        return self._graph
+
+    @property
+    def inventory_changed(self) -> bool:
+        return any(table.changed for table in self._inventory_tables().values())
+
+    def _inventory_tables(self) -> dict[str, SmallTable[Any]]:
+        return {
+            "domains": self.domains,
+            "networks": self.networks,
+            "services": self.services,
+            "nodes": self.inventory_nodes,
+            "links": self.links,
+        }
+
+    def refresh_fabric(self) -> None:
+        """After the inventory, or what nodes say of themselves, has changed."""
+        self.fabric = fabric(self.inventory, self.descriptions.all, self.own, self.fabric, self.down.all)
+
+    def number(self, counter: str) -> int:
+        value = (self.counters.get(counter) or 0) + 1
+        self.counters.put(counter, value)
+        return value
+
+    def _size(self, node: str, table: str) -> int:
+        profile = self.profiles.get(node)
+        return profile.get(table, 0) if profile is not None else 0
+
+    def put_stitch(self, stitch: Stitch) -> None:
+        """With the numbers that its plan needs. Raises NoNumber."""
+        before = self.stitches.get(stitch.plan.name)
+        stitch = self._numbered(stitch, before)
+        for session in (before.upstream, before.downstream) if before is not None else ():
+            if session is not None:
+                self.agreements.drop(session.terms.id)
+        for session in (stitch.upstream, stitch.downstream):
+            if session is not None:
+                self.agreements.put(session.terms.id, stitch.plan.name)
+        self.stitches.put(stitch.plan.name, stitch)
+        self._remake(stitch.plan.name)
+
+    def _numbered(self, stitch: Stitch, before: Stitch | None) -> Stitch:
+        held = before.ids if before is not None else {}
+        if before is not None and before.plan is stitch.plan and held:
+            return stitch if stitch.ids is held else msgspec.structs.replace(stitch, ids=held)
+        keys = plan_ids(stitch.plan)
+        if held.keys() == set(keys):
+            return msgspec.structs.replace(stitch, ids=held)
+        new = self.identifiers.hold((key for key in keys if key not in held), self.now_s)
+        self.identifiers.release(held.keys() - set(keys))
+        return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else held[key] for key in keys})
+
+    def drop_stitch(self, stitch: Stitch) -> None:
+        held = self.stitches.get(stitch.plan.name)
+        if held is not None:
+            self.identifiers.release(held.ids)
+        for session in (stitch.upstream, stitch.downstream):
+            if session is not None:
+                self.agreements.drop(session.terms.id)
+        self.stitches.drop(stitch.plan.name)
+        self._remake(stitch.plan.name)
+        self.awaiting.drop(stitch.plan.name)
+        self.fresh.discard(stitch.plan.name)
+
+    def _remake(self, stitch: str) -> None:
+        self.unrealized.add(stitch)
+        self.uncounted.add(stitch)
+
+    def send(
+        self, peer: str, message: Envelope, id: str, revision: int = 0, *, until_s: float, unasked: bool = False
+    ) -> None:
+        """At least once until `until_s`; what the outbox still has of this kind about the same agreement and revision
+        is replaced. Of what is `unasked`, an answer to what a peer may send as it likes, the eldest gives way."""
+        name = f"{message.kind}:{id}:{revision}"
+        if unasked and name not in self.outbox.all and len(self.outbox.all) >= UNASKED_MAX:
+            theirs = [name for name, held in self.outbox.all.items() if held.unasked and held.peer == peer]
+            for eldest in theirs[: len(theirs) - UNASKED_MAX + 1]:
+                self.drop_message(eldest)
+        outgoing = Outgoing(peer=peer, message=message, about=id, until_s=int(until_s) + 1, unasked=unasked)
+        self.outbox.put(name, outgoing)
+        self.retries.drop(name)
+        self.effects.append(Send(peer=peer, message_id=name, message=message))
+
+    def drop_message(self, name: str) -> None:
+        self.outbox.drop(name)
+        self.retries.drop(name)
+
+    def forget_messages(self, id: str) -> None:
+        """What was still to be said about an agreement that has ended."""
+        names = self.outbox.all.by(id)
+        for name in names:
+            self.drop_message(name)
+        self.effects = [
+            effect for effect in self.effects if not (isinstance(effect, Send) and effect.message_id in names)
+        ]
+
+    def log(self, event: str, level: str = "info", **fields: str) -> None:
+        cut = {name: value[:FIELD_LENGTH] for name, value in fields.items()}
+        self.effects.append(Log(event=event, fields=cut, level=level))
+
+    def finish(self) -> tuple[State, tuple[Effect, ...]]:
+        if self.claims is not None:
+            self.claims.doubt(self.intent_records.touched)
+        state = State(
+            own=self.own,
+            policy=self.policy,
+            policy_loaded=self.policy_loaded,
+            inventory=self.inventory,
+            rules=self.rules.all,
+            rule_engine=self.rule_engine,
+            intent_records=self.intent_records.all,
+            stitches=self.stitches.all,
+            outbox=self.outbox.all,
+            closed=self.closed.all,
+            descriptions=self.descriptions.all,
+            counters=self.counters.all,
+            provenance=self.provenance.all,
+            agreements=self.agreements.all,
+            numbers=self.numbers.all,
+            last_numbers=self.last_numbers.all,
+            rests=self.rests.all,
+            profiles=self.profiles.all,
+            ids=self.ids.all,
+            taken=self.taken.all,
+            nodes=self.nodes.all,
+            retries=self.retries.all,
+            peers=self.peers.all,
+            down=self.down.all,
+            awaiting=self.awaiting.all,
+            restored=self.restored,
+            fabric=self.fabric,
+            graph=self._graph,
+            realized=self.realized,
+            needed=self.needed,
+            unrealized=frozenset(self.unrealized),
+            uncounted=frozenset(self.uncounted),
+            claims=self.claims,
+            pursuits=self.pursuits.all,
+            ticked_s=self.ticked_s,
+            audited_s=self.audited_s,
+            touched=Touched(
+                intent_records=tuple(self.intent_records.touched),
+                stitches=tuple(self.stitches.touched),
+                awaiting=tuple(self.awaiting.touched),
+                nodes=tuple(self.nodes.touched),
+            ),
+        )
+        records = self._records()
+        return state, ((Persist(records=records), *self.effects) if records else tuple(self.effects))
+
+    def _records(self) -> tuple[Record, ...]:
+        """What is to be stored: of each thing that changed, what it is now. Raises ValueError where that could not be
+        read again: then nothing of the step counts."""
+        tables: dict[str, AnyTable] = {
+            **self._inventory_tables(),
+            "rules": self.rules,
+            "undertakings": self.intent_records,
+            "courses": self.stitches,
+            "outbox": self.outbox,
+            "closed": self.closed,
+            "descriptions": self.descriptions,
+            "counters": self.counters,
+            "provenance": self.provenance,
+            "numbers": self.numbers,
+            "last_numbers": self.last_numbers,
+            "rests": self.rests,
+            "profiles": self.profiles,
+        }
+        records = []
+        for kind, (table, _) in RECORDS.items():
+            held = tables[table]
+            for name in held.touched:
+                value = held.get(name)
+                if value is None and name not in self._stored(table):
+                    continue
+                content = None if value is None else msgspec.json.encode(value)
+                records.append(record := Record(kind=kind, name=name, content=content))
+                read(record)  # else the next start would find what it cannot read
+        return tuple(records)
+
+    def _stored(self, table: str) -> Mapping[str, Any]:
+        holder = self.before.inventory if table in INVENTORY_TABLES else self.before
+        stored: Mapping[str, Any] = getattr(holder, table)
+        return stored

@@ -1,0 +1,1 @@
+"""What is counted, and how controllers and Prometheus learn of it."""

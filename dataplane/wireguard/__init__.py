@@ -1,0 +1,1 @@
+"""Tunnels to neighbouring domains, by the kernel's WireGuard or wireguard-go."""
