@@ -1,4 +1,4 @@
-"""dataplane.p4runtime.codec and dataplane.p4runtime.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
+"""p4runtime.codec and p4runtime.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
 
 import pytest
 from finsy.proto import p4r

@@ -1,4 +1,4 @@
-"""dataplane.p4runtime.server through real gRPC: raw stubs for the corners of the specification, finsy for a real client."""
+"""p4runtime.server through real gRPC: raw stubs for the corners of the specification, finsy for a real client."""
 
 import asyncio
 from pathlib import Path

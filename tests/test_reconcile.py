@@ -265,8 +265,8 @@ def test_records_give_back_the_state(world: World) -> None:
     held = msgspec.structs.replace(controller.state, counters=controller.state.counters.set("start", starts))
     for name in (
         "inventory",
-        "undertakings",
-        "courses",
+        "intent_records",
+        "stitches",
         "outbox",
         "closed",
         "descriptions",

@@ -1,4 +1,4 @@
-"""dataplane.tables.node_tables over maps in memory and over the kernel's: entries, what XDP finds by them, and tampering."""
+"""tables.node_tables over maps in memory and over the kernel's: entries, what XDP finds by them, and tampering."""
 
 import dataclasses
 import sys

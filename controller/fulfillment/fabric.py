@@ -152,7 +152,7 @@ def fabric(
         ports=ports,
         links_towards=towards,
         links=inventory.links,
-        border_ports=_crossings(inventory, descriptions),
+        border_ports=_border_ports(inventory, descriptions),
         boot_epochs_s={name: description.boot_epoch_s for name, description in descriptions.items()},
         edge_policies=_edge_policies(
             graph(inventory, own, down),
@@ -223,7 +223,7 @@ def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> 
     return [arrival, local_sid_entry(FABRIC_CLASS, (end_x, 64), "end_x", (("next_hop", port),), owner)]
 
 
-def _crossings(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> dict[str, BorderPort]:
+def _border_ports(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> dict[str, BorderPort]:
     by_node: dict[str, list[tuple[str, str]]] = {}
     for link in inventory.links.values():
         if link.b is None:

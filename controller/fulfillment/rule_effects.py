@@ -93,27 +93,27 @@ def rule_on(
     try:
         found = _holding(rules, questions, lambda fired: _merge(intent, [*givers, *fired], source, destinations))
         fired = [*givers, *map(_giver, found)]
-        ruling = _merge(intent, fired, source, destinations)
-        ruling = _on_path(ruling, rules, questions, source, destinations)
+        effects = _merge(intent, fired, source, destinations)
+        effects = _on_path(effects, rules, questions, source, destinations)
     except Unanswerable as error:
         unmet = Unsatisfiable(binding=f"rule {error.rule}", message=str(error))
         return _merge(intent, givers, source, destinations, (unmet,))
     except _Endless as error:
         unmet = Unsatisfiable(binding="rules", message=str(error), endless=error.rules)
         return _merge(intent, givers, source, destinations, (unmet,))
-    meant = any(rule.name in rules.classes for rule in found) or not ruling.intent.service_class
+    meant = any(rule.name in rules.classes for rule in found) or not effects.intent.service_class
     if not meant:
-        message = f"no rule says what class {ruling.intent.service_class} needs: write one, or leave the clause out"
+        message = f"no rule says what class {effects.intent.service_class} needs: write one, or leave the clause out"
         unmet = Unsatisfiable(binding="class", message=message)
-        return msgspec.structs.replace(ruling, unmet=(*ruling.unmet, unmet))
-    return ruling
+        return msgspec.structs.replace(effects, unmet=(*effects.unmet, unmet))
+    return effects
 
 
 def endless(rules: RuleEngine) -> Unsatisfiable | None:
     """What rules are that trigger each other without end, for an intent that asks for nothing; None: they do not."""
     nobody = End(network="-/-", trust=Trust.OWN, domain_trust=Trust.OWN, labels=(), prefixes=())
-    ruling = rule_on(Intent(name="", tenant=""), rules, nobody, [nobody])
-    return next((one for one in ruling.unmet if one.endless), None)
+    effects = rule_on(Intent(name="", tenant=""), rules, nobody, [nobody])
+    return next((one for one in effects.unmet if one.endless), None)
 
 
 class _Endless(Exception):
@@ -200,9 +200,9 @@ def _bounds(name: str, intent: Intent) -> Facts:
     }
 
 
-def _effective(ruling: RuleEffects) -> Facts:
-    named = {"effective.class": ruling.intent.service_class, "effective.dscp": ruling.dscp}
-    return {**named, **_bounds("effective", ruling.intent)}
+def _effective(effects: RuleEffects) -> Facts:
+    named = {"effective.class": effects.intent.service_class, "effective.dscp": effects.dscp}
+    return {**named, **_bounds("effective", effects.intent)}
 
 
 # ---- what they make of it
@@ -326,13 +326,13 @@ class _Record:
 
 
 def _on_path(
-    ruling: RuleEffects, rules: RuleEngine, questions: list[Facts], source: End, destinations: Sequence[End]
+    effects: RuleEffects, rules: RuleEngine, questions: list[Facts], source: End, destinations: Sequence[End]
 ) -> RuleEffects:
     """Ways are told apart by the least trust on them. A way that needs what cannot be met is not taken, nor is one
     that is trusted less; then what the others need is required of all."""
     if not rules.on_path.rules:
-        return ruling
-    effective = _effective(ruling)
+        return effects
+    effective = _effective(effects)
     asked = {
         level: [
             _giver(rule)
@@ -342,13 +342,13 @@ def _on_path(
         ]
         for level in Trust
     }
-    record = _Record(ruling.intent, source.network, destinations[0].network)
-    require = ruling.intent.require
+    record = _Record(effects.intent, source.network, destinations[0].network)
+    require = effects.intent.require
     closed = [(level, giver, why) for level in Trust for giver in asked[level] if (why := _closed(giver.then))]
     if closed:
         level, giver, why = max(closed, key=lambda one: one[0])
         if level == max(Trust):
-            record.against(giver, f"{why} of a way of any trust (intent {ruling.intent.name})")
+            record.against(giver, f"{why} of a way of any trust (intent {effects.intent.name})")
         elif require.trust_min is None or require.trust_min <= level:
             least = Trust(level + 1)
             require = msgspec.structs.replace(require, trust_min=least)
@@ -365,10 +365,10 @@ def _on_path(
                 record.note("encryption", f"encryption {require.encryption}", giver)
     changed = {origin.clause for origin in record.origins}
     return msgspec.structs.replace(
-        ruling,
-        intent=msgspec.structs.replace(ruling.intent, require=require),
-        unmet=(*ruling.unmet, *record.unmet),
-        origins=(*(origin for origin in ruling.origins if origin.clause not in changed), *record.origins),
+        effects,
+        intent=msgspec.structs.replace(effects.intent, require=require),
+        unmet=(*effects.unmet, *record.unmet),
+        origins=(*(origin for origin in effects.origins if origin.clause not in changed), *record.origins),
     )
 
 

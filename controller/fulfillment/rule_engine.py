@@ -94,7 +94,7 @@ class Conditions:
 
 
 class RuleEngine(msgspec.Struct, frozen=True):
-    """The rules in force. Made by `rulebook`; higher priorities first, then by name."""
+    """The rules in force. Made by `rule_engine`; higher priorities first, then by name."""
 
     plain: Conditions
     """About what was written and what is there."""

@@ -74,16 +74,16 @@ def translate(
     required: list[Connection] = []
     for (source, destination), parts in sorted(connections.items()):
         flows, sources = tuple(part[0] for part in parts), _union(part[1] for part in parts)
-        ruling = rule_on(
+        effects = rule_on(
             intent,
             rules,
             _end(inventory, source, sources, _all(flow.source_prefixes for flow in flows)),
             [_destination_end(inventory, destination, flow, hosts) for flow, _, hosts in parts],
             (one for one in added if not one.failure),
         )
-        require = ruling.intent.require
-        unmet |= dict.fromkeys((*ruling.unmet, *_unmet(ruling.intent, own)))
-        origins += ruling.origins
+        require = effects.intent.require
+        unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own)))
+        origins += effects.origins
         connection = Connection(
             source_network=source,
             destination_network=destination,
@@ -95,9 +95,9 @@ def translate(
             encryption=require.encryption,
             trust_min=require.trust_min,
             avoid_domains=require.avoid.domains,
-            prefer=ruling.intent.prefer,
-            direct=ruling.direct,
-            dscp=ruling.dscp,
+            prefer=effects.intent.prefer,
+            direct=effects.direct,
+            dscp=effects.dscp,
         )
         required.append(connection)
     return Requirements(

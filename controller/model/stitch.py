@@ -196,8 +196,8 @@ class IntentRecord(Value, frozen=True, kw_only=True):
     requirements: Requirements
     added: tuple[Added, ...] = ()
     """What requirement compilers said of it when it was applied."""
-    connection_statuses: tuple[ConnectionStatus, ...] = ()
-    """One for each connection of the requirements."""
+    connection_statuses: tuple[ConnectionStatus, ...] = msgspec.field(default=(), name="errands")
+    """One for each connection of the requirements. (Stored as release 0.1 named it.)"""
     unconfirmed: tuple[str, ...] = ()
     """Nodes that went away before they confirmed its isolation."""
 

@@ -1,12 +1,12 @@
 """The one place where the picture of the world changes: `step(state, event)` gives the next state and what to do.
 
-    Apply, Delete, Renew ──▶ applying, removing ──▶ intents ──▶ place ──▶ dealings ──▶ offers
+    Apply, Delete, Renew ──▶ changes, removing ──▶ intents ──▶ place ──▶ negotiation ──▶ offers
     LoadPolicy ──────▶ policing ──▶ what is no longer allowed ends
-    MessageReceived ─▶ messages ──▶ place, dealings ──▶ answers                   } ──▶ rollout ──▶ SyncNode
+    MessageReceived ─▶ negotiation ──▶ place ──▶ answers                           } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of stitches      }
     Tick ──▶ leases, renewals, retries, audits
 
-What a step begins passes `admission` before any of it is sent: it is refused where the nodes have no room for it.
+What a step begins passes `capacity_check` before any of it is sent: it is refused where the nodes have no room for it.
 
 Whatever is stored is in the first effect, so that it is durable before anything else of the step is done.
 """

@@ -32,7 +32,7 @@ class NoNumber(Exception):
 
 
 class Held(Protocol):
-    """A table of the turn."""
+    """A table of the transaction."""
 
     @property
     def all(self) -> Mapping[str, Any]: ...

@@ -229,8 +229,8 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Node": ("nodes", Node),
     "Link": ("links", Link),
     "Rule": ("rules", Rule),
-    "Intent": ("undertakings", IntentRecord),
-    "Course": ("courses", Stitch),
+    "Intent": ("intent_records", IntentRecord),
+    "Course": ("stitches", Stitch),
     "Outbox": ("outbox", Outgoing),
     "Closed": ("closed", Closed),
     "Description": ("descriptions", NodeDescription),
@@ -258,18 +258,18 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         stored[RECORDS[record.kind][0]][record.name] = read(record)
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
     stitches = {
-        name: _as_now(stitch, stored["undertakings"])
-        for name, stitch in sorted(stored["courses"].items(), key=lambda item: item[1].serial)
+        name: _as_now(stitch, stored["intent_records"])
+        for name, stitch in sorted(stored["stitches"].items(), key=lambda item: item[1].serial)
     }
     ids, taken = loaded(stored["numbers"], stitches.values())
     return State(
         own=own,
         policy=policy,
-        pursuits=tables.times(dict.fromkeys(stored["undertakings"], 0.0)),
+        pursuits=tables.times(dict.fromkeys(stored["intent_records"], 0.0)),
         inventory=inventory,
         rules=stored["rules"],
         rule_engine=rule_engine(stored["rules"].values()),
-        intent_records=tables.intent_records(sorted(stored["undertakings"].items(), key=lambda item: item[1].serial)),
+        intent_records=tables.intent_records(sorted(stored["intent_records"].items(), key=lambda item: item[1].serial)),
         stitches=tables.stitches(stitches),
         outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
         closed=PersistentMap(stored["closed"], due=Closed.due_s),

@@ -348,8 +348,8 @@ class Transaction:
         tables: dict[str, AnyTable] = {
             **self._inventory_tables(),
             "rules": self.rules,
-            "undertakings": self.intent_records,
-            "courses": self.stitches,
+            "intent_records": self.intent_records,
+            "stitches": self.stitches,
             "outbox": self.outbox,
             "closed": self.closed,
             "descriptions": self.descriptions,

@@ -329,8 +329,8 @@ class P4RuntimeClient:
         names = self._codec.p4info.table_by_name
         if digests is None or self._seen is None or digests.keys() != names.keys():
             return None
-        transaction, rest = divmod(next(self._turns), TURN)
-        in_turn = sorted(names)[transaction % len(names)] if rest == 0 else ""
+        turn, rest = divmod(next(self._turns), TURN)
+        in_turn = sorted(names)[turn % len(names)] if rest == 0 else ""
         return {table for table in names if table == in_turn or self._verified.get(table) != digests[table]}
 
     async def _read_back(self, stale: Collection[str] | None) -> dict[Key, Row]:

@@ -1,7 +1,7 @@
 """Many P4Runtime updates at once, from the wire into columns of map keys and values.
 
 A controller sends thousands of updates that differ in a few bytes only. So the first of a form is read by
-`dataplane.p4runtime.codec` and its form is learnt: where in the encoded message the match values, masks, parameters and the
+`codec` and its form is learnt: where in the encoded message the match values, masks, parameters and the
 priority are. All others of that form are then copied column by column, and checked as the codec does. What is of no
 known form, or fails a check, goes through the codec one by one. Both ways come to the same rows and faults.
 """

@@ -4,7 +4,7 @@
                       ◀─compose─             ◀─unpack──
 
 Driven by the P4Info and the layout; knows no table by name. `parse` checks all that P4Runtime §8.3 and §9.1 ask, the
-other three trust what they get. `dataplane.p4runtime.batch` does parse and pack for many updates of the same form at once, and
+other three trust what they get. `batch` does parse and pack for many updates of the same form at once, and
 must come to equal results.
 """
 

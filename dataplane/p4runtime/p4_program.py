@@ -1,7 +1,7 @@
 """What p4c makes of p4src/*.p4: the P4Info, byte for byte, and the program for BMv2, without the places in the sources.
 
-`python -m dataplane.p4runtime.p4_program` makes both anew, where `p4c-bm2-ss` is on PATH; `--check` says whether those that are
-there were made from these sources.
+`python -m dataplane.p4runtime.p4_program` makes both anew, where `p4c-bm2-ss` is on PATH; `--check` says whether those
+that are there were made from these sources.
 """
 
 import hashlib

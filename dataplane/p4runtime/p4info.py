@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from dataplane.reasons import MISSES, PuntReason
 
-P4INFO_FILE = Path(__file__).parent.parent / "p4src" / "stitch.p4info.txtpb"
+P4INFO_FILE = Path(__file__).parents[2] / "p4src" / "stitch.p4info.txtpb"
 
 
 class MatchType(enum.Enum):

@@ -1,4 +1,4 @@
-"""p4.v1.WriteRequest with its updates left encoded, so that whole batches can be read at once (dataplane.p4runtime.batch)."""
+"""p4.v1.WriteRequest with its updates left encoded, so that whole batches can be read at once (batch.py)."""
 
 from dataclasses import dataclass
 

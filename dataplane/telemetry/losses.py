@@ -1,6 +1,6 @@
 """What a node lost after the pipeline had let it through: packets by port, interface and reason.
 
-Where XDP sends, tracepoints say what a port did not take (dataplane.host.redirects). Where the kernel carries frames between
+Where XDP sends, tracepoints say what a port did not take (host/redirects.py). Where the kernel carries frames between
 an interface and the pipeline, in detours and tunnels, it counts by itself what it loses:
 
 ```

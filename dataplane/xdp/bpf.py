@@ -47,7 +47,7 @@ __all__ = [
     "follow",
 ]
 
-OBJECT_PATH = Path(__file__).resolve().parent.parent / "build/ebpf/stitch.bpf.o"
+OBJECT_PATH = Path(__file__).resolve().parents[2] / "build/ebpf/stitch.bpf.o"
 """What ebpf/build.sh makes."""
 LOOPBACK = 1
 """Its index in each network namespace."""
