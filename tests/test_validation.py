@@ -198,7 +198,7 @@ def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
     event = Apply(request_id="r", resources=tuple(copies(text, 3000)))
     _, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
     (answer,) = [effect for effect in effects if isinstance(effect, Reply)]
-    assert time.process_time() - started_s < 10
+    assert time.process_time() - started_s < 50, "a second or ten, not an hour"
     if refused:
         assert answer.conflict.startswith("contradiction: intent order-processing-0 (isolate) and intent order-process")
         assert answer.conflict.endswith("; and at least 1036 more")  # of 32 * 33
