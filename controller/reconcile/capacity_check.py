@@ -104,10 +104,16 @@ def admit(transaction: Transaction) -> None:
         for stitch in behind:
             _turn_away(transaction, stitch, short.what, AGAIN_S)
         begun = [stitch for stitch in begun if transaction.stitches.get(stitch.plan.name) is not None]
+    alike: dict[tuple[str, frozenset[str]], list[Stitch]] = {}
     for stitch in begun:
-        if stitch.upstream is not None and (reason := _too_much(transaction, stitch, stitch.upstream.peer)):
-            _turn_away(transaction, stitch, Unsatisfiable(binding="share", message=reason), RETRY_S)
         transaction.admitted.add(stitch.plan.name)
+        if stitch.upstream is not None:
+            alike.setdefault((stitch.upstream.peer, frozenset(stitch.plan.nodes)), []).append(stitch)
+    for (peer, _), stitches in alike.items():
+        for stitch in stitches:
+            if not (reason := _too_much(transaction, stitch, peer)):
+                break  # with all of them it has no more than is for it
+            _turn_away(transaction, stitch, Unsatisfiable(binding="share", message=reason), RETRY_S)
 
 
 def _begun(transaction: Transaction) -> list[Stitch]:

@@ -71,6 +71,9 @@ class Closed(Value, frozen=True, kw_only=True):
     """Who offered it; empty: our operator has ended it, or of a release that did not say."""
     told: Told = Told.SPENT
 
+    def keys(self) -> tuple[str, ...]:
+        return (tables.peer_key(self.peer),)
+
     def due_s(self) -> float:
         return self.until_s
 
@@ -165,7 +168,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     stitches: PersistentMap[Stitch] = tables.stitches()
     """Oldest first."""
     outbox: PersistentMap[Outgoing] = PersistentMap(keys=Outgoing.keys, due=Outgoing.due_s)
-    closed: PersistentMap[Closed] = PersistentMap(due=Closed.due_s)
+    closed: PersistentMap[Closed] = PersistentMap(keys=Closed.keys, due=Closed.due_s)
     descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
     """What of a node's description its entries depend on."""
     counters: PersistentMap[int] = PersistentMap()
@@ -272,7 +275,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         intent_records=tables.intent_records(sorted(stored["intent_records"].items(), key=lambda item: item[1].serial)),
         stitches=tables.stitches(stitches),
         outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
-        closed=PersistentMap(stored["closed"], due=Closed.due_s),
+        closed=PersistentMap(stored["closed"], keys=Closed.keys, due=Closed.due_s),
         descriptions=stored["descriptions"],
         counters=PersistentMap(stored["counters"]),
         provenance=PersistentMap(stored["provenance"]),

@@ -2,9 +2,10 @@
 is in them."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from controller.fulfillment.plan_entries import terms_in_force
+from controller.model.agreement import TunnelEnd, opened_mandate
 from controller.model.persistent import PersistentMap
 from controller.model.stitch import IntentRecord, Session, Stage, Standing, Stitch
 
@@ -27,6 +28,21 @@ def link_key(name: str) -> str:
 def peer_key(name: str) -> str:
     """On either side."""
     return f"peer {name}"
+
+
+def asker_key(name: str) -> str:
+    """Of what a peer asks for."""
+    return f"for {name}"
+
+
+def mandate_key(id: str) -> str:
+    """Of what others ask for."""
+    return f"mandate {id}"
+
+
+def end_key(border: str, what: str) -> str:
+    """Of a neighbour's end of the tunnel there: by its key, and by its endpoint."""
+    return f"end {border} {what}"
 
 
 def network_key(name: str) -> str:
@@ -79,13 +95,24 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
     ends = (plan.connection.source_network, plan.connection.destination_network)
     keys = {*map(node_key, plan.nodes), *map(link_key, links), *map(network_key, ends), plan.owner}
     keys |= {peer_key(session.peer) for session in (stitch.upstream, stitch.downstream) if session is not None}
+    for border, end in _neighbours_ends(stitch):
+        keys |= {end_key(border, end.public_key), end_key(border, end.endpoint)}
     if plan.around:
         keys.add(AROUND)
     if stitch.upstream is not None:
-        keys.add(FOR_OTHERS)
+        keys |= {FOR_OTHERS, asker_key(stitch.upstream.peer)}
+        keys.add(mandate_key(opened_mandate(stitch.upstream.terms.mandate).id))
         if stitch.upstream.standing.unanswered:
             keys.add(UNANSWERED)
     return keys
+
+
+def _neighbours_ends(stitch: Stitch) -> Iterator[tuple[str, TunnelEnd]]:
+    upstream, downstream = stitch.upstream, stitch.downstream
+    if upstream is not None:
+        yield upstream.terms.border, upstream.terms.offeror_end
+    if downstream is not None and downstream.agreement is not None:
+        yield downstream.terms.border, downstream.agreement.acceptor_end
 
 
 def _stitch_due_s(stitch: Stitch) -> float:

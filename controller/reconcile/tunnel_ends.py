@@ -1,7 +1,7 @@
 """Whether the end of a tunnel that a neighbour names can be that of its border: its own key, at its own place."""
 
 from controller.model.agreement import TunnelEnd
-from controller.model.stitch import Session, Stitch
+from controller.reconcile.tables import end_key
 from controller.reconcile.transaction import Transaction
 from dataplane import addressing
 from dataplane.wireguard.tunnel_peer import key_objection, place_objection
@@ -23,20 +23,11 @@ def end_objection(transaction: Transaction, border: str, end: TunnelEnd) -> str:
             addressing.endpoint(end.endpoint)[0], prefixes, [addressing.endpoint(one.endpoint)[0] for one in ours]
         ):
             return f"the tunnel's end: {reason}"
-    for stitch in transaction.stitches.all.values():
-        for other, there in _ends(stitch):
-            if other != border and (end.public_key == there.public_key or end.endpoint == there.endpoint):
-                return "the tunnel's end: its key or endpoint is that of another border"
+    others = [link.name for link in transaction.links.all.values() if link.domain and link.name != border]
+    if any(
+        transaction.stitches.all.count(end_key(other, what))
+        for other in others
+        for what in (end.public_key, end.endpoint)
+    ):
+        return "the tunnel's end: its key or endpoint is that of another border"
     return ""
-
-
-def _ends(stitch: Stitch) -> list[tuple[str, TunnelEnd]]:
-    """What neighbours have named as theirs, with the border."""
-    sessions = [session for session in (stitch.upstream, stitch.downstream) if session is not None]
-    return [(session.terms.border, end) for session in sessions for end in _named(session)]
-
-
-def _named(session: Session) -> list[TunnelEnd]:
-    if not session.offeror:
-        return [session.terms.offeror_end]
-    return [session.agreement.acceptor_end] if session.agreement is not None else []

@@ -51,6 +51,7 @@ from controller.reconcile.peer_admission import asked
 from controller.reconcile.restoration import reroute
 from controller.reconcile.serials import next_serial
 from controller.reconcile.state import Closed
+from controller.reconcile.tables import asker_key, mandate_key, peer_key
 from controller.reconcile.transaction import Lost, Transaction
 from controller.reconcile.tunnel_ends import end_objection
 
@@ -186,13 +187,11 @@ def _objection(transaction: Transaction, peer: Domain, terms: Terms, objection: 
     ended = transaction.closed.get(intent_name(mandate))
     if ended is not None and transaction.now_s < ended.until_s:
         return Why(ended.told, ended.reason), math.ceil(ended.until_s - transaction.now_s)
-    upstreams = [stitch.upstream for stitch in transaction.stitches.all.values() if stitch.upstream is not None]
-    if any(opened_mandate(upstream.terms.mandate).id == mandate for upstream in upstreams):
+    if transaction.stitches.all.count(mandate_key(mandate)):
         return Why(Told.CHANGED, f"another agreement stands on mandate {mandate}, which supports one at a time"), 0
-    held = sum(upstream.peer == peer.name for upstream in upstreams)
-    if held >= transaction.policy.max_agreements:
+    if (held := transaction.stitches.all.count(asker_key(peer.name))) >= transaction.policy.max_agreements:
         return Why(Told.SHARE, f"{transaction.own} has {held} agreements with {peer.name}, which is the most"), 0
-    if (spent := sum(one.peer == peer.name for one in transaction.closed.all.values())) >= SPENT_MAX:
+    if (spent := transaction.closed.all.count(peer_key(peer.name))) >= SPENT_MAX:
         reason = f"{spent} numbers of ended agreements with {peer.name} are remembered, which is the most"
         return Why(Told.SHARE, reason), SPENT_RETRY_S
     return None, 0
