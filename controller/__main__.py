@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from controller import config as configuration
-from controller import plugins, reconcile, seed
+from controller import reconcile, seed
 from controller.config import Config, Listen
 from controller.eastwest import agent_keys
 from controller.eastwest import identity as identities
@@ -37,6 +37,7 @@ from controller.northbound import serve, tls
 from controller.northbound.api import create_app
 from controller.northbound.serve import Server
 from controller.northbound.tokens import Tokens
+from controller.plugins import hooks
 from controller.policy_file import PolicyFile
 from controller.shell import LAST_WORDS_S, Shell
 from controller.southbound.codec import Codec
@@ -121,7 +122,7 @@ async def _serve(config: Config) -> None:
             history = History.load(records)
         except ValueError as error:
             raise StoreUnusable(f"{config.store}: {error}; use the netstitch that wrote it") from error
-        async with contextlib.aclosing(plugins.Plugins(plugins.installed(), user=config.plugin_user)) as asked:
+        async with contextlib.aclosing(hooks.Plugins(hooks.installed(), user=config.plugin_user)) as asked:
             if lacking := await asked.examine():
                 _log.warning("plugins_not_contained", lacking=list(lacking))
             shell = Shell(

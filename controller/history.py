@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import msgspec
 
-from controller.intent_status import intent_status
 from controller.language.manifest import PLURALS
 from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply
 from controller.model.happening import RECORD, Happening
@@ -18,6 +17,7 @@ from controller.model.persistent import PersistentMap
 from controller.model.resource import Resource
 from controller.reconcile.state import State
 from controller.reconcile.tables import node_key
+from controller.views.intent_status import intent_status
 from dataplane.decoding import from_json
 
 KEPT = 5_000

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-from controller import explain, reconcile, tracing, view
+from controller import reconcile
 from controller.adapters import Plugins
 from controller.errors import TooOld
 from controller.history import History
@@ -15,6 +15,7 @@ from controller.model.explanation import Branch
 from controller.model.resource import Resource
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 from controller.revisions import Revisions
+from controller.views import explain, resource_view, tracing
 
 WATCH_PAUSES = 4
 """How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
@@ -66,7 +67,7 @@ class Reading:
             return self._plugins.resources() if self._plugins is not None else []
         if kind == "events":
             return self._history.resources()
-        return view.resources(self._stored, kind, self._now_s())
+        return resource_view.resources(self._stored, kind, self._now_s())
 
     def names(self, kind: str) -> Sequence[str]:
         if kind == "intents":
@@ -80,7 +81,7 @@ class Reading:
     def _resource(self, kind: str, name: str) -> Resource | None:
         if kind in ("plugins", "events"):
             return next((resource for resource in self._resources(kind) if resource.metadata["name"] == name), None)
-        return view.resource(self._stored, kind, name, self._now_s())
+        return resource_view.resource(self._stored, kind, name, self._now_s())
 
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())

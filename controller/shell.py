@@ -25,7 +25,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from controller import preview, reconcile
+from controller import reconcile
 from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets
 from controller.bucket import Bucket
 from controller.contained import Contained, Raised
@@ -60,6 +60,7 @@ from controller.model.intent import Intent
 from controller.model.keys import Keys
 from controller.model.resource import Answer
 from controller.reading import Reading
+from controller.views import preview
 
 QUEUE_MAX = 4096
 BATCH_MAX = 256

@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from controller import doctor, machine, process, view
+from controller import machine, process
 from controller.contained import Raised
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.shell import Shell
+from controller.views import doctor, resource_view
 from dataplane.host_api import CounterSample, FlowBatch, LostPackets, PortStatus, TelemetryBatch
 
 NODE_S_MAX = 5.0
@@ -107,7 +108,7 @@ class NodeTelemetry:
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         """`concerns`: only what these owners have; then the others' do not count against what a node tells at once."""
         owners: dict[str, dict[int, str]] = {}
-        for (node, number), owner in view.forwarding_classes(self._shell.state).items():
+        for (node, number), owner in resource_view.forwarding_classes(self._shell.state).items():
             owners.setdefault(node, {})[number] = owner
 
         async def read(node: str) -> FlowBatch:
@@ -131,7 +132,7 @@ class NodeTelemetry:
         return tuple(NodeDrops(node=node, drops=drops, losses=losses.get(node, ())) for node, drops in counters.items())
 
     async def carried(self) -> tuple[Carried, ...]:
-        owners = view.forwarding_classes(self._shell.state)
+        owners = resource_view.forwarding_classes(self._shell.state)
         packets: Counter[tuple[str, str]] = Counter()
         octets: Counter[tuple[str, str]] = Counter()
         for node, samples in (await self._of_all(self._nodes.forwarding_classes)).items():

@@ -18,7 +18,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from controller import reconcile, view
+from controller import reconcile
 from controller.eastwest.identity import _root_certificate, pem
 from controller.eastwest.peer import BATCH_MAX
 from controller.fulfillment.realize import Realized, realize
@@ -70,6 +70,7 @@ from controller.model.stitch import Stage, Stitch, expired
 from controller.reconcile.capacity_check import wanted
 from controller.reconcile.state import parts_at
 from controller.reconcile.transaction import Transaction
+from controller.views import resource_view
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from dataplane.p4runtime import p4info
 from topologies import domain_files
@@ -508,7 +509,7 @@ class World:
         return next(resource for resource in self.resources(domain, kind) if resource.metadata["name"] == name)
 
     def resources(self, domain: str, kind: str) -> list[Resource]:
-        return view.resources(self.controllers[domain].state, kind, self.now_s)
+        return resource_view.resources(self.controllers[domain].state, kind, self.now_s)
 
     def phase(self, domain: str, name: str) -> str:
         return str(self.get(domain, "intents", name).status["phase"])

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller import plugin_process
 from controller.cli.front_ends import Row, documents
 from controller.language import manifest
 from controller.language.fault import Fault, ManifestInvalid
@@ -17,8 +16,9 @@ from controller.language.manifest import API_VERSION, KINDS
 from controller.language.policy import POLICY, parse_policy
 from controller.language.rule import THEN
 from controller.language.shape import FLAWS_MAX, Fields, Scalar, Shape
-from controller.plugin_process import PluginFailed
-from controller.plugins import REASON_LENGTH, _read_judgement, _read_then
+from controller.plugins import process
+from controller.plugins.hooks import REASON_LENGTH, _read_judgement, _read_then
+from controller.plugins.process import PluginFailed
 from tests.beyond_written import FULL_WIDTH, HUGE, WRONG, Path, at, beyond, changed, places, showing, within, without
 from tests.simulator import World
 
@@ -254,7 +254,7 @@ LINES = (
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_a_plugin_s_process_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        plugin_process.read(line)
+        process.read(line)
 
 
 def test_what_a_front_end_gives_is_read_or_refused_at_its_line() -> None:

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from northbound_fake import TOKEN, Running, running
 from waiting import LIMIT_S
 
-from controller import view
 from controller.cli.kinds import KINDS, LATER, MANIFESTS, ROWS, plural
 from controller.cli.main import hoisted
 from controller.cli.render import cell
@@ -37,6 +36,7 @@ from controller.model.agreement import (
 )
 from controller.model.intent import Encryption
 from controller.model.resource import Resource
+from controller.views import resource_view
 from tests.simulator import World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -406,8 +406,8 @@ def test_kinds_that_nothing_serves_yet_are_not_offered_and_say_so(stitch: Shell)
 def test_every_kind_that_is_offered_is_served() -> None:
     world = World()
     served = {kind for kind in KINDS if kind not in ROWS}
-    assert served == {*view.KINDS, "events", "plugins", "tokens"}
-    for kind in view.KINDS:
+    assert served == {*resource_view.KINDS, "events", "plugins", "tokens"}
+    for kind in resource_view.KINDS:
         world.resources("shop", kind)
     assert set(MANIFESTS) == set(PLURALS)
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller import explain, tracing
 from controller.cli import trace as cli_trace
 from controller.cli.config import Choice
 from controller.cli.errors import AnswerIsNo
@@ -23,6 +22,7 @@ from controller.language.sentence import parse_sentence, print_sentence
 from controller.model.intent import Intent
 from controller.model.inventory import Network, Service
 from controller.model.trace import Crossing, Probe
+from controller.views import explain, tracing
 from tests.simulator import World
 
 ROOT = Path(__file__).parent.parent

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from controller import doctor, machine
+from controller import machine
 from controller.eastwest import identity
 from controller.language.policy import parse_policy
 from controller.model.event import NodeDescribed, NodeUnreachable
 from controller.model.telemetry import Check
+from controller.views import doctor
 from tests.simulator import ORDER_PROCESSING, World
 from topologies import domain_files
 

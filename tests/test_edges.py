@@ -9,10 +9,10 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from controller import explain, tracing
 from controller.fulfillment.fabric import fabric
 from controller.model.inventory import Inventory
 from controller.model.trace import Probe, Trace
+from controller.views import explain, tracing
 from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
 from tests.packet_walk import Walk, echo, tcp

@@ -4,8 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller import entry_view, view
 from controller.model.entry import Match, OwnedEntry
+from controller.views import entry_view, resource_view
 from tests.simulator import ORDER_PROCESSING, World
 
 ANOTHER = """\
@@ -51,7 +51,7 @@ def test_each_is_found_by_its_name() -> None:
     assert len({one.metadata["name"] for one in found}) == len(found) > 50
     state = world.controllers["shop"].state
     for one in found:
-        assert view.resource(state, "entries", one.metadata["name"], world.now_s) == one
+        assert resource_view.resource(state, "entries", one.metadata["name"], world.now_s) == one
 
 
 FIELDS = ("vrf", "policy_class", "forwarding_class", "destination", "address")

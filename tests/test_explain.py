@@ -2,9 +2,9 @@
 
 import pytest
 
-from controller import explain, view
 from controller.fulfillment.numbering import address
 from controller.model.explanation import Branch
+from controller.views import explain, resource_view
 from tests.simulator import ORDER_PROCESSING, World
 
 ALLOW = "allow insight/analytics/analytics-y tcp/443 icmp"
@@ -58,7 +58,7 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
     assert intent.text == "Active; tenant customer-x"
     assert (
         "; ".join(one.text for one in intent.children)
-        == (view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
+        == (resource_view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
     )
     isolate, allow = intent.children[:2]
     assert [(one.name, one.text) for one in below(isolate, "entry")] == [

@@ -18,12 +18,12 @@ from shell_parts import quiet
 from starlette.types import Message
 from test_permits import HOLDERS, ROWS, Row, World, world
 
-from controller import view
 from controller.errors import Forbidden
 from controller.model.access import Principal, Role
 from controller.northbound.scope import Scoped
+from controller.views import resource_view
 
-KINDS = (*view.KINDS, "events", "plugins")
+KINDS = (*resource_view.KINDS, "events", "plugins")
 TENANTS = {"operator of x": "customer-x", "operator of z": "customer-z"}
 NAMES = {
     "operator of x": ("xylophone", "operator-of-x", "cx1", "cx2", "customer-x"),
@@ -153,7 +153,7 @@ async def test_no_watch_tells_a_tenant_of_another(tmp_path: Path) -> None:
                 seen[kind] = []
 
         async with asyncio.TaskGroup() as tasks:
-            following = [tasks.create_task(follow(kind)) for kind in view.KINDS]
+            following = [tasks.create_task(follow(kind)) for kind in resource_view.KINDS]
             await quiet(asked.shell)
             for who, method, path, body in (
                 ("operator of z", "DELETE", "/v1/intents/zebra", None),

@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from controller import preview
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.inventory import Attachment, Network
 from controller.model.told import Told
+from controller.views import preview
 from dataplane.host_api import PortRole
 from tests.offers import refused
 from tests.packet_walk import Walk, tcp

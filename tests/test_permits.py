@@ -19,7 +19,7 @@ from shell_parts import NOW_S, FakeNeighbours, FakeTargets, MemoryJournal, hosts
 from starlette.types import ASGIApp
 from waiting import LIMIT_S, until
 
-from controller import reconcile, view
+from controller import reconcile
 from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse
 from controller.model.access import Principal, Role
@@ -29,6 +29,7 @@ from controller.northbound.scope import Scoped
 from controller.northbound.tokens import Tokens
 from controller.policy_file import PolicyFile
 from controller.shell import Shell
+from controller.views import resource_view
 
 X, Z = ("customer-x",), ("customer-z",)
 HOLDERS: dict[str, tuple[Role, tuple[str, ...] | None]] = {
@@ -187,7 +188,7 @@ def test_every_route_of_the_application_has_a_permit_and_rows() -> None:
     }
     assert routes == PERMITS.keys() == {(row.method, row.template) for row in ROWS}
     shown = {row.path.removeprefix("/v1/") for row in ROWS if row.template == "/v1/{kind}"}
-    assert shown == {*view.KINDS, "events", "plugins"}
+    assert shown == {*resource_view.KINDS, "events", "plugins"}
 
 
 async def test_who_may_use_which_route(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ import pytest
 from federation import Federation, intent, small_intent
 from waiting import until
 
-from controller import plugin_cage, plugin_limits, plugins
 from controller.model.plugin import Plugin
-from controller.plugin_process import PluginFailed, Worker
-from controller.plugins import COMPILERS, FRONT_ENDS, STRATEGIES, Plugins
+from controller.plugins import cage, hooks, limits
+from controller.plugins.hooks import COMPILERS, FRONT_ENDS, STRATEGIES, Plugins
+from controller.plugins.process import PluginFailed, Worker
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "netstitch-example-plugin"
 BAD = """
 import os, time
-from controller.plugins import hookimpl
+from controller.plugins.hooks import hookimpl
 
 class Raises:
     @hookimpl
@@ -105,7 +105,7 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def by_name(group: str = COMPILERS) -> dict[str, Plugin]:
-    return {one.name: one for one in plugins.installed() if one.group == group}
+    return {one.name: one for one in hooks.installed() if one.group == group}
 
 
 def manifest(name: str = "calls", *ports: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(
 
 JUDGES = """
 import time
-from controller.plugins import hookimpl
+from controller.plugins.hooks import hookimpl
 
 class Judge:
     @hookimpl
@@ -286,7 +286,7 @@ async def test_controller_lists_and_asks_its_plugins(
     """Real controllers: one plugin adds, another fails the intent that it does not like, and only that."""
     entries = {"picky": "Picky"}
     text = """
-from controller.plugins import hookimpl
+from controller.plugins.hooks import hookimpl
 
 class Picky:
     @hookimpl
@@ -321,7 +321,7 @@ class Picky:
 HOSTILE = """
 import ctypes, os, socket, subprocess, threading, time
 from pathlib import Path
-from controller.plugins import hookimpl
+from controller.plugins.hooks import hookimpl
 
 def tried(what):
     try:
@@ -480,7 +480,7 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
         "list /root": "",
         "list /tmp": "[",
         f"write {tmp_path}/site/x": "Read-only file system",
-        f"write {plugins.__file__}": "Read-only file system",
+        f"write {hooks.__file__}": "Read-only file system",
         "write /x": "Read-only file system",
         "write /tmp/x": "<1>",
         f"connect 127.0.0.1:{port}": "unreachable",
@@ -495,8 +495,8 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
         "files": "<[0, 1, 2, 3",
         "su": "PermissionError",
         "mount": "<",
-        f"namespace {plugin_cage.CLONE_NEWUSER}": "<-1>",  # in which it would have all capabilities
-        f"namespace {plugin_cage.CLONE_NEWNET}": "<-1>",
+        f"namespace {cage.CLONE_NEWUSER}": "<-1>",  # in which it would have all capabilities
+        f"namespace {cage.CLONE_NEWNET}": "<-1>",
     }
     wrong = []
     try:
@@ -589,7 +589,7 @@ async def test_what_is_not_contained_is_said(hostile: Plugin, monkeypatch: pytes
         assert await asked.examine() == ()
         (shown,) = asked.resources()
         assert shown.status == {"phase": "Ready", "contained": True}
-        monkeypatch.setattr(plugin_limits, "groups", lambda serial: [])
+        monkeypatch.setattr(limits, "groups", lambda serial: [])
         assert await asked.examine() == ("memory and processes by cgroup: no cgroup that we may make others in",)
         (shown,) = asked.resources()
         assert (shown.status["contained"], len(shown.status["lacking"])) == (False, 1)
@@ -599,4 +599,4 @@ async def test_what_is_not_contained_is_said(hostile: Plugin, monkeypatch: pytes
 
 def left_behind() -> list[Path]:
     """Control groups of our plugins: one goes only when all its processes have."""
-    return [*Path("/sys/fs/cgroup").glob(f"**/{plugin_limits.NAME}-{os.getpid()}-*")]
+    return [*Path("/sys/fs/cgroup").glob(f"**/{limits.NAME}-{os.getpid()}-*")]

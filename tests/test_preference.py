@@ -2,8 +2,8 @@
 
 import pytest
 
-from controller import explain
 from controller.model.explanation import Branch
+from controller.views import explain
 from tests.simulator import World
 
 CHEAP = """

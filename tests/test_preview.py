@@ -2,10 +2,10 @@
 
 import pytest
 
-from controller import preview
 from controller.language.manifest import applied, parse
 from controller.model.event import Apply, Delete, Reference, Reply
 from controller.model.preview import Preview
+from controller.views import preview
 from tests.simulator import ORDER_PROCESSING, World
 from tests.test_edges import PAYROLL, TOPOLOGY
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_docs_language import names
 
-from controller import config, doctor, plugin_cage, plugin_process, shell, tracing
+from controller import config, shell
 from controller.cli import trace
 from controller.eastwest import client, peer
 from controller.fulfillment import acl, containers, numbering, rule_effects, terms
@@ -19,7 +19,9 @@ from controller.model.intent import Intent
 from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
+from controller.plugins import cage, process
 from controller.reconcile.negotiation import agreements
+from controller.views import doctor, tracing
 from dataplane import reasons
 from dataplane.p4runtime import p4info
 
@@ -80,7 +82,7 @@ LIMITS = {
     "items of a page": (lists.LIMIT_MAX,),
     "tokens": (tokens.TOKENS_MAX,),
     "call between domains": (peer.SIZE_BYTES_MAX >> 20, peer.BATCH_MAX, client.QUEUE_MAX),
-    "answer of a plugin": (plugin_process.ANSWER_BYTES >> 20, plugin_cage.MEMORY_BYTES >> 20),
+    "answer of a plugin": (process.ANSWER_BYTES >> 20, cage.MEMORY_BYTES >> 20),
     "entries of a node": (SIZES["flow_policy"],),
     "`source_group`": (SIZES["source_group"],),
     "`sr_policy`": (SIZES["sr_policy"], SIZES["path_liveness"]),

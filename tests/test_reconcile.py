@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from controller import reconcile, view
+from controller import reconcile
 from controller.fulfillment.acl import MAX_SERIAL
 from controller.fulfillment.meaning import Packet, permitted
 from controller.language.manifest import applied, parse, print_yaml
@@ -26,6 +26,7 @@ from controller.model.event import (
     Tick,
 )
 from controller.model.stitch import Stage
+from controller.views import resource_view
 from dataplane.reasons import L4Class
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -184,7 +185,7 @@ def test_node_that_refuses_its_state_is_named_and_asked_again(world: World) -> N
     generation = controller.state.nodes["se1"].generation
     event = NodeRejected(node="se1", generation=generation, reason="table flow_policy is full")
     state, _ = reconcile.step(controller.state, event, world.now_s, controller.keys)
-    (intent,) = view.resources(state, "intents", world.now_s)
+    (intent,) = resource_view.resources(state, "intents", world.now_s)
     assert intent.status["phase"] == "Installing"
     assert "table flow_policy is full" in intent.status["conditions"][0]["reason"]
     _, effects = reconcile.step(state, Tick(), world.now_s + 3, controller.keys)
@@ -212,7 +213,7 @@ def test_unreachable_node_of_another_intent_disturbs_nobody(world: World) -> Non
     controller = world.controllers["shop"]
     event = NodeUnreachable(node="se1", reason="gone")
     state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
-    (intent,) = view.resources(state, "intents", world.now_s)
+    (intent,) = resource_view.resources(state, "intents", world.now_s)
     assert intent.status["phase"] == "Active"
     assert intent.status["conditions"] == [
         {"type": "NodeUnreachable", "reason": "node se1 unreachable: gone; its state is as last confirmed"}
@@ -224,18 +225,18 @@ def test_of_a_tunnel_whose_node_is_away_nothing_is_said_but_what_was_last_known(
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
     controller = world.controllers["shop"]
-    (before,) = view.resources(controller.state, "tunnels", world.now_s)
+    (before,) = resource_view.resources(controller.state, "tunnels", world.now_s)
     state = controller.state
     for second in range(2):  # it is still away
         event = NodeUnreachable(node="sg1", reason="connection refused")
         state, _ = reconcile.step(state, event, world.now_s + second, controller.keys)
-    (tunnel,) = view.resources(state, "tunnels", world.now_s + 2)
+    (tunnel,) = resource_view.resources(state, "tunnels", world.now_s + 2)
     assert "up" not in tunnel.status and "connection refused" in tunnel.status["reason"]
     assert tunnel.status["unreachable_since_s"] == world.now_s
     assert tunnel.status["agreements"] == before.status["agreements"]
     described = NodeDescribed(node="sg1", description=world.nodes["sg1"].describe())
     state, _ = reconcile.step(state, described, world.now_s + 3, controller.keys)
-    (after,) = view.resources(state, "tunnels", world.now_s + 3)
+    (after,) = resource_view.resources(state, "tunnels", world.now_s + 3)
     assert "up" in before.status.keys() & after.status.keys()
     assert not {"reason", "unreachable_since_s"} & after.status.keys()
 
@@ -320,7 +321,7 @@ def test_delete_is_answered_before_the_nodes_are(world: World) -> None:
     state, effects = reconcile.step(controller.state, event, world.now_s, controller.keys)
     assert reply(effects).results == ("intents/order-processing withdrawn",)
     assert isinstance(effects[0], Persist)
-    assert view.resources(state, "intents", world.now_s) == []
+    assert resource_view.resources(state, "intents", world.now_s) == []
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_every_kind_can_be_seen(world: World, kind: str) -> None:
 def test_every_forwarding_class_has_an_owner(world: World) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
-    owners = view.forwarding_classes(world.controllers["shop"].state)
+    owners = resource_view.forwarding_classes(world.controllers["shop"].state)
     assert set(owners.values()) >= {"intents/order-processing", "networks/shop/customer-x"}
     assert all(entry.owner for node in world.nodes.values() for entry in node.entries.values())
 

@@ -10,7 +10,7 @@ from controller.language.condition import MAX_COST, MAX_DEPTH, MAX_LENGTH
 from controller.language.manifest import ManifestInvalid, parse, print_yaml
 from controller.language.policy import ACCEPT, NEIGHBOUR, OFFER, POLICY, TRANSIT, parse_policy
 from controller.model.rule import MAX_ITEMS, TRUST, VARIABLES, Rule
-from controller.plugins import DEADLINE_S, GROUPS, HOOKS
+from controller.plugins.hooks import DEADLINE_S, GROUPS, HOOKS
 from tests.simulator import LAB, ORDER_PROCESSING, World
 
 TEXT = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()

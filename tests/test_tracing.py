@@ -3,8 +3,8 @@
 import pytest
 from packet_walk import Walk, echo, tcp
 
-from controller import tracing
 from controller.model.trace import Crossing, Hop, Probe, Trace, Unknown, Verdict
+from controller.views import tracing
 from dataplane.reasons import DropReason
 from tests.simulator import ORDER_PROCESSING, World
 

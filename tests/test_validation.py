@@ -5,12 +5,13 @@ import time
 import msgspec
 import pytest
 
-from controller import preview, reconcile
+from controller import reconcile
 from controller.language.manifest import applied, parse
 from controller.model.event import Applied, Apply, Reply
 from controller.model.intent import Allow, Intent, Selector
 from controller.model.inventory import Attachment, Network
 from controller.reconcile import validation
+from controller.views import preview
 from dataplane.host_api import PortRole
 from tests.simulator import ORDER_PROCESSING, World
 

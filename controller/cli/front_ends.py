@@ -11,8 +11,8 @@ import msgspec
 from controller.language.fault import Fault, ManifestInvalid
 from controller.language.manifest import Document, parse
 from controller.model.plugin import Plugin
-from controller.plugin_process import PluginFailed, Worker
-from controller.plugins import FRONT_ENDS, installed
+from controller.plugins.hooks import FRONT_ENDS, installed
+from controller.plugins.process import PluginFailed, Worker
 
 OWN = frozenset({"", "yaml", "yml", "json"})
 """Suffixes that no plugin takes over."""

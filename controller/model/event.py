@@ -41,7 +41,7 @@ class Apply(Value, frozen=True, kw_only=True, tag="apply"):
     request_id: str
     resources: tuple["Applied", ...]
     dry_run: bool = False
-    """It is only to be told what it would do (controller/preview.py)."""
+    """It is only to be told what it would do (controller/views/preview.py)."""
     by: Principal = OURSELVES
     file: str = ""
     """As Provenance.file."""

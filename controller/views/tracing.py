@@ -9,16 +9,16 @@ from collections.abc import Mapping
 
 import msgspec
 
-from controller import entry_view
-from controller.explain import entry_words, reason_words
 from controller.fulfillment.containers import Containers
 from controller.fulfillment.numbering import address, sid_text
 from controller.model.access import OURSELVES, Principal
 from controller.model.entry import OwnedEntry
 from controller.model.trace import Crossing, Hop, Onward, Probe, Step, Trace, Unknown, Verdict
-from controller.probe import HOST_MAC, Sent, resolve
 from controller.reconcile.authority import visible
 from controller.reconcile.state import State
+from controller.views import entry_view
+from controller.views.explain import entry_words, reason_words
+from controller.views.probe import HOST_MAC, Sent, resolve
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Cut, Drop, Forward, Pass, Pipeline, Port, Punt

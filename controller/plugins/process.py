@@ -1,4 +1,4 @@
-"""One plugin in its process (controller.plugin_cage), and how it is asked."""
+"""One plugin in its process (controller.plugins.cage), and how it is asked."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from controller import json_fields, plugin_cage, plugin_limits
+from controller import json_fields
 from controller.model.plugin import Plugin
+from controller.plugins import cage, limits
 from dataplane.bounds import ManyWords
 from dataplane.decoding import from_json
 
@@ -72,7 +73,7 @@ class Worker:
         self._deadline_s = deadline_s
         self._process: asyncio.subprocess.Process | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._groups: plugin_limits.Groups = []
+        self._groups: limits.Groups = []
         self._turn = asyncio.Lock()
 
     async def call(self, **arguments: object) -> Any:
@@ -101,12 +102,12 @@ class Worker:
             await self._kill()
 
     async def _start(self) -> None:
-        self._groups = plugin_limits.groups(next(_serials))
+        self._groups = limits.groups(next(_serials))
         spec = msgspec.json.encode(_spec(self.plugin, self._user, self._groups)).decode()
         ours, theirs = socket.socketpair()  # no pipes: asyncio waits until a process and all that holds its pipes end
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-B", plugin_cage.__file__, spec),
+                *(sys.executable, "-I", "-S", "-B", cage.__file__, spec),
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=asyncio.subprocess.DEVNULL,
@@ -171,7 +172,7 @@ class Worker:
             os.killpg(process.pid, signal.SIGKILL)
         status = await process.wait()
         for _ in range(END_TRIES):
-            if plugin_limits.end(made):
+            if limits.end(made):
                 break
             await asyncio.sleep(END_S / END_TRIES)  # what is killed takes a moment to go
         return status
@@ -181,10 +182,10 @@ class Worker:
         return str(self.plugin) if self.plugin != NOTHING else "the containment of plugins"
 
 
-def _spec(plugin: Plugin, user: str, made: plugin_limits.Groups) -> dict[str, Any]:
-    """What controller.plugin_cage is told."""
+def _spec(plugin: Plugin, user: str, made: limits.Groups) -> dict[str, Any]:
+    """What controller.plugins.cage is told."""
     modules = [*_places()]
-    own = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "dataplane")]
+    own = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "dataplane")]
     try:
         entry = pwd.getpwnam(user)
         uid, gid = entry.pw_uid, entry.pw_gid
@@ -194,7 +195,7 @@ def _spec(plugin: Plugin, user: str, made: plugin_limits.Groups) -> dict[str, An
         "parent": os.getpid(),
         "cgroup": made,
         "paths": [sys.base_prefix, sys.prefix, *modules, *own, *_source(plugin)],
-        "modules": [*modules, str(Path(__file__).parents[1])],
+        "modules": [*modules, str(Path(__file__).parents[2])],
         "uid": uid,
         "gid": gid,
         "group": plugin.group,

@@ -1,4 +1,4 @@
-"""What runs in the process of one plugin (controller.plugin_cage). One JSON object a line, in and out.
+"""What runs in the process of one plugin (controller.plugins.cage). One JSON object a line, in and out.
 
 The first line says that the plugin is loaded, or why it is not; then each line of arguments gets one line:
 `{"answer": ...}` or `{"error": "raised ValueError: ..."}`.
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 import pluggy
 
-from controller.plugins import HOOKS, PROJECT, Hooks
+from controller.plugins.hooks import HOOKS, PROJECT, Hooks
 
 
 def main(group: str, name: str) -> int:

@@ -1,9 +1,9 @@
 """Where the process of a plugin runs: as another user, without network, in a file system and process space of its own.
 
-    stitchd ── supervisor ── init ── plugin         python -I -S plugin_cage.py SPEC
+    stitchd ── supervisor ── init ── plugin         python -I -S plugins/cage.py SPEC
                (outside)     └── a PID namespace: when its init ends, whatever the plugin started ends
 
-`SPEC` is JSON (`controller.plugin_process`). What of this the kernel or our own rights do not give is said in the
+`SPEC` is JSON (`controller.plugins.process`). What of this the kernel or our own rights do not give is said in the
 first line, before anything of the plugin runs: `{"lacking": ["network: Operation not permitted"]}`. Only the standard
 library is imported: nothing else is readable where the plugin is.
 """
@@ -87,7 +87,7 @@ def _init(spec: dict[str, Any], lacking: list[str]) -> int:
 
 
 def _plugin(spec: dict[str, Any]) -> int:
-    """Never comes back into anything of ours but the loop of controller.plugin_worker."""
+    """Never comes back into anything of ours but the loop of controller.plugins.worker."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.closerange(3, 1 << 16)
     os.setsid()
@@ -115,9 +115,9 @@ def _plugin(spec: dict[str, Any]) -> int:
     sys.path[:] = [*sys.path, *spec["modules"]]
     for path in spec["modules"]:
         site.addsitedir(path)
-    from controller import plugin_worker
+    from controller.plugins import worker
 
-    return plugin_worker.main(spec["group"], spec["name"])
+    return worker.main(spec["group"], spec["name"])
 
 
 def _wait(child: int) -> int:

@@ -6,10 +6,8 @@ from typing import Any
 
 import msgspec
 
-from controller import entry_view
 from controller.fulfillment.fabric import edges
 from controller.fulfillment.plan_entries import borders
-from controller.intent_status import branches, intent_status, paths_of, segment_lists
 from controller.language.manifest import to_manifest
 from controller.language.policy import print_policy
 from controller.language.sentence import print_consequence
@@ -20,6 +18,8 @@ from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
+from controller.views import entry_view
+from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
 from dataplane.host_api import PortStatus
 
 

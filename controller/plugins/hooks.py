@@ -6,9 +6,9 @@
     netstitch.negotiation_strategies      judge_offer             stitchd, for each offer of another domain
     netstitch.detectors                   (none yet)
 
-A plugin is loaded in a process of its own only (controller.plugin_process), which is contained as far as the kernel and
-our rights allow it (controller.plugin_cage). Whatever it does there, it costs the intent or file that it was asked
-about, and its name is in the reason.
+A plugin is loaded in a process of its own only (process.py), which is contained as far as the kernel and our rights
+allow it (cage.py). Whatever it does there, it costs the intent or file that it was asked about, and its name is in the
+reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from controller.language.shape import Flaws
 from controller.model.plugin import Plugin
 from controller.model.resource import Resource
 from controller.model.rule import Added, Then
-from controller.plugin_process import DEADLINE_S, NOTHING, USER, PluginFailed, TooSlow, Worker
+from controller.plugins.process import DEADLINE_S, NOTHING, USER, PluginFailed, TooSlow, Worker
 
 PROJECT = "netstitch"
 FRONT_ENDS, COMPILERS = "netstitch.front_ends", "netstitch.requirement_compilers"

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from controller import entry_view
 from controller.fulfillment.numbering import Kind
-from controller.intent_status import intent_status, paths_of, segment_lists
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
 from controller.model.agreement import Flow
@@ -14,6 +12,8 @@ from controller.model.intent import Encryption
 from controller.model.requirements import Connection, Origin
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stitch
 from controller.reconcile.state import State
+from controller.views import entry_view
+from controller.views.intent_status import intent_status, paths_of, segment_lists
 from dataplane.reasons import DropReason
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from controller.plugin_cage import MEMORY_BYTES, PROCESSES
+from controller.plugins.cage import MEMORY_BYTES, PROCESSES
 
 ROOT = Path("/sys/fs/cgroup")
 NAME = "netstitch-plugin"

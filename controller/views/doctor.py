@@ -5,14 +5,14 @@ What only an adapter sees (who answers, clocks, disks, certificates) is told by 
 
 from collections.abc import Iterator
 
-from controller import view
-from controller.intent_status import HANDSHAKE_S_MAX, PATIENCE_S, intent_status
 from controller.language.scalars import print_time
 from controller.model.resource import Resource
 from controller.model.stitch import Session, Stitch
 from controller.model.telemetry import Check
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
+from controller.views import resource_view
+from controller.views.intent_status import HANDSHAKE_S_MAX, PATIENCE_S, intent_status
 from dataplane.host_api import NodeDescription, PortStatus
 
 ROWS_MAX = 200
@@ -118,7 +118,7 @@ def _waits_for(state: State, stitch: Stitch) -> str:
 def _resources(state: State, kind: str, now_s: float) -> Iterator[Check]:
     """Own ones that are not Active, and links that are out of use."""
     well = 0
-    for resource in view.resources(state, kind, now_s):
+    for resource in resource_view.resources(state, kind, now_s):
         fault = _fault(state, kind, resource)
         if fault:
             subject, advice = f"{kind}/{resource.metadata['name']}", "mend what it names, or change the manifest"
@@ -236,7 +236,7 @@ def _tunnels(
     """Of nodes that can be asked only; of others nothing is known."""
     users = {
         str(resource.metadata["name"]): resource.status.get("agreements", [])
-        for resource in view.resources(state, "tunnels", now_s)
+        for resource in resource_view.resources(state, "tunnels", now_s)
     }
     shown = {border.name: border for border in description.borders}
     for tunnel in standing.state.host.tunnels if standing.state is not None else ():

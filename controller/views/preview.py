@@ -3,12 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controller import entry_view
-from controller.explain import entry_words, flow_words
 from controller.fulfillment.acl import NoCapacity
 from controller.fulfillment.capacity import in_the_end
 from controller.fulfillment.realize import Realized, realize
-from controller.intent_status import intent_status
 from controller.language.scalars import print_time
 from controller.model.access import Principal
 from controller.model.agreement import Refusal, Terms, Withdrawal, opened
@@ -21,6 +18,9 @@ from controller.model.preview import AgreementPreview, EntryPreview, IntentPrevi
 from controller.model.stitch import Stage, Stitch
 from controller.reconcile import State, capacity_check, step
 from controller.reconcile.transaction import Transaction
+from controller.views import entry_view
+from controller.views.explain import entry_words, flow_words
+from controller.views.intent_status import intent_status
 
 MAX_ROUNDS = 8
 """So often nodes are taken to confirm what they would be sent: a plan is added, switched over to, the old removed."""
