@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from controller import reconcile
 from controller.eastwest.identity import _root_certificate, pem
 from controller.eastwest.peer import BATCH_MAX
+from controller.fulfillment.acl import PortClasses
 from controller.fulfillment.realize import Realized, realize
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
@@ -73,6 +74,7 @@ from controller.reconcile.transaction import Transaction
 from controller.views import resource_view
 from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from dataplane.p4runtime import p4info
+from tests.full_rules import compile_rules
 from topologies import domain_files
 from topologies.topology import Port, Topology
 from topologies.topology_file import load
@@ -86,6 +88,10 @@ SIZES = {table.name: table.size for table in _P4INFO.tables} | {
     counter.name: counter.size for counter in _P4INFO.counters
 }
 EntryKey = tuple[str, tuple[object, ...], int]
+
+
+RULE_TABLES = {"source_group", "destination_group", "flow_policy"}
+"""What the rules of VRFs come to."""
 
 
 class SimulatedKeys:
@@ -334,6 +340,21 @@ class Controller:
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
             held = self.state.nodes[node].state
             assert held is not None and tuple(held.entries) == tuple(state.entries) and held.host == state.host, node
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        """What permits and groups is what all rules compiled at once come to."""
+        assembly = self.state.realized.assembly
+        assert assembly is not None
+        compiled: dict[str, list[OwnedEntry]] = {node: [] for node in self.state.realized.states}
+        for (node, vrf), held in assembly.vrfs.items():
+            rules = [held.rules[rank] for rank in sorted(held.rules)]
+            compiled[node] += compile_rules(vrf, rules, assembly.classes.get(node, PortClasses()))
+        for node, state in self.state.realized.states.items():
+            entries = [
+                entry for entry in state.entries if entry.table in ("source_group", "destination_group", "flow_policy")
+            ]
+            assert sorted(entries, key=repr) == sorted(compiled[node], key=repr), node
 
     def _check_nothing_is_overlooked(
         self, before: reconcile.State, events: Sequence[Event], effects: tuple[Effect, ...]

@@ -5,19 +5,12 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.fulfillment.acl import (
-    PortClasses,
-    Rule,
-    compile_rules,
-    permit_priority,
-    port_classes,
-    port_entries,
-    used_ports,
-)
+from controller.fulfillment.acl import PortClasses, Rule, permit_priority, port_classes, port_entries, used_ports
 from controller.fulfillment.numbering import assign, prefix
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
 from dataplane.reasons import DropReason, L4Class
+from tests.full_rules import at_once
 
 HOSTS = [f"10.0.{block}.{host}" for block in (0, 1) for host in (1, 2)]
 PREFIXES = [*(f"{host}/32" for host in HOSTS), "10.0.0.0/24", "10.0.1.0/24", "10.0.0.0/16"]
@@ -138,7 +131,7 @@ def port_class(entries: tuple[OwnedEntry, ...], table: str, protocol: int, port:
 def test_entries_decide_as_the_rules_do(rules: tuple[Rule, ...], packets: list[Packet]) -> None:
     classes = port_classes(ports for rule in rules for ports in rule.ports)
     entries = (
-        *compile_rules(9, rules, classes),
+        *at_once(9, rules, classes),
         *port_entries({use for rule in rules for use in used_ports(rule)}, classes, "nodes/n"),
     )
     for packet in packets:
@@ -150,7 +143,7 @@ def test_entries_decide_as_the_rules_do(rules: tuple[Rule, ...], packets: list[P
 def test_a_policy_class_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) -> None:
     classes = port_classes(ports for rule in rules for ports in rule.ports)
     entries = (
-        *compile_rules(9, rules, classes),
+        *at_once(9, rules, classes),
         *port_entries({use for rule in rules for use in used_ports(rule)}, classes, "nodes/n"),
     )
     masks = {

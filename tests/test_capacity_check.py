@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.acl import NoCapacity, PortClasses, Rule, compile_rules
 from controller.fulfillment.realize import Needed
 from controller.fulfillment.terms import MAX_ITEMS
 from controller.model.agreement import Flow, Terms
@@ -340,14 +339,6 @@ def test_what_is_counted_when_it_begins_is_what_it_needs_in_the_end(world: World
     for controller in world.controllers.values():
         for node in controller.state.nodes:
             assert counted(controller.state.needed, node) == there_are(controller.state, node), node
-
-
-def test_rules_of_one_vrf_are_not_compiled_where_they_are_far_too_many() -> None:
-    sets = [tuple(f"10.0.{at >> 8}.{at & 255}/32" for at in range(1 << 10) if at >> bit & 1) for bit in range(10)]
-    rules = tuple(Rule(policy_class=1, source=one, destination=one, priority=1, owner="intents/x") for one in sets)
-    with pytest.raises(NoCapacity) as caught:
-        compile_rules(256, rules, PortClasses())
-    assert caught.value.table == "flow_policy" and caught.value.needed == 10 * (1 << 9) ** 2
 
 
 SHOPS_WEB = "shop/customer-x, select: {app: web}"

@@ -4,7 +4,7 @@ import pytest
 
 from controller.fulfillment import numbering
 from controller.fulfillment.acl import Rule
-from controller.fulfillment.networks import on_link_entries
+from controller.fulfillment.networks import on_link
 from controller.fulfillment.numbering import prefix
 from controller.model.inventory import Attachment, Network
 from dataplane.reasons import DropReason
@@ -59,7 +59,10 @@ def rule(*destination: str, owner: str = "intents/i", drop: DropReason | None = 
     ],
 )
 def test_there_are_routes_to_what_is_on_the_link_in_another_network(rules: list[Rule], routes: dict[str, str]) -> None:
-    made = on_link_entries(NETWORK, VRF, rules)
+    ranks = {(place, "", 0): rule for place, rule in enumerate(rules)}
+    led_to = on_link(NETWORK).changed({}, ranks)
+    assert led_to.changed(ranks, {}) == on_link(NETWORK)
+    made = led_to.entries(VRF)
     found = {tuple(match.value for match in one.match): one for one in made if one.table == "route"}
     assert {key: one.owner for key, one in found.items()} == {
         (VRF, prefix(text)[0]): f"intents/{owner}" for text, owner in routes.items()

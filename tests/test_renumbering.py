@@ -8,21 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.fulfillment.acl import (
-    ISOLATE_PRIORITY,
-    PortClasses,
-    Rule,
-    compile_rules,
-    port_classes,
-    port_entries,
-    used_ports,
-)
+from controller.fulfillment.acl import ISOLATE_PRIORITY, PortClasses, Rule, port_classes, port_entries, used_ports
 from controller.fulfillment.meaning import Packet
 from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Ports
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
 from controller.southbound.difference import Operation, batches, difference, index, stages
 from dataplane.reasons import DropReason, L4Class
+from tests.full_rules import at_once
 from tests.plain_walk import Tables
 
 GROUPS = 0xFFFF
@@ -154,7 +147,7 @@ def compiled(chance: random.Random, sources: list[str], destinations: list[str])
     everything = [one for ones in made.values() for one in ones]
     classes: PortClasses = port_classes(ports for one in everything for ports in one.ports)
     entries = [entrance(*one) for one in CLASSES.items()]
-    entries += [entry for vrf, ones in made.items() for entry in compile_rules(vrf, ones, classes)]
+    entries += [entry for vrf, ones in made.items() for entry in at_once(vrf, ones, classes)]
     used = {use for one in everything for use in used_ports(one)}
     indexed, refused = index((*entries, *port_entries(used, classes, "nodes/n")))
     assert not refused

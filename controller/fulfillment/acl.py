@@ -1,17 +1,16 @@
-"""Who may reach whom in one VRF -> entries of the group and flow policy tables; and of the port classes of a node.
+"""Who may reach whom in one VRF, and the entries of the group, flow policy and port class tables that say so.
 
-Prefixes become disjoint groups (atoms: the addresses that the same rules of the VRF are about), port ranges become
-disjoint classes. Both get their numbers from their content, so that a change elsewhere leaves them alone.
+Prefixes become disjoint groups (groups.py: the addresses that the same rules of the VRF are about), port ranges become
+disjoint classes. Both get their numbers from their content, so that a change elsewhere leaves them alone. What rules
+come to together is in vrf_rules.py.
 """
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypedDict
 
-import msgspec
-
-from controller.fulfillment.numbering import assign, prefix
+from controller.fulfillment.numbering import assign
 from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Ports, Value
 from dataplane.reasons import DropReason, L4Class
@@ -24,7 +23,6 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 MAX_CLASS = 0xFFFF
 MAX_STEPS = 1 << 18
 """Of compiling the rules of one VRF."""
-_MAX_GROUP = 0xFFFF
 _ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
 
 
@@ -102,42 +100,12 @@ def _is_all(ports: Ports) -> bool:
     return ports.first == 0 and ports.last == 65535
 
 
-class _L4(msgspec.Struct, frozen=True):
+class L4(NamedTuple):
     """The L4 fields of one flow policy entry; None: anything."""
 
     l4_class: tuple[int, int] | None = None
     source_port_class: int | None = None
     destination_port_class: int | None = None
-
-
-def compile_rules(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[OwnedEntry, ...]:
-    """Groups of a VRF and what its policy classes permit, not sorted.
-
-    Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
-    first owner by name, and of one owner's the last, since it is of the plan that takes over. Raises NoRoom.
-    """
-    source_entries, sources = _groups(vrf, "source_group", [(rule.source, rule.owner) for rule in rules])
-    destination_entries, destinations = _groups(
-        vrf, "destination_group", [(rule.destination, rule.owner) for rule in rules]
-    )
-    best: dict[tuple[Match, ...], tuple[int, Rule]] = {}
-    contents = [(rule, sources[rule.source], _l4(rule, classes)) for rule in rules]
-    steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields in contents)
-    if steps > MAX_STEPS:
-        raise NoCapacity("flow_policy", steps)
-    for rule, groups, fields in contents:
-        for source in groups:
-            for destination in destinations[rule.destination]:
-                for l4 in fields:
-                    match = _match(rule.policy_class, source, destination, l4)
-                    held = best.get(match)
-                    if held is None or (rule.priority, held[1].owner) >= (held[0], rule.owner):
-                        best[match] = (rule.priority, rule)
-    policies = [
-        OwnedEntry(table="flow_policy", match=match, priority=priority, owner=rule.owner, **_action(rule))
-        for match, (priority, rule) in best.items()
-    ]
-    return (*source_entries, *destination_entries, *policies)
 
 
 def used_ports(rule: Rule) -> Iterator[tuple[bool, Ports]]:
@@ -157,6 +125,30 @@ def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner
     return tuple(_port_entry(table, *one, owner) for table, one in sorted(found))
 
 
+def flow_entry(flow: tuple[int, int | None, int | None, L4], rule: Rule) -> OwnedEntry:
+    """What becomes of packets of a policy class from one group to another."""
+    return OwnedEntry(
+        table="flow_policy", match=_match(*flow), priority=rule.priority, owner=rule.owner, **_action(rule)
+    )
+
+
+def outcome(rule: Rule) -> tuple[object, ...]:
+    """What an entry says of a rule beside what it matches."""
+    return rule.priority, rule.owner, rule.drop, rule.forwarding_class, rule.asked_in, rule.reply
+
+
+def group_entry(vrf: int, side: str, prefix: tuple[int, int], number: int, owner: str) -> OwnedEntry:
+    """`side`: source or destination."""
+    value, length = prefix
+    return OwnedEntry(
+        table=f"{side}_group",
+        match=(Match(field="vrf", value=vrf), Match(field="address", value=value, prefix_length=length)),
+        action=f"set_{side}_group",
+        params=(("group", number),),
+        owner=owner,
+    )
+
+
 class _Action(TypedDict):
     action: str
     params: tuple[tuple[str, int], ...]
@@ -172,80 +164,31 @@ def _action(rule: Rule) -> _Action:
     return _Action(action=action, params=(permitted, ("network", rule.asked_in)))
 
 
-def _groups(
-    vrf: int, table: str, wanted: Iterable[tuple[tuple[str, ...] | None, str]]
-) -> tuple[list[OwnedEntry], dict[tuple[str, ...] | None, tuple[int | None, ...]]]:
-    """Entries of a group table, and the groups of each set of prefixes (None of `None`: any)."""
-    owners: dict[tuple[str, ...], str] = {}
-    for prefixes, owner in wanted:
-        if prefixes is not None:
-            owners[prefixes] = min(owner, owners.get(prefixes, owner))
-    holders: dict[tuple[int, int], list[tuple[str, ...]]] = {}
-    for prefixes in sorted(owners):
-        for text in prefixes:
-            holders.setdefault(prefix(text), []).append(prefixes)
-    if len(holders) > _MAX_GROUP:
-        raise NoCapacity(table, len(holders))
-    lengths = sorted({length for _, length in holders})
-    names = {prefixes: ",".join(prefixes) for prefixes in owners}
-    atoms: dict[tuple[int, int], tuple[tuple[str, ...], ...]] = {}
-    closest: dict[tuple[int, int], tuple[str, ...]] = {}
-    for value, length in holders:
-        inside: set[tuple[str, ...]] = set()
-        for shorter in lengths:
-            if shorter <= length:
-                inside.update(holders.get((value >> (128 - shorter) << (128 - shorter), shorter), ()))
-        atoms[value, length] = tuple(sorted(inside))
-        closest[value, length] = holders[value, length][0]
-    members = {sets: "|".join(names[one] for one in sets) for sets in set(atoms.values())}
-    numbers = assign(members.values(), 1, _MAX_GROUP)
-    entries = [
-        OwnedEntry(
-            table=table,
-            match=(
-                Match(field="vrf", value=vrf),
-                Match(field="address", value=value, prefix_length=length),
-            ),
-            action=f"set_{table}",
-            params=(("group", numbers[members[sets]]),),
-            owner=owners[closest[value, length]],
-        )
-        for (value, length), sets in atoms.items()
-    ]
-    groups: dict[tuple[str, ...] | None, tuple[int | None, ...]] = {None: (None,)}
-    of_set: dict[tuple[str, ...], list[int]] = {prefixes: [] for prefixes in owners}
-    for sets, name in sorted(members.items()):
-        for prefixes in sets:
-            of_set[prefixes].append(numbers[name])
-    groups.update({prefixes: tuple(found) for prefixes, found in of_set.items()})
-    return entries, groups
-
-
-def _l4(rule: Rule, classes: PortClasses) -> list[_L4]:
+def l4_fields(rule: Rule, classes: PortClasses) -> list[L4]:
     if rule.default:
-        return [_L4()]
+        return [L4()]
     if not rule.ports:
         if not rule.reply:
-            return [_L4()]
+            return [L4()]
         replies = (L4Class.TCP, L4Class.UDP, L4Class.ECHO_REPLY, L4Class.OTHER)
-        return [_L4(l4_class=_as_reply(reply)) for reply in replies]
-    fields: list[_L4] = []
+        return [L4(l4_class=_as_reply(reply)) for reply in replies]
+    fields: list[L4] = []
     for ports in rule.ports:
         if ports.protocol == "icmp":
             echo = _as_reply(L4Class.ECHO_REPLY) if rule.reply else _exactly(L4Class.ECHO_REQUEST)
-            fields.append(_L4(l4_class=echo))
+            fields.append(L4(l4_class=echo))
             continue
         tcp = _as_reply(L4Class.TCP) if rule.reply else _ANY_TCP
         udp = _as_reply(L4Class.UDP) if rule.reply else _exactly(L4Class.UDP)
         l4 = udp if ports.protocol == "udp" else tcp
         if _is_all(ports):
-            fields.append(_L4(l4_class=l4))
+            fields.append(L4(l4_class=l4))
             continue
         for _, _, _, number in classes.of(ports):
             if rule.reply:
-                fields.append(_L4(l4_class=l4, source_port_class=number))
+                fields.append(L4(l4_class=l4, source_port_class=number))
             else:
-                fields.append(_L4(l4_class=l4, destination_port_class=number))
+                fields.append(L4(l4_class=l4, destination_port_class=number))
     return fields
 
 
@@ -273,7 +216,7 @@ def _port_entry(table: str, protocol: str, first: int, last: int, number: int, o
     )
 
 
-def _match(policy_class: int, source: int | None, destination: int | None, l4: _L4) -> tuple[Match, ...]:
+def _match(policy_class: int, source: int | None, destination: int | None, l4: L4) -> tuple[Match, ...]:
     match = [Match(field="policy_class", value=policy_class)]
     if source is not None:
         match.append(Match(field="source_group", value=source, mask=0xFFFF))

@@ -6,40 +6,35 @@
 | a stitch at a node | the stitch, ways through the fabric, its networks' numbers |
 | an SR Policy of a node | its paths; all stitches and networks whose traffic takes them share it |
 | a network at one of its edges | the network, the SR Policies to its other edges |
-| a VRF of a node | the rules of all stitches and of the network there: groups, and what its policy classes permit |
 | what is on the link of a network at an edge | the network, the rules for its hosts there |
 | classes of ports of a node | the ports of all rules there |
 | a tunnel | the gateway, whose stitches use it |
 
-When nodes, links, networks or descriptions change, all units of what they concern are looked at again.
+When nodes, links, networks or descriptions change, all units of what they concern are looked at again. Other than a
+unit, the rules of all stitches and of the network in a VRF of a node are one value, which itself says what a change of
+a few of them changes of its entries (vrf_rules.py).
 """
 
+import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import immutables
 import msgspec
 
-from controller.fulfillment.acl import (
-    MAX_CLASS,
-    NoCapacity,
-    PortClasses,
-    Rule,
-    compile_rules,
-    port_classes,
-    port_entries,
-    used_ports,
-)
+from controller.fulfillment.acl import MAX_CLASS, NoCapacity, PortClasses, Rule, port_classes, port_entries, used_ports
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
 from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
+from controller.fulfillment.groups import Rank
 from controller.fulfillment.networks import (
     NetworkIds,
+    OnLink,
     attached_prefixes,
     gateways,
     network_entries,
     network_ids,
     network_rules,
-    on_link_entries,
+    on_link,
 )
 from controller.fulfillment.plan_entries import (
     Border,
@@ -52,6 +47,8 @@ from controller.fulfillment.plan_entries import (
     tunnels,
     use_rules,
 )
+from controller.fulfillment.vrf_rules import VrfRules
+from controller.fulfillment.vrf_rules import changed as vrf_changed
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports, Replies
 from controller.model.inventory import Inventory
@@ -71,7 +68,10 @@ Policy = tuple[str, int]
 """Headend and number of an SR Policy."""
 PortUse = tuple[str, bool, Ports]
 """Node, whether as the source's (of replies), ports."""
+Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
+"""Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,20 +106,20 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted
     units: "immutables.Map[str, tuple[str, Packed]]"
     """Node and content."""
+    vrfs: "immutables.Map[Vrf, VrfRules]"
+    on_link: "immutables.Map[Vrf, OnLink]"
+    """Of own networks."""
     contributions: "immutables.Map[str, Contribution]"
     """By stitch."""
     ports: "immutables.Map[PortUse, int]"
     """How many stitches ask for them."""
     classes: Mapping[str, PortClasses]
     """Of each node."""
-    users: "immutables.Map[Vrf, immutables.Map[str, None]]"
-    """Courses with rules there."""
     travelled: "immutables.Map[Policy, immutables.Map[str, None]]"
     """Courses that take an SR Policy."""
     carried: "immutables.Map[str, immutables.Map[str, None]]"
     """Courses over a border link."""
-    networks: Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
-    """Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
+    networks: Networks
     own: Mapping[Vrf, Edge]
     """Of VRFs of own networks."""
     between_edges: Mapping[Policy, SharedPolicy]
@@ -153,7 +153,8 @@ class _Assembler:
         self._units = before.units if before is not None else immutables.Map()
         self._contributions = before.contributions if before is not None else immutables.Map()
         self._ports = before.ports if before is not None else immutables.Map()
-        self._users = before.users if before is not None else immutables.Map()
+        self._vrfs = before.vrfs if before is not None else immutables.Map()
+        self._on_link = before.on_link if before is not None else immutables.Map()
         self._travelled = before.travelled if before is not None else immutables.Map()
         self._carried = before.carried if before is not None else immutables.Map()
         self._classes = dict(before.classes) if before is not None else {}
@@ -166,7 +167,11 @@ class _Assembler:
         same_fabric = before is not None and before.wanted.fabric is wanted.fabric
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
         self._everything = not (self._same_ways and same_fabric and same_nodes)
-        self._dirty: set[Vrf] = set()
+        known = before.wanted.inventory.nodes if before is not None else {}
+        self._stayed = wanted.inventory.nodes.keys() & known.keys()
+        """Nodes that were there before, and are."""
+        self._gone_rules: dict[Vrf, set[Rank]] = {}
+        self._new_rules: dict[Vrf, dict[Rank, Rule]] = {}
         self._dirty_policies: set[Policy] = set()
         self._dirty_links: set[str] = set()
         self._dirty_ports: set[str] = set()
@@ -177,11 +182,13 @@ class _Assembler:
     def assembled(self, changed: Iterable[str] | None) -> Assembly:
         wanted = self._wanted
         everything = self._everything or changed is None
+        if everything:
+            self._vrfs = self._staying(self._vrfs)
+            self._on_link = self._staying(self._on_link)
         isolated = self._isolated()
         if everything or isolated:
             self._networks(isolated if not everything else None)
         if everything:
-            self._dirty |= {*self._users, *((node, ids.vrf) for (_, node), (ids, _) in self._network.items())}
             self._dirty_policies |= {*self._travelled, *self._between_edges}
             self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
         self._places = _places(wanted, self._network) if everything or self._before is None else {}
@@ -190,7 +197,7 @@ class _Assembler:
         for name in names:
             self._stitch(name)
         self._classes_anew()
-        for vrf in self._dirty:
+        for vrf in {*self._gone_rules, *self._new_rules}:
             self._vrf(vrf)
         for policy in self._dirty_policies:
             self._policy(policy)
@@ -200,10 +207,11 @@ class _Assembler:
         return Assembly(
             wanted=wanted,
             units=self._units,
+            vrfs=self._vrfs,
+            on_link=self._on_link,
             contributions=self._contributions,
             ports=self._ports,
             classes=self._classes,
-            users=self._users,
             travelled=self._travelled,
             carried=self._carried,
             networks=self._network,
@@ -232,16 +240,22 @@ class _Assembler:
             self._units = self._units.delete(unit)
             self._gone.setdefault(held[0], []).append(held[1])
 
+    def _staying(self, held: "immutables.Map[Vrf, T]") -> "immutables.Map[Vrf, T]":
+        """Of nodes that were there before, and are."""
+        for vrf in [vrf for vrf in held if vrf[0] not in self._stayed]:
+            held = held.delete(vrf)
+        return held
+
     def _sweep(self) -> None:
         """What nothing asks for any more, after all of it was looked at."""
         nodes = self._wanted.inventory.nodes
         there = {f"fabric {node}" for node in self._wanted.fabric.entries}
-        there |= {f"{kind} {name} {node}" for name, node in self._network for kind in ("network", "on link")}
+        there |= {f"network {name} {node}" for name, node in self._network}
+        there |= {f"on link {node} {number}" for node, number in self._on_link}
         there |= {
             f"course {name} {node}" for name, contribution in self._contributions.items() for node in contribution.units
         }
         there |= {f"tunnel {link}" for link in self._carried}
-        there |= {f"vrf {node} {number}" for node, number in self._dirty}
         there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
         there |= {f"ports {node}" for node in self._classes}
         for unit in [unit for unit, (node, _) in self._units.items() if unit not in there or node not in nodes]:
@@ -275,7 +289,6 @@ class _Assembler:
                 others = reached(wanted.fabric, node, numbers)
                 rules = network_rules(network, node, numbers, others, isolations.get(name, ()))
                 found[name, node] = numbers, rules
-                self._dirty.add((node, numbers.vrf))
                 if names is not None:
                     continue
                 description = wanted.descriptions.get(node)
@@ -285,14 +298,38 @@ class _Assembler:
                     *edge_entries(network, node, ids, wanted.fabric),
                 )
                 self._put(f"network {name} {node}", node, self._pack(entries))
-        self._network = found
+        for edge in {*self._network, *found}:
+            before, now = self._network.get(edge), found.get(edge)
+            self._rules(
+                (-1, edge[0]),
+                {(edge[1], before[0].vrf): before[1]} if before is not None else {},
+                {(edge[1], now[0].vrf): now[1]} if now is not None else {},
+            )
+        known, self._network = self._network, found
         if names is None:
             self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in found.items()}
+            self._forget_links(known, found)
             self._between_edges = {
                 (edge_sr_policy.node, edge_sr_policy.number): edge_sr_policy
                 for (_, node), (numbers, _) in found.items()
                 for edge_sr_policy in edge_sr_policies(wanted.fabric, node, numbers)
             }
+
+    def _forget_links(self, before: Networks, found: Networks) -> None:
+        """Of networks that are others than they were."""
+        inventory = self._wanted.inventory
+        known = self._before.wanted.inventory.networks if self._before is not None else {}
+        same = {
+            (node, ids.vrf)
+            for (name, node), (ids, _) in found.items()
+            if (held := before.get((name, node))) is not None
+            and held[0] == ids
+            and known.get(name) is inventory.networks[name]
+        }
+        for vrf in [vrf for vrf in self._on_link if vrf not in same]:
+            self._on_link = self._on_link.delete(vrf)
+        for vrf in self._own.keys() - same:
+            self._new_rules.setdefault(vrf, {})  # what they lead to is made anew
 
     # ---- stitches
 
@@ -304,6 +341,8 @@ class _Assembler:
             if held is not None and self._same_ways and held[:2] == (stitch, places):
                 return
             made = self._contribution(stitch, places)
+        elif held is None:
+            return
         for node in held.units if held is not None else ():
             if made is None or node not in made.units:
                 self._drop(f"course {name} {node}")
@@ -354,13 +393,26 @@ class _Assembler:
             ports=frozenset(ports),
         )
 
+    def _rules(
+        self, whose: tuple[int, str], before: Mapping[Vrf, Sequence[Rule]], now: Mapping[Vrf, Sequence[Rule]]
+    ) -> None:
+        """What of somebody's rules is other than before."""
+        for vrf in before.keys() | now.keys():
+            was = before.get(vrf, ()) if vrf[0] in self._stayed else ()
+            shall = now.get(vrf, ()) if vrf[0] in self._wanted.inventory.nodes else ()
+            if was == shall:
+                continue
+            for place, (old, new) in enumerate(itertools.zip_longest(was, shall)):
+                if new is None:
+                    self._gone_rules.setdefault(vrf, set()).add((*whose, place))
+                elif old != new:
+                    self._new_rules.setdefault(vrf, {})[*whose, place] = new
+
     def _use(self, name: str, held: Contribution | None, made: Contribution | None) -> None:
         """What a stitch uses together with others, and what of it is concerned."""
-        before, now = _rules_of(held), _rules_of(made)
-        for vrf in before.keys() | now.keys():
-            self._users = _listed(self._users, vrf, name, there=vrf in now)
-            if before.get(vrf) != now.get(vrf):
-                self._dirty.add(vrf)
+        source = made or held
+        assert source is not None, "else nothing was, and is"
+        self._rules((source.stitch.serial, name), _rules_of(held), _rules_of(made))
         taken, takes = _policies_of(held), _policies_of(made)
         for policy in taken.keys() | takes.keys():
             self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
@@ -393,46 +445,59 @@ class _Assembler:
         for node, is_source, ports in self._ports:
             if node in uses:
                 uses[node].add((is_source, ports))
+        others: set[str] = set()
         for node, used in uses.items():
-            if not used:
-                self._classes.pop(node, None)
-                self._drop(f"ports {node}")
-                continue
+            before = self._classes.get(node, PortClasses())
             try:
                 classes = port_classes(ports for _, ports in used)
             except ValueError as full:
                 raise NoCapacity("destination_port_class", MAX_CLASS + 1, node) from full
-            before = self._classes.get(node, PortClasses())
+            if classes != before:
+                others.add(node)
+            if not used:
+                self._classes.pop(node, None)
+                self._drop(f"ports {node}")
+                continue
             self._classes[node] = classes
             self._put(f"ports {node}", node, self._pack(port_entries(used, classes, f"nodes/{node}")))
-            for at, vrf in self._users if before != classes else ():
-                if at == node and any(before.of(ports) != classes.of(ports) for ports in self._ports_of((at, vrf))):
-                    self._dirty.add((at, vrf))
-
-    def _ports_of(self, vrf: Vrf) -> set[Ports]:
-        contributions = (self._contributions[name] for name in self._users.get(vrf, ()))
-        return {
-            ports for contribution in contributions for rule in contribution.rules.get(vrf, ()) for ports in rule.ports
-        }
+        for vrf in self._vrfs if others else ():
+            if vrf[0] in others:
+                self._new_rules.setdefault(vrf, {})  # its rules about ports of other classes are made anew
 
     def _vrf(self, vrf: Vrf) -> None:
+        """What its rules come to now, of what is other than before."""
         node, number = vrf
-        own = self._own.get(vrf)
-        rules = [*self._network[own][1]] if own is not None else []
-        for one in self._oldest_first(self._users.get(vrf, ())):
-            rules += one.rules.get(vrf, ())
-        if rules:
-            try:
-                entries = compile_rules(number, rules, self._classes.get(node, PortClasses()))
-            except NoCapacity as full:
-                raise NoCapacity(full.table, full.needed, node) from full
-            self._put(f"vrf {node} {number}", node, self._pack(entries))
-        else:
-            self._drop(f"vrf {node} {number}")
-        if own is not None:
-            network, ids = self._wanted.inventory.networks[own[0]], self._network[own][0]
-            here = [rule for rule in rules if rule.policy_class == ids.hosts]
-            self._put(f"on link {own[0]} {node}", node, self._pack(on_link_entries(network, number, here)))
+        gone, new = self._gone_rules.get(vrf, set()), self._new_rules.get(vrf, {})
+        held = self._vrfs.get(vrf, VrfRules())
+        classes = self._classes.get(node, PortClasses())
+        classes_before = self._before.classes.get(node, PortClasses()) if self._before is not None else PortClasses()
+        try:
+            made, entries_gone, entries_new = vrf_changed(number, held, gone, new, classes_before, classes)
+        except NoCapacity as full:
+            raise NoCapacity(full.table, full.needed, node) from full
+        if entries_gone:
+            self._gone.setdefault(node, []).append(self._pack(entries_gone))
+        if entries_new:
+            self._new.setdefault(node, []).append(self._pack(entries_new))
+        if made.rules:
+            self._vrfs = self._vrfs.set(vrf, made)
+        elif vrf in self._vrfs:
+            self._vrfs = self._vrfs.delete(vrf)
+        if vrf in self._own:
+            self._led_to(vrf, {rank: held.rules[rank] for rank in (*gone, *new) if rank in held.rules}, new)
+
+    def _led_to(self, vrf: Vrf, gone: Mapping[Rank, Rule], new: Mapping[Rank, Rule]) -> None:
+        """What is on the link of a network at an edge."""
+        (name, node), (_, number) = self._own[vrf], vrf
+        network, ids = self._wanted.inventory.networks[name], self._network[name, node][0]
+        held = self._on_link.get(vrf)
+        if held is None:
+            held, gone, new = on_link(network), {}, self._vrfs[vrf].rules if vrf in self._vrfs else {}
+        here = ({rank: rule for rank, rule in rules.items() if rule.policy_class == ids.hosts} for rules in (gone, new))
+        made = held.changed(*here)
+        if made is not self._on_link.get(vrf):
+            self._on_link = self._on_link.set(vrf, made)
+            self._put(f"on link {node} {number}", node, self._pack(made.entries(number)))
 
     def _policy(self, policy: Policy) -> None:
         node, number = policy
@@ -487,7 +552,7 @@ class _Assembler:
         return hosts
 
 
-def _places(wanted: Wanted, networks: Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]) -> dict[Edge, Place]:
+def _places(wanted: Wanted, networks: Networks) -> dict[Edge, Place]:
     found = {}
     for (name, node), (ids, _) in networks.items():
         network = wanted.inventory.networks[name]

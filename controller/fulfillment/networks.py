@@ -1,8 +1,9 @@
 """Own networks at their edges: hosts, gateways, who may reach whom."""
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import immutables
 import msgspec
 
 from controller.fulfillment import numbering
@@ -17,11 +18,13 @@ from controller.fulfillment.fabric import (
     resolve_entry,
     route_entry,
 )
+from controller.fulfillment.groups import Rank
 from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
 from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
+from controller.model.prefix_trie import Prefix
 from controller.model.requirements import Isolation
 from dataplane import addressing
 from dataplane.host_api import Gateway, NodeDescription
@@ -114,26 +117,51 @@ def network_entries(
     return (*entries, deliver_entry(ids.here, ids.vrf, owner))
 
 
-def on_link_entries(network: Network, vrf: int, rules: Iterable[Rule]) -> tuple[OwnedEntry, ...]:
-    """At one edge, routes to where `rules` lead inside the network's own prefixes, though it is no host of its.
+class OnLink(NamedTuple):
+    """Addresses inside a network's own prefixes to which its rules lead at one edge, though they are no host of its.
 
     A host takes such an address for a neighbour's and asks who has it, and the edge answers only for what it has a
     route to. What is sent there is steered.
     """
-    own = [numbering.prefix(text) for text in network.prefixes]
-    known = {(numbering.address(text), 128) for attachment in network.attachments for text in attachment.addresses}
-    owners: dict[tuple[int, int], str] = {}
-    for rule in rules:
-        led_to = () if rule.drop is not None else rule.destination or ()
-        for mine, far in itertools.product(own, map(numbering.prefix, led_to)):
-            on_link = common(mine, far)
-            if on_link is not None and on_link not in known:
-                owners[on_link] = min(rule.owner, owners.get(on_link, rule.owner))
-    if not owners:
-        return ()
-    hop = numbering.BEHIND_ANOTHER_EDGE
-    routes = [route_entry(vrf, one, hop, owner) for one, owner in sorted(owners.items())]
-    return (forward_entry(hop, 0, 0, 0, min(owners.values())), *routes)
+
+    own: tuple[Prefix, ...]
+    hosts: frozenset[Prefix]
+    led_to: "immutables.Map[Prefix, immutables.Map[Rank, str]]" = immutables.Map()
+    """By which rules, and whose these are."""
+
+    def changed(self, gone: Mapping[Rank, Rule], new: Mapping[Rank, Rule]) -> "OnLink":
+        led_to = self.led_to
+        for rank, rule in gone.items():
+            for at in self._inside(rule):
+                left = led_to[at].delete(rank)
+                led_to = led_to.set(at, left) if left else led_to.delete(at)
+        for rank, rule in new.items():
+            for at in self._inside(rule):
+                led_to = led_to.set(at, led_to.get(at, immutables.Map()).set(rank, rule.owner))
+        return self if led_to is self.led_to else self._replace(led_to=led_to)
+
+    def _inside(self, rule: Rule) -> set[Prefix]:
+        far = () if rule.drop is not None else map(numbering.prefix, rule.destination or ())
+        met = (common(mine, one) for one in far for mine in self.own)
+        return {one for one in met if one is not None and one not in self.hosts}
+
+    def entries(self, vrf: int) -> tuple[OwnedEntry, ...]:
+        if not self.led_to:
+            return ()
+        hop = numbering.BEHIND_ANOTHER_EDGE
+        owners = {at: min(rules.values()) for at, rules in self.led_to.items()}
+        routes = [route_entry(vrf, at, hop, owner) for at, owner in sorted(owners.items())]
+        return (forward_entry(hop, 0, 0, 0, min(owners.values())), *routes)
+
+
+def on_link(network: Network) -> OnLink:
+    """Before any rule is known."""
+    return OnLink(
+        own=tuple(map(numbering.prefix, network.prefixes)),
+        hosts=frozenset(
+            (numbering.address(text), 128) for attachment in network.attachments for text in attachment.addresses
+        ),
+    )
 
 
 def gateways(

@@ -1,0 +1,265 @@
+"""All rules of one VRF at a node, as a value: a change of it says which entries are gone and which are new.
+
+A rule permits its flows from each group of its sources to each group of its destinations. So rules that come or go make
+their own entries, and where they split groups, or leave some that need not be told apart any more, the entries of the
+rules that are about these groups change by just these. How all of it is compiled at once is written down in
+tests/full_rules.py, which must come to the same.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import immutables
+
+from controller.fulfillment.acl import (
+    L4,
+    MAX_STEPS,
+    NoCapacity,
+    PortClasses,
+    Rule,
+    flow_entry,
+    group_entry,
+    l4_fields,
+    outcome,
+)
+from controller.fulfillment.groups import MAX_GROUP, Groups, GroupsChange, Name, Rank, set_name
+from controller.model.entry import OwnedEntry
+from controller.model.intent import Ports
+
+Flow = tuple[int, int | None, int | None, L4]
+"""Policy class, source group, destination group, and what of L4: what an entry matches."""
+Side = Literal["source", "destination"]
+SIDES: tuple[Side, Side] = ("source", "destination")
+
+
+class VrfRules(NamedTuple):
+    rules: "immutables.Map[Rank, Rule]" = immutables.Map()
+    source: Groups = Groups()
+    destination: Groups = Groups()
+    flows: "immutables.Map[Flow, tuple[Rank, ...]]" = immutables.Map()
+    """Rules that permit or drop the very same. The entry is of the one with the highest priority: of equals that of the
+    first owner by name, and of one owner's the last, since it is of the plan that takes over."""
+    ports: "immutables.Map[Ports, immutables.Map[Rank, None]]" = immutables.Map()
+    """Which rules are about them."""
+    steps: int = 0
+    """Of compiling all of them."""
+
+
+class VrfChanged(NamedTuple):
+    vrf_rules: VrfRules
+    gone: tuple[OwnedEntry, ...]
+    new: tuple[OwnedEntry, ...]
+
+
+def changed(
+    vrf: int,
+    before: VrfRules,
+    gone: Collection[Rank],
+    new: Mapping[Rank, Rule],
+    classes_before: PortClasses,
+    classes: PortClasses,
+) -> VrfChanged:
+    """`gone`: rules that are there no more. `new`: those that are there instead or besides. `classes`: of the node's
+    ports. Raises NoRoom."""
+    return _Change(vrf, before, gone, new, classes_before, classes).changed()
+
+
+class _Change:
+    def __init__(
+        self,
+        vrf: int,
+        before: VrfRules,
+        gone: Collection[Rank],
+        new: Mapping[Rank, Rule],
+        classes_before: PortClasses,
+        classes: PortClasses,
+    ) -> None:
+        self._vrf, self._before = vrf, before
+        self._classes_before, self._classes = classes_before, classes
+        self._gone = {rank: before.rules[rank] for rank in (*gone, *new) if rank in before.rules}
+        self._new = dict(new)
+        if classes != classes_before:
+            for ports, ranks in before.ports.items():
+                if classes_before.of(ports) != classes.of(ports):
+                    for rank in ranks:
+                        rule = self._gone.setdefault(rank, before.rules[rank])
+                        if rank not in gone:
+                            self._new.setdefault(rank, rule)
+        self._groups = {"source": GroupsChange(before.source), "destination": GroupsChange(before.destination)}
+        self._flows = before.flows.mutate()
+        self._touched: dict[Flow, tuple[Rank, ...]] = {}
+        """As they were."""
+
+    def changed(self) -> VrfChanged:
+        for side in SIDES:
+            self._groups[side].change(
+                [(rank, wanted) for rank, rule in self._gone.items() if (wanted := _prefixes(rule, side)) is not None],
+                [
+                    (rank, wanted, rule.owner)
+                    for rank, rule in self._new.items()
+                    if (wanted := _prefixes(rule, side)) is not None
+                ],
+            )
+            if self._groups[side].now.prefixes > MAX_GROUP:
+                raise NoCapacity(f"{side}_group", self._groups[side].now.prefixes)
+        rules = self._rules()
+        affected = self._affected()
+        steps = self._steps(affected)
+        if steps > MAX_STEPS:
+            raise NoCapacity("flow_policy", steps)
+        self._permit(affected)
+        gone, new = self._flow_entries(rules)
+        for side in SIDES:
+            change = self._groups[side]
+            for at in change.prefixes:
+                before, now = change.before.entry(at), change.now.entry(at)
+                if before != now:
+                    gone += [group_entry(self._vrf, side, at, *before)] if before is not None else []
+                    new += [group_entry(self._vrf, side, at, *now)] if now is not None else []
+        made = VrfRules(
+            rules=rules,
+            source=self._groups["source"].now,
+            destination=self._groups["destination"].now,
+            flows=self._flows.finish(),
+            ports=self._ports(),
+            steps=steps,
+        )
+        return VrfChanged(made, tuple(gone), tuple(new))
+
+    def _rules(self) -> "immutables.Map[Rank, Rule]":
+        rules = self._before.rules.mutate()
+        for rank in self._gone.keys() - self._new.keys():
+            del rules[rank]
+        for rank, rule in self._new.items():
+            rules[rank] = rule
+        return rules.finish()
+
+    def _ports(self) -> "immutables.Map[Ports, immutables.Map[Rank, None]]":
+        found = self._before.ports
+        for rank, rule in self._gone.items():
+            for ports in {*rule.ports}:
+                left = found[ports].delete(rank)
+                found = found.set(ports, left) if left else found.delete(ports)
+        for rank, rule in self._new.items():
+            for ports in {*rule.ports}:
+                found = found.set(ports, found.get(ports, immutables.Map()).set(rank, None))
+        return found
+
+    def _affected(self) -> dict[Rank, Rule]:
+        """Rules that stay, and have other groups."""
+        found = {}
+        for side in SIDES:
+            for name in self._groups[side].sets:
+                held = self._groups[side].now.sets.get(name)
+                for rank in held.rules if held is not None else ():
+                    if rank not in self._new:
+                        found[rank] = self._before.rules[rank]
+        return found
+
+    def _steps(self, affected: Mapping[Rank, Rule]) -> int:
+        steps = self._before.steps
+        for rules, groups_then, sign in (
+            (self._gone, True, -1),
+            (affected, True, -1),
+            (affected, False, 1),
+            (self._new, False, 1),
+        ):
+            for rule in rules.values():
+                source, destination = (self._width(side, rule, before=groups_then) for side in SIDES)
+                fields = l4_fields(rule, self._classes_before if groups_then else self._classes)
+                steps += sign * source * destination * len(fields)
+        return steps
+
+    def _width(self, side: Side, rule: Rule, *, before: bool) -> int:
+        change = self._groups[side]
+        return (change.before if before else change.now).width(_name(rule, side))
+
+    def _of(self, side: Side, rule: Rule, *, before: bool) -> tuple[int | None, ...]:
+        change = self._groups[side]
+        return (change.before if before else change.now).of(_name(rule, side))
+
+    def _permit(self, affected: Mapping[Rank, Rule]) -> None:
+        """What each rule is about is taken from it first, then given to it: numbers of groups may change hands."""
+        for rank, rule in self._gone.items():
+            for flow in _flows(rule, self._pairs(rule, before=True), self._classes_before):
+                self._leave(flow, rank)
+        for rank, rule in affected.items():
+            for flow in _flows(rule, self._moved(rule, before=True), self._classes):
+                self._leave(flow, rank)
+        for rank, rule in affected.items():
+            for flow in _flows(rule, self._moved(rule, before=False), self._classes):
+                self._join(flow, rank)
+        for rank, rule in self._new.items():
+            for flow in _flows(rule, self._pairs(rule, before=False), self._classes):
+                self._join(flow, rank)
+
+    def _pairs(self, rule: Rule, *, before: bool) -> Iterator[tuple[int | None, int | None]]:
+        return itertools.product(self._of("source", rule, before=before), self._of("destination", rule, before=before))
+
+    def _moved(self, rule: Rule, *, before: bool) -> Iterator[tuple[int | None, int | None]]:
+        """Pairs of groups that the rule was about before and is not any more, or the other way about."""
+        moved = []
+        for side in SIDES:
+            name = _name(rule, side)
+            gone, new = self._groups[side].sets.get(name, ((), ())) if name is not None else ((), ())
+            moved.append(gone if before else new)
+        sources, destinations = moved
+        if sources:
+            yield from itertools.product(sources, self._of("destination", rule, before=before))
+        if destinations:
+            other = {*sources}
+            staying = [one for one in self._of("source", rule, before=before) if one not in other]
+            yield from itertools.product(staying, destinations)
+
+    def _leave(self, flow: Flow, rank: Rank) -> None:
+        held = self._flows[flow]
+        self._touched.setdefault(flow, held)
+        left = tuple(one for one in held if one != rank)
+        if left:
+            self._flows[flow] = left
+        else:
+            del self._flows[flow]
+
+    def _join(self, flow: Flow, rank: Rank) -> None:
+        held = self._flows.get(flow, ())
+        self._touched.setdefault(flow, held)
+        if rank not in held:
+            self._flows[flow] = (*held, rank)
+
+    def _flow_entries(self, rules: "immutables.Map[Rank, Rule]") -> tuple[list[OwnedEntry], list[OwnedEntry]]:
+        gone: list[OwnedEntry] = []
+        new: list[OwnedEntry] = []
+        for flow, ranks in self._touched.items():
+            was, now = _best(ranks, self._before.rules), _best(self._flows.get(flow, ()), rules)
+            if was is not now and (was is None or now is None or outcome(was) != outcome(now)):
+                gone += [flow_entry(flow, was)] if was is not None else []
+                new += [flow_entry(flow, now)] if now is not None else []
+        return gone, new
+
+
+def _prefixes(rule: Rule, side: Side) -> tuple[str, ...] | None:
+    return rule.source if side == "source" else rule.destination
+
+
+def _name(rule: Rule, side: Side) -> Name | None:
+    prefixes = _prefixes(rule, side)
+    return None if prefixes is None else set_name(prefixes)
+
+
+def _flows(rule: Rule, pairs: Iterable[tuple[int | None, int | None]], classes: PortClasses) -> Iterator[Flow]:
+    fields = dict.fromkeys(l4_fields(rule, classes))
+    for source, destination in pairs:
+        for l4 in fields:
+            yield rule.policy_class, source, destination, l4
+
+
+def _best(ranks: tuple[Rank, ...], rules: Mapping[Rank, Rule]) -> Rule | None:
+    if len(ranks) < 2:
+        return rules[ranks[0]] if ranks else None
+    best: Rule | None = None
+    for rank in sorted(ranks):
+        rule = rules[rank]
+        if best is None or (rule.priority, best.owner) >= (best.priority, rule.owner):
+            best = rule
+    return best
