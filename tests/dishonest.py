@@ -18,7 +18,9 @@ from controller.model.agreement import (
     Envelope,
     Mandate,
     Message,
+    Refusal,
     Unreadable,
+    Withdrawal,
     opened,
     opened_mandate,
     unsigned,
@@ -59,7 +61,7 @@ class Heard:
 
 @dataclass
 class Wiretap:
-    """What transit says in a world, by kind and receiver: the first of each."""
+    """What transit says in a world, by kind and receiver: the first of each, or the first that names flows."""
 
     world: World
     heard: dict[tuple[str, str], Heard] = field(default_factory=dict)
@@ -71,10 +73,16 @@ class Wiretap:
             if sender == "transit" and self.world.controllers[receiver].alive:
                 for message in messages:
                     found = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
-                    self.heard.setdefault((message.kind, receiver), found)
+                    known = self.heard.setdefault((message.kind, receiver), found)
+                    if _flows(found.message) > _flows(known.message):
+                        self.heard[message.kind, receiver] = found
             return deliver_all(messages, sender, receiver)
 
         self.world.deliver_all = listen  # type: ignore[method-assign]
+
+
+def _flows(message: Message) -> bool:
+    return isinstance(message, Refusal | Withdrawal) and bool(message.flows)
 
 
 def other_envelopes(heard: Heard) -> Iterator[Envelope]:

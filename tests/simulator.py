@@ -305,6 +305,8 @@ class Controller:
         self.state, effects = reconcile.initial(self.disk.values(), self.domain, self.policy)
         self._perform(effects)
         self.world.after(0.0, self._clock, self.life)
+        if self.world.greets:
+            self.world.after(self.world._delay(), self.world.greet, self.domain)
 
     def crash(self) -> None:
         self.alive = False
@@ -366,6 +368,10 @@ class Controller:
             assert all_effects == effects
             assert (state.intent_records, state.stitches) == (self.state.intent_records, self.state.stitches)
             assert (state.awaiting, state.retries) == (self.state.awaiting, self.state.retries)
+        for stitch in self.state.stitches.values():
+            bundle = stitch.plan.bundle
+            assert not bundle or stitch.downstream is self.state.bundles.get(bundle), f"{stitch.plan.name} is apart"
+        assert {one.plan.bundle for one in self.state.stitches.values()} >= {*self.state.bundles}
         held = self.state.claims
         if held is not None and held._doubted is not None:
             in_force = {
@@ -425,6 +431,10 @@ class World:
         self.crash_chance = 0.0
         self.checked = True
         """After each step it is checked that it has overlooked nothing."""
+        self.greets = False
+        """Who has started meets its neighbours."""
+        self.capabilities = dict.fromkeys((domain.name for domain in self.topology.domains), CAPABILITIES)
+        """What the release of each domain can do."""
         self.crashes = 0
         self._queue: list[tuple[float, int, Callable[..., object], tuple[object, ...]]] = []
         self._order = 0
@@ -553,9 +563,17 @@ class World:
         for pair in pairs:
             for one, other in (pair, pair[::-1]):
                 peer = self.controllers[other]
-                greeting = Greeting(versions=(PROTOCOL,), capabilities=CAPABILITIES, instance=f"{other}-{peer.life}")
+                greeting = Greeting(
+                    versions=(PROTOCOL,), capabilities=self.capabilities[other], instance=f"{other}-{peer.life}"
+                )
                 controller = self.controllers[one]
                 controller.event(PeerMet(peer=other, greeting=greeting), controller.life)
+
+    def greet(self, domain: str) -> None:
+        """It meets those of its neighbours that are there."""
+        for link in self.controllers[domain].state.inventory.links.values():
+            if link.domain and self.controllers[link.domain].alive:
+                self.meet((domain, link.domain))
 
     def new_key(self, node: str) -> None:
         """The gateway is another machine, or its state is lost; its agent says so."""

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from controller.model.agreement import MESSAGES, Mandate
+from controller.model.intent import Ports
 from tests.dishonest import Heard, Wiretap, lies, opens, other_envelopes, places, said, with_others
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -27,6 +29,19 @@ spec:
 """
 
 
+SHARING = "---".join(
+    f"""
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {{name: {name}, tenant: customer-x}}
+spec:
+  allow:
+    - {{from: {{network: shop/customer-x, select: {{app: web}}}}, to: insight/analytics/analytics-y, ports: [{ports}]}}
+"""
+    for name, ports in (("ping", "icmp"), ("web", "tcp/443"))
+)
+
+
 @functools.cache
 def everything_that_transit_says() -> dict[tuple[str, str], Heard]:
     world = World()
@@ -43,6 +58,12 @@ def everything_that_transit_says() -> dict[tuple[str, str], Heard]:
     world.run(70.0)
     world.delete("shop", "order-processing")
     world.run(3.0)
+    policy = world.controllers["insight"].policy
+    ping = Ports(protocol="icmp", first=0, last=65535)
+    world.apply("shop", SHARING)
+    world.run(1.0)
+    world.load_policy("insight", replace(policy, accept=tuple(replace(rule, ports=(ping,)) for rule in policy.accept)))
+    world.run(5.0)
     return tap.heard
 
 

@@ -54,6 +54,7 @@ def settled(seed: int) -> World:
     """A world at rest, where intents and hosts came, changed and went in all domains, and controllers crashed."""
     chance = random.Random(seed)
     world = World(seed, topology=generated.topology(chance))
+    world.greets = seed % 4 > 0
     world.start()
     world.faults, world.crash_chance = MESSY, 0.005
     for _ in range(chance.randint(8, 24)):

@@ -431,11 +431,13 @@ def test_older_revision_is_refused_as_replayed() -> None:
     assert world.phase("shop", "order-processing") == "Active"
 
 
-def test_renewal_may_not_change_the_flows() -> None:
+def test_renewal_may_not_change_the_networks_or_what_is_required() -> None:
     world = agreed_world()
     offer = first_offer(world)
-    flow = replace(offer.flows[0], source_prefixes=("10.1.0.12/32",))
-    assert "may change times only" in offer_of_transit(world, asked_for(replace(offer, revision=2), flows=(flow,)))
+    elsewhere = replace(offer.flows[0], destination="insight/archive")
+    assert "for the same networks" in offer_of_transit(world, asked_for(replace(offer, revision=2), flows=(elsewhere,)))
+    other_class = asked_for(replace(offer, revision=2), dscp=46)
+    assert "may change times and flows only" in offer_of_transit(world, other_class)
     other = mandated(replace(offer, revision=2), id="shop:order-processing:77")
     assert "a renewal stands on the same mandate" in offer_of_transit(world, other)
 

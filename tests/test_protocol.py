@@ -100,6 +100,7 @@ def message(said: Word, session: Session) -> Envelope:
         Word.REFUSAL: Refusal(id=offer.id, revision=offer.revision, reason=Told.ROOM),
         Word.STALE_ANSWER: Refusal(id=offer.id, revision=offer.revision - 1, reason=Told.ROOM),
         Word.WITHDRAWAL: Withdrawal(id=offer.id, reason=Told.LOST, issued_s=1),
+        Word.PART: Withdrawal(id=offer.id, reason=Told.LOST, issued_s=1, flows=(replace(offer.flows[0], ports=()),)),
     }
     if said == Word.SAME_OFFER:
         return session.offer

@@ -20,6 +20,7 @@ from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
 from controller.plugins import cage, process
+from controller.reconcile import bundles
 from controller.reconcile.negotiation import agreements
 from controller.views import doctor, tracing
 from dataplane import reasons
@@ -65,7 +66,7 @@ LIMITS = {
     "domains on a way": (agreement.MAX_DOMAINS,),
     "flows of an agreement": (agreement.MAX_FLOWS,),
     "lease of an agreement": (agreement.MAX_LEASE_S // 86400,),
-    "prefixes and ports of all flows": (terms.MAX_ITEMS,),
+    "prefixes and ports of all flows": (terms.MAX_ITEMS, bundles.MAX_SHARED_ITEMS),
     "lease of an intent": (scalars.MAX_DURATION_S // 86400,),
     "time for which who ended": (agreements.MAX_HOLD_OFF_S // 86400,),
     "depth of a condition": (condition.MAX_DEPTH, condition.MAX_MACROS, condition.MAX_COST),

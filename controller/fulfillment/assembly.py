@@ -4,6 +4,7 @@
 |---|---|
 | fabric of a node | nodes, links, what nodes say of themselves |
 | a stitch at a node | the stitch, ways through the fabric, its networks' numbers |
+| a SID of a gateway that a neighbour knows | the agreement; all stitches that share it |
 | an SR Policy of a node | its paths; all stitches and networks whose traffic takes them share it |
 | a network at one of its edges | the network, the SR Policies to its other edges |
 | what is on the link of a network at an edge | the network, the rules for its hosts there |
@@ -40,6 +41,8 @@ from controller.fulfillment.plan_entries import (
     Border,
     Place,
     SharedPolicy,
+    SharedService,
+    border_services,
     borders,
     plan_entries,
     plan_rules,
@@ -66,6 +69,8 @@ Vrf = tuple[str, int]
 """Node and number."""
 Policy = tuple[str, int]
 """Headend and number of an SR Policy."""
+Service = tuple[str, int]
+"""Gateway and function of an End.DT46 SID that a neighbour knows."""
 PortUse = tuple[str, bool, Ports]
 """Node, whether as the source's (of replies), ports."""
 Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
@@ -97,6 +102,7 @@ class Contribution(NamedTuple):
     """By node."""
     rules: Mapping[Vrf, tuple[Rule, ...]]
     policies: Mapping[Policy, SharedPolicy]
+    services: Mapping[Service, SharedService]
     borders: Mapping[str, Border]
     """By link."""
     ports: frozenset[PortUse]
@@ -117,6 +123,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Of each node."""
     travelled: "immutables.Map[Policy, immutables.Map[str, None]]"
     """Courses that take an SR Policy."""
+    served: "immutables.Map[Service, immutables.Map[str, None]]"
+    """Courses for which a neighbour sends to a SID of ours."""
     carried: "immutables.Map[str, immutables.Map[str, None]]"
     """Courses over a border link."""
     networks: Networks
@@ -156,6 +164,7 @@ class _Assembler:
         self._vrfs = before.vrfs if before is not None else immutables.Map()
         self._on_link = before.on_link if before is not None else immutables.Map()
         self._travelled = before.travelled if before is not None else immutables.Map()
+        self._served = before.served if before is not None else immutables.Map()
         self._carried = before.carried if before is not None else immutables.Map()
         self._classes = dict(before.classes) if before is not None else {}
         self._network = before.networks if before is not None else {}
@@ -173,6 +182,7 @@ class _Assembler:
         self._gone_rules: dict[Vrf, set[Rank]] = {}
         self._new_rules: dict[Vrf, dict[Rank, Rule]] = {}
         self._dirty_policies: set[Policy] = set()
+        self._dirty_services: set[Service] = set()
         self._dirty_links: set[str] = set()
         self._dirty_ports: set[str] = set()
         """Nodes."""
@@ -190,6 +200,7 @@ class _Assembler:
             self._networks(isolated if not everything else None)
         if everything:
             self._dirty_policies |= {*self._travelled, *self._between_edges}
+            self._dirty_services |= {*self._served}
             self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
         self._places = _places(wanted, self._network) if everything or self._before is None else {}
         whole = everything or changed is None
@@ -201,6 +212,8 @@ class _Assembler:
             self._vrf(vrf)
         for policy in self._dirty_policies:
             self._policy(policy)
+        for service in self._dirty_services:
+            self._service(service)
         hosts = self._hosts(everything)
         if everything:
             self._sweep()
@@ -213,6 +226,7 @@ class _Assembler:
             ports=self._ports,
             classes=self._classes,
             travelled=self._travelled,
+            served=self._served,
             carried=self._carried,
             networks=self._network,
             own=self._own,
@@ -257,6 +271,7 @@ class _Assembler:
         }
         there |= {f"tunnel {link}" for link in self._carried}
         there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
+        there |= {f"service {node} {number}" for node, number in self._dirty_services}
         there |= {f"ports {node}" for node in self._classes}
         for unit in [unit for unit, (node, _) in self._units.items() if unit not in there or node not in nodes]:
             self._drop(unit)
@@ -389,6 +404,7 @@ class _Assembler:
             units={node: self._pack(ones) for node, ones in plan_entries(stitch, fabric).items()},
             rules={vrf: tuple(ones) for vrf, ones in rules.items()},
             policies={(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)},
+            services={service[:2]: service for service in border_services(stitch, fabric)},
             borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
             ports=frozenset(ports),
         )
@@ -418,6 +434,12 @@ class _Assembler:
             self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
             if taken.get(policy) != takes.get(policy):
                 self._dirty_policies.add(policy)
+        known = held.services if held is not None else {}
+        knows = made.services if made is not None else {}
+        for service in known.keys() | knows.keys():
+            self._served = _listed(self._served, service, name, there=service in knows)
+            if known.get(service) != knows.get(service):
+                self._dirty_services.add(service)
         left = held.borders.keys() if held is not None else set()
         crossed = made.borders.keys() if made is not None else set()
         for link in left | crossed:
@@ -512,6 +534,14 @@ class _Assembler:
             lists = (tunnel_list(shared.border_port),)
         entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
         self._put(f"sr policy {node} {number}", node, self._pack(entries))
+
+    def _service(self, service: Service) -> None:
+        node, number = service
+        users = self._oldest_first(self._served.get(service, ()))
+        if users:
+            self._put(f"service {node} {number}", node, self._pack((users[0].services[service].entry,)))
+        else:
+            self._drop(f"service {node} {number}")
 
     def _oldest_first(self, names: Iterable[str]) -> list[Contribution]:
         return [self._contributions[name] for name in self._wanted.stitches.in_order(names)]

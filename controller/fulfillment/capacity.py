@@ -37,9 +37,8 @@ def table_shortage(table: str, node: str, needed: int, profiles: Profiles) -> Sh
 
 
 def _port_ranges(stitches: Iterable[Stitch]) -> int:
-    return len(
-        port_ranges({ports for stitch in stitches for flow in stitch.plan.connection.flows for ports in flow.ports})
-    )
+    flows = (flow for stitch in stitches for flow in stitch.plan_to_be.connection.flows)
+    return len(port_ranges({ports for flow in flows for ports in flow.ports}))
 
 
 def port_part(
@@ -60,7 +59,7 @@ def port_part(
 
 
 def _ends(stitch: Stitch) -> set[str]:
-    return {node for policy in stitch.plan.sr_policies for node in (policy.headend, policy.endpoint)}
+    return {node for policy in stitch.plan_to_be.sr_policies for node in (policy.headend, policy.endpoint)}
 
 
 _BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")
@@ -72,7 +71,7 @@ def in_the_end(stitch: Stitch) -> Stitch:
     if stitch.stage in (Stage.REMOVING, Stage.LINGERING):
         return stitch
     return Stitch(
-        plan=stitch.plan,
+        plan=stitch.plan_to_be,
         serial=stitch.serial,
         ids=stitch.ids,
         stage=Stage.ACTIVE,
@@ -86,7 +85,8 @@ def _agreed(session: Session | None) -> Session | None:
     """As acceptor's end it has the offeror's: a SID that leads somewhere else than all others."""
     if session is None:
         return None
-    terms = msgspec.structs.replace(session.terms, revision=0, not_before_s=0, expires_s=0, mandate=_BLANK)
+    blank = {"revision": 0, "flows": (), "not_before_s": 0, "expires_s": 0, "mandate": _BLANK}
+    terms = msgspec.structs.replace(session.terms, **blank)
     agreement = Agreement(terms=terms, acceptor_end=terms.offeror_end, latency_us=0, offer=_BLANK, acceptance=_BLANK)
     return Session(
         peer=session.peer,

@@ -76,7 +76,8 @@ def _beyond(terms: Terms, mandate: Mandate) -> str:
         return f"the mandate is for {mandate.carrier} and offer {mandate.id}"
     if mandate.direct and not by_origin:
         return f"{origin} wants no third domain to carry it"
-    if beyond := next((flow for flow in terms.flows if not covers(mandate.flows, flow)), None):
+    exact = frozenset(mandate.flows)
+    if beyond := next((flow for flow in terms.flows if flow not in exact and not covers(mandate.flows, flow)), None):
         return f"the flow to {beyond.destination} is not in the mandate of {origin}"
     if terms.expires_s > mandate.expires_s:
         return "the offer would outlast the mandate"

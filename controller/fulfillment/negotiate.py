@@ -8,13 +8,14 @@ import msgspec
 
 from controller.fulfillment.mandate import CLOCK_SKEW_S, mandate_objection
 from controller.fulfillment.protocol import Role, Word, after
-from controller.fulfillment.terms import end_objection, flows_objection, needs_objection
+from controller.fulfillment.terms import end_objection, ends, flows_objection, needs_objection
 from controller.model.agreement import (
     MAX_DOMAINS,
     MAX_LEASE_S,
     Acceptance,
     Agreement,
     Envelope,
+    Flow,
     Mandate,
     Message,
     Refusal,
@@ -79,8 +80,16 @@ def promise(expected_us: int, bound_us: int | None) -> int:
     return expected_us + min(max(0, bound_us - expected_us) // 4, max(expected_us // 2, LEAST_MARGIN_US))
 
 
-def make_refusal(id: str, revision: int, told: Told, keys: Keys, retry_after_s: int = 0, by: str = "") -> Envelope:
-    return sealed(Refusal(id=id, revision=revision, reason=told, retry_after_s=retry_after_s, by=by), keys)
+def make_refusal(
+    id: str,
+    revision: int,
+    told: Told,
+    keys: Keys,
+    retry_after_s: int = 0,
+    by: str = "",
+    flows: tuple[Flow, ...] = (),
+) -> Envelope:
+    return sealed(Refusal(id=id, revision=revision, reason=told, retry_after_s=retry_after_s, by=by, flows=flows), keys)
 
 
 def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, now_s: float, keys: Keys) -> Why | None:
@@ -122,8 +131,10 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
 
 
 def renewal_objection(held: Terms, offered: Terms) -> str:
-    """A renewal changes times and keys only; anything else is a new agreement. Both mandates have been looked at."""
+    """What is agreed can get other times and keys, and other flows between the same networks; anything else is a new
+    agreement. Both mandates have been looked at."""
     fixed = {
+        "flows": held.flows,
         "revision": held.revision,
         "not_before_s": held.not_before_s,
         "expires_s": held.expires_s,
@@ -135,7 +146,9 @@ def renewal_objection(held: Terms, offered: Terms) -> str:
     if msgspec.structs.replace(offered, **fixed, offeror_end=end) != msgspec.structs.replace(
         held, offeror_end=held_end
     ):
-        return "a renewal may change times only: make a new agreement for other terms"
+        return "a renewal may change times and flows only: make a new agreement for other terms"
+    if ends(offered.flows) != ends(held.flows):
+        return "a renewal is for the same networks: make a new agreement for others"
     before, after = opened_mandate(held.mandate), opened_mandate(offered.mandate)
     if after.id != before.id:
         return f"a renewal stands on the same mandate, {before.id}: make a new agreement for another"
@@ -149,10 +162,12 @@ def accepted(
 ) -> tuple[Session, str]:
     """What the acceptance of the newest offer, which `peer` has signed, makes of a session: as it was, where it says
     nothing new. Or why it is none."""
-    terms = session.terms
-    if session.standing == Standing.AGREED and not _amends(session, acceptance):
-        return session, ""
-    if acceptance.revision != terms.revision or acceptance.offer != session.offer.digest:
+    terms, offer, held = session.terms, session.offer, session.agreement
+    if session.standing == Standing.AGREED and held is not None:
+        if not _promises_anew(held, acceptance):
+            return session, ""
+        terms, offer = held.terms, held.offer
+    if acceptance.revision != terms.revision or acceptance.offer != offer.digest:
         return session, f"{peer.name} accepted something else than was offered (altered)"
     if terms.expires_s <= now_s:
         return session, "the acceptance came after the offer had expired"
@@ -168,19 +183,16 @@ def accepted(
         acceptor_end=acceptance.acceptor_end,
         latency_us=acceptance.latency_us,
         expected_us=acceptance.expected_us,
-        offer=session.offer,
+        offer=offer,
         acceptance=envelope,
     )
     standing = after(session, Role.ACCEPTOR, Word.ACCEPTANCE)
     return msgspec.structs.replace(session, standing=standing, agreement=agreement, reason=""), ""
 
 
-def _amends(session: Session, acceptance: Acceptance) -> bool:
+def _promises_anew(held: Agreement, acceptance: Acceptance) -> bool:
     """The acceptor needs longer than it has promised, or takes smaller packets; whether the terms allow it is looked at
     as for a promise."""
-    held = session.agreement
-    if held is None or held.terms != session.terms:
-        return False
     size, latency_us = acceptance.acceptor_end.inner_mtu, acceptance.latency_us
     if msgspec.structs.replace(held.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:
         return False

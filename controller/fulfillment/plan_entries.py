@@ -7,6 +7,7 @@ takes the plan; all else moves nothing until then. Rules are compiled with those
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -127,7 +128,8 @@ def sr_policies(stitch: Stitch, fabric: Fabric) -> Iterator[SharedPolicy]:
 
 
 def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, ...]]:
-    """Of each node: SIDs, and how each forwarding class goes on and until when; `sr_policies` and rules are beside."""
+    """Of each node: SIDs, and how each forwarding class goes on and until when; `sr_policies`, `border_services` and
+    rules are beside."""
     plan, ids, owner = stitch.plan, stitch.ids, stitch.plan.owner
     upstream, downstream = borders(stitch, fabric)
     mtu = path_mtu(stitch, fabric)
@@ -165,18 +167,27 @@ def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, 
             last = one.last if one.crosses else one.first
             vrf = ids[plan_ids.vrf(one.tail, plan, one.direction, delivers=True)]
             steer(one.tail, deliver_entry(ids[one.forwarding_class(last)], vrf, owner))
-    for direction, border in ((FORWARD, upstream), (REVERSE, downstream)):
+    return {node: tuple(ones) for node, ones in entries.items()}
+
+
+class SharedService(NamedTuple):
+    """What a neighbour sends us for an agreement comes in here; it may be for several stitches."""
+
+    node: str
+    function: int
+    entry: OwnedEntry
+
+
+def border_services(stitch: Stitch, fabric: Fabric) -> Iterator[SharedService]:
+    for direction, border in zip((FORWARD, REVERSE), borders(stitch, fabric), strict=True):
         if border is None:
             continue
-        vrf, policy_class, function = (ids[key] for key in plan_ids.from_border(plan, direction))
-        node = border.border_port.node
+        vrf, policy_class, function = (stitch.ids[key] for key in plan_ids.from_border(stitch.plan, direction))
+        node, ingress_class = border.border_port.node, border.border_port.ingress_class
         sid = numbering.sid(fabric.locators[node], function)
         into = Arrival(vrf=vrf, policy_class=policy_class)
-        entry = service_entry(
-            border.border_port.ingress_class, sid, into, _answer_class(stitch, node, direction), owner
-        )
-        entries.setdefault(node, []).append(entry)
-    return {node: tuple(ones) for node, ones in entries.items()}
+        answer = _answer_class(stitch, node, direction)
+        yield SharedService(node, function, service_entry(ingress_class, sid, into, answer, stitch.plan.owner))
 
 
 def _answer_class(stitch: Stitch, node: str, direction: Direction) -> int:

@@ -107,7 +107,7 @@ def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
     assert way is not None, "else nothing comes from there"
     here = [stretch for stretch in stretches(plan) if stretch.direction == direction]
     delivers = any(one.first == DELIVER for one in here)
-    name = f"{plan.name} border {direction.value}"
+    name = f"{plan.bundle or plan.name} border {direction.value}"
     return (
         vrf(way.node, plan, direction, delivers=delivers),
         id_key(way.node, Kind.POLICY_CLASS, name),

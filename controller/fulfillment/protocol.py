@@ -32,11 +32,13 @@ class Word(enum.StrEnum):
     STALE_ANSWER = "stale answer"
     """To an older offer."""
     WITHDRAWAL = "withdrawal"
+    PART = "withdrawal of flows"
+    """The rest stays as it is."""
 
 
 SPEAKERS: dict[Role, frozenset[Word]] = {
     Role.OFFEROR: frozenset((Word.OFFER, Word.SAME_OFFER, Word.STALE_OFFER, Word.WITHDRAWAL)),
-    Role.ACCEPTOR: frozenset((Word.ACCEPTANCE, Word.REFUSAL, Word.STALE_ANSWER, Word.WITHDRAWAL)),
+    Role.ACCEPTOR: frozenset((Word.ACCEPTANCE, Word.REFUSAL, Word.STALE_ANSWER, Word.WITHDRAWAL, Word.PART)),
 }
 
 
@@ -52,6 +54,7 @@ class Reaction(enum.StrEnum):
     TAKE_PROMISE = "takes over what is promised anew"
     KEEP = "keeps what was agreed, until that ends"
     TRY_ELSEWHERE = "tries the other ways"
+    TAKE_AWAY = "takes these away, and what stands on them"
     END = "ends it, and all that stands on it"
     DISOWN = "withdraws it, since it is not wanted any more"
 
@@ -93,6 +96,8 @@ PROTOCOL |= {
 PROTOCOL |= {
     (_A, _ENDED, word): Step(_ENDED, Reaction.NOTHING) for word in (Word.ACCEPTANCE, Word.REFUSAL, Word.STALE_ANSWER)
 }
+PROTOCOL |= {(_A, standing, Word.PART): Step(standing, Reaction.TAKE_AWAY) for standing in (_AGREED, _RENEWING)}
+PROTOCOL |= {(_A, standing, Word.PART): Step(standing, Reaction.NOTHING) for standing in (_UNKNOWN, _OFFERED, _ENDED)}
 PROTOCOL |= {
     (role, standing, Word.WITHDRAWAL): Step(_ENDED, Reaction.END)
     for role in Role
@@ -109,17 +114,23 @@ def word(session: Session | None, message: Said, envelope: Envelope) -> Word:
     """What a message is to what has been said in `session`; None: nothing has."""
     match message:
         case Withdrawal():
-            return Word.WITHDRAWAL
+            return Word.PART if message.flows else Word.WITHDRAWAL
         case Terms():
             if session is not None and envelope == session.offer:
                 return Word.SAME_OFFER
             return Word.OFFER if session is None or message.revision > session.terms.revision else Word.STALE_OFFER
         case Acceptance():
-            stale = session is not None and message.revision < session.terms.revision
+            stale = session is not None and message.revision < _awaited(session).revision
             return Word.STALE_ANSWER if stale else Word.ACCEPTANCE
         case Refusal():
             stale = session is not None and message.revision != session.terms.revision
             return Word.STALE_ANSWER if stale else Word.REFUSAL
+
+
+def _awaited(session: Session) -> Terms:
+    """What the next acceptance may be about: where nothing is offered, what is in force is promised anew."""
+    in_force = session.agreement if session.standing == Standing.AGREED else None
+    return in_force.terms if in_force is not None else session.terms
 
 
 def after(session: Session | None, speaker: Role, said: Word) -> Standing:

@@ -18,7 +18,7 @@ def flows_objection(flows: Sequence[Flow], origin: str) -> str:
     items = sum(len(flow.source_prefixes) + len(flow.destination_prefixes) + len(flow.ports) for flow in flows)
     if items > MAX_ITEMS:
         return f"expected at most {MAX_ITEMS} prefixes and ports, found {items}"
-    if len({(flow.source, network_of(flow.destination)) for flow in flows}) != 1:
+    if len(ends(flows)) != 1:
         return "all flows of an offer must lead from one network to one network"
     if flows[0].source.split("/")[0] != origin:
         return f"{origin} cannot ask for traffic from {flows[0].source}"
@@ -26,6 +26,11 @@ def flows_objection(flows: Sequence[Flow], origin: str) -> str:
         if reason := _flow_objection(flow):
             return f"flow to {flow.destination}: {reason}"
     return ""
+
+
+def ends(flows: Sequence[Flow]) -> set[tuple[str, str]]:
+    """Networks from and to which they lead."""
+    return {(flow.source, network_of(flow.destination)) for flow in flows}
 
 
 def network_of(destination: str) -> str:

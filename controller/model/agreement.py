@@ -26,7 +26,9 @@ HOLDINGS = "holdings"
 """Takes Holdings."""
 BATCHES = "batches"
 """Takes many messages in one call."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES)
+AMENDS = "amends"
+"""Takes offers that change the flows of an agreement, and answers that are about some of them."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
@@ -191,6 +193,8 @@ class Refusal(Statement, frozen=True, kw_only=True):
     """Until when the same is refused again; 0: not known."""
     by: Annotated[str, Meta(max_length=200)] = ""
     """Domain that refuses, where that is one further on."""
+    flows: Flows = ()
+    """Those that are refused whatever they are offered with; empty: the offer as a whole is."""
 
 
 class Withdrawal(Statement, frozen=True, kw_only=True):
@@ -205,6 +209,8 @@ class Withdrawal(Statement, frozen=True, kw_only=True):
     """Domain whose operator ended it; empty: nobody's."""
     retry_after_s: Pause = 0
     """For so long that domain does not take the same again."""
+    flows: Flows = ()
+    """The acceptor does not carry these any more, and the others on; empty: all of it ends."""
 
 
 class Holding(Statement, frozen=True, kw_only=True):

@@ -42,6 +42,8 @@ class Plan(Value, frozen=True, kw_only=True):
     serial: int = 0
     """Of its intent, or of when the agreement was first accepted: where plans of one priority carry the same flow, the
     lower owns it."""
+    bundle: str = ""
+    """Plans of ours that name the same share one agreement with the next domain; empty: it has its own."""
     around: tuple[str, ...] = ()
     """Links that were down when its paths were chosen."""
 

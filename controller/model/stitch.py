@@ -116,6 +116,8 @@ class Stitch(Value, frozen=True, kw_only=True):
     """With the domain where the traffic comes from."""
     downstream: Session | None = None
     """With the domain where it goes."""
+    wanted: Plan | None = None
+    """What the plan becomes once we sign what is offered to us anew, where that has other flows."""
     excluded: tuple[str, ...] = ()
     """Borders where what we carry for others was refused."""
     replaces: str = ""
@@ -129,6 +131,11 @@ class Stitch(Value, frozen=True, kw_only=True):
     """
     unconfirmed: tuple[str, ...] = ()
     """Nodes that went away before they confirmed what it now has there."""
+
+    @property
+    def plan_to_be(self) -> Plan:
+        """It has all that the plan has now."""
+        return self.wanted or self.plan
 
     @property
     def latency_us(self) -> int:
@@ -181,6 +188,8 @@ class ConnectionStatus(Value, frozen=True, kw_only=True):
     """Unix time of the next try, where it has no plan or one that is too slow."""
     tries: int = 0
     """How often it was refused in a row."""
+    alone: bool = False
+    """It is tried next with an agreement of its own."""
     held_off: tuple[HeldOff, ...] = ()
     """Where it was ended, or refused for some time."""
 

@@ -19,7 +19,7 @@ from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.intents import RETRY_S, turned_away
-from controller.reconcile.negotiation.agreements import refuse_upstream
+from controller.reconcile.negotiation.agreements import answer, refuse_upstream
 from controller.reconcile.tables import ISOLATES
 from controller.reconcile.transaction import Transaction
 
@@ -53,13 +53,16 @@ def _isolations(transaction: Transaction) -> list[Isolation]:
     return [one for intent_record in held if (one := intent_record.requirements.isolation) is not None]
 
 
-def _counted(transaction: Transaction, without: Collection[str]) -> Needed:
-    """What all stitches but these need in the end."""
+def _counted(transaction: Transaction, without: Collection[str] = (), not_amended: Collection[str] = ()) -> Needed:
+    """What all stitches but those `without` need in the end; those `not_amended` as they are now."""
     stitches = transaction.stitches.all
     for name in without:
         stitches = stitches.delete(name) if name in stitches else stitches
-    counted = need(wanted(transaction, stitches), transaction.needed, transaction.uncounted | set(without))
-    transaction.uncounted = set(without)
+    for name in not_amended:
+        stitches = stitches.set(name, msgspec.structs.replace(stitches[name], wanted=None))
+    other = {*without, *not_amended}
+    counted = need(wanted(transaction, stitches), transaction.needed, transaction.uncounted | other)
+    transaction.uncounted = other
     return counted
 
 
@@ -100,20 +103,23 @@ def admit(transaction: Transaction) -> None:
                 too_many, short = middle, found
         first = max(fit, 0)
         _turn_away(transaction, begun[first], short.what, RETRY_S)
-        behind = [one for one in begun[first + 1 :] if not short.node or short.node in one.plan.nodes]
+        behind = [one for one in begun[first + 1 :] if not short.node or short.node in one.plan_to_be.nodes]
         for stitch in behind:
             _turn_away(transaction, stitch, short.what, AGAIN_S)
-        begun = [stitch for stitch in begun if transaction.stitches.get(stitch.plan.name) is not None]
+        begun = [stitch for stitch in begun if _is_still_begun(transaction, stitch)]
     alike: dict[tuple[str, frozenset[str]], list[Stitch]] = {}
     for stitch in begun:
         transaction.admitted.add(stitch.plan.name)
         if stitch.upstream is not None:
-            alike.setdefault((stitch.upstream.peer, frozenset(stitch.plan.nodes)), []).append(stitch)
+            alike.setdefault((stitch.upstream.peer, frozenset(stitch.plan_to_be.nodes)), []).append(stitch)
     for (peer, _), stitches in alike.items():
         for stitch in stitches:
             if not (reason := _too_much(transaction, stitch, peer)):
                 break  # with all of them it has no more than is for it
             _turn_away(transaction, stitch, Unsatisfiable(binding="share", message=reason), RETRY_S)
+    for stitch in begun:
+        if stitch.wanted is not None:
+            answer(transaction, stitch.plan.name)
 
 
 def _begun(transaction: Transaction) -> list[Stitch]:
@@ -126,7 +132,14 @@ def _begun(transaction: Transaction) -> list[Stitch]:
 
 
 def _has_begun(before: Stitch | None, stitch: Stitch) -> bool:
-    return before is None or (stitch.stage == Stage.NEGOTIATING and _needs(before) != _needs(stitch))
+    if before is None or (stitch.wanted is not None and stitch.wanted is not before.wanted):
+        return True
+    return stitch.stage == Stage.NEGOTIATING and _needs(before) != _needs(stitch)
+
+
+def _is_still_begun(transaction: Transaction, begun: Stitch) -> bool:
+    stitch = transaction.stitches.get(begun.plan.name)
+    return stitch is not None and (begun.wanted is None or stitch.wanted is not None)
 
 
 def _needs(stitch: Stitch) -> tuple[object, ...]:
@@ -134,16 +147,17 @@ def _needs(stitch: Stitch) -> tuple[object, ...]:
 
 
 def _nodes(stitches: Sequence[Stitch]) -> set[str]:
-    return {node for stitch in stitches for node in stitch.plan.nodes}
+    return {node for stitch in stitches for node in stitch.plan_to_be.nodes}
 
 
 def _shortage(
     transaction: Transaction, nodes: Collection[str], without: Sequence[Stitch] = (), before: Entries | None = None
 ) -> Shortage | None:
-    """The first on any of these nodes, of what is more than `before`."""
-    left_out = {stitch.plan.name for stitch in without}
+    """The first on any of these nodes, of what is more than `before`. `without` what these have begun."""
+    not_amended = {stitch.plan.name for stitch in without if stitch.wanted is not None}
+    left_out = {stitch.plan.name for stitch in without} - not_amended
     try:
-        transaction.needed = _counted(transaction, left_out)
+        transaction.needed = _counted(transaction, left_out, not_amended)
     except NoCapacity as full:
         return table_shortage(full.table, full.node, full.needed, transaction.profiles.all)
     return shortage(transaction.needed.entries, nodes, transaction.profiles.all, before)
@@ -154,7 +168,7 @@ def _too_much(transaction: Transaction, stitch: Stitch, peer: str) -> str:
     held = tuple(transaction.stitches.all.values())
     others = [one for one in held if one.upstream is not None]
     theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
-    nodes = stitch.plan.nodes
+    nodes = stitch.plan_to_be.nodes
     share = transaction.policy.max_share
     reason = _beyond(transaction, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
     together = max(share, 100 - OWN_SHARE)
@@ -199,7 +213,8 @@ def beyond_share(transaction: Transaction, held: Sequence[Stitch], max_share: in
 
 def _turn_away(transaction: Transaction, stitch: Stitch, short: Unsatisfiable, retry_after_s: int) -> None:
     """What it has said in this step is never sent."""
-    if stitch.downstream is not None and transaction.before.stitches.get(stitch.plan.name) is None:
+    is_new = transaction.before.stitches.get(stitch.plan.name) is None
+    if stitch.downstream is not None and is_new and not stitch.plan.bundle:
         transaction.forget_messages(stitch.downstream.terms.id)
         stitch = msgspec.structs.replace(stitch, downstream=None)
         transaction.put_stitch(stitch)

@@ -16,11 +16,10 @@ from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Rule
 from controller.model.stitch import expired
-from controller.model.told import Told, Why
 from controller.reconcile.authority import namable, overreach, trespass
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.intents import renew, undertake
-from controller.reconcile.peer_admission import end_all, ended_by
+from controller.reconcile.peer_admission import Ended, end_all, ended_by
 from controller.reconcile.peers import ask_again
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.transaction import AnyTable, Transaction
@@ -90,8 +89,8 @@ def apply(transaction: Transaction, event: Apply) -> None:
         return
     results = tuple(_result(transaction, kind, value) for _, kind, value in request.values)
     ended = ended_by(transaction, required.values())
-    warnings = (*judgement.warnings, *(_ends(name, reason, event.by) for name, reason in ended.items()))
-    end_all(transaction, {plan: Why(Told.CONFLICT, reason) for plan, reason in ended.items()})
+    warnings = (*judgement.warnings, *(_ends(name, one, event.by) for name, one in ended.items()))
+    end_all(transaction, ended)
     for (_, kind, value), result in zip(request.values, results, strict=True):
         if not result.endswith(" unchanged"):
             who = Provenance(by=event.by.name, file=event.file, at_s=int(transaction.now_s), revision=event.revision)
@@ -111,9 +110,11 @@ def apply(transaction: Transaction, event: Apply) -> None:
     transaction.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
 
 
-def _ends(agreement: str, reason: str, by: Principal) -> str:
+def _ends(agreement: str, ended: Ended, by: Principal) -> str:
     """What we carry for others is no tenant's to know."""
-    return f"agreement {agreement} ends: {reason}" if by.tenants is None else "an agreement with a neighbour ends"
+    if by.tenants is not None:
+        return "an agreement with a neighbour ends"
+    return f"agreement {agreement} {ended.what}: {ended.why.detail}"
 
 
 def changed_since(transaction: Transaction, things: Sequence[tuple[str, str]], revision: int | None) -> tuple[int, ...]:

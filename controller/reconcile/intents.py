@@ -10,13 +10,14 @@ from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
+from controller.reconcile.bundles import choose, is_of
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import cut
 from controller.reconcile.negotiation.agreements import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
 from controller.reconcile.restoration import move, relieved
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import link_key
-from controller.reconcile.transaction import Transaction
+from controller.reconcile.transaction import Leaving, Transaction
 
 RETRY_S = 60
 """How often a connection that is unsatisfiable or refused is tried again."""
@@ -249,7 +250,7 @@ def _pursue(
         )
     replaces = connection_status.plan if transaction.stitches.get(connection_status.plan) is not None else ""
     try:
-        stitch = begin(transaction, found, serial, replaces, intent_record.expires_s)
+        stitch = begin(transaction, found, serial, replaces, intent_record, alone=connection_status.alone)
     except NoNumber as error:
         full = Unsatisfiable(binding="capacity", message=str(error))
         return _without_room(transaction, intent_record, connection, connection_status, full, RETRY_S)
@@ -347,19 +348,33 @@ def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentReco
 
 
 def _is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:
-    return plan.connection == connection and plan.priority == intent_record.intent.priority
+    shares = not plan.bundle or (intent_record.expires_s is None and is_of(plan.bundle, intent_record.intent.tenant))
+    return plan.connection == connection and plan.priority == intent_record.intent.priority and shares
 
 
-def begin(transaction: Transaction, plan: Plan, serial: int, replaces: str, expires_s: int | None) -> Stitch | None:
+def begin(
+    transaction: Transaction, plan: Plan, serial: int, replaces: str, intent_record: IntentRecord, *, alone: bool
+) -> Stitch | None:
     """The stitch of a new plan of ours; None while a gateway that it needs has not said what it is. Raises NoNumber."""
     if plan.egress is not None and plan.egress.border not in transaction.fabric.border_ports:
         return None
-    stage = Stage.ADDING if plan.egress is None else Stage.NEGOTIATING
-    stitch = Stitch(plan=plan, serial=serial, stage=stage, replaces=replaces, expires_s=expires_s)
+    expires_s = intent_record.expires_s
+    if expires_s is None and not alone:
+        plan = msgspec.structs.replace(plan, bundle=choose(transaction, plan, intent_record.intent.tenant))
+    stitch = Stitch(
+        plan=plan,
+        serial=serial,
+        stage=Stage.ADDING if plan.egress is None else Stage.NEGOTIATING,
+        downstream=transaction.bundles.get(plan.bundle),
+        replaces=replaces,
+        expires_s=expires_s,
+    )
     transaction.put_stitch(stitch)
     transaction.counters.put("serial", serial)
     transaction.fresh.add(plan.name)
-    if plan.egress is not None:
+    if plan.bundle:
+        transaction.loose.setdefault(plan.bundle, Leaving(session=stitch.downstream))
+    elif plan.egress is not None:
         offer_onward(transaction, plan.name)
     return stitch
 
@@ -389,6 +404,7 @@ def failed(
     refusal: str = "",
     retry_after_s: int = 0,
     held_off: HeldOff | None = None,
+    alone: bool = False,
 ) -> None:
     """A stitch of ours is gone. After a refusal the other borders are tried, else the same again later."""
     name = stitch.plan.owner.removeprefix("intents/")
@@ -408,6 +424,7 @@ def failed(
             refusal=refusal or connection_status.refusal,
             lost=lost or connection_status.lost,
             tries=connection_status.tries,
+            alone=alone,
             retry_s=int(transaction.now_s) + retry_after_s if retry_after_s else 0,
             held_off=_held_off(connection_status, transaction.now_s) + (() if held_off is None else (held_off,)),
         )

@@ -4,18 +4,22 @@ Our own intents come first: what does not go with one of them is not accepted, a
 way is isolation, and addresses that would lead to two places (replies to one address can go one way only).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from controller.fulfillment.amending import narrowed
 from controller.fulfillment.numbering import host_prefix, overlaps
-from controller.fulfillment.policy import destination_domain
+from controller.fulfillment.policy import destination_domain, refusal
 from controller.fulfillment.translate import hosts_of, inside, words
 from controller.model.agreement import Flow, Terms
+from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements
 from controller.model.stitch import Session, Stitch, expired
 from controller.model.told import Told, Why
-from controller.reconcile.negotiation.agreements import give_up
+from controller.reconcile.negotiation.agreements import refuse_upstream, take_away
 from controller.reconcile.tables import FOR_OTHERS, network_key
 from controller.reconcile.transaction import Transaction
 from dataplane import addressing
@@ -54,6 +58,19 @@ def asked(transaction: Transaction, terms: Terms) -> Connection | Why:
     )
     reason = _clash(transaction, connection, terms.id) if domain == transaction.own else ""
     return Why(Told.CONFLICT, reason) if reason else connection
+
+
+def refused_flows(transaction: Transaction, terms: Terms) -> tuple[Flow, ...]:
+    """Those that are not taken by themselves, so that the others may be offered without them; empty: it is not for
+    some of them that the offer is not taken."""
+    own = destination_domain(terms) == transaction.own
+    found = tuple(
+        flow
+        for flow in terms.flows
+        if refusal(replace(terms, flows=(flow,)), transaction.policy, transaction.own, transaction.now_s)
+        or (own and _destination_objection(transaction, flow))
+    )
+    return found if len(found) < len(terms.flows) else ()
 
 
 def _underlay_objection(transaction: Transaction, terms: Terms) -> str:
@@ -130,12 +147,22 @@ def _sources(connection: Connection) -> set[str]:
     return {prefix for flow in connection.flows for prefix in flow.source_prefixes}
 
 
-def ended_by(transaction: Transaction, required: Iterable[Requirements]) -> dict[str, str]:
-    """What we have agreed to and these intents of ours do not go with: plan -> why."""
+class Ended(NamedTuple):
+    why: Why
+    flows: tuple[Flow, ...] = ()
+    """Of which alone it is true; empty: of all together."""
+
+    @property
+    def what(self) -> str:
+        return f"ends for {len(self.flows)} of its flows" if self.flows else "ends"
+
+
+def ended_by(transaction: Transaction, required: Iterable[Requirements]) -> dict[str, Ended]:
+    """What we have agreed to and these intents of ours do not go with, by plan."""
     held: dict[str, list[Stitch]] = {}
     for stitch, _ in _held(transaction):
         held.setdefault(stitch.plan.connection.destination_network, []).append(stitch)
-    ended: dict[str, str] = {}
+    ended: dict[str, Ended] = {}
     for ours in required if held else ():
         networks = {
             end
@@ -144,31 +171,66 @@ def ended_by(transaction: Transaction, required: Iterable[Requirements]) -> dict
         }
         networks |= {ours.isolation.network} if ours.isolation is not None else set()
         for stitch in (stitch for network in sorted(networks) for stitch in held.get(network, ())):
-            if reason := _objection(transaction, stitch.plan.connection, ours):
-                ended.setdefault(stitch.plan.name, reason)
+            plan, name = stitch.plan_to_be, stitch.plan.name
+            if reason := _objection(transaction, plan.connection, ours):
+                found = alone(plan, partial(_goes_against, transaction, ours))
+                before = ended[name].flows if name in ended else ()
+                is_whole = not found or (name in ended and not before)
+                flows = () if is_whole else tuple(dict.fromkeys((*before, *found)))
+                ended[name] = Ended(Why(Told.CONFLICT, reason), flows)
     return ended
 
 
-def end_all(transaction: Transaction, ended: Mapping[str, Why]) -> None:
+def _goes_against(transaction: Transaction, ours: Requirements, plan: Plan) -> bool:
+    return bool(_objection(transaction, plan.connection, ours))
+
+
+def _is_out(transaction: Transaction, terms: Terms, plan: Plan) -> bool:
+    return isinstance(_reconsidered(transaction, plan, terms), Why)
+
+
+def alone(plan: Plan, is_refused: Callable[[Plan], object]) -> tuple[Flow, ...]:
+    """The flows of a plan which would be refused by themselves."""
+    flows = plan.connection.flows
+    found = tuple(flow for flow in flows if is_refused(narrowed(plan, (flow,)))) if len(flows) > 1 else ()
+    return found if len(found) < len(flows) else ()
+
+
+def end_all(transaction: Transaction, ended: Mapping[str, Ended]) -> None:
     """Both neighbours are told why."""
-    for name, why in ended.items():
+    for name, (why, flows) in ended.items():
         stitch = transaction.stitches.get(name)
         if stitch is not None and stitch.upstream is not None:
-            give_up(transaction, stitch, why)
+            take_away(transaction, stitch, flows, why)
 
 
 def reconsider(transaction: Transaction) -> None:
     """After the inventory has changed: what would not be accepted any more, or needs another way to its hosts, ends."""
-    ended: dict[str, Why] = {}
+    ended: dict[str, Ended] = {}
     for stitch, session in _held(transaction):
-        plan, found = stitch.plan, asked(transaction, session.terms)
-        if isinstance(found, Why):
-            ended[plan.name] = found
-        elif {host.node for host in found.destinations} != {host.node for host in plan.connection.destinations}:
-            ended[plan.name] = Why(Told.LOST, f"hosts of {found.destination_network} have moved: offer it again")
+        plan = _reconsidered(transaction, stitch.plan, session.terms)
+        if isinstance(plan, Why):
+            flows = alone(stitch.plan, partial(_is_out, transaction, session.terms))
+            ended[stitch.plan.name] = Ended(plan, flows)
+            continue
+        wanted = _reconsidered(transaction, stitch.wanted, session.terms) if stitch.wanted is not None else None
+        if isinstance(wanted, Why):
+            refuse_upstream(transaction, replace(stitch, plan=plan), wanted)
         else:
-            transaction.put_stitch(replace(stitch, plan=replace(plan, connection=found)))
+            transaction.put_stitch(replace(stitch, plan=plan, wanted=wanted))
     end_all(transaction, ended)
+
+
+def _reconsidered(transaction: Transaction, plan: Plan, terms: Terms) -> Plan | Why:
+    """With the hosts that are there now."""
+    if not plan.connection.flows:
+        return plan
+    found = asked(transaction, replace(terms, flows=plan.connection.flows))
+    if isinstance(found, Why):
+        return found
+    if {host.node for host in found.destinations} != {host.node for host in plan.connection.destinations}:
+        return Why(Told.LOST, f"hosts of {found.destination_network} have moved: offer it again")
+    return replace(plan, connection=found)
 
 
 def _held(transaction: Transaction) -> Iterator[tuple[Stitch, Session]]:

@@ -18,7 +18,7 @@ from controller.model.stitch import ConnectionStatus, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import concerned, cut, is_back
-from controller.reconcile.negotiation.agreements import give_up, keep_promise
+from controller.reconcile.negotiation.agreements import give_up, keep_promise, refuse_upstream
 from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.transaction import Transaction
 
@@ -35,7 +35,7 @@ def reroute(transaction: Transaction) -> None:
         relieved = any(is_back(transaction, name) for name in plan.around)
         if relieved:
             transaction.relieved.add(plan.name)
-        elif not concerned(plan, down):
+        elif not concerned(plan, down) and not concerned(stitch.plan_to_be, down):
             continue
         if move(transaction, stitch, within_latency=True) or not cut(plan, down):
             continue
@@ -54,8 +54,16 @@ def move(transaction: Transaction, stitch: Stitch, *, within_latency: bool) -> b
     moved = repath(stitch.plan, transaction.graph, limit_us)
     if moved is None or inside_mtu(moved, transaction.fabric) < _promised_mtu(stitch):
         return False
+    wanted = repath(stitch.wanted, transaction.graph, limit_us) if stitch.wanted is not None else None
+    if stitch.wanted is not None and wanted is None:
+        refuse_upstream(
+            transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what is required")
+        )
+        if (kept := transaction.stitches.get(moved.name)) is None:
+            return True  # nothing was agreed yet, and it has ended
+        stitch = kept
     try:
-        transaction.put_stitch(replace(stitch, plan=moved))
+        transaction.put_stitch(replace(stitch, plan=moved, wanted=wanted))
     except NoNumber as error:
         transaction.log("no_room", "warning", owner=moved.owner, plan=moved.name, reason=str(error))
         return False

@@ -11,6 +11,7 @@ from controller.model.told import Told, Why
 from controller.reconcile.capacity_check import admit, realized
 from controller.reconcile.intents import carried, failed, plan_next_looks
 from controller.reconcile.negotiation.agreements import LINGER_S, abandon, deliver_answer, end, keep_promise
+from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.resting import rested
 from controller.reconcile.state import NodeStanding, parts_at
 from controller.reconcile.transaction import Transaction
@@ -31,10 +32,12 @@ def settle(transaction: Transaction) -> None:
                 refusal=lost.refusal,
                 retry_after_s=lost.retry_after_s,
                 held_off=lost.held_off,
+                alone=lost.alone,
             )
         admit(transaction)
+        settle_bundles(transaction)
         _renew_states(transaction)
-        if not _advance(transaction) and not transaction.lost:
+        if not _advance(transaction) and not transaction.lost and not transaction.loose:
             break
     _note_unconfirmed(transaction)
     plan_next_looks(transaction)

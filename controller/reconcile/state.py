@@ -21,7 +21,7 @@ from controller.model.persistent import PersistentMap
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
-from controller.model.stitch import IntentRecord, Standing, Stitch
+from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.model.told import Told
 from controller.reconcile import tables
 from controller.reconcile.claims_in_force import ClaimsInForce
@@ -167,6 +167,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     intent_records: PersistentMap[IntentRecord] = tables.intent_records()
     stitches: PersistentMap[Stitch] = tables.stitches()
     """Oldest first."""
+    bundles: PersistentMap[Session] = tables.bundles()
+    """What stitches of the same bundle have agreed with the next domain: the same object is in all of them."""
     outbox: PersistentMap[Outgoing] = PersistentMap(keys=Outgoing.keys, due=Outgoing.due_s)
     closed: PersistentMap[Closed] = PersistentMap(keys=Closed.keys, due=Closed.due_s)
     descriptions: dict[str, NodeDescription] = msgspec.field(default_factory=dict)
@@ -234,6 +236,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Rule": ("rules", Rule),
     "Intent": ("intent_records", IntentRecord),
     "Course": ("stitches", Stitch),
+    "Bundle": ("bundles", Session),
     "Outbox": ("outbox", Outgoing),
     "Closed": ("closed", Closed),
     "Description": ("descriptions", NodeDescription),
@@ -260,8 +263,9 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             continue
         stored[RECORDS[record.kind][0]][record.name] = read(record)
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
+    bundles: dict[str, Session] = stored["bundles"]
     stitches = {
-        name: _as_now(stitch, stored["intent_records"])
+        name: _as_now(_with_session(stitch, bundles), stored["intent_records"])
         for name, stitch in sorted(stored["stitches"].items(), key=lambda item: item[1].serial)
     }
     ids, taken = loaded(stored["numbers"], stitches.values())
@@ -274,6 +278,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         rule_engine=rule_engine(stored["rules"].values()),
         intent_records=tables.intent_records(sorted(stored["intent_records"].items(), key=lambda item: item[1].serial)),
         stitches=tables.stitches(stitches),
+        bundles=tables.bundles(bundles),
         outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
         closed=PersistentMap(stored["closed"], keys=Closed.keys, due=Closed.due_s),
         descriptions=stored["descriptions"],
@@ -298,6 +303,12 @@ def read(record: Record) -> Any:
         return from_json(record.content, RECORDS[record.kind][1])
     except msgspec.MsgspecError as error:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
+
+
+def _with_session(stitch: Stitch, bundles: Mapping[str, Session]) -> Stitch:
+    if not stitch.plan.bundle:
+        return stitch
+    return msgspec.structs.replace(stitch, downstream=bundles.get(stitch.plan.bundle))
 
 
 def _as_now(stitch: Stitch, intent_records: Mapping[str, IntentRecord]) -> Stitch:

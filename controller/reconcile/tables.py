@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from controller.fulfillment.plan_entries import terms_in_force
+from controller.fulfillment.terms import network_of
 from controller.model.agreement import TunnelEnd, opened_mandate
 from controller.model.persistent import PersistentMap
 from controller.model.stitch import IntentRecord, Session, Stage, Standing, Stitch
@@ -45,6 +46,16 @@ def end_key(border: str, what: str) -> str:
     return f"end {border} {what}"
 
 
+def bundle_key(name: str) -> str:
+    """Of stitches."""
+    return f"bundle {name}"
+
+
+def way_key(border: str, source: str, destination: str) -> str:
+    """Of bundles: where they leave us, and between which networks."""
+    return f"{border} {source} {destination}"
+
+
 def network_key(name: str) -> str:
     """At either end; of an intent also that of which it isolates hosts."""
     return f"network {name}"
@@ -59,6 +70,10 @@ def intent_records(
     items: Mapping[str, IntentRecord] | Iterable[tuple[str, IntentRecord]] = (),
 ) -> PersistentMap[IntentRecord]:
     return PersistentMap(items, keys=_intent_record_keys)
+
+
+def bundles(items: Mapping[str, Session] | Iterable[tuple[str, Session]] = ()) -> PersistentMap[Session]:
+    return PersistentMap(items, keys=_bundle_keys)
 
 
 def awaiting(
@@ -84,13 +99,19 @@ def _intent_record_keys(intent_record: IntentRecord) -> Collection[str]:
     return keys
 
 
+def _bundle_keys(session: Session) -> Collection[str]:
+    flow = session.terms.flows[0]
+    return (way_key(session.terms.border, flow.source, network_of(flow.destination)),)
+
+
 def _awaited_nodes(awaited: dict[str, int]) -> Collection[str]:
     return awaited
 
 
 def _stitch_keys(stitch: Stitch) -> Collection[str]:
     plan = stitch.plan
-    links = {link for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links}
+    policies = (*plan.sr_policies, *(stitch.wanted.sr_policies if stitch.wanted is not None else ()))
+    links = {link for policy in policies for path in policy.candidate_paths for link in path.links}
     links |= {way.border for way in (plan.ingress, plan.egress) if way is not None}
     ends = (plan.connection.source_network, plan.connection.destination_network)
     keys = {*map(node_key, plan.nodes), *map(link_key, links), *map(network_key, ends), plan.owner}
@@ -99,6 +120,8 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
         keys |= {end_key(border, end.public_key), end_key(border, end.endpoint)}
     if plan.around:
         keys.add(AROUND)
+    if plan.bundle:
+        keys.add(bundle_key(plan.bundle))
     if stitch.upstream is not None:
         keys |= {FOR_OTHERS, asker_key(stitch.upstream.peer)}
         keys.add(mandate_key(opened_mandate(stitch.upstream.terms.mandate).id))

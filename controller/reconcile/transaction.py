@@ -14,9 +14,11 @@ from controller.model.inventory import Inventory
 from controller.model.keys import Keys
 from controller.model.node_entries import Delta
 from controller.model.persistent import PersistentMap
-from controller.model.stitch import HeldOff, Stitch
+from controller.model.stitch import HeldOff, Session, Stitch
+from controller.model.told import Told, Why
 from controller.reconcile.identifiers import Identifiers
 from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, Touched, read
+from controller.reconcile.tables import bundle_key
 
 T = TypeVar("T")
 UNASKED_MAX = 256
@@ -101,6 +103,12 @@ class SmallTable(Generic[T]):
 AnyTable = Table[Any] | SmallTable[Any]
 
 
+def understands(transaction: "Transaction", peer: str, capability: str) -> bool:
+    """Whether the release of a neighbour that we have met can do this."""
+    met = transaction.peers.get(peer)
+    return met is not None and met.greeting is not None and capability in met.greeting.capabilities
+
+
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """A stitch of ours that ended without our wanting it."""
 
@@ -108,8 +116,20 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     """Where nobody refused it."""
     refusal: str = ""
+    alone: bool = False
+    """It is to be tried again with an agreement of its own."""
     retry_after_s: int = 0
     held_off: HeldOff | None = None
+
+
+class Leaving(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle was when a stitch left it: what the neighbour is told if that was the last."""
+
+    session: Session | None = None
+    why: Why = Why(Told.UNWANTED, "it is not wanted any more")
+    ended_by: str = ""
+    """Domain whose operator has ended it."""
+    retry_after_s: int = 0
 
 
 class Transaction:
@@ -131,6 +151,7 @@ class Transaction:
         self.rule_engine = state.rule_engine
         self.intent_records = Table(state.intent_records)
         self.stitches = Table(state.stitches)
+        self.bundles = Table(state.bundles)
         self.outbox = Table(state.outbox)
         self.closed = Table(state.closed)
         self.descriptions = SmallTable(state.descriptions)
@@ -164,6 +185,10 @@ class Transaction:
         """What has just changed on the nodes: its nodes' next generations are awaited."""
         self.relieved: set[str] = set()
         """Plans that were made around links of which one is back: another border may be better again."""
+        self.filling: dict[tuple[object, ...], tuple[str, tuple[int, int]]] = {}
+        """Bundles that what this step begins goes into, by what they ask for: name, and how much is in them."""
+        self.loose: dict[str, Leaving] = {}
+        """Bundles whose flows may be other than what is agreed for them."""
         self.deltas: dict[str, Delta | None] = {}
         """Of the nodes whose generation is another than before; None: they had none."""
         self.resync: set[str] = set()
@@ -231,13 +256,19 @@ class Transaction:
             if session is not None:
                 self.agreements.put(session.terms.id, stitch.plan.name)
         self.stitches.put(stitch.plan.name, stitch)
+        if stitch.plan.bundle and stitch.downstream is not None:
+            self.bundles.put(stitch.plan.bundle, stitch.downstream)
+        elif stitch.plan.bundle:
+            self.bundles.drop(stitch.plan.bundle)
         self._remake(stitch.plan.name)
 
     def _numbered(self, stitch: Stitch, before: Stitch | None) -> Stitch:
         held = before.ids if before is not None else {}
-        if before is not None and before.plan is stitch.plan and held:
+        if before is not None and before.plan is stitch.plan and before.wanted is stitch.wanted and held:
             return stitch if stitch.ids is held else msgspec.structs.replace(stitch, ids=held)
         keys = plan_ids(stitch.plan)
+        if stitch.wanted is not None:
+            keys = tuple(sorted({*keys, *plan_ids(stitch.wanted)}))
         if held.keys() == set(keys):
             return msgspec.structs.replace(stitch, ids=held)
         new = self.identifiers.hold((key for key in keys if key not in held), self.now_s)
@@ -252,9 +283,20 @@ class Transaction:
             if session is not None:
                 self.agreements.drop(session.terms.id)
         self.stitches.drop(stitch.plan.name)
+        if stitch.plan.bundle:
+            self._leave(stitch)
         self._remake(stitch.plan.name)
         self.awaiting.drop(stitch.plan.name)
         self.fresh.discard(stitch.plan.name)
+
+    def _leave(self, stitch: Stitch) -> None:
+        bundle, session = stitch.plan.bundle, self.bundles.get(stitch.plan.bundle)
+        self.loose.setdefault(bundle, Leaving(session=session))
+        others = self.stitches.all.by(bundle_key(bundle))
+        if others and session is not None:
+            self.agreements.put(session.terms.id, others[0])
+        elif not others:
+            self.bundles.drop(bundle)
 
     def _remake(self, stitch: str) -> None:
         self.unrealized.add(stitch)
@@ -304,6 +346,7 @@ class Transaction:
             rule_engine=self.rule_engine,
             intent_records=self.intent_records.all,
             stitches=self.stitches.all,
+            bundles=self.bundles.all,
             outbox=self.outbox.all,
             closed=self.closed.all,
             descriptions=self.descriptions.all,
@@ -350,6 +393,7 @@ class Transaction:
             "rules": self.rules,
             "intent_records": self.intent_records,
             "stitches": self.stitches,
+            "bundles": self.bundles,
             "outbox": self.outbox,
             "closed": self.closed,
             "descriptions": self.descriptions,
@@ -364,8 +408,8 @@ class Transaction:
         for kind, (table, _) in RECORDS.items():
             held = tables[table]
             for name in held.touched:
-                value = held.get(name)
-                if value is None and name not in self._stored(table):
+                value, before = _as_stored(held.get(name)), _as_stored(self._stored(table).get(name))
+                if value == before:
                     continue
                 content = None if value is None else msgspec.json.encode(value)
                 records.append(record := Record(kind=kind, name=name, content=content))
@@ -376,3 +420,10 @@ class Transaction:
         holder = self.before.inventory if table in INVENTORY_TABLES else self.before
         stored: Mapping[str, Any] = getattr(holder, table)
         return stored
+
+
+def _as_stored(value: Any) -> Any:
+    """What stitches share is stored once, as their bundle."""
+    if isinstance(value, Stitch) and value.plan.bundle:
+        return msgspec.structs.replace(value, downstream=None)
+    return value

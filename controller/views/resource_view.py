@@ -18,6 +18,7 @@ from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
+from controller.reconcile.tables import bundle_key
 from controller.views import entry_view
 from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
 from dataplane.host_api import PortStatus
@@ -66,9 +67,9 @@ def _intent(state: State, intent_record: IntentRecord, now_s: float) -> Resource
 
 
 def _agreements(state: State, now_s: float) -> Iterator[Resource]:
-    for stitch in state.stitches.values():
+    for name, stitch in state.stitches.items():
         for session in (stitch.upstream, stitch.downstream):
-            if session is not None:
+            if session is not None and state.agreements.get(session.terms.id) == name:
                 yield _agreement(state, stitch, session, now_s)
 
 
@@ -80,6 +81,7 @@ def _agreement(state: State, stitch: Stitch, session: Session, now_s: float) -> 
         "standing": str(session.standing) if held is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": stitch.plan.owner,
+        "intents": _served(state, stitch),
         "path": paths_of(stitch)[0],
         "paths": branches(state, stitch),
         "segments": [list(one.segments) for one in lists],
@@ -99,6 +101,13 @@ def _agreement(state: State, stitch: Stitch, session: Session, now_s: float) -> 
     if session.reason:
         status["reason"] = session.reason
     return Resource(kind="Agreement", metadata={"name": terms.id}, spec=json_of(offer), status=status)
+
+
+def _served(state: State, stitch: Stitch) -> list[str]:
+    """Intents of ours that an agreement is for."""
+    names = state.stitches.by(bundle_key(stitch.plan.bundle)) if stitch.plan.bundle else [stitch.plan.name]
+    owners = (state.stitches[name].plan.owner for name in names)
+    return sorted({owner.removeprefix("intents/") for owner in owners if owner.startswith("intents/")})
 
 
 def _tunnels(state: State, now_s: float) -> Iterator[Resource]:

@@ -1,17 +1,22 @@
 """Dealing with neighbouring domains: what we offer, how we answer, renew and end what was agreed."""
 
+import hashlib
 import math
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from controller.fulfillment import numbering, plan_ids
+from controller.fulfillment.amending import narrowed
 from controller.fulfillment.fabric import BorderPort
 from controller.fulfillment.negotiate import make_acceptance, make_refusal, promise, sealed
 from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
 from controller.fulfillment.protocol import Role, Word, after
 from controller.model.agreement import (
+    AMENDS,
     REASON_LENGTH,
     Envelope,
+    Flow,
     Mandate,
     Terms,
     TunnelEnd,
@@ -21,10 +26,11 @@ from controller.model.agreement import (
 from controller.model.intent import Encryption
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why
+from controller.reconcile.bundles import flows_of, members, put_session
 from controller.reconcile.resting import rest
 from controller.reconcile.state import Closed
 from controller.reconcile.tables import renewal_s
-from controller.reconcile.transaction import Lost, Transaction
+from controller.reconcile.transaction import Leaving, Lost, Transaction, understands
 
 LINGER_S = 2
 """How long a plan that was replaced still takes replies: as long as its end may need to reach the other domains."""
@@ -38,7 +44,7 @@ LOST_RETRY_S = 2
 
 
 def offer_onward(transaction: Transaction, name: str) -> None:
-    """The first offer, or a renewal, to the domain that comes next."""
+    """The first offer, or a newer one, to the domain that comes next: for all that share the agreement."""
     stitch = transaction.stitches.get(name)
     egress = stitch.plan.egress if stitch is not None else None
     border_port = transaction.fabric.border_ports.get(egress.border) if egress is not None else None
@@ -46,13 +52,17 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         return
     held = stitch.downstream
     plan, connection = stitch.plan, stitch.plan.connection
+    sharing = members(transaction, stitch)
     upstream = stitch.upstream.terms if stitch.upstream is not None else None
-    expires_s = upstream.expires_s if upstream is not None else _own_expiry(transaction, stitch)
+    flows = upstream.flows if upstream is not None else flows_of(sharing)
+    expires_s = upstream.expires_s if upstream is not None else _offered_until_s(transaction, stitch)
     id = held.terms.id if held is not None else _agreement_id(transaction, stitch)
     revision = held.terms.revision + 1 if held is not None else 1
-    left_us = _left_us(stitch)
+    left_us = min((us for us in map(_left_us, sharing) if us is not None), default=None)
     mandate = (
-        upstream.mandate if upstream is not None else _mandate(transaction, stitch, id, revision, left_us, expires_s)
+        upstream.mandate
+        if upstream is not None
+        else _mandate(transaction, stitch, flows, id, revision, left_us, expires_s)
     )
     terms = Terms(
         id=id,
@@ -61,7 +71,7 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         acceptor=egress.domain,
         origin=upstream.origin if upstream is not None else transaction.own,
         border=egress.border,
-        flows=connection.flows,
+        flows=flows,
         encryption=Encryption.WIREGUARD,
         trust_min=connection.trust_min,
         latency_us_max=left_us,
@@ -70,7 +80,7 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         visited=(*(upstream.visited if upstream is not None else ()), transaction.own),
         not_before_s=int(transaction.now_s),
         expires_s=expires_s,
-        offeror_end=_end(transaction, stitch, border_port, offeror=True),
+        offeror_end=_end(transaction, sharing, border_port, offeror=True),
         mandate=mandate,
     )
     offer = sealed(terms, transaction.keys)
@@ -83,13 +93,19 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         agreement=held.agreement if held is not None else None,
         since_s=int(transaction.now_s),
     )
-    transaction.put_stitch(msgspec.structs.replace(stitch, downstream=session))
+    put_session(transaction, stitch, session)
     transaction.send(session.peer, offer, id, revision, until_s=expires_s)
     transaction.log("offer_sent", agreement=terms.id, revision=str(terms.revision), peer=session.peer, owner=plan.owner)
 
 
 def _mandate(
-    transaction: Transaction, stitch: Stitch, id: str, revision: int, latency_us_max: int | None, expires_s: int
+    transaction: Transaction,
+    stitch: Stitch,
+    flows: tuple[Flow, ...],
+    id: str,
+    revision: int,
+    latency_us_max: int | None,
+    expires_s: int,
 ) -> Envelope:
     """What an intent of ours asks all domains on the way for."""
     connection, egress = stitch.plan.connection, stitch.plan.egress
@@ -98,7 +114,7 @@ def _mandate(
         revision=revision,
         origin=transaction.own,
         carrier=egress.domain if egress is not None else "",
-        flows=connection.flows,
+        flows=flows,
         encryption=Encryption.WIREGUARD,
         trust_min=connection.trust_min,
         latency_us_max=latency_us_max,
@@ -123,6 +139,16 @@ def _left_us(stitch: Stitch) -> int | None:
     return max(limit_us - stitch.plan.own_latency_us, enough_us)
 
 
+def _offered_until_s(transaction: Transaction, stitch: Stitch) -> int:
+    """What is only amended need not get another end: all entries of all that share it would be written again."""
+    until_s = _own_expiry(transaction, stitch)
+    held = stitch.downstream.agreement if stitch.downstream is not None else None
+    if not stitch.plan.bundle or held is None or held.terms.expires_s > until_s:
+        return until_s
+    is_long = held.terms.expires_s - transaction.now_s > transaction.policy.lease_s / 2
+    return held.terms.expires_s if is_long else until_s
+
+
 def _own_expiry(transaction: Transaction, stitch: Stitch) -> int:
     ends = [int(transaction.now_s) + transaction.policy.lease_s]
     intent_record = transaction.intent_records.get(stitch.plan.owner.removeprefix("intents/"))
@@ -139,15 +165,16 @@ def _agreement_id(transaction: Transaction, stitch: Stitch) -> str:
     return f"{transaction.own}:{name}:{transaction.number('serial')}"
 
 
-def _end(transaction: Transaction, stitch: Stitch, border_port: BorderPort, *, offeror: bool) -> TunnelEnd:
+def _end(transaction: Transaction, sharing: Sequence[Stitch], border_port: BorderPort, *, offeror: bool) -> TunnelEnd:
     """Our side of a border, as the other side must know it."""
+    stitch = sharing[0]
     *_, function = plan_ids.from_border(stitch.plan, plan_ids.REVERSE if offeror else plan_ids.FORWARD)
     sid = numbering.sid(transaction.fabric.locators[border_port.node], stitch.ids[function])
     return TunnelEnd(
         sid=numbering.sid_text(sid),
         public_key=border_port.public_key,
         endpoint=border_port.endpoint,
-        inner_mtu=_size(transaction, stitch, border_port, offeror=offeror),
+        inner_mtu=min(_size(transaction, one, border_port, offeror=offeror) for one in sharing),
     )
 
 
@@ -169,7 +196,10 @@ def watch_ends(transaction: Transaction) -> None:
     """Where our end of a border is another than we have signed (a gateway has a new key or endpoint, or takes smaller
     packets), the neighbour is told. What we accepted is promised anew if packets are smaller, and ends if it is another
     end, so that it is asked again; what we offered is offered anew."""
-    for stitch in tuple(transaction.stitches.all.values()):
+    for name in tuple(transaction.stitches.all):
+        stitch = transaction.stitches.get(name)
+        if stitch is None:
+            continue
         upstream, downstream = stitch.upstream, stitch.downstream
         signed = (upstream.answer or upstream.agreement) if upstream is not None else None
         if signed is not None and _is_elsewhere(transaction, signed.terms.border, signed.acceptor_end):
@@ -200,18 +230,19 @@ def answer(transaction: Transaction, name: str) -> None:
     session = stitch.upstream if stitch is not None else None
     if stitch is None or session is None or not session.standing.unanswered or session.answer is not None:
         return
-    plan = stitch.plan
+    if _has_to_be_admitted(transaction, stitch):
+        return
     border_port = transaction.fabric.border_ports.get(session.terms.border)
     if border_port is None:
         return
-    if plan.egress is not None:
+    if stitch.plan.egress is not None:
         onward = stitch.downstream
         agreed = onward.agreement if onward is not None else None
-        if agreed is None or agreed.terms.expires_s != session.terms.expires_s:
-            asked = onward.terms.expires_s if onward is not None and onward.standing.unanswered else None
-            if asked != session.terms.expires_s:
+        if agreed is None or not _is_same(agreed.terms, session.terms):
+            if onward is None or not onward.standing.unanswered or not _is_same(onward.terms, session.terms):
                 offer_onward(transaction, name)
             return
+    stitch = msgspec.structs.replace(stitch, plan=stitch.plan_to_be, wanted=None)
     bound_us = session.terms.latency_us_max
     if bound_us is not None and stitch.promised_us > bound_us:
         if not _ask_for_less(transaction, stitch, bound_us):
@@ -221,12 +252,24 @@ def answer(transaction: Transaction, name: str) -> None:
                 Why(Told.WAY, f"{transaction.own} has no way that holds what is required (latency)"),
             )
         return
-    end = _end(transaction, stitch, border_port, offeror=False)
+    end = _end(transaction, (stitch,), border_port, offeror=False)
     pledged_us = promise(stitch.promised_us, bound_us)
     signed = make_acceptance(session.offer, session.terms, end, pledged_us, transaction.keys, stitch.likely_us)
     session = msgspec.structs.replace(session, answer=signed)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=session, stage=stitch.stage.after(Fact.SIGNED)))
     transaction.fresh.add(name)
+
+
+def _has_to_be_admitted(transaction: Transaction, stitch: Stitch) -> bool:
+    """Whether it is to become what nobody has counted yet (admission)."""
+    before = transaction.before.stitches.get(stitch.plan.name)
+    is_new = stitch.wanted is not None and (before is None or before.wanted is not stitch.wanted)
+    return is_new and stitch.plan.name not in transaction.admitted
+
+
+def _is_same(one: Terms, other: Terms) -> bool:
+    """Of two borders of the same way."""
+    return (one.expires_s, one.flows) == (other.expires_s, other.flows)
 
 
 def _ask_for_less(transaction: Transaction, stitch: Stitch, bound_us: int) -> bool:
@@ -268,7 +311,7 @@ def keep_promise(transaction: Transaction, name: str) -> None:
     promised_us, expected_us = held.latency_us, held.expected_us
     if is_longer:
         promised_us, expected_us = promise(needed_us, bound_us), stitch.likely_us
-    signed = make_acceptance(session.offer, held.terms, acceptor_end, promised_us, transaction.keys, expected_us)
+    signed = make_acceptance(held.offer, held.terms, acceptor_end, promised_us, transaction.keys, expected_us)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=msgspec.structs.replace(session, answer=signed)))
     transaction.fresh.add(name)
     transaction.log("promise_amended", agreement=held.terms.id, peer=session.peer, latency_us=str(promised_us))
@@ -303,9 +346,17 @@ def repeat_answer(transaction: Transaction, session: Session) -> None:
         transaction.send(session.peer, held.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
 
 
-def refuse(transaction: Transaction, peer: str, terms: Terms, why: Why, retry_after_s: int = 0, by: str = "") -> None:
-    """`by`: the domain further on that refuses."""
-    said = make_refusal(terms.id, terms.revision, why.told, transaction.keys, retry_after_s, by)
+def refuse(
+    transaction: Transaction,
+    peer: str,
+    terms: Terms,
+    why: Why,
+    retry_after_s: int = 0,
+    by: str = "",
+    flows: tuple[Flow, ...] = (),
+) -> None:
+    """`by`: the domain further on that refuses. `flows`: which, if not the offer as a whole."""
+    said = make_refusal(terms.id, terms.revision, why.told, transaction.keys, retry_after_s, by, flows)
     transaction.send(peer, said, terms.id, terms.revision, until_s=terms.expires_s, unasked=True)
     transaction.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=why.detail)
 
@@ -332,6 +383,7 @@ def withdraw(
     linger_s: int = 0,
     ending: Ending = NOBODY,
     unasked: bool = False,
+    flows: tuple[Flow, ...] = (),
 ) -> None:
     """What an operator says who ends it is for the others too."""
     said = Withdrawal(
@@ -341,6 +393,7 @@ def withdraw(
         linger_s=linger_s,
         ended_by=ending.domain,
         retry_after_s=ending.retry_after_s,
+        flows=flows,
     )
     transaction.send(peer, sealed(said, transaction.keys), id, until_s=until_s, unasked=unasked)
 
@@ -355,21 +408,33 @@ def intent_name(mandate: str) -> str:
     return f"intent {mandate.rpartition(':')[0]}"
 
 
+def flow_name(origin: str, flow: Flow) -> str:
+    """The same of one flow of several: they may be of many intents, whose names only their origin knows."""
+    return f"flow {origin} {hashlib.sha256(msgspec.json.encode(flow)).hexdigest()[:32]}"
+
+
 def close_id(transaction: Transaction, id: str, why: Why, until_s: float, peer: str) -> None:
     """What has stood between `peer` and us is not offered again."""
     transaction.closed.put(id, Closed(until_s=int(until_s) + 1, reason=why.detail, peer=peer, told=why.told))
 
 
-def refuse_upstream(transaction: Transaction, stitch: Stitch, why: Why, retry_after_s: int = 0, by: str = "") -> None:
+def refuse_upstream(
+    transaction: Transaction,
+    stitch: Stitch,
+    why: Why,
+    retry_after_s: int = 0,
+    by: str = "",
+    flows: tuple[Flow, ...] = (),
+) -> None:
     """What was offered to us cannot be had: a renewal fails and the rest stays in force, or all of it ends."""
     session = stitch.upstream
     if session is None:
         return
-    refuse(transaction, session.peer, session.terms, why, retry_after_s, by)
+    refuse(transaction, session.peer, session.terms, why, retry_after_s, by, flows)
     standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
     if session.agreement is not None:
         kept = msgspec.structs.replace(session, standing=standing, terms=session.agreement.terms, answer=None)
-        transaction.put_stitch(msgspec.structs.replace(stitch, upstream=kept))
+        transaction.put_stitch(msgspec.structs.replace(stitch, upstream=kept, wanted=None))
         return
     end(transaction, stitch, why, towards_upstream=False)
 
@@ -385,10 +450,15 @@ def end(
     ending: Ending = NOBODY,
 ) -> None:
     """Nothing of a stitch stays (for long, if it is to linger), and its neighbours are told."""
+    bundle = stitch.plan.bundle
     for session, tell in ((stitch.upstream, towards_upstream), (stitch.downstream, towards_downstream)):
         if session is None:
             continue
-        if tell:
+        if bundle and session.offeror:
+            told = session if tell else None
+            leaving = Leaving(session=told, why=why, ended_by=ending.domain, retry_after_s=ending.retry_after_s)
+            transaction.loose[bundle] = leaving
+        elif tell:
             transaction.forget_messages(session.terms.id)
             id, until_s = session.terms.id, session.terms.expires_s
             withdraw(transaction, session.peer, id, why, until_s=until_s, linger_s=linger_s, ending=ending)
@@ -453,6 +523,33 @@ def give_up(transaction: Transaction, stitch: Stitch, why: Why, ending: Ending =
         refuse_upstream(transaction, stitch, why, ending.retry_after_s)
     else:
         lose(transaction, stitch, why, ending=ending)
+
+
+def take_away(
+    transaction: Transaction, stitch: Stitch, flows: Collection[Flow], why: Why, ending: Ending = NOBODY
+) -> None:
+    """The same of some of the flows that others asked for; empty: of all."""
+    session = stitch.upstream
+    if stitch.wanted is not None and not {*stitch.wanted.connection.flows}.isdisjoint(flows):
+        refuse_upstream(transaction, stitch, why, flows=tuple(flows))
+        kept = transaction.stitches.get(stitch.plan.name)
+        if kept is None:
+            return
+        stitch, session = kept, kept.upstream
+    plan = narrowed(stitch.plan, frozenset(stitch.plan.connection.flows) - frozenset(flows))
+    if flows and plan is stitch.plan:
+        return
+    agreed = session.agreement.terms if session is not None and session.agreement is not None else None
+    goes_on = bool(flows and plan.connection.flows)
+    if session is None or agreed is None or not goes_on or not understands(transaction, session.peer, AMENDS):
+        give_up(transaction, stitch, why, ending)
+        return
+    transaction.put_stitch(msgspec.structs.replace(stitch, plan=plan))
+    transaction.fresh.add(plan.name)
+    # all that is gone is named, so that the newest is enough
+    gone = tuple(flow for flow in agreed.flows if flow not in plan.connection.flows)
+    withdraw(transaction, session.peer, agreed.id, why, until_s=agreed.expires_s, ending=ending, flows=gone)
+    transaction.log("flows_ended", "warning", agreement=agreed.id, peer=session.peer, reason=why.detail)
 
 
 def hold_off(transaction: Transaction, stitch: Stitch, seconds: int) -> HeldOff | None:

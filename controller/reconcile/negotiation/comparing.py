@@ -22,9 +22,10 @@ from controller.model.agreement import HOLDINGS, MAX_HOLDINGS, Holding, Holdings
 from controller.model.event import Send
 from controller.model.stitch import Session, Stitch
 from controller.model.told import Told, Why
+from controller.reconcile.bundles import members
 from controller.reconcile.negotiation.agreements import lose, offer_again, repeat_answer
 from controller.reconcile.tables import peer_key
-from controller.reconcile.transaction import Transaction
+from controller.reconcile.transaction import Transaction, understands
 
 SERIAL_MOVED_MAX = 100_000
 """The word of one peer moves our numbers no further, however often it says so."""
@@ -32,8 +33,7 @@ SERIAL_MOVED_MAX = 100_000
 
 def tell(transaction: Transaction, peer: str, *, is_answer: bool = False) -> None:
     """To a peer that understands it."""
-    met = transaction.peers.get(peer)
-    if met is None or met.greeting is None or HOLDINGS not in met.greeting.capabilities:
+    if not understands(transaction, peer, HOLDINGS):
         return
     held = tuple(_holding(session) for _, session in _sessions(transaction, peer))
     said = Holdings(agreements=held[:MAX_HOLDINGS], newest=_newest(transaction, peer), is_answer=is_answer)
@@ -61,7 +61,7 @@ def compare(transaction: Transaction, peer: str, theirs: Holdings) -> None:
             if held is not None and not session.offeror and held.acceptance != _holding(session).acceptance:
                 repeat_answer(transaction, session)
             continue
-        if len(theirs.agreements) >= MAX_HOLDINGS or stitch.stage.leaving:
+        if len(theirs.agreements) >= MAX_HOLDINGS or all(one.stage.leaving for one in members(transaction, stitch)):
             continue  # not all are told; it is about to end
         if session.offeror and session.agreement is None:
             offer_again(transaction, session)
@@ -69,9 +69,10 @@ def compare(transaction: Transaction, peer: str, theirs: Holdings) -> None:
         differs = True
         transaction.log("agreement_differs", "warning", agreement=session.terms.id, peer=peer)
         what = "does not hold it" if held is None else "holds another revision of it"
-        if transaction.stitches.get(stitch.plan.name) is not None:
-            why = Why(Told.LOST, f"{peer} {what}: its store, or ours, is another than before")
-            lose(transaction, stitch, why, at_once=True)
+        why = Why(Told.LOST, f"{peer} {what}: its store, or ours, is another than before")
+        for member in members(transaction, stitch):
+            if transaction.stitches.get(member.plan.name) is not None:
+                lose(transaction, member, why, at_once=True)
     if (differs or known.keys() - ours) and not theirs.is_answer:
         tell(transaction, peer, is_answer=True)
 
@@ -87,9 +88,14 @@ def _ask_again(transaction: Transaction) -> None:
 
 
 def _sessions(transaction: Transaction, peer: str) -> Iterator[tuple[Stitch, Session]]:
+    """Each agreement once."""
     for stitch in map(transaction.stitches.all.__getitem__, transaction.stitches.all.by(peer_key(peer))):
         for session in (stitch.upstream, stitch.downstream):
-            if session is not None and session.peer == peer:
+            if (
+                session is not None
+                and session.peer == peer
+                and transaction.agreements.get(session.terms.id) == stitch.plan.name
+            ):
                 yield stitch, session
 
 

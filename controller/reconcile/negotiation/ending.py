@@ -12,7 +12,8 @@ from controller.model.agreement import opened_mandate
 from controller.model.event import EndAgreement, Reply
 from controller.model.stitch import Session, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.negotiation.agreements import Ending, give_up, intent_name
+from controller.reconcile.bundles import members
+from controller.reconcile.negotiation.agreements import Ending, flow_name, give_up, intent_name
 from controller.reconcile.state import Closed
 from controller.reconcile.transaction import Transaction
 
@@ -22,7 +23,7 @@ def end_agreement(transaction: Transaction, event: EndAgreement) -> None:
     if stitch is None:
         transaction.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
-    if stitch.stage.leaving:
+    if all(one.stage.leaving for one in members(transaction, stitch)):
         conflict = f"agreement {event.name} is ending already"
         transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return
@@ -33,15 +34,19 @@ def end_agreement(transaction: Transaction, event: EndAgreement) -> None:
         until_s = int(transaction.now_s) + event.hold_off_s
         held_off = Closed(until_s=until_s, reason=reason, told=Told.HELD_OFF)
         transaction.closed.put(intent_name(_mandate_id(upstream)), held_off)
+        flows = stitch.plan.connection.flows
+        for flow in flows if len(flows) > 1 else ():
+            transaction.closed.put(flow_name(upstream.terms.origin, flow), held_off)
     transaction.log("agreement_ended", agreement=event.name, by=event.by.name, reason=event.reason)
     ending = Ending(domain=transaction.own, retry_after_s=event.hold_off_s)
-    give_up(transaction, stitch, Why(Told.HELD_OFF, reason), ending)
+    for member in members(transaction, stitch):
+        give_up(transaction, member, Why(Told.HELD_OFF, reason), ending)
     transaction.effects.append(Reply(request_id=event.request_id, results=(f"agreements/{event.name} ended",)))
 
 
 def forget_hold_offs(transaction: Transaction) -> None:
     """Who asks is judged anew."""
-    for name in [name for name in transaction.closed.all if name.startswith("intent ")]:
+    for name in [name for name in transaction.closed.all if name.startswith(("intent ", "flow "))]:
         transaction.closed.drop(name)
 
 

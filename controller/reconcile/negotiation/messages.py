@@ -5,11 +5,13 @@ import math
 import msgspec
 
 from controller.fulfillment import negotiate, protocol
+from controller.fulfillment.amending import narrowed, widened
 from controller.fulfillment.negotiate import offer_objection, renewal_objection, signature_objection
 from controller.fulfillment.place import place
 from controller.fulfillment.policy import destination_domain, refusal
 from controller.fulfillment.protocol import PROTOCOL, Reaction, Role, Word, after, word
 from controller.model.agreement import (
+    AMENDS,
     REASON_LENGTH,
     Acceptance,
     Envelope,
@@ -28,6 +30,7 @@ from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why, heard, passed_on
+from controller.reconcile.bundles import members, put_session
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import confirm, wait_s
 from controller.reconcile.negotiation.agreements import (
@@ -35,6 +38,7 @@ from controller.reconcile.negotiation.agreements import (
     Ending,
     answer,
     end,
+    flow_name,
     hold_off,
     intent_name,
     keep_promise,
@@ -44,15 +48,17 @@ from controller.reconcile.negotiation.agreements import (
     refuse,
     refuse_upstream,
     repeat_answer,
+    take_away,
     withdraw,
 )
+from controller.reconcile.negotiation.amendments import refused_for_all
 from controller.reconcile.negotiation.comparing import compare
-from controller.reconcile.peer_admission import asked
+from controller.reconcile.peer_admission import asked, refused_flows
 from controller.reconcile.restoration import reroute
 from controller.reconcile.serials import next_serial
 from controller.reconcile.state import Closed
 from controller.reconcile.tables import asker_key, mandate_key, peer_key
-from controller.reconcile.transaction import Lost, Transaction
+from controller.reconcile.transaction import Leaving, Lost, Transaction, understands
 from controller.reconcile.tunnel_ends import end_objection
 
 SPENT_MAX = 4096
@@ -95,8 +101,7 @@ def _violation(transaction: Transaction, peer: Domain, message: Message, why: Wh
         stitch = transaction.stitches.get(transaction.agreements.get(message.id) or "")
         session = stitch.downstream if stitch is not None else None
         if stitch is not None and session is not None and (session.terms.id, session.peer) == (message.id, peer.name):
-            session = msgspec.structs.replace(session, reason=heard(why.detail))
-            transaction.put_stitch(msgspec.structs.replace(stitch, downstream=session))
+            put_session(transaction, stitch, msgspec.structs.replace(session, reason=heard(why.detail)))
 
 
 def _offer_objection(transaction: Transaction, peer: Domain, terms: Terms) -> Why | None:
@@ -137,18 +142,25 @@ def _hear(transaction: Transaction, peer: Domain, message: Said, envelope: Envel
         case Reaction.TRY_ELSEWHERE | Reaction.KEEP, Refusal() if stitch is not None and session is not None:
             by = f"{message.by}: " if message.by not in ("", peer.name) else ""
             held_off = hold_off(transaction, stitch, message.retry_after_s)
-            refused(transaction, stitch, session, heard(by + message.reason), held_off, message.retry_after_s)
+            refused(transaction, stitch, session, heard(by + message.reason), held_off, message)
         case Reaction.END, Withdrawal() if stitch is not None and session is not None:
             _withdrawn(transaction, stitch, session, message)
+        case Reaction.TAKE_AWAY, Withdrawal() if stitch is not None and session is not None:
+            _taken_away(transaction, stitch, session, message)
         case Reaction.DISOWN, _:
             why = Why(Told.UNWANTED, "it is not wanted any more")
             withdraw(transaction, peer.name, message.id, why, until_s=transaction.now_s + STRAY_S, unasked=True)
 
 
 def _standing(transaction: Transaction, stitch: Stitch | None, session: Session | None, message: Said) -> Standing:
-    if _closed(transaction, message) is not None or (stitch is not None and stitch.stage == Stage.LINGERING):
+    if _closed(transaction, message) is not None or (stitch is not None and _lingers(stitch)):
         return Standing.ENDED
     return session.standing if session is not None else Standing.UNKNOWN
+
+
+def _lingers(stitch: Stitch) -> bool:
+    """Its neighbours have been told; of what is shared they are told when it is over."""
+    return stitch.stage == Stage.LINGERING and not stitch.plan.bundle
 
 
 def _closed(transaction: Transaction, message: Said) -> Closed | None:
@@ -168,7 +180,8 @@ def _why_not(transaction: Transaction, session: Session | None, terms: Terms) ->
 def _judge(transaction: Transaction, peer: Domain, terms: Terms, offer: Envelope, objection: str) -> None:
     why, retry_after_s = _objection(transaction, peer, terms, objection)
     if why is not None:
-        refuse(transaction, peer.name, terms, why, retry_after_s)
+        flows = refused_flows(transaction, terms) if why.told == Told.POLICY else ()
+        refuse(transaction, peer.name, terms, why, retry_after_s, flows=flows)
         return
     if confirm(transaction, terms.border):
         reroute(transaction)
@@ -184,9 +197,10 @@ def _objection(transaction: Transaction, peer: Domain, terms: Terms, objection: 
     if reason := refusal(terms, transaction.policy, transaction.own, transaction.now_s) or objection:
         return Why(Told.POLICY, reason), 0
     mandate = opened_mandate(terms.mandate).id
-    ended = transaction.closed.get(intent_name(mandate))
-    if ended is not None and transaction.now_s < ended.until_s:
-        return Why(ended.told, ended.reason), math.ceil(ended.until_s - transaction.now_s)
+    for name in (intent_name(mandate), *(flow_name(terms.origin, flow) for flow in terms.flows)):
+        ended = transaction.closed.get(name)
+        if ended is not None and transaction.now_s < ended.until_s:
+            return Why(ended.told, ended.reason), math.ceil(ended.until_s - transaction.now_s)
     if transaction.stitches.all.count(mandate_key(mandate)):
         return Why(Told.CHANGED, f"another agreement stands on mandate {mandate}, which supports one at a time"), 0
     if (held := transaction.stitches.all.count(asker_key(peer.name))) >= transaction.policy.max_agreements:
@@ -200,21 +214,51 @@ def _objection(transaction: Transaction, peer: Domain, terms: Terms, objection: 
 def _judge_renewal(
     transaction: Transaction, stitch: Stitch, session: Session, terms: Terms, offer: Envelope, objection: str
 ) -> None:
+    """What is agreed stays as it is meanwhile, but for flows that are not wanted any more: they are gone at once."""
     agreed = session.agreement.terms if session.agreement is not None else session.terms
-    why = None
     if reason := renewal_objection(agreed, terms):
-        why = Why(Told.CHANGED, reason)
-    elif reason := refusal(terms, transaction.policy, transaction.own, transaction.now_s) or objection:
-        why = Why(Told.POLICY, reason)
-    if why is not None:
-        refuse(transaction, session.peer, terms, why)
+        refuse(transaction, session.peer, terms, Why(Told.CHANGED, reason))
+        return
+    if reason := refusal(terms, transaction.policy, transaction.own, transaction.now_s) or objection:
+        refuse(transaction, session.peer, terms, Why(Told.POLICY, reason), flows=refused_flows(transaction, terms))
+        return
+    wanted = _amended(transaction, stitch, terms)
+    if isinstance(wanted, Why):
+        refuse(transaction, session.peer, terms, wanted, flows=refused_flows(transaction, terms))
         return
     standing = after(session, Role.OFFEROR, Word.OFFER)
     renewed = msgspec.structs.replace(
         session, standing=standing, terms=terms, offer=offer, answer=None, since_s=int(transaction.now_s)
     )
-    transaction.put_stitch(msgspec.structs.replace(stitch, upstream=renewed))
-    answer(transaction, stitch.plan.name)
+    plan = narrowed(stitch.plan, frozenset(terms.flows))
+    if plan is not stitch.plan:
+        transaction.fresh.add(plan.name)
+    try:
+        transaction.put_stitch(msgspec.structs.replace(stitch, plan=plan, wanted=wanted, upstream=renewed))
+    except NoNumber as error:
+        refuse(transaction, session.peer, terms, Why(Told.ROOM, str(error)))
+        return
+    answer(transaction, plan.name)
+
+
+def _amended(transaction: Transaction, stitch: Stitch, terms: Terms) -> Plan | Why | None:
+    """What the plan is to become, where these terms have flows that it has not; or why it cannot. What it has is not
+    judged again by itself."""
+    if {*terms.flows} <= {*stitch.plan.connection.flows}:
+        return None
+    if stitch.plan.egress is not None and not understands(transaction, stitch.plan.egress.domain, AMENDS):
+        return Why(Told.RELEASE, f"the release of {stitch.plan.egress.domain} does not amend agreements")
+    connection = asked(transaction, terms)
+    if isinstance(connection, Why):
+        return connection
+    if stitch.plan.egress is not None:
+        return msgspec.structs.replace(stitch.plan, connection=connection)
+    found = _place(transaction, terms, connection, (), stitch.plan.serial)
+    if isinstance(found, Unsatisfiable):
+        return Why(
+            Told.WAY, f"{transaction.own} has no way to all destinations that holds what is required ({found.binding})"
+        )
+    return widened(stitch.plan, found)
 
 
 def _carry_on(transaction: Transaction, session: Session, excluded: tuple[str, ...]) -> None:
@@ -233,7 +277,8 @@ def _carry_on(transaction: Transaction, session: Session, excluded: tuple[str, .
         )
         why, retry_after_s = Why(Told.WAY, reason), wait_s(transaction)
         transaction.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
-    refuse(transaction, session.peer, terms, why, retry_after_s)
+    flows = refused_flows(transaction, terms) if why.told == Told.DESTINATION else ()
+    refuse(transaction, session.peer, terms, why, retry_after_s, flows=flows)
 
 
 def _place(
@@ -281,11 +326,15 @@ def _accepted(
     if agreed == session:
         return
     ours = stitch.upstream is None
+    _log(transaction, "agreed", stitch, agreed)
+    if stitch.plan.bundle:
+        put_session(transaction, stitch, agreed)
+        transaction.loose.setdefault(stitch.plan.bundle, Leaving(session=agreed))
+        return
     stage = stitch.stage.after(Fact.SIGNED) if ours else stitch.stage
     if stage != stitch.stage:
         transaction.fresh.add(stitch.plan.name)
     transaction.put_stitch(msgspec.structs.replace(stitch, downstream=agreed, stage=stage))
-    _log(transaction, "agreed", stitch, agreed)
     if not ours:
         answer(transaction, stitch.plan.name)
         keep_promise(transaction, stitch.plan.name)
@@ -297,21 +346,24 @@ def refused(
     session: Session,
     reason: str,
     held_off: HeldOff | None,
-    retry_after_s: int = 0,
+    said: Refusal | None = None,
 ) -> None:
     """Our newest offer is. What is agreed stays as it is; else the other ways are tried. `held_off`: where we do not
-    ask again for a while."""
+    ask again for a while. `said`: by the neighbour's controller; None: its release does not take offers like this."""
+    if stitch.plan.bundle:
+        refused_for_all(transaction, stitch, session, reason, held_off, said)
+        return
     standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
     session = msgspec.structs.replace(session, standing=standing, reason=reason[:REASON_LENGTH])
     if standing == Standing.ENDED:
-        _try_elsewhere(transaction, stitch, session, held_off, retry_after_s)
+        _try_elsewhere(transaction, stitch, session, held_off, said)
         return
     stitch = msgspec.structs.replace(stitch, downstream=session)
     transaction.put_stitch(stitch)
     _log(transaction, "renewal_refused", stitch, session)
     if stitch.upstream is not None:
         if stitch.upstream.standing.unanswered:
-            _pass_on(transaction, stitch, session)
+            _pass_on(transaction, stitch, session, said)
         keep_promise(transaction, stitch.plan.name)
 
 
@@ -326,7 +378,7 @@ def _log(transaction: Transaction, event: str, stitch: Stitch, session: Session)
 
 
 def _try_elsewhere(
-    transaction: Transaction, stitch: Stitch, session: Session, held_off: HeldOff | None, retry_after_s: int
+    transaction: Transaction, stitch: Stitch, session: Session, held_off: HeldOff | None, said: Refusal | None
 ) -> None:
     """The other ways; if there is none, who asked us is refused too."""
     transaction.log("refused", "warning", agreement=session.terms.id, peer=session.peer, reason=session.reason)
@@ -336,38 +388,67 @@ def _try_elsewhere(
         transaction.lost.append(Lost(stitch=stitch, refusal=f"{session.peer}: {session.reason}", held_off=held_off))
         return
     tried = (*stitch.excluded, session.terms.border)
-    found = _place(transaction, upstream.terms, stitch.plan.connection, tried, stitch.plan.serial)
+    found = _place(transaction, upstream.terms, stitch.plan_to_be.connection, tried, stitch.plan.serial)
     if isinstance(found, Unsatisfiable):
-        _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, retry_after_s)
+        _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, said)
         return
     try:
-        transaction.put_stitch(msgspec.structs.replace(stitch, plan=found, downstream=None, excluded=tried))
+        transaction.put_stitch(
+            msgspec.structs.replace(stitch, plan=found, wanted=None, downstream=None, excluded=tried)
+        )
     except NoNumber as error:
         transaction.log("no_room", "warning", owner=stitch.plan.owner, plan=stitch.plan.name, reason=str(error))
-        _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, retry_after_s)
+        _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, said)
         return
     offer_onward(transaction, found.name)
 
 
-def _pass_on(transaction: Transaction, stitch: Stitch, refused: Session, retry_after_s: int = 0) -> None:
+def _pass_on(transaction: Transaction, stitch: Stitch, refused: Session, said: Refusal | None) -> None:
     """Who asked us hears what we have heard, if it is one of what is told."""
     told, by = passed_on(refused.reason, refused.peer)
-    refuse_upstream(transaction, stitch, Why(told, f"{refused.peer}: {refused.reason}"), retry_after_s, by)
+    # how long an amendment is refused is not said: what it would have added is asked for again by itself
+    is_first = stitch.upstream is not None and stitch.upstream.agreement is None
+    retry_after_s = said.retry_after_s if said is not None and is_first else 0
+    why = Why(told, f"{refused.peer}: {refused.reason}")
+    refuse_upstream(transaction, stitch, why, retry_after_s, by, said.flows if said is not None else ())
 
 
 def _withdrawn(transaction: Transaction, stitch: Stitch, session: Session, message: Withdrawal) -> None:
+    """With it end all that share it."""
     transaction.forget_messages(message.id)
+    for member in members(transaction, stitch):
+        _ended(transaction, member, session, message)
+
+
+def _taken_away(transaction: Transaction, stitch: Stitch, session: Session, message: Withdrawal) -> None:
+    """What stands on these flows ends here too; the rest of what shares the agreement goes on."""
+    gone = frozenset(message.flows)
+    for member in members(transaction, stitch):
+        if gone.isdisjoint(member.plan.connection.flows):
+            continue
+        why, ending = _why_ended(transaction, session, message)
+        if member.upstream is not None:
+            take_away(transaction, member, gone & {*member.plan.connection.flows}, why, ending)
+        else:
+            lose(transaction, member, why, ending=ending)
+
+
+def _why_ended(transaction: Transaction, session: Session, message: Withdrawal) -> tuple[Why, Ending]:
     reason, peer = heard(message.reason), session.peer
     told, _ = passed_on(reason, peer)
+    # of what we ended ourselves nobody has to tell us
+    ended_by = message.ended_by if message.ended_by != transaction.own else peer
     why = Why(told, reason if message.ended_by else f"{peer} has withdrawn it: {reason}")
+    return why, Ending(domain=ended_by, retry_after_s=message.retry_after_s)
+
+
+def _ended(transaction: Transaction, stitch: Stitch, session: Session, message: Withdrawal) -> None:
+    why, ending = _why_ended(transaction, session, message)
     if message.linger_s and not session.offeror and stitch.stage.after(Fact.REPLACED) == Stage.LINGERING:
         end(transaction, stitch, why, towards_upstream=False, linger_s=min(message.linger_s, MAX_LINGER_S))
     elif stitch.stage == Stage.REMOVING:
         end(transaction, stitch, why, towards_upstream=session.offeror, towards_downstream=not session.offeror)
     else:
-        # of what we ended ourselves nobody has to tell us
-        ended_by = message.ended_by if message.ended_by != transaction.own else peer
-        ending = Ending(domain=ended_by, retry_after_s=message.retry_after_s)
         lose(
             transaction, stitch, why, from_upstream=not session.offeror, from_downstream=session.offeror, ending=ending
         )
