@@ -49,6 +49,8 @@ class Observed(Protocol):
 
     async def forwarding_classes(self, node: str) -> tuple[CounterSample, ...]: ...
 
+    async def forwarding_class_drops(self, node: str) -> tuple[CounterSample, ...]: ...
+
 
 class Neighbourhood(Protocol):
     def skews(self) -> Mapping[str, float]: ...
@@ -132,18 +134,33 @@ class NodeTelemetry:
         return tuple(NodeDrops(node=node, drops=drops, losses=losses.get(node, ())) for node, drops in counters.items())
 
     async def carried(self) -> tuple[Carried, ...]:
+        carried, dropped = await asyncio.gather(
+            self._by_owner(self._nodes.forwarding_classes), self._by_owner(self._nodes.forwarding_class_drops)
+        )
+        return tuple(
+            Carried(
+                node=node,
+                owner=owner,
+                packets=packets,
+                bytes=octets,
+                dropped_packets=dropped.get((node, owner), (0, 0))[0],
+                dropped_bytes=dropped.get((node, owner), (0, 0))[1],
+            )
+            for (node, owner), (packets, octets) in sorted(carried.items())
+        )
+
+    async def _by_owner(
+        self, read: Callable[[str], Awaitable[tuple[CounterSample, ...]]]
+    ) -> dict[tuple[str, str], tuple[int, int]]:
+        """Packets and bytes by node and owner."""
         owners = resource_view.forwarding_classes(self._shell.state)
-        packets: Counter[tuple[str, str]] = Counter()
-        octets: Counter[tuple[str, str]] = Counter()
-        for node, samples in (await self._of_all(self._nodes.forwarding_classes)).items():
+        totals: dict[tuple[str, str], tuple[int, int]] = {}
+        for node, samples in (await self._of_all(read)).items():
             for sample in samples:
                 if owner := owners.get((node, sample.index)):
-                    packets[node, owner] += sample.packets
-                    octets[node, owner] += sample.bytes
-        return tuple(
-            Carried(node=node, owner=owner, packets=count, bytes=octets[node, owner])
-            for (node, owner), count in sorted(packets.items())
-        )
+                    packets, octets = totals.get((node, owner), (0, 0))
+                    totals[node, owner] = packets + sample.packets, octets + sample.bytes
+        return totals
 
     async def checks(self) -> tuple[Check, ...]:
         state, now_s = self._shell.state, time.time()

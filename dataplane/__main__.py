@@ -199,6 +199,7 @@ def _device(config: AgentConfig, node: _Node) -> Device:
         tables=node.tables,
         counters={
             "forwarding_class_counter": node.parts.telemetry.forwarding_classes,
+            "forwarding_class_drop_counter": counters.forwarding_class_drops,
             "policy_class_counter": counters.policy_classes,
             "drop_counter": counters.drops,
         },

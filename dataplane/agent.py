@@ -278,6 +278,7 @@ class Agent:
         figures = Figures(
             description=description,
             forwarding_classes=reading.forwarding_classes,
+            forwarding_class_drops=parts.telemetry.forwarding_class_drops(),
             drops=reading.drops,
             events=parts.telemetry.events(),
             tables=parts.tables.fill(),

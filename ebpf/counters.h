@@ -1,4 +1,4 @@
-/* What is counted beside flows: drops, what forwarding classes had in evicted flows, what was denied, events. */
+/* What is counted beside flows: drops, what forwarding classes had in evicted flows and lost, what was denied, events. */
 #pragma once
 
 struct packets_bytes {
@@ -22,6 +22,14 @@ struct {
 	__type(value, struct packets_bytes);
 } forwarding_class_counter SEC(".maps");
 
+/* What was permitted, and dropped all the same; frames as they came. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FORWARDING_CLASS_DROP_COUNTER_SIZE);
+	__type(key, __u32);
+	__type(value, struct packets_bytes);
+} forwarding_class_drop_counter SEC(".maps");
+
 /* What flow_policy denied. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -37,10 +45,18 @@ struct {
 	__type(value, __u64);
 } event_counter SEC(".maps");
 
-__noinline int count_drop(__u32 reason, __u32 frame_length)
+/* forwarding_class: 0 where none was found. */
+__noinline int count_drop(__u32 reason, __u32 frame_length, __u32 forwarding_class)
 {
 	struct packets_bytes *counter = bpf_map_lookup_elem(&drop_counter, &reason);
 
+	if (counter) {
+		counter->packets++;
+		counter->bytes += frame_length;
+	}
+	if (!forwarding_class)
+		return 0;
+	counter = bpf_map_lookup_elem(&forwarding_class_drop_counter, &forwarding_class);
 	if (counter) {
 		counter->packets++;
 		counter->bytes += frame_length;
@@ -51,7 +67,7 @@ __noinline int count_drop(__u32 reason, __u32 frame_length)
 static __always_inline int drop(const struct packet *packet, __u32 reason)
 {
 	if (!packet->counted)
-		count_drop(reason, packet->frame_length);
+		count_drop(reason, packet->frame_length, packet->forwarding_class);
 	return XDP_DROP;
 }
 

@@ -45,8 +45,8 @@ struct packet {
 	__u16 ingress_class;
 	__u16 ether_type; /* host order, behind the tag */
 	__u16 ip_length;
-	__u16 vrf; /* that it came into, or FABRIC_VRF where an outer header leads on */
-	__u16 forwarding_class;
+	__u16 vrf;              /* that it came into, or FABRIC_VRF where an outer header leads on */
+	__u16 forwarding_class; /* 0: none permits it (yet) */
 	__u16 next_hop;
 	__u8 ip_offset; /* 14, or 18 behind a tag */
 	__u8 l4_offset; /* from ip_offset */

@@ -119,6 +119,7 @@ enum pipeline_event {
 #define POLICY_CLASS_COUNTER_SIZE 4096
 #define FORWARDING_CLASS_COUNTER_SIZE 65536
 #define DROP_COUNTER_SIZE 256
+#define FORWARDING_CLASS_DROP_COUNTER_SIZE 65536
 
 union address {
 	__u8 byte[16];

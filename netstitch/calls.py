@@ -95,8 +95,8 @@ def flows(intent: str | None) -> Call[list[Json]]:
     return Call(method="GET", path="/v1/flows", query=_given(intent=intent), read=_array)
 
 
-def drops() -> Call[list[Json]]:
-    return Call(method="GET", path="/v1/drops", read=_array)
+def drops(intent: str | None) -> Call[list[Json]]:
+    return Call(method="GET", path="/v1/drops", query=_given(intent=intent), read=_array)
 
 
 def doctor() -> Call[Json]:

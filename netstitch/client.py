@@ -134,8 +134,8 @@ class Client:
     def flows(self, intent: str | None = None) -> Rows:
         return self._send(calls.flows(intent))
 
-    def drops(self) -> Rows:
-        return self._send(calls.drops())
+    def drops(self, intent: str | None = None) -> Rows:
+        return self._send(calls.drops(intent))
 
     def doctor(self) -> Json:
         return self._send(calls.doctor())
@@ -321,8 +321,8 @@ class AsyncClient:
     async def flows(self, intent: str | None = None) -> Rows:
         return await self._send(calls.flows(intent))
 
-    async def drops(self) -> Rows:
-        return await self._send(calls.drops())
+    async def drops(self, intent: str | None = None) -> Rows:
+        return await self._send(calls.drops(intent))
 
     async def doctor(self) -> Json:
         return await self._send(calls.doctor())

@@ -171,7 +171,8 @@ class FakeNode:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._fresh = True
         self.drop_counter = FakeMap(4, 16 * CPUS, 256, fixed=True)
-        self.leg_counter = FakeMap(4, 16 * CPUS, 32768, fixed=True)
+        self.forwarding_class_counter = FakeMap(4, 16 * CPUS, 32768, fixed=True)
+        self.forwarding_class_drop_counter = FakeMap(4, 16 * CPUS, 32768, fixed=True)
 
     @property
     def agent(self) -> str:
@@ -186,7 +187,8 @@ class FakeNode:
             tables=self.tables,
             counters={
                 "drop_counter": lambda: per_cpu_totals(self.drop_counter),
-                "leg_counter": lambda: per_cpu_totals(self.leg_counter),
+                "forwarding_class_drop_counter": lambda: per_cpu_totals(self.forwarding_class_drop_counter),
+                "forwarding_class_counter": lambda: per_cpu_totals(self.forwarding_class_counter),
             },
             packets=NoPackets(),
             state_dir=self.directory,

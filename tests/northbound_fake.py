@@ -350,8 +350,22 @@ class FakeTelemetry:
 
     async def carried(self) -> tuple[Carried, ...]:
         return (
-            Carried(node="se1", owner="intents/order-processing", packets=18, bytes=1800),
-            Carried(node="se1", owner="networks/shop/customer-x", packets=3, bytes=300),
+            Carried(
+                node="se1",
+                owner="intents/order-processing",
+                packets=18,
+                bytes=1800,
+                dropped_packets=4,
+                dropped_bytes=456,
+            ),
+            Carried(
+                node="se1",
+                owner="networks/shop/customer-x",
+                packets=3,
+                bytes=300,
+                dropped_packets=1,
+                dropped_bytes=114,
+            ),
         )
 
     async def checks(self) -> tuple[Check, ...]:

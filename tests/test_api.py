@@ -208,6 +208,9 @@ def test_flows_and_drops(client: httpx.Client) -> None:
     client.post("/v1/apply", json=[INTENT])
     assert client.get("/v1/flows?intent=order-processing").json() == [row]
     assert "did you mean order-processing?" in client.get("/v1/flows?intent=oder-processing").json()["error"]
+    of_intent = {"node": "se1", "reason": "", "interface": "", "packets": 4, "bytes": 456}
+    assert client.get("/v1/drops?intent=order-processing").json() == [of_intent]
+    assert "did you mean order-processing?" in client.get("/v1/drops?intent=oder-processing").json()["error"]
     assert client.get("/v1/drops").json() == [
         {"node": "ie1", "reason": "port_full", "interface": "eth1", "packets": 5, "bytes": 0},
         {"node": "se1", "reason": "not_permitted", "interface": "", "packets": 1, "bytes": 60},
@@ -239,6 +242,7 @@ def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
     assert 0 < time.time() - families["process_start_time_seconds"].samples[0].value < 86_400
     assert families["netstitch_build_info"].samples[0].labels["version"] == __version__
     assert 'netstitch_intent_packets_total{intent="order-processing",node="se1"} 18' in lines
+    assert 'netstitch_intent_dropped_packets_total{intent="order-processing",node="se1"} 4' in lines
     assert not any("customer-x" in line for line in lines), "what a network carries by itself is no intent's"
 
 

@@ -370,6 +370,10 @@ def test_flows_and_drops_are_rows(stitch: Shell, api: Running) -> None:
         {"node": "se1", "reason": "isolated", "interface": "", "packets": 2, "bytes": 200},
     ]
     assert stitch.json("get", "drops", "ie1") == [lost]
+    assert stitch.json("drops") == stitch.json("get", "drops")
+    of_intent = {"node": "se1", "reason": "", "interface": "", "packets": 4, "bytes": 456}
+    assert stitch.json("drops", "--intent", "order-processing") == [of_intent]
+    assert "did you mean order-processing?" in stitch("drops", "--intent", "order-procesing", status=1).stderr
     assert "there is no nodes/ie2" in stitch("get", "drops", "ie2", status=1).stderr
     assert "no names to describe" in stitch("describe", "flows/se1", status=2).stderr
     header, line, *_ = stitch("flows").stdout.splitlines()

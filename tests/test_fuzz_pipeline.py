@@ -59,6 +59,7 @@ def test_xdp_does_what_the_model_does(xdp: XdpNode, capsys: pytest.CaptureFixtur
 def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> None:
     """One table set. A frame in three goes twice, so that the second finds a warm cache."""
     drops, events, classes, denied = xdp.all_drops(), xdp.events(), xdp.class_totals(), xdp.denied()
+    class_drops = xdp.class_drops()
     for port, frame in generate.frames(rng, count):
         for _ in range(rng.choice((1, 1, 2))):
             expected = outcome(model.run(port, frame, node.BOOTTIME_S))
@@ -67,6 +68,9 @@ def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> No
     now = xdp.all_drops()
     counted = {reason: (packets, model.drop_bytes[reason]) for reason, packets in model.drops.items()}
     assert difference(now, drops) == counted
+    assert difference(xdp.class_drops(), class_drops) == {
+        number: (packets, model.class_drop_bytes[number]) for number, packets in model.class_drops.items()
+    }
     assert {event: many - events[event] for event, many in xdp.events().items() if event not in CACHE_EVENTS} == {
         event: model.events[event] for event in PipelineEvent if event not in CACHE_EVENTS
     }

@@ -194,6 +194,18 @@ def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) ->
         assert not reaches(active, host, address), (host, address)
 
 
+def test_what_an_intent_permits_and_is_dropped_all_the_same_is_its_own(active: LabRecord) -> None:
+    def dropped() -> int:
+        rows = json.loads(stitch("drops", "--intent", "order-processing", "-o", "json"))
+        return sum(row["packets"] for row in rows if row["node"] == "se1")
+
+    before = dropped()
+    lab.execute(active, "cx1", "ip", "route", "flush", "cache")  # it may know the path's MTU
+    assert lab.execute(active, "cx1", "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", ANALYTICS).returncode == 1
+    assert not reaches(active, "cx2", ANALYTICS), "what nothing permits is nobody's"
+    assert dropped() == before + 1
+
+
 @pytest.mark.parametrize(("address", "asker"), [(ANALYTICS, ORDERS), ("2001:db8:2::10", "2001:db8:1::11")])
 def test_who_answers_is_told_that_its_reply_is_too_big_for_the_last_port(
     active: LabRecord, address: str, asker: str

@@ -49,6 +49,9 @@ class Traffic(FlowCache):
     def forwarding_classes(self) -> NDArray[np.uint64]:
         return self.folded
 
+    def forwarding_class_drops(self) -> NDArray[np.uint64]:
+        return self.folded
+
     def drops(self) -> NDArray[np.uint64]:
         return self.dropped.copy()
 

@@ -262,7 +262,14 @@ class XdpNode:
 
     def denied(self) -> dict[int, tuple[int, int]]:
         """Packets and bytes that `flow_policy` denied, by policy class, without zeros."""
-        keys, values = self.object.map("policy_class_counter").items()
+        return self._counted("policy_class_counter")
+
+    def class_drops(self) -> dict[int, tuple[int, int]]:
+        """Packets and bytes that were permitted and dropped, by forwarding class, without zeros."""
+        return self._counted("forwarding_class_drop_counter")
+
+    def _counted(self, name: str) -> dict[int, tuple[int, int]]:
+        keys, values = self.object.map(name).items()
         counters = np.frombuffer(values, "<u8").reshape(len(keys) // 4, POSSIBLE_CPUS, 2).sum(axis=1)
         return {int(n): (int(counters[n][0]), int(counters[n][1])) for n in np.flatnonzero(counters[:, 0])}
 

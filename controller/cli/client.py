@@ -88,6 +88,10 @@ class Client:
         rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
         return rows
 
+    def drops(self, intent: str | None) -> list[Json]:
+        rows: list[Json] = self._request("GET", "/v1/drops", query={} if intent is None else {"intent": intent})
+        return rows
+
     def explain(self, kind: str, name: str) -> Json:
         branch: Json = self._request("GET", f"/v1/explain/{kind}/{quote(name)}")
         return branch

@@ -62,6 +62,7 @@ for command in (
     manifests.delete,
     manifests.schema,
     resources.flows,
+    resources.drops,
     resources.events,
     explanations.explain,
     explanations.trace,

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import cel
-
 from controller.language import scalars
 from controller.language.condition import ConditionInvalid, check
 from controller.language.intent import PREFER, REQUIRE, print_prefer, print_require
@@ -20,6 +18,8 @@ def _condition(text: str) -> str:
         check(text)
     except ConditionInvalid as error:
         raise ValueError(f"character {error.offset + 1}: {error}") from error
+    import cel  # see fulfillment.rule_engine
+
     try:
         cel.compile(text)
     except ValueError as error:
@@ -54,6 +54,8 @@ THEN = Fields(
 
 def _rule(values: dict[str, Any]) -> dict[str, Any]:
     """What depends on the way can only keep the traffic off that way: all else is settled before one is looked for."""
+    import cel
+
     if "path" in cel.compile(values["when"]).variables():
         then: Then = values["then"]
         wayside = Then(require=Require(encryption=then.require.encryption), forbid=then.forbid)

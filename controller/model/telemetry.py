@@ -26,13 +26,17 @@ class NodeDrops(Value, frozen=True, kw_only=True):
 
 
 class Carried(Value, frozen=True, kw_only=True):
-    """What one node has carried for one owner, both directions."""
+    """What one node has permitted for one owner, both directions, and what it dropped of that."""
 
     node: str
     owner: str
     """As in NodeFlows.owners."""
     packets: int
     bytes: int
+    dropped_packets: int
+    """Of `packets`: what was permitted, and dropped all the same."""
+    dropped_bytes: int
+    """Of frames."""
 
 
 class Check(Value, frozen=True, kw_only=True):

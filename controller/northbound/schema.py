@@ -79,7 +79,8 @@ class Resource(BaseModel):
 
 class Drop(BaseModel):
     node: str
-    reason: str = Field(description="`not_permitted`, `isolated`, `lease_expired` ...")
+    reason: str = Field(description="`not_permitted`, `isolated`, `lease_expired` ...; empty: any, of an intent.")
+    interface: str = Field(description="Where it was lost after the pipeline had let it through; empty: before.")
     packets: int
     bytes: int = Field(description="Frame length.")
 

@@ -129,6 +129,10 @@ class NodeSession:
         """`forwarding_class_counter` by forwarding class, read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[0].read_counter("forwarding_class_counter")
 
+    async def forwarding_class_drops(self) -> tuple[CounterSample, ...]:
+        """`forwarding_class_drop_counter`, read now. Raises TargetUnreachable or TargetRejected."""
+        return await self._connected()[0].read_counter("forwarding_class_drop_counter")
+
     async def run(self) -> None:
         delay_s = BACKOFF_S_MIN
         while True:

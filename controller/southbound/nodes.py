@@ -71,6 +71,10 @@ class Nodes:
         """Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).forwarding_classes()
 
+    async def forwarding_class_drops(self, node: str) -> tuple[CounterSample, ...]:
+        """Raises TargetUnreachable or TargetRejected."""
+        return await self._session(node).forwarding_class_drops()
+
     def _session(self, node: str) -> NodeSession:
         running = self._running.get(node)
         if running is None:

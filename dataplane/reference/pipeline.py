@@ -115,6 +115,11 @@ class Pipeline:
         """Since when nobody answers for an address of a port, and when it was last asked for."""
         self.drops: Counter[int] = Counter()
         self.drop_bytes: Counter[int] = Counter()
+        self.class_drops: Counter[int] = Counter()
+        self.class_drop_bytes: Counter[int] = Counter()
+        """Of what was permitted, by forwarding class."""
+        self._permitted = 0
+        """The forwarding class of the frame that is looked at; 0: none, or not yet."""
         self.events: Counter[PipelineEvent] = Counter()
         self.fragments = Fragments(events=self.events)
 
@@ -122,6 +127,7 @@ class Pipeline:
         """What becomes of `frame`, which entered at `port`; counts and learns on the way."""
         if port not in self.ports:
             return Pass()
+        self._permitted = 0
         verdict = self._classify(port, frame, now_boottime_s)
         self._count(verdict, len(frame))
         return verdict
@@ -130,6 +136,9 @@ class Pipeline:
         if isinstance(verdict, Drop) or (isinstance(verdict, Forward) and verdict.reason != DropReason.NONE):
             self.drops[verdict.reason] += 1
             self.drop_bytes[verdict.reason] += size
+            if self._permitted:
+                self.class_drops[self._permitted] += 1
+                self.class_drop_bytes[self._permitted] += size
 
     def _classify(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
         ethernet = parse_ethernet(frame)
@@ -327,6 +336,7 @@ class Pipeline:
             found = self.flows.forwarding_class(arrival.whence, ip, transport, arrival.now_boottime_s)
         if isinstance(found, Drop):
             return self._refuse(arrival, ip, found.reason, IcmpError.PROHIBITED)
+        self._permitted = found
         return self._steer(arrival, ip, transport, found, behind_cut=behind_cut)
 
     def _judge_error(self, arrival: Arrival, ip: Ip) -> int | Drop:

@@ -16,7 +16,8 @@ _IDS = ("forwarding_classes", "sr_policies", "policy_classes")
 
 def by_name(sizes: TableSizes) -> Mapping[str, int]:
     """Of tables and counters."""
-    found = dict.fromkeys(("lease", "steer", "forwarding_class_counter"), sizes.forwarding_classes)
+    by_class = ("lease", "steer", "forwarding_class_counter", "forwarding_class_drop_counter")
+    found = dict.fromkeys(by_class, sizes.forwarding_classes)
     found |= dict.fromkeys(("source_guard", "source_group", "destination_group", "route"), sizes.prefixes)
     found |= {"flow_policy": sizes.flow_policies, "policy_class_counter": sizes.policy_classes}
     found |= {"path_liveness": sizes.sr_policies, "sr_policy": sizes.sr_policies * CANDIDATE_PATHS}

@@ -24,6 +24,7 @@ class Figures:
 
     description: NodeDescription
     forwarding_classes: Totals
+    forwarding_class_drops: Totals
     drops: Totals
     events: tuple[int, ...]
     """By PipelineEvent."""
@@ -56,9 +57,13 @@ class _Collected:
         for what, column in (("packets", 0), ("bytes", 1)):
             drops = [(_reason(n), int(total)) for n, total in enumerate(figures.drops[:, column]) if total]
             yield _counter(f"netstitch_dropped_{what}", f"Dropped {what}, by reason.", "reason", drops)
-            classes = [(str(n), int(total)) for n, total in enumerate(figures.forwarding_classes[:, column]) if total]
-            told = f"Forwarded {what}, by forwarding class (`stitch explain`)."
-            yield _counter(f"netstitch_forwarded_{what}", told, "forwarding_class", classes)
+            for name, about, totals in (
+                ("netstitch_forwarded", "Permitted", figures.forwarding_classes),
+                ("netstitch_permitted_dropped", "Permitted and then dropped", figures.forwarding_class_drops),
+            ):
+                told = f"{about} {what}, by forwarding class (`stitch explain`)."
+                classes = [(str(n), int(total)) for n, total in enumerate(totals[:, column]) if total]
+                yield _counter(f"{name}_{what}", told, "forwarding_class", classes)
         lost = CounterMetricFamily(
             "netstitch_lost_packets",
             "Packets that the pipeline let through and that were lost then, by reason and interface.",

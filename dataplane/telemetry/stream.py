@@ -33,6 +33,8 @@ class CounterSource(Protocol):
     def forwarding_classes(self) -> NDArray[np.uint64]:
         """Only what evicted flows left behind."""
 
+    def forwarding_class_drops(self) -> NDArray[np.uint64]: ...
+
     def drops(self) -> NDArray[np.uint64]: ...
 
     def activity(self) -> bytes:
@@ -109,6 +111,10 @@ class Telemetry:
         """Totals of packets and bytes by forwarding class, shape (classes, 2)."""
         folded = self._counters.forwarding_classes()
         return forwarding_totals(self._flows.snapshot().entries, folded)
+
+    def forwarding_class_drops(self) -> NDArray[np.uint64]:
+        """Of what was permitted, by forwarding class."""
+        return self._counters.forwarding_class_drops()
 
     def batch(self, now: Reading, before: Reading, lost_batches: int) -> TelemetryBatch:
         """What is different in `now`. Ports are all in, if any changed."""

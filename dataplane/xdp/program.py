@@ -149,6 +149,10 @@ class Counters:
         """By forwarding class: only what evicted flows left behind (see flow_cache.forwarding_totals)."""
         return per_cpu_totals(self._maps["forwarding_class_counter"])
 
+    def forwarding_class_drops(self) -> Totals:
+        """What was permitted and dropped all the same, by forwarding class; bytes of frames."""
+        return per_cpu_totals(self._maps["forwarding_class_drop_counter"])
+
     def policy_classes(self) -> Totals:
         """What `flow_policy` denied, by policy class; bytes of frames."""
         return per_cpu_totals(self._maps["policy_class_counter"])

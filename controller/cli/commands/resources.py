@@ -1,4 +1,4 @@
-"""`stitch get`, `describe`, `events`, `flows`: what is there."""
+"""`stitch get`, `describe`, `events`, `flows`, `drops`: what is there."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,6 +98,22 @@ def flows(
     client = client_of(context)
     for _ in rounds(watch):
         show("flows", client.flows(intent), Output(output))
+
+
+def drops(
+    context: typer.Context,
+    intent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What it permits and was dropped all the same.")
+    ] = None,
+    watch: WatchOption = False,
+    output: BriefOption = Brief.TABLE,
+) -> None:
+    """Show what nodes dropped: by reason, or of one intent."""
+    from controller.cli.render import show
+
+    client = client_of(context)
+    for _ in rounds(watch):
+        show("drops", client.drops(intent), Output(output))
 
 
 def events(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
-from controller.model.telemetry import NodeDrops, NodeFlows, Telemetry
+from controller.model.telemetry import Carried, NodeDrops, NodeFlows, Telemetry
 from controller.northbound import flows, metrics, schema
 from controller.northbound.answers import as_json, not_found
 from controller.northbound.routes.parameters import Seen, errors
@@ -51,10 +51,20 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
         "/v1/drops",
         summary="Dropped packets by node and reason, read from the nodes now",
         response_model=None,
-        responses={200: {"model": list[schema.Drop]}, **errors()},
+        responses={200: {"model": list[schema.Drop]}, **errors(400, 404)},
     )
-    async def read_drops() -> Response:
-        return as_json(_drops(await telemetry.drops()))
+    async def read_drops(
+        controller: Seen,
+        intent: Annotated[
+            str | None,
+            Query(max_length=64, description="What it permits and was dropped all the same, for whatever reason."),
+        ] = None,
+    ) -> Response:
+        if intent is None:
+            return as_json(_drops(await telemetry.drops()))
+        if await asyncio.to_thread(controller.get, "intents", intent) is None:
+            return await asyncio.to_thread(not_found, controller, "intents", intent)
+        return as_json(_drops_of(f"intents/{intent}", await telemetry.carried()))
 
     @app.get(
         "/v1/doctor",
@@ -96,6 +106,14 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
 
 def _rows(observed: Sequence[NodeFlows], intent: str | None, concerns: Callable[[str], bool]) -> Response:
     return as_json([row for row in flows.rows(observed, intent) if concerns(row.owner)])
+
+
+def _drops_of(owner: str, carried: Sequence[Carried]) -> list[dict[str, Any]]:
+    return [
+        {"node": each.node, "reason": "", "interface": "", "packets": each.dropped_packets, "bytes": each.dropped_bytes}
+        for each in carried
+        if each.owner == owner and each.dropped_packets
+    ]
 
 
 def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
