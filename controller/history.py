@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Self
 
+import immutables
 import msgspec
 
 from controller.language.manifest import PLURALS
@@ -16,8 +17,8 @@ from controller.model.intent import Phase
 from controller.model.persistent import PersistentMap
 from controller.model.resource import Resource
 from controller.reconcile.state import State
-from controller.reconcile.tables import node_key
-from controller.views.intent_status import intent_status
+from controller.reconcile.tables import link_key, node_key
+from controller.views.intent_status import intent_phase
 from dataplane.decoding import from_json
 
 KEPT = 5_000
@@ -35,17 +36,18 @@ _LASTING = frozenset({Phase.DEGRADED, Phase.UNSATISFIABLE, Phase.REFUSED})
 
 class History:
     def __init__(self, happenings: Iterable[Happening] = ()) -> None:
-        self._kept = self._stored = {
-            one.serial: one for one in sorted(happenings, key=lambda happening: happening.serial)
-        }
+        in_order = sorted(happenings, key=lambda happening: happening.serial)
+        self._kept = self._stored = immutables.Map((one.serial, one) for one in in_order)
+        self._oldest, self._last = (in_order[0].serial, in_order[-1].serial) if in_order else (1, 0)
+        """Serial numbers."""
         self._phases: PersistentMap[tuple[str, str]] = PersistentMap()
         """Intent -> the phase and reason that were told last."""
-        self._newest: PersistentMap[tuple[str, str]] = PersistentMap()
-        """What and why of the newest about each thing: nothing is told twice in a row."""
+        self._newest: PersistentMap[Happening] = PersistentMap()
+        """About each thing, of those that are kept: nothing is told twice in a row."""
         self._unsure: set[str] = set()
         """Intents whose phase is to be looked at."""
-        for one in self._kept.values():
-            self._newest = self._newest.set(one.about, (one.what, one.why))
+        for one in in_order:
+            self._newest = self._newest.set(one.about, one)
             if one.what.startswith(_PHASE):
                 told = _told(one.what.removeprefix(_PHASE), one.why)
                 self._phases = self._phases.set(one.about.partition("/")[2], told)
@@ -64,18 +66,18 @@ class History:
 
     def mark(self) -> tuple[object, ...]:
         """For `go_back`."""
-        return self._kept, self._phases, self._newest, set(self._unsure)
+        return self._kept, self._oldest, self._last, self._phases, self._newest, set(self._unsure)
 
     def go_back(self, mark: tuple[Any, ...]) -> None:
         """As if nothing had been observed since."""
-        self._kept, self._phases, self._newest, self._unsure = mark
+        self._kept, self._oldest, self._last, self._phases, self._newest, self._unsure = mark
 
     def settle(self) -> None:
         """What was observed is stored, and may be seen."""
         self._stored = self._kept
 
     def resources(self) -> list[Resource]:
-        return [_resource(one) for one in self._stored.values()]
+        return [_resource(one) for _, one in sorted(self._stored.items())]
 
     def observe(
         self, states: Sequence[State], events: Sequence[Event], effects: Iterable[Effect], now_s: float
@@ -102,33 +104,34 @@ class History:
                 if name in self._phases:
                     self._phases = self._phases.delete(name)
                 continue
-            status = intent_status(state, intent_record, now_s)
-            phase = str(status["phase"])
-            why = "; ".join(condition["reason"] for condition in status["conditions"])
+            found, conditions, _ = intent_phase(state, intent_record, now_s)
+            phase, why = str(found), "; ".join(condition["reason"] for condition in conditions)
             if self._phases.get(name) != _told(phase, why):
                 self._phases = self._phases.set(name, _told(phase, why))
                 yield _happening(f"intents/{name}", _PHASE + phase, why)
         self._unsure.clear()
 
     def _keep(self, found: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
-        serial = next(reversed(self._kept), 0)
-        new: list[Happening] = []
+        new: dict[int, Happening] = {}
         for one in found:
-            if self._newest.get(one.about) == (one.what, one.why):
+            told = self._newest.get(one.about)
+            if told is not None and (told.what, told.why) == (one.what, one.why):
                 continue
-            self._newest = self._newest.set(one.about, (one.what, one.why))
-            serial += 1
-            new.append(msgspec.structs.replace(one, serial=serial, time_s=int(now_s)))
+            self._last += 1
+            new[self._last] = made = msgspec.structs.replace(one, serial=self._last, time_s=int(now_s))
+            self._newest = self._newest.set(one.about, made)
         if not new:
             return ()
-        new = new[-KEPT:]
-        gone = [*self._kept][: max(0, len(self._kept) + len(new) - KEPT)]
-        left = {name: one for name, one in self._kept.items() if name > gone[-1]} if gone else self._kept
-        self._kept = left | {one.serial: one for one in new}
-        if gone:
-            known = {one.about for one in self._kept.values()}
-            self._newest = PersistentMap((about, told) for about, told in self._newest.items() if about in known)
-        stored = [Record(kind=RECORD, name=str(one.serial), content=msgspec.json.encode(one)) for one in new]
+        kept, gone = self._kept.update(new), []
+        while len(kept) > KEPT:
+            if (oldest := kept.get(self._oldest)) is not None:
+                kept = kept.delete(self._oldest)
+                gone += [self._oldest] if new.pop(self._oldest, None) is None else []
+                if self._newest.get(oldest.about) is oldest:
+                    self._newest = self._newest.delete(oldest.about)
+            self._oldest += 1
+        self._kept = kept
+        stored = [Record(kind=RECORD, name=str(one.serial), content=msgspec.json.encode(one)) for one in new.values()]
         return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
 
 
@@ -187,12 +190,12 @@ def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:
 
 def _unsettled_by(before: State, after: State) -> Iterator[str]:
     """Intents whose phase may be another after a step than before it."""
-    if before.down is not after.down and before.down.keys() != after.down.keys():
-        yield from after.intent_records
-        return
     touched = after.touched
     yield from touched.intent_records
     owners = {*touched.stitches, *touched.awaiting}
+    if before.down is not after.down:
+        links = [link_key(name) for name in before.down.keys() ^ after.down.keys()]
+        owners.update(before.stitches.by(*links), after.stitches.by(*links))
     nodes = {name for name in touched.nodes if _standing(before, name) != _standing(after, name)}
     if nodes:
         owners.update(after.stitches.by(*map(node_key, nodes)))

@@ -299,9 +299,11 @@ def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
 
 
 def counted(needed: Needed, node: str) -> Counter[str]:
+    found = needed.entries[node]
     tables: Counter[str] = Counter()
-    for (table, _), count in needed.entries[node].items():
+    for (table, _), count in found.owned.items():
         tables[table] += count
+    assert tables == dict(found.tables)
     return tables
 
 

@@ -17,7 +17,7 @@ a few of them changes of its entries (vrf_rules.py).
 """
 
 import itertools
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeVar
 
 import immutables
@@ -173,9 +173,10 @@ class _Assembler:
         same = before is not None and _shared(before.wanted) == _shared(wanted)
         self._same_ways = same and before is not None and _ways(before.wanted.fabric) == _ways(wanted.fabric)
         """What a stitch is made into follows from the same as before, but for the stitch."""
-        same_fabric = before is not None and before.wanted.fabric is wanted.fabric
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
+        same_fabric = before is not None and before.wanted.fabric.entries is wanted.fabric.entries
         self._everything = not (self._same_ways and same_fabric and same_nodes)
+        """Else what is other of the fabric are paths between edges alone."""
         known = before.wanted.inventory.nodes if before is not None else {}
         self._stayed = wanted.inventory.nodes.keys() & known.keys()
         """Nodes that were there before, and are."""
@@ -196,8 +197,9 @@ class _Assembler:
             self._vrfs = self._staying(self._vrfs)
             self._on_link = self._staying(self._on_link)
         isolated = self._isolated()
-        if everything or isolated:
-            self._networks(isolated if not everything else None)
+        repathed = self._repathed() if not everything else None
+        if repathed is None or repathed or isolated:
+            self._networks(isolated, repathed)
         if everything:
             self._dirty_policies |= {*self._travelled, *self._between_edges}
             self._dirty_services |= {*self._served}
@@ -284,27 +286,38 @@ class _Assembler:
         now, then = _by_network(self._wanted.isolations), _by_network(before)
         return {name for name in {*now, *then} if now.get(name) != then.get(name)}
 
-    def _networks(self, names: Collection[str] | None) -> None:
-        """`names`: of which the rules may be others; None: all of all of them."""
+    def _repathed(self) -> set[str]:
+        """Nodes that are edges of networks, with another path to another edge than before."""
+        now, then = self._wanted.fabric.edge_policies, self._before.wanted.fabric.edge_policies if self._before else {}
+        if now is then:
+            return set()
+        return {node for pair in now.keys() | then.keys() if now.get(pair) != then.get(pair) for node in pair}
+
+    def _networks(self, isolated: Collection[str], nodes: Set[str] | None) -> None:
+        """`isolated`: networks of which the rules may be others; `nodes`: where all may be; None: everywhere."""
         wanted = self._wanted
         isolations = _by_network(wanted.isolations)
-        if names is None:
+        if nodes is None:
             for node, entries in wanted.fabric.entries.items():
                 self._put(f"fabric {node}", node, self._pack(entries))
-        found = {} if names is None else dict(self._network)
+        found: dict[Edge, tuple[NetworkIds, tuple[Rule, ...]]] = {}
         for name, network in wanted.inventory.networks.items():
-            if names is not None and name not in names:
+            here = edges(network)
+            if nodes is not None and name not in isolated and nodes.isdisjoint(here):
                 continue
             ids = {
                 node: numbers
-                for node in edges(network)
+                for node in here
                 if node in wanted.inventory.nodes and (numbers := network_ids(network, node, wanted.ids)) is not None
             }
             for node, numbers in ids.items():
+                is_whole = nodes is None or node in nodes
+                if not is_whole and name not in isolated:
+                    continue
                 others = reached(wanted.fabric, node, numbers)
                 rules = network_rules(network, node, numbers, others, isolations.get(name, ()))
                 found[name, node] = numbers, rules
-                if names is not None:
+                if not is_whole:
                     continue
                 description = wanted.descriptions.get(node)
                 descriptions = {node: description} if description is not None else {}
@@ -313,22 +326,32 @@ class _Assembler:
                     *edge_entries(network, node, ids, wanted.fabric),
                 )
                 self._put(f"network {name} {node}", node, self._pack(entries))
-        for edge in {*self._network, *found}:
+        for edge in {*self._network, *found} if nodes is None else found:
             before, now = self._network.get(edge), found.get(edge)
             self._rules(
                 (-1, edge[0]),
                 {(edge[1], before[0].vrf): before[1]} if before is not None else {},
                 {(edge[1], now[0].vrf): now[1]} if now is not None else {},
             )
-        known, self._network = self._network, found
-        if names is None:
+        known, self._network = self._network, found if nodes is None else {**self._network, **found}
+        self._join_edges(nodes)
+        if nodes is None:
             self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in found.items()}
             self._forget_links(known, found)
-            self._between_edges = {
-                (edge_sr_policy.node, edge_sr_policy.number): edge_sr_policy
-                for (_, node), (numbers, _) in found.items()
-                for edge_sr_policy in edge_sr_policies(wanted.fabric, node, numbers)
-            }
+
+    def _join_edges(self, nodes: Collection[str] | None) -> None:
+        """SR Policies from these nodes (None: all) to other edges of their networks."""
+        before = self._between_edges
+        kept = {key: shared for key, shared in before.items() if nodes is not None and key[0] not in nodes}
+        self._between_edges = kept | {
+            (one.node, one.number): one
+            for (_, node), (numbers, _) in self._network.items()
+            if nodes is None or node in nodes
+            for one in edge_sr_policies(self._wanted.fabric, node, numbers)
+        }
+        for key in before.keys() | self._between_edges.keys():
+            if before.get(key) != self._between_edges.get(key):
+                self._dirty_policies.add(key)
 
     def _forget_links(self, before: Networks, found: Networks) -> None:
         """Of networks that are others than they were."""
@@ -431,9 +454,13 @@ class _Assembler:
         self._rules((source.stitch.serial, name), _rules_of(held), _rules_of(made))
         taken, takes = _policies_of(held), _policies_of(made)
         for policy in taken.keys() | takes.keys():
+            others = self._travelled.get(policy, immutables.Map())
             self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
-            if taken.get(policy) != takes.get(policy):
-                self._dirty_policies.add(policy)
+            if taken.get(policy) == takes.get(policy):
+                continue
+            other = next((self._contributions[one] for one in others if one != name), None)
+            if other is None or other.policies[policy] != (takes.get(policy) or taken.get(policy)):
+                self._dirty_policies.add(policy)  # else there is what others have made of the same
         known = held.services if held is not None else {}
         knows = made.services if made is not None else {}
         for service in known.keys() | knows.keys():

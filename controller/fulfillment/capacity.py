@@ -1,8 +1,10 @@
 """What the tables of the nodes have room for, and what a plan needs of it in the end."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
+import immutables
 import msgspec
 
 from controller.fulfillment.acl import port_ranges
@@ -13,6 +15,7 @@ from controller.model.stitch import Session, Stage, Standing, Stitch
 
 Profiles = Mapping[str, Mapping[str, int]]
 """Of each node how many entries each of its tables holds, as it has said. What nobody has said has room."""
+K = TypeVar("K", bound=Hashable)
 _PORTS = ("source_port_class", "destination_port_class")
 _UNKNOWN = 1 << 30
 
@@ -99,8 +102,29 @@ def _agreed(session: Session | None) -> Session | None:
     )
 
 
-Entries = Mapping[str, Counter[tuple[str, str]]]
-"""Of each node, how many by table and owner."""
+class Counts(NamedTuple):
+    """How many entries of each table a node would have."""
+
+    tables: "immutables.Map[str, int]" = immutables.Map()
+    owned: "immutables.Map[tuple[str, str], int]" = immutables.Map()
+    """By table and owner."""
+
+    def changed(self, gone: Iterable[Counter[tuple[str, str]]], new: Iterable[Counter[tuple[str, str]]]) -> "Counts":
+        tables, owned = self.tables, self.owned
+        for counts, sign in (*((one, -1) for one in gone), *((one, 1) for one in new)):
+            for (table, owner), count in counts.items():
+                tables = _more(tables, table, sign * count)
+                owned = _more(owned, (table, owner), sign * count)
+        return Counts(tables, owned)
+
+
+def _more(numbers: "immutables.Map[K, int]", key: K, count: int) -> "immutables.Map[K, int]":
+    total = numbers.get(key, 0) + count
+    return numbers.set(key, total) if total else numbers.delete(key)
+
+
+Entries = Mapping[str, Counts]
+"""Of each node."""
 
 
 def shortage(
@@ -109,19 +133,11 @@ def shortage(
     """The first table of one of these nodes that has more entries than room. `before`: what is not more than there is
     short of nothing by what is new."""
     for node in sorted(entries.keys() & nodes):
-        tables = _by_table(entries[node])
-        earlier = _by_table(before.get(node, Counter())) if before is not None else Counter[str]()
-        for table, needed in sorted(tables.items()):
-            if needed > max(_size(profiles, node, table), earlier[table]):
+        earlier = before.get(node, Counts()) if before is not None else Counts()
+        for table, needed in sorted(entries[node].tables.items()):
+            if needed > max(_size(profiles, node, table), earlier.tables.get(table, 0)):
                 return table_shortage(table, node, needed, profiles)
     return None
-
-
-def _by_table(counts: Counter[tuple[str, str]]) -> Counter[str]:
-    tables: Counter[str] = Counter()
-    for (table, _), count in counts.items():
-        tables[table] += count
-    return tables
 
 
 def largest_part(
@@ -130,9 +146,8 @@ def largest_part(
     """The largest part of a table that these owners have (1: all of it), and which table it is."""
     found = (0.0, "")
     for node in sorted(entries.keys() & nodes):
-        tables: Counter[str] = Counter()
-        for (table, owner), count in entries[node].items():
-            tables[table] += count if owner in owners and table not in _PORTS else 0
-        for table, count in tables.items():
+        owned = entries[node].owned
+        for table in entries[node].tables:
+            count = sum(owned.get((table, owner), 0) for owner in owners) if table not in _PORTS else 0
             found = max(found, (count / _size(profiles, node, table), f"table {table} of {node}"))
     return found

@@ -78,6 +78,8 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which each node that has described itself was booted."""
     down: tuple[str, ...] = ()
     """Links that they do not take."""
+    inner_mtus: dict[tuple[tuple[str, ...], ...], int] = msgspec.field(default_factory=dict)
+    """By the links of the candidate paths, as far as they were asked for: it follows from nodes and links."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
         """End of each inner node, or End.X where the planned link is not the ordinary one."""
@@ -99,9 +101,11 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
 
     def inner_mtu(self, policy: SrPolicy) -> int:
         """Largest inner packet that all its candidate paths take."""
-        return min(
-            (segment_list.inner_mtu for segment_list in self.segment_lists(policy, policy.headend)), default=LARGEST_MTU
-        )
+        key = tuple(path.links for path in policy.candidate_paths)
+        if key not in self.inner_mtus:
+            sizes = (segment_list.inner_mtu for segment_list in self.segment_lists(policy, policy.headend))
+            self.inner_mtus[key] = min(sizes, default=LARGEST_MTU)
+        return self.inner_mtus[key]
 
 
 def fabric(

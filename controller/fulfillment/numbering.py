@@ -93,6 +93,14 @@ def prefix(text: str) -> tuple[int, int]:
     return (value | 0xFFFF << 32, network.prefixlen + 96) if network.version == 4 else (value, network.prefixlen)
 
 
+def contains(outer: str, host: str) -> bool:
+    """Whether an address is inside a prefix."""
+    if (":" in outer) != (":" in host):
+        return False
+    value, length = prefix(outer)
+    return not (value ^ address(host)) >> (128 - length)
+
+
 @lru_cache(65_536)
 def host_prefix(text: str) -> str:
     """10.1.0.11 -> 10.1.0.11/32."""

@@ -280,23 +280,15 @@ def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tup
     """The part of `prefixes` that is at `node`: all, where the hosts are not ours."""
     if not hosts:
         return prefixes
-    wanted = [ipaddress.ip_network(prefix) for prefix in prefixes]
     return tuple(
         sorted(
             address
-            for host in _at(hosts, node)
+            for host in hosts
+            if host.node == node
             for address in host.addresses
-            if any(_contains(prefix, address) for prefix in wanted)
+            if any(numbering.contains(prefix, address.partition("/")[0]) for prefix in prefixes)
         )
     )
-
-
-def _contains(prefix: ipaddress.IPv4Network | ipaddress.IPv6Network, host: str) -> bool:
-    return ipaddress.ip_address(host.split("/")[0]) in prefix
-
-
-def _at(hosts: tuple[Host, ...], node: str) -> list[Host]:
-    return [host for host in hosts if host.node == node]
 
 
 def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from controller.fulfillment.assembly import Assembly, Wanted, assemble
-from controller.fulfillment.capacity import in_the_end
+from controller.fulfillment.capacity import Counts, in_the_end
 from controller.model.entry import OwnedEntry
 from controller.model.node_entries import Ask, Changed, NodeEntries, NodeState, ask
 
@@ -43,23 +43,17 @@ def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = 
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """How many entries each node would have, by table and owner."""
-
-    entries: Mapping[str, Counter[tuple[str, str]]] = msgspec.field(default_factory=dict)
+    entries: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    """Of each node."""
     assembly: Assembly | None = None
 
 
 def need(wanted: Wanted, before: Needed, changed: Collection[str] | None = None) -> Needed:
     """What `realize` would make in the end, only counted. `changed`, and what it raises: as there."""
     assembly = assemble(wanted, before.assembly, changed, _count, as_if=in_the_end)
-    entries = {node: before.entries.get(node, Counter()) for node in wanted.inventory.nodes}
+    entries = {node: before.entries.get(node, Counts()) for node in wanted.inventory.nodes}
     for node in (assembly.gone.keys() | assembly.new.keys()) & entries.keys():
-        counts = Counter(entries[node])
-        for count in assembly.gone.get(node, ()):
-            counts.subtract(count)
-        for count in assembly.new.get(node, ()):
-            counts.update(count)
-        entries[node] = +counts
+        entries[node] = entries[node].changed(assembly.gone.get(node, ()), assembly.new.get(node, ()))
     return Needed(entries=entries, assembly=_settled(assembly))
 
 

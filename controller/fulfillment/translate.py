@@ -321,11 +321,10 @@ def words(ports: Ports) -> str:
 
 def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | None:
     """An address of the network that is inside `prefixes`, and whose it is."""
-    wanted = [_network(prefix) for prefix in prefixes]
     taken = {address: "the gateway" for address in network.gateways}  # noqa: C420
     taken |= {address: attachment.name for attachment in network.attachments for address in attachment.addresses}
     for address, holder in taken.items():
-        if any(_address(address) in prefix for prefix in wanted):
+        if any(numbering.contains(prefix, address) for prefix in prefixes):
             return address, holder
     return None
 

@@ -87,6 +87,8 @@ class _Change:
                         if rank not in gone:
                             self._new.setdefault(rank, rule)
         self._groups = {"source": GroupsChange(before.source), "destination": GroupsChange(before.destination)}
+        self._numbers: dict[tuple[Side, Name | None, bool], tuple[int | None, ...]] = {}
+        """Of groups of sets, as far as they were asked for once all had changed."""
         self._flows = before.flows.mutate()
         self._touched: dict[Flow, tuple[Rank, ...]] = {}
         """As they were."""
@@ -176,8 +178,11 @@ class _Change:
         return (change.before if before else change.now).width(_name(rule, side))
 
     def _of(self, side: Side, rule: Rule, *, before: bool) -> tuple[int | None, ...]:
-        change = self._groups[side]
-        return (change.before if before else change.now).of(_name(rule, side))
+        key = side, _name(rule, side), before
+        if key not in self._numbers:
+            change = self._groups[side]
+            self._numbers[key] = (change.before if before else change.now).of(key[1])
+        return self._numbers[key]
 
     def _permit(self, affected: Mapping[Rank, Rule]) -> None:
         """What each rule is about is taken from it first, then given to it: numbers of groups may change hands."""

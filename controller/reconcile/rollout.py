@@ -13,7 +13,7 @@ from controller.reconcile.intents import carried, failed, plan_next_looks
 from controller.reconcile.negotiation.agreements import LINGER_S, abandon, deliver_answer, end, keep_promise
 from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.resting import rested
-from controller.reconcile.state import NodeStanding, parts_at
+from controller.reconcile.state import NodeStanding, parts_refused
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
 
@@ -103,16 +103,7 @@ def _advance(transaction: Transaction) -> bool:
         if awaited is None:
             continue
         stitch = transaction.stitches.get(name)
-        left = {
-            node: generation
-            for node, generation in awaited.items()
-            if not _has(
-                transaction,
-                node,
-                generation,
-                parts_at(node, stitch, transaction.links.all) if stitch is not None else (name,),
-            )
-        }
+        left = {node: at for node, at in awaited.items() if not _has(transaction, node, at, stitch, name)}
         if left:
             transaction.awaiting.put(name, left)
         if stitch is None:
@@ -176,9 +167,13 @@ def _unconfirmed(
     return tuple(sorted(node for node in awaited if node in away))
 
 
-def _has(transaction: Transaction, node: str, generation: int, parts: Collection[str]) -> bool:
+def _has(transaction: Transaction, node: str, generation: int, stitch: Stitch | None, name: str) -> bool:
+    """Whether a node has what it shall have of a stitch, or of what else has this name."""
     standing = transaction.nodes.get(node)
-    return standing is None or standing.has(generation, parts)
+    if standing is None:
+        return True
+    links = transaction.links.all
+    return standing.has(generation, (name,) if stitch is None else parts_refused(standing, node, stitch, links))
 
 
 def _is_excused(transaction: Transaction, stitch: Stitch, node: str) -> bool:

@@ -154,6 +154,11 @@ def parts_at(node: str, stitch: Stitch, links: Mapping[str, Link]) -> set[str]:
     }
 
 
+def parts_refused(standing: NodeStanding, node: str, stitch: Stitch, links: Mapping[str, Link]) -> Collection[str]:
+    """The same where the node refuses anything; else nobody asks for it."""
+    return parts_at(node, stitch, links) if standing.rejected else ()
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Whatever grows with the number of intents is a PersistentMap; what grows with that of nodes and links, a dict."""
 

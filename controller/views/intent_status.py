@@ -22,7 +22,7 @@ from controller.model.requirements import Connection, Requirements
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
 from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.link_state import cut
-from controller.reconcile.state import State, parts_at
+from controller.reconcile.state import State, parts_refused
 from dataplane.reasons import IPV6_LEAST_MTU
 
 HANDSHAKE_S_MAX = 200.0
@@ -53,8 +53,11 @@ _ORDER = [
 ]
 
 
-def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> dict[str, Any]:
-    """The worst of its connections decides its phase; all of them say why."""
+def intent_phase(
+    state: State, intent_record: IntentRecord, now_s: float
+) -> tuple[Phase, list[dict[str, str]], list[Stitch]]:
+    """Phase, conditions, and what carries it or is to: the worst of its connections decides its phase; all of them say
+    why."""
     end_s = intent_record.expires_s
     stitches: list[Stitch] = []
     if expired(intent_record) or (end_s is not None and end_s <= now_s):
@@ -71,6 +74,12 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
         for fromkey in dict.fromkeys(said)
         if fromkey.reason and (fromkey.phase != Phase.ACTIVE or fromkey.type or phase != Phase.ACTIVE)
     ]
+    return phase, conditions, stitches
+
+
+def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> dict[str, Any]:
+    phase, conditions, stitches = intent_phase(state, intent_record, now_s)
+    end_s = intent_record.expires_s
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
     status["sentence"] = print_sentence(intent_record.intent)
     status["requirements"] = _requirements(intent_record.requirements)
@@ -263,7 +272,7 @@ def _waiting(state: State, stitch: Stitch) -> str:
     for node in sorted(state.awaiting.get(stitch.plan.name, {})):
         standing, why = state.nodes.get(node), ""
         if standing is not None:
-            why = standing.why(parts_at(node, stitch, state.inventory.links))
+            why = standing.why(parts_refused(standing, node, stitch, state.inventory.links))
             why = why or ("" if standing.reachable else standing.reason)
         words.append(f"{node} ({why})" if why else node)
     return ", ".join(words) or "none"
@@ -287,7 +296,8 @@ def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch])
         standing = state.nodes.get(node)
         if standing is None:
             continue
-        parts = {owner}.union(*(parts_at(node, stitch, state.inventory.links) for stitch in stitches))
+        links = state.inventory.links
+        parts = {owner}.union(*(parts_refused(standing, node, stitch, links) for stitch in stitches))
         if not standing.reachable and node in unconfirmed:
             yield Said(Phase.INSTALLING, f"node {node} unreachable: {standing.reason}; it has not confirmed this yet")
         elif not standing.reachable:
@@ -313,7 +323,9 @@ def _stands(state: State, stitch: Stitch) -> bool:
         return False
     links = state.inventory.links
     standings = [
-        (state.nodes[node], parts_at(node, stitch, links)) for node in stitch.plan.nodes if node in state.nodes
+        (standing, parts_refused(standing, node, stitch, links))
+        for node in stitch.plan.nodes
+        if (standing := state.nodes.get(node)) is not None
     ]
     return all(not one.reachable or (one.has(0, parts) and not one.refuses(parts)) for one, parts in standings)
 
