@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.model.entry import Match, OwnedEntry
-from controller.model.node_entries import Delta, NodeEntries, ask
+from controller.model.node_entries import Delta, NodeEntries
 
 ENTRIES = st.builds(
     lambda key, hop, owner: OwnedEntry(
@@ -30,9 +30,9 @@ def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[OwnedEntry]]
     delta, first = Delta(since=0), {}
     for wanted in steps:
         before = _by_key(entries)
-        entries, put, gone = entries.changed(map(ask, held), map(ask, wanted))
+        entries, put, gone = entries.changed(held, wanted)
         held = wanted
-        assert tuple(entries) == tuple(NodeEntries(map(ask, wanted))) == tuple(NodeEntries(map(ask, wanted[::-1])))
+        assert tuple(entries) == tuple(NodeEntries(wanted)) == tuple(NodeEntries(wanted[::-1]))
         assert len(entries) == len({_key(entry) for entry in wanted})
         after = _by_key(entries)
         for key, (effective, *refused) in after.items():

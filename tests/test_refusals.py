@@ -20,7 +20,7 @@ from waiting import LIMIT_S, until
 
 from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
-from controller.model.node_entries import NodeEntries, NodeState, ask
+from controller.model.node_entries import NodeEntries, NodeState
 from controller.southbound.codec import Codec
 from controller.southbound.node import NodeSession, SessionContext
 from controller.southbound.p4runtime import P4RuntimeClient
@@ -77,7 +77,7 @@ class Site:
             SyncNode(
                 node="sg1",
                 generation=generation,
-                state=NodeState(entries=NodeEntries(map(ask, entries)), host=host),
+                state=NodeState(entries=NodeEntries(entries), host=host),
                 audit=False,
             )
         )

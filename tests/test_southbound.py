@@ -25,7 +25,7 @@ from waiting import LIMIT_S, until
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
-from controller.model.node_entries import Delta, NodeEntries, NodeState, ask
+from controller.model.node_entries import Delta, NodeEntries, NodeState
 from controller.southbound import node as node_module
 from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
@@ -282,7 +282,7 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
         there = {key(entry) for entry in held}
         new = [*{key(entry): entry for entry in chance.sample(pool, 9) if key(entry) not in there}.values()]
         held += new
-        entries, put, gone = entries.changed(map(ask, old), map(ask, new))
+        entries, put, gone = entries.changed(old, new)
         if number % 10 == 9:
             node.tables.clear()
         node.reads.clear()
@@ -510,7 +510,7 @@ def sync(generation: int, entries: tuple[OwnedEntry, ...], host: HostState = NOT
     return SyncNode(
         node="se1",
         generation=generation,
-        state=NodeState(entries=NodeEntries(map(ask, entries)), host=host),
+        state=NodeState(entries=NodeEntries(entries), host=host),
         audit=audit,
     )
 

@@ -132,6 +132,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Of VRFs of own networks."""
     between_edges: Mapping[Policy, SharedPolicy]
     """SR Policies between edges of own networks."""
+    places: dict[Edge, Place]
+    """Of networks at their edges, as far as they were asked for: they follow from inventory and numbers."""
     hosts: Mapping[str, HostState]
     gone: Mapping[str, Sequence[Packed]] = {}
     """Of each node, content of units that is not there any more."""
@@ -171,6 +173,7 @@ class _Assembler:
         self._own = before.own if before is not None else {}
         self._between_edges = before.between_edges if before is not None else {}
         same = before is not None and _shared(before.wanted) == _shared(wanted)
+        self._places = before.places if before is not None and same else {}
         self._same_ways = same and before is not None and _ways(before.wanted.fabric) == _ways(wanted.fabric)
         """What a stitch is made into follows from the same as before, but for the stitch."""
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
@@ -204,7 +207,6 @@ class _Assembler:
             self._dirty_policies |= {*self._travelled, *self._between_edges}
             self._dirty_services |= {*self._served}
             self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
-        self._places = _places(wanted, self._network) if everything or self._before is None else {}
         whole = everything or changed is None
         names = {*wanted.stitches, *self._contributions} if whole else set(changed or ())
         for name in names:
@@ -233,6 +235,7 @@ class _Assembler:
             networks=self._network,
             own=self._own,
             between_edges=self._between_edges,
+            places=self._places,
             hosts=hosts,
             gone=self._gone,
             new=self._new,
@@ -409,7 +412,14 @@ class _Assembler:
 
     def _place(self, edge: Edge) -> Place:
         if edge not in self._places:
-            self._places |= _places(self._wanted, {edge: self._network[edge]})
+            (name, node), (ids, _) = edge, self._network[edge]
+            network = self._wanted.inventory.networks[name]
+            self._places[edge] = Place(
+                vrf=ids.vrf,
+                policy_class=ids.hosts,
+                attached=attached_prefixes(network, node),
+                is_stateful=network.replies is Replies.STATEFUL,
+            )
         return self._places[edge]
 
     def _contribution(self, stitch: Stitch, places: Mapping[Edge, Place]) -> Contribution:
@@ -607,19 +617,6 @@ class _Assembler:
             held = self._before.hosts.get(node) if self._before is not None else None
             hosts[node] = held if held is not None and held == host else host
         return hosts
-
-
-def _places(wanted: Wanted, networks: Networks) -> dict[Edge, Place]:
-    found = {}
-    for (name, node), (ids, _) in networks.items():
-        network = wanted.inventory.networks[name]
-        found[name, node] = Place(
-            vrf=ids.vrf,
-            policy_class=ids.hosts,
-            attached=attached_prefixes(network, node),
-            is_stateful=network.replies is Replies.STATEFUL,
-        )
-    return found
 
 
 def _shared(wanted: Wanted) -> tuple[object, ...]:

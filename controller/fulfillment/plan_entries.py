@@ -156,7 +156,7 @@ def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, 
             vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(one))
             sid = numbering.sid(fabric.locators[one.tail], function)
             encapsulate(one, INSIDE, one.head, one.sr_policy, sid)
-            back = Stretch(plan=plan, index=one.index, direction=_back(one.direction))
+            back = Stretch(plan, one.index, _back(one.direction))
             into = Arrival(vrf=vrf, policy_class=policy_class)
             answer = ids[back.forwarding_class(INSIDE)]
             entries.setdefault(one.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))

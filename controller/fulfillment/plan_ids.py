@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import msgspec
-
 from controller.fulfillment.numbering import Direction, Kind, id_key
 from controller.model.plan import Plan, Way
 from controller.model.sr_policy import SrPolicy
@@ -14,54 +12,32 @@ INSIDE, BORDER, DELIVER, LOCAL = "inside", "border", "deliver", "local"
 one attached host of a node to another."""
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """One SR Policy of a plan in one direction."""
+class Stretch:
+    """One SR Policy of a plan in one direction; `index`: of the SR Policy among the plan's."""
 
-    plan: Plan
-    index: int
-    """Of the SR Policy among the plan's."""
-    direction: Direction
+    __slots__ = ("before", "crosses", "direction", "first", "head", "index", "last", "onward", "plan", "policy", "tail")
 
-    @property
-    def policy(self) -> SrPolicy:
-        return self.plan.sr_policies[self.index]
-
-    @property
-    def head(self) -> str:
-        return self.policy.headend if self.direction == FORWARD else self.policy.endpoint
-
-    @property
-    def tail(self) -> str:
-        return self.policy.endpoint if self.direction == FORWARD else self.policy.headend
-
-    @property
-    def before(self) -> Way | None:
+    def __init__(self, plan: Plan, index: int, direction: Direction) -> None:
+        self.plan, self.index, self.direction = plan, index, direction
+        self.policy: SrPolicy = plan.sr_policies[index]
+        ends, ways = (self.policy.headend, self.policy.endpoint), (plan.ingress, plan.egress)
+        self.head, self.tail = ends if direction == FORWARD else ends[::-1]
+        self.before: Way | None
         """Border where its traffic comes from; None: from hosts of ours."""
-        return self.plan.ingress if self.direction == FORWARD else self.plan.egress
-
-    @property
-    def onward(self) -> Way | None:
+        self.onward: Way | None
         """Border where it goes; None: to hosts of ours."""
-        return self.plan.egress if self.direction == FORWARD else self.plan.ingress
-
-    @property
-    def crosses(self) -> bool:
+        self.before, self.onward = ways if direction == FORWARD else ways[::-1]
+        self.crosses = self.head != self.tail
         """From one node to another."""
-        return self.head != self.tail
-
-    @property
-    def first(self) -> str:
-        """What traffic does that enters the plan here."""
         if self.crosses:
-            return INSIDE
-        if self.onward is not None:
-            return BORDER
-        return LOCAL if self.before is None else DELIVER
-
-    @property
-    def last(self) -> str:
+            self.first = INSIDE
+        elif self.onward is not None:
+            self.first = BORDER
+        else:
+            self.first = LOCAL if self.before is None else DELIVER
+        """What traffic does that enters the plan here."""
+        self.last = BORDER if self.onward is not None else DELIVER
         """What it does at the tail."""
-        return BORDER if self.onward is not None else DELIVER
 
     def forwarding_class(self, way: str) -> str:
         node = self.head if way == INSIDE else self.tail
@@ -81,7 +57,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
 def stretches(plan: Plan) -> Iterator[Stretch]:
     for index in range(len(plan.sr_policies)):
         for direction in Direction:
-            yield Stretch(plan=plan, index=index, direction=direction)
+            yield Stretch(plan, index, direction)
 
 
 def ends(plan: Plan, direction: Direction) -> tuple[str, str]:

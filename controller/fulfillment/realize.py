@@ -3,6 +3,7 @@
 Of what is made once only what a change concerns is made anew (`assembly`), so both say what is different from before.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -11,7 +12,7 @@ import msgspec
 from controller.fulfillment.assembly import Assembly, Wanted, assemble
 from controller.fulfillment.capacity import Counts, in_the_end
 from controller.model.entry import OwnedEntry
-from controller.model.node_entries import Ask, Changed, NodeEntries, NodeState, ask
+from controller.model.node_entries import Changed, NodeEntries, NodeState
 
 
 class Realized(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class Realized(msgspec.Struct, frozen=True, kw_only=True):
 
 def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = None) -> Realized:
     """`changed`: stitches that may be others than when `before` was made; None: nobody knows. Raises NoRoom."""
-    assembly = assemble(wanted, before.assembly, changed, _asks)
+    assembly = assemble(wanted, before.assembly, changed, _as_they_are)
     states: dict[str, NodeState] = {}
     differences: dict[str, Changed] = {}
     for node in sorted(wanted.inventory.nodes):
@@ -31,7 +32,7 @@ def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = 
         entries = state.entries if state is not None else NodeEntries()
         gone, new = assembly.gone.get(node, ()), assembly.new.get(node, ())
         if gone or new:
-            found = entries.changed((one for asks in gone for one in asks), (one for asks in new for one in asks))
+            found = entries.changed(itertools.chain.from_iterable(gone), itertools.chain.from_iterable(new))
             entries = found.entries
             if found.put or found.gone:
                 differences[node] = found
@@ -61,8 +62,8 @@ def _settled(assembly: Assembly) -> Assembly:
     return msgspec.structs.replace(assembly, gone={}, new={})
 
 
-def _asks(entries: tuple[OwnedEntry, ...]) -> tuple[Ask, ...]:
-    return tuple(map(ask, entries))
+def _as_they_are(entries: tuple[OwnedEntry, ...]) -> tuple[OwnedEntry, ...]:
+    return entries
 
 
 def _count(entries: tuple[OwnedEntry, ...]) -> Counter[tuple[str, str]]:

@@ -321,11 +321,13 @@ def words(ports: Ports) -> str:
 
 def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | None:
     """An address of the network that is inside `prefixes`, and whose it is."""
-    taken = {address: "the gateway" for address in network.gateways}  # noqa: C420
-    taken |= {address: attachment.name for attachment in network.attachments for address in attachment.addresses}
-    for address, holder in taken.items():
+    for address in network.gateways:
         if any(numbering.contains(prefix, address) for prefix in prefixes):
-            return address, holder
+            return address, "the gateway"
+    for attachment in _attached(network).within(prefixes):
+        for address in attachment.addresses:
+            if any(numbering.contains(prefix, address) for prefix in prefixes):
+                return address, attachment.name
     return None
 
 

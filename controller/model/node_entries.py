@@ -11,21 +11,25 @@ from typing import NamedTuple
 
 import immutables
 
-from controller.model.entry import OwnedEntry
+from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Value
 from dataplane.host_api import HostState
 
-Ask = tuple[str, OwnedEntry]
-"""What a table knows an entry by, in an order that lasts; and the entry."""
+Key = tuple[str, tuple[Match, ...], int]
+"""What a table knows an entry by: table, match and priority (P4Runtime §9.1.1)."""
 
 
-def ask(entry: OwnedEntry) -> Ask:
-    """By match and priority (P4Runtime §9.1.1)."""
+def _key(entry: OwnedEntry) -> Key:
+    return entry.table, entry.match, entry.priority
+
+
+def _place(entry: OwnedEntry) -> str:
+    """Of the key, in an order that lasts."""
     fields = (
         f"{one.field} {one.value:032x} {one.mask or 0:x} {one.prefix_length or 0:x} {one.high or 0:x}"
         for one in entry.match
     )
-    return f"{entry.table} {' '.join(fields)} {entry.priority:08x}", entry
+    return f"{entry.table} {' '.join(fields)} {entry.priority:08x}"
 
 
 class Delta(Value, frozen=True, kw_only=True):
@@ -48,10 +52,10 @@ class Delta(Value, frozen=True, kw_only=True):
         return Delta(since=self.since, put=_flat(put_in_all.values()), gone=_flat(gone_in_all.values()))
 
 
-def _by_key(entries: Iterable[OwnedEntry]) -> dict[tuple[object, ...], tuple[OwnedEntry, ...]]:
-    found: dict[tuple[object, ...], tuple[OwnedEntry, ...]] = {}
+def _by_key(entries: Iterable[OwnedEntry]) -> dict[Key, tuple[OwnedEntry, ...]]:
+    found: dict[Key, tuple[OwnedEntry, ...]] = {}
     for entry in entries:
-        key = (entry.table, entry.match, entry.priority)
+        key = _key(entry)
         found[key] = (*found.get(key, ()), entry)
     return found
 
@@ -71,22 +75,24 @@ class NodeEntries:
 
     __slots__ = ("_asked", "_in_order")
 
-    def __init__(self, asks: Iterable[Ask] = ()) -> None:
-        self._asked: immutables.Map[str, tuple[OwnedEntry, ...]] = immutables.Map()
+    def __init__(self, asks: Iterable[OwnedEntry] = ()) -> None:
+        self._asked: immutables.Map[Key, tuple[OwnedEntry, ...]] = immutables.Map()
         self._in_order: tuple[OwnedEntry, ...] | None = None
         """As it was gone through before."""
         self._asked = self.changed((), asks).entries._asked
 
-    def changed(self, without: Iterable[Ask], added: Iterable[Ask]) -> Changed:
+    def changed(self, without: Iterable[OwnedEntry], added: Iterable[OwnedEntry]) -> Changed:
         """`without`: what some owner asked for, and does not any more."""
         before, asked = self._asked, self._asked.mutate()
-        keys: dict[str, None] = {}
-        for key, entry in without:
+        keys: dict[Key, None] = {}
+        for entry in without:
+            key = _key(entry)
             left = list(asked[key])
             left.remove(entry)
             asked[key] = tuple(left)
             keys[key] = None
-        for key, entry in added:
+        for entry in added:
+            key = _key(entry)
             asked[key] = (*asked.get(key, ()), entry)
             keys[key] = None
         put: list[OwnedEntry] = []
@@ -105,7 +111,7 @@ class NodeEntries:
 
     def __iter__(self) -> Iterator[OwnedEntry]:
         if self._in_order is None:
-            self._in_order = _flat(_effective(asked) for _, asked in sorted(self._asked.items()))
+            self._in_order = _flat(map(_effective, sorted(self._asked.values(), key=lambda asked: _place(asked[0]))))
         return iter(self._in_order)
 
     def __len__(self) -> int:

@@ -51,7 +51,7 @@ class PersistentMap(Mapping[str, T], Generic[T]):
         self._names: immutables.Map[str, immutables.Map[str, None]] = immutables.Map()
         self._heap: Heap | None = None
         self._heaped = 0
-        for name, value in ordered.items():
+        for name, value in ordered.items() if keys is not _no_keys else ():
             self._file(name, (), keys(value))
         self._heap_anew()
 
@@ -64,15 +64,14 @@ class PersistentMap(Mapping[str, T], Generic[T]):
         if slot is None:
             made._slots = self._slots.set(name, (self._next, value))
             made._next += 1
-            before: Collection[str] = ()
-            due_before_s = math.inf
         else:
             made._slots = self._slots.set(name, (slot[0], value))
-            before = self._keys(slot[1])
-            due_before_s = self._due(slot[1])
-        made._file(name, before, self._keys(value))
+        if self._keys is not _no_keys:
+            made._file(name, () if slot is None else self._keys(slot[1]), self._keys(value))
+        if self._due is _never:
+            return made
         due_s = self._due(value)
-        if due_s not in (due_before_s, math.inf):
+        if due_s not in (math.inf if slot is None else self._due(slot[1]), math.inf):
             made._heap = push(made._heap, due_s, name)
             made._heaped += 1
             if made._heaped > 2 * len(made._slots) + SPARE:
