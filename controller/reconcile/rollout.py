@@ -17,7 +17,8 @@ from controller.reconcile.state import NodeStanding, parts_refused
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
 
-AUDIT_S = 2.0
+AUDIT_S = 3.0
+"""What was changed behind our back is found and repaired within five seconds, a tick and the writing with it."""
 
 
 def settle(transaction: Transaction) -> None:
