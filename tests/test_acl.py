@@ -5,7 +5,15 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.fulfillment.acl import PortClasses, Rule, permit_priority, port_classes, port_entries, used_ports
+from controller.fulfillment.acl import (
+    PortClasses,
+    Rule,
+    permit_priority,
+    port_classes,
+    port_entries,
+    port_ranges,
+    used_ports,
+)
 from controller.fulfillment.numbering import assign, prefix
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
@@ -171,6 +179,28 @@ def test_port_ranges_are_split_at_each_others_ends() -> None:
     assert [one[1:3] for one in classes.ranges] == [(1, 442), (443, 443), (444, 1000)]
     assert len({one[3] for one in classes.ranges}) == 3
     assert PortClasses().of(Ports(protocol="tcp", first=1, last=2)) == ()
+
+
+PORTS = st.builds(
+    lambda protocol, one, other: Ports(protocol=protocol, first=min(one, other), last=max(one, other)),
+    st.sampled_from(("tcp", "udp", "icmp")),
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+
+
+@given(st.lists(PORTS, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_port_ranges_are_what_the_same_of_all_ports_are_about(used: list[Ports]) -> None:
+    for protocol in ("tcp", "udp"):
+        mine = [ports for ports in used if ports.protocol == protocol]
+        about = {port: {ports for ports in mine if ports.first <= port <= ports.last} for port in range(42)}
+        found = [(first, last) for name, first, last in port_ranges(used) if name == protocol]
+        assert {port for first, last in found for port in range(first, last + 1)} == {
+            one for one in about if about[one]
+        }
+        for first, last in found:
+            assert all(about[port] == about[first] for port in range(first, last + 1))
 
 
 def test_older_wins_among_equal_priorities() -> None:

@@ -7,6 +7,7 @@ come to together is in vrf_rules.py.
 
 import bisect
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypedDict
 
@@ -81,10 +82,16 @@ def port_ranges(used: Iterable[Ports]) -> list[tuple[str, int, int]]:
     ranges: list[tuple[str, int, int]] = []
     wanted = {ports for ports in used if ports.protocol in _PROTOCOLS and not _is_all(ports)}
     for protocol in _PROTOCOLS:
-        mine = [ports for ports in wanted if ports.protocol == protocol]
-        cuts = sorted({ports.first for ports in mine} | {ports.last + 1 for ports in mine})
-        for first, after in itertools.pairwise(cuts):
-            if any(ports.first <= first and after - 1 <= ports.last for ports in mine):
+        opened: Counter[int] = Counter()
+        """How many more begin at a port than have ended before it."""
+        for ports in wanted:
+            if ports.protocol == protocol:
+                opened[ports.first] += 1
+                opened[ports.last + 1] -= 1
+        there = 0
+        for first, after in itertools.pairwise(sorted(opened)):
+            there += opened[first]
+            if there:
                 ranges.append((protocol, first, after - 1))
     return sorted(ranges)
 
