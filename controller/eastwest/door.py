@@ -7,8 +7,9 @@
                   that peer's: CONNECTIONS_OF_A_PEER_MAX; its eldest gives way
 ```
 
-gRPC counts connections of peers and of strangers alike, and knows no share of them. So it listens on this machine only,
-and what comes is handed on to it as it is: TLS is between the peer and gRPC, nothing is read or kept here.
+gRPC counts connections of peers and of strangers alike, and knows no share of them. So it listens at a socket that only
+this user can reach, and what comes is handed on to it as it is: TLS is between the peer and gRPC, nothing is read or
+kept here.
 """
 
 import asyncio
@@ -30,13 +31,13 @@ GOODBYE_S = 5.0
 class Door:
     """Belongs to the event loop that opened it."""
 
-    def __init__(self, inner: Callable[[], int]) -> None:
-        """`inner`: the port on this machine where gRPC listens now."""
+    def __init__(self, inner: Callable[[], str]) -> None:
+        """`inner`: the path of the socket where gRPC listens now."""
         self._inner = inner
         self._unknown: dict[Visit, None] = {}
         self._of_peer: dict[str, dict[Visit, None]] = {}
-        self._visits: dict[int, Visit] = {}
-        """By the port from which gRPC sees it come."""
+        self._visits: dict[str, Visit] = {}
+        """By the name of the socket from which gRPC sees it come."""
         self._server: asyncio.Server | None = None
         self.turned_away: Counter[str] = Counter()
         """Connections, by whose they were; empty: a stranger's."""
@@ -58,12 +59,12 @@ class Door:
 
     def came_from(self, inside: str) -> str:
         """Where a connection really comes from. `inside`: as gRPC says it."""
-        visit = self._visits.get(_port(inside))
+        visit = self._visits.get(_name(inside))
         return visit.address if visit is not None else inside
 
     def is_of(self, inside: str, domain: str) -> None:
         """A pinned peer calls over this connection."""
-        visit = self._visits.get(_port(inside))
+        visit = self._visits.get(_name(inside))
         if visit is None or visit.domain == domain:
             return
         self._unknown.pop(visit, None)
@@ -84,17 +85,16 @@ class Door:
         loop = asyncio.get_running_loop()
         visit.deadline = loop.call_later(KNOWN_WITHIN_S, self._turn_away, visit)
         try:
-            transport, _ = await loop.create_connection(lambda: visit.inside, "127.0.0.1", self._inner())
+            visit.name = await visit.inside.open(self._inner())
         except OSError:
             visit.end()  # gRPC begins anew with other peers
             return
-        visit.port = transport.get_extra_info("sockname")[1]
-        self._visits[visit.port] = visit
+        self._visits[visit.name] = visit
         visit.begin()
 
     def leave(self, visit: "Visit") -> None:
         self._unknown.pop(visit, None)
-        self._visits.pop(visit.port, None)
+        self._visits.pop(visit.name, None)
         theirs = self._of_peer.get(visit.domain, {})
         theirs.pop(visit, None)
         if not theirs:
@@ -111,8 +111,7 @@ class Visit(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self._door = door
         self.inside = _Inside(self)
-        self.domain = ""
-        self.port = 0
+        self.domain = self.name = ""
         self.address = self.host = ""
         self.deadline: asyncio.TimerHandle
         self.transport: asyncio.Transport | None = None
@@ -167,6 +166,16 @@ class _Inside(asyncio.Protocol):
         self._visit = visit
         self.transport: asyncio.Transport | None = None
 
+    async def open(self, path: str) -> str:
+        """Returns the name of this end, which the kernel gives and no other socket has. Raises OSError."""
+        with contextlib.ExitStack() as cleanup:
+            end = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            end.bind("")
+            end.connect(path)
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
+            cleanup.pop_all()
+        return bytes(end.getsockname()).removeprefix(b"\0").decode()
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
@@ -187,7 +196,6 @@ class _Inside(asyncio.Protocol):
                 self._visit.transport.resume_reading()
 
 
-def _port(peer: str) -> int:
-    """Of `ipv4:127.0.0.1:PORT`, as gRPC writes it."""
-    tail = peer.replace("%3A", ":").rpartition(":")[2]
-    return int(tail) if tail.isdigit() else 0
+def _name(peer: str) -> str:
+    """Of `unix-abstract:NAME`, as gRPC writes it."""
+    return peer.rpartition(":")[2]

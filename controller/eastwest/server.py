@@ -6,6 +6,7 @@ signed the certificate, never from anything the message says.
 
 import asyncio
 import contextlib
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -91,8 +92,10 @@ class EastWestServer:
         self._lines: dict[str, Bucket] = {}
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
-        self._port = 0
-        self.door = Door(lambda: self._port)
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        """Of this user alone: whoever reaches the socket inside is not counted at the door."""
+        self._socket = ""
+        self.door = Door(lambda: self._socket)
         self.refusals: Counter[tuple[str, str]] = Counter()
         """By whose (empty: of strangers), and which share."""
 
@@ -129,7 +132,10 @@ class EastWestServer:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._changed.clear()
-        self._port = int(server.add_secure_port("127.0.0.1:0", self._credentials()))
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="stitchd-")
+        self._socket = f"{self._directory.name}/eastwest"
+        server.add_secure_port(f"unix:{self._socket}", self._credentials())
         await server.start()
         self._server = server
 
@@ -147,6 +153,9 @@ class EastWestServer:
     async def stop(self, grace_s: float = 1.0) -> None:
         self.door.close()
         await self._end(grace_s)
+        if self._directory is not None:
+            self._directory.cleanup()
+            self._directory = None
 
     async def _end(self, grace_s: float) -> None:
         if self._server is not None:

@@ -48,6 +48,10 @@ class Session(Value, frozen=True, kw_only=True):
     """Why it was refused, or what is waited for."""
     since_s: int
     """When `terms` were offered."""
+    share_used_s: float = 0.0
+    """Unix time until which it has used what it may be changed for its offeror (negotiation/pace.py)."""
+    put_off_s: float = 0.0
+    """Unix time at which the newest that was said of it is carried on; 0: nothing waits."""
 
 
 class Stage(enum.StrEnum):

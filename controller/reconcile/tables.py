@@ -141,6 +141,8 @@ def _neighbours_ends(stitch: Stitch) -> Iterator[tuple[str, TunnelEnd]]:
 def _stitch_due_s(stitch: Stitch) -> float:
     sessions = [session for session in (stitch.upstream, stitch.downstream) if session is not None]
     ends_s = [math.inf, *((terms_in_force(session) or session.terms).expires_s for session in sessions)]
+    if stitch.upstream is not None and stitch.upstream.put_off_s:
+        ends_s.append(stitch.upstream.put_off_s)
     if stitch.stage == Stage.LINGERING:
         ends_s.append(stitch.until_s)
     if stitch.upstream is None and stitch.stage == Stage.ACTIVE and stitch.downstream is not None:

@@ -27,6 +27,7 @@ from controller.model.intent import Encryption
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.bundles import flows_of, members, put_session
+from controller.reconcile.negotiation.pace import has_waited, take_share
 from controller.reconcile.resting import rest
 from controller.reconcile.state import Closed
 from controller.reconcile.tables import renewal_s
@@ -239,9 +240,12 @@ def answer(transaction: Transaction, name: str) -> None:
         onward = stitch.downstream
         agreed = onward.agreement if onward is not None else None
         if agreed is None or not _is_same(agreed.terms, session.terms):
-            if onward is None or not onward.standing.unanswered or not _is_same(onward.terms, session.terms):
+            is_asked = onward is not None and onward.standing.unanswered and _is_same(onward.terms, session.terms)
+            if not is_asked and take_share(transaction, stitch, session) is not None:
                 offer_onward(transaction, name)
             return
+    elif (session := take_share(transaction, stitch, session)) is None:
+        return
     stitch = msgspec.structs.replace(stitch, plan=stitch.plan_to_be, wanted=None)
     bound_us = session.terms.latency_us_max
     if bound_us is not None and stitch.promised_us > bound_us:
@@ -307,6 +311,8 @@ def keep_promise(transaction: Transaction, name: str) -> None:
             lose(
                 transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what was agreed")
             )
+        return
+    if (session := take_share(transaction, stitch, session)) is None:
         return
     promised_us, expected_us = held.latency_us, held.expected_us
     if is_longer:
@@ -578,6 +584,12 @@ def watch_leases(transaction: Transaction) -> None:
             continue
         if ran_out:
             lose(transaction, stitch, Why(Told.EXPIRED, f"the agreement with {ran_out[0].peer} has expired"))
+            continue
+        if stitch.upstream is not None and has_waited(stitch.upstream, transaction.now_s):
+            upstream = msgspec.structs.replace(stitch.upstream, put_off_s=0.0)
+            transaction.put_stitch(msgspec.structs.replace(stitch, upstream=upstream))
+            answer(transaction, name)
+            keep_promise(transaction, name)
             continue
         session = stitch.downstream
         if stitch.upstream is None and stitch.stage == Stage.ACTIVE and session is not None and session.agreement:
