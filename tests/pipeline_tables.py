@@ -60,7 +60,8 @@ def entries(
     table = layout.table
     match = tuple(found for field in table.fields if (found := draw(_match(field, limits, layout))) is not None)
     action = draw(st.sampled_from(table.actions))
-    params = tuple((p.name, draw(_number(p.name, p.bitwidth, limits))) for p in action.params)
+    param_limits = {**limits, "vrf": LAYOUT.param_limits["vrf"]}
+    params = tuple((p.name, draw(_number(p.name, p.bitwidth, param_limits))) for p in action.params)
     priority = 0
     if layout.shape is Shape.CANDIDATES:
         priority = CANDIDATE_PATHS + 1 - match[1].value.bit_length()

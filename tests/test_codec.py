@@ -1,5 +1,7 @@
 """p4runtime.codec and p4runtime.batch: what goes in comes out, both ways of reading agree, the wrong is refused."""
 
+from dataclasses import replace
+
 import pytest
 from finsy.proto import p4r
 from hypothesis import given, settings
@@ -119,7 +121,7 @@ def example(layout: TableLayout, action: Action, priority: int, ternary: int) ->
         priority = 0
     if layout.shape is Shape.CANDIDATES:
         match[1], priority = FieldMatch(match[1].field, 4, mask=4), CANDIDATE_PATHS - 2
-    limits = {p.name: LAYOUT.limits.get(p.name, (0, 2**p.bitwidth - 1)) for p in action.params}
+    limits = {p.name: LAYOUT.param_limits.get(p.name, (0, 2**p.bitwidth - 1)) for p in action.params}
     params = tuple((name, (low + high) // 2) for name, (low, high) in limits.items())
     return TableEntry(layout.table.name, tuple(match), action.name, params, priority)
 
@@ -299,6 +301,25 @@ def test_what_the_specification_forbids_is_refused(message: p4r.TableEntry, code
     with pytest.raises(Refused) as refused:
         codec.parse(LAYOUT, message, action_needed=True)
     assert refused.value.fault.code is code
+
+
+INTO_VRF = [
+    (layout, action)
+    for layout in LAYOUT.tables
+    for action in layout.table.actions
+    if any(param.name == "vrf" for param in action.params)
+]
+
+
+@pytest.mark.parametrize(("layout", "action"), INTO_VRF, ids=lambda one: getattr(one, "name", ""))
+def test_no_entry_leads_into_the_fabrics_vrf(layout: TableLayout, action: Action) -> None:
+    entry = example(layout, action, 300, -1)
+    params = tuple((name, 0 if name == "vrf" else value) for name, value in entry.params)
+    codec.parse(LAYOUT, codec.compose(LAYOUT, entry), action_needed=True)
+    with pytest.raises(Refused) as refused:
+        codec.parse(LAYOUT, codec.compose(LAYOUT, replace(entry, params=params)), action_needed=True)
+    assert refused.value.fault.code is Code.OUT_OF_RANGE
+    assert "vrf: 0 is not in 1..65535: 0 is the fabric's VRF" in str(refused.value)
 
 
 def test_a_delete_needs_the_key_only() -> None:

@@ -141,6 +141,7 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
             pid = transit.process.pid
             async with changing(transit) as idle_s:
                 pass
+            used_s = cpu_s(pid)
             resident_mb, stored_mb = transit.resident_mb, size_mb(Path(directory) / "transit")
             answers: Counter[str] = Counter()
             sent = iter(range(MESSAGES_SENT))
@@ -166,7 +167,7 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                 took_s = time.monotonic() - began_s
             for channel in channels:
                 await channel.close()
-            print(f"{dict(answers)} in {took_s:.0f} s", end="; ")
+            print(f"{dict(answers)} in {took_s:.0f} s, {cpu_s(pid) - used_s:.1f} s of its processor", end="; ")
             idle_ms, busy_ms = (statistics.median(took) * 1000 for took in (idle_s, busy_s))
             print(f"apply {idle_ms:.0f} ms idle, {busy_ms:.0f} ms meanwhile, of {len(busy_s)}")
             print(f"resident {resident_mb:.0f} to {transit.resident_mb:.0f} MB, store {stored_mb:.1f} to", end=" ")
@@ -212,6 +213,11 @@ async def changing(controller: Controller) -> AsyncIterator[list[float]]:
         said, _ = await running.communicate(b"")
     assert running.returncode == 0
     took += map(float, said.split())
+
+
+def cpu_s(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def size_mb(directory: Path) -> float:

@@ -79,8 +79,8 @@ def beside(store: Path) -> Path:
 
 
 def line(revision: int, digest: str, names: Iterable[Key]) -> Line:
-    """Of a commit; intents first, since who reads it looks for these."""
-    ordered = sorted(dict.fromkeys(names), key=lambda key: (key[0] != "Intent", key))
+    """Of a commit."""
+    ordered = _in_order(names)
     return Line(revision, digest, tuple(ordered[:NAMES_MAX]), max(len(ordered) - NAMES_MAX, 0))
 
 
@@ -96,10 +96,15 @@ def read(store: Path) -> list[Line] | None:
 def missing(lines: Iterable[Line], revision: int) -> str:
     """What came after `revision`, in words."""
     gone = [line for line in lines if line.revision > revision]
-    names = list(dict.fromkeys(f"{kind} {name}" for line in gone for kind, name in line.names))
+    names = [f"{kind} {name}" for kind, name in _in_order(key for line in gone for key in line.names)]
     more = sum(line.more for line in gone) + max(len(names) - NAMES_SHOWN, 0)
     shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more else "")
     return f"revisions {revision + 1} to {max(line.revision for line in gone)} ({shown})"
+
+
+def _in_order(names: Iterable[Key]) -> list[Key]:
+    """Each once; intents first, since who reads it looks for these."""
+    return sorted(set(names), key=lambda key: (key[0] != "Intent", key))
 
 
 def check(store: Path, revision: int, digest: str) -> None:

@@ -8,6 +8,7 @@ other three trust what they get. `batch` does parse and pack for many updates of
 must come to equal results.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finsy.proto import p4r
@@ -255,7 +256,7 @@ def _parse_field(layout: Layout, what: str, field: MatchField, part: p4r.FieldMa
     match field.match_type:
         case MatchType.EXACT:
             value = integer(part.exact.value, bits, what)
-            _check_limit(layout, field.name, value, what)
+            _check_limit(layout.limits, field.name, value, what)
             return FieldMatch(field.name, value)
         case MatchType.LPM:
             value, length = integer(part.lpm.value, bits, what), part.lpm.prefix_len
@@ -333,14 +334,15 @@ def _parse_action(layout: Layout, table: Table, message: p4r.TableAction) -> tup
         if wanted.id not in values:
             raise Refused(Code.INVALID_ARGUMENT, f"{what}: parameter {wanted.name} is missing")
         number = integer(values.pop(wanted.id), wanted.bitwidth, f"{what}.{wanted.name}")
-        _check_limit(layout, wanted.name, number, f"{what}.{wanted.name}")
+        _check_limit(layout.param_limits, wanted.name, number, f"{what}.{wanted.name}")
         params.append((wanted.name, number))
     if values:
         raise Refused(Code.INVALID_ARGUMENT, f"{what}: has no parameters with the ids {sorted(values)}")
     return action, tuple(params)
 
 
-def _check_limit(layout: Layout, name: str, value: int, what: str) -> None:
-    low, high = layout.limits.get(name, (value, value))
+def _check_limit(limits: Mapping[str, tuple[int, int]], name: str, value: int, what: str) -> None:
+    low, high = limits.get(name, (value, value))
     if not low <= value <= high:
-        raise Refused(Code.OUT_OF_RANGE, f"{what}: {value} is not in {low}..{high}")
+        why = ": 0 is the fabric's VRF, into which no entry leads" if name == "vrf" and not value else ""
+        raise Refused(Code.OUT_OF_RANGE, f"{what}: {value} is not in {low}..{high}{why}")

@@ -1,6 +1,6 @@
 """Many entries of one table at once: rows of bytes as they lie in maps, and checks over whole columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,8 +102,8 @@ def _none(rows: int) -> Bytes:
     return np.zeros((rows, 0), np.uint8)
 
 
-def _within(layout: Layout, name: str, bitwidth: int, column: Numbers) -> Flags:
-    low, high = layout.limits.get(name, (0, 2**bitwidth - 1))
+def _within(limits: Mapping[str, tuple[int, int]], name: str, bitwidth: int, column: Numbers) -> Flags:
+    low, high = limits.get(name, (0, 2**bitwidth - 1))
     within: Flags = (column >= low) & (column <= high)
     return within
 
@@ -115,7 +115,7 @@ def _legal_exact(layout: Layout, table: TableLayout, keys: Bytes) -> Flags:
         if place is None or place.kind not in (Kind.HOST, Kind.NETWORK):
             continue
         good &= (
-            _within(layout, field.name, field.bitwidth, numbers(keys, place))
+            _within(layout.limits, field.name, field.bitwidth, numbers(keys, place))
             if field.match_type is MatchType.EXACT
             else numbers(keys, place) <= 2**field.bitwidth - 1
         )
@@ -143,7 +143,7 @@ def _legal_values(layout: Layout, table: TableLayout, values: Bytes) -> Flags:
         fits: Flags = np.ones(int(same.sum()), np.bool_)
         for place, param in zip(action.params, action.action.params, strict=True):
             if place.kind is Kind.HOST:
-                fits &= _within(layout, param.name, param.bitwidth, numbers(values[same], place))
+                fits &= _within(layout.param_limits, param.name, param.bitwidth, numbers(values[same], place))
         good[same] = fits
     return good
 

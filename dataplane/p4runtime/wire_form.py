@@ -211,17 +211,17 @@ class WireForm:
         self._copy_match(field, inner)
 
     def _copy_match(self, field: MatchField, inner: dict[int, _Span]) -> None:
-        places = self.table.key.by_name
+        places, limit = self.table.key.by_name, self._layout.limits.get(field.name)
         match self.table.shape, field.match_type:
             case Shape.ARRAY, _:
-                self._copy("key", inner[1], field.bitwidth, self.table.key.places[0], field.name)
+                self._copy("key", inner[1], field.bitwidth, self.table.key.places[0], limit)
             case Shape.CANDIDATES, MatchType.EXACT:
-                self._copy("key", inner[1], field.bitwidth, CANDIDATE[0], field.name)
+                self._copy("key", inner[1], field.bitwidth, CANDIDATE[0], limit)
             case Shape.CANDIDATES, _:
                 self._copy("key", inner[1], field.bitwidth, CANDIDATE[1])
                 self._copy("key", inner[2], field.bitwidth, CANDIDATE[2])
             case _, MatchType.EXACT:
-                self._copy("key", inner[1], field.bitwidth, places[field.name], field.name)
+                self._copy("key", inner[1], field.bitwidth, places[field.name], limit)
             case _, MatchType.TERNARY:
                 self._copy("key", inner[1], field.bitwidth, places[field.name])
                 self._copy("mask", inner[2], field.bitwidth, places[field.name])
@@ -264,14 +264,15 @@ class WireForm:
             self._fixed[value.start : value.end] = False
             return
         param = next(param for param in action.params if param.id == number.value)
-        self._copy("value", value, param.bitwidth, place, param.name)
+        self._copy("value", value, param.bitwidth, place, self._layout.param_limits.get(param.name))
 
-    def _copy(self, target: str, span: _Span, bitwidth: int, place: Place, limited: str = "") -> None:
+    def _copy(
+        self, target: str, span: _Span, bitwidth: int, place: Place, limit: tuple[int, int] | None = None
+    ) -> None:
         size = span.end - span.start
         if not 0 < size <= min(place.size, (bitwidth + 7) // 8):
             raise _NoForm
         self._fixed[span.start : span.end] = False
-        limit = self._layout.limits.get(limited) if limited else None
         self._copies[target].append(_Copy(span.start, span.end, bitwidth, place, limit))
 
     def _set(self, row: "np.ndarray[tuple[int], np.dtype[np.uint8]]", place: Place, value: int) -> None:

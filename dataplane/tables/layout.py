@@ -150,6 +150,13 @@ class Layout:
                         limits[param.name] = limits[field]
         return limits
 
+    @cached_property
+    def param_limits(self) -> Mapping[str, tuple[int, int]]:
+        """The same of parameters. What leads into a VRF by its number does not lead into the fabric's, 0."""
+        params = (param for layout in self.tables for action in layout.table.actions for param in action.params)
+        vrfs = (param for param in params if any(field == "vrf" for _, field in param.refers_to))
+        return {**self.limits, **{param.name: (1, 2**param.bitwidth - 1) for param in vrfs}}
+
     @property
     def policy_classes(self) -> int:
         """How many there can be: what XDP caches has a generation of each."""
