@@ -7,7 +7,9 @@
  clock      ─┘    └──────────────────────────────────────────────────────┘
 ```
 
-Events that wait are stepped together and stored in one commit, so that a burst costs one fsync.
+Events that wait are stepped together and stored in one commit, so that a burst costs one fsync. Of what neighbours say
+a turn takes as much as a few milliseconds are enough for, the same of each (`event_queue`): who asks something else
+waits no longer than that, however much they say.
 
 A step that raises is a fault of ours. Where the event came from outside (a peer, a node, a client: every event but
 `Tick`), only that event is refused: the state is as it was before, who sent it is told, it is logged once and counted.
@@ -30,6 +32,7 @@ from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySou
 from controller.bucket import Bucket
 from controller.contained import Contained, Raised
 from controller.errors import ConfigInvalid, ControllerError, NoSpace, OurFault, Overloaded, Unavailable
+from controller.event_queue import OURS, EventQueue, lane_of
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
 from controller.model.access import OURSELVES, Principal
@@ -63,8 +66,11 @@ from controller.reading import Reading
 from controller.views import preview
 
 QUEUE_MAX = 4096
+"""Of one neighbour, and of all else."""
 BATCH_MAX = 256
-"""Events of one commit."""
+"""Events of one commit; of neighbours as many again, at most."""
+NEIGHBOURS_TURN_S = 0.01
+"""What their messages may take of a turn, if they take as long as those before."""
 HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
@@ -116,7 +122,9 @@ class Shell(Reading):
         self._policy = policy
         self._happened: list[Record] = []
         """Of the history, to be stored with what is stored next, or at the next tick: nothing waits for it."""
-        self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_MAX)
+        self._queue: EventQueue[_Item] = EventQueue(QUEUE_MAX)
+        self._message_s = 0.001
+        """What a message of a neighbour took to step, of late."""
         self._replies: dict[str, asyncio.Future[Answer]] = {}
         self._request_ids = (f"request-{n}" for n in itertools.count(1))
         self.counts: Counter[str] = Counter()
@@ -125,7 +133,7 @@ class Shell(Reading):
 
     @property
     def queued(self) -> int:
-        return self._queue.qsize()
+        return len(self._queue)
 
     async def quiet(self) -> None:
         """Until all that came has been stepped and stored, and has had its effects."""
@@ -148,15 +156,13 @@ class Shell(Reading):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clock(), name="clock")
             while True:
-                items = [await self._queue.get()]
-                while len(items) < BATCH_MAX and not self._queue.empty():
-                    items.append(self._queue.get_nowait())
+                theirs_max = round(NEIGHBOURS_TURN_S / self._message_s)
+                items = await self._queue.take(BATCH_MAX, min(max(theirs_max, 1), BATCH_MAX))
                 try:
                     await self._turn(items, neighbours, targets)
                 except NoSpace as error:
                     await self._wait_for_room(items, error, neighbours, targets)
-                for _ in items:
-                    self._queue.task_done()
+                self._queue.done(len(items))
 
     async def _wait_for_room(
         self, items: Sequence[_Item], error: NoSpace, neighbours: Neighbours, targets: Targets
@@ -167,9 +173,10 @@ class Shell(Reading):
         starts = msgspec.json.encode(self._state.counters.get("start", 0))
         while True:
             await asyncio.sleep(FULL_S)
-            while not self._queue.empty() and len(kept) < QUEUE_MAX:
-                kept += self._refused([self._queue.get_nowait()], error)
-                self._queue.task_done()
+            while len(self._queue) and len(kept) < QUEUE_MAX:
+                waiting = self._queue.take_nowait(BATCH_MAX, BATCH_MAX)
+                kept += self._refused(waiting, error)
+                self._queue.done(len(waiting))
             try:
                 await self._journal.commit((Record(kind="Counter", name="start", content=starts),))
                 while kept:
@@ -220,7 +227,10 @@ class Shell(Reading):
             self._state, effects, raised = self._stepped(before, events)
         else:
             self._state, effects, raised = await asyncio.to_thread(self._stepped, before, events)
-        self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
+        took_s = time.perf_counter() - began
+        self.counts["steps_us"] += round(took_s * 1e6)
+        if all(lane_of(event) != OURS for event in events):
+            self._message_s += (took_s / len(events) - self._message_s) / 8
         self.counts.update(type(event).__name__ for event in events)
         try:
             await self._store(effects)
@@ -358,15 +368,15 @@ class Shell(Reading):
             if self.full:
                 continue
             try:
-                self._queue.put_nowait((Tick(), None))
+                self._queue.put_nowait(OURS, (Tick(), None))
             except asyncio.QueueFull:
                 self.counts["ticks_lost"] += 1
 
     # ---- what adapters feed in
 
     async def report(self, event: Event) -> None:
-        """Waits while the queue is full."""
-        await self._queue.put((event, None))
+        """Waits while its lane is full."""
+        await self._queue.put(lane_of(event), (event, None))
 
     async def receive(self, peer: str, messages: Sequence[Envelope]) -> tuple[str, ...]:
         """Returns when what they led to is stored: of each why nothing came of it, where that is a fault of ours."""
@@ -376,7 +386,7 @@ class Shell(Reading):
         receipts: list[asyncio.Future[None]] = []
         for message, objection in zip(messages, objections, strict=True):
             receipts.append(asyncio.get_running_loop().create_future())
-            await self._queue.put((MessageReceived(peer=peer, message=message, objection=objection), receipts[-1]))
+            await self._queue.put(peer, (MessageReceived(peer=peer, message=message, objection=objection), receipts[-1]))
         outcomes = await asyncio.gather(*receipts, return_exceptions=True)
         if (
             fault := next((outcome for outcome in outcomes if outcome and not isinstance(outcome, OurFault)), None)
@@ -497,7 +507,7 @@ class Shell(Reading):
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
         try:
-            self._queue.put_nowait((event, None))
+            self._queue.put_nowait(OURS, (event, None))
         except asyncio.QueueFull as exc:
             del self._replies[request_id]
             raise Overloaded(f"{QUEUE_MAX} events wait already; try again in a moment") from exc

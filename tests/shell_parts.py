@@ -162,9 +162,8 @@ async def quiet(shell: Shell) -> None:
         seen = events
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        mark = asyncio.get_running_loop().create_future()
-        await shell._queue.put((Tick(), mark))
-        await mark
+        await shell.report(Tick())
+        await shell.quiet()
 
 
 def _events(shell: Shell) -> int:

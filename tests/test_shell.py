@@ -308,6 +308,22 @@ async def test_of_a_burst_only_what_raises_is_refused(domain: Domain, monkeypatc
     assert first == last == "" and "has done nothing" in fault
 
 
+async def test_who_asks_something_does_not_wait_for_all_that_neighbours_have_said(domain: Domain) -> None:
+    """Nobody takes from the queue before all of it is there."""
+    said = [unsigned(Withdrawal(id=f"transit:none:{n}", reason="", issued_s=1)) for n in range(500)]
+    hearing = asyncio.ensure_future(domain.shell.receive("transit", said))
+    while domain.shell.queued < len(said):
+        await asyncio.sleep(0)
+    asking = asyncio.ensure_future(domain.shell.delete([("intents", "nothing")]))
+    asking.add_done_callback(lambda _: heard.append(domain.shell.counts["MessageReceived"]))
+    heard: list[int] = []
+    await asyncio.sleep(0)
+    async with domain.running():
+        assert (await asking).missing
+        assert await hearing == ("",) * len(said)
+    assert heard[0] <= len(said) / 5
+
+
 async def test_a_tick_that_raises_ends_the_controller(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     raise_for(monkeypatch, lambda event: isinstance(event, Tick))
     with pytest.raises(ExceptionGroup) as ended:
