@@ -69,8 +69,8 @@ QUEUE_MAX = 4096
 """Of one neighbour, and of all else."""
 BATCH_MAX = 256
 """Events of one commit; of neighbours as many again, at most."""
-NEIGHBOURS_TURN_S = 0.01
-"""What their messages may take of a turn, if they take as long as those before."""
+NEIGHBOURS_TURN_S = 0.005
+"""What their messages may take of a turn, if they take as long as those before; one at least is done."""
 HEAVY = 1000
 """Intents, held and applied, from which on steps are done in a thread: nothing else of the process waits for them.
 Only this loop steps, and what is read meanwhile is the state before, which no step changes."""
@@ -123,8 +123,6 @@ class Shell(Reading):
         self._happened: list[Record] = []
         """Of the history, to be stored with what is stored next, or at the next tick: nothing waits for it."""
         self._queue: EventQueue[_Item] = EventQueue(QUEUE_MAX)
-        self._message_s = 0.001
-        """What a message of a neighbour took to step, of late."""
         self._replies: dict[str, asyncio.Future[Answer]] = {}
         self._request_ids = (f"request-{n}" for n in itertools.count(1))
         self.counts: Counter[str] = Counter()
@@ -156,13 +154,13 @@ class Shell(Reading):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clock(), name="clock")
             while True:
-                theirs_max = round(NEIGHBOURS_TURN_S / self._message_s)
-                items = await self._queue.take(BATCH_MAX, min(max(theirs_max, 1), BATCH_MAX))
+                items = await self._queue.take(BATCH_MAX, NEIGHBOURS_TURN_S)
                 try:
                     await self._turn(items, neighbours, targets)
                 except NoSpace as error:
                     await self._wait_for_room(items, error, neighbours, targets)
                 self._queue.done(len(items))
+                await asyncio.sleep(0)  # so that answers leave before the next turn, whether or not this one stored
 
     async def _wait_for_room(
         self, items: Sequence[_Item], error: NoSpace, neighbours: Neighbours, targets: Targets
@@ -174,7 +172,7 @@ class Shell(Reading):
         while True:
             await asyncio.sleep(FULL_S)
             while len(self._queue) and len(kept) < QUEUE_MAX:
-                waiting = self._queue.take_nowait(BATCH_MAX, BATCH_MAX)
+                waiting = self._queue.take_nowait(BATCH_MAX, NEIGHBOURS_TURN_S)
                 kept += self._refused(waiting, error)
                 self._queue.done(len(waiting))
             try:
@@ -227,10 +225,7 @@ class Shell(Reading):
             self._state, effects, raised = self._stepped(before, events)
         else:
             self._state, effects, raised = await asyncio.to_thread(self._stepped, before, events)
-        took_s = time.perf_counter() - began
-        self.counts["steps_us"] += round(took_s * 1e6)
-        if all(lane_of(event) != OURS for event in events):
-            self._message_s += (took_s / len(events) - self._message_s) / 8
+        self.counts["steps_us"] += round((time.perf_counter() - began) * 1e6)
         self.counts.update(type(event).__name__ for event in events)
         try:
             await self._store(effects)
@@ -283,6 +278,7 @@ class Shell(Reading):
         while left:
             group = left.pop(0)
             place, event = group[0]
+            lane, began = lane_of(event), time.perf_counter()
             try:
                 if isinstance(event, Apply | Delete) and event.dry_run:
                     effects.append(preview.foresee(state, event, self._now_s(), self._keys))
@@ -300,6 +296,9 @@ class Shell(Reading):
                 if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
                     effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
+            finally:
+                if lane != OURS:
+                    self._queue.took(lane, time.perf_counter() - began, len(group))
             effects += produced if not isinstance(event, MessageReceived) else self._share_of(event.peer, produced)
         try:
             self._happened += self._history.observe(states, events, effects, self._now_s())
@@ -386,7 +385,9 @@ class Shell(Reading):
         receipts: list[asyncio.Future[None]] = []
         for message, objection in zip(messages, objections, strict=True):
             receipts.append(asyncio.get_running_loop().create_future())
-            await self._queue.put(peer, (MessageReceived(peer=peer, message=message, objection=objection), receipts[-1]))
+            await self._queue.put(
+                peer, (MessageReceived(peer=peer, message=message, objection=objection), receipts[-1])
+            )
         outcomes = await asyncio.gather(*receipts, return_exceptions=True)
         if (
             fault := next((outcome for outcome in outcomes if outcome and not isinstance(outcome, OurFault)), None)

@@ -1,10 +1,10 @@
-"""controller.event_queue: who says much waits for himself."""
+"""controller.event_queue: who says much, or what takes long, waits for himself."""
 
 import asyncio
 
 import pytest
 
-from controller.event_queue import OURS, EventQueue
+from controller.event_queue import EVENT_S, OURS, EventQueue
 
 
 async def test_a_turn_takes_all_of_ours_and_the_same_of_each_neighbour_in_order() -> None:
@@ -13,22 +13,49 @@ async def test_a_turn_takes_all_of_ours_and_the_same_of_each_neighbour_in_order(
         for lane, every in (("a", 1), ("b", 5), (OURS, 10)):
             if n % every == 0:
                 await queue.put(lane, f"{lane}{n}")
-    turn = await queue.take(256, 12)
+    turn = await queue.take(256, 12 * EVENT_S)
     assert turn[:5] == ["0", "10", "20", "30", "40"]
     assert turn[5:] == [f"a{n}" for n in range(6)] + [f"b{n}" for n in range(0, 30, 5)]
-    assert await queue.take(256, 10) == [f"a{n}" for n in range(6, 11)] + [f"b{n}" for n in range(30, 50, 5)] 
-    assert await queue.take(256, 100) == [f"a{n}" for n in range(11, 50)]
+    assert await queue.take(4, 20 * EVENT_S) == [f"a{n}" for n in range(6, 10)] + [f"b{n}" for n in range(30, 50, 5)]
+    assert await queue.take(256, 100 * EVENT_S) == [f"a{n}" for n in range(10, 50)]
 
 
-async def test_of_more_neighbours_than_a_turn_takes_all_have_their_turn() -> None:
-    queue: EventQueue[str] = EventQueue(100)
-    lanes = "abcdefg"
-    for lane in lanes * 4:
-        queue.put_nowait(lane, lane)
-    assert "".join([(await queue.take(1, 2))[0] for _ in range(7)]).startswith("aceg")
-    assert len(queue) == 14
-    left = [one for _ in range(7) for one in await queue.take(1, 2)]
-    assert sorted(left) == sorted(lanes * 2)
+async def test_who_says_what_takes_long_has_no_more_time_than_the_others() -> None:
+    queue: EventQueue[str] = EventQueue(10_000)
+    costs_s = {"cheap": 0.001, "dear": 0.4, "modest": 0.005}
+    used_s = dict.fromkeys(costs_s, 0.0)
+    for lane in costs_s:
+        for _ in range(10_000):
+            queue.put_nowait(lane, lane)
+    for _ in range(1_000):
+        turn = await queue.take(256, 0.01)
+        assert turn
+        for lane, cost_s in costs_s.items():
+            if count := turn.count(lane):
+                queue.took(lane, count * cost_s, count)
+                used_s[lane] += count * cost_s
+    assert max(used_s.values()) - min(used_s.values()) <= 1.0, used_s
+    assert used_s["cheap"] > 2.0
+
+
+async def test_who_comes_anew_has_saved_nothing_up_and_is_not_last_either() -> None:
+    queue: EventQueue[str] = EventQueue(1_000)
+    queue.put_nowait("b", "b")
+    assert await queue.take(1, 0.001) == ["b"]
+    for _ in range(500):
+        queue.put_nowait("a", "a")
+    for _ in range(50):
+        turn = await queue.take(256, 0.001)
+        queue.took("a", len(turn) * 0.1, len(turn))
+    for _ in range(100):
+        queue.put_nowait("b", "b")
+    said = []
+    for _ in range(20):
+        turn = await queue.take(1, 0.001)
+        said += turn
+        for lane in {*turn}:
+            queue.took(lane, 0.1, 1)
+    assert "b" in said[:2] and 8 <= said.count("b") <= 12, said
 
 
 async def test_a_full_lane_holds_up_nobody_else_and_goes_on_when_there_is_room() -> None:
@@ -44,7 +71,7 @@ async def test_a_full_lane_holds_up_nobody_else_and_goes_on_when_there_is_room()
     seen: list[int] = []
     joining = asyncio.ensure_future(queue.join())
     while not talking.done() or len(queue):
-        turn = await queue.take(1, 1)
+        turn = await queue.take(1, 2 * EVENT_S)
         seen += turn
         await asyncio.sleep(0)
         assert not joining.done()
