@@ -312,11 +312,9 @@ async def test_who_asks_something_does_not_wait_for_all_that_neighbours_have_sai
     """Nobody takes from the queue before all of it is there."""
     said = [unsigned(Withdrawal(id=f"transit:none:{n}", reason="", issued_s=1)) for n in range(500)]
     hearing = asyncio.ensure_future(domain.shell.receive("transit", said))
-    while domain.shell.queued < len(said):
-        await asyncio.sleep(0)
+    await until(lambda: domain.shell.queued == len(said), "all that a neighbour says waits")
     asking = asyncio.ensure_future(domain.shell.delete([("intents", "nothing")]))
-    while domain.shell.queued == len(said):
-        await asyncio.sleep(0)
+    await until(lambda: domain.shell.queued > len(said), "what somebody asks waits too")
     async with domain.running():
         assert (await asking).missing
         assert not hearing.done()

@@ -50,7 +50,7 @@ CALLS_OF_A_PEER_MAX = 16
 """From when one begins, whether or not its message has come."""
 BUSY_S = 0.5
 """Before a call beyond that is refused: who tries again at once is not heard sooner."""
-MESSAGES_S_MAX = 200.0
+MESSAGES_S_MAX = 100.0
 MESSAGES_AT_ONCE_MAX = 2_000
 """Of one peer: those that come faster wait."""
 LINES_S_MAX = 0.1
