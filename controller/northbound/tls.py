@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from controller import durable_file
+from controller.config import Config, listen
 from controller.errors import ConfigInvalid
 
 CERTIFICATE_FILE, KEY_FILE = "api.crt", "api.key"
@@ -58,6 +59,16 @@ def fingerprint(certificate: Path) -> str:
     except ValueError as exc:
         raise ConfigInvalid(f"{certificate}: no certificate in PEM: {exc}") from exc
     return f"SHA256:{hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()}"
+
+
+def of_api(config: Config) -> tuple[Path, Path] | None:
+    """Certificate and key of the API, made where it has none of its own; None: it is not encrypted. Raises
+    ConfigInvalid."""
+    if config.tls is None:
+        return None
+    if config.tls.certificate is not None and config.tls.key is not None:
+        return config.tls.certificate, config.tls.key
+    return generated(config.key_dir, listen(config.listen, "listen").host)
 
 
 def generated(directory: Path, host: str) -> tuple[Path, Path]:
