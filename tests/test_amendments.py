@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from msgspec.structs import replace
 
-from controller.model.agreement import Acceptance, Flow, Refusal, Terms, Withdrawal, opened_mandate
+from controller.model.agreement import Acceptance, Flow, Refusal, Terms, Withdrawal, opened_mandate, unsigned
 from controller.model.event import EndAgreement, Event
 from controller.model.intent import Ports
 from controller.model.policy import AcceptRule, Policy
@@ -13,7 +13,7 @@ from controller.model.stitch import Stage, Standing, Stitch
 from controller.model.told import Told
 from controller.reconcile import State
 from tests.offers import asked_for, said, signed
-from tests.simulator import Faults, World
+from tests.simulator import Faults, SimulatedKeys, World
 
 ICMP, HTTPS = "icmp", "tcp/443"
 ANYTHING = Policy(accept=(AcceptRule(origin="shop", source="shop/*", destination="insight/*"),), max_share=90)
@@ -451,6 +451,15 @@ def test_a_thousand_amendments_cost_one_change_of_the_nodes() -> None:
     world.run(0.5)
     answers = [one for one in said(world, "acceptance", "insight") if isinstance(one, Acceptance)]
     assert answers[-1].revision == 1001
+
+
+def test_an_amendment_of_a_hundred_thousand_flows_is_not_read() -> None:
+    world, offer = accepted_world()
+    held, state = agreed(world, "insight"), world.controllers["insight"].state
+    envelope = unsigned(replace(offer, revision=2, flows=offer.flows * 100_000))
+    lie = replace(envelope, signature=SimulatedKeys("transit")._private.sign(envelope.signed_bytes))
+    assert "the offer cannot be read" in (world.deliver(lie, "transit", "insight") or "")
+    assert world.controllers["insight"].state is state and agreed(world, "insight") == held
 
 
 def beyond(terms: Terms) -> Iterator[tuple[str, Terms, Told]]:
