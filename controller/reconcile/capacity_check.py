@@ -20,7 +20,7 @@ from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.intents import RETRY_S, turned_away
 from controller.reconcile.negotiation.agreements import answer, refuse_upstream
-from controller.reconcile.tables import ISOLATES
+from controller.reconcile.tables import ISOLATES, node_key
 from controller.reconcile.transaction import Transaction
 
 OWN_SHARE = 20
@@ -165,10 +165,10 @@ def _shortage(
 
 def _too_much(transaction: Transaction, stitch: Stitch, peer: str) -> str:
     """Why a neighbour, or all of them, would have more with it than is for them; empty: they would not."""
-    held = tuple(transaction.stitches.all.values())
+    nodes, stitches = stitch.plan_to_be.nodes, transaction.stitches.all
+    held = [stitches[name] for name in stitches.by(*map(node_key, nodes))]  # elsewhere nothing is asked for
     others = [one for one in held if one.upstream is not None]
     theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
-    nodes = stitch.plan_to_be.nodes
     share = transaction.policy.max_share
     reason = _beyond(transaction, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
     together = max(share, 100 - OWN_SHARE)
