@@ -208,6 +208,24 @@ def test_a_killed_agent_leaves_all_as_it_is_and_the_next_takes_over(node: Node) 
     assert [line.partition(" prog/xdp")[0] for line in node.namespace.ip("link").splitlines()] == strip
 
 
+def test_an_agent_whose_file_is_torn_says_so_within_its_start_and_leaves_all_as_it_is(node: Node) -> None:
+    took_s = node.agent.start()
+    node.attach()
+    node.agent.end(signal.SIGKILL)
+    file = Path(node.agent.config["state_dir"]) / "p4runtime.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:20])
+    begin = time.perf_counter()
+    ended = subprocess.run(node.agent.command(), capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    print(f"ended after {time.perf_counter() - begin:.2f} s; a start takes {took_s:.2f} s")
+    assert ended.returncode == 1 and f"{file}: unreadable" in ended.stderr, ended
+    assert "the controller then sends all anew" in ended.stderr
+    assert "prog/xdp" in node.namespace.ip("link", "show", "cx1")
+    file.write_bytes(whole)
+    node.agent.start()
+    assert node.agent.logged("pipeline")[0]["taken_over"]
+
+
 def test_sigterm_leaves_the_dataplane_and_teardown_removes_it(node: Node) -> None:
     before = sorted(node.namespace.ip("-br", "link").splitlines())
     node.agent.start()
