@@ -1,7 +1,7 @@
 """Neighbours whose keys are pinned say whatever comes to their mind, to a controller that really runs.
 
 Each message is signed, so that only what it says can be what is wrong with it. NETSTITCH_FUZZ_MESSAGES says how many
-(300), NETSTITCH_FUZZ_SEED which (else new ones; it is printed). A peer is heard 100 times a second, so several speak.
+(300), NETSTITCH_FUZZ_SEED which (else new ones; it is printed). A peer is heard 50 times a second, so several speak.
 """
 
 import asyncio

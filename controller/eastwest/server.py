@@ -50,9 +50,10 @@ CALLS_OF_A_PEER_MAX = 16
 """From when one begins, whether or not its message has come."""
 BUSY_S = 0.5
 """Before a call beyond that is refused: who tries again at once is not heard sooner."""
-MESSAGES_S_MAX = 100.0
+MESSAGES_S_MAX = 50.0
 MESSAGES_AT_ONCE_MAX = 2_000
-"""Of one peer: those that come faster wait."""
+"""Of one peer: those that come faster wait. Its agreements (256, unless the policy says more) are offered anew or
+renewed in one go."""
 LINES_S_MAX = 0.1
 LINES_AT_ONCE_MAX = 20
 """Of the log, about what one peer, or all strangers, did that was refused."""
