@@ -25,6 +25,12 @@ LONGEST = (
     "test_cli",
     "test_store_damage",
     "test_losses",
+    "test_permits",
+    "test_bulk_apply",
+    "test_refusals",
+    "test_edges_lab",
+    "test_api",
+    "test_fuzz_pipeline",
 )
 """They come first, so that none of them is left when one of the processes of `./run test` has nothing more to do."""
 
