@@ -413,6 +413,17 @@ def test_whatever_is_lost_and_whoever_crashes_both_sides_hold_the_same_in_the_en
         assert {ports_of(flow) for one in held for flow in one.plan.connection.flows} == ports
 
 
+def test_who_has_joined_is_offered_when_all_that_were_offered_before_have_gone_and_are_refused() -> None:
+    (rule,) = ANYTHING.accept
+    world = met(policy=replace(ANYTHING, accept=(only(rule, Ports(protocol="tcp", first=2, last=2)),)))
+    world.apply("shop", intent("gone", "tcp/1"))
+    world.apply("shop", intent("joined", "tcp/2"))
+    world.delete("shop", "gone")
+    world.run(5.0)
+    world.check_settled()
+    assert world.phase("shop", "joined") == "Active"
+
+
 # ---- who does not keep to it
 
 

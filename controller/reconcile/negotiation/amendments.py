@@ -93,7 +93,9 @@ def refused_for_all(
             held_off=held_off if refusal else None,
         )
         transaction.lost.append(lost)
-    if not renews:
+    others = members_of(transaction, stitch.plan.bundle)
+    if waiting or in_force is None or any(one.stage == Stage.NEGOTIATING for one in others):
+        # else only what is agreed was asked again: it is next asked when it is time to renew it
         transaction.loose[stitch.plan.bundle] = Leaving(session=in_force)
 
 
