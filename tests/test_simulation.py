@@ -144,10 +144,12 @@ def test_an_acknowledged_intent_survives_a_crash_at_any_moment(seed: int) -> Non
     world.start()
     world.crash_chance = 0.15
     acknowledged = False
-    for _ in range(40):
+    for rounds in range(1000):
         if not acknowledged:
             reply = world.apply("shop", ORDER_PROCESSING)
             acknowledged = reply is not None
+        elif rounds >= 40:
+            break
         world.run(0.5)
     assert acknowledged and world.crashes >= 5
     world.crash_chance = 0.0
