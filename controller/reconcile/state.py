@@ -1,7 +1,7 @@
 """What one controller knows, and how it comes back from the store."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from controller.fulfillment.numbering import Kind
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
-from controller.model.agreement import Envelope
+from controller.model.agreement import Envelope, Unreadable, opened_mandate
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -305,9 +305,22 @@ def read(record: Record) -> Any:
     if record.content is None:
         return None
     try:
-        return from_json(record.content, RECORDS[record.kind][1])
-    except msgspec.MsgspecError as error:
+        found = from_json(record.content, RECORDS[record.kind][1])
+        for session in _sessions(found):
+            opened_mandate(session.terms.mandate)
+            if not session.terms.flows:
+                raise Unreadable("its terms are about no flow")
+    except (msgspec.MsgspecError, Unreadable) as error:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
+    return found
+
+
+def _sessions(found: object) -> Iterator[Session]:
+    """Those of a record that are found by mandate and by flow, so that they must have both."""
+    if isinstance(found, Session):
+        yield found
+    elif isinstance(found, Stitch):
+        yield from (session for session in (found.upstream, found.downstream) if session is not None)
 
 
 def _with_session(stitch: Stitch, bundles: Mapping[str, Session]) -> Stitch:
