@@ -18,6 +18,7 @@ from bench import leaf_spine
 from bench.lab import resident_mb
 from bench.report import Row, row
 from bench.slices import Slices
+from controller import process
 from controller.reconcile.tables import link_key
 from controller.shell import Shell
 
@@ -70,6 +71,7 @@ def rows() -> list[Row]:
 
 
 async def measure(intents: int, directory: Path) -> Measured:
+    process.collect_seldom()
     async with leaf_spine.controller(SIZE, directory) as (shell, nodes):
         manifests = [leaf_spine.intent(SIZE, number) for number in range(intents + SINGLES)]
         began_s = time.monotonic()

@@ -17,7 +17,7 @@ import grpc
 import structlog
 
 from controller import config as configuration
-from controller import reconcile, seed
+from controller import process, reconcile, seed
 from controller.config import Config, Listen
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
@@ -57,6 +57,7 @@ def run(config: Config) -> None:
     """Until SIGTERM or SIGINT. Raises StartAgain, ControllerError, ManifestInvalid or OSError, most in groups."""
     log.configure()
     sys.setswitchinterval(SWITCH_S)
+    process.collect_seldom()
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(config))
     _log.info("stopped", advice="nodes stay as they are, and so does what was acknowledged")
