@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from bench.leaf_spine import Keys, described
 from bench.report import Row, row
 from controller import reconcile
 from controller.language.manifest import applied, parse
@@ -15,24 +16,12 @@ from controller.language.policy import parse_policy
 from controller.model.event import Applied, Apply, Event, NodeDescribed, NodeSynced, SyncNode, Tick
 from controller.model.intent import Value
 from controller.model.inventory import Attachment, Domain, Link, LinkEnd, Network, Node
-from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
+from dataplane.host_api import NodeDescription, PortRole
 
 OWN = "shop"
 INTENTS, HOSTS = 51, 239
 EDGES = ("near", "far")
 HOST_PORT = 100
-
-
-class Keys:
-    """Of a domain that has no neighbours."""
-
-    public_key = "A" * 43 + "="
-
-    def sign(self, data: bytes) -> bytes:
-        raise NotImplementedError
-
-    def verify(self, domain_key: str, data: bytes, signature: bytes) -> bool:
-        raise NotImplementedError
 
 
 def rows() -> list[Row]:
@@ -111,28 +100,7 @@ spec:
 
 
 def _description(edge: str) -> NodeDescription:
-    number = EDGES.index(edge) + 1
-    ports = [(1, PortRole.FABRIC), (HOST_PORT, PortRole.ATTACHMENT)]
-    return NodeDescription(
-        name=edge,
-        software="bench",
-        wireguard="",
-        boot_epoch_s=1_799_000_000,
-        layout="",
-        ports=tuple(
-            PortStatus(
-                number=port,
-                interface=f"p{port}",
-                role=role,
-                mac=f"02:00:00:{number:02x}:{port >> 8:02x}:{port & 255:02x}",
-                mtu=9000,
-                carrier=True,
-            )
-            for port, role in ports
-        ),
-        borders=(),
-        host_state=HostState(),
-    )
+    return described(edge, EDGES.index(edge) + 1, {1: PortRole.FABRIC, HOST_PORT: PortRole.ATTACHMENT})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ not counted.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,30 @@ class Keys:
 
     def verify(self, domain_key: str, data: bytes, signature: bytes) -> bool:
         raise NotImplementedError
+
+
+def described(name: str, number: int, roles: Mapping[int, PortRole], down: Collection[int] = ()) -> NodeDescription:
+    """What the agent of a node with these ports says; `down`: those without a carrier."""
+    return NodeDescription(
+        name=name,
+        software="bench",
+        wireguard="none",
+        boot_epoch_s=1_700_000_000,
+        layout="bench",
+        ports=tuple(
+            PortStatus(
+                number=port,
+                interface=f"p{port}",
+                role=role,
+                mac=f"02:00:{number >> 8:02x}:{number & 255:02x}:{port >> 8:02x}:{port & 255:02x}",
+                mtu=9000,
+                carrier=port not in down,
+            )
+            for port, role in roles.items()
+        ),
+        borders=(),
+        host_state=HostState(),
+    )
 
 
 def inventory(size: Size) -> tuple[Applied, ...]:
@@ -168,26 +192,8 @@ class Nodes:
             links = {leaf + 1: link_name(leaf, spine) for leaf in range(self._size.leaves)}
             hosts = range(0)
         roles = dict.fromkeys(links, PortRole.FABRIC) | dict.fromkeys(hosts, PortRole.ATTACHMENT)
-        return NodeDescription(
-            name=node,
-            software="bench",
-            wireguard="none",
-            boot_epoch_s=1_700_000_000,
-            layout="bench",
-            ports=tuple(
-                PortStatus(
-                    number=port,
-                    interface=f"p{port}",
-                    role=role,
-                    mac=f"02:00:{number >> 8:02x}:{number & 255:02x}:{port >> 8:02x}:{port & 255:02x}",
-                    mtu=9000,
-                    carrier=links.get(port) not in self._cut,
-                )
-                for port, role in roles.items()
-            ),
-            borders=(),
-            host_state=HostState(),
-        )
+        down = {port for port, link in links.items() if link in self._cut}
+        return described(node, number, roles, down)
 
 
 class NoNeighbours:

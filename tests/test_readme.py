@@ -21,7 +21,7 @@ from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
 from controller.plugins import cage, process
 from controller.reconcile import bundles
-from controller.reconcile.negotiation import agreements
+from controller.reconcile.negotiation import withdrawals
 from controller.views import doctor, tracing
 from dataplane import reasons
 from dataplane.p4runtime import p4info
@@ -68,7 +68,7 @@ LIMITS = {
     "lease of an agreement": (agreement.MAX_LEASE_S // 86400,),
     "prefixes and ports of all flows": (terms.MAX_ITEMS, bundles.MAX_SHARED_ITEMS),
     "lease of an intent": (scalars.MAX_DURATION_S // 86400,),
-    "time for which who ended": (agreements.MAX_HOLD_OFF_S // 86400,),
+    "time for which who ended": (withdrawals.MAX_HOLD_OFF_S // 86400,),
     "depth of a condition": (condition.MAX_DEPTH, condition.MAX_MACROS, condition.MAX_COST),
     "rules that follow": (rule_effects.MAX_ROUNDS, rule.MAX_EXPLAIN),
     "faults of a text": (manifest.MAX_FAULTS,),

@@ -58,7 +58,7 @@ from controller.reconcile import (
 )
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.intents import pursue_what_can_change
-from controller.reconcile.negotiation import agreements, ending, messages
+from controller.reconcile.negotiation import agreements, ending, messages, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
 from controller.reconcile.restoration import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
@@ -167,7 +167,7 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
 def _begin_anew(transaction: Transaction) -> None:
     """What a backup says of agreements is long past: all of them end, and our own intents ask again."""
     for stitch in tuple(transaction.stitches.all.values()):
-        agreements.lose(transaction, stitch, Why(Told.LOST, "the controller begins anew from a backup"))
+        withdrawals.lose(transaction, stitch, Why(Told.LOST, "the controller begins anew from a backup"))
 
 
 def _without_numbers(transaction: Transaction) -> str:

@@ -19,7 +19,8 @@ from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.intents import RETRY_S, turned_away
-from controller.reconcile.negotiation.agreements import answer, refuse_upstream
+from controller.reconcile.negotiation.agreements import answer
+from controller.reconcile.negotiation.withdrawals import refuse_upstream
 from controller.reconcile.tables import ISOLATES, node_key
 from controller.reconcile.transaction import Transaction
 

@@ -13,7 +13,8 @@ from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Sta
 from controller.reconcile.bundles import choose, is_of
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import cut
-from controller.reconcile.negotiation.agreements import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon, offer_onward
+from controller.reconcile.negotiation.agreements import offer_onward
+from controller.reconcile.negotiation.withdrawals import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon
 from controller.reconcile.restoration import move, relieved
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import link_key

@@ -19,7 +19,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements
 from controller.model.stitch import Session, Stitch, expired
 from controller.model.told import Told, Why
-from controller.reconcile.negotiation.agreements import refuse_upstream, take_away
+from controller.reconcile.negotiation.withdrawals import refuse_upstream, take_away
 from controller.reconcile.tables import FOR_OTHERS, network_key
 from controller.reconcile.transaction import Transaction
 from dataplane import addressing

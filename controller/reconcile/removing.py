@@ -12,7 +12,7 @@ from controller.model.told import Told, Why
 from controller.reconcile.authority import trespass
 from controller.reconcile.changes import changed_since, retranslate, tables
 from controller.reconcile.intents import undertake
-from controller.reconcile.negotiation.agreements import abandon, end
+from controller.reconcile.negotiation.withdrawals import abandon, end
 from controller.reconcile.resting import rest
 from controller.reconcile.transaction import AnyTable, Transaction
 from controller.reconcile.validation import judge_withdrawal, shown

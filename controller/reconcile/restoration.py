@@ -18,7 +18,8 @@ from controller.model.stitch import ConnectionStatus, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import concerned, cut, is_back
-from controller.reconcile.negotiation.agreements import give_up, keep_promise, refuse_upstream
+from controller.reconcile.negotiation.agreements import keep_promise
+from controller.reconcile.negotiation.withdrawals import give_up, refuse_upstream
 from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.transaction import Transaction
 

@@ -10,8 +10,9 @@ from controller.model.stitch import Fact, Stage, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.capacity_check import admit, realized
 from controller.reconcile.intents import carried, failed, plan_next_looks
-from controller.reconcile.negotiation.agreements import LINGER_S, abandon, deliver_answer, end, keep_promise
+from controller.reconcile.negotiation.agreements import deliver_answer, keep_promise
 from controller.reconcile.negotiation.amendments import settle_bundles
+from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
 from controller.reconcile.state import NodeStanding, parts_refused
 from controller.reconcile.transaction import Transaction

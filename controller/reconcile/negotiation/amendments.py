@@ -18,7 +18,8 @@ from controller.model.agreement import REASON_LENGTH, Flow, Refusal
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.bundles import flows_of, members, members_of, put_session
-from controller.reconcile.negotiation.agreements import MAX_HOLD_OFF_S, Ending, end, offer_onward, withdraw
+from controller.reconcile.negotiation.agreements import offer_onward
+from controller.reconcile.negotiation.withdrawals import MAX_HOLD_OFF_S, Ending, end, withdraw
 from controller.reconcile.transaction import Leaving, Lost, Transaction
 
 

@@ -23,7 +23,8 @@ from controller.model.event import Send
 from controller.model.stitch import Session, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.bundles import members
-from controller.reconcile.negotiation.agreements import lose, offer_again, repeat_answer
+from controller.reconcile.negotiation.agreements import offer_again, repeat_answer
+from controller.reconcile.negotiation.withdrawals import lose
 from controller.reconcile.tables import peer_key
 from controller.reconcile.transaction import Transaction, understands
 

@@ -13,7 +13,7 @@ from controller.model.event import EndAgreement, Reply
 from controller.model.stitch import Session, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.bundles import members
-from controller.reconcile.negotiation.agreements import Ending, flow_name, give_up, intent_name
+from controller.reconcile.negotiation.withdrawals import Ending, flow_name, give_up, intent_name
 from controller.reconcile.state import Closed
 from controller.reconcile.transaction import Transaction
 

@@ -33,26 +33,23 @@ from controller.model.told import Told, Why, heard, passed_on
 from controller.reconcile.bundles import members, put_session
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import confirm, wait_s
-from controller.reconcile.negotiation.agreements import (
+from controller.reconcile.negotiation.agreements import answer, keep_promise, offer_onward, repeat_answer
+from controller.reconcile.negotiation.amendments import refused_for_all
+from controller.reconcile.negotiation.comparing import compare
+from controller.reconcile.negotiation.withdrawals import (
     MAX_LINGER_S,
     Ending,
-    answer,
     end,
     flow_name,
     hold_off,
     intent_name,
-    keep_promise,
     lose,
     mandate_name,
-    offer_onward,
     refuse,
     refuse_upstream,
-    repeat_answer,
     take_away,
     withdraw,
 )
-from controller.reconcile.negotiation.amendments import refused_for_all
-from controller.reconcile.negotiation.comparing import compare
 from controller.reconcile.peer_admission import asked, refused_flows
 from controller.reconcile.restoration import reroute
 from controller.reconcile.serials import next_serial
