@@ -50,6 +50,7 @@ from controller.model.event import (
     Log,
     MessageReceived,
     MessageSent,
+    NodeSynced,
     Persist,
     Record,
     Reference,
@@ -538,6 +539,12 @@ def _weight(event: Event) -> int:
 
 
 def _together(item: tuple[int, Event]) -> tuple[object, ...]:
-    """What one peer says, or has taken, in a row is one step."""
+    """What one peer says, or has taken, in a row is one step; so is what nodes confirm."""
     place, event = item
-    return (type(event), event.peer) if isinstance(event, MessageReceived | MessageSent) else (place,)
+    match event:
+        case MessageReceived(peer=peer) | MessageSent(peer=peer):
+            return type(event), peer
+        case NodeSynced():
+            return (type(event),)
+        case _:
+            return (place,)

@@ -13,20 +13,23 @@ Prefixes = tuple[str, ...]
 Groups = dict[Prefixes | None, tuple[int | None, ...]]
 
 
-def compile_rules(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[OwnedEntry, ...]:
-    """Groups of a VRF and what its policy classes permit, not sorted.
+def compile_rules(
+    vrf: int, rules: Sequence[Rule], classes: PortClasses, withheld: Sequence[Rule] = ()
+) -> tuple[OwnedEntry, ...]:
+    """Groups of a VRF and what its policy classes permit, not sorted. Rules that are `withheld` have groups alone.
 
     Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
-    first owner by name, and of one owner's the last. Raises NoRoom.
+    first owner by name, and of one owner's the last. Raises NoCapacity.
     """
-    source_entries, sources = _groups(vrf, "source", [(rule.source, rule.owner) for rule in rules])
-    destination_entries, destinations = _groups(vrf, "destination", [(rule.destination, rule.owner) for rule in rules])
-    contents = [(rule, sources[rule.source], l4_fields(rule, classes)) for rule in rules]
+    known = [*rules, *withheld]
+    source_entries, sources = _groups(vrf, "source", [(rule.source, rule.owner) for rule in known])
+    destination_entries, destinations = _groups(vrf, "destination", [(rule.destination, rule.owner) for rule in known])
+    contents = [(rule, sources[rule.source], l4_fields(rule, classes)) for rule in known]
     steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields in contents)
     if steps > MAX_STEPS:
         raise NoCapacity("flow_policy", steps)
     best: dict[tuple[int, int | None, int | None, L4], Rule] = {}
-    for rule, groups, fields in contents:
+    for rule, groups, fields in contents[: len(rules)]:
         for source in groups:
             for destination in destinations[rule.destination]:
                 for l4 in fields:
@@ -40,7 +43,7 @@ def compile_rules(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tupl
 def at_once(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[OwnedEntry, ...]:
     """The same by the controller's own way."""
     new = {(place, "", 0): rule for place, rule in enumerate(rules)}
-    return changed(vrf, VrfRules(), (), new, classes, classes).new
+    return tuple(changed(vrf, VrfRules(), (), new, classes, classes).entries()[1])
 
 
 def _groups(vrf: int, side: str, wanted: Iterable[tuple[Prefixes | None, str]]) -> tuple[list[OwnedEntry], Groups]:

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from controller import reconcile
 from controller.eastwest.identity import _root_certificate, pem
 from controller.eastwest.peer import BATCH_MAX
-from controller.fulfillment.acl import PortClasses
-from controller.fulfillment.realize import Realized, realize
+from controller.fulfillment.acl import PortClasses, Rule
+from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import (
@@ -337,7 +337,10 @@ class Controller:
         if self.state.realized is before.realized:
             return
         transaction = Transaction(self.state, self.world.now_s, self.keys)
-        full = realize(wanted(transaction, self.state.stitches), Realized())
+        everything = wanted(transaction, self.state.stitches)
+        full = realize(everything, Realized())
+        if self.state.needed is not before.needed and not self.state.uncounted:
+            assert self.state.needed.entries == need(everything, Needed()).entries
         for node, state in full.states.items():
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
             held = self.state.nodes[node].state
@@ -350,8 +353,14 @@ class Controller:
         assert assembly is not None
         compiled: dict[str, list[OwnedEntry]] = {node: [] for node in self.state.realized.states}
         for (node, vrf), held in assembly.vrfs.items():
-            rules = [held.rules[rank] for rank in sorted(held.rules)]
-            compiled[node] += compile_rules(vrf, rules, assembly.classes.get(node, PortClasses()))
+            hosts = {ids.hosts for (_, edge), (ids, _) in assembly.networks.items() if edge == node and ids.vrf == vrf}
+            in_force: list[Rule] = []
+            withheld: list[Rule] = []
+            for rank in sorted(held.rules):
+                rule, whose = held.rules[rank], self.state.stitches.get(rank[1])
+                waits = whose is not None and whose.stage != Stage.ACTIVE and rule.policy_class in hosts
+                (withheld if waits else in_force).append(rule)
+            compiled[node] += compile_rules(vrf, in_force, assembly.classes.get(node, PortClasses()), withheld)
         for node, state in self.state.realized.states.items():
             entries = [
                 entry for entry in state.entries if entry.table in ("source_group", "destination_group", "flow_policy")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.fulfillment.acl import NoCapacity, PortClasses, Rule, port_classes
-from controller.fulfillment.groups import MAX_GROUP, Numbers
+from controller.fulfillment.groups import MAX_GROUP, Numbers, Rank
 from controller.fulfillment.vrf_rules import VrfRules, changed
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
@@ -42,33 +42,40 @@ RULES = st.builds(
 )
 RANKS = st.tuples(st.integers(0, 4), st.just("plan"), st.integers(0, 2))
 CHANGES = st.lists(
-    st.tuples(st.dictionaries(RANKS, RULES, max_size=4), st.sets(RANKS, max_size=4)), min_size=1, max_size=8
+    st.tuples(st.dictionaries(RANKS, RULES, max_size=4), st.sets(RANKS, max_size=4), st.sets(RANKS, max_size=3)),
+    min_size=1,
+    max_size=8,
 )
 
 
 @given(CHANGES)
 @settings(max_examples=400, deadline=None)
 def test_what_changes_one_after_the_other_comes_to_the_same_as_all_at_once(
-    changes: list[tuple[dict[tuple[int, str, int], Rule], set[tuple[int, str, int]]]],
+    changes: list[tuple[dict[Rank, Rule], set[Rank], set[Rank]]],
 ) -> None:
     vrf_rules, classes = VrfRules(), PortClasses()
-    there: dict[tuple[int, str, int], Rule] = {}
+    there: dict[Rank, Rule] = {}
     entries: list[OwnedEntry] = []
-    for new, gone in changes:
+    withheld: set[Rank] = set()
+    for new, gone, move in changes:
         gone = {rank for rank in gone if rank in there and rank not in new}
         there = {**{rank: rule for rank, rule in there.items() if rank not in gone}, **new}
         classes_before = classes
         classes = port_classes(ports for rule in there.values() for ports in rule.ports)
-        found = changed(VRF, vrf_rules, gone, new, classes_before, classes)
-        for entry in found.gone:
+        change = changed(VRF, vrf_rules, gone, new, classes_before, classes)
+        withheld_before, withheld = withheld, withheld ^ move
+        entries_gone, entries_new = change.entries(withheld_before, withheld, move)
+        for entry in entries_gone:
             entries.remove(entry)
-        entries += found.new
-        vrf_rules = found.vrf_rules
-        wanted = compile_rules(VRF, [there[rank] for rank in sorted(there)], classes)
+        entries += entries_new
+        vrf_rules = change.now
+        in_force = [there[rank] for rank in sorted(there) if rank not in withheld]
+        wanted = compile_rules(VRF, in_force, classes, [there[rank] for rank in sorted(there) if rank in withheld])
         assert sorted(entries, key=repr) == sorted(wanted, key=repr)
     empty = changed(VRF, vrf_rules, there, {}, classes, PortClasses())
-    assert empty.vrf_rules == VrfRules() and not empty.new
-    assert sorted(empty.gone, key=repr) == sorted(entries, key=repr)
+    entries_gone, entries_new = empty.entries(withheld, withheld)
+    assert empty.now == VrfRules() and not entries_new
+    assert sorted(entries_gone, key=repr) == sorted(entries, key=repr)
 
 
 def test_one_rule_more_between_groups_that_are_there_changes_only_its_own_entries() -> None:
@@ -78,11 +85,12 @@ def test_one_rule_more_between_groups_that_are_there_changes_only_its_own_entrie
 
     rules = {(place, "", 0): rule(*ends) for place, ends in enumerate(itertools.product(range(20), range(20)))}
     last, (rank, one_more) = dict(list(rules.items())[:-1]), list(rules.items())[-1]
-    before = changed(VRF, VrfRules(), (), last, PortClasses(), PortClasses()).vrf_rules
-    found = changed(VRF, before, (), {rank: one_more}, PortClasses(), PortClasses())
-    assert not found.gone and [entry.table for entry in found.new] == ["flow_policy"]
-    back = changed(VRF, found.vrf_rules, [rank], {}, PortClasses(), PortClasses())
-    assert back.vrf_rules == before and back.gone == found.new and not back.new
+    before = changed(VRF, VrfRules(), (), last, PortClasses(), PortClasses()).now
+    change = changed(VRF, before, (), {rank: one_more}, PortClasses(), PortClasses())
+    gone, new = change.entries()
+    assert not gone and [entry.table for entry in new] == ["flow_policy"]
+    back = changed(VRF, change.now, [rank], {}, PortClasses(), PortClasses())
+    assert back.now == before and back.entries() == (new, [])
 
 
 def test_a_change_that_has_no_room_leaves_what_was_before() -> None:

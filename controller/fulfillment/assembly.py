@@ -18,12 +18,24 @@ a few of them changes of its entries (vrf_rules.py).
 
 import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import immutables
 import msgspec
 
-from controller.fulfillment.acl import MAX_CLASS, NoCapacity, PortClasses, Rule, port_classes, port_entries, used_ports
+from controller.fulfillment.acl import MAX_CLASS, NoCapacity, PortClasses, Rule, port_classes, port_entries
+from controller.fulfillment.contribution import (
+    Basis,
+    Contribution,
+    Edge,
+    Entries,
+    Policy,
+    PortUse,
+    Service,
+    Vrf,
+    contribution,
+    ranks_of_use,
+)
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
 from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
 from controller.fulfillment.groups import Rank
@@ -41,18 +53,10 @@ from controller.fulfillment.plan_entries import (
     Border,
     Place,
     SharedPolicy,
-    SharedService,
-    border_services,
-    borders,
-    plan_entries,
-    plan_rules,
-    sr_policies,
     tunnels,
-    use_rules,
 )
-from controller.fulfillment.vrf_rules import VrfRules
+from controller.fulfillment.vrf_rules import NO_RULES, VrfChange, VrfRules
 from controller.fulfillment.vrf_rules import changed as vrf_changed
-from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports, Replies
 from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
@@ -60,19 +64,6 @@ from controller.model.requirements import Isolation
 from controller.model.stitch import Stage, Stitch
 from dataplane.host_api import HostState, NodeDescription
 
-Packed = Any
-"""Entries that are made together, as who asks for them keeps them."""
-Pack = Callable[[tuple[OwnedEntry, ...]], Packed]
-Edge = tuple[str, str]
-"""Network, and a node that is one of its edges."""
-Vrf = tuple[str, int]
-"""Node and number."""
-Policy = tuple[str, int]
-"""Headend and number of an SR Policy."""
-Service = tuple[str, int]
-"""Gateway and function of an End.DT46 SID that a neighbour knows."""
-PortUse = tuple[str, bool, Ports]
-"""Node, whether as the source's (of replies), ports."""
 Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
 """Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
 K = TypeVar("K", bound=Hashable)
@@ -92,31 +83,17 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Those that are still negotiated add nothing."""
 
 
-class Contribution(NamedTuple):
-    """What one stitch adds."""
-
-    stitch: Stitch
-    places: Mapping[Edge, Place]
-    """Of its networks at its ends."""
-    units: Mapping[str, Packed]
-    """By node."""
-    rules: Mapping[Vrf, tuple[Rule, ...]]
-    policies: Mapping[Policy, SharedPolicy]
-    services: Mapping[Service, SharedService]
-    borders: Mapping[str, Border]
-    """By link."""
-    ports: frozenset[PortUse]
-
-
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted
-    units: "immutables.Map[str, tuple[str, Packed]]"
+    units: "immutables.Map[str, tuple[str, Entries]]"
     """Node and content."""
     vrfs: "immutables.Map[Vrf, VrfRules]"
     on_link: "immutables.Map[Vrf, OnLink]"
     """Of own networks."""
     contributions: "immutables.Map[str, Contribution]"
     """By stitch."""
+    withheld: "immutables.Map[Vrf, immutables.Map[Rank, None]]"
+    """Rules of stitches that are not in use."""
     ports: "immutables.Map[PortUse, int]"
     """How many stitches ask for them."""
     classes: Mapping[str, PortClasses]
@@ -135,33 +112,54 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     places: dict[Edge, Place]
     """Of networks at their edges, as far as they were asked for: they follow from inventory and numbers."""
     hosts: Mapping[str, HostState]
-    gone: Mapping[str, Sequence[Packed]] = {}
-    """Of each node, content of units that is not there any more."""
-    new: Mapping[str, Sequence[Packed]] = {}
+    gone: Mapping[str, Sequence[Entries]] = {}
+    """Of each node, what is not there any more."""
+    new: Mapping[str, Sequence[Entries]] = {}
+
+
+class Compiled(NamedTuple):
+    """How a VRF was last changed in this step."""
+
+    gone: Collection[Rank]
+    new: Mapping[Rank, Rule]
+    classes_before: PortClasses
+    change: VrfChange
+
+
+class Beside(NamedTuple):
+    """What is counted and what is installed are mostly the same, and then made once: each finds here what the other
+    has made."""
+
+    assembly: Assembly | None
+    compiled: dict[Vrf, Compiled]
 
 
 def assemble(
     wanted: Wanted,
     before: Assembly | None,
     changed: Iterable[str] | None,
-    pack: Pack,
+    beside: Beside,
     as_if: Callable[[Stitch], Stitch] = lambda stitch: stitch,
 ) -> Assembly:
     """`changed`: stitches that may be others than before; None: nobody knows. `as_if`: what is taken for a stitch.
 
-    Raises NoRoom.
+    Raises NoCapacity.
     """
-    return _Assembler(wanted, before, pack, as_if).assembled(changed)
+    return _Assembler(wanted, before, beside, as_if).assembled(changed)
 
 
 class _Assembler:
-    def __init__(self, wanted: Wanted, before: Assembly | None, pack: Pack, as_if: Callable[[Stitch], Stitch]) -> None:
+    def __init__(
+        self, wanted: Wanted, before: Assembly | None, beside: Beside, as_if: Callable[[Stitch], Stitch]
+    ) -> None:
         self._wanted = wanted
         self._as_if = as_if
         self._before = before
-        self._pack = pack
+        self._compiled = beside.compiled
+        self._other = beside.assembly
         self._units = before.units if before is not None else immutables.Map()
         self._contributions = before.contributions if before is not None else immutables.Map()
+        self._withheld = before.withheld if before is not None else immutables.Map()
         self._ports = before.ports if before is not None else immutables.Map()
         self._vrfs = before.vrfs if before is not None else immutables.Map()
         self._on_link = before.on_link if before is not None else immutables.Map()
@@ -178,6 +176,8 @@ class _Assembler:
         """What a stitch is made into follows from the same as before, but for the stitch."""
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
         same_fabric = before is not None and before.wanted.fabric.entries is wanted.fabric.entries
+        if not _is_alike(self._other, wanted):
+            self._other = None
         self._everything = not (self._same_ways and same_fabric and same_nodes)
         """Else what is other of the fabric are paths between edges alone."""
         known = before.wanted.inventory.nodes if before is not None else {}
@@ -185,13 +185,15 @@ class _Assembler:
         """Nodes that were there before, and are."""
         self._gone_rules: dict[Vrf, set[Rank]] = {}
         self._new_rules: dict[Vrf, dict[Rank, Rule]] = {}
+        self._moved_rules: dict[Vrf, set[Rank]] = {}
+        """Withheld now and not before, or the other way about."""
         self._dirty_policies: set[Policy] = set()
         self._dirty_services: set[Service] = set()
         self._dirty_links: set[str] = set()
         self._dirty_ports: set[str] = set()
         """Nodes."""
-        self._gone: dict[str, list[Packed]] = {}
-        self._new: dict[str, list[Packed]] = {}
+        self._gone: dict[str, list[Entries]] = {}
+        self._new: dict[str, list[Entries]] = {}
 
     def assembled(self, changed: Iterable[str] | None) -> Assembly:
         wanted = self._wanted
@@ -212,7 +214,7 @@ class _Assembler:
         for name in names:
             self._stitch(name)
         self._classes_anew()
-        for vrf in {*self._gone_rules, *self._new_rules}:
+        for vrf in {*self._gone_rules, *self._new_rules, *self._moved_rules}:
             self._vrf(vrf)
         for policy in self._dirty_policies:
             self._policy(policy)
@@ -227,6 +229,7 @@ class _Assembler:
             vrfs=self._vrfs,
             on_link=self._on_link,
             contributions=self._contributions,
+            withheld=self._withheld,
             ports=self._ports,
             classes=self._classes,
             travelled=self._travelled,
@@ -243,7 +246,7 @@ class _Assembler:
 
     # ---- units
 
-    def _put(self, unit: str, node: str, content: Packed) -> None:
+    def _put(self, unit: str, node: str, content: Entries) -> None:
         if node not in self._wanted.inventory.nodes:
             return
         held = self._units.get(unit)
@@ -302,7 +305,7 @@ class _Assembler:
         isolations = _by_network(wanted.isolations)
         if nodes is None:
             for node, entries in wanted.fabric.entries.items():
-                self._put(f"fabric {node}", node, self._pack(entries))
+                self._put(f"fabric {node}", node, entries)
         found: dict[Edge, tuple[NetworkIds, tuple[Rule, ...]]] = {}
         for name, network in wanted.inventory.networks.items():
             here = edges(network)
@@ -328,7 +331,7 @@ class _Assembler:
                     *network_entries(network, node, numbers, descriptions),
                     *edge_entries(network, node, ids, wanted.fabric),
                 )
-                self._put(f"network {name} {node}", node, self._pack(entries))
+                self._put(f"network {name} {node}", node, entries)
         for edge in {*self._network, *found} if nodes is None else found:
             before, now = self._network.get(edge), found.get(edge)
             self._rules(
@@ -378,11 +381,11 @@ class _Assembler:
         held, stitch = self._contributions.get(name), self._installed(name)
         made: Contribution | None = None
         if stitch is not None:
-            places = self._places_of(stitch)
-            if held is not None and self._same_ways and held[:2] == (stitch, places):
-                return
-            made = self._contribution(stitch, places)
+            made = self._made(stitch, held)
         elif held is None:
+            return
+        self._withhold(name, made, withheld=stitch is not None and stitch.stage != Stage.ACTIVE)
+        if made is held:
             return
         for node in held.units if held is not None else ():
             if made is None or node not in made.units:
@@ -394,6 +397,33 @@ class _Assembler:
             self._contributions = self._contributions.set(name, made)
         elif held is not None:
             self._contributions = self._contributions.delete(name)
+
+    def _made(self, stitch: Stitch, held: Contribution | None) -> Contribution:
+        """As it is already, here or beside, where it is to be made from the same."""
+        places = self._places_of(stitch)
+        basis = Basis(stitch.plan, stitch.ids, stitch.upstream, stitch.downstream, stitch.expires_s, places)
+        if held is not None and self._same_ways and held.basis == basis:
+            return held
+        other = self._other.contributions.get(stitch.plan.name) if self._other is not None else None
+        if other is not None and other.serial == stitch.serial and other.basis == basis:
+            return other
+        return contribution(stitch, basis, self._wanted.fabric)
+
+    def _withhold(self, name: str, made: Contribution | None, *, withheld: bool) -> None:
+        """Notes which rules of a stitch are withheld, of those that it has now."""
+        held = self._contributions.get(name)
+        was, now = ranks_of_use(name, held), ranks_of_use(name, made) if withheld else {}
+        for vrf in was.keys() | now.keys():
+            before = self._withheld.get(vrf, immutables.Map())
+            after = before
+            for rank in was.get(vrf, ()):
+                after = after.delete(rank) if rank in after else after
+            for rank in now.get(vrf, ()):
+                after = after.set(rank, None)
+            moved = {rank for rank in (*was.get(vrf, ()), *now.get(vrf, ())) if (rank in before) != (rank in after)}
+            if moved:
+                self._moved_rules.setdefault(vrf, set()).update(moved)
+                self._withheld = self._withheld.set(vrf, after) if after else self._withheld.delete(vrf)
 
     def _installed(self, name: str) -> Stitch | None:
         stitch = self._wanted.stitches.get(name)
@@ -422,26 +452,6 @@ class _Assembler:
             )
         return self._places[edge]
 
-    def _contribution(self, stitch: Stitch, places: Mapping[Edge, Place]) -> Contribution:
-        fabric = self._wanted.fabric
-        rules: dict[Vrf, list[Rule]] = {}
-        ports: set[PortUse] = set()
-        made = [*plan_rules(stitch, fabric, places)]
-        made += use_rules(stitch, places) if stitch.stage == Stage.ACTIVE else ()
-        for node, vrf, rule in made:
-            rules.setdefault((node, vrf), []).append(rule)
-            ports |= {(node, is_source, one) for is_source, one in used_ports(rule)}
-        return Contribution(
-            stitch=stitch,
-            places=places,
-            units={node: self._pack(ones) for node, ones in plan_entries(stitch, fabric).items()},
-            rules={vrf: tuple(ones) for vrf, ones in rules.items()},
-            policies={(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)},
-            services={service[:2]: service for service in border_services(stitch, fabric)},
-            borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
-            ports=frozenset(ports),
-        )
-
     def _rules(
         self, whose: tuple[int, str], before: Mapping[Vrf, Sequence[Rule]], now: Mapping[Vrf, Sequence[Rule]]
     ) -> None:
@@ -461,7 +471,7 @@ class _Assembler:
         """What a stitch uses together with others, and what of it is concerned."""
         source = made or held
         assert source is not None, "else nothing was, and is"
-        self._rules((source.stitch.serial, name), _rules_of(held), _rules_of(made))
+        self._rules((source.serial, name), _rules_of(held), _rules_of(made))
         taken, takes = _policies_of(held), _policies_of(made)
         for policy in taken.keys() | takes.keys():
             others = self._travelled.get(policy, immutables.Map())
@@ -518,32 +528,63 @@ class _Assembler:
                 self._drop(f"ports {node}")
                 continue
             self._classes[node] = classes
-            self._put(f"ports {node}", node, self._pack(port_entries(used, classes, f"nodes/{node}")))
+            self._put(f"ports {node}", node, port_entries(used, classes, f"nodes/{node}"))
         for vrf in self._vrfs if others else ():
             if vrf[0] in others:
                 self._new_rules.setdefault(vrf, {})  # its rules about ports of other classes are made anew
 
     def _vrf(self, vrf: Vrf) -> None:
         """What its rules come to now, of what is other than before."""
-        node, number = vrf
-        gone, new = self._gone_rules.get(vrf, set()), self._new_rules.get(vrf, {})
-        held = self._vrfs.get(vrf, VrfRules())
-        classes = self._classes.get(node, PortClasses())
-        classes_before = self._before.classes.get(node, PortClasses()) if self._before is not None else PortClasses()
-        try:
-            made, entries_gone, entries_new = vrf_changed(number, held, gone, new, classes_before, classes)
-        except NoCapacity as full:
-            raise NoCapacity(full.table, full.needed, node) from full
+        node, _ = vrf
+        gone, new, moved = (
+            self._gone_rules.get(vrf, set()),
+            self._new_rules.get(vrf, {}),
+            self._moved_rules.get(vrf, ()),
+        )
+        withheld_before = self._before.withheld.get(vrf, ()) if self._before is not None else ()
+        withheld = self._withheld.get(vrf, ())
+        change = self._changed(vrf, gone, new)
+        entries_gone, entries_new = change.entries(withheld_before, withheld, moved)
         if entries_gone:
-            self._gone.setdefault(node, []).append(self._pack(entries_gone))
+            self._gone.setdefault(node, []).append(tuple(entries_gone))
         if entries_new:
-            self._new.setdefault(node, []).append(self._pack(entries_new))
-        if made.rules:
-            self._vrfs = self._vrfs.set(vrf, made)
+            self._new.setdefault(node, []).append(tuple(entries_new))
+        if change.now.rules:
+            self._vrfs = self._vrfs.set(vrf, change.now)
         elif vrf in self._vrfs:
             self._vrfs = self._vrfs.delete(vrf)
         if vrf in self._own:
-            self._led_to(vrf, {rank: held.rules[rank] for rank in (*gone, *new) if rank in held.rules}, new)
+            ranks = {*gone, *new, *moved}
+            before, now = change.before.rules, change.now.rules
+            self._led_to(
+                vrf,
+                {rank: before[rank] for rank in ranks if rank in before and rank not in withheld_before},
+                {rank: now[rank] for rank in ranks if rank in now and rank not in withheld},
+            )
+
+    def _changed(self, vrf: Vrf, gone: Collection[Rank], new: Mapping[Rank, Rule]) -> VrfChange:
+        node, number = vrf
+        held = self._vrfs.get(vrf, NO_RULES)
+        classes = self._classes.get(node, PortClasses())
+        classes_before = self._before.classes.get(node, PortClasses()) if self._before is not None else PortClasses()
+        known = self._compiled.get(vrf)
+        if (
+            known is not None
+            and known.change.before is held
+            and (known.gone, known.new) == (gone, new)
+            and (known.classes_before, known.change.classes) == (classes_before, classes)
+        ):
+            return known.change
+        try:
+            change = vrf_changed(number, held, gone, new, classes_before, classes)
+        except NoCapacity as full:
+            raise NoCapacity(full.table, full.needed, node) from full
+        if self._other is not None and self._other.classes.get(node) == classes:
+            other = self._other.vrfs.get(vrf, change.now)
+            if other is not change.now and other.rules == change.now.rules:
+                change = change._replace(now=other)  # the very same: from here on both are one again
+        self._compiled[vrf] = Compiled(gone, new, classes_before, change)
+        return change
 
     def _led_to(self, vrf: Vrf, gone: Mapping[Rank, Rule], new: Mapping[Rank, Rule]) -> None:
         """What is on the link of a network at an edge."""
@@ -551,12 +592,14 @@ class _Assembler:
         network, ids = self._wanted.inventory.networks[name], self._network[name, node][0]
         held = self._on_link.get(vrf)
         if held is None:
-            held, gone, new = on_link(network), {}, self._vrfs[vrf].rules if vrf in self._vrfs else {}
+            withheld = self._withheld.get(vrf, ())
+            rules = self._vrfs[vrf].rules if vrf in self._vrfs else {}
+            held, gone, new = on_link(network), {}, {rank: rule for rank, rule in rules.items() if rank not in withheld}
         here = ({rank: rule for rank, rule in rules.items() if rule.policy_class == ids.hosts} for rules in (gone, new))
         made = held.changed(*here)
         if made is not self._on_link.get(vrf):
             self._on_link = self._on_link.set(vrf, made)
-            self._put(f"on link {node} {number}", node, self._pack(made.entries(number)))
+            self._put(f"on link {node} {number}", node, made.entries(number))
 
     def _policy(self, policy: Policy) -> None:
         node, number = policy
@@ -570,13 +613,13 @@ class _Assembler:
         if shared.border_port is not None:
             lists = (tunnel_list(shared.border_port),)
         entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
-        self._put(f"sr policy {node} {number}", node, self._pack(entries))
+        self._put(f"sr policy {node} {number}", node, entries)
 
     def _service(self, service: Service) -> None:
         node, number = service
         users = self._oldest_first(self._served.get(service, ()))
         if users:
-            self._put(f"service {node} {number}", node, self._pack((users[0].services[service].entry,)))
+            self._put(f"service {node} {number}", node, (users[0].services[service].entry,))
         else:
             self._drop(f"service {node} {number}")
 
@@ -602,8 +645,8 @@ class _Assembler:
                 self._drop(f"tunnel {link}")
                 continue
             if everything or link in self._dirty_links:
-                owner = users[0].stitch.plan.owner
-                self._put(f"tunnel {link}", border_port.node, self._pack(tunnel_entries(border_port, owner)))
+                owner = users[0].basis.plan.owner
+                self._put(f"tunnel {link}", border_port.node, tunnel_entries(border_port, owner))
             domain = wanted.inventory.domains.get(border_port.domain)
             newest = users[-1].borders[link]
             ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
@@ -622,6 +665,15 @@ class _Assembler:
 def _shared(wanted: Wanted) -> tuple[object, ...]:
     inventory = wanted.inventory
     return inventory.networks, inventory.nodes, inventory.domains, wanted.ids
+
+
+def _is_alike(assembly: Assembly | None, wanted: Wanted) -> bool:
+    """Whether what a stitch is made into there is what it would be made into for this."""
+    return (
+        assembly is not None
+        and _shared(assembly.wanted) == _shared(wanted)
+        and _ways(assembly.wanted.fabric) == _ways(wanted.fabric)
+    )
 
 
 def _ways(fabric: Fabric) -> tuple[object, ...]:

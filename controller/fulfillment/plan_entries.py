@@ -30,7 +30,7 @@ from controller.model.entry import OwnedEntry
 from controller.model.plan import Plan
 from controller.model.requirements import Host
 from controller.model.sr_policy import SrPolicy
-from controller.model.stitch import Session, Stage, Stitch
+from controller.model.stitch import Session, Stitch
 from dataplane.host_api import Tunnel
 from dataplane.reasons import FABRIC_CLASS
 
@@ -163,7 +163,7 @@ def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, 
         if one.onward is not None and border is not None:
             peer = int(ipaddress.IPv6Address(border.peer.sid))
             encapsulate(one, BORDER, one.onward.node, plan_ids.border_sr_policy(one.onward), peer)
-        if one.onward is None and (one.crosses or one.first == DELIVER or stitch.stage == Stage.ACTIVE):
+        if one.onward is None:
             last = one.last if one.crosses else one.first
             vrf = ids[plan_ids.vrf(one.tail, plan, one.direction, delivers=True)]
             steer(one.tail, deliver_entry(ids[one.forwarding_class(last)], vrf, owner))

@@ -5,12 +5,13 @@ Of what is made once only what a change concerns is made anew (`assembly`), so b
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from controller.fulfillment.assembly import Assembly, Wanted, assemble
+from controller.fulfillment.assembly import Assembly, Beside, Compiled, Wanted, assemble
 from controller.fulfillment.capacity import Counts, in_the_end
+from controller.fulfillment.contribution import Vrf
 from controller.model.entry import OwnedEntry
 from controller.model.node_entries import Changed, NodeEntries, NodeState
 
@@ -22,9 +23,23 @@ class Realized(msgspec.Struct, frozen=True, kw_only=True):
     assembly: Assembly | None = None
 
 
-def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = None) -> Realized:
-    """`changed`: stitches that may be others than when `before` was made; None: nobody knows. Raises NoRoom."""
-    assembly = assemble(wanted, before.assembly, changed, _as_they_are)
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    entries: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    """Of each node."""
+    assembly: Assembly | None = None
+
+
+def realize(
+    wanted: Wanted,
+    before: Realized,
+    changed: Collection[str] | None = None,
+    needed: Needed | None = None,
+    compiled: dict[Vrf, Compiled] | None = None,
+) -> Realized:
+    """`changed`: stitches that may be others than when `before` was made; None: nobody knows. `needed`: what is
+    counted, of which most is the same. `compiled`: what was compiled in this step. Raises NoCapacity."""
+    beside = Beside(needed.assembly if needed is not None else None, compiled if compiled is not None else {})
+    assembly = assemble(wanted, before.assembly, changed, beside)
     states: dict[str, NodeState] = {}
     differences: dict[str, Changed] = {}
     for node in sorted(wanted.inventory.nodes):
@@ -43,18 +58,30 @@ def realize(wanted: Wanted, before: Realized, changed: Collection[str] | None = 
     return Realized(states=states, changed=differences, assembly=_settled(assembly))
 
 
-class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    entries: Mapping[str, Counts] = msgspec.field(default_factory=dict)
-    """Of each node."""
-    assembly: Assembly | None = None
-
-
-def need(wanted: Wanted, before: Needed, changed: Collection[str] | None = None) -> Needed:
-    """What `realize` would make in the end, only counted. `changed`, and what it raises: as there."""
-    assembly = assemble(wanted, before.assembly, changed, _count, as_if=in_the_end)
+def need(
+    wanted: Wanted,
+    before: Needed,
+    changed: Collection[str] | None = None,
+    realized: Realized | None = None,
+    compiled: dict[Vrf, Compiled] | None = None,
+) -> Needed:
+    """What `realize` would make in the end, only counted. `changed`, and what it raises: as there. `realized`: what is
+    installed, where counting begins."""
+    installed = realized.assembly if realized is not None else None
+    if before.assembly is None and realized is not None and installed is not None:
+        before = Needed(
+            entries={
+                node: Counts().changed((), [_count(state.entries.asked)]) for node, state in realized.states.items()
+            },
+            assembly=installed,
+        )
+        changed = {*wanted.stitches, *installed.contributions}
+    beside = Beside(installed, compiled if compiled is not None else {})
+    assembly = assemble(wanted, before.assembly, changed, beside, as_if=in_the_end)
     entries = {node: before.entries.get(node, Counts()) for node in wanted.inventory.nodes}
     for node in (assembly.gone.keys() | assembly.new.keys()) & entries.keys():
-        entries[node] = entries[node].changed(assembly.gone.get(node, ()), assembly.new.get(node, ()))
+        gone, new = (map(_count, parts.get(node, ())) for parts in (assembly.gone, assembly.new))
+        entries[node] = entries[node].changed(gone, new)
     return Needed(entries=entries, assembly=_settled(assembly))
 
 
@@ -62,11 +89,6 @@ def _settled(assembly: Assembly) -> Assembly:
     return msgspec.structs.replace(assembly, gone={}, new={})
 
 
-def _as_they_are(entries: tuple[OwnedEntry, ...]) -> tuple[OwnedEntry, ...]:
-    return entries
-
-
-def _count(entries: tuple[OwnedEntry, ...]) -> Counter[tuple[str, str]]:
+def _count(entries: Iterable[OwnedEntry]) -> Counter[tuple[str, str]]:
     """By table and owner."""
-    different = {(entry.table, entry.match, entry.priority): entry.owner for entry in entries}
-    return Counter((table, owner) for (table, _, _), owner in different.items())
+    return Counter((entry.table, entry.owner) for entry in entries)

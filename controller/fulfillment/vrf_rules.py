@@ -46,10 +46,43 @@ class VrfRules(NamedTuple):
     """Of compiling all of them."""
 
 
-class VrfChanged(NamedTuple):
-    vrf_rules: VrfRules
-    gone: tuple[OwnedEntry, ...]
-    new: tuple[OwnedEntry, ...]
+NO_RULES = VrfRules()
+
+
+class VrfChange(NamedTuple):
+    before: VrfRules
+    now: VrfRules
+    classes: PortClasses
+    groups_gone: tuple[OwnedEntry, ...]
+    """Entries of the group tables."""
+    groups_new: tuple[OwnedEntry, ...]
+    touched: Mapping[Flow, tuple[Rank, ...]]
+    """Rules of the flows of which other rules are now, as they were."""
+
+    def entries(
+        self,
+        withheld_before: Collection[Rank] = (),
+        withheld: Collection[Rank] = (),
+        moved: Collection[Rank] = (),
+    ) -> tuple[list[OwnedEntry], list[OwnedEntry]]:
+        """Those that are gone, and those that are new. Rules that are withheld permit nothing yet; `moved`: those that
+        are withheld now and were not before, or the other way about."""
+        touched = dict(self.touched)
+        for rank in moved:
+            if (rule := self.now.rules.get(rank)) is not None:
+                pairs = itertools.product(
+                    self.now.source.of(_name(rule, "source")), self.now.destination.of(_name(rule, "destination"))
+                )
+                for flow in _flows(rule, pairs, self.classes):
+                    touched.setdefault(flow, self.before.flows.get(flow, ()))
+        gone, new = [*self.groups_gone], [*self.groups_new]
+        for flow, ranks in touched.items():
+            was = _best(ranks, self.before.rules, withheld_before)
+            now = _best(self.now.flows.get(flow, ()), self.now.rules, withheld)
+            if was is not now and (was is None or now is None or outcome(was) != outcome(now)):
+                gone += [flow_entry(flow, was)] if was is not None else []
+                new += [flow_entry(flow, now)] if now is not None else []
+        return gone, new
 
 
 def changed(
@@ -59,9 +92,11 @@ def changed(
     new: Mapping[Rank, Rule],
     classes_before: PortClasses,
     classes: PortClasses,
-) -> VrfChanged:
+) -> VrfChange:
     """`gone`: rules that are there no more. `new`: those that are there instead or besides. `classes`: of the node's
-    ports. Raises NoRoom."""
+    ports. Raises NoCapacity."""
+    if not gone and not new and classes == classes_before:
+        return VrfChange(before, before, classes, (), (), {})
     return _Change(vrf, before, gone, new, classes_before, classes).changed()
 
 
@@ -93,7 +128,7 @@ class _Change:
         self._touched: dict[Flow, tuple[Rank, ...]] = {}
         """As they were."""
 
-    def changed(self) -> VrfChanged:
+    def changed(self) -> VrfChange:
         for side in SIDES:
             self._groups[side].change(
                 [(rank, wanted) for rank, rule in self._gone.items() if (wanted := _prefixes(rule, side)) is not None],
@@ -111,7 +146,8 @@ class _Change:
         if steps > MAX_STEPS:
             raise NoCapacity("flow_policy", steps)
         self._permit(affected)
-        gone, new = self._flow_entries(rules)
+        gone: list[OwnedEntry] = []
+        new: list[OwnedEntry] = []
         for side in SIDES:
             change = self._groups[side]
             for at in change.prefixes:
@@ -127,7 +163,7 @@ class _Change:
             ports=self._ports(),
             steps=steps,
         )
-        return VrfChanged(made, tuple(gone), tuple(new))
+        return VrfChange(self._before, made, self._classes, tuple(gone), tuple(new), self._touched)
 
     def _rules(self) -> "immutables.Map[Rank, Rule]":
         rules = self._before.rules.mutate()
@@ -232,16 +268,6 @@ class _Change:
         if rank not in held:
             self._flows[flow] = (*held, rank)
 
-    def _flow_entries(self, rules: "immutables.Map[Rank, Rule]") -> tuple[list[OwnedEntry], list[OwnedEntry]]:
-        gone: list[OwnedEntry] = []
-        new: list[OwnedEntry] = []
-        for flow, ranks in self._touched.items():
-            was, now = _best(ranks, self._before.rules), _best(self._flows.get(flow, ()), rules)
-            if was is not now and (was is None or now is None or outcome(was) != outcome(now)):
-                gone += [flow_entry(flow, was)] if was is not None else []
-                new += [flow_entry(flow, now)] if now is not None else []
-        return gone, new
-
 
 def _prefixes(rule: Rule, side: Side) -> tuple[str, ...] | None:
     return rule.source if side == "source" else rule.destination
@@ -259,7 +285,9 @@ def _flows(rule: Rule, pairs: Iterable[tuple[int | None, int | None]], classes: 
             yield rule.policy_class, source, destination, l4
 
 
-def _best(ranks: tuple[Rank, ...], rules: Mapping[Rank, Rule]) -> Rule | None:
+def _best(ranks: tuple[Rank, ...], rules: Mapping[Rank, Rule], withheld: Collection[Rank]) -> Rule | None:
+    if withheld:
+        ranks = tuple(rank for rank in ranks if rank not in withheld)
     if len(ranks) < 2:
         return rules[ranks[0]] if ranks else None
     best: Rule | None = None

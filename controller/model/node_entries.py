@@ -114,6 +114,11 @@ class NodeEntries:
             self._in_order = _flat(map(_effective, sorted(self._asked.values(), key=lambda asked: _place(asked[0]))))
         return iter(self._in_order)
 
+    @property
+    def asked(self) -> Iterator[OwnedEntry]:
+        """What all owners ask for, in no order; the same may be asked for by several."""
+        return itertools.chain.from_iterable(self._asked.values())
+
     def __len__(self) -> int:
         return len(self._asked)  # by key: so many the node has
 

@@ -33,7 +33,13 @@ AGAIN_S = 1
 
 def realized(transaction: Transaction) -> Realized:
     """What all nodes shall have."""
-    made = realize(wanted(transaction, transaction.stitches.all), transaction.realized, transaction.unrealized)
+    made = realize(
+        wanted(transaction, transaction.stitches.all),
+        transaction.realized,
+        transaction.unrealized,
+        transaction.needed,
+        transaction.compiled,
+    )
     transaction.unrealized.clear()
     return made
 
@@ -62,7 +68,13 @@ def _counted(transaction: Transaction, without: Collection[str] = (), not_amende
     for name in not_amended:
         stitches = stitches.set(name, msgspec.structs.replace(stitches[name], wanted=None))
     other = {*without, *not_amended}
-    counted = need(wanted(transaction, stitches), transaction.needed, transaction.uncounted | other)
+    counted = need(
+        wanted(transaction, stitches),
+        transaction.needed,
+        transaction.uncounted | other,
+        transaction.realized,
+        transaction.compiled,
+    )
     transaction.uncounted = other
     return counted
 

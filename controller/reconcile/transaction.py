@@ -5,6 +5,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from controller.fulfillment.assembly import Compiled
+from controller.fulfillment.contribution import Vrf
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.plan_ids import plan_ids
@@ -176,6 +178,7 @@ class Transaction:
         self.realized = state.realized
         self.needed = state.needed
         self.unrealized, self.uncounted = set(state.unrealized), set(state.uncounted)
+        self.compiled: dict[Vrf, Compiled] = {}
         self.claims = state.claims
         self.ticked_s = state.ticked_s
         self.audited_s = state.audited_s

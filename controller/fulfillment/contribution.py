@@ -1,0 +1,100 @@
+"""What one stitch adds to what its nodes shall have, whatever its stage: what of it is not in use yet is withheld."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from controller.fulfillment.acl import Rule, used_ports
+from controller.fulfillment.fabric import Fabric
+from controller.fulfillment.groups import Rank
+from controller.fulfillment.plan_entries import (
+    Border,
+    Place,
+    SharedPolicy,
+    SharedService,
+    border_services,
+    borders,
+    plan_entries,
+    plan_rules,
+    sr_policies,
+    use_rules,
+)
+from controller.model.entry import OwnedEntry
+from controller.model.intent import Ports
+from controller.model.plan import Plan
+from controller.model.stitch import Session, Stitch
+
+Entries = tuple[OwnedEntry, ...]
+"""That are made together."""
+Edge = tuple[str, str]
+"""Network, and a node that is one of its edges."""
+Vrf = tuple[str, int]
+"""Node and number."""
+Policy = tuple[str, int]
+"""Headend and number of an SR Policy."""
+Service = tuple[str, int]
+"""Gateway and function of an End.DT46 SID that a neighbour knows."""
+PortUse = tuple[str, bool, Ports]
+"""Node, whether as the source's (of replies), ports."""
+
+
+class Basis(NamedTuple):
+    """What a contribution follows from, beside what all stitches share."""
+
+    plan: Plan
+    ids: Mapping[str, int]
+    upstream: Session | None
+    downstream: Session | None
+    expires_s: int | None
+    places: Mapping[Edge, Place]
+    """Of its networks at its ends."""
+
+
+class Contribution(NamedTuple):
+    """What one stitch adds, whatever its stage."""
+
+    serial: int
+    basis: Basis
+    units: Mapping[str, Entries]
+    """By node."""
+    rules: Mapping[Vrf, tuple[Rule, ...]]
+    uses: Mapping[Vrf, int]
+    """The place among these rules of the first by which the networks' own traffic takes the plan: from it on they are
+    withheld until the stitch is active."""
+    policies: Mapping[Policy, SharedPolicy]
+    services: Mapping[Service, SharedService]
+    borders: Mapping[str, Border]
+    """By link."""
+    ports: frozenset[PortUse]
+
+
+def contribution(stitch: Stitch, basis: Basis, fabric: Fabric) -> Contribution:
+    rules: dict[Vrf, list[Rule]] = {}
+    for node, vrf, rule in plan_rules(stitch, fabric, basis.places):
+        rules.setdefault((node, vrf), []).append(rule)
+    uses: dict[Vrf, int] = {}
+    for node, vrf, rule in use_rules(stitch, basis.places):
+        here = rules.setdefault((node, vrf), [])
+        uses.setdefault((node, vrf), len(here))
+        here.append(rule)
+    ports = {(vrf[0], *use) for vrf, here in rules.items() for rule in here for use in used_ports(rule)}
+    return Contribution(
+        serial=stitch.serial,
+        basis=basis,
+        units=plan_entries(stitch, fabric),
+        rules={vrf: tuple(here) for vrf, here in rules.items()},
+        uses=uses,
+        policies={(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)},
+        services={service[:2]: service for service in border_services(stitch, fabric)},
+        borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
+        ports=frozenset(ports),
+    )
+
+
+def ranks_of_use(name: str, contribution: Contribution | None) -> Mapping[Vrf, tuple[Rank, ...]]:
+    """The rules by which the networks' own traffic takes the plan."""
+    if contribution is None:
+        return {}
+    return {
+        vrf: tuple((contribution.serial, name, place) for place in range(first, len(contribution.rules[vrf])))
+        for vrf, first in contribution.uses.items()
+    }
