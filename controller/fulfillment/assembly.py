@@ -469,9 +469,12 @@ class _Assembler:
 
     def _use(self, name: str, held: Contribution | None, made: Contribution | None) -> None:
         """What a stitch uses together with others, and what of it is concerned."""
-        source = made or held
-        assert source is not None, "else nothing was, and is"
-        self._rules((source.serial, name), _rules_of(held), _rules_of(made))
+        if held is not None and made is not None and held.serial == made.serial:
+            self._rules((held.serial, name), held.rules, made.rules)
+        else:  # another that has the name of one that is gone has ranks of its own
+            for contribution, before, now in ((held, _rules_of(held), {}), (made, {}, _rules_of(made))):
+                if contribution is not None:
+                    self._rules((contribution.serial, name), before, now)
         taken, takes = _policies_of(held), _policies_of(made)
         for policy in taken.keys() | takes.keys():
             others = self._travelled.get(policy, immutables.Map())
