@@ -27,7 +27,6 @@ from controller.store.sqlite import SqliteStore
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 
 OWN = "shop"
-CUSTOMERS, SERVICES = f"{OWN}/customers", f"{OWN}/services"
 FIRST_HOST_PORT = 100
 
 
@@ -35,7 +34,17 @@ class Size(msgspec.Struct, frozen=True):
     leaves: int
     spines: int
     hosts: int
-    """Half of them customers, half of them services."""
+    """Half of them customers, half of them services; each network is a half of a pod."""
+    pods: int = 1
+    """Into which leaves and hosts are divided evenly."""
+
+    @property
+    def pod_leaves(self) -> int:
+        return self.leaves // self.pods
+
+    @property
+    def pod_half(self) -> int:
+        return self.hosts // self.pods // 2
 
 
 class Keys:
@@ -84,41 +93,32 @@ def inventory(size: Size) -> tuple[Applied, ...]:
             values.append(
                 Link(name=link_name(leaf, spine), a=a, b=b, delay_us=100, rate_bps=10**10, loss_percent=0.0, mtu=9000)
             )
-    half = size.hosts // 2
-    for network, block, first in ((CUSTOMERS, 10, 0), (SERVICES, 11, half)):
-        attachments = tuple(
-            Attachment(
-                name=f"h{host}",
-                node=f"leaf{host % size.leaves}",
-                port=FIRST_HOST_PORT + host // size.leaves,
-                addresses=(_address(block, host),),
-                labels=(("app", f"h{host}"),),
+    for pod in range(size.pods):
+        for network, block, first in ((_customers(pod), 10, 0), (_services(pod), 11, size.pod_half)):
+            hosts = range(first, first + size.pod_half)
+            values.append(
+                Network(
+                    name=network,
+                    prefixes=(f"{block}.{pod}.0.0/16",),
+                    gateways=(f"{block}.{pod}.255.254",),
+                    attachments=tuple(_attachment(size, pod, block, host) for host in hosts),
+                    tenants=("bench",),
+                )
             )
-            for host in range(first, first + half)
-        )
-        gateways = (f"{block}.255.255.254",)
-        values.append(
-            Network(
-                name=network,
-                prefixes=(f"{block}.0.0.0/8",),
-                gateways=gateways,
-                attachments=attachments,
-                tenants=("bench",),
-            )
-        )
-    for host in range(half, 2 * half):
-        ports = (Ports(protocol="tcp", first=443, last=443),)
-        name = f"{SERVICES}/s{host - half}"
-        values.append(Service(name=name, addresses=(_address(11, host),), ports=ports, tenants=("*",)))
+        for host in range(size.pod_half, 2 * size.pod_half):
+            ports = (Ports(protocol="tcp", first=443, last=443),)
+            name = f"{_services(pod)}/s{host - size.pod_half}"
+            values.append(Service(name=name, addresses=(_address(11, pod, host),), ports=ports, tenants=("*",)))
     return tuple(Applied(kind=type(value).__name__, content=msgspec.json.encode(value)) for value in values)
 
 
 def intent(size: Size, number: int) -> dict[str, Any]:
     """The manifest of one customer that reaches one service; each number is another pair."""
-    half = size.hosts // 2
-    customer, lap = number % half, number // half
-    service = (customer * 7 + lap) % half
-    allow = {"from": {"network": CUSTOMERS, "select": {"app": f"h{customer}"}}, "to": f"{SERVICES}/s{service}"}
+    pod, place = number % size.pods, number // size.pods
+    customer, lap = place % size.pod_half, place // size.pod_half
+    service = (customer * 7 + lap) % size.pod_half
+    customers, services = _customers(pod), _services(pod)
+    allow = {"from": {"network": customers, "select": {"app": f"h{customer}"}}, "to": f"{services}/s{service}"}
     return {
         "apiVersion": "netstitch/v1",
         "kind": "Intent",
@@ -136,8 +136,26 @@ def _nodes(size: Size) -> list[tuple[str, str]]:
     return leaves + [(f"spine{number}", "transit") for number in range(size.spines)]
 
 
-def _address(block: int, host: int) -> str:
-    return f"{block}.0.{host // 250}.{host % 250 + 1}"
+def _attachment(size: Size, pod: int, block: int, host: int) -> Attachment:
+    return Attachment(
+        name=f"h{host}",
+        node=f"leaf{pod * size.pod_leaves + host % size.pod_leaves}",
+        port=FIRST_HOST_PORT + host // size.pod_leaves,
+        addresses=(_address(block, pod, host),),
+        labels=(("app", f"h{host}"),),
+    )
+
+
+def _customers(pod: int) -> str:
+    return f"{OWN}/customers{pod}"
+
+
+def _services(pod: int) -> str:
+    return f"{OWN}/services{pod}"
+
+
+def _address(block: int, pod: int, host: int) -> str:
+    return f"{block}.{pod}.{host // 250}.{host % 250 + 1}"
 
 
 class Nodes:

@@ -22,8 +22,11 @@ from controller import process
 from controller.reconcile.tables import link_key
 from controller.shell import Shell
 
-SIZE = leaf_spine.Size(16, 8, 320)
-INTENTS = 10_000
+SIZES = {
+    10_000: leaf_spine.Size(leaves=16, spines=8, hosts=320),
+    100_000: leaf_spine.Size(leaves=484, spines=16, hosts=3080, pods=22),
+}
+"""Of the domain, by how many intents it has."""
 SINGLES = 24
 CUTS = 8
 IDLE_S = 20.0
@@ -43,37 +46,42 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows() -> list[Row]:
-    command = [sys.executable, "-m", "bench.scale", str(INTENTS)]
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    found = msgspec.json.decode(run.stdout, type=Measured)
-    of = f"of {INTENTS} intents"
+    few, many = _run(10_000), _run(100_000)
+    of = "of 10000 intents"
     return [
-        row("scale.bulk_10k_s", found.bulk_s, f"s, {of}", better="lower", target=3),
-        row(
-            "scale.one_more_at_10k_ms",
-            found.one_more_ms,
-            f"ms of CPU, {of}",
-            better="lower",
-            target=5,
-            spread=found.one_more_spread,
-        ),
+        row("scale.bulk_10k_s", few.bulk_s, f"s, {of}", better="lower", target=3),
+        _one_more("scale.one_more_at_10k_ms", few, of, target=5),
+        _one_more("scale.one_more_at_100k_ms", many, "of 100000 intents, 500 switches", target=8),
         row(
             "scale.link_down_10k_ms",
-            found.link_down_ms,
+            few.link_down_ms,
             f"ms of CPU, {of}",
             better="lower",
             target=50,
-            spread=found.link_down_spread,
+            spread=few.link_down_spread,
         ),
-        row("scale.idle_controller_percent", found.idle_percent, f"% of a core, {of}", better="lower", target=1),
-        row("scale.memory_10k_mb", found.memory_mb, f"MB, {of}", better="lower"),
+        row("scale.idle_controller_percent", few.idle_percent, f"% of a core, {of}", better="lower", target=1),
+        row("scale.memory_10k_mb", few.memory_mb, f"MB, {of}", better="lower"),
+        row("scale.memory_100k_mb", many.memory_mb, "MB, of 100000 intents", better="lower", target=600),
     ]
+
+
+def _run(intents: int) -> Measured:
+    command = [sys.executable, "-m", "bench.scale", str(intents)]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return msgspec.json.decode(run.stdout, type=Measured)
+
+
+def _one_more(name: str, measured: Measured, of: str, *, target: float) -> Row:
+    unit = f"ms of CPU, {of}"
+    return row(name, measured.one_more_ms, unit, better="lower", target=target, spread=measured.one_more_spread)
 
 
 async def measure(intents: int, directory: Path) -> Measured:
     process.collect_seldom()
-    async with leaf_spine.controller(SIZE, directory) as (shell, nodes):
-        manifests = [leaf_spine.intent(SIZE, number) for number in range(intents + SINGLES)]
+    size = SIZES[intents]
+    async with leaf_spine.controller(size, directory) as (shell, nodes):
+        manifests = [leaf_spine.intent(size, number) for number in range(intents + SINGLES)]
         began_s = time.monotonic()
         await leaf_spine.apply(shell, nodes, manifests[:intents])
         bulk_s = time.monotonic() - began_s
@@ -83,7 +91,7 @@ async def measure(intents: int, directory: Path) -> Measured:
             await leaf_spine.apply(shell, nodes, [manifest])
             taken.add("one more", time.process_time() - began_s)
         for leaf in range(CUTS):
-            busiest = max(range(SIZE.spines), key=lambda spine: _stitches(shell, leaf, spine))
+            busiest = max(range(size.spines), key=lambda spine: _stitches(shell, leaf, spine))
             began_s = time.process_time()
             nodes.cut(leaf, busiest)
             await leaf_spine.settled(shell, nodes)
