@@ -63,6 +63,8 @@ class DropReason(enum.IntEnum):
     """A reply to nothing, or to what is over: nobody at the other end has asked for it."""
     ISOLATED = 64
     """An intent isolates the source or the destination."""
+    SID_GONE = 65
+    """Its SID is a function of this node that is not there, or no more, of which its sender has not heard yet."""
 
 
 MISSES: Mapping[str, DropReason] = {

@@ -37,6 +37,7 @@ enum drop_reason {
 	DROP_TRIMMED = 31,
 	DROP_UNASKED = 32,
 	DROP_ISOLATED = 64,
+	DROP_SID_GONE = 65,
 };
 
 enum port_loss {

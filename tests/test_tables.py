@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -47,6 +47,10 @@ def runs(operation: Operation, made: Sequence[TableEntry]) -> list[Run]:
         named = entry if operation in (INSERT, MODIFY) else dataclasses.replace(entry, action=NO_ACTION, params=())
         found.append(Run(operation, layout, from_packed(layout, [pack(layout, named)]), first))
     return found
+
+
+def numbered(made: list[Run], first: int) -> list[Run]:
+    return [dataclasses.replace(run, first=first) for run in made]
 
 
 def write(tables: Tables, operation: Operation, *made: TableEntry) -> list[Code]:
@@ -127,6 +131,13 @@ ONE_OF_EACH_SHAPE = {
 }
 
 
+def into_two(model: Mapping[tuple[object, ...], TableEntry]) -> bool:
+    """Whether a policy class leads into two VRFs there."""
+    params = [dict(entry.params) for entry in model.values()]
+    ways = {(found["policy_class"], found["vrf"]) for found in params if "policy_class" in found}
+    return len({policy_class for policy_class, _ in ways}) < len(ways)
+
+
 # What is there
 
 
@@ -142,6 +153,12 @@ def test_random_writes_do_what_a_dictionary_does(maps: Maps, made: list[tuple[Op
         if code is Code.RESOURCE_EXHAUSTED:
             assert operation is INSERT
             assert key not in model
+        elif (
+            (key in model) is (operation is MODIFY)
+            and operation in (INSERT, MODIFY)
+            and into_two({**model, key: entry})
+        ):
+            assert code is Code.FAILED_PRECONDITION
         elif operation is INSERT:
             assert code is (Code.ALREADY_EXISTS if key in model else Code.OK)
             model.setdefault(key, entry)
@@ -186,6 +203,77 @@ def test_a_longer_prefix_is_not_there_because_a_shorter_one_is(maps: Maps) -> No
     assert write(tables, DELETE, route(3, 7)) == [Code.NOT_FOUND]
     assert write(tables, MODIFY, route(3, 7)) == [Code.NOT_FOUND]
     assert everything(tables) == {default}
+
+
+ENTRANCES = (
+    lambda policy_class, vrf: attach(4, policy_class, vrf),
+    lambda policy_class, vrf: attach(5, policy_class, vrf),
+    lambda policy_class, vrf: local_sid(6, policy_class, vrf),
+    lambda policy_class, vrf: local_sid(7, policy_class, vrf),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((INSERT, INSERT, MODIFY, DELETE)),
+            st.sampled_from(ENTRANCES),
+            st.integers(0, 2),
+            st.integers(1, 3),
+        ),
+        max_size=40,
+    ),
+    st.booleans(),
+)
+def test_a_policy_class_is_of_one_vrf_at_a_time(
+    made: list[tuple[Operation, Callable[[int, int], TableEntry], int, int]], in_one_batch: bool
+) -> None:
+    """Whatever comes in which order: what would lead a class into a second VRF is refused, and nothing else."""
+    tables = Tables(LAYOUT, fake_maps())
+    model: dict[tuple[object, ...], TableEntry] = {}
+    updates, expected = [], []
+    for operation, entrance, policy_class, vrf in made:
+        entry = entrance(policy_class, vrf)
+        key = (entry.table, entry.match)
+        updates.append((operation, entry))
+        if (key in model) is (operation is INSERT):
+            expected.append(Code.ALREADY_EXISTS if operation is INSERT else Code.NOT_FOUND)
+        elif operation is DELETE:
+            del model[key]
+            expected.append(Code.OK)
+        elif into_two({**model, key: entry}):
+            expected.append(Code.FAILED_PRECONDITION)
+        else:
+            model[key] = entry
+            expected.append(Code.OK)
+    if in_one_batch:
+        faults = tables.write(
+            [run for place, (kind, entry) in enumerate(updates) for run in numbered(runs(kind, [entry]), place)]
+        )
+        codes = [faults[n].code if n in faults else Code.OK for n in range(len(updates))]
+    else:
+        codes = [write(tables, operation, entry)[0] for operation, entry in updates]
+    assert codes == expected
+    assert everything(tables) == set(model.values())
+
+
+def test_of_many_rows_those_that_lead_a_class_into_a_second_vrf_are_refused(maps: Maps) -> None:
+    tables, layout = Tables(LAYOUT, maps), LAYOUT.by_name["local_sid"]
+    assert write(tables, INSERT, attach(4, 9, 8), link(5)) == [Code.OK, Code.OK]
+    made = [local_sid(1, 9, 8), local_sid(2, 9, 7), local_sid(3, 10, 7), local_sid(4, 10, 8), local_sid(5, 0, 3)]
+    faults = tables.write([Run(INSERT, layout, from_packed(layout, [pack(layout, entry) for entry in made]), 100)])
+    assert {place: fault.code for place, fault in faults.items()} == dict.fromkeys((101, 103), Code.FAILED_PRECONDITION)
+    assert "policy class 9 is of VRF 8; it cannot be of 7 too" in faults[101].message
+    assert everything(tables) == {attach(4, 9, 8), link(5), made[0], made[2], made[4]}
+
+
+def test_a_policy_class_of_an_entry_that_somebody_else_has_deleted_is_free(maps: Maps) -> None:
+    tables = Tables(LAYOUT, maps)
+    write(tables, INSERT, attach(4, 9, 8))
+    (key,) = pieces(tables.keys("attachment"))
+    maps["attachment"].delete(key)
+    assert write(tables, INSERT, local_sid(6, 9, 7)) == [Code.OK]
 
 
 def test_clear_leaves_nothing(maps: Maps) -> None:

@@ -15,7 +15,7 @@ from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
-from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF
+from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF, DropReason
 
 LARGEST_MTU = 65535
 
@@ -215,7 +215,13 @@ def edges(network: Network) -> tuple[str, ...]:
 
 
 def _node_entries(name: str, locator: int) -> list[OwnedEntry]:
-    return [local_sid_entry(FABRIC_CLASS, (locator, 48), "end", (), f"nodes/{name}")]
+    """The node as a segment, and what becomes of packets for a function that it does not have: without that, End would
+    take the function for the next node."""
+    owner, functions = f"nodes/{name}", (numbering.sid(locator, numbering.FIRST_FUNCTION), 48 + 3)
+    return [
+        local_sid_entry(FABRIC_CLASS, (locator, 48), "end", (), owner),
+        local_sid_entry(FABRIC_CLASS, functions, "drop", (("reason", DropReason.SID_GONE),), owner),
+    ]
 
 
 def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[OwnedEntry]:

@@ -251,6 +251,7 @@ class _Tracer:
 _WHY: dict[int, str] = {
     DropReason.UNKNOWN_ATTACHMENT: "the port belongs to no network",
     DropReason.SID_NOT_ADMITTED: "no entry takes that SID from there",
+    DropReason.SID_GONE: "the node has no such SID, or no more",
     DropReason.NOT_PERMITTED: "no entry permits it",
     DropReason.NO_STEERING: "no entry says how it goes on",
     DropReason.NO_LIVE_PATH: "no candidate path is up",

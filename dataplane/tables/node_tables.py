@@ -8,7 +8,7 @@ classes it touched. Groups are of a VRF: whoever changes them touches all policy
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from dataplane.entry import TableEntry
 from dataplane.p4runtime.codec import unpack
 from dataplane.p4runtime.columns import Bytes, Numbers, Rows, matrix, numbers, pieces
+from dataplane.tables import policy_classes
 from dataplane.tables.generations import Expire, Generations
-from dataplane.tables.layout import ACTION, Layout, Place, Shape, TableLayout
+from dataplane.tables.layout import ACTION, ActionLayout, Layout, Shape, TableLayout
 from dataplane.tables.range_store import RangeStore
 from dataplane.tables.stores import Faults, KeyedStore, MapWriter, Operation, Store
 from dataplane.tables.ternary_store import TernaryStore
@@ -80,8 +81,12 @@ class Tables:
         touched = [NONE]
         for run in runs:
             before = self._policy_classes(run)
-            for row, fault in self._stores[run.table.table.name].write(run.operation, run.rows).items():
-                faults[run.first + row] = fault
+            refused = self._refused(run)
+            good = np.array([row for row in range(len(run.rows)) if row not in refused], np.intp)
+            rows = run.rows.take(good) if refused else run.rows
+            written = self._stores[run.table.table.name].write(run.operation, rows)
+            refused |= {int(good[row]): fault for row, fault in written.items()}
+            faults |= {run.first + row: fault for row, fault in refused.items()}
             if run.table.table.name in ENTERING:
                 self._entered = None
             touched += [before, self._policy_classes(run)]
@@ -132,6 +137,22 @@ class Tables:
                 self._keyed[name] = keyed
                 return keyed
 
+    def _refused(self, run: Run) -> Faults:
+        """Rows that would lead a policy class into a second VRF."""
+        name = run.table.table.name
+        if name not in ENTERING or run.operation not in (Operation.INSERT, Operation.MODIFY):
+            return {}
+        new, there = self._ways(name, run.rows.values), self._entering()
+        if policy_classes.is_plain(*(np.concatenate(column) for column in zip(new, there, strict=True))):
+            return {}
+        ways: dict[str, dict[bytes, policy_classes.Way]] = {}
+        for table in ENTERING:
+            rows = self._keyed[table].read()
+            ways[table] = dict(zip(pieces(rows.keys), _pairs(self._ways(table, rows.values)), strict=True))
+        wanted = list(zip(pieces(run.rows.keys), _pairs(new), strict=True))
+        elsewhere = [way for table in ENTERING if table != name for way in ways[table].values()]
+        return policy_classes.refused(run.operation, wanted, ways[name], elsewhere)
+
     def _policy_classes(self, run: Run) -> Numbers:
         """Whose cached decisions depend on these entries, as they are now."""
         name, keys = run.table.table.name, run.rows.keys
@@ -168,18 +189,21 @@ class Tables:
         remembers them."""
         layout = self.layout.by_name[table]
         rows = matrix(b"".join(values), layout.value_size)
-        actions = numbers(rows, ACTION)
-        found = [np.zeros((0, 2), np.uint32)]
-        for action in layout.actions:
-            places: dict[str, Place] = {place.name: place for place in action.params}
-            chosen = rows[actions == action.number]
-            if action.action.name == "link" and len(chosen):
-                found.append(np.zeros((1, 2), np.uint32))
-            if "policy_class" in places:
-                columns = (numbers(chosen, places[name]) for name in ("vrf", "policy_class"))
-                found.append(np.stack(tuple(columns), axis=1))
-        pairs = np.unique(np.concatenate(found), axis=0)
+        entering = [action.number for action in layout.actions if _enters(action) or action.action.name == "link"]
+        pairs = np.stack(self._ways(table, rows), axis=1)[np.isin(numbers(rows, ACTION), entering)]
+        pairs = np.unique(pairs, axis=0)
         return pairs[:, 0], pairs[:, 1]
+
+    def _ways(self, table: str, values: Bytes) -> tuple[Numbers, Numbers]:
+        """VRF and policy class that each row of `table` leads to; 0 and 0 where it leads into no VRF."""
+        actions = numbers(values, ACTION)
+        vrfs, classes = np.zeros(len(values), np.uint32), np.zeros(len(values), np.uint32)
+        for action in self.layout.by_name[table].actions:
+            if _enters(action):
+                places, chosen = {place.name: place for place in action.params}, actions == action.number
+                vrfs[chosen] = numbers(values[chosen], places["vrf"])
+                classes[chosen] = numbers(values[chosen], places["policy_class"])
+        return vrfs, classes
 
     def _tell(self, tables: Collection[str]) -> None:
         for followed, notify in self._followers:
@@ -197,3 +221,11 @@ class Tables:
         wanted = int(needed).to_bytes(4, sys.byteorder) + before[4:]  # The rest is the agent's.
         if wanted != before:
             self._settings.update(zero, wanted)
+
+
+def _enters(action: ActionLayout) -> bool:
+    return any(place.name == "policy_class" for place in action.params)
+
+
+def _pairs(ways: tuple[Numbers, Numbers]) -> Iterator[tuple[int, int]]:
+    return zip(*(column.tolist() for column in ways), strict=True)

@@ -181,6 +181,7 @@ TABLES += [
 # SIDs of this node: End and End.X for the fabric, End.DT46 into each VRF for whom it was given
 TABLES += [
     local_sid(1, "5f00:1:1::/48", "end"),
+    local_sid(1, "5f00:1:1:e000::/51", "drop", reason=DropReason.SID_GONE),
     local_sid(1, "5f00:1:1:2::/64", "end_x", next_hop=FABRIC_2),
     local_sid(1, "5f00:1:1:3::/128", "end_dt46", vrf=TENANT),
     local_sid(1, "5f00:1:1:5::/128", "drop", reason=71),
