@@ -6,7 +6,6 @@ signed the certificate, never from anything the message says.
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from controller.eastwest.peer import (
     encode,
     greeting_objection,
 )
+from controller.eastwest.private_directory import PrivateDirectory
 from controller.errors import ConfigInvalid, NoSpace
 from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
@@ -93,7 +93,7 @@ class EastWestServer:
         self._lines: dict[str, Bucket] = {}
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: PrivateDirectory | None = None
         """Of this user alone: whoever reaches the socket inside is not counted at the door."""
         self._socket = ""
         self.door = Door(lambda: self._socket)
@@ -134,8 +134,8 @@ class EastWestServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._changed.clear()
         if self._directory is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="stitchd-")
-        self._socket = f"{self._directory.name}/eastwest"
+            self._directory = PrivateDirectory("stitchd-eastwest-")
+        self._socket = f"{self._directory.path}/eastwest"
         server.add_secure_port(f"unix:{self._socket}", self._credentials())
         await server.start()
         self._server = server
@@ -155,7 +155,7 @@ class EastWestServer:
         self.door.close()
         await self._end(grace_s)
         if self._directory is not None:
-            self._directory.cleanup()
+            self._directory.remove()
             self._directory = None
 
     async def _end(self, grace_s: float) -> None:
