@@ -13,7 +13,7 @@ from controller.fulfillment.assembly import Assembly, Beside, Compiled, Wanted, 
 from controller.fulfillment.capacity import Counts, in_the_end
 from controller.fulfillment.contribution import Vrf
 from controller.model.entry import OwnedEntry
-from controller.model.node_entries import Changed, NodeEntries, NodeState
+from controller.model.node_entries import Changed, NodeState
 
 
 class Realized(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,21 +40,21 @@ def realize(
     counted, of which most is the same. `compiled`: what was compiled in this step. Raises NoCapacity."""
     beside = Beside(needed.assembly if needed is not None else None, compiled if compiled is not None else {})
     assembly = assemble(wanted, before.assembly, changed, beside)
-    states: dict[str, NodeState] = {}
+    nodes, known = wanted.inventory.nodes, before.states
+    states = (
+        dict(known) if known.keys() == nodes.keys() else {node: known.get(node, NodeState()) for node in sorted(nodes)}
+    )
     differences: dict[str, Changed] = {}
-    for node in sorted(wanted.inventory.nodes):
-        state = before.states.get(node)
-        entries = state.entries if state is not None else NodeEntries()
+    for node in {*assembly.gone, *assembly.new} & states.keys():
         gone, new = assembly.gone.get(node, ()), assembly.new.get(node, ())
-        if gone or new:
-            found = entries.changed(itertools.chain.from_iterable(gone), itertools.chain.from_iterable(new))
-            entries = found.entries
-            if found.put or found.gone:
-                differences[node] = found
-        host = assembly.hosts[node]
-        if state is None or entries is not state.entries or host is not state.host:
-            state = NodeState(entries=entries, host=host)
-        states[node] = state
+        found = states[node].entries.changed(itertools.chain.from_iterable(gone), itertools.chain.from_iterable(new))
+        states[node] = NodeState(entries=found.entries, host=states[node].host)
+        if found.put or found.gone:
+            differences[node] = found
+    if before.assembly is None or assembly.hosts is not before.assembly.hosts:
+        for node, host in assembly.hosts.items():
+            if host is not states[node].host:
+                states[node] = NodeState(entries=states[node].entries, host=host)
     return Realized(states=states, changed=differences, assembly=_settled(assembly))
 
 
@@ -78,7 +78,8 @@ def need(
         changed = {*wanted.stitches, *installed.contributions}
     beside = Beside(installed, compiled if compiled is not None else {})
     assembly = assemble(wanted, before.assembly, changed, beside, as_if=in_the_end)
-    entries = {node: before.entries.get(node, Counts()) for node in wanted.inventory.nodes}
+    nodes, known = wanted.inventory.nodes, before.entries
+    entries = dict(known) if known.keys() == nodes.keys() else {node: known.get(node, Counts()) for node in nodes}
     for node in (assembly.gone.keys() | assembly.new.keys()) & entries.keys():
         gone, new = (map(_count, parts.get(node, ())) for parts in (assembly.gone, assembly.new))
         entries[node] = entries[node].changed(gone, new)

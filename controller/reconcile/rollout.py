@@ -43,8 +43,9 @@ def settle(transaction: Transaction) -> None:
             break
     _note_unconfirmed(transaction)
     plan_next_looks(transaction)
+    concerned = {*transaction.nodes.touched, *transaction.resync}
     for name, standing in transaction.nodes.all.items():
-        if not standing.described or not standing.reachable or standing.state is None:
+        if name not in concerned or not standing.described or not standing.reachable or standing.state is None:
             continue
         before = transaction.before.nodes.get(name)
         if before is None or before.generation != standing.generation or name in transaction.resync:
@@ -68,6 +69,8 @@ def _renew_states(transaction: Transaction) -> None:
     transaction.realized = realized(transaction)
     for name, state in transaction.realized.states.items():
         standing = transaction.nodes.get(name) or NodeStanding()
+        if standing.state is state:
+            continue
         other = transaction.realized.changed.get(name)
         if other is None and standing.state is not None and standing.state.host == state.host:
             continue
