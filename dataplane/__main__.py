@@ -144,7 +144,7 @@ def _compose(config: AgentConfig) -> _Node:
         tables=tables,
         telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
         digests=TableDigests(table_layout, pipeline.maps),
-        maps_bytes=lambda: sum(one.memory_bytes() for one in pipeline.maps.values()),
+        maps_bytes=lambda: sum(bpf_map.memory_bytes() for bpf_map in pipeline.maps.values()),
         losses=Losses(_follow_redirects(pin_dir, pipeline), watched),
         neighbors=Neighbors(tables, pipeline.maps["neighbor_cache"], ports, packets_out.send),
     )
@@ -226,8 +226,8 @@ def _read_rings(pipeline: program.Pipeline, agent: Agent, p4runtime: P4RuntimeSe
 
     def read_punted() -> None:
         for record in to_controller.consume(_PUNTS_AT_ONCE):
-            one = punted(record)
-            p4runtime.packet_in(one.frame, one.metadata)
+            report = punted(record)
+            p4runtime.packet_in(report.frame, report.metadata)
 
     def read_too_large() -> None:
         for record in too_large.consume(_CUT_AT_ONCE):

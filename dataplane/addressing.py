@@ -50,12 +50,12 @@ private use are hosts' as any other."""
 def address(text: str) -> Address:
     """`10.1.0.11` or `2001:db8::1`."""
     try:
-        found = ipaddress.ip_address(text)
+        parsed = ipaddress.ip_address(text)
     except ValueError as error:
         raise ValueError(f"{_shown(text)} is no IP address") from error
-    _check_whole(found, text)
-    _check_canonical(text, str(found))
-    return found
+    _check_whole(parsed, text)
+    _check_canonical(text, str(parsed))
+    return parsed
 
 
 @lru_cache(65_536)
@@ -64,29 +64,29 @@ def prefix(text: str) -> Network:
     if "/" not in text:
         raise ValueError(f"{_shown(text)} has no prefix length")
     try:
-        found = ipaddress.ip_network(text)
+        parsed = ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{_shown(text)} is no prefix ({str(error)[:_SHOWN]})") from error
-    _check_whole(found.network_address, text)
-    _check_canonical(text, str(found))
-    return found
+    _check_whole(parsed.network_address, text)
+    _check_canonical(text, str(parsed))
+    return parsed
 
 
 @lru_cache(65_536)
 def host_prefix(text: str) -> Network:
     """A prefix in which hosts may be: none of it is in a range that has another use."""
-    found = prefix(text)
+    parsed = prefix(text)
     for special, what in _NO_HOSTS:
-        if overlap(found, special):
+        if overlap(parsed, special):
             raise ValueError(f"prefix {text} is not one of hosts: it overlaps {special} ({what})")
-    return found
+    return parsed
 
 
 def host_address(text: str) -> Address:
     """An address that a host may have."""
-    found = address(text)
-    host_prefix(f"{found}/{found.max_prefixlen}")
-    return found
+    parsed = address(text)
+    host_prefix(f"{parsed}/{parsed.max_prefixlen}")
+    return parsed
 
 
 def interface(text: str) -> Interface:
@@ -94,12 +94,12 @@ def interface(text: str) -> Interface:
     if "/" not in text:
         raise ValueError(f"{_shown(text)} has no prefix length")
     try:
-        found = ipaddress.ip_interface(text)
+        parsed = ipaddress.ip_interface(text)
     except ValueError as error:
         raise ValueError(f"{_shown(text)} is no address with a prefix length such as 192.0.2.1/30") from error
-    _check_whole(found.ip, text)
-    _check_canonical(text, str(found))
-    return found
+    _check_whole(parsed.ip, text)
+    _check_canonical(text, str(parsed))
+    return parsed
 
 
 @lru_cache(4096)
@@ -109,12 +109,12 @@ def endpoint(text: str, least_port: int = 1) -> tuple[Address, int]:
     try:
         port = _port(number, least_port)
         bracketed = host.startswith("[") and host.endswith("]")
-        found = address(host[1:-1] if bracketed else host)
-        if bracketed != (found.version == 6):
+        parsed = address(host[1:-1] if bracketed else host)
+        if bracketed != (parsed.version == 6):
             raise ValueError("an IPv6 address stands in brackets, and nothing else does")
     except ValueError as error:
         raise ValueError(f"{_shown(text)} is not address:port, such as 192.0.2.5:51820: {error}") from error
-    return found, port
+    return parsed, port
 
 
 def write_endpoint(host: Address, port: int) -> str:
@@ -126,8 +126,8 @@ def host_and_port(text: str, least_port: int = 1) -> tuple[str, int]:
     host, _, number = text.rpartition(":")
     # what ends in a number is meant as an address (RFC 3696 §2), so that 10.1 or 010.0.0.1 are none
     if host.startswith("[") or host.rpartition(".")[2].isdecimal() or ":" in host:
-        found, port = endpoint(text, least_port)
-        return str(found), port
+        parsed, port = endpoint(text, least_port)
+        return str(parsed), port
     if not _HOST_NAME.fullmatch(host) or len(host) > 253:
         raise ValueError(f"{_shown(text)} is not host:port, such as 127.0.0.1:7001")
     return host, _port(number, least_port)
@@ -144,48 +144,48 @@ def mac(text: str) -> int:
     """Of one interface, in lower case: `02:00:00:00:00:01`."""
     if not _MAC.fullmatch(text):
         raise ValueError(f"{_shown(text)} is no MAC address such as 02:00:00:00:00:01")
-    found = int(text.replace(":", ""), 16)
-    if found >> 40 & 1:
+    number = int(text.replace(":", ""), 16)
+    if number >> 40 & 1:
         raise ValueError(f"{text} is the MAC address of a group")
-    return found
+    return number
 
 
 def sid(text: str) -> ipaddress.IPv6Address:
     """`5f00:1:2::1`."""
-    found = address(text)
-    if not isinstance(found, ipaddress.IPv6Address) or found not in _SIDS:
+    parsed = address(text)
+    if not isinstance(parsed, ipaddress.IPv6Address) or parsed not in _SIDS:
         raise ValueError(f"{text} is no SID: those are inside {_SIDS} (RFC 9602)")
-    return found
+    return parsed
 
 
 def sid_block(text: str, length: int | None = None) -> ipaddress.IPv6Network:
     """`5f00:1::/32`, or the locator of a node, `5f00:1:2::/48`."""
-    found = prefix(text)
-    if not isinstance(found, ipaddress.IPv6Network) or not found.subnet_of(_SIDS):
+    block = prefix(text)
+    if not isinstance(block, ipaddress.IPv6Network) or not block.subnet_of(_SIDS):
         raise ValueError(f"{text} is not inside {_SIDS} (RFC 9602)")
-    if not 16 < found.prefixlen <= 48 or length not in (None, found.prefixlen):
+    if not 16 < block.prefixlen <= 48 or length not in (None, block.prefixlen):
         raise ValueError(f"{text} has not {'17 to 48' if length is None else length} bits")
-    return found
+    return block
 
 
 @lru_cache(4096)
 def key(text: str) -> bytes:
     """Of Ed25519 or WireGuard (X25519): 32 bytes in base64."""
     try:
-        found = base64.b64decode(text.encode("ascii"), validate=True)
+        decoded = base64.b64decode(text.encode("ascii"), validate=True)
     except ValueError as error:
         raise ValueError(f"{_shown(text)} is no base64") from error
-    if len(found) != KEY_BYTES:
-        raise ValueError(f"it has {len(found)} bytes")
-    _check_canonical(text, base64.b64encode(found).decode())
-    return found
+    if len(decoded) != KEY_BYTES:
+        raise ValueError(f"it has {len(decoded)} bytes")
+    _check_canonical(text, base64.b64encode(decoded).decode())
+    return decoded
 
 
-def overlap(one: Network, other: Network) -> bool:
+def overlap(first: Network, other: Network) -> bool:
     """Whether they have an address in common."""
-    if isinstance(one, ipaddress.IPv4Network):
-        return isinstance(other, ipaddress.IPv4Network) and one.overlaps(other)
-    return isinstance(other, ipaddress.IPv6Network) and one.overlaps(other)
+    if isinstance(first, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and first.overlaps(other)
+    return isinstance(other, ipaddress.IPv6Network) and first.overlaps(other)
 
 
 def inside(inner: Network, outer: Network) -> bool:
@@ -194,10 +194,10 @@ def inside(inner: Network, outer: Network) -> bool:
     return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
-def _check_whole(found: Address, text: str) -> None:
+def _check_whole(parsed: Address, text: str) -> None:
     if "%" in text:
         raise ValueError(f"{_shown(text)} has a zone")
-    if isinstance(found, ipaddress.IPv6Address) and found in _MAPPED:
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed in _MAPPED:
         raise ValueError(f"{_shown(text)} has an IPv4 address in it")
 
 

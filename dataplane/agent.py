@@ -307,7 +307,8 @@ class Agent:
                 if port.number in configured
             ),
             borders=tuple(
-                self._with_losses(one, f"the tunnel {one.name}", one.port) for one in parts.tunnels.status(states)
+                self._with_losses(tunnel, f"the tunnel {tunnel.name}", tunnel.port)
+                for tunnel in parts.tunnels.status(states)
             ),
             host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual(states)),
         )

@@ -45,8 +45,8 @@ def _strange(value: object, place: str) -> Iterator[str]:
     if isinstance(value, str) and not (value.isprintable() and len(value) <= TEXT_MAX):
         yield f"{place}: {value[:60]!r} is too long, or has characters that do not print"
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for name, one in inner:
-        yield from _strange(one, f"{place}.{name}".lstrip("."))
+    for name, inner_value in inner:
+        yield from _strange(inner_value, f"{place}.{name}".lstrip("."))
 
 
 def _faults(config: AgentConfig) -> list[str]:

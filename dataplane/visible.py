@@ -16,8 +16,8 @@ def visible(text: str) -> str:
     return _SUSPECT.sub(_written, text)
 
 
-def _written(found: re.Match[str]) -> str:
-    character = found.group()
+def _written(match: re.Match[str]) -> str:
+    character = match.group()
     if character.isprintable():
         return character
     code = ord(character)

@@ -31,17 +31,17 @@ sys.exit({function}())
 
 def distributions(root: str) -> dict[str, importlib.metadata.Distribution]:
     """`root` and all that it requires, by name."""
-    found: dict[str, importlib.metadata.Distribution] = {}
+    tree: dict[str, importlib.metadata.Distribution] = {}
     waiting = [root]
     while waiting:
-        one = importlib.metadata.distribution(waiting.pop())
-        name = one.metadata["Name"]
-        if name in found:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        name = distribution.metadata["Name"]
+        if name in tree:
             continue
-        found[name] = one
-        required = [Requirement(text) for text in one.requires or ()]
+        tree[name] = distribution
+        required = [Requirement(text) for text in distribution.requires or ()]
         waiting += [each.name for each in required if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return found
+    return tree
 
 
 def install(destination: Path) -> None:

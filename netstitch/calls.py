@@ -207,9 +207,9 @@ def selection(
 def refused(answer: httpx.Response) -> errors.Error:
     """What an answer that is no 200 means."""
     try:
-        found = answer.json()
+        body = answer.json()
         kind = errors.KINDS.get(answer.status_code, errors.Refused)
-        return kind(answer.status_code, str(found["error"]), found["problems"], found.get("now"))
+        return kind(answer.status_code, str(body["error"]), body["problems"], body.get("now"))
     except (ValueError, KeyError, TypeError):
         return errors.Unreachable(f"{answer.url} does not answer like a controller (status {answer.status_code})")
 
@@ -249,8 +249,8 @@ class Followed:
         changed = [
             resource for resource in resources if self._known.get(resource["metadata"]["name"]) != _content(resource)
         ]
-        for one in (*gone, *changed):
-            self._note(one)
+        for resource in (*gone, *changed):
+            self._note(resource)
         self.since = revision or None
         return [*gone, *changed]
 
@@ -276,23 +276,23 @@ def _if_match(revision: int | None) -> dict[str, str]:
 
 
 def _object(answer: httpx.Response) -> Json:
-    found: Json = answer.json()
-    return found
+    decoded: Json = answer.json()
+    return decoded
 
 
 def _array(answer: httpx.Response) -> list[Any]:
-    found: list[Any] = answer.json()
-    return found
+    decoded: list[Any] = answer.json()
+    return decoded
 
 
 def _resource(answer: httpx.Response) -> Resource:
-    found: Resource = answer.json()
-    return found
+    decoded: Resource = answer.json()
+    return decoded
 
 
 def _results(answer: httpx.Response) -> list[str]:
-    found: list[str] = answer.json()["results"]
-    return found
+    lines: list[str] = answer.json()["results"]
+    return lines
 
 
 def _page(answer: httpx.Response) -> Page:

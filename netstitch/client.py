@@ -85,8 +85,8 @@ class Client:
         about: str | None = None,
     ) -> Resources:
         """All of a kind (in the plural), by name. `labels`: `app=web,tier!=2`. `about`: of events, `intents/NAME`."""
-        found, _ = self._pages(kind, calls.selection(labels, phase, tenant, about))
-        return found
+        resources, _ = self._pages(kind, calls.selection(labels, phase, tenant, about))
+        return resources
 
     def get(self, kind: str, name: str) -> Resource:
         return self._send(calls.get(kind, name))
@@ -122,9 +122,9 @@ class Client:
                             yield change
             except errors.Gone:
                 began = True
-                found, revision = self._pages(kind, selected)
-                found = [one for one in found if name in (None, one["metadata"]["name"])]
-                for change in followed.anew(found, revision):
+                resources, revision = self._pages(kind, selected)
+                resources = [resource for resource in resources if name in (None, resource["metadata"]["name"])]
+                for change in followed.anew(resources, revision):
                     yield change
             except (httpx.TransportError, errors.Unavailable) as error:
                 if not began:
@@ -214,15 +214,15 @@ class Client:
 
     def _pages(self, kind: str, selected: Mapping[str, str]) -> tuple[Resources, int]:
         """And the revision from which on to watch what changes later."""
-        found: list[Resource] = []
+        resources: list[Resource] = []
         revision = 0
         query: Mapping[str, str] | None = {**selected, "limit": str(calls.PAGE)}
         while query is not None:
             page = self._send(calls.page(kind, query))
-            found += page["resources"]
+            resources += page["resources"]
             revision = revision or page["revision"]
             query = page["rest"]
-        return found, revision
+        return resources, revision
 
     def _send(self, call: Call[T]) -> T:
         try:
@@ -272,8 +272,8 @@ class AsyncClient:
         about: str | None = None,
     ) -> Resources:
         """All of a kind (in the plural), by name. `labels`: `app=web,tier!=2`. `about`: of events, `intents/NAME`."""
-        found, _ = await self._pages(kind, calls.selection(labels, phase, tenant, about))
-        return found
+        resources, _ = await self._pages(kind, calls.selection(labels, phase, tenant, about))
+        return resources
 
     async def get(self, kind: str, name: str) -> Resource:
         return await self._send(calls.get(kind, name))
@@ -309,9 +309,9 @@ class AsyncClient:
                             yield change
             except errors.Gone:
                 began = True
-                found, revision = await self._pages(kind, selected)
-                found = [one for one in found if name in (None, one["metadata"]["name"])]
-                for change in followed.anew(found, revision):
+                resources, revision = await self._pages(kind, selected)
+                resources = [resource for resource in resources if name in (None, resource["metadata"]["name"])]
+                for change in followed.anew(resources, revision):
                     yield change
             except (httpx.TransportError, errors.Unavailable) as error:
                 if not began:
@@ -403,15 +403,15 @@ class AsyncClient:
 
     async def _pages(self, kind: str, selected: Mapping[str, str]) -> tuple[Resources, int]:
         """And the revision from which on to watch what changes later."""
-        found: list[Resource] = []
+        resources: list[Resource] = []
         revision = 0
         query: Mapping[str, str] | None = {**selected, "limit": str(calls.PAGE)}
         while query is not None:
             page = await self._send(calls.page(kind, query))
-            found += page["resources"]
+            resources += page["resources"]
             revision = revision or page["revision"]
             query = page["rest"]
-        return found, revision
+        return resources, revision
 
     async def _send(self, call: Call[T]) -> T:
         try:

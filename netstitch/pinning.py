@@ -20,10 +20,10 @@ def pinned(fingerprint: str) -> ssl.SSLContext:
         raise ValueError(f"{fingerprint[:100]!r} is no fingerprint: expected SHA256: and 64 hexadecimal digits")
 
     def check(certificate: bytes | None) -> None:
-        found = hashlib.sha256(certificate or b"").hexdigest()
-        if not hmac.compare_digest(found, digits):
+        digest = hashlib.sha256(certificate or b"").hexdigest()
+        if not hmac.compare_digest(digest, digits):
             raise ssl.SSLCertVerificationError(
-                f"its certificate is SHA256:{found}, not the pinned SHA256:{digits}; nothing was sent"
+                f"its certificate is SHA256:{digest}, not the pinned SHA256:{digits}; nothing was sent"
             )
 
     class Socket(ssl.SSLSocket):

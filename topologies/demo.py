@@ -53,9 +53,9 @@ class Demo:
     def step(self, title: str) -> None:
         self.say(f"\n[{time.monotonic() - self.started_s:5.1f} s] {title}")
 
-    def check(self, what: str, held: bool, seen: str) -> None:
-        self.say(f"  {'ok  ' if held else 'FAIL'} {what}: {seen}")
-        if not held:
+    def check(self, what: str, passed: bool, seen: str) -> None:
+        self.say(f"  {'ok  ' if passed else 'FAIL'} {what}: {seen}")
+        if not passed:
             self.failed.append(what)
 
     def stitch(self, *arguments: str, domain: str = "shop", check: bool = True) -> str:
@@ -67,8 +67,8 @@ class Demo:
         return done.stdout
 
     def get(self, kind: str, domain: str = "shop") -> list[dict[str, Any]]:
-        found = json.loads(self.stitch("get", kind, "-o", "json", domain=domain))
-        return found if isinstance(found, list) else [found]
+        answer = json.loads(self.stitch("get", kind, "-o", "json", domain=domain))
+        return answer if isinstance(answer, list) else [answer]
 
     def on(self, host: str, *command: str, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
         """What `stitch lab exec` does, without a new interpreter each time."""
@@ -77,8 +77,8 @@ class Demo:
     def ping(self, host: str, address: str, count: int = 2) -> float | None:
         """Mean round-trip time in ms, None without an answer."""
         done = self.on(host, "ping", "-c", str(count), "-i", "0.2", "-W", "1", "-q", address)
-        found = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
-        return float(found.group(1)) if found and done.returncode == 0 else None
+        round_trip = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
+        return float(round_trip.group(1)) if round_trip and done.returncode == 0 else None
 
     def talk(self, host: str, address: str, port: int) -> str:
         """What a TCP server answers to a line; empty without an answer."""
@@ -124,10 +124,10 @@ def servers(demo: Demo) -> Iterator[None]:
                     raise RuntimeError(f"no server on {host} port {port} within 10 s")
         yield
     finally:
-        for one in running:
-            one.terminate()
-        for one in running:
-            one.wait()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
 
 
 def before(demo: Demo) -> None:
@@ -166,8 +166,10 @@ def show(demo: Demo) -> str:
                 planned = zip(seen["segments"], seen["containers"], strict=True)
                 container = container or next((sent[0] for segments, sent in planned if len(segments) > 1), "")
             demo.say(f"  agreement     {domain}: {name} between {spec['offeror']} and {spec['acceptor']}")
-            demo.say(f"  segments      {domain}: {' | '.join(' '.join(one) for one in seen['segments'])}")
-            demo.say(f"  sent as       {domain}: {' | '.join(' '.join(one) for one in seen['containers'])}")
+            demo.say(f"  segments      {domain}: {' | '.join(' '.join(segments) for segments in seen['segments'])}")
+            demo.say(
+                f"  sent as       {domain}: {' | '.join(' '.join(containers) for containers in seen['containers'])}"
+            )
             file = REPORT / f"{domain}-{name.replace(':', '-')}.json"
             file.write_text(json.dumps(agreement))
             verified = demo.stitch("agreement", "verify", str(file), domain=domain, check=False).strip()
@@ -201,8 +203,8 @@ def works(demo: Demo) -> None:
         earlier = counted[domain].get((node, reason), 0)
         reached = bool(attempt())
         counted[domain] = demo.drops(domain)
-        more = counted[domain].get((node, reason), 0) - earlier
-        demo.check(f"{what} fails", not reached and more > 0, f"{more} packets dropped at {node}: {reason}")
+        dropped = counted[domain].get((node, reason), 0) - earlier
+        demo.check(f"{what} fails", not reached and dropped > 0, f"{dropped} packets dropped at {node}: {reason}")
 
     refused("cx1 to cx2 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx1", WEB_ADDRESS, 1))
     refused("cx2 to cx1 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx2", ORDER_ADDRESS, 1))
@@ -237,12 +239,12 @@ def capture(demo: Demo, links: tuple[tuple[str, str], ...]) -> dict[tuple[str, s
     deadline = time.monotonic() + 15
     while not all(file.exists() for file in files.values()):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"no capture within 15 s: {[str(one) for one in files.values() if not one.exists()]}")
+            raise RuntimeError(f"no capture within 15 s: {[str(path) for path in files.values() if not path.exists()]}")
         time.sleep(0.1)
     demo.ping("cx1", ANALYTICS, 3)
     demo.talk("cx1", ANALYTICS6, 443)
-    for one in running:
-        one.wait(timeout=20)
+    for process in running:
+        process.wait(timeout=20)
     return files
 
 
@@ -300,8 +302,8 @@ def counts(demo: Demo) -> None:
     later = flows()
     listing = demo.on("cx1", "nft", "list", "table", "inet", "demo").stdout
     for name in ("icmp", "tcp"):
-        found = re.search(rf"packets (\d+) bytes (\d+) comment \"{name}\"", listing)
-        sent = (int(found.group(1)), int(found.group(2))) if found else (-1, -1)
+        counter = re.search(rf"packets (\d+) bytes (\d+) comment \"{name}\"", listing)
+        sent = (int(counter.group(1)), int(counter.group(2))) if counter else (-1, -1)
         seen = (later[name][0] - earlier[name][0], later[name][1] - earlier[name][1])
         demo.check(
             f"{name}: flow records equal what cx1 sent",

@@ -53,11 +53,11 @@ def running() -> tuple[LabRecord, ...]:
 def find(lab: str | None) -> LabRecord:
     """The named one, or the only one of this checkout. Raises NotFound, RequestInvalid."""
     if lab is None:
-        found = running()
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise RequestInvalid(f"several labs are up: name one with --lab {'|'.join(record.lab for record in found)}")
+        labs = running()
+        if len(labs) == 1:
+            return labs[0]
+        if labs:
+            raise RequestInvalid(f"several labs are up: name one with --lab {'|'.join(record.lab for record in labs)}")
         raise NotFound("no lab is up: start one with `stitch lab up three-domains`")
     record = _record(directory_of(_checked(lab)))
     if record is None:

@@ -44,15 +44,15 @@ def end(lab: str) -> None:
     deadline = time.monotonic() + _END_DEADLINE_S
     quiet = 0
     while quiet < _QUIET_ROUNDS:
-        found = members(lab)
-        quiet = 0 if found else quiet + 1
-        if found and time.monotonic() > deadline:
-            raise LabError(f"processes of lab {lab} do not end, even by SIGKILL: {sorted(found)}")
-        handles = [_handle(process) for process in found]
+        remaining = members(lab)
+        quiet = 0 if remaining else quiet + 1
+        if remaining and time.monotonic() > deadline:
+            raise LabError(f"processes of lab {lab} do not end, even by SIGKILL: {sorted(remaining)}")
+        handles = [_handle(process) for process in remaining]
         for handle in handles:
             _signal(handle, signal.SIGKILL)
         _await(handles, deadline)
-        if not found:
+        if not remaining:
             time.sleep(_EXEC_S)
     # Whom somebody else killed just now has lost its environment, but perhaps not yet its sockets and devices.
     _await([_handle(process) for process in _processes() if _ending(process)], time.monotonic() + _ENDING_S)
@@ -60,8 +60,8 @@ def end(lab: str) -> None:
 
 def alive(process: int) -> bool:
     """It runs; a zombie does not."""
-    found = _stat(process)
-    return found is not None and found.state not in "ZX"
+    stat = _stat(process)
+    return stat is not None and stat.state not in "ZX"
 
 
 def stop(process: int, deadline_s: float = 5.0) -> None:
@@ -128,8 +128,8 @@ def _stat(process: int) -> _Stat | None:
 
 
 def _ending(process: int) -> bool:
-    found = _stat(process)
-    return found is not None and bool(found.flags & _PF_EXITING) and found.state not in "ZX"
+    stat = _stat(process)
+    return stat is not None and bool(stat.flags & _PF_EXITING) and stat.state not in "ZX"
 
 
 def _processes() -> set[int]:
@@ -153,9 +153,9 @@ def _namespace(process: int) -> str:
 
 
 def _ancestors() -> set[int]:
-    found: set[int] = set()
+    ancestors: set[int] = set()
     process = os.getpid()
     while process > 0 and (stat := _stat(process)) is not None:
-        found.add(process)
+        ancestors.add(process)
         process = stat.parent
-    return found
+    return ancestors

@@ -133,5 +133,5 @@ def _interfaces(record: LabRecord, node: str) -> dict[str, bool]:
     done = lab.execute(record, node, "ip", "-j", "link", "show")
     if done.returncode:
         raise LabError(f"interfaces of {node}: {done.stderr.strip()}")
-    found = msgspec.json.decode(done.stdout, type=list[_Interface])
-    return {interface.ifname: "UP" in interface.flags for interface in found}
+    interfaces = msgspec.json.decode(done.stdout, type=list[_Interface])
+    return {interface.ifname: "UP" in interface.flags for interface in interfaces}

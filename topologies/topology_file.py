@@ -118,16 +118,16 @@ class _Reader:
         if not isinstance(records, dict):
             self.problems.append(self.problem((section,), f"{section}: expected a mapping of names"))
             return ()
-        found = (self._record((section, name), value, kind, name) for name, value in records.items())
-        return tuple(record for record in found if record is not None)
+        converted = (self._record((section, name), value, kind, name) for name, value in records.items())
+        return tuple(record for record in converted if record is not None)
 
     def _links(self, document: dict[str, Plain]) -> tuple[Link, ...]:
         links = document.get("links", [])
         if not isinstance(links, list):
             self.problems.append(self.problem(("links",), "links: expected a list"))
             return ()
-        found = (self._record(("links", index), value, Link, None) for index, value in enumerate(links))
-        return tuple(link for link in found if link is not None)
+        records = (self._record(("links", index), value, Link, None) for index, value in enumerate(links))
+        return tuple(link for link in records if link is not None)
 
     def _record(self, where: FieldPath, value: Plain, kind: type[Record], name: str | None) -> Record | None:
         if not isinstance(value, dict):

@@ -175,11 +175,11 @@ def _filters(route: Netlink, index: int) -> Iterator[str]:
     """Names of the BPF programs of tc at the ingress of an interface."""
     with removing():  # an interface that goes has none
         for answer in route.ask(_GET_FILTER, _MESSAGE.pack(0, index, 0, _INGRESS, 0), DUMP):
-            found = attributes(answer[_MESSAGE.size :])
-            if found.get(_KIND) == b"bpf\0":
+            facts = attributes(answer[_MESSAGE.size :])
+            if facts.get(_KIND) == b"bpf\0":
                 yield from (
                     content.rstrip(b"\0").decode(errors="replace")
-                    for kind, content in each_attribute(found.get(_OPTIONS, b""))
+                    for kind, content in each_attribute(facts.get(_OPTIONS, b""))
                     if kind == _NAME
                 )
 

@@ -71,8 +71,10 @@ def links() -> list[tuple[int, str]]:
     """Index and name of all interfaces. Raises OSError."""
     with Netlink(ROUTE) as route:
         answers = route.ask(_GET_LINK, _LINK_MESSAGE.pack(0, 0, 0, 0, 0), DUMP)
-    found = ((_LINK_MESSAGE.unpack_from(answer)[2], attributes(answer[_LINK_MESSAGE.size :])) for answer in answers)
-    return [(index, facts.get(_IFNAME, b"").rstrip(b"\0").decode()) for index, facts in found]
+    interfaces = (
+        (_LINK_MESSAGE.unpack_from(answer)[2], attributes(answer[_LINK_MESSAGE.size :])) for answer in answers
+    )
+    return [(index, facts.get(_IFNAME, b"").rstrip(b"\0").decode()) for index, facts in interfaces]
 
 
 def _is_unfinished(route: Netlink, kind: str, facts: dict[int, bytes], data: dict[int, bytes]) -> bool:

@@ -51,10 +51,10 @@ def fragments(packet: bytes, mtu: int) -> Iterator[bytes]:
     most = (mtu - _IPV4_HEADER) // 8 * 8
     for at in range(0, len(payload), most):
         piece = payload[at : at + most]
-        more = place & _MORE_FRAGMENTS or (_MORE_FRAGMENTS if at + most < len(payload) else 0)
+        more_fragments = place & _MORE_FRAGMENTS or (_MORE_FRAGMENTS if at + most < len(payload) else 0)
         offset = (place & _OFFSET) + at // 8
         struct.pack_into("!H", header, 2, _IPV4_HEADER + len(piece))
-        struct.pack_into("!H", header, 6, place & ~(_MORE_FRAGMENTS | _OFFSET) | more | offset)
+        struct.pack_into("!H", header, 6, place & ~(_MORE_FRAGMENTS | _OFFSET) | more_fragments | offset)
         struct.pack_into("!H", header, 10, 0)
         struct.pack_into("!H", header, 10, _checksum(header))
         yield bytes(header) + piece

@@ -158,15 +158,17 @@ class Ports:
         A port whose interface is missing comes up when `sync` is called after the interface appeared.
         """
         ports = {port.number: port for port in wanted}
-        found = {n: read_interface(port.interface) for n, port in ports.items() if port.role is not PortRole.UNDERLAY}
-        there = {number: interface for number, interface in found.items() if interface is not None}
+        interfaces = {
+            n: read_interface(port.interface) for n, port in ports.items() if port.role is not PortRole.UNDERLAY
+        }
+        there = {number: interface for number, interface in interfaces.items() if interface is not None}
         changes = [self._remove(number) for number in sorted(self._known() - there.keys())]
         self._ports = ports
         self._standing = {number: standing for number, standing in self._standing.items() if number in there}
         for number, interface in there.items():
             changes += self._placed(ports[number], interface)
         changes += self._groups.give_back({p.interface for p in ports.values() if p.role is PortRole.ATTACHMENT})
-        self._tell_absent(frozenset(found.keys() - there.keys()))
+        self._tell_absent(frozenset(interfaces.keys() - there.keys()))
         self._look_again()
         return tuple(changes)
 

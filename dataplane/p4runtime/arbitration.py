@@ -97,10 +97,10 @@ class Arbitration:
 
     def is_primary(self, role: str, election_id: int | None) -> bool:
         """Whether a request with these is the primary's."""
-        found = self._roles.get(role)
-        if found is None or found.primary is None or election_id is None:
+        controllers = self._roles.get(role)
+        if controllers is None or controllers.primary is None or election_id is None:
             return False
-        return found.clients[found.primary] == election_id
+        return controllers.clients[controllers.primary] == election_id
 
     def is_primary_client(self, client: int) -> bool:
         name = self._role_of.get(client)
@@ -135,12 +135,14 @@ class Arbitration:
 
     def _tell_all(self, role: str) -> Notifications:
         """The primary last: when it hears, the others know (§5.3)."""
-        found = self._roles[role]
-        order = sorted(found.clients, key=lambda client: client == found.primary)
+        controllers = self._roles[role]
+        order = sorted(controllers.clients, key=lambda client: client == controllers.primary)
         return tuple(self._tell(role, client) for client in order)
 
     def _tell(self, role: str, client: int) -> Notification:
-        found = self._roles[role]
-        if found.primary is None:
-            return Notification(client, role, found.highest, Code.NOT_FOUND)
-        return Notification(client, role, found.highest, Code.OK if found.primary == client else Code.ALREADY_EXISTS)
+        controllers = self._roles[role]
+        if controllers.primary is None:
+            return Notification(client, role, controllers.highest, Code.NOT_FOUND)
+        return Notification(
+            client, role, controllers.highest, Code.OK if controllers.primary == client else Code.ALREADY_EXISTS
+        )

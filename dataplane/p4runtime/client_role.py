@@ -38,12 +38,12 @@ def objection(certificate: bytes, name: str) -> str:
 
 
 def _names(certificate: x509.Certificate) -> set[str]:
-    found = {str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)}
+    names = {str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)}
     try:
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return found
-    return found | {*alternative.get_values_for_type(x509.DNSName)}
+        return names
+    return names | {*alternative.get_values_for_type(x509.DNSName)}
 
 
 class OnlyControllers(grpc.aio.ServerInterceptor):
@@ -66,7 +66,7 @@ class OnlyControllers(grpc.aio.ServerInterceptor):
         )
 
     def _checked(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        async def one(request: Any, context: Any) -> Any:
+        async def single(request: Any, context: Any) -> Any:
             await self._check(context)
             return await behaviour(request, context)
 
@@ -75,7 +75,7 @@ class OnlyControllers(grpc.aio.ServerInterceptor):
             async for answer in behaviour(request, context):
                 yield answer
 
-        return many if inspect.isasyncgenfunction(behaviour) else one
+        return many if inspect.isasyncgenfunction(behaviour) else single
 
     async def _check(self, context: Any) -> None:
         shown = context.auth_context().get("x509_pem_cert", ())

@@ -122,18 +122,18 @@ def pack(layout: TableLayout, entry: TableEntry) -> Packed:
                 _put(key, place, match[place.name].value)
         case Shape.LPM:
             prefix, exact_place, address = layout.key.places
-            found = match.get(address.name, FieldMatch(address.name, 0, prefix_length=0))
-            _put(key, prefix, EXACT_FIELD_BITS + (found.prefix_length or 0))
+            matched = match.get(address.name, FieldMatch(address.name, 0, prefix_length=0))
+            _put(key, prefix, EXACT_FIELD_BITS + (matched.prefix_length or 0))
             _put(key, exact_place, match[exact_place.name].value)
-            _put(key, address, found.value)
+            _put(key, address, matched.value)
         case Shape.RANGE:
             exact_field, ranged = layout.table.fields
-            found = match.get(ranged.name, FieldMatch(ranged.name, 0, high=2**ranged.bitwidth - 1))
+            matched = match.get(ranged.name, FieldMatch(ranged.name, 0, high=2**ranged.bitwidth - 1))
             places = layout.key.by_name
             _put(key, places["priority"], entry.priority)
             _put(key, places[exact_field.name], match[exact_field.name].value)
-            _put(key, places[f"{ranged.name}_low"], found.value)
-            _put(key, places[f"{ranged.name}_high"], found.value if found.high is None else found.high)
+            _put(key, places[f"{ranged.name}_low"], matched.value)
+            _put(key, places[f"{ranged.name}_high"], matched.value if matched.high is None else matched.high)
         case Shape.TERNARY:
             masks = bytearray(layout.key.size)
             for field in layout.table.fields:
@@ -232,23 +232,23 @@ def _pack_value(layout: TableLayout, entry: TableEntry) -> bytes:
 
 def parse_match(layout: Layout, table: Table, message: p4r.TableEntry) -> tuple[FieldMatch, ...]:
     """The match fields of `message`, in the order of the P4Info. Raises Refused."""
-    found: dict[int, FieldMatch] = {}
+    matches: dict[int, FieldMatch] = {}
     for part in message.match:
         field = table.field_by_id.get(part.field_id)
         if field is None:
             raise Refused(Code.INVALID_ARGUMENT, f"{table.name}: no match field has the id {part.field_id}")
-        if field.id in found:
+        if field.id in matches:
             raise Refused(Code.INVALID_ARGUMENT, f"{table.name}.{field.name}: given twice")
         kind = part.WhichOneof("field_match_type")
         if kind != field.match_type.value:
             raise Refused(
                 Code.INVALID_ARGUMENT, f"{table.name}.{field.name}: is {field.match_type.value}, not {kind or 'unset'}"
             )
-        found[field.id] = _parse_field(layout, f"{table.name}.{field.name}", field, part)
+        matches[field.id] = _parse_field(layout, f"{table.name}.{field.name}", field, part)
     for field in table.fields:
-        if field.match_type is MatchType.EXACT and field.id not in found:
+        if field.match_type is MatchType.EXACT and field.id not in matches:
             raise Refused(Code.INVALID_ARGUMENT, f"{table.name}.{field.name}: exact fields cannot be left out")
-    return tuple(found[field.id] for field in table.fields if field.id in found)
+    return tuple(matches[field.id] for field in table.fields if field.id in matches)
 
 
 def _parse_field(layout: Layout, what: str, field: MatchField, part: p4r.FieldMatch) -> FieldMatch:

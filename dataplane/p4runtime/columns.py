@@ -44,8 +44,8 @@ def pieces(rows: Bytes) -> list[bytes]:
     if not rows.shape[1]:
         return [b""] * len(rows)
     # numpy's void type keeps trailing zeros, unlike its bytes type.
-    found: list[bytes] = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel().tolist()
-    return found
+    rows_as_bytes: list[bytes] = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel().tolist()
+    return rows_as_bytes
 
 
 def from_packed(layout: TableLayout, entries: Sequence[Packed]) -> Rows:
@@ -82,8 +82,8 @@ def legal(layout: Layout, table: TableLayout, keys: Bytes, masks: Bytes, values:
             good &= (numbers(keys, low) <= numbers(keys, high)) & (numbers(keys, table.key.by_name["priority"]) > 0)
             good &= _legal_exact(layout, table, keys) & _zero_outside(table.key.places, keys)
     if table.shape is Shape.TERNARY:
-        found = [place for place in table.key.places if place.name != "mask_id"]
-        cut = np.concatenate([np.arange(place.offset, place.offset + place.size) for place in found])
+        matched_places = [place for place in table.key.places if place.name != "mask_id"]
+        cut = np.concatenate([np.arange(place.offset, place.offset + place.size) for place in matched_places])
         good &= ~np.any(keys[:, cut] & ~masks[:, cut], axis=1)
         good &= numbers(values, PRIORITY) > 0
     return good

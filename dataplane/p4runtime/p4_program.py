@@ -55,9 +55,9 @@ def compiled() -> tuple[bytes, str]:
         made = ("--p4runtime-files", str(p4info), "-o", str(program))
         # From where the sources are, so that no path gets into what is made.
         subprocess.run([COMPILER, "--arch", "v1model", *made, "stitch.p4"], cwd=DIRECTORY, check=True)
-        found = _without_places(json.loads(program.read_text()))
-        found["__meta__"] |= digests(p4info.read_bytes())
-        return p4info.read_bytes(), json.dumps(found, indent=1) + "\n"
+        document = _without_places(json.loads(program.read_text()))
+        document["__meta__"] |= digests(p4info.read_bytes())
+        return p4info.read_bytes(), json.dumps(document, indent=1) + "\n"
 
 
 def _without_places(value: Any) -> Any:

@@ -170,22 +170,22 @@ def differences(ours: p4i.P4Info, theirs: p4i.P4Info, limit: int = 5) -> tuple[s
     Sizes are the target's to say, and are not compared.
     """
     ours, theirs = _without_sizes(ours), _without_sizes(theirs)
-    found: list[str] = []
+    lines: list[str] = []
     for kind in ("tables", "actions", "counters", "controller_packet_metadata"):
         mine = {entry.preamble.alias: entry for entry in getattr(ours, kind)}
         other = {entry.preamble.alias: entry for entry in getattr(theirs, kind)}
-        found += [f"{kind}: {name!r} is missing" for name in mine if name not in other]
-        found += [f"{kind}: {name!r} is unknown to this target" for name in other if name not in mine]
-        found += [f"{kind}: {name!r} differs" for name in mine if name in other and mine[name] != other[name]]
-    if not found and ours != theirs:
-        found = [
+        lines += [f"{kind}: {name!r} is missing" for name in mine if name not in other]
+        lines += [f"{kind}: {name!r} is unknown to this target" for name in other if name not in mine]
+        lines += [f"{kind}: {name!r} differs" for name in mine if name in other and mine[name] != other[name]]
+    if not lines and ours != theirs:
+        lines = [
             f"{descriptor.name} differs"
             for descriptor in ours.DESCRIPTOR.fields
             if getattr(ours, descriptor.name) != getattr(theirs, descriptor.name)
         ] or ["unknown fields differ"]
-    if len(found) > limit:
-        found[limit:] = [f"and {len(found) - limit} more"]
-    return tuple(found)
+    if len(lines) > limit:
+        lines[limit:] = [f"and {len(lines) - limit} more"]
+    return tuple(lines)
 
 
 def _without_sizes(message: p4i.P4Info) -> p4i.P4Info:
@@ -248,12 +248,12 @@ def _default(table: str, action: Action) -> int:
 
 
 def _refers_to(annotations: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    found = (re.fullmatch(r"@refers_to\((\w+) , (\w+)\)", annotation) for annotation in annotations)
-    return tuple((match[1], match[2]) for match in found if match)
+    references = (re.fullmatch(r"@refers_to\((\w+) , (\w+)\)", annotation) for annotation in annotations)
+    return tuple((match[1], match[2]) for match in references if match)
 
 
 def _entry_restriction(annotations: Iterable[str]) -> str:
     for annotation in annotations:
-        if found := re.fullmatch(r'@entry_restriction\("(.*)"\)', annotation):
-            return found[1]
+        if restriction := re.fullmatch(r'@entry_restriction\("(.*)"\)', annotation):
+            return restriction[1]
     return ""

@@ -88,7 +88,7 @@ class Reader:
             if wanted.ByteSize():
                 raise Refused(Code.INVALID_ARGUMENT, "table_entry: table_id 0 means all tables, without a filter")
             rows = [(table, snapshot.rows(table.table.name)) for table in self._layout.tables]
-            return (emit for table, found in rows for emit in self._emit(table, found))
+            return (emit for table, entries in rows for emit in self._emit(table, entries))
         table = self._layout.by_table_id.get(wanted.table_id)
         if table is None:
             raise Refused(Code.NOT_FOUND, f"no table has the id {wanted.table_id:#x}")
@@ -119,8 +119,8 @@ class Reader:
         if not wanted.counter_id:
             if wanted.HasField("index"):
                 raise Refused(Code.INVALID_ARGUMENT, "counter_entry: an index needs a counter_id")
-            found = [(counter, snapshot.totals(counter.name)) for counter in by_id.values()]
-            return (emit for counter, totals in found for emit in _emit_counts(counter, totals, range(counter.size)))
+            counts = [(counter, snapshot.totals(counter.name)) for counter in by_id.values()]
+            return (emit for counter, totals in counts for emit in _emit_counts(counter, totals, range(counter.size)))
         counter = by_id.get(wanted.counter_id)
         if counter is None:
             raise Refused(Code.NOT_FOUND, f"no counter has the id {wanted.counter_id:#x}")
@@ -158,10 +158,10 @@ class _Snapshot:
             keys = rows.keys.copy()
             if place := table.key.by_name.get("priority"):
                 keys[:, place.offset : place.offset + place.size] = 0
-            found: dict[bytes, list[int]] = {}
+            rows_by_match: dict[bytes, list[int]] = {}
             for row, (key, mask) in enumerate(zip(pieces(keys), pieces(rows.masks), strict=True)):
-                found.setdefault(key + mask, []).append(row)
-            self._by_match[name] = found
+                rows_by_match.setdefault(key + mask, []).append(row)
+            self._by_match[name] = rows_by_match
         return np.array(self._by_match[name].get(wanted.key + wanted.mask, ()), np.intp)
 
     def totals(self, counter: str) -> Totals:

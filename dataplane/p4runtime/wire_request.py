@@ -27,8 +27,8 @@ def _message_class() -> type:
         message.field.add(name=name, number=number, type=kind, label=label)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found: type = message_factory.GetMessageClass(pool.FindMessageTypeByName("netstitch.WriteRequest"))
-    return found
+    message_class: type = message_factory.GetMessageClass(pool.FindMessageTypeByName("netstitch.WriteRequest"))
+    return message_class
 
 
 _MESSAGE = _message_class()

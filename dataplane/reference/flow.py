@@ -70,44 +70,44 @@ class Flows:
         is_known = record is not None and (record.ingress_port, record.generation) == (ingress_port, generation)
         if self.cache and record is not None and is_known and not moves:
             self._count(PipelineEvent.CACHE_HIT)
-            found = record.forwarding_class
+            forwarding_class = record.forwarding_class
         else:
             self._count(PipelineEvent.CACHE_MISS)
             resolved = self.resolve(key, whence, Asking(transport.tcp_flags), now_s)
             if isinstance(resolved, Drop):
                 return self._deny(policy_class, resolved, len(ip.data))
-            found = resolved
-        if record is None or record.forwarding_class != found:
-            record = self.records[key] = FlowCount(found, ingress_port, generation)
+            forwarding_class = resolved
+        if record is None or record.forwarding_class != forwarding_class:
+            record = self.records[key] = FlowCount(forwarding_class, ingress_port, generation)
         record.ingress_port, record.generation = ingress_port, generation
         record.packets += 1
         record.bytes += len(ip.data)
-        self.count_class(found, len(ip.data))
-        return found
+        self.count_class(forwarding_class, len(ip.data))
+        return forwarding_class
 
     def uncached_class(self, whence: Whence, about: Answer, size: int, now_s: float) -> int | Drop:
         """Of an ICMP error, by what it is about; it has no record."""
         self._count(PipelineEvent.CACHE_MISS)
         key = _key(whence.policy_class, about.source, about.destination, about.protocol, about.transport)
-        found = self.resolve(key, whence, Asking(changes=False), now_s)
-        if isinstance(found, Drop):
-            return self._deny(whence.policy_class, found, size)
-        self.count_class(found, size)
-        return found
+        resolved = self.resolve(key, whence, Asking(changes=False), now_s)
+        if isinstance(resolved, Drop):
+            return self._deny(whence.policy_class, resolved, size)
+        self.count_class(resolved, size)
+        return resolved
 
     def resolve(self, key: FlowKey, whence: Whence, asking: Asking, now_s: float) -> int | Drop:
         """The forwarding class that `flow_policy` permits a flow on; a reply to nothing is left to what comes next."""
         if whence.port and not self.tables.look_up("source_guard", ingress_port=whence.port, source=key.source):
             return Drop(DropReason.SOURCE_NOT_ADMITTED)
-        found = self.tables.look_up_all("flow_policy", **self._classes(key, whence.vrf))
-        best = next((one for one in found if one.name != "permit_reply"), None)
+        permits = self.tables.look_up_all("flow_policy", **self._classes(key, whence.vrf))
+        best = next((action for action in permits if action.name != "permit_reply"), None)
         opens = key.l4_class == L4Class.TCP_OPEN
         if opens and (best is None or best.name == "drop"):  # both ends may open at once
             opened = replace(key, l4_class=L4Class.TCP)
             as_reply = self.tables.look_up_all("flow_policy", **self._classes(opened, whence.vrf))
-            reply = next((one for one in as_reply if one.name == "permit_reply"), None)
+            reply = next((action for action in as_reply if action.name == "permit_reply"), None)
         else:
-            reply = next((one for one in found if one.name == "permit_reply"), None)
+            reply = next((action for action in permits if action.name == "permit_reply"), None)
         if reply is not None and (best is None or reply.entry.priority > best.entry.priority):
             if self.conversations.reply(_asker(key, reply.params["network"], turned=True), asking, now_s):
                 return reply.params["forwarding_class"]
@@ -129,11 +129,11 @@ class Flows:
         addresses = {"source_group": key.source, "destination_group": key.destination}
         classes = {"policy_class": key.policy_class, "l4_class": int(key.l4_class)}
         for table, address in addresses.items():
-            found = self.tables.look_up(table, vrf=vrf, address=address)
-            classes[table] = found.params["group"] if found else 0
+            group = self.tables.look_up(table, vrf=vrf, address=address)
+            classes[table] = group.params["group"] if group else 0
         for table, port in ports.items():
-            found = self.tables.look_up(table, protocol=key.protocol, port=port)
-            classes[table] = found.params["port_class"] if found else 0
+            port_class = self.tables.look_up(table, protocol=key.protocol, port=port)
+            classes[table] = port_class.params["port_class"] if port_class else 0
         return classes
 
     def count_class(self, forwarding_class: int, size: int) -> None:

@@ -134,8 +134,10 @@ class Fragments:
 
     def _find(self, policy_class: int, port: int, ip: Ip, now_s: float) -> _Known | None:
         key = _key(policy_class, ip)
-        kept = (one for one in self._shares[self._share(key, port)] if one is not None and self._is_kept(one, now_s))
-        return next((one for one in kept if one.key == key), None)
+        kept = (
+            known for known in self._shares[self._share(key, port)] if known is not None and self._is_kept(known, now_s)
+        )
+        return next((known for known in kept if known.key == key), None)
 
     def _is_kept(self, known: _Known, now_s: float) -> bool:
         return not known.is_over and now_s - known.seen_s <= self.lifetime_s
@@ -159,11 +161,11 @@ def cut(ip: Ip, mtu: int) -> tuple[Ip, ...]:
 
 def _piece(ip: Ip, begin: int, end: int, *, is_last: bool) -> Ip:
     payload = ip.transport[8 * begin : 8 * end]
-    more = MORE_FRAGMENTS if ip.more_fragments or not is_last else 0
+    more_fragments = MORE_FRAGMENTS if ip.more_fragments or not is_last else 0
     reserved = ip.data[6] >> 5 & 0b110
     head = bytearray(ip.data[:IPV4_HEADER])
     struct.pack_into("!H", head, 2, IPV4_HEADER + len(payload))
-    struct.pack_into("!H", head, 6, reserved << 13 | more | ip.fragment_offset + begin)
+    struct.pack_into("!H", head, 6, reserved << 13 | more_fragments | ip.fragment_offset + begin)
     struct.pack_into("!H", head, 10, 0)
     struct.pack_into("!H", head, 10, checksum(bytes(head)))
     parsed = parse_ip(ETHERTYPE_IPV4, bytes(head) + payload)

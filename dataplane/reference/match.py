@@ -69,7 +69,7 @@ class Tables:
     def look_up_all(self, table: str, **key: int) -> list[Action]:
         """All that match, the one that wins first."""
         rows = self._rows.get(table, ())
-        return [row.action for row in rows if all(one.matches(key[field]) for field, one in row.patterns)]
+        return [row.action for row in rows if all(pattern.matches(key[field]) for field, pattern in row.patterns)]
 
     def candidates(self, sr_policy: int) -> dict[int, Action]:
         """Candidate paths by slot: the number of the one bit of `live` that the entry asks for."""

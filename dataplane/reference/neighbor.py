@@ -100,7 +100,7 @@ def parse_discovery(ethernet: Ethernet, ip: Ip) -> NeighborMessage | None:
 
 def _macs(options: bytes, wanted: int) -> list[bytes] | None:
     """Of all options of the type `wanted`; None where the options are wrong (RFC 4861 §4.6)."""
-    found = []
+    addresses = []
     for _ in range(ND_OPTIONS):
         if not options:
             break
@@ -109,9 +109,9 @@ def _macs(options: bytes, wanted: int) -> list[bytes] | None:
         if options[0] == wanted:
             if options[1] != 1:
                 return None
-            found.append(options[2:8])
+            addresses.append(options[2:8])
         options = options[options[1] * 8 :]
-    return None if options else found
+    return None if options else addresses
 
 
 def is_unicast(mac: bytes) -> bool:

@@ -331,13 +331,13 @@ class Pipeline:
         if ip.hop_limit <= 1:
             return self._refuse(arrival, ip, DropReason.HOP_LIMIT, IcmpError.HOP_LIMIT)
         if transport.l4_class == L4Class.ICMP_ERROR:
-            found = self._judge_error(arrival, ip)
+            forwarding_class = self._judge_error(arrival, ip)
         else:
-            found = self.flows.forwarding_class(arrival.whence, ip, transport, arrival.now_boottime_s)
-        if isinstance(found, Drop):
-            return self._refuse(arrival, ip, found.reason, IcmpError.PROHIBITED)
-        self._permitted = found
-        return self._steer(arrival, ip, transport, found, behind_cut=behind_cut)
+            forwarding_class = self.flows.forwarding_class(arrival.whence, ip, transport, arrival.now_boottime_s)
+        if isinstance(forwarding_class, Drop):
+            return self._refuse(arrival, ip, forwarding_class.reason, IcmpError.PROHIBITED)
+        self._permitted = forwarding_class
+        return self._steer(arrival, ip, transport, forwarding_class, behind_cut=behind_cut)
 
     def _judge_error(self, arrival: Arrival, ip: Ip) -> int | Drop:
         """As a packet of the flow that it is about (RFC 5927)."""

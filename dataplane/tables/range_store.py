@@ -121,8 +121,8 @@ class RangeStore:
         priorities = numbers(rows.keys, places["priority"])
         protocols = numbers(rows.keys, self._exact)
         classes = numbers(rows.values, self._table.actions[0].params[0])
-        found: dict[int, np.ndarray[tuple[int], np.dtype[np.uint16]]] = {}
+        painted_by_protocol: dict[int, np.ndarray[tuple[int], np.dtype[np.uint16]]] = {}
         for row in np.lexsort((high, low, priorities)).tolist():
-            painted = found.setdefault(int(protocols[row]), np.zeros(VALUES, np.uint16))
+            painted = painted_by_protocol.setdefault(int(protocols[row]), np.zeros(VALUES, np.uint16))
             painted[low[row] : high[row] + 1] = classes[row]
-        return {protocol: painted.tobytes() for protocol, painted in found.items()}
+        return {protocol: painted.tobytes() for protocol, painted in painted_by_protocol.items()}

@@ -173,9 +173,12 @@ class KeyedStore:
         if self._table.shape is Shape.LPM:
             self.read()  # A look-up would find shorter prefixes too.
             return
-        found = {key: value for key in keys if (value := self._map.lookup(key)) is not None}
-        rows, values = matrix(b"".join(found), self._table.key.size), matrix(b"".join(found.values()), self._sizes()[1])
-        good = legal(self._layout, self._table, rows, np.zeros((len(found), 0), np.uint8), values)
+        entries = {key: value for key in keys if (value := self._map.lookup(key)) is not None}
+        rows, values = (
+            matrix(b"".join(entries), self._table.key.size),
+            matrix(b"".join(entries.values()), self._sizes()[1]),
+        )
+        good = legal(self._layout, self._table, rows, np.zeros((len(entries), 0), np.uint8), values)
         for key in keys:
             self._shadow.pop(key, None)
         self._shadow.update(zip(pieces(rows[good]), pieces(values[good]), strict=True))

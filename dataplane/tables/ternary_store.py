@@ -197,20 +197,20 @@ class TernaryStore:
     def _masks_of(self, keys: Bytes) -> tuple[Bytes, "np.ndarray[tuple[int], np.dtype[np.bool_]]"]:
         """The mask of each key, and whether its mask_id is listed."""
         none = b"\0" * self._table.key.size
-        found = [
+        listed = [
             masks[mask_id] if mask_id < len(masks := self._masks.get(index, ())) else None
             for index, mask_id in zip(self._indices(keys), keys[:, self._mask_id].tolist(), strict=True)
         ]
         return (
-            matrix(b"".join(mask or none for mask in found), len(none)),
-            np.array([mask is not None for mask in found], np.bool_),
+            matrix(b"".join(mask or none for mask in listed), len(none)),
+            np.array([mask is not None for mask in listed], np.bool_),
         )
 
     def _indices(self, keys: Bytes) -> list[int]:
         if self._exact is None:
             return [0] * len(keys)
-        found: list[int] = numbers(keys, self._exact).tolist()
-        return found
+        indices: list[int] = numbers(keys, self._exact).tolist()
+        return indices
 
     def _place(self, key: bytes) -> tuple[int, int]:
         exact = self._exact

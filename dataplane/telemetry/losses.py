@@ -130,24 +130,24 @@ def _of_interfaces(watched: Iterable[Watched]) -> Iterator[LostPackets]:
 
 def _counters(route: Netlink) -> dict[str, tuple[int, tuple[int, ...]]]:
     """By name of an interface: its index and counters."""
-    found = {}
+    counters = {}
     for answer in route.ask(_GET_LINK, _LINK_MESSAGE.pack(0, 0, 0, 0, 0), DUMP):
         facts = attributes(answer[_LINK_MESSAGE.size :])
         index = _LINK_MESSAGE.unpack_from(answer)[2]
         if _STATISTICS in facts:
-            found[facts.get(_NAME, b"").rstrip(b"\0").decode()] = index, _COUNTERS.unpack_from(facts[_STATISTICS])
-    return found
+            counters[facts.get(_NAME, b"").rstrip(b"\0").decode()] = index, _COUNTERS.unpack_from(facts[_STATISTICS])
+    return counters
 
 
 def _queue_drops(route: Netlink) -> dict[int, int]:
     """By index of an interface."""
-    found = {}
+    drops = {}
     for answer in route.ask(_GET_QDISC, _QDISC_MESSAGE.pack(0, 0, 0, 0, 0), DUMP):
         _, index, _, parent, _ = _QDISC_MESSAGE.unpack_from(answer)
         statistics = attributes(attributes(answer[_QDISC_MESSAGE.size :]).get(_QDISC_STATISTICS, b""))
         if parent == _ROOT and _QUEUE in statistics:
-            (found[index],) = _QUEUE_DROPS.unpack_from(statistics[_QUEUE])
-    return found
+            (drops[index],) = _QUEUE_DROPS.unpack_from(statistics[_QUEUE])
+    return drops
 
 
 def _ipv6_discards(interface: str) -> int:

@@ -88,12 +88,12 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
     """The veth pair: there, with its addresses and MTU, up. Returns what was different, in words."""
     changes: list[str] = []
     ends = {link.kernel: link.kernel_mac, link.pipeline: link.pipeline_mac}
-    found = {name: read_interface(name) for name in ends}
-    for name, interface in found.items():
+    interfaces = {name: read_interface(name) for name in ends}
+    for name, interface in interfaces.items():
         if interface and (kind := netlink.get_links(interface.index)[0].get(("linkinfo", "kind"))) != "veth":
             raise NodeRefused(f"{name} is somebody else's ({kind or 'no veth'}): rename it, the tunnel needs that name")
-    if not all(found.values()):
-        for interface in found.values():
+    if not all(interfaces.values()):
+        for interface in interfaces.values():
             if interface:
                 with removing():
                     netlink.link("del", index=interface.index)

@@ -168,7 +168,7 @@ class Tunnels:
 
     def actual(self, states: DeviceStates) -> tuple[Tunnel, ...]:
         """The tunnels that the node has."""
-        found = []
+        tunnels = []
         for name, state in states.items():
             for peer in state.peers if state else ():
                 tunnel = Tunnel(
@@ -178,8 +178,8 @@ class Tunnels:
                     allowed_ips=peer.allowed_ips,
                     persistent_keepalive_s=peer.persistent_keepalive_s,
                 )
-                found.append(tunnel)
-        return tuple(sorted(found, key=lambda tunnel: tunnel.border))
+                tunnels.append(tunnel)
+        return tuple(sorted(tunnels, key=lambda tunnel: tunnel.border))
 
     def status(self, states: DeviceStates) -> tuple[BorderStatus, ...]:
         return tuple(self._status(border, states[name]) for name, border in self._borders.items())
@@ -247,7 +247,7 @@ class Tunnels:
         holders: dict[str, str] = {}
         refused = {}
         for name, peer in sorted(
-            wanted.items(), key=lambda one: (there.get(one[0]) != (one[1].public_key, one[1].endpoint), one[0])
+            wanted.items(), key=lambda item: (there.get(item[0]) != (item[1].public_key, item[1].endpoint), item[0])
         ):
             for value, what in ((peer.public_key, "key"), (peer.endpoint, "endpoint")):
                 if (holder := holders.setdefault(value, name)) != name:

@@ -214,11 +214,11 @@ class Object:
         """Takes over `existing` as the map `name`, before `load`, after `resize`. Raises BpfError if they differ."""
         declared = self._find_map(name)
         shape = tuple(getattr(library, f"bpf_map__{what}")(declared) for what in _SHAPE)
-        found = (existing.type, existing.key_size, existing.value_size, existing.max_entries)
-        if shape != found:  # libbpf would take over the other shape, and XDP misread it
+        existing_shape = (existing.type, existing.key_size, existing.value_size, existing.max_entries)
+        if shape != existing_shape:  # libbpf would take over the other shape, and XDP misread it
             differences = ", ".join(
                 f"{what} {there} instead of {here}"
-                for what, here, there in zip(_SHAPE, shape, found, strict=True)
+                for what, here, there in zip(_SHAPE, shape, existing_shape, strict=True)
                 if here != there
             )
             raise BpfError(errno.EINVAL, f"{existing.name} cannot be taken over as {name}: {differences}")

@@ -38,7 +38,7 @@ def digest(object_file: bytes, sizes: Mapping[str, int], tables: str) -> str:
     Raises NodeRefused if the file has no type information.
     """
     types, text_at = _types(_section(object_file, ".BTF"))
-    maps = next((one for one in types if one.kind == _DATASEC and one.name == ".maps"), None)
+    maps = next((kind for kind in types if kind.kind == _DATASEC and kind.name == ".maps"), None)
     if maps is None:
         raise NodeRefused("the BPF object defines no maps: make it again with ebpf/build.sh")
     described = sorted(f"{types[row[0]].name} {_describe(types, text_at, row[0])}" for row in maps.rows)
@@ -86,22 +86,24 @@ def _types(btf: bytes) -> tuple[list[_Type], dict[int, str]]:
 
 def _describe(types: list[_Type], strings: Mapping[int, str], number: int) -> str:
     """All that says where bytes lie. Types of maps are not recursive."""
-    one = types[number]
-    match one.kind:
+    described = types[number]
+    match described.kind:
         case 0:
             return "void"
         case 1:
-            return f"int{one.size_or_type}:{one.rows[0][0]:#x}"
+            return f"int{described.size_or_type}:{described.rows[0][0]:#x}"
         case 3:
-            element, _, count = one.rows[0]
+            element, _, count = described.rows[0]
             return f"{_describe(types, strings, element)}[{count}]"
         case 4 | 5:
-            members = (f"{strings[n]}@{at}:{_describe(types, strings, of)}" for n, of, at in one.rows)
-            return f"{'struct' if one.kind == _STRUCT else 'union'}{one.size_or_type}{{{','.join(members)}}}"
+            members = (f"{strings[n]}@{at}:{_describe(types, strings, of)}" for n, of, at in described.rows)
+            return (
+                f"{'struct' if described.kind == _STRUCT else 'union'}{described.size_or_type}{{{','.join(members)}}}"
+            )
         case 6:
-            return f"enum{one.size_or_type}{{{','.join(f'{strings[n]}={value}' for n, value in one.rows)}}}"
+            return f"enum{described.size_or_type}{{{','.join(f'{strings[n]}={value}' for n, value in described.rows)}}}"
         case _:  # pointers, typedefs, qualifiers and variables lead on to another type
-            return f"{'*' if one.kind == _PTR else ''}{_describe(types, strings, one.size_or_type)}"
+            return f"{'*' if described.kind == _PTR else ''}{_describe(types, strings, described.size_or_type)}"
 
 
 def _string(text: bytes, at: int) -> str:

@@ -202,8 +202,8 @@ def _pin_all(maps: Mapping[str, Map], home: Path) -> None:
     partial = home.with_name("partial")
     _remove_directory(partial)
     partial.mkdir()
-    for name, one in maps.items():
-        one.pin(partial / name)
+    for name, bpf_map in maps.items():
+        bpf_map.pin(partial / name)
     partial.rename(home)
 
 
