@@ -96,14 +96,14 @@ def check_read_back(channel: grpc.Channel, layout: Layout, messages: list[p4r.Ta
     read = channel.unary_stream(SERVICE + "Read", p4r.ReadRequest.SerializeToString, p4r.ReadResponse.FromString)(
         request, timeout=60
     )
-    found = {
+    read_back = {
         entity.table_entry.SerializeToString(deterministic=True)
         for response in read
         for entity in response.entities
         if not entity.table_entry.is_default_action
     }
-    if found != {message.SerializeToString(deterministic=True) for message in messages}:
-        raise RuntimeError(f"{len(found)} entries read back, {len(messages)} written, and they are not the same")
+    if read_back != {message.SerializeToString(deterministic=True) for message in messages}:
+        raise RuntimeError(f"{len(read_back)} entries read back, {len(messages)} written, and they are not the same")
 
 
 @contextmanager

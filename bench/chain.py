@@ -40,17 +40,17 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 def rows() -> list[Row]:
     run = subprocess.run([sys.executable, "-m", "bench.chain", str(INTENTS)], check=True, stdout=subprocess.PIPE)
-    found = msgspec.json.decode(run.stdout, type=Measured)
+    measured = msgspec.json.decode(run.stdout, type=Measured)
     return [
         row(
             "scale.chain_1k_agreed_s",
-            found.agreed_s,
+            measured.agreed_s,
             f"s, of {INTENTS} intents",
             better="lower",
             target=10,
         ),
-        row("scale.chain_1k_calls", found.calls, "calls", better="lower", target=200),
-        row("scale.chain_1k_agreements", found.agreements, "agreements", better="lower"),
+        row("scale.chain_1k_calls", measured.calls, "calls", better="lower", target=200),
+        row("scale.chain_1k_agreements", measured.agreements, "agreements", better="lower"),
     ]
 
 

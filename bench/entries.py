@@ -50,9 +50,9 @@ def destination_edge() -> Counter[str]:
         if not events and any(stitch.stage != "Active" for stitch in state.stitches.values()):
             events.append(Tick())
         now_s += 0.001
-    held = state.nodes["far"].state
-    assert held is not None and len(state.stitches) == INTENTS
-    return Counter(entry.table for entry in held.entries)
+    confirmed = state.nodes["far"].state
+    assert confirmed is not None and len(state.stitches) == INTENTS
+    return Counter(entry.table for entry in confirmed.entries)
 
 
 def _inventory() -> tuple[Applied, ...]:

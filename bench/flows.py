@@ -47,8 +47,8 @@ def rows(name: str, status: dict[str, Any]) -> list[Row]:
             subprocess.Popen([*inside, sys.executable, "-c", FILL, str(cpu), *FROM_TO, str(FLOWS_OF_A_CPU)])
             for cpu in sorted(os.sched_getaffinity(0))[:2]
         ]
-        for one in filling:
-            if one.wait(timeout=120) != 0:
+        for process in filling:
+            if process.wait(timeout=120) != 0:
                 raise RuntimeError("the flows could not be sent")
     there = flows_at(directory_of(name) / "se1" / "agent.sock")
     idle_s = [took_s for took_s, _ in itertools.islice(answers(domain, "intents"), 50)]
@@ -105,5 +105,5 @@ def asking(domain: dict[str, Any], took: list[float]) -> Iterator[None]:
         yield
     finally:
         done.set()
-        for one in threads:
-            one.join()
+        for asker in threads:
+            asker.join()

@@ -70,7 +70,10 @@ def pings(host: str, seconds: float) -> subprocess.Popen[str]:
 
 
 def answers(running: subprocess.Popen[str]) -> list[float]:
-    return [float(found) for found in re.findall(r"^\[([\d.]+)\] \d+ bytes from", running.communicate()[0], re.M)]
+    return [
+        float(answered_at)
+        for answered_at in re.findall(r"^\[([\d.]+)\] \d+ bytes from", running.communicate()[0], re.M)
+    ]
 
 
 def seconds_to_first_answer(name: str, host: str) -> float:
@@ -113,7 +116,7 @@ def idle(status: dict[str, Any]) -> list[Row]:
     def busiest(parts: dict[str, Any], before: dict[str, float]) -> float:
         return max(cpu_s(part["pid"]) - before[name] for name, part in parts.items()) / IDLE_S * 100
 
-    before = {name: cpu_s(one["pid"]) for part in ("nodes", "domains") for name, one in status[part].items()}
+    before = {name: cpu_s(process["pid"]) for part in ("nodes", "domains") for name, process in status[part].items()}
     time.sleep(IDLE_S)
     return [
         row("scale.idle_agent_percent", busiest(status["nodes"], before), "% of a core", better="lower", target=0.5),
@@ -128,7 +131,7 @@ def cpu_s(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    if not found:
+    resident = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    if not resident:
         raise RuntimeError(f"process {pid} is gone")
-    return int(found.group(1)) / 1024
+    return int(resident.group(1)) / 1024

@@ -35,9 +35,9 @@ BULK, SENTENCES, YAML = 20_000, 1_000, 1_000
 def rows() -> list[Row]:
     manifests = []
     for number in range(BULK):
-        one = copy.deepcopy(BASIC)
-        one["metadata"] = {"name": f"order-{number}", "tenant": f"customer-{number % 1000}"}
-        manifests.append(one)
+        manifest = copy.deepcopy(BASIC)
+        manifest["metadata"] = {"name": f"order-{number}", "tenant": f"customer-{number % 1000}"}
+        manifests.append(manifest)
     body = msgspec.json.encode(manifests)
     text = "---\n".join(msgspec.yaml.encode(manifest).decode() for manifest in manifests[:YAML])
     return [
@@ -48,8 +48,8 @@ def rows() -> list[Row]:
 
 
 def _sentences() -> int:
-    found = [parse_sentence(SENTENCE, name="order-processing", tenant="customer-x") for _ in range(SENTENCES)]
-    return len(found)
+    parsed = [parse_sentence(SENTENCE, name="order-processing", tenant="customer-x") for _ in range(SENTENCES)]
+    return len(parsed)
 
 
 def _rate(name: str, count: int, read: Callable[[], int], target: float, rounds: int = 8) -> Row:

@@ -22,18 +22,18 @@ def rows() -> list[Row]:
         index.add(claim(places, chance, number))
     new = [claim(places, chance, INTENTS + number) for number in range(NEW)]
     taken = Slices()
-    for number, one in enumerate(new):
+    for number, asked in enumerate(new):
         started_s = time.thread_time()
-        again = places.claim(one.intent, serial=one.serial, start_s=one.start_s, end_s=one.end_s)
-        found = against(again, index, places)
+        again = places.claim(asked.intent, serial=asked.serial, start_s=asked.start_s, end_s=asked.end_s)
+        of_index = against(again, index, places)
         taken.add("index", (time.thread_time() - started_s) * 1000)
         if number % (NEW // PAIRWISE):
             continue
         started_s = time.thread_time()
-        conflicts = [conflict for held in index.claims.values() for conflict in between(one, held, places)]
+        conflicts = [conflict for earlier in index.claims.values() for conflict in between(asked, earlier, places)]
         taken.add("pairs", (time.thread_time() - started_s) * 1000)
-        if sorted(map(str, conflicts)) != sorted(map(str, found)):
-            raise AssertionError(f"index and pairs differ for {one.intent}")
+        if sorted(map(str, conflicts)) != sorted(map(str, of_index)):
+            raise AssertionError(f"index and pairs differ for {asked.intent}")
     # Each intent costs something else, so it is the middle one that is compared, not the quickest.
     median_ms = taken.median("index")
     return [

@@ -26,12 +26,12 @@ WHENS = (
 
 def rules() -> list[Rule]:
     """The lab's, and others of the kinds that operators write; a few of them hold for each intent."""
-    found = [one.value for one in parse(LAB.read_bytes()) if isinstance(one.value, Rule)]
-    for n in range(RULES - len(found)):
+    laid_down = [document.value for document in parse(LAB.read_bytes()) if isinstance(document.value, Rule)]
+    for n in range(RULES - len(laid_down)):
         when = WHENS[n % len(WHENS)].format(n=n)
         then = Then(require=Require(latency_us_max=50_000 - n), service_class=f"class-{n + 1}" if n % 10 == 2 else "")
-        found.append(Rule(name=f"rule-{n}", when=when, then=then, priority=1 + n, explain="For the benchmark."))
-    return found
+        laid_down.append(Rule(name=f"rule-{n}", when=when, then=then, priority=1 + n, explain="For the benchmark."))
+    return laid_down
 
 
 def inventory() -> Inventory:
@@ -64,14 +64,14 @@ def inventory() -> Inventory:
 
 
 def intents() -> list[Intent]:
-    found = []
+    wanted = []
     for n in range(INTENTS):
         to = f"far/net-{n * 7 % NETWORKS}"
         source = Selector(network=f"shop/net-{n % NETWORKS}", labels=(("app", f"app-{n % 8}"),))
         allow = Allow(to=f"{to}/service-{n * 7 % NETWORKS}", source=source)
         require = Require(latency_us_max=60_000 + n)
-        found.append(Intent(name=f"intent-{n}", tenant=f"tenant-{n % 300}", allow=(allow,), require=require))
-    return found
+        wanted.append(Intent(name=f"intent-{n}", tenant=f"tenant-{n % 300}", allow=(allow,), require=require))
+    return wanted
 
 
 def rows() -> list[Row]:
@@ -81,10 +81,13 @@ def rows() -> list[Row]:
     for _ in range(5):
         laid_down = rule_engine(rules())
         began = time.thread_time()
-        found = [translate(one, laid_down, known) for one in wanted]
+        translations = [translate(intent, laid_down, known) for intent in wanted]
         taken.add("all", time.thread_time() - began)
-        fired = sum(isinstance(one, Requirements) and any("rule" in o.origin for o in one.origins) for one in found)
-    if not 0 < fired <= INTENTS or any(not isinstance(one, Requirements) for one in found):
+        fired = sum(
+            isinstance(translation, Requirements) and any("rule" in o.origin for o in translation.origins)
+            for translation in translations
+        )
+    if not 0 < fired <= INTENTS or any(not isinstance(translation, Requirements) for translation in translations):
         raise RuntimeError("the benchmark's intents are wrong, or no rule holds for any")
     rate, spread = INTENTS / taken.lower("all"), taken.spread("all")
     return [row("language.translate_rate", rate, "intents/s", better="higher", target=2_000, spread=spread)]

@@ -75,19 +75,19 @@ def report(group: str, rows: list[Row]) -> bool:
     for heading in ("figure", "value", "unit", "peer", "peer's", "times better", "target", "spread", "load", ""):
         text = heading in {"figure", "unit", "peer", ""}
         table.add_column(heading, justify="left" if text else "right", no_wrap=True)
-    for one in rows:
-        bound = "≥" if one.better == "higher" or one.ratio is not None else "≤"
+    for result in rows:
+        bound = "≥" if result.better == "higher" or result.ratio is not None else "≤"
         table.add_row(
-            one.name,
-            f"{one.value:,.5g}" if one.value < 100_000 else f"{one.value:,.0f}",
-            one.unit,
-            one.peer or "",
-            "" if one.peer_value is None else f"{one.peer_value:,.5g}",
-            "" if one.ratio is None else f"{one.ratio:.1f}",
-            "" if one.target is None else f"{bound} {one.target:,.10g}",
-            "" if one.spread is None else f"{one.spread:.0%}",
-            f"{one.load:.1f}",
-            "ok" if one.ok else "NOT REACHED",
+            result.name,
+            f"{result.value:,.5g}" if result.value < 100_000 else f"{result.value:,.0f}",
+            result.unit,
+            result.peer or "",
+            "" if result.peer_value is None else f"{result.peer_value:,.5g}",
+            "" if result.ratio is None else f"{result.ratio:.1f}",
+            "" if result.target is None else f"{bound} {result.target:,.10g}",
+            "" if result.spread is None else f"{result.spread:.0%}",
+            f"{result.load:.1f}",
+            "ok" if result.ok else "NOT REACHED",
         )
     Console(width=None if Console().is_terminal else 140).print(table)
     print(f"written to {path}")

@@ -20,8 +20,8 @@ class Slices:
 
     def spread(self, *names: str) -> float:
         """The largest of their quartile ranges, as a part of the median."""
-        found = []
+        spreads = []
         for name in names:
             lower, median, upper = statistics.quantiles(self._taken[name], n=4)
-            found.append((upper - lower) / median)
-        return max(found)
+            spreads.append((upper - lower) / median)
+        return max(spreads)

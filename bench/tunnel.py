@@ -55,10 +55,10 @@ def mbit(client: str, server: str, address: str, port: int) -> float:
             pass
         command = ["nsenter", f"--net={client}", "iperf3", "-c", address, "-p", str(port), "-t", str(SECONDS), "-J"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        found = json.loads(done.stdout)
-        if "error" in found:
-            raise RuntimeError(f"iperf3 to {address}: {found['error']}")
-        return float(found["end"]["sum_received"]["bits_per_second"]) / 1e6
+        result = json.loads(done.stdout)
+        if "error" in result:
+            raise RuntimeError(f"iperf3 to {address}: {result['error']}")
+        return float(result["end"]["sum_received"]["bits_per_second"]) / 1e6
     finally:
         listening.kill()
         listening.wait()

@@ -36,19 +36,19 @@ def rows() -> list[Row]:
         if link.trust >= DEMAND.trust_min:
             known.add_edge(a, b, delay_us=link.delay_us)
     taken = Slices()
-    found: list[FoundPath | None] = []
+    paths: list[FoundPath | None] = []
     for number in range(ROUNDS):
         part = asked[number * PATHS // ROUNDS : (number + 1) * PATHS // ROUNDS]
         began = time.thread_time()
         mine = [topology.path(source, target, DEMAND, nobody) for source, target in part]
         taken.add("ours", (time.thread_time() - began) / len(part))
-        found += mine
+        paths += mine
         began = time.thread_time()
         theirs = [_networkx(known, source, target) for source, target in part[:SAMPLE]]
         taken.add("networkx", (time.thread_time() - began) / SAMPLE)
-        if [one.delay_us if one is not None else None for one in mine[:SAMPLE]] != theirs:
+        if [path.delay_us if path is not None else None for path in mine[:SAMPLE]] != theirs:
             raise RuntimeError("networkx finds other paths")
-    worst_s = _worst_link(topology, asked, found)
+    worst_s = _worst_link(topology, asked, paths)
     return [
         row(
             "scale.paths_10k_wan",
@@ -101,10 +101,10 @@ def _networkx(known: networkx.Graph, source: int, target: int) -> int | None:
     return delay_us if delay_us <= DEMAND.delay_us_max else None
 
 
-def _worst_link(topology: Topology, asked: Sequence[tuple[int, int]], found: Sequence[FoundPath | None]) -> float:
+def _worst_link(topology: Topology, asked: Sequence[tuple[int, int]], paths: Sequence[FoundPath | None]) -> float:
     """CPU time to find all paths anew that the link is of which most are."""
     users: dict[int, list[int]] = {}
-    for number, path in enumerate(found):
+    for number, path in enumerate(paths):
         for link in path.links if path is not None else ():
             users.setdefault(link, []).append(number)
     worst = max(users, key=lambda link: len(users[link]))

@@ -141,7 +141,7 @@ class Edge:
         ip("-6", "route", "replace", "2001:db8:2::/48", *segments, "dev", "out")
 
     def received(self) -> int:
-        return sum(struct.unpack("=Q", one)[0] for one in self.generator.map("received").lookup_per_cpu(bytes(4)))
+        return sum(struct.unpack("=Q", count)[0] for count in self.generator.map("received").lookup_per_cpu(bytes(4)))
 
     def measure(self, what: str | None, packets: int, *, transit: bool = False) -> float:
         """Nanoseconds of CPU a packet; `what`: the program, None: the kernel's stack."""

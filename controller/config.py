@@ -116,15 +116,15 @@ def read(path: Path) -> bytes:
 
 def _check_api(config: Config, path: Path) -> None:
     """Raises ConfigInvalid where the API would be heard on the way."""
-    found = listen(config.listen, f"{path}: `listen`")
+    api = listen(config.listen, f"{path}: `listen`")
     tls = config.tls
     if tls is not None and (tls.certificate is None) != (tls.key is None):
         raise ConfigInvalid(f"{path}: `tls` needs `certificate` and `key`, or neither: {{}} makes them")
-    if tls is not None and found.path is not None:
+    if tls is not None and api.path is not None:
         raise ConfigInvalid(
             f"{path}: `tls` is of no use on a unix socket, which does not leave this machine: remove it"
         )
-    if tls is None and not found.stays_here:
+    if tls is None and not api.stays_here:
         raise ConfigInvalid(
             f'{path}: `listen` {config.listen}: whoever is on the way could read the tokens; add `"tls": {{}}` (or '
             'your certificate: {"certificate": FILE, "key": FILE}), or listen on 127.0.0.1, [::1] or unix:/PATH'
@@ -135,12 +135,12 @@ def listen(text: str, where: str) -> Listen:
     """`127.0.0.1:8080`, `[::1]:8080` or `unix:/run/netstitch/api.sock`. Raises ConfigInvalid."""
     if text.startswith("unix:"):
         try:
-            found = _path(Path, text.removeprefix("unix:"))
+            socket_path = _path(Path, text.removeprefix("unix:"))
         except ValueError as error:
             raise ConfigInvalid(f"{where}: {error}") from error
-        if not found.is_absolute() or len(os.fsencode(found)) > SOCKET_PATH_MAX:
+        if not socket_path.is_absolute() or len(os.fsencode(socket_path)) > SOCKET_PATH_MAX:
             raise ConfigInvalid(f"{where} must be unix: and an absolute path of at most {SOCKET_PATH_MAX} bytes")
-        return Listen(path=found)
+        return Listen(path=socket_path)
     host, port = address(text, where)
     return Listen(host=host, port=port)
 
@@ -170,8 +170,8 @@ def token(path: Path) -> str:
     except OSError as exc:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
     if not (text and text.isascii() and text.isprintable()):
-        found = "is no token" if text else "is empty"
-        raise ConfigInvalid(f"{path}: {found}; remove it, and stitchd makes a new one")
+        flaw = "is no token" if text else "is empty"
+        raise ConfigInvalid(f"{path}: {flaw}; remove it, and stitchd makes a new one")
     return text
 
 

@@ -37,7 +37,7 @@ _LASTING = frozenset({Phase.DEGRADED, Phase.UNSATISFIABLE, Phase.REFUSED})
 class History:
     def __init__(self, happenings: Iterable[Happening] = ()) -> None:
         in_order = sorted(happenings, key=lambda happening: happening.serial)
-        self._kept = self._stored = immutables.Map((one.serial, one) for one in in_order)
+        self._kept = self._stored = immutables.Map((happening.serial, happening) for happening in in_order)
         self._oldest, self._last = (in_order[0].serial, in_order[-1].serial) if in_order else (1, 0)
         """Serial numbers."""
         self._phases: PersistentMap[tuple[str, str]] = PersistentMap()
@@ -46,11 +46,11 @@ class History:
         """About each thing, of those that are kept: nothing is told twice in a row."""
         self._unsure: set[str] = set()
         """Intents whose phase is to be looked at."""
-        for one in in_order:
-            self._newest = self._newest.set(one.about, one)
-            if one.what.startswith(_PHASE):
-                told = _told(one.what.removeprefix(_PHASE), one.why)
-                self._phases = self._phases.set(one.about.partition("/")[2], told)
+        for happening in in_order:
+            self._newest = self._newest.set(happening.about, happening)
+            if happening.what.startswith(_PHASE):
+                told = _told(happening.what.removeprefix(_PHASE), happening.why)
+                self._phases = self._phases.set(happening.about.partition("/")[2], told)
 
     @classmethod
     def load(cls, records: Iterable[Record]) -> Self:
@@ -77,7 +77,7 @@ class History:
         self._stored = self._kept
 
     def resources(self) -> list[Resource]:
-        return [_resource(one) for _, one in sorted(self._stored.items())]
+        return [_resource(happening) for _, happening in sorted(self._stored.items())]
 
     def observe(
         self, states: Sequence[State], events: Sequence[Event], effects: Iterable[Effect], now_s: float
@@ -86,16 +86,19 @@ class History:
         before, after = states[0], states[-1]
         asked = {event.request_id: event for event in events if isinstance(event, Apply | Delete | Renew)}
         told = [*effects]
-        found: list[Happening] = []
-        for reply in (one for one in told if isinstance(one, Reply) and one.request_id in asked):
-            found += _done(reply, asked[reply.request_id])  # what follows from it comes after it
-        for log in (one for one in told if isinstance(one, Log) and one.event not in _TOLD_OTHERWISE):
-            found += _logged(log, before, after)
+        happenings: list[Happening] = []
+        for reply in (effect for effect in told if isinstance(effect, Reply) and effect.request_id in asked):
+            happenings += _done(reply, asked[reply.request_id])  # what follows from it comes after it
+        for log in (effect for effect in told if isinstance(effect, Log) and effect.event not in _TOLD_OTHERWISE):
+            happenings += _logged(log, before, after)
         for earlier, later in itertools.pairwise(states):
             self._unsure.update(_unsettled_by(earlier, later))
         if self._unsure and not _in_flux(after):
-            found += self._phase_changes(after, now_s)
-        return self._keep((msgspec.structs.replace(one, tenant=_tenant(one, before, after)) for one in found), now_s)
+            happenings += self._phase_changes(after, now_s)
+        return self._keep(
+            (msgspec.structs.replace(happening, tenant=_tenant(happening, before, after)) for happening in happenings),
+            now_s,
+        )
 
     def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
         for name in sorted(self._unsure):
@@ -104,22 +107,22 @@ class History:
                 if name in self._phases:
                     self._phases = self._phases.delete(name)
                 continue
-            found, conditions, _ = intent_phase(state, intent_record, now_s)
-            phase, why = str(found), "; ".join(condition["reason"] for condition in conditions)
+            current, conditions, _ = intent_phase(state, intent_record, now_s)
+            phase, why = str(current), "; ".join(condition["reason"] for condition in conditions)
             if self._phases.get(name) != _told(phase, why):
                 self._phases = self._phases.set(name, _told(phase, why))
                 yield _happening(f"intents/{name}", _PHASE + phase, why)
         self._unsure.clear()
 
-    def _keep(self, found: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
+    def _keep(self, happenings: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
         new: dict[int, Happening] = {}
-        for one in found:
-            told = self._newest.get(one.about)
-            if told is not None and (told.what, told.why) == (one.what, one.why):
+        for happening in happenings:
+            told = self._newest.get(happening.about)
+            if told is not None and (told.what, told.why) == (happening.what, happening.why):
                 continue
             self._last += 1
-            new[self._last] = made = msgspec.structs.replace(one, serial=self._last, time_s=int(now_s))
-            self._newest = self._newest.set(one.about, made)
+            new[self._last] = made = msgspec.structs.replace(happening, serial=self._last, time_s=int(now_s))
+            self._newest = self._newest.set(happening.about, made)
         if not new:
             return ()
         kept, gone = self._kept.update(new), []
@@ -131,28 +134,37 @@ class History:
                     self._newest = self._newest.delete(oldest.about)
             self._oldest += 1
         self._kept = kept
-        stored = [Record(kind=RECORD, name=str(one.serial), content=msgspec.json.encode(one)) for one in new.values()]
+        stored = [
+            Record(kind=RECORD, name=str(happening.serial), content=msgspec.json.encode(happening))
+            for happening in new.values()
+        ]
         return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
 
 
-def _tenant(one: Happening, before: State, after: State) -> str:
-    for subject in (one.about, one.serves):
+def _tenant(happening: Happening, before: State, after: State) -> str:
+    for subject in (happening.about, happening.serves):
         kind, _, name = subject.partition("/")
-        held = after.intent_records.get(name) or before.intent_records.get(name)
-        if kind == "intents" and held is not None:
-            return held.intent.tenant
+        intent_record = after.intent_records.get(name) or before.intent_records.get(name)
+        if kind == "intents" and intent_record is not None:
+            return intent_record.intent.tenant
     return ""
 
 
-def _happening(about: str, what: str, why: str = "", **more: str) -> Happening:
-    return Happening(serial=0, time_s=0, about=about, what=what, why=why, **more)
+def _happening(about: str, what: str, why: str = "", **details: str) -> Happening:
+    return Happening(serial=0, time_s=0, about=about, what=what, why=why, **details)
 
 
-def _resource(one: Happening) -> Resource:
-    spec: dict[str, Any] = {"time_s": one.time_s, "about": one.about, "what": one.what, "why": one.why, "by": one.by}
-    if one.serves:
-        spec["serves"] = one.serves
-    metadata = {"name": f"{one.serial:010d}"} | ({"tenant": one.tenant} if one.tenant else {})
+def _resource(happening: Happening) -> Resource:
+    spec: dict[str, Any] = {
+        "time_s": happening.time_s,
+        "about": happening.about,
+        "what": happening.what,
+        "why": happening.why,
+        "by": happening.by,
+    }
+    if happening.serves:
+        spec["serves"] = happening.serves
+    metadata = {"name": f"{happening.serial:010d}"} | ({"tenant": happening.tenant} if happening.tenant else {})
     return Resource(kind="Event", metadata=metadata, spec=spec, status={})
 
 
@@ -208,8 +220,12 @@ def _unsettled_by(before: State, after: State) -> Iterator[str]:
 
 
 def _standing(state: State, node: str) -> Collection[object]:
-    found = state.nodes.get(node)
-    return () if found is None else (found.reachable, found.rejected, found.described, found.confirmed == -1)
+    standing = state.nodes.get(node)
+    return (
+        ()
+        if standing is None
+        else (standing.reachable, standing.rejected, standing.described, standing.confirmed == -1)
+    )
 
 
 def _in_flux(state: State) -> bool:

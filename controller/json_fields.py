@@ -43,10 +43,10 @@ def repeated(text: bytes, most: int = 100) -> list[tuple[str | int, ...]]:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    repeating = _Repeating(found)
+    mapping = dict(pairs)
+    if len(mapping) == len(pairs):
+        return mapping
+    repeating = _Repeating(mapping)
     repeating.names = tuple(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return repeating
 

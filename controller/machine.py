@@ -40,15 +40,15 @@ def disks(store: Path) -> Iterator[Check]:
 
 def _space(subject: str, folder: Path, what: str) -> Check:
     try:
-        found = os.statvfs(folder)
+        filesystem = os.statvfs(folder)
     except OSError as error:
         detail = f"{folder}: {error.strerror}"
         return Check(subject=subject, name="space", ok=False, detail=detail, advice="see that the disk is mounted")
-    free, whole = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    free, whole = filesystem.f_bavail * filesystem.f_frsize, filesystem.f_blocks * filesystem.f_frsize
     detail = f"{what}; {_megabytes(free)} free of {_megabytes(whole)}"
     short = free < FREE_BYTES_MIN or free < FREE_PART_MIN * whole
-    if found.f_files > 0 and found.f_favail < FREE_INODES_MIN:
-        short, detail = True, f"{detail}; only {found.f_favail} inodes free"
+    if filesystem.f_files > 0 and filesystem.f_favail < FREE_INODES_MIN:
+        short, detail = True, f"{detail}; only {filesystem.f_favail} inodes free"
     advice = f"make room on the file system of {folder}: a controller without it stores nothing new" if short else ""
     return Check(subject=subject, name="space", ok=not short, detail=detail, advice=advice)
 
@@ -75,9 +75,9 @@ def _adjtimex() -> int:
     return int(ctypes.CDLL(None).adjtimex(ctypes.byref(_Timex())))
 
 
-def skews(kind: str, found: Mapping[str, float]) -> Iterator[Check]:
+def skews(kind: str, skews_s: Mapping[str, float]) -> Iterator[Check]:
     """By node or domain, how far its clock is ahead of ours, when it was last heard."""
-    for name, skew_s in sorted(found.items()):
+    for name, skew_s in sorted(skews_s.items()):
         fault = abs(skew_s) > SKEW_S_MAX
         way = "ahead of" if skew_s > 0 else "behind"
         detail = f"{abs(skew_s):.1f} s {way} ours" if fault else "as ours"
@@ -85,11 +85,11 @@ def skews(kind: str, found: Mapping[str, float]) -> Iterator[Check]:
         yield Check(subject=f"{kind}/{name}", name="clock", ok=not fault, detail=detail, advice=advice)
 
 
-def certificates(found: Mapping[str, bytes], now_s: float) -> Iterator[Check]:
+def certificates(files: Mapping[str, bytes], now_s: float) -> Iterator[Check]:
     """By whose or what they are, in PEM; of several in one, the first to end counts."""
-    for subject, pem in sorted(found.items()):
+    for subject, pem in sorted(files.items()):
         try:
-            ends = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(pem))
+            ends = min(certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(pem))
         except ValueError as error:
             detail, advice = f"it cannot be read: {error}", "replace it by the right one"
             yield Check(subject=subject, name="certificate", ok=False, detail=detail, advice=advice)

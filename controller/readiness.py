@@ -75,4 +75,7 @@ def _phase(reasons: list[str], state: State, nodes: Iterable[str], names: list[s
             reasons.append(f"node {node} refused its state: {standing.why(names)}")
     phase = str(Phase.INSTALLING if reasons else Phase.ACTIVE)
     conditions = [{"type": phase, "reason": reason} for reason in reasons]
-    return {"phase": phase, "conditions": conditions + [{"type": "NodeUnreachable", "reason": one} for one in away]}
+    return {
+        "phase": phase,
+        "conditions": conditions + [{"type": "NodeUnreachable", "reason": reason} for reason in away],
+    }

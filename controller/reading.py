@@ -56,11 +56,11 @@ class Reading:
 
     def following(self, kind: str, after: str) -> Iterator[Resource]:
         if kind != "intents":
-            yield from (one for one in self.list(kind) if str(one.metadata["name"]) > after)
+            yield from (resource for resource in self.list(kind) if str(resource.metadata["name"]) > after)
             return
         for name in sorted(name for name in self._stored.intent_records if name > after):
-            if (found := self.get(kind, name)) is not None:
-                yield found
+            if (resource := self.get(kind, name)) is not None:
+                yield resource
 
     def _resources(self, kind: str) -> Sequence[Resource]:
         if kind == "plugins":
@@ -106,19 +106,19 @@ class Reading:
         try:
             while True:
                 began = time.perf_counter()
-                found = list(await asyncio.to_thread(self._shown, kind, name))
+                resources = list(await asyncio.to_thread(self._shown, kind, name))
                 if since is not None:
-                    found = [one for one in found if one.metadata["revision"] > since]
+                    resources = [resource for resource in resources if resource.metadata["revision"] > since]
                     try:
                         gone = self._revisions.gone(kind, since)
                     except TooOld:
                         return
-                    found += [one for one in gone if name in (None, one.metadata["name"])]
-                    found.sort(key=lambda one: int(one.metadata["revision"]))
+                    resources += [resource for resource in gone if name in (None, resource.metadata["name"])]
+                    resources.sort(key=lambda resource: int(resource.metadata["revision"]))
                 since = self._revisions.newest
                 looked_s = time.perf_counter() - began
-                for one in found:
-                    yield one
+                for resource in resources:
+                    yield resource
                 await asyncio.sleep(WATCH_PAUSES * looked_s)
                 await changed.wait()
                 changed.clear()
@@ -128,5 +128,5 @@ class Reading:
     def _shown(self, kind: str, name: str | None) -> Sequence[Resource]:
         if name is None:
             return self.list(kind)
-        found = self.get(kind, name)
-        return () if found is None else (found,)
+        resource = self.get(kind, name)
+        return () if resource is None else (resource,)

@@ -61,10 +61,10 @@ class Revisions:
         """All that there are of a kind, each with its revision."""
         known = self._known.setdefault(kind, {})
         now = self.newest + 1
-        found = [self._mark(kind, resource, now, known) for resource in resources]
-        for name in known.keys() - {str(one.metadata["name"]) for one in found}:
+        marked = [self._mark(kind, resource, now, known) for resource in resources]
+        for name in known.keys() - {str(resource.metadata["name"]) for resource in marked}:
             self._remember(kind, known.pop(name), now)
-        return found
+        return marked
 
     def look_at(self, kind: str, name: str, resource: Resource | None) -> Resource | None:
         """One of a kind, with its revision; None: there is none of that name."""
@@ -80,7 +80,7 @@ class Revisions:
         """Those that are gone since a revision: their metadata, and status {"deleted": true}. Raises TooOld."""
         if not max(self._first, self._forgotten.get(kind, 0)) <= since <= self.newest:
             raise TooOld(f"what has changed since revision {since} is not known any more: list again, then watch")
-        return [one for one in self._gone.get(kind, ()) if one.metadata["revision"] > since]
+        return [resource for resource in self._gone.get(kind, ()) if resource.metadata["revision"] > since]
 
     def _mark(self, kind: str, resource: Resource, now: int, known: dict[str, _Seen]) -> Resource:
         name = str(resource.metadata["name"])

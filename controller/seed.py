@@ -68,9 +68,9 @@ async def _renew_own_key(shell: Shell, own: Domain, identity: Identity, key_dir:
 
 def _differences(state: State, documents: Sequence[Document], identity: Identity) -> Iterator[str]:
     for document in documents:
-        held = _held(state, document)
-        if held != _with_own_key(document.value, identity):
-            yield f"{document.kind.lower()}s/{document.name} {'is other' if held is not None else 'is not there'}"
+        stored = _held(state, document)
+        if stored != _with_own_key(document.value, identity):
+            yield f"{document.kind.lower()}s/{document.name} {'is other' if stored is not None else 'is not there'}"
 
 
 def _held(state: State, document: Document) -> Value | None:

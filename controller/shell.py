@@ -284,14 +284,16 @@ class Shell(Reading):
                 if isinstance(event, Apply | Delete) and event.dry_run:
                     effects.append(preview.foresee(state, event, self._now_s(), self._keys))
                     continue
-                state, produced = reconcile.step_all(state, [one for _, one in group], self._now_s(), self._keys)
+                state, produced = reconcile.step_all(
+                    state, [grouped for _, grouped in group], self._now_s(), self._keys
+                )
                 states.append(state)
             except Exception as error:
                 if isinstance(event, Tick):
                     raise
                 state = msgspec.structs.replace(state, claims=None)  # which alone changes within a step
                 if len(group) > 1:
-                    left[:0] = [[one] for one in group]  # so that only who is at fault suffers for it
+                    left[:0] = [[item] for item in group]  # so that only who is at fault suffers for it
                     continue
                 raised[place] = fault = Raised.of(event, error)
                 if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
@@ -305,7 +307,7 @@ class Shell(Reading):
             self._happened += self._history.observe(states, events, effects, self._now_s())
         except Exception as error:  # what happened counts whether or not it can be told
             raised[-1] = Raised.of(None, error)
-        if self._happened and any(isinstance(one, Persist | Tick) for one in (*effects, *events)):
+        if self._happened and any(isinstance(done, Persist | Tick) for done in (*effects, *events)):
             effects.append(Persist(records=tuple(self._happened)))
             self._happened.clear()
         return state, effects, raised
@@ -451,10 +453,13 @@ class Shell(Reading):
         """With what plugins say of the intents: asked here, since `step` waits for nobody."""
         if self._plugins is None or not self._plugins.compiling:
             return applied
-        intents = [one for one in applied if one.kind == "Intent"]
+        intents = [document for document in applied if document.kind == "Intent"]
         manifests = [to_manifest(msgspec.json.decode(intent.content, type=Intent)) for intent in intents]
         said = iter(await self._plugins.compile(manifests))
-        return tuple(msgspec.structs.replace(one, added=next(said)) if one.kind == "Intent" else one for one in applied)
+        return tuple(
+            msgspec.structs.replace(document, added=next(said)) if document.kind == "Intent" else document
+            for document in applied
+        )
 
     async def delete(
         self,

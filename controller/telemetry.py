@@ -194,11 +194,11 @@ class NodeTelemetry:
         return self._nodes.fault(node) if node in self._nodes.names() else "gone"
 
     def _certificates(self) -> dict[str, bytes]:
-        found = dict(self._own_certificates)
+        certificates = dict(self._own_certificates)
         for domain in self._shell.state.inventory.domains.values():
             if domain.certificate:
-                found[f"domains/{domain.name}"] = domain.certificate.encode()
-        return found
+                certificates[f"domains/{domain.name}"] = domain.certificate.encode()
+        return certificates
 
     def _is_alone(self) -> bool:
         """No agent and no peer is on another machine."""
@@ -253,7 +253,7 @@ class NodeTelemetry:
     async def _of_all(self, ask: Callable[[str], Awaitable[_Answer]]) -> dict[str, _Answer]:
         """In parallel; who does not answer is left out, and fails its check."""
 
-        async def one(node: str) -> _Answer | None:
+        async def ask_one(node: str) -> _Answer | None:
             try:
                 async with asyncio.timeout(NODE_S_MAX):
                     return await ask(node)
@@ -261,7 +261,7 @@ class NodeTelemetry:
                 return None
 
         names = self._nodes.names()
-        answers = await asyncio.gather(*(one(node) for node in names))
+        answers = await asyncio.gather(*(ask_one(node) for node in names))
         return {node: answer for node, answer in zip(names, answers, strict=True) if answer is not None}
 
 

@@ -38,15 +38,15 @@ def read_agreements(file: str) -> list[Exported]:
     Raises InputInvalid; AnswerIsNo for an offer that is not accepted.
     """
     data = _load(file)
-    found = []
+    agreements = []
     for place, resource in enumerate(data if isinstance(data, list) else [data]):
         where = f"{file}: document {place + 1}" if isinstance(data, list) else file
         if not isinstance(resource, dict) or resource.get("kind") != "Agreement":
             raise InputInvalid(f"{where}: expected an Agreement, as `stitch get agreement NAME -o json` prints it")
-        found.append(_exported(where, resource))
-    if not found:
+        agreements.append(_exported(where, resource))
+    if not agreements:
         raise InputInvalid(f"{file}: there is no agreement in it")
-    return found
+    return agreements
 
 
 def _exported(where: str, resource: dict[str, Any]) -> Exported:
@@ -75,39 +75,39 @@ def _exported(where: str, resource: dict[str, Any]) -> Exported:
     return Exported(name, spec, status, offer, acceptance, terms, mandate, accepted)
 
 
-def verify(found: Exported, keys: Mapping[str, str]) -> str:
+def verify(exported: Exported, keys: Mapping[str, str]) -> str:
     """Who signed, in words. Raises AnswerIsNo with all that does not match; InputInvalid where a key is missing."""
-    name, terms, mandate, accepted = found.name, found.terms, found.mandate, found.accepted
+    name, terms, mandate, accepted = exported.name, exported.terms, exported.mandate, exported.accepted
     wrong = [
         f"{name}: {what} is not signed by {domain}: the {what} was altered, or signed with another key than {domain}'s"
         for what, domain, envelope in (
-            ("offer", terms.offeror, found.offer),
-            ("acceptance", terms.acceptor, found.acceptance),
+            ("offer", terms.offeror, exported.offer),
+            ("acceptance", terms.acceptor, exported.acceptance),
             ("mandate", mandate.origin, terms.mandate),
         )
         if not _signed(_key(keys, domain), envelope)
     ]
-    if (accepted.id, accepted.revision, accepted.offer) != (terms.id, terms.revision, found.offer.digest):
+    if (accepted.id, accepted.revision, accepted.offer) != (terms.id, terms.revision, exported.offer.digest):
         wrong.append(f"{name}: {terms.acceptor} has accepted another offer than this one")
     if mandate.origin != terms.origin or terms.expires_s > mandate.expires_s:
         wrong.append(f"{name}: the mandate of {mandate.origin} is not for this offer in the name of {terms.origin}")
     if terms.id != name:
         wrong.append(f"{name}: its terms are those of {terms.id}")
-    wrong += [f"{name}: {what} shows something else than was signed" for what in _shown_otherwise(found)]
+    wrong += [f"{name}: {what} shows something else than was signed" for what in _shown_otherwise(exported)]
     if wrong:
         raise AnswerIsNo("\n".join(wrong))
     return f"{name}: signed by {terms.offeror} and {terms.acceptor}, on a mandate of {mandate.origin}"
 
 
-def _shown_otherwise(found: Exported) -> list[str]:
+def _shown_otherwise(exported: Exported) -> list[str]:
     """What is there to be read, and does not say what the signed bytes say."""
     from controller.model.agreement import json_of
 
-    accepted = json_of(found.acceptance)
-    status = found.status
-    pairs: list[tuple[str, Any, Any]] = [("spec", found.spec, json_of(found.offer))]
+    accepted = json_of(exported.acceptance)
+    status = exported.status
+    pairs: list[tuple[str, Any, Any]] = [("spec", exported.spec, json_of(exported.offer))]
     pairs += [(f"status.{field}", status.get(field), accepted[field]) for field in ("acceptor_end", "latency_us")]
-    pairs.append(("status.mandate", status.get("mandate"), json_of(found.terms.mandate)))
+    pairs.append(("status.mandate", status.get("mandate"), json_of(exported.terms.mandate)))
     return [what for what, shown, signed in pairs if shown != signed]
 
 

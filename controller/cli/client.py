@@ -64,25 +64,25 @@ class Client:
 
         `selection`: `labels`, `phase`, `tenant`.
         """
-        found: list[Json] = []
+        resources: list[Json] = []
         query: Mapping[str, str] | None = {**(selection or {}), "limit": str(PAGE)}
         revision = None
         while query is not None:
             connection = self._connect(self._answer_timeout_s)
             try:
                 response = self._send(connection, "GET", _path(kind), query, b"")
-                found += self._decode(self._read(response, response.read))
+                resources += self._decode(self._read(response, response.read))
             finally:
                 connection.close()
             if revision is None:
                 revision = int(response.headers.get("netstitch-revision", 0)) or None
             query = _next_page(response.headers.get("link", ""))
-        return found, revision
+        return resources, revision
 
     def page(self, kind: str, limit: int) -> list[Json]:
         """The first of them."""
-        found: list[Json] = self._request("GET", _path(kind), {"limit": str(limit)})
-        return found
+        page: list[Json] = self._request("GET", _path(kind), {"limit": str(limit)})
+        return page
 
     def flows(self, intent: str | None) -> list[Json]:
         rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
@@ -98,8 +98,8 @@ class Client:
 
     def trace(self, asked: Mapping[str, Any]) -> Json:
         """`asked` as model.trace.Probe or Crossing."""
-        found: Json = self._request("POST", "/v1/trace", body=json.dumps(asked).encode())
-        return found
+        answer: Json = self._request("POST", "/v1/trace", body=json.dumps(asked).encode())
+        return answer
 
     def doctor(self) -> Json:
         answer: Json = self._request("GET", "/v1/doctor")
@@ -195,7 +195,7 @@ class Client:
         is asked again until it is back, and goes on where it was; where it does not know any more what has changed,
         all is looked at again.
         """
-        seen = {str(one["metadata"]["name"]): _content(one) for one in known}
+        seen = {str(earlier["metadata"]["name"]): _content(earlier) for earlier in known}
         while True:
             query = {**(selection or {}), "watch": "true", **({} if since is None else {"since": str(since)})}
             try:
@@ -209,10 +209,12 @@ class Client:
                     yield resource
             except _Gone:
                 present, since = self._present(kind, name, selection)
-                for gone in seen.keys() - {str(one["metadata"]["name"]) for one in present}:
+                for gone in seen.keys() - {str(current["metadata"]["name"]) for current in present}:
                     yield {"kind": kind, "metadata": {"name": gone}, "spec": {}, "status": {"deleted": True}}
-                changed = [one for one in present if seen.get(str(one["metadata"]["name"])) != _content(one)]
-                seen = {str(one["metadata"]["name"]): _content(one) for one in present}
+                changed = [
+                    current for current in present if seen.get(str(current["metadata"]["name"])) != _content(current)
+                ]
+                seen = {str(current["metadata"]["name"]): _content(current) for current in present}
                 yield from changed
             except Unreachable:
                 if not self._answered:
@@ -225,8 +227,8 @@ class Client:
     def _present(
         self, kind: str, name: str | None, selection: Mapping[str, str] | None
     ) -> tuple[list[Json], int | None]:
-        found, revision = self.resources(kind, selection)
-        return [one for one in found if name in (None, one["metadata"]["name"])], revision
+        resources, revision = self.resources(kind, selection)
+        return [resource for resource in resources if name in (None, resource["metadata"]["name"])], revision
 
     # ---- how
 
@@ -357,9 +359,9 @@ class Client:
             f"the controller at {self.target.server} ({self.target.said_by}) cannot be reached: {reason}; does it run?"
         )
 
-    def _no_controller(self, found: str) -> Unreachable:
+    def _no_controller(self, answered: str) -> Unreachable:
         return Unreachable(
-            f"{self.target.server} ({self.target.said_by}) does not answer like a controller of netstitch ({found})"
+            f"{self.target.server} ({self.target.said_by}) does not answer like a controller of netstitch ({answered})"
         )
 
 

@@ -43,7 +43,7 @@ def references(context: typer.Context, incomplete: str) -> list[str]:
     kind, slash, name = incomplete.partition("/")
     if not slash:
         return [f"{manifest}/" for manifest in MANIFESTS if manifest.startswith(kind.lower())]
-    return [f"{kind}/{one}" for one in _names(context, kind, name)]
+    return [f"{kind}/{reference}" for reference in _names(context, kind, name)]
 
 
 def names(context: typer.Context, incomplete: str) -> list[str]:
@@ -79,10 +79,14 @@ def _names(context: typer.Context, kind: str, start: str) -> Iterator[str]:
         if wanted in ROWS:
             return
         client = Client(config.target(_choice(context)), connect_timeout_s=PATIENCE_S, answer_timeout_s=PATIENCE_S)
-        found = client.get(wanted) if wanted in UNPAGED else client.page(wanted, NAMES)
+        resources = client.get(wanted) if wanted in UNPAGED else client.page(wanted, NAMES)
     except CommandFailed:
         return
-    yield from (str(one["metadata"]["name"]) for one in found if str(one["metadata"]["name"]).startswith(start))
+    yield from (
+        str(resource["metadata"]["name"])
+        for resource in resources
+        if str(resource["metadata"]["name"]).startswith(start)
+    )
 
 
 def _choice(context: typer.Context) -> config.Choice:

@@ -41,12 +41,12 @@ def _topology() -> Schema:
     records = schema["$defs"]
     topology = records["Topology"]
     del topology["description"]  # of the look-ups that programs have
-    for section, held in topology["properties"].items():
+    for section, section_schema in topology["properties"].items():
         if section not in ("name", "links"):  # in the file each is a mapping from its name to the rest
-            record = records[held["items"]["$ref"].rpartition("/")[2]]
+            record = records[section_schema["items"]["$ref"].rpartition("/")[2]]
             del record["properties"]["name"]
             record["required"].remove("name")
-            topology["properties"][section] = {"type": "object", "additionalProperties": held["items"]}
+            topology["properties"][section] = {"type": "object", "additionalProperties": section_schema["items"]}
     topology["required"].remove("services")
     return schema
 
@@ -76,17 +76,17 @@ def _schema_of_path(kind: type) -> Schema:
 
 def _records(kind: type) -> list[type]:
     """The type itself, and all records in its fields."""
-    found: list[type] = []
+    records: list[type] = []
     waiting: list[Any] = [msgspec.inspect.type_info(kind)]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, msgspec.inspect.StructType) and one.cls not in found:
-            found.append(one.cls)
-            waiting += [field.type for field in one.fields]
+        described = waiting.pop()
+        if isinstance(described, msgspec.inspect.StructType) and described.cls not in records:
+            records.append(described.cls)
+            waiting += [field.type for field in described.fields]
         for inner in ("item_type", "item_types", "key_type", "value_type", "types"):
-            held = getattr(one, inner, None)
-            waiting += held if isinstance(held, tuple) else [held] if held is not None else []
-    return found
+            inner_type = getattr(described, inner, None)
+            waiting += inner_type if isinstance(inner_type, tuple) else [inner_type] if inner_type is not None else []
+    return records
 
 
 def _describe(schema: Schema, record: type) -> None:
@@ -102,10 +102,10 @@ def _field_docstrings(record: type) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     if not isinstance(definition, ast.ClassDef):
         return {}
-    found = {}
+    docstrings = {}
     for before, after in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
             text = ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else None
             if isinstance(text, str):
-                found[before.target.id] = inspect.cleandoc(text)
-    return found
+                docstrings[before.target.id] = inspect.cleandoc(text)
+    return docstrings

@@ -28,7 +28,7 @@ def front_end(file: str) -> Plugin | None:
     suffix = Path(file).suffix.removeprefix(".").lower()
     if suffix in OWN:
         return None
-    return next((one for one in installed() if one.group == FRONT_ENDS and one.name == suffix), None)
+    return next((plugin for plugin in installed() if plugin.group == FRONT_ENDS and plugin.name == suffix), None)
 
 
 def read_with(
@@ -49,17 +49,17 @@ def read_with(
 
 def documents(rows: Sequence[Row], file: str, tenant_of: Callable[[Mapping[str, Any]], str]) -> tuple[Document, ...]:
     """Raises ManifestInvalid."""
-    found: list[Document] = []
+    compiled: list[Document] = []
     faults: list[Fault] = []
     for row in rows:
         try:
             (document,) = parse(json.dumps(row.manifest), file, tenant_of=tenant_of)
-            found.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
+            compiled.append(msgspec.structs.replace(document, positions={(): (row.line, 1)}))
         except ManifestInvalid as error:
             faults += [msgspec.structs.replace(fault, line=row.line, column=1) for fault in error.faults]
     if faults:
         raise ManifestInvalid(tuple(faults))
-    return tuple(found)
+    return tuple(compiled)
 
 
 async def _ask(plugin: Plugin, text: str, file: str) -> Any:

@@ -79,14 +79,14 @@ def _names(client: Client) -> Any:
     from controller.language.english import Names
 
     networks: dict[str, set[tuple[str, str]]] = {}
-    for one in client.get("networks"):
-        attached = [attachment.get("labels", {}) for attachment in one["spec"].get("attachments", ())]
-        labels = [one["metadata"].get("labels", {}), *attached]
-        networks[one["metadata"]["name"]] = {pair for part in labels for pair in part.items()}
+    for network in client.get("networks"):
+        attached = [attachment.get("labels", {}) for attachment in network["spec"].get("attachments", ())]
+        labels = [network["metadata"].get("labels", {}), *attached]
+        networks[network["metadata"]["name"]] = {pair for part in labels for pair in part.items()}
     return Names(
         networks=networks,
-        services=[one["metadata"]["name"] for one in client.get("services")],
-        domains=[one["metadata"]["name"] for one in client.get("domains")],
+        services=[service["metadata"]["name"] for service in client.get("services")],
+        domains=[domain["metadata"]["name"] for domain in client.get("domains")],
     )
 
 
@@ -143,13 +143,14 @@ def _refuse_replacing(client: Client, document: "Document") -> None:
     from controller.language.manifest import to_manifest
 
     try:
-        held = client.get("intents", document.name)
+        stored = client.get("intents", document.name)
     except AnswerIsNo:
         return
     manifest = to_manifest(document.value)
-    if (held["metadata"].get("tenant"), held["spec"]) != (manifest["metadata"]["tenant"], manifest["spec"]):
+    if (stored["metadata"].get("tenant"), stored["spec"]) != (manifest["metadata"]["tenant"], manifest["spec"]):
         raise AnswerIsNo(
-            f"intents/{document.name} is there already and says something else: {held['status'].get('sentence', '')}\n"
+            f"intents/{document.name} is there already and says something else: "
+            f"{stored['status'].get('sentence', '')}\n"
             f"give this one a name (--name), or say --name {document.name} to replace it"
         )
 

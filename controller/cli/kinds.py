@@ -35,7 +35,7 @@ class Column:
 
 def _columns(*narrow: tuple[str, ...], wide: tuple[tuple[str, ...], ...] = ()) -> tuple[Column, ...]:
     name = () if narrow[0][0] in ("NODE", "INTENT") else (Column("NAME", "metadata.name"),)
-    return (*name, *(_column(*one) for one in narrow), *(_column(*one, wide=True) for one in wide))
+    return (*name, *(_column(*column) for column in narrow), *(_column(*column, wide=True) for column in wide))
 
 
 def _column(title: str, path: str, form: str = "", *, wide: bool = False) -> Column:

@@ -103,11 +103,11 @@ def show_status(
 ) -> None:
     """Hosts, nodes, controllers and links."""
     with _exit_status():
-        found = status(lab.find(_named(context, name)))
+        lab_status = status(lab.find(_named(context, name)))
         if output is Output.JSON:
-            print(msgspec.json.format(msgspec.json.encode(found)).decode())
+            print(msgspec.json.format(msgspec.json.encode(lab_status)).decode())
         else:
-            _print_tables(found)
+            _print_tables(lab_status)
 
 
 @app.command(
@@ -185,26 +185,26 @@ def restart(
         print(f"{process} runs as process {lab.restart(record.lab, process)}")
 
 
-def _print_tables(found: LabStatus) -> None:
-    print(f"lab {found.lab}")
+def _print_tables(lab_status: LabStatus) -> None:
+    print(f"lab {lab_status.lab}")
     for title, columns, rows in (
         (
             "hosts",
             ("host", "network", "ipv4", "ipv6"),
-            [(name, host.network, host.ipv4, host.ipv6) for name, host in found.hosts.items()],
+            [(name, host.network, host.ipv4, host.ipv6) for name, host in lab_status.hosts.items()],
         ),
         (
             "nodes",
             ("node", "role", "locator", "agent", "ports"),
             [
                 (name, node.role, node.locator, _process(node.pid), " ".join(f"{n}:{p}" for p, n in node.ports.items()))
-                for name, node in found.nodes.items()
+                for name, node in lab_status.nodes.items()
             ],
         ),
         (
             "domains",
             ("domain", "controller", "server"),
-            [(name, _process(domain.pid), domain.server) for name, domain in found.domains.items()],
+            [(name, _process(domain.pid), domain.server) for name, domain in lab_status.domains.items()],
         ),
         (
             "links",
@@ -215,7 +215,7 @@ def _print_tables(found: LabStatus) -> None:
                     *("-" if wire.rate_mbit is None else f"{wire.rate_mbit:g}", f"{wire.loss_percent:g}"),
                     " ".join(wire.devices),
                 )
-                for wire in found.links
+                for wire in lab_status.links
             ],
         ),
     ):

@@ -34,31 +34,31 @@ def refuse(preview: Json) -> None:
     """Raises AnswerIsNo where an intent would not be carried."""
     refused = [intent for intent in preview["intents"] if intent["phase"] in REFUSED]
     if refused:
-        raise AnswerIsNo("\n".join(f"intents/{one['name']} would be {one['phase']}" for one in refused))
+        raise AnswerIsNo("\n".join(f"intents/{intent['name']} would be {intent['phase']}" for intent in refused))
 
 
 def _lines(preview: Json, *, wide: bool) -> Iterator[str]:
     for intent in preview["intents"]:
         yield cell(_intent(intent))
-    for one in preview["agreements"]:
-        if one["what"] != "asked":
-            yield cell(f"{one['text']} (to {one['peer']})")
-    for one in preview["nodes"]:
-        counts = [f"{len(one[what])} {what}" for what, _ in _SIGNS if one[what]]
-        yield f"nodes/{one['node']} entries: {', '.join(counts)}"
+    for agreement in preview["agreements"]:
+        if agreement["what"] != "asked":
+            yield cell(f"{agreement['text']} (to {agreement['peer']})")
+    for node in preview["nodes"]:
+        counts = [f"{len(node[what])} {what}" for what, _ in _SIGNS if node[what]]
+        yield f"nodes/{node['node']} entries: {', '.join(counts)}"
         for what, sign in _SIGNS if wide else ():
-            for entry in one[what]:
+            for entry in node[what]:
                 yield cell(f"  {sign} entries/{entry['name']}: {entry['text']} ({entry['owner']})")
     if any(agreement["what"] == "asked" for agreement in preview["agreements"]):
         yield "entries are counted as if what would be asked for were agreed; no other domain was asked"
 
 
-def _intent(one: Json) -> str:
-    change = f" (is {one['before']})" if one["before"] and one["before"] != one["phase"] else ""
-    path = f", path {'; '.join(' '.join(path) for path in one['paths'])}" if one["paths"] else ""
-    latency = f", {one['latency_ms']:g} ms" if one["latency_ms"] is not None else ""
-    why = f": {'; '.join(one['reasons'])}" if one["reasons"] else ""
-    return f"intents/{one['name']} would be {one['phase']}{change}{path}{latency}{why}"
+def _intent(intent: Json) -> str:
+    change = f" (is {intent['before']})" if intent["before"] and intent["before"] != intent["phase"] else ""
+    path = f", path {'; '.join(' '.join(path) for path in intent['paths'])}" if intent["paths"] else ""
+    latency = f", {intent['latency_ms']:g} ms" if intent["latency_ms"] is not None else ""
+    why = f": {'; '.join(intent['reasons'])}" if intent["reasons"] else ""
+    return f"intents/{intent['name']} would be {intent['phase']}{change}{path}{latency}{why}"
 
 
 # ---- stitch diff
@@ -82,9 +82,9 @@ def diff(client: Client, documents: Sequence["Document"], answer: Json | AnswerI
     if detail is Detail.JSON:
         print(json.dumps({"resources": differences, "preview": preview}, indent=2, ensure_ascii=False))
     else:
-        for one in differences:
-            print(f"{one['kind']}/{one['name']} {one['what']}")
-            for field in one["fields"]:
+        for difference in differences:
+            print(f"{difference['kind']}/{difference['name']} {difference['what']}")
+            for field in difference["fields"]:
                 print(f"  {_field(field)}")
         for result in [] if isinstance(answer, AnswerIsNo) else answer["results"][len(documents) :]:
             print(result)
@@ -99,10 +99,10 @@ def diff(client: Client, documents: Sequence["Document"], answer: Json | AnswerI
 
 def _stored(client: Client, kind: str, name: str) -> Json | None:
     try:
-        found: Json = client.get(kind, name)
+        stored: Json = client.get(kind, name)
     except AnswerIsNo:
         return None
-    return found
+    return stored
 
 
 def _manifest(document: "Document") -> Json:

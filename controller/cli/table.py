@@ -33,13 +33,13 @@ def fit(lines: Sequence[Sequence[str]], width: int | None) -> list[str]:
             if widths[widest] <= least[widest]:
                 break
             widths[widest] = max(least[widest], widths[widest] - (_total(widths) - width))
-    found = []
+    lines_fitted = []
     for line in lines:
         folded = [_folded(cell, width) for cell, width in zip(line, widths, strict=False)]
         for part in range(max(map(len, folded))):
-            cells = (one[part] if part < len(one) else "" for one in folded)
-            found.append(GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-    return found
+            cells = (columns[part] if part < len(columns) else "" for columns in folded)
+            lines_fitted.append(GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return lines_fitted
 
 
 def shown_columns(lines: Sequence[Sequence[str]], width: int | None) -> int:

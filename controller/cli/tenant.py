@@ -29,7 +29,7 @@ class Tenants:
             choices = choices & {*mine} or {*mine}
         if len(choices) == 1 and owners:
             return choices.pop()
-        names = ", ".join(sorted(choices or {name for found in owners for name in found}))
+        names = ", ".join(sorted(choices or {name for tenants in owners for name in tenants}))
         whose = f": {names}" if names else ""
         raise ValueError(f"for which tenant? The token acts for {'all' if mine is None else 'several'}{whose}")
 
@@ -41,10 +41,10 @@ class Tenants:
     def _look_up(self, network: str) -> tuple[str, ...]:
         """A network that names none is the tenant's that is called as the network is (docs/security.md)."""
         try:
-            found = self._client.get("networks", network)["spec"].get("tenants")
+            tenants = self._client.get("networks", network)["spec"].get("tenants")
         except (AnswerIsNo, NotAllowed):
-            found = None
-        return tuple(found or (network.rpartition("/")[2],))
+            tenants = None
+        return tuple(tenants or (network.rpartition("/")[2],))
 
 
 def _speaks_for(spec: Any) -> list[str]:
@@ -55,5 +55,5 @@ def _speaks_for(spec: Any) -> list[str]:
     sources = (
         [clause.get("from") for clause in clauses if isinstance(clause, Mapping)] if isinstance(clauses, list) else []
     )
-    names = [one.get("network") for one in (spec.get("isolate"), *sources) if isinstance(one, Mapping)]
+    names = [party.get("network") for party in (spec.get("isolate"), *sources) if isinstance(party, Mapping)]
     return sorted({name for name in names if isinstance(name, str)})

@@ -14,8 +14,8 @@ def span(seconds: float) -> str:
         count, rest = divmod(left, size)
         if count:
             smaller = _UNITS[place + 1] if place + 1 < len(_UNITS) and count < 10 else None
-            more = rest // smaller[1] if smaller is not None else 0
-            return f"{count}{unit}" + (f"{more}{smaller[0]}" if smaller is not None and more else "")
+            smaller_count = rest // smaller[1] if smaller is not None else 0
+            return f"{count}{unit}" + (f"{smaller_count}{smaller[0]}" if smaller is not None and smaller_count else "")
     return "0s"
 
 
@@ -30,10 +30,10 @@ def local(time_s: float) -> str:
 
 def with_times(line: str) -> str:
     """A line of YAML; a Unix time in it has beside it when that is, and how long ago or ahead."""
-    found = _UNIX.match(line)
-    if found is None:
+    match = _UNIX.match(line)
+    if match is None:
         return line
-    time_s = int(found[2])
+    time_s = int(match[2])
     ahead = time_s - time.time()
     how_far = f"in {span(ahead)}" if ahead > 0 else f"{span(-ahead)} ago"
     return f"{line}  # {local(time_s)}, {how_far}"

@@ -25,17 +25,17 @@ def parse_destination(text: str) -> Json:
         return {"destination": str(ipaddress.ip_address(text.strip("[]")))}
     except ValueError:
         pass
-    found = _BEHIND.fullmatch(text)
-    if found is None:
+    match = _BEHIND.fullmatch(text)
+    if match is None:
         if ":" in text:
             raise InputInvalid(f"{text!r}: expected DST, DST:PORT or DST:PORT/PROTO, such as analytics-y:443/tcp")
         return {"destination": text}
-    port, protocol = int(found["port"] or 0), found["protocol"] or found["alone"] or "tcp"
+    port, protocol = int(match["port"] or 0), match["protocol"] or match["alone"] or "tcp"
     if protocol not in ("tcp", "udp", "icmp"):
         raise InputInvalid(f"{text!r}: protocol {protocol!r} is none of tcp, udp, icmp")
-    if found["port"] is not None and (not 0 < port < 65536 or protocol == "icmp"):
+    if match["port"] is not None and (not 0 < port < 65536 or protocol == "icmp"):
         raise InputInvalid(f"{text!r}: expected a port from 1 to 65535, and tcp or udp with it")
-    return {"destination": found["name"].strip("[]"), "port": port, "protocol": protocol}
+    return {"destination": match["name"].strip("[]"), "port": port, "protocol": protocol}
 
 
 def follow(client: Client, choice: config.Choice, asked: Json) -> Json:

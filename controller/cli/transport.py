@@ -68,10 +68,10 @@ class Address:
 
     def _check(self, connected: socket.socket) -> None:
         certificate = connected.getpeercert(binary_form=True) if isinstance(connected, ssl.SSLSocket) else None
-        found = hashlib.sha256(certificate or b"").hexdigest()
-        if not hmac.compare_digest(found, self.fingerprint):
+        digest = hashlib.sha256(certificate or b"").hexdigest()
+        if not hmac.compare_digest(digest, self.fingerprint):
             raise NotAllowed(
-                f"the certificate of {self.host} is SHA256:{found}, not the pinned SHA256:{self.fingerprint}: nothing "
+                f"the certificate of {self.host} is SHA256:{digest}, not the pinned SHA256:{self.fingerprint}: nothing "
                 "was sent; if it was renewed, `stitchd fingerprint` on that machine says what to pin"
             )
 

@@ -53,7 +53,7 @@ def make(domain: str, key_dir: Path, agent: str, addresses: Sequence[str]) -> di
             made = (
                 certificate_of(name_of(leaf), name, key.public_key(), LIFETIME)
                 .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-                .add_extension(x509.SubjectAlternativeName([_address(one) for one in reached]), critical=False)
+                .add_extension(x509.SubjectAlternativeName([_address(address) for address in reached]), critical=False)
                 .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
                 .sign(ca_key, hashes.SHA256())
             )

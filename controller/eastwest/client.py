@@ -107,7 +107,7 @@ class PeerChannel:
         data = encode(Batch(messages=tuple(map(msgspec.Raw, batch))))
         answer = await self._call_with(self._call_all, data, DEADLINE_S + EACH_S * len(batch))
         try:
-            refused = {one.place: f"{self._where}: {one.reason}" for one in decode_taken(answer).refused}
+            refused = {refusal.place: f"{self._where}: {refusal.reason}" for refusal in decode_taken(answer).refused}
         except Unreadable as exc:
             raise PeerUnreachable(f"{self._where}: {exc}") from exc
         return tuple(refused.get(place, "") for place in range(len(batch)))
@@ -153,7 +153,7 @@ class PeerChannel:
         except grpc.aio.AioRpcError as exc:
             text = str(self._error(exc))
             # of who does not know our certificate, a handshake tells no more
-            refused = any(one in text for one in ("Socket closed", "Connection reset"))
+            refused = any(fault in text for fault in ("Socket closed", "Connection reset"))
             return f"it refuses us, by ending the connection: {text}" if refused else text
         return f"{self._where}: {refusal}" if refusal else ""
 
@@ -240,8 +240,8 @@ class EastWestClient:
     async def faults(self) -> dict[str, str]:
         """By peer, why it is not there now; empty: it is."""
         channels = {name: outbox.channel for name, outbox in self._outboxes.items()}
-        found = await asyncio.gather(*(channel.fault() for channel in channels.values()))
-        return dict(zip(channels, found, strict=True))
+        faults = await asyncio.gather(*(channel.fault() for channel in channels.values()))
+        return dict(zip(channels, faults, strict=True))
 
     def skews(self) -> dict[str, float]:
         channels = {name: outbox.channel for name, outbox in self._outboxes.items()}

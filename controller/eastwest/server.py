@@ -254,19 +254,19 @@ class EastWestServer:
     async def _request(self, domain: str, requests: _Requests, context: _Context) -> bytes:
         """The one message of a call. Raises Unreadable where it is not one."""
         await self._pace(domain, 1)
-        found: list[bytes] = []
+        requests_read: list[bytes] = []
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
                 async for request in requests:
-                    found.append(request)
-                    if len(found) > 1:
+                    requests_read.append(request)
+                    if len(requests_read) > 1:
                         break
         except TimeoutError:
             why = f"the message has not come within {REQUEST_S_MAX:.0f} s; send it again"
             await self._send_away(domain, "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, why, context)
-        if len(found) != 1:
+        if len(requests_read) != 1:
             raise Unreadable("a call carries one message")
-        return found[0]
+        return requests_read[0]
 
     async def _pace(self, domain: str, count: int) -> None:
         """So many messages more of a peer: they wait where they come too fast."""

@@ -170,7 +170,7 @@ def _intent(manifest: _Manifest) -> Intent:
     """Raises ValueError."""
     spec = manifest.spec
     isolate = None if isinstance(spec.isolate, UnsetType) else _selector(spec.isolate)
-    allows = tuple([_allow(one, isolate) for one in spec.allow or ()])
+    allows = tuple([_allow(allow, isolate) for allow in spec.allow or ()])
     if isolate is None and not allows:
         raise ValueError
     lease_s = lease_until_s = None
@@ -234,7 +234,7 @@ def _test(written: _Test) -> IntentTest:
 
 
 def _port_tuple(written: list[str] | UnsetType) -> tuple[Ports, ...]:
-    return tuple([_ports(one) for one in written or ()])
+    return tuple([_ports(ports) for ports in written or ()])
 
 
 def _require(written: _Require) -> Require:

@@ -111,9 +111,9 @@ class _Parser:
         return self._tokens[self._at - 1]
 
     def _skip(self, text: str) -> bool:
-        found = self._next.kind in ("sign", "name") and self._next.text == text
-        self._at += found
-        return found
+        is_next = self._next.kind in ("sign", "name") and self._next.text == text
+        self._at += is_next
+        return is_next
 
     def _expect(self, text: str) -> None:
         if not self._skip(text):

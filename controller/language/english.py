@@ -118,22 +118,22 @@ def propose(text: str, names: Names) -> str:
             continue
         who = _who(match["who"], text, names)
         where = match.groupdict().get("where")
-        ports = "".join(f" {one}" for one in re.findall(r"(?:tcp|udp)(?:/[0-9-]+)?|icmp", extras.get("ports", "")))
+        ports = "".join(f" {port}" for port in re.findall(r"(?:tcp|udp)(?:/[0-9-]+)?|icmp", extras.get("ports", "")))
         target = f"allow {_where(where, text, names)}{ports}" if where else ""
         first = [f"isolate {who}", target] if isolates else [f"{target} from {who}"]
-        return "; ".join(one for one in (*first, *_clauses(extras, text, names)) if one)
+        return "; ".join(clause for clause in (*first, *_clauses(extras, text, names)) if clause)
     raise NoEnglish("none of the shapes that are known")
 
 
 def _extras(words: str) -> tuple[str, dict[str, str]]:
     """What is left without what may follow a shape, and that."""
-    found: dict[str, str] = {}
+    extras: dict[str, str] = {}
     for kind, pattern in _EXTRAS:
         match = pattern.search(words)
-        if match is not None and kind not in found and not (kind == "encrypted" and "end-to-end" in found):
-            found[kind] = " ".join(match.groups())
+        if match is not None and kind not in extras and not (kind == "encrypted" and "end-to-end" in extras):
+            extras[kind] = " ".join(match.groups())
             words = (words[: match.start()] + words[match.end() :]).strip()
-    return words.rstrip(", "), found
+    return words.rstrip(", "), extras
 
 
 def _clauses(extras: Mapping[str, str], text: str, names: Names) -> list[str]:
@@ -190,14 +190,14 @@ def _by_labels(words: list[str], text: str, names: Names) -> str:
 
 
 def _label(word: str, network: str, text: str, names: Names) -> tuple[str, str]:
-    found = sorted(label for label in names.networks[network] if word in (label[1], f"{label[0]}={label[1]}"))
-    if not found:
+    labels = sorted(label for label in names.networks[network] if word in (label[1], f"{label[0]}={label[1]}"))
+    if not labels:
         values = sorted({value for _, value in names.networks[network]})
         raise _unknown(word, f"label of {network}", values, text)
-    if len(found) > 1:
-        either = " or ".join(print_label(*label) for label in found)
+    if len(labels) > 1:
+        either = " or ".join(print_label(*label) for label in labels)
         raise _fault(word, f"{word!r} may be {either} of {network}: write which", text)
-    return found[0]
+    return labels[0]
 
 
 def _where(phrase: str, text: str, names: Names) -> str:
@@ -217,12 +217,12 @@ def _matches(word: str, known: Collection[str]) -> list[str]:
 
 
 def _only(word: str, known: Collection[str], what: str, text: str) -> str:
-    found = _matches(word, known)
-    if not found:
+    matches = _matches(word, known)
+    if not matches:
         raise _unknown(word, what, known, text)
-    if len(found) > 1:
-        raise _fault(word, f"{word!r} may be {' or '.join(found)}: write which {what}", text)
-    return found[0]
+    if len(matches) > 1:
+        raise _fault(word, f"{word!r} may be {' or '.join(matches)}: write which {what}", text)
+    return matches[0]
 
 
 def _unknown(word: str, what: str, known: Collection[str], text: str) -> ManifestInvalid:

@@ -216,9 +216,9 @@ def _is_small(data: object) -> bool:
 
 def decode_intents(body: bytes) -> tuple[Intent, ...]:
     """A JSON array of intents, in bulk. Raises ManifestInvalid with everything that is wrong, and where."""
-    found = bulk.decode(body, MAX_INTENT_BYTES)
-    if found and len(found) == len({intent.name for intent in found}):
-        return found
+    decoded = bulk.decode(body, MAX_INTENT_BYTES)
+    if decoded and len(decoded) == len({intent.name for intent in decoded}):
+        return decoded
     intents: list[Intent] = []
     for document in parse(body, "<json>"):
         if not isinstance(document.value, Intent):
@@ -261,8 +261,8 @@ def _read(data: object, flaws: Flaws) -> Value | None:
         flaws.append(_too_big(size))
         return None
     if data.get("apiVersion") != API_VERSION:
-        found = describe(data.get("apiVersion"))
-        flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {found}"))
+        given = describe(data.get("apiVersion"))
+        flaws.append(Flaw(path=("apiVersion",), message=f"expected {API_VERSION}, found {given}"))
     said = {name: value for name, value in data.items() if name != _SHOWN_ONLY}
     if isinstance(metadata := data.get("metadata"), Mapping):
         said["metadata"] = {name: value for name, value in metadata.items() if name != _REVISION}

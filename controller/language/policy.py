@@ -144,7 +144,7 @@ def print_policy(policy: Policy) -> dict[str, Any]:
 def _bounds(rule: AcceptRule | TransitRule) -> dict[str, Any]:
     bounds: dict[str, Any] = {"encryption": str(rule.encryption)} if rule.encryption != Encryption.NONE else {}
     if rule.dscp is not None:
-        bounds["dscp"] = [dscp.words(one) for one in rule.dscp]
+        bounds["dscp"] = [dscp.words(codepoint) for codepoint in rule.dscp]
     if rule.prefixes:
         bounds["prefixes"] = [
             {"prefix": prefix.prefix, "ge": prefix.least, "le": prefix.most} for prefix in rule.prefixes

@@ -238,7 +238,7 @@ def _trust(text: str) -> Trust:
 
 
 TRUST = Scalar(expected="one of public, partner, own", make=_trust, json_schema={"enum": ["public", "partner", "own"]})
-DENY = Scalar(expected="drop or reject", make=Deny, json_schema={"enum": [str(one) for one in Deny]})
+DENY = Scalar(expected="drop or reject", make=Deny, json_schema={"enum": [str(action) for action in Deny]})
 REPLIES = Scalar(
     expected="stateful or stateless", make=Replies, json_schema={"enum": [str(reply) for reply in Replies]}
 )

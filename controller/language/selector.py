@@ -38,7 +38,7 @@ def make_selector(network: str, labels: list[tuple[str, str]], prefixes: list[st
     """Raises ValueError."""
     given = dict(labels)
     if len(given) < len(labels):
-        twice = next(name for name in given if sum(name == one for one, _ in labels) > 1)
+        twice = next(name for name in given if sum(name == label_name for label_name, _ in labels) > 1)
         raise ValueError(f"label {twice!r} is given twice; all labels of a selector must match")
     return Selector(network=network, labels=tuple(sorted(given.items())), prefixes=tuple(prefixes))
 

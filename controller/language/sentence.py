@@ -96,7 +96,7 @@ def _fault(flaw: Flaw, positions: dict[Path, Position]) -> Fault:
 def _unexpected(text: str, error: UnexpectedInput) -> ManifestInvalid:
     match error:
         case UnexpectedToken():
-            terminals, found = error.accepts or error.expected, str(error.token)
+            terminals, word = error.accepts or error.expected, str(error.token)
             if error.token.type == "$END":
                 before = text.rstrip()
                 line = before.count("\n") + 1
@@ -104,13 +104,13 @@ def _unexpected(text: str, error: UnexpectedInput) -> ManifestInvalid:
                     line, len(before) - (before.rfind("\n") + 1) + 1, f"it ends too early; {_one(terminals)}"
                 )
         case UnexpectedCharacters():
-            terminals, found = error.allowed or set(), text[error.pos_in_stream or 0 :][:1]
+            terminals, word = error.allowed or set(), text[error.pos_in_stream or 0 :][:1]
         case _:
-            terminals, found = set(), ""
+            terminals, word = set(), ""
     keywords = sorted(_keyword(terminal) for terminal in terminals if terminal not in _WORDS)
-    close = nearest(found, keywords) if keywords else ""
+    close = nearest(word, keywords) if keywords else ""
     hint = close if "did you mean" in close else ""
-    shown = found if len(found) <= 60 else found[:57] + "..."
+    shown = word if len(word) <= 60 else word[:57] + "..."
     return _invalid(error.line, error.column, f"{shown!r} is not expected here; {_one(terminals)}{hint}")
 
 

@@ -23,14 +23,14 @@ def pop(heap: Heap) -> Heap | None:
     return heap.left if heap.right is None else _merge(heap.left, heap.right)
 
 
-def _merge(one: Heap | None, other: Heap) -> Heap:
+def _merge(heap: Heap | None, other: Heap) -> Heap:
     """As deep as the ranks of both together, which are logarithms of their sizes."""
-    if one is None:
+    if heap is None:
         return other
-    if (other.due_s, other.name) < (one.due_s, one.name):
-        one, other = other, one
-    right = _merge(one.right, other)
-    left = one.left
+    if (other.due_s, other.name) < (heap.due_s, heap.name):
+        heap, other = other, heap
+    right = _merge(heap.right, other)
+    left = heap.left
     if left is None or left.rank < right.rank:
         left, right = right, left
-    return Heap(one.due_s, one.name, 1 if right is None else right.rank + 1, left, right)
+    return Heap(heap.due_s, heap.name, 1 if right is None else right.rank + 1, left, right)

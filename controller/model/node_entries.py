@@ -26,8 +26,8 @@ def _key(entry: OwnedEntry) -> Key:
 def _place(entry: OwnedEntry) -> str:
     """Of the key, in an order that lasts."""
     fields = (
-        f"{one.field} {one.value:032x} {one.mask or 0:x} {one.prefix_length or 0:x} {one.high or 0:x}"
-        for one in entry.match
+        f"{match.field} {match.value:032x} {match.mask or 0:x} {match.prefix_length or 0:x} {match.high or 0:x}"
+        for match in entry.match
     )
     return f"{entry.table} {' '.join(fields)} {entry.priority:08x}"
 
@@ -53,11 +53,11 @@ class Delta(Value, frozen=True, kw_only=True):
 
 
 def _by_key(entries: Iterable[OwnedEntry]) -> dict[Key, tuple[OwnedEntry, ...]]:
-    found: dict[Key, tuple[OwnedEntry, ...]] = {}
+    entries_by_key: dict[Key, tuple[OwnedEntry, ...]] = {}
     for entry in entries:
         key = _key(entry)
-        found[key] = (*found.get(key, ()), entry)
-    return found
+        entries_by_key[key] = (*entries_by_key.get(key, ()), entry)
+    return entries_by_key
 
 
 def _flat(parts: Iterable[tuple[OwnedEntry, ...]]) -> tuple[OwnedEntry, ...]:
@@ -142,7 +142,7 @@ def _effective(asked: tuple[OwnedEntry, ...]) -> tuple[OwnedEntry, ...]:
         return asked
     first, *others = sorted(asked, key=_by_owner)
     does = first.action, first.params
-    return first, *(one for one in others if (one.action, one.params) != does)
+    return first, *(entry for entry in others if (entry.action, entry.params) != does)
 
 
 def _by_owner(entry: OwnedEntry) -> tuple[object, ...]:

@@ -88,19 +88,19 @@ class PersistentMap(Mapping[str, T], Generic[T]):
     def ready(self, now_s: float) -> tuple[list[str], Self]:
         """What is due, in the order of the map, and a version that knows the same with less work next time."""
         heap, heaped = self._heap, self._heaped
-        found: dict[str, float] = {}
+        due_by_name: dict[str, float] = {}
         while heap is not None and heap.due_s <= now_s:
             slot = self._slots.get(heap.name)
             if slot is not None and self._due(slot[1]) == heap.due_s:
-                found[heap.name] = heap.due_s
+                due_by_name[heap.name] = heap.due_s
             heap, heaped = pop(heap), heaped - 1
         if heaped == self._heaped:
             return [], self
-        for name, due_s in found.items():
+        for name, due_s in due_by_name.items():
             heap, heaped = push(heap, due_s, name), heaped + 1
         made = self._copy()
         made._heap, made._heaped = heap, heaped
-        return self.in_order(found), made
+        return self.in_order(due_by_name), made
 
     def _copy(self) -> Self:
         made = object.__new__(type(self))

@@ -22,9 +22,9 @@ def phase_of(kind: str, text: str) -> str:
     known = PHASES.get(kind, ())
     if not known:
         raise ValueError(f"phase {text!r}: {kind} have no phases; {', '.join(PHASES)} have")
-    found = next((phase for phase in known if phase.lower() == text.lower()), None)
-    if found is None:
+    phase_found = next((phase for phase in known if phase.lower() == text.lower()), None)
+    if phase_found is None:
         near = get_close_matches(text.capitalize(), known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"phase {text!r}: {kind} are {', '.join(known[:-1])} or {known[-1]}{hint}")
-    return found
+    return phase_found

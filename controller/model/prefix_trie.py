@@ -73,16 +73,16 @@ def find(trie: Trie[T], prefix: Prefix) -> T | None:
 def covering(trie: Trie[T], prefix: Prefix) -> list[T]:
     """What is known of the prefixes that contain it, and of itself: the widest first."""
     value, length = prefix
-    found: list[T] = []
+    contents: list[T] = []
     while trie is not None and trie.length <= length:
         if (trie.value ^ value) >> (BITS - trie.length):
             break
         if trie.content is not None:
-            found.append(trie.content)
+            contents.append(trie.content)
         if trie.length == length:
             break
         trie = trie.one if _bit(value, trie.length) else trie.zero
-    return found
+    return contents
 
 
 def inside(trie: Trie[T], prefix: Prefix) -> Iterator[tuple[Prefix, T]]:

@@ -46,7 +46,7 @@ class Why(NamedTuple):
 
 def heard(text: str) -> str:
     """What another domain says, as it is kept here."""
-    return "".join(one if one.isprintable() else "?" for one in text[:HEARD_LENGTH])
+    return "".join(character if character.isprintable() else "?" for character in text[:HEARD_LENGTH])
 
 
 def passed_on(reason: str, peer: str) -> tuple[Told, str]:

@@ -60,9 +60,11 @@ def stale(controller: Controller, things: Sequence[tuple[str, str]], places: Seq
     now: Resource | None = None
     for place in places:
         kind, name = things[place]
-        found = controller.get(kind, name) if len(problems) < MAX_TOLD else None
-        now = now or found
-        what = f"its revision is {found.metadata['revision']}" if found is not None else "it is not there any more"
+        resource = controller.get(kind, name) if len(problems) < MAX_TOLD else None
+        now = now or resource
+        what = (
+            f"its revision is {resource.metadata['revision']}" if resource is not None else "it is not there any more"
+        )
         problems.append(Problem(path=(place,), message=f"{kind}/{name} is not as it was: {what}; look at it again"))
     plain = [{"path": problem.path, "message": problem.message} for problem in problems]
     return as_json({"error": problems[0].message, "problems": plain, "now": now}, 412)

@@ -66,14 +66,16 @@ def rows(observed: Iterable[NodeFlows], intent: str | None = None) -> tuple[Flow
 
     `intent`: only this one's.
     """
-    found: list[tuple[str, float, FlowRow]] = []
+    flow_rows: list[tuple[str, float, FlowRow]] = []
     for node in observed:
         sightings = sorted((_sighting(record, node.owners) for record in node.batch.flows), key=_order)
         for flow, group in groupby(sightings, key=lambda sighting: sighting.flow):
             row = _row(node.node, node.batch.time_s, flow, list(group))
             if intent is None or row[1].intent == intent:
-                found.append((node.node, *row))
-    return tuple(row for _, _, row in sorted(found, key=lambda one: (one[0], one[1], _identity(one[2]))))
+                flow_rows.append((node.node, *row))
+    return tuple(
+        row for _, _, row in sorted(flow_rows, key=lambda flow_row: (flow_row[0], flow_row[1], _identity(flow_row[2])))
+    )
 
 
 def _sighting(record: FlowRecord, owners: dict[int, str]) -> _Sighting:

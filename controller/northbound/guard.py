@@ -148,21 +148,21 @@ class JsonBody:
 
     async def _read(self, scope: Scope, receive: Receive, send: Send, length: int, limit: int) -> None:
         body = bytearray()
-        more = True
+        more_body = True
         try:
             async with asyncio.timeout(BODY_DEADLINE_S):
-                while more and len(body) <= limit:
+                while more_body and len(body) <= limit:
                     message = await asyncio.wait_for(receive(), BODY_PAUSE_S)
                     if message["type"] == "http.disconnect":
                         return
                     body += message.get("body", b"")
-                    more = message.get("more_body", False)
+                    more_body = message.get("more_body", False)
         except TimeoutError:
             of = f" of {length}" if length else ""
             await answer_error(send, 408, f"the body is not complete: {len(body)}{of} bytes came; send all of it")
             return
         if len(body) > limit:
-            await answer_error(send, 413, _too_large(limit, "more came"), unread=receive if more else None)
+            await answer_error(send, 413, _too_large(limit, "more came"), unread=receive if more_body else None)
         elif limit == BODY_LIMIT_BYTES and (values := json_fields.values(body)) > VALUES_MAX:
             error = f"a body has at most {VALUES_MAX} values, and this one up to {values}; send less at once"
             await answer_error(send, 413, error)
@@ -174,8 +174,8 @@ async def _too_much(send: Send, why: str, unread: Receive | None) -> None:
     await answer_error(send, 503, f"{why}; try again in a moment", (b"retry-after", b"1"), unread=unread)
 
 
-def _too_large(limit: int, found: str) -> str:
-    return f"a body has at most {limit} bytes, and {found}; send less at once"
+def _too_large(limit: int, size: str) -> str:
+    return f"a body has at most {limit} bytes, and {size}; send less at once"
 
 
 def _media_flaw(headers: Headers, wanted: str) -> str:

@@ -38,11 +38,12 @@ def of_each_intent(intents: Sequence[Resource], carried: Sequence[Carried], now_
     """Of at most INTENTS_MAX, the first by name, so that a scrape stays small."""
     names = [str(intent.metadata["name"]) for intent in intents[:INTENTS_MAX]]
     mine = {f"intents/{name}": name for name in names}
-    shown = [one for one in carried if one.owner in mine]
+    shown = [flow for flow in carried if flow.owner in mine]
 
     def counted(field: str) -> tuple[Sample, ...]:
         return tuple(
-            Sample(labels=(("intent", mine[one.owner]), ("node", one.node)), value=getattr(one, field)) for one in shown
+            Sample(labels=(("intent", mine[flow.owner]), ("node", flow.node)), value=getattr(flow, field))
+            for flow in shown
         )
 
     def told(pick: Callable[[Mapping[str, Any]], float | None]) -> tuple[Sample, ...]:
@@ -83,10 +84,10 @@ def of_tunnels(tunnels: Sequence[Resource], now_s: float) -> tuple[Metric, ...]:
     """The age of a handshake that never was is not told."""
 
     def samples(pick: Callable[[Mapping[str, Any]], float | None]) -> tuple[Sample, ...]:
-        found = ((str(tunnel.metadata["name"]).partition("/"), pick(tunnel.status)) for tunnel in tunnels)
+        values = ((str(tunnel.metadata["name"]).partition("/"), pick(tunnel.status)) for tunnel in tunnels)
         return tuple(
             Sample(labels=(("border", border), ("node", node)), value=value)
-            for (node, _, border), value in found
+            for (node, _, border), value in values
             if value is not None
         )
 

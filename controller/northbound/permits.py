@@ -105,7 +105,7 @@ class Permits:
 
     def _known(self, method: str, path: str) -> "Known":
         operation = self._api.openapi()["paths"].get(path, {}).get(method.lower(), {})
-        return [(one["in"], one["name"]) for one in operation.get("parameters", ())]
+        return [(parameter["in"], parameter["name"]) for parameter in operation.get("parameters", ())]
 
 
 def _forbidden(method: str, path: str, permit: Permit | None, principal: Principal | None) -> str:
@@ -141,7 +141,7 @@ def _short(name: str) -> str:
 
 
 def _meant(name: str, known: Known) -> str:
-    names = [one for where, one in known if where in ("query", "header")]
+    names = [parameter for where, parameter in known if where in ("query", "header")]
     bare = name.lower().removeprefix("x-").removeprefix("netstitch-").replace("-", "_")
     if near := difflib.get_close_matches(bare[:60], names, 1, 0.5):
         return f"did you mean {near[0]}?"

@@ -97,29 +97,29 @@ class Scoped:
     # ---- what there is
 
     def tenant(self, intent: str) -> str | None:
-        found = self._controller.tenant(intent)
-        return found if found is not None and self._by.concerns(found) else None
+        tenant = self._controller.tenant(intent)
+        return tenant if tenant is not None and self._by.concerns(tenant) else None
 
     def list(self, kind: str) -> list[Resource]:
         seen = self._seen(kind)
-        return [shown for one in self._controller.list(kind) if (shown := seen(one)) is not None]
+        return [shown for resource in self._controller.list(kind) if (shown := seen(resource)) is not None]
 
     def following(self, kind: str, after: str) -> Iterator[Resource]:
         seen = self._seen(kind)
-        return (shown for one in self._controller.following(kind, after) if (shown := seen(one)) is not None)
+        return (shown for resource in self._controller.following(kind, after) if (shown := seen(resource)) is not None)
 
     def names(self, kind: str) -> Sequence[str]:
         if self.whole:
             return self._controller.names(kind)
         if kind == "intents":
             return [name for name in self._controller.names(kind) if self.tenant(name) is not None]
-        return [str(one.metadata["name"]) for one in self.list(kind)]
+        return [str(resource.metadata["name"]) for resource in self.list(kind)]
 
     def get(self, kind: str, name: str) -> Resource | None:
         seen = self._seen(kind)
-        found = self._controller.get(kind, name)
-        shown = seen(found) if found is not None else None
-        if found is not None and shown is None:
+        resource = self._controller.get(kind, name)
+        shown = seen(resource) if resource is not None else None
+        if resource is not None and shown is None:
             raise Forbidden(f"{kind}/{name} does not concern the tenants of {self._who}")
         return shown
 
@@ -162,8 +162,8 @@ class Scoped:
     def trace(self, asked: Probe | Crossing, by: Principal | None = None) -> Trace | Unknown:
         if isinstance(asked, Crossing) and not self.whole:
             raise Forbidden(f"{self._who} may not trace what comes over a border: it need not concern its tenants")
-        found = self._controller.trace(asked, self._by)
-        return self._traced(found) if isinstance(found, Trace) and not self.whole else found
+        traced = self._controller.trace(asked, self._by)
+        return self._traced(traced) if isinstance(traced, Trace) and not self.whole else traced
 
     # ---- how
 
@@ -175,7 +175,7 @@ class Scoped:
     def _seen(self, kind: str) -> Callable[[Resource], Resource | None]:
         """From a resource to what is shown of it; None: nothing. Raises KeyError for an unknown kind."""
         if self.whole:
-            return lambda one: one
+            return lambda resource: resource
         match kind:
             case "intents" | "events":
                 return self._intent
@@ -196,34 +196,34 @@ class Scoped:
     def _may_name(self, network: str, tenants: Sequence[str]) -> bool:
         return any(acts_for(tenant, network, tuple(tenants)) for tenant in self._by.tenants or ())
 
-    def _intent(self, one: Resource) -> Resource | None:
-        return one if self._by.concerns(str(one.metadata.get("tenant"))) else None
+    def _intent(self, intent: Resource) -> Resource | None:
+        return intent if self._by.concerns(str(intent.metadata.get("tenant"))) else None
 
-    def _serving(self, one: Resource) -> Resource | None:
-        return one if self.concerns(str(one.status.get("owner"))) else None
+    def _serving(self, stitched: Resource) -> Resource | None:
+        return stitched if self.concerns(str(stitched.status.get("owner"))) else None
 
-    def _network(self, one: Resource) -> Resource | None:
+    def _network(self, network: Resource) -> Resource | None:
         """Those of other domains too: whether one may go there is for their owners to say."""
-        name = str(one.metadata["name"])
-        foreign = one.status.get("own") is False
-        return one if foreign or self._may_name(name, one.spec.get("tenants", ())) else None
+        name = str(network.metadata["name"])
+        foreign = network.status.get("own") is False
+        return network if foreign or self._may_name(name, network.spec.get("tenants", ())) else None
 
     def _services(self) -> Callable[[Resource], Resource | None]:
-        networks = {str(one.metadata["name"]) for one in self.list("networks")}
+        networks = {str(network.metadata["name"]) for network in self.list("networks")}
         everybody = {EVERYBODY, *(self._by.tenants or ())}
 
-        def seen(one: Resource) -> Resource | None:
-            home = str(one.metadata["name"]).rpartition("/")[0]
-            if home not in networks and everybody.isdisjoint(one.spec.get("tenants", ())):
+        def seen(service: Resource) -> Resource | None:
+            home = str(service.metadata["name"]).rpartition("/")[0]
+            if home not in networks and everybody.isdisjoint(service.spec.get("tenants", ())):
                 return None
-            users = [name for name in one.status.get("intents", ()) if self.tenant(name) is not None]
-            return msgspec.structs.replace(one, status={**one.status, "intents": users})
+            users = [name for name in service.status.get("intents", ()) if self.tenant(name) is not None]
+            return msgspec.structs.replace(service, status={**service.status, "intents": users})
 
         return seen
 
-    def _traced(self, found: Trace) -> Trace:
+    def _traced(self, trace: Trace) -> Trace:
         """Without what it says of others' intents."""
-        hidden = {step.owner for hop in found.hops for step in hop.steps} | {found.owner}
+        hidden = {step.owner for hop in trace.hops for step in hop.steps} | {trace.owner}
         hidden = {
             owner for owner in hidden if owner.startswith(("intents/", "agreements/")) and not self.concerns(owner)
         }
@@ -233,14 +233,14 @@ class Scoped:
                 text = text.replace(owner, ANOTHERS)
             return text
 
-        def step(one: Step) -> Step:
-            return Step(entry=one.entry, text="", owner=ANOTHERS) if one.owner in hidden else one
+        def step(shown: Step) -> Step:
+            return Step(entry=shown.entry, text="", owner=ANOTHERS) if shown.owner in hidden else shown
 
-        def hop(one: Hop) -> Hop:
-            return msgspec.structs.replace(one, steps=tuple(map(step, one.steps)), result=plain(one.result))
+        def hop(shown: Hop) -> Hop:
+            return msgspec.structs.replace(shown, steps=tuple(map(step, shown.steps)), result=plain(shown.result))
 
         return msgspec.structs.replace(
-            found, hops=tuple(map(hop, found.hops)), text=plain(found.text), owner=plain(found.owner)
+            trace, hops=tuple(map(hop, trace.hops)), text=plain(trace.text), owner=plain(trace.owner)
         )
 
 

@@ -29,19 +29,19 @@ def context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         if key.stat().st_mode & 0o077:
             raise ConfigInvalid(f"{key}: others may read this secret; run `chmod go= {key}` and consider a new key")
-        found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        found.minimum_version = ssl.TLSVersion.TLSv1_2
-        found.set_ciphers(_CIPHERS)
-        found.options |= ssl.OP_NO_RENEGOTIATION
-        found.set_alpn_protocols(["http/1.1"])
-        found.load_cert_chain(certificate, key, password=_no_password)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        tls.set_ciphers(_CIPHERS)
+        tls.options |= ssl.OP_NO_RENEGOTIATION
+        tls.set_alpn_protocols(["http/1.1"])
+        tls.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as exc:
         raise ConfigInvalid(
             f"{certificate}, {key}: no certificate (PEM) with its unencrypted private key: {exc.reason or exc}"
         ) from exc
     except OSError as exc:
         raise ConfigInvalid(f"{exc.filename or certificate}: cannot be read: {exc.strerror}") from exc
-    return found
+    return tls
 
 
 def renew(live: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -53,12 +53,12 @@ def renew(live: ssl.SSLContext, certificate: Path, key: Path) -> None:
 def fingerprint(certificate: Path) -> str:
     """SHA-256 of the first certificate in the file, as `stitch --fingerprint` takes it. Raises ConfigInvalid."""
     try:
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
     except OSError as exc:
         raise ConfigInvalid(f"{certificate}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:
         raise ConfigInvalid(f"{certificate}: no certificate in PEM: {exc}") from exc
-    return f"SHA256:{hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()}"
+    return f"SHA256:{hashlib.sha256(parsed.public_bytes(serialization.Encoding.DER)).hexdigest()}"
 
 
 def of_api(config: Config) -> tuple[Path, Path] | None:

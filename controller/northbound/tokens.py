@@ -71,7 +71,7 @@ class Tokens:
         self._path = path
         self._now_s = now_s
         first = Token(name=BOOTSTRAP, role=Role.ADMIN, created_s=0, hash=_hash(bootstrap.strip()))
-        self._tokens = {one.hash: one for one in (*tokens, first)}
+        self._tokens = {token.hash: token for token in (*tokens, first)}
         self._open: dict[str, set[asyncio.Timeout]] = {}
         self._changing = asyncio.Lock()
         self._used = False
@@ -158,7 +158,7 @@ class Tokens:
 
     def resources(self) -> list[Resource]:
         """For `stitch get tokens`: never a secret or its hash."""
-        return [self._resource(one) for one in sorted(self._tokens.values(), key=lambda token: token.name)]
+        return [self._resource(token) for token in sorted(self._tokens.values(), key=lambda token: token.name)]
 
     def resource(self, name: str) -> Resource | None:
         token = self._named(name)

@@ -216,7 +216,7 @@ def _try(what: str, step: Callable[[], None], lacking: list[str]) -> None:
 
 
 def _lacks(what: str, lacking: list[str]) -> bool:
-    return any(one.startswith(f"{what}: ") for one in lacking)
+    return any(missing.startswith(f"{what}: ") for missing in lacking)
 
 
 def _unshare(flags: int) -> None:

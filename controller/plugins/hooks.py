@@ -60,7 +60,7 @@ class Hooks:
 
 def installed() -> tuple[Plugin, ...]:
     """From the metadata of what is installed; nothing is loaded. By group and name."""
-    found: dict[tuple[str, str], Plugin] = {}
+    plugins: dict[tuple[str, str], Plugin] = {}
     for distribution in metadata.distributions():
         for entry in distribution.entry_points:
             if entry.group in GROUPS:
@@ -70,8 +70,8 @@ def installed() -> tuple[Plugin, ...]:
                     version=distribution.version,
                     origin=f"{distribution.name} {entry.value}",
                 )
-                found.setdefault((entry.group, entry.name), plugin)
-    return tuple(found[key] for key in sorted(found))
+                plugins.setdefault((entry.group, entry.name), plugin)
+    return tuple(plugins[key] for key in sorted(plugins))
 
 
 class Plugins:
@@ -108,18 +108,18 @@ class Plugins:
     async def compile(self, intents: Sequence[Mapping[str, Any]]) -> list[tuple[Added, ...]]:
         """What each says of each intent (as a manifest). A failure is that intent's; the others are asked all the
         same, unless the plugin hangs again and again."""
-        found: list[list[Added]] = [[] for _ in intents]
+        added_by_intent: list[list[Added]] = [[] for _ in intents]
         for worker in self._compilers:
             hung = 0
-            for intent, added in zip(intents, found, strict=True):
+            for intent, added in zip(intents, added_by_intent, strict=True):
                 if hung >= GIVEN_UP:
                     failure = f"it was not asked: it hung {hung} times in this request"
                     added.append(Added(plugin=worker.plugin.name, failure=failure))
                     continue
-                one, slow = await self._compile(worker, intent)
+                addition, slow = await self._compile(worker, intent)
                 hung += slow
-                added += [one] if one is not None else []
-        return [tuple(one) for one in found]
+                added += [addition] if addition is not None else []
+        return [tuple(additions) for additions in added_by_intent]
 
     async def _compile(self, worker: Worker, intent: Mapping[str, Any]) -> tuple[Added | None, bool]:
         """What it says, and whether it hung."""
@@ -151,7 +151,7 @@ class Plugins:
 
     def resources(self) -> list[Resource]:
         """For `stitch get plugins`."""
-        found = []
+        resources = []
         for plugin in self._plugins:
             status: dict[str, Any] = {"phase": "Ready" if plugin.group in HOOKS else "NotCalled"}
             if self._failures.get(plugin):
@@ -160,8 +160,8 @@ class Plugins:
                 status |= {"contained": not self._lacking}
                 status |= {"lacking": list(self._lacking)} if self._lacking else {}
             spec = {"group": plugin.group, "version": plugin.version, "origin": plugin.origin}
-            found.append(Resource(kind="Plugin", metadata={"name": plugin.name}, spec=spec, status=status))
-        return found
+            resources.append(Resource(kind="Plugin", metadata={"name": plugin.name}, spec=spec, status=status))
+        return resources
 
     async def aclose(self) -> None:
         for worker in (*self._compilers, *self._strategies):

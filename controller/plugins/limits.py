@@ -33,14 +33,14 @@ def groups(serial: int) -> Groups:
     if (ROOT / "cgroup.controllers").exists():
         parent = _delegated(ROOT / own.get("", "").lstrip("/"))
         return [(str(parent / name), _that_are(parent, V2))] if parent is not None else []
-    found: Groups = []
+    made: Groups = []
     for controller, limits in V1.items():
         parent = ROOT / controller / own.get(controller, "").lstrip("/")
         parent = parent if parent.is_dir() else ROOT / controller
         if (parent / "cgroup.procs").exists() and os.access(parent, os.W_OK):
-            found.append((str(parent / name), limits))
+            made.append((str(parent / name), limits))
             _sweep(parent)
-    return found if {"memory", "pids"} <= {Path(directory).relative_to(ROOT).parts[0] for directory, _ in found} else []
+    return made if {"memory", "pids"} <= {Path(directory).relative_to(ROOT).parts[0] for directory, _ in made} else []
 
 
 def end(made: Groups) -> bool:
@@ -63,12 +63,12 @@ def end(made: Groups) -> bool:
 
 def _own() -> dict[str, str]:
     """By controller of version 1, and "" for version 2, where this process is."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
-            found[controller] = path
-    return found
+            paths[controller] = path
+    return paths
 
 
 def _delegated(own: Path) -> Path | None:

@@ -31,10 +31,10 @@ def main(group: str, name: str) -> int:
 
 def _hook(group: str, name: str) -> pluggy.HookCaller:
     """Raises LookupError, pluggy.PluginValidationError, or whatever the plugin raises."""
-    found = metadata.entry_points(group=group, name=name)
-    if not found:
+    entry_points = metadata.entry_points(group=group, name=name)
+    if not entry_points:
         raise LookupError(f"no plugin {name} in {group}")
-    plugin = next(iter(found)).load()
+    plugin = next(iter(entry_points)).load()
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     manager.register(plugin() if isinstance(plugin, type) else plugin, name)

@@ -341,7 +341,7 @@ def _waits_for_handshake(description: NodeDescription) -> bool:
 
 def _together(rejections: Sequence[TargetRejected]) -> TargetRejected:
     parts = [each.refused for each in rejections]
-    known = None if None in parts else tuple(part for one in parts for part in one or ())
+    known = None if None in parts else tuple(part for refused_parts in parts for part in refused_parts or ())
     return TargetRejected("; ".join(dict.fromkeys(map(str, rejections))), known)
 
 

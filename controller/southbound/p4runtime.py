@@ -252,11 +252,11 @@ class P4RuntimeClient:
                     raise TargetRejected(f"node {self.node}: {name} has not as many cells as it says")
                 for entity in entities:
                     cell = entity.counter_entry
-                    found = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
-                    if not 0 <= found[0] < size or min(found) < 0:
-                        raise TargetRejected(f"node {self.node}: {name} has no such cells: {found}")
-                    if any(found[1:]):
-                        samples[found[0]] = CounterSample(index=found[0], packets=found[1], bytes=found[2])
+                    sample = (cell.index.index, cell.data.packet_count, cell.data.byte_count)
+                    if not 0 <= sample[0] < size or min(sample) < 0:
+                        raise TargetRejected(f"node {self.node}: {name} has no such cells: {sample}")
+                    if any(sample[1:]):
+                        samples[sample[0]] = CounterSample(index=sample[0], packets=sample[1], bytes=sample[2])
         except grpc.aio.AioRpcError as exc:
             raise self._translated(f"reading {name}", exc) from exc
         return tuple(samples.values())
@@ -426,8 +426,8 @@ def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
 
 def _first(reasons: Iterable[str]) -> str:
     told = tuple(reasons)
-    more = f"; and {len(told) - FAULTS_SHOWN} more" if len(told) > FAULTS_SHOWN else ""
-    return "; ".join(told[:FAULTS_SHOWN]) + more
+    rest = f"; and {len(told) - FAULTS_SHOWN} more" if len(told) > FAULTS_SHOWN else ""
+    return "; ".join(told[:FAULTS_SHOWN]) + rest
 
 
 def _code(fault: p4r.Error) -> str:

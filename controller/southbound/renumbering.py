@@ -56,7 +56,7 @@ def in_between(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) ->
         before = old.get((space, number))
         if before is None or before.members == use.members or before.policies == use.policies:
             continue
-        stand_in = next((one for one in range(1, _LARGEST + 1) if one not in taken[space]), None)
+        stand_in = next((candidate for candidate in range(1, _LARGEST + 1) if candidate not in taken[space]), None)
         if stand_in is not None:
             taken[space].add(stand_in)
             instead[space, number] = stand_in

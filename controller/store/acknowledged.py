@@ -89,16 +89,16 @@ def read(store: Path) -> list[Line] | None:
     path = beside(store)
     if not path.exists():
         return None
-    found = {line.revision: line for half in _halves(path) for line in _lines(half)}
-    return [found[revision] for revision in sorted(found)]
+    lines = {line.revision: line for half in _halves(path) for line in _lines(half)}
+    return [lines[revision] for revision in sorted(lines)]
 
 
 def missing(lines: Iterable[Line], revision: int) -> str:
     """What came after `revision`, in words."""
     gone = [line for line in lines if line.revision > revision]
     names = [f"{kind} {name}" for kind, name in _in_order(key for line in gone for key in line.names)]
-    more = sum(line.more for line in gone) + max(len(names) - NAMES_SHOWN, 0)
-    shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more else "")
+    unnamed = sum(line.more for line in gone) + max(len(names) - NAMES_SHOWN, 0)
+    shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {unnamed} more" if unnamed else "")
     return f"revisions {revision + 1} to {max(line.revision for line in gone)} ({shown})"
 
 

@@ -219,12 +219,12 @@ class SqliteStore:
     def _write_job(self, job: _Job, head: Head, lines: list[Line]) -> Callable[[], None]:
         """The job's part of the transaction, and what is to be answered once that is durable."""
         for key, expected in job.expected.items():
-            if (found := self._held(key)[0]) != expected:
-                return _refuse(job, Conflict(key, expected, found))
+            if (present := self._held(key)[0]) != expected:
+                return _refuse(job, Conflict(key, expected, present))
         head.revision += 1
         for record in job.records:
-            held, before = self._held((record.kind, record.name))
-            version = 0 if record.content is None else held + 1
+            stored_version, before = self._held((record.kind, record.name))
+            version = 0 if record.content is None else stored_version + 1
             if record.content is None:
                 self._writer.execute("DELETE FROM record WHERE kind = ? AND name = ?", (record.kind, record.name))
                 head.replace(before, b"")
@@ -317,8 +317,8 @@ def _fault(path: Path, error: Exception) -> NoSpace | StoreUnusable:
 
 
 def _full(path: Path) -> bool:
-    found = os.statvfs(path.parent)
-    return found.f_bavail == 0 or (found.f_files > 0 and found.f_favail == 0)
+    filesystem = os.statvfs(path.parent)
+    return filesystem.f_bavail == 0 or (filesystem.f_files > 0 and filesystem.f_favail == 0)
 
 
 @dataclass(frozen=True, slots=True)

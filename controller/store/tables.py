@@ -106,16 +106,16 @@ def read_head(path: Path, database: sqlite3.Connection) -> Head:
 
 def read_records(path: Path, database: sqlite3.Connection) -> Iterator[Stored]:
     """By kind and name. Raises StoreUnusable at the first that is not as it was written, or is gone."""
-    head, found = read_head(path, database), Head()
-    for *row, held in database.execute(_ROWS_WITH_DIGEST.format("ASC")):
+    head, summed = read_head(path, database), Head()
+    for *row, row_digest in database.execute(_ROWS_WITH_DIGEST.format("ASC")):
         kind, name, content, version, revision = row
-        if digest((kind, name, content, version, revision)) != held:
+        if digest((kind, name, content, version, revision)) != row_digest:
             raise StoreUnusable(
                 f"{path} is damaged: table record, {kind} {name!r}: it is not as it was written (its digest is another)"
             )
-        found.replace(b"", held)
+        summed.replace(b"", row_digest)
         yield Stored(record=Record(kind=kind, name=name, content=content), version=version, revision=revision)
-    if found.total != head.total:
+    if summed.total != head.total:
         raise StoreUnusable(f"{path} is damaged: table record: records are gone, or are there that nobody wrote")
 
 
@@ -155,10 +155,10 @@ def begin_anew(database: sqlite3.Connection, head: Head) -> None:
     """A store that is a copy: what it says of agreements is past. The caller commits."""
     head.revision += 1
     for name in ("serial", "start", "owner", PUT_BACK):
-        held = database.execute(
+        last = database.execute(
             "SELECT content, version, digest FROM record WHERE kind = 'Counter' AND name = ?", (name,)
         ).fetchone()
-        count, version, before = held or (b"0", 0, b"")
+        count, version, before = last or (b"0", 0, b"")
         content = b"1" if name == PUT_BACK else b"%d" % (int(count) + RESERVE)
         put(database, head, ("Counter", name, content, version + 1, head.revision), before)
     write_head(database, head)
@@ -166,37 +166,37 @@ def begin_anew(database: sqlite3.Connection, head: Head) -> None:
 
 def whole_rows(database: sqlite3.Connection) -> tuple[dict[tuple[str, str], Row], list[str]]:
     """What of a damaged database can still be read, from either end; and which records were found altered."""
-    found: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], Row] = {}
     altered: dict[str, None] = {}
     for order in ("ASC", "DESC"):
         try:
-            for *row, held in database.execute(_ROWS_WITH_DIGEST.format(order)):
+            for *row, row_digest in database.execute(_ROWS_WITH_DIGEST.format(order)):
                 kind, name, content, version, revision = row
                 whole = (kind, name, content, version, revision)
                 try:
-                    fits = digest(whole) == held
+                    fits = digest(whole) == row_digest
                 except (TypeError, ValueError, UnicodeError):
                     fits = False
                 if fits:
-                    found[kind, name] = whole
+                    rows[kind, name] = whole
                 else:
                     altered[f"{kind} {name}"] = None
         except FAULTS:
             continue
-    return found, list(altered)
+    return rows, list(altered)
 
 
 def is_sum(head: Head, rows: Iterable[Row]) -> bool:
     """Whether these are all records."""
-    found = Head()
+    summed = Head()
     for row in rows:
-        found.replace(b"", digest(row))
-    return found.total == head.total
+        summed.replace(b"", digest(row))
+    return summed.total == head.total
 
 
 def _head_digest(revision: int, forgotten: int, total: bytes) -> bytes:
     return hashlib.blake2b(b"%d %d " % (revision, forgotten) + total, digest_size=_DIGEST_BYTES).digest()
 
 
-def _number(held: bytes) -> int:
-    return int.from_bytes(held, "big")
+def _number(stored: bytes) -> int:
+    return int.from_bytes(stored, "big")

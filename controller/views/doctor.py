@@ -45,11 +45,11 @@ def checks(state: State, now_s: float) -> Iterator[Check]:
             yield from _tunnels(state, node, standing, standing.description, now_s)
 
 
-def _capped(found: Iterator[Check], subject: str) -> Iterator[Check]:
-    rows = list(found)
+def _capped(results: Iterator[Check], subject: str) -> Iterator[Check]:
+    rows = list(results)
     yield from rows[:ROWS_MAX]
-    if more := sum(not row.ok for row in rows[ROWS_MAX:]):
-        detail = f"{more} more are not well"
+    if omitted := sum(not row.ok for row in rows[ROWS_MAX:]):
+        detail = f"{omitted} more are not well"
         yield Check(subject=subject, name="more", ok=False, detail=detail, advice=f"stitch get {subject}")
 
 
@@ -94,13 +94,17 @@ def _agreements(state: State, now_s: float) -> Iterator[Check]:
             yield Check(
                 subject=f"agreements/{session.terms.id}", name="answered", ok=False, detail=detail, advice=advice
             )
-        for one in (stitch.downstream,) if stitch.downstream is not None else ():
-            if one.agreement is not None and one.reason and one.agreement.terms != one.terms:
-                ends = print_time(one.agreement.terms.expires_s)
-                detail = f"{one.peer} does not renew it: {one.reason}; it ends at {ends}"
-                advice = f"ask the operator of {one.peer}"
+        for downstream in (stitch.downstream,) if stitch.downstream is not None else ():
+            if (
+                downstream.agreement is not None
+                and downstream.reason
+                and downstream.agreement.terms != downstream.terms
+            ):
+                ends = print_time(downstream.agreement.terms.expires_s)
+                detail = f"{downstream.peer} does not renew it: {downstream.reason}; it ends at {ends}"
+                advice = f"ask the operator of {downstream.peer}"
                 yield Check(
-                    subject=f"agreements/{one.terms.id}", name="renewed", ok=False, detail=detail, advice=advice
+                    subject=f"agreements/{downstream.terms.id}", name="renewed", ok=False, detail=detail, advice=advice
                 )
     if not waiting:
         detail = f"none waits; {len(state.agreements)} in all"
@@ -129,11 +133,13 @@ def _resources(state: State, kind: str, now_s: float) -> Iterator[Check]:
         yield Check(subject=kind, name="in use", ok=True, detail=str(well))
 
 
-def _fault(state: State, kind: str, one: Resource) -> str:
-    phase = one.status.get("phase", "Active")
-    reasons = [str(each["reason"]) for each in one.status.get("conditions", ())] or [str(one.status.get("reason", ""))]
+def _fault(state: State, kind: str, resource: Resource) -> str:
+    phase = resource.status.get("phase", "Active")
+    reasons = [str(each["reason"]) for each in resource.status.get("conditions", ())] or [
+        str(resource.status.get("reason", ""))
+    ]
     if kind == "links":
-        link = state.inventory.links[str(one.metadata["name"])]
+        link = state.inventory.links[str(resource.metadata["name"])]
         if ends := without_carrier(link, state.nodes):
             return f"no carrier at {', '.join(ends)}"
         if link.name in state.down:
@@ -146,14 +152,14 @@ def _fault(state: State, kind: str, one: Resource) -> str:
 
 def _node(state: State, node: str, standing: NodeStanding) -> Iterator[Check]:
     subject = f"nodes/{node}"
-    held = len(standing.state.entries) if standing.state is not None else 0
+    count = len(standing.state.entries) if standing.state is not None else 0
     if standing.rejected:
         advice = "mend what it names: it is tried again every few seconds; all else on the node is installed"
         yield Check(subject=subject, name="in sync", ok=False, detail=f"refused: {standing.rejected}", advice=advice)
     elif standing.settled:
-        yield Check(subject=subject, name="in sync", ok=True, detail=f"{held} entries confirmed")
+        yield Check(subject=subject, name="in sync", ok=True, detail=f"{count} entries confirmed")
     elif not standing.reachable:
-        detail = f"not known while it cannot be reached; what it last confirmed is in force there, of {held} entries"
+        detail = f"not known while it cannot be reached; what it last confirmed is in force there, of {count} entries"
         advice = f"what was withdrawn meanwhile ends there with its lease, or when {node} is reached again"
         yield Check(subject=subject, name="in sync", ok=False, detail=detail, advice=advice)
     else:
@@ -204,15 +210,15 @@ def _ports(state: State, node: str, description: NodeDescription) -> Iterator[Ch
 
 
 def _wanted_ports(state: State, node: str) -> dict[int, str]:
-    found: dict[int, str] = {}
+    wanted: dict[int, str] = {}
     for network in state.inventory.networks.values():
-        found |= {
+        wanted |= {
             attachment.port: f"networks/{network.name}" for attachment in network.attachments if attachment.node == node
         }
     for link in state.inventory.links.values():
         ends = (end for end in (link.a, link.b) if end is not None)
-        found |= {end.port: f"links/{link.name}" for end in ends if end.node == node and not end.border}
-    return found
+        wanted |= {end.port: f"links/{link.name}" for end in ends if end.node == node and not end.border}
+    return wanted
 
 
 def _port(subject: str, port: PortStatus, user: str) -> Check:

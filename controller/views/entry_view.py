@@ -38,7 +38,7 @@ def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, OwnedEn
 def entry_name(node: str, entry: OwnedEntry) -> str:
     """`se1/steer/forwarding_class=17`: node, table and key, by which a table knows an entry. Fields that match anything
     are left out, as in the entry; what stands here is never put in other words, so that names last."""
-    key = [f"{one.field}={_key(one)}" for one in entry.match]
+    key = [f"{field_match.field}={_key(field_match)}" for field_match in entry.match]
     key += [f"priority={entry.priority}"] if entry.priority else []
     return f"{node}/{entry.table}/{','.join(key) or 'any'}"
 
@@ -55,7 +55,7 @@ def _key(match: Match) -> str:
 
 
 def match_words(entry: OwnedEntry) -> dict[str, str]:
-    return {one.field: _text(one, " & ") for one in entry.match}
+    return {field_match.field: _text(field_match, " & ") for field_match in entry.match}
 
 
 def _text(match: Match, mask: str) -> str:

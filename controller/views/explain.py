@@ -65,14 +65,14 @@ def _flows(intent_record: IntentRecord) -> list[tuple[int, Flow] | None]:
         for index, connection in enumerate(connections)
     }
     waiting = [iter(connection.flows) for connection in connections]
-    found: list[tuple[int, Flow] | None] = []
+    flows: list[tuple[int, Flow] | None] = []
     for allow in intent_record.intent.allow:
         selector = allow.source or intent_record.intent.isolate
         assert selector is not None, "translate refuses an allow without a source"
         index = ends.get((selector.network, "/".join(allow.to.split("/")[:2])))
         flow = next(waiting[index], None) if index is not None else None
-        found.append((index, flow) if index is not None and flow is not None else None)
-    return found
+        flows.append((index, flow) if index is not None and flow is not None else None)
+    return flows
 
 
 def _isolation(state: State, intent_record: IntentRecord) -> Iterator[Branch]:
@@ -139,10 +139,10 @@ def _said_of(intent_record: IntentRecord, connection: Connection) -> Iterator[Or
             yield origin
 
 
-def _origin(one: Origin) -> Branch:
-    name = f"rules/{one.origin.removeprefix('rule ')}" if one.origin.startswith("rule ") else ""
-    origin = "clause of the intent" if one.origin == "clause" else one.origin
-    text = f"{one.requirement}, from {origin}" + (f": {one.explain}" if one.explain else "")
+def _origin(source: Origin) -> Branch:
+    name = f"rules/{source.origin.removeprefix('rule ')}" if source.origin.startswith("rule ") else ""
+    origin = "clause of the intent" if source.origin == "clause" else source.origin
+    text = f"{source.requirement}, from {origin}" + (f": {source.explain}" if source.explain else "")
     return Branch(kind="origin", text=text, name=name)
 
 
@@ -150,16 +150,18 @@ def _bounds(intent_record: IntentRecord, *, preferred: bool) -> Iterator[Branch]
     """Which of the clause's needs bind, and where a rule's stricter one does; or what is preferred."""
     for connection in intent_record.requirements.connections:
         ends = f"{connection.source_network} to {connection.destination_network}"
-        found = tuple(
-            _origin(one) for one in _said_of(intent_record, connection) if (one.clause == "prefer") == preferred
+        branches = tuple(
+            _origin(origin)
+            for origin in _said_of(intent_record, connection)
+            if (origin.clause == "prefer") == preferred
         )
-        if found:
-            yield Branch(kind="requirement", text=f"on the way from {ends}", children=found)
+        if branches:
+            yield Branch(kind="requirement", text=f"on the way from {ends}", children=branches)
 
 
 def _unmet(intent_record: IntentRecord) -> Iterator[Branch]:
-    for one in intent_record.requirements.unmet:
-        yield Branch(kind="unmet", text=f"{one.binding}: {one.message}")
+    for unmet in intent_record.requirements.unmet:
+        yield Branch(kind="unmet", text=f"{unmet.binding}: {unmet.message}")
 
 
 def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) -> Branch:
@@ -208,16 +210,16 @@ def _agreement(session: Session, now_s: float) -> Branch:
 
 def _nodes(state: State, mine: Callable[[str, OwnedEntry], bool]) -> Iterator[Branch]:
     """The entries of each node that are `mine`."""
-    found: dict[str, list[Branch]] = {}
+    branches: dict[str, list[Branch]] = {}
     for name, node, entry in entry_view.named_entries(state):
         if mine(node, entry):
-            found.setdefault(node, []).append(_entry(name, entry))
-    for node in sorted(found):
+            branches.setdefault(node, []).append(_entry(name, entry))
+    for node in sorted(branches):
         yield Branch(
             kind="node",
             name=f"nodes/{node}",
-            text=f"{len(found[node])} entries, {_installed(state, node)}",
-            children=tuple(found[node]),
+            text=f"{len(branches[node])} entries, {_installed(state, node)}",
+            children=tuple(branches[node]),
         )
 
 
@@ -238,7 +240,7 @@ def entry_words(entry: OwnedEntry) -> str:
 
 
 def reason_words(reason: int) -> str:
-    known = {int(one): one.name.lower() for one in DropReason}
+    known = {int(drop_reason): drop_reason.name.lower() for drop_reason in DropReason}
     return known.get(reason, f"reason_{reason}")
 
 
@@ -263,7 +265,7 @@ def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
         exact = tuple(
             stitch
             for stitch in state.stitches.values()
-            if any(held == number[1] and key.startswith(beginning) for key, held in stitch.ids.items())
+            if any(number_held == number[1] and key.startswith(beginning) for key, number_held in stitch.ids.items())
         )
         if exact:
             return exact
@@ -272,7 +274,7 @@ def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
 
 def _number(entry: OwnedEntry) -> tuple[Kind, int] | None:
     """By which it is known whose the entry is; None: it has none."""
-    values = {one.field: one.value for one in entry.match} | dict(entry.params)
+    values = {match.field: match.value for match in entry.match} | dict(entry.params)
     match entry.table:
         case "path_liveness":
             return Kind.SR_POLICY, values["liveness_group"]
@@ -289,15 +291,17 @@ def _number(entry: OwnedEntry) -> tuple[Kind, int] | None:
 
 def entry(state: State, name: str, now_s: float) -> Branch | None:
     """The way back: entry -> owner -> plan and agreement -> requirement -> clause -> intent."""
-    held = next(((node, one) for named, node, one in entry_view.named_entries(state) if named == name), None)
-    if held is None:
+    named = next(
+        ((node, owned_entry) for named, node, owned_entry in entry_view.named_entries(state) if named == name), None
+    )
+    if named is None:
         return None
-    node, found = held
+    node, owned_entry = named
     return Branch(
         kind="entry",
         name=f"entries/{name}",
-        text=f"{entry_words(found)}; on node {node}, {_installed(state, node)}",
-        children=(owner(state, node, found, now_s),),
+        text=f"{entry_words(owned_entry)}; on node {node}, {_installed(state, node)}",
+        children=(owner(state, node, owned_entry, now_s),),
     )
 
 
@@ -364,10 +368,10 @@ def _asked(state: State, stitch: Stitch) -> Iterator[Branch]:
         yield from _foreign(stitch)
     for intent_record in intent_records:
         texts = [text for text in clauses(intent_record.intent) if text.startswith("allow ")]
-        for text, one in zip(texts, _flows(intent_record), strict=True):
-            if one is None or stitch.plan.name not in _plans(intent_record.connection_statuses[one[0]]):
+        for text, numbered in zip(texts, _flows(intent_record), strict=True):
+            if numbered is None or stitch.plan.name not in _plans(intent_record.connection_statuses[numbered[0]]):
                 continue
-            index, flow = one
+            index, flow = numbered
             clause = Branch(kind="clause", text=text, children=(_intent(intent_record),))
             bounds = _origins(intent_record, intent_record.requirements.connections[index])
             yield Branch(kind="requirement", text=flow_words(flow), children=(*bounds, clause))

@@ -67,7 +67,9 @@ def intent_phase(
         for connection_status in intent_record.connection_statuses:
             stitch = state.stitches.get(connection_status.plan) or state.stitches.get(connection_status.coming)
             stitches += [stitch] if stitch is not None else []
-        said = sorted(_all_said(state, intent_record, stitches, now_s), key=lambda one: _ORDER.index(one.phase))
+        said = sorted(
+            _all_said(state, intent_record, stitches, now_s), key=lambda condition: _ORDER.index(condition.phase)
+        )
         phase = said[0].phase if said else Phase.ACTIVE
     conditions = [
         {"type": fromkey.type or str(fromkey.phase), "reason": fromkey.reason}
@@ -89,8 +91,8 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
         status["path"] = paths_of(stitches[0])[0]
         status["paths"] = [path for stitch in stitches for path in branches(state, stitch)]
         lists = segment_lists(state, stitches[0])
-        status["segments"] = [list(one.segments) for one in lists]
-        status["containers"] = [list(one.containers) for one in lists]
+        status["segments"] = [list(segments.segments) for segments in lists]
+        status["containers"] = [list(segments.containers) for segments in lists]
         status["predicted"] = {
             "latency_ms": max(stitch.latency_us for stitch in stitches) / 1000,
             "cost": max(stitch.plan.cost for stitch in stitches),
@@ -117,8 +119,8 @@ def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, 
 
 def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch], now_s: float) -> Iterator[Said]:
     unmet = intent_record.requirements.unmet
-    for one in unmet:
-        yield Said(Phase.UNSATISFIABLE, f"{one.binding}: {one.message}")
+    for rule in unmet:
+        yield Said(Phase.UNSATISFIABLE, f"{rule.binding}: {rule.message}")
     if not unmet:
         for connection, connection_status in zip(
             intent_record.requirements.connections, intent_record.connection_statuses, strict=True
@@ -126,7 +128,7 @@ def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch],
             yield from _connection(state, intent_record, connection, connection_status, now_s)
     yield from _of_nodes(state, intent_record, stitches)
     hosts = {
-        one.name: one for two in intent_record.requirements.connections for one in (*two.sources, *two.destinations)
+        end.name: end for two in intent_record.requirements.connections for end in (*two.sources, *two.destinations)
     }
     for reason in lacking(state, hosts.values()):
         yield Said(Phase.INSTALLING, reason)
@@ -162,8 +164,8 @@ def _connection(
 def _without_plan(where: str, connection_status: ConnectionStatus) -> Said:
     unsatisfiable = connection_status.unsatisfiable
     if connection_status.refusal:
-        more = f"; other ways: {unsatisfiable.message}" if unsatisfiable is not None else ""
-        return Said(Phase.REFUSED, f"{where}: refused by {connection_status.refusal}{more}")
+        alternatives = f"; other ways: {unsatisfiable.message}" if unsatisfiable is not None else ""
+        return Said(Phase.REFUSED, f"{where}: refused by {connection_status.refusal}{alternatives}")
     if unsatisfiable is not None:
         return Said(Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
     if connection_status.lost:
@@ -207,8 +209,8 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float)
     if silent := tunnel_fault(state, stitch, now_s):
         return Said(silent.phase, f"{where}: {silent.reason}")
     if stitch.too_slow:
-        needed, found = connection.latency_us_max or 0, stitch.latency_us
-        reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {found / 1000:g} ms"
+        needed, latency_us = connection.latency_us_max or 0, stitch.latency_us
+        reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {latency_us / 1000:g} ms"
         around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
         return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
     if lacks_ipv6(state, connection, stitch):
@@ -250,19 +252,21 @@ def family_of(prefix: str) -> str:
 
 def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterator[Said]:
     """What is agreed still holds, but its renewal is refused, or cannot be said."""
-    held = session.agreement
-    if held is None or held.terms == session.terms:
+    agreement = session.agreement
+    if agreement is None or agreement.terms == session.terms:
         return
-    ends = f"what is agreed ends at {print_time(held.terms.expires_s)}"
+    ends = f"what is agreed ends at {print_time(agreement.terms.expires_s)}"
     if session.standing == Standing.AGREED and session.reason:
-        reason = f"{where}: {session.peer} does not renew {held.terms.id}: {session.reason}; {ends}, and is asked again"
+        reason = (
+            f"{where}: {session.peer} does not renew {agreement.terms.id}: {session.reason}; {ends}, and is asked again"
+        )
         yield Said(Phase.ACTIVE, reason, "RenewalRefused")
     elif (retry := state.retries.get(f"offer:{session.terms.id}:{session.terms.revision}")) is not None:
-        reason = f"{where}: {session.peer} cannot be reached to renew {held.terms.id} ({retry.reason}); {ends}"
+        reason = f"{where}: {session.peer} cannot be reached to renew {agreement.terms.id} ({retry.reason}); {ends}"
         yield Said(Phase.ACTIVE, reason, "RenewalPending")
     elif session.standing.unanswered and now_s - session.since_s > PATIENCE_S:
         since = print_time(session.since_s)
-        reason = f"{where}: {session.peer} has not answered the renewal of {held.terms.id} since {since}; {ends}"
+        reason = f"{where}: {session.peer} has not answered the renewal of {agreement.terms.id} since {since}; {ends}"
         yield Said(Phase.ACTIVE, reason, "RenewalPending")
 
 
@@ -327,7 +331,10 @@ def _stands(state: State, stitch: Stitch) -> bool:
         for node in stitch.plan.nodes
         if (standing := state.nodes.get(node)) is not None
     ]
-    return all(not one.reachable or (one.has(0, parts) and not one.refuses(parts)) for one, parts in standings)
+    return all(
+        not node_standing.reachable or (node_standing.has(0, parts) and not node_standing.refuses(parts))
+        for node_standing, parts in standings
+    )
 
 
 # ---- ways
@@ -366,8 +373,8 @@ def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
     return [
         {
             "path": path,
-            "segments": [list(one.segments) for one in (*lists, *last)],
-            "containers": [list(one.containers) for one in (*lists, *last)],
+            "segments": [list(segments.segments) for segments in (*lists, *last)],
+            "containers": [list(segments.containers) for segments in (*lists, *last)],
         }
         for path, lists in pairs
     ]
@@ -375,7 +382,7 @@ def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
 
 def segment_lists(state: State, stitch: Stitch) -> list[Segments]:
     """What the traffic gets in this domain, best candidate path first."""
-    return [*(one for branch in _inside(state, stitch) for one in branch), *_to_neighbour(state, stitch)]
+    return [*(segments for branch in _inside(state, stitch) for segments in branch), *_to_neighbour(state, stitch)]
 
 
 def _inside(state: State, stitch: Stitch) -> list[list[Segments]]:
@@ -389,8 +396,11 @@ def _ways(state: State, stitch: Stitch, stretch: Stretch) -> list[Segments]:
     sid = numbering.sid(state.fabric.locators[stretch.tail], stitch.ids[function])
     lists = state.fabric.segment_lists(stretch.policy, stretch.head)
     return [
-        Segments(segments=one.containers.sids(sid), containers=tuple(map(numbering.sid_text, one.containers.sent(sid))))
-        for one in lists
+        Segments(
+            segments=segment_list.containers.sids(sid),
+            containers=tuple(map(numbering.sid_text, segment_list.containers.sent(sid))),
+        )
+        for segment_list in lists
     ]
 
 
@@ -406,10 +416,10 @@ def _to_neighbour(state: State, stitch: Stitch) -> list[Segments]:
 
 def _requirements(requirements: Requirements) -> list[str]:
     """A sentence each."""
-    found = []
+    lines = []
     if requirements.isolation is not None:
         hosts = ", ".join(host.name for host in requirements.isolation.hosts)
-        found.append(f"isolate {hosts} in {requirements.isolation.network}")
+        lines.append(f"isolate {hosts} in {requirements.isolation.network}")
     for connection in requirements.connections:
         flows = [
             f"{flow.source} ({' '.join(flow.source_prefixes)}) reaches {flow.destination} "
@@ -424,8 +434,8 @@ def _requirements(requirements: Requirements) -> list[str]:
         bounds += ["no transit"] if connection.direct else []
         bounds += [f"prefer {connection.prefer}"] if str(connection.prefer) else []
         bounds += [f"dscp {dscp.words(connection.dscp)}"] if connection.dscp else []
-        found += [", ".join((flow, *bounds)) for flow in flows]
-    return found
+        lines += [", ".join((flow, *bounds)) for flow in flows]
+    return lines
 
 
 def _origins(requirements: Requirements) -> list[dict[str, str]]:

@@ -40,8 +40,8 @@ def foresee(state: State, event: Apply | Delete, now_s: float, keys: Keys) -> Re
             before = state.nodes.get(name)
             if before is None or not before.rejected:  # what refuses its state now would not take more
                 synced = NodeSynced(node=name, generation=sync.generation, writes=0)
-                after, more = step(after, synced, now_s, keys)
-                effects += more
+                after, produced = step(after, synced, now_s, keys)
+                effects += produced
         said += effects
         if not effects:
             break
@@ -66,7 +66,11 @@ def _intents(before: State, after: State, by: Principal, now_s: float) -> Iterat
             yield IntentPreview(name=name, before=now["phase"], phase="Deleted", reasons=(), paths=(), latency_ms=None)
             continue
         status = intent_status(after, will_be, now_s)
-        asked = [_would_ask(one.downstream.terms) for one in _begun(before, after, name) if one.downstream is not None]
+        asked = [
+            _would_ask(stitch.downstream.terms)
+            for stitch in _begun(before, after, name)
+            if stitch.downstream is not None
+        ]
         if not asked and _standing(now) == _standing(status):
             continue  # its lease begins anew, or the like
         told = [
@@ -79,7 +83,7 @@ def _intents(before: State, after: State, by: Principal, now_s: float) -> Iterat
             before=now["phase"],
             phase=status["phase"],
             reasons=(*asked, *told),
-            paths=tuple(tuple(one["path"]) for one in status.get("paths", ())),
+            paths=tuple(tuple(path["path"]) for path in status.get("paths", ())),
             latency_ms=status["predicted"]["latency_ms"] if "predicted" in status else None,
         )
 
@@ -89,8 +93,8 @@ def _standing(status: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _concerns(by: Principal, name: str, *states: State) -> bool:
-    held = (state.intent_records.get(name) for state in states)
-    return any(one is not None and by.concerns(one.intent.tenant) for one in held)
+    records = (state.intent_records.get(name) for state in states)
+    return any(intent_record is not None and by.concerns(intent_record.intent.tenant) for intent_record in records)
 
 
 def _parts(state: State, name: str) -> tuple[object, ...]:
@@ -143,13 +147,13 @@ def _agreements(effects: list[Effect], by: Principal, *states: State) -> Iterato
 
 
 def _nodes(before: State, after: State, by: Principal, now_s: float, keys: Keys) -> Iterator[NodePreview]:
-    held, coming = _entries(before, now_s, keys), _entries(after, now_s, keys)
+    present, coming = _entries(before, now_s, keys), _entries(after, now_s, keys)
 
     def concerns(entry: OwnedEntry) -> bool:
         return by.tenants is None or _concerns(by, entry.owner.removeprefix("intents/"), before, after)
 
-    for node in sorted(held.keys() | coming.keys()):
-        old, new = held.get(node, {}), coming.get(node, {})
+    for node in sorted(present.keys() | coming.keys()):
+        old, new = present.get(node, {}), coming.get(node, {})
         shown = [(name, entry) for name, entry in new.items() if concerns(entry)]
         added = [(name, entry) for name, entry in shown if name not in old]
         changed = [(name, entry) for name, entry in shown if name in old and not _does_same(entry, old[name])]
@@ -175,8 +179,8 @@ def _entries(state: State, now_s: float, keys: Keys) -> Mapping[str, Mapping[str
     }
 
 
-def _does_same(one: OwnedEntry, other: OwnedEntry) -> bool:
-    return (one.action, one.params) == (other.action, other.params)
+def _does_same(entry: OwnedEntry, other: OwnedEntry) -> bool:
+    return (entry.action, entry.params) == (other.action, other.params)
 
 
 def _told(entries: list[tuple[str, OwnedEntry]]) -> tuple[EntryPreview, ...]:

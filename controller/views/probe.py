@@ -42,10 +42,10 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 def resolve(probe: Probe, inventory: Inventory, own: str) -> Sent | Unknown:
     """Names and families. IPv4 where both ends have it and no address says otherwise."""
-    found = _source(probe.source, inventory, own)
-    if isinstance(found, Unknown):
-        return found
-    network, host, sources = found
+    source = _source(probe.source, inventory, own)
+    if isinstance(source, Unknown):
+        return source
+    network, host, sources = source
     target = _destination(probe.destination, inventory, network)
     if isinstance(target, Unknown):
         return target
@@ -61,7 +61,7 @@ def resolve(probe: Probe, inventory: Inventory, own: str) -> Sent | Unknown:
     offered = service.ports if service is not None else ()
     protocol = probe.protocol or (offered[0].protocol if offered and not probe.port else "")
     protocol = protocol or ("tcp" if probe.port else "icmp")
-    first = next((one.first for one in offered if one.protocol == protocol), 0)
+    first = next((ports.first for ports in offered if ports.protocol == protocol), 0)
     port = (probe.port or first) if protocol != "icmp" else 0
     if protocol != "icmp" and not port:
         return Unknown(f"{protocol} to {probe.destination} needs a port: {probe.destination}:PORT/{protocol}")
@@ -74,22 +74,28 @@ def _version(text: str) -> int:
 
 def _source(name: str, inventory: Inventory, own: str) -> tuple[str, Attachment, tuple[str, ...]] | Unknown:
     """Network, host, and its addresses (the one that was named)."""
-    hosts = [(network, one) for network, one in _attachments(inventory) if network.split("/")[0] == own]
+    hosts = [(network, attachment) for network, attachment in _attachments(inventory) if network.split("/")[0] == own]
     place, _, last = name.rpartition("/")
-    found = [(network, one) for network, one in hosts if one.name == last and place in ("", network)]
+    matching = [
+        (network, attachment) for network, attachment in hosts if attachment.name == last and place in ("", network)
+    ]
     exact = _address(last)
     if exact is not None:
-        found = [(network, one) for network, one in hosts if exact in one.addresses and place in ("", network)]
-    if not found:
+        matching = [
+            (network, attachment)
+            for network, attachment in hosts
+            if exact in attachment.addresses and place in ("", network)
+        ]
+    if not matching:
         return Unknown(f"no host of domain {own} is {name}; there are: {_names(hosts)}")
-    if len({(network, one.name) for network, one in found}) > 1:
-        return Unknown(f"{name} is several: {_names(found)}; name the network too")
-    network, host = found[0]
+    if len({(network, attachment.name) for network, attachment in matching}) > 1:
+        return Unknown(f"{name} is several: {_names(matching)}; name the network too")
+    network, host = matching[0]
     return network, host, (exact,) if exact is not None else host.addresses
 
 
 def _names(hosts: list[tuple[str, Attachment]]) -> str:
-    return ", ".join(sorted(f"{network}/{one.name}" for network, one in hosts)) or "none"
+    return ", ".join(sorted(f"{network}/{host.name}" for network, host in hosts)) or "none"
 
 
 def _destination(name: str, inventory: Inventory, network: str) -> tuple[tuple[str, ...], Service | None] | Unknown:
@@ -101,11 +107,11 @@ def _destination(name: str, inventory: Inventory, network: str) -> tuple[tuple[s
     if service is not None:
         return service.addresses, service
     place, _, last = name.rpartition("/")
-    hosts = [(one, host) for one, host in _attachments(inventory) if host.name == last and place in ("", one)]
+    hosts = [(home, host) for home, host in _attachments(inventory) if host.name == last and place in ("", home)]
     hosts = [host for host in hosts if host[0] == network] or hosts
     services = [service for service in inventory.services.values() if not place and service.name.split("/")[-1] == last]
     if len(hosts) + len(services) > 1:
-        several = ", ".join((*(f"{one}/{host.name}" for one, host in hosts), *(service.name for service in services)))
+        several = ", ".join((*(f"{home}/{host.name}" for home, host in hosts), *(service.name for service in services)))
         return Unknown(f"{name} is several: {several}; write one of them")
     if hosts:
         return hosts[0][1].addresses, None
@@ -132,7 +138,7 @@ def _address(text: str) -> str | None:
 
 
 def _packet(source: str, destination: str, protocol: str, port: int) -> bytes:
-    near, far = (ipaddress.ip_address(one).packed for one in (source, destination))
+    near, far = (ipaddress.ip_address(address).packed for address in (source, destination))
     version = _version(source)
     number = 58 if (protocol, version) == ("icmp", 6) else PROTOCOLS[protocol]
     body = _transport(near, far, number, port)

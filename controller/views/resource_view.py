@@ -26,7 +26,7 @@ from dataplane.host_api import PortStatus
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
     """All of a kind (plural), by name. Raises KeyError for an unknown kind."""
-    return sorted(_VIEWS[kind](state, now_s), key=lambda one: str(one.metadata["name"]))
+    return sorted(_VIEWS[kind](state, now_s), key=lambda shown: str(shown.metadata["name"]))
 
 
 def resource(state: State, kind: str, name: str, now_s: float) -> Resource | None:
@@ -35,7 +35,7 @@ def resource(state: State, kind: str, name: str, now_s: float) -> Resource | Non
     if kind == "intents":
         intent_record = state.intent_records.get(name)
         return _intent(state, intent_record, now_s) if intent_record is not None else None
-    return next((one for one in view(state, now_s) if one.metadata["name"] == name), None)
+    return next((shown for shown in view(state, now_s) if shown.metadata["name"] == name), None)
 
 
 def forwarding_classes(state: State) -> dict[tuple[str, int], str]:
@@ -74,29 +74,29 @@ def _agreements(state: State, now_s: float) -> Iterator[Resource]:
 
 
 def _agreement(state: State, stitch: Stitch, session: Session, now_s: float) -> Resource:
-    held = session.agreement
-    terms, offer = (held.terms, held.offer) if held is not None else (session.terms, session.offer)
+    agreement = session.agreement
+    terms, offer = (agreement.terms, agreement.offer) if agreement is not None else (session.terms, session.offer)
     lists = segment_lists(state, stitch)
     status: dict[str, Any] = {
-        "standing": str(session.standing) if held is None else str(Standing.AGREED),
+        "standing": str(session.standing) if agreement is None else str(Standing.AGREED),
         "peer": session.peer,
         "owner": stitch.plan.owner,
         "intents": _served(state, stitch),
         "path": paths_of(stitch)[0],
         "paths": branches(state, stitch),
-        "segments": [list(one.segments) for one in lists],
-        "containers": [list(one.containers) for one in lists],
+        "segments": [list(segments.segments) for segments in lists],
+        "containers": [list(segments.containers) for segments in lists],
         "offer": msgspec.to_builtins(offer),
         "mandate": json_of(terms.mandate),
         "expires_in_s": max(0, terms.expires_s - int(now_s)),
     }
-    if held is not None:
+    if agreement is not None:
         status |= {
-            "acceptance": msgspec.to_builtins(held.acceptance),
-            "acceptor_end": json_of(held.acceptance)["acceptor_end"],
-            "latency_us": held.latency_us,
+            "acceptance": msgspec.to_builtins(agreement.acceptance),
+            "acceptor_end": json_of(agreement.acceptance)["acceptor_end"],
+            "latency_us": agreement.latency_us,
         }
-        if session.terms != held.terms:
+        if session.terms != agreement.terms:
             status["renewal"] = {"revision": session.terms.revision, "expires_s": session.terms.expires_s}
     if session.reason:
         status["reason"] = session.reason
@@ -114,7 +114,7 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
     for node, standing in state.nodes.items():
         shown = standing.description.borders if standing.description is not None else ()
         for tunnel in standing.state.host.tunnels if standing.state is not None else ():
-            now = next((one for one in shown if one.name == tunnel.border), None)
+            now = next((border for border in shown if border.name == tunnel.border), None)
             agreements = sorted(
                 border.agreement
                 for stitch in state.stitches.values()
@@ -152,10 +152,10 @@ def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State]
 
 def _applied(state: State, name: str) -> dict[str, Any]:
     """Where it comes from, if that is known."""
-    found = state.provenance.get(name)
-    if found is None:
+    applied = state.provenance.get(name)
+    if applied is None:
         return {}
-    return {"applied": {"by": found.by, "at_s": found.at_s} | ({"file": found.file} if found.file else {})}
+    return {"applied": {"by": applied.by, "at_s": applied.at_s} | ({"file": applied.file} if applied.file else {})}
 
 
 def _each(status: Callable[[State, Any], dict[str, Any]]) -> Callable[[State], "_Status"]:
@@ -226,7 +226,7 @@ def _rule_status(state: State) -> "_Status":
     for name, intent_record in state.intent_records.items():
         for rule in {origin.origin for origin in intent_record.requirements.origins}:
             touched.setdefault(rule, set()).add(name)
-        for rule in {one.binding for one in intent_record.requirements.unmet}:
+        for rule in {unmet.binding for unmet in intent_record.requirements.unmet}:
             touched.setdefault(rule, set()).add(name)
     return lambda rule: {
         "consequence": print_consequence(rule.then),

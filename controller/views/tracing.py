@@ -70,28 +70,28 @@ class _Recorder(Tables):
         self.matched: list[Action] = []
 
     def look_up(self, table: str, **key: int) -> Action | None:
-        found = super().look_up(table, **key)
-        if found is not None:
-            self.matched.append(found)
-        return found
+        action = super().look_up(table, **key)
+        if action is not None:
+            self.matched.append(action)
+        return action
 
     def look_up_all(self, table: str, **key: int) -> list[Action]:
         """A packet that is traced asks: what permits replies only is left to the next."""
-        found = super().look_up_all(table, **key)
-        decides = next((one for one in found if one.name != "permit_reply"), None)
+        actions = super().look_up_all(table, **key)
+        decides = next((action for action in actions if action.name != "permit_reply"), None)
         if decides is not None:
             self.matched.append(decides)
-        return found
+        return actions
 
     def candidates(self, sr_policy: int) -> dict[int, Action]:
         """The pipeline takes the first that lives; `path_liveness` was looked up just before."""
-        found = super().candidates(sr_policy)
+        candidates = super().candidates(sr_policy)
         last = self.matched[-1] if self.matched else None
         live = last.params["live"] if last is not None and last.name == "set_live" else 0
-        alive = [slot for slot in found if live >> slot & 1]
+        alive = [slot for slot in candidates if live >> slot & 1]
         if alive:
-            self.matched.append(found[min(alive)])
-        return found
+            self.matched.append(candidates[min(alive)])
+        return candidates
 
 
 class _Tracer:
@@ -196,13 +196,13 @@ class _Tracer:
         ethernet = parse_ethernet(sent)
         ip = None if isinstance(ethernet, Drop) else parse_ip(ethernet.ether_type, ethernet.payload)
         destination = ip.destination if isinstance(ip, Ip) else 0
-        found = [
+        hosts = [
             (destination in map(address, attachment.addresses), f"{network.name}/{attachment.name}")
             for network in self._state.inventory.networks.values()
             for attachment in network.attachments
             if (attachment.node, attachment.port) == (node, port)
         ]
-        return max(found)[1] if found else f"port {port}"
+        return max(hosts)[1] if hosts else f"port {port}"
 
     # ---- a node as the pipeline sees it
 
@@ -212,7 +212,10 @@ class _Tracer:
         entries: list[TableEntry] = []
         for name, _, entry in entry_view.named_entries(self._state, node):
             match = tuple(
-                FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match
+                FieldMatch(
+                    field_match.field, field_match.value, field_match.mask, field_match.prefix_length, field_match.high
+                )
+                for field_match in entry.match
             )
             entries.append(TableEntry(entry.table, match, entry.action, entry.params, entry.priority))
             names[id(entries[-1])] = name, entry

@@ -39,13 +39,13 @@ def verify_agreement(
 
     agreements = agreement.read_agreements(file)
     keys = agreement.parse_keys(key or [])
-    if not all({*found.domains} <= keys.keys() for found in agreements):
+    if not all({*exported.domains} <= keys.keys() for exported in agreements):
         known = client_of(context).get("domains")
-        keys = {one["metadata"]["name"]: one["spec"].get("key", "") for one in known} | keys
+        keys = {domain["metadata"]["name"]: domain["spec"].get("key", "") for domain in known} | keys
     wrong: list[str] = []
-    for found in agreements:
+    for exported in agreements:
         try:
-            print(agreement.verify(found, keys))
+            print(agreement.verify(exported, keys))
         except AnswerIsNo as error:
             wrong.append(str(error))
     if wrong:

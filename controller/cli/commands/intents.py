@@ -30,8 +30,8 @@ def intent(
     match words:
         case [sentence]:
             pass
-        case ["renew", one]:
-            print(*client_of(context).renew(one), sep="\n")
+        case ["renew", renewed]:
+            print(*client_of(context).renew(renewed), sep="\n")
             return
         case _:
             raise InputInvalid('expected one sentence in quotes, or renew NAME: stitch intent "allow ..."')

@@ -47,9 +47,9 @@ def apply(
         changing.apply(client, documents, wait_s=wait, if_match=if_match)
 
 
-def _named(file: Sequence[str] | None, more: Sequence[str] | None) -> list[str]:
+def _named(file: Sequence[str] | None, unnamed: Sequence[str] | None) -> list[str]:
     """Raises InputInvalid where there is none."""
-    files = [*(file or ()), *(more or ())]
+    files = [*(file or ()), *(unnamed or ())]
     if not files:
         raise InputInvalid("which manifests? -f FILE, or -f - for standard input")
     return files
@@ -97,7 +97,9 @@ def delete(
         if len(words) != 1 or "/" in words[0]:
             raise InputInvalid("-l picks from all of one kind: stitch delete KIND -l LABEL=VALUE")
         kind = plural(words[0])
-        references = [(kind, one["metadata"]["name"]) for one in client.resources(kind, {"labels": labels})[0]]
+        references = [
+            (kind, resource["metadata"]["name"]) for resource in client.resources(kind, {"labels": labels})[0]
+        ]
         if not references:
             print(f"no {kind} have these labels")
             return

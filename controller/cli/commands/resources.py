@@ -65,10 +65,10 @@ def _rows(client: "Client", kind: str, node: str | None) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = client.get(kind)
     if node is None:
         return rows
-    found = [row for row in rows if row["node"] == node]
-    if not found:
+    mine = [row for row in rows if row["node"] == node]
+    if not mine:
         client.get("nodes", node)
-    return found
+    return mine
 
 
 def describe(context: typer.Context, what: Reference) -> None:

@@ -24,15 +24,15 @@ def follow(client: "Client", kind: str, name: str | None, selection: dict[str, s
         raise InputInvalid(f"{kind} cannot be watched; `stitch get {kind}` shows them")
     changes = Changes(kind, output)
     if name is None:
-        found, since = client.resources(kind, selection)
+        resources, since = client.resources(kind, selection)
     else:
         try:
-            found = [client.get(kind, name)]
-            since = found[0]["metadata"].get("revision")
+            resources = [client.get(kind, name)]
+            since = resources[0]["metadata"].get("revision")
         except AnswerIsNo:  # it may come
-            found, since = [], None
-    changes.show(found)
-    for resource in client.watch(kind, name, selection=selection, since=since, known=found):
+            resources, since = [], None
+    changes.show(resources)
+    for resource in client.watch(kind, name, selection=selection, since=since, known=resources):
         if resource is not None:
             changes.show([resource])
 

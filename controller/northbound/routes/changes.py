@@ -142,7 +142,7 @@ async def _deleted(
         Problem(path=(place,), message=missing(controller, *things[place], hint=place in near))
         for place in answer.missing
     ]
-    texts = [*(one.message for one in absent[:MAX_TOLD])]
+    texts = [*(problem.message for problem in absent[:MAX_TOLD])]
     if len(absent) > MAX_TOLD:
         texts.append(f"and {len(absent) - MAX_TOLD} more are not there")
     status, texts = (409, [answer.conflict, *texts]) if answer.conflict else (404, texts)

@@ -23,10 +23,10 @@ def add_explanations(app: FastAPI) -> None:
         name: Name,
     ) -> Response:
         try:
-            found = controller.explain(kind, name)
+            explanation = controller.explain(kind, name)
         except KeyError:
             return wrong_kind(f"{kind} are not explained; intents and entries are")
-        return as_json(found) if found is not None else not_found(controller, kind, name)
+        return as_json(explanation) if explanation is not None else not_found(controller, kind, name)
 
     @app.post(
         "/v1/trace",
@@ -36,5 +36,5 @@ def add_explanations(app: FastAPI) -> None:
     )
     def trace(controller: Seen, asked: schema.Probe | schema.Crossing) -> Response:
         fields = asked.model_dump()
-        found = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
-        return refusal(404, found.message) if isinstance(found, Unknown) else as_json(found)
+        traced = controller.trace(Probe(**fields) if isinstance(asked, schema.Probe) else Crossing(**fields))
+        return refusal(404, traced.message) if isinstance(traced, Unknown) else as_json(traced)

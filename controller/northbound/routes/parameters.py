@@ -40,8 +40,8 @@ Seen = Annotated[Scoped, Depends(scoped)]
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`statuses` and those that any request may be answered with; with 413 also what else is wrong with bodies, and
     with 409, of what is stored, that there is no room for it."""
-    more = ((408, 415) if 413 in statuses else ()) + ((507,) if 409 in statuses else ())
-    return {status: {"model": schema.Error} for status in (400, *statuses, *more, 401, 403, 503)}
+    by_body = ((408, 415) if 413 in statuses else ()) + ((507,) if 409 in statuses else ())
+    return {status: {"model": schema.Error} for status in (400, *statuses, *by_body, 401, 403, 503)}
 
 
 def stream(of: type, headers: dict[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def add_resources(app: FastAPI) -> None:
                 return follow(controller, kind, None, since, selection)
             before = lists.name_before(after)
             whole = limit is None and not before
-            found = controller.list(kind) if whole else controller.following(kind, before)
-            shown, rest = lists.page(filter(selection.picks, found), limit)
+            resources = controller.list(kind) if whole else controller.following(kind, before)
+            shown, rest = lists.page(filter(selection.picks, resources), limit)
         except KeyError:
             return unknown_kind(kind)
         except ValueError as error:
@@ -95,13 +95,13 @@ def add_resources(app: FastAPI) -> None:
         try:
             if watch:
                 return follow(controller, kind, name, since, lists.Selection())
-            found = controller.get(kind, name)
+            resource = controller.get(kind, name)
         except KeyError:
             return unknown_kind(kind)
-        if found is None:
+        if resource is None:
             return not_found(controller, kind, name)
-        response = as_json(found)
-        response.headers["etag"] = f'"{found.metadata["revision"]}"'
+        response = as_json(resource)
+        response.headers["etag"] = f'"{resource.metadata["revision"]}"'
         return response
 
 

@@ -123,6 +123,6 @@ def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
         name = names.get(reason, f"reason_{reason}")
         return {"node": node, "reason": name, "interface": interface, "packets": packets, "bytes": octets}
 
-    found = [(node.node, each.index, "", each.packets, each.bytes) for node in nodes for each in node.drops]
-    found += [(node.node, each.reason, each.interface, each.packets, 0) for node in nodes for each in node.losses]
-    return [row(*each) for each in sorted(found) if each[3]]
+    counts = [(node.node, each.index, "", each.packets, each.bytes) for node in nodes for each in node.drops]
+    counts += [(node.node, each.reason, each.interface, each.packets, 0) for node in nodes for each in node.losses]
+    return [row(*each) for each in sorted(counts) if each[3]]

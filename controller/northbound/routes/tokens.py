@@ -31,8 +31,8 @@ def add_tokens(app: FastAPI, tokens: Tokens) -> None:
         responses={200: {"model": schema.Resource}, **errors(404)},
     )
     async def get_token(name: Name) -> Response:
-        found = tokens.resource(name)
-        return as_json(found) if found is not None else _no_token(name)
+        token = tokens.resource(name)
+        return as_json(token) if token is not None else _no_token(name)
 
     @app.post(
         "/v1/tokens",
