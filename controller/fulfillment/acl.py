@@ -100,7 +100,7 @@ def port_classes(used: Iterable[Ports]) -> PortClasses:
     """A class for each of `port_ranges`. Raises ValueError where there are more than MAX_CLASS."""
     ranges = port_ranges(used)
     numbers = assign((f"{protocol}/{first}-{last}" for protocol, first, last in ranges), 1, MAX_CLASS)
-    return PortClasses(ranges=tuple((*one, numbers[f"{one[0]}/{one[1]}-{one[2]}"]) for one in ranges))
+    return PortClasses(ranges=tuple((*ports, numbers[f"{ports[0]}/{ports[1]}-{ports[2]}"]) for ports in ranges))
 
 
 def _is_all(ports: Ports) -> bool:
@@ -124,12 +124,12 @@ def used_ports(rule: Rule) -> Iterator[tuple[bool, Ports]]:
 
 def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner: str) -> tuple[OwnedEntry, ...]:
     """Of a node: the classes of all ports that its rules are about (`used_ports`)."""
-    found = {
-        ("source_port_class" if is_source else "destination_port_class", one)
+    classes_used = {
+        ("source_port_class" if is_source else "destination_port_class", range_class)
         for is_source, ports in used
-        for one in classes.of(ports)
+        for range_class in classes.of(ports)
     }
-    return tuple(_port_entry(table, *one, owner) for table, one in sorted(found))
+    return tuple(_port_entry(table, *port_class, owner) for table, port_class in sorted(classes_used))
 
 
 def flow_entry(flow: tuple[int, int | None, int | None, L4], rule: Rule) -> OwnedEntry:

@@ -20,12 +20,12 @@ def narrowed(plan: Plan, flows: Collection[Flow]) -> Plan:
     return replace(plan, connection=replace(plan.connection, flows=kept, destinations=destinations))
 
 
-def widened(plan: Plan, found: Plan) -> Plan:
+def widened(plan: Plan, addition: Plan) -> Plan:
     """`found`, which leads to all that `plan` leads to and may lead further: what `plan` has keeps its place and so its
     numbers."""
-    left = {(policy.headend, policy.endpoint): policy for policy in found.sr_policies}
+    left = {(policy.headend, policy.endpoint): policy for policy in addition.sr_policies}
     kept = [left.pop((policy.headend, policy.endpoint), policy) for policy in plan.sr_policies]
-    return replace(found, name=plan.name, sr_policies=(*kept, *left.values()))
+    return replace(addition, name=plan.name, sr_policies=(*kept, *left.values()))
 
 
 def _is_within(host: Host, prefixes: Collection[str]) -> bool:

@@ -49,16 +49,16 @@ def port_part(
 ) -> tuple[float, str]:
     """The largest part of the port ranges of one of these nodes that `theirs`, some of `stitches`, have: their own, or
     those that there would not be without them, since they cut others' in pieces."""
-    names = {one.plan.name for one in theirs}
-    found = (0.0, "")
+    names = {stitch.plan.name for stitch in theirs}
+    largest = (0.0, "")
     for node in sorted(nodes):
         here = [stitch for stitch in stitches if node in _ends(stitch)]
-        mine = [one for one in here if one.plan.name in names]
-        without = _port_ranges(one for one in here if one.plan.name not in names)
+        mine = [stitch for stitch in here if stitch.plan.name in names]
+        without = _port_ranges(stitch for stitch in here if stitch.plan.name not in names)
         ranges = max(_port_ranges(mine), _port_ranges(here) - without)
         size = min(_size(profiles, node, table) for table in _PORTS)
-        found = max(found, (ranges / size, f"the port ranges that {node} can tell apart"))
-    return found
+        largest = max(largest, (ranges / size, f"the port ranges that {node} can tell apart"))
+    return largest
 
 
 def _ends(stitch: Stitch) -> set[str]:
@@ -111,7 +111,7 @@ class Counts(NamedTuple):
 
     def changed(self, gone: Iterable[Counter[tuple[str, str]]], new: Iterable[Counter[tuple[str, str]]]) -> "Counts":
         tables, owned = self.tables, self.owned
-        for counts, sign in (*((one, -1) for one in gone), *((one, 1) for one in new)):
+        for counts, sign in (*((counter, -1) for counter in gone), *((counter, 1) for counter in new)):
             for (table, owner), count in counts.items():
                 tables = _more(tables, table, sign * count)
                 owned = _more(owned, (table, owner), sign * count)
@@ -144,10 +144,10 @@ def largest_part(
     entries: Entries, nodes: Collection[str], owners: Collection[str], profiles: Profiles
 ) -> tuple[float, str]:
     """The largest part of a table that these owners have (1: all of it), and which table it is."""
-    found = (0.0, "")
+    largest = (0.0, "")
     for node in sorted(entries.keys() & nodes):
         owned = entries[node].owned
         for table in entries[node].tables:
             count = sum(owned.get((table, owner), 0) for owner in owners) if table not in _PORTS else 0
-            found = max(found, (count / _size(profiles, node, table), f"table {table} of {node}"))
-    return found
+            largest = max(largest, (count / _size(profiles, node, table), f"table {table} of {node}"))
+    return largest

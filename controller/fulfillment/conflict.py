@@ -59,40 +59,42 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
     def __str__(self) -> str:
-        (one, other), (clause, other_clause) = self.intents, self.clauses
-        return f"{self.kind}: intent {one} ({clause}) and intent {other} ({other_clause}): {self.reason}: {self.packet}"
+        (first, other), (clause, other_clause) = self.intents, self.clauses
+        return (
+            f"{self.kind}: intent {first} ({clause}) and intent {other} ({other_clause}): {self.reason}: {self.packet}"
+        )
 
 
 def against(claim: Claim, index: Index, places: Places, *, sharing: bool = True) -> list[Conflict]:
     """All conflicts of one intent with those in `index`; without `sharing` all contradictions, and what comes with
     them."""
-    found = []
-    for held in index.touching(claim, sharing=sharing):
-        found += between(claim, held, places)
-    return found
+    conflicts = []
+    for earlier in index.touching(claim, sharing=sharing):
+        conflicts += between(claim, earlier, places)
+    return conflicts
 
 
-def between(one: Claim, other: Claim, places: Places) -> list[Conflict]:
+def between(mine: Claim, other: Claim, places: Places) -> list[Conflict]:
     """All conflicts of two intents, one for each pair of clauses and kind."""
-    if max(one.start_s, other.start_s) >= min(one.end_s, other.end_s):
+    if max(mine.start_s, other.start_s) >= min(mine.end_s, other.end_s):
         return []
-    one, other = sorted((one, other), key=lambda claim: (claim.serial, claim.intent.name))
-    found: list[Conflict] = []
-    for path in one.paths:
+    mine, other = sorted((mine, other), key=lambda claim: (claim.serial, claim.intent.name))
+    conflicts: list[Conflict] = []
+    for path in mine.paths:
         for there in other.paths:
-            found += _ambiguous(one, path, other, there, places)
-    if found:
-        return found  # where an address means two hosts nothing else can be said
-    found += [*_broken(one, other, places), *_broken(other, one, places)]
-    if one.isolated is not None and other.isolated is not None:
-        found += _both_isolate(one, one.isolated, other, other.isolated)
-    first, second = sorted((one, other), key=lambda claim: (-claim.intent.priority, claim.serial, claim.intent.name))
+            conflicts += _ambiguous(mine, path, other, there, places)
+    if conflicts:
+        return conflicts  # where an address means two hosts nothing else can be said
+    conflicts += [*_broken(mine, other, places), *_broken(other, mine, places)]
+    if mine.isolated is not None and other.isolated is not None:
+        conflicts += _both_isolate(mine, mine.isolated, other, other.isolated)
+    first, second = sorted((mine, other), key=lambda claim: (-claim.intent.priority, claim.serial, claim.intent.name))
     for path in first.paths:
         for there in second.paths:
             packet = _both_carry(path, there, places)
             if packet is not None:
-                found.append(_covering(first, path, second, there, packet))
-    return found
+                conflicts.append(_covering(first, path, second, there, packet))
+    return conflicts
 
 
 def misfit(claim: Claim, places: Places) -> str:
@@ -110,8 +112,8 @@ def misfit(claim: Claim, places: Places) -> str:
             where = f"{source.network} and in {destination.network}"
             return f"{_clause(path)}: {text(shared)} is in {where}; translation is not supported yet"
     for path, there in itertools.combinations(claim.paths, 2):
-        for found in _ambiguous(claim, path, claim, there, places):
-            return f"{found.clauses[0]} and {found.clauses[1]}: {found.reason}"
+        for ambiguity in _ambiguous(claim, path, claim, there, places):
+            return f"{ambiguity.clauses[0]} and {ambiguity.clauses[1]}: {ambiguity.reason}"
     return ""
 
 
@@ -146,17 +148,17 @@ def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places)
     else:
         destinations = pieces(destination, [isolating])
     contents = sorts_of_requests(path.ports, [isolating])
-    for one in sources:
+    for address in sources:
         for other in destinations:
-            apart = (here and one in isolated.addresses) != (there and other in isolated.addresses)
-            if apart and is_ipv4(one) == is_ipv4(other):
-                ends = (source.network, one), (destination.network, other)
+            apart = (here and address in isolated.addresses) != (there and other in isolated.addresses)
+            if apart and is_ipv4(address) == is_ipv4(other):
+                ends = (source.network, address), (destination.network, other)
                 yield from ((*ends, kind, SOURCE_PORT, port) for kind, port in contents)
 
 
 def sorts(network: str, addresses: list[int], claims: Sequence[Claim]) -> list[int]:
     """The first of all addresses that `claims` say the same of."""
-    found: dict[tuple[bool, ...], int] = {}
+    by_sort: dict[tuple[bool, ...], int] = {}
     for address in addresses:
         sort = [is_ipv4(address)]
         for claim in claims:
@@ -165,8 +167,8 @@ def sorts(network: str, addresses: list[int], claims: Sequence[Claim]) -> list[i
             for path in claim.paths:
                 sort.append(path.source.network == network and address in path.source.addresses)
                 sort.append(path.destination.network == network and _leads_to(path.destination, address))
-        found.setdefault(tuple(sort), address)
-    return list(found.values())
+        by_sort.setdefault(tuple(sort), address)
+    return list(by_sort.values())
 
 
 def pieces(destination: Destination, claims: Sequence[Claim]) -> list[int]:
@@ -180,7 +182,7 @@ def pieces(destination: Destination, claims: Sequence[Claim]) -> list[int]:
 
 def sorts_of_requests(ports: tuple[Ports, ...], claims: Sequence[Claim]) -> list[tuple[L4Class, int]]:
     """L4 class and destination port, one of each sort that `claims` may tell apart."""
-    found: list[tuple[L4Class, int]] = []
+    requests: list[tuple[L4Class, int]] = []
     cuts = {
         start
         for claim in claims
@@ -188,13 +190,13 @@ def sorts_of_requests(ports: tuple[Ports, ...], claims: Sequence[Claim]) -> list
         for ports_ in path.ports
         for start in (ports_.first, ports_.last + 1)
     }
-    for one in ports or (Ports(protocol="tcp"), Ports(protocol="udp"), Ports(protocol="icmp")):
-        if one.protocol == "icmp":
-            found.append((L4Class.ECHO_REQUEST, 0))
+    for wanted in ports or (Ports(protocol="tcp"), Ports(protocol="udp"), Ports(protocol="icmp")):
+        if wanted.protocol == "icmp":
+            requests.append((L4Class.ECHO_REQUEST, 0))
             continue
-        starts = sorted(cuts | ({one.first} if ports else {443, one.first}), key=lambda port: (port != 443, port))
-        found += [(_CLASSES[one.protocol], port) for port in starts if one.first <= port <= one.last]
-    return found if ports else [*found, (L4Class.OTHER, 0)]
+        starts = sorted(cuts | ({wanted.first} if ports else {443, wanted.first}), key=lambda port: (port != 443, port))
+        requests += [(_CLASSES[wanted.protocol], port) for port in starts if wanted.first <= port <= wanted.last]
+    return requests if ports else [*requests, (L4Class.OTHER, 0)]
 
 
 def packet_of(source: End, destination: End, kind: L4Class, source_port: int, port: int) -> Packet:
@@ -213,7 +215,7 @@ def _leads_to(destination: Destination, value: int) -> bool:
     return any(first <= value <= last(first, length) for first, length in destination.prefixes)
 
 
-def _ambiguous(one: Claim, path: Path, other: Claim, there: Path, places: Places) -> Iterator[Conflict]:
+def _ambiguous(claim: Claim, path: Path, other: Claim, there: Path, places: Places) -> Iterator[Conflict]:
     """From one network to one address that is in two others."""
     if path.source.network == there.source.network and path.destination.network == there.destination.network:
         return
@@ -223,7 +225,7 @@ def _ambiguous(one: Claim, path: Path, other: Claim, there: Path, places: Places
                 continue
             met = next((met for a in mine for b in theirs if (met := common(a, b)) is not None), None)
             if met is not None:
-                yield _two_places(one, path, other, there, met, (peer, peer_too), places)
+                yield _two_places(claim, path, other, there, met, (peer, peer_too), places)
                 return
 
 
@@ -232,10 +234,10 @@ def _sends(path: Path, places: Places) -> Iterator[tuple[str, list[Prefix], str]
     source, destination = path.source, path.destination
     prefixes = list(destination.prefixes)
     if destination.own:
-        prefixes = [(one, 128) for one in places.within(destination.network, destination.prefixes)]
+        prefixes = [(address, 128) for address in places.within(destination.network, destination.prefixes)]
     families = {is_ipv4(address) for address in source.addresses}
     yield source.network, [prefix for prefix in prefixes if is_ipv4(prefix[0]) in families], destination.network
-    families = {is_ipv4(one) for one, _ in prefixes}
+    families = {is_ipv4(address) for address, _ in prefixes}
     yield (
         destination.network,
         [(address, 128) for address in source.addresses if is_ipv4(address) in families],
@@ -244,7 +246,7 @@ def _sends(path: Path, places: Places) -> Iterator[tuple[str, list[Prefix], str]
 
 
 def _two_places(
-    one: Claim, path: Path, other: Claim, there: Path, met: Prefix, peers: tuple[str, str], places: Places
+    mine: Claim, path: Path, other: Claim, there: Path, met: Prefix, peers: tuple[str, str], places: Places
 ) -> Conflict:
     forward = path.destination.network == peers[0]
     if forward:
@@ -255,7 +257,7 @@ def _two_places(
         packet = _reply(path, target, met[0], _some_ports(path.ports))
     return Conflict(
         kind=Kind.CONTRADICTION,
-        intents=(one.intent.name, other.intent.name),
+        intents=(mine.intent.name, other.intent.name),
         clauses=(_clause(path), _clause(there)),
         packet=packet,
         reason=f"{text(met[0])} is in {peers[0]} and in {peers[1]}, and translation is not supported yet",
@@ -264,19 +266,19 @@ def _two_places(
 
 def _some_address(destination: Destination, places: Places, *, like: int) -> int:
     """Of the family of `like`."""
-    found = (
+    addresses = (
         places.within(destination.network, destination.prefixes)
         if destination.own
         else iter(value for value, _ in destination.prefixes)
     )
-    return next(one for one in found if is_ipv4(one) == is_ipv4(like))
+    return next(address for address in addresses if is_ipv4(address) == is_ipv4(like))
 
 
 def _of_family(addresses: frozenset[int], like: int) -> int | None:
     return min((address for address in addresses if is_ipv4(address) == is_ipv4(like)), default=None)
 
 
-def _both_isolate(one: Claim, mine: Selection, other: Claim, theirs: Selection) -> Iterator[Conflict]:
+def _both_isolate(claim: Claim, mine: Selection, other: Claim, theirs: Selection) -> Iterator[Conflict]:
     if mine.network != theirs.network:
         return
     both = mine.addresses & theirs.addresses
@@ -288,7 +290,7 @@ def _both_isolate(one: Claim, mine: Selection, other: Claim, theirs: Selection) 
             destination=NOWHERE[4 if is_ipv4(value) else 6],
             l4_class=L4Class.OTHER,
         )
-        first, second = sorted((one, other), key=lambda claim: (claim.serial, claim.intent.name))
+        first, second = sorted((claim, other), key=lambda claim: (claim.serial, claim.intent.name))
         yield Conflict(
             kind=Kind.REDUNDANCY,
             intents=(first.intent.name, second.intent.name),
@@ -353,11 +355,11 @@ def _common_ports(mine: tuple[Ports, ...], theirs: tuple[Ports, ...]) -> Ports |
     """Some of what both mean; None: nothing."""
     if not mine or not theirs:
         return _some_ports(mine or theirs)
-    for one in mine:
+    for ports in mine:
         for other in theirs:
-            first, final = max(one.first, other.first), min(one.last, other.last)
-            if one.protocol == other.protocol and (one.protocol == "icmp" or first <= final):
-                return Ports(protocol=one.protocol, first=first, last=final)
+            first, final = max(ports.first, other.first), min(ports.last, other.last)
+            if ports.protocol == other.protocol and (ports.protocol == "icmp" or first <= final):
+                return Ports(protocol=ports.protocol, first=first, last=final)
     return None
 
 

@@ -73,16 +73,18 @@ class Places:
 
     def hosts(self, network: str) -> list[int]:
         """Addresses of attached hosts, sorted."""
-        held = self._hosts.get(network)
-        if held is None:
-            found = self.inventory.networks.get(network)
-            held = sorted({address(text) for one in (found.attachments if found else ()) for text in one.addresses})
-            self._hosts[network] = held
-        return held
+        addresses = self._hosts.get(network)
+        if addresses is None:
+            known = self.inventory.networks.get(network)
+            addresses = sorted(
+                {address(text) for attachment in (known.attachments if known else ()) for text in attachment.addresses}
+            )
+            self._hosts[network] = addresses
+        return addresses
 
     def gateways(self, network: str) -> frozenset[int]:
-        found = self.inventory.networks.get(network)
-        return frozenset(map(address, found.gateways if found is not None else ()))
+        known = self.inventory.networks.get(network)
+        return frozenset(map(address, known.gateways if known is not None else ()))
 
     def within(self, network: str, prefixes: Iterable[Prefix]) -> Iterator[int]:
         """Addresses of attached hosts inside `prefixes`."""
@@ -94,32 +96,32 @@ class Places:
                 at += 1
 
     def select(self, selector: Selector) -> Selection:
-        held = self._selections.get(selector)
-        if held is None:
+        selection = self._selections.get(selector)
+        if selection is None:
             network = self.inventory.networks.get(selector.network)
             shared = set(network.labels) if network is not None else set()
             labelled = self._with_label(selector.network)
             wanted = sorted((labelled.get(label, set()) for label in set(selector.labels) - shared), key=len)
-            found = wanted[0].intersection(*wanted[1:]) if wanted else set(self.hosts(selector.network))
+            addresses = wanted[0].intersection(*wanted[1:]) if wanted else set(self.hosts(selector.network))
             if selector.prefixes:
-                found &= set(self.within(selector.network, map(prefix, selector.prefixes)))
-            held = Selection(selector.network, frozenset(found))
-            self._selections[selector] = held
-        return held
+                addresses &= set(self.within(selector.network, map(prefix, selector.prefixes)))
+            selection = Selection(selector.network, frozenset(addresses))
+            self._selections[selector] = selection
+        return selection
 
     def _with_label(self, network: str) -> dict[tuple[str, str], set[int]]:
-        held = self._labelled.get(network)
-        if held is None:
-            held = self._labelled[network] = {}
-            found = self.inventory.networks.get(network)
-            for one in found.attachments if found is not None else ():
-                for label in one.labels:
-                    held.setdefault(label, set()).update(map(address, one.addresses))
-        return held
+        addresses = self._labelled.get(network)
+        if addresses is None:
+            addresses = self._labelled[network] = {}
+            known = self.inventory.networks.get(network)
+            for attachment in known.attachments if known is not None else ():
+                for label in attachment.labels:
+                    addresses.setdefault(label, set()).update(map(address, attachment.addresses))
+        return addresses
 
     def destination(self, to: str) -> Destination:
-        held = self._destinations.get(to)
-        if held is None:
+        destination = self._destinations.get(to)
+        if destination is None:
             name = "/".join(to.split("/")[:2])
             network, service = self.inventory.networks.get(name), self.inventory.services.get(to)
             prefixes: tuple[Prefix, ...] = ()
@@ -128,8 +130,8 @@ class Places:
                 prefixes, ports = tuple((address(text), 128) for text in service.addresses), service.ports
             elif network is not None:
                 prefixes = tuple(map(prefix, network.prefixes))
-            held = self._destinations[to] = Destination(name, prefixes, self.is_own(name), ports)
-        return held
+            destination = self._destinations[to] = Destination(name, prefixes, self.is_own(name), ports)
+        return destination
 
     def claim(self, intent: Intent, *, serial: int, start_s: float, end_s: float) -> Claim:
         paths = []
@@ -152,9 +154,9 @@ def last(value: int, length: int) -> int:
     return value | ((1 << (128 - length)) - 1)
 
 
-def common(one: Prefix, other: Prefix) -> Prefix | None:
+def common(near: Prefix, other: Prefix) -> Prefix | None:
     """Of two prefixes that meet, one is inside the other."""
-    inner, outer = (one, other) if one[1] >= other[1] else (other, one)
+    inner, outer = (near, other) if near[1] >= other[1] else (other, near)
     return inner if inner[0] >> (128 - outer[1]) == outer[0] >> (128 - outer[1]) else None
 
 
@@ -185,9 +187,9 @@ class PrefixMap:
 
     def overlapping(self, where: Prefix) -> Iterator[Any]:
         value, length = where
-        for shorter, held in self._by_length.items():
+        for shorter, contents in self._by_length.items():
             if shorter <= length:
-                yield from held.get(value >> (128 - shorter) << (128 - shorter), ())
+                yield from contents.get(value >> (128 - shorter) << (128 - shorter), ())
         if length < 128:
             at = bisect.bisect_left(self._sorted, (value, length + 1))
             while at < len(self._sorted) and self._sorted[at][0] <= last(value, length):
@@ -203,18 +205,18 @@ _PROTOCOLS = {"tcp": 1, "udp": 2, "icmp": 3}
 @functools.lru_cache(65536)
 def blocks(ports: tuple[Ports, ...]) -> tuple[Prefix, ...]:
     """Ports as prefixes: 16 bits of protocol, 16 bits of port. Without ports: everything."""
-    found: dict[Prefix, None] = {}
+    port_blocks: dict[Prefix, None] = {}
     for port in ports:
         protocol = _PROTOCOLS[port.protocol] << 16
         if port.protocol == "icmp":
-            found[protocol << 96, 16] = None
+            port_blocks[protocol << 96, 16] = None
             continue
         first, behind = protocol | port.first, (protocol | port.last) + 1
         while first < behind:
             size = min(first & -first, 1 << ((behind - first).bit_length() - 1))
-            found[first << 96, 33 - size.bit_length()] = None
+            port_blocks[first << 96, 33 - size.bit_length()] = None
             first += size
-    return tuple(found) if ports else ((0, 0),)
+    return tuple(port_blocks) if ports else ((0, 0),)
 
 
 class Users:
@@ -314,30 +316,30 @@ class Index:
                 self._lead(destination, add=False)
 
     def _place(self, where: dict[str, PrefixMap], selection: Selection, *, add: bool) -> None:
-        held = where.setdefault(selection.network, PrefixMap())
+        prefix_map = where.setdefault(selection.network, PrefixMap())
         for point in _points(selection):
             if add:
-                held.add(point, selection)
+                prefix_map.add(point, selection)
             else:
-                held.drop(point, selection)
+                prefix_map.drop(point, selection)
 
     def _lead(self, destination: Destination, *, add: bool) -> None:
-        held = self._destinations.setdefault(destination.network, PrefixMap())
-        for one in destination.prefixes:
+        prefix_map = self._destinations.setdefault(destination.network, PrefixMap())
+        for block in destination.prefixes:
             if add:
-                held.add(one, destination)
+                prefix_map.add(block, destination)
             else:
-                held.drop(one, destination)
+                prefix_map.drop(block, destination)
 
     def _reach(self, source: Selection, destination: Destination, *, add: bool) -> None:
-        reached = [(source.network, one, destination.network) for one in destination.prefixes]
-        reached += [(destination.network, (one, 128), source.network) for one in source.addresses]
+        reached = [(source.network, block, destination.network) for block in destination.prefixes]
+        reached += [(destination.network, (host, 128), source.network) for host in source.addresses]
         for network, where, peer in reached:
-            held = self._reached.setdefault(network, PrefixMap())
+            prefix_map = self._reached.setdefault(network, PrefixMap())
             if add:
-                held.add(where, peer)
+                prefix_map.add(where, peer)
             else:
-                held.drop(where, peer)
+                prefix_map.drop(where, peer)
 
     def touching(self, claim: Claim, *, sharing: bool = True) -> list[Claim]:
         """Those that can have anything to do with it, by name; without `sharing` only those that can contradict it."""
@@ -401,12 +403,12 @@ class Index:
 
 
 def _points(selection: Selection) -> Iterator[Prefix]:
-    return ((one, 128) for one in selection.addresses)
+    return ((host, 128) for host in selection.addresses)
 
 
-def _all(held: PrefixMap | None, prefixes: Iterable[Prefix]) -> set[Any]:
-    found: set[Any] = set()
-    if held is not None:
-        for one in prefixes:
-            found.update(held.overlapping(one))
-    return found
+def _all(prefix_map: PrefixMap | None, prefixes: Iterable[Prefix]) -> set[Any]:
+    contents: set[Any] = set()
+    if prefix_map is not None:
+        for where in prefixes:
+            contents.update(prefix_map.overlapping(where))
+    return contents

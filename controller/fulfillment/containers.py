@@ -82,15 +82,15 @@ def apart(container: int) -> tuple[str, ...]:
     """Its SIDs as they are used, each written as if it stood alone: `5f00:1:2::`, `5f00:1:3:e004::`."""
     block = container >> 96 << 96
     sids = [container >> 80 - 16 * place & 0xFFFF for place in range(SIDS)]
-    found: list[int] = []
+    values: list[int] = []
     for sid in sids:
         if not sid:
             break
-        if sid >= numbering.FIRST_FUNCTION and found:
-            found[-1] |= sid << 64
+        if sid >= numbering.FIRST_FUNCTION and values:
+            values[-1] |= sid << 64
         else:
-            found.append(block | sid << 80)
-    return tuple(map(numbering.sid_text, found))
+            values.append(block | sid << 80)
+    return tuple(map(numbering.sid_text, values))
 
 
 def encapsulation_bytes(containers: int) -> int:

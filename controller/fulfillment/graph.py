@@ -36,8 +36,8 @@ def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Gr
     )
 
 
-def _same(one: Inventory, other: Inventory) -> bool:
-    return one.nodes is other.nodes and one.links is other.links
+def _same(inventory: Inventory, other: Inventory) -> bool:
+    return inventory.nodes is other.nodes and inventory.links is other.links
 
 
 def _topology(inventory: Inventory) -> Topology:

@@ -72,8 +72,8 @@ class Groups(NamedTuple):
 
     def entry(self, at: Prefix) -> tuple[int, str] | None:
         """Number and owner of what the group table has of a prefix."""
-        held = prefix_trie.find(self.trie, at)
-        return None if held is None else (self.numbers[held.group], self.sets[held.sets[0]].owner)
+        atom = prefix_trie.find(self.trie, at)
+        return None if atom is None else (self.numbers[atom.group], self.sets[atom.sets[0]].owner)
 
 
 def set_name(prefixes: tuple[str, ...]) -> Name:
@@ -108,28 +108,30 @@ class GroupsChange:
         touched: dict[Name, None] = {}
         for rank, prefixes in gone:
             name = set_name(prefixes)
-            held = sets[name]
-            owner = "" if held.rules[rank] == held.owner else held.owner
-            sets[name] = held._replace(rules=held.rules.delete(rank), owner=owner)
+            prefix_set = sets[name]
+            owner = "" if prefix_set.rules[rank] == prefix_set.owner else prefix_set.owner
+            sets[name] = prefix_set._replace(rules=prefix_set.rules.delete(rank), owner=owner)
             touched[name] = None
         for rank, prefixes, owner in new:
             name = set_name(prefixes)
-            held = sets.get(name) or PrefixSet(prefixes, immutables.Map(), owner)
-            sets[name] = held._replace(rules=held.rules.set(rank, owner), owner=min(owner, held.owner))
+            prefix_set = sets.get(name) or PrefixSet(prefixes, immutables.Map(), owner)
+            sets[name] = prefix_set._replace(
+                rules=prefix_set.rules.set(rank, owner), owner=min(owner, prefix_set.owner)
+            )
             touched[name] = None
         come: list[Name] = []
         left: list[Name] = []
         for name in touched:
-            held, known = sets[name], self.before.sets.get(name)
-            if not held.rules:
+            prefix_set, known = sets[name], self.before.sets.get(name)
+            if not prefix_set.rules:
                 del sets[name]
                 left += [name] if known is not None else []
                 continue
-            if not held.owner:  # that of a rule that is gone; others may have the same
-                sets[name] = held = held._replace(owner=min(held.rules.values()))
+            if not prefix_set.owner:  # that of a rule that is gone; others may have the same
+                sets[name] = prefix_set = prefix_set._replace(owner=min(prefix_set.rules.values()))
             come += [name] if known is None else []
-            if known is not None and known.owner != held.owner:
-                self.prefixes.update(dict.fromkeys(map(prefix, held.prefixes)))
+            if known is not None and known.owner != prefix_set.owner:
+                self.prefixes.update(dict.fromkeys(map(prefix, prefix_set.prefixes)))
         self.now = self.before._replace(sets=sets.finish())
         if come or left:
             self._split(come, left)
@@ -140,22 +142,22 @@ class GroupsChange:
         touched: dict[Prefix, None] = {}
         for name in left:
             for at in map(prefix, self.before.sets[name].prefixes):
-                held = prefix_trie.find(trie, at)
-                assert held is not None
-                rest = tuple(one for one in held.sets if one != name)
-                trie = prefix_trie.put(trie, at, Held(rest, held.group))
+                atom = prefix_trie.find(trie, at)
+                assert atom is not None
+                rest = tuple(name_of_set for name_of_set in atom.sets if name_of_set != name)
+                trie = prefix_trie.put(trie, at, Held(rest, atom.group))
                 touched[at] = None
         for name in come:
             for at in map(prefix, self.now.sets[name].prefixes):
-                held = prefix_trie.find(trie, at)
-                if held is None:
+                atom = prefix_trie.find(trie, at)
+                if atom is None:
                     prefixes += 1
-                    held = Held((), b"")
-                trie = prefix_trie.put(trie, at, Held(tuple(sorted({*held.sets, name})), held.group))
+                    atom = Held((), b"")
+                trie = prefix_trie.put(trie, at, Held(tuple(sorted({*atom.sets, name})), atom.group))
                 touched[at] = None
         for at in touched:
-            held = prefix_trie.find(trie, at)
-            if held is not None and not held.sets:
+            atom = prefix_trie.find(trie, at)
+            if atom is not None and not atom.sets:
                 trie, prefixes = prefix_trie.remove(trie, at), prefixes - 1
         self.now = self.now._replace(trie=trie, prefixes=prefixes)
         self._regroup(touched)
@@ -170,27 +172,27 @@ class GroupsChange:
             before = prefix_trie.find(self.before.trie, wide)
             if before is not None and prefix_trie.find(trie, wide) is None:
                 sizes[before.group] = sizes.get(before.group, 0) - 1
-            for at, held in tuple(prefix_trie.inside(trie, wide)):
+            for at, atom in tuple(prefix_trie.inside(trie, wide)):
                 if at in seen:
                     continue
                 seen.add(at)
-                group = group_name({name for one in prefix_trie.covering(trie, at) for name in one.sets})
-                if group == held.group:
+                group = group_name({name for atom in prefix_trie.covering(trie, at) for name in atom.sets})
+                if group == atom.group:
                     continue
-                trie = prefix_trie.put(trie, at, Held(held.sets, group))
+                trie = prefix_trie.put(trie, at, Held(atom.sets, group))
                 self.prefixes[at] = None
                 sizes[group] = sizes.get(group, 0) + 1
-                if held.group:
-                    sizes[held.group] = sizes.get(held.group, 0) - 1
+                if atom.group:
+                    sizes[atom.group] = sizes.get(atom.group, 0) - 1
         self.now = self.now._replace(trie=trie)
         self._number(sizes)
 
-    def _number(self, more: Mapping[Name, int]) -> None:
+    def _number(self, changes: Mapping[Name, int]) -> None:
         before, sets, sizes = self.before, self.now.sets.mutate(), self.before.sizes.mutate()
         numbers = Numbers(before.numbers, before.places)
         come: list[Name] = []
         left: list[Name] = []
-        for group, count in more.items():
+        for group, count in changes.items():
             size = sizes.get(group, 0) + count
             if size:
                 come += [group] if group not in sizes else []
@@ -212,8 +214,10 @@ class GroupsChange:
                 self._moved(name)[1].append(numbers.numbers[group])
                 new.setdefault(name, []).append(group)
         for name, groups in new.items():
-            if (held := sets.get(name)) is not None:
-                sets[name] = held._replace(groups=(*(group for group in held.groups if group in sizes), *groups))
+            if (prefix_set := sets.get(name)) is not None:
+                sets[name] = prefix_set._replace(
+                    groups=(*(group for group in prefix_set.groups if group in sizes), *groups)
+                )
         self.now = self.now._replace(sets=sets.finish(), sizes=sizes.finish())
         for group in numbers.moved:
             if group in before.numbers and group in self.now.sizes:
@@ -234,8 +238,8 @@ class GroupsChange:
         """Each is itself in one of the group's sets."""
         for name in sets_of(group):
             for at in map(prefix, self.now.sets[name].prefixes):
-                held = prefix_trie.find(self.now.trie, at)
-                if held is not None and held.group == group:
+                atom = prefix_trie.find(self.now.trie, at)
+                if atom is not None and atom.group == group:
                     yield at
 
 

@@ -97,7 +97,9 @@ class Meaning:
     def __init__(self, intents: Sequence[Intent], inventory: Inventory) -> None:
         self._inventory = inventory
         self._resolved = [resolve(intent, inventory) for intent in intents]
-        self._ranked = sorted(self._resolved, key=lambda one: -one.intent.priority)  # stable: the older stays first
+        self._ranked = sorted(
+            self._resolved, key=lambda resolved: -resolved.intent.priority
+        )  # stable: the older stays first
         self._inside = {
             name: frozenset(_hosts(network)) if _is_own(name, inventory) else None
             for name, network in inventory.networks.items()
@@ -108,9 +110,9 @@ class Meaning:
         if not self._admitted(packet.network, source):
             return Decision(allowed=False, because=f"{packet.source} is not in {packet.network}")
         carriers = [
-            (one.intent, *found)
-            for one in self._ranked
-            if (found := _carried(one, packet, source, destination)) is not None
+            (resolved.intent, *carried)
+            for resolved in self._ranked
+            if (carried := _carried(resolved, packet, source, destination)) is not None
         ]
         blocked = ""
         for intent, clause, network, reply in carriers:
@@ -143,10 +145,10 @@ class Meaning:
 
     def separating(self, source: Endpoint, destination: Endpoint, carrier: Intent | None) -> str:
         """Whose isolate keeps the two apart, and may not be broken by `carrier` (None: by nobody); empty: nobody's."""
-        for one in self._resolved:
-            apart = (source in one.isolated) != (destination in one.isolated)
-            if apart and not (carrier is not None and may_break(carrier, one.intent)):
-                return one.intent.name
+        for resolved in self._resolved:
+            apart = (source in resolved.isolated) != (destination in resolved.isolated)
+            if apart and not (carrier is not None and may_break(carrier, resolved.intent)):
+                return resolved.intent.name
         return ""
 
 
@@ -180,13 +182,13 @@ def select(selector: Selector, inventory: Inventory) -> frozenset[Endpoint]:
         return frozenset()
     wanted = set(selector.labels)
     inside = [(network.name, value, _last(value, length)) for value, length in map(prefix, selector.prefixes)]
-    found = {
+    endpoints = {
         (network.name, address(text))
         for host in network.attachments
         if wanted <= {*network.labels, *host.labels}
         for text in host.addresses
     }
-    return frozenset(one for one in found if not inside or _within(one, inside))
+    return frozenset(endpoint for endpoint in endpoints if not inside or _within(endpoint, inside))
 
 
 def target(allow: Allow, inventory: Inventory) -> tuple[tuple[Range, ...], tuple[Ports, ...]]:
@@ -203,15 +205,15 @@ def target(allow: Allow, inventory: Inventory) -> tuple[tuple[Range, ...], tuple
         ports = allow.ports or service.ports
     if _is_own(name, inventory):
         ranges = tuple(
-            (name, one, one) for _, one in sorted(_hosts(network)) if _within((name, one), ranges)
+            (name, host, host) for _, host in sorted(_hosts(network)) if _within((name, host), ranges)
         )  # there is nobody else
     return ranges, ports
 
 
-def _carried(one: Resolved, packet: Packet, source: int, destination: int) -> tuple[Clause, str, bool] | None:
+def _carried(resolved: Resolved, packet: Packet, source: int, destination: int) -> tuple[Clause, str, bool] | None:
     """Clause, where it leads to, and whether as a reply."""
     for follows, reply in ((requests, False), (replies, True)):
-        for clause in one.clauses:
+        for clause in resolved.clauses:
             network = follows(clause, packet.network, source, destination, packet)
             if network is not None:
                 return clause, network, reply
@@ -230,8 +232,8 @@ def requests(clause: Clause, network: str, source: int, destination: int, packet
 def replies(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> str | None:
     """As `requests`, for what comes back."""
     if _within((network, source), clause.destinations) and is_reply(clause.ports, packet):
-        for name, one in clause.sources:
-            if one == destination:
+        for name, host in clause.sources:
+            if host == destination:
                 return name
     return None
 

@@ -121,8 +121,8 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     if terms.encryption != Encryption.WIREGUARD:
         return Why(Told.INVALID, f"what crosses a border is inside WireGuard, and the offer says {terms.encryption}")
     if terms.trust_min is not None and link.trust < terms.trust_min:
-        needed, found = terms.trust_min.name.lower(), link.trust.name.lower()
-        return Why(Told.TRUST, f"trust of at least {needed} is required; {terms.border} has {found}")
+        needed, trust = terms.trust_min.name.lower(), link.trust.name.lower()
+        return Why(Told.TRUST, f"trust of at least {needed} is required; {terms.border} has {trust}")
     if reason := flows_objection(terms.flows, terms.origin) or end_objection(terms.offeror_end, peer):
         return Why(Told.INVALID, reason)
     if reason := needs_objection(terms.needs, own):
@@ -130,26 +130,26 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     return mandate_objection(terms, inventory.domains, own, now_s, keys)
 
 
-def renewal_objection(held: Terms, offered: Terms) -> str:
+def renewal_objection(agreed: Terms, offered: Terms) -> str:
     """What is agreed can get other times and keys, and other flows between the same networks; anything else is a new
     agreement. Both mandates have been looked at."""
     fixed = {
-        "flows": held.flows,
-        "revision": held.revision,
-        "not_before_s": held.not_before_s,
-        "expires_s": held.expires_s,
-        "latency_us_max": held.latency_us_max,
-        "mandate": held.mandate,
+        "flows": agreed.flows,
+        "revision": agreed.revision,
+        "not_before_s": agreed.not_before_s,
+        "expires_s": agreed.expires_s,
+        "latency_us_max": agreed.latency_us_max,
+        "mandate": agreed.mandate,
     }
     end = msgspec.structs.replace(offered.offeror_end, public_key="", endpoint="", inner_mtu=0)
-    held_end = msgspec.structs.replace(held.offeror_end, public_key="", endpoint="", inner_mtu=0)
+    held_end = msgspec.structs.replace(agreed.offeror_end, public_key="", endpoint="", inner_mtu=0)
     if msgspec.structs.replace(offered, **fixed, offeror_end=end) != msgspec.structs.replace(
-        held, offeror_end=held_end
+        agreed, offeror_end=held_end
     ):
         return "a renewal may change times and flows only: make a new agreement for other terms"
-    if ends(offered.flows) != ends(held.flows):
+    if ends(offered.flows) != ends(agreed.flows):
         return "a renewal is for the same networks: make a new agreement for others"
-    before, after = opened_mandate(held.mandate), opened_mandate(offered.mandate)
+    before, after = opened_mandate(agreed.mandate), opened_mandate(offered.mandate)
     if after.id != before.id:
         return f"a renewal stands on the same mandate, {before.id}: make a new agreement for another"
     if after.revision < before.revision:
@@ -162,11 +162,11 @@ def accepted(
 ) -> tuple[Session, str]:
     """What the acceptance of the newest offer, which `peer` has signed, makes of a session: as it was, where it says
     nothing new. Or why it is none."""
-    terms, offer, held = session.terms, session.offer, session.agreement
-    if session.standing == Standing.AGREED and held is not None:
-        if not _promises_anew(held, acceptance):
+    terms, offer, in_force = session.terms, session.offer, session.agreement
+    if session.standing == Standing.AGREED and in_force is not None:
+        if not _promises_anew(in_force, acceptance):
             return session, ""
-        terms, offer = held.terms, held.offer
+        terms, offer = in_force.terms, in_force.offer
     if acceptance.revision != terms.revision or acceptance.offer != offer.digest:
         return session, f"{peer.name} accepted something else than was offered (altered)"
     if terms.expires_s <= now_s:
@@ -190,11 +190,11 @@ def accepted(
     return msgspec.structs.replace(session, standing=standing, agreement=agreement, reason=""), ""
 
 
-def _promises_anew(held: Agreement, acceptance: Acceptance) -> bool:
+def _promises_anew(agreement: Agreement, acceptance: Acceptance) -> bool:
     """The acceptor needs longer than it has promised, or takes smaller packets; whether the terms allow it is looked at
     as for a promise."""
     size, latency_us = acceptance.acceptor_end.inner_mtu, acceptance.latency_us
-    if msgspec.structs.replace(held.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:
+    if msgspec.structs.replace(agreement.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:
         return False
-    is_more = latency_us > held.latency_us or size < held.acceptor_end.inner_mtu
-    return is_more and latency_us >= held.latency_us and size <= held.acceptor_end.inner_mtu
+    is_more = latency_us > agreement.latency_us or size < agreement.acceptor_end.inner_mtu
+    return is_more and latency_us >= agreement.latency_us and size <= agreement.acceptor_end.inner_mtu

@@ -142,8 +142,8 @@ class OnLink(NamedTuple):
 
     def _inside(self, rule: Rule) -> set[Prefix]:
         far = () if rule.drop is not None else map(numbering.prefix, rule.destination or ())
-        met = (common(mine, one) for one in far for mine in self.own)
-        return {one for one in met if one is not None and one not in self.hosts}
+        met = (common(mine, theirs) for theirs in far for mine in self.own)
+        return {inner for inner in met if inner is not None and inner not in self.hosts}
 
     def entries(self, vrf: int) -> tuple[OwnedEntry, ...]:
         if not self.led_to:
@@ -168,15 +168,15 @@ def gateways(
     networks: Iterable[Network], node: str, descriptions: Mapping[str, NodeDescription]
 ) -> tuple[Gateway, ...]:
     """Addresses that the edge answers for on its ports, as far as it has them."""
-    found: dict[int, Gateway] = {}
+    by_port: dict[int, Gateway] = {}
     for network in networks:
         ipv4 = next((address for address in network.gateways if ":" not in address), "")
         ipv6 = next((address for address in network.gateways if ":" in address), "")
         for attachment in _here(network, node):
             if not attachable(node, descriptions, attachment.port):
                 continue
-            found[attachment.port] = Gateway(port=attachment.port, ipv4=ipv4, ipv6=ipv6)
-    return tuple(found[port] for port in sorted(found))
+            by_port[attachment.port] = Gateway(port=attachment.port, ipv4=ipv4, ipv6=ipv6)
+    return tuple(by_port[port] for port in sorted(by_port))
 
 
 def network_rules(
@@ -243,8 +243,8 @@ def _together_rules(
         for address in sorted({address for host in isolation.hosts for address in host.addresses}):
             owners.setdefault(address, []).append(isolation.owner)
     alike: dict[tuple[str, ...], set[str]] = {}
-    for address, ones in owners.items():
-        alike.setdefault(tuple(sorted(ones)), set()).add(address)
+    for address, names in owners.items():
+        alike.setdefault(tuple(sorted(names)), set()).add(address)
     for _, addresses in sorted(alike.items()):
         for forwarding_class, hosts in destinations:
             receivers = addresses.intersection(hosts)
@@ -278,26 +278,30 @@ def _default_rules(network: Network, policy_class: int, destinations: Destinatio
 def _destinations(network: Network, node: str, here: int, to_others: Mapping[str, int]) -> Destinations:
     """`here`: of what is at `node`. What is behind an edge that no path leads to has the same: it is permitted, and
     there is no route."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for attachment in sorted(network.attachments, key=lambda attachment: (attachment.node != node, attachment.node)):
         number = here if attachment.node == node else to_others.get(attachment.node, here)
         for address in attachment.addresses:
-            found.setdefault(numbering.host_prefix(address), number)
+            numbers.setdefault(numbering.host_prefix(address), number)
     hosts: dict[int, list[str]] = {}
-    for address in sorted(found):
-        hosts.setdefault(found[address], []).append(address)
+    for address in sorted(numbers):
+        hosts.setdefault(numbers[address], []).append(address)
     return tuple((number, tuple(hosts[number])) for number in sorted(hosts))
 
 
 def attached_prefixes(network: Network, node: str) -> tuple[str, ...]:
     """Of the hosts at an edge, sorted."""
-    return tuple(sorted({numbering.host_prefix(address) for one in _here(network, node) for address in one.addresses}))
+    return tuple(
+        sorted(
+            {numbering.host_prefix(address) for attachment in _here(network, node) for address in attachment.addresses}
+        )
+    )
 
 
 def _here(network: Network, node: str) -> list[Attachment]:
     return sorted(
         (attachment for attachment in network.attachments if attachment.node == node),
-        key=lambda one: (one.port, one.name),
+        key=lambda attachment: (attachment.port, attachment.name),
     )
 
 

@@ -109,8 +109,10 @@ def host_prefix(text: str) -> str:
 
 def overlaps(text: str, others: Iterable[str]) -> bool:
     """Whether a prefix has an address in common with any of the others."""
-    one = ipaddress.ip_network(text)
-    return any(one.version == other.version and one.overlaps(other) for other in map(ipaddress.ip_network, others))
+    network = ipaddress.ip_network(text)
+    return any(
+        network.version == other.version and network.overlaps(other) for other in map(ipaddress.ip_network, others)
+    )
 
 
 def sid_text(value: int) -> str:

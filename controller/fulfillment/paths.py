@@ -70,14 +70,14 @@ def best(
         without_nodes=tuple(topology.node_index[name] for name in usable.without_nodes),
         without_links=tuple(topology.link_index[name] for name in usable.without_links),
     )
-    found = topology.path(topology.node_index[source], topology.node_index[target], demand, graph.flags)
-    if found is None:
+    path = topology.path(topology.node_index[source], topology.node_index[target], demand, graph.flags)
+    if path is None:
         return None
     return Route(
-        latency_us=found.delay_us,
-        cost=found.cost,
-        nodes=tuple(topology.nodes[node] for node in found.nodes),
-        links=tuple(topology.links[link] for link in found.links),
+        latency_us=path.delay_us,
+        cost=path.cost,
+        nodes=tuple(topology.nodes[node] for node in path.nodes),
+        links=tuple(topology.links[link] for link in path.links),
     )
 
 
@@ -103,7 +103,7 @@ def sr_policy(
     inner = first.nodes[1:-1]
     apart = Usable(trust_min=trust_min, without_nodes=inner, without_links=() if inner else first.links)
     second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max)
-    found = [first] if second is None else [first, second]
+    routes = [first] if second is None else [first, second]
     return SrPolicy(
         headend=headend,
         endpoint=endpoint,
@@ -115,6 +115,6 @@ def sr_policy(
                 latency_us=route.latency_us,
                 cost=route.cost,
             )
-            for preference, route in zip(PREFERENCES, found, strict=False)
+            for preference, route in zip(PREFERENCES, routes, strict=False)
         ),
     )

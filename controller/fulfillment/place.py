@@ -129,11 +129,11 @@ def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
     if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
         return None
     policies = []
-    for one in plan.sr_policies:
+    for before in plan.sr_policies:
         policy = sr_policy(
             graph,
-            one.headend,
-            one.endpoint,
+            before.headend,
+            before.endpoint,
             prefer=connection.prefer,
             trust_min=_inside_min(connection),
             latency_us_max=latency_us_max,

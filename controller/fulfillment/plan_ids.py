@@ -82,7 +82,7 @@ def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
     way = plan.ingress if direction == FORWARD else plan.egress
     assert way is not None, "else nothing comes from there"
     here = [stretch for stretch in stretches(plan) if stretch.direction == direction]
-    delivers = any(one.first == DELIVER for one in here)
+    delivers = any(stretch.first == DELIVER for stretch in here)
     name = f"{plan.bundle or plan.name} border {direction.value}"
     return (
         vrf(way.node, plan, direction, delivers=delivers),

@@ -34,8 +34,8 @@ def _port_objection(node: str, port: int, description: NodeDescription | None, r
     if description is None:
         return ""
     roles = {port.number: port.role for port in description.ports}
-    found = roles.get(port)
-    if found is None:
-        have = ", ".join(map(str, sorted(number for number, one in roles.items() if one == role)))
+    actual = roles.get(port)
+    if actual is None:
+        have = ", ".join(map(str, sorted(number for number, port_role in roles.items() if port_role == role)))
         return f"{node} has no port {port}; its agent has {have or 'none'} {WHAT[role]}"
-    return "" if found == role else f"port {port} of {node} is {WHAT[found]}, not {WHAT[role]}"
+    return "" if actual == role else f"port {port} of {node} is {WHAT[actual]}, not {WHAT[role]}"

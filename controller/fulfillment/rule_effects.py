@@ -72,9 +72,9 @@ _BOUNDS = (
     _Bound("latency", "latency_us_max", lambda us: -us, lambda us: f"latency <= {us / 1000:g} ms"),
     _Bound("bandwidth", "bandwidth_bps_min", int, lambda bps: f"bandwidth >= {bps / 1e6:g} Mbps"),
     _Bound("loss", "loss_ppm_max", lambda ppm: -ppm, lambda ppm: f"loss <= {ppm / 1e4:g} %"),
-    _Bound("encryption", "encryption", _LADDER.index, lambda one: f"encryption {one}"),
-    _Bound("disjoint", "disjoint", _APART.index, lambda one: f"disjoint {one}"),
-    _Bound("trust", "trust_min", int, lambda one: f"trust >= {one.name.lower()}"),
+    _Bound("encryption", "encryption", _LADDER.index, lambda level: f"encryption {level}"),
+    _Bound("disjoint", "disjoint", _APART.index, lambda level: f"disjoint {level}"),
+    _Bound("trust", "trust_min", int, lambda level: f"trust >= {level.name.lower()}"),
 )
 _NOTHING = Require()
 
@@ -83,7 +83,7 @@ def rule_on(
     intent: Intent, rules: RuleEngine, source: End, destinations: Sequence[End], added: Iterable[Added] = ()
 ) -> RuleEffects:
     """Of one connection: from `source` to each of `destinations`, which are in one network."""
-    givers = [_Giver(f"plugin {one.plugin}", one.then) for one in added]
+    givers = [_Giver(f"plugin {addition.plugin}", addition.then) for addition in added]
     crowded = next((end for end in (source, *destinations) if _longest(end) > MAX_ITEMS), None)
     if crowded is not None and (rules.plain.rules or rules.chained.rules or rules.on_path.rules):
         message = f"{crowded.network} has more than {MAX_ITEMS} labels, prefixes or ports here: select fewer hosts"
@@ -91,8 +91,8 @@ def rule_on(
         return _merge(intent, givers, source, destinations, (unmet,))
     questions = [_facts(intent, source, end) for end in destinations]
     try:
-        found = _holding(rules, questions, lambda fired: _merge(intent, [*givers, *fired], source, destinations))
-        fired = [*givers, *map(_giver, found)]
+        holding = _holding(rules, questions, lambda fired: _merge(intent, [*givers, *fired], source, destinations))
+        fired = [*givers, *map(_giver, holding)]
         effects = _merge(intent, fired, source, destinations)
         effects = _on_path(effects, rules, questions, source, destinations)
     except Unanswerable as error:
@@ -101,7 +101,7 @@ def rule_on(
     except _Endless as error:
         unmet = Unsatisfiable(binding="rules", message=str(error), endless=error.rules)
         return _merge(intent, givers, source, destinations, (unmet,))
-    meant = any(rule.name in rules.classes for rule in found) or not effects.intent.service_class
+    meant = any(rule.name in rules.classes for rule in holding) or not effects.intent.service_class
     if not meant:
         message = f"no rule says what class {effects.intent.service_class} needs: write one, or leave the clause out"
         unmet = Unsatisfiable(binding="class", message=message)
@@ -113,7 +113,7 @@ def endless(rules: RuleEngine) -> Unsatisfiable | None:
     """What rules are that trigger each other without end, for an intent that asks for nothing; None: they do not."""
     nobody = End(network="-/-", trust=Trust.OWN, domain_trust=Trust.OWN, labels=(), prefixes=())
     effects = rule_on(Intent(name="", tenant=""), rules, nobody, [nobody])
-    return next((one for one in effects.unmet if one.endless), None)
+    return next((unsatisfiable for unsatisfiable in effects.unmet if unsatisfiable.endless), None)
 
 
 class _Endless(Exception):
@@ -146,10 +146,10 @@ def _holding(rules: RuleEngine, questions: list[Facts], merge: Callable[[list[_G
 
 
 def _any(answers: Iterable[list[Rule]]) -> list[Rule]:
-    found: dict[str, Rule] = {}
+    by_name: dict[str, Rule] = {}
     for answer in answers:
-        found |= {rule.name: rule for rule in answer}
-    return sorted(found.values(), key=lambda rule: (-rule.priority, rule.name))
+        by_name |= {rule.name: rule for rule in answer}
+    return sorted(by_name.values(), key=lambda rule: (-rule.priority, rule.name))
 
 
 def _giver(rule: Rule) -> _Giver:
@@ -219,9 +219,11 @@ def _merge(
     ordered = [_Giver("clause", clause), *sorted(givers, key=lambda giver: (-giver.priority, giver.name))]
     record = _Record(intent, source.network, destinations[0].network)
     require = _strictest(ordered, record)
-    service_class = record.single("class", [(one, one.then.service_class) for one in ordered], strict=True)
-    code_point = record.single("dscp", [(one, one.then.dscp) for one in ordered], words=dscp.words)
-    prefer = record.single("prefer", [(one, one.then.prefer) for one in ordered])
+    service_class = record.single(
+        "class", [(given_by, given_by.then.service_class) for given_by in ordered], strict=True
+    )
+    code_point = record.single("dscp", [(given_by, given_by.then.dscp) for given_by in ordered], words=dscp.words)
+    prefer = record.single("prefer", [(given_by, given_by.then.prefer) for given_by in ordered])
     for giver in ordered:
         if "traffic" in giver.then.forbid:
             where = " and ".join(end.service or end.network for end in destinations)
@@ -235,10 +237,10 @@ def _merge(
             intent,
             require=require,
             prefer=prefer or Prefer(),
-            via=_union((one, one.then.via) for one in ordered),
+            via=_union((given_by, given_by.then.via) for given_by in ordered),
             service_class=service_class or "",
         ),
-        direct=any("transit" in one.then.forbid for one in ordered),
+        direct=any("transit" in given_by.then.forbid for given_by in ordered),
         dscp=code_point or 0,
         unmet=(*unmet, *record.unmet),
         origins=tuple(record.origins),
@@ -249,20 +251,20 @@ def _strictest(ordered: Sequence[_Giver], record: "_Record") -> Require:
     values: dict[str, Any] = {}
     for bound in _BOUNDS:
         given = [
-            (one, value)
-            for one in ordered
-            if (value := getattr(one.then.require, bound.field)) != getattr(_NOTHING, bound.field)
+            (given_by, value)
+            for given_by in ordered
+            if (value := getattr(given_by.then.require, bound.field)) != getattr(_NOTHING, bound.field)
         ]
         if given:
             giver, value = max(given, key=lambda pair: bound.strictness(pair[1]))
             values[bound.field] = value
             record.note(bound.clause, bound.words(value), giver)
-    avoids = [(one, one.then.require.avoid) for one in ordered if one.then.require.avoid != Avoid()]
+    avoids = [(given_by, given_by.then.require.avoid) for given_by in ordered if given_by.then.require.avoid != Avoid()]
     for giver, avoid in avoids:
         names = [*avoid.domains, *(f"{name}={value}" for name, value in avoid.labels)]
         record.note("avoid", f"avoid {' '.join(names)}", giver)
     labels = sorted({label for _, avoid in avoids for label in avoid.labels})
-    avoid = Avoid(domains=_union((one, avoid.domains) for one, avoid in avoids), labels=tuple(labels))
+    avoid = Avoid(domains=_union((given_by, avoid.domains) for given_by, avoid in avoids), labels=tuple(labels))
     return Require(**values, avoid=avoid)
 
 
@@ -346,7 +348,7 @@ def _on_path(
     require = effects.intent.require
     closed = [(level, giver, why) for level in Trust for giver in asked[level] if (why := _closed(giver.then))]
     if closed:
-        level, giver, why = max(closed, key=lambda one: one[0])
+        level, giver, why = max(closed, key=lambda offence: offence[0])
         if level == max(Trust):
             record.against(giver, f"{why} of a way of any trust (intent {effects.intent.name})")
         elif require.trust_min is None or require.trust_min <= level:

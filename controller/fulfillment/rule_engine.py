@@ -40,13 +40,13 @@ class _Group:
 
     def holding(self, facts: Facts) -> tuple[Rule, ...]:
         values = tuple(facts[field] for field in self._fields)
-        found = self._remembered.get(values)
-        if found is None:
-            found = self._evaluated(values)
+        holding = self._remembered.get(values)
+        if holding is None:
+            holding = self._evaluated(values)
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
-            self._remembered[values] = found
-        return found
+            self._remembered[values] = holding
+        return holding
 
     def _evaluated(self, values: tuple[Any, ...]) -> tuple[Rule, ...]:
         variables: dict[str, Any] = dict(TRUST)
@@ -86,9 +86,9 @@ class Conditions:
         for rule in self.rules:
             alike.setdefault(_reads(rule), []).append(rule)
         self._groups = [
-            _Group(fields, ones[start : start + TOGETHER])
-            for fields, ones in alike.items()
-            for start in range(0, len(ones), TOGETHER)
+            _Group(fields, like[start : start + TOGETHER])
+            for fields, like in alike.items()
+            for start in range(0, len(like), TOGETHER)
         ]
 
     def holding(self, facts: Facts) -> list[Rule]:

@@ -57,7 +57,7 @@ def _flow_objection(flow: Flow) -> str:
 
 def covers(wide: Sequence[Flow], flow: Flow) -> bool:
     """Whether one of the flows `wide` has all of `flow`. Both are well formed."""
-    return any(_covers(one, flow) for one in wide)
+    return any(_covers(wider, flow) for wider in wide)
 
 
 def _covers(wide: Flow, flow: Flow) -> bool:
@@ -71,7 +71,7 @@ def _covers(wide: Flow, flow: Flow) -> bool:
 
 
 def _is_among(ports: Ports, wide: Sequence[Ports]) -> bool:
-    return any(inside(ports, one) for one in wide)
+    return any(inside(ports, wider) for wider in wide)
 
 
 def _are_inside(prefixes: Sequence[str], wide: Sequence[str]) -> bool:
@@ -80,7 +80,7 @@ def _are_inside(prefixes: Sequence[str], wide: Sequence[str]) -> bool:
     if not rest:
         return True
     outer = [addressing.prefix(text) for text in wide]
-    return all(any(addressing.inside(addressing.prefix(text), one) for one in outer) for text in rest)
+    return all(any(addressing.inside(addressing.prefix(text), wider) for wider in outer) for text in rest)
 
 
 def needs_objection(needs: Sequence[str], own: str) -> str:

@@ -121,8 +121,8 @@ class Topology:
 
     def near_of_edge(self, edge: int, far: int) -> int:
         """Where an edge to `far` begins."""
-        one, other = self.ends[self.link_of_edge[edge]].tolist()
-        return int(one if other == far else other)
+        near, other = self.ends[self.link_of_edge[edge]].tolist()
+        return int(near if other == far else other)
 
     def path(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> FoundPath | None:
         """The most preferred path that holds `demand`; None: there is none."""
@@ -185,8 +185,8 @@ class _Search:
             return None
         links = tuple(self._links[:count].tolist())
         nodes = [source]
-        for one, other in self._topology.ends[list(links)].tolist():
-            nodes.append(other if one == nodes[-1] else one)
+        for near, other in self._topology.ends[list(links)].tolist():
+            nodes.append(other if near == nodes[-1] else near)
         delay_us, cost = self._delay_cost.tolist()
         return FoundPath(delay_us, cost, tuple(nodes), links)
 

@@ -65,9 +65,9 @@ def translate(
     if problems:
         return tuple(problems)
     failures = tuple(
-        Unsatisfiable(binding=f"plugin {one.plugin}", message=f"plugin {one.plugin}: {one.failure}")
-        for one in added
-        if one.failure
+        Unsatisfiable(binding=f"plugin {addition.plugin}", message=f"plugin {addition.plugin}: {addition.failure}")
+        for addition in added
+        if addition.failure
     )
     unmet = dict.fromkeys((*failures, *(() if connections else _unmet(intent, own))))
     origins: list[Origin] = []
@@ -79,7 +79,7 @@ def translate(
             rules,
             _end(inventory, source, sources, _all(flow.source_prefixes for flow in flows)),
             [_destination_end(inventory, destination, flow, hosts) for flow, _, hosts in parts],
-            (one for one in added if not one.failure),
+            (addition for addition in added if not addition.failure),
         )
         require = effects.intent.require
         unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own)))
@@ -150,7 +150,7 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
         "disjoint": "disjoint paths" if require.disjoint is not None else "",
         "avoid": "avoiding labels" if avoid.labels else "",
     }
-    found = [
+    unmet = [
         Unsatisfiable(binding=clause, message=f"{what} cannot be placed by this version: leave the clause out")
         for clause, what in wanted.items()
         if what
@@ -159,8 +159,8 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
     for domain in avoid.domains:
         if domain in ends:
             message = f"domain {domain} is to be avoided, and is where the traffic comes from or goes to"
-            found.append(Unsatisfiable(binding="avoid", message=message))
-    return tuple(found)
+            unmet.append(Unsatisfiable(binding="avoid", message=message))
+    return tuple(unmet)
 
 
 class _Attached:
@@ -199,10 +199,10 @@ _ATTACHED: dict[str, _Attached] = {}
 
 
 def _attached(network: Network) -> _Attached:
-    held = _ATTACHED.get(network.name)
-    if held is None or held.network is not network:
-        held = _ATTACHED[network.name] = _Attached(network)
-    return held
+    attached = _ATTACHED.get(network.name)
+    if attached is None or attached.network is not network:
+        attached = _ATTACHED[network.name] = _Attached(network)
+    return attached
 
 
 def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
@@ -245,12 +245,12 @@ def _select(
         message = f"{selector.network} is not ours: an intent starts in a network of its own domain, {own}"
         problems.append(Problem(path=(*path, "network"), message=message))
         return ()
-    found = [
+    hosts = [
         host
-        for one in _attached(network).labelled(selector.labels)
-        if (host := _within(_host(one), selector.prefixes)).addresses
+        for attachment in _attached(network).labelled(selector.labels)
+        if (host := _within(_host(attachment), selector.prefixes)).addresses
     ]
-    if not found:
+    if not hosts:
         labels = " ".join((*(f"{name}={value}" for name, value in selector.labels), *selector.prefixes)) or "any host"
         there = ", ".join(
             f"{attachment.name} ({' '.join(f'{name}={value}' for name, value in attachment.labels) or 'no labels'})"
@@ -259,7 +259,7 @@ def _select(
         message = f"no host of {network.name} is {labels}; there are: {there or 'none'}"
         field = ("select",) if selector.labels else ("prefixes",) if selector.prefixes else ()
         problems.append(Problem(path=(*path, *field), message=message))
-    return tuple(found)
+    return tuple(hosts)
 
 
 def _within(host: Host, prefixes: tuple[str, ...]) -> Host:
@@ -295,10 +295,10 @@ def _destination(
         prefixes, ports = tuple(sorted(network.prefixes)), allow.ports
     else:
         prefixes, ports = tuple(sorted(map(host_prefix, service.addresses))), allow.ports or service.ports
-        for index, one in enumerate(ports):
-            if not any(inside(one, offered) for offered in service.ports):
+        for index, wanted in enumerate(ports):
+            if not any(inside(wanted, offered) for offered in service.ports):
                 offers = ", ".join(map(words, service.ports))
-                message = f"{allow.to} does not offer {words(one)}; it offers {offers}"
+                message = f"{allow.to} does not offer {words(wanted)}; it offers {offers}"
                 problems.append(Problem(path=(*path, "ports", index), message=message))
                 return None
     hosts = hosts_of(network, prefixes) if domain == own else ()

@@ -75,7 +75,7 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
         Record(kind=record.kind, name=record.name, content=None) for record in records if is_of_version_1(record)
     ]
     reason = "signed by a release before mandates; it is offered anew"
-    forgotten = [Log(event="course_ended", fields={"plan": one.name, "reason": reason}) for one in left_out]
+    forgotten = [Log(event="course_ended", fields={"plan": record.name, "reason": reason}) for record in left_out]
     awaiting: dict[str, dict[str, int]] = {
         name: {} for name, stitch in state.stitches.items() if stitch.stage != Stage.NEGOTIATING
     }
@@ -90,7 +90,9 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     state = msgspec.structs.replace(state, counters=state.counters.set("start", starts))
     begun = Record(kind="Counter", name="start", content=msgspec.json.encode(starts))
     connects = [Connect(node=node.name, agent=node.agent) for node in state.inventory.nodes.values()]
-    sends = [Send(peer=one.peer, message_id=name, message=one.message) for name, one in state.outbox.items()]
+    sends = [
+        Send(peer=outgoing.peer, message_id=name, message=outgoing.message) for name, outgoing in state.outbox.items()
+    ]
     return state, (Persist(records=(begun, *left_out)), *forgotten, *connects, *sends)
 
 

@@ -13,7 +13,7 @@ from controller.model.stitch import IntentRecord
 def overreach(
     by: Principal,
     intents: Mapping[str, Intent],
-    held: Mapping[str, IntentRecord],
+    intent_records: Mapping[str, IntentRecord],
     inventory: Inventory,
     own: str,
 ) -> str:
@@ -25,17 +25,17 @@ def overreach(
     for name, intent in intents.items():
         if not by.concerns(intent.tenant):
             return f"intent {name}: token {by.name} may act for {', '.join(by.tenants)}, not for {intent.tenant}"
-        if name in held and not by.concerns(held[name].intent.tenant):
+        if name in intent_records and not by.concerns(intent_records[name].intent.tenant):
             return f"intent {name} is another tenant's: use another name"
         for asked in _beyond(intent, inventory, own):
             return f"intent {name}: tenant {intent.tenant} may not {asked}; an administrator lists it in its `tenants`"
     return ""
 
 
-def trespass(by: Principal, names: Iterable[str], held: Mapping[str, IntentRecord]) -> str:
+def trespass(by: Principal, names: Iterable[str], intent_records: Mapping[str, IntentRecord]) -> str:
     """Why `by` may not withdraw or renew intents; empty: it may, as far as they are there."""
     for name in names:
-        if name in held and not by.concerns(held[name].intent.tenant):
+        if name in intent_records and not by.concerns(intent_records[name].intent.tenant):
             return f"intent {name} is another tenant's: it is not for token {by.name} to change"
     return ""
 
@@ -46,7 +46,7 @@ def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
     for selector in filter(None, selected):
         if not speaks_for(intent.tenant, selector.network, inventory):
             yield f"speak for network {selector.network}"
-    for to in (*(allow.to for allow in intent.allow), *(one for one in intent.via if one.count("/") == 2)):
+    for to in (*(allow.to for allow in intent.allow), *(name for name in intent.via if name.count("/") == 2)):
         if not may_reach(intent.tenant, to, inventory, own):
             yield f"lead traffic to {to}"
     for test in intent.tests:
@@ -56,8 +56,8 @@ def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
 
 
 def speaks_for(tenant: str, network: str, inventory: Inventory) -> bool:
-    found = inventory.networks.get(network)
-    return acts_for(tenant, network, found.tenants if found is not None else ())
+    known = inventory.networks.get(network)
+    return acts_for(tenant, network, known.tenants if known is not None else ())
 
 
 def may_reach(tenant: str, to: str, inventory: Inventory, own: str) -> bool:

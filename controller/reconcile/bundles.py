@@ -58,9 +58,9 @@ def choose(transaction: Transaction, plan: Plan, tenant: str) -> str:
     size = _size(plan.connection.flows)
     known = transaction.filling.get(kind) or _with_room(transaction, plan, tenant)
     if known is not None:
-        name, held = known
-        if held[0] + size[0] <= MAX_FLOWS and held[1] + size[1] <= MAX_SHARED_ITEMS:
-            transaction.filling[kind] = name, (held[0] + size[0], held[1] + size[1])
+        name, filled = known
+        if filled[0] + size[0] <= MAX_FLOWS and filled[1] + size[1] <= MAX_SHARED_ITEMS:
+            transaction.filling[kind] = name, (filled[0] + size[0], filled[1] + size[1])
             return name
     name = f"{tenant} {plan.name}"
     transaction.filling[kind] = name, size

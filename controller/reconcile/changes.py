@@ -58,13 +58,13 @@ def apply(transaction: Transaction, event: Apply) -> None:
     for index, _, value in request.values:
         if isinstance(value, Intent):
             intents[value.name] = value
-            found = translate(value, rules, merged, added[value.name])
-            if isinstance(found, Requirements):
-                required[value.name] = found
+            translated = translate(value, rules, merged, added[value.name])
+            if isinstance(translated, Requirements):
+                required[value.name] = translated
             else:
                 told = translate(value, rules, namable(event.by, merged, transaction.own), added[value.name])
-                found = told if not isinstance(told, Requirements) else found  # names no networks of others
-                problems += [msgspec.structs.replace(one, path=(index, *one.path)) for one in found]
+                translated = told if not isinstance(told, Requirements) else translated  # names no networks of others
+                problems += [msgspec.structs.replace(problem, path=(index, *problem.path)) for problem in translated]
             problems += _lease_problems(transaction, index, value)
     if refusal := overreach(event.by, intents, transaction.intent_records.all, merged, transaction.own):
         transaction.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
@@ -89,7 +89,7 @@ def apply(transaction: Transaction, event: Apply) -> None:
         return
     results = tuple(_result(transaction, kind, value) for _, kind, value in request.values)
     ended = ended_by(transaction, required.values())
-    warnings = (*judgement.warnings, *(_ends(name, one, event.by) for name, one in ended.items()))
+    warnings = (*judgement.warnings, *(_ends(name, end, event.by) for name, end in ended.items()))
     end_all(transaction, ended)
     for (_, kind, value), result in zip(request.values, results, strict=True):
         if not result.endswith(" unchanged"):
@@ -105,8 +105,8 @@ def apply(transaction: Transaction, event: Apply) -> None:
     for name, requirements in required.items():
         if (intent := intents.get(name)) is not None:
             undertake(transaction, intent, requirements, added[name], again=True)
-        elif (held := transaction.intent_records.get(name)) is not None:
-            undertake(transaction, held.intent, requirements, held.added)
+        elif (intent_record := transaction.intent_records.get(name)) is not None:
+            undertake(transaction, intent_record.intent, requirements, intent_record.added)
     transaction.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
 
 
@@ -121,11 +121,11 @@ def changed_since(transaction: Transaction, things: Sequence[tuple[str, str]], r
     """Which (kind and name) somebody has changed after a revision, or are not there."""
     if revision is None:
         return ()
-    held = tables(transaction)
+    stored = tables(transaction)
     stale = []
     for place, (kind, name) in enumerate(things):
         applied = transaction.provenance.get(f"{kind.lower()}s/{name}")
-        if held[kind].get(name) is None or (applied is not None and applied.revision > revision):
+        if stored[kind].get(name) is None or (applied is not None and applied.revision > revision):
             stale.append(place)
     return tuple(stale)
 
@@ -150,16 +150,16 @@ def _decode(applied: Applied) -> Resource:
 
 def _with_own_key(transaction: Transaction, value: Resource) -> Resource:
     """The manifest of our own Domain needs no key: it keeps the one it has."""
-    held = transaction.domains.get(transaction.own)
-    if not isinstance(value, Domain) or not value.own or value.key or held is None:
+    own_domain = transaction.domains.get(transaction.own)
+    if not isinstance(value, Domain) or not value.own or value.key or own_domain is None:
         return value
-    return msgspec.structs.replace(value, key=held.key, certificate=held.certificate)
+    return msgspec.structs.replace(value, key=own_domain.key, certificate=own_domain.certificate)
 
 
 def _own_key_problems(transaction: Transaction, event: Apply, request: Request) -> list[Problem]:
     """What we sign is signed with the key of the key directory, whatever a manifest says."""
-    held = transaction.domains.get(transaction.own)
-    if held is None or event.by.name == KEY_FILES:
+    own_domain = transaction.domains.get(transaction.own)
+    if own_domain is None or event.by.name == KEY_FILES:
         return []
     return [
         Problem(
@@ -167,7 +167,9 @@ def _own_key_problems(transaction: Transaction, event: Apply, request: Request) 
             message=f"{transaction.own}'s own key is that of its key directory: leave key and certificate out",
         )
         for index, _, value in request.values
-        if isinstance(value, Domain) and value.own and (value.key, value.certificate) != (held.key, held.certificate)
+        if isinstance(value, Domain)
+        and value.own
+        and (value.key, value.certificate) != (own_domain.key, own_domain.certificate)
     ]
 
 
@@ -182,13 +184,13 @@ def _merged(inventory: Inventory, request: Request) -> Inventory:
 def _result(transaction: Transaction, kind: str, value: Resource) -> str:
     if isinstance(value, Intent):
         intent_record = transaction.intent_records.get(value.name)
-        held: object = intent_record.intent if intent_record is not None else None
+        stored: object = intent_record.intent if intent_record is not None else None
     elif isinstance(value, Rule):
-        held = transaction.rules.get(value.name)
+        stored = transaction.rules.get(value.name)
     else:
-        held = getattr(transaction.inventory, _TABLES[kind]).get(value.name)
+        stored = getattr(transaction.inventory, _TABLES[kind]).get(value.name)
     same = "renewed" if isinstance(value, Intent) and value.lease_s is not None else "unchanged"
-    what = "created" if held is None else same if held == value else "changed"
+    what = "created" if stored is None else same if stored == value else "changed"
     return f"{kind.lower()}s/{value.name} {what}"
 
 
@@ -223,25 +225,25 @@ def _lease_problems(transaction: Transaction, index: int, intent: Intent) -> lis
 
 def _foreign_tenant(transaction: Transaction, intents: Mapping[str, Intent]) -> str:
     for name, intent in intents.items():
-        held = transaction.intent_records.get(name)
-        if held is not None and held.intent.tenant != intent.tenant:
-            return f"intent {name} belongs to tenant {held.intent.tenant}: use another name"
+        intent_record = transaction.intent_records.get(name)
+        if intent_record is not None and intent_record.intent.tenant != intent.tenant:
+            return f"intent {name} belongs to tenant {intent_record.intent.tenant}: use another name"
     return ""
 
 
 def _endless(request: Request, rules: RuleEngine, required: Mapping[str, Requirements]) -> list[Problem]:
     """Rules in the request with which others, or they alone, trigger each other without end."""
-    found = {name: one for name, asked in required.items() for one in asked.unmet if one.endless}
+    unmet_by_intent = {name: unmet for name, asked in required.items() for unmet in asked.unmet if unmet.endless}
     anyway = endless(rules)
     if anyway is not None:
-        found[""] = anyway
+        unmet_by_intent[""] = anyway
     at = {value.name: index for index, _, value in request.values if isinstance(value, Rule)}
     problems: dict[int, Problem] = {}
-    for name, one in sorted(found.items()):
+    for name, unmet in sorted(unmet_by_intent.items()):
         where = f"intent {name}" if name else "an intent that asks for nothing"
-        for rule in one.endless:
+        for rule in unmet.endless:
             if rule in at:
-                problem = Problem(path=(at[rule], "spec", "when"), message=f"for {where}: {one.message}")
+                problem = Problem(path=(at[rule], "spec", "when"), message=f"for {where}: {unmet.message}")
                 problems.setdefault(at[rule], problem)
     return [problems[index] for index in sorted(problems)]
 
@@ -255,41 +257,41 @@ def retranslate(
 ) -> str:
     """What the intents other than `intents` require of the changed inventory and rules; or which of them it would
     break."""
-    for name, held in transaction.intent_records.all.items():
-        if name in intents or expired(held):
+    for name, intent_record in transaction.intent_records.all.items():
+        if name in intents or expired(intent_record):
             continue
-        found = translate(held.intent, rules, merged, held.added)
-        if not isinstance(found, Requirements):
-            return f"intent {name} would no longer hold: {found[0].message}; change or delete it first"
-        if found != held.requirements:
-            required[name] = found
+        translated = translate(intent_record.intent, rules, merged, intent_record.added)
+        if not isinstance(translated, Requirements):
+            return f"intent {name} would no longer hold: {translated[0].message}; change or delete it first"
+        if translated != intent_record.requirements:
+            required[name] = translated
     return ""
 
 
 def extend(transaction: Transaction, event: Renew) -> None:
     """The lease of an intent begins anew, if it is one that can, and is not over."""
-    held = transaction.intent_records.get(event.name)
-    if held is None:
+    intent_record = transaction.intent_records.get(event.name)
+    if intent_record is None:
         transaction.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
     if refusal := trespass(event.by, (event.name,), transaction.intent_records.all):
         transaction.effects.append(Reply(request_id=event.request_id, forbidden=refusal))
         return
-    name, end_s = event.name, held.expires_s
+    name, end_s = event.name, intent_record.expires_s
     if end_s is None:
         conflict = f"intent {name} has no end: there is nothing to renew"
     elif end_s <= transaction.now_s:
         conflict = f"the lease of intent {name} is over since {_utc(end_s)}: apply it again"
-    elif held.intent.lease_s is None:
+    elif intent_record.intent.lease_s is None:
         conflict = f"intent {name} ends at {_utc(end_s)}, a fixed time: apply it with a later one"
     else:
-        renew(transaction, held)
+        renew(transaction, intent_record)
         before = transaction.provenance.get(f"intents/{name}")
         revision = before.revision if before is not None else 0  # what it says has not changed
         transaction.provenance.put(
             f"intents/{name}", Provenance(by=event.by.name, at_s=int(transaction.now_s), revision=revision)
         )
-        until = _utc(int(transaction.now_s) + held.intent.lease_s)
+        until = _utc(int(transaction.now_s) + intent_record.intent.lease_s)
         transaction.log("intent_renewed", intent=name, until=until)
         transaction.effects.append(
             Reply(request_id=event.request_id, results=(f"intents/{name} renewed until {until}",))

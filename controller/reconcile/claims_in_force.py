@@ -29,21 +29,25 @@ class ClaimsInForce:
         names = list(intent_records) if self._doubted is None else intent_records.in_order(self._doubted)
         gone = self.index.claims.keys() if self._doubted is None else self._doubted.keys()
         for name in [*gone]:
-            if (one := intent_records.get(name)) is None or expired(one):
+            if (intent_record := intent_records.get(name)) is None or expired(intent_record):
                 self.index.drop(name)
                 self._seen.pop(name, None)
         for name in names:
-            one = intent_records[name]
+            intent_record = intent_records[name]
             seen = self._seen.get(name)
-            if expired(one) or (seen and seen[0] is one.intent and seen[1:] == (one.applied_s, one.serial)):
+            if expired(intent_record) or (
+                seen and seen[0] is intent_record.intent and seen[1:] == (intent_record.applied_s, intent_record.serial)
+            ):
                 continue
-            self.index.add(self._claim(one))
-            self._seen[name] = (one.intent, one.applied_s, one.serial)
+            self.index.add(self._claim(intent_record))
+            self._seen[name] = (intent_record.intent, intent_record.applied_s, intent_record.serial)
         self._doubted = {}
 
-    def _claim(self, one: IntentRecord) -> Claim:
-        end_s = one.expires_s if one.expires_s is not None else math.inf
-        return self.places.claim(one.intent, serial=one.serial, start_s=one.applied_s, end_s=end_s)
+    def _claim(self, intent_record: IntentRecord) -> Claim:
+        end_s = intent_record.expires_s if intent_record.expires_s is not None else math.inf
+        return self.places.claim(
+            intent_record.intent, serial=intent_record.serial, start_s=intent_record.applied_s, end_s=end_s
+        )
 
     def doubt(self, names: Iterable[str]) -> None:
         """Their claims may not be those of what is in force."""

@@ -163,8 +163,8 @@ def port_problems(transaction: Transaction, merged: Inventory, request: Request)
                     if reason and (attachment.node, attachment.port) not in ports:
                         yield Problem(path=(index, "spec", "attachments", place, "port"), message=reason)
             case Link():
-                held = transaction.links.get(value.name)
-                old_ends = (held.a, held.b) if held is not None else ()
+                stored = transaction.links.get(value.name)
+                old_ends = (stored.a, stored.b) if stored is not None else ()
                 for side, end in (("a", value.a), ("b", value.b)):
                     reason = end_objection(end, present.get(end.node)) if end is not None else ""
                     if end is not None and reason and end not in old_ends:
@@ -182,5 +182,5 @@ def port_problems(transaction: Transaction, merged: Inventory, request: Request)
 
 def _at_border(merged: Inventory, link: Link) -> str:
     """Another link that begins at the same border."""
-    others = (one.name for one in merged.links.values() if one.a == link.a and one.name != link.name)
+    others = (other.name for other in merged.links.values() if other.a == link.a and other.name != link.name)
     return next(others, "")

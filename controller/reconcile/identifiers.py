@@ -52,14 +52,14 @@ class Identifiers:
 
     def hold(self, keys: Iterable[str], now_s: float) -> dict[str, int]:
         """Numbers of all of these. Raises NoNumber; then none is held."""
-        held: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         try:
             for key in keys:
-                held[key] = self._hold(key, now_s)
+                numbers[key] = self._hold(key, now_s)
         except NoNumber:
-            self.release(held)
+            self.release(numbers)
             raise
-        return held
+        return numbers
 
     def adopt(self, ids: Mapping[str, int]) -> None:
         """These are so already."""
@@ -128,8 +128,8 @@ def loaded(
 ) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """What is in use: numbers and their users by key, and which numbers are taken."""
     ids: dict[str, tuple[int, int]] = {}
-    for held in (networks, *(stitch.ids for stitch in stitches)):
-        for key, number in held.items():
+    for numbers in (networks, *(stitch.ids for stitch in stitches)):
+        for key, number in numbers.items():
             ids[key] = number, ids.get(key, (number, 0))[1] + 1
     return ids, {_numbered(key, number): 1 for key, (number, _) in ids.items()}
 

@@ -38,10 +38,10 @@ def undertake(
 
     `again`: somebody applies it, so that a lease of some length begins anew.
     """
-    held = transaction.intent_records.get(intent.name)
+    intent_record = transaction.intent_records.get(intent.name)
     now_s = int(transaction.now_s)
-    if held is None:
-        held = IntentRecord(
+    if intent_record is None:
+        intent_record = IntentRecord(
             intent=intent,
             created_s=now_s,
             applied_s=now_s,
@@ -51,15 +51,19 @@ def undertake(
         )
         connection_statuses: tuple[ConnectionStatus, ...] = tuple(ConnectionStatus() for _ in requirements.connections)
         transaction.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
-    elif (held.intent, held.requirements, held.added) == (intent, requirements, added) and not expired(held):
+    elif (intent_record.intent, intent_record.requirements, intent_record.added) == (
+        intent,
+        requirements,
+        added,
+    ) and not expired(intent_record):
         if again:
-            renew(transaction, held)
+            renew(transaction, intent_record)
         return
     else:
         known = {
             _ends(connection): connection_status
             for connection, connection_status in zip(
-                held.requirements.connections, held.connection_statuses, strict=True
+                intent_record.requirements.connections, intent_record.connection_statuses, strict=True
             )
         }
         connection_statuses = tuple(
@@ -71,27 +75,31 @@ def undertake(
         for ends in known.keys() - {_ends(connection) for connection in requirements.connections}:
             abandon(transaction, known[ends].coming, "the intent was changed")
             abandon(transaction, known[ends].plan, "the intent was changed")
-        held = msgspec.structs.replace(
-            held,
+        intent_record = msgspec.structs.replace(
+            intent_record,
             intent=intent,
             requirements=requirements,
             added=added,
-            applied_s=now_s if again or held.intent != intent or expired(held) else held.applied_s,
+            applied_s=now_s
+            if again or intent_record.intent != intent or expired(intent_record)
+            else intent_record.applied_s,
         )
         transaction.log("intent_changed", intent=intent.name, tenant=intent.tenant)
-    transaction.intent_records.put(intent.name, msgspec.structs.replace(held, connection_statuses=connection_statuses))
+    transaction.intent_records.put(
+        intent.name, msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
+    )
     _move_end(transaction, intent.name)
     transaction.fresh.add(f"intents/{intent.name}")
     pursue(transaction, intent.name)
 
 
-def renew(transaction: Transaction, held: IntentRecord) -> None:
+def renew(transaction: Transaction, intent_record: IntentRecord) -> None:
     """Its lease begins anew, if it is one of some length that is not over."""
-    if held.intent.lease_s is not None:
+    if intent_record.intent.lease_s is not None:
         transaction.intent_records.put(
-            held.intent.name, msgspec.structs.replace(held, applied_s=int(transaction.now_s))
+            intent_record.intent.name, msgspec.structs.replace(intent_record, applied_s=int(transaction.now_s))
         )
-        _move_end(transaction, held.intent.name)
+        _move_end(transaction, intent_record.intent.name)
 
 
 def _move_end(transaction: Transaction, name: str) -> None:
@@ -159,12 +167,12 @@ def _unsettled_by(transaction: Transaction) -> set[str]:
     """Intents that this step has changed, or their stitches, or links that these are over."""
     stitches = dict.fromkeys(transaction.stitches.touched)
     stitches |= dict.fromkeys(transaction.stitches.all.by(*map(link_key, transaction.down.touched)))
-    found = {*transaction.intent_records.touched}
+    unsettled = {*transaction.intent_records.touched}
     for name in stitches:
         stitch = transaction.stitches.get(name) or transaction.before.stitches.get(name)
         if stitch is not None and stitch.plan.owner.startswith("intents/"):
-            found.add(stitch.plan.owner.removeprefix("intents/"))
-    return found
+            unsettled.add(stitch.plan.owner.removeprefix("intents/"))
+    return unsettled
 
 
 def _next_look_s(transaction: Transaction, intent_record: IntentRecord) -> float:
@@ -215,43 +223,45 @@ def _pursue(
         return connection_status
     serial = (transaction.counters.get("serial") or 0) + 1
     held_off = _held_off(connection_status, transaction.now_s)
-    found = place(
+    placed = place(
         connection,
         transaction.graph,
         name=f"{intent_record.intent.name}.{serial}",
         owner=f"intents/{intent_record.intent.name}",
-        excluded={*connection_status.excluded, *(one.border for one in held_off)},
+        excluded={*connection_status.excluded, *(refusal.border for refusal in held_off)},
         priority=intent_record.intent.priority,
         serial=intent_record.serial,
     )
-    if good is not None and (isinstance(found, Unsatisfiable) or not leads_better(found, good)):
+    if good is not None and (isinstance(placed, Unsatisfiable) or not leads_better(placed, good)):
         return connection_status
     if connection_status.coming:
         abandon(transaction, connection_status.coming, "another way is wanted")
-    if isinstance(found, Unsatisfiable) and _degrade(transaction, intent_record, connection, connection_status):
+    if isinstance(placed, Unsatisfiable) and _degrade(transaction, intent_record, connection, connection_status):
         return ConnectionStatus(
             plan=connection_status.plan, retry_s=int(transaction.now_s) + RETRY_S, held_off=held_off
         )
-    if isinstance(found, Unsatisfiable):
-        found = _explained(found, intent_record.requirements, connection)
+    if isinstance(placed, Unsatisfiable):
+        placed = _explained(placed, intent_record.requirements, connection)
         abandon(transaction, connection_status.plan, "what is required can no longer be held")
         event = "intent_refused" if connection_status.refusal else "intent_unsatisfiable"
         transaction.log(
-            event, "warning", intent=intent_record.intent.name, reason=connection_status.refusal or found.message
+            event, "warning", intent=intent_record.intent.name, reason=connection_status.refusal or placed.message
         )
         wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**connection_status.tries) if connection_status.refusal else RETRY_S
-        if {*connection_status.excluded} <= {one.border for one in held_off}:  # nobody else has refused it
-            wait_s = min([RETRY_S, *(one.until_s - int(transaction.now_s) for one in held_off if one.until_s)])
+        if {*connection_status.excluded} <= {refusal.border for refusal in held_off}:  # nobody else has refused it
+            wait_s = min(
+                [RETRY_S, *(refusal.until_s - int(transaction.now_s) for refusal in held_off if refusal.until_s)]
+            )
         return ConnectionStatus(
             refusal=connection_status.refusal,
-            unsatisfiable=found,
+            unsatisfiable=placed,
             retry_s=int(transaction.now_s) + wait_s,
             tries=min(connection_status.tries + 1, 8) if connection_status.refusal else 0,
             held_off=held_off,
         )
     replaces = connection_status.plan if transaction.stitches.get(connection_status.plan) is not None else ""
     try:
-        stitch = begin(transaction, found, serial, replaces, intent_record, alone=connection_status.alone)
+        stitch = begin(transaction, placed, serial, replaces, intent_record, alone=connection_status.alone)
     except NoNumber as error:
         full = Unsatisfiable(binding="capacity", message=str(error))
         return _without_room(transaction, intent_record, connection, connection_status, full, RETRY_S)
@@ -259,7 +269,7 @@ def _pursue(
         return msgspec.structs.replace(connection_status, coming="", retry_s=0)
     return ConnectionStatus(
         plan=connection_status.plan if replaces else "",
-        coming=found.name,
+        coming=placed.name,
         excluded=connection_status.excluded,
         refusal=connection_status.refusal,
         lost=connection_status.lost,
@@ -271,9 +281,9 @@ def _pursue(
 def _held_off(connection_status: ConnectionStatus, now_s: float) -> tuple[HeldOff, ...]:
     """What has not passed; later than the longest, the clock was set back."""
     return tuple(
-        one
-        for one in connection_status.held_off
-        if not one.until_s or now_s < one.until_s <= now_s + MAX_HOLD_OFF_S + 1
+        refusal
+        for refusal in connection_status.held_off
+        if not refusal.until_s or now_s < refusal.until_s <= now_s + MAX_HOLD_OFF_S + 1
     )
 
 
@@ -330,16 +340,16 @@ def _degrade(
     return _is_right(stitch.plan, intent_record, connection) and move(transaction, stitch, within_latency=False)
 
 
-def _explained(found: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
+def _explained(unsatisfiable: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
     """With the rule or plugin that the requirement comes from."""
     for origin in requirements.origins:
         here = (origin.source_network, origin.destination_network) == _ends(connection)
-        if here and origin.clause == found.binding and origin.origin != "clause":
+        if here and origin.clause == unsatisfiable.binding and origin.origin != "clause":
             why = f": {origin.explain}" if origin.explain else ""
             return msgspec.structs.replace(
-                found, message=f"{found.message} ({origin.requirement} is of {origin.origin}{why})"
+                unsatisfiable, message=f"{unsatisfiable.message} ({origin.requirement} is of {origin.origin}{why})"
             )
-    return found
+    return unsatisfiable
 
 
 def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecord, connection: Connection) -> bool:

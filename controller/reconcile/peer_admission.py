@@ -64,13 +64,13 @@ def refused_flows(transaction: Transaction, terms: Terms) -> tuple[Flow, ...]:
     """Those that are not taken by themselves, so that the others may be offered without them; empty: it is not for
     some of them that the offer is not taken."""
     own = destination_domain(terms) == transaction.own
-    found = tuple(
+    refused = tuple(
         flow
         for flow in terms.flows
         if refusal(replace(terms, flows=(flow,)), transaction.policy, transaction.own, transaction.now_s)
         or (own and _destination_objection(transaction, flow))
     )
-    return found if len(found) < len(terms.flows) else ()
+    return refused if len(refused) < len(terms.flows) else ()
 
 
 def _underlay_objection(transaction: Transaction, terms: Terms) -> str:
@@ -125,7 +125,7 @@ def _objection(transaction: Transaction, connection: Connection, ours: Requireme
         names = {host.name for host in isolation.hosts}
         if any(host.name in names for host in connection.destinations):
             return f"an intent of {transaction.own} isolates the destination"
-    if any(_crosses(connection, one) for one in ours.connections):
+    if any(_crosses(connection, ours_asked) for ours_asked in ours.connections):
         return (
             f"a source has an address that the destination knows in another network, by an intent of {transaction.own}"
         )
@@ -159,24 +159,24 @@ class Ended(NamedTuple):
 
 def ended_by(transaction: Transaction, required: Iterable[Requirements]) -> dict[str, Ended]:
     """What we have agreed to and these intents of ours do not go with, by plan."""
-    held: dict[str, list[Stitch]] = {}
+    stitches: dict[str, list[Stitch]] = {}
     for stitch, _ in _held(transaction):
-        held.setdefault(stitch.plan.connection.destination_network, []).append(stitch)
+        stitches.setdefault(stitch.plan.connection.destination_network, []).append(stitch)
     ended: dict[str, Ended] = {}
-    for ours in required if held else ():
+    for ours in required if stitches else ():
         networks = {
             end
             for connection in ours.connections
             for end in (connection.source_network, connection.destination_network)
         }
         networks |= {ours.isolation.network} if ours.isolation is not None else set()
-        for stitch in (stitch for network in sorted(networks) for stitch in held.get(network, ())):
+        for stitch in (stitch for network in sorted(networks) for stitch in stitches.get(network, ())):
             plan, name = stitch.plan_to_be, stitch.plan.name
             if reason := _objection(transaction, plan.connection, ours):
-                found = alone(plan, partial(_goes_against, transaction, ours))
+                refused = alone(plan, partial(_goes_against, transaction, ours))
                 before = ended[name].flows if name in ended else ()
-                is_whole = not found or (name in ended and not before)
-                flows = () if is_whole else tuple(dict.fromkeys((*before, *found)))
+                is_whole = not refused or (name in ended and not before)
+                flows = () if is_whole else tuple(dict.fromkeys((*before, *refused)))
                 ended[name] = Ended(Why(Told.CONFLICT, reason), flows)
     return ended
 
@@ -192,8 +192,8 @@ def _is_out(transaction: Transaction, terms: Terms, plan: Plan) -> bool:
 def alone(plan: Plan, is_refused: Callable[[Plan], object]) -> tuple[Flow, ...]:
     """The flows of a plan which would be refused by themselves."""
     flows = plan.connection.flows
-    found = tuple(flow for flow in flows if is_refused(narrowed(plan, (flow,)))) if len(flows) > 1 else ()
-    return found if len(found) < len(flows) else ()
+    refused = tuple(flow for flow in flows if is_refused(narrowed(plan, (flow,)))) if len(flows) > 1 else ()
+    return refused if len(refused) < len(flows) else ()
 
 
 def end_all(transaction: Transaction, ended: Mapping[str, Ended]) -> None:
@@ -225,12 +225,12 @@ def _reconsidered(transaction: Transaction, plan: Plan, terms: Terms) -> Plan | 
     """With the hosts that are there now."""
     if not plan.connection.flows:
         return plan
-    found = asked(transaction, replace(terms, flows=plan.connection.flows))
-    if isinstance(found, Why):
-        return found
-    if {host.node for host in found.destinations} != {host.node for host in plan.connection.destinations}:
-        return Why(Told.LOST, f"hosts of {found.destination_network} have moved: offer it again")
-    return replace(plan, connection=found)
+    reconsidered = asked(transaction, replace(terms, flows=plan.connection.flows))
+    if isinstance(reconsidered, Why):
+        return reconsidered
+    if {host.node for host in reconsidered.destinations} != {host.node for host in plan.connection.destinations}:
+        return Why(Told.LOST, f"hosts of {reconsidered.destination_network} have moved: offer it again")
+    return replace(plan, connection=reconsidered)
 
 
 def _held(transaction: Transaction) -> Iterator[tuple[Stitch, Session]]:

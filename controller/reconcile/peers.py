@@ -30,8 +30,8 @@ def sent(transaction: Transaction, event: MessageSent) -> None:
         transaction.outbox.drop(event.message_id)
         transaction.retries.drop(event.message_id)
         return
-    held = transaction.retries.get(event.message_id)
-    attempts = held.attempts + 1 if held is not None else 1
+    earlier = transaction.retries.get(event.message_id)
+    attempts = earlier.attempts + 1 if earlier is not None else 1
     wait_s = math.inf if event.final else min(MAX_RETRY_S, 0.5 * 2 ** min(attempts, 8))
     if event.final and outgoing.message.kind == "offer":
         transaction.log("peer_refused", "warning", peer=event.peer, message=event.message_id, reason=event.reason)
@@ -88,7 +88,9 @@ def ask_again(transaction: Transaction, peer: str, *, everything: bool = False) 
 
 def _hopeful(connection_status: ConnectionStatus, borders: Collection[str], everything: bool) -> ConnectionStatus:
     left = tuple(
-        one for one in connection_status.held_off if one.border not in borders or (one.until_s and not everything)
+        held_off
+        for held_off in connection_status.held_off
+        if held_off.border not in borders or (held_off.until_s and not everything)
     )
     return (
         connection_status

@@ -23,14 +23,14 @@ from controller.reconcile.transaction import Transaction
 
 
 def load_policy(transaction: Transaction, event: LoadPolicy) -> None:
-    held = list(_held(transaction))
-    ended = _not_allowed(transaction, held, event.policy)
-    left = [stitch for stitch, _ in held if stitch.plan.name not in ended]
+    in_force = list(_held(transaction))
+    ended = _not_allowed(transaction, in_force, event.policy)
+    left = [stitch for stitch, _ in in_force if stitch.plan.name not in ended]
     beyond = beyond_share(transaction, left, event.policy.max_share)
     too_much = {plan: Ended(Why(Told.SHARE, reason)) for plan, reason in beyond.items()}
     what = "unchanged" if transaction.policy == event.policy else "changed"
-    names = {stitch.plan.name: session.terms.id for stitch, session in held}
-    told = (f"agreement {names[plan]} {one.what}: {one.why.detail}" for plan, one in (ended | too_much).items())
+    names = {stitch.plan.name: session.terms.id for stitch, session in in_force}
+    told = (f"agreement {names[plan]} {end.what}: {end.why.detail}" for plan, end in (ended | too_much).items())
     if not event.dry_run:
         if transaction.policy != event.policy:
             forget_hold_offs(transaction)
@@ -53,11 +53,11 @@ def _held(transaction: Transaction) -> Iterator[tuple[Stitch, Session]]:
             yield stitch, stitch.upstream
 
 
-def _not_allowed(transaction: Transaction, held: list[tuple[Stitch, Session]], policy: Policy) -> dict[str, Ended]:
+def _not_allowed(transaction: Transaction, in_force: list[tuple[Stitch, Session]], policy: Policy) -> dict[str, Ended]:
     """By plan."""
     ended: dict[str, Ended] = {}
     counts: dict[str, int] = {}
-    for stitch, session in held:
+    for stitch, session in in_force:
         terms = terms_in_force(session) or session.terms
 
         def refused(plan: Plan, terms: Terms = terms) -> str:

@@ -25,10 +25,10 @@ USERS_SHOWN = 3
 
 def delete(transaction: Transaction, event: Delete) -> None:
     """Takes things away, unless something that stays needs one of them."""
-    held = tables(transaction)
+    stored = tables(transaction)
     asked = [(resource.kind, resource.name) for resource in event.resources]
     wanted = [*dict.fromkeys(asked)]
-    missing = [thing for thing in wanted if held[thing[0]].get(thing[1]) is None]
+    missing = [thing for thing in wanted if stored[thing[0]].get(thing[1]) is None]
     gone = dict.fromkeys(thing for thing in wanted if thing not in missing)
     places = {thing: place for place, thing in reversed([*enumerate(asked)])}
     intents = [name for kind, name in gone if kind == "Intent"]
@@ -59,7 +59,7 @@ def delete(transaction: Transaction, event: Delete) -> None:
     for kind, name in gone:
         transaction.provenance.drop(f"{kind.lower()}s/{name}")
         if kind != "Intent":
-            _drop(transaction, held[kind], kind, name)
+            _drop(transaction, stored[kind], kind, name)
     if transaction.inventory_changed:
         transaction.refresh_fabric()
     if rules:
@@ -115,8 +115,8 @@ def _repeal(
     if conflict := retranslate(transaction, left, transaction.inventory, intents, required):
         return conflict
     for name, requirements in required.items():
-        known = any(one.endless for one in transaction.intent_records.all[name].requirements.unmet)
-        if not known and (reason := next((one.message for one in requirements.unmet if one.endless), "")):
+        known = any(unmet.endless for unmet in transaction.intent_records.all[name].requirements.unmet)
+        if not known and (reason := next((unmet.message for unmet in requirements.unmet if unmet.endless), "")):
             return f"without {', '.join(f'rule {rule}' for rule in rules)}, for intent {name}: {reason}"
     return ""
 
@@ -131,29 +131,29 @@ def _in_use(transaction: Transaction, gone: Collection[Thing]) -> dict[Thing, st
     ):
         if thing in gone:
             users.setdefault(thing, {})[user] = None
-    found = {}
-    for (kind, name), held in users.items():
-        more = f" and {len(held) - USERS_SHOWN} more" if len(held) > USERS_SHOWN else ""
-        by = ", ".join([*held][:USERS_SHOWN]) + more
+    texts = {}
+    for (kind, name), its_users in users.items():
+        unnamed = f" and {len(its_users) - USERS_SHOWN} more" if len(its_users) > USERS_SHOWN else ""
+        by = ", ".join([*its_users][:USERS_SHOWN]) + unnamed
         how = "delete or change that first"
-        if agreements := [one.removeprefix("agreement ") for one in held if one.startswith("agreement ")]:
+        if agreements := [text.removeprefix("agreement ") for text in its_users if text.startswith("agreement ")]:
             how += f"; `stitch agreement end {' '.join(agreements[:USERS_SHOWN])} --reason TEXT` ends agreements"
-        found[kind, name] = f"{kind.lower()} {name} is in use by {by}: {how}"
-    return found
+        texts[kind, name] = f"{kind.lower()} {name} is in use by {by}: {how}"
+    return texts
 
 
 def _used_by_intents(transaction: Transaction, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:
-    for name, held in transaction.intent_records.all.items():
+    for name, intent_record in transaction.intent_records.all.items():
         if ("Intent", name) in gone:
             continue
-        intent = held.intent
-        names = {flow.destination for connection in held.requirements.connections for flow in connection.flows}
-        names |= {connection.source_network for connection in held.requirements.connections}
-        names |= {connection.destination_network for connection in held.requirements.connections}
+        intent = intent_record.intent
+        names = {flow.destination for connection in intent_record.requirements.connections for flow in connection.flows}
+        names |= {connection.source_network for connection in intent_record.requirements.connections}
+        names |= {connection.destination_network for connection in intent_record.requirements.connections}
         names |= {intent.isolate.network} if intent.isolate is not None else set()
         names |= {end for test in intent.tests for end in (test.source.network, test.to)}
-        for one in names:
-            yield ("Service" if one.count("/") == 2 else "Network", one), f"intent {name}"
+        for named in names:
+            yield ("Service" if named.count("/") == 2 else "Network", named), f"intent {name}"
 
 
 def _used_by_stitches(transaction: Transaction, gone: Collection[Thing]) -> Iterator[tuple[Thing, str]]:

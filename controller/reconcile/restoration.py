@@ -81,8 +81,8 @@ def _inside_us_max(stitch: Stitch) -> int | None:
     rest_us = plan.egress.latency_us if plan.egress is not None else 0
     if plan.egress is not None and downstream is not None:
         if downstream.agreement is not None:
-            held = downstream.agreement
-            rest_us = plan.egress.delay_us + (held.latency_us if upstream is None else held.likely_us)
+            agreement = downstream.agreement
+            rest_us = plan.egress.delay_us + (agreement.latency_us if upstream is None else agreement.likely_us)
         elif downstream.terms.latency_us_max is not None:
             rest_us = plan.egress.delay_us + downstream.terms.latency_us_max
     terms = terms_in_force(upstream) or (upstream.terms if upstream is not None else None)

@@ -305,22 +305,22 @@ def read(record: Record) -> Any:
     if record.content is None:
         return None
     try:
-        found = from_json(record.content, RECORDS[record.kind][1])
-        for session in _sessions(found):
+        value = from_json(record.content, RECORDS[record.kind][1])
+        for session in _sessions(value):
             opened_mandate(session.terms.mandate)
             if not session.terms.flows:
                 raise Unreadable("its terms are about no flow")
     except (msgspec.MsgspecError, Unreadable) as error:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
-    return found
+    return value
 
 
-def _sessions(found: object) -> Iterator[Session]:
+def _sessions(value: object) -> Iterator[Session]:
     """Those of a record that are found by mandate and by flow, so that they must have both."""
-    if isinstance(found, Session):
-        yield found
-    elif isinstance(found, Stitch):
-        yield from (session for session in (found.upstream, found.downstream) if session is not None)
+    if isinstance(value, Session):
+        yield value
+    elif isinstance(value, Stitch):
+        yield from (session for session in (value.upstream, value.downstream) if session is not None)
 
 
 def _with_session(stitch: Stitch, bundles: Mapping[str, Session]) -> Stitch:
@@ -363,11 +363,11 @@ def is_of_version_1(record: Record) -> bool:
     if record.content is None or record.kind not in ("Course", "Outbox"):
         return False
     try:
-        found = from_json(record.content, _SignedOnce)
+        stored = from_json(record.content, _SignedOnce)
     except msgspec.MsgspecError:
         return False
-    sides = [side for side in (found.upstream, found.downstream) if side is not None]
-    return any(side.offer_signature for side in sides) or "type" in found.message
+    sides = [side for side in (stored.upstream, stored.downstream) if side is not None]
+    return any(side.offer_signature for side in sides) or "type" in stored.message
 
 
 def _agreements(stitches: Mapping[str, Stitch]) -> dict[str, str]:

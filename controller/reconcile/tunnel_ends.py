@@ -14,13 +14,15 @@ def end_objection(transaction: Transaction, border: str, end: TunnelEnd) -> str:
     ours = (
         transaction.fabric.border_ports.values()
     )  # what a node says of borders that are not its own counts for nothing
-    if end.public_key in {one.public_key for one in ours}:
+    if end.public_key in {end_of_ours.public_key for end_of_ours in ours}:
         return f"the tunnel's end: the key is {transaction.own}'s own"
     border_port = transaction.fabric.border_ports.get(border)
     if border_port is not None and border_port.reaches:
         prefixes = map(addressing.prefix, border_port.reaches)
         if reason := place_objection(
-            addressing.endpoint(end.endpoint)[0], prefixes, [addressing.endpoint(one.endpoint)[0] for one in ours]
+            addressing.endpoint(end.endpoint)[0],
+            prefixes,
+            [addressing.endpoint(end_of_ours.endpoint)[0] for end_of_ours in ours],
         ):
             return f"the tunnel's end: {reason}"
     others = [link.name for link in transaction.links.all.values() if link.domain and link.name != border]

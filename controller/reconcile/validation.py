@@ -34,20 +34,20 @@ def judge(
     """`intents` are to be new in force, or other than they were; `inventory` is what then holds. `by` reads the answer,
     which says no more of others' intents than that they are there."""
     same = transaction.claims is not None and transaction.claims.places.inventory is inventory
-    held = transaction.claims if same and transaction.claims is not None else ClaimsInForce(inventory)
-    held.follow(transaction.intent_records.all)
+    claims = transaction.claims if same and transaction.claims is not None else ClaimsInForce(inventory)
+    claims.follow(transaction.intent_records.all)
     if inventory is transaction.inventory:
-        transaction.claims = held
-    before = _tests(held, intents.keys(), everything=not same)
+        transaction.claims = claims
+    before = _tests(claims, intents.keys(), everything=not same)
     try:
-        return _judge(transaction, held, intents, before, by, everything=inventory is not transaction.inventory)
+        return _judge(transaction, claims, intents, before, by, everything=inventory is not transaction.inventory)
     finally:
-        held.doubt(intents)
+        claims.doubt(intents)
 
 
 def _judge(
     transaction: Transaction,
-    held: ClaimsInForce,
+    claims: ClaimsInForce,
     intents: Mapping[str, Intent],
     tests: Tests,
     by: Principal,
@@ -63,21 +63,21 @@ def _judge(
         end_s = intent.lease_until_s if intent.lease_until_s is not None else math.inf
         if intent.lease_s is not None:
             end_s = transaction.now_s + intent.lease_s
-        candidates[name] = held.places.claim(
+        candidates[name] = claims.places.claim(
             intent,
             serial=known.serial if known is not None else serial + number,
             start_s=transaction.now_s,
             end_s=end_s,
         )
-    index = held.index
+    index = claims.index
     if everything:
         candidates = {**index.claims, **candidates}
     for name in candidates:
         index.drop(name)
     for name, claim in sorted(candidates.items(), key=lambda item: item[1].serial):
-        if reason := misfit(claim, held.places):
+        if reason := misfit(claim, claims.places):
             refused.append(f"intent {name}: {reason}")
-        for conflict in against(claim, index, held.places, sharing=len(warnings) < MAX_WARNINGS):
+        for conflict in against(claim, index, claims.places, sharing=len(warnings) < MAX_WARNINGS):
             if conflict.kind == Kind.CONTRADICTION:
                 refused.append(_told(transaction, conflict, index, by))
             elif name in intents or conflict.intents[0] in intents:
@@ -100,10 +100,13 @@ def _judge(
                 refused.append(f"intent {name} overrides {other}, which {whose}: only that tenant may")
     if not refused:
         refused = _failures(
-            held,
+            claims,
             {
-                **{(one, at): test for one, at, test in tests if one not in intents},
-                **{(one, at): test for one, at, test in _tests(held, intents.keys(), everything=everything)},
+                **{(owner_intent, at): test for owner_intent, at, test in tests if owner_intent not in intents},
+                **{
+                    (owner_intent, at): test
+                    for owner_intent, at, test in _tests(claims, intents.keys(), everything=everything)
+                },
             },
             by,
         )
@@ -117,8 +120,8 @@ def _idle(transaction: Transaction, conflict: Conflict) -> str:
         return ""
     connections = zip(owner.requirements.connections, owner.connection_statuses, strict=True)
     if any(
-        connection_status.plan and one.source_network == conflict.packet.network
-        for one, connection_status in connections
+        connection_status.plan and connection.source_network == conflict.packet.network
+        for connection, connection_status in connections
     ):
         return ""
     return f" ({owner.intent.name} is not Active now, and owns nothing)"
@@ -127,43 +130,43 @@ def _idle(transaction: Transaction, conflict: Conflict) -> str:
 def judge_withdrawal(transaction: Transaction, names: Collection[str], by: Principal = OURSELVES) -> str:
     """Which tests of others would fail without these intents; empty: none."""
     inventory = transaction.inventory
-    held = (
+    claims = (
         transaction.claims
         if transaction.claims is not None and transaction.claims.places.inventory is inventory
         else ClaimsInForce(inventory)
     )
-    held.follow(transaction.intent_records.all)
-    transaction.claims = held
+    claims.follow(transaction.intent_records.all)
+    transaction.claims = claims
     gone = set(names)
-    tests = {(one, at): test for one, at, test in _tests(held, gone, everything=False) if one not in gone}
+    tests = {(intent, at): test for intent, at, test in _tests(claims, gone, everything=False) if intent not in gone}
     for name in gone:
-        held.index.drop(name)
-    held.doubt(gone)
-    return shown(_failures(held, tests, by))
+        claims.index.drop(name)
+    claims.doubt(gone)
+    return shown(_failures(claims, tests, by))
 
 
-def _tests(held: ClaimsInForce, changed: Iterable[str], *, everything: bool) -> Tests:
+def _tests(claims: ClaimsInForce, changed: Iterable[str], *, everything: bool) -> Tests:
     """Those that touch what changes, or are part of it."""
     names = set(changed)
-    found: Tests = []
-    for name in held.index.tested:
-        for at, test in enumerate(held.index.claims[name].intent.tests):
+    tests: Tests = []
+    for name in claims.index.tested:
+        for at, test in enumerate(claims.index.claims[name].intent.tests):
             near = everything or name in names
-            if near or any(one.intent.name in names for one in touching(test, held.index, held.places)):
-                found.append((name, at, test))
-    return found
+            if near or any(claim.intent.name in names for claim in touching(test, claims.index, claims.places)):
+                tests.append((name, at, test))
+    return tests
 
 
-def _failures(held: ClaimsInForce, tests: Mapping[tuple[str, int], IntentTest], by: Principal) -> list[str]:
+def _failures(claims: ClaimsInForce, tests: Mapping[tuple[str, int], IntentTest], by: Principal) -> list[str]:
     failures = []
     for (name, at), test in tests.items():
-        found = failure(test, touching(test, held.index, held.places), held.places)
-        if found is not None:
-            owner = held.index.claims.get(name)
+        failed = failure(test, touching(test, claims.index, claims.places), claims.places)
+        if failed is not None:
+            owner = claims.index.claims.get(name)
             if owner is not None and not by.concerns(owner.intent.tenant):
                 failures.append("a test of another tenant's intent would fail: ask an administrator")
                 continue
-            packet, because = found
+            packet, because = failed
             failures.append(f"test {at + 1} of intent {name} ({words(test)}) would fail: {packet}: {because}")
     return failures
 
@@ -181,5 +184,5 @@ def _told(transaction: Transaction, conflict: Conflict, index: Index, by: Princi
 def shown(refused: list[str]) -> str:
     """In one text, the first of them."""
     least = "at least " if len(refused) >= MAX_REFUSALS else ""
-    more = [f"and {least}{len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
-    return "; ".join([*refused[:SHOWN], *more])
+    rest = [f"and {least}{len(refused) - SHOWN} more"] if len(refused) > SHOWN else []
+    return "; ".join([*refused[:SHOWN], *rest])

@@ -37,14 +37,14 @@ def offer_onward(transaction: Transaction, name: str) -> None:
     border_port = transaction.fabric.border_ports.get(egress.border) if egress is not None else None
     if stitch is None or egress is None or border_port is None:
         return
-    held = stitch.downstream
+    earlier = stitch.downstream
     plan, connection = stitch.plan, stitch.plan.connection
     sharing = members(transaction, stitch)
     upstream = stitch.upstream.terms if stitch.upstream is not None else None
     flows = upstream.flows if upstream is not None else flows_of(sharing)
     expires_s = upstream.expires_s if upstream is not None else _offered_until_s(transaction, stitch)
-    id = held.terms.id if held is not None else _agreement_id(transaction, stitch)
-    revision = held.terms.revision + 1 if held is not None else 1
+    id = earlier.terms.id if earlier is not None else _agreement_id(transaction, stitch)
+    revision = earlier.terms.revision + 1 if earlier is not None else 1
     left_us = min((us for us in map(_left_us, sharing) if us is not None), default=None)
     mandate = (
         upstream.mandate
@@ -74,10 +74,10 @@ def offer_onward(transaction: Transaction, name: str) -> None:
     session = Session(
         peer=egress.domain,
         offeror=True,
-        standing=after(held, Role.OFFEROR, Word.OFFER),
+        standing=after(earlier, Role.OFFEROR, Word.OFFER),
         terms=terms,
         offer=offer,
-        agreement=held.agreement if held is not None else None,
+        agreement=earlier.agreement if earlier is not None else None,
         since_s=int(transaction.now_s),
     )
     put_session(transaction, stitch, session)
@@ -116,24 +116,24 @@ def _mandate(
 
 def _left_us(stitch: Stitch) -> int | None:
     """Of the latency that is required, for what comes after us. Where we are too slow, what was promised is enough."""
-    upstream, held = stitch.upstream, stitch.downstream
+    upstream, session = stitch.upstream, stitch.downstream
     limit_us = upstream.terms.latency_us_max if upstream is not None else stitch.plan.connection.latency_us_max
     if limit_us is None:
         return None
     enough_us = 0
-    if upstream is None and held is not None and held.agreement is not None:
-        enough_us = held.agreement.latency_us
+    if upstream is None and session is not None and session.agreement is not None:
+        enough_us = session.agreement.latency_us
     return max(limit_us - stitch.plan.own_latency_us, enough_us)
 
 
 def _offered_until_s(transaction: Transaction, stitch: Stitch) -> int:
     """What is only amended need not get another end: all entries of all that share it would be written again."""
     until_s = _own_expiry(transaction, stitch)
-    held = stitch.downstream.agreement if stitch.downstream is not None else None
-    if not stitch.plan.bundle or held is None or held.terms.expires_s > until_s:
+    agreement = stitch.downstream.agreement if stitch.downstream is not None else None
+    if not stitch.plan.bundle or agreement is None or agreement.terms.expires_s > until_s:
         return until_s
-    is_long = held.terms.expires_s - transaction.now_s > transaction.policy.lease_s / 2
-    return held.terms.expires_s if is_long else until_s
+    is_long = agreement.terms.expires_s - transaction.now_s > transaction.policy.lease_s / 2
+    return agreement.terms.expires_s if is_long else until_s
 
 
 def _own_expiry(transaction: Transaction, stitch: Stitch) -> int:
@@ -161,7 +161,7 @@ def _end(transaction: Transaction, sharing: Sequence[Stitch], border_port: Borde
         sid=numbering.sid_text(sid),
         public_key=border_port.public_key,
         endpoint=border_port.endpoint,
-        inner_mtu=min(_size(transaction, one, border_port, offeror=offeror) for one in sharing),
+        inner_mtu=min(_size(transaction, stitch_sharing, border_port, offeror=offeror) for stitch_sharing in sharing),
     )
 
 
@@ -257,9 +257,9 @@ def _has_to_be_admitted(transaction: Transaction, stitch: Stitch) -> bool:
     return is_new and stitch.plan.name not in transaction.admitted
 
 
-def _is_same(one: Terms, other: Terms) -> bool:
+def _is_same(terms: Terms, other: Terms) -> bool:
     """Of two borders of the same way."""
-    return (one.expires_s, one.flows) == (other.expires_s, other.flows)
+    return (terms.expires_s, terms.flows) == (other.expires_s, other.flows)
 
 
 def _ask_for_less(transaction: Transaction, stitch: Stitch, bound_us: int) -> bool:
@@ -279,18 +279,18 @@ def keep_promise(transaction: Transaction, name: str) -> None:
     changes nothing for others; within what the offeror allows we promise anew; beyond it the agreement ends."""
     stitch = transaction.stitches.get(name)
     session = stitch.upstream if stitch is not None else None
-    held = session.agreement if session is not None else None
-    if stitch is None or session is None or held is None:
+    agreement = session.agreement if session is not None else None
+    if stitch is None or session is None or agreement is None:
         return
     if session.standing != Standing.AGREED or session.answer is not None:
         return  # what is answered says how long it takes now, and is looked at again when it is sent
-    border_port, acceptor_end = transaction.fabric.border_ports.get(held.terms.border), held.acceptor_end
+    border_port, acceptor_end = transaction.fabric.border_ports.get(agreement.terms.border), agreement.acceptor_end
     if border_port is not None:
         size = min(_size(transaction, stitch, border_port, offeror=False), acceptor_end.inner_mtu)
         acceptor_end = msgspec.structs.replace(acceptor_end, inner_mtu=size)
-    bound_us, needed_us = held.terms.latency_us_max, stitch.promised_us
-    is_longer = bound_us is not None and needed_us > held.latency_us
-    if not is_longer and acceptor_end == held.acceptor_end:
+    bound_us, needed_us = agreement.terms.latency_us_max, stitch.promised_us
+    is_longer = bound_us is not None and needed_us > agreement.latency_us
+    if not is_longer and acceptor_end == agreement.acceptor_end:
         return
     if is_longer and bound_us is not None and needed_us > bound_us:
         if not _ask_for_less(transaction, stitch, bound_us):
@@ -300,13 +300,13 @@ def keep_promise(transaction: Transaction, name: str) -> None:
         return
     if (session := take_share(transaction, stitch, session)) is None:
         return
-    promised_us, expected_us = held.latency_us, held.expected_us
+    promised_us, expected_us = agreement.latency_us, agreement.expected_us
     if is_longer:
         promised_us, expected_us = promise(needed_us, bound_us), stitch.likely_us
-    signed = make_acceptance(held.offer, held.terms, acceptor_end, promised_us, transaction.keys, expected_us)
+    signed = make_acceptance(agreement.offer, agreement.terms, acceptor_end, promised_us, transaction.keys, expected_us)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=msgspec.structs.replace(session, answer=signed)))
     transaction.fresh.add(name)
-    transaction.log("promise_amended", agreement=held.terms.id, peer=session.peer, latency_us=str(promised_us))
+    transaction.log("promise_amended", agreement=agreement.terms.id, peer=session.peer, latency_us=str(promised_us))
 
 
 def deliver_answer(transaction: Transaction, stitch: Stitch) -> Stitch:
@@ -332,10 +332,10 @@ def offer_again(transaction: Transaction, session: Session) -> None:
 
 def repeat_answer(transaction: Transaction, session: Session) -> None:
     """The same offer came again."""
-    held = session.agreement
-    if session.standing == Standing.AGREED and held is not None and held.terms == session.terms:
-        terms = held.terms
-        transaction.send(session.peer, held.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
+    agreement = session.agreement
+    if session.standing == Standing.AGREED and agreement is not None and agreement.terms == session.terms:
+        terms = agreement.terms
+        transaction.send(session.peer, agreement.acceptance, terms.id, terms.revision, until_s=terms.expires_s)
 
 
 def watch_leases(transaction: Transaction) -> None:

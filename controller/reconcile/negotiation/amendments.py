@@ -70,8 +70,8 @@ def refused_for_all(
     refused."""
     standing = after(session, Role.ACCEPTOR, Word.REFUSAL)
     offered = {*session.terms.flows}
-    waiting = [one for one in members(transaction, stitch) if _waits(one, offered)]
-    meant = [one for one in waiting if said is not None and not _is_apart(one, said.flows)]
+    waiting = [member for member in members(transaction, stitch) if _waits(member, offered)]
+    meant = [member for member in waiting if said is not None and not _is_apart(member, said.flows)]
     renews = not waiting
     in_force = None if standing == Standing.ENDED else replace(session, standing=standing, reason="")
     if in_force is not None and renews:
@@ -83,10 +83,10 @@ def refused_for_all(
     later_s = said.retry_after_s if said is not None and not meant and is_amendment else 0
     alone = said is not None and not meant and not later_s and (is_amendment or len(waiting) > 1)
     refusal = "" if alone or later_s else f"{session.peer}: {reason}"
-    for one in meant or waiting:
-        end(transaction, one, Why(Told.BEYOND, reason))
+    for member in meant or waiting:
+        end(transaction, member, Why(Told.BEYOND, reason))
         lost = Lost(
-            stitch=one,
+            stitch=member,
             why=f"{session.peer}: {reason}" if later_s else "",
             alone=alone,
             refusal=refusal,
@@ -95,7 +95,7 @@ def refused_for_all(
         )
         transaction.lost.append(lost)
     others = members_of(transaction, stitch.plan.bundle)
-    if waiting or in_force is None or any(one.stage == Stage.NEGOTIATING for one in others):
+    if waiting or in_force is None or any(member.stage == Stage.NEGOTIATING for member in others):
         # else only what is agreed was asked again: it is next asked when it is time to renew it
         transaction.loose[stitch.plan.bundle] = Leaving(session=in_force)
 

@@ -36,8 +36,8 @@ def tell(transaction: Transaction, peer: str, *, is_answer: bool = False) -> Non
     """To a peer that understands it."""
     if not understands(transaction, peer, HOLDINGS):
         return
-    held = tuple(_holding(session) for _, session in _sessions(transaction, peer))
-    said = Holdings(agreements=held[:MAX_HOLDINGS], newest=_newest(transaction, peer), is_answer=is_answer)
+    holdings = tuple(_holding(session) for _, session in _sessions(transaction, peer))
+    said = Holdings(agreements=holdings[:MAX_HOLDINGS], newest=_newest(transaction, peer), is_answer=is_answer)
     envelope = sealed(said, transaction.keys)
     transaction.effects.append(
         Send(peer=peer, message_id=f"holdings:{envelope.digest}:{transaction.now_s}", message=envelope)
@@ -57,19 +57,21 @@ def compare(transaction: Transaction, peer: str, theirs: Holdings) -> None:
     differs = False
     for stitch, session in tuple(_sessions(transaction, peer)):
         ours.add(session.terms.id)
-        held = known.get(session.terms.id)
-        if _is_same(held, session):
-            if held is not None and not session.offeror and held.acceptance != _holding(session).acceptance:
+        holding = known.get(session.terms.id)
+        if _is_same(holding, session):
+            if holding is not None and not session.offeror and holding.acceptance != _holding(session).acceptance:
                 repeat_answer(transaction, session)
             continue
-        if len(theirs.agreements) >= MAX_HOLDINGS or all(one.stage.leaving for one in members(transaction, stitch)):
+        if len(theirs.agreements) >= MAX_HOLDINGS or all(
+            sharing.stage.leaving for sharing in members(transaction, stitch)
+        ):
             continue  # not all are told; it is about to end
         if session.offeror and session.agreement is None:
             offer_again(transaction, session)
             continue
         differs = True
         transaction.log("agreement_differs", "warning", agreement=session.terms.id, peer=peer)
-        what = "does not hold it" if held is None else "holds another revision of it"
+        what = "does not hold it" if holding is None else "holds another revision of it"
         why = Why(Told.LOST, f"{peer} {what}: its store, or ours, is another than before")
         for member in members(transaction, stitch):
             if transaction.stitches.get(member.plan.name) is not None:
@@ -107,9 +109,9 @@ def _holding(session: Session) -> Holding:
     return Holding(id=session.terms.id, offers=tuple(offers), acceptance=acceptance)
 
 
-def _is_same(held: Holding | None, session: Session) -> bool:
+def _is_same(holding: Holding | None, session: Session) -> bool:
     """One side may be a step ahead of the other."""
-    return held is not None and not set(held.offers).isdisjoint(_holding(session).offers)
+    return holding is not None and not set(holding.offers).isdisjoint(_holding(session).offers)
 
 
 def _newest(transaction: Transaction, peer: str) -> int:

@@ -23,7 +23,7 @@ def end_agreement(transaction: Transaction, event: EndAgreement) -> None:
     if stitch is None:
         transaction.effects.append(Reply(request_id=event.request_id, missing=(0,)))
         return
-    if all(one.stage.leaving for one in members(transaction, stitch)):
+    if all(sharing.stage.leaving for sharing in members(transaction, stitch)):
         conflict = f"agreement {event.name} is ending already"
         transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
         return

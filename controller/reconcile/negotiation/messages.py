@@ -200,8 +200,8 @@ def _objection(transaction: Transaction, peer: Domain, terms: Terms, objection: 
             return Why(ended.told, ended.reason), math.ceil(ended.until_s - transaction.now_s)
     if transaction.stitches.all.count(mandate_key(mandate)):
         return Why(Told.CHANGED, f"another agreement stands on mandate {mandate}, which supports one at a time"), 0
-    if (held := transaction.stitches.all.count(asker_key(peer.name))) >= transaction.policy.max_agreements:
-        return Why(Told.SHARE, f"{transaction.own} has {held} agreements with {peer.name}, which is the most"), 0
+    if (count := transaction.stitches.all.count(asker_key(peer.name))) >= transaction.policy.max_agreements:
+        return Why(Told.SHARE, f"{transaction.own} has {count} agreements with {peer.name}, which is the most"), 0
     if (spent := transaction.closed.all.count(peer_key(peer.name))) >= SPENT_MAX:
         reason = f"{spent} numbers of ended agreements with {peer.name} are remembered, which is the most"
         return Why(Told.SHARE, reason), SPENT_RETRY_S
@@ -250,12 +250,12 @@ def _amended(transaction: Transaction, stitch: Stitch, terms: Terms) -> Plan | W
         return connection
     if stitch.plan.egress is not None:
         return msgspec.structs.replace(stitch.plan, connection=connection)
-    found = _place(transaction, terms, connection, (), stitch.plan.serial)
-    if isinstance(found, Unsatisfiable):
+    placed = _place(transaction, terms, connection, (), stitch.plan.serial)
+    if isinstance(placed, Unsatisfiable):
         return Why(
-            Told.WAY, f"{transaction.own} has no way to all destinations that holds what is required ({found.binding})"
+            Told.WAY, f"{transaction.own} has no way to all destinations that holds what is required ({placed.binding})"
         )
-    return widened(stitch.plan, found)
+    return widened(stitch.plan, placed)
 
 
 def _carry_on(transaction: Transaction, session: Session, excluded: tuple[str, ...]) -> None:
@@ -265,15 +265,14 @@ def _carry_on(transaction: Transaction, session: Session, excluded: tuple[str, .
     if isinstance(connection, Why):
         why, retry_after_s = connection, 0
     else:
-        found = _place(transaction, terms, connection, excluded, next_serial(transaction))
-        if isinstance(found, Plan):
-            _begin(transaction, session, found)
+        placed = _place(transaction, terms, connection, excluded, next_serial(transaction))
+        if isinstance(placed, Plan):
+            _begin(transaction, session, placed)
             return
-        reason = (
-            f"{transaction.own} has no way to {destination_domain(terms)} that holds what is required ({found.binding})"
-        )
+        destination = destination_domain(terms)
+        reason = f"{transaction.own} has no way to {destination} that holds what is required ({placed.binding})"
         why, retry_after_s = Why(Told.WAY, reason), wait_s(transaction)
-        transaction.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=found.message)
+        transaction.log("offer_unsatisfiable", "warning", agreement=terms.id, reason=placed.message)
     flows = refused_flows(transaction, terms) if why.told == Told.DESTINATION else ()
     refuse(transaction, session.peer, terms, why, retry_after_s, flows=flows)
 
@@ -385,19 +384,19 @@ def _try_elsewhere(
         transaction.lost.append(Lost(stitch=stitch, refusal=f"{session.peer}: {session.reason}", held_off=held_off))
         return
     tried = (*stitch.excluded, session.terms.border)
-    found = _place(transaction, upstream.terms, stitch.plan_to_be.connection, tried, stitch.plan.serial)
-    if isinstance(found, Unsatisfiable):
+    placed = _place(transaction, upstream.terms, stitch.plan_to_be.connection, tried, stitch.plan.serial)
+    if isinstance(placed, Unsatisfiable):
         _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, said)
         return
     try:
         transaction.put_stitch(
-            msgspec.structs.replace(stitch, plan=found, wanted=None, downstream=None, excluded=tried)
+            msgspec.structs.replace(stitch, plan=placed, wanted=None, downstream=None, excluded=tried)
         )
     except NoNumber as error:
         transaction.log("no_room", "warning", owner=stitch.plan.owner, plan=stitch.plan.name, reason=str(error))
         _pass_on(transaction, msgspec.structs.replace(stitch, downstream=None), session, said)
         return
-    offer_onward(transaction, found.name)
+    offer_onward(transaction, placed.name)
 
 
 def _pass_on(transaction: Transaction, stitch: Stitch, refused: Session, said: Refusal | None) -> None:
