@@ -13,7 +13,8 @@ from controller.fulfillment.meaning import Packet
 from controller.model.entry import Match, OwnedEntry
 from controller.model.intent import Ports
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
-from controller.southbound.difference import Operation, batches, difference, index, stages
+from controller.southbound.difference import Operation, batches, change_of, difference, index, numbers_of, stages
+from controller.southbound.renumbering import in_between
 from dataplane.reasons import DropReason, L4Class
 from tests.full_rules import at_once
 from tests.plain_walk import Tables
@@ -88,7 +89,9 @@ def rows(entries: dict[Key, OwnedEntry]) -> dict[Key, Row]:
 def boundaries(desired: dict[Key, OwnedEntry], present: dict[Key, OwnedEntry]) -> Iterator[dict[Key, OwnedEntry]]:
     """The state after each batch."""
     state = dict(present)
-    for batch in stages(desired, rows(present)):
+    known, there = numbers_of(rows(state).values()), rows(present)
+    assert in_between(desired, there) is None or known.unsettled_by(map(change_of, difference(desired, there)))
+    for batch in stages(desired, there, numbers=known):
         for update in batch:
             if update.operation is Operation.DELETE:
                 del state[update.key]
@@ -172,7 +175,7 @@ def test_no_packet_goes_where_neither_the_old_nor_the_new_state_sends_it(seed: i
 
 def test_the_adversary_of_this_test_succeeds_where_numbers_do_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the test above would show nothing."""
-    monkeypatch.setattr(f"{__name__}.stages", lambda desired, present: batches(difference(desired, present)))
+    monkeypatch.setattr(f"{__name__}.stages", lambda desired, present, numbers: batches(difference(desired, present)))
     found = 0
     for seed in range(12):
         chance = random.Random(seed)
@@ -181,3 +184,41 @@ def test_the_adversary_of_this_test_succeeds_where_numbers_do_not_rest(monkeypat
         states = [compiled(chance, sources, destinations) for _ in range(6)]
         found += sum(strays(b, a, asked) for a, b in itertools.pairwise(states))
     assert found > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_that_follow_changes_are_those_of_all_entries(seed: int) -> None:
+    chance = random.Random(seed)
+    sources, destinations = colliding(chance, 5), colliding(chance, 5)
+    present: dict[Key, OwnedEntry] = {}
+    numbers = numbers_of(())
+    for _ in range(12):
+        desired = compiled(chance, sources, destinations)
+        for update in difference(desired, rows(present)):
+            numbers.change(*change_of(update))
+        assert vars(numbers) == vars(numbers_of(rows(desired).values()))
+        present = desired
+
+
+def test_one_more_host_with_a_group_of_its_own_unsettles_no_number() -> None:
+    def entries(hosts: int) -> dict[Key, OwnedEntry]:
+        made = [
+            Rule(
+                policy_class=7,
+                source=(f"10.0.{host // 200}.{host % 200 + 1}/32",),
+                destination=("10.1.0.1/32",),
+                forwarding_class=host + 1,
+                priority=1,
+                owner=f"intents/{host}",
+            )
+            for host in range(hosts)
+        ]
+        return index((entrance(7, 1), *at_once(1, made, PortClasses())))[0]
+
+    settled = 0
+    for hosts in range(100, 130):
+        present, desired = rows(entries(hosts)), entries(hosts + 1)
+        changes = [change_of(update) for update in difference(desired, present)]
+        assert changes
+        settled += not numbers_of(present.values()).unsettled_by(changes)
+    assert settled >= 29, "but where a group's number is one that another has"

@@ -11,8 +11,8 @@ from typing import assert_never
 from controller.model.entry import OwnedEntry
 from controller.model.event import Deviation
 from controller.model.intent import Value
-from controller.southbound.codec import Key, Row, behaviour, key, show
-from controller.southbound.renumbering import concerns, in_between
+from controller.southbound.codec import Behaviour, Key, Row, behaviour, key, show
+from controller.southbound.renumbering import Numbers, in_between
 from dataplane.host_api import PartRefused
 
 STEPS: tuple[tuple[str, ...], ...] = (
@@ -87,17 +87,30 @@ def difference(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) ->
 
 
 def stages(
-    desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row], updates: Sequence[Update] | None = None
+    desired: Mapping[Key, OwnedEntry],
+    present: Mapping[Key, Row],
+    updates: Sequence[Update] | None = None,
+    numbers: Numbers | None = None,
 ) -> Iterator[tuple[Update, ...]]:
     """All that must be written, in batches, one after the other: packets meet each state in between. `updates`: the
-    difference, where it is known."""
+    difference, `numbers`: those of `present`, where they are known."""
     updates = difference(desired, present) if updates is None else updates
-    between = in_between(desired, present) if concerns(update.key[0] for update in updates) else None
+    numbers = numbers or numbers_of(present.values())
+    between = in_between(desired, present) if numbers.unsettled_by(map(change_of, updates)) else None
     if between is not None:
         yield from batches(difference(between, present))
         present = {each: Row(key=each, behaviour=behaviour(entry)) for each, entry in between.items()}
         updates = difference(desired, present)
     yield from batches(updates)
+
+
+def numbers_of(rows: Iterable[Row]) -> Numbers:
+    return Numbers((row.key, row.behaviour) for row in rows)
+
+
+def change_of(update: Update) -> tuple[Key, Behaviour | None, Behaviour | None]:
+    before = update.row.behaviour if update.row is not None else None
+    return update.key, before, behaviour(update.entry) if update.entry is not None else None
 
 
 def batches(updates: Iterable[Update], size: int = BATCH) -> Iterator[tuple[Update, ...]]:

@@ -16,7 +16,17 @@ from controller.model.event import Deviation
 from controller.model.intent import Value
 from controller.model.node_entries import Delta
 from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
-from controller.southbound.difference import Operation, Update, deviation, difference, index, stages
+from controller.southbound.difference import (
+    Operation,
+    Update,
+    change_of,
+    deviation,
+    difference,
+    index,
+    numbers_of,
+    stages,
+)
+from controller.southbound.renumbering import Numbers
 from dataplane.host_api import CounterSample, PartRefused
 from dataplane.p4runtime.p4info import differences
 
@@ -95,6 +105,8 @@ class P4RuntimeClient:
         """Of tables and counters, as the node has said."""
         self._seen: dict[Key, Row] | None = None
         """What the node had when it was last read or written; None: unknown."""
+        self._numbers: Numbers | None = None
+        """Of these; None: not counted yet."""
         self._wanted: dict[Key, OwnedEntry] | None = None
         """What it was to have when it was last synced; None: not clear."""
         self._verified: dict[str, bytes] = {}
@@ -345,20 +357,24 @@ class P4RuntimeClient:
         self, desired: Mapping[Key, OwnedEntry], present: dict[Key, Row], updates: Sequence[Update]
     ) -> list[PartRefused]:
         """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
-        seen = {**present} if present is not self._seen else present
-        self._seen = self._settled = None
+        seen, numbers = ({**present}, None) if present is not self._seen else (present, self._numbers)
+        if numbers is None and updates:
+            numbers = numbers_of(present.values())
+        self._seen = self._settled = self._numbers = None
         for update in updates:
             self._verified.pop(update.key[0], None)
         refused: list[PartRefused] = []
-        for batch in stages(desired, present, updates):
+        for batch in stages(desired, present, updates, numbers):
             refused += await self.write(batch)
         if not refused:
             for update in updates:
+                if numbers is not None:
+                    numbers.change(*change_of(update))
                 if update.entry is None:
                     del seen[update.key]
                 else:
                     seen[update.key] = Row(key=update.key, behaviour=behaviour(update.entry))
-            self._seen = seen
+            self._seen, self._numbers = seen, numbers
         return refused
 
     async def write(self, updates: Sequence[Update]) -> list[PartRefused]:

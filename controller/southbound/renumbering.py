@@ -7,13 +7,17 @@ state in which numbers that nobody uses stand in for these, then to the one that
 has two meanings.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from controller.model.entry import OwnedEntry
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T", bound=Hashable)
 
 
 class _Space(NamedTuple):
@@ -66,9 +70,89 @@ def in_between(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) ->
     return {(entry.table, entry.match, entry.priority): entry for entry in renumbered}
 
 
-def concerns(tables: Iterable[str]) -> bool:
-    """Whether a change of these can give a number another meaning."""
-    return not set(_SPACES).isdisjoint(tables)
+class Numbers:
+    """The numbers that a node's entries give and match. It says of most changes that they give no number another
+    meaning, without going through all entries."""
+
+    def __init__(self, entries: Iterable[tuple[Key, Behaviour]]) -> None:
+        self._given: Counter[tuple[str, int, int]] = Counter()
+        """Entries that give a number, by table, VRF (-1: of all) and number."""
+        self._matched: dict[tuple[str, int], Counter[int]] = {}
+        """Policy classes of the entries that match a number, by field and number."""
+        self._by_class: dict[int, Counter[tuple[str, int]]] = {}
+        """The same the other way about."""
+        self._entrances: Counter[tuple[int, int]] = Counter()
+        """Ways in, by policy class and VRF."""
+        for each, does in entries:
+            self._count(each, does, 1)
+
+    def change(self, each: Key, before: Behaviour | None, now: Behaviour | None) -> None:
+        """None: there is no such entry."""
+        for does, count in ((before, -1), (now, 1)):
+            if does is not None:
+                self._count(each, does, count)
+
+    def unsettled_by(self, changes: Iterable[tuple[Key, Behaviour | None, Behaviour | None]]) -> bool:
+        """Whether some number in use may mean something else after these (as in `change`); False: surely none."""
+        given: set[tuple[str, int, int]] = set()
+        matched: set[tuple[str, int]] = set()
+        for each, *both in changes:
+            for does in both:
+                if does is None:
+                    continue
+                given |= {*_given_by(each, does)}
+                matched |= {*_matched_by(each)}
+                for policy_class, _ in _let_in_by(each, does):
+                    matched |= self._by_class.get(policy_class, {}).keys()
+        return any((table, number) in matched and self._is_used(table, vrf, number) for table, vrf, number in given)
+
+    def _is_used(self, table: str, vrf: int, number: int) -> bool:
+        classes = self._matched.get((table, number), ())
+        return self._given[table, vrf, number] > 0 or any(
+            vrf == -1 or self._entrances[policy_class, vrf] > 0 for policy_class in classes
+        )
+
+    def _count(self, each: Key, does: Behaviour, count: int) -> None:
+        for number in _given_by(each, does):
+            _add(self._given, number, count)
+        for number_matched in _matched_by(each):
+            policy_class = each[1][0].value
+            _add_at(self._matched, number_matched, policy_class, count)
+            _add_at(self._by_class, policy_class, number_matched, count)
+        for let_in in _let_in_by(each, does):
+            _add(self._entrances, let_in, count)
+
+
+def _add(counts: Counter[T], what: T, count: int) -> None:
+    counts[what] += count
+    if not counts[what]:
+        del counts[what]
+
+
+def _add_at(counts: dict[K, Counter[T]], key: K, what: T, count: int) -> None:
+    _add(counts.setdefault(key, Counter()), what, count)
+    if not counts[key]:
+        del counts[key]
+
+
+def _given_by(each: Key, does: Behaviour) -> Iterator[tuple[str, int, int]]:
+    table, match, _ = each
+    if table in _SPACES:
+        ((_, number),) = does[1]
+        yield table, match[0].value if table in _GROUPS else -1, number
+
+
+def _matched_by(each: Key) -> Iterator[tuple[str, int]]:
+    table, match, _ = each
+    if table == _POLICY:
+        yield from ((field.field, field.value) for field in match if field.field in _SPACES)
+
+
+def _let_in_by(each: Key, does: Behaviour) -> Iterator[tuple[int, int]]:
+    """Policy class and its VRF."""
+    params = dict(does[1]) if each[0] in _ENTRANCES else {}
+    if "policy_class" in params:
+        yield params["policy_class"], params["vrf"]
 
 
 def _vrfs(entries: Iterable[tuple[Key, Behaviour]]) -> dict[int, int]:
