@@ -49,9 +49,9 @@ class AgentProcess:
         assert all({"event", "level", "timestamp", "node"} <= line.keys() for line in lines)
         return [line for line in lines if line["event"] == event]
 
-    def command(self, *more: str) -> list[str]:
+    def command(self, *options: str) -> list[str]:
         (self.directory / "config.json").write_text(json.dumps(self.config))
-        agent = [sys.executable, "-m", "dataplane", "--config", str(self.directory / "config.json"), *more]
+        agent = [sys.executable, "-m", "dataplane", "--config", str(self.directory / "config.json"), *options]
         return self.namespace.command(*agent)
 
     def start(self) -> float:

@@ -49,8 +49,8 @@ def fields(kind: mi.Type, path: Path = ()) -> Iterator[tuple[Path, mi.Type]]:
     """Every place in it, with what may stand there; items stand at 0."""
     yield path, kind
     match kind:
-        case mi.StructType(fields=found):
-            for field in found:
+        case mi.StructType(fields=members):
+            for field in members:
                 yield from fields(field.type, (*path, field.encode_name))
         case mi.VarTupleType(item_type=item) | mi.ListType(item_type=item):
             yield from fields(item, (*path, 0))
@@ -58,9 +58,9 @@ def fields(kind: mi.Type, path: Path = ()) -> Iterator[tuple[Path, mi.Type]]:
             for index, item in enumerate(items):
                 yield from fields(item, (*path, index))
         case mi.UnionType(types=types):
-            for one in types:
-                if not isinstance(one, mi.NoneType):
-                    yield from fields(one, path)
+            for choice in types:
+                if not isinstance(choice, mi.NoneType):
+                    yield from fields(choice, path)
         case mi.DictType(value_type=value):
             yield from fields(value, (*path, "key"))
 
@@ -71,15 +71,15 @@ def filled(root: mi.Type, path: Path, value: Any) -> Any:
         return value
     head, rest = path[0], path[1:]
     match root:
-        case mi.StructType(fields=found):
-            inner = next(field.type for field in found if field.encode_name == head)
+        case mi.StructType(fields=members):
+            inner = next(field.type for field in members if field.encode_name == head)
             return usual(root) | {head: filled(inner, rest, value)}
         case mi.VarTupleType(item_type=item) | mi.ListType(item_type=item):
             return [filled(item, rest, value)]
         case mi.TupleType(item_types=items):
             return [filled(item, rest, value) if index == head else usual(item) for index, item in enumerate(items)]
         case mi.UnionType(types=types):
-            inner = next(one for one in types if any(place == path for place, _ in fields(one)))
+            inner = next(choice for choice in types if any(place == path for place, _ in fields(choice)))
             return filled(inner, path, value)
         case mi.DictType(value_type=item):
             return {"key": filled(item, rest, value)}
@@ -94,7 +94,7 @@ def within(kind: mi.Type) -> Iterator[Any]:
         case mi.FloatType(ge=least, le=most):
             yield from (float(least), float(most))  # type: ignore[arg-type]
         case mi.EnumType(cls=cls):
-            yield from (one.value for one in cls)
+            yield from (member.value for member in cls)
         case mi.BoolType():
             yield from (True, False)
 
@@ -138,18 +138,18 @@ def beyond(kind: mi.Type) -> Iterator[Any]:
                 raise Unbounded(f"{kind}")
             yield [usual(item)] * (most + 1)
             yield from (1, "a")
-            wrong = [one for one in wrong if one not in ([], [[]])]
+            wrong = [case for case in wrong if case not in ([], [[]])]
         case mi.DictType(max_length=most, key_type=key, value_type=value):
             if most is None:
                 raise Unbounded(f"{kind}")
             next(beyond(key))
             yield {str(number): usual(value) for number in range(most + 1)}
             yield from (1, "a")
-            wrong = [one for one in wrong if one != {}]
-        case mi.StructType(fields=found):
+            wrong = [case for case in wrong if case != {}]
+        case mi.StructType(fields=members):
             yield from (1, "a")
-            if not any(field.required for field in found):
-                wrong = [one for one in wrong if not isinstance(one, dict)]
+            if not any(field.required for field in members):
+                wrong = [case for case in wrong if not isinstance(case, dict)]
         case mi.TupleType():
             yield from (1, "a")
         case mi.NoneType():

@@ -48,25 +48,25 @@ def beyond(schema: Schema) -> Iterator[Any]:
             yield from (schema["minimum"] - 1, schema["maximum"] + 1, 2**63, -(2**63) - 1, 2**64, "1", [1])
             yield from WRONG
         case "boolean":
-            yield from (one for one in (*WRONG, 0, 1, 2, "true") if one is not True)
+            yield from (value for value in (*WRONG, 0, 1, 2, "true") if value is not True)
         case "string":
             most = schema.get("maxLength")
             if most is None and not {"pattern", "enum"} & schema.keys():
                 raise Unbounded(f"{schema}")
             yield from ("a" * (100_000 if most is None else most + 1), "\U0010ffff" * ((most or 10_000) + 1), 1)
             is_text = not {"pattern", "enum"} & schema.keys()
-            yield from (one for one in WRONG if not (is_text and isinstance(one, str) and one != "\ud800"))
+            yield from (value for value in WRONG if not (is_text and isinstance(value, str) and value != "\ud800"))
             if schema.get("minLength"):
                 yield ""
             if "enum" in schema:
                 yield "none of them"
         case "array":
-            yield from (one for one in WRONG if not isinstance(one, list))
+            yield from (value for value in WRONG if not isinstance(value, list))
             yield from (1, "a", [None], [1])
             if "maxItems" in schema:
                 yield ["a"] * (schema["maxItems"] + 1)
         case "object":
-            yield from (one for one in WRONG if not isinstance(one, dict))
+            yield from (value for value in WRONG if not isinstance(value, dict))
             yield from (1, "a")
         case _:
             raise Unbounded(f"{schema}")

@@ -49,15 +49,15 @@ def at(sample: Any, path: Path) -> Any:
 def changed(sample: Any, path: Path, value: Any) -> Any:
     if not path:
         return value
-    found = copy.deepcopy(sample)
-    at(found, path[:-1])[path[-1]] = value
-    return found
+    copied = copy.deepcopy(sample)
+    at(copied, path[:-1])[path[-1]] = value
+    return copied
 
 
 def without(sample: Any, path: Path) -> Any:
-    found = copy.deepcopy(sample)
-    del at(found, path[:-1])[path[-1]]
-    return found
+    copied = copy.deepcopy(sample)
+    del at(copied, path[:-1])[path[-1]]
+    return copied
 
 
 def showing(samples: Sequence[Any], path: Path) -> Any:
@@ -75,35 +75,37 @@ def beyond(shape: Shape, present: Any) -> Iterator[Any]:
     """What may not stand in the place of `present`, which may."""
     match shape:
         case Fields():
-            yield from (one for one in WRONG if one != {} or any(field.required for field in shape.fields.values()))
+            yield from (
+                value for value in WRONG if value != {} or any(field.required for field in shape.fields.values())
+            )
             if isinstance(present, Mapping):
                 yield from ({**present, name: 1} for name in ("unknown", "\x00", "a" * 30_000, "\u202e"))
         case ListOf(least=least, most=most):
-            yield from (one for one in WRONG if not isinstance(one, list))
+            yield from (value for value in WRONG if not isinstance(value, list))
             yield [*present, None]
             yield (list(present) * (most + 1))[: most + 1]
             if least:
                 yield []
         case Labels():
-            yield from (one for one in WRONG if one != {})
+            yield from (value for value in WRONG if value != {})
             yield from ({"app": value} for value in (None, 1, "", [], *TRAPS) if value != FULL_WIDTH)
             yield {f"a{number}": "a" for number in range(LABELS_MAX + 1)}
             yield from ({name: "a"} for name in ("-a", "a b", *TRAPS))
         case Scalar():
             yield from _beyond_scalar(shape, present)
         case _:  # written in two ways
-            yield from (one for one in WRONG if one != {})
+            yield from (value for value in WRONG if value != {})
 
 
 def _beyond_scalar(shape: Scalar, present: Any) -> Iterator[Any]:
     said = shape.json_schema
     lowest, highest = said.get("minimum", said.get("exclusiveMinimum")), said.get("maximum")
-    for one in WRONG:
-        is_number = isinstance(one, int | float) and not isinstance(one, bool)
-        inside = is_number and lowest is not None and lowest <= one <= highest and isinstance(one, shape.types)
-        free = shape.expected in FREE and (one in (FULL_WIDTH, "a\nb") or (is_number and not -HUGE < one < HUGE))
-        if not (inside or free or (one is True and shape is BOOLEAN)):
-            yield one
+    for value in WRONG:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        inside = is_number and lowest is not None and lowest <= value <= highest and isinstance(value, shape.types)
+        free = shape.expected in FREE and (value in (FULL_WIDTH, "a\nb") or (is_number and not -HUGE < value < HUGE))
+        if not (inside or free or (value is True and shape is BOOLEAN)):
+            yield value
     if lowest is not None:
         yield from (lowest - 1, highest + 1, str(lowest), [lowest], float(highest) * 2 + 1)
         if "exclusiveMinimum" in said:

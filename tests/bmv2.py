@@ -79,7 +79,9 @@ class Bmv2:
         """Metadata and frame of the next one."""
         packet = self._packets.get(timeout=LIMIT_S)
         names = {field.id: field.name for field in self._layout.p4info.packet_in}
-        return {names[one.metadata_id]: int.from_bytes(one.value) for one in packet.metadata}, packet.payload
+        return {
+            names[metadata.metadata_id]: int.from_bytes(metadata.value) for metadata in packet.metadata
+        }, packet.payload
 
     def close(self) -> None:
         self._requests.put(None)
@@ -87,17 +89,17 @@ class Bmv2:
         self._process.terminate()
         self._process.wait()
         self._log.close()
-        for one in self._sockets.values():
-            one.close()
+        for listener in self._sockets.values():
+            listener.close()
         self._node.remove()
         self.hosts.remove()
         self._directory.cleanup()
 
     def _listener(self, number: int) -> socket.socket:
         with self.hosts.entered():
-            found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        found.bind((f"h{number}", _ETH_P_ALL))
-        return found
+            listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        listener.bind((f"h{number}", _ETH_P_ALL))
+        return listener
 
     def sync(self, entries: Iterable[TableEntry]) -> None:
         """Exactly `entries` are in the tables."""
@@ -132,20 +134,20 @@ class Bmv2:
 
     def sent(self, awaited: int) -> list[tuple[int, bytes]]:
         """Ports and frames of what has left since the last frame was sent; of `awaited` at least."""
-        found: list[tuple[int, bytes]] = []
+        frames: list[tuple[int, bytes]] = []
         while True:
-            for number, one in self._sockets.items():
-                found += ((number, data) for data in self._received(one))
-            if len(found) >= awaited:
-                return found
+            for number, listener in self._sockets.items():
+                frames += ((number, data) for data in self._received(listener))
+            if len(frames) >= awaited:
+                return frames
             ready, _, _ = select.select(list(self._sockets.values()), [], [], LIMIT_S)
-            assert ready, f"only {found} left"
+            assert ready, f"only {frames} left"
 
-    def _received(self, one: socket.socket) -> Iterator[bytes]:
+    def _received(self, listener: socket.socket) -> Iterator[bytes]:
         """What came from the switch, without what we sent ourselves."""
         while True:
             try:
-                data, (_, _, kind, _, _) = one.recvfrom(4096, socket.MSG_DONTWAIT)
+                data, (_, _, kind, _, _) = listener.recvfrom(4096, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             if kind != socket.PACKET_OUTGOING:

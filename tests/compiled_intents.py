@@ -101,8 +101,8 @@ def realized(
         isolations=isolations,
         stitches=PersistentMap((stitch.plan.name, stitch) for stitch in stitches),
     )
-    found = realize(wanted, Realized())
-    return {name: tuple(state.entries) for name, state in found.states.items()}
+    made = realize(wanted, Realized())
+    return {name: tuple(state.entries) for name, state in made.states.items()}
 
 
 class Frames:
@@ -122,12 +122,13 @@ class Frames:
         self._pipelines = {}
         for name, description in described(known).items():
             ports = {port.number: Port(mac=bytes.fromhex(port.mac.replace(":", ""))) for port in description.ports}
-            held = table_entries(_with_live(entry, live) for entry in entries[name])
-            pipeline = self._pipelines[name] = Pipeline(held, ports)
-            for one in hosts:
-                if one.node == name:
+            of_node = table_entries(_with_live(entry, live) for entry in entries[name])
+            pipeline = self._pipelines[name] = Pipeline(of_node, ports)
+            for host in hosts:
+                if host.node == name:
                     macs = {
-                        (one.port, numbering.address(text)): bytes([2, 0, 0, 9, 0, one.port]) for text in one.addresses
+                        (host.port, numbering.address(text)): bytes([2, 0, 0, 9, 0, host.port])
+                        for text in host.addresses
                     }
                     pipeline.neighbors |= macs
 

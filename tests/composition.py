@@ -59,14 +59,14 @@ class Say:
     def of(self, packet: Packet) -> Word:
         source, destination = address(packet.source), address(packet.destination)
         decision = self._meaning.of(packet)
-        found = {decision.to: {decision.owner}} if decision.allowed else {}
+        owners_by_network = {decision.to: {decision.owner}} if decision.allowed else {}
         for owner, clause in self._granted:
             for follows in (requests, replies):
                 network = follows(clause, packet.network, source, destination, packet)
                 if network and not self._meaning.separating((packet.network, source), (network, destination), None):
-                    found.setdefault(network, set()).add(owner)
-        assert len(found) <= 1, f"{packet} means several hosts: {found}"
-        for to, owners in found.items():
+                    owners_by_network.setdefault(network, set()).add(owner)
+        assert len(owners_by_network) <= 1, f"{packet} means several hosts: {owners_by_network}"
+        for to, owners in owners_by_network.items():
             return Word(to, frozenset(owners), isolated=False)
         return Word("", frozenset(), isolated=decision.owner != "")
 
@@ -115,7 +115,7 @@ def clause_of(flow: Flow, hosts: set[Endpoint] | None = None) -> Clause:
         if hosts is None:
             ranges.append((name, value, last))
         else:
-            ranges += [(name, one, one) for _, one in sorted(hosts) if value <= one <= last]
+            ranges += [(name, host, host) for _, host in sorted(hosts) if value <= host <= last]
     sources = [(flow.source, *prefix(text)) for text in flow.source_prefixes]
     assert all(length == 128 for _, _, length in sources), "an intent comes from hosts"
     return Clause(

@@ -72,10 +72,10 @@ class Wiretap:
         def listen(messages: Sequence[Envelope], sender: str, receiver: str) -> bool:
             if sender == "transit" and self.world.controllers[receiver].alive:
                 for message in messages:
-                    found = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
-                    known = self.heard.setdefault((message.kind, receiver), found)
-                    if _flows(found.message) > _flows(known.message):
-                        self.heard[message.kind, receiver] = found
+                    heard = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
+                    known = self.heard.setdefault((message.kind, receiver), heard)
+                    if _flows(heard.message) > _flows(known.message):
+                        self.heard[message.kind, receiver] = heard
             return deliver_all(messages, sender, receiver)
 
         self.world.deliver_all = listen  # type: ignore[method-assign]
@@ -118,12 +118,12 @@ def _resigned(envelope: Envelope) -> Envelope:
 
 def places(kind: type) -> set[str]:
     """All that a type has, by name."""
-    found = set()
+    names = set()
     for name, hint in get_type_hints(kind).items():
-        found.add(name)
+        names.add(name)
         for inner in _structs(hint):
-            found |= {f"{name}.{place}" for place in places(inner)}
-    return found
+            names |= {f"{name}.{place}" for place in places(inner)}
+    return names
 
 
 def _structs(hint: Any) -> Iterator[type]:
@@ -163,11 +163,11 @@ def _other_tuples(old: tuple[Any, ...], item: Any) -> Iterator[tuple[str, Any, A
     for new in ((), old[:-1], old + old[:1], old[::-1]):
         if new != old:
             yield "", old, new, new
-    for index, one in enumerate(old):
-        for place, before, after, changed in _others(one, item):
-            alone, more = (*old[:index], changed, *old[index + 1 :]), (*old, changed)
+    for index, member in enumerate(old):
+        for place, before, after, changed in _others(member, item):
+            alone, longer = (*old[:index], changed, *old[index + 1 :]), (*old, changed)
             yield place, before if place else old, after if place else alone, alone
-            yield place, before if place else old, after if place else more, more
+            yield place, before if place else old, after if place else longer, longer
     if not old and not any(_structs(item)):
         for _, _, _, new in _others("", item):
             yield "", old, (new,), (new,)
@@ -209,25 +209,25 @@ def _near(old: str) -> Iterator[str]:
 
 def sessions(state: State) -> list[tuple[Stitch, Session]]:
     return [
-        (stitch, one)
+        (stitch, session)
         for stitch in state.stitches.values()
-        for one in (stitch.upstream, stitch.downstream)
-        if one is not None
+        for session in (stitch.upstream, stitch.downstream)
+        if session is not None
     ]
 
 
 def agreed(state: State) -> set[tuple[str, str]]:
     """What both sides have signed, by digest."""
     return {
-        (one.agreement.offer.digest, one.agreement.acceptance.digest)
-        for _, one in sessions(state)
-        if one.agreement is not None
+        (session.agreement.offer.digest, session.agreement.acceptance.digest)
+        for _, session in sessions(state)
+        if session.agreement is not None
     }
 
 
 def taken_on(state: State) -> set[tuple[str, str]]:
     """What others have offered and this domain carries, or begins to: id and digest."""
-    return {(one.terms.id, one.offer.digest) for _, one in sessions(state) if not one.offeror}
+    return {(session.terms.id, session.offer.digest) for _, session in sessions(state) if not session.offeror}
 
 
 def written(state: State) -> set[tuple[str, str]]:

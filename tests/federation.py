@@ -194,9 +194,9 @@ class Federation:
 
 def _free_ports(count: int) -> list[int]:
     """Of those that the kernel gives to nobody by itself: a controller that is started again finds its own free."""
-    found: set[int] = set()
-    while len(found) < count:
+    ports: set[int] = set()
+    while len(ports) < count:
         port = random.SystemRandom().randrange(10_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.add(port)
-    return sorted(found)
+            ports.add(port)
+    return sorted(ports)

@@ -34,8 +34,8 @@ def compile_rules(
             for destination in destinations[rule.destination]:
                 for l4 in fields:
                     flow = rule.policy_class, source, destination, l4
-                    held = best.get(flow)
-                    if held is None or (rule.priority, held.owner) >= (held.priority, rule.owner):
+                    stronger = best.get(flow)
+                    if stronger is None or (rule.priority, stronger.owner) >= (stronger.priority, rule.owner):
                         best[flow] = rule
     return (*source_entries, *destination_entries, *(flow_entry(flow, rule) for flow, rule in best.items()))
 

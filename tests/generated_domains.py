@@ -94,10 +94,10 @@ def _inside(chance: random.Random, domain: str, index: int) -> tuple[list[Node],
 def _borders(chance: random.Random, pairs: list[tuple[str, str]], nodes: list[Node]) -> list[Link]:
     """At gateways, or at an edge or transit node that is one too."""
     links: list[Link] = []
-    for number, (one, other) in enumerate(pairs):
+    for number, (near, other) in enumerate(pairs):
         for _ in range(20):
             ends = []
-            for domain in (one, other):
+            for domain in (near, other):
                 own = [node.name for node in nodes if node.domain == domain]
                 gateways = [node.name for node in nodes if node.domain == domain and node.role == Role.GATEWAY]
                 ends.append(chance.choice(gateways if gateways and chance.random() < 0.8 else own))
@@ -160,9 +160,11 @@ def _networks(
                     )
                 )
             for number in numbers[: chance.randint(0, 2)]:
-                one = next(host for host in hosts if host.name == f"{domain}-{index}-{number}")
+                host = next(host for host in hosts if host.name == f"{domain}-{index}-{number}")
                 services.append(
-                    Service(name=f"{name}/s{number}", addresses=one.interfaces[0].addresses, ports=chance.choice(PORTS))
+                    Service(
+                        name=f"{name}/s{number}", addresses=host.interfaces[0].addresses, ports=chance.choice(PORTS)
+                    )
                 )
     return networks, services, hosts
 
@@ -245,8 +247,12 @@ def intent(chance: random.Random, name: str, known: Inventory, own: str, others:
     if not networks:
         return None
     isolate = _selector(chance, known, networks) if chance.random() < 0.15 else None
-    far = [one for one in (*sorted(known.networks), *sorted(known.services)) if not one.startswith(f"{own}/")]
-    near = [one for one in (*networks, *sorted(known.services)) if one.startswith(f"{own}/")]
+    far = [
+        destination
+        for destination in (*sorted(known.networks), *sorted(known.services))
+        if not destination.startswith(f"{own}/")
+    ]
+    near = [destination for destination in (*networks, *sorted(known.services)) if destination.startswith(f"{own}/")]
     allows = []
     for _ in range(chance.randint(0 if isolate is not None else 1, 2)):
         to = chance.choice(far if far and chance.random() < 0.8 else near)
@@ -263,7 +269,7 @@ def intent(chance: random.Random, name: str, known: Inventory, own: str, others:
         allow=tuple(allows),
         require=_require(chance),
         priority=chance.choice((100, 100, 200)),
-        overrides=tuple(one for one in others if one != name and chance.random() < 0.15),
+        overrides=tuple(other for other in others if other != name and chance.random() < 0.15),
     )
 
 
@@ -293,8 +299,12 @@ def inhabited(made: Topology, inventories: Iterable[Inventory]) -> Topology:
     hosts = []
     for host in made.hosts:
         (interface,) = host.interfaces
-        one = attached[host.network, host.port(interface)]
-        hosts.append(replace(host, labels=dict(one.labels), interfaces=(replace(interface, addresses=one.addresses),)))
+        attachment = attached[host.network, host.port(interface)]
+        hosts.append(
+            replace(
+                host, labels=dict(attachment.labels), interfaces=(replace(interface, addresses=attachment.addresses),)
+            )
+        )
     return replace(made, hosts=tuple(hosts))
 
 
@@ -320,9 +330,9 @@ def addresses_of(host: Host) -> tuple[str, ...]:
 
 def addresses(made: Topology) -> list[str]:
     """Of all hosts and gateways, and some of nobody's."""
-    found = {text for host in made.hosts for text in addresses_of(host)}
-    found |= {text for network in made.networks for text in network.gateways}
-    return sorted(found) + list(NOWHERE)
+    texts = {text for host in made.hosts for text in addresses_of(host)}
+    texts |= {text for network in made.networks for text in network.gateways}
+    return sorted(texts) + list(NOWHERE)
 
 
 def packets(
@@ -338,9 +348,12 @@ def packets(
         host, among = chance.choice(made.hosts), there
         if related and chance.random() < 0.5:
             near, far = chance.choice(related)[:: chance.choice((1, -1))]
-            host, among = chance.choice(members[near]), [text for one in members[far] for text in addresses_of(one)]
+            host, among = (
+                chance.choice(members[near]),
+                [text for far_host in members[far] for text in addresses_of(far_host)],
+            )
         source = chance.choice(addresses_of(host) if chance.random() < 0.97 else there)
-        alike = [one for one in among if (":" in one) == (":" in source) and one != source]
+        alike = [text for text in among if (":" in text) == (":" in source) and text != source]
         if not alike:
             continue
         kind, source_port, destination_port = chance.choice(contents)

@@ -53,9 +53,9 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
         wide = chance.random() < 0.3  # so that what is in other networks may be on its link
         prefixes = ("10.0.0.0/8", "2001:db8::/32") if wide else (f"10.{block}.0.0/24", f"2001:db8:{block}::/64")
         networks[name] = Network(name=name, prefixes=prefixes, attachments=tuple(attachments))
-        one = chance.choice(attachments)
+        attachment = chance.choice(attachments)
         offered = chance.choice(PORTS[1:])
-        services[f"{name}/s"] = Service(name=f"{name}/s", addresses=one.addresses, ports=offered)
+        services[f"{name}/s"] = Service(name=f"{name}/s", addresses=attachment.addresses, ports=offered)
     if far:
         for name, prefix, address in (
             ("far/m0", "10.0.0.0/8", "10.200.0.1"),
@@ -131,23 +131,25 @@ def intent(chance: random.Random, name: str, known: Inventory, others: tuple[str
         allow=tuple(allows),
         require=Require(trust_min=Trust.OWN) if chance.random() < 0.3 else Require(),
         priority=chance.choice((100, 100, 200)),
-        overrides=tuple(one for one in others if chance.random() < 0.2),
+        overrides=tuple(other for other in others if chance.random() < 0.2),
     )
 
 
 def addresses(known: Inventory) -> list[str]:
-    found = {text for network in known.networks.values() for host in network.attachments for text in host.addresses}
-    found |= {text for service in known.services.values() for text in service.addresses}
-    return sorted(found | {*(text for ones in FAR.values() for text in ones), *NOWHERE})
+    texts = {text for network in known.networks.values() for host in network.attachments for text in host.addresses}
+    texts |= {text for service in known.services.values() for text in service.addresses}
+    return sorted(texts | {*(text for prefixes in FAR.values() for text in prefixes), *NOWHERE})
 
 
 def contents() -> list[tuple[L4Class, int, int]]:
     """L4 class, source and destination port."""
-    found = [(one, 0, 0) for one in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.OTHER, L4Class.UNCLASSIFIED)]
-    for one in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP, L4Class.ICMP_ERROR):
-        found += [(one, 40000, port) for port in POINTS]
-        found += [(one, port, 40000) for port in POINTS[:-1]]
-    return found
+    kinds = [
+        (l4_class, 0, 0) for l4_class in (L4Class.ECHO_REQUEST, L4Class.ECHO_REPLY, L4Class.OTHER, L4Class.UNCLASSIFIED)
+    ]
+    for l4_class in (L4Class.TCP_OPEN, L4Class.TCP, L4Class.UDP, L4Class.ICMP_ERROR):
+        kinds += [(l4_class, 40000, port) for port in POINTS]
+        kinds += [(l4_class, port, 40000) for port in POINTS[:-1]]
+    return kinds
 
 
 def universe(known: Inventory) -> list[Packet]:

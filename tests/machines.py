@@ -56,10 +56,10 @@ class Bare:
         deadline = time.monotonic() + DEADLINE_S
         while not seen.endswith(f"{END_OF_BLOCK}\n"):
             ready, _, _ = select.select([shell.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            more = os.read(shell.stdout.fileno(), 65536) if ready else b""
-            if not more:
+            read = os.read(shell.stdout.fileno(), 65536) if ready else b""
+            if not read:
                 raise AssertionError(f"{self.name}:\n{block}\nends, or does not end, after:\n{seen}\n{self.log()}")
-            seen += more.decode()
+            seen += read.decode()
         return seen.removesuffix(f"\n{END_OF_BLOCK}\n")
 
     def log(self) -> str:
@@ -130,5 +130,5 @@ class Machine(Bare):
         """The machine's init, seen from here; 0: there is none."""
         assert self._container is not None
         children = Path(f"/proc/{self._container.pid}/task/{self._container.pid}/children")
-        found = children.read_text().split() if self._container.poll() is None else []
-        return int(found[0]) if found else 0
+        children_found = children.read_text().split() if self._container.poll() is None else []
+        return int(children_found[0]) if children_found else 0

@@ -22,8 +22,8 @@ class FakeMap:
     def lookup(self, key: bytes) -> bytes | None:
         if not self._lpm:
             return self.data.get(key)
-        found = [(_prefix_length(other), value) for other, value in self.data.items() if _holds(other, key)]
-        return max(found)[1] if found else None
+        matches = [(_prefix_length(other), value) for other, value in self.data.items() if _holds(other, key)]
+        return max(matches)[1] if matches else None
 
     def update(self, key: bytes, value: bytes) -> None:
         if len(key) != self.key_size or len(value) != self.value_size:

@@ -209,7 +209,7 @@ class FakeNode:
 
     def digests(self) -> dict[str, bytes]:
         """Of all maps whose names begin with the table's."""
-        contents = {name: repr(sorted(one.data.items())).encode() for name, one in self.maps.items()}
+        contents = {name: repr(sorted(fake_map.data.items())).encode() for name, fake_map in self.maps.items()}
         return {
             table.table.name: hashlib.sha256(
                 b"".join(content for name, content in contents.items() if name.startswith(table.table.name))
@@ -254,4 +254,4 @@ class CountedTables(Tables):
 
 def describe(node: FakeNode) -> str:
     """For failures: what it has."""
-    return msgspec.json.encode({name: len(found) for name, found in node.all_entries().items()}).decode()
+    return msgspec.json.encode({name: len(entries) for name, entries in node.all_entries().items()}).decode()

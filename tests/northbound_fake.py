@@ -69,7 +69,7 @@ class FakeController:
         if self.busy:
             raise Overloaded("too many changes are waiting; try again in a second")
         applied, problems = manifest.read(manifests)
-        values = [msgspec.json.decode(one.content, type=manifest.model_of(one.kind)) for one in applied]
+        values = [msgspec.json.decode(document.content, type=manifest.model_of(document.kind)) for document in applied]
         unknown = tuple(
             Problem(path=(index, "spec", "allow", place, "to"), message=f"unknown service {allow.to!r}")
             for index, value in enumerate(values)
@@ -109,7 +109,7 @@ class FakeController:
         if since is None:
             return ()
         there = {
-            (kind, name): self.applied.get((kind, name), 0) for kind, found in self.resources.items() for name in found
+            (kind, name): self.applied.get((kind, name), 0) for kind, names in self.resources.items() for name in names
         }
         return tuple(place for place, thing in enumerate(things) if there.get(thing, since + 1) > since)
 
@@ -146,8 +146,8 @@ class FakeController:
             self.changed.notify_all()
 
     def tenant(self, intent: str) -> str | None:
-        found = self.resources["intents"].get(intent)
-        return found.metadata["tenant"] if found is not None else None
+        stored = self.resources["intents"].get(intent)
+        return stored.metadata["tenant"] if stored is not None else None
 
     async def delete(
         self,
@@ -182,10 +182,10 @@ class FakeController:
         return Answer(results=("policies/shop changed", "agreement transit:a:1 ends: no rule of shop accepts it"))
 
     async def renew(self, name: str, *, by: Principal) -> Answer:
-        held = self.resources["intents"].get(name)
-        if held is None:
+        stored = self.resources["intents"].get(name)
+        if stored is None:
             return Answer(missing=(0,))
-        if "lease" not in held.spec:
+        if "lease" not in stored.spec:
             return Answer(conflict=f"intent {name} has no end: there is nothing to renew")
         return Answer(results=(f"intents/{name} renewed until 2030-01-01T00:00:00Z",))
 
@@ -203,7 +203,7 @@ class FakeController:
         return self.revisions.look(kind, present)
 
     def following(self, kind: str, after: str) -> Iterator[Resource]:
-        return (one for one in self.list(kind) if str(one.metadata["name"]) > after)
+        return (resource for resource in self.list(kind) if str(resource.metadata["name"]) > after)
 
     def names(self, kind: str) -> Sequence[str]:
         return [*self.resources[kind]]
@@ -218,7 +218,7 @@ class FakeController:
             raise KeyError(kind)
         if kind == "entries" or resource is None:
             return None
-        clauses = (Branch(kind="clause", text=f"allow {one['to']}") for one in resource.spec.get("allow", ()))
+        clauses = (Branch(kind="clause", text=f"allow {allow['to']}") for allow in resource.spec.get("allow", ()))
         return Branch(kind="intent", name=f"intents/{name}", text="Active", children=tuple(clauses))
 
     def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
@@ -247,7 +247,7 @@ class FakeController:
         present = self.list(kind)
         if since is not None:
             gone = self.revisions.gone(kind, since)
-            present = [*(one for one in present if one.metadata["revision"] > since), *gone]
+            present = [*(resource for resource in present if resource.metadata["revision"] > since), *gone]
         return self._changes(kind, name, present)
 
     async def _changes(self, kind: str, name: str | None, present: Sequence[Resource]) -> AsyncIterator[Resource]:

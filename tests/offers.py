@@ -20,7 +20,7 @@ def said(world: World, kind: str, sender: str = "", receiver: str = "") -> list[
 def refused(world: World, domain: str) -> str:
     """Why `domain` refused the newest that it refused, as it says it at home; what others hear of it says no more than
     it may. Empty: it has refused nothing."""
-    heard = [one.reason for one in said(world, "refusal", domain) if isinstance(one, Refusal)]
+    heard = [refusal.reason for refusal in said(world, "refusal", domain) if isinstance(refusal, Refusal)]
     assert set(heard) <= set(Told), heard
     logged = [line.fields["reason"] for line in world.controllers[domain].logs if line.event == "offer_refused"]
     return logged[-1] if heard and logged else ""

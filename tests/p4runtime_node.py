@@ -135,8 +135,8 @@ class Client:
         return [entity async for response in self.stub.Read(request, timeout=LIMIT_S) for entity in response.entities]
 
     async def read_tables(self, table_id: int = 0) -> list[p4r.TableEntry]:
-        found = await self.read(p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id)))
-        return [entity.table_entry for entity in found]
+        entities = await self.read(p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id)))
+        return [entity.table_entry for entity in entities]
 
 
 @asynccontextmanager
@@ -166,7 +166,7 @@ def errors_of(error: grpc.aio.AioRpcError) -> list[int]:
     assert status.message == error.details()
     codes = []
     for detail in status.details:
-        found = p4r.Error()
-        assert detail.Unpack(found)
-        codes.append(found.canonical_code)
+        fault = p4r.Error()
+        assert detail.Unpack(fault)
+        codes.append(fault.canonical_code)
     return codes

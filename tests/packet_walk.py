@@ -54,7 +54,10 @@ def table_entries(entries: Iterable[OwnedEntry]) -> list[TableEntry]:
     return [
         TableEntry(
             table=entry.table,
-            match=tuple(FieldMatch(one.field, one.value, one.mask, one.prefix_length, one.high) for one in entry.match),
+            match=tuple(
+                FieldMatch(match.field, match.value, match.mask, match.prefix_length, match.high)
+                for match in entry.match
+            ),
             action=entry.action,
             params=entry.params,
             priority=entry.priority,
@@ -177,7 +180,7 @@ class Walk:
         """The MAC that the host is told for `target`. It asks from its first address of that family."""
         node, port = self.place(host)
         addresses = self._topology.host(host).interfaces[0].addresses
-        source = next(one for one in addresses if (":" in one) == (":" in target))
+        source = next(own for own in addresses if (":" in own) == (":" in target))
         return ask(self.pipelines[node], port, source, target)
 
     def send(self, host: str, packet: Packet, *, asked: bool = True) -> Outcome:
@@ -199,11 +202,11 @@ class Walk:
         near = next(border for border in self._world.nodes[node].describe().borders if border.port == port)
         assert frame[:6].hex(":") == near.kernel_mac, "not sent to the kernel's side"
         tunnel = next(tunnel for tunnel in self._world.nodes[node].host.tunnels if tunnel.border == near.name)
-        for other, held in self._world.nodes.items():
-            far = next((border for border in held.describe().borders if border.name == near.name), None)
+        for other, far_node in self._world.nodes.items():
+            far = next((border for border in far_node.describe().borders if border.name == near.name), None)
             if other == node or far is None:
                 continue
-            back = next(tunnel for tunnel in held.host.tunnels if tunnel.border == near.name)
+            back = next(tunnel for tunnel in far_node.host.tunnels if tunnel.border == near.name)
             assert (tunnel.peer_public_key, tunnel.peer_endpoint) == (far.public_key, far.endpoint)
             assert (back.peer_public_key, back.peer_endpoint) == (near.public_key, near.endpoint)
             source, destination = (ipaddress.IPv6Address(frame[14 + at : 30 + at]) for at in (8, 24))

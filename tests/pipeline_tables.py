@@ -58,7 +58,9 @@ def entries(
     """Any entry that a client may write."""
     layout = draw(st.sampled_from(tables))
     table = layout.table
-    match = tuple(found for field in table.fields if (found := draw(_match(field, limits, layout))) is not None)
+    match = tuple(
+        field_match for field in table.fields if (field_match := draw(_match(field, limits, layout))) is not None
+    )
     action = draw(st.sampled_from(table.actions))
     param_limits = {**limits, "vrf": LAYOUT.param_limits["vrf"]}
     params = tuple((p.name, draw(_number(p.name, p.bitwidth, param_limits))) for p in action.params)
@@ -86,8 +88,8 @@ def _match(
         case MatchType.TERNARY if layout.shape is Shape.CANDIDATES:
             return st.integers(0, 7).map(lambda slot: FieldMatch(field.name, 1 << slot, mask=1 << slot))
         case MatchType.TERNARY:
-            found = st.tuples(numbers, st.integers(1, top) | st.just(top))
-            return st.none() | found.map(lambda pair: FieldMatch(field.name, pair[0] & pair[1], mask=pair[1]))
+            pairs = st.tuples(numbers, st.integers(1, top) | st.just(top))
+            return st.none() | pairs.map(lambda pair: FieldMatch(field.name, pair[0] & pair[1], mask=pair[1]))
         case MatchType.LPM:
             lpm = st.tuples(numbers, st.integers(1, field.bitwidth) | st.just(field.bitwidth))
             return st.none() | lpm.map(

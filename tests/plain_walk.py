@@ -41,8 +41,10 @@ class Tables:
         self._entries: dict[str, list[OwnedEntry]] = {}
         for entry in entries:
             self._entries.setdefault(entry.table, []).append(entry)
-        for ones in self._entries.values():
-            ones.sort(key=lambda one: (-one.priority, -sum(match.prefix_length or 0 for match in one.match)))
+        for entries_of_table in self._entries.values():
+            entries_of_table.sort(
+                key=lambda listed: (-listed.priority, -sum(match.prefix_length or 0 for match in listed.match))
+            )
         self._found: dict[tuple[str, tuple[int, ...]], OwnedEntry | None] = {}
 
     def look_up(self, table: str, **fields: int) -> OwnedEntry | None:
@@ -50,9 +52,11 @@ class Tables:
         try:
             return self._found[key]
         except KeyError:
-            ones = self._entries.get(table, ())
-            found = self._found[key] = next((one for one in ones if _matches(one, fields)), None)
-            return found
+            candidates = self._entries.get(table, ())
+            entry = self._found[key] = next(
+                (candidate for candidate in candidates if _matches(candidate, fields)), None
+            )
+            return entry
 
     def value(self, table: str, **fields: int) -> int:
         entry = self.look_up(table, **fields)
@@ -76,15 +80,15 @@ class Tables:
 
 
 def _matches(entry: OwnedEntry, fields: dict[str, int]) -> bool:
-    for one in entry.match:
-        value = fields[one.field]
-        if one.prefix_length is not None:
-            if value >> (128 - one.prefix_length) != one.value >> (128 - one.prefix_length):
+    for match in entry.match:
+        value = fields[match.field]
+        if match.prefix_length is not None:
+            if value >> (128 - match.prefix_length) != match.value >> (128 - match.prefix_length):
                 return False
-        elif one.high is not None:
-            if not one.value <= value <= one.high:
+        elif match.high is not None:
+            if not match.value <= value <= match.high:
                 return False
-        elif (value if one.mask is None else value & one.mask) != one.value:
+        elif (value if match.mask is None else value & match.mask) != match.value:
             return False
     return True
 
@@ -183,9 +187,9 @@ class PlainWalk:
     def _end_of(self, node: str, steering: dict[str, int]) -> Arrival | str:
         """What traffic belongs to where an SR Policy and a service SID lead, or why they do not."""
         policy, service = steering["sr_policy"], steering["service_sid"]
-        held = self._ends.get((node, policy, service))
-        if held is not None:
-            return held
+        known = self._ends.get((node, policy, service))
+        if known is not None:
+            return known
         at = self._tables[node]
         live = at.value("path_liveness", liveness_group=steering["liveness_group"])
         ends: set[Arrival | str] = set()

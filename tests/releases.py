@@ -87,14 +87,14 @@ def record() -> Release:
 
 def _stored(controller: Controller) -> tuple[Stored, ...]:
     return tuple(
-        Stored(kind=one.kind, name=one.name, content=one.content)
-        for one in controller.disk.values()
-        if one.content is not None
+        Stored(kind=stored.kind, name=stored.name, content=stored.content)
+        for stored in controller.disk.values()
+        if stored.content is not None
     )
 
 
 def give(controller: Controller, stored: tuple[Stored, ...]) -> None:
     """A store to start from."""
     controller.disk = {
-        (one.kind, one.name): Record(kind=one.kind, name=one.name, content=one.content) for one in stored
+        (kept.kind, kept.name): Record(kind=kept.kind, name=kept.name, content=kept.content) for kept in stored
     }

@@ -115,11 +115,11 @@ class MemoryJournal:
 
 def hosts(directory: Path) -> dict[str, FakeHost]:
     topology = topology_file.load(topology_file.find("three-domains"))
-    found = {}
+    hosts_by_node = {}
     for node in topology.nodes:
         config = domain_files.agent_config(topology, node, str(directory / node.name))
-        found[node.name] = FakeNode(node.name, directory / node.name, config.ports, config.borders).host
-    return found
+        hosts_by_node[node.name] = FakeNode(node.name, directory / node.name, config.ports, config.borders).host
+    return hosts_by_node
 
 
 def ignore(level: str, event: str, fields: Mapping[str, str]) -> None:

@@ -261,9 +261,9 @@ class SimulatedNode:
             assert count <= self.sizes[table], f"{self.name}: {count} entries for {table}"
         differences = []
         for key, entry in desired.items():
-            held = self.entries.get(key)
-            if held is None or (held.action, held.params) != (entry.action, entry.params):
-                what = "missing" if held is None else "changed"
+            present = self.entries.get(key)
+            if present is None or (present.action, present.params) != (entry.action, entry.params):
+                what = "missing" if present is None else "changed"
                 differences.append(self._deviation(what, entry.table, entry.owner))
         differences += [self._deviation("foreign", key[0], "") for key in self.entries if key not in desired]
         writes = len(differences) + (self.host != state.host)
@@ -343,8 +343,12 @@ class Controller:
             assert self.state.needed.entries == need(everything, Needed()).entries
         for node, state in full.states.items():
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
-            held = self.state.nodes[node].state
-            assert held is not None and tuple(held.entries) == tuple(state.entries) and held.host == state.host, node
+            standing_state = self.state.nodes[node].state
+            assert (
+                standing_state is not None
+                and tuple(standing_state.entries) == tuple(state.entries)
+                and standing_state.host == state.host
+            ), node
         self._check_rules()
 
     def _check_rules(self) -> None:
@@ -352,12 +356,12 @@ class Controller:
         assembly = self.state.realized.assembly
         assert assembly is not None
         compiled: dict[str, list[OwnedEntry]] = {node: [] for node in self.state.realized.states}
-        for (node, vrf), held in assembly.vrfs.items():
+        for (node, vrf), vrf_rules in assembly.vrfs.items():
             hosts = {ids.hosts for (_, edge), (ids, _) in assembly.networks.items() if edge == node and ids.vrf == vrf}
             in_force: list[Rule] = []
             withheld: list[Rule] = []
-            for rank in sorted(held.rules):
-                rule, whose = held.rules[rank], self.state.stitches.get(rank[1])
+            for rank in sorted(vrf_rules.rules):
+                rule, whose = vrf_rules.rules[rank], self.state.stitches.get(rank[1])
                 waits = whose is not None and whose.stage != Stage.ACTIVE and rule.policy_class in hosts
                 (withheld if waits else in_force).append(rule)
             compiled[node] += compile_rules(vrf, in_force, assembly.classes.get(node, PortClasses()), withheld)
@@ -380,16 +384,16 @@ class Controller:
         for stitch in self.state.stitches.values():
             bundle = stitch.plan.bundle
             assert not bundle or stitch.downstream is self.state.bundles.get(bundle), f"{stitch.plan.name} is apart"
-        assert {one.plan.bundle for one in self.state.stitches.values()} >= {*self.state.bundles}
-        held = self.state.claims
-        if held is not None and held._doubted is not None:
+        assert {sharing.plan.bundle for sharing in self.state.stitches.values()} >= {*self.state.bundles}
+        claims = self.state.claims
+        if claims is not None and claims._doubted is not None:
             in_force = {
                 name: intent_record.intent
                 for name, intent_record in self.state.intent_records.items()
                 if not expired(intent_record)
             }
-            claimed = {name: claim.intent for name, claim in held.index.claims.items()}
-            for name in (in_force.keys() | claimed.keys()) - held._doubted.keys():
+            claimed = {name: claim.intent for name, claim in claims.index.claims.items()}
+            for name in (in_force.keys() | claimed.keys()) - claims._doubted.keys():
                 assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
         links = self.state.inventory.links
         for name, awaited in self.state.awaiting.items():
@@ -570,12 +574,12 @@ class World:
     def meet(self, *pairs: tuple[str, str]) -> None:
         """They have a new connection, in both directions."""
         for pair in pairs:
-            for one, other in (pair, pair[::-1]):
+            for near, other in (pair, pair[::-1]):
                 peer = self.controllers[other]
                 greeting = Greeting(
                     versions=(PROTOCOL,), capabilities=self.capabilities[other], instance=f"{other}-{peer.life}"
                 )
-                controller = self.controllers[one]
+                controller = self.controllers[near]
                 controller.event(PeerMet(peer=other, greeting=greeting), controller.life)
 
     def greet(self, domain: str) -> None:
@@ -640,7 +644,9 @@ class World:
     def deliver_all(self, messages: Sequence[Envelope], sender: str, receiver: str) -> bool:
         """In one call: whether they were taken."""
         controller = self.controllers[receiver]
-        return controller.together([MessageReceived(peer=sender, message=one) for one in messages], controller.life)
+        return controller.together(
+            [MessageReceived(peer=sender, message=message) for message in messages], controller.life
+        )
 
     def heard(self, kind: str, sender: str = "", receiver: str = "") -> list[Envelope]:
         """What was delivered, oldest first."""
@@ -653,9 +659,13 @@ class World:
     def accepted_sids(self) -> set[str]:
         """Of all acceptances ever signed: of both ends."""
         said = [statement for controller in self.controllers.values() for statement in controller.keys.said]
-        offered = {digest: one.offeror_end.sid for one, digest in said if isinstance(one, Terms)}
-        accepted = [one for one, _ in said if isinstance(one, Acceptance)]
-        return {sid for one in accepted for sid in (one.acceptor_end.sid, offered[one.offer])}
+        offered = {
+            digest: said_by_digest.offeror_end.sid
+            for said_by_digest, digest in said
+            if isinstance(said_by_digest, Terms)
+        }
+        accepted = [acceptance for acceptance, _ in said if isinstance(acceptance, Acceptance)]
+        return {sid for acceptance in accepted for sid in (acceptance.acceptor_end.sid, offered[acceptance.offer])}
 
     # ---- between a controller and its nodes
 
@@ -723,9 +733,9 @@ class World:
                 assert standing.settled, f"{name}: {node} is not settled: {standing.reason}"
                 state = standing.state
                 assert state is not None
-                held = self.nodes[node]
-                assert held.entries == {entry_key(entry): entry for entry in state.entries}, node
-                assert held.host == state.host, node
+                simulated = self.nodes[node]
+                assert simulated.entries == {entry_key(entry): entry for entry in state.entries}, node
+                assert simulated.host == state.host, node
 
     def owners(self) -> dict[str, set[str]]:
         """Of each node's entries."""

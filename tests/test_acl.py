@@ -77,7 +77,7 @@ def about(rule: Rule, packet: Packet) -> bool:
     source, destination, kind, source_port, destination_port = packet
     for prefixes, address in ((rule.source, source), (rule.destination, destination)):
         if prefixes is not None and not any(
-            ipaddress.ip_address(address) in ipaddress.ip_network(one) for one in prefixes
+            ipaddress.ip_address(address) in ipaddress.ip_network(text) for text in prefixes
         ):
             return False
     if not rule.ports:
@@ -89,7 +89,8 @@ def about(rule: Rule, packet: Packet) -> bool:
         "icmp": {L4Class.ECHO_REPLY} if rule.reply else {L4Class.ECHO_REQUEST},
     }
     return any(
-        kind in kinds[one.protocol] and (one.protocol == "icmp" or one.first <= port <= one.last) for one in rule.ports
+        kind in kinds[ports.protocol] and (ports.protocol == "icmp" or ports.first <= port <= ports.last)
+        for ports in rule.ports
     )
 
 
@@ -107,7 +108,7 @@ def look_up(entries: tuple[OwnedEntry, ...], packet: Packet) -> tuple[str, int] 
         entry
         for entry in entries
         if entry.table == "flow_policy"
-        and all((key[one.field] ^ one.value) & (one.mask or 0) == 0 for one in entry.match[1:])
+        and all((key[match.field] ^ match.value) & (match.mask or 0) == 0 for match in entry.match[1:])
     ]
     best = max(hits, key=lambda entry: entry.priority, default=None)
     return None if best is None else (best.action, best.params[0][1])
@@ -155,9 +156,10 @@ def test_a_policy_class_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) 
         *port_entries({use for rule in rules for use in used_ports(rule)}, classes, "nodes/n"),
     )
     masks = {
-        tuple((one.field, one.mask) for one in entry.match[3:])
+        tuple((match.field, match.mask) for match in entry.match[3:])
         for entry in entries
-        if entry.table == "flow_policy" and {"source_group", "destination_group"} <= {one.field for one in entry.match}
+        if entry.table == "flow_policy"
+        and {"source_group", "destination_group"} <= {match.field for match in entry.match}
     }
     keys = [(entry.table, entry.match, entry.priority) for entry in entries]
     assert len(set(keys)) == len(keys)
@@ -168,21 +170,21 @@ def test_a_policy_class_has_few_masks_and_no_key_twice(rules: tuple[Rule, ...]) 
 
 @given(RULES, RULES)
 @settings(max_examples=200, deadline=None)
-def test_numbers_of_groups_do_not_depend_on_other_rules(rules: tuple[Rule, ...], more: tuple[Rule, ...]) -> None:
+def test_numbers_of_groups_do_not_depend_on_other_rules(rules: tuple[Rule, ...], others: tuple[Rule, ...]) -> None:
     keys = [f"{rule.source}" for rule in rules]
-    alone, together = assign(keys, 1, 65535), assign([*keys, *(f"{rule.source}" for rule in more)], 1, 65535)
+    alone, together = assign(keys, 1, 65535), assign([*keys, *(f"{rule.source}" for rule in others)], 1, 65535)
     assert all(together[key] == number for key, number in alone.items())
 
 
 def test_port_ranges_are_split_at_each_others_ends() -> None:
     classes = port_classes([Ports(protocol="tcp", first=1, last=1000), Ports(protocol="tcp", first=443, last=443)])
-    assert [one[1:3] for one in classes.ranges] == [(1, 442), (443, 443), (444, 1000)]
-    assert len({one[3] for one in classes.ranges}) == 3
+    assert [port_range[1:3] for port_range in classes.ranges] == [(1, 442), (443, 443), (444, 1000)]
+    assert len({port_range[3] for port_range in classes.ranges}) == 3
     assert PortClasses().of(Ports(protocol="tcp", first=1, last=2)) == ()
 
 
 PORTS = st.builds(
-    lambda protocol, one, other: Ports(protocol=protocol, first=min(one, other), last=max(one, other)),
+    lambda protocol, first, other: Ports(protocol=protocol, first=min(first, other), last=max(first, other)),
     st.sampled_from(("tcp", "udp", "icmp")),
     st.integers(0, 40),
     st.integers(0, 40),
@@ -195,11 +197,11 @@ def test_port_ranges_are_what_the_same_of_all_ports_are_about(used: list[Ports])
     for protocol in ("tcp", "udp"):
         mine = [ports for ports in used if ports.protocol == protocol]
         about = {port: {ports for ports in mine if ports.first <= port <= ports.last} for port in range(42)}
-        found = [(first, last) for name, first, last in port_ranges(used) if name == protocol]
-        assert {port for first, last in found for port in range(first, last + 1)} == {
-            one for one in about if about[one]
+        ranges = [(first, last) for name, first, last in port_ranges(used) if name == protocol]
+        assert {port for first, last in ranges for port in range(first, last + 1)} == {
+            number for number in about if about[number]
         }
-        for first, last in found:
+        for first, last in ranges:
             assert all(about[port] == about[first] for port in range(first, last + 1))
 
 

@@ -133,7 +133,7 @@ def test_a_prefix_is_one_of_hosts_when_none_of_its_addresses_is_special(start, l
     """The standard library knows the ranges too."""
     network = ipaddress.ip_network(f"{start}/{length}", strict=False)
     special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/4", "240.0.0.0/4"]
-    expected = not any(network.overlaps(ipaddress.ip_network(one)) for one in special)
+    expected = not any(network.overlaps(ipaddress.ip_network(block)) for block in special)
     try:
         addressing.host_prefix(str(network))
         taken = True
@@ -147,11 +147,11 @@ def test_a_prefix_is_one_of_hosts_when_none_of_its_addresses_is_special(start, l
 def test_what_is_read_is_written_the_same(host: object, port: object) -> None:
     for text in (f"{host}:{port}", f"[{host}]:{port}"):
         try:
-            found, number = addressing.endpoint(text)
+            parsed, number = addressing.endpoint(text)
         except ValueError:
             continue
-        assert addressing.write_endpoint(found, number) == text
-        assert text.isascii() and text.isprintable() and not any(one.isspace() for one in text)
+        assert addressing.write_endpoint(parsed, number) == text
+        assert text.isascii() and text.isprintable() and not any(character.isspace() for character in text)
 
 
 # ---- the second line of defence: what would be more than one line is not written

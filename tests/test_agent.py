@@ -139,7 +139,7 @@ def test_the_socket_can_be_shared_with_a_group_that_exists(node: Node) -> None:
     node.agent.start()
     path = node.agent.directory / "run" / "agent.sock"
     group = grp.getgrnam("nogroup").gr_gid
-    assert [(found.stat().st_gid, stat.S_IMODE(found.stat().st_mode)) for found in (path.parent, path)] == [
+    assert [(place.stat().st_gid, stat.S_IMODE(place.stat().st_mode)) for place in (path.parent, path)] == [
         (group, 0o710),
         (group, 0o660),
     ]
@@ -373,13 +373,13 @@ def test_drops_are_streamed_as_totals_of_what_changed(node: Node) -> None:
     assert [port.number for port in first.ports] == [1, 2, 3]
     before = {sample.index: sample.packets for sample in first.drops}.get(DropReason.UNKNOWN_ATTACHMENT, 0)
     node.host.run("sh", "-c", "ping -c3 -i0.01 -W0.1 10.1.0.1 || true")
-    found = before
+    packets = before
     for batch in stream:
         assert batch.lost_batches == 0
-        found = {sample.index: sample.packets for sample in batch.drops}.get(DropReason.UNKNOWN_ATTACHMENT, found)
-        if found > before:
+        packets = {sample.index: sample.packets for sample in batch.drops}.get(DropReason.UNKNOWN_ATTACHMENT, packets)
+        if packets > before:
             break
-    assert found > before
+    assert packets > before
     assert node.agent.ask("ReadFlows", FlowQuery(), FlowBatch).flows == ()
 
 

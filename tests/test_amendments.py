@@ -49,17 +49,17 @@ def met(*, seed: int = 0, policy: Policy | None = None, without: str = "", fault
 def stitches(world: World, domain: str = "shop") -> dict[str, Stitch]:
     """By intent, or by agreement."""
     state = world.controllers[domain].state
-    return {one.plan.owner.partition("/")[2]: one for one in state.stitches.values()}
+    return {stitch.plan.owner.partition("/")[2]: stitch for stitch in state.stitches.values()}
 
 
 def agreed(world: World, domain: str) -> list[tuple[str, set[str]]]:
     """Of each agreement the id and for which ports it is, as it is in force."""
-    found = {}
+    ports_by_agreement = {}
     for stitch in world.controllers[domain].state.stitches.values():
         for session in (stitch.upstream, stitch.downstream):
             if session is not None and session.agreement is not None:
-                found[session.terms.id] = {ports_of(flow) for flow in session.agreement.terms.flows}
-    return sorted(found.items())
+                ports_by_agreement[session.terms.id] = {ports_of(flow) for flow in session.agreement.terms.flows}
+    return sorted(ports_by_agreement.items())
 
 
 def ports_of(flow: Flow) -> str:
@@ -67,7 +67,7 @@ def ports_of(flow: Flow) -> str:
 
 
 def offers(world: World, sender: str = "shop") -> list[Terms]:
-    return [one for one in said(world, "offer", sender) if isinstance(one, Terms)]
+    return [message for message in said(world, "offer", sender) if isinstance(message, Terms)]
 
 
 def phases(world: World, *names: str) -> list[str]:
@@ -124,7 +124,7 @@ def test_what_is_agreed_is_untouched_while_an_amendment_is_made() -> None:
     world.apply("shop", intent("web", HTTPS))
     world.run(2.0)
     assert set(seen) == {(Stage.ACTIVE, True)} and len(seen) > 5
-    stages = {one.plan.name: one.stage for one in shop.state.stitches.values()}
+    stages = {stitch.plan.name: stitch.stage for stitch in shop.state.stitches.values()}
     assert stages == {"ping.1": Stage.ACTIVE, "web.3": Stage.ACTIVE}
 
 
@@ -149,15 +149,15 @@ def test_a_refused_amendment_leaves_the_agreement_as_it_was() -> None:
     world.load_policy("insight", replace(policy, accept=tuple(only(rule, PING) for rule in policy.accept)))
     world.apply("shop", intent("ping", ICMP))
     world.run(2.0)
-    held = {name: agreed(world, name) for name in world.controllers}
+    before = {name: agreed(world, name) for name in world.controllers}
     nodes = {name: dict(node.entries) for name, node in world.nodes.items() if name.startswith(("i", "t"))}
     world.apply("shop", intent("web", HTTPS) + intent("again", ICMP))
     world.run(2.0)
     assert phases(world, "ping", "web", "again") == ["Active", "Refused", "Active"]
-    assert {name: agreed(world, name) for name in world.controllers} == held
+    assert {name: agreed(world, name) for name in world.controllers} == before
     assert {name: dict(node.entries) for name, node in world.nodes.items() if name.startswith(("i", "t"))} == nodes
-    refusals = [one for one in said(world, "refusal", "insight", "transit") if isinstance(one, Refusal)]
-    assert [{ports_of(flow) for flow in one.flows} for one in refusals] == [{"tcp/443"}]
+    refusals = [message for message in said(world, "refusal", "insight", "transit") if isinstance(message, Refusal)]
+    assert [{ports_of(flow) for flow in refusal.flows} for refusal in refusals] == [{"tcp/443"}]
 
 
 def test_where_no_flow_is_named_each_has_an_agreement_of_its_own() -> None:
@@ -268,7 +268,7 @@ def test_with_a_release_that_amends_nothing_every_intent_has_its_agreement(witho
     world.check_settled()
     assert phases(world, "ping", "web") == ["Active", "Active"]
     assert [ports for _, ports in agreed(world, "insight")] == [{"icmp/0"}, {"tcp/443"}]
-    assert all(one.revision == 1 for one in offers(world, "transit"))
+    assert all(offer.revision == 1 for offer in offers(world, "transit"))
 
 
 def test_the_acceptor_ends_what_its_policy_takes_no_more_and_the_rest_goes_on() -> None:
@@ -282,8 +282,8 @@ def test_the_acceptor_ends_what_its_policy_takes_no_more_and_the_rest_goes_on() 
     assert phases(world, "ping") == ["Active"] and world.phase("shop", "web") != "Active"
     (insight,) = world.controllers["insight"].state.stitches.values()
     assert [ports_of(flow) for flow in insight.plan.connection.flows] == ["icmp/0"]
-    withdrawals = [one for one in said(world, "withdrawal") if isinstance(one, Withdrawal)]
-    assert [[ports_of(flow) for flow in one.flows] for one in withdrawals] == [["tcp/443"]] * 2
+    withdrawals = [message for message in said(world, "withdrawal") if isinstance(message, Withdrawal)]
+    assert [[ports_of(flow) for flow in withdrawal.flows] for withdrawal in withdrawals] == [["tcp/443"]] * 2
     world.run(5.0)
     assert phases(world, "ping", "web") == ["Active", "Refused"]
     assert [ports for name in world.controllers for _, ports in agreed(world, name)] == [{"icmp/0"}] * 4
@@ -342,21 +342,23 @@ def test_one_that_is_ended_by_hand_ends_for_all_and_is_held_off_for_all() -> Non
 
 
 def records(world: World, kind: str) -> list[bytes]:
-    return [one.content for one in world.controllers["shop"].disk.values() if one.kind == kind and one.content]
+    return [
+        record.content for record in world.controllers["shop"].disk.values() if record.kind == kind and record.content
+    ]
 
 
 def test_what_is_shared_is_stored_once_and_known_again_after_a_restart() -> None:
     world = met(policy=ANYTHING)
     world.apply("shop", "".join(intent(f"a{port}", f"tcp/{port}") for port in range(1, 21)))
     world.run(2.0)
-    assert len(records(world, "Bundle")) == 1 and not any(b'"offeror"' in one for one in records(world, "Course"))
-    held = agreed(world, "shop")
+    assert len(records(world, "Bundle")) == 1 and not any(b'"offeror"' in course for course in records(world, "Course"))
+    before = agreed(world, "shop")
     for name in world.controllers:
         world.controllers[name].crash()
         world.controllers[name].start()
     world.run(3.0)
     world.check_settled()
-    assert agreed(world, "shop") == held
+    assert agreed(world, "shop") == before
     world.delete("shop", "a7")
     world.run(2.0)
     (flows,) = [ports for _, ports in agreed(world, "insight")]
@@ -408,9 +410,9 @@ def test_whatever_is_lost_and_whoever_crashes_both_sides_hold_the_same_in_the_en
     assert phases(world, *(f"a{port}" for port in wanted)) == ["Active"] * len(wanted)
     ports = {f"tcp/{port}" for port in wanted}
     for name in world.controllers:
-        assert set().union(*(found for _, found in agreed(world, name))) == ports
-        held = world.controllers[name].state.stitches.values()
-        assert {ports_of(flow) for one in held for flow in one.plan.connection.flows} == ports
+        assert set().union(*(ports_of_agreement for _, ports_of_agreement in agreed(world, name))) == ports
+        stitches_held = world.controllers[name].state.stitches.values()
+        assert {ports_of(flow) for stitch in stitches_held for flow in stitch.plan.connection.flows} == ports
 
 
 def test_who_has_joined_is_offered_when_all_that_were_offered_before_have_gone_and_are_refused() -> None:
@@ -436,7 +438,7 @@ def accepted_world() -> tuple[World, Terms]:
 
 
 def heard_by_insight(world: World, *messages: Terms) -> State:
-    world.deliver_all([signed(one, "transit") for one in messages], "transit", "insight")
+    world.deliver_all([signed(terms, "transit") for terms in messages], "transit", "insight")
     return world.controllers["insight"].state
 
 
@@ -444,8 +446,8 @@ def with_ports(terms: Terms, revision: int, *ports: int) -> Terms:
     """With flows to more ports of the same network, for which the origin asks too."""
     (flow,) = terms.flows
     wide = replace(flow, destination="insight/analytics", destination_prefixes=("10.2.0.0/24",))
-    more = (replace(wide, ports=(Ports(protocol="tcp", first=port, last=port),)) for port in ports)
-    return asked_for(replace(terms, revision=revision), flows=(flow, *more))
+    narrow = (replace(wide, ports=(Ports(protocol="tcp", first=port, last=port),)) for port in ports)
+    return asked_for(replace(terms, revision=revision), flows=(flow, *narrow))
 
 
 def test_a_thousand_amendments_cost_one_change_of_the_nodes() -> None:
@@ -460,41 +462,41 @@ def test_a_thousand_amendments_cost_one_change_of_the_nodes() -> None:
     assert {ports_of(flow) for flow in stitch.plan_to_be.connection.flows} == {"icmp/0", "tcp/1001"}
     assert len(insight.state.closed) == 0 and len(insight.state.outbox) <= 2
     world.run(0.5)
-    answers = [one for one in said(world, "acceptance", "insight") if isinstance(one, Acceptance)]
+    answers = [message for message in said(world, "acceptance", "insight") if isinstance(message, Acceptance)]
     assert answers[-1].revision == 1001
 
 
 def test_an_amendment_of_a_hundred_thousand_flows_is_not_read() -> None:
     world, offer = accepted_world()
-    held, state = agreed(world, "insight"), world.controllers["insight"].state
+    before, state = agreed(world, "insight"), world.controllers["insight"].state
     envelope = unsigned(replace(offer, revision=2, flows=offer.flows * 100_000))
     lie = replace(envelope, signature=SimulatedKeys("transit")._private.sign(envelope.signed_bytes))
     assert "the offer cannot be read" in (world.deliver(lie, "transit", "insight") or "")
-    assert world.controllers["insight"].state is state and agreed(world, "insight") == held
+    assert world.controllers["insight"].state is state and agreed(world, "insight") == before
 
 
 def beyond(terms: Terms) -> Iterator[tuple[str, Terms, Told]]:
-    more = with_ports(terms, 2, 7)
-    yield "without the origin's word", replace(more, mandate=terms.mandate), Told.INVALID
-    flow = more.flows[1]
+    wider = with_ports(terms, 2, 7)
+    yield "without the origin's word", replace(wider, mandate=terms.mandate), Told.INVALID
+    flow = wider.flows[1]
     elsewhere = replace(flow, destination="insight/archive", destination_prefixes=("10.3.0.0/24",))
-    yield "to another network", asked_for(more, flows=(terms.flows[0], elsewhere)), Told.INVALID
-    yield "all to another network", asked_for(more, flows=(elsewhere,)), Told.CHANGED
+    yield "to another network", asked_for(wider, flows=(terms.flows[0], elsewhere)), Told.INVALID
+    yield "all to another network", asked_for(wider, flows=(elsewhere,)), Told.CHANGED
     other = replace(flow, destination_prefixes=("10.9.0.0/24",))
-    yield "to what is not there", asked_for(more, flows=(terms.flows[0], other)), Told.DESTINATION
-    yield "with another class", asked_for(more, dscp=46), Told.CHANGED
-    yield "for fewer guarantees", asked_for(more, avoid_domains=("moon",)), Told.CHANGED
+    yield "to what is not there", asked_for(wider, flows=(terms.flows[0], other)), Told.DESTINATION
+    yield "with another class", asked_for(wider, dscp=46), Told.CHANGED
+    yield "for fewer guarantees", asked_for(wider, avoid_domains=("moon",)), Told.CHANGED
 
 
 @pytest.mark.parametrize("index", range(6))
 def test_an_amendment_beyond_what_may_be_is_refused_and_changes_nothing(index: int) -> None:
     world, offer = accepted_world()
     name, lie, told = list(beyond(offer))[index]
-    held = agreed(world, "insight")
-    nodes = {node: dict(one.entries) for node, one in world.nodes.items()}
+    before = agreed(world, "insight")
+    nodes = {node: dict(simulated.entries) for node, simulated in world.nodes.items()}
     heard_by_insight(world, lie)
     world.run(0.2)
     refusal = said(world, "refusal", "insight")[-1]
     assert isinstance(refusal, Refusal) and refusal.reason == told, name
-    assert agreed(world, "insight") == held
-    assert {node: dict(one.entries) for node, one in world.nodes.items()} == nodes
+    assert agreed(world, "insight") == before
+    assert {node: dict(simulated.entries) for node, simulated in world.nodes.items()} == nodes

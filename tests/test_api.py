@@ -232,7 +232,7 @@ def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
     assert 'netstitch_dropped_packets_total{node="ie1",reason="port_full",interface="eth1"} 5' in lines
     assert "# HELP netstitch_offers_total Offers\\nsent." in lines
     assert 'netstitch_offers_total{peer="a\\"b\\\\c"} 3' in lines
-    families = {one.name: one for one in text_string_to_metric_families(response.text)}
+    families = {metric.name: metric for metric in text_string_to_metric_families(response.text)}
     for family in families.values():
         names = {sample.name for sample in family.samples}
         assert family.documentation and family.type in ("counter", "gauge"), family
@@ -296,9 +296,9 @@ def test_bodies_under_way_have_a_bound_for_each_token(server: Running) -> None:
         f"POST /v1/apply HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n"
         f"content-length: {guard.BODY_LIMIT_BYTES}\r\n\r\n["
     ).encode()
-    held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+    connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     try:
-        for each in held:
+        for each in connections:
             each.sendall(head)
         headers = {"authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=LIMIT_S, trust_env=False) as client:
@@ -309,7 +309,7 @@ def test_bodies_under_way_have_a_bound_for_each_token(server: Running) -> None:
             assert "of this token are under way" in answer.json()["error"] and answer.headers["retry-after"] == "1"
             assert client.post("/v1/apply", json=[INTENT]).status_code == 200
     finally:
-        for each in held:
+        for each in connections:
             each.close()
 
 

@@ -22,13 +22,13 @@ from controller.store.sqlite import SqliteStore
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def federation() -> AsyncIterator[Federation]:
     path = Path(tempfile.mkdtemp(prefix="backup-"))  # short, for sockets
-    found = Federation(path)
+    started = Federation(path)
     try:
-        await found.start()
-        await found.settled()
-        yield found
+        await started.start()
+        await started.settled()
+        yield started
     finally:
-        await found.stop()
+        await started.stop()
         shutil.rmtree(path)
 
 

@@ -20,7 +20,7 @@ from dataplane.host_api import Method
 from tests.beyond import Deep, Octets, beyond, fields, filled, usual, within
 
 DEEP = 5000
-METHODS = [one for one in vars(host_api).values() if isinstance(one, Method)]
+METHODS = [value for value in vars(host_api).values() if isinstance(value, Method)]
 ANSWERS = {kind.__name__: kind for method in METHODS for kind in (method.answer, method.request)}
 
 
@@ -56,9 +56,9 @@ def _small(value: Any) -> Any:
         case Deep():
             return msgspec.Raw(b"\x91" * DEEP + b"\x90")
         case list():
-            return [_small(one) for one in value]
+            return [_small(item) for item in value]
         case dict():
-            return {name: _small(one) for name, one in value.items()}
+            return {name: _small(inner) for name, inner in value.items()}
     return value
 
 
@@ -125,8 +125,8 @@ def test_what_is_at_the_bounds_is_read(name: str) -> None:
     kind, read, encode, _ = READERS[name]
     root = mi.type_info(kind)
     read(encode(usual(root)))
-    for path, one in fields(root):
-        for value in within(one):
+    for path, kind_of_field in fields(root):
+        for value in within(kind_of_field):
             read(encode(filled(root, path, value)))
 
 
@@ -149,8 +149,8 @@ def test_what_is_no_message_at_all_is_refused_with_a_reason(name: str) -> None:
 def test_the_text_of_a_bounded_pattern_is_matched_to_its_end() -> None:
     """`$` would let a last line feed pass."""
     for module in (agreement, host_api):
-        for one in vars(module).values():
-            if isinstance(one, type) and issubclass(one, msgspec.Struct):
-                for _, kind in fields(mi.type_info(one)):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, msgspec.Struct):
+                for _, kind in fields(mi.type_info(value)):
                     pattern = getattr(kind, "pattern", None)
-                    assert pattern is None or (pattern.startswith(r"\A") and pattern.endswith(r"\Z")), (one, pattern)
+                    assert pattern is None or (pattern.startswith(r"\A") and pattern.endswith(r"\Z")), (value, pattern)

@@ -35,10 +35,10 @@ NO_JSON = (
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, found in document["paths"].items():
+    for path, methods in document["paths"].items():
         for method in METHODS:
-            if method in found:
-                yield method, path, found[method]
+            if method in methods:
+                yield method, path, methods[method]
 
 
 def filled(path: str, **instead: str) -> str:
@@ -83,12 +83,12 @@ async def test_every_parameter(tmp_path: Path) -> None:
                 place, name = (method, path, parameter["name"]), parameter["name"]
                 for kind in kinds(parameter["schema"], document["components"]["schemas"]):
                     values = [
-                        one
-                        for one in beyond(kind)
-                        if not (kind["type"] == "boolean" and one in (0, 1, "true"))  # as good a way to write it
-                        and not (kind["type"] == "integer" and one in ("1",))
-                        and not (kind["type"] == "string" and not isinstance(one, str))  # all is text there
-                        and not (one == "\ud800" and parameter["in"] != "path")
+                        case
+                        for case in beyond(kind)
+                        if not (kind["type"] == "boolean" and case in (0, 1, "true"))  # as good a way to write it
+                        and not (kind["type"] == "integer" and case in ("1",))
+                        and not (kind["type"] == "string" and not isinstance(case, str))  # all is text there
+                        and not (case == "\ud800" and parameter["in"] != "path")
                     ]
                     for value in values:
                         answer = await answers(asked, method, path, parameter, value)

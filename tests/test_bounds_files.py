@@ -155,9 +155,9 @@ def with_value(sample: Any, place: tuple[str | int, ...], value: Any) -> Any:
     if not place:
         return value
     head, *rest = place
-    found = list(sample) if isinstance(head, int) else dict(sample)
-    found[head] = with_value(found[head], tuple(rest), value)
-    return found
+    copied = list(sample) if isinstance(head, int) else dict(sample)
+    copied[head] = with_value(copied[head], tuple(rest), value)
+    return copied
 
 
 @pytest.mark.parametrize("name", CONFIGURED)

@@ -119,40 +119,40 @@ def absent(message: Message, place: Place = ()) -> Iterator[tuple[Place, Message
 
 
 def arbitration() -> p4r.StreamMessageResponse:
-    found = p4r.StreamMessageResponse()
-    found.arbitration.device_id = 1
-    found.arbitration.election_id.CopyFrom(U128.encode(7))
-    return found
+    message = p4r.StreamMessageResponse()
+    message.arbitration.device_id = 1
+    message.arbitration.election_id.CopyFrom(U128.encode(7))
+    return message
 
 
 def pipeline() -> p4r.GetForwardingPipelineConfigResponse:
-    found = p4r.GetForwardingPipelineConfigResponse()
-    found.config.p4info.CopyFrom(LAYOUT.p4info.message)
-    found.config.cookie.cookie = 1
-    return found
+    answer = p4r.GetForwardingPipelineConfigResponse()
+    answer.config.p4info.CopyFrom(LAYOUT.p4info.message)
+    answer.config.cookie.cookie = 1
+    return answer
 
 
 def rows() -> p4r.ReadResponse:
-    found = p4r.ReadResponse()
+    answer = p4r.ReadResponse()
     for entry in (route("5f00:1:2::/48", 1), permit(1, 16)):
-        found.entities.add().table_entry.CopyFrom(CODEC.compose(entry))
-    return found
+        answer.entities.add().table_entry.CopyFrom(CODEC.compose(entry))
+    return answer
 
 
 def cells() -> p4r.ReadResponse:
-    found = p4r.ReadResponse()
-    cell = found.entities.add().counter_entry
+    answer = p4r.ReadResponse()
+    cell = answer.entities.add().counter_entry
     cell.index.index = 3
     cell.data.packet_count = cell.data.byte_count = 5
-    return found
+    return answer
 
 
 def refusal() -> rpc_status.Status:
     """Of a batch of two entries."""
-    found = rpc_status.Status(code=2, message="some were refused")
+    status = rpc_status.Status(code=2, message="some were refused")
     for code in (0, 3):
-        found.details.add().Pack(p4r.Error(canonical_code=code, message="no room"))
-    return found
+        status.details.add().Pack(p4r.Error(canonical_code=code, message="no room"))
+    return status
 
 
 # ---- what we ask, which reads it
@@ -160,7 +160,7 @@ def refusal() -> rpc_status.Status:
 
 async def write(client: P4RuntimeClient) -> None:
     desired, _ = index((route("5f00:1:2::/48", 1), permit(1, 16)))
-    assert all(one.reason for one in await client.write(difference(desired, {})))
+    assert all(rejection.reason for rejection in await client.write(difference(desired, {})))
 
 
 async def lead(client: P4RuntimeClient) -> None:

@@ -54,12 +54,12 @@ def test_the_quick_way_takes_nothing_that_the_shapes_refuse(intent: Intent, seed
 
 def manifests(count: int) -> list[dict[str, Any]]:
     (document,) = parse(MANIFEST)
-    found = []
+    made = []
     for number in range(count):
         data = copy.deepcopy(document.data)
         data["metadata"]["name"] = f"intent-{number}"
-        found.append(data)
-    return found
+        made.append(data)
+    return made
 
 
 def test_bulk_falls_back_to_places_where_one_is_wrong() -> None:
@@ -137,10 +137,10 @@ def integers(value: object) -> Iterator[int]:
 
 
 def test_read_gives_the_same_records_either_way() -> None:
-    ones = manifests(3)
-    records, problems = read(ones)
+    three = manifests(3)
+    records, problems = read(three)
     assert problems == ()
-    assert records == tuple(applied(parse(msgspec.json.encode(one))[0]) for one in ones)
+    assert records == tuple(applied(parse(msgspec.json.encode(each))[0]) for each in three)
 
 
 def test_one_intent_has_at_most_64_kib() -> None:

@@ -36,13 +36,13 @@ def many() -> list[Manifest]:
 
 def with_conflicts() -> list[Manifest]:
     """Two pairs of which the one isolates what the other connects, far from each other in the file."""
-    found = many()
+    intents = many()
     cards = {"network": "shop/customer-x", "select": {"app": "order-processing"}}
-    found[17] = intent("cards-alone", isolate=cards)
-    found[9_001] = intent("cards-out", allow=[{"from": cards, "to": "insight/analytics/analytics-y"}])
-    found[5_555] = intent("archive-alone", isolate="shop/customer-z")
-    found[200] = intent("archive-out", allow=[{"from": "shop/customer-z", "to": "insight/archive/archive-z"}])
-    return found
+    intents[17] = intent("cards-alone", isolate=cards)
+    intents[9_001] = intent("cards-out", allow=[{"from": cards, "to": "insight/analytics/analytics-y"}])
+    intents[5_555] = intent("archive-alone", isolate="shop/customer-z")
+    intents[200] = intent("archive-out", allow=[{"from": "shop/customer-z", "to": "insight/archive/archive-z"}])
+    return intents
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_more_port_ranges_than_a_node_can_tell_apart_are_refused(world: World) -
     assert world.phase("shop", "late") == "Unsatisfiable"
     told = "capacity: table destination_port_class of se1 holds 255 entries; 259 would be needed"
     assert told in reason(world, "late")
-    assert not [one for one in world.controllers["shop"].state.outbox if "late" in one]
+    assert not [message_id for message_id in world.controllers["shop"].state.outbox if "late" in message_id]
     world.apply("shop", intent("same", "tcp/1", "tcp/499-60000"))
     world.run(3.0)
     assert world.phase("shop", "same") == "Active"
@@ -170,9 +170,9 @@ def test_a_full_table_refuses_the_newest_with_node_and_table(world: World) -> No
     for number, name in enumerate(names):
         world.apply("shop", intent(name, f"tcp/{number + 1}"))
     world.run(3.0)
-    found = [world.phase("shop", name) for name in names]
-    active = found.count("Active")
-    assert found == ["Active"] * active + ["Unsatisfiable"] * (12 - active) and 0 < active < 12
+    reached = [world.phase("shop", name) for name in names]
+    active = reached.count("Active")
+    assert reached == ["Active"] * active + ["Unsatisfiable"] * (12 - active) and 0 < active < 12
     assert "capacity: table flow_policy of " in reason(world, "i11") and " holds 20 entries; " in reason(world, "i11")
     refused = [log for log in world.controllers["shop"].logs if log.event == "no_room"]
     assert {log.fields["owner"] for log in refused} == {f"intents/{name}" for name in names[active:]}
@@ -263,8 +263,8 @@ def test_a_node_that_has_become_smaller_than_what_it_holds_refuses_only_what_is_
     world.apply("shop", intent("first", "tcp/1"))
     world.run(3.0)
     node, shop = world.nodes["se1"], world.controllers["shop"]
-    held = Counter(entry.table for entry in node.entries.values())
-    node.sizes["flow_policy"] = held["flow_policy"] - 1
+    sizes = Counter(entry.table for entry in node.entries.values())
+    node.sizes["flow_policy"] = sizes["flow_policy"] - 1
     node.refused = {key for key, entry in node.entries.items() if entry.owner == "intents/first"}
     shop.start()
     world.run(3.0)
@@ -276,7 +276,7 @@ def test_a_node_that_has_become_smaller_than_what_it_holds_refuses_only_what_is_
     assert answer is not None and not answer.conflict, "another address of a host needs no rule more"
     world.delete("shop", "first")
     node.refused = set()
-    node.sizes["flow_policy"] = held["flow_policy"]
+    node.sizes["flow_policy"] = sizes["flow_policy"]
     shop.start()
     world.run(70.0)
     assert world.phase("shop", "more") == "Active"
@@ -299,18 +299,18 @@ def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
 
 
 def counted(needed: Needed, node: str) -> Counter[str]:
-    found = needed.entries[node]
+    entries = needed.entries[node]
     tables: Counter[str] = Counter()
-    for (table, _), count in found.owned.items():
+    for (table, _), count in entries.owned.items():
         tables[table] += count
-    assert tables == dict(found.tables)
+    assert tables == dict(entries.tables)
     return tables
 
 
 def there_are(state: State, node: str) -> Counter[str]:
-    held = state.nodes[node].state
-    assert held is not None
-    return Counter(entry.table for entry in held.entries)
+    node_state = state.nodes[node].state
+    assert node_state is not None
+    return Counter(entry.table for entry in node_state.entries)
 
 
 def check_need(state: State) -> None:
@@ -358,10 +358,10 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
     """Random intents of two domains against each other, under small tables: every node always has room for what it
     gets (the simulator's nodes see to that), and what is active stays so until it is withdrawn."""
     world = World(seed, Faults(delay_s=(0.001, 0.3)))
-    more = ALL_FOR_ONE if seed % 2 else ""
-    world.change_policy("shop", "accept: []\n", EVERYTHING + more)
-    world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING + more)
-    world.change_policy("transit", "offer:", more + "offer:")
+    quota = ALL_FOR_ONE if seed % 2 else ""
+    world.change_policy("shop", "accept: []\n", EVERYTHING + quota)
+    world.change_policy("insight", ANALYTICS_ONLY, EVERYTHING + quota)
+    world.change_policy("transit", "offer:", quota + "offer:")
     world.start()
     for table, size in (("flow_policy", 90), ("route", 60), ("sr_policy", 40), ("source_group", 60)):
         world.resize(table, world.random.randint(size // 2, size))
@@ -386,17 +386,17 @@ def test_nobody_who_has_begun_is_pushed_out(seed: int) -> None:
             for key in active:
                 assert world.phase(*key) == "Active", (key, world.get(key[0], "intents", key[1]).status)
             for owner in ("shop", "insight"):
-                for one in world.resources(owner, "intents"):
-                    if one.status["phase"] == "Active":
-                        active[owner, str(one.metadata["name"])] = world.now_s
+                for resource in world.resources(owner, "intents"):
+                    if resource.status["phase"] == "Active":
+                        active[owner, str(resource.metadata["name"])] = world.now_s
     assert any(log.event == "no_room" for controller in world.controllers.values() for log in controller.logs)
     assert len(active) >= 3
     for controller in world.controllers.values():
         check_need(controller.state)
     world.partitioned.clear()
     for domain in ("shop", "insight"):
-        for one in world.resources(domain, "intents"):
-            world.delete(domain, str(one.metadata["name"]))
+        for resource in world.resources(domain, "intents"):
+            world.delete(domain, str(resource.metadata["name"]))
     world.run(60.0)
     world.check_settled()
     assert world.stitches() == []

@@ -538,8 +538,8 @@ def exported(stitch: Shell, api: Running) -> dict[str, Any]:
             kind="Domain", metadata={"name": name}, spec={"key": key_of(private)}, status={}
         )
     (stitch.home / "keys").write_text("\n".join(f"{name}={key_of(private)}" for name, private in keys.items()))
-    found: dict[str, Any] = stitch.json("get", "agreement", id)
-    return found
+    agreement: dict[str, Any] = stitch.json("get", "agreement", id)
+    return agreement
 
 
 def sealed(statement: Message | Mandate, key: Ed25519PrivateKey, ending: bytes = b"}") -> Envelope:

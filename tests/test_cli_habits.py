@@ -82,7 +82,7 @@ def test_selectors_pick_what_is_shown_and_deleted(stitch: Shell) -> None:
     stitch("apply", "-f", "-", "--wait", "30", stdin=several)
 
     def names(*options: str) -> list[str]:
-        return [one["metadata"]["name"] for one in stitch.json("get", "intents", *options)]
+        return [intent["metadata"]["name"] for intent in stitch.json("get", "intents", *options)]
 
     assert names("-l", "app=shop") == ["a", "b"]
     assert names("-l", "app!=shop") == ["c"]
@@ -115,14 +115,14 @@ def test_what_a_shell_makes_of_a_pattern_is_taken_or_refused_whole(stitch: Shell
         (("apply", "-f", "a.yaml", "-f", "empty.yaml"), "empty.yaml:1:1: there is no manifest in it"),
     ):
         assert complaint in stitch(*arguments, status=2).stderr
-    assert [one["metadata"]["name"] for one in stitch.json("get", "intents")] == ["a", "b"]
+    assert [intent["metadata"]["name"] for intent in stitch.json("get", "intents")] == ["a", "b"]
 
 
 def test_pages_are_followed(stitch: Shell, api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     stitch("apply", "-f", "-", stdin="---\n".join(labelled(name, "shop") for name in "abcde"))
     monkeypatch.setattr(api_client, "PAGE", 2)
     client = Client(Target(server=api.url, token=TOKEN, said_by="test"))
-    assert [one["metadata"]["name"] for one in client.get("intents")] == [*"abcde"]
+    assert [intent["metadata"]["name"] for intent in client.get("intents")] == [*"abcde"]
 
 
 def test_a_watch_is_a_table_that_goes_on_and_says_what_is_gone(stitch: Shell) -> None:
@@ -155,7 +155,7 @@ def test_events_are_told_by_the_local_clock_and_of_one_thing(stitch: Shell, api:
     assert header.split() == ["TIME", "ABOUT", "WHAT", "BY", "WHY"]
     assert line.startswith("2017-07-1") and line.split()[2:] == ["intents/a", "changed", "ci", "new", "port"]
     assert len(stitch("events").stdout.splitlines()) == 3
-    assert [one["spec"]["about"] for one in stitch.json("events", "node/se1")] == ["nodes/se1"]
+    assert [event["spec"]["about"] for event in stitch.json("events", "node/se1")] == ["nodes/se1"]
     assert stitch.json("get", "events", "0000000001")["spec"]["time_s"] == 1_500_000_000
 
 

@@ -40,7 +40,7 @@ def test_every_parameter_and_field_of_a_route_can_be_given(kind: type[Any], oper
     method = netstitch.OPERATIONS[operation]
     names = set(inspect.signature(getattr(kind, method)).parameters)
     document = OPERATIONS[operation]
-    wanted = {one["name"] for one in document.get("parameters", ())} - NOT_A_PARAMETER
+    wanted = {parameter["name"] for parameter in document.get("parameters", ())} - NOT_A_PARAMETER
     if "watch" in wanted:
         names |= set(inspect.signature(kind.watch).parameters) | {"watch"}
     if method == "renew":
@@ -84,7 +84,7 @@ def test_the_page_names_every_kind_and_error() -> None:
     page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
     for kind in {*KINDS} - ROWS - {"tokens"}:
         assert re.search(rf"`[^`]*\b{kind}\b[^`]*`", page), kind
-    assert all(f"`{one}`" in page for one in vars(netstitch.errors) if one[0].isupper() and one not in NOT_TOLD)
+    assert all(f"`{error}`" in page for error in vars(netstitch.errors) if error[0].isupper() and error not in NOT_TOLD)
 
 
 NOT_TOLD = {"KINDS", "Any", "Sequence", "Error", "Refused"}
@@ -97,7 +97,7 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         assert client.list("intents") == []
         assert client.apply(small_intent("a"), small_intent("b"))[0] == "intents/a created"
         seen = client.get("intents", "a")
-        assert [one["metadata"]["name"] for one in client.list("intents", tenant="customer-x")] == ["a", "b"]
+        assert [intent["metadata"]["name"] for intent in client.list("intents", tenant="customer-x")] == ["a", "b"]
         changed = {**seen, "spec": seen["spec"] | {"priority": 7}}
         client.apply(changed, unchanged_since=seen["metadata"]["revision"])
         with pytest.raises(netstitch.Stale) as stale:
@@ -110,7 +110,7 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         assert invalid.value.problems
         assert client.explain("intents", "a")["kind"] == "intent"
         assert client.trace(source="cx1", destination="analytics-y", protocol="icmp")["hops"] is not None
-        assert any(one["spec"]["what"] == "created" for one in client.list("events", about="intents/a"))
+        assert any(event["spec"]["what"] == "created" for event in client.list("events", about="intents/a"))
         assert "netstitch_build_info" in client.metrics() and client.flows() == [] and client.drops() is not None
         assert client.drops("a") == []
         assert client.doctor()["domain"] == "shop"
@@ -129,7 +129,7 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         with pytest.raises(netstitch.NotFound):
             client.end_agreement("shop:none:1", reason="test")
         results = client.delete_all(
-            [{"kind": "intents", "name": one} for one in ("a", "b", "c")], ignore_not_found=True
+            [{"kind": "intents", "name": name} for name in ("a", "b", "c")], ignore_not_found=True
         )
         assert results == ["intents/a withdrawn", "intents/b withdrawn", "intents/c absent"]
     with Client("http://127.0.0.1:1", secret) as nobody, pytest.raises(netstitch.Unreachable):

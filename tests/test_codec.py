@@ -140,19 +140,19 @@ def test_a_learnt_form_reads_each_changed_byte_as_the_codec_does(
                 changed += [raw[:at] + bytes((byte,)) + raw[at + 1 :] for byte in others]
                 changed += [raw[:at] + pair + raw[at + 2 :] for pair in (b"\0\0", b"\x80\0") if at + 2 <= len(raw)]
             decoder = BatchDecoder(LAYOUT)
-            assert read_by(decoder, changed) == {index: one_by_one(one) for index, one in enumerate(changed)}
+            assert read_by(decoder, changed) == {index: one_by_one(form) for index, form in enumerate(changed)}
             assert decoder.learnt, "nothing was learnt: this test compared the codec with itself"
 
 
 def read_by(decoder: BatchDecoder, updates: list[bytes]) -> dict[int, tuple[Operation, str, Packed] | Code]:
     batch = decoder.decode(updates)
-    found: dict[int, tuple[Operation, str, Packed] | Code] = {}
+    results: dict[int, tuple[Operation, str, Packed] | Code] = {}
     for index, fault in batch.faults.items():
-        found[index] = fault.code
+        results[index] = fault.code
     for run in batch.runs:
         for row in range(len(run.rows)):
-            found[run.first + row] = (run.operation, run.table.table.name, _packed(run.rows, row))
-    return found
+            results[run.first + row] = (run.operation, run.table.table.name, _packed(run.rows, row))
+    return results
 
 
 def test_a_batch_of_one_form_is_one_run_in_order() -> None:
@@ -311,7 +311,7 @@ INTO_VRF = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "action"), INTO_VRF, ids=lambda one: getattr(one, "name", ""))
+@pytest.mark.parametrize(("layout", "action"), INTO_VRF, ids=lambda part: getattr(part, "name", ""))
 def test_no_entry_leads_into_the_fabrics_vrf(layout: TableLayout, action: Action) -> None:
     entry = example(layout, action, 300, -1)
     params = tuple((name, 0 if name == "vrf" else value) for name, value in entry.params)

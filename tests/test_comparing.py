@@ -37,13 +37,13 @@ def again(world: World, *domains: str, disk: Callable[[str], Disk] = lambda _: {
     world.meet(*(pair for pair in PAIRS if not set(pair).isdisjoint(domains)))
 
 
-def held(world: World, domain: str) -> set[str]:
+def agreements(world: World, domain: str) -> set[str]:
     return set(world.controllers[domain].state.agreements)
 
 
 def check_both_hold(world: World) -> None:
     """Each agreement is known to both of its sides, and to nobody else."""
-    everywhere = [name for domain in ("shop", "transit", "insight") for name in held(world, domain)]
+    everywhere = [name for domain in ("shop", "transit", "insight") for name in agreements(world, domain)]
     assert all(everywhere.count(name) == 2 for name in everywhere), everywhere
     world.check_settled()
 
@@ -53,16 +53,16 @@ def check_both_hold(world: World) -> None:
 )
 def test_a_neighbour_whose_store_is_empty_is_asked_again_within_seconds(who: list[str]) -> None:
     world = agreed()
-    before = held(world, "shop")
+    before = agreements(world, "shop")
     again(world, *who)
     if "shop" in who:
         world.run(SOON_S)
-        assert not held(world, "shop") and not held(world, "transit")
+        assert not agreements(world, "shop") and not agreements(world, "transit")
         world.apply("shop", ORDER_PROCESSING)
     world.run(SOON_S)
     assert world.phase("shop", "order-processing") == "Active"
-    assert len(held(world, "shop")) == 1
-    assert "shop" in who or held(world, "shop").isdisjoint(before) or who == ["insight"]
+    assert len(agreements(world, "shop")) == 1
+    assert "shop" in who or agreements(world, "shop").isdisjoint(before) or who == ["insight"]
     check_both_hold(world)
 
 
@@ -89,7 +89,7 @@ def test_a_store_put_back_from_an_older_copy_is_as_the_neighbours_or_ends(who: s
     again(world, who, disk=lambda _: copies[moment])
     world.run(SOON_S)
     if (who, moment) == ("shop", "before it was asked"):
-        assert not held(world, "transit") and not held(world, "insight")
+        assert not agreements(world, "transit") and not agreements(world, "insight")
         world.apply("shop", ORDER_PROCESSING)
         world.run(SOON_S)
     assert world.phase("shop", "order-processing") == "Active"
@@ -115,14 +115,14 @@ def test_a_gateway_with_a_new_key_is_told_to_the_neighbour_at_once(node: str) ->
 
 def test_a_new_connection_with_nothing_new_changes_nothing() -> None:
     world = agreed()
-    before = {name: held(world, name) for name in world.controllers}
+    before = {name: agreements(world, name) for name in world.controllers}
     writes = sum(node.writes for node in world.nodes.values())
     for _ in range(3):
         world.meet(*PAIRS)
         world.run(1.0)
-    assert {name: held(world, name) for name in world.controllers} == before
+    assert {name: agreements(world, name) for name in world.controllers} == before
     assert sum(node.writes for node in world.nodes.values()) == writes
-    assert not [one for one in world.heard("holdings") if opened(one).is_answer]  # type: ignore[union-attr]
+    assert not [holdings for holdings in world.heard("holdings") if opened(holdings).is_answer]  # type: ignore[union-attr]
 
 
 def test_who_does_not_know_of_comparing_is_not_told() -> None:

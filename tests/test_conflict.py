@@ -20,61 +20,65 @@ Carried = dict[Packet, Decision]
 def fitting(chance: random.Random, name: str, known: Inventory, others: tuple[str, ...]) -> Intent:
     """One that is not refused by itself."""
     while True:
-        found = generated.intent(chance, name, known, others)
-        claim = Places(known).claim(found, serial=0, start_s=0, end_s=1)
+        made = generated.intent(chance, name, known, others)
+        claim = Places(known).claim(made, serial=0, start_s=0, end_s=1)
         selected = claim.isolated is None or claim.isolated.addresses
         if selected and all(path.source.addresses for path in claim.paths) and not misfit(claim, Places(known)):
-            return found
+            return made
 
 
-def carried(one: Intent, known: Inventory, packets: list[Packet]) -> Carried:
+def carried(intent: Intent, known: Inventory, packets: list[Packet]) -> Carried:
     """What the intent alone carries."""
-    meaning = Meaning([one], known)
+    meaning = Meaning([intent], known)
     decisions = ((packet, meaning.of(packet)) for packet in packets)
-    return {packet: found for packet, found in decisions if found.allowed and found.owner == f"intents/{one.name}"}
+    return {
+        packet: decision
+        for packet, decision in decisions
+        if decision.allowed and decision.owner == f"intents/{intent.name}"
+    }
 
 
-def isolates(one: Intent, known: Inventory, packets: list[Packet]) -> set[Packet]:
-    meaning = Meaning([one], known)
-    return {packet for packet in packets if meaning.of(packet).owner == f"intents/{one.name}"}
+def isolates(intent: Intent, known: Inventory, packets: list[Packet]) -> set[Packet]:
+    meaning = Meaning([intent], known)
+    return {packet for packet in packets if meaning.of(packet).owner == f"intents/{intent.name}"}
 
 
 class Said:
     """What one intent alone says of each packet."""
 
-    def __init__(self, one: Intent, known: Inventory, packets: list[Packet]) -> None:
-        self.carried = carried(one, known, packets)
-        self.requests = {(packet, found.to) for packet, found in self.carried.items() if not found.reply}
-        self.leads = {(packet.network, packet.destination, found.to) for packet, found in self.carried.items()}
+    def __init__(self, intent: Intent, known: Inventory, packets: list[Packet]) -> None:
+        self.carried = carried(intent, known, packets)
+        self.requests = {(packet, decision.to) for packet, decision in self.carried.items() if not decision.reply}
+        self.leads = {(packet.network, packet.destination, decision.to) for packet, decision in self.carried.items()}
         nowhere = [packet for packet in packets if packet.destination in generated.NOWHERE]
-        self.cut = isolates(one, known, nowhere) if one.isolate is not None else set()
+        self.cut = isolates(intent, known, nowhere) if intent.isolate is not None else set()
 
 
-def brute_force(one: Intent, other: Intent, known: Inventory, said: dict[str, Said]) -> set[Kind]:
+def brute_force(mine_of: Intent, other: Intent, known: Inventory, said: dict[str, Said]) -> set[Kind]:
     """By the packets: what both say of each."""
-    mine, theirs = said[one.name], said[other.name]
+    mine, theirs = said[mine_of.name], said[other.name]
     ends = {(network, address): to for network, address, to in mine.leads}
     if any(ends.get((network, address), to) != to for network, address, to in theirs.leads):
         return {Kind.CONTRADICTION}
     kinds: set[Kind] = set()
-    for isolating, connecting in ((other, one), (one, other)):
+    for isolating, connecting in ((other, mine_of), (mine_of, other)):
         if isolating.isolate is not None:
             together = Meaning([replace(isolating, allow=()), connecting], known)
             if any(not together.of(packet).allowed for packet in said[connecting.name].carried):
                 kinds.add(Kind.CONTRADICTION)
     if not mine.requests.isdisjoint(theirs.requests):
-        kinds.add(Kind.REDUNDANCY if terms(one) == terms(other) else Kind.SHADOWING)
+        kinds.add(Kind.REDUNDANCY if terms(mine_of) == terms(other) else Kind.SHADOWING)
     if not mine.cut.isdisjoint(theirs.cut):
         kinds.add(Kind.REDUNDANCY)
     return kinds
 
 
-def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventory, *, contradicting: bool) -> None:
+def check_packet(conflict: Conflict, intent: Intent, other: Intent, known: Inventory, *, contradicting: bool) -> None:
     """The packet that is shown shows it."""
-    named = {one.name: one, other.name: other}
+    named = {intent.name: intent, other.name: other}
     first, second = (named[name] for name in conflict.intents)
     alone = [Meaning([each], known).of(conflict.packet) for each in (first, second)]
-    together = Meaning([one, other], known).of(conflict.packet)
+    together = Meaning([intent, other], known).of(conflict.packet)
     match conflict.kind:
         case Kind.CONTRADICTION if conflict.clauses[0] == "isolate":
             assert alone[1].owner == f"intents/{second.name}" and alone[1].allowed, conflict
@@ -85,11 +89,15 @@ def check_packet(conflict: Conflict, one: Intent, other: Intent, known: Inventor
         case Kind.CONTRADICTION:
             assert alone[0].allowed and alone[0].owner == f"intents/{first.name}", conflict
         case _ if conflict.clauses[0] == "isolate":
-            assert [found.owner for found in alone] == [f"intents/{first.name}", f"intents/{second.name}"], conflict
-            assert not any(found.allowed for found in alone), conflict
+            assert [decision.owner for decision in alone] == [f"intents/{first.name}", f"intents/{second.name}"], (
+                conflict
+            )
+            assert not any(decision.allowed for decision in alone), conflict
         case _:
-            assert [found.owner for found in alone] == [f"intents/{first.name}", f"intents/{second.name}"], conflict
-            assert all(found.allowed and not found.reply for found in alone), conflict
+            assert [decision.owner for decision in alone] == [f"intents/{first.name}", f"intents/{second.name}"], (
+                conflict
+            )
+            assert all(decision.allowed and not decision.reply for decision in alone), conflict
             if not contradicting:
                 assert (together.allowed, together.owner) == (True, f"intents/{first.name}"), conflict
 
@@ -108,10 +116,12 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
     seen: dict[Kind, int] = dict.fromkeys(Kind, 0)
     found_by_pairs: dict[str, list[str]] = {name: [] for name in names}
     for a, b in itertools.combinations(claims, 2):
-        found = between(a, b, places)
+        conflicts = between(a, b, places)
         expected = brute_force(a.intent, b.intent, known, said)
-        assert {conflict.kind for conflict in found} == expected, f"{a.intent}\n{b.intent}\n{[*map(str, found)]}"
-        for conflict in found:
+        assert {conflict.kind for conflict in conflicts} == expected, (
+            f"{a.intent}\n{b.intent}\n{[*map(str, conflicts)]}"
+        )
+        for conflict in conflicts:
             seen[conflict.kind] += 1
             check_packet(conflict, a.intent, b.intent, known, contradicting=Kind.CONTRADICTION in expected)
             found_by_pairs[b.intent.name].append(str(conflict))

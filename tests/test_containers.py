@@ -67,7 +67,7 @@ def test_what_fits_one_container_needs_no_list() -> None:
     packed = pack(path[:2], locator(9))
     assert packed == Containers(values=(int(ipaddress.IPv6Address("5f00:1:1:2::")),), merge_bits=32)
     service = numbering.sid(locator(9), 0xE200)
-    assert [numbering.sid_text(one) for one in packed.sent(service)] == ["5f00:1:1:2:9:e200::"]
+    assert [numbering.sid_text(container) for container in packed.sent(service)] == ["5f00:1:1:2:9:e200::"]
     assert [encapsulation_bytes(count) for count in (1, 2, 4)] == [40, 64, 96]
 
 

@@ -266,12 +266,12 @@ def test_errors_are_believed_of_what_is_alive_and_change_nothing(pair: Pair, ver
     asked, answer = UDP(sport=5000, dport=53), UDP(sport=53, dport=5000)
     to_client = arriving(error(there[::-1], quoted(there, asked)))
     to_service = A, from_host(A, error(there, quoted(there[::-1], answer)))
-    assert [pair.send(*one) for one in (to_client, to_service)] == [DROPPED] * 2
+    assert [pair.send(*told) for told in (to_client, to_service)] == [DROPPED] * 2
     pair.ask(asked, version)
     for _ in range(3):
-        assert [pair.send(*one) for one in (to_client, to_service)] == [SENT] * 2
+        assert [pair.send(*told) for told in (to_client, to_service)] == [SENT] * 2
         pair.age(2 * MINUTE)
-    assert [pair.send(*one) for one in (to_client, to_service)] == [DROPPED] * 2
+    assert [pair.send(*told) for told in (to_client, to_service)] == [DROPPED] * 2
 
 
 @pytest.fixture

@@ -87,8 +87,8 @@ class Deployment:
     def pings(self, count: int) -> int:
         """How many of them are answered."""
         command = self.hosts["east"].command("ping", "-n", "-i", "0.05", "-W", "10", "-c", str(count), "10.2.0.10")
-        found = re.search(r"(\d+) received", subprocess.run(command, capture_output=True, text=True).stdout)
-        return int(found.group(1)) if found else 0
+        received = re.search(r"(\d+) received", subprocess.run(command, capture_output=True, text=True).stdout)
+        return int(received.group(1)) if received else 0
 
     def remove(self) -> None:
         for each in (*self.machines.values(), *self.hosts.values()):
@@ -103,18 +103,18 @@ def package() -> Path:
     folder.mkdir(parents=True)
     done = subprocess.run(["debian/rules", "binary"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("netstitch_*.deb")
-    return found
+    (built,) = folder.glob("netstitch_*.deb")
+    return built
 
 
 @pytest.fixture(scope="module")
 def deployment(package: Path) -> Iterator[Deployment]:
-    found = Deployment(Machine, package)
+    deployed = Deployment(Machine, package)
     try:
-        found.boot()
-        yield found
+        deployed.boot()
+        yield deployed
     finally:
-        found.remove()
+        deployed.remove()
 
 
 def test_the_package_has_programs_units_man_pages_and_no_path_of_the_machine_that_made_it(package: Path) -> None:

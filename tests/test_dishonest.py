@@ -97,12 +97,12 @@ border, what it promises of itself, and less than the origin asks for. `new` and
 
 
 def heard(kind: str) -> list[Heard]:
-    return [one for (found, _), one in everything_that_transit_says().items() if found == kind]
+    return [message for (said_kind, _), message in everything_that_transit_says().items() if said_kind == kind]
 
 
 def test_every_message_is_among_what_is_tried_and_every_field_of_it() -> None:
     for kind, message in MESSAGES.items():
-        tried = {place for one in heard(kind) for place, *_ in lies(one)}
+        tried = {place for tapped in heard(kind) for place, *_ in lies(tapped)}
         parts = {place.rpartition(".")[0] for place in tried}
         mandate = {f"mandate:{place}" for place in places(Mandate)} if kind == "offer" else set()
         assert places(message) | mandate <= tried | parts, kind
@@ -110,36 +110,38 @@ def test_every_message_is_among_what_is_tried_and_every_field_of_it() -> None:
 
 @pytest.mark.parametrize("kind", ["offer", "acceptance"])
 def test_what_it_asks_or_promises_in_another_s_name_opens_nothing(kind: str) -> None:
-    (one,) = heard(kind)
-    assert opens(one.state, one.instead(one.envelope)[0]), "what it really said"
+    (message,) = heard(kind)
+    assert opens(message.state, message.instead(message.envelope)[0]), "what it really said"
     followed = set()
-    for place, old, new, envelope in lies(one):
-        after, effects = one.instead(envelope)
-        if opens(one.state, after):
+    for place, old, new, envelope in lies(message):
+        after, effects = message.instead(envelope)
+        if opens(message.state, after):
             assert ITS_OWN.get((kind, place), lambda *_: False)(new, old), f"{place}: {new} in place of {old}"
             followed.add((kind, place))
         else:
             expected = {("transit", "refusal" if kind == "offer" else "withdrawal")}
             assert said(effects) <= expected, f"{place}: {new} in place of {old}"
-        assert with_others(after).items() >= with_others(one.state).items(), f"{place}: {new} in place of {old}"
+        assert with_others(after).items() >= with_others(message.state).items(), f"{place}: {new} in place of {old}"
     assert followed == {row for row in ITS_OWN if row[0] == kind}
 
 
 @pytest.mark.parametrize("kind", ["refusal", "withdrawal", "holdings"])
 def test_what_it_ends_is_its_own_and_opens_nothing(kind: str) -> None:
-    for one in heard(kind):
-        for place, old, new, envelope in lies(one):
-            after, effects = one.instead(envelope)
-            assert not opens(one.state, after), f"{place}: {new} in place of {old}"
-            kept = with_others(one.state)
+    for message in heard(kind):
+        for place, old, new, envelope in lies(message):
+            after, effects = message.instead(envelope)
+            assert not opens(message.state, after), f"{place}: {new} in place of {old}"
+            kept = with_others(message.state)
             assert {name: after.stitches.get(name) for name in kept} == kept, f"{place}: {new} in place of {old}"
-            asked_again = {"offer"} if one.receiver == "shop" else {"acceptance"}
+            asked_again = {"offer"} if message.receiver == "shop" else {"acceptance"}
             assert {what for _, what in said(effects)} <= {"withdrawal", "holdings", *asked_again}, f"{place}: {new}"
 
 
 def test_a_message_is_of_the_kind_and_version_that_it_was_signed_as() -> None:
-    for one in everything_that_transit_says().values():
-        for envelope in other_envelopes(one):
-            after, effects = one.instead(envelope)
-            assert not opens(one.state, after) and {what for _, what in said(effects)} <= {"refusal", "withdrawal"}
-            assert {name: after.stitches.get(name) for name in one.state.stitches} == dict(one.state.stitches.items())
+    for message in everything_that_transit_says().values():
+        for envelope in other_envelopes(message):
+            after, effects = message.instead(envelope)
+            assert not opens(message.state, after) and {what for _, what in said(effects)} <= {"refusal", "withdrawal"}
+            assert {name: after.stitches.get(name) for name in message.state.stitches} == dict(
+                message.state.stitches.items()
+            )

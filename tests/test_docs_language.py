@@ -118,8 +118,8 @@ def test_each_console_shows_what_is_said(
     monkeypatch.setattr(cli_trace, "_next", lambda _, domain: Asked(world, domain))
     match command.split():
         case ["explain", what]:
-            found = explain.explain(world.controllers["shop"].state, *reference(what), world.now_s)
-            show_branch(msgspec.to_builtins(found), Tree.TREE)
+            branch = explain.explain(world.controllers["shop"].state, *reference(what), world.now_s)
+            show_branch(msgspec.to_builtins(branch), Tree.TREE)
         case ["trace", source, destination]:
             asked = {"source": source, **cli_trace.parse_destination(destination)}
             trace = cli_trace.follow(Asked(world, "shop"), Choice(), asked)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_each_console_shows_what_is_said(
 
 def test_origins_are_as_shown(world: World) -> None:
     (block,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
-    shown = [json.loads(one) for one in re.split(r"\n(?=\{)", block.strip())]
+    shown = [json.loads(line) for line in re.split(r"\n(?=\{)", block.strip())]
     assert len(shown) == 2
     origins = world.get("shop", "intents", "order-processing").status["origins"]
-    assert all(one in origins for one in shown), origins
+    assert all(line in origins for line in shown), origins

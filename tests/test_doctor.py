@@ -39,9 +39,9 @@ def rows(world: World, domain: str = "shop") -> list[Check]:
 
 
 def wrong(world: World, domain: str = "shop") -> dict[tuple[str, str], Check]:
-    found = {(row.subject, row.name): row for row in rows(world, domain) if not row.ok}
-    assert all(one.detail and one.advice for one in found.values()), found
-    return found
+    checks_failed = {(row.subject, row.name): row for row in rows(world, domain) if not row.ok}
+    assert all(check.detail and check.advice for check in checks_failed.values()), checks_failed
+    return checks_failed
 
 
 def test_all_is_well_where_all_is_well(world: World) -> None:
@@ -57,12 +57,12 @@ def test_what_tables_take_of_a_nodes_memory_has_a_row(world: World) -> None:
         for name, standing in controller.state.nodes.items()
         if standing.description is not None
     }
-    found = {
+    details = {
         check.detail
         for check in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)
         if check.name == "memory"
     }
-    assert found == {"29 MiB for tables, flow cache and counters"}
+    assert details == {"29 MiB for tables, flow cache and counters"}
 
 
 def test_a_node_that_has_borders_and_no_wireguard_has_a_row(world: World) -> None:
@@ -73,22 +73,22 @@ def test_a_node_that_has_borders_and_no_wireguard_has_a_row(world: World) -> Non
         for name, standing in controller.state.nodes.items()
         if standing.description is not None
     }
-    found = {
+    failed = {
         (check.subject, check.name): check
         for check in doctor.checks(replace(controller.state, nodes=nodes), world.now_s)
     }
-    assert "install wireguard-go on sg1" in found["nodes/sg1", "wireguard"].advice
-    assert ("nodes/se1", "wireguard") not in found, "it has no border"
+    assert "install wireguard-go on sg1" in failed["nodes/sg1", "wireguard"].advice
+    assert ("nodes/se1", "wireguard") not in failed, "it has no border"
 
 
 def test_a_cut_border_and_the_intents_that_it_keeps_from_active_have_rows(world: World) -> None:
     world.set_carrier("sg1-t1", False)
     world.run(20.0)
-    found = wrong(world)
-    assert found["links/sg1-t1", "in use"].detail.startswith("no carrier at sg1 border sg1-t1")
-    assert ("nodes/sg1", "border sg1-t1") in found
+    failed = wrong(world)
+    assert failed["links/sg1-t1", "in use"].detail.startswith("no carrier at sg1 border sg1-t1")
+    assert ("nodes/sg1", "border sg1-t1") in failed
     phase = world.phase("shop", "order-processing")
-    assert phase != "Active" and ("intents/order-processing", phase) in found
+    assert phase != "Active" and ("intents/order-processing", phase) in failed
 
 
 def test_of_a_node_that_is_away_nothing_is_said_to_be_well(world: World) -> None:
@@ -96,9 +96,9 @@ def test_of_a_node_that_is_away_nothing_is_said_to_be_well(world: World) -> None
     world.run(5.0)
     assert not [row for row in rows(world) if row.ok and ("nodes/sg1" in row.subject or "tunnels/sg1" in row.subject)]
     assert world.get("shop", "links", "sg1-t1").status["phase"] == "Active", "the node has confirmed it"
-    found = wrong(world)
-    assert "in force" in found["nodes/sg1", "in sync"].detail
-    assert ("intents/order-processing", "NodeUnreachable") in found
+    failed = wrong(world)
+    assert "in force" in failed["nodes/sg1", "in sync"].detail
+    assert ("intents/order-processing", "NodeUnreachable") in failed
 
 
 def test_a_port_without_a_carrier_and_one_that_is_missing_have_rows(world: World) -> None:
@@ -106,12 +106,12 @@ def test_a_port_without_a_carrier_and_one_that_is_missing_have_rows(world: World
     standing = state.nodes["se1"]
     assert standing.description is not None
     first, *others = standing.description.ports
-    ports = tuple(replace(one, carrier=False) for one in others)
+    ports = tuple(replace(port, carrier=False) for port in others)
     changed = replace(standing, description=replace(standing.description, ports=ports))
     state = replace(state, nodes={**state.nodes, "se1": changed})
-    found = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
-    assert "the node has no such port" in found["nodes/se1", f"port {first.number}"].detail
-    assert any("no carrier, and networks/shop/customer-x needs it" in one.detail for one in found.values())
+    failed = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
+    assert "the node has no such port" in failed["nodes/se1", f"port {first.number}"].detail
+    assert any("no carrier, and networks/shop/customer-x needs it" in check.detail for check in failed.values())
 
 
 def test_a_border_whose_tunnel_loses_packets_has_a_row(world: World) -> None:
@@ -122,8 +122,8 @@ def test_a_border_whose_tunnel_loses_packets_has_a_row(world: World) -> None:
     borders = tuple(replace(border, faults=(fault,)) for border in standing.description.borders)
     changed = replace(standing, description=replace(standing.description, borders=borders))
     state = replace(state, nodes={**state.nodes, "sg1": changed})
-    found = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
-    row = found["nodes/sg1", "border sg1-t1"]
+    failed = {(check.subject, check.name): check for check in doctor.checks(state, world.now_s) if not check.ok}
+    row = failed["nodes/sg1", "border sg1-t1"]
     assert (row.detail, row.advice) == tuple(fault.split(": "))
 
 
@@ -136,8 +136,8 @@ def test_a_tunnel_without_a_recent_handshake_names_what_uses_it(world: World, ag
     borders = tuple(replace(border, up=True, latest_handshake_s=shaken_s) for border in standing.description.borders)
     changed = replace(standing, description=replace(standing.description, borders=borders))
     state = replace(state, nodes={**state.nodes, "sg1": changed})
-    found = {check.subject: check for check in doctor.checks(state, world.now_s) if not check.ok}
-    row = found["tunnels/sg1/sg1-t1"]
+    failed = {check.subject: check for check in doctor.checks(state, world.now_s) if not check.ok}
+    row = failed["tunnels/sg1/sg1-t1"]
     assert ("1000 s ago" if age_s else "no handshake yet") in row.detail
     assert "used by shop:order-processing:" in row.detail
 
@@ -145,9 +145,9 @@ def test_a_tunnel_without_a_recent_handshake_names_what_uses_it(world: World, ag
 def test_a_refused_state_a_refusing_neighbour_and_waiting_agreements_have_rows(world: World) -> None:
     state = world.controllers["shop"].state
     refused = replace(state, nodes={**state.nodes, "se1": replace(state.nodes["se1"], rejected="table is full")})
-    found = {(check.subject, check.name): check for check in doctor.checks(refused, world.now_s) if not check.ok}
-    assert found["nodes/se1", "in sync"].detail == "refused: table is full"
-    assert ("intents/order-processing", "Installing") in found
+    failed = {(check.subject, check.name): check for check in doctor.checks(refused, world.now_s) if not check.ok}
+    assert failed["nodes/se1", "in sync"].detail == "refused: table is full"
+    assert ("intents/order-processing", "Installing") in failed
     waiting = World()
     waiting.start()
     waiting.nodes["ie1"].up = False
@@ -155,9 +155,9 @@ def test_a_refused_state_a_refusing_neighbour_and_waiting_agreements_have_rows(w
     waiting.apply("shop", ORDER_PROCESSING)
     waiting.run(60.0)
     assert ("intents/order-processing", "Negotiating") in wrong(waiting)
-    (row,) = (one for (subject, _), one in wrong(waiting, "transit").items() if subject.startswith("agreements/"))
+    (row,) = (check for (subject, _), check in wrong(waiting, "transit").items() if subject.startswith("agreements/"))
     assert "waits for the answer of insight" in row.detail
-    (row,) = (one for (subject, _), one in wrong(waiting, "insight").items() if subject.startswith("agreements/"))
+    (row,) = (check for (subject, _), check in wrong(waiting, "insight").items() if subject.startswith("agreements/"))
     assert "waits for nodes" in row.detail and "ie1" in row.detail
 
 

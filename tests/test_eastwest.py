@@ -379,13 +379,13 @@ async def test_half_open_calls_of_one_peer_leave_others_served(receiver: Receive
     receiver.server.set_peers({"shop": peer_of(receiver.shop, 1), "insight": peer_of(insight, 1)})
     following = asyncio.ensure_future(receiver.server.follow())
     channels = [raw_channel(insight, receiver.peer) for _ in range(4)]
-    held = [call for channel in channels for call in await half_open(channel, 64)]
+    calls = [call for channel in channels for call in await half_open(channel, 64)]
     await until(lambda: receiver.server.refusals["insight", "calls"] > 0, "the share of insight is used up")
     channel = opened_channel(receiver.shop, receiver.peer)
     await channel.deliver(withdrawal(), deadline_s=LIMIT_S)
     assert receiver.taken == [("shop", withdrawal())]
     assert sum(who == "insight" for who, _ in receiver.refused) <= server_module.LINES_AT_ONCE_MAX + 5
-    for call in held:
+    for call in calls:
         call.cancel()
     for each in (channel, *channels):
         await each.close()
@@ -458,10 +458,10 @@ def check_that_others_stay_out(path: str, port: int) -> None:
     """Tries each socket at which this process listens, as the kernel lists them for everybody."""
     assert path in Path("/proc/net/unix").read_text()
     assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
-    sockets = {os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()}
+    sockets = {os.readlink(descriptor) for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()}
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     ours = [row[1] for row in rows if row[3] == TCP_LISTEN and f"socket:[{row[9]}]" in sockets]
-    assert [int(one.rpartition(":")[2], 16) for one in ours] == [port]
+    assert [int(line.rpartition(":")[2], 16) for line in ours] == [port]
     attempt = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     command = ("/usr/bin/python3", "-c", attempt, path)
     nobody = subprocess.run(command, user="nobody", group="nogroup", capture_output=True, text=True, check=False)
@@ -585,7 +585,8 @@ async def test_a_batch_is_no_larger_than_one_call(receiver: Receiver) -> None:
     channel = opened_channel(receiver.shop, receiver.peer)
     large = [withdrawal(n, "x" * 900) for n in range(200)]
     wide = [
-        msgspec.structs.replace(one, payload=one.payload[:-1] + b',"more":"' + b"y" * 100_000 + b'"}') for one in large
+        msgspec.structs.replace(message, payload=message.payload[:-1] + b',"more":"' + b"y" * 100_000 + b'"}')
+        for message in large
     ]
     assert len(await channel.deliver_some(large)) == peer_module.BATCH_MAX
     assert 1 < len(await channel.deliver_some(wide)) < 10

@@ -174,7 +174,7 @@ def test_others_lose_nothing_while_a_host_moves(world: World) -> None:
         world.run(2.0)
         world.check_settled()
         there = [entry for entry in world.nodes[node].entries.values() if entry.table == "source_guard"]
-        assert any(one.match[0].value == port for one in there)
+        assert any(entry.match[0].value == port for entry in there)
 
 
 def test_a_link_that_goes_is_gone_round(world: World) -> None:
@@ -224,14 +224,14 @@ def test_numbers_stay_whatever_others_do_and_rest_before_they_mean_something_els
     after = numbers(world)
     assert after.keys() == before.keys()
     assert {key for key, number in after.items() if before[key] != number} == at_e3
-    held = {name: list(node.entries.values()) for name, node in world.nodes.items()}
+    entries_before = {name: list(node.entries.values()) for name, node in world.nodes.items()}
     world.run(2.0)
     world.controllers["campus"].crash()
     world.controllers["campus"].start()
     world.run(3.0)
     writes = {name: node.writes for name, node in world.nodes.items()}
     assert numbers(world) == after
-    assert held and writes == {name: node.writes for name, node in world.nodes.items()}
+    assert entries_before and writes == {name: node.writes for name, node in world.nodes.items()}
 
 
 def many(count: int) -> str:
@@ -270,13 +270,13 @@ def test_more_networks_than_a_node_has_numbers_for_are_refused(world: World) -> 
 
 def test_a_trace_follows_the_way_between_edges(world: World) -> None:
     asked = Probe(source="campus/office/a1", destination=B1)
-    found = tracing.trace(world.controllers["campus"].state, asked, world.now_s)
-    assert isinstance(found, Trace)
-    assert [hop.node for hop in found.hops] == ["e1", "t1", "e2"]
+    traced = tracing.trace(world.controllers["campus"].state, asked, world.now_s)
+    assert isinstance(traced, Trace)
+    assert [hop.node for hop in traced.hops] == ["e1", "t1", "e2"]
     function = numbers(world)["e2 function edges campus/office"]
-    assert found.hops[0].segments == ("5f00:1:11::", f"5f00:1:2:{function:x}::")
-    assert found.hops[0].containers == (f"5f00:1:11:2:{function:x}::",)
-    assert found.text.startswith("to campus/office/b1, at e2 port ")
+    assert traced.hops[0].segments == ("5f00:1:11::", f"5f00:1:2:{function:x}::")
+    assert traced.hops[0].containers == (f"5f00:1:11:2:{function:x}::",)
+    assert traced.text.startswith("to campus/office/b1, at e2 port ")
 
 
 def test_a_network_shows_the_paths_between_its_edges(world: World) -> None:
@@ -287,15 +287,15 @@ def test_a_network_shows_the_paths_between_its_edges(world: World) -> None:
 
 def test_entries_between_edges_are_the_networks(world: World) -> None:
     state = world.controllers["campus"].state
-    found = [
+    entries = [
         resource
         for resource in world.resources("campus", "entries")
         if resource.spec["table"] in ("sr_policy", "steer")
     ]
-    owners = {one.status["owner"] for one in found}
+    owners = {entry.status["owner"] for entry in entries}
     assert owners >= {"networks/campus/office", "networks/campus/annex"}
     assert all(owner.startswith(("networks/campus/", "sr_policies/")) for owner in owners)
-    for one in found:
-        told = explain.explain(state, "entries", one.metadata["name"], world.now_s)
-        assert told is not None and told.children[0].name == one.status["owner"]
+    for entry in entries:
+        told = explain.explain(state, "entries", entry.metadata["name"], world.now_s)
+        assert told is not None and told.children[0].name == entry.status["owner"]
         assert told.children[0].children == ()

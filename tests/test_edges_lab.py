@@ -33,8 +33,8 @@ spec: {isolate: {network: campus/office, select: {app: payroll}}}
 
 @pytest.fixture(scope="module")
 def record() -> Iterator[LabRecord]:
-    found = lab.up(str(TOPOLOGY), NAME, say=lambda _: None)
-    yield found
+    started = lab.up(str(TOPOLOGY), NAME, say=lambda _: None)
+    yield started
     lab.down(NAME)
 
 
@@ -47,9 +47,9 @@ def stitch(*arguments: str, text: str = "") -> str:
 
 def received(record: LabRecord, host: str, address: str, count: int, *options: str) -> int:
     done = lab.execute(record, host, "ping", "-c", str(count), "-i", "0.02", "-W", "1", "-q", *options, address)
-    found = re.search(r"(\d+) received", done.stdout)
-    assert found is not None, (host, address, done.stdout, done.stderr)
-    return int(found[1])
+    summary = re.search(r"(\d+) received", done.stdout)
+    assert summary is not None, (host, address, done.stdout, done.stderr)
+    return int(summary[1])
 
 
 def wait_until_reached(record: LabRecord, host: str, address: str) -> None:

@@ -48,7 +48,7 @@ def test_a_carrier_ends_an_agreement_at_once_on_both_sides_and_the_origin_says_w
     assert end(world, domain).results[0].endswith(" ended")
     world.run(0.1)
     assert not any(node.host.tunnels for node in world.nodes.values())
-    assert all(isinstance(one, Withdrawal) and one.ended_by == domain for one in said(world, "withdrawal"))
+    assert all(isinstance(message, Withdrawal) and message.ended_by == domain for message in said(world, "withdrawal"))
     phase, reason = status(world)
     assert phase == "Refused"
     assert f"refused by {domain}: {domain} has ended it: maintenance; not again before 20" in reason
@@ -161,9 +161,9 @@ def test_a_domain_can_be_deleted_by_what_the_refusals_say() -> None:
 
 def pin(world: World, domain: str, other: str, key: str) -> None:
     """Domain `domain` pins another key of `other`."""
-    held = world.controllers[domain].state.inventory.domains[other]
+    pinned = world.controllers[domain].state.inventory.domains[other]
     controller = world.controllers[domain]
-    content = msgspec.json.encode(replace(held, key=key))
+    content = msgspec.json.encode(replace(pinned, key=key))
     assert world.submit(domain, Applied(kind="Domain", content=content)) is not None
     assert controller.state.inventory.domains[other].key == key
 

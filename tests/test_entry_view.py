@@ -35,7 +35,9 @@ def test_other_entries_that_come_and_go_change_no_name() -> None:
     between = names(world)
     assert len(between) > len(before)
     # of all that is about the same addresses the groups are others
-    lasting = {name: one for name, one in before.items() if "_group" not in name and "flow_policy" not in name}
+    lasting = {
+        name: resource for name, resource in before.items() if "_group" not in name and "flow_policy" not in name
+    }
     assert {name: between[name] for name in lasting} == lasting and len(lasting) > len(before) / 2
     world.delete("shop", "aaa-first")
     world.run(20.0)
@@ -47,11 +49,11 @@ def test_each_is_found_by_its_name() -> None:
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
-    found = world.resources("shop", "entries")
-    assert len({one.metadata["name"] for one in found}) == len(found) > 50
+    entries = world.resources("shop", "entries")
+    assert len({entry.metadata["name"] for entry in entries}) == len(entries) > 50
     state = world.controllers["shop"].state
-    for one in found:
-        assert resource_view.resource(state, "entries", one.metadata["name"], world.now_s) == one
+    for entry in entries:
+        assert resource_view.resource(state, "entries", entry.metadata["name"], world.now_s) == entry
 
 
 FIELDS = ("vrf", "policy_class", "forwarding_class", "destination", "address")
@@ -65,8 +67,8 @@ MATCHES = st.builds(
 ENTRIES = st.builds(
     OwnedEntry,
     table=st.sampled_from(["route", "steer"]),
-    match=st.lists(MATCHES, max_size=3, unique_by=lambda one: one.field).map(
-        lambda found: tuple(sorted(found, key=lambda one: one.field))
+    match=st.lists(MATCHES, max_size=3, unique_by=lambda match: match.field).map(
+        lambda matches: tuple(sorted(matches, key=lambda match: match.field))
     ),
     priority=st.sampled_from([0, 1, 7]),
     action=st.just("deliver"),
@@ -75,10 +77,10 @@ ENTRIES = st.builds(
 
 
 @given(ENTRIES, ENTRIES)
-def test_names_differ_where_and_only_where_keys_do(one: OwnedEntry, other: OwnedEntry) -> None:
-    same = (one.table, one.match, one.priority) == (other.table, other.match, other.priority)
-    name, again = (entry_view.entry_name("se1", entry) for entry in (one, other))
+def test_names_differ_where_and_only_where_keys_do(first: OwnedEntry, other: OwnedEntry) -> None:
+    same = (first.table, first.match, first.priority) == (other.table, other.match, other.priority)
+    name, again = (entry_view.entry_name("se1", entry) for entry in (first, other))
     assert (name == again) == same
     assert not set(name) & set(" ?#%&\"'\\$*()[]{}|<>;`!")
-    renamed = msgspec.structs.replace(one, action="encapsulate", owner="intents/x", params=(("sr_policy", 1),))
+    renamed = msgspec.structs.replace(first, action="encapsulate", owner="intents/x", params=(("sr_policy", 1),))
     assert entry_view.entry_name("se1", renamed) == name

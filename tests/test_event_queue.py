@@ -78,7 +78,7 @@ async def test_a_full_lane_holds_up_nobody_else_and_goes_on_when_there_is_room()
         queue.done(len(turn))
     await joining
     assert seen[0] == 200 and 100 in seen[:3]
-    assert [one for one in seen if one < 100] == [*range(10)]
+    assert [event for event in seen if event < 100] == [*range(10)]
 
 
 async def _say(queue: EventQueue[int], lane: str, count: int) -> None:

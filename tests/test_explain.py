@@ -30,43 +30,43 @@ def world() -> World:
 
 
 def tree(world: World, domain: str, kind: str, name: str) -> Branch:
-    found = explain.explain(world.controllers[domain].state, kind, name, world.now_s)
-    assert found is not None, f"{kind}/{name}"
-    return found
+    branch = explain.explain(world.controllers[domain].state, kind, name, world.now_s)
+    assert branch is not None, f"{kind}/{name}"
+    return branch
 
 
 def below(branch: Branch, kind: str) -> list[Branch]:
     """All of a kind, however deep."""
-    found = [branch] if branch.kind == kind else []
-    return found + [one for child in branch.children for one in below(child, kind)]
+    branches = [branch] if branch.kind == kind else []
+    return branches + [inner for child in branch.children for inner in below(child, kind)]
 
 
 def groups(world: World, *tables: str) -> list[str]:
     """As matched, of cx1 at its edge."""
-    found = [
+    texts = [
         f"{table}={entry.params[0][1]}"
         for table in tables
         for entry in world.nodes["se1"].entries.values()
         if entry.table == table and entry.match[1].value == address("10.1.0.11") and entry.match[0].value == 1
     ]
-    assert len(found) == len(tables)
-    return found
+    assert len(texts) == len(tables)
+    return texts
 
 
 def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -> None:
     intent = tree(world, "shop", "intents", "order-processing")
     assert intent.text == "Active; tenant customer-x"
     assert (
-        "; ".join(one.text for one in intent.children)
+        "; ".join(child.text for child in intent.children)
         == (resource_view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
     )
     isolate, allow = intent.children[:2]
-    assert [(one.name, one.text) for one in below(isolate, "entry")] == [
+    assert [(entry.name, entry.text) for entry in below(isolate, "entry")] == [
         (f"entries/se1/flow_policy/policy_class=1,{group}~0xffff,priority=1000", "drop reason=isolated")
         for group in groups(world, "destination_group", "source_group")
     ]
     assert allow.text == ALLOW
-    assert [one.text for one in below(allow, "origin")] == [
+    assert [origin.text for origin in below(allow, "origin")] == [
         "latency <= 20 ms, from clause of the intent",
         "encryption wireguard, from clause of the intent",
         "trust >= partner, from clause of the intent",
@@ -74,22 +74,22 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
     (plan,) = below(allow, "plan")
     shown = world.get("shop", "intents", "order-processing").status
     assert "Active, path se1 sg1 transit insight, latency 4 ms" in plan.text
-    assert [one.text for one in plan.children if one.kind == "segments"] == (
+    assert [child.text for child in plan.children if child.kind == "segments"] == (
         [
             f"{' '.join(sids)}, sent as {' '.join(sent)}"
             for sids, sent in zip(shown["segments"], shown["containers"], strict=True)
         ]
     )
-    assert [one.name for one in below(plan, "agreement")] == [
+    assert [agreement.name for agreement in below(plan, "agreement")] == [
         f"agreements/{resource.metadata['name']}" for resource in world.resources("shop", "agreements")
     ]
-    assert [one.name for one in plan.children if one.kind == "node"] == ["nodes/se1", "nodes/sg1"]
+    assert [child.name for child in plan.children if child.kind == "node"] == ["nodes/se1", "nodes/sg1"]
     owned = {
         f"entries/{resource.metadata['name']}"
         for resource in world.resources("shop", "entries")
         if resource.status["owner"] == "intents/order-processing" or resource.status["owner"].startswith("sr_policies/")
     }
-    told = [one.name for one in below(intent, "entry")]
+    told = [entry.name for entry in below(intent, "entry")]
     assert sorted(told) == sorted(owned)
 
 
@@ -104,11 +104,11 @@ def test_every_entry_leads_back(world: World) -> None:
             kind = owner.name.split("/")[0]
             if kind == "intents":
                 clause = below(branch, "clause")
-                assert [one.text for one in clause] in ([ALLOW], ["isolate shop/customer-x app=order-processing"])
+                assert [child.text for child in clause] in ([ALLOW], ["isolate shop/customer-x app=order-processing"])
                 assert below(clause[0], "intent")[0].name == "intents/order-processing"
                 seen += 1
             elif kind == "agreements":
-                assert owner.name in [one.name for one in below(branch, "agreement")]
+                assert owner.name in [agreement.name for agreement in below(branch, "agreement")]
                 assert "intent of domain shop" in below(branch, "intent")[0].text
                 seen += 1
             elif kind == "sr_policies":
@@ -124,8 +124,8 @@ def test_a_rule_is_named_with_its_explanation() -> None:
     world.apply("shop", RULE)
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
-    (bound,) = (one for one in below(tree(world, "shop", "intents", "order-processing").children[1], "origin")
-                if one.name)  # fmt: skip
+    (bound,) = (origin for origin in below(tree(world, "shop", "intents", "order-processing").children[1], "origin")
+                if origin.name)  # fmt: skip
     assert (bound.name, bound.text) == (
         "rules/strict", "latency <= 15 ms, from rule strict: customer X paid for it",
     )  # fmt: skip
@@ -149,7 +149,7 @@ def test_entries_that_a_node_has_not_confirmed_are_said_to_be_so() -> None:
     world.nodes["se1"].up = False
     world.apply("shop", ORDER_PROCESSING)
     world.run(5.0)
-    nodes = {one.name: one.text for one in below(tree(world, "shop", "intents", "order-processing"), "node")}
+    nodes = {node.name: node.text for node in below(tree(world, "shop", "intents", "order-processing"), "node")}
     assert "not confirmed: " in nodes["nodes/se1"]
 
 

@@ -68,7 +68,7 @@ def test_a_host_of_a_topology_has_its_name_as_key_only() -> None:
 def test_every_field_of_a_configuration_says_what_it_means(name: str) -> None:
     schema = FILES[name]()
     records = [record for record in schema["$defs"].values() if "properties" in record]
-    silent = [(record["title"], field) for record in records for field, one in record["properties"].items() if "description" not in one]  # fmt: skip # noqa: E501
+    silent = [(record["title"], field) for record in records for field, described in record["properties"].items() if "description" not in described]  # fmt: skip # noqa: E501
     assert silent == []
 
 

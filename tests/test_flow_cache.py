@@ -44,7 +44,7 @@ def columns(entries: Entries) -> FlowColumns:
 
 
 def test_an_entry_becomes_a_record() -> None:
-    one = entry(
+    written = entry(
         source_address=bytes(10) + b"\xff\xff" + bytes([10, 1, 0, 11]),
         destination_address=ipaddress.ip_address("2001:db8:2::10").packed,
         source_port=40_000,
@@ -59,8 +59,8 @@ def test_an_entry_becomes_a_record() -> None:
         first_seen=CLOCK.now(1000.0),
         last_seen=CLOCK.now(1010.0),
     )
-    assert one.tobytes()[32:36] == bytes.fromhex("9c4001bb")
-    (record,) = columns(one).records()
+    assert written.tobytes()[32:36] == bytes.fromhex("9c4001bb")
+    (record,) = columns(written).records()
     assert (record.source_address, record.destination_address) == ("10.1.0.11", "2001:db8:2::10")
     assert (record.source_port, record.destination_port, record.protocol) == (40_000, 443, 6)
     assert (record.policy_class, record.forwarding_class, record.ingress_port, record.l4_class) == (7, 300, 12, 1)
@@ -108,11 +108,11 @@ def test_merging_equals_adding_up_one_by_one(parts: list[tuple[int, int, int, in
         total[1] += size
         total[2] |= is_wanted
     records = merged(columns(entries), entries, wanted).records()
-    found = {
+    totals = {
         (r.policy_class, r.source_port, r.forwarding_class, r.ingress_port): [r.packets, r.bytes, 1] for r in records
     }
-    assert len(found) == len(records)
-    assert found == {key: total for key, total in expected.items() if total[2]}
+    assert len(totals) == len(records)
+    assert totals == {key: total for key, total in expected.items() if total[2]}
 
 
 @given(st.lists(SMALL, max_size=30))
@@ -166,20 +166,20 @@ def test_records_of_other_generations_are_marked_and_count_on() -> None:
 @pytest.mark.parametrize("changes", [1, 0x7FFF, 0x8000, 0x10000, 0x1_8001])
 def test_no_record_is_left_of_more_generations_ago_than_16_bits_tell(changes: int) -> None:
     """An idle record of each of the last generations; after any number of changes only that of now holds."""
-    held: list[int] = []
+    generations_seen: list[int] = []
     swept: list[int] = []
 
     def expire(now: NDArray[np.uint32]) -> None:
         swept.append(int(now[3]))
-        held[:] = [seen for seen in held if seen == int(now[3])]
+        generations_seen[:] = [seen for seen in generations_seen if seen == int(now[3])]
 
     generations = Generations(FakeMap(4, 4, 4096, fixed=True), expire)
     policy_class = np.array([3], dtype=np.uint32)
     for _ in range(changes):
-        held.append(generations.now(3))
+        generations_seen.append(generations.now(3))
         generations.advance(policy_class)
         assert generations.now(3) & 0xFFFF not in (0, STALE)
-    assert generations.now(3) - min(held, default=generations.now(3)) <= 0x8000
+    assert generations.now(3) - min(generations_seen, default=generations.now(3)) <= 0x8000
     assert len(swept) == 1 + changes // 0x8000
 
 

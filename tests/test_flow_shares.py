@@ -49,8 +49,8 @@ def test_a_slot_that_is_used_again_counts_for_its_new_flow_alone() -> None:
                     send(made, A, A4, sport)
                 sent[sport] += count
                 since[sport] += count
-                found = {key.source_port: packets for key, (_, _, packets, _) in made.flow_records().items()}
-                assert found == {port: since[port] for port in found} and sport in found
+                packets_by_port = {key.source_port: packets for key, (_, _, packets, _) in made.flow_records().items()}
+                assert packets_by_port == {port: since[port] for port in packets_by_port} and sport in packets_by_port
             assert sum(packets for packets, _ in made.class_totals().values()) == sent.total()
     finally:
         made.close()
@@ -58,9 +58,9 @@ def test_a_slot_that_is_used_again_counts_for_its_new_flow_alone() -> None:
 
 def flows(xdp: XdpNode) -> dict[int, set[int]]:
     """By port, the source ports of the flows that are remembered."""
-    found = xdp.flows.read()
+    records = xdp.flows.read()
     remembered: dict[int, set[int]] = {A: set(), B: set()}
-    for port, sport in zip(found.ingress_port.tolist(), found.source_port.tolist(), strict=True):
+    for port, sport in zip(records.ingress_port.tolist(), records.source_port.tolist(), strict=True):
         remembered[port].add(sport)
     return remembered
 

@@ -23,8 +23,8 @@ def observed(*records: FlowRecord, node: str = "se1") -> NodeFlows:
 
 def joined(*records: FlowRecord) -> list[FlowRow]:
     """The same in any order of the records."""
-    [found] = {rows([observed(*order)]) for order in permutations(records)}
-    return list(found)
+    [order_free] = {rows([observed(*order)]) for order in permutations(records)}
+    return list(order_free)
 
 
 def udp(source: str, destination: str, ports: tuple[int, int], packets: int, **fields: Any) -> FlowRecord:
@@ -78,13 +78,16 @@ def test_without_an_opening_packet_who_was_seen_first_is_the_source() -> None:
 
 
 def test_two_hosts_that_ping_each_other_are_two_flows() -> None:
-    found = joined(
+    flow_rows = joined(
         echo(CLIENT, SERVER, L4Class.ECHO_REQUEST, 5),
         echo(SERVER, CLIENT, L4Class.ECHO_REPLY, 4, forwarding_class=17),
         echo(SERVER, CLIENT, L4Class.ECHO_REQUEST, 3),
         echo(CLIENT, SERVER, L4Class.ECHO_REPLY, 2, forwarding_class=17),
     )
-    assert [(row.source_address, row.packets, row.reverse_packets) for row in found] == [(CLIENT, 5, 4), (SERVER, 3, 2)]
+    assert [(row.source_address, row.packets, row.reverse_packets) for row in flow_rows] == [
+        (CLIENT, 5, 4),
+        (SERVER, 3, 2),
+    ]
 
 
 def test_a_reply_alone_is_the_reverse_of_the_question() -> None:
@@ -93,19 +96,19 @@ def test_a_reply_alone_is_the_reverse_of_the_question() -> None:
 
 
 def test_icmp_errors_are_not_taken_for_echoes() -> None:
-    found = joined(
+    flow_rows = joined(
         echo(CLIENT, SERVER, L4Class.ECHO_REQUEST, 5), echo(SERVER, CLIENT, L4Class.ICMP_ERROR, 1, forwarding_class=17)
     )
-    assert sorted((row.source_address, row.packets) for row in found) == [(CLIENT, 5), (SERVER, 1)]
+    assert sorted((row.source_address, row.packets) for row in flow_rows) == [(CLIENT, 5), (SERVER, 1)]
 
 
 def test_equal_addresses_of_different_owners_stay_apart() -> None:
-    found = joined(
+    flow_rows = joined(
         udp(CLIENT, SERVER, (1, 2), 1),
         udp(CLIENT, SERVER, (1, 2), 7, forwarding_class=3),
         udp(CLIENT, SERVER, (1, 2), 9, forwarding_class=99),
     )
-    assert {row.owner: (row.packets, row.intent) for row in found} == {
+    assert {row.owner: (row.packets, row.intent) for row in flow_rows} == {
         "intents/web": (1, "web"),
         "networks/shop/x": (7, ""),
         "": (9, ""),
@@ -141,10 +144,10 @@ _PORTS = st.integers(0, 3)
     )
 )  # fmt: skip
 def test_no_packet_is_lost_or_counted_twice(records: list[FlowRecord]) -> None:
-    found = rows([observed(*records)])
-    counted = sum(max(row.packets, 0) + max(row.reverse_packets, 0) for row in found)
+    flow_rows = rows([observed(*records)])
+    counted = sum(max(row.packets, 0) + max(row.reverse_packets, 0) for row in flow_rows)
     assert counted == sum(record.packets for record in records)
-    assert all(row.packets > 0 or row.reverse_packets > 0 for row in found)
+    assert all(row.packets > 0 or row.reverse_packets > 0 for row in flow_rows)
 
 
 @pytest.mark.parametrize("owner", ["intents/a", "agreements/intents/b", ""])

@@ -54,26 +54,30 @@ def piece(begin: int, end: int, identification: int = 1, source: str = A4) -> by
     return from_host(A if source == A4 else B, packet)
 
 
-@given(size=st.integers(0, 3000), mtu=st.integers(68, 1500), offset=st.integers(0, 7000), more=st.booleans(),
+@given(size=st.integers(0, 3000), mtu=st.integers(68, 1500), offset=st.integers(0, 7000), more_fragments=st.booleans(),
        identification=st.integers(0, 0xFFFF))  # fmt: skip
-def test_pieces_together_are_the_packet(size: int, mtu: int, offset: int, more: bool, identification: int) -> None:
+def test_pieces_together_are_the_packet(
+    size: int, mtu: int, offset: int, more_fragments: bool, identification: int
+) -> None:
     """RFC 791 §3.2, read back by scapy."""
     payload = random.Random(size).randbytes(size)
-    head = IP(src=A4, dst=B4, id=identification, flags="MF" if more else 0, frag=offset, ttl=9, tos=4, proto=99)
+    head = IP(
+        src=A4, dst=B4, id=identification, flags="MF" if more_fragments else 0, frag=offset, ttl=9, tos=4, proto=99
+    )
     packet = bytes(head / payload)
     pieces = [IP(fragment) for fragment in fragments(packet, mtu)]
     assert b"".join(bytes(piece.payload) for piece in pieces) == payload
     at = offset
-    for number, one in enumerate(pieces):
-        assert (one.frag, bool(one.flags.MF)) == (at, more or number < len(pieces) - 1)
-        assert (one.id, one.ttl, one.tos, one.proto, one.src, one.dst) == (identification, 9, 4, 99, A4, B4)
-        assert one.len == len(one) <= mtu
-        assert one.version == 4
-        rebuilt = one.copy()
+    for number, part in enumerate(pieces):
+        assert (part.frag, bool(part.flags.MF)) == (at, more_fragments or number < len(pieces) - 1)
+        assert (part.id, part.ttl, part.tos, part.proto, part.src, part.dst) == (identification, 9, 4, 99, A4, B4)
+        assert part.len == len(part) <= mtu
+        assert part.version == 4
+        rebuilt = part.copy()
         del rebuilt.chksum
-        assert bytes(rebuilt) == bytes(one)
-        assert number == len(pieces) - 1 or len(one.payload) % 8 == 0
-        at += len(one.payload) // 8
+        assert bytes(rebuilt) == bytes(part)
+        assert number == len(pieces) - 1 or len(part.payload) % 8 == 0
+        at += len(part.payload) // 8
 
 
 @pytest.mark.root
@@ -161,8 +165,8 @@ def test_when_nobody_cuts_the_sender_is_told(xdp: XdpNode) -> None:
     old = to_cut(records[0])
     stale = old.judged[:8] + struct.pack("=Q", 1) + old.judged[16:]
     before = xdp.drops(DropReason.TOO_BIG)
-    for one in old.frames():
-        assert xdp.program.test_run(one, metadata=stale).action == XdpAction.DROP
+    for sent in old.frames():
+        assert xdp.program.test_run(sent, metadata=stale).action == XdpAction.DROP
     assert xdp.drops(DropReason.TOO_BIG) == before + 2
 
 
@@ -197,8 +201,8 @@ def test_pieces_leave_by_the_port_of_their_flow(xdp: XdpNode) -> None:
         Fragmenter(xdp.program, lambda port, error: failed.append((port, error))).receive(record)
         assert not failed
         inner = [IP(listener.recv(4096)[14 + 40 :]) for _ in range(2)]
-    assert [(one.frag, bool(one.flags.MF)) for one in inner] == [(0, True), ((INNER_MTU - 20) // 8, False)]
-    assert sum(len(one.payload) for one in inner) == 1480
+    assert [(part.frag, bool(part.flags.MF)) for part in inner] == [(0, True), ((INNER_MTU - 20) // 8, False)]
+    assert sum(len(part.payload) for part in inner) == 1480
 
 
 @pytest.mark.root

@@ -117,8 +117,8 @@ async def test_a_controller_without_room_says_so_and_goes_on_by_itself(federatio
         return True
 
     await until(refused, "there is no room")
-    held = await shop.get("intents")
-    assert "before" in held
+    before = await shop.get("intents")
+    assert "before" in before
     checks = (await shop.request("GET", "doctor")).json()["checks"]
     (written,) = (check for check in checks if (check["subject"], check["name"]) == ("store", "written"))
     assert not written["ok"] and "no room" in written["detail"] and "make room" in written["advice"]
@@ -128,7 +128,7 @@ async def test_a_controller_without_room_says_so_and_goes_on_by_itself(federatio
         return (await shop.apply(small_intent("after"))).status_code == 200
 
     await until(taken, "there is room again")
-    expected = {*held, "after"}
+    expected = {*before, "after"}
     assert set(await shop.get("intents")) == expected
     assert shop.logged("space_again")
     for controller in (shop, transit):

@@ -80,8 +80,8 @@ def _bulk(rng: random.Random) -> bool:
     """What is read quickly is what is read with places."""
     text = msgspec.json.encode([rng.choice(INTENTS)]).decode()
     body = mutated_text(text, rng).encode("utf-8", "replace")
-    found = decode_intents(body)
-    assert found == tuple(document.value for document in parse(body))
+    intents = decode_intents(body)
+    assert intents == tuple(document.value for document in parse(body))
     return True
 
 

@@ -69,13 +69,13 @@ def offered(identity: Identity) -> Terms:
 @functools.cache
 def generated() -> list[tuple[str, bytes]]:
     """Every field of every kind of message beyond its bounds."""
-    found = []
+    messages = []
     for name, kind in MESSAGES.items():
         root = mi.type_info(kind)
-        for path, one in fields(root):
-            found += [(name, as_json(filled(root, path, value))) for value in beyond(one)]
-        found.append((name, as_json(usual(root))))
-    return [one for one in found if len(one[1]) < 300_000]
+        for path, field in fields(root):
+            messages += [(name, as_json(filled(root, path, value))) for value in beyond(field)]
+        messages.append((name, as_json(usual(root))))
+    return [drawn for drawn in messages if len(drawn[1]) < 300_000]
 
 
 def evil(terms: Terms, identity: Identity, rng: random.Random) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
             peer = pinned(
                 Domain(name="transit", key=theirs.public_key, certificate=theirs.root_certificate, endpoint=endpoint)
             )
-            channels = [PeerChannel(one, peer, greeting("an attacker")) for one in hostile]
+            channels = [PeerChannel(address, peer, greeting("an attacker")) for address in hostile]
             for channel in channels:
                 await channel.greet(LIMIT_S)
             assert transit.process is not None
@@ -152,7 +152,9 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                     call, data = channel._call, next(messages)
                     sent += 1
                     if rng.random() < 0.2:
-                        others = [one for one in itertools.islice(messages, rng.randrange(8)) if len(one) < 100_000]
+                        others = [
+                            drawn for drawn in itertools.islice(messages, rng.randrange(8)) if len(drawn) < 100_000
+                        ]
                         call, data = channel._call_all, b'{"messages":[%s]}' % b",".join([data, *others])
                         sent += len(others)
                     try:
@@ -162,7 +164,9 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                         answers[error.code().name.lower()] += 1
 
             began_s = time.monotonic()
-            speakers = [(channel, evil(terms, one, rng)) for channel, one in zip(channels, hostile, strict=True)]
+            speakers = [
+                (channel, evil(terms, address, rng)) for channel, address in zip(channels, hostile, strict=True)
+            ]
             generated()
             attacks = asyncio.gather(*(attack(*speaker) for speaker in speakers for _ in range(CALLS)))
             async with changing(transit) as busy_s:

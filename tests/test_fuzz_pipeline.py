@@ -84,12 +84,12 @@ def compare(xdp: XdpNode, model: Pipeline, rng: random.Random, count: int) -> No
 
 
 def difference(after: dict[int, tuple[int, int]], before: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    found = {}
+    changed = {}
     for key, (packets, size) in after.items():
         known = before.get(key, (0, 0))
         if (packets, size) != known:
-            found[key] = (packets - known[0], size - known[1])
-    return found
+            changed[key] = (packets - known[0], size - known[1])
+    return changed
 
 
 def explained(port: int, frame: bytes, seen: Outcome, expected: Outcome) -> str:

@@ -54,7 +54,7 @@ class Told(World):
 async def of(api: Api, query: str = "") -> list[dict[str, Any]]:
     response = await api.http.get(f"/v1/events?{query}")
     assert response.status_code == 200, response.text
-    return [one["spec"] for one in response.json()]
+    return [event["spec"] for event in response.json()]
 
 
 async def test_events_say_what_happened_when_and_who_did_it_also_after_a_restart(shop: Any) -> None:  # noqa: F811
@@ -65,20 +65,20 @@ async def test_events_say_what_happened_when_and_who_did_it_also_after_a_restart
     await api.http.delete("/v1/intents/a")
     told = await of(api, "about=intents/a")
     done = [
-        (one["what"], one["by"])
-        for one in told
-        if not one["what"].startswith(("phase", "path")) and one["about"] == "intents/a"
+        (event["what"], event["by"])
+        for event in told
+        if not event["what"].startswith(("phase", "path")) and event["about"] == "intents/a"
     ]
     assert done == [("created", "bootstrap"), ("changed", "bootstrap"), ("withdrawn", "bootstrap")]
-    assert all(one["time_s"] == 1_800_000_000 for one in told)
-    assert {one["about"] for one in await of(api, "tenant=customer-x")} >= {"intents/a"}
+    assert all(event["time_s"] == 1_800_000_000 for event in told)
+    assert {event["about"] for event in await of(api, "tenant=customer-x")} >= {"intents/a"}
     assert await of(api, "tenant=customer-z") == []
     everything = await of(api)
-    assert {"networks/shop/customer-x", "nodes/se1"} <= {one["about"] for one in everything}
-    assert not any("never" in one["about"] for one in everything)
+    assert {"networks/shop/customer-x", "nodes/se1"} <= {event["about"] for event in everything}
+    assert not any("never" in event["about"] for event in everything)
     response = await api.http.get("/v1/events?limit=2")
     assert len(response.json()) == 2 and "next" in response.links
-    names = [one["metadata"]["name"] for one in (await api.http.get("/v1/events")).json()]
+    names = [event["metadata"]["name"] for event in (await api.http.get("/v1/events")).json()]
     assert names == sorted(names)
     api = await shop()
     again = await of(api)
@@ -92,9 +92,9 @@ def test_a_shop_is_told_of_as_a_story() -> None:
     world.run(3.0)
     story = world.lines("intents/order-processing")
     assert story[0] == "intents/order-processing created"
-    phases = [one.removeprefix("intents/order-processing phase ") for one in story if " phase " in one]
+    phases = [line.removeprefix("intents/order-processing phase ") for line in story if " phase " in line]
     assert phases[-1] == "Active" and len(phases) == len(set(phases))
-    assert any(one.startswith("agreements/shop:order-processing:") and " agreed" in one for one in story), story
+    assert any(line.startswith("agreements/shop:order-processing:") and " agreed" in line for line in story), story
     world.nodes["sg1"].up = False
     world.run(5.0)
     assert any(line.startswith("nodes/sg1 node unreachable: ") for line in world.lines())
@@ -124,7 +124,7 @@ def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:
     many = tuple(f"intents/i{number} created" for number in range(KEPT + 7))
     apply = Apply(request_id="r", resources=(), by=OURSELVES)
     told = observe(Reply(request_id="r", results=many), events=(apply,))
-    assert [one.spec["about"] for one in (told[0], told[-1])] == ["intents/i7", f"intents/i{KEPT + 6}"]
+    assert [event.spec["about"] for event in (told[0], told[-1])] == ["intents/i7", f"intents/i{KEPT + 6}"]
     dry = msgspec.structs.replace(apply, dry_run=True)
     assert observe(Reply(request_id="r", results=("intents/x created",)), events=(dry,)) == told
 
@@ -140,5 +140,5 @@ def test_everything_that_is_logged_is_about_something(fields: dict[str, str], ab
     history = History()
     history.observe((state, state), (), (Log(event="it_happened", fields=fields),), 1.0)
     history.settle()
-    (one,) = history.resources()
-    assert (one.spec["about"], one.spec["what"]) == (about, "it happened")
+    (event,) = history.resources()
+    assert (event.spec["about"], event.spec["what"]) == (about, "it happened")

@@ -37,8 +37,8 @@ def test_errors_are_limited_port_by_port_and_drops_are_counted_all_the_same(xdp:
     before = xdp.drops(DropReason.HOP_LIMIT)
     for port, frame in frames.items():
         seen = [xdp.run(port, frame, DropReason.HOP_LIMIT) for _ in range(3 * BURST)]
-        assert [one.kind for one in seen] == [SENT] * BURST + [DROPPED] * (2 * BURST)
-        assert {one.reason for one in seen} == {DropReason.HOP_LIMIT}
+        assert [behaviour.kind for behaviour in seen] == [SENT] * BURST + [DROPPED] * (2 * BURST)
+        assert {behaviour.reason for behaviour in seen} == {DropReason.HOP_LIMIT}
     assert xdp.drops(DropReason.HOP_LIMIT) == before + 2 * 3 * BURST
 
 

@@ -104,10 +104,10 @@ def inner(version: int, hop_limit: int = 64) -> Packet:
 
 def listen(namespace: Namespace, device: str, ether_type: int) -> socket.socket:
     with namespace.entered():
-        found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ether_type))
-    found.bind((device, ether_type))
-    found.settimeout(LIMIT_S)
-    return found
+        listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ether_type))
+    listener.bind((device, ether_type))
+    listener.settimeout(LIMIT_S)
+    return listener
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -42,7 +42,7 @@ def stitch_lab(*arguments: str, **options: object) -> subprocess.CompletedProces
 def ping(record: LabRecord, place: str, address: str, *options: str, wait_s: int = 10) -> list[float]:
     """Round-trip times in ms of the answered ones of 5; the last may be late by `wait_s`."""
     done = lab.execute(record, place, "ping", "-c", "5", "-i", "0.02", "-W", str(wait_s), *options, address)
-    return [float(found) for found in re.findall(r"time=([\d.]+) ms", done.stdout)]
+    return [float(round_trip) for round_trip in re.findall(r"time=([\d.]+) ms", done.stdout)]
 
 
 def is_answered(record: LabRecord, place: str, address: str) -> bool:
@@ -53,9 +53,9 @@ def check_round_trip_ms(record: LabRecord, place: str, address: str, low: float,
     """At least `low`, always; and not much more, as soon as this machine has the time."""
 
     def quickest() -> float:
-        found = ping(record, place, address, *options)
-        assert len(found) == 5 and min(found) >= low, found
-        return min(found)
+        round_trips = ping(record, place, address, *options)
+        assert len(round_trips) == 5 and min(round_trips) >= low, round_trips
+        return min(round_trips)
 
     wait_for(lambda: quickest() < high, f"an answer within {high} ms")
 
@@ -100,25 +100,25 @@ def test_every_host_and_node_is_in_namespaces_of_its_own(bare: LabRecord) -> Non
     names = {value.name for value in (*topology.hosts, *topology.nodes)}
     assert set(bare.namespaces) == names
     for kind in ("net", "mnt"):
-        found = {os.readlink(f"/proc/{process}/ns/{kind}") for process in bare.namespaces.values()}
-        assert len(found) == len(names)
-        assert os.readlink(f"/proc/self/ns/{kind}") not in found
+        namespaces = {os.readlink(f"/proc/{process}/ns/{kind}") for process in bare.namespaces.values()}
+        assert len(namespaces) == len(names)
+        assert os.readlink(f"/proc/self/ns/{kind}") not in namespaces
 
 
 def test_the_status_tells_what_scripts_need(bare: LabRecord) -> None:
     done = stitch_lab("status", "--lab", NAME, "-o", "json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["hosts"]["cx1"] == {
+    told = json.loads(done.stdout)
+    assert told["hosts"]["cx1"] == {
         "network": "shop/customer-x",
         "ipv4": "10.1.0.11",
         "ipv6": "2001:db8:1::11",
         "namespace": f"/proc/{bare.namespaces['cx1']}/ns/net",
     }
-    assert found["nodes"]["t1"]["role"] == "gateway"
-    assert found["nodes"]["t1"]["locator"] == "5f00:2:1::/48"
-    assert found["nodes"]["t1"]["ports"] == {"tc1": 1, "tc2": 2, "sg1": 3}
-    internet = next(link for link in found["links"] if (link["a"], link["b"]) == ("sg1", "ig1"))
+    assert told["nodes"]["t1"]["role"] == "gateway"
+    assert told["nodes"]["t1"]["locator"] == "5f00:2:1::/48"
+    assert told["nodes"]["t1"]["ports"] == {"tc1": 1, "tc2": 2, "sg1": 3}
+    internet = next(link for link in told["links"] if (link["a"], link["b"]) == ("sg1", "ig1"))
     assert internet == {
         "a": "sg1",
         "b": "ig1",
@@ -330,8 +330,8 @@ def test_the_relay_says_what_is_wrong_with_a_command_and_goes_on(
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if says is not None:
-        found = json.loads(answer)
-        assert not found["ok"] and says in found["error"]
+        reply = json.loads(answer)
+        assert not reply["ok"] and says in reply["error"]
     assert len(links.relay_of(bare).links()) == 9
 
 

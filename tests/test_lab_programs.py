@@ -46,19 +46,19 @@ def test_every_node_has_its_agent_in_its_namespace(record: LabRecord) -> None:
 
 
 def test_every_domain_has_its_controller_outside_of_all_nodes(record: LabRecord) -> None:
-    found = status(record)
-    for name, domain in found.domains.items():
+    seen = status(record)
+    for name, domain in seen.domains.items():
         assert f"{directory_of(NAME)}/{name}/stitchd.json" in command_of(domain.pid)
         assert os.readlink(f"/proc/{domain.pid}/ns/net") == os.readlink("/proc/self/ns/net")
         assert httpx.get(f"{domain.server}/").status_code < 500
         assert Path(domain.token_file).stat().st_mode & 0o777 == 0o600
-    assert len({domain.server for domain in found.domains.values()}) == 3
+    assert len({domain.server for domain in seen.domains.values()}) == 3
 
 
 @pytest.mark.parametrize("name", ["tc1", "transit"])
 def test_who_was_killed_is_missed_and_can_be_started_again(record: LabRecord, name: str) -> None:
-    def pid(found: LabStatus) -> int | None:
-        return found.nodes[name].pid if name in found.nodes else found.domains[name].pid
+    def pid(lab_status: LabStatus) -> int | None:
+        return lab_status.nodes[name].pid if name in lab_status.nodes else lab_status.domains[name].pid
 
     before = status(record)
     killed = pid(before)
@@ -92,7 +92,7 @@ def test_a_controller_that_does_not_start_is_quoted_and_nothing_stays(tmp_path: 
 
 def test_nothing_of_agents_and_controllers_is_left(record: LabRecord) -> None:
     """The last of this file: it takes the lab down."""
-    running = [found.pid for group in (status(record).nodes, status(record).domains) for found in group.values()]
+    running = [process.pid for group in (status(record).nodes, status(record).domains) for process in group.values()]
     lab.down(NAME)
     assert what_is_left(NAME) == []
     assert [process for process in running if process is not None and processes.alive(process)] == []

@@ -47,19 +47,19 @@ def zebra() -> dict[str, Any]:
     return intent("zebra", **spec) | {"metadata": {"name": "zebra", "tenant": "customer-z"}}
 
 
-def reaching(tenant: str, network: str, to: str, name: str = "reaching", **more: Any) -> dict[str, Any]:
-    spec = {"allow": [{"from": {"network": network}, "to": to}], **more}
+def reaching(tenant: str, network: str, to: str, name: str = "reaching", **fields: Any) -> dict[str, Any]:
+    spec = {"allow": [{"from": {"network": network}, "to": to}], **fields}
     return intent(name, **spec) | {"metadata": {"name": name, "tenant": tenant}}
 
 
 @contextlib.asynccontextmanager
 async def two_tenants(directory: Path) -> AsyncIterator[World]:
-    async with world(directory) as found:
-        for who, one in (("operator of x", small_intent("xylophone")), ("operator of z", zebra())):
-            answer = await found.apply(who, one)
+    async with world(directory) as made:
+        for who, manifest in (("operator of x", small_intent("xylophone")), ("operator of z", zebra())):
+            answer = await made.apply(who, manifest)
             assert answer.status_code == 200, answer.text
-        await quiet(found.shell)
-        yield found
+        await quiet(made.shell)
+        yield made
 
 
 async def test_no_route_tells_a_tenant_of_another(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ async def test_no_route_tells_a_tenant_of_another(tmp_path: Path) -> None:
         wrong = []
         for who in TENANTS:
             paths = [row.path for row in ROWS if row.method == "GET"]
-            for kind, found in everything.items():
-                names = [one["metadata"]["name"] for one in found]
+            for kind, resources in everything.items():
+                names = [resource["metadata"]["name"] for resource in resources]
                 paths += [f"/v1/{kind}?labels=a", f"/v1/{kind}?limit=1", f"/v1/explain/{kind}/nothing"]
                 paths += [f"/v1/{form}{kind}/{name}" for name in names for form in ("", "explain/")]
             for path in dict.fromkeys(paths):
@@ -83,8 +83,8 @@ async def test_no_route_tells_a_tenant_of_another(tmp_path: Path) -> None:
 
 
 async def listed(asked: World, who: str, kind: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await asked.ask(who, "GET", f"/v1/{kind}")).json()
-    return found
+    resources: list[dict[str, Any]] = (await asked.ask(who, "GET", f"/v1/{kind}")).json()
+    return resources
 
 
 def changes(me: str, other: str) -> Iterator[dict[str, Any]]:
@@ -147,8 +147,8 @@ async def test_no_watch_tells_a_tenant_of_another(tmp_path: Path) -> None:
         async def follow(kind: str) -> None:
             watching = Scoped(asked.shell, Principal(name="x", role=Role.READER, tenants=("customer-x",)))
             try:
-                async for one in watching.watch(kind):
-                    seen.setdefault(kind, []).append(repr(one))
+                async for change in watching.watch(kind):
+                    seen.setdefault(kind, []).append(repr(change))
             except Forbidden:
                 seen[kind] = []
 
@@ -163,8 +163,8 @@ async def test_no_watch_tells_a_tenant_of_another(tmp_path: Path) -> None:
             ):
                 assert (await asked.ask(who, method, path, body)).status_code == 200
                 await quiet(asked.shell)
-            for one in following:
-                one.cancel()
+            for task in following:
+                task.cancel()
         assert {"intents", "agreements", "entries", "networks"} <= {kind for kind, said in seen.items() if said}
         for kind, said in seen.items():
             assert not leaked("operator of x", "".join(said)), kind

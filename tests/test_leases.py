@@ -58,7 +58,7 @@ def test_whatever_intents_permit_ends_with_them_on_every_node() -> None:
         known = generated.inventory(chance, far=False)
         intents = agreed(chance, known)
         entries = compiled(intents, known, END_S)
-        assert not any(unleased(ones, END_S) for ones in entries.values()), seed
+        assert not any(unleased(of_node, END_S) for of_node in entries.values()), seed
         frames, meaning = Frames(entries, known, 1 + seed % 2), Meaning(intents, known)
         for where, packet in packets(chance, known, PACKETS):
             decision = meant(meaning, known, where, packet)
@@ -100,8 +100,8 @@ def leases(world: World) -> dict[tuple[str, int, str], int]:
 
 
 def end_s(world: World, name: str) -> int:
-    found: int = world.get("shop", "intents", name).status["expires_s"]
-    return found
+    expires_s: int = world.get("shop", "intents", name).status["expires_s"]
+    return expires_s
 
 
 def test_every_forwarding_class_of_every_domain_has_an_end() -> None:

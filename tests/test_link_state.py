@@ -101,7 +101,7 @@ def numberless(node: SimulatedNode) -> Counter[tuple[str, str, tuple[int, ...]]]
             entry.table,
             entry.action,
             (
-                *(one.value for one in entry.match if one.field not in names),
+                *(match.value for match in entry.match if match.field not in names),
                 *(value for name, value in entry.params if name not in names),
             ),
         )
@@ -217,7 +217,7 @@ def test_a_transit_promise_that_the_other_way_cannot_hold_is_not_kept(changed: C
     assert phase == "Refused" and Told.WAY in reason
 
 
-def held(world: World) -> dict[str, int]:
+def promises(world: World) -> dict[str, int]:
     """Each agreement with what is promised."""
     return {
         f"{domain} {resource.metadata['name']}": resource.status["latency_us"]
@@ -232,32 +232,32 @@ def entries_of(world: World, *domains: str) -> dict[str, dict[EntryKey, OwnedEnt
 
 def test_a_longer_path_within_the_promise_changes_nothing_for_others(changed: Callable[..., World]) -> None:
     world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "3")))
-    promised, others = held(world), entries_of(world, "shop", "insight")
+    promised, others = promises(world), entries_of(world, "shop", "insight")
     assert own_paths(world, "transit")[0] == NORTH and set(promised.values()) == {1000, 7500}
     said = len(world.wiretap)
     world.set_carrier("t1-tc1", False)
     world.run(6.0)
     assert own_paths(world, "transit") == [SOUTH] and status(world) == ("Active", "")
-    assert (held(world), entries_of(world, "shop", "insight")) == (promised, others)
+    assert (promises(world), entries_of(world, "shop", "insight")) == (promised, others)
     assert len(world.wiretap) == said
     world.check_settled()
 
 
 def test_a_longer_path_within_the_bound_is_promised_anew_in_the_same_agreement(changed: Callable[..., World]) -> None:
     world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "8")))
-    promised, others = held(world), entries_of(world, "shop", "insight")
+    promised, others = promises(world), entries_of(world, "shop", "insight")
     world.set_carrier("t1-tc1", False)
     for _ in range(60):
         world.run(0.1)
         assert status(world) == ("Active", "")
     assert own_paths(world, "transit") == [SOUTH]
-    after = held(world)
+    after = promises(world)
     assert after.keys() == promised.keys() and entries_of(world, "shop", "insight") == others
     assert {after[name] for name in after if "shop:" in name} == {13_250}  # 10 ms, 1 more of insight, a quarter of 9
     assert world.get("shop", "intents", "order-processing").status["predicted"]["latency_ms"] == 10
     world.check_settled()
     world.run(4 * 3600.0)  # it is renewed all the same
-    assert status(world) == ("Active", "") and held(world).keys() == promised.keys()
+    assert status(world) == ("Active", "") and promises(world).keys() == promised.keys()
 
 
 FAR_EDGE = (
@@ -272,13 +272,13 @@ FAR_EDGE = (
 
 def test_a_longer_path_at_the_end_is_passed_on_through_the_chain(changed: Callable[..., World]) -> None:
     world = changed(*FAR_EDGE)
-    promised = held(world)
+    promised = promises(world)
     world.set_carrier("ig1-ie1", False)
     for _ in range(60):
         world.run(0.1)
         assert status(world) == ("Active", "")
     assert own_paths(world, "insight") == [("ig1", "ix", "ie1")]
-    after = held(world)
+    after = promises(world)
     assert after.keys() == promised.keys() and all(after[name] > promised[name] for name in after)
     assert world.get("shop", "intents", "order-processing").status["predicted"]["latency_ms"] == 10
     world.check_settled()
@@ -289,13 +289,13 @@ def test_where_the_bound_is_tight_those_behind_give_back_their_margin(changed: C
     world = changed((SLOW_SOUTH[0], SLOW_SOUTH[1].replace("30", "9.5")))
     world.apply("shop", ORDER_PROCESSING.replace("max: 20", "max: 12"))
     world.run(4.0)
-    promised = held(world)
+    promised = promises(world)
     world.set_carrier("t1-tc1", False)
     for _ in range(60):
         world.run(0.1)
         assert status(world) == ("Active", "")
     assert own_paths(world, "transit") == [SOUTH]
-    after = held(world)
+    after = promises(world)
     assert after.keys() == promised.keys() and max(after.values()) <= 12_000
     assert {after[name] for name in after if "transit:" in name} == {125}
     world.check_settled()
@@ -471,13 +471,13 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
         for _ in range(10):
             world.run(world.random.uniform(0.0, 1.5))
             check_border_opens_only_with_agreement(world)
-            for one in world.resources("shop", "intents"):
+            for intent in world.resources("shop", "intents"):
                 plans = [
                     stitch.plan
                     for stitch in world.controllers["shop"].state.stitches.values()
-                    if stitch.plan.owner == f"intents/{one.metadata['name']}"
+                    if stitch.plan.owner == f"intents/{intent.metadata['name']}"
                 ]
-                if one.status["phase"] == "Active":
+                if intent.status["phase"] == "Active":
                     assert any(not cut(plan, world.controllers["shop"].state.down) for plan in plans)
     assert world.crashes
     world.crash_chance = 0.0
@@ -530,8 +530,8 @@ def test_of_two_waits_at_a_mended_border_the_one_that_ends_first_is_enough(
     world.run(apart_s)
     world.set_carrier(border, True, ends[1])
     world.wiretap.clear()
-    found = phases(world, 8.0 if border == "sg1-t1" else 70.0)
-    assert found[-1] == "Active"
-    assert not [one for one in said(world, "refusal", receiver="shop") if border == "sg1-t1"]
+    seen = phases(world, 8.0 if border == "sg1-t1" else 70.0)
+    assert seen[-1] == "Active"
+    assert not [refusal for refusal in said(world, "refusal", receiver="shop") if border == "sg1-t1"]
     world.run(3.0)
     world.check_settled()

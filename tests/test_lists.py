@@ -28,8 +28,8 @@ from controller.store.sqlite import SqliteStore
 
 
 def labelled(name: str, app: str) -> dict[str, Any]:
-    one = small_intent(name)
-    return one | {"metadata": one["metadata"] | {"labels": {"app": app}}}
+    manifest = small_intent(name)
+    return manifest | {"metadata": manifest["metadata"] | {"labels": {"app": app}}}
 
 
 class Api:
@@ -49,7 +49,7 @@ class Api:
     async def names(self, query: str) -> list[str]:
         response = await self.http.get(f"/v1/{query}")
         assert response.status_code == 200, response.text
-        return [one["metadata"]["name"] for one in response.json()]
+        return [resource["metadata"]["name"] for resource in response.json()]
 
     async def revision(self, name: str) -> int:
         return int((await self.http.get(f"/v1/{name}")).json()["metadata"]["revision"])
@@ -75,7 +75,7 @@ async def shop(tmp_path: Any) -> AsyncIterator[Any]:
         await stop()
         store = await SqliteStore.open(tmp_path / "store.sqlite")
         stored, _ = await store.load()
-        records = [one.record for one in stored]
+        records = [kept.record for kept in stored]
         initial, history = reconcile.initial(records, "shop", policy), History.load(records)
         keys = load("shop", own / "keys")
         shell = Shell(*initial, journal=store, keys=keys, log=ignore, history=history, now_s=lambda: NOW_S)
@@ -98,15 +98,15 @@ async def test_lists_come_in_pages_and_by_selectors(shop: Any) -> None:
     api = await shop()
     many = [labelled(f"i{number:02}", "odd" if number % 2 else "even") for number in range(7)]
     assert (await api.apply(*many)).status_code == 200
-    found: list[str] = []
+    names: list[str] = []
     url: str | None = "/v1/intents?limit=3&labels=app"
     sizes = []
     while url is not None:
         response = await api.http.get(url)
         sizes.append(len(response.json()))
-        found += [one["metadata"]["name"] for one in response.json()]
+        names += [resource["metadata"]["name"] for resource in response.json()]
         url = response.links.get("next", {}).get("url")
-    assert (found, sizes) == ([f"i{number:02}" for number in range(7)], [3, 3, 1])
+    assert (names, sizes) == ([f"i{number:02}" for number in range(7)], [3, 3, 1])
     for query, expected in (
         ("labels=app%3Dodd", ["i01", "i03", "i05"]),
         ("labels=app!%3Dodd", ["i00", "i02", "i04", "i06"]),
@@ -125,8 +125,8 @@ async def test_lists_come_in_pages_and_by_selectors(shop: Any) -> None:
 async def test_a_phase_that_things_of_a_kind_never_have_is_refused_with_those_they_have(shop: Any) -> None:
     api = await shop()
     for kind, known in PHASES.items():
-        for one in api.shell.list(kind):
-            status = one.status.get("phase", one.status.get("standing"))
+        for resource in api.shell.list(kind):
+            status = resource.status.get("phase", resource.status.get("standing"))
             assert status in (*known, None), (kind, status)
         for phase in known:
             assert (await api.http.get(f"/v1/{kind}?phase={phase.upper()}")).status_code == 200, (kind, phase)
@@ -187,13 +187,13 @@ async def test_a_watch_goes_on_after_a_revision_with_what_has_changed_since(shop
     seen: dict[str, Resource] = {}
     async with asyncio.timeout(LIMIT_S):
         while not {"a", "b"} <= seen.keys():
-            one = await anext(changes)
-            seen[one.metadata["name"]] = one
+            change = await anext(changes)
+            seen[change.metadata["name"]] = change
         assert seen["a"].metadata["labels"] == {"app": "two"} and seen["b"].status == {"deleted": True}
-        last = int(one.metadata["revision"])
+        last = int(change.metadata["revision"])
         await api.apply(labelled("d", "one"))
-        while one.metadata["name"] != "d":
-            one = await anext(changes)
+        while change.metadata["name"] != "d":
+            change = await anext(changes)
     await changes.aclose()
     with pytest.raises(TooOld):
         api.shell.watch("intents", since=last + PER_START)
@@ -204,12 +204,12 @@ async def test_a_watch_goes_on_after_a_revision_with_what_has_changed_since(shop
 
 def test_only_so_many_that_are_gone_are_remembered() -> None:
     revisions = Revisions(1)
-    one = Resource(kind="Intent", metadata={"name": "x"}, spec={}, status={})
-    revisions.look("intents", [one])
+    resource = Resource(kind="Intent", metadata={"name": "x"}, spec={}, status={})
+    revisions.look("intents", [resource])
     began = revisions.newest
     for _ in range(GONE_MAX):
         revisions.look("intents", [])
-        revisions.look("intents", [one])
+        revisions.look("intents", [resource])
     assert len(revisions.gone("intents", began)) == GONE_MAX
     revisions.look("intents", [])
     with pytest.raises(TooOld):
@@ -243,7 +243,7 @@ async def test_a_page_costs_what_it_shows(shop: Any) -> None:
     names = [f"one-{n}" for n in range(8)]
     assert (await api.apply(*map(small_intent, names))).status_code == 200
     first = await api.http.get("/v1/intents?limit=2")
-    assert [one["metadata"]["name"] for one in first.json()] == names[:2]
+    assert [intent["metadata"]["name"] for intent in first.json()] == names[:2]
     looked_at = api.shell._revisions._known["intents"].keys()
     assert looked_at == {*names[:3]}, "two and the one that says that there is more"
     changes = api.shell.watch("intents", since=int(first.headers["netstitch-revision"]))

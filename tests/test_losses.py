@@ -103,12 +103,12 @@ class Node:
     def counted(self) -> Counter[tuple[str, DropReason]]:
         """By interface, and by reason."""
         report = self.agent.ask("ReadLosses", Empty(), LossReport)
-        found = Counter({(each.interface, DropReason(each.reason)): each.packets for each in report.losses})
+        counts = Counter({(each.interface, DropReason(each.reason)): each.packets for each in report.losses})
         with contextlib.closing(Controller(self.agent, election_id=2)) as controller:
             for reason, (packets, _) in controller.counter("drop_counter").items():
                 if reason not in (DropReason.UNKNOWN_ATTACHMENT, DropReason.NEIGHBOR_IGNORED):  # what hosts ask by ARP
-                    found["", DropReason(reason)] += packets
-        return found
+                    counts["", DropReason(reason)] += packets
+        return counts
 
     def send(self, number: int, size: int = 100, packets: int = SENT) -> None:
         with self.hosts[1].entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

@@ -38,8 +38,8 @@ ASKED = int(os.environ.get("NETSTITCH_ASKED", "1000"))
 
 @pytest.fixture(scope="module")
 def record() -> Iterator[LabRecord]:
-    found = lab.up("three-domains", NAME, say=lambda _: None)
-    yield found
+    started = lab.up("three-domains", NAME, say=lambda _: None)
+    yield started
     lab.down(NAME)
 
 
@@ -102,9 +102,9 @@ def trespassers(record: LabRecord) -> Iterator[None]:
             listing = lab.execute(record, host, "nft", "list", "table", "ip", name).stdout
             assert "packets 0 bytes 0" in listing, (host, listing)
     finally:
-        for one in running:
-            one.terminate()
-            one.wait()
+        for process in running:
+            process.terminate()
+            process.wait()
         lab.execute(record, "ay1", "nft", "delete", "table", "ip", "trespass")
         lab.execute(record, "cz1", "nft", "delete", "table", "ip", "unasked")
 
@@ -149,7 +149,7 @@ def test_a_cut_link_and_what_tunnels_carry_are_shown(active: LabRecord) -> None:
 
     def carrier() -> bool:
         return bool(
-            next(one for one in get("links", "transit") if one["metadata"]["name"] == "t1-tc2")["status"]["carrier"]
+            next(link for link in get("links", "transit") if link["metadata"]["name"] == "t1-tc2")["status"]["carrier"]
         )
 
     stitch("lab", "link", "t1", "tc2", "down")
@@ -161,13 +161,15 @@ def test_a_cut_link_and_what_tunnels_carry_are_shown(active: LabRecord) -> None:
 def test_traffic_goes_around_a_cut_link_and_an_intent_without_any_way_is_not_active(active: LabRecord) -> None:
     def way() -> list[str]:
         return [
-            " ".join(one["status"]["path"]) for one in get("agreements", "transit") if one["spec"]["offeror"] == "shop"
+            " ".join(agreement["status"]["path"])
+            for agreement in get("agreements", "transit")
+            if agreement["spec"]["offeror"] == "shop"
         ]
 
     def elsewhere() -> dict[str, frozenset[bytes]]:
         return {node: entries_on(active, node) for node in ("se1", "sg1", "ig1", "ie1")}
 
-    wait_for(lambda: all(one["status"]["in_use"] for one in get("links", "transit")), "all links are in use")
+    wait_for(lambda: all(link["status"]["in_use"] for link in get("links", "transit")), "all links are in use")
     wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], "the northern way is taken")
     before = elsewhere()
     try:
@@ -281,7 +283,7 @@ def test_leases_end_with_the_controller_dead(record: LabRecord, tmp_path: Path) 
     ways = (("cx2", "10.1.9.2"), ("cx1", ANALYTICS))
     stitch("apply", "-f", str(file))
     try:
-        wait_for(lambda: {one["status"]["phase"] for one in get("intents")} == {"Active"}, "both are Active")
+        wait_for(lambda: {intent["status"]["phase"] for intent in get("intents")} == {"Active"}, "both are Active")
         renewed_s = time.monotonic()
         for name in ("to-firewall", "order-processing"):
             assert " renewed until " in stitch("intent", "renew", name)
@@ -294,7 +296,7 @@ def test_leases_end_with_the_controller_dead(record: LabRecord, tmp_path: Path) 
         assert not reaches(record, "cx1", WEB), "the isolation does not open by itself"
     finally:
         lab.restart(NAME, "shop")
-    assert {one["status"]["phase"] for one in get("intents")} == {"Expired"}
+    assert {intent["status"]["phase"] for intent in get("intents")} == {"Expired"}
     wait_for(lambda: reaches(record, "cx1", WEB), "the isolation has ended too")
     assert not any(reaches(record, *way) for way in ways)
     for name in ("to-firewall", "order-processing"):
@@ -304,7 +306,7 @@ def test_leases_end_with_the_controller_dead(record: LabRecord, tmp_path: Path) 
 
 @pytest.mark.parametrize("node", ["se1", "t1", "ie1"])
 def test_a_killed_agent_costs_no_packet_and_opens_nothing(active: LabRecord, node: str) -> None:
-    domain = next(one.domain for one in lab.topology_of(active).nodes if one.name == node)
+    domain = next(node_or_link.domain for node_or_link in lab.topology_of(active).nodes if node_or_link.name == node)
     assert domain is not None
     with load(active) as echoes, trespassers(active):
         kill(node)
@@ -321,7 +323,7 @@ def test_what_was_asked_goes_on_and_nothing_else_begins_while_all_agents_die_and
     """NETSTITCH_ASKED TCP connections (1,000), and packets that nobody asked for, at 1,000 a second each."""
     nodes = [node.name for node in lab.topology_of(active).nodes]
     unasked = "add rule ip unasked arriving ip saddr {0} {1} counter;"
-    rules = [unasked.format(ANALYTICS, f"{one} {BELOW}") for one in ("tcp dport <", "udp dport <")]
+    rules = [unasked.format(ANALYTICS, f"{ports} {BELOW}") for ports in ("tcp dport <", "udp dport <")]
     rules.append(unasked.format(ANALYTICS, f"icmp type echo-reply icmp id < {BELOW}"))
     table = "add table ip unasked; add chain ip unasked arriving { type filter hook input priority 0; };"
     assert lab.execute(active, "cx1", "nft", table + " ".join(rules)).returncode == 0
@@ -393,9 +395,9 @@ def test_tampering_is_found_named_and_repaired(active: LabRecord) -> None:
     assert tampered >= len(before) // 10
     wait_for(lambda: entries_on(active, "se1") == before, "all is repaired")
     wait_for(lambda: reaches(active, "cx1", ANALYTICS), "cx1 reaches ay1")
-    found = deviations("shop", "se1")
-    assert {line["what"] for line in found} >= {"missing", "changed"}, found
-    assert any("order-processing" in line["owner"] for line in found), found
+    deviations_found = deviations("shop", "se1")
+    assert {line["what"] for line in deviations_found} >= {"missing", "changed"}, deviations_found
+    assert any("order-processing" in line["owner"] for line in deviations_found), deviations_found
 
 
 def deviations(domain: str, node: str) -> list[dict[str, Any]]:
@@ -474,12 +476,15 @@ def test_a_port_that_is_not_there_holds_up_its_network_alone(record: LabRecord, 
 
 
 def phase() -> str:
-    found = get("intents")
-    return str(found[0]["status"]["phase"]) if found else "none"
+    intents = get("intents")
+    return str(intents[0]["status"]["phase"]) if intents else "none"
 
 
 def is_reachable(domain: str, node: str) -> bool:
-    return any(one["metadata"]["name"] == node and one["status"]["phase"] == "Ready" for one in get("nodes", domain))
+    return any(
+        resource["metadata"]["name"] == node and resource["status"]["phase"] == "Ready"
+        for resource in get("nodes", domain)
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,10 @@ def test_reference_intent_is_read() -> None:
 def test_wrong_manifest_says_where_and_what(change: str, to: str, message: str) -> None:
     text = ORDER_PROCESSING.replace(change, to, 1)
     assert text != ORDER_PROCESSING
-    found = faults(text)
-    assert any(message in fault for fault in found), found
+    told = faults(text)
+    assert any(message in fault for fault in told), told
     line = next(number for number, line in enumerate(text.splitlines(), 1) if to.splitlines()[-1] in line)
-    assert any(fault.startswith((f"x.yaml:{line}:", f"x.yaml:{line - 1}:")) for fault in found), found
+    assert any(fault.startswith((f"x.yaml:{line}:", f"x.yaml:{line - 1}:")) for fault in told), told
 
 
 def test_column_is_that_of_the_wrong_value() -> None:
@@ -165,8 +165,8 @@ def test_garbage_is_refused_quickly(text: str | bytes, message: str) -> None:
 
 
 def test_of_many_faults_the_first_are_told() -> None:
-    found = faults("--- 1\n" * 5000)
-    assert len(found) == 101 and found[-1] == "x.yaml:101:5: 100 faults; from here on nothing was checked"
+    told = faults("--- 1\n" * 5000)
+    assert len(told) == 101 and told[-1] == "x.yaml:101:5: 100 faults; from here on nothing was checked"
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300))

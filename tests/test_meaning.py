@@ -58,8 +58,10 @@ def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) ->
 
 def _end(nodes: Mapping[str, Tables], service_sid: int) -> tuple[str, int, int]:
     """Node, VRF and policy class of a service SID."""
-    found = {name: at.look_up("local_sid", ingress_class=1, destination=service_sid) for name, at in nodes.items()}
-    ends = [(name, *(value for _, value in local.params[:2])) for name, local in found.items() if local is not None]
+    local_sids = {name: at.look_up("local_sid", ingress_class=1, destination=service_sid) for name, at in nodes.items()}
+    ends = [
+        (name, *(value for _, value in local.params[:2])) for name, local in local_sids.items() if local is not None
+    ]
     assert len(ends) == 1, f"{service_sid:x} is a SID of {ends}"
     (end,) = ends
     return end
@@ -68,9 +70,9 @@ def _end(nodes: Mapping[str, Tables], service_sid: int) -> tuple[str, int, int]:
 def agreed(chance: random.Random, known: Inventory) -> list[Intent]:
     """Intents that can be in force together: by the conflict engine, so that what it misses shows up here."""
     places, index = Places(known), Index()
-    found: list[Intent] = []
+    intents: list[Intent] = []
     for number in range(chance.randint(1, 8)):
-        names = tuple(one.name for one in found)
+        names = tuple(other.name for other in intents)
         intent = generated.intent(chance, f"i{number}", known, names)
         if not isinstance(translate(intent, rule_engine(()), known), Requirements):
             continue
@@ -78,11 +80,11 @@ def agreed(chance: random.Random, known: Inventory) -> list[Intent]:
         conflicts = against(claim, index, places)
         if misfit(claim, places) or any(conflict.kind == Kind.CONTRADICTION for conflict in conflicts):
             continue
-        if any(one.tenant != intent.tenant for one in found if one.name in intent.overrides):
+        if any(other.tenant != intent.tenant for other in intents if other.name in intent.overrides):
             continue
         index.add(claim)
-        found.append(intent)
-    return found
+        intents.append(intent)
+    return intents
 
 
 def packets(chance: random.Random, known: Inventory, count: int) -> Iterator[tuple[tuple[str, int], Packet]]:
@@ -92,7 +94,7 @@ def packets(chance: random.Random, known: Inventory, count: int) -> Iterator[tup
         network = known.networks[chance.choice(sorted(known.networks))]
         host = chance.choice(network.attachments)
         source = chance.choice(host.addresses) if chance.random() < 0.95 else chance.choice(there)
-        alike = [one for one in there if (":" in one) == (":" in source) and one != source] or [source]
+        alike = [text for text in there if (":" in text) == (":" in source) and text != source] or [source]
         kind, source_port, destination_port = chance.choice(contents)
         yield (
             (host.node, host.port),
@@ -184,13 +186,13 @@ def neighbors(intents: list[Intent], known: Inventory) -> set[tuple[str, str, in
         for attachment in network.attachments
         for text in attachment.addresses
     }
-    found = {(host.node, name, one) for name, one in nodes for host in known.networks[name].attachments}
+    asking = {(host.node, name, attachment) for name, attachment in nodes for host in known.networks[name].attachments}
     for intent in intents:
         for clause in resolve(intent, known).clauses:
             for source, (to, destination, _) in itertools.product(clause.sources, clause.destinations):
-                found.add((nodes[source], source[0], destination))
-                found.add((nodes[to, destination], to, source[1]))
-    return found
+                asking.add((nodes[source], source[0], destination))
+                asking.add((nodes[to, destination], to, source[1]))
+    return asking
 
 
 def test_frames_find_the_way_that_the_meaning_says() -> None:
@@ -203,31 +205,31 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
         meaning, frames = Meaning(intents, known), Frames(compiled(intents, known), known, 1 + seed % 2)
         may_be_told = neighbors(intents, known)
         drawn = [(*sent_by, meant(meaning, known, *sent_by)) for sent_by in packets(chance, known, PACKETS // 4)]
-        carried = [one for one in drawn if one[2].allowed and one[2].to != one[1].network]
+        carried = [decided for decided in drawn if decided[2].allowed and decided[2].to != decided[1].network]
         for where, packet, decision in (*drawn[:FRAMES], *carried[:FRAMES]):
             asked = frames.is_on_link(packet)
             answered = asked and frames.is_answered(where, packet)
             if decision.reply or packet.l4_class == L4Class.ICMP_ERROR:  # who may ask needs nobody who has asked
                 frames.ask_for(packet)
             outcome = frames.send(where, packet)
-            found = f"seed {seed}: {packet} {decision} {outcome.delivered} {outcome.path} {outcome.reason!r}"
+            context = f"seed {seed}: {packet} {decision} {outcome.delivered} {outcome.path} {outcome.reason!r}"
             sent += 1
             unanswered += asked and not answered
             if answered:
-                assert (where[0], packet.network, numbering.address(packet.destination)) in may_be_told, found
+                assert (where[0], packet.network, numbering.address(packet.destination)) in may_be_told, context
             if decision.allowed:
                 ends = {
                     host.name
                     for host in known.networks[decision.to].attachments
                     if packet.destination in host.addresses
                 }
-                assert outcome.delivered in ends, found
-                assert answered or not asked, found
+                assert outcome.delivered in ends, context
+                assert answered or not asked, context
                 between_edges += decision.owner.startswith("networks/") and outcome.node != where[0]
                 led_to += asked and decision.to != packet.network and outcome.node != where[0]
             else:
-                assert not outcome.delivered and outcome.node == where[0], found
-                assert (outcome.reason == DropReason.ISOLATED) == (decision.owner != ""), found
+                assert not outcome.delivered and outcome.node == where[0], context
+                assert (outcome.reason == DropReason.ISOLATED) == (decision.owner != ""), context
                 reasons[outcome.reason.name] += 1
     print(
         f"{sent} frames, {between_edges} of a network between edges, {led_to} asked for by who is led to another; "

@@ -121,7 +121,9 @@ class Comparison:
             if receiver is not None and packet.l4_class in ANSWERS:
                 back = self._compare(receiver, answer(receiver.network, packet))
                 assert back == sender, f"seed {self._seed}: no answer to {packet}"
-        across = [one for one in self._sample if one[2].host and domain_of(one[1].network) != _domain(one[2].host)]
+        across = [
+            drawn for drawn in self._sample if drawn[2].host and domain_of(drawn[1].network) != _domain(drawn[2].host)
+        ]
         chosen = self._chance.sample(across, min(len(across), SAMPLE * 2 // 3))
         self._bytes([*chosen, *self._chance.sample(self._sample, SAMPLE - len(chosen))])
         self._leases(chosen)
@@ -191,12 +193,15 @@ class Comparison:
             promise = self._chance.choice(promises)
             packet = self._lie(promise)
             if self._chance.random() < 0.2:  # over another border of that node, if it has one
-                others = [one for one in promises if one.at[0] == promise.at[0]]
+                others = [other for other in promises if other.at[0] == promise.at[0]]
                 promise = msgspec.structs.replace(promise, at=self._chance.choice(others).at)
             elif self._chance.random() < 0.2:
                 promise = msgspec.structs.replace(promise, sid=self._chance.choice(sids))
             # what was promised for one border, and for this very SID there
-            kept = next((one for one in promises if (one.at, one.sid) == (promise.at, promise.sid)), None)
+            kept = next(
+                (candidate for candidate in promises if (candidate.at, candidate.sid) == (promise.at, promise.sid)),
+                None,
+            )
             network = kept.carries(packet) if kept is not None else ""
             host = self._composition.hosts.get((network, address(packet.destination)))
             end = self._walk.arrive(*promise.at, promise.sid, packet)
@@ -212,7 +217,7 @@ class Comparison:
     def _lie(self, promise: "Promise") -> Packet:
         """Often near to the truth."""
         flow = self._chance.choice(promise.flows)
-        near, far = (self._chance.choice(ones) for ones in (flow.source_prefixes, flow.destination_prefixes))
+        near, far = (self._chance.choice(prefixes) for prefixes in (flow.source_prefixes, flow.destination_prefixes))
         forward = promise.forward != (self._chance.random() < 0.2)
         source, destination = (text.split("/")[0] for text in ((near, far) if forward else (far, near)))
         there = generated.addresses(self._world.topology)
@@ -233,7 +238,7 @@ class Comparison:
 
     def _promises(self) -> list["Promise"]:
         """Of all agreements in force, at each border that they cross, in each direction."""
-        found = []
+        promises = []
         for _, stitch in self._world.stitches():
             for session, way in ((stitch.upstream, stitch.plan.ingress), (stitch.downstream, stitch.plan.egress)):
                 if session is None or session.agreement is None or way is None:
@@ -241,8 +246,8 @@ class Comparison:
                 terms, status = session.agreement.terms, self._world.nodes[way.node].describe()
                 port = next(border.port for border in status.borders if border.name == way.border)
                 sid = terms.offeror_end.sid if session.offeror else session.agreement.acceptor_end.sid
-                found.append(Promise((way.node, port), address(sid), not session.offeror, terms.flows))
-        return found
+                promises.append(Promise((way.node, port), address(sid), not session.offeror, terms.flows))
+        return promises
 
 
 class Promise(msgspec.Struct, frozen=True):
@@ -261,8 +266,8 @@ class Promise(msgspec.Struct, frozen=True):
         follows = requests if self.forward else replies
         for flow in self.flows:
             network = flow.source if self.forward else network_of(flow.destination)
-            if found := follows(clause_of(flow), network, source, destination, packet):
-                return found
+            if reply := follows(clause_of(flow), network, source, destination, packet):
+                return reply
         return ""
 
 

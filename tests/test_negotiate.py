@@ -348,14 +348,14 @@ def test_mandates_are_renewed_with_the_agreements_and_an_older_one_is_no_renewal
     world = agreed_world()
     first = first_offer(world)
     world.run(2000.0)
-    mandates = [opened_mandate(one.mandate) for one in said(world, "offer") if isinstance(one, Terms)]
+    mandates = [opened_mandate(message.mandate) for message in said(world, "offer") if isinstance(message, Terms)]
     assert {mandate.id for mandate in mandates} == {opened_mandate(first.mandate).id}
     assert sorted({mandate.revision for mandate in mandates}) == [1, 2]
     by_domain = {
         name: {session.terms.mandate for session in (stitch.upstream, stitch.downstream) if session is not None}
         for name, stitch in world.stitches()
     }
-    (carried,) = {mandate for ones in by_domain.values() for mandate in ones}
+    (carried,) = {mandate for mandates_of_domain in by_domain.values() for mandate in mandates_of_domain}
     assert opened_mandate(carried).revision == 2, "all three hold the very bytes of the origin"
     assert "(replayed)" in offer_of_transit(world, replace(first, revision=7))
     world.run(10.0)
@@ -491,7 +491,7 @@ def test_withdrawal_by_the_far_end_closes_all_and_is_tried_again() -> None:
     assert stitch.upstream is not None
     id = stitch.upstream.terms.id
     deliver(world, withdrawal(id, "insight"), "insight", "transit")
-    assert not any(one.host.tunnels for one in (world.nodes["t1"], world.nodes["t2"]))
+    assert not any(gateway.host.tunnels for gateway in (world.nodes["t1"], world.nodes["t2"]))
     world.run(20.0)
     assert world.phase("shop", "order-processing") == "Active"
 
@@ -500,12 +500,12 @@ def test_agreement_is_proved_by_both_signatures() -> None:
     world = agreed_world()
     agreement = next(iter(world.controllers["shop"].state.stitches.values())).downstream
     assert agreement is not None and agreement.agreement is not None
-    held: Agreement = agreement.agreement
+    in_force: Agreement = agreement.agreement
     keys = SimulatedKeys("anybody")
     shop, transit = (SimulatedKeys(name).public_key for name in ("shop", "transit"))
-    offer, acceptance = held.offer, held.acceptance
+    offer, acceptance = in_force.offer, in_force.acceptance
     assert keys.verify(shop, offer.signed_bytes, offer.signature)
-    assert keys.verify(shop, held.terms.mandate.signed_bytes, held.terms.mandate.signature)
+    assert keys.verify(shop, in_force.terms.mandate.signed_bytes, in_force.terms.mandate.signature)
     assert keys.verify(transit, acceptance.signed_bytes, acceptance.signature)
     assert not keys.verify(shop, acceptance.signed_bytes, acceptance.signature)
     accepted = opened(acceptance)
@@ -517,7 +517,7 @@ def test_no_signature_of_one_kind_or_version_stands_for_another() -> None:
     _, offer = quiet_world()
     envelope = signed(offer, "transit")
     others = (replace(envelope, kind="acceptance"), replace(envelope, version=3))
-    assert len({one.signed_bytes for one in (envelope, *others)}) == 3
+    assert len({each.signed_bytes for each in (envelope, *others)}) == 3
 
 
 def withdrawal(id: str, by: str) -> Envelope:
@@ -643,11 +643,11 @@ def test_the_end_of_one_border_is_no_end_of_another() -> None:
     insight = world.controllers["insight"]
     (stitch,) = insight.state.stitches.values()
     assert stitch.upstream is not None
-    held = stitch.upstream.terms
+    agreed = stitch.upstream.terms
     transaction = Transaction(insight.state, world.now_s, insight.keys)
-    assert end_objection(transaction, held.border, held.offeror_end) == ""
+    assert end_objection(transaction, agreed.border, agreed.offeror_end) == ""
     for changes in ({"public_key": "aDp1qigymSniyTGZtrgWr+uUAlqMOK7Qr+JpYK60F3I="}, {"endpoint": "203.0.113.66:51820"}):
-        end = replace(held.offeror_end, **changes)
+        end = replace(agreed.offeror_end, **changes)
         assert "of another border" in end_objection(transaction, "unknown", end)
 
 

@@ -73,9 +73,9 @@ class Edge:
         return self.ports.get(number)
 
     def write(self, operation: Operation, *entries: TableEntry) -> None:
-        for one in entries:
-            table = LAYOUT.by_name[one.table]
-            assert not self.tables.write([Run(operation, table, from_packed(table, [pack(table, one)]), 0)])
+        for written in entries:
+            table = LAYOUT.by_name[written.table]
+            assert not self.tables.write([Run(operation, table, from_packed(table, [pack(table, written)]), 0)])
 
     def asked(self, now_s: float) -> list[tuple[int, str]]:
         """Whom it asks then."""
@@ -339,9 +339,9 @@ def test_a_port_keeps_the_last_that_it_learnt_also_where_user_space_forgets(xdp:
             learnt = {other: at for other, at in learnt.items() if at > count - NEIGHBORS_OF_PORT} | {number: count}
         mac = f"02:00:00:00:09:{rng.randrange(4):02x}"
         xdp.run(C, neighbor_advertisement(C, of_port_c(number), mac))
-        found = in_kernel(xdp)
-        assert found.keys() == {(C, addresses[other]) for other in learnt}
-        assert found[C, addresses[number]] == bytes.fromhex(mac.replace(":", ""))
+        learnt_macs = in_kernel(xdp)
+        assert learnt_macs.keys() == {(C, addresses[other]) for other in learnt}
+        assert learnt_macs[C, addresses[number]] == bytes.fromhex(mac.replace(":", ""))
     assert count > 4 * NEIGHBORS_OF_PORT
 
 
@@ -537,24 +537,24 @@ def test_hosts_that_change_places_and_say_nothing_are_found(node: Node) -> None:
 
         def places(port_of: dict[int, int]) -> list[TableEntry]:
             """Hosts of a port are at another."""
-            found = []
+            entries = []
             for port, addresses in to.items():
                 for address in addresses:
                     where, at = f"{address}/{128 if ':' in address else 32}", port_of[port]
-                    found.append(guard(at, where))
+                    entries.append(guard(at, where))
                     route = {"params": {"next_hop": at}, "vrf": 7, "destination": where}
-                    found.append(entry("route", "set_next_hop", **route))
-            return found
+                    entries.append(entry("route", "set_next_hop", **route))
+            return entries
 
         def macs(seen: dict[tuple[int, tuple[str, ...]], tuple[Namespace, str]]) -> dict[bytes, bytes]:
-            found = {}
+            macs_by_key = {}
             for (port, addresses), (host, device) in seen.items():
                 mac = host.ip("-o", "link", "show", device).split("link/ether ")[1].split()[0]
-                found |= {key(port, address): bytes.fromhex(mac.replace(":", "")) for address in addresses}
-            return found
+                macs_by_key |= {key(port, address): bytes.fromhex(mac.replace(":", "")) for address in addresses}
+            return macs_by_key
 
         with contextlib.closing(Controller(node.agent)) as controller:
-            rest = [one for one in ENTRIES if one.table not in ("route", "source_guard")]
+            rest = [table_entry for table_entry in ENTRIES if table_entry.table not in ("route", "source_guard")]
             controller.insert(*rest, *places({2: 2, 3: 3}))
             before = {(2, HOSTS[2]): (h2, "eth0"), (2, second): (neighbour, "eth1"), (3, HOSTS[3]): (h3, "eth0")}
             wait_for(lambda: node.known() == macs(before))
@@ -626,12 +626,12 @@ def test_who_takes_an_address_of_the_gateway_or_of_a_far_host_finds_it_taken(nod
     host.run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=1", f"net.ipv6.conf.eth0.{ways}")
     for taken in ("2001:db8:1::1", HOSTS[3][1]):
         host.ip("addr", "add", f"{taken}/64", "dev", "eth0", *(["optimistic"] if "optimistic" in ways else []))
-        found = settled(host, taken)
-        assert "dadfailed" in found or (not found and "optimistic" in ways), found
+        flags = settled(host, taken)
+        assert "dadfailed" in flags or (not flags and "optimistic" in ways), flags
     for free in ("2001:db8:1::77", "fe80::77"):
         host.ip("addr", "add", f"{free}/64", "dev", "eth0")
-        found = settled(host, free)
-        assert found and "dadfailed" not in found
+        flags = settled(host, free)
+        assert flags and "dadfailed" not in flags
     node.agent.sync(HostState(gateways=(Gateway(port=2, ipv6="fe80::1"),)))
     host.ip("addr", "add", "fe80::1/64", "dev", "eth0")
     assert "dadfailed" in settled(host, "fe80::1")

@@ -49,9 +49,9 @@ async def test_the_true_reason_is_told(tmp_path: Path, how: str, why: str, advic
     async with asyncio.TaskGroup() as tasks:
         neighbours = Neighbours(shop, tasks, deliver=receiver._deliver, report=told.put, refused=lambda who, text: None)
         neighbours.set_domains({"transit": pinned})
-        found = (await neighbours.faults())["transit"]
-        assert (why in found.lower()) if why else not found, found
-        assert advice in telemetry._peer_advice("transit", found)
+        fault = (await neighbours.faults())["transit"]
+        assert (why in fault.lower()) if why else not fault, fault
+        assert advice in telemetry._peer_advice("transit", fault)
         if how == "key of another":
             envelope: Envelope = unsigned(Withdrawal(id="shop:orders:1", reason="no more", issued_s=1))
             neighbours.send("transit", "m", envelope)

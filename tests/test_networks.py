@@ -45,7 +45,7 @@ def rule(*destination: str, owner: str = "intents/i", drop: DropReason | None = 
         ([rule("10.0.0.0/8")], {"10.1.0.0/16": "i"}),
         ([rule("10.1.0.11/32", "10.1.0.12/32", "2001:db8::12/128")], {}),
         ([rule("10.1.9.10/32", drop=DropReason.ISOLATED)], {}),
-        ([rule("10.1.9.10/32", owner=f"intents/{one}") for one in "ihj"], {"10.1.9.10/32": "h"}),
+        ([rule("10.1.9.10/32", owner=f"intents/{owner}") for owner in "ihj"], {"10.1.9.10/32": "h"}),
     ],
     ids=[
         "nothing",
@@ -63,12 +63,12 @@ def test_there_are_routes_to_what_is_on_the_link_in_another_network(rules: list[
     led_to = on_link(NETWORK).changed({}, ranks)
     assert led_to.changed(ranks, {}) == on_link(NETWORK)
     made = led_to.entries(VRF)
-    found = {tuple(match.value for match in one.match): one for one in made if one.table == "route"}
-    assert {key: one.owner for key, one in found.items()} == {
+    routes_made = {tuple(match.value for match in route.match): route for route in made if route.table == "route"}
+    assert {key: route.owner for key, route in routes_made.items()} == {
         (VRF, prefix(text)[0]): f"intents/{owner}" for text, owner in routes.items()
     }
-    lengths = {one.match[1].prefix_length for one in found.values()}
+    lengths = {route.match[1].prefix_length for route in routes_made.values()}
     assert lengths == {prefix(text)[1] for text in routes}
-    hops = [(one.match[0].value, dict(one.params)["port"]) for one in made if one.table == "next_hop"]
+    hops = [(hop.match[0].value, dict(hop.params)["port"]) for hop in made if hop.table == "next_hop"]
     assert hops == ([(numbering.BEHIND_ANOTHER_EDGE, 0)] if routes else [])
-    assert len(made) == len(found) + len(hops)
+    assert len(made) == len(routes_made) + len(hops)

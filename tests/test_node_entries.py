@@ -25,34 +25,36 @@ STEPS = st.lists(st.lists(ENTRIES, max_size=6), min_size=1, max_size=8)
 
 @given(STEPS)
 def test_what_changed_leads_to_what_is_made_of_all(steps: list[list[OwnedEntry]]) -> None:
-    held: list[OwnedEntry] = []
+    present: list[OwnedEntry] = []
     entries = NodeEntries()
     delta, first = Delta(since=0), {}
     for wanted in steps:
         before = _by_key(entries)
-        entries, put, gone = entries.changed(held, wanted)
-        held = wanted
+        entries, put, gone = entries.changed(present, wanted)
+        present = wanted
         assert tuple(entries) == tuple(NodeEntries(wanted)) == tuple(NodeEntries(wanted[::-1]))
         assert len(entries) == len({_key(entry) for entry in wanted})
         after = _by_key(entries)
         for key, (effective, *refused) in after.items():
-            asked = [one for one in wanted if _key(one) == key]
-            assert effective.owner == min(one.owner for one in asked)
-            contrary = [one.owner for one in asked if one.params != effective.params]
-            assert [one.owner for one in refused] == sorted(contrary), "who wants something else hears of it"
-        left = {key: found for key, found in before.items() if key not in set(map(_key, gone))}
+            asked = [entry for entry in wanted if _key(entry) == key]
+            assert effective.owner == min(entry.owner for entry in asked)
+            contrary = [entry.owner for entry in asked if entry.params != effective.params]
+            assert [entry.owner for entry in refused] == sorted(contrary), "who wants something else hears of it"
+        left = {key: asked_entries for key, asked_entries in before.items() if key not in set(map(_key, gone))}
         assert left | _by_key(put) == after
-        assert all(before.get(key) != found for key, found in _by_key(put).items()), "nothing is put that was there"
+        assert all(before.get(key) != asked_entries for key, asked_entries in _by_key(put).items()), (
+            "nothing is put that was there"
+        )
         delta = delta.then(put, gone)
-        together = {key: found for key, found in first.items() if key not in set(map(_key, delta.gone))}
+        together = {key: asked_entries for key, asked_entries in first.items() if key not in set(map(_key, delta.gone))}
         assert together | _by_key(delta.put) == after
 
 
 def _by_key(entries: Iterable[OwnedEntry]) -> dict[tuple[object, ...], list[OwnedEntry]]:
-    found: dict[tuple[object, ...], list[OwnedEntry]] = {}
+    by_key: dict[tuple[object, ...], list[OwnedEntry]] = {}
     for entry in entries:
-        found.setdefault(_key(entry), []).append(entry)
-    return found
+        by_key.setdefault(_key(entry), []).append(entry)
+    return by_key
 
 
 def _key(entry: OwnedEntry) -> tuple[object, ...]:

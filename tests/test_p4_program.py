@@ -40,14 +40,14 @@ def test_other_sources_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ids=["drop reasons", "punt reasons", "L4 classes"],
 )
 def test_numbers_have_one_meaning(prefix: str, numbers: type[enum.IntEnum]) -> None:
-    found = {
+    in_program = {
         name.removeprefix(f"{prefix}_"): int(value)
         for name, value in CONSTANTS.items()
         if name.startswith(f"{prefix}_")
     }
-    found.pop("REASONS", None)  # how many there can be
-    assert len(found) > 2
-    assert found == {name: numbers[name].value for name in found}
+    in_program.pop("REASONS", None)  # how many there can be
+    assert len(in_program) > 2
+    assert in_program == {name: numbers[name].value for name in in_program}
 
 
 def test_other_constants_are_the_same() -> None:

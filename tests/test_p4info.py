@@ -39,13 +39,13 @@ def test_default_actions_drop_for_known_reasons() -> None:
 
 
 def test_shapes_follow_from_the_keys() -> None:
-    found = {table.table.name: table.shape for table in LAYOUT.tables}
-    assert found["attachment"] is found["neighbor"] is Shape.HASH
-    assert found["punt_frame"] is found["flow_policy"] is Shape.TERNARY
-    assert found["source_port_class"] is found["destination_port_class"] is Shape.RANGE
-    assert found["lease"] is found["steer"] is found["path_liveness"] is found["next_hop"] is Shape.ARRAY
-    assert found["sr_policy"] is Shape.CANDIDATES
-    assert {name for name, shape in found.items() if shape is Shape.LPM} == {
+    shapes = {table.table.name: table.shape for table in LAYOUT.tables}
+    assert shapes["attachment"] is shapes["neighbor"] is Shape.HASH
+    assert shapes["punt_frame"] is shapes["flow_policy"] is Shape.TERNARY
+    assert shapes["source_port_class"] is shapes["destination_port_class"] is Shape.RANGE
+    assert shapes["lease"] is shapes["steer"] is shapes["path_liveness"] is shapes["next_hop"] is Shape.ARRAY
+    assert shapes["sr_policy"] is Shape.CANDIDATES
+    assert {name for name, shape in shapes.items() if shape is Shape.LPM} == {
         "source_guard",
         "local_sid",
         "source_group",

@@ -41,8 +41,8 @@ def policy(group: int, priority: int, forwarding_class: int = 1) -> TableEntry:
     return TableEntry("flow_policy", match, "permit", (("forwarding_class", forwarding_class),), priority)
 
 
-def as_set(found: list[p4r.TableEntry]) -> set[bytes]:
-    return {entry.SerializeToString(deterministic=True) for entry in found}
+def as_set(messages: list[p4r.TableEntry]) -> set[bytes]:
+    return {entry.SerializeToString(deterministic=True) for entry in messages}
 
 
 def expected(*wanted: TableEntry) -> set[bytes]:
@@ -171,12 +171,12 @@ def test_random_batches_do_what_a_dictionary_does(made: list[tuple[int, TableEnt
                         del model[key]
             try:
                 await controller.write(*(update(kind, entry) for kind, entry in made))
-                found = [0] * len(made)
+                codes_said = [0] * len(made)
             except grpc.aio.AioRpcError as error:
-                found = errors_of(error)
-            exhausted = [index for index, code in enumerate(found) if code == Code.RESOURCE_EXHAUSTED]
+                codes_said = errors_of(error)
+            exhausted = [index for index, code in enumerate(codes_said) if code == Code.RESOURCE_EXHAUSTED]
             if not exhausted:
-                assert found == codes
+                assert codes_said == codes
                 assert as_set(await controller.read_tables()) == expected(*model.values())
             else:  # More than four protocols, or sixteen masks.
                 assert all(made[index][0] == INSERT for index in exhausted)
@@ -218,9 +218,9 @@ async def test_reads_select_by_table_key_priority_and_action(tmp_path: Path) -> 
 async def test_the_default_entry_is_the_p4infos(tmp_path: Path) -> None:
     async with primary(tmp_path) as (_, controller):
         query = p4r.TableEntry(table_id=table_id("flow_policy"), is_default_action=True)
-        (found,) = await controller.read(p4r.Entity(table_entry=query))
-        assert found.table_entry.is_default_action
-        assert found.table_entry.action.action.params[0].value == b"\x06"  # NOT_PERMITTED
+        (entity,) = await controller.read(p4r.Entity(table_entry=query))
+        assert entity.table_entry.is_default_action
+        assert entity.table_entry.action.action.params[0].value == b"\x06"  # NOT_PERMITTED
 
 
 async def test_a_bad_read_gives_the_others_and_then_its_errors(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ async def test_a_bad_read_gives_the_others_and_then_its_errors(tmp_path: Path) -
         good = p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id("lease")))
         filtered = p4r.Entity(table_entry=p4r.TableEntry(priority=3))
         request = p4r.ReadRequest(device_id=DEVICE, entities=[p4r.Entity(), good, filtered])
-        found = []
+        entities = []
         with pytest.raises(grpc.aio.AioRpcError) as error:
             async for response in controller.stub.Read(request):
-                found += response.entities
-        assert as_set([entity.table_entry for entity in found]) == expected(lease(1))
+                entities += response.entities
+        assert as_set([entity.table_entry for entity in entities]) == expected(lease(1))
         assert errors_of(error.value) == [Code.INVALID_ARGUMENT, Code.OK, Code.INVALID_ARGUMENT]
 
 
@@ -255,17 +255,17 @@ async def test_counters_by_index_and_all(tmp_path: Path) -> None:
     counters = LAYOUT.p4info.counter_by_name
     forwarded, drop = counters["forwarding_class_counter"], counters["drop_counter"]
     async with primary(tmp_path) as (_, controller):
-        one = p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=forwarded.id, index=p4r.Index(index=300)))
-        (found,) = await controller.read(one)
-        assert (found.counter_entry.data.packet_count, found.counter_entry.data.byte_count) == (300, 30000)
+        query = p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=forwarded.id, index=p4r.Index(index=300)))
+        (entity,) = await controller.read(query)
+        assert (entity.counter_entry.data.packet_count, entity.counter_entry.data.byte_count) == (300, 30000)
         every = await controller.read(p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=drop.id)))
         assert [entity.counter_entry.index.index for entity in every] == list(range(256))
         every = await controller.read(p4r.Entity(counter_entry=p4r.CounterEntry()))
         assert len(every) == sum(counter.size for counter in LAYOUT.p4info.counters)
         for index, code in ((-1, Code.INVALID_ARGUMENT), (forwarded.size, Code.OUT_OF_RANGE)):
-            one.counter_entry.index.index = index
+            query.counter_entry.index.index = index
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await controller.read(one)
+                await controller.read(query)
             assert errors_of(error.value) == [code]
 
 
@@ -513,8 +513,8 @@ async def test_finsy_sets_the_pipeline_writes_and_reads(tmp_path: Path) -> None:
                 )
             )
             await switch.insert(wanted)
-            found = [entry async for entry in switch.read(finsy.P4TableEntry())]
-            assert as_set([entry.encode_entry(switch.p4info) for entry in found]) == as_set(
+            read_back = [entry async for entry in switch.read(finsy.P4TableEntry())]
+            assert as_set([entry.encode_entry(switch.p4info) for entry in read_back]) == as_set(
                 [entry.encode_entry(switch.p4info) for entry in wanted]
             )
             await switch.delete_all()

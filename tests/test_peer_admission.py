@@ -192,8 +192,8 @@ def test_host_that_moves_to_another_edge_is_reached_there_by_a_new_agreement() -
     world.run(10.0)
     (stitch,) = world.controllers["insight"].state.stitches.values()
     assert stitch.plan.name != before.plan.name
-    found = stitch.plan.connection.destinations
-    assert [(one.node, one.port) for one in found] == [("ig1", 77)]
+    hosts = stitch.plan.connection.destinations
+    assert [(there.node, there.port) for there in hosts] == [("ig1", 77)]
     assert world.phase("shop", "order-processing") == "Active"
     world.check_settled()
 

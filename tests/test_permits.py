@@ -170,11 +170,11 @@ async def world(directory: Path) -> AsyncIterator[World]:
         secrets = {"bootstrap": TOKEN}
         for name, (role, tenants) in {**HOLDERS, "spare": (Role.READER, None)}.items():
             _, secrets[name] = await tokens.create(name.replace(" ", "-"), role, tenants, None)
-        found = World(shell, client, tokens, secrets, app)
-        applying = await found.apply("bootstrap", intent(), of_z())
+        made = World(shell, client, tokens, secrets, app)
+        applying = await made.apply("bootstrap", intent(), of_z())
         assert applying.status_code == 200, applying.text
         await quiet(shell)
-        yield found
+        yield made
         loop.cancel()
 
 
@@ -233,7 +233,7 @@ async def test_what_is_listed_is_the_tenants_own(tmp_path: Path) -> None:
     async with world(tmp_path) as asked:
 
         async def names(who: str, kind: str) -> set[str]:
-            return {one["metadata"]["name"] for one in (await asked.ask(who, "GET", f"/v1/{kind}")).json()}
+            return {resource["metadata"]["name"] for resource in (await asked.ask(who, "GET", f"/v1/{kind}")).json()}
 
         assert await names("operator of x", "intents") == {"order-processing"}
         assert await names("reader of x", "intents") == {"order-processing"}

@@ -12,28 +12,28 @@ NAMES = st.sampled_from("abcdefgh")
 CHANGES = st.lists(st.tuples(NAMES, st.none() | st.integers()), max_size=40)
 
 
-def changed(held: PersistentMap[int], name: str, value: int | None) -> PersistentMap[int]:
+def changed(version: PersistentMap[int], name: str, value: int | None) -> PersistentMap[int]:
     if value is not None:
-        return held.set(name, value)
-    return held.delete(name) if name in held else held
+        return version.set(name, value)
+    return version.delete(name) if name in version else version
 
 
 @given(CHANGES)
 def test_each_version_stays_what_a_copied_dict_would_be(changes: list[tuple[str, int | None]]) -> None:
     versions: list[tuple[PersistentMap[int], dict[str, int]]] = [(PersistentMap(), {})]
     for name, value in changes:
-        held, copied = versions[-1][0], dict(versions[-1][1])
+        version, copied = versions[-1][0], dict(versions[-1][1])
         if value is None:
             copied.pop(name, None)
         else:
             copied[name] = value
-        versions.append((changed(held, name, value), copied))
-    for held, copied in versions:
-        assert list(held) == list(held.keys()) == list(copied), "in the order in which names came"
-        assert list(held.items()) == list(copied.items())
-        assert list(held.values()) == list(copied.values())
-        assert held == copied and len(held) == len(copied) and PersistentMap(copied) == held
-        assert [(held.get(name), held.get(name, 7), name in held) for name in "abcdefgh"] == [
+        versions.append((changed(version, name, value), copied))
+    for version, copied in versions:
+        assert list(version) == list(version.keys()) == list(copied), "in the order in which names came"
+        assert list(version.items()) == list(copied.items())
+        assert list(version.values()) == list(copied.values())
+        assert version == copied and len(version) == len(copied) and PersistentMap(copied) == version
+        assert [(version.get(name), version.get(name, 7), name in version) for name in "abcdefgh"] == [
             (copied.get(name), copied.get(name, 7), name in copied) for name in "abcdefgh"
         ]
 
@@ -42,20 +42,22 @@ def test_each_version_stays_what_a_copied_dict_would_be(changes: list[tuple[str,
 def test_what_is_found_by_key_and_by_time_is_what_going_through_all_finds(
     changes: list[tuple[str, int | None]], times: list[int]
 ) -> None:
-    held: PersistentMap[int] = PersistentMap({"a": 3, "b": -3}, keys=_remainders, due=_due_s)
+    version: PersistentMap[int] = PersistentMap({"a": 3, "b": -3}, keys=_remainders, due=_due_s)
     for number, (name, value) in enumerate(changes):
-        earlier, known = held, dict(held)
-        held = changed(held, name, value)
+        earlier, known = version, dict(version)
+        version = changed(version, name, value)
         assert dict(earlier) == known
         if number < len(times):
             now_s = times[number]
-            ready, held = held.ready(now_s)
-            assert ready == [one for one, due in held.items() if _due_s(due) <= now_s]
-            assert held.ready(now_s)[0] == ready, "until something is done about it"
+            ready, version = version.ready(now_s)
+            assert ready == [entry_name for entry_name, due in version.items() if _due_s(due) <= now_s]
+            assert version.ready(now_s)[0] == ready, "until something is done about it"
         for key in ("0", "1", "2", "odd"):
-            found = [one for one, of in held.items() if key in _remainders(of)]
-            assert held.by(key) == found and held.count(key) == len(found)
-        assert held.by("0", "odd") == [one for one, of in held.items() if {"0", "odd"} & _remainders(of)]
+            names = [entry_name for entry_name, of in version.items() if key in _remainders(of)]
+            assert version.by(key) == names and version.count(key) == len(names)
+        assert version.by("0", "odd") == [
+            entry_name for entry_name, of in version.items() if {"0", "odd"} & _remainders(of)
+        ]
 
 
 def _remainders(value: int) -> set[str]:
@@ -67,11 +69,11 @@ def _due_s(value: int) -> float:
 
 
 def test_names_that_were_due_and_are_not_any_more_do_not_pile_up() -> None:
-    held: PersistentMap[float] = PersistentMap(due=float)
+    version: PersistentMap[float] = PersistentMap(due=float)
     for number in range(10_000):
-        held = held.set(f"n{number % 10}", number)
-    assert _size(held._heap) <= 2 * len(held) + SPARE
-    assert held.ready(9_995)[0] == [f"n{number}" for number in range(6)]
+        version = version.set(f"n{number % 10}", number)
+    assert _size(version._heap) <= 2 * len(version) + SPARE
+    assert version.ready(9_995)[0] == [f"n{number}" for number in range(6)]
 
 
 def _size(heap: Heap | None) -> int:

@@ -59,8 +59,8 @@ def oracle(links: list[tuple[int, int, int, Trust]], least: Trust) -> networkx.M
 def test_quickest_paths_equal_networkx(links: list[tuple[int, int, int, Trust]], least: Trust) -> None:
     there = graph(inventory(links), "own")
     lengths = networkx.single_source_dijkstra_path_length(oracle(links, least), "n0")
-    found = {name: best(there, "n0", name, Usable(trust_min=least)) for name in there.topology.nodes}
-    assert {name: route.latency_us for name, route in found.items() if route is not None} == lengths
+    routes = {name: best(there, "n0", name, Usable(trust_min=least)) for name in there.topology.nodes}
+    assert {name: route.latency_us for name, route in routes.items() if route is not None} == lengths
 
 
 Costly = list[tuple[int, int, int, int]]
@@ -105,19 +105,19 @@ def test_best_path_is_the_best_of_all_that_hold_the_bounds(prefer: Prefer, links
     there = graph(known, "own")
     paths = tuple(all_paths(links, 0, 3))
     for limit_us, hops in itertools.product((None, 5, 8, 12, 16, 20), (2, 3, 4, 5)):
-        found = best(there, "n0", "n3", prefer=prefer, latency_us_max=limit_us, hops_max=hops)
+        route = best(there, "n0", "n3", prefer=prefer, latency_us_max=limit_us, hops_max=hops)
         holding = [
             order(prefer, latency_us, cost)
             for latency_us, cost, length in paths
             if length <= hops and (limit_us is None or latency_us <= limit_us)
         ]
         if not holding:
-            assert found is None
+            assert route is None
             continue
-        assert found is not None and len(found.links) <= hops
-        assert order(prefer, found.latency_us, found.cost) == min(holding)
-        assert found.latency_us == sum(known.links[name].delay_us for name in found.links)
-        assert found.cost == sum(known.links[name].cost for name in found.links)
+        assert route is not None and len(route.links) <= hops
+        assert order(prefer, route.latency_us, route.cost) == min(holding)
+        assert route.latency_us == sum(known.links[name].delay_us for name in route.links)
+        assert route.cost == sum(known.links[name].cost for name in route.links)
 
 
 def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> None:
@@ -159,26 +159,26 @@ def test_plan_exists_exactly_if_a_path_holds_all(
         latency_us_max=limit_us,
         trust_min=least,
     )
-    found = place(connection, graph(inventory(links), "own"), name="p", owner="o")
+    placed = place(connection, graph(inventory(links), "own"), name="p", owner="o")
     lengths = networkx.single_source_dijkstra_path_length(oracle(links, least or Trust.PUBLIC), "n0")
     if "n1" in lengths and lengths["n1"] <= limit_us:
-        assert isinstance(found, Plan)
-        paths = found.sr_policies[0].candidate_paths
-        assert found.latency_us == paths[0].latency_us == lengths["n1"]
+        assert isinstance(placed, Plan)
+        paths = placed.sr_policies[0].candidate_paths
+        assert placed.latency_us == paths[0].latency_us == lengths["n1"]
         assert all(path.latency_us <= limit_us for path in paths)
         if len(paths) == 2:
             inner = [set(path.nodes[1:-1]) for path in paths]
             assert not inner[0] & inner[1] and not set(paths[0].links) & set(paths[1].links)
     else:
-        assert isinstance(found, Unsatisfiable)
-        assert found.binding == "latency" if "n1" in lengths else found.binding in ("trust", "reachability")
+        assert isinstance(placed, Unsatisfiable)
+        assert placed.binding == "latency" if "n1" in lengths else placed.binding in ("trust", "reachability")
 
 
 def lab() -> tuple[Inventory, Connection]:
-    held: dict[str, dict[str, object]] = {}
+    tables: dict[str, dict[str, object]] = {}
     for document in parse(World().inventories["shop"]):
-        held.setdefault(f"{document.kind.lower()}s", {})[document.name] = document.value
-    known = Inventory(**held)  # type: ignore[arg-type]
+        tables.setdefault(f"{document.kind.lower()}s", {})[document.name] = document.value
+    known = Inventory(**tables)  # type: ignore[arg-type]
     intent = parse(ORDER_PROCESSING)[0].value
     assert isinstance(intent, Intent)
     requirements = translate(intent, NO_RULES, known)
@@ -203,8 +203,8 @@ def test_direct_way_of_the_lab_is_too_slow_and_not_trusted() -> None:
 
 def test_domains_that_the_traffic_has_passed_are_not_entered_again() -> None:
     known, connection = lab()
-    found = place(connection, graph(known, "shop"), name="p", owner="o", visited=["transit", "insight"])
-    assert isinstance(found, Unsatisfiable) and found.binding == "reachability"
+    placed = place(connection, graph(known, "shop"), name="p", owner="o", visited=["transit", "insight"])
+    assert isinstance(placed, Unsatisfiable) and placed.binding == "reachability"
 
 
 @pytest.mark.parametrize("trust", [Trust.PUBLIC, Trust.PARTNER])
@@ -226,8 +226,8 @@ def test_reach_that_is_not_told_is_not_used() -> None:
     known, connection = lab()
     transit = replace(known.domains["transit"], reach=(Reach(domain="moon", latency_us=1, trust=Trust.OWN),))
     blind = replace(known, domains={**known.domains, "transit": transit})
-    found = place(connection, graph(blind, "shop"), name="p", owner="o")
-    assert isinstance(found, Unsatisfiable)
+    placed = place(connection, graph(blind, "shop"), name="p", owner="o")
+    assert isinstance(placed, Unsatisfiable)
 
 
 def test_domains_to_avoid_are_not_passed() -> None:

@@ -122,9 +122,9 @@ def test_each_candidate_path_takes_its_own_links(paths: tuple[Path, Path], live:
 
 def tails(made: dict[str, tuple[OwnedEntry, ...]], node: str) -> list[int]:
     return [
-        one.match[1].value
-        for one in made[node]
-        if (one.table, one.action, one.owner) == ("local_sid", "end_dt46", "intents/i")
+        entry.match[1].value
+        for entry in made[node]
+        if (entry.table, entry.action, entry.owner) == ("local_sid", "end_dt46", "intents/i")
     ]
 
 
@@ -134,8 +134,8 @@ def test_an_end_has_one_sid_whatever_links_lead_to_it() -> None:
         made = entries(paths)
         assert (len(tails(made, "e1")), len(tails(made, "e2"))) == (1, 1)
     end_x = {
-        node: [one.match[1].value >> 64 & 0xFFFF for one in ones if one.action == "end_x"]
-        for node, ones in made.items()
+        node: [entry.match[1].value >> 64 & 0xFFFF for entry in of_node if entry.action == "end_x"]
+        for node, of_node in made.items()
     }
     assert end_x == {
         "e1": [numbering.END_X + 2],

@@ -105,7 +105,7 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def by_name(group: str = COMPILERS) -> dict[str, Plugin]:
-    return {one.name: one for one in hooks.installed() if one.group == group}
+    return {plugin.name: plugin for plugin in hooks.installed() if plugin.group == group}
 
 
 def manifest(name: str = "calls", *ports: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ async def test_plugin_that_hangs_is_killed_at_its_deadline_with_what_it_started(
         many = await asked.compile([manifest(f"slow-{n}") for n in range(50)])
     finally:
         await asked.aclose()
-    assert all(one[0].failure for one in many) and "it hung 3 times" in many[-1][0].failure
+    assert all(additions[0].failure for additions in many) and "it hung 3 times" in many[-1][0].failure
     assert not running("sleep 600.731")
 
 
@@ -302,8 +302,8 @@ class Picky:
         try:
             await shop.start()
             good, poor = manifest("calls"), manifest("disliked")
-            for one in (good, poor):
-                one["spec"]["allow"][0]["to"] = "insight/analytics/analytics-y"
+            for asked in (good, poor):
+                asked["spec"]["allow"][0]["to"] = "insight/analytics/analytics-y"
             answer = await shop.apply(good, poor)
             assert answer.status_code == 200, answer.text
             phase, reasons = await shop.phase("disliked")
@@ -515,7 +515,7 @@ async def test_a_plugin_sees_and_reaches_nothing_of_its_controller(hostile: Plug
 
 
 @pytest.mark.parametrize(
-    "says", ['1 {"answer": "\xff\xfe"}', "300000 [", "2000000 [],", '1 {"answer": 1', "1 5"], ids=lambda one: one[:12]
+    "says", ['1 {"answer": "\xff\xfe"}', "300000 [", "2000000 [],", '1 {"answer": 1', "1 5"], ids=lambda text: text[:12]
 )
 async def test_a_plugin_that_answers_what_is_none_fails_alone(hostile: Plugin, says: str) -> None:
     worker = Worker(hostile, start_s=60, deadline_s=60)

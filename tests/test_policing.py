@@ -79,7 +79,7 @@ def test_what_a_new_policy_does_not_allow_ends(world: World, domain: str, change
 
 
 def test_what_a_new_policy_still_allows_stays_as_it_is(world: World) -> None:
-    held = {name: controller.state.stitches for name, controller in world.controllers.items()}
+    before = {name: controller.state.stitches for name, controller in world.controllers.items()}
     writes = {name: node.writes for name, node in world.nodes.items()}
     transit, insight = (world.controllers[name].policy for name in ("transit", "insight"))
     wider = AcceptRule(origin="*", source="*", destination="*")
@@ -92,7 +92,7 @@ def test_what_a_new_policy_still_allows_stays_as_it_is(world: World) -> None:
         done = world.load_policy(domain, policy)
         assert done is not None and done.results == (f"policies/{domain} {what}",)
     world.run(5.0)
-    assert {name: controller.state.stitches for name, controller in world.controllers.items()} == held
+    assert {name: controller.state.stitches for name, controller in world.controllers.items()} == before
     assert {name: node.writes for name, node in world.nodes.items()} == writes
 
 

@@ -80,10 +80,10 @@ def told(world: World) -> dict[str, list[str]]:
     """Clause -> origins below it."""
     tree = explain.explain(world.controllers["shop"].state, "intents", "reports", world.now_s)
     assert tree is not None
-    found = {clause.text.split()[0]: [origin.text for origin in origins(clause)] for clause in tree.children}
-    return {clause: texts for clause, texts in found.items() if texts}
+    texts_by_clause = {clause.text.split()[0]: [origin.text for origin in origins(clause)] for clause in tree.children}
+    return {clause: texts for clause, texts in texts_by_clause.items() if texts}
 
 
 def origins(branch: Branch) -> list[Branch]:
-    found = [branch] if branch.kind == "origin" else []
-    return found + [origin for child in branch.children for origin in origins(child)]
+    mine = [branch] if branch.kind == "origin" else []
+    return mine + [origin for child in branch.children for origin in origins(child)]

@@ -40,9 +40,9 @@ def test_a_trie_knows_what_a_dict_knows_and_each_version_stays(
     for version, then in versions:
         for prefix in {*then, *others}:
             assert find(version, prefix) == then.get(prefix)
-            wider = sorted((one for one in then if _contains(one, prefix)), key=lambda one: one[1])
-            assert covering(version, prefix) == [then[one] for one in wider]
-            narrower = {one: content for one, content in then.items() if _contains(prefix, one)}
+            wider = sorted((outer for outer in then if _contains(outer, prefix)), key=lambda outer: outer[1])
+            assert covering(version, prefix) == [then[outer] for outer in wider]
+            narrower = {inner: content for inner, content in then.items() if _contains(prefix, inner)}
             assert dict(inside(version, prefix)) == narrower
 
 

@@ -45,23 +45,25 @@ def dry(world: World, text: str, domain: str = "shop") -> Preview:
     return reply.preview
 
 
-def counts(found: Preview) -> dict[str, tuple[int, int, int]]:
-    return {node.node: (len(node.added), len(node.changed), len(node.removed)) for node in found.nodes}
+def counts(foreseen: Preview) -> dict[str, tuple[int, int, int]]:
+    return {node.node: (len(node.added), len(node.changed), len(node.removed)) for node in foreseen.nodes}
 
 
 def test_an_intent_across_domains_says_whom_it_would_ask_and_what_nodes_would_get(world: World) -> None:
-    found = dry(world, ORDER_PROCESSING)
-    (one,) = found.intents
-    assert (one.name, one.before, one.phase) == ("order-processing", "", "Negotiating")
-    assert one.paths == (("se1", "sg1", "transit", "insight"),)
-    assert one.reasons[0].startswith("would ask transit for shop/customer-x (10.1.0.11/32 2001:db8:1::11/128) to reach")
-    assert not any("waiting for the answer" in reason for reason in one.reasons)
-    assert [(agreement.peer, agreement.what) for agreement in found.agreements] == [("transit", "asked")]
+    foreseen = dry(world, ORDER_PROCESSING)
+    (intent,) = foreseen.intents
+    assert (intent.name, intent.before, intent.phase) == ("order-processing", "", "Negotiating")
+    assert intent.paths == (("se1", "sg1", "transit", "insight"),)
+    assert intent.reasons[0].startswith(
+        "would ask transit for shop/customer-x (10.1.0.11/32 2001:db8:1::11/128) to reach"
+    )
+    assert not any("waiting for the answer" in reason for reason in intent.reasons)
+    assert [(agreement.peer, agreement.what) for agreement in foreseen.agreements] == [("transit", "asked")]
     before = {name: len(node.entries) for name, node in world.nodes.items()}
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
     grown = {name: len(world.nodes[name].entries) - before[name] for name in ("se1", "sg1")}
-    assert {node: added - removed for node, (added, _, removed) in counts(found).items()} == grown
+    assert {node: added - removed for node, (added, _, removed) in counts(foreseen).items()} == grown
 
 
 def test_a_change_counts_what_goes_when_the_new_has_taken_over(world: World) -> None:
@@ -69,18 +71,18 @@ def test_a_change_counts_what_goes_when_the_new_has_taken_over(world: World) -> 
     world.run(20.0)
     before = {name: len(node.entries) for name, node in world.nodes.items()}
     text = ORDER_PROCESSING.replace("tcp/443, icmp", "tcp/443")
-    found = counts(dry(world, text))
-    assert all(removed for _, _, removed in found.values())
+    counted = counts(dry(world, text))
+    assert all(removed for _, _, removed in counted.values())
     world.apply("shop", text)
     world.run(20.0)
     grown = {name: len(world.nodes[name].entries) - before[name] for name in ("se1", "sg1")}
-    assert {node: added - removed for node, (added, _, removed) in found.items()} == grown
+    assert {node: added - removed for node, (added, _, removed) in counted.items()} == grown
 
 
 def test_what_placement_refuses_is_not_said_to_be_created_only(world: World) -> None:
-    found = dry(world, ORDER_PROCESSING.replace("max: 20", "max: 1"))
-    assert [one.name for one in found.refused] == ["order-processing"]
-    assert "latency of at most 1 ms is required" in found.intents[0].reasons[0]
+    foreseen = dry(world, ORDER_PROCESSING.replace("max: 20", "max: 1"))
+    assert [intent.name for intent in foreseen.refused] == ["order-processing"]
+    assert "latency of at most 1 ms is required" in foreseen.intents[0].reasons[0]
 
 
 def test_what_changes_nothing_foresees_nothing(world: World) -> None:
@@ -93,8 +95,8 @@ def test_what_changes_nothing_foresees_nothing(world: World) -> None:
 def test_a_rule_says_what_becomes_of_the_intents_that_it_touches(world: World, max_ms: str, phase: str) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
-    (one,) = dry(world, RULE % max_ms).intents
-    assert (one.name, one.before, one.phase) == ("order-processing", "Active", phase)
+    (intent,) = dry(world, RULE % max_ms).intents
+    assert (intent.name, intent.before, intent.phase) == ("order-processing", "Active", phase)
     assert world.phase("shop", "order-processing") == "Active"
 
 
@@ -107,7 +109,9 @@ def test_a_link_says_who_would_go_over_it() -> None:
     assert not inside.agreements and all(added for added, _, _ in counts(inside).values())
     world.apply("campus", text)
     world.run(10.0)
-    links = {one.name: one.value for one in parse(world.inventories["campus"]) if one.kind == "Link"}
+    links = {
+        document.name: document.value for document in parse(world.inventories["campus"]) if document.kind == "Link"
+    }
     assert "e1-t1" in links
     slow = world.inventories["campus"].replace("delay_ms: 0.5", "delay_ms: 30")
     assert slow != world.inventories["campus"]
@@ -118,13 +122,13 @@ def test_a_deletion_says_what_would_go(world: World) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(20.0)
     event = Delete(request_id="dry", resources=(Reference(kind="Intent", name="order-processing"),), dry_run=True)
-    found = foresee(world, event).preview
-    assert found is not None
-    assert [(intent.name, intent.before, intent.phase) for intent in found.intents] == [
+    foreseen = foresee(world, event).preview
+    assert foreseen is not None
+    assert [(intent.name, intent.before, intent.phase) for intent in foreseen.intents] == [
         ("order-processing", "Active", "Deleted")
     ]
-    assert [(agreement.peer, agreement.what) for agreement in found.agreements] == [("transit", "ended")]
-    assert all(added == 0 and removed > 0 for added, _, removed in counts(found).values())
+    assert [(agreement.peer, agreement.what) for agreement in foreseen.agreements] == [("transit", "ended")]
+    assert all(added == 0 and removed > 0 for added, _, removed in counts(foreseen).values())
     assert world.phase("shop", "order-processing") == "Active"
 
 

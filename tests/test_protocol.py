@@ -67,23 +67,23 @@ def situations(speaker: Role) -> tuple[Mapping[Standing, tuple[State, float]], S
     world = World()
     world.start()
     controller = world.controllers[HEARER[speaker]]
-    found = {Standing.UNKNOWN: (controller.state, world.now_s)}
+    standings = {Standing.UNKNOWN: (controller.state, world.now_s)}
     take = controller.together
 
     def recorded(events: Sequence[Event], life: int) -> bool:
         taken = take(events, life)
         for _, session in sessions(controller.state):
             if session.peer == "transit":
-                found.setdefault(session.standing, (controller.state, world.now_s))
+                standings.setdefault(session.standing, (controller.state, world.now_s))
         return taken
 
     controller.together = recorded
     world.apply("shop", ORDER_PROCESSING)
     world.run(1900.0)  # which is more than half of a lease
-    agreed, now_s = found[Standing.AGREED]
+    agreed, now_s = standings[Standing.AGREED]
     lingering = {name: replace(stitch, stage=Stage.LINGERING) for name, stitch in agreed.stitches.items()}
-    found[Standing.ENDED] = replace(agreed, stitches=tables.stitches(lingering)), now_s
-    return found, next(one for _, one in sessions(agreed) if one.peer == "transit")
+    standings[Standing.ENDED] = replace(agreed, stitches=tables.stitches(lingering)), now_s
+    return standings, next(session for _, session in sessions(agreed) if session.peer == "transit")
 
 
 def message(said: Word, session: Session) -> Envelope:
@@ -111,9 +111,9 @@ def message(said: Word, session: Session) -> Envelope:
 
 @pytest.mark.parametrize(("speaker", "standing", "said"), SAYABLE)
 def test_what_a_controller_does_is_what_the_table_says(speaker: Role, standing: Standing, said: Word) -> None:
-    found, agreed = situations(speaker)
-    before, now_s = found[standing]
-    here = next((one for _, one in sessions(before) if one.peer == "transit"), agreed)
+    standings, agreed = situations(speaker)
+    before, now_s = standings[standing]
+    here = next((session for _, session in sessions(before) if session.peer == "transit"), agreed)
     heard = message(said, replace(here, agreement=here.agreement or agreed.agreement))
     event = MessageReceived(peer="transit", message=heard)
     after, effects = step(before, event, now_s, SimulatedKeys(HEARER[speaker]))
@@ -124,7 +124,7 @@ def test_what_a_controller_does_is_what_the_table_says(speaker: Role, standing: 
         assert after.stitches == before.stitches
         return
     assert not violations
-    now = next((one.standing for _, one in sessions(after) if one.terms.id == here.terms.id), None)
+    now = next((session.standing for _, session in sessions(after) if session.terms.id == here.terms.id), None)
     if standing == Standing.ENDED or row.standing in (Standing.UNKNOWN, Standing.ENDED):
         assert now is None or after.stitches == before.stitches, "what lingers is as it was"
     else:
@@ -138,17 +138,17 @@ def test_what_a_controller_does_is_what_the_table_says(speaker: Role, standing: 
 
 
 def edges() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    rows_by_name: dict[str, set[str]] = {}
     for (_, standing, _), row in PROTOCOL.items():
-        found.setdefault(standing, set()).add(row.standing)
+        rows_by_name.setdefault(standing, set()).add(row.standing)
     for (stage, _), after in LIFE.items():
-        found.setdefault(stage, set()).add(after)
-    return found
+        rows_by_name.setdefault(stage, set()).add(after)
+    return rows_by_name
 
 
-def reaches(one: str, other: str) -> bool:
+def reaches(start: str, other: str) -> bool:
     """By any number of steps of the tables: several may be taken at once."""
-    graph, seen, left = edges(), {one}, [one]
+    graph, seen, left = edges(), {start}, [start]
     while left:
         new = graph.get(left.pop(), set()) - seen
         seen |= new
@@ -160,35 +160,39 @@ def check_moves(before: State, after: State) -> None:
     for name, stitch in after.stitches.items():
         was = before.stitches.get(name)
         assert reaches(was.stage if was is not None else Stage.NEGOTIATING, stitch.stage), name
-    held = {one.terms.id: one for _, one in sessions(before)}
+    before_by_id = {kept.terms.id: kept for _, kept in sessions(before)}
     for _, session in sessions(after):
-        was = held.get(session.terms.id)
+        was = before_by_id.get(session.terms.id)
         assert reaches(was.standing if was is not None else Standing.UNKNOWN, session.standing), session
         assert (session.agreement is None) == (session.standing == Standing.OFFERED), session
         if was is not None and was.agreement is not None:
             assert session.agreement is not None
             assert session.agreement.terms.revision >= was.agreement.terms.revision
         assert session.offeror or before.closed.get(session.terms.id) is None, "an ended id is used again"
-    for id in held.keys() - after.agreements.keys():
-        assert all(one.terms.id != id for _, one in sessions(after))
+    for id in before_by_id.keys() - after.agreements.keys():
+        assert all(kept.terms.id != id for _, kept in sessions(after))
 
 
 def check_signed(world: World) -> None:
     """What is in force is what both have signed, and its two sides are at most one revision apart."""
     for _, stitch in world.stitches():
         for session in (stitch.upstream, stitch.downstream):
-            held = session.agreement if session is not None else None
-            if session is None or held is None:
+            agreement = session.agreement if session is not None else None
+            if session is None or agreement is None:
                 continue
-            accepted = opened(held.acceptance)
-            assert isinstance(accepted, Acceptance) and accepted.offer == held.offer.digest
-            assert opened(held.offer) == held.terms
+            accepted = opened(agreement.acceptance)
+            assert isinstance(accepted, Acceptance) and accepted.offer == agreement.offer.digest
+            assert opened(agreement.offer) == agreement.terms
             other = next(
-                (one for _, one in sessions(world.controllers[session.peer].state) if one.terms.id == held.terms.id),
+                (
+                    theirs
+                    for _, theirs in sessions(world.controllers[session.peer].state)
+                    if theirs.terms.id == agreement.terms.id
+                ),
                 None,
             )
             if other is not None and other.agreement is not None:
-                assert abs(other.agreement.terms.revision - held.terms.revision) <= 1
+                assert abs(other.agreement.terms.revision - agreement.terms.revision) <= 1
 
 
 ACTIONS = ("wait", "wait", "renew", "renew", "replay", "replay", "replay", "end", "delete", "apply")
@@ -236,15 +240,15 @@ def test_messages_that_come_together_lead_to_what_they_lead_to_one_by_one() -> N
     gone = signed(Withdrawal(id=terms.id, reason=Told.UNWANTED, issued_s=1), "transit")
     unknown = signed(Withdrawal(id="transit:nothing:9", reason=Told.UNWANTED, issued_s=1), "transit")
     messages = [first, second, first, gone, unknown, replace(first, signature=bytes(64))]
-    found = []
+    outcomes = []
     for batches in ([messages], [[message] for message in messages]):
         fresh = World()
         fresh.start()
         for batch in batches:
             assert fresh.deliver_all(batch, "transit", "insight")
         controller = fresh.controllers["insight"]
-        held = {one.terms.id: (one.standing, one.terms) for _, one in sessions(controller.state)}
+        standings = {session.terms.id: (session.standing, session.terms) for _, session in sessions(controller.state)}
         logged = [line.event for line in controller.logs if line.event in ("peer_violation", "offer_refused")]
-        found.append((held, controller.state.closed, logged, sorted(controller.state.outbox)))
-    assert found[0] == found[1]
-    assert len(found[0][0]) == 1 and "peer_violation" in found[0][2]
+        outcomes.append((standings, controller.state.closed, logged, sorted(controller.state.outbox)))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][0]) == 1 and "peer_violation" in outcomes[0][2]

@@ -59,7 +59,7 @@ def test_refused_offers_leave_no_more_than_a_share_of_answers(world: World, offe
     assert len(state.outbox) == transaction.UNASKED_MAX
     assert not state.closed and not state.stitches
     assert any(f":{COUNT - 1}:" in name for name in state.outbox), "the newest are kept"
-    assert refused(world, "insight") or all(len(one.message.payload) < 1_000 for one in state.outbox.values())
+    assert refused(world, "insight") or all(len(outgoing.message.payload) < 1_000 for outgoing in state.outbox.values())
     lines = [line for line in world.controllers["insight"].logs if line.event == "offer_refused"]
     assert max(len(text) for line in lines for text in line.fields.values()) <= transaction.FIELD_LENGTH
     world.run(65.0)
@@ -101,4 +101,6 @@ def test_who_ends_agreements_again_and_again_waits_until_some_are_forgotten(
         world.run(3.0)
     assert phases == ["Active"] * 3 + ["Refused"] * 2
     closed = world.controllers["transit"].state.closed
-    assert len(closed) == 6 and all(one.until_s < world.now_s + MAX_LEASE_S for one in closed.values())
+    assert len(closed) == 6 and all(
+        closed_agreement.until_s < world.now_s + MAX_LEASE_S for closed_agreement in closed.values()
+    )

@@ -147,5 +147,5 @@ def test_nobody_else_says_what_our_operator_has_ended() -> None:
     gone = Withdrawal(id=id, reason="", issued_s=1, ended_by="transit", retry_after_s=86400)
     world.deliver(signed(gone, "insight"), "insight", "transit")
     world.run(1.0)
-    told = [one for one in said(world, "withdrawal", "transit", "shop") if isinstance(one, Withdrawal)]
-    assert [one.ended_by for one in told] == ["insight"]
+    told = [message for message in said(world, "withdrawal", "transit", "shop") if isinstance(message, Withdrawal)]
+    assert [withdrawal.ended_by for withdrawal in told] == ["insight"]

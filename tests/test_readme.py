@@ -27,7 +27,7 @@ from dataplane import reasons
 from dataplane.p4runtime import p4info
 
 ROOT = Path(__file__).parent.parent
-SIZES = {one.name: one.size for one in (*p4info.load().tables, *p4info.load().counters)}
+SIZES = {table.name: table.size for table in (*p4info.load().tables, *p4info.load().counters)}
 TEXT = (ROOT / "README.md").read_text()
 
 
@@ -46,7 +46,9 @@ def test_the_manifest_is_the_demos_and_the_sentence_says_the_same() -> None:
         parse_sentence(print_sentence(shown.value), name="order-processing", tenant="customer-x").value == shown.value
     )
     (lab_rule,) = [
-        one for one in parse((ROOT / "topologies/rules/lab.yaml").read_bytes()) if one.value == parse(rule)[0].value
+        document
+        for document in parse((ROOT / "topologies/rules/lab.yaml").read_bytes())
+        if document.value == parse(rule)[0].value
     ]
     assert isinstance(lab_rule.value, Rule)
 

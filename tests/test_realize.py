@@ -136,13 +136,15 @@ spec: {a: {node: se1, port: 99}, b: {node: sg1, port: 99}, delay_ms: 0, rate_mbi
     shown = world.get("shop", "intents", "order-processing").status
     assert shown["segments"][:2] == shown["containers"][:2] == [[service]] * 2
     for node in ("se1", "sg1"):
-        held = dict(world.nodes[node].entries)
-        without = {key: one for key, one in held.items() if one.table not in ("sr_policy", "local_sid", "route")}
+        entries = dict(world.nodes[node].entries)
+        without = {
+            key: entry for key, entry in entries.items() if entry.table not in ("sr_policy", "local_sid", "route")
+        }
         world.controllers["shop"].crash()
         world.nodes[node].entries = without
         world.controllers["shop"].start()
         world.run(3.0)
-        assert world.nodes[node].entries == held != without
+        assert world.nodes[node].entries == entries != without
 
 
 def test_largest_inner_packet_fits_every_link_of_the_chain(world: World) -> None:
@@ -177,7 +179,7 @@ def test_border_closes_by_itself_when_the_lease_ends(world: World) -> None:
     (stitch,) = world.controllers["shop"].state.stitches.values()
     assert stitch.downstream is not None
     expires_s = stitch.downstream.terms.expires_s
-    held = world.now_s
+    earlier_s = world.now_s
     try:
         world.now_s = expires_s - 1
         assert Walk(world).send("cx1", tcp(CX1, AY1, 443)).delivered == "ay1"
@@ -185,7 +187,7 @@ def test_border_closes_by_itself_when_the_lease_ends(world: World) -> None:
         outcome = Walk(world).send("cx1", tcp(CX1, AY1, 443))
         assert (outcome.node, outcome.reason) == ("se1", DropReason.LEASE_EXPIRED)
     finally:
-        world.now_s = held
+        world.now_s = earlier_s
 
 
 def test_traffic_flows_at_every_moment_of_a_change() -> None:
@@ -343,15 +345,15 @@ def test_what_an_intent_leads_to_is_answered_for_where_hosts_take_it_for_a_neigh
     def led() -> frozenset[str]:
         """Hosts whose packets leave the edge."""
         walk = Walk(world)
-        found = set()
+        there = set()
         for host, packet in sent.items():
             node, port = walk.place(host)
             to_edge = Ether(dst=walk.pipelines[node].ports[port].mac.hex(":")) / packet
             if isinstance(walk.pipelines[node].run(port, bytes(to_edge), 0), Forward):
-                found.add(host)
+                there.add(host)
         for host, target, answered in ASKED:
-            assert (walk.ask(host, target) is not None) == (answered and host in found), (host, target, found)
-        return frozenset(found)
+            assert (walk.ask(host, target) is not None) == (answered and host in there), (host, target, there)
+        return frozenset(there)
 
     assert led() == set()
     changes = (lambda: world.apply("shop", ORDER_PROCESSING), lambda: world.delete("shop", "order-processing"))

@@ -263,7 +263,7 @@ def test_records_give_back_the_state(world: World) -> None:
     controller = world.controllers["shop"]
     state, effects = reconcile.initial(controller.disk.values(), "shop", controller.policy)
     starts = controller.state.counters["start"] + 1
-    held = msgspec.structs.replace(controller.state, counters=controller.state.counters.set("start", starts))
+    expected = msgspec.structs.replace(controller.state, counters=controller.state.counters.set("start", starts))
     for name in (
         "inventory",
         "intent_records",
@@ -275,7 +275,7 @@ def test_records_give_back_the_state(world: World) -> None:
         "provenance",
         "agreements",
     ):
-        assert getattr(state, name) == getattr(held, name), name
+        assert getattr(state, name) == getattr(expected, name), name
     assert [effect.node for effect in effects if isinstance(effect, Connect)] == ["se1", "sg1"]
 
 
@@ -330,9 +330,9 @@ def test_delete_is_answered_before_the_nodes_are(world: World) -> None:
 def test_every_kind_can_be_seen(world: World, kind: str) -> None:
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)
-    found = world.resources("shop", kind)
-    assert found
-    assert len({str(one.metadata["name"]) for one in found}) == len(found)
+    resources = world.resources("shop", kind)
+    assert resources
+    assert len({str(resource.metadata["name"]) for resource in resources}) == len(resources)
     with pytest.raises(KeyError):
         world.resources("shop", "nonsense")
 
@@ -376,7 +376,8 @@ def owners_of_echo(world: World) -> set[str]:
         l4_class=L4Class.ECHO_REQUEST,
     )
     intents = [
-        one.intent for one in sorted(state.intent_records.values(), key=lambda intent_record: intent_record.serial)
+        record.intent
+        for record in sorted(state.intent_records.values(), key=lambda intent_record: intent_record.serial)
     ]
     policy_class = state.numbers["se1 policy_class hosts shop/customer-x"]
     entries = [

@@ -112,8 +112,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProc
     directory = tmp_path_factory.mktemp("refusals")
     binaries = directory / "bin"
     binaries.mkdir()
-    found = subprocess.run(["which", "wireguard-go"], capture_output=True, text=True, check=True).stdout.strip()
-    (binaries / "wireguard-go").write_text(WRAPPER.format(directory=directory, binary=found))
+    program = subprocess.run(["which", "wireguard-go"], capture_output=True, text=True, check=True).stdout.strip()
+    (binaries / "wireguard-go").write_text(WRAPPER.format(directory=directory, binary=program))
     (binaries / "wireguard-go").chmod(0o755)
     pins = Bpffs(directory / "bpf")
     namespace, far = Namespace("refuses"), Namespace("refused")
@@ -208,9 +208,9 @@ def taken(name: str, kind: str) -> Callable[[Site], Undo]:
 
 def port_in_use(site: Site) -> Undo:
     with site.namespace.entered():
-        held = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        held.bind(("::", 51002))
-    return held.close
+        blocker = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        blocker.bind(("::", 51002))
+    return blocker.close
 
 
 TUNNELS: dict[str, tuple[Callable[[Site], Undo], Tunnel, str]] = {
@@ -434,13 +434,17 @@ def test_every_table_has_a_kind() -> None:
 async def test_tables_that_are_full_hurt_only_those_who_want_more_of_them(site: Site) -> None:
     others = (hop(3, OTHERS), steer(5))
     state = HostState(gateways=(GOOD,))
-    too_many = [msgspec.structs.replace(one, owner=f"intents/{name}") for name, make in FULL.items() for one in make()]
+    too_many = [
+        msgspec.structs.replace(wanted, owner=f"intents/{name}") for name, make in FULL.items() for wanted in make()
+    ]
     refused, taken_s = await site.make((*others, *too_many), state)
     assert refused.keys() == {f"intents/{name}" for name in FULL}
     for name in FULL:
         assert f"resource_exhausted {name}: is full" in refused[f"intents/{name}"]
     print(f"{len(too_many)} entries, others after {taken_s:.2f} s")
-    assert await held(site, "steer", "forwarding_class") == {5} and await held(site, "next_hop", "next_hop") == {3}
+    assert await values_in(site, "steer", "forwarding_class") == {5} and await values_in(
+        site, "next_hop", "next_hop"
+    ) == {3}
     assert (await site.make(others, state))[0] == {}
 
 
@@ -453,17 +457,17 @@ async def test_an_entry_that_is_refused_hurts_only_its_owner(site: Site, kind: s
     refused, taken_s = await site.make((*others, *make()), state)
     assert list(refused) == [INVALID], refused
     print(f"{kind}: others after {taken_s:.2f} s: {refused[INVALID][:150]}")
-    assert await held(site, "steer", "forwarding_class") >= {5, 6}
-    assert await held(site, "next_hop", "next_hop") >= {3}
+    assert await values_in(site, "steer", "forwarding_class") >= {5, 6}
+    assert await values_in(site, "next_hop", "next_hop") >= {3}
     # What others have changes and goes meanwhile.
     refused, _ = await site.make((others[0], steer(6), *make()), state)
     assert list(refused) == [INVALID]
-    assert 5 not in await held(site, "steer", "forwarding_class")
+    assert 5 not in await values_in(site, "steer", "forwarding_class")
     # And it heals by itself.
     assert (await site.make(others, state))[0] == {}
 
 
-async def held(site: Site, table: str, field: str) -> set[int]:
+async def values_in(site: Site, table: str, field: str) -> set[int]:
     async with grpc.aio.insecure_channel(site.agent.config["listen"]) as channel:
         rows = await P4RuntimeClient("sg1", channel, Codec(p4info.load()), 0).read((table,))
-    return {one.value for key in rows for one in key[1] if one.field == field}
+    return {match.value for key in rows for match in key[1] if match.field == field}

@@ -145,8 +145,8 @@ def test_what_a_release_before_mandates_has_stored_is_offered_anew() -> None:
 def previous() -> str:
     """Its commit, where the history has it."""
     commit = (releases.DIRECTORY / "previous").read_text().strip()
-    found = subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True)
-    return commit if found.returncode == 0 else ""
+    answer = subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True)
+    return commit if answer.returncode == 0 else ""
 
 
 PREVIOUS = [commit for commit in [previous()] if commit]
@@ -165,8 +165,8 @@ async def federation() -> AsyncIterator[Federation]:
 
 
 async def said(controller: Controller, name: str, phase: str, words: str) -> bool:
-    found, reasons = await controller.phase(name)
-    return found == phase and words in reasons
+    present, reasons = await controller.phase(name)
+    return present == phase and words in reasons
 
 
 @pytest.fixture(params=PREVIOUS, ids=lambda commit: commit[:7])

@@ -121,20 +121,20 @@ def decided(entries: dict[Key, OwnedEntry], policy_class: int, asked: list[Packe
     at = Tables(entries.values())
     drop: Behaviour = ("drop", (("reason", int(DropReason.NOT_PERMITTED)),))
     return [
-        behaviour(found) if (found := at.decide(CLASSES[policy_class], policy_class, one)) is not None else drop
-        for one in asked
+        behaviour(entry) if (entry := at.decide(CLASSES[policy_class], policy_class, packet)) is not None else drop
+        for packet in asked
     ]
 
 
 def strays(desired: dict[Key, OwnedEntry], present: dict[Key, OwnedEntry], asked: list[Packet]) -> int:
     """Packets that go where neither state sends them, over all boundaries."""
-    found = 0
+    count = 0
     for policy_class in CLASSES:
         old, new = decided(present, policy_class, asked), decided(desired, policy_class, asked)
         for state in boundaries(desired, present):
             now = decided(state, policy_class, asked)
-            found += sum(c[0] != "drop" and c not in (a, b) for a, b, c in zip(old, new, now, strict=True))
-    return found
+            count += sum(c[0] != "drop" and c not in (a, b) for a, b, c in zip(old, new, now, strict=True))
+    return count
 
 
 def entrance(policy_class: int, vrf: int) -> OwnedEntry:
@@ -147,11 +147,11 @@ def compiled(chance: random.Random, sources: list[str], destinations: list[str])
     made: dict[int, list[Rule]] = {}
     for policy_class, vrf in CLASSES.items():
         made.setdefault(vrf, []).extend(rules(chance, policy_class, sources, destinations))
-    everything = [one for ones in made.values() for one in ones]
-    classes: PortClasses = port_classes(ports for one in everything for ports in one.ports)
-    entries = [entrance(*one) for one in CLASSES.items()]
-    entries += [entry for vrf, ones in made.items() for entry in at_once(vrf, ones, classes)]
-    used = {use for one in everything for use in used_ports(one)}
+    everything = [rule for of_vrf in made.values() for rule in of_vrf]
+    classes: PortClasses = port_classes(ports for rule in everything for ports in rule.ports)
+    entries = [entrance(*item) for item in CLASSES.items()]
+    entries += [entry for vrf, of_vrf in made.items() for entry in at_once(vrf, of_vrf, classes)]
+    used = {use for rule in everything for use in used_ports(rule)}
     indexed, refused = index((*entries, *port_entries(used, classes, "nodes/n")))
     assert not refused
     return indexed
@@ -176,14 +176,14 @@ def test_no_packet_goes_where_neither_the_old_nor_the_new_state_sends_it(seed: i
 def test_the_adversary_of_this_test_succeeds_where_numbers_do_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the test above would show nothing."""
     monkeypatch.setattr(f"{__name__}.stages", lambda desired, present, numbers: batches(difference(desired, present)))
-    found = 0
+    count = 0
     for seed in range(12):
         chance = random.Random(seed)
         sources, destinations = colliding(chance, 5), colliding(chance, 5)
         asked = packets(sources, destinations)
         states = [compiled(chance, sources, destinations) for _ in range(6)]
-        found += sum(strays(b, a, asked) for a, b in itertools.pairwise(states))
-    assert found > 0
+        count += sum(strays(b, a, asked) for a, b in itertools.pairwise(states))
+    assert count > 0
 
 
 @pytest.mark.parametrize("seed", range(4))

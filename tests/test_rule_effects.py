@@ -29,7 +29,7 @@ def inventory() -> Inventory:
 
 
 def lab_rules() -> RuleEngine:
-    return rule_engine(value for one in parse(LAB_RULES) if isinstance(value := one.value, Rule))
+    return rule_engine(value for document in parse(LAB_RULES) if isinstance(value := document.value, Rule))
 
 
 def rule(name: str, when: str, then: Then, priority: int = 100) -> Rule:
@@ -42,9 +42,9 @@ def intent(**fields: object) -> Intent:
 
 
 def translated(intent: Intent, rules: RuleEngine, inventory: Inventory, *added: Added) -> Requirements:
-    found = translate(intent, rules, inventory, added)
-    assert isinstance(found, Requirements), found
-    return found
+    requirements = translate(intent, rules, inventory, added)
+    assert isinstance(requirements, Requirements), requirements
+    return requirements
 
 
 def labelled(inventory: Inventory, network: str, **labels: str) -> Inventory:
@@ -52,8 +52,8 @@ def labelled(inventory: Inventory, network: str, **labels: str) -> Inventory:
     return replace(inventory, networks={**inventory.networks, network: changed})
 
 
-def said(found: Requirements) -> dict[str, str]:
-    return {origin.requirement: origin.origin for origin in found.origins}
+def said(requirements: Requirements) -> dict[str, str]:
+    return {origin.requirement: origin.origin for origin in requirements.origins}
 
 
 # ---- the lab's rules
@@ -61,10 +61,10 @@ def said(found: Requirements) -> dict[str, str]:
 
 def test_card_data_is_encrypted_and_stays_with_partners(inventory: Inventory) -> None:
     cards = labelled(inventory, "shop/customer-x", pci="true")
-    found = translated(intent(), lab_rules(), cards)
-    (connection,) = found.connections
+    requirements = translated(intent(), lab_rules(), cards)
+    (connection,) = requirements.connections
     assert (connection.encryption, connection.trust_min) == (Encryption.WIREGUARD, Trust.PARTNER)
-    assert said(found)["encryption wireguard"] == "rule cards-are-encrypted"
+    assert said(requirements)["encryption wireguard"] == "rule cards-are-encrypted"
     plain = translated(intent(), lab_rules(), labelled(inventory, "shop/customer-x", pci="false"))
     assert plain.connections[0].encryption == Encryption.NONE
 
@@ -76,16 +76,16 @@ def test_label_of_one_host_is_enough(inventory: Inventory) -> None:
         for attachment in network.attachments
     )
     changed = {**inventory.networks, network.name: replace(network, attachments=hosts, labels=())}
-    found = translated(intent(), lab_rules(), replace(inventory, networks=changed))
-    assert found.connections[0].encryption == Encryption.WIREGUARD
+    requirements = translated(intent(), lab_rules(), replace(inventory, networks=changed))
+    assert requirements.connections[0].encryption == Encryption.WIREGUARD
 
 
 def test_public_way_needs_what_cannot_be_met_and_is_not_taken(inventory: Inventory) -> None:
     name = "shop/customer-x"
     plain = {**inventory.networks, name: replace(inventory.networks[name], labels=())}
-    found = translated(intent(), lab_rules(), replace(inventory, networks=plain))
-    assert found.connections[0].trust_min == Trust.PARTNER and not found.unmet
-    (origin,) = [origin for origin in found.origins if origin.clause == "trust"]
+    requirements = translated(intent(), lab_rules(), replace(inventory, networks=plain))
+    assert requirements.connections[0].trust_min == Trust.PARTNER and not requirements.unmet
+    (origin,) = [origin for origin in requirements.origins if origin.clause == "trust"]
     assert origin.origin == "rule public-needs-end-to-end"
     assert "wireguard-end-to-end, which cannot be met yet" in origin.explain
 
@@ -94,8 +94,8 @@ def test_realtime_is_quick_and_marked(inventory: Inventory) -> None:
     (connection,) = translated(intent(service_class="realtime"), lab_rules(), inventory).connections
     assert (connection.latency_us_max, connection.dscp) == (30_000, CODE_POINTS["EF"])
     strict = intent(service_class="realtime", require=Require(latency_us_max=20_000))
-    found = translated(strict, lab_rules(), inventory)
-    assert found.connections[0].latency_us_max == 20_000 and said(found)["latency <= 20 ms"] == "clause"
+    requirements = translated(strict, lab_rules(), inventory)
+    assert requirements.connections[0].latency_us_max == 20_000 and said(requirements)["latency <= 20 ms"] == "clause"
 
 
 def test_class_without_a_rule_is_not_ignored(inventory: Inventory) -> None:
@@ -104,9 +104,9 @@ def test_class_without_a_rule_is_not_ignored(inventory: Inventory) -> None:
 
 
 def test_owner_forbids_transit(inventory: Inventory) -> None:
-    found = translated(intent(), lab_rules(), labelled(inventory, "insight/analytics", transit="forbidden"))
-    assert found.connections[0].direct
-    assert said(found)["through no third domain"] == "rule owners-forbid-transit"
+    requirements = translated(intent(), lab_rules(), labelled(inventory, "insight/analytics", transit="forbidden"))
+    assert requirements.connections[0].direct
+    assert said(requirements)["through no third domain"] == "rule owners-forbid-transit"
 
 
 # ---- how rules meet
@@ -119,8 +119,8 @@ def test_strictest_wins_whoever_says_it(inventory: Inventory) -> None:
             rule("b", "true", Then(require=Require(latency_us_max=15_000, trust_min=Trust.OWN)), 900),
         )
     )
-    found = translated(intent(require=Require(latency_us_max=12_000)), rules, inventory)
-    assert said(found) == {"latency <= 10 ms": "rule a", "trust >= own": "rule b"}
+    requirements = translated(intent(require=Require(latency_us_max=12_000)), rules, inventory)
+    assert said(requirements) == {"latency <= 10 ms": "rule a", "trust >= own": "rule b"}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_strictest_wins_whoever_says_it(inventory: Inventory) -> None:
     ],
 )
 def test_what_cannot_be_placed_yet_is_unmet(then: Then, inventory: Inventory) -> None:
-    found = translated(intent(), rule_engine([rule("more", "true", then)]), inventory)
-    assert len(found.unmet) == 1 and "rule more" in said(found).values()
+    requirements = translated(intent(), rule_engine([rule("more", "true", then)]), inventory)
+    assert len(requirements.unmet) == 1 and "rule more" in said(requirements).values()
 
 
 def test_forbidden_traffic_names_rule_and_intent(inventory: Inventory) -> None:
@@ -154,10 +154,10 @@ def test_classes_that_differ_name_both_rules_unless_one_has_priority(inventory: 
         intent(), rule_engine([rule("a", "true", bulk), rule("b", "true", quick), reader]), inventory
     ).unmet
     assert "rule b sets class quick; rule a sets class bulk with the same priority (intent i)" in unmet.message
-    found = translated(
+    requirements = translated(
         intent(), rule_engine([rule("a", "true", bulk), rule("b", "true", quick, 200), reader]), inventory
     )
-    assert not found.unmet and said(found)["class quick"] == "rule b"
+    assert not requirements.unmet and said(requirements)["class quick"] == "rule b"
 
 
 def test_class_of_the_intent_against_a_rule_names_both(inventory: Inventory) -> None:
@@ -169,16 +169,18 @@ def test_class_of_the_intent_against_a_rule_names_both(inventory: Inventory) -> 
 def test_preference_of_the_intent_stands(inventory: Inventory) -> None:
     rules = rule_engine([rule("cheap", "true", Then(prefer=Prefer(cost=Level.LOW)))])
     assert said(translated(intent(), rules, inventory)) == {"prefer cost low": "rule cheap"}
-    found = translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory)
-    assert not found.unmet and said(found) == {"prefer latency low": "clause"}
-    assert [connection.prefer for connection in found.connections] == [Prefer(latency=Level.LOW)]
+    requirements = translated(intent(prefer=Prefer(latency=Level.LOW)), rules, inventory)
+    assert not requirements.unmet and said(requirements) == {"prefer latency low": "clause"}
+    assert [connection.prefer for connection in requirements.connections] == [Prefer(latency=Level.LOW)]
 
 
 def test_preference_of_the_rule_with_the_higher_priority_holds(inventory: Inventory) -> None:
     cheap, quick = Then(prefer=Prefer(cost=Level.LOW)), Then(prefer=Prefer(latency=Level.LOW))
-    found = translated(intent(), rule_engine([rule("a", "true", cheap, 200), rule("b", "true", quick)]), inventory)
-    assert not found.unmet and said(found) == {"prefer cost low": "rule a"}
-    assert [connection.prefer for connection in found.connections] == [Prefer(cost=Level.LOW)]
+    requirements = translated(
+        intent(), rule_engine([rule("a", "true", cheap, 200), rule("b", "true", quick)]), inventory
+    )
+    assert not requirements.unmet and said(requirements) == {"prefer cost low": "rule a"}
+    assert [connection.prefer for connection in requirements.connections] == [Prefer(cost=Level.LOW)]
     (unmet,) = translated(intent(), rule_engine([rule("a", "true", cheap), rule("b", "true", quick)]), inventory).unmet
     assert "rule b sets prefer latency low; rule a sets prefer cost low with the same priority" in unmet.message
 
@@ -191,8 +193,8 @@ def test_one_rule_leads_to_another(inventory: Inventory) -> None:
             rule("near", "effective.latency_ms <= 30", Then(require=Require(trust_min=Trust.PARTNER))),
         )
     )
-    found = translated(intent(), rules, inventory)
-    assert said(found)["trust >= partner"] == "rule near" and not found.unmet
+    requirements = translated(intent(), rules, inventory)
+    assert said(requirements)["trust >= partner"] == "rule near" and not requirements.unmet
 
 
 def test_rules_that_trigger_each_other_without_end_are_named(inventory: Inventory) -> None:
@@ -222,8 +224,8 @@ def test_condition_that_cannot_be_evaluated_fails_with_the_rules_name(inventory:
 
 
 def test_plugin_adds_and_its_failure_fails_the_intent(inventory: Inventory) -> None:
-    found = translated(intent(), NO_RULES, inventory, Added(plugin="p", then=Then(dscp=8)))
-    assert found.connections[0].dscp == 8 and said(found) == {"dscp CS1": "plugin p"}
+    requirements = translated(intent(), NO_RULES, inventory, Added(plugin="p", then=Then(dscp=8)))
+    assert requirements.connections[0].dscp == 8 and said(requirements) == {"dscp CS1": "plugin p"}
     (unmet,) = translated(intent(), NO_RULES, inventory, Added(plugin="p", failure="it raised")).unmet
     assert unmet.binding == "plugin p" and "it raised" in unmet.message
 
@@ -236,15 +238,15 @@ def test_conditions_see_every_variable_that_is_declared(inventory: Inventory) ->
         for field, of in fields.items()
     ]  # fmt: skip
     every = [rule(f"r{n}", when, Then(forbid=("traffic",))) for n, when in enumerate(whens)]
-    for one in every:
-        found = translated(intent(), rule_engine([one]), inventory)
-        assert not any("cannot be evaluated" in unmet.message for unmet in found.unmet), one.when
+    for any_rule in every:
+        requirements = translated(intent(), rule_engine([any_rule]), inventory)
+        assert not any("cannot be evaluated" in unmet.message for unmet in requirements.unmet), any_rule.when
 
 
 @pytest.mark.parametrize("when", ['intent . name == "i"', 'intent\n.name\n== "i"', '"intent.tenant" != "" && true'])
 def test_fields_are_found_however_they_are_written(when: str, inventory: Inventory) -> None:
-    found = translated(intent(), rule_engine([rule("one", when, Then(dscp=8))]), inventory)
-    assert found.connections[0].dscp == 8 and not found.unmet
+    requirements = translated(intent(), rule_engine([rule("one", when, Then(dscp=8))]), inventory)
+    assert requirements.connections[0].dscp == 8 and not requirements.unmet
 
 
 def test_what_is_remembered_is_told_apart_by_what_is_read(inventory: Inventory) -> None:
@@ -252,8 +254,14 @@ def test_what_is_remembered_is_told_apart_by_what_is_read(inventory: Inventory) 
         [rule("one", 'intent.tenant == "t"', Then(dscp=8)), rule("two", 'intent.name == "j"', Then(via=("v",)))]
     )
     asked = [intent(), intent(tenant="u"), intent(name="j"), intent(name="j", tenant="u"), intent()]
-    found = [translated(one, rules, inventory) for one in asked]
-    assert [(one.connections[0].dscp, len(one.unmet)) for one in found] == [(8, 0), (0, 0), (8, 1), (0, 1), (8, 0)]
+    answers = [translated(asked_intent, rules, inventory) for asked_intent in asked]
+    assert [(answer.connections[0].dscp, len(answer.unmet)) for answer in answers] == [
+        (8, 0),
+        (0, 0),
+        (8, 1),
+        (0, 1),
+        (8, 0),
+    ]
 
 
 # ---- how rules are written
@@ -271,8 +279,8 @@ spec:
 
 def test_rules_print_as_they_are_read() -> None:
     text = LAB_RULES + "---\n" + GOOD.replace("{dscp: EF}", "{via: [fw], prefer: {cost: low}, class: y, dscp: AF41}")
-    values = [one.value for one in parse(text)]
-    assert [one.value for one in parse(print_yaml([to_manifest(value) for value in values]))] == values
+    values = [document.value for document in parse(text)]
+    assert [document.value for document in parse(print_yaml([to_manifest(value) for value in values]))] == values
     assert len(values) == 5 and schema("Rule")["properties"]["spec"] == RULE.schema()
 
 

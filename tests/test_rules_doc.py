@@ -24,7 +24,7 @@ def test_examples_are_taken_by_a_controller(text: str) -> None:
     world.start()
     answer = world.apply("shop", text)
     assert answer is not None and not answer.problems and not answer.conflict
-    rules = {one.value.name for one in parse(text) if isinstance(one.value, Rule)}
+    rules = {document.value.name for document in parse(text) if isinstance(document.value, Rule)}
     assert {resource.metadata["name"] for resource in world.resources("shop", "rules")} == rules
 
 
@@ -43,8 +43,8 @@ def test_there_are_examples() -> None:
 def test_the_policy_file_shows_every_field() -> None:
     (text,) = re.findall(r"```yaml policy\n(.*?)```", TEXT, re.DOTALL)
     policy = parse_policy(text, "policy.yaml")
-    assert [one.direct for one in policy.accept] == [False, True, False]
-    assert [one.dscp for one in policy.transit] == [(46, 34), ()]
+    assert [accept.direct for accept in policy.accept] == [False, True, False]
+    assert [transit.dscp for transit in policy.transit] == [(46, 34), ()]
     assert (policy.max_agreements, policy.max_share) == (100, 30)
     for shape in (POLICY, ACCEPT, TRANSIT, NEIGHBOUR, OFFER):
         assert all(f"{name}:" in text for name in shape.fields), shape
@@ -72,7 +72,7 @@ def test_lab_rules_change_the_outcome() -> None:
         world = World()
         world.start()
         shop = world.resources("shop", "networks")
-        (own,) = [one for one in shop if one.metadata["name"] == "shop/customer-x"]
+        (own,) = [network for network in shop if network.metadata["name"] == "shop/customer-x"]
         manifest = {"apiVersion": "netstitch/v1", "kind": "Network", "spec": own.spec}
         marked = {**own.metadata, "labels": {"transit": "forbidden"}}
         world.apply("shop", print_yaml([{**manifest, "metadata": marked}]) + "---\n" + rules + "---\n" + web)

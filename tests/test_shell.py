@@ -283,7 +283,7 @@ async def test_a_message_whose_step_raises_is_refused_and_nothing_else_is(domain
         assert await domain.shell.receive("transit", [good]) == ("",)
     assert len(met) == 3 and domain.shell.counts["MessageReceived"] == 4, "the good one had its turn"
     refused = [fields for _, event, fields in lines if event == "event_refused"]
-    assert [(one["source"], one["kind"]) for one in refused] == [("domains/transit", "MessageReceived")]
+    assert [(line["source"], line["kind"]) for line in refused] == [("domains/transit", "MessageReceived")]
     assert "int too large" in refused[0]["reason"] and "test_shell.py" in refused[0]["where"]
     assert domain.shell.contained.counts == {"domains/transit": 3}
 

@@ -61,8 +61,8 @@ def check_agreed(world: World) -> None:
             name = theirs.agreements.get(session.agreement.terms.id)
             assert name is not None, f"{domain}: {session.peer} does not know {session.agreement.terms.id}"
             other = theirs.stitches[name]
-            held = other.downstream if not session.offeror else other.upstream
-            assert held is not None and held.agreement == session.agreement
+            opposite = other.downstream if not session.offeror else other.upstream
+            assert opposite is not None and opposite.agreement == session.agreement
 
 
 def check_gone(world: World, *names: str) -> None:
@@ -346,10 +346,17 @@ def test_dscp_is_that_of_the_outer_headers_in_every_domain_and_in_both_direction
     world.apply("shop", ENTRUSTED % "dscp: EF" + "---\n" + ORDER_PROCESSING)
     world.run(3.0)
     assert world.phase("shop", "order-processing") == "Active"
-    found = marks(world)
+    marks_by_node = marks(world)
     # forward at se1, sg1, t1, t2 and ig1; what comes back at ie1, ig1, t2, t1 and sg1
-    assert {name for name, ones in found.items() if ones} == {"se1", "sg1", "t1", "t2", "ig1", "ie1"}
-    assert {mark for ones in found.values() for mark in ones} == {CODE_POINTS["EF"]}
+    assert {name for name, code_points in marks_by_node.items() if code_points} == {
+        "se1",
+        "sg1",
+        "t1",
+        "t2",
+        "ig1",
+        "ie1",
+    }
+    assert {mark for code_points in marks_by_node.values() for mark in code_points} == {CODE_POINTS["EF"]}
     ends = [
         dict(entry.params)["sr_policy"]
         for entry in world.nodes["t1"].entries.values()
@@ -358,7 +365,7 @@ def test_dscp_is_that_of_the_outer_headers_in_every_domain_and_in_both_direction
     assert len(ends) == 2  # into the domain and into the tunnel to shop, each with the mark
     world.apply("shop", ENTRUSTED % "dscp: AF41")
     world.run(5.0)
-    assert {mark for ones in marks(world).values() for mark in ones} == {CODE_POINTS["AF41"]}
+    assert {mark for code_points in marks(world).values() for mark in code_points} == {CODE_POINTS["AF41"]}
     world.check_settled()
     check_agreed(world)
 

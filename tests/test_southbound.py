@@ -217,7 +217,7 @@ def test_of_two_owners_that_want_different_things_of_one_key_the_first_has_it() 
     first = route("5f00:1::/32", 1, "intents/a")
     indexed, refused = index((first, route("5f00:1::/32", 2, "intents/b")))
     assert list(indexed.values()) == [first]
-    assert [one.part for one in refused] == ["intents/b"]
+    assert [refusal.part for refusal in refused] == ["intents/b"]
     assert "route(vrf=0, destination=5f00:1::/32): intents/a and intents/b" in refused[0].reason
 
 
@@ -229,7 +229,7 @@ async def test_a_node_gets_what_it_shall_have_and_the_second_time_nothing(
 ) -> None:
     report = await client.sync(STATE)
     assert report.writes == len(STATE)
-    assert {key(as_entry(e)) for found in node.all_entries().values() for e in found} == {key(e) for e in STATE}
+    assert {key(as_entry(e)) for entries in node.all_entries().values() for e in entries} == {key(e) for e in STATE}
     node.writes, node.batches = 0, []
     report = await client.sync(STATE)
     assert (report.writes, report.deviations) == (0, ())
@@ -265,7 +265,7 @@ async def test_random_states_follow_each_other(node: FakeNode, client: P4Runtime
                     table="route", match=each.match, action="set_next_hop", params=(("next_hop", 9),), owner=OWNER
                 )
         await client.sync(tuple(wanted.values()))
-        present = {key(as_entry(e)): e for found in node.all_entries().values() for e in found}
+        present = {key(as_entry(e)): e for entries in node.all_entries().values() for e in entries}
         assert {k: (e.action, e.params) for k, e in present.items()} == {k: behaviour(e) for k, e in wanted.items()}
 
 
@@ -274,14 +274,14 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
     chance = random.Random(8)
     pool = [next_hop(n) for n in range(1, 13)] + [route(f"5f00:{n}::/32", 1 + n % 3) for n in range(12)]
     pool += [route(f"5f00:{n}::/32", 9, owner="links/z") for n in range(12)]
-    entries, held = NodeEntries(), list[OwnedEntry]()
+    entries, present_entries = NodeEntries(), list[OwnedEntry]()
     await client.sync(())
     for number in range(60):
-        old = [entry for entry in held if chance.random() < 0.3]
-        held = [entry for entry in held if entry not in old]
-        there = {key(entry) for entry in held}
+        old = [entry for entry in present_entries if chance.random() < 0.3]
+        present_entries = [entry for entry in present_entries if entry not in old]
+        there = {key(entry) for entry in present_entries}
         new = [*{key(entry): entry for entry in chance.sample(pool, 9) if key(entry) not in there}.values()]
-        held += new
+        present_entries += new
         entries, put, gone = entries.changed(old, new)
         if number % 10 == 9:
             node.tables.clear()
@@ -290,7 +290,11 @@ async def test_deltas_lead_where_states_do(node: FakeNode, client: P4RuntimeClie
         assert number % 10 == 9 or (report.writes, node.reads) == (len(put) + len(gone), [])
         if number % 10 == 9:
             await client.sync(entries)
-        present = {key(as_entry(e)): (e.action, e.params) for found in node.all_entries().values() for e in found}
+        present = {
+            key(as_entry(e)): (e.action, e.params)
+            for entries_of_table in node.all_entries().values()
+            for e in entries_of_table
+        }
         assert present == {key(entry): behaviour(entry) for entry in entries}
 
 
@@ -303,8 +307,8 @@ async def test_tampering_is_found_named_and_repaired(node: FakeNode, client: P4R
     hop = hops.data[(1).to_bytes(4, "little")]
     hops.update((1).to_bytes(4, "little"), hop.replace(b"\x02\x00\x00\x00\x00\x02", b"\x02\x00\x00\x00\x00\x66"))
     report = await client.sync(STATE)
-    found = {(d.what, d.table, d.owner) for d in report.deviations}
-    assert found == {("missing", "route", OWNER), ("changed", "next_hop", "links/a-b"), ("foreign", "route", "")}
+    deviations = {(d.what, d.table, d.owner) for d in report.deviations}
+    assert deviations == {("missing", "route", OWNER), ("changed", "next_hop", "links/a-b"), ("foreign", "route", "")}
     foreign = next(d for d in report.deviations if d.what == "foreign")
     assert foreign.detail == "route(vrf=0, destination=5f00:bad::/32) -> set_next_hop(next_hop=1)"
     assert (await client.sync(STATE)).writes == 0
@@ -350,7 +354,7 @@ async def test_what_was_tampered_with_is_read_when_a_write_meets_it(node: FakeNo
     await client.sync(STATE)
     node.tables.clear()
     await client.sync(STATE[1:], read_back=False)  # deletes what is not there any more
-    assert {key(as_entry(e)) for found in node.all_entries().values() for e in found} == {key(e) for e in STATE[1:]}
+    assert {key(as_entry(e)) for entries in node.all_entries().values() for e in entries} == {key(e) for e in STATE[1:]}
 
 
 async def test_a_refused_entry_is_named_with_its_owner_and_the_rest_is_written(
@@ -396,8 +400,8 @@ async def test_a_node_that_says_an_entry_again_and_again_holds_up_nobody(
 
     def read(entities: object) -> object:
         answer = honest(entities)  # type: ignore[arg-type]
-        one = next(entity for response in answer.responses() for entity in response.entities)
-        return SimpleNamespace(faults=(), responses=lambda: iter((p4r.ReadResponse(entities=[one] * times),)))
+        entity = next(entity for response in answer.responses() for entity in response.entities)
+        return SimpleNamespace(faults=(), responses=lambda: iter((p4r.ReadResponse(entities=[entity] * times),)))
 
     monkeypatch.setattr(node.service._reader, "read", read)
     with pytest.raises(TargetRejected, match=why):
@@ -616,11 +620,11 @@ async def test_a_refusal_says_whom_it_concerns(node: FakeNode, running: Running)
     broken = msgspec.structs.replace(next_hop(5000), owner="links/broken")
     running.nodes.sync(sync(1, (*STATE, broken)))
     refused = (await running.events.next(NodeRejected)).refused or ()
-    assert [one.part for one in refused] == ["links/broken"]
+    assert [refusal.part for refusal in refused] == ["links/broken"]
     node.host.refusal = "wireguard-go is not installed"
     running.nodes.sync(sync(2, STATE, HostState(tunnels=(TUNNEL,), gateways=(Gateway(port=1, ipv4="10.1.0.1"),))))
     rejected = await running.events.next(NodeRejected, 2)
-    assert sorted(one.part for one in rejected.refused or ()) == ["ports/1", "tunnels/s-t"]
+    assert sorted(refusal.part for refusal in rejected.refused or ()) == ["ports/1", "tunnels/s-t"]
 
 
 async def test_the_newest_of_those_that_wait_is_made(node: FakeNode, running: Running) -> None:

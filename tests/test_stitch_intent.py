@@ -63,10 +63,10 @@ def bearer(stitch: Shell, name: str, *tenants: str) -> str:
 
 def test_whose_an_intent_is_follows_from_the_token_else_from_the_network(stitch: Shell) -> None:
     stitch("apply", "-f", "-", stdin=SHARED)
-    one, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "customer-x")
+    single, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "customer-x")
     shared = "allow insight/analytics/analytics-y from shop/shared"
     owned = "allow insight/analytics/analytics-y from shop/customer-x"
-    cases = {(one, shared): "acme", (one, owned): "acme", (both, shared): "acme", (both, owned): "customer-x"}
+    cases = {(single, shared): "acme", (single, owned): "acme", (both, shared): "acme", (both, owned): "customer-x"}
     for n, ((token, sentence), tenant) in enumerate(cases.items()):
         stitch("--token-file", token, "intent", sentence, "--name", f"made-{n}")
         assert stitch.json("get", "intents", f"made-{n}")["metadata"]["tenant"] == tenant
@@ -81,12 +81,12 @@ def test_whose_an_intent_is_follows_from_the_token_else_from_the_network(stitch:
 
 def test_a_manifest_may_leave_the_tenant_out_where_there_is_one_choice(stitch: Shell) -> None:
     stitch("apply", "-f", "-", stdin=SHARED)
-    one, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "zeta")
+    single, both = bearer(stitch, "one", "acme"), bearer(stitch, "both", "acme", "zeta")
     bare = INTENT.replace(", tenant: customer-x", "")
     stitch("apply", "-f", "-", stdin=bare)
     assert stitch.json("get", "intents", "order-processing")["metadata"]["tenant"] == "customer-x"
     stitch("delete", "intent/order-processing")
-    stitch("--token-file", one, "apply", "-f", "-", stdin=bare.replace("order-processing}\n", "mine}\n", 1))
+    stitch("--token-file", single, "apply", "-f", "-", stdin=bare.replace("order-processing}\n", "mine}\n", 1))
     assert stitch.json("get", "intents", "mine")["metadata"]["tenant"] == "acme"
     refused = stitch("--token-file", both, "apply", "-f", "-", stdin=bare, status=2)
     assert "<stdin>:3:11: metadata.tenant: is missing: for which tenant? The token acts for several: acme, zeta" in refused.stderr  # fmt: skip # noqa: E501
@@ -105,8 +105,8 @@ def test_the_seed_sentence_is_shown_and_needs_a_yes(stitch: Shell) -> None:
     ]
 
 
-@pytest.mark.parametrize(("said", "status", "held"), [("y\n", 0, 1), ("n\n", 1, 0), ("\n", 1, 0)])
-def test_on_a_terminal_it_asks(stitch: Shell, said: str, status: int, held: int) -> None:
+@pytest.mark.parametrize(("said", "status", "count"), [("y\n", 0, 1), ("n\n", 1, 0), ("\n", 1, 0)])
+def test_on_a_terminal_it_asks(stitch: Shell, said: str, status: int, count: int) -> None:
     ours, theirs = pty.openpty()
     arguments = [STITCH, "--server", stitch.server, "--token-file", str(stitch.token), "intent", SEED]
     process = subprocess.Popen(
@@ -118,7 +118,7 @@ def test_on_a_terminal_it_asks(stitch: Shell, said: str, status: int, held: int)
     os.close(theirs)
     assert process.returncode == status
     assert CANONICAL in out.decode() and "Is this what is meant?" in err.decode()
-    assert len(stitch.json("get", "intents")) == held
+    assert len(stitch.json("get", "intents")) == count
 
 
 def test_a_dry_run_prints_the_other_forms(stitch: Shell) -> None:

@@ -429,7 +429,7 @@ async def test_over_tls_a_tenant_s_token_is_enough_and_outlasts_a_restart(direct
         await shop.spawn()
         await until(lambda: len(shop.logged("serving")) == 2, "serving again")
         done = stitch(shop, *server, "get", "intents", "-o", "json", token=secret)
-        assert [one["metadata"]["name"] for one in json.loads(done.stdout)] == ["order-processing"], done.stderr
+        assert [shown["metadata"]["name"] for shown in json.loads(done.stdout)] == ["order-processing"], done.stderr
         assert stitch(shop, *server, "token", "revoke", "ops").stdout == "tokens/ops revoked\n"
         assert stitch(shop, *server, "get", "intents", token=secret).returncode == 4
         assert secret.read_text().strip() not in shop.log.read_text()
@@ -499,9 +499,9 @@ async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, dir
     shown = await transit.get("agreements")
     terms = opened(
         next(
-            msgspec.convert(one["status"]["offer"], Envelope)
-            for one in shown.values()
-            if one["spec"]["acceptor"] == "insight"
+            msgspec.convert(agreement["status"]["offer"], Envelope)
+            for agreement in shown.values()
+            if agreement["spec"]["acceptor"] == "insight"
         )
     )
     assert isinstance(terms, Terms)
@@ -525,7 +525,9 @@ async def test_a_dishonest_carrier_speaks_for_nobody(federation: Federation, dir
         id = f"transit:lie:{number}"
         await channel.deliver(sealed(msgspec.structs.replace(terms, id=id, **changes), identity))
         await until(
-            lambda: any(one["agreement"] == id and reason in one["reason"] for one in insight.logged("offer_refused")),
+            lambda: any(
+                line["agreement"] == id and reason in line["reason"] for line in insight.logged("offer_refused")
+            ),
             reason,
         )
 

@@ -24,7 +24,7 @@ def record(name: str, content: bytes | None = b"{}", kind: str = "Intent") -> Re
 
 async def contents(store: Store) -> dict[tuple[str, str], bytes | None]:
     stored, _ = await store.load()
-    return {(one.record.kind, one.record.name): one.record.content for one in stored}
+    return {(kept.record.kind, kept.record.name): kept.record.content for kept in stored}
 
 
 async def take(store: Store, after: int, count: int) -> list[Change]:
@@ -54,7 +54,7 @@ async def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> No
     store = await SqliteStore.open(path)
     stored, revision = await store.load()
     assert revision == 2
-    assert [(one.record.name, one.record.content, one.version, one.revision) for one in stored] == [
+    assert [(kept.record.name, kept.record.content, kept.version, kept.revision) for kept in stored] == [
         ("a", b"\x00\xff", 1, 1),
         ("b", b"2", 2, 2),
     ]
@@ -254,10 +254,10 @@ async def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_tears_nothing
             acknowledged[int(worker)] = int(number)
             progressed += 1
         store = await SqliteStore.open(path)
-        found = {key: int(content or 0) for key, content in (await contents(store)).items()}
+        numbers = {key: int(content or 0) for key, content in (await contents(store)).items()}
         await store.close()
         for worker, number in acknowledged.items():
-            left, right = found.get(("left", f"w{worker}"), 0), found.get(("right", f"w{worker}"), 0)
+            left, right = numbers.get(("left", f"w{worker}"), 0), numbers.get(("right", f"w{worker}"), 0)
             assert left == right, "half a transaction"
             assert number <= left <= number + 1, "an acknowledged record is gone, or one that nobody wrote is there"
             acknowledged[worker] = left  # it was written; only the acknowledgement was killed

@@ -32,13 +32,13 @@ def intents(*names: str) -> list[Record]:
     return [Record(kind="Intent", name=name, content=INTENTS[name]) for name in names]
 
 
-async def found(path: Path) -> dict[str, bytes | None]:
+async def intents_in(path: Path) -> dict[str, bytes | None]:
     store = await SqliteStore.open(path)
     try:
         stored, _ = await store.load()
     finally:
         await store.close()
-    return {one.record.name: one.record.content for one in stored if one.record.kind == "Intent"}
+    return {kept.record.name: kept.record.content for kept in stored if kept.record.kind == "Intent"}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_no_damage_of_database_or_log_loses_an_acknowledged_intent_without
         path = folder / "store.sqlite"
         spoil(f"{path}{end}", damage)
         try:
-            assert await found(path) == INTENTS, name
+            assert await intents_in(path) == INTENTS, name
             whole += 1
         except StoreUnusable as error:
             assert "store.sqlite" in str(error), name
@@ -117,7 +117,7 @@ async def test_no_damage_of_database_or_log_loses_an_acknowledged_intent_without
             lost = accept_loss(path)
             assert lost, name
             put_in_place(path)
-            kept = await found(path)
+            kept = await intents_in(path)
             assert kept.items() <= INTENTS.items(), name
         shutil.rmtree(folder)
     assert refused > 100 and whole > 10, (refused, whole)
@@ -136,7 +136,7 @@ async def test_a_log_that_was_cut_is_named_with_what_is_missing_and_left_as_it_i
     [lost] = accept_loss(path)
     assert "Intent i29" in lost
     put_in_place(path)
-    kept = await found(path)
+    kept = await intents_in(path)
     assert set(INTENTS) - set(kept) == set(re.findall(r"Intent (i\d+)", lost)), lost
     store = await SqliteStore.open(path)
     assert await store.commit(intents("i29")) > 30, "revisions are not used twice"
@@ -179,7 +179,7 @@ async def test_a_store_that_was_put_back_from_an_older_copy_of_the_file_is_seen(
     store = await SqliteStore.open(path)
     assert store.put_back, "nothing says what it has acknowledged: it begins anew"
     stored, _ = await store.load()
-    counters = {one.record.name: int(one.record.content or b"") for one in stored if one.record.kind == "Counter"}
+    counters = {kept.record.name: int(kept.record.content or b"") for kept in stored if kept.record.kind == "Counter"}
     assert counters[PUT_BACK] == 1 and counters["serial"] >= tables.RESERVE
     await store.close()
     store = await SqliteStore.open(path)
@@ -208,7 +208,7 @@ async def test_a_store_of_the_release_before_digests_is_taken_over(tmp_path: Pat
     assert not store.put_back
     assert await store.commit(intents("i1")) == 3
     await store.close()
-    assert await found(path) == {"i0": b"{}", "i1": INTENTS["i1"]}
+    assert await intents_in(path) == {"i0": b"{}", "i1": INTENTS["i1"]}
 
 
 @pytest.mark.parametrize("way", ["hard link", "symbolic link", "lock file removed", "folder by another name"])
@@ -239,7 +239,7 @@ async def test_a_second_controller_is_kept_out_of_the_file_by_whatever_name(tmp_
     if way == "hard link":
         with pytest.raises(StoreUnusable, match="several names"):
             await SqliteStore.open(other)
-    assert set(await found(path)) == {"i0", "i1"}
+    assert set(await intents_in(path)) == {"i0", "i1"}
 
 
 async def test_what_is_beside_a_store_stays_small_and_knows_the_newest(

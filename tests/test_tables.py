@@ -41,12 +41,12 @@ def maps(request: pytest.FixtureRequest) -> Iterator[Maps]:
 
 
 def runs(operation: Operation, made: Sequence[TableEntry]) -> list[Run]:
-    found = []
+    made_runs = []
     for first, entry in enumerate(made):
         layout = LAYOUT.by_name[entry.table]
         named = entry if operation in (INSERT, MODIFY) else dataclasses.replace(entry, action=NO_ACTION, params=())
-        found.append(Run(operation, layout, from_packed(layout, [pack(layout, named)]), first))
-    return found
+        made_runs.append(Run(operation, layout, from_packed(layout, [pack(layout, named)]), first))
+    return made_runs
 
 
 def numbered(made: list[Run], first: int) -> list[Run]:
@@ -134,7 +134,11 @@ ONE_OF_EACH_SHAPE = {
 def into_two(model: Mapping[tuple[object, ...], TableEntry]) -> bool:
     """Whether a policy class leads into two VRFs there."""
     params = [dict(entry.params) for entry in model.values()]
-    ways = {(found["policy_class"], found["vrf"]) for found in params if "policy_class" in found}
+    ways = {
+        (action_params["policy_class"], action_params["vrf"])
+        for action_params in params
+        if "policy_class" in action_params
+    }
     return len({policy_class for policy_class, _ in ways}) < len(ways)
 
 
@@ -410,11 +414,13 @@ RANGES = {"port": (0, 30), "protocol": (6, 7), "port_class": (1, 999)}
 @given(st.lists(st.tuples(st.booleans(), entries((LAYOUT.by_name["source_port_class"],), RANGES)), max_size=12))
 def test_each_port_has_the_class_of_the_highest_priority(made: list[tuple[bool, TableEntry]]) -> None:
     layout = LAYOUT.by_name["source_port_class"]
-    found = FakeMap(4, CLASSES_BYTES, 4)
-    store = RangeStore(LAYOUT, layout, FakeMap(layout.key.size, layout.value_size, 64), found)
+    class_map = FakeMap(4, CLASSES_BYTES, 4)
+    store = RangeStore(LAYOUT, layout, FakeMap(layout.key.size, layout.value_size, 64), class_map)
     present = kept(store, layout, made)
     for protocol in (6, 7):
-        classes = np.frombuffer(found.lookup(protocol.to_bytes(4, sys.byteorder)) or bytes(CLASSES_BYTES), np.uint16)
+        classes = np.frombuffer(
+            class_map.lookup(protocol.to_bytes(4, sys.byteorder)) or bytes(CLASSES_BYTES), np.uint16
+        )
         for port in (*range(32), 65535):
             wanted = {(e.priority, e.params[0][1]) for e in present if covers(e, protocol, port)}
             top = max((priority for priority, _ in wanted), default=0)
@@ -689,12 +695,12 @@ def test_entries_whose_mask_was_changed_are_missing_and_can_be_inserted(maps: Ma
 
 def test_a_new_process_takes_over_what_is_in_the_maps(maps: Maps) -> None:
     tables = Tables(LAYOUT, maps)
-    more = policy(3, 6, source_group=(4, 0xFF))
-    write(tables, INSERT, *ONE_OF_EACH_SHAPE.values(), more)
+    late = policy(3, 6, source_group=(4, 0xFF))
+    write(tables, INSERT, *ONE_OF_EACH_SHAPE.values(), late)
     again = Tables(LAYOUT, maps)
-    assert everything(again) == {*ONE_OF_EACH_SHAPE.values(), more}
+    assert everything(again) == {*ONE_OF_EACH_SHAPE.values(), late}
     assert write(again, INSERT, *ONE_OF_EACH_SHAPE.values()) == [Code.ALREADY_EXISTS] * 6
-    assert write(again, DELETE, *ONE_OF_EACH_SHAPE.values(), more) == [Code.OK] * 7
+    assert write(again, DELETE, *ONE_OF_EACH_SHAPE.values(), late) == [Code.OK] * 7
     assert everything(again) == set()
 
 

@@ -123,10 +123,10 @@ def test_old_tls_is_not_spoken(api: Running, version: ssl.TLSVersion, accepted: 
     with socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) as plain:
         try:
             with context.wrap_socket(plain) as secure:
-                found = secure.version()
+                spoken = secure.version()
         except (ssl.SSLError, ConnectionError):
-            found = None
-    assert (found is not None) == accepted
+            spoken = None
+    assert (spoken is not None) == accepted
 
 
 def until_closed(connection: socket.socket) -> bytes:
@@ -167,24 +167,26 @@ def test_more_handshakes_than_are_kept_do_not_keep_a_good_one_out(certificate: t
         many = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(HANDSHAKES_MAX + 20)]
         answer = httpx.get(f"{api.url}/healthz", verify=False, trust_env=False, timeout=LIMIT_S)
         assert answer.json() == {"status": "ok"}
-        assert [until_closed(one) for one in many[:20]] == [b""] * 20, "the oldest gave way"
-        for one in many:
-            one.close()
+        assert [until_closed(connection) for connection in many[:20]] == [b""] * 20, "the oldest gave way"
+        for connection in many:
+            connection.close()
 
 
 def test_connections_of_strangers_keep_nobody_out() -> None:
     """Headers that do not end, whole requests without a token, and nothing at all."""
     with running(header_deadline_s=600.0) as api:
         many = [socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S) for _ in range(STRANGERS_MAX + 40)]
-        for number, one in enumerate(many[40:]):
-            one.sendall((b"", b"GET / HTTP/1.1\r\nhost:", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")[number % 3])
+        for number, connection in enumerate(many[40:]):
+            connection.sendall(
+                (b"", b"GET / HTTP/1.1\r\nhost:", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")[number % 3]
+            )
         for _ in range(3):
             headers = {"Authorization": f"Bearer {TOKEN}"}
             answer = httpx.get(f"{api.url}/v1/intents", headers=headers, trust_env=False, timeout=LIMIT_S)
             assert answer.status_code == 200
-        assert [until_closed(one) for one in many[:40]] == [b""] * 40, "the oldest gave way"
-        for one in many:
-            one.close()
+        assert [until_closed(connection) for connection in many[:40]] == [b""] * 40, "the oldest gave way"
+        for connection in many:
+            connection.close()
 
 
 def test_a_certificate_is_made_once_and_kept_private(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_token_is_made_used_shown_and_revoked(api: Running, tmp_path: Path) ->
     assert call(api, "GET", "/v1/whoami", secret).json() == {
         "name": "ops", "role": "operator", "tenants": ["customer-x"],
     }  # fmt: skip
-    listed = {one["metadata"]["name"]: one for one in call(api, "GET", "/v1/tokens").json()}
+    listed = {token["metadata"]["name"]: token for token in call(api, "GET", "/v1/tokens").json()}
     assert set(listed) == {"ops", BOOTSTRAP}
     shown = listed["ops"]
     assert shown["spec"] == {"role": "operator", "tenants": ["customer-x"]}
@@ -147,9 +147,9 @@ def test_watches_of_one_token_keep_nobody_else_out(api: Running) -> None:
     answers: Counter[bytes] = Counter()
     with contextlib.ExitStack() as stack:
         for _ in range(OF_A_TOKEN_MAX + 20):
-            one = stack.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S))
-            one.sendall(request)
-            answers[one.recv(12)] += 1
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=LIMIT_S))
+            connection.sendall(request)
+            answers[connection.recv(12)] += 1
         assert answers == {b"HTTP/1.1 200": OF_A_TOKEN_MAX, b"HTTP/1.1 503": 20}
         assert call(api, "GET", "/v1/intents").status_code == 200
     wait_for(lambda: not api.controller.watchers, "no watch is left")
@@ -170,24 +170,24 @@ def test_connections_have_shares() -> None:
     connections = Connections()
     visits = {name: [Visit() for _ in range(OF_A_TOKEN_MAX)] for name in "abcd"}
     for name, theirs in visits.items():
-        for one in theirs:
-            connections.enter(one)
-            assert connections.is_of(one, name)
+        for visit in theirs:
+            connections.enter(visit)
+            assert connections.is_of(visit, name)
     late = Visit()
     connections.enter(late)
     assert not connections.is_of(late, "a"), "it has as many as it may, and all are in use"
     visits["a"][7].idle = visits["b"][5].idle = True
     assert connections.is_of(late, "a")
-    assert [one for one in visits["a"] if one.closed] == [visits["a"][7]]
+    assert [visit for visit in visits["a"] if visit.closed] == [visits["a"][7]]
     for number in range(200):
-        connections.enter(one := Visit())
-        assert connections.is_of(one, f"new {number}"), "who has fewer finds a place"
-    closed = [sum(one.closed for one in theirs) for theirs in visits.values()]
+        connections.enter(visit := Visit())
+        assert connections.is_of(visit, f"new {number}"), "who has fewer finds a place"
+    closed = [sum(visit.closed for visit in theirs) for theirs in visits.values()]
     assert max(closed) - min(closed) <= 2, closed
     assert visits["b"][5].closed, "idle ones first"
     for theirs in visits.values():
-        for one in theirs:
-            connections.leave(one)  # also those that gave way
+        for visit in theirs:
+            connections.leave(visit)  # also those that gave way
 
 
 async def test_tokens_outlast_a_restart_and_expired_ones_are_shown_so(tmp_path: Path) -> None:
@@ -198,11 +198,11 @@ async def test_tokens_outlast_a_restart_and_expired_ones_are_shown_so(tmp_path: 
     await tokens.revoke("first")
     again = Tokens.load("other", path)
     assert again.holder(first.encode()) is None and again.holder(TOKEN.encode()) is None
-    held = again.holder(second.encode())
-    assert held is not None and held.principal.tenants == ("a", "b")
+    holder = again.holder(second.encode())
+    assert holder is not None and holder.principal.tenants == ("a", "b")
     clock.now_s += 60
-    held = tokens.holder(second.encode())
-    assert held is not None and tokens.expired(held)
+    holder = tokens.holder(second.encode())
+    assert holder is not None and tokens.expired(holder)
     assert [resource.status["phase"] for resource in tokens.resources()] == ["Valid", "Expired"]
 
 
@@ -239,7 +239,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     with pytest.raises(OSError):
         durable_file.write(tmp_path / "directory", b"three")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["directory", "secret"]
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["directory", "secret"]
 
 
 def test_the_command_line_shows_a_secret_once_and_leaves_no_file_of_a_failure(api: Running, tmp_path: Path) -> None:

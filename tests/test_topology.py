@@ -136,13 +136,13 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
 
 def inventory_file(topology: Topology, domain: str) -> str:
     peers = {
-        one.name: domain_files.Peer(
+        peer.name: domain_files.Peer(
             identity=domain_files.Identity(
-                domain=one.name, key=KEYS[one.name].public, certificate=KEYS[one.name].certificate
+                domain=peer.name, key=KEYS[peer.name].public, certificate=KEYS[peer.name].certificate
             ),
             endpoint=f"127.0.0.1:{number}",
         )
-        for number, one in enumerate(topology.domains, 1)
+        for number, peer in enumerate(topology.domains, 1)
     }
     agents = {node.name: f"unix:/run/x/{node.name}/agent.sock" for node in topology.nodes}
     return domain_files.inventory(topology, topology.domain(domain), peers, agents)
@@ -233,10 +233,10 @@ def test_a_wrong_file_is_refused_where_it_is_wrong(
     text = TEXT.replace(old, new, 1)
     assert text != TEXT
     file = tmp_path / "wrong.yaml"
-    found = problems(file, text)
-    matching = [line for line in found if says in line]
-    assert matching, found
-    assert all(line.startswith(f"{file}:") for line in found)
+    told = problems(file, text)
+    matching = [line for line in told if says in line]
+    assert matching, told
+    assert all(line.startswith(f"{file}:") for line in told)
     if at is not None:
         line, column = position(at, text, offset)
         assert matching[0].startswith(f"{file}:{line}:{column}:"), (matching[0], line, column)

@@ -40,18 +40,18 @@ def rank_of(demand: Demand, delay_us: int, cost: int, hops: int) -> Rank:
     return (cost, delay_us, hops) if demand.prefer_cost else (delay_us, cost, hops)
 
 
-def check(topology: Topology, links: list[TopologyLink], found: FoundPath, demand: Demand, down: set[str]) -> Rank:
+def check(topology: Topology, links: list[TopologyLink], path: FoundPath, demand: Demand, down: set[str]) -> Rank:
     """Its rank, if it is a path, and as long as it says."""
-    taken_links = [links[index] for index in found.links]
-    assert len(set(found.nodes)) == len(found.nodes) == len(found.links) + 1
-    for near, far, link, index in zip(found.nodes, found.nodes[1:], taken_links, found.links, strict=False):
+    taken_links = [links[index] for index in path.links]
+    assert len(set(path.nodes)) == len(path.nodes) == len(path.links) + 1
+    for near, far, link, index in zip(path.nodes, path.nodes[1:], taken_links, path.links, strict=False):
         assert {topology.nodes[near], topology.nodes[far]} == {link.a, link.b}
         assert taken(demand, down, link, index, topology.node_index)
     delay_us, cost = sum(link.delay_us for link in taken_links), sum(link.cost for link in taken_links)
-    assert (found.delay_us, found.cost) == (delay_us, cost)
-    assert len(found.links) <= demand.hops_max
+    assert (path.delay_us, path.cost) == (delay_us, cost)
+    assert len(path.links) <= demand.hops_max
     assert demand.delay_us_max is None or delay_us <= demand.delay_us_max
-    return rank_of(demand, delay_us, cost, len(found.links))
+    return rank_of(demand, delay_us, cost, len(path.links))
 
 
 @pytest.fixture(params=[2, engine.GUIDED_FROM], ids=["guided", "not guided"])
@@ -87,10 +87,10 @@ def test_path_is_the_most_preferred_of_all_that_hold_the_demand() -> None:
             delay_us, cost = sum(link.delay_us for link in way), sum(link.cost for link in way)
             if len(way) <= demand.hops_max and (demand.delay_us_max is None or delay_us <= demand.delay_us_max):
                 ranks.append(rank_of(demand, delay_us, cost, len(way)))
-        found = topology.path(0, 1, demand, topology.flags(down))
-        assert (found is None) == (not ranks), seed
-        if found is not None:
-            assert check(topology, links, found, demand, down) == min(ranks), seed
+        path = topology.path(0, 1, demand, topology.flags(down))
+        assert (path is None) == (not ranks), seed
+        if path is not None:
+            assert check(topology, links, path, demand, down) == min(ranks), seed
 
 
 def test_paths_of_a_large_topology_equal_networkx() -> None:
@@ -108,11 +108,11 @@ def test_paths_of_a_large_topology_equal_networkx() -> None:
         lengths = networkx.single_source_dijkstra_path_length(known, topology.nodes[source])
         weight = topology.tree(source, Demand(), flags).weight.tolist()
         for target, name in enumerate(topology.nodes):
-            found = topology.path(source, target, Demand(), flags)
-            assert (found is None) == (name not in lengths)
+            path = topology.path(source, target, Demand(), flags)
+            assert (path is None) == (name not in lengths)
             assert weight[target] == lengths.get(name, -1)
-            if found is not None:
-                assert check(topology, links, found, Demand(), down)[0] == lengths[name]
+            if path is not None:
+                assert check(topology, links, path, Demand(), down)[0] == lengths[name]
 
 
 def test_a_link_to_nowhere_is_named() -> None:

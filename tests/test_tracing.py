@@ -132,9 +132,9 @@ def test_what_is_not_confirmed_is_said_to_be_so() -> None:
     ],
 )
 def test_what_cannot_be_traced_says_why(world: World, asked: Probe | Crossing, message: str) -> None:
-    found = tracing.trace(world.controllers["shop"].state, asked, world.now_s)
-    assert isinstance(found, Unknown)
-    assert message in found.message
+    traced = tracing.trace(world.controllers["shop"].state, asked, world.now_s)
+    assert isinstance(traced, Unknown)
+    assert message in traced.message
 
 
 def test_a_neighbour_cannot_use_what_it_was_not_given(world: World) -> None:

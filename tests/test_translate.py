@@ -26,10 +26,10 @@ def intent() -> Intent:
 
 
 def test_reference_intent_isolates_cx1_and_reaches_the_service(inventory: Inventory) -> None:
-    found = translate(intent(), NO_RULES, inventory)
-    assert isinstance(found, Requirements) and found.isolation is not None
-    assert [host.name for host in found.isolation.hosts] == ["cx1"]
-    (connection,) = found.connections
+    requirements = translate(intent(), NO_RULES, inventory)
+    assert isinstance(requirements, Requirements) and requirements.isolation is not None
+    assert [host.name for host in requirements.isolation.hosts] == ["cx1"]
+    (connection,) = requirements.connections
     (flow,) = connection.flows
     assert flow.source_prefixes == ("10.1.0.11/32", "2001:db8:1::11/128")
     assert flow.destination_prefixes == ("10.2.0.10/32", "2001:db8:2::10/128")
@@ -38,9 +38,9 @@ def test_reference_intent_isolates_cx1_and_reaches_the_service(inventory: Invent
 
 def test_service_ports_are_the_default(inventory: Inventory) -> None:
     bare = replace(intent(), allow=(Allow(to="insight/analytics/analytics-y"),))
-    found = translate(bare, NO_RULES, inventory)
-    assert isinstance(found, Requirements)
-    assert set(found.connections[0].flows[0].ports) == {
+    requirements = translate(bare, NO_RULES, inventory)
+    assert isinstance(requirements, Requirements)
+    assert set(requirements.connections[0].flows[0].ports) == {
         Ports(protocol="tcp", first=443, last=443),
         Ports(protocol="icmp"),
     }
@@ -115,15 +115,15 @@ def test_what_is_wrong_has_a_path_and_a_hint(
     ids=str,
 )
 def test_what_cannot_be_placed_is_named(inventory: Inventory, change: dict[str, object], clause: str) -> None:
-    found = translate(replace(intent(), **change), NO_RULES, inventory)
-    assert isinstance(found, Requirements) and [one.binding for one in found.unmet] == [clause]
-    assert found.isolation is not None
+    requirements = translate(replace(intent(), **change), NO_RULES, inventory)
+    assert isinstance(requirements, Requirements) and [unmet.binding for unmet in requirements.unmet] == [clause]
+    assert requirements.isolation is not None
 
 
 def test_a_prefix_selects_addresses(inventory: Inventory) -> None:
-    found = translate(replace(intent(), isolate=replace(X, prefixes=("10.1.0.8/29",))), NO_RULES, inventory)
-    assert isinstance(found, Requirements) and found.isolation is not None
-    assert [(host.name, host.addresses) for host in found.isolation.hosts] == [
+    requirements = translate(replace(intent(), isolate=replace(X, prefixes=("10.1.0.8/29",))), NO_RULES, inventory)
+    assert isinstance(requirements, Requirements) and requirements.isolation is not None
+    assert [(host.name, host.addresses) for host in requirements.isolation.hosts] == [
         ("cx1", ("10.1.0.11/32",)),
         ("cx2", ("10.1.0.12/32",)),
     ]

@@ -78,10 +78,10 @@ def test_any_other_key_is_taken_in_one_form() -> None:
 def test_the_other_end_is_where_the_border_leads(address: str, reason: str) -> None:
     listed = [ipaddress.ip_network(text) for text in ("198.51.100.0/31", "2001:db8:9::/64")]
     ours = [ipaddress.ip_address(text) for text in ("192.0.2.1", "2001:db8:9::7")]
-    found = place_objection(
+    objection = place_objection(
         ipaddress.ip_address(address), reachable(ipaddress.ip_interface("192.0.2.1/30"), listed), ours
     )
-    assert reason in found and bool(reason) == bool(found)
+    assert reason in objection and bool(reason) == bool(objection)
 
 
 class Wire:

@@ -357,7 +357,7 @@ def test_an_interface_whose_driver_has_no_ethtool_is_read_all_the_same() -> None
 def test_a_missing_underlay_is_named(gateway: Gateway) -> None:
     gateway.namespace.ip("link", "del", "t1")
     _, refused = gateway.attempt(tunnel(T1))
-    assert [one.part for one in refused] == ["tunnels/sg1-t1"]
+    assert [refusal.part for refusal in refused] == ["tunnels/sg1-t1"]
     assert "border sg1-t1: there is no interface t1" in refused[0].reason
 
 

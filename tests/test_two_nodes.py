@@ -341,7 +341,7 @@ def test_killing_an_agent_under_load_loses_nothing(domains: tuple[Domain, Domain
     print(f"taken over in {took:.2f} s")
     assert west.agent.logged("pipeline")[0]["taken_over"]
     with contextlib.closing(Controller(west.agent)) as controller:
-        written = {one.SerializeToString() for one in controller.entries() if not one.is_default_action}
+        written = {present.SerializeToString() for present in controller.entries() if not present.is_default_action}
     assert len(written) == len(west.entries(east.side))
     assert "10 received" in pinged(west, "10.2.0.11", "-M", "dont", "-s", "4000")
 

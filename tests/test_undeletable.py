@@ -78,8 +78,8 @@ def unheard(world: World) -> None:
 
 def status(world: World, kind: str, name: str) -> tuple[str, str]:
     """Phase and the reasons for it."""
-    found = world.get("shop", kind, name).status
-    return found["phase"], "; ".join(condition["reason"] for condition in found["conditions"])
+    shown = world.get("shop", kind, name).status
+    return shown["phase"], "; ".join(condition["reason"] for condition in shown["conditions"])
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_what_a_node_says_it_does_not_have_is_refused_at_its_place(
 ) -> None:
     reply = world.apply("shop", manifest)
     assert reply is not None and reply.problems, reply
-    found: Problem = next(problem for problem in reply.problems if problem.path == path)
-    assert found.message.startswith(message)
+    problem_told: Problem = next(problem for problem in reply.problems if problem.path == path)
+    assert problem_told.message.startswith(message)
     assert not reply.results
 
 
@@ -142,8 +142,8 @@ def test_what_turns_out_wrong_later_holds_up_nothing_else_and_can_be_deleted(
     assert status(world, "networks", "shop/customer-x") == ("Active", "")
     kinds = {"networks": "Network", "links": "Link", "nodes": "Node"}
     rest = [("links", "to-se9"), ("nodes", "se9")] if "far" in name else []
-    for one, called in ((kind, name), *rest):
-        reply = world.delete("shop", called, kinds[one])
+    for kind_of_rest, called in ((kind, name), *rest):
+        reply = world.delete("shop", called, kinds[kind_of_rest])
         assert reply is not None and reply.results, reply
     world.run(3.0)
     assert world.phase("shop", "order-processing") == "Active"
@@ -185,8 +185,15 @@ def test_an_entry_that_a_node_refuses_holds_up_only_its_owner(world: World) -> N
     world.nodes["se1"].refused = {entry_key(entry) for entry in refused if entry.table == "steer"}
     # the next intent has other numbers
     world.nodes["se1"].refused |= {
-        (table, tuple(one.__class__(field=one.field, value=one.value + more) for one in match), priority)
-        for more in range(1, 3)
+        (
+            table,
+            tuple(
+                field_match.__class__(field=field_match.field, value=field_match.value + offset)
+                for field_match in match
+            ),
+            priority,
+        )
+        for offset in range(1, 3)
         for table, match, priority in world.nodes["se1"].refused
     }
     world.apply("shop", INSIDE)
@@ -261,23 +268,23 @@ def test_numbers_of_what_a_dead_node_still_has_rest_until_it_is_back(world: Worl
             shop.state, last_numbers=PersistentMap({**shop.state.last_numbers, **last})
         )
 
-    held = numbers()
+    numbers_held = numbers()
     world.nodes["se1"].up = False
     world.run(3.0)
     world.delete("shop", "inside")
     world.run(3.0)
-    assert held and not numbers()
+    assert numbers_held and not numbers()
     shop.start()  # it is stored
     world.run(3.0)
-    go_round(held)
+    go_round(numbers_held)
     world.apply("shop", INSIDE)
     world.run(3.0)
-    networks = {name for name in held if " vrf " in name}
-    assert networks < numbers() and numbers().isdisjoint(held - networks)
+    networks = {name for name in numbers_held if " vrf " in name}
+    assert networks < numbers() and numbers().isdisjoint(numbers_held - networks)
     world.delete("shop", "inside")
     world.nodes["se1"].up = True
     world.run(5.0)
-    go_round(held)
+    go_round(numbers_held)
     world.apply("shop", INSIDE)
     world.run(3.0)
-    assert numbers() == held
+    assert numbers() == numbers_held

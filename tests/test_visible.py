@@ -21,12 +21,12 @@ from tests.test_cli import Shell
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 MARKS = [*"\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"]
-HOSTILE = [one for one in (*CONTROLS, *MARKS, "\U000e0041", "\U000e007f") if one not in "\n\t"]
+HOSTILE = [character for character in (*CONTROLS, *MARKS, "\U000e0041", "\U000e007f") if character not in "\n\t"]
 NASTY = "ok\x1b[2J\x1b]0;x\x07" + "x".join(HOSTILE) + "end é 日本"
 
 
 def check(text: str) -> None:
-    bad = {f"U+{ord(one):04X}" for one in text if one not in "\n\t" and not one.isprintable()}
+    bad = {f"U+{ord(character):04X}" for character in text if character not in "\n\t" and not character.isprintable()}
     assert not bad, f"{bad} in {text[:300]!r}"
 
 
@@ -43,13 +43,13 @@ def api() -> Iterator[Running]:
                 "path": [NASTY],
                 NASTY: {"deep": [NASTY, {NASTY: NASTY}]},
             }
-            one = Resource(
+            resource = Resource(
                 kind=kind.rstrip("s").title(),
                 metadata={"name": name, "tenant": NASTY, "revision": 1},
                 spec={"reason": NASTY, "labels": {NASTY: NASTY}, "note": NASTY, "action": NASTY},
                 status=status,
             )
-            api.controller.resources[kind][name] = one
+            api.controller.resources[kind][name] = resource
         yield api
 
 
@@ -132,7 +132,7 @@ def test_every_code_point_is_shown_as_itself_or_as_its_code() -> None:
 
 
 def test_a_stream_of_visible_text_is_a_stream() -> None:
-    held = io.StringIO()
-    with contextlib.redirect_stdout(VisibleText(held)):
+    written = io.StringIO()
+    with contextlib.redirect_stdout(VisibleText(written)):
         print("a\x1bb", end="", flush=True)
-    assert held.getvalue() == "a\\u001bb"
+    assert written.getvalue() == "a\\u001bb"

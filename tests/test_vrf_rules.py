@@ -96,8 +96,8 @@ def test_one_rule_more_between_groups_that_are_there_changes_only_its_own_entrie
 def test_a_change_that_has_no_room_leaves_what_was_before() -> None:
     sets = [tuple(f"10.0.{at >> 8}.{at & 255}/32" for at in range(1 << 10) if at >> bit & 1) for bit in range(10)]
     rules = {
-        (place, "", 0): Rule(policy_class=1, source=one, destination=one, priority=1, owner="intents/x")
-        for place, one in enumerate(sets)
+        (place, "", 0): Rule(policy_class=1, source=prefixes, destination=prefixes, priority=1, owner="intents/x")
+        for place, prefixes in enumerate(sets)
     }
     before = VrfRules()
     with pytest.raises(NoCapacity) as caught:

@@ -216,14 +216,14 @@ def alone(tmp_path: Path) -> Iterator[tuple[Namespace, GoWireGuard]]:
 @pytest.mark.root
 def test_the_process_shares_nothing_with_the_agent(alone: tuple[Namespace, GoWireGuard], tmp_path: Path) -> None:
     namespace, wireguard = alone
-    with namespace.entered(), (tmp_path / "held").open("w") as held, socket.socket() as listening:
-        os.set_inheritable(held.fileno(), True)
+    with namespace.entered(), (tmp_path / "held").open("w") as inherited, socket.socket() as listening:
+        os.set_inheritable(inherited.fileno(), True)
         os.set_inheritable(listening.fileno(), True)
         wireguard.create("wg-x")
         wireguard.configure("wg-x", DeviceConfig(private_key=PRIVATE, listen_port=1, peers=()))
         pid = wireguard.process("wg-x")
         assert pid is not None
-        ours = {os.readlink(f"/proc/self/fd/{fd.fileno()}") for fd in (held, listening)}
+        ours = {os.readlink(f"/proc/self/fd/{fd.fileno()}") for fd in (inherited, listening)}
     open_files = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
     assert not open_files & ours
     assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)} == {

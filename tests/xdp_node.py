@@ -225,12 +225,14 @@ class XdpNode:
 
     def all_drops(self) -> dict[int, tuple[int, int]]:
         """Packets and bytes by reason, without zeros."""
-        found = {}
+        drops = {}
         for reason in range(256):
-            counters = [struct.unpack("=QQ", one) for one in self._drops.lookup_per_cpu(struct.pack("=I", reason))]
+            counters = [
+                struct.unpack("=QQ", counter) for counter in self._drops.lookup_per_cpu(struct.pack("=I", reason))
+            ]
             if any(packets for packets, _ in counters):
-                found[reason] = (sum(packets for packets, _ in counters), sum(size for _, size in counters))
-        return found
+                drops[reason] = (sum(packets for packets, _ in counters), sum(size for _, size in counters))
+        return drops
 
     def events(self) -> dict[PipelineEvent, int]:
         counter = self.object.map("event_counter")
@@ -250,15 +252,15 @@ class XdpNode:
 
     def flow_records(self) -> dict[FlowKey, tuple[int, int, int, int]]:
         """Forwarding class, ingress port, packets, bytes of the flows in the cache. Fails if a flow is there twice."""
-        found = {}
+        records = {}
         for line in self._flow_entries():
             numbers = (int(line[name]) for name in ("protocol", "source_port", "destination_port", "l4_class"))
             ends = (int.from_bytes(line[f"{end}_address"].tobytes()) for end in ("source", "destination"))
             key = FlowKey(int(line["policy_class"]), *ends, *numbers)
-            assert key not in found, key
+            assert key not in records, key
             port, size = divmod(int(line["bytes_and_port"]), BYTES + 1)
-            found[key] = (int(line["forwarding_class"]), port, int(line["packets"]), size)
-        return found
+            records[key] = (int(line["forwarding_class"]), port, int(line["packets"]), size)
+        return records
 
     def denied(self) -> dict[int, tuple[int, int]]:
         """Packets and bytes that `flow_policy` denied, by policy class, without zeros."""

@@ -87,7 +87,7 @@ def transports() -> list[Vector]:
         / UDP(sport=1, dport=2, len=2000, chksum=1)
         / Raw(PAYLOAD)
     )
-    found = [
+    vectors = [
         vector("tcp-ipv4", 4, 2, tcp(), (6, 40000, 443)),
         vector("tcp-ipv6", 6, 2, tcp(), (6, 40000, 443)),
         vector("echo-ipv4", 4, 2, ICMP(type=8, id=7, seq=1) / Raw(PAYLOAD), (1, 0, 0)),
@@ -104,14 +104,16 @@ def transports() -> list[Vector]:
         else:
             sent.hlim = 63
         outer = encapsulated(sent, version, segments(2), entropy(*_ends(version, 2), 17, 1, 2))
-        found.append(Vector(f"first-fragment-{name}", A, from_host(A, packet), Forward(FABRIC, to_host(FABRIC, outer))))
+        vectors.append(
+            Vector(f"first-fragment-{name}", A, from_host(A, packet), Forward(FABRIC, to_host(FABRIC, outer)))
+        )
     tagged = IP(src=T4, dst=remote4(2)) / udp()
     inner = IP(src=T4, dst=remote4(2), ttl=63) / udp()
     outer = encapsulated(inner, 4, segments(2), entropy(T4, remote4(2), 17, 40000, 5060))
-    found.append(
+    vectors.append(
         Vector("vlan-tag-is-removed", TAGGED, from_host(TAGGED, tagged, VLAN), Forward(FABRIC, to_host(FABRIC, outer)))
     )
-    return found
+    return vectors
 
 
 def ecn() -> list[Vector]:
@@ -147,7 +149,7 @@ def mss() -> list[Vector]:
         "last-of-40-bytes": ([("NOP", None)] * 36, []),
         "odd-and-last": ([("NOP", None)] * 35, [("EOL", None)]),
     }
-    found = []
+    vectors = []
     for version in (4, 6):
         for name, (head, tail) in lists.items():
             for flags in ("S", "SA"):
@@ -157,15 +159,15 @@ def mss() -> list[Vector]:
 
                 sent = syn(largest[version])
                 title = f"mss-{name}-{flags.lower()}-ipv{version}"
-                found.append(vector(title, version, 2, syn(1460), (6, 1024, 443), sent=sent))
+                vectors.append(vector(title, version, 2, syn(1460), (6, 1024, 443), sent=sent))
         small = TCP(sport=1024, dport=443, flags="S", options=[("MSS", 536)])
-        found.append(vector(f"mss-small-stays-ipv{version}", version, 2, small, (6, 1024, 443)))
+        vectors.append(vector(f"mss-small-stays-ipv{version}", version, 2, small, (6, 1024, 443)))
         later = TCP(sport=1024, dport=443, flags="A", options=[("MSS", 1460)])
-        found.append(vector(f"mss-of-no-syn-stays-ipv{version}", version, 2, later, (6, 1024, 443)))
+        vectors.append(vector(f"mss-of-no-syn-stays-ipv{version}", version, 2, later, (6, 1024, 443)))
         ended = TCP(sport=1024, dport=443, flags="S", options=[("EOL", None), ("MSS", 1460)])
-        found.append(vector(f"mss-behind-end-stays-ipv{version}", version, 2, ended, (6, 1024, 443)))
+        vectors.append(vector(f"mss-behind-end-stays-ipv{version}", version, 2, ended, (6, 1024, 443)))
         unlimited = TCP(sport=1024, dport=443, flags="S", options=[("MSS", 9000)])
-        found.append(
+        vectors.append(
             vector(
                 f"mss-without-inner-mtu-stays-ipv{version}",
                 version,
@@ -177,7 +179,7 @@ def mss() -> list[Vector]:
                 color=0,
             )
         )
-    return found
+    return vectors
 
 
 VECTORS = [*counts(), *transports(), *ecn(), *paths(), *mss()]

@@ -62,14 +62,14 @@ def told(packet: Packet, error: tuple[Packet, Packet], reason: int, port: int = 
 
 
 def _told(
-    name: str, packet: Packet, error: tuple[Packet, Packet], reason: int, port: int = A, **more: object
+    name: str, packet: Packet, error: tuple[Packet, Packet], reason: int, port: int = A, **fields: object
 ) -> Vector:
     vlan = node.VLAN if port == TAGGED else None
-    return Vector(name, port, from_host(port, packet, vlan), told(packet, error, reason, port, vlan), **more)
+    return Vector(name, port, from_host(port, packet, vlan), told(packet, error, reason, port, vlan), **fields)
 
 
-def _untold(name: str, packet: Packet | bytes, reason: int, port: int = A, **more: object) -> Vector:
-    return Vector(name, port, from_host(port, packet), Drop(reason), **more)
+def _untold(name: str, packet: Packet | bytes, reason: int, port: int = A, **fields: object) -> Vector:
+    return Vector(name, port, from_host(port, packet), Drop(reason), **fields)
 
 
 def too_big() -> list[Vector]:
@@ -79,14 +79,16 @@ def too_big() -> list[Vector]:
         return ICMP(type=3, code=4, nexthopmtu=mtu), ICMPv6PacketTooBig(mtu=mtu)
 
     mtu, reason = node.INNER_MTU, DropReason.TOO_BIG
-    found = []
+    vectors = []
     for size in (mtu + 1, 1500):
         packet = IP(src=A4, dst=remote4(2), flags="DF") / UDP(dport=9) / Raw(bytes(size - 28))
-        found.append(_told(f"frag-needed-{size}", packet, error(mtu), reason))
+        vectors.append(_told(f"frag-needed-{size}", packet, error(mtu), reason))
         packet = IPv6(src=A6, dst=remote6(2)) / UDP(dport=9) / Raw(bytes(size - 48))
-        found.append(_told(f"packet-too-big-{size}", packet, error(mtu), reason))
+        vectors.append(_told(f"packet-too-big-{size}", packet, error(mtu), reason))
     tagged = IP(src=T4, dst=remote4(2), flags="DF") / UDP() / Raw(bytes(1400))
-    quoted4, quoted6 = (Raw(bytes(one / udp())) for one in (IP(src=remote4(2), dst=A4), IPv6(src=remote6(2), dst=A6)))
+    quoted4, quoted6 = (
+        Raw(bytes(header / udp())) for header in (IP(src=remote4(2), dst=A4), IPv6(src=remote6(2), dst=A6))
+    )
     error4 = IP(src=A4, dst=remote4(2), flags="DF") / ICMP(type=3) / quoted4 / bytes(1400)
     error6 = IPv6(src=A6, dst=remote6(2)) / ICMPv6DestUnreach() / quoted6 / bytes(1400)
     mute4, mute6 = node.MUTE4, node.MUTE6
@@ -96,7 +98,7 @@ def too_big() -> list[Vector]:
         return (encapsulate(102, 2, 1, node.SERVICE, inner_mtu=mtu),)
 
     return [
-        *found,
+        *vectors,
         _told("frag-needed-tagged", tagged, error(mtu), reason, TAGGED),
         _told("frag-needed-small", IP(src=A4, dst=remote4(NARROW)) / tcp(), error(64), reason),
         _told("no-ipv6-small", IPv6(src=A6, dst=remote6(NARROW)) / udp(), NO_ROUTE, DropReason.NO_IPV6),
@@ -154,18 +156,18 @@ def hop_limit() -> list[Vector]:
 
 def unreachable() -> list[Vector]:
     """RFC 1812 §5.2.7.1, RFC 4443 §3.1: permitted, but there is no way."""
-    found = []
+    vectors = []
     for name, number, reason in (
         ("no-sr-policy", node.PATHLESS, DropReason.NO_LIVE_PATH),
         ("live-ones-are-absent", node.DEAD, DropReason.NO_LIVE_PATH),
         ("delivery-without-route", node.UNDELIVERED, DropReason.NO_ROUTE),
     ):
-        found.append(_told(f"{name}-ipv4", IP(src=A4, dst=remote4(number)) / udp(), NO_ROUTE, reason))
-        found.append(_told(f"{name}-ipv6", IPv6(src=A6, dst=remote6(number)) / udp(), NO_ROUTE, reason))
+        vectors.append(_told(f"{name}-ipv4", IP(src=A4, dst=remote4(number)) / udp(), NO_ROUTE, reason))
+        vectors.append(_told(f"{name}-ipv6", IPv6(src=A6, dst=remote6(number)) / udp(), NO_ROUTE, reason))
     dead = {"entries": (live(1, 0),)}
     tagged = IP(src=T4, dst=remote4(node.UNDELIVERED)) / udp()
     return [
-        *found,
+        *vectors,
         _told("no-path-is-live", IP(src=A4, dst=remote4(1)) / udp(), NO_ROUTE, DropReason.NO_LIVE_PATH, **dead),
         # C has A's addresses in a VRF of its own, where nobody answers at B's.
         _told("overlapping-vrf", IP(src=A4, dst=B4) / tcp(), NO_ROUTE, DropReason.NO_ROUTE, C),
@@ -176,7 +178,7 @@ def unreachable() -> list[Vector]:
 def rejected() -> list[Vector]:
     """Where the network says so: RFC 1812 §5.2.7.1 code 13, RFC 4443 §3.1 code 1."""
     says = {"entries": (attach(A, TENANT, action="attach_reject"), attach(TAGGED, TENANT, node.VLAN, "attach_reject"))}
-    found = []
+    vectors = []
     for version, source, remote in ((4, A4, remote4), (6, A6, remote6)):
         for name, number, reason in (
             ("isolated", node.ISOLATED, DropReason.ISOLATED),
@@ -184,14 +186,14 @@ def rejected() -> list[Vector]:
             ("by-reason-of-entry", node.PORT_443, 73),
         ):
             packet = ip(version, source, remote(number)) / udp()
-            found.append(_told(f"rejected-{name}-ipv{version}", packet, PROHIBITED, reason, **says))
+            vectors.append(_told(f"rejected-{name}-ipv{version}", packet, PROHIBITED, reason, **says))
     denied = DropReason.NOT_PERMITTED
     tagged = IP(src=T4, dst="198.51.100.1") / udp()
     stranger = IP(src=B4, dst="198.51.100.1") / udp()
     quoted = Raw(bytes(IP(src="198.51.100.1", dst=A4) / udp()))
     error = IP(src=A4, dst="198.51.100.1") / ICMP(type=3, code=3) / quoted
     return [
-        *found,
+        *vectors,
         _told("rejected-ipv4", IP(src=A4, dst="198.51.100.1") / tcp(flags="S"), PROHIBITED, denied, **says),
         _told("rejected-ipv6", IPv6(src=A6, dst="2001:db8:ffff::1") / tcp(flags="S"), PROHIBITED, denied, **says),
         _told("rejected-tagged", tagged, PROHIBITED, denied, TAGGED, **says),
@@ -209,19 +211,19 @@ def beyond() -> list[Vector]:
     answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", vrf=AGREEMENT, answer_class=101),)}
     way_back = {"vrf": AGREEMENT, "answer_class": 100 + node.PATHLESS}
     lost = {"entries": (local_sid(2, f"{across}/128", "end_dt46", **way_back),)}
-    found = []
+    vectors = []
     for version, protocol, far, near, gateway in (
         (4, 4, remote4(1), A4, GATEWAY4),
         (6, 41, remote6(1), A6, GATEWAY6),
     ):
 
         def vector(
-            name: str, inner: Packet, source: str, error: tuple[Packet, Packet] | None, reason: int, **more: object
+            name: str, inner: Packet, source: str, error: tuple[Packet, Packet] | None, reason: int, **fields: object
         ) -> Vector:
-            port, sid = (TUNNEL, across) if more else (FABRIC, inside)
+            port, sid = (TUNNEL, across) if fields else (FABRIC, inside)
             frame = from_host(port, srv6(inner, [sid], 0, next_header=protocol))  # noqa: B023
             if error is None:
-                return Vector(f"beyond-{name}-ipv{version}", port, frame, Drop(reason), **more)  # noqa: B023
+                return Vector(f"beyond-{name}-ipv{version}", port, frame, Drop(reason), **fields)  # noqa: B023
             quote = Raw(bytes(inner)[: 28 if inner.version == 4 else 88])
             if inner.version == 4:
                 told, icmp = IP(src=source, dst=inner.src, tos=0xC0, id=0, ttl=63) / error[0] / quote, 1
@@ -230,11 +232,11 @@ def beyond() -> list[Vector]:
             flow = entropy(source, inner.src, icmp)
             outer = encapsulated(told, inner.version, segments(1), flow)
             sent = Forward(FABRIC, to_host(FABRIC, outer), reason)
-            return Vector(f"beyond-{name}-ipv{version}", port, frame, sent, **more)  # noqa: B023
+            return Vector(f"beyond-{name}-ipv{version}", port, frame, sent, **fields)  # noqa: B023
 
         large = (IP(src=far, dst=near, flags="DF") if version == 4 else ip(6, far, near)) / UDP() / Raw(bytes(1400))
         last = ip(version, far, near, hop_limit=1) / udp()
-        found += [
+        vectors += [
             vector("too-big", large, near, big, DropReason.TOO_BIG, **answers),
             vector("hop-limit-across", last, near, None, DropReason.HOP_LIMIT, **answers),
             vector("denied", ip(version, far, near) / tcp(80), near, None, DropReason.NOT_PERMITTED, **answers),
@@ -243,7 +245,7 @@ def beyond() -> list[Vector]:
             vector("hop-limit-of-nobody", ip(version, *_strange(version), hop_limit=1) / udp(), "", None,
                    DropReason.HOP_LIMIT),
         ]  # fmt: skip
-    return found
+    return vectors
 
 
 def _strange(version: int) -> tuple[str, str]:

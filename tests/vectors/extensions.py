@@ -21,23 +21,23 @@ ENDS = remote6(1), A6
 
 def chained(kinds: tuple[int, ...], last: int, units: int = 0) -> bytes:
     """Extension headers, one after the other, to the upper layer `last`; `units`: of 8 octets, that each is longer."""
-    found = b""
+    headers = b""
     for kind, after in zip(kinds, (*kinds[1:], last), strict=True):
         if kind == FRAGMENT:
-            found += bytes([after, 0, 0, 0, 0, 0, 0, 7])
+            headers += bytes([after, 0, 0, 0, 0, 0, 0, 7])
         elif kind == AH:
-            found += bytes([after, 4 + 2 * units, *bytes(22 + 8 * units)])
+            headers += bytes([after, 4 + 2 * units, *bytes(22 + 8 * units)])
         elif kind == ROUTING:
-            found += bytes([after, units, 253, 0, *bytes(4 + 8 * units)])
+            headers += bytes([after, units, 253, 0, *bytes(4 + 8 * units)])
         else:
-            found += bytes([after, units, 1, 4 + 8 * units, *bytes(4 + 8 * units)])
-    return found
+            headers += bytes([after, units, 1, 4 + 8 * units, *bytes(4 + 8 * units)])
+    return headers
 
 
-def packet(ends: tuple[str, str], kinds: tuple[int, ...], upper: Packet | bytes, last: int, **more: int) -> Packet:
-    units = more.pop("units", 0)
+def packet(ends: tuple[str, str], kinds: tuple[int, ...], upper: Packet | bytes, last: int, **fields: int) -> Packet:
+    units = fields.pop("units", 0)
     first = kinds[0] if kinds else last
-    return IPv6(src=ends[0], dst=ends[1], nh=first, **more) / Raw(chained(kinds, last, units) + bytes(upper))
+    return IPv6(src=ends[0], dst=ends[1], nh=first, **fields) / Raw(chained(kinds, last, units) + bytes(upper))
 
 
 CHAINS: dict[str, tuple[int, ...]] = {
@@ -62,11 +62,11 @@ def replies() -> list[Vector]:
         carried = srv6(bytes(inner), [MINE], 0, next_header=41 if isinstance(inner, IPv6) else 4)
         return Vector(f"extension-{name}", TUNNEL, from_host(TUNNEL, carried), expected, KNOWN_HOSTS)
 
-    found = []
+    vectors = []
     opens, goes_on = _with_checksum(OPENS), _with_checksum(GOES_ON)
     for name, kinds in CHAINS.items():
         sent = Forward(A, to_host(A, packet(ENDS, kinds, goes_on, 6, hlim=63)))
-        found += [
+        vectors += [
             arriving(f"{name}-before-an-opening", packet(ENDS, kinds, opens, 6), Drop(DropReason.NOT_PERMITTED)),
             arriving(f"{name}-before-a-reply", packet(ENDS, kinds, goes_on, 6), sent),
         ]
@@ -85,7 +85,7 @@ def replies() -> list[Vector]:
     first = IPv6(src=ENDS[0], dst=ENDS[1]) / IPv6ExtHdrFragment(nh=DESTINATION, m=1, id=8)
     malformed = Drop(DropReason.MALFORMED)
     return [
-        *found,
+        *vectors,
         arriving("one-too-many", packet(ENDS, (DESTINATION,) * (EXTENSION_HEADERS + 1), goes_on, 6), UNCLASSIFIED),
         arriving("longest", packet(ENDS, long, goes_on, 6, units=fits), sent),
         arriving("too-long", packet(ENDS, long, goes_on, 6, units=fits + 1), UNCLASSIFIED),
@@ -138,15 +138,15 @@ def fragmented() -> list[Vector]:
     ends = A6, remote6(2)
     datagram = chained((DESTINATION,), 17) + bytes(UDP(sport=40000, dport=5060, len=808, chksum=0x1234)) + bytes(800)
 
-    def piece(begin: int, end: int, **more: int) -> Packet:
+    def piece(begin: int, end: int, **fields: int) -> Packet:
         fragment = IPv6ExtHdrFragment(nh=DESTINATION, offset=begin // 8, m=int(end < len(datagram)), id=0x4711)
         whole = chained((HOP_BY_HOP,), FRAGMENT) + bytes(fragment) + datagram[begin:end]
-        return IPv6(src=ends[0], dst=ends[1], nh=HOP_BY_HOP, **more) / Raw(whole)
+        return IPv6(src=ends[0], dst=ends[1], nh=HOP_BY_HOP, **fields) / Raw(whole)
 
     def vector(name: str, begin: int, end: int, *before: Packet) -> Vector:
         inner = piece(begin, end, hlim=63)
         outer = encapsulated(inner, 6, segments(2), entropy(*ends, 17, 40000, 5060))
-        frames = tuple((A, from_host(A, one)) for one in before)
+        frames = tuple((A, from_host(A, part)) for part in before)
         return Vector(name, A, from_host(A, piece(begin, end)), Forward(FABRIC, to_host(FABRIC, outer)), frames)
 
     overlap = Vector(

@@ -50,12 +50,12 @@ def piece(
     begin: int,
     end: int,
     *,
-    more: bool | None = None,
+    more_fragments: bool | None = None,
     identification: int = ID,
     hop_limit: int = 64,
 ) -> Packet:
     """Octets `begin` to `end` of a datagram, as a fragment."""
-    flag = end < len(datagram) if more is None else more
+    flag = end < len(datagram) if more_fragments is None else more_fragments
     data = Raw(datagram[begin:end])
     if version == 4:
         head = IP(src=ends[0], dst=ends[1], ttl=hop_limit, proto=protocol, id=identification, frag=begin // 8)
@@ -69,16 +69,16 @@ def _ends(version: int, number: int) -> tuple[str, str]:
     return (A4, remote4(number)) if version == 4 else (A6, remote6(number))
 
 
-def _udp(number: int, begin: int, end: int, version: int = 4, **more: int) -> Packet:
-    return piece(version, _ends(version, number), 17, UDP_DATAGRAM, begin, end, **more)
+def _udp(number: int, begin: int, end: int, version: int = 4, **fields: int) -> Packet:
+    return piece(version, _ends(version, number), 17, UDP_DATAGRAM, begin, end, **fields)
 
 
 def _sent(number: int, begin: int, end: int, version: int = 4, sids: int = 0, protocol: int = 17, ports: tuple = (),
-          datagram: bytes = UDP_DATAGRAM, **more: int) -> Forward:  # fmt: skip
+          datagram: bytes = UDP_DATAGRAM, **fields: int) -> Forward:  # fmt: skip
     """On the SR Policy of the first one's flow, with its flow label."""
     ends = _ends(version, number)
     key = (protocol, *(ports or (40000, 5060)))
-    inner = piece(version, ends, protocol, datagram, begin, end, hop_limit=63, **more)
+    inner = piece(version, ends, protocol, datagram, begin, end, hop_limit=63, **fields)
     outer = encapsulated(inner, version, segments(sids or number), entropy(*ends, *key))
     return Forward(FABRIC, to_host(FABRIC, outer))
 
@@ -91,12 +91,12 @@ def _vector(name: str, expected: Verdict, *packets: Packet, entries: Sequence = 
 
 
 def followers() -> list[Vector]:
-    found = []
+    vectors = []
     for version in (4, 6):
         first, second, last = ((0, 800), (800, 1000), (1000, 1208))
         pieces = [_udp(2, *part, version) for part in (first, second, last)]
         title = f"ipv{version}"
-        found += [
+        vectors += [
             _vector(f"fragment-second-{title}", _sent(2, *second, version), *pieces[:2]),
             _vector(f"fragment-last-{title}", _sent(2, *last, version), *pieces),
             _vector(
@@ -119,22 +119,22 @@ def followers() -> list[Vector]:
         ends = _ends(version, 2)
         parts = [piece(version, ends, protocol, echo, *part) for part in ((0, 1000), (1000, 2008))]
         sent = _sent(2, 1000, 2008, version, protocol=protocol, ports=(0, 0), datagram=echo)
-        found.append(_vector(f"fragment-of-echo-{title}", sent, *parts))
+        vectors.append(_vector(f"fragment-of-echo-{title}", sent, *parts))
         local = (A4, B4) if version == 4 else (A6, B6)
         parts = [piece(version, local, 17, UDP_DATAGRAM, *part) for part in (first, (800, 1208))]
         delivered = piece(version, local, 17, UDP_DATAGRAM, 800, 1208, hop_limit=63)
         vector = _vector(f"fragment-delivered-{title}", Forward(B, to_host(B, delivered)), *parts)
-        found.append(Vector(vector.name, A, vector.frame, vector.expected, (*KNOWN_HOSTS, *vector.before)))
+        vectors.append(Vector(vector.name, A, vector.frame, vector.expected, (*KNOWN_HOSTS, *vector.before)))
     # RFC 8200 §4.5: the next header of the first fragment counts
     other = piece(6, _ends(6, 2), 6, UDP_DATAGRAM, 800, 1208)
     followed = piece(6, _ends(6, 2), 6, UDP_DATAGRAM, 800, 1208, hop_limit=63)
     outer = encapsulated(followed, 6, segments(2), entropy(*_ends(6, 2), 17, 40000, 5060))
-    found.append(
+    vectors.append(
         _vector("fragment-of-other-next-header", Forward(FABRIC, to_host(FABRIC, outer)), _udp(2, 0, 800, 6), other)
     )
     # RFC 791: the protocol is part of what tells packets apart
     other = piece(4, _ends(4, 2), 6, UDP_DATAGRAM, 800, 1208)
-    return [*found, _vector("fragment-of-other-protocol", FOLLOWS_NOTHING, _udp(2, 0, 800), other)]
+    return [*vectors, _vector("fragment-of-other-protocol", FOLLOWS_NOTHING, _udp(2, 0, 800), other)]
 
 
 def judged_by_the_first() -> list[Vector]:
@@ -146,7 +146,7 @@ def judged_by_the_first() -> list[Vector]:
 
     sent = _sent(PORT_443, 80, 420, sids=1, protocol=6, ports=(40000, 443), datagram=TCP_DATAGRAM)
     isolating = policy(TENANT, 9_999_999, "drop", DropReason.ISOLATED, l4_class=(2, 0xF))
-    found = [
+    vectors = [
         _vector("fragment-of-port-443", sent, tcp(PORT_443, 0, 80, 443), tcp(PORT_443, 80, 420, 443)),
         _vector("fragment-of-port-442", Drop(73), tcp(PORT_443, 0, 80, 442), tcp(PORT_443, 80, 420, 442)),
         _vector("fragment-of-port-in-range", Drop(74), tcp(PORT_RANGES, 0, 80, 5000), tcp(PORT_RANGES, 80, 420, 5000)),
@@ -156,17 +156,17 @@ def judged_by_the_first() -> list[Vector]:
     ]
     # What another host sends follows nothing of A's, and its source is not admitted.
     first, second = from_host(A, _udp(2, 0, 800)), from_host(B, _udp(2, 800, 1208))
-    found.append(Vector("fragment-from-other-port", B, second, FOLLOWS_NOTHING, ((A, first),)))
+    vectors.append(Vector("fragment-from-other-port", B, second, FOLLOWS_NOTHING, ((A, first),)))
     denied = _udp(2, 0, 800), _udp(2, 800, 1208)
-    found.append(_vector("fragment-of-strange-source", Drop(DropReason.SOURCE_NOT_ADMITTED), *denied, port=B))
+    vectors.append(_vector("fragment-of-strange-source", Drop(DropReason.SOURCE_NOT_ADMITTED), *denied, port=B))
     ends = T4, remote4(2)
     pieces = [piece(4, ends, 17, UDP_DATAGRAM, *part) for part in ((0, 800), (800, 1208))]
     inner = piece(4, ends, 17, UDP_DATAGRAM, 800, 1208, hop_limit=63)
     outer = encapsulated(inner, 4, segments(2), entropy(*ends, 17, 40000, 5060))
     frames = [from_host(TAGGED, piece, VLAN) for piece in pieces]
     sent = Forward(FABRIC, to_host(FABRIC, outer))
-    found.append(Vector("fragment-tagged", TAGGED, frames[1], sent, ((TAGGED, frames[0]),)))
-    return found
+    vectors.append(Vector("fragment-tagged", TAGGED, frames[1], sent, ((TAGGED, frames[0]),)))
+    return vectors
 
 
 def decapsulated() -> list[Vector]:
@@ -192,7 +192,7 @@ def decapsulated() -> list[Vector]:
 
 
 def refused() -> list[Vector]:
-    found = []
+    vectors = []
     for version in (4, 6):
         title = f"ipv{version}"
         first = _udp(2, 0, 800, version)
@@ -202,7 +202,7 @@ def refused() -> list[Vector]:
 
         overlapping, over = _udp(2, 792, 1000, version), _udp(2, 1000, 1208, version)
         ends = _ends(version, 2)
-        found += [
+        vectors += [
             after("copy", _udp(2, 0, 800, version)),
             after("copy-of-second", _udp(2, 800, 1000, version), _udp(2, 800, 1000, version)),
             after("first-again-with-other-size", _udp(2, 0, 400, version)),
@@ -211,23 +211,27 @@ def refused() -> list[Vector]:
             after("overlaps-the-first", overlapping),
             after("after-an-overlap", overlapping, over),
             after("overlaps-what-comes-behind", over, _udp(2, 808, 1008, version)),
-            after("behind-the-last", over, piece(version, ends, 17, bytes(1400), 1208, 1216, more=True)),
-            after("second-last", over, piece(version, ends, 17, bytes(1400), 1216, 1224, more=False)),
-            after("last-before-what-came", _udp(2, 808, 1000, version), _udp(2, 800, 808, version, more=False)),
-            after("of-no-octets", piece(version, ends, 17, UDP_DATAGRAM, 800, 800, more=True)),
-            after("of-odd-size", piece(version, ends, 17, UDP_DATAGRAM, 800, 807, more=True)),
-            after("larger-than-any-packet", piece(version, ends, 17, bytes(70000), 65528, 65544, more=False)),
+            after("behind-the-last", over, piece(version, ends, 17, bytes(1400), 1208, 1216, more_fragments=True)),
+            after("second-last", over, piece(version, ends, 17, bytes(1400), 1216, 1224, more_fragments=False)),
+            after(
+                "last-before-what-came",
+                _udp(2, 808, 1000, version),
+                _udp(2, 800, 808, version, more_fragments=False),
+            ),
+            after("of-no-octets", piece(version, ends, 17, UDP_DATAGRAM, 800, 800, more_fragments=True)),
+            after("of-odd-size", piece(version, ends, 17, UDP_DATAGRAM, 800, 807, more_fragments=True)),
+            after("larger-than-any-packet", piece(version, ends, 17, bytes(70000), 65528, 65544, more_fragments=False)),
             # RFC 1858 §3, RFC 3128: headers that the first one must have
             _vector(f"fragment-tiny-tcp-{title}", REFUSED, piece(version, ends, 6, TCP_DATAGRAM, 0, 16)),
             _vector(f"fragment-tiny-udp-{title}", REFUSED, piece(version, ends, 17, UDP_DATAGRAM, 0, 7)),
             _vector(f"fragment-first-of-odd-size-{title}", REFUSED, piece(version, ends, 17, UDP_DATAGRAM, 0, 801)),
         ]  # fmt: skip
         tcp = piece(version, ends, 6, TCP_DATAGRAM, 0, 80)
-        found.append(
+        vectors.append(
             _vector(f"fragment-over-tcp-flags-{title}", REFUSED, tcp, piece(version, ends, 6, TCP_DATAGRAM, 8, 16))
         )
         scattered = [_udp(2, 800 + 16 * n, 808 + 16 * n, version) for n in range(1, FRAGMENT_PARTS + 1)]
-        found += [
+        vectors += [
             after("with-too-many-gaps", *scattered),
             _vector(
                 f"fragment-between-too-many-gaps-{title}",
@@ -237,11 +241,13 @@ def refused() -> list[Vector]:
                 _udp(2, 800, 816, version),
             ),
         ]
-    most = piece(6, _ends(6, 2), 17, bytes(70000), 65520, 65535, more=False)
-    sent = piece(6, _ends(6, 2), 17, bytes(70000), 65520, 65535, more=False, hop_limit=63)
+    most = piece(6, _ends(6, 2), 17, bytes(70000), 65520, 65535, more_fragments=False)
+    sent = piece(6, _ends(6, 2), 17, bytes(70000), 65520, 65535, more_fragments=False, hop_limit=63)
     outer = encapsulated(sent, 6, segments(2), entropy(*_ends(6, 2), 17, 40000, 5060))
-    found.append(_vector("fragment-at-the-very-end", Forward(FABRIC, to_host(FABRIC, outer)), _udp(2, 0, 800, 6), most))
-    return found
+    vectors.append(
+        _vector("fragment-at-the-very-end", Forward(FABRIC, to_host(FABRIC, outer)), _udp(2, 0, 800, 6), most)
+    )
+    return vectors
 
 
 def evicted() -> list[Vector]:
@@ -271,45 +277,61 @@ def cut() -> list[Vector]:
     """IPv4 without DF that is larger than the path takes: RFC 791 §3.2, a list of frames."""
     datagram = bytes(UDP(sport=40000, dport=5060, len=1480, chksum=0x1234)) + bytes(range(184)) * 8
     most = (INNER_MTU - 20) // 8 * 8
-    found = []
+    vectors = []
 
-    def sent(number: int, *parts: tuple[int, int], datagram: bytes = datagram, more: bool | None = None, size: int = 0,
-             flags: str = "", ends: tuple[str, str] = ("", ""), key: tuple = (17, 40000, 5060)) -> Cut:  # fmt: skip
+    def sent(
+        number: int,
+        *parts: tuple[int, int],
+        datagram: bytes = datagram,
+        more_fragments: bool | None = None,
+        size: int = 0,
+        flags: str = "",
+        ends: tuple[str, str] = ("", ""),
+        key: tuple = (17, 40000, 5060),
+    ) -> Cut:
         ends = ends if ends[0] else _ends(4, number)
         frames = []
         for begin, end in parts:
-            inner = piece(4, ends, key[0], datagram[: size or None], begin, end, hop_limit=63, more=more)
+            inner = piece(
+                4, ends, key[0], datagram[: size or None], begin, end, hop_limit=63, more_fragments=more_fragments
+            )
             outer = encapsulated(inner, 4, segments(number), entropy(*ends, *key))
             frames.append(Forward(FABRIC, to_host(FABRIC, outer)))
         return Cut(tuple(frames))
 
     whole = IP(src=A4, dst=remote4(2), proto=17, id=ID) / Raw(datagram)
-    found.append(Vector("cut", A, from_host(A, whole), sent(2, (0, most), (most, 1480))))
+    vectors.append(Vector("cut", A, from_host(A, whole), sent(2, (0, most), (most, 1480))))
     barely = IP(src=A4, dst=remote4(2), proto=17, id=ID) / Raw(datagram[: INNER_MTU - 19])
     parts = (0, most), (most, INNER_MTU - 19)
-    found.append(Vector("cut-one-octet", A, from_host(A, barely), sent(2, *parts, size=INNER_MTU - 19)))
+    vectors.append(Vector("cut-one-octet", A, from_host(A, barely), sent(2, *parts, size=INNER_MTU - 19)))
     padded = from_host(A, barely) + b"\xaa" * 7
-    found.append(Vector("cut-without-padding", A, padded, sent(2, *parts, size=INNER_MTU - 19)))
+    vectors.append(Vector("cut-without-padding", A, padded, sent(2, *parts, size=INNER_MTU - 19)))
     ends = T4, remote4(2)
     tagged = IP(src=T4, dst=remote4(2), proto=17, id=ID) / Raw(datagram)
     expected = sent(2, (0, most), (most, 1480), ends=ends)
-    found.append(Vector("cut-tagged", TAGGED, from_host(TAGGED, tagged, VLAN), expected))
+    vectors.append(Vector("cut-tagged", TAGGED, from_host(TAGGED, tagged, VLAN), expected))
 
     # A fragment's fragments: where it lay; more follow, or not, as after it.
     long = datagram + bytes(3000)
-    first, last = piece(4, _ends(4, 2), 17, long, 0, 1480), piece(4, _ends(4, 2), 17, long, 1480, 2960, more=False)
+    first, last = (
+        piece(4, _ends(4, 2), 17, long, 0, 1480),
+        piece(4, _ends(4, 2), 17, long, 1480, 2960, more_fragments=False),
+    )
     expected = sent(2, (0, most), (most, 1480), datagram=long)
-    found.append(_vector("cut-first-fragment", expected, first))
+    vectors.append(_vector("cut-first-fragment", expected, first))
     expected = sent(2, (1480, 1480 + most), (1480 + most, 2960), datagram=long, size=2960)
-    found.append(_vector("cut-last-fragment", expected, first, last))
+    vectors.append(_vector("cut-last-fragment", expected, first, last))
     # What follows must not overtake what was cut, though it is small enough; neither may a copy pass.
-    small, end = piece(4, _ends(4, 2), 17, long, 1480, 1600), piece(4, _ends(4, 2), 17, long, 1600, 1608, more=False)
-    found.append(_vector("cut-and-followed", sent(2, (1480, 1600), datagram=long), first, small))
-    found.append(_vector("cut-and-followed-by-the-last", sent(2, (1600, 1608), size=1608, datagram=long), first, end))
-    found.append(_vector("cut-and-followed-by-a-copy", REFUSED, first, small, small))
-    found.append(_vector("cut-later-fragment-without-first", FOLLOWS_NOTHING, last))
+    small, end = (
+        piece(4, _ends(4, 2), 17, long, 1480, 1600),
+        piece(4, _ends(4, 2), 17, long, 1600, 1608, more_fragments=False),
+    )
+    vectors.append(_vector("cut-and-followed", sent(2, (1480, 1600), datagram=long), first, small))
+    vectors.append(_vector("cut-and-followed-by-the-last", sent(2, (1600, 1608), size=1608, datagram=long), first, end))
+    vectors.append(_vector("cut-and-followed-by-a-copy", REFUSED, first, small, small))
+    vectors.append(_vector("cut-later-fragment-without-first", FOLLOWS_NOTHING, last))
     denied = piece(4, _ends(4, PORT_443), 17, long, 0, 1480)
-    found.append(_vector("cut-what-is-denied", Drop(73), denied))
+    vectors.append(_vector("cut-what-is-denied", Drop(73), denied))
     large = IP(src=A4, dst=remote4(NARROW), proto=17, id=ID) / Raw(datagram)
     narrow = encapsulate(100 + NARROW, NARROW, 1, SERVICE, inner_mtu=68)
     frames = []
@@ -317,12 +339,12 @@ def cut() -> list[Vector]:
         inner = piece(4, _ends(4, NARROW), 17, datagram, begin, min(begin + 48, 1480), hop_limit=63)
         outer = encapsulated(inner, 4, segments(1), entropy(*_ends(4, NARROW), 17, 40000, 5060), dscp=0, color=0)
         frames.append(Forward(FABRIC, to_host(FABRIC, outer)))
-    found.append(Vector("cut-as-small-as-it-gets", A, from_host(A, large), Cut(tuple(frames)), entries=(narrow,)))
+    vectors.append(Vector("cut-as-small-as-it-gets", A, from_host(A, large), Cut(tuple(frames)), entries=(narrow,)))
 
     # Each piece has a fate: here none finds a next hop.
     lost = Cut((Drop(DropReason.NO_NEXT_HOP), Drop(DropReason.NO_NEXT_HOP)))
     unrouted = h_encaps(2, 0, EDGE, 999)
-    found.append(Vector("cut-and-lost", A, from_host(A, whole), lost, entries=(unrouted,)))
+    vectors.append(Vector("cut-and-lost", A, from_host(A, whole), lost, entries=(unrouted,)))
 
     # What comes out of a tunnel and goes on by a smaller path.
     onward = IP(src=remote4(3), dst=remote4(2), proto=17, id=ID) / Raw(datagram)
@@ -330,8 +352,8 @@ def cut() -> list[Vector]:
     ends = remote4(3), remote4(2)
     expected = sent(2, (0, most), (most, 1480), ends=ends)
     frame = from_host(TUNNEL, srv6(bytes(onward), ["5f00:1:1:6::"], 0))
-    found.append(Vector("cut-decapsulated", TUNNEL, frame, expected, entries=entries))
-    return found
+    vectors.append(Vector("cut-decapsulated", TUNNEL, frame, expected, entries=entries))
+    return vectors
 
 
 def not_cut() -> list[Vector]:

@@ -82,18 +82,18 @@ def _priorities(rng: random.Random, count: int) -> list[int]:
 
 
 def _attachments(rng: random.Random) -> list[TableEntry]:
-    found = []
+    made = []
     for port in PORTS:
         for vlan in (0, node.VLAN):
             kind = rng.random()
             if kind < 0.45:
                 action = rng.choice(("attach", "attach_reject"))
-                found.append(entries.attach(port, *_whence(rng, vlan, action)))
+                made.append(entries.attach(port, *_whence(rng, vlan, action)))
             elif kind < 0.9:
-                found.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
-        found += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
+                made.append(entries.link(port, rng.choice((1, 1, 2, 3)), vlan))
+        made += [entries.admit(port, prefix) for prefix in rng.sample(PREFIXES, 8)]
         if rng.random() < 0.5:
-            found += [entries.admit(port, "0.0.0.0/0"), entries.admit(port, "::/0")]
+            made += [entries.admit(port, "0.0.0.0/0"), entries.admit(port, "::/0")]
     keys = {
         "ingress_class": ((0, ANY), (1, ANY), (2, 0xFFFE)),
         "ether_type": ((0x0800, ANY), (0x0806, ANY), (0x86DD, ANY), (node.LLDP, ANY), (0x88B4, 0xFFFE)),
@@ -103,8 +103,8 @@ def _attachments(rng: random.Random) -> list[TableEntry]:
     for priority in _priorities(rng, rng.randrange(4)):
         chosen = {name: rng.choice(values) for name, values in keys.items() if rng.random() < 0.6}
         if len(chosen) > 1:
-            found.append(entries.punt_frame(priority, rng.choice(("punt", "drop")), rng.choice(REASONS), **chosen))
-    return found
+            made.append(entries.punt_frame(priority, rng.choice(("punt", "drop")), rng.choice(REASONS), **chosen))
+    return made
 
 
 def _into(rng: random.Random) -> dict[str, int]:
@@ -118,7 +118,7 @@ def _whence(rng: random.Random, vlan: int, action: str) -> tuple[int, int, str, 
 
 
 def _segments(rng: random.Random) -> list[TableEntry]:
-    found = []
+    made = []
     for ingress_class in (1, 2, 3):
         for prefix in rng.sample(SID_PREFIXES[:-1], 10):
             action = rng.choice(("end", "end_x", "end_dt46", "end_dt46", "drop"))
@@ -128,12 +128,12 @@ def _segments(rng: random.Random) -> list[TableEntry]:
                 "end_dt46": {**_into(rng), "answer_class": rng.choice((0, *CLASSES))},
                 "drop": {"reason": rng.choice(REASONS)},
             }[action]
-            found.append(entries.local_sid(ingress_class, prefix, action, **params))
-    return found
+            made.append(entries.local_sid(ingress_class, prefix, action, **params))
+    return made
 
 
 def _groups(rng: random.Random) -> list[TableEntry]:
-    found = [
+    made = [
         entries.group(side, vrf, prefix, rng.choice(GROUPS))
         for side in ("source", "destination")
         for vrf in VRFS
@@ -143,8 +143,8 @@ def _groups(rng: random.Random) -> list[TableEntry]:
         for priority in _priorities(rng, 8):
             low, high = sorted(rng.choice((0, 1, 53, 442, 443, 444, 1023, 5060, 40000, 65535)) for _ in range(2))
             number = rng.choice((1, 2, 3, 0x102))
-            found.append(entries.port_class(side, rng.choice((1, 6, 17)), low, high, number, priority))
-    return found
+            made.append(entries.port_class(side, rng.choice((1, 6, 17)), low, high, number, priority))
+    return made
 
 
 def _policies(rng: random.Random) -> list[TableEntry]:
@@ -155,26 +155,26 @@ def _policies(rng: random.Random) -> list[TableEntry]:
         "source_port_class": ((1, ANY), (0, ANY)),
         "destination_port_class": ((1, ANY), (2, 0xFFFE), (0x100, 0xFF00)),
     }
-    found = []
-    for vrf, policy_class in ((vrf, vrf + one) for vrf in VRFS for one in (1, OTHER_CLASS)):
+    made = []
+    for vrf, policy_class in ((vrf, vrf + offset) for vrf in VRFS for offset in (1, OTHER_CLASS)):
         for priority in _priorities(rng, 8):
             chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
             action = rng.choice(("permit", "permit", "permit_request", "permit_reply", "drop"))
             value = rng.choice(REASONS if action == "drop" else CLASSES)
-            found.append(entries.policy(vrf, priority, action, value, policy_class, **chosen))
+            made.append(entries.policy(vrf, priority, action, value, policy_class, **chosen))
         if rng.random() < 0.8:
-            found.append(entries.policy(vrf, 1, "permit", rng.choice(CLASSES), policy_class))
-    return found
+            made.append(entries.policy(vrf, 1, "permit", rng.choice(CLASSES), policy_class))
+    return made
 
 
 def _ways(rng: random.Random) -> list[TableEntry]:
-    found = [entries.live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
+    made = [entries.live(liveness_group, rng.randrange(256)) for liveness_group in (1, 2)]
     for forwarding_class in CLASSES:
         kind = rng.random()
         if kind < 0.35:
-            found.append(entries.deliver(forwarding_class, rng.choice(VRFS)))
+            made.append(entries.deliver(forwarding_class, rng.choice(VRFS)))
         elif kind < 0.95:
-            found.append(
+            made.append(
                 entries.encapsulate(
                     forwarding_class,
                     rng.choice(POLICIES),
@@ -185,37 +185,37 @@ def _ways(rng: random.Random) -> list[TableEntry]:
                 )
             )
         if rng.random() < 0.2:
-            found.append(entries.lease(forwarding_class, rng.choice((1, node.FAR_S))))
+            made.append(entries.lease(forwarding_class, rng.choice((1, node.FAR_S))))
     for number in POLICIES:
         for slot in rng.sample(range(8), rng.randrange(1, 6)):
             containers = [rng.choice(SIDS) for _ in range(rng.randrange(1, 5))]
             hop, bits = rng.choice(HOPS), rng.choice((0, 16, 32, 48, 64, 80, 7))
             color = rng.randrange(1 << 13)
-            found.append(entries.h_encaps(number, slot, node.EDGE, hop, containers, merge_bits=bits, color=color))
-    return found
+            made.append(entries.h_encaps(number, slot, node.EDGE, hop, containers, merge_bits=bits, color=color))
+    return made
 
 
 def _routes(rng: random.Random) -> list[TableEntry]:
-    found = []
+    made = []
     for vrf, prefixes in ((0, SID_PREFIXES), *((vrf, PREFIXES) for vrf in VRFS)):
         for prefix in {*rng.sample(prefixes, 12), "::/0"}:
             if rng.random() < 0.85:
-                found.append(entries.route(vrf, prefix, rng.choice(HOPS)))
+                made.append(entries.route(vrf, prefix, rng.choice(HOPS)))
             else:
-                found.append(entries.route_drop(vrf, prefix, rng.choice(REASONS)))
+                made.append(entries.route_drop(vrf, prefix, rng.choice(REASONS)))
     for port in rng.sample(PORTS, 3):
         host = rng.choice([prefix for prefix in PREFIXES if prefix.endswith(("/32", "/128"))])
-        found.append(entries.neighbor(port, host.partition("/")[0], node.host_mac(0x77)))
+        made.append(entries.neighbor(port, host.partition("/")[0], node.host_mac(0x77)))
     for hop in HOPS:
         port, kind = rng.choice((*PORTS, 400)), rng.random()
         vlan = 7 if rng.random() < 0.05 else 0
         if kind < 0.45:
-            found.append(entries.forward(hop, port, node.port_mac(port % 256), node.host_mac(port % 256), vlan))
+            made.append(entries.forward(hop, port, node.port_mac(port % 256), node.host_mac(port % 256), vlan))
         elif kind < 0.85:
-            found.append(entries.resolve(hop, port, node.port_mac(port % 256), vlan))
+            made.append(entries.resolve(hop, port, node.port_mac(port % 256), vlan))
         elif kind < 0.9:
-            found.append(entries.punt_hop(hop, rng.choice(REASONS)))
-    return found
+            made.append(entries.punt_hop(hop, rng.choice(REASONS)))
+    return made
 
 
 SEEDS = tuple({(vector.port, vector.frame): None for vector in VECTORS if vector.port in PORTS})
@@ -228,13 +228,13 @@ INTERESTING = (0, 1, 2, 3, 4, 6, 8, 17, 20, 28, 40, 41, 43, 44, 58, 59, 60, 63, 
 
 def frames(rng: random.Random, count: int) -> list[tuple[int, bytes]]:
     """`count` (port, frame): valid ones of the vectors with up to four things wrong with them; few are all garbage."""
-    found: list[tuple[int, bytes]] = []
-    while len(found) < count:
+    made: list[tuple[int, bytes]] = []
+    while len(made) < count:
         port, frame = rng.choice(SEEDS)
         if rng.random() < 0.05:
             fragmented = rng.choice(FRAGMENTED)
             port, frame = fragmented.port, fragmented.frame
-            found += fragmented.before[: count - len(found) - 1]
+            made += fragmented.before[: count - len(made) - 1]
         data = bytearray(frame)
         if rng.random() < 0.02:
             data = bytearray(rng.randbytes(rng.randrange(14, 200)))
@@ -246,8 +246,8 @@ def frames(rng: random.Random, count: int) -> list[tuple[int, bytes]]:
             port = rng.choice(PORTS)
             _address_to(node.port_mac(port), data)
         data.extend(bytes(14 - len(data)) if len(data) < 14 else b"")
-        found.append((port, bytes(data[:MAX_FRAME])))
-    return found
+        made.append((port, bytes(data[:MAX_FRAME])))
+    return made
 
 
 def _offset(rng: random.Random, data: bytearray) -> int:
@@ -337,9 +337,9 @@ def _set_fragment(rng: random.Random, data: bytearray) -> None:
         return
 
 
-def _fragment_place(rng: random.Random, shift: int, more: int) -> int:
+def _fragment_place(rng: random.Random, shift: int, flag: int) -> int:
     units = rng.choice((0, 0, 1, 2, 10, 50, 99, 100, 101, 125, 126, 8191))
-    return units << shift | (more if rng.random() < 0.7 else 0)
+    return units << shift | (flag if rng.random() < 0.7 else 0)
 
 
 def _tag(rng: random.Random, data: bytearray) -> None:

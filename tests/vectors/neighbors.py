@@ -122,9 +122,9 @@ def discovery() -> list[Vector]:
     nonce, prefix = Raw(bytes((14, 1)) + bytes(range(6))), Raw(bytes((3, 4)) + bytes(30))
     source_option = Raw(bytes((1, 1)) + bytes.fromhex(host_mac(A).replace(":", "")))
     other_option = Raw(bytes((1, 1, 2, 0, 0, 0, 9, 9)))
-    found = Forward(A, _advertisement(A, GATEWAY6, A6, 1))
+    advertised = Forward(A, _advertisement(A, GATEWAY6, A6, 1))
 
-    def answered(name: str, packet: Packet | bytes, expected: Forward = found) -> Vector:
+    def answered(name: str, packet: Packet | bytes, expected: Forward = advertised) -> Vector:
         return Vector(name, A, from_host(A, packet, ether_type=0x86DD), expected)
 
     def probe(target: str, *options: Packet, destination: str = "ff02::1:ff00:1") -> Packet:
@@ -189,21 +189,21 @@ def discovery() -> list[Vector]:
 
 
 def echo() -> list[Vector]:
-    found = []
+    vectors = []
     for size in (0, 1, 56, 57, 1400):
         data = bytes(range(256)) * 6
         request4 = IP(src=A4, dst=GATEWAY4, ttl=1, id=9) / ICMP(type=8, id=3, seq=4) / Raw(data[:size])
         reply4 = IP(src=GATEWAY4, dst=A4, ttl=64, id=9) / ICMP(type=0, id=3, seq=4) / Raw(data[:size])
         request6 = IPv6(src=A6, dst=GATEWAY6, hlim=1) / ICMPv6EchoRequest(id=3, seq=4, data=data[:size])
         reply6 = IPv6(src=GATEWAY6, dst=A6, hlim=64) / ICMPv6EchoReply(id=3, seq=4, data=data[:size])
-        found += [
+        vectors += [
             Vector(f"echo-gateway-{size}-bytes-ipv4", A, from_host(A, request4), Forward(A, to_host(A, reply4))),
             Vector(f"echo-gateway-{size}-bytes-ipv6", A, from_host(A, request6), Forward(A, to_host(A, reply6))),
         ]
     tagged, answer = (IP(src=s, dst=d) / ICMP(type=t, id=5) for s, d, t in ((T4, GATEWAY4, 8), (GATEWAY4, T4, 0)))
     denied, unadmitted = Drop(DropReason.NOT_PERMITTED), Drop(DropReason.SOURCE_NOT_ADMITTED)
     return [
-        *found,
+        *vectors,
         Vector(
             "echo-gateway-tagged",
             TAGGED,

@@ -55,19 +55,19 @@ def addresses() -> list[Vector]:
     bad4 = ("224.0.0.5", "239.1.1.1", "255.255.255.255", "169.254.1.1", "127.0.0.1", "0.0.0.0")
     bad6 = ("ff02::1", "ff0e::1", "fe80::1", "febf::1", "::1", "::", f"::ffff:{A4}")
     reason = DropReason.NOT_FORWARDABLE
-    found = []
+    vectors = []
     for address in bad4:
-        found += [
+        vectors += [
             _drop(f"to-{address}", IP(src=A4, dst=address) / udp(), reason),
             _drop(f"from-{address}", IP(src=address, dst=remote4(1)) / udp(), reason),
         ]
     for address in bad6:
-        found += [
+        vectors += [
             _drop(f"to-{address}", IPv6(src=A6, dst=address) / udp(), reason),
             _drop(f"from-{address}", IPv6(src=address, dst=remote6(1)) / udp(), reason),
         ]
     mapped = IPv6(src=f"::ffff:{A4}", dst=f"::ffff:{B4}") / udp()
-    return [*found, _drop("mapped-ipv6-is-not-ipv4", mapped, reason)]
+    return [*vectors, _drop("mapped-ipv6-is-not-ipv4", mapped, reason)]
 
 
 def policies() -> list[Vector]:
@@ -143,13 +143,13 @@ def ways() -> list[Vector]:
         "port-is-absent": (node.NO_PORT, DropReason.NO_NEXT_HOP),
         "no-neighbour-on-fabric": (node.NEIGHBORLESS, DropReason.NEIGHBOR_UNKNOWN),
     }
-    found = [
+    vectors = [
         _drop(f"{name}-ipv{version}", ip(version, *ends) / udp(), reason)
         for name, (number, reason) in reasons.items()
         for version, ends in ((4, (A4, remote4(number))), (6, (A6, remote6(number))))
     ]
     frame = from_host(A, IP(src=A4, dst=remote4(1)) / udp())
-    found += [
+    vectors += [
         _drop("delivery-route-drops", IP(src=A4, dst="10.1.0.200") / udp(), 72),
         _drop("delivery-behind-another-edge", IP(src=A4, dst=node.FAR4) / udp(), DropReason.NO_NEXT_HOP),
         _drop("delivery-behind-another-edge-ipv6", IPv6(src=A6, dst=node.FAR6) / udp(), DropReason.NO_NEXT_HOP),
@@ -164,19 +164,19 @@ def ways() -> list[Vector]:
         admitted = admit(C, f"{destination}/{32 if version == 4 else 128}")
         expected = Forward(C, to_host(C, sent))
         name = f"delivered-in-another-vrf-ipv{version}"
-        found.append(Vector(name, A, from_host(A, before), expected, ((C, known),), (admitted,)))
+        vectors.append(Vector(name, A, from_host(A, before), expected, ((C, known),), (admitted,)))
         said = entries.neighbor(C, destination, "02:00:00:00:02:01")
         there = Forward(C, to_station("02:00:00:00:02:01", to_host(C, sent)))
-        found.append(Vector(f"neighbour-as-said-ipv{version}", A, from_host(A, before), there, (), (said,)))
+        vectors.append(Vector(f"neighbour-as-said-ipv{version}", A, from_host(A, before), there, (), (said,)))
         name = f"neighbour-as-said-before-learnt-ipv{version}"
-        found.append(Vector(name, A, from_host(A, before), there, ((C, known),), (admitted, said)))
+        vectors.append(Vector(name, A, from_host(A, before), there, ((C, known),), (admitted, said)))
     inner = IP(src=A4, dst=remote4(node.PUNTED), ttl=63) / udp()
     outer = encapsulated(
         inner, 4, [node.SERVICE], entropy(A4, remote4(node.PUNTED), 17, 40000, 5060), dscp=0, color=0, hop_limit=64
     )
     frame = from_host(A, IP(src=A4, dst=remote4(node.PUNTED)) / udp())
-    found.append(Vector("next-hop-punts", A, frame, Punt(20, from_host(A, outer), 0)))
-    return found
+    vectors.append(Vector("next-hop-punts", A, frame, Punt(20, from_host(A, outer), 0)))
+    return vectors
 
 
 def malformed() -> list[Vector]:

@@ -57,7 +57,7 @@ def from_tunnel(name: str, packet: Packet, expected: Drop | Forward) -> Vector:
 
 def replies() -> list[Vector]:
     """To the client, where only what is from TCP port 443, and UDP, may pass."""
-    found = []
+    vectors = []
     for version, near, other, far, too in (
         (4, A4, B4, remote4(1), remote4(2)),
         (6, A6, B6, remote6(1), remote6(2)),
@@ -75,7 +75,7 @@ def replies() -> list[Vector]:
         echo = (ICMP(type=8) if version == 4 else ICMPv6EchoRequest()) / Raw(bytes(8))
         denied = Drop(DropReason.NOT_PERMITTED)
         icmp_error = (ICMP(type=3) if version == 4 else ICMPv6DestUnreach()) / Raw(bytes(48))
-        found += [
+        vectors += [
             vector("of-a-request", whole, sent),
             vector("of-other-port", quoted(there, TCP(sport=5, dport=442)), denied),
             vector("of-source-port", quoted(there, TCP(sport=443, dport=5)), denied),
@@ -102,7 +102,7 @@ def replies() -> list[Vector]:
     atomic = IPv6(src=back6[0], dst=back6[1]) / IPv6ExtHdrFragment(nh=58, id=9)
     atomic = atomic / Raw(bytes(ICMPv6PacketTooBig(cksum=1)) + quoted(there6, TCP(sport=5, dport=443)))
     return [
-        *found,
+        *vectors,
         from_tunnel("of-later-fragment", error(back, later), REFUSED),
         from_tunnel("with-options", error(back, options), REFUSED),
         from_tunnel("behind-options", error(back6, behind), Forward(A, to_host(A, error(back6, behind, 63)))),
@@ -115,7 +115,7 @@ def replies() -> list[Vector]:
 
 def requests() -> list[Vector]:
     """From a client about what it got: as what it may send to that port itself."""
-    found = []
+    vectors = []
     for version, near, other, far, elsewhere in (
         (4, A4, B4, remote4(PORT_443), remote4(1)),
         (6, A6, B6, remote6(PORT_443), remote6(1)),
@@ -124,13 +124,13 @@ def requests() -> list[Vector]:
         reply = TCP(sport=443, dport=5)
 
         def vector(name: str, quote: bytes, expected: Drop | Forward = REFUSED, ends: Ends = there, port: int = A,
-                   version: int = version, **more: object) -> Vector:  # fmt: skip
+                   version: int = version, **fields: object) -> Vector:  # fmt: skip
             return Vector(f"quote-by-client-{name}-ipv{version}", port, from_host(port, error(ends, quote)), expected,
-                          **more)  # fmt: skip
+                          **fields)  # fmt: skip
 
         inner, icmp = error(there, quoted(back, reply), 63), 1 if version == 4 else 58
         outer = encapsulated(inner, version, segments(1), entropy(*there, icmp))
-        found += [
+        vectors += [
             vector("of-a-reply", quoted(back, reply), Forward(FABRIC, to_host(FABRIC, outer))),
             vector("of-other-port", quoted(back, TCP(sport=442, dport=5)), Drop(73)),
             vector("of-udp", quoted(back, UDP(sport=443, dport=5)), Drop(73)),
@@ -140,12 +140,12 @@ def requests() -> list[Vector]:
             vector("of-what-it-got-elsewhere", quoted((elsewhere, near), reply), ends=(near, far)),
             vector("as-another", quoted((far, other), reply), Drop(DropReason.SOURCE_NOT_ADMITTED), (other, far)),
         ]
-    return found
+    return vectors
 
 
 def within() -> list[Vector]:
     """Inside one network each speaks for itself, and the gateway, behind another edge, for all."""
-    found = []
+    vectors = []
     for version, a, b, far, gateway in ((4, A4, B4, remote4(1), GATEWAY4), (6, A6, B6, remote6(1), GATEWAY6)):
         carried, protocol = f"ipv{version}", 4 if version == 4 else 41
         own, others = quoted((a, b), UDP()), quoted((a, far), UDP())
@@ -157,14 +157,14 @@ def within() -> list[Vector]:
             return Vector(f"quote-within-{name}-{carried}", FABRIC, frame, expected, KNOWN_HOSTS)
 
         delivered = Forward(A, to_host(A, error((b, a), own, 63)))
-        found += [
+        vectors += [
             Vector(f"quote-within-own-{carried}", B, from_host(B, error((b, a), own)), delivered, KNOWN_HOSTS),
             Vector(f"quote-within-anothers-{carried}", B, from_host(B, error((b, a), others)), REFUSED, KNOWN_HOSTS),
             by_gateway("by-gateway", gateway, own, True),
             by_gateway("by-no-gateway", b, others, False),
             by_gateway("by-gateway-to-another", gateway, quoted((b, a), UDP()), False),
         ]
-    return found
+    return vectors
 
 
 VECTORS = [*replies(), *requests(), *within()]

@@ -49,12 +49,12 @@ def arriving(packet: Packet) -> tuple[int, bytes]:
 def _vector(name: str, version: int, transport: Packet, delivered: bool, *asked: Packet) -> Vector:
     port, frame = arriving(reply(version, transport))
     expected = Forward(A, to_host(A, reply(version, transport, 63))) if delivered else UNASKED
-    before = (*KNOWN_HOSTS, *(request(version, one) for one in asked))
+    before = (*KNOWN_HOSTS, *(request(version, asked_packet) for asked_packet in asked))
     return Vector(f"reply-{name}-ipv{version}", port, frame, expected, before, ENTRIES)
 
 
 def conversations() -> list[Vector]:
-    found = []
+    vectors = []
     for version in (4, 6):
         opens, answers = TCP(sport=5000, dport=80, flags="S"), TCP(sport=80, dport=5000, flags="SA")
         goes_on = TCP(sport=80, dport=5000, flags="A")
@@ -63,11 +63,11 @@ def conversations() -> list[Vector]:
         pongs = (ICMP(type=0, id=7) if version == 4 else ICMPv6EchoReply(id=7)) / Raw(PAYLOAD)
         others = (ICMP(type=0, id=8) if version == 4 else ICMPv6EchoReply(id=8)) / Raw(PAYLOAD)
         for name, asked, answer in (("tcp", opens, answers), ("udp", asks, told), ("echo", pings, pongs)):
-            found += [
+            vectors += [
                 _vector(f"{name}-asked", version, answer, True, asked),
                 _vector(f"{name}-unasked", version, answer, False),
             ]
-        found += [
+        vectors += [
             _vector("to-other-port", version, UDP(sport=53, dport=5001), False, asks),
             _vector("from-other-port", version, UDP(sport=54, dport=5000), False, asks),
             _vector("by-other-protocol", version, TCP(sport=53, dport=5000, flags="A"), False, asks),
@@ -80,7 +80,7 @@ def conversations() -> list[Vector]:
         quote = quoted(there, asks)
         delivered = Forward(A, to_host(A, error(back, quote, 63)))
         frames = (*KNOWN_HOSTS, request(version, asks))
-        found += [
+        vectors += [
             Vector(f"reply-error-asked-ipv{version}", *arriving(error(back, quote)), delivered, frames, ENTRIES),
             Vector(f"reply-error-unasked-ipv{version}", *arriving(error(back, quote)), UNASKED, KNOWN_HOSTS, ENTRIES),
             Vector(f"request-error-unasked-ipv{version}", A, from_host(A, error(there, quoted(back, told))), UNASKED,
@@ -90,7 +90,7 @@ def conversations() -> list[Vector]:
     asked = A, from_host(A, IP(src=A4, dst=remote4(1), proto=47) / Raw(bytes(8)))
     delivered = Forward(A, to_host(A, IP(src=remote4(1), dst=A4, proto=47, ttl=63) / Raw(bytes(8))))
     return [
-        *found,
+        *vectors,
         Vector("reply-gre-asked", *arriving(gre), delivered, (*KNOWN_HOSTS, asked), ENTRIES),
         Vector("reply-gre-unasked", *arriving(gre), UNASKED, KNOWN_HOSTS, ENTRIES),
     ]

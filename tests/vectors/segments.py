@@ -55,16 +55,16 @@ def _drop(name: str, port: int, packet: Packet | bytes, reason: int, **frame: in
 
 def endpoint() -> list[Vector]:
     """End and End.X: the next segment becomes the destination."""
-    found = []
+    vectors = []
     for left in range(1, 8):
         path = [f"5f00:2:10:{index}::" for index in range(8)]
         path[7 - left] = END
         moved = srv6(INNER, path, left - 1, hop_limit=59)
         frame = from_host(FABRIC, srv6(INNER, path, left))
-        found.append(Vector(f"end-{left}-left", FABRIC, frame, Forward(FABRIC, to_host(FABRIC, moved))))
+        vectors.append(Vector(f"end-{left}-left", FABRIC, frame, Forward(FABRIC, to_host(FABRIC, moved))))
     path = ["5f00:9:1::", END_X, "5f00:9:1::", LAST]
     moved = srv6(INNER, path, 1, hop_limit=59)
-    found += [
+    vectors += [
         Vector("end-x", FABRIC, from_host(FABRIC, srv6(INNER, path, 2)), Forward(FABRIC_2, to_host(FABRIC_2, moved))),
         Vector(
             "end-from-tagged-link",
@@ -73,7 +73,7 @@ def endpoint() -> list[Vector]:
             Forward(FABRIC, to_host(FABRIC, srv6(INNER, [END, NEXT], 0, hop_limit=59))),
         ),
     ]
-    return found
+    return vectors
 
 
 def _with_payload(packet: Packet, length: int) -> bytes:
@@ -131,16 +131,16 @@ def compressed() -> list[Vector]:
         "end-x-full": ("5f00:1:1:2:10:11:12:e005", "5f00:1:10:11:12:e005::", FABRIC_2),
         "end-x-last-bits": ("5f00:1:1:2:10::1", "5f00:1:10::1:0:0", FABRIC_2),
     }
-    found = [
+    vectors = [
         Vector(f"container-{name}", FABRIC, from_host(FABRIC, bare(before)), onward(bare(after, 59), port))
         for name, (before, after, port) in moved.items()
     ]
     # What lies in the SRH, and whether it is one, does not matter while something follows in the container.
-    more = srv6(INNER, [NEXT, LAST], 1, destination="5f00:1:1:10::")
+    two_left = srv6(INNER, [NEXT, LAST], 1, destination="5f00:1:1:10::")
     sent = srv6(INNER, [NEXT, LAST], 1, destination="5f00:1:10::", hop_limit=59)
-    broken, broken_sent = (bytes(packet)[:40] + b"\4\xff\4\xff" + bytes(packet)[44:] for packet in (more, sent))
-    found += [
-        Vector("container-end-before-srh", FABRIC, from_host(FABRIC, more), onward(sent)),
+    broken, broken_sent = (bytes(packet)[:40] + b"\4\xff\4\xff" + bytes(packet)[44:] for packet in (two_left, sent))
+    vectors += [
+        Vector("container-end-before-srh", FABRIC, from_host(FABRIC, two_left), onward(sent)),
         Vector(
             "container-end-before-broken-srh",
             FABRIC,
@@ -153,10 +153,10 @@ def compressed() -> list[Vector]:
         arrives = srv6(INNER, sids, left, destination=END)
         leaves = srv6(INNER, sids, left - 1, hop_limit=59)
         out = FABRIC if leaves.dst == NEXT else FABRIC_2
-        found.append(Vector(f"container-{name}", FABRIC, from_host(FABRIC, arrives), onward(leaves, out)))
+        vectors.append(Vector(f"container-{name}", FABRIC, from_host(FABRIC, arrives), onward(leaves, out)))
     refused = DropReason.SID_NOT_ADMITTED
     return [
-        *found,
+        *vectors,
         _drop("container-end-hop-limit-1", FABRIC, bare("5f00:1:1:10::", 1), DropReason.HOP_LIMIT),
         _drop("container-past-its-end", FABRIC, bare(END), DropReason.SEGMENTS_LEFT),
         _drop("container-end-x-past-its-end", FABRIC, bare(END_X), DropReason.SEGMENTS_LEFT),
@@ -209,7 +209,7 @@ def transit() -> list[Vector]:
 
 def classes() -> list[Vector]:
     """A SID works only from the ingress class it was given to (RFC 8754 §5.1)."""
-    found = [
+    vectors = [
         _drop(f"{name}-from-port-{port}", port, srv6(INNER, [sid], 0), DropReason.SID_NOT_ADMITTED)
         for name, sid, port in (
             ("end", END, TUNNEL),
@@ -224,16 +224,16 @@ def classes() -> list[Vector]:
         )
     ]
     # The other way: what a tunnel may use is nothing to the fabric but a destination without a route.
-    found.append(_drop("dt46-of-tunnel-from-fabric", FABRIC, srv6(INNER, [DT46_TUNNEL], 0), DropReason.NO_ROUTE))
+    vectors.append(_drop("dt46-of-tunnel-from-fabric", FABRIC, srv6(INNER, [DT46_TUNNEL], 0), DropReason.NO_ROUTE))
     kernel = IPv6(src="fe80::1", dst="fe80::2") / Raw(b"x")
-    found += [
+    vectors += [
         Vector("link-local-is-the-kernels", FABRIC, from_host(FABRIC, kernel), Pass()),
         Vector("arp-on-link-is-the-kernels", FABRIC, from_host(FABRIC, ARP(pdst="192.0.2.1")), Pass()),
         _drop("ipv4-on-link", FABRIC, IP(src="192.0.2.1", dst="192.0.2.2") / udp(), DropReason.NOT_IP),
         _drop("ipv6-cut-on-link", FABRIC, bytes(39), DropReason.MALFORMED, ether_type=0x86DD),
         Vector("unknown-port-is-the-kernels", 99, from_host(FABRIC, kernel), Pass()),
     ]
-    return found
+    return vectors
 
 
 def _inner(version: int, *, hop_limit: int = 64, traffic_class: int = 0, transport: Packet | None = None) -> Packet:
@@ -246,7 +246,7 @@ def _delivered(version: int, **inner: int) -> Forward:
 
 
 def decapsulation() -> list[Vector]:
-    found = []
+    vectors = []
     for version, protocol in ((4, 4), (6, 41)):
         inner = _inner(version)
         bare = IPv6(src=NEXT, dst=DT46, nh=protocol) / Raw(bytes(inner))
@@ -257,16 +257,16 @@ def decapsulation() -> list[Vector]:
             "hop-limit-1": srv6(inner, [DT46], 0, next_header=protocol, hop_limit=1),
         }.items():
             frame = from_host(FABRIC, packet)
-            found.append(Vector(f"dt46-{name}-ipv{version}", FABRIC, frame, _delivered(version), KNOWN_HOSTS))
+            vectors.append(Vector(f"dt46-{name}-ipv{version}", FABRIC, frame, _delivered(version), KNOWN_HOSTS))
         padded = from_host(FABRIC, bare) + bytes(9)
-        found.append(Vector(f"dt46-padding-ipv{version}", FABRIC, padded, _delivered(version), KNOWN_HOSTS))
+        vectors.append(Vector(f"dt46-padding-ipv{version}", FABRIC, padded, _delivered(version), KNOWN_HOSTS))
         # Same addresses, other VRF: the port of C.
         frame = from_host(FABRIC, srv6(inner, [DT46_OVERLAPPING], 0, next_header=protocol))
         to_c = Forward(C, to_host(C, _inner(version, hop_limit=63)))
         address = A4 if version == 4 else A6
-        found.append(Vector(f"dt46-overlapping-ipv{version}", FABRIC, frame, to_c, _teach(C, version, address)))
-    found += gateway()
-    return found
+        vectors.append(Vector(f"dt46-overlapping-ipv{version}", FABRIC, frame, to_c, _teach(C, version, address)))
+    vectors += gateway()
+    return vectors
 
 
 def _teach(port: int, version: int, address: str) -> tuple[tuple[int, bytes], ...]:
@@ -275,7 +275,7 @@ def _teach(port: int, version: int, address: str) -> tuple[tuple[int, bytes], ..
 
 def gateway() -> list[Vector]:
     """A gateway decapsulates into the VRF of an agreement, checks what was agreed, and encapsulates again."""
-    found = []
+    vectors = []
     for version, protocol in ((4, 4), (6, 41)):
         inner, sent = (_inner(version, hop_limit=h, transport=udp()) for h in (64, 63))
         ends = (remote4(1), A4) if version == 4 else (remote6(1), A6)
@@ -283,23 +283,23 @@ def gateway() -> list[Vector]:
         for port, sid in ((TUNNEL, DT46_TUNNEL), (TUNNEL_2, DT46_TUNNEL_2)):
             frame = from_host(port, srv6(inner, [sid], 0, next_header=protocol))
             expected = Forward(FABRIC, to_host(FABRIC, outer))
-            found.append(Vector(f"gateway-by-port-{port}-ipv{version}", port, frame, expected))
+            vectors.append(Vector(f"gateway-by-port-{port}-ipv{version}", port, frame, expected))
         # Return traffic of tcp/443 is permitted, opening a connection is not.
         for flags, reason in (("SA", 0), ("A", 0), ("R", 0), ("S", DropReason.NOT_PERMITTED)):
             inner, sent = (_inner(version, hop_limit=h, transport=tcp(443, 40000, flags)) for h in (64, 63))
             frame = from_host(TUNNEL, srv6(inner, [DT46_TUNNEL], 0, next_header=protocol))
             expected = Drop(reason) if reason else Forward(A, to_host(A, sent))
             name = f"return-{flags.lower()}-ipv{version}"
-            found.append(Vector(name, TUNNEL, frame, expected, KNOWN_HOSTS))
+            vectors.append(Vector(name, TUNNEL, frame, expected, KNOWN_HOSTS))
         other = _inner(version, transport=tcp(80, 40000, "A"))
         frame = from_host(TUNNEL, srv6(other, [DT46_TUNNEL], 0, next_header=protocol))
-        found.append(Vector(f"return-other-port-ipv{version}", TUNNEL, frame, Drop(DropReason.NOT_PERMITTED)))
+        vectors.append(Vector(f"return-other-port-ipv{version}", TUNNEL, frame, Drop(DropReason.NOT_PERMITTED)))
         big = _inner(version, transport=udp() / Raw(bytes(1400)))
         if version == 4:
             big.flags = "DF"
         frame = from_host(TUNNEL, srv6(big, [DT46_TUNNEL], 0, next_header=protocol))
-        found.append(Vector(f"too-big-decapsulated-ipv{version}", TUNNEL, frame, Drop(DropReason.TOO_BIG)))
-    return found
+        vectors.append(Vector(f"too-big-decapsulated-ipv{version}", TUNNEL, frame, Drop(DropReason.TOO_BIG)))
+    return vectors
 
 
 def decapsulation_errors() -> list[Vector]:
@@ -323,17 +323,17 @@ def decapsulation_errors() -> list[Vector]:
         "no-route": (bytes(IP(src=remote4(1), dst="10.1.0.99") / udp()), 4, DropReason.NO_ROUTE),
         "not-permitted": (bytes(IP(src=remote4(1), dst="10.9.0.1") / udp()), 4, DropReason.NOT_PERMITTED),
     }
-    found = [
+    vectors = [
         _drop(f"dt46-{name}", FABRIC, srv6(data, [DT46], 0, next_header=protocol), reason)
         for name, (data, protocol, reason) in cases.items()
     ]
     beyond = _with_payload(srv6(inner, [DT46], 0), 16)
-    found.append(_drop("dt46-srh-beyond-payload", FABRIC, beyond, DropReason.MALFORMED, ether_type=0x86DD))
+    vectors.append(_drop("dt46-srh-beyond-payload", FABRIC, beyond, DropReason.MALFORMED, ether_type=0x86DD))
     short = _with_payload(srv6(inner, [DT46], 0), 24 + len(inner) - 1)
-    found.append(_drop("dt46-inner-beyond-payload", FABRIC, short, DropReason.MALFORMED, ether_type=0x86DD))
+    vectors.append(_drop("dt46-inner-beyond-payload", FABRIC, short, DropReason.MALFORMED, ether_type=0x86DD))
     two_left = srv6(inner, [DT46, NEXT], 1)
-    found.append(_drop("dt46-segments-left", FABRIC, two_left, DropReason.SEGMENTS_LEFT))
-    return found
+    vectors.append(_drop("dt46-segments-left", FABRIC, two_left, DropReason.SEGMENTS_LEFT))
+    return vectors
 
 
 FIGURE_4 = (
@@ -347,7 +347,7 @@ FIGURE_4 = (
 
 
 def ecn() -> list[Vector]:
-    found = []
+    vectors = []
     for inner_ecn, row in FIGURE_4:
         for outer_ecn, result in zip((0b00, 0b10, 0b01, 0b11), row, strict=True):
             for version, protocol in ((4, 4), (6, 41)):
@@ -359,27 +359,27 @@ def ecn() -> list[Vector]:
                     else _delivered(version, traffic_class=10 << 2 | result)
                 )
                 name = f"ecn-inner-{inner_ecn:02b}-outer-{outer_ecn:02b}-ipv{version}"
-                found.append(Vector(name, FABRIC, from_host(FABRIC, packet), expected, KNOWN_HOSTS))
-    return found
+                vectors.append(Vector(name, FABRIC, from_host(FABRIC, packet), expected, KNOWN_HOSTS))
+    return vectors
 
 
 def icmp_classes() -> list[Vector]:
     """In the agreement's class ICMP errors about what is permitted are, other ICMP is not."""
     quote = bytes(IP(src=A4, dst=remote4(1)) / tcp(5, 443))[:28]
-    found = []
+    vectors = []
     for icmp_type in (0, 3, 4, 5, 8, 11, 12, 13):
         inner, sent = (_inner(4, hop_limit=h, transport=ICMP(type=icmp_type) / Raw(quote)) for h in (64, 63))
         permitted = icmp_type in (3, 11, 12)
         expected = Forward(A, to_host(A, sent)) if permitted else Drop(DropReason.NOT_PERMITTED)
         frame = from_host(TUNNEL, srv6(inner, [DT46_TUNNEL], 0))
-        found.append(Vector(f"icmp-type-{icmp_type}", TUNNEL, frame, expected, KNOWN_HOSTS))
+        vectors.append(Vector(f"icmp-type-{icmp_type}", TUNNEL, frame, expected, KNOWN_HOSTS))
     for icmp_type in (1, 2, 3, 4, 127, 128, 129, 200):
         message = ICMPv6EchoReply(type=icmp_type, data=bytes(IPv6(src=A6, dst=remote6(1)) / tcp(5, 443)))
         inner, sent = (_inner(6, hop_limit=h, transport=message) for h in (64, 63))
         expected = Forward(A, to_host(A, sent)) if icmp_type < 128 else Drop(DropReason.NOT_PERMITTED)
         frame = from_host(TUNNEL, srv6(inner, [DT46_TUNNEL], 0, next_header=41))
-        found.append(Vector(f"icmpv6-type-{icmp_type}", TUNNEL, frame, expected, KNOWN_HOSTS))
-    return found
+        vectors.append(Vector(f"icmpv6-type-{icmp_type}", TUNNEL, frame, expected, KNOWN_HOSTS))
+    return vectors
 
 
 VECTORS = [

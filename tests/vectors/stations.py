@@ -70,7 +70,7 @@ def packets() -> list[Vector]:
     echo4, echo6 = IP(src=A4, dst=GATEWAY4) / ICMP(), IPv6(src=A6, dst=GATEWAY6) / ICMPv6EchoRequest()
     multicast_dns = IPv6(src="fe80::11", dst="ff02::fb") / udp(5353, 5353)
     too_big = IP(src=A4, dst=remote4(NARROW)) / udp()
-    found = [
+    vectors = [
         stray("to-first-octet-differs", "06" + port_mac(A)[2:], TO_REMOTE4),
         stray("to-last-octet-differs", port_mac(A)[:-2] + "03", TO_REMOTE4),
         stray("to-other-port-of-ours", port_mac(B), TO_REMOTE4),
@@ -81,7 +81,7 @@ def packets() -> list[Vector]:
         stray("to-other-malformed", OTHER, b"\0" * 60),
     ]
     for kind, mac in (("other", OTHER), ("broadcast", BROADCAST), ("group", GROUP4)):
-        found += [
+        vectors += [
             stray(f"to-{kind}-ipv4", mac, TO_REMOTE4),
             stray(f"to-{kind}-ipv6", mac, TO_REMOTE6),
             stray(f"to-{kind}-tcp", mac, IP(src=A4, dst=B4) / tcp()),
@@ -89,7 +89,7 @@ def packets() -> list[Vector]:
             stray(f"to-{kind}-echo-gateway-ipv6", mac, echo6),
         ]
     return [
-        *found,
+        *vectors,
         Vector(
             "to-group-malformed",
             A,

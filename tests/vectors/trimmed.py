@@ -73,7 +73,7 @@ def too_big(mtu: int) -> tuple[Packet, Packet]:
 
 
 def delivered() -> list[Vector]:
-    found = []
+    vectors = []
     error = too_big(SMALL_MTU)
     for version, source, destination in ((4, A4, S4), (6, A6, S6)):
         fits, exceeds = (large(version, source, destination, size) for size in (SMALL_MTU, SMALL_MTU + 1))
@@ -82,7 +82,7 @@ def delivered() -> list[Vector]:
             sent.ttl -= 1
         else:
             sent.hlim -= 1
-        found += [
+        vectors += [
             Vector(f"port-fits-ipv{version}", A, from_host(A, fits), Forward(SMALL, to_host(SMALL, sent)), KNOWN),
             Vector(f"port-too-small-ipv{version}", A, from_host(A, exceeds), told(exceeds, error, REASON)),
         ]
@@ -95,7 +95,7 @@ def delivered() -> list[Vector]:
     )
     answer = told(tagged, error, REASON, TAGGED, node.VLAN)
     return [
-        *found,
+        *vectors,
         Vector("port-too-small-tagged", TAGGED, from_host(TAGGED, tagged, node.VLAN), answer),
         Vector("port-too-small-cut", A, from_host(A, whole), Cut(pieces), KNOWN),
     ]
@@ -103,7 +103,7 @@ def delivered() -> list[Vector]:
 
 def under_way() -> list[Vector]:
     """End, transit and H.Encaps: what is left goes on to the end of the path."""
-    found = []
+    vectors = []
     inner_mtu = SMALL_MTU - OUTER_WITH_SRH
     for version, protocol, remote, near in ((4, 4, remote4(BY_SMALL), A4), (6, 41, remote6(BY_SMALL), A6)):
         exact, inner = (large(version, near, remote, size) for size in (inner_mtu, inner_mtu + 1))
@@ -116,8 +116,8 @@ def under_way() -> list[Vector]:
         def vector(name: str, packet: Packet, verdict: Forward | Drop, vlan: int | None = None) -> Vector:
             return Vector(f"{name}-ipv{version}", FABRIC, from_host(FABRIC, packet, vlan), verdict)  # noqa: B023
 
-        def arrives(packet: Packet, sids: list[str], left: int, **more: int) -> Packet:
-            return srv6(packet, sids, left, next_header=protocol, **more)  # noqa: B023
+        def arrives(packet: Packet, sids: list[str], left: int, **fields: int) -> Packet:
+            return srv6(packet, sids, left, next_header=protocol, **fields)  # noqa: B023
 
         trimmed = passed(left_of(inner), [BEYOND], 0, inner_mtu)
         by_end = passed(left_of(first), [END, BEYOND], 0, inner_mtu - 16)
@@ -126,7 +126,7 @@ def under_way() -> list[Vector]:
         container = IPv6(src="5f00:2:10::", dst="5f00:1:1:6:7::", hlim=60, fl=0x12345, nh=protocol) / Raw(
             bytes(without)
         )
-        found += [
+        vectors += [
             vector("transit-fits", arrives(exact, [BEYOND], 0), passed(exact, [BEYOND], 0, reason=DropReason.NONE)),
             vector("transit-trims", arrives(inner, [BEYOND], 0), trimmed),
             vector("transit-trims-tagged", arrives(inner, [BEYOND], 0), trimmed, node.VLAN),
@@ -151,7 +151,7 @@ def under_way() -> list[Vector]:
         flow = entropy(near, remote, 17, without.sport, without.dport)
         outer = encapsulated(left_of(sent), version, [SERVICE, SERVICE], flow, dscp=0, color=0)
         outer[1].segleft, outer[1].tag = 0, SMALL_MTU - OUTER
-        found.append(
+        vectors.append(
             Vector(
                 f"encapsulated-is-trimmed-ipv{version}",
                 A,
@@ -159,7 +159,7 @@ def under_way() -> list[Vector]:
                 Forward(SMALL, to_host(SMALL, outer), REASON),
             )
         )
-    return found
+    return vectors
 
 
 def reported() -> list[Vector]:
@@ -167,7 +167,7 @@ def reported() -> list[Vector]:
     across, inside, mtu = "5f00:1:1:6::", "5f00:1:1:3::", 1320
     answers = {"entries": (local_sid(2, f"{across}/128", "end_dt46", vrf=AGREEMENT, answer_class=101),)}
     no_route = ICMP(type=3, code=0), ICMPv6DestUnreach(code=0)
-    found = []
+    vectors = []
     for version, protocol, far, near, gateway, nobody in (
         (4, 4, remote4(1), A4, GATEWAY4, "224.0.0.1"),
         (6, 41, remote6(1), A6, GATEWAY6, "ff0e::1"),
@@ -192,7 +192,7 @@ def reported() -> list[Vector]:
         error = IP(src=far, dst=near) / ICMP(type=3) if version == 4 else IPv6(src=far, dst=near) / ICMPv6DestUnreach()
         short = ip(version, far, near) / udp()
         small = too_big(1279) if version == 4 else no_route
-        found += [
+        vectors += [
             vector("trimmed-inside", left, answer(left, gateway, too_big(mtu))),
             vector("trimmed-across", left, answer(left, near, too_big(mtu)), across),
             vector("trimmed-below-ipv6", left, answer(left, gateway, small), tag=1279),
@@ -201,7 +201,7 @@ def reported() -> list[Vector]:
             vector("trimmed-to-group", left_of(large(version, far, nobody, 1400)), Drop(DropReason.NOT_FORWARDABLE)),
             vector("trimmed-to-nothing", b"", Drop(DropReason.MALFORMED)),
         ]
-    return found
+    return vectors
 
 
 VECTORS = [*delivered(), *under_way(), *reported()]
