@@ -58,6 +58,7 @@ def run(config: Config) -> None:
     log.configure()
     sys.setswitchinterval(SWITCH_S)
     process.collect_seldom()
+    process.give_memory_back()
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(config))
     _log.info("stopped", advice="nodes stay as they are, and so does what was acknowledged")

@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import NoReturn
 
 import grpc
 import msgspec
@@ -76,7 +75,31 @@ Refused = Callable[[str, str], None]
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Requests = AsyncIterator[bytes]
+_Handler = Callable[[_Requests, _Context], Awaitable[bytes]]
 _STRANGERS = ""
+
+
+class _SentAway(Exception):
+    """A call that is not taken."""
+
+    def __init__(self, status: grpc.StatusCode, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
+
+
+def _answering(handler: _Handler) -> _Handler:
+    """Ends calls that are sent away with their status. Not by `context.abort`, whose exception holds its frames, and so
+    what the caller has sent, until somebody looks for cycles."""
+
+    async def answer(requests: _Requests, context: _Context) -> bytes:
+        try:
+            return await handler(requests, context)
+        except _SentAway as exc:
+            context.set_code(exc.status)
+            context.set_details(exc.why)
+            return b""
+
+    return answer
 
 
 class EastWestServer:
@@ -127,9 +150,9 @@ class EastWestServer:
         server = grpc.aio.server(options=OPTIONS)
         # streams of one message each: what calls is known before its message is read
         handlers = {
-            DELIVER: grpc.stream_unary_rpc_method_handler(self._take),
-            DELIVER_ALL: grpc.stream_unary_rpc_method_handler(self._take_all),
-            GREET: grpc.stream_unary_rpc_method_handler(self._welcome),
+            DELIVER: grpc.stream_unary_rpc_method_handler(_answering(self._take)),
+            DELIVER_ALL: grpc.stream_unary_rpc_method_handler(_answering(self._take_all)),
+            GREET: grpc.stream_unary_rpc_method_handler(_answering(self._welcome)),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._changed.clear()
@@ -173,21 +196,21 @@ class EastWestServer:
     async def _take(self, requests: _Requests, context: _Context) -> bytes:
         async with self._share(context) as domain:
             try:
-                message = decode(await self._request(domain, requests, context))
+                message = decode(await self._request(domain, requests))
             except Unreadable as exc:
-                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
-            (reason,) = await self._delivered(domain, (message,), context)
+                raise self._sent_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc)) from exc
+            (reason,) = await self._delivered(domain, (message,))
             if reason:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+                raise _SentAway(grpc.StatusCode.INVALID_ARGUMENT, reason)
         return b""
 
     async def _take_all(self, requests: _Requests, context: _Context) -> bytes:
         """What of a batch cannot be read is refused, and the rest is taken."""
         async with self._share(context) as domain:
             try:
-                batch = decode_batch(await self._request(domain, requests, context)).messages
+                batch = decode_batch(await self._request(domain, requests)).messages
             except Unreadable as exc:
-                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+                raise self._sent_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc)) from exc
             await self._pace(domain, len(batch) - 1)
             reasons: dict[int, str] = {}
             messages: dict[int, Envelope] = {}
@@ -198,7 +221,7 @@ class EastWestServer:
                     self.refusals[domain, "unreadable"] += 1
                     self._tell(domain, domain, str(exc))
                     reasons[place] = str(exc)
-            delivered = await self._delivered(domain, tuple(messages.values()), context)
+            delivered = await self._delivered(domain, tuple(messages.values()))
             reasons |= dict(zip(messages, delivered, strict=True))
         refused = (
             RefusedMessage(place=place, reason=reasons[place][:REASON_MAX])
@@ -207,25 +230,25 @@ class EastWestServer:
         )
         return encode(Taken(refused=tuple(refused)))
 
-    async def _delivered(self, domain: str, messages: Sequence[Envelope], context: _Context) -> Sequence[str]:
+    async def _delivered(self, domain: str, messages: Sequence[Envelope]) -> Sequence[str]:
         """When it is stored what they led to: of each why nothing came of it; empty: something did."""
         try:
             async with asyncio.timeout(DELIVERY_S_MAX):
                 return await self._deliver(domain, messages)
-        except TimeoutError:
-            return await context.abort(
-                grpc.StatusCode.UNAVAILABLE, f"not stored within {DELIVERY_S_MAX:.0f} s; try again"
-            )
-        except NoSpace:
-            return await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no room to store it now; try later")
+        except TimeoutError as exc:
+            why = f"not stored within {DELIVERY_S_MAX:.0f} s; try again"
+            raise _SentAway(grpc.StatusCode.UNAVAILABLE, why) from exc
+        except NoSpace as exc:
+            why = "there is no room to store it now; try later"
+            raise _SentAway(grpc.StatusCode.UNAVAILABLE, why) from exc
 
     async def _welcome(self, requests: _Requests, context: _Context) -> bytes:
         """Whoever greets us hears what we speak, also where we have nothing in common."""
         async with self._share(context) as domain:
             try:
-                theirs = decode_greeting(await self._request(domain, requests, context))
+                theirs = decode_greeting(await self._request(domain, requests))
             except Unreadable as exc:
-                await self._send_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc), context)
+                raise self._sent_away(domain, "unreadable", grpc.StatusCode.INVALID_ARGUMENT, str(exc)) from exc
             theirs = msgspec.structs.replace(theirs, now_s=None)  # how long it took to come here, nobody knows
             await self._met(PeerMet(peer=domain, greeting=theirs, refusal=greeting_objection(theirs)))
         return encode(as_of_now(self._greeting))
@@ -239,19 +262,19 @@ class EastWestServer:
         if domain is None:
             who = self.door.came_from(inside)
             self._tell(_STRANGERS, who, "its certificate is of no pinned peer")
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
+            raise _SentAway(grpc.StatusCode.PERMISSION_DENIED, "your domain is not a peer of this one")
         self.door.is_of(inside, domain)
         if self._in_flight[domain] >= CALLS_OF_A_PEER_MAX:
             await asyncio.sleep(BUSY_S)
             why = f"too many calls at once (more than {CALLS_OF_A_PEER_MAX}); try later"
-            await self._send_away(domain, "calls", grpc.StatusCode.RESOURCE_EXHAUSTED, why, context)
+            raise self._sent_away(domain, "calls", grpc.StatusCode.RESOURCE_EXHAUSTED, why)
         self._in_flight[domain] += 1
         try:
             yield domain
         finally:
             self._in_flight[domain] -= 1
 
-    async def _request(self, domain: str, requests: _Requests, context: _Context) -> bytes:
+    async def _request(self, domain: str, requests: _Requests) -> bytes:
         """The one message of a call. Raises Unreadable where it is not one."""
         await self._pace(domain, 1)
         requests_read: list[bytes] = []
@@ -261,9 +284,9 @@ class EastWestServer:
                     requests_read.append(request)
                     if len(requests_read) > 1:
                         break
-        except TimeoutError:
+        except TimeoutError as exc:
             why = f"the message has not come within {REQUEST_S_MAX:.0f} s; send it again"
-            await self._send_away(domain, "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, why, context)
+            raise self._sent_away(domain, "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, why) from exc
         if len(requests_read) != 1:
             raise Unreadable("a call carries one message")
         return requests_read[0]
@@ -275,12 +298,10 @@ class EastWestServer:
             self.refusals[domain, "messages"] += 1
             await asyncio.sleep(wait_s)
 
-    async def _send_away(
-        self, domain: str, share: str, status: grpc.StatusCode, why: str, context: _Context
-    ) -> NoReturn:
+    def _sent_away(self, domain: str, share: str, status: grpc.StatusCode, why: str) -> "_SentAway":
         self.refusals[domain, share] += 1
         self._tell(domain, domain, why)
-        await context.abort(status, why)
+        return _SentAway(status, why)
 
     def _tell(self, whose: str, who: str, why: str) -> None:
         bucket = self._lines.setdefault(whose, Bucket(rate=LINES_S_MAX, burst=LINES_AT_ONCE_MAX))

@@ -166,7 +166,6 @@ class Transaction:
         self.profiles = SmallTable(state.profiles)
         self.ids = Table(state.ids)
         self.taken = Table(state.taken)
-        self.identifiers = Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self._size)
         self.nodes = SmallTable(state.nodes)
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
@@ -199,6 +198,12 @@ class Transaction:
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
         self._graph = state.graph
+
+    @property
+    def identifiers(self) -> Identifiers:
+        """Made where it is asked for: if it were kept, the two would hold each other, and with them the state before,
+        until somebody looks for cycles."""
+        return Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self._size)
 
     @property
     def clock_set_back(self) -> bool:
