@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class FakeHost:
                 public_key=public_key(self.name, border.name),
                 endpoint=f"{border.address.partition('/')[0]}:{border.listen_port}",
                 mtu=border.mtu,
+                reaches=(str(ipaddress.ip_interface(border.address).network),),
                 up=border.name in up,
                 latest_handshake_s=time.time() // 60 * 60 if border.name in up else 0.0,
                 received_bytes=0,

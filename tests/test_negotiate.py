@@ -651,6 +651,26 @@ def test_the_end_of_one_border_is_no_end_of_another() -> None:
         assert "of another border" in end_objection(transaction, "unknown", end)
 
 
+def test_where_a_node_does_not_say_where_a_borders_other_end_may_be_it_is_not_ours_nor_nobodys() -> None:
+    world = agreed_world()
+    insight = world.controllers["insight"]
+    (stitch,) = insight.state.stitches.values()
+    assert stitch.upstream is not None
+    held = stitch.upstream.terms
+    transaction = Transaction(insight.state, world.now_s, insight.keys)
+    fabric, border = transaction.fabric, transaction.fabric.border_ports[held.border]
+    silent = {**fabric.border_ports, held.border: replace(border, reaches=())}
+    transaction.fabric = replace(fabric, border_ports=silent)
+    assert end_objection(transaction, held.border, held.offeror_end) == ""
+    for endpoint, reason in {
+        border.endpoint: "is our own",
+        "127.0.0.1:51820": "the address of no neighbour",
+        "224.0.0.9:51820": "the address of no neighbour",
+        "[fe80::7]:51820": "the address of no neighbour",
+    }.items():
+        assert reason in end_objection(transaction, held.border, replace(held.offeror_end, endpoint=endpoint))
+
+
 @pytest.mark.parametrize(
     ("key", "reason"),
     [

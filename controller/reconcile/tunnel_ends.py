@@ -6,6 +6,9 @@ from controller.reconcile.transaction import Transaction
 from dataplane import addressing
 from dataplane.wireguard.tunnel_peer import key_objection, place_objection
 
+EVERYWHERE = (addressing.prefix("0.0.0.0/0"), addressing.prefix("::/0"))
+"""Of an agent that does not say where a border's other end may be."""
+
 
 def end_objection(transaction: Transaction, border: str, end: TunnelEnd) -> str:
     """Why not; empty: it can. `end` is well formed. Where the gateway has not described itself, its agent looks."""
@@ -17,8 +20,8 @@ def end_objection(transaction: Transaction, border: str, end: TunnelEnd) -> str:
     if end.public_key in {end_of_ours.public_key for end_of_ours in ours}:
         return f"the tunnel's end: the key is {transaction.own}'s own"
     border_port = transaction.fabric.border_ports.get(border)
-    if border_port is not None and border_port.reaches:
-        prefixes = map(addressing.prefix, border_port.reaches)
+    if border_port is not None:
+        prefixes = tuple(map(addressing.prefix, border_port.reaches)) or EVERYWHERE
         if reason := place_objection(
             addressing.endpoint(end.endpoint)[0],
             prefixes,
