@@ -21,8 +21,8 @@ def narrowed(plan: Plan, flows: Collection[Flow]) -> Plan:
 
 
 def widened(plan: Plan, addition: Plan) -> Plan:
-    """`found`, which leads to all that `plan` leads to and may lead further: what `plan` has keeps its place and so its
-    numbers."""
+    """`addition`, which leads to all that `plan` leads to and may lead further: what `plan` has keeps its place and so
+    its numbers."""
     left = {(policy.headend, policy.endpoint): policy for policy in addition.sr_policies}
     kept = [left.pop((policy.headend, policy.endpoint), policy) for policy in plan.sr_policies]
     return replace(addition, name=plan.name, sr_policies=(*kept, *left.values()))

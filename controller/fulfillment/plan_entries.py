@@ -55,17 +55,17 @@ def terms_in_force(session: Session | None) -> Terms | None:
 
 def borders(stitch: Stitch, fabric: Fabric) -> tuple[Border | None, Border | None]:
     """Upstream and downstream, where there is one, agreed, and its gateway known."""
-    found: list[Border | None] = []
+    ends: list[Border | None] = []
     for session in (stitch.upstream, stitch.downstream):
         terms = terms_in_force(session)
         border_port = fabric.border_ports.get(terms.border) if terms is not None else None
         if session is None or terms is None or border_port is None:
-            found.append(None)
+            ends.append(None)
             continue
         agreement = session.agreement
         peer = agreement.acceptor_end if session.offeror and agreement is not None else terms.offeror_end
-        found.append(Border(border_port=border_port, peer=peer, expires_s=terms.expires_s, agreement=terms.id))
-    return found[0], found[1]
+        ends.append(Border(border_port=border_port, peer=peer, expires_s=terms.expires_s, agreement=terms.id))
+    return ends[0], ends[1]
 
 
 def inside_mtu(plan: Plan, fabric: Fabric) -> int:
@@ -140,34 +140,34 @@ def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, 
     entries: dict[str, list[OwnedEntry]] = {}
 
     def steer(node: str, entry: OwnedEntry) -> None:
-        held = entries.setdefault(node, [])
-        held.append(entry)
+        of_node = entries.setdefault(node, [])
+        of_node.append(entry)
         if expires_s is not None:
             number = entry.match[0].value
-            held.append(lease_entry(number, expires_s, fabric.boot_epochs_s.get(node), owner))
+            of_node.append(lease_entry(number, expires_s, fabric.boot_epochs_s.get(node), owner))
 
     def encapsulate(stretch: Stretch, way: str, node: str, sr_policy: str, service_sid: int) -> None:
         number, policy = ids[stretch.forwarding_class(way)], ids[sr_policy]
         steer(node, encapsulate_entry(number, policy, service_sid, plan.connection.dscp, mtu, owner))
 
-    for one in stretches(plan):
-        border = downstream if one.direction == FORWARD else upstream
-        if one.crosses:
-            vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(one))
-            sid = numbering.sid(fabric.locators[one.tail], function)
-            encapsulate(one, INSIDE, one.head, one.sr_policy, sid)
-            back = Stretch(plan, one.index, _back(one.direction))
+    for stretch in stretches(plan):
+        border = downstream if stretch.direction == FORWARD else upstream
+        if stretch.crosses:
+            vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(stretch))
+            sid = numbering.sid(fabric.locators[stretch.tail], function)
+            encapsulate(stretch, INSIDE, stretch.head, stretch.sr_policy, sid)
+            back = Stretch(plan, stretch.index, _back(stretch.direction))
             into = Arrival(vrf=vrf, policy_class=policy_class)
             answer = ids[back.forwarding_class(INSIDE)]
-            entries.setdefault(one.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))
-        if one.onward is not None and border is not None:
+            entries.setdefault(stretch.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))
+        if stretch.onward is not None and border is not None:
             peer = int(ipaddress.IPv6Address(border.peer.sid))
-            encapsulate(one, BORDER, one.onward.node, plan_ids.border_sr_policy(one.onward), peer)
-        if one.onward is None:
-            last = one.last if one.crosses else one.first
-            vrf = ids[plan_ids.vrf(one.tail, plan, one.direction, delivers=True)]
-            steer(one.tail, deliver_entry(ids[one.forwarding_class(last)], vrf, owner))
-    return {node: tuple(ones) for node, ones in entries.items()}
+            encapsulate(stretch, BORDER, stretch.onward.node, plan_ids.border_sr_policy(stretch.onward), peer)
+        if stretch.onward is None:
+            last = stretch.last if stretch.crosses else stretch.first
+            vrf = ids[plan_ids.vrf(stretch.tail, plan, stretch.direction, delivers=True)]
+            steer(stretch.tail, deliver_entry(ids[stretch.forwarding_class(last)], vrf, owner))
+    return {node: tuple(of_node) for node, of_node in entries.items()}
 
 
 class SharedService(NamedTuple):
@@ -195,7 +195,7 @@ def _answer_class(stitch: Stitch, node: str, direction: Direction) -> int:
     back = (
         stretch for stretch in stretches(stitch.plan) if stretch.direction == _back(direction) and stretch.tail == node
     )
-    return next((stitch.ids[one.forwarding_class(BORDER)] for one in back), 0)
+    return next((stitch.ids[stretch.forwarding_class(BORDER)] for stretch in back), 0)
 
 
 def _back(direction: Direction) -> Direction:
@@ -205,12 +205,12 @@ def _back(direction: Direction) -> Direction:
 def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple[str, int, Rule]]:
     """(node, VRF, rule): what may come out of the plan's SR Policies and tunnels, and how it goes on."""
     plan, ids = stitch.plan, stitch.ids
-    for one in stretches(plan):
-        if one.crosses:
-            vrf, policy_class, _ = (ids[key] for key in plan_ids.at_tail(one))
-            asked_in = _asked_in(places, plan, one, one.tail) if one.onward is None else 0
-            for rule in _flow_rules(stitch, one, policy_class, one.last, asked_in):
-                yield one.tail, vrf, rule
+    for stretch in stretches(plan):
+        if stretch.crosses:
+            vrf, policy_class, _ = (ids[key] for key in plan_ids.at_tail(stretch))
+            asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.onward is None else 0
+            for rule in _flow_rules(stitch, stretch, policy_class, stretch.last, asked_in):
+                yield stretch.tail, vrf, rule
     upstream, downstream = borders(stitch, fabric)
     for direction, border in ((FORWARD, upstream), (REVERSE, downstream)):
         if border is None:
@@ -293,12 +293,12 @@ def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tup
 
 def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:
     """Of each node: one for each border in use. `ends`: oldest first, each with the neighbour's SID block."""
-    found: dict[str, dict[str, Tunnel]] = {}
+    by_node: dict[str, dict[str, Tunnel]] = {}
     for border, sid_block in ends:
-        found.setdefault(border.border_port.node, {})[border.border_port.border] = Tunnel(
+        by_node.setdefault(border.border_port.node, {})[border.border_port.border] = Tunnel(
             border=border.border_port.border,
             peer_public_key=border.peer.public_key,
             peer_endpoint=border.peer.endpoint,
             allowed_ips=(sid_block,),
         )
-    return {node: tuple(ones[name] for name in sorted(ones)) for node, ones in found.items()}
+    return {node: tuple(of_node[name] for name in sorted(of_node)) for node, of_node in by_node.items()}

@@ -47,10 +47,12 @@ def realize(
     differences: dict[str, Changed] = {}
     for node in {*assembly.gone, *assembly.new} & states.keys():
         gone, new = assembly.gone.get(node, ()), assembly.new.get(node, ())
-        found = states[node].entries.changed(itertools.chain.from_iterable(gone), itertools.chain.from_iterable(new))
-        states[node] = NodeState(entries=found.entries, host=states[node].host)
-        if found.put or found.gone:
-            differences[node] = found
+        difference = states[node].entries.changed(
+            itertools.chain.from_iterable(gone), itertools.chain.from_iterable(new)
+        )
+        states[node] = NodeState(entries=difference.entries, host=states[node].host)
+        if difference.put or difference.gone:
+            differences[node] = difference
     if before.assembly is None or assembly.hosts is not before.assembly.hosts:
         for node, host in assembly.hosts.items():
             if host is not states[node].host:

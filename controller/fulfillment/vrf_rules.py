@@ -174,26 +174,26 @@ class _Change:
         return rules.finish()
 
     def _ports(self) -> "immutables.Map[Ports, immutables.Map[Rank, None]]":
-        found = self._before.ports
+        by_ports = self._before.ports
         for rank, rule in self._gone.items():
             for ports in {*rule.ports}:
-                left = found[ports].delete(rank)
-                found = found.set(ports, left) if left else found.delete(ports)
+                left = by_ports[ports].delete(rank)
+                by_ports = by_ports.set(ports, left) if left else by_ports.delete(ports)
         for rank, rule in self._new.items():
             for ports in {*rule.ports}:
-                found = found.set(ports, found.get(ports, immutables.Map()).set(rank, None))
-        return found
+                by_ports = by_ports.set(ports, by_ports.get(ports, immutables.Map()).set(rank, None))
+        return by_ports
 
     def _affected(self) -> dict[Rank, Rule]:
         """Rules that stay, and have other groups."""
-        found = {}
+        affected = {}
         for side in SIDES:
             for name in self._groups[side].sets:
-                held = self._groups[side].now.sets.get(name)
-                for rank in held.rules if held is not None else ():
+                prefix_set = self._groups[side].now.sets.get(name)
+                for rank in prefix_set.rules if prefix_set is not None else ():
                     if rank not in self._new:
-                        found[rank] = self._before.rules[rank]
-        return found
+                        affected[rank] = self._before.rules[rank]
+        return affected
 
     def _steps(self, affected: Mapping[Rank, Rule]) -> int:
         steps = self._before.steps
@@ -250,23 +250,23 @@ class _Change:
             yield from itertools.product(sources, self._of("destination", rule, before=before))
         if destinations:
             other = {*sources}
-            staying = [one for one in self._of("source", rule, before=before) if one not in other]
+            staying = [group for group in self._of("source", rule, before=before) if group not in other]
             yield from itertools.product(staying, destinations)
 
     def _leave(self, flow: Flow, rank: Rank) -> None:
-        held = self._flows[flow]
-        self._touched.setdefault(flow, held)
-        left = tuple(one for one in held if one != rank)
+        ranks = self._flows[flow]
+        self._touched.setdefault(flow, ranks)
+        left = tuple(other for other in ranks if other != rank)
         if left:
             self._flows[flow] = left
         else:
             del self._flows[flow]
 
     def _join(self, flow: Flow, rank: Rank) -> None:
-        held = self._flows.get(flow, ())
-        self._touched.setdefault(flow, held)
-        if rank not in held:
-            self._flows[flow] = (*held, rank)
+        ranks = self._flows.get(flow, ())
+        self._touched.setdefault(flow, ranks)
+        if rank not in ranks:
+            self._flows[flow] = (*ranks, rank)
 
 
 def _prefixes(rule: Rule, side: Side) -> tuple[str, ...] | None:

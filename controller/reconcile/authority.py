@@ -17,7 +17,7 @@ def overreach(
     inventory: Inventory,
     own: str,
 ) -> str:
-    """Why `by` may not apply `intents`; empty: it may. `held` is what is in force."""
+    """Why `by` may not apply `intents`; empty: it may. `intent_records` is what is in force."""
     if by.role == Role.READER:
         return f"token {by.name} is a reader's: it changes nothing"
     if by.tenants is None:

@@ -56,8 +56,8 @@ def wanted(transaction: Transaction, stitches: PersistentMap[Stitch]) -> Wanted:
 
 
 def _isolations(transaction: Transaction) -> list[Isolation]:
-    held = map(transaction.intent_records.all.__getitem__, transaction.intent_records.all.by(ISOLATES))
-    return [one for intent_record in held if (one := intent_record.requirements.isolation) is not None]
+    isolating = map(transaction.intent_records.all.__getitem__, transaction.intent_records.all.by(ISOLATES))
+    return [isolation for intent_record in isolating if (isolation := intent_record.requirements.isolation) is not None]
 
 
 def _counted(transaction: Transaction, without: Collection[str] = (), not_amended: Collection[str] = ()) -> Needed:
@@ -89,8 +89,10 @@ def overfull(transaction: Transaction) -> str:
     )
     if not transaction.inventory_changed and not isolates:
         return ""
-    found = _shortage(transaction, transaction.inventory.nodes, _begun(transaction), transaction.before.needed.entries)
-    return found.what.message if found is not None else ""
+    lacking = _shortage(
+        transaction, transaction.inventory.nodes, _begun(transaction), transaction.before.needed.entries
+    )
+    return lacking.what.message if lacking is not None else ""
 
 
 def _isolation(intent_record: IntentRecord | None) -> Isolation | None:
@@ -109,14 +111,14 @@ def admit(transaction: Transaction) -> None:
         fit, too_many = -1, len(begun)
         while too_many - fit > 1:
             middle = (fit + too_many) // 2
-            found = _shortage(transaction, _nodes(begun), without=begun[middle:])
-            if found is None:
+            lacking = _shortage(transaction, _nodes(begun), without=begun[middle:])
+            if lacking is None:
                 fit = middle
             else:
-                too_many, short = middle, found
+                too_many, short = middle, lacking
         first = max(fit, 0)
         _turn_away(transaction, begun[first], short.what, RETRY_S)
-        behind = [one for one in begun[first + 1 :] if not short.node or short.node in one.plan_to_be.nodes]
+        behind = [member for member in begun[first + 1 :] if not short.node or short.node in member.plan_to_be.nodes]
         for stitch in behind:
             _turn_away(transaction, stitch, short.what, AGAIN_S)
         begun = [stitch for stitch in begun if _is_still_begun(transaction, stitch)]
@@ -139,7 +141,9 @@ def _begun(transaction: Transaction) -> list[Stitch]:
     """What is new, or needs other than it did and nobody relies on yet; oldest first."""
     touched = (transaction.stitches.get(name) for name in transaction.stitches.touched)
     begun = [
-        one for one in touched if one is not None and _has_begun(transaction.before.stitches.get(one.plan.name), one)
+        stitch
+        for stitch in touched
+        if stitch is not None and _has_begun(transaction.before.stitches.get(stitch.plan.name), stitch)
     ]
     return sorted(begun, key=lambda stitch: stitch.serial)
 
@@ -179,18 +183,18 @@ def _shortage(
 def _too_much(transaction: Transaction, stitch: Stitch, peer: str) -> str:
     """Why a neighbour, or all of them, would have more with it than is for them; empty: they would not."""
     nodes, stitches = stitch.plan_to_be.nodes, transaction.stitches.all
-    held = [stitches[name] for name in stitches.by(*map(node_key, nodes))]  # elsewhere nothing is asked for
-    others = [one for one in held if one.upstream is not None]
-    theirs = [one for one in others if one.upstream is not None and one.upstream.peer == peer]
+    here = [stitches[name] for name in stitches.by(*map(node_key, nodes))]  # elsewhere nothing is asked for
+    others = [member for member in here if member.upstream is not None]
+    theirs = [member for member in others if member.upstream is not None and member.upstream.peer == peer]
     share = transaction.policy.max_share
-    reason = _beyond(transaction, held, theirs, nodes, share, f"{peer} would have", "one neighbour")
+    reason = _beyond(transaction, here, theirs, nodes, share, f"{peer} would have", "one neighbour")
     together = max(share, 100 - OWN_SHARE)
-    return reason or _beyond(transaction, held, others, nodes, together, "all neighbours would have", "them together")
+    return reason or _beyond(transaction, here, others, nodes, together, "all neighbours would have", "them together")
 
 
 def _beyond(
     transaction: Transaction,
-    held: Sequence[Stitch],
+    here: Sequence[Stitch],
     theirs: Sequence[Stitch],
     nodes: Collection[str],
     max_share: int,
@@ -200,19 +204,19 @@ def _beyond(
     """Why what is carried for others takes more than it may, on these nodes and of what all have; empty: it does
     not."""
     profiles = transaction.profiles.all
-    ports = port_part(held, theirs, nodes, profiles)
+    ports = port_part(here, theirs, nodes, profiles)
     part, what = max(
-        ports, largest_part(transaction.needed.entries, nodes, {one.plan.owner for one in theirs}, profiles)
+        ports, largest_part(transaction.needed.entries, nodes, {stitch.plan.owner for stitch in theirs}, profiles)
     )
     return f"{who} {part:.0%} of {what}; {max_share} % are for {whom}" if part * 100 > max_share else ""
 
 
-def beyond_share(transaction: Transaction, held: Sequence[Stitch], max_share: int) -> dict[str, str]:
+def beyond_share(transaction: Transaction, agreed: Sequence[Stitch], max_share: int) -> dict[str, str]:
     """Of what is held for others, oldest first, the youngest that must go so that no neighbour has more than
     `max_share` percent: plan -> why."""
     ended: dict[str, str] = {}
-    for peer in sorted({one.upstream.peer for one in held if one.upstream is not None}):
-        theirs = [one for one in held if one.upstream is not None and one.upstream.peer == peer]
+    for peer in sorted({stitch.upstream.peer for stitch in agreed if stitch.upstream is not None}):
+        theirs = [stitch for stitch in agreed if stitch.upstream is not None and stitch.upstream.peer == peer]
         while theirs:
             staying = [stitch for stitch in transaction.stitches.all.values() if stitch.plan.name not in ended]
             transaction.needed = _counted(transaction, ended)

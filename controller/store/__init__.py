@@ -33,11 +33,11 @@ class Change(Value, frozen=True, kw_only=True):
 class Conflict(ControllerError):
     """A record has another version than the writer thought; nothing was written. Read again and decide anew."""
 
-    def __init__(self, key: Key, expected: int, found: int) -> None:
+    def __init__(self, key: Key, expected: int, present: int) -> None:
         super().__init__(
-            f"{key[0]} {key[1]} has version {found}, not {expected}: somebody else changed it; read it again"
+            f"{key[0]} {key[1]} has version {present}, not {expected}: somebody else changed it; read it again"
         )
-        self.key, self.expected, self.found = key, expected, found
+        self.key, self.expected, self.present = key, expected, present
 
 
 class StoreUnusable(ControllerError):

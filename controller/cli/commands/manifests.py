@@ -28,7 +28,7 @@ MoreFiles = Annotated[list[str] | None, typer.Argument(metavar="[FILE...]")]
 
 def apply(
     context: typer.Context,
-    more: MoreFiles = None,
+    unnamed: MoreFiles = None,
     file: Files = None,
     dry_run: DryRun = False,
     wait: Wait = None,
@@ -38,7 +38,7 @@ def apply(
     """Create or replace what the manifests say: all of them or none."""
     from controller.cli import changing, preview
 
-    files = _named(file, more)
+    files = _named(file, unnamed)
     client = client_of(context)
     documents = changing.read_documents(client, files)
     if dry_run:
@@ -56,12 +56,12 @@ def _named(file: Sequence[str] | None, unnamed: Sequence[str] | None) -> list[st
 
 
 def diff(
-    context: typer.Context, more: MoreFiles = None, file: Files = None, output: DetailOption = Detail.TABLE
+    context: typer.Context, unnamed: MoreFiles = None, file: Files = None, output: DetailOption = Detail.TABLE
 ) -> None:
     """Say how manifests differ from what is stored, and what applying them would do. Exit status 1: they differ."""
     from controller.cli import changing, preview
 
-    files = _named(file, more)
+    files = _named(file, unnamed)
     client = client_of(context)
     documents = changing.read_documents(client, files)
     answer: Any
