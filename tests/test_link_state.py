@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.fulfillment.contribution import Contribution, contribution
 from controller.model.agreement import Withdrawal
 from controller.model.entry import OwnedEntry
 from controller.model.stitch import Stitch
@@ -91,6 +92,21 @@ def test_traffic_goes_around_a_cut_link_and_nothing_else_changes(world: World, e
     assert (others(world, "transit"), len(world.wiretap)) == (before, messages)
     links = {resource.metadata["name"]: resource.status for resource in world.resources("transit", "links")}
     assert not links["t1-tc1"]["carrier"] and not links["t1-tc1"]["in_use"] and links["t1-tc2"]["in_use"]
+
+
+def test_of_what_takes_another_path_only_the_path_is_made_anew(world: World) -> None:
+    def made() -> Contribution:
+        assembly = world.controllers["transit"].state.realized.assembly
+        assert assembly is not None
+        return assembly.contributions[carried(world, "transit").plan.name]
+
+    before = made()
+    world.set_carrier("t1-tc1", False)
+    world.run(1.5)
+    after = made()
+    assert after.policies != before.policies
+    assert after.rules is before.rules and after.ports is before.ports
+    assert after == contribution(carried(world, "transit"), after.basis, world.controllers["transit"].state.fabric)
 
 
 def numberless(node: SimulatedNode) -> Counter[tuple[str, str, tuple[int, ...]]]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from controller.fulfillment import paths
 from controller.fulfillment.graph import graph
 from controller.fulfillment.paths import Usable, best, order, sr_policy
 from controller.fulfillment.place import place
@@ -129,6 +130,19 @@ def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> No
         policy = sr_policy(graph(known, "own"), "n0", "n24", prefer=prefer)
         assert policy is not None and [path.links for path in policy.candidate_paths] == [("l24",)]
     assert sr_policy(graph(known, "own"), "n0", "n24", latency_us_max=99) is None
+
+
+def test_all_that_ask_for_the_same_share_an_sr_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "KNOWN_MAX", 2)
+    quick_and_dear, slow_and_cheap = [(0, 1, 1, 9), (1, 2, 1, 9)], [(0, 3, 5, 0), (3, 2, 5, 0)]
+    known = graph(costly([*quick_and_dear, *slow_and_cheap]), "own")
+    quickest, cheapest = sr_policy(known, "n0", "n2"), sr_policy(known, "n0", "n2", prefer=CHEAP)
+    assert quickest is not None and sr_policy(known, "n0", "n2") is quickest
+    assert cheapest is not None and cheapest.candidate_paths[0].nodes == ("n0", "n3", "n2")
+    for limit_us in range(20):  # whatever bounds are asked for, few are kept
+        policy = sr_policy(known, "n0", "n2", latency_us_max=limit_us)
+        assert policy is None if limit_us < 2 else policy is not None and policy.latency_us == 2
+        assert len(known.sr_policies) <= 2
 
 
 @given(COSTLY, st.none() | st.integers(0, 30), st.sampled_from([CHEAP, Prefer()]))

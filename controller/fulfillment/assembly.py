@@ -407,7 +407,7 @@ class _Assembler:
         other = self._other.contributions.get(stitch.plan.name) if self._other is not None else None
         if other is not None and other.serial == stitch.serial and other.basis == basis:
             return other
-        return contribution(stitch, basis, self._wanted.fabric)
+        return contribution(stitch, basis, self._wanted.fabric, held if self._same_ways else None)
 
     def _withhold(self, name: str, made: Contribution | None, *, withheld: bool) -> None:
         """Notes which rules of a stitch are withheld, of those that it has now."""

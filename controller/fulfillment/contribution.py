@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from controller.fulfillment.acl import Rule, used_ports
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.groups import Rank
+from controller.fulfillment.numbering import Kind
 from controller.fulfillment.plan_entries import (
     Border,
     Place,
@@ -67,7 +70,10 @@ class Contribution(NamedTuple):
     ports: frozenset[PortUse]
 
 
-def contribution(stitch: Stitch, basis: Basis, fabric: Fabric) -> Contribution:
+def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, held: Contribution | None = None) -> Contribution:
+    """`held`: what it was, made from the same fabric."""
+    if held is not None and held.serial == stitch.serial and _is_only_repathed(held.basis, basis):
+        return held._replace(basis=basis, units=plan_entries(stitch, fabric), policies=_policies(stitch, fabric))
     rules: dict[Vrf, list[Rule]] = {}
     for node, vrf, rule in plan_rules(stitch, fabric, basis.places):
         rules.setdefault((node, vrf), []).append(rule)
@@ -83,11 +89,32 @@ def contribution(stitch: Stitch, basis: Basis, fabric: Fabric) -> Contribution:
         units=plan_entries(stitch, fabric),
         rules={vrf: tuple(here) for vrf, here in rules.items()},
         uses=uses,
-        policies={(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)},
+        policies=_policies(stitch, fabric),
         services={service[:2]: service for service in border_services(stitch, fabric)},
         borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
         ports=frozenset(ports),
     )
+
+
+def _is_only_repathed(before: Basis, now: Basis) -> bool:
+    """Whether but for candidate paths all is as it was: what may pass, and where it comes and goes, follows from the
+    rest."""
+    was, plan = before.plan, now.plan
+    renumbered = {key.split(" ", 2)[1] for key, _ in before.ids.items() ^ now.ids.items()}
+    if not renumbered <= {Kind.SR_POLICY} or _ends(was) != _ends(plan):
+        return False
+    alike = msgspec.structs.replace(
+        was, sr_policies=plan.sr_policies, latency_us=plan.latency_us, cost=plan.cost, around=plan.around
+    )
+    return before._replace(plan=alike, ids=now.ids) == now
+
+
+def _ends(plan: Plan) -> list[tuple[str, str]]:
+    return [(policy.headend, policy.endpoint) for policy in plan.sr_policies]
+
+
+def _policies(stitch: Stitch, fabric: Fabric) -> dict[Policy, SharedPolicy]:
+    return {(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)}
 
 
 def ranks_of_use(name: str, contribution: Contribution | None) -> Mapping[Vrf, tuple[Rank, ...]]:

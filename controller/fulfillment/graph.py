@@ -7,7 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.fulfillment.topology import Topology, TopologyLink
+from controller.model.intent import Trust
 from controller.model.inventory import Inventory, Link
+from controller.model.sr_policy import SrPolicy
+
+Asked = tuple[str, str, bool, Trust, int | None]
+"""Of an SR Policy: headend, endpoint, whether the cheapest path is preferred, least trust, most latency."""
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -21,6 +26,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Links that cannot be used now, sorted."""
     flags: NDArray[np.uint8]
     """The same of each link of the topology."""
+    sr_policies: dict[Asked, SrPolicy | None] = msgspec.field(default_factory=dict)
+    """Those that were asked for: all that ask for the same share one."""
 
 
 def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Graph | None = None) -> Graph:

@@ -13,6 +13,8 @@ from controller.model.sr_policy import CandidatePath, SrPolicy
 
 PREFERENCES = (200, 100)
 """Of the candidate paths, best first."""
+KNOWN_MAX = 32_768
+"""SR Policies that a graph keeps at hand: bounds on latency may be anything, and others say some of them."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,18 @@ def sr_policy(
 
     Both hold what is asked for; None: no path does. Without paths where headend and endpoint are one node.
     """
+    asked = headend, endpoint, prefer.cost is Level.LOW, trust_min, latency_us_max
+    known = graph.sr_policies
+    if asked not in known:
+        if len(known) >= KNOWN_MAX:
+            known.clear()
+        known[asked] = _sr_policy(graph, headend, endpoint, prefer, trust_min, latency_us_max)
+    return known[asked]
+
+
+def _sr_policy(
+    graph: Graph, headend: str, endpoint: str, prefer: Prefer, trust_min: Trust, latency_us_max: int | None
+) -> SrPolicy | None:
     if headend == endpoint:
         return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
     usable = Usable(trust_min=trust_min)
