@@ -11,6 +11,7 @@ import msgspec
 from controller.model.event import (
     Apply,
     Delete,
+    Discovered,
     EndAgreement,
     Event,
     LoadPolicy,
@@ -97,6 +98,8 @@ def _source(event: Event) -> str:
         case MessageReceived(peer=peer) | MessageSent(peer=peer) | PeerMet(peer=peer):
             return f"domains/{peer}"
         case NodeDescribed(node=node) | NodeUnreachable(node=node) | NodeSynced(node=node) | NodeRejected(node=node):
+            return f"nodes/{node}"
+        case Discovered(node=node):
             return f"nodes/{node}"
         case _:
             return "clients"

@@ -126,6 +126,7 @@ async def _run(
                 next_election_id=itertools.count(time.time_ns() // 1000).__next__,
                 report=shell.report,
                 observe=tally.observe,
+                domain=config.domain,
                 credentials=_agent_credentials(config),
             ),
         )

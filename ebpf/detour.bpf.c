@@ -18,14 +18,14 @@
 char LICENSE[] SEC("license") = "GPL";
 
 const volatile __u32 other_end; /* interface index */
-const volatile __u32 only_sids; /* the rest of what comes in is the kernel's, as on links */
+const volatile __u32 only_sids; /* and LLDP: the rest of what comes in is the kernel's, as on links */
 
 SEC("tc")
 int detour(struct __sk_buff *skb)
 {
 	__be16 block;
 
-	if (only_sids) {
+	if (only_sids && skb->protocol != bpf_htons(ETHERTYPE_LLDP)) {
 		if (skb->protocol != bpf_htons(ETHERTYPE_IPV6))
 			return TC_ACT_UNSPEC;
 		if (bpf_skb_load_bytes(skb, sizeof(struct ethernet) + __builtin_offsetof(struct ipv6, destination),

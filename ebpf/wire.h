@@ -8,6 +8,7 @@
 #define ETHERTYPE_ARP  0x0806
 #define ETHERTYPE_VLAN 0x8100
 #define ETHERTYPE_IPV6 0x86dd
+#define ETHERTYPE_LLDP 0x88cc
 
 #define PROTOCOL_HOP_BY_HOP          0
 #define PROTOCOL_ICMP                1

@@ -159,6 +159,7 @@ async def site(served: tuple[AgentProcess, Namespace, Path]) -> AsyncIterator[Si
         next_election_id=iter(range(int(asyncio.get_running_loop().time() * 1000), 1 << 60)).__next__,
         report=events.put,
         observe=lambda node, batch: None,
+        domain="shop",
     )
     session = NodeSession("sg1", agent.config["listen"], context)
     task = asyncio.create_task(session.run())

@@ -492,6 +492,7 @@ async def running() -> AsyncIterator[Running]:
         next_election_id=ids.__next__,
         report=events,
         observe=lambda node, batch: telemetry.append(node),
+        domain="shop",
     )
     stop = asyncio.Event()
     ready: asyncio.Future[Nodes] = asyncio.get_running_loop().create_future()

@@ -115,8 +115,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("RATE MBIT", "spec.rate_mbit"),
         ("TRUST", "spec.trust"),
         ("CARRIER", "status.carrier"),
+        ("SOURCE", "status.source"),
+        ("DISCOVERY", "status.discovery"),
         ("AGE", "status.applied.at_s", "age"),
         wide=(
+            ("PHASE", "status.phase"),
+            ("DIFFERENCES", "status.differences"),
             ("COST", "spec.cost"),
             ("LOSS %", "spec.loss_percent"),
             ("MTU", "spec.mtu"),

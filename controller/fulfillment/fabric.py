@@ -2,7 +2,7 @@
 
 import ipaddress
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,7 @@ from controller.model.entry import Match, OwnedEntry
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.sr_policy import CandidatePath, SrPolicy
 from dataplane import addressing
-from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortStatus
+from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF, DropReason
 
 LARGEST_MTU = 65535
@@ -150,6 +150,8 @@ def fabric(
                 source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
                 if source is not None and target is not None:
                     entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
+    for name, entry in _undeclared(inventory, descriptions):
+        entries[name].append(entry)
     return Fabric(
         entries={name: tuple(ones) for name, ones in entries.items()},
         locators=locators,
@@ -221,7 +223,31 @@ def _node_entries(name: str, locator: int) -> list[OwnedEntry]:
     return [
         local_sid_entry(FABRIC_CLASS, (locator, 48), "end", (), owner),
         local_sid_entry(FABRIC_CLASS, functions, "drop", (("reason", DropReason.SID_GONE),), owner),
+        *(_lldp_entry(ingress_class, owner) for ingress_class in (FABRIC_CLASS, numbering.UNDECLARED_CLASS)),
     ]
+
+
+def _lldp_entry(ingress_class: int, owner: str) -> OwnedEntry:
+    """LLDP that comes in by a link goes to the controller; what hosts send does not."""
+    match = (
+        Match(field="ingress_class", value=ingress_class, mask=0xFFFF),
+        Match(field="ether_type", value=numbering.ETHERTYPE_LLDP, mask=0xFFFF),
+    )
+    params = (("reason", numbering.PUNT_LLDP),)
+    return OwnedEntry(table="punt_frame", match=match, priority=1, action="punt", params=params, owner=owner)
+
+
+def _undeclared(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> Iterator[tuple[str, OwnedEntry]]:
+    """Ports for links at which the inventory has none, by node."""
+    declared = {
+        (end.node, end.port) for link in inventory.links.values() for end in (link.a, link.b) if end is not None
+    }
+    params = (("ingress_class", numbering.UNDECLARED_CLASS),)
+    for node in inventory.nodes:
+        description = descriptions.get(node)
+        for port in description.ports if description is not None else ():
+            if port.role == PortRole.FABRIC and (node, port.number) not in declared:
+                yield node, attachment_entry(port.number, "link", params, f"nodes/{node}")
 
 
 def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[OwnedEntry]:

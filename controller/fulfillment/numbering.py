@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 BORDER_CLASS = 1024
+UNDECLARED_CLASS = 2
+"""Of ports for links at which no link is declared: what comes in there may be heard (LLDP), and uses no SID."""
 ATTACHED_HOP = 512
 TUNNEL_HOP = 1024
 BEHIND_ANOTHER_EDGE = 2048
@@ -31,6 +33,9 @@ FIRST_FUNCTION = 0xE000
 the next 16 bits of a container are one or the other."""
 END_X = FIRST_FUNCTION
 FIRST_SERVICE = 0xE200
+PUNT_LLDP = 16
+"""Reason with which frames of LLDP come to the controller (IEEE 802.1AB)."""
+ETHERTYPE_LLDP = 0x88CC
 
 
 class Direction(enum.IntEnum):

@@ -4,6 +4,7 @@ import msgspec
 
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
+from controller.model.discovery import LldpCounts, RemoteSystem
 from controller.model.intent import Value
 from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
@@ -153,6 +154,14 @@ class NodeUnreachable(Value, frozen=True, kw_only=True, tag="node_unreachable"):
     reason: str
 
 
+class Discovered(Value, frozen=True, kw_only=True, tag="discovered"):
+    """What a node hears on its links, all of it, has changed."""
+
+    node: str
+    remote_systems: tuple[RemoteSystem, ...]
+    counts: LldpCounts = LldpCounts()
+
+
 class Deviation(Value, frozen=True, kw_only=True):
     """A node had something else than it should have (drift)."""
 
@@ -197,6 +206,7 @@ Event = (
     | PeerMet
     | NodeDescribed
     | NodeUnreachable
+    | Discovered
     | NodeSynced
     | NodeRejected
     | Tick

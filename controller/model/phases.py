@@ -5,11 +5,13 @@ from difflib import get_close_matches
 from controller.model.intent import Phase
 from controller.model.stitch import Standing
 
+DISCOVERED = "Discovered"
+"""A link of which nobody has said that it shall be used."""
 _INSTALLED = (Phase.ACTIVE.value, Phase.INSTALLING.value)
 PHASES: dict[str, tuple[str, ...]] = {
     "intents": tuple(phase.value for phase in Phase if phase is not Phase.WITHDRAWN),
     "networks": _INSTALLED,
-    "links": _INSTALLED,
+    "links": (*_INSTALLED, DISCOVERED),
     "nodes": ("Ready", "Syncing", "Unreachable", "Unknown"),
     "agreements": tuple(standing.value for standing in Standing),
     "plugins": ("Ready", "NotCalled", "Failed"),

@@ -22,6 +22,7 @@ from controller.model.event import (
     Apply,
     Connect,
     Delete,
+    Discovered,
     Effect,
     EndAgreement,
     Event,
@@ -155,6 +156,8 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
                 _look_again(transaction)
         case NodeUnreachable():
             rollout.unreachable(transaction, event)
+        case Discovered():
+            rollout.discovered(transaction, event)
         case NodeSynced():
             rollout.synced(transaction, event)
         case NodeRejected():

@@ -4,7 +4,15 @@ from collections.abc import Collection
 
 import msgspec
 
-from controller.model.event import Deviation, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.event import (
+    Deviation,
+    Discovered,
+    NodeDescribed,
+    NodeRejected,
+    NodeSynced,
+    NodeUnreachable,
+    SyncNode,
+)
 from controller.model.node_entries import Delta
 from controller.model.stitch import Fact, Stage, Stitch
 from controller.model.told import Told, Why
@@ -259,7 +267,20 @@ def unreachable(transaction: Transaction, event: NodeUnreachable) -> None:
     since_s = transaction.now_s if standing.unreachable_s is None else standing.unreachable_s
     transaction.nodes.put(
         event.node,
-        msgspec.structs.replace(standing, reachable=False, reason=event.reason, unreachable_s=since_s),
+        msgspec.structs.replace(
+            standing, reachable=False, reason=event.reason, unreachable_s=since_s, remote_systems=()
+        ),
+    )
+
+
+def discovered(transaction: Transaction, event: Discovered) -> None:
+    """It changes what is shown, and nothing that is installed: who sends LLDP frames proves nothing."""
+    standing = transaction.nodes.get(event.node)
+    if standing is None or not standing.reachable:
+        return
+    transaction.nodes.put(
+        event.node,
+        msgspec.structs.replace(standing, remote_systems=event.remote_systems, lldp_counts=event.counts),
     )
 
 

@@ -19,8 +19,10 @@ import grpc
 import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.discovery import RemoteSystem
 from controller.model.event import (
     Deviation,
+    Discovered,
     NodeDescribed,
     NodeRejected,
     NodeSynced,
@@ -29,6 +31,7 @@ from controller.model.event import (
 )
 from controller.southbound.codec import Codec
 from controller.southbound.host import HostClient
+from controller.southbound.lldp import LldpAgent
 from controller.southbound.p4runtime import P4RuntimeClient
 from dataplane.host_api import (
     CounterSample,
@@ -38,6 +41,7 @@ from dataplane.host_api import (
     LostPackets,
     NodeDescription,
     PartRefused,
+    PortRole,
     PortStatus,
     TelemetryBatch,
     TelemetryQuery,
@@ -51,6 +55,8 @@ TELEMETRY_RETRY_S = 2.0
 FAULT_MAX = 2000
 """Characters that are told of why a session ended."""
 WRONG = "what it answered cannot be worked on (a fault of netstitch, or of its agent)"
+DISCOVERY_S_MIN, DISCOVERY_S_MAX = 1.0, 3600.0
+"""Between two reports of what a node hears: a link on which neighbours come and go costs little."""
 HANDSHAKE_LOOK_S = 0.2
 HANDSHAKE_LOOKS = 25
 """How often, and how many times at most, a node with new tunnels is asked whether they have shaken hands."""
@@ -62,7 +68,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
-Report = Callable[[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected], Awaitable[None]]
+Report = Callable[[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Discovered], Awaitable[None]]
 Observe = Callable[[str, TelemetryBatch], None]
 
 
@@ -75,6 +81,8 @@ class SessionContext:
     """Grows with each call, also from one process to the next: the newest session leads."""
     report: Report
     observe: Observe
+    domain: str
+    """As which nodes name themselves to what is behind their links."""
     credentials: grpc.ChannelCredentials | None = None
     """For agents at `host:port`; None: only `unix:` ones can be reached."""
 
@@ -100,6 +108,9 @@ class NodeSession:
         """Of its tables and counters."""
         self._described: NodeDescription | None = None
         """As reported last in this session."""
+        self._lldp = LldpAgent(context.domain, name)
+        self._heard = asyncio.Event()
+        """Its ports, or what these hear, may be others than it said."""
         self._has = -1
         """Generation whose entries it has, all of them, in this session."""
 
@@ -173,9 +184,11 @@ class NodeSession:
             self._sizes = await tables.ensure_pipeline()
             description = await host.describe()
             self._clients, self.fault, self._described, self._has = (tables, host), "", None, -1
+            self._lldp = LldpAgent(self._context.domain, self.name)
             await self._tell(description)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(tables.hold(), name=f"{self.name} stream")
+                tasks.create_task(tables.hold(self._punted), name=f"{self.name} stream")
+                tasks.create_task(self._discover(tables), name=f"{self.name} discovery")
                 tasks.create_task(self._watch(host, description.ports), name=f"{self.name} telemetry")
                 tasks.create_task(self._keep_in_sync(tables, host, description), name=f"{self.name} sync")
         finally:
@@ -201,7 +214,34 @@ class NodeSession:
         """Reports what the node is, if that is new in this session."""
         if description != self._described:
             self._described = description
+            ports = {
+                port.number: (bytes.fromhex(port.mac.replace(":", "")), port.interface)
+                for port in description.ports
+                if port.role == PortRole.FABRIC and port.mac
+            }
+            self._lldp.set_ports(ports, time.monotonic())
+            self._heard.set()
             await self._context.report(NodeDescribed(node=self.name, description=description, sizes=self._sizes))
+
+    def _punted(self, port: int, frame: bytes) -> None:
+        if self._lldp.receive(port, frame, time.monotonic(), time.time()):
+            self._heard.set()
+
+    async def _discover(self, tables: P4RuntimeClient) -> None:
+        """Sends what is due, and reports what the ports hear when that has changed."""
+        told: tuple[RemoteSystem, ...] = ()
+        while True:
+            for port, frame in self._lldp.due(time.monotonic()):
+                await tables.send(port, frame)
+            self._lldp.expire(time.monotonic())
+            if told != self._lldp.remote_systems:
+                told = self._lldp.remote_systems
+                await self._context.report(Discovered(node=self.name, remote_systems=told, counts=self._lldp.counts))
+            await asyncio.sleep(DISCOVERY_S_MIN)
+            with contextlib.suppress(TimeoutError):
+                until_s = min(self._lldp.next_s() - time.monotonic(), DISCOVERY_S_MAX)
+                await asyncio.wait_for(self._heard.wait(), max(0.0, until_s))
+            self._heard.clear()
 
     async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
         """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.

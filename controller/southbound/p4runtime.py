@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -28,6 +28,7 @@ from controller.southbound.difference import (
 )
 from controller.southbound.renumbering import Numbers
 from dataplane.host_api import CounterSample, PartRefused
+from dataplane.p4runtime.codec import bytestring
 from dataplane.p4runtime.p4info import differences
 
 SERVICE = "p4.v1.P4Runtime"
@@ -114,6 +115,8 @@ class P4RuntimeClient:
         self._settled: Iterable[OwnedEntry] | None = None
         """What the node was last seen to have exactly, and nothing else."""
         self._turns = itertools.count()
+        fields = {field.name: field.id for field in codec.p4info.packet_in}
+        self._ingress_port = fields["ingress_port"]
 
     async def become_primary(self) -> None:
         """Opens the stream and asks to lead (P4Runtime §5)."""
@@ -144,8 +147,10 @@ class P4RuntimeClient:
             raise self._translated("arbitration", exc) from exc
         raise TargetUnreachable(f"node {self.node}: closed the stream instead of answering the arbitration")
 
-    async def hold(self) -> None:
-        """Never returns: raises TargetUnreachable when the stream ends or another controller leads."""
+    async def hold(self, punted: Callable[[int, bytes], None] = lambda port, frame: None) -> None:
+        """Never returns: raises TargetUnreachable when the stream ends or another controller leads.
+
+        `punted`: takes what comes in by packet-in, with the port by which it came into the node."""
         if self._stream is None:
             raise TargetUnreachable(f"node {self.node}: there is no stream yet")
         try:
@@ -153,9 +158,25 @@ class P4RuntimeClient:
                 response = self._decoded(p4r.StreamMessageResponse, data)
                 if response.HasField("arbitration"):
                     self._check_primary(response.arbitration)
+                elif response.HasField("packet"):
+                    metadata = {item.metadata_id: int.from_bytes(item.value) for item in response.packet.metadata}
+                    punted(metadata.get(self._ingress_port, 0), response.packet.payload)
         except grpc.aio.AioRpcError as exc:
             raise self._translated("stream", exc) from exc
         raise TargetUnreachable(f"node {self.node}: closed the stream")
+
+    async def send(self, port: int, frame: bytes) -> None:
+        """By packet-out. What a port does not take is lost, as on any cable."""
+        if self._stream is None:
+            raise TargetUnreachable(f"node {self.node}: there is no stream yet")
+        (field,) = self._codec.p4info.packet_out
+        request = p4r.StreamMessageRequest()
+        request.packet.payload = frame
+        request.packet.metadata.add(metadata_id=field.id, value=bytestring(port))
+        try:
+            await self._stream.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
+            raise TargetUnreachable(f"node {self.node}: the stream takes nothing more") from exc
 
     def close(self) -> None:
         if self._stream is not None:

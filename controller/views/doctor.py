@@ -6,6 +6,7 @@ What only an adapter sees (who answers, clocks, disks, certificates) is told by 
 from collections.abc import Iterator
 
 from controller.language.scalars import print_time
+from controller.model.phases import DISCOVERED
 from controller.model.resource import Resource
 from controller.model.stitch import Session, Stitch
 from controller.model.telemetry import Check
@@ -123,6 +124,13 @@ def _resources(state: State, kind: str, now_s: float) -> Iterator[Check]:
     """Own ones that are not Active, and links that are out of use."""
     well = 0
     for resource in resource_view.resources(state, kind, now_s):
+        if resource.status.get("phase") == DISCOVERED:
+            subject, detail = f"{kind}/{resource.metadata['name']}", resource.status["conditions"][0]["reason"]
+            yield Check(subject=subject, name="discovered", ok=True, detail=detail)
+            continue
+        for difference in resource.status.get("differences", ()):
+            subject, advice = f"{kind}/{resource.metadata['name']}", "see the cable, or change the manifest"
+            yield Check(subject=subject, name="as discovered", ok=False, detail=difference, advice=advice)
         fault = _fault(state, kind, resource)
         if fault:
             subject, advice = f"{kind}/{resource.metadata['name']}", "mend what it names, or change the manifest"

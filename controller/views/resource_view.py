@@ -12,6 +12,7 @@ from controller.language.manifest import to_manifest
 from controller.language.policy import print_policy
 from controller.language.sentence import print_consequence
 from controller.model.agreement import json_of
+from controller.model.discovery import LldpCounts, RemoteSystem
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
 from controller.model.stitch import IntentRecord, Session, Standing, Stitch
@@ -19,7 +20,7 @@ from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
-from controller.views import entry_view
+from controller.views import entry_view, link_view
 from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
 from dataplane.host_api import PortStatus
 
@@ -180,11 +181,19 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
         status |= {"software": standing.description.software, "wireguard": standing.description.wireguard}
         status["layout"] = standing.description.layout
         status["ports"] = [_port_status(port) for port in standing.description.ports]
+    if standing.remote_systems or standing.lldp_counts != LldpCounts():
+        status["remote_systems"] = [_port_said(remote) for remote in standing.remote_systems]
+        status["lldp"] = msgspec.to_builtins(standing.lldp_counts)
     return status
 
 
 def _unreachable(standing: NodeStanding) -> dict[str, Any]:
     return {"unreachable_since_s": standing.unreachable_s} if standing.unreachable_s is not None else {}
+
+
+def _port_said(remote: RemoteSystem) -> dict[str, Any]:
+    """Of a neighbour, without what it does not say."""
+    return {name: value for name, value in msgspec.to_builtins(remote).items() if value not in ("", 0)}
 
 
 def _port_status(port: PortStatus) -> dict[str, Any]:
@@ -197,7 +206,12 @@ def _link_status(state: State, link: Link) -> dict[str, Any]:
     """A link that has its carrier back is used again only when that has lasted."""
     down = without_carrier(link, state.nodes)
     status = {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
-    return status | link_phase(state, link)
+    return status | link_phase(state, link) | link_view.status(state, link)
+
+
+def _links(state: State, now_s: float) -> Iterator[Resource]:
+    yield from _inventory(lambda state: state.inventory.links, _each(_link_status))(state, now_s)
+    yield from link_view.undeclared(state)
 
 
 def _network_status(state: State, network: Network) -> dict[str, Any]:
@@ -267,7 +281,7 @@ _VIEWS: dict[str, _View] = {
     "networks": _inventory(lambda state: state.inventory.networks, _each(_network_status)),
     "services": _inventory(lambda state: state.inventory.services, _service_status),
     "nodes": _inventory(lambda state: state.inventory.nodes, _each(_node_status)),
-    "links": _inventory(lambda state: state.inventory.links, _each(_link_status)),
+    "links": _links,
     "rules": _inventory(lambda state: state.rules, _rule_status),
 }
 KINDS: tuple[str, ...] = tuple(_VIEWS)

@@ -145,7 +145,7 @@ def _filter_name(number: int) -> str:
 
 def _lead(route: Netlink, number: int, index: int, other_end: int, *, only_sids: bool) -> bool:
     """Whether that was different."""
-    name = f"{_filter_name(number)}{other_end}{'-sids' if only_sids else ''}"
+    name = f"{_filter_name(number)}{other_end}{'-sids-lldp' if only_sids else ''}"
     if name in _filters(route, index):
         return False
     try:

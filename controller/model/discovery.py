@@ -1,0 +1,70 @@
+"""What a node hears on its links by LLDP (IEEE 802.1AB-2016), and who says what of a link.
+
+Facts come from several sources. The one of the earliest source in `Source` counts; what a later one says otherwise is
+shown beside it, and changes nothing.
+"""
+
+import enum
+from collections.abc import Iterable
+
+from controller.model.intent import Value
+
+
+class RemoteSystem(Value, frozen=True, kw_only=True):
+    """A neighbour as it describes itself (§9.2.7.7). Nothing proves what it says."""
+
+    port: int
+    """Ours, at which it is heard."""
+    chassis_id: str
+    port_id: str
+    system_name: str = ""
+    port_description: str = ""
+    node: str = ""
+    """Of our own domain, where the ids are those that our nodes give themselves; empty: another system."""
+    node_port: int = 0
+    since_s: int
+    """Unix time since when it has been heard saying this."""
+
+
+class LldpCounts(Value, frozen=True, kw_only=True):
+    """Frames that came in since the node was connected, by what became of them; names of §9.2.6 where it has them."""
+
+    frames_in: int = 0
+    frames_discarded: int = 0
+    """Malformed."""
+    too_many_neighbors: int = 0
+    """From a neighbour for which the port had no room."""
+    too_fast: int = 0
+    """Not looked at, since more came at the port than is looked at."""
+    ageouts: int = 0
+
+
+class Source(enum.StrEnum):
+    """Of a fact; what comes first wins."""
+
+    OPERATOR = "operator"
+    DISCOVERY = "discovery"
+    MEASUREMENT = "measurement"
+    ADVERTISEMENT = "advertisement"
+    """Of another domain."""
+
+
+class Statement(Value, frozen=True, kw_only=True):
+    """Somebody says that something (`what`) of a thing is so."""
+
+    what: str
+    value: str
+    source: Source
+    by: str
+    """Who says so: the operator's token, or a node and what it went by."""
+    at_s: int | None = None
+    """Unix time since when; None: not known."""
+
+
+_RANK = {source: rank for rank, source in enumerate(Source)}
+
+
+def prevailing(statements: Iterable[Statement]) -> dict[str, Statement]:
+    """Of each `what` the fact that counts: by source, and of one source the one that has stood longest."""
+    ranked = sorted(statements, key=lambda one: (_RANK[one.source], one.at_s or 0, one.by, one.value))
+    return {one.what: one for one in reversed(ranked)}

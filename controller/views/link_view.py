@@ -1,0 +1,150 @@
+"""What is known of links, and by whom: the operator's manifests, and what nodes hear (LLDP) and say of their ports.
+
+The operator's word counts for paths. What is discovered otherwise is shown as a difference; a link that is discovered
+alone is shown, and is not used.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from controller.model.discovery import RemoteSystem, Source, Statement, prevailing
+from controller.model.inventory import Link, LinkEnd
+from controller.model.phases import DISCOVERED
+from controller.model.resource import Resource
+from controller.reconcile.state import State
+from dataplane.host_api import PortRole
+
+NOT_USED = "it is not used: nobody has declared it; complete its manifest with delay_ms and rate_mbit, and apply that"
+
+
+def status(state: State, link: Link) -> dict[str, Any]:
+    """Who says what of a declared link, and where they differ."""
+    said = [*_declared(state, link), *_discovered(state, link)]
+    counting = prevailing(said)
+    differences = sorted(
+        f"{counting[one.what].by} ({counting[one.what].source}) says {one.what} {counting[one.what].value}, "
+        f"{one.by} ({one.source}) says {one.value}"
+        for one in said
+        if one.value != counting[one.what].value
+    )
+    heard = [one for one in said if one.source == Source.DISCOVERY and one.what != "mtu"]
+    found: dict[str, Any] = {"source": str(Source.OPERATOR), "said": [msgspec.to_builtins(one) for one in said]}
+    if link.b is not None:
+        found["discovery"] = "differs" if differences else "confirmed" if heard else "not heard"
+    return found | ({"differences": differences} if differences else {})
+
+
+def _declared(state: State, link: Link) -> Iterator[Statement]:
+    provenance = state.provenance.get(f"links/{link.name}")
+    by, at_s = (provenance.by, provenance.at_s) if provenance is not None else (str(Source.OPERATOR), None)
+    if link.b is not None:
+        for near, far in ((link.a, link.b), (link.b, link.a)):
+            yield Statement(what=_behind(near), value=_end(far), source=Source.OPERATOR, by=by, at_s=at_s)
+    yield Statement(what="mtu", value=str(link.mtu), source=Source.OPERATOR, by=by, at_s=at_s)
+
+
+def _discovered(state: State, link: Link) -> Iterator[Statement]:
+    if link.b is None:  # of another domain's nodes nothing is heard: tunnels carry no LLDP
+        return
+    for near, far in ((link.a, link.b), (link.b, link.a)):
+        heard = _heard(state, near)
+        # who is declared there and is heard is there; who is heard beside it is in the node's status
+        for remote in [one for one in heard if _is(one, far)] or heard:
+            yield Statement(
+                what=_behind(near),
+                value=_named(remote),
+                source=Source.DISCOVERY,
+                by=f"{near.node} port {near.port}, by LLDP",
+                at_s=remote.since_s,
+            )
+        standing = state.nodes.get(near.node)
+        for port in standing.description.ports if standing is not None and standing.description is not None else ():
+            if port.number == near.port and port.role == PortRole.FABRIC and port.mac and port.mtu < link.mtu:
+                yield Statement(
+                    what="mtu", value=str(port.mtu), source=Source.DISCOVERY, by=f"{near.node} port {near.port}"
+                )
+
+
+def undeclared(state: State) -> Iterator[Resource]:
+    """Links of which nodes hear the other end, at ports where none is declared; by name."""
+    declared = {
+        (end.node, end.port)
+        for link in state.inventory.links.values()
+        for end in (link.a, link.b)
+        if end is not None and not end.border
+    }
+    found: dict[str, Resource] = {}
+    for node, standing in sorted(state.nodes.items()):
+        for remote in standing.remote_systems:
+            if (node, remote.port) not in declared:
+                resource = _undeclared(state, LinkEnd(node=node, port=remote.port), remote)
+                found.setdefault(str(resource.metadata["name"]), resource)
+    yield from (resource for name, resource in found.items() if name not in state.inventory.links)
+
+
+def _undeclared(state: State, near: LinkEnd, remote: RemoteSystem) -> Resource:
+    far = LinkEnd(node=remote.node, port=remote.node_port)
+    is_ours = remote.node in state.inventory.nodes
+    ends = sorted((near, far), key=lambda end: (end.node, end.port)) if is_ours else [near]
+    if is_ours:
+        name = "discovered-" + "-".join(f"{end.node}-{end.port}" for end in ends)
+    else:
+        digest = hashlib.sha256(f"{remote.chassis_id} {remote.port_id}".encode()).hexdigest()[:8]
+        name = f"discovered-{near.node}-{near.port}-{digest}"
+    hearing = [end for end in ends if any(_is(one, other) for other in ends for one in _heard(state, end))]
+    said = [
+        Statement(
+            what=_behind(end),
+            value=_named(one),
+            source=Source.DISCOVERY,
+            by=f"{end.node} port {end.port}, by LLDP",
+            at_s=one.since_s,
+        )
+        for end in hearing or [near]
+        for one in _heard(state, end)
+        if not is_ours or any(_is(one, other) for other in ends)
+    ]
+    reason = NOT_USED
+    if is_ours and len(hearing) < len(ends):
+        deaf = next(end for end in ends if end not in hearing)
+        reason = f"only one end hears the other: {deaf.node} port {deaf.port} does not; {NOT_USED}"
+    elif not is_ours:
+        reason = f"what is heard there is no node of this domain: {_named(remote)}"
+        said = [one for one in said if one.value == _named(remote)]
+    spec = {key: {"node": end.node, "port": end.port} for key, end in zip("ab", ends, strict=False)}
+    status = {
+        "phase": DISCOVERED,
+        "source": str(Source.DISCOVERY),
+        "discovery": "heard by both ends" if len(hearing) == 2 else "heard by one end",
+        "in_use": False,
+        "conditions": [{"type": DISCOVERED, "reason": reason}],
+        "said": [msgspec.to_builtins(one) for one in said],
+    }
+    return Resource(kind="Link", metadata={"name": name}, spec=spec, status=status)
+
+
+def _heard(state: State, end: LinkEnd) -> list[RemoteSystem]:
+    standing = state.nodes.get(end.node)
+    return [one for one in standing.remote_systems if one.port == end.port] if standing is not None else []
+
+
+def _is(remote: RemoteSystem, end: LinkEnd) -> bool:
+    return (remote.node, remote.node_port) == (end.node, end.port)
+
+
+def _behind(end: LinkEnd) -> str:
+    return f"behind {end.node} port {end.port}"
+
+
+def _end(end: LinkEnd) -> str:
+    return f"{end.node} port {end.port}"
+
+
+def _named(remote: RemoteSystem) -> str:
+    if remote.node:
+        return f"{remote.node} port {remote.node_port}"
+    name = f" ({remote.system_name})" if remote.system_name else ""
+    return f"chassis {remote.chassis_id} port {remote.port_id}{name}"
