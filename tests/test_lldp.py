@@ -216,7 +216,7 @@ def test_discovery_confirms_a_declared_link_or_differs_and_the_operators_word_st
     differs = world.get("transit", "links", "t1-tc1")
     assert differs.status["discovery"] == "differs"
     (difference,) = differs.status["differences"]
-    assert f"(operator) says behind t1 port {at['t1']} tc1 port {at['tc1']}" in difference
+    assert f"(operator) says behind t1 port {at['t1']}: tc1 port {at['tc1']}" in difference
     assert difference.endswith("(discovery) says tc2 port 9")
     assert differences(world) == [difference]
     after = world.controllers["transit"].state

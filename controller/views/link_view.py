@@ -17,7 +17,7 @@ from controller.model.resource import Resource
 from controller.reconcile.state import State
 from dataplane.host_api import PortRole
 
-NOT_USED = "it is not used: nobody has declared it; complete its manifest with delay_ms and rate_mbit, and apply that"
+NOT_USED = "nobody has declared it: not used; apply a manifest with its ends, delay_ms, rate_mbit, loss_percent and mtu"
 
 
 def status(state: State, link: Link) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def status(state: State, link: Link) -> dict[str, Any]:
     said = [*_declared(state, link), *_discovered(state, link)]
     counting = prevailing(said)
     differences = sorted(
-        f"{counting[one.what].by} ({counting[one.what].source}) says {one.what} {counting[one.what].value}, "
+        f"{counting[one.what].by} ({counting[one.what].source}) says {one.what}: {counting[one.what].value}, "
         f"{one.by} ({one.source}) says {one.value}"
         for one in said
         if one.value != counting[one.what].value
