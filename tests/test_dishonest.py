@@ -64,6 +64,12 @@ def everything_that_transit_says() -> dict[tuple[str, str], Heard]:
     world.run(1.0)
     world.load_policy("insight", replace(policy, accept=tuple(replace(rule, ports=(ping,)) for rule in policy.accept)))
     world.run(5.0)
+    for link in ("t1-tc1", "t1-tc2"):
+        world.set_carrier(link, False)
+    world.run(10.0)
+    for link in ("t1-tc1", "t1-tc2"):
+        world.set_carrier(link, True)
+    world.run(5.0)
     return tap.heard
 
 

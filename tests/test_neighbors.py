@@ -22,7 +22,7 @@ from scapy.layers.l2 import ARP, Ether
 from vectors.case import arp_reply, from_host, neighbor_advertisement, to_station
 from vectors.entries import address
 from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, host_mac, port_mac
-from waiting import until, wait_for
+from waiting import LIMIT_S, until, wait_for
 from xdp_node import XdpNode
 
 from dataplane.entry import TableEntry
@@ -589,13 +589,22 @@ def test_hosts_that_change_places_and_say_nothing_are_found(node: Node) -> None:
 
 @pytest.mark.root
 def test_a_host_whose_link_comes_up_is_asked_again_soon(node: Node) -> None:
-    node.hosts[3].ip("link", "set", "eth0", "down")
+    host = node.hosts[3]
+    host.ip("link", "set", "eth0", "arp", "off")  # it hears what it is asked, and says nothing
+    with host.entered():
+        heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+        heard.bind(("eth0", 0))
     node.agent.start()
     node.agent.sync(GATEWAYS)
     with contextlib.closing(Controller(node.agent)) as controller:
         controller.insert(*ENTRIES)
-    time.sleep(8)  # asked at 0, 1, 3 and 7 s: in vain until 15 s
-    node.hosts[3].ip("link", "set", "eth0", "up")
+    with heard:
+        heard.settimeout(LIMIT_S)
+        for _ in range(4):  # at 0, 1, 3 and 7 s: in vain until 15 s
+            heard.recv(100)
+    host.ip("link", "set", "eth0", "down")
+    host.ip("link", "set", "eth0", "arp", "on")
+    host.ip("link", "set", "eth0", "up")
     began_s = time.monotonic()
     wait_for(lambda: key(3, HOSTS[3][0]) in node.known())
     assert time.monotonic() - began_s < 6, "when its turn came, not when its link did"

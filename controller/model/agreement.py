@@ -28,7 +28,9 @@ BATCHES = "batches"
 """Takes many messages in one call."""
 AMENDS = "amends"
 """Takes offers that change the flows of an agreement, and answers that are about some of them."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS)
+WAYS = "ways"
+"""Takes WayBack."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
@@ -234,9 +236,16 @@ class Holdings(Statement, frozen=True, kw_only=True):
     """It is said because the receiver's own were others; not to be answered again."""
 
 
+class WayBack(Statement, frozen=True, kw_only=True):
+    """The sender, or a domain further on, has refused the receiver something for want of a way, or ended it, and may
+    have one now. Said once, and not again when it gets lost: who does not hear it asks again all the same, later."""
+
+    issued_s: UnixTime
+
+
 Said = Terms | Acceptance | Refusal | Withdrawal
 """What is said of one agreement."""
-Message = Said | Holdings
+Message = Said | Holdings | WayBack
 """What one controller says to another."""
 MESSAGES: dict[str, type[Message]] = {
     "offer": Terms,
@@ -244,6 +253,7 @@ MESSAGES: dict[str, type[Message]] = {
     "refusal": Refusal,
     "withdrawal": Withdrawal,
     "holdings": Holdings,
+    "way_back": WayBack,
 }
 _KINDS: dict[type[Message | Mandate], str] = {kind: name for name, kind in MESSAGES.items()} | {Mandate: "mandate"}
 

@@ -187,6 +187,8 @@ class ConnectionStatus(Value, frozen=True, kw_only=True):
     """Why."""
     lost: str = ""
     """Why what carried it last is over, until something else carries it."""
+    no_way: tuple[str, ...] = ()
+    """Neighbours that refused it for want of a way, and have not said that there is one."""
     unsatisfiable: Unsatisfiable | None = None
     retry_s: int = 0
     """Unix time of the next try, where it has no plan or one that is too slow."""

@@ -59,7 +59,7 @@ from controller.reconcile import (
 )
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.intents import pursue_what_can_change
-from controller.reconcile.negotiation import agreements, ending, messages, withdrawals
+from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
 from controller.reconcile.restoration import reroute, unsettle
 from controller.reconcile.state import State, is_of_version_1, load
@@ -195,6 +195,7 @@ def _inventory_changed(transaction: Transaction) -> None:
             reroute(transaction)
         if transaction.links.changed or transaction.inventory_nodes.changed or transaction.domains.changed:
             unsettle(transaction)
+            ways.tell(transaction)
         _look_again(transaction)
 
 

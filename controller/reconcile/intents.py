@@ -10,6 +10,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
+from controller.model.told import Told
 from controller.reconcile.bundles import choose, is_of
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import cut
@@ -238,7 +239,10 @@ def _pursue(
         abandon(transaction, connection_status.coming, "another way is wanted")
     if isinstance(placed, Unsatisfiable) and _degrade(transaction, intent_record, connection, connection_status):
         return ConnectionStatus(
-            plan=connection_status.plan, retry_s=int(transaction.now_s) + RETRY_S, held_off=held_off
+            plan=connection_status.plan,
+            no_way=connection_status.no_way,
+            retry_s=int(transaction.now_s) + RETRY_S,
+            held_off=held_off,
         )
     if isinstance(placed, Unsatisfiable):
         placed = _explained(placed, intent_record.requirements, connection)
@@ -254,6 +258,7 @@ def _pursue(
             )
         return ConnectionStatus(
             refusal=connection_status.refusal,
+            no_way=connection_status.no_way,
             unsatisfiable=placed,
             retry_s=int(transaction.now_s) + wait_s,
             tries=min(connection_status.tries + 1, 8) if connection_status.refusal else 0,
@@ -272,6 +277,7 @@ def _pursue(
         coming=placed.name,
         excluded=connection_status.excluded,
         refusal=connection_status.refusal,
+        no_way=connection_status.no_way,
         lost=connection_status.lost,
         tries=connection_status.tries,
         held_off=held_off,
@@ -433,6 +439,7 @@ def failed(
             coming="" if connection_status.coming == plan.name else connection_status.coming,
             excluded=connection_status.excluded,
             refusal=refusal or connection_status.refusal,
+            no_way=connection_status.no_way,
             lost=lost or connection_status.lost,
             tries=connection_status.tries,
             alone=alone,
@@ -443,6 +450,8 @@ def failed(
             rest = msgspec.structs.replace(
                 rest, excluded=tuple(sorted({*connection_status.excluded, plan.egress.border}))
             )
+            if refusal.endswith(Told.WAY):
+                rest = msgspec.structs.replace(rest, no_way=tuple(sorted({*rest.no_way, plan.egress.domain})))
         connection_statuses.append(rest)
     transaction.intent_records.put(
         name, msgspec.structs.replace(intent_record, connection_statuses=tuple(connection_statuses))

@@ -19,6 +19,7 @@ from controller.model.told import Told, Why
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import concerned, cut, is_back
 from controller.reconcile.negotiation.agreements import keep_promise
+from controller.reconcile.negotiation.ways import tell
 from controller.reconcile.negotiation.withdrawals import give_up, refuse_upstream
 from controller.reconcile.tables import AROUND, WAITS, link_key
 from controller.reconcile.transaction import Transaction
@@ -45,6 +46,8 @@ def reroute(transaction: Transaction) -> None:
             give_up(
                 transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what is required")
             )
+    if transaction.before.down.keys() - transaction.down.all.keys():
+        tell(transaction)
     unsettle(transaction)
 
 

@@ -20,6 +20,7 @@ from controller.reconcile.capacity_check import admit, realized
 from controller.reconcile.intents import carried, failed, plan_next_looks
 from controller.reconcile.negotiation.agreements import deliver_answer, keep_promise
 from controller.reconcile.negotiation.amendments import settle_bundles
+from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
 from controller.reconcile.state import NodeStanding, parts_refused
@@ -44,6 +45,7 @@ def settle(transaction: Transaction) -> None:
                 held_off=lost.held_off,
                 alone=lost.alone,
             )
+        take_up(transaction)
         admit(transaction)
         settle_bundles(transaction)
         _renew_states(transaction)

@@ -208,6 +208,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
+    without_way: frozenset[str] = frozenset()
+    """Neighbours that we have refused something for want of a way, or ended it, and not told since of one."""
+    way_back_s: dict[str, float] = msgspec.field(default_factory=dict)
+    """Neighbour -> Unix time when what it refused is, or was last, asked again since it said that it has a way."""
     awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
     """Courses, and intents as `intents/NAME`: generation that each node has yet to confirm."""
     restored: frozenset[str] = frozenset()

@@ -41,6 +41,11 @@ def mandate_key(id: str) -> str:
     return f"mandate {id}"
 
 
+def no_way_key(peer: str) -> str:
+    """Of intents that it refused for want of a way."""
+    return f"no way {peer}"
+
+
 def end_key(border: str, what: str) -> str:
     """Of a neighbour's end of the tunnel there: by its key, and by its endpoint."""
     return f"end {border} {what}"
@@ -94,6 +99,7 @@ def _intent_record_keys(intent_record: IntentRecord) -> Collection[str]:
     keys |= {network_key(connection.destination_network) for connection in requirements.connections}
     if any(connection_status.retry_s for connection_status in intent_record.connection_statuses):
         keys.add(WAITS)
+    keys |= {no_way_key(peer) for status in intent_record.connection_statuses for peer in status.no_way}
     if isolation is not None:
         keys |= {ISOLATES, network_key(isolation.network), *(node_key(host.node) for host in isolation.hosts)}
     return keys

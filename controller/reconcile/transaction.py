@@ -170,6 +170,10 @@ class Transaction:
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
         self.down = SmallTable(state.down)
+        self.way_back_s = SmallTable(state.way_back_s)
+        self.without_way = set(state.without_way)
+        self.ways_back: set[str] = set()
+        """Neighbours that have just said that there may be a way."""
         self.awaiting = Table(state.awaiting)
         self.pursuits = Table(state.pursuits)
         self.restored = state.restored
@@ -371,6 +375,8 @@ class Transaction:
             retries=self.retries.all,
             peers=self.peers.all,
             down=self.down.all,
+            way_back_s=self.way_back_s.all,
+            without_way=frozenset(self.without_way),
             awaiting=self.awaiting.all,
             restored=self.restored,
             fabric=self.fabric,

@@ -21,6 +21,7 @@ from controller.model.agreement import (
     Said,
     Terms,
     Unreadable,
+    WayBack,
     Withdrawal,
     opened,
     opened_mandate,
@@ -82,6 +83,8 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
         return
     if isinstance(message, Holdings):
         compare(transaction, peer.name, message)
+    elif isinstance(message, WayBack):
+        transaction.ways_back.add(peer.name)
     elif why := _offer_objection(transaction, peer, message) if isinstance(message, Terms) else None:
         _violation(transaction, peer, message, why)
     else:
@@ -90,7 +93,7 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
 
 def _violation(transaction: Transaction, peer: Domain, message: Message, why: Why) -> None:
     """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
-    about = {} if isinstance(message, Holdings) else {"agreement": message.id}
+    about = {} if isinstance(message, Holdings | WayBack) else {"agreement": message.id}
     transaction.log("peer_violation", "error", peer=peer.name, reason=why.detail, **about)
     if isinstance(message, Terms):
         refuse(transaction, peer.name, message, why)

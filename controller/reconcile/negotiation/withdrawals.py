@@ -42,6 +42,8 @@ def refuse(
     flows: tuple[Flow, ...] = (),
 ) -> None:
     """`by`: the domain further on that refuses. `flows`: which, if not the offer as a whole."""
+    if why.told == Told.WAY:
+        transaction.without_way.add(peer)
     said = make_refusal(terms.id, terms.revision, why.told, transaction.keys, retry_after_s, by, flows)
     transaction.send(peer, said, terms.id, terms.revision, until_s=terms.expires_s, unasked=True)
     transaction.log("offer_refused", "warning", agreement=terms.id, peer=peer, reason=why.detail)
@@ -72,6 +74,8 @@ def withdraw(
     flows: tuple[Flow, ...] = (),
 ) -> None:
     """What an operator says who ends it is for the others too."""
+    if why.told == Told.WAY and id.startswith(f"{peer}:"):
+        transaction.without_way.add(peer)
     said = Withdrawal(
         id=id,
         reason=why.detail[:REASON_LENGTH] if ending.domain else why.told,
