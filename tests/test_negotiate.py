@@ -656,19 +656,19 @@ def test_where_a_node_does_not_say_where_a_borders_other_end_may_be_it_is_not_ou
     insight = world.controllers["insight"]
     (stitch,) = insight.state.stitches.values()
     assert stitch.upstream is not None
-    held = stitch.upstream.terms
+    agreed = stitch.upstream.terms
     transaction = Transaction(insight.state, world.now_s, insight.keys)
-    fabric, border = transaction.fabric, transaction.fabric.border_ports[held.border]
-    silent = {**fabric.border_ports, held.border: replace(border, reaches=())}
+    fabric, border = transaction.fabric, transaction.fabric.border_ports[agreed.border]
+    silent = {**fabric.border_ports, agreed.border: replace(border, reaches=())}
     transaction.fabric = replace(fabric, border_ports=silent)
-    assert end_objection(transaction, held.border, held.offeror_end) == ""
+    assert end_objection(transaction, agreed.border, agreed.offeror_end) == ""
     for endpoint, reason in {
         border.endpoint: "is our own",
         "127.0.0.1:51820": "the address of no neighbour",
         "224.0.0.9:51820": "the address of no neighbour",
         "[fe80::7]:51820": "the address of no neighbour",
     }.items():
-        assert reason in end_objection(transaction, held.border, replace(held.offeror_end, endpoint=endpoint))
+        assert reason in end_objection(transaction, agreed.border, replace(agreed.offeror_end, endpoint=endpoint))
 
 
 @pytest.mark.parametrize(

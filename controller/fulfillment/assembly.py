@@ -249,24 +249,24 @@ class _Assembler:
     def _put(self, unit: str, node: str, content: Entries) -> None:
         if node not in self._wanted.inventory.nodes:
             return
-        held = self._units.get(unit)
-        if held is not None and held[1] == content:
+        before = self._units.get(unit)
+        if before is not None and before[1] == content:
             return
         self._drop(unit)
         self._units = self._units.set(unit, (node, content))
         self._new.setdefault(node, []).append(content)
 
     def _drop(self, unit: str) -> None:
-        held = self._units.get(unit)
-        if held is not None:
+        before = self._units.get(unit)
+        if before is not None:
             self._units = self._units.delete(unit)
-            self._gone.setdefault(held[0], []).append(held[1])
+            self._gone.setdefault(before[0], []).append(before[1])
 
-    def _staying(self, held: "immutables.Map[Vrf, T]") -> "immutables.Map[Vrf, T]":
+    def _staying(self, by_vrf: "immutables.Map[Vrf, T]") -> "immutables.Map[Vrf, T]":
         """Of nodes that were there before, and are."""
-        for vrf in [vrf for vrf in held if vrf[0] not in self._stayed]:
-            held = held.delete(vrf)
-        return held
+        for vrf in [vrf for vrf in by_vrf if vrf[0] not in self._stayed]:
+            by_vrf = by_vrf.delete(vrf)
+        return by_vrf
 
     def _sweep(self) -> None:
         """What nothing asks for any more, after all of it was looked at."""
@@ -306,7 +306,7 @@ class _Assembler:
         if nodes is None:
             for node, entries in wanted.fabric.entries.items():
                 self._put(f"fabric {node}", node, entries)
-        found: dict[Edge, tuple[NetworkIds, tuple[Rule, ...]]] = {}
+        by_edge: dict[Edge, tuple[NetworkIds, tuple[Rule, ...]]] = {}
         for name, network in wanted.inventory.networks.items():
             here = edges(network)
             if nodes is not None and name not in isolated and nodes.isdisjoint(here):
@@ -322,7 +322,7 @@ class _Assembler:
                     continue
                 others = reached(wanted.fabric, node, numbers)
                 rules = network_rules(network, node, numbers, others, isolations.get(name, ()))
-                found[name, node] = numbers, rules
+                by_edge[name, node] = numbers, rules
                 if not is_whole:
                     continue
                 description = wanted.descriptions.get(node)
@@ -332,42 +332,42 @@ class _Assembler:
                     *edge_entries(network, node, ids, wanted.fabric),
                 )
                 self._put(f"network {name} {node}", node, entries)
-        for edge in {*self._network, *found} if nodes is None else found:
-            before, now = self._network.get(edge), found.get(edge)
+        for edge in {*self._network, *by_edge} if nodes is None else by_edge:
+            before, now = self._network.get(edge), by_edge.get(edge)
             self._rules(
                 (-1, edge[0]),
                 {(edge[1], before[0].vrf): before[1]} if before is not None else {},
                 {(edge[1], now[0].vrf): now[1]} if now is not None else {},
             )
-        known, self._network = self._network, found if nodes is None else {**self._network, **found}
+        known, self._network = self._network, by_edge if nodes is None else {**self._network, **by_edge}
         self._join_edges(nodes)
         if nodes is None:
-            self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in found.items()}
-            self._forget_links(known, found)
+            self._own = {(node, numbers.vrf): (name, node) for (name, node), (numbers, _) in by_edge.items()}
+            self._forget_links(known, by_edge)
 
     def _join_edges(self, nodes: Collection[str] | None) -> None:
         """SR Policies from these nodes (None: all) to other edges of their networks."""
         before = self._between_edges
         kept = {key: shared for key, shared in before.items() if nodes is not None and key[0] not in nodes}
         self._between_edges = kept | {
-            (one.node, one.number): one
+            (shared.node, shared.number): shared
             for (_, node), (numbers, _) in self._network.items()
             if nodes is None or node in nodes
-            for one in edge_sr_policies(self._wanted.fabric, node, numbers)
+            for shared in edge_sr_policies(self._wanted.fabric, node, numbers)
         }
         for key in before.keys() | self._between_edges.keys():
             if before.get(key) != self._between_edges.get(key):
                 self._dirty_policies.add(key)
 
-    def _forget_links(self, before: Networks, found: Networks) -> None:
+    def _forget_links(self, before: Networks, after: Networks) -> None:
         """Of networks that are others than they were."""
         inventory = self._wanted.inventory
         known = self._before.wanted.inventory.networks if self._before is not None else {}
         same = {
             (node, ids.vrf)
-            for (name, node), (ids, _) in found.items()
-            if (held := before.get((name, node))) is not None
-            and held[0] == ids
+            for (name, node), (ids, _) in after.items()
+            if (earlier := before.get((name, node))) is not None
+            and earlier[0] == ids
             and known.get(name) is inventory.networks[name]
         }
         for vrf in [vrf for vrf in self._on_link if vrf not in same]:
@@ -378,41 +378,41 @@ class _Assembler:
     # ---- stitches
 
     def _stitch(self, name: str) -> None:
-        held, stitch = self._contributions.get(name), self._installed(name)
+        before, stitch = self._contributions.get(name), self._installed(name)
         made: Contribution | None = None
         if stitch is not None:
-            made = self._made(stitch, held)
-        elif held is None:
+            made = self._made(stitch, before)
+        elif before is None:
             return
         self._withhold(name, made, withheld=stitch is not None and stitch.stage != Stage.ACTIVE)
-        if made is held:
+        if made is before:
             return
-        for node in held.units if held is not None else ():
+        for node in before.units if before is not None else ():
             if made is None or node not in made.units:
                 self._drop(f"course {name} {node}")
         for node, content in made.units.items() if made is not None else ():
             self._put(f"course {name} {node}", node, content)
-        self._use(name, held, made)
+        self._use(name, before, made)
         if made is not None:
             self._contributions = self._contributions.set(name, made)
-        elif held is not None:
+        elif before is not None:
             self._contributions = self._contributions.delete(name)
 
-    def _made(self, stitch: Stitch, held: Contribution | None) -> Contribution:
+    def _made(self, stitch: Stitch, before: Contribution | None) -> Contribution:
         """As it is already, here or beside, where it is to be made from the same."""
         places = self._places_of(stitch)
         basis = Basis(stitch.plan, stitch.ids, stitch.upstream, stitch.downstream, stitch.expires_s, places)
-        if held is not None and self._same_ways and held.basis == basis:
-            return held
+        if before is not None and self._same_ways and before.basis == basis:
+            return before
         other = self._other.contributions.get(stitch.plan.name) if self._other is not None else None
         if other is not None and other.serial == stitch.serial and other.basis == basis:
             return other
-        return contribution(stitch, basis, self._wanted.fabric, held if self._same_ways else None)
+        return contribution(stitch, basis, self._wanted.fabric, before if self._same_ways else None)
 
     def _withhold(self, name: str, made: Contribution | None, *, withheld: bool) -> None:
         """Notes which rules of a stitch are withheld, of those that it has now."""
-        held = self._contributions.get(name)
-        was, now = ranks_of_use(name, held), ranks_of_use(name, made) if withheld else {}
+        earlier = self._contributions.get(name)
+        was, now = ranks_of_use(name, earlier), ranks_of_use(name, made) if withheld else {}
         for vrf in was.keys() | now.keys():
             before = self._withheld.get(vrf, immutables.Map())
             after = before
@@ -433,12 +433,12 @@ class _Assembler:
     def _places_of(self, stitch: Stitch) -> dict[Edge, Place]:
         connection = stitch.plan.connection
         ends = {node for policy in stitch.plan.sr_policies for node in (policy.headend, policy.endpoint)}
-        found = {}
+        places = {}
         for network in (connection.source_network, connection.destination_network):
             for node in ends:
                 if (network, node) in self._network:
-                    found[network, node] = self._place((network, node))
-        return found
+                    places[network, node] = self._place((network, node))
+        return places
 
     def _place(self, edge: Edge) -> Place:
         if edge not in self._places:
@@ -467,35 +467,35 @@ class _Assembler:
                 elif old != new:
                     self._new_rules.setdefault(vrf, {})[*whose, place] = new
 
-    def _use(self, name: str, held: Contribution | None, made: Contribution | None) -> None:
+    def _use(self, name: str, earlier: Contribution | None, made: Contribution | None) -> None:
         """What a stitch uses together with others, and what of it is concerned."""
-        if held is not None and made is not None and held.serial == made.serial:
-            self._rules((held.serial, name), held.rules, made.rules)
+        if earlier is not None and made is not None and earlier.serial == made.serial:
+            self._rules((earlier.serial, name), earlier.rules, made.rules)
         else:  # another that has the name of one that is gone has ranks of its own
-            for contribution, before, now in ((held, _rules_of(held), {}), (made, {}, _rules_of(made))):
+            for contribution, before, now in ((earlier, _rules_of(earlier), {}), (made, {}, _rules_of(made))):
                 if contribution is not None:
                     self._rules((contribution.serial, name), before, now)
-        taken, takes = _policies_of(held), _policies_of(made)
+        taken, takes = _policies_of(earlier), _policies_of(made)
         for policy in taken.keys() | takes.keys():
             others = self._travelled.get(policy, immutables.Map())
             self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
             if taken.get(policy) == takes.get(policy):
                 continue
-            other = next((self._contributions[one] for one in others if one != name), None)
+            other = next((self._contributions[sharer] for sharer in others if sharer != name), None)
             if other is None or other.policies[policy] != (takes.get(policy) or taken.get(policy)):
                 self._dirty_policies.add(policy)  # else there is what others have made of the same
-        known = held.services if held is not None else {}
+        known = earlier.services if earlier is not None else {}
         knows = made.services if made is not None else {}
         for service in known.keys() | knows.keys():
             self._served = _listed(self._served, service, name, there=service in knows)
             if known.get(service) != knows.get(service):
                 self._dirty_services.add(service)
-        left = held.borders.keys() if held is not None else set()
+        left = earlier.borders.keys() if earlier is not None else set()
         crossed = made.borders.keys() if made is not None else set()
         for link in left | crossed:
             self._carried = _listed(self._carried, link, name, there=link in crossed)
             self._dirty_links.add(link)
-        asked = held.ports if held is not None else frozenset()
+        asked = earlier.ports if earlier is not None else frozenset()
         asks = made.ports if made is not None else frozenset()
         for use in asked - asks:
             rest = self._ports[use] - 1
@@ -567,19 +567,19 @@ class _Assembler:
 
     def _changed(self, vrf: Vrf, gone: Collection[Rank], new: Mapping[Rank, Rule]) -> VrfChange:
         node, number = vrf
-        held = self._vrfs.get(vrf, NO_RULES)
+        vrf_rules = self._vrfs.get(vrf, NO_RULES)
         classes = self._classes.get(node, PortClasses())
         classes_before = self._before.classes.get(node, PortClasses()) if self._before is not None else PortClasses()
         known = self._compiled.get(vrf)
         if (
             known is not None
-            and known.change.before is held
+            and known.change.before is vrf_rules
             and (known.gone, known.new) == (gone, new)
             and (known.classes_before, known.change.classes) == (classes_before, classes)
         ):
             return known.change
         try:
-            change = vrf_changed(number, held, gone, new, classes_before, classes)
+            change = vrf_changed(number, vrf_rules, gone, new, classes_before, classes)
         except NoCapacity as full:
             raise NoCapacity(full.table, full.needed, node) from full
         if self._other is not None and self._other.classes.get(node) == classes:
@@ -593,13 +593,13 @@ class _Assembler:
         """What is on the link of a network at an edge."""
         (name, node), (_, number) = self._own[vrf], vrf
         network, ids = self._wanted.inventory.networks[name], self._network[name, node][0]
-        held = self._on_link.get(vrf)
-        if held is None:
+        led = self._on_link.get(vrf)
+        if led is None:
             withheld = self._withheld.get(vrf, ())
             rules = self._vrfs[vrf].rules if vrf in self._vrfs else {}
-            held, gone, new = on_link(network), {}, {rank: rule for rank, rule in rules.items() if rank not in withheld}
+            led, gone, new = on_link(network), {}, {rank: rule for rank, rule in rules.items() if rank not in withheld}
         here = ({rank: rule for rank, rule in rules.items() if rule.policy_class == ids.hosts} for rules in (gone, new))
-        made = held.changed(*here)
+        made = led.changed(*here)
         if made is not self._on_link.get(vrf):
             self._on_link = self._on_link.set(vrf, made)
             self._put(f"on link {node} {number}", node, made.entries(number))
@@ -660,8 +660,8 @@ class _Assembler:
                 gateways=gateways(networks, node, wanted.descriptions),
                 tunnels=tunnels(ends.get(node, [])).get(node, ()),
             )
-            held = self._before.hosts.get(node) if self._before is not None else None
-            hosts[node] = held if held is not None and held == host else host
+            host_before = self._before.hosts.get(node) if self._before is not None else None
+            hosts[node] = host_before if host_before is not None and host_before == host else host
         return hosts
 
 
@@ -701,17 +701,17 @@ def _policies_of(contribution: Contribution | None) -> Mapping[Policy, SharedPol
 def _listed(
     lists: "immutables.Map[K, immutables.Map[str, None]]", key: K, name: str, *, there: bool
 ) -> "immutables.Map[K, immutables.Map[str, None]]":
-    held = lists.get(key, immutables.Map())
+    names = lists.get(key, immutables.Map())
     if there:
-        return lists if name in held else lists.set(key, held.set(name, None))
-    if name not in held:
+        return lists if name in names else lists.set(key, names.set(name, None))
+    if name not in names:
         return lists
-    left = held.delete(name)
+    left = names.delete(name)
     return lists.set(key, left) if left else lists.delete(key)
 
 
 def _by_network(isolations: Iterable[Isolation]) -> dict[str, tuple[Isolation, ...]]:
-    found: dict[str, tuple[Isolation, ...]] = {}
+    isolated: dict[str, tuple[Isolation, ...]] = {}
     for isolation in isolations:
-        found[isolation.network] = (*found.get(isolation.network, ()), isolation)
-    return found
+        isolated[isolation.network] = (*isolated.get(isolation.network, ()), isolation)
+    return isolated

@@ -70,10 +70,10 @@ class Contribution(NamedTuple):
     ports: frozenset[PortUse]
 
 
-def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, held: Contribution | None = None) -> Contribution:
-    """`held`: what it was, made from the same fabric."""
-    if held is not None and held.serial == stitch.serial and _is_only_repathed(held.basis, basis):
-        return held._replace(basis=basis, units=plan_entries(stitch, fabric), policies=_policies(stitch, fabric))
+def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, before: Contribution | None = None) -> Contribution:
+    """`before`: what it was, made from the same fabric."""
+    if before is not None and before.serial == stitch.serial and _is_only_repathed(before.basis, basis):
+        return before._replace(basis=basis, units=plan_entries(stitch, fabric), policies=_policies(stitch, fabric))
     rules: dict[Vrf, list[Rule]] = {}
     for node, vrf, rule in plan_rules(stitch, fabric, basis.places):
         rules.setdefault((node, vrf), []).append(rule)

@@ -97,7 +97,7 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     def segment_lists(self, policy: SrPolicy, headend: str) -> tuple[SegmentList, ...]:
         """Of its candidate paths, best first, from one of its ends."""
         lists = (self.compile_path(path, reverse=headend != policy.headend) for path in policy.candidate_paths)
-        return tuple(one for one in lists if not one.containers.is_too_long)
+        return tuple(segment_list for segment_list in lists if not segment_list.containers.is_too_long)
 
     def inner_mtu(self, policy: SrPolicy) -> int:
         """Largest inner packet that all its candidate paths take."""
@@ -168,17 +168,17 @@ def fabric(
     )
 
 
-def around(held: Fabric, known: Graph) -> Fabric:
+def around(before: Fabric, known: Graph) -> Fabric:
     """The same with SR Policies between edges by what of the links is in use; the very same where they stay."""
     kept = {
         pair: policy
-        for pair, policy in held.edge_policies.items()
-        if set(held.down) <= set(known.down) and not _takes(policy, known.down)
+        for pair, policy in before.edge_policies.items()
+        if set(before.down) <= set(known.down) and not _takes(policy, known.down)
     }
     policies = _edge_policies(known, kept)
-    if policies == held.edge_policies:
-        return held
-    return msgspec.structs.replace(held, edge_policies=policies, down=known.down)
+    if policies == before.edge_policies:
+        return before
+    return msgspec.structs.replace(before, edge_policies=policies, down=known.down)
 
 
 def _takes(policy: SrPolicy | None, links: Collection[str]) -> bool:
@@ -292,8 +292,8 @@ def _border_ports(inventory: Inventory, descriptions: Mapping[str, NodeDescripti
 
 
 def _status(description: NodeDescription | None, border: str) -> BorderStatus | None:
-    found = description.borders if description is not None else ()
-    return next((one for one in found if one.name == border), None)
+    borders = description.borders if description is not None else ()
+    return next((border_status for border_status in borders if border_status.name == border), None)
 
 
 def tunnel_entries(border_port: BorderPort, owner: str) -> tuple[OwnedEntry, ...]:
@@ -307,8 +307,8 @@ def tunnel_entries(border_port: BorderPort, owner: str) -> tuple[OwnedEntry, ...
 
 def port_status(descriptions: Mapping[str, NodeDescription], node: str, port: int) -> PortStatus | None:
     description = descriptions.get(node)
-    found = description.ports if description is not None else ()
-    return next((one for one in found if one.number == port), None)
+    ports = description.ports if description is not None else ()
+    return next((status for status in ports if status.number == port), None)
 
 
 def tunnel_list(border_port: BorderPort) -> SegmentList:
@@ -415,8 +415,8 @@ def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList],
             owner=owner,
         )
     ]
-    for index, one in enumerate(lists):
-        values = one.containers.values
+    for index, segment_list in enumerate(lists):
+        values = segment_list.containers.values
         entries.append(
             OwnedEntry(
                 table="sr_policy",
@@ -429,9 +429,9 @@ def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList],
                 params=(
                     ("source", source),
                     ("color", sr_policy & 0x1FFF),
-                    ("first_hop", one.first_hop),
+                    ("first_hop", segment_list.first_hop),
                     ("last_container", len(values) - 1),
-                    ("merge_bits", one.containers.merge_bits),
+                    ("merge_bits", segment_list.containers.merge_bits),
                     *((f"container_{place}", value) for place, value in enumerate(_filled(values))),
                 ),
                 owner=owner,

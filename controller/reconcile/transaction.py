@@ -33,8 +33,8 @@ FIELD_LENGTH = 400
 class Table(Generic[T]):
     """One of the state's mappings in this step: the version before is as it was, and what was changed is known."""
 
-    def __init__(self, held: PersistentMap[T]) -> None:
-        self._held = held
+    def __init__(self, stored: PersistentMap[T]) -> None:
+        self._held = stored
         self.touched: dict[str, None] = {}
 
     @property
@@ -49,8 +49,8 @@ class Table(Generic[T]):
         return self._held.get(name)
 
     def put(self, name: str, value: T) -> None:
-        held = self._held.get(name)
-        if held is value or (held is not None and held == value):
+        stored = self._held.get(name)
+        if stored is value or (stored is not None and stored == value):
             return
         self.touched[name] = None
         self._held = self._held.set(name, value)
@@ -62,15 +62,15 @@ class Table(Generic[T]):
 
     def ready(self, now_s: float) -> list[str]:
         """What is due."""
-        found, self._held = self._held.ready(now_s)
-        return found
+        names, self._held = self._held.ready(now_s)
+        return names
 
 
 class SmallTable(Generic[T]):
     """The same of a dict, which is copied when it is first changed."""
 
-    def __init__(self, held: dict[str, T]) -> None:
-        self._held = held
+    def __init__(self, stored: dict[str, T]) -> None:
+        self._held = stored
         self.touched: dict[str, None] = {}
 
     @property
@@ -225,8 +225,8 @@ class Transaction:
     def graph(self) -> Graph:
         """What plans are made on: links that are down left out."""
         inventory, down = self.inventory, tuple(sorted(self.down.all))
-        held = self._graph.inventory if self._graph is not None else None
-        same = all(getattr(held, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
+        known = self._graph.inventory if self._graph is not None else None
+        same = all(getattr(known, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
         if self._graph is None or not same or self._graph.down != down:
             self._graph = graph(inventory, self.own, down, self._graph)
         return self._graph
@@ -275,22 +275,22 @@ class Transaction:
         self._remake(stitch.plan.name)
 
     def _numbered(self, stitch: Stitch, before: Stitch | None) -> Stitch:
-        held = before.ids if before is not None else {}
-        if before is not None and before.plan is stitch.plan and before.wanted is stitch.wanted and held:
-            return stitch if stitch.ids is held else msgspec.structs.replace(stitch, ids=held)
+        ids = before.ids if before is not None else {}
+        if before is not None and before.plan is stitch.plan and before.wanted is stitch.wanted and ids:
+            return stitch if stitch.ids is ids else msgspec.structs.replace(stitch, ids=ids)
         keys = plan_ids(stitch.plan)
         if stitch.wanted is not None:
             keys = tuple(sorted({*keys, *plan_ids(stitch.wanted)}))
-        if held.keys() == set(keys):
-            return msgspec.structs.replace(stitch, ids=held)
-        new = self.identifiers.hold((key for key in keys if key not in held), self.now_s)
-        self.identifiers.release(held.keys() - set(keys))
-        return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else held[key] for key in keys})
+        if ids.keys() == set(keys):
+            return msgspec.structs.replace(stitch, ids=ids)
+        new = self.identifiers.hold((key for key in keys if key not in ids), self.now_s)
+        self.identifiers.release(ids.keys() - set(keys))
+        return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else ids[key] for key in keys})
 
     def drop_stitch(self, stitch: Stitch) -> None:
-        held = self.stitches.get(stitch.plan.name)
-        if held is not None:
-            self.identifiers.release(held.ids)
+        earlier = self.stitches.get(stitch.plan.name)
+        if earlier is not None:
+            self.identifiers.release(earlier.ids)
         for session in (stitch.upstream, stitch.downstream):
             if session is not None:
                 self.agreements.drop(session.terms.id)
@@ -321,7 +321,7 @@ class Transaction:
         is replaced. Of what is `unasked`, an answer to what a peer may send as it likes, the eldest gives way."""
         name = f"{message.kind}:{id}:{revision}"
         if unasked and name not in self.outbox.all and len(self.outbox.all) >= UNASKED_MAX:
-            theirs = [name for name, held in self.outbox.all.items() if held.unasked and held.peer == peer]
+            theirs = [name for name, waiting in self.outbox.all.items() if waiting.unasked and waiting.peer == peer]
             for eldest in theirs[: len(theirs) - UNASKED_MAX + 1]:
                 self.drop_message(eldest)
         outgoing = Outgoing(peer=peer, message=message, about=id, until_s=int(until_s) + 1, unasked=unasked)
@@ -420,9 +420,9 @@ class Transaction:
         }
         records = []
         for kind, (table, _) in RECORDS.items():
-            held = tables[table]
-            for name in held.touched:
-                value, before = _as_stored(held.get(name)), _as_stored(self._stored(table).get(name))
+            changed_table = tables[table]
+            for name in changed_table.touched:
+                value, before = _as_stored(changed_table.get(name)), _as_stored(self._stored(table).get(name))
                 if value == before:
                     continue
                 content = None if value is None else msgspec.json.encode(value)
