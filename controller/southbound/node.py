@@ -238,9 +238,11 @@ class NodeSession:
                 told = self._lldp.remote_systems
                 await self._context.report(Discovered(node=self.name, remote_systems=told, counts=self._lldp.counts))
             await asyncio.sleep(DISCOVERY_S_MIN)
+            until_s = min(self._lldp.next_s() - time.monotonic(), DISCOVERY_S_MAX)
+            # Not `wait_for`: Python 3.11's forgets that it was cancelled where the time is up at the same moment.
             with contextlib.suppress(TimeoutError):
-                until_s = min(self._lldp.next_s() - time.monotonic(), DISCOVERY_S_MAX)
-                await asyncio.wait_for(self._heard.wait(), max(0.0, until_s))
+                async with asyncio.timeout(max(0.0, until_s)):
+                    await self._heard.wait()
             self._heard.clear()
 
     async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
@@ -271,7 +273,8 @@ class NodeSession:
             if looks and _waits_for_handshake(description):  # what a tunnel carries is known by it
                 looks -= 1
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), HANDSHAKE_LOOK_S)
+                    async with asyncio.timeout(HANDSHAKE_LOOK_S):
+                        await self._arrived.wait()
                 if not self._arrived.is_set():
                     description = await host.describe()
                     await self._tell(description)
