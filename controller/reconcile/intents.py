@@ -10,7 +10,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
-from controller.model.told import Told
+from controller.model.told import Told, passed_on
 from controller.reconcile.bundles import choose, is_of
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import cut
@@ -450,7 +450,7 @@ def failed(
             rest = msgspec.structs.replace(
                 rest, excluded=tuple(sorted({*connection_status.excluded, plan.egress.border}))
             )
-            if refusal.endswith(Told.WAY):
+            if passed_on(refusal, plan.egress.domain)[0] is Told.WAY:
                 rest = msgspec.structs.replace(rest, no_way=tuple(sorted({*rest.no_way, plan.egress.domain})))
         connection_statuses.append(rest)
     transaction.intent_records.put(
