@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from controller.fulfillment import paths
 from controller.fulfillment.graph import graph
-from controller.fulfillment.paths import Usable, best, order, sr_policy
+from controller.fulfillment.paths import best, order, sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.rule_engine import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
+from controller.model.constraints import Constraints
 from controller.model.intent import Encryption, Intent, Level, Prefer, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node, Reach
 from controller.model.plan import Plan
@@ -60,7 +61,7 @@ def oracle(links: list[tuple[int, int, int, Trust]], least: Trust) -> networkx.M
 def test_quickest_paths_equal_networkx(links: list[tuple[int, int, int, Trust]], least: Trust) -> None:
     there = graph(inventory(links), "own")
     lengths = networkx.single_source_dijkstra_path_length(oracle(links, least), "n0")
-    routes = {name: best(there, "n0", name, Usable(trust_min=least)) for name in there.topology.nodes}
+    routes = {name: best(there, "n0", name, Constraints(trust_min=least)) for name in there.topology.nodes}
     assert {name: route.latency_us for name, route in routes.items() if route is not None} == lengths
 
 
@@ -106,7 +107,7 @@ def test_best_path_is_the_best_of_all_that_hold_the_bounds(prefer: Prefer, links
     there = graph(known, "own")
     paths = tuple(all_paths(links, 0, 3))
     for limit_us, hops in itertools.product((None, 5, 8, 12, 16, 20), (2, 3, 4, 5)):
-        route = best(there, "n0", "n3", prefer=prefer, latency_us_max=limit_us, hops_max=hops)
+        route = best(there, "n0", "n3", Constraints(prefer=prefer, latency_us_max=limit_us), hops_max=hops)
         holding = [
             order(prefer, latency_us, cost)
             for latency_us, cost, length in paths
@@ -127,20 +128,20 @@ def test_a_path_that_no_segment_list_can_hold_gives_way_to_a_shorter_one() -> No
     ends = [*((i, i + 1, 1, 0) for i in range(24)), (0, 24, 100, 50)]
     known = replace(costly(ends), nodes=nodes)
     for prefer in (CHEAP, Prefer()):
-        policy = sr_policy(graph(known, "own"), "n0", "n24", prefer=prefer)
+        policy = sr_policy(graph(known, "own"), "n0", "n24", Constraints(prefer=prefer))
         assert policy is not None and [path.links for path in policy.candidate_paths] == [("l24",)]
-    assert sr_policy(graph(known, "own"), "n0", "n24", latency_us_max=99) is None
+    assert sr_policy(graph(known, "own"), "n0", "n24", Constraints(latency_us_max=99)) is None
 
 
 def test_all_that_ask_for_the_same_share_an_sr_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "KNOWN_MAX", 2)
     quick_and_dear, slow_and_cheap = [(0, 1, 1, 9), (1, 2, 1, 9)], [(0, 3, 5, 0), (3, 2, 5, 0)]
     known = graph(costly([*quick_and_dear, *slow_and_cheap]), "own")
-    quickest, cheapest = sr_policy(known, "n0", "n2"), sr_policy(known, "n0", "n2", prefer=CHEAP)
+    quickest, cheapest = sr_policy(known, "n0", "n2"), sr_policy(known, "n0", "n2", Constraints(prefer=CHEAP))
     assert quickest is not None and sr_policy(known, "n0", "n2") is quickest
     assert cheapest is not None and cheapest.candidate_paths[0].nodes == ("n0", "n3", "n2")
     for limit_us in range(20):  # whatever bounds are asked for, few are kept
-        policy = sr_policy(known, "n0", "n2", latency_us_max=limit_us)
+        policy = sr_policy(known, "n0", "n2", Constraints(latency_us_max=limit_us))
         assert policy is None if limit_us < 2 else policy is not None and policy.latency_us == 2
         assert len(known.sr_policies) <= 2
 
@@ -148,7 +149,7 @@ def test_all_that_ask_for_the_same_share_an_sr_policy(monkeypatch: pytest.Monkey
 @given(COSTLY, st.none() | st.integers(0, 30), st.sampled_from([CHEAP, Prefer()]))
 @settings(max_examples=200, deadline=None)
 def test_candidate_paths_hold_the_bound_and_share_nothing(links: Costly, limit_us: int | None, prefer: Prefer) -> None:
-    policy = sr_policy(graph(costly(links), "own"), "n0", "n3", prefer=prefer, latency_us_max=limit_us)
+    policy = sr_policy(graph(costly(links), "own"), "n0", "n3", Constraints(prefer=prefer, latency_us_max=limit_us))
     if policy is None:
         return
     paths = policy.candidate_paths

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.fulfillment.topology import Topology, TopologyLink
-from controller.model.intent import Trust
+from controller.model.constraints import Constraints
 from controller.model.inventory import Inventory, Link
 from controller.model.sr_policy import SrPolicy
 
-Asked = tuple[str, str, bool, Trust, int | None]
-"""Of an SR Policy: headend, endpoint, whether the cheapest path is preferred, least trust, most latency."""
+Asked = tuple[str, str, Constraints]
+"""Of an SR Policy: headend, endpoint, and what stands for its color."""
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -8,7 +8,8 @@ import msgspec
 from controller.fulfillment.containers import NODES_MAX, PINNED_NODES_MAX
 from controller.fulfillment.graph import Graph
 from controller.fulfillment.topology import Demand
-from controller.model.intent import Level, Prefer, Trust
+from controller.model.constraints import UNCONSTRAINED, Constraints
+from controller.model.intent import Level, Prefer
 from controller.model.sr_policy import CandidatePath, SrPolicy
 
 PREFERENCES = (200, 100)
@@ -27,16 +28,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One less than nodes."""
 
 
-class Usable(msgspec.Struct, frozen=True, kw_only=True):
-    """What a route may take."""
+class Besides(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route must not take, beside what the constraints rule out."""
 
-    trust_min: Trust = Trust.PUBLIC
-    without_nodes: Collection[str] = ()
-    without_links: Collection[str] = ()
+    nodes: Collection[str] = ()
+    links: Collection[str] = ()
 
 
-EVERYTHING = Usable()
-QUICKEST = Prefer()
+NOTHING = Besides()
 
 
 def order(prefer: Prefer, latency_us: int, cost: int) -> tuple[int, int]:
@@ -53,24 +52,23 @@ def best(
     graph: Graph,
     source: str,
     target: str,
-    usable: Usable = EVERYTHING,
+    constraints: Constraints = UNCONSTRAINED,
+    without: Besides = NOTHING,
     *,
-    prefer: Prefer = QUICKEST,
-    latency_us_max: int | None = None,
     hops_max: int | None = None,
 ) -> Route | None:
-    """The most preferred route that is quick enough and of few enough links; None: there is none. Of equals that with
-    the fewest links. `hops_max`: None: as many as fit the containers of a path."""
+    """The most preferred route that holds the constraints and is of few enough links; None: there is none. Of equals
+    that with the fewest links. `hops_max`: None: as many as fit the containers of a path."""
     topology = graph.topology
     if hops_max is None:
         hops_max = longest(graph)
     demand = Demand(
-        prefer_cost=prefer.cost is Level.LOW,
-        trust_min=usable.trust_min,
-        delay_us_max=latency_us_max,
+        prefer_cost=constraints.prefer.cost is Level.LOW,
+        trust_min=constraints.trust_min,
+        delay_us_max=constraints.latency_us_max,
         hops_max=hops_max,
-        without_nodes=tuple(topology.node_index[name] for name in usable.without_nodes),
-        without_links=tuple(topology.link_index[name] for name in usable.without_links),
+        without_nodes=tuple(topology.node_index[name] for name in without.nodes),
+        without_links=tuple(topology.link_index[name] for name in without.links),
     )
     path = topology.path(topology.node_index[source], topology.node_index[target], demand, graph.flags)
     if path is None:
@@ -83,40 +81,27 @@ def best(
     )
 
 
-def sr_policy(
-    graph: Graph,
-    headend: str,
-    endpoint: str,
-    *,
-    prefer: Prefer = QUICKEST,
-    trust_min: Trust = Trust.PUBLIC,
-    latency_us_max: int | None = None,
-) -> SrPolicy | None:
+def sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints = UNCONSTRAINED) -> SrPolicy | None:
     """The best path between two own nodes, and a second that shares no inner node with it (no link, if there is none).
 
     Both hold what is asked for; None: no path does. Without paths where headend and endpoint are one node.
     """
-    asked = headend, endpoint, prefer.cost is Level.LOW, trust_min, latency_us_max
-    known = graph.sr_policies
+    asked, known = (headend, endpoint, constraints), graph.sr_policies
     if asked not in known:
         if len(known) >= KNOWN_MAX:
             known.clear()
-        known[asked] = _sr_policy(graph, headend, endpoint, prefer, trust_min, latency_us_max)
+        known[asked] = _sr_policy(graph, headend, endpoint, constraints)
     return known[asked]
 
 
-def _sr_policy(
-    graph: Graph, headend: str, endpoint: str, prefer: Prefer, trust_min: Trust, latency_us_max: int | None
-) -> SrPolicy | None:
+def _sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints) -> SrPolicy | None:
     if headend == endpoint:
         return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
-    usable = Usable(trust_min=trust_min)
-    first = best(graph, headend, endpoint, usable, prefer=prefer, latency_us_max=latency_us_max)
+    first = best(graph, headend, endpoint, constraints)
     if first is None:
         return None
     inner = first.nodes[1:-1]
-    apart = Usable(trust_min=trust_min, without_nodes=inner, without_links=() if inner else first.links)
-    second = best(graph, headend, endpoint, apart, prefer=prefer, latency_us_max=latency_us_max)
+    second = best(graph, headend, endpoint, constraints, Besides(nodes=inner, links=() if inner else first.links))
     routes = [first] if second is None else [first, second]
     return SrPolicy(
         headend=headend,

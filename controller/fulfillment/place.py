@@ -5,7 +5,8 @@ from collections.abc import Collection
 import msgspec
 
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.paths import Usable, best, longest, order, sr_policy
+from controller.fulfillment.paths import best, longest, order, sr_policy
+from controller.model.constraints import Constraints
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
@@ -50,7 +51,7 @@ def place(
         return Unsatisfiable(binding="reachability", message=message + _without(graph))
     trust_min = connection.trust_min or Trust.PUBLIC
     inside_min = _inside_min(connection)
-    usable = Usable(trust_min=inside_min)
+    trusted = Constraints(trust_min=inside_min)
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
     for way, trust in exits:
@@ -61,7 +62,7 @@ def place(
             failures.append(Unsatisfiable(binding="trust", message=message))
             continue
         routes = {
-            (entry, target): best(graph, entry, target, usable, hops_max=len(graph.topology.nodes))
+            (entry, target): best(graph, entry, target, trusted, hops_max=len(graph.topology.nodes))
             for entry in entries
             for target in targets
         }
@@ -84,15 +85,9 @@ def place(
             failures.append(Unsatisfiable(binding="transit", message=message))
             continue
         policies: list[SrPolicy] = []
+        constraints = _constraints(connection, None if limit_us is None else limit_us - beyond_us)
         for entry, target in [(entry, target) for entry in entries for target in targets]:
-            policy = sr_policy(
-                graph,
-                entry,
-                target,
-                prefer=connection.prefer,
-                trust_min=inside_min,
-                latency_us_max=None if limit_us is None else limit_us - beyond_us,
-            )
+            policy = sr_policy(graph, entry, target, constraints)
             if policy is None:
                 message = f"the path from {entry} to {target} needs more than {longest(graph)} links"
                 failures.append(Unsatisfiable(binding="segments", message=message))
@@ -128,16 +123,9 @@ def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
     connection = plan.connection
     if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
         return None
-    policies = []
+    policies, constraints = [], _constraints(connection, latency_us_max)
     for before in plan.sr_policies:
-        policy = sr_policy(
-            graph,
-            before.headend,
-            before.endpoint,
-            prefer=connection.prefer,
-            trust_min=_inside_min(connection),
-            latency_us_max=latency_us_max,
-        )
+        policy = sr_policy(graph, before.headend, before.endpoint, constraints)
         if policy is None:
             return None
         policies.append(policy)
@@ -149,6 +137,11 @@ def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
         cost=(beyond.cost if beyond is not None else 0) + max(policy.cost for policy in policies),
         around=graph.down,
     )
+
+
+def _constraints(connection: Connection, latency_us_max: int | None) -> Constraints:
+    """Of own paths, which may take `latency_us_max`."""
+    return Constraints(prefer=connection.prefer, latency_us_max=latency_us_max, trust_min=_inside_min(connection))
 
 
 def _inside_min(connection: Connection) -> Trust:
