@@ -6,16 +6,19 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+import msgspec
+
 from controller import reconcile
 from controller.adapters import Plugins
 from controller.errors import TooOld
 from controller.history import History
 from controller.model.access import OURSELVES, Principal
 from controller.model.explanation import Branch
+from controller.model.network_graph import NetworkGraph
 from controller.model.resource import Resource
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 from controller.revisions import Revisions
-from controller.views import explain, resource_view, tracing
+from controller.views import explain, graph_view, resource_view, tracing
 
 WATCH_PAUSES = 4
 """How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
@@ -88,6 +91,15 @@ class Reading:
 
     def trace(self, asked: Probe | Crossing, by: Principal = OURSELVES) -> Trace | Unknown:
         return tracing.trace(self._stored, asked, self._now_s(), by)
+
+    def graph(self) -> NetworkGraph:
+        with self._looking["graph"]:
+            now_s, state = self._now_s(), self._stored
+            resources = {kind: resource_view.resources(state, kind, now_s) for kind in graph_view.KINDS}
+            made = graph_view.network_graph(state.own, resources)
+            whole = Resource(kind="Graph", metadata={"name": made.domain}, spec=msgspec.to_builtins(made), status={})
+            marked = self._revisions.look("graph", [whole])
+            return msgspec.structs.replace(made, revision=int(marked[0].metadata["revision"]))
 
     @property
     def revision(self) -> int:

@@ -63,6 +63,7 @@ OPERATIONS: dict[tuple[str, str], str] = {
     ("GET", "/v1/drops"): "drops",
     ("GET", "/v1/doctor"): "doctor",
     ("GET", "/v1/explain/{kind}/{name}"): "explain",
+    ("GET", "/v1/graph"): "graph",
     ("POST", "/v1/trace"): "trace",
     ("GET", "/v1/whoami"): "whoami",
     ("GET", "/v1/backup"): "backup",
@@ -105,6 +106,10 @@ def doctor() -> Call[Json]:
 
 def explain(kind: str, name: str) -> Call[Json]:
     return Call(method="GET", path=f"/v1/explain/{quote(kind)}/{quote(name)}", read=_object)
+
+
+def graph(format: str) -> Call[str]:
+    return Call(method="GET", path="/v1/graph", query={"format": format}, read=lambda answer: answer.text)
 
 
 def trace(asked: Mapping[str, Any]) -> Call[Json]:

@@ -143,6 +143,11 @@ class Client:
     def explain(self, kind: str, name: str) -> Json:
         return self._send(calls.explain(kind, name))
 
+    def graph(self, format: str = "json") -> str:
+        """All that is known of domains, networks, services, nodes, ports and links: `json` (node-link), `graphml`,
+        `dot`."""
+        return self._send(calls.graph(format))
+
     def trace(self, **asked: Any) -> Json:
         """`source`, `destination`, `protocol`, `port`; or `border`, `frame`."""
         return self._send(calls.trace(asked))
@@ -329,6 +334,11 @@ class AsyncClient:
 
     async def explain(self, kind: str, name: str) -> Json:
         return await self._send(calls.explain(kind, name))
+
+    async def graph(self, format: str = "json") -> str:
+        """All that is known of domains, networks, services, nodes, ports and links: `json` (node-link), `graphml`,
+        `dot`."""
+        return await self._send(calls.graph(format))
 
     async def trace(self, **asked: Any) -> Json:
         """`source`, `destination`, `protocol`, `port`; or `border`, `frame`."""

@@ -16,6 +16,7 @@ from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
 from controller.model.intent import Intent
+from controller.model.network_graph import NetworkGraph
 from controller.model.preview import IntentPreview, Preview
 from controller.model.resource import Answer, Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
@@ -25,6 +26,7 @@ from controller.northbound.api import create_app
 from controller.northbound.serve import Server, bound
 from controller.northbound.tokens import Tokens
 from controller.revisions import Revisions
+from controller.views import graph_view
 from dataplane.host_api import CounterSample, FlowBatch, FlowRecord, LostPackets
 from dataplane.reasons import DropReason, L4Class
 
@@ -220,6 +222,9 @@ class FakeController:
             return None
         clauses = (Branch(kind="clause", text=f"allow {allow['to']}") for allow in resource.spec.get("allow", ()))
         return Branch(kind="intent", name=f"intents/{name}", text="Active", children=tuple(clauses))
+
+    def graph(self) -> NetworkGraph:
+        return graph_view.network_graph("shop", {kind: self.list(kind) for kind in graph_view.KINDS})
 
     def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
         """cx1 sends over the border, cx2 sends nothing; what comes over the border arrives."""

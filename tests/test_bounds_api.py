@@ -60,10 +60,14 @@ def refused(answer: httpx.Response) -> bool:
     return answer.status_code in (400, 404, 413) and bool(said["error"]) and len(answer.content) < 20_000
 
 
+def quoted(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return quote(text.encode("utf-8", "surrogatepass"), safe="")
+
+
 async def answers(asked: World, method: str, path: str, parameter: dict[str, Any], value: Any) -> httpx.Response:
     """To a request that has this value there, and what it needs besides."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    raw = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    raw = quoted(value)
     base = BODIES.get(path)
     body = json.dumps(base[0]).encode() if base is not None else None
     match parameter["in"]:
@@ -89,6 +93,7 @@ async def test_every_parameter(tmp_path: Path) -> None:
                         and not (kind["type"] == "integer" and case in ("1",))
                         and not (kind["type"] == "string" and not isinstance(case, str))  # all is text there
                         and not (case == "\ud800" and parameter["in"] != "path")
+                        and not ("enum" in kind and len(quoted(case)) > 50_000)  # httpx makes no such URL
                     ]
                     for value in values:
                         answer = await answers(asked, method, path, parameter, value)

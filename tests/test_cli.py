@@ -742,3 +742,11 @@ def test_ways_to_say_where_a_trace_goes() -> None:
     assert parse_destination("[2001:db8::1]:53/udp") == {"destination": "2001:db8::1", "port": 53, "protocol": "udp"}
     assert parse_destination("a/b/c:443") == {"destination": "a/b/c", "port": 443, "protocol": "tcp"}
     assert parse_destination("10.2.0.10:icmp") == {"destination": "10.2.0.10", "port": 0, "protocol": "icmp"}
+
+
+def test_the_graph_is_exported_in_the_form_that_is_asked_for(stitch: Shell) -> None:
+    known = json.loads(stitch("graph", "export").stdout)
+    assert (known["multigraph"], known["graph"]["domain"]) == (True, "shop")
+    assert stitch("graph", "export", "--format", "dot").stdout.startswith('graph "shop" {')
+    assert "<graphml" in stitch("graph", "export", "--format", "graphml").stdout
+    assert "'svg' is not one of" in stitch("graph", "export", "--format", "svg", status=2).stderr

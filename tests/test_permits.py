@@ -93,6 +93,7 @@ ROWS = [
     Row("GET", "/v1/flows", "/v1/flows?intent=order-processing", "....-."),
     Row("GET", "/v1/drops", "/v1/drops", "..----"),
     Row("GET", "/v1/doctor", "/v1/doctor", "..----"),
+    Row("GET", "/v1/graph", "/v1/graph?format=dot", "..----"),
     Row("GET", "/v1/backup", "/v1/backup", ".-----"),
     Row("POST", "/v1/restore", "/v1/restore", ".-----", FakeBackups.copy),
     Row("GET", "/v1/tokens", "/v1/tokens", "..----"),

@@ -96,6 +96,14 @@ class Client:
         branch: Json = self._request("GET", f"/v1/explain/{kind}/{quote(name)}")
         return branch
 
+    def graph(self, form: str) -> str:
+        connection = self._connect(self._answer_timeout_s)
+        try:
+            response = self._send(connection, "GET", "/v1/graph", {"format": form}, b"")
+            return self._read(response, response.read).decode()
+        finally:
+            connection.close()
+
     def trace(self, asked: Mapping[str, Any]) -> Json:
         """`asked` as model.trace.Probe or Crossing."""
         answer: Json = self._request("POST", "/v1/trace", body=json.dumps(asked).encode())

@@ -17,6 +17,7 @@ from controller.cli.commands import (
     backups,
     domains,
     explanations,
+    graphs,
     intents,
     manifests,
     policies,
@@ -75,6 +76,7 @@ for name, group in (
     ("domain", domains.app),
     ("agreement", agreements.app),
     ("policy", policies.app),
+    ("graph", graphs.app),
     ("token", tokens.app),
 ):
     app.add_typer(group, name=name)

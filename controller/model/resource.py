@@ -8,6 +8,7 @@ import msgspec
 from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.network_graph import NetworkGraph
 from controller.model.preview import Preview
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 
@@ -96,6 +97,9 @@ class Controller(Protocol):
 
     def explain(self, kind: str, name: str) -> Branch | None:
         """Why it is so; None: there is no such thing. Raises KeyError for a kind that is not explained."""
+
+    def graph(self) -> NetworkGraph:
+        """All that is known, with the revision since when it is so."""
 
     def trace(self, asked: Probe | Crossing, by: Principal) -> Trace | Unknown:
         """What becomes of a packet in this domain. Hosts and services are looked for among those that `by` may name."""

@@ -39,6 +39,7 @@ PERMITS: dict[tuple[str, str], Permit] = {
     ("GET", "/v1/flows"): Permit.READ,
     ("GET", "/v1/drops"): Permit.WHOLE,
     ("GET", "/v1/doctor"): Permit.WHOLE,
+    ("GET", "/v1/graph"): Permit.WHOLE,
     ("GET", "/v1/explain/{kind}/{name:path}"): Permit.READ,
     ("POST", "/v1/trace"): Permit.READ,
     ("POST", "/v1/apply"): Permit.ACT,

@@ -17,6 +17,7 @@ from controller.errors import Forbidden, TooOld
 from controller.model.access import EVERYBODY, Principal, Role, acts_for
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.network_graph import NetworkGraph
 from controller.model.resource import Answer, Controller, Resource
 from controller.model.trace import Crossing, Hop, Probe, Step, Trace, Unknown
 
@@ -158,6 +159,11 @@ class Scoped:
         if not self.whole and self.get(kind, name) is None:
             return None
         return self._controller.explain(kind, name)
+
+    def graph(self) -> NetworkGraph:
+        if not self.whole:
+            raise Forbidden(f"{self._who} may not see the graph: nodes and links do not belong to tenants")
+        return self._controller.graph()
 
     def trace(self, asked: Probe | Crossing, by: Principal | None = None) -> Trace | Unknown:
         if isinstance(asked, Crossing) and not self.whole:
