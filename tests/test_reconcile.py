@@ -405,6 +405,60 @@ def test_a_changed_intent_keeps_its_age(world: World) -> None:
     world.check_settled()
 
 
+CARDS = """
+apiVersion: netstitch/v1
+kind: Rule
+metadata: {name: cards}
+spec: {when: '"pci=true" in source.labels', then: {require: {encryption: wireguard}}, explain: Cards are.}
+"""
+CHANGES = {
+    "domains": ("insight", "spec", "trust", "public"),
+    "networks": ("shop/customer-z", "metadata", "labels", {"changed": "true"}),
+    "services": ("insight/archive/archive-z", "spec", "ports", ["tcp/9001"]),
+    "nodes": ("sg1", "spec", "agent", "unix:/run/other.sock"),
+    "links": ("se1-sg1", "spec", "cost", 77),
+    "rules": ("cards", "spec", "priority", 7),
+    "intents": ("order-processing", "metadata", "labels", {"changed": "true"}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_is_changed_is_there_since_it_was_created(world: World, kind: str) -> None:
+    name, part, field, value = CHANGES[kind]
+    world.apply("shop", ORDER_PROCESSING + "---" + CARDS)
+    manifest = msgspec.to_builtins(world.get("shop", kind, name))
+    created_s = manifest["status"]["created_s"]
+    assert created_s <= world.now_s
+    for _ in range(2):
+        world.run(60.0)
+        manifest[part] |= {field: value}
+        answer = world.apply("shop", print_yaml([manifest]))
+        assert answer is not None and answer.results, answer
+        assert world.get("shop", kind, name).status["created_s"] == created_s
+    assert world.get("shop", kind, name).status["applied"]["at_s"] >= created_s + 60
+
+
+def test_what_is_made_again_after_its_end_is_new(world: World) -> None:
+    world.apply("shop", CARDS)
+    created_s = world.get("shop", "rules", "cards").status["created_s"]
+    world.run(60.0)
+    world.delete("shop", "cards", "Rule")
+    world.apply("shop", CARDS)
+    assert world.get("shop", "rules", "cards").status["created_s"] >= created_s + 60
+
+
+def test_what_a_release_before_has_stored_is_as_old_as_is_known(world: World) -> None:
+    world.apply("shop", CARDS)
+    controller = world.controllers["shop"]
+    before = controller.state.provenance["rules/cards"]
+    older = replace(before, created_s=0)
+    controller.state = replace(controller.state, provenance=controller.state.provenance.set("rules/cards", older))
+    assert world.get("shop", "rules", "cards").status["created_s"] == before.at_s
+    world.run(60.0)
+    world.apply("shop", CARDS.replace("spec: {", "spec: {priority: 7, "))
+    assert world.get("shop", "rules", "cards").status["created_s"] == before.at_s
+
+
 def test_ages_are_kept_when_their_numbers_run_out(world: World) -> None:
     world.apply("shop", TWINS % ("older", 20))
     controller = world.controllers["shop"]

@@ -55,7 +55,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "networks": _columns(
         ("PREFIXES", "spec.prefixes"),
         ("TRUST", "spec.trust"),
-        ("AGE", "status.applied.at_s", "age"),
+        ("AGE", "status.created_s", "age"),
         ("ATTACHMENTS", "spec.attachments"),
         wide=(("GATEWAYS", "spec.gateways"), ("LABELS", "metadata.labels")),
     ),
@@ -64,7 +64,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("THEN", "status.consequence"),
         ("PRIORITY", "spec.priority"),
         ("INTENTS", "status.intents"),
-        ("AGE", "status.applied.at_s", "age"),
+        ("AGE", "status.created_s", "age"),
         wide=(("EXPLAIN", "spec.explain"),),
     ),
     "plugins": _columns(
@@ -90,15 +90,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("LOADED", "status.loaded.at_s", "age"),
         wide=(("OFFER", "spec.offer"), ("NEIGHBOUR", "spec.neighbour"), ("BY", "status.loaded.by")),
     ),
-    "services": _columns(
-        ("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports"), ("AGE", "status.applied.at_s", "age")
-    ),
+    "services": _columns(("ADDRESSES", "spec.addresses"), ("PORTS", "spec.ports"), ("AGE", "status.created_s", "age")),
     "nodes": _columns(
         ("ROLE", "spec.role"),
         ("LOCATOR", "spec.locator"),
         ("PHASE", "status.phase"),
         ("ENTRIES", "status.entries"),
-        ("AGE", "status.applied.at_s", "age"),
+        ("AGE", "status.created_s", "age"),
         ("REASON", "status.reason"),
         wide=(
             ("UNREACHABLE", "status.unreachable_since_s", "age"),
@@ -117,7 +115,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("CARRIER", "status.carrier"),
         ("SOURCE", "status.source"),
         ("DISCOVERY", "status.discovery"),
-        ("AGE", "status.applied.at_s", "age"),
+        ("AGE", "status.created_s", "age"),
         wide=(
             ("PHASE", "status.phase"),
             ("DIFFERENCES", "status.differences"),
@@ -131,7 +129,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("SID BLOCK", "spec.sid_block"),
         ("ENDPOINT", "spec.endpoint"),
         ("TRUST", "spec.trust"),
-        ("AGE", "status.applied.at_s", "age"),
+        ("AGE", "status.created_s", "age"),
         wide=(("KEY", "spec.key"), ("STATUS", "status")),
     ),
     "agreements": _columns(

@@ -93,8 +93,7 @@ def apply(transaction: Transaction, event: Apply) -> None:
     end_all(transaction, ended)
     for (_, kind, value), result in zip(request.values, results, strict=True):
         if not result.endswith(" unchanged"):
-            who = Provenance(by=event.by.name, file=event.file, at_s=int(transaction.now_s), revision=event.revision)
-            transaction.provenance.put(f"{kind.lower()}s/{value.name}", who)
+            _note(transaction, f"{kind.lower()}s/{value.name}", event.by, event.revision, event.file)
     _take_over(transaction, request)
     transaction.rule_engine = rules
     if transaction.inventory_changed:
@@ -115,6 +114,15 @@ def _ends(agreement: str, ended: Ended, by: Principal) -> str:
     if by.tenants is not None:
         return "an agreement with a neighbour ends"
     return f"agreement {agreement} {ended.what}: {ended.why.detail}"
+
+
+def _note(transaction: Transaction, resource: str, by: Principal, revision: int, file: str = "") -> None:
+    """Who applied it, and when; since when it is there stays as it is."""
+    now_s, before = int(transaction.now_s), transaction.provenance.get(resource)
+    created_s = (before.created_s or before.at_s) if before is not None else now_s
+    transaction.provenance.put(
+        resource, Provenance(by=by.name, file=file, at_s=now_s, created_s=created_s, revision=revision)
+    )
 
 
 def changed_since(transaction: Transaction, things: Sequence[tuple[str, str]], revision: int | None) -> tuple[int, ...]:
@@ -288,9 +296,7 @@ def extend(transaction: Transaction, event: Renew) -> None:
         renew(transaction, intent_record)
         before = transaction.provenance.get(f"intents/{name}")
         revision = before.revision if before is not None else 0  # what it says has not changed
-        transaction.provenance.put(
-            f"intents/{name}", Provenance(by=event.by.name, at_s=int(transaction.now_s), revision=revision)
-        )
+        _note(transaction, f"intents/{name}", event.by, revision)
         until = _utc(int(transaction.now_s) + intent_record.intent.lease_s)
         transaction.log("intent_renewed", intent=name, until=until)
         transaction.effects.append(

@@ -146,7 +146,7 @@ def _inventory(pick: Callable[[State], dict[str, Any]], status: Callable[[State]
             manifest = to_manifest(value)
             kind, metadata, spec = manifest["kind"], manifest["metadata"], manifest["spec"]
             applied = _applied(state, f"{kind.lower()}s/{value.name}")
-            yield Resource(kind=kind, metadata=metadata, spec=spec, status=status_of(value) | applied)
+            yield Resource(kind=kind, metadata=metadata, spec=spec, status=applied | status_of(value))
 
     return view
 
@@ -156,7 +156,11 @@ def _applied(state: State, name: str) -> dict[str, Any]:
     applied = state.provenance.get(name)
     if applied is None:
         return {}
-    return {"applied": {"by": applied.by, "at_s": applied.at_s} | ({"file": applied.file} if applied.file else {})}
+    file = {"file": applied.file} if applied.file else {}
+    return {
+        "created_s": applied.created_s or applied.at_s,
+        "applied": {"by": applied.by, "at_s": applied.at_s} | file,
+    }
 
 
 def _each(status: Callable[[State, Any], dict[str, Any]]) -> Callable[[State], "_Status"]:
