@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -69,6 +70,13 @@ def test_apply_get_and_delete(client: httpx.Client) -> None:
     assert response.headers["etag"] == f'"{metadata["revision"]}"'
     assert client.delete("/v1/intents/order-processing").json() == {"results": ["intents/order-processing deleted"]}
     assert client.get("/v1/intents").json() == []
+
+
+def test_an_answer_says_when_it_was_made(client: httpx.Client) -> None:
+    for _ in range(2):
+        before_s = int(time.time())
+        said = parsedate_to_datetime(client.get("/v1/intents").headers["date"])
+        assert before_s <= said.timestamp() <= time.time()
 
 
 def test_names_may_contain_slashes(client: httpx.Client) -> None:

@@ -8,6 +8,7 @@ import ssl
 import stat
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
+from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,6 @@ GOODBYE_S = 5
 """For the other side's end of TLS."""
 KEEP_ALIVE_S = 30
 CLOSING_S = 1
-DATE_S = 1.0
-"""How often the `Date` of answers is made anew."""
 HANDSHAKES_MAX = 128
 """Under way at a time; where one more comes, the oldest gives way: an honest one takes milliseconds."""
 THREADS_MAX = 4
@@ -135,10 +134,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Uvicorn looks ten times a second whether it shall end; here it is told."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DATE_S):
-                    await self._ending.wait()
+        await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -234,6 +230,8 @@ class DeadlineProtocol(H11Protocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        # Here and not on a timer of uvicorn's, which would wake an idle controller once a second.
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         super().data_received(data)
         self._watch_headers()
 
