@@ -50,7 +50,9 @@ from controller.model.event import (
     Log,
     MessageReceived,
     MessageSent,
+    NodeRejected,
     NodeSynced,
+    NodeUnreachable,
     Persist,
     Record,
     Reference,
@@ -83,7 +85,7 @@ TICK_S = 1.0
 FULL_S = 1.0
 """Between two tries to store while the disk is full."""
 LINES_S_MAX, LINES_AT_ONCE_MAX = 1.0, 1_000
-"""Of the log, and of what happened, for what the messages of one peer lead to."""
+"""Of the log, and of what happened, for what the messages of one peer lead to, or what one node has otherwise."""
 LAST_WORDS_S = 0.2
 """For answers to leave before a controller ends that can no longer store."""
 
@@ -302,7 +304,7 @@ class Shell(Reading):
             finally:
                 if lane != OURS:
                     self._queue.took(lane, time.perf_counter() - began, len(group))
-            effects += produced if not isinstance(event, MessageReceived) else self._share_of(event.peer, produced)
+            effects += self._share_of(event, produced)
         try:
             self._happened += self._history.observe(states, events, effects, self._now_s())
         except Exception as error:  # what happened counts whether or not it can be told
@@ -312,14 +314,18 @@ class Shell(Reading):
             self._happened.clear()
         return state, effects, raised
 
-    def _share_of(self, peer: str, effects: Iterable[Effect]) -> Iterator[Effect]:
-        """Without the lines that are more than its share."""
-        lines = self._lines.setdefault(peer, Bucket(rate=LINES_S_MAX, burst=LINES_AT_ONCE_MAX))
+    def _share_of(self, event: Event, effects: Iterable[Effect]) -> Iterator[Effect]:
+        """Without the lines that are more than the share of the peer, or of a node in what it complains of."""
         for effect in effects:
-            if isinstance(effect, Log) and not lines.take(self._now_s()):
-                self.counts["lines_dropped"] += 1
-            else:
+            whose = _whose(event, effect) if isinstance(effect, Log) else ""
+            if not whose:
                 yield effect
+                continue
+            lines = self._lines.setdefault(whose, Bucket(rate=LINES_S_MAX, burst=LINES_AT_ONCE_MAX))
+            if lines.take(self._now_s()):
+                yield effect
+            else:
+                self.counts["lines_dropped"] += 1
 
     async def _give_up(self, error: ControllerError) -> None:
         """What cannot be stored is not done: who waits or asks is told, and the controller ends with the reason."""
@@ -541,6 +547,17 @@ def _weight(event: Event) -> int:
             return MESSAGE_WEIGHT
         case _:
             return 0
+
+
+def _whose(event: Event, line: Log) -> str:
+    """Out of whose share a line is; empty: out of nobody's."""
+    match event:
+        case MessageReceived(peer=peer):
+            return f"domains/{peer}"
+        case NodeSynced() | NodeRejected() | NodeUnreachable() if line.level != "info":
+            return f"nodes/{line.fields.get('node', '')}"
+        case _:
+            return ""
 
 
 def _together(item: tuple[int, Event]) -> tuple[object, ...]:

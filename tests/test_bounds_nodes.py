@@ -285,3 +285,13 @@ async def test_whatever_a_node_answers_is_read_or_refused_with_a_reason(name: st
                 raise AssertionError(f"{name} {place}: {type(error).__name__}: {error}") from error
     assert visited.keys() >= {place for place, _ in fields(make().DESCRIPTOR)}
     assert outcomes.total() > 100, outcomes
+
+
+@pytest.mark.parametrize("name", ["arbitration", "pipeline", "entries", "counters"])
+async def test_what_is_too_large_is_refused_before_it_is_decoded(name: str) -> None:
+    """Each two octets of it are a message, which takes forty and more once it is read."""
+    _, ask = ASKED[name]
+    async with lying() as (liar, client):
+        liar.said = b"\x0a\x00" * (16 << 20)
+        with pytest.raises(TargetRejected, match="larger than max"):
+            await asyncio.wait_for(ask(client()), LIMIT_S)

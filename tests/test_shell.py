@@ -23,9 +23,9 @@ from controller.fulfillment.negotiate import sealed
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import Withdrawal, unsigned
-from controller.model.event import Event, MessageReceived, Record, Renew, Tick
+from controller.model.event import Deviation, Event, MessageReceived, NodeSynced, Record, Renew, Tick
 from controller.model.resource import Resource
-from controller.shell import QUEUE_MAX, Shell
+from controller.shell import LINES_AT_ONCE_MAX, QUEUE_MAX, Shell
 from controller.store import StoreUnusable
 
 PARTS = Path(__file__).parent / "shell_parts.py"
@@ -319,6 +319,24 @@ async def test_who_asks_something_does_not_wait_for_all_that_neighbours_have_sai
         assert (await asking).missing
         assert not hearing.done()
         assert await hearing == ("",) * len(said)
+
+
+async def test_a_node_that_is_never_as_it_shall_be_has_a_share_of_the_log(domain: Domain) -> None:
+    lines: list[tuple[str, str]] = []
+    domain.shell._log = lambda level, event, fields: lines.append((event, fields.get("node", "")))
+    async with domain.running():
+        await domain.apply_inventory()
+        await quiet(domain.shell)
+        for node, times in (("se1", 20), ("sg1", 1)):
+            deviation = Deviation(node=node, what="foreign", table="route", detail="route()", owner="")
+            for _ in range(times):
+                synced = NodeSynced(node=node, generation=0, writes=0, deviations=(deviation,) * 100)
+                await domain.shell.report(synced)
+        await until(lambda: ("deviation_repaired", "sg1") in lines, "what the other is not")
+        await quiet(domain.shell)
+    assert lines.count(("deviation_repaired", "se1")) == LINES_AT_ONCE_MAX
+    assert lines.count(("deviation_repaired", "sg1")) == 100
+    assert domain.shell.counts["lines_dropped"] == 2000 - LINES_AT_ONCE_MAX
 
 
 async def test_a_tick_that_raises_ends_the_controller(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]

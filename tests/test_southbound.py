@@ -29,7 +29,7 @@ from controller.model.node_entries import Delta, NodeEntries, NodeState
 from controller.southbound import node as node_module
 from controller.southbound import p4runtime
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
-from controller.southbound.difference import STEPS, Operation, batches, difference, index
+from controller.southbound.difference import DEVIATIONS_TOLD, STEPS, Operation, batches, difference, index
 from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
 from controller.southbound.nodes import Nodes
 from controller.southbound.p4runtime import TURN, P4RuntimeClient
@@ -390,10 +390,16 @@ async def test_who_has_much_to_say_may_take_longer(client: P4RuntimeClient, monk
 
 
 @pytest.mark.parametrize(
-    ("times", "why"), [(2, "an entry twice"), (100_000, "an entry twice"), (200_000, "more entries")]
+    ("times", "each", "why"),
+    [
+        (2, 2, "an entry twice"),
+        (50_000, 50_000, "an entry twice"),
+        (200_000, 200_000, "larger than max"),
+        (1_000_000, 2000, "more entries"),
+    ],
 )
 async def test_a_node_that_says_an_entry_again_and_again_holds_up_nobody(
-    client: P4RuntimeClient, node: FakeNode, monkeypatch: pytest.MonkeyPatch, times: int, why: str
+    client: P4RuntimeClient, node: FakeNode, monkeypatch: pytest.MonkeyPatch, times: int, each: int, why: str
 ) -> None:
     await client.sync(STATE)
     honest = node.service._reader.read
@@ -401,11 +407,44 @@ async def test_a_node_that_says_an_entry_again_and_again_holds_up_nobody(
     def read(entities: object) -> object:
         answer = honest(entities)  # type: ignore[arg-type]
         entity = next(entity for response in answer.responses() for entity in response.entities)
-        return SimpleNamespace(faults=(), responses=lambda: iter((p4r.ReadResponse(entities=[entity] * times),)))
+        if why == "more entries":
+            entity.table_entry.is_default_action = True  # which may be said again
+        response = p4r.ReadResponse(entities=[entity] * each)
+        return SimpleNamespace(faults=(), responses=lambda: (response for _ in range(times // each)))
 
     monkeypatch.setattr(node.service._reader, "read", read)
     with pytest.raises(TargetRejected, match=why):
         await client.read()
+
+
+async def test_of_many_differences_some_are_told_one_by_one(node: FakeNode, client: P4RuntimeClient) -> None:
+    """A node that says what it likes fills neither the log nor the time of who reads it. What lacks comes first."""
+    await client.sync(STATE)
+    many = tuple(route(f"5f00:{n:x}::/32", 1) for n in range(0x100, 0x100 + 3 * DEVIATIONS_TOLD))
+    await client.sync((*STATE, *many))
+    routes = node.maps["route"].data
+    del routes[next(each for each in routes if b"\x5f\x00\x00\x01" in each)]
+    report = await client.sync(STATE)
+    assert len(report.deviations) == DEVIATIONS_TOLD + 1
+    assert report.deviations[0].what == "missing" and report.deviations[-2].what == "foreign"
+    assert report.deviations[-1].detail == f"and {report.writes - DEVIATIONS_TOLD} entries more"
+    assert (await client.sync(STATE)).writes == 0
+
+
+@pytest.mark.parametrize("size", [-1, 2**20 + 1, 2**62])
+async def test_a_node_does_not_say_that_it_has_room_without_end(
+    client: P4RuntimeClient, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    pipeline = client._pipeline
+
+    async def lying() -> p4r.ForwardingPipelineConfig:
+        config = await pipeline()
+        config.p4info.tables[3].size = size
+        return config
+
+    monkeypatch.setattr(client, "_pipeline", lying)
+    with pytest.raises(TargetRejected, match=f"node se1: .* has room for {size}"):
+        await client.ensure_pipeline()
 
 
 async def test_a_pipeline_that_is_right_is_not_pushed_again(node: FakeNode, client: P4RuntimeClient) -> None:

@@ -29,10 +29,12 @@ from controller.model.event import (
     NodeUnreachable,
     SyncNode,
 )
+from controller.southbound import p4runtime
 from controller.southbound.codec import Codec
 from controller.southbound.host import HostClient
 from controller.southbound.lldp import LldpAgent
 from controller.southbound.p4runtime import P4RuntimeClient
+from dataplane import host_api
 from dataplane.host_api import (
     CounterSample,
     FlowBatch,
@@ -60,8 +62,26 @@ DISCOVERY_S_MIN, DISCOVERY_S_MAX = 1.0, 3600.0
 HANDSHAKE_LOOK_S = 0.2
 HANDSHAKE_LOOKS = 25
 """How often, and how many times at most, a node with new tunnels is asked whether they have shaken hands."""
+ANSWER_BYTES_MAX = {
+    (p4runtime.SERVICE, "StreamChannel"): 128 << 10,  # a frame
+    (p4runtime.SERVICE, "GetForwardingPipelineConfig"): 1 << 20,  # a P4Info
+    (p4runtime.SERVICE, None): 4 << 20,  # what gRPC takes where nobody says otherwise
+    (host_api.SERVICE, None): 8 << 20,
+    (host_api.SERVICE, host_api.WATCH_TELEMETRY.name): 32 << 20,  # all flows have changed
+}
+"""By service and method (None: any other), before it is decoded: of one octet of empty messages 20 become."""
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": service, "method": method} if method else {"service": service}],
+            "maxResponseMessageBytes": most,
+        }
+        for (service, method), most in ANSWER_BYTES_MAX.items()
+    ]
+}
 CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_receive_message_length", max(ANSWER_BYTES_MAX.values())),
+    ("grpc.service_config", msgspec.json.encode(SERVICE_CONFIG).decode()),
     ("grpc.max_metadata_size", 4 * 1024 * 1024),  # errors of a batch come one for each update
     ("grpc.absolute_max_metadata_size", 4 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # a new session is a new connection

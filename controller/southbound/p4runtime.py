@@ -20,7 +20,7 @@ from controller.southbound.difference import (
     Operation,
     Update,
     change_of,
-    deviation,
+    deviations,
     difference,
     index,
     numbers_of,
@@ -39,10 +39,14 @@ PIPELINE_S_MAX = 20.0
 READ_S_MAX = 10.0
 LARGE_BYTES = 64 << 10
 """Of an answer that is not read in the event loop."""
+SIZE_MAX = 1 << 20
+"""Of a table or counter, and of all tables together: what a node says to have room for is what it may fill."""
 ENTRIES_S_MIN = 200.0
 """An agent that has hardly any time reads and writes so many: deadlines grow with what is asked, so that a large table
 is neither out of reach for ever nor an answer without end.
 """
+MANY = 10_000
+"""Entries that are not compared in the event loop."""
 TURN = 5
 """Audits until another table is read whatever its digest."""
 TEXT_MAX = 1000
@@ -58,6 +62,7 @@ _TYPES = {
 }
 _Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, bytes]"
 _Answer = TypeVar("_Answer", bound=Message)
+_Result = TypeVar("_Result")
 
 
 class SyncReport(Value, frozen=True, kw_only=True):
@@ -69,12 +74,6 @@ class SyncReport(Value, frozen=True, kw_only=True):
 def cookie(p4info: p4i.P4Info) -> int:
     """64 bits that say which P4Info it is (P4Runtime §6.5.1: the client's to choose)."""
     return int.from_bytes(hashlib.sha256(p4info.SerializeToString(deterministic=True)).digest()[:8], "big")
-
-
-def _sizes(p4info: p4i.P4Info) -> dict[str, int]:
-    """Of tables and counters."""
-    tables = {table.preamble.alias: table.size for table in p4info.tables}
-    return tables | {counter.preamble.alias: counter.size for counter in p4info.counters}
 
 
 class P4RuntimeClient:
@@ -193,8 +192,7 @@ class P4RuntimeClient:
                 raise self._translated("reading its pipeline", exc) from exc
             present = p4r.ForwardingPipelineConfig()
         if not differences(ours, present.p4info):  # whatever its cookie: the tables are right
-            self._sizes = _sizes(present.p4info)
-            return self._sizes
+            return self._take_sizes(present.p4info)
         actions = p4r.SetForwardingPipelineConfigRequest
         try:
             await self._push(actions.RECONCILE_AND_COMMIT)
@@ -206,13 +204,24 @@ class P4RuntimeClient:
             except grpc.aio.AioRpcError as second:
                 raise self._translated("setting its pipeline", second) from second
         try:
-            self._sizes = _sizes((await self._pipeline()).p4info)
+            return self._take_sizes((await self._pipeline()).p4info)
         except grpc.aio.AioRpcError as exc:
             raise self._translated("reading its pipeline", exc) from exc
-        return self._sizes
+
+    def _take_sizes(self, p4info: p4i.P4Info) -> dict[str, int]:
+        """Of tables and counters."""
+        sizes = {table.preamble.alias: table.size for table in p4info.tables}
+        sizes |= {counter.preamble.alias: counter.size for counter in p4info.counters}
+        for name, size in sizes.items():
+            if not 0 <= size <= SIZE_MAX:
+                raise TargetRejected(f"node {self.node}: {name} has room for {size}; at most {SIZE_MAX} can be")
+        self._sizes = sizes
+        return sizes
 
     async def _pipeline(self) -> p4r.ForwardingPipelineConfig:
-        get = p4r.GetForwardingPipelineConfigRequest(device_id=DEVICE_ID)
+        get = p4r.GetForwardingPipelineConfigRequest(
+            device_id=DEVICE_ID, response_type=p4r.GetForwardingPipelineConfigRequest.P4INFO_AND_COOKIE
+        )
         data = await self._get_pipeline(get, timeout=UNARY_S_MAX)
         return self._decoded(p4r.GetForwardingPipelineConfigResponse, data).config
 
@@ -237,7 +246,8 @@ class P4RuntimeClient:
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
         rows: dict[Key, Row] = {}
-        left = sum(self._sizes.get(name, table.size) + 1 for name, table in names.items())  # with its default entry
+        room = sum(self._sizes.get(name, table.size) + 1 for name, table in names.items())  # with its default entry
+        left = min(room, SIZE_MAX)
         expected = len(self._seen or ())
         clock = asyncio.get_running_loop().time
         began_s = clock()
@@ -325,7 +335,7 @@ class P4RuntimeClient:
                 return SyncReport(writes=len(updates), deviations=())
             written = len(updates)
         present = await self._read_back(stale)
-        updates = difference(indexed, present)
+        updates = await _aside(len(present), lambda: difference(indexed, present))
         refused = [*unclear, *await self._apply(indexed, present, updates)]
         if refused:
             raise TargetRejected(
@@ -338,8 +348,7 @@ class P4RuntimeClient:
         wrong = {update.key[0] for update in updates}
         self._verified = {table: digest for table, digest in (digests or {}).items() if table not in wrong}
         self._settled = None if updates else desired
-        deviations = tuple(deviation(self.node, update) for update in updates)
-        return SyncReport(writes=written + len(updates), deviations=deviations)
+        return SyncReport(writes=written + len(updates), deviations=deviations(self.node, updates))
 
     async def _change(self, delta: Delta) -> int | None:
         """How much was written; None: all of it has to be looked at."""
@@ -380,21 +389,15 @@ class P4RuntimeClient:
         """Writes what differs in order. Returns what was refused, by owner. `updates`: the difference."""
         seen, numbers = ({**present}, None) if present is not self._seen else (present, self._numbers)
         if numbers is None and updates:
-            numbers = numbers_of(present.values())
+            numbers = await _aside(len(present), lambda: numbers_of(present.values()))
         self._seen = self._settled = self._numbers = None
         for update in updates:
             self._verified.pop(update.key[0], None)
         refused: list[PartRefused] = []
-        for batch in stages(desired, present, updates, numbers):
+        for batch in await _aside(len(updates), lambda: tuple(stages(desired, present, updates, numbers))):
             refused += await self.write(batch)
         if not refused:
-            for update in updates:
-                if numbers is not None:
-                    numbers.change(*change_of(update))
-                if update.entry is None:
-                    del seen[update.key]
-                else:
-                    seen[update.key] = Row(key=update.key, behaviour=behaviour(update.entry))
+            await _aside(len(updates), lambda: _written(updates, seen, numbers))
             self._seen, self._numbers = seen, numbers
         return refused
 
@@ -448,16 +451,31 @@ class P4RuntimeClient:
         return TargetUnreachable(text) if exc.code() in UNREACHABLE else TargetRejected(text)
 
 
+async def _aside(entries: int, work: Callable[[], _Result]) -> _Result:
+    """In a thread, where it takes long."""
+    return await asyncio.to_thread(work) if entries > MANY else work()
+
+
+def _written(updates: Iterable[Update], seen: dict[Key, Row], numbers: Numbers | None) -> None:
+    """Notes what the node has now."""
+    for update in updates:
+        if numbers is not None:
+            numbers.change(*change_of(update))
+        if update.entry is None:
+            del seen[update.key]
+        else:
+            seen[update.key] = Row(key=update.key, behaviour=behaviour(update.entry))
+
+
 def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
     """One for each update, OK or not (P4Runtime §12.3); None where the whole request failed."""
     for name, value in exc.trailing_metadata() or ():
         if name == "grpc-status-details-bin" and isinstance(value, bytes):
             try:
                 details = rpc_status.Status.FromString(value).details
-                faults = [p4r.Error.FromString(detail.value) for detail in details]
+                return [p4r.Error.FromString(each.value) for each in details] if len(details) == count else None
             except DecodeError:
                 return None
-            return faults if len(faults) == count else None
     return None
 
 
