@@ -35,8 +35,8 @@ from controller.plugins import hooks
 from controller.policy_file import PolicyFile
 from controller.shell import LAST_WORDS_S, Shell
 from controller.southbound.codec import Codec
-from controller.southbound.node import SessionContext
 from controller.southbound.nodes import Nodes
+from controller.southbound.session import SessionContext
 from controller.store import StoreUnusable
 from controller.store.backup import Backups, put_in_place
 from controller.store.sqlite import SqliteStore
@@ -128,6 +128,7 @@ async def _run(
                 observe=tally.observe,
                 domain=config.domain,
                 credentials=_agent_credentials(config),
+                tls=_switch_tls(config),
             ),
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
@@ -238,6 +239,20 @@ def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
         raise ConfigInvalid(f"agent_tls: {exc.filename} cannot be read: {exc.strerror}") from exc
     credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(*files)
     return credentials
+
+
+def _switch_tls(config: Config) -> ssl.SSLContext | None:
+    """For OpenFlow switches, with the same files."""
+    if config.agent_tls is None:
+        return None
+    files_of = config.agent_tls
+    try:
+        context = ssl.create_default_context(cafile=files_of.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(files_of.certificate, files_of.key)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigInvalid(f"agent_tls: its files cannot be used: {exc.strerror}") from exc
+    return context
 
 
 def _log_line(level: str, event: str, fields: Mapping[str, str]) -> None:

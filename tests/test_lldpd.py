@@ -24,7 +24,8 @@ from controller.model.inventory import Inventory, Link, LinkEnd, Node
 from controller.model.node_entries import NodeEntries, NodeState
 from controller.southbound.codec import Codec
 from controller.southbound.lldp import REMOTE_SYSTEMS_MAX, Lldpdu, encode
-from controller.southbound.node import NodeSession, SessionContext
+from controller.southbound.node import NodeSession
+from controller.southbound.session import SessionContext
 from dataplane.host_api import HostState, PortRole
 from dataplane.p4runtime import p4info
 

@@ -22,8 +22,9 @@ from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import NodeEntries, NodeState
 from controller.southbound.codec import Codec
-from controller.southbound.node import NodeSession, SessionContext
+from controller.southbound.node import NodeSession
 from controller.southbound.p4runtime import P4RuntimeClient
+from controller.southbound.session import SessionContext
 from dataplane.host_api import Gateway, HostReport, HostState, Tunnel
 from dataplane.p4runtime import p4info
 from dataplane.tables.layout import MASKS

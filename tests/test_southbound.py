@@ -26,13 +26,14 @@ from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import Match, OwnedEntry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import Delta, NodeEntries, NodeState
-from controller.southbound import node as node_module
 from controller.southbound import p4runtime
+from controller.southbound import session as session_module
 from controller.southbound.codec import Codec, Row, behaviour, key, octets
 from controller.southbound.difference import DEVIATIONS_TOLD, STEPS, Operation, batches, difference, index
-from controller.southbound.node import CHANNEL_OPTIONS, SessionContext
+from controller.southbound.node import CHANNEL_OPTIONS
 from controller.southbound.nodes import Nodes
 from controller.southbound.p4runtime import TURN, P4RuntimeClient
+from controller.southbound.session import SessionContext
 from dataplane.entry import TableEntry
 from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, TelemetryBatch, Tunnel
 from dataplane.p4runtime import p4info
@@ -736,7 +737,7 @@ async def test_a_node_that_was_never_there_is_reported_once(
         pauses.append(high_s)
         return 0.01
 
-    monkeypatch.setattr(node_module, "random", SimpleNamespace(uniform=pause_s))
+    monkeypatch.setattr(session_module, "random", SimpleNamespace(uniform=pause_s))
     running.nodes.connect("se1", f"unix:{directory}/none")
     await running.events.next(NodeUnreachable)
     await until(lambda: len(pauses) > 3, "it is tried again and again")

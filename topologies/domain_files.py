@@ -8,6 +8,7 @@ import msgspec
 from ruamel.yaml import YAML
 
 from dataplane.host_api import AgentConfig, BorderConfig, PortConfig, PortRole, PortWay
+from topologies.ovs import SwitchFile
 from topologies.topology import Deny, Domain, Link, Network, Node, Port, Service, Topology
 
 Manifest = dict[str, object]
@@ -68,6 +69,15 @@ def agent_config(topology: Topology, node: Node, directory: str) -> AgentConfig:
             )
             for border in topology.borders(node.name)
         ),
+    )
+
+
+def switch_file(topology: Topology, name: str, directory: str) -> SwitchFile:
+    """Of a node that is an Open vSwitch; its datapath id is its place among the nodes. `directory`: as above."""
+    return SwitchFile(
+        directory=f"{directory}/ovs",
+        datapath_id=1 + [node.name for node in topology.nodes].index(name),
+        ports={port.interface: port.number for port in topology.ports(name)},
     )
 
 

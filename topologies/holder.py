@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from topologies import domain_files, relay, topology_file
+from topologies import domain_files, ovs, relay, topology_file
 from topologies.daemons import launch, wait_ready
 from topologies.emulation import WIREGUARD_SOCKETS, Emulation
 from topologies.errors import LabError
@@ -80,12 +80,19 @@ def _make(directory: Path) -> Emulation:
     write_record(directory, record)
     if record.bare:
         return emulation
-    agents = tuple(_agent(directory, topology, name) for name in (node.name for node in topology.nodes))
-    say(f"agents on {', '.join(agent.name for agent in agents)}")
+    agents = tuple(
+        _switch(directory, topology, node.name)
+        if node.name in record.switches
+        else _agent(directory, topology, node.name)
+        for node in topology.nodes
+    )
+    say(f"agents on {', '.join(agent.name for agent in agents if agent.name not in record.switches)}")
+    if record.switches:
+        say(f"Open vSwitch on {', '.join(record.switches)}")
     for agent in agents:
         launch(record, agent)
     identities = {name: _identity(name, process) for name, process in keygen.items()}
-    domains = _domains(directory, topology, identities)
+    domains = _domains(directory, topology, identities, record.switches)
     controllers = tuple(_controller(directory, domain) for domain in domains)
     record = msgspec.structs.replace(record, daemons=(*agents, *controllers), domains=domains)
     write_record(directory, record)
@@ -139,6 +146,18 @@ def _agent(directory: Path, topology: Topology, name: str) -> Daemon:
     )
 
 
+def _switch(directory: Path, topology: Topology, name: str) -> Daemon:
+    switch = domain_files.switch_file(topology, name, str(directory / name))
+    file = directory / name / "switch.json"
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(switch)))
+    return Daemon(
+        name=name,
+        command=(sys.executable, "-m", "topologies.ovs", str(file)),
+        address=f"unix:{ovs.socket_of(switch.directory)}",
+        namespace=name,
+    )
+
+
 def _program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
@@ -162,7 +181,10 @@ def _identity(domain: str, process: subprocess.Popen[bytes]) -> domain_files.Ide
 
 
 def _domains(
-    directory: Path, topology: Topology, identities: dict[str, domain_files.Identity]
+    directory: Path,
+    topology: Topology,
+    identities: dict[str, domain_files.Identity],
+    switches: tuple[str, ...],
 ) -> tuple[DomainRecord, ...]:
     """Writes what the controllers read."""
     address = _loopback_of(os.getpid())
@@ -173,6 +195,9 @@ def _domains(
         name: domain_files.Peer(identity=identity, endpoint=eastwest[name]) for name, identity in identities.items()
     }
     agents = {node.name: f"unix:{directory / node.name}/agent.sock" for node in topology.nodes}
+    for name in switches:
+        file = domain_files.switch_file(topology, name, str(directory / name))
+        agents[name] = f"openflow:{file.datapath_id:016x}@unix:{ovs.socket_of(file.directory)}"
     for domain in topology.domains:
         own = directory / domain.name
         config = domain_files.ControllerConfig(

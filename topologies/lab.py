@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from topologies import processes, topology_file
+from topologies import ovs, processes, topology_file
 from topologies.daemons import inside, launch, note_process, process_of, wait_ready
 from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.record import (
@@ -32,7 +32,7 @@ from topologies.record import (
     read_record,
     write_record,
 )
-from topologies.topology import Topology
+from topologies.topology import Switch, Topology
 
 _LAB_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 """So short that the paths of sockets stay below 108 characters."""
@@ -69,8 +69,16 @@ def topology_of(record: LabRecord) -> Topology:
     return topology_file.load(directory_of(record.lab) / "topology.yaml")
 
 
-def up(topology: str, lab: str | None = None, *, bare: bool = False, say: Callable[[str], None] = print) -> LabRecord:
-    """Makes a lab and returns when all of it is ready. Leaves nothing if that fails.
+def up(
+    topology: str,
+    lab: str | None = None,
+    *,
+    bare: bool = False,
+    switch: Switch = Switch.XDP,
+    say: Callable[[str], None] = print,
+) -> LabRecord:
+    """Makes a lab and returns when all of it is ready. Leaves nothing if that fails. `switch`: what nodes are that are
+    only crossed, beside those of which the topology says it.
 
     Raises TopologyInvalid, LabExists, RequestInvalid, NotAllowed, LabError.
     """
@@ -78,6 +86,11 @@ def up(topology: str, lab: str | None = None, *, bare: bool = False, say: Callab
     checked = topology_file.load(file)
     name = _checked(lab or default_name(checked))
     directory = directory_of(name)
+    switches = tuple(
+        node.name for node in checked.nodes if Switch.OVS in (node.switch, switch) and checked.is_only_crossed(node)
+    )
+    if switches and (lacking := ovs.missing()):
+        raise LabError(f"{', '.join(switches)}: {lacking} not found: run ./run setup, or install openvswitch-switch")
     if os.geteuid() != 0:
         raise NotAllowed("a lab needs root, for namespaces and BPF: run it with sudo")
     with _locked():
@@ -86,7 +99,7 @@ def up(topology: str, lab: str | None = None, *, bare: bool = False, say: Callab
         _remove(name)
         directory.mkdir(mode=0o700)
         shutil.copyfile(file, directory / "topology.yaml")
-        record = LabRecord(lab=name, checkout=str(CHECKOUT), bare=bare)
+        record = LabRecord(lab=name, checkout=str(CHECKOUT), bare=bare, switches=switches)
         write_record(directory, record)
         holder = _start_holder(record)
     try:

@@ -6,7 +6,8 @@
 | topology.yaml | as it was when the lab was made |
 | NAME.pid, NAME.log | of the holder, the relay, each agent (by node) and each controller (by domain) |
 | relay.sock | the relay's commands |
-| NODE/ | agent.json, agent.sock, state, bpf (a bpffs in the node's mount namespace), wireguard |
+| NODE/ | agent.json, agent.sock, state, bpf (a bpffs in the node's mount namespace), wireguard; of an Open vSwitch
+  switch.json, and ovs with its database and sockets |
 | DOMAIN/ | stitchd.json, inventory.yaml, policy.yaml, store.sqlite, token, keys |
 """
 
@@ -45,6 +46,8 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the netstitch that made it; other checkouts name their labs themselves."""
     bare: bool
     """Without agents and controllers."""
+    switches: tuple[str, ...] = ()
+    """Nodes that are an Open vSwitch."""
     namespaces: dict[str, int] = {}
     """A process in the namespaces of each host and node."""
     daemons: tuple[Daemon, ...] = ()

@@ -40,6 +40,15 @@ class Role(enum.StrEnum):
     TRANSIT = "transit"
 
 
+class Switch(enum.StrEnum):
+    """What forwards at a node."""
+
+    XDP = "xdp"
+    """`stitch-agent`."""
+    OVS = "ovs"
+    """Open vSwitch, which the controller speaks OpenFlow with."""
+
+
 class Reach(Value, frozen=True, kw_only=True):
     """What a domain says it can carry to."""
 
@@ -104,6 +113,8 @@ class Node(Value, frozen=True, kw_only=True):
     domain: str
     role: Role
     locator: str
+    switch: Switch = Switch.XDP
+    """Only what is crossed (role `transit`) can be an Open vSwitch."""
 
 
 class Network(Value, frozen=True, kw_only=True):
@@ -255,6 +266,14 @@ class Topology(Value, frozen=True, kw_only=True):
 
     def crosses_domains(self, link: Link) -> bool:
         return self.node(link.a.node).domain != self.node(link.b.node).domain
+
+    def is_only_crossed(self, node: Node) -> bool:
+        """Nothing is at its ports but links of its domain."""
+        attached = {interface.node for host in self.hosts for interface in host.interfaces}
+        domains = {each.name: each.domain for each in self.nodes}
+        neighbors = {other.node for link in self.links for own, other in _directions(link) if own.node == node.name}
+        inner = all(domains.get(neighbor) == node.domain for neighbor in neighbors)
+        return node.role is Role.TRANSIT and inner and node.name not in attached
 
     def ports(self, node: str) -> tuple[Port, ...]:
         """Numbered from 1: links in the order of the file, then hosts. An interface is named after what is behind."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from topologies.problem import Path
-from topologies.topology import Link, Topology
+from topologies.topology import Link, Switch, Topology
 
 Finding = tuple[Path, str]
 
@@ -116,6 +116,9 @@ def _nodes(topology: Topology) -> Iterator[Finding]:
         if node.domain not in domains:
             yield (*where, "domain"), f"{node.domain} is no domain: one of {', '.join(sorted(domains))}"
             continue
+        if node.switch is Switch.OVS and not topology.is_only_crossed(node):
+            text = "an Open vSwitch can only be crossed: role transit, without hosts and links to other domains"
+            yield (*where, "switch"), text
         locator = _prefix(node.locator)
         block = _prefix(domains[node.domain].sid_block)
         if not isinstance(locator, ipaddress.IPv6Network) or locator.prefixlen != 48:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from topologies import lab, links, processes
 from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.problem import TopologyInvalid
 from topologies.status import LabStatus, status
+from topologies.topology import Switch
 
 NO, INVALID, UNREACHABLE, NOT_ALLOWED = 1, 2, 3, 4
 """Exit status (interfaces.md)."""
@@ -29,10 +31,6 @@ LabOption = Annotated[str | None, typer.Option("--lab", metavar="NAME", help="Wh
 class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
-
-
-class Switch(StrEnum):
-    XDP = "xdp"
 
 
 class LinkAction(StrEnum):
@@ -73,12 +71,13 @@ def up(
     context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with netstitch.")],
     name: LabOption = None,
-    switch: Annotated[Switch, typer.Option(help="What the nodes are.")] = Switch.XDP,
+    switch: Annotated[Switch, typer.Option(help="What the nodes are that are only crossed.")] = Switch.XDP,
     bare: Annotated[bool, typer.Option("--bare", help="Only the network: no agents, no controllers.")] = False,
 ) -> None:
     """Start a lab; returns when all of it is ready."""
     with _exit_status():
-        record = lab.up(topology, _named(context, name), bare=bare, say=lambda text: print(text, flush=True))
+        say = partial(print, flush=True)
+        record = lab.up(topology, _named(context, name), bare=bare, switch=switch, say=say)
         print(f"lab {record.lab} is up")
 
 

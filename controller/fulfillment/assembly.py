@@ -6,6 +6,7 @@
 | a stitch at a node | the stitch, ways through the fabric, its networks' numbers |
 | a SID of a gateway that a neighbour knows | the agreement; all stitches that share it |
 | an SR Policy of a node | its paths; all stitches and networks whose traffic takes them share it |
+| an SR Policy at an OpenFlow switch on its way | the same |
 | a network at one of its edges | the network, the SR Policies to its other edges |
 | what is on the link of a network at an edge | the network, the rules for its hosts there |
 | classes of ports of a node | the ports of all rules there |
@@ -36,6 +37,7 @@ from controller.fulfillment.contribution import (
     contribution,
     ranks_of_use,
 )
+from controller.fulfillment.crossings import crossing_entries
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
 from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
 from controller.fulfillment.groups import Rank
@@ -107,6 +109,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     networks: Networks
     own: Mapping[Vrf, Edge]
     """Of VRFs of own networks."""
+    crossed: "immutables.Map[Policy, tuple[str, ...]]"
+    """OpenFlow switches on the way of an SR Policy."""
     between_edges: Mapping[Policy, SharedPolicy]
     """SR Policies between edges of own networks."""
     places: dict[Edge, Place]
@@ -169,6 +173,7 @@ class _Assembler:
         self._classes = dict(before.classes) if before is not None else {}
         self._network = before.networks if before is not None else {}
         self._own = before.own if before is not None else {}
+        self._crossed = before.crossed if before is not None else immutables.Map()
         self._between_edges = before.between_edges if before is not None else {}
         same = before is not None and _shared(before.wanted) == _shared(wanted)
         self._places = before.places if before is not None and same else {}
@@ -237,6 +242,7 @@ class _Assembler:
             carried=self._carried,
             networks=self._network,
             own=self._own,
+            crossed=self._crossed,
             between_edges=self._between_edges,
             places=self._places,
             hosts=hosts,
@@ -279,6 +285,7 @@ class _Assembler:
         }
         there |= {f"tunnel {link}" for link in self._carried}
         there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
+        there |= {_at(policy, switch) for policy, switches in self._crossed.items() for switch in switches}
         there |= {f"service {node} {number}" for node, number in self._dirty_services}
         there |= {f"ports {node}" for node in self._classes}
         for unit in [unit for unit, (node, _) in self._units.items() if unit not in there or node not in nodes]:
@@ -610,6 +617,7 @@ class _Assembler:
         shared = users[-1].policies[policy] if users else self._between_edges.get(policy)
         if shared is None:
             self._drop(f"sr policy {node} {number}")
+            self._cross(policy, {})
             return
         fabric = self._wanted.fabric
         lists = () if shared.policy is None else fabric.segment_lists(shared.policy, node)
@@ -617,6 +625,22 @@ class _Assembler:
             lists = (tunnel_list(shared.border_port),)
         entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
         self._put(f"sr policy {node} {number}", node, entries)
+        crossed = [crossing for segment_list in lists for crossing in segment_list.crossings]
+        at_switches = crossing_entries(number, fabric.locators[node], crossed, fabric.macs, shared.owner)
+        self._cross(policy, at_switches)
+
+    def _cross(self, policy: Policy, entries: Mapping[str, Entries]) -> None:
+        """What an SR Policy needs of the OpenFlow switches on its way."""
+        before = self._crossed.get(policy, ())
+        for switch in before:
+            if switch not in entries:
+                self._drop(_at(policy, switch))
+        for switch, content in entries.items():
+            self._put(_at(policy, switch), switch, content)
+        if entries:
+            self._crossed = self._crossed.set(policy, tuple(entries))
+        elif before:
+            self._crossed = self._crossed.delete(policy)
 
     def _service(self, service: Service) -> None:
         node, number = service
@@ -665,6 +689,11 @@ class _Assembler:
         return hosts
 
 
+def _at(policy: Policy, switch: str) -> str:
+    node, number = policy
+    return f"sr policy {node} {number} at {switch}"
+
+
 def _shared(wanted: Wanted) -> tuple[object, ...]:
     inventory = wanted.inventory
     return inventory.networks, inventory.nodes, inventory.domains, wanted.ids
@@ -687,6 +716,7 @@ def _ways(fabric: Fabric) -> tuple[object, ...]:
         fabric.links,
         fabric.border_ports,
         fabric.boot_epochs_s,
+        fabric.switches,
     )
 
 

@@ -8,6 +8,8 @@ import msgspec
 
 from controller.fulfillment import numbering, paths
 from controller.fulfillment.containers import CONTAINERS_MAX, Containers, encapsulation_bytes, pack
+from controller.fulfillment.crossings import Crossing, color, crossings
+from controller.fulfillment.crossings import node_entries as switch_entries
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
 from controller.model.entry import Match, OwnedEntry
@@ -54,6 +56,8 @@ class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
     """Next hop of the headend: the port of the path's first link."""
     mtu: int
     """Smallest link MTU on it."""
+    crossings: tuple[Crossing, ...] = ()
+    """Of the OpenFlow switches on it."""
 
     @property
     def inner_mtu(self) -> int:
@@ -78,20 +82,27 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which each node that has described itself was booted."""
     down: tuple[str, ...] = ()
     """Links that they do not take."""
+    switches: frozenset[str] = frozenset()
+    """Nodes that are OpenFlow switches, and so no segments."""
+    macs: dict[tuple[str, int], int] = msgspec.field(default_factory=dict)
+    """(node, port) -> MAC, as nodes have told."""
     inner_mtus: dict[tuple[tuple[str, ...], ...], int] = msgspec.field(default_factory=dict)
     """By the links of the candidate paths, as far as they were asked for: it follows from nodes and links."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
-        """End of each inner node, or End.X where the planned link is not the ordinary one."""
+        """End of each inner node, or End.X where the planned link is not the ordinary one, as none to a switch is."""
         nodes, links = (path.nodes[::-1], path.links[::-1]) if reverse else (path.nodes, path.links)
         steps = []
         for near, far, link in zip(nodes[1:], nodes[2:], links[1:], strict=False):
+            if near in self.switches:
+                continue
             is_ordinary = self.links_towards.get((near, far)) == link
             steps.append((self.locators[near], 0 if is_ordinary else numbering.END_X + self.ports[link, near]))
         return SegmentList(
             containers=pack(steps, self.locators[nodes[-1]]),
             first_hop=self.ports[links[0], nodes[0]],
             mtu=min(self.links[link].mtu for link in links),
+            crossings=crossings(nodes, links, self.switches, self.locators, self.ports) if self.switches else (),
         )
 
     def segment_lists(self, policy: SrPolicy, headend: str) -> tuple[SegmentList, ...]:
@@ -132,16 +143,23 @@ def fabric(
         if port.mac
     }
     locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
-    same = before is not None and (before.links, before.locators) == (inventory.links, locators)
-    towards = before.links_towards if before is not None and same else _links_towards(inventory, locators)
-    entries: dict[str, list[OwnedEntry]] = {name: _node_entries(name, locator) for name, locator in locators.items()}
+    switches = frozenset(name for name, node in inventory.nodes.items() if node.switch is not None)
+    now = (inventory.links, locators, switches)
+    same = before is not None and (before.links, before.locators, before.switches) == now
+    towards = (
+        before.links_towards if before is not None and same else _links_towards(inventory, locators.keys() - switches)
+    )
+    entries: dict[str, list[OwnedEntry]] = {
+        name: switch_entries(name) if name in switches else _node_entries(name, locator)
+        for name, locator in locators.items()
+    }
     for (name, other), first in towards.items():
         entries[name].append(route_entry(FABRIC_VRF, (locators[other], 48), ports[first, name], f"links/{first}"))
     for link in inventory.links.values():
         if link.b is None:
             continue
         for near, far in ((link.a, link.b), (link.b, link.a)):
-            able = not end_objection(near, descriptions.get(near.node))
+            able = near.node not in switches and not end_objection(near, descriptions.get(near.node))
             if able and near.node in locators and far.node in locators:
                 is_ordinary = towards.get((near.node, far.node)) == link.name
                 entries[near.node] += _link_entries(
@@ -151,7 +169,8 @@ def fabric(
                 if source is not None and target is not None:
                     entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
     for name, entry in _undeclared(inventory, descriptions):
-        entries[name].append(entry)
+        if name not in switches:
+            entries[name].append(entry)
     return Fabric(
         entries={name: tuple(ones) for name, ones in entries.items()},
         locators=locators,
@@ -165,6 +184,8 @@ def fabric(
             before.edge_policies if before is not None and same and before.down == tuple(sorted(down)) else {},
         ),
         down=tuple(sorted(down)),
+        switches=switches,
+        macs=macs,
     )
 
 
@@ -428,7 +449,7 @@ def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList],
                 action="h_encaps",
                 params=(
                     ("source", source),
-                    ("color", sr_policy & 0x1FFF),
+                    ("color", color(sr_policy)),
                     ("first_hop", segment_list.first_hop),
                     ("last_container", len(values) - 1),
                     ("merge_bits", segment_list.containers.merge_bits),

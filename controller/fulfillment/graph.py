@@ -24,6 +24,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     inventory: Inventory
     down: tuple[str, ...] = ()
     """Links that cannot be used now, sorted."""
+    has_switches: bool = False
+    """Some nodes are OpenFlow switches: whoever sends to one says by which link."""
     flags: NDArray[np.uint8]
     """The same of each link of the topology."""
     sr_policies: dict[Asked, SrPolicy | None] = msgspec.field(default_factory=dict)
@@ -32,8 +34,12 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Graph | None = None) -> Graph:
     """`before`: an earlier graph, of which is kept what is still so."""
-    topology = before.topology if before is not None and _same(before.inventory, inventory) else _topology(inventory)
+    same = before is not None and _same(before.inventory, inventory)
+    topology = before.topology if before is not None and same else _topology(inventory)
     return Graph(
+        has_switches=before.has_switches
+        if before is not None and same
+        else any(node.switch is not None for node in inventory.nodes.values()),
         own=own,
         topology=topology,
         borders=tuple(link for name, link in sorted(inventory.links.items()) if link.b is None and name not in down),

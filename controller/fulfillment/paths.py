@@ -45,7 +45,7 @@ def order(prefer: Prefer, latency_us: int, cost: int) -> tuple[int, int]:
 
 def longest(graph: Graph) -> int:
     """Links of a path that is sure to fit its containers."""
-    return 1 + (PINNED_NODES_MAX if graph.topology.has_parallels else NODES_MAX)
+    return 1 + (PINNED_NODES_MAX if graph.topology.has_parallels or graph.has_switches else NODES_MAX)
 
 
 def best(

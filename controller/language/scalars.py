@@ -10,6 +10,7 @@ from typing import Any
 from controller.language.shape import Scalar
 from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Replies, Trust
+from controller.model.openflow import openflow_switch
 from dataplane import addressing
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -212,13 +213,23 @@ _endpoint = _written(addressing.host_and_port)
 ENDPOINT = Scalar(expected="host:port such as 127.0.0.1:7001", make=_endpoint)
 
 
+_SWITCH = "openflow:00000000000000a1@unix:/path (16 hexadecimal digits of the datapath id, @, where it listens)"
+
+
 def _agent(text: str) -> str:
+    if text.startswith("openflow:"):
+        switch = openflow_switch(text)
+        if switch is None:
+            raise ValueError(f"{text[:40]!r}: an OpenFlow switch is written as {_SWITCH}")
+        return (
+            text if _agent(switch.address) == switch.address else f"{text.partition('@')[0]}@{_agent(switch.address)}"
+        )
     if text.startswith("unix:/") and len(text) < 120 and text.isprintable() and text == text.strip():
         return text
     return _endpoint(text)
 
 
-AGENT = Scalar(expected="unix:/path or host:port", make=_agent)
+AGENT = Scalar(expected=f"unix:/path or host:port, or {_SWITCH}", make=_agent)
 
 
 def one_of(*names: str) -> Scalar:

@@ -3,6 +3,7 @@
 import msgspec
 
 from controller.model.intent import Deny, Ports, Replies, Trust, Value
+from controller.model.openflow import OpenFlowSwitch, openflow_switch
 
 DEFAULT_COST = 10
 """Of a link, or of a neighbour's carrying, where nothing is said: what a link costs in IS-IS (ISO 10589)."""
@@ -75,7 +76,12 @@ class Node(Value, frozen=True, kw_only=True):
     """edge, gateway or transit."""
     locator: str
     agent: str
-    """`unix:/path` or `host:port`."""
+    """`unix:/path` or `host:port`; of an OpenFlow switch `openflow:DATAPATH@` and one of these."""
+
+    @property
+    def switch(self) -> OpenFlowSwitch | None:
+        """None: it runs an agent of ours."""
+        return openflow_switch(self.agent)
 
 
 class LinkEnd(Value, frozen=True, kw_only=True):

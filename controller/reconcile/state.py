@@ -149,9 +149,9 @@ def parts_at(node: str, stitch: Stitch, links: Mapping[str, Link]) -> set[str]:
         link = links.get(way.border) if way is not None and way.node == node else None
         parts |= {f"tunnels/{link.a.border}"} if link is not None else set()
     for key, number in stitch.ids.items():
-        at, kind, _ = key.split(" ", 2)
-        if at == node and kind == Kind.SR_POLICY:
-            parts.add(f"sr_policies/{node}/{number}")
+        headend, kind, _ = key.split(" ", 2)
+        if kind == Kind.SR_POLICY:  # also at the switches on its way
+            parts.add(f"sr_policies/{headend}/{number}")
     parts.add(f"nodes/{node}")
     return parts | {
         f"links/{link}" for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links

@@ -8,6 +8,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
+from controller.errors import TargetRejected
 from controller.model.entry import OwnedEntry
 from controller.model.event import Deviation
 from controller.model.intent import Value
@@ -38,6 +39,10 @@ BATCH = 1000
 """Updates of one WriteRequest."""
 DEVIATIONS_TOLD = 200
 """Of one audit, each by itself: a node may say that it has whatever it likes."""
+
+
+FAULTS_SHOWN = 5
+"""Of a refused batch, and of each owner's part of it; the rest is counted."""
 
 
 class Operation(enum.Enum):
@@ -127,6 +132,28 @@ def batches(updates: Iterable[Update], size: int = BATCH) -> Iterator[tuple[Upda
         step_updates = steps.get(place, [])
         for first in range(0, len(step_updates), size):
             yield tuple(step_updates[first : first + size])
+
+
+class SyncReport(Value, frozen=True, kw_only=True):
+    writes: int
+    deviations: tuple[Deviation, ...]
+    """What differed from what was read back. Drift only if nothing was meant to change; the caller knows."""
+
+
+def refusal(node: str, refused: Sequence[PartRefused]) -> TargetRejected:
+    """Of what a node refused, by owner."""
+    by_owner: dict[str, list[PartRefused]] = {}
+    for each in refused:
+        by_owner.setdefault(each.part, []).append(each)
+    return TargetRejected(
+        f"node {node} refused {_first(refused)}",
+        tuple(PartRefused(part=owner, reason=_first(by_owner[owner])) for owner in sorted(by_owner) if owner),
+    )
+
+
+def _first(refused: Sequence[PartRefused]) -> str:
+    rest = f"; and {len(refused) - FAULTS_SHOWN} more" if len(refused) > FAULTS_SHOWN else ""
+    return "; ".join(each.reason for each in refused[:FAULTS_SHOWN]) + rest
 
 
 def deviations(node: str, updates: Sequence[Update]) -> tuple[Deviation, ...]:

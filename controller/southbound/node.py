@@ -10,30 +10,22 @@
 
 import asyncio
 import contextlib
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import grpc
 import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.discovery import RemoteSystem
 from controller.model.event import (
     Deviation,
-    Discovered,
-    NodeDescribed,
     NodeRejected,
     NodeSynced,
-    NodeUnreachable,
     SyncNode,
 )
 from controller.southbound import p4runtime
-from controller.southbound.codec import Codec
 from controller.southbound.host import HostClient
-from controller.southbound.lldp import LldpAgent
 from controller.southbound.p4runtime import P4RuntimeClient
+from controller.southbound.session import Session, SessionContext
 from dataplane import host_api
 from dataplane.host_api import (
     CounterSample,
@@ -43,22 +35,11 @@ from dataplane.host_api import (
     LostPackets,
     NodeDescription,
     PartRefused,
-    PortRole,
     PortStatus,
-    TelemetryBatch,
     TelemetryQuery,
 )
 
-BACKOFF_S_MIN = 0.05
-BACKOFF_S_MAX = 1.0
-STEADY_S = 5.0
-"""Who was connected for so long is tried again at once; who ends each session soon, ever later."""
 TELEMETRY_RETRY_S = 2.0
-FAULT_MAX = 2000
-"""Characters that are told of why a session ended."""
-WRONG = "what it answered cannot be worked on (a fault of netstitch, or of its agent)"
-DISCOVERY_S_MIN, DISCOVERY_S_MAX = 1.0, 3600.0
-"""Between two reports of what a node hears: a link on which neighbours come and go costs little."""
 HANDSHAKE_LOOK_S = 0.2
 HANDSHAKE_LOOKS = 25
 """How often, and how many times at most, a node with new tunnels is asked whether they have shaken hands."""
@@ -88,61 +69,16 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
-Report = Callable[[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Discovered], Awaitable[None]]
-Observe = Callable[[str, TelemetryBatch], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionContext:
-    """What all sessions of a controller share."""
-
-    codec: Codec
-    next_election_id: Callable[[], int]
-    """Grows with each call, also from one process to the next: the newest session leads."""
-    report: Report
-    observe: Observe
-    domain: str
-    """As which nodes name themselves to what is behind their links."""
-    credentials: grpc.ChannelCredentials | None = None
-    """For agents at `host:port`; None: only `unix:` ones can be reached."""
-
-
 FLOWS_MAX = 10_000
 """Of one node at a time."""
 
 
-class NodeSession:
-    """`run` until cancelled; `submit` at any time."""
+class NodeSession(Session):
+    """Of a node with an agent of ours."""
 
     def __init__(self, name: str, agent: str, context: SessionContext) -> None:
-        self.name = name
-        self.agent = agent
-        self.fault = f"node {name}: not connected yet"
-        """Why there is no session now; empty: there is one."""
-        self.telemetry_fault = ""
-        self._context = context
-        self._wanted: SyncNode | None = None
-        self._arrived = asyncio.Event()
+        super().__init__(name, agent, context)
         self._clients: tuple[P4RuntimeClient, HostClient] | None = None
-        self._sizes: dict[str, int] = {}
-        """Of its tables and counters."""
-        self._described: NodeDescription | None = None
-        """As reported last in this session."""
-        self._lldp = LldpAgent(context.domain, name)
-        self._heard = asyncio.Event()
-        """Its ports, or what these hear, may be others than it said."""
-        self._has = -1
-        """Generation whose entries it has, all of them, in this session."""
-
-    def submit(self, wanted: SyncNode) -> None:
-        """Replaces what still waits, and waits itself while the node cannot be reached."""
-        waits = self._wanted
-        if waits is None or wanted.generation >= waits.generation:
-            older, newer = waits.delta if waits is not None else None, wanted.delta
-            if waits is not None and older is not None and newer is not None and newer.since == waits.generation:
-                wanted = msgspec.structs.replace(wanted, delta=older.then(newer.put, newer.gone))
-            self._wanted = wanted
-            self._arrived.set()
 
     async def flows(self, forwarding_class: int = -1) -> FlowBatch:
         """Read now. Raises TargetUnreachable or TargetRejected."""
@@ -164,38 +100,7 @@ class NodeSession:
         """`forwarding_class_drop_counter`, read now. Raises TargetUnreachable or TargetRejected."""
         return await self._connected()[0].read_counter("forwarding_class_drop_counter")
 
-    async def run(self) -> None:
-        delay_s = BACKOFF_S_MIN
-        while True:
-            began_s = time.monotonic()
-            fault = await self._ending()
-            if self.fault != fault:
-                if time.monotonic() - began_s > STEADY_S:  # it was connected until now
-                    delay_s = BACKOFF_S_MIN
-                self.fault = fault
-                await self._context.report(NodeUnreachable(node=self.name, reason=fault))
-            await asyncio.sleep(random.uniform(delay_s / 2, delay_s))
-            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
-
-    async def _ending(self) -> str:
-        """Why a session ended. It is a task of its own, since a TaskGroup that fails just when its task is cancelled
-        keeps that to itself (Python 3.11)."""
-        session = asyncio.ensure_future(self._session())
-        try:
-            await asyncio.wait({session})
-        finally:
-            session.cancel()
-            await asyncio.wait({session})
-            failure = None if session.cancelled() else session.exception()
-        faults = [] if failure is not None else [f"node {self.name}: the connection was given up"]
-        for error in _leaves(failure):
-            known = isinstance(error, TargetUnreachable | TargetRejected)
-            # what a node says is foreign: whatever comes of it ends this session alone
-            faults.append(str(error) if known else f"node {self.name}: {WRONG}: {type(error).__name__}: {error}")
-        return "; ".join(dict.fromkeys(faults))[:FAULT_MAX]
-
     async def _session(self) -> None:
-        """Returns never; raises TargetUnreachable or TargetRejected, perhaps in a group."""
         channel = self._open()
         tables = P4RuntimeClient(self.name, channel, self._context.codec, self._context.next_election_id())
         host = HostClient(self.name, channel)
@@ -203,12 +108,12 @@ class NodeSession:
             await tables.become_primary()
             self._sizes = await tables.ensure_pipeline()
             description = await host.describe()
-            self._clients, self.fault, self._described, self._has = (tables, host), "", None, -1
-            self._lldp = LldpAgent(self._context.domain, self.name)
+            self._clients = (tables, host)
+            self._begin()
             await self._tell(description)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(tables.hold(self._punted), name=f"{self.name} stream")
-                tasks.create_task(self._discover(tables), name=f"{self.name} discovery")
+                tasks.create_task(self._discover(tables.send), name=f"{self.name} discovery")
                 tasks.create_task(self._watch(host, description.ports), name=f"{self.name} telemetry")
                 tasks.create_task(self._keep_in_sync(tables, host, description), name=f"{self.name} sync")
         finally:
@@ -229,41 +134,6 @@ class NodeSession:
         if self._clients is None:
             raise TargetUnreachable(self.fault or f"node {self.name}: not connected")
         return self._clients
-
-    async def _tell(self, description: NodeDescription) -> None:
-        """Reports what the node is, if that is new in this session."""
-        if description != self._described:
-            self._described = description
-            ports = {
-                port.number: (bytes.fromhex(port.mac.replace(":", "")), port.interface)
-                for port in description.ports
-                if port.role == PortRole.FABRIC and port.mac
-            }
-            self._lldp.set_ports(ports, time.monotonic())
-            self._heard.set()
-            await self._context.report(NodeDescribed(node=self.name, description=description, sizes=self._sizes))
-
-    def _punted(self, port: int, frame: bytes) -> None:
-        if self._lldp.receive(port, frame, time.monotonic(), time.time()):
-            self._heard.set()
-
-    async def _discover(self, tables: P4RuntimeClient) -> None:
-        """Sends what is due, and reports what the ports hear when that has changed."""
-        told: tuple[RemoteSystem, ...] = ()
-        while True:
-            for port, frame in self._lldp.due(time.monotonic()):
-                await tables.send(port, frame)
-            self._lldp.expire(time.monotonic())
-            if told != self._lldp.remote_systems:
-                told = self._lldp.remote_systems
-                await self._context.report(Discovered(node=self.name, remote_systems=told, counts=self._lldp.counts))
-            await asyncio.sleep(DISCOVERY_S_MIN)
-            until_s = min(self._lldp.next_s() - time.monotonic(), DISCOVERY_S_MAX)
-            # Not `wait_for`: Python 3.11's forgets that it was cancelled where the time is up at the same moment.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, until_s)):
-                    await self._heard.wait()
-            self._heard.clear()
 
     async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
         """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.
@@ -426,11 +296,3 @@ def _ordered(state: HostState) -> HostState:
         gateways=tuple(sorted(state.gateways, key=lambda each: each.port)),
         tunnels=tuple(sorted(state.tunnels, key=lambda each: each.border)),
     )
-
-
-def _leaves(error: BaseException | None) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    elif error is not None:
-        yield error

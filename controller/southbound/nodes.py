@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 from controller.errors import TargetUnreachable
 from controller.model.event import SyncNode
-from controller.southbound.node import NodeSession, SessionContext
+from controller.model.openflow import openflow_switch
+from controller.southbound.node import NodeSession
+from controller.southbound.openflow.session import OpenFlowSession
+from controller.southbound.session import Session, SessionContext
 from dataplane.host_api import CounterSample, FlowBatch, LostPackets
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    session: NodeSession
+    session: Session
     task: asyncio.Task[None]
 
 
@@ -22,6 +25,8 @@ class Nodes:
         self._tasks = tasks
         self._context = context
         self._running: dict[str, _Running] = {}
+        self._datapaths: dict[int, str] = {}
+        """Of connected OpenFlow switches: datapath id -> node."""
 
     def connect(self, node: str, agent: str) -> None:
         """Keeps a session with it from now on."""
@@ -30,7 +35,12 @@ class Nodes:
             if running.session.agent == agent:
                 return
             running.task.cancel()
-        session = NodeSession(node, agent, self._context)
+        switch = openflow_switch(agent)
+        session: Session
+        if switch is None:
+            session = NodeSession(node, agent, self._context)
+        else:
+            session = OpenFlowSession(node, agent, switch, self._context, self._datapaths)
         self._running[node] = _Running(session, self._tasks.create_task(session.run(), name=f"node {node}"))
 
     def disconnect(self, node: str) -> None:
@@ -75,7 +85,7 @@ class Nodes:
         """Raises TargetUnreachable or TargetRejected."""
         return await self._session(node).forwarding_class_drops()
 
-    def _session(self, node: str) -> NodeSession:
+    def _session(self, node: str) -> Session:
         running = self._running.get(node)
         if running is None:
             raise TargetUnreachable(f"node {node}: is none of this domain")

@@ -12,18 +12,18 @@ from google.protobuf.message import DecodeError, Message
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import OwnedEntry
-from controller.model.event import Deviation
-from controller.model.intent import Value
 from controller.model.node_entries import Delta
 from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
 from controller.southbound.difference import (
     Operation,
+    SyncReport,
     Update,
     change_of,
     deviations,
     difference,
     index,
     numbers_of,
+    refusal,
     stages,
 )
 from controller.southbound.renumbering import Numbers
@@ -51,8 +51,6 @@ TURN = 5
 """Audits until another table is read whatever its digest."""
 TEXT_MAX = 1000
 """Characters of what a node says why it refuses something."""
-FAULTS_SHOWN = 5
-"""Of a refused batch, and of each owner's part of it; the rest is counted."""
 UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 _TYPES = {
@@ -63,12 +61,6 @@ _TYPES = {
 _Stream: TypeAlias = "grpc.aio.StreamStreamCall[p4r.StreamMessageRequest, bytes]"
 _Answer = TypeVar("_Answer", bound=Message)
 _Result = TypeVar("_Result")
-
-
-class SyncReport(Value, frozen=True, kw_only=True):
-    writes: int
-    deviations: tuple[Deviation, ...]
-    """What differed from what was read back. Drift only if nothing was meant to change; the caller knows."""
 
 
 def cookie(p4info: p4i.P4Info) -> int:
@@ -338,13 +330,7 @@ class P4RuntimeClient:
         updates = await _aside(len(present), lambda: difference(indexed, present))
         refused = [*unclear, *await self._apply(indexed, present, updates)]
         if refused:
-            raise TargetRejected(
-                f"node {self.node} refused {_first(each.reason for each in refused)}",
-                tuple(
-                    PartRefused(part=owner, reason=_first(each.reason for each in refused if each.part == owner))
-                    for owner in sorted({each.part for each in refused if each.part})
-                ),
-            )
+            raise refusal(self.node, refused)
         wrong = {update.key[0] for update in updates}
         self._verified = {table: digest for table, digest in (digests or {}).items() if table not in wrong}
         self._settled = None if updates else desired
@@ -477,12 +463,6 @@ def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
             except DecodeError:
                 return None
     return None
-
-
-def _first(reasons: Iterable[str]) -> str:
-    told = tuple(reasons)
-    rest = f"; and {len(told) - FAULTS_SHOWN} more" if len(told) > FAULTS_SHOWN else ""
-    return "; ".join(told[:FAULTS_SHOWN]) + rest
 
 
 def _code(fault: p4r.Error) -> str:

@@ -234,7 +234,7 @@ def entry_words(entry: OwnedEntry) -> str:
         for name, value in entry_view.params_words(entry).items()
         if not (name.startswith("container_") and value == "::")
     }
-    if entry.action == "drop":
+    if "reason" in given and entry.action == "drop":
         given["reason"] = reason_words(dict(entry.params)["reason"])
     return " ".join((entry.action, *(f"{name}={value}" for name, value in given.items())))
 
@@ -259,30 +259,28 @@ def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
     """The stitches that an entry serves: by its numbers, else all of its owner's."""
     if _isolates(entry):
         return ()
-    number = _number(entry)
-    if number is not None:
-        beginning = f"{node} {number[0]} "
+    known_by = _number(node, entry)
+    if known_by is not None:
+        beginning, number = known_by
         exact = tuple(
             stitch
             for stitch in state.stitches.values()
-            if any(number_held == number[1] and key.startswith(beginning) for key, number_held in stitch.ids.items())
+            if any(number_held == number and key.startswith(beginning) for key, number_held in stitch.ids.items())
         )
         if exact:
             return exact
     return tuple(stitch for stitch in state.stitches.values() if stitch.plan.owner == entry.owner)
 
 
-def _number(entry: OwnedEntry) -> tuple[Kind, int] | None:
-    """By which it is known whose the entry is; None: it has none."""
+def _number(node: str, entry: OwnedEntry) -> tuple[str, int] | None:
+    """By which it is known whose the entry is, after how its key in `Stitch.ids` begins; None: it has none."""
+    if entry.owner.startswith("sr_policies/"):
+        _, headend, number = entry.owner.split("/")
+        return f"{headend} {Kind.SR_POLICY} ", int(number)
     values = {match.field: match.value for match in entry.match} | dict(entry.params)
-    match entry.table:
-        case "path_liveness":
-            return Kind.SR_POLICY, values["liveness_group"]
-        case "sr_policy":
-            return Kind.SR_POLICY, values["sr_policy"]
     for kind in (Kind.FORWARDING_CLASS, Kind.POLICY_CLASS):
         if str(kind) in values:
-            return kind, values[str(kind)]
+            return f"{node} {kind} ", values[str(kind)]
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from controller.fulfillment import crossings
 from controller.fulfillment.containers import Containers
 from controller.fulfillment.numbering import address, sid_text
 from controller.model.access import OURSELVES, Principal
@@ -117,6 +118,8 @@ class _Tracer:
 
     def _hop(self, packet: str, at: _Place, frame: bytes) -> tuple[Trace | None, _Place | None, bytes]:
         """The end, or where it goes on, with the frame."""
+        if at.node in self._state.fabric.switches:
+            return self._crossed(packet, at, frame)
         names, tables = self._tables(at.node)
         pipeline = Pipeline(tables, self.ports(at.node))
         pipeline.flows = Flows(tables, cache=False)
@@ -137,6 +140,17 @@ class _Tracer:
                 why = "taken by the node's own kernel" if at.port in pipeline.ports else "it has no such port (yet)"
                 self._add(at, matched, why)
                 return self._end(packet, Verdict.DROPPED, f"at {at.node} port {at.port}: {why}"), None, b""
+
+    def _crossed(self, packet: str, at: _Place, frame: bytes) -> tuple[Trace | None, _Place | None, bytes]:
+        """The same at an OpenFlow switch."""
+        named = {entry: name for name, _, entry in entry_view.named_entries(self._state, at.node)}
+        entry = crossings.look_up(named, at.port, frame)
+        matched = [(named[entry], entry)] if entry is not None else []
+        if entry is not None and entry.action == "forward":
+            return self._forwarded(packet, at, *crossings.forwarded(entry, frame), matched)
+        why = "given to the controller" if entry is not None and entry.action == "punt" else "no entry forwards it"
+        self._add(at, matched, f"dropped: {why}")
+        return self._end(packet, Verdict.DROPPED, f"at {at.node}: {why}"), None, b""
 
     def _add(self, at: _Place, matched: list[tuple[str, OwnedEntry]], result: str) -> None:
         by_table = {entry.table: entry for _, entry in matched}
