@@ -5,6 +5,7 @@ import struct
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from os_ken.ofproto import ofproto_v1_3_parser as osken
 from controller.model.entry import Match, OwnedEntry
 from controller.model.openflow import TABLE
 from controller.southbound.codec import behaviour, key
-from controller.southbound.openflow import flows, messages
+from controller.southbound.openflow import bulk, flows, messages
 from controller.southbound.openflow.messages import Malformed
 
 
@@ -224,3 +225,48 @@ def test_what_is_no_openflow_is_malformed_and_nothing_else(there: list[OwnedEntr
 def test_an_entry_of_length_0_does_not_go_on_for_ever() -> None:
     with pytest.raises(Malformed, match="shorter than itself"):
         list(messages.flows(bytes(64)))
+
+
+@given(st.lists(entries(), min_size=1, max_size=12), st.integers(0, 1000))
+@settings(max_examples=200)
+def test_many_flow_mods_at_once_have_the_bytes_of_os_kens(several: list[OwnedEntry], first: int) -> None:
+    """Whatever their order: each has its xid."""
+    octets = bulk.encode([flows.marked(entry) for entry in several], first)
+    made: dict[int, bytes] = {}
+    at = 0
+    while at < len(octets):
+        _, _, length, xid = messages.HEADER.unpack_from(octets, at)
+        made[xid] = octets[at : at + length]
+        at += length
+    assert made == {first + place: by_osken(entry, first + place) for place, entry in enumerate(several)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"table": "route"},
+        {"priority": 1 << 16},
+        {"action": "deliver"},
+        {"params": (("port", 1 << 32), ("source_mac", 0), ("destination_mac", 0))},
+        {"params": (("port", 1), ("source_mac", 1 << 48), ("destination_mac", 0))},
+        {"match": (Match(field="in_port", value=1 << 32),)},
+        {"match": (Match(field="ipv6_src", value=1 << 128),)},
+        {"match": (Match(field="destination", value=1),)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_flow_entry_is_not_encoded(wrong: dict[str, Any], place: int) -> None:
+    """Also where others of its shape are."""
+    right = OwnedEntry(
+        table=TABLE,
+        match=(Match(field="in_port", value=1),),
+        priority=1,
+        action="forward",
+        params=(("port", 1), ("source_mac", 0), ("destination_mac", 0)),
+        owner="nodes/s1",
+    )
+    several = [right, right]
+    several[place] = msgspec.structs.replace(right, **wrong)
+    with pytest.raises(ValueError):
+        bulk.encode([flows.marked(entry) for entry in several], 1)

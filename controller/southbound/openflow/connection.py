@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import itertools
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.southbound.openflow import messages
@@ -107,24 +107,15 @@ class Connection:
         self._write(make(xid))
         return await self._answer(xid, answer, deadline_s)
 
-    async def write(self, made: Sequence[Callable[[int], bytes]]) -> Mapping[int, Failure]:
-        """Messages without an answer, then a barrier: what of them was refused, by place."""
-        first = self.xids(len(made))
-        return await self.write_all((make(first + place) for place, make in enumerate(made)), first, len(made))
-
-    async def write_all(self, made: Iterable[bytes], first: int, count: int) -> Mapping[int, Failure]:
-        """The same of messages whose xids are known: `count` from `first` on. They may lie together."""
+    async def write(self, made: bytes, first: int, count: int) -> Mapping[int, Failure]:
+        """Messages without an answer, `count` of them with xids from `first` on, then a barrier: what of them was
+        refused, by place. They may lie together, and in another order."""
         places = range(first, first + count)
         self._unanswered.update(places)
         try:
-            waits = bytearray()
-            for each in made:
-                waits += each
-                if len(waits) >= WRITE_OCTETS:
-                    self._write(bytes(waits))
-                    waits.clear()
-                    await self._drained()
-            self._write(bytes(waits))
+            for begin in range(0, len(made), WRITE_OCTETS):
+                self._write(made[begin : begin + WRITE_OCTETS])
+                await self._drained()
             await self.request(
                 lambda xid: messages.message(messages.BARRIER_REQUEST, xid), ANSWER_S_MAX + count / ENTRIES_S_MIN
             )

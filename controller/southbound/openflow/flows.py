@@ -11,6 +11,8 @@ has comes.
 """
 
 import hashlib
+import struct
+from functools import lru_cache
 
 import msgspec
 
@@ -38,9 +40,11 @@ _FIELDS = {"in_port": (basic(0), 4), "eth_type": (_ETH_TYPE, 2)} | {
 _NAMES = {oxm: name for name, (oxm, _) in _FIELDS.items()}
 _IPV6 = Oxm(_ETH_TYPE, b"\x86\xdd")
 _COOKIE = "cookie"
+_LARGEST_PRIORITY = 0xFFFF
 _PUNT = apply_actions(output(CONTROLLER))
 
 
+@lru_cache(65_536)
 def cookie(owner: str) -> int:
     """64 bits of it; none is the all-ones that OpenFlow reserves (§7.3.4.2)."""
     return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8]) >> 1
@@ -54,11 +58,17 @@ def marked(entry: OwnedEntry) -> OwnedEntry:
 def compose(entry: OwnedEntry) -> Flow:
     """Of a marked entry. Raises ValueError for one that is no flow entry."""
     params = dict(entry.params)
+    if not 0 <= entry.priority <= _LARGEST_PRIORITY:
+        raise ValueError(f"priority {entry.priority}: OpenFlow has 0 to {_LARGEST_PRIORITY}")
+    try:
+        instructions = _instructions(entry.action, params)
+    except (OverflowError, struct.error) as exc:
+        raise ValueError(f"{entry.action}: a parameter does not fit") from exc
     return Flow(
         table_id=0,
         priority=entry.priority,
         match=compose_match((entry.table, entry.match, entry.priority)),
-        instructions=_instructions(entry.action, params),
+        instructions=instructions,
         cookie=params[_COOKIE],
     )
 

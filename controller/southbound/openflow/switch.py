@@ -1,7 +1,6 @@
 """The driver of one OpenFlow switch: `sync(desired)` reads back, and writes only what differs."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from controller.errors import TargetRejected
 from controller.model.entry import OwnedEntry
@@ -17,7 +16,7 @@ from controller.southbound.difference import (
     index,
     refusal,
 )
-from controller.southbound.openflow import messages
+from controller.southbound.openflow import bulk, messages
 from controller.southbound.openflow.connection import ANSWER_S_MAX, ENTRIES_S_MIN, Connection
 from controller.southbound.openflow.flows import compose, compose_match, marked, parse
 from controller.southbound.openflow.messages import Flow, Malformed
@@ -101,38 +100,45 @@ class OpenFlowTable:
         return refused
 
     async def _write(self, updates: Sequence[Update]) -> list[PartRefused]:
-        refused: list[PartRefused] = []
-        sent: list[Update] = []
-        made = []
-        for update in updates:
-            try:
-                made.append(partial(messages.flow_mod, command=_COMMANDS[update.operation], flow=self._flow(update)))
-                sent.append(update)
-            except ValueError as exc:
-                reason = f"{exc} (owner {update.owner or 'unknown'})"
-                refused.append(PartRefused(part=update.owner, reason=reason))
-        failures = await self._connection.write(made)
+        """All of them add, or all of them remove."""
+        sent, refused = list(updates), list[PartRefused]()
+        first = self._connection.xids(len(sent))
+        try:
+            made = self._made(sent, first)
+        except ValueError:
+            refused = [each for update in updates if (each := _unwritable(update)) is not None]
+            sent = [update for update in updates if _unwritable(update) is None]
+            made = self._made(sent, first)
+        failures = await self._connection.write(made, first, len(sent))
         for place, failure in failures.items():
             update = sent[place]
             what = f"{update.operation.value} {show(update.key)} of {update.owner or 'nobody'}"
             refused.append(PartRefused(part=update.owner, reason=f"{what}: {failure}"))
         return refused
 
-    def _flow(self, update: Update) -> Flow:
+    def _made(self, updates: Sequence[Update], first: int) -> bytes:
         """Raises ValueError."""
-        if update.entry is not None:
-            return compose(update.entry)
+        entries = [update.entry for update in updates if update.entry is not None]
+        if entries:
+            return bulk.encode(entries, first)
+        flows = enumerate(map(self._removed, updates), first)
+        return b"".join(messages.flow_mod(xid, messages.DELETE_STRICT, flow) for xid, flow in flows)
+
+    def _removed(self, update: Update) -> Flow:
         if update.key in self._foreign:
             return self._foreign[update.key]._replace(instructions=b"")
         match = compose_match(update.key)
         return Flow(table_id=0, priority=update.key[2], match=match, instructions=b"", cookie=0)
 
 
-_COMMANDS: Mapping[Operation, int] = {
-    Operation.INSERT: messages.ADD,
-    Operation.MODIFY: messages.ADD,
-    Operation.DELETE: messages.DELETE_STRICT,
-}
+def _unwritable(update: Update) -> PartRefused | None:
+    """None: it can be written."""
+    try:
+        if update.entry is not None:
+            compose(update.entry)
+    except ValueError as exc:
+        return PartRefused(part=update.owner, reason=f"{exc} (owner {update.owner or 'unknown'})")
+    return None
 
 
 def _is_ours(each: Key, flow: Flow) -> bool:
