@@ -13,7 +13,7 @@ import networkx
 
 from bench.report import Row, row
 from bench.slices import Slices
-from controller.fulfillment.topology import Demand, FoundPath, Topology, TopologyLink
+from controller.fulfillment.topology import Demand, FoundPath, GaveUp, Topology, TopologyLink
 
 NODES, LINKS, PATHS = 10_000, 50_000, 10_000
 NEAREST = 7
@@ -25,7 +25,7 @@ DEMAND = Demand(trust_min=1, delay_us_max=60_000)
 
 def rows() -> list[Row]:
     chance = random.Random(9)
-    links = _links(chance)
+    links = wide_area_links(chance)
     topology = Topology((f"n{index:05}" for index in range(NODES)), links)
     asked = [(chance.randrange(NODES), chance.randrange(NODES)) for _ in range(PATHS)]
     nobody = topology.flags()
@@ -36,7 +36,7 @@ def rows() -> list[Row]:
         if link.trust >= DEMAND.trust_min:
             known.add_edge(a, b, delay_us=link.delay_us)
     taken = Slices()
-    paths: list[FoundPath | None] = []
+    paths: list[FoundPath | GaveUp | None] = []
     for number in range(ROUNDS):
         part = asked[number * PATHS // ROUNDS : (number + 1) * PATHS // ROUNDS]
         began = time.thread_time()
@@ -46,7 +46,7 @@ def rows() -> list[Row]:
         began = time.thread_time()
         theirs = [_networkx(known, source, target) for source, target in part[:SAMPLE]]
         taken.add("networkx", (time.thread_time() - began) / SAMPLE)
-        if [path.delay_us if path is not None else None for path in mine[:SAMPLE]] != theirs:
+        if [path.delay_us if isinstance(path, FoundPath) else None for path in mine[:SAMPLE]] != theirs:
             raise RuntimeError("networkx finds other paths")
     worst_s = _worst_link(topology, asked, paths)
     return [
@@ -64,7 +64,7 @@ def rows() -> list[Row]:
     ]
 
 
-def _links(chance: random.Random) -> list[TopologyLink]:
+def wide_area_links(chance: random.Random) -> list[TopologyLink]:
     places = [(chance.random(), chance.random()) for _ in range(NODES)]
     cells: dict[tuple[int, int], list[int]] = {}
     size = math.isqrt(NODES // 3)
@@ -101,11 +101,13 @@ def _networkx(known: networkx.Graph, source: int, target: int) -> int | None:
     return delay_us if delay_us <= DEMAND.delay_us_max else None
 
 
-def _worst_link(topology: Topology, asked: Sequence[tuple[int, int]], paths: Sequence[FoundPath | None]) -> float:
+def _worst_link(
+    topology: Topology, asked: Sequence[tuple[int, int]], paths: Sequence[FoundPath | GaveUp | None]
+) -> float:
     """CPU time to find all paths anew that the link is of which most are."""
     users: dict[int, list[int]] = {}
     for number, path in enumerate(paths):
-        for link in path.links if path is not None else ():
+        for link in path.links if isinstance(path, FoundPath) else ():
             users.setdefault(link, []).append(number)
     worst = max(users, key=lambda link: len(users[link]))
     down = topology.flags([topology.links[worst]])

@@ -76,10 +76,12 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "Network": [written("Network", "shop/customer-x", NETWORK, **LABELS)],
     "Service": [written("Service", "shop/customer-x/web", SERVICE, **LABELS)],
-    "Node": [written("Node", "se1", {"role": "edge", "locator": "5f00:1:1::/48", "agent": "unix:/run/a.sock"})],
-    "Link": [written("Link", "l", LINK), written("Link", "l", LINK_OUT)],
+    "Node": [
+        written("Node", "se1", {"role": "edge", "locator": "5f00:1:1::/48", "agent": "unix:/run/a.sock"}, **LABELS)
+    ],
+    "Link": [written("Link", "l", LINK, **LABELS), written("Link", "l", LINK_OUT)],
     "Domain": [
-        written("Domain", "transit", domain()),
+        written("Domain", "transit", domain(), **LABELS),
         written("Domain", "shop", {"self": True, "sid_block": "5f00:1::/32"}),
     ],
 }

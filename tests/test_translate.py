@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from controller.fulfillment.rule_engine import NO_RULES
 from controller.fulfillment.translate import translate
 from controller.language.manifest import parse
-from controller.model.intent import Allow, Avoid, Disjoint, Encryption, Intent, Ports, Require, Selector
+from controller.model.intent import Allow, Avoid, Encryption, Intent, Ports, Require, Selector
 from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
 from tests.simulator import ORDER_PROCESSING, World
@@ -105,10 +105,7 @@ def test_what_is_wrong_has_a_path_and_a_hint(
     [
         ({"via": ("firewall",)}, "via"),
         ({"require": Require(bandwidth_bps_min=1)}, "bandwidth"),
-        ({"require": Require(loss_ppm_max=1000)}, "loss"),
         ({"require": Require(encryption=Encryption.WIREGUARD_END_TO_END)}, "encryption"),
-        ({"require": Require(disjoint=Disjoint.SRLG)}, "disjoint"),
-        ({"require": Require(avoid=Avoid(labels=(("a", "b"),)))}, "avoid"),
         ({"require": Require(avoid=Avoid(domains=("insight",)))}, "avoid"),
         ({"service_class": "realtime"}, "class"),
     ],

@@ -14,6 +14,8 @@ from controller.model.sr_policy import SrPolicy
 Asked = tuple[str, str, Constraints]
 """Of an SR Policy: headend, endpoint, and what stands for its color."""
 
+Labels = tuple[tuple[str, str], ...]
+
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     own: str
@@ -30,6 +32,28 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The same of each link of the topology."""
     sr_policies: dict[Asked, SrPolicy | None] = msgspec.field(default_factory=dict)
     """Those that were asked for: all that ask for the same share one."""
+    masks: dict[Labels, NDArray[np.uint8]] = msgspec.field(default_factory=dict)
+    """By labels that are avoided: `flags`, and the links that have any of them, or end at a node that has."""
+
+    def mask(self, constraints: Constraints) -> NDArray[np.uint8]:
+        """Of each link of the topology whether it must not be taken."""
+        avoided = constraints.avoid_labels
+        if not avoided:
+            return self.flags
+        if avoided not in self.masks:
+            nodes = {node.name for node in self.inventory.nodes.values() if has_any(node.labels, avoided)}
+            self.masks[avoided] = self.flags | self.topology.flags(
+                link.name
+                for link in self.inventory.links.values()
+                if has_any(link.labels, avoided)
+                or link.a.node in nodes
+                or (link.b is not None and link.b.node in nodes)
+            )
+        return self.masks[avoided]
+
+
+def has_any(labels: Labels, avoided: Labels) -> bool:
+    return not {*labels}.isdisjoint(avoided)
 
 
 def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Graph | None = None) -> Graph:
@@ -57,7 +81,16 @@ def _topology(inventory: Inventory) -> Topology:
     return Topology(
         inventory.nodes,
         (
-            TopologyLink(link.name, link.a.node, link.b.node, link.delay_us, link.cost, link.trust)
+            TopologyLink(
+                link.name,
+                link.a.node,
+                link.b.node,
+                link.delay_us,
+                link.cost,
+                link.trust,
+                link.loss_percent,
+                link.srlg,
+            )
             for link in inventory.links.values()
             if link.b is not None
         ),

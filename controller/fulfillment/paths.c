@@ -11,97 +11,13 @@
  *
  * What is less is preferred: (first weight, second weight, hops), compared in this order. Of equals the one that was
  * found first stays, and edges are looked at in the order of the rows, so that equal graphs give equal paths.
+ *
+ * A path that has waypoints to pass may come to a node once before each of them, and once after: it is searched for among
+ * states, which are nodes and how many waypoints are passed.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "paths.h"
 
-#define NONE      -1
-#define LANDMARKS 16
-#define EXPORT    __attribute__((visibility("default")))
-
-struct graph {
-	int32_t nodes;
-	int32_t edges;
-	int32_t links;
-	const int32_t *row;   /* nodes + 1: where the edges of a node begin */
-	const int32_t *to;    /* of each edge; the edge back has the same link */
-	const int32_t *link;  /* of each edge */
-	const int64_t *delay; /* of each link, µs */
-	const int64_t *cost;  /* of each link */
-	const uint8_t *trust; /* of each link */
-	/* Of each node its way from each landmark, or NONE. */
-	const int32_t (*by_delay)[LANDMARKS];
-	const int32_t (*by_cost)[LANDMARKS];
-};
-
-struct demand {
-	int32_t source;
-	int32_t target;
-	int32_t prefer_cost; /* else delay */
-	int32_t trust_min;
-	int32_t hops_max;
-	int32_t without_nodes; /* how many: inner nodes that are not taken */
-	int32_t without_links;
-	const int32_t *node;
-	const int32_t *not_link;
-	const uint8_t *down; /* of each link: it is not there now */
-	int64_t delay_max;   /* µs; negative: any */
-};
-
-struct rank {
-	int64_t first;
-	int64_t second;
-	int32_t hops;
-};
-
-struct place { /* in a heap */
-	struct rank rank;
-	uint32_t order; /* of equals the one that came first */
-	int32_t what;   /* node, or label */
-};
-
-struct heap {
-	struct place *place;
-	uint32_t size;
-	uint32_t room;
-	uint32_t order;
-};
-
-struct label { /* a path to a node */
-	struct rank rank;
-	int64_t delay;
-	int32_t node;
-	int32_t before; /* label; NONE: at the source */
-	int32_t edge;   /* by which it came */
-	int32_t next;   /* another label of the same node */
-};
-
-struct side {              /* one direction of a search */
-	struct rank *rank; /* of each node, as far as it has come */
-	int32_t *edge;     /* by which its path came; NONE */
-	uint32_t *seen;    /* search in which the two are of a node */
-	uint32_t *final;   /* search in which it was taken out of the heap */
-	struct heap heap;
-};
-
-struct search { /* what one thread works in */
-	const struct graph *graph;
-	uint32_t number;
-	struct side side[2];
-	int64_t *pull;      /* of each node: how much nearer it is to the target than to the source, at least */
-	uint32_t *pulled;   /* search in which that is of a node */
-	uint32_t *not_node; /* search in which a node, or a link, is not taken */
-	uint32_t *not_link;
-	struct label *label;
-	int32_t labels;
-	int32_t label_room;
-	int32_t *labels_of; /* first label of a node */
-	uint32_t *labelled;
-	int32_t *from; /* node where an edge begins */
-};
-
-static int before(const struct rank *a, const struct rank *b)
+int before(const struct rank *a, const struct rank *b)
 {
 	if (a->first != b->first)
 		return a->first < b->first;
@@ -115,7 +31,7 @@ static int comes_first(const struct place *a, const struct place *b)
 	return before(&a->rank, &b->rank) || (!before(&b->rank, &a->rank) && a->order < b->order);
 }
 
-static int push(struct heap *heap, const struct rank *rank, int32_t what)
+int push(struct heap *heap, const struct rank *rank, int32_t what)
 {
 	struct place place = {.rank = *rank, .order = heap->order++, .what = what};
 	uint32_t i;
@@ -138,7 +54,7 @@ static int push(struct heap *heap, const struct rank *rank, int32_t what)
 	return 1;
 }
 
-static struct place pop(struct heap *heap)
+struct place pop(struct heap *heap)
 {
 	struct place top = heap->place[0], last = heap->place[--heap->size];
 	uint32_t i = 0;
@@ -160,7 +76,7 @@ static struct place pop(struct heap *heap)
 	return top;
 }
 
-static int may_take(const struct search *search, const struct demand *demand, int32_t edge)
+int may_take(const struct search *search, const struct demand *demand, int32_t edge)
 {
 	const struct graph *graph = search->graph;
 	int32_t link = graph->link[edge], to = graph->to[edge];
@@ -169,8 +85,7 @@ static int may_take(const struct search *search, const struct demand *demand, in
 	       search->not_link[link] != search->number && search->not_node[to] != search->number;
 }
 
-static struct rank further(const struct graph *graph, const struct demand *demand, const struct rank *rank,
-			   int32_t edge)
+struct rank further(const struct graph *graph, const struct demand *demand, const struct rank *rank, int32_t edge)
 {
 	int64_t delay = graph->delay[graph->link[edge]], cost = graph->cost[graph->link[edge]];
 
@@ -186,14 +101,35 @@ static int64_t delay_of(const struct demand *demand, const struct rank *rank)
 	return demand->prefer_cost ? rank->second : rank->first;
 }
 
-static int is_allowed(const struct demand *demand, const struct rank *rank)
+static int64_t cost_of(const struct demand *demand, const struct rank *rank)
 {
-	return rank->hops <= demand->hops_max && (demand->delay_max < 0 || delay_of(demand, rank) <= demand->delay_max);
+	return demand->prefer_cost ? rank->first : rank->second;
 }
 
-static void begin(struct search *search, const struct demand *demand)
+int is_within(const struct demand *demand, const struct label *label, int64_t delay, int64_t cost, int64_t loss)
+{
+	return (demand->delay_max < 0 || delay_of(demand, &label->rank) + delay <= demand->delay_max) &&
+	       (demand->cost_max < 0 || cost_of(demand, &label->rank) + cost <= demand->cost_max) &&
+	       (demand->loss_max < 0 || label->loss + loss <= demand->loss_max);
+}
+
+int holds(const struct graph *graph, const struct demand *demand, const int32_t *links, int32_t count)
+{
+	int64_t delay = 0, cost = 0, loss = 0;
+
+	for (int32_t i = 0; i < count; i++) {
+		delay += graph->delay[links[i]];
+		cost += graph->cost[links[i]];
+		loss += graph->loss[links[i]];
+	}
+	return count <= demand->hops_max && (demand->delay_max < 0 || delay <= demand->delay_max) &&
+	       (demand->cost_max < 0 || cost <= demand->cost_max) && (demand->loss_max < 0 || loss <= demand->loss_max);
+}
+
+void begin(struct search *search, const struct demand *demand)
 {
 	search->number++;
+	search->steps = demand->steps_max;
 	for (int32_t i = 0; i < demand->without_nodes; i++)
 		search->not_node[demand->node[i]] = search->number;
 	for (int32_t i = 0; i < demand->without_links; i++)
@@ -202,8 +138,7 @@ static void begin(struct search *search, const struct demand *demand)
 	search->side[0].heap.order = search->side[1].heap.order = 0;
 }
 
-static int reach(struct search *search, struct side *side, const struct rank *rank, int64_t pull, int32_t node,
-		 int32_t edge)
+int reach(struct search *search, struct side *side, const struct rank *rank, int64_t pull, int32_t node, int32_t edge)
 {
 	struct rank key = *rank;
 
@@ -243,8 +178,8 @@ static int64_t pull_of(struct search *search, const struct demand *demand, int32
 	return search->pull[node];
 }
 
-/* Takes the next node out of the heap, NONE if there is none, and reaches its neighbours. -2: no memory. */
-static int32_t settle(struct search *search, const struct demand *demand, struct side *side)
+/* Takes the next node out of the heap, NONE if there is none, and reaches its neighbours. Or NO_MEMORY. */
+int32_t settle(struct search *search, const struct demand *demand, struct side *side)
 {
 	const struct graph *graph = search->graph;
 
@@ -262,14 +197,14 @@ static int32_t settle(struct search *search, const struct demand *demand, struct
 			rank = further(graph, demand, &side->rank[node], edge);
 			if (side->final[graph->to[edge]] != search->number &&
 			    !reach(search, side, &rank, 0, graph->to[edge], edge))
-				return -2;
+				return NO_MEMORY;
 		}
 		return node;
 	}
 	return NONE;
 }
 
-static struct rank sum(const struct rank *a, const struct rank *b)
+struct rank sum(const struct rank *a, const struct rank *b)
 {
 	return (struct rank){a->first + b->first, a->second + b->second, a->hops + b->hops};
 }
@@ -291,7 +226,7 @@ static int32_t both_halves(const struct search *search, int32_t meeting, int32_t
 }
 
 /*
- * The most preferred path, whatever its length and delay: its node in the middle, or NONE, or -2.
+ * The most preferred path, whatever its length and delay: its node in the middle, or NONE, or NO_MEMORY.
  *
  * Weights are doubled and corrected by the pull of their nodes, upward on one side and downward on the other, so that both
  * sides agree (Ikeda et al., "A fast algorithm for finding better routes by AI search techniques", 1994): what a meeting
@@ -307,7 +242,7 @@ static int32_t meet(struct search *search, const struct demand *demand, struct r
 
 	if (!reach(search, &search->side[0], &nothing, pull_of(search, demand, demand->source), demand->source, NONE) ||
 	    !reach(search, &search->side[1], &nothing, -pull_of(search, demand, demand->target), demand->target, NONE))
-		return -2;
+		return NO_MEMORY;
 	if (demand->source == demand->target)
 		return demand->source;
 	while (search->side[0].heap.size && search->side[1].heap.size) {
@@ -347,36 +282,41 @@ static int32_t meet(struct search *search, const struct demand *demand, struct r
 					continue;
 			}
 			if (!reach(search, mine, &rank, pull, to, edge))
-				return -2;
+				return NO_MEMORY;
 		}
 	}
 	return meeting;
 }
 
-/* Whether a label of the node is as good in all that still counts. They come in the order of preference. */
+/* Whether a label of the state is as good in all that still counts. They come in the order of preference. */
 static int is_dominated(const struct search *search, const struct demand *demand, const struct label *label)
 {
 	int32_t i;
 
-	if (search->labelled[label->node] != search->number)
+	if (search->labelled[label->state] != search->number)
 		return 0;
-	for (i = search->labels_of[label->node]; i != NONE; i = search->label[i].next) {
+	for (i = search->labels_of[label->state]; i != NONE; i = search->label[i].next) {
 		const struct label *held = &search->label[i];
 
-		if (held->rank.hops <= label->rank.hops && (demand->delay_max < 0 || held->delay <= label->delay))
+		if (held->rank.hops <= label->rank.hops &&
+		    (demand->delay_max < 0 || delay_of(demand, &held->rank) <= delay_of(demand, &label->rank)) &&
+		    (demand->cost_max < 0 || cost_of(demand, &held->rank) <= cost_of(demand, &label->rank)) &&
+		    (demand->loss_max < 0 || held->loss <= label->loss))
 			return 1;
 	}
 	return 0;
 }
 
-static int32_t add_label(struct search *search, const struct label *label)
+int32_t add_label(struct search *search, const struct label *label)
 {
+	if (search->steps-- <= 0)
+		return GAVE_UP;
 	if (search->labels == search->label_room) {
 		int32_t room = search->label_room ? 2 * search->label_room : 4096;
 		struct label *larger = realloc(search->label, room * sizeof(*larger));
 
 		if (!larger)
-			return -2;
+			return NO_MEMORY;
 		search->label = larger;
 		search->label_room = room;
 	}
@@ -384,82 +324,152 @@ static int32_t add_label(struct search *search, const struct label *label)
 	return search->labels++;
 }
 
-/* The most preferred path that is short and quick enough. No path is extended that cannot arrive in time. */
-static int32_t label_path(struct search *search, const struct demand *demand, struct rank *best, int32_t *links)
+int32_t arrive(const struct graph *graph, const struct demand *demand, int32_t state, int32_t node)
+{
+	int32_t passed = state / graph->nodes;
+
+	while (passed < demand->waypoints && demand->waypoint[passed] == node)
+		passed++;
+	return passed * graph->nodes + node;
+}
+
+struct label extend(const struct search *search, const struct demand *demand, int32_t index, int32_t edge)
+{
+	const struct graph *graph = search->graph;
+	const struct label *label = &search->label[index];
+
+	return (struct label){
+		.rank = further(graph, demand, &label->rank, edge),
+		.loss = label->loss + graph->loss[graph->link[edge]],
+		.state = arrive(graph, demand, label->state, graph->to[edge]),
+		.before = index,
+		.edge = edge,
+		.next = NONE,
+	};
+}
+
+int32_t links_of(const struct search *search, int32_t index, int32_t *links)
+{
+	int32_t count = search->label[index].rank.hops;
+
+	for (int32_t at = index; search->label[at].before != NONE; at = search->label[at].before)
+		links[search->label[at].rank.hops - 1] = search->graph->link[search->label[at].edge];
+	return count;
+}
+
+/* 0: no memory. */
+static int has_states(struct search *search, const struct demand *demand)
+{
+	int32_t states = search->graph->nodes * (demand->waypoints + 1);
+	int32_t *labels_of;
+	uint32_t *labelled;
+
+	if (states <= search->states)
+		return 1;
+	labels_of = calloc(states, sizeof(*labels_of));
+	labelled = calloc(states, sizeof(*labelled));
+	if (!labels_of || !labelled) {
+		free(labels_of);
+		free(labelled);
+		return 0;
+	}
+	free(search->labels_of);
+	free(search->labelled);
+	search->labels_of = labels_of;
+	search->labelled = labelled;
+	search->states = states;
+	return 1;
+}
+
+int32_t label_path(struct search *search, const struct demand *demand, struct rank *best, int32_t *links)
 {
 	const struct graph *graph = search->graph;
 	const int32_t(*way)[LANDMARKS] = demand->prefer_cost ? graph->by_cost : graph->by_delay;
+	const int32_t goal = demand->waypoints * graph->nodes + demand->target;
 	struct heap *heap = &search->side[0].heap;
 	const struct rank nothing = {0};
-	struct label start = {.node = demand->source, .before = NONE, .edge = NONE, .next = NONE};
+	struct label start = {.before = NONE, .edge = NONE, .next = NONE};
+	int32_t added;
 
-	begin(search, demand);
+	if (!has_states(search, demand) || !push(heap, &nothing, 0))
+		return NO_MEMORY;
+	start.state = arrive(graph, demand, 0, demand->source);
 	search->labels = 0;
-	if (add_label(search, &start) == -2 || !push(heap, &nothing, 0))
-		return -2;
+	added = add_label(search, &start);
+	if (added < 0)
+		return added;
 	while (heap->size) {
-		int32_t index = pop(heap).what;
+		int32_t index = pop(heap).what, node;
 		struct label label = search->label[index];
 
 		if (is_dominated(search, demand, &label))
 			continue;
 		search->label[index].next =
-			search->labelled[label.node] == search->number ? search->labels_of[label.node] : NONE;
-		search->labels_of[label.node] = index;
-		search->labelled[label.node] = search->number;
-		if (label.node == demand->target) {
+			search->labelled[label.state] == search->number ? search->labels_of[label.state] : NONE;
+		search->labels_of[label.state] = index;
+		search->labelled[label.state] = search->number;
+		if (label.state == goal) {
 			*best = label.rank;
-			for (int32_t at = index; search->label[at].before != NONE; at = search->label[at].before)
-				links[search->label[at].rank.hops - 1] = graph->link[search->label[at].edge];
-			return label.rank.hops;
+			return links_of(search, index, links);
 		}
 		if (label.rank.hops == demand->hops_max)
 			continue;
-		for (int32_t edge = graph->row[label.node]; edge < graph->row[label.node + 1]; edge++) {
-			int32_t to = graph->to[edge], added;
-			struct label longer = {.node = to, .before = index, .edge = edge, .next = NONE};
+		node = label.state % graph->nodes;
+		for (int32_t edge = graph->row[node]; edge < graph->row[node + 1]; edge++) {
+			int32_t to = graph->to[edge];
+			struct label longer;
 			struct rank key;
 
 			if (!may_take(search, demand, edge))
 				continue;
-			longer.rank = key = further(graph, demand, &label.rank, edge);
-			longer.delay = delay_of(demand, &longer.rank);
-			if ((demand->delay_max >= 0 &&
-			     longer.delay + at_least(graph->by_delay, to, demand->target) > demand->delay_max) ||
+			longer = extend(search, demand, index, edge);
+			if (!is_within(demand, &longer, at_least(graph->by_delay, to, demand->target),
+				       at_least(graph->by_cost, to, demand->target), 0) ||
 			    is_dominated(search, demand, &longer))
 				continue;
+			key = longer.rank;
 			key.first += at_least(way, to, demand->target);
 			added = add_label(search, &longer);
-			if (added == -2 || !push(heap, &key, added))
-				return -2;
+			if (added < 0)
+				return added;
+			if (!push(heap, &key, added))
+				return NO_MEMORY;
 		}
 	}
 	return NONE;
 }
 
 /*
- * The links of the most preferred path that `demand` allows, in the order of travel: how many; -1: there is none; -2: no
- * memory. `links` has room for hops_max. `delay_cost`: what the path takes.
+ * The links of the most preferred path that `demand` allows, in the order of travel: how many; NONE: there is none;
+ * GAVE_UP: none was found in so many steps; NO_MEMORY. `links` has room for hops_max, and for all nodes. `delay_cost`:
+ * what the path takes.
  */
 EXPORT int32_t find_path(struct search *search, const struct demand *demand, int32_t *links, int64_t *delay_cost)
 {
 	struct rank best = {0};
-	int32_t meeting, count;
+	int32_t count = NONE;
 
-	begin(search, demand);
-	meeting = meet(search, demand, &best);
-	if (meeting < 0)
-		return meeting;
-	count = is_allowed(demand, &best) ? both_halves(search, meeting, links)
-					  : label_path(search, demand, &best, links);
+	if (!demand->waypoints) {
+		int32_t meeting;
+
+		begin(search, demand);
+		meeting = meet(search, demand, &best);
+		if (meeting < 0)
+			return meeting;
+		count = both_halves(search, meeting, links);
+	}
+	if (count == NONE || !holds(search->graph, demand, links, count)) {
+		begin(search, demand);
+		count = label_path(search, demand, &best, links);
+	}
 	delay_cost[0] = delay_of(demand, &best);
-	delay_cost[1] = demand->prefer_cost ? best.first : best.second;
+	delay_cost[1] = cost_of(demand, &best);
 	return count;
 }
 
 /*
  * The most preferred path from the source to every node: its first weight (-1: there is none) and the edge by which it
- * comes. 0: done; -2: no memory.
+ * comes. 0: done; or NO_MEMORY.
  */
 EXPORT int32_t find_tree(struct search *search, const struct demand *demand, int64_t *weight, int32_t *by_edge)
 {
@@ -469,10 +479,10 @@ EXPORT int32_t find_tree(struct search *search, const struct demand *demand, int
 
 	begin(search, demand);
 	if (!reach(search, side, &nothing, 0, demand->source, NONE))
-		return -2;
+		return NO_MEMORY;
 	while ((node = settle(search, demand, side)) != NONE)
-		if (node == -2)
-			return -2;
+		if (node == NO_MEMORY)
+			return NO_MEMORY;
 	for (node = 0; node < search->graph->nodes; node++) {
 		int is_there = side->final[node] == search->number;
 
@@ -501,6 +511,7 @@ EXPORT void free_search(struct search *search)
 	free(search->labels_of);
 	free(search->labelled);
 	free(search->from);
+	free_pairs(search);
 	free(search);
 }
 
@@ -518,6 +529,7 @@ EXPORT struct search *new_search(const struct graph *graph)
 	search->pulled = calloc(nodes, sizeof(*search->pulled));
 	search->not_node = calloc(nodes, sizeof(*search->not_node));
 	search->not_link = calloc(graph->links + 1, sizeof(*search->not_link));
+	search->states = nodes;
 	search->labels_of = calloc(nodes, sizeof(*search->labels_of));
 	search->labelled = calloc(nodes, sizeof(*search->labelled));
 	search->from = calloc(graph->edges + 1, sizeof(*search->from));
@@ -526,10 +538,10 @@ EXPORT struct search *new_search(const struct graph *graph)
 	for (int i = 0; i < 2; i++) {
 		struct side *side = &search->side[i];
 
-		side->rank = calloc(nodes, sizeof(*side->rank));
-		side->edge = calloc(nodes, sizeof(*side->edge));
-		side->seen = calloc(nodes, sizeof(*side->seen));
-		side->final = calloc(nodes, sizeof(*side->final));
+		side->rank = calloc((i + 1) * nodes, sizeof(*side->rank));
+		side->edge = calloc((i + 1) * nodes, sizeof(*side->edge));
+		side->seen = calloc((i + 1) * nodes, sizeof(*side->seen));
+		side->final = calloc((i + 1) * nodes, sizeof(*side->final));
 		is_complete = is_complete && side->rank && side->edge && side->seen && side->final;
 	}
 	if (!is_complete) {

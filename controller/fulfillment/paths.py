@@ -1,21 +1,20 @@
 """Ways through own nodes: the one that is preferred of those that are good enough, and the candidate paths of an SR
 Policy."""
 
-from collections.abc import Collection
-
 import msgspec
 
 from controller.fulfillment.containers import NODES_MAX, PINNED_NODES_MAX
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.topology import Demand
+from controller.fulfillment.topology import Apart, Demand, FoundPath, GaveUp
 from controller.model.constraints import UNCONSTRAINED, Constraints
-from controller.model.intent import Level, Prefer
+from controller.model.intent import Disjoint, Level, Prefer
 from controller.model.sr_policy import CandidatePath, SrPolicy
 
 PREFERENCES = (200, 100)
 """Of the candidate paths, best first."""
 KNOWN_MAX = 32_768
 """SR Policies that a graph keeps at hand: bounds on latency may be anything, and others say some of them."""
+_APART = {Disjoint.LINK: Apart.LINKS, Disjoint.NODE: Apart.NODES, Disjoint.SRLG: Apart.RISKS}
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +27,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One less than nodes."""
 
 
-class Besides(msgspec.Struct, frozen=True, kw_only=True):
-    """What a route must not take, beside what the constraints rule out."""
-
-    nodes: Collection[str] = ()
-    links: Collection[str] = ()
-
-
-NOTHING = Besides()
-
-
 def order(prefer: Prefer, latency_us: int, cost: int) -> tuple[int, int]:
     """What is less is preferred."""
     return (cost, latency_us) if prefer.cost is Level.LOW else (latency_us, cost)
@@ -48,44 +37,56 @@ def longest(graph: Graph) -> int:
     return 1 + (PINNED_NODES_MAX if graph.topology.has_parallels or graph.has_switches else NODES_MAX)
 
 
-def best(
-    graph: Graph,
-    source: str,
-    target: str,
-    constraints: Constraints = UNCONSTRAINED,
-    without: Besides = NOTHING,
-    *,
-    hops_max: int | None = None,
-) -> Route | None:
-    """The most preferred route that holds the constraints and is of few enough links; None: there is none. Of equals
-    that with the fewest links. `hops_max`: None: as many as fit the containers of a path."""
-    topology = graph.topology
-    if hops_max is None:
-        hops_max = longest(graph)
-    demand = Demand(
+def demand_of(graph: Graph, constraints: Constraints, hops_max: int | None = None) -> Demand:
+    """`hops_max`: None: as many links as fit the containers of a path."""
+    return Demand(
         prefer_cost=constraints.prefer.cost is Level.LOW,
         trust_min=constraints.trust_min,
         delay_us_max=constraints.latency_us_max,
-        hops_max=hops_max,
-        without_nodes=tuple(topology.node_index[name] for name in without.nodes),
-        without_links=tuple(topology.link_index[name] for name in without.links),
+        loss_ppm_max=constraints.loss_ppm_max,
+        hops_max=longest(graph) if hops_max is None else hops_max,
     )
-    path = topology.path(topology.node_index[source], topology.node_index[target], demand, graph.flags)
-    if path is None:
-        return None
+
+
+def best(
+    graph: Graph, source: str, target: str, constraints: Constraints = UNCONSTRAINED, *, hops_max: int | None = None
+) -> Route | GaveUp | None:
+    """The most preferred route that holds the constraints and is of few enough links; None: there is none. Of equals
+    that with the fewest links. `hops_max`: None: as many as fit the containers of a path."""
+    return _route(graph, source, target, constraints, demand_of(graph, constraints, hops_max))
+
+
+def _route(graph: Graph, source: str, target: str, constraints: Constraints, demand: Demand) -> Route | GaveUp | None:
+    ends = graph.topology.node_index[source], graph.topology.node_index[target]
+    found = graph.topology.path(*ends, demand, graph.mask(constraints))
+    return _named(graph, found) if isinstance(found, FoundPath) else found
+
+
+def disjoint(
+    graph: Graph, source: str, target: str, constraints: Constraints, apart: Disjoint
+) -> tuple[Route, Route] | GaveUp | None:
+    """Two routes that hold the constraints and share nothing, the more preferred first: the pair that is preferred of
+    all, as far as it was found. None: there are no such two."""
+    ends = graph.topology.node_index[source], graph.topology.node_index[target]
+    demand = demand_of(graph, constraints)
+    found = graph.topology.pair(*ends, demand, _APART[apart], graph.mask(constraints))
+    if found is None or isinstance(found, GaveUp):
+        return found
+    return _named(graph, found[0]), _named(graph, found[1])
+
+
+def _named(graph: Graph, path: FoundPath) -> Route:
     return Route(
         latency_us=path.delay_us,
         cost=path.cost,
-        nodes=tuple(topology.nodes[node] for node in path.nodes),
-        links=tuple(topology.links[link] for link in path.links),
+        nodes=tuple(graph.topology.nodes[node] for node in path.nodes),
+        links=tuple(graph.topology.links[link] for link in path.links),
     )
 
 
 def sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints = UNCONSTRAINED) -> SrPolicy | None:
-    """The best path between two own nodes, and a second that shares no inner node with it (no link, if there is none).
-
-    Both hold what is asked for; None: no path does. Without paths where headend and endpoint are one node.
-    """
+    """The candidate paths between two own nodes. All hold what is asked for; None: no path does. Where a pair that is
+    disjoint as asked is not found, there is one. Without paths where headend and endpoint are one node."""
     asked, known = (headend, endpoint, constraints), graph.sr_policies
     if asked not in known:
         if len(known) >= KNOWN_MAX:
@@ -97,12 +98,9 @@ def sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraint
 def _sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints) -> SrPolicy | None:
     if headend == endpoint:
         return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
-    first = best(graph, headend, endpoint, constraints)
-    if first is None:
+    routes = _routes(graph, headend, endpoint, constraints)
+    if routes is None:
         return None
-    inner = first.nodes[1:-1]
-    second = best(graph, headend, endpoint, constraints, Besides(nodes=inner, links=() if inner else first.links))
-    routes = [first] if second is None else [first, second]
     return SrPolicy(
         headend=headend,
         endpoint=endpoint,
@@ -117,3 +115,23 @@ def _sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constrain
             for preference, route in zip(PREFERENCES, routes, strict=False)
         ),
     )
+
+
+def _routes(graph: Graph, headend: str, endpoint: str, constraints: Constraints) -> tuple[Route, ...] | None:
+    if constraints.disjoint is not None:
+        pair = disjoint(graph, headend, endpoint, constraints, constraints.disjoint)
+        if isinstance(pair, tuple):
+            return pair
+    first = best(graph, headend, endpoint, constraints)
+    if not isinstance(first, Route):
+        return None
+    if constraints.disjoint is not None:
+        return (first,)
+    inner, topology = first.nodes[1:-1], graph.topology
+    apart = msgspec.structs.replace(
+        demand_of(graph, constraints),
+        without_nodes=tuple(topology.node_index[name] for name in inner),
+        without_links=() if inner else tuple(topology.link_index[name] for name in first.links),
+    )
+    second = _route(graph, headend, endpoint, constraints, apart)
+    return (first, second) if isinstance(second, Route) else (first,)

@@ -4,17 +4,15 @@ from collections.abc import Collection
 
 import msgspec
 
-from controller.fulfillment.graph import Graph
-from controller.fulfillment.paths import best, longest, order, sr_policy
+from controller.fulfillment.graph import Graph, has_any
+from controller.fulfillment.paths import order, sr_policy
+from controller.fulfillment.shortfall import BINDINGS, percent, shortfall, words
 from controller.model.constraints import Constraints
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.sr_policy import SrPolicy
-
-BINDINGS = ("segments", "transit", "latency", "trust", "reachability")
-"""What may be held by no way. The last thing that is looked at first: who fails there has met the most."""
 
 
 def place(
@@ -49,48 +47,20 @@ def place(
         if excluded:
             message += f" except {', '.join(sorted(excluded))}, where it was refused"
         return Unsatisfiable(binding="reachability", message=message + _without(graph))
-    trust_min = connection.trust_min or Trust.PUBLIC
-    inside_min = _inside_min(connection)
-    trusted = Constraints(trust_min=inside_min)
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
     for way, trust in exits:
         targets = [way.node] if way is not None else sorted({host.node for host in connection.destinations})
-        over = f" over {way.border}" if way is not None else ""
-        if trust < trust_min:
-            message = f"trust of at least {trust_min.name.lower()} is required; the way{over} has {trust.name.lower()}"
-            failures.append(Unsatisfiable(binding="trust", message=message))
+        if way is not None and (objection := _border_objection(connection, way, trust, graph)):
+            failures.append(objection)
             continue
-        routes = {
-            (entry, target): best(graph, entry, target, trusted, hops_max=len(graph.topology.nodes))
-            for entry in entries
-            for target in targets
-        }
-        if lost := [ends for ends, route in routes.items() if route is None]:
-            binding = "reachability" if inside_min == Trust.PUBLIC else "trust"
-            message = f"no path of links with trust {inside_min.name.lower()} leads from {lost[0][0]} to {lost[0][1]}"
-            failures.append(Unsatisfiable(binding=binding, message=message))
-            continue
-        beyond_us = way.latency_us if way is not None else 0
-        worst_us = beyond_us + max(route.latency_us for route in routes.values() if route is not None)
-        limit_us = connection.latency_us_max
-        if limit_us is not None and worst_us > limit_us:
-            message = (
-                f"latency of at most {limit_us / 1000:g} ms is required; the way{over} takes {worst_us / 1000:g} ms"
-            )
-            failures.append(Unsatisfiable(binding="latency", message=message))
-            continue
-        if connection.direct and way is not None and way.domain != connection.destination_domain:
-            message = f"no third domain may carry this; the way{over} leads through {way.domain}"
-            failures.append(Unsatisfiable(binding="transit", message=message))
-            continue
-        policies: list[SrPolicy] = []
+        limit_us, beyond_us = connection.latency_us_max, way.latency_us if way is not None else 0
         constraints = _constraints(connection, None if limit_us is None else limit_us - beyond_us)
+        policies: list[SrPolicy] = []
         for entry, target in [(entry, target) for entry in entries for target in targets]:
             policy = sr_policy(graph, entry, target, constraints)
-            if policy is None:
-                message = f"the path from {entry} to {target} needs more than {longest(graph)} links"
-                failures.append(Unsatisfiable(binding="segments", message=message))
+            if policy is None or (connection.disjoint is not None and len(policy.candidate_paths) == 1):
+                failures.append(shortfall(graph, entry, target, constraints, way))
                 break
             policies.append(policy)
         else:
@@ -141,7 +111,38 @@ def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
 
 def _constraints(connection: Connection, latency_us_max: int | None) -> Constraints:
     """Of own paths, which may take `latency_us_max`."""
-    return Constraints(prefer=connection.prefer, latency_us_max=latency_us_max, trust_min=_inside_min(connection))
+    return Constraints(
+        prefer=connection.prefer,
+        latency_us_max=latency_us_max,
+        loss_ppm_max=connection.loss_ppm_max,
+        trust_min=_inside_min(connection),
+        avoid_labels=connection.avoid_labels,
+        disjoint=connection.disjoint,
+    )
+
+
+def _border_objection(connection: Connection, way: Way, trust: Trust, graph: Graph) -> Unsatisfiable | None:
+    """What of the requirements the way beyond our own paths does not hold; None: it holds them."""
+    trust_min, over = connection.trust_min or Trust.PUBLIC, f"the way over {way.border}"
+    if trust < trust_min:
+        message = f"trust of at least {trust_min.name.lower()} is required; {over} has {trust.name.lower()}"
+        return Unsatisfiable(binding="trust", message=message)
+    if connection.avoid_labels:
+        labels = graph.inventory.links[way.border].labels
+        said = f"has {words(labels)}" if has_any(labels, connection.avoid_labels) else "leads through what others label"
+        return Unsatisfiable(
+            binding="avoid", message=f"{words(connection.avoid_labels)} is to be avoided; {over} {said}"
+        )
+    if connection.loss_ppm_max is not None:
+        message = f"loss of at most {percent(connection.loss_ppm_max)} is required; what is lost on {over} is not known"
+        return Unsatisfiable(binding="loss", message=message)
+    if connection.disjoint is not None:
+        message = f"disjoint paths are required; whether those of others on {over} are is not known"
+        return Unsatisfiable(binding="disjoint", message=message)
+    if connection.direct and way.domain != connection.destination_domain:
+        message = f"no third domain may carry this; {over} leads through {way.domain}"
+        return Unsatisfiable(binding="transit", message=message)
+    return None
 
 
 def _inside_min(connection: Connection) -> Trust:
@@ -201,4 +202,8 @@ def _least_bad(failures: list[Unsatisfiable]) -> Unsatisfiable:
     """What was looked at last met the most requirements; all reasons are told."""
     best = min(failures, key=lambda failure: BINDINGS.index(failure.binding))
     others = [failure.message for failure in failures if failure is not best]
-    return Unsatisfiable(binding=best.binding, message="; ".join([best.message, *others]))
+    return Unsatisfiable(
+        binding=best.binding,
+        message="; ".join([best.message, *others]),
+        undecided=any(failure.undecided for failure in failures),
+    )

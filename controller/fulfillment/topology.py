@@ -1,11 +1,13 @@
-"""Nodes and links as arrays, and the paths through them: found by paths.c, which `./run setup` compiles.
+"""Nodes and links as arrays, and the paths through them: found by paths.c and disjoint.c, which `./run setup` compiles.
 
 Nodes and links are known by their index here; both are in the order of their names. The arrays are never changed; which
 links are down is told with each question.
 """
 
 import ctypes
-from collections.abc import Collection, Iterable, Sequence
+import enum
+import math
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,14 @@ GUIDED_FROM = 200
 LIBRARY = Path(__file__).parent.parent.parent / "build/paths/paths.so"
 
 
+STEPS_MAX = 200_000
+"""Paths that are begun, as far as no bound forbids them, until a search gives up: a tenth of a second."""
+_LOSS_UNIT = 1e-12
+_LOSS_SLACK = 128
+"""For roundings: two hundred links that each lose half a unit more than is counted."""
+_LOST_ALL = 10**14
+
+
 class TopologyLink(msgspec.Struct, frozen=True):
     """Usable in both directions."""
 
@@ -29,6 +39,20 @@ class TopologyLink(msgspec.Struct, frozen=True):
     delay_us: int
     cost: int
     trust: int
+    loss_percent: float | None = None
+    """None: unknown, and no path with a bound on its loss takes it."""
+    srlg: tuple[str, ...] = ()
+    """Shared risk link groups (RFC 4202)."""
+
+
+class Apart(enum.IntEnum):
+    """What two paths do not share (`enum apart` of disjoint.c)."""
+
+    LINKS = 0
+    NODES = 1
+    """No inner node, and no link."""
+    RISKS = 2
+    """No shared risk link group, and no link."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,10 +62,20 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     prefer_cost: bool = False
     trust_min: int = 0
     delay_us_max: int | None = None
+    cost_max: int | None = None
+    loss_ppm_max: int | None = None
     hops_max: int = 255
+    waypoints: tuple[int, ...] = ()
+    """Nodes to pass, in this order. Between them the path passes no node twice; before and after one it may."""
+    steps_max: int = STEPS_MAX
     without_nodes: tuple[int, ...] = ()
     """Not to be passed; the ends do not count."""
     without_links: tuple[int, ...] = ()
+
+    @property
+    def is_hopeless(self) -> bool:
+        """A bound is below what the shortest path takes, whatever it is."""
+        return any(most is not None and most < 0 for most in (self.delay_us_max, self.cost_max, self.loss_ppm_max))
 
 
 EVERYTHING = Demand()
@@ -55,6 +89,16 @@ class FoundPath(msgspec.Struct, frozen=True):
     """One less than nodes."""
 
 
+class GaveUp(msgspec.Struct, frozen=True):
+    """Nothing was found in so many steps; whether there is something nobody knows."""
+
+    steps: int
+
+
+Pair = tuple[FoundPath, FoundPath]
+"""The more preferred first."""
+
+
 class Tree(msgspec.Struct, frozen=True):
     """The most preferred path from one node to each other one, shape (nodes,)."""
 
@@ -64,12 +108,15 @@ class Tree(msgspec.Struct, frozen=True):
     """Edge by which the path comes; -1: none."""
 
 
+_COLUMNS = ("row", "to", "link", "delay", "cost", "loss", "trust", "by_delay", "by_cost")
+
+
 class _Graph(ctypes.Structure):
     _fields_ = (
         ("nodes", ctypes.c_int32),
         ("edges", ctypes.c_int32),
         ("links", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("row", "to", "link", "delay", "cost", "trust", "by_delay", "by_cost")),
+        *((name, ctypes.c_void_p) for name in _COLUMNS),
     )
 
 
@@ -77,11 +124,24 @@ class _Demand(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int32)
-            for name in ("source", "target", "prefer_cost", "trust_min", "hops_max", "without_nodes", "without_links")
+            for name in (
+                "source",
+                "target",
+                "prefer_cost",
+                "trust_min",
+                "hops_max",
+                "without_nodes",
+                "without_links",
+                "waypoints",
+            )
         ),
-        *((name, ctypes.c_void_p) for name in ("node", "not_link", "down")),
-        ("delay_max", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("node", "not_link", "waypoint", "down")),
+        *((name, ctypes.c_int64) for name in ("delay_max", "cost_max", "loss_max", "steps_max")),
     )
+
+
+class _Risks(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("row", "risk", "link_row", "link"))
 
 
 class Topology:
@@ -102,6 +162,10 @@ class Topology:
         self.delay_us = np.array([link.delay_us for link in ordered], np.int64)
         self.cost = np.array([link.cost for link in ordered], np.int64)
         self.trust = np.array([link.trust for link in ordered], np.uint8)
+        self.loss = np.array([_additive(link.loss_percent or 0) for link in ordered], np.int64)
+        """As it adds up: -ln of the share that arrives."""
+        self.loses_unknown = np.array([link.loss_percent is None for link in ordered], np.bool_)
+        self._srlg = [link.srlg for link in ordered]
         self.ends = np.array(ends, np.int32).reshape(-1, 2)
         index = np.arange(len(ordered), dtype=np.int32)
         near = np.concatenate((self.ends[:, 0], self.ends[:, 1]))
@@ -113,7 +177,7 @@ class Topology:
         counts = np.bincount(near, minlength=len(self.nodes))
         self.row = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
 
-    def flags(self, links: Collection[str] = ()) -> NDArray[np.uint8]:
+    def flags(self, links: Iterable[str] = ()) -> NDArray[np.uint8]:
         """Of each link whether it is one of these."""
         flags = np.zeros(len(self.links), np.uint8)
         flags[[self.link_index[name] for name in links if name in self.link_index]] = 1
@@ -124,9 +188,33 @@ class Topology:
         near, other = self.ends[self.link_of_edge[edge]].tolist()
         return int(near if other == far else other)
 
-    def path(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> FoundPath | None:
+    def path(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> FoundPath | GaveUp | None:
         """The most preferred path that holds `demand`; None: there is none."""
-        return self._search.path(source, target, demand, down)
+        if demand.is_hopeless:
+            return None
+        return self._search.path(source, target, demand, self._taken(demand, down))
+
+    def pair(
+        self, source: int, target: int, demand: Demand, apart: Apart, down: NDArray[np.uint8]
+    ) -> Pair | GaveUp | None:
+        """Of the paths that hold `demand` two that share nothing and are the shortest together; None: there are no
+        such two. Where bounds, waypoints or shared risks make it a search, the two that were found when it ends."""
+        if demand.is_hopeless:
+            return None
+        return self._search.pair(source, target, demand, apart, self._taken(demand, down))
+
+    def _taken(self, demand: Demand, down: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What cannot be taken."""
+        if demand.loss_ppm_max is None or not self.loses_unknown.any():
+            return down
+        return down | self.loses_unknown.view(np.uint8)
+
+    @cached_property
+    def risks(self) -> "tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]":
+        """Which links share which risks: rows of links, their risks; rows of risks, their links."""
+        names = {name: number for number, name in enumerate(sorted({name for srlg in self._srlg for name in srlg}))}
+        pairs = [(link, names[name]) for link, srlg in enumerate(self._srlg) for name in sorted({*srlg})]
+        return (*_rows(len(self.links), pairs), *_rows(len(names), [(risk, link) for link, risk in pairs]))
 
     def tree(self, source: int, demand: Demand, down: NDArray[np.uint8]) -> Tree:
         """Bounds of `demand` on delay and hops do not count."""
@@ -143,14 +231,23 @@ class _Search:
     def __init__(self, topology: Topology) -> None:
         self._library = _library()
         self._topology = topology
-        columns = (topology.row, topology.to, topology.link_of_edge, topology.delay_us, topology.cost, topology.trust)
+        columns = (
+            topology.row,
+            topology.to,
+            topology.link_of_edge,
+            topology.delay_us,
+            topology.cost,
+            topology.loss,
+            topology.trust,
+        )
         self._graph = _Graph(
             len(topology.nodes), len(topology.to), len(topology.links), *(column.ctypes.data for column in columns)
         )
         self._search = self._library.new_search(ctypes.byref(self._graph))
         if not self._search:
             raise MemoryError
-        self._links = np.zeros(len(topology.nodes) + 1, np.int32)
+        self._links = np.zeros(0, np.int32)
+        self._counts = np.zeros(2, np.int32)
         self._delay_cost = np.zeros(2, np.int64)
         if len(topology.nodes) >= GUIDED_FROM:
             self._by_delay, self._by_cost = self._landmarks(False), self._landmarks(True)
@@ -174,21 +271,54 @@ class _Search:
     def __del__(self) -> None:
         self._library.free_search(self._search)
 
-    def path(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> FoundPath | None:
+    def path(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> FoundPath | GaveUp | None:
         asked = self._demand(source, target, demand, down)
+        links = self._room(asked.hops_max)
         count = self._library.find_path(
-            self._search, ctypes.byref(asked), self._links.ctypes.data, self._delay_cost.ctypes.data
+            self._search, ctypes.byref(asked), links.ctypes.data, self._delay_cost.ctypes.data
         )
-        if count == -2:
-            raise MemoryError
-        if count < 0:
-            return None
-        links = tuple(self._links[:count].tolist())
-        nodes = [source]
-        for near, other in self._topology.ends[list(links)].tolist():
-            nodes.append(other if near == nodes[-1] else near)
+        if not _was_found(count):
+            return GaveUp(demand.steps_max) if count == _GAVE_UP else None
         delay_us, cost = self._delay_cost.tolist()
-        return FoundPath(delay_us, cost, tuple(nodes), links)
+        path = links[:count]
+        return FoundPath(delay_us, cost, self._nodes(source, path), tuple(path.tolist()))
+
+    def pair(
+        self, source: int, target: int, demand: Demand, apart: Apart, down: NDArray[np.uint8]
+    ) -> Pair | GaveUp | None:
+        asked = self._demand(source, target, demand, down)
+        links = self._room(asked.hops_max)
+        risks = _Risks(*(column.ctypes.data for column in self._topology.risks))
+        found = self._library.find_pair(
+            self._search,
+            ctypes.byref(asked),
+            int(apart),
+            ctypes.byref(risks),
+            links.ctypes.data,
+            self._counts.ctypes.data,
+            len(links) // 2,
+        )
+        if not _was_found(found):
+            return GaveUp(demand.steps_max) if found == _GAVE_UP else None
+        first, second = self._counts.tolist()
+        return self._measured(source, links[:first]), self._measured(source, links[first : first + second])
+
+    def _room(self, hops_max: int) -> NDArray[np.int32]:
+        """For the links of two paths."""
+        room = 2 * (max(hops_max, len(self._topology.nodes)) + 1)
+        if len(self._links) < room:
+            self._links = np.zeros(room, np.int32)
+        return self._links
+
+    def _nodes(self, source: int, links: NDArray[np.int32]) -> tuple[int, ...]:
+        nodes = [source]
+        for near, other in self._topology.ends[links].tolist():
+            nodes.append(other if near == nodes[-1] else near)
+        return tuple(nodes)
+
+    def _measured(self, source: int, links: NDArray[np.int32]) -> FoundPath:
+        delay_us, cost = int(self._topology.delay_us[links].sum()), int(self._topology.cost[links].sum())
+        return FoundPath(delay_us, cost, self._nodes(source, links), tuple(links.tolist()))
 
     def tree(self, source: int, demand: Demand, down: NDArray[np.uint8]) -> Tree:
         asked = self._demand(source, source, demand, down)
@@ -201,21 +331,51 @@ class _Search:
     def _demand(self, source: int, target: int, demand: Demand, down: NDArray[np.uint8]) -> _Demand:
         nodes = (ctypes.c_int32 * len(demand.without_nodes))(*demand.without_nodes)
         links = (ctypes.c_int32 * len(demand.without_links))(*demand.without_links)
+        waypoints = (ctypes.c_int32 * len(demand.waypoints))(*demand.waypoints)
         asked = _Demand(
             source,
             target,
             demand.prefer_cost,
             demand.trust_min,
-            min(demand.hops_max, len(self._topology.nodes)),
+            min(demand.hops_max, len(self._topology.nodes) * (len(waypoints) + 1)),
             len(nodes),
             len(links),
-            ctypes.cast(nodes, ctypes.c_void_p),
-            ctypes.cast(links, ctypes.c_void_p),
+            len(waypoints),
+            *(ctypes.cast(indices, ctypes.c_void_p) for indices in (nodes, links, waypoints)),
             down.ctypes.data,
-            -1 if demand.delay_us_max is None else demand.delay_us_max,
+            *(-1 if most is None else most for most in (demand.delay_us_max, demand.cost_max)),
+            _loss_max(demand.loss_ppm_max),
+            demand.steps_max,
         )
-        asked.kept = (nodes, links, down)  # alive as long as the question
+        asked.kept = (nodes, links, waypoints, down)  # alive as long as the question
         return asked
+
+
+_NO_MEMORY, _GAVE_UP = -2, -3
+"""What find_path and find_pair answer beside that there is none."""
+
+
+def _was_found(answer: int) -> bool:
+    if answer == _NO_MEMORY:
+        raise MemoryError
+    return answer >= 0
+
+
+def _additive(loss_percent: float) -> int:
+    """So that the losses of the links of a path add up to what it loses."""
+    return round(-math.log1p(-loss_percent / 100) / _LOSS_UNIT) if loss_percent < 100 else _LOST_ALL
+
+
+def _loss_max(loss_ppm_max: int | None) -> int:
+    """-1: any."""
+    return -1 if loss_ppm_max is None or loss_ppm_max >= 1_000_000 else _additive(loss_ppm_max / 10_000) + _LOSS_SLACK
+
+
+def _rows(count: int, pairs: Iterable[tuple[int, int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Of pairs (row, value), for each of so many rows, where its values begin, and all values."""
+    ordered = np.array(sorted(pairs), np.int32).reshape(-1, 2)
+    begins = np.concatenate(([0], np.cumsum(np.bincount(ordered[:, 0], minlength=count)))).astype(np.int32)
+    return begins, np.ascontiguousarray(ordered[:, 1])
 
 
 def _library() -> Any:
@@ -223,5 +383,11 @@ def _library() -> Any:
     library.new_search.restype = ctypes.c_void_p
     library.free_search.argtypes = (ctypes.c_void_p,)
     library.find_path.argtypes = (ctypes.c_void_p,) * 4
+    library.find_pair.argtypes = (
+        *(ctypes.c_void_p,) * 2,
+        ctypes.c_int,
+        *(ctypes.c_void_p,) * 3,
+        ctypes.c_int32,
+    )
     library.find_tree.argtypes = (ctypes.c_void_p,) * 4
     return library

@@ -94,7 +94,10 @@ def translate(
             latency_us_max=require.latency_us_max,
             encryption=require.encryption,
             trust_min=require.trust_min,
+            loss_ppm_max=require.loss_ppm_max,
+            disjoint=require.disjoint,
             avoid_domains=require.avoid.domains,
+            avoid_labels=require.avoid.labels,
             prefer=effects.intent.prefer,
             direct=effects.direct,
             dscp=effects.dscp,
@@ -145,10 +148,7 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
     wanted = {
         "via": "services on the way" if intent.via else "",
         "bandwidth": "reserved capacity" if require.bandwidth_bps_min is not None else "",
-        "loss": "bounded loss" if require.loss_ppm_max is not None else "",
         "encryption": "encryption from edge to edge" if require.encryption == Encryption.WIREGUARD_END_TO_END else "",
-        "disjoint": "disjoint paths" if require.disjoint is not None else "",
-        "avoid": "avoiding labels" if avoid.labels else "",
     }
     unmet = [
         Unsatisfiable(binding=clause, message=f"{what} cannot be placed by this version: leave the clause out")

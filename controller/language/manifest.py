@@ -57,7 +57,7 @@ _TENANT = Field(shape=scalars.NAME, required=True)
 _KINDS: dict[str, _Kind] = {
     "Domain": _Kind(
         model=Domain,
-        metadata=_metadata(scalars.NAME),
+        metadata=_metadata(scalars.NAME, labels=_LABELS),
         spec=resources.DOMAIN,
         print_spec=resources.print_domain,
     ),
@@ -73,8 +73,18 @@ _KINDS: dict[str, _Kind] = {
         spec=resources.SERVICE,
         print_spec=resources.print_service,
     ),
-    "Node": _Kind(model=Node, metadata=_metadata(scalars.NAME), spec=resources.NODE, print_spec=resources.print_node),
-    "Link": _Kind(model=Link, metadata=_metadata(scalars.NAME), spec=resources.LINK, print_spec=resources.print_link),
+    "Node": _Kind(
+        model=Node,
+        metadata=_metadata(scalars.NAME, labels=_LABELS),
+        spec=resources.NODE,
+        print_spec=resources.print_node,
+    ),
+    "Link": _Kind(
+        model=Link,
+        metadata=_metadata(scalars.NAME, labels=_LABELS),
+        spec=resources.LINK,
+        print_spec=resources.print_link,
+    ),
     "Rule": _Kind(model=Rule, metadata=_metadata(scalars.NAME), spec=rules.RULE, print_spec=rules.print_rule),
     "Intent": _Kind(
         model=Intent,
@@ -305,7 +315,7 @@ def to_manifest(value: Value) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": value.name}
     if isinstance(value, Intent):
         metadata["tenant"] = value.tenant
-    if isinstance(value, Network | Service | Intent) and value.labels:
+    if not isinstance(value, Rule) and value.labels:
         metadata["labels"] = dict(value.labels)
     return {"apiVersion": API_VERSION, "kind": name, "metadata": metadata, "spec": _KINDS[name].print_spec(value)}
 

@@ -34,6 +34,7 @@ class Domain(Value, frozen=True, kw_only=True):
     """`host:port` of its east-west interface."""
     trust: Trust = Trust.PUBLIC
     reach: tuple[Reach, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class Attachment(Value, frozen=True, kw_only=True):
@@ -77,6 +78,7 @@ class Node(Value, frozen=True, kw_only=True):
     locator: str
     agent: str
     """`unix:/path` or `host:port`; of an OpenFlow switch `openflow:DATAPATH@` and one of these."""
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def switch(self) -> OpenFlowSwitch | None:
@@ -105,6 +107,7 @@ class Link(Value, frozen=True, kw_only=True):
     srlg: tuple[str, ...] = ()
     cost: int = DEFAULT_COST
     """Traffic engineering metric (RFC 5305 §3.7): costs of the links on a way add up."""
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class Inventory(Value, frozen=True, kw_only=True):

@@ -56,6 +56,13 @@ class Plan(Value, frozen=True, kw_only=True):
         return frozenset(ways | ends | inner)
 
     @property
+    def unprotected(self) -> tuple[SrPolicy, ...]:
+        """Those that lack the second path that is required."""
+        if self.connection.disjoint is None:
+            return ()
+        return tuple(policy for policy in self.sr_policies if len(policy.candidate_paths) == 1)
+
+    @property
     def own_latency_us(self) -> int:
         """From where the traffic enters to the far end of the border where it leaves."""
         inside_us = max(sr_policy.latency_us for sr_policy in self.sr_policies)

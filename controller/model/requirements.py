@@ -1,7 +1,7 @@
 """What an intent requires, free of how it is written: who may reach whom, and what must hold on the way."""
 
 from controller.model.agreement import Flow
-from controller.model.intent import Encryption, Prefer, Trust, Value
+from controller.model.intent import Disjoint, Encryption, Prefer, Trust, Value
 
 
 class Host(Value, frozen=True, kw_only=True):
@@ -37,7 +37,13 @@ class Connection(Value, frozen=True, kw_only=True):
     """For what is left of the way, from here to the destination's edge."""
     encryption: Encryption = Encryption.NONE
     trust_min: Trust | None = None
+    loss_ppm_max: int | None = None
+    """For what is left of the way."""
+    disjoint: Disjoint | None = None
+    """Of own paths."""
     avoid_domains: tuple[str, ...] = ()
+    avoid_labels: tuple[tuple[str, str], ...] = ()
+    """Sorted; of links, nodes and domains."""
     prefer: Prefer = Prefer()
     """Decides between ways that hold all of the above."""
     direct: bool = False
@@ -64,6 +70,8 @@ class Unsatisfiable(Value, frozen=True, kw_only=True):
     or what there is no room in: capacity (of a node's table or numbers)."""
     message: str
     """Needed and best found, in words."""
+    undecided: bool = False
+    """Nothing was found in so many steps, and there may be something."""
     endless: tuple[str, ...] = ()
     """Names of rules that trigger each other without end, if that is why."""
 

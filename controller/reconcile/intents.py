@@ -339,7 +339,8 @@ def turned_away(transaction: Transaction, stitch: Stitch, full: Unsatisfiable, r
 def _degrade(
     transaction: Transaction, intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus
 ) -> bool:
-    """Whether what cannot be had in time goes on slower, over the same border (`on_violation`)."""
+    """Whether what cannot be had in time goes on slower, or what has no second path by the first alone, over the same
+    border (`on_violation`)."""
     stitch = transaction.stitches.get(connection_status.plan)
     if stitch is None or intent_record.intent.on_violation != "degrade":
         return False
@@ -361,7 +362,8 @@ def _explained(unsatisfiable: Unsatisfiable, requirements: Requirements, connect
 def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecord, connection: Connection) -> bool:
     """What is wanted, as it is wanted."""
     is_right = _is_right(stitch.plan, intent_record, connection)
-    return is_right and not stitch.too_slow and not cut(stitch.plan, transaction.down.all)
+    held = not stitch.too_slow and not stitch.plan.unprotected
+    return is_right and held and not cut(stitch.plan, transaction.down.all)
 
 
 def _is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:

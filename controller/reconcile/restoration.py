@@ -12,8 +12,9 @@ promised anew in the same agreement (dealings.keep_promise).
 from msgspec.structs import replace
 
 from controller.fulfillment.fabric import around
-from controller.fulfillment.place import BINDINGS, repath
+from controller.fulfillment.place import repath
 from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
+from controller.fulfillment.shortfall import BINDINGS
 from controller.model.stitch import ConnectionStatus, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.identifiers import NoNumber

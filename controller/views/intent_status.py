@@ -14,6 +14,7 @@ import msgspec
 from controller.fulfillment import numbering
 from controller.fulfillment.plan_entries import borders, path_mtu
 from controller.fulfillment.plan_ids import FORWARD, Stretch, at_tail, stretches
+from controller.fulfillment.shortfall import percent, words
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
@@ -167,7 +168,8 @@ def _without_plan(where: str, connection_status: ConnectionStatus) -> Said:
         alternatives = f"; other ways: {unsatisfiable.message}" if unsatisfiable is not None else ""
         return Said(Phase.REFUSED, f"{where}: refused by {connection_status.refusal}{alternatives}")
     if unsatisfiable is not None:
-        return Said(Phase.UNSATISFIABLE, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
+        phase = Phase.PENDING if unsatisfiable.undecided else Phase.UNSATISFIABLE
+        return Said(phase, f"{where}: {unsatisfiable.binding}: {unsatisfiable.message}")
     if connection_status.lost:
         return Said(
             Phase.PENDING, f"{where}: no longer carried: {connection_status.lost}; another try follows within seconds"
@@ -213,6 +215,11 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float)
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {latency_us / 1000:g} ms"
         around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
         return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
+    if unprotected := stitch.plan.unprotected:
+        ends = " and ".join(f"{policy.headend} to {policy.endpoint}" for policy in unprotected)
+        reason = f"two paths are required that share no {connection.disjoint}; there is one from {ends}"
+        around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
+        return Said(Phase.DEGRADED, f"{where}: disjoint: {reason}{around}")
     if lacks_ipv6(state, connection, stitch):
         reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
@@ -431,6 +438,9 @@ def _requirements(requirements: Requirements) -> list[str]:
         )
         bounds += [f"encryption {connection.encryption}"] if connection.encryption != Encryption.NONE else []
         bounds += [f"trust >= {connection.trust_min.name.lower()}"] if connection.trust_min is not None else []
+        bounds += [f"loss <= {percent(connection.loss_ppm_max)}"] if connection.loss_ppm_max is not None else []
+        bounds += [f"disjoint {connection.disjoint}"] if connection.disjoint is not None else []
+        bounds += [f"avoid {words(connection.avoid_labels)}"] if connection.avoid_labels else []
         bounds += ["no transit"] if connection.direct else []
         bounds += [f"prefer {connection.prefer}"] if str(connection.prefer) else []
         bounds += [f"dscp {dscp.words(connection.dscp)}"] if connection.dscp else []

@@ -1,0 +1,259 @@
+"""Constraints on paths: the engine against its plain twin, what is said where none holds them, and what becomes of
+disjoint paths when links are cut.
+
+NETSTITCH_CONSTRAINTS says how many graphs (600), NETSTITCH_FUZZ_SEED which (else new ones; it is printed).
+"""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from controller.fulfillment import topology as engine
+from controller.fulfillment.graph import Graph, graph
+from controller.fulfillment.paths import sr_policy
+from controller.fulfillment.place import place
+from controller.fulfillment.topology import Apart, Demand, GaveUp, Topology, TopologyLink
+from controller.model.constraints import Constraints
+from controller.model.intent import Disjoint, Trust
+from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node
+from controller.model.plan import Plan
+from controller.model.requirements import Connection, Host, Unsatisfiable
+from controller.reconcile.link_state import HOLD_S
+from tests.plain_paths import difference, generated
+from tests.simulator import World
+from topologies.topology_file import load
+
+GRAPHS = int(os.environ.get("NETSTITCH_CONSTRAINTS", "600"))
+TWO_WAYS = Path(__file__).with_name("several-edges.yaml")
+
+
+def test_every_mix_of_constraints_is_decided_as_by_trying_all_ways() -> None:
+    seed = int(os.environ.get("NETSTITCH_FUZZ_SEED", str(random.randrange(2**32))))
+    print(f"NETSTITCH_FUZZ_SEED={seed} NETSTITCH_CONSTRAINTS={GRAPHS}")
+    for number in range(GRAPHS):
+        case = generated(random.Random(f"{seed} {number}"))
+        assert not difference(case), (number, case)
+
+
+def complete(nodes: int, srlg: tuple[str, ...]) -> Topology:
+    """Every node is linked to each other one."""
+    chance = random.Random(1)
+    links = [
+        TopologyLink(f"l{a}-{b}", f"n{a:02}", f"n{b:02}", chance.randint(1, 9), 1, 2, 0.0, srlg)
+        for a in range(nodes)
+        for b in range(a)
+    ]
+    return Topology((f"n{index:02}" for index in range(nodes)), links)
+
+
+def test_what_is_not_found_in_so_many_steps_is_not_called_impossible() -> None:
+    """All links are in one duct, so that no two paths are apart; to know that, all ways are to be tried."""
+    small, large = complete(9, ("duct",)), complete(12, ("duct",))
+    assert small.pair(0, 1, Demand(), Apart.RISKS, small.flags()) is None
+    assert large.pair(0, 1, Demand(), Apart.RISKS, large.flags()) == GaveUp(engine.STEPS_MAX)
+    hurried = Demand(steps_max=3, waypoints=(5, 4))
+    assert large.path(0, 1, hurried, large.flags()) == GaveUp(3)
+    assert isinstance(large.pair(0, 1, Demand(), Apart.NODES, large.flags()), tuple)
+
+
+def test_losses_multiply() -> None:
+    """Two links of 1 % lose 1.99 %."""
+    links = [TopologyLink("a", "n0", "n1", 1, 1, 2, 1.0), TopologyLink("b", "n1", "n2", 1, 1, 2, 1.0)]
+    chain = Topology(("n0", "n1", "n2"), links)
+    assert chain.path(0, 2, Demand(loss_ppm_max=19_900), chain.flags()) is not None
+    assert chain.path(0, 2, Demand(loss_ppm_max=19_899), chain.flags()) is None
+
+
+# ---- what is said where no path holds them
+
+
+def square(**changes: dict[str, object]) -> Inventory:
+    """From n0 to n3 by n1 (2 ms, 0.1 % lost) or by n2 (10 ms, nothing lost), in ducts of their own; and n3 to n4."""
+    nodes = {f"n{i}": Node(name=f"n{i}", role="edge", locator=f"5f00:1:{i}::/48", agent="unix:/x") for i in range(5)}
+    links = {
+        name: Link(
+            name=name,
+            a=LinkEnd(node=near, port=1),
+            b=LinkEnd(node=far, port=1),
+            delay_us=delay_us,
+            rate_bps=10**9,
+            loss_percent=loss_percent,
+            mtu=2000,
+            srlg=srlg,
+        )
+        for name, near, far, delay_us, loss_percent, srlg in (
+            ("a", "n0", "n1", 1000, 0.05, ("north",)),
+            ("b", "n1", "n3", 1000, 0.05, ("north",)),
+            ("c", "n0", "n2", 5000, 0.0, ("south",)),
+            ("d", "n2", "n3", 5000, 0.0, ("south",)),
+            ("e", "n3", "n4", 1000, 0.0, ()),
+        )
+    }
+    for name, change in changes.items():
+        table: dict[str, Node] | dict[str, Link] = nodes if name in nodes else links
+        table[name] = replace(table[name], **change)  # type: ignore[assignment, type-var]
+    return Inventory(nodes=nodes, links=links, domains={"own": Domain(name="own", sid_block="5f00:1::/32", own=True)})
+
+
+def placed(known: Inventory, target: str = "n3", **required: object) -> Plan | Unsatisfiable:
+    connection = Connection(
+        source_network="own/a",
+        destination_network="own/b",
+        destination_domain="own",
+        flows=(),
+        sources=(Host(name="a", node="n0", port=1, addresses=()),),
+        destinations=(Host(name="b", node=target, port=1, addresses=()),),
+    )
+    return place(replace(connection, **required), graph(known, "own"), name="p", owner="o")
+
+
+def ways(plan: Plan | Unsatisfiable) -> list[tuple[str, ...]]:
+    assert isinstance(plan, Plan), plan
+    return [path.links for path in plan.sr_policies[0].candidate_paths]
+
+
+@pytest.mark.parametrize(
+    ("required", "found"),
+    [
+        ({}, [("a", "b"), ("c", "d")]),
+        ({"loss_ppm_max": 1000}, [("a", "b"), ("c", "d")]),
+        ({"loss_ppm_max": 500}, [("c", "d")]),
+        ({"loss_ppm_max": 0}, [("c", "d")]),
+        ({"avoid_labels": (("country", "xx"),)}, [("c", "d")]),
+        ({"disjoint": Disjoint.LINK}, [("a", "b"), ("c", "d")]),
+        ({"disjoint": Disjoint.NODE, "latency_us_max": 10_000}, [("a", "b"), ("c", "d")]),
+        ({"disjoint": Disjoint.SRLG}, [("a", "b"), ("c", "d")]),
+    ],
+    ids=str,
+)
+def test_paths_hold_what_is_required(required: dict[str, object], found: list[tuple[str, ...]]) -> None:
+    assert ways(placed(square(n1={"labels": (("country", "xx"),)}), **required)) == found
+
+
+XX = {"labels": (("country", "xx"),)}
+AVOID: dict[str, object] = {"avoid_labels": (("country", "xx"),)}
+UNTRUSTED = {"b": {"trust": Trust.PARTNER}, "c": {"trust": Trust.PUBLIC}}
+APART = "paths from n0 to n3 that share no"
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "required", "binding", "said"),
+    [
+        ({}, "n3", {"latency_us_max": 1_999}, "latency", "1.999 ms is required; the way takes 2 ms"),
+        ({}, "n3", {"latency_us_max": 9_999, "loss_ppm_max": 500}, "latency", "9.999 ms is required; the way takes 10"),
+        ({"c": {"loss_percent": 0.2}}, "n3", {"loss_ppm_max": 500}, "loss", "0.05 % is required; the way loses 0.1 %"),
+        ({"c": XX}, "n3", {"loss_ppm_max": 0, **AVOID}, "loss", "at most 0 % is required; the way loses 0.1 %"),
+        ({"n3": XX}, "n3", AVOID, "avoid", "the labels country=xx: the quickest one passes n3"),
+        ({}, "n4", {"disjoint": Disjoint.LINK}, "disjoint", "share no link are required; there are no two"),
+        (
+            {"d": {"srlg": ("north",)}},
+            "n3",
+            {"disjoint": Disjoint.SRLG},
+            "disjoint",
+            f"{APART} risk are required; there are two",
+        ),
+        ({}, "n3", {"disjoint": Disjoint.NODE, "latency_us_max": 9_000}, "disjoint", f"{APART} node are required"),
+        (UNTRUSTED, "n3", {"trust_min": Trust.OWN}, "trust", "there is one of links with trust partner"),
+    ],
+)
+def test_the_binding_requirement_and_the_nearest_miss_are_named(
+    changes: dict[str, dict[str, object]], target: str, required: dict[str, object], binding: str, said: str
+) -> None:
+    refused = placed(square(**changes), target, **required)
+    assert isinstance(refused, Unsatisfiable) and refused.binding == binding and not refused.undecided
+    assert said in refused.message
+
+
+def test_a_search_that_gives_up_says_so() -> None:
+    ends = [(f"n{a}", f"n{b}") for a in range(12) for b in range(a)]
+    known = square()
+    nodes = {f"n{i}": replace(known.nodes["n0"], name=f"n{i}", locator=f"5f00:1:{i}::/48") for i in range(12)}
+    link = replace(known.links["a"], srlg=("duct",))
+    links = {
+        f"{a}{b}": replace(link, name=f"{a}{b}", a=LinkEnd(node=a, port=1), b=LinkEnd(node=b, port=1)) for a, b in ends
+    }
+    refused = placed(replace(known, nodes=nodes, links=links), disjoint=Disjoint.SRLG)
+    assert isinstance(refused, Unsatisfiable) and refused.undecided and "there may be one" in refused.message
+
+
+def test_constraints_are_what_sr_policies_are_kept_by() -> None:
+    known: Graph = graph(square(), "own")
+    asked = [
+        Constraints(),
+        Constraints(disjoint=Disjoint.LINK),
+        Constraints(loss_ppm_max=0),
+        Constraints(loss_ppm_max=0),
+    ]
+    policies = [sr_policy(known, "n0", "n3", constraints) for constraints in asked]
+    assert policies[2] is policies[3] and len(known.sr_policies) == 3
+
+
+# ---- links that are cut
+
+FILES = """
+apiVersion: netstitch/v1
+kind: Service
+metadata: {name: campus/office/files}
+spec: {addresses: [10.1.0.31], ports: [tcp/443], tenants: ["*"]}
+---
+apiVersion: netstitch/v1
+kind: Intent
+metadata: {name: files, tenant: office}
+spec:
+  allow: [{from: {network: campus/office, prefixes: [10.1.0.11/32]}, to: campus/office/files}]
+  require: {disjoint: node}
+  on_violation: REACTION
+"""
+
+
+def two_ways(reaction: str) -> World:
+    world = World(topology=load(TWO_WAYS))
+    world.start()
+    world.apply("campus", FILES.replace("REACTION", reaction))
+    world.run(2.0)
+    assert standing(world) == ("Active", "") and used(world) == [("e1", "t1", "e3"), ("e1", "t2", "e3")]
+    return world
+
+
+def standing(world: World) -> tuple[str, str]:
+    status = world.get("campus", "intents", "files").status
+    return status["phase"], "; ".join(condition["reason"] for condition in status["conditions"])
+
+
+def used(world: World) -> list[tuple[str, ...]]:
+    (stitch,) = world.controllers["campus"].state.stitches.values()
+    return [path.nodes for policy in stitch.plan.sr_policies for path in policy.candidate_paths]
+
+
+@pytest.mark.parametrize(("cut", "left"), [("e1-t1", "t2"), ("e3-t2", "t1")], ids=["the first", "the second"])
+def test_without_its_second_path_it_is_degraded_and_goes_on(cut: str, left: str) -> None:
+    world = two_ways("degrade")
+    world.set_carrier(cut, False)
+    world.run(1.5)
+    assert used(world) == [("e1", left, "e3")]
+    phase, reason = standing(world)
+    assert phase == "Degraded"
+    assert (
+        f"disjoint: two paths are required that share no node; there is one from e1 to e3 (without a carrier: {cut})"
+        in reason
+    )
+    world.check_settled()
+    world.set_carrier(cut, True)
+    world.run(HOLD_S + 3.0)
+    assert standing(world) == ("Active", "") and used(world) == [("e1", "t1", "e3"), ("e1", "t2", "e3")]
+    world.check_settled()
+
+
+def test_what_is_to_stop_without_a_second_path_stops() -> None:
+    world = two_ways("stop")
+    world.set_carrier("e1-t1", False)
+    world.run(1.5)
+    phase, reason = standing(world)
+    assert phase == "Unsatisfiable" and "two paths from e1 to e3 that share no node are required" in reason
+    assert not world.controllers["campus"].state.stitches
+    world.set_carrier("e1-t1", True)
+    world.run(HOLD_S + 3.0)
+    assert standing(world) == ("Active", "")
