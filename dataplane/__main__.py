@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
+from msgspec.structs import replace
 
 from dataplane import config as configuration
 from dataplane import log, service_manager, state
@@ -29,12 +30,13 @@ from dataplane.host.fragmentation import Fragmenter
 from dataplane.host.neighbors import Neighbors
 from dataplane.host.ports import Ports
 from dataplane.host.redirects import Redirects, follow_redirects
-from dataplane.host_api import AgentConfig
+from dataplane.host_api import AgentConfig, PortStatus
 from dataplane.log import Logger
 from dataplane.p4runtime import p4info
 from dataplane.p4runtime.client_role import OnlyControllers
 from dataplane.p4runtime.packet_io import PacketOut, punted
 from dataplane.p4runtime.server import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
+from dataplane.probes.prober import Prober
 from dataplane.tables import layout, table_sizes
 from dataplane.tables.node_tables import Tables
 from dataplane.tables.table_digest import TableDigests
@@ -134,15 +136,30 @@ def _compose(config: AgentConfig) -> _Node:
         for link in tunnels.links():
             yield from of_tunnel(link)
 
+    prober = None
+    if config.probes_s_max:
+        prober = Prober(pipeline.maps, ports.interface, config.probes_s_max)
+
+    def port_statuses() -> tuple[PortStatus, ...]:
+        silent = prober.silent_ports() if prober is not None else frozenset()
+        statuses = ports.status()
+        if not silent:
+            return statuses
+        return tuple(replace(status, silent=status.number in silent) for status in statuses)
+
     packets_out = PacketOut(ports.interface)
     parts = Parts(
         config=config,
         layout=pipeline.layout,
         ports=ports,
+        port_statuses=port_statuses,
         tunnels=tunnels,
         flows=flows,
         tables=tables,
-        telemetry=Telemetry(flows, program.Counters(pipeline.maps), ports.status),
+        telemetry=Telemetry(
+            flows, program.Counters(pipeline.maps), port_statuses, prober.read if prober is not None else tuple
+        ),
+        prober=prober,
         digests=TableDigests(table_layout, pipeline.maps),
         maps_bytes=lambda: sum(bpf_map.memory_bytes() for bpf_map in pipeline.maps.values()),
         losses=Losses(_follow_redirects(pin_dir, pipeline), watched),

@@ -40,6 +40,8 @@ from dataplane.host_api import (
     Tunnel,
 )
 from dataplane.log import Logger
+from dataplane.probes.prober import Prober
+from dataplane.reasons import PROBES
 from dataplane.state import boot_epoch_s
 from dataplane.tables.node_tables import Tables
 from dataplane.tables.table_digest import TableDigests
@@ -68,6 +70,8 @@ class Parts:
     config: AgentConfig
     layout: str
     ports: Ports
+    port_statuses: Callable[[], tuple[PortStatus, ...]]
+    """With what probes say of them."""
     tunnels: Tunnels
     flows: FlowCache
     telemetry: Telemetry
@@ -75,6 +79,8 @@ class Parts:
     neighbors: Neighbors
     digests: TableDigests
     losses: Losses
+    prober: Prober | None
+    """None: the configuration says that no probes are sent."""
     maps_bytes: Callable[[], int]
     """Memory of all BPF maps."""
 
@@ -149,6 +155,8 @@ class Agent:
         finally:
             for each in events:
                 each.close()
+            if self._parts.prober is not None:
+                self._parts.prober.close()
 
     def _touch(self) -> None:
         self._touches += 1
@@ -235,6 +243,8 @@ class Agent:
         Where nothing has happened since all was found as it shall be, only what makes no events is looked at.
         """
         ports, tunnels, touches = self._parts.ports, self._parts.tunnels, self._touches
+        if self._parts.prober is not None:
+            self._parts.prober.sync(desired.probes)
         changes, refused = ports.set_gateways(desired.gateways)
         if self._settled is not None and self._settled.holds(desired.tunnels, touches):
             states = tunnels.read()
@@ -285,6 +295,7 @@ class Agent:
             flows=len(reading.snapshot),
             neighbors=parts.neighbors.known(),
             losses=(await self.read_losses()).losses,
+            probes=parts.prober.read() if parts.prober is not None else (),
         )
         return await asyncio.to_thread(text, figures)
 
@@ -300,17 +311,22 @@ class Agent:
             wireguard=parts.tunnels.software,
             boot_epoch_s=self._boot_epoch_s,
             layout=parts.layout,
+            probes_max=PROBES if parts.prober is not None else 0,
             maps_bytes=self._maps_bytes(),
             ports=tuple(
                 self._with_losses(port, port.interface, port.number)
-                for port in parts.ports.status()
+                for port in parts.port_statuses()
                 if port.number in configured
             ),
             borders=tuple(
                 self._with_losses(tunnel, f"the tunnel {tunnel.name}", tunnel.port)
                 for tunnel in parts.tunnels.status(states)
             ),
-            host_state=HostState(gateways=parts.ports.gateways(), tunnels=parts.tunnels.actual(states)),
+            host_state=HostState(
+                gateways=parts.ports.gateways(),
+                tunnels=parts.tunnels.actual(states),
+                probes=parts.prober.probes if parts.prober is not None else (),
+            ),
         )
 
     def _maps_bytes(self) -> int:
@@ -346,6 +362,8 @@ class Agent:
             try:
                 for change in await self.place_ports():
                     _log.info("interfaces_changed", change=change)
+                if self._parts.prober is not None:
+                    await self._in_worker(self._parts.prober.refresh)
                 if not told:
                     self._losing = await self._in_worker(self._parts.losses.look)
             except (AgentError, OSError) as error:

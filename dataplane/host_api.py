@@ -42,8 +42,10 @@ from dataplane.bounds import (
     Unsigned32,
     Words,
 )
+from dataplane.reasons import CANDIDATE_PATHS, MAX_SEGMENTS, PROBES
 
 SERVICE = "netstitch.Host"
+PROBE_MS_LEAST = 10
 LEAST_TUNNEL_MTU = 1344
 """An IPv6 packet of 1280 octets (RFC 8200 §5) in an outer header with one segment in an SRH: more than ours need, but
 neighbours of the release before write so. A tunnel takes that whatever the underlay does: the kernel fragments
@@ -156,6 +158,9 @@ class AgentConfig(_Request, frozen=True, kw_only=True):
     """Where Prometheus may read `/metrics`: `unix:/path` (mode 0600) or `host:port` on loopback; empty: nowhere."""
     flow_cache_entries: int = 65536
     """For each CPU; a power of two."""
+    probes_s_max: int = 20_000
+    """Probes of paths and links that the node sends a second at most, all together; 0: none. Where there are too many
+    for the pace that the controller asks for, each is sent more seldom."""
     table_sizes: TableSizes = TableSizes()
     """How many entries the tables can have."""
     tls_certificate: str = ""
@@ -185,6 +190,8 @@ class PortStatus(_Record, frozen=True, kw_only=True):
     """Why it is a detour."""
     faults: ManyWords = ()
     """What keeps frames from passing, and what to do."""
+    silent: bool = False
+    """It has a carrier, but probes over its link do not come back."""
 
     def __post_init__(self) -> None:
         if self.mac:
@@ -248,11 +255,34 @@ class Tunnel(_Request, frozen=True, kw_only=True):
     persistent_keepalive_s: Unsigned16 = 25
 
 
-class HostState(_Request, frozen=True, kw_only=True):
-    """All that a node shall have beside table entries (desired). What is not here is removed."""
+class Probe(_Request, frozen=True, kw_only=True):
+    """STAMP packets (RFC 8762) over a path there and back, again and again (desired)."""
+
+    port: Port
+    """Where they leave: by the next hop of this number."""
+    source: AddressText
+    """The node's own End, where they come back."""
+    containers: Annotated[tuple[AddressText, ...], Meta(min_length=1, max_length=MAX_SEGMENTS)]
+    """In the order of travel; the last one ends with `source`."""
+    interval_ms: Annotated[int, Meta(ge=PROBE_MS_LEAST, le=60_000)]
+    liveness_group: Unsigned16 = 0
+    slot: Annotated[int, Meta(ge=0, lt=CANDIDATE_PATHS)] | None = None
+    """Of the candidate path that is not taken while they do not come back. None: they are of the link at `port`."""
+
+    def __post_init__(self) -> None:
+        for text in (self.source, *self.containers):
+            addressing.sid(text)
+
+
+class HostState(_Request, frozen=True, kw_only=True, omit_defaults=True):
+    """All that a node shall have beside table entries (desired). What is not here is removed.
+
+    An agent that is older knows no probes, and is not told any (`NodeDescription.probes_max`).
+    """
 
     gateways: Annotated[tuple[Gateway, ...], Meta(max_length=LARGEST_PORT)] = ()
     tunnels: Annotated[tuple[Tunnel, ...], Meta(max_length=LARGEST_PORT)] = ()
+    probes: Annotated[tuple[Probe, ...], Meta(max_length=PROBES)] = ()
 
 
 class PartRefused(_Record, frozen=True, kw_only=True):
@@ -281,6 +311,8 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     """Unix time of boot: boot time in s = unix time - boot_epoch_s. Constant until the node's clock is set."""
     layout: Name
     """Digest of the map layout in use."""
+    probes_max: Unsigned16 = 0
+    """So many probes it can send."""
     maps_bytes: Count = 0
     """Memory of all tables, of the flow cache and the counters, in whole MiB; 0: not known."""
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
@@ -365,6 +397,23 @@ class LossReport(_Record, frozen=True, kw_only=True):
     losses: Annotated[tuple[LostPackets, ...], Meta(max_length=65536)]
 
 
+class ProbeReading(_Record, frozen=True, kw_only=True):
+    """What a probe has measured since it was read before; counts are totals since it began."""
+
+    port: Port
+    liveness_group: Unsigned16
+    slot: Annotated[int, Meta(ge=0, lt=CANDIDATE_PATHS)] | None
+    """As its Probe's."""
+    is_alive: bool
+    sent: Count
+    lost: Count
+    round_trip_us: Unsigned32
+    """Median; 0: none came back."""
+    round_trip_us_min: Unsigned32
+    jitter_us: Unsigned32
+    """Mean difference of one round trip to the next (RFC 5481 §3)."""
+
+
 class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """What changed since the batch before, each interval; every 10 s where nothing does."""
 
@@ -373,6 +422,8 @@ class TelemetryBatch(_Record, frozen=True, kw_only=True):
     forwarding_classes: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
     drops: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
+    probes: Annotated[tuple[ProbeReading, ...], Meta(max_length=PROBES)] = ()
+    """Of all, every five seconds."""
     lost_batches: Count
     """Batches that a full queue dropped since the stream began."""
 

@@ -165,6 +165,12 @@ class PipelineEvent(enum.IntEnum):
     """An IPv4 packet that is larger than its path takes, or follows such a one, went to the agent, which cuts it."""
     CONVERSATION_EVICTED = 17
     """A conversation that was alive gave way: its port has opened too many at once."""
+    PROBE_RETURNED = 18
+    """A probe of our own came back, for the first time."""
+    PROBE_FORGED = 19
+    """It has not the HMAC of what was sent with its sequence number."""
+    PROBE_REPLAYED = 20
+    """It came back before, or too long ago was it sent."""
 
 
 FABRIC_VRF = 0
@@ -183,6 +189,12 @@ MAX_SEGMENTS = 8
 MERGE_BITS_MOST = 80
 """By how much a service SID's node and function are moved at most: to the last 32 bits of a container."""
 CANDIDATE_PATHS = 8
+PROBES = 512
+"""That a node sends at most: an SSID each."""
+PROBES_REMEMBERED = 64
+"""The last ones of each, that may still come back."""
+STAMP_PORT = 862
+"""UDP, RFC 8762 §4.1."""
 FLOW_CACHE_WAYS = 4
 CONVERSATION_WAYS = 8
 """Conversations of a bucket; what is dead gives way, then the eldest of the port that has most of the bucket."""

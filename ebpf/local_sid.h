@@ -13,7 +13,7 @@
  *              |<------ End moves the rest here
  *              |<------------- End.X (node, function) the rest behind both
  *
- * Where nothing is left the SRH gives the next container.
+ * Where nothing is left the SRH gives the next container; behind the last one of End may be a probe (probe.h).
  */
 #pragma once
 
@@ -48,7 +48,7 @@ static __noinline int next_container(struct xdp_md *ctx, const struct packet *pa
 
 	if (!ip)
 		return drop(packet, DROP_MALFORMED);
-	if (ip->next_header != PROTOCOL_ROUTING) /* Deviates: RFC 8986 §4.1.1, no upper-layer header is for us */
+	if (ip->next_header != PROTOCOL_ROUTING) /* Deviates: RFC 8986 §4.1.1, but for probes no upper-layer header is for us */
 		return drop(packet, DROP_SEGMENTS_LEFT);
 	if (!srh || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
 		return drop(packet, DROP_MALFORMED);
@@ -86,6 +86,8 @@ static __noinline int next_sid(struct xdp_md *ctx, const struct packet *packet, 
 		ip->destination.half[0] = bpf_cpu_to_be64((high & ~0xffffffffull) | rest);
 		ip->destination.half[1] = bpf_cpu_to_be64(is_end_x ? low << 32 : low << 16);
 	} else {
+		if (!is_end_x && hear_probe(ctx, packet) != GO_ON)
+			return XDP_DROP;
 		if (next_container(ctx, packet) != GO_ON)
 			return XDP_DROP;
 		c = cursor_at(ctx, ip_offset(packet));

@@ -1,7 +1,7 @@
 /*
  * H.Encaps.Red, RFC 8986 §5.2: the packet becomes the payload of an outer IPv6 header to a container of SIDs (RFC 9800).
  *
- *   liveness group --path_liveness--> live bits --> lowest live candidate path of the SR Policy
+ *   liveness group --path_liveness, path_dead--> live bits --> lowest live candidate path of the SR Policy
  *
  *   | Ethernet, tag |                          IP | payload | padding |
  *          | Ethernet | IPv6 | [SRH, containers] | IP | payload |
@@ -36,11 +36,13 @@ struct {
 static __always_inline __u32 live_candidate(__u32 policy, __u32 group)
 {
 	struct path_liveness_value *liveness = bpf_map_lookup_elem(&path_liveness, &group);
-	__u32 live;
+	__u32 *dead = bpf_map_lookup_elem(&path_dead, &group), live;
 
 	if (!liveness || liveness->action != PATH_LIVENESS_SET_LIVE)
 		return NO_CANDIDATE;
 	live = liveness->set_live.live;
+	if (dead && live & ~*dead) /* where none lives any of them may be the one that does */
+		live &= ~*dead;
 	for (__u32 slot = 0; slot < CANDIDATE_PATHS; slot++) {
 		__u32 index = policy * CANDIDATE_PATHS + slot;
 		struct sr_policy_value *candidate;

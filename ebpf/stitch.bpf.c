@@ -36,6 +36,7 @@
 #include "conversation.h"
 #include "fragment.h"
 #include "steer.h"
+#include "probe.h"
 #include "local_sid.h"
 #include "cut.h"
 #include "mss.h"

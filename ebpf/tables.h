@@ -92,6 +92,9 @@ enum pipeline_event {
 	EVENT_FRAGMENT_EVICTED = 15,
 	EVENT_CUT = 16,
 	EVENT_CONVERSATION_EVICTED = 17,
+	EVENT_PROBE_RETURNED = 18,
+	EVENT_PROBE_FORGED = 19,
+	EVENT_PROBE_REPLAYED = 20,
 };
 
 #define FABRIC_VRF 0
@@ -99,6 +102,9 @@ enum pipeline_event {
 #define FABRIC_CLASS 1
 #define SID_BLOCK 0x5f00
 #define PORTS 512
+#define PROBES 512
+#define PROBES_REMEMBERED 64
+#define STAMP_PORT 862
 #define PORT_LOSSES 4
 #define CONTAINERS 4
 #define MAX_SEGMENTS 8

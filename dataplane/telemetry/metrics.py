@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from dataplane.host_api import LostPackets, NodeDescription
+from dataplane.host_api import LostPackets, NodeDescription, ProbeReading
 from dataplane.reasons import DropReason, PipelineEvent
 from dataplane.telemetry.counters import Totals
 
@@ -33,6 +33,7 @@ class Figures:
     flows: int
     neighbors: int
     losses: tuple[LostPackets, ...]
+    probes: tuple[ProbeReading, ...]
 
 
 def text(figures: Figures) -> bytes:
@@ -85,6 +86,17 @@ class _Collected:
         yield _gauge("netstitch_port_carrier", "1: the port has a carrier.", "interface", carriers)
         faults = [(port.interface, len(port.faults)) for port in ports]
         yield _gauge("netstitch_port_faults", "What keeps frames from passing.", "interface", faults)
+        silent = [(port.interface, int(port.silent)) for port in ports]
+        yield _gauge("netstitch_port_silent", "1: probes over its link do not come back.", "interface", silent)
+        probes = [(_probed(reading), reading) for reading in figures.probes]
+        alive = [(name, int(reading.is_alive)) for name, reading in probes]
+        yield _gauge("netstitch_probe_alive", "1: the probes of a link or path come back.", "probe", alive)
+        probes_sent = [(name, reading.sent) for name, reading in probes]
+        yield _counter("netstitch_probes_sent", "Probes of a link or path.", "probe", probes_sent)
+        probes_lost = [(name, reading.lost) for name, reading in probes]
+        yield _counter("netstitch_probes_lost", "Probes that did not come back in time.", "probe", probes_lost)
+        took = [(name, reading.round_trip_us / 1e6) for name, reading in probes if reading.round_trip_us]
+        yield _gauge("netstitch_probe_round_trip_seconds", "Median of the last seconds.", "probe", took)
         borders = [border for border in node.borders if border.up]
         yield _gauge(
             "netstitch_tunnel_latest_handshake_timestamp_seconds",
@@ -146,6 +158,12 @@ def _reason(number: int) -> str:
         return DropReason(number).name.lower()
     except ValueError:
         return str(number)  # of an entry
+
+
+def _probed(reading: ProbeReading) -> str:
+    if reading.slot is None:
+        return f"port {reading.port}"
+    return f"liveness group {reading.liveness_group} path {reading.slot}"
 
 
 def _counter(name: str, about: str, label: str, samples: Iterable[tuple[str, float]]) -> Metric:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dataplane.host_api import CounterSample, FlowRecord, PortStatus, TelemetryBatch, TelemetryQuery
+from dataplane.host_api import CounterSample, FlowRecord, PortStatus, ProbeReading, TelemetryBatch, TelemetryQuery
 from dataplane.xdp.flow_cache import ENTRY, Entries, FlowColumns, Snapshot, forwarding_totals, merged
 
 SILENT_S = 10.0
@@ -53,6 +53,7 @@ class Reading:
     forwarding_classes: NDArray[np.uint64]
     drops: NDArray[np.uint64]
     ports: tuple[PortStatus, ...]
+    probes: tuple[ProbeReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,17 @@ def nothing() -> Reading:
 
 
 class Telemetry:
-    def __init__(self, flows: FlowSource, counters: CounterSource, ports: Callable[[], tuple[PortStatus, ...]]) -> None:
+    def __init__(
+        self,
+        flows: FlowSource,
+        counters: CounterSource,
+        ports: Callable[[], tuple[PortStatus, ...]],
+        probes: Callable[[], tuple[ProbeReading, ...]] = tuple,
+    ) -> None:
         self._flows = flows
         self._counters = counters
         self._ports = ports
+        self._probes = probes
         self._last: _Flows | None = None
 
     def read(self) -> Reading:
@@ -86,7 +94,8 @@ class Telemetry:
 
     def _read(self, activity: bytes) -> Reading:
         flows = self._read_flows(activity)
-        return Reading(time.time(), flows.snapshot, flows.forwarding_classes, self._counters.drops(), self._ports())
+        drops = self._counters.drops()
+        return Reading(time.time(), flows.snapshot, flows.forwarding_classes, drops, self._ports(), self._probes())
 
     def _read_flows(self, activity: bytes) -> "_Flows":
         """What was read before, while nothing passes: flow cache and forwarding classes are megabytes to look at.
@@ -124,6 +133,7 @@ class Telemetry:
             forwarding_classes=_changed_samples(now.forwarding_classes, before.forwarding_classes),
             drops=_changed_samples(now.drops, before.drops),
             ports=now.ports if now.ports != before.ports else (),
+            probes=now.probes if now.probes is not before.probes else (),
             lost_batches=lost_batches,
         )
 
@@ -182,7 +192,7 @@ class Telemetry:
 
 
 def _is_empty(batch: TelemetryBatch) -> bool:
-    return not (batch.flows or batch.forwarding_classes or batch.drops or batch.ports)
+    return not (batch.flows or batch.forwarding_classes or batch.drops or batch.ports or batch.probes)
 
 
 def _changed_samples(now: NDArray[np.uint64], before: NDArray[np.uint64]) -> tuple[CounterSample, ...]:

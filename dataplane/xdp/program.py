@@ -60,6 +60,7 @@ def load(pin_dir: Path, flow_cache_entries: int, tables: Layout, object_path: Pa
     conversations = max(1, flow_cache_entries * CONVERSATIONS_EACH // CONVERSATION_WAYS)
     sizes = dict.fromkeys(("flow_cache", "flow_cache_tag"), buckets * POSSIBLE_CPUS) | {"conversation": conversations}
     sizes |= tables.map_sizes
+    sizes["path_dead"] = sizes["path_liveness"]
     try:
         layout = digest(object_path.read_bytes(), sizes, tables.digest)
         home = pin_dir / f"maps-{layout}"
