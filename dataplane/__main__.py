@@ -145,7 +145,7 @@ def _compose(config: AgentConfig) -> _Node:
         statuses = ports.status()
         if not silent:
             return statuses
-        return tuple(replace(status, silent=status.number in silent) for status in statuses)
+        return tuple(_silent(status) if status.number in silent else status for status in statuses)
 
     packets_out = PacketOut(ports.interface)
     parts = Parts(
@@ -166,6 +166,11 @@ def _compose(config: AgentConfig) -> _Node:
         neighbors=Neighbors(tables, pipeline.maps["neighbor_cache"], ports, packets_out.send),
     )
     return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)
+
+
+def _silent(status: PortStatus) -> PortStatus:
+    fault = f"{status.interface} has a carrier, but probes over its link do not come back: see what is at its other end"
+    return replace(status, silent=True, faults=(*status.faults, fault))
 
 
 def _follow_redirects(pin_dir: Path, pipeline: program.Pipeline) -> Redirects | None:

@@ -16,7 +16,17 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path("usr/lib/netstitch")
-OWN = ("controller", "dataplane", "netstitch", "topologies", "p4src", "build/ebpf", "build/lab/relay", "build/paths")
+OWN = (
+    "controller",
+    "dataplane",
+    "netstitch",
+    "topologies",
+    "p4src",
+    "build/ebpf",
+    "build/lab/relay",
+    "build/paths",
+    "build/probes",
+)
 LEFT_OUT = {"tests", "__pycache__", "direct_url.json", "RECORD"}
 """What nothing imports, and what pip keeps for itself."""
 PROGRAM = """#!/usr/bin/python3 -I

@@ -48,7 +48,8 @@ static __noinline int next_container(struct xdp_md *ctx, const struct packet *pa
 
 	if (!ip)
 		return drop(packet, DROP_MALFORMED);
-	if (ip->next_header != PROTOCOL_ROUTING) /* Deviates: RFC 8986 §4.1.1, but for probes no upper-layer header is for us */
+	/* Deviates: RFC 8986 §4.1.1, but for probes no upper-layer header is for us */
+	if (ip->next_header != PROTOCOL_ROUTING)
 		return drop(packet, DROP_SEGMENTS_LEFT);
 	if (!srh || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
 		return drop(packet, DROP_MALFORMED);

@@ -99,6 +99,7 @@ class FakeHost:
         return NodeDescription(
             name=self.name,
             software="fake",
+            probes_max=512,
             wireguard="kernel",
             boot_epoch_s=self.boot_epoch_s,
             layout=LAYOUT.digest,

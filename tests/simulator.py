@@ -159,6 +159,8 @@ class SimulatedNode:
         number = [node.name for node in topology.nodes].index(name) + 1
         self._cut: set[str] = set()
         """Links of its that have no carrier."""
+        self.silent: set[str] = set()
+        """Those over which its probes do not come back."""
         self._links = {port.number: port.link.name for port in topology.ports(name) if port.link is not None}
         self._ports = tuple(
             PortStatus(
@@ -200,11 +202,16 @@ class SimulatedNode:
         return NodeDescription(
             name=self.name,
             software="simulated",
+            probes_max=64,
             wireguard="kernel",
             boot_epoch_s=BOOT_EPOCH_S,
             layout="simulated",
             ports=tuple(
-                msgspec.structs.replace(port, carrier=self._links.get(port.number) not in self._cut)
+                msgspec.structs.replace(
+                    port,
+                    carrier=self._links.get(port.number) not in self._cut,
+                    silent=self._links.get(port.number) in self.silent,
+                )
                 for port in self._ports
             ),
             borders=tuple(
@@ -598,8 +605,17 @@ class World:
         """Of a link, at both ends or only at some; their agents say so soon."""
         for name in ends or link.split("-"):
             self.nodes[name].set_carrier(link, carrier)
-            controller = self.controllers[self.topology.node(name).domain]
-            self.after(self.random.uniform(0.1, 1.0), self._connected, controller, controller.life, name)
+            self._says_soon(name)
+
+    def set_silent(self, link: str, silent: bool) -> None:
+        """Probes over a link do not come back to either end; their agents say so soon."""
+        for name in link.split("-"):
+            (self.nodes[name].silent.add if silent else self.nodes[name].silent.discard)(link)
+            self._says_soon(name)
+
+    def _says_soon(self, name: str) -> None:
+        controller = self.controllers[self.topology.node(name).domain]
+        self.after(self.random.uniform(0.1, 1.0), self._connected, controller, controller.life, name)
 
     # ---- between controllers
 

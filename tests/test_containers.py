@@ -13,6 +13,7 @@ from controller.fulfillment.containers import (
     Containers,
     encapsulation_bytes,
     pack,
+    whole,
 )
 
 BLOCK = 0x5F000001 << 96
@@ -84,3 +85,13 @@ def test_the_longest_paths_fit(most: int, function: int) -> None:
     longest, longer = ([(locator(node), function) for node in range(1, count + 1)] for count in (most, most + 1))
     assert len(pack(longest, locator(99)).values) == CONTAINERS_MAX and not pack(longest, locator(99)).is_too_long
     assert pack(longer, locator(99)).is_too_long
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_path_without_a_service_ends_with_its_last_node(seed: int) -> None:
+    chance = random.Random(seed)
+    steps = [
+        (locator(chance.randint(1, 0xDFFF)), numbering.END_X + chance.randrange(512) if chance.random() < 0.3 else 0)
+        for _ in range(chance.randint(1, 20))
+    ]
+    assert walked(whole(steps)) == steps

@@ -94,6 +94,40 @@ def test_traffic_goes_around_a_cut_link_and_nothing_else_changes(world: World, e
     assert not links["t1-tc1"]["carrier"] and not links["t1-tc1"]["in_use"] and links["t1-tc2"]["in_use"]
 
 
+def test_a_link_that_swallows_packets_is_one_without_a_carrier(world: World) -> None:
+    world.set_silent("t1-tc1", True)
+    world.run(1.5)
+    assert own_paths(world, "transit") == [SOUTH]
+    world.check_settled()
+    links = {resource.metadata["name"]: resource.status for resource in world.resources("transit", "links")}
+    down = ["t1 port 1 (probes do not come back)", "tc1 port 1 (probes do not come back)"]
+    assert (links["t1-tc1"]["in_use"], links["t1-tc1"]["down"]) == (False, down)
+    world.set_silent("t1-tc1", False)
+    world.run(1.5 + HOLD_S + 1)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+
+
+def test_nodes_probe_their_links_and_every_candidate_path_of_their_traffic(world: World) -> None:
+    def probed(node: str) -> list[tuple[int, int, int | None, tuple[str, ...]]]:
+        state = world.controllers["transit"].state.nodes[node].state
+        assert state is not None and state.host.probes == world.nodes[node].host.probes
+        return [(probe.port, probe.interval_ms, probe.slot, probe.containers) for probe in state.host.probes]
+
+    t1 = [(1, 250, None, ("5f00:2:2:1::",)), (2, 250, None, ("5f00:2:3:1::",))]
+    both = [(1, 10, 0, ("5f00:2:2:4:2:1::",)), (2, 10, 1, ("5f00:2:3:4:3:1::",))]
+    assert probed("t1") == t1 + both
+    assert probed("tc1") == [(1, 250, None, ("5f00:2:1:2::",)), (2, 250, None, ("5f00:2:4:2::",))]
+    t2 = [(1, 10, 0, ("5f00:2:2:1:2:4::",)), (2, 10, 1, ("5f00:2:3:1:3:4::",))]
+    assert probed("t2")[2:] == t2
+    world.set_carrier("t1-tc1", False)
+    world.run(1.5)
+    world.check_settled()
+    assert probed("t1") == [*t1, (2, 100, 0, ("5f00:2:3:4:3:1::",))]
+    world.delete("shop", "order-processing")
+    world.run(10)
+    assert probed("t1") == t1
+
+
 def test_of_what_takes_another_path_only_the_path_is_made_anew(world: World) -> None:
     def made() -> Contribution:
         assembly = world.controllers["transit"].state.realized.assembly

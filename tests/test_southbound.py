@@ -35,7 +35,7 @@ from controller.southbound.nodes import Nodes
 from controller.southbound.p4runtime import TURN, P4RuntimeClient
 from controller.southbound.session import SessionContext
 from dataplane.entry import TableEntry
-from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, TelemetryBatch, Tunnel
+from dataplane.host_api import BorderConfig, Gateway, HostState, PortConfig, PortRole, Probe, TelemetryBatch, Tunnel
 from dataplane.p4runtime import p4info
 
 CODEC = Codec(p4info.load())
@@ -585,6 +585,26 @@ async def test_tunnels_come_before_the_entries_and_go_after_them(node: FakeNode,
     await running.events.next(NodeSynced, 2)
     assert entries_at_sync == [(1, 0), (0, 0)]
     assert (await running.events.next(NodeDescribed, 2)).description.borders[0].up
+
+
+async def test_probes_change_after_the_entries(node: FakeNode, running: Running) -> None:
+    """What they say of the paths of before holds until nothing takes these any more."""
+    probes = tuple(
+        Probe(port=port, source="5f00:1:1::", containers=("5f00:1:2:1::",), interval_ms=10, liveness_group=7, slot=0)
+        for port in (1, 2)
+    )
+    seen: list[tuple[tuple[Probe, ...], int]] = []
+    node.host.on_sync = lambda state: seen.append((state.probes, len(node.entries("route"))))
+    routes = len([entry for entry in STATE if entry.table == "route"])
+    running.nodes.connect("se1", node.agent)
+    running.nodes.sync(sync(1, STATE, HostState(probes=probes[:1])))
+    await running.events.next(NodeSynced)
+    running.nodes.sync(sync(2, (), HostState(probes=probes[1:])))
+    await running.events.next(NodeSynced, 2)
+    assert seen == [(probes[:1], routes), (probes[1:], 0)]
+    running.nodes.sync(sync(3, (), HostState(probes=probes[1:]), audit=True))
+    assert (await running.events.next(NodeSynced, 3)).writes == 0
+    assert node.host.state.probes == probes[1:]
 
 
 async def test_an_audit_names_what_was_changed_behind_our_back(node: FakeNode, running: Running) -> None:

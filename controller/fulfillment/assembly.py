@@ -57,6 +57,7 @@ from controller.fulfillment.plan_entries import (
     SharedPolicy,
     tunnels,
 )
+from controller.fulfillment.probes import link_probes, path_probes
 from controller.fulfillment.vrf_rules import NO_RULES, VrfChange, VrfRules
 from controller.fulfillment.vrf_rules import changed as vrf_changed
 from controller.model.intent import Ports, Replies
@@ -64,7 +65,7 @@ from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation
 from controller.model.stitch import Stage, Stitch
-from dataplane.host_api import HostState, NodeDescription
+from dataplane.host_api import HostState, NodeDescription, Probe
 
 Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
 """Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
@@ -116,6 +117,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     places: dict[Edge, Place]
     """Of networks at their edges, as far as they were asked for: they follow from inventory and numbers."""
     hosts: Mapping[str, HostState]
+    probes: "immutables.Map[str, immutables.Map[int, tuple[Probe, ...]]]" = immutables.Map()
+    """Of the candidate paths of SR Policies, by headend and number."""
     gone: Mapping[str, Sequence[Entries]] = {}
     """Of each node, what is not there any more."""
     new: Mapping[str, Sequence[Entries]] = {}
@@ -185,6 +188,7 @@ class _Assembler:
             self._other = None
         self._everything = not (self._same_ways and same_fabric and same_nodes)
         """Else what is other of the fabric are paths between edges alone."""
+        self._probes = before.probes if before is not None else immutables.Map()
         known = before.wanted.inventory.nodes if before is not None else {}
         self._stayed = wanted.inventory.nodes.keys() & known.keys()
         """Nodes that were there before, and are."""
@@ -197,6 +201,8 @@ class _Assembler:
         self._dirty_links: set[str] = set()
         self._dirty_ports: set[str] = set()
         """Nodes."""
+        self._dirty_probes: set[str] = set()
+        """Nodes."""
         self._gone: dict[str, list[Entries]] = {}
         self._new: dict[str, list[Entries]] = {}
 
@@ -206,6 +212,7 @@ class _Assembler:
         if everything:
             self._vrfs = self._staying(self._vrfs)
             self._on_link = self._staying(self._on_link)
+            self._probes = immutables.Map()
         isolated = self._isolated()
         repathed = self._repathed() if not everything else None
         if repathed is None or repathed or isolated:
@@ -246,6 +253,7 @@ class _Assembler:
             between_edges=self._between_edges,
             places=self._places,
             hosts=hosts,
+            probes=self._probes,
             gone=self._gone,
             new=self._new,
         )
@@ -618,6 +626,7 @@ class _Assembler:
         if shared is None:
             self._drop(f"sr policy {node} {number}")
             self._cross(policy, {})
+            self._probe(policy, ())
             return
         fabric = self._wanted.fabric
         lists = () if shared.policy is None else fabric.segment_lists(shared.policy, node)
@@ -628,6 +637,7 @@ class _Assembler:
         crossed = [crossing for segment_list in lists for crossing in segment_list.crossings]
         at_switches = crossing_entries(number, fabric.locators[node], crossed, fabric.macs, shared.owner)
         self._cross(policy, at_switches)
+        self._probe(policy, () if shared.policy is None else path_probes(fabric, shared.policy, node, number))
 
     def _cross(self, policy: Policy, entries: Mapping[str, Entries]) -> None:
         """What an SR Policy needs of the OpenFlow switches on its way."""
@@ -641,6 +651,14 @@ class _Assembler:
             self._crossed = self._crossed.set(policy, tuple(entries))
         elif before:
             self._crossed = self._crossed.delete(policy)
+
+    def _probe(self, policy: Policy, probes: tuple[Probe, ...]) -> None:
+        node, number = policy
+        before = self._probes.get(node, immutables.Map())
+        if probes == before.get(number, ()):
+            return
+        self._probes = self._probes.set(node, before.set(number, probes) if probes else before.delete(number))
+        self._dirty_probes.add(node)
 
     def _service(self, service: Service) -> None:
         node, number = service
@@ -656,14 +674,21 @@ class _Assembler:
     # ---- hosts
 
     def _hosts(self, everything: bool) -> Mapping[str, HostState]:
-        """Gateways and tunnels of each node; the entries of tunnels are units."""
+        """Gateways, tunnels and probes of each node; the entries of tunnels are units."""
         wanted, fabric = self._wanted, self._wanted.fabric
         concerned = set(wanted.inventory.nodes)
+        known: Mapping[str, HostState] = self._before.hosts if self._before is not None else {}
         if not everything and self._before is not None:
+            if self._dirty_probes:
+                probed = {
+                    node: msgspec.structs.replace(known[node], probes=self._probes_of(node, _of_links(known[node])))
+                    for node in self._dirty_probes & known.keys()
+                }
+                known = {**known, **probed}
             border_ports = (fabric.border_ports.get(link) for link in self._dirty_links)
             concerned &= {border_port.node for border_port in border_ports if border_port is not None}
             if not concerned and not self._dirty_links:
-                return self._before.hosts
+                return known
         ends: dict[str, list[tuple[Border, str]]] = {}
         for link in sorted({*self._carried, *self._dirty_links}):
             users = self._oldest_first(self._carried.get(link, ()))
@@ -678,15 +703,29 @@ class _Assembler:
             newest = users[-1].borders[link]
             ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
         networks = [wanted.inventory.networks[name] for name in sorted(wanted.inventory.networks)]
-        hosts = {} if everything or self._before is None else dict(self._before.hosts)
+        of_links = link_probes(fabric) if everything or self._before is None else {}
+        hosts = {} if everything or self._before is None else dict(known)
         for node in concerned:
+            host_before = known.get(node)
+            links = of_links.get(node, ()) if node not in hosts else _of_links(hosts[node])
             host = HostState(
                 gateways=gateways(networks, node, wanted.descriptions),
                 tunnels=tunnels(ends.get(node, [])).get(node, ()),
+                probes=self._probes_of(node, links),
             )
-            host_before = self._before.hosts.get(node) if self._before is not None else None
             hosts[node] = host_before if host_before is not None and host_before == host else host
         return hosts
+
+    def _probes_of(self, node: str, of_links: tuple[Probe, ...]) -> tuple[Probe, ...]:
+        """Those of links first, then by number of the SR Policy, as many as the node can send."""
+        description = self._wanted.descriptions.get(node)
+        numbers = self._probes.get(node, immutables.Map())
+        probes = (*of_links, *(probe for number in sorted(numbers) for probe in numbers[number]))
+        return probes[: description.probes_max] if description is not None else ()
+
+
+def _of_links(host: HostState) -> tuple[Probe, ...]:
+    return tuple(probe for probe in host.probes if probe.slot is None)
 
 
 def _at(policy: Policy, switch: str) -> str:

@@ -58,6 +58,20 @@ def node_id(locator: int) -> int:
 
 def pack(steps: Sequence[tuple[int, int]], tail: int) -> Containers:
     """`steps`: of each inner node its locator, and its function of End.X or 0. `tail`: locator of the endpoint."""
+    packed = _packed(steps)
+    values = [_written(block, sids) for block, sids in packed]
+    if packed and packed[-1][0] == tail >> 96 and len(packed[-1][1]) + _SERVICE_SIDS <= SIDS:
+        return Containers(values=tuple(values), merge_bits=16 * len(packed[-1][1]))
+    return Containers(values=(*values, 0), merge_bits=0)
+
+
+def whole(steps: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Containers of a path that ends with the last of these: no service SID follows."""
+    return tuple(_written(block, sids) for block, sids in _packed(steps))
+
+
+def _packed(steps: Sequence[tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """Of each container its block and SIDs."""
     packed: list[tuple[int, list[int]]] = []
     for locator, function in steps:
         block = locator >> 96
@@ -65,10 +79,7 @@ def pack(steps: Sequence[tuple[int, int]], tail: int) -> Containers:
         if not packed or packed[-1][0] != block or len(packed[-1][1]) + len(sids) > SIDS:
             packed.append((block, []))
         packed[-1][1].extend(sids)
-    values = [_written(block, sids) for block, sids in packed]
-    if packed and packed[-1][0] == tail >> 96 and len(packed[-1][1]) + _SERVICE_SIDS <= SIDS:
-        return Containers(values=tuple(values), merge_bits=16 * len(packed[-1][1]))
-    return Containers(values=(*values, 0), merge_bits=0)
+    return packed
 
 
 def _written(block: int, sids: Sequence[int]) -> int:

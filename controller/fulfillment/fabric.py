@@ -90,20 +90,25 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """By the links of the candidate paths, as far as they were asked for: it follows from nodes and links."""
 
     def compile_path(self, path: CandidatePath, *, reverse: bool) -> SegmentList:
-        """End of each inner node, or End.X where the planned link is not the ordinary one, as none to a switch is."""
+        """For one direction."""
         nodes, links = (path.nodes[::-1], path.links[::-1]) if reverse else (path.nodes, path.links)
+        return SegmentList(
+            containers=pack(self.steps(nodes, links), self.locators[nodes[-1]]),
+            first_hop=self.ports[links[0], nodes[0]],
+            mtu=min(self.links[link].mtu for link in links),
+            crossings=crossings(nodes, links, self.switches, self.locators, self.ports) if self.switches else (),
+        )
+
+    def steps(self, nodes: Sequence[str], links: Sequence[str]) -> list[tuple[int, int]]:
+        """Of each inner node its locator for End, or also its function of End.X where the planned link is not the ordinary
+        one, as none to a switch is."""
         steps = []
         for near, far, link in zip(nodes[1:], nodes[2:], links[1:], strict=False):
             if near in self.switches:
                 continue
             is_ordinary = self.links_towards.get((near, far)) == link
             steps.append((self.locators[near], 0 if is_ordinary else numbering.END_X + self.ports[link, near]))
-        return SegmentList(
-            containers=pack(steps, self.locators[nodes[-1]]),
-            first_hop=self.ports[links[0], nodes[0]],
-            mtu=min(self.links[link].mtu for link in links),
-            crossings=crossings(nodes, links, self.switches, self.locators, self.ports) if self.switches else (),
-        )
+        return steps
 
     def segment_lists(self, policy: SrPolicy, headend: str) -> tuple[SegmentList, ...]:
         """Of its candidate paths, best first, from one of its ends."""

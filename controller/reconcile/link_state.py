@@ -1,7 +1,7 @@
-"""Which links can be used now: those whose ends have a carrier.
+"""Which links can be used now: those whose ends have a carrier, and over which probes come back.
 
-    in use ── an end has no carrier ──▶ down ── carrier at both ends for HOLD_S ──▶ in use
-                                              └ a border: an offer comes over it ─┘
+    in use ── an end has no carrier, or its probes are lost ──▶ down ── neither at both ends for HOLD_S ──▶ in use
+                                                                └ a border: an offer comes over it ─┘
 
 A cut counts at once, a repair only when it has lasted, so that a link that comes and goes moves nothing but once. Of a
 border each domain sees its own end only, and waits by its own clock; the wait of the first is enough for both.
@@ -35,6 +35,9 @@ def without_carrier(link: Link, nodes: Mapping[str, NodeStanding]) -> tuple[str,
             carriers = [border.carrier for border in standing.description.borders if border.name == end.border]
         else:
             carriers = [port.carrier for port in standing.description.ports if port.number == end.port]
+            if any(port.silent for port in standing.description.ports if port.number == end.port):
+                down.append(f"{end.node} port {end.port} (probes do not come back)")
+                continue
         if not all(carriers):
             down.append(f"{end.node} {f'border {end.border}' if end.border else f'port {end.port}'}")
     return tuple(down)
@@ -133,6 +136,9 @@ def _look(transaction: Transaction, links: Iterable[Link]) -> bool:
 
 def _carriers(description: NodeDescription) -> tuple[tuple[tuple[int, bool], ...], tuple[tuple[str, bool], ...]]:
     return (
-        tuple((port.number, port.carrier and port.role == PortRole.FABRIC) for port in description.ports),
+        tuple(
+            (port.number, port.carrier and not port.silent and port.role == PortRole.FABRIC)
+            for port in description.ports
+        ),
         tuple((border.name, border.carrier) for border in description.borders),
     )

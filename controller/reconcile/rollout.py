@@ -256,7 +256,7 @@ def _lasting(description: NodeDescription) -> NodeDescription:
         msgspec.structs.replace(border, carrier=True, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0)
         for border in description.borders
     )
-    ports = tuple(msgspec.structs.replace(port, carrier=True, faults=()) for port in description.ports)
+    ports = tuple(msgspec.structs.replace(port, carrier=True, faults=(), silent=False) for port in description.ports)
     return msgspec.structs.replace(description, borders=borders, ports=ports, host_state=HostState())
 
 

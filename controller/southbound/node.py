@@ -138,15 +138,15 @@ class NodeSession(Session):
     async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
         """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.
 
-        A node whose carriers have changed is asked what it is now, not only at the next audit.
+        A node whose carriers, or silent links, have changed is asked what it is now, not only at the next audit.
         """
-        carriers = {port.number: port.carrier for port in ports}
+        carriers = {port.number: (port.carrier, port.silent) for port in ports}
         while True:
             try:
                 async for batch in host.telemetry(TelemetryQuery()):
                     self.telemetry_fault = ""
                     self._context.observe(self.name, batch)
-                    seen = {port.number: port.carrier for port in batch.ports if port.number in carriers}
+                    seen = {p.number: (p.carrier, p.silent) for p in batch.ports if p.number in carriers}
                     if carriers != carriers | seen:
                         carriers |= seen
                         await self._tell(await host.describe())
@@ -286,6 +286,7 @@ def _union(present: HostState, wanted: HostState) -> HostState:
         HostState(
             gateways=(*wanted.gateways, *(each for each in present.gateways if each.port not in ports)),
             tunnels=(*wanted.tunnels, *(each for each in present.tunnels if each.border not in borders)),
+            probes=present.probes,  # what they say of the paths of before holds until entries lead elsewhere
         )
     )
 
@@ -295,4 +296,5 @@ def _ordered(state: HostState) -> HostState:
     return HostState(
         gateways=tuple(sorted(state.gateways, key=lambda each: each.port)),
         tunnels=tuple(sorted(state.tunnels, key=lambda each: each.border)),
+        probes=state.probes,
     )

@@ -1,0 +1,73 @@
+"""What nodes probe: each candidate path of their SR Policies, and each of their links (STAMP, RFC 8762).
+
+A probe goes along a path to its end and back by the same links, to its sender's own End: it takes the SIDs that traffic
+takes, in both directions, and nobody but its sender has to do anything for it.
+"""
+
+import ipaddress
+
+from controller.fulfillment.containers import whole
+from controller.fulfillment.fabric import Fabric
+from controller.model.sr_policy import SrPolicy
+from dataplane.host_api import Probe
+from dataplane.reasons import MAX_SEGMENTS
+
+CHOICE_MS = 10
+"""Where there is another candidate path to take: three that are missed are 30 ms."""
+SINGLE_MS = 100
+LINK_MS = 250
+
+
+def path_probes(fabric: Fabric, policy: SrPolicy, headend: str, number: int) -> tuple[Probe, ...]:
+    """Of an SR Policy from one of its ends, where it has this number. Slots are as in `sr_policy_entries`."""
+    order = 1 if headend == policy.headend else -1
+    paths = [
+        path
+        for path in policy.candidate_paths
+        if not fabric.compile_path(path, reverse=headend != policy.headend).containers.is_too_long
+    ]
+    interval_ms = CHOICE_MS if len(paths) > 1 else SINGLE_MS
+    probes = (
+        _probe(fabric, path.nodes[::order], path.links[::order], interval_ms, number, slot)
+        for slot, path in enumerate(paths)
+    )
+    return tuple(probe for probe in probes if probe is not None)
+
+
+def link_probes(fabric: Fabric) -> dict[str, tuple[Probe, ...]]:
+    """Of each node those of its links to nodes of the domain."""
+    probes: dict[str, list[Probe]] = {}
+    for name, link in sorted(fabric.links.items()):
+        if link.b is None or link.a.node not in fabric.locators or link.b.node not in fabric.locators:
+            continue
+        for near, far in ((link.a.node, link.b.node), (link.b.node, link.a.node)):
+            probe = _probe(fabric, (near, far), (name,), LINK_MS)
+            probes.setdefault(near, []).extend([probe] if probe is not None else [])
+    return {node: tuple(of_node) for node, of_node in probes.items()}
+
+
+def _probe(
+    fabric: Fabric,
+    nodes: tuple[str, ...],
+    links: tuple[str, ...],
+    interval_ms: int,
+    group: int = 0,
+    slot: int | None = None,
+) -> Probe | None:
+    """None: there and back are more SIDs than an SRH may have, or an OpenFlow switch is on the way, which forwards what its
+    headend sends and nothing that comes back to it."""
+    if not fabric.switches.isdisjoint(nodes):
+        return None
+    headend = fabric.locators[nodes[0]]
+    there_and_back = fabric.steps((*nodes, *nodes[-2::-1]), (*links, *links[::-1]))
+    containers = whole([*there_and_back, (headend, 0)])
+    if len(containers) > MAX_SEGMENTS:
+        return None
+    return Probe(
+        port=fabric.ports[links[0], nodes[0]],
+        source=str(ipaddress.IPv6Address(headend)),
+        containers=tuple(str(ipaddress.IPv6Address(container)) for container in containers),
+        interval_ms=interval_ms,
+        liveness_group=group,
+        slot=slot,
+    )
