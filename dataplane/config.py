@@ -24,6 +24,7 @@ _INTERFACE = re.compile(r"[!#$%&'()*+,.0-9;<=>?@A-Z\[\]^_`a-z{|}~-]{1,15}")
 """Name of an interface: at most IFNAMSIZ - 1 characters that can be seen, and none that ends a name somewhere."""
 TEXT_MAX = 4095
 """Of a path (PATH_MAX of the kernel, with its last zero)."""
+_MOST_PROBES_S = 100_000
 _LARGEST_CACHE = 1 << 22
 
 
@@ -90,6 +91,8 @@ def _faults(config: AgentConfig) -> list[str]:
     entries = config.flow_cache_entries
     if not 4 <= entries <= _LARGEST_CACHE or entries & (entries - 1):
         faults.append(f"flow_cache_entries {entries} is no power of two in 4..{_LARGEST_CACHE}")
+    if not 0 <= config.probes_s_max <= _MOST_PROBES_S:
+        faults.append(f"probes_s_max {config.probes_s_max} is not in 0..{_MOST_PROBES_S}")
     for field in ("state_dir", "pin_dir", "wireguard_dir"):
         if not os.path.isabs(getattr(config, field)):
             faults.append(f"{field} {getattr(config, field)!r} is not an absolute path")

@@ -266,12 +266,8 @@ class Probe(_Request, frozen=True, kw_only=True):
     """In the order of travel; the last one ends with `source`."""
     interval_ms: Annotated[int, Meta(ge=PROBE_MS_LEAST, le=60_000)]
     liveness_group: Unsigned16 = 0
-    slot: Annotated[int, Meta(ge=0, lt=CANDIDATE_PATHS)] | None = None
+    slot: Annotated[int, Meta(ge=0, le=CANDIDATE_PATHS - 1)] | None = None
     """Of the candidate path that is not taken while they do not come back. None: they are of the link at `port`."""
-
-    def __post_init__(self) -> None:
-        for text in (self.source, *self.containers):
-            addressing.sid(text)
 
 
 class HostState(_Request, frozen=True, kw_only=True, omit_defaults=True):
@@ -402,7 +398,7 @@ class ProbeReading(_Record, frozen=True, kw_only=True):
 
     port: Port
     liveness_group: Unsigned16
-    slot: Annotated[int, Meta(ge=0, lt=CANDIDATE_PATHS)] | None
+    slot: Annotated[int, Meta(ge=0, le=CANDIDATE_PATHS - 1)] | None
     """As its Probe's."""
     is_alive: bool
     sent: Count

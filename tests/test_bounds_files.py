@@ -49,7 +49,8 @@ AGENT = {
             "peers": ["192.0.2.0/24"],
         }
     ],
-    "metrics": "unix:/m", "flow_cache_entries": 1024, "tls_certificate": "/c", "tls_key": "/k", "tls_client_ca": "/a",
+    "metrics": "unix:/m", "flow_cache_entries": 1024, "probes_s_max": 100, "tls_certificate": "/c", "tls_key": "/k",
+    "tls_client_ca": "/a",
     "tls_client_name": "shop",
     "table_sizes": {
         "forwarding_classes": 64, "flow_policies": 64, "prefixes": 64, "sr_policies": 64, "policy_classes": 64,

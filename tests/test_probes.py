@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
@@ -269,6 +270,12 @@ def test_without_a_carrier_a_path_is_dead_at_once(pair: Pair) -> None:
     pair.far.ip("link", "set", "p1", "down")
     wait_for(lambda: pair.dead() == 0b01, "no probe was needed")
     assert [(port.carrier, port.silent) for port in pair.agent.describe().ports] == [(False, False), (True, False)]
+
+
+def test_a_probe_of_what_is_no_sid_is_refused(pair: Pair) -> None:
+    wrong = Probe(port=1, source=NEAR, containers=("2001:db8::1",), interval_ms=10)
+    with pytest.raises(grpc.RpcError, match="2001:db8::1 is no SID"):
+        pair.agent.sync(HostState(probes=(wrong,)))
 
 
 def test_what_is_not_probed_any_more_is_not_dead(pair: Pair) -> None:

@@ -151,7 +151,12 @@ class Prober:
         return self._key
 
     def sync(self, probes: Sequence[Probe]) -> bool:
-        """Makes exactly these be sent, and by the ways that there are now; whether anything was different."""
+        """Makes exactly these be sent, and by the ways that there are now; whether anything was different.
+
+        Raises RequestInvalid.
+        """
+        for probe in probes:
+            _check(probe)
         wanted = tuple(map(self._sent, dict.fromkeys(probes)))
         if wanted == self._order:
             return False
@@ -288,3 +293,11 @@ class Prober:
             round_trip_us_min=rtt_us[0] if count else 0,
             jitter_us=steps // (count - 1) if count > 1 else 0,
         )
+
+
+def _check(probe: Probe) -> None:
+    try:
+        for text in (probe.source, *probe.containers):
+            addressing.sid(text)
+    except ValueError as error:
+        raise RequestInvalid(f"probe at port {probe.port}: {error}") from error
