@@ -100,8 +100,8 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def steps(self, nodes: Sequence[str], links: Sequence[str]) -> list[tuple[int, int]]:
-        """Of each inner node its locator for End, or also its function of End.X where the planned link is not the ordinary
-        one, as none to a switch is."""
+        """Of each inner node its locator, and its function of End.X, where the planned link is not the ordinary one (as
+        none to a switch is), or 0: End."""
         steps = []
         for near, far, link in zip(nodes[1:], nodes[2:], links[1:], strict=False):
             if near in self.switches:

@@ -54,8 +54,8 @@ def _probe(
     group: int = 0,
     slot: int | None = None,
 ) -> Probe | None:
-    """None: there and back are more SIDs than an SRH may have, or an OpenFlow switch is on the way, which forwards what its
-    headend sends and nothing that comes back to it."""
+    """None: there and back are more SIDs than an SRH may have, or an OpenFlow switch is on the way, which forwards what
+    a headend sends and nothing that comes back to it."""
     if not fabric.switches.isdisjoint(nodes):
         return None
     headend = fabric.locators[nodes[0]]
