@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import platform
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -24,6 +26,7 @@ from dataplane.host_api import (
     AgentConfig,
     AuditReport,
     BorderStatus,
+    Capabilities,
     CapturedFrame,
     CaptureQuery,
     FlowBatch,
@@ -41,7 +44,7 @@ from dataplane.host_api import (
 )
 from dataplane.log import Logger
 from dataplane.probes.prober import Prober
-from dataplane.reasons import PROBES
+from dataplane.reasons import CONTAINERS, MAX_SEGMENTS, PROBES
 from dataplane.state import boot_epoch_s
 from dataplane.tables.node_tables import Tables
 from dataplane.tables.table_digest import TableDigests
@@ -63,6 +66,14 @@ _LINK_EVENTS_APART_S = 0.05
 _MIB = 1 << 20
 _INTERVALS_S = (0.1, 3600.0)
 _QUEUE_LENGTHS = (1, 4096)
+CAPABILITIES = Capabilities(
+    dataplane="xdp",
+    kernel=platform.release(),
+    cpus=os.cpu_count() or 0,
+    h_encaps_segments=CONTAINERS,
+    srh_segments=MAX_SEGMENTS,
+    meters=0,  # the pipeline has none
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +324,7 @@ class Agent:
             layout=parts.layout,
             probes_max=PROBES if parts.prober is not None else 0,
             maps_bytes=self._maps_bytes(),
+            capabilities=CAPABILITIES,
             ports=tuple(
                 self._with_losses(port, port.interface, port.number)
                 for port in parts.port_statuses()

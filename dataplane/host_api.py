@@ -298,6 +298,22 @@ class HostReport(_Record, frozen=True, kw_only=True):
     refused: Annotated[tuple[PartRefused, ...], Meta(max_length=2 * LARGEST_PORT)] = ()
 
 
+class Capabilities(_Record, frozen=True, kw_only=True):
+    """What a node can do, beside what its ports, its borders and its P4Info say."""
+
+    dataplane: Name = ""
+    """What runs the pipeline: `xdp`. Empty: an agent of an earlier release, which says nothing of all this."""
+    kernel: Name = ""
+    """Its release."""
+    cpus: Unsigned16 = 0
+    h_encaps_segments: Unsigned16 = 0
+    """That it puts ahead of a packet at most (Maximum H.Encaps, RFC 9352 §4.3), each a container of up to six SIDs."""
+    srh_segments: Unsigned16 = 0
+    """Of an SRH that ends there, at most."""
+    meters: Unsigned32 = 0
+    """How many flows it can hold to a rate."""
+
+
 class NodeDescription(_Record, frozen=True, kw_only=True):
     name: Name
     software: Name
@@ -311,6 +327,7 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     """So many probes it can send."""
     maps_bytes: Count = 0
     """Memory of all tables, of the flow cache and the counters, in whole MiB; 0: not known."""
+    capabilities: Capabilities = Capabilities()
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
     borders: Annotated[tuple[BorderStatus, ...], Meta(max_length=LARGEST_PORT)]
     host_state: HostState

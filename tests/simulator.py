@@ -72,7 +72,7 @@ from controller.reconcile.capacity_check import wanted
 from controller.reconcile.state import parts_at
 from controller.reconcile.transaction import Transaction
 from controller.views import resource_view
-from dataplane.host_api import BorderStatus, HostState, NodeDescription, PartRefused, PortRole, PortStatus
+from dataplane.host_api import BorderStatus, Capabilities, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from dataplane.p4runtime import p4info
 from tests.full_rules import compile_rules
 from topologies import domain_files
@@ -206,6 +206,7 @@ class SimulatedNode:
             wireguard="kernel",
             boot_epoch_s=BOOT_EPOCH_S,
             layout="simulated",
+            capabilities=Capabilities(dataplane="simulated", kernel="6.1", cpus=2, h_encaps_segments=4, srh_segments=8),
             ports=tuple(
                 msgspec.structs.replace(
                     port,

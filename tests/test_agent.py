@@ -1,6 +1,7 @@
 import contextlib
 import grp
 import json
+import os
 import signal
 import socket
 import ssl
@@ -121,6 +122,9 @@ def test_an_agent_serves_soon_privately_and_small(node: Node) -> None:
         (2, "cx1", "attachment", 1500, True),
         (3, "t1", "underlay", 1500, True),
     ]
+    can = description.capabilities
+    assert (can.dataplane, can.kernel, can.cpus) == ("xdp", os.uname().release, os.cpu_count())
+    assert (can.h_encaps_segments, can.srh_segments, can.meters) == (4, 8, 0)
     (border,) = description.borders
     assert not border.up
     assert (border.port, border.endpoint, len(border.public_key)) == (100, "192.0.2.1:51820", 44)

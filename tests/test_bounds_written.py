@@ -41,7 +41,7 @@ LINK = {
 }  # fmt: skip
 NETWORK = {
     "prefixes": ["10.1.0.0/24", "2001:db8:1::/64"], "gateways": ["10.1.0.1"], "trust": "own", "deny": "reject",
-    "replies": "stateless", "tenants": ["customer-x"],
+    "replies": "stateless", "tenants": ["customer-x"], "capabilities": ["dns", "region=eu"],
     "attachments": [
         {"name": "cx1", "node": "se1", "port": 1, "addresses": ["10.1.0.11"], "labels": {"app": "web"}}
     ],

@@ -285,6 +285,21 @@ def test_network_must_hold_its_addresses() -> None:
     assert "two attachments are called 'h'" in faults(text.replace("name: i", "name: h"))[0]
 
 
+def test_a_network_says_what_it_can_do() -> None:
+    text = "apiVersion: netstitch/v1\nkind: Network\nmetadata: {name: a/b}\nspec: "
+    text += "{prefixes: [10.0.0.0/24], capabilities: [region=eu, pci-zone, dns]}"
+    network = parse(text)[0].value
+    assert isinstance(network, Network)
+    assert network.capabilities == ("dns", "pci-zone", "region=eu")
+    assert to_manifest(network)["spec"]["capabilities"] == ["dns", "pci-zone", "region=eu"]
+    assert parse(text.replace("region=eu", "region=us, region=eu"))[0].name == "a/b", "it may be in two"
+    assert "capability dns is there twice" in faults(text.replace("pci-zone", "dns"))[0]
+    for wrong in ("region=", "=eu", "a=b=c", "DNS", "a b", "''", "7", "region: eu", "x" * 64, "d\u0117s"):
+        assert "expected a capability such as dns or region=eu" in faults(text.replace("pci-zone", wrong))[0], wrong
+    many = ", ".join(f"c{number}" for number in range(65))
+    assert "expected 0 to 64 items, found 65" in faults(text.replace("region=eu, pci-zone, dns", many))[0]
+
+
 def test_a_network_says_what_becomes_of_denied_packets() -> None:
     text = "apiVersion: netstitch/v1\nkind: Network\nmetadata: {name: a/b}\nspec: "
     text += "{prefixes: [10.0.0.0/24], deny: reject}"

@@ -6,18 +6,19 @@ import json
 from typing import Any
 
 import lark
+import msgspec
 import networkx
 import pytest
 
 from controller.history import History
 from controller.model.discovery import RemoteSystem
-from controller.model.event import Discovered
+from controller.model.event import Discovered, NodeDescribed
 from controller.model.network_graph import Edge, EdgeKind, NetworkGraph, Vertex
 from controller.northbound.graph_formats import GraphFormat, written
 from controller.reading import Reading
 from controller.views import graph_view, resource_view
-from dataplane.host_api import PortRole
-from tests.simulator import World
+from dataplane.host_api import Capabilities, PortRole
+from tests.simulator import ORDER_PROCESSING, SIZES, World
 
 DOT = lark.Lark(
     r"""
@@ -125,6 +126,43 @@ def test_shop_knows_its_hosts_ports_its_services_and_whom_a_neighbour_reaches(wo
     (reach,) = (said for *_, said in known.edges("domains/transit", data=True) if said["kind"] == "reaches")
     assert (reach["delay_ms"], reach["cost"]) == (4.0, 30)
     assert known.nodes["networks/shop/customer-x"]["labels"] == {"pci": "true"}
+
+
+def test_what_a_node_can_do_is_what_it_says(world: World) -> None:
+    controller = world.controllers["transit"]
+    said = world.nodes["t1"].describe()
+    can = world.get("transit", "nodes", "t1").status["capabilities"]
+    assert (can["dataplane"], can["kernel"], can["h_encaps_segments"], can["meters"]) == ("simulated", "6.1", 4, 0)
+    sizes = [port.mtu for port in said.ports if port.role == PortRole.FABRIC] + [border.mtu for border in said.borders]
+    assert can["mtu"] == min(sizes)
+    assert can["tables"]["flow_policy"] == SIZES["flow_policy"]
+    shown = by_json(graph(world, "transit")).nodes["nodes/t1"]
+    assert {name: shown[name] for name in can} == can
+
+    less = msgspec.structs.replace(said, capabilities=Capabilities(dataplane="other", h_encaps_segments=2, meters=9))
+    controller.event(NodeDescribed(node="t1", description=less, sizes={"meter": 9}), controller.life)
+    can = world.get("transit", "nodes", "t1").status["capabilities"]
+    assert (can["h_encaps_segments"], can["meters"], can["tables"]) == (2, 9, {"meter": 9})
+
+    silent = msgspec.structs.replace(said, capabilities=Capabilities())
+    controller.event(NodeDescribed(node="t1", description=silent), controller.life)
+    assert world.get("transit", "nodes", "t1").status["capabilities"] == {"mtu": min(sizes)}, "nothing is made up"
+
+
+def test_what_a_network_can_do_is_shown_and_a_change_of_it_moves_nothing(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(20.0)
+    assert world.phase("shop", "order-processing") == "Active"
+    before = {name: node.writes for name, node in world.nodes.items()}
+    shop = world.get("shop", "networks", "shop/customer-x")
+    network = {"apiVersion": "netstitch/v1", "kind": "Network", "metadata": shop.metadata}
+    spec = shop.spec | {"capabilities": ["region=eu", "dns"]}
+    world.apply("shop", json.dumps(network | {"spec": spec}))
+    world.run(20.0)
+    assert world.get("shop", "networks", "shop/customer-x").spec["capabilities"] == ["dns", "region=eu"]
+    assert by_json(graph(world, "shop")).nodes["networks/shop/customer-x"]["capabilities"] == ["dns", "region=eu"]
+    assert world.phase("shop", "order-processing") == "Active"
+    assert {name: node.writes for name, node in world.nodes.items()} == before
 
 
 def test_what_is_heard_and_not_declared_is_in_it_and_says_that_it_is_not_used(world: World) -> None:

@@ -1,12 +1,16 @@
 """How the inventory's kinds are written: Domain, Network, Service, Node, Link."""
 
 import ipaddress
+from collections import Counter
 from typing import Any
 
 from controller.language import scalars
 from controller.language.shape import Field, Fields, Labels, ListOf
 from controller.model.intent import Deny, Replies, Trust
 from controller.model.inventory import DEFAULT_COST, Attachment, Domain, Link, LinkEnd, Network, Node, Reach, Service
+
+CAPABILITIES_MAX = 64
+"""Of one network."""
 
 REACH = Fields(
     fields={
@@ -99,6 +103,10 @@ def _network(values: dict[str, Any]) -> dict[str, Any]:
             if address in addresses:
                 raise ValueError(f"address {address} belongs to both {addresses[address]} and {attachment.name}")
             addresses[address] = attachment.name
+    if capabilities := values.get("capabilities", ()):
+        if twice := [capability for capability, count in Counter(capabilities).items() if count > 1]:
+            raise ValueError(f"capability {twice[0]} is there twice")
+        values["capabilities"] = tuple(sorted(capabilities))
     return values
 
 
@@ -111,9 +119,9 @@ NETWORK = Fields(
         "replies": Field(shape=scalars.REPLIES),
         "attachments": Field(shape=ListOf(item=ATTACHMENT)),
         "tenants": Field(shape=ListOf(item=scalars.NAME, most=64)),
+        "capabilities": Field(shape=ListOf(item=scalars.CAPABILITY, most=CAPABILITIES_MAX)),
     },
     make=_network,
-    later={"capabilities": "what the network can do"},
 )
 
 
@@ -140,6 +148,8 @@ def print_network(network: Network) -> dict[str, Any]:
         ]
     if network.tenants:
         spec["tenants"] = list(network.tenants)
+    if network.capabilities:
+        spec["capabilities"] = list(network.capabilities)
     return spec
 
 

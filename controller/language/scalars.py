@@ -50,6 +50,14 @@ def _text(text: str) -> str:
     return text
 
 
+def _capability(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not _NAME.fullmatch(name) or (equals and not _NAME.fullmatch(value)):
+        raise ValueError(f"{text[:80]!r} is none")
+    return text
+
+
+CAPABILITY = Scalar(expected="a capability such as dns or region=eu, of names of a-z, 0-9, '-', '.'", make=_capability)
 TEXT = Scalar(expected="text", make=_text)
 
 

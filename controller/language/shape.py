@@ -134,8 +134,6 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, Field]
     make: Callable[[dict[str, Any]], Any] = dict
     """From that dict to the value; raises ValueError saying what is wrong with the whole."""
-    later: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Known names that this version refuses, and what they are for."""
 
     def read(self, data: object, path: Path, flaws: Flaws) -> Any:
         if not isinstance(data, Mapping):
@@ -163,8 +161,6 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
             return INVALID
 
     def _unknown(self, name: object) -> str:
-        if name in self.later:
-            return f"field {name!r} ({self.later[str(name)]}) is not supported yet: leave it out"
         return f"unknown field {name!r}{nearest(str(name), list(self.fields))}"
 
     def schema(self) -> dict[str, Any]:

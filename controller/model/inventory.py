@@ -59,6 +59,8 @@ class Network(Value, frozen=True, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
     tenants: tuple[str, ...] = ()
     """Who may speak for its hosts; empty: the tenant that is called as the network is."""
+    capabilities: tuple[str, ...] = ()
+    """What it can do, as its operator says: `dns`, `region=eu`; sorted, each once."""
 
 
 class Service(Value, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from controller.model.intent import Value
 
-Attribute = bool | int | float | str | tuple[str, ...] | dict[str, str]
+Attribute = bool | int | float | str | tuple[str, ...] | dict[str, str] | dict[str, int]
 
 
 class EdgeKind(enum.StrEnum):

@@ -11,6 +11,8 @@ from controller.model.resource import Resource
 
 KINDS = ("domains", "networks", "services", "nodes", "links")
 """Of the resources that it is made from."""
+CAPABILITIES = ("dataplane", "kernel", "cpus", "h_encaps_segments", "srh_segments", "meters", "mtu", "tables")
+"""Of a node."""
 
 
 def network_graph(own: str, resources: Mapping[str, Sequence[Resource]]) -> NetworkGraph:
@@ -49,7 +51,11 @@ def _domain(own: str, name: str, domain: Resource) -> Iterator[Vertex | Edge]:
 
 def _network(own: str, name: str, network: Resource) -> Iterator[Vertex | Edge]:
     here, owner = f"networks/{name}", name.partition("/")[0]
-    said = _picked(network.spec, "prefixes", "tenants") | _picked(network.status, "phase") | _labels(network)
+    said = (
+        _picked(network.spec, "prefixes", "tenants", "capabilities")
+        | _picked(network.status, "phase")
+        | _labels(network)
+    )
     said |= {"own": owner == own, "owner": owner, "trust": network.spec.get("trust", "own")}
     yield Vertex(id=here, kind="Network", name=name, attributes=said)
     yield _edge(EdgeKind.OWNS, f"domains/{owner}", here)
@@ -68,6 +74,7 @@ def _service(_own: str, name: str, service: Resource) -> Iterator[Vertex | Edge]
 def _node(own: str, name: str, node: Resource) -> Iterator[Vertex | Edge]:
     here = f"nodes/{name}"
     said = _picked(node.spec, "role", "locator") | _picked(node.status, "phase", "software", "wireguard")
+    said |= _picked(node.status.get("capabilities", {}), *CAPABILITIES)
     yield Vertex(id=here, kind="Node", name=name, attributes=said | {"owner": own})
     yield _edge(EdgeKind.OWNS, f"domains/{own}", here)
     for port in node.status.get("ports", ()):

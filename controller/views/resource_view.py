@@ -22,7 +22,7 @@ from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
 from controller.views import entry_view, link_view
 from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
-from dataplane.host_api import PortStatus
+from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
@@ -184,11 +184,22 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
     if standing.description is not None:
         status |= {"software": standing.description.software, "wireguard": standing.description.wireguard}
         status["layout"] = standing.description.layout
+        status |= _capabilities(standing.description, state.profiles.get(node.name, {}))
         status["ports"] = [_port_status(port) for port in standing.description.ports]
     if standing.remote_systems or standing.lldp_counts != LldpCounts():
         status["remote_systems"] = [_port_said(remote) for remote in standing.remote_systems]
         status["lldp"] = msgspec.to_builtins(standing.lldp_counts)
     return status
+
+
+def _capabilities(description: NodeDescription, sizes: dict[str, int]) -> dict[str, Any]:
+    """As far as the node says them; `sizes` are those of its tables and counters."""
+    found = msgspec.to_builtins(description.capabilities) if description.capabilities.dataplane else {}
+    carried = [port.mtu for port in description.ports if port.role == PortRole.FABRIC and port.mac]
+    carried += [border.mtu for border in description.borders]
+    found |= {"mtu": min(carried)} if carried else {}
+    found |= {"tables": dict(sorted(sizes.items()))} if sizes else {}
+    return {"capabilities": found} if found else {}
 
 
 def _unreachable(standing: NodeStanding) -> dict[str, Any]:
