@@ -2,13 +2,26 @@
 
 import sys
 
-from bench import chain, entries, know, lab_many, language, language_conflicts, language_rules, main, scale, wan
+from bench import (
+    chain,
+    entries,
+    know,
+    lab_many,
+    language,
+    language_conflicts,
+    language_rules,
+    main,
+    openflow,
+    scale,
+    wan,
+)
 from bench.report import report
 
 GROUPS = {
     "main": lambda: [*main.rows(), *lab_many.rows()],
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
     "know": lambda: know.rows(),
+    "fabric": lambda: [*openflow.rows()],
     "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],
 }
 

@@ -7,7 +7,7 @@ A shape is what they have in common: the fields and masks of the match, and the 
 
 import contextlib
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -15,12 +15,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.model.entry import OwnedEntry
+from controller.model.entry import Match, OwnedEntry
 from controller.southbound.openflow import messages
 from controller.southbound.openflow.flows import compose
 
 Shape = tuple[object, ...]
 _SHAPE = attrgetter("field", "mask", "prefix_length")
+PIECE = 256
+"""Entries to encode at a time: so many of them stay in the processor's caches."""
 _OCTETS_MAX = 16
 """Of a value."""
 
@@ -46,55 +48,56 @@ def encode(entries: Sequence[OwnedEntry], first_xid: int) -> bytes:
     alike: dict[Shape, list[int]] = {}
     for place, entry in enumerate(entries):
         alike.setdefault((entry.table, entry.action, len(entry.match)), []).append(place)
-    return b"".join(
-        _encoded([entries[place] for place in places], places, first_xid)
-        for perhaps in alike.values()
-        for places in _by_shape(entries, perhaps)
-    )
+    lines: list[bytes] = []
+    for places in alike.values():
+        columns = list(zip(*[entries[place].match for place in places], strict=True))
+        if all(map(_is_uniform, columns)):
+            lines.append(_encoded([entries[place] for place in places], columns, places, first_xid))
+            continue
+        shapes: dict[Shape, list[int]] = {}
+        for place in places:
+            shapes.setdefault(tuple(map(_SHAPE, entries[place].match)), []).append(place)
+        for same in shapes.values():
+            columns = list(zip(*[entries[place].match for place in same], strict=True))
+            lines.append(_encoded([entries[place] for place in same], columns, same, first_xid))
+    return b"".join(lines)
 
 
-def _by_shape(entries: Sequence[OwnedEntry], places: list[int]) -> Iterable[list[int]]:
-    """Mostly all of them have the same, which is quicker to see than to say of each which it has."""
-    columns = zip(*[entries[place].match for place in places], strict=True)
-    if all(
+def _is_uniform(column: Sequence[Match]) -> bool:
+    """Mostly it is, which is quicker to see than to say of each what it is."""
+    return (
         len({each.field for each in column})
         == len({each.mask for each in column})
         == len({each.prefix_length for each in column})
         == 1
-        for column in columns
-    ):
-        return [places]
-    shapes: dict[Shape, list[int]] = {}
-    for place in places:
-        shapes.setdefault(tuple(map(_SHAPE, entries[place].match)), []).append(place)
-    return shapes.values()
+    )
 
 
-def _encoded(entries: Sequence[OwnedEntry], places: Sequence[int], first_xid: int) -> bytes:
-    """Of one shape."""
+def _encoded(
+    entries: Sequence[OwnedEntry], columns: Sequence[Sequence[Match]], places: Sequence[int], first_xid: int
+) -> bytes:
+    """Of one shape. `columns`: of each field, its matches."""
     template = _template(entries[0])
-    count = len(entries)
-    lines = np.tile(np.frombuffer(template.octets, np.uint8), (count, 1))
+    lines = np.tile(np.frombuffer(template.octets, np.uint8), (len(entries), 1))
 
     def write(span: _Span, values: Sequence[int]) -> None:
         lines[:, span.begin : span.end] = _column(values, span.end - span.begin)
 
     write(template.xid, [first_xid + place for place in places])
     write(template.priority, [entry.priority for entry in entries])
-    for span, column in zip(template.match, zip(*[entry.match for entry in entries], strict=True), strict=True):
+    for span, column in zip(template.match, columns, strict=True):
         write(span, [each.value for each in column])
-    for span, params in zip(template.params, zip(*[entry.params for entry in entries], strict=True), strict=True):
-        write(span, [value for _, value in params])
+    params = [entry.params for entry in entries]
+    for place, span in enumerate(template.params):
+        write(span, [each[place][1] for each in params])
     return lines.tobytes()
 
 
 def _column(values: Sequence[int], size: int) -> NDArray[np.uint8]:
     """One line of `size` octets for each."""
-    if size in (2, 4, 8):
-        if max(values) >> 8 * size:
-            raise ValueError(f"{max(values)} does not fit into {size} octets")
-        return np.array(values, f">u{size}").view(np.uint8).reshape(-1, size)
     try:
+        if size in (2, 4, 8):
+            return np.array(values, f">u{size}").view(np.uint8).reshape(-1, size)
         return np.frombuffer(b"".join([value.to_bytes(size) for value in values]), np.uint8).reshape(-1, size)
     except OverflowError as exc:
         raise ValueError(f"a value does not fit into {size} octets") from exc

@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import itertools
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.southbound.openflow import messages
@@ -21,8 +21,6 @@ ECHO_S = 5.0
 SILENCE_S_MAX = 15.0
 MULTIPART_OCTETS_MAX = 64 << 20
 """Of one answer in parts: 400,000 entries."""
-WRITE_OCTETS = 64 << 10
-"""That are handed to the connection at a time."""
 
 
 def needs_tls(address: str) -> bool:
@@ -107,14 +105,14 @@ class Connection:
         self._write(make(xid))
         return await self._answer(xid, answer, deadline_s)
 
-    async def write(self, made: bytes, first: int, count: int) -> Mapping[int, Failure]:
+    async def write(self, made: Iterable[bytes], first: int, count: int) -> Mapping[int, Failure]:
         """Messages without an answer, `count` of them with xids from `first` on, then a barrier: what of them was
         refused, by place. They may lie together, and in another order."""
         places = range(first, first + count)
         self._unanswered.update(places)
         try:
-            for begin in range(0, len(made), WRITE_OCTETS):
-                self._write(made[begin : begin + WRITE_OCTETS])
+            for octets in made:
+                self._write(octets)
                 await self._drained()
             await self.request(
                 lambda xid: messages.message(messages.BARRIER_REQUEST, xid), ANSWER_S_MAX + count / ENTRIES_S_MIN

@@ -1,6 +1,6 @@
 """The driver of one OpenFlow switch: `sync(desired)` reads back, and writes only what differs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from controller.errors import TargetRejected
 from controller.model.entry import OwnedEntry
@@ -18,7 +18,7 @@ from controller.southbound.difference import (
 )
 from controller.southbound.openflow import bulk, messages
 from controller.southbound.openflow.connection import ANSWER_S_MAX, ENTRIES_S_MIN, Connection
-from controller.southbound.openflow.flows import compose, compose_match, marked, parse
+from controller.southbound.openflow.flows import compose_match, marked, parse
 from controller.southbound.openflow.messages import Flow, Malformed
 from dataplane.host_api import PartRefused
 
@@ -89,7 +89,7 @@ class OpenFlowTable:
         for removes in (False, True):
             batch = [update for update in updates if (update.operation is Operation.DELETE) == removes]
             if batch:
-                refused += await self._write(batch)
+                refused += await self.write(batch)
         if seen is not None and not refused:
             for update in updates:
                 if update.entry is None:
@@ -99,24 +99,34 @@ class OpenFlowTable:
             self._seen = seen
         return refused
 
-    async def _write(self, updates: Sequence[Update]) -> list[PartRefused]:
-        """All of them add, or all of them remove."""
-        sent, refused = list(updates), list[PartRefused]()
-        first = self._connection.xids(len(sent))
-        try:
-            made = self._made(sent, first)
-        except ValueError:
-            refused = [each for update in updates if (each := _unwritable(update)) is not None]
-            sent = [update for update in updates if _unwritable(update) is None]
-            made = self._made(sent, first)
-        failures = await self._connection.write(made, first, len(sent))
+    async def write(self, updates: Sequence[Update]) -> list[PartRefused]:
+        """All of them add, or all of them remove. Returns what was refused, by owner."""
+        refused: list[PartRefused] = []
+        first = self._connection.xids(len(updates))
+        failures = await self._connection.write(self._made(updates, first, refused), first, len(updates))
         for place, failure in failures.items():
-            update = sent[place]
+            update = updates[place]
             what = f"{update.operation.value} {show(update.key)} of {update.owner or 'nobody'}"
             refused.append(PartRefused(part=update.owner, reason=f"{what}: {failure}"))
         return refused
 
-    def _made(self, updates: Sequence[Update], first: int) -> bytes:
+    def _made(self, updates: Sequence[Update], first: int, refused: list[PartRefused]) -> Iterator[bytes]:
+        """In pieces: the switch writes one while the next is made. What is no flow entry is added to `refused`."""
+        for begin in range(0, len(updates), bulk.PIECE):
+            piece = updates[begin : begin + bulk.PIECE]
+            try:
+                yield self._encoded(piece, first + begin)
+                continue
+            except ValueError:
+                pass  # one of them; the others are written
+            for xid, update in enumerate(piece, first + begin):
+                try:
+                    yield self._encoded([update], xid)
+                except ValueError as exc:
+                    reason = f"{exc} (owner {update.owner or 'unknown'})"
+                    refused.append(PartRefused(part=update.owner, reason=reason))
+
+    def _encoded(self, updates: Sequence[Update], first: int) -> bytes:
         """Raises ValueError."""
         entries = [update.entry for update in updates if update.entry is not None]
         if entries:
@@ -129,16 +139,6 @@ class OpenFlowTable:
             return self._foreign[update.key]._replace(instructions=b"")
         match = compose_match(update.key)
         return Flow(table_id=0, priority=update.key[2], match=match, instructions=b"", cookie=0)
-
-
-def _unwritable(update: Update) -> PartRefused | None:
-    """None: it can be written."""
-    try:
-        if update.entry is not None:
-            compose(update.entry)
-    except ValueError as exc:
-        return PartRefused(part=update.owner, reason=f"{exc} (owner {update.owner or 'unknown'})")
-    return None
 
 
 def _is_ours(each: Key, flow: Flow) -> bool:
