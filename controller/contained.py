@@ -15,6 +15,7 @@ from controller.model.event import (
     EndAgreement,
     Event,
     LoadPolicy,
+    Measured,
     MessageReceived,
     MessageSent,
     NodeDescribed,
@@ -99,7 +100,7 @@ def _source(event: Event) -> str:
             return f"domains/{peer}"
         case NodeDescribed(node=node) | NodeUnreachable(node=node) | NodeSynced(node=node) | NodeRejected(node=node):
             return f"nodes/{node}"
-        case Discovered(node=node):
+        case Discovered(node=node) | Measured(node=node):
             return f"nodes/{node}"
         case _:
             return "clients"

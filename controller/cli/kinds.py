@@ -47,6 +47,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("TENANT", "metadata.tenant"),
         ("PHASE", "status.phase"),
         ("PREDICTED MS", "status.predicted.latency_ms"),
+        ("MEASURED MS", "status.measured.latency_ms"),
         ("AGE", "status.created_s", "age"),
         ("PATH", "status.paths"),
         ("CONDITIONS", "status.conditions"),

@@ -39,6 +39,32 @@ class LldpCounts(Value, frozen=True, kw_only=True):
     ageouts: int = 0
 
 
+class PortMeasurement(Value, frozen=True, kw_only=True):
+    """What probes say of the link at a port (STAMP)."""
+
+    port: int
+    delay_us: int
+    """One way: half of there and back; the median of some seconds."""
+    loss_percent: float
+    """Of the last minute, there and back."""
+    at_s: int
+
+
+class PathMeasurement(Value, frozen=True, kw_only=True):
+    """The same of a candidate path of a node's traffic."""
+
+    liveness_group: int
+    slot: int
+    """Of the candidate path in the group."""
+    is_alive: bool
+    """Else it is not taken while another one is."""
+    delay_us: int
+    """0: not known, since nothing comes back."""
+    jitter_us: int
+    loss_percent: float
+    at_s: int
+
+
 class Source(enum.StrEnum):
     """Of a fact; what comes first wins."""
 

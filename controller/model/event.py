@@ -4,7 +4,7 @@ import msgspec
 
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
-from controller.model.discovery import LldpCounts, RemoteSystem
+from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.intent import Value
 from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
@@ -162,6 +162,14 @@ class Discovered(Value, frozen=True, kw_only=True, tag="discovered"):
     counts: LldpCounts = LldpCounts()
 
 
+class Measured(Value, frozen=True, kw_only=True, tag="measured"):
+    """All that a node's probes say now, where that is worth telling."""
+
+    node: str
+    ports: tuple[PortMeasurement, ...] = ()
+    paths: tuple[PathMeasurement, ...] = ()
+
+
 class Deviation(Value, frozen=True, kw_only=True):
     """A node had something else than it should have (drift)."""
 
@@ -207,6 +215,7 @@ Event = (
     | NodeDescribed
     | NodeUnreachable
     | Discovered
+    | Measured
     | NodeSynced
     | NodeRejected
     | Tick

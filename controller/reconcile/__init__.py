@@ -28,6 +28,7 @@ from controller.model.event import (
     Event,
     LoadPolicy,
     Log,
+    Measured,
     MessageReceived,
     MessageSent,
     NodeDescribed,
@@ -158,6 +159,8 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
             rollout.unreachable(transaction, event)
         case Discovered():
             rollout.discovered(transaction, event)
+        case Measured():
+            rollout.measured(transaction, event)
         case NodeSynced():
             rollout.synced(transaction, event)
         case NodeRejected():

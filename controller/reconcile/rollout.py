@@ -7,6 +7,7 @@ import msgspec
 from controller.model.event import (
     Deviation,
     Discovered,
+    Measured,
     NodeDescribed,
     NodeRejected,
     NodeSynced,
@@ -270,7 +271,13 @@ def unreachable(transaction: Transaction, event: NodeUnreachable) -> None:
     transaction.nodes.put(
         event.node,
         msgspec.structs.replace(
-            standing, reachable=False, reason=event.reason, unreachable_s=since_s, remote_systems=()
+            standing,
+            reachable=False,
+            reason=event.reason,
+            unreachable_s=since_s,
+            remote_systems=(),
+            measured_ports=(),
+            measured_paths=(),
         ),
     )
 
@@ -284,6 +291,14 @@ def discovered(transaction: Transaction, event: Discovered) -> None:
         event.node,
         msgspec.structs.replace(standing, remote_systems=event.remote_systems, lldp_counts=event.counts),
     )
+
+
+def measured(transaction: Transaction, event: Measured) -> None:
+    standing = transaction.nodes.get(event.node)
+    if standing is not None and standing.reachable:
+        transaction.nodes.put(
+            event.node, msgspec.structs.replace(standing, measured_ports=event.ports, measured_paths=event.paths)
+        )
 
 
 def synced(transaction: Transaction, event: NodeSynced) -> None:

@@ -13,7 +13,7 @@ from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
 from controller.model.agreement import Envelope, Unreadable, opened_mandate
-from controller.model.discovery import LldpCounts, RemoteSystem
+from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -104,6 +104,8 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
     remote_systems: tuple[RemoteSystem, ...] = ()
     """That it hears on its links now."""
     lldp_counts: LldpCounts = LldpCounts()
+    measured_ports: tuple[PortMeasurement, ...] = ()
+    measured_paths: tuple[PathMeasurement, ...] = ()
 
     def refuses(self, names: Collection[str]) -> bool:
         """Whether any of these owners, tunnels and ports is without what it shall have."""

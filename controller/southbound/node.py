@@ -10,6 +10,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -24,6 +25,7 @@ from controller.model.event import (
 )
 from controller.southbound import p4runtime
 from controller.southbound.host import HostClient
+from controller.southbound.measurements import Measurements
 from controller.southbound.p4runtime import P4RuntimeClient
 from controller.southbound.session import Session, SessionContext
 from dataplane import host_api
@@ -141,11 +143,14 @@ class NodeSession(Session):
         A node whose carriers, or silent links, have changed is asked what it is now, not only at the next audit.
         """
         carriers = {port.number: (port.carrier, port.silent) for port in ports}
+        measurements = Measurements(self.name)
         while True:
             try:
                 async for batch in host.telemetry(TelemetryQuery()):
                     self.telemetry_fault = ""
                     self._context.observe(self.name, batch)
+                    if batch.probes and (measured := measurements.take(batch.probes, time.time())) is not None:
+                        await self._context.report(measured)
                     seen = {p.number: (p.carrier, p.silent) for p in batch.ports if p.number in carriers}
                     if carriers != carriers | seen:
                         carriers |= seen

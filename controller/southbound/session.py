@@ -14,7 +14,15 @@ import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.discovery import RemoteSystem
-from controller.model.event import Discovered, NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
+from controller.model.event import (
+    Discovered,
+    Measured,
+    NodeDescribed,
+    NodeRejected,
+    NodeSynced,
+    NodeUnreachable,
+    SyncNode,
+)
 from controller.southbound.codec import Codec
 from controller.southbound.lldp import LldpAgent
 from dataplane.host_api import (
@@ -37,7 +45,9 @@ WRONG = "what it answered cannot be worked on (a fault of netstitch, or of its a
 DISCOVERY_S_MIN, DISCOVERY_S_MAX = 1.0, 3600.0
 """Between two reports of what a node hears: a link on which neighbours come and go costs little."""
 
-Report = Callable[[NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Discovered], Awaitable[None]]
+Report = Callable[
+    [NodeDescribed | NodeUnreachable | NodeSynced | NodeRejected | Discovered | Measured], Awaitable[None]
+]
 Observe = Callable[[str, TelemetryBatch], None]
 
 

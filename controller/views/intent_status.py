@@ -18,6 +18,7 @@ from controller.fulfillment.shortfall import percent, words
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
 from controller.model import dscp
+from controller.model.discovery import PathMeasurement
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
@@ -98,6 +99,8 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
             "latency_ms": max(stitch.latency_us for stitch in stitches) / 1000,
             "cost": max(stitch.plan.cost for stitch in stitches),
         }
+        if measured := _measured_whole(state, stitches):
+            status["measured"] = measured
     status["endpoints"] = list(_endpoints(state, intent_record))
     status |= {"created_s": intent_record.created_s, "applied_s": intent_record.applied_s}
     if end_s is not None:
@@ -376,15 +379,58 @@ class Segments(msgspec.Struct, frozen=True, kw_only=True):
 def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
     """The paths, each with its segment lists."""
     last = _to_neighbour(state, stitch)
-    pairs = zip(paths_of(stitch), _inside(state, stitch), strict=True)
+    triples = zip(paths_of(stitch), _inside(state, stitch), measured_paths(state, stitch), strict=True)
     return [
         {
             "path": path,
             "segments": [list(segments.segments) for segments in (*lists, *last)],
             "containers": [list(segments.containers) for segments in (*lists, *last)],
         }
-        for path, lists in pairs
+        | ({"measured": [_shown(measurement) for measurement in measured]} if measured else {})
+        for path, lists, measured in triples
     ]
+
+
+def measured_paths(state: State, stitch: Stitch) -> list[tuple[PathMeasurement, ...]]:
+    """Of each SR Policy of its plan what its headend's probes say of the candidate paths, best first."""
+    return [_measured(state, stitch, stretch) for stretch in stretches(stitch.plan) if stretch.direction == FORWARD]
+
+
+def _measured(state: State, stitch: Stitch, stretch: Stretch) -> tuple[PathMeasurement, ...]:
+    standing = state.nodes.get(stretch.head)
+    if standing is None or not stretch.crosses or stretch.sr_policy not in stitch.ids:
+        return ()
+    group = stitch.ids[stretch.sr_policy]
+    here = (measurement for measurement in standing.measured_paths if measurement.liveness_group == group)
+    return tuple(sorted(here, key=lambda measurement: measurement.slot))
+
+
+def _measured_whole(state: State, stitches: list[Stitch]) -> dict[str, float]:
+    """Of the worst of its ways, where all of them are inside the domain and known; else nothing."""
+    taken = []
+    for stitch in stitches:
+        if stitch.plan.ingress is not None or stitch.plan.egress is not None:
+            return {}
+        for policy, measured in zip(stitch.plan.sr_policies, measured_paths(state, stitch), strict=True):
+            if policy.headend == policy.endpoint:
+                continue
+            alive = [measurement for measurement in measured if measurement.is_alive and measurement.delay_us]
+            if not alive:
+                return {}
+            taken.append(alive[0])
+    if not taken:
+        return {}
+    return {
+        "latency_ms": max(measurement.delay_us for measurement in taken) / 1000,
+        "loss_percent": max(measurement.loss_percent for measurement in taken),
+    }
+
+
+def _shown(measurement: PathMeasurement) -> dict[str, Any]:
+    shown: dict[str, Any] = {"alive": measurement.is_alive, "loss_percent": measurement.loss_percent}
+    if measurement.delay_us:
+        shown |= {"latency_ms": measurement.delay_us / 1000, "jitter_ms": measurement.jitter_us / 1000}
+    return shown
 
 
 def segment_lists(state: State, stitch: Stitch) -> list[Segments]:

@@ -34,7 +34,23 @@ def status(state: State, link: Link) -> dict[str, Any]:
     found: dict[str, Any] = {"source": str(Source.OPERATOR), "said": [msgspec.to_builtins(one) for one in said]}
     if link.b is not None:
         found["discovery"] = "differs" if differences else "confirmed" if heard else "not heard"
+    if measured := list(_measured(state, link)):
+        found["measured"] = measured
     return found | ({"differences": differences} if differences else {})
+
+
+def _measured(state: State, link: Link) -> Iterator[dict[str, Any]]:
+    """By the probes of either end."""
+    for end in (link.a, link.b):
+        standing = state.nodes.get(end.node) if end is not None else None
+        for measurement in standing.measured_ports if standing is not None else ():
+            if end is not None and not end.border and measurement.port == end.port:
+                yield {
+                    "by": f"{end.node} port {end.port}, by STAMP",
+                    "latency_ms": measurement.delay_us / 1000,
+                    "loss_percent": measurement.loss_percent,
+                    "at_s": measurement.at_s,
+                }
 
 
 def _declared(state: State, link: Link) -> Iterator[Statement]:
