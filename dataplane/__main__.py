@@ -31,9 +31,9 @@ from dataplane.host.neighbors import Neighbors
 from dataplane.host.ports import Ports
 from dataplane.host.redirects import Redirects, follow_redirects
 from dataplane.host_api import AgentConfig, PortStatus
+from dataplane.listener import Listener
 from dataplane.log import Logger
 from dataplane.p4runtime import p4info
-from dataplane.p4runtime.client_role import OnlyControllers
 from dataplane.p4runtime.packet_io import PacketOut, punted
 from dataplane.p4runtime.server import SERVER_OPTIONS, Device, P4RuntimeService, add_p4runtime
 from dataplane.probes.prober import Prober
@@ -187,9 +187,8 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     agent = Agent(node.parts)
-    led_over_tcp = not config.listen.startswith("unix:")
-    only_controllers = OnlyControllers(config.tls_client_name, _log_refused)
-    server = grpc.aio.server(options=_OPTIONS, interceptors=(only_controllers,) if led_over_tcp else ())
+    listener = Listener(config, _log_refused)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=listener.interceptors())
     server.add_generic_rpc_handlers((service.handler(agent),))
     p4runtime = add_p4runtime(server, _device(config, node))
     for change in (
@@ -197,12 +196,13 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
         *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout),
     ):
         _log.info("started", change=change)
-    address = _listen(server, config)
+    listener.bind(server)
     await server.start()
+    await listener.open()
     _read_rings(node.pipeline, agent, p4runtime)
     metrics = await _serve_metrics(config, agent)
     service_manager.ready()
-    _log.info("serving", address=address, wireguard=agent.wireguard)
+    _log.info("serving", address=config.listen, wireguard=agent.wireguard)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(agent.run())
         await stop.wait()
@@ -210,6 +210,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     if metrics is not None:
         metrics.close()
     await server.stop(_STOP_GRACE_S)
+    listener.close()
     _log.info("stopped", advice="the dataplane stays as it is; `stitch-agent --teardown` removes it")
 
 
@@ -284,32 +285,6 @@ async def _serve_metrics(config: AgentConfig, agent: Agent) -> "MetricsServer | 
 
 def _log_refused(who: str, reason: str) -> None:
     _log.warning("refused", peer=who, reason=reason)
-
-
-def _listen(server: grpc.aio.Server, config: AgentConfig) -> str:
-    """Opens the socket: a private Unix socket, or TCP with mutual TLS. Raises RequestInvalid or NodeRefused."""
-    try:
-        if config.listen.startswith("unix:"):
-            path = Path(config.listen.removeprefix("unix:"))
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if config.listen_group:
-                state.share(path.parent, config.listen_group, 0o710)
-            else:
-                state.check_private(path.parent)
-            path.unlink(missing_ok=True)  # of an agent that is gone: the lock in state_dir says so
-            server.add_insecure_port(config.listen)
-            path.chmod(0o600)
-            if config.listen_group:
-                state.share(path, config.listen_group, 0o660)
-        else:
-            key, chain, authority = (
-                Path(file).read_bytes() for file in (config.tls_key, config.tls_certificate, config.tls_client_ca)
-            )
-            credentials = grpc.ssl_server_credentials(((key, chain),), authority, require_client_auth=True)
-            server.add_secure_port(config.listen, credentials)
-    except (OSError, RuntimeError) as error:
-        raise NodeRefused(f"cannot listen on {config.listen}: {error}") from error
-    return config.listen
 
 
 if __name__ == "__main__":

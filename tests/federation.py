@@ -121,7 +121,7 @@ class Federation:
     def __init__(self, directory: Path) -> None:
         self.topology = topology = topology_file.load(topology_file.find("three-domains"))
         names = [domain.name for domain in topology.domains]
-        ports = _free_ports(2 * len(names))
+        ports = free_ports(2 * len(names))
         listen = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports[: len(names)], strict=True)}
         eastwest = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports[len(names) :], strict=True)}
         peers = {name: self._peer(name, directory / name, eastwest[name]) for name in names}
@@ -192,7 +192,7 @@ class Federation:
         return domain_files.Peer(identity=public, endpoint=endpoint)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Of those that the kernel gives to nobody by itself: a controller that is started again finds its own free."""
     ports: set[int] = set()
     while len(ports) < count:

@@ -19,7 +19,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from waiting import LIMIT_S, until
 
-from controller.eastwest import door as door_module
 from controller.eastwest import identity as identity_module
 from controller.eastwest import peer as peer_module
 from controller.eastwest import server as server_module
@@ -31,6 +30,7 @@ from controller.errors import ConfigInvalid, PeerUnreachable, PeerViolation
 from controller.model.agreement import Envelope, Withdrawal, unsigned
 from controller.model.event import MessageSent, PeerMet
 from controller.model.inventory import Domain
+from dataplane import door as door_module
 
 TCP_LISTEN = "0A"
 """As /proc/net/tcp says it."""

@@ -1,4 +1,4 @@
-"""eastwest.private_directory: what a killed controller leaves in /tmp goes at the next start, and nothing else."""
+"""dataplane.private_directory: what a killed controller leaves in /tmp goes at the next start, and nothing else."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.eastwest.private_directory import PrivateDirectory
+from dataplane.private_directory import PrivateDirectory
 
 PREFIX = "stitchd-here-"
 MAKES_ONE = f"""
 import sys
-from controller.eastwest.private_directory import PrivateDirectory
+from dataplane.private_directory import PrivateDirectory
 made = PrivateDirectory({PREFIX!r})
 (made.path / "socket").touch()
 print(made.path, flush=True)

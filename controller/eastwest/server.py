@@ -14,7 +14,6 @@ import grpc
 import msgspec
 
 from controller.bucket import Bucket
-from controller.eastwest.door import Door
 from controller.eastwest.identity import Identity, issued_by
 from controller.eastwest.peer import (
     DELIVER,
@@ -33,10 +32,11 @@ from controller.eastwest.peer import (
     encode,
     greeting_objection,
 )
-from controller.eastwest.private_directory import PrivateDirectory
 from controller.errors import ConfigInvalid, NoSpace
 from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
+from dataplane.door import Door
+from dataplane.private_directory import PrivateDirectory
 
 DELIVERY_S_MAX = 10.0
 """Until the controller has stored what a message led to."""

@@ -47,10 +47,13 @@ def _names(certificate: x509.Certificate) -> set[str]:
 
 
 class OnlyControllers(grpc.aio.ServerInterceptor):
-    def __init__(self, name: str, refused: Callable[[str, str], None]) -> None:
-        """`refused`: address and reason, for the log."""
+    def __init__(
+        self, name: str, refused: Callable[[str, str], None], known: Callable[[str], None] = lambda address: None
+    ) -> None:
+        """`refused`: address and reason, for the log; `known`: address of who may lead."""
         self._name = name
         self._refused = refused
+        self._known = known
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -82,3 +85,4 @@ class OnlyControllers(grpc.aio.ServerInterceptor):
         if reason := objection(bytes(shown[0]), self._name) if shown else "it shows no certificate":
             self._refused(context.peer(), reason)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"you may not lead this agent: {reason}")
+        self._known(context.peer())

@@ -1,8 +1,8 @@
-"""What stands before the server of the interface between domains: how many connections, and whose.
+"""What stands before a gRPC server that strangers can reach: how many connections, and whose.
 
 ```
  a connection ──▶ not known yet: STRANGERS_MAX of all, for KNOWN_WITHIN_S; the eldest of who has most gives way
-                      │ a pinned peer calls over it
+                      │ one whom the server knows (a pinned domain; an agent's controller) calls over it
                       ▼
                   that peer's: CONNECTIONS_OF_A_PEER_MAX; its eldest gives way
 ```
@@ -24,6 +24,8 @@ KNOWN_WITHIN_S = 10.0
 """Until the first call: a handshake and a greeting take milliseconds."""
 CONNECTIONS_OF_A_PEER_MAX = 8
 BACKLOG = 256
+AT_ONCE_MAX = 16
+"""Accepted before those that give way for them are closed: each takes three descriptors."""
 GOODBYE_S = 5.0
 """For what was sent last to be taken."""
 
@@ -47,7 +49,10 @@ class Door:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         everywhere = family == socket.AF_INET6 and host == "::"
         listening = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=everywhere)
-        self._server = await asyncio.get_running_loop().create_server(lambda: Visit(self), sock=listening)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Visit(self), sock=listening, backlog=AT_ONCE_MAX
+        )
+        listening.listen(BACKLOG)  # which asyncio has made as short as what it accepts at once
         return int(listening.getsockname()[1])
 
     def close(self) -> None:
