@@ -49,10 +49,13 @@ class Controller:
     async def sync(self, *wanted: OwnedEntry, audit: bool = False, host: HostState | None = None) -> Any:
         """What comes of it."""
         seen = len(self.events)
+        self.submit(*wanted, audit=audit, host=host)
+        return await self.next(NodeSynced, NodeRejected, after=seen)
+
+    def submit(self, *wanted: OwnedEntry, audit: bool = False, host: HostState | None = None) -> None:
         self.generation += not audit
         state = NodeState(entries=NodeEntries(wanted), host=host or HostState())
         self.nodes.sync(SyncNode(node="s1", generation=self.generation, state=state, audit=audit))
-        return await self.next(NodeSynced, NodeRejected, after=seen)
 
     async def next(self, *kinds: type, after: int = 0, node: str = "s1") -> Any:
         def first() -> Any:

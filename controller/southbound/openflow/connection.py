@@ -149,10 +149,9 @@ class Connection:
         version, kind, length, xid = messages.HEADER.unpack(await self._reader.readexactly(messages.HEADER.size))
         if length < messages.HEADER.size:
             raise Malformed(f"a message of {length} octets")
-        body = await self._reader.readexactly(length - messages.HEADER.size)
         if version != messages.VERSION and kind not in (messages.HELLO, messages.ERROR):
             raise Malformed(f"a message of version {version}")
-        return version, kind, xid, body
+        return version, kind, xid, await self._reader.readexactly(length - messages.HEADER.size)
 
     def _dispatch(self, kind: int, xid: int, body: bytes) -> None:
         match kind:

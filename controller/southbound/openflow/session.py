@@ -32,6 +32,10 @@ from dataplane.host_api import (
 from dataplane.reasons import DropReason
 
 T = TypeVar("T")
+PORTS_S_MIN = 0.1
+"""Until changes of ports are told, all of that time at once."""
+SOFTWARE_MAX = 100
+"""Characters of what it says it is."""
 LAYOUT = "openflow 1.3"
 _CHECK = "check `agent` of the node's manifest"
 _MTU = 65535
@@ -104,7 +108,7 @@ class OpenFlowSession(Session):
         await connection.request(lambda xid: messages.role_request(xid, generation))
         connection.send(messages.set_config)
         connection.send(messages.set_async)
-        self._software = self._read(messages.description, await _parts(connection, messages.DESCRIPTION))
+        self._software = self._read(messages.description, await _parts(connection, messages.DESCRIPTION))[:SOFTWARE_MAX]
         ports = self._read(messages.ports, await _parts(connection, messages.PORTS))
         self._ports = {port.number: port for port in ports}
         try:
@@ -161,6 +165,7 @@ class OpenFlowSession(Session):
     async def _watch_ports(self) -> None:
         while True:
             await self._ports_changed.wait()
+            await asyncio.sleep(PORTS_S_MIN)
             self._ports_changed.clear()
             await self._tell(self._description())
 
@@ -183,7 +188,7 @@ class OpenFlowSession(Session):
                 await self._context.report(
                     NodeRejected(node=self.name, generation=wanted.generation, reason=str(exc), refused=exc.refused)
                 )
-            except TargetUnreachable:
+            except (TargetUnreachable, asyncio.CancelledError):  # as which the connection's end may come
                 if self._wanted is None:  # nothing newer: it is still what is wanted when the switch is back
                     self.submit(wanted)
                 raise

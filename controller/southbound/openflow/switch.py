@@ -22,6 +22,9 @@ from controller.southbound.openflow.flows import compose_match, marked, parse
 from controller.southbound.openflow.messages import Flow, Malformed
 from dataplane.host_api import PartRefused
 
+TRIES = 3
+"""What is written so often, and found to be otherwise each time, is told to its owner as refused."""
+
 
 class OpenFlowTable:
     """Raises TargetUnreachable or TargetRejected, with the node's name in the text."""
@@ -31,6 +34,10 @@ class OpenFlowTable:
         self._connection = connection
         self._seen: dict[Key, Row] | None = None
         """What the switch had when it was last read or written; None: unknown."""
+        self._written: set[Key] = set()
+        """Since it was last read."""
+        self._in_vain: dict[Key, int] = {}
+        """What was written and then was not as it was written: how often in a row."""
         self._foreign: dict[Key, Flow] = {}
         """Of what was read, that which no entry of ours can be: as the switch wrote it."""
 
@@ -77,10 +84,28 @@ class OpenFlowTable:
             written = len(updates)
         self._seen = await self.read()
         updates = difference(indexed, self._seen)
-        refused = [*unclear, *await self._apply(updates)]
+        refused = [*unclear, *self._not_done(updates), *await self._apply(updates)]
+        if refused and any(update.operation is Operation.DELETE for update in updates):  # there may be room now
+            self._seen = await self.read()
+            rest = difference(indexed, self._seen)
+            refused = [*unclear, *self._not_done(rest), *await self._apply(rest)]
         if refused:
+            self._seen = None  # what it says that it has done is not to be relied on
             raise refusal(self.node, refused)
         return SyncReport(writes=written + len(updates), deviations=deviations(self.node, updates))
+
+    def _not_done(self, updates: Sequence[Update]) -> list[PartRefused]:
+        """What it took, and has not, however often. `updates`: what of it is not as it shall be."""
+        self._in_vain = {
+            update.key: self._in_vain.get(update.key, 0) + 1 for update in updates if update.key in self._written
+        }
+        self._written = set()
+        why = f"was written {TRIES} times and is not so: the switch does not do what it takes, or others undo it"
+        return [
+            PartRefused(part=update.owner, reason=f"{update.operation.value} {show(update.key)} {why}")
+            for update in updates
+            if self._in_vain.get(update.key, 0) >= TRIES
+        ]
 
     async def _apply(self, updates: Sequence[Update]) -> list[PartRefused]:
         """First what is new or other, then what goes. Returns what was refused, by owner; the rest is written."""
@@ -102,10 +127,12 @@ class OpenFlowTable:
     async def write(self, updates: Sequence[Update]) -> list[PartRefused]:
         """All of them add, or all of them remove. Returns what was refused, by owner."""
         refused: list[PartRefused] = []
+        self._written.update(update.key for update in updates)
         first = self._connection.xids(len(updates))
         failures = await self._connection.write(self._made(updates, first, refused), first, len(updates))
         for place, failure in failures.items():
             update = updates[place]
+            self._written.discard(update.key)
             what = f"{update.operation.value} {show(update.key)} of {update.owner or 'nobody'}"
             refused.append(PartRefused(part=update.owner, reason=f"{what}: {failure}"))
         return refused
