@@ -36,8 +36,13 @@ class EchoLoad:
 
     def lost(self) -> int:
         """Of all; it ends here."""
-        sent, received = map(int, self._process.communicate(timeout=LIMIT_S)[0].split())
+        sent, received = self.counts()
         return sent - received
+
+    def counts(self) -> tuple[int, int]:
+        """Sent and received; it ends here."""
+        sent, received = map(int, self._process.communicate(timeout=LIMIT_S)[0].split())
+        return sent, received
 
 
 @contextmanager

@@ -2,7 +2,7 @@
  * Sends a node's probes and judges what comes back. One thread; it is handed everything by prober.py, and computes and
  * remembers an HMAC for each probe, so that XDP (ebpf/probe.h) only compares.
  *
- *   alive ── three in a row have not come back in time, or the port has no carrier ──▶ dead
+ *   alive ── three in a row (of a link: eight) have not come back in time, or the port has no carrier ──▶ dead
  *   dead  ── all have come back for as long as it was put on hold, and the port has a carrier ──▶ alive
  *
  * In time: within what the ones before took and their deviation (RFC 6298). A path that keeps failing is put on hold ever
@@ -26,6 +26,7 @@
 #define VISIBLE       __attribute__((visibility("default")))
 #define REMEMBERED    64 /* PROBES_REMEMBERED of ebpf/tables.h */
 #define MISSED_MAX    3
+#define MISSED_LINK   8 /* a link: its paths are left before, and to find others costs more */
 #define BURST         64
 #define SAMPLES       256
 #define FRAME_MAX     320
@@ -267,12 +268,13 @@ static void take_sample(struct target *target, uint64_t rtt_ns)
 
 static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 {
-	uint64_t timeout = target->rtt_ns + 4 * target->deviation_ns;
+	uint64_t timeout = target->rtt_ns + 4 * target->deviation_ns, least = target->interval_ns / 4;
+	uint32_t missed_max = target->slot == NO_SLOT ? MISSED_LINK : MISSED_MAX;
 
 	if (!target->samples)
 		timeout = TIMEOUT_FIRST;
-	else if (timeout < target->rtt_ns + TIMEOUT_LEAST)
-		timeout = target->rtt_ns + TIMEOUT_LEAST;
+	else if (timeout < target->rtt_ns + (least > TIMEOUT_LEAST ? least : TIMEOUT_LEAST))
+		timeout = target->rtt_ns + (least > TIMEOUT_LEAST ? least : TIMEOUT_LEAST);
 	while (target->judged != target->sequence) {
 		const struct sent *sent = remembered(prober, target, target->judged);
 		uint64_t received_ns = __atomic_load_n(&sent->received_ns, __ATOMIC_ACQUIRE);
@@ -291,7 +293,7 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 		}
 		target->judged++;
 	}
-	if (target->no_carrier || target->missed >= MISSED_MAX)
+	if (target->no_carrier || target->missed >= missed_max)
 		die(prober, target, now_ns);
 	else if (target->is_dead && target->good_since_ns &&
 		 now_ns - target->good_since_ns >= HOLD_NS << target->holds) {
