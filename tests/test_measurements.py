@@ -79,6 +79,16 @@ def test_a_loss_is_of_the_last_minute_and_begins_anew_with_the_probe() -> None:
     assert measured is not None and measured.ports[0].loss_percent == 10
 
 
+@pytest.mark.parametrize(
+    "counts", [((20, 10), (40, 5)), ((0, 0), (0, 50)), ((20, 0), (40, 2**60))], ids=["fewer lost", "none sent", "more"]
+)
+def test_no_node_makes_a_loss_below_nothing_or_above_everything(counts: tuple[tuple[int, int], ...]) -> None:
+    measurements = Measurements("t1")
+    for place, (sent, lost) in enumerate(counts):
+        measured = measurements.take((msgspec.structs.replace(LINK, sent=sent, lost=lost),), REPEAT_S * place)
+        assert measured is not None and 0 <= measured.ports[0].loss_percent <= 100
+
+
 def test_a_link_over_which_nothing_comes_back_has_no_delay() -> None:
     measured = Measurements("t1").take((msgspec.structs.replace(LINK, round_trip_us=0, is_alive=False),), 0)
     assert measured == Measured(node="t1")
@@ -100,14 +110,15 @@ def test_what_is_measured_is_shown_until_its_node_is_away() -> None:
         )
         for slot in (0, 1)
     )  # fmt: skip
-    port = PortMeasurement(port=1, delay_us=2050, loss_percent=0.5, at_s=5)
+    now_s = int(world.now_s)
+    port = PortMeasurement(port=1, delay_us=2050, loss_percent=0.5, at_s=now_s)
     transit.event(Measured(node="t1", ports=(port,), paths=paths), transit.life)
 
     def link() -> object:
         (found,) = (link for link in world.resources("transit", "links") if link.metadata["name"] == "t1-tc1")
         return found.status.get("measured")
 
-    assert link() == [{"by": "t1 port 1, by STAMP", "latency_ms": 2.05, "loss_percent": 0.5, "at_s": 5}]
+    assert link() == [{"by": "t1 port 1, by STAMP", "latency_ms": 2.05, "loss_percent": 0.5, "at_s": now_s}]
     (agreement,) = (
         agreement for agreement in world.resources("transit", "agreements") if agreement.status["peer"] == "shop"
     )

@@ -1,6 +1,6 @@
 """What a domain knows of the network, as a graph: its own nodes and links, its borders, and what lies behind them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -30,6 +30,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Some nodes are OpenFlow switches: whoever sends to one says by which link."""
     flags: NDArray[np.uint8]
     """The same of each link of the topology."""
+    losses: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """In percent, as measured, of links of which the operator says none."""
     sr_policies: dict[Asked, SrPolicy | None] = msgspec.field(default_factory=dict)
     """Those that were asked for: all that ask for the same share one."""
     masks: dict[Labels, NDArray[np.uint8]] = msgspec.field(default_factory=dict)
@@ -56,10 +58,17 @@ def has_any(labels: Labels, avoided: Labels) -> bool:
     return not {*labels}.isdisjoint(avoided)
 
 
-def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Graph | None = None) -> Graph:
-    """`before`: an earlier graph, of which is kept what is still so."""
-    same = before is not None and _same(before.inventory, inventory)
-    topology = before.topology if before is not None and same else _topology(inventory)
+def graph(
+    inventory: Inventory,
+    own: str,
+    down: Collection[str] = (),
+    before: Graph | None = None,
+    losses: Mapping[str, float] | None = None,
+) -> Graph:
+    """`before`: an earlier graph, of which is kept what is still so. `losses`: as Graph.losses."""
+    losses = losses or {}
+    same = before is not None and _same(before.inventory, inventory) and before.losses == losses
+    topology = before.topology if before is not None and same else _topology(inventory, losses)
     return Graph(
         has_switches=before.has_switches
         if before is not None and same
@@ -70,6 +79,7 @@ def graph(inventory: Inventory, own: str, down: Collection[str] = (), before: Gr
         inventory=inventory,
         down=tuple(sorted(down)),
         flags=topology.flags(down),
+        losses=losses,
     )
 
 
@@ -77,7 +87,7 @@ def _same(inventory: Inventory, other: Inventory) -> bool:
     return inventory.nodes is other.nodes and inventory.links is other.links
 
 
-def _topology(inventory: Inventory) -> Topology:
+def _topology(inventory: Inventory, losses: Mapping[str, float]) -> Topology:
     return Topology(
         inventory.nodes,
         (
@@ -88,7 +98,7 @@ def _topology(inventory: Inventory) -> Topology:
                 link.delay_us,
                 link.cost,
                 link.trust,
-                link.loss_percent,
+                losses.get(link.name) if link.loss_percent is None else link.loss_percent,
                 link.srlg,
             )
             for link in inventory.links.values()

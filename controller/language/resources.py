@@ -206,6 +206,8 @@ def _link(values: dict[str, Any]) -> dict[str, Any]:
         )
     if inside and (values["a"].border or values["b"].border):
         raise ValueError("a border is for links to another domain; a link inside the domain has a port at both ends")
+    if inside and values["a"].node == values["b"].node:
+        raise ValueError(f"both ends are at {values['a'].node}: a link leads from one node to another")
     if outside and not values["a"].border:
         raise ValueError("a link to another domain needs a: {node, border}")
     return values
@@ -218,7 +220,7 @@ LINK = Fields(
         "domain": Field(shape=scalars.NAME),
         "delay_ms": Field(shape=scalars.LATENCY_MS, to="delay_us", required=True),
         "rate_mbit": Field(shape=scalars.RATE_MBIT, to="rate_bps", required=True),
-        "loss_percent": Field(shape=scalars.PERCENT, required=True),
+        "loss_percent": Field(shape=scalars.PERCENT),
         "mtu": Field(shape=scalars.integer(1280, 65535, "octets of an IP packet"), required=True),
         "trust": Field(shape=scalars.TRUST),
         "srlg": Field(shape=ListOf(item=scalars.NAME)),
@@ -241,9 +243,10 @@ def print_link(link: Link) -> dict[str, Any]:
     spec |= {
         "delay_ms": scalars.unscaled(link.delay_us, 1000),
         "rate_mbit": scalars.unscaled(link.rate_bps, 1_000_000),
-        "loss_percent": link.loss_percent,
         "mtu": link.mtu,
     }
+    if link.loss_percent is not None:
+        spec["loss_percent"] = link.loss_percent
     if link.trust != Trust.OWN:
         spec["trust"] = link.trust.name.lower()
     if link.srlg:

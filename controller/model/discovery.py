@@ -87,6 +87,20 @@ class Statement(Value, frozen=True, kw_only=True):
     """Unix time since when; None: not known."""
 
 
+DELAY_DIFFERS_SHARE, DELAY_DIFFERS_MS = 0.2, 0.5
+LOSS_DIFFERS_PERCENT = 0.5
+"""From what is declared, before a measurement says something else: probes share queues and take the nodes' time."""
+
+
+def agree(what: str, one: str, other: str) -> bool:
+    """Whether two values say the same of something."""
+    if what == "delay_ms":
+        return abs(float(one) - float(other)) <= max(DELAY_DIFFERS_MS, DELAY_DIFFERS_SHARE * float(one))
+    if what == "loss_percent":
+        return abs(float(one) - float(other)) <= LOSS_DIFFERS_PERCENT
+    return one == other
+
+
 _RANK = {source: rank for rank, source in enumerate(Source)}
 
 

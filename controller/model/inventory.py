@@ -103,7 +103,8 @@ class Link(Value, frozen=True, kw_only=True):
     domain: str = ""
     delay_us: int
     rate_bps: int
-    loss_percent: float
+    loss_percent: float | None = None
+    """None: the operator does not say; then what is measured counts."""
     mtu: int
     trust: Trust = Trust.OWN
     srlg: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ from controller.model.told import Told, Why
 from controller.reconcile import (
     capacity_check,
     changes,
+    facts,
     link_state,
     peer_admission,
     peers,
@@ -157,10 +158,12 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
                 _look_again(transaction)
         case NodeUnreachable():
             rollout.unreachable(transaction, event)
+            _learnt(transaction, facts.learn(transaction, event.node))
         case Discovered():
             rollout.discovered(transaction, event)
         case Measured():
             rollout.measured(transaction, event)
+            _learnt(transaction, facts.learn(transaction, event.node))
         case NodeSynced():
             rollout.synced(transaction, event)
         case NodeRejected():
@@ -170,6 +173,13 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
         case _:
             assert_never(event)
     return transaction
+
+
+def _learnt(transaction: Transaction, changed: bool) -> None:
+    """What no way could hold may have one, now that more or something else is known."""
+    if changed:
+        unsettle(transaction)
+        _look_again(transaction)
 
 
 def _begin_anew(transaction: Transaction) -> None:
@@ -214,6 +224,7 @@ def _tick(transaction: Transaction) -> None:
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)
+    _learnt(transaction, facts.forget(transaction))
     pursue_what_can_change(transaction)
     rollout.audit(transaction)
     transaction.ticked_s = transaction.now_s

@@ -210,6 +210,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
+    losses: dict[str, float] = msgspec.field(default_factory=dict)
+    """Links of which the operator says no loss -> percent, as it is measured."""
     without_way: frozenset[str] = frozenset()
     """Neighbours that we have refused something for want of a way, or ended it, and not told since of one."""
     way_back_s: dict[str, float] = msgspec.field(default_factory=dict)

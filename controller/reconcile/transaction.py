@@ -170,6 +170,7 @@ class Transaction:
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
         self.down = SmallTable(state.down)
+        self.losses = SmallTable(state.losses)
         self.way_back_s = SmallTable(state.way_back_s)
         self.without_way = set(state.without_way)
         self.ways_back: set[str] = set()
@@ -227,8 +228,9 @@ class Transaction:
         inventory, down = self.inventory, tuple(sorted(self.down.all))
         known = self._graph.inventory if self._graph is not None else None
         same = all(getattr(known, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
-        if self._graph is None or not same or self._graph.down != down:
-            self._graph = graph(inventory, self.own, down, self._graph)
+        losses = self.losses.all
+        if self._graph is None or not same or self._graph.down != down or self._graph.losses != losses:
+            self._graph = graph(inventory, self.own, down, self._graph, losses)
         return self._graph
 
     @property
@@ -375,6 +377,7 @@ class Transaction:
             retries=self.retries.all,
             peers=self.peers.all,
             down=self.down.all,
+            losses=self.losses.all,
             way_back_s=self.way_back_s.all,
             without_way=frozenset(self.without_way),
             awaiting=self.awaiting.all,

@@ -66,11 +66,11 @@ class Measurements:
 
     def _loss_percent(self, key: _Key, reading: ProbeReading) -> float:
         counts = self._counts[key]
-        if counts and reading.sent < counts[-1][0]:  # they began anew
+        if counts and (reading.sent < counts[-1][0] or reading.lost < counts[-1][1]):  # they began anew
             counts.clear()
         counts.append((reading.sent, reading.lost))
         sent, lost = counts[0] if len(counts) > 1 else (0, 0)
-        return round(100 * (reading.lost - lost) / max(1, reading.sent - sent), 2)
+        return min(100.0, round(100 * (reading.lost - lost) / max(1, reading.sent - sent), 2))
 
     def _is_news(self, known: dict[_Key, ProbeReading], losses: dict[_Key, float]) -> bool:
         if known.keys() != self._told.keys():

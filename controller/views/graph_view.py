@@ -92,11 +92,12 @@ def _link(own: str, name: str, link: Resource) -> Iterator[Vertex | Edge]:
             "delay_ms": float(spec["delay_ms"]),
             "capacity_mbit": float(spec["rate_mbit"]),
             "reserved_mbit": 0.0,  # no intent can reserve any yet
-            "loss_percent": float(spec["loss_percent"]),
             "cost": int(spec.get("cost", DEFAULT_COST)),
             "trust": spec.get("trust", "own"),
             "encrypted": "domain" in spec,  # what crosses a border does so in a tunnel; inside, links carry it as it is
         }
+        loss = status["facts"].get("loss_percent")
+        said |= {"loss_percent": float(loss["value"]), "loss_said_by": loss["source"]} if loss else {}
     said |= _labels(link) | _ends(spec) | {"name": name, "owner": own, "said_by": str(status["source"])}
     far = f"domains/{spec['domain']}" if "domain" in spec else f"nodes/{spec['b']['node']}" if "b" in spec else ""
     if not far:

@@ -1,56 +1,75 @@
-"""What is known of links, and by whom: the operator's manifests, and what nodes hear (LLDP) and say of their ports.
+"""What is known of links, and by whom: the operator's manifests, and what nodes hear (LLDP), measure (STAMP) and say of
+their ports.
 
-The operator's word counts for paths. What is discovered otherwise is shown as a difference; a link that is discovered
+The operator's word counts for paths. What others say otherwise is shown as a difference; a link that is discovered
 alone is shown, and is not used.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from controller.model.discovery import RemoteSystem, Source, Statement, prevailing
+from controller.model.discovery import PortMeasurement, RemoteSystem, Source, Statement, agree, prevailing
 from controller.model.inventory import Link, LinkEnd
 from controller.model.phases import DISCOVERED
 from controller.model.resource import Resource
+from controller.reconcile import facts
 from controller.reconcile.state import State
 from dataplane.host_api import PortRole
 
-NOT_USED = "nobody has declared it: not used; apply a manifest with its ends, delay_ms, rate_mbit, loss_percent and mtu"
+NOT_USED = "nobody has declared it: not used; apply a manifest with its ends, delay_ms, rate_mbit and mtu"
+
+_DIFFERENCES = {Source.DISCOVERY: "differences", Source.MEASUREMENT: "measured_differences"}
+"""Fields. What is measured is never quite what was declared: that is no fault of the link."""
 
 
 def status(state: State, link: Link) -> dict[str, Any]:
-    """Who says what of a declared link, and where they differ."""
-    said = [*_declared(state, link), *_discovered(state, link)]
+    """Who says what of a declared link, what of it counts, and where they differ."""
+    measured = [*facts.measurements(link, state.nodes, state.ticked_s)]
+    said = [*_declared(state, link), *_discovered(state, link), *_measured(measured)]
     counting = prevailing(said)
-    differences = sorted(
-        f"{counting[one.what].by} ({counting[one.what].source}) says {one.what}: {counting[one.what].value}, "
-        f"{one.by} ({one.source}) says {one.value}"
-        for one in said
-        if one.value != counting[one.what].value
-    )
+    differences: dict[Source, list[str]] = {}
+    for one in said:
+        if not agree(one.what, counting[one.what].value, one.value):
+            differences.setdefault(one.source, []).append(_difference(counting[one.what], one))
     heard = [one for one in said if one.source == Source.DISCOVERY and one.what != "mtu"]
-    found: dict[str, Any] = {"source": str(Source.OPERATOR), "said": [msgspec.to_builtins(one) for one in said]}
+    found: dict[str, Any] = {
+        "source": str(Source.OPERATOR),
+        "facts": {what: {"value": one.value, "source": str(one.source)} for what, one in sorted(counting.items())},
+        "said": [msgspec.to_builtins(one) for one in said],
+    }
     if link.b is not None:
-        found["discovery"] = "differs" if differences else "confirmed" if heard else "not heard"
-    if measured := list(_measured(state, link)):
-        found["measured"] = measured
-    return found | ({"differences": differences} if differences else {})
+        differs = Source.DISCOVERY in differences
+        found["discovery"] = "differs" if differs else "confirmed" if heard else "not heard"
+    if measured:
+        found["measured"] = [
+            {
+                "by": f"{end.node} port {end.port}, by STAMP",
+                "latency_ms": measurement.delay_us / 1000,
+                "loss_percent": measurement.loss_percent,
+                "at_s": measurement.at_s,
+            }
+            for end, measurement in measured
+        ]
+    for source, field in _DIFFERENCES.items():
+        found |= {field: sorted(differences[source])} if source in differences else {}
+    return found
 
 
-def _measured(state: State, link: Link) -> Iterator[dict[str, Any]]:
-    """By the probes of either end."""
-    for end in (link.a, link.b):
-        standing = state.nodes.get(end.node) if end is not None else None
-        for measurement in standing.measured_ports if standing is not None else ():
-            if end is not None and not end.border and measurement.port == end.port:
-                yield {
-                    "by": f"{end.node} port {end.port}, by STAMP",
-                    "latency_ms": measurement.delay_us / 1000,
-                    "loss_percent": measurement.loss_percent,
-                    "at_s": measurement.at_s,
-                }
+def _difference(counting: Statement, other: Statement) -> str:
+    return (
+        f"{counting.by} ({counting.source}) says {counting.what}: {counting.value}, "
+        f"{other.by} ({other.source}) says {other.value}"
+    )
+
+
+def _measured(measured: Iterable[tuple[LinkEnd, PortMeasurement]]) -> Iterator[Statement]:
+    for end, measurement in measured:
+        by, at_s = f"{end.node} port {end.port}, by STAMP", measurement.at_s
+        for what, value in (("delay_ms", measurement.delay_us / 1000), ("loss_percent", measurement.loss_percent)):
+            yield Statement(what=what, value=f"{value:g}", source=Source.MEASUREMENT, by=by, at_s=at_s)
 
 
 def _declared(state: State, link: Link) -> Iterator[Statement]:
@@ -59,7 +78,10 @@ def _declared(state: State, link: Link) -> Iterator[Statement]:
     if link.b is not None:
         for near, far in ((link.a, link.b), (link.b, link.a)):
             yield Statement(what=_behind(near), value=_end(far), source=Source.OPERATOR, by=by, at_s=at_s)
-    yield Statement(what="mtu", value=str(link.mtu), source=Source.OPERATOR, by=by, at_s=at_s)
+    declared = {"mtu": str(link.mtu), "delay_ms": f"{link.delay_us / 1000:g}"}
+    declared |= {"loss_percent": f"{link.loss_percent:g}"} if link.loss_percent is not None else {}
+    for what, value in declared.items():
+        yield Statement(what=what, value=value, source=Source.OPERATOR, by=by, at_s=at_s)
 
 
 def _discovered(state: State, link: Link) -> Iterator[Statement]:
@@ -98,7 +120,11 @@ def undeclared(state: State) -> Iterator[Resource]:
             if (node, remote.port) not in declared:
                 resource = _undeclared(state, LinkEnd(node=node, port=remote.port), remote)
                 found.setdefault(str(resource.metadata["name"]), resource)
-    yield from (resource for name, resource in found.items() if name not in state.inventory.links)
+    for name, resource in found.items():
+        if name in state.inventory.links:  # a declared link with other ends is called as this would be
+            name += "-undeclared"
+            resource = msgspec.structs.replace(resource, metadata=resource.metadata | {"name": name})
+        yield resource
 
 
 def _undeclared(state: State, near: LinkEnd, remote: RemoteSystem) -> Resource:
