@@ -18,7 +18,7 @@ import structlog
 
 from controller import config as configuration
 from controller import process, reconcile, seed
-from controller.config import Config, Listen
+from controller.config import AgentTls, Config, Listen
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
@@ -128,7 +128,7 @@ async def _run(
                 observe=tally.observe,
                 domain=config.domain,
                 credentials=_agent_credentials(config),
-                tls=_switch_tls(config),
+                tls=switch_tls(config.agent_tls) if config.agent_tls is not None else None,
             ),
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
@@ -241,15 +241,12 @@ def _agent_credentials(config: Config) -> grpc.ChannelCredentials | None:
     return credentials
 
 
-def _switch_tls(config: Config) -> ssl.SSLContext | None:
-    """For OpenFlow switches, with the same files."""
-    if config.agent_tls is None:
-        return None
-    files_of = config.agent_tls
+def switch_tls(files: AgentTls) -> ssl.SSLContext:
+    """For OpenFlow switches at `host:port`, with the same files as for agents."""
     try:
-        context = ssl.create_default_context(cafile=files_of.ca)
+        context = ssl.create_default_context(cafile=files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(files_of.certificate, files_of.key)
+        context.load_cert_chain(files.certificate, files.key)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigInvalid(f"agent_tls: its files cannot be used: {exc.strerror}") from exc
     return context

@@ -1,6 +1,8 @@
 """A small OpenFlow switch in memory: it behaves, until it is told to lie. What it says os-ken has not made, nor we."""
 
 import asyncio
+import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ FLOW_MOD = struct.Struct("!QQBBHHHIIIHxx")
 
 @dataclass
 class FakeSwitch:
-    socket: Path
+    path: Path
     datapath_id: int = 0xA1
     room: int = 1 << 20
     """Entries of its table."""
@@ -28,10 +30,16 @@ class FakeSwitch:
 
     @property
     def agent(self) -> str:
-        return f"openflow:{0xA1:016x}@unix:{self.socket}"
+        return f"openflow:{0xA1:016x}@unix:{self.path}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self.socket)
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def start_tls(self, context: ssl.SSLContext) -> int:
+        """At a port of this machine."""
+        self._server = await asyncio.start_server(self._serve, "localhost", 0, ssl=context, family=socket.AF_INET)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
 
     def stop(self) -> None:
         if self._server is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Controller:
 
 
 @asynccontextmanager
-async def controller() -> AsyncIterator[Controller]:
+async def controller(tls: ssl.SSLContext | None = None) -> AsyncIterator[Controller]:
     """Newer than all before."""
     events: list[Any] = []
 
@@ -78,6 +79,7 @@ async def controller() -> AsyncIterator[Controller]:
         report=report,
         observe=lambda node, batch: None,
         domain="campus",
+        tls=tls,
     )
     async with asyncio.TaskGroup() as tasks:
         nodes = Nodes(tasks, context)

@@ -1,17 +1,22 @@
 """Switches that lie, forget, overflow or speak something else: what they shall have is repaired, or what is wrong is
 named."""
 
+import ssl
 import struct
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import trustme
 from switch_fake import FakeSwitch
 from test_openflow import Controller, controller, entries
 from waiting import until
 
+from controller.config import AgentTls
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable
+from controller.serving import switch_tls
 from controller.southbound.openflow import connection
 
 
@@ -146,3 +151,60 @@ async def test_a_switch_that_says_nothing_is_given_up_and_tried_again(
         assert "silent for" in (await own.next(NodeUnreachable)).reason
         del switch.replaces[2]
         await until(lambda: not own.nodes.fault("s1"), "there is a session again")
+
+
+@dataclass
+class Certificates:
+    """Of a domain's nodes and controller, and of somebody else."""
+
+    directory: Path
+    ca: trustme.CA = field(default_factory=trustme.CA)
+
+    def of_controller(self, ca: trustme.CA | None = None) -> ssl.SSLContext:
+        """As `agent_tls` makes it; `ca`: who signed it, if not who signs for the nodes."""
+        files = AgentTls(
+            ca=self.directory / "ca", certificate=self.directory / "certificate", key=self.directory / "key"
+        )
+        own = (ca or self.ca).issue_cert("controller")
+        self.ca.cert_pem.write_to_path(str(files.ca))
+        own.private_key_pem.write_to_path(str(files.key))
+        own.cert_chain_pems[0].write_to_path(str(files.certificate))
+        return switch_tls(files)
+
+    def of_switch(self, name: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        (ca or self.ca).issue_cert(name).configure_cert(context)
+        self.ca.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+async def test_a_switch_with_tls_is_led(switch: FakeSwitch, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    switch.stop()
+    port = await switch.start_tls(certificates.of_switch("localhost"))
+    async with controller(certificates.of_controller()) as own:
+        own.nodes.connect("s1", f"openflow:{0xA1:016x}@localhost:{port}")
+        assert (await own.sync(*entries(1))).writes == 3
+
+
+TLS_FAULTS = {
+    "name": "Hostname mismatch",
+    "ca": "certificate verify failed",
+    "ours": "it may not know who signed our certificate",
+}
+
+
+@pytest.mark.parametrize("wrong", TLS_FAULTS)
+async def test_a_switch_that_is_not_the_one_or_does_not_let_us_in_is_named(
+    switch: FakeSwitch, tmp_path: Path, wrong: str
+) -> None:
+    certificates, stranger = Certificates(tmp_path), trustme.CA()
+    switch.stop()
+    name, ca = ("elsewhere" if wrong == "name" else "localhost"), (stranger if wrong == "ca" else None)
+    port = await switch.start_tls(certificates.of_switch(name, ca))
+    async with controller(certificates.of_controller(stranger if wrong == "ours" else None)) as own:
+        own.nodes.connect("s1", f"openflow:{0xA1:016x}@localhost:{port}")
+        reason = (await own.next(NodeUnreachable)).reason
+        assert TLS_FAULTS[wrong] in reason, reason
+        assert not switch.flows

@@ -63,7 +63,11 @@ class Connection:
                 version, kind, _, body = await self._message()
         except TimeoutError as exc:
             raise TargetUnreachable(f"{self._who}: no hello in {CONNECT_S_MAX:.0f} s") from exc
-        except (OSError, asyncio.IncompleteReadError) as exc:
+        except asyncio.IncompleteReadError as exc:
+            # TLS 1.3: whom it does not know it lets in, and then ends the connection
+            why = ": it may not know who signed our certificate (`agent_tls`)" if needs_tls(self._address) else ""
+            raise TargetUnreachable(f"{self._who}: it closed the connection before it said hello{why}") from exc
+        except OSError as exc:
             raise TargetUnreachable(f"{self._who}: {_words(exc)}") from exc
         except Malformed as exc:
             raise self._malformed(exc) from exc
