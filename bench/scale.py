@@ -19,7 +19,7 @@ from bench.lab import resident_mb
 from bench.report import Row, row
 from bench.slices import Slices
 from controller import process
-from controller.reconcile.tables import link_key
+from controller.reconcile.tables import over
 from controller.shell import Shell
 
 SIZES = {
@@ -113,7 +113,7 @@ async def measure(intents: int, directory: Path) -> Measured:
 
 def _stitches(shell: Shell, leaf: int, spine: int) -> int:
     """Over the link between these, first or second path."""
-    return shell.state.stitches.count(link_key(leaf_spine.link_name(leaf, spine)))
+    return len(over(shell.state.stitches, shell.state.sr_policies, [leaf_spine.link_name(leaf, spine)]))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from controller.model.happening import RECORD, Happening
 from controller.model.intent import Phase
 from controller.model.persistent import PersistentMap
 from controller.model.resource import Resource
+from controller.reconcile.link_state import is_cut
 from controller.reconcile.state import State
-from controller.reconcile.tables import link_key, node_key
+from controller.reconcile.tables import link_key, node_key, over, sr_policy_key
 from controller.views.intent_status import intent_phase
 from dataplane.decoding import from_json
 
@@ -206,17 +207,27 @@ def _unsettled_by(before: State, after: State) -> Iterator[str]:
     yield from touched.intent_records
     owners = {*touched.stitches, *touched.awaiting}
     if before.down is not after.down:
-        links = [link_key(name) for name in before.down.keys() ^ after.down.keys()]
-        owners.update(before.stitches.by(*links), after.stitches.by(*links))
+        owners.update(_cut(before), _cut(after))
     nodes = {name for name in touched.nodes if _standing(before, name) != _standing(after, name)}
     if nodes:
-        owners.update(after.stitches.by(*map(node_key, nodes)))
+        owners.update(over(after.stitches, after.sr_policies, (), nodes))
         yield from after.intent_records.by(*map(node_key, nodes))
+    for name in touched.sr_policies:
+        policy = after.sr_policies.get(name)
+        if policy is not None and policy.color.disjoint is not None:  # it may have lost or won its second path
+            owners.update(after.stitches.by(sr_policy_key(name)))
     for name in owners:
         stitch = after.stitches.get(name) or before.stitches.get(name)
         owner = stitch.plan.owner if stitch is not None else name
         if owner.startswith("intents/"):
             yield owner.removeprefix("intents/")
+
+
+def _cut(state: State) -> list[str]:
+    """Stitches whose traffic takes a link that is down."""
+    links = [link_key(name) for name in state.down]
+    policies = [name for name in state.sr_policies.by(*links) if is_cut(state.sr_policies[name], state.down)]
+    return state.stitches.by(*links, *map(sr_policy_key, policies))
 
 
 def _standing(state: State, node: str) -> Collection[object]:

@@ -1,7 +1,7 @@
 """Intents of one generated domain, compiled, and frames through its nodes."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import scapy.packet
@@ -12,6 +12,7 @@ from controller.fulfillment.assembly import Wanted
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import graph
 from controller.fulfillment.meaning import Packet
+from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.realize import Realized, realize
 from controller.fulfillment.rule_engine import rule_engine
@@ -22,6 +23,7 @@ from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.plan import Plan
 from controller.model.requirements import Isolation, Requirements
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stage, Stitch
 from dataplane.host_api import HostState, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import L4Class
@@ -88,10 +90,13 @@ def compiled(
 
 
 def realized(
-    known: Inventory, isolations: list[Isolation], stitches: list[Stitch]
+    known: Inventory, isolations: list[Isolation], stitches: list[Stitch], sr_policies: Iterable[SrPolicy] = ()
 ) -> dict[str, tuple[OwnedEntry, ...]]:
-    """The entries of each node."""
-    ids, stitches = numbered(known, stitches)
+    """The entries of each node. `sr_policies`: where they are not those that are best."""
+    there = graph(known, "shop")
+    named = {id.name: sr_policy(there, id) for stitch in stitches for id in stitch.plan.sr_policies if id.crosses}
+    named |= {policy.id.name: policy for policy in sr_policies}
+    ids, stitches, policies = numbered(known, stitches, (policy for policy in named.values() if policy is not None))
     nodes = described(known)
     wanted = Wanted(
         inventory=known,
@@ -100,6 +105,7 @@ def realized(
         ids=ids,
         isolations=isolations,
         stitches=PersistentMap((stitch.plan.name, stitch) for stitch in stitches),
+        sr_policies=PersistentMap(policies),
     )
     made = realize(wanted, Realized())
     return {name: tuple(state.entries) for name, state in made.states.items()}

@@ -22,6 +22,8 @@ from controller import reconcile
 from controller.eastwest.identity import _root_certificate, pem
 from controller.eastwest.peer import BATCH_MAX
 from controller.fulfillment.acl import PortClasses, Rule
+from controller.fulfillment.graph import graph
+from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
@@ -69,7 +71,8 @@ from controller.model.policy import Policy
 from controller.model.resource import Resource
 from controller.model.stitch import Stage, Stitch, expired
 from controller.reconcile.capacity_check import wanted
-from controller.reconcile.state import parts_at
+from controller.reconcile.state import SR_POLICIES, parts_at, sr_policy_parts
+from controller.reconcile.tables import named_sr_policies
 from controller.reconcile.transaction import Transaction
 from controller.views import resource_view
 from dataplane.host_api import BorderStatus, Capabilities, HostState, NodeDescription, PartRefused, PortRole, PortStatus
@@ -347,7 +350,7 @@ class Controller:
         transaction = Transaction(self.state, self.world.now_s, self.keys)
         everything = wanted(transaction, self.state.stitches)
         full = realize(everything, Realized())
-        if self.state.needed is not before.needed and not self.state.uncounted:
+        if self.state.needed is not before.needed and not any(self.state.uncounted):
             assert self.state.needed.entries == need(everything, Needed()).entries
         for node, state in full.states.items():
             assert tuple(self.state.realized.states[node].entries) == tuple(state.entries), node
@@ -403,12 +406,33 @@ class Controller:
             claimed = {name: claim.intent for name, claim in claims.index.claims.items()}
             for name in (in_force.keys() | claimed.keys()) - claims._doubted.keys():
                 assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
-        links = self.state.inventory.links
+        self._check_sr_policies()
+        links, policies = self.state.inventory.links, self.state.sr_policies
         for name, awaited in self.state.awaiting.items():
             stitch = self.state.stitches.get(name)
             for node, generation in awaited.items():
-                parts = parts_at(node, stitch, links) if stitch is not None else (name,)
+                policy = policies.get(name.removeprefix(SR_POLICIES))
+                parts = {name} if policy is None else sr_policy_parts(policy)
+                parts = parts_at(node, stitch, links, policies) if stitch is not None else parts
                 assert not self.state.nodes[node].has(generation, parts), f"{name}: {node} has it"
+
+    def _check_sr_policies(self) -> None:
+        """There are those that plans name, and no others; two that are of the same ends and color are one, and hold
+        that color; and if one of them could take a path that holds it, it does."""
+        state = self.state
+        assert {id.name for stitch in state.stitches.values() for id in named_sr_policies(stitch)} == {
+            *state.sr_policies
+        }
+        there = graph(state.inventory, state.own, state.down)
+        for name, policy in state.sr_policies.items():
+            assert policy.id.name == name and policy.candidate_paths
+            if any(link not in state.inventory.links for path in policy.candidate_paths for link in path.links):
+                continue
+            paths = policy.candidate_paths
+            limit_us = policy.color.latency_us_max
+            assert all(limit_us is None or path.latency_us <= limit_us for path in paths), policy
+            if any(link in state.down for link in paths[0].links):
+                assert sr_policy(there, policy.id) is None, f"{name} stays cut"
 
     def _perform(self, effects: tuple[Effect, ...]) -> bool:
         """False: it crashed before all was done. What an adapter was told before a crash may still happen."""

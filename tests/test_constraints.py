@@ -21,6 +21,7 @@ from controller.model.intent import Disjoint, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host, Unsatisfiable
+from controller.model.sr_policy import SrPolicyId
 from controller.reconcile.link_state import HOLD_S
 from tests.plain_paths import difference, generated
 from tests.simulator import World
@@ -110,9 +111,11 @@ def placed(known: Inventory, target: str = "n3", **required: object) -> Plan | U
     return place(replace(connection, **required), graph(known, "own"), name="p", owner="o")
 
 
-def ways(plan: Plan | Unsatisfiable) -> list[tuple[str, ...]]:
+def ways(known: Inventory, **required: object) -> list[tuple[str, ...]]:
+    plan = placed(known, **required)  # type: ignore[arg-type]
     assert isinstance(plan, Plan), plan
-    return [path.links for path in plan.sr_policies[0].candidate_paths]
+    policy = sr_policy(graph(known, "own"), plan.sr_policies[0])
+    return [path.links for path in policy.candidate_paths] if policy is not None else []
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def ways(plan: Plan | Unsatisfiable) -> list[tuple[str, ...]]:
     ids=str,
 )
 def test_paths_hold_what_is_required(required: dict[str, object], found: list[tuple[str, ...]]) -> None:
-    assert ways(placed(square(n1={"labels": (("country", "xx"),)}), **required)) == found
+    assert ways(square(n1={"labels": (("country", "xx"),)}), **required) == found
 
 
 XX = {"labels": (("country", "xx"),)}
@@ -187,7 +190,7 @@ def test_constraints_are_what_sr_policies_are_kept_by() -> None:
         Constraints(loss_ppm_max=0),
         Constraints(loss_ppm_max=0),
     ]
-    policies = [sr_policy(known, "n0", "n3", constraints) for constraints in asked]
+    policies = [sr_policy(known, SrPolicyId(headend="n0", endpoint="n3", color=color)) for color in asked]
     assert policies[2] is policies[3] and len(known.sr_policies) == 3
 
 
@@ -224,8 +227,9 @@ def standing(world: World) -> tuple[str, str]:
 
 
 def used(world: World) -> list[tuple[str, ...]]:
-    (stitch,) = world.controllers["campus"].state.stitches.values()
-    return [path.nodes for policy in stitch.plan.sr_policies for path in policy.candidate_paths]
+    state = world.controllers["campus"].state
+    (stitch,) = state.stitches.values()
+    return [path.nodes for id in stitch.plan.sr_policies for path in state.sr_policies[id.name].candidate_paths]
 
 
 @pytest.mark.parametrize(("cut", "left"), [("e1-t1", "t2"), ("e3-t2", "t1")], ids=["the first", "the second"])

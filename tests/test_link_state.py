@@ -1,19 +1,21 @@
 """Links that lose their carrier in the simulated lab: what goes around them, what ends, what comes back."""
 
-from collections import Counter
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from controller.fulfillment.contribution import Contribution, contribution
+from controller.fulfillment.contribution import Contribution
 from controller.model.agreement import Withdrawal
 from controller.model.entry import OwnedEntry
 from controller.model.stitch import Stitch
 from controller.model.told import Told
 from controller.reconcile.link_state import HOLD_S, cut
 from tests.offers import said
-from tests.simulator import LAB, ORDER_PROCESSING, EntryKey, Faults, SimulatedNode, World
+from tests.simulator import LAB, ORDER_PROCESSING, Controller, EntryKey, Faults, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
 from topologies.topology_file import load
 
@@ -64,7 +66,17 @@ def carried(world: World, domain: str) -> Stitch:
 
 
 def own_paths(world: World, domain: str) -> list[tuple[str, ...]]:
-    return [path.nodes for policy in carried(world, domain).plan.sr_policies for path in policy.candidate_paths]
+    return paths_of(world, domain, carried(world, domain))
+
+
+def paths_of(world: World, domain: str, stitch: Stitch) -> list[tuple[str, ...]]:
+    """From where its traffic enters."""
+    policies = world.controllers[domain].state.sr_policies
+    return [
+        path.nodes if id.headend < id.endpoint else path.nodes[::-1]
+        for id in stitch.plan.sr_policies
+        for path in policies[id.name].candidate_paths
+    ]
 
 
 def others(world: World, domain: str) -> dict[str, tuple[object, int]]:
@@ -128,39 +140,23 @@ def test_nodes_probe_their_links_and_every_candidate_path_of_their_traffic(world
     assert probed("t1") == t1
 
 
-def test_of_what_takes_another_path_only_the_path_is_made_anew(world: World) -> None:
+def test_a_cut_link_moves_sr_policies_and_not_the_stitches_over_them(world: World) -> None:
     def made() -> Contribution:
         assembly = world.controllers["transit"].state.realized.assembly
         assert assembly is not None
         return assembly.contributions[carried(world, "transit").plan.name]
 
-    before = made()
+    before, stitch, entries = made(), carried(world, "transit"), dict(world.nodes["t1"].entries)
     world.set_carrier("t1-tc1", False)
     world.run(1.5)
-    after = made()
-    assert after.policies != before.policies
-    assert after.rules is before.rules and after.ports is before.ports
-    assert after == contribution(carried(world, "transit"), after.basis, world.controllers["transit"].state.fabric)
-
-
-def numberless(node: SimulatedNode) -> Counter[tuple[str, str, tuple[int, ...]]]:
-    """What it has, but for the numbers of SR Policies: the same paths are another one's now."""
-    names = {"sr_policy", "liveness_group", "color"}
-    return Counter(
-        (
-            entry.table,
-            entry.action,
-            (
-                *(match.value for match in entry.match if match.field not in names),
-                *(value for name, value in entry.params if name not in names),
-            ),
-        )
-        for entry in node.entries.values()
-    )
+    assert own_paths(world, "transit") == [SOUTH]
+    assert made() is before and carried(world, "transit") is stitch
+    after = world.nodes["t1"].entries
+    assert {entry.table for entry in entries.values() if entry not in after.values()} == {"sr_policy", "path_liveness"}
 
 
 def test_a_link_is_used_again_when_it_has_been_back_for_a_while(world: World) -> None:
-    entries = {name: numberless(node) for name, node in world.nodes.items()}
+    entries = {name: dict(node.entries) for name, node in world.nodes.items()}
     world.set_carrier("t1-tc1", False)
     world.run(1.5)
     world.set_carrier("t1-tc1", True)
@@ -169,7 +165,7 @@ def test_a_link_is_used_again_when_it_has_been_back_for_a_while(world: World) ->
     world.run(HOLD_S + 1.0)
     assert own_paths(world, "transit") == [NORTH, SOUTH]
     world.check_settled()
-    assert {name: numberless(node) for name, node in world.nodes.items()} == entries
+    assert {name: dict(node.entries) for name, node in world.nodes.items()} == entries
 
 
 def test_a_link_that_comes_and_goes_moves_nothing_but_once(world: World) -> None:
@@ -180,6 +176,55 @@ def test_a_link_that_comes_and_goes_moves_nothing_but_once(world: World) -> None
         world.run(1.0)
     moves = [log for log in world.controllers["transit"].logs if log.event == "course_moved"]
     assert len(moves) == 1
+    world.run(HOLD_S + 1.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+
+
+def as_release_0_1_stored(controller: Controller) -> None:
+    """Paths inside plans, in the direction of the traffic, with what follows from them; no table of SR Policies."""
+    disk, policies = controller.disk, controller.state.sr_policies
+    for key, record in tuple(disk.items()):
+        if record.kind == "SrPolicy":
+            del disk[key]
+        if record.kind != "Course" or record.content is None:
+            continue
+        stitch = json.loads(record.content)
+        ids = controller.state.stitches[record.name].plan.sr_policies
+        for id, stored in zip(ids, stitch["plan"]["sr_policies"], strict=True):
+            stored.pop("color", None)
+            paths, step = policies[id.name].candidate_paths, 1 if id.headend < id.endpoint else -1
+            stored["candidate_paths"] = [
+                replace(path, nodes=path.nodes[::step], links=path.links[::step]) for path in paths
+            ]
+            stitch["plan"]["around"] = policies[id.name].around
+        stitch["plan"] |= {"latency_us": 4000, "cost": 50}
+        stitch.pop("ids")
+        disk[key] = replace(record, content=msgspec.json.encode(stitch))
+
+
+def restart(controller: Controller) -> None:
+    controller.crash()
+    controller.start()
+
+
+def test_paths_that_an_earlier_release_stored_inside_plans_go_on(world: World) -> None:
+    world.set_carrier("t1-tc1", False)
+    world.run(1.5)
+    agreements = {resource.metadata["name"] for resource in world.resources("shop", "agreements")}
+    for controller in world.controllers.values():
+        as_release_0_1_stored(controller)
+        restart(controller)
+    world.run(30.0)
+    assert status(world) == ("Active", "")
+    assert {resource.metadata["name"] for resource in world.resources("shop", "agreements")} == agreements
+    assert own_paths(world, "transit") == [SOUTH]
+    world.check_settled()
+    for controller in world.controllers.values():
+        assert {name for kind, name in controller.disk if kind == "SrPolicy"} == {*controller.state.sr_policies}
+        restart(controller)
+    world.run(30.0)
+    assert status(world) == ("Active", "") and own_paths(world, "transit") == [SOUTH]
+    world.set_carrier("t1-tc1", True)
     world.run(HOLD_S + 1.0)
     assert own_paths(world, "transit") == [NORTH, SOUTH]
 
@@ -368,7 +413,7 @@ def test_a_path_that_takes_smaller_packets_than_was_agreed_is_not_moved_to(chang
     world.run(6.0)
     assert own_paths(world, "transit") == [SOUTH] and status(world) == ("Active", "")
     (after,) = world.resources("shop", "agreements")
-    assert after.metadata["name"] != before.metadata["name"]
+    assert after.metadata["name"] == before.metadata["name"]
     assert after.status["acceptor_end"]["inner_mtu"] < before.status["acceptor_end"]["inner_mtu"]
 
 
@@ -528,7 +573,8 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
                     if stitch.plan.owner == f"intents/{intent.metadata['name']}"
                 ]
                 if intent.status["phase"] == "Active":
-                    assert any(not cut(plan, world.controllers["shop"].state.down) for plan in plans)
+                    state = world.controllers["shop"].state
+                    assert any(not cut(plan, state.down, state.sr_policies) for plan in plans)
     assert world.crashes
     world.crash_chance = 0.0
     world.faults = Faults()
@@ -546,10 +592,9 @@ def test_whatever_is_cut_meanwhile_all_comes_back_and_nothing_cut_is_said_to_be_
 
 def own_paths_of(world: World, name: str) -> list[tuple[str, ...]]:
     """In transit."""
-    (plan,) = (
-        stitch.plan for stitch in world.controllers["transit"].state.stitches.values() if name in stitch.plan.owner
-    )
-    return [path.nodes for policy in plan.sr_policies for path in policy.candidate_paths]
+    state = world.controllers["transit"].state
+    (stitch,) = (stitch for stitch in state.stitches.values() if name in stitch.plan.owner)
+    return paths_of(world, "transit", stitch)
 
 
 def phases(world: World, seconds: float) -> list[str]:

@@ -17,7 +17,6 @@ from scapy.packet import Raw
 from controller.fulfillment.meaning import Packet, replies, requests
 from controller.fulfillment.negotiate import MAX_LEASE_S
 from controller.fulfillment.numbering import address
-from controller.fulfillment.plan_ids import FORWARD, stretches
 from controller.model.agreement import Flow
 from controller.model.event import Applied
 from controller.model.intent import Value
@@ -177,13 +176,14 @@ class Comparison:
 
     def _paths(self) -> None:
         """What was walked inside a domain went the planned way, over each candidate path and back."""
-        for _, stitch in self._world.stitches():
-            for stretch in stretches(stitch.plan):
-                for index, path in enumerate(stretch.policy.candidate_paths):
-                    nodes = path.nodes if stretch.direction == FORWARD else path.nodes[::-1]
-                    trail = self._walk.trails.get((nodes[0], stitch.ids[stretch.sr_policy], index), nodes)
-                    assert trail == nodes, f"seed {self._seed}: {stitch.plan.name} {path} {stretch.direction}: {trail}"
-                    self._count["paths"] += 1
+        for controller in self._world.controllers.values():
+            for name, policy in controller.state.sr_policies.items():
+                for node, step in ((policy.headend, 1), (policy.endpoint, -1)):
+                    for index, path in enumerate(policy.candidate_paths):
+                        nodes = path.nodes[::step]
+                        trail = self._walk.trails.get((node, policy.number_at(node), index), nodes)
+                        assert trail == nodes, f"seed {self._seed}: {name} {path} from {node}: {trail}"
+                        self._count["paths"] += 1
 
     def _lies(self) -> None:
         """A neighbour sends into a tunnel what it likes, to any SID that there is: what comes through is agreed."""

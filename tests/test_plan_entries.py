@@ -10,7 +10,7 @@ from controller.model.entry import OwnedEntry
 from controller.model.inventory import Attachment, Domain, Inventory, Link, LinkEnd, Network, Node
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host
-from controller.model.sr_policy import CandidatePath, SrPolicy
+from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
 from controller.model.stitch import Stage, Stitch
 from dataplane.reasons import L4Class
 from tests.compiled_intents import Frames, mac, realized
@@ -87,10 +87,10 @@ def entries(paths: tuple[Path, Path]) -> dict[str, tuple[OwnedEntry, ...]]:
         connection=connection,
         ingress=None,
         egress=None,
-        sr_policies=(SrPolicy(headend="e1", endpoint="e2", candidate_paths=candidates),),
-        latency_us=100,
+        sr_policies=(SrPolicyId(headend="e1", endpoint="e2"),),
     )
-    return realized(KNOWN, [], [Stitch(plan=plan, serial=1, stage=Stage.ACTIVE)])
+    policy = SrPolicy(headend="e1", endpoint="e2", candidate_paths=candidates)
+    return realized(KNOWN, [], [Stitch(plan=plan, serial=1, stage=Stage.ACTIVE)], [policy])
 
 
 def taken(made: dict[str, tuple[OwnedEntry, ...]], live: int, *, back: bool) -> tuple[str, ...]:

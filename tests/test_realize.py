@@ -106,7 +106,7 @@ def test_srv6_header_has_the_planned_segments(world: World) -> None:
     stretch = next(stretch for stretch in stretches(stitch.plan) if stretch.head == "t1")
     *_, function = at_tail(stretch)
     assert frame[IPv6].dst == f"5f00:2:2:4:{stitch.ids[function]:x}::"  # tc1, t2
-    assert frame[IPv6].fl >> 6 == stitch.ids[stretch.sr_policy]
+    assert frame[IPv6].fl >> 6 == world.controllers["transit"].state.sr_policies[stretch.id.name].number_at("t1")
 
 
 def test_segments_shown_are_those_that_packets_get() -> None:

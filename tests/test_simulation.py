@@ -45,7 +45,8 @@ def test_order_processing_becomes_active_over_transit_in_three_domains() -> None
     assert status["path"] == ["se1", "sg1", "transit", "insight"]
     assert status["predicted"] == {"latency_ms": 4.0, "cost": 50}
     (stitch,) = world.controllers["transit"].state.stitches.values()
-    (policy,) = stitch.plan.sr_policies
+    (id,) = stitch.plan.sr_policies
+    policy = world.controllers["transit"].state.sr_policies[id.name]
     assert [path.nodes for path in policy.candidate_paths] == [("t1", "tc1", "t2"), ("t1", "tc2", "t2")]
     assert [path.preference for path in policy.candidate_paths] == [200, 100]
     world.check_settled()

@@ -39,7 +39,7 @@ from controller.fulfillment.contribution import (
 )
 from controller.fulfillment.crossings import crossing_entries
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
-from controller.fulfillment.fabric import Fabric, edges, sr_policy_entries, tunnel_entries, tunnel_list
+from controller.fulfillment.fabric import Fabric, SegmentList, edges, sr_policy_entries, tunnel_entries, tunnel_list
 from controller.fulfillment.groups import Rank
 from controller.fulfillment.networks import (
     NetworkIds,
@@ -55,6 +55,7 @@ from controller.fulfillment.plan_entries import (
     Border,
     Place,
     SharedPolicy,
+    inside_mtu,
     tunnels,
 )
 from controller.fulfillment.probes import link_probes, path_probes
@@ -64,6 +65,7 @@ from controller.model.intent import Ports, Replies
 from controller.model.inventory import Inventory
 from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stage, Stitch
 from dataplane.host_api import HostState, NodeDescription, Probe
 
@@ -84,6 +86,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     isolations: Sequence[Isolation]
     stitches: PersistentMap[Stitch]
     """Those that are still negotiated add nothing."""
+    sr_policies: PersistentMap[SrPolicy]
+    """All that their plans name."""
+
+
+class Changes(NamedTuple):
+    """Names of what may be other than before."""
+
+    stitches: set[str]
+    sr_policies: set[str]
+
+    def copy(self) -> "Changes":
+        return Changes(set(self.stitches), set(self.sr_policies))
 
 
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +126,7 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Of VRFs of own networks."""
     crossed: "immutables.Map[Policy, tuple[str, ...]]"
     """OpenFlow switches on the way of an SR Policy."""
-    between_edges: Mapping[Policy, SharedPolicy]
+    between_edges: Mapping[Policy, SrPolicy]
     """SR Policies between edges of own networks."""
     places: dict[Edge, Place]
     """Of networks at their edges, as far as they were asked for: they follow from inventory and numbers."""
@@ -144,11 +158,11 @@ class Beside(NamedTuple):
 def assemble(
     wanted: Wanted,
     before: Assembly | None,
-    changed: Iterable[str] | None,
+    changed: Changes | None,
     beside: Beside,
     as_if: Callable[[Stitch], Stitch] = lambda stitch: stitch,
 ) -> Assembly:
-    """`changed`: stitches that may be others than before; None: nobody knows. `as_if`: what is taken for a stitch.
+    """`changed`: None: nobody knows. `as_if`: what is taken for a stitch.
 
     Raises NoCapacity.
     """
@@ -206,7 +220,7 @@ class _Assembler:
         self._gone: dict[str, list[Entries]] = {}
         self._new: dict[str, list[Entries]] = {}
 
-    def assembled(self, changed: Iterable[str] | None) -> Assembly:
+    def assembled(self, changed: Changes | None) -> Assembly:
         wanted = self._wanted
         everything = self._everything or changed is None
         if everything:
@@ -214,15 +228,16 @@ class _Assembler:
             self._on_link = self._staying(self._on_link)
             self._probes = immutables.Map()
         isolated = self._isolated()
-        repathed = self._repathed() if not everything else None
-        if repathed is None or repathed or isolated:
-            self._networks(isolated, repathed)
+        repathed, resized = self._repathed() if not everything else (set(), None)
+        if resized is None or resized or isolated:
+            self._networks(isolated, resized)
+        if repathed:
+            self._join_edges(repathed)
         if everything:
             self._dirty_policies |= {*self._travelled, *self._between_edges}
             self._dirty_services |= {*self._served}
             self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
-        whole = everything or changed is None
-        names = {*wanted.stitches, *self._contributions} if whole else set(changed or ())
+        names = {*wanted.stitches, *self._contributions} if everything or changed is None else self._concerned(changed)
         for name in names:
             self._stitch(name)
         self._classes_anew()
@@ -307,12 +322,20 @@ class _Assembler:
         now, then = _by_network(self._wanted.isolations), _by_network(before)
         return {name for name in {*now, *then} if now.get(name) != then.get(name)}
 
-    def _repathed(self) -> set[str]:
-        """Nodes that are edges of networks, with another path to another edge than before."""
-        now, then = self._wanted.fabric.edge_policies, self._before.wanted.fabric.edge_policies if self._before else {}
+    def _repathed(self) -> tuple[set[str], set[str]]:
+        """Nodes that are edges of networks, with another path to another edge than before; those of them that reach
+        others than before, or with packets of another size."""
+        fabric = self._wanted.fabric
+        now, then = fabric.edge_policies, self._before.wanted.fabric.edge_policies if self._before else {}
         if now is then:
-            return set()
-        return {node for pair in now.keys() | then.keys() if now.get(pair) != then.get(pair) for node in pair}
+            return set(), set()
+        pairs = [pair for pair in now.keys() | then.keys() if now.get(pair) != then.get(pair)]
+        resized = set()
+        for pair in pairs:
+            paths, earlier = now.get(pair), then.get(pair)
+            if paths is None or earlier is None or fabric.inner_mtu(paths) != fabric.inner_mtu(earlier):
+                resized |= {*pair}
+        return {node for pair in pairs for node in pair}, resized
 
     def _networks(self, isolated: Collection[str], nodes: Set[str] | None) -> None:
         """`isolated`: networks of which the rules may be others; `nodes`: where all may be; None: everywhere."""
@@ -363,12 +386,12 @@ class _Assembler:
     def _join_edges(self, nodes: Collection[str] | None) -> None:
         """SR Policies from these nodes (None: all) to other edges of their networks."""
         before = self._between_edges
-        kept = {key: shared for key, shared in before.items() if nodes is not None and key[0] not in nodes}
+        kept = {key: policy for key, policy in before.items() if nodes is not None and key[0] not in nodes}
         self._between_edges = kept | {
-            (shared.node, shared.number): shared
+            (node, number): policy
             for (_, node), (numbers, _) in self._network.items()
             if nodes is None or node in nodes
-            for shared in edge_sr_policies(self._wanted.fabric, node, numbers)
+            for number, policy in edge_sr_policies(self._wanted.fabric, node, numbers)
         }
         for key in before.keys() | self._between_edges.keys():
             if before.get(key) != self._between_edges.get(key):
@@ -391,6 +414,21 @@ class _Assembler:
             self._new_rules.setdefault(vrf, {})  # what they lead to is made anew
 
     # ---- stitches
+
+    def _concerned(self, changed: Changes) -> set[str]:
+        """Stitches. Of those that share an SR Policy with other paths, only where packets may be of another size."""
+        before = self._before.wanted.sr_policies if self._before is not None else self._wanted.sr_policies
+        concerned = set(changed.stitches)
+        for name in changed.sr_policies:
+            was, now = before.get(name), self._wanted.sr_policies.get(name)
+            if was is None or now is None or was.candidate_paths == now.candidate_paths:
+                continue
+            for end in ((now.headend, now.numbers[0]), (now.endpoint, now.numbers[1])):
+                if end in self._travelled:
+                    self._dirty_policies.add(end)
+            if self._wanted.fabric.inner_mtu(was) != self._wanted.fabric.inner_mtu(now):
+                concerned |= {*self._travelled.get((now.headend, now.numbers[0]), ())}
+        return concerned
 
     def _stitch(self, name: str) -> None:
         before, stitch = self._contributions.get(name), self._installed(name)
@@ -416,13 +454,15 @@ class _Assembler:
     def _made(self, stitch: Stitch, before: Contribution | None) -> Contribution:
         """As it is already, here or beside, where it is to be made from the same."""
         places = self._places_of(stitch)
-        basis = Basis(stitch.plan, stitch.ids, stitch.upstream, stitch.downstream, stitch.expires_s, places)
+        mtu = inside_mtu(stitch.plan, self._wanted.fabric, self._wanted.sr_policies)
+        basis = Basis(stitch.plan, stitch.ids, stitch.upstream, stitch.downstream, stitch.expires_s, places, mtu)
         if before is not None and self._same_ways and before.basis == basis:
             return before
         other = self._other.contributions.get(stitch.plan.name) if self._other is not None else None
         if other is not None and other.serial == stitch.serial and other.basis == basis:
             return other
-        return contribution(stitch, basis, self._wanted.fabric, before if self._same_ways else None)
+        earlier = before if self._same_ways else None
+        return contribution(stitch, basis, self._wanted.fabric, self._wanted.sr_policies, earlier)
 
     def _withhold(self, name: str, made: Contribution | None, *, withheld: bool) -> None:
         """Notes which rules of a stitch are withheld, of those that it has now."""
@@ -447,7 +487,7 @@ class _Assembler:
 
     def _places_of(self, stitch: Stitch) -> dict[Edge, Place]:
         connection = stitch.plan.connection
-        ends = {node for policy in stitch.plan.sr_policies for node in (policy.headend, policy.endpoint)}
+        ends = stitch.plan.ends
         places = {}
         for network in (connection.source_network, connection.destination_network):
             for node in ends:
@@ -621,23 +661,27 @@ class _Assembler:
 
     def _policy(self, policy: Policy) -> None:
         node, number = policy
-        users = self._oldest_first(self._travelled.get(policy, ()))
-        shared = users[-1].policies[policy] if users else self._between_edges.get(policy)
-        if shared is None:
+        user = next(iter(self._travelled.get(policy, ())), None)
+        shared = self._contributions[user].policies[policy] if user is not None else None
+        fabric, paths = self._wanted.fabric, self._between_edges.get(policy)
+        if shared is not None and shared.policy is not None:
+            paths = self._wanted.sr_policies[shared.policy.name]
+        if shared is not None and shared.border_port is not None:
+            lists: tuple[SegmentList, ...] = (tunnel_list(shared.border_port),)
+        elif paths is not None:
+            lists = fabric.segment_lists(paths, node)
+        else:
             self._drop(f"sr policy {node} {number}")
             self._cross(policy, {})
             self._probe(policy, ())
             return
-        fabric = self._wanted.fabric
-        lists = () if shared.policy is None else fabric.segment_lists(shared.policy, node)
-        if shared.border_port is not None:
-            lists = (tunnel_list(shared.border_port),)
-        entries = sr_policy_entries(number, fabric.locators[node], lists, shared.owner)
+        owner = f"sr_policies/{node}/{number}"
+        entries = sr_policy_entries(number, fabric.locators[node], lists, owner)
         self._put(f"sr policy {node} {number}", node, entries)
         crossed = [crossing for segment_list in lists for crossing in segment_list.crossings]
-        at_switches = crossing_entries(number, fabric.locators[node], crossed, fabric.macs, shared.owner)
+        at_switches = crossing_entries(number, fabric.locators[node], crossed, fabric.macs, owner)
         self._cross(policy, at_switches)
-        self._probe(policy, () if shared.policy is None else path_probes(fabric, shared.policy, node, number))
+        self._probe(policy, () if paths is None else path_probes(fabric, paths, node, number))
 
     def _cross(self, policy: Policy, entries: Mapping[str, Entries]) -> None:
         """What an SR Policy needs of the OpenFlow switches on its way."""

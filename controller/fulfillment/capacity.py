@@ -62,7 +62,7 @@ def port_part(
 
 
 def _ends(stitch: Stitch) -> set[str]:
-    return {node for policy in stitch.plan_to_be.sr_policies for node in (policy.headend, policy.endpoint)}
+    return set(stitch.plan_to_be.ends)
 
 
 _BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from controller.fulfillment.acl import Rule, used_ports
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.groups import Rank
-from controller.fulfillment.numbering import Kind
 from controller.fulfillment.plan_entries import (
     Border,
     Place,
@@ -18,9 +15,10 @@ from controller.fulfillment.plan_entries import (
     borders,
     plan_entries,
     plan_rules,
-    sr_policies,
+    shared_policies,
     use_rules,
 )
+from controller.fulfillment.plan_paths import SrPolicies
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
 from controller.model.plan import Plan
@@ -50,6 +48,8 @@ class Basis(NamedTuple):
     expires_s: int | None
     places: Mapping[Edge, Place]
     """Of its networks at its ends."""
+    inside_mtu: int
+    """Largest inner packet that its SR Policies take: of their paths it needs no more."""
 
 
 class Contribution(NamedTuple):
@@ -70,10 +70,16 @@ class Contribution(NamedTuple):
     ports: frozenset[PortUse]
 
 
-def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, before: Contribution | None = None) -> Contribution:
+def contribution(
+    stitch: Stitch, basis: Basis, fabric: Fabric, sr_policies: SrPolicies, before: Contribution | None = None
+) -> Contribution:
     """`before`: what it was, made from the same fabric."""
-    if before is not None and before.serial == stitch.serial and _is_only_repathed(before.basis, basis):
-        return before._replace(basis=basis, units=plan_entries(stitch, fabric), policies=_policies(stitch, fabric))
+    if (
+        before is not None
+        and before.serial == stitch.serial
+        and before.basis._replace(inside_mtu=basis.inside_mtu) == basis
+    ):
+        return before._replace(basis=basis, units=plan_entries(stitch, fabric, sr_policies))
     rules: dict[Vrf, list[Rule]] = {}
     for node, vrf, rule in plan_rules(stitch, fabric, basis.places):
         rules.setdefault((node, vrf), []).append(rule)
@@ -86,35 +92,14 @@ def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, before: Contribut
     return Contribution(
         serial=stitch.serial,
         basis=basis,
-        units=plan_entries(stitch, fabric),
+        units=plan_entries(stitch, fabric, sr_policies),
         rules={vrf: tuple(here) for vrf, here in rules.items()},
         uses=uses,
-        policies=_policies(stitch, fabric),
+        policies={(policy.node, policy.number): policy for policy in shared_policies(stitch, fabric, sr_policies)},
         services={service[:2]: service for service in border_services(stitch, fabric)},
         borders={border.border_port.link: border for border in borders(stitch, fabric) if border is not None},
         ports=frozenset(ports),
     )
-
-
-def _is_only_repathed(before: Basis, now: Basis) -> bool:
-    """Whether but for candidate paths all is as it was: what may pass, and where it comes and goes, follows from the
-    rest."""
-    was, plan = before.plan, now.plan
-    renumbered = {key.split(" ", 2)[1] for key, _ in before.ids.items() ^ now.ids.items()}
-    if not renumbered <= {Kind.SR_POLICY} or _ends(was) != _ends(plan):
-        return False
-    alike = msgspec.structs.replace(
-        was, sr_policies=plan.sr_policies, latency_us=plan.latency_us, cost=plan.cost, around=plan.around
-    )
-    return before._replace(plan=alike, ids=now.ids) == now
-
-
-def _ends(plan: Plan) -> list[tuple[str, str]]:
-    return [(policy.headend, policy.endpoint) for policy in plan.sr_policies]
-
-
-def _policies(stitch: Stitch, fabric: Fabric) -> dict[Policy, SharedPolicy]:
-    return {(sr_policy.node, sr_policy.number): sr_policy for sr_policy in sr_policies(stitch, fabric)}
 
 
 def ranks_of_use(name: str, contribution: Contribution | None) -> Mapping[Vrf, tuple[Rank, ...]]:

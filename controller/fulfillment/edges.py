@@ -21,7 +21,6 @@ from controller.fulfillment.fabric import (
     service_entry,
 )
 from controller.fulfillment.networks import NetworkIds
-from controller.fulfillment.plan_entries import SharedPolicy
 from controller.model.entry import OwnedEntry
 from controller.model.inventory import Network
 from controller.model.sr_policy import SrPolicy
@@ -33,10 +32,11 @@ def reached(fabric: Fabric, near: str, ids: NetworkIds) -> tuple[str, ...]:
     return tuple(to_edge.far for to_edge in ids.to_edges if _sr_policy(fabric, near, to_edge.far) is not None)
 
 
-def edge_sr_policies(fabric: Fabric, near: str, ids: NetworkIds) -> Iterator[SharedPolicy]:
+def edge_sr_policies(fabric: Fabric, near: str, ids: NetworkIds) -> Iterator[tuple[int, SrPolicy]]:
+    """With their numbers."""
     for to_edge in ids.to_edges:
         if (policy := _sr_policy(fabric, near, to_edge.far)) is not None:
-            yield SharedPolicy(node=near, number=to_edge.sr_policy, tail=to_edge.far, policy=policy)
+            yield to_edge.sr_policy, policy
 
 
 def edge_entries(network: Network, near: str, ids: Mapping[str, NetworkIds], fabric: Fabric) -> tuple[OwnedEntry, ...]:

@@ -14,7 +14,7 @@ from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
 from controller.model.entry import Match, OwnedEntry
 from controller.model.inventory import Inventory, Link, Network
-from controller.model.sr_policy import CandidatePath, SrPolicy
+from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
 from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortRole, PortStatus
 from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF, DropReason
@@ -232,9 +232,13 @@ def _edge_policies(
     if pairs == before.keys():
         return before
     return {
-        (near, far): before[near, far] if (near, far) in before else paths.sr_policy(known, near, far)
+        (near, far): before[near, far] if (near, far) in before else _between(known, near, far)
         for near, far in sorted(pairs)
     }
+
+
+def _between(known: Graph, near: str, far: str) -> SrPolicy | None:
+    return paths.sr_policy(known, SrPolicyId(headend=near, endpoint=far))
 
 
 def edges(network: Network) -> tuple[str, ...]:

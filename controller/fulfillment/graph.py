@@ -11,9 +11,6 @@ from controller.model.constraints import Constraints
 from controller.model.inventory import Inventory, Link
 from controller.model.sr_policy import SrPolicy
 
-Asked = tuple[str, str, Constraints]
-"""Of an SR Policy: headend, endpoint, and what stands for its color."""
-
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -32,8 +29,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The same of each link of the topology."""
     losses: Mapping[str, float] = msgspec.field(default_factory=dict)
     """In percent, as measured, of links of which the operator says none."""
-    sr_policies: dict[Asked, SrPolicy | None] = msgspec.field(default_factory=dict)
-    """Those that were asked for: all that ask for the same share one."""
+    sr_policies: dict[str, SrPolicy | None] = msgspec.field(default_factory=dict)
+    """By SrPolicyId.name, as far as they were asked for: the paths that are best here. None: there are none."""
     masks: dict[Labels, NDArray[np.uint8]] = msgspec.field(default_factory=dict)
     """By labels that are avoided: `flags`, and the links that have any of them, or end at a node that has."""
 

@@ -1,14 +1,14 @@
 """Numbers of the pipeline: which there are, and what they are numbers of.
 
-Each is its node's: given out where it is needed, kept with what it belongs to (`Stitch.ids`; for networks `Counter`s),
-and rested before it means something else (reconcile/identifiers.py).
+Each is its node's: given out where it is needed, kept with what it belongs to (`Stitch.ids`, `SrPolicy.numbers`; for
+networks `Number`s), and rested before it means something else (reconcile/identifiers.py).
 
 | kind | of what |
 |---|---|
 | vrf | a network at one of its edges (NETWORK), or traffic from one network to another that goes on (FROM TO) |
 | policy_class | `hosts NETWORK`, `edges NETWORK`: what comes from its other edges; `PLAN tail I D`, `PLAN border D` |
 | forwarding_class | `hosts NETWORK`: to its hosts here, `NETWORK to EDGE`; `PLAN inside I D` and so on (plan_ids.py) |
-| sr_policy | `ENDPOINT LINK+LINK,LINK`: all that take the same paths share it; `edge EDGE`, `border LINK` |
+| sr_policy | `ENDPOINT COLOR`: all that ask for the same share it; `edge EDGE`, `border LINK` |
 | function | End.DT46 into a policy class, called as that |
 
 These follow from the port: next hop (fabric: the port, attached hosts 512 +, tunnels 1024 +; 2048: behind another

@@ -8,7 +8,7 @@ from controller.fulfillment.graph import Graph
 from controller.fulfillment.topology import Apart, Demand, FoundPath, GaveUp
 from controller.model.constraints import UNCONSTRAINED, Constraints
 from controller.model.intent import Disjoint, Level, Prefer
-from controller.model.sr_policy import CandidatePath, SrPolicy
+from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
 
 PREFERENCES = (200, 100)
 """Of the candidate paths, best first."""
@@ -84,26 +84,28 @@ def _named(graph: Graph, path: FoundPath) -> Route:
     )
 
 
-def sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints = UNCONSTRAINED) -> SrPolicy | None:
-    """The candidate paths between two own nodes. All hold what is asked for; None: no path does. Where a pair that is
-    disjoint as asked is not found, there is one. Without paths where headend and endpoint are one node."""
-    asked, known = (headend, endpoint, constraints), graph.sr_policies
-    if asked not in known:
+def sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
+    """The candidate paths between two own nodes. All hold its color; None: no path does. Where a pair that is disjoint
+    as asked is not found, there is one. Without paths where headend and endpoint are one node."""
+    known, name = graph.sr_policies, id.name
+    if name not in known:
         if len(known) >= KNOWN_MAX:
             known.clear()
-        known[asked] = _sr_policy(graph, headend, endpoint, constraints)
-    return known[asked]
+        known[name] = _sr_policy(graph, id)
+    return known[name]
 
 
-def _sr_policy(graph: Graph, headend: str, endpoint: str, constraints: Constraints) -> SrPolicy | None:
+def _sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
+    (headend, endpoint), color = sorted((id.headend, id.endpoint)), id.color
     if headend == endpoint:
-        return SrPolicy(headend=headend, endpoint=endpoint, candidate_paths=())
-    routes = _routes(graph, headend, endpoint, constraints)
+        return SrPolicy(headend=headend, endpoint=endpoint, color=color, candidate_paths=())
+    routes = _routes(graph, headend, endpoint, color)
     if routes is None:
         return None
     return SrPolicy(
         headend=headend,
         endpoint=endpoint,
+        color=color,
         candidate_paths=tuple(
             CandidatePath(
                 preference=preference,

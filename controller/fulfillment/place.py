@@ -6,13 +6,14 @@ import msgspec
 
 from controller.fulfillment.graph import Graph, has_any
 from controller.fulfillment.paths import order, sr_policy
+from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us
 from controller.fulfillment.shortfall import BINDINGS, percent, shortfall, words
 from controller.model.constraints import Constraints
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
-from controller.model.sr_policy import SrPolicy
+from controller.model.sr_policy import SrPolicyId
 
 
 def place(
@@ -55,14 +56,11 @@ def place(
             failures.append(objection)
             continue
         limit_us, beyond_us = connection.latency_us_max, way.latency_us if way is not None else 0
-        constraints = _constraints(connection, None if limit_us is None else limit_us - beyond_us)
-        policies: list[SrPolicy] = []
-        for entry, target in [(entry, target) for entry in entries for target in targets]:
-            policy = sr_policy(graph, entry, target, constraints)
-            if policy is None or (connection.disjoint is not None and len(policy.candidate_paths) == 1):
-                failures.append(shortfall(graph, entry, target, constraints, way))
-                break
-            policies.append(policy)
+        color = color_of(connection, None if limit_us is None else limit_us - beyond_us)
+        ids = [SrPolicyId(headend=entry, endpoint=target, color=color) for entry in entries for target in targets]
+        lacking = next((id for id in ids if not _holds(graph, id)), None)
+        if lacking is not None:
+            failures.append(shortfall(graph, lacking.headend, lacking.endpoint, color, way))
         else:
             plans.append(
                 Plan(
@@ -71,9 +69,7 @@ def place(
                     connection=connection,
                     ingress=ingress,
                     egress=way,
-                    sr_policies=tuple(policies),
-                    latency_us=beyond_us + max(policy.latency_us for policy in policies),
-                    cost=(way.cost if way is not None else 0) + max(policy.cost for policy in policies),
+                    sr_policies=tuple(ids),
                     priority=priority,
                     serial=serial,
                     around=graph.down,
@@ -82,34 +78,16 @@ def place(
     if not plans:
         least = _least_bad(failures)
         return msgspec.structs.replace(least, message=least.message + _without(graph))
-    return min(plans, key=_preference)
+    return min(plans, key=lambda plan: _preference(plan, _best(plan, graph)))
 
 
-def repath(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
-    """The same plan by the best paths that there are now between the same ends.
-
-    None: they do not hold what is required. `latency_us_max`: of the own paths.
-    """
-    connection = plan.connection
-    if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
-        return None
-    policies, constraints = [], _constraints(connection, latency_us_max)
-    for before in plan.sr_policies:
-        policy = sr_policy(graph, before.headend, before.endpoint, constraints)
-        if policy is None:
-            return None
-        policies.append(policy)
-    beyond = plan.egress
-    return msgspec.structs.replace(
-        plan,
-        sr_policies=tuple(policies),
-        latency_us=(beyond.latency_us if beyond is not None else 0) + max(policy.latency_us for policy in policies),
-        cost=(beyond.cost if beyond is not None else 0) + max(policy.cost for policy in policies),
-        around=graph.down,
-    )
+def _holds(graph: Graph, id: SrPolicyId) -> bool:
+    """Whether there are paths as its color says, and two where it says so."""
+    policy = sr_policy(graph, id)
+    return policy is not None and (id.color.disjoint is None or len(policy.candidate_paths) != 1)
 
 
-def _constraints(connection: Connection, latency_us_max: int | None) -> Constraints:
+def color_of(connection: Connection, latency_us_max: int | None) -> Constraints:
     """Of own paths, which may take `latency_us_max`."""
     return Constraints(
         prefer=connection.prefer,
@@ -145,6 +123,18 @@ def _border_objection(connection: Connection, way: Way, trust: Trust, graph: Gra
     return None
 
 
+def recolored(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | None:
+    """The same plan between the same ends, its own paths bound to another latency; None: there are none that hold what
+    is required."""
+    if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
+        return None
+    color = color_of(plan.connection, latency_us_max)
+    ids = tuple(msgspec.structs.replace(id, color=color) for id in plan.sr_policies)
+    if any(sr_policy(graph, id) is None for id in ids):
+        return None
+    return msgspec.structs.replace(plan, sr_policies=ids)
+
+
 def _inside_min(connection: Connection) -> Trust:
     """Of own links: only what crosses a border is in a tunnel."""
     if connection.encryption != Encryption.NONE:
@@ -156,15 +146,21 @@ def _without(graph: Graph) -> str:
     return f" (without a carrier: {', '.join(graph.down)})" if graph.down else ""
 
 
-def _preference(plan: Plan) -> tuple[tuple[int, int], str]:
+def _preference(plan: Plan, sr_policies: SrPolicies) -> tuple[tuple[int, int], str]:
     """What is less is preferred; the border's name decides where nothing else does."""
     border = plan.egress.border if plan.egress is not None else ""
-    return order(plan.connection.prefer, plan.latency_us, plan.cost), border
+    return order(plan.connection.prefer, latency_us(plan, sr_policies), cost(plan, sr_policies)), border
 
 
-def leads_better(plan: Plan, than: Plan) -> bool:
-    """Whether it is preferred, and takes another border: paths to the same one are changed without a new plan."""
-    return plan.egress != than.egress and _preference(plan) < _preference(than)
+def _best(plan: Plan, graph: Graph) -> SrPolicies:
+    """The paths that it has if it begins now."""
+    return {id.name: policy for id in plan.sr_policies if (policy := sr_policy(graph, id)) is not None}
+
+
+def leads_better(plan: Plan, graph: Graph, than: Plan, sr_policies: SrPolicies) -> bool:
+    """Whether it is preferred to what is there, and takes another border: paths to the same one are changed without a
+    new plan."""
+    return plan.egress != than.egress and _preference(plan, _best(plan, graph)) < _preference(than, sr_policies)
 
 
 def _ways(

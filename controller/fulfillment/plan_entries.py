@@ -25,11 +25,12 @@ from controller.fulfillment.fabric import (
 )
 from controller.fulfillment.numbering import Direction
 from controller.fulfillment.plan_ids import BORDER, DELIVER, FORWARD, INSIDE, LOCAL, REVERSE, Stretch, stretches
+from controller.fulfillment.plan_paths import SrPolicies, known
 from controller.model.agreement import Terms, TunnelEnd
 from controller.model.entry import OwnedEntry
 from controller.model.plan import Plan
 from controller.model.requirements import Host
-from controller.model.sr_policy import SrPolicy
+from controller.model.sr_policy import SrPolicyId
 from controller.model.stitch import Session, Stitch
 from dataplane.host_api import Tunnel
 from dataplane.reasons import FABRIC_CLASS
@@ -68,14 +69,14 @@ def borders(stitch: Stitch, fabric: Fabric) -> tuple[Border | None, Border | Non
     return ends[0], ends[1]
 
 
-def inside_mtu(plan: Plan, fabric: Fabric) -> int:
+def inside_mtu(plan: Plan, fabric: Fabric, sr_policies: SrPolicies) -> int:
     """Largest inner packet that all of the plan's own paths take."""
-    return min((fabric.inner_mtu(policy) for policy in plan.sr_policies), default=LARGEST_MTU)
+    return min((fabric.inner_mtu(known(id, sr_policies)) for id in plan.sr_policies), default=LARGEST_MTU)
 
 
-def path_mtu(stitch: Stitch, fabric: Fabric) -> int:
+def path_mtu(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> int:
     """Largest inner packet that the whole way takes, as far as it is agreed."""
-    sizes = [inside_mtu(stitch.plan, fabric)]
+    sizes = [inside_mtu(stitch.plan, fabric, sr_policies)]
     for border in borders(stitch, fabric):
         if border is not None:
             sizes += [border.border_port.inner_mtu, border.peer.inner_mtu]
@@ -104,35 +105,29 @@ class SharedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     """Headend."""
     number: int
-    tail: str = ""
-    policy: SrPolicy | None = None
+    policy: SrPolicyId | None = None
     """None: into a tunnel."""
     border_port: BorderPort | None = None
 
-    @property
-    def owner(self) -> str:
-        """It serves all that use it."""
-        return f"sr_policies/{self.node}/{self.number}"
 
-
-def sr_policies(stitch: Stitch, fabric: Fabric) -> Iterator[SharedPolicy]:
+def shared_policies(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> Iterator[SharedPolicy]:
     upstream, downstream = borders(stitch, fabric)
     for stretch in stretches(stitch.plan):
         if stretch.crosses:
-            number = stitch.ids[stretch.sr_policy]
-            yield SharedPolicy(node=stretch.head, number=number, tail=stretch.tail, policy=stretch.policy)
+            number = sr_policies[stretch.id.name].number_at(stretch.head)
+            yield SharedPolicy(node=stretch.head, number=number, policy=stretch.id)
         border = downstream if stretch.direction == FORWARD else upstream
         if stretch.onward is not None and border is not None:
             number = stitch.ids[plan_ids.border_sr_policy(stretch.onward)]
             yield SharedPolicy(node=stretch.onward.node, number=number, border_port=border.border_port)
 
 
-def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, ...]]:
-    """Of each node: SIDs, and how each forwarding class goes on and until when; `sr_policies`, `border_services` and
-    rules are beside."""
+def plan_entries(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> dict[str, tuple[OwnedEntry, ...]]:
+    """Of each node: SIDs, and how each forwarding class goes on and until when; `shared_policies`, `border_services`
+    and rules are beside."""
     plan, ids, owner = stitch.plan, stitch.ids, stitch.plan.owner
     upstream, downstream = borders(stitch, fabric)
-    mtu = path_mtu(stitch, fabric)
+    mtu = path_mtu(stitch, fabric, sr_policies)
     ends_s = [border.expires_s for border in (upstream, downstream) if border is not None]
     ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
     expires_s = min(ends_s, default=None)
@@ -146,23 +141,24 @@ def plan_entries(stitch: Stitch, fabric: Fabric) -> dict[str, tuple[OwnedEntry, 
             number = entry.match[0].value
             of_node.append(lease_entry(number, expires_s, fabric.boot_epochs_s.get(node), owner))
 
-    def encapsulate(stretch: Stretch, way: str, node: str, sr_policy: str, service_sid: int) -> None:
-        number, policy = ids[stretch.forwarding_class(way)], ids[sr_policy]
-        steer(node, encapsulate_entry(number, policy, service_sid, plan.connection.dscp, mtu, owner))
+    def encapsulate(stretch: Stretch, way: str, node: str, sr_policy: int, service_sid: int) -> None:
+        number = ids[stretch.forwarding_class(way)]
+        steer(node, encapsulate_entry(number, sr_policy, service_sid, plan.connection.dscp, mtu, owner))
 
     for stretch in stretches(plan):
         border = downstream if stretch.direction == FORWARD else upstream
         if stretch.crosses:
             vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(stretch))
             sid = numbering.sid(fabric.locators[stretch.tail], function)
-            encapsulate(stretch, INSIDE, stretch.head, stretch.sr_policy, sid)
+            encapsulate(stretch, INSIDE, stretch.head, sr_policies[stretch.id.name].number_at(stretch.head), sid)
             back = Stretch(plan, stretch.index, _back(stretch.direction))
             into = Arrival(vrf=vrf, policy_class=policy_class)
             answer = ids[back.forwarding_class(INSIDE)]
             entries.setdefault(stretch.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))
         if stretch.onward is not None and border is not None:
             peer = int(ipaddress.IPv6Address(border.peer.sid))
-            encapsulate(stretch, BORDER, stretch.onward.node, plan_ids.border_sr_policy(stretch.onward), peer)
+            into_tunnel = ids[plan_ids.border_sr_policy(stretch.onward)]
+            encapsulate(stretch, BORDER, stretch.onward.node, into_tunnel, peer)
         if stretch.onward is None:
             last = stretch.last if stretch.crosses else stretch.first
             vrf = ids[plan_ids.vrf(stretch.tail, plan, stretch.direction, delivers=True)]
@@ -255,8 +251,8 @@ def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, a
     number = stitch.ids[stretch.forwarding_class(way)]
     rules = []
     for flow in connection.flows:
-        sources = _there(flow.source_prefixes, connection.sources, stretch.policy.headend)
-        destinations = _there(flow.destination_prefixes, connection.destinations, stretch.policy.endpoint)
+        sources = _there(flow.source_prefixes, connection.sources, stretch.id.headend)
+        destinations = _there(flow.destination_prefixes, connection.destinations, stretch.id.endpoint)
         if not sources or not destinations:
             continue
         forward = stretch.direction == FORWARD

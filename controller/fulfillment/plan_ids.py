@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from controller.fulfillment.numbering import Direction, Kind, id_key
 from controller.model.plan import Plan, Way
-from controller.model.sr_policy import SrPolicy
+from controller.model.sr_policy import SrPolicy, SrPolicyId, color_name
 
 FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
 INSIDE, BORDER, DELIVER, LOCAL = "inside", "border", "deliver", "local"
@@ -15,20 +15,19 @@ one attached host of a node to another."""
 class Stretch:
     """One SR Policy of a plan in one direction; `index`: of the SR Policy among the plan's."""
 
-    __slots__ = ("before", "crosses", "direction", "first", "head", "index", "last", "onward", "plan", "policy", "tail")
+    __slots__ = ("before", "crosses", "direction", "first", "head", "id", "index", "last", "onward", "plan", "tail")
 
     def __init__(self, plan: Plan, index: int, direction: Direction) -> None:
         self.plan, self.index, self.direction = plan, index, direction
-        self.policy: SrPolicy = plan.sr_policies[index]
-        ends, ways = (self.policy.headend, self.policy.endpoint), (plan.ingress, plan.egress)
+        self.id: SrPolicyId = plan.sr_policies[index]
+        ends, ways = (self.id.headend, self.id.endpoint), (plan.ingress, plan.egress)
         self.head, self.tail = ends if direction == FORWARD else ends[::-1]
         self.before: Way | None
         """Border where its traffic comes from; None: from hosts of ours."""
         self.onward: Way | None
         """Border where it goes; None: to hosts of ours."""
         self.before, self.onward = ways if direction == FORWARD else ways[::-1]
-        self.crosses = self.head != self.tail
-        """From one node to another."""
+        self.crosses = self.id.crosses
         if self.crosses:
             self.first = INSIDE
         elif self.onward is not None:
@@ -46,12 +45,6 @@ class Stretch:
     @property
     def tail_name(self) -> str:
         return f"{self.plan.name} tail {self.index} {self.direction.value}"
-
-    @property
-    def sr_policy(self) -> str:
-        order = 1 if self.direction == FORWARD else -1
-        paths = ",".join("+".join(path.links[::order]) for path in self.policy.candidate_paths)
-        return id_key(self.head, Kind.SR_POLICY, f"{self.tail} {paths}")
 
 
 def stretches(plan: Plan) -> Iterator[Stretch]:
@@ -71,6 +64,13 @@ def vrf(node: str, plan: Plan, direction: Direction, *, delivers: bool) -> str:
     """Where traffic in `direction` is decapsulated: the network's own where it is delivered."""
     source, destination = ends(plan, direction)
     return id_key(node, Kind.VRF, destination if delivers else f"{source} {destination}")
+
+
+def sr_policy_ids(policy: SrPolicy) -> tuple[str, str]:
+    """Of its numbers: of the direction that begins at its headend, and at its endpoint."""
+    ends = (policy.headend, policy.endpoint), (policy.endpoint, policy.headend)
+    first, second = (id_key(head, Kind.SR_POLICY, f"{tail} {color_name(policy.color)}") for head, tail in ends)
+    return first, second
 
 
 def border_sr_policy(way: Way) -> str:
@@ -102,12 +102,12 @@ def at_tail(stretch: Stretch) -> tuple[str, str, str]:
 
 
 def plan_ids(plan: Plan) -> tuple[str, ...]:
-    """Keys of all that it needs, sorted."""
+    """Keys of all that it needs beside what its SR Policies have, sorted."""
     needed: set[str] = set()
     for stretch in stretches(plan):
         needed.add(stretch.forwarding_class(stretch.first))
         if stretch.crosses:
-            needed |= {stretch.sr_policy, stretch.forwarding_class(stretch.last), *at_tail(stretch)}
+            needed |= {stretch.forwarding_class(stretch.last), *at_tail(stretch)}
         if stretch.onward is not None:
             needed.add(border_sr_policy(stretch.onward))
         else:

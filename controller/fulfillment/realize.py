@@ -5,11 +5,11 @@ Of what is made once only what a change concerns is made anew (`assembly`), so b
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from controller.fulfillment.assembly import Assembly, Beside, Compiled, Wanted, assemble
+from controller.fulfillment.assembly import Assembly, Beside, Changes, Compiled, Wanted, assemble
 from controller.fulfillment.capacity import Counts, in_the_end
 from controller.fulfillment.contribution import Vrf
 from controller.model.entry import OwnedEntry
@@ -32,12 +32,12 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
 def realize(
     wanted: Wanted,
     before: Realized,
-    changed: Collection[str] | None = None,
+    changed: Changes | None = None,
     needed: Needed | None = None,
     compiled: dict[Vrf, Compiled] | None = None,
 ) -> Realized:
-    """`changed`: stitches that may be others than when `before` was made; None: nobody knows. `needed`: what is
-    counted, of which most is the same. `compiled`: what was compiled in this step. Raises NoCapacity."""
+    """`changed`: since `before` was made; None: nobody knows. `needed`: what is counted, of which most is the same.
+    `compiled`: what was compiled in this step. Raises NoCapacity."""
     beside = Beside(needed.assembly if needed is not None else None, compiled if compiled is not None else {})
     assembly = assemble(wanted, before.assembly, changed, beside)
     nodes, known = wanted.inventory.nodes, before.states
@@ -63,7 +63,7 @@ def realize(
 def need(
     wanted: Wanted,
     before: Needed,
-    changed: Collection[str] | None = None,
+    changed: Changes | None = None,
     realized: Realized | None = None,
     compiled: dict[Vrf, Compiled] | None = None,
 ) -> Needed:
@@ -77,7 +77,7 @@ def need(
             },
             assembly=installed,
         )
-        changed = {*wanted.stitches, *installed.contributions}
+        changed = Changes(stitches={*wanted.stitches, *installed.contributions}, sr_policies={*wanted.sr_policies})
     beside = Beside(installed, compiled if compiled is not None else {})
     assembly = assemble(wanted, before.assembly, changed, beside, as_if=in_the_end)
     nodes, known = wanted.inventory.nodes, before.entries

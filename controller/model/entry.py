@@ -30,4 +30,4 @@ class OwnedEntry(Value, frozen=True, kw_only=True):
     """In the order of the P4Info."""
     owner: str
     """Whose it is: `intents/NAME`, `networks/NAME`, `agreements/ID`, `links/NAME`, `nodes/NAME`,
-    `sr_policies/HEADEND/NUMBER` (all that take the same paths share it). Never sent."""
+    `sr_policies/HEADEND/NUMBER` (all that ask for the same way share it). Never sent."""

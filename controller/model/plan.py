@@ -2,7 +2,7 @@
 
 from controller.model.intent import Value
 from controller.model.requirements import Connection
-from controller.model.sr_policy import SrPolicy
+from controller.model.sr_policy import SrPolicyId
 
 
 class Way(Value, frozen=True, kw_only=True):
@@ -22,7 +22,9 @@ class Way(Value, frozen=True, kw_only=True):
     """Of the same, as far as we know."""
 
 
-class Plan(Value, frozen=True, kw_only=True):
+class Plan(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """(Release 0.1 stored its latency and cost too, which follow from its SR Policies.)"""
+
     name: str
     """Unique in this domain, never used again."""
     owner: str
@@ -32,12 +34,8 @@ class Plan(Value, frozen=True, kw_only=True):
     """Where the traffic comes from; None: from hosts of ours."""
     egress: Way | None
     """Where it goes; None: to hosts of ours."""
-    sr_policies: tuple[SrPolicy, ...]
+    sr_policies: tuple[SrPolicyId, ...]
     """One for each pair of a node where it enters and one where it leaves."""
-    latency_us: int
-    """Of the whole way, as far as we know."""
-    cost: int = 0
-    """Of the whole way, as far as we know: of the dearest where it has several."""
     priority: int = 100
     serial: int = 0
     """Of its intent, or of when the agreement was first accepted: where plans of one priority carry the same flow, the
@@ -45,25 +43,9 @@ class Plan(Value, frozen=True, kw_only=True):
     bundle: str = ""
     """Plans of ours that name the same share one agreement with the next domain; empty: it has its own."""
     around: tuple[str, ...] = ()
-    """Links that were down when its paths were chosen."""
+    """Links that were down when its borders were chosen."""
 
     @property
-    def nodes(self) -> frozenset[str]:
-        """With a part in it."""
-        ways = {way.node for way in (self.ingress, self.egress) if way is not None}
-        ends = {node for policy in self.sr_policies for node in (policy.headend, policy.endpoint)}
-        inner = {node for policy in self.sr_policies for path in policy.candidate_paths for node in path.nodes}
-        return frozenset(ways | ends | inner)
-
-    @property
-    def unprotected(self) -> tuple[SrPolicy, ...]:
-        """Those that lack the second path that is required."""
-        if self.connection.disjoint is None:
-            return ()
-        return tuple(policy for policy in self.sr_policies if len(policy.candidate_paths) == 1)
-
-    @property
-    def own_latency_us(self) -> int:
-        """From where the traffic enters to the far end of the border where it leaves."""
-        inside_us = max(sr_policy.latency_us for sr_policy in self.sr_policies)
-        return inside_us + (self.egress.delay_us if self.egress is not None else 0)
+    def ends(self) -> frozenset[str]:
+        """Own nodes where its traffic enters and leaves; the nodes between them know nothing of it."""
+        return frozenset(node for policy in self.sr_policies for node in (policy.headend, policy.endpoint))

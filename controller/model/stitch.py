@@ -141,30 +141,6 @@ class Stitch(Value, frozen=True, kw_only=True):
         """It has all that the plan has now."""
         return self.wanted or self.plan
 
-    @property
-    def latency_us(self) -> int:
-        """Of the whole way, as it is now: with what the next domain says that its part takes, if it has."""
-        agreed = self.downstream is not None and self.downstream.agreement is not None
-        return self.likely_us if agreed else self.plan.latency_us
-
-    @property
-    def promised_us(self) -> int:
-        """From where the traffic enters here to the destination, at most; without what is not agreed yet."""
-        beyond = self.downstream.agreement if self.downstream is not None else None
-        return self.plan.own_latency_us + (beyond.latency_us if beyond is not None else 0)
-
-    @property
-    def likely_us(self) -> int:
-        """The same as it is now."""
-        beyond = self.downstream.agreement if self.downstream is not None else None
-        return self.plan.own_latency_us + (beyond.likely_us if beyond is not None else 0)
-
-    @property
-    def too_slow(self) -> bool:
-        """It goes on although it cannot be held to the latency that is required."""
-        limit_us = self.plan.connection.latency_us_max
-        return limit_us is not None and self.promised_us > limit_us
-
 
 class HeldOff(Value, frozen=True, kw_only=True):
     """A border over which a connection is not offered for a while."""

@@ -64,7 +64,7 @@ from controller.reconcile.intents import pursue_what_can_change
 from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
 from controller.reconcile.restoration import reroute, unsettle
-from controller.reconcile.state import State, is_of_version_1, load
+from controller.reconcile.state import SR_POLICIES, State, is_of_version_1, load
 from controller.reconcile.transaction import Transaction
 
 __all__ = ["State", "initial", "step", "step_all"]
@@ -83,6 +83,7 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
         name: {} for name, stitch in state.stitches.items() if stitch.stage != Stage.NEGOTIATING
     }
     awaiting |= {f"intents/{name}": {} for name in state.intent_records}
+    awaiting |= {f"{SR_POLICIES}{name}": {} for name, policy in state.sr_policies.items() if policy.unconfirmed}
     state = msgspec.structs.replace(
         state,
         fabric=fabric(state.inventory, state.descriptions, own_domain),
@@ -96,7 +97,13 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     sends = [
         Send(peer=outgoing.peer, message_id=name, message=outgoing.message) for name, outgoing in state.outbox.items()
     ]
-    return state, (Persist(records=(begun, *left_out)), *forgotten, *connects, *sends)
+    stored = {record.name for record in records if record.kind == "SrPolicy"}
+    inside = [
+        Record(kind="SrPolicy", name=name, content=msgspec.json.encode(policy))
+        for name, policy in state.sr_policies.items()
+        if name not in stored
+    ]
+    return state, (Persist(records=(begun, *left_out, *inside)), *forgotten, *connects, *sends)
 
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from controller.fulfillment.acl import NoCapacity
-from controller.fulfillment.assembly import Wanted
+from controller.fulfillment.assembly import Changes, Wanted
 from controller.fulfillment.capacity import Entries, Shortage, largest_part, port_part, shortage, table_shortage
 from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.model.persistent import PersistentMap
@@ -40,7 +40,7 @@ def realized(transaction: Transaction) -> Realized:
         transaction.needed,
         transaction.compiled,
     )
-    transaction.unrealized.clear()
+    transaction.unrealized = Changes(set(), set())
     return made
 
 
@@ -52,6 +52,7 @@ def wanted(transaction: Transaction, stitches: PersistentMap[Stitch]) -> Wanted:
         ids=transaction.numbers.all,
         isolations=_isolations(transaction),
         stitches=stitches,
+        sr_policies=transaction.sr_policies.all,
     )
 
 
@@ -71,11 +72,11 @@ def _counted(transaction: Transaction, without: Collection[str] = (), not_amende
     counted = need(
         wanted(transaction, stitches),
         transaction.needed,
-        transaction.uncounted | other,
+        Changes(transaction.uncounted.stitches | other, transaction.uncounted.sr_policies),
         transaction.realized,
         transaction.compiled,
     )
-    transaction.uncounted = other
+    transaction.uncounted = Changes(other, set())
     return counted
 
 
@@ -118,7 +119,7 @@ def admit(transaction: Transaction) -> None:
                 too_many, short = middle, lacking
         first = max(fit, 0)
         _turn_away(transaction, begun[first], short.what, RETRY_S)
-        behind = [member for member in begun[first + 1 :] if not short.node or short.node in member.plan_to_be.nodes]
+        behind = [member for member in begun[first + 1 :] if not short.node or short.node in member.plan_to_be.ends]
         for stitch in behind:
             _turn_away(transaction, stitch, short.what, AGAIN_S)
         begun = [stitch for stitch in begun if _is_still_begun(transaction, stitch)]
@@ -126,7 +127,7 @@ def admit(transaction: Transaction) -> None:
     for stitch in begun:
         transaction.admitted.add(stitch.plan.name)
         if stitch.upstream is not None:
-            alike.setdefault((stitch.upstream.peer, frozenset(stitch.plan_to_be.nodes)), []).append(stitch)
+            alike.setdefault((stitch.upstream.peer, frozenset(stitch.plan_to_be.ends)), []).append(stitch)
     for (peer, _), stitches in alike.items():
         for stitch in stitches:
             if not (reason := _too_much(transaction, stitch, peer)):
@@ -164,7 +165,7 @@ def _needs(stitch: Stitch) -> tuple[object, ...]:
 
 
 def _nodes(stitches: Sequence[Stitch]) -> set[str]:
-    return {node for stitch in stitches for node in stitch.plan_to_be.nodes}
+    return {node for stitch in stitches for node in stitch.plan_to_be.ends}
 
 
 def _shortage(
@@ -182,7 +183,7 @@ def _shortage(
 
 def _too_much(transaction: Transaction, stitch: Stitch, peer: str) -> str:
     """Why a neighbour, or all of them, would have more with it than is for them; empty: they would not."""
-    nodes, stitches = stitch.plan_to_be.nodes, transaction.stitches.all
+    nodes, stitches = stitch.plan_to_be.ends, transaction.stitches.all
     here = [stitches[name] for name in stitches.by(*map(node_key, nodes))]  # elsewhere nothing is asked for
     others = [member for member in here if member.upstream is not None]
     theirs = [member for member in others if member.upstream is not None and member.upstream.peer == peer]

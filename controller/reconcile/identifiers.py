@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.numbering import Kind, first_and_last, next_free
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Session, Stitch
 
 FOR_GOOD_S = 1 << 40
@@ -124,14 +125,21 @@ def _numbered(key: str, number: int) -> str:
 
 
 def loaded(
-    networks: Mapping[str, int], stitches: Iterable[Stitch]
+    networks: Mapping[str, int], stitches: Iterable[Stitch], sr_policies: Iterable[SrPolicy]
 ) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """What is in use: numbers and their users by key, and which numbers are taken."""
     ids: dict[str, tuple[int, int]] = {}
-    for numbers in (networks, *(stitch.ids for stitch in stitches)):
+    for numbers in (networks, *(stitch.ids for stitch in stitches), *map(sr_policy_numbers, sr_policies)):
         for key, number in numbers.items():
             ids[key] = number, ids.get(key, (number, 0))[1] + 1
     return ids, {_numbered(key, number): 1 for key, (number, _) in ids.items()}
+
+
+def sr_policy_numbers(policy: SrPolicy) -> dict[str, int]:
+    """By key; empty: it has none yet."""
+    if not policy.is_numbered:
+        return {}
+    return dict(zip(plan_ids.sr_policy_ids(policy), policy.numbers, strict=True))
 
 
 def signed(stitch: Stitch) -> Iterator[tuple[str, int]]:

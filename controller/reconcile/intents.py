@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from controller.fulfillment.place import leads_better, place
+from controller.fulfillment.plan_paths import is_too_slow, unprotected
 from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
@@ -165,9 +166,9 @@ def plan_next_looks(transaction: Transaction) -> None:
 
 
 def _unsettled_by(transaction: Transaction) -> set[str]:
-    """Intents that this step has changed, or their stitches, or links that these are over."""
-    stitches = dict.fromkeys(transaction.stitches.touched)
-    stitches |= dict.fromkeys(transaction.stitches.all.by(*map(link_key, transaction.down.touched)))
+    """Intents that this step has changed, or their stitches, or borders that these are over."""
+    stitches = {*transaction.stitches.touched, *transaction.unsettled}
+    stitches.update(transaction.stitches.all.by(*map(link_key, transaction.down.touched)))
     unsettled = {*transaction.intent_records.touched}
     for name in stitches:
         stitch = transaction.stitches.get(name) or transaction.before.stitches.get(name)
@@ -233,7 +234,7 @@ def _pursue(
         priority=intent_record.intent.priority,
         serial=intent_record.serial,
     )
-    if good is not None and (isinstance(placed, Unsatisfiable) or not leads_better(placed, good)):
+    if good is not None and (isinstance(placed, Unsatisfiable) or not _leads_better(transaction, placed, good)):
         return connection_status
     if connection_status.coming:
         abandon(transaction, connection_status.coming, "another way is wanted")
@@ -362,8 +363,13 @@ def _explained(unsatisfiable: Unsatisfiable, requirements: Requirements, connect
 def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecord, connection: Connection) -> bool:
     """What is wanted, as it is wanted."""
     is_right = _is_right(stitch.plan, intent_record, connection)
-    held = not stitch.too_slow and not stitch.plan.unprotected
-    return is_right and held and not cut(stitch.plan, transaction.down.all)
+    sr_policies = transaction.sr_policies.all
+    held = not is_too_slow(stitch, sr_policies) and not unprotected(stitch.plan, sr_policies)
+    return is_right and held and not cut(stitch.plan, transaction.down.all, sr_policies)
+
+
+def _leads_better(transaction: Transaction, placed: Plan, good: Plan) -> bool:
+    return leads_better(placed, transaction.graph, good, transaction.sr_policies.all)
 
 
 def _is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:

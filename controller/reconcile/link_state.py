@@ -10,9 +10,11 @@ border each domain sees its own end only, and waits by its own clock; the wait o
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from controller.fulfillment.plan_paths import SrPolicies, known
 from controller.fulfillment.ports import end_objection
 from controller.model.inventory import Link
 from controller.model.plan import Plan
+from controller.model.sr_policy import SrPolicy
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.tables import AROUND
 from controller.reconcile.transaction import Transaction
@@ -43,33 +45,34 @@ def without_carrier(link: Link, nodes: Mapping[str, NodeStanding]) -> tuple[str,
     return tuple(down)
 
 
-def cut(plan: Plan, down: Collection[str]) -> tuple[str, ...]:
+def cut(plan: Plan, down: Collection[str], sr_policies: SrPolicies) -> tuple[str, ...]:
     """Links that are down on the ways that the plan's traffic takes. Second candidate paths are not among them."""
-    used = [link for policy in plan.sr_policies for path in policy.candidate_paths[:1] for link in path.links]
+    if not down:
+        return ()
+    paths = (path for id in plan.sr_policies for path in known(id, sr_policies).candidate_paths[:1])
+    used = [link for path in paths for link in path.links]
     borders = [way.border for way in (plan.ingress, plan.egress) if way is not None]
     return tuple(sorted({name for name in (*used, *borders) if name in down}))
 
 
-def concerned(plan: Plan, down: Collection[str]) -> bool:
-    """Whether any of its candidate paths or borders is down."""
-    return bool(cut(plan, down)) or any(
-        link in down for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links
-    )
+def is_cut(policy: SrPolicy, down: Collection[str]) -> bool:
+    return any(link in down for path in policy.candidate_paths[:1] for link in path.links)
 
 
 def told(transaction: Transaction, node: str) -> bool:
     """A node has said what carriers it has; whether there is something to reroute."""
     now, before = transaction.nodes.get(node), transaction.before.nodes.get(node)
     description = now.description if now is not None else None
-    known = before.description if before is not None else None
-    if description is None or description is known:
+    before_said = before.description if before is not None else None
+    if description is None or description is before_said:
         return False
-    if known is not None and _carriers(known) == _carriers(description):
+    if before_said is not None and _carriers(before_said) == _carriers(description):
         return False
     ends = ((link, end) for link in transaction.links.all.values() for end in (link.a, link.b))
     changed = _look(transaction, [link for link, end in ends if end is not None and end.node == node])
     # since the controller was started, a link may have come back of which it only knows now
-    return changed or (known is None and transaction.stitches.all.count(AROUND) > 0)
+    made_around = transaction.stitches.all.count(AROUND) + transaction.sr_policies.all.count(AROUND)
+    return changed or (before_said is None and made_around > 0)
 
 
 def look_at_all(transaction: Transaction) -> bool:

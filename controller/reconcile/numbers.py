@@ -3,7 +3,7 @@
 import msgspec
 
 from controller.fulfillment.networks import network_keys
-from controller.fulfillment.plan_ids import plan_ids
+from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
 from controller.reconcile.identifiers import signed
 from controller.reconcile.transaction import Transaction
 
@@ -32,6 +32,10 @@ def number_plans(transaction: Transaction) -> None:
     """After an upgrade. SIDs that neighbours have signed stay as they are."""
     for name in [name for name in transaction.counters.all if name in ("slot", "edge") or name.startswith(_FORMER)]:
         transaction.counters.drop(name)
+    for policy in tuple(transaction.sr_policies.all.values()):
+        if not policy.is_numbered:
+            first, second = transaction.identifiers.hold(sr_policy_ids(policy), transaction.now_s).values()
+            transaction.put_sr_policy(msgspec.structs.replace(policy, numbers=(first, second)))
     for stitch in tuple(transaction.stitches.all.values()):
         if stitch.ids:
             continue

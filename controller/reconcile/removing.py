@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from itertools import chain
 
+from controller.fulfillment.plan_paths import SrPolicies, links, nodes
 from controller.fulfillment.rule_engine import rule_engine
 from controller.model.event import Delete, Disconnect, Problem, Reply
 from controller.model.inventory import Inventory
@@ -98,7 +99,7 @@ def _hurry(transaction: Transaction, gone: Collection[Thing]) -> None:
     if all(kind in ("Intent", "Rule") for kind, _ in gone):
         return
     for stitch in transaction.stitches.all.values():
-        if not any(thing in gone for thing in _needs(stitch)):
+        if not any(thing in gone for thing in _needs(stitch, transaction.sr_policies.all)):
             continue
         if stitch.stage == Stage.LINGERING:  # its neighbours have been told
             rest(transaction, stitch)
@@ -162,22 +163,18 @@ def _used_by_stitches(transaction: Transaction, gone: Collection[Thing]) -> Iter
         owner = stitch.plan.owner
         if stitch.stage.leaving or ("Intent", owner.removeprefix("intents/")) in gone:
             continue
-        for thing in _needs(stitch):
+        for thing in _needs(stitch, transaction.sr_policies.all):
             yield thing, owner.replace("intents/", "intent ").replace("agreements/", "agreement ")
 
 
-def _needs(stitch: Stitch) -> Iterator[Thing]:
+def _needs(stitch: Stitch, sr_policies: SrPolicies) -> Iterator[Thing]:
     plan = stitch.plan
     yield "Network", plan.connection.source_network
     yield "Network", plan.connection.destination_network
     if stitch.upstream is not None:
         yield "Domain", stitch.upstream.terms.origin
-    for policy in plan.sr_policies:
-        yield "Node", policy.headend
-        yield "Node", policy.endpoint
-        for path in policy.candidate_paths:
-            yield from (("Node", node) for node in path.nodes)
-            yield from (("Link", link) for link in path.links)
+    yield from (("Node", node) for node in nodes(plan, sr_policies))
+    yield from (("Link", link) for link in links(plan, sr_policies))
     for way in (plan.ingress, plan.egress):
         if way is not None:
             yield "Link", way.border

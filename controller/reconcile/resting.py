@@ -1,7 +1,9 @@
 """Numbers of what has ended rest while a node that is away may still act on them."""
 
+from controller.fulfillment.plan_paths import nodes
 from controller.model.stitch import Stage, Stitch
-from controller.reconcile.identifiers import FOR_GOOD_S
+from controller.reconcile.identifiers import FOR_GOOD_S, sr_policy_numbers
+from controller.reconcile.tables import named_sr_policies
 from controller.reconcile.transaction import Transaction
 
 
@@ -16,9 +18,13 @@ def rest(transaction: Transaction, stitch: Stitch) -> None:
         if session is not None and session.agreement is not None
     ]
     ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
-    standings = ((node, transaction.nodes.get(node)) for node in sorted(stitch.plan.nodes))
+    sr_policies = transaction.sr_policies.all
+    standings = ((node, transaction.nodes.get(node)) for node in sorted(nodes(stitch.plan, sr_policies)))
     away = [node for node, standing in standings if standing is not None and not standing.reachable]
-    transaction.identifiers.rest(stitch.ids, away, max(ends_s, default=FOR_GOOD_S))
+    ids = dict(stitch.ids)
+    for id in named_sr_policies(stitch):
+        ids |= sr_policy_numbers(sr_policies[id.name])
+    transaction.identifiers.rest(ids, away, max(ends_s, default=FOR_GOOD_S))
 
 
 def rested(transaction: Transaction, node: str) -> None:

@@ -1,28 +1,32 @@
 """Links go down and come back: what runs over them takes another way, or ends.
 
-own paths between the same ends that hold all ──▶ in place: one entry at each end is written over
-another border                                ──▶ a new plan takes over (intents), make before break
-neither, for an intent of ours                ──▶ degraded, if it may be and only latency is at stake; or unsatisfiable
-neither, for what we carry for others         ──▶ the agreement ends, with the reason
+an SR Policy has other paths that hold its color ──▶ all whose traffic takes it move: one entry at each end is written
+it has none, other paths hold what is required   ──▶ the plan takes another SR Policy between the same ends
+another border                                   ──▶ a new plan takes over (intents), make before break
+neither, for an intent of ours                   ──▶ degraded, if it may be and only latency is at stake; unsatisfiable
+neither, for what we carry for others            ──▶ the agreement ends, with the reason
 
-For others "all" is what they allow: a longer path within what we promised changes nothing for them, one beyond it is
-promised anew in the same agreement (dealings.keep_promise).
+For others "all" is what they allow: a longer path within what we promised changes nothing for them, one beyond it, or
+that takes smaller packets, is promised anew in the same agreement (keep_promise), and only taken where it must be.
 """
 
 from msgspec.structs import replace
 
 from controller.fulfillment.fabric import around
-from controller.fulfillment.place import repath
-from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
+from controller.fulfillment.paths import sr_policy
+from controller.fulfillment.place import recolored
+from controller.fulfillment.plan_entries import terms_in_force
 from controller.fulfillment.shortfall import BINDINGS
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import ConnectionStatus, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.identifiers import NoNumber
-from controller.reconcile.link_state import concerned, cut, is_back
-from controller.reconcile.negotiation.agreements import keep_promise
+from controller.reconcile.link_state import cut, is_back, is_cut
+from controller.reconcile.negotiation.agreements import keep_promise, offer_smaller
 from controller.reconcile.negotiation.ways import tell
 from controller.reconcile.negotiation.withdrawals import give_up, refuse_upstream
-from controller.reconcile.tables import AROUND, WAITS, link_key
+from controller.reconcile.state import SR_POLICIES
+from controller.reconcile.tables import AROUND, WAITS, is_unbound, link_key, promised_key, sr_policy_key
 from controller.reconcile.transaction import Transaction
 
 
@@ -30,36 +34,81 @@ def reroute(transaction: Transaction) -> None:
     """After links went down or came back. What of ours needs another border, or may prefer it, is left to `pursue`."""
     transaction.fabric = around(transaction.fabric, transaction.graph)
     down = transaction.down.all
-    for name in transaction.stitches.all.by(AROUND, *map(link_key, down)):
+    concerned = set(transaction.stitches.all.by(AROUND, *map(link_key, down)))
+    for name in transaction.sr_policies.all.by(AROUND, *map(link_key, down)):
+        concerned |= _move_sr_policy(transaction, transaction.sr_policies.all[name])
+    for name in transaction.stitches.all.in_order(concerned):
         stitch = transaction.stitches.get(name)
         if stitch is None or stitch.stage.leaving:
             continue
-        plan = stitch.plan
-        relieved = any(is_back(transaction, name) for name in plan.around)
-        if relieved:
-            transaction.relieved.add(plan.name)
-        elif not concerned(plan, down) and not concerned(stitch.plan_to_be, down):
-            continue
-        if move(transaction, stitch, within_latency=True) or not cut(plan, down):
-            continue
-        if stitch.upstream is not None:
-            # which links are down is not the neighbour's business
-            give_up(
-                transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what is required")
-            )
+        if any(is_back(transaction, link) for link in stitch.plan.around):
+            transaction.relieved.add(name)
+            stitch = replace(stitch, plan=replace(stitch.plan, around=transaction.graph.down))
+            transaction.put_stitch(stitch)
+        _settle(transaction, stitch)
+    transaction.unsettled |= concerned
     if transaction.before.down.keys() - transaction.down.all.keys():
         tell(transaction)
     unsettle(transaction)
 
 
+def _move_sr_policy(transaction: Transaction, policy: SrPolicy) -> set[str]:
+    """Onto the best paths that there are now, with all whose traffic takes it. Stitches of which more is to be done:
+    those without a path, those about which something is promised, and those that need a second path."""
+    stitches, name, down = transaction.stitches.all, policy.id.name, transaction.down.all
+    best = sr_policy(transaction.graph, policy.id)
+    if best is None:
+        return set(stitches.by(sr_policy_key(name)))
+    promised = stitches.by(promised_key(name))
+    moved = replace(policy, candidate_paths=best.candidate_paths, around=transaction.graph.down)
+    if moved.candidate_paths == policy.candidate_paths:
+        transaction.put_sr_policy(moved)
+        return set()
+    if not is_cut(policy, down) and any(
+        _is_beyond_promise(transaction, stitches[member], policy, moved) for member in promised
+    ):
+        return set()
+    transaction.put_sr_policy(moved)
+    transaction.fresh.add(f"{SR_POLICIES}{name}")
+    for member in stitches.by(sr_policy_key(name)):
+        owner = stitches[member].plan.owner
+        transaction.log("course_moved", owner=owner, plan=member, around=", ".join(moved.around))
+    return set(promised) if policy.color.disjoint is None else {*stitches.by(sr_policy_key(name))}
+
+
+def _is_beyond_promise(transaction: Transaction, stitch: Stitch, policy: SrPolicy, moved: SrPolicy) -> bool:
+    """Whether a path that nobody has to take is longer than is allowed, or takes smaller packets than we have told a
+    neighbour, where the present one is and does not."""
+    limit_us, fabric = _inside_us_max(stitch), transaction.fabric
+    is_longer = limit_us is not None and moved.latency_us > max(limit_us, policy.latency_us)
+    return is_longer or fabric.inner_mtu(moved) < min(fabric.inner_mtu(policy), _promised_mtu(stitch))
+
+
+def _settle(transaction: Transaction, stitch: Stitch) -> None:
+    """What a stitch needs after the paths that it takes have changed."""
+    down, name = transaction.down.all, stitch.plan.name
+    lost = cut(stitch.plan, down, transaction.sr_policies.all)
+    lost_to_be = cut(stitch.plan_to_be, down, transaction.sr_policies.all)
+    if (lost or lost_to_be or is_unbound(stitch.plan)) and move(transaction, stitch, within_latency=True):
+        return
+    if not lost:
+        keep_promise(transaction, name)
+        offer_smaller(transaction, name)
+    elif stitch.upstream is not None:
+        # which links are down is not the neighbour's business
+        give_up(
+            transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what is required")
+        )
+
+
 def move(transaction: Transaction, stitch: Stitch, *, within_latency: bool) -> bool:
-    """Onto the best paths that there are now between the same ends; False: there are none that hold what is required
-    (`within_latency`: the latency too) and what we have signed."""
+    """Onto paths between the same ends that hold what is required (`within_latency`: the latency too); False: there are
+    none."""
     limit_us = _inside_us_max(stitch) if within_latency else None
-    moved = repath(stitch.plan, transaction.graph, limit_us)
-    if moved is None or inside_mtu(moved, transaction.fabric) < _promised_mtu(stitch):
+    moved = recolored(stitch.plan, transaction.graph, limit_us)
+    if moved is None:
         return False
-    wanted = repath(stitch.wanted, transaction.graph, limit_us) if stitch.wanted is not None else None
+    wanted = recolored(stitch.wanted, transaction.graph, limit_us) if stitch.wanted is not None else None
     if stitch.wanted is not None and wanted is None:
         refuse_upstream(
             transaction, stitch, Why(Told.WAY, f"{transaction.own} has no way any more that holds what is required")
@@ -73,9 +122,10 @@ def move(transaction: Transaction, stitch: Stitch, *, within_latency: bool) -> b
         transaction.log("no_room", "warning", owner=moved.owner, plan=moved.name, reason=str(error))
         return False
     if moved.sr_policies != stitch.plan.sr_policies:
-        transaction.fresh.add(stitch.plan.name)
-        transaction.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(moved.around))
+        transaction.fresh.add(moved.name)
+        transaction.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(transaction.graph.down))
     keep_promise(transaction, moved.name)
+    offer_smaller(transaction, moved.name)
     return transaction.stitches.get(moved.name) is not None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from controller.fulfillment.plan_paths import nodes as nodes_of_plan
 from controller.model.event import (
     Deviation,
     Discovered,
@@ -15,6 +16,7 @@ from controller.model.event import (
     SyncNode,
 )
 from controller.model.node_entries import Delta
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Fact, Stage, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.capacity_check import admit, realized
@@ -24,7 +26,7 @@ from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
-from controller.reconcile.state import NodeStanding, parts_refused
+from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_refused, sr_policy_parts
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
 
@@ -71,6 +73,7 @@ def _renew_states(transaction: Transaction) -> None:
         transaction.inventory_changed
         or transaction.descriptions.changed
         or transaction.stitches.changed
+        or transaction.sr_policies.changed
         or transaction.intent_records.changed
         or transaction.fabric is not transaction.before.fabric
         or not transaction.realized.states
@@ -104,11 +107,17 @@ def _renew_states(transaction: Transaction) -> None:
 def _nodes_of(transaction: Transaction, name: str) -> Collection[str]:
     stitch = transaction.stitches.get(name)
     if stitch is not None:
-        return stitch.plan.nodes
+        return nodes_of_plan(stitch.plan, transaction.sr_policies.all)
+    if (policy := _sr_policy(transaction, name)) is not None:
+        return {node for path in policy.candidate_paths for node in path.nodes}
     intent_record = transaction.intent_records.get(name.removeprefix("intents/"))
     isolation = intent_record.requirements.isolation if intent_record is not None else None
     network = transaction.networks.get(isolation.network) if isolation is not None else None
     return {attachment.node for attachment in network.attachments} if network is not None else set()
+
+
+def _sr_policy(transaction: Transaction, name: str) -> SrPolicy | None:
+    return transaction.sr_policies.get(name.removeprefix(SR_POLICIES)) if name.startswith(SR_POLICIES) else None
 
 
 def _advance(transaction: Transaction) -> bool:
@@ -167,6 +176,9 @@ def _note_unconfirmed(transaction: Transaction) -> None:
         if stitch is not None:
             nodes = _unconfirmed(transaction, name, away, stitch.unconfirmed)
             transaction.put_stitch(msgspec.structs.replace(stitch, unconfirmed=nodes))
+        elif (policy := _sr_policy(transaction, name)) is not None:
+            nodes = _unconfirmed(transaction, name, away, policy.unconfirmed)
+            transaction.put_sr_policy(msgspec.structs.replace(policy, unconfirmed=nodes))
         elif intent_record is not None:
             nodes = _unconfirmed(transaction, name, away, intent_record.unconfirmed)
             transaction.intent_records.put(
@@ -188,8 +200,11 @@ def _has(transaction: Transaction, node: str, generation: int, stitch: Stitch | 
     standing = transaction.nodes.get(node)
     if standing is None:
         return True
-    links = transaction.links.all
-    return standing.has(generation, (name,) if stitch is None else parts_refused(standing, node, stitch, links))
+    if stitch is not None:
+        links, sr_policies = transaction.links.all, transaction.sr_policies.all
+        return standing.has(generation, parts_refused(standing, node, stitch, links, sr_policies))
+    policy = _sr_policy(transaction, name)
+    return standing.has(generation, (name,) if policy is None else sr_policy_parts(policy))
 
 
 def _is_excused(transaction: Transaction, stitch: Stitch, node: str) -> bool:

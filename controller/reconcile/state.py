@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from controller.fulfillment.assembly import Changes
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.graph import Graph
 from controller.fulfillment.numbering import Kind
+from controller.fulfillment.plan_paths import SrPolicies, known, links
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
@@ -22,13 +24,17 @@ from controller.model.persistent import PersistentMap
 from controller.model.policy import Policy
 from controller.model.provenance import Provenance
 from controller.model.rule import Rule
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.model.told import Told
-from controller.reconcile import tables
+from controller.reconcile import stored_paths, tables
 from controller.reconcile.claims_in_force import ClaimsInForce
 from controller.reconcile.identifiers import loaded
 from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
+
+SR_POLICIES = "sr_policies/"
+"""Before the name of one: where it is awaited beside stitches; before headend and number: as owner of entries."""
 
 
 class Outgoing(Value, frozen=True, kw_only=True):
@@ -133,11 +139,12 @@ class Touched(msgspec.Struct, frozen=True):
 
     intent_records: tuple[str, ...] = ()
     stitches: tuple[str, ...] = ()
+    sr_policies: tuple[str, ...] = ()
     awaiting: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
 
 
-def parts_at(node: str, stitch: Stitch, links: Mapping[str, Link]) -> set[str]:
+def parts_at(node: str, stitch: Stitch, inventory_links: Mapping[str, Link], sr_policies: SrPolicies) -> set[str]:
     """What of a node a stitch needs, as NodeRejected.refused names it."""
     plan = stitch.plan
     connection = plan.connection
@@ -148,21 +155,29 @@ def parts_at(node: str, stitch: Stitch, links: Mapping[str, Link]) -> set[str]:
     ):
         parts |= {f"networks/{network}" for host in hosts if host.node == node}
     for way in (plan.ingress, plan.egress):
-        link = links.get(way.border) if way is not None and way.node == node else None
+        link = inventory_links.get(way.border) if way is not None and way.node == node else None
         parts |= {f"tunnels/{link.a.border}"} if link is not None else set()
     for key, number in stitch.ids.items():
         headend, kind, _ = key.split(" ", 2)
-        if kind == Kind.SR_POLICY:  # also at the switches on its way
-            parts.add(f"sr_policies/{headend}/{number}")
+        if kind == Kind.SR_POLICY:
+            parts.add(f"{SR_POLICIES}{headend}/{number}")
+    for id in plan.sr_policies:
+        parts |= sr_policy_parts(known(id, sr_policies))  # also at the switches on its way
     parts.add(f"nodes/{node}")
-    return parts | {
-        f"links/{link}" for policy in plan.sr_policies for path in policy.candidate_paths for link in path.links
-    }
+    return parts | {f"links/{link}" for link in links(plan, sr_policies)}
 
 
-def parts_refused(standing: NodeStanding, node: str, stitch: Stitch, links: Mapping[str, Link]) -> Collection[str]:
+def sr_policy_parts(policy: SrPolicy) -> set[str]:
+    """Both directions of it, as owners of its entries."""
+    ends = zip((policy.headend, policy.endpoint), policy.numbers, strict=True)
+    return {f"{SR_POLICIES}{node}/{number}" for node, number in ends} if policy.candidate_paths else set()
+
+
+def parts_refused(
+    standing: NodeStanding, node: str, stitch: Stitch, inventory_links: Mapping[str, Link], sr_policies: SrPolicies
+) -> Collection[str]:
     """The same where the node refuses anything; else nobody asks for it."""
-    return parts_at(node, stitch, links) if standing.rejected else ()
+    return parts_at(node, stitch, inventory_links, sr_policies) if standing.rejected else ()
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +193,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     intent_records: PersistentMap[IntentRecord] = tables.intent_records()
     stitches: PersistentMap[Stitch] = tables.stitches()
     """Oldest first."""
+    sr_policies: PersistentMap[SrPolicy] = tables.sr_policies()
+    """All that stitches name, by SrPolicyId.name."""
     bundles: PersistentMap[Session] = tables.bundles()
     """What stitches of the same bundle have agreed with the next domain: the same object is in all of them."""
     outbox: PersistentMap[Outgoing] = PersistentMap(keys=Outgoing.keys, due=Outgoing.due_s)
@@ -217,7 +234,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     way_back_s: dict[str, float] = msgspec.field(default_factory=dict)
     """Neighbour -> Unix time when what it refused is, or was last, asked again since it said that it has a way."""
     awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
-    """Courses, and intents as `intents/NAME`: generation that each node has yet to confirm."""
+    """Courses, intents as `intents/NAME`, and SR Policies as `sr_policies/NAME`: generation that each node has yet to
+    confirm."""
     restored: frozenset[str] = frozenset()
     """Of those: what is awaited only because this controller was started."""
     fabric: Fabric = Fabric(
@@ -228,9 +246,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     realized: Realized = Realized()
     needed: Needed = Needed()
     """What all that has begun will need in the end, as it was last counted."""
-    unrealized: frozenset[str] = frozenset()
-    """Courses that are others than `realized` was made from."""
-    uncounted: frozenset[str] = frozenset()
+    unrealized: Changes = msgspec.field(default_factory=lambda: Changes(set(), set()))
+    """What is other than `realized` was made from."""
+    uncounted: Changes = msgspec.field(default_factory=lambda: Changes(set(), set()))
     """The same of `needed`."""
     claims: ClaimsInForce | None = None
     """Claims of the intents: follows from them, and is brought up to date where it is used."""
@@ -253,6 +271,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Rule": ("rules", Rule),
     "Intent": ("intent_records", IntentRecord),
     "Course": ("stitches", Stitch),
+    "SrPolicy": ("sr_policies", SrPolicy),
     "Bundle": ("bundles", Session),
     "Outbox": ("outbox", Outgoing),
     "Closed": ("closed", Closed),
@@ -271,6 +290,8 @@ INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
 def load(records: Iterable[Record], own: str, policy: Policy) -> State:
     """Raises ValueError for a record that cannot be read. What `is_of_version_1` is left out."""
     stored: dict[str, dict[str, Any]] = {table: {} for table, _ in RECORDS.values()}
+    inside: dict[str, bytes] = {}
+    """Stitches that were stored with their paths."""
     for record in records:
         if record.content is None or record.kind == happening.RECORD:
             continue
@@ -279,13 +300,18 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         if is_of_version_1(record):
             continue
         stored[RECORDS[record.kind][0]][record.name] = read(record)
+        if record.kind == "Course" and stored_paths.is_former(record.content):
+            inside[record.name] = record.content
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
     bundles: dict[str, Session] = stored["bundles"]
-    stitches = {
-        name: _as_now(_with_session(stitch, bundles), stored["intent_records"])
-        for name, stitch in sorted(stored["stitches"].items(), key=lambda item: item[1].serial)
-    }
-    ids, taken = loaded(stored["numbers"], stitches.values())
+    sr_policies: dict[str, SrPolicy] = stored["sr_policies"]
+    stitches: dict[str, Stitch] = {}
+    for name, stitch in sorted(stored["stitches"].items(), key=lambda item: item[1].serial):
+        if name in inside:
+            stitch, policies = stored_paths.as_now(stitch, inside[name])
+            sr_policies = {policy.id.name: policy for policy in policies} | sr_policies
+        stitches[name] = _as_now(_with_session(stitch, bundles), stored["intent_records"])
+    ids, taken = loaded(stored["numbers"], stitches.values(), sr_policies.values())
     return State(
         own=own,
         policy=policy,
@@ -295,6 +321,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         rule_engine=rule_engine(stored["rules"].values()),
         intent_records=tables.intent_records(sorted(stored["intent_records"].items(), key=lambda item: item[1].serial)),
         stitches=tables.stitches(stitches),
+        sr_policies=tables.sr_policies(sr_policies),
         bundles=tables.bundles(bundles),
         outbox=PersistentMap(stored["outbox"], keys=Outgoing.keys, due=Outgoing.due_s),
         closed=PersistentMap(stored["closed"], keys=Closed.keys, due=Closed.due_s),

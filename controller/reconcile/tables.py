@@ -8,13 +8,15 @@ from controller.fulfillment.plan_entries import terms_in_force
 from controller.fulfillment.terms import network_of
 from controller.model.agreement import TunnelEnd, opened_mandate
 from controller.model.persistent import PersistentMap
+from controller.model.plan import Plan
+from controller.model.sr_policy import SrPolicy, SrPolicyId
 from controller.model.stitch import IntentRecord, Session, Stage, Standing, Stitch
 
 WAITS, ISOLATES = "waits", "isolates"
 """Intents of which something is tried again later; that isolate hosts."""
 FOR_OTHERS, UNANSWERED, AROUND = "for others", "unanswered", "around"
-"""Courses that carry what others ask for; of these, those whose offer is not answered; plans that were made around
-links that were down."""
+"""Courses that carry what others ask for; of these, those whose offer is not answered; plans and SR Policies that were
+made around links that were down, or go on without the bound that is required."""
 
 
 def node_key(name: str) -> str:
@@ -22,8 +24,13 @@ def node_key(name: str) -> str:
 
 
 def link_key(name: str) -> str:
-    """Of its candidate paths and borders."""
+    """Of borders of a plan; of candidate paths of an SR Policy."""
     return f"link {name}"
+
+
+def sr_policy_key(name: str) -> str:
+    """Of the plans whose traffic it takes."""
+    return f"sr policy {name}"
 
 
 def peer_key(name: str) -> str:
@@ -71,6 +78,26 @@ def stitches(items: Mapping[str, Stitch] | Iterable[tuple[str, Stitch]] = ()) ->
     return PersistentMap(items, keys=_stitch_keys, due=_stitch_due_s)
 
 
+def sr_policies(items: Mapping[str, SrPolicy] | Iterable[tuple[str, SrPolicy]] = ()) -> PersistentMap[SrPolicy]:
+    return PersistentMap(items, keys=_sr_policy_keys)
+
+
+def over(
+    stitches: PersistentMap[Stitch],
+    sr_policies: PersistentMap[SrPolicy],
+    links: Iterable[str],
+    nodes: Iterable[str] = (),
+) -> list[str]:
+    """Stitches whose traffic may take one of these."""
+    keys = [*map(link_key, links), *map(node_key, nodes)]
+    return stitches.by(*keys, *map(sr_policy_key, sr_policies.by(*keys)))
+
+
+def promised_key(name: str) -> str:
+    """Of those of the plans over an SR Policy about which there is an agreement, or is to be."""
+    return f"promised over {name}"
+
+
 def intent_records(
     items: Mapping[str, IntentRecord] | Iterable[tuple[str, IntentRecord]] = (),
 ) -> PersistentMap[IntentRecord]:
@@ -116,15 +143,17 @@ def _awaited_nodes(awaited: dict[str, int]) -> Collection[str]:
 
 def _stitch_keys(stitch: Stitch) -> Collection[str]:
     plan = stitch.plan
-    policies = (*plan.sr_policies, *(stitch.wanted.sr_policies if stitch.wanted is not None else ()))
-    links = {link for policy in policies for path in policy.candidate_paths for link in path.links}
-    links |= {way.border for way in (plan.ingress, plan.egress) if way is not None}
+    links = {way.border for way in (plan.ingress, plan.egress) if way is not None}
     ends = (plan.connection.source_network, plan.connection.destination_network)
-    keys = {*map(node_key, plan.nodes), *map(link_key, links), *map(network_key, ends), plan.owner}
+    keys = {*map(node_key, plan.ends), *map(link_key, links), *map(network_key, ends), plan.owner}
+    names = [id.name for id in named_sr_policies(stitch)]
+    keys |= {sr_policy_key(name) for name in names}
+    if stitch.upstream is not None or stitch.downstream is not None:
+        keys |= {promised_key(name) for name in names}
     keys |= {peer_key(session.peer) for session in (stitch.upstream, stitch.downstream) if session is not None}
     for border, end in _neighbours_ends(stitch):
         keys |= {end_key(border, end.public_key), end_key(border, end.endpoint)}
-    if plan.around:
+    if plan.around or is_unbound(plan):
         keys.add(AROUND)
     if plan.bundle:
         keys.add(bundle_key(plan.bundle))
@@ -134,6 +163,24 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
         if stitch.upstream.standing.unanswered:
             keys.add(UNANSWERED)
     return keys
+
+
+def named_sr_policies(stitch: Stitch) -> dict[SrPolicyId, None]:
+    """All that it needs, each once."""
+    plans = (stitch.plan,) if stitch.wanted is None else (stitch.plan, stitch.wanted)
+    return {id: None for plan in plans for id in plan.sr_policies if id.crosses}
+
+
+def is_unbound(plan: Plan) -> bool:
+    """It goes on slower than is required, and its paths are no longer held to that."""
+    is_bound = all(id.color.latency_us_max is not None for id in plan.sr_policies)
+    return plan.connection.latency_us_max is not None and not is_bound
+
+
+def _sr_policy_keys(policy: SrPolicy) -> Collection[str]:
+    keys = {link_key(link) for path in policy.candidate_paths for link in path.links}
+    keys |= {node_key(node) for path in policy.candidate_paths for node in path.nodes}
+    return keys | {AROUND} if policy.around else keys
 
 
 def _neighbours_ends(stitch: Stitch) -> Iterator[tuple[str, TunnelEnd]]:

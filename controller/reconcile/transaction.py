@@ -9,18 +9,20 @@ from controller.fulfillment.assembly import Compiled
 from controller.fulfillment.contribution import Vrf
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
-from controller.fulfillment.plan_ids import plan_ids
+from controller.fulfillment.paths import sr_policy
+from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
 from controller.model.agreement import Envelope
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
 from controller.model.node_entries import Delta
 from controller.model.persistent import PersistentMap
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import HeldOff, Session, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.identifiers import Identifiers
-from controller.reconcile.state import INVENTORY_TABLES, RECORDS, Outgoing, State, Touched, read
-from controller.reconcile.tables import bundle_key
+from controller.reconcile.identifiers import Identifiers, NoNumber, sr_policy_numbers
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS, SR_POLICIES, Outgoing, State, Touched, read
+from controller.reconcile.tables import bundle_key, named_sr_policies, sr_policy_key
 
 T = TypeVar("T")
 UNASKED_MAX = 256
@@ -153,6 +155,7 @@ class Transaction:
         self.rule_engine = state.rule_engine
         self.intent_records = Table(state.intent_records)
         self.stitches = Table(state.stitches)
+        self.sr_policies = Table(state.sr_policies)
         self.bundles = Table(state.bundles)
         self.outbox = Table(state.outbox)
         self.closed = Table(state.closed)
@@ -181,7 +184,7 @@ class Transaction:
         self.fabric = state.fabric
         self.realized = state.realized
         self.needed = state.needed
-        self.unrealized, self.uncounted = set(state.unrealized), set(state.uncounted)
+        self.unrealized, self.uncounted = state.unrealized.copy(), state.uncounted.copy()
         self.compiled: dict[Vrf, Compiled] = {}
         self.claims = state.claims
         self.ticked_s = state.ticked_s
@@ -189,9 +192,12 @@ class Transaction:
         self.admitted: set[str] = set()
         """Courses that have begun in this step, and have room."""
         self.fresh: set[str] = set()
-        """What has just changed on the nodes: its nodes' next generations are awaited."""
+        """What has just changed on the nodes (plans, `intents/NAME`, `sr_policies/NAME`): its nodes' next generations
+        are awaited."""
         self.relieved: set[str] = set()
         """Plans that were made around links of which one is back: another border may be better again."""
+        self.unsettled: set[str] = set()
+        """Stitches over links that have gone down or come back, where more than paths may be other than before."""
         self.filling: dict[tuple[object, ...], tuple[str, tuple[int, int]]] = {}
         """Bundles that what this step begins goes into, by what they ask for: name, and how much is in them."""
         self.loose: dict[str, Leaving] = {}
@@ -262,7 +268,12 @@ class Transaction:
     def put_stitch(self, stitch: Stitch) -> None:
         """With the numbers that its plan needs. Raises NoNumber."""
         before = self.stitches.get(stitch.plan.name)
-        stitch = self._numbered(stitch, before)
+        self._name_sr_policies(stitch)
+        try:
+            stitch = self._numbered(stitch, before)
+        except NoNumber:
+            self._forget_sr_policies(stitch)
+            raise
         for session in (before.upstream, before.downstream) if before is not None else ():
             if session is not None:
                 self.agreements.drop(session.terms.id)
@@ -270,6 +281,8 @@ class Transaction:
             if session is not None:
                 self.agreements.put(session.terms.id, stitch.plan.name)
         self.stitches.put(stitch.plan.name, stitch)
+        if before is not None:
+            self._forget_sr_policies(before)
         if stitch.plan.bundle and stitch.downstream is not None:
             self.bundles.put(stitch.plan.bundle, stitch.downstream)
         elif stitch.plan.bundle:
@@ -297,6 +310,7 @@ class Transaction:
             if session is not None:
                 self.agreements.drop(session.terms.id)
         self.stitches.drop(stitch.plan.name)
+        self._forget_sr_policies(earlier if earlier is not None else stitch)
         if stitch.plan.bundle:
             self._leave(stitch)
         self._remake(stitch.plan.name)
@@ -313,8 +327,43 @@ class Transaction:
             self.bundles.drop(bundle)
 
     def _remake(self, stitch: str) -> None:
-        self.unrealized.add(stitch)
-        self.uncounted.add(stitch)
+        self.unrealized.stitches.add(stitch)
+        self.uncounted.stitches.add(stitch)
+
+    def _name_sr_policies(self, stitch: Stitch) -> None:
+        """Files those that nobody has named before. Raises NoNumber; then none."""
+        for id in named_sr_policies(stitch):
+            if id.name in self.sr_policies.all:
+                continue
+            policy = sr_policy(self.graph, id)
+            assert policy is not None, f"{id.name}: a plan is made of what there is"
+            try:
+                numbers = self.identifiers.hold(sr_policy_ids(policy), self.now_s)
+            except NoNumber:
+                self._forget_sr_policies(stitch)
+                raise
+            first, second = (numbers[key] for key in sr_policy_ids(policy))
+            self.put_sr_policy(msgspec.structs.replace(policy, around=self.graph.down, numbers=(first, second)))
+
+    def put_sr_policy(self, policy: SrPolicy) -> None:
+        """All that name it take these paths."""
+        self.sr_policies.put(policy.id.name, policy)
+        self.unrealized.sr_policies.add(policy.id.name)
+        self.uncounted.sr_policies.add(policy.id.name)
+
+    def _forget_sr_policies(self, stitch: Stitch) -> None:
+        """Those of what it was that nobody names any more."""
+        for id in named_sr_policies(stitch):
+            name = id.name
+            policy = self.sr_policies.get(name)
+            if policy is None or self.stitches.all.count(sr_policy_key(name)):
+                continue
+            self.identifiers.release(sr_policy_numbers(policy))
+            self.sr_policies.drop(name)
+            self.unrealized.sr_policies.add(name)
+            self.uncounted.sr_policies.add(name)
+            self.awaiting.drop(f"{SR_POLICIES}{name}")
+            self.fresh.discard(f"{SR_POLICIES}{name}")
 
     def send(
         self, peer: str, message: Envelope, id: str, revision: int = 0, *, until_s: float, unasked: bool = False
@@ -360,6 +409,7 @@ class Transaction:
             rule_engine=self.rule_engine,
             intent_records=self.intent_records.all,
             stitches=self.stitches.all,
+            sr_policies=self.sr_policies.all,
             bundles=self.bundles.all,
             outbox=self.outbox.all,
             closed=self.closed.all,
@@ -386,8 +436,8 @@ class Transaction:
             graph=self._graph,
             realized=self.realized,
             needed=self.needed,
-            unrealized=frozenset(self.unrealized),
-            uncounted=frozenset(self.uncounted),
+            unrealized=self.unrealized,
+            uncounted=self.uncounted,
             claims=self.claims,
             pursuits=self.pursuits.all,
             ticked_s=self.ticked_s,
@@ -395,6 +445,7 @@ class Transaction:
             touched=Touched(
                 intent_records=tuple(self.intent_records.touched),
                 stitches=tuple(self.stitches.touched),
+                sr_policies=tuple(self.sr_policies.touched),
                 awaiting=tuple(self.awaiting.touched),
                 nodes=tuple(self.nodes.touched),
             ),
@@ -410,6 +461,7 @@ class Transaction:
             "rules": self.rules,
             "intent_records": self.intent_records,
             "stitches": self.stitches,
+            "sr_policies": self.sr_policies,
             "bundles": self.bundles,
             "outbox": self.outbox,
             "closed": self.closed,

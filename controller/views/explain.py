@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from controller.fulfillment.numbering import Kind
+from controller.fulfillment.plan_paths import cost, known, whole_us
 from controller.language.scalars import print_ports
 from controller.language.sentence import clauses
 from controller.model.agreement import Flow
@@ -11,6 +12,7 @@ from controller.model.explanation import Branch
 from controller.model.intent import Encryption
 from controller.model.requirements import Connection, Origin
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stitch
+from controller.reconcile.identifiers import sr_policy_numbers
 from controller.reconcile.state import State
 from controller.views import entry_view
 from controller.views.intent_status import intent_status, paths_of, segment_lists
@@ -166,9 +168,10 @@ def _unmet(intent_record: IntentRecord) -> Iterator[Branch]:
 
 def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) -> Branch:
     """With its agreements and, unless `brief`, what it has installed."""
-    path = "; ".join(" ".join(path) for path in paths_of(stitch))
+    path = "; ".join(" ".join(path) for path in paths_of(state, stitch))
     text = f"{stitch.plan.name}: {stitch.stage}, path {path}"
-    text += f", latency {stitch.latency_us / 1000:g} ms, cost {stitch.plan.cost}"
+    text += f", latency {whole_us(stitch, state.sr_policies) / 1000:g} ms"
+    text += f", cost {cost(stitch.plan, state.sr_policies)}"
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 
@@ -260,16 +263,14 @@ def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
     if _isolates(entry):
         return ()
     known_by = _number(node, entry)
-    if known_by is not None:
-        beginning, number = known_by
-        exact = tuple(
-            stitch
-            for stitch in state.stitches.values()
-            if any(number_held == number and key.startswith(beginning) for key, number_held in stitch.ids.items())
-        )
-        if exact:
-            return exact
-    return tuple(stitch for stitch in state.stitches.values() if stitch.plan.owner == entry.owner)
+    numbered = (stitch for stitch in state.stitches.values() if known_by is not None and _has(state, stitch, *known_by))
+    return tuple(numbered) or tuple(stitch for stitch in state.stitches.values() if stitch.plan.owner == entry.owner)
+
+
+def _has(state: State, stitch: Stitch, beginning: str, number: int) -> bool:
+    policies = (known(id, state.sr_policies) for id in stitch.plan.sr_policies)
+    ids = (stitch.ids, *(sr_policy_numbers(policy) for policy in policies))
+    return any(held == number and key.startswith(beginning) for numbers in ids for key, held in numbers.items())
 
 
 def _number(node: str, entry: OwnedEntry) -> tuple[str, int] | None:
@@ -324,7 +325,7 @@ def _who(kind: str) -> str:
     words = {
         "intents": "what this intent asks for",
         "agreements": "what we carry for a neighbour, as agreed",
-        "sr_policies": "the SR Policy: shared by all that take these paths",
+        "sr_policies": "the SR Policy: shared by all that ask for the same way",
         "networks": "the network: its hosts, and what they may do by default",
         "links": "the link: there whatever the intents are",
         "nodes": "the node: there whatever the intents are",

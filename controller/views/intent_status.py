@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from controller.fulfillment import numbering
+from controller.fulfillment import numbering, plan_paths
 from controller.fulfillment.plan_entries import borders, path_mtu
 from controller.fulfillment.plan_ids import FORWARD, Stretch, at_tail, stretches
+from controller.fulfillment.plan_paths import cost, is_too_slow, unprotected, whole_us
 from controller.fulfillment.shortfall import percent, words
 from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import print_sentence
@@ -24,7 +25,7 @@ from controller.model.requirements import Connection, Requirements
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
 from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.link_state import cut
-from controller.reconcile.state import State, parts_refused
+from controller.reconcile.state import SR_POLICIES, State, parts_refused
 from dataplane.reasons import IPV6_LEAST_MTU
 
 HANDSHAKE_S_MAX = 200.0
@@ -90,14 +91,14 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
     if intent_record.requirements.origins:
         status["origins"] = _origins(intent_record.requirements)
     if stitches:
-        status["path"] = paths_of(stitches[0])[0]
+        status["path"] = paths_of(state, stitches[0])[0]
         status["paths"] = [path for stitch in stitches for path in branches(state, stitch)]
         lists = segment_lists(state, stitches[0])
         status["segments"] = [list(segments.segments) for segments in lists]
         status["containers"] = [list(segments.containers) for segments in lists]
         status["predicted"] = {
-            "latency_ms": max(stitch.latency_us for stitch in stitches) / 1000,
-            "cost": max(stitch.plan.cost for stitch in stitches),
+            "latency_ms": max(whole_us(stitch, state.sr_policies) for stitch in stitches) / 1000,
+            "cost": max(cost(stitch.plan, state.sr_policies) for stitch in stitches),
         }
         if measured := _measured_whole(state, stitches):
             status["measured"] = measured
@@ -152,9 +153,9 @@ def _connection(
         yield _without_plan(where, connection_status)
     elif coming is None and carrying is not None:
         yield _carried(state, connection, carrying, now_s)
-    elif coming is not None and carrying is not None and not cut(carrying.plan, state.down):
+    elif coming is not None and carrying is not None and not cut(carrying.plan, state.down, state.sr_policies):
         wanted = (connection, intent_record.intent.priority)
-        said, path = _begun(state, where, coming), _words(carrying)
+        said, path = _begun(state, where, coming), _words(state, carrying)
         if (carrying.plan.connection, carrying.plan.priority) == wanted:
             yield _carried(state, connection, carrying, now_s)
             yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
@@ -208,25 +209,25 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float)
     where = connection.destination_network
     if stitch.stage in (Stage.NEGOTIATING, Stage.ADDING):
         return _begun(state, where, stitch)
-    if lost := cut(stitch.plan, state.down):
+    if lost := cut(stitch.plan, state.down, state.sr_policies):
         gone = ", ".join(lost)
         return Said(Phase.PENDING, f"{where}: its way is cut and there is no other yet: {gone} without a carrier")
     if silent := tunnel_fault(state, stitch, now_s):
         return Said(silent.phase, f"{where}: {silent.reason}")
-    if stitch.too_slow:
-        needed, latency_us = connection.latency_us_max or 0, stitch.latency_us
+    if is_too_slow(stitch, state.sr_policies):
+        needed, latency_us = connection.latency_us_max or 0, whole_us(stitch, state.sr_policies)
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {latency_us / 1000:g} ms"
-        around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
+        around = f" (without a carrier: {', '.join(without)})" if (without := _around(state, stitch)) else ""
         return Said(Phase.DEGRADED, f"{where}: latency: {reason}{around}")
-    if unprotected := stitch.plan.unprotected:
-        ends = " and ".join(f"{policy.headend} to {policy.endpoint}" for policy in unprotected)
+    if single := unprotected(stitch.plan, state.sr_policies):
+        ends = " and ".join(f"{id.headend} to {id.endpoint}" for id in single)
         reason = f"two paths are required that share no {connection.disjoint}; there is one from {ends}"
-        around = f" (without a carrier: {', '.join(stitch.plan.around)})" if stitch.plan.around else ""
+        around = f" (without a carrier: {', '.join(without)})" if (without := _around(state, stitch)) else ""
         return Said(Phase.DEGRADED, f"{where}: disjoint: {reason}{around}")
     if lacks_ipv6(state, connection, stitch):
-        reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric))}"
+        reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric, state.sr_policies))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
-    return Said(Phase.ACTIVE, f"{where}: carried by {_words(stitch)}" if _stands(state, stitch) else "")
+    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if _stands(state, stitch) else "")
 
 
 def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:
@@ -249,7 +250,7 @@ def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:
 
 
 def lacks_ipv6(state: State, connection: Connection, stitch: Stitch) -> bool:
-    return "ipv6" in families(connection) and path_mtu(stitch, state.fabric) < IPV6_LEAST_MTU
+    return "ipv6" in families(connection) and path_mtu(stitch, state.fabric, state.sr_policies) < IPV6_LEAST_MTU
 
 
 def families(connection: Connection) -> set[str]:
@@ -283,10 +284,10 @@ def _renewal(state: State, where: str, session: Session, now_s: float) -> Iterat
 def _waiting(state: State, stitch: Stitch) -> str:
     """Nodes, each with why it does not answer."""
     words = []
-    for node in sorted(state.awaiting.get(stitch.plan.name, {})):
+    for node in sorted(awaited_of(state, stitch)):
         standing, why = state.nodes.get(node), ""
         if standing is not None:
-            why = standing.why(parts_refused(standing, node, stitch, state.inventory.links))
+            why = standing.why(parts_refused(standing, node, stitch, state.inventory.links, state.sr_policies))
             why = why or ("" if standing.reachable else standing.reason)
         words.append(f"{node} ({why})" if why else node)
     return ", ".join(words) or "none"
@@ -297,13 +298,15 @@ def _waiting(state: State, stitch: Stitch) -> str:
 
 def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch]) -> Iterator[Said]:
     """What its nodes have of it. What a node has once confirmed stays there, whatever becomes of its agent."""
-    nodes = {node for stitch in stitches for node in stitch.plan.nodes}
+    nodes = {node for stitch in stitches for node in plan_paths.nodes(stitch.plan, state.sr_policies)}
     isolation = intent_record.requirements.isolation
     if isolation is not None:
         nodes |= {host.node for host in isolation.hosts}
-    names = [f"intents/{intent_record.intent.name}", *(stitch.plan.name for stitch in stitches)]
-    awaited = {node for name in names for node in state.awaiting.get(name, {})}
-    unconfirmed = {*intent_record.unconfirmed, *(node for stitch in stitches for node in stitch.unconfirmed)}
+    awaited = {
+        *state.awaiting.get(f"intents/{intent_record.intent.name}", {}),
+        *(node for stitch in stitches for node in awaited_of(state, stitch)),
+    }
+    unconfirmed = {*intent_record.unconfirmed, *(node for stitch in stitches for node in _unconfirmed(state, stitch))}
     waiting = []
     owner = f"intents/{intent_record.intent.name}"
     for node in sorted(nodes | awaited):
@@ -311,7 +314,7 @@ def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch])
         if standing is None:
             continue
         links = state.inventory.links
-        parts = {owner}.union(*(parts_refused(standing, node, stitch, links) for stitch in stitches))
+        parts = {owner}.union(*(parts_refused(standing, node, stitch, links, state.sr_policies) for stitch in stitches))
         if not standing.reachable and node in unconfirmed:
             yield Said(Phase.INSTALLING, f"node {node} unreachable: {standing.reason}; it has not confirmed this yet")
         elif not standing.reachable:
@@ -331,14 +334,36 @@ def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch])
         yield Said(Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}")
 
 
+def awaited_of(state: State, stitch: Stitch) -> set[str]:
+    """Nodes that have yet to confirm what it has there. That of its paths which is on its way to a node that answers
+    changes nothing: it had others before."""
+    nodes = set(state.awaiting.get(stitch.plan.name, {}))
+    for id in stitch.plan.sr_policies:
+        for node in state.awaiting.get(f"{SR_POLICIES}{id.name}", {}):
+            standing = state.nodes.get(node)
+            nodes |= {node} if standing is not None and (not standing.reachable or standing.rejected) else set()
+    return nodes
+
+
+def _unconfirmed(state: State, stitch: Stitch) -> set[str]:
+    policies = (plan_paths.known(id, state.sr_policies) for id in stitch.plan.sr_policies)
+    return {*stitch.unconfirmed, *(node for policy in policies for node in policy.unconfirmed)}
+
+
+def _around(state: State, stitch: Stitch) -> list[str]:
+    """Links that were down when its borders and paths were chosen."""
+    policies = (plan_paths.known(id, state.sr_policies) for id in stitch.plan.sr_policies)
+    return sorted({*stitch.plan.around, *(link for policy in policies for link in policy.around)})
+
+
 def _stands(state: State, stitch: Stitch) -> bool:
     """All its nodes have confirmed it."""
-    if state.awaiting.get(stitch.plan.name) or stitch.unconfirmed:
+    if awaited_of(state, stitch) or _unconfirmed(state, stitch):
         return False
     links = state.inventory.links
     standings = [
-        (standing, parts_refused(standing, node, stitch, links))
-        for node in stitch.plan.nodes
+        (standing, parts_refused(standing, node, stitch, links, state.sr_policies))
+        for node in plan_paths.nodes(stitch.plan, state.sr_policies)
         if (standing := state.nodes.get(node)) is not None
     ]
     return all(
@@ -350,7 +375,7 @@ def _stands(state: State, stitch: Stitch) -> bool:
 # ---- ways
 
 
-def paths_of(stitch: Stitch) -> list[list[str]]:
+def paths_of(state: State, stitch: Stitch) -> list[list[str]]:
     """For each pair of nodes where it enters and leaves: own nodes, and the domains after them as far as we know."""
     plan = stitch.plan
     beyond = [plan.egress.domain] if plan.egress is not None else []
@@ -358,13 +383,12 @@ def paths_of(stitch: Stitch) -> list[list[str]]:
         beyond.append(plan.connection.destination_domain)
     before = [plan.ingress.domain] if plan.ingress is not None else []
     return [
-        [*before, *(policy.candidate_paths[0].nodes if policy.candidate_paths else (policy.headend,)), *beyond]
-        for policy in plan.sr_policies
+        [*before, *plan_paths.known(id, state.sr_policies).nodes_from(id.headend), *beyond] for id in plan.sr_policies
     ]
 
 
-def _words(stitch: Stitch) -> str:
-    return "; ".join(" ".join(path) for path in paths_of(stitch))
+def _words(state: State, stitch: Stitch) -> str:
+    return "; ".join(" ".join(path) for path in paths_of(state, stitch))
 
 
 class Segments(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,7 +403,7 @@ class Segments(msgspec.Struct, frozen=True, kw_only=True):
 def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
     """The paths, each with its segment lists."""
     last = _to_neighbour(state, stitch)
-    triples = zip(paths_of(stitch), _inside(state, stitch), measured_paths(state, stitch), strict=True)
+    triples = zip(paths_of(state, stitch), _inside(state, stitch), measured_paths(state, stitch), strict=True)
     return [
         {
             "path": path,
@@ -393,14 +417,14 @@ def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
 
 def measured_paths(state: State, stitch: Stitch) -> list[tuple[PathMeasurement, ...]]:
     """Of each SR Policy of its plan what its headend's probes say of the candidate paths, best first."""
-    return [_measured(state, stitch, stretch) for stretch in stretches(stitch.plan) if stretch.direction == FORWARD]
+    return [_measured(state, stretch) for stretch in stretches(stitch.plan) if stretch.direction == FORWARD]
 
 
-def _measured(state: State, stitch: Stitch, stretch: Stretch) -> tuple[PathMeasurement, ...]:
+def _measured(state: State, stretch: Stretch) -> tuple[PathMeasurement, ...]:
     standing = state.nodes.get(stretch.head)
-    if standing is None or not stretch.crosses or stretch.sr_policy not in stitch.ids:
+    if standing is None or not stretch.crosses:
         return ()
-    group = stitch.ids[stretch.sr_policy]
+    group = state.sr_policies[stretch.id.name].number_at(stretch.head)
     here = (measurement for measurement in standing.measured_paths if measurement.liveness_group == group)
     return tuple(sorted(here, key=lambda measurement: measurement.slot))
 
@@ -412,7 +436,7 @@ def _measured_whole(state: State, stitches: list[Stitch]) -> dict[str, float]:
         if stitch.plan.ingress is not None or stitch.plan.egress is not None:
             return {}
         for policy, measured in zip(stitch.plan.sr_policies, measured_paths(state, stitch), strict=True):
-            if policy.headend == policy.endpoint:
+            if not policy.crosses:
                 continue
             alive = [measurement for measurement in measured if measurement.is_alive and measurement.delay_us]
             if not alive:
@@ -447,7 +471,7 @@ def _ways(state: State, stitch: Stitch, stretch: Stretch) -> list[Segments]:
     if function not in stitch.ids:
         return []
     sid = numbering.sid(state.fabric.locators[stretch.tail], stitch.ids[function])
-    lists = state.fabric.segment_lists(stretch.policy, stretch.head)
+    lists = state.fabric.segment_lists(plan_paths.known(stretch.id, state.sr_policies), stretch.head)
     return [
         Segments(
             segments=segment_list.containers.sids(sid),

@@ -83,7 +83,7 @@ def _agreement(state: State, stitch: Stitch, session: Session, now_s: float) -> 
         "peer": session.peer,
         "owner": stitch.plan.owner,
         "intents": _served(state, stitch),
-        "path": paths_of(stitch)[0],
+        "path": paths_of(state, stitch)[0],
         "paths": branches(state, stitch),
         "segments": [list(segments.segments) for segments in lists],
         "containers": [list(segments.containers) for segments in lists],

@@ -8,6 +8,7 @@ from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.fabric import BorderPort
 from controller.fulfillment.negotiate import make_acceptance, promise, sealed
 from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
+from controller.fulfillment.plan_paths import likely_us, own_latency_us, promised_us
 from controller.fulfillment.protocol import Role, Word, after
 from controller.model.agreement import (
     Envelope,
@@ -45,7 +46,8 @@ def offer_onward(transaction: Transaction, name: str) -> None:
     expires_s = upstream.expires_s if upstream is not None else _offered_until_s(transaction, stitch)
     id = earlier.terms.id if earlier is not None else _agreement_id(transaction, stitch)
     revision = earlier.terms.revision + 1 if earlier is not None else 1
-    left_us = min((us for us in map(_left_us, sharing) if us is not None), default=None)
+    lefts_us = [_left_us(transaction, member) for member in sharing]
+    left_us = min((us for us in lefts_us if us is not None), default=None)
     mandate = (
         upstream.mandate
         if upstream is not None
@@ -114,7 +116,7 @@ def _mandate(
     return sealed(mandate, transaction.keys)
 
 
-def _left_us(stitch: Stitch) -> int | None:
+def _left_us(transaction: Transaction, stitch: Stitch) -> int | None:
     """Of the latency that is required, for what comes after us. Where we are too slow, what was promised is enough."""
     upstream, session = stitch.upstream, stitch.downstream
     limit_us = upstream.terms.latency_us_max if upstream is not None else stitch.plan.connection.latency_us_max
@@ -123,7 +125,7 @@ def _left_us(stitch: Stitch) -> int | None:
     enough_us = 0
     if upstream is None and session is not None and session.agreement is not None:
         enough_us = session.agreement.latency_us
-    return max(limit_us - stitch.plan.own_latency_us, enough_us)
+    return max(limit_us - own_latency_us(stitch.plan, transaction.sr_policies.all), enough_us)
 
 
 def _offered_until_s(transaction: Transaction, stitch: Stitch) -> int:
@@ -167,7 +169,7 @@ def _end(transaction: Transaction, sharing: Sequence[Stitch], border_port: Borde
 
 def _size(transaction: Transaction, stitch: Stitch, border_port: BorderPort, *, offeror: bool) -> int:
     """The largest packet that we take at a border, as far as we know what lies behind it."""
-    sizes = [inside_mtu(stitch.plan, transaction.fabric), border_port.inner_mtu]
+    sizes = [inside_mtu(stitch.plan, transaction.fabric, transaction.sr_policies.all), border_port.inner_mtu]
     beyond = stitch.upstream if offeror else stitch.downstream
     if beyond is not None:
         other = transaction.fabric.border_ports.get(beyond.terms.border)
@@ -197,12 +199,23 @@ def watch_ends(transaction: Transaction) -> None:
         border_port = transaction.fabric.border_ports.get(downstream.terms.border) if downstream is not None else None
         if border_port is None or downstream is None or stitch.stage.leaving:
             continue
-        end = downstream.terms.offeror_end
-        is_smaller = _size(transaction, stitch, border_port, offeror=True) < end.inner_mtu
-        if _is_elsewhere(transaction, border_port.link, end) or (
-            is_smaller and stitch.stage == Stage.ACTIVE and downstream.standing == Standing.AGREED
-        ):
+        if _is_elsewhere(transaction, border_port.link, downstream.terms.offeror_end):
             offer_onward(transaction, stitch.plan.name)
+        else:
+            offer_smaller(transaction, stitch.plan.name)
+
+
+def offer_smaller(transaction: Transaction, name: str) -> None:
+    """Where we take smaller packets than we have offered, it is offered anew."""
+    stitch = transaction.stitches.get(name)
+    session = stitch.downstream if stitch is not None else None
+    if stitch is None or session is None or stitch.stage != Stage.ACTIVE or session.standing != Standing.AGREED:
+        return
+    border_port = transaction.fabric.border_ports.get(session.terms.border)
+    if border_port is None:
+        return
+    if _size(transaction, stitch, border_port, offeror=True) < session.terms.offeror_end.inner_mtu:
+        offer_onward(transaction, name)
 
 
 def _is_elsewhere(transaction: Transaction, border: str, end: TunnelEnd) -> bool:
@@ -234,7 +247,9 @@ def answer(transaction: Transaction, name: str) -> None:
         return
     stitch = msgspec.structs.replace(stitch, plan=stitch.plan_to_be, wanted=None)
     bound_us = session.terms.latency_us_max
-    if bound_us is not None and stitch.promised_us > bound_us:
+    sr_policies = transaction.sr_policies.all
+    needed_us = promised_us(stitch, sr_policies)
+    if bound_us is not None and needed_us > bound_us:
         if not _ask_for_less(transaction, stitch, bound_us):
             refuse_upstream(
                 transaction,
@@ -243,8 +258,8 @@ def answer(transaction: Transaction, name: str) -> None:
             )
         return
     end = _end(transaction, (stitch,), border_port, offeror=False)
-    pledged_us = promise(stitch.promised_us, bound_us)
-    signed = make_acceptance(session.offer, session.terms, end, pledged_us, transaction.keys, stitch.likely_us)
+    pledged_us, expected_us = promise(needed_us, bound_us), likely_us(stitch, sr_policies)
+    signed = make_acceptance(session.offer, session.terms, end, pledged_us, transaction.keys, expected_us)
     session = msgspec.structs.replace(session, answer=signed)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=session, stage=stitch.stage.after(Fact.SIGNED)))
     transaction.fresh.add(name)
@@ -264,7 +279,8 @@ def _is_same(terms: Terms, other: Terms) -> bool:
 
 def _ask_for_less(transaction: Transaction, stitch: Stitch, bound_us: int) -> bool:
     """Whether what lies beyond us may be had with a smaller promise, so that our bound is held: it is asked, or was."""
-    onward, left_us = stitch.downstream, bound_us - stitch.plan.own_latency_us
+    onward = stitch.downstream
+    left_us = bound_us - own_latency_us(stitch.plan, transaction.sr_policies.all)
     if onward is None or onward.agreement is None or onward.agreement.likely_us > left_us:
         return False
     asked_us = onward.terms.latency_us_max
@@ -288,7 +304,8 @@ def keep_promise(transaction: Transaction, name: str) -> None:
     if border_port is not None:
         size = min(_size(transaction, stitch, border_port, offeror=False), acceptor_end.inner_mtu)
         acceptor_end = msgspec.structs.replace(acceptor_end, inner_mtu=size)
-    bound_us, needed_us = agreement.terms.latency_us_max, stitch.promised_us
+    sr_policies = transaction.sr_policies.all
+    bound_us, needed_us = agreement.terms.latency_us_max, promised_us(stitch, sr_policies)
     is_longer = bound_us is not None and needed_us > agreement.latency_us
     if not is_longer and acceptor_end == agreement.acceptor_end:
         return
@@ -300,13 +317,13 @@ def keep_promise(transaction: Transaction, name: str) -> None:
         return
     if (session := take_share(transaction, stitch, session)) is None:
         return
-    promised_us, expected_us = agreement.latency_us, agreement.expected_us
+    pledged_us, expected_us = agreement.latency_us, agreement.expected_us
     if is_longer:
-        promised_us, expected_us = promise(needed_us, bound_us), stitch.likely_us
-    signed = make_acceptance(agreement.offer, agreement.terms, acceptor_end, promised_us, transaction.keys, expected_us)
+        pledged_us, expected_us = promise(needed_us, bound_us), likely_us(stitch, sr_policies)
+    signed = make_acceptance(agreement.offer, agreement.terms, acceptor_end, pledged_us, transaction.keys, expected_us)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=msgspec.structs.replace(session, answer=signed)))
     transaction.fresh.add(name)
-    transaction.log("promise_amended", agreement=agreement.terms.id, peer=session.peer, latency_us=str(promised_us))
+    transaction.log("promise_amended", agreement=agreement.terms.id, peer=session.peer, latency_us=str(pledged_us))
 
 
 def deliver_answer(transaction: Transaction, stitch: Stitch) -> Stitch:
