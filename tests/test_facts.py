@@ -12,6 +12,7 @@ from controller.model.discovery import PortMeasurement, RemoteSystem, agree
 from controller.model.event import Discovered, Measured, NodeDescribed, NodeUnreachable, Reply
 from controller.reconcile.facts import MEASURED_S
 from controller.reconcile.transaction import Transaction
+from controller.revisions import Revisions
 from controller.views import doctor
 from dataplane.host_api import PortRole
 from tests.simulator import World
@@ -88,12 +89,32 @@ def test_where_the_operator_says_nothing_what_is_measured_counts_in_paths(world:
     assert not has_way(world, 100_000), "an unknown loss satisfies nothing"
     measure(world, 1.0, ends=("t1",))
     measure(world, 2.0, ends=("tc1",))
-    assert status(world)["facts"]["loss_percent"]["source"] == "measurement"
+    assert status(world)["facts"]["loss_percent"] == {"value": "2", "source": "measurement"}
     world.run(1.0)
     assert world.controllers["transit"].state.losses == {LINK: 2.0}, "of what the ends say the worse counts"
     assert (has_way(world, 30_000), has_way(world, 15_000)) == (True, False)
     (edge,) = (edge for edge in exported(world) if edge["key"] == f"links/{LINK}")
     assert edge["loss_said_by"] == "measurement"
+
+
+def test_what_is_measured_already_counts_as_soon_as_the_operator_says_nothing_any_more(world: World) -> None:
+    measure(world, 1.0)
+    assert world.controllers["transit"].state.losses == {}
+    silent(world)
+    assert world.controllers["transit"].state.losses == {LINK: 1.0}
+
+
+def test_a_measurement_that_says_the_same_again_is_no_change_to_who_watches(world: World) -> None:
+    revisions = Revisions(1)
+    measure(world, 0.1)
+    (first,) = revisions.look("links", [world.get("transit", "links", LINK)])
+    world.run(30.0)
+    measure(world, 0.2)
+    (second,) = revisions.look("links", [world.get("transit", "links", LINK)])
+    assert second.metadata["revision"] == first.metadata["revision"]
+    measure(world, 5.0)
+    (third,) = revisions.look("links", [world.get("transit", "links", LINK)])
+    assert third.metadata["revision"] > second.metadata["revision"]
 
 
 def exported(world: World) -> list[dict[str, Any]]:
@@ -125,7 +146,6 @@ def test_a_measurement_ends_with_its_age_with_its_node_and_with_a_word_of_the_op
     assert controller.state.losses == {LINK: 1.0}
     manifest = {"apiVersion": "netstitch/v1", "kind": "Link", "metadata": {"name": LINK}, "spec": declared.spec}
     world.apply("transit", json.dumps(manifest))
-    world.run(3.0)
     assert controller.state.losses == {}
     assert status(world)["facts"]["loss_percent"]["source"] == "operator"
 

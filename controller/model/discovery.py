@@ -104,7 +104,12 @@ def agree(what: str, one: str, other: str) -> bool:
 _RANK = {source: rank for rank, source in enumerate(Source)}
 
 
+def _standing(statement: Statement) -> float:
+    return -float(statement.value) if statement.source == Source.MEASUREMENT else statement.at_s or 0
+
+
 def prevailing(statements: Iterable[Statement]) -> dict[str, Statement]:
-    """Of each `what` the fact that counts: by source, and of one source the one that has stood longest."""
-    ranked = sorted(statements, key=lambda one: (_RANK[one.source], one.at_s or 0, one.by, one.value))
+    """Of each `what` the fact that counts: by source, and of one source the one that has stood longest; of measurements
+    the worst, which is the greatest."""
+    ranked = sorted(statements, key=lambda one: (_RANK[one.source], _standing(one), one.by, one.value))
     return {one.what: one for one in reversed(ranked)}

@@ -165,12 +165,12 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
                 _look_again(transaction)
         case NodeUnreachable():
             rollout.unreachable(transaction, event)
-            _learnt(transaction, facts.learn(transaction, event.node))
+            _learn(transaction, facts.at(transaction, event.node))
         case Discovered():
             rollout.discovered(transaction, event)
         case Measured():
             rollout.measured(transaction, event)
-            _learnt(transaction, facts.learn(transaction, event.node))
+            _learn(transaction, facts.at(transaction, event.node))
         case NodeSynced():
             rollout.synced(transaction, event)
         case NodeRejected():
@@ -182,9 +182,9 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
     return transaction
 
 
-def _learnt(transaction: Transaction, changed: bool) -> None:
-    """What no way could hold may have one, now that more or something else is known."""
-    if changed:
+def _learn(transaction: Transaction, links: Iterable[str]) -> None:
+    """What no way could hold may have one, where more or something else is known of links."""
+    if facts.learn(transaction, links):
         unsettle(transaction)
         _look_again(transaction)
 
@@ -206,6 +206,7 @@ def _without_numbers(transaction: Transaction) -> str:
 
 def _inventory_changed(transaction: Transaction) -> None:
     if transaction.inventory_changed:
+        facts.learn(transaction, transaction.links.touched)
         number_networks(transaction)
         transaction.refresh_fabric()
         ending.end_unpinned(transaction)
@@ -231,7 +232,7 @@ def _tick(transaction: Transaction) -> None:
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)
-    _learnt(transaction, facts.forget(transaction))
+    _learn(transaction, tuple(transaction.losses.all))  # some of it may have become too old
     pursue_what_can_change(transaction)
     rollout.audit(transaction)
     transaction.ticked_s = transaction.now_s

@@ -1,6 +1,6 @@
 """What is measured of links, where the operator says nothing: it counts in paths, until it is too old."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from controller.model.discovery import PortMeasurement
 from controller.model.inventory import Link, LinkEnd
@@ -24,17 +24,18 @@ def measurements(
                 yield end, measurement
 
 
-def learn(transaction: Transaction, node: str) -> bool:
-    """What a node measures now, or no longer; whether anything that counts is another than before."""
-    for name, link in transaction.links.all.items():
-        if link.loss_percent is None and link.b is not None and node in (link.a.node, link.b.node):
-            _learn(transaction, name)
-    return transaction.losses.changed
+def at(transaction: Transaction, node: str) -> list[str]:
+    """Links of a node of which the operator says no loss."""
+    return [
+        name
+        for name, link in transaction.links.all.items()
+        if link.loss_percent is None and link.b is not None and node in (link.a.node, link.b.node)
+    ]
 
 
-def forget(transaction: Transaction) -> bool:
-    """The same of what has become too old, or the operator's by now."""
-    for name in tuple(transaction.losses.all):
+def learn(transaction: Transaction, links: Iterable[str]) -> bool:
+    """What is known of these now; whether anything that counts is another than before."""
+    for name in links:
         _learn(transaction, name)
     return transaction.losses.changed
 
