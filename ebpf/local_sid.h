@@ -25,18 +25,6 @@ struct {
 	__type(value, struct local_sid_value);
 } local_sid SEC(".maps");
 
-/*
- * Is the SRH behind the outer header well formed? Deviates: RFC 8754 §2.1, no TLVs; at most 8 segments. Others cross a
- * node, but cannot end there.
- */
-static __always_inline bool is_srh_right(const struct segment_routing *srh, __u32 payload_length)
-{
-	__u32 last_entry = srh->last_entry;
-
-	return srh->routing_type == ROUTING_TYPE_SEGMENT_ROUTING && last_entry < MAX_SEGMENTS &&
-	       srh->hdr_ext_len == 2 * (last_entry + 1) && 8 + 8 * (__u32)srh->hdr_ext_len <= payload_length;
-}
-
 /* The next container of the SRH becomes the destination: RFC 8986 §4.1. A reduced SRH lacks the first (RFC 8754 §4.1.1). */
 static __noinline int next_container(struct xdp_md *ctx, const struct packet *packet)
 {

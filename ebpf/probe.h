@@ -73,7 +73,7 @@ static __always_inline const struct stamp *probe_at(struct xdp_md *ctx, const st
 	if (next_header == PROTOCOL_ROUTING) {
 		struct segment_routing *srh = pull(&c, sizeof(*srh));
 
-		if (!srh || srh->segments_left || srh->hdr_ext_len > 2 * MAX_SEGMENTS)
+		if (!srh || srh->segments_left || !is_srh_right(srh, bpf_ntohs(ip->payload_length)))
 			return NULL;
 		next_header = srh->next_header;
 		c.position += (srh->hdr_ext_len & 31) * 8;

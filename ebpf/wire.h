@@ -115,6 +115,18 @@ struct segment_routing {
 _Static_assert(sizeof(struct segment_routing) == 8, "segment_routing");
 #define ROUTING_TYPE_SEGMENT_ROUTING 4
 
+/*
+ * Is the SRH behind the outer header well formed? Deviates: RFC 8754 §2.1, no TLVs; at most 8 segments. Others cross a
+ * node, but cannot end there.
+ */
+static __always_inline bool is_srh_right(const struct segment_routing *srh, __u32 payload_length)
+{
+	__u32 last_entry = srh->last_entry;
+
+	return srh->routing_type == ROUTING_TYPE_SEGMENT_ROUTING && last_entry < MAX_SEGMENTS &&
+	       srh->hdr_ext_len == 2 * (last_entry + 1) && 8 + 8 * (__u32)srh->hdr_ext_len <= payload_length;
+}
+
 struct tcp {
 	__be16 source_port;
 	__be16 destination_port;

@@ -1,11 +1,11 @@
 """End, End.X, End.DT46, transit (RFC 8986), compressed SIDs (RFC 9800), ingress classes, and ECN (RFC 6040)."""
 
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, IPv6
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
 
-from dataplane.reasons import DropReason
+from dataplane.reasons import STAMP_PORT, DropReason
 from dataplane.reference import Drop, Forward, Pass
 from vectors.case import (
     KNOWN_HOSTS,
@@ -91,6 +91,7 @@ def endpoint_errors() -> list[Vector]:
     other = bytearray(bytes(srv6(INNER, two, 1)))
     other[42] = 2
     reason = DropReason.MALFORMED
+    probe = bytes(UDP(sport=49152, dport=STAMP_PORT) / Raw(bytes(112)))
     return [
         _drop("end-without-srh", FABRIC, plain, DropReason.SEGMENTS_LEFT),
         _drop("end-srh-longer-than-list", FABRIC, bytes(long), DropReason.MALFORMED, ether_type=0x86DD),
@@ -99,6 +100,19 @@ def endpoint_errors() -> list[Vector]:
         _drop("end-nine-segments", FABRIC, srv6(INNER, [*[NEXT] * 7, END, NEXT], 1), DropReason.MALFORMED),
         _drop("end-srh-beyond-payload", FABRIC, _with_payload(srv6(INNER, two, 1), 24), reason, ether_type=0x86DD),
         _drop("end-no-segments-left", FABRIC, srv6(INNER, [NEXT, END], 0), DropReason.SEGMENTS_LEFT),
+        _drop("end-strange-probe", FABRIC, IPv6(src=NEXT, dst=END, nh=17) / Raw(probe), DropReason.SEGMENTS_LEFT),
+        _drop(
+            "end-strange-probe-srh",
+            FABRIC,
+            srv6(probe, two, 0, next_header=17, destination=END),
+            DropReason.SEGMENTS_LEFT,
+        ),
+        _drop(
+            "end-strange-probe-tlv",
+            FABRIC,
+            srv6(bytes(8) + probe, two, 0, next_header=17, destination=END, len=5),
+            reason,
+        ),
         _drop("end-too-many-left", FABRIC, srv6(INNER, two, 3, destination=END), DropReason.SEGMENTS_LEFT),
         _drop("end-hop-limit-1", FABRIC, srv6(INNER, two, 1, hop_limit=1), DropReason.HOP_LIMIT),
         _drop("end-hop-limit-0", FABRIC, srv6(INNER, two, 1, hop_limit=0), DropReason.HOP_LIMIT),
