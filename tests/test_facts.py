@@ -10,6 +10,7 @@ from controller.language.fault import ManifestInvalid
 from controller.model.constraints import Constraints
 from controller.model.discovery import PortMeasurement, RemoteSystem, agree
 from controller.model.event import Discovered, Measured, NodeDescribed, NodeUnreachable, Reply
+from controller.model.sr_policy import SrPolicyId
 from controller.reconcile.facts import MEASURED_S
 from controller.reconcile.transaction import Transaction
 from controller.revisions import Revisions
@@ -56,7 +57,7 @@ def has_way(world: World, loss_ppm_max: int) -> bool:
     """From t1 over that link, and no other."""
     controller = world.controllers["transit"]
     graph = Transaction(controller.state, world.now_s, controller.keys).graph
-    policy = sr_policy(graph, "t1", "tc1", Constraints(loss_ppm_max=loss_ppm_max))
+    policy = sr_policy(graph, SrPolicyId(headend="t1", endpoint="tc1", color=Constraints(loss_ppm_max=loss_ppm_max)))
     return policy is not None and any(path.links == (LINK,) for path in policy.candidate_paths)
 
 
