@@ -311,3 +311,20 @@ def test_labs_share_no_loopback_address() -> None:
     addresses = {holder._loopback_of(process) for process in range(1, 1 << 22, 61)}
     assert len(addresses) == len(range(1, 1 << 22, 61))
     assert all(address in holder._LAB_ADDRESSES for address in map(ipaddress.IPv4Address, list(addresses)[:1000]))
+
+
+def test_the_fat_tree_has_two_ways_out_of_each_edge_and_four_cores() -> None:
+    topology = topology_file.load(topology_file.find("fabric-k4"))
+    assert (len(topology.nodes), len(topology.hosts), len(topology.links)) == (20, 16, 32)
+    crossed = [node for node in topology.nodes if topology.is_only_crossed(node)]
+    assert len(crossed) == 12
+    ways = {node.name: sum(port.link is not None for port in topology.ports(node.name)) for node in topology.nodes}
+    assert sorted(ways.values()) == [2] * 8 + [4] * 12
+
+
+def test_an_open_vswitch_has_no_hosts(tmp_path: Path) -> None:
+    text = (topology_file.DIRECTORY / "switches.yaml").read_text()
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text.replace("role: edge,", "role: transit, switch: ovs,", 1))
+    with pytest.raises(TopologyInvalid, match="an Open vSwitch can only be crossed"):
+        topology_file.load(file)
