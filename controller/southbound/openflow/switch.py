@@ -1,6 +1,8 @@
 """The driver of one OpenFlow switch: `sync(desired)` reads back, and writes only what differs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from controller.errors import TargetRejected
 from controller.model.entry import OwnedEntry
@@ -22,6 +24,9 @@ from controller.southbound.openflow.flows import compose_match, marked, parse
 from controller.southbound.openflow.messages import Flow, Malformed
 from dataplane.host_api import PartRefused
 
+T = TypeVar("T")
+LARGE_OCTETS = 64 << 10
+"""Of an answer that is not read in the event loop."""
 TRIES = 3
 """What is written so often, and found to be otherwise each time, is told to its owner as refused."""
 
@@ -43,24 +48,17 @@ class OpenFlowTable:
 
     async def read(self) -> dict[Key, Row]:
         """All entries of all tables."""
-        flows = await self._flows()
-        rows: dict[Key, Row] = {}
-        self._foreign = {}
-        for flow in flows:
-            row = parse(flow)
-            if row.key[0] != TABLE or not _is_ours(row.key, flow):
-                self._foreign[row.key] = flow
-            rows[row.key] = row
+        rows, self._foreign = await self._read(_rows)
         return rows
 
     async def flows(self) -> tuple[Flow, ...]:
         """All entries, with what they have counted."""
-        return tuple(await self._flows())
+        return await self._read(lambda body: tuple(messages.flows(body)))
 
-    async def _flows(self) -> list[Flow]:
+    async def _read(self, understand: Callable[[bytes], T]) -> T:
         body = await self._connection.request(messages.all_flows, ANSWER_S_MAX + len(self._seen or ()) / ENTRIES_S_MIN)
         try:
-            return list(messages.flows(body))
+            return await asyncio.to_thread(understand, body) if len(body) > LARGE_OCTETS else understand(body)
         except Malformed as exc:
             raise TargetRejected(f"node {self.node}: what it has cannot be read: {exc}") from exc
 
@@ -166,6 +164,18 @@ class OpenFlowTable:
             return self._foreign[update.key]._replace(instructions=b"")
         match = compose_match(update.key)
         return Flow(table_id=0, priority=update.key[2], match=match, instructions=b"", cookie=0)
+
+
+def _rows(body: bytes) -> tuple[dict[Key, Row], dict[Key, Flow]]:
+    """Of all entries; and those that none of ours can be, as the switch wrote them."""
+    rows: dict[Key, Row] = {}
+    foreign: dict[Key, Flow] = {}
+    for flow in messages.flows(body):
+        row = parse(flow)
+        if row.key[0] != TABLE or not _is_ours(row.key, flow):
+            foreign[row.key] = flow
+        rows[row.key] = row
+    return rows, foreign
 
 
 def _is_ours(each: Key, flow: Flow) -> bool:
