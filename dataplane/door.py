@@ -25,7 +25,7 @@ KNOWN_WITHIN_S = 10.0
 CONNECTIONS_OF_A_PEER_MAX = 8
 BACKLOG = 256
 AT_ONCE_MAX = 16
-"""Accepted before those that give way for them are closed: each takes three descriptors."""
+"""Accepted before all else has its turn, and those that give way for them are closed: each takes three descriptors."""
 GOODBYE_S = 5.0
 """For what was sent last to be taken."""
 

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from controller.northbound.connections import Connections
 from controller.northbound.guard import STREAM_TYPE, answer_error, error_body
+from dataplane.door import AT_ONCE_MAX, BACKLOG
 
 HEADER_DEADLINE_S = 10.0
 REQUEST_DEADLINE_S = 30.0
@@ -40,7 +41,7 @@ SOCKET_MODE = 0o660
 def bound(host: str, port: int) -> socket.socket:
     """Listens. Port 0: any free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=256)
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def bound_at(path: Path) -> socket.socket:
@@ -51,7 +52,7 @@ def bound_at(path: Path) -> socket.socket:
             path.unlink()
         listening.bind(os.fspath(path))
         path.chmod(SOCKET_MODE)
-        listening.listen(256)
+        listening.listen(BACKLOG)
     except OSError:
         listening.close()
         raise
@@ -147,9 +148,10 @@ class _Uvicorn(uvicorn.Server):
         self.servers = []
         for listening in sockets or ():
             if listening.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(self._protocol, sock=listening, backlog=self.config.backlog)
+                server = await loop.create_unix_server(self._protocol, sock=listening, backlog=AT_ONCE_MAX)
             else:
-                server = await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog)
+                server = await loop.create_server(self._protocol, sock=listening, backlog=AT_ONCE_MAX)
+            listening.listen(BACKLOG)  # which asyncio has made as short as what it accepts at once
             self.servers.append(server)
         self.started = True
         self.ready.set()
