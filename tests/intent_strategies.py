@@ -53,7 +53,13 @@ REQUIRES = st.builds(
     encryption=st.sampled_from(Encryption),
     disjoint=st.none() | st.sampled_from(Disjoint),
     trust_min=st.none() | st.sampled_from(Trust),
-    avoid=st.builds(Avoid, domains=st.lists(NAMES, max_size=2).map(tuple), labels=LABELS),
+    avoid=st.builds(
+        Avoid,
+        domains=st.lists(NAMES, max_size=2).map(tuple),
+        labels=LABELS,
+        nodes=st.lists(NAMES, max_size=2).map(tuple),
+    ),
+    include_nodes=st.lists(NAMES, max_size=2).map(tuple),
 )
 LEASES = st.one_of(
     st.just({}),

@@ -27,7 +27,8 @@ WHO = {"network": "shop/customer-x", "select": {"app": "web"}, "prefixes": ["10.
 FLOW = {"from": WHO, "to": "insight/analytics", "ports": ["tcp/443"]}
 REQUIRE = {
     "latency_ms": {"max": 20}, "bandwidth_mbps": {"min": 10}, "loss_percent": {"max": 1}, "encryption": "wireguard",
-    "disjoint": "node", "trust": {"min": "partner"}, "avoid": {"domains": ["a"], "labels": {"pci": "true"}},
+    "disjoint": "node", "trust": {"min": "partner"}, "include": {"nodes": ["n2"]},
+    "avoid": {"domains": ["a"], "labels": {"pci": "true"}, "nodes": ["n1"]},
 }  # fmt: skip
 PREFER = {"cost": "low", "latency": "low"}
 DO = {"require": REQUIRE, "prefer": PREFER, "via": ["firewall"], "forbid": ["traffic"], "class": "gold", "dscp": "EF"}

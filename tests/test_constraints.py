@@ -17,12 +17,13 @@ from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.topology import Apart, Demand, GaveUp, Topology, TopologyLink
 from controller.model.constraints import Constraints
-from controller.model.intent import Disjoint, Trust
+from controller.model.intent import Disjoint, Prefer, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host, Unsatisfiable
 from controller.model.sr_policy import SrPolicyId
 from controller.reconcile.link_state import HOLD_S
+from tests.packet_walk import Walk, tcp
 from tests.plain_paths import difference, generated
 from tests.simulator import World
 from topologies.topology_file import load
@@ -126,6 +127,10 @@ def ways(known: Inventory, **required: object) -> list[tuple[str, ...]]:
         ({"loss_ppm_max": 500}, [("c", "d")]),
         ({"loss_ppm_max": 0}, [("c", "d")]),
         ({"avoid_labels": (("country", "xx"),)}, [("c", "d")]),
+        ({"avoid_nodes": ("n1",)}, [("c", "d")]),
+        ({"include_nodes": ("n2",)}, [("c", "d")]),
+        ({"include_nodes": ("n1", "n3")}, [("a", "b")]),
+        ({"include_nodes": ("n2", "n1"), "prefer": Prefer()}, [("c", "c", "a", "b")]),
         ({"disjoint": Disjoint.LINK}, [("a", "b"), ("c", "d")]),
         ({"disjoint": Disjoint.NODE, "latency_us_max": 10_000}, [("a", "b"), ("c", "d")]),
         ({"disjoint": Disjoint.SRLG}, [("a", "b"), ("c", "d")]),
@@ -149,8 +154,14 @@ APART = "paths from n0 to n3 that share no"
         ({}, "n3", {"latency_us_max": 9_999, "loss_ppm_max": 500}, "latency", "9.999 ms is required; the way takes 10"),
         ({"c": {"loss_percent": 0.2}}, "n3", {"loss_ppm_max": 500}, "loss", "0.05 % is required; the way loses 0.1 %"),
         ({"c": XX}, "n3", {"loss_ppm_max": 0, **AVOID}, "loss", "at most 0 % is required; the way loses 0.1 %"),
-        ({"n3": XX}, "n3", AVOID, "avoid", "the labels country=xx: the quickest one passes n3"),
-        ({}, "n4", {"disjoint": Disjoint.LINK}, "disjoint", "share no link are required; there are no two"),
+        ({"n3": XX}, "n3", AVOID, "avoid", "avoided (country=xx): the quickest one passes n3"),
+        ({}, "n3", {"avoid_nodes": ("n1", "n2")}, "avoid", "avoided (n1 n2): the quickest one passes n1"),
+        ({}, "n0", {"avoid_nodes": ("n0",)}, "avoid", "avoided (n0): the quickest one passes n0"),
+        ({}, "n3", {"include_nodes": ("n1",), "avoid_nodes": ("n1",)}, "include", "no way from n0 to n3 passes n1"),
+        ({}, "n0", {"include_nodes": ("n1",)}, "include", "no way from n0 to n0 passes n1"),
+        ({}, "n3", {"include_nodes": ("n2",), "loss_ppm_max": 0, "latency_us_max": 9999}, "latency", "takes 10 ms"),
+        ({}, "n4", {"disjoint": Disjoint.NODE}, "disjoint", "share no node are required; every way passes node n3"),
+        ({}, "n4", {"disjoint": Disjoint.LINK}, "disjoint", "share no link are required; every way passes link e"),
         (
             {"d": {"srlg": ("north",)}},
             "n3",
@@ -158,7 +169,27 @@ APART = "paths from n0 to n3 that share no"
             "disjoint",
             f"{APART} risk are required; there are two",
         ),
-        ({}, "n3", {"disjoint": Disjoint.NODE, "latency_us_max": 9_000}, "disjoint", f"{APART} node are required"),
+        (
+            {},
+            "n3",
+            {"disjoint": Disjoint.NODE, "latency_us_max": 9_000},
+            "disjoint",
+            "one takes 10 ms, and at most 9 ms is left",
+        ),
+        (
+            {"c": {"srlg": ("north",)}},
+            "n3",
+            {"disjoint": Disjoint.SRLG},
+            "disjoint",
+            "there are two that share no link",
+        ),
+        (
+            {"d": {"trust": Trust.PUBLIC}},
+            "n1",
+            {"disjoint": Disjoint.NODE, "trust_min": Trust.OWN},
+            "disjoint",
+            "passes link a",
+        ),
         (UNTRUSTED, "n3", {"trust_min": Trust.OWN}, "trust", "there is one of links with trust partner"),
     ],
 )
@@ -194,6 +225,18 @@ def test_constraints_are_what_sr_policies_are_kept_by() -> None:
     assert policies[2] is policies[3] and len(known.sr_policies) == 3
 
 
+def test_what_is_passed_in_order_is_passed_in_the_other_order_on_the_way_back() -> None:
+    known: Graph = graph(square(), "own")
+    ends = [("n0", "n3", ("n2", "n1")), ("n3", "n0", ("n1", "n2")), ("n3", "n0", ("n2", "n1"))]
+    there, back, other = [
+        sr_policy(known, SrPolicyId(headend=near, endpoint=far, color=Constraints(include_nodes=nodes)))
+        for near, far, nodes in ends
+    ]
+    assert there is back and there is not None and other is not None
+    assert there.nodes_from("n3") == ("n3", "n1", "n0", "n2", "n0")
+    assert [name for name in other.nodes_from("n3") if name in ("n1", "n2")] == ["n2", "n1"]
+
+
 # ---- links that are cut
 
 FILES = """
@@ -212,11 +255,16 @@ spec:
 """
 
 
-def two_ways(reaction: str) -> World:
+def started(reaction: str, require: str = "{disjoint: node}") -> World:
     world = World(topology=load(TWO_WAYS))
     world.start()
-    world.apply("campus", FILES.replace("REACTION", reaction))
+    world.apply("campus", FILES.replace("REACTION", reaction).replace("{disjoint: node}", require))
     world.run(2.0)
+    return world
+
+
+def two_ways(reaction: str) -> World:
+    world = started(reaction)
     assert standing(world) == ("Active", "") and used(world) == [("e1", "t1", "e3"), ("e1", "t2", "e3")]
     return world
 
@@ -261,3 +309,28 @@ def test_what_is_to_stop_without_a_second_path_stops() -> None:
     world.set_carrier("e1-t1", True)
     world.run(HOLD_S + 3.0)
     assert standing(world) == ("Active", "")
+
+
+@pytest.mark.parametrize(
+    ("require", "path"),
+    [
+        ("{avoid: {nodes: [t1]}}", ("e1", "t2", "e3")),
+        ("{include: {nodes: [t2]}}", ("e1", "t2", "e3")),
+        ("{include: {nodes: [e2]}}", ("e1", "t1", "e2", "t1", "e3")),
+        ("{include: {nodes: [t2, t1]}, disjoint: link}", None),
+        ("{include: {nodes: [t3]}}", None),
+        ("{avoid: {nodes: [e3]}}", None),
+    ],
+)
+def test_packets_take_the_nodes_that_are_to_be_passed(require: str, path: tuple[str, ...] | None) -> None:
+    world = started("degrade", require)
+    if path is None:
+        assert standing(world)[0] == "Unsatisfiable"
+        return
+    assert standing(world) == ("Active", "") and used(world)[0] == path
+    walk = Walk(world)
+    there = walk.send("a1", tcp("10.1.0.11", "10.1.0.31", 443))
+    assert (there.delivered, there.path) == ("c1", path)
+    back = walk.send("c1", tcp("10.1.0.31", "10.1.0.11", 40000, flags="SA", source_port=443))
+    assert (back.delivered, back.path) == ("a1", path[::-1])
+    world.check_settled()

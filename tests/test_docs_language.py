@@ -82,7 +82,7 @@ def test_each_english_proposes_its_sentence(english: str, sentence: str) -> None
 
 @pytest.mark.parametrize("need", re.findall(r"^\| `(require [^`]+)` \|", CLAUSES, re.MULTILINE))
 def test_each_need_of_the_table_is_one(need: str) -> None:
-    written = need.replace("D...", "d").replace("L=V...", "l=v")
+    written = need.replace("D...", "d").replace("N...", "n").replace("L=V...", "l=v")
     assert intent(f"isolate a/b; {written}").require != intent("isolate a/b").require
 
 

@@ -14,6 +14,10 @@ from controller.model.sr_policy import SrPolicy
 Labels = tuple[tuple[str, str], ...]
 
 
+MASKS_MAX = 256
+"""That a graph keeps at hand: what is avoided may be anything."""
+
+
 class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     own: str
     topology: Topology
@@ -31,20 +35,27 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """In percent, as measured, of links of which the operator says none."""
     sr_policies: dict[str, SrPolicy | None] = msgspec.field(default_factory=dict)
     """By SrPolicyId.name, as far as they were asked for: the paths that are best here. None: there are none."""
-    masks: dict[Labels, NDArray[np.uint8]] = msgspec.field(default_factory=dict)
-    """By labels that are avoided: `flags`, and the links that have any of them, or end at a node that has."""
+    masks: dict[tuple[Labels, tuple[str, ...]], NDArray[np.uint8]] = msgspec.field(default_factory=dict)
+    """By labels and nodes that are avoided: `flags`, and the links that have any of these or end there."""
+
+    def avoids(self, name: str, constraints: Constraints) -> bool:
+        """Of a node."""
+        labels = self.inventory.nodes[name].labels
+        return name in constraints.avoid_nodes or has_any(labels, constraints.avoid_labels)
 
     def mask(self, constraints: Constraints) -> NDArray[np.uint8]:
         """Of each link of the topology whether it must not be taken."""
-        avoided = constraints.avoid_labels
-        if not avoided:
+        avoided = constraints.avoid_labels, constraints.avoid_nodes
+        if avoided == ((), ()):
             return self.flags
         if avoided not in self.masks:
-            nodes = {node.name for node in self.inventory.nodes.values() if has_any(node.labels, avoided)}
+            if len(self.masks) >= MASKS_MAX:
+                self.masks.clear()
+            nodes = {name for name in self.inventory.nodes if self.avoids(name, constraints)}
             self.masks[avoided] = self.flags | self.topology.flags(
                 link.name
                 for link in self.inventory.links.values()
-                if has_any(link.labels, avoided)
+                if has_any(link.labels, constraints.avoid_labels)
                 or link.a.node in nodes
                 or (link.b is not None and link.b.node in nodes)
             )

@@ -1,11 +1,15 @@
 """Ways through own nodes: the one that is preferred of those that are good enough, and the candidate paths of an SR
 Policy."""
 
+import math
+from collections.abc import Iterable
+
 import msgspec
+import numpy as np
 
 from controller.fulfillment.containers import NODES_MAX, PINNED_NODES_MAX
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.topology import Apart, Demand, FoundPath, GaveUp
+from controller.fulfillment.topology import LOSS_UNIT, Apart, Demand, FoundPath, GaveUp
 from controller.model.constraints import UNCONSTRAINED, Constraints
 from controller.model.intent import Disjoint, Level, Prefer
 from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
@@ -44,6 +48,7 @@ def demand_of(graph: Graph, constraints: Constraints, hops_max: int | None = Non
         trust_min=constraints.trust_min,
         delay_us_max=constraints.latency_us_max,
         loss_ppm_max=constraints.loss_ppm_max,
+        waypoints=tuple(graph.topology.node_index[name] for name in constraints.include_nodes),
         hops_max=longest(graph) if hops_max is None else hops_max,
     )
 
@@ -53,7 +58,44 @@ def best(
 ) -> Route | GaveUp | None:
     """The most preferred route that holds the constraints and is of few enough links; None: there is none. Of equals
     that with the fewest links. `hops_max`: None: as many as fit the containers of a path."""
+    if _is_hopeless(graph, source, target, constraints):
+        return None
     return _route(graph, source, target, constraints, demand_of(graph, constraints, hops_max))
+
+
+def best_without(
+    graph: Graph, source: str, target: str, constraints: Constraints, nodes: Iterable[str], links: Iterable[str]
+) -> Route | GaveUp | None:
+    """The same for ways that take none of these; the ends do not count."""
+    if _is_hopeless(graph, source, target, constraints):
+        return None
+    demand = msgspec.structs.replace(
+        demand_of(graph, constraints),
+        without_nodes=tuple(graph.topology.node_index[name] for name in nodes),
+        without_links=tuple(graph.topology.link_index[name] for name in links),
+    )
+    return _route(graph, source, target, constraints, demand)
+
+
+def least_loss_ppm(graph: Graph, source: str, target: str, constraints: Constraints) -> int | None:
+    """Of the way that loses the least, rounded up. Bounds on delay do not count; None: it is known of no way."""
+    ends, topology = (graph.topology.node_index[source], graph.topology.node_index[target]), graph.topology
+    demand = msgspec.structs.replace(
+        demand_of(graph, constraints, len(topology.nodes)), prefer_cost=True, delay_us_max=None, loss_ppm_max=None
+    )
+    unknown = topology.loses_unknown.view(np.uint8)
+    found = topology.by_loss.path(*ends, demand, graph.mask(constraints) | unknown)
+    if not isinstance(found, FoundPath):
+        return None
+    return math.ceil(round(-math.expm1(-found.cost * LOSS_UNIT) * 1_000_000, 3))
+
+
+def _is_hopeless(graph: Graph, source: str, target: str, constraints: Constraints) -> bool:
+    """An end is to be avoided, or what is to be passed is not there, or not where nothing is passed."""
+    if any(graph.avoids(end, constraints) for end in (source, target)):
+        return True
+    there = {source} if source == target else graph.topology.node_index.keys()
+    return not there >= {*constraints.include_nodes}
 
 
 def _route(graph: Graph, source: str, target: str, constraints: Constraints, demand: Demand) -> Route | GaveUp | None:
@@ -67,6 +109,8 @@ def disjoint(
 ) -> tuple[Route, Route] | GaveUp | None:
     """Two routes that hold the constraints and share nothing, the more preferred first: the pair that is preferred of
     all, as far as it was found. None: there are no such two."""
+    if _is_hopeless(graph, source, target, constraints):
+        return None
     ends = graph.topology.node_index[source], graph.topology.node_index[target]
     demand = demand_of(graph, constraints)
     found = graph.topology.pair(*ends, demand, _APART[apart], graph.mask(constraints))
@@ -96,8 +140,8 @@ def sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
 
 
 def _sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
-    (headend, endpoint), color = sorted((id.headend, id.endpoint)), id.color
-    if headend == endpoint:
+    headend, endpoint, color = id.normal.headend, id.normal.endpoint, id.normal.color
+    if headend == endpoint and not _is_hopeless(graph, headend, endpoint, color):
         return SrPolicy(headend=headend, endpoint=endpoint, color=color, candidate_paths=())
     routes = _routes(graph, headend, endpoint, color)
     if routes is None:
@@ -129,11 +173,8 @@ def _routes(graph: Graph, headend: str, endpoint: str, constraints: Constraints)
         return None
     if constraints.disjoint is not None:
         return (first,)
-    inner, topology = first.nodes[1:-1], graph.topology
-    apart = msgspec.structs.replace(
-        demand_of(graph, constraints),
-        without_nodes=tuple(topology.node_index[name] for name in inner),
-        without_links=() if inner else tuple(topology.link_index[name] for name in first.links),
-    )
-    second = _route(graph, headend, endpoint, constraints, apart)
+    both = {headend, endpoint, *constraints.include_nodes}
+    inner = [name for name in first.nodes if name not in both]
+    links = () if inner and not constraints.include_nodes else first.links
+    second = best_without(graph, headend, endpoint, constraints, inner, links)
     return (first, second) if isinstance(second, Route) else (first,)

@@ -95,6 +95,8 @@ def color_of(connection: Connection, latency_us_max: int | None) -> Constraints:
         loss_ppm_max=connection.loss_ppm_max,
         trust_min=_inside_min(connection),
         avoid_labels=connection.avoid_labels,
+        avoid_nodes=connection.avoid_nodes,
+        include_nodes=connection.include_nodes,
         disjoint=connection.disjoint,
     )
 

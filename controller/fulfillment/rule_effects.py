@@ -261,11 +261,19 @@ def _strictest(ordered: Sequence[_Giver], record: "_Record") -> Require:
             record.note(bound.clause, bound.words(value), giver)
     avoids = [(given_by, given_by.then.require.avoid) for given_by in ordered if given_by.then.require.avoid != Avoid()]
     for giver, avoid in avoids:
-        names = [*avoid.domains, *(f"{name}={value}" for name, value in avoid.labels)]
+        names = [*avoid.domains, *(f"{name}={value}" for name, value in avoid.labels), *avoid.nodes]
         record.note("avoid", f"avoid {' '.join(names)}", giver)
     labels = sorted({label for _, avoid in avoids for label in avoid.labels})
-    avoid = Avoid(domains=_union((given_by, avoid.domains) for given_by, avoid in avoids), labels=tuple(labels))
-    return Require(**values, avoid=avoid)
+    avoid = Avoid(
+        domains=_union((given_by, avoid.domains) for given_by, avoid in avoids),
+        labels=tuple(labels),
+        nodes=_union((given_by, avoid.nodes) for given_by, avoid in avoids),
+    )
+    included = [(given_by, given_by.then.require.include_nodes) for given_by in ordered]
+    for giver, nodes in included:
+        if nodes:
+            record.note("include", f"include nodes {' '.join(nodes)}", giver)
+    return Require(**values, avoid=avoid, include_nodes=_union(included))
 
 
 def _union(parts: Iterable[tuple[_Giver, tuple[str, ...]]]) -> tuple[str, ...]:

@@ -9,18 +9,19 @@ from collections.abc import Iterable
 import msgspec
 
 from controller.fulfillment.graph import Graph, has_any
-from controller.fulfillment.paths import Route, best, disjoint, longest
+from controller.fulfillment.paths import Route, best, best_without, disjoint, least_loss_ppm, longest
 from controller.fulfillment.topology import GaveUp
 from controller.model.constraints import Constraints
 from controller.model.intent import Disjoint, Prefer, Trust
 from controller.model.plan import Way
 from controller.model.requirements import Unsatisfiable
 
-BINDINGS = ("disjoint", "segments", "transit", "latency", "loss", "avoid", "trust", "reachability")
+BINDINGS = ("disjoint", "segments", "transit", "latency", "loss", "include", "avoid", "trust", "reachability")
 """What may be held by no way. The last thing that is looked at first: who fails there has met the most."""
 _STEPS: dict[str, tuple[str, ...]] = {
     "trust": ("trust_min",),
-    "avoid": ("avoid_labels",),
+    "avoid": ("avoid_labels", "avoid_nodes"),
+    "include": ("include_nodes",),
     "loss": ("loss_ppm_max",),
     "latency": ("latency_us_max",),
 }
@@ -79,11 +80,13 @@ def _bound(
             else:
                 message += f"; there is one of links with trust {most.name.lower()}"
         case "avoid":
-            labels = words(held.avoid_labels)
-            passed = _labelled(graph, nearest, held) if isinstance(nearest, Route) else ""
-            message = f"every way {ends} passes something with one of the labels {labels}: the quickest one {passed}"
+            avoided = " ".join((words(held.avoid_labels), *held.avoid_nodes)).strip()
+            passed = _avoided(graph, nearest, held) if isinstance(nearest, Route) else ""
+            message = f"every way {ends} passes what is to be avoided ({avoided}): the quickest one {passed}"
+        case "include":
+            message = f"no way {ends} passes {', '.join(held.include_nodes)}"
         case "loss":
-            least = _least_loss_ppm(graph, entry, target, before)
+            least = least_loss_ppm(graph, entry, target, before)
             message = f"loss of at most {percent(held.loss_ppm_max or 0)} is required; "
             message += "what links lose is not known" if least is None else f"the way{over} loses {percent(least)}"
         case _:
@@ -100,28 +103,12 @@ def _is_there(graph: Graph, entry: str, target: str, trust: Trust) -> bool:
     return isinstance(found, Route)
 
 
-def _labelled(graph: Graph, route: Route, held: Constraints) -> str:
+def _avoided(graph: Graph, route: Route, held: Constraints) -> str:
     """Where it meets what is avoided."""
     inventory = graph.inventory
-    labels = {name: inventory.nodes[name].labels for name in route.nodes}
-    labels |= {name: inventory.links[name].labels for name in route.links}
-    return f"passes {', '.join(name for name, of in labels.items() if has_any(of, held.avoid_labels))}"
-
-
-def _least_loss_ppm(graph: Graph, entry: str, target: str, before: Constraints) -> int | None:
-    """That can be had beside what can be held; None: it is known of no way."""
-    low, high = 0, 1_000_000
-
-    def can_be(loss_ppm: int) -> bool:
-        asked = msgspec.structs.replace(before, loss_ppm_max=loss_ppm)
-        return isinstance(best(graph, entry, target, asked, hops_max=len(graph.topology.nodes)), Route)
-
-    if not can_be(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if can_be(middle) else (middle + 1, high)
-    return low
+    nodes = [name for name in route.nodes if graph.avoids(name, held)]
+    links = [name for name in route.links if has_any(inventory.links[name].labels, held.avoid_labels)]
+    return f"passes {', '.join((*nodes, *links))}"
 
 
 def _not_disjoint(graph: Graph, entry: str, target: str, constraints: Constraints) -> Unsatisfiable:
@@ -130,11 +117,35 @@ def _not_disjoint(graph: Graph, entry: str, target: str, constraints: Constraint
     if isinstance(pair := disjoint(graph, entry, target, constraints, wanted), GaveUp):
         return _undecided("disjoint", pair)
     message = f"two paths from {entry} to {target} that share no {_SHARED[wanted]} are required; "
+    anyhow = msgspec.structs.replace(constraints, latency_us_max=None, loss_ppm_max=None)
     if wanted != Disjoint.LINK and isinstance(disjoint(graph, entry, target, constraints, Disjoint.LINK), tuple):
         message += "there are two that share no link"
+    elif isinstance(pair := disjoint(graph, entry, target, anyhow, wanted), tuple):
+        slowest_us, limit_us = max(route.latency_us for route in pair), constraints.latency_us_max
+        if limit_us is not None and slowest_us > limit_us:
+            message += f"of two that do, one takes {slowest_us / 1000:g} ms, and at most {limit_us / 1000:g} ms is left"
+        else:
+            message += "there are two that do, and do not hold what else is required"
+    elif passed := _passed_by_all(graph, entry, target, anyhow, wanted):
+        message += f"every way passes {passed}"
     else:
         message += "there are no two that hold what else is required"
     return Unsatisfiable(binding="disjoint", message=message)
+
+
+def _passed_by_all(graph: Graph, entry: str, target: str, constraints: Constraints, wanted: Disjoint) -> str:
+    """What stands in the way of a second path: a node, or else a link; empty: nothing alone."""
+    route = best(graph, entry, target, constraints)
+    if not isinstance(route, Route):
+        return ""
+    inner = {*route.nodes} - {entry, target, *constraints.include_nodes} if wanted == Disjoint.NODE else ()
+    for name in sorted(inner):
+        if best_without(graph, entry, target, constraints, (name,), ()) is None:
+            return f"node {name}"
+    for name in route.links:
+        if best_without(graph, entry, target, constraints, (), (name,)) is None:
+            return f"link {name}"
+    return ""
 
 
 def words(labels: Iterable[tuple[str, str]]) -> str:

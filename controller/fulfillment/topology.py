@@ -22,9 +22,10 @@ GUIDED_FROM = 200
 LIBRARY = Path(__file__).parent.parent.parent / "build/paths/paths.so"
 
 
-STEPS_MAX = 200_000
-"""Paths that are begun, as far as no bound forbids them, until a search gives up: a tenth of a second."""
-_LOSS_UNIT = 1e-12
+STEPS_MAX = 100_000
+"""Paths that are begun, as far as no bound forbids them, until a search gives up: some 50 ms. It decides all between
+nine nodes that are linked to each other by one link each, where no nodes are to be passed."""
+LOSS_UNIT = 1e-12
 _LOSS_SLACK = 128
 """For roundings: two hundred links that each lose half a unit more than is counted."""
 _LOST_ALL = 10**14
@@ -210,6 +211,15 @@ class Topology:
         return down | self.loses_unknown.view(np.uint8)
 
     @cached_property
+    def by_loss(self) -> "Topology":
+        """The same with what links lose, as it adds up, for their costs; what is unknown is as nothing."""
+        links = zip(self.links, self.ends.tolist(), self.loss.tolist(), self.trust.tolist(), strict=True)
+        return Topology(
+            self.nodes,
+            (TopologyLink(name, self.nodes[a], self.nodes[b], 0, loss, trust) for name, (a, b), loss, trust in links),
+        )
+
+    @cached_property
     def risks(self) -> "tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]":
         """Which links share which risks: rows of links, their risks; rows of risks, their links."""
         names = {name: number for number, name in enumerate(sorted({name for srlg in self._srlg for name in srlg}))}
@@ -363,7 +373,7 @@ def _was_found(answer: int) -> bool:
 
 def _additive(loss_percent: float) -> int:
     """So that the losses of the links of a path add up to what it loses."""
-    return round(-math.log1p(-loss_percent / 100) / _LOSS_UNIT) if loss_percent < 100 else _LOST_ALL
+    return round(-math.log1p(-loss_percent / 100) / LOSS_UNIT) if loss_percent < 100 else _LOST_ALL
 
 
 def _loss_max(loss_ppm_max: int | None) -> int:

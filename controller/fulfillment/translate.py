@@ -3,7 +3,7 @@
 import bisect
 import difflib
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 import msgspec
@@ -14,7 +14,7 @@ from controller.fulfillment.rule_effects import End, rule_on
 from controller.fulfillment.rule_engine import RuleEngine
 from controller.model.agreement import Flow
 from controller.model.event import Problem
-from controller.model.intent import Allow, Encryption, Intent, Ports, Selector, Trust
+from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
 from controller.model.inventory import Attachment, Inventory, Network
 from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
 from controller.model.rule import Added
@@ -82,7 +82,7 @@ def translate(
             (addition for addition in added if not addition.failure),
         )
         require = effects.intent.require
-        unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own)))
+        unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own), *_nowhere(require, inventory)))
         origins += effects.origins
         connection = Connection(
             source_network=source,
@@ -98,6 +98,8 @@ def translate(
             disjoint=require.disjoint,
             avoid_domains=require.avoid.domains,
             avoid_labels=require.avoid.labels,
+            avoid_nodes=tuple(sorted({*require.avoid.nodes})),
+            include_nodes=require.include_nodes,
             prefer=effects.intent.prefer,
             direct=effects.direct,
             dscp=effects.dscp,
@@ -161,6 +163,14 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
             message = f"domain {domain} is to be avoided, and is where the traffic comes from or goes to"
             unmet.append(Unsatisfiable(binding="avoid", message=message))
     return tuple(unmet)
+
+
+def _nowhere(require: Require, inventory: Inventory) -> Iterator[Unsatisfiable]:
+    """Nodes that are named and not there: not to be passed, and perhaps meant to be called otherwise."""
+    for clause, names in (("avoid", require.avoid.nodes), ("include", require.include_nodes)):
+        for name in names:
+            if name not in inventory.nodes:
+                yield Unsatisfiable(binding=clause, message=f"there is no node {name} in this domain")
 
 
 class _Attached:

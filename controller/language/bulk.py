@@ -89,6 +89,11 @@ class _MinTrust(_Record, frozen=True):
 class _Avoid(_Record, frozen=True):
     domains: Annotated[list[_Name], Meta(max_length=16)] | UnsetType = UNSET
     labels: _Labels = UNSET
+    nodes: Annotated[list[_Name], Meta(max_length=16)] | UnsetType = UNSET
+
+
+class _Include(_Record, frozen=True):
+    nodes: Annotated[list[_Name], Meta(max_length=16)]
 
 
 class _Require(_Record, frozen=True):
@@ -99,6 +104,7 @@ class _Require(_Record, frozen=True):
     disjoint: Disjoint | UnsetType = UNSET
     trust: _MinTrust | UnsetType = UNSET
     avoid: _Avoid | UnsetType = UNSET
+    include: _Include | UnsetType = UNSET
 
 
 class _Prefer(_Record, frozen=True):
@@ -247,13 +253,18 @@ def _require(written: _Require) -> Require:
         disjoint=written.disjoint or None,
         trust_min=None if isinstance(written.trust, UnsetType) else _TRUST[written.trust.min],
         avoid=_avoid(written.avoid),
+        include_nodes=() if isinstance(written.include, UnsetType) else tuple(written.include.nodes),
     )
 
 
 def _avoid(written: _Avoid | UnsetType) -> Avoid:
     if isinstance(written, UnsetType):
         return _REQUIRE.avoid
-    return Avoid(domains=tuple(written.domains or ()), labels=_labels(written.labels) if written.labels else ())
+    return Avoid(
+        domains=tuple(written.domains or ()),
+        labels=_labels(written.labels) if written.labels else (),
+        nodes=tuple(written.nodes or ()),
+    )
 
 
 def _prefer(written: _Prefer) -> Prefer:

@@ -31,8 +31,14 @@ AVOID = Fields(
     fields={
         "domains": Field(shape=ListOf(item=scalars.NAME, most=16)),
         "labels": Field(shape=Labels()),
+        "nodes": Field(shape=ListOf(item=scalars.NAME, most=16)),
     },
     make=lambda values: Avoid(**values),
+)
+
+INCLUDE = Fields(
+    fields={"nodes": Field(shape=ListOf(item=scalars.NAME, most=16), required=True)},
+    make=lambda values: values["nodes"],
 )
 
 REQUIRE = Fields(
@@ -44,6 +50,7 @@ REQUIRE = Fields(
         "disjoint": Field(shape=scalars.DISJOINT),
         "trust": Field(shape=_minimum(scalars.TRUST), to="trust_min"),
         "avoid": Field(shape=AVOID),
+        "include": Field(shape=INCLUDE, to="include_nodes"),
     },
     make=lambda values: Require(**values),
 )
@@ -146,8 +153,11 @@ def print_require(require: Require) -> dict[str, Any]:
     if require.trust_min is not None:
         spec["trust"] = {"min": require.trust_min.name.lower()}
     if require.avoid != Avoid():
-        domains, labels = require.avoid.domains, require.avoid.labels
+        domains, labels, nodes = require.avoid.domains, require.avoid.labels, require.avoid.nodes
         spec["avoid"] = ({"domains": list(domains)} if domains else {}) | ({"labels": dict(labels)} if labels else {})
+        spec["avoid"] |= {"nodes": list(nodes)} if nodes else {}
+    if require.include_nodes:
+        spec["include"] = {"nodes": list(require.include_nodes)}
     return spec
 
 

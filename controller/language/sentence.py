@@ -33,6 +33,7 @@ _WORDS = {
     "PORTS": "ports such as tcp/443 or icmp",
     "SERVICE": "a service such as firewall",
     "DOMAIN": "a domain",
+    "NODE": "a node",
     "INTENT": "an intent's name",
     "REACTION": "degrade or stop",
     "PRIORITY_NUMBER": "a number from 1 to 1000",
@@ -227,10 +228,11 @@ class _Words:
                 self._put(require, "loss_percent", {"max": scalars.unscaled(ppm or 0, 10_000)}, word)
             case "trust":
                 self._put(require, "trust", {"min": self._text(word, (*path, "trust"))}, word)
-            case "avoid_domains":
-                path = (*path, "avoid", "domains")
-                domains = [self._text(word, (*path, index)) for index, word in enumerate(words)]
-                self._put(require.setdefault("avoid", {}), "domains", domains, word)
+            case "avoid_domains" | "avoid_nodes" | "include_nodes":
+                field, kind = name.split("_")
+                path = (*path, field, kind)
+                names = [self._text(word, (*path, index)) for index, word in enumerate(words)]
+                self._put(require.setdefault(field, {}), kind, names, word)
             case "avoid_labels":
                 labels = self._labels(words, (*path, "avoid", "labels"))
                 self._put(require.setdefault("avoid", {}), "labels", labels, word)
@@ -403,6 +405,10 @@ def _needs(require: Require) -> Iterator[str]:
         yield f"avoid domains {' '.join(require.avoid.domains)}"
     if require.avoid.labels:
         yield f"avoid labels {' '.join(print_label(*label) for label in require.avoid.labels)}"
+    if require.avoid.nodes:
+        yield f"avoid nodes {' '.join(require.avoid.nodes)}"
+    if require.include_nodes:
+        yield f"include nodes {' '.join(require.include_nodes)}"
 
 
 def print_test(test: IntentTest) -> str:

@@ -1,6 +1,8 @@
 """What the candidate paths of an SR Policy must hold, and which of those that do is preferred (RFC 9256 §5.2: dynamic
 candidate paths have an optimization objective and constraints). Each set is a color."""
 
+import msgspec
+
 from controller.model.intent import Disjoint, Prefer, Trust, Value
 
 
@@ -15,9 +17,20 @@ class Constraints(Value, frozen=True, kw_only=True):
     trust_min: Trust = Trust.PUBLIC
     avoid_labels: tuple[tuple[str, str], ...] = ()
     """Sorted; links and nodes with any of them."""
+    avoid_nodes: tuple[str, ...] = ()
+    """Sorted. The ends count too."""
+    include_nodes: tuple[str, ...] = ()
+    """To pass in this order. A path may come to a node before it has passed one of these, and again after."""
     disjoint: Disjoint | None = None
     """What the two candidate paths do not share. Where there are no such two, there is one. None: the second shares no
     node with the first, or no link, where there is one."""
 
 
 UNCONSTRAINED = Constraints()
+
+
+def backwards(constraints: Constraints) -> Constraints:
+    """The same for the other direction."""
+    if len(constraints.include_nodes) < 2:
+        return constraints
+    return msgspec.structs.replace(constraints, include_nodes=constraints.include_nodes[::-1])

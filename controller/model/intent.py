@@ -108,6 +108,8 @@ class Avoid(Value, frozen=True, kw_only=True):
     domains: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted; nodes, links and domains with any of them."""
+    nodes: tuple[str, ...] = ()
+    """Of the own domain."""
 
 
 class Require(Value, frozen=True, kw_only=True):
@@ -122,6 +124,8 @@ class Require(Value, frozen=True, kw_only=True):
     disjoint: Disjoint | None = None
     trust_min: Trust | None = None
     avoid: Avoid = Avoid()
+    include_nodes: tuple[str, ...] = ()
+    """Of the own domain, to pass in this order."""
 
 
 class Prefer(Value, frozen=True, kw_only=True):

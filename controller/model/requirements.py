@@ -44,6 +44,10 @@ class Connection(Value, frozen=True, kw_only=True):
     avoid_domains: tuple[str, ...] = ()
     avoid_labels: tuple[tuple[str, str], ...] = ()
     """Sorted; of links, nodes and domains."""
+    avoid_nodes: tuple[str, ...] = ()
+    """Sorted; own ones."""
+    include_nodes: tuple[str, ...] = ()
+    """Own ones, to pass in this order."""
     prefer: Prefer = Prefer()
     """Decides between ways that hold all of the above."""
     direct: bool = False

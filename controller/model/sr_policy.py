@@ -2,7 +2,7 @@
 
 import msgspec
 
-from controller.model.constraints import UNCONSTRAINED, Constraints
+from controller.model.constraints import UNCONSTRAINED, Constraints, backwards
 from controller.model.intent import Value
 
 
@@ -16,10 +16,17 @@ class SrPolicyId(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """What its paths hold."""
 
     @property
+    def normal(self) -> "SrPolicyId":
+        """The same from the end that is first by name."""
+        if self.headend <= self.endpoint:
+            return self
+        return SrPolicyId(headend=self.endpoint, endpoint=self.headend, color=backwards(self.color))
+
+    @property
     def name(self) -> str:
         """The same for both directions: one SR Policy serves both."""
-        first, second = sorted((self.headend, self.endpoint))
-        return f"{first} {second} {color_name(self.color)}"
+        normal = self.normal
+        return f"{normal.headend} {normal.endpoint} {color_name(normal.color)}"
 
     @property
     def crosses(self) -> bool:
