@@ -1,11 +1,13 @@
 """What people expect of a command line: completion, selectors, watches that read well, clean ends."""
 
+import contextlib
 import os
 import pty
 import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +63,18 @@ def test_shells_propose_kinds_names_and_phases(stitch: Shell) -> None:
     assert complete(stitch, "get", "nodes", "--phase", "") == ["Ready", "Syncing", "Unreachable", "Unknown"]
     assert complete(stitch, "get", "agreements", "--phase", "A") == ["Agreed"]
     assert complete(stitch, "get", "intents", "o", server="http://127.0.0.1:1") == [], "nobody to ask: silent"
+    assert complete(stitch, "intent", "r") == ["renew"]
+    assert complete(stitch, "intent", "renew", "") == ["books", "orders"]
+    stitch("token", "create", "robot", "--role", "reader")
+    assert complete(stitch, "token", "revoke", "r") == ["robot"]
+
+
+def test_shells_propose_agreements_that_can_be_ended(stitch: Shell, api: Running) -> None:
+    name = "shop:orders:1"
+    agreement = Resource(kind="Agreement", metadata={"name": name}, spec={}, status={})
+    api.controller.resources["agreements"][name] = agreement
+    assert complete(stitch, "agreement", "end", name[:4]) == [name]
+    assert complete(stitch, "agreement", "end", name, name[:4]) == [name]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -213,25 +227,53 @@ def environment_of(stitch: Shell) -> dict[str, str]:
     return stitch.environment() | {"PATH": f"{STITCH.parent}:/usr/bin:/bin", "TERM": "dumb"}
 
 
-def test_zsh_completes_at_the_first_tab(stitch: Shell) -> None:
+LINE_AWAY = b"\x15"
+"""Control-U."""
+
+
+@contextlib.contextmanager
+def terminal_of(shell: str, stitch: Shell) -> Iterator[int]:
     """As a person has it: installed by the program, then a new terminal."""
-    (stitch.home / ".zshrc").write_text("PS1='ready> '\n")
-    command = ["zsh", "-ic", "stitch --install-completion; true"]
+    (stitch.home / f".{shell}rc").write_text("PS1='ready> '\n")
+    command = [shell, "-ic", "stitch --install-completion; true"]
     subprocess.run(command, env=environment_of(stitch), check=True, capture_output=True, timeout=LIMIT_S)
     ours, theirs = pty.openpty()
-    zsh = subprocess.Popen(
-        ["zsh", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment_of(stitch), start_new_session=True
+    termios.tcsetwinsize(theirs, (24, 400))
+    process = subprocess.Popen(
+        [shell, "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment_of(stitch), start_new_session=True
     )
     os.close(theirs)
     try:
         shown(ours, "ready> ")
-        for typed, completed in (("stitch get inte", "intents "), ("--phase Act", "--phase Active ")):
-            os.write(ours, f"{typed}\t".encode())
-            shown(ours, completed)
+        yield ours
     finally:
-        zsh.kill()
-        zsh.wait()
+        process.kill()
+        process.wait()
         os.close(ours)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_at_the_first_tab(stitch: Shell, shell: str) -> None:
+    with terminal_of(shell, stitch) as terminal:
+        for typed, completed in (("stitch get inte", "intents "), ("--phase Act", "--phase Active ")):
+            os.write(terminal, f"{typed}\t".encode())
+            shown(terminal, completed)
+
+
+def test_bash_completes_names_that_have_what_it_takes_for_the_end_of_a_word(stitch: Shell, api: Running) -> None:
+    for kind, name in (("agreements", "shop:orders:1"), ("entries", "se1/route/vrf=1,destination=2001:db8::/64")):
+        made = Resource(kind=kind, metadata={"name": name}, spec={}, status={})
+        api.controller.resources[kind][name] = made
+    target = f"stitch --server {stitch.server} --token-file {stitch.token}"
+    with terminal_of("bash", stitch) as terminal:
+        for typed, completed in (
+            (f"{target} agreement end --reason 'a: b' shop:or", "shop:orders:1 "),
+            (f"{target} get agreement s", "shop:orders:1 "),
+            (f"{target} describe entry/se1/route/vrf=", "1,destination=2001:db8::/64 "),
+        ):
+            os.write(terminal, f"{typed}\t".encode())
+            shown(terminal, completed)
+            os.write(terminal, LINE_AWAY)
 
 
 def shown(terminal: int, text: str) -> None:

@@ -118,7 +118,7 @@ async def test_lists_come_in_pages_and_by_selectors(shop: Any) -> None:
         ("phase=Active", []),
     ):
         assert await api.names(f"intents?{query}") == expected, query
-    for query in ("limit=0", "limit=x", "continue=%25", "labels=%3Dx", "since=-1", "about=intents/i00"):
+    for query in ("limit=0", "limit=x", "continue=%25", "labels=%3Dx", "since=-1", "about=intents/i00", "since=1"):
         assert (await api.http.get(f"/v1/intents?{query}")).status_code == 400, query
 
 

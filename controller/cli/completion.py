@@ -1,6 +1,7 @@
 """What a shell proposes: kinds, and names that the controller knows. Quick, and silent where there is none to ask."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 from typer import _completion_shared
@@ -9,8 +10,29 @@ from controller.cli import config
 from controller.cli.errors import CommandFailed
 from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural
 
+if TYPE_CHECKING:
+    from topologies.record import LabRecord
+
 PATIENCE_S = 1.0
 NAMES = 500
+
+_BASH = """
+%(complete_func)s() {
+    local IFS=$'\n' typed=${COMP_LINE:0:COMP_POINT} breaks=${COMP_WORDBREAKS//[^:=]}
+    local word=${typed##*[[:space:]]}
+    COMPREPLY=( $( env _TYPER_COMPLETE_ARGS="$typed" _TYPER_COMPLETE_FISH_ACTION=get-args \\
+                   %(autocomplete_var)s=complete_fish $1 | cut -f 1 ) )
+    if [[ $breaks && $word == *[$breaks]* ]]; then
+        COMPREPLY=( "${COMPREPLY[@]#"${word%%"${word##*[$breaks]}"}"}" )
+    fi
+}
+
+complete -o default -F %(complete_func)s %(prog_name)s
+"""
+"""For bash what stands behind a `:` or `=` is a word of its own, and names have both: `shop:orders:1`. So what was
+typed is given as it stands, as Typer takes it from fish, and bash gets what is behind the last of these.
+"""
+_completion_shared._completion_scripts["bash"] = _BASH
 
 _FIRST_TAB = """
 if [[ "$funcstack[1]" == "_%(prog_name)s" ]]; then %(complete_func)s "$@"; fi
@@ -52,8 +74,47 @@ def names(context: typer.Context, incomplete: str) -> list[str]:
     return list(_names(context, kind, incomplete)) if isinstance(kind, str) and "/" not in kind else []
 
 
-def intents(context: typer.Context, incomplete: str) -> list[str]:
-    return list(_names(context, "intents", incomplete))
+def agreements(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "agreements", incomplete))
+
+
+def tokens(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "tokens", incomplete))
+
+
+def renewals(context: typer.Context, incomplete: str) -> list[str]:
+    """For `stitch intent`: a sentence is one's own, but what is renewed has a name."""
+    if context.params.get("words") == ["renew"]:
+        return list(_names(context, "intents", incomplete))
+    return [word for word in ("renew",) if incomplete and word.startswith(incomplete)]
+
+
+def labs(incomplete: str) -> list[str]:
+    from topologies import lab
+
+    return [record.lab for record in lab.running() if record.lab.startswith(incomplete)]
+
+
+def lab_places(context: typer.Context, incomplete: str) -> list[str]:
+    """Hosts and nodes."""
+    return [place for record in _lab(context) for place in record.namespaces if place.startswith(incomplete)]
+
+
+def lab_processes(context: typer.Context, incomplete: str) -> list[str]:
+    """Nodes, of which it is the agent, and domains, of which it is the controller."""
+    names = [daemon.name for record in _lab(context) for daemon in record.daemons]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _lab(context: typer.Context) -> "tuple[LabRecord, ...]":
+    """The one that is meant, if it is up."""
+    from topologies import lab
+    from topologies.errors import LabError
+
+    try:
+        return (lab.find(context.params.get("name") or context.find_root().params.get("lab")),)
+    except LabError:
+        return ()
 
 
 def targets(context: typer.Context, incomplete: str) -> list[str]:

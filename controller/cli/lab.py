@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from controller.cli import completion
 from controller.cli.style import SETTINGS
 from controller.cli.table import table
 from topologies import lab, links, processes
@@ -25,7 +26,15 @@ NO, INVALID, UNREACHABLE, NOT_ALLOWED = 1, 2, 3, 4
 
 app = typer.Typer(help="An emulated topology on this machine, with its agents and controllers.", **SETTINGS)
 
-LabOption = Annotated[str | None, typer.Option("--lab", metavar="NAME", help="Which lab, if several are up.")]
+LabOption = Annotated[
+    str | None,
+    typer.Option("--lab", metavar="NAME", help="Which lab, if several are up.", autocompletion=completion.labs),
+]
+
+LinkEnd = Annotated[
+    str,
+    typer.Argument(help="A node, a host, or the node's port to a host.", autocompletion=completion.lab_places),
+]
 
 
 class Output(StrEnum):
@@ -116,7 +125,7 @@ def show_status(
 )
 def execute(
     context: typer.Context,
-    host: Annotated[str, typer.Argument(help="A host or node.")],
+    host: Annotated[str, typer.Argument(help="A host or node.", autocompletion=completion.lab_places)],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")],
     name: LabOption = None,
 ) -> None:
@@ -134,8 +143,8 @@ def execute(
 @app.command()
 def link(
     context: typer.Context,
-    a: Annotated[str, typer.Argument(help="A node, a host, or the node's port to a host.")],
-    b: Annotated[str, typer.Argument()],
+    a: LinkEnd,
+    b: Annotated[str, typer.Argument(autocompletion=completion.lab_places)],
     action: Annotated[LinkAction, typer.Argument()],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[delay=MS] [rate=MBIT] [loss=PERCENT]")] = None,
     name: LabOption = None,
@@ -158,8 +167,8 @@ def link(
 @app.command()
 def capture(
     context: typer.Context,
-    a: Annotated[str, typer.Argument(help="A node, a host, or the node's port to a host.")],
-    b: Annotated[str, typer.Argument()],
+    a: LinkEnd,
+    b: Annotated[str, typer.Argument(autocompletion=completion.lab_places)],
     file: Annotated[Path, typer.Option("-w", "--write", metavar="FILE.pcap", help="Where to write.")],
     count: Annotated[int, typer.Option(help="End after so many frames.")] = 100,
     seconds: Annotated[float, typer.Option(help="End after this time.")] = 5.0,
@@ -175,7 +184,14 @@ def capture(
 @app.command()
 def restart(
     context: typer.Context,
-    process: Annotated[str, typer.Argument(metavar="NAME", help="A node (its agent) or a domain (its controller).")],
+    process: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A node (its agent) or a domain (its controller).",
+            autocompletion=completion.lab_processes,
+        ),
+    ],
     name: LabOption = None,
 ) -> None:
     """End the agent of a node or the controller of a domain, if it runs, and start it again."""

@@ -107,7 +107,10 @@ def choose(
     ca_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="The CA of its certificate, if not of this system.")
     ] = None,
-    lab: Annotated[str | None, typer.Option(metavar="NAME", help="Which lab, if several are up.")] = None,
+    lab: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which lab, if several are up.", autocompletion=completion.labs),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_version)
     ] = False,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from controller.cli import completion
 from controller.cli.commands.arguments import client_of
 from controller.cli.errors import AnswerIsNo, InputInvalid
 from controller.cli.style import SETTINGS
@@ -14,7 +15,12 @@ app = typer.Typer(help="What domains signed.", **SETTINGS)
 @app.command("end")
 def end_agreement(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `stitch get agreements` lists them.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="As `stitch get agreements` lists them.", autocompletion=completion.agreements
+        ),
+    ],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the other domains are told.")],
     hold_off: Annotated[
         int, typer.Option(metavar="SECONDS", min=0, max=86400, help="How long the same intent is not accepted again.")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from controller.cli import completion
 from controller.cli.commands.arguments import DryRun, Wait, client_of
 from controller.cli.errors import InputInvalid
 from controller.cli.render import Written
@@ -13,7 +14,11 @@ def intent(
     context: typer.Context,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SENTENCE | renew NAME", help="docs/language.md; or English that proposes a sentence."),
+        typer.Argument(
+            metavar="SENTENCE | renew NAME",
+            help="docs/language.md; or English that proposes a sentence.",
+            autocompletion=completion.renewals,
+        ),
     ],
     name: Annotated[str | None, typer.Option(metavar="N", help="Of the intent; else after who and where.")] = None,
     tenant: Annotated[

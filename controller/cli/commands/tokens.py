@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from controller.cli import completion
 from controller.cli.commands.arguments import OutputOption, client_of
 from controller.cli.render import Output
 from controller.cli.style import SETTINGS
@@ -38,6 +39,8 @@ def list_tokens(context: typer.Context, output: OutputOption = Output.TABLE) -> 
 
 
 @app.command("revoke")
-def revoke_token(context: typer.Context, name: str) -> None:
+def revoke_token(
+    context: typer.Context, name: Annotated[str, typer.Argument(autocompletion=completion.tokens)]
+) -> None:
     """End a token at once, with what is open with it."""
     print(*client_of(context).revoke_token(name), sep="\n")

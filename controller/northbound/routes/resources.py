@@ -64,6 +64,7 @@ def add_resources(app: FastAPI) -> None:
         since: Since = None,
     ) -> Response:
         try:
+            _check_watch(watch, since, pages=limit is not None or after is not None)
             if about is not None and kind != "events":
                 raise ValueError(f"about: only events are about something, {kind} are not")
             standing = _standing(controller, kind, phase) if phase is not None else None
@@ -93,16 +94,27 @@ def add_resources(app: FastAPI) -> None:
     )
     def get_resource(controller: Seen, kind: Kind, name: Name, watch: Watch = False, since: Since = None) -> Response:
         try:
+            _check_watch(watch, since)
             if watch:
                 return follow(controller, kind, name, since, lists.Selection())
             resource = controller.get(kind, name)
         except KeyError:
             return unknown_kind(kind)
+        except ValueError as error:
+            return invalid([Problem(path=("query",), message=str(error))])
         if resource is None:
             return not_found(controller, kind, name)
         response = as_json(resource)
         response.headers["etag"] = f'"{resource.metadata["revision"]}"'
         return response
+
+
+def _check_watch(watch: bool, since: int | None, *, pages: bool = False) -> None:
+    """Raises ValueError for what is said in vain."""
+    if since is not None and not watch:
+        raise ValueError("since: only a watch has a revision from which it goes on; add watch=true")
+    if watch and pages:
+        raise ValueError("limit, continue: only a list has pages, a watch has not; leave them out")
 
 
 def _standing(controller: Controller, kind: str, phase: str) -> str:
