@@ -115,7 +115,7 @@ class SimulatedKeys:
         signature = self._private.sign(data)
         head, _, payload = data.partition(b"\n")
         _, version, kind = head.decode().split("/")
-        if kind != "mandate":
+        if kind not in ("mandate", "advertisement"):
             envelope = Envelope(version=int(version[1:]), kind=kind, payload=payload, signature=signature)
             self.said.append((opened(envelope), envelope.digest))
         return signature

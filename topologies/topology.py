@@ -89,6 +89,21 @@ class CarryRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"o
     dscp: tuple[str, ...] | None = None
 
 
+class AdvertiseRule(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """What neighbours are told unasked: own networks and services, or domains whose advertisements are passed on."""
+
+    to: str
+    what: str
+    onward: bool = False
+
+
+class LearnRule(Value, frozen=True, kw_only=True, omit_defaults=True, rename={"neighbour": "from"}):
+    """What of it is taken over."""
+
+    neighbour: str
+    what: str
+
+
 class OfferTerms(Value, frozen=True, kw_only=True):
     lease_s: int
 
@@ -98,6 +113,8 @@ class DomainPolicy(Value, frozen=True, kw_only=True):
 
     accept: tuple[AcceptRule, ...] = ()
     transit: tuple[CarryRule, ...] = ()
+    advertise: tuple[AdvertiseRule, ...] = ()
+    learn: tuple[LearnRule, ...] = ()
     offer: OfferTerms
 
 

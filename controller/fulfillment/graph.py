@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.fulfillment.topology import Topology, TopologyLink
+from controller.model.advertising import Heard
 from controller.model.constraints import Constraints
 from controller.model.inventory import Inventory, Link
 from controller.model.sr_policy import SrPolicy
@@ -25,6 +26,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     borders: tuple[Link, ...]
     """That can be used now."""
     inventory: Inventory
+    routes: Mapping[str, Heard] = msgspec.field(default_factory=dict)
+    """To other domains, as neighbours advertise them and may be used; by `heard_name`."""
     down: tuple[str, ...] = ()
     """Links that cannot be used now, sorted."""
     has_switches: bool = False

@@ -13,6 +13,7 @@ from controller.model.agreement import (
     MAX_DOMAINS,
     MAX_LEASE_S,
     Acceptance,
+    Advertisement,
     Agreement,
     Envelope,
     Flow,
@@ -22,6 +23,7 @@ from controller.model.agreement import (
     Terms,
     TunnelEnd,
     opened,
+    opened_advertisement,
     opened_mandate,
     unsigned,
 )
@@ -36,10 +38,16 @@ MAX_PROMISE_US = 3_600_000_000
 """An hour: so that the promises of all domains on a way together are one that can be said."""
 
 
-def sealed(statement: Message | Mandate, keys: Keys) -> Envelope:
+def sealed(statement: Message | Mandate | Advertisement, keys: Keys) -> Envelope:
     """Signed by us. Raises Unreadable where a field is beyond what others take."""
     envelope = unsigned(statement)
-    opened_mandate(envelope) if isinstance(statement, Mandate) else opened(envelope)
+    match statement:
+        case Mandate():
+            opened_mandate(envelope)
+        case Advertisement():
+            opened_advertisement(envelope)
+        case _:
+            opened(envelope)
     return msgspec.structs.replace(envelope, signature=keys.sign(envelope.signed_bytes))
 
 

@@ -4,10 +4,12 @@ from collections.abc import Collection
 
 import msgspec
 
+from controller.fulfillment.advertising import trust_of
 from controller.fulfillment.graph import Graph, has_any
 from controller.fulfillment.paths import order, sr_policy
 from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us
 from controller.fulfillment.shortfall import BINDINGS, percent, shortfall, words
+from controller.model.advertising import heard_name
 from controller.model.constraints import Constraints
 from controller.model.intent import Encryption, Trust
 from controller.model.inventory import Link
@@ -177,6 +179,12 @@ def _ways(
         neighbour = graph.inventory.domains.get(link.domain)
         if link.domain == target:
             ways.append((_way(link, 0, 0), link.trust))
+        elif neighbour is not None and not neighbour.reach:
+            route = graph.routes.get(heard_name(link.domain, target))
+            for gateway in route.route.gateways if route is not None and not {*route.route.path} & {*visited} else ():
+                if gateway.border == link.name and route is not None:
+                    trust = trust_of(route.route, link, neighbour)
+                    ways.append((_way(link, gateway.latency_us, gateway.cost), trust))
         elif neighbour is not None:
             for reach in neighbour.reach:
                 if reach.domain == target:

@@ -66,11 +66,12 @@ def _not_from_there(terms: Terms, rule: AcceptRule | TransitRule) -> str:
         return f"takes at most {rule.max_prefixes} prefixes of sources at once, not {len(sources)}"
     if not rule.prefixes:
         return ""
-    beyond = next((text for text in sorted(sources) if not any(_is_in(text, prefix) for prefix in rule.prefixes)), None)
+    beyond = next((text for text in sorted(sources) if not any(is_in(text, prefix) for prefix in rule.prefixes)), None)
     return f"takes no sources in {beyond}" if beyond is not None else ""
 
 
-def _is_in(text: str, wide: PrefixRange) -> bool:
+def is_in(text: str, wide: PrefixRange) -> bool:
+    """Whether a prefix is in this entry of a prefix list."""
     network = addressing.prefix(text)
     return wide.least <= network.prefixlen <= wide.most and addressing.inside(network, addressing.prefix(wide.prefix))
 

@@ -1,4 +1,4 @@
-"""The policy file of a domain (YAML): which offers it accepts."""
+"""The policy file of a domain (YAML): which offers it accepts, what it tells its neighbours and takes over of them."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from controller.language.tree import fault_of, load
 from controller.model import dscp
 from controller.model.agreement import MAX_FLOWS, MAX_ITEMS
 from controller.model.intent import Encryption
-from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
+from controller.model.policy import AcceptRule, AdvertiseRule, LearnRule, Policy, PrefixRange, TransitRule
 from dataplane import addressing
 
 _PATTERN = re.compile(r"[a-z0-9*?./-]{1,200}")
@@ -80,6 +80,22 @@ TRANSIT = Fields(
     },
     make=lambda values: TransitRule(**values),
 )
+ADVERTISE = Fields(
+    fields={
+        "to": Field(shape=PATTERN, required=True),
+        "what": Field(shape=PATTERN, required=True),
+        "onward": Field(shape=scalars.BOOLEAN),
+    },
+    make=lambda values: AdvertiseRule(**values),
+)
+LEARN = Fields(
+    fields={
+        "from": Field(shape=PATTERN, to="neighbour", required=True),
+        "what": Field(shape=PATTERN, required=True),
+        "prefixes": _SOURCES["prefixes"],
+    },
+    make=lambda values: LearnRule(**values),
+)
 OFFER = Fields(fields={"lease_s": Field(shape=_DURATION_S, required=True)})
 NEIGHBOUR = Fields(
     fields={
@@ -98,6 +114,8 @@ POLICY = Fields(
     fields={
         "accept": Field(shape=ListOf(item=ACCEPT)),
         "transit": Field(shape=ListOf(item=TRANSIT)),
+        "advertise": Field(shape=ListOf(item=ADVERTISE)),
+        "learn": Field(shape=ListOf(item=LEARN)),
         "neighbour": Field(shape=NEIGHBOUR),
         "offer": Field(shape=OFFER),
     },
@@ -136,6 +154,10 @@ def print_policy(policy: Policy) -> dict[str, Any]:
             | ({"max_lease_s": rule.max_lease_s} if rule.max_lease_s is not None else {})
             for rule in policy.transit
         ],
+        "advertise": [
+            {"to": rule.to, "what": rule.what} | ({"onward": True} if rule.onward else {}) for rule in policy.advertise
+        ],
+        "learn": [{"from": rule.neighbour, "what": rule.what} | _ranges(rule.prefixes) for rule in policy.learn],
         "neighbour": {"max_agreements": policy.max_agreements, "max_share": policy.max_share},
         "offer": {"lease_s": policy.lease_s},
     }
@@ -145,9 +167,11 @@ def _bounds(rule: AcceptRule | TransitRule) -> dict[str, Any]:
     bounds: dict[str, Any] = {"encryption": str(rule.encryption)} if rule.encryption != Encryption.NONE else {}
     if rule.dscp is not None:
         bounds["dscp"] = [dscp.words(codepoint) for codepoint in rule.dscp]
-    if rule.prefixes:
-        bounds["prefixes"] = [
-            {"prefix": prefix.prefix, "ge": prefix.least, "le": prefix.most} for prefix in rule.prefixes
-        ]
+    bounds |= _ranges(rule.prefixes)
     limits = {"max_prefixes": rule.max_prefixes, "max_flows": rule.max_flows}
     return bounds | {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _ranges(prefixes: tuple[PrefixRange, ...]) -> dict[str, Any]:
+    ranges = [{"prefix": prefix.prefix, "ge": prefix.least, "le": prefix.most} for prefix in prefixes]
+    return {"prefixes": ranges} if ranges else {}

@@ -4,6 +4,7 @@
     offer        what a domain asks its neighbour to carry, within the origin's mandate, which is in it
     acceptance   what the neighbour promises for that offer
     refusal, withdrawal
+    advertisement  what a domain offers, which neighbours carry on unaltered in `routes`
 
 Each is an `Envelope`: bytes and a signature over exactly these bytes. They are verified, stored and shown as they came;
 nothing is encoded anew for it, so that what a later release says beside what this one knows is not lost.
@@ -30,7 +31,9 @@ AMENDS = "amends"
 """Takes offers that change the flows of an agreement, and answers that are about some of them."""
 WAYS = "ways"
 """Takes WayBack."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS)
+ADVERTISES = "advertises"
+"""Takes Routes."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS, ADVERTISES)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
@@ -41,6 +44,15 @@ MAX_ITEMS = 4096
 MAX_DOMAINS = 16
 MAX_HOLDINGS = 1000
 """Agreements with one neighbour that are compared: there are not more plans in a domain."""
+MAX_PATH = MAX_DOMAINS - 1
+"""Domains of a route: with ours in front of them an offer passes no more than it may."""
+MAX_ROUTES = 128
+"""Of one message."""
+MAX_ROUTE_DOMAINS = 1024
+"""Of which one neighbour says that it leads there."""
+MAX_NETWORKS, MAX_SERVICES = 256, 1024
+"""That one domain advertises."""
+ADVERTISEMENT_BYTES_MAX = 64 * 1024
 MAX_LEASE_S = 30 * 86400
 """Nothing is agreed for longer, so that ids need not be remembered for ever."""
 
@@ -55,6 +67,8 @@ Revision = Annotated[int, Meta(ge=1, le=2**40)]
 Microseconds = Annotated[int, Meta(ge=0, le=2**40)]
 CodePoint = Annotated[int, Meta(ge=0, le=63)]
 Digest = Annotated[str, Meta(min_length=64, max_length=64)]
+Label = Annotated[str, Meta(max_length=63, pattern=ONE_LINE)]
+Labels = Annotated[tuple[tuple[Label, Name], ...], Meta(max_length=256)]
 Pause = Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]
 
 
@@ -243,9 +257,82 @@ class WayBack(Statement, frozen=True, kw_only=True):
     issued_s: UnixTime
 
 
+class OfferedNetwork(Statement, frozen=True, kw_only=True):
+    name: Name
+    """`domain/network`."""
+    prefixes: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
+    labels: Labels = ()
+    capabilities: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+
+
+class OfferedService(Statement, frozen=True, kw_only=True):
+    name: Annotated[str, Meta(min_length=1, max_length=400, pattern=ONE_LINE)]
+    """`domain/network/service`."""
+    addresses: Annotated[tuple[AddressText, ...], Meta(min_length=1, max_length=64)]
+    ports: Annotated[tuple[Ports, ...], Meta(min_length=1, max_length=64)]
+    labels: Labels = ()
+
+
+class Advertisement(Statement, frozen=True, kw_only=True):
+    """What a domain offers: signed by it for one neighbour, and carried unaltered through every onward pass."""
+
+    owner: Name
+    carrier: Name
+    """The neighbour that it is said to: who else hears it, hears it of that one, or of those after it."""
+    onward: bool = False
+    """The carrier may pass it on, and so may those after it."""
+    edition: UnixTime
+    """When it was signed, or one more than the one before. The same to all carriers; only the newest counts."""
+    expires_s: UnixTime
+    networks: Annotated[tuple[OfferedNetwork, ...], Meta(max_length=MAX_NETWORKS)]
+    services: Annotated[tuple[OfferedService, ...], Meta(max_length=MAX_SERVICES)] = ()
+
+
+class Gateway(Statement, frozen=True, kw_only=True):
+    """Where what lies behind a domain is reached."""
+
+    border: Name
+    """Name of the link between the sender and the receiver."""
+    latency_us: Microseconds
+    """From there to the owner's border."""
+    cost: Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class Route(Statement, frozen=True, kw_only=True):
+    """A domain to which the sender leads, and over whom (path vector)."""
+
+    path: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_PATH)]
+    """Domains, from the sender to the owner."""
+    gateways: Annotated[tuple[Gateway, ...], Meta(min_length=1, max_length=16)]
+    trust: Trust
+    """Least of the links and of the domains that the sender would pass."""
+    advertisement: Envelope
+    """The owner's, as the owner signed it."""
+
+    @property
+    def owner(self) -> str:
+        return self.path[-1]
+
+
+class Routes(Statement, frozen=True, kw_only=True):
+    """What the sender has to say of where it leads. One message at a time is under way to a neighbour."""
+
+    number: Annotated[int, Meta(ge=1, le=2**53)]
+    """Grows; what is not newer than what was heard counts for nothing."""
+    routes: Annotated[tuple[Route, ...], Meta(max_length=MAX_ROUTES)] = ()
+    """New, or other than said before."""
+    withdrawn: Annotated[tuple[Name, ...], Meta(max_length=MAX_ROUTE_DOMAINS)] = ()
+    """Owners to whom it leads no more."""
+    after: Annotated[str, Meta(max_length=200, pattern=ONE_LINE)] | None = None
+    """`routes` are all that there are to owners after this one in the order of their names; None: nothing is said of
+    others."""
+    upto: Annotated[str, Meta(max_length=200, pattern=ONE_LINE)] = ""
+    """With `after`: up to this owner; empty: to the last."""
+
+
 Said = Terms | Acceptance | Refusal | Withdrawal
 """What is said of one agreement."""
-Message = Said | Holdings | WayBack
+Message = Said | Holdings | WayBack | Routes
 """What one controller says to another."""
 MESSAGES: dict[str, type[Message]] = {
     "offer": Terms,
@@ -254,8 +341,13 @@ MESSAGES: dict[str, type[Message]] = {
     "withdrawal": Withdrawal,
     "holdings": Holdings,
     "way_back": WayBack,
+    "routes": Routes,
 }
-_KINDS: dict[type[Message | Mandate], str] = {kind: name for name, kind in MESSAGES.items()} | {Mandate: "mandate"}
+_KINDS: dict[type[Message | Mandate | Advertisement], str] = {
+    **{kind: name for name, kind in MESSAGES.items()},
+    Mandate: "mandate",
+    Advertisement: "advertisement",
+}
 
 
 class Agreement(Value, frozen=True, kw_only=True):
@@ -292,7 +384,7 @@ class Unreadable(Exception):
     """An envelope has something else in it than it must. The text says what, for the domain that sent it."""
 
 
-def unsigned(statement: Message | Mandate) -> Envelope:
+def unsigned(statement: Message | Mandate | Advertisement) -> Envelope:
     """As the release of this controller says it, yet without a signature."""
     payload = msgspec.json.encode(statement)
     return Envelope(version=PROTOCOL, kind=_KINDS[type(statement)], payload=payload, signature=b"")
@@ -320,6 +412,19 @@ def opened_mandate(envelope: Envelope) -> Mandate:
         return from_json(envelope.payload, Mandate)
     except msgspec.MsgspecError as error:
         raise Unreadable(f"the mandate cannot be read: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def opened_advertisement(envelope: Envelope) -> Advertisement:
+    """Raises Unreadable."""
+    if envelope.version != PROTOCOL or envelope.kind != "advertisement":
+        raise Unreadable(f"expected an advertisement of protocol version {PROTOCOL}, found {envelope.kind!r}")
+    if len(envelope.payload) > ADVERTISEMENT_BYTES_MAX:
+        raise Unreadable(f"an advertisement has at most {ADVERTISEMENT_BYTES_MAX} octets")
+    try:
+        return from_json(envelope.payload, Advertisement)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"the advertisement cannot be read: {error}") from error
 
 
 def json_of(envelope: Envelope) -> dict[str, Any]:

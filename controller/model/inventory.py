@@ -61,6 +61,8 @@ class Network(Value, frozen=True, kw_only=True):
     """Who may speak for its hosts; empty: the tenant that is called as the network is."""
     capabilities: tuple[str, ...] = ()
     """What it can do, as its operator says: `dns`, `region=eu`; sorted, each once."""
+    learnt: bool = False
+    """Another domain advertises it; false: an operator has said so."""
 
 
 class Service(Value, frozen=True, kw_only=True):
@@ -71,6 +73,8 @@ class Service(Value, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
     tenants: tuple[str, ...] = ()
     """Whose intents may lead to it, beside those of its network's tenants; `*`: everybody's."""
+    learnt: bool = False
+    """As of Network."""
 
 
 class Node(Value, frozen=True, kw_only=True):

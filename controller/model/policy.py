@@ -51,12 +51,36 @@ class TransitRule(Value, frozen=True, kw_only=True):
     max_flows: int | None = None
 
 
+class AdvertiseRule(Value, frozen=True, kw_only=True):
+    """What neighbours are told, unasked."""
+
+    to: str
+    """Neighbour; shell pattern."""
+    what: str
+    """Pattern of own networks and services; of other domains, whose advertisements are passed on."""
+    onward: bool = False
+    """Of what is ours: the neighbour may pass it on."""
+
+
+class LearnRule(Value, frozen=True, kw_only=True):
+    """What is taken over of what neighbours say."""
+
+    neighbour: str
+    """Who says it, whoever's it is; shell pattern."""
+    what: str
+    """Pattern of networks and services."""
+    prefixes: tuple[PrefixRange, ...] = ()
+    """Where its addresses may be, each inside one of these. Empty: everywhere."""
+
+
 class Policy(Value, frozen=True, kw_only=True):
     """One accept rule that takes an offer is enough; of the transit rules the first that matches decides. None:
-    refused."""
+    refused. One rule to advertise or learn something is enough. None: it is not told, or not taken over."""
 
     accept: tuple[AcceptRule, ...] = ()
     transit: tuple[TransitRule, ...] = ()
+    advertise: tuple[AdvertiseRule, ...] = ()
+    learn: tuple[LearnRule, ...] = ()
     max_agreements: int = 256
     """That we carry or accept for one neighbour at a time."""
     max_share: int = 50

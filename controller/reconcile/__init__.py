@@ -59,6 +59,7 @@ from controller.reconcile import (
     rollout,
     tables,
 )
+from controller.reconcile.advertising import choosing, hearing, telling
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.intents import pursue_what_can_change
 from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
@@ -124,6 +125,14 @@ def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) ->
             _begin_anew(transaction)
     for event in events:
         transaction = _take(transaction, event)
+    if choosing.settle(transaction):
+        _inventory_changed(transaction)
+    elif transaction.reaches.changed:
+        _look_again(transaction)
+    if transaction.reaches.changed:
+        unsettle(transaction)
+        ways.tell(transaction)
+        pursue_what_can_change(transaction)
     rollout.settle(transaction)
     return transaction.finish()
 
@@ -229,6 +238,9 @@ def _look_again(transaction: Transaction) -> None:
 
 def _tick(transaction: Transaction) -> None:
     peers.say_again(transaction)
+    hearing.expire(transaction)
+    telling.tick(transaction)
+    transaction.doubted |= transaction.unadvertised
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)

@@ -13,6 +13,7 @@ import msgspec
 
 from controller.model.event import MessageSent, PeerMet, Send
 from controller.model.stitch import ConnectionStatus, HeldOff
+from controller.reconcile.advertising import telling
 from controller.reconcile.negotiation import comparing
 from controller.reconcile.negotiation.messages import refused
 from controller.reconcile.state import Retry
@@ -23,6 +24,9 @@ MAX_RETRY_S = 15.0
 
 def sent(transaction: Transaction, event: MessageSent) -> None:
     """An offer that is refused for good is as one that was answered so: other ways are tried."""
+    if event.message_id.startswith(telling.PREFIX):
+        telling.sent(transaction, event)
+        return
     outgoing = transaction.outbox.get(event.message_id)
     if outgoing is None or outgoing.peer != event.peer:
         return
@@ -61,6 +65,7 @@ def met(transaction: Transaction, event: PeerMet) -> None:
     transaction.peers.put(event.peer, event)
     if not event.refusal:
         comparing.tell(transaction, event.peer)
+    telling.met(transaction, event)
     if known is not None and known.greeting == event.greeting:
         return
     if event.refusal:

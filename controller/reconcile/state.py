@@ -14,7 +14,8 @@ from controller.fulfillment.plan_paths import SrPolicies, known, links
 from controller.fulfillment.realize import Needed, Realized
 from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
-from controller.model.agreement import Envelope, Unreadable, opened_mandate
+from controller.model.advertising import Heard, OwnAdvertisements, Telling
+from controller.model.agreement import Envelope, Unreadable, opened_advertisement, opened_mandate
 from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
@@ -211,6 +212,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     rests: PersistentMap[int] = PersistentMap()
     profiles: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     """Sizes of each node's tables and counters, as its P4Info says."""
+    routes: PersistentMap[Heard] = PersistentMap(keys=Heard.keys, due=Heard.due_s)
+    """That neighbours say they have."""
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
@@ -233,6 +236,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Neighbours that we have refused something for want of a way, or ended it, and not told since of one."""
     way_back_s: dict[str, float] = msgspec.field(default_factory=dict)
     """Neighbour -> Unix time when what it refused is, or was last, asked again since it said that it has a way."""
+    reaches: PersistentMap[Heard] = PersistentMap(keys=Heard.keys)
+    """Of the routes, those that plans may use."""
+    tellings: dict[str, Telling] = msgspec.field(default_factory=dict)
+    """By neighbour."""
+    own_advertisements: OwnAdvertisements = OwnAdvertisements()
+    advertises: bool = False
+    """What was stored of routes, and is to be told, has been looked at since the start."""
+    flaps: dict[str, float] = msgspec.field(default_factory=dict)
+    """Route -> Unix time until which its shares of changes are used."""
+    learnt: dict[str, frozenset[str]] = msgspec.field(default_factory=dict)
+    """Domain -> networks and services of its that others have told."""
+    unadvertised: frozenset[str] = frozenset()
+    """Domains of which something is kept that nobody advertises any more, since an intent names it."""
     awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
     """Courses, intents as `intents/NAME`, and SR Policies as `sr_policies/NAME`: generation that each node has yet to
     confirm."""
@@ -277,6 +293,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Closed": ("closed", Closed),
     "Description": ("descriptions", NodeDescription),
     "Counter": ("counters", int),
+    "Route": ("routes", Heard),
     "Provenance": ("provenance", Provenance),
     "Number": ("numbers", int),
     "LastNumber": ("last_numbers", int),
@@ -327,6 +344,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         closed=PersistentMap(stored["closed"], keys=Closed.keys, due=Closed.due_s),
         descriptions=stored["descriptions"],
         counters=PersistentMap(stored["counters"]),
+        routes=PersistentMap(stored["routes"], keys=Heard.keys, due=Heard.due_s),
         provenance=PersistentMap(stored["provenance"]),
         agreements=PersistentMap(_agreements(stitches)),
         numbers=PersistentMap(stored["numbers"]),
@@ -349,6 +367,8 @@ def read(record: Record) -> Any:
             opened_mandate(session.terms.mandate)
             if not session.terms.flows:
                 raise Unreadable("its terms are about no flow")
+        if isinstance(value, Heard):
+            opened_advertisement(value.route.advertisement)
     except (msgspec.MsgspecError, Unreadable) as error:
         raise ValueError(f"record {record.kind}/{record.name} cannot be read: {error}") from error
     return value

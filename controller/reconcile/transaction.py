@@ -161,6 +161,7 @@ class Transaction:
         self.closed = Table(state.closed)
         self.descriptions = SmallTable(state.descriptions)
         self.counters = Table(state.counters)
+        self.routes = Table(state.routes)
         self.provenance = Table(state.provenance)
         self.agreements = Table(state.agreements)
         self.numbers = Table(state.numbers)
@@ -178,6 +179,15 @@ class Transaction:
         self.without_way = set(state.without_way)
         self.ways_back: set[str] = set()
         """Neighbours that have just said that there may be a way."""
+        self.reaches = Table(state.reaches)
+        self.tellings = SmallTable(state.tellings)
+        self.flaps = SmallTable(state.flaps)
+        self.own_advertisements = state.own_advertisements
+        self.advertises = state.advertises
+        self.learnt = SmallTable(state.learnt)
+        self.unadvertised = set(state.unadvertised)
+        self.doubted: set[str] = set()
+        """Domains to which a neighbour leads otherwise than before, or not any more."""
         self.awaiting = Table(state.awaiting)
         self.pursuits = Table(state.pursuits)
         self.restored = state.restored
@@ -237,6 +247,8 @@ class Transaction:
         losses = self.losses.all
         if self._graph is None or not same or self._graph.down != down or self._graph.losses != losses:
             self._graph = graph(inventory, self.own, down, self._graph, losses)
+        if self._graph.routes is not self.reaches.all:
+            self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
         return self._graph
 
     @property
@@ -415,6 +427,7 @@ class Transaction:
             closed=self.closed.all,
             descriptions=self.descriptions.all,
             counters=self.counters.all,
+            routes=self.routes.all,
             provenance=self.provenance.all,
             agreements=self.agreements.all,
             numbers=self.numbers.all,
@@ -430,6 +443,13 @@ class Transaction:
             losses=self.losses.all,
             way_back_s=self.way_back_s.all,
             without_way=frozenset(self.without_way),
+            reaches=self.reaches.all,
+            tellings=self.tellings.all,
+            flaps=self.flaps.all,
+            own_advertisements=self.own_advertisements,
+            advertises=self.advertises,
+            learnt=self.learnt.all,
+            unadvertised=frozenset(self.unadvertised),
             awaiting=self.awaiting.all,
             restored=self.restored,
             fabric=self.fabric,
@@ -467,6 +487,7 @@ class Transaction:
             "closed": self.closed,
             "descriptions": self.descriptions,
             "counters": self.counters,
+            "routes": self.routes,
             "provenance": self.provenance,
             "numbers": self.numbers,
             "last_numbers": self.last_numbers,

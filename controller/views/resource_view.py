@@ -20,7 +20,7 @@ from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
-from controller.views import entry_view, link_view
+from controller.views import advertising_view, entry_view, link_view
 from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
@@ -238,6 +238,7 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
     ]
     own = network.name.split("/")[0] == state.own
     status: dict[str, Any] = {"own": own} | (network_phase(state, network) if own else {})
+    status |= advertising_view.thing_status(state, network)
     return status | ({"paths": paths} if paths else {})
 
 
@@ -246,7 +247,9 @@ def _service_status(state: State) -> "_Status":
     for name, intent_record in state.intent_records.items():
         for allow in intent_record.intent.allow:
             users.setdefault(allow.to, set()).add(name)
-    return lambda service: {"intents": sorted(users.get(service.name, ()))}
+    return lambda service: (
+        {"intents": sorted(users.get(service.name, ()))} | advertising_view.thing_status(state, service)
+    )
 
 
 def _rule_status(state: State) -> "_Status":
@@ -271,6 +274,7 @@ def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
     if met is not None and met.greeting is not None:
         status |= {"software": met.greeting.software, "protocol": list(met.greeting.versions)}
         status["capabilities"] = list(met.greeting.capabilities)
+    status |= advertising_view.domain_status(state, domain)
     if reasons:
         status["reason"] = reasons[0]
     elif met is not None and met.refusal:

@@ -18,6 +18,7 @@ from controller.model.agreement import (
     Holdings,
     Message,
     Refusal,
+    Routes,
     Said,
     Terms,
     Unreadable,
@@ -31,6 +32,7 @@ from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why, heard, passed_on
+from controller.reconcile.advertising.hearing import hear
 from controller.reconcile.bundles import members, put_session
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.link_state import confirm, wait_s
@@ -85,6 +87,8 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
         compare(transaction, peer.name, message)
     elif isinstance(message, WayBack):
         transaction.ways_back.add(peer.name)
+    elif isinstance(message, Routes):
+        hear(transaction, peer.name, message)
     elif why := _offer_objection(transaction, peer, message) if isinstance(message, Terms) else None:
         _violation(transaction, peer, message, why)
     else:
@@ -93,7 +97,7 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
 
 def _violation(transaction: Transaction, peer: Domain, message: Message, why: Why) -> None:
     """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
-    about = {} if isinstance(message, Holdings | WayBack) else {"agreement": message.id}
+    about = {} if isinstance(message, Holdings | WayBack | Routes) else {"agreement": message.id}
     transaction.log("peer_violation", "error", peer=peer.name, reason=why.detail, **about)
     if isinstance(message, Terms):
         refuse(transaction, peer.name, message, why)
