@@ -15,13 +15,16 @@ from controller import reconcile
 from controller.model.agreement import (
     MESSAGES,
     PROTOCOL,
+    Advertisement,
     Envelope,
     Mandate,
     Message,
     Refusal,
+    Routes,
     Unreadable,
     Withdrawal,
     opened,
+    opened_advertisement,
     opened_mandate,
     unsigned,
 )
@@ -61,7 +64,7 @@ class Heard:
 
 @dataclass
 class Wiretap:
-    """What transit says in a world, by kind and receiver: the first of each, or the first that names flows."""
+    """What transit says in a world, by kind and receiver: the first of each, or of those that name flows or routes."""
 
     world: World
     heard: dict[tuple[str, str], Heard] = field(default_factory=dict)
@@ -74,20 +77,23 @@ class Wiretap:
                 for message in messages:
                     heard = Heard(receiver, self.world.now_s, self.world.controllers[receiver].state, message)
                     known = self.heard.setdefault((message.kind, receiver), heard)
-                    if _flows(heard.message) > _flows(known.message):
+                    if _says_much(heard.message) > _says_much(known.message):
                         self.heard[message.kind, receiver] = heard
             return deliver_all(messages, sender, receiver)
 
         self.world.deliver_all = listen  # type: ignore[method-assign]
 
 
-def _flows(message: Message) -> bool:
-    return isinstance(message, Refusal | Withdrawal) and bool(message.flows)
+def _says_much(message: Message) -> bool:
+    return bool(
+        (isinstance(message, Refusal | Withdrawal) and message.flows)
+        or (isinstance(message, Routes) and message.routes and message.after is not None)
+    )
 
 
 def other_envelopes(heard: Heard) -> Iterator[Envelope]:
     """The same bytes as something else; signed so."""
-    for kind in {*MESSAGES, "mandate", "x"} - {heard.envelope.kind}:
+    for kind in {*MESSAGES, "mandate", "advertisement", "x"} - {heard.envelope.kind}:
         yield _resigned(replace(heard.envelope, kind=kind))
     for version in (0, PROTOCOL - 1, PROTOCOL + 1, 65535):
         yield _resigned(replace(heard.envelope, version=version))
@@ -95,7 +101,7 @@ def other_envelopes(heard: Heard) -> Iterator[Envelope]:
 
 def lies(heard: Heard) -> Iterator[tuple[str, Any, Any, Envelope]]:
     """Place, what stood there, what stands there now, and all of it as transit signs it. What is in a mandate is
-    changed too, in the origin's name."""
+    changed too, in the origin's name, and so is an advertisement in its owner's."""
     message = heard.message
     for place, old, new, changed in _changes(message, type(message)):
         yield place, old, new, _signed(changed)
@@ -103,9 +109,14 @@ def lies(heard: Heard) -> Iterator[tuple[str, Any, Any, Envelope]]:
         mandate = opened_mandate(message.mandate)  # type: ignore[union-attr]
         for place, old, new, changed in _changes(mandate, Mandate):
             yield f"mandate:{place}", old, new, _signed(replace(message, mandate=_signed(changed)))
+    if isinstance(message, Routes):
+        (route,) = message.routes
+        for place, old, new, changed in _changes(opened_advertisement(route.advertisement), Advertisement):
+            other = replace(route, advertisement=_signed(changed))
+            yield f"advertisement:{place}", old, new, _signed(replace(message, routes=(other,)))
 
 
-def _signed(statement: Message | Mandate) -> Envelope:
+def _signed(statement: Message | Mandate | Advertisement) -> Envelope:
     return _resigned(unsigned(statement))
 
 

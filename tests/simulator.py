@@ -79,7 +79,7 @@ from dataplane.host_api import BorderStatus, Capabilities, HostState, NodeDescri
 from dataplane.p4runtime import p4info
 from tests.full_rules import compile_rules
 from topologies import domain_files
-from topologies.topology import Port, Topology
+from topologies.topology import Acquaintance, Port, Topology
 from topologies.topology_file import load
 
 LAB = Path(__file__).parent.parent / "topologies" / "three-domains.yaml"
@@ -95,6 +95,18 @@ EntryKey = tuple[str, tuple[object, ...], int]
 
 RULE_TABLES = {"source_group", "destination_group", "flow_policy"}
 """What the rules of VRFs come to."""
+
+
+def untold() -> Topology:
+    """The lab, in which nobody has typed in anything of others but key, endpoint and trust."""
+    lab = load(LAB)
+    domains = tuple(
+        msgspec.structs.replace(
+            domain, knows={name: Acquaintance(trust=known.trust) for name, known in domain.knows.items()}
+        )
+        for domain in lab.domains
+    )
+    return msgspec.structs.replace(lab, domains=domains)
 
 
 class SimulatedKeys:

@@ -28,10 +28,8 @@ from controller.model.policy import AdvertiseRule, LearnRule, PrefixRange
 from controller.reconcile.advertising import telling
 from tests.many_domains import ALL, Domains, Pair, link_name, name_of
 from tests.packet_walk import Walk, tcp
-from tests.simulator import LAB, ORDER_PROCESSING, Faults, SimulatedKeys, World
-from topologies.topology import Acquaintance, Topology
+from tests.simulator import ORDER_PROCESSING, Faults, SimulatedKeys, World, untold
 from topologies.topology import Trust as TopologyTrust
-from topologies.topology_file import load
 
 TYPED_SERVICE = """
 apiVersion: netstitch/v1
@@ -44,16 +42,6 @@ kind: Service
 metadata: {name: insight/analytics/analytics-y}
 spec: {addresses: [10.2.0.10], ports: [tcp/443]}
 """
-
-
-def untold() -> Topology:
-    """The lab, in which nobody has typed in anything of others but key, endpoint and trust."""
-    lab = load(LAB)
-    domains = tuple(
-        replace(domain, knows={name: Acquaintance(trust=known.trust) for name, known in domain.knows.items()})
-        for domain in lab.domains
-    )
-    return replace(lab, domains=domains)
 
 
 @pytest.fixture

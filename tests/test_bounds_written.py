@@ -100,6 +100,8 @@ POLICIES = [
         "transit": [
             {"from": "shop", "to": "*", "encryption": "none", "max_lease_s": 3600, "dscp": ["AF41"], **SOURCES}
         ],
+        "advertise": [{"to": "shop", "what": "insight/*", "onward": True}],
+        "learn": [{"from": "*", "what": "shop/*", "prefixes": SOURCES["prefixes"]}],
         "neighbour": {"max_agreements": 5, "max_share": 10},
         "offer": {"lease_s": 3600},
     }

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from controller.model.agreement import MESSAGES, Mandate
+from controller.model.agreement import MESSAGES, Advertisement, Mandate
 from controller.model.intent import Ports
 from tests.dishonest import Heard, Wiretap, lies, opens, other_envelopes, places, said, with_others
-from tests.simulator import ORDER_PROCESSING, World
+from tests.simulator import ORDER_PROCESSING, World, untold
 
 ISOLATED = """
 apiVersion: netstitch/v1
@@ -102,7 +102,21 @@ ITS_OWN: dict[tuple[str, str], Callable[[Any, Any], bool]] = {
 border, what it promises of itself, and less than the origin asks for. `new` and `old` stand at the place."""
 
 
+@functools.cache
+def what_transit_says_of_where_it_leads() -> Heard:
+    world = World(topology=untold())
+    world.greets = True
+    tap = Wiretap(world)
+    world.start()
+    world.run(5.0)
+    world.meet(("shop", "transit"))
+    world.run(5.0)
+    return tap.heard["routes", "shop"]
+
+
 def heard(kind: str) -> list[Heard]:
+    if kind == "routes":
+        return [what_transit_says_of_where_it_leads()]
     return [message for (said_kind, _), message in everything_that_transit_says().items() if said_kind == kind]
 
 
@@ -110,8 +124,9 @@ def test_every_message_is_among_what_is_tried_and_every_field_of_it() -> None:
     for kind, message in MESSAGES.items():
         tried = {place for tapped in heard(kind) for place, *_ in lies(tapped)}
         parts = {place.rpartition(".")[0] for place in tried}
-        mandate = {f"mandate:{place}" for place in places(Mandate)} if kind == "offer" else set()
-        assert places(message) | mandate <= tried | parts, kind
+        inner = {f"mandate:{place}" for place in places(Mandate)} if kind == "offer" else set()
+        inner |= {f"advertisement:{place}" for place in places(Advertisement)} if kind == "routes" else set()
+        assert places(message) | inner <= tried | parts, kind
 
 
 @pytest.mark.parametrize("kind", ["offer", "acceptance"])
@@ -151,3 +166,36 @@ def test_a_message_is_of_the_kind_and_version_that_it_was_signed_as() -> None:
             assert {name: after.stitches.get(name) for name in message.state.stitches} == dict(
                 message.state.stitches.items()
             )
+
+
+ITS_OWN_WAY = {
+    "number",
+    "routes.path",
+    "routes.gateways",
+    "routes.gateways.latency_us",
+    "routes.gateways.cost",
+    "routes.trust",
+}
+"""What a domain on the way may say as it likes of where it leads: how it counts, and its part of the way. That it leads
+nowhere it may say in any way."""
+
+
+def test_where_it_leads_is_its_own_word_and_what_is_there_its_owners() -> None:
+    (message,) = heard("routes")
+    honest, _ = message.instead(message.envelope)
+    name = "transit insight"
+    assert name in honest.reaches and "insight/analytics" in honest.inventory.networks
+    followed = set()
+    for place, old, new, envelope in lies(message):
+        after, effects = message.instead(envelope)
+        for table in ("networks", "services"):
+            for thing in getattr(after.inventory, table).values():
+                told = getattr(honest.inventory, table).get(thing.name)
+                assert thing == told, f"{place}: {new} in place of {old}"
+        assert {*after.reaches} <= {*honest.reaches}, f"{place}: {new} in place of {old}"
+        if name in after.reaches and after.reaches[name] != honest.reaches[name]:
+            assert place in ITS_OWN_WAY, f"{place}: {new} in place of {old}"
+            assert "shop" not in after.reaches[name].route.path
+            followed.add(place)
+        assert {what for _, what in said(effects)} <= {"routes"}, f"{place}: {new} in place of {old}"
+    assert followed >= ITS_OWN_WAY - {"number", "routes.path", "routes.gateways"}

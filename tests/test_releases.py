@@ -21,6 +21,7 @@ from controller.model.told import Told
 from tests import releases
 from tests.offers import signed
 from tests.packet_walk import Walk, tcp
+from topologies import domain_files
 from tests.simulator import START_S, SimulatedKeys, World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,6 +186,9 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
     """Insight is not upgraded yet."""
     shop, transit, insight = (federation.controllers[name] for name in ("shop", "transit", "insight"))
     insight.directory = release_before
+    policy = federation.topology.domain("insight").policy
+    before = replace(federation.topology.domain("insight"), policy=replace(policy, advertise=(), learn=()))
+    (insight.config.parent / "policy.yaml").write_text(domain_files.policy(before))  # it knows no advertisements
     for controller in (insight, transit, shop):
         await controller.start()
     assert (await shop.apply(intent())).status_code == 200

@@ -88,7 +88,9 @@ def _role(topology: Topology, port: Port) -> PortRole:
 
 
 def policy(domain: Domain) -> str:
-    return _yaml([_plain(domain.policy)])
+    """Without what earlier releases do not know, where it says nothing."""
+    rules = _plain(domain.policy)
+    return _yaml([{name: value for name, value in rules.items() if value or name not in ("advertise", "learn")}])
 
 
 def inventory(topology: Topology, domain: Domain, peers: dict[str, Peer], agents: dict[str, str]) -> str:

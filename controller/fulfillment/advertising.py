@@ -100,6 +100,8 @@ def _content_objection(said: Advertisement) -> Ignored | None:
             if not network.name.startswith(f"{said.owner}/"):
                 return Ignored.OWNER
             homes[network.name] = [addressing.host_prefix(prefix) for prefix in network.prefixes]
+            if not all(map(_is_capability, network.capabilities)):
+                return Ignored.INVALID
         for service in said.services:
             if not _is_name(service.name, 3):
                 return Ignored.INVALID
@@ -120,6 +122,11 @@ def _content_objection(said: Advertisement) -> Ignored | None:
     if len({*names}) < len(names) or not all(text.isprintable() and text for label in labels for text in label):
         return Ignored.INVALID
     return None
+
+
+def _is_capability(text: str) -> bool:
+    """A name, or a name and a value."""
+    return text.count("=") < 2 and _is_name(text.replace("=", "/"), 1 + text.count("="))
 
 
 def _is_name(name: str, parts: int) -> bool:
@@ -156,6 +163,7 @@ def learnt(
                 name=network.name,
                 prefixes=network.prefixes,
                 labels=tuple(sorted(dict(network.labels).items())),
+                capabilities=tuple(sorted({*network.capabilities})),
                 trust=trust,
                 learnt=True,
             )
@@ -246,7 +254,12 @@ def offered(inventory: Inventory, rules: Collection[AdvertiseRule], own: str, pe
     services = [service for service in services if service.name.rpartition("/")[0] in names][:MAX_SERVICES]
     return Offered(
         networks=tuple(
-            OfferedNetwork(name=name, prefixes=tuple(sorted(networks[name])), labels=inventory.networks[name].labels)
+            OfferedNetwork(
+                name=name,
+                prefixes=tuple(sorted(networks[name])),
+                labels=inventory.networks[name].labels,
+                capabilities=inventory.networks[name].capabilities,
+            )
             for name in names
         ),
         services=tuple(

@@ -68,6 +68,7 @@ Microseconds = Annotated[int, Meta(ge=0, le=2**40)]
 CodePoint = Annotated[int, Meta(ge=0, le=63)]
 Digest = Annotated[str, Meta(min_length=64, max_length=64)]
 Label = Annotated[str, Meta(max_length=63, pattern=ONE_LINE)]
+Capability = Annotated[str, Meta(max_length=127, pattern=ONE_LINE)]
 Labels = Annotated[tuple[tuple[Label, Name], ...], Meta(max_length=256)]
 Pause = Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]
 
@@ -262,7 +263,7 @@ class OfferedNetwork(Statement, frozen=True, kw_only=True):
     """`domain/network`."""
     prefixes: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
     labels: Labels = ()
-    capabilities: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+    capabilities: Annotated[tuple[Capability, ...], Meta(max_length=64)] = ()
 
 
 class OfferedService(Statement, frozen=True, kw_only=True):

@@ -91,6 +91,8 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
                 message = f"port {attachment.port} of {attachment.node} is {holder}'s"
                 problem("Network", network.name, (*where, "port"), message)
     for service in merged.services.values():
+        if service.learnt:  # what an operator says of its network wins: it goes where it does not fit
+            continue
         name = "/".join(service.name.split("/")[:2])
         home = merged.networks.get(name)
         if home is None:

@@ -15,6 +15,7 @@ from controller.reconcile.changes import changed_since, retranslate, tables
 from controller.reconcile.intents import undertake
 from controller.reconcile.negotiation.withdrawals import abandon, end
 from controller.reconcile.resting import rest
+from controller.reconcile.tables import network_key
 from controller.reconcile.transaction import AnyTable, Transaction
 from controller.reconcile.validation import judge_withdrawal, shown
 
@@ -190,9 +191,16 @@ def _used_inside(transaction: Transaction, gone: Collection[Thing]) -> Iterator[
             yield from (((("Node", end.node)), f"link {link.name}") for end in (link.a, link.b) if end is not None)
             yield ("Domain", link.domain), f"link {link.name}"
     for network in inventory.networks.values():
-        if ("Network", network.name) not in gone:
-            yield ("Domain", network.name.split("/")[0]), f"network {network.name}"
+        owner = network.name.split("/")[0]
+        if network.learnt:
+            yield ("Network", network.name), f"what {owner} advertises (`learn` of the policy says what is taken over)"
+            for intent in transaction.intent_records.all.by(network_key(network.name)):
+                yield ("Domain", owner), f"intent {intent}"
+        elif ("Network", network.name) not in gone:
+            yield ("Domain", owner), f"network {network.name}"
             yield from ((("Node", attachment.node), f"network {network.name}") for attachment in network.attachments)
-    for service in inventory.services:
-        if ("Service", service) not in gone:
-            yield ("Network", service.rpartition("/")[0]), f"service {service}"
+    for name, service in inventory.services.items():
+        if service.learnt:
+            yield ("Service", name), f"what {name.split('/')[0]} advertises (`learn` of the policy)"
+        elif ("Service", name) not in gone:
+            yield ("Network", name.rpartition("/")[0]), f"service {name}"

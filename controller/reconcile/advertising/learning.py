@@ -15,6 +15,7 @@ from controller.model.stitch import expired
 from controller.reconcile.intents import undertake
 from controller.reconcile.tables import network_key
 from controller.reconcile.transaction import Transaction
+from dataplane import addressing
 
 Things = Sequence[Network | Service]
 
@@ -40,12 +41,13 @@ def learn(transaction: Transaction, owner: str, ways: Sequence[Things]) -> bool:
             if network is None or (network.learnt and network != thing):
                 transaction.networks.put(name, thing)
                 changed.append(name)
-        elif transaction.networks.get(name.rpartition("/")[0]) is not None:
+        elif _fits(transaction.networks.get(name.rpartition("/")[0]), thing):
             service = transaction.services.get(name)
             if service is None or (service.learnt and service != thing):
                 transaction.services.put(name, thing)
                 changed.append(name)
-    changed += _unlearn(transaction, before - things.keys())
+    homeless = {name for name in before & things.keys() if not _has_home(transaction, name)}
+    changed += _unlearn(transaction, homeless | (before - things.keys()))
     kept = frozenset(name for name in before | things.keys() if _is_learnt(transaction, name))
     transaction.learnt.put(owner, kept)
     (transaction.unadvertised.add if kept - things.keys() else transaction.unadvertised.discard)(owner)
@@ -54,6 +56,18 @@ def learn(transaction: Transaction, owner: str, ways: Sequence[Things]) -> bool:
     if changed:
         _retranslate(transaction, {"/".join(name.split("/")[:2]) for name in changed})
     return bool(changed)
+
+
+def _has_home(transaction: Transaction, name: str) -> bool:
+    service = transaction.services.get(name)
+    return service is None or _fits(transaction.networks.get(name.rpartition("/")[0]), service)
+
+
+def _fits(home: Network | None, service: Service) -> bool:
+    """What an operator has said of its network may be less than what is advertised."""
+    prefixes = tuple(map(addressing.prefix, home.prefixes)) if home is not None else ()
+    addresses = map(addressing.address, service.addresses)
+    return all(any(address in prefix for prefix in prefixes) for address in addresses)
 
 
 def _is_learnt(transaction: Transaction, name: str) -> bool:
