@@ -21,8 +21,8 @@ from controller.model.told import Told
 from tests import releases
 from tests.offers import signed
 from tests.packet_walk import Walk, tcp
-from topologies import domain_files
 from tests.simulator import START_S, SimulatedKeys, World
+from topologies import domain_files
 
 ROOT = Path(__file__).resolve().parent.parent
 if os.environ.get("NETSTITCH_RECORD"):

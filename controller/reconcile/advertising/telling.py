@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from controller.fulfillment import paths
 from controller.fulfillment.advertising import Candidate, advertisement, is_worse, offered, own_route, passed_on
 from controller.fulfillment.negotiate import sealed
-from controller.fulfillment.paths import best
 from controller.model.advertising import Offered, OwnAdvertisements, Telling, from_key
 from controller.model.agreement import ADVERTISES, MAX_ROUTE_DOMAINS, MAX_ROUTES, Route, Routes
 from controller.model.constraints import Constraints
@@ -88,8 +88,8 @@ def _inside(transaction: Transaction, source: str, target: str) -> tuple[int, in
     graph = transaction.graph
     if not {source, target} <= {*graph.topology.nodes}:
         return None
-    path = best(graph, source, target, INSIDE, hops_max=len(graph.topology.nodes))
-    return (path.latency_us, path.cost) if path is not None else None
+    path = paths.best(graph, source, target, INSIDE, hops_max=len(graph.topology.nodes))
+    return (path.latency_us, path.cost) if isinstance(path, paths.Route) else None
 
 
 def _is_old(transaction: Transaction) -> bool:
