@@ -3,6 +3,7 @@
 import sys
 
 from bench import (
+    advertised,
     chain,
     entries,
     know,
@@ -20,7 +21,7 @@ from bench.report import report
 GROUPS = {
     "main": lambda: [*main.rows(), *lab_many.rows()],
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
-    "know": lambda: know.rows(),
+    "know": lambda: [*know.rows(), *advertised.rows()],
     "fabric": lambda: [*openflow.rows()],
     "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],
 }
