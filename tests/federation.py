@@ -19,6 +19,7 @@ from node_fake import FakeNode
 from waiting import LIMIT_S, until
 
 from controller.eastwest.identity import keygen
+from tests.simulator import typed
 from topologies import domain_files, topology_file
 
 INTENT = Path(__file__).parent.parent / "topologies" / "intents" / "order-processing.yaml"
@@ -119,7 +120,7 @@ class Federation:
     """Three domains in `directory` (short: sockets' paths have at most 107 characters)."""
 
     def __init__(self, directory: Path) -> None:
-        self.topology = topology = topology_file.load(topology_file.find("three-domains"))
+        self.topology = topology = typed(topology_file.load(topology_file.find("three-domains")))
         names = [domain.name for domain in topology.domains]
         ports = free_ports(2 * len(names))
         listen = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports[: len(names)], strict=True)}

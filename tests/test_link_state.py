@@ -15,7 +15,7 @@ from controller.model.stitch import Stitch
 from controller.model.told import Told
 from controller.reconcile.link_state import HOLD_S, cut
 from tests.offers import said
-from tests.simulator import LAB, ORDER_PROCESSING, Controller, EntryKey, Faults, World
+from tests.simulator import LAB, ORDER_PROCESSING, Controller, EntryKey, Faults, World, typed
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
 from topologies.topology_file import load
 
@@ -36,7 +36,7 @@ def world() -> World:
 
 
 def started(topology: Path) -> World:
-    world = World(topology=load(topology))
+    world = World(topology=typed(load(topology)))
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)

@@ -7,7 +7,7 @@ from controller.model.discovery import PathMeasurement, PortMeasurement
 from controller.model.event import Measured, NodeUnreachable
 from controller.southbound.measurements import REPEAT_S, WINDOW, Measurements
 from dataplane.host_api import ProbeReading
-from tests.simulator import LAB, ORDER_PROCESSING, World
+from tests.simulator import LAB, ORDER_PROCESSING, World, typed
 from topologies.topology_file import load
 
 LINK = ProbeReading(
@@ -95,7 +95,7 @@ def test_a_link_over_which_nothing_comes_back_has_no_delay() -> None:
 
 
 def test_what_is_measured_is_shown_until_its_node_is_away() -> None:
-    world = World(topology=load(LAB))
+    world = World(topology=typed(load(LAB)))
     world.start()
     world.apply("shop", ORDER_PROCESSING)
     world.run(2.0)

@@ -12,7 +12,7 @@ from controller.views import preview
 from dataplane.host_api import PortRole
 from tests.offers import refused
 from tests.packet_walk import Walk, tcp
-from tests.simulator import LAB, ORDER_PROCESSING, World
+from tests.simulator import LAB, ORDER_PROCESSING, World, typed
 from topologies.topology import AcceptRule, Host, HostInterface
 from topologies.topology_file import load
 
@@ -124,7 +124,7 @@ def test_dry_run_says_what_would_end_and_ends_nothing() -> None:
 
 def test_networks_of_two_domains_with_the_same_addresses_do_not_reach_one_destination() -> None:
     """Replies would go to one of them only."""
-    lab = load(LAB)
+    lab = typed(load(LAB))
     welcome = AcceptRule(origin="*", source="*", to="insight/*")
     domains = [
         replace(domain, policy=replace(domain.policy, accept=(welcome,))) if domain.name == "insight" else domain

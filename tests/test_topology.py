@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from controller.language import manifest
 from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
-from tests.simulator import SimulatedKeys
+from tests.simulator import SimulatedKeys, typed
 from topologies import domain_files, holder, links, topology_file
 from topologies.errors import NotFound
 from topologies.problem import TopologyInvalid
@@ -123,15 +123,25 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
         "endpoint": "127.0.0.1:2",
         "sid_block": "5f00:2::/32",
         "trust": "partner",
-        "reach": [{"domain": "insight", "latency_ms": 4, "trust": "partner", "cost": 30}],
     }
-    assert named["Network", "insight/analytics"] == {"prefixes": ["10.2.0.0/24", "2001:db8:2::/64"]}
-    assert named["Service", "insight/analytics/analytics-y"]["ports"] == ["tcp/443", "icmp"]
+    foreign = [name for _, name in named if "/" in name and not name.startswith("shop/")]
+    assert foreign == [], "they tell it each other"
     cx1 = named["Network", "shop/customer-x"]["attachments"][0]
     assert (cx1["name"], cx1["node"], cx1["port"], cx1["labels"]) == ("cx1", "se1", 2, {"app": "order-processing"})
     assert named["Link", "sg1-ig1"]["a"] == {"node": "sg1", "border": "sg1-ig1"}
     assert named["Link", "sg1-ig1"]["domain"] == "insight"
     assert (named["Link", "se1-sg1"]["a"], named["Link", "se1-sg1"]["mtu"]) == ({"node": "se1", "port": 1}, 2000)
+
+
+def test_what_neighbours_would_tell_can_be_typed_in(topology: Topology) -> None:
+    named = {
+        (document["kind"], document["metadata"]["name"]): document["spec"]
+        for document in inventory(typed(topology), "shop")
+    }
+    reach = [{"domain": "insight", "latency_ms": 4, "trust": "partner", "cost": 30}]
+    assert named["Domain", "transit"]["reach"] == reach
+    assert named["Network", "insight/analytics"] == {"prefixes": ["10.2.0.0/24", "2001:db8:2::/64"]}
+    assert named["Service", "insight/analytics/analytics-y"]["ports"] == ["tcp/443", "icmp"]
 
 
 def inventory_file(topology: Topology, domain: str) -> str:

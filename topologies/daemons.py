@@ -1,13 +1,17 @@
 """Starting the programs of a lab, and waiting until they are ready."""
 
+import fnmatch
+import json
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from topologies import processes
 from topologies.errors import LabError
-from topologies.record import Daemon, LabRecord, directory_of
+from topologies.record import Daemon, DomainRecord, LabRecord, directory_of
+from topologies.topology import Domain, Topology
 
 _LOG_LINES = 15
 _READY_DEADLINE_S = 300.0
@@ -60,6 +64,33 @@ def wait_ready(record: LabRecord, daemon: Daemon) -> None:
                 f"(nobody listens on {daemon.address})\n{_last_words(record.lab, daemon)}"
             )
         time.sleep(0.02)
+
+
+def wait_told(topology: Topology, domain: Domain, record: DomainRecord) -> None:
+    """Until its controller knows the services that their owners tell it. Raises LabError where it takes too long."""
+    expected = {
+        service.name
+        for owner in topology.domains
+        for rule in owner.policy.advertise
+        for service in topology.services
+        if service.name.startswith(f"{owner.name}/") and owner.name in domain.knows
+        if fnmatch.fnmatchcase(service.name, rule.what) and fnmatch.fnmatchcase(domain.name, rule.to)
+        if any(fnmatch.fnmatchcase(service.name, taken.what) for taken in domain.policy.learn)
+    }
+    deadline = time.monotonic() + _READY_DEADLINE_S
+    token = Path(record.token_file).read_text().strip()
+    request = urllib.request.Request(
+        f"http://{record.listen}/v1/services", headers={"Authorization": f"Bearer {token}"}
+    )
+    while missing := expected - _known(request):
+        if time.monotonic() > deadline:
+            raise LabError(f"the controller of {domain.name} has not been told of {', '.join(sorted(missing))}")
+        time.sleep(0.1)
+
+
+def _known(request: urllib.request.Request) -> set[str]:
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return {service["metadata"]["name"] for service in json.load(answer)}
 
 
 def _title(daemon: Daemon) -> str:

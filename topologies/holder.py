@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from topologies import domain_files, ovs, relay, topology_file
-from topologies.daemons import launch, wait_ready
+from topologies.daemons import launch, wait_ready, wait_told
 from topologies.emulation import WIREGUARD_SOCKETS, Emulation
 from topologies.errors import LabError
 from topologies.record import (
@@ -101,6 +101,8 @@ def _make(directory: Path) -> Emulation:
         launch(record, controller)
     for daemon in record.daemons:
         wait_ready(record, daemon)
+    for domain in topology.domains:
+        wait_told(topology, domain, next(each for each in domains if each.name == domain.name))
     return emulation
 
 
