@@ -227,8 +227,8 @@ WRONG = {
         "needs two interfaces, not 1",
     ),
     "knows a network that is not": (
-        "networks: [shop/customer-x]}",
-        "networks: [shop/x]}",
+        "shop: {trust: partner}}",
+        "shop: {trust: partner, networks: [shop/x]}}",
         "shop/x]",
         0,
         "none of the networks",
