@@ -292,7 +292,7 @@ def test_the_controller_understands_the_inventory_and_the_policy_of_every_domain
     for domain in topology.domains:
         inventory_text, policy_text = inventory_file(topology, domain.name), domain_files.policy(domain)
         kinds = {document.kind for document in manifest.parse(inventory_text, "inventory.yaml")}
-        assert {"Domain", "Network", "Node", "Link"} <= kinds
+        assert {"Domain", "Node", "Link"} <= kinds
         rules = parse_policy(policy_text, "policy.yaml")
         assert bool(rules.accept) == (domain.name == "insight")
         assert {(rule.origin, rule.destination) for rule in rules.transit} == (
