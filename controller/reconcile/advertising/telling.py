@@ -249,6 +249,7 @@ def tick(transaction: Transaction) -> None:
             transaction.tellings.put(peer, replace(telling, failing_s=transaction.now_s))
         elif failing_s is not None and not telling.silent and transaction.now_s - failing_s >= LOST_S:
             transaction.tellings.put(peer, replace(telling, silent=True))
-            transaction.log("neighbour_silent", "warning", peer=peer)
-            doubt_all_from(transaction, peer)
+            if transaction.routes.all.count(from_key(peer)):
+                transaction.log("neighbour_silent", "warning", peer=peer)
+                doubt_all_from(transaction, peer)
         speak(transaction, peer)
