@@ -268,13 +268,17 @@ static void take_sample(struct target *target, uint64_t rtt_ns)
 
 static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 {
-	uint64_t timeout = target->rtt_ns + 4 * target->deviation_ns, least = target->interval_ns / 4;
+	uint64_t timeout = 4 * target->deviation_ns, least = target->interval_ns / 4;
 	uint32_t missed_max = target->slot == NO_SLOT ? MISSED_LINK : MISSED_MAX;
 
-	if (!target->samples)
-		timeout = TIMEOUT_FIRST;
-	else if (timeout < target->rtt_ns + (least > TIMEOUT_LEAST ? least : TIMEOUT_LEAST))
-		timeout = target->rtt_ns + (least > TIMEOUT_LEAST ? least : TIMEOUT_LEAST);
+	/* However unsteady the path was, a few that are missed are enough. */
+	if (timeout > MISSED_MAX * target->interval_ns)
+		timeout = MISSED_MAX * target->interval_ns;
+	if (timeout < least)
+		timeout = least;
+	if (timeout < TIMEOUT_LEAST)
+		timeout = TIMEOUT_LEAST;
+	timeout = target->samples ? timeout + target->rtt_ns : TIMEOUT_FIRST;
 	while (target->judged != target->sequence) {
 		const struct sent *sent = remembered(prober, target, target->judged);
 		uint64_t received_ns = __atomic_load_n(&sent->received_ns, __ATOMIC_ACQUIRE);
