@@ -11,6 +11,7 @@ from bench import (
     language,
     language_conflicts,
     language_rules,
+    liveness,
     main,
     openflow,
     scale,
@@ -21,7 +22,7 @@ from bench.report import report
 GROUPS = {
     "main": lambda: [*main.rows(), *lab_many.rows()],
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
-    "know": lambda: [*know.rows(), *advertised.rows()],
+    "know": lambda: [*know.rows(), *advertised.rows(), *liveness.rows()],
     "fabric": lambda: [*openflow.rows()],
     "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],
 }
