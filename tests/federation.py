@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import msgspec
 from node_fake import FakeNode
+from typed_in import typed
 from waiting import LIMIT_S, until
 
 from controller.eastwest.identity import keygen
-from tests.simulator import typed
 from topologies import domain_files, topology_file
 
 INTENT = Path(__file__).parent.parent / "topologies" / "intents" / "order-processing.yaml"

@@ -78,8 +78,9 @@ from controller.views import resource_view
 from dataplane.host_api import BorderStatus, Capabilities, HostState, NodeDescription, PartRefused, PortRole, PortStatus
 from dataplane.p4runtime import p4info
 from tests.full_rules import compile_rules
+from tests.typed_in import typed
 from topologies import domain_files
-from topologies.topology import Acquaintance, Port, Reach, Topology, Trust
+from topologies.topology import Port, Topology
 from topologies.topology_file import load
 
 LAB = Path(__file__).parent.parent / "topologies" / "three-domains.yaml"
@@ -95,42 +96,6 @@ EntryKey = tuple[str, tuple[object, ...], int]
 
 RULE_TABLES = {"source_group", "destination_group", "flow_policy"}
 """What the rules of VRFs come to."""
-
-
-def typed(topology: Topology) -> Topology:
-    """The lab, in which what neighbours would tell is typed in: so it is there at once, also for releases that are told
-    nothing."""
-    ways = {
-        place: (Reach(domain=place[2], latency_ms=4, trust=Trust.PARTNER, cost=30),)
-        for place in (("shop", "transit", "insight"), ("insight", "transit", "shop"))
-    }
-    analytics, archive = (
-        ("insight/analytics", "insight/analytics/analytics-y"),
-        ("insight/archive", "insight/archive/archive-z"),
-    )
-    things = {
-        ("shop", "insight"): (analytics, archive),
-        ("transit", "insight"): (analytics,),
-        ("transit", "shop"): (("shop/customer-x",),),
-        ("insight", "shop"): (("shop/customer-x",),),
-    }
-
-    def known(domain: str, other: str, trust: Trust) -> Acquaintance:
-        told = things.get((domain, other), ())
-        return Acquaintance(
-            trust=trust,
-            reach=next((way for place, way in ways.items() if place[:2] == (domain, other)), ()),
-            networks=tuple(names[0] for names in told),
-            services=tuple(names[1] for names in told if len(names) > 1),
-        )
-
-    domains = tuple(
-        msgspec.structs.replace(
-            domain, knows={other: known(domain.name, other, known_as.trust) for other, known_as in domain.knows.items()}
-        )
-        for domain in topology.domains
-    )
-    return msgspec.structs.replace(topology, domains=domains)
 
 
 def untold() -> Topology:

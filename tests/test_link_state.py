@@ -15,8 +15,9 @@ from controller.model.stitch import Stitch
 from controller.model.told import Told
 from controller.reconcile.link_state import HOLD_S, cut
 from tests.offers import said
-from tests.simulator import LAB, ORDER_PROCESSING, Controller, EntryKey, Faults, World, typed
+from tests.simulator import LAB, ORDER_PROCESSING, Controller, EntryKey, Faults, World
 from tests.test_simulation import SEEDS, check_agreed, check_border_opens_only_with_agreement
+from tests.typed_in import typed
 from topologies.topology_file import load
 
 NORTH, SOUTH = ("t1", "tc1", "t2"), ("t1", "tc2", "t2")

@@ -7,7 +7,8 @@ from controller.model.discovery import PathMeasurement, PortMeasurement
 from controller.model.event import Measured, NodeUnreachable
 from controller.southbound.measurements import REPEAT_S, WINDOW, Measurements
 from dataplane.host_api import ProbeReading
-from tests.simulator import LAB, ORDER_PROCESSING, World, typed
+from tests.simulator import LAB, ORDER_PROCESSING, World
+from tests.typed_in import typed
 from topologies.topology_file import load
 
 LINK = ProbeReading(

@@ -12,7 +12,8 @@ from controller.views import preview
 from dataplane.host_api import PortRole
 from tests.offers import refused
 from tests.packet_walk import Walk, tcp
-from tests.simulator import LAB, ORDER_PROCESSING, World, typed
+from tests.simulator import LAB, ORDER_PROCESSING, World
+from tests.typed_in import typed
 from topologies.topology import AcceptRule, Host, HostInterface
 from topologies.topology_file import load
 

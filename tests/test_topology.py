@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from controller.language import manifest
 from controller.language.policy import parse_policy
 from dataplane.host_api import PortRole
-from tests.simulator import SimulatedKeys, typed
+from tests.simulator import SimulatedKeys
+from tests.typed_in import typed
 from topologies import domain_files, holder, links, topology_file
 from topologies.errors import NotFound
 from topologies.problem import TopologyInvalid
