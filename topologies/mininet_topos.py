@@ -25,7 +25,7 @@ _PYTHON = os.path.join(_HERE, os.pardir, ".venv", "bin", "python")
 
 
 class KernelBridge(Switch):
-    """A bridge of the kernel in a namespace, with spanning tree, for machines without Open vSwitch."""
+    """A bridge of the kernel in a namespace, with spanning tree, for machines where no Open vSwitch runs."""
 
     _FORWARD_DELAY = 200
     """Hundredths of a second, the least that the kernel takes (IEEE 802.1D: 15 s)."""
@@ -49,9 +49,15 @@ class KernelBridge(Switch):
         return set(self.cmd("cat /sys/class/net/*/brport/state").split()) <= {"3", "4"}
 
 
+def _runs_open_vswitch() -> bool:
+    """It may be installed, and not run."""
+    asked = ["ovs-vsctl", "--timeout=5", "show"]
+    return shutil.which(asked[0]) is not None and subprocess.run(asked, capture_output=True).returncode == 0
+
+
 class NetstitchTopo(Topo):
     def build(self, topology: dict[str, Any], **_params: Any) -> None:
-        switch = {} if shutil.which("ovs-vsctl") else {"cls": KernelBridge}
+        switch = {} if _runs_open_vswitch() else {"cls": KernelBridge}
         for number, node in enumerate(topology["nodes"], 1):
             self.addSwitch(node["name"], dpid=f"{number:016x}", stp=True, failMode="standalone", **switch)
         for host in topology["hosts"]:

@@ -125,6 +125,7 @@ def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) ->
             _begin_anew(transaction)
     for event in events:
         transaction = _take(transaction, event)
+    rollout.note_lost(transaction)  # before anything is tried anew: what it was told stands
     if choosing.settle(transaction):
         _inventory_changed(transaction)
     elif transaction.reaches.changed:

@@ -37,17 +37,7 @@ AUDIT_S = 3.0
 def settle(transaction: Transaction) -> None:
     """Brings every node's desired state up to date and every stitch as far as it can go now."""
     while True:
-        while transaction.lost:
-            lost = transaction.lost.pop(0)
-            failed(
-                transaction,
-                lost.stitch,
-                lost=lost.why,
-                refusal=lost.refusal,
-                retry_after_s=lost.retry_after_s,
-                held_off=lost.held_off,
-                alone=lost.alone,
-            )
+        note_lost(transaction)
         take_up(transaction)
         admit(transaction)
         settle_bundles(transaction)
@@ -66,6 +56,21 @@ def settle(transaction: Transaction) -> None:
             transaction.effects.append(
                 SyncNode(node=name, generation=standing.generation, state=standing.state, delta=delta)
             )
+
+
+def note_lost(transaction: Transaction) -> None:
+    """What has ended without our wanting it is tried again when it is time to."""
+    while transaction.lost:
+        lost = transaction.lost.pop(0)
+        failed(
+            transaction,
+            lost.stitch,
+            lost=lost.why,
+            refusal=lost.refusal,
+            retry_after_s=lost.retry_after_s,
+            held_off=lost.held_off,
+            alone=lost.alone,
+        )
 
 
 def _renew_states(transaction: Transaction) -> None:
