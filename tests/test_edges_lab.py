@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrSegmentRouting
 from scapy.utils import rdpcap
 from waiting import LIMIT_S, wait_for
 
-from topologies import lab, links
+from topologies import lab
 from topologies.record import LabRecord
 
 pytestmark = pytest.mark.root
@@ -37,6 +37,9 @@ def record() -> Iterator[LabRecord]:
     started = lab.up(str(TOPOLOGY), NAME, say=lambda _: None)
     yield started
     lab.down(NAME)
+
+
+STITCH_LAB = (str(STITCH), "--lab", NAME, "lab")
 
 
 def stitch(*arguments: str, text: str = "") -> str:
@@ -83,7 +86,7 @@ def test_between_edges_it_is_srv6_by_the_first_candidate_path(record: LabRecord,
     try:
         captures = [
             subprocess.Popen(
-                ["stitch", "lab", "capture", "e1", other, "--count", "400", "--seconds", str(LIMIT_S), "-w", str(file)]
+                [*STITCH_LAB, "capture", "e1", other, "--count", "400", "--seconds", "60", "-w", str(file)]
             )
             for other, file in files.items()
         ]

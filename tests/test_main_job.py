@@ -175,7 +175,7 @@ def test_traffic_goes_around_a_cut_link_and_an_intent_without_any_way_is_not_act
     try:
         stitch("lab", "link", "t1", "tc1", "down")
         wait_for(lambda: reaches(active, "cx1", ANALYTICS), "cx1 reaches ay1 around the cut link")
-        assert way() == ["shop t1 tc2 t2 insight"]
+        wait_for(lambda: way() == ["shop t1 tc2 t2 insight"], "the controller has moved it too")
         wait_for(lambda: phase() == "Active", "the intent is Active")
         assert elsewhere() == before
         stitch("lab", "link", "t1", "tc2", "down")

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from topologies import processes
 from topologies.errors import LabError
@@ -67,8 +68,9 @@ def wait_ready(record: LabRecord, daemon: Daemon) -> None:
 
 
 def wait_told(topology: Topology, domain: Domain, record: DomainRecord) -> None:
-    """Until its controller knows the services that their owners tell it. Raises LabError where it takes too long."""
-    expected = {
+    """Until its controller knows the services that their owners tell it, and where its neighbours lead. Raises LabError
+    where it takes too long."""
+    services = {
         service.name
         for owner in topology.domains
         for rule in owner.policy.advertise
@@ -77,20 +79,40 @@ def wait_told(topology: Topology, domain: Domain, record: DomainRecord) -> None:
         if fnmatch.fnmatchcase(service.name, rule.what) and fnmatch.fnmatchcase(domain.name, rule.to)
         if any(fnmatch.fnmatchcase(service.name, taken.what) for taken in domain.policy.learn)
     }
+    ways = {
+        f"{owner.name} over {neighbour.name}"
+        for neighbour in topology.domains
+        for rule in neighbour.policy.advertise
+        for owner in topology.domains
+        if neighbour.name in domain.knows and domain.policy.learn
+        if owner.name in neighbour.knows and owner.name != domain.name
+        if fnmatch.fnmatchcase(owner.name, rule.what) and fnmatch.fnmatchcase(domain.name, rule.to)
+    }
     deadline = time.monotonic() + _READY_DEADLINE_S
-    token = Path(record.token_file).read_text().strip()
-    request = urllib.request.Request(
-        f"http://{record.listen}/v1/services", headers={"Authorization": f"Bearer {token}"}
-    )
-    while missing := expected - _known(request):
+    while missing := (services | ways) - _known(record):
         if time.monotonic() > deadline:
             raise LabError(f"the controller of {domain.name} has not been told of {', '.join(sorted(missing))}")
         time.sleep(0.1)
 
 
-def _known(request: urllib.request.Request) -> set[str]:
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return {service["metadata"]["name"] for service in json.load(answer)}
+def _known(record: DomainRecord) -> set[str]:
+    """Services; and domains that neighbours lead to."""
+    ways = {
+        f"{owner} over {domain['metadata']['name']}"
+        for domain in _get(record, "domains")
+        for owner in domain["status"].get("leads_to", ())
+    }
+    return ways | {service["metadata"]["name"] for service in _get(record, "services")}
+
+
+def _get(record: DomainRecord, kind: str) -> list[dict[str, Any]]:
+    token = Path(record.token_file).read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://{record.listen}/v1/{kind}", headers=headers), timeout=10
+    ) as answer:
+        resources: list[dict[str, Any]] = json.load(answer)
+        return resources
 
 
 def _title(daemon: Daemon) -> str:
