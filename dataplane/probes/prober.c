@@ -227,20 +227,35 @@ static void send_due(struct prober *prober, const struct sha256 *keyed, uint64_t
 	}
 }
 
-static void set_dead(struct prober *prober, struct target *target, bool is_dead)
+/*
+ * The bits of each group, whose targets stand together. Where none is alive, one that is on hold and comes back now is
+ * taken before those that do not.
+ */
+static void write_bits(struct prober *prober)
 {
-	uint32_t *bits = (uint32_t *)&prober->dead[target->group];
+	for (uint32_t first = 0, next; first < prober->count; first = next) {
+		uint32_t group = prober->targets[first].group, dead = 0, lost = 0, all = 0;
+		uint32_t *bits = (uint32_t *)&prober->dead[group];
 
-	__atomic_store_n(&target->is_dead, is_dead, __ATOMIC_RELEASE);
-	if (target->slot == NO_SLOT)
-		return;
-	if (is_dead)
-		__atomic_or_fetch(bits, 1u << target->slot, __ATOMIC_RELAXED);
-	else
-		__atomic_and_fetch(bits, ~(1u << target->slot), __ATOMIC_RELAXED);
+		for (next = first; next < prober->count && prober->targets[next].group == group; next++) {
+			const struct target *target = &prober->targets[next];
+
+			if (target->slot == NO_SLOT)
+				continue;
+			all |= 1u << target->slot;
+			if (target->is_dead)
+				dead |= 1u << target->slot;
+			if (target->is_dead && (!target->good_since_ns || target->no_carrier))
+				lost |= 1u << target->slot;
+		}
+		if (dead == all)
+			dead = lost;
+		if (all && *bits != dead)
+			__atomic_store_n(bits, dead, __ATOMIC_RELAXED);
+	}
 }
 
-static void die(struct prober *prober, struct target *target, uint64_t now_ns)
+static void die(struct target *target, uint64_t now_ns)
 {
 	if (target->is_dead)
 		return;
@@ -248,7 +263,7 @@ static void die(struct prober *prober, struct target *target, uint64_t now_ns)
 		target->holds = 0; /* it has been well for long */
 	else if (target->holds < HOLDS_MAX)
 		target->holds++;
-	set_dead(prober, target, true);
+	__atomic_store_n(&target->is_dead, 1, __ATOMIC_RELEASE);
 }
 
 static void take_sample(struct target *target, uint64_t rtt_ns)
@@ -298,11 +313,11 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 		target->judged++;
 	}
 	if (target->no_carrier || target->missed >= missed_max)
-		die(prober, target, now_ns);
+		die(target, now_ns);
 	else if (target->is_dead && target->good_since_ns &&
 		 now_ns - target->good_since_ns >= HOLD_NS << target->holds) {
 		target->alive_since_ns = now_ns;
-		set_dead(prober, target, false);
+		__atomic_store_n(&target->is_dead, 0, __ATOMIC_RELEASE);
 	}
 }
 
@@ -361,6 +376,7 @@ VISIBLE void prober_run(struct prober *prober)
 		send_due(prober, keyed, now_ns);
 		for (uint32_t i = 0; i < prober->count; i++)
 			judge(prober, &prober->targets[i], now_ns);
+		write_bits(prober);
 		next_ns = due_ns(prober);
 		if (next_ns < until_ns)
 			until_ns = next_ns;

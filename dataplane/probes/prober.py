@@ -133,6 +133,7 @@ class Prober:
         self._key = secrets.token_bytes(32)
         self._ssids: dict[_Sent, int] = {}
         self._targets: ctypes.Array[_Target] | None = None
+        self._told: tuple[Probe, ...] = ()
         self._order: tuple[_Sent, ...] = ()
         self._prober: _Prober | None = None
         self._thread: threading.Thread | None = None
@@ -157,7 +158,9 @@ class Prober:
         """
         for probe in probes:
             _check(probe)
-        wanted = tuple(map(self._sent, dict.fromkeys(probes)))
+        self._told = tuple(probes)
+        # those of a group together, as prober.c wants them
+        wanted = tuple(sorted(map(self._sent, dict.fromkeys(probes)), key=lambda sent: sent.probe.liveness_group))
         if wanted == self._order:
             return False
         self.stop()
@@ -255,7 +258,7 @@ class Prober:
     @property
     def probes(self) -> tuple[Probe, ...]:
         """As told."""
-        return tuple(sent.probe for sent in self._order)
+        return self._told
 
     def silent_ports(self) -> frozenset[int]:
         """Where the probes of a link do not come back, though it has a carrier."""
