@@ -233,7 +233,7 @@ class SimulatedNode:
                 )
                 for border in self._borders
             ),
-            host_state=self.host,
+            host_state=HostState(),  # which no session reports
         )
 
     def new_key(self) -> None:

@@ -205,7 +205,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 def candidate(heard: Heard, neighbour: Domain, links: Mapping[str, Link], down: Collection[str]) -> Candidate | None:
     """None: none of the borders can be used."""
-    found = [
+    ways = [
         Candidate(
             heard=heard,
             link=link,
@@ -216,7 +216,7 @@ def candidate(heard: Heard, neighbour: Domain, links: Mapping[str, Link], down: 
         for gateway in heard.route.gateways
         if (link := links.get(gateway.border)) is not None and link.domain == heard.peer and link.name not in down
     ]
-    return min(found, key=lambda one: (*one.order, one.link.name), default=None)
+    return min(ways, key=lambda way: (*way.order, way.link.name), default=None)
 
 
 def trust_of(route: Route, link: Link, neighbour: Domain) -> Trust:

@@ -28,6 +28,7 @@ from controller.southbound.lldp import LldpAgent
 from dataplane.host_api import (
     CounterSample,
     FlowBatch,
+    HostState,
     LostPackets,
     NodeDescription,
     PortRole,
@@ -160,7 +161,9 @@ class Session:
         self._lldp = LldpAgent(self._context.domain, self.name)
 
     async def _tell(self, description: NodeDescription) -> None:
-        """Reports what the node is, if that is new in this session."""
+        """Reports what the node is, if that is new in this session. What it has of what it shall have is the session's
+        business: a report of it would have all entries of the node compared for each new probe."""
+        description = msgspec.structs.replace(description, host_state=HostState())
         if description != self._described:
             self._described = description
             self._lldp.set_ports(_fabric_ports(description.ports), time.monotonic())

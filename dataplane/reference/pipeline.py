@@ -190,6 +190,8 @@ class Pipeline:
             return self._end_dt46(arrival, outer, sid.params)
         advanced = srv6.end(outer, 2 if sid.name == "end_x" else 1)
         if isinstance(advanced, Drop):
+            if sid.name == "end" and advanced.reason == DropReason.SEGMENTS_LEFT and srv6.is_probe(outer):
+                self.events[PipelineEvent.PROBE_FORGED] += 1
             return advanced
         self.events[PipelineEvent.END] += 1
         if sid.name == "end_x":

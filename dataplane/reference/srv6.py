@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass, replace
 
-from dataplane.reasons import MAX_SEGMENTS, SID_BLOCK, TRIMMED_LENGTH, DropReason
+from dataplane.reasons import MAX_SEGMENTS, SID_BLOCK, STAMP_PORT, TRIMMED_LENGTH, DropReason
 from dataplane.reference.checksum import updated
 from dataplane.reference.packet import (
     ETHERTYPE_IPV4,
@@ -12,6 +12,7 @@ from dataplane.reference.packet import (
     PROTOCOL_IPV4,
     PROTOCOL_IPV6,
     PROTOCOL_ROUTING,
+    PROTOCOL_UDP,
     Ip,
     Transport,
     parse_ip,
@@ -22,6 +23,7 @@ SRH_TYPE = 4
 CONTAINER_BITS = 96
 """Of a container, behind the block: nodes and functions of 16 bits each."""
 HOP_LIMIT = 64
+UDP_LENGTH, STAMP_LENGTH = 8, 112
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
 INNER_ETHERTYPE = {PROTOCOL_IPV4: ETHERTYPE_IPV4, PROTOCOL_IPV6: ETHERTYPE_IPV6}
 
@@ -117,14 +119,10 @@ def _to(data: bytes, destination: int, length: int) -> Outer | Drop:
 
 def decapsulate(outer: Outer) -> Ip | Drop:
     """The inner packet (RFC 8986 §4.8), with the ECN that RFC 6040 §4.2 gives it."""
-    next_header, start = outer.next_header, 40
-    if next_header == PROTOCOL_ROUTING:
-        srh = parse_srh(outer)
-        if isinstance(srh, Drop):
-            return srh
-        if srh.segments_left != 0:
-            return Drop(DropReason.SEGMENTS_LEFT)
-        next_header, start = srh.next_header, 40 + srh.size
+    upper = _upper(outer)
+    if isinstance(upper, Drop):
+        return upper
+    next_header, start = upper
     if next_header not in INNER_ETHERTYPE:
         return MALFORMED
     inner = parse_ip(INNER_ETHERTYPE[next_header], outer.data[start : outer.length])
@@ -132,6 +130,25 @@ def decapsulate(outer: Outer) -> Ip | Drop:
         return inner
     ecn = decapsulated_ecn(inner.traffic_class & 3, outer.ecn)
     return MALFORMED if ecn is None else inner.with_ecn(ecn)
+
+
+def _upper(outer: Outer) -> tuple[int, int] | Drop:
+    """What the outer header, and an SRH without further segments, carry: protocol, and where it begins."""
+    if outer.next_header != PROTOCOL_ROUTING:
+        return outer.next_header, 40
+    srh = parse_srh(outer)
+    if isinstance(srh, Drop):
+        return srh
+    return (srh.next_header, 40 + srh.size) if srh.segments_left == 0 else Drop(DropReason.SEGMENTS_LEFT)
+
+
+def is_probe(outer: Outer) -> bool:
+    """Whether a packet that End drops is a probe (STAMP, RFC 8762 §4.2.2): the model has sent none."""
+    upper = _upper(outer)
+    if isinstance(upper, Drop) or upper[0] != PROTOCOL_UDP:
+        return False
+    datagram = outer.data[upper[1] :]
+    return len(datagram) >= UDP_LENGTH + STAMP_LENGTH and int.from_bytes(datagram[2:4]) == STAMP_PORT
 
 
 def trimmed_to(outer: Outer) -> int:
