@@ -102,7 +102,7 @@ def inventory(size: Size) -> tuple[Applied, ...]:
                     prefixes=(f"{block}.{pod}.0.0/16",),
                     gateways=(f"{block}.{pod}.255.254",),
                     attachments=tuple(_attachment(size, pod, block, host) for host in hosts),
-                    tenants=("bench",),
+                    tenants=("bench", "another"),
                 )
             )
         for host in range(size.pod_half, 2 * size.pod_half):

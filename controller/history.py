@@ -17,7 +17,8 @@ from controller.model.intent import Phase
 from controller.model.persistent import PersistentMap
 from controller.model.resource import Resource
 from controller.reconcile.link_state import is_cut
-from controller.reconcile.state import State
+from controller.reconcile.restoration import MOVED
+from controller.reconcile.state import SR_POLICIES, State
 from controller.reconcile.tables import link_key, node_key, over, sr_policy_key
 from controller.views.intent_status import intent_phase
 from dataplane.decoding import from_json
@@ -48,7 +49,7 @@ class History:
         self._unsure: set[str] = set()
         """Intents whose phase is to be looked at."""
         for happening in in_order:
-            self._newest = self._newest.set(happening.about, happening)
+            self._newest = self._newest.set(_line(happening), happening)
             if happening.what.startswith(_PHASE):
                 told = _told(happening.what.removeprefix(_PHASE), happening.why)
                 self._phases = self._phases.set(happening.about.partition("/")[2], told)
@@ -78,7 +79,13 @@ class History:
         self._stored = self._kept
 
     def resources(self) -> list[Resource]:
-        return [_resource(happening) for _, happening in sorted(self._stored.items())]
+        """The newest, in their order. What has members is told of each of these."""
+        newest: list[Resource] = []
+        for _, happening in sorted(self._stored.items(), reverse=True):
+            newest += reversed(_resources(happening))
+            if len(newest) >= KEPT:
+                break
+        return newest[KEPT - 1 :: -1]
 
     def observe(
         self, states: Sequence[State], events: Sequence[Event], effects: Iterable[Effect], now_s: float
@@ -91,15 +98,12 @@ class History:
         for reply in (effect for effect in told if isinstance(effect, Reply) and effect.request_id in asked):
             happenings += _done(reply, asked[reply.request_id])  # what follows from it comes after it
         for log in (effect for effect in told if isinstance(effect, Log) and effect.event not in _TOLD_OTHERWISE):
-            happenings += _logged(log, before, after)
+            happenings += _moved(log, before, after) if log.event == MOVED else _logged(log, before, after)
         for earlier, later in itertools.pairwise(states):
             self._unsure.update(_unsettled_by(earlier, later))
         if self._unsure and not _in_flux(after):
             happenings += self._phase_changes(after, now_s)
-        return self._keep(
-            (msgspec.structs.replace(happening, tenant=_tenant(happening, before, after)) for happening in happenings),
-            now_s,
-        )
+        return self._keep([_of_tenant(happening, before, after) for happening in happenings[-KEPT:]], now_s)
 
     def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
         for name in sorted(self._unsure):
@@ -118,12 +122,12 @@ class History:
     def _keep(self, happenings: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
         new: dict[int, Happening] = {}
         for happening in happenings:
-            told = self._newest.get(happening.about)
-            if told is not None and (told.what, told.why) == (happening.what, happening.why):
+            told = self._newest.get(_line(happening))
+            if told is not None and _says(told) == _says(happening):
                 continue
             self._last += 1
             new[self._last] = made = msgspec.structs.replace(happening, serial=self._last, time_s=int(now_s))
-            self._newest = self._newest.set(happening.about, made)
+            self._newest = self._newest.set(_line(made), made)
         if not new:
             return ()
         kept, gone = self._kept.update(new), []
@@ -131,8 +135,8 @@ class History:
             if (oldest := kept.get(self._oldest)) is not None:
                 kept = kept.delete(self._oldest)
                 gone += [self._oldest] if new.pop(self._oldest, None) is None else []
-                if self._newest.get(oldest.about) is oldest:
-                    self._newest = self._newest.delete(oldest.about)
+                if self._newest.get(_line(oldest)) is oldest:
+                    self._newest = self._newest.delete(_line(oldest))
             self._oldest += 1
         self._kept = kept
         stored = [
@@ -142,30 +146,53 @@ class History:
         return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
 
 
-def _tenant(happening: Happening, before: State, after: State) -> str:
+def _line(happening: Happening) -> str:
+    """In which nothing is told twice in a row."""
+    return f"{happening.about} of {happening.tenant}" if happening.members else happening.about
+
+
+def _says(happening: Happening) -> tuple[object, ...]:
+    return happening.what, happening.why, happening.members
+
+
+def _of_tenant(happening: Happening, before: State, after: State) -> Happening:
     for subject in (happening.about, happening.serves):
-        kind, _, name = subject.partition("/")
-        intent_record = after.intent_records.get(name) or before.intent_records.get(name)
-        if kind == "intents" and intent_record is not None:
-            return intent_record.intent.tenant
-    return ""
+        if tenant := _tenant(subject, before, after):
+            return msgspec.structs.replace(happening, tenant=tenant)
+    return happening
 
 
-def _happening(about: str, what: str, why: str = "", **details: str) -> Happening:
+def _tenant(subject: str, before: State, after: State) -> str:
+    """Empty: it is no intent."""
+    kind, _, name = subject.partition("/")
+    if kind != "intents":
+        return ""
+    intent_record = after.intent_records.get(name) or before.intent_records.get(name)
+    return intent_record.intent.tenant if intent_record is not None else ""
+
+
+def _happening(about: str, what: str, why: str = "", **details: Any) -> Happening:
     return Happening(serial=0, time_s=0, about=about, what=what, why=why, **details)
 
 
-def _resource(happening: Happening) -> Resource:
+def _resources(happening: Happening) -> list[Resource]:
+    name = f"{happening.serial:010d}"
+    if not happening.members:
+        return [_resource(happening, name, happening.about)]
+    return [_resource(happening, f"{name}.{place:06d}", member) for place, member in enumerate(happening.members)]
+
+
+def _resource(happening: Happening, name: str, about: str) -> Resource:
     spec: dict[str, Any] = {
         "time_s": happening.time_s,
-        "about": happening.about,
+        "about": about,
         "what": happening.what,
         "why": happening.why,
         "by": happening.by,
     }
     if happening.serves:
         spec["serves"] = happening.serves
-    metadata = {"name": f"{happening.serial:010d}"} | ({"tenant": happening.tenant} if happening.tenant else {})
+    metadata = {"name": name} | ({"tenant": happening.tenant} if happening.tenant else {})
     return Resource(kind="Event", metadata=metadata, spec=spec, status={})
 
 
@@ -181,6 +208,19 @@ def _done(reply: Reply, asked: Apply | Delete | Renew) -> Iterator[Happening]:
         about, _, what = result.partition(" ")
         if about.partition("/")[0] in PLURALS and what.split(" ")[0] in _DONE:
             yield _happening(about, what, file, by=asked.by.name)
+
+
+def _moved(log: Log, before: State, after: State) -> Iterator[Happening]:
+    """For each tenant one, of all its intents whose traffic takes the SR Policy."""
+    name, around = log.fields["sr_policy"], log.fields["around"]
+    members: dict[str, list[str]] = {}
+    for stitch in map(after.stitches.__getitem__, after.stitches.by(sr_policy_key(name))):
+        owner = stitch.plan.owner
+        members.setdefault(_tenant(owner, before, after), []).append(owner)
+    for tenant, owners in members.items():
+        about = f"{SR_POLICIES}{name}"
+        unique = tuple(dict.fromkeys(owners))
+        yield _happening(about, "path moved", f"around {around}" if around else "", tenant=tenant, members=unique)
 
 
 def _logged(log: Log, before: State, after: State) -> Iterator[Happening]:

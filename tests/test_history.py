@@ -1,17 +1,20 @@
 """What happened is told: to what, when, why and by whom; bounded, and kept over restarts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from test_lists import Api, labelled, shop  # noqa: F401
 
+from bench import leaf_spine
 from controller.history import KEPT, History
 from controller.model.access import OURSELVES
 from controller.model.event import Apply, Effect, Event, Log, Reply
 from controller.model.happening import RECORD
 from controller.model.resource import Resource
+from controller.store.sqlite import SqliteStore
 from tests.simulator import ORDER_PROCESSING, World
 
 
@@ -107,6 +110,37 @@ def test_a_shop_is_told_of_as_a_story() -> None:
     assert any(" phase " in line and "Active" not in line for line in world.lines("intents/order-processing")[-3:])
     kept = [msgspec.json.decode(content)["what"] for content in world.records.values()]
     assert len(kept) == len(world.lines()), "what is shown is what is stored"
+
+
+async def test_all_whose_traffic_takes_an_sr_policy_that_moves_are_told_and_it_is_kept_once_for_each_tenant(
+    tmp_path: Path,
+) -> None:
+    size = leaf_spine.Size(leaves=2, spines=2, hosts=8)
+    manifests = [leaf_spine.intent(size, number) for number in range(8)]
+    for manifest in manifests[::2]:
+        manifest["metadata"]["tenant"] = "another"
+    async with leaf_spine.controller(size, tmp_path) as (shell, nodes):
+        await leaf_spine.apply(shell, nodes, manifests)
+        crossing = {
+            stitch.plan.owner
+            for stitch in shell.state.stitches.values()
+            if any(p.crosses for p in stitch.plan.sr_policies)
+        }
+        (policy,) = shell.state.sr_policies.values()
+        nodes.cut(0, int(policy.candidate_paths[0].nodes[1].removeprefix("spine")))
+        await leaf_spine.settled(shell, nodes)
+        await shell.apply([leaf_spine.intent(size, 8)], dry_run=False)  # what happened is stored with what comes next
+        moved = [event for event in shell.list("events") if event.spec["what"] == "path moved"]
+        assert len(crossing) > 2 and {event.spec["about"] for event in moved} == crossing
+        assert all(
+            shell.tenant(event.spec["about"].removeprefix("intents/")) == event.metadata["tenant"] for event in moved
+        )
+        assert len({event.metadata["name"].partition(".")[0] for event in moved}) == 2, "tenants"
+    stored, _ = await (store := await SqliteStore.open(tmp_path / "store.sqlite")).load()
+    await store.close()
+    again = History.load(stored_record.record for stored_record in stored)
+    kept = [event for event in again.resources() if event.spec["what"] == "path moved"]
+    assert [event.spec for event in kept] == [event.spec for event in moved]
 
 
 def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:

@@ -175,7 +175,7 @@ def test_a_link_that_comes_and_goes_moves_nothing_but_once(world: World) -> None
         world.run(1.0)
         world.set_carrier("t1-tc1", True)
         world.run(1.0)
-    moves = [log for log in world.controllers["transit"].logs if log.event == "course_moved"]
+    moves = [log for log in world.controllers["transit"].logs if log.event == "sr_policy_moved"]
     assert len(moves) == 1
     world.run(HOLD_S + 1.0)
     assert own_paths(world, "transit") == [NORTH, SOUTH]

@@ -22,3 +22,6 @@ class Happening(Value, frozen=True, kw_only=True):
     """The intent or agreement that it is for, where that is not what it is about."""
     tenant: str = ""
     """Whose the intent was that it is about or for; empty: it concerns no tenant's."""
+    members: tuple[str, ...] = ()
+    """Of an SR Policy that has moved: the intents (`intents/NAME`) and agreements whose traffic takes it. It is shown as
+    one line for each of them, and kept once."""

@@ -29,6 +29,9 @@ from controller.reconcile.state import SR_POLICIES
 from controller.reconcile.tables import AROUND, WAITS, is_unbound, link_key, promised_key, sr_policy_key
 from controller.reconcile.transaction import Transaction
 
+MOVED = "sr_policy_moved"
+"""In the log: with all whose traffic takes it."""
+
 
 def reroute(transaction: Transaction) -> None:
     """After links went down or came back. What of ours needs another border, or may prefer it, is left to `pursue`."""
@@ -70,9 +73,7 @@ def _move_sr_policy(transaction: Transaction, policy: SrPolicy) -> set[str]:
         return set()
     transaction.put_sr_policy(moved)
     transaction.fresh.add(f"{SR_POLICIES}{name}")
-    for member in stitches.by(sr_policy_key(name)):
-        owner = stitches[member].plan.owner
-        transaction.log("course_moved", owner=owner, plan=member, around=", ".join(moved.around))
+    transaction.log(MOVED, sr_policy=name, around=", ".join(moved.around))
     return set(promised) if policy.color.disjoint is None else {*stitches.by(sr_policy_key(name))}
 
 
