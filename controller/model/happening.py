@@ -23,5 +23,5 @@ class Happening(Value, frozen=True, kw_only=True):
     tenant: str = ""
     """Whose the intent was that it is about or for; empty: it concerns no tenant's."""
     members: tuple[str, ...] = ()
-    """Of an SR Policy that has moved: the intents (`intents/NAME`) and agreements whose traffic takes it. It is shown as
-    one line for each of them, and kept once."""
+    """Of an SR Policy that has moved: the intents (`intents/NAME`) and agreements whose traffic takes it. It is shown
+    as one line for each of them, and kept once."""
