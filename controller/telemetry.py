@@ -168,7 +168,8 @@ class NodeTelemetry:
         for node in self._nodes.names():
             subject = f"nodes/{node}"
             fault, telemetry_fault = self._nodes.fault(node), self._nodes.telemetry_fault(node)
-            rows.append(_check(subject, "reachable", fault, f"see that stitch-agent runs on {node}"))
+            advice = f"see that {node} runs, and listens where `agent` of its manifest says"
+            rows.append(_check(subject, "reachable", fault, advice))
             if not fault:
                 rows.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
         rows += machine.skews(

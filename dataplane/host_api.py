@@ -329,6 +329,8 @@ class NodeDescription(_Record, frozen=True, kw_only=True):
     """Memory of all tables, of the flow cache and the counters, in whole MiB; 0: not known."""
     capabilities: Capabilities = Capabilities()
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
+    tells_ports: bool = True
+    """False: P4Runtime alone does not tell which it has, and those count that links name."""
     borders: Annotated[tuple[BorderStatus, ...], Meta(max_length=LARGEST_PORT)]
     host_state: HostState
     """As the node has it now."""

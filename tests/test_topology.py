@@ -337,5 +337,5 @@ def test_an_open_vswitch_has_no_hosts(tmp_path: Path) -> None:
     text = (topology_file.DIRECTORY / "switches.yaml").read_text()
     file = tmp_path / "wrong.yaml"
     file.write_text(text.replace("role: edge,", "role: transit, switch: ovs,", 1))
-    with pytest.raises(TopologyInvalid, match="an Open vSwitch can only be crossed"):
+    with pytest.raises(TopologyInvalid, match="ovs can only be crossed"):
         topology_file.load(file)

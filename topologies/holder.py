@@ -11,11 +11,12 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from topologies import domain_files, ovs, relay, topology_file
+from topologies import bmv2, domain_files, ovs, relay, topology_file
 from topologies.daemons import launch, wait_ready, wait_told
 from topologies.emulation import WIREGUARD_SOCKETS, Emulation
 from topologies.errors import LabError
@@ -29,7 +30,7 @@ from topologies.record import (
     read_record,
     write_record,
 )
-from topologies.topology import Topology
+from topologies.topology import Switch, Topology
 
 _KEYGEN_DEADLINE_S = 300.0
 _LAB_ADDRESSES = ipaddress.IPv4Network("127.64.0.0/10")
@@ -81,14 +82,12 @@ def _make(directory: Path) -> Emulation:
     if record.bare:
         return emulation
     agents = tuple(
-        _switch(directory, topology, node.name)
-        if node.name in record.switches
-        else _agent(directory, topology, node.name)
-        for node in topology.nodes
+        _DAEMONS[record.switches.get(node.name, Switch.XDP)](directory, topology, node.name) for node in topology.nodes
     )
     say(f"agents on {', '.join(agent.name for agent in agents if agent.name not in record.switches)}")
-    if record.switches:
-        say(f"Open vSwitch on {', '.join(record.switches)}")
+    for kind, title in ((Switch.OVS, "Open vSwitch"), (Switch.BMV2, "BMv2")):
+        if names := [name for name, switch in record.switches.items() if switch is kind]:
+            say(f"{title} on {', '.join(names)}")
     for agent in agents:
         launch(record, agent)
     identities = {name: _identity(name, process) for name, process in keygen.items()}
@@ -148,7 +147,7 @@ def _agent(directory: Path, topology: Topology, name: str) -> Daemon:
     )
 
 
-def _switch(directory: Path, topology: Topology, name: str) -> Daemon:
+def _open_vswitch(directory: Path, topology: Topology, name: str) -> Daemon:
     switch = domain_files.switch_file(topology, name, str(directory / name))
     file = directory / name / "switch.json"
     file.write_bytes(msgspec.json.format(msgspec.json.encode(switch)))
@@ -158,6 +157,19 @@ def _switch(directory: Path, topology: Topology, name: str) -> Daemon:
         address=f"unix:{ovs.socket_of(switch.directory)}",
         namespace=name,
     )
+
+
+def _bmv2(directory: Path, topology: Topology, name: str) -> Daemon:
+    socket = bmv2.socket_of(str(directory / name))
+    return Daemon(
+        name=name,
+        command=bmv2.command(socket, {port.number: port.interface for port in topology.ports(name)}),
+        address=f"unix:{socket}",
+        namespace=name,
+    )
+
+
+_DAEMONS = {Switch.XDP: _agent, Switch.OVS: _open_vswitch, Switch.BMV2: _bmv2}
 
 
 def _program(name: str) -> str:
@@ -186,7 +198,7 @@ def _domains(
     directory: Path,
     topology: Topology,
     identities: dict[str, domain_files.Identity],
-    switches: tuple[str, ...],
+    switches: Mapping[str, Switch],
 ) -> tuple[DomainRecord, ...]:
     """Writes what the controllers read."""
     address = _loopback_of(os.getpid())
@@ -197,7 +209,10 @@ def _domains(
         name: domain_files.Peer(identity=identity, endpoint=eastwest[name]) for name, identity in identities.items()
     }
     agents = {node.name: f"unix:{directory / node.name}/agent.sock" for node in topology.nodes}
-    for name in switches:
+    for name, kind in switches.items():
+        if kind is Switch.BMV2:
+            agents[name] = f"p4runtime:{bmv2.DEVICE_ID}@unix:{bmv2.socket_of(str(directory / name))}"
+            continue
         file = domain_files.switch_file(topology, name, str(directory / name))
         agents[name] = f"openflow:{file.datapath_id:016x}@unix:{ovs.socket_of(file.directory)}"
     for domain in topology.domains:

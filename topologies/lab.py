@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from topologies import ovs, processes, topology_file
+from topologies import bmv2, ovs, processes, topology_file
 from topologies.daemons import inside, launch, note_process, process_of, wait_ready
 from topologies.errors import LabError, LabExists, NotAllowed, NotFound, RequestInvalid
 from topologies.record import (
@@ -86,11 +86,19 @@ def up(
     checked = topology_file.load(file)
     name = _checked(lab or default_name(checked))
     directory = directory_of(name)
-    switches = tuple(
-        node.name for node in checked.nodes if Switch.OVS in (node.switch, switch) and checked.is_only_crossed(node)
-    )
-    if switches and (lacking := ovs.missing()):
-        raise LabError(f"{', '.join(switches)}: {lacking} not found: run ./run setup, or install openvswitch-switch")
+    switches: dict[str, Switch] = {
+        node.name: kind
+        for node in checked.nodes
+        if checked.is_only_crossed(node)
+        and (kind := node.switch if node.switch is not Switch.XDP else switch) is not Switch.XDP
+    }
+    for kind, missing, advice in (
+        (Switch.OVS, ovs.missing(), "run ./run setup, or install openvswitch-switch"),
+        (Switch.BMV2, bmv2.missing(), "build it from its sources, with PI (docs/fabrics.md), and put it on PATH"),
+    ):
+        if missing and kind in switches.values():
+            names = ", ".join(name for name, switch_kind in switches.items() if switch_kind is kind)
+            raise LabError(f"{names}: {missing} not found: {advice}")
     if os.geteuid() != 0:
         raise NotAllowed("a lab needs root, for namespaces and BPF: run it with sudo")
     with _locked():

@@ -7,7 +7,7 @@
 | NAME.pid, NAME.log | of the holder, the relay, each agent (by node) and each controller (by domain) |
 | relay.sock | the relay's commands |
 | NODE/ | agent.json, agent.sock, state, bpf (a bpffs in the node's mount namespace), wireguard; of an Open vSwitch
-  switch.json, and ovs with its database and sockets |
+  switch.json, and ovs with its database and sockets; of a BMv2 p4runtime.sock |
 | DOMAIN/ | stitchd.json, inventory.yaml, policy.yaml, store.sqlite, token, keys |
 """
 
@@ -16,6 +16,8 @@ import os
 from pathlib import Path
 
 import msgspec
+
+from topologies.topology import Switch
 
 RUN_DIRECTORY = Path("/run/netstitch")
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -46,8 +48,8 @@ class LabRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the netstitch that made it; other checkouts name their labs themselves."""
     bare: bool
     """Without agents and controllers."""
-    switches: tuple[str, ...] = ()
-    """Nodes that are an Open vSwitch."""
+    switches: dict[str, Switch] = {}
+    """Nodes that run no agent."""
     namespaces: dict[str, int] = {}
     """A process in the namespaces of each host and node."""
     daemons: tuple[Daemon, ...] = ()

@@ -47,6 +47,8 @@ class Switch(enum.StrEnum):
     """`stitch-agent`."""
     OVS = "ovs"
     """Open vSwitch, which the controller speaks OpenFlow with."""
+    BMV2 = "bmv2"
+    """The P4 program on BMv2's `simple_switch_grpc`, which has to be on PATH."""
 
 
 class Reach(Value, frozen=True, kw_only=True):
@@ -131,7 +133,7 @@ class Node(Value, frozen=True, kw_only=True):
     role: Role
     locator: str
     switch: Switch = Switch.XDP
-    """Only what is crossed (role `transit`) can be an Open vSwitch."""
+    """Only what is crossed (role `transit`) can be another than XDP."""
 
 
 class Network(Value, frozen=True, kw_only=True):

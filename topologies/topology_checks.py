@@ -116,8 +116,8 @@ def _nodes(topology: Topology) -> Iterator[Finding]:
         if node.domain not in domains:
             yield (*where, "domain"), f"{node.domain} is no domain: one of {', '.join(sorted(domains))}"
             continue
-        if node.switch is Switch.OVS and not topology.is_only_crossed(node):
-            text = "an Open vSwitch can only be crossed: role transit, without hosts and links to other domains"
+        if node.switch is not Switch.XDP and not topology.is_only_crossed(node):
+            text = f"{node.switch} can only be crossed: role transit, without hosts and links to other domains"
             yield (*where, "switch"), text
         locator = _prefix(node.locator)
         block = _prefix(domains[node.domain].sid_block)

@@ -14,6 +14,7 @@ from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
 from controller.model.entry import Match, OwnedEntry
 from controller.model.inventory import Inventory, Link, Network
+from controller.model.p4_switch import port_mac
 from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
 from dataplane import addressing
 from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, PortRole, PortStatus
@@ -148,6 +149,12 @@ def fabric(
         if port.mac
     }
     locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
+    macs |= {
+        (end.node, end.port): port_mac(locators[end.node], end.port)
+        for link in inventory.links.values()
+        for end in (link.a, link.b)
+        if end is not None and end.node in inventory.nodes and inventory.nodes[end.node].p4_switch is not None
+    }
     switches = frozenset(name for name, node in inventory.nodes.items() if node.switch is not None)
     now = (inventory.links, locators, switches)
     same = before is not None and (before.links, before.locators, before.switches) == now

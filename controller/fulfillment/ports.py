@@ -33,6 +33,8 @@ def attachable(node: str, descriptions: Mapping[str, NodeDescription], port: int
 def _port_objection(node: str, port: int, description: NodeDescription | None, role: PortRole) -> str:
     if description is None:
         return ""
+    if not description.tells_ports:
+        return "" if role == PortRole.FABRIC else f"{node} is a switch without an agent: it has no ports {WHAT[role]}"
     roles = {port.number: port.role for port in description.ports}
     actual = roles.get(port)
     if actual is None:

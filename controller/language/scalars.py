@@ -11,6 +11,7 @@ from controller.language.shape import Scalar
 from controller.model.dscp import CODE_POINTS
 from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Replies, Trust
 from controller.model.openflow import openflow_switch
+from controller.model.p4_switch import p4_switch
 from dataplane import addressing
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -221,23 +222,27 @@ _endpoint = _written(addressing.host_and_port)
 ENDPOINT = Scalar(expected="host:port such as 127.0.0.1:7001", make=_endpoint)
 
 
-_SWITCH = "openflow:00000000000000a1@unix:/path (16 hexadecimal digits of the datapath id, @, where it listens)"
+_OPENFLOW = "openflow:00000000000000a1@unix:/path (16 hexadecimal digits of the datapath id, @, where it listens)"
+_P4 = "p4runtime:1@unix:/path (the device id, @, where its P4Runtime server listens)"
 
 
 def _agent(text: str) -> str:
-    if text.startswith("openflow:"):
-        switch = openflow_switch(text)
+    if text.startswith(("openflow:", "p4runtime:")):
+        switch = openflow_switch(text) or p4_switch(text)
         if switch is None:
-            raise ValueError(f"{text[:40]!r}: an OpenFlow switch is written as {_SWITCH}")
-        return (
-            text if _agent(switch.address) == switch.address else f"{text.partition('@')[0]}@{_agent(switch.address)}"
-        )
+            what, form = ("an OpenFlow switch", _OPENFLOW) if text.startswith("openflow:") else ("a P4 switch", _P4)
+            raise ValueError(f"{text[:40]!r}: {what} is written as {form}")
+        return f"{text.partition('@')[0]}@{_listening(switch.address)}"
+    return _listening(text)
+
+
+def _listening(text: str) -> str:
     if text.startswith("unix:/") and len(text) < 120 and text.isprintable() and text == text.strip():
         return text
     return _endpoint(text)
 
 
-AGENT = Scalar(expected=f"unix:/path or host:port, or {_SWITCH}", make=_agent)
+AGENT = Scalar(expected=f"unix:/path or host:port, or {_OPENFLOW}, or {_P4}", make=_agent)
 
 
 def one_of(*names: str) -> Scalar:

@@ -4,6 +4,7 @@ import msgspec
 
 from controller.model.intent import Deny, Ports, Replies, Trust, Value
 from controller.model.openflow import OpenFlowSwitch, openflow_switch
+from controller.model.p4_switch import P4Switch, p4_switch
 
 DEFAULT_COST = 10
 """Of a link, or of a neighbour's carrying, where nothing is said: what a link costs in IS-IS (ISO 10589)."""
@@ -83,13 +84,18 @@ class Node(Value, frozen=True, kw_only=True):
     """edge, gateway or transit."""
     locator: str
     agent: str
-    """`unix:/path` or `host:port`; of an OpenFlow switch `openflow:DATAPATH@` and one of these."""
+    """`unix:/path` or `host:port`; of switches without an agent `openflow:DATAPATH@`, `p4runtime:DEVICE@` and these."""
     labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def switch(self) -> OpenFlowSwitch | None:
-        """None: it runs an agent of ours."""
+        """None: it has our pipeline."""
         return openflow_switch(self.agent)
+
+    @property
+    def p4_switch(self) -> P4Switch | None:
+        """None: it runs an agent of ours, or is an OpenFlow switch."""
+        return p4_switch(self.agent)
 
 
 class LinkEnd(Value, frozen=True, kw_only=True):

@@ -103,7 +103,7 @@ class NodeSession(Session):
         return await self._connected()[0].read_counter("forwarding_class_drop_counter")
 
     async def _session(self) -> None:
-        channel = self._open()
+        channel = open_channel(self.name, self.agent, self._context)
         tables = P4RuntimeClient(self.name, channel, self._context.codec, self._context.next_election_id())
         host = HostClient(self.name, channel)
         try:
@@ -122,15 +122,6 @@ class NodeSession(Session):
             self._clients = None
             tables.close()
             await channel.close()
-
-    def _open(self) -> grpc.aio.Channel:
-        if self.agent.startswith("unix:"):
-            return grpc.aio.insecure_channel(self.agent, options=CHANNEL_OPTIONS)
-        if self._context.credentials is None:
-            raise TargetUnreachable(
-                f"node {self.name}: {self.agent} needs TLS, and this controller has no `agent_tls` in its config"
-            )
-        return grpc.aio.secure_channel(self.agent, self._context.credentials, options=CHANNEL_OPTIONS)
 
     def _connected(self) -> tuple[P4RuntimeClient, HostClient]:
         if self._clients is None:
@@ -271,6 +262,17 @@ class NodeSession(Session):
         tunnels = (f"tunnels/{tunnel.border}" for tunnel in target.tunnels if tunnel not in present.tunnels)
         gateways = (f"ports/{gateway.port}" for gateway in target.gateways if gateway not in present.gateways)
         return tuple(PartRefused(part=part, reason=reason) for part in (*tunnels, *gateways))
+
+
+def open_channel(node: str, address: str, context: SessionContext) -> grpc.aio.Channel:
+    """`address`: `unix:/path` or `host:port`, there with TLS only. Raises TargetUnreachable."""
+    if address.startswith("unix:"):
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    if context.credentials is None:
+        raise TargetUnreachable(
+            f"node {node}: {address} needs TLS, and this controller has no `agent_tls` in its config"
+        )
+    return grpc.aio.secure_channel(address, context.credentials, options=CHANNEL_OPTIONS)
 
 
 def _waits_for_handshake(description: NodeDescription) -> bool:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from controller.errors import TargetUnreachable
 from controller.model.event import SyncNode
 from controller.model.openflow import openflow_switch
+from controller.model.p4_switch import P4Switch, p4_switch
 from controller.southbound.node import NodeSession
 from controller.southbound.openflow.session import OpenFlowSession
+from controller.southbound.p4_switch import P4SwitchSession
 from controller.southbound.session import Session, SessionContext
 from dataplane.host_api import CounterSample, FlowBatch, LostPackets
 
@@ -27,6 +29,8 @@ class Nodes:
         self._running: dict[str, _Running] = {}
         self._datapaths: dict[int, str] = {}
         """Of connected OpenFlow switches: datapath id -> node."""
+        self._targets: dict[P4Switch, str] = {}
+        """Of connected P4 switches: the node."""
 
     def connect(self, node: str, agent: str) -> None:
         """Keeps a session with it from now on."""
@@ -35,12 +39,13 @@ class Nodes:
             if running.session.agent == agent:
                 return
             running.task.cancel()
-        switch = openflow_switch(agent)
         session: Session
-        if switch is None:
-            session = NodeSession(node, agent, self._context)
-        else:
+        if (switch := openflow_switch(agent)) is not None:
             session = OpenFlowSession(node, agent, switch, self._context, self._datapaths)
+        elif (target := p4_switch(agent)) is not None:
+            session = P4SwitchSession(node, agent, target, self._context, self._targets)
+        else:
+            session = NodeSession(node, agent, self._context)
         self._running[node] = _Running(session, self._tasks.create_task(session.run(), name=f"node {node}"))
 
     def disconnect(self, node: str) -> None:

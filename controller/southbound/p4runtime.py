@@ -33,6 +33,7 @@ from dataplane.p4runtime.p4info import differences
 
 SERVICE = "p4.v1.P4Runtime"
 DEVICE_ID = 1
+"""Of an agent of ours."""
 LARGEST_ELECTION_ID = 2**128 - 1
 UNARY_S_MAX = 5.0
 PIPELINE_S_MAX = 20.0
@@ -63,16 +64,27 @@ _Answer = TypeVar("_Answer", bound=Message)
 _Result = TypeVar("_Result")
 
 
-def cookie(p4info: p4i.P4Info) -> int:
-    """64 bits that say which P4Info it is (P4Runtime §6.5.1: the client's to choose)."""
-    return int.from_bytes(hashlib.sha256(p4info.SerializeToString(deterministic=True)).digest()[:8], "big")
+def cookie(p4info: p4i.P4Info, program: bytes = b"") -> int:
+    """64 bits that say which P4Info and program it is (P4Runtime §6.5.1: the client's to choose)."""
+    return int.from_bytes(hashlib.sha256(p4info.SerializeToString(deterministic=True) + program).digest()[:8], "big")
 
 
 class P4RuntimeClient:
     """Raises TargetUnreachable or TargetRejected, with the node's name in the text."""
 
-    def __init__(self, node: str, channel: grpc.aio.Channel, codec: Codec, election_id: int) -> None:
+    def __init__(
+        self,
+        node: str,
+        channel: grpc.aio.Channel,
+        codec: Codec,
+        election_id: int,
+        device_id: int = DEVICE_ID,
+        program: bytes = b"",
+    ) -> None:
+        """`program`: what a target that brings none is to run; it depends on the target."""
         self.node = node
+        self._device_id = device_id
+        self._program = program
         self._codec = codec
         self._election_id = election_id
         # answers come as bytes: grpc gives None for what it cannot decode
@@ -183,18 +195,17 @@ class P4RuntimeClient:
             if exc.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # it has none yet
                 raise self._translated("reading its pipeline", exc) from exc
             present = p4r.ForwardingPipelineConfig()
-        if not differences(ours, present.p4info):  # whatever its cookie: the tables are right
+        runs_ours = not self._program or present.cookie.cookie == cookie(ours, self._program)
+        if runs_ours and not differences(ours, present.p4info):
             return self._take_sizes(present.p4info)
         actions = p4r.SetForwardingPipelineConfigRequest
         try:
-            await self._push(actions.RECONCILE_AND_COMMIT)
-        except grpc.aio.AioRpcError as exc:
-            if exc.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise self._translated("setting its pipeline", exc) from exc
-            try:
+            if self._program:  # BMv2 with PI dc9c75f crashes when it is to reconcile
                 await self._push(actions.VERIFY_AND_COMMIT)
-            except grpc.aio.AioRpcError as second:
-                raise self._translated("setting its pipeline", second) from second
+            else:
+                await self._push(actions.RECONCILE_AND_COMMIT)
+        except grpc.aio.AioRpcError as exc:
+            raise self._translated("setting its pipeline", exc) from exc
         try:
             return self._take_sizes((await self._pipeline()).p4info)
         except grpc.aio.AioRpcError as exc:
@@ -212,28 +223,29 @@ class P4RuntimeClient:
 
     async def _pipeline(self) -> p4r.ForwardingPipelineConfig:
         get = p4r.GetForwardingPipelineConfigRequest(
-            device_id=DEVICE_ID, response_type=p4r.GetForwardingPipelineConfigRequest.P4INFO_AND_COOKIE
+            device_id=self._device_id, response_type=p4r.GetForwardingPipelineConfigRequest.P4INFO_AND_COOKIE
         )
         data = await self._get_pipeline(get, timeout=UNARY_S_MAX)
         return self._decoded(p4r.GetForwardingPipelineConfigResponse, data).config
 
     async def _push(self, action: p4r.SetForwardingPipelineConfigRequest.Action.ValueType) -> None:
         request = p4r.SetForwardingPipelineConfigRequest(
-            device_id=DEVICE_ID, election_id=U128.encode(self._election_id), action=action
+            device_id=self._device_id, election_id=U128.encode(self._election_id), action=action
         )
         request.config.p4info.CopyFrom(self._codec.p4info.message)
-        request.config.cookie.cookie = cookie(self._codec.p4info.message)
+        request.config.p4_device_config = self._program
+        request.config.cookie.cookie = cookie(self._codec.p4info.message, self._program)
         await self._set_pipeline(request, timeout=PIPELINE_S_MAX)
 
     def _arbitration(self) -> p4r.StreamMessageRequest:
         request = p4r.StreamMessageRequest()
-        request.arbitration.device_id = DEVICE_ID
+        request.arbitration.device_id = self._device_id
         request.arbitration.election_id.CopyFrom(U128.encode(self._election_id))
         return request
 
     async def read(self, tables: Collection[str] | None = None) -> dict[Key, Row]:
         """All entries of these tables; None: of all."""
-        request = p4r.ReadRequest(device_id=DEVICE_ID)
+        request = p4r.ReadRequest(device_id=self._device_id)
         names = self._codec.p4info.table_by_name
         for table_id in [0] if tables is None else [names[table].id for table in tables]:
             request.entities.add().table_entry.table_id = table_id  # P4Runtime §11.1: 0 is all
@@ -274,7 +286,7 @@ class P4RuntimeClient:
     async def read_counter(self, name: str) -> tuple[CounterSample, ...]:
         """All cells of an indirect counter of the P4Info that are not zero. Raises KeyError for an unknown one."""
         counter = {counter.name: counter for counter in self._codec.p4info.counters}[name]
-        request = p4r.ReadRequest(device_id=DEVICE_ID)
+        request = p4r.ReadRequest(device_id=self._device_id)
         size = self._sizes.get(name, counter.size)
         request.entities.add().counter_entry.counter_id = counter.id  # P4Runtime §11.1: no index: all cells
         samples: dict[int, CounterSample] = {}
@@ -389,7 +401,7 @@ class P4RuntimeClient:
 
     async def write(self, updates: Sequence[Update]) -> list[PartRefused]:
         """One batch. Returns what was refused, one an update, by owner; the others are written."""
-        request = p4r.WriteRequest(device_id=DEVICE_ID, election_id=U128.encode(self._election_id))
+        request = p4r.WriteRequest(device_id=self._device_id, election_id=U128.encode(self._election_id))
         refused: list[PartRefused] = []
         sent: list[Update] = []
         for update in updates:

@@ -31,6 +31,7 @@ from dataplane.host_api import (
     HostState,
     LostPackets,
     NodeDescription,
+    PartRefused,
     PortRole,
     PortStatus,
     TelemetryBatch,
@@ -174,6 +175,34 @@ class Session:
         if self._lldp.receive(port, frame, time.monotonic(), time.time()):
             self._heard.set()
 
+    async def _keep_tables_in_sync(self, make: Callable[[SyncNode], Awaitable[NodeSynced]]) -> None:
+        """Of a node without an agent. `make` has it have what is wanted, or raises TargetRejected."""
+        nothing_new: NodeSynced | None = None
+        """What an audit comes to that finds what was told before."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            wanted, self._wanted = self._wanted, None
+            if wanted is None:
+                continue
+            try:
+                synced = await make(wanted)
+                if parts := _host_parts(wanted):
+                    reason = f"node {self.name} runs no agent: no hosts are attached to it, and no tunnel begins there"
+                    raise TargetRejected(reason, tuple(PartRefused(part=part, reason=reason) for part in parts))
+                if not wanted.audit or synced != nothing_new:
+                    await self._context.report(synced)
+                nothing_new = NodeSynced(node=self.name, generation=wanted.generation, writes=0)
+            except TargetRejected as exc:
+                nothing_new = None
+                await self._context.report(
+                    NodeRejected(node=self.name, generation=wanted.generation, reason=str(exc), refused=exc.refused)
+                )
+            except (TargetUnreachable, asyncio.CancelledError):  # as which the connection's end may come
+                if self._wanted is None:  # nothing newer: it is still what is wanted when the node is back
+                    self.submit(wanted)
+                raise
+
     async def _discover(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
         """Sends what is due, and reports what the ports hear when that has changed."""
         told: tuple[RemoteSystem, ...] = ()
@@ -200,6 +229,15 @@ def _fabric_ports(ports: Iterable[PortStatus]) -> dict[int, tuple[bytes, str]]:
         for port in ports
         if port.role == PortRole.FABRIC and port.mac
     }
+
+
+def _host_parts(wanted: SyncNode) -> tuple[str, ...]:
+    """What only an agent can do."""
+    host = wanted.state.host
+    return (
+        *(f"tunnels/{tunnel.border}" for tunnel in host.tunnels),
+        *(f"ports/{gateway.port}" for gateway in host.gateways),
+    )
 
 
 def _leaves(error: BaseException | None) -> Iterator[BaseException]:

@@ -249,6 +249,9 @@ class _Tracer:
             gateway = gateways.get(port.number)
             ipv4, ipv6 = (gateway.ipv4, gateway.ipv6) if gateway is not None else ("", "")
             ports[port.number] = Port(_mac(port.mac), address(ipv4) if ipv4 else 0, address(ipv6) if ipv6 else 0)
+        if not description.tells_ports:
+            macs = self._state.fabric.macs
+            ports |= {number: Port(macs[name, number].to_bytes(6)) for name, number in macs if name == node}
         return ports
 
     def _neighbors(self, node: str) -> dict[tuple[int, int], bytes]:

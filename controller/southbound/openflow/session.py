@@ -7,11 +7,12 @@
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.event import NodeRejected, NodeSynced, SyncNode
+from controller.model.event import NodeSynced, SyncNode
 from controller.model.openflow import TABLE, OpenFlowSwitch
 from controller.southbound.openflow import messages
 from controller.southbound.openflow.connection import Connection
@@ -25,7 +26,6 @@ from dataplane.host_api import (
     HostState,
     LostPackets,
     NodeDescription,
-    PartRefused,
     PortRole,
     PortStatus,
 )
@@ -93,7 +93,8 @@ class OpenFlowSession(Session):
                 await self._tell(self._description())
                 tasks.create_task(self._discover(_sender(connection)), name=f"{self.name} discovery")
                 tasks.create_task(self._watch_ports(), name=f"{self.name} ports")
-                tasks.create_task(self._keep_in_sync(table), name=f"{self.name} sync")
+                make = functools.partial(self._make, table)
+                tasks.create_task(self._keep_tables_in_sync(make), name=f"{self.name} sync")
         finally:
             self._table = None
             if self._datapaths.get(self._switch.datapath_id) == self.name:
@@ -169,43 +170,11 @@ class OpenFlowSession(Session):
             self._ports_changed.clear()
             await self._tell(self._description())
 
-    async def _keep_in_sync(self, table: OpenFlowTable) -> None:
-        nothing_new: NodeSynced | None = None
-        """What an audit comes to that finds what was told before."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            wanted, self._wanted = self._wanted, None
-            if wanted is None:
-                continue
-            try:
-                synced = await self._make(table, wanted)
-                if not wanted.audit or synced != nothing_new:
-                    await self._context.report(synced)
-                nothing_new = NodeSynced(node=self.name, generation=wanted.generation, writes=0)
-            except TargetRejected as exc:
-                nothing_new = None
-                await self._context.report(
-                    NodeRejected(node=self.name, generation=wanted.generation, reason=str(exc), refused=exc.refused)
-                )
-            except (TargetUnreachable, asyncio.CancelledError):  # as which the connection's end may come
-                if self._wanted is None:  # nothing newer: it is still what is wanted when the switch is back
-                    self.submit(wanted)
-                raise
-
     async def _make(self, table: OpenFlowTable, wanted: SyncNode) -> NodeSynced:
         delta = wanted.delta if wanted.delta is not None and wanted.delta.since == self._has else None
         self._has = -1
         report = await table.sync(wanted.state.entries, delta=delta, read_back=wanted.audit)
         self._has = wanted.generation
-        host = wanted.state.host
-        parts = (
-            *(f"tunnels/{tunnel.border}" for tunnel in host.tunnels),
-            *(f"ports/{gateway.port}" for gateway in host.gateways),
-        )
-        if parts:
-            reason = f"node {self.name} is an OpenFlow switch: no hosts are attached to it, and no tunnel begins there"
-            raise TargetRejected(reason, tuple(PartRefused(part=part, reason=reason) for part in parts))
         return NodeSynced(
             node=self.name,
             generation=wanted.generation,
