@@ -9,6 +9,7 @@ from controller.model.inventory import Domain
 from controller.model.policy import Policy
 from controller.model.resource import Resource
 from controller.model.rule import Added
+from controller.reconcile.state import State
 
 LogLine = Callable[[str, str, Mapping[str, str]], None]
 """(level, event, fields)"""
@@ -39,6 +40,13 @@ class Targets(Protocol):
 
     def sync(self, wanted: SyncNode) -> None:
         """Answered by NodeSynced, NodeRejected or NodeUnreachable."""
+
+
+class Throughput(Protocol):
+    """What passed in the last seconds."""
+
+    def measured(self, state: State) -> Callable[[str], float | None]:
+        """By owner, Mbit/s in the direction that carries more; None: it is not known."""
 
 
 class Plugins(Protocol):

@@ -4,12 +4,12 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from controller import reconcile
-from controller.adapters import Plugins
+from controller.adapters import Plugins, Throughput
 from controller.errors import TooOld
 from controller.history import History
 from controller.model.access import OURSELVES, Principal
@@ -28,10 +28,17 @@ class Reading:
     """The half of model.resource.Controller that changes nothing. Who steps replaces `_stored` and wakes watches."""
 
     def __init__(
-        self, state: reconcile.State, *, plugins: Plugins | None, history: History, now_s: Callable[[], float]
+        self,
+        state: reconcile.State,
+        *,
+        plugins: Plugins | None,
+        history: History,
+        now_s: Callable[[], float],
+        traffic: Throughput | None = None,
     ) -> None:
         self._stored = state
         self._plugins = plugins
+        self._traffic = traffic
         self._history = history
         self._now_s = now_s
         self._revisions = Revisions(state.counters.get("start", 0))
@@ -70,7 +77,18 @@ class Reading:
             return self._plugins.resources() if self._plugins is not None else []
         if kind == "events":
             return self._history.resources()
-        return resource_view.resources(self._stored, kind, self._now_s())
+        resources = resource_view.resources(self._stored, kind, self._now_s())
+        return [*self._with_measured(resources)] if kind == "intents" else resources
+
+    def _with_measured(self, intents: Iterable[Resource]) -> Iterator[Resource]:
+        """With their throughput, where it is known: it changes all the time, and the core knows nothing of it."""
+        measured = self._traffic.measured(self._stored) if self._traffic is not None else None
+        for intent in intents:
+            mbps = measured(f"intents/{intent.metadata['name']}") if measured is not None else None
+            if mbps is not None and "path" in intent.status:
+                told = {**intent.status.get("measured", {}), "bandwidth_mbps": mbps}
+                intent = msgspec.structs.replace(intent, status={**intent.status, "measured": told})
+            yield intent
 
     def names(self, kind: str) -> Sequence[str]:
         if kind == "intents":
@@ -84,7 +102,10 @@ class Reading:
     def _resource(self, kind: str, name: str) -> Resource | None:
         if kind in ("plugins", "events"):
             return next((resource for resource in self._resources(kind) if resource.metadata["name"] == name), None)
-        return resource_view.resource(self._stored, kind, name, self._now_s())
+        resource = resource_view.resource(self._stored, kind, name, self._now_s())
+        if kind == "intents" and resource is not None:
+            [resource] = self._with_measured([resource])
+        return resource
 
     def explain(self, kind: str, name: str) -> Branch | None:
         return explain.explain(self._stored, kind, name, self._now_s())

@@ -25,6 +25,7 @@ GONE_MAX = 10_000
 CHANGES_BY_ITSELF: Mapping[str, frozenset[str]] = {
     "agreements": frozenset({"expires_in_s"}),
     "tunnels": frozenset({"received_bytes", "sent_bytes", "latest_handshake_s"}),
+    "intents": frozenset({"measured"}),
     "links": frozenset({"measured", "said"}),  # what of it counts and what differs are fields of their own
 }
 """Fields of a status that no revision follows."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 import signal
 import socket
 import ssl
@@ -41,7 +42,9 @@ from controller.store import StoreUnusable
 from controller.store.backup import Backups, put_in_place
 from controller.store.sqlite import SqliteStore
 from controller.telemetry import NodeTelemetry, StreamTally
+from controller.traffic import Traffic
 from dataplane import log, service_manager
+from dataplane.host_api import TelemetryBatch
 from dataplane.p4runtime import p4info
 
 SWITCH_S = 0.001
@@ -98,6 +101,7 @@ async def _serve(config: Config) -> None:
         async with contextlib.aclosing(hooks.Plugins(hooks.installed(), user=config.plugin_user)) as asked:
             if lacking := await asked.examine():
                 _log.warning("plugins_not_contained", lacking=list(lacking))
+            traffic = Traffic(secrets.randbits(64))
             shell = Shell(
                 *initial,
                 journal=store,
@@ -106,17 +110,29 @@ async def _serve(config: Config) -> None:
                 plugins=asked,
                 policy=policy,
                 history=history,
+                traffic=traffic,
             )
             backups = Backups(store, config.store, partial(_check, config, policy))
-            await _run(config, shell, identity, tokens, backups, began)
+            await _run(config, shell, identity, tokens, backups, traffic, began)
     finally:
         await store.close()
 
 
 async def _run(
-    config: Config, shell: Shell, identity: Identity, tokens: Tokens, backups: Backups, began: float
+    config: Config,
+    shell: Shell,
+    identity: Identity,
+    tokens: Tokens,
+    backups: Backups,
+    traffic: Traffic,
+    began: float,
 ) -> None:
     tally = StreamTally()
+
+    def observe(node: str, batch: TelemetryBatch) -> None:
+        tally.observe(node, batch)
+        traffic.observe(node, batch)
+
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
         nodes = Nodes(
@@ -125,7 +141,7 @@ async def _run(
                 codec=Codec(p4info.load()),
                 next_election_id=itertools.count(time.time_ns() // 1000).__next__,
                 report=shell.report,
-                observe=tally.observe,
+                observe=observe,
                 domain=config.domain,
                 credentials=_agent_credentials(config),
                 tls=switch_tls(config.agent_tls) if config.agent_tls is not None else None,
@@ -133,6 +149,7 @@ async def _run(
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
+        tasks.create_task(traffic.run(lambda: shell.state), name="traffic")
         if shell.state.inventory == Inventory():
             await seed.plant(shell, config.inventory, identity, _log)
         else:
@@ -149,7 +166,9 @@ async def _run(
 
         _reload_at_signal(shell, tasks, renew)
         eastwest_port = await neighbours.listen(config.eastwest)
-        telemetry = NodeTelemetry(shell, nodes, neighbours, tally, store=config.store, certificates=own_certificates)
+        telemetry = NodeTelemetry(
+            shell, nodes, neighbours, tally, traffic, store=config.store, certificates=own_certificates
+        )
         tasks.create_task(_start_again(backups), name="restart")
         app = create_app(shell, telemetry, tokens, config.domain, backups=backups)
         where = configuration.listen(config.listen, "listen")

@@ -28,7 +28,7 @@ from typing import Any, assert_never
 import msgspec
 
 from controller import reconcile
-from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets
+from controller.adapters import Journal, LogLine, Neighbours, Plugins, PolicySource, Targets, Throughput
 from controller.bucket import Bucket
 from controller.contained import Contained, Raised
 from controller.errors import ConfigInvalid, ControllerError, NoSpace, OurFault, Overloaded, Unavailable
@@ -107,10 +107,12 @@ class Shell(Reading):
         plugins: Plugins | None = None,
         policy: PolicySource | None = None,
         history: History | None = None,
+        traffic: Throughput | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         """`state` and `effects` are those of `reconcile.initial`."""
-        super().__init__(state, plugins=plugins, history=history if history is not None else History(), now_s=now_s)
+        history = history if history is not None else History()
+        super().__init__(state, plugins=plugins, history=history, now_s=now_s, traffic=traffic)
         self._state = state
         self._effects = tuple(effects)
         self._ended = ""

@@ -13,11 +13,14 @@ from typing import Protocol, TypeVar
 from controller import machine, process
 from controller.contained import Raised
 from controller.errors import TargetRejected, TargetUnreachable
+from controller.model.flow_columns import FlowColumns
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
 from controller.shell import Shell
+from controller.traffic import Traffic
 from controller.views import doctor, resource_view
 from dataplane.host_api import CounterSample, FlowBatch, LostPackets, PortStatus, TelemetryBatch
+from dataplane.telemetry.packed_flows import PACKED
 
 NODE_S_MAX = 5.0
 """For one node's answer; the others do not wait longer for it."""
@@ -81,7 +84,7 @@ class StreamTally:
         self._lost_in_stream[node] = batch.lost_batches
         self.skew_s[node] = batch.time_s - time.time()
         self.batches[node] += 1
-        self.flow_records[node] += len(batch.flows)
+        self.flow_records[node] += len(batch.flows) + len(batch.packed_flows) // PACKED.itemsize
         if batch.ports:
             self.ports[node] = batch.ports
 
@@ -95,6 +98,7 @@ class NodeTelemetry:
         nodes: Observed,
         neighbourhood: Neighbourhood,
         tally: StreamTally,
+        traffic: Traffic,
         *,
         store: Path | None = None,
         certificates: Mapping[str, bytes] | None = None,
@@ -104,6 +108,7 @@ class NodeTelemetry:
         self._nodes = nodes
         self._neighbourhood = neighbourhood
         self._tally = tally
+        self._traffic = traffic
         self._store = store
         self._own_certificates = certificates or {}
 
@@ -128,6 +133,9 @@ class NodeTelemetry:
 
         batches = await self._of_all(read)
         return tuple(NodeFlows(node=node, batch=batch, owners=owners.get(node, {})) for node, batch in batches.items())
+
+    def recent_flows(self, after_s: float) -> FlowColumns:
+        return self._traffic.flows(after_s)
 
     async def drops(self) -> tuple[NodeDrops, ...]:
         counters, losses = await asyncio.gather(self._of_all(self._nodes.drops), self._of_all(self._nodes.losses))
@@ -248,6 +256,7 @@ class NodeTelemetry:
             _family("netstitch_telemetry_batches_total", "Batches that arrived by stream", "node", tally.batches),
             _family("netstitch_telemetry_batches_lost_total", "Batches that a full queue dropped", "node", tally.lost),
             _family("netstitch_flow_records_total", "Flow records that arrived", "node", tally.flow_records),
+            *self._traffic.metrics(),
             Metric(name="netstitch_port_carrier", help="1: the port has a carrier", kind="gauge", samples=carrier),
         )
 

@@ -73,6 +73,7 @@ CAPABILITIES = Capabilities(
     h_encaps_segments=CONTAINERS,
     srh_segments=MAX_SEGMENTS,
     meters=0,  # the pipeline has none
+    packed_flows=True,
 )
 
 

@@ -34,4 +34,6 @@ AddressText = Annotated[str, Meta(max_length=45, pattern=r"\A[0-9a-f.:]*\Z")]
 EndpointText = Annotated[str, Meta(max_length=120, pattern=r"\A[!-~]*\Z")]
 PrefixTexts = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=1000)]
 Digest = Annotated[bytes, Meta(max_length=64)]
+PackedFlows = Annotated[bytes, Meta(max_length=32 << 20)]
+"""Rows of `dataplane.telemetry.packed_flows`."""
 Frame = Annotated[bytes, Meta(max_length=65536)]

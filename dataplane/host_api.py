@@ -31,6 +31,7 @@ from dataplane.bounds import (
     Frame,
     ManyWords,
     Name,
+    PackedFlows,
     Port,
     PortOrNone,
     PrefixTexts,
@@ -312,6 +313,8 @@ class Capabilities(_Record, frozen=True, kw_only=True):
     """Of an SRH that ends there, at most."""
     meters: Unsigned32 = 0
     """How many flows it can hold to a rate."""
+    packed_flows: bool = False
+    """Whether its telemetry comes with flows as rows, where that is asked for."""
 
 
 class NodeDescription(_Record, frozen=True, kw_only=True):
@@ -386,9 +389,11 @@ class FlowBatch(_Record, frozen=True, kw_only=True):
     truncated: bool
 
 
-class TelemetryQuery(_Request, frozen=True, kw_only=True):
+class TelemetryQuery(_Request, frozen=True, kw_only=True, omit_defaults=True):
     interval_s: Seconds = 1.0
     queue_length: Unsigned16 = 64
+    packed: bool = False
+    """Flows as rows in `packed_flows`, a tenth of the work. Asked of agents that can (`Capabilities.packed_flows`)."""
 
 
 class CounterSample(_Record, frozen=True, kw_only=True):
@@ -441,6 +446,14 @@ class TelemetryBatch(_Record, frozen=True, kw_only=True):
     """Of all, every five seconds."""
     lost_batches: Count
     """Batches that a full queue dropped since the stream began."""
+    interval_s: Seconds = 0
+    """In which all that is in it changed: since the counters were read before. 0: an agent of an earlier release."""
+    packed_flows: PackedFlows = b""
+    """In place of `flows`."""
+    forwarding_class_drops: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)] = ()
+    """Of what was permitted."""
+    policy_classes: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)] = ()
+    """What they were denied."""
 
 
 class CaptureQuery(_Request, frozen=True, kw_only=True):

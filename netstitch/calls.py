@@ -92,8 +92,9 @@ def metrics() -> Call[str]:
     return Call(method="GET", path="/metrics", read=lambda answer: answer.text)
 
 
-def flows(intent: str | None) -> Call[list[Json]]:
-    return Call(method="GET", path="/v1/flows", query=_given(intent=intent), read=_array)
+def flows(intent: str | None, since: float | None) -> Call[list[Json]]:
+    given = _given(intent=intent, since=None if since is None else repr(since))
+    return Call(method="GET", path="/v1/flows", query=given, read=_array)
 
 
 def drops(intent: str | None) -> Call[list[Json]]:

@@ -131,8 +131,8 @@ class Client:
                     raise _unreachable(self.server, error) from error
             time.sleep(RETRY_S)
 
-    def flows(self, intent: str | None = None) -> Rows:
-        return self._send(calls.flows(intent))
+    def flows(self, intent: str | None = None, since: float | None = None) -> Rows:
+        return self._send(calls.flows(intent, since))
 
     def drops(self, intent: str | None = None) -> Rows:
         return self._send(calls.drops(intent))
@@ -323,8 +323,8 @@ class AsyncClient:
                     raise _unreachable(self.server, error) from error
             await asyncio.sleep(RETRY_S)
 
-    async def flows(self, intent: str | None = None) -> Rows:
-        return await self._send(calls.flows(intent))
+    async def flows(self, intent: str | None = None, since: float | None = None) -> Rows:
+        return await self._send(calls.flows(intent, since))
 
     async def drops(self, intent: str | None = None) -> Rows:
         return await self._send(calls.drops(intent))

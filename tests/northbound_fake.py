@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from controller import process
 from controller.errors import Overloaded
@@ -15,6 +16,7 @@ from controller.language import manifest
 from controller.model.access import Principal
 from controller.model.event import Problem
 from controller.model.explanation import Branch
+from controller.model.flow_columns import COLUMNS, FlowColumns
 from controller.model.intent import Intent
 from controller.model.network_graph import NetworkGraph
 from controller.model.preview import IntentPreview, Preview
@@ -324,6 +326,8 @@ class FakeTelemetry:
         """Until then, who goes through flows waits."""
         self.released.set()
         self.asked = 0
+        self.passed_s = 101.0
+        """When the first of the recent flows passed."""
 
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         self.asked += 1
@@ -343,6 +347,18 @@ class FakeTelemetry:
         return (
             NodeFlows(node="se1", batch=FlowBatch(time_s=102.0, flows=flows, truncated=bool(self.many)), owners=owners),
         )
+
+    def recent_flows(self, after_s: float) -> FlowColumns:
+        """Of two owners, a second from each other."""
+        rows = np.arange(2)
+        addresses = np.array([[0] * 10 + [255, 255, 10, 1, 0, 11 + n] for n in range(2)], dtype=np.uint8)
+        fields = dict.fromkeys(COLUMNS, rows) | {"source_address": addresses, "destination_address": addresses}
+        both = FlowColumns(
+            **fields | {"time_s": self.passed_s + rows, "node": 0 * rows, "duration_s": rows / 2, "packets": 5 + rows},
+            nodes=("se1",),
+            owners=("intents/order-processing", "networks/shop/customer-x"),
+        )
+        return both.take(both.time_s > after_s)
 
     async def drops(self) -> tuple[NodeDrops, ...]:
         samples = (

@@ -226,6 +226,20 @@ def test_flows_and_drops(client: httpx.Client) -> None:
     ]
 
 
+def test_flows_since_are_what_passed_then(client: httpx.Client) -> None:
+    whole = client.get("/v1/flows?since=0").json()
+    assert [(row["time_s"], row["node"], row["owner"], row["packets"]) for row in whole] == [
+        (101.0, "se1", "intents/order-processing", 5), (102.0, "se1", "networks/shop/customer-x", 6),
+    ]  # fmt: skip
+    assert whole[0].keys() == client.get("/v1/flows").json()[0].keys()
+    assert whole[0]["source_address"] == "10.1.0.11"
+    assert client.get("/v1/flows?since=101").json() == whole[1:]
+    assert client.get("/v1/flows?since=-5").json() == []  # of the last five seconds
+    client.post("/v1/apply", json=[INTENT])
+    assert client.get("/v1/flows?since=0&intent=order-processing").json() == whole[:1]
+    assert client.get("/v1/flows?since=nan").status_code == 400
+
+
 def test_doctor_and_metrics(client: httpx.Client, server: Running) -> None:
     assert client.get("/v1/doctor").json()["ok"] is True
     server.telemetry.well = False

@@ -347,6 +347,25 @@ def test_watch_prints_each_change_until_it_is_stopped(stitch: Shell) -> None:
     watching.stderr.close()
 
 
+def test_flows_that_are_watched_are_what_passes_from_then_on(stitch: Shell, api: Running) -> None:
+    watching = subprocess.Popen(
+        [STITCH, "--server", stitch.server, "--token-file", "token", "flows", "--watch", "-o", "json"],
+        cwd=stitch.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stitch.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert watching.stdout is not None and watching.stderr is not None
+    api.telemetry.passed_s = round(time.time() + 3600, 3)
+    rows = [json.loads(watching.stdout.readline()) for _ in range(2)]
+    assert [row["packets"] for row in rows] == [5, 6]
+    api.telemetry.passed_s += 1
+    assert json.loads(watching.stdout.readline())["time_s"] == pytest.approx(api.telemetry.passed_s + 1, abs=0.01)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(10) == 130
+    assert watching.stderr.read() == ""
+    watching.stdout.close()
+    watching.stderr.close()
+
+
 def test_flows_of_an_intent_that_is_not_there_are_a_no(stitch: Shell) -> None:
     stitch("apply", "-f", "-", stdin=INTENT)
     done = stitch("flows", "--intent", "order-procesing", status=1)

@@ -112,6 +112,7 @@ def _by_the_plain_client(server: str, secret: str) -> None:
         assert client.trace(source="cx1", destination="analytics-y", protocol="icmp")["hops"] is not None
         assert any(event["spec"]["what"] == "created" for event in client.list("events", about="intents/a"))
         assert "netstitch_build_info" in client.metrics() and client.flows() == [] and client.drops() is not None
+        assert client.flows(since=-5) == []
         assert client.drops("a") == []
         assert client.doctor()["domain"] == "shop"
         made = client.create_token(name="pipeline", role="operator", tenants=["customer-x"])

@@ -196,6 +196,28 @@ def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) ->
         assert not reaches(active, host, address), (host, address)
 
 
+def test_what_passes_is_seen_a_second_later_at_both_ends(active: LabRecord) -> None:
+    command = [str(STITCH), "--lab", NAME, "--domain", "shop", "flows", "--watch", "-o", "json"]
+    seen: dict[str, dict[str, Any]] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching, load(active):
+        assert watching.stdout is not None
+        while {"se1", "sg1"} - seen.keys():
+            row = json.loads(watching.stdout.readline())
+            if row["protocol"] == 1 and row["packets"] > 10:
+                seen[row["node"]] = row
+        wait_for(lambda: measured().get("bandwidth_mbps", 0) > 0, "its throughput is measured")
+        watching.terminate()
+    assert {(row["intent"], row["source_address"], row["destination_address"]) for row in seen.values()} == {
+        ("order-processing", ORDERS, ANALYTICS)
+    }
+    assert all(row["reverse_packets"] > 10 for row in seen.values())
+
+
+def measured() -> dict[str, float]:
+    found: dict[str, float] = get("intents")[0]["status"].get("measured", {})
+    return found
+
+
 def test_what_an_intent_permits_and_is_dropped_all_the_same_is_its_own(active: LabRecord) -> None:
     def dropped() -> int:
         rows = json.loads(stitch("drops", "--intent", "order-processing", "-o", "json"))

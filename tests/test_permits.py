@@ -91,6 +91,7 @@ ROWS = [
     Row("GET", "/v1/whoami", "/v1/whoami", "......"),
     Row("GET", "/v1/flows", "/v1/flows", "......"),
     Row("GET", "/v1/flows", "/v1/flows?intent=order-processing", "....-."),
+    Row("GET", "/v1/flows", "/v1/flows?since=0", "......"),
     Row("GET", "/v1/drops", "/v1/drops", "..----"),
     Row("GET", "/v1/doctor", "/v1/doctor", "..----"),
     Row("GET", "/v1/graph", "/v1/graph?format=dot", "..----"),
@@ -253,6 +254,12 @@ async def test_what_is_listed_is_the_tenants_own(tmp_path: Path) -> None:
         assert service["status"]["intents"] == []
         rows = (await asked.ask("operator of z", "GET", "/v1/flows")).json()
         assert rows == [] != (await asked.ask("operator of x", "GET", "/v1/flows")).json()
+        passed = {
+            who: {row["owner"] for row in (await asked.ask(who, "GET", "/v1/flows?since=0")).json()}
+            for who in ("admin", "operator of x", "operator of z")
+        }
+        assert passed["operator of x"] == {"intents/order-processing"} and not passed["operator of z"]
+        assert passed["admin"] == {"intents/order-processing", "networks/shop/customer-x"}
 
 
 async def test_another_tenant_s_intent_is_neither_replaced_nor_read(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from test_docs_language import names
 
-from controller import config, shell
+from controller import config, shell, traffic
+from controller.assurance import flow_totals
 from controller.cli import trace
 from controller.eastwest import client, peer
 from controller.fulfillment import acl, containers, numbering, rule_effects, terms
@@ -19,6 +20,7 @@ from controller.model.intent import Intent
 from controller.model.policy import Policy
 from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
+from controller.northbound.routes import telemetry
 from controller.plugins import cage, process
 from controller.reconcile import bundles
 from controller.reconcile.negotiation import withdrawals
@@ -83,6 +85,8 @@ LIMITS = {
     "time for a request": (int(serve.REQUEST_DEADLINE_S), int(serve.HEADER_DEADLINE_S)),
     "events that wait": (shell.QUEUE_MAX,),
     "items of a page": (lists.LIMIT_MAX,),
+    "flow records of past intervals": (traffic.KEPT_ROWS_MAX, int(traffic.KEPT_S), flow_totals.FLOWS_MAX),
+    "of those that `GET /v1/flows?since=`": (telemetry.RECENT_ROWS_MAX,),
     "tokens": (tokens.TOKENS_MAX,),
     "call between domains": (peer.SIZE_BYTES_MAX >> 20, peer.BATCH_MAX, client.QUEUE_MAX),
     "answer of a plugin": (process.ANSWER_BYTES >> 20, cage.MEMORY_BYTES >> 20),

@@ -8,6 +8,7 @@ from waiting import LIMIT_S, until
 
 from dataplane.errors import NodeRefused
 from dataplane.host_api import PortRole, PortStatus, TelemetryBatch, TelemetryQuery
+from dataplane.telemetry.packed_flows import PACKED, unpack
 from dataplane.telemetry.stream import Telemetry, nothing
 from dataplane.xdp.flow_cache import ENTRY, Entries, FlowCache, FlowColumns, Snapshot
 from dataplane.xdp.jiffies import JiffiesClock
@@ -52,6 +53,9 @@ class Traffic(FlowCache):
     def forwarding_class_drops(self) -> NDArray[np.uint64]:
         return self.folded
 
+    def policy_classes(self) -> NDArray[np.uint64]:
+        return self.dropped[:4].copy()
+
     def drops(self) -> NDArray[np.uint64]:
         return self.dropped.copy()
 
@@ -92,6 +96,35 @@ def test_the_first_batch_is_all_and_later_ones_are_what_changed() -> None:
     batch = telemetry.batch(second, first, 0)
     assert seen(batch) == ({1005: 5}, {2: 5}, {7: 1})
     assert batch.ports == ()
+
+
+def test_flows_are_told_as_rows_where_that_is_asked_for() -> None:
+    traffic = Traffic()
+    telemetry = traffic.telemetry()
+    traffic.send(0, forwarding_class=1, packets=3)
+    traffic.dropped[2] = (5, 500)
+    batch = telemetry.batch(telemetry.read(), nothing(), 0, interval_s=1.5, packed=True)
+    [row] = unpack(batch.packed_flows)
+    assert (batch.flows, batch.interval_s, row["source_port"], row["packets"], row["bytes"]) == ((), 1.5, 1000, 3, 300)
+    [record] = telemetry.batch(telemetry.read(), nothing(), 0).flows
+    for name in set(PACKED.names or ()) - {"source_address", "destination_address", "reserved"}:
+        assert row[name] == pytest.approx(getattr(record, name), abs=0.1), name
+    assert [(sample.index, sample.packets) for sample in batch.policy_classes] == [(2, 5)]
+
+
+async def test_a_batch_says_in_which_time_it_came() -> None:
+    traffic = Traffic()
+    batches: list[TelemetryBatch] = []
+    watching = await watch(traffic, TelemetryQuery(interval_s=0.05, packed=True), batches.append)
+    await until(lambda: batches, "the first batch")
+    for sent in range(3):
+        traffic.send(0, forwarding_class=1, packets=1)
+        await until(lambda sent=sent: len(batches) > sent + 1, "it is told")
+    watching.cancel()
+    assert batches[0].interval_s < 0.01
+    assert all(
+        0.03 < batch.interval_s < LIMIT_S and len(batch.packed_flows) == PACKED.itemsize for batch in batches[1:]
+    )
 
 
 def test_flows_are_not_looked_at_while_nothing_passes() -> None:

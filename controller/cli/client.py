@@ -84,8 +84,11 @@ class Client:
         page: list[Json] = self._request("GET", _path(kind), {"limit": str(limit)})
         return page
 
-    def flows(self, intent: str | None) -> list[Json]:
-        rows: list[Json] = self._request("GET", "/v1/flows", query={} if intent is None else {"intent": intent})
+    def flows(self, intent: str | None, since: float | None = None) -> list[Json]:
+        """`since`: what passed since then, interval by interval; else all that nodes have of flows, in total."""
+        query = {} if intent is None else {"intent": intent}
+        query |= {} if since is None else {"since": repr(since)}
+        rows: list[Json] = self._request("GET", "/v1/flows", query=query)
         return rows
 
     def drops(self, intent: str | None) -> list[Json]:

@@ -48,6 +48,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("PHASE", "status.phase"),
         ("PREDICTED MS", "status.predicted.latency_ms"),
         ("MEASURED MS", "status.measured.latency_ms"),
+        ("MBIT/S", "status.measured.bandwidth_mbps"),
         ("AGE", "status.created_s", "age"),
         ("PATH", "status.paths"),
         ("CONDITIONS", "status.conditions"),

@@ -85,7 +85,7 @@ class Changes:
 
     def _row(self, resource: Json) -> list[str]:
         row = cells(resource, self._columns)
-        if not resource["status"].get("deleted"):
+        if not resource.get("status", {}).get("deleted"):
             return row
         at_phase = next(
             (n for n, column in enumerate(self._columns) if column.title in ("PHASE", "STANDING", "STATE")), 1

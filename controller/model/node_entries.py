@@ -114,6 +114,11 @@ class NodeEntries:
             self._in_order = _flat(map(_effective, sorted(self._asked.values(), key=lambda asked: _place(asked[0]))))
         return iter(self._in_order)
 
+    def get(self, table: str, match: tuple[Match, ...], priority: int = 0) -> OwnedEntry | None:
+        """The effective one."""
+        asked = self._asked.get((table, match, priority))
+        return _effective(asked)[0] if asked else None
+
     @property
     def asked(self) -> Iterator[OwnedEntry]:
         """What all owners ask for, in no order; the same may be asked for by several."""

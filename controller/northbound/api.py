@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from controller.errors import Forbidden, NoSpace, Unavailable
 from controller.model.event import Problem
 from controller.model.resource import Backups, Controller
-from controller.model.telemetry import Telemetry
 from controller.northbound import schema
 from controller.northbound.answers import as_json, invalid, refusal
 from controller.northbound.guard import Bearer, JsonBody
@@ -19,14 +18,12 @@ from controller.northbound.routes.backups import add_backups
 from controller.northbound.routes.changes import add_changes
 from controller.northbound.routes.explanations import add_explanations
 from controller.northbound.routes.resources import add_resources
-from controller.northbound.routes.telemetry import add_telemetry
+from controller.northbound.routes.telemetry import Watched, add_telemetry
 from controller.northbound.routes.tokens import add_tokens
 from controller.northbound.tokens import Tokens
 
 
-def create_app(
-    controller: Controller, telemetry: Telemetry, tokens: Tokens, domain: str, *, backups: Backups
-) -> FastAPI:
+def create_app(controller: Controller, telemetry: Watched, tokens: Tokens, domain: str, *, backups: Backups) -> FastAPI:
     app = FastAPI(
         title=f"netstitch controller of {domain}",
         version="1",

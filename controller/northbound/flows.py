@@ -1,10 +1,14 @@
-"""Flow records of the nodes as people and detectors read them: both directions of a flow in one row. Pure."""
+"""Flow records of the nodes as people and programs read them: both directions of a flow in one row. Pure."""
 
-from collections.abc import Iterable, Sequence
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
+
+from controller.model.flow_columns import COLUMNS, UNKNOWN, FlowColumns
 from controller.model.telemetry import NodeFlows
 from dataplane.host_api import FlowRecord
 from dataplane.reasons import L4Class
@@ -76,6 +80,45 @@ def rows(observed: Iterable[NodeFlows], intent: str | None = None) -> tuple[Flow
     return tuple(
         row for _, _, row in sorted(flow_rows, key=lambda flow_row: (flow_row[0], flow_row[1], _identity(flow_row[2])))
     )
+
+
+def of_columns(flows: FlowColumns, concerns: Callable[[str], bool], at_most: int) -> tuple[FlowRow, ...]:
+    """Of what passed in intervals: the newest rows that belong to whom `concerns` says, the oldest of these first."""
+    shown = np.array([*(concerns(owner) for owner in flows.owners), concerns("")])  # the last one is UNKNOWN's
+    flows = flows.take(np.flatnonzero(shown[flows.owner])[-at_most:])
+    names = dict(enumerate(flows.owners)) | {UNKNOWN: ""}
+    return tuple(
+        FlowRow(
+            time_s=time_s,
+            observation_point=flows.nodes[node],
+            source_address=_address(bytes(source)),
+            destination_address=_address(bytes(destination)),
+            protocol=protocol,
+            source_port=source_port,
+            destination_port=destination_port,
+            packets=packets,
+            bytes=octets,
+            reverse_packets=reverse_packets,
+            reverse_bytes=reverse_octets,
+            duration_s=round(duration_s, 6),
+            tcp_state=tcp_state,
+            node=flows.nodes[node],
+            owner=names[owner],
+            intent=names[owner].removeprefix(_INTENTS) if names[owner].startswith(_INTENTS) else "",
+        )
+        for (
+            time_s, node, owner, source, destination, protocol, source_port, destination_port, packets, octets,
+            reverse_packets, reverse_octets, duration_s, tcp_state,
+        ) in zip(*(getattr(flows, column).tolist() for column in _SHOWN), strict=True)
+    )  # fmt: skip
+
+
+_SHOWN = tuple(column for column in COLUMNS if column not in ("interval_s", "is_new", "opened", "marks"))
+
+
+def _address(octets: bytes) -> str:
+    address = ipaddress.IPv6Address(octets)
+    return str(address.ipv4_mapped or address)
 
 
 def _sighting(record: FlowRecord, owners: dict[int, str]) -> _Sighting:

@@ -46,7 +46,7 @@ UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, g
 
 
 class _Watched(TelemetryBatch, frozen=True, kw_only=True):
-    """The controller only counts them: ten thousands in one batch would be long to read."""
+    """Flows of agents that do not pack them are only counted: ten thousands in one batch would be long to read."""
 
     flows: tuple[msgspec.Raw, ...]  # type: ignore[assignment]
 

@@ -37,7 +37,6 @@ from dataplane.host_api import (
     LostPackets,
     NodeDescription,
     PartRefused,
-    PortStatus,
     TelemetryQuery,
 )
 
@@ -116,7 +115,7 @@ class NodeSession(Session):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(tables.hold(self._punted), name=f"{self.name} stream")
                 tasks.create_task(self._discover(tables.send), name=f"{self.name} discovery")
-                tasks.create_task(self._watch(host, description.ports), name=f"{self.name} telemetry")
+                tasks.create_task(self._watch(host, description), name=f"{self.name} telemetry")
                 tasks.create_task(self._keep_in_sync(tables, host, description), name=f"{self.name} sync")
         finally:
             self._clients = None
@@ -128,16 +127,17 @@ class NodeSession(Session):
             raise TargetUnreachable(self.fault or f"node {self.name}: not connected")
         return self._clients
 
-    async def _watch(self, host: HostClient, ports: Sequence[PortStatus]) -> None:
+    async def _watch(self, host: HostClient, description: NodeDescription) -> None:
         """Telemetry is worth having, but nothing depends on it: a failure is shown, and tried again.
 
         A node whose carriers, or silent links, have changed is asked what it is now, not only at the next audit.
         """
-        carriers = {port.number: (port.carrier, port.silent) for port in ports}
+        carriers = {port.number: (port.carrier, port.silent) for port in description.ports}
+        query = TelemetryQuery(packed=description.capabilities.packed_flows)
         measurements = Measurements(self.name)
         while True:
             try:
-                async for batch in host.telemetry(TelemetryQuery()):
+                async for batch in host.telemetry(query):
                     self.telemetry_fault = ""
                     self._context.observe(self.name, batch)
                     if batch.probes and (measured := measurements.take(batch.probes, time.time())) is not None:

@@ -16,13 +16,16 @@ from controller.cli.commands.arguments import (
     WatchOption,
     client_of,
 )
-from controller.cli.commands.watching import follow, rounds
+from controller.cli.commands.watching import follow, pause, rounds
 from controller.cli.errors import InputInvalid
 from controller.cli.kinds import ROWS, plural, reference
 from controller.cli.render import Brief, Output
 
 if TYPE_CHECKING:
     from controller.cli.client import Client
+
+WATCHED_S = 2.0
+"""Before a watch began: so much of what passed is shown first."""
 
 
 def get(
@@ -92,12 +95,20 @@ def flows(
     watch: WatchOption = False,
     output: BriefOption = Brief.TABLE,
 ) -> None:
-    """Show what flows: packets and bytes of both directions, as the nodes count them."""
-    from controller.cli.render import show
+    """Show what flows: packets and bytes of both directions, as the nodes count them. With --watch what passes from
+    now on, each second."""
+    from controller.cli.render import Changes, show
 
     client = client_of(context)
-    for _ in rounds(watch):
+    if not watch:
         show("flows", client.flows(intent), Output(output))
+        return
+    changes, since = Changes("flows", Output(output)), -WATCHED_S
+    while True:
+        rows = client.flows(intent, since)
+        changes.show(rows)
+        since = max((row["time_s"] for row in rows), default=since)
+        pause()
 
 
 def drops(

@@ -37,11 +37,16 @@ def follow(client: "Client", kind: str, name: str | None, selection: dict[str, s
             changes.show([resource])
 
 
+def pause() -> None:
+    """What was printed is seen meanwhile."""
+    sys.stdout.flush()
+    time.sleep(_POLL_S)
+
+
 def rounds(watch: bool) -> Iterator[None]:
     """Once; or again and again, with a pause between."""
     yield
     while watch:
-        sys.stdout.flush()
-        time.sleep(_POLL_S)
+        pause()
         print()
         yield

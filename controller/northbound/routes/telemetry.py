@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Response
 
+from controller.model.flow_columns import FlowColumns
 from controller.model.telemetry import Carried, NodeDrops, NodeFlows, Telemetry
 from controller.northbound import flows, metrics, schema
 from controller.northbound.answers import as_json, not_found
@@ -22,7 +23,17 @@ FLOW_HEADERS = {
 }
 
 
-def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
+RECENT_ROWS_MAX = 10_000
+
+
+class Watched(Telemetry, Protocol):
+    """What nodes are asked for, and what they tell unasked."""
+
+    def recent_flows(self, after_s: float) -> FlowColumns:
+        """What passed in intervals that ended later."""
+
+
+def add_telemetry(app: FastAPI, telemetry: Watched, domain: str) -> None:
     reading = asyncio.Lock()
     """Who asks for flows waits for who asked before: each is megabytes."""
 
@@ -33,13 +44,28 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
         responses={200: {"model": list[flows.FlowRow], "headers": FLOW_HEADERS}, **errors(400, 404)},
     )
     async def read_flows(
-        controller: Seen, intent: Annotated[str | None, Query(max_length=64, description="Only this intent's.")] = None
+        controller: Seen,
+        intent: Annotated[str | None, Query(max_length=64, description="Only this intent's.")] = None,
+        since: Annotated[
+            float | None,
+            Query(
+                ge=-86400,
+                le=2**40,
+                allow_inf_nan=False,
+                description="What passed after this Unix time (negative: so many seconds ago), interval by interval, "
+                f"as the nodes have told it since; the newest {RECENT_ROWS_MAX} rows, of the last 15 minutes.",
+            ),
+        ] = None,
     ) -> Response:
         def concerns(owner: str) -> bool:
             return intent in (None, owner.removeprefix("intents/")) and (controller.whole or controller.concerns(owner))
 
         if intent is not None and await asyncio.to_thread(controller.get, "intents", intent) is None:
             return await asyncio.to_thread(not_found, controller, "intents", intent)
+        if since is not None:
+            after_s = since if since >= 0 else time.time() + since
+            recent = await asyncio.to_thread(telemetry.recent_flows, after_s)
+            return await asyncio.to_thread(_recent, recent, concerns)
         async with reading:
             observed = await telemetry.flows(None if intent is None and controller.whole else concerns)
             response = await asyncio.to_thread(_rows, observed, intent, concerns)
@@ -102,6 +128,10 @@ def add_telemetry(app: FastAPI, telemetry: Telemetry, domain: str) -> None:
             )
 
         return Response(await asyncio.to_thread(text), media_type=metrics.CONTENT_TYPE)
+
+
+def _recent(recent: FlowColumns, concerns: Callable[[str], bool]) -> Response:
+    return as_json(flows.of_columns(recent, concerns, RECENT_ROWS_MAX))
 
 
 def _rows(observed: Sequence[NodeFlows], intent: str | None, concerns: Callable[[str], bool]) -> Response:
