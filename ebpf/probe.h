@@ -50,12 +50,18 @@ struct {
 	__type(value, struct probe);
 } probe SEC(".maps");
 
+struct path_judgement {
+	__u32 dead; /* bits of candidate paths */
+	__u32 is_used; /* a packet has been sent by one of them since the sender of probes looked: it probes these faster */
+};
+_Static_assert(sizeof(struct path_judgement) == 8, "path_judgement");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PATH_LIVENESS_SIZE);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32);   /* liveness group */
-	__type(value, __u32); /* bits of candidate paths */
+	__type(key, __u32); /* liveness group */
+	__type(value, struct path_judgement);
 } path_dead SEC(".maps");
 
 /* The STAMP packet that is all that the outer header, and an SRH without further segments, carry; or none. */

@@ -36,13 +36,16 @@ struct {
 static __always_inline __u32 live_candidate(__u32 policy, __u32 group)
 {
 	struct path_liveness_value *liveness = bpf_map_lookup_elem(&path_liveness, &group);
-	__u32 *dead = bpf_map_lookup_elem(&path_dead, &group), live;
+	struct path_judgement *judged = bpf_map_lookup_elem(&path_dead, &group);
+	__u32 live;
 
 	if (!liveness || liveness->action != PATH_LIVENESS_SET_LIVE)
 		return NO_CANDIDATE;
 	live = liveness->set_live.live;
-	if (dead && live & ~*dead) /* where none lives any of them may be the one that does */
-		live &= ~*dead;
+	if (judged && !judged->is_used) /* looked at first: CPUs share what none of them writes */
+		judged->is_used = 1;
+	if (judged && live & ~judged->dead) /* where none lives any of them may be the one that does */
+		live &= ~judged->dead;
 	for (__u32 slot = 0; slot < CANDIDATE_PATHS; slot++) {
 		__u32 index = policy * CANDIDATE_PATHS + slot;
 		struct sr_policy_value *candidate;

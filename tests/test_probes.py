@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,7 @@ class Pair:
 
     def dead(self) -> int:
         with self.map("path_dead") as dead:
-            return int.from_bytes(dead.lookup(struct.pack("=I", GROUP)) or b"", "little")
+            return int.from_bytes((dead.lookup(struct.pack("=I", GROUP)) or b"")[:4], "little")
 
     def events(self) -> dict[PipelineEvent, int]:
         with self.map("event_counter") as counters:
@@ -315,3 +317,39 @@ def test_forged_and_replayed_probes_are_refused_and_counted(pair: Pair) -> None:
     assert kinds == {PipelineEvent.PROBE_FORGED, PipelineEvent.PROBE_REPLAYED}
     readings = next(pair.readings())
     assert readings[1, 0].is_alive
+
+
+def test_paths_that_carry_nothing_are_probed_more_seldom(pair: Pair) -> None:
+    """Ten times; from the first packet on as often as was told, until a second after the last."""
+
+    def share() -> float:
+        """Of as many as the link was sent in the same time."""
+        come = pair.readings()
+        begin, end = next(come), next(come)
+        of_link, of_path = (end[key].sent - begin[key].sent for key in ((1, None), (1, 0)))
+        return of_path / of_link
+
+    pair.agent.sync(HostState(probes=(probe(1, 0), probe(2, 1), probe(1, interval_ms=100))))
+    assert share() < 2
+    with used(pair):
+        assert share() > 5
+    assert share() < 4, "a second after the last"
+
+
+@contextmanager
+def used(pair: Pair) -> Iterator[None]:
+    """The map says what it says while packets are sent by a path of GROUP."""
+    ended = threading.Event()
+
+    def mark() -> None:
+        with pair.map("path_dead") as paths:
+            while not ended.wait(0.05):
+                paths.update(struct.pack("=I", GROUP), struct.pack("=II", 0, 1))
+
+    marking = threading.Thread(target=mark)
+    marking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        marking.join()

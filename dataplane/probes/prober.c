@@ -1,12 +1,15 @@
 /*
  * Sends a node's probes and judges what comes back. One thread; it is handed everything by prober.py, and computes and
- * remembers an HMAC for each probe, so that XDP (ebpf/probe.h) only compares.
+ * remembers an HMAC for each probe, so that XDP (ebpf/probe.h) only compares. Another thread looks at carriers.
  *
  *   alive ── three in a row (of a link: eight) have not come back in time, or the port has no carrier ──▶ dead
  *   dead  ── all have come back for as long as it was put on hold, and the port has a carrier ──▶ alive
  *
  * In time: within what the ones before took and their deviation (RFC 6298). A path that keeps failing is put on hold ever
  * longer. The bit of a dead candidate path is set in `path_dead`, where XDP looks before it encapsulates.
+ *
+ * XDP notes there which SR Policies it has sent by. Paths that carried nothing for USED_NS are probed each IDLE_NS at most,
+ * and where that is true of all of them both threads sleep longer.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,6 +18,8 @@
 #include <linux/if_packet.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <poll.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,8 +33,8 @@
 #define MISSED_MAX    3
 #define MISSED_LINK   8 /* a link: its paths are left before, and to find others costs more */
 #define BURST         64
-#define SAMPLES       256
 #define FRAME_MAX     320
+#define SAMPLES       256
 #define MS            1000000ull
 #define SECOND        (1000 * MS)
 #define TIMEOUT_FIRST (200 * MS)
@@ -38,6 +43,9 @@
 #define HOLDS_MAX     6 /* 64 s */
 #define CARRIER_NS    (4 * MS)
 #define SLEEP_LEAST   (4 * MS) /* so that probes of many paths go together */
+#define USED_NS       SECOND
+#define IDLE_NS       (100 * MS)
+#define IDLE_SLEEP    (50 * MS) /* as SLEEP_LEAST; how late the first packet is noticed */
 #define NO_SLOT       0xffffffffu
 #define STAMP_BYTES   112
 #define STAMP_SIGNED  96
@@ -60,6 +68,11 @@ struct sent {
 };
 _Static_assert(sizeof(struct sent) == 40, "probe_sent");
 
+/* struct path_judgement of ebpf/probe.h */
+struct path {
+	uint32_t dead, is_used;
+};
+
 /* One probe; the first part is prober.py's, who also reads the last. */
 struct target {
 	uint8_t frame[FRAME_MAX];  /* as it is sent, but for what STAMP and UDP's checksum say */
@@ -69,7 +82,7 @@ struct target {
 	uint32_t ssid, group, slot; /* slot NO_SLOT: it judges no candidate path */
 	uint64_t interval_ns;
 
-	uint64_t next_ns, alive_since_ns, good_since_ns;
+	uint64_t next_ns, used_ns, alive_since_ns, good_since_ns;
 	uint64_t rtt_ns, deviation_ns;
 	uint32_t sequence, judged; /* the next to be sent, to be judged */
 	uint32_t missed, holds;
@@ -83,8 +96,10 @@ struct prober {
 	struct target *targets;
 	uint32_t count, stop;
 	struct sent *probes; /* BPF map probe: REMEMBERED for each SSID */
-	uint64_t *dead;      /* BPF map path_dead; each value has 8 octets */
+	struct path *paths;  /* BPF map path_dead */
 	int32_t socket, control;
+	int32_t woken;    /* an eventfd: readable once `stop` is set */
+	uint32_t is_idle; /* nothing was sent by the paths lately */
 	uint64_t random;
 	uint8_t key[32];
 	char interfaces[512][IFNAMSIZ]; /* by port */
@@ -192,6 +207,13 @@ static void write_probe(struct prober *prober, struct target *target, const stru
 	target->sent++;
 }
 
+static uint64_t pace_ns(const struct target *target, uint64_t now_ns)
+{
+	bool is_used = target->slot == NO_SLOT || now_ns - target->used_ns < USED_NS;
+
+	return is_used || target->interval_ns > IDLE_NS ? target->interval_ns : IDLE_NS;
+}
+
 static void send_due(struct prober *prober, const struct sha256 *keyed, uint64_t now_ns)
 {
 	struct mmsghdr messages[BURST];
@@ -204,9 +226,11 @@ static void send_due(struct prober *prober, const struct sha256 *keyed, uint64_t
 		struct target *target = &prober->targets[i];
 
 		if (target->next_ns <= now_ns && target->ifindex) {
+			uint64_t pace = pace_ns(target, now_ns);
+
 			write_probe(prober, target, keyed, now_ns, real_ns);
 			/* jitter of 25 %, RFC 5880 §6.8.7 */
-			target->next_ns = now_ns + target->interval_ns - random_below(prober, target->interval_ns / 4);
+			target->next_ns = now_ns + pace - random_below(prober, pace / 4);
 			parts[ready] = (struct iovec){target->frame, target->length};
 			to[ready] = (struct sockaddr_ll){.sll_family = AF_PACKET, .sll_ifindex = target->ifindex};
 			messages[ready] = (struct mmsghdr){.msg_hdr = {.msg_name = &to[ready],
@@ -227,6 +251,31 @@ static void send_due(struct prober *prober, const struct sha256 *keyed, uint64_t
 	}
 }
 
+/* What XDP has sent by since the last look. A path that is used now is probed at once. */
+static void look_at_traffic(struct prober *prober, uint64_t now_ns)
+{
+	bool is_idle = true;
+
+	for (uint32_t first = 0, next; first < prober->count; first = next) {
+		struct target *targets = prober->targets;
+		struct path *path = &prober->paths[targets[first].group];
+		bool is_used = __atomic_load_n(&path->is_used, __ATOMIC_RELAXED);
+
+		if (is_used)
+			__atomic_store_n(&path->is_used, 0, __ATOMIC_RELAXED);
+		for (next = first; next < prober->count && targets[next].group == targets[first].group; next++) {
+			if (targets[next].slot == NO_SLOT)
+				continue;
+			if (is_used && now_ns - targets[next].used_ns >= USED_NS)
+				targets[next].next_ns = now_ns;
+			if (is_used)
+				targets[next].used_ns = now_ns;
+			is_idle &= now_ns - targets[next].used_ns >= USED_NS;
+		}
+	}
+	__atomic_store_n(&prober->is_idle, is_idle, __ATOMIC_RELAXED);
+}
+
 /*
  * The bits of each group, whose targets stand together. Where none is alive, one that is on hold and comes back now is
  * taken before those that do not.
@@ -235,7 +284,7 @@ static void write_bits(struct prober *prober)
 {
 	for (uint32_t first = 0, next; first < prober->count; first = next) {
 		uint32_t group = prober->targets[first].group, dead = 0, lost = 0, all = 0;
-		uint32_t *bits = (uint32_t *)&prober->dead[group];
+		uint32_t *bits = &prober->paths[group].dead;
 
 		for (next = first; next < prober->count && prober->targets[next].group == group; next++) {
 			const struct target *target = &prober->targets[next];
@@ -283,12 +332,12 @@ static void take_sample(struct target *target, uint64_t rtt_ns)
 
 static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 {
-	uint64_t timeout = 4 * target->deviation_ns, least = target->interval_ns / 4;
+	uint64_t timeout = 4 * target->deviation_ns, pace = pace_ns(target, now_ns), least = pace / 4;
 	uint32_t missed_max = target->slot == NO_SLOT ? MISSED_LINK : MISSED_MAX;
 
 	/* However unsteady the path was, a few that are missed are enough. */
-	if (timeout > MISSED_MAX * target->interval_ns)
-		timeout = MISSED_MAX * target->interval_ns;
+	if (timeout > MISSED_MAX * pace)
+		timeout = MISSED_MAX * pace;
 	if (timeout < least)
 		timeout = least;
 	if (timeout < TIMEOUT_LEAST)
@@ -312,6 +361,8 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 		}
 		target->judged++;
 	}
+	if (target->no_carrier)
+		target->good_since_ns = 0;
 	if (target->no_carrier || target->missed >= missed_max)
 		die(target, now_ns);
 	else if (target->is_dead && target->good_since_ns &&
@@ -321,7 +372,10 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 	}
 }
 
-/* Asks each port that probes are sent at once; the kernel tells others of a lost carrier late. */
+/*
+ * Asks each port that probes are sent at; the kernel tells others of a lost carrier late. The kernel may be busy with some
+ * other interface for a while before it answers, which is why judging does not wait for it.
+ */
 static void look_at_carriers(struct prober *prober)
 {
 	struct ethtool_value link = {.cmd = ETHTOOL_GLINK};
@@ -338,9 +392,7 @@ static void look_at_carriers(struct prober *prober)
 			memcpy(request.ifr_name, prober->interfaces[port], IFNAMSIZ);
 			known[port] = ioctl(prober->control, SIOCETHTOOL, &request) || link.data ? 1 : 2;
 		}
-		target->no_carrier = known[port] == 2;
-		if (target->no_carrier)
-			target->good_since_ns = 0;
+		__atomic_store_n(&target->no_carrier, known[port] == 2, __ATOMIC_RELAXED);
 	}
 }
 
@@ -354,36 +406,52 @@ static uint64_t due_ns(const struct prober *prober)
 	return due;
 }
 
-/* Until `stop` is set: at most 20 ms later. */
+/* Sleeps until then, or until `stop` is set. */
+static void sleep_until(const struct prober *prober, uint64_t until_ns)
+{
+	uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+	struct timespec left = {left_ns / SECOND, left_ns % SECOND};
+	struct pollfd woken = {.fd = prober->woken, .events = POLLIN};
+
+	ppoll(&woken, 1, &left, NULL);
+}
+
+/* Until `stop` is set. */
+VISIBLE void prober_watch(struct prober *prober)
+{
+	while (!__atomic_load_n(&prober->stop, __ATOMIC_ACQUIRE)) {
+		bool is_idle = __atomic_load_n(&prober->is_idle, __ATOMIC_RELAXED);
+
+		look_at_carriers(prober);
+		sleep_until(prober, clock_ns(CLOCK_MONOTONIC) + (is_idle ? IDLE_NS : CARRIER_NS));
+	}
+}
+
+/* Until `stop` is set. */
 VISIBLE void prober_run(struct prober *prober)
 {
-	uint64_t carriers_ns = 0, at_ns = clock_ns(CLOCK_MONOTONIC);
+	uint64_t at_ns = clock_ns(CLOCK_MONOTONIC);
+	struct sched_param first = {.sched_priority = 1};
 	struct sha256 keyed[2];
-	bool judges = false;
 
+	/* Else a busy machine would be taken for a dead path. Where it is not allowed it is as all threads are. */
+	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
 	start_hmac(prober->key, &keyed[0], &keyed[1]);
-	for (uint32_t i = 0; i < prober->count; i++)
-		judges |= prober->targets[i].slot != NO_SLOT;
 	while (!__atomic_load_n(&prober->stop, __ATOMIC_ACQUIRE)) {
-		uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), until_ns = now_ns + (judges ? CARRIER_NS : 20 * MS),
-			 next_ns;
-		struct timespec wake;
+		uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), until_ns, sleep_ns;
 
-		if (now_ns - carriers_ns >= CARRIER_NS) {
-			look_at_carriers(prober);
-			carriers_ns = now_ns;
-		}
+		look_at_traffic(prober, now_ns);
 		send_due(prober, keyed, now_ns);
 		for (uint32_t i = 0; i < prober->count; i++)
 			judge(prober, &prober->targets[i], now_ns);
 		write_bits(prober);
-		next_ns = due_ns(prober);
-		if (next_ns < until_ns)
-			until_ns = next_ns;
-		if (until_ns < at_ns + SLEEP_LEAST)
-			until_ns = at_ns + SLEEP_LEAST;
+		sleep_ns = prober->is_idle ? IDLE_SLEEP : SLEEP_LEAST;
+		until_ns = due_ns(prober);
+		if (until_ns > now_ns + sleep_ns)
+			until_ns = now_ns + sleep_ns;
+		if (until_ns < at_ns + sleep_ns)
+			until_ns = at_ns + sleep_ns;
 		at_ns = until_ns;
-		wake = (struct timespec){until_ns / SECOND, until_ns % SECOND};
-		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL);
+		sleep_until(prober, until_ns);
 	}
 }

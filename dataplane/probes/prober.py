@@ -1,4 +1,4 @@
-"""Probes of a node: told which, a thread of prober.c sends and judges them; what they measure is read from its memory.
+"""Probes of a node: told which, prober.c sends and judges them in threads; what they measure is read from its memory.
 
 ```
  sync(probes) ──▶ targets ──▶ prober_run, a thread ──▶ frames            read() ◀── targets
@@ -13,6 +13,7 @@ stays so, until one is back.
 import contextlib
 import ctypes
 import operator
+import os
 import secrets
 import socket
 import struct
@@ -59,6 +60,7 @@ class _Target(ctypes.Structure):
         ("slot", ctypes.c_uint32),
         ("interval_ns", ctypes.c_uint64),
         ("next_ns", ctypes.c_uint64),
+        ("used_ns", ctypes.c_uint64),
         ("alive_since_ns", ctypes.c_uint64),
         ("good_since_ns", ctypes.c_uint64),
         ("rtt_ns", ctypes.c_uint64),
@@ -84,9 +86,11 @@ class _Prober(ctypes.Structure):
         ("count", ctypes.c_uint32),
         ("stop", ctypes.c_uint32),
         ("probes", ctypes.c_void_p),
-        ("dead", ctypes.c_void_p),
+        ("paths", ctypes.c_void_p),
         ("socket", ctypes.c_int32),
         ("control", ctypes.c_int32),
+        ("woken", ctypes.c_int32),
+        ("is_idle", ctypes.c_uint32),
         ("random", ctypes.c_uint64),
         ("key", ctypes.c_uint8 * 32),
         ("interfaces", ctypes.c_char * 16 * 512),
@@ -101,8 +105,8 @@ def _library() -> ctypes.CDLL:
         raise NodeRefused(f"probes: {error} (make it: sh dataplane/probes/build.sh)") from error
     if (library.target_bytes(), library.prober_bytes()) != (ctypes.sizeof(_Target), ctypes.sizeof(_Prober)):
         raise NodeRefused(f"probes: {LIBRARY} is of another version (make it: sh dataplane/probes/build.sh)")
-    library.prober_run.argtypes = [ctypes.POINTER(_Prober)]
-    library.prober_run.restype = None
+    for work in (library.prober_run, library.prober_watch):
+        work.argtypes, work.restype = [ctypes.POINTER(_Prober)], None
     return library
 
 
@@ -129,14 +133,14 @@ class Prober:
         self._rate_max = rate_max
         self._next_hop = maps["next_hop"]
         self._probes = maps["probe"].mapped(writable=True)
-        self._dead = maps["path_dead"].mapped(writable=True)
+        self._paths = maps["path_dead"].mapped(writable=True)
         self._key = secrets.token_bytes(32)
         self._ssids: dict[_Sent, int] = {}
         self._targets: ctypes.Array[_Target] | None = None
         self._told: tuple[Probe, ...] = ()
         self._order: tuple[_Sent, ...] = ()
         self._prober: _Prober | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: tuple[threading.Thread, ...] = ()
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # receives nothing
         self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         self._control = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -168,11 +172,11 @@ class Prober:
             self._targets = self._made(wanted, dict(zip(self._order, self._targets or (), strict=False)))
             self._order = wanted
             self._readings = float("-inf"), ()
-        bits = np.zeros(len(self._dead), np.uint32)
+        bits = np.zeros(len(self._paths), np.uint32)
         for target in self._targets:
             if target.slot != _NO_SLOT and target.is_dead:
                 bits[target.group] |= 1 << target.slot
-        self._dead.view(np.uint32)[:, 0] = bits
+        self._paths.view(np.uint32)[:, 0] = bits
         self._start()
         return True
 
@@ -231,24 +235,32 @@ class Prober:
             targets=self._targets,
             count=len(self._order),
             probes=self._probes.ctypes.data,
-            dead=self._dead.ctypes.data,
+            paths=self._paths.ctypes.data,
             socket=self._socket.fileno(),
             control=self._control.fileno(),
+            woken=os.eventfd(0, os.EFD_CLOEXEC),
             random=secrets.randbits(64) | 1,
             key=(ctypes.c_uint8 * 32)(*self._key),
         )
         for sent in self._order:
             prober.interfaces[sent.probe.port].value = sent.interface.encode()
         self._prober = prober
-        self._thread = threading.Thread(target=self._library.prober_run, args=(prober,), name="probes", daemon=True)
-        self._thread.start()
+        self._threads = tuple(
+            threading.Thread(target=work, args=(prober,), name=name, daemon=True)
+            for name, work in (("probes", self._library.prober_run), ("carriers", self._library.prober_watch))
+        )
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Sends no more; what is judged stays."""
-        if self._prober is not None and self._thread is not None:
+        if self._prober is not None:
             self._prober.stop = 1
-            self._thread.join()
-        self._prober = self._thread = None
+            os.eventfd_write(self._prober.woken, 1)
+            for thread in self._threads:
+                thread.join()
+            os.close(self._prober.woken)
+        self._prober, self._threads = None, ()
 
     def close(self) -> None:
         self.stop()
