@@ -1,12 +1,7 @@
-"""`./run demo`: the reference lab does the whole job, through the same commands that a person would type.
-
-Each step prints what was really seen; the exit status is 0 only if every check held. Captures and a transcript stay in
-build/demo/.
-"""
+"""`./run demo main`: the reference lab does the whole job, through the same commands that a person would type."""
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from topologies import lab, processes
-from topologies.readback import entries_on
+from topologies.demo.run import REPORT, ROOT, STITCH, Demo
 
-ROOT = Path(__file__).resolve().parent.parent
-STITCH = str(ROOT / ".venv/bin/stitch")
-REPORT = ROOT / "build/demo"
-LAB = f"demo-{os.getpid()}"
 INTENT = "topologies/intents/order-processing.yaml"
 RULES = "topologies/rules/lab.yaml"
 SENTENCE = (
@@ -37,68 +28,6 @@ ANALYTICS, ANALYTICS6 = "10.2.0.10", "2001:db8:2::10"
 ORDER_ADDRESS, WEB_ADDRESS, ARCHIVE_ADDRESS = "10.1.0.11", "10.1.0.12", "10.1.0.10"
 
 
-class Demo:
-    """Prints, checks, and remembers what did not hold."""
-
-    def __init__(self) -> None:
-        self.failed: list[str] = []
-        self.started_s = time.monotonic()
-        REPORT.mkdir(parents=True, exist_ok=True)
-        self.transcript = (REPORT / "transcript.txt").open("w")
-
-    def say(self, text: str = "") -> None:
-        print(text, flush=True)
-        print(text, file=self.transcript, flush=True)
-
-    def step(self, title: str) -> None:
-        self.say(f"\n[{time.monotonic() - self.started_s:5.1f} s] {title}")
-
-    def check(self, what: str, passed: bool, seen: str) -> None:
-        self.say(f"  {'ok  ' if passed else 'FAIL'} {what}: {seen}")
-        if not passed:
-            self.failed.append(what)
-
-    def stitch(self, *arguments: str, domain: str = "shop", check: bool = True) -> str:
-        done = subprocess.run(
-            [STITCH, "--lab", LAB, "--domain", domain, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
-        if check and done.returncode != 0:
-            raise RuntimeError(f"stitch {' '.join(arguments)} (exit {done.returncode}): {done.stderr or done.stdout}")
-        return done.stdout
-
-    def get(self, kind: str, domain: str = "shop") -> list[dict[str, Any]]:
-        answer = json.loads(self.stitch("get", kind, "-o", "json", domain=domain))
-        return answer if isinstance(answer, list) else [answer]
-
-    def on(self, host: str, *command: str, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
-        """What `stitch lab exec` does, without a new interpreter each time."""
-        return lab.execute(lab.find(LAB), host, *command, timeout_s=timeout_s)
-
-    def ping(self, host: str, address: str, count: int = 2) -> float | None:
-        """Mean round-trip time in ms, None without an answer."""
-        done = self.on(host, "ping", "-c", str(count), "-i", "0.2", "-W", "1", "-q", address)
-        round_trip = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
-        return float(round_trip.group(1)) if round_trip and done.returncode == 0 else None
-
-    def talk(self, host: str, address: str, port: int) -> str:
-        """What a TCP server answers to a line; empty without an answer."""
-        script = (
-            "import socket, sys\n"
-            f"s = socket.create_connection(({address!r}, {port}), timeout=1.5)\n"
-            f"s.settimeout(1.5); s.sendall({SECRET.encode()!r} + bytes(1)); s.shutdown(1)\n"
-            "print(s.makefile().read())\n"
-        )
-        done = self.on(host, sys.executable, "-c", script)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    def drops(self, domain: str) -> dict[tuple[str, str], int]:
-        """(node, reason) to packets."""
-        return {
-            (load["node"], load["reason"]): load["packets"]
-            for load in json.loads(self.stitch("get", "drops", "-o", "json", domain=domain))
-        }
-
-
 @contextlib.contextmanager
 def servers(demo: Demo) -> Iterator[None]:
     """A TCP server that echoes in capitals, wherever somebody may or may not reach one."""
@@ -111,7 +40,7 @@ def servers(demo: Demo) -> Iterator[None]:
         "Server(('::', int(sys.argv[1])), Echo).serve_forever()\n"
     )
     places = (("ay1", "443"), ("ay1", "80"), ("ar1", "9000"), ("cx1", "8080"), ("cx2", "8080"))
-    record, environment = lab.find(LAB), processes.environment(LAB)
+    record, environment = lab.find(demo.lab), processes.environment(demo.lab)
     running = [
         subprocess.Popen(lab.command(record, host, (sys.executable, "-c", script, port)), env=environment)
         for host, port in places
@@ -194,7 +123,7 @@ def works(demo: Demo) -> None:
         demo.check(
             f"cx1 pings ay1 at {address}", seen is not None and seen >= 8, f"{seen} ms round trip (8 ms are the links')"
         )
-        said = demo.talk("cx1", address, 443)
+        said = demo.talk("cx1", address, 443, SECRET)
         demo.check(f"cx1 talks to ay1 at {address} on tcp/443", SECRET.upper() in said, repr(said.strip("\0")))
 
     counted = {domain: demo.drops(domain) for domain in ("shop", "insight")}
@@ -208,14 +137,18 @@ def works(demo: Demo) -> None:
 
     refused("cx1 to cx2 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx1", WEB_ADDRESS, 1))
     refused("cx2 to cx1 (isolation)", "shop", "se1", "isolated", lambda: demo.ping("cx2", ORDER_ADDRESS, 1))
-    refused("cx2 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cx2", ANALYTICS, 443))
-    refused("cz1 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cz1", ANALYTICS, 443))
+    refused("cx2 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cx2", ANALYTICS, 443, SECRET))
+    refused("cz1 to ay1", "shop", "se1", "not_permitted", lambda: demo.talk("cz1", ANALYTICS, 443, SECRET))
     # ar1's address lies in customer-x's own prefix: cx1 asks by ARP who has it, and nobody answers.
-    refused("cx1 to ar1", "shop", "se1", "neighbor_ignored", lambda: demo.talk("cx1", ARCHIVE_ADDRESS, 9000))
+    refused("cx1 to ar1", "shop", "se1", "neighbor_ignored", lambda: demo.talk("cx1", ARCHIVE_ADDRESS, 9000, SECRET))
     refused(
-        "ay1 to cx1, a new connection", "insight", "ie1", "not_permitted", lambda: demo.talk("ay1", ORDER_ADDRESS, 8080)
+        "ay1 to cx1, a new connection",
+        "insight",
+        "ie1",
+        "not_permitted",
+        lambda: demo.talk("ay1", ORDER_ADDRESS, 8080, SECRET),
     )
-    refused("cx1 to ay1 on tcp/80", "shop", "se1", "isolated", lambda: demo.talk("cx1", ANALYTICS, 80))
+    refused("cx1 to ay1 on tcp/80", "shop", "se1", "isolated", lambda: demo.talk("cx1", ANALYTICS, 80, SECRET))
 
 
 def tshark(path: Path, *arguments: str) -> list[str]:
@@ -230,7 +163,7 @@ def capture(demo: Demo, links: tuple[tuple[str, str], ...]) -> dict[tuple[str, s
         file.unlink(missing_ok=True)
     running = [
         subprocess.Popen(
-            [STITCH, "lab", "capture", "--lab", LAB, *link, "--seconds", "6", "--count", "1000", "-w", str(file)],
+            [STITCH, "lab", "capture", "--lab", demo.lab, *link, "--seconds", "6", "--count", "1000", "-w", str(file)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )
@@ -242,7 +175,7 @@ def capture(demo: Demo, links: tuple[tuple[str, str], ...]) -> dict[tuple[str, s
             raise RuntimeError(f"no capture within 15 s: {[str(path) for path in files.values() if not path.exists()]}")
         time.sleep(0.1)
     demo.ping("cx1", ANALYTICS, 3)
-    demo.talk("cx1", ANALYTICS6, 443)
+    demo.talk("cx1", ANALYTICS6, 443, SECRET)
     for process in running:
         process.wait(timeout=20)
     return files
@@ -297,7 +230,7 @@ def counts(demo: Demo) -> None:
     earlier = flows()
     demo.ping("cx1", ANALYTICS, 25)
     for _ in range(3):
-        demo.talk("cx1", ANALYTICS, 443)
+        demo.talk("cx1", ANALYTICS, 443, SECRET)
     time.sleep(2.2)
     later = flows()
     listing = demo.on("cx1", "nft", "list", "table", "inet", "demo").stdout
@@ -321,7 +254,7 @@ def withdraw(demo: Demo, baseline: dict[str, frozenset[bytes]]) -> None:
     gone = demo.ping("cx1", ANALYTICS, 1) is None
     demo.check("traffic stopped", gone, f"no answer to a ping sent {asked_s:.2f} s after the command began")
     deadline = time.monotonic() + 5
-    while (now := entries()) != baseline and time.monotonic() < deadline:
+    while (now := demo.entries()) != baseline and time.monotonic() < deadline:
         time.sleep(0.1)
     total = sum(map(len, now.values()))
     demo.check("all nodes, read back, have the entries they had before", now == baseline, f"{total} entries")
@@ -363,38 +296,14 @@ def sentence(demo: Demo) -> None:
     demo.stitch("delete", "-f", RULES)
 
 
-def entries() -> dict[str, frozenset[bytes]]:
-    """What the nodes have, read back from them by P4Runtime."""
-    record = lab.find(LAB)
-    return {node.name: entries_on(record, node.name) for node in lab.topology_of(record).nodes}
-
-
-def main() -> int:
-    part = sys.argv[1] if len(sys.argv) > 1 else "main"
-    if part != "main":
-        print(f"demo: unknown part {part!r}; there is: main", file=sys.stderr)
-        return 2
-    demo = Demo()
-    try:
-        demo.step("0. stitch lab up topologies/three-domains.yaml")
-        demo.say(demo.stitch("lab", "up", "topologies/three-domains.yaml", "--lab", LAB).rstrip())
-        baseline = entries()
-        before(demo)
-        with servers(demo):
-            apply(demo)
-            container = show(demo)
-            works(demo)
-            captures(demo, container)
-            counts(demo)
-            withdraw(demo, baseline)
-            sentence(demo)
-    except (RuntimeError, subprocess.SubprocessError) as error:
-        demo.check("the demo ran to its end", False, str(error))
-    finally:
-        demo.stitch("lab", "down", "--lab", LAB, check=False)
-    demo.step(f"{len(demo.failed)} checks did not hold" if demo.failed else "All checks held")
-    return 1 if demo.failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(demo: Demo) -> None:
+    baseline = demo.entries()
+    before(demo)
+    with servers(demo):
+        apply(demo)
+        container = show(demo)
+        works(demo)
+        captures(demo, container)
+        counts(demo)
+        withdraw(demo, baseline)
+        sentence(demo)
