@@ -4,6 +4,7 @@ import sys
 
 from bench import (
     advertised,
+    assure,
     chain,
     entries,
     know,
@@ -23,6 +24,7 @@ GROUPS = {
     "main": lambda: [*main.rows(), *lab_many.rows()],
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
     "know": lambda: [*know.rows(), *advertised.rows(), *liveness.rows()],
+    "assure": lambda: assure.rows(),
     "fabric": lambda: [*openflow.rows()],
     "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],
 }

@@ -15,6 +15,7 @@ from controller.cli import completion, config
 from controller.cli.commands import (
     agreements,
     backups,
+    detectors,
     domains,
     explanations,
     graphs,
@@ -77,6 +78,7 @@ for name, group in (
     ("agreement", agreements.app),
     ("policy", policies.app),
     ("graph", graphs.app),
+    ("detector", detectors.app),
     ("token", tokens.app),
 ):
     app.add_typer(group, name=name)
