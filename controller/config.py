@@ -1,5 +1,6 @@
 """What `stitchd --config FILE` reads, and the secrets it looks after."""
 
+import enum
 import ipaddress
 import os
 import re
@@ -37,6 +38,20 @@ class ApiTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """PEM, with the intermediate ones after it."""
     key: Path | None = None
     """PEM, not encrypted, mode 0600."""
+
+
+class IpfixTransport(enum.StrEnum):
+    UDP = "udp"
+    TCP = "tcp"
+
+
+class IpfixConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the flow records of each second go (RFC 7011)."""
+
+    collector: str
+    """`address:port`, such as `192.0.2.7:4739`."""
+    transport: IpfixTransport = IpfixTransport.UDP
+    """`udp`, in messages of at most 1,400 octets, or `tcp`."""
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -79,6 +94,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     agent_tls: AgentTls | None = None
     """How we prove to agents that we are their controller; None: they listen on Unix sockets of this machine."""
 
+    ipfix: IpfixConfig | None = None
+    """Export of flow records; None: nothing is exported. Who listens there learns who talks with whom: what is sent is
+    not encrypted."""
     plugin_user: str = "nobody"
     """As whom plugins run, where stitchd is root."""
 
@@ -102,6 +120,10 @@ def load(path: Path) -> Config:
         if (value := getattr(config, name)) is not None and not value.is_absolute():
             raise ConfigInvalid(f"{path}: `{name}` must be an absolute path, not {value}")
     address(config.eastwest, f"{path}: `eastwest`")
+    if config.ipfix is not None:
+        _, port = address(config.ipfix.collector, f"{path}: `ipfix.collector`")
+        if not port:
+            raise ConfigInvalid(f"{path}: `ipfix.collector` needs the port of the collector; that of IPFIX is 4739")
     _check_api(config, path)
     return config
 

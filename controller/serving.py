@@ -24,6 +24,7 @@ from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
 from controller.eastwest.neighbours import Neighbours
 from controller.errors import ConfigInvalid, Unavailable
+from controller.export.collector import Collector
 from controller.history import History
 from controller.model.access import ourselves
 from controller.model.event import Record
@@ -149,7 +150,11 @@ async def _run(
         )
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
-        tasks.create_task(traffic.run(lambda: shell.state), name="traffic")
+        collector = Collector(config.ipfix, _log) if config.ipfix is not None else None
+        takers = [] if collector is None else [collector.take]
+        tasks.create_task(traffic.run(lambda: shell.state, *takers), name="traffic")
+        if collector is not None:
+            tasks.create_task(collector.run(), name="ipfix")
         if shell.state.inventory == Inventory():
             await seed.plant(shell, config.inventory, identity, _log)
         else:
@@ -167,7 +172,14 @@ async def _run(
         _reload_at_signal(shell, tasks, renew)
         eastwest_port = await neighbours.listen(config.eastwest)
         telemetry = NodeTelemetry(
-            shell, nodes, neighbours, tally, traffic, store=config.store, certificates=own_certificates
+            shell,
+            nodes,
+            neighbours,
+            tally,
+            traffic,
+            store=config.store,
+            certificates=own_certificates,
+            collector=collector,
         )
         tasks.create_task(_start_again(backups), name="restart")
         app = create_app(shell, telemetry, tokens, config.domain, backups=backups)

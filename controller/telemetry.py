@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from controller import machine, process
 from controller.contained import Raised
 from controller.errors import TargetRejected, TargetUnreachable
+from controller.export.collector import Collector
 from controller.model.flow_columns import FlowColumns
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
@@ -102,6 +103,7 @@ class NodeTelemetry:
         *,
         store: Path | None = None,
         certificates: Mapping[str, bytes] | None = None,
+        collector: Collector | None = None,
     ) -> None:
         """`certificates`: our own, in PEM, by what they are for; they may be renewed meanwhile."""
         self._shell = shell
@@ -109,6 +111,7 @@ class NodeTelemetry:
         self._neighbourhood = neighbourhood
         self._tally = tally
         self._traffic = traffic
+        self._collector = collector
         self._store = store
         self._own_certificates = certificates or {}
 
@@ -257,6 +260,7 @@ class NodeTelemetry:
             _family("netstitch_telemetry_batches_lost_total", "Batches that a full queue dropped", "node", tally.lost),
             _family("netstitch_flow_records_total", "Flow records that arrived", "node", tally.flow_records),
             *self._traffic.metrics(),
+            *(self._collector.metrics() if self._collector is not None else ()),
             Metric(name="netstitch_port_carrier", help="1: the port has a carrier", kind="gauge", samples=carrier),
         )
 

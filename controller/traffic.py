@@ -115,12 +115,15 @@ class Traffic:
         self._waiting_bytes += len(batch.packed_flows)
         self._arrived.set()
 
-    async def run(self, state: Callable[[], State]) -> None:
-        """Until cancelled."""
+    async def run(self, state: Callable[[], State], *takers: Callable[[FlowColumns], None]) -> None:
+        """Until cancelled. `takers` get what is new."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            await asyncio.to_thread(self.work, state())
+            came = await asyncio.to_thread(self.work, state())
+            if len(came):
+                for take in takers:
+                    take(came)
             await asyncio.sleep(TURN_S)
 
     def work(self, state: State) -> FlowColumns:

@@ -39,6 +39,7 @@ CONTROLLER = {
     "domain": "shop", "inventory": "/i.yaml", "policy": "/p.yaml", "store": "/s", "listen": "127.0.0.1:8080",
     "tls": {"certificate": "/c", "key": "/k"}, "token_file": "/t", "tokens": "/ts", "eastwest": "127.0.0.1:1",
     "key_dir": "/keys", "agent_tls": {"ca": "/a", "certificate": "/c", "key": "/k"}, "plugin_user": "nobody",
+    "ipfix": {"collector": "127.0.0.1:4739", "transport": "udp"},
 }  # fmt: skip
 AGENT = {
     "name": "n", "listen": "127.0.0.1:1", "listen_group": "", "state_dir": "/s", "pin_dir": "/p", "wireguard_dir": "/w",

@@ -10,6 +10,7 @@ from controller import config, shell, traffic
 from controller.assurance import flow_totals
 from controller.cli import trace
 from controller.eastwest import client, peer
+from controller.export import collector
 from controller.fulfillment import acl, containers, numbering, rule_effects, terms
 from controller.language import condition, manifest, rule, scalars, tree
 from controller.language.english import propose
@@ -86,6 +87,7 @@ LIMITS = {
     "events that wait": (shell.QUEUE_MAX,),
     "items of a page": (lists.LIMIT_MAX,),
     "flow records of past intervals": (traffic.KEPT_ROWS_MAX, int(traffic.KEPT_S), flow_totals.FLOWS_MAX),
+    "rows of flows that wait": (collector.QUEUED_ROWS_MAX, collector.BUFFERED_MAX >> 20),
     "of those that `GET /v1/flows?since=`": (telemetry.RECENT_ROWS_MAX,),
     "tokens": (tokens.TOKENS_MAX,),
     "call between domains": (peer.SIZE_BYTES_MAX >> 20, peer.BATCH_MAX, client.QUEUE_MAX),

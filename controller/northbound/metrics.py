@@ -52,6 +52,9 @@ def of_each_intent(intents: Sequence[Resource], carried: Sequence[Carried], now_
 
     left_s = told(lambda status: max(0.0, status["expires_s"] - now_s) if "expires_s" in status else None)
     latency_s = told(lambda status: status["predicted"]["latency_ms"] / 1000 if "predicted" in status else None)
+    measured_s = told(lambda status: _measured(status, "latency_ms", 1e-3))
+    lost = told(lambda status: _measured(status, "loss_percent", 1e-2))
+    bits_s = told(lambda status: _measured(status, "bandwidth_mbps", 1e6))
     omitted = (Sample(value=float(max(0, len(intents) - INTENTS_MAX))),)
     return (
         _metric("netstitch_intent_packets_total", "Packets that a node carried for an intent, both directions.",
@@ -63,10 +66,19 @@ def of_each_intent(intents: Sequence[Resource], carried: Sequence[Carried], now_
         _metric("netstitch_intent_dropped_bytes_total", "Frame bytes of those packets.",
                 "counter", counted("dropped_bytes")),
         _metric("netstitch_intent_predicted_latency_seconds", "One way, as the plan has it.", "gauge", latency_s),
+        _metric("netstitch_intent_measured_latency_seconds", "One way, by probes.", "gauge", measured_s),
+        _metric("netstitch_intent_measured_loss_ratio", "Of probes, over a minute.", "gauge", lost),
+        _metric("netstitch_intent_throughput_bits_per_second", "Of the last ten seconds, in the direction that carries "
+                "more.", "gauge", bits_s),
         _metric("netstitch_intent_lease_left_seconds", "Until the intent expires.", "gauge", left_s),
         _metric("netstitch_intents_omitted", f"Intents beyond the first {INTENTS_MAX}, not shown one by one.",
                 "gauge", omitted),
     )  # fmt: skip
+
+
+def _measured(status: Mapping[str, Any], field: str, unit: float) -> float | None:
+    value: float | None = status.get("measured", {}).get(field)
+    return None if value is None else unit * value
 
 
 def of_agreements(agreements: Sequence[Resource]) -> tuple[Metric, ...]:

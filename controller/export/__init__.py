@@ -1,0 +1,1 @@
+"""What others get of what is measured, unasked."""
