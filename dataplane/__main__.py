@@ -19,7 +19,7 @@ import structlog
 from msgspec.structs import replace
 
 from dataplane import config as configuration
-from dataplane import log, service_manager, state
+from dataplane import grpc_services, log, service_manager, state
 from dataplane.agent import Agent, Parts
 from dataplane.errors import AgentError, NodeRefused, RequestInvalid
 from dataplane.host import service
@@ -191,6 +191,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     server = grpc.aio.server(options=_OPTIONS, interceptors=listener.interceptors())
     server.add_generic_rpc_handlers((service.handler(agent),))
     p4runtime = add_p4runtime(server, _device(config, node))
+    health = await grpc_services.add_to(server)
     for change in (
         *await agent.place_ports(),
         *program.remove_other_layouts(Path(config.pin_dir), node.pipeline.layout),
@@ -209,6 +210,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
         running.cancel()
     if metrics is not None:
         metrics.close()
+    await health.enter_graceful_shutdown()
     await server.stop(_STOP_GRACE_S)
     listener.close()
     _log.info("stopped", advice="the dataplane stays as it is; `stitch-agent --teardown` removes it")
