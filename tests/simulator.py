@@ -165,6 +165,10 @@ class SimulatedNode:
         """When its tunnels last shook hands: in time for all tests, but those about it."""
         self.refused: set[EntryKey] = set()
         """Entries that it does not take."""
+        self.refusal = ""
+        """Of whatever it is told."""
+        self.confirms = True
+        """It answers what it is told."""
         number = [node.name for node in topology.nodes].index(name) + 1
         self._cut: set[str] = set()
         """Links of its that have no carrier."""
@@ -740,7 +744,14 @@ class World:
             controller.event(NodeUnreachable(node=effect.node, reason="connection lost"), life)
             self.after(1.0, self._connected, controller, life, effect.node)
             return
+        if not node.confirms:
+            self.after(5.0, self._gave_up, controller, life, effect.node)
+            return
         standing = controller.state.nodes[effect.node]
+        if node.refusal:
+            refusal = NodeRejected(node=effect.node, generation=effect.generation, reason=node.refusal)
+            self.after(self._delay(), controller.event, refusal, life)
+            return
         if effect.generation < standing.generation:
             return  # a newer one replaces it
         if effect.delta is not None and effect.delta.since == node.generation:
@@ -759,6 +770,10 @@ class World:
             refused = tuple(PartRefused(part=owner, reason=reason) for owner in owners)
             event = NodeRejected(node=effect.node, generation=effect.generation, reason=reason, refused=refused)
         self.after(self._delay(), controller.event, event, life)
+
+    def _gave_up(self, controller: Controller, life: int, node: str) -> None:
+        controller.event(NodeUnreachable(node=node, reason="deadline exceeded"), life)
+        self.after(0.1, self._connected, controller, life, node)
 
     # ---- what must hold
 

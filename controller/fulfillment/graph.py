@@ -30,6 +30,9 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """To other domains, as neighbours advertise them and may be used; by `heard_name`."""
     down: tuple[str, ...] = ()
     """Links that cannot be used now, sorted."""
+    stubs: tuple[str, ...] = ()
+    """`nodes/NAME` and `links/NAME` that are not passed where there is another way (as RFC 6987 has it of routers),
+    sorted."""
     has_switches: bool = False
     """Some nodes are OpenFlow switches: whoever sends to one says by which link."""
     flags: NDArray[np.uint8]
@@ -40,6 +43,33 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """By SrPolicyId.name, as far as they were asked for: the paths that are best here. None: there are none."""
     masks: dict[tuple[Labels, tuple[str, ...]], NDArray[np.uint8]] = msgspec.field(default_factory=dict)
     """By labels and nodes that are avoided: `flags`, and the links that have any of these or end there."""
+    narrowed: dict[tuple[str, ...], "Graph"] = msgspec.field(default_factory=dict)
+    """By stubs, without them."""
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """What plans that are made on it go around."""
+        return (*self.down, *self.stubs)
+
+    def passes_stub(self, nodes: Collection[str], links: Collection[str]) -> bool:
+        parts = (*(f"nodes/{name}" for name in nodes), *(f"links/{name}" for name in links)) if self.stubs else ()
+        return any(part in self.stubs for part in parts)
+
+    def without_stubs(self, *ends: str) -> "Graph":
+        """For ways between two nodes, which may be stubs themselves."""
+        stubs = tuple(stub for stub in self.stubs if stub.removeprefix("nodes/") not in ends)
+        if not stubs:
+            return self
+        if stubs not in self.narrowed:
+            if len(self.narrowed) >= MASKS_MAX:
+                self.narrowed.clear()
+            links = self.topology.flags(stub.removeprefix("links/") for stub in stubs)
+            nodes = [self.topology.node_index.get(stub.removeprefix("nodes/"), -1) for stub in stubs]
+            links |= np.isin(self.topology.ends, nodes).any(axis=1).astype(np.uint8)
+            self.narrowed[stubs] = msgspec.structs.replace(
+                self, flags=self.flags | links, stubs=(), sr_policies={}, masks={}, narrowed={}
+            )
+        return self.narrowed[stubs]
 
     def avoids(self, name: str, constraints: Constraints) -> bool:
         """Of a node."""
@@ -75,8 +105,9 @@ def graph(
     down: Collection[str] = (),
     before: Graph | None = None,
     losses: Mapping[str, float] | None = None,
+    stubs: Collection[str] = (),
 ) -> Graph:
-    """`before`: an earlier graph, of which is kept what is still so. `losses`: as Graph.losses."""
+    """`before`: an earlier graph, of which is kept what is still so. `losses`, `stubs`: as in Graph."""
     losses = losses or {}
     same = before is not None and _same(before.inventory, inventory) and before.losses == losses
     topology = before.topology if before is not None and same else _topology(inventory, losses)
@@ -89,6 +120,7 @@ def graph(
         borders=tuple(link for name, link in sorted(inventory.links.items()) if link.b is None and name not in down),
         inventory=inventory,
         down=tuple(sorted(down)),
+        stubs=tuple(sorted(stubs)),
         flags=topology.flags(down),
         losses=losses,
     )

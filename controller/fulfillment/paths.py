@@ -130,7 +130,8 @@ def _named(graph: Graph, path: FoundPath) -> Route:
 
 def sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
     """The candidate paths between two own nodes. All hold its color; None: no path does. Where a pair that is disjoint
-    as asked is not found, there is one. Without paths where headend and endpoint are one node."""
+    as asked is not found, there is one. Stubs are passed only where nothing else holds it. Without paths where headend
+    and endpoint are one node."""
     known, name = graph.sr_policies, id.name
     if name not in known:
         if len(known) >= KNOWN_MAX:
@@ -143,7 +144,9 @@ def _sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
     headend, endpoint, color = id.normal.headend, id.normal.endpoint, id.normal.color
     if headend == endpoint and not _is_hopeless(graph, headend, endpoint, color):
         return SrPolicy(headend=headend, endpoint=endpoint, color=color, candidate_paths=())
-    routes = _routes(graph, headend, endpoint, color)
+    routes = _routes(graph.without_stubs(headend, endpoint), headend, endpoint, color)
+    if graph.stubs and (routes is None or (color.disjoint is not None and len(routes) == 1)):
+        routes = _routes(graph, headend, endpoint, color)
     if routes is None:
         return None
     return SrPolicy(

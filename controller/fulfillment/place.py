@@ -7,7 +7,7 @@ import msgspec
 from controller.fulfillment.advertising import trust_of
 from controller.fulfillment.graph import Graph, has_any
 from controller.fulfillment.paths import order, sr_policy
-from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us
+from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us, links, nodes
 from controller.fulfillment.shortfall import BINDINGS, percent, shortfall, words
 from controller.model.advertising import heard_name
 from controller.model.constraints import Constraints
@@ -74,13 +74,13 @@ def place(
                     sr_policies=tuple(ids),
                     priority=priority,
                     serial=serial,
-                    around=graph.down,
+                    around=graph.around,
                 )
             )
     if not plans:
         least = _least_bad(failures)
         return msgspec.structs.replace(least, message=least.message + _without(graph))
-    return min(plans, key=lambda plan: _preference(plan, _best(plan, graph)))
+    return min(plans, key=lambda plan: _preference(plan, graph, _best(plan, graph)))
 
 
 def _holds(graph: Graph, id: SrPolicyId) -> bool:
@@ -150,10 +150,11 @@ def _without(graph: Graph) -> str:
     return f" (without a carrier: {', '.join(graph.down)})" if graph.down else ""
 
 
-def _preference(plan: Plan, sr_policies: SrPolicies) -> tuple[tuple[int, int], str]:
+def _preference(plan: Plan, graph: Graph, sr_policies: SrPolicies) -> tuple[bool, tuple[int, int], str]:
     """What is less is preferred; the border's name decides where nothing else does."""
     border = plan.egress.border if plan.egress is not None else ""
-    return order(plan.connection.prefer, latency_us(plan, sr_policies), cost(plan, sr_policies)), border
+    is_doubted = graph.passes_stub(nodes(plan, sr_policies), links(plan, sr_policies))
+    return is_doubted, order(plan.connection.prefer, latency_us(plan, sr_policies), cost(plan, sr_policies)), border
 
 
 def _best(plan: Plan, graph: Graph) -> SrPolicies:
@@ -164,7 +165,9 @@ def _best(plan: Plan, graph: Graph) -> SrPolicies:
 def leads_better(plan: Plan, graph: Graph, than: Plan, sr_policies: SrPolicies) -> bool:
     """Whether it is preferred to what is there, and takes another border: paths to the same one are changed without a
     new plan."""
-    return plan.egress != than.egress and _preference(plan, _best(plan, graph)) < _preference(than, sr_policies)
+    return plan.egress != than.egress and _preference(plan, graph, _best(plan, graph)) < _preference(
+        than, graph, sr_policies
+    )
 
 
 def _ways(

@@ -43,7 +43,7 @@ class Plan(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     bundle: str = ""
     """Plans of ours that name the same share one agreement with the next domain; empty: it has its own."""
     around: tuple[str, ...] = ()
-    """Links that were down when its borders were chosen."""
+    """Links that were down when its borders were chosen, and what was passed by: `nodes/NAME`, `links/NAME`."""
 
     @property
     def ends(self) -> frozenset[str]:

@@ -62,7 +62,7 @@ class SrPolicy(Value, frozen=True, kw_only=True):
     candidate_paths: tuple[CandidatePath, ...]
     """From headend to endpoint, highest preference first. Empty where both are one node."""
     around: tuple[str, ...] = ()
-    """Links that were down when they were chosen."""
+    """Links that were down when they were chosen, and what was passed by: `nodes/NAME`, `links/NAME`."""
     numbers: tuple[int, int] = (0, 0)
     """At headend and endpoint, from 1 on; 0 of what release 0.1 has stored, until it is given some."""
     unconfirmed: tuple[str, ...] = ()

@@ -57,6 +57,7 @@ from controller.reconcile import (
     policing,
     removing,
     rollout,
+    stubs,
     tables,
 )
 from controller.reconcile.advertising import choosing, hearing, telling
@@ -245,6 +246,7 @@ def _tick(transaction: Transaction) -> None:
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)
+    stubs.tick(transaction)
     _learn(transaction, tuple(transaction.losses.all))  # some of it may have become too old
     pursue_what_can_change(transaction)
     rollout.audit(transaction)

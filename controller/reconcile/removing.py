@@ -10,6 +10,7 @@ from controller.model.inventory import Inventory
 from controller.model.requirements import Requirements
 from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
+from controller.reconcile import stubs
 from controller.reconcile.authority import trespass
 from controller.reconcile.changes import changed_since, retranslate, tables
 from controller.reconcile.intents import undertake
@@ -80,6 +81,7 @@ def _drop(transaction: Transaction, table: AnyTable, kind: str, name: str) -> No
     table.drop(name)
     if kind == "Node":
         transaction.nodes.drop(name)
+        stubs.forget(transaction, name)
         transaction.profiles.drop(name)
         transaction.descriptions.drop(name)
         transaction.effects.append(Disconnect(node=name))

@@ -10,9 +10,12 @@ For others "all" is what they allow: a longer path within what we promised chang
 that takes smaller packets, is promised anew in the same agreement (keep_promise), and only taken where it must be.
 """
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
 from controller.fulfillment.fabric import around
+from controller.fulfillment.graph import Graph
 from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.place import recolored
 from controller.fulfillment.plan_entries import terms_in_force
@@ -26,7 +29,15 @@ from controller.reconcile.negotiation.agreements import keep_promise, offer_smal
 from controller.reconcile.negotiation.ways import tell
 from controller.reconcile.negotiation.withdrawals import give_up, refuse_upstream
 from controller.reconcile.state import SR_POLICIES
-from controller.reconcile.tables import AROUND, WAITS, is_unbound, link_key, promised_key, sr_policy_key
+from controller.reconcile.tables import (
+    AROUND,
+    WAITS,
+    is_unbound,
+    link_key,
+    named_sr_policies,
+    promised_key,
+    sr_policy_key,
+)
 from controller.reconcile.transaction import Transaction
 
 MOVED = "sr_policy_moved"
@@ -46,13 +57,53 @@ def reroute(transaction: Transaction) -> None:
             continue
         if any(is_back(transaction, link) for link in stitch.plan.around):
             transaction.relieved.add(name)
-            stitch = replace(stitch, plan=replace(stitch.plan, around=transaction.graph.down))
-            transaction.put_stitch(stitch)
+            stitch = _made_now(transaction, stitch)
         _settle(transaction, stitch)
     transaction.unsettled |= concerned
     if transaction.before.down.keys() - transaction.down.all.keys():
         tell(transaction)
     unsettle(transaction)
+
+
+def pass_by(transaction: Transaction, names: Iterable[str]) -> list[str]:
+    """What waits for a stub (stitches, and `sr_policies/NAME`) takes paths that pass none, where there are such. Our
+    own stitches that leave at one, which another border may do without."""
+    graph, policies, relieved = transaction.graph, transaction.sr_policies.all, []
+    moved: dict[str, set[str]] = {}
+    """By SR Policy, stitches of which more is to be done."""
+    for name in names:
+        stitch = transaction.stitches.get(name)
+        named = [name.removeprefix(SR_POLICIES)] if stitch is None else [id.name for id in named_sr_policies(stitch)]
+        for policy in (policies[each] for each in named if each in policies and each not in moved):
+            if _passes_stub(graph, policy):
+                moved[policy.id.name] = _move_sr_policy(transaction, policy)
+        if stitch is not None and _leaves_at_stub(graph, stitch) and stitch.plan.around != graph.around:
+            _made_now(transaction, stitch)
+            relieved.append(name)
+    transaction.relieved |= {*relieved}
+    concerned = set().union(*moved.values(), relieved)
+    for name in transaction.stitches.all.in_order(concerned):
+        if not (stitch := transaction.stitches.all[name]).stage.leaving:
+            _settle(transaction, stitch)
+    transaction.unsettled |= concerned
+    return relieved
+
+
+def _passes_stub(graph: Graph, policy: SrPolicy) -> bool:
+    """The ends are no matter of its paths."""
+    return any(graph.passes_stub(path.nodes[1:-1], path.links) for path in policy.candidate_paths)
+
+
+def _leaves_at_stub(graph: Graph, stitch: Stitch) -> bool:
+    egress = stitch.plan.egress
+    return egress is not None and stitch.upstream is None and graph.passes_stub((egress.node,), ())
+
+
+def _made_now(transaction: Transaction, stitch: Stitch) -> Stitch:
+    """What it goes around is what there is to go around."""
+    stitch = replace(stitch, plan=replace(stitch.plan, around=transaction.graph.around))
+    transaction.put_stitch(stitch)
+    return stitch
 
 
 def _move_sr_policy(transaction: Transaction, policy: SrPolicy) -> set[str]:
@@ -63,7 +114,7 @@ def _move_sr_policy(transaction: Transaction, policy: SrPolicy) -> set[str]:
     if best is None:
         return set(stitches.by(sr_policy_key(name)))
     promised = stitches.by(promised_key(name))
-    moved = replace(policy, candidate_paths=best.candidate_paths, around=transaction.graph.down)
+    moved = replace(policy, candidate_paths=best.candidate_paths, around=transaction.graph.around)
     if moved.candidate_paths == policy.candidate_paths:
         transaction.put_sr_policy(moved)
         return set()
@@ -73,6 +124,9 @@ def _move_sr_policy(transaction: Transaction, policy: SrPolicy) -> set[str]:
         return set()
     transaction.put_sr_policy(moved)
     transaction.fresh.add(f"{SR_POLICIES}{name}")
+    for member in stitches.by(sr_policy_key(name)) if transaction.awaiting.all else ():
+        if member in transaction.awaiting.all and member not in transaction.restored:
+            transaction.fresh.add(member)  # it waits for other nodes now
     transaction.log(MOVED, sr_policy=name, around=", ".join(moved.around))
     return set(promised) if policy.color.disjoint is None else {*stitches.by(sr_policy_key(name))}
 
@@ -124,7 +178,7 @@ def move(transaction: Transaction, stitch: Stitch, *, within_latency: bool) -> b
         return False
     if moved.sr_policies != stitch.plan.sr_policies:
         transaction.fresh.add(moved.name)
-        transaction.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(transaction.graph.down))
+        transaction.log("course_moved", owner=moved.owner, plan=moved.name, around=", ".join(transaction.graph.around))
     keep_promise(transaction, moved.name)
     offer_smaller(transaction, moved.name)
     return transaction.stitches.get(moved.name) is not None

@@ -19,13 +19,15 @@ from controller.model.node_entries import Delta
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Fact, Stage, Stitch
 from controller.model.told import Told, Why
+from controller.reconcile import stubs
 from controller.reconcile.capacity_check import admit, realized
-from controller.reconcile.intents import carried, failed, plan_next_looks
+from controller.reconcile.intents import carried, failed, plan_next_looks, pursue
 from controller.reconcile.negotiation.agreements import deliver_answer, keep_promise
 from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
+from controller.reconcile.restoration import pass_by
 from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_refused, sr_policy_parts
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
@@ -39,6 +41,7 @@ def settle(transaction: Transaction) -> None:
     while True:
         note_lost(transaction)
         take_up(transaction)
+        _pass_by(transaction)
         admit(transaction)
         settle_bundles(transaction)
         _renew_states(transaction)
@@ -56,6 +59,14 @@ def settle(transaction: Transaction) -> None:
             transaction.effects.append(
                 SyncNode(node=name, generation=standing.generation, state=standing.state, delta=delta)
             )
+
+
+def _pass_by(transaction: Transaction) -> None:
+    """What begins in this step does not wait for a stub where it need not."""
+    if not transaction.stubs.all or not transaction.before.realized.states:
+        return
+    for name in pass_by(transaction, sorted(transaction.fresh)):
+        pursue(transaction, transaction.stitches.all[name].plan.owner.removeprefix("intents/"))
 
 
 def note_lost(transaction: Transaction) -> None:
@@ -100,6 +111,7 @@ def _renew_states(transaction: Transaction) -> None:
         transaction.nodes.put(
             name, msgspec.structs.replace(standing, state=state, generation=standing.generation + 1, rejected="")
         )
+        stubs.expect(transaction, name)
     for name in sorted(transaction.fresh):
         nodes = _nodes_of(transaction, name)
         awaited = {node: transaction.nodes.all[node].generation for node in nodes if node in transaction.nodes.all}
@@ -269,6 +281,8 @@ def described(transaction: Transaction, event: NodeDescribed) -> None:
     )
     transaction.nodes.put(event.node, standing)
     transaction.resync.add(event.node)
+    if not standing.settled:
+        stubs.expect(transaction, event.node)
 
 
 def _lasting(description: NodeDescription) -> NodeDescription:
@@ -325,6 +339,7 @@ def synced(transaction: Transaction, event: NodeSynced) -> None:
     standing = transaction.nodes.get(event.node)
     if standing is None:
         return
+    stubs.confirm(transaction, event, standing.generation)
     for deviation in event.deviations:
         _log_deviation(transaction, deviation)
     has_all_again = event.generation == standing.generation and standing.rejected  # which an audit was refused
@@ -352,6 +367,8 @@ def _log_deviation(transaction: Transaction, deviation: Deviation) -> None:
 
 def rejected(transaction: Transaction, event: NodeRejected) -> None:
     standing = transaction.nodes.get(event.node)
+    if standing is not None:
+        stubs.refuse(transaction, event)
     if standing is None or event.generation != standing.generation:
         return
     transaction.log("node_rejected", "error", node=event.node, reason=event.reason)

@@ -230,6 +230,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
+    doubts: dict[str, float] = msgspec.field(default_factory=dict)
+    """Node and which part of it (`nodes/NAME`, `links/NAME`), with a space between -> Unix time since when it does not
+    confirm what it shall have of that."""
+    stubs: dict[str, float] = msgspec.field(default_factory=dict)
+    """Such parts that new paths do not pass where there is another way -> Unix time from which they do; infinite while
+    they are doubted."""
     losses: dict[str, float] = msgspec.field(default_factory=dict)
     """Links of which the operator says no loss -> percent, as it is measured."""
     without_way: frozenset[str] = frozenset()
@@ -354,6 +360,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         ids=PersistentMap(ids),
         taken=PersistentMap(taken),
         nodes={name: NodeStanding() for name in inventory.nodes},
+        stubs={part: math.inf for policy in sr_policies.values() for part in policy.around if "/" in part},
     )
 
 

@@ -174,6 +174,8 @@ class Transaction:
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
         self.down = SmallTable(state.down)
+        self.doubts = SmallTable(state.doubts)
+        self.stubs = SmallTable(state.stubs)
         self.losses = SmallTable(state.losses)
         self.way_back_s = SmallTable(state.way_back_s)
         self.without_way = set(state.without_way)
@@ -205,7 +207,8 @@ class Transaction:
         """What has just changed on the nodes (plans, `intents/NAME`, `sr_policies/NAME`): its nodes' next generations
         are awaited."""
         self.relieved: set[str] = set()
-        """Plans that were made around links of which one is back: another border may be better again."""
+        """Plans that were made around links of which one is back, or that leave at a stub: another border may be
+        better."""
         self.unsettled: set[str] = set()
         """Stitches over links that have gone down or come back, where more than paths may be other than before."""
         self.filling: dict[tuple[object, ...], tuple[str, tuple[int, int]]] = {}
@@ -241,12 +244,17 @@ class Transaction:
     @property
     def graph(self) -> Graph:
         """What plans are made on: links that are down left out."""
-        inventory, down = self.inventory, tuple(sorted(self.down.all))
+        inventory, down, stubs = self.inventory, tuple(sorted(self.down.all)), tuple(sorted(self.stubs.all))
         known = self._graph.inventory if self._graph is not None else None
         same = all(getattr(known, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
         losses = self.losses.all
-        if self._graph is None or not same or self._graph.down != down or self._graph.losses != losses:
-            self._graph = graph(inventory, self.own, down, self._graph, losses)
+        if (
+            self._graph is None
+            or not same
+            or (self._graph.down, self._graph.stubs) != (down, stubs)
+            or self._graph.losses != losses
+        ):
+            self._graph = graph(inventory, self.own, down, self._graph, losses, stubs)
         if self._graph.routes is not self.reaches.all:
             self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
         return self._graph
@@ -355,7 +363,7 @@ class Transaction:
                 self._forget_sr_policies(stitch)
                 raise
             first, second = (numbers[key] for key in sr_policy_ids(policy))
-            self.put_sr_policy(msgspec.structs.replace(policy, around=self.graph.down, numbers=(first, second)))
+            self.put_sr_policy(msgspec.structs.replace(policy, around=self.graph.around, numbers=(first, second)))
 
     def put_sr_policy(self, policy: SrPolicy) -> None:
         """All that name it take these paths."""
@@ -440,6 +448,8 @@ class Transaction:
             retries=self.retries.all,
             peers=self.peers.all,
             down=self.down.all,
+            doubts=self.doubts.all,
+            stubs=self.stubs.all,
             losses=self.losses.all,
             way_back_s=self.way_back_s.all,
             without_way=frozenset(self.without_way),

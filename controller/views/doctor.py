@@ -28,6 +28,7 @@ _ADVICE = {
     "Degraded": "mend the link that it names, or require less",
     "NodeUnreachable": "see the row of the node; what it carries goes on meanwhile",
     "NodeRefused": "see the row of the node",
+    "PassesBy": "see the row of the node: once it confirms what it shall have, paths lead over it again",
     "RenewalRefused": "ask the operator of the neighbour, before the agreement ends",
     "RenewalPending": "see the row of the neighbour: the agreement must be renewed before it ends",
 }

@@ -153,6 +153,7 @@ def _connection(
         yield _without_plan(where, connection_status)
     elif coming is None and carrying is not None:
         yield _carried(state, connection, carrying, now_s)
+        yield from _passing_by(state, where, carrying)
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down, state.sr_policies):
         wanted = (connection, intent_record.intent.priority)
         said, path = _begun(state, where, coming), _words(state, carrying)
@@ -352,8 +353,34 @@ def _unconfirmed(state: State, stitch: Stitch) -> set[str]:
 
 def _around(state: State, stitch: Stitch) -> list[str]:
     """Links that were down when its borders and paths were chosen."""
+    return [name for name in _made_around(state, stitch) if "/" not in name]
+
+
+def _made_around(state: State, stitch: Stitch) -> list[str]:
+    """The same with what was passed by."""
     policies = (plan_paths.known(id, state.sr_policies) for id in stitch.plan.sr_policies)
-    return sorted({*stitch.plan.around, *(link for policy in policies for link in policy.around)})
+    return sorted({*stitch.plan.around, *(name for policy in policies for name in policy.around)})
+
+
+def _passing_by(state: State, where: str, stitch: Stitch) -> Iterator[Said]:
+    """Stubs that it goes around."""
+    passed = plan_paths.nodes(stitch.plan, state.sr_policies), plan_paths.links(stitch.plan, state.sr_policies)
+    for part in _made_around(state, stitch):
+        kind, _, name = part.partition("/")
+        if part in state.stubs and name not in passed[kind == "links"]:
+            yield Said(Phase.ACTIVE, f"{where}: goes around {passed_by(state, part)}", "PassesBy")
+
+
+def passed_by(state: State, part: str) -> str:
+    """A stub, and why it is one."""
+    doubting = [key.split(" ")[0] for key in state.doubts if key.split(" ")[1] == part]
+    if not doubting:
+        return f"{part}, which was not confirmed until just now"
+    standing = state.nodes.get(node := doubting[0])
+    why = standing.why((part,)) or standing.reason if standing is not None else ""
+    return f"{part}, which {node} has not confirmed since {print_time(int(state.doubts[f'{node} {part}']))}" + (
+        f": {why}" if why else ""
+    )
 
 
 def _stands(state: State, stitch: Stitch) -> bool:

@@ -21,7 +21,7 @@ from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
 from controller.views import advertising_view, entry_view, link_view
-from controller.views.intent_status import branches, intent_status, paths_of, segment_lists
+from controller.views.intent_status import branches, intent_status, passed_by, paths_of, segment_lists
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
 
@@ -186,6 +186,7 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
         status["layout"] = standing.description.layout
         status |= _capabilities(standing.description, state.profiles.get(node.name, {}))
         status["ports"] = [_port_status(port) for port in standing.description.ports]
+    status |= _passed_by(state, f"nodes/{node.name}")
     if standing.remote_systems or standing.lldp_counts != LldpCounts():
         status["remote_systems"] = [_port_said(remote) for remote in standing.remote_systems]
         status["lldp"] = msgspec.to_builtins(standing.lldp_counts)
@@ -206,6 +207,11 @@ def _unreachable(standing: NodeStanding) -> dict[str, Any]:
     return {"unreachable_since_s": standing.unreachable_s} if standing.unreachable_s is not None else {}
 
 
+def _passed_by(state: State, part: str) -> dict[str, Any]:
+    """Why new paths go around it, if they do."""
+    return {"passed_by": passed_by(state, part)} if part in state.stubs else {}
+
+
 def _port_said(remote: RemoteSystem) -> dict[str, Any]:
     """Of a neighbour, without what it does not say."""
     return {name: value for name, value in msgspec.to_builtins(remote).items() if value not in ("", 0)}
@@ -221,6 +227,7 @@ def _link_status(state: State, link: Link) -> dict[str, Any]:
     """A link that has its carrier back is used again only when that has lasted."""
     down = without_carrier(link, state.nodes)
     status = {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
+    status |= _passed_by(state, f"links/{link.name}")
     return status | link_phase(state, link) | link_view.status(state, link)
 
 
