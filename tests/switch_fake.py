@@ -23,6 +23,8 @@ class FakeSwitch:
     """Flow-mods until it ends the connection, and is empty; -1: never."""
     replaces: dict[int, bytes] = field(default_factory=dict)
     """By type of a message: what it sends instead, after the header's xid."""
+    is_deaf: bool = False
+    """It reads nothing more of a connection on which it has sent such a thing."""
     flows: dict[tuple[int, int, bytes], tuple[int, bytes]] = field(default_factory=dict)
     """(table, priority, match) -> cookie, instructions."""
     sessions: int = 0
@@ -54,6 +56,10 @@ class FakeSwitch:
                 body = await reader.readexactly(length - 8)
                 if kind and kind in self.replaces:
                     writer.write(self.replaces[kind].replace(b"XIDX", struct.pack("!I", xid)))
+                    if self.is_deaf:
+                        writer.transport.pause_reading()  # type: ignore[attr-defined]
+                        await writer.drain()
+                        await writer.wait_closed()
                     continue
                 for answer in self._answers(kind, xid, body):
                     writer.write(answer)

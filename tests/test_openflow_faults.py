@@ -1,6 +1,7 @@
 """Switches that lie, forget, overflow or speak something else: what they shall have is repaired, or what is wrong is
 named."""
 
+import asyncio
 import ssl
 import struct
 import tempfile
@@ -131,12 +132,57 @@ async def refusal(own: Controller) -> str:
 
 
 async def test_answers_without_end_are_given_up(switch: FakeSwitch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MULTIPART_OCTETS_MAX", 1 << 20)
+    monkeypatch.setattr(connection, "PARTS_OCTETS_MAX", 1 << 20)
     more = struct.pack("!HHxxxx", 0, 1) + bytes(60_000)
     switch.replaces[18] = b"".join(struct.pack("!BBH", 4, 19, 8 + len(more)) + b"XIDX" + more for _ in range(20))
     async with controller() as own:
         own.nodes.connect("s1", switch.agent)
         assert "an answer without end" in (await own.next(NodeUnreachable)).reason
+
+
+async def test_who_wants_echoes_and_takes_none_is_given_up(switch: FakeSwitch) -> None:
+    request = struct.pack("!BBHI", 4, 2, 60_000, 7) + bytes(60_000 - 8)
+    async with controller() as own:
+        own.nodes.connect("s1", switch.agent)
+        await own.sync(*entries(1))
+        switch.replaces[20], switch.is_deaf = request * 100, True
+        own.submit(*entries(1, 2))
+        assert "wants echoes, and does not take them" in (await own.next(NodeUnreachable)).reason
+        switch.replaces, switch.is_deaf = {}, False
+        await until(lambda: not own.nodes.fault("s1"), "there is a session again")
+
+
+async def test_while_a_switch_talks_without_end_all_else_has_its_turn(switch: FakeSwitch) -> None:
+    count, turns = 20_000, 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    switch.replaces[24] = struct.pack("!BBHI", 4, 77, 8, 0) * count + b"\4\31\0\10XIDX"
+    counting = asyncio.create_task(count_turns())
+    async with controller() as own:
+        own.nodes.connect("s1", switch.agent)
+        await own.next(NodeDescribed)
+    counting.cancel()
+    assert turns > count / connection.TURN
+
+
+async def test_ports_beyond_those_of_a_node_are_none(switch: FakeSwitch) -> None:
+    def status(number: int) -> bytes:
+        port = struct.pack("!Ixxxx6sxx16s8I", number, b"\2\0\0\0\0\7", b"far", *(0,) * 8)
+        return struct.pack("!BBHIBxxxxxxx", 4, 12, 80, 0, 2) + port
+
+    async with controller() as own:
+        own.nodes.connect("s1", switch.agent)
+        await own.next(NodeDescribed)
+        switch.replaces[20] = b"".join(map(status, (0, 512, 1 << 31, 3))) + b"\4\25\0\10XIDX"
+        own.submit(*entries(1))
+        described = await own.next(NodeDescribed, after=1)
+        assert [port.number for port in described.description.ports] == [1, 2, 3]
+        assert described.sizes == {"openflow": 1 << 20}
 
 
 async def test_a_switch_that_says_nothing_is_given_up_and_tried_again(

@@ -19,8 +19,12 @@ ENTRIES_S_MIN = 200.0
 """A switch that has hardly any time takes so many: deadlines grow with what is asked."""
 ECHO_S = 5.0
 SILENCE_S_MAX = 15.0
-MULTIPART_OCTETS_MAX = 64 << 20
-"""Of one answer in parts: 400,000 entries."""
+FLOWS_OCTETS_MAX, PARTS_OCTETS_MAX = 64 << 20, 4 << 20
+"""Of one answer in parts: 400,000 entries; of any other kind, 65,536 ports."""
+TURN = 32
+"""Messages that are taken before all else has its turn."""
+UNTAKEN_OCTETS_MAX = 1 << 20
+"""Of ours that it does not take, while it wants more of them: what we write by ourselves waits before."""
 
 
 def needs_tls(address: str) -> bool:
@@ -91,7 +95,7 @@ class Connection:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            self._writer.transport.abort()  # not `close`: that waits until the switch has taken all
         for waiting in self._waiting.values():
             waiting.cancel()
 
@@ -138,7 +142,9 @@ class Connection:
     # ---- what comes
 
     async def _take(self) -> None:
-        while True:
+        for taken in itertools.count(1):
+            if taken % TURN == 0:
+                await asyncio.sleep(0)  # to read what is there already lets nobody else in
             try:
                 _, kind, xid, body = await self._message()
                 self._heard_s = asyncio.get_running_loop().time()
@@ -161,6 +167,8 @@ class Connection:
         match kind:
             case messages.ECHO_REQUEST:
                 self._write(messages.message(messages.ECHO_REPLY, xid, body))
+                if self._untaken > UNTAKEN_OCTETS_MAX:
+                    raise TargetRejected(f"{self._who}: it wants echoes, and does not take them")
             case messages.PACKET_IN:
                 self.on_packet(*messages.packet_in(body))
             case messages.PORT_STATUS:
@@ -184,7 +192,7 @@ class Connection:
         if kind != first:
             raise Malformed("an answer in parts of different kinds")
         parts += data
-        if len(parts) > MULTIPART_OCTETS_MAX:
+        if len(parts) > (FLOWS_OCTETS_MAX if kind == messages.FLOWS else PARTS_OCTETS_MAX):
             raise Malformed("an answer without end")
         if not goes_on:
             self._settle(xid, bytes(parts))
@@ -236,6 +244,10 @@ class Connection:
             await self._writer.drain()
         except OSError as exc:
             raise TargetUnreachable(f"{self._who}: {_words(exc)}") from exc
+
+    @property
+    def _untaken(self) -> int:
+        return self._writer.transport.get_write_buffer_size() if self._writer is not None else 0
 
     @property
     def _who(self) -> str:

@@ -17,7 +17,8 @@ from controller.model.openflow import TABLE, OpenFlowSwitch
 from controller.southbound.openflow import messages
 from controller.southbound.openflow.connection import Connection
 from controller.southbound.openflow.messages import Malformed, SwitchPort
-from controller.southbound.openflow.switch import OpenFlowTable
+from controller.southbound.openflow.switch import LARGE_OCTETS, OpenFlowTable
+from controller.southbound.p4runtime import SIZE_MAX
 from controller.southbound.session import Session, SessionContext
 from dataplane.bounds import LARGEST_PORT
 from dataplane.host_api import (
@@ -104,23 +105,24 @@ class OpenFlowSession(Session):
     async def _learn(self, connection: Connection) -> None:
         """Which switch it is, that we lead it, and what it has."""
         features = await connection.request(lambda xid: messages.message(messages.FEATURES_REQUEST, xid))
-        self._check_datapath(self._read(messages.features, features).datapath_id)
+        self._check_datapath((await self._read(messages.features, features)).datapath_id)
         generation = self._context.next_election_id()
         await connection.request(lambda xid: messages.role_request(xid, generation))
         connection.send(messages.set_config)
         connection.send(messages.set_async)
-        self._software = self._read(messages.description, await _parts(connection, messages.DESCRIPTION))[:SOFTWARE_MAX]
-        ports = self._read(messages.ports, await _parts(connection, messages.PORTS))
-        self._ports = {port.number: port for port in ports}
+        said = await self._read(messages.description, await _parts(connection, messages.DESCRIPTION))
+        self._software = said[:SOFTWARE_MAX]
+        ports = await self._read(messages.ports, await _parts(connection, messages.PORTS))
+        self._ports = {port.number: port for port in ports if 0 < port.number <= LARGEST_PORT}
         try:
-            sizes = self._read(messages.table_sizes, await _parts(connection, messages.TABLE_FEATURES))
+            sizes = await self._read(messages.table_sizes, await _parts(connection, messages.TABLE_FEATURES))
         except TargetRejected:  # which a switch need not have (§7.3.5.5)
             sizes = {}
-        self._sizes = {TABLE: sizes[0]} if 0 in sizes else {}
+        self._sizes = {TABLE: min(sizes[0], SIZE_MAX)} if 0 in sizes else {}
 
-    def _read(self, decode: Callable[[bytes], T], body: bytes) -> T:
+    async def _read(self, decode: Callable[[bytes], T], body: bytes) -> T:
         try:
-            return decode(body)
+            return await asyncio.to_thread(decode, body) if len(body) > LARGE_OCTETS else decode(body)
         except Malformed as exc:
             raise TargetRejected(f"node {self.name}: what the switch answers is no OpenFlow 1.3: {exc}") from exc
 
@@ -133,7 +135,6 @@ class OpenFlowSession(Session):
             raise TargetRejected(f"{who} is datapath {actual:016x}, as node {other}: give one of the two another id")
 
     def _description(self) -> NodeDescription:
-        ports = (port for port in self._ports.values() if 0 < port.number <= LARGEST_PORT)
         return NodeDescription(
             name=self.name,
             software=self._software,
@@ -150,7 +151,7 @@ class OpenFlowSession(Session):
                     carrier=port.is_up,
                     way="native",
                 )
-                for port in sorted(ports)
+                for port in sorted(self._ports.values())
             ),
             borders=(),
             host_state=HostState(),
@@ -159,7 +160,7 @@ class OpenFlowSession(Session):
     def _port_changed(self, is_gone: bool, port: SwitchPort) -> None:
         if is_gone:
             self._ports.pop(port.number, None)
-        else:
+        elif 0 < port.number <= LARGEST_PORT:
             self._ports[port.number] = port
         self._ports_changed.set()
 
