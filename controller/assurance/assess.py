@@ -1,0 +1,40 @@
+"""Assess: what is seen of an interval -> findings. Pure: what detectors remember goes in and comes out."""
+
+from dataclasses import dataclass, replace
+
+from controller.assurance.detectors import Detector
+from controller.assurance.detectors.beaconing import Beaconing
+from controller.assurance.detectors.delay import Delay
+from controller.assurance.detectors.exfiltration import Exfiltration
+from controller.assurance.detectors.probing import Probing
+from controller.assurance.detectors.scan import Scan
+from controller.assurance.detectors.volume import Volume
+from controller.assurance.seen import Seen
+from controller.model.finding import Finding
+
+FINDINGS_MAX = 256
+"""Of one interval; the weightiest are kept, so that a storm of alarms is bounded here already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assurance:
+    """All detectors and what they remember."""
+
+    detectors: tuple[Detector, ...] = (Scan(), Volume(), Exfiltration(), Beaconing(), Probing(), Delay())
+    at_s: float = 0.0
+
+
+def assess(
+    before: Assurance, seen: Seen, now_s: float, frozen: frozenset[str] = frozenset()
+) -> tuple[Assurance, tuple[Finding, ...]]:
+    """Once an interval. `frozen`: entities and owners of open incidents; nothing is learnt of them meanwhile.
+    A clock that went back stands until it is where it was."""
+    now_s = max(now_s, before.at_s)
+    watched = [detector.watch(seen, now_s, frozen) for detector in before.detectors]
+    findings = sorted((finding for _, found in watched for finding in found), key=lambda each: (each.p, each.entity))
+    return Assurance(tuple(detector for detector, _ in watched), now_s), tuple(findings[:FINDINGS_MAX])
+
+
+def forget(assurance: Assurance, owner: str) -> Assurance:
+    """An intent has changed: what was usual of it is not any more."""
+    return replace(assurance, detectors=tuple(detector.forget(owner) for detector in assurance.detectors))

@@ -1,0 +1,95 @@
+"""Flow records of a window summed up by entity: owner, source, destination. Pure."""
+
+import ipaddress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.model.flow_columns import FlowColumns
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """One row for each entity that did something."""
+
+    entities: tuple[str, ...]
+    of_row: Rows
+    """By record, the number of its entity; -1: of none."""
+    packets: Floats
+    bytes: Floats
+    reverse_packets: Floats
+    reverse_bytes: Floats
+    flows: Floats
+    new_flows: Floats
+    unanswered: Floats
+    """New flows of which nothing has come back."""
+    peers: Floats
+    """Different addresses at the other side."""
+    ports: Floats
+    """Different destination ports."""
+
+    def records(self, entity: int) -> Rows:
+        return np.flatnonzero(self.of_row == entity)
+
+
+def by_owner(flows: FlowColumns) -> Windows:
+    return _summed(flows, flows.owner.astype(np.int64), flows.owners, flows.source_address)
+
+
+def by_source(flows: FlowColumns) -> Windows:
+    number, names = _addresses(flows.source_address)
+    return _summed(flows, number, tuple(f"sources/{name}" for name in names), flows.destination_address)
+
+
+def by_destination(flows: FlowColumns) -> Windows:
+    number, names = _addresses(flows.destination_address)
+    return _summed(flows, number, tuple(f"destinations/{name}" for name in names), flows.source_address)
+
+
+def address_text(packed: NDArray[np.uint8]) -> str:
+    address = ipaddress.IPv6Address(packed.tobytes())
+    return str(address.ipv4_mapped or address)
+
+
+def _addresses(packed: NDArray[np.uint8]) -> tuple[Rows, tuple[str, ...]]:
+    if not len(packed):
+        return np.zeros(0, dtype=np.int64), ()
+    _, first, number = np.unique(_keys(packed), return_index=True, return_inverse=True)
+    return number.astype(np.int64), tuple(address_text(packed[row]) for row in first.tolist())
+
+
+def _keys(packed: NDArray[np.uint8]) -> NDArray[np.void]:
+    return np.ascontiguousarray(packed).view("V16").ravel()
+
+
+def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDArray[np.uint8]) -> Windows:
+    count = len(names)
+    rows = np.flatnonzero(number >= 0)
+    of = number[rows]
+
+    def total(values: NDArray[np.generic]) -> Floats:
+        known = np.maximum(values[rows].astype(np.float64), 0)
+        return np.bincount(of, known, minlength=count).astype(np.float64)
+
+    def different(values: Rows) -> Floats:
+        pairs = np.unique(np.stack([of, values[rows]], axis=1), axis=0)
+        return np.bincount(pairs[:, 0], minlength=count).astype(np.float64)
+
+    peer = np.unique(_keys(other), return_inverse=True)[1].astype(np.int64) if len(other) else of
+    return Windows(
+        entities=names,
+        of_row=number,
+        packets=total(flows.packets),
+        bytes=total(flows.bytes),
+        reverse_packets=total(flows.reverse_packets),
+        reverse_bytes=total(flows.reverse_bytes),
+        flows=np.bincount(of, minlength=count).astype(np.float64),
+        new_flows=total(flows.is_new),
+        unanswered=total(flows.is_new & (flows.reverse_packets <= 0)),
+        peers=different(peer),
+        ports=different(flows.destination_port.astype(np.int64)),
+    )

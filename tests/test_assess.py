@@ -1,0 +1,297 @@
+"""What is seen of each second -> findings: what they name, what they leave alone, and what they learn."""
+
+import random
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+from flow_rows import Flow, columns
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, forget
+from controller.assurance.baseline import WARM, Baseline, Baselines
+from controller.assurance.detectors.volume import Volume
+from controller.assurance.seen import Denied, PathSample, Seen
+from controller.assurance.windows import by_destination, by_owner, by_source
+from controller.model.finding import Cause, Finding
+
+CLIENTS = [f"10.1.0.{number}" for number in range(10, 20)]
+SERVER = "10.2.0.10"
+LEARNING_S = 120
+WITHOUT_SHRINKING = (Phase.explicit, Phase.generate)
+
+
+def benign(second: int) -> list[Flow]:
+    chance = random.Random(second)
+    flows = [Flow(client, SERVER, packets=chance.randint(5, 30), back=chance.randint(5, 30)) for client in CLIENTS]
+    return [*flows, Flow(chance.choice(CLIENTS), SERVER, is_new=True)]
+
+
+def run(
+    seconds: Iterable[int],
+    seen: Callable[[int], Seen],
+    before: Assurance | None = None,
+    frozen: frozenset[str] = frozenset(),
+) -> tuple[Assurance, list[Finding]]:
+    assurance = before or Assurance()
+    findings: list[Finding] = []
+    for second in seconds:
+        assurance, found = assess(assurance, seen(second), 1000.0 + second, frozen)
+        findings += found
+    return assurance, findings
+
+
+def traffic(more: Callable[[int], list[Flow]] = lambda _: []) -> Callable[[int], Seen]:
+    return lambda second: Seen(flows=columns([*benign(second), *more(second)], 1000.0 + second))
+
+
+@pytest.fixture(scope="module")
+def learnt() -> Assurance:
+    assurance, findings = run(range(LEARNING_S), traffic())
+    assert findings == []
+    return assurance
+
+
+def test_what_is_usual_is_left_alone_for_ten_minutes(learnt: Assurance) -> None:
+    assert run(range(LEARNING_S, LEARNING_S + 600), traffic(), learnt)[1] == []
+
+
+def test_a_scan_of_ports_is_named_with_its_source_within_two_seconds(learnt: Assurance) -> None:
+    def scan(second: int) -> list[Flow]:
+        ports = range(second * 20, second * 20 + 20)
+        return [Flow("10.1.0.66", SERVER, port, packets=1, back=0, octets_back=0, is_new=True) for port in ports]
+
+    findings = run(range(200, 202), traffic(scan), learnt)[1]
+    assert (findings[0].cause, findings[0].source, findings[0].owners) == (Cause.SCAN, "10.1.0.66", ("intents/web",))
+    assert {reason.feature for reason in findings[0].reasons} == {"unanswered_contacts", "ports", "destinations"}
+
+
+def test_a_slow_scan_is_found_by_what_is_carried_on_from_second_to_second(learnt: Assurance) -> None:
+    def scan(second: int) -> list[Flow]:
+        return (
+            [Flow("10.1.0.66", f"10.2.0.{second % 250}", 22, packets=1, back=0, is_new=True)]
+            if second % 30 == 0
+            else []
+        )
+
+    findings = run(range(300, 700), traffic(scan), learnt)[1]
+    assert {finding.cause for finding in findings} == {Cause.SCAN}
+
+
+def test_a_client_that_tries_one_dead_server_again_and_again_does_not_scan(learnt: Assurance) -> None:
+    dead = [Flow(CLIENTS[0], "10.2.0.99", 443, packets=1, back=0, is_new=True)] * 5
+    assert run(range(200, 260), traffic(lambda _: dead), learnt)[1] == []
+
+
+def test_a_flood_is_named_with_source_and_destination_within_three_seconds(learnt: Assurance) -> None:
+    def flood(_: int) -> list[Flow]:
+        return [Flow("10.1.0.12", SERVER, 443, packets=20_000, octets=1_200_000, back=0, octets_back=0)]
+
+    findings = run(range(200, 203), traffic(flood), learnt)[1]
+    of_destination = next(each for each in findings if each.entity == f"destinations/{SERVER}")
+    assert of_destination.cause is Cause.FLOOD and of_destination.destination == SERVER
+    assert of_destination.reasons[0].observed > 20_000 > 1_000 > of_destination.reasons[0].usual
+    assert not of_destination.cold and of_destination.owners == ("intents/web",)
+
+
+def test_a_flood_of_many_small_sources_is_a_flood(learnt: Assurance) -> None:
+    sources = [f"10.9.{high}.{low}" for high in range(4) for low in range(250)]
+    flood = [Flow(source, SERVER, packets=3, octets=180, back=0, octets_back=0, is_new=True) for source in sources]
+    causes = {finding.cause for finding in run(range(200, 203), traffic(lambda _: flood), learnt)[1]}
+    assert causes == {Cause.FLOOD}
+
+
+def test_much_more_of_what_is_answered_is_a_shift_and_no_flood(learnt: Assurance) -> None:
+    more = [Flow(client, SERVER, packets=5_000, back=5_000) for client in CLIENTS]
+    assert {each.cause for each in run(range(200, 204), traffic(lambda _: more), learnt)[1]} == {Cause.VOLUME_SHIFT}
+
+
+def test_much_that_leaves_to_a_new_peer_is_exfiltration_and_to_an_old_one_is_not(learnt: Assurance) -> None:
+    def leak(_: int) -> list[Flow]:
+        return [Flow(CLIENTS[1], "203.0.113.5", 443, packets=150, octets=200_000, back=60, octets_back=3_000)]
+
+    findings = run(range(200, 240), traffic(leak), learnt)[1]
+    assert {each.cause for each in findings} == {Cause.EXFILTRATION}
+    assert (findings[0].source, findings[0].destination) == (CLIENTS[1], "203.0.113.5")
+    # The same from the beginning is a backup.
+    assert run(range(200), traffic(leak))[1] == []
+
+
+def test_even_calls_of_a_new_destination_are_beacons_and_those_of_a_known_one_are_not(learnt: Assurance) -> None:
+    def calls(destination: str) -> Callable[[int], Seen]:
+        def second_of(second: int) -> Seen:
+            return traffic(lambda _: [Flow(CLIENTS[2], destination, 8443, is_new=True)] if second % 10 == 0 else [])(
+                second
+            )
+
+        return second_of
+
+    after_learning = range(1000, 1120)
+    findings = run(after_learning, calls("203.0.113.9"), learnt)[1]
+    assert {each.cause for each in findings} == {Cause.BEACONING}
+    known, none = run(range(200, 220), calls("203.0.113.9"), learnt)
+    assert none == [] == run(after_learning, calls("203.0.113.9"), known)[1]
+
+
+def test_what_policy_denies_of_one_source_in_numbers_is_probing(learnt: Assurance) -> None:
+    def denied(packets: int) -> Callable[[int], Seen]:
+        drops = Denied(
+            owner="networks/shop/customer-x", node="se1", reason="policy_denied", packets=packets, source="10.1.0.12"
+        )
+        return lambda second: Seen(flows=columns(benign(second)), denied=(drops,))
+
+    quiet, none = run(range(200, 240), denied(2), learnt)
+    assert none == []
+    (finding,) = run(range(240, 241), denied(200), quiet)[1]
+    assert (finding.cause, finding.source, finding.node) == (Cause.POLICY_PROBING, "10.1.0.12", "se1")
+
+
+def probes(delay: Callable[[int], float | None]) -> Callable[[int], Seen]:
+    return lambda second: Seen(
+        paths=(PathSample(path="se1>ie1", at_s=1000.0 + second, delay_ms=delay(second), owners=("intents/web",)),)
+    )
+
+
+def jittered(second: int) -> float:
+    return 4.0 + random.Random(second).uniform(-0.2, 0.2)
+
+
+def test_a_delay_that_moves_is_told_within_five_seconds_with_what_was_usual() -> None:
+    before, none = run(range(300), probes(jittered))
+    assert none == []
+    findings = run(range(300, 305), probes(lambda second: jittered(second) + 15), before)[1]
+    assert findings[0].cause is Cause.DELAY_SHIFT and findings[0].entity == "paths/se1>ie1"
+    assert findings[0].reasons[0].observed == pytest.approx(19, abs=0.3)
+    assert findings[0].reasons[0].usual == pytest.approx(4, abs=0.2)
+
+
+def test_loss_is_told_and_single_lost_probes_are_not() -> None:
+    before, none = run(range(600), probes(lambda second: None if second % 300 == 7 else jittered(second)))
+    assert none == []
+    findings = run(range(600, 603), probes(lambda _: None), before)[1]
+    assert {each.cause for each in findings} == {Cause.LOSS}
+    one_in_ten = run(range(600, 660), probes(lambda second: None if second % 10 == 0 else jittered(second)), before)[1]
+    assert {each.cause for each in one_in_ten} == {Cause.LOSS}
+
+
+def test_samples_that_come_twice_or_of_a_clock_that_went_back_count_once() -> None:
+    before, _ = run(range(100), probes(jittered))
+    assert run([99, 99, 50, 3, 99] * 20, probes(lambda _: None), before)[1] == []
+
+
+def test_what_is_cold_says_so_and_one_entity_with_no_past_has_that_of_its_kind() -> None:
+    flood = [Flow("10.1.0.12", SERVER, packets=50_000, back=0)]
+    findings = run(range(2), traffic(lambda _: flood))[1]
+    assert findings and all(finding.cold for finding in findings)
+    baselines = Baselines()
+    for _ in range(WARM):
+        baselines = baselines.learnt({"intents/a": 3.0})
+    assert not baselines.of("intents/new").is_cold and not baselines.knows("intents/new")
+    assert baselines.of("paths/new").centre == baselines.of("intents/a").centre == 3.0
+
+
+def test_who_wants_a_flood_taken_for_usual_has_to_be_unusual_for_very_long(learnt: Assurance) -> None:
+    """Poisoning: the rate grows by two per cent a second, up to what would be a flood."""
+
+    def growing(second: int) -> list[Flow]:
+        return [Flow("10.1.0.12", SERVER, packets=int(200 * 1.02 ** (second - 200)), back=0)]
+
+    findings = run(range(200, 500), traffic(growing), learnt)[1]
+    assert findings and findings[0].reasons[0].observed < 10 * (findings[0].reasons[0].usual + 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=50))
+def test_one_value_moves_a_baseline_by_little_whatever_it_is(values: list[float]) -> None:
+    baseline = Baseline()
+    for _ in range(200):
+        baseline = baseline.learnt(5.0)
+    for value in values:
+        after = baseline.learnt(value)
+        assert abs(after.centre - baseline.centre) <= 3.0 * max(baseline.spread, 0.25) / 200
+        baseline = after
+    assert baseline.learnt(float("nan")) == baseline.learnt(float("inf")) == baseline
+
+
+def test_nothing_is_learnt_of_what_was_alarmed_or_is_frozen(learnt: Assurance) -> None:
+    flood = [Flow("10.1.0.12", SERVER, packets=50_000, back=0)]
+    entity = f"destinations/{SERVER}"
+
+    def usual(assurance: Assurance) -> Baseline:
+        (volume,) = (each for each in assurance.detectors if isinstance(each, Volume))
+        return volume.baselines.of(entity)
+
+    flooded, _ = run(range(200, 500), traffic(lambda _: flood), learnt)
+    assert usual(flooded) == usual(learnt)
+    frozen, _ = run(range(200, 300), traffic(), learnt, frozenset({entity}))
+    assert usual(frozen) == usual(learnt) != usual(run(range(200, 300), traffic(), learnt)[0])
+
+
+def test_an_intent_that_changed_is_cold_again(learnt: Assurance) -> None:
+    (volume,) = (each for each in forget(learnt, "intents/web").detectors if isinstance(each, Volume))
+    assert not volume.baselines.knows("intents/web") and volume.baselines.knows(f"destinations/{SERVER}")
+
+
+def test_a_storm_of_alarms_is_bounded(learnt: Assurance) -> None:
+    def storm(second: int) -> list[Flow]:
+        sources = [f"10.{second % 200}.{number // 250}.{number % 250}" for number in range(500)]
+        return [Flow(source, SERVER, port, packets=1, back=0, is_new=True) for source in sources for port in range(9)]
+
+    after, findings = run([200], traffic(storm), learnt)
+    assert len(findings) == FINDINGS_MAX
+    assert len(run(range(201, 212), traffic(storm), after)[0].detectors[0].sources) <= 4096  # type: ignore[attr-defined]
+
+
+whole = st.integers(-(2**62), 2**62)
+addresses = st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::1", "::"])
+flows = st.builds(
+    Flow,
+    source=addresses,
+    destination=addresses,
+    port=st.integers(0, 65535),
+    packets=whole,
+    octets=whole,
+    back=whole,
+    octets_back=whole,
+    is_new=st.booleans(),
+    owner=st.integers(-1, 1),
+    protocol=st.integers(0, 255),
+)
+delays = st.one_of(st.none(), st.floats(), st.sampled_from([0.0, -1.0, float("nan"), float("inf")]))
+
+
+@settings(max_examples=60, deadline=None, phases=WITHOUT_SHRINKING)
+@given(st.lists(st.tuples(st.lists(flows, max_size=8), delays, whole, st.floats(0, 2e9)), max_size=8))
+def test_whatever_comes_findings_are_numbers(seconds: list[tuple[list[Flow], float | None, int, float]]) -> None:
+    assurance = Assurance()
+    for given_flows, delay, denied, at_s in seconds:
+        seen = Seen(
+            flows=columns(given_flows, at_s),
+            denied=(Denied(owner="intents/web", node="se1", reason="policy_denied", packets=denied),),
+            paths=(PathSample(path="a", at_s=at_s, delay_ms=delay),),
+        )
+        assurance, findings = assess(assurance, seen, at_s)
+        for finding in findings:
+            assert 0 < finding.p <= 1 and all(
+                np.isfinite([each.observed, each.usual]).all() for each in finding.reasons
+            )
+            assert all(begin <= end for begin, end in finding.windows) and len(finding.reasons) <= 3
+
+
+@given(st.lists(flows, max_size=20))
+def test_windows_are_what_adding_up_one_by_one_gives(given_flows: list[Flow]) -> None:
+    seen = columns(given_flows)
+    for window, name in (
+        (by_source(seen), lambda flow: f"sources/{flow.source}"),
+        (by_destination(seen), lambda flow: f"destinations/{flow.destination}"),
+        (by_owner(seen), lambda flow: seen.owners[flow.owner] if flow.owner >= 0 else ""),
+    ):
+        for number, entity in enumerate(window.entities):
+            own = [flow for flow in given_flows if name(flow) == entity]
+            assert window.flows[number] == len(own)
+            assert window.packets[number] == pytest.approx(float(sum(max(0, flow.packets) for flow in own)))
+            assert window.ports[number] == len({flow.port for flow in own})
+            other = {flow.destination if entity.startswith("sources") else flow.source for flow in own}
+            assert window.peers[number] == (len({flow.source for flow in own}) if "intents" in entity else len(other))
+            assert window.unanswered[number] == sum(flow.is_new and flow.back <= 0 for flow in own)
