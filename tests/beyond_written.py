@@ -40,7 +40,7 @@ def places(shape: Shape, path: Path = ()) -> Iterator[tuple[Path, Shape]]:
 def at(sample: Any, path: Path) -> Any:
     """What stands there. Raises LookupError."""
     for step in path:
-        if isinstance(step, int) != isinstance(sample, list):
+        if isinstance(step, int) != isinstance(sample, list) or isinstance(sample, str):
             raise KeyError(path)
         sample = sample[step]
     return sample

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from controller.model.intent import (
     Allow,
+    AnyService,
     Avoid,
     Disjoint,
     Encryption,
@@ -19,7 +20,26 @@ from controller.model.intent import (
     Trust,
 )
 
-KEYWORDS = ["isolate", "allow", "via", "require", "prefer", "on", "for", "until", "test", "to", "from", "deny", "stop"]
+KEYWORDS = [
+    "isolate",
+    "allow",
+    "via",
+    "require",
+    "prefer",
+    "on",
+    "for",
+    "until",
+    "test",
+    "to",
+    "from",
+    "deny",
+    "any",
+    "service",
+    "in",
+    "with",
+    "capability",
+    "trust",
+]
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True) | st.sampled_from([*KEYWORDS, "a.b", "30d"])
 VALUES = NAMES | st.text(st.characters(categories=("L", "N", "P", "S")) | st.just(" "), min_size=1, max_size=12)
 LABELS = st.dictionaries(NAMES, VALUES.filter(str.isprintable), max_size=3).map(
@@ -45,6 +65,16 @@ SERVICE_NAMES = st.builds("{}/{}/{}".format, NAMES, NAMES, NAMES)
 SELECTORS = st.builds(
     Selector, network=NETWORK_NAMES, labels=LABELS, prefixes=st.lists(PREFIXES, max_size=2).map(tuple)
 )
+CAPABILITIES = st.lists(NAMES | st.builds("{}={}".format, NAMES, NAMES), max_size=2, unique=True).map(
+    lambda names: tuple(sorted(names))
+)
+ANY_SERVICES = st.builds(
+    AnyService,
+    service=st.just("") | NAMES.filter(lambda name: name not in ("in", "with")),
+    labels=LABELS,
+    capabilities=CAPABILITIES,
+    trust_min=st.none() | st.sampled_from(Trust),
+).filter(lambda asked: asked.service or asked.labels or asked.capabilities)
 REQUIRES = st.builds(
     Require,
     latency_us_max=st.none() | st.integers(1, 60_000_000),
@@ -75,7 +105,9 @@ TESTS = st.builds(
 def intents(draw: st.DrawFn) -> Intent:
     isolate = draw(st.none() | SELECTORS)
     sources = SELECTORS if isolate is None else st.sampled_from([None, isolate])
-    allows = st.builds(Allow, to=NETWORK_NAMES | SERVICE_NAMES, ports=PORT_LISTS, source=sources)
+    allows = st.builds(Allow, to=NETWORK_NAMES | SERVICE_NAMES, ports=PORT_LISTS, source=sources) | st.builds(
+        Allow, any=ANY_SERVICES, ports=PORT_LISTS, source=sources
+    )
     return Intent(
         name=draw(NAMES),
         tenant=draw(NAMES),

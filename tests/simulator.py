@@ -409,7 +409,7 @@ class Controller:
         claims = self.state.claims
         if claims is not None and claims._doubted is not None:
             in_force = {
-                name: intent_record.intent
+                name: intent_record.meant
                 for name, intent_record in self.state.intent_records.items()
                 if not expired(intent_record)
             }

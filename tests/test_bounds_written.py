@@ -65,12 +65,16 @@ LINK_OUT = {name: value for name, value in LINK.items() if name != "b"}
 LINK_OUT |= {"a": {"node": "n1", "border": "b1"}, "domain": "transit"}
 SERVICE = {"addresses": ["10.1.0.11"], "ports": ["tcp/80"], "tenants": ["*"]}
 LABELS = {"labels": {"app": "web"}}
+DESCRIBED = {"service": "dns", "labels": {"region": "eu"}, "capabilities": ["gpu"], "trust": {"min": "partner"}}
 SAMPLES: dict[str, list[dict[str, Any]]] = {
     "Intent": [
         written("Intent", "order", INTENT, tenant="customer-x", **LABELS),
         written("Intent", "order", {"isolate": WHO, "lease": {"until": "2030-01-31T12:00:00Z"}}, tenant="customer-x"),
         written("Intent", "order", {"isolate": "shop/customer-x", "tests": [{"deny": FLOW}]}, tenant="customer-x"),
         written("Intent", "order", INTENT | {"allow": [FLOW | {"from": "shop/a app=b"}]}, tenant="customer-x"),
+        written(
+            "Intent", "order", INTENT | {"allow": [{"to": {"any": DESCRIBED}, "from": "shop/a"}]}, tenant="customer-x"
+        ),
     ],
     "Rule": [
         written("Rule", "r", {"when": '"pci=true" in source.labels', "then": DO, "priority": 7, "explain": "it is so"})

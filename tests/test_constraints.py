@@ -69,6 +69,19 @@ def test_losses_multiply() -> None:
     assert chain.path(0, 2, Demand(loss_ppm_max=19_899), chain.flags()) is None
 
 
+def test_an_edge_that_is_the_gateway_has_no_more_time_than_the_border_leaves() -> None:
+    known = square()
+    border = Link(
+        name="x", a=LinkEnd(node="n0", border="b"), domain="far", delay_us=9000, rate_bps=1, mtu=1500, trust=Trust.OWN
+    )
+    known = replace(known, links={**known.links, "x": border}, domains={**known.domains, "far": Domain(name="far")})
+    far = {"destination_domain": "far", "destinations": ()}
+    assert isinstance(placed(known, **far, latency_us_max=9000), Plan)  # type: ignore[arg-type]
+    late = placed(known, **far, latency_us_max=8999)  # type: ignore[arg-type]
+    assert isinstance(late, Unsatisfiable)
+    assert late.message == "latency of at most 8.999 ms is required; the way over x takes 9 ms"
+
+
 # ---- what is said where no path holds them
 
 

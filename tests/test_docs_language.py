@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "language.md").read_text()
 CONSOLE = re.findall(r"```console\n\$ stitch (.*?)\n(.*?)```", TEXT, re.DOTALL)
 SENTENCES = re.findall(r"```sentence\n(.*?)```", TEXT, re.DOTALL)
-(MANIFEST,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+MANIFEST, ANY_SERVICE = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 ERRORS = re.findall(r"^\| `([^`|]+)` \| `(.+)` \|$", TEXT.split("## Errors")[1].split("## English")[0], re.MULTILINE)
 ENGLISH = re.findall(r"^\| ([^`|]+) \| `(.+)` \|$", TEXT.split("## English")[1], re.MULTILINE)
 CLAUSES = TEXT.split("## Fields and clauses")[1].split("Several needs")[0]
@@ -60,6 +61,14 @@ def test_the_examples_are_found() -> None:
 def test_the_first_sentence_is_the_manifest() -> None:
     assert intent(SENTENCES[0]) == parse(MANIFEST)[0].value
     assert print_sentence(intent(SENTENCES[0])) == " ".join(SENTENCES[0].split())
+
+
+def test_the_sentence_that_describes_a_service_is_its_manifest() -> None:
+    (sentence,) = (sentence for sentence in SENTENCES if "any service" in sentence)
+    head = "apiVersion: netstitch/v1\nkind: Intent\nmetadata: {name: order-processing, tenant: customer-x}\nspec:\n"
+    document = parse(head + textwrap.indent(ANY_SERVICE + "require: {latency_ms: {max: 20}}\n", "  "))[0]
+    assert intent(sentence) == document.value
+    assert print_sentence(intent(sentence)).startswith(sentence.strip()), "it is printed as it is written"
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)

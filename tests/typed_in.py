@@ -38,4 +38,6 @@ def typed(topology: Topology) -> Topology:
         )
         for domain in topology.domains
     )
-    return msgspec.structs.replace(topology, domains=domains)
+    # what an earlier release does not know it does not read
+    networks = tuple(msgspec.structs.replace(network, capabilities=()) for network in topology.networks)
+    return msgspec.structs.replace(topology, domains=domains, networks=networks)

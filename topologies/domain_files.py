@@ -153,6 +153,7 @@ def _own_network(topology: Topology, network: Network) -> Manifest:
         "trust": str(network.trust),
         **({"deny": str(network.deny)} if network.deny != Deny.DROP else {}),
         "attachments": attachments,
+        **({"capabilities": list(network.capabilities)} if network.capabilities else {}),
     }
     return _manifest("Network", network.name, spec, network.labels)
 

@@ -144,6 +144,7 @@ class Network(Value, frozen=True, kw_only=True):
     trust: Trust = Trust.OWN
     deny: Deny = Deny.DROP
     labels: dict[str, str] = {}
+    capabilities: tuple[str, ...] = ()
 
     @property
     def domain(self) -> str:

@@ -12,7 +12,7 @@ from controller.cli.tenant import Tenants
 
 if TYPE_CHECKING:
     from controller.language.manifest import Document
-    from controller.model.intent import Intent
+    from controller.model.intent import Allow, Intent
 
 
 def state(
@@ -124,8 +124,15 @@ def _name(intent: "Intent") -> str:
     else:
         source = intent.allow[0].source
         here = source.network.rpartition("/")[2] if source is not None else ""
-        name = f"{here[:29]}-to-{intent.allow[0].to.rpartition('/')[2][:29]}"
+        name = f"{here[:29]}-to-{_destination(intent.allow[0])[:29]}"
     return name.strip("-.")
+
+
+def _destination(allow: "Allow") -> str:
+    if allow.any is None:
+        return allow.to.rpartition("/")[2]
+    described = (allow.any.service, *allow.any.capabilities, *(value for _, value in allow.any.labels))
+    return next((word.rpartition("=")[2] for word in described if _plain(word.rpartition("=")[2])), "any")
 
 
 def _plain(text: str) -> bool:

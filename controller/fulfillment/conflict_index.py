@@ -137,7 +137,7 @@ class Places:
         paths = []
         for index, allow in enumerate(intent.allow):
             selector = allow.source or intent.isolate
-            if selector is not None:
+            if selector is not None and allow.to:
                 destination = self.destination(allow.to)
                 paths.append(Path(index, self.select(selector), destination, allow.ports or destination.ports))
         return Claim(

@@ -91,7 +91,10 @@ def least_loss_ppm(graph: Graph, source: str, target: str, constraints: Constrai
 
 
 def _is_hopeless(graph: Graph, source: str, target: str, constraints: Constraints) -> bool:
-    """An end is to be avoided, or what is to be passed is not there, or not where nothing is passed."""
+    """What lies beyond has used up the time, or an end is to be avoided, or what is to be passed is not there, or not
+    where nothing is passed."""
+    if (constraints.latency_us_max or 0) < 0:
+        return True
     if any(graph.avoids(end, constraints) for end in (source, target)):
         return True
     there = {source} if source == target else graph.topology.node_index.keys()

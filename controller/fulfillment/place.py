@@ -162,6 +162,12 @@ def _best(plan: Plan, graph: Graph) -> SrPolicies:
     return {id.name: policy for id in plan.sr_policies if (policy := sr_policy(graph, id)) is not None}
 
 
+def predicted(plan: Plan, graph: Graph) -> tuple[int, int]:
+    """Latency in us and cost of the whole way, as far as we know, if it begins now."""
+    sr_policies = _best(plan, graph)
+    return latency_us(plan, sr_policies), cost(plan, sr_policies)
+
+
 def leads_better(plan: Plan, graph: Graph, than: Plan, sr_policies: SrPolicies) -> bool:
     """Whether it is preferred to what is there, and takes another border: paths to the same one are changed without a
     new plan."""

@@ -18,6 +18,7 @@ from controller.model.intent import Allow, Encryption, Intent, Ports, Require, S
 from controller.model.inventory import Attachment, Inventory, Network
 from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
 from controller.model.rule import Added
+from controller.model.selection import Selection, resolved
 
 Path = tuple[str | int, ...]
 _address = lru_cache(65_536)(ipaddress.ip_address)
@@ -25,12 +26,17 @@ _network = lru_cache(65_536)(ipaddress.ip_network)
 
 
 def translate(
-    intent: Intent, rules: RuleEngine, inventory: Inventory, added: tuple[Added, ...] = ()
+    intent: Intent,
+    rules: RuleEngine,
+    inventory: Inventory,
+    added: tuple[Added, ...] = (),
+    selections: tuple[Selection, ...] = (),
 ) -> Requirements | tuple[Problem, ...]:
     """What `intent` requires in our own domain, or everything that is wrong with it.
 
-    `added`: what requirement compilers said of it.
+    `added`: what requirement compilers said of it. `selections`: what its clauses that describe a service lead to.
     """
+    intent = resolved(intent, selections)
     own = next((domain.name for domain in inventory.domains.values() if domain.own), "")
     problems: list[Problem] = []
     isolated: tuple[Host, ...] = ()
@@ -45,6 +51,8 @@ def translate(
         if selector is None:
             problems.append(Problem(path=path, message="expected `from`: only with isolate it is what is isolated"))
             continue
+        if not allow.to:
+            continue  # nothing is chosen
         sources = isolated if allow.source is None else _select(selector, inventory, own, (*path, "from"), problems)
         target = _destination(allow, inventory, own, path, problems)
         if target is None or not sources:
@@ -106,7 +114,11 @@ def translate(
         )
         required.append(connection)
     return Requirements(
-        isolation=isolation, connections=tuple(required), unmet=tuple(unmet), origins=tuple(dict.fromkeys(origins))
+        isolation=isolation,
+        connections=tuple(required),
+        unmet=tuple(unmet),
+        origins=tuple(dict.fromkeys(origins)),
+        selections=selections,
     )
 
 

@@ -13,10 +13,12 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from controller import json_fields
 from controller.language import scalars
+from controller.language.intent import ANY_MAX, any_service
 from controller.language.selector import parse_selector
 from controller.language.shape import LABELS_MAX, label_flaw
 from controller.model.intent import (
     Allow,
+    AnyService,
     Avoid,
     Disjoint,
     Encryption,
@@ -57,8 +59,23 @@ class _Selector(_Record, frozen=True):
     prefixes: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
 
 
+class _MinTrust(_Record, frozen=True):
+    min: Literal["public", "partner", "own"]
+
+
+class _AnyService(_Record, frozen=True):
+    service: str | UnsetType = UNSET
+    labels: _Labels = UNSET
+    capabilities: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
+    trust: _MinTrust | UnsetType = UNSET
+
+
+class _Any(_Record, frozen=True):
+    any: _AnyService
+
+
 class _Allow(_Record, frozen=True, rename={"source": "from"}):
-    to: _Destination
+    to: _Destination | _Any
     ports: _Ports = UNSET
     source: str | _Selector | UnsetType = UNSET
 
@@ -80,10 +97,6 @@ class _MaxNumber(_Record, frozen=True):
 
 class _MinNumber(_Record, frozen=True):
     min: _Number
-
-
-class _MinTrust(_Record, frozen=True):
-    min: Literal["public", "partner", "own"]
 
 
 class _Avoid(_Record, frozen=True):
@@ -177,7 +190,7 @@ def _intent(manifest: _Manifest) -> Intent:
     spec = manifest.spec
     isolate = None if isinstance(spec.isolate, UnsetType) else _selector(spec.isolate)
     allows = tuple([_allow(allow, isolate) for allow in spec.allow or ()])
-    if isolate is None and not allows:
+    if (isolate is None and not allows) or sum(allow.any is not None for allow in allows) > ANY_MAX:
         raise ValueError
     lease_s = lease_until_s = None
     if not isinstance(spec.lease, UnsetType):
@@ -227,7 +240,20 @@ def _allow(written: _Allow, isolate: Selector | None) -> Allow:
     source = None if isinstance(written.source, UnsetType) else _selector(written.source)
     if (source is None and isolate is None) or (source is not None and isolate is not None and source != isolate):
         raise ValueError
-    return Allow(to=written.to, ports=_port_tuple(written.ports), source=source)
+    ports = _port_tuple(written.ports)
+    if isinstance(written.to, str):
+        return Allow(to=written.to, ports=ports, source=source)
+    return Allow(any=_any_service(written.to.any), ports=ports, source=source)
+
+
+def _any_service(written: _AnyService) -> AnyService:
+    said: dict[str, Any] = {
+        "service": "" if isinstance(written.service, UnsetType) else scalars.ANY_SERVICE_NAME.make(written.service),
+        "labels": _labels(written.labels) if written.labels else (),
+        "capabilities": tuple(map(scalars.CAPABILITY.make, written.capabilities or ())),
+        "trust_min": None if isinstance(written.trust, UnsetType) else _TRUST[written.trust.min],
+    }
+    return any_service(said)
 
 
 def _test(written: _Test) -> IntentTest:

@@ -4,19 +4,23 @@ from typing import Any
 
 from controller.language import scalars
 from controller.language.selector import SELECTOR
-from controller.language.shape import Field, Fields, Labels, ListOf, Scalar
-from controller.model.intent import Allow, Avoid, Encryption, Intent, IntentTest, Ports, Prefer, Require, Selector
-
-PORT_LIST = ListOf(item=scalars.PORTS, most=64)
-
-ALLOW = Fields(
-    fields={
-        "to": Field(shape=scalars.DESTINATION_NAME, required=True),
-        "ports": Field(shape=PORT_LIST),
-        "from": Field(shape=SELECTOR, to="source"),
-    },
-    make=lambda values: Allow(**values),
+from controller.language.shape import Field, Fields, Labels, ListOf, Scalar, TextOr
+from controller.model.intent import (
+    Allow,
+    AnyService,
+    Avoid,
+    Encryption,
+    Intent,
+    IntentTest,
+    Ports,
+    Prefer,
+    Require,
+    Selector,
 )
+
+ANY_MAX = 16
+"""Clauses of an intent that describe a service."""
+PORT_LIST = ListOf(item=scalars.PORTS, most=64)
 
 
 def _maximum(shape: Scalar) -> Fields:
@@ -25,6 +29,46 @@ def _maximum(shape: Scalar) -> Fields:
 
 def _minimum(shape: Scalar) -> Fields:
     return Fields(fields={"min": Field(shape=shape, required=True)}, make=lambda values: values["min"])
+
+
+def any_service(values: dict[str, Any]) -> AnyService:
+    """Raises ValueError."""
+    if not (values.get("service") or values.get("labels") or values.get("capabilities")):
+        raise ValueError("expected a service's name, labels or capabilities: any service at all is none")
+    capabilities = tuple(sorted({*values.get("capabilities", ())}))
+    return AnyService(**(values | {"capabilities": capabilities}))
+
+
+ANY_SERVICE = Fields(
+    fields={
+        "service": Field(shape=scalars.ANY_SERVICE_NAME),
+        "labels": Field(shape=Labels()),
+        "capabilities": Field(shape=ListOf(item=scalars.CAPABILITY, most=64)),
+        "trust": Field(shape=_minimum(scalars.TRUST), to="trust_min"),
+    },
+    make=any_service,
+)
+
+ALLOW = Fields(
+    fields={
+        "to": Field(
+            shape=TextOr(
+                text=scalars.DESTINATION_NAME,
+                mapping=Fields(
+                    fields={"any": Field(shape=ANY_SERVICE, required=True)}, make=lambda values: values["any"]
+                ),
+            ),
+            required=True,
+        ),
+        "ports": Field(shape=PORT_LIST),
+        "from": Field(shape=SELECTOR, to="source"),
+    },
+    make=lambda values: _allow(**values),
+)
+
+
+def _allow(to: str | AnyService, **others: Any) -> Allow:
+    return Allow(any=to, **others) if isinstance(to, AnyService) else Allow(to=to, **others)
 
 
 AVOID = Fields(
@@ -98,6 +142,8 @@ def _intent(values: dict[str, Any]) -> dict[str, Any]:
     isolate = values.get("isolate")
     if isolate is None and not values.get("allow"):
         raise ValueError("expected isolate, allow, or both: this intent says nothing")
+    if sum(allow.any is not None for allow in values.get("allow", ())) > ANY_MAX:
+        raise ValueError(f"more than {ANY_MAX} allows describe a service: name some, or write several intents")
     for index, allow in enumerate(values.get("allow", ())):
         if isolate is None and allow.source is None:
             raise ValueError(f"allow[{index}] needs `from`: only with isolate it is what is isolated")
@@ -131,6 +177,17 @@ def _print_selector(selector: Selector) -> dict[str, Any]:
         spec["select"] = dict(selector.labels)
     if selector.prefixes:
         spec["prefixes"] = list(selector.prefixes)
+    return spec
+
+
+def _print_any(asked: AnyService) -> dict[str, Any]:
+    spec: dict[str, Any] = {"service": asked.service} if asked.service else {}
+    if asked.labels:
+        spec["labels"] = dict(asked.labels)
+    if asked.capabilities:
+        spec["capabilities"] = list(asked.capabilities)
+    if asked.trust_min is not None:
+        spec["trust"] = {"min": asked.trust_min.name.lower()}
     return spec
 
 
@@ -176,7 +233,7 @@ def print_intent(intent: Intent) -> dict[str, Any]:
         spec["isolate"] = _print_selector(intent.isolate)
     if intent.allow:
         spec["allow"] = [
-            {"to": allow.to}
+            {"to": {"any": _print_any(allow.any)} if allow.any is not None else allow.to}
             | _print_ports(allow.ports)
             | ({"from": _print_selector(allow.source)} if allow.source is not None else {})
             for allow in intent.allow

@@ -39,6 +39,17 @@ SERVICE_NAME = Scalar(expected="a service's name such as insight/analytics/analy
 DESTINATION_NAME = Scalar(
     expected="a network or service such as insight/analytics or insight/analytics/analytics-y", make=_parts((2, 3))
 )
+
+
+def _any_service_name(text: str) -> str:
+    if text in ("in", "with"):
+        raise ValueError(f"{text!r} is a word of the sentence")
+    return str(NAME.make(text))
+
+
+ANY_SERVICE_NAME = Scalar(
+    expected="the last part of a service's name such as dns; not `in` or `with`", make=_any_service_name
+)
 VIA_NAME = Scalar(
     expected="a service's name such as firewall (in the source's network) or shop/customer-x/firewall",
     make=_parts((1, 3)),

@@ -2,12 +2,9 @@
 
 import json
 import re
-from typing import Any
-
-import msgspec
 
 from controller.language import scalars
-from controller.language.shape import INVALID, Field, Fields, Flaw, Flaws, Labels, ListOf, Path, Shape, label_flaw
+from controller.language.shape import Field, Fields, Labels, ListOf, Scalar, Shape, TextOr, label_flaw
 from controller.model.intent import Selector
 
 _PART = re.compile(r'[^\s="]+(?:=(?:"(?:[^"\\]|\\.)*"|[^\s"]+))?')
@@ -63,26 +60,8 @@ def print_selector(selector: Selector) -> str:
     return " ".join((selector.network, *labels, *selector.prefixes))
 
 
-class _TextOr(msgspec.Struct, frozen=True, kw_only=True):
-    """A mapping, or the same as text."""
-
-    mapping: Fields
-
-    def read(self, data: object, path: Path, flaws: Flaws) -> Any:
-        if not isinstance(data, str):
-            return self.mapping.read(data, path, flaws)
-        try:
-            return parse_selector(data)
-        except ValueError as error:
-            flaws.append(Flaw(path=path, message=f"{error}; expected {EXPECTED}"))
-            return INVALID
-
-    def schema(self) -> dict[str, Any]:
-        text = {"type": "string", "description": EXPECTED}
-        return {"anyOf": [text, self.mapping.schema()]}
-
-
-SELECTOR: Shape = _TextOr(
+SELECTOR: Shape = TextOr(
+    text=Scalar(expected=EXPECTED, make=parse_selector),
     mapping=Fields(
         fields={
             "network": Field(shape=scalars.NETWORK_NAME, required=True),
@@ -90,5 +69,5 @@ SELECTOR: Shape = _TextOr(
             "prefixes": Field(shape=ListOf(item=scalars.PREFIX, most=64)),
         },
         make=lambda values: Selector(**values),
-    )
+    ),
 )

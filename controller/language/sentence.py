@@ -19,7 +19,7 @@ from controller.language.selector import parse_label, print_label, print_selecto
 from controller.language.shape import Flaw, Flaws, Path, nearest
 from controller.language.tree import Position
 from controller.model import dscp
-from controller.model.intent import Encryption, Intent, IntentTest, Ports, Require
+from controller.model.intent import Allow, Encryption, Intent, IntentTest, Ports, Require
 from controller.model.rule import Then
 
 FILE = "sentence"
@@ -32,6 +32,8 @@ _WORDS = {
     "PREFIX": "a prefix such as 10.1.0.0/24",
     "PORTS": "ports such as tcp/443 or icmp",
     "SERVICE": "a service such as firewall",
+    "SERVICE_NAME": "the last part of a service's name such as dns",
+    "CAPABILITY_NAME": "a capability such as dns",
     "DOMAIN": "a domain",
     "NODE": "a node",
     "INTENT": "an intent's name",
@@ -138,8 +140,7 @@ class _Words:
     def spec(self, tree: Tree[Token]) -> dict[str, Any]:
         for clause in _trees(tree):
             name = str(clause.data)
-            first = next(clause.scan_values(lambda value: isinstance(value, Token)))
-            getattr(self, f"_{name}")(clause, first)
+            getattr(self, f"_{name}")(clause, _first(clause))
         self._check_sources(tree)
         return self._spec
 
@@ -152,7 +153,12 @@ class _Words:
     def _allow(self, clause: Tree[Token], first: Token) -> None:
         allows = self._spec.setdefault("allow", [])
         path: Path = ("spec", "allow", len(allows))
-        allow: dict[str, Any] = {"to": self._text(first, (*path, "to"))}
+        described = [part for part in _trees(clause) if part.data == "any"]
+        allow: dict[str, Any] = {
+            "to": {"any": self._any(described[0], (*path, "to", "any"))}
+            if described
+            else self._text(first, (*path, "to"))
+        }
         self.positions[path] = _place(first)
         allow |= self._ports(_child(clause, "ports"), path)
         sources = [part for part in _trees(clause) if part.data == "selector"]
@@ -251,6 +257,22 @@ class _Words:
             spec["prefixes"] = [self._text(word, (*path, "prefixes", index)) for index, word in enumerate(prefixes)]
         return spec
 
+    def _any(self, described: Tree[Token], path: Path) -> dict[str, Any]:
+        spec: dict[str, Any] = {}
+        for word in _tokens(described):
+            if word.type == "SERVICE_NAME":
+                spec["service"] = self._text(word, (*path, "service"))
+        if labels := [word for word in _tokens(described) if word.type == "LABEL"]:
+            spec["labels"] = self._labels(labels, (*path, "labels"))
+        for need in _trees(described):
+            word = _tokens(need)[0]
+            if need.data == "trust":
+                self._put(spec, "trust", {"min": self._text(word, (*path, "trust"))}, word)
+            else:
+                capabilities = spec.setdefault("capabilities", [])
+                capabilities.append(self._text(word, (*path, "capabilities", len(capabilities))))
+        return spec
+
     def _labels(self, words: list[Token], path: Path) -> dict[str, str]:
         labels: dict[str, str] = {}
         for word in words:
@@ -315,7 +337,7 @@ class _Words:
             return
         for clause in _trees(tree):
             if clause.data == "allow" and not any(part.data == "selector" for part in _trees(clause)):
-                word = _tokens(clause)[0]
+                word = _first(clause)
                 self._wrong(word, f"who may reach {word}? expected `from` and a network: only with isolate it is that")
 
 
@@ -331,6 +353,11 @@ def _trees(tree: Tree[Token]) -> Iterator[Tree[Token]]:
 
 def _tokens(tree: Tree[Token]) -> list[Token]:
     return [child for child in tree.children if isinstance(child, Token)]
+
+
+def _first(tree: Tree[Token]) -> Token:
+    token: Token = next(tree.scan_values(lambda value: isinstance(value, Token)))
+    return token
 
 
 def _child(tree: Tree[Token], name: str) -> Tree[Token]:
@@ -354,7 +381,7 @@ def clauses(intent: Intent) -> Iterator[str]:
         yield f"isolate {print_selector(intent.isolate)}"
     for allow in intent.allow:
         source = f" from {print_selector(allow.source)}" if allow.source is not None else ""
-        yield f"allow {allow.to}{_print_ports(allow.ports)}{source}"
+        yield f"allow {destination(allow)}{_print_ports(allow.ports)}{source}"
     if intent.via:
         yield f"via {' '.join(intent.via)}"
     if needs := list(_needs(intent.require)):
@@ -373,6 +400,24 @@ def clauses(intent: Intent) -> Iterator[str]:
         yield f"until {scalars.print_time(intent.lease_until_s)}"
     for test in intent.tests:
         yield print_test(test)
+
+
+def destination(allow: Allow) -> str:
+    """Its name, or what is asked of it: `any service dns in region=eu with trust >= partner`."""
+    asked = allow.any
+    if asked is None:
+        return allow.to
+    words = ["any service"]
+    if asked.service:
+        words.append(asked.service)
+    if asked.labels:
+        words.append(f"in {' '.join(print_label(*label) for label in asked.labels)}")
+    needs = [f"capability {capability}" for capability in asked.capabilities]
+    if asked.trust_min is not None:
+        needs.append(f"trust >= {asked.trust_min.name.lower()}")
+    if needs:
+        words.append(f"with {', '.join(needs)}")
+    return " ".join(words)
 
 
 def print_consequence(then: Then) -> str:

@@ -172,6 +172,19 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+class TextOr(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written as a text, or as a mapping."""
+
+    text: Scalar
+    mapping: Fields
+
+    def read(self, data: object, path: Path, flaws: Flaws) -> Any:
+        return (self.text if isinstance(data, str) else self.mapping).read(data, path, flaws)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [self.text.schema(), self.mapping.schema()]}
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?`, or what is known."""
     close = difflib.get_close_matches(name[:100], known, 1, 0.6)

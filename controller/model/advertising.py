@@ -68,6 +68,10 @@ def heard_name(peer: str, owner: str) -> str:
     return f"{peer} {owner}"
 
 
+def heard_owner(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
 class Offered(Value, frozen=True, kw_only=True):
     """What of ours one neighbour is told."""
 

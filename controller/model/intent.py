@@ -93,9 +93,23 @@ class Selector(Value, frozen=True, kw_only=True):
     """Only what has an address inside one of them, and only those addresses. Empty: all addresses."""
 
 
+class AnyService(Value, frozen=True, kw_only=True):
+    """A service that is not named, but described: all of it must be so, and one of the first three is said."""
+
+    service: str = ""
+    """The last part of its name."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted; of the service, its network or its domain, or a capability of its network that is written the same."""
+    capabilities: tuple[str, ...] = ()
+    """Of its network; sorted."""
+    trust_min: Trust | None = None
+    """Of its network and domain."""
+
+
 class Allow(Value, frozen=True, kw_only=True):
-    to: str
-    """`domain/network/service` or `domain/network`."""
+    to: str = ""
+    """`domain/network/service` or `domain/network`; empty: `any` says."""
+    any: AnyService | None = None
     ports: tuple[Ports, ...] = ()
     """Empty: what the service offers; for a network, everything."""
     source: Selector | None = None

@@ -2,6 +2,7 @@
 
 from controller.model.agreement import Flow
 from controller.model.intent import Disjoint, Encryption, Prefer, Trust, Value
+from controller.model.selection import Selection
 
 
 class Host(Value, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class Requirements(Value, frozen=True, kw_only=True):
     """What cannot be met on any way; the connections are then not carried, the isolation holds."""
     origins: tuple["Origin", ...] = ()
     """Of what the connections require, in their order."""
+    selections: tuple[Selection, ...] = ()
+    """Of the clauses that describe a service; where nothing is chosen there is no connection."""
 
 
 class Unsatisfiable(Value, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from controller.model.intent import Intent, Value
 from controller.model.plan import Plan
 from controller.model.requirements import Requirements, Unsatisfiable
 from controller.model.rule import Added
+from controller.model.selection import resolved
 
 
 class Standing(enum.StrEnum):
@@ -193,6 +194,11 @@ class IntentRecord(Value, frozen=True, kw_only=True):
     """Nodes that went away before they confirmed its isolation."""
 
     @property
+    def meant(self) -> Intent:
+        """With the services that are chosen where it describes one."""
+        return resolved(self.intent, self.requirements.selections)
+
+    @property
     def expires_s(self) -> int | None:
         if self.intent.lease_until_s is not None:
             return self.intent.lease_until_s
@@ -201,6 +207,6 @@ class IntentRecord(Value, frozen=True, kw_only=True):
 
 def expired(intent_record: IntentRecord) -> bool:
     """Its end has been seen to."""
-    return intent_record.requirements.isolation is None and all(
-        connection_status.retry_s == -1 for connection_status in intent_record.connection_statuses
-    )
+    requirements = intent_record.requirements
+    nothing_left = all(status.retry_s == -1 for status in intent_record.connection_statuses)
+    return requirements.isolation is None and nothing_left and all(each.chosen for each in requirements.selections)

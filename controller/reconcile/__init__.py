@@ -242,7 +242,7 @@ def _tick(transaction: Transaction) -> None:
     peers.say_again(transaction)
     hearing.expire(transaction)
     telling.tick(transaction)
-    transaction.doubted |= transaction.unadvertised
+    transaction.doubted |= {name.split("/")[0] for name in transaction.unadvertised}
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)

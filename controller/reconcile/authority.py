@@ -46,7 +46,10 @@ def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
     for selector in filter(None, selected):
         if not speaks_for(intent.tenant, selector.network, inventory):
             yield f"speak for network {selector.network}"
-    for to in (*(allow.to for allow in intent.allow), *(name for name in intent.via if name.count("/") == 2)):
+    for to in (
+        *(allow.to for allow in intent.allow if allow.to),
+        *(name for name in intent.via if name.count("/") == 2),
+    ):
         if not may_reach(intent.tenant, to, inventory, own):
             yield f"lead traffic to {to}"
     for test in intent.tests:

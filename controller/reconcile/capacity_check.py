@@ -18,11 +18,12 @@ from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.stitch import IntentRecord, Stage, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.intents import RETRY_S, turned_away
+from controller.reconcile.intents import turned_away
 from controller.reconcile.negotiation.agreements import answer
 from controller.reconcile.negotiation.withdrawals import refuse_upstream
 from controller.reconcile.tables import ISOLATES, node_key
 from controller.reconcile.transaction import Transaction
+from controller.reconcile.wanted import RETRY_S
 
 OWN_SHARE = 20
 """Percent of everything that is counted that all neighbours together leave to the intents of this domain, where its

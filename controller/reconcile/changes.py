@@ -15,12 +15,14 @@ from controller.model.inventory import Domain, Inventory, Link, Network, Node, S
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
 from controller.model.rule import Rule
+from controller.model.selection import resolved
 from controller.model.stitch import expired
 from controller.reconcile.authority import namable, overreach, trespass
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.intents import renew, undertake
 from controller.reconcile.peer_admission import Ended, end_all, ended_by
 from controller.reconcile.peers import ask_again
+from controller.reconcile.selecting import selections
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.transaction import AnyTable, Transaction
 from controller.reconcile.validation import Judgement, judge
@@ -47,6 +49,7 @@ def apply(transaction: Transaction, event: Apply) -> None:
     request = Request(values, added)
     merged = _merged(transaction.inventory, request)
     inventory_touched = merged != transaction.inventory
+    inventory = merged if inventory_touched else transaction.inventory
     laid_down = {value.name: value for _, _, value in values if isinstance(value, Rule)}
     rules_touched = any(transaction.rules.get(name) != rule for name, rule in laid_down.items())
     rules = rule_engine({**transaction.rules.all, **laid_down}.values()) if rules_touched else transaction.rule_engine
@@ -58,11 +61,13 @@ def apply(transaction: Transaction, event: Apply) -> None:
     for index, _, value in request.values:
         if isinstance(value, Intent):
             intents[value.name] = value
-            translated = translate(value, rules, merged, added[value.name])
+            chosen = selections(transaction, value, rules, inventory, added[value.name])
+            translated = translate(value, rules, merged, added[value.name], chosen)
             if isinstance(translated, Requirements):
                 required[value.name] = translated
             else:
-                told = translate(value, rules, namable(event.by, merged, transaction.own), added[value.name])
+                known = namable(event.by, merged, transaction.own)
+                told = translate(value, rules, known, added[value.name], chosen)
                 translated = told if not isinstance(told, Requirements) else translated  # names no networks of others
                 problems += [msgspec.structs.replace(problem, path=(index, *problem.path)) for problem in translated]
             problems += _lease_problems(transaction, index, value)
@@ -81,8 +86,7 @@ def apply(transaction: Transaction, event: Apply) -> None:
     if rules_touched and (problems := _endless(request, rules, required)):
         transaction.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
-    inventory = merged if inventory_touched else transaction.inventory
-    judgement = Judgement(conflict) if conflict else judge(transaction, inventory, intents, event.by)
+    judgement = Judgement(conflict) if conflict else judge(transaction, inventory, _meant(intents, required), event.by)
     conflict = judgement.conflict
     if conflict:
         transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
@@ -107,6 +111,11 @@ def apply(transaction: Transaction, event: Apply) -> None:
         elif (intent_record := transaction.intent_records.get(name)) is not None:
             undertake(transaction, intent_record.intent, requirements, intent_record.added)
     transaction.effects.append(Reply(request_id=event.request_id, results=(*results, *warnings)))
+
+
+def _meant(intents: Mapping[str, Intent], required: Mapping[str, Requirements]) -> dict[str, Intent]:
+    """With the services that are chosen where they describe one."""
+    return {name: resolved(intent, required[name].selections) for name, intent in intents.items()}
 
 
 def _ends(agreement: str, ended: Ended, by: Principal) -> str:
@@ -268,7 +277,11 @@ def retranslate(
     for name, intent_record in transaction.intent_records.all.items():
         if name in intents or expired(intent_record):
             continue
-        translated = translate(intent_record.intent, rules, merged, intent_record.added)
+        translated = translate(
+            intent_record.intent, rules, merged, intent_record.added, intent_record.requirements.selections
+        )
+        if not isinstance(translated, Requirements) and intent_record.requirements.selections:
+            continue  # another is chosen, if that is why
         if not isinstance(translated, Requirements):
             return f"intent {name} would no longer hold: {translated[0].message}; change or delete it first"
         if translated != intent_record.requirements:

@@ -20,7 +20,7 @@ class ClaimsInForce:
     def __init__(self, inventory: Inventory) -> None:
         self.places = Places(inventory)
         self.index = Index()
-        self._seen: dict[str, tuple[Intent, int, int]] = {}
+        self._seen: dict[str, tuple[Intent, tuple[str, ...], int, int]] = {}
         """What the claim of an intent was made of; the very object."""
         self._doubted: dict[str, None] | None = None
         """Intents whose claim may be another than is here; None: all."""
@@ -35,18 +35,18 @@ class ClaimsInForce:
         for name in names:
             intent_record = intent_records[name]
             seen = self._seen.get(name)
-            if expired(intent_record) or (
-                seen and seen[0] is intent_record.intent and seen[1:] == (intent_record.applied_s, intent_record.serial)
-            ):
+            chosen = tuple(selection.chosen for selection in intent_record.requirements.selections)
+            others = (chosen, intent_record.applied_s, intent_record.serial)
+            if expired(intent_record) or (seen and seen[0] is intent_record.intent and seen[1:] == others):
                 continue
             self.index.add(self._claim(intent_record))
-            self._seen[name] = (intent_record.intent, intent_record.applied_s, intent_record.serial)
+            self._seen[name] = (intent_record.intent, *others)
         self._doubted = {}
 
     def _claim(self, intent_record: IntentRecord) -> Claim:
         end_s = intent_record.expires_s if intent_record.expires_s is not None else math.inf
         return self.places.claim(
-            intent_record.intent, serial=intent_record.serial, start_s=intent_record.applied_s, end_s=end_s
+            intent_record.meant, serial=intent_record.serial, start_s=intent_record.applied_s, end_s=end_s
         )
 
     def doubt(self, names: Iterable[str]) -> None:

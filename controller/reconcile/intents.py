@@ -5,25 +5,24 @@ import math
 import msgspec
 
 from controller.fulfillment.place import leads_better, place
-from controller.fulfillment.plan_paths import is_too_slow, unprotected
+from controller.model.advertising import heard_owner
 from controller.model.intent import Intent
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
 from controller.model.told import Told, passed_on
-from controller.reconcile.bundles import choose, is_of
+from controller.reconcile.bundles import choose
 from controller.reconcile.identifiers import NoNumber
-from controller.reconcile.link_state import cut
 from controller.reconcile.negotiation.agreements import offer_onward
 from controller.reconcile.negotiation.withdrawals import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon
 from controller.reconcile.restoration import move, relieved
+from controller.reconcile.selecting import LOOK_S, inherited, is_in_doubt, reselected
 from controller.reconcile.serials import next_serial
-from controller.reconcile.tables import link_key
+from controller.reconcile.tables import candidate_key, link_key
 from controller.reconcile.transaction import Leaving, Transaction
+from controller.reconcile.wanted import RETRY_S, ends, is_good, is_right, may_be_tried
 
-RETRY_S = 60
-"""How often a connection that is unsatisfiable or refused is tried again."""
 REFUSED_RETRY_S = 5
 """The first time after a refusal, whose cause we cannot see go; then twice as long each time."""
 
@@ -53,30 +52,13 @@ def undertake(
         )
         connection_statuses: tuple[ConnectionStatus, ...] = tuple(ConnectionStatus() for _ in requirements.connections)
         transaction.log("intent_accepted", intent=intent.name, tenant=intent.tenant)
-    elif (intent_record.intent, intent_record.requirements, intent_record.added) == (
-        intent,
-        requirements,
-        added,
-    ) and not expired(intent_record):
+    elif _says_the_same(intent_record, intent, requirements, added) and not expired(intent_record):
+        transaction.intent_records.put(intent.name, msgspec.structs.replace(intent_record, requirements=requirements))
         if again:
-            renew(transaction, intent_record)
+            renew(transaction, transaction.intent_records.all[intent.name])
         return
     else:
-        known = {
-            _ends(connection): connection_status
-            for connection, connection_status in zip(
-                intent_record.requirements.connections, intent_record.connection_statuses, strict=True
-            )
-        }
-        connection_statuses = tuple(
-            ConnectionStatus(plan=known[_ends(connection)].plan, coming=known[_ends(connection)].coming)
-            if _ends(connection) in known
-            else ConnectionStatus()
-            for connection in requirements.connections
-        )
-        for ends in known.keys() - {_ends(connection) for connection in requirements.connections}:
-            abandon(transaction, known[ends].coming, "the intent was changed")
-            abandon(transaction, known[ends].plan, "the intent was changed")
+        connection_statuses = _taken_over(transaction, intent_record, intent, requirements, "the intent was changed")
         intent_record = msgspec.structs.replace(
             intent_record,
             intent=intent,
@@ -93,6 +75,50 @@ def undertake(
     _move_end(transaction, intent.name)
     transaction.fresh.add(f"intents/{intent.name}")
     pursue(transaction, intent.name)
+
+
+def _says_the_same(
+    intent_record: IntentRecord, intent: Intent, requirements: Requirements, added: tuple[Added, ...]
+) -> bool:
+    """What is known of the services that were not chosen may be other than before."""
+    before, now = (
+        msgspec.structs.replace(required, selections=()) for required in (intent_record.requirements, requirements)
+    )
+    return (intent_record.intent, before, intent_record.added) == (intent, now, added)
+
+
+def _taken_over(
+    transaction: Transaction, before: IntentRecord, intent: Intent, requirements: Requirements, why: str
+) -> tuple[ConnectionStatus, ...]:
+    """Of what is required now: with the plans of what was required before. What is in nobody's place ends."""
+    heirs = inherited(before, intent, requirements)
+    kept = {id(status) for status in heirs.values()}
+    for status in before.connection_statuses:
+        if id(status) not in kept:
+            abandon(transaction, status.coming, why)
+            abandon(transaction, status.plan, why)
+    statuses = (heirs.get(ends(connection), ConnectionStatus()) for connection in requirements.connections)
+    return tuple(ConnectionStatus(plan=status.plan, coming=status.coming) for status in statuses)
+
+
+def _reselect(transaction: Transaction, intent_record: IntentRecord) -> IntentRecord:
+    """What it describes may lead elsewhere now. Connections that are as they were stand as they did."""
+    if not is_in_doubt(transaction, intent_record):
+        return intent_record
+    other = reselected(transaction, intent_record)
+    if other is intent_record:
+        transaction.pursuits.put(intent_record.intent.name, _next_look_s(transaction, intent_record))
+        return intent_record
+    before, now = intent_record.requirements.connections, other.requirements.connections
+    statuses = intent_record.connection_statuses
+    if before != now:
+        known = dict(zip(before, statuses, strict=True))
+        moved = _taken_over(transaction, intent_record, other.intent, other.requirements, "another service is chosen")
+        statuses = tuple(known.get(connection, status) for connection, status in zip(now, moved, strict=True))
+        transaction.fresh.add(f"intents/{other.intent.name}")
+    other = msgspec.structs.replace(other, connection_statuses=statuses)
+    transaction.intent_records.put(other.intent.name, other)
+    return other
 
 
 def renew(transaction: Transaction, intent_record: IntentRecord) -> None:
@@ -118,10 +144,6 @@ def _move_end(transaction: Transaction, name: str) -> None:
             transaction.fresh.add(plan)
 
 
-def _ends(connection: Connection) -> tuple[str, str]:
-    return connection.source_network, connection.destination_network
-
-
 def pursue(transaction: Transaction, name: str) -> None:
     """Whatever can be done now for each connection of an intent that has no right plan."""
     intent_record = transaction.intent_records.get(name)
@@ -130,6 +152,7 @@ def pursue(transaction: Transaction, name: str) -> None:
     if intent_record.expires_s is not None and intent_record.expires_s <= transaction.now_s:
         _expire(transaction, intent_record)
         return
+    intent_record = _reselect(transaction, intent_record)
     connection_statuses = [
         _pursue(transaction, intent_record, connection, connection_status)
         for connection, connection_status in zip(
@@ -147,6 +170,8 @@ def pursue_what_can_change(transaction: Transaction) -> None:
         names = list(transaction.intent_records.all)
     else:
         changed = {*transaction.pursuits.ready(transaction.now_s), *relieved(transaction), *_unsettled_by(transaction)}
+        owners = {heard_owner(name) for name in transaction.reaches.touched}
+        changed.update(transaction.intent_records.all.by(*map(candidate_key, sorted(owners))))
         names = transaction.intent_records.all.in_order(changed)
     for name in names:
         pursue(transaction, name)
@@ -187,8 +212,10 @@ def _next_look_s(transaction: Transaction, intent_record: IntentRecord) -> float
             intent_record.requirements.connections, intent_record.connection_statuses, strict=True
         ):
             current = transaction.stitches.get(connection_status.coming or connection_status.plan)
-            if current is None or not _is_good(transaction, current, intent_record, connection):
+            if current is None or not is_good(transaction, current, intent_record, connection):
                 looks_s.append(connection_status.retry_s)
+    if intent_record.requirements.selections:
+        looks_s.append(transaction.now_s + LOOK_S)
     return min(looks_s)
 
 
@@ -200,10 +227,10 @@ def _expire(transaction: Transaction, intent_record: IntentRecord) -> None:
             abandon(transaction, connection_status.coming, "the intent has expired")
             abandon(transaction, connection_status.plan, "the intent has expired")
         blank = tuple(ConnectionStatus(retry_s=-1) for _ in intent_record.connection_statuses)
-        isolation = msgspec.structs.replace(intent_record.requirements, isolation=None)
+        nothing = msgspec.structs.replace(intent_record.requirements, isolation=None, selections=())
         transaction.intent_records.put(
             intent_record.intent.name,
-            msgspec.structs.replace(intent_record, connection_statuses=blank, requirements=isolation),
+            msgspec.structs.replace(intent_record, connection_statuses=blank, requirements=nothing),
         )
         transaction.log("intent_expired", intent=intent_record.intent.name)
 
@@ -216,12 +243,10 @@ def _pursue(
         abandon(transaction, connection_status.plan, "what is required cannot be met")
         return ConnectionStatus(unsatisfiable=intent_record.requirements.unmet[0])
     current = transaction.stitches.get(connection_status.coming or connection_status.plan)
-    good = current.plan if current is not None and _is_good(transaction, current, intent_record, connection) else None
+    good = current.plan if current is not None and is_good(transaction, current, intent_record, connection) else None
     if good is not None and good.name not in transaction.relieved:
         return connection_status
-    if (
-        transaction.now_s < connection_status.retry_s <= transaction.now_s + RETRY_S
-    ):  # later than that: the clock was set back
+    if not may_be_tried(connection_status, transaction.now_s):
         return connection_status
     serial = (transaction.counters.get("serial") or 0) + 1
     held_off = _held_off(connection_status, transaction.now_s)
@@ -305,7 +330,7 @@ def _without_room(
     """No other plan has room beside what is there. What is there goes, if it is not what is wanted any more; then there
     may be room."""
     current = transaction.stitches.get(connection_status.plan)
-    if current is None or _is_right(current.plan, intent_record, connection):
+    if current is None or is_right(current.plan, intent_record, connection):
         after_s = retry_after_s
     else:
         abandon(
@@ -345,13 +370,13 @@ def _degrade(
     stitch = transaction.stitches.get(connection_status.plan)
     if stitch is None or intent_record.intent.on_violation != "degrade":
         return False
-    return _is_right(stitch.plan, intent_record, connection) and move(transaction, stitch, within_latency=False)
+    return is_right(stitch.plan, intent_record, connection) and move(transaction, stitch, within_latency=False)
 
 
 def _explained(unsatisfiable: Unsatisfiable, requirements: Requirements, connection: Connection) -> Unsatisfiable:
     """With the rule or plugin that the requirement comes from."""
     for origin in requirements.origins:
-        here = (origin.source_network, origin.destination_network) == _ends(connection)
+        here = (origin.source_network, origin.destination_network) == ends(connection)
         if here and origin.clause == unsatisfiable.binding and origin.origin != "clause":
             why = f": {origin.explain}" if origin.explain else ""
             return msgspec.structs.replace(
@@ -360,21 +385,8 @@ def _explained(unsatisfiable: Unsatisfiable, requirements: Requirements, connect
     return unsatisfiable
 
 
-def _is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecord, connection: Connection) -> bool:
-    """What is wanted, as it is wanted."""
-    is_right = _is_right(stitch.plan, intent_record, connection)
-    sr_policies = transaction.sr_policies.all
-    held = not is_too_slow(stitch, sr_policies) and not unprotected(stitch.plan, sr_policies)
-    return is_right and held and not cut(stitch.plan, transaction.down.all, sr_policies)
-
-
 def _leads_better(transaction: Transaction, placed: Plan, good: Plan) -> bool:
     return leads_better(placed, transaction.graph, good, transaction.sr_policies.all)
-
-
-def _is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:
-    shares = not plan.bundle or (intent_record.expires_s is None and is_of(plan.bundle, intent_record.intent.tenant))
-    return plan.connection == connection and plan.priority == intent_record.intent.priority and shares
 
 
 def begin(

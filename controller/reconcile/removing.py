@@ -151,7 +151,7 @@ def _used_by_intents(transaction: Transaction, gone: Collection[Thing]) -> Itera
         if ("Intent", name) in gone:
             continue
         intent = intent_record.intent
-        names = {flow.destination for connection in intent_record.requirements.connections for flow in connection.flows}
+        names = {allow.to for allow in intent.allow if allow.to}  # of what is described another can be chosen
         names |= {connection.source_network for connection in intent_record.requirements.connections}
         names |= {connection.destination_network for connection in intent_record.requirements.connections}
         names |= {intent.isolate.network} if intent.isolate is not None else set()

@@ -254,7 +254,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     learnt: dict[str, frozenset[str]] = msgspec.field(default_factory=dict)
     """Domain -> networks and services of its that others have told."""
     unadvertised: frozenset[str] = frozenset()
-    """Domains of which something is kept that nobody advertises any more, since an intent names it."""
+    """Networks and services that nobody advertises any more, and that are kept since an intent leads to them."""
     awaiting: PersistentMap[dict[str, int]] = tables.awaiting()
     """Courses, intents as `intents/NAME`, and SR Policies as `sr_policies/NAME`: generation that each node has yet to
     confirm."""

@@ -68,6 +68,11 @@ def way_key(border: str, source: str, destination: str) -> str:
     return f"{border} {source} {destination}"
 
 
+def candidate_key(domain: str) -> str:
+    """Of intents that describe a service, one that could be it is there."""
+    return f"candidate {domain}"
+
+
 def network_key(name: str) -> str:
     """At either end; of an intent also that of which it isolates hosts."""
     return f"network {name}"
@@ -127,6 +132,11 @@ def _intent_record_keys(intent_record: IntentRecord) -> Collection[str]:
     if any(connection_status.retry_s for connection_status in intent_record.connection_statuses):
         keys.add(WAITS)
     keys |= {no_way_key(peer) for status in intent_record.connection_statuses for peer in status.no_way}
+    keys |= {
+        candidate_key(each.service.split("/")[0])
+        for selection in requirements.selections
+        for each in selection.considered
+    }
     if isolation is not None:
         keys |= {ISOLATES, network_key(isolation.network), *(node_key(host.node) for host in isolation.hosts)}
     return keys

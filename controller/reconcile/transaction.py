@@ -74,6 +74,8 @@ class SmallTable(Generic[T]):
     def __init__(self, stored: dict[str, T]) -> None:
         self._held = stored
         self.touched: dict[str, None] = {}
+        self.changes = 0
+        """So far."""
 
     @property
     def all(self) -> dict[str, T]:
@@ -102,6 +104,7 @@ class SmallTable(Generic[T]):
         if not self.touched:
             self._held = dict(self._held)
         self.touched[name] = None
+        self.changes += 1
 
 
 AnyTable = Table[Any] | SmallTable[Any]
@@ -222,6 +225,8 @@ class Transaction:
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
         self._graph = state.graph
+        self._inventory: tuple[tuple[int, ...], Inventory] | None = None
+        """As it was last asked for, after so many changes of each table."""
 
     @property
     def identifiers(self) -> Identifiers:
@@ -239,7 +244,10 @@ class Transaction:
         tables = self._inventory_tables()
         if not any(table.changed for table in tables.values()):
             return self.before.inventory
-        return Inventory(**{name: table.all for name, table in tables.items()})
+        changes = tuple(table.changes for table in tables.values())
+        if self._inventory is None or self._inventory[0] != changes:
+            self._inventory = changes, Inventory(**{name: table.all for name, table in tables.items()})
+        return self._inventory[1]
 
     @property
     def graph(self) -> Graph:
@@ -258,6 +266,15 @@ class Transaction:
         if self._graph.routes is not self.reaches.all:
             self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
         return self._graph
+
+    def graph_of(self, inventory: Inventory) -> Graph:
+        """The same as `graph`, of what is to be known."""
+        now = self.graph
+        return (
+            now
+            if inventory is now.inventory
+            else msgspec.structs.replace(graph(inventory, self.own, now.down, now, self.losses.all), routes=now.routes)
+        )
 
     @property
     def inventory_changed(self) -> bool:

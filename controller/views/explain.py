@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 
 from controller.fulfillment.numbering import Kind
 from controller.fulfillment.plan_paths import cost, known, whole_us
-from controller.language.scalars import print_ports
+from controller.language.scalars import print_ports, print_time
 from controller.language.sentence import clauses
 from controller.model.agreement import Flow
 from controller.model.entry import OwnedEntry
 from controller.model.explanation import Branch
 from controller.model.intent import Encryption
 from controller.model.requirements import Connection, Origin
+from controller.model.selection import Considered
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stitch
 from controller.reconcile.identifiers import sr_policy_numbers
 from controller.reconcile.state import State
@@ -46,14 +47,15 @@ def _clauses(state: State, intent_record: IntentRecord, now_s: float) -> Iterato
     """In the order of the sentence. What is neither isolation nor flow says where it went to."""
     flows = _flows(intent_record)
     told: set[str] = set()
-    allows = iter(flows)
+    allows = iter(enumerate(flows))
     for text in clauses(intent_record.intent):
         children: tuple[Branch, ...] = ()
         if text.startswith("isolate "):
             children = tuple(_isolation(state, intent_record))
         elif text.startswith("allow "):
-            flow = next(allows)
-            children = (_requirement(state, intent_record, *flow, told, now_s),) if flow is not None else ()
+            clause, flow = next(allows)
+            children = tuple(_selection(intent_record, clause))
+            children += (_requirement(state, intent_record, *flow, told, now_s),) if flow is not None else ()
         elif text.startswith(("require ", "prefer ")):
             children = tuple(_bounds(intent_record, preferred=text.startswith("prefer ")))
         yield Branch(kind="clause", text=text, children=children)
@@ -68,13 +70,36 @@ def _flows(intent_record: IntentRecord) -> list[tuple[int, Flow] | None]:
     }
     waiting = [iter(connection.flows) for connection in connections]
     flows: list[tuple[int, Flow] | None] = []
-    for allow in intent_record.intent.allow:
+    for allow in intent_record.meant.allow:
         selector = allow.source or intent_record.intent.isolate
         assert selector is not None, "translate refuses an allow without a source"
         index = ends.get((selector.network, "/".join(allow.to.split("/")[:2])))
         flow = next(waiting[index], None) if index is not None else None
         flows.append((index, flow) if index is not None and flow is not None else None)
     return flows
+
+
+def _selection(intent_record: IntentRecord, clause: int) -> Iterator[Branch]:
+    """What became of each service that is what the clause describes."""
+    for selection in intent_record.requirements.selections:
+        if selection.clause == clause:
+            text = (
+                f"{selection.chosen}, since {print_time(selection.since_s)}" if selection.chosen else selection.reason
+            )
+            children = [Branch(kind="candidate", text=candidate_words(each)) for each in selection.considered]
+            if selection.left_out:
+                children.append(Branch(kind="candidate", text=f"and {selection.left_out} more"))
+            yield Branch(kind="selection", text=text, children=tuple(children))
+
+
+def candidate_words(candidate: Considered) -> str:
+    text = f"{candidate.service}: {candidate.verdict}"
+    if candidate.latency_us is not None:
+        where = {0: "in our own domain", 1: "in a neighbouring domain"}.get(
+            candidate.domains or 0, f"{candidate.domains} domains away"
+        )
+        text += f", {candidate.latency_us / 1000:g} ms, cost {candidate.cost}, {where}"
+    return text + (f": {candidate.reason}" if candidate.reason else "")
 
 
 def _isolation(state: State, intent_record: IntentRecord) -> Iterator[Branch]:

@@ -22,6 +22,7 @@ from controller.model import dscp
 from controller.model.discovery import PathMeasurement
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
+from controller.model.selection import Selection
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
 from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.link_state import cut
@@ -90,6 +91,8 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
     status["requirements"] = _requirements(intent_record.requirements)
     if intent_record.requirements.origins:
         status["origins"] = _origins(intent_record.requirements)
+    if intent_record.requirements.selections:
+        status["selections"] = [_selection(selection) for selection in intent_record.requirements.selections]
     if stitches:
         status["path"] = paths_of(state, stitches[0])[0]
         status["paths"] = [path for stitch in stitches for path in branches(state, stitch)]
@@ -109,6 +112,20 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
     return status
 
 
+def _selection(selection: Selection) -> dict[str, Any]:
+    """What is chosen for a clause, and why not the others."""
+    shown: dict[str, Any] = {"allow": selection.clause, "service": selection.chosen, "since_s": selection.since_s}
+    if selection.reason:
+        shown["reason"] = selection.reason
+    shown["candidates"] = []
+    for candidate in selection.considered:
+        said: dict[str, Any] = {"service": candidate.service, "verdict": str(candidate.verdict)}
+        if candidate.latency_us is not None:
+            said |= {"latency_ms": candidate.latency_us / 1000, "cost": candidate.cost, "domains": candidate.domains}
+        shown["candidates"].append(said | ({"reason": candidate.reason} if candidate.reason else {}))
+    return shown | ({"left_out": selection.left_out} if selection.left_out else {})
+
+
 def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, str]]:
     """Addresses of services that can be reached."""
     connection_statuses = itertools.chain(intent_record.connection_statuses, itertools.repeat(None))
@@ -124,6 +141,9 @@ def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, 
 
 def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch], now_s: float) -> Iterator[Said]:
     unmet = intent_record.requirements.unmet
+    for selection in intent_record.requirements.selections:
+        if not selection.chosen:
+            yield Said(Phase.UNSATISFIABLE, f"selection: {selection.reason}")
     for rule in unmet:
         yield Said(Phase.UNSATISFIABLE, f"{rule.binding}: {rule.message}")
     if not unmet:

@@ -252,7 +252,7 @@ def _network_status(state: State, network: Network) -> dict[str, Any]:
 def _service_status(state: State) -> "_Status":
     users: dict[str, set[str]] = {}
     for name, intent_record in state.intent_records.items():
-        for allow in intent_record.intent.allow:
+        for allow in intent_record.meant.allow:
             users.setdefault(allow.to, set()).add(name)
     return lambda service: (
         {"intents": sorted(users.get(service.name, ()))} | advertising_view.thing_status(state, service)

@@ -50,7 +50,8 @@ def learn(transaction: Transaction, owner: str, ways: Sequence[Things]) -> bool:
     changed += _unlearn(transaction, homeless | (before - things.keys()))
     kept = frozenset(name for name in before | things.keys() if _is_learnt(transaction, name))
     transaction.learnt.put(owner, kept)
-    (transaction.unadvertised.add if kept - things.keys() else transaction.unadvertised.discard)(owner)
+    transaction.unadvertised -= before | things.keys()
+    transaction.unadvertised |= kept - things.keys()
     for name in changed:
         transaction.log("learnt" if name in things else "unlearnt", name=name)
     if changed:
@@ -108,7 +109,8 @@ def _retranslate(transaction: Transaction, networks: set[str]) -> None:
         intent_record = transaction.intent_records.all[name]
         if expired(intent_record):
             continue
-        translated = translate(intent_record.intent, transaction.rule_engine, inventory, intent_record.added)
+        chosen = intent_record.requirements.selections
+        translated = translate(intent_record.intent, transaction.rule_engine, inventory, intent_record.added, chosen)
         if not isinstance(translated, Requirements):
             unmet = Unsatisfiable(binding="destination", message=translated[0].message)
             translated = replace(intent_record.requirements, unmet=(unmet,))
