@@ -338,8 +338,9 @@ static __always_inline int tell_beyond(struct xdp_md *ctx, struct packet *packet
 		return XDP_DROP;
 	answer = found;
 	how = bpf_map_lookup_elem(&steer, &answer);
-	if (!how || how->action != STEER_ENCAPSULATE || is_lease_expired(answer) ||
-	    !is_within_budget(packet->ingress_port) || global_write_error(ctx, packet, &from, *(__u32 *)&form) != GO_ON)
+	if (!how || (how->action != STEER_ENCAPSULATE && how->action != STEER_TRANSLATE_ENCAPSULATE) ||
+	    is_lease_expired(answer) || !is_within_budget(packet->ingress_port) ||
+	    global_write_error(ctx, packet, &from, *(__u32 *)&form) != GO_ON)
 		return XDP_DROP;
 	packet->flow.source = from;
 	packet->flow.destination = to;
@@ -348,7 +349,10 @@ static __always_inline int tell_beyond(struct xdp_md *ctx, struct packet *packet
 	packet->hop_limit = DEFAULT_HOP_LIMIT;
 	packet->tcp_flags = 0;
 	packet->behind_cut = 0;
+	packet->translates = 0;
 	count_class(answer, 1, packet->ip_length);
+	if (how->action == STEER_TRANSLATE_ENCAPSULATE && global_translate(ctx, packet, answer) != GO_ON)
+		return XDP_DROP;
 	if (global_encapsulate(ctx, packet, how) != TO_NEXT_HOP)
 		return XDP_DROP;
 	return global_send_to_next_hop(ctx, packet);

@@ -148,6 +148,8 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 			return drop(packet, DROP_HOP_LIMIT);
 		key.address = ipv6->destination;
 	}
+	if (packet->translates)
+		move_destination(packet->forwarding_class, &key.address);
 	said = bpf_map_lookup_elem(&neighbor, &key);
 	known = said ? NULL : bpf_map_lookup_elem(&neighbor_cache, &key);
 	if (said)
@@ -167,7 +169,7 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 		decrement_ttl(ipv4);
 	else if (ipv6)
 		ipv6->hop_limit--;
-	return transmit(packet, key.port);
+	return packet->translates ? TO_TRANSLATE : transmit(packet, key.port);
 }
 
 __noinline int global_send_to_neighbor(struct xdp_md *ctx, struct packet *packet, const struct next_hop_value *hop,
@@ -226,11 +228,27 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, struct packet *p
 	}
 	copy_mac(ethernet->destination, hop->forward.destination_mac);
 	copy_mac(ethernet->source, hop->forward.source_mac);
-	return transmit(packet, number);
+	return packet->translates ? TO_TRANSLATE : transmit(packet, number);
 }
 
 /* For what known flows do not meet. */
 __noinline int global_send_to_next_hop(struct xdp_md *ctx, struct packet *packet)
 {
 	return packet ? send_to_next_hop(ctx, packet) : XDP_DROP;
+}
+
+/* What is ready to go out but for its addresses. */
+static __always_inline int send_translated(struct xdp_md *ctx, const struct packet *packet)
+{
+	__u32 index = packet->next_hop;
+	struct next_hop_value *hop = bpf_map_lookup_elem(&next_hop, &index);
+
+	if (!hop || global_translate(ctx, packet, packet->forwarding_class) != GO_ON)
+		return drop(packet, DROP_NO_NEXT_HOP);
+	return transmit(packet, hop->forward.port);
+}
+
+__noinline int global_send_translated(struct xdp_md *ctx, const struct packet *packet)
+{
+	return packet ? send_translated(ctx, packet) : XDP_DROP;
 }

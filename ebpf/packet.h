@@ -18,7 +18,8 @@ enum next_stage {
 	TO_NEXT_HOP =
 		-2,    /* `next_hop` is set; the frame begins with 14 bytes of Ethernet and the header to forward by */
 	TO_STEER = -4, /* `forwarding_class` is set, and may be used */
-	TELL_SENDER = -3, /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
+	TO_TRANSLATE = -5, /* all but its addresses is as it leaves */
+	TELL_SENDER = -3,  /* the packet is not forwarded: `error_reason` counts it, `error` is what its sender hears */
 };
 
 /* The key of the flow cache; IPv4 addresses as ::ffff:a.b.c.d. Ports are 0 where the protocol has none, of echo both its identifier. */
@@ -58,6 +59,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 to_group;     /* of an attachment: the frame is a link-layer broadcast or multicast */
 	__u8 behind_cut;   /* a fragment whose first is on its way to be cut */
+	__u8 translates;   /* where it is delivered its addresses are moved */
 	__u8 error;        /* enum icmp_error */
 	__u8 error_reason; /* enum drop_reason */
 	__u16 error_mtu;

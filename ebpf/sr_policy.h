@@ -196,7 +196,9 @@ static __always_inline int push_outer(struct xdp_md *ctx, struct packet *packet,
 	return GO_ON;
 }
 
-static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
+/* `translated`: the forwarding class by which addresses are moved, 0: they are not. */
+static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how,
+				       __u32 translated)
 {
 	__u32 index = live_candidate(how->encapsulate.sr_policy, how->encapsulate.liveness_group);
 	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
@@ -215,6 +217,8 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);
 	if (cut_padding(ctx, packet) != GO_ON || decrement_inner(ctx, packet) != GO_ON)
 		return XDP_DROP;
+	if (translated && global_translate(ctx, packet, translated) != GO_ON)
+		return XDP_DROP;
 	if (push_outer(ctx, packet, path, how) != GO_ON)
 		return XDP_DROP;
 	count_event(EVENT_ENCAPSULATED);
@@ -222,10 +226,22 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
 	return TO_NEXT_HOP;
 }
 
+_Static_assert(__builtin_offsetof(struct steer_value, encapsulate) ==
+			       __builtin_offsetof(struct steer_value, translate_encapsulate) &&
+		       sizeof(((struct steer_value *)0)->encapsulate) ==
+			       sizeof(((struct steer_value *)0)->translate_encapsulate),
+	       "one is read as the other");
+
 /* For what known flows do not meet. */
 __noinline int global_encapsulate(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
 {
-	return packet && how ? encapsulate(ctx, packet, how) : XDP_DROP;
+	return packet && how ? encapsulate(ctx, packet, how, 0) : XDP_DROP;
+}
+
+/* Of its own: with it on the way of what senders are told, the stack would be too large for Linux 6.1. */
+__noinline int global_encapsulate_translated(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
+{
+	return packet && how ? encapsulate(ctx, packet, how, packet->forwarding_class) : XDP_DROP;
 }
 
 static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet)
@@ -235,6 +251,11 @@ static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet
 
 	if (!how || how->action == STEER_NO_ENTRY)
 		return drop(packet, DROP_NO_STEERING);
-	return how->action == STEER_DELIVER ? global_deliver(ctx, packet, how->deliver.vrf)
-					    : encapsulate(ctx, packet, how);
+	if (how->action == STEER_ENCAPSULATE)
+		return encapsulate(ctx, packet, how, 0);
+	if (how->action == STEER_DELIVER)
+		return global_deliver(ctx, packet, how->deliver.vrf);
+	return how->action == STEER_TRANSLATE_DELIVER
+		       ? global_deliver_translated(ctx, packet, how->translate_deliver.vrf)
+		       : global_encapsulate_translated(ctx, packet, how);
 }

@@ -84,7 +84,24 @@ static __always_inline int deliver(struct xdp_md *ctx, struct packet *packet, __
 	return global_find_route(packet, vrf, &packet->flow.destination);
 }
 
+/* By where the destination is moved to; that it is moved waits until nobody is to be told any more. */
+static __always_inline int deliver_translated(struct xdp_md *ctx, struct packet *packet, __u32 vrf)
+{
+	union address to = packet->flow.destination;
+
+	move_destination(packet->forwarding_class, &to);
+	packet->translates = true;
+	if (cut_padding(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	return global_find_route(packet, vrf, &to);
+}
+
 __noinline int global_deliver(struct xdp_md *ctx, struct packet *packet, __u32 vrf)
 {
 	return packet ? deliver(ctx, packet, vrf) : XDP_DROP;
+}
+
+__noinline int global_deliver_translated(struct xdp_md *ctx, struct packet *packet, __u32 vrf)
+{
+	return packet ? deliver_translated(ctx, packet, vrf) : XDP_DROP;
 }

@@ -2,7 +2,7 @@
  * The pipeline of a netstitch node, for XDP. One stage a file, in the order in which a packet meets them:
  *
  *   attachment ─▶ punt ─┬▶ arp, discovery, gateway ─▶ ip ─┬▶ flow_cache ─▶ flow_policy ─▶ steer ─┬▶ sr_policy ─┬▶ next_hop
- *                       └▶ local_sid ─────────────────────┤ ▲                                   └▶ route ─────┘
+ *                       └▶ local_sid ─────────────────────┤ ▲                   (translate)     └▶ route ─────┘
  *                               │                         └▶ fragment                                         ▲
  *                               └─── End, End.X, transit ─────────────────────────────────────────────────────┘
  *
@@ -35,6 +35,7 @@
 #include "flow_cache.h"
 #include "conversation.h"
 #include "fragment.h"
+#include "translate.h"
 #include "steer.h"
 #include "probe.h"
 #include "local_sid.h"
@@ -133,6 +134,8 @@ int pipeline(struct xdp_md *ctx)
 		verdict = apply_steer(ctx, &packet);
 	if (verdict == TO_NEXT_HOP)
 		verdict = send_to_next_hop(ctx, &packet);
+	if (verdict == TO_TRANSLATE)
+		verdict = global_send_translated(ctx, &packet);
 	if (verdict == TELL_SENDER)
 		verdict = global_tell_sender(ctx, &packet);
 	return verdict;

@@ -418,6 +418,8 @@ enum steer_action {
 	STEER_NO_ENTRY,
 	STEER_DELIVER,
 	STEER_ENCAPSULATE,
+	STEER_TRANSLATE_DELIVER,
+	STEER_TRANSLATE_ENCAPSULATE,
 };
 struct steer_value {
 	__u32 action; /* enum steer_action */
@@ -432,6 +434,16 @@ struct steer_value {
 			__u8 dscp;
 			union address service_sid;
 		} encapsulate;
+		struct {
+			__u16 vrf;
+		} translate_deliver;
+		struct {
+			__u16 sr_policy;
+			__u16 liveness_group;
+			__u16 inner_mtu;
+			__u8 dscp;
+			union address service_sid;
+		} translate_encapsulate;
 	};
 };
 _Static_assert(sizeof(struct steer_value) == 32, "steer_value");
@@ -475,6 +487,52 @@ struct sr_policy_value {
 	};
 };
 _Static_assert(sizeof(struct sr_policy_value) == 96, "sr_policy_value");
+
+/* translate_source: lpm */
+#define TRANSLATE_SOURCE_SIZE 131072
+enum translate_source_action {
+	TRANSLATE_SOURCE_NO_ENTRY,
+	TRANSLATE_SOURCE_MOVE_SOURCE,
+};
+struct translate_source_key {
+	__u32 prefix_length; /* bits of all that follows */
+	__be32 forwarding_class;
+	union address address;
+} __attribute__((packed, aligned(4)));
+_Static_assert(sizeof(struct translate_source_key) == 24, "translate_source_key");
+struct translate_source_value {
+	__u32 action; /* enum translate_source_action */
+	union {
+		struct {
+			union address prefix;
+			union address host_mask;
+		} move_source;
+	};
+};
+_Static_assert(sizeof(struct translate_source_value) == 40, "translate_source_value");
+
+/* translate_destination: lpm */
+#define TRANSLATE_DESTINATION_SIZE 131072
+enum translate_destination_action {
+	TRANSLATE_DESTINATION_NO_ENTRY,
+	TRANSLATE_DESTINATION_MOVE_DESTINATION,
+};
+struct translate_destination_key {
+	__u32 prefix_length; /* bits of all that follows */
+	__be32 forwarding_class;
+	union address address;
+} __attribute__((packed, aligned(4)));
+_Static_assert(sizeof(struct translate_destination_key) == 24, "translate_destination_key");
+struct translate_destination_value {
+	__u32 action; /* enum translate_destination_action */
+	union {
+		struct {
+			union address prefix;
+			union address host_mask;
+		} move_destination;
+	};
+};
+_Static_assert(sizeof(struct translate_destination_value) == 40, "translate_destination_value");
 
 /* route: lpm */
 #define ROUTE_SIZE 131072

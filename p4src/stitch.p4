@@ -2,7 +2,9 @@
 //
 //  attachment ▶ punt_frame ▶ local_sid ▶ source_guard ▶ group ▶ port_class ▶ flow_policy ▶ lease ▶ steer
 //                                │                                                                  │
-//                                └─ End, End.X, transit ─▶ route ─▶ next_hop ─▶ counters ◀─ sr_policy
+//                                └─ End, End.X, transit ─▶ route ─▶ next_hop ─▶ counters       sr_policy
+//                                                            ▲                                      │
+//                                                            └───────────── translate ◀─────────────┘
 #include <core.p4>
 #include <v1model.p4>
 
@@ -21,6 +23,7 @@
 #include "lease.p4"
 #include "steer.p4"
 #include "sr_policy.p4"
+#include "translate.p4"
 #include "route.p4"
 #include "next_hop.p4"
 #include "counters.p4"
@@ -37,6 +40,7 @@ control StitchIngress(inout headers_t hdr, inout metadata_t meta, inout standard
     Lease()       lease;
     Steer()       steer;
     SrPolicy()    sr_policy;
+    Translate()   translate;
     Route()       route;
     NextHop()     next_hop;
     Counters()    counters;
@@ -53,6 +57,7 @@ control StitchIngress(inout headers_t hdr, inout metadata_t meta, inout standard
         lease.apply(meta.way, meta.verdict, std);
         steer.apply(meta.way, meta.verdict);
         sr_policy.apply(hdr, meta.ip, meta.way, meta.verdict);
+        translate.apply(hdr, meta.ip, meta.way, meta.verdict);
         route.apply(hdr, meta.ip, meta.way, meta.verdict);
         next_hop.apply(hdr, meta.arrival, meta.ip, meta.way, meta.verdict, std);
         counters.apply(meta.way, meta.verdict, std);

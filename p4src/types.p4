@@ -112,6 +112,7 @@ struct way_t {
     bit<1>             is_permitted;
     forwarding_class_t forwarding_class;
     bit<1>             is_encapsulated;
+    bit<1>             is_translated;
     sr_policy_t        sr_policy;
     liveness_group_t   liveness_group;
     address_t          service_sid;

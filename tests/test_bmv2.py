@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from bmv2 import SWITCH, Bmv2
-from vectors import Vector, encapsulation, entries, entries_of, node, permits, segments
+from vectors import Vector, encapsulation, entries, entries_of, node, permits, segments, translated
 from waiting import wait_for
 
 from dataplane.entry import TableEntry
@@ -57,6 +57,8 @@ VECTORS = [
         *permits.sources(),
         *permits.addresses(),
         *permits.punts(),
+        *translated.transports(),
+        *translated.delivered(),
     )
     if supported(vector)
 ]

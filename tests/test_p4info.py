@@ -50,6 +50,8 @@ def test_shapes_follow_from_the_keys() -> None:
         "local_sid",
         "source_group",
         "destination_group",
+        "translate_source",
+        "translate_destination",
         "route",
     }
 

@@ -18,7 +18,7 @@ from dataplane.host_api import PartRefused
 
 STEPS: tuple[tuple[str, ...], ...] = (
     ("next_hop", "neighbor", "path_liveness", "lease"),
-    ("route", "sr_policy"),
+    ("route", "sr_policy", "translate_source", "translate_destination"),
     ("steer",),
     ("flow_policy",),
     (

@@ -81,23 +81,27 @@ class Answer:
 
 def answered_by(ip: Ip) -> Answer | None:
     """What the sender of an ICMP error would answer to the packet that the error quotes. None: nothing to be judged."""
-    quote = ip.transport[8:]
-    quoted = _quoted_ipv4(quote) if ip.version == 4 else _quoted_ipv6(quote)
-    if quoted is None or quoted.fragment_offset or quoted.is_broken:
+    about = quoted(ip.version, ip.transport[8:])
+    if about is None or about.fragment_offset or about.is_broken:
         return None
-    header = quoted.transport
-    if quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP, quoted.icmp_protocol) and len(header) < QUOTED_OCTETS:
+    header = about.transport
+    if about.protocol in (PROTOCOL_TCP, PROTOCOL_UDP, about.icmp_protocol) and len(header) < QUOTED_OCTETS:
         return None
-    kind = l4_class(quoted)
+    kind = l4_class(about)
     if kind == L4Class.ICMP_ERROR:
         return None
     ports = 0, 0
     if kind in ANSWERING:
         ports = (int.from_bytes(header[4:6]),) * 2
-    elif quoted.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+    elif about.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
         ports = int.from_bytes(header[2:4]), int.from_bytes(header[:2])
     transport = Transport(ANSWERING.get(kind, kind), *ports)
-    return Answer(quoted.destination, quoted.source, quoted.protocol, transport)
+    return Answer(about.destination, about.source, about.protocol, transport)
+
+
+def quoted(version: int, quote: bytes) -> Ip | None:
+    """The packet that an error quotes the beginning of; None: no header that is understood."""
+    return _quoted_ipv4(quote) if version == 4 else _quoted_ipv6(quote)
 
 
 def _quoted_ipv4(quote: bytes) -> Ip | None:

@@ -41,6 +41,7 @@ from dataplane.reference.packet import (
     untagged,
 )
 from dataplane.reference.srv6 import Outer, Path
+from dataplane.reference.translate import Translation
 from dataplane.reference.verdict import Cut, Drop, Forward, Pass, Punt, Verdict
 
 ETHERNET_BYTES = 14
@@ -359,8 +360,10 @@ class Pipeline:
         steer = self.tables.look_up("steer", forwarding_class=forwarding_class)
         if steer is None:
             return Drop(DropReason.NO_STEERING)
-        if steer.name == "deliver":
-            return self._deliver(arrival, ip, transport, forwarding_class, steer.params["vrf"], behind_cut=behind_cut)
+        translation = Translation(self.tables, forwarding_class) if steer.name.startswith("translate") else None
+        if "vrf" in steer.params:
+            to = steer.params["vrf"], translation
+            return self._deliver(arrival, ip, transport, forwarding_class, *to, behind_cut=behind_cut)
         liveness = self.tables.look_up("path_liveness", liveness_group=steer.params["liveness_group"])
         live = liveness.params["live"] if liveness else 0
         candidates = self.tables.candidates(steer.params["sr_policy"])
@@ -370,7 +373,7 @@ class Pipeline:
         mtu = steer.params["inner_mtu"]
         if mtu and (behind_cut or len(ip.data) > mtu or (ip.version == 6 and mtu < IPV6_LEAST_MTU)):
             return self._exceed(arrival, ip, transport, forwarding_class, mtu)
-        return self._encapsulate(arrival, ip, transport, steer.params, alive[min(alive)].params)
+        return self._encapsulate(arrival, ip, transport, steer.params, alive[min(alive)].params, translation)
 
     def _exceed(self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, mtu: int) -> Verdict:
         """What lies before it does not take `ip`, or not before its first fragment."""
@@ -396,7 +399,13 @@ class Pipeline:
         return Cut(tuple(pieces))
 
     def _encapsulate(
-        self, arrival: Arrival, ip: Ip, transport: Transport, steer: Mapping[str, int], candidate: Mapping[str, int]
+        self,
+        arrival: Arrival,
+        ip: Ip,
+        transport: Transport,
+        steer: Mapping[str, int],
+        candidate: Mapping[str, int],
+        translation: Translation | None,
     ) -> Verdict:
         mtu, clamped = steer["inner_mtu"], ip
         has_tcp = ip.protocol == PROTOCOL_TCP and not ip.fragment_offset and isinstance(parse_transport(ip), Transport)
@@ -408,6 +417,8 @@ class Pipeline:
         containers = tuple(candidate[f"container_{index}"] for index in range(candidate["last_container"] + 1))
         path = Path(candidate["source"], candidate["color"], containers, candidate["merge_bits"])
         inner = clamped.with_hop_limit(ip.hop_limit - 1)
+        if translation:
+            inner = translation.packet(inner, transport)
         outer = srv6.encapsulate(inner, path, steer["service_sid"], steer["dscp"], srv6.entropy(ip, transport))
         return self._send_outer(arrival, outer, candidate["first_hop"])
 
@@ -446,7 +457,7 @@ class Pipeline:
         if isinstance(answer, Drop) or self._is_expired(answer, arrival):
             return Drop(reason)
         steer = self.tables.look_up("steer", forwarding_class=answer)
-        if steer is None or steer.name != "encapsulate":
+        if steer is None or "sr_policy" not in steer.params:
             return Drop(reason)
         told = parse_ip(ip.ether_type, icmp.error(ip, error, mtu, source))
         assert isinstance(told, Ip), "what we write is right"
@@ -502,13 +513,22 @@ class Pipeline:
         return port.mtu if port is not None else 0
 
     def _deliver(
-        self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, vrf: int, *, behind_cut: bool
+        self,
+        arrival: Arrival,
+        ip: Ip,
+        transport: Transport,
+        forwarding_class: int,
+        vrf: int,
+        translation: Translation | None,
+        *,
+        behind_cut: bool,
     ) -> Verdict:
-        next_hop = self._route(vrf, ip.destination)
+        destination = translation.destination(ip.destination) if translation else ip.destination
+        next_hop = self._route(vrf, destination)
         mtu = self._mtu(next_hop)
         if mtu and (behind_cut or len(ip.data) > mtu):
             return self._exceed(arrival, ip, transport, forwarding_class, mtu)
-        if self._is_given_up(next_hop, ip.destination, arrival.now_boottime_s):
+        if self._is_given_up(next_hop, destination, arrival.now_boottime_s):
             return self._refuse(arrival, ip, DropReason.NEIGHBOR_UNKNOWN, IcmpError.HOST_UNREACHABLE)
         if next_hop == Drop(DropReason.NO_ROUTE):
             return self._refuse(arrival, ip, DropReason.NO_ROUTE, IcmpError.NO_ROUTE)
@@ -516,8 +536,10 @@ class Pipeline:
             return next_hop
         ethernet = arrival.ethernet
         here = untagged(ethernet.destination, ethernet.source, ip.ether_type, ip.data)
-        sent = ip.with_hop_limit(ip.hop_limit - 1).data
-        return self._next_hop(next_hop, arrival, ip.version, ip.destination, here, sent)
+        sent = ip.with_hop_limit(ip.hop_limit - 1)
+        if translation:
+            sent = translation.packet(sent, transport)
+        return self._next_hop(next_hop, arrival, ip.version, destination, here, sent.data)
 
     def _is_given_up(self, next_hop: int | Drop, destination: int, now_s: float) -> bool:
         """Whether nobody has answered for an attached host for so long that its senders are told."""

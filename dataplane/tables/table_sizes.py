@@ -18,7 +18,15 @@ def by_name(sizes: TableSizes) -> Mapping[str, int]:
     """Of tables and counters."""
     by_class = ("lease", "steer", "forwarding_class_counter", "forwarding_class_drop_counter")
     sizes_by_name = dict.fromkeys(by_class, sizes.forwarding_classes)
-    sizes_by_name |= dict.fromkeys(("source_guard", "source_group", "destination_group", "route"), sizes.prefixes)
+    by_prefix = (
+        "source_guard",
+        "source_group",
+        "destination_group",
+        "translate_source",
+        "translate_destination",
+        "route",
+    )
+    sizes_by_name |= dict.fromkeys(by_prefix, sizes.prefixes)
     sizes_by_name |= {"flow_policy": sizes.flow_policies, "policy_class_counter": sizes.policy_classes}
     sizes_by_name |= {"path_liveness": sizes.sr_policies, "sr_policy": sizes.sr_policies * CANDIDATE_PATHS}
     return sizes_by_name | {"local_sid": sizes.local_sids}

@@ -13,6 +13,7 @@ from vectors import (
     replies,
     segments,
     stations,
+    translated,
     trimmed,
 )
 from vectors.case import Vector
@@ -29,6 +30,7 @@ VECTORS: tuple[Vector, ...] = (
     *quotes.VECTORS,
     *trimmed.VECTORS,
     *replies.VECTORS,
+    *translated.VECTORS,
 )
 
 

@@ -1,6 +1,7 @@
 """Short ways to write table entries in tests: one function a table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from dataplane.entry import FieldMatch, TableEntry
@@ -115,6 +116,19 @@ def encapsulate(
     way = {"sr_policy": sr_policy, "liveness_group": liveness_group, "service_sid": address(service_sid)}
     key = {"forwarding_class": forwarding_class}
     return _exact("steer", key, "encapsulate", **way, dscp=dscp, inner_mtu=inner_mtu)
+
+
+def translated(entry: TableEntry) -> TableEntry:
+    """A `steer` entry whose class is translated."""
+    return replace(entry, action=f"translate_{entry.action}")
+
+
+def move(side: str, forwarding_class: int, prefix: str, to: str) -> TableEntry:
+    """Of `source` or `destination`: from one prefix into another of the same length."""
+    network = ip_network(to)
+    params = (("prefix", address(str(network.network_address))), ("host_mask", int(network.hostmask)))
+    entry = _lpm(f"translate_{side}", ("forwarding_class", forwarding_class), "address", prefix, f"move_{side}")
+    return replace(entry, params=params)
 
 
 def live(liveness_group: int, bits: int) -> TableEntry:

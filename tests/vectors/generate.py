@@ -1,6 +1,7 @@
 """Random but valid table sets, and mutated frames: what the implementations are compared on beside the vectors."""
 
 import random
+from ipaddress import ip_network
 
 from dataplane.entry import TableEntry
 from dataplane.reference.checksum import checksum
@@ -172,18 +173,18 @@ def _ways(rng: random.Random) -> list[TableEntry]:
     for forwarding_class in CLASSES:
         kind = rng.random()
         if kind < 0.35:
-            made.append(entries.deliver(forwarding_class, rng.choice(VRFS)))
+            made.append(_perhaps_translated(rng, entries.deliver(forwarding_class, rng.choice(VRFS))))
         elif kind < 0.95:
-            made.append(
-                entries.encapsulate(
-                    forwarding_class,
-                    rng.choice(POLICIES),
-                    rng.choice((1, 1, 2, 2, 3)),
-                    rng.choice(SIDS),
-                    dscp=rng.randrange(64),
-                    inner_mtu=rng.choice((0, 0, 39, 64, 96, 576, 1300)),
-                )
+            way = entries.encapsulate(
+                forwarding_class,
+                rng.choice(POLICIES),
+                rng.choice((1, 1, 2, 2, 3)),
+                rng.choice(SIDS),
+                dscp=rng.randrange(64),
+                inner_mtu=rng.choice((0, 0, 39, 64, 96, 576, 1300)),
             )
+            made.append(_perhaps_translated(rng, way))
+        made += _moves(rng, forwarding_class)
         if rng.random() < 0.2:
             made.append(entries.lease(forwarding_class, rng.choice((1, node.FAR_S))))
     for number in POLICIES:
@@ -192,6 +193,21 @@ def _ways(rng: random.Random) -> list[TableEntry]:
             hop, bits = rng.choice(HOPS), rng.choice((0, 16, 32, 48, 64, 80, 7))
             color = rng.randrange(1 << 13)
             made.append(entries.h_encaps(number, slot, node.EDGE, hop, containers, merge_bits=bits, color=color))
+    return made
+
+
+def _perhaps_translated(rng: random.Random, way: TableEntry) -> TableEntry:
+    return entries.translated(way) if rng.random() < 0.4 else way
+
+
+def _moves(rng: random.Random, forwarding_class: int) -> list[TableEntry]:
+    made = []
+    for side in ("source", "destination"):
+        for prefix in rng.sample(PREFIXES, 4):
+            network = ip_network(prefix)
+            least = {4: "10.3.0.0", 6: "2001:db8:3::"}[network.version]
+            to = ip_network((least, max(network.prefixlen, 8)), strict=False)
+            made.append(entries.move(side, forwarding_class, prefix, str(to)))
     return made
 
 

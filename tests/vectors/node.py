@@ -24,6 +24,7 @@ from vectors.entries import (
     link,
     live,
     local_sid,
+    move,
     policy,
     port_class,
     punt_frame,
@@ -31,6 +32,7 @@ from vectors.entries import (
     resolve,
     route,
     route_drop,
+    translated,
 )
 
 FABRIC, A, B, C, TUNNEL, TAGGED, UNUSED, FABRIC_2, TUNNEL_2, MUTE, SMALL = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
@@ -242,7 +244,7 @@ for number in range(1, 9):
 TABLES.append(live(1, 0b0010_0001))
 EXPIRED, LEASED, UNSTEERED, PATHLESS, DEAD, ELSEWHERE, HOPLESS, ISOLATED = 10, 11, 12, 13, 14, 15, 16, 17
 FULL, PUNTED, UNLIMITED, VLAN_HOP, NO_PORT, NEIGHBORLESS, UNDELIVERED, NARROW = 18, 19, 20, 21, 22, 23, 24, 25
-PORT_443, PORT_RANGES, MASKED, BY_SMALL = 26, 27, 28, 29
+PORT_443, PORT_RANGES, MASKED, BY_SMALL, TRANSLATED = 26, 27, 28, 29, 30
 _FIRST_HOPS = {
     EXPIRED: FABRIC,
     LEASED: FABRIC,
@@ -272,6 +274,11 @@ TABLES += [
     h_encaps(NARROW, 0, EDGE, FABRIC),
     encapsulate(100 + FULL, FULL, 1, SERVICE),
     h_encaps(FULL, 0, EDGE, FABRIC, [containers(6)[0]] * 3 + ["::"]),
+    translated(encapsulate(100 + TRANSLATED, 1, 1, SERVICE, dscp=DSCP, inner_mtu=INNER_MTU)),
+    move("source", 100 + TRANSLATED, "10.1.0.0/24", "10.65.7.0/24"),
+    move("source", 100 + TRANSLATED, "2001:db8:1::/64", "2001:db8:65:7::/64"),
+    move("destination", 100 + TRANSLATED, f"10.2.{TRANSLATED}.0/24", "10.1.0.0/24"),
+    move("destination", 100 + TRANSLATED, f"2001:db8:2:{TRANSLATED:x}::/64", "2001:db8:1::/64"),
 ]
 
 # TCP 443 to PORT_443 and its return by the agreement: a VRF that packets come out into, and are checked again
