@@ -164,7 +164,7 @@ class Frames:
 def _with_live(entry: OwnedEntry, live: int) -> OwnedEntry:
     if entry.action != "set_live" or entry.params != (("live", 3),):
         return entry
-    return msgspec.structs.replace(entry, params=(("live", live),))
+    return entry.replaced(params=(("live", live),))
 
 
 QUESTIONS = {

@@ -71,6 +71,7 @@ from controller.model.policy import Policy
 from controller.model.resource import Resource
 from controller.model.stitch import Stage, Stitch, expired
 from controller.reconcile.capacity_check import wanted
+from controller.reconcile.identifiers import loaded
 from controller.reconcile.state import SR_POLICIES, parts_at, sr_policy_parts
 from controller.reconcile.tables import named_sr_policies
 from controller.reconcile.transaction import Transaction
@@ -417,6 +418,7 @@ class Controller:
             for name in (in_force.keys() | claimed.keys()) - claims._doubted.keys():
                 assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
         self._check_sr_policies()
+        self._check_numbers()
         links, policies = self.state.inventory.links, self.state.sr_policies
         for name, awaited in self.state.awaiting.items():
             stitch = self.state.stitches.get(name)
@@ -443,6 +445,13 @@ class Controller:
             assert all(limit_us is None or path.latency_us <= limit_us for path in paths), policy
             if any(link in state.down for link in paths[0].links):
                 assert sr_policy(there, policy.id) is None, f"{name} stays cut"
+
+    def _check_numbers(self) -> None:
+        """What is in use is what somebody has."""
+        state = self.state
+        ids, taken = loaded(state.numbers, state.stitches.values(), state.sr_policies.values())
+        assert dict(state.ids) == ids
+        assert {counter: used for counter, used in state.taken.items() if used} == taken
 
     def _perform(self, effects: tuple[Effect, ...]) -> bool:
         """False: it crashed before all was done. What an adapter was told before a crash may still happen."""

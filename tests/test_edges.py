@@ -70,7 +70,7 @@ def test_second_candidate_path_is_apart_from_the_first(world: World) -> None:
     for node in world.nodes.values():
         for key, entry in node.entries.items():
             if entry.table == "path_liveness":
-                node.entries[key] = msgspec.structs.replace(entry, params=(("live", 2),))
+                node.entries[key] = entry.replaced(params=(("live", 2),))
     assert Walk(world).send("a1", echo(A1, B1)).path == ("e1", "t2", "e2")
     assert Walk(world).send("c1", echo(C1, A1)).path == ("e3", "t2", "e1")
 

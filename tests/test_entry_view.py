@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.views import entry_view, resource_view
 from tests.simulator import ORDER_PROCESSING, World
 
@@ -65,7 +65,7 @@ MATCHES = st.builds(
     mask=st.none() | st.sampled_from([1, 0xFFFF]),
 ) | st.builds(Match, field=st.sampled_from(FIELDS), value=NUMBERS, prefix_length=st.sampled_from([0, 96, 128]))
 ENTRIES = st.builds(
-    OwnedEntry,
+    owned_entry,
     table=st.sampled_from(["route", "steer"]),
     match=st.lists(MATCHES, max_size=3, unique_by=lambda match: match.field).map(
         lambda matches: tuple(sorted(matches, key=lambda match: match.field))
@@ -82,5 +82,7 @@ def test_names_differ_where_and_only_where_keys_do(first: OwnedEntry, other: Own
     name, again = (entry_view.entry_name("se1", entry) for entry in (first, other))
     assert (name == again) == same
     assert not set(name) & set(" ?#%&\"'\\$*()[]{}|<>;`!")
-    renamed = msgspec.structs.replace(first, action="encapsulate", owner="intents/x", params=(("sr_policy", 1),))
+    renamed = msgspec.structs.replace(
+        first.replaced(action="encapsulate", params=(("sr_policy", 1),)), owner="intents/x"
+    )
     assert entry_view.entry_name("se1", renamed) == name

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.node_entries import Delta, NodeEntries
 
 ENTRIES = st.builds(
-    lambda key, hop, owner: OwnedEntry(
+    lambda key, hop, owner: owned_entry(
         table="route",
         match=(Match(field="destination", value=key),),
         action="set_next_hop",

@@ -3,13 +3,12 @@
 import struct
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.osken import OSKEN, by_osken, osken, osken_numbers, serialized
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.openflow import TABLE
 from controller.southbound.codec import behaviour, key
 from controller.southbound.openflow import bulk, flows, messages
@@ -45,7 +44,7 @@ def entries(draw: st.DrawFn) -> OwnedEntry:
             ("source_mac", draw(bits(48))),
             ("destination_mac", draw(bits(48))),
         )
-    return OwnedEntry(
+    return owned_entry(
         table=TABLE,
         match=tuple(match),
         priority=draw(bits(16)),
@@ -72,7 +71,7 @@ def test_what_was_written_is_read_back_as_the_same(entry: OwnedEntry) -> None:
 
 def test_the_order_of_fields_is_that_in_which_they_are_read_back() -> None:
     match = tuple(Match(field=name, value=1) for name in ("in_port", "ipv6_src", "ipv6_dst", "ipv6_flabel"))
-    entry = flows.marked(OwnedEntry(table=TABLE, match=match, priority=1, action="drop", owner="nodes/s1"))
+    entry = flows.marked(owned_entry(table=TABLE, match=match, priority=1, action="drop", owner="nodes/s1"))
     assert flows.parse(flows.compose(entry)).key == key(entry)
 
 
@@ -202,7 +201,7 @@ def test_many_flow_mods_at_once_have_the_bytes_of_os_kens(several: list[OwnedEnt
 @pytest.mark.parametrize("place", [0, 1])
 def test_what_is_no_flow_entry_is_not_encoded(wrong: dict[str, Any], place: int) -> None:
     """Also where others of its shape are."""
-    right = OwnedEntry(
+    right = owned_entry(
         table=TABLE,
         match=(Match(field="in_port", value=1),),
         priority=1,
@@ -211,6 +210,6 @@ def test_what_is_no_flow_entry_is_not_encoded(wrong: dict[str, Any], place: int)
         owner="nodes/s1",
     )
     several = [right, right]
-    several[place] = msgspec.structs.replace(right, **wrong)
+    several[place] = right.replaced(**wrong)
     with pytest.raises(ValueError):
         bulk.encode([flows.marked(entry) for entry in several], 1)

@@ -18,7 +18,7 @@ from agents import AgentProcess, Bpffs
 from namespaces import Namespace, veth
 from waiting import LIMIT_S, until
 
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import NodeEntries, NodeState
 from controller.southbound.codec import Codec
@@ -246,7 +246,7 @@ GOOD = Gateway(port=3, ipv4="10.2.0.1", ipv6="")
 
 def steer(number: int, owner: str = OTHERS) -> OwnedEntry:
     match = (Match(field="forwarding_class", value=number),)
-    return OwnedEntry(table="steer", match=match, action="deliver", params=(("vrf", 9),), owner=owner)
+    return owned_entry(table="steer", match=match, action="deliver", params=(("vrf", 9),), owner=owner)
 
 
 @pytest.mark.parametrize("kind", TUNNELS)
@@ -314,7 +314,7 @@ async def test_a_gateway_that_cannot_be_hurts_only_itself(site: Site, kind: str)
 def entry(
     table: str, action: str, match: tuple[Match, ...], priority: int = 0, owner: str = INVALID, **params: int
 ) -> OwnedEntry:
-    return OwnedEntry(
+    return owned_entry(
         table=table, action=action, match=match, priority=priority, params=tuple(params.items()), owner=owner
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from controller.fulfillment.acl import ISOLATE_PRIORITY, PortClasses, Rule, port_classes, port_entries, used_ports
 from controller.fulfillment.meaning import Packet
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.intent import Ports
 from controller.southbound.codec import Behaviour, Key, Row, behaviour
 from controller.southbound.difference import Operation, batches, change_of, difference, index, numbers_of, stages
@@ -140,7 +140,7 @@ def strays(desired: dict[Key, OwnedEntry], present: dict[Key, OwnedEntry], asked
 def entrance(policy_class: int, vrf: int) -> OwnedEntry:
     match = (Match(field="ingress_port", value=policy_class), Match(field="vlan_id", value=0))
     params = (("vrf", vrf), ("policy_class", policy_class))
-    return OwnedEntry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
+    return owned_entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
 
 
 def compiled(chance: random.Random, sources: list[str], destinations: list[str]) -> dict[Key, OwnedEntry]:

@@ -23,7 +23,7 @@ from pipeline_tables import entries as table_entries
 from waiting import LIMIT_S, until
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.event import NodeDescribed, NodeRejected, NodeSynced, NodeUnreachable, SyncNode
 from controller.model.node_entries import Delta, NodeEntries, NodeState
 from controller.southbound import p4runtime
@@ -55,13 +55,13 @@ def route(prefix: str, next_hop: int, owner: str = OWNER, vrf: int = 0) -> Owned
         Match(field="vrf", value=vrf),
         Match(field="destination", value=address(where), prefix_length=int(length)),
     )
-    return OwnedEntry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
+    return owned_entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
 
 
 def next_hop(number: int, port: int = 1) -> OwnedEntry:
     params = (("port", port), ("source_mac", 0x020000000001), ("destination_mac", 0x020000000002), ("vlan", 0))
     match = (Match(field="next_hop", value=number),)
-    return OwnedEntry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
+    return owned_entry(table="next_hop", match=match, action="forward", params=params, owner="links/a-b")
 
 
 def permit(policy_class: int, forwarding_class: int, priority: int = 10, owner: str = OWNER) -> OwnedEntry:
@@ -70,20 +70,20 @@ def permit(policy_class: int, forwarding_class: int, priority: int = 10, owner: 
         Match(field="l4_class", value=0, mask=0xE),
     )
     params = (("forwarding_class", forwarding_class),)
-    return OwnedEntry(table="flow_policy", match=match, priority=priority, action="permit", params=params, owner=owner)
+    return owned_entry(table="flow_policy", match=match, priority=priority, action="permit", params=params, owner=owner)
 
 
 def port_class(first: int, last: int, number: int) -> OwnedEntry:
     match = (Match(field="protocol", value=6), Match(field="port", value=first, high=last))
     params = (("port_class", number),)
     table, action = "destination_port_class", "set_destination_port_class"
-    return OwnedEntry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
+    return owned_entry(table=table, match=match, priority=1, action=action, params=params, owner=OWNER)
 
 
 def attach(port: int, policy_class: int) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
     params = (("vrf", 3), ("policy_class", policy_class))
-    return OwnedEntry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
+    return owned_entry(table="attachment", match=match, action="attach", params=params, owner="networks/n")
 
 
 STATE = (
@@ -139,7 +139,7 @@ def as_entry(entry: TableEntry) -> OwnedEntry:
         Match(field=m.field, value=m.value, mask=m.mask, prefix_length=m.prefix_length, high=m.high)
         for m in entry.match
     )
-    return OwnedEntry(
+    return owned_entry(
         table=entry.table,
         match=match,
         priority=entry.priority,
@@ -262,7 +262,7 @@ async def test_random_states_follow_each_other(node: FakeNode, client: P4Runtime
         wanted = {key(entry): entry for entry in chance.sample(pool, chance.randrange(len(pool)))}
         for each in list(wanted.values()):
             if each.table == "route" and chance.random() < 0.5:
-                wanted[key(each)] = OwnedEntry(
+                wanted[key(each)] = owned_entry(
                     table="route", match=each.match, action="set_next_hop", params=(("next_hop", 9),), owner=OWNER
                 )
         await client.sync(tuple(wanted.values()))
@@ -368,7 +368,7 @@ async def test_a_refused_entry_is_named_with_its_owner_and_the_rest_is_written(
 
 
 async def test_an_entry_that_the_p4info_has_not_is_named(client: P4RuntimeClient) -> None:
-    wrong = OwnedEntry(table="route", match=(Match(field="colour", value=1),), action="set_next_hop", owner=OWNER)
+    wrong = owned_entry(table="route", match=(Match(field="colour", value=1),), action="set_next_hop", owner=OWNER)
     with pytest.raises(TargetRejected, match=r"'colour'.*owner intents/orders"):
         await client.sync((wrong,))
 

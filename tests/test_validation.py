@@ -212,7 +212,8 @@ def test_many_that_all_touch_each_other_are_judged_soon_and_told_briefly(
 def test_more_plans_than_a_node_has_numbers_for_are_unsatisfiable(world: World) -> None:
     told(world, WEB)
     world.run(2.0)
-    taken = max(int(name.split()[2]) for name in world.controllers["shop"].state.taken if " policy_class " in name)
+    numbers = world.controllers["shop"].state.taken
+    taken = max(used.bit_length() - 1 for counter, used in numbers.items() if counter.endswith(" policy_class"))
     world.resize("policy_class_counter", taken + 1)
     told(world, ALL)
     world.run(2.0)

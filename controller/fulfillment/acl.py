@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypedDict
 
 from controller.fulfillment.numbering import assign
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.intent import Ports, Value
 from dataplane.reasons import DropReason, L4Class
 
@@ -134,7 +134,7 @@ def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner
 
 def flow_entry(flow: tuple[int, int | None, int | None, L4], rule: Rule) -> OwnedEntry:
     """What becomes of packets of a policy class from one group to another."""
-    return OwnedEntry(
+    return owned_entry(
         table="flow_policy", match=_match(*flow), priority=rule.priority, owner=rule.owner, **_action(rule)
     )
 
@@ -147,7 +147,7 @@ def outcome(rule: Rule) -> tuple[object, ...]:
 def group_entry(vrf: int, side: str, prefix: tuple[int, int], number: int, owner: str) -> OwnedEntry:
     """`side`: source or destination."""
     value, length = prefix
-    return OwnedEntry(
+    return owned_entry(
         table=f"{side}_group",
         match=(Match(field="vrf", value=vrf), Match(field="address", value=value, prefix_length=length)),
         action=f"set_{side}_group",
@@ -210,7 +210,7 @@ def _as_reply(kind: L4Class) -> tuple[int, int]:
 
 
 def _port_entry(table: str, protocol: str, first: int, last: int, number: int, owner: str) -> OwnedEntry:
-    return OwnedEntry(
+    return owned_entry(
         table=table,
         match=(
             Match(field="protocol", value=_PROTOCOLS[protocol]),

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.openflow import PRIORITY, TABLE
 
 COLOR_MASK = 0x7FFC0
@@ -48,8 +48,8 @@ def node_entries(name: str) -> list[OwnedEntry]:
     owner = f"nodes/{name}"
     lldp = (Match(field="eth_type", value=numbering.ETHERTYPE_LLDP),)
     return [
-        OwnedEntry(table=TABLE, match=(), action="drop", owner=owner),
-        OwnedEntry(table=TABLE, match=lldp, priority=PRIORITY, action="punt", owner=owner),
+        owned_entry(table=TABLE, match=(), action="drop", owner=owner),
+        owned_entry(table=TABLE, match=lldp, priority=PRIORITY, action="punt", owner=owner),
     ]
 
 
@@ -75,7 +75,7 @@ def crossing_entries(
         )
         params = (("port", crossing.out_port), ("source_mac", own), ("destination_mac", other))
         of_node.append(
-            OwnedEntry(table=TABLE, match=match, priority=PRIORITY, action="forward", params=params, owner=owner)
+            owned_entry(table=TABLE, match=match, priority=PRIORITY, action="forward", params=params, owner=owner)
         )
     return {node: tuple(of_node) for node, of_node in entries.items()}
 

@@ -12,7 +12,7 @@ from controller.fulfillment.crossings import Crossing, color, crossings
 from controller.fulfillment.crossings import node_entries as switch_entries
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.p4_switch import port_mac
 from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
@@ -271,7 +271,7 @@ def _lldp_entry(ingress_class: int, owner: str) -> OwnedEntry:
         Match(field="ether_type", value=numbering.ETHERTYPE_LLDP, mask=0xFFFF),
     )
     params = (("reason", numbering.PUNT_LLDP),)
-    return OwnedEntry(table="punt_frame", match=match, priority=1, action="punt", params=params, owner=owner)
+    return owned_entry(table="punt_frame", match=match, priority=1, action="punt", params=params, owner=owner)
 
 
 def _undeclared(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> Iterator[tuple[str, OwnedEntry]]:
@@ -359,7 +359,7 @@ def tunnel_list(border_port: BorderPort) -> SegmentList:
 
 def attachment_entry(port: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="vlan_id", value=0))
-    return OwnedEntry(table="attachment", match=match, action=action, params=params, owner=owner)
+    return owned_entry(table="attachment", match=match, action=action, params=params, owner=owner)
 
 
 def local_sid_entry(
@@ -369,7 +369,7 @@ def local_sid_entry(
         Match(field="ingress_class", value=ingress_class),
         Match(field="destination", value=sid[0], prefix_length=sid[1]),
     )
-    return OwnedEntry(table="local_sid", match=match, action=action, params=params, owner=owner)
+    return owned_entry(table="local_sid", match=match, action=action, params=params, owner=owner)
 
 
 def route_entry(vrf: int, prefix: tuple[int, int], next_hop: int, owner: str) -> OwnedEntry:
@@ -377,19 +377,19 @@ def route_entry(vrf: int, prefix: tuple[int, int], next_hop: int, owner: str) ->
         Match(field="vrf", value=vrf),
         Match(field="destination", value=prefix[0], prefix_length=prefix[1]),
     )
-    return OwnedEntry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
+    return owned_entry(table="route", match=match, action="set_next_hop", params=(("next_hop", next_hop),), owner=owner)
 
 
 def resolve_entry(next_hop: int, port: int, mac: int, owner: str) -> OwnedEntry:
     params = (("port", port), ("source_mac", mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
-    return OwnedEntry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
+    return owned_entry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
 
 
 def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> OwnedEntry:
     params = (("port", port), ("source_mac", source_mac), ("destination_mac", destination_mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
-    return OwnedEntry(table="next_hop", match=match, action="forward", params=params, owner=owner)
+    return owned_entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
 
 
 def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> OwnedEntry:
@@ -400,7 +400,7 @@ def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None,
     """
     boottime_s = min(max(0, expires_s - boot_epoch_s), 2**32 - 1) if boot_epoch_s is not None else 0
     params = (("boottime_s", boottime_s),)
-    return OwnedEntry(
+    return owned_entry(
         table="lease",
         match=(Match(field="forwarding_class", value=forwarding_class),),
         action="expire_at",
@@ -432,7 +432,7 @@ def encapsulate_entry(
 
 def _steer_entry(forwarding_class: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> OwnedEntry:
     match = (Match(field="forwarding_class", value=forwarding_class),)
-    return OwnedEntry(table="steer", match=match, action=action, params=params, owner=owner)
+    return owned_entry(table="steer", match=match, action=action, params=params, owner=owner)
 
 
 def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> OwnedEntry:
@@ -444,7 +444,7 @@ def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int
 def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList], owner: str) -> tuple[OwnedEntry, ...]:
     """`source`: locator of the headend. `lists`: of the candidate paths, best first."""
     entries = [
-        OwnedEntry(
+        owned_entry(
             table="path_liveness",
             match=(Match(field="liveness_group", value=sr_policy),),
             action="set_live",
@@ -455,7 +455,7 @@ def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList],
     for index, segment_list in enumerate(lists):
         values = segment_list.containers.values
         entries.append(
-            OwnedEntry(
+            owned_entry(
                 table="sr_policy",
                 match=(
                     Match(field="sr_policy", value=sr_policy),

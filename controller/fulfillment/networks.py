@@ -21,7 +21,7 @@ from controller.fulfillment.fabric import (
 from controller.fulfillment.groups import Rank
 from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
 from controller.model.prefix_trie import Prefix
@@ -307,4 +307,4 @@ def _here(network: Network, node: str) -> list[Attachment]:
 
 def _admit(port: int, address: int, owner: str) -> OwnedEntry:
     match = (Match(field="ingress_port", value=port), Match(field="source", value=address, prefix_length=128))
-    return OwnedEntry(table="source_guard", match=match, action="admit", owner=owner)
+    return owned_entry(table="source_guard", match=match, action="admit", owner=owner)

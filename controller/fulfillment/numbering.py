@@ -17,9 +17,8 @@ edge), ingress class of what a neighbour's tunnel brings (1024 +), function of E
 
 import enum
 import ipaddress
-import itertools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 BORDER_CLASS = 1024
@@ -72,10 +71,23 @@ def first_and_last(kind: Kind, size: int) -> tuple[int, int]:
     return 1, min(size or 0x10000, 0x10000) - 1
 
 
-def next_free(first: int, last: int, after: int, is_taken: Callable[[int], bool]) -> int | None:
-    """The next one after the last given out, so that a number rests before it means something else."""
-    order = itertools.chain(range(max(first, after + 1), last + 1), range(first, min(after, last) + 1))
-    return next((number for number in order if not is_taken(number)), None)
+def is_shared(key: str) -> bool:
+    """Whether several plans may want the very same; all else is of one plan, or of one network at one edge."""
+    _, kind, what = key.split(" ", 2)
+    if kind == Kind.FORWARDING_CLASS:
+        return False
+    return kind in (Kind.VRF, Kind.SR_POLICY) or " border " in what
+
+
+def next_free(first: int, last: int, after: int, busy: int) -> int | None:
+    """The next one after the last given out, so that a number rests before it means something else. `busy`: those that
+    are not free, as bits."""
+    for low, high in ((max(first, after + 1), last), (first, min(after, last))):
+        free = ~busy >> low
+        number = low + (free & -free).bit_length() - 1  # the lowest bit that is set
+        if low <= number <= high:
+            return number
+    return None
 
 
 def sid(locator: int, function: int) -> int:

@@ -11,16 +11,12 @@ from typing import NamedTuple
 
 import immutables
 
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import Match, OwnedEntry, packed_key
 from controller.model.intent import Value
 from dataplane.host_api import HostState
 
-Key = tuple[str, tuple[Match, ...], int]
-"""What a table knows an entry by: table, match and priority (P4Runtime §9.1.1)."""
-
-
-def _key(entry: OwnedEntry) -> Key:
-    return entry.table, entry.match, entry.priority
+Asked = OwnedEntry | tuple[OwnedEntry, ...]
+"""Of one key; a tuple where several ask for it."""
 
 
 def _place(entry: OwnedEntry) -> str:
@@ -52,11 +48,10 @@ class Delta(Value, frozen=True, kw_only=True):
         return Delta(since=self.since, put=_flat(put_in_all.values()), gone=_flat(gone_in_all.values()))
 
 
-def _by_key(entries: Iterable[OwnedEntry]) -> dict[Key, tuple[OwnedEntry, ...]]:
-    entries_by_key: dict[Key, tuple[OwnedEntry, ...]] = {}
+def _by_key(entries: Iterable[OwnedEntry]) -> dict[bytes, tuple[OwnedEntry, ...]]:
+    entries_by_key: dict[bytes, tuple[OwnedEntry, ...]] = {}
     for entry in entries:
-        key = _key(entry)
-        entries_by_key[key] = (*entries_by_key.get(key, ()), entry)
+        entries_by_key[entry.key] = (*entries_by_key.get(entry.key, ()), entry)
     return entries_by_key
 
 
@@ -76,7 +71,7 @@ class NodeEntries:
     __slots__ = ("_asked", "_in_order")
 
     def __init__(self, asks: Iterable[OwnedEntry] = ()) -> None:
-        self._asked: immutables.Map[Key, tuple[OwnedEntry, ...]] = immutables.Map()
+        self._asked: immutables.Map[bytes, Asked] = immutables.Map()
         self._in_order: tuple[OwnedEntry, ...] | None = None
         """As it was gone through before."""
         self._asked = self.changed((), asks).entries._asked
@@ -84,26 +79,29 @@ class NodeEntries:
     def changed(self, without: Iterable[OwnedEntry], added: Iterable[OwnedEntry]) -> Changed:
         """`without`: what some owner asked for, and does not any more."""
         before, asked = self._asked, self._asked.mutate()
-        keys: dict[Key, None] = {}
+        others: dict[bytes, list[OwnedEntry]] = {}
+        """As they are asked for now, of the keys that this is about."""
         for entry in without:
-            key = _key(entry)
-            left = list(asked[key])
-            left.remove(entry)
-            asked[key] = tuple(left)
-            keys[key] = None
+            here = others.get(entry.key)
+            if here is None:
+                here = others[entry.key] = [*_all(asked[entry.key])]
+            here.remove(entry)
         for entry in added:
-            key = _key(entry)
-            asked[key] = (*asked.get(key, ()), entry)
-            keys[key] = None
+            here = others.get(entry.key)
+            if here is None:
+                here = others[entry.key] = [*_all(asked.get(entry.key, ()))]
+            here.append(entry)
         put: list[OwnedEntry] = []
         gone: list[OwnedEntry] = []
-        for key in keys:
-            here = asked[key]
-            old = before.get(key, ())
+        for key, here in others.items():
+            old = _all(before.get(key, ()))
             if not here:
-                del asked[key]
+                if old:
+                    del asked[key]
                 gone += _effective(old)[:1]
-            elif (wanted := _effective(here)) != _effective(old):
+                continue
+            asked[key] = here[0] if len(here) == 1 else tuple(here)
+            if (wanted := _effective(tuple(here))) != _effective(old):
                 put += wanted
         made = object.__new__(NodeEntries)
         made._asked, made._in_order = asked.finish(), None
@@ -111,18 +109,19 @@ class NodeEntries:
 
     def __iter__(self) -> Iterator[OwnedEntry]:
         if self._in_order is None:
-            self._in_order = _flat(map(_effective, sorted(self._asked.values(), key=lambda asked: _place(asked[0]))))
+            in_order = sorted(map(_all, self._asked.values()), key=lambda asked: _place(asked[0]))
+            self._in_order = _flat(map(_effective, in_order))
         return iter(self._in_order)
 
     def get(self, table: str, match: tuple[Match, ...], priority: int = 0) -> OwnedEntry | None:
         """The effective one."""
-        asked = self._asked.get((table, match, priority))
-        return _effective(asked)[0] if asked else None
+        asked = self._asked.get(packed_key(table, match, priority))
+        return _effective(_all(asked))[0] if asked is not None else None
 
     @property
     def asked(self) -> Iterator[OwnedEntry]:
         """What all owners ask for, in no order; the same may be asked for by several."""
-        return itertools.chain.from_iterable(self._asked.values())
+        return itertools.chain.from_iterable(map(_all, self._asked.values()))
 
     def __len__(self) -> int:
         return len(self._asked)  # by key: so many the node has
@@ -141,13 +140,16 @@ class NodeState(Value, frozen=True, kw_only=True):
     host: HostState = HostState()
 
 
+def _all(asked: Asked) -> tuple[OwnedEntry, ...]:
+    return asked if isinstance(asked, tuple) else (asked,)
+
+
 def _effective(asked: tuple[OwnedEntry, ...]) -> tuple[OwnedEntry, ...]:
     """That of the first by owner, and those of others who want something else."""
     if len(asked) < 2:
         return asked
     first, *others = sorted(asked, key=_by_owner)
-    does = first.action, first.params
-    return first, *(entry for entry in others if (entry.action, entry.params) != does)
+    return first, *(entry for entry in others if entry.does != first.does)
 
 
 def _by_owner(entry: OwnedEntry) -> tuple[object, ...]:

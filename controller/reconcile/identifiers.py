@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from controller.fulfillment import numbering, plan_ids
-from controller.fulfillment.numbering import Kind, first_and_last, next_free
+from controller.fulfillment.numbering import Kind, first_and_last, is_shared, next_free
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Session, Stitch
 
@@ -46,9 +46,9 @@ class Identifiers:
     """Lives for one step only."""
 
     def __init__(self, ids: Held, taken: Held, last: Held, rests: Held, size: Callable[[str, str], int]) -> None:
-        """`ids`: key -> number and how many want it. `taken`: NODE KIND NUMBER -> 1. `last`: NODE KIND -> the last one
-        given out. `rests`: NODE KIND NUMBER AWAY -> until when, for the sake of the node AWAY. `size`: of a node's
-        table or counter; 0: it has not said."""
+        """`ids`: of what several may want (`is_shared`), key -> number and how many want it. `taken`: NODE KIND -> the
+        numbers in use, as bits. `last`: NODE KIND -> the last one given out. `rests`: NODE KIND NUMBER AWAY -> until
+        when, for the sake of the node AWAY. `size`: of a node's table or counter; 0: it has not said."""
         self._ids, self._taken, self._last, self._rests, self._size = ids, taken, last, rests, size
 
     def hold(self, keys: Iterable[str], now_s: float) -> dict[str, int]:
@@ -65,22 +65,26 @@ class Identifiers:
     def adopt(self, ids: Mapping[str, int]) -> None:
         """These are so already."""
         for key, number in ids.items():
-            _, users = self._ids.get(key) or (number, 0)
-            self._put(key, number, users + 1)
+            self._want(key, number)
+            counter = _counter(key)
+            self._taken.put(counter, (self._taken.get(counter) or 0) | 1 << number)
 
-    def release(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            number, users = self._ids.get(key)
-            if users > 1:
-                self._ids.put(key, (number, users - 1))
-                continue
-            self._ids.drop(key)
-            self._taken.drop(_numbered(key, number))
+    def release(self, ids: Mapping[str, int]) -> None:
+        """As `hold` gave them."""
+        for key, number in ids.items():
+            if (known := self._ids.get(key)) is not None:
+                _, users = known
+                if users > 1:
+                    self._ids.put(key, (number, users - 1))
+                    continue
+                self._ids.drop(key)
+            counter = _counter(key)
+            self._taken.put(counter, self._taken.get(counter) & ~(1 << number))
 
     def rest(self, ids: Mapping[str, int], away: Iterable[str], until_s: int) -> None:
         for node in away:
             for key, number in ids.items():
-                self._rests.put(f"{_numbered(key, number)} {node}", until_s)
+                self._rests.put(f"{_counter(key)} {number} {node}", until_s)
 
     def rested(self, node: str) -> None:
         """It has all that it shall have, and nothing else."""
@@ -93,46 +97,50 @@ class Identifiers:
             number, users = known
             self._ids.put(key, (number, users + 1))
             return int(number)
-        node, name, _ = key.split(" ", 2)
+        counter = _counter(key)
+        node, _, name = counter.partition(" ")
         kind = Kind(name)
         first, last = first_and_last(kind, self._size(node, numbering.SIZED_BY[kind]))
-        resting = {
-            name.rpartition(" ")[0]
-            for name, until_s in self._rests.all.items()
-            if now_s < until_s and name.startswith(f"{node} {kind} ")
-        }
-        counter = f"{node} {kind}"
-
-        def is_taken(number: int) -> bool:
-            name = f"{counter} {number}"
-            return self._taken.get(name) is not None or name in resting
-
-        number = next_free(first, last, self._last.get(counter) or 0, is_taken)
-        if number is None:
+        free = next_free(first, last, self._last.get(counter) or 0, self._busy(counter, now_s))
+        if free is None:
             raise NoNumber(node, kind, last - first + 1)
-        self._last.put(counter, number)
-        self._put(key, number, 1)
-        return number
+        self._last.put(counter, free)
+        self._taken.put(counter, (self._taken.get(counter) or 0) | 1 << free)
+        self._want(key, free)
+        return free
 
-    def _put(self, key: str, number: int, users: int) -> None:
-        self._ids.put(key, (number, users))
-        self._taken.put(_numbered(key, number), 1)
+    def _want(self, key: str, number: int) -> None:
+        if is_shared(key):
+            _, users = self._ids.get(key) or (number, 0)
+            self._ids.put(key, (number, users + 1))
+
+    def _busy(self, counter: str, now_s: float) -> int:
+        """Numbers in use or resting, as bits."""
+        busy: int = self._taken.get(counter) or 0
+        for name, until_s in self._rests.all.items():
+            if now_s < until_s and name.startswith(f"{counter} "):
+                busy |= 1 << int(name.split(" ")[2])
+        return busy
 
 
-def _numbered(key: str, number: int) -> str:
+def _counter(key: str) -> str:
+    """NODE KIND."""
     node, kind, _ = key.split(" ", 2)
-    return f"{node} {kind} {number}"
+    return f"{node} {kind}"
 
 
 def loaded(
     networks: Mapping[str, int], stitches: Iterable[Stitch], sr_policies: Iterable[SrPolicy]
 ) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """What is in use: numbers and their users by key, and which numbers are taken."""
+    """What is in use, as `Identifiers` has it: numbers and their users by key, and which numbers are taken."""
     ids: dict[str, tuple[int, int]] = {}
+    taken: dict[str, set[int]] = {}
     for numbers in (networks, *(stitch.ids for stitch in stitches), *map(sr_policy_numbers, sr_policies)):
         for key, number in numbers.items():
-            ids[key] = number, ids.get(key, (number, 0))[1] + 1
-    return ids, {_numbered(key, number): 1 for key, (number, _) in ids.items()}
+            if is_shared(key):
+                ids[key] = number, ids.get(key, (number, 0))[1] + 1
+            taken.setdefault(_counter(key), set()).add(number)
+    return ids, {counter: sum(1 << number for number in used) for counter, used in taken.items()}
 
 
 def sr_policy_numbers(policy: SrPolicy) -> dict[str, int]:

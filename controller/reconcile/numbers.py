@@ -19,7 +19,7 @@ def number_networks(transaction: Transaction) -> None:
         if name.split("/")[0] == transaction.own
         for key in network_keys(network)
     }
-    gone = [key for key in transaction.numbers.all if key not in wanted]
+    gone = {key: number for key, number in transaction.numbers.all.items() if key not in wanted}
     transaction.identifiers.release(gone)
     for key in gone:
         transaction.numbers.drop(key)

@@ -223,7 +223,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Agreement -> name of its stitch."""
     ids: PersistentMap[tuple[int, int]] = PersistentMap()
     taken: PersistentMap[int] = PersistentMap()
-    """All numbers that are in use, as `Identifiers` has them."""
+    """The numbers that are in use, as `Identifiers` has them."""
     nodes: dict[str, NodeStanding] = msgspec.field(default_factory=dict)
     retries: PersistentMap[Retry] = PersistentMap(due=Retry.due_s)
     peers: dict[str, PeerMet] = msgspec.field(default_factory=dict)

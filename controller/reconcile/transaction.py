@@ -336,7 +336,7 @@ class Transaction:
         if ids.keys() == set(keys):
             return msgspec.structs.replace(stitch, ids=ids)
         new = self.identifiers.hold((key for key in keys if key not in ids), self.now_s)
-        self.identifiers.release(ids.keys() - set(keys))
+        self.identifiers.release({key: ids[key] for key in ids.keys() - set(keys)})
         return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else ids[key] for key in keys})
 
     def drop_stitch(self, stitch: Stitch) -> None:

@@ -189,9 +189,7 @@ def _renumbered(
 ) -> OwnedEntry:
     if entry.table in _SPACES:
         ((name, number),) = entry.params
-        return msgspec.structs.replace(
-            entry, params=((name, instead.get((_space(entry.table, each, vrfs), number), number)),)
-        )
+        return entry.replaced(params=((name, instead.get((_space(entry.table, each, vrfs), number), number)),))
     if entry.table == _POLICY and entry.match[0].value in vrfs:
         fields = [
             msgspec.structs.replace(
@@ -201,5 +199,5 @@ def _renumbered(
             else field
             for field in entry.match
         ]
-        return msgspec.structs.replace(entry, match=tuple(fields))
+        return entry.replaced(match=tuple(fields))
     return entry

@@ -45,20 +45,21 @@ class _Template(NamedTuple):
 def encode(entries: Sequence[OwnedEntry], first_xid: int) -> bytes:
     """Flow-mods that add these, which are marked (`flows.marked`), with the xids that follow `first_xid` in their
     order; they may lie in another. Raises ValueError where one is no flow entry."""
+    matches = [entry.match for entry in entries]
     alike: dict[Shape, list[int]] = {}
     for place, entry in enumerate(entries):
-        alike.setdefault((entry.table, entry.action, len(entry.match)), []).append(place)
+        alike.setdefault((entry.table, entry.action, len(matches[place])), []).append(place)
     lines: list[bytes] = []
     for places in alike.values():
-        columns = list(zip(*[entries[place].match for place in places], strict=True))
+        columns = list(zip(*[matches[place] for place in places], strict=True))
         if all(map(_is_uniform, columns)):
             lines.append(_encoded([entries[place] for place in places], columns, places, first_xid))
             continue
         shapes: dict[Shape, list[int]] = {}
         for place in places:
-            shapes.setdefault(tuple(map(_SHAPE, entries[place].match)), []).append(place)
+            shapes.setdefault(tuple(map(_SHAPE, matches[place])), []).append(place)
         for same in shapes.values():
-            columns = list(zip(*[entries[place].match for place in same], strict=True))
+            columns = list(zip(*[matches[place] for place in same], strict=True))
             lines.append(_encoded([entries[place] for place in same], columns, same, first_xid))
     return b"".join(lines)
 
@@ -119,21 +120,21 @@ def _made(entry: OwnedEntry) -> _Template:
     def with_field(place: int) -> Callable[[int], bytes]:
         def write(value: int) -> bytes:
             field = msgspec.structs.replace(fields[place], value=value)
-            return _written(msgspec.structs.replace(entry, match=(*fields[:place], field, *fields[place + 1 :])))
+            return _written(entry.replaced(match=(*fields[:place], field, *fields[place + 1 :])))
 
         return write
 
     def with_param(place: int) -> Callable[[int], bytes]:
         def write(value: int) -> bytes:
             new = (*params[:place], (params[place][0], value), *params[place + 1 :])
-            return _written(msgspec.structs.replace(entry, params=new))
+            return _written(entry.replaced(params=new))
 
         return write
 
     return _Template(
         octets=_written(entry),
         xid=_span(lambda value: messages.flow_mod(value, messages.ADD, compose(entry))),
-        priority=_span(lambda value: _written(msgspec.structs.replace(entry, priority=value))),
+        priority=_span(lambda value: _written(entry.replaced(priority=value))),
         match=tuple(_span(with_field(place)) for place in range(len(fields))),
         params=tuple(_span(with_param(place)) for place in range(len(params))),
     )

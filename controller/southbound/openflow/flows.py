@@ -14,8 +14,6 @@ import hashlib
 import struct
 from functools import lru_cache
 
-import msgspec
-
 from controller.model.entry import Match, OwnedEntry
 from controller.model.openflow import TABLE
 from controller.southbound.codec import Behaviour, Key, Row
@@ -52,7 +50,7 @@ def cookie(owner: str) -> int:
 
 def marked(entry: OwnedEntry) -> OwnedEntry:
     """With its owner's cookie among its parameters: what a switch is compared with."""
-    return msgspec.structs.replace(entry, params=(*entry.params, (_COOKIE, cookie(entry.owner))))
+    return entry.replaced(params=(*entry.params, (_COOKIE, cookie(entry.owner))))
 
 
 def compose(entry: OwnedEntry) -> Flow:
