@@ -26,6 +26,7 @@ CHANGES_BY_ITSELF: Mapping[str, frozenset[str]] = {
     "agreements": frozenset({"expires_in_s"}),
     "tunnels": frozenset({"received_bytes", "sent_bytes", "latest_handshake_s"}),
     "intents": frozenset({"measured"}),
+    "paths": frozenset({"measured"}),
     "links": frozenset({"measured", "said"}),  # what of it counts and what differs are fields of their own
 }
 """Fields of a status that no revision follows."""

@@ -120,7 +120,7 @@ ROWS = [
     Row("POST", "/v1/intents/{name:path}/renew", "/v1/intents/leased/renew", ".--.-.", before=[leased()]),
     Row("POST", "/v1/policy/reload", "/v1/policy/reload?dry_run=true", ".-----"),
     *kinds("......", "intents", "events", "agreements", "entries", "networks", "services"),
-    *kinds("..----", "nodes", "links", "domains", "rules", "tunnels", "plugins", "policies"),
+    *kinds("..----", "nodes", "links", "paths", "domains", "rules", "tunnels", "plugins", "policies"),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", "....-."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/zebra", "..--.."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/networks/shop/customer-x", "....-."),

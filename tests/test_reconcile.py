@@ -325,7 +325,8 @@ def test_delete_is_answered_before_the_nodes_are(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries"]
+    "kind",
+    ["intents", "networks", "services", "nodes", "links", "paths", "domains", "agreements", "tunnels", "entries"],
 )
 def test_every_kind_can_be_seen(world: World, kind: str) -> None:
     world.apply("shop", ORDER_PROCESSING)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from controller.cli.errors import InputInvalid
 
 KINDS = (
-    "intents", "networks", "services", "nodes", "links", "domains", "rules", "agreements", "tunnels", "entries",
-    "flows", "drops", "events", "plugins", "policies", "tokens",
+    "intents", "networks", "services", "nodes", "links", "paths", "domains", "rules", "agreements", "tunnels",
+    "entries", "flows", "drops", "events", "plugins", "policies", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
@@ -165,6 +165,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("OWNER", "status.owner"),
         ("REASON", "status.reason"),
         wide=(("REVISION", "spec.revision"), ("ENCRYPTION", "spec.encryption"), ("LATENCY US", "status.latency_us")),
+    ),
+    "paths": _columns(
+        ("HEADEND", "spec.headend"),
+        ("ENDPOINT", "spec.endpoint"),
+        ("REQUIRE", "spec.require"),
+        ("PATHS", "status.nodes"),
+        ("OWNERS", "status.owners"),
+        wide=(("MEASURED", "status.measured"), ("AROUND", "status.around"), ("WAITING FOR", "status.waiting_for")),
     ),
     "tunnels": _columns(
         ("UP", "status.up"),

@@ -23,6 +23,7 @@ from controller.model.discovery import PathMeasurement
 from controller.model.intent import Encryption, Phase
 from controller.model.requirements import Connection, Requirements
 from controller.model.selection import Selection
+from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Stage, Standing, Stitch, expired
 from controller.readiness import lacking, too_small_for_ipv6
 from controller.reconcile.link_state import cut
@@ -457,7 +458,7 @@ def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
             "segments": [list(segments.segments) for segments in (*lists, *last)],
             "containers": [list(segments.containers) for segments in (*lists, *last)],
         }
-        | ({"measured": [_shown(measurement) for measurement in measured]} if measured else {})
+        | ({"measured": [shown_measurement(measurement) for measurement in measured]} if measured else {})
         for path, lists, measured in triples
     ]
 
@@ -468,11 +469,14 @@ def measured_paths(state: State, stitch: Stitch) -> list[tuple[PathMeasurement, 
 
 
 def _measured(state: State, stretch: Stretch) -> tuple[PathMeasurement, ...]:
-    standing = state.nodes.get(stretch.head)
-    if standing is None or not stretch.crosses:
-        return ()
-    group = state.sr_policies[stretch.id.name].number_at(stretch.head)
-    here = (measurement for measurement in standing.measured_paths if measurement.liveness_group == group)
+    return path_measurements(state, state.sr_policies[stretch.id.name], stretch.head) if stretch.crosses else ()
+
+
+def path_measurements(state: State, policy: SrPolicy, headend: str) -> tuple[PathMeasurement, ...]:
+    """What the probes of one of its ends say of its candidate paths, best first."""
+    standing = state.nodes.get(headend)
+    measured = standing.measured_paths if standing is not None else ()
+    here = (measurement for measurement in measured if measurement.liveness_group == policy.number_at(headend))
     return tuple(sorted(here, key=lambda measurement: measurement.slot))
 
 
@@ -497,7 +501,7 @@ def _measured_whole(state: State, stitches: list[Stitch]) -> dict[str, float]:
     }
 
 
-def _shown(measurement: PathMeasurement) -> dict[str, Any]:
+def shown_measurement(measurement: PathMeasurement) -> dict[str, Any]:
     shown: dict[str, Any] = {"alive": measurement.is_alive, "loss_percent": measurement.loss_percent}
     if measurement.delay_us:
         shown |= {"latency_ms": measurement.delay_us / 1000, "jitter_ms": measurement.jitter_us / 1000}
