@@ -196,6 +196,47 @@ def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) ->
         assert not reaches(active, host, address), (host, address)
 
 
+def test_an_intent_that_names_only_a_capability_finds_who_has_it_and_the_next_when_the_way_is_cut(
+    record: LabRecord, tmp_path: Path
+) -> None:
+    """Nothing of insight is typed in at the shop: that it has analytics is what insight advertises."""
+    who, needs = "shop/customer-x app=order-processing", "latency <= 20ms, encryption wireguard"
+    described = f"allow any service with capability analytics, trust >= partner icmp from {who}; require {needs}"
+    stitch("intent", described, "--name", "any", "--tenant", "customer-x", "--wait", "300")
+    assert reached() == {"insight/analytics/analytics-y": ["10.2.0.10", "2001:db8:2::10"]}
+    wait_for(lambda: reaches(record, "cx1", ANALYTICS), "cx1 reaches ay1")
+    spare = next(network for network in get("networks") if network["metadata"]["name"] == "shop/firewall")
+    network = {name: spare[name] for name in ("apiVersion", "kind", "metadata", "spec")}
+    able = {**network, "spec": {**network["spec"], "capabilities": ["analytics"], "tenants": ["customer-x"]}}
+    service = {
+        "apiVersion": "netstitch/v1",
+        "kind": "Service",
+        "metadata": {"name": "shop/firewall/spare"},
+        "spec": {"addresses": ["10.1.9.2"], "ports": ["icmp"]},
+    }
+    (tmp_path / "spare.json").write_text(json.dumps([able, service]))
+    stitch("apply", "-f", str(tmp_path / "spare.json"))
+    assert "shop/firewall/spare: " in stitch("explain", "intent/any")
+    stitch("lab", "link", "sg1", "t1", "down")
+    wait_for(lambda: reaches(record, "cx1", "10.1.9.2"), "cx1 reaches the spare one")
+    assert reached() == {"shop/firewall/spare": ["10.1.9.2"]} and not reaches(record, "cx1", ANALYTICS)
+    stitch("lab", "link", "sg1", "t1", "up")
+    stitch("delete", "service/shop/firewall/spare")
+    wait_for(lambda: reaches(record, "cx1", ANALYTICS), "cx1 reaches ay1 again")
+    assert not reaches(record, "cx1", "10.1.9.2")
+    stitch("delete", "intent/any")
+    (tmp_path / "spare.json").write_text(json.dumps([network]))
+    stitch("apply", "-f", str(tmp_path / "spare.json"))
+
+
+def reached() -> dict[str, list[str]]:
+    """Services that the intent `any` leads to, and under which addresses."""
+    services: dict[str, list[str]] = {}
+    for endpoint in json.loads(stitch("get", "intents", "any", "-o", "json"))["status"]["endpoints"]:
+        services.setdefault(endpoint["service"], []).append(endpoint["address"])
+    return services
+
+
 def test_what_passes_is_seen_a_second_later_at_both_ends(active: LabRecord) -> None:
     command = [str(STITCH), "--lab", NAME, "--domain", "shop", "flows", "--watch", "-o", "json"]
     seen: dict[str, dict[str, Any]] = {}

@@ -270,11 +270,10 @@ class Transaction:
     def graph_of(self, inventory: Inventory) -> Graph:
         """The same as `graph`, of what is to be known."""
         now = self.graph
-        return (
-            now
-            if inventory is now.inventory
-            else msgspec.structs.replace(graph(inventory, self.own, now.down, now, self.losses.all), routes=now.routes)
-        )
+        if inventory is now.inventory:
+            return now
+        made = graph(inventory, self.own, now.down, now, now.losses, now.stubs)
+        return msgspec.structs.replace(made, routes=now.routes)
 
     @property
     def inventory_changed(self) -> bool:
