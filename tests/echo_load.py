@@ -1,4 +1,4 @@
-"""Echo requests at a steady rate: `EchoLoad`, and the program that it runs, `python echo_load.py ADDRESS RATE`.
+"""Echo requests at a steady rate: `EchoLoad`, and the program that it runs, `python echo_load.py ADDRESS RATE TAIL_S`.
 
 For each line of its input, a number, the program prints `answered` as soon as so many requests that it sent since were
 answered, and when its input ends, `sent received`. On a machine that is too busy for the rate there are fewer, not many
@@ -23,9 +23,11 @@ BEHIND_S = 0.01
 
 
 class EchoLoad:
-    def __init__(self, command: Callable[..., list[str]], address: str, rate: int = 1000) -> None:
+    def __init__(
+        self, command: Callable[..., list[str]], address: str, rate: int = 1000, tail_s: float = TAIL_S
+    ) -> None:
         """`command` puts a program, with its arguments, where it shall run."""
-        program = command(sys.executable, __file__, address, str(rate))
+        program = command(sys.executable, __file__, address, str(rate), str(tail_s))
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def answered(self, count: int = 100) -> None:
@@ -65,7 +67,7 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def run(address: str, rate: int) -> tuple[int, int]:
+def run(address: str, rate: int, tail_s: float) -> tuple[int, int]:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         link.settimeout(0.1)
@@ -105,7 +107,7 @@ def run(address: str, rate: int) -> tuple[int, int]:
             echo = struct.pack("!BBHHHI", 8, 0, 0, IDENTIFIER, number & 0xFFFF, number)
             echo = echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]
             link.sendto(echo, (address, 0))
-        late_s = time.monotonic() + TAIL_S
+        late_s = time.monotonic() + tail_s
         while len(answered) < total and time.monotonic() < late_s:
             time.sleep(0.02)
         done.set()
@@ -114,4 +116,4 @@ def run(address: str, rate: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    print(*run(sys.argv[1], int(sys.argv[2])))
+    print(*run(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

@@ -416,9 +416,18 @@ static void sleep_until(const struct prober *prober, uint64_t until_ns)
 	ppoll(&woken, 1, &left, NULL);
 }
 
+/* Else a busy machine would be taken for a dead path. Where it is not allowed this thread is as all are. */
+static void come_first(void)
+{
+	struct sched_param first = {.sched_priority = 1};
+
+	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
+}
+
 /* Until `stop` is set. */
 VISIBLE void prober_watch(struct prober *prober)
 {
+	come_first();
 	while (!__atomic_load_n(&prober->stop, __ATOMIC_ACQUIRE)) {
 		bool is_idle = __atomic_load_n(&prober->is_idle, __ATOMIC_RELAXED);
 
@@ -431,11 +440,9 @@ VISIBLE void prober_watch(struct prober *prober)
 VISIBLE void prober_run(struct prober *prober)
 {
 	uint64_t at_ns = clock_ns(CLOCK_MONOTONIC);
-	struct sched_param first = {.sched_priority = 1};
 	struct sha256 keyed[2];
 
-	/* Else a busy machine would be taken for a dead path. Where it is not allowed it is as all threads are. */
-	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
+	come_first();
 	start_hmac(prober->key, &keyed[0], &keyed[1]);
 	while (!__atomic_load_n(&prober->stop, __ATOMIC_ACQUIRE)) {
 		uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), until_ns, sleep_ns;
