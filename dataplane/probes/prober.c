@@ -2,11 +2,12 @@
  * Sends a node's probes and judges what comes back. One thread; it is handed everything by prober.py, and computes and
  * remembers an HMAC for each probe, so that XDP (ebpf/probe.h) only compares. Another thread looks at carriers.
  *
- *   alive ── three in a row (of a link: eight) have not come back in time, or the port has no carrier ──▶ dead
+ *   alive ── three in a row (of a link: twelve) have not come back in time, or the port has no carrier ──▶ dead
  *   dead  ── all have come back for as long as it was put on hold, and the port has a carrier ──▶ alive
  *
- * In time: within what the ones before took and their deviation (RFC 6298). A path that keeps failing is put on hold ever
- * longer. The bit of a dead candidate path is set in `path_dead`, where XDP looks before it encapsulates.
+ * In time: within what the ones before took and their deviation (RFC 6298). One that comes later shows that the path is
+ * alive, and slower than it was: what is late does not count as missed any more, and what follows has more time. A path
+ * that keeps failing is put on hold ever longer. The bit of a dead candidate path is set in `path_dead`, where XDP looks before it encapsulates.
  *
  * XDP notes there which SR Policies it has sent by. Paths that carried nothing for USED_NS are probed each IDLE_NS at most,
  * and where that is true of all of them both threads sleep longer.
@@ -31,7 +32,8 @@
 #define VISIBLE       __attribute__((visibility("default")))
 #define REMEMBERED    64 /* PROBES_REMEMBERED of ebpf/tables.h */
 #define MISSED_MAX    3
-#define MISSED_LINK   8 /* a link: its paths are left before, and to find others costs more */
+#define MISSED_LINK   12         /* a link: its paths are left before, and to find others costs more */
+#define LATE_NS       (100 * MS) /* a sender that wakes up so much too late */
 #define BURST         64
 #define FRAME_MAX     320
 #define SAMPLES       256
@@ -60,11 +62,18 @@ int SHA256_Init(struct sha256 *);
 int SHA256_Update(struct sha256 *, const void *, size_t);
 int SHA256_Final(unsigned char *, struct sha256 *);
 
+enum standing {
+	NOT_SENT,
+	SENT,
+	OVERDUE,
+	COUNTED
+};
+
 /* struct probe_sent of ebpf/probe.h */
 struct sent {
 	uint64_t sent_ns, received_ns;
 	uint8_t hmac[16];
-	uint32_t sequence, is_sent;
+	uint32_t sequence, is_sent; /* enum standing */
 };
 _Static_assert(sizeof(struct sent) == 40, "probe_sent");
 
@@ -85,7 +94,7 @@ struct target {
 	uint64_t next_ns, used_ns, alive_since_ns, good_since_ns;
 	uint64_t rtt_ns, deviation_ns;
 	uint32_t sequence, judged; /* the next to be sent, to be judged */
-	uint32_t missed, holds;
+	uint32_t missed, overdue, holds;
 	uint32_t is_dead, no_carrier;
 	uint64_t sent, lost;
 	uint32_t samples; /* so many came back; of the last ones how long they took */
@@ -98,9 +107,9 @@ struct prober {
 	struct sent *probes; /* BPF map probe: REMEMBERED for each SSID */
 	struct path *paths;  /* BPF map path_dead */
 	int32_t socket, control;
-	int32_t woken;    /* an eventfd: readable once `stop` is set */
-	uint32_t is_idle; /* nothing was sent by the paths lately */
-	uint64_t random;
+	int32_t woken;            /* an eventfd: readable once `stop` is set */
+	uint32_t is_idle;         /* nothing was sent by the paths lately */
+	uint64_t random, late_ns; /* when this thread last woke up far too late */
 	uint8_t key[32];
 	char interfaces[512][IFNAMSIZ]; /* by port */
 };
@@ -190,6 +199,10 @@ static void write_probe(struct prober *prober, struct target *target, const stru
 	struct sent *sent = remembered(prober, target, target->sequence);
 	uint16_t sum;
 
+	if (sent->is_sent == OVERDUE) { /* it is not waited for any more */
+		target->overdue--;
+		target->lost++;
+	}
 	put32(stamp, target->sequence);
 	put32(stamp + 16, (uint32_t)(real_ns / SECOND + NTP_EPOCH));
 	put32(stamp + 20, (uint32_t)(((real_ns % SECOND) << 32) / SECOND));
@@ -197,12 +210,12 @@ static void write_probe(struct prober *prober, struct target *target, const stru
 	sum = checksum(target->checksum_base, stamp, STAMP_BYTES);
 	stamp[-2] = sum >> 8;
 	stamp[-1] = sum;
-	__atomic_store_n(&sent->is_sent, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&sent->is_sent, NOT_SENT, __ATOMIC_RELEASE);
 	sent->sent_ns = now_ns;
 	sent->received_ns = 0;
 	memcpy(sent->hmac, stamp + STAMP_SIGNED, sizeof(sent->hmac));
 	sent->sequence = target->sequence;
-	__atomic_store_n(&sent->is_sent, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&sent->is_sent, SENT, __ATOMIC_RELEASE);
 	target->sequence++;
 	target->sent++;
 }
@@ -330,6 +343,24 @@ static void take_sample(struct target *target, uint64_t rtt_ns)
 	__atomic_store_n(&target->samples, target->samples + 1, __ATOMIC_RELEASE);
 }
 
+/* What has come back after its time. */
+static void take_late(struct prober *prober, struct target *target, uint64_t now_ns)
+{
+	for (uint32_t age = REMEMBERED; target->overdue && age; age--) {
+		struct sent *sent = remembered(prober, target, target->judged - age);
+		uint64_t received_ns = __atomic_load_n(&sent->received_ns, __ATOMIC_ACQUIRE);
+
+		if (sent->is_sent != OVERDUE || sent->sequence != target->judged - age || !received_ns)
+			continue;
+		take_sample(target, received_ns - sent->sent_ns);
+		sent->is_sent = COUNTED;
+		target->overdue--;
+		target->missed = 0;
+		if (!target->good_since_ns)
+			target->good_since_ns = now_ns;
+	}
+}
+
 static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 {
 	uint64_t timeout = 4 * target->deviation_ns, pace = pace_ns(target, now_ns), least = pace / 4;
@@ -343,8 +374,9 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 	if (timeout < TIMEOUT_LEAST)
 		timeout = TIMEOUT_LEAST;
 	timeout = target->samples ? timeout + target->rtt_ns : TIMEOUT_FIRST;
+	take_late(prober, target, now_ns);
 	while (target->judged != target->sequence) {
-		const struct sent *sent = remembered(prober, target, target->judged);
+		struct sent *sent = remembered(prober, target, target->judged);
 		uint64_t received_ns = __atomic_load_n(&sent->received_ns, __ATOMIC_ACQUIRE);
 
 		if (received_ns) {
@@ -353,7 +385,8 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 			if (!target->good_since_ns)
 				target->good_since_ns = now_ns;
 		} else if (now_ns - sent->sent_ns > timeout || target->sequence - target->judged == REMEMBERED) {
-			target->lost++;
+			sent->is_sent = OVERDUE;
+			target->overdue++;
 			target->missed++;
 			target->good_since_ns = 0;
 		} else {
@@ -363,6 +396,9 @@ static void judge(struct prober *prober, struct target *target, uint64_t now_ns)
 	}
 	if (target->no_carrier)
 		target->good_since_ns = 0;
+	/* Who has hardly run has learnt nothing about any single link. */
+	if (target->slot == NO_SLOT && now_ns - prober->late_ns < MISSED_LINK * target->interval_ns)
+		target->missed = 0;
 	if (target->no_carrier || target->missed >= missed_max)
 		die(target, now_ns);
 	else if (target->is_dead && target->good_since_ns &&
@@ -447,6 +483,8 @@ VISIBLE void prober_run(struct prober *prober)
 	while (!__atomic_load_n(&prober->stop, __ATOMIC_ACQUIRE)) {
 		uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), until_ns, sleep_ns;
 
+		if (now_ns > at_ns + LATE_NS)
+			prober->late_ns = now_ns;
 		look_at_traffic(prober, now_ns);
 		send_due(prober, keyed, now_ns);
 		for (uint32_t i = 0; i < prober->count; i++)

@@ -68,6 +68,7 @@ class _Target(ctypes.Structure):
         ("sequence", ctypes.c_uint32),
         ("judged", ctypes.c_uint32),
         ("missed", ctypes.c_uint32),
+        ("overdue", ctypes.c_uint32),
         ("holds", ctypes.c_uint32),
         ("is_dead", ctypes.c_uint32),
         ("no_carrier", ctypes.c_uint32),
@@ -92,6 +93,7 @@ class _Prober(ctypes.Structure):
         ("woken", ctypes.c_int32),
         ("is_idle", ctypes.c_uint32),
         ("random", ctypes.c_uint64),
+        ("late_ns", ctypes.c_uint64),
         ("key", ctypes.c_uint8 * 32),
         ("interfaces", ctypes.c_char * 16 * 512),
     )
