@@ -24,6 +24,7 @@ from controller.model.event import (
     NodeUnreachable,
     PeerMet,
     Renew,
+    SetDrain,
 )
 from controller.model.intent import Value
 
@@ -110,7 +111,7 @@ def _digest(event: Event | str) -> str:
     match event:
         case Apply():
             event = msgspec.structs.replace(event, request_id="", revision=0)
-        case Delete() | Renew() | EndAgreement() | LoadPolicy():
+        case Delete() | Renew() | SetDrain() | EndAgreement() | LoadPolicy():
             event = msgspec.structs.replace(event, request_id="")
     try:
         content = msgspec.json.encode(event)

@@ -11,7 +11,7 @@ import immutables
 import msgspec
 
 from controller.language.manifest import PLURALS
-from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply
+from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply, SetDrain
 from controller.model.happening import RECORD, Happening
 from controller.model.intent import Phase
 from controller.model.persistent import PersistentMap
@@ -24,7 +24,7 @@ from controller.views.intent_status import intent_phase
 from dataplane.decoding import from_json
 
 KEPT = 5_000
-_DONE = ("created", "changed", "withdrawn", "deleted", "renewed")
+_DONE = ("created", "changed", "withdrawn", "deleted", "renewed", "drained", "undrained")
 _TOLD_OTHERWISE = frozenset({
     "intent_accepted", "intent_changed", "intent_withdrawn", "intent_renewed", "intent_expired",
     "intent_unsatisfiable", "intent_refused", "node_synced", "inventory",
@@ -92,7 +92,7 @@ class History:
     ) -> tuple[Record, ...]:
         """What is to be stored of what these events and effects mean. `states`: before the first, and after each."""
         before, after = states[0], states[-1]
-        asked = {event.request_id: event for event in events if isinstance(event, Apply | Delete | Renew)}
+        asked = {event.request_id: event for event in events if isinstance(event, Apply | Delete | Renew | SetDrain)}
         told = [*effects]
         happenings: list[Happening] = []
         for reply in (effect for effect in told if isinstance(effect, Reply) and effect.request_id in asked):
@@ -200,7 +200,7 @@ def _told(phase: str, why: str) -> tuple[str, str]:
     return phase, why if phase in _LASTING else ""
 
 
-def _done(reply: Reply, asked: Apply | Delete | Renew) -> Iterator[Happening]:
+def _done(reply: Reply, asked: Apply | Delete | Renew | SetDrain) -> Iterator[Happening]:
     if isinstance(asked, Apply) and asked.dry_run:
         return
     file = f"from {asked.file}" if isinstance(asked, Apply) and asked.file else ""

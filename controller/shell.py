@@ -59,6 +59,7 @@ from controller.model.event import (
     Renew,
     Reply,
     Send,
+    SetDrain,
     SyncNode,
     Tick,
 )
@@ -197,7 +198,7 @@ class Shell(Reading):
             if receipt is not None:
                 if not receipt.done():
                     receipt.set_exception(NoSpace(str(error)))
-            elif isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
+            elif isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy):
                 reply = self._replies.pop(event.request_id, None)
                 if reply is not None and not reply.done():
                     reply.set_exception(NoSpace(str(error)))
@@ -300,7 +301,7 @@ class Shell(Reading):
                     left[:0] = [[item] for item in group]  # so that only who is at fault suffers for it
                     continue
                 raised[place] = fault = Raised.of(event, error)
-                if isinstance(event, Apply | Delete | Renew | EndAgreement | LoadPolicy):
+                if isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy):
                     effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
             finally:
@@ -508,12 +509,18 @@ class Shell(Reading):
         request_id = next(self._request_ids)
         return await self._ask(request_id, Renew(request_id=request_id, name=name, by=by))
 
+    async def drain(self, part: str, *, is_drained: bool, by: Principal = OURSELVES) -> Answer:
+        request_id = next(self._request_ids)
+        return await self._ask(request_id, SetDrain(request_id=request_id, part=part, is_drained=is_drained, by=by))
+
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal = OURSELVES) -> Answer:
         request_id = next(self._request_ids)
         event = EndAgreement(request_id=request_id, name=name, reason=reason, hold_off_s=hold_off_s, by=by)
         return await self._ask(request_id, event)
 
-    async def _ask(self, request_id: str, event: Apply | Delete | Renew | EndAgreement | LoadPolicy) -> Answer:
+    async def _ask(
+        self, request_id: str, event: Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy
+    ) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
         if self._ended:
             raise Unavailable(self._ended)

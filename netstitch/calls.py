@@ -75,6 +75,8 @@ OPERATIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/apply"): "apply",
     ("POST", "/v1/policy/reload"): "reload_policy",
     ("POST", "/v1/intents/{name}/renew"): "renew",
+    ("POST", "/v1/{kind}/{name}/drain"): "drain",
+    ("POST", "/v1/{kind}/{name}/undrain"): "undrain",
     ("POST", "/v1/agreements/{name}/end"): "end_agreement",
     ("GET", "/v1/{kind}"): "list",
     ("GET", "/v1/{kind}/{name}"): "get",
@@ -163,6 +165,11 @@ def reload_policy(dry_run: bool) -> Call[list[str]]:
 
 def renew(intent: str) -> Call[list[str]]:
     return Call(method="POST", path=f"/v1/intents/{quote(intent)}/renew", read=_results)
+
+
+def drain(kind: str, name: str, way: str) -> Call[list[str]]:
+    """`way`: drain or undrain."""
+    return Call(method="POST", path=f"/v1/{quote(kind)}/{quote(name)}/{way}", read=_results)
 
 
 def end_agreement(name: str, reason: str, hold_off_s: int | None) -> Call[list[str]]:

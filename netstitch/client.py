@@ -186,6 +186,13 @@ class Client:
     def renew(self, intent: str) -> Results:
         return self._send(calls.renew(intent))
 
+    def drain(self, kind: str, name: str) -> Results:
+        """A node or link out of use (`nodes`, `links`): what passes it moves off; its status says how far that is."""
+        return self._send(calls.drain(kind, name, "drain"))
+
+    def undrain(self, kind: str, name: str) -> Results:
+        return self._send(calls.drain(kind, name, "undrain"))
+
     def end_agreement(self, name: str, *, reason: str, hold_off_s: int | None = None) -> Results:
         return self._send(calls.end_agreement(name, reason, hold_off_s))
 
@@ -379,6 +386,13 @@ class AsyncClient:
 
     async def renew(self, intent: str) -> Results:
         return await self._send(calls.renew(intent))
+
+    async def drain(self, kind: str, name: str) -> Results:
+        """A node or link out of use (`nodes`, `links`): what passes it moves off; its status says how far that is."""
+        return await self._send(calls.drain(kind, name, "drain"))
+
+    async def undrain(self, kind: str, name: str) -> Results:
+        return await self._send(calls.drain(kind, name, "undrain"))
 
     async def end_agreement(self, name: str, *, reason: str, hold_off_s: int | None = None) -> Results:
         return await self._send(calls.end_agreement(name, reason, hold_off_s))

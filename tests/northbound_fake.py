@@ -197,6 +197,12 @@ class FakeController:
     def revision(self) -> int:
         return self.revisions.newest
 
+    async def drain(self, part: str, *, is_drained: bool, by: Principal) -> Answer:
+        kind, _, name = part.partition("/")
+        if name not in self.resources[kind]:
+            return Answer(missing=(0,))
+        return Answer(results=(f"{part} {'drained' if is_drained else 'undrained'}",))
+
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
         if self.resources["agreements"].pop(name, None) is None:
             return Answer(missing=(0,))

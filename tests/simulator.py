@@ -63,6 +63,7 @@ from controller.model.event import (
     Renew,
     Reply,
     Send,
+    SetDrain,
     SyncNode,
     Tick,
 )
@@ -581,6 +582,9 @@ class World:
         return self._ask(
             domain, lambda request: Delete(request_id=request, resources=resources, ignore_missing=ignore_missing)
         )
+
+    def drain(self, domain: str, part: str, *, is_drained: bool = True) -> Reply | None:
+        return self._ask(domain, lambda request: SetDrain(request_id=request, part=part, is_drained=is_drained))
 
     def renew(self, domain: str, name: str) -> Reply | None:
         return self._ask(domain, lambda request: Renew(request_id=request, name=name))

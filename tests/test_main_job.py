@@ -189,6 +189,26 @@ def test_traffic_goes_around_a_cut_link_and_an_intent_without_any_way_is_not_act
     wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], "the northern way is taken again")
 
 
+def test_a_node_that_is_drained_is_left_without_losing_a_packet(active: LabRecord) -> None:
+    def way() -> list[str]:
+        return [" ".join(agreement["status"]["path"]) for agreement in get("agreements", "transit")]
+
+    with load(active):
+        said = stitch("node", "drain", "tc1", domain="transit")
+        assert said.splitlines()[-1] == "nodes/tc1 is passed by nothing any more"
+        assert all("tc2" in each for each in way())
+        stitch("node", "undrain", "tc1", domain="transit")
+        wait_for(lambda: all("tc1" in each for each in way()), "the northern way is taken again")
+        stitch("link", "drain", "t1-tc1", domain="transit")
+        assert all("tc2" in each for each in way())
+        stitch("link", "undrain", "t1-tc1", domain="transit")
+        wait_for(lambda: all("tc1" in each for each in way()), "the northern way is taken once more")
+    (node,) = (node for node in get("nodes", "transit") if node["metadata"]["name"] == "tc1")
+    assert "drain" not in node["status"]
+    assert "hosts of shop/customer-x are attached to it: intents/order-processing" in refused("node", "drain", "se1")
+    stitch("node", "undrain", "se1")
+
+
 def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) -> None:
     for address in (ANALYTICS, "2001:db8:2::10"):
         wait_for(lambda there=address: reaches(active, "cx1", there), f"cx1 reaches {address}")

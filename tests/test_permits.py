@@ -118,6 +118,8 @@ ROWS = [
     Row("POST", "/v1/delete", "/v1/delete", ".----.", refs("intents/order-processing", "intents/zebra")),
     Row("POST", "/v1/delete", "/v1/delete", ".-----", refs("networks/insight/new"), before=[NETWORK]),
     Row("POST", "/v1/intents/{name:path}/renew", "/v1/intents/leased/renew", ".--.-.", before=[leased()]),
+    Row("POST", "/v1/{kind}/{name:path}/drain", "/v1/nodes/se1/drain", ".-----"),
+    Row("POST", "/v1/{kind}/{name:path}/undrain", "/v1/links/se1-sg1/undrain", ".-----"),
     Row("POST", "/v1/policy/reload", "/v1/policy/reload?dry_run=true", ".-----"),
     *kinds("......", "intents", "events", "agreements", "entries", "networks", "services"),
     *kinds("..----", "nodes", "links", "paths", "domains", "rules", "tunnels", "plugins", "policies"),

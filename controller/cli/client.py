@@ -156,6 +156,10 @@ class Client:
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
 
+    def drain(self, kind: str, name: str, *, is_drained: bool) -> list[str]:
+        """`kind`: nodes or links."""
+        return self._results("POST", f"/v1/{kind}/{quote(name)}/{'drain' if is_drained else 'undrain'}")
+
     def end_agreement(self, name: str, reason: str, hold_off_s: int) -> list[str]:
         body = json.dumps({"reason": reason, "hold_off_s": hold_off_s}).encode()
         return self._results("POST", f"/v1/agreements/{quote(name)}/end", body=body)

@@ -78,6 +78,14 @@ def agreements(context: typer.Context, incomplete: str) -> list[str]:
     return list(_names(context, "agreements", incomplete))
 
 
+def nodes(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "nodes", incomplete))
+
+
+def links(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "links", incomplete))
+
+
 def tokens(context: typer.Context, incomplete: str) -> list[str]:
     return list(_names(context, "tokens", incomplete))
 

@@ -17,6 +17,7 @@ from controller.cli.commands import (
     backups,
     detectors,
     domains,
+    draining,
     explanations,
     graphs,
     intents,
@@ -76,6 +77,8 @@ for command in (
 for name, group in (
     ("domain", domains.app),
     ("agreement", agreements.app),
+    ("node", draining.nodes),
+    ("link", draining.links),
     ("policy", policies.app),
     ("graph", graphs.app),
     ("detector", detectors.app),

@@ -153,7 +153,7 @@ def _without(graph: Graph) -> str:
 def _preference(plan: Plan, graph: Graph, sr_policies: SrPolicies) -> tuple[bool, tuple[int, int], str]:
     """What is less is preferred; the border's name decides where nothing else does."""
     border = plan.egress.border if plan.egress is not None else ""
-    is_doubted = graph.passes_stub(nodes(plan, sr_policies), links(plan, sr_policies))
+    is_doubted = graph.passes_stub(nodes(plan, sr_policies), {*links(plan, sr_policies), border})
     return is_doubted, order(plan.connection.prefer, latency_us(plan, sr_policies), cost(plan, sr_policies)), border
 
 

@@ -89,6 +89,16 @@ class Renew(Value, frozen=True, kw_only=True, tag="renew"):
     by: Principal = OURSELVES
 
 
+class SetDrain(Value, frozen=True, kw_only=True, tag="set_drain"):
+    """An operator takes a node or link out of use, or into it again."""
+
+    request_id: str
+    part: str
+    """`nodes/NAME` or `links/NAME`."""
+    is_drained: bool
+    by: Principal = OURSELVES
+
+
 class EndAgreement(Value, frozen=True, kw_only=True, tag="end_agreement"):
     """Somebody ends what we carry, accept or have others carry."""
 
@@ -207,6 +217,7 @@ Event = (
     Apply
     | Delete
     | Renew
+    | SetDrain
     | EndAgreement
     | LoadPolicy
     | MessageReceived

@@ -76,6 +76,9 @@ class Controller(Protocol):
     async def renew(self, name: str, *, by: Principal) -> Answer:
         """The lease of an intent begins anew."""
 
+    async def drain(self, part: str, *, is_drained: bool, by: Principal) -> Answer:
+        """`nodes/NAME` or `links/NAME`: out of use, or into it again."""
+
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
         """At once, on both sides; the same intent is not accepted again for `hold_off_s`."""
 

@@ -92,6 +92,9 @@ class Scoped:
     async def renew(self, name: str, *, by: Principal | None = None) -> Answer:
         return await self._controller.renew(name, by=self._by)
 
+    async def drain(self, part: str, *, is_drained: bool, by: Principal | None = None) -> Answer:
+        return await self._controller.drain(part, is_drained=is_drained, by=self._by)
+
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal | None = None) -> Answer:
         return await self._controller.end_agreement(name, reason, hold_off_s, by=self._by)
 

@@ -41,6 +41,7 @@ from controller.model.event import (
     Renew,
     Reply,
     Send,
+    SetDrain,
     Tick,
 )
 from controller.model.keys import Keys
@@ -50,6 +51,7 @@ from controller.model.told import Told, Why
 from controller.reconcile import (
     capacity_check,
     changes,
+    draining,
     facts,
     link_state,
     peer_admission,
@@ -156,6 +158,8 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
             policing.load_policy(transaction, event)
         case Renew():
             changes.extend(transaction, event)
+        case SetDrain():
+            draining.set_drain(transaction, event)
         case EndAgreement():
             ending.end_agreement(transaction, event)
         case MessageReceived():

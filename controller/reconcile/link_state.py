@@ -116,7 +116,7 @@ def wait_s(transaction: Transaction) -> int:
 def is_back(transaction: Transaction, name: str) -> bool:
     """Whether a link that was down is known to be in use again, or has left the inventory; or a stub is none now."""
     if "/" in name:
-        return name not in transaction.stubs.all
+        return name not in transaction.passed_by
     link = transaction.links.get(name)
     if link is None:
         return True

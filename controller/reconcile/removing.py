@@ -79,6 +79,7 @@ def delete(transaction: Transaction, event: Delete) -> None:
 
 def _drop(transaction: Transaction, table: AnyTable, kind: str, name: str) -> None:
     table.drop(name)
+    transaction.drains.drop(f"{kind.lower()}s/{name}")
     if kind == "Node":
         transaction.nodes.drop(name)
         stubs.forget(transaction, name)

@@ -96,7 +96,7 @@ def _passes_stub(graph: Graph, policy: SrPolicy) -> bool:
 
 def _leaves_at_stub(graph: Graph, stitch: Stitch) -> bool:
     egress = stitch.plan.egress
-    return egress is not None and stitch.upstream is None and graph.passes_stub((egress.node,), ())
+    return egress is not None and stitch.upstream is None and graph.passes_stub((egress.node,), (egress.border,))
 
 
 def _made_now(transaction: Transaction, stitch: Stitch) -> Stitch:

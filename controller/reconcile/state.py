@@ -17,6 +17,7 @@ from controller.model import happening
 from controller.model.advertising import Heard, OwnAdvertisements, Telling
 from controller.model.agreement import Envelope, Unreadable, opened_advertisement, opened_mandate
 from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
+from controller.model.drain import Drain
 from controller.model.event import PeerMet, Record
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
@@ -214,6 +215,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of each node's tables and counters, as its P4Info says."""
     routes: PersistentMap[Heard] = PersistentMap(keys=Heard.keys, due=Heard.due_s)
     """That neighbours say they have."""
+    drains: dict[str, Drain] = msgspec.field(default_factory=dict)
+    """`nodes/NAME` and `links/NAME` that are to be passed by."""
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     # ---- known anew after a restart
@@ -301,6 +304,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Counter": ("counters", int),
     "Route": ("routes", Heard),
     "Provenance": ("provenance", Provenance),
+    "Drain": ("drains", Drain),
     "Number": ("numbers", int),
     "LastNumber": ("last_numbers", int),
     "Rest": ("rests", int),
@@ -357,10 +361,16 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         last_numbers=PersistentMap(stored["last_numbers"]),
         rests=PersistentMap(stored["rests"]),
         profiles=stored["profiles"],
+        drains=stored["drains"],
         ids=PersistentMap(ids),
         taken=PersistentMap(taken),
         nodes={name: NodeStanding() for name in inventory.nodes},
-        stubs={part: math.inf for policy in sr_policies.values() for part in policy.around if "/" in part},
+        stubs={
+            part: math.inf
+            for policy in sr_policies.values()
+            for part in policy.around
+            if "/" in part and part not in stored["drains"]
+        },
     )
 
 

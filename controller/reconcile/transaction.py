@@ -179,6 +179,7 @@ class Transaction:
         self.down = SmallTable(state.down)
         self.doubts = SmallTable(state.doubts)
         self.stubs = SmallTable(state.stubs)
+        self.drains = SmallTable(state.drains)
         self.losses = SmallTable(state.losses)
         self.way_back_s = SmallTable(state.way_back_s)
         self.without_way = set(state.without_way)
@@ -250,9 +251,14 @@ class Transaction:
         return self._inventory[1]
 
     @property
+    def passed_by(self) -> tuple[str, ...]:
+        """`nodes/NAME` and `links/NAME`, sorted."""
+        return tuple(sorted({*self.stubs.all, *self.drains.all}))
+
+    @property
     def graph(self) -> Graph:
         """What plans are made on: links that are down left out."""
-        inventory, down, stubs = self.inventory, tuple(sorted(self.down.all)), tuple(sorted(self.stubs.all))
+        inventory, down, stubs = self.inventory, tuple(sorted(self.down.all)), self.passed_by
         known = self._graph.inventory if self._graph is not None else None
         same = all(getattr(known, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
         losses = self.losses.all
@@ -466,6 +472,7 @@ class Transaction:
             down=self.down.all,
             doubts=self.doubts.all,
             stubs=self.stubs.all,
+            drains=self.drains.all,
             losses=self.losses.all,
             way_back_s=self.way_back_s.all,
             without_way=frozenset(self.without_way),
@@ -519,6 +526,7 @@ class Transaction:
             "last_numbers": self.last_numbers,
             "rests": self.rests,
             "profiles": self.profiles,
+            "drains": self.drains,
         }
         records = []
         for kind, (table, _) in RECORDS.items():

@@ -21,6 +21,7 @@ from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
 from controller.views import advertising_view, entry_view, link_view, path_view
+from controller.views.drain_view import drain_status
 from controller.views.intent_status import branches, intent_status, passed_by, paths_of, segment_lists
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
@@ -186,7 +187,7 @@ def _node_status(state: State, node: Node) -> dict[str, Any]:
         status["layout"] = standing.description.layout
         status |= _capabilities(standing.description, state.profiles.get(node.name, {}))
         status["ports"] = [_port_status(port) for port in standing.description.ports]
-    status |= _passed_by(state, f"nodes/{node.name}")
+    status |= _passed_by(state, f"nodes/{node.name}") | drain_status(state, f"nodes/{node.name}")
     if standing.remote_systems or standing.lldp_counts != LldpCounts():
         status["remote_systems"] = [_port_said(remote) for remote in standing.remote_systems]
         status["lldp"] = msgspec.to_builtins(standing.lldp_counts)
@@ -227,7 +228,7 @@ def _link_status(state: State, link: Link) -> dict[str, Any]:
     """A link that has its carrier back is used again only when that has lasted."""
     down = without_carrier(link, state.nodes)
     status = {"carrier": not down, "in_use": link.name not in state.down, **({"down": list(down)} if down else {})}
-    status |= _passed_by(state, f"links/{link.name}")
+    status |= _passed_by(state, f"links/{link.name}") | drain_status(state, f"links/{link.name}")
     return status | link_phase(state, link) | link_view.status(state, link)
 
 

@@ -1,11 +1,11 @@
-"""What changes something: apply, delete, renew, end, reload."""
+"""What changes something: apply, delete, renew, drain, end, reload."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from controller import json_fields
@@ -29,6 +29,7 @@ from controller.northbound.scope import Scoped
 MAX_HINTS = 3
 """Of what is not there, so many get a hint at what may have been meant."""
 
+Drained = Annotated[Literal["nodes", "links"], Path(description="What can be drained.")]
 _ARRAY_OF_MANIFESTS = {
     "required": True,
     "content": {"application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/Manifest"}}}},
@@ -80,6 +81,24 @@ def add_changes(app: FastAPI) -> None:
         return not_found(controller, "intents", name) if answer.missing else outcome(answer)
 
     @app.post(
+        "/v1/{kind}/{name:path}/drain",
+        summary="Takes a node or link out of use: what passes it moves off, without losing a packet",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **errors(400, 404, 409)},
+    )
+    async def drain(controller: Seen, kind: Drained, name: Name) -> Response:
+        return await _drained(controller, kind, name, is_drained=True)
+
+    @app.post(
+        "/v1/{kind}/{name:path}/undrain",
+        summary="Takes a node or link into use again",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **errors(400, 404, 409)},
+    )
+    async def undrain(controller: Seen, kind: Drained, name: Name) -> Response:
+        return await _drained(controller, kind, name, is_drained=False)
+
+    @app.post(
         "/v1/agreements/{name:path}/end",
         summary="Ends an agreement at once, on both sides",
         response_model=None,
@@ -115,6 +134,11 @@ def add_changes(app: FastAPI) -> None:
     ) -> Response:
         things = [(reference.kind, reference.name) for reference in references]
         return await _deleted(controller, things, if_match, ignore_missing=ignore_not_found, dry_run=dry_run)
+
+
+async def _drained(controller: Scoped, kind: str, name: str, *, is_drained: bool) -> Response:
+    answer = await controller.drain(f"{kind}/{name}", is_drained=is_drained)
+    return not_found(controller, kind, name) if answer.missing else outcome(answer)
 
 
 async def _deleted(
