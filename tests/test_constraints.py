@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment import topology as engine
 from controller.fulfillment.graph import Graph, graph
-from controller.fulfillment.paths import sr_policy
+from controller.fulfillment.paths import HARD_MAX, STEPS_FEW, sr_policy
 from controller.fulfillment.place import place
 from controller.fulfillment.topology import Apart, Demand, GaveUp, Topology, TopologyLink
 from controller.model.constraints import Constraints
@@ -59,6 +59,50 @@ def test_what_is_not_found_in_so_many_steps_is_not_called_impossible() -> None:
     hurried = Demand(steps_max=3, waypoints=(5, 4))
     assert large.path(0, 1, hurried, large.flags()) == GaveUp(3)
     assert isinstance(large.pair(0, 1, Demand(), Apart.NODES, large.flags()), tuple)
+
+
+def test_ways_that_are_hard_to_find_hold_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for a thousand of them, each other than the others, gets the time of some; and nothing is searched
+    twice on one graph."""
+    known, steps = graph(ducted(12), "own"), []
+    search = Topology.pair
+
+    def counted(self: Topology, source: int, target: int, demand: Demand, *rest: object) -> object:
+        steps.append(demand.steps_max)
+        return search(self, source, target, demand, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Topology, "pair", counted)
+    for turn in range(2):
+        for limit_us in range(10_000, 10_200):
+            color = Constraints(latency_us_max=limit_us, disjoint=Disjoint.SRLG)
+            policy = sr_policy(known, SrPolicyId(headend="n0", endpoint="n11", color=color))
+            assert policy is not None and len(policy.candidate_paths) == 1
+            known.sr_policies.clear()
+        assert sum(steps) == HARD_MAX * engine.STEPS_MAX + (200 - HARD_MAX) * STEPS_FEW, turn
+
+
+def ducted(count: int) -> Inventory:
+    """Every node is linked to each other one, all in one duct."""
+    nodes = {
+        f"n{index}": Node(name=f"n{index}", role="edge", locator=f"5f00:1:{index}::/48", agent="unix:/x")
+        for index in range(count)
+    }
+    links = {
+        name: Link(
+            name=name,
+            a=LinkEnd(node=f"n{a}", port=b + 1),
+            b=LinkEnd(node=f"n{b}", port=a + 1),
+            delay_us=1000 + a + b,
+            rate_bps=10**9,
+            loss_percent=0.0,
+            mtu=2000,
+            srlg=("duct",),
+        )
+        for a in range(count)
+        for b in range(a)
+        if (name := f"l{a}-{b}")
+    }
+    return Inventory(nodes=nodes, links=links, domains={"own": Domain(name="own", sid_block="5f00:1::/32", own=True)})
 
 
 def test_losses_multiply() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.fulfillment.topology import Topology, TopologyLink
+from controller.fulfillment.topology import GaveUp, Topology, TopologyLink
 from controller.model.advertising import Heard
 from controller.model.constraints import Constraints
 from controller.model.inventory import Inventory, Link
@@ -43,6 +43,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """By SrPolicyId.name, as far as they were asked for: the paths that are best here. None: there are none."""
     masks: dict[tuple[Labels, tuple[str, ...]], NDArray[np.uint8]] = msgspec.field(default_factory=dict)
     """By labels and nodes that are avoided: `flags`, and the links that have any of these or end there."""
+    given_up: dict[tuple[object, ...], GaveUp] = msgspec.field(default_factory=dict)
+    """Searches that have come to nothing: what was asked, and what was answered."""
     narrowed: dict[tuple[str, ...], "Graph"] = msgspec.field(default_factory=dict)
     """By stubs, without them."""
 
@@ -67,7 +69,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             nodes = [self.topology.node_index.get(stub.removeprefix("nodes/"), -1) for stub in stubs]
             links |= np.isin(self.topology.ends, nodes).any(axis=1).astype(np.uint8)
             self.narrowed[stubs] = msgspec.structs.replace(
-                self, flags=self.flags | links, stubs=(), sr_policies={}, masks={}, narrowed={}
+                self, flags=self.flags | links, stubs=(), sr_policies={}, masks={}, given_up={}, narrowed={}
             )
         return self.narrowed[stubs]
 

@@ -2,14 +2,15 @@
 Policy."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from controller.fulfillment.containers import NODES_MAX, PINNED_NODES_MAX
 from controller.fulfillment.graph import Graph
-from controller.fulfillment.topology import LOSS_UNIT, Apart, Demand, FoundPath, GaveUp
+from controller.fulfillment.topology import LOSS_UNIT, Apart, Demand, FoundPath, GaveUp, Pair
 from controller.model.constraints import UNCONSTRAINED, Constraints
 from controller.model.intent import Disjoint, Level, Prefer
 from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
@@ -18,7 +19,14 @@ PREFERENCES = (200, 100)
 """Of the candidate paths, best first."""
 KNOWN_MAX = 32_768
 """SR Policies that a graph keeps at hand: bounds on latency may be anything, and others say some of them."""
+HARD_MAX = 20
+"""Searches on one graph that may give up late: what follows gives up after STEPS_FEW. Who asks for thousands of ways
+that are hard to find does not hold up others."""
+STEPS_FEW = 1000
 _APART = {Disjoint.LINK: Apart.LINKS, Disjoint.NODE: Apart.NODES, Disjoint.SRLG: Apart.RISKS}
+
+
+_Found = TypeVar("_Found", FoundPath, Pair)
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +111,23 @@ def _is_hopeless(graph: Graph, source: str, target: str, constraints: Constraint
 
 def _route(graph: Graph, source: str, target: str, constraints: Constraints, demand: Demand) -> Route | GaveUp | None:
     ends = graph.topology.node_index[source], graph.topology.node_index[target]
-    found = graph.topology.path(*ends, demand, graph.mask(constraints))
+    found = _bounded(
+        graph, (*ends, constraints), demand, lambda demand: graph.topology.path(*ends, demand, graph.mask(constraints))
+    )
     return _named(graph, found) if isinstance(found, FoundPath) else found
+
+
+def _bounded(
+    graph: Graph, asked: tuple[object, ...], demand: Demand, search: Callable[[Demand], _Found | GaveUp | None]
+) -> _Found | GaveUp | None:
+    """What has given up once on a graph does so again: it is not tried."""
+    known, key = graph.given_up, (*asked, demand)
+    if key in known:
+        return known[key]
+    found = search(demand if len(known) < HARD_MAX else msgspec.structs.replace(demand, steps_max=STEPS_FEW))
+    if isinstance(found, GaveUp) and len(known) < KNOWN_MAX:
+        known[key] = found
+    return found
 
 
 def disjoint(
@@ -115,8 +138,12 @@ def disjoint(
     if _is_hopeless(graph, source, target, constraints):
         return None
     ends = graph.topology.node_index[source], graph.topology.node_index[target]
-    demand = demand_of(graph, constraints)
-    found = graph.topology.pair(*ends, demand, _APART[apart], graph.mask(constraints))
+    found = _bounded(
+        graph,
+        (*ends, constraints, apart),
+        demand_of(graph, constraints),
+        lambda demand: graph.topology.pair(*ends, demand, _APART[apart], graph.mask(constraints)),
+    )
     if found is None or isinstance(found, GaveUp):
         return found
     return _named(graph, found[0]), _named(graph, found[1])
