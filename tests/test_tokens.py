@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from waiting import LIMIT_S, wait_for
 from controller import durable_file
 from controller.errors import ConfigInvalid, Unavailable
 from controller.model.access import Role
+from controller.model.network_graph import NetworkGraph
 from controller.northbound.connections import OF_A_TOKEN_MAX, Connections
 from controller.northbound.tokens import BOOTSTRAP, Tokens
+from controller.northbound.turns import OF_A_TOKEN_WORKING
 
 STITCH = Path(sys.executable).parent / "stitch"
 NOW_S = 1_800_000_000.0
@@ -154,6 +157,31 @@ def test_watches_of_one_token_keep_nobody_else_out(api: Running) -> None:
         assert call(api, "GET", "/v1/intents").status_code == 200
     wait_for(lambda: not api.controller.watchers, "no watch is left")
     assert call(api, "GET", "/v1/intents", secret).status_code == 200
+
+
+def test_what_one_token_asks_for_leaves_room_for_others(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = create(api, name="reader", role="reader")
+    go_on, lock, working, most = threading.Event(), threading.Lock(), 0, 0
+    real = api.controller.graph
+
+    def graph() -> NetworkGraph:
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        go_on.wait(LIMIT_S)
+        with lock:
+            working -= 1
+        return real()
+
+    monkeypatch.setattr(api.controller, "graph", graph)
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(call, api, "GET", "/v1/graph", secret) for _ in range(12)]
+        wait_for(lambda: working >= OF_A_TOKEN_WORKING, "some are worked on")
+        assert call(api, "GET", "/v1/intents").status_code == 200
+        go_on.set()
+        assert {each.result().status_code for each in asked} == {200}
+    assert most == OF_A_TOKEN_WORKING
 
 
 @dataclass(eq=False)

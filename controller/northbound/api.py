@@ -21,6 +21,7 @@ from controller.northbound.routes.resources import add_resources
 from controller.northbound.routes.telemetry import Watched, add_telemetry
 from controller.northbound.routes.tokens import add_tokens
 from controller.northbound.tokens import Tokens
+from controller.northbound.turns import Turns
 
 
 def create_app(controller: Controller, telemetry: Watched, tokens: Tokens, domain: str, *, backups: Backups) -> FastAPI:
@@ -31,6 +32,7 @@ def create_app(controller: Controller, telemetry: Watched, tokens: Tokens, domai
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.add_middleware(Turns)
     app.add_middleware(JsonBody)
     app.add_middleware(Permits, api=app)
     app.add_middleware(Bearer, tokens=tokens)  # the last one added is asked first
