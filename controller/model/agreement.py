@@ -10,7 +10,6 @@ Each is an `Envelope`: bytes and a signature over exactly these bytes. They are 
 nothing is encoded anew for it, so that what a later release says beside what this one knows is not lost.
 """
 
-import functools
 import hashlib
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from controller.model.intent import Encryption, Ports, Trust, Value
+from controller.model.recent import Recent
 from dataplane.bounds import ONE_LINE, AddressText, EndpointText, PrefixTexts
 from dataplane.decoding import from_json
 
@@ -53,6 +53,8 @@ MAX_ROUTE_DOMAINS = 1024
 MAX_NETWORKS, MAX_SERVICES = 256, 1024
 """That one domain advertises."""
 ADVERTISEMENT_BYTES_MAX = 64 * 1024
+OPENED_OCTETS_MAX = 2 << 20
+"""Of mandates, and of advertisements, that are kept as they were read: some 1,000, or 32 of the largest."""
 MAX_LEASE_S = 30 * 86400
 """Nothing is agreed for longer, so that ids need not be remembered for ever."""
 
@@ -404,9 +406,7 @@ def opened(envelope: Envelope) -> Message:
         raise Unreadable(f"the {envelope.kind} cannot be read: {error}") from error
 
 
-@functools.lru_cache(maxsize=4096)
-def opened_mandate(envelope: Envelope) -> Mandate:
-    """Raises Unreadable."""
+def _opened_mandate(envelope: Envelope) -> Mandate:
     if envelope.version != PROTOCOL or envelope.kind != "mandate":
         raise Unreadable(f"expected a mandate of protocol version {PROTOCOL}, found {envelope.kind!r} of another")
     try:
@@ -415,9 +415,7 @@ def opened_mandate(envelope: Envelope) -> Mandate:
         raise Unreadable(f"the mandate cannot be read: {error}") from error
 
 
-@functools.lru_cache(maxsize=4096)
-def opened_advertisement(envelope: Envelope) -> Advertisement:
-    """Raises Unreadable."""
+def _opened_advertisement(envelope: Envelope) -> Advertisement:
     if envelope.version != PROTOCOL or envelope.kind != "advertisement":
         raise Unreadable(f"expected an advertisement of protocol version {PROTOCOL}, found {envelope.kind!r}")
     if len(envelope.payload) > ADVERTISEMENT_BYTES_MAX:
@@ -426,6 +424,16 @@ def opened_advertisement(envelope: Envelope) -> Advertisement:
         return from_json(envelope.payload, Advertisement)
     except msgspec.MsgspecError as error:
         raise Unreadable(f"the advertisement cannot be read: {error}") from error
+
+
+def _octets(envelope: Envelope) -> int:
+    return len(envelope.payload)
+
+
+opened_mandate = Recent(_opened_mandate, _octets, OPENED_OCTETS_MAX)
+"""Raises Unreadable."""
+opened_advertisement = Recent(_opened_advertisement, _octets, OPENED_OCTETS_MAX)
+"""Raises Unreadable."""
 
 
 def json_of(envelope: Envelope) -> dict[str, Any]:
