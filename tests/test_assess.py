@@ -67,6 +67,23 @@ def test_a_scan_of_ports_is_named_with_its_source_within_two_seconds(learnt: Ass
     assert {reason.feature for reason in findings[0].reasons} == {"unanswered_contacts", "ports", "destinations"}
 
 
+def test_closed_ports_that_answer_with_resets_are_no_answers(learnt: Assurance) -> None:
+    def scan(second: int) -> list[Flow]:
+        ports = range(second * 20, second * 20 + 20)
+        return [Flow("10.1.0.66", SERVER, port, packets=1, back=1, octets_back=40, is_new=True) for port in ports]
+
+    findings = run(range(200, 202), traffic(scan), learnt)[1]
+    assert (findings[0].cause, findings[0].source) == (Cause.SCAN, "10.1.0.66")
+
+
+def test_a_client_that_opens_many_ports_that_answer_does_not_scan(learnt: Assurance) -> None:
+    def opens(second: int) -> list[Flow]:
+        ports = range(second * 20, second * 20 + 20)
+        return [Flow(CLIENTS[0], SERVER, port, packets=2, back=1, octets_back=60, is_new=True) for port in ports]
+
+    assert run(range(200, 210), traffic(opens), learnt)[1] == []
+
+
 def test_a_slow_scan_is_found_by_what_is_carried_on_from_second_to_second(learnt: Assurance) -> None:
     def scan(second: int) -> list[Flow]:
         return (

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import os
 import sys
 import zlib
@@ -44,11 +45,17 @@ def write(file: str, header: Sequence[str], rows: Iterable[Sequence[object]]) ->
     if file == "-":
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    replaced(file, gzip.compress(text.getvalue().encode()) if file.endswith(".gz") else text.getvalue().encode())
+
+
+def replaced(file: str, data: bytes) -> None:
+    """What was there before stays until the new file is whole."""
     path = Path(file)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with cast("TextIO", gzip.open(beside, "wt") if file.endswith(".gz") else beside.open("w")) as out:
-            csv.writer(out, lineterminator="\n").writerows([header, *rows])
+        beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:
         raise InputInvalid(f"{file}: {error.strerror}") from error

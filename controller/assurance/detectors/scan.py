@@ -1,7 +1,8 @@
 """Scans: a sequential hypothesis test of each source (Jung and others, Fast Portscan Detection, 2004).
 
-Each first contact of a source with a destination's port answers or does not. Of who means well four of five answer, of
-who scans one of five. The likelihood ratio of both is carried on from contact to contact; over FOUND it is a scan.
+Each first contact of a source with a destination's port is answered or not (a reset is no answer). Of who means well
+four of five are answered, of who scans one of five. The likelihood ratio of both is carried on from contact to contact;
+over FOUND it is a scan.
 
 Sees: scans of hosts or ports, quick or slow (what is remembered of a source lasts REMEMBERED_S), that are permitted by
 policy. Misses: scans of what answers; what policy denies, which has no flow record (probing.py sees that).
@@ -12,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.assurance.seen import Seen
 from controller.assurance.windows import address_text
 from controller.model.finding import Cause, Finding, Reason
+from controller.model.flow_columns import FlowColumns
 
 ANSWERED_USUALLY, ANSWERED_SCANNING = 0.8, 0.2
 FOUND = math.log(0.99 / 1e-4)
@@ -52,7 +55,7 @@ class Scan:
             np.ascontiguousarray(key).view("V34").ravel(), return_index=True, return_inverse=True
         )
         answered = np.zeros(len(contacts), dtype=np.bool_)
-        np.logical_or.at(answered, number, (flows.reverse_packets > 0) | (flows.packets <= 0))
+        np.logical_or.at(answered, number, ((flows.reverse_packets > 0) & ~_refused(flows)) | (flows.packets <= 0))
         tried: dict[bytes, list[tuple[bytes, bool, int]]] = {}
         for row, has_answered in zip(first.tolist(), answered.tolist(), strict=True):
             source = flows.source_address[row].tobytes()
@@ -86,7 +89,20 @@ class Scan:
         return self
 
 
-def _finding(source: Source, address: "np.typing.NDArray[np.uint8]", owners: list[str], now_s: float) -> Finding:
+def _refused(flows: FlowColumns) -> NDArray[np.bool_]:
+    """What came back was resets alone: 40 bytes (60 with IPv6), where an answer to a SYN has options."""
+    is_ipv4 = (flows.source_address[:, :10] == 0).all(axis=1) & (flows.source_address[:, 10:12] == 255).all(axis=1)
+    smallest = np.where(is_ipv4, 40, 60)
+    refused: NDArray[np.bool_] = (
+        (flows.protocol == 6)
+        & (flows.reverse_packets > 0)
+        & (flows.reverse_bytes > 0)
+        & (flows.reverse_bytes <= flows.reverse_packets * smallest)
+    )
+    return refused
+
+
+def _finding(source: Source, address: NDArray[np.uint8], owners: list[str], now_s: float) -> Finding:
     name = address_text(address)
     destinations = len({contact[:16] for contact in source.contacts})
     ports = len({contact[16:] for contact in source.contacts})
