@@ -10,10 +10,12 @@ import msgspec
 
 from controller.model.event import (
     Apply,
+    Decide,
     Delete,
     Discovered,
     EndAgreement,
     Event,
+    Found,
     LoadPolicy,
     Measured,
     MessageReceived,
@@ -103,6 +105,8 @@ def _source(event: Event) -> str:
             return f"nodes/{node}"
         case Discovered(node=node) | Measured(node=node):
             return f"nodes/{node}"
+        case Found():
+            return "assurance"
         case _:
             return "clients"
 
@@ -111,7 +115,7 @@ def _digest(event: Event | str) -> str:
     match event:
         case Apply():
             event = msgspec.structs.replace(event, request_id="", revision=0)
-        case Delete() | Renew() | SetDrain() | EndAgreement() | LoadPolicy():
+        case Delete() | Renew() | SetDrain() | EndAgreement() | LoadPolicy() | Decide():
             event = msgspec.structs.replace(event, request_id="")
     try:
         content = msgspec.json.encode(event)

@@ -19,6 +19,7 @@ import structlog
 
 from controller import config as configuration
 from controller import process, reconcile, seed
+from controller.assessing import Assessing
 from controller.config import AgentTls, Config, Listen
 from controller.eastwest import identity as identities
 from controller.eastwest.identity import Identity
@@ -151,7 +152,9 @@ async def _run(
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
         collector = Collector(config.ipfix, _log) if config.ipfix is not None else None
-        takers = [] if collector is None else [collector.take]
+        assessing = Assessing(traffic, _log)
+        takers = [assessing.take, *([] if collector is None else [collector.take])]
+        tasks.create_task(assessing.run(lambda: shell.state, shell.report), name="assurance")
         tasks.create_task(traffic.run(lambda: shell.state, *takers), name="traffic")
         if collector is not None:
             tasks.create_task(collector.run(), name="ipfix")
@@ -180,6 +183,7 @@ async def _run(
             store=config.store,
             certificates=own_certificates,
             collector=collector,
+            assessing=assessing,
         )
         tasks.create_task(_start_again(backups), name="restart")
         app = create_app(shell, telemetry, tokens, config.domain, backups=backups)

@@ -41,6 +41,7 @@ from controller.model.event import (
     Applied,
     Apply,
     Connect,
+    Decide,
     Delete,
     Disconnect,
     Effect,
@@ -66,6 +67,7 @@ from controller.model.event import (
 from controller.model.intent import Intent
 from controller.model.keys import Keys
 from controller.model.resource import Answer
+from controller.model.rule import Added
 from controller.reading import Reading
 from controller.views import preview
 
@@ -198,7 +200,7 @@ class Shell(Reading):
             if receipt is not None:
                 if not receipt.done():
                     receipt.set_exception(NoSpace(str(error)))
-            elif isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy):
+            elif isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy | Decide):
                 reply = self._replies.pop(event.request_id, None)
                 if reply is not None and not reply.done():
                     reply.set_exception(NoSpace(str(error)))
@@ -301,7 +303,7 @@ class Shell(Reading):
                     left[:0] = [[item] for item in group]  # so that only who is at fault suffers for it
                     continue
                 raised[place] = fault = Raised.of(event, error)
-                if isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy):
+                if isinstance(event, Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy | Decide):
                     effects.append(Reply(request_id=event.request_id, conflict=fault.reason))
                 continue
             finally:
@@ -518,8 +520,18 @@ class Shell(Reading):
         event = EndAgreement(request_id=request_id, name=name, reason=reason, hold_off_s=hold_off_s, by=by)
         return await self._ask(request_id, event)
 
+    async def decide(self, name: str, approved: bool, *, by: Principal = OURSELVES) -> Answer:
+        request_id = next(self._request_ids)
+        incident, added = self._state.incidents.get(name), tuple[Added, ...]()
+        if approved and incident is not None and incident.proposal is not None:
+            proposed = Applied(kind="Intent", content=msgspec.json.encode(incident.proposal))
+            [compiled] = await self._compiled((proposed,))
+            added = compiled.added
+        event = Decide(request_id=request_id, name=name, approved=approved, added=added, by=by)
+        return await self._ask(request_id, event)
+
     async def _ask(
-        self, request_id: str, event: Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy
+        self, request_id: str, event: Apply | Delete | Renew | SetDrain | EndAgreement | LoadPolicy | Decide
     ) -> Answer:
         """The answer when it is durable. Who stops waiting does not stop the change."""
         if self._ended:

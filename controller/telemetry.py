@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from controller import machine, process
+from controller.assessing import Assessing
 from controller.contained import Raised
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.export.collector import Collector
@@ -104,6 +105,7 @@ class NodeTelemetry:
         store: Path | None = None,
         certificates: Mapping[str, bytes] | None = None,
         collector: Collector | None = None,
+        assessing: Assessing | None = None,
     ) -> None:
         """`certificates`: our own, in PEM, by what they are for; they may be renewed meanwhile."""
         self._shell = shell
@@ -112,6 +114,7 @@ class NodeTelemetry:
         self._tally = tally
         self._traffic = traffic
         self._collector = collector
+        self._assessing = assessing
         self._store = store
         self._own_certificates = certificates or {}
 
@@ -261,6 +264,7 @@ class NodeTelemetry:
             _family("netstitch_flow_records_total", "Flow records that arrived", "node", tally.flow_records),
             *self._traffic.metrics(),
             *(self._collector.metrics() if self._collector is not None else ()),
+            *(self._assessing.metrics() if self._assessing is not None else ()),
             Metric(name="netstitch_port_carrier", help="1: the port has a carrier", kind="gauge", samples=carrier),
         )
 

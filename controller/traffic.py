@@ -97,6 +97,8 @@ class Traffic:
         self._numbers: dict[str, int] = {}
         """Of nodes, in rows."""
         self._owners: dict[str, int] = {}
+        self._denied: Counter[tuple[str, int]] = Counter()
+        """Packets that policy classes were denied, since somebody asked."""
         self._lock = threading.Lock()
         """Who reads and who works are threads."""
         self._kept: deque[FlowColumns] = deque()
@@ -143,6 +145,7 @@ class Traffic:
     def _take(self, name: str, batch: TelemetryBatch, now_s: float, monotonic_s: float, state: State) -> FlowColumns:
         if name not in self._nodes and len(self._nodes) >= NODES_KEPT:
             self._nodes.clear()
+            self._denied.clear()
         node = self._nodes.setdefault(name, _Node())
         number = self._numbers.setdefault(name, len(self._numbers))
         marks, interval_s = 0, max(batch.interval_s, LEAST_S)
@@ -185,6 +188,8 @@ class Traffic:
             sample.index: packets
             for sample, packets, _ in self._differences(node, "forwarding_class_drops", batch, interval_s)
         }
+        for sample, packets, _ in self._differences(node, "policy_classes", batch, interval_s):
+            self._denied[name, sample.index] += packets
         for sample, packets, octets in self._differences(node, "forwarding_classes", batch, interval_s):
             node.came[sample.index].append(Came(now_s, packets, octets, dropped.get(sample.index, 0)))
         for number, came in [*node.came.items()]:
@@ -240,6 +245,12 @@ class Traffic:
             parts = [part for part in self._kept if part.time_s[-1] > after_s]
         rows = flow_columns.concatenated(parts)
         return rows.take(rows.time_s > after_s)
+
+    def take_denied(self) -> Mapping[tuple[str, int], int]:
+        """Packets by node and policy class, since it was asked before."""
+        with self._lock:
+            denied, self._denied = self._denied, Counter()
+        return denied
 
     def throughput(self, state: State) -> Mapping[tuple[str, int], Throughput]:
         """By owner and direction (FORWARD, REVERSE), of those of whom anything came in the last RATE_S."""

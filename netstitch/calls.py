@@ -77,6 +77,8 @@ OPERATIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/intents/{name}/renew"): "renew",
     ("POST", "/v1/{kind}/{name}/drain"): "drain",
     ("POST", "/v1/{kind}/{name}/undrain"): "undrain",
+    ("POST", "/v1/incidents/{name}/approve"): "approve_incident",
+    ("POST", "/v1/incidents/{name}/reject"): "reject_incident",
     ("POST", "/v1/agreements/{name}/end"): "end_agreement",
     ("GET", "/v1/{kind}"): "list",
     ("GET", "/v1/{kind}/{name}"): "get",
@@ -161,6 +163,11 @@ def apply(manifests: Iterable[Mapping[str, Any]], dry_run: bool, unchanged_since
 
 def reload_policy(dry_run: bool) -> Call[list[str]]:
     return Call(method="POST", path="/v1/policy/reload", query=_given(dry_run=dry_run or None), read=_results)
+
+
+def decide(incident: str, decision: str) -> Call[list[str]]:
+    """`decision`: approve or reject."""
+    return Call(method="POST", path=f"/v1/incidents/{quote(incident)}/{decision}", read=_results)
 
 
 def renew(intent: str) -> Call[list[str]]:

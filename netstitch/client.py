@@ -193,6 +193,13 @@ class Client:
     def undrain(self, kind: str, name: str) -> Results:
         return self._send(calls.drain(kind, name, "undrain"))
 
+    def approve_incident(self, name: str) -> Results:
+        """What it proposes is done, as if it were applied."""
+        return self._send(calls.decide(name, "approve"))
+
+    def reject_incident(self, name: str) -> Results:
+        return self._send(calls.decide(name, "reject"))
+
     def end_agreement(self, name: str, *, reason: str, hold_off_s: int | None = None) -> Results:
         return self._send(calls.end_agreement(name, reason, hold_off_s))
 
@@ -393,6 +400,13 @@ class AsyncClient:
 
     async def undrain(self, kind: str, name: str) -> Results:
         return await self._send(calls.drain(kind, name, "undrain"))
+
+    async def approve_incident(self, name: str) -> Results:
+        """What it proposes is done, as if it were applied."""
+        return await self._send(calls.decide(name, "approve"))
+
+    async def reject_incident(self, name: str) -> Results:
+        return await self._send(calls.decide(name, "reject"))
 
     async def end_agreement(self, name: str, *, reason: str, hold_off_s: int | None = None) -> Results:
         return await self._send(calls.end_agreement(name, reason, hold_off_s))

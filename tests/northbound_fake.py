@@ -35,6 +35,7 @@ from dataplane.reasons import DropReason, L4Class
 TOKEN = "correct-horse"
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "domains", "agreements", "tunnels", "entries", "events",
+    "incidents", "findings",
 )  # fmt: skip
 KNOWN_SERVICES = ("insight/analytics/analytics-y",)
 INSTALLING_S = 0.2
@@ -192,6 +193,11 @@ class FakeController:
         if "lease" not in stored.spec:
             return Answer(conflict=f"intent {name} has no end: there is nothing to renew")
         return Answer(results=(f"intents/{name} renewed until 2030-01-01T00:00:00Z",))
+
+    async def decide(self, name: str, approved: bool, *, by: Principal) -> Answer:
+        if name != "1":
+            return Answer(missing=(0,))
+        return Answer(results=("intents/quarantine-1 created" if approved else "incidents/1 rejected",))
 
     @property
     def revision(self) -> int:

@@ -541,6 +541,7 @@ def test_the_document_names_every_route_and_its_token() -> None:
         "/healthz", "/metrics", "/v1/apply", "/v1/backup", "/v1/restore", "/v1/delete", "/v1/doctor", "/v1/drops",
         "/v1/explain/{kind}/{name}", "/v1/flows", "/v1/graph", "/v1/intents/{name}/renew",
         "/v1/agreements/{name}/end", "/v1/{kind}/{name}/drain", "/v1/{kind}/{name}/undrain",
+        "/v1/incidents/{name}/approve", "/v1/incidents/{name}/reject",
         "/v1/policy/reload", "/v1/trace",
         "/v1/tokens", "/v1/tokens/{name}", "/v1/whoami", "/v1/{kind}", "/v1/{kind}/{name}",
     }  # fmt: skip

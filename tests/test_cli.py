@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from northbound_fake import TOKEN, Running, running
 from waiting import LIMIT_S
 
-from controller.cli.kinds import KINDS, LATER, MANIFESTS, ROWS, plural
+from controller.cli.kinds import KINDS, MANIFESTS, ROWS, plural
 from controller.cli.main import hoisted
 from controller.cli.render import cell
 from controller.cli.trace import parse_destination
@@ -417,13 +417,11 @@ def test_doctor_says_what_is_wrong_and_what_to_do(stitch: Shell, api: Running) -
     assert lost["checks"][0]["ok"] is False
 
 
-def test_kinds_that_nothing_serves_yet_are_not_offered_and_say_so(stitch: Shell) -> None:
-    for command in (("get", "incidents"), ("describe", "incident/x"), ("get", "findings", "-o", "json")):
-        done = stitch(*command, status=2)
-        assert done.stdout == "" and f"no {command[1].split('/')[0].rstrip('s')}s are kept: " in done.stderr
-    for command in ("get", "schema"):
-        offered = stitch.bare(command, "--help").stdout
-        assert not any(kind in offered for kind in LATER)
+def test_incidents_are_approved_and_rejected(stitch: Shell) -> None:
+    assert stitch("incident", "approve", "1").stdout == "intents/quarantine-1 created\n"
+    assert stitch("incident", "reject", "1").stdout == "incidents/1 rejected\n"
+    assert "there is no incidents/7" in stitch("incident", "approve", "7", status=1).stderr
+    assert stitch.json("get", "findings") == []
 
 
 def test_every_kind_that_is_offered_is_served() -> None:

@@ -23,6 +23,7 @@ from controller import reconcile
 from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse
 from controller.model.access import Principal, Role
+from controller.model.event import Found
 from controller.northbound.api import create_app
 from controller.northbound.permits import PERMITS
 from controller.northbound.scope import Scoped
@@ -30,6 +31,7 @@ from controller.northbound.tokens import Tokens
 from controller.policy_file import PolicyFile
 from controller.shell import Shell
 from controller.views import resource_view
+from tests.test_incidents import finding
 
 X, Z = ("customer-x",), ("customer-z",)
 HOLDERS: dict[str, tuple[Role, tuple[str, ...] | None]] = {
@@ -87,6 +89,8 @@ ROWS = [
     Row("GET", "/healthz", "/healthz", "......"),
     Row("GET", "/openapi.json", "/openapi.json", "......"),
     Row("POST", "/v1/agreements/{name:path}/end", f"/v1/agreements/{AGREEMENT}/end", ".-----", {"reason": "a test"}),
+    Row("POST", "/v1/incidents/{name:path}/approve", "/v1/incidents/1/approve", ".-----"),
+    Row("POST", "/v1/incidents/{name:path}/reject", "/v1/incidents/2/reject", ".-----"),
     Row("GET", "/metrics", "/metrics", "..----"),
     Row("GET", "/v1/whoami", "/v1/whoami", "......"),
     Row("GET", "/v1/flows", "/v1/flows", "......"),
@@ -121,7 +125,7 @@ ROWS = [
     Row("POST", "/v1/{kind}/{name:path}/drain", "/v1/nodes/se1/drain", ".-----"),
     Row("POST", "/v1/{kind}/{name:path}/undrain", "/v1/links/se1-sg1/undrain", ".-----"),
     Row("POST", "/v1/policy/reload", "/v1/policy/reload?dry_run=true", ".-----"),
-    *kinds("......", "intents", "events", "agreements", "entries", "networks", "services"),
+    *kinds("......", "findings", "incidents", "intents", "events", "agreements", "entries", "networks", "services"),
     *kinds("..----", "nodes", "links", "paths", "domains", "rules", "tunnels", "plugins", "policies"),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/order-processing", "....-."),
     Row("GET", "/v1/{kind}/{name:path}", "/v1/intents/zebra", "..--.."),
@@ -177,6 +181,9 @@ async def world(directory: Path) -> AsyncIterator[World]:
         made = World(shell, client, tokens, secrets, app)
         applying = await made.apply("bootstrap", intent(), of_z())
         assert applying.status_code == 200, applying.text
+        for second in (1.0, 2.0):  # two incidents, of a host and of nobody's
+            sources = ("10.1.0.12", "10.9.9.9")
+            await shell.report(Found(findings=tuple(finding(second, source, owners=()) for source in sources)))
         await quiet(shell)
         yield made
         loop.cancel()
@@ -215,6 +222,8 @@ async def test_who_may_use_which_route(tmp_path: Path) -> None:
 
 async def restore(asked: World, row: Row) -> None:
     """What the one before may have taken away, or made."""
+    if row.path.endswith("/approve"):
+        await asked.shell.delete([("intents", "quarantine-1")])
     if row.before or row.path == "/v1/delete" or (row.method == "DELETE" and row.template != "/v1/tokens/{name}"):
         assert (await asked.apply("bootstrap", intent(), of_z(), *row.before)).status_code == 200
     if row.template.startswith("/v1/tokens"):

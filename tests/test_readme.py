@@ -23,7 +23,7 @@ from controller.model.rule import Rule
 from controller.northbound import connections, guard, lists, schema, serve, tokens
 from controller.northbound.routes import telemetry
 from controller.plugins import cage, process
-from controller.reconcile import bundles
+from controller.reconcile import bundles, incidents
 from controller.reconcile.negotiation import withdrawals
 from controller.views import doctor, tracing
 from dataplane import reasons
@@ -87,6 +87,12 @@ LIMITS = {
     "events that wait": (shell.QUEUE_MAX,),
     "items of a page": (lists.LIMIT_MAX,),
     "flow records of past intervals": (traffic.KEPT_ROWS_MAX, int(traffic.KEPT_S), flow_totals.FLOWS_MAX),
+    "incidents that are kept": (
+        incidents.INCIDENTS_MAX,
+        incidents.OPEN_MAX,
+        incidents.FINDINGS_MAX,
+        incidents.SUSPICIONS_MAX,
+    ),
     "rows of flows that wait": (collector.QUEUED_ROWS_MAX, collector.BUFFERED_MAX >> 20),
     "of those that `GET /v1/flows?since=`": (telemetry.RECENT_ROWS_MAX,),
     "tokens": (tokens.TOKENS_MAX,),

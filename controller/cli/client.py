@@ -153,6 +153,10 @@ class Client:
         """Raises InputInvalid with all that is wrong with the file, each with its place."""
         return self._results("POST", "/v1/policy/reload", {"dry_run": "true"} if dry_run else {})
 
+    def decide(self, incident: str, decision: str) -> list[str]:
+        """`decision`: approve or reject."""
+        return self._results("POST", f"/v1/incidents/{quote(incident)}/{decision}")
+
     def renew(self, intent: str) -> list[str]:
         return self._results("POST", f"/v1/intents/{quote(intent)}/renew")
 

@@ -6,17 +6,12 @@ from controller.cli.errors import InputInvalid
 
 KINDS = (
     "intents", "networks", "services", "nodes", "links", "paths", "domains", "rules", "agreements", "tunnels",
-    "entries", "flows", "drops", "events", "plugins", "policies", "tokens",
+    "entries", "flows", "drops", "events", "findings", "incidents", "plugins", "policies", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
 """Those that are written as manifests; the others follow from them."""
 SCHEMA_FILES = ("config", "agent", "policy", "topology")
 """Files that programs read, for `stitch schema`."""
-LATER = {
-    "findings": "deviations that assurance finds are not looked for yet; `stitch doctor` says what is wrong now",
-    "incidents": "there is no assurance yet that would open any; `stitch doctor` says what is wrong now",
-}
-"""Kinds of interfaces.md that nothing serves yet, and what to do meanwhile."""
 ROWS = frozenset({"flows", "drops"})
 """Answered as flat rows, read from the nodes each time; all others are resources."""
 _SINGULAR = {f"{kind[:-3]}y" if kind.endswith("ies") else kind[:-1]: kind for kind in KINDS}
@@ -208,6 +203,25 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("SECONDS", "duration_s"),
         wide=(("OWNER", "owner"),),
     ),
+    "findings": (
+        _column("TIME", "spec.at_s", "time"),
+        _column("CAUSE", "spec.cause"),
+        _column("ABOUT", "spec.about"),
+        _column("P", "spec.p"),
+        _column("WHAT", "spec.text"),
+        _column("DETECTORS", "spec.detectors", wide=True),
+        _column("OWNERS", "spec.owners", wide=True),
+    ),
+    "incidents": _columns(
+        ("PHASE", "status.phase"),
+        ("CAUSE", "spec.cause"),
+        ("ABOUT", "spec.about"),
+        ("BEGAN", "status.began_s", "age"),
+        ("SEEN", "status.seen_s", "age"),
+        ("FINDINGS", "status.count"),
+        ("WHAT", "status.text"),
+        wide=(("OWNERS", "spec.owners"), ("PROPOSAL", "status.proposal.sentence"), ("BUDGET", "status.budget")),
+    ),
     "events": (
         _column("TIME", "spec.time_s", "time"),
         _column("ABOUT", "spec.about"),
@@ -232,9 +246,6 @@ def plural(word: str) -> str:
     """Of a kind in singular or plural, in any case. Raises InputInvalid."""
     kind = word.lower()
     kind = _SINGULAR.get(kind, kind)
-    for later, why in LATER.items():
-        if kind in (later, later[:-1]):
-            raise InputInvalid(f"no {later} are kept: {why}")
     if kind not in KINDS:
         from difflib import get_close_matches
 

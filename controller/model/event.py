@@ -5,6 +5,7 @@ import msgspec
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
 from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
+from controller.model.finding import Finding
 from controller.model.intent import Value
 from controller.model.node_entries import Delta, NodeState
 from controller.model.policy import Policy
@@ -121,6 +122,23 @@ class LoadPolicy(Value, frozen=True, kw_only=True, tag="load_policy"):
     by: Principal = OURSELVES
 
 
+class Decide(Value, frozen=True, kw_only=True, tag="decide"):
+    """Somebody approves what an incident proposes, or rejects it."""
+
+    request_id: str
+    name: str
+    approved: bool
+    added: tuple[Added, ...] = ()
+    """What requirement compilers said of the intent that it proposes."""
+    by: Principal = OURSELVES
+
+
+class Found(Value, frozen=True, kw_only=True, tag="found"):
+    """Assurance has seen something unusual."""
+
+    findings: tuple[Finding, ...]
+
+
 class MessageReceived(Value, frozen=True, kw_only=True, tag="message_received"):
     """From a peer whose identity mutual TLS has proved."""
 
@@ -220,6 +238,8 @@ Event = (
     | SetDrain
     | EndAgreement
     | LoadPolicy
+    | Decide
+    | Found
     | MessageReceived
     | MessageSent
     | PeerMet

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 
+from controller.model import incident
 from controller.model.intent import Phase
 from controller.model.stitch import Standing
 
@@ -14,6 +15,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     "links": (*_INSTALLED, DISCOVERED),
     "nodes": ("Ready", "Syncing", "Unreachable", "Unknown"),
     "agreements": tuple(standing.value for standing in Standing),
+    "incidents": tuple(standing.value for standing in incident.Standing),
     "plugins": ("Ready", "NotCalled", "Failed"),
 }
 """Of an agreement it is called its standing."""

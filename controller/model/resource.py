@@ -82,6 +82,9 @@ class Controller(Protocol):
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal) -> Answer:
         """At once, on both sides; the same intent is not accepted again for `hold_off_s`."""
 
+    async def decide(self, name: str, approved: bool, *, by: Principal) -> Answer:
+        """What an incident proposes is done, as if it were applied; or nothing is to be done about it."""
+
     def tenant(self, intent: str) -> str | None:
         """Whose an intent is; None: there is none of that name."""
 

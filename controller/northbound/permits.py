@@ -48,6 +48,8 @@ PERMITS: dict[tuple[str, str], Permit] = {
     ("POST", "/v1/agreements/{name:path}/end"): Permit.ADMIN,
     ("POST", "/v1/{kind}/{name:path}/drain"): Permit.ADMIN,
     ("POST", "/v1/{kind}/{name:path}/undrain"): Permit.ADMIN,
+    ("POST", "/v1/incidents/{name:path}/approve"): Permit.ADMIN,
+    ("POST", "/v1/incidents/{name:path}/reject"): Permit.ADMIN,
     ("POST", "/v1/policy/reload"): Permit.ADMIN,
     ("GET", "/v1/backup"): Permit.ADMIN,
     ("POST", "/v1/restore"): Permit.ADMIN,

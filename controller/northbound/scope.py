@@ -4,6 +4,7 @@
 |---|---|
 | intents | its tenants' |
 | agreements, entries, events | those that serve an intent of its tenants |
+| findings, incidents | those that touch its tenants' intents and nothing else |
 | networks, services | those that its tenants' intents may name |
 | all others | not at all (403) |
 """
@@ -98,6 +99,9 @@ class Scoped:
     async def end_agreement(self, name: str, reason: str, hold_off_s: int, *, by: Principal | None = None) -> Answer:
         return await self._controller.end_agreement(name, reason, hold_off_s, by=self._by)
 
+    async def decide(self, name: str, approved: bool, *, by: Principal | None = None) -> Answer:
+        return await self._controller.decide(name, approved, by=self._by)
+
     # ---- what there is
 
     def tenant(self, intent: str) -> str | None:
@@ -190,6 +194,8 @@ class Scoped:
                 return self._intent
             case "agreements" | "entries":
                 return self._serving
+            case "findings" | "incidents":
+                return self._touching
             case "networks":
                 return self._network
             case "services":
@@ -210,6 +216,11 @@ class Scoped:
 
     def _serving(self, stitched: Resource) -> Resource | None:
         return stitched if self.concerns(str(stitched.status.get("owner"))) else None
+
+    def _touching(self, seen: Resource) -> Resource | None:
+        """What touches its tenants' intents and nothing else."""
+        owners = seen.spec.get("owners", ())
+        return seen if owners and all(map(self.concerns, owners)) else None
 
     def _network(self, network: Resource) -> Resource | None:
         """Those of other domains too: whether one may go there is for their owners to say."""

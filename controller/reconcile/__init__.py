@@ -4,6 +4,7 @@
     LoadPolicy ──────▶ policing ──▶ what is no longer allowed ends
     MessageReceived ─▶ negotiation ──▶ place ──▶ answers                           } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of stitches      }
+    Found, Decide ───▶ incidents ──▶ changes, once they are approved
     Tick ──▶ leases, renewals, retries, audits
 
 What a step begins passes `capacity_check` before any of it is sent: it is refused where the nodes have no room for it.
@@ -21,11 +22,13 @@ from controller.model.event import (
     PUT_BACK,
     Apply,
     Connect,
+    Decide,
     Delete,
     Discovered,
     Effect,
     EndAgreement,
     Event,
+    Found,
     LoadPolicy,
     Log,
     Measured,
@@ -53,6 +56,7 @@ from controller.reconcile import (
     changes,
     draining,
     facts,
+    incidents,
     link_state,
     peer_admission,
     peers,
@@ -144,13 +148,18 @@ def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) ->
 def _take(transaction: Transaction, event: Event) -> Transaction:
     """The same one, unless nothing is to come of the event."""
     match event:
-        case Apply():
-            changes.apply(transaction, event)
+        case Apply() | Decide():
+            if isinstance(event, Apply):
+                changes.apply(transaction, event)
+            else:
+                incidents.decide(transaction, event)
             if reason := _without_numbers(transaction) or capacity_check.overfull(transaction):
                 transaction = Transaction(transaction.before, transaction.now_s, transaction.keys)
                 transaction.effects.append(
                     Reply(request_id=event.request_id, conflict=f"there is no room for it: {reason}")
                 )
+        case Found():
+            incidents.found(transaction, event.findings)
         case Delete():
             removing.delete(transaction, event)
             _inventory_changed(transaction)
@@ -254,4 +263,5 @@ def _tick(transaction: Transaction) -> None:
     _learn(transaction, tuple(transaction.losses.all))  # some of it may have become too old
     pursue_what_can_change(transaction)
     rollout.audit(transaction)
+    incidents.tick(transaction)
     transaction.ticked_s = transaction.now_s

@@ -19,6 +19,8 @@ from controller.model.agreement import Envelope, Unreadable, opened_advertisemen
 from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.drain import Drain
 from controller.model.event import PeerMet, Record
+from controller.model.finding import Finding
+from controller.model.incident import Incident
 from controller.model.intent import Value
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.node_entries import NodeState
@@ -32,6 +34,7 @@ from controller.model.told import Told
 from controller.reconcile import stored_paths, tables
 from controller.reconcile.claims_in_force import ClaimsInForce
 from controller.reconcile.identifiers import loaded
+from controller.reconcile.suspicions import Suspicion
 from dataplane.decoding import from_json
 from dataplane.host_api import NodeDescription, PartRefused
 
@@ -219,7 +222,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """`nodes/NAME` and `links/NAME` that are to be passed by."""
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
+    incidents: PersistentMap[Incident] = PersistentMap()
     # ---- known anew after a restart
+    findings: tuple[Finding, ...] = ()
+    """The newest."""
+    findings_seen: int = 0
+    """So many there were."""
+    findings_beyond: int = 0
+    """Of which nothing came, since there were too many."""
+    suspicions: dict[str, Suspicion] = msgspec.field(default_factory=dict)
+    """Findings that are not yet enough to be an incident, by what they are about."""
     rule_engine: RuleEngine = NO_RULES
     """The rules, compiled."""
     agreements: PersistentMap[str] = PersistentMap()
@@ -309,6 +321,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "LastNumber": ("last_numbers", int),
     "Rest": ("rests", int),
     "Profile": ("profiles", dict[str, int]),
+    "Incident": ("incidents", Incident),
 }
 """Kind of record -> table and type."""
 INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
@@ -356,6 +369,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         counters=PersistentMap(stored["counters"]),
         routes=PersistentMap(stored["routes"], keys=Heard.keys, due=Heard.due_s),
         provenance=PersistentMap(stored["provenance"]),
+        incidents=PersistentMap(sorted(stored["incidents"].items(), key=lambda item: item[1].serial)),
         agreements=PersistentMap(_agreements(stitches)),
         numbers=PersistentMap(stored["numbers"]),
         last_numbers=PersistentMap(stored["last_numbers"]),

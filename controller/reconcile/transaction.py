@@ -174,6 +174,10 @@ class Transaction:
         self.ids = Table(state.ids)
         self.taken = Table(state.taken)
         self.nodes = SmallTable(state.nodes)
+        self.incidents = Table(state.incidents)
+        self.findings, self.findings_seen = state.findings, state.findings_seen
+        self.findings_beyond = state.findings_beyond
+        self.suspicions = state.suspicions
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
         self.down = SmallTable(state.down)
@@ -467,6 +471,11 @@ class Transaction:
             ids=self.ids.all,
             taken=self.taken.all,
             nodes=self.nodes.all,
+            incidents=self.incidents.all,
+            findings=self.findings,
+            findings_seen=self.findings_seen,
+            findings_beyond=self.findings_beyond,
+            suspicions=self.suspicions,
             retries=self.retries.all,
             peers=self.peers.all,
             down=self.down.all,
@@ -527,6 +536,7 @@ class Transaction:
             "rests": self.rests,
             "profiles": self.profiles,
             "drains": self.drains,
+            "incidents": self.incidents,
         }
         records = []
         for kind, (table, _) in RECORDS.items():

@@ -20,7 +20,7 @@ from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
-from controller.views import advertising_view, entry_view, link_view, path_view
+from controller.views import advertising_view, entry_view, incident_view, link_view, path_view
 from controller.views.drain_view import drain_status
 from controller.views.intent_status import branches, intent_status, passed_by, paths_of, segment_lists
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
@@ -310,6 +310,8 @@ _VIEWS: dict[str, _View] = {
     "nodes": _inventory(lambda state: state.inventory.nodes, _each(_node_status)),
     "links": _links,
     "paths": path_view.resources,
+    "findings": incident_view.findings,
+    "incidents": incident_view.incidents,
     "rules": _inventory(lambda state: state.rules, _rule_status),
 }
 KINDS: tuple[str, ...] = tuple(_VIEWS)

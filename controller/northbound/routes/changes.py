@@ -99,6 +99,26 @@ def add_changes(app: FastAPI) -> None:
         return await _drained(controller, kind, name, is_drained=False)
 
     @app.post(
+        "/v1/incidents/{name:path}/approve",
+        summary="Does what an incident proposes, as if it were applied",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **errors(400, 404, 409)},
+    )
+    async def approve(controller: Seen, name: Name) -> Response:
+        answer = await controller.decide(name, True)
+        return not_found(controller, "incidents", name) if answer.missing else outcome(answer)
+
+    @app.post(
+        "/v1/incidents/{name:path}/reject",
+        summary="Nothing is to be done about an incident",
+        response_model=None,
+        responses={200: {"model": schema.Results}, **errors(400, 404, 409)},
+    )
+    async def reject(controller: Seen, name: Name) -> Response:
+        answer = await controller.decide(name, False)
+        return not_found(controller, "incidents", name) if answer.missing else outcome(answer)
+
+    @app.post(
         "/v1/agreements/{name:path}/end",
         summary="Ends an agreement at once, on both sides",
         response_model=None,
