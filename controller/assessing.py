@@ -57,7 +57,8 @@ class Assessing:
                 continue
             self._looked_s = time.time()
             try:
-                findings = await asyncio.to_thread(self.look, state(), self._looked_s)
+                waiting, self._waiting, self._rows = self._waiting, [], 0
+                findings = await asyncio.to_thread(self._look, waiting, state(), self._looked_s)
             except Exception as error:  # what detectors make of foreign numbers ends no controller
                 self.failures += 1
                 self._assurance = Assurance()
@@ -67,8 +68,7 @@ class Assessing:
                 self.findings += len(findings)
                 await report(Found(findings=findings))
 
-    def look(self, state: State, now_s: float) -> tuple[Finding, ...]:
-        waiting, self._waiting, self._rows = self._waiting, [], 0
+    def _look(self, waiting: list[FlowColumns], state: State, now_s: float) -> tuple[Finding, ...]:
         self._forget_what_changed(state)
         seen = Seen(
             flows=flow_columns.concatenated(waiting),

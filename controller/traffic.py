@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,14 @@ CLASSES_MAX = 65_536
 """Of a node."""
 NODES_KEPT = 4096
 """Of so many what they counted is remembered."""
+
+
+class Waiting(NamedTuple):
+    node: str
+    batch: TelemetryBatch
+    now_s: float
+    """When it came, by both clocks."""
+    monotonic_s: float
 
 
 class Came(NamedTuple):
@@ -89,7 +97,7 @@ class Traffic:
     ) -> None:
         """`seed`: as FlowTotals has it."""
         self._now_s, self._monotonic_s = now_s, monotonic_s
-        self._waiting: deque[tuple[str, TelemetryBatch, float, float]] = deque()
+        self._waiting: list[Waiting] = []
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._totals = FlowTotals(seed)
@@ -113,7 +121,7 @@ class Traffic:
         if len(self._waiting) >= QUEUED_MAX or self._waiting_bytes + len(batch.packed_flows) > QUEUED_BYTES_MAX:
             self.counts["dropped"] += 1
             return
-        self._waiting.append((node, batch, round(self._now_s(), 3), self._monotonic_s()))
+        self._waiting.append(Waiting(node, batch, round(self._now_s(), 3), self._monotonic_s()))
         self._waiting_bytes += len(batch.packed_flows)
         self._arrived.set()
 
@@ -122,18 +130,21 @@ class Traffic:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            came = await asyncio.to_thread(self.work, state())
+            came = await asyncio.to_thread(self.work, self.waiting(), state())
             if len(came):
                 for take in takers:
                     take(came)
             await asyncio.sleep(TURN_S)
 
-    def work(self, state: State) -> FlowColumns:
-        """Takes in what has come; what of it is new."""
+    def waiting(self) -> list[Waiting]:
+        """What has come, in the loop: what waits and how much is changed there alone."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return waiting
+
+    def work(self, waiting: Iterable[Waiting], state: State) -> FlowColumns:
+        """In a thread; what of it is new."""
         parts = []
-        while self._waiting:
-            node, batch, now_s, monotonic_s = self._waiting.popleft()
-            self._waiting_bytes -= len(batch.packed_flows)
+        for node, batch, now_s, monotonic_s in waiting:
             with self._lock:
                 parts.append(self._take(node, batch, now_s, monotonic_s, state))
         with self._lock:

@@ -55,7 +55,7 @@ async def test_a_scan_is_found_and_reported_with_whose_traffic_it_is(
         reported.append(found)
 
     scanned(traffic, clock, state)
-    watching.take(traffic.work(state))
+    watching.take(traffic.work(traffic.waiting(), state))
     running = asyncio.create_task(watching.run(lambda: state, report))
     await until(lambda: reported, "the scan is reported")
     running.cancel()
@@ -95,7 +95,7 @@ def test_what_is_denied_and_measured_is_shown_to_detectors_once(world: World) ->
     for total in (100, 140):
         clock.pass_s(1)
         traffic.observe("se1", batch(clock, policy_classes=(CounterSample(index=number, packets=total, bytes=total),)))
-    traffic.work(shop.state)
+    traffic.work(traffic.waiting(), shop.state)
     watching = Assessing(traffic, LOG)
     [denied] = watching._denied(shop.state)
     assert (denied.owner, denied.node, denied.packets) == ("networks/shop/customer-x", "se1", 40)
@@ -108,7 +108,7 @@ def test_rows_that_are_too_many_for_an_interval_are_counted(world: World, monkey
     state, clock = world.controllers["shop"].state, Clock()
     traffic = Traffic(7, now_s=lambda: clock.now_s, monotonic_s=lambda: clock.monotonic_s)
     scanned(traffic, clock, state)
-    came = traffic.work(state)
+    came = traffic.work(traffic.waiting(), state)
     monkeypatch.setattr(assessing, "ROWS_MAX", len(came))
     watching = Assessing(traffic, LOG)
     watching.take(came)

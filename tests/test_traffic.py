@@ -361,7 +361,7 @@ def test_rows_say_whose_they_are_and_are_kept_for_a_while(world: World, clock: C
         record("10.1.0.12", "10.1.0.13", packets=2, first_s=began, forwarding_class=60_000),
     )
     traffic.observe("se1", batch(clock, rows))
-    traffic.work(state)
+    traffic.work(traffic.waiting(), state)
     shown_rows = flow_rows.of_columns(traffic.flows(began), lambda owner: True, 10)
     assert {(row.node, row.owner, row.packets, row.reverse_packets) for row in shown_rows} == {
         ("se1", OWNER, 10, 8), ("se1", "", 2, -1),
@@ -370,7 +370,7 @@ def test_rows_say_whose_they_are_and_are_kept_for_a_while(world: World, clock: C
     assert len(traffic.flows(clock.now_s)) == 0
     clock.pass_s(traffic_module.KEPT_S + 1)
     traffic.observe("se1", batch(clock, record(ports=(9, 9), first_s=clock.now_s, forwarding_class=forward)))
-    traffic.work(state)
+    traffic.work(traffic.waiting(), state)
     assert [row.source_port for row in flow_rows.of_columns(traffic.flows(0), lambda owner: True, 10)] == [9]
 
 
@@ -379,7 +379,7 @@ def test_rows_are_bounded(world: World, clock: Clock, traffic: Traffic, monkeypa
     for second in range(30):
         clock.pass_s(1)
         traffic.observe("se1", batch(clock, record(ports=(second, 1), first_s=clock.now_s - 0.1)))
-        traffic.work(world.controllers["shop"].state)
+        traffic.work(traffic.waiting(), world.controllers["shop"].state)
     assert traffic.flows(0).source_port.tolist() == [*range(20, 30)]
     assert traffic.counts["overwritten"] == 20
 
@@ -392,11 +392,11 @@ def test_what_cannot_be_worked_on_in_time_is_dropped_and_counted(
         clock.pass_s(1)
         traffic.observe("se1", batch(clock, record(packets=second + 1, first_s=clock.now_s - 0.1 - second)))
     assert traffic.counts["dropped"] == 2
-    traffic.work(world.controllers["shop"].state)
+    traffic.work(traffic.waiting(), world.controllers["shop"].state)
     assert int(traffic.flows(0).packets.sum()) == 3
     clock.pass_s(1)
     traffic.observe("se1", batch(clock, record(packets=6, first_s=clock.now_s - 5.1, last_s=clock.now_s)))
-    traffic.work(world.controllers["shop"].state)
+    traffic.work(traffic.waiting(), world.controllers["shop"].state)
     assert int(traffic.flows(0).packets.sum()) == 6  # the totals have what was dropped
 
 
@@ -409,7 +409,7 @@ def test_a_clock_that_jumps_is_marked_and_costs_no_count(world: World, clock: Cl
         last_s = clock.now_s + ahead_s
         rows = record(packets=packets, first_s=began + ahead_s, last_s=last_s)
         traffic.observe("se1", batch(clock, rows, ahead_s=ahead_s))
-    traffic.work(state)
+    traffic.work(traffic.waiting(), state)
     seen = traffic.flows(0)
     assert seen.packets.tolist() == [1, 4, 2]
     assert seen.marks.tolist() == [0, CLOCK, CLOCK]
@@ -427,7 +427,7 @@ def test_missing_intervals_are_marked_and_their_length_is_known(world: World, cl
     clock.pass_s(20)
     rows = record(packets=29, first_s=began, last_s=clock.now_s)
     traffic.observe("se1", batch(clock, rows, interval_s=0.0))  # a new stream, after it was away
-    traffic.work(state)
+    traffic.work(traffic.waiting(), state)
     seen = traffic.flows(0)
     assert list(zip(seen.packets.tolist(), seen.marks.tolist(), seen.interval_s.tolist(), strict=True)) == [
         (1, 0, 1.0), (8, GAP, 3.0), (20, GAP, 20.0),
@@ -448,7 +448,7 @@ def test_throughput_is_of_what_enters_and_unknown_where_nobody_tells(
         assert traffic.measured(state)(OWNER) is None or second >= RATE_S
         told = {leaves: 1000 + 100 * second, back: 50 + 10 * second}
         traffic.observe("sg1", batch(clock, classes=told))
-        traffic.work(state)
+        traffic.work(traffic.waiting(), state)
     mbps = 100 * 1000 * 8 / 1e6
     assert traffic.measured(state)(OWNER) == pytest.approx(mbps)
     throughput = traffic.throughput(state)
@@ -468,7 +468,7 @@ def test_totals_that_cannot_be_make_no_throughput(world: World, clock: Clock, tr
             "se1", batch(clock, forwarding_classes=(CounterSample(index=enters, packets=total, bytes=total),))
         )
     traffic.observe("se1", batch(clock, classes={2**31: 5}))
-    traffic.work(state)
+    traffic.work(traffic.waiting(), state)
     assert traffic.throughput(state)[OWNER, Direction.FORWARD].packets_s == pytest.approx(100 / RATE_S)
     assert (traffic.counts["backwards"], traffic.counts["refused"]) == (2, 1)
 
