@@ -319,6 +319,27 @@ def test_who_answers_is_told_that_its_reply_is_too_big_for_the_last_port(
         lab.execute(active, "se1", "ip", "link", "set", "cx1", "mtu", "1500")
 
 
+def test_a_scan_is_an_incident_and_its_source_is_isolated_once_somebody_approves(record: LabRecord) -> None:
+    scan = (
+        "import socket, sys, time\n"
+        "for port in range(1, 1000):\n"
+        "    trying = socket.socket(); trying.setblocking(False)\n"
+        "    trying.connect_ex((sys.argv[1], port)); time.sleep(0.02); trying.close()\n"
+    )
+    wait_for(lambda: reaches(record, "cx2", ORDERS), "cx2 reaches cx1")
+    with subprocess.Popen(lab.command(record, "cx2", (sys.executable, "-c", scan, ORDERS))) as scanning:
+        wait_for(lambda: get("incidents"), "the scan is an incident")
+        scanning.terminate()
+    [incident] = get("incidents")
+    assert (incident["spec"]["cause"], incident["spec"]["about"]) == ("scan", f"sources/{WEB}"), incident
+    assert reaches(record, "cx2", ORDERS), "what is proposed is not done"
+    name = incident["metadata"]["name"]
+    assert stitch("incident", "approve", name) == f"intents/quarantine-{name} created\n"
+    wait_for(lambda: not reaches(record, "cx2", ORDERS), "cx2 is isolated")
+    stitch("delete", f"intent/quarantine-{name}")
+    wait_for(lambda: reaches(record, "cx2", ORDERS), "it is undone")
+
+
 def test_withdrawal_leaves_nothing_on_any_node(record: LabRecord) -> None:
     before = read_back(record)
     stitch("apply", "-f", str(INTENT), "--wait", "300")
