@@ -235,7 +235,7 @@ static __always_inline bool is_same_interval(__u32 last_seen, __u32 now)
 	return (last_seen ^ now) >> 12 == 0;
 }
 
-/* Sets packet->forwarding_class, or refuses. */
+/* Sets packet->forwarding_class, or refuses. TO_STEER: its lease is known to run. */
 static __always_inline int find_class(struct xdp_md *ctx, struct packet *packet, __u64 seed)
 {
 	__u16 current = generation_of(packet->flow.policy_class);
@@ -245,7 +245,7 @@ static __always_inline int find_class(struct xdp_md *ctx, struct packet *packet,
 	union flow_tags *tags = bpf_map_lookup_elem(&flow_cache_tag, &index);
 	__u32 now = bpf_jiffies64();
 	struct flow_entry *entry;
-	int found;
+	int found, verdict = GO_ON;
 
 	if (!bucket || !tags || !current || packet->flow.l4_class == L4_ICMP_ERROR) {
 		found = resolve_uncached(ctx, packet);
@@ -266,9 +266,11 @@ static __always_inline int find_class(struct xdp_md *ctx, struct packet *packet,
 		return GO_ON;
 	}
 	if (entry->generation == current && entry->ingress_port == packet->flow_port &&
-	    is_same_interval(entry->last_seen, now) && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) {
+	    is_same_interval(entry->last_seen, now) && !(packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
+	    !is_lease_expired(entry->forwarding_class)) {
 		count_event(EVENT_CACHE_HIT);
 		found = entry->forwarding_class;
+		verdict = TO_STEER;
 	} else {
 		count_event(EVENT_CACHE_MISS);
 		found = refresh(entry, packet, current, now);
@@ -279,5 +281,5 @@ static __always_inline int find_class(struct xdp_md *ctx, struct packet *packet,
 	entry->bytes += packet->ip_length;
 	entry->last_seen = now;
 	packet->forwarding_class = found;
-	return GO_ON;
+	return verdict;
 }

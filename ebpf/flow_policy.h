@@ -6,7 +6,8 @@
  *                                        L4 class -----------------/
  *
  * flow_policy is searched by tuple space: one hash look-up for each of the policy class' masks, the highest priority wins.
- * A reply that answers nothing (conversation.h) is left to what comes next.
+ * A reply that answers nothing (conversation.h) is left to what comes next; so is what an entry says whose time, or whose
+ * forwarding class' lease, is over. Where nothing below permits it, its lease drops the packet.
  */
 #pragma once
 
@@ -126,17 +127,54 @@ static __always_inline __u16 destination_port_class_of(__u32 protocol, __be16 nu
 
 __noinline int global_converse(const union flow_key *key, __u32 asking, __u32 port); /* conversation.h */
 
-/* The highest that say of what has no conversation, and of replies. */
-struct policies {
-	const struct flow_policy_value *best;
-	const struct flow_policy_value *reply;
+/* What an entry says of a flow. */
+struct said {
+	__u32 priority; /* 0: there is none */
+	__u16 action;   /* of those that deny FLOW_POLICY_DROP */
+	__u16 value;    /* forwarding class; or the reason to drop it */
+	__u16 network;
 };
 
-static __noinline int find_policies(const struct flow_policy_key *key, struct policies *found)
-{
-	__u32 policy_class = key->policy_class;
-	struct flow_policy_masks *masks = bpf_map_lookup_elem(&flow_policy_masks, &policy_class);
+/* The highest of each. */
+struct policies {
+	struct said best; /* without a conversation */
+	struct said reply;
+	struct said ended; /* which permits no more */
+};
 
+static __always_inline void take(const struct flow_policy_value *value, struct policies *found, bool replies)
+{
+	__u32 said = value->permit_request.forwarding_class; /* where all that permit have it */
+	struct said *highest = &found->best;
+
+	if (value->action == FLOW_POLICY_DROP)
+		said = value->drop.reason;
+	else if (value->action == FLOW_POLICY_DROP_UNTIL && is_over(value->drop_until.boottime_s))
+		return;
+	else if (value->action == FLOW_POLICY_DROP_UNTIL)
+		said = value->drop_until.reason;
+	else if (is_lease_expired(said))
+		highest = &found->ended;
+	else if (value->action == FLOW_POLICY_PERMIT_REPLY)
+		highest = &found->reply;
+	if (value->priority <= highest->priority || (replies && highest != &found->reply))
+		return;
+	highest->priority = value->priority;
+	highest->action = value->action == FLOW_POLICY_DROP_UNTIL ? FLOW_POLICY_DROP : value->action;
+	highest->value = said;
+	highest->network = value->permit_request.network;
+}
+
+/* Global, so that the verifier follows the loop once. `replies`: these alone are asked for. */
+__noinline int global_find_policies(const struct flow_policy_key *key, struct policies *found, bool replies)
+{
+	__u32 policy_class;
+	struct flow_policy_masks *masks;
+
+	if (!key || !found)
+		return 0;
+	policy_class = key->policy_class;
+	masks = bpf_map_lookup_elem(&flow_policy_masks, &policy_class);
 	if (!masks)
 		return 0;
 	for (__u32 i = 0; i < FLOW_POLICY_MASKS; i++) {
@@ -155,14 +193,8 @@ static __noinline int find_policies(const struct flow_policy_key *key, struct po
 		if (i >= masks->count)
 			break;
 		value = bpf_map_lookup_elem(&flow_policy, &masked);
-		if (!value)
-			continue;
-		if (value->action == FLOW_POLICY_PERMIT_REPLY) {
-			if (!found->reply || value->priority > found->reply->priority)
-				found->reply = value;
-		} else if (!found->best || value->priority > found->best->priority) {
-			found->best = value;
-		}
+		if (value)
+			take(value, found, replies);
 	}
 	return 0;
 }
@@ -181,8 +213,8 @@ static __always_inline bool is_asked(const union flow_key *flow, __u16 network, 
 static __always_inline int resolve(const union flow_key *flow, __u32 vrf, __u32 flow_port, __u32 asking)
 {
 	struct flow_policy_key key = {.policy_class = flow->policy_class};
-	const struct flow_policy_value *best, *reply;
 	struct policies found = {};
+	const struct said *best = &found.best, *reply = &found.reply;
 	union flow_key asked = {};
 
 	if (flow_port && !is_source_admitted(flow_port, &flow->source))
@@ -192,33 +224,33 @@ static __always_inline int resolve(const union flow_key *flow, __u32 vrf, __u32 
 	key.l4_class = flow->l4_class;
 	key.source_port_class = source_port_class_of(flow->protocol, flow->source_port);
 	key.destination_port_class = destination_port_class_of(flow->protocol, flow->destination_port);
-	find_policies(&key, &found);
-	best = found.best;
+	global_find_policies(&key, &found, false);
 	if (flow->l4_class == L4_TCP_OPEN)
 		asking |= ASKING_OPENS;
 	if (flow->l4_class == L4_TCP_OPEN &&
-	    (!best || best->action == FLOW_POLICY_DROP)) { /* Both ends may open at once: only as a reply. */
+	    (!best->priority || best->action == FLOW_POLICY_DROP)) { /* Both ends may open at once: only as a reply. */
 		key.l4_class = L4_TCP;
-		found.reply = NULL;
-		find_policies(&key, &found);
+		found.reply.priority = 0;
+		global_find_policies(&key, &found, true);
 	}
-	reply = found.reply;
-	if (reply && (!best || reply->priority > best->priority)) {
-		if (is_asked(flow, reply->permit_reply.network, asking, &asked))
-			return reply->permit_reply.forwarding_class;
-		if (!best)
+	if (reply->priority > best->priority) {
+		if (is_asked(flow, reply->network, asking, &asked))
+			return reply->value;
+		if (!best->priority && !found.ended.priority)
 			return flow->l4_class == L4_TCP_OPEN ? -DROP_NOT_PERMITTED : -DROP_UNASKED;
 	}
-	if (!best)
+	if ((!best->priority || best->action == FLOW_POLICY_DROP) && found.ended.priority > best->priority)
+		return found.ended.value; /* whose lease drops it */
+	if (!best->priority)
 		return flow->l4_class == L4_UNCLASSIFIED ? -DROP_UNCLASSIFIED : -DROP_NOT_PERMITTED;
-	if (best->action == FLOW_POLICY_PERMIT)
-		return best->permit.forwarding_class;
+	if (best->action == FLOW_POLICY_DROP)
+		return -(int)best->value;
 	if (best->action != FLOW_POLICY_PERMIT_REQUEST)
-		return -(int)best->drop.reason;
+		return best->value;
 	asked = *flow;
 	asked.l4_class = 0;
-	asked.policy_class = best->permit_request.network;
-	return global_converse(&asked, asking, flow_port) ? (int)best->permit_request.forwarding_class : -DROP_UNASKED;
+	asked.policy_class = best->network;
+	return global_converse(&asked, asking, flow_port) ? (int)best->value : -DROP_UNASKED;
 }
 
 __noinline int global_resolve(const union flow_key *flow, __u32 vrf, __u32 flow_port, __u32 asking)

@@ -1,13 +1,5 @@
-/* What a forwarding class may still do, and how it goes on: lease --> steer --> deliver by a VRF, or an SR Policy */
+/* How a forwarding class goes on: steer --> deliver by a VRF, or an SR Policy */
 #pragma once
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, LEASE_SIZE);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__type(key, __u32); /* forwarding class */
-	__type(value, struct lease_value);
-} lease SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -16,16 +8,6 @@ struct {
 	__type(key, __u32); /* forwarding class */
 	__type(value, struct steer_value);
 } steer SEC(".maps");
-
-/* Compared for each packet: a border closes in time with every process dead. */
-static __always_inline bool is_lease_expired(__u32 forwarding_class)
-{
-	struct lease_value *value = bpf_map_lookup_elem(&lease, &forwarding_class);
-
-	if (!value || value->action != LEASE_EXPIRE_AT)
-		return false;
-	return bpf_ktime_get_boot_ns() >= value->expire_at.boottime_s * 1000000000ull;
-}
 
 /* The tag goes where the frame leaves as it came otherwise. Addresses of Ethernet stay. */
 static __noinline int remove_tag(struct xdp_md *ctx, struct packet *packet)

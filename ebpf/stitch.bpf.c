@@ -31,6 +31,7 @@
 #include "arp.h"
 #include "discovery.h"
 #include "gateway.h"
+#include "lease.h"
 #include "flow_policy.h"
 #include "flow_cache.h"
 #include "conversation.h"
@@ -95,7 +96,7 @@ static __always_inline int forward_flow(struct xdp_md *ctx, struct packet *packe
 	if (packet->hop_limit <= 1)
 		return refuse(packet, DROP_HOP_LIMIT, ERROR_HOP_LIMIT);
 	verdict = find_class(ctx, packet, node->flow_cache_seed);
-	if (verdict != GO_ON)
+	if (verdict != GO_ON) /* of a known flow the lease runs */
 		return verdict;
 	return is_lease_expired(packet->forwarding_class) ? deny(packet, DROP_LEASE_EXPIRED) : TO_STEER;
 }

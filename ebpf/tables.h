@@ -181,7 +181,7 @@ struct punt_frame_key {
 	__u8 zero;
 };
 _Static_assert(sizeof(struct punt_frame_key) == 8, "punt_frame_key");
-#define PUNT_FRAME_MASKS 16
+#define PUNT_FRAME_MASKS 48
 struct punt_frame_masks {
 	__u32 count;
 	struct punt_frame_key mask[PUNT_FRAME_MASKS];
@@ -357,6 +357,7 @@ enum flow_policy_action {
 	FLOW_POLICY_PERMIT,
 	FLOW_POLICY_PERMIT_REQUEST,
 	FLOW_POLICY_PERMIT_REPLY,
+	FLOW_POLICY_DROP_UNTIL,
 	FLOW_POLICY_DROP,
 };
 struct flow_policy_key {
@@ -369,7 +370,7 @@ struct flow_policy_key {
 	__u8 mask_id;
 };
 _Static_assert(sizeof(struct flow_policy_key) == 12, "flow_policy_key");
-#define FLOW_POLICY_MASKS 16
+#define FLOW_POLICY_MASKS 48
 struct flow_policy_masks {
 	__u32 count;
 	struct flow_policy_key mask[FLOW_POLICY_MASKS];
@@ -390,11 +391,15 @@ struct flow_policy_value {
 			__u16 network;
 		} permit_reply;
 		struct {
+			__u32 boottime_s;
+			__u8 reason;
+		} drop_until;
+		struct {
 			__u8 reason;
 		} drop;
 	};
 };
-_Static_assert(sizeof(struct flow_policy_value) == 12, "flow_policy_value");
+_Static_assert(sizeof(struct flow_policy_value) == 16, "flow_policy_value");
 
 /* lease: array */
 #define LEASE_SIZE 65536

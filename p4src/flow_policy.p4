@@ -1,7 +1,10 @@
 //  policy class, groups, L4 class, port classes, by priority ──▶ permit (forwarding class) │ drop (reason)
 //                                                             ├▶ permit_request: opens a conversation of `network`
-//                                                             └▶ permit_reply: passes if it answers one
-// What is denied is counted for the policy class. Deviates: conversations are XDP's; here all three permit.
+//                                                             ├▶ permit_reply: passes if it answers one
+//                                                             └▶ drop_until: dropped until then
+// What is denied is counted for the policy class. An entry whose time is over, or the lease of whose forwarding class,
+// says nothing any more where one below it permits. Deviates: P4 knows the best match only, so here what has ended stays
+// closed; conversations are XDP's too, so here all three permit.
 
 control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t way, inout verdict_t verdict) {
     @id(0x12000003) counter(POLICY_CLASSES, CounterType.packets_and_bytes) policy_class_counter;
@@ -26,6 +29,11 @@ control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t
         permit(forwarding_class);
     }
 
+    @id(0x0100001f) @noWarn("unused")
+    action drop_until(@id(1) drop_reason_t reason, @id(2) bit<32> boottime_s) {
+        drop(verdict, reason);
+    }
+
     @id(0x02000009)
     table flow_policy {
         key = {
@@ -36,7 +44,7 @@ control FlowPolicy(in arrival_t arrival, in ip_t ip, in flow_t flow, inout way_t
             flow.source_port_class      : ternary @id(5) @name("source_port_class");
             flow.destination_port_class : ternary @id(6) @name("destination_port_class");
         }
-        actions = { permit; permit_request; permit_reply; drop(verdict); }
+        actions = { permit; permit_request; permit_reply; drop_until; drop(verdict); }
         const default_action = drop(verdict, DROP_NOT_PERMITTED);
         size = FLOW_POLICIES;
     }

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 import scapy.packet
@@ -65,15 +66,17 @@ def described(known: Inventory) -> dict[str, NodeDescription]:
 
 
 def compiled(
-    intents: list[Intent], known: Inventory, expires_s: int | None = None
+    intents: list[Intent], known: Inventory, ends_s: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, tuple[OwnedEntry, ...]]:
-    """The entries of each node. `expires_s`: when all intents end."""
+    """The entries of each node. `ends_s`: when intents end that do."""
     stitches: list[Stitch] = []
     isolations: list[Isolation] = []
     for serial, intent in enumerate(intents, 1):
         requirements = translate(intent, rule_engine(()), known)
         assert isinstance(requirements, Requirements)
-        isolations += [requirements.isolation] if requirements.isolation is not None else []
+        until_s = ends_s.get(intent.name)
+        if requirements.isolation is not None:
+            isolations.append(msgspec.structs.replace(requirements.isolation, until_s=until_s))
         for number, connection in enumerate(requirements.connections):
             plan = place(
                 connection,
@@ -84,7 +87,7 @@ def compiled(
                 serial=serial,
             )
             assert isinstance(plan, Plan), plan
-            stitches.append(Stitch(plan=plan, serial=-serial, stage=Stage.ACTIVE, expires_s=expires_s))
+            stitches.append(Stitch(plan=plan, serial=-serial, stage=Stage.ACTIVE, expires_s=until_s))
     stitches.reverse()  # as if each intent had been changed since, the youngest first: that changes no ages
     return realized(known, isolations, stitches)
 

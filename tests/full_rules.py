@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from controller.fulfillment.acl import L4, MAX_STEPS, NoCapacity, PortClasses, Rule, flow_entry, group_entry, l4_fields
 from controller.fulfillment.groups import MAX_GROUP, group_name, set_name
 from controller.fulfillment.numbering import prefix
-from controller.fulfillment.vrf_rules import VrfRules, changed
+from controller.fulfillment.vrf_rules import MAX_LEASES, VrfRules, changed
 from controller.model.entry import OwnedEntry
 
 Prefixes = tuple[str, ...]
@@ -18,8 +18,9 @@ def compile_rules(
 ) -> tuple[OwnedEntry, ...]:
     """Groups of a VRF and what its policy classes permit, not sorted. Rules that are `withheld` have groups alone.
 
-    Where two rules permit the very same, only the one with the higher priority is compiled: of equals that of the
-    first owner by name, and of one owner's the last. Raises NoCapacity.
+    Where rules say something of the very same, the one with the highest priority is compiled: of equals that which
+    holds longest, then that of the first owner by name, and of one owner's the last. Below one that ends the next is
+    compiled too; of those with a lease three. Raises NoCapacity.
     """
     known = [*rules, *withheld]
     source_entries, sources = _groups(vrf, "source", [(rule.source, rule.owner) for rule in known])
@@ -28,16 +29,36 @@ def compile_rules(
     steps = sum(len(groups) * len(destinations[rule.destination]) * len(fields) for rule, groups, fields in contents)
     if steps > MAX_STEPS:
         raise NoCapacity("flow_policy", steps)
-    best: dict[tuple[int, int | None, int | None, L4], Rule] = {}
+    alike: dict[tuple[int, int | None, int | None, L4], list[Rule]] = {}
     for rule, groups, fields in contents[: len(rules)]:
         for source in groups:
             for destination in destinations[rule.destination]:
                 for l4 in fields:
                     flow = rule.policy_class, source, destination, l4
-                    stronger = best.get(flow)
-                    if stronger is None or (rule.priority, stronger.owner) >= (stronger.priority, rule.owner):
-                        best[flow] = rule
-    return (*source_entries, *destination_entries, *(flow_entry(flow, rule) for flow, rule in best.items()))
+                    alike.setdefault(flow, []).append(rule)
+    made = [flow_entry(flow, rule) for flow, of_flow in alike.items() for rule in _standing(of_flow)]
+    return (*source_entries, *destination_entries, *made)
+
+
+def _standing(alike: list[Rule]) -> list[Rule]:
+    best: dict[int, Rule] = {}
+    for rule in alike:
+        stronger = best.get(rule.priority)
+        if stronger is None or _strength(rule) >= _strength(stronger):
+            best[rule.priority] = rule
+    standing: list[Rule] = []
+    for _, rule in sorted(best.items(), reverse=True):
+        if rule.leased and sum(other.leased for other in standing) == MAX_LEASES:
+            continue
+        standing.append(rule)
+        if not rule.leased and rule.until_s is None:
+            return standing
+    return standing
+
+
+def _strength(rule: Rule) -> tuple[float, tuple[int, ...]]:
+    """The first by name is the strongest."""
+    return float("inf") if rule.until_s is None else rule.until_s, tuple(-ord(letter) for letter in rule.owner)
 
 
 def at_once(vrf: int, rules: Sequence[Rule], classes: PortClasses) -> tuple[OwnedEntry, ...]:

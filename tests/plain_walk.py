@@ -5,6 +5,7 @@ packet is walked node by node too, once for each SR Policy and candidate path, s
 one: all live candidate paths must end in the same policy class.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ class Tables:
                 key=lambda listed: (-listed.priority, -sum(match.prefix_length or 0 for match in listed.match))
             )
         self._found: dict[tuple[str, tuple[int, ...]], OwnedEntry | None] = {}
+        self._matching: dict[tuple[str, tuple[int, ...]], list[OwnedEntry]] = {}
 
     def look_up(self, table: str, **fields: int) -> OwnedEntry | None:
         key = (table, tuple(fields.values()))
@@ -58,16 +60,36 @@ class Tables:
             )
             return entry
 
+    def says(self, now_boottime_s: float, **fields: int) -> OwnedEntry | None:
+        """What decides in `flow_policy`: the highest that has not ended, if it permits; else the highest of all that
+        permit or have not ended."""
+        key = ("all of flow_policy", tuple(fields.values()))
+        if key not in self._matching:
+            of_table = self._entries.get("flow_policy", ())
+            self._matching[key] = [entry for entry in of_table if _matches(entry, fields)]
+        there = self._matching[key]
+        decides = next((entry for entry in there if not self.has_ended(entry, now_boottime_s)), None)
+        if decides is not None and decides.action.startswith("permit"):
+            return decides
+        return next((entry for entry in there if entry is decides or entry.action.startswith("permit")), None)
+
+    def has_ended(self, entry: OwnedEntry, now_boottime_s: float) -> bool:
+        params = dict(entry.params)
+        if "forwarding_class" in params:
+            lease = self.look_up("lease", forwarding_class=params["forwarding_class"])
+            return lease is not None and now_boottime_s >= lease.params[0][1]
+        return now_boottime_s >= params.get("boottime_s", math.inf)
+
     def value(self, table: str, **fields: int) -> int:
         entry = self.look_up(table, **fields)
         return entry.params[0][1] if entry is not None else 0
 
-    def decide(self, vrf: int, policy_class: int, packet: Packet) -> OwnedEntry | None:
+    def decide(self, vrf: int, policy_class: int, packet: Packet, now_boottime_s: float = 0) -> OwnedEntry | None:
         # an ICMP error as what it is about
         kind = L4Class.TCP if packet.l4_class == L4Class.ICMP_ERROR else packet.l4_class
         protocol = PROTOCOLS.get(kind, 0)
-        return self.look_up(
-            "flow_policy",
+        return self.says(
+            now_boottime_s,
             policy_class=policy_class,
             l4_class=int(kind),
             source_group=self.value("source_group", vrf=vrf, address=address(packet.source)),
@@ -155,13 +177,12 @@ class PlainWalk:
         for _ in range(MAX_HOPS):
             nodes.append(node)
             at = self._tables[node]
-            entry = at.decide(vrf, policy_class, packet)
+            entry = at.decide(vrf, policy_class, packet, self._now_boottime_s)
             first = first or entry
             if entry is None or not entry.action.startswith("permit"):
                 return End(None, "not permitted" if entry is None else "isolated", first, tuple(nodes))
             number = entry.params[0][1]  # replies answer something
-            lease = at.look_up("lease", forwarding_class=number)
-            if lease is not None and self._now_boottime_s >= lease.params[0][1]:
+            if at.has_ended(entry, self._now_boottime_s):
                 return End(None, "lease expired", first, tuple(nodes))
             steer = at.look_up("steer", forwarding_class=number)
             if steer is None:

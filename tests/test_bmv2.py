@@ -36,6 +36,8 @@ ELSEWHERE = (
     "delivery-behind-another-edge",
 )
 EXACTLY = ("end-x",)  # four segments
+CLOSED = ("ended-isolation-not-yet", "ended-permit-not-yet", "ended-permit-over-isolation", "ended-drop-below")
+"""What has ended stays closed here."""
 
 
 def supported(vector: Vector) -> bool:
@@ -52,6 +54,7 @@ VECTORS = [
         *encapsulation.VECTORS,
         *segments.VECTORS,
         *permits.policies(),
+        *(vector for vector in permits.ends() if vector.name in CLOSED),
         *permits.ways(),
         *permits.malformed(),
         *permits.sources(),

@@ -5,7 +5,7 @@ import pytest
 from controller.fulfillment.numbering import address
 from controller.model.explanation import Branch
 from controller.views import explain, resource_view
-from tests.simulator import ORDER_PROCESSING, World
+from tests.simulator import BOOT_EPOCH_S, ORDER_PROCESSING, World
 
 ALLOW = "allow insight/analytics/analytics-y tcp/443 icmp"
 RULE = """\
@@ -61,8 +61,10 @@ def test_an_intent_leads_from_its_clauses_to_every_entry_it_owns(world: World) -
         == (resource_view.resources(world.controllers["shop"].state, "intents", world.now_s)[0].status["sentence"])
     )
     isolate, allow = intent.children[:2]
+    ends_s = world.get("shop", "intents", "order-processing").status["expires_s"] - BOOT_EPOCH_S
+    says = f"drop_until reason=isolated boottime_s={ends_s}"
     assert [(entry.name, entry.text) for entry in below(isolate, "entry")] == [
-        (f"entries/se1/flow_policy/policy_class=1,{group}~0xffff,priority=1000", "drop reason=isolated")
+        (f"entries/se1/flow_policy/policy_class=1,{group}~0xffff,priority=1000", says)
         for group in groups(world, "destination_group", "source_group")
     ]
     assert allow.text == ALLOW

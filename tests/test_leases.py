@@ -1,22 +1,25 @@
 """Leases end everywhere: what an intent or agreement with an end permits closes by itself, with every process dead."""
 
 import random
+from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 import pytest
 
-from controller.fulfillment.meaning import Meaning
+from controller.fulfillment.meaning import Decision, Meaning
 from controller.model.entry import OwnedEntry
 from controller.model.event import Record
 from dataplane.reasons import DropReason
 from tests import generated_intents as generated
 from tests.compiled_intents import Frames, compiled
 from tests.packet_walk import Walk, echo
+from tests.plain_walk import Tables
 from tests.simulator import BOOT_EPOCH_S, ORDER_PROCESSING, World
-from tests.test_meaning import agreed, meant, packets
+from tests.test_meaning import agreed, meant, packets, walk
 
-CONFIGURATIONS, PACKETS = 40, 400
-END_S = 1000
+CONFIGURATIONS, PACKETS = 60, 300
+ENDS_S = 1000, 2000
 CX1, CX2, AY1, FW1 = "10.1.0.11", "10.1.0.12", "10.2.0.10", "10.1.9.2"
 INSIDE = """
 apiVersion: netstitch/v1
@@ -29,15 +32,15 @@ spec:
 ACROSS = ORDER_PROCESSING.replace("30d", "60s")
 
 
-def unleased(entries: tuple[OwnedEntry, ...], end_s: int) -> list[OwnedEntry]:
-    """What is steered for an intent or agreement and has no lease that ends then."""
-    ends = {entry.match[0].value: entry.params[0][1] for entry in entries if entry.table == "lease"}
+def unleased(entries: tuple[OwnedEntry, ...], ends_s: Mapping[str, int]) -> list[OwnedEntry]:
+    """What is steered for an intent that ends, or dropped, and does not end with it; or for another, and ends."""
+    there = {entry.match[0].value: entry.params[0][1] for entry in entries if entry.table == "lease"}
+    steered = [(entry, there.get(entry.match[0].value)) for entry in entries if entry.table == "steer"]
+    denied = [(entry, dict(entry.params).get("boottime_s")) for entry in entries if entry.action.startswith("drop")]
     return [
         entry
-        for entry in entries
-        if entry.table == "steer"
-        and not entry.owner.startswith("networks/")
-        and ends.get(entry.match[0].value) != end_s
+        for entry, ends in (*steered, *denied)
+        if entry.owner.startswith("intents/") and ends != ends_s.get(entry.owner.removeprefix("intents/"))
     ]
 
 
@@ -51,32 +54,44 @@ def test_an_end_that_no_node_can_hold_is_the_last_that_it_can() -> None:
     assert {entry.params for entry in entries if entry.table == "lease"} == {(("boottime_s", 2**32 - 1),)}
 
 
-def test_whatever_intents_permit_ends_with_them_on_every_node() -> None:
-    carried = between_nodes = isolated = 0
+def test_what_intents_permit_and_isolate_ends_with_them_on_every_node() -> None:
+    """Before the first end, after it, and after the second: the frames of those that are left, counted for them."""
+    before, after, last = Counter[str](), Counter[str](), 0
     for seed in range(CONFIGURATIONS):
         chance = random.Random(seed)
         known = generated.inventory(chance, far=False)
         intents = agreed(chance, known)
-        entries = compiled(intents, known, END_S)
-        assert not any(unleased(of_node, END_S) for of_node in entries.values()), seed
-        frames, meaning = Frames(entries, known, 1 + seed % 2), Meaning(intents, known)
-        for where, packet in packets(chance, known, PACKETS):
-            decision = meant(meaning, known, where, packet)
-            if not decision.owner.startswith("intents/"):
-                continue
-            frames.ask_for(packet, END_S - 1)
-            before, after = (frames.send(where, packet, at_s) for at_s in (END_S - 1, END_S))
-            assert not after.delivered, (seed, packet)
-            if decision.allowed:
-                assert before.delivered, (seed, packet)
-                assert (after.node, after.reason) == (where[0], DropReason.LEASE_EXPIRED), (seed, packet)
-                carried += 1
-                between_nodes += len(before.path) > 1
-            else:  # an isolation does not open by itself
-                assert before.reason == after.reason == DropReason.ISOLATED
-                isolated += 1
-    print(f"{carried} carried, {between_nodes} between nodes, {isolated} isolated")
-    assert min(carried, between_nodes, isolated) > 50
+        ends_s = {intent.name: chance.choice(ENDS_S) for intent in intents if chance.random() < 0.75}
+        entries = compiled(intents, known, ends_s)
+        assert not any(unleased(of_node, ends_s) for of_node in entries.values()), seed
+        frames, nodes = Frames(entries, known, 1 + seed % 2), {name: Tables(of) for name, of in entries.items()}
+        sent = list(packets(chance, known, PACKETS))
+        earlier: list[Decision] = []
+        for now_s in (ENDS_S[0] - 1, *ENDS_S):
+            left = [intent for intent in intents if ends_s.get(intent.name, now_s + 1) > now_s]
+            meaning = Meaning(left, known)
+            decisions = [meant(meaning, known, *where) for where in sent]
+            for (where, packet), decision, was in zip(sent, decisions, earlier or decisions, strict=True):
+                allowed, first, _ = walk(nodes, where, packet, now_s)
+                assert allowed == decision.allowed, f"seed {seed} at {now_s}: {packet} {decision} {first} {intents}"
+                if decision == was and not decision.owner.startswith("intents/"):
+                    continue
+                frames.ask_for(packet, now_s)
+                outcome = frames.send(where, packet, now_s)
+                context = f"seed {seed} at {now_s}: {packet} {decision} {outcome} {first} {intents}"
+                assert bool(outcome.delivered) == allowed, context
+                if allowed:
+                    assert first is not None and first.owner == decision.owner, context
+                    before[decision.owner.partition("/")[0]] += 1
+                    after[f"{was.owner.partition('/')[0]} {was.allowed}"] += was.owner != decision.owner
+                elif was.allowed and not decision.owner:
+                    assert (outcome.node, outcome.reason) == (where[0], DropReason.LEASE_EXPIRED), context
+                    last += 1
+                elif decision.owner and not was.allowed:
+                    assert outcome.reason == DropReason.ISOLATED, context
+            earlier = decisions
+    print(f"carried by {dict(before)}; others after an end, by who decided before: {dict(after)}; {last} ended")
+    assert min(*before.values(), after["intents True"], after["intents False"], last) > 50
 
 
 def started(*manifests: str) -> World:
@@ -138,17 +153,49 @@ def test_with_its_controller_dead_an_intent_inside_a_domain_ends_in_time_and_sta
     assert world.phase("shop", "inside") == "Expired" and not leases(world)
 
 
-def test_an_isolation_that_ends_while_its_controller_is_dead_stays_closed_until_one_is_back() -> None:
+def test_an_isolation_ends_in_time_with_every_controller_dead() -> None:
     world = started(ACROSS)
     for controller in world.controllers.values():
         controller.crash()
-    world.run(end_s(world, "order-processing") - world.now_s)
-    assert Walk(world).send("cx1", echo(CX1, AY1)).reason == DropReason.LEASE_EXPIRED
+    world.run(end_s(world, "order-processing") - 1 - world.now_s)
     assert Walk(world).send("cx1", echo(CX1, CX2)).reason == DropReason.ISOLATED
     assert Walk(world).send("cx2", echo(CX2, CX1)).reason == DropReason.ISOLATED
-    world.controllers["shop"].start()
-    world.run(3.0)
+    world.run(1.0)
+    assert Walk(world).send("cx1", echo(CX1, AY1)).reason == DropReason.LEASE_EXPIRED
+    for _ in range(2):
+        assert Walk(world).send("cx1", echo(CX1, CX2)).delivered == "cx2"
+        assert Walk(world).send("cx2", echo(CX2, CX1)).delivered == "cx1"
+        for controller in world.controllers.values():
+            if not controller.alive:
+                controller.start()
+        world.run(3.0)
+    assert world.phase("shop", "order-processing") == "Expired"
+    assert not [entry for entry in world.nodes["se1"].entries.values() if entry.action == "drop_until"]
+
+
+def test_what_a_second_intent_isolates_stays_isolated_when_the_first_ends() -> None:
+    alone = ACROSS[: ACROSS.index("  allow:")] + "  lease: {for: 60s}\n"
+    world = started(alone, alone.replace("name: order-processing", "name: longer").replace("60s", "90s"))
+    assert [world.phase("shop", name) for name in ("order-processing", "longer")] == ["Active", "Active"]
+    for controller in world.controllers.values():
+        controller.crash()
+    world.run(end_s(world, "order-processing") - world.now_s)
+    assert Walk(world).send("cx1", echo(CX1, CX2)).reason == DropReason.ISOLATED
+    world.run(end_s(world, "longer") - world.now_s)
     assert Walk(world).send("cx1", echo(CX1, CX2)).delivered == "cx2"
+
+
+def test_what_two_intents_permit_goes_on_with_the_younger_where_the_older_ends() -> None:
+    world = started(INSIDE, INSIDE.replace("name: inside", "name: longer").replace("20s", "60s"))
+    for controller in world.controllers.values():
+        controller.crash()
+    for name in ("inside", "longer"):
+        world.run(end_s(world, name) - 1 - world.now_s)
+        walk = Walk(world)
+        assert walk.send("cx2", echo(CX2, FW1)).delivered == "fw1"
+        assert walk.send("fw1", echo(FW1, CX2, reply=True)).delivered == "cx2"
+        world.run(1.0)
+    assert Walk(world).send("cx2", echo(CX2, FW1)).reason == DropReason.LEASE_EXPIRED
 
 
 @pytest.mark.parametrize("manifest", [INSIDE, ACROSS], ids=["inside", "across"])

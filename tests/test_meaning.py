@@ -31,7 +31,9 @@ FRAMES = 50
 """Of each configuration."""
 
 
-def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) -> tuple[bool, OwnedEntry | None, str]:
+def walk(
+    nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet, now_s: float = 0
+) -> tuple[bool, OwnedEntry | None, str]:
     """Whether every node on the way permits it, the entry that first decided, and where it would leave."""
     node, port = where
     at = nodes[node]
@@ -41,10 +43,12 @@ def walk(nodes: Mapping[str, Tables], where: tuple[str, int], packet: Packet) ->
     vrf, policy_class = (value for _, value in attachment.params) if attachment is not None else (0, 0)
     first: OwnedEntry | None = None
     for _ in range(4):
-        entry = at.decide(vrf, policy_class, packet)
+        entry = at.decide(vrf, policy_class, packet, now_s)
         first = first or entry
         if entry is None or not entry.action.startswith("permit"):
             return False, first, "dropped"
+        if at.has_ended(entry, now_s):
+            return False, first, "lease expired"
         steer = at.look_up("steer", forwarding_class=entry.params[0][1])
         assert steer is not None, entry
         if steer.action == "deliver":

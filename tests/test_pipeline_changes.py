@@ -10,6 +10,7 @@ from vectors import VECTORS, node
 from vectors.case import from_host, udp
 from vectors.entries import address, admit, class_of, encapsulate, h_encaps, lease, live, policy
 from vectors.node import A4, BOOTTIME_S, EDGE, TABLES, TENANT, A, remote4
+from waiting import wait_for
 from xdp_node import DROPPED, SENT, Outcome, XdpNode, outcome
 
 from dataplane.entry import TableEntry
@@ -127,6 +128,26 @@ def test_lease_ends_by_itself(xdp: XdpNode) -> None:
         elif now >= end:
             assert seen == Outcome(DROPPED, DropReason.LEASE_EXPIRED), f"open {now - end:.3f} s after its time"
         time.sleep(0.01)
+
+
+def test_a_cached_flow_goes_on_with_what_comes_next_when_its_lease_ends_and_is_counted_for_it(xdp: XdpNode) -> None:
+    """First an isolation ends, then what was permitted above another; nobody writes anything."""
+    before = xdp.class_totals()
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    opens, hands_on = now + 2, now + 4
+    isolated = policy(TENANT, 6000, "drop_until", DropReason.ISOLATED, until_s=opens)
+    xdp.sync([*TABLES, isolated, policy(TENANT, 5000, "permit", 102), lease(102, hands_on)])
+    assert xdp.run(A, FLOW, DropReason.ISOLATED) == Outcome(DROPPED, DropReason.ISOLATED)
+    wait_for(lambda: xdp.run(A, FLOW, DropReason.ISOLATED).kind == SENT, "the end of an isolation")
+    assert time.clock_gettime(time.CLOCK_BOOTTIME) >= opens
+    assert xdp.class_totals() == {**before, 102: (1, 100)}
+    wait_for(lambda: xdp.run(A, FLOW) == modelled(TABLES), "the end of a lease")
+    assert time.clock_gettime(time.CLOCK_BOOTTIME) >= hands_on
+    after = xdp.class_totals()
+    assert xdp.run(A, FLOW) == modelled(TABLES)
+    packets, size = before[101]
+    assert after[101] == (packets + 1, size + 100)
+    assert xdp.class_totals() == {**after, 101: (packets + 2, size + 200)}
 
 
 def test_class_that_changes_takes_its_counts_along(xdp: XdpNode) -> None:

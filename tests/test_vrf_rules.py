@@ -14,6 +14,7 @@ from controller.fulfillment.groups import MAX_GROUP, Numbers, Rank
 from controller.fulfillment.vrf_rules import VrfRules, changed
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Ports
+from dataplane.reasons import DropReason
 from tests.full_rules import compile_rules, numbered
 
 VRF = 9
@@ -37,7 +38,10 @@ RULES = st.builds(
     default=st.booleans(),
     policy_class=st.sampled_from([7, 8]),
     forwarding_class=st.integers(1, 3),
-    priority=st.integers(1, 2),
+    leased=st.booleans(),
+    drop=st.none() | st.just(DropReason.ISOLATED),
+    until_s=st.none() | st.integers(0, 2),
+    priority=st.integers(1, 6),
     owner=st.sampled_from(["intents/a", "intents/b", "networks/n"]),
 )
 RANKS = st.tuples(st.integers(0, 4), st.just("plan"), st.integers(0, 2))

@@ -55,7 +55,11 @@ class Rule(Value, frozen=True, kw_only=True):
     asked_in: int = 0
     """VRF of the network whose edges remember who asked: requests open a conversation, replies need one. 0: nobody
     does."""
+    leased: bool = False
+    """Its forwarding class has a lease: once that is over, what comes next decides."""
     drop: DropReason | None = None
+    until_s: int | None = None
+    """Boot time of the node in seconds from which on it drops nothing; None: for ever."""
     priority: int
     owner: str
 
@@ -141,7 +145,7 @@ def flow_entry(flow: tuple[int, int | None, int | None, L4], rule: Rule) -> Owne
 
 def outcome(rule: Rule) -> tuple[object, ...]:
     """What an entry says of a rule beside what it matches."""
-    return rule.priority, rule.owner, rule.drop, rule.forwarding_class, rule.asked_in, rule.reply
+    return rule.priority, rule.owner, rule.drop, rule.until_s, rule.forwarding_class, rule.asked_in, rule.reply
 
 
 def group_entry(vrf: int, side: str, prefix: tuple[int, int], number: int, owner: str) -> OwnedEntry:
@@ -162,6 +166,8 @@ class _Action(TypedDict):
 
 
 def _action(rule: Rule) -> _Action:
+    if rule.drop is not None and rule.until_s is not None:
+        return _Action(action="drop_until", params=(("reason", int(rule.drop)), ("boottime_s", rule.until_s)))
     if rule.drop is not None:
         return _Action(action="drop", params=(("reason", int(rule.drop)),))
     permitted = ("forwarding_class", rule.forwarding_class)

@@ -359,7 +359,9 @@ class _Assembler:
                 if not is_whole and name not in isolated:
                     continue
                 others = reached(wanted.fabric, node, numbers)
-                rules = network_rules(network, node, numbers, others, isolations.get(name, ()))
+                rules = network_rules(
+                    network, node, numbers, others, isolations.get(name, ()), wanted.fabric.boot_epochs_s.get(node)
+                )
                 by_edge[name, node] = numbers, rules
                 if not is_whole:
                     continue

@@ -392,14 +392,15 @@ def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: in
     return owned_entry(table="next_hop", match=match, action="forward", params=params, owner=owner)
 
 
+def boottime(unix_s: int, boot_epoch_s: int) -> int:
+    """On a node's clock. Fields have 32 bits: a later time is that of 136 years."""
+    return min(max(0, unix_s - boot_epoch_s), 2**32 - 1)
+
+
 def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None, owner: str) -> OwnedEntry:
     """The forwarding class closes at a Unix time, with every process dead; at once where nobody knows when the node was
-    booted.
-
-    The field has 32 bits: a later end is that of 136 years.
-    """
-    boottime_s = min(max(0, expires_s - boot_epoch_s), 2**32 - 1) if boot_epoch_s is not None else 0
-    params = (("boottime_s", boottime_s),)
+    booted."""
+    params = (("boottime_s", boottime(expires_s, boot_epoch_s) if boot_epoch_s is not None else 0),)
     return owned_entry(
         table="lease",
         match=(Match(field="forwarding_class", value=forwarding_class),),

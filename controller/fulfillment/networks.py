@@ -1,5 +1,6 @@
 """Own networks at their edges: hosts, gateways, who may reach whom."""
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, Rule
 from controller.fulfillment.conflict_index import common
 from controller.fulfillment.fabric import (
     attachment_entry,
+    boottime,
     deliver_entry,
     edges,
     forward_entry,
@@ -180,9 +182,15 @@ def gateways(
 
 
 def network_rules(
-    network: Network, node: str, ids: NetworkIds, reached: Collection[str], isolations: Sequence[Isolation]
+    network: Network,
+    node: str,
+    ids: NetworkIds,
+    reached: Collection[str],
+    isolations: Sequence[Isolation],
+    boot_epoch_s: int | None,
 ) -> tuple[Rule, ...]:
     """What holds at one edge whatever is permitted besides. `reached`: other edges that a path leads to.
+    `boot_epoch_s`: of the node; None: nobody knows, so that no isolation there ends by itself.
 
     What comes from another edge is judged once more, and not sent on to a third; what the edge itself has to say of it
     comes from a host that is attached here.
@@ -190,9 +198,10 @@ def network_rules(
     attached = attached_prefixes(network, node)
     to_others = {to_edge.far: to_edge.forwarding_class for to_edge in ids.to_edges if to_edge.far in reached}
     destinations = _destinations(network, node, ids.here, to_others)
-    rules = list(_rules(network, ids.hosts, destinations, isolations))
+    isolated = _isolated(isolations, boot_epoch_s)
+    rules = list(_rules(network, ids.hosts, destinations, isolated))
     if ids.to_edges:
-        for rule in _rules(network, ids.edges, destinations, isolations):
+        for rule in _rules(network, ids.edges, destinations, isolated):
             is_onward = rule.drop is None and rule.forwarding_class != ids.here
             onward = attached if rule.source is None else tuple(sorted({*rule.source}.intersection(attached)))
             if not is_onward or onward:
@@ -200,64 +209,123 @@ def network_rules(
     return tuple(rules)
 
 
+MAX_APART = 512
+"""Pairs of hosts isolated in different ways that are let together by the node itself: of more they stay apart until a
+controller is there."""
 Destinations = tuple[tuple[int, tuple[str, ...]], ...]
 """Each forwarding class with the hosts that it leads to."""
 
 
+class _Isolated(NamedTuple):
+    """The hosts of an isolation, at one node."""
+
+    owner: str
+    hosts: tuple[str, ...]
+    until_s: int | None
+    """Boot time of its end."""
+
+
+def _isolated(isolations: Iterable[Isolation], boot_epoch_s: int | None) -> list[_Isolated]:
+    return [
+        _Isolated(
+            isolation.owner,
+            tuple(sorted({address for host in isolation.hosts for address in host.addresses})),
+            None if isolation.until_s is None or boot_epoch_s is None else boottime(isolation.until_s, boot_epoch_s),
+        )
+        for isolation in isolations
+    ]
+
+
 def _rules(
-    network: Network,
-    policy_class: int,
-    destinations: Destinations,
-    isolations: Sequence[Isolation],
+    network: Network, policy_class: int, destinations: Destinations, isolated: Sequence[_Isolated]
 ) -> Iterator[Rule]:
     yield from _default_rules(network, policy_class, destinations)
-    yield from _isolation_rules(policy_class, isolations)
-    yield from _together_rules(network, policy_class, destinations, isolations)
-
-
-def _isolation_rules(policy_class: int, isolations: Iterable[Isolation]) -> Iterator[Rule]:
-    """To and from the isolated hosts nothing passes, and it is counted as such."""
-    for isolation in isolations:
-        hosts = tuple(sorted({address for host in isolation.hosts for address in host.addresses}))
+    for owner, hosts, until_s in isolated:
         for source, destination in ((hosts, None), (None, hosts)):
-            yield Rule(
-                policy_class=policy_class,
-                source=source,
-                destination=destination,
-                default=True,
-                drop=DropReason.ISOLATED,
-                priority=ISOLATE_PRIORITY,
-                owner=isolation.owner,
-            )
+            yield _drop_rule(policy_class, source, destination, ISOLATE_PRIORITY, owner, until_s)
+    yield from _together_rules(network, policy_class, destinations, isolated)
+
+
+def _drop_rule(
+    policy_class: int,
+    source: tuple[str, ...] | None,
+    destination: tuple[str, ...] | None,
+    priority: int,
+    owner: str,
+    until_s: int | None,
+) -> Rule:
+    """Nothing passes, and it is counted as isolated."""
+    return Rule(
+        policy_class=policy_class,
+        source=source,
+        destination=destination,
+        default=True,
+        drop=DropReason.ISOLATED,
+        until_s=until_s,
+        priority=priority,
+        owner=owner,
+    )
 
 
 def _together_rules(
+    network: Network, policy_class: int, destinations: Destinations, isolated: Sequence[_Isolated]
+) -> Iterator[Rule]:
+    """What is isolated by the very same intents reaches each other as ever; and what others isolate besides, from when
+    the last of these ends."""
+    isolators: dict[str, list[int]] = {}
+    for number, (_, hosts, _) in enumerate(isolated):
+        for address in hosts:
+            isolators.setdefault(address, []).append(number)
+    alike: dict[tuple[int, ...], set[str]] = {}
+    for address, numbers in isolators.items():
+        alike.setdefault(tuple(numbers), set()).add(address)
+    for _, addresses in sorted(alike.items()):
+        if len(addresses) > 1:
+            hosts = tuple(sorted(addresses))
+            yield from _permit_rules(network, policy_class, destinations, hosts, hosts, ISOLATE_PRIORITY + 1)
+    overlapping = sorted(_overlapping(alike))
+    for mine, theirs in overlapping if len(overlapping) <= MAX_APART else ():
+        apart = {*mine} ^ {*theirs}
+        ends = [isolated[number].until_s for number in apart]
+        last = max(apart, key=lambda number: isolated[number].until_s or 0)
+        until_s = isolated[last].until_s
+        if None in ends or until_s is None:
+            continue
+        source, destination = (tuple(sorted(alike[numbers])) for numbers in (mine, theirs))
+        owner = isolated[last].owner
+        yield _drop_rule(policy_class, source, destination, ISOLATE_PRIORITY + 2, owner, until_s)
+        yield from _permit_rules(network, policy_class, destinations, source, destination, ISOLATE_PRIORITY + 1)
+
+
+def _overlapping(alike: Collection[tuple[int, ...]]) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Pairs, each both ways, of which both are isolated by one intent, and one by another too."""
+    by_isolation: dict[int, list[tuple[int, ...]]] = {}
+    for numbers in alike:
+        for number in numbers:
+            by_isolation.setdefault(number, []).append(numbers)
+    return {pair for sharing in by_isolation.values() for pair in itertools.permutations(sharing, 2)}
+
+
+def _permit_rules(
     network: Network,
     policy_class: int,
     destinations: Destinations,
-    isolations: Iterable[Isolation],
+    source: tuple[str, ...] | None,
+    to: Collection[str],
+    priority: int,
 ) -> Iterator[Rule]:
-    """What is isolated by the very same intents reaches each other as ever."""
-    owners: dict[str, list[str]] = {}
-    for isolation in isolations:
-        for address in sorted({address for host in isolation.hosts for address in host.addresses}):
-            owners.setdefault(address, []).append(isolation.owner)
-    alike: dict[tuple[str, ...], set[str]] = {}
-    for address, names in owners.items():
-        alike.setdefault(tuple(sorted(names)), set()).add(address)
-    for _, addresses in sorted(alike.items()):
-        for forwarding_class, hosts in destinations:
-            receivers = addresses.intersection(hosts)
-            if len(addresses) > 1 and receivers:
-                yield Rule(
-                    policy_class=policy_class,
-                    source=tuple(sorted(addresses)),
-                    destination=tuple(sorted(receivers)),
-                    default=True,
-                    forwarding_class=forwarding_class,
-                    priority=ISOLATE_PRIORITY + 1,
-                    owner=f"networks/{network.name}",
-                )
+    for forwarding_class, hosts in destinations:
+        receivers = tuple(sorted({*to}.intersection(hosts)))
+        if receivers:
+            yield Rule(
+                policy_class=policy_class,
+                source=source,
+                destination=receivers,
+                default=True,
+                forwarding_class=forwarding_class,
+                priority=priority,
+                owner=f"networks/{network.name}",
+            )
 
 
 def _default_rules(network: Network, policy_class: int, destinations: Destinations) -> Iterator[Rule]:

@@ -249,6 +249,7 @@ def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, a
     """What the plan's flows permit between the ends of one SR Policy."""
     connection = stitch.plan.connection
     number = stitch.ids[stretch.forwarding_class(way)]
+    leased = any(end is not None for end in (stitch.expires_s, stitch.upstream, stitch.downstream))
     rules = []
     for flow in connection.flows:
         sources = _there(flow.source_prefixes, connection.sources, stretch.id.headend)
@@ -265,6 +266,7 @@ def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, a
                 reply=not forward,
                 forwarding_class=number,
                 asked_in=asked_in,
+                leased=leased,
                 priority=permit_priority(stitch.plan.priority, stitch.plan.serial),
                 owner=stitch.plan.owner,
             )

@@ -7,6 +7,7 @@ tests/full_rules.py, which must come to the same.
 """
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -38,8 +39,7 @@ class VrfRules(NamedTuple):
     source: Groups = Groups()
     destination: Groups = Groups()
     flows: "immutables.Map[Flow, tuple[Rank, ...]]" = immutables.Map()
-    """Rules that permit or drop the very same. The entry is of the one with the highest priority: of equals that of the
-    first owner by name, and of one owner's the last, since it is of the plan that takes over."""
+    """Rules that permit or drop the very same. Which of them have entries says `_standing`."""
     ports: "immutables.Map[Ports, immutables.Map[Rank, None]]" = immutables.Map()
     """Which rules are about them."""
     steps: int = 0
@@ -47,6 +47,8 @@ class VrfRules(NamedTuple):
 
 
 NO_RULES = VrfRules()
+MAX_LEASES = 3
+"""Of rules that permit the very same and end, so many have entries: each takes masks of the table, which are few."""
 
 
 class VrfChange(NamedTuple):
@@ -77,11 +79,11 @@ class VrfChange(NamedTuple):
                     touched.setdefault(flow, self.before.flows.get(flow, ()))
         gone, new = [*self.groups_gone], [*self.groups_new]
         for flow, ranks in touched.items():
-            was = _best(ranks, self.before.rules, withheld_before)
-            now = _best(self.now.flows.get(flow, ()), self.now.rules, withheld)
-            if was is not now and (was is None or now is None or outcome(was) != outcome(now)):
-                gone += [flow_entry(flow, was)] if was is not None else []
-                new += [flow_entry(flow, now)] if now is not None else []
+            was = _standing(ranks, self.before.rules, withheld_before)
+            now = _standing(self.now.flows.get(flow, ()), self.now.rules, withheld)
+            before, after = [*map(outcome, was)], [*map(outcome, now)]
+            gone += [flow_entry(flow, rule) for rule, said in zip(was, before, strict=True) if said not in after]
+            new += [flow_entry(flow, rule) for rule, said in zip(now, after, strict=True) if said not in before]
         return gone, new
 
 
@@ -285,14 +287,25 @@ def _flows(rule: Rule, pairs: Iterable[tuple[int | None, int | None]], classes: 
             yield rule.policy_class, source, destination, l4
 
 
-def _best(ranks: tuple[Rank, ...], rules: Mapping[Rank, Rule], withheld: Collection[Rank]) -> Rule | None:
+def _standing(ranks: tuple[Rank, ...], rules: Mapping[Rank, Rule], withheld: Collection[Rank]) -> list[Rule]:
+    """The one with the highest priority, and as long as it is one that ends, what comes next.
+
+    Of equals it is the one that holds longest, then that of the first owner by name, and of one owner's the last, since
+    it is of the plan that takes over.
+    """
     if withheld:
         ranks = tuple(rank for rank in ranks if rank not in withheld)
     if len(ranks) < 2:
-        return rules[ranks[0]] if ranks else None
-    best: Rule | None = None
-    for rank in sorted(ranks):
-        rule = rules[rank]
-        if best is None or (rule.priority, best.owner) >= (best.priority, rule.owner):
-            best = rule
-    return best
+        return [rules[rank] for rank in ranks]
+    alike = [rules[rank] for rank in sorted(ranks, reverse=True)]
+    alike.sort(key=lambda rule: (-rule.priority, -(math.inf if rule.until_s is None else rule.until_s), rule.owner))
+    standing: list[Rule] = []
+    leases = 0
+    for rule in alike:
+        if (standing and rule.priority == standing[-1].priority) or (rule.leased and leases == MAX_LEASES):
+            continue
+        standing.append(rule)
+        leases += rule.leased
+        if not rule.leased and rule.until_s is None:
+            break
+    return standing

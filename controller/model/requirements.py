@@ -21,6 +21,8 @@ class Isolation(Value, frozen=True, kw_only=True):
     owner: str
     network: str
     hosts: tuple[Host, ...]
+    until_s: int | None = None
+    """Unix time of its end, once its intent is in force; None: it has none."""
 
 
 class Connection(Value, frozen=True, kw_only=True):

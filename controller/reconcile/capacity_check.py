@@ -59,7 +59,7 @@ def wanted(transaction: Transaction, stitches: PersistentMap[Stitch]) -> Wanted:
 
 def _isolations(transaction: Transaction) -> list[Isolation]:
     isolating = map(transaction.intent_records.all.__getitem__, transaction.intent_records.all.by(ISOLATES))
-    return [isolation for intent_record in isolating if (isolation := intent_record.requirements.isolation) is not None]
+    return [isolation for intent_record in isolating if (isolation := _isolation(intent_record)) is not None]
 
 
 def _counted(transaction: Transaction, without: Collection[str] = (), not_amended: Collection[str] = ()) -> Needed:
@@ -98,7 +98,10 @@ def overfull(transaction: Transaction) -> str:
 
 
 def _isolation(intent_record: IntentRecord | None) -> Isolation | None:
-    return intent_record.requirements.isolation if intent_record is not None else None
+    isolation = intent_record.requirements.isolation if intent_record is not None else None
+    if intent_record is None or isolation is None:
+        return None
+    return msgspec.structs.replace(isolation, until_s=intent_record.expires_s)
 
 
 def admit(transaction: Transaction) -> None:

@@ -115,7 +115,7 @@ def _isolation(state: State, intent_record: IntentRecord) -> Iterator[Branch]:
 
 
 def _isolates(entry: OwnedEntry) -> bool:
-    return entry.table == "flow_policy" and entry.action == "drop"
+    return entry.table == "flow_policy" and entry.action in ("drop", "drop_until")
 
 
 def _requirement(
@@ -262,7 +262,7 @@ def entry_words(entry: OwnedEntry) -> str:
         for name, value in entry_view.params_words(entry).items()
         if not (name.startswith("container_") and value == "::")
     }
-    if "reason" in given and entry.action == "drop":
+    if "reason" in given and entry.action in ("drop", "drop_until"):
         given["reason"] = reason_words(dict(entry.params)["reason"])
     return " ".join((entry.action, *(f"{name}={value}" for name, value in given.items())))
 

@@ -23,7 +23,7 @@ from controller.views.probe import HOST_MAC, Sent, resolve
 from dataplane.entry import FieldMatch, TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Cut, Drop, Forward, Pass, Pipeline, Port, Punt
-from dataplane.reference.flow import Flows
+from dataplane.reference.flow import DENIALS, Flows
 from dataplane.reference.match import Action, Tables
 from dataplane.reference.packet import Ip, parse_ethernet, parse_ip
 
@@ -76,13 +76,15 @@ class _Recorder(Tables):
             self.matched.append(action)
         return action
 
-    def look_up_all(self, table: str, **key: int) -> list[Action]:
+    def policies(self, now_s: float, **key: int) -> tuple[list[Action], Action | None]:
         """A packet that is traced asks: what permits replies only is left to the next."""
-        actions = super().look_up_all(table, **key)
-        decides = next((action for action in actions if action.name != "permit_reply"), None)
+        says, ended = super().policies(now_s, **key)
+        decides = next((action for action in says if action.name != "permit_reply"), None)
+        if ended is not None and (decides is None or decides.name in DENIALS):
+            decides = ended if decides is None or ended.entry.priority > decides.entry.priority else decides
         if decides is not None:
             self.matched.append(decides)
-        return actions
+        return says, ended
 
     def candidates(self, sr_policy: int) -> dict[int, Action]:
         """The pipeline takes the first that lives; `path_liveness` was looked up just before."""
@@ -171,7 +173,7 @@ class _Tracer:
         """By the last entry that was matched, if it says so; else because there was none."""
         word = reason_words(reason)
         _, last = matched[-1] if matched else ("", None)
-        said = last is not None and (last.action == "drop" or (last.table == "lease" and word == "lease_expired"))
+        said = last is not None and (last.action in DENIALS or (last.table == "lease" and word == "lease_expired"))
         owner = last.owner if last is not None and said else ""
         self._add(at, matched, f"dropped: {word}")
         because = f"says {owner}" if owner else _WHY.get(reason, "the packet is at fault")

@@ -10,6 +10,8 @@ from dataplane.reference.match import Tables
 from dataplane.reference.packet import TCP_FIN, TCP_RST, TCP_SYN, Ip, Transport
 from dataplane.reference.verdict import Drop
 
+DENIALS = frozenset({"drop", "drop_until"})
+
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
@@ -67,7 +69,11 @@ class Flows:
         generation = self.generation.get(policy_class, 1)
         record = self.records.get(key)
         moves = transport.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)
-        is_known = record is not None and (record.ingress_port, record.generation) == (ingress_port, generation)
+        is_known = (
+            record is not None
+            and (record.ingress_port, record.generation) == (ingress_port, generation)
+            and not self.is_expired(record.forwarding_class, now_s)
+        )
         if self.cache and record is not None and is_known and not moves:
             self._count(PipelineEvent.CACHE_HIT)
             forwarding_class = record.forwarding_class
@@ -96,33 +102,42 @@ class Flows:
         return resolved
 
     def resolve(self, key: FlowKey, whence: Whence, asking: Asking, now_s: float) -> int | Drop:
-        """The forwarding class that `flow_policy` permits a flow on; a reply to nothing is left to what comes next."""
+        """The forwarding class that `flow_policy` permits a flow on.
+
+        A reply to nothing is left to what comes next, and so is what an entry says that has ended. Where nothing below
+        the highest permit of these permits a packet, its lease drops it.
+        """
         if whence.port and not self.tables.look_up("source_guard", ingress_port=whence.port, source=key.source):
             return Drop(DropReason.SOURCE_NOT_ADMITTED)
-        permits = self.tables.look_up_all("flow_policy", **self._classes(key, whence.vrf))
-        best = next((action for action in permits if action.name != "permit_reply"), None)
+        says, ended = self.tables.policies(now_s, **self._classes(key, whence.vrf))
+        best = next((action for action in says if action.name != "permit_reply"), None)
         opens = key.l4_class == L4Class.TCP_OPEN
-        if opens and (best is None or best.name == "drop"):  # both ends may open at once
+        if opens and (best is None or best.name in DENIALS):  # both ends may open at once
             opened = replace(key, l4_class=L4Class.TCP)
-            as_reply = self.tables.look_up_all("flow_policy", **self._classes(opened, whence.vrf))
-            reply = next((action for action in as_reply if action.name == "permit_reply"), None)
-        else:
-            reply = next((action for action in permits if action.name == "permit_reply"), None)
+            says, _ = self.tables.policies(now_s, **self._classes(opened, whence.vrf))
+        reply = next((action for action in says if action.name == "permit_reply"), None)
         if reply is not None and (best is None or reply.entry.priority > best.entry.priority):
             if self.conversations.reply(_asker(key, reply.params["network"], turned=True), asking, now_s):
                 return reply.params["forwarding_class"]
-            if best is None:
+            if best is None and ended is None:
                 return Drop(DropReason.NOT_PERMITTED if opens else DropReason.UNASKED)
+        denied = best is None or best.name in DENIALS
+        if denied and ended is not None and (best is None or ended.entry.priority > best.entry.priority):
+            return ended.params["forwarding_class"]
         if best is None:
             is_seen = key.l4_class != L4Class.UNCLASSIFIED
             return Drop(DropReason.NOT_PERMITTED if is_seen else DropReason.UNCLASSIFIED)
-        if best.name == "drop":
+        if best.name in DENIALS:
             return Drop(best.params["reason"])
         if best.name == "permit_request":
             asker = _asker(key, best.params["network"])
             if not self.conversations.request(asker, asking, now_s):
                 return Drop(DropReason.UNASKED)
         return best.params["forwarding_class"]
+
+    def is_expired(self, forwarding_class: int, now_s: float) -> bool:
+        lease = self.tables.look_up("lease", forwarding_class=forwarding_class)
+        return lease is not None and now_s >= lease.params["boottime_s"]
 
     def _classes(self, key: FlowKey, vrf: int) -> dict[str, int]:
         ports = {"source_port_class": key.source_port, "destination_port_class": key.destination_port}

@@ -66,10 +66,27 @@ class Tables:
                 return row.action
         return None
 
-    def look_up_all(self, table: str, **key: int) -> list[Action]:
-        """All that match, the one that wins first."""
-        rows = self._rows.get(table, ())
-        return [row.action for row in rows if all(pattern.matches(key[field]) for field, pattern in row.patterns)]
+    def policies(self, now_s: float, **key: int) -> tuple[list[Action], Action | None]:
+        """What `flow_policy` says of a flow at a boot time, the one that wins first; and of what has ended the highest
+        that permitted it."""
+        says: list[Action] = []
+        ended = None
+        for row in self._rows.get("flow_policy", ()):
+            if all(pattern.matches(key[field]) for field, pattern in row.patterns):
+                action = row.action
+                if not self._has_ended(action, now_s):
+                    says.append(action)
+                elif action.name != "drop_until":
+                    ended = ended or action
+        return says, ended
+
+    def _has_ended(self, action: Action, now_s: float) -> bool:
+        if action.name == "drop":
+            return False
+        if action.name == "drop_until":
+            return now_s >= action.params["boottime_s"]
+        lease = Tables.look_up(self, "lease", forwarding_class=action.params["forwarding_class"])
+        return lease is not None and now_s >= lease.params["boottime_s"]
 
     def candidates(self, sr_policy: int) -> dict[int, Action]:
         """Candidate paths by slot: the number of the one bit of `live` that the entry asks for."""

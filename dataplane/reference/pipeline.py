@@ -355,7 +355,7 @@ class Pipeline:
     def _steer(
         self, arrival: Arrival, ip: Ip, transport: Transport, forwarding_class: int, *, behind_cut: bool = False
     ) -> Verdict:
-        if self._is_expired(forwarding_class, arrival):
+        if self.flows.is_expired(forwarding_class, arrival.now_boottime_s):
             return self._refuse(arrival, ip, DropReason.LEASE_EXPIRED, IcmpError.PROHIBITED)
         steer = self.tables.look_up("steer", forwarding_class=forwarding_class)
         if steer is None:
@@ -454,7 +454,7 @@ class Pipeline:
         if not answer:
             back = FlowKey(arrival.policy_class, ip.destination, ip.source, ip.icmp_protocol, 0, 0, L4Class.ICMP_ERROR)
             answer = self.flows.resolve(back, arrival.whence, Asking(changes=False), arrival.now_boottime_s)
-        if isinstance(answer, Drop) or self._is_expired(answer, arrival):
+        if isinstance(answer, Drop) or self.flows.is_expired(answer, arrival.now_boottime_s):
             return Drop(reason)
         steer = self.tables.look_up("steer", forwarding_class=answer)
         if steer is None or "sr_policy" not in steer.params:
@@ -473,10 +473,6 @@ class Pipeline:
         hop = self.tables.look_up("next_hop", next_hop=route.params["next_hop"])
         port = self.ports.get(hop.params["port"]) if hop is not None and hop.name == "resolve" else None
         return port.gateway(ip.version) if port is not None else 0
-
-    def _is_expired(self, forwarding_class: int, arrival: Arrival) -> bool:
-        lease = self.tables.look_up("lease", forwarding_class=forwarding_class)
-        return lease is not None and arrival.now_boottime_s >= lease.params["boottime_s"]
 
     # Routes and next hops
 

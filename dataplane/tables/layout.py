@@ -25,7 +25,7 @@ from typing import Literal
 from dataplane.p4runtime.p4info import Action, MatchType, P4Info, P4InfoInvalid, Table
 from dataplane.reasons import CANDIDATE_PATHS, MERGE_BITS_MOST
 
-MASKS = 16
+MASKS = 48
 """Masks that a tuple-space search tries at most."""
 UNDECIDED = "next_hop"
 """What 0 stands for in p4src/types.p4 where no way is decided; so no entry has it."""

@@ -1,6 +1,6 @@
 """Tables with ternary fields: tuple-space search.
 
-Two maps: the masks in use (at most 16, for each value of the exact field), and the entries, found by the masked key and
+Two maps: the masks in use (at most 48, for each value of the exact field), and the entries, found by the masked key and
 the index of its mask. XDP tries every mask and takes the hit of the highest priority. A mask is listed before the
 entries that need it are written, and taken off the list after they are gone: a mask without entries hits nothing.
 Entries of equal match and different priority are kept under equal masks at different indices.

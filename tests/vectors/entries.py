@@ -81,17 +81,27 @@ def port_class(side: str, protocol: int, low: int, high: int, number: int, prior
 
 
 def policy(
-    vrf: int, priority: int, action: str, value: int, policy_class: int | None = None, **key: tuple[int, int]
+    vrf: int,
+    priority: int,
+    action: str,
+    value: int,
+    policy_class: int | None = None,
+    *,
+    until_s: int = 0,
+    **key: tuple[int, int],
 ) -> TableEntry:
-    """`permit` as a forwarding class, also as a request or reply remembered in network 1, or `drop` with a reason.
+    """`permit` as a forwarding class, also as a request or reply remembered in network 1, or `drop` with a reason; for
+    `drop_until` until a boot time.
 
     Of the class of `vrf`, or another one. `key` is value and mask by field.
     """
     order = ("source_group", "destination_group", "l4_class", "source_port_class", "destination_port_class")
     fields = tuple(FieldMatch(name, key[name][0], mask=key[name][1]) for name in order if name in key)
     remembers = action in ("permit_request", "permit_reply")
-    param = ("reason" if action == "drop" else "forwarding_class", value)
+    param = ("reason" if action in ("drop", "drop_until") else "forwarding_class", value)
     params = (param, ("network", 1)) if remembers else (param,)
+    if action == "drop_until":
+        params = (param, ("boottime_s", until_s))
     policy_class = class_of(vrf) if policy_class is None else policy_class
     return TableEntry("flow_policy", (FieldMatch("policy_class", policy_class), *fields), action, params, priority)
 

@@ -160,9 +160,10 @@ def _policies(rng: random.Random) -> list[TableEntry]:
     for vrf, policy_class in ((vrf, vrf + offset) for vrf in VRFS for offset in (1, OTHER_CLASS)):
         for priority in _priorities(rng, 8):
             chosen = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
-            action = rng.choice(("permit", "permit", "permit_request", "permit_reply", "drop"))
-            value = rng.choice(REASONS if action == "drop" else CLASSES)
-            made.append(entries.policy(vrf, priority, action, value, policy_class, **chosen))
+            action = rng.choice(("permit", "permit", "permit_request", "permit_reply", "drop", "drop_until"))
+            value = rng.choice(REASONS if action.startswith("drop") else CLASSES)
+            until_s = rng.choice((1, node.FAR_S))
+            made.append(entries.policy(vrf, priority, action, value, policy_class, until_s=until_s, **chosen))
         if rng.random() < 0.8:
             made.append(entries.policy(vrf, 1, "permit", rng.choice(CLASSES), policy_class))
     return made

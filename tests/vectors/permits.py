@@ -5,6 +5,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Raw
 
+from dataplane.entry import TableEntry
 from dataplane.reasons import DropReason
 from dataplane.reference import Drop, Forward, Punt
 from vectors import entries, node
@@ -23,8 +24,10 @@ from vectors.case import (
     to_station,
     udp,
 )
-from vectors.entries import admit, link, policy
+from vectors.entries import admit, lease, link, policy
 from vectors.node import A4, A6, B4, FABRIC, GATEWAY4, A, B, C, remote4, remote6, segments
+
+ANY, ANY_L4 = 0xFFFF, 0xF
 
 
 def _drop(name: str, packet: Packet | bytes, reason: int, port: int = A, **frame: int) -> Vector:
@@ -131,6 +134,49 @@ def policies() -> list[Vector]:
         _drop("no-policy-ipv4", IP(src=A4, dst="198.51.100.1") / udp(), DropReason.NOT_PERMITTED),
         _drop("no-policy-ipv6", IPv6(src=A6, dst="2001:db8:ffff::1") / udp(), DropReason.NOT_PERMITTED),
     ]
+
+
+def ends() -> list[Vector]:
+    """What has ended says nothing any more where another entry says something: the one below it by priority, under the
+    same match or another, with a cold and a warm flow cache."""
+    to = {"destination_group": (1, ANY)}
+    udp_to = {**to, "l4_class": (2, ANY_L4)}
+    over, runs = lease(150, 1), lease(150, node.FAR_S)
+    permit = policy(node.TENANT, 5_000, "permit", 150, **udp_to)
+    isolated = DropReason.ISOLATED
+    until = {at_s: policy(node.TENANT, 1_000, "drop_until", isolated, until_s=at_s, **to) for at_s in (1, node.FAR_S)}
+    below = policy(node.TENANT, 100, "permit", 101, source_group=(node.A_GROUP, ANY))
+    inner = IP(src=A4, dst=remote4(1), ttl=63) / udp()
+    outer = encapsulated(inner, 4, segments(1), entropy(A4, remote4(1), 17, 40000, 5060))
+    passes = Forward(FABRIC, to_host(FABRIC, outer))
+    frame = from_host(A, IP(src=A4, dst=remote4(1)) / udp())
+
+    def vector(name: str, expected: Forward | Drop, *more: TableEntry) -> Vector:
+        return Vector(f"ended-{name}", A, frame, expected, (), more)
+
+    nowhere = IP(src=A4, dst="198.51.100.1") / udp()
+    lone = (policy(node.TENANT, 1_000, "drop_until", isolated, until_s=1, l4_class=(2, ANY_L4)),)
+    return [
+        vector("isolation", passes, until[1]),
+        vector("isolation-not-yet", Drop(isolated), until[node.FAR_S]),
+        vector("permit", passes, permit, over),
+        vector("permit-not-yet", Drop(DropReason.NO_STEERING), permit, runs),
+        vector("permit-and-isolation", passes, permit, over, until[1]),
+        vector("permit-over-isolation", Drop(DropReason.LEASE_EXPIRED), permit, over, until[node.FAR_S]),
+        vector("permit-under-isolation", Drop(isolated), until[node.FAR_S],
+               policy(node.TENANT, 900, "permit", 150, **udp_to), over),
+        vector("two-alike", passes, permit, policy(node.TENANT, 4_000, "permit", 151, **udp_to), over, lease(151, 1)),
+        vector("request", passes, policy(node.TENANT, 5_000, "permit_request", 150, **udp_to), over),
+        vector("reply", passes, policy(node.TENANT, 5_000, "permit_reply", 150, **udp_to), over),
+        vector("drop-below", Drop(DropReason.LEASE_EXPIRED), permit, over,
+               policy(node.TENANT, 4_000, "drop", 79, **udp_to)),
+        vector("narrow-over-wide", passes, permit, over, until[1], below),
+        Vector("ended-nothing-else", A, from_host(A, nowhere), Drop(DropReason.NOT_PERMITTED), (), lone),
+        Vector("ended-nothing-else-permits", A, from_host(A, nowhere), Drop(DropReason.LEASE_EXPIRED), (),
+               (policy(node.TENANT, 1_000, "permit", 150, l4_class=(2, ANY_L4)), over)),
+        Vector("ended-reply-nothing-else", A, from_host(A, nowhere), Drop(DropReason.LEASE_EXPIRED), (),
+               (policy(node.TENANT, 1_000, "permit_reply", 150, l4_class=(2, ANY_L4)), over)),
+    ]  # fmt: skip
 
 
 def ways() -> list[Vector]:
@@ -263,4 +309,4 @@ def _punted(ether_type: int) -> tuple[bytes, Punt]:
     return frame, Punt(17, frame, node.TENANT)
 
 
-VECTORS = [*sources(), *addresses(), *policies(), *ways(), *malformed(), *punts()]
+VECTORS = [*sources(), *addresses(), *policies(), *ends(), *ways(), *malformed(), *punts()]
