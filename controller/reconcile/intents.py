@@ -17,7 +17,7 @@ from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.negotiation.agreements import offer_onward
 from controller.reconcile.negotiation.withdrawals import LOST_RETRY_S, MAX_HOLD_OFF_S, abandon
 from controller.reconcile.restoration import move, relieved
-from controller.reconcile.selecting import LOOK_S, inherited, is_in_doubt, reselected
+from controller.reconcile.selecting import inherited, is_in_doubt, next_look_s, reselected
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import candidate_key, link_key
 from controller.reconcile.transaction import Leaving, Transaction
@@ -215,7 +215,7 @@ def _next_look_s(transaction: Transaction, intent_record: IntentRecord) -> float
             if current is None or not is_good(transaction, current, intent_record, connection):
                 looks_s.append(connection_status.retry_s)
     if intent_record.requirements.selections:
-        looks_s.append(transaction.now_s + LOOK_S)
+        looks_s.append(next_look_s(intent_record.intent.name, transaction.now_s))
     return min(looks_s)
 
 

@@ -4,6 +4,7 @@ Nothing here changes an intent but its requirements: when another service is cho
 carried the intent until now is the plan that the new one takes over from, make before break (`intents.py`).
 """
 
+import zlib
 from collections.abc import Iterator
 
 import msgspec
@@ -26,7 +27,7 @@ from controller.reconcile.validation import judge
 from controller.reconcile.wanted import ends, is_good, may_be_tried
 
 LOOK_S = 60
-"""How often it is looked whether another service is better, or does again."""
+"""How seldom it is looked whether another service is better, or does again; at most twice as often."""
 NAMED_MAX = 3
 """Services that a reason names."""
 
@@ -166,6 +167,11 @@ def _none(selection: Selection, nearest: str) -> str:
     dropped = [f"{each.service}: {each.reason}" for each in selection.considered[:NAMED_MAX]]
     more = len(selection.considered) + selection.left_out - len(dropped)
     return f"{clause}: none can be taken: {'; '.join(dropped)}" + (f"; and {more} more" if more else "")
+
+
+def next_look_s(intent: str, now_s: float) -> float:
+    """Those that were applied together are not looked at together."""
+    return now_s + LOOK_S - zlib.crc32(intent.encode()) % (LOOK_S // 2)
 
 
 def is_in_doubt(transaction: Transaction, intent_record: IntentRecord) -> bool:
