@@ -55,15 +55,27 @@ def address_text(packed: NDArray[np.uint8]) -> str:
     return str(address.ipv4_mapped or address)
 
 
+def numbered(*columns: NDArray[np.uint8]) -> tuple[Rows, Rows]:
+    """Of equal rows of bytes the first one's place, and by row which of them it is; as numpy.unique, whose order of
+    bytes is ten times slower than one of words."""
+    rows = np.concatenate(columns, axis=1)
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    words = padded.view(">u8").astype(np.uint64)
+    order = np.lexsort(words.T[::-1])
+    ordered = words[order]
+    begins = np.ones(len(rows), dtype=np.bool_)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    number = np.empty(len(rows), dtype=np.int64)
+    number[order] = np.cumsum(begins) - 1
+    return order[begins].astype(np.int64), number
+
+
 def _addresses(packed: NDArray[np.uint8]) -> tuple[Rows, tuple[str, ...]]:
     if not len(packed):
         return np.zeros(0, dtype=np.int64), ()
-    _, first, number = np.unique(_keys(packed), return_index=True, return_inverse=True)
-    return number.astype(np.int64), tuple(address_text(packed[row]) for row in first.tolist())
-
-
-def _keys(packed: NDArray[np.uint8]) -> NDArray[np.void]:
-    return np.ascontiguousarray(packed).view("V16").ravel()
+    first, number = numbered(packed)
+    return number, tuple(address_text(packed[row]) for row in first.tolist())
 
 
 def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDArray[np.uint8]) -> Windows:
@@ -76,10 +88,10 @@ def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDA
         return np.bincount(of, known, minlength=count).astype(np.float64)
 
     def different(values: Rows) -> Floats:
-        pairs = np.unique(np.stack([of, values[rows]], axis=1), axis=0)
-        return np.bincount(pairs[:, 0], minlength=count).astype(np.float64)
+        pairs = np.unique(of * (int(values.max(initial=0)) + 1) + values[rows])
+        return np.bincount(pairs // (int(values.max(initial=0)) + 1), minlength=count).astype(np.float64)
 
-    peer = np.unique(_keys(other), return_inverse=True)[1].astype(np.int64) if len(other) else of
+    peer = numbered(other)[1]
     return Windows(
         entities=names,
         of_row=number,

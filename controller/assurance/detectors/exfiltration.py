@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text
+from controller.assurance.windows import address_text, numbered
 from controller.model.finding import Cause, Finding, Reason
 
 WINDOW_S = 60.0
@@ -45,21 +45,21 @@ class Exfiltration:
         if not len(flows):
             return replace(self, begun_s=begun_s), ()
         key = np.concatenate([flows.source_address, flows.destination_address], axis=1)
-        keys, first, number = np.unique(
-            np.ascontiguousarray(key).view("V32").ravel(), return_index=True, return_inverse=True
-        )
-        up = np.bincount(number, np.maximum(flows.bytes, 0), minlength=len(keys))
-        down = np.bincount(number, np.maximum(flows.reverse_bytes, 0), minlength=len(keys))
+        first, number = numbered(key)
+        up = np.bincount(number, np.maximum(flows.bytes, 0), minlength=len(first))
+        down = np.bincount(number, np.maximum(flows.reverse_bytes, 0), minlength=len(first))
         pairs = dict(self.pairs)
         findings: list[Finding] = []
         # Those that give most first: with a bound on what is remembered, they are the ones that count.
         for at in np.argsort(-up, kind="stable")[:PAIRS_MAX].tolist():
             row = int(first[at])
             name = key[row].tobytes()
-            pair = pairs.get(name) or Pair(first_s=now_s, begin_s=now_s, is_usual=now_s - begun_s < LEARNT_S)
-            if now_s - pair.begin_s > WINDOW_S:
-                pair = replace(pair, begin_s=now_s, up=0.0, down=0.0)
-            pair = replace(pair, up=pair.up + float(up[at]), down=pair.down + float(down[at]), last_s=now_s)
+            old = pairs.get(name) or Pair(now_s, now_s, is_usual=now_s - begun_s < LEARNT_S)
+            given, got = float(up[at]), float(down[at])
+            if now_s - old.begin_s > WINDOW_S:
+                pair = Pair(old.first_s, now_s, given, got, now_s, old.is_usual)
+            else:
+                pair = Pair(old.first_s, old.begin_s, old.up + given, old.down + got, now_s, old.is_usual)
             pairs[name] = pair
             is_new = not pair.is_usual and now_s - pair.first_s < NEW_S
             if is_new and pair.up >= BYTES_MIN and pair.up >= UP_DOWN * pair.down:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text
+from controller.assurance.windows import address_text, numbered
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns
 
@@ -51,10 +51,8 @@ class Scan:
             return self, ()
         port = flows.destination_port.astype("<u2").view(np.uint8).reshape(len(flows), 2)
         key = np.concatenate([flows.source_address, flows.destination_address, port], axis=1)
-        contacts, first, number = np.unique(
-            np.ascontiguousarray(key).view("V34").ravel(), return_index=True, return_inverse=True
-        )
-        answered = np.zeros(len(contacts), dtype=np.bool_)
+        first, number = numbered(key)
+        answered = np.zeros(len(first), dtype=np.bool_)
         np.logical_or.at(answered, number, ((flows.reverse_packets > 0) & ~_refused(flows)) | (flows.packets <= 0))
         tried: dict[bytes, list[tuple[bytes, bool, int]]] = {}
         for row, has_answered in zip(first.tolist(), answered.tolist(), strict=True):
