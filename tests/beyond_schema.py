@@ -47,6 +47,11 @@ def beyond(schema: Schema) -> Iterator[Any]:
                 raise Unbounded(f"{schema}")
             yield from (schema["minimum"] - 1, schema["maximum"] + 1, 2**63, -(2**63) - 1, 2**64, "1", [1])
             yield from WRONG
+        case "number":
+            if not {"minimum", "maximum"} <= schema.keys():
+                raise Unbounded(f"{schema}")
+            yield from (schema["minimum"] - 1, schema["maximum"] + 1, 2**64, [1])
+            yield from (value for value in WRONG if value != 1.5)
         case "boolean":
             yield from (value for value in (*WRONG, 0, 1, 2, "true") if value is not True)
         case "string":
@@ -75,7 +80,7 @@ def beyond(schema: Schema) -> Iterator[Any]:
 def within(schema: Schema) -> Iterator[Any]:
     """At its bounds."""
     match schema.get("type"):
-        case "integer":
+        case "integer" | "number":
             yield from (schema["minimum"], schema["maximum"])
         case "boolean":
             yield from (True, False)
