@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from controller.model.event import NodeUnreachable
+from controller import reconcile
+from controller.model.event import NodeUnreachable, Tick
 from controller.model.stitch import Stage
 from controller.reconcile.restoration import MOVED, _passes_stub
 from controller.reconcile.stubs import DOUBT_S, HOLD_S
@@ -65,6 +66,18 @@ def test_what_is_new_takes_another_way_around_a_node_that_confirms_nothing(world
     world.run(5.0)
     world.check_settled()
     check_agreed(world)
+
+
+def test_a_controller_that_was_busy_itself_doubts_no_node_for_it(world: World) -> None:
+    lie(world, "tc1", "says nothing")
+    controller = world.controllers["transit"]
+    doubted, now_s = controller.state, world.now_s
+    assert any(key.startswith("tc1 ") for key in doubted.doubts) and not doubted.stubs
+    busy, _ = reconcile.step(doubted, Tick(), now_s + 3 * DOUBT_S, controller.keys)
+    assert not busy.stubs, "what it says may wait behind the tick"
+    for second in range(int(DOUBT_S) + 2):
+        busy, _ = reconcile.step(busy, Tick(), now_s + 3 * DOUBT_S + second, controller.keys)
+    assert "nodes/tc1" in busy.stubs
 
 
 @pytest.mark.parametrize("how", LIES)

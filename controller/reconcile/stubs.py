@@ -16,6 +16,9 @@ from controller.reconcile.transaction import Transaction
 
 DOUBT_S = 10.0
 """The largest tables of a slow node are written in a few seconds."""
+LATE_S = 2.0
+"""Longer between two ticks, this controller was busy with something else, and what nodes have said meanwhile waits
+behind the tick: that time counts for no doubt."""
 HOLD_S = 30.0
 """A node that refuses and confirms by turns moves nothing but once."""
 
@@ -51,9 +54,10 @@ def forget(transaction: Transaction, node: str) -> None:
 def tick(transaction: Transaction) -> None:
     """What has been doubted for long is passed by; what has been confirmed for long is passed again."""
     now_s, stubs, awaiting = transaction.now_s, transaction.stubs, transaction.awaiting.all
+    late_s = max(now_s - transaction.ticked_s - LATE_S, 0.0)
     for key, since_s in transaction.doubts.all.items():
-        if since_s > now_s:  # the clock was set back
-            transaction.doubts.put(key, now_s)
+        if late_s or since_s > now_s:  # the clock was set back
+            transaction.doubts.put(key, min(since_s + late_s, now_s))
     doubted = {key: since_s for key, since_s in transaction.doubts.all.items() if now_s - since_s >= DOUBT_S}
     parts = {key.split(" ")[1] for key in doubted}
     fresh = parts - stubs.all.keys()
