@@ -20,6 +20,8 @@ class Realized(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, NodeState] = msgspec.field(default_factory=dict)
     changed: dict[str, Changed] = msgspec.field(default_factory=dict)
     """Of the nodes whose entries are other than before."""
+    hosts_changed: frozenset[str] = frozenset()
+    """Nodes that shall have other gateways, tunnels or probes than before."""
     assembly: Assembly | None = None
 
 
@@ -53,11 +55,15 @@ def realize(
         states[node] = NodeState(entries=difference.entries, host=states[node].host)
         if difference.put or difference.gone:
             differences[node] = difference
+    hosts_changed: set[str] = set()
     if before.assembly is None or assembly.hosts is not before.assembly.hosts:
         for node, host in assembly.hosts.items():
             if host is not states[node].host:
                 states[node] = NodeState(entries=states[node].entries, host=host)
-    return Realized(states=states, changed=differences, assembly=_settled(assembly))
+                hosts_changed.add(node)
+    return Realized(
+        states=states, changed=differences, hosts_changed=frozenset(hosts_changed), assembly=_settled(assembly)
+    )
 
 
 def need(

@@ -191,10 +191,13 @@ def _own_key_problems(transaction: Transaction, event: Apply, request: Request) 
 
 
 def _merged(inventory: Inventory, request: Request) -> Inventory:
+    """The very same where nothing of it is applied: a request of intents costs nothing for what else there is."""
+    others = [(_TABLES[kind], value) for _, kind, value in request.values if kind in _TABLES]
+    if not others:
+        return inventory
     tables = {table: dict(getattr(inventory, table)) for table in _TABLES.values()}
-    for _, kind, value in request.values:
-        if kind in _TABLES:
-            tables[_TABLES[kind]][value.name] = value
+    for table, value in others:
+        tables[table][value.name] = value
     return Inventory(**tables)
 
 

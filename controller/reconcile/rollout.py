@@ -96,12 +96,15 @@ def _renew_states(transaction: Transaction) -> None:
     )
     if not changed:
         return
-    transaction.realized = realized(transaction)
-    for name, state in transaction.realized.states.items():
+    is_new = transaction.inventory_changed or not transaction.realized.states
+    """A node may be there that was not."""
+    transaction.realized = made = realized(transaction)
+    for name in sorted(made.states if is_new else {*made.changed, *made.hosts_changed}):
+        state = made.states[name]
         standing = transaction.nodes.get(name) or NodeStanding()
         if standing.state is state:
             continue
-        other = transaction.realized.changed.get(name)
+        other = made.changed.get(name)
         if other is None and standing.state is not None and standing.state.host == state.host:
             continue
         if standing.state is None:
