@@ -31,7 +31,6 @@ from controller.fulfillment.contribution import (
     Edge,
     Entries,
     Policy,
-    PortUse,
     Service,
     Vrf,
     contribution,
@@ -41,24 +40,23 @@ from controller.fulfillment.crossings import crossing_entries
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
 from controller.fulfillment.fabric import Fabric, SegmentList, edges, sr_policy_entries, tunnel_entries, tunnel_list
 from controller.fulfillment.groups import Rank
+from controller.fulfillment.host_states import PathProbes, Probing, TunnelEnd, host_states
 from controller.fulfillment.networks import (
     NetworkIds,
     OnLink,
     attached_prefixes,
-    gateways,
     network_entries,
     network_ids,
     network_rules,
     on_link,
 )
 from controller.fulfillment.plan_entries import (
-    Border,
     Place,
-    SharedPolicy,
     inside_mtu,
-    tunnels,
 )
-from controller.fulfillment.probes import link_probes, path_probes
+from controller.fulfillment.probes import path_probes
+from controller.fulfillment.shared_uses import SharedUses, SharedUsesChange
+from controller.fulfillment.units import Placed, Units
 from controller.fulfillment.vrf_rules import NO_RULES, VrfChange, VrfRules
 from controller.fulfillment.vrf_rules import changed as vrf_changed
 from controller.model.intent import Ports, Replies
@@ -67,7 +65,7 @@ from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stage, Stitch
-from dataplane.host_api import HostState, NodeDescription, Probe
+from dataplane.host_api import HostState, NodeDescription
 
 Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
 """Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
@@ -102,8 +100,7 @@ class Changes(NamedTuple):
 
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted
-    units: "immutables.Map[str, tuple[str, Entries]]"
-    """Node and content."""
+    units: "immutables.Map[str, Placed]"
     vrfs: "immutables.Map[Vrf, VrfRules]"
     on_link: "immutables.Map[Vrf, OnLink]"
     """Of own networks."""
@@ -111,16 +108,9 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """By stitch."""
     withheld: "immutables.Map[Vrf, immutables.Map[Rank, None]]"
     """Rules of stitches that are not in use."""
-    ports: "immutables.Map[PortUse, int]"
-    """How many stitches ask for them."""
     classes: Mapping[str, PortClasses]
     """Of each node."""
-    travelled: "immutables.Map[Policy, immutables.Map[str, None]]"
-    """Courses that take an SR Policy."""
-    served: "immutables.Map[Service, immutables.Map[str, None]]"
-    """Courses for which a neighbour sends to a SID of ours."""
-    carried: "immutables.Map[str, immutables.Map[str, None]]"
-    """Courses over a border link."""
+    uses: SharedUses
     networks: Networks
     own: Mapping[Vrf, Edge]
     """Of VRFs of own networks."""
@@ -131,8 +121,7 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     places: dict[Edge, Place]
     """Of networks at their edges, as far as they were asked for: they follow from inventory and numbers."""
     hosts: Mapping[str, HostState]
-    probes: "immutables.Map[str, immutables.Map[int, tuple[Probe, ...]]]" = immutables.Map()
-    """Of the candidate paths of SR Policies, by headend and number."""
+    probes: PathProbes = immutables.Map()
     gone: Mapping[str, Sequence[Entries]] = {}
     """Of each node, what is not there any more."""
     new: Mapping[str, Sequence[Entries]] = {}
@@ -178,15 +167,12 @@ class _Assembler:
         self._before = before
         self._compiled = beside.compiled
         self._other = beside.assembly
-        self._units = before.units if before is not None else immutables.Map()
+        self._units = Units(before.units if before is not None else immutables.Map(), wanted.inventory.nodes)
         self._contributions = before.contributions if before is not None else immutables.Map()
         self._withheld = before.withheld if before is not None else immutables.Map()
-        self._ports = before.ports if before is not None else immutables.Map()
         self._vrfs = before.vrfs if before is not None else immutables.Map()
         self._on_link = before.on_link if before is not None else immutables.Map()
-        self._travelled = before.travelled if before is not None else immutables.Map()
-        self._served = before.served if before is not None else immutables.Map()
-        self._carried = before.carried if before is not None else immutables.Map()
+        self._uses = SharedUsesChange(before.uses if before is not None else SharedUses())
         self._classes = dict(before.classes) if before is not None else {}
         self._network = before.networks if before is not None else {}
         self._own = before.own if before is not None else {}
@@ -202,7 +188,7 @@ class _Assembler:
             self._other = None
         self._everything = not (self._same_ways and same_fabric and same_nodes)
         """Else what is other of the fabric are paths between edges alone."""
-        self._probes = before.probes if before is not None else immutables.Map()
+        self._probing = Probing(before.probes if before is not None else immutables.Map(), wanted.descriptions)
         known = before.wanted.inventory.nodes if before is not None else {}
         self._stayed = wanted.inventory.nodes.keys() & known.keys()
         """Nodes that were there before, and are."""
@@ -210,23 +196,14 @@ class _Assembler:
         self._new_rules: dict[Vrf, dict[Rank, Rule]] = {}
         self._moved_rules: dict[Vrf, set[Rank]] = {}
         """Withheld now and not before, or the other way about."""
-        self._dirty_policies: set[Policy] = set()
-        self._dirty_services: set[Service] = set()
-        self._dirty_links: set[str] = set()
-        self._dirty_ports: set[str] = set()
-        """Nodes."""
-        self._dirty_probes: set[str] = set()
-        """Nodes."""
-        self._gone: dict[str, list[Entries]] = {}
-        self._new: dict[str, list[Entries]] = {}
 
     def assembled(self, changed: Changes | None) -> Assembly:
         wanted = self._wanted
-        everything = self._everything or changed is None
+        everything = self._everything or changed is None  # also where there was nothing before
         if everything:
             self._vrfs = self._staying(self._vrfs)
             self._on_link = self._staying(self._on_link)
-            self._probes = immutables.Map()
+            self._probing.clear()
         isolated = self._isolated()
         repathed, resized = self._repathed() if not everything else (set(), None)
         if resized is None or resized or isolated:
@@ -234,62 +211,43 @@ class _Assembler:
         if repathed:
             self._join_edges(repathed)
         if everything:
-            self._dirty_policies |= {*self._travelled, *self._between_edges}
-            self._dirty_services |= {*self._served}
-            self._dirty_ports |= {*wanted.inventory.nodes, *self._classes}
+            self._uses.policies |= {*self._uses.now.policies, *self._between_edges}
+            self._uses.services |= {*self._uses.now.services}
+            self._uses.port_nodes |= {*wanted.inventory.nodes, *self._classes}
         names = {*wanted.stitches, *self._contributions} if everything or changed is None else self._concerned(changed)
         for name in names:
             self._stitch(name)
         self._classes_anew()
         for vrf in {*self._gone_rules, *self._new_rules, *self._moved_rules}:
             self._vrf(vrf)
-        for policy in self._dirty_policies:
+        for policy in self._uses.policies:
             self._policy(policy)
-        for service in self._dirty_services:
+        for service in self._uses.services:
             self._service(service)
         hosts = self._hosts(everything)
         if everything:
             self._sweep()
         return Assembly(
             wanted=wanted,
-            units=self._units,
+            units=self._units.all,
             vrfs=self._vrfs,
             on_link=self._on_link,
             contributions=self._contributions,
             withheld=self._withheld,
-            ports=self._ports,
             classes=self._classes,
-            travelled=self._travelled,
-            served=self._served,
-            carried=self._carried,
+            uses=self._uses.now,
             networks=self._network,
             own=self._own,
             crossed=self._crossed,
             between_edges=self._between_edges,
             places=self._places,
             hosts=hosts,
-            probes=self._probes,
-            gone=self._gone,
-            new=self._new,
+            probes=self._probing.all,
+            gone=self._units.gone,
+            new=self._units.new,
         )
 
     # ---- units
-
-    def _put(self, unit: str, node: str, content: Entries) -> None:
-        if node not in self._wanted.inventory.nodes:
-            return
-        before = self._units.get(unit)
-        if before is not None and before[1] == content:
-            return
-        self._drop(unit)
-        self._units = self._units.set(unit, (node, content))
-        self._new.setdefault(node, []).append(content)
-
-    def _drop(self, unit: str) -> None:
-        before = self._units.get(unit)
-        if before is not None:
-            self._units = self._units.delete(unit)
-            self._gone.setdefault(before[0], []).append(before[1])
 
     def _staying(self, by_vrf: "immutables.Map[Vrf, T]") -> "immutables.Map[Vrf, T]":
         """Of nodes that were there before, and are."""
@@ -306,13 +264,13 @@ class _Assembler:
         there |= {
             f"course {name} {node}" for name, contribution in self._contributions.items() for node in contribution.units
         }
-        there |= {f"tunnel {link}" for link in self._carried}
-        there |= {f"sr policy {node} {number}" for node, number in self._dirty_policies}
+        there |= {f"tunnel {link}" for link in self._uses.now.links}
+        there |= {f"sr policy {node} {number}" for node, number in self._uses.policies}
         there |= {_at(policy, switch) for policy, switches in self._crossed.items() for switch in switches}
-        there |= {f"service {node} {number}" for node, number in self._dirty_services}
+        there |= {f"service {node} {number}" for node, number in self._uses.services}
         there |= {f"ports {node}" for node in self._classes}
-        for unit in [unit for unit, (node, _) in self._units.items() if unit not in there or node not in nodes]:
-            self._drop(unit)
+        for unit in [unit for unit, (node, _) in self._units.all.items() if unit not in there or node not in nodes]:
+            self._units.drop(unit)
 
     # ---- networks at their edges
 
@@ -343,7 +301,7 @@ class _Assembler:
         isolations = _by_network(wanted.isolations)
         if nodes is None:
             for node, entries in wanted.fabric.entries.items():
-                self._put(f"fabric {node}", node, entries)
+                self._units.put(f"fabric {node}", node, entries)
         by_edge: dict[Edge, tuple[NetworkIds, tuple[Rule, ...]]] = {}
         for name, network in wanted.inventory.networks.items():
             here = edges(network)
@@ -371,7 +329,7 @@ class _Assembler:
                     *network_entries(network, node, numbers, descriptions),
                     *edge_entries(network, node, ids, wanted.fabric),
                 )
-                self._put(f"network {name} {node}", node, entries)
+                self._units.put(f"network {name} {node}", node, entries)
         for edge in {*self._network, *by_edge} if nodes is None else by_edge:
             before, now = self._network.get(edge), by_edge.get(edge)
             self._rules(
@@ -397,7 +355,7 @@ class _Assembler:
         }
         for key in before.keys() | self._between_edges.keys():
             if before.get(key) != self._between_edges.get(key):
-                self._dirty_policies.add(key)
+                self._uses.policies.add(key)
 
     def _forget_links(self, before: Networks, after: Networks) -> None:
         """Of networks that are others than they were."""
@@ -426,10 +384,10 @@ class _Assembler:
             if was is None or now is None or was.candidate_paths == now.candidate_paths:
                 continue
             for end in ((now.headend, now.numbers[0]), (now.endpoint, now.numbers[1])):
-                if end in self._travelled:
-                    self._dirty_policies.add(end)
+                if end in self._uses.now.policies:
+                    self._uses.policies.add(end)
             if self._wanted.fabric.inner_mtu(was) != self._wanted.fabric.inner_mtu(now):
-                concerned |= {*self._travelled.get((now.headend, now.numbers[0]), ())}
+                concerned |= {*self._uses.now.policies.get((now.headend, now.numbers[0]), ())}
         return concerned
 
     def _stitch(self, name: str) -> None:
@@ -444,9 +402,9 @@ class _Assembler:
             return
         for node in before.units if before is not None else ():
             if made is None or node not in made.units:
-                self._drop(f"course {name} {node}")
+                self._units.drop(f"course {name} {node}")
         for node, content in made.units.items() if made is not None else ():
-            self._put(f"course {name} {node}", node, content)
+            self._units.put(f"course {name} {node}", node, content)
         self._use(name, before, made)
         if made is not None:
             self._contributions = self._contributions.set(name, made)
@@ -532,46 +490,16 @@ class _Assembler:
             for contribution, before, now in ((earlier, _rules_of(earlier), {}), (made, {}, _rules_of(made))):
                 if contribution is not None:
                     self._rules((contribution.serial, name), before, now)
-        taken, takes = _policies_of(earlier), _policies_of(made)
-        for policy in taken.keys() | takes.keys():
-            others = self._travelled.get(policy, immutables.Map())
-            self._travelled = _listed(self._travelled, policy, name, there=policy in takes)
-            if taken.get(policy) == takes.get(policy):
-                continue
-            other = next((self._contributions[sharer] for sharer in others if sharer != name), None)
-            if other is None or other.policies[policy] != (takes.get(policy) or taken.get(policy)):
-                self._dirty_policies.add(policy)  # else there is what others have made of the same
-        known = earlier.services if earlier is not None else {}
-        knows = made.services if made is not None else {}
-        for service in known.keys() | knows.keys():
-            self._served = _listed(self._served, service, name, there=service in knows)
-            if known.get(service) != knows.get(service):
-                self._dirty_services.add(service)
-        left = earlier.borders.keys() if earlier is not None else set()
-        crossed = made.borders.keys() if made is not None else set()
-        for link in left | crossed:
-            self._carried = _listed(self._carried, link, name, there=link in crossed)
-            self._dirty_links.add(link)
-        asked = earlier.ports if earlier is not None else frozenset()
-        asks = made.ports if made is not None else frozenset()
-        for use in asked - asks:
-            rest = self._ports[use] - 1
-            self._ports = self._ports.set(use, rest) if rest else self._ports.delete(use)
-            if not rest:
-                self._dirty_ports.add(use[0])
-        for use in asks - asked:
-            if use not in self._ports:
-                self._dirty_ports.add(use[0])
-            self._ports = self._ports.set(use, self._ports.get(use, 0) + 1)
+        self._uses.change(name, earlier, made, self._contributions)
 
     # ---- what stitches share
 
     def _classes_anew(self) -> None:
         """Classes of ports where others are asked for, and the VRFs that these are about."""
-        if not self._dirty_ports:
+        if not self._uses.port_nodes:
             return
-        uses: dict[str, set[tuple[bool, Ports]]] = {node: set() for node in self._dirty_ports}
-        for node, is_source, ports in self._ports:
+        uses: dict[str, set[tuple[bool, Ports]]] = {node: set() for node in self._uses.port_nodes}
+        for node, is_source, ports in self._uses.now.ports:
             if node in uses:
                 uses[node].add((is_source, ports))
         others: set[str] = set()
@@ -585,10 +513,10 @@ class _Assembler:
                 others.add(node)
             if not used:
                 self._classes.pop(node, None)
-                self._drop(f"ports {node}")
+                self._units.drop(f"ports {node}")
                 continue
             self._classes[node] = classes
-            self._put(f"ports {node}", node, port_entries(used, classes, f"nodes/{node}"))
+            self._units.put(f"ports {node}", node, port_entries(used, classes, f"nodes/{node}"))
         for vrf in self._vrfs if others else ():
             if vrf[0] in others:
                 self._new_rules.setdefault(vrf, {})  # its rules about ports of other classes are made anew
@@ -605,10 +533,7 @@ class _Assembler:
         withheld = self._withheld.get(vrf, ())
         change = self._changed(vrf, gone, new)
         entries_gone, entries_new = change.entries(withheld_before, withheld, moved)
-        if entries_gone:
-            self._gone.setdefault(node, []).append(tuple(entries_gone))
-        if entries_new:
-            self._new.setdefault(node, []).append(tuple(entries_new))
+        self._units.change(node, tuple(entries_gone), tuple(entries_new))
         if change.now.rules:
             self._vrfs = self._vrfs.set(vrf, change.now)
         elif vrf in self._vrfs:
@@ -659,11 +584,11 @@ class _Assembler:
         made = led.changed(*here)
         if made is not self._on_link.get(vrf):
             self._on_link = self._on_link.set(vrf, made)
-            self._put(f"on link {node} {number}", node, made.entries(number))
+            self._units.put(f"on link {node} {number}", node, made.entries(number))
 
     def _policy(self, policy: Policy) -> None:
         node, number = policy
-        user = next(iter(self._travelled.get(policy, ())), None)
+        user = next(iter(self._uses.now.policies.get(policy, ())), None)
         shared = self._contributions[user].policies[policy] if user is not None else None
         fabric, paths = self._wanted.fabric, self._between_edges.get(policy)
         if shared is not None and shared.policy is not None:
@@ -673,46 +598,38 @@ class _Assembler:
         elif paths is not None:
             lists = fabric.segment_lists(paths, node)
         else:
-            self._drop(f"sr policy {node} {number}")
+            self._units.drop(f"sr policy {node} {number}")
             self._cross(policy, {})
-            self._probe(policy, ())
+            self._probing.put(policy, ())
             return
         owner = f"sr_policies/{node}/{number}"
         entries = sr_policy_entries(number, fabric.locators[node], lists, owner)
-        self._put(f"sr policy {node} {number}", node, entries)
+        self._units.put(f"sr policy {node} {number}", node, entries)
         crossed = [crossing for segment_list in lists for crossing in segment_list.crossings]
         at_switches = crossing_entries(number, fabric.locators[node], crossed, fabric.macs, owner)
         self._cross(policy, at_switches)
-        self._probe(policy, () if paths is None else path_probes(fabric, paths, node, number))
+        self._probing.put(policy, () if paths is None else path_probes(fabric, paths, node, number))
 
     def _cross(self, policy: Policy, entries: Mapping[str, Entries]) -> None:
         """What an SR Policy needs of the OpenFlow switches on its way."""
         before = self._crossed.get(policy, ())
         for switch in before:
             if switch not in entries:
-                self._drop(_at(policy, switch))
+                self._units.drop(_at(policy, switch))
         for switch, content in entries.items():
-            self._put(_at(policy, switch), switch, content)
+            self._units.put(_at(policy, switch), switch, content)
         if entries:
             self._crossed = self._crossed.set(policy, tuple(entries))
         elif before:
             self._crossed = self._crossed.delete(policy)
 
-    def _probe(self, policy: Policy, probes: tuple[Probe, ...]) -> None:
-        node, number = policy
-        before = self._probes.get(node, immutables.Map())
-        if probes == before.get(number, ()):
-            return
-        self._probes = self._probes.set(node, before.set(number, probes) if probes else before.delete(number))
-        self._dirty_probes.add(node)
-
     def _service(self, service: Service) -> None:
         node, number = service
-        users = self._oldest_first(self._served.get(service, ()))
+        users = self._oldest_first(self._uses.now.services.get(service, ()))
         if users:
-            self._put(f"service {node} {number}", node, (users[0].services[service].entry,))
+            self._units.put(f"service {node} {number}", node, (users[0].services[service].entry,))
         else:
-            self._drop(f"service {node} {number}")
+            self._units.drop(f"service {node} {number}")
 
     def _oldest_first(self, names: Iterable[str]) -> list[Contribution]:
         return [self._contributions[name] for name in self._wanted.stitches.in_order(names)]
@@ -721,57 +638,36 @@ class _Assembler:
 
     def _hosts(self, everything: bool) -> Mapping[str, HostState]:
         """Gateways, tunnels and probes of each node; the entries of tunnels are units."""
-        wanted, fabric = self._wanted, self._wanted.fabric
-        concerned = set(wanted.inventory.nodes)
         known: Mapping[str, HostState] = self._before.hosts if self._before is not None else {}
-        if not everything and self._before is not None:
-            if self._dirty_probes:
-                probed = {
-                    node: msgspec.structs.replace(known[node], probes=self._probes_of(node, _of_links(known[node])))
-                    for node in self._dirty_probes & known.keys()
-                }
-                known = {**known, **probed}
-            border_ports = (fabric.border_ports.get(link) for link in self._dirty_links)
-            concerned &= {border_port.node for border_port in border_ports if border_port is not None}
-            if not concerned and not self._dirty_links:
+        links, fabric = self._uses.links, self._wanted.fabric
+        concerned: set[str] | None = None
+        if not everything:
+            known = self._probing.put_into(known)
+            if not links:
                 return known
-        ends: dict[str, list[tuple[Border, str]]] = {}
-        for link in sorted({*self._carried, *self._dirty_links}):
-            users = self._oldest_first(self._carried.get(link, ()))
+            border_ports = (fabric.border_ports.get(link) for link in links)
+            ends = {border_port.node for border_port in border_ports if border_port is not None}
+            concerned = ends & self._wanted.inventory.nodes.keys()
+        tunnel_ends = self._tunnel_ends(everything)
+        return host_states(self._wanted.inventory, fabric, self._probing, known, tunnel_ends, concerned)
+
+    def _tunnel_ends(self, everything: bool) -> dict[str, list[TunnelEnd]]:
+        """Of each node, oldest first."""
+        fabric = self._wanted.fabric
+        ends: dict[str, list[TunnelEnd]] = {}
+        for link in sorted({*self._uses.now.links, *self._uses.links}):
+            users = self._oldest_first(self._uses.now.links.get(link, ()))
             border_port = fabric.border_ports.get(link)
             if not users or border_port is None:
-                self._drop(f"tunnel {link}")
+                self._units.drop(f"tunnel {link}")
                 continue
-            if everything or link in self._dirty_links:
+            if everything or link in self._uses.links:
                 owner = users[0].basis.plan.owner
-                self._put(f"tunnel {link}", border_port.node, tunnel_entries(border_port, owner))
-            domain = wanted.inventory.domains.get(border_port.domain)
+                self._units.put(f"tunnel {link}", border_port.node, tunnel_entries(border_port, owner))
+            domain = self._wanted.inventory.domains.get(border_port.domain)
             newest = users[-1].borders[link]
             ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
-        networks = [wanted.inventory.networks[name] for name in sorted(wanted.inventory.networks)]
-        of_links = link_probes(fabric) if everything or self._before is None else {}
-        hosts = {} if everything or self._before is None else dict(known)
-        for node in concerned:
-            host_before = known.get(node)
-            links = of_links.get(node, ()) if node not in hosts else _of_links(hosts[node])
-            host = HostState(
-                gateways=gateways(networks, node, wanted.descriptions),
-                tunnels=tunnels(ends.get(node, [])).get(node, ()),
-                probes=self._probes_of(node, links),
-            )
-            hosts[node] = host_before if host_before is not None and host_before == host else host
-        return hosts
-
-    def _probes_of(self, node: str, of_links: tuple[Probe, ...]) -> tuple[Probe, ...]:
-        """Those of links first, then by number of the SR Policy, as many as the node can send."""
-        description = self._wanted.descriptions.get(node)
-        numbers = self._probes.get(node, immutables.Map())
-        probes = (*of_links, *(probe for number in sorted(numbers) for probe in numbers[number]))
-        return probes[: description.probes_max] if description is not None else ()
-
-
-def _of_links(host: HostState) -> tuple[Probe, ...]:
-    return tuple(probe for probe in host.probes if probe.slot is None)
+        return ends
 
 
 def _at(policy: Policy, switch: str) -> str:
@@ -807,22 +703,6 @@ def _ways(fabric: Fabric) -> tuple[object, ...]:
 
 def _rules_of(contribution: Contribution | None) -> Mapping[Vrf, tuple[Rule, ...]]:
     return contribution.rules if contribution is not None else {}
-
-
-def _policies_of(contribution: Contribution | None) -> Mapping[Policy, SharedPolicy]:
-    return contribution.policies if contribution is not None else {}
-
-
-def _listed(
-    lists: "immutables.Map[K, immutables.Map[str, None]]", key: K, name: str, *, there: bool
-) -> "immutables.Map[K, immutables.Map[str, None]]":
-    names = lists.get(key, immutables.Map())
-    if there:
-        return lists if name in names else lists.set(key, names.set(name, None))
-    if name not in names:
-        return lists
-    left = names.delete(name)
-    return lists.set(key, left) if left else lists.delete(key)
 
 
 def _by_network(isolations: Iterable[Isolation]) -> dict[str, tuple[Isolation, ...]]:
