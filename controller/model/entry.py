@@ -88,6 +88,12 @@ class OwnedEntry(Value, frozen=True):
         names, *numbers = marshal.loads(self.does)
         return tuple(zip(_NAMES[names][1:], numbers, strict=True))
 
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Key and action as they are packed, for who reads thousands: which names, priority, and of each field value,
+        mask, prefix length and high; which names, and parameters. Names are the same where their number is."""
+        return marshal.loads(self.key), marshal.loads(self.does)
+
     def replaced(
         self,
         *,

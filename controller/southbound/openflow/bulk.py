@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.model.entry import Match, OwnedEntry
+from controller.model.entry import OwnedEntry
 from controller.southbound.openflow import messages
 from controller.southbound.openflow.flows import compose
 
@@ -45,52 +45,46 @@ class _Template(NamedTuple):
 def encode(entries: Sequence[OwnedEntry], first_xid: int) -> bytes:
     """Flow-mods that add these, which are marked (`flows.marked`), with the xids that follow `first_xid` in their
     order; they may lie in another. Raises ValueError where one is no flow entry."""
-    matches = [entry.match for entry in entries]
-    alike: dict[Shape, list[int]] = {}
-    for place, entry in enumerate(entries):
-        alike.setdefault((entry.table, entry.action, len(matches[place])), []).append(place)
+    numbers = [entry.numbers for entry in entries]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, (key, does) in enumerate(numbers):
+        alike.setdefault((key[0], does[0]), []).append(place)
     lines: list[bytes] = []
     for places in alike.values():
-        columns = list(zip(*[matches[place] for place in places], strict=True))
-        if all(map(_is_uniform, columns)):
-            lines.append(_encoded([entries[place] for place in places], columns, places, first_xid))
-            continue
+        columns = list(zip(*[numbers[place][0] for place in places], strict=True))
         shapes: dict[Shape, list[int]] = {}
-        for place in places:
-            shapes.setdefault(tuple(map(_SHAPE, matches[place])), []).append(place)
-        for same in shapes.values():
-            columns = list(zip(*[matches[place] for place in same], strict=True))
-            lines.append(_encoded([entries[place] for place in same], columns, same, first_xid))
+        if all(len({*column}) == 1 for column in (*columns[3::4], *columns[4::4])):  # mostly it is one shape
+            shapes[()] = places
+        else:
+            for place in places:
+                shapes.setdefault((*numbers[place][0][3::4], *numbers[place][0][4::4]), []).append(place)
+        lines += [
+            _encoded(entries[same[0]], [numbers[place] for place in same], same, first_xid) for same in shapes.values()
+        ]
     return b"".join(lines)
 
 
-def _is_uniform(column: Sequence[Match]) -> bool:
-    """Mostly it is, which is quicker to see than to say of each what it is."""
-    return (
-        len({each.field for each in column})
-        == len({each.mask for each in column})
-        == len({each.prefix_length for each in column})
-        == 1
-    )
-
-
 def _encoded(
-    entries: Sequence[OwnedEntry], columns: Sequence[Sequence[Match]], places: Sequence[int], first_xid: int
+    first: OwnedEntry,
+    numbers: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    places: Sequence[int],
+    first_xid: int,
 ) -> bytes:
-    """Of one shape. `columns`: of each field, its matches."""
-    template = _template(entries[0])
-    lines = np.tile(np.frombuffer(template.octets, np.uint8), (len(entries), 1))
+    """Of one shape, which `first` has. `numbers`: OwnedEntry.numbers of each."""
+    template = _template(first)
+    lines = np.tile(np.frombuffer(template.octets, np.uint8), (len(numbers), 1))
 
     def write(span: _Span, values: Sequence[int]) -> None:
         lines[:, span.begin : span.end] = _column(values, span.end - span.begin)
 
+    _, priorities, *fields = zip(*[key for key, _ in numbers], strict=True)
+    _, *params = zip(*[does for _, does in numbers], strict=True)
     write(template.xid, [first_xid + place for place in places])
-    write(template.priority, [entry.priority for entry in entries])
-    for span, column in zip(template.match, columns, strict=True):
-        write(span, [each.value for each in column])
-    params = [entry.params for entry in entries]
-    for place, span in enumerate(template.params):
-        write(span, [each[place][1] for each in params])
+    write(template.priority, priorities)
+    for span, column in zip(template.match, fields[::4], strict=True):
+        write(span, column)
+    for span, column in zip(template.params, params, strict=True):
+        write(span, column)
     return lines.tobytes()
 
 
