@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from controller.fulfillment.contribution import Contribution
 from controller.model.agreement import Withdrawal
 from controller.model.entry import OwnedEntry
+from controller.model.event import Applied
+from controller.model.inventory import Link
 from controller.model.stitch import Stitch
 from controller.model.told import Told
 from controller.reconcile.link_state import HOLD_S, cut
@@ -631,3 +633,27 @@ def test_of_two_waits_at_a_mended_border_the_one_that_ends_first_is_enough(
     assert not [refusal for refusal in said(world, "refusal", receiver="shop") if border == "sg1-t1"]
     world.run(3.0)
     world.check_settled()
+
+
+@pytest.mark.parametrize("change", [{"delay_us": 17_000}, {"delay_us": 17_000, "cost": 1}])
+def test_what_is_in_use_follows_a_delay_that_is_declared_anew_and_comes_back(
+    world: World, change: dict[str, int]
+) -> None:
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+    link = world.controllers["transit"].state.inventory.links["t1-tc1"]
+    declare(world, msgspec.structs.replace(link, **change))
+    writes = {name: node.writes for name, node in world.nodes.items()}
+    world.run(3.0)
+    assert own_paths(world, "transit") == [SOUTH, NORTH]
+    assert world.phase("shop", "order-processing") == "Active"
+    assert {name for name, node in world.nodes.items() if node.writes > writes[name]} <= {"t1", "t2"}
+    declare(world, link)
+    world.run(3.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+    world.check_settled()
+    check_agreed(world)
+
+
+def declare(world: World, link: Link) -> None:
+    reply = world.submit("transit", Applied(kind="Link", content=msgspec.json.encode(link)))
+    assert reply is not None and reply.results == (f"links/{link.name} changed",)

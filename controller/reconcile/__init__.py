@@ -71,7 +71,7 @@ from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.intents import pursue_what_can_change
 from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
-from controller.reconcile.restoration import reroute, unsettle
+from controller.reconcile.restoration import follow, reroute, unsettle
 from controller.reconcile.state import SR_POLICIES, State, is_of_version_1, load
 from controller.reconcile.transaction import Transaction
 
@@ -238,6 +238,8 @@ def _inventory_changed(transaction: Transaction) -> None:
         agreements.watch_ends(transaction)
         if link_state.look_at_all(transaction):
             reroute(transaction)
+        if transaction.links.changed:
+            follow(transaction)
         if transaction.links.changed or transaction.inventory_nodes.changed or transaction.domains.changed:
             unsettle(transaction)
             ways.tell(transaction)

@@ -10,6 +10,7 @@ For others "all" is what they allow: a longer path within what we promised chang
 that takes smaller packets, is promised anew in the same agreement (keep_promise), and only taken where it must be.
 """
 
+import itertools
 from collections.abc import Iterable
 
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.place import recolored
 from controller.fulfillment.plan_entries import terms_in_force
 from controller.fulfillment.shortfall import BINDINGS
+from controller.model.inventory import Link
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import ConnectionStatus, Stitch
 from controller.model.told import Told, Why
@@ -87,6 +89,34 @@ def pass_by(transaction: Transaction, names: Iterable[str]) -> list[str]:
             _settle(transaction, stitch)
     transaction.unsettled |= concerned
     return relieved
+
+
+def follow(transaction: Transaction) -> None:
+    """After links have other delays or costs by their manifests: what is better now over links that nodes know already.
+    What leads over a link that is new waits for the next that goes down or comes back: its nodes have not confirmed it.
+    """
+    before = transaction.before.inventory.links
+    same = {
+        name
+        for name, link in transaction.links.all.items()
+        if name in before and (before[name].a, before[name].b) == (link.a, link.b)
+    }
+    if all(_worth(before[name]) == _worth(transaction.links.all[name]) for name in same):
+        return
+    concerned: set[str] = set()
+    for policy in tuple(transaction.sr_policies.all.values()):
+        best = sr_policy(transaction.graph, policy.id)
+        ways = [path.links for path in best.candidate_paths] if best is not None else []
+        if ways and ways != [path.links for path in policy.candidate_paths] and same.issuperset(itertools.chain(*ways)):
+            concerned |= _move_sr_policy(transaction, policy)
+    for name in transaction.stitches.all.in_order(concerned):
+        if not (stitch := transaction.stitches.all[name]).stage.leaving:
+            _settle(transaction, stitch)
+    transaction.unsettled |= concerned
+
+
+def _worth(link: Link) -> tuple[int, int]:
+    return link.delay_us, link.cost
 
 
 def _passes_stub(graph: Graph, policy: SrPolicy) -> bool:
