@@ -353,6 +353,11 @@ def punted(ether_type: int, mask: int = 0xFFFF) -> OwnedEntry:
     return entry("punt_frame", "punt", (Match(field="ether_type", value=ether_type, mask=mask),), 1, reason=1)
 
 
+def translations(what: str) -> list[OwnedEntry]:
+    keys = ((*exact(forwarding_class=9), longest("address", n)) for n in range(1025))
+    return [entry(f"translate_{what}", f"move_{what}", key, prefix=0, host_mask=0) for key in keys]
+
+
 SIZES = {
     "forwarding_classes": 4096,
     "flow_policies": 1024,
@@ -387,6 +392,8 @@ FULL: dict[str, Callable[[], list[OwnedEntry]]] = {
     "route": lambda: [
         entry("route", "set_next_hop", (*exact(vrf=9), longest("destination", n)), next_hop=1) for n in range(1025)
     ],
+    "translate_source": lambda: translations("source"),
+    "translate_destination": lambda: translations("destination"),
 }
 
 
