@@ -155,7 +155,7 @@ async def _run(
         assessing = Assessing(traffic, _log)
         takers = [assessing.take, *([] if collector is None else [collector.take])]
         tasks.create_task(assessing.run(lambda: shell.state, shell.report), name="assurance")
-        tasks.create_task(traffic.run(lambda: shell.state, *takers), name="traffic")
+        tasks.create_task(traffic.run(lambda: shell.state, *takers, failed=_log_traffic), name="traffic")
         if collector is not None:
             tasks.create_task(collector.run(), name="ipfix")
         if shell.state.inventory == Inventory():
@@ -229,6 +229,10 @@ def _cancel_at_signal() -> None:
         raise RuntimeError("there is no task to cancel: call this from a coroutine")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _log_traffic(reason: str) -> None:
+    _log.error("traffic_failed", reason=reason)
 
 
 def _reload_at_signal(shell: Shell, tasks: asyncio.TaskGroup, renew: Callable[[], None]) -> None:

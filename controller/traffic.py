@@ -109,11 +109,12 @@ class Traffic:
         """Packets that policy classes were denied, since somebody asked."""
         self._lock = threading.Lock()
         """Who reads and who works are threads."""
+        self._faults: list[str] = []
         self._kept: deque[FlowColumns] = deque()
         self._rows = 0
         self.counts: Counter[str] = Counter()
-        """Of batches: `dropped`; of intervals: `clock_jumps`, `gaps`; of counters: `backwards`; of rows: `kept`,
-        `overwritten`."""
+        """Of batches: `dropped`, `failed`; of intervals: `clock_jumps`, `gaps`; of counters: `backwards`; of rows:
+        `kept`, `overwritten`."""
 
     # ---- what comes
 
@@ -125,12 +126,20 @@ class Traffic:
         self._waiting_bytes += len(batch.packed_flows)
         self._arrived.set()
 
-    async def run(self, state: Callable[[], State], *takers: Callable[[FlowColumns], None]) -> None:
-        """Until cancelled. `takers` get what is new."""
+    async def run(
+        self,
+        state: Callable[[], State],
+        *takers: Callable[[FlowColumns], None],
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """Until cancelled. `takers` get what is new; `failed` is told of what could not be worked on."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             came = await asyncio.to_thread(self.work, self.waiting(), state())
+            for fault in self._faults:
+                failed(fault)
+            self._faults.clear()
             if len(came):
                 for take in takers:
                     take(came)
@@ -145,8 +154,13 @@ class Traffic:
         """In a thread; what of it is new."""
         parts = []
         for node, batch, now_s, monotonic_s in waiting:
-            with self._lock:
-                parts.append(self._take(node, batch, now_s, monotonic_s, state))
+            try:
+                with self._lock:
+                    parts.append(self._take(node, batch, now_s, monotonic_s, state))
+            except Exception as error:  # what a node tells is foreign: whatever comes of it ends no controller
+                self.counts["failed"] += 1
+                self._nodes.pop(node, None)
+                self._faults.append(f"node {node}: {type(error).__name__}: {error}"[:500])
         with self._lock:
             came = flow_columns.concatenated([self._named(part) for part in parts if len(part)])
             if len(came):

@@ -6,6 +6,8 @@ next agent takes them over. Only `--teardown` removes them.
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import os
 import signal
 import sys
@@ -202,6 +204,7 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     await listener.open()
     _read_rings(node.pipeline, agent, p4runtime)
     metrics = await _serve_metrics(config, agent)
+    _give_back_memory()
     service_manager.ready()
     _log.info("serving", address=config.listen, wireguard=agent.wireguard)
     async with asyncio.TaskGroup() as group:
@@ -214,6 +217,14 @@ async def _serve(config: AgentConfig, node: _Node) -> None:
     await server.stop(_STOP_GRACE_S)
     listener.close()
     _log.info("stopped", advice="the dataplane stays as it is; `stitch-agent --teardown` removes it")
+
+
+def _give_back_memory() -> None:
+    """What only the start needed: compiled programs, their types, texts of the P4Info."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc's
+        trim(0)
 
 
 def _device(config: AgentConfig, node: _Node) -> Device:

@@ -39,7 +39,8 @@ TURNS = 10
 class Outcome(msgspec.Struct):
     """What the world was last told, and how often the store was written."""
 
-    states: dict[str, tuple[tuple[OwnedEntry, ...], HostState]]
+    states: dict[str, tuple[tuple[str, ...], HostState]]
+    """Entries as they print: packed ones mean something in their own process only."""
     messages: dict[str, Envelope]
     commits: int
 
@@ -150,7 +151,7 @@ async def run(directory: Path, cut: int) -> Outcome:
             running.cancel()
     finally:
         await store.close()
-    states = {name: (tuple(state.entries), state.host) for name, state in targets.states.items()}
+    states = {name: (tuple(sorted(map(repr, state.entries))), state.host) for name, state in targets.states.items()}
     return Outcome(states=states, messages=neighbours.messages, commits=journal.commits)
 
 

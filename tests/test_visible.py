@@ -46,7 +46,7 @@ def api() -> Iterator[Running]:
             resource = Resource(
                 kind=kind.rstrip("s").title(),
                 metadata={"name": name, "tenant": NASTY, "revision": 1},
-                spec={"reason": NASTY, "labels": {NASTY: NASTY}, "note": NASTY, "action": NASTY},
+                spec={"reason": NASTY, "labels": {NASTY: NASTY}, "note": NASTY, "action": NASTY, "text": NASTY},
                 status=status,
             )
             api.controller.resources[kind][name] = resource
