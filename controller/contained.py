@@ -119,6 +119,6 @@ def _digest(event: Event | str) -> str:
             event = msgspec.structs.replace(event, request_id="")
     try:
         content = msgspec.json.encode(event)
-    except (ValueError, OverflowError, RecursionError):  # perhaps that is what is wrong with it
+    except (TypeError, ValueError, OverflowError, RecursionError):  # perhaps that is what is wrong with it
         content = repr(event).encode("utf-8", "backslashreplace")
     return hashlib.sha256(content).hexdigest()

@@ -22,7 +22,6 @@ from controller.eastwest.identity import load
 from controller.language.manifest import applied, parse, read
 from controller.language.policy import parse_policy
 from controller.model.agreement import Envelope
-from controller.model.entry import OwnedEntry
 from controller.model.event import Event, MessageSent, NodeDescribed, NodeSynced, Record, SyncNode, Tick
 from controller.model.inventory import Domain
 from controller.model.node_entries import NodeState

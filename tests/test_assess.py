@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable
 
+import msgspec
 import numpy as np
 import pytest
 from flow_rows import Flow, columns
@@ -294,6 +295,7 @@ def test_whatever_comes_findings_are_numbers(seconds: list[tuple[list[Flow], flo
                 np.isfinite([each.observed, each.usual]).all() for each in finding.reasons
             )
             assert all(begin <= end for begin, end in finding.windows) and len(finding.reasons) <= 3
+            assert msgspec.json.decode(msgspec.json.encode(finding), type=Finding) == finding, "it can be stored"
 
 
 @given(st.lists(flows, max_size=20))

@@ -17,13 +17,14 @@ from shell_parts import NOW_S, FakeNeighbours, FakeTargets, Outcome, hosts, igno
 from waiting import LIMIT_S, until
 
 from controller import reconcile
+from controller.contained import Raised
 from controller.eastwest.identity import load
 from controller.errors import Overloaded, Unavailable
 from controller.fulfillment.negotiate import sealed
 from controller.language.manifest import Document, applied, parse
 from controller.language.policy import parse_policy
 from controller.model.agreement import Withdrawal, unsigned
-from controller.model.event import Deviation, Event, MessageReceived, NodeSynced, Record, Renew, Tick
+from controller.model.event import Deviation, Event, Found, MessageReceived, NodeSynced, Record, Renew, Tick
 from controller.model.resource import Resource
 from controller.shell import LINES_AT_ONCE_MAX, QUEUE_MAX, Shell
 from controller.store import StoreUnusable
@@ -265,6 +266,11 @@ def raise_for(monkeypatch: pytest.MonkeyPatch, unlucky: Callable[[Event], bool])
 
     monkeypatch.setattr(reconcile, "step_all", faulty)
     return met
+
+
+def test_a_fault_is_told_of_an_event_that_nobody_can_write_down() -> None:
+    event = Found(findings=({"p": object()},))  # type: ignore[arg-type]
+    assert Raised.of(event, KeyError("p")).digest == Raised.of(event, KeyError("p")).digest
 
 
 async def test_a_message_whose_step_raises_is_refused_and_nothing_else_is(domain: Domain, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from controller.assurance.detectors import Detector
 from controller.assurance.detectors.beaconing import Beaconing
 from controller.assurance.detectors.delay import Delay
@@ -32,7 +34,13 @@ def assess(
     now_s = max(now_s, before.at_s)
     watched = [detector.watch(seen, now_s, frozen) for detector in before.detectors]
     findings = sorted((finding for _, found in watched for finding in found), key=lambda each: (each.p, each.entity))
-    return Assurance(tuple(detector for detector, _ in watched), now_s), tuple(findings[:FINDINGS_MAX])
+    return Assurance(tuple(detector for detector, _ in watched), now_s), tuple(map(_plain, findings[:FINDINGS_MAX]))
+
+
+def _plain(finding: Finding) -> Finding:
+    """With Python's own numbers: numpy's are equal to them, and nobody can store or send them. Raises ValidationError
+    for one that is none."""
+    return msgspec.convert(msgspec.to_builtins(finding, enc_hook=lambda number: number.item()), Finding)
 
 
 def forget(assurance: Assurance, owner: str) -> Assurance:
