@@ -300,7 +300,7 @@ static __noinline int find_gateway_ahead(const struct packet *packet, union addr
 }
 
 /* The forwarding class from the packet's destination back to its source, or negative. */
-static __noinline int find_answer_class(const struct packet *packet)
+static __always_inline int find_answer_class(const struct packet *packet)
 {
 	union flow_key back = {.source = packet->flow.destination, .destination = packet->flow.source};
 
