@@ -12,12 +12,13 @@ from namespaces import run
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
+from stack_depth import STACK_MAX, worst_chain
 from vectors import generate, node
 from vectors.case import from_host, udp
 from xdp_node import DROPPED, PASSED, Outcome, XdpNode
 
 from dataplane.reasons import DropReason, PipelineEvent
-from dataplane.xdp.bpf import POSSIBLE_CPUS, BpfError, Map, Object, RingBuffer, XdpAction
+from dataplane.xdp.bpf import OBJECT_PATH, POSSIBLE_CPUS, BpfError, Map, Object, RingBuffer, XdpAction
 
 pytestmark = pytest.mark.root
 PACKETS = 20_000
@@ -40,6 +41,11 @@ def test_the_object_has_the_maps_and_programs_of_the_contract(loaded: Object) ->
     assert loaded.map("flow_cache").max_entries == 64 * POSSIBLE_CPUS
     assert loaded.map("flow_cache").value_size == 256
     assert loaded.program("pipeline").id != loaded.program("pass").id
+
+
+def test_no_chain_of_calls_takes_more_stack_than_linux_6_1_gives() -> None:
+    size, chain = worst_chain(OBJECT_PATH)
+    assert size <= STACK_MAX, chain
 
 
 def test_a_frame_of_an_interface_that_is_no_port_is_the_kernels(loaded: Object) -> None:

@@ -61,7 +61,8 @@ class P4SwitchSession(Session):
         try:
             await self._lead()
         finally:
-            del self._targets[self._switch]
+            if self._targets.get(self._switch) == self.name:
+                del self._targets[self._switch]
 
     async def _lead(self) -> None:
         channel = open_channel(self.name, self._switch.address, self._context)
