@@ -252,6 +252,21 @@ def test_a_killed_process_is_seen_and_replaced(alone: tuple[Namespace, GoWireGua
 
 
 @pytest.mark.root
+def test_a_process_that_is_about_to_end_is_not_taken_for_one_that_begins(
+    alone: tuple[Namespace, GoWireGuard], tmp_path: Path
+) -> None:
+    """One whose interface was removed closes its socket a moment before it is gone."""
+    namespace, wireguard = alone
+    with namespace.entered():
+        wireguard.create("wg-x")
+        ending = wireguard.process("wg-x")
+        next(tmp_path.rglob("wg-x.sock")).unlink()
+        wireguard.begin("wg-x")
+        wireguard.create("wg-x")
+        assert wireguard.process("wg-x") not in (None, ending)
+
+
+@pytest.mark.root
 def test_a_device_name_that_is_taken_is_refused_with_the_reason(alone: tuple[Namespace, GoWireGuard]) -> None:
     namespace, wireguard = alone
     namespace.ip("link", "add", "wg-x", "type", "veth", "peer", "name", "peer")

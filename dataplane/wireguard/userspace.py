@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataplane.errors import NodeRefused
@@ -36,6 +36,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     """By the monotonic clock."""
+    has_answered: bool = False
+    """Then one that nobody reaches any more is about to end, not about to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class GoWireGuard:
         if not self._is_installed():
             raise NodeRefused("the kernel has no WireGuard, and wireguard-go is not installed: one of them is needed")
         child = self._children.get(device)
-        if child and child.process.poll() is None and time.monotonic() - child.started < _LOST_S:
+        is_starting = child and not child.has_answered and child.process.poll() is None
+        if child and is_starting and time.monotonic() - child.started < _LOST_S:
             return
         self.remove(device)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,7 +91,7 @@ class GoWireGuard:
         self._children[device] = _Child(process, time.monotonic())
 
     def create(self, device: str, wait_s: float = 5.0) -> None:
-        if device not in self._children:
+        if device not in self._children or self._children[device].has_answered:
             self.begin(device)
         deadline = time.monotonic() + wait_s
         while self.read(device) is None:
@@ -102,6 +105,7 @@ class GoWireGuard:
             if time.monotonic() > deadline:
                 raise NodeRefused(f"wireguard-go of {device} has not started yet; it is looked at again in a moment")
             time.sleep(0.002)
+        self._children[device] = replace(self._children[device], has_answered=True)
 
     def _command(self, device: str) -> list[str]:
         run = [_COMMAND, "--foreground", device]
