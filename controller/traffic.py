@@ -132,7 +132,8 @@ class Traffic:
         *takers: Callable[[FlowColumns], None],
         failed: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """Until cancelled. `takers` get what is new; `failed` is told of what could not be worked on."""
+        """Until cancelled. `takers` get what is new; `failed` is told the first of what could not be worked on in a
+        turn."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -160,7 +161,8 @@ class Traffic:
             except Exception as error:  # what a node tells is foreign: whatever comes of it ends no controller
                 self.counts["failed"] += 1
                 self._nodes.pop(node, None)
-                self._faults.append(f"node {node}: {type(error).__name__}: {error}"[:500])
+                if not self._faults:  # the others are counted: a node that is hostile shall not fill the log
+                    self._faults.append(f"node {node}: {type(error).__name__}: {error}"[:500])
         with self._lock:
             came = flow_columns.concatenated([self._named(part) for part in parts if len(part)])
             if len(came):

@@ -122,7 +122,24 @@ def test_a_flood_of_many_small_sources_is_a_flood(learnt: Assurance) -> None:
 
 def test_much_more_of_what_is_answered_is_a_shift_and_no_flood(learnt: Assurance) -> None:
     more = [Flow(client, SERVER, packets=5_000, back=5_000) for client in CLIENTS]
-    assert {each.cause for each in run(range(200, 204), traffic(lambda _: more), learnt)[1]} == {Cause.VOLUME_SHIFT}
+    assert {each.cause for each in run(range(200, 230), traffic(lambda _: more), learnt)[1]} == {Cause.VOLUME_SHIFT}
+
+
+def test_a_download_of_some_seconds_is_no_shift_however_often(learnt: Assurance) -> None:
+    def downloads(second: int) -> list[Flow]:
+        return [Flow(CLIENTS[1], SERVER, packets=5_000, back=9_000)] if second % 20 < 12 else []
+
+    assert run(range(200, 320), traffic(downloads), learnt)[1] == []
+
+
+def test_a_shift_is_cold_until_somebodys_own_traffic_has_been_seen_for_long() -> None:
+    def more(second: int) -> list[Flow]:
+        return [Flow(client, SERVER, packets=5_000, back=5_000) for client in CLIENTS] if second % 500 >= 450 else []
+
+    early = run(range(300, 300 + 200), traffic(more))[1]
+    assert early and all(finding.cold for finding in early)
+    late = run(range(500, 500 + 500), traffic(more))[1]
+    assert late and not any(finding.cold for finding in late)
 
 
 def test_much_that_leaves_to_a_new_peer_is_exfiltration_and_to_an_old_one_is_not(learnt: Assurance) -> None:

@@ -199,7 +199,6 @@ def test_a_restart_keeps_open_incidents_and_what_they_propose(world: World) -> N
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"cold": True}, "its baseline has not seen enough yet"),
         ({"cause": Cause.LOSS, "source": ""}, "what mends a loss is another path"),
         ({"source": "10.9.9.9"}, "10.9.9.9 is no host of shop"),
         ({"owners": ("intents/order-processing",), "source": ORDERS}, "which one it was is not known"),
@@ -214,6 +213,25 @@ def test_what_cannot_be_mended_safely_is_not_proposed(world: World, fields: dict
         assert why in decide(world).conflict
     else:
         assert incident.status["proposal"]["spec"]["isolate"]["network"] == "shop/customer-z"
+
+
+def test_a_baseline_that_has_not_seen_enough_opens_no_incident_and_is_told(world: World) -> None:
+    see(world, WEB, seconds=20, cold=True)
+    assert shown(world) == []
+    assert {finding.spec["cold"] for finding in world.resources("shop", "findings")} == {True}
+
+
+def test_what_begins_as_more_traffic_and_turns_out_to_be_a_scan_is_one_and_is_proposed_to_be_mended(
+    world: World,
+) -> None:
+    see(world, WEB, cause=Cause.VOLUME_SHIFT)
+    assert phases(world) == ["Open"]
+    see(world, WEB, seconds=1)
+    [incident] = shown(world)
+    assert (incident.spec["cause"], incident.status["phase"]) == ("scan", "Proposed")
+    see(world, WEB, seconds=1, cause=Cause.VOLUME_SHIFT)
+    assert shown(world)[0].spec["cause"] == "scan"
+    assert decide(world).results
 
 
 def test_a_storm_is_bounded(world: World) -> None:

@@ -485,15 +485,16 @@ async def test_a_torn_batch_is_refused_and_the_next_one_counts(world: World, clo
         await working
 
 
-async def test_a_batch_on_which_we_fail_ends_nothing(
+async def test_a_batch_on_which_we_fail_ends_nothing_and_one_of_a_turn_is_told(
     world: World, clock: Clock, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults: list[str] = []
     with monkeypatch.context() as broken:
         broken.setattr(traffic, "_count", lambda *_: [][0])
-        traffic.observe("se1", batch(clock, record(packets=2)))
+        for _ in range(100):
+            traffic.observe("se1", batch(clock, record(packets=2)))
         working = asyncio.create_task(traffic.run(lambda: world.controllers["shop"].state, failed=faults.append))
-        await until(lambda: traffic.counts["failed"] == 1 and faults, "it is counted, and told")
+        await until(lambda: traffic.counts["failed"] == 100 and faults, "all are counted, and the first is told")
     clock.pass_s(1)
     traffic.observe("se1", batch(clock, record(packets=4, first_s=clock.now_s - 0.5)))
     await until(lambda: len(traffic.flows(0)), "the next one is taken")

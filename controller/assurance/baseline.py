@@ -69,6 +69,10 @@ class Baselines:
         known = self.own.get(entity)
         return known is not None and not known.is_cold
 
+    def values(self, entity: str) -> int:
+        """Of which its own baseline is made."""
+        return self.own.get(entity, Baseline()).values
+
     def learnt(self, values: Mapping[str, float]) -> Self:
         """What the windows of one interval were, without those that were alarmed or are frozen."""
         own, kinds = dict(self.own), dict(self.kinds)

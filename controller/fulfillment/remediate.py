@@ -6,19 +6,18 @@ rate is limited; delays and losses are left to link state and candidate paths.
 
 import ipaddress
 
-from controller.model.finding import Cause, Finding
+from controller.model.finding import NAMED, Finding
 from controller.model.intent import Intent, Selector
 from controller.model.inventory import Attachment, Inventory, Network
 
 QUARANTINE_S = 600
 PRIORITY = 1000
-BY_SOURCE = frozenset({Cause.SCAN, Cause.FLOOD, Cause.EXFILTRATION, Cause.BEACONING, Cause.POLICY_PROBING})
 
 
 def remediate(finding: Finding, inventory: Inventory, own: str, incident: str) -> tuple[Intent | None, str]:
     if finding.cold:
         return None, "its baseline has not seen enough yet"
-    if finding.cause not in BY_SOURCE:
+    if finding.cause not in NAMED:
         return (
             None,
             f"what mends a {finding.cause} is another path, and paths are chosen by what is measured of links",

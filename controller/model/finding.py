@@ -22,6 +22,10 @@ class Cause(enum.StrEnum):
     """Much of what passes is unusual to the baseline: it has aged, which is no attack."""
 
 
+NAMED = frozenset({Cause.SCAN, Cause.FLOOD, Cause.EXFILTRATION, Cause.BEACONING, Cause.POLICY_PROBING})
+"""What somebody does, as a rule of a detector names it. An incident's cause stays such a one, once it is."""
+
+
 class Reason(Value, frozen=True, kw_only=True):
     """One feature that made the difference."""
 

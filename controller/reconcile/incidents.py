@@ -16,7 +16,7 @@ import msgspec
 from controller.fulfillment.remediate import remediate
 from controller.model.access import Principal, ourselves
 from controller.model.event import Applied, Apply, Decide, Delete, Reference, Reply
-from controller.model.finding import Cause, Finding
+from controller.model.finding import NAMED, Cause, Finding
 from controller.model.incident import TIMELINE_MAX, Incident, Moment, Standing, What
 from controller.model.rule import Added
 from controller.reconcile import changes, removing
@@ -150,8 +150,13 @@ def _take(transaction: Transaction, finding: Finding) -> None:
             return
         incident = None
     if incident is not None:
-        _put(transaction, _joined(incident, finding, transaction.now_s))
+        joined = _joined(incident, finding, transaction.now_s)
+        if joined.cause != incident.cause and joined.standing is Standing.OPEN and not joined.acted_s:
+            joined = _proposing(transaction, joined)
+        _put(transaction, joined)
         return
+    if finding.cold:
+        return  # it is shown; a baseline that has not seen enough opens no incident
     before = transaction.suspicions.get(key, Suspicion())
     suspicion = before.with_one(finding, transaction.now_s, SECONDS)
     if len(transaction.suspicions) >= SUSPICIONS_MAX and key not in transaction.suspicions:
@@ -187,24 +192,34 @@ def _open(transaction: Transaction, key: str, suspicion: Suspicion) -> None:
         newest=newest,
     )
     incident = _noted(incident, transaction.now_s, What.SEEN, newest.text)
+    _put(transaction, _proposing(transaction, incident))
+    transaction.log("incident_opened", level="warning", incident=incident.name, about=key, reason=newest.text)
+
+
+def _proposing(transaction: Transaction, incident: Incident) -> Incident:
+    """With what would mend it, or why there is nothing."""
+    since_s = transaction.now_s - DAY_S
+    there = [each for each in transaction.incidents.all.values() if each.name != incident.name]
     spent = [
         owner
-        for owner in owners
-        if sum(owner in each.owners and each.began_s > transaction.now_s - DAY_S for each in there) >= BUDGET_A_DAY
+        for owner in incident.owners
+        if sum(owner in each.owners and each.began_s > since_s for each in there) >= BUDGET_A_DAY
     ]
     if spent:
         impossible = f"{spent[0]} has opened {BUDGET_A_DAY} incidents within a day: these may be false alarms"
         proposal = None
     else:
-        proposal, impossible = remediate(newest, transaction.inventory, transaction.own, incident.name)
+        proposal, impossible = remediate(incident.newest, transaction.inventory, transaction.own, incident.name)
     if proposal is not None:
         text = f"proposed: {proposal.name}, for {proposal.lease_s} s; `stitch incident approve {incident.name}`"
     else:
         text = f"nothing is proposed: {impossible}"
-    incident = _noted(incident, transaction.now_s, What.DECIDED, text)
-    standing = Standing.PROPOSED if proposal is not None else Standing.OPEN
-    _put(transaction, incident, standing=standing, proposal=proposal, impossible=impossible)
-    transaction.log("incident_opened", level="warning", incident=incident.name, about=key, reason=newest.text)
+    return msgspec.structs.replace(
+        _noted(incident, transaction.now_s, What.DECIDED, text),
+        standing=Standing.PROPOSED if proposal is not None else Standing.OPEN,
+        proposal=proposal,
+        impossible=impossible,
+    )
 
 
 def _joined(incident: Incident, finding: Finding, now_s: float) -> Incident:
@@ -212,6 +227,7 @@ def _joined(incident: Incident, finding: Finding, now_s: float) -> Incident:
         incident = _noted(incident, now_s, What.SEEN, finding.text)
     return msgspec.structs.replace(
         incident,
+        cause=finding.cause if finding.cause in NAMED and incident.cause not in NAMED else incident.cause,
         seen_s=now_s,
         count=incident.count + 1,
         newest=finding,

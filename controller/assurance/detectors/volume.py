@@ -1,11 +1,12 @@
 """Floods and shifts of volume: packets a second of each destination and each owner against what is usual there.
 
 CUSUM (Page 1954) on the deviation of the logarithm of the rate from the baseline. It is a flood where what comes is one
-of: mostly unanswered, from many more sources than bytes can explain, mostly new flows; else the volume has shifted.
+of: mostly unanswered, from many more sources than bytes can explain, mostly new flows; else the volume has shifted,
+which takes more evidence: a download is no shift.
 
 Sees: floods of one destination, from one source or many, within about two seconds; an owner whose traffic is several
-times what it was. Misses: floods below RATE_MIN packets a second or below about four times what is usual; what stops
-entirely (an owner with no record has no row: probes see paths that do not carry).
+times what it was for a quarter of a minute. Misses: floods below RATE_MIN packets a second or below about four times
+what is usual; what stops entirely (an owner with no record has no row: probes see paths that do not carry).
 """
 
 import math
@@ -25,6 +26,10 @@ ALLOWED = 2.0
 FOUND = 8.0
 STEP_MAX = 5.0
 """Evidence of one interval, so that there are two at least."""
+SHIFTED = 75.0
+"""Evidence of a shift: of a quarter of a minute without a second that is as usual."""
+SHIFT_WARM = 300
+"""Values of its own before somebody's traffic can be said to have shifted; what a flood is, its kind knows too."""
 RATE_MIN = 300.0
 """Packets a second that are no flood anywhere."""
 COLD_RATE = 20_000.0
@@ -61,12 +66,15 @@ class Volume:
                     found = rate >= COLD_RATE
                 else:
                     step = min(max(deviation - ALLOWED, -STEP_MAX), STEP_MAX)
-                    total = max(0.0, self.evidence.get(entity, 0.0) + step)
+                    carried = self.evidence.get(entity, 0.0)
+                    total = max(0.0, (carried if step > 0 else min(carried, FOUND)) + step)
                     if total > 0:
-                        evidence[entity] = min(total, 2 * FOUND)
+                        evidence[entity] = min(total, SHIFTED + FOUND)
                     found = total >= FOUND and rate >= RATE_MIN
                 if found:
-                    findings.append(self._finding(seen, window, number, rate, now_s, elapsed_s))
+                    finding = self._finding(seen, window, number, rate, now_s, elapsed_s)
+                    if finding.cause is Cause.FLOOD or baseline.is_cold or evidence.get(entity, 0.0) >= SHIFTED:
+                        findings.append(finding)
                 elif entity not in frozen and (baseline.is_cold or deviation < LEARN_BELOW):
                     learnt[entity] = value
         return Volume(self.baselines.learnt(learnt), evidence, now_s), tuple(findings)
@@ -115,5 +123,5 @@ class Volume:
             source=source,
             destination=address_text(flows.destination_address[busiest]),
             text=f"{what}: {rate:,.0f} packets/s, usually {usual:,.0f}",
-            cold=not self.baselines.knows(entity),
+            cold=baseline.is_cold if is_flood else self.baselines.values(entity) < SHIFT_WARM,
         )
