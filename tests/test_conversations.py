@@ -16,7 +16,7 @@ from scapy.packet import Packet, Raw
 from vectors import node
 from vectors.case import KNOWN_HOSTS, from_host
 from vectors.entries import policy
-from vectors.node import B4, BOOTTIME_S, TENANT, A, B, remote4
+from vectors.node import AGREEMENT, B4, BOOTTIME_S, TENANT, A, B, remote4
 from vectors.quotes import error, quoted
 from vectors.replies import ENTRIES, arriving, ends, reply, request
 from xdp_node import DROPPED, SENT, XdpNode, outcome
@@ -59,10 +59,19 @@ class Pair:
             self.send(port, frame)
 
     def send(self, port: int, frame: bytes) -> str:
+        seen, self.model.flows.cache = self.xdp.run_first(port, frame)
         expected = outcome(self.model.run(port, frame, self.now_s))
-        seen = self.xdp.run(port, frame, expected.reason)
         assert seen == expected, (port, frame.hex(), seen, expected)
         return expected.kind
+
+    def change(self, *added: TableEntry) -> None:
+        """More entries, written as an agent writes them: what is remembered stays."""
+        before, changed = self.model, [*entries(), *added]
+        self.xdp.sync(changed)
+        self.model = Pipeline(changed, node.PORTS)
+        self.model.flows.conversations = before.flows.conversations
+        for port, frame in KNOWN_HOSTS:
+            self.send(port, frame)
 
     def ask(self, transport: Packet, version: int = 4) -> None:
         assert self.send(*request(version, transport)) == SENT
@@ -250,14 +259,27 @@ def test_a_reply_may_come_on_another_cpu(pair: Pair) -> None:
 
 def test_a_change_of_policy_leaves_conversations_alone(pair: Pair) -> None:
     established(pair)
-    changed = [*entries(), policy(TENANT, 9_000, "drop", 70, l4_class=(4, 0xF))]
-    pair.xdp.sync(changed)
-    kept = pair.model.flows.conversations
-    pair.model = Pipeline(changed, node.PORTS)
-    pair.model.flows.conversations = kept
-    for port, frame in KNOWN_HOSTS:
-        pair.send(port, frame)
+    pair.change(policy(TENANT, 9_000, "drop", 70, l4_class=(4, 0xF)))
     assert pair.is_answered(TCP(sport=80, dport=5000, flags="A"))
+
+
+def test_a_flow_that_turns_out_to_be_a_reply_keeps_its_class_while_the_cache_knows_it(pair: Pair) -> None:
+    """Both networks may ask, and what asks from afar goes before: the flow is known before its other end opens."""
+    pair.change(policy(TENANT, 9_000, "permit_reply", 102), policy(AGREEMENT, 9_000, "permit_request", 30))
+    asks, opens = UDP(sport=5000, dport=53), UDP(sport=53, dport=5000)
+
+    def forwarding_class() -> int:
+        pair.ask(asks)
+        (seen,) = (record[0] for key, record in pair.xdp.flow_records().items() if key.source_port == 5000)
+        return seen
+
+    assert forwarding_class() == 101
+    assert pair.is_answered(opens)
+    hits = pair.xdp.event(PipelineEvent.CACHE_HIT)
+    assert forwarding_class() == 101
+    assert pair.xdp.event(PipelineEvent.CACHE_HIT) == hits + 1
+    pair.age(LATE)
+    assert forwarding_class() == 102
 
 
 @pytest.mark.parametrize("version", [4, 6])

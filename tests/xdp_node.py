@@ -217,6 +217,25 @@ class XdpNode:
         frame = record[PUNTED_HEADER.size :][: min(length, PUNTED_BYTES)]
         return Outcome(PUNTED, punt_reason, frame, vrf, answer_class)
 
+    def run_first(self, port: int, frame: bytes) -> tuple[Outcome, bool]:
+        """As `run`, where nobody knows yet what to expect; and whether the flow cache had the flow."""
+        drops, hits = self._all_drop_packets(), self.event(PipelineEvent.CACHE_HIT)
+        seen = self.run(port, frame)
+        if seen.kind in (PASSED, DROPPED, SENT):
+            reasons = np.flatnonzero(self._all_drop_packets() - drops).tolist()
+            assert len(reasons) <= 1, (port, frame.hex(), reasons)
+            seen = replace(seen, reason=reasons[0] if reasons else DropReason.NONE)
+        return seen, self.event(PipelineEvent.CACHE_HIT) > hits
+
+    def _all_drop_packets(self) -> np.ndarray:
+        _, values = self._drops.items()
+        return np.frombuffer(values, "<u8").reshape(-1, POSSIBLE_CPUS, 2)[:, :, 0].sum(axis=1)
+
+    def event(self, event: PipelineEvent) -> int:
+        """How often it was counted, on all CPUs."""
+        values = self.object.map("event_counter").lookup_per_cpu(struct.pack("=I", event))
+        return sum(int.from_bytes(value, "little") for value in values)
+
     def drops(self, reason: int) -> int:
         """Packets dropped for `reason`, on all CPUs."""
         values = self._drops.lookup(struct.pack("=I", reason))
@@ -235,9 +254,7 @@ class XdpNode:
         return drops
 
     def events(self) -> dict[PipelineEvent, int]:
-        counter = self.object.map("event_counter")
-        per_cpu = {event: counter.lookup_per_cpu(struct.pack("=I", event)) for event in PipelineEvent}
-        return {event: sum(int.from_bytes(value, "little") for value in values) for event, values in per_cpu.items()}
+        return {event: self.event(event) for event in PipelineEvent}
 
     def class_totals(self) -> dict[int, tuple[int, int]]:
         """Packets and bytes by forwarding class: what was folded, and what the flow cache has."""

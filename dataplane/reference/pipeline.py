@@ -100,14 +100,15 @@ class Arrival:
 
 
 class Pipeline:
-    """One node. `cache` must not change any verdict; table entries are fixed for a pipeline's life."""
+    """One node. `cache` must not change what is permitted; table entries are fixed for a pipeline's life."""
 
     def __init__(
         self, tables: Iterable[TableEntry] | Tables, ports: Mapping[int, Port], *, cache: bool = False
     ) -> None:
         self.tables = tables if isinstance(tables, Tables) else Tables(tables)
         self.ports = dict(ports)
-        self.flows = Flows(self.tables, cache)
+        self.events: Counter[PipelineEvent] = Counter()
+        self.flows = Flows(self.tables, cache, events=self.events)
         self.neighbors: dict[tuple[int, int], bytes] = {}
         """(port, address) → MAC, in the order in which the addresses were learnt."""
         self.confirmed_s: dict[tuple[int, int], float] = {}
@@ -121,7 +122,6 @@ class Pipeline:
         """Of what was permitted, by forwarding class."""
         self._permitted = 0
         """The forwarding class of the frame that is looked at; 0: none, or not yet."""
-        self.events: Counter[PipelineEvent] = Counter()
         self.fragments = Fragments(events=self.events)
 
     def run(self, port: int, frame: bytes, now_boottime_s: float) -> Verdict:
