@@ -3,10 +3,13 @@
  *
  *   not IPv4, IPv6, ARP ------> punt_frame ---> punt(reason), drop(reason), or on
  *   others, if settings.punt_ip ----^
+ *
+ * A host can send as much of the others as it likes: of each port some are punted in a window, what is more is dropped.
  */
 #pragma once
 
 #define PUNT_FRAME_BYTES 1514
+#define PUNT_WINDOW      30 /* of so many bits of nanoseconds: 1.07 s */
 
 struct punted {
 	__u16 ingress_port;
@@ -39,6 +42,41 @@ struct {
 	__type(key, struct punt_frame_key);
 	__type(value, struct punt_frame_value);
 } punt_frame SEC(".maps");
+
+/* Frames of IP and ARP that entries of punt_frame send to the controller, of one port in one window. */
+const volatile __u32 punt_limit = 16;
+
+struct punt_rate {
+	__u32 window;
+	__u32 frames;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORTS);
+	__type(key, __u32); /* port */
+	__type(value, struct punt_rate);
+} punt_rate SEC(".maps");
+
+static __always_inline bool is_ip_or_arp(const struct packet *packet)
+{
+	return packet->ether_type == ETHERTYPE_IPV4 || packet->ether_type == ETHERTYPE_IPV6 ||
+	       packet->ether_type == ETHERTYPE_ARP;
+}
+
+static __always_inline bool is_within_punt_rate(__u32 port)
+{
+	struct punt_rate *rate = bpf_map_lookup_elem(&punt_rate, &port);
+	__u32 window = bpf_ktime_get_boot_ns() >> PUNT_WINDOW;
+
+	if (!rate)
+		return false;
+	if (rate->window != window) {
+		rate->window = window;
+		rate->frames = 0;
+	}
+	return __sync_fetch_and_add(&rate->frames, 1) < punt_limit;
+}
 
 static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)
 {
@@ -135,8 +173,11 @@ static __always_inline int match_punt_frame(struct xdp_md *ctx, const struct pac
 		action = value->action;
 		reason = action == PUNT_FRAME_PUNT ? value->punt.reason : value->drop.reason;
 	}
-	if (action == PUNT_FRAME_PUNT)
+	if (action == PUNT_FRAME_PUNT) {
+		if (is_ip_or_arp(packet) && !is_within_punt_rate(packet->ingress_port))
+			return drop(packet, DROP_PUNT_LOST);
 		return global_punt_to_controller(ctx, packet, reason);
+	}
 	if (action == PUNT_FRAME_DROP)
 		return drop(packet, reason);
 	return GO_ON;

@@ -1,8 +1,10 @@
 /* What user space tells the program about its node. */
 #pragma once
 
+#define PUNT_IP_OF_ALL 0xffffffff
+
 struct settings {
-	__u32 punt_ip; /* an entry of punt_frame may match IP or ARP */
+	__u32 punt_ip; /* of which ingress class an entry of punt_frame may match IP or ARP; 0: of none */
 	__u32 zero;
 	__u64 flow_cache_seed;
 };

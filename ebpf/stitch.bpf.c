@@ -52,8 +52,9 @@ char LICENSE[] SEC("license") = "GPL";
 
 static __always_inline bool may_be_punted(const struct packet *packet, const struct settings *node)
 {
-	return node->punt_ip || (packet->ether_type != ETHERTYPE_IPV4 && packet->ether_type != ETHERTYPE_IPV6 &&
-				 packet->ether_type != ETHERTYPE_ARP);
+	if (!is_ip_or_arp(packet))
+		return true;
+	return node->punt_ip && (node->punt_ip == PUNT_IP_OF_ALL || node->punt_ip == packet->ingress_class);
 }
 
 /* GO_ON: an IP packet of a host for somewhere else. */

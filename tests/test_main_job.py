@@ -32,6 +32,7 @@ INTENT = ROOT / "topologies/intents/order-processing.yaml"
 DOMAINS = ("shop", "transit", "insight")
 GATEWAYS = ("sg1", "t1", "t2", "ig1")
 ANALYTICS, ORDERS, WEB = "10.2.0.10", "10.1.0.11", "10.1.0.12"
+ORDERS_IPV6 = "2001:db8:1::11"
 RATE = 1000
 ASKED = int(os.environ.get("NETSTITCH_ASKED", "1000"))
 
@@ -343,6 +344,40 @@ def test_a_scan_is_an_incident_and_its_source_is_isolated_once_somebody_approves
     wait_for(lambda: not reaches(record, "cx2", ORDERS), "cx2 is isolated")
     stitch("delete", f"intent/quarantine-{name}")
     wait_for(lambda: reaches(record, "cx2", ORDERS), "it is undone")
+
+
+def test_a_host_that_no_network_has_is_heard_and_reaches_others_once_it_is_adopted(
+    record: LabRecord, tmp_path: Path
+) -> None:
+    network = get("network/shop/customer-x")
+    (gone,) = (host for host in network["spec"]["attachments"] if host["name"] == "cx2")
+    others = [host for host in network["spec"]["attachments"] if host != gone]
+    metadata = {key: value for key, value in network["metadata"].items() if key != "revision"}
+    without = network | {"metadata": metadata, "spec": network["spec"] | {"attachments": others}}
+    del without["status"]
+    manifest = tmp_path / "without-cx2.json"
+    manifest.write_text(json.dumps(without))
+    stitch("apply", "-f", str(manifest))
+
+    def candidates() -> list[dict[str, Any]]:
+        """cx2 has asked for its neighbours anew."""
+        lab.execute(record, "cx2", "ip", "neigh", "flush", "all")
+        assert not any(reaches(record, "cx2", address) for address in (ORDERS, ORDERS_IPV6))
+        heard = [host for host in get("hosts") if host["status"]["phase"] == "Candidate"]
+        return [host for host in heard if host["spec"]["addresses"] == gone["addresses"]]
+
+    wait_for(candidates, "cx2 is heard with both its addresses")
+    [host] = candidates()
+    assert (host["spec"]["node"], host["spec"]["port"]) == ("se1", gone["port"])
+    assert "shop/customer-x" in host["status"]["fits"]
+    name = host["metadata"]["name"]
+    adopted = stitch("host", "adopt", name, "--network", "shop/customer-x", "--as", "cx2", "--label", "app=web")
+    assert adopted == "hosts/shop/customer-x/cx2 adopted\n"
+    assert get("network/shop/customer-x")["spec"] == network["spec"]
+    wait_for(
+        lambda: all(reaches(record, "cx2", address) for address in (ORDERS, ORDERS_IPV6)), "cx2 reaches cx1 by both"
+    )
+    assert "there is no hosts/" in refused("host", "adopt", name, "--network", "shop/customer-x")
 
 
 def test_withdrawal_leaves_nothing_on_any_node(record: LabRecord) -> None:

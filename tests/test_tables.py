@@ -116,8 +116,9 @@ def candidate(sr_policy: int, slot: int) -> TableEntry:
     return TableEntry("sr_policy", match, "h_encaps", params, CANDIDATE_PATHS - slot)
 
 
-def punt(ether_type: int | None, mask: int = 0xFFFF) -> TableEntry:
-    match = () if ether_type is None else (FieldMatch("ether_type", ether_type, mask=mask),)
+def punt(ether_type: int | None, mask: int = 0xFFFF, ingress_class: int | None = None) -> TableEntry:
+    match = () if ingress_class is None else (FieldMatch("ingress_class", ingress_class, mask=0xFFFF),)
+    match += () if ether_type is None else (FieldMatch("ether_type", ether_type, mask=mask),)
     return TableEntry("punt_frame", match, "punt", (("reason", 16),), 1)
 
 
@@ -546,26 +547,37 @@ def test_a_start_leaves_no_cached_decision_valid(maps: Maps) -> None:
     assert all(value & 0xFFFF for value in after.values())
 
 
+OF_ALL = 0xFFFFFFFF
+
+
 @pytest.mark.parametrize(
-    ("entry", "needed"),
+    ("entries", "asked"),
     [
-        (punt(0x88CC), False),
-        (punt(0x0800), True),
-        (punt(0x86DD), True),
-        (punt(0x0806), True),
-        (punt(None), True),
-        (punt(0x0800, 0xFF00), True),
-        (punt(0x8800, 0xFF00), False),
+        ([punt(0x88CC)], 0),
+        ([punt(0x88CC, ingress_class=3)], 0),
+        ([punt(0x0800)], OF_ALL),
+        ([punt(0x86DD)], OF_ALL),
+        ([punt(0x0806)], OF_ALL),
+        ([punt(None)], OF_ALL),
+        ([punt(0x0800, 0xFF00)], OF_ALL),
+        ([punt(0x8800, 0xFF00)], 0),
+        ([punt(0x0806, ingress_class=3)], 3),
+        ([punt(0x0806, ingress_class=3), punt(0x86DD, ingress_class=3), punt(0x88CC)], 3),
+        ([punt(0x0806, ingress_class=3), punt(0x86DD, ingress_class=4)], OF_ALL),
+        ([punt(0x0806, ingress_class=3), punt(0x86DD)], OF_ALL),
+        ([punt(0x0806, ingress_class=0)], OF_ALL),
     ],
 )
-def test_ip_is_punted_only_while_an_entry_asks_for_it(maps: Maps, entry: TableEntry, needed: bool) -> None:
+def test_ip_is_punted_only_where_an_entry_asks_for_it(maps: Maps, entries: list[TableEntry], asked: int) -> None:
     key = bytes(4)
     seed = b"\0\0\0\0\1\2\3\4\5\6\7\x08"
     maps["settings"].update(key, bytes(4) + seed)
     tables = Tables(LAYOUT, maps)
-    write(tables, INSERT, entry)
-    assert maps["settings"].lookup(key) == int(needed).to_bytes(4, sys.byteorder) + seed
-    write(tables, DELETE, entry)
+    for entry in entries:
+        write(tables, INSERT, entry)
+    assert maps["settings"].lookup(key) == asked.to_bytes(4, sys.byteorder) + seed
+    for entry in entries:
+        write(tables, DELETE, entry)
     assert maps["settings"].lookup(key) == bytes(4) + seed
 
 

@@ -79,7 +79,12 @@ class XdpNode:
         # First what may fail: nothing is left behind then.
         self.object = Object(OBJECT)
         # Fragments outlive the slowest machine's pauses between two frames.
-        usual = {"fragment_lifetime_ms": 0xFFFFFFFF, "icmp_error_interval_ns": 0, "cut_limit": 0xFFFFFFFF}
+        usual = {
+            "fragment_lifetime_ms": 0xFFFFFFFF,
+            "icmp_error_interval_ns": 0,
+            "cut_limit": 0xFFFFFFFF,
+            "punt_limit": 0xFFFFFFFF,
+        }
         usual["neighbor_wait_ns"] = (1 << 64) - 1
         sizes = {"flow_cache_buckets": buckets, "conversation_buckets": CONVERSATION_BUCKETS}
         self.object.set_constants({**sizes, **usual, **constants})

@@ -82,6 +82,14 @@ def nodes(context: typer.Context, incomplete: str) -> list[str]:
     return list(_names(context, "nodes", incomplete))
 
 
+def hosts(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "hosts", incomplete))
+
+
+def networks(context: typer.Context, incomplete: str) -> list[str]:
+    return list(_names(context, "networks", incomplete))
+
+
 def links(context: typer.Context, incomplete: str) -> list[str]:
     return list(_names(context, "links", incomplete))
 

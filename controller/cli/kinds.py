@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from controller.cli.errors import InputInvalid
 
 KINDS = (
-    "intents", "networks", "services", "nodes", "links", "paths", "domains", "rules", "agreements", "tunnels",
+    "intents", "networks", "services", "hosts", "nodes", "links", "paths", "domains", "rules", "agreements", "tunnels",
     "entries", "flows", "drops", "events", "findings", "incidents", "plugins", "policies", "tokens",
 )  # fmt: skip
 MANIFESTS = ("domains", "networks", "services", "nodes", "links", "rules", "intents")
@@ -101,6 +101,17 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("AGE", "status.created_s", "age"),
         ("LEARNT FROM", "status.learnt_from"),
         wide=(("SOURCE", "status.source"),),
+    ),
+    "hosts": _columns(
+        ("PHASE", "status.phase"),
+        ("NETWORK", "spec.network"),
+        ("NODE", "spec.node"),
+        ("PORT", "spec.port"),
+        ("MAC", "spec.mac"),
+        ("ADDRESSES", "spec.addresses"),
+        ("HEARD SINCE", "status.heard_since_s", "age"),
+        ("FITS", "status.fits"),
+        wide=(("SOURCE", "status.source"), ("LABELS", "metadata.labels")),
     ),
     "nodes": _columns(
         ("ROLE", "spec.role"),

@@ -20,6 +20,7 @@ from controller.cli.commands import (
     draining,
     explanations,
     graphs,
+    hosts,
     incidents,
     intents,
     manifests,
@@ -78,6 +79,7 @@ for command in (
 for name, group in (
     ("domain", domains.app),
     ("agreement", agreements.app),
+    ("host", hosts.app),
     ("node", draining.nodes),
     ("link", draining.links),
     ("incident", incidents.app),

@@ -21,6 +21,24 @@ from dataplane.host_api import LEAST_TUNNEL_MTU, BorderStatus, NodeDescription, 
 from dataplane.reasons import CANDIDATE_PATHS, FABRIC_CLASS, FABRIC_VRF, DropReason
 
 LARGEST_MTU = 65535
+_OF_UNATTACHED = Match(field="ingress_class", value=numbering.UNATTACHED_CLASS, mask=0xFFFF)
+_ASKING = (
+    (_OF_UNATTACHED, Match(field="ether_type", value=numbering.ETHERTYPE_ARP, mask=0xFFFF)),
+    *(
+        (
+            _OF_UNATTACHED,
+            Match(field="ether_type", value=numbering.ETHERTYPE_IPV6, mask=0xFFFF),
+            Match(field="protocol", value=numbering.ICMPV6, mask=0xFF),
+            Match(field="icmp_type", value=kind, mask=0xFF),
+        )
+        for kind in (
+            numbering.ROUTER_SOLICITATION,
+            numbering.NEIGHBOR_SOLICITATION,
+            numbering.NEIGHBOR_ADVERTISEMENT,
+        )
+    ),
+)
+"""Frames with which a host says who it is."""
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +198,7 @@ def fabric(
                 source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
                 if source is not None and target is not None:
                     entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
-    for name, entry in _undeclared(inventory, descriptions):
+    for name, entry in (*_undeclared(inventory, descriptions), *_unattached(inventory, descriptions)):
         if name not in switches:
             entries[name].append(entry)
     return Fabric(
@@ -285,6 +303,27 @@ def _undeclared(inventory: Inventory, descriptions: Mapping[str, NodeDescription
         for port in description.ports if description is not None else ():
             if port.role == PortRole.FABRIC and (node, port.number) not in declared:
                 yield node, attachment_entry(port.number, "link", params, f"nodes/{node}")
+
+
+def _unattached(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> Iterator[tuple[str, OwnedEntry]]:
+    """Ports for hosts at which no network has one, by node, and what is heard there."""
+    attached = {(host.node, host.port) for network in inventory.networks.values() for host in network.attachments}
+    params = (("ingress_class", numbering.UNATTACHED_CLASS),)
+    for node in inventory.nodes:
+        description = descriptions.get(node)
+        ports = description.ports if description is not None else ()
+        free = [port.number for port in ports if port.role == PortRole.ATTACHMENT]
+        free = [number for number in free if (node, number) not in attached]
+        for number in free:
+            yield node, attachment_entry(number, "link", params, f"nodes/{node}")
+        for match in _ASKING if free else ():
+            said = (("reason", numbering.PUNT_HOST),)
+            yield (
+                node,
+                owned_entry(
+                    table="punt_frame", match=match, priority=1, action="punt", params=said, owner=f"nodes/{node}"
+                ),
+            )
 
 
 def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[OwnedEntry]:

@@ -24,6 +24,8 @@ from functools import lru_cache
 BORDER_CLASS = 1024
 UNDECLARED_CLASS = 2
 """Of ports for links at which no link is declared: what comes in there may be heard (LLDP), and uses no SID."""
+UNATTACHED_CLASS = 3
+"""Of ports for hosts at which no network has one: who asks for its neighbours there is heard, and reaches nobody."""
 ATTACHED_HOP = 512
 TUNNEL_HOP = 1024
 BEHIND_ANOTHER_EDGE = 2048
@@ -35,6 +37,11 @@ FIRST_SERVICE = 0xE200
 PUNT_LLDP = 16
 """Reason with which frames of LLDP come to the controller (IEEE 802.1AB)."""
 ETHERTYPE_LLDP = 0x88CC
+PUNT_HOST = 17
+"""The same of what hosts send that no network has: ARP (RFC 826) and neighbour discovery (RFC 4861)."""
+ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0806, 0x86DD
+ICMPV6 = 58
+ROUTER_SOLICITATION, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT = 133, 135, 136
 
 
 class Direction(enum.IntEnum):

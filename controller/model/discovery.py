@@ -1,4 +1,4 @@
-"""What a node hears on its links by LLDP (IEEE 802.1AB-2016), and who says what of a link.
+"""What a node hears on its links by LLDP (IEEE 802.1AB-2016) and of hosts, and who says what of a link.
 
 Facts come from several sources. The one of the earliest source in `Source` counts; what a later one says otherwise is
 shown beside it, and changes nothing.
@@ -24,6 +24,18 @@ class RemoteSystem(Value, frozen=True, kw_only=True):
     node_port: int = 0
     since_s: int
     """Unix time since when it has been heard saying this."""
+
+
+class HeardHost(Value, frozen=True, kw_only=True):
+    """A host that no network has, as it describes itself. Nothing proves what it says."""
+
+    port: int
+    """At which it is heard."""
+    mac: str
+    addresses: tuple[str, ...]
+    """Sorted; none: it has said none that a network could have."""
+    since_s: int
+    """Unix time since when it has been heard."""
 
 
 class LldpCounts(Value, frozen=True, kw_only=True):

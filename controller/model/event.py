@@ -4,7 +4,7 @@ import msgspec
 
 from controller.model.access import OURSELVES, Principal
 from controller.model.agreement import Envelope, Greeting
-from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
+from controller.model.discovery import HeardHost, LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.finding import Finding
 from controller.model.intent import Value
 from controller.model.node_entries import Delta, NodeState
@@ -183,11 +183,12 @@ class NodeUnreachable(Value, frozen=True, kw_only=True, tag="node_unreachable"):
 
 
 class Discovered(Value, frozen=True, kw_only=True, tag="discovered"):
-    """What a node hears on its links, all of it, has changed."""
+    """What a node hears on its links and of hosts, all of it, has changed."""
 
     node: str
     remote_systems: tuple[RemoteSystem, ...]
     counts: LldpCounts = LldpCounts()
+    hosts: tuple[HeardHost, ...] = ()
 
 
 class Measured(Value, frozen=True, kw_only=True, tag="measured"):

@@ -8,11 +8,14 @@ from controller.model.stitch import Standing
 
 DISCOVERED = "Discovered"
 """A link of which nobody has said that it shall be used."""
+ATTACHED, CANDIDATE = "Attached", "Candidate"
+"""A host of a network, and one that is heard and no network has."""
 _INSTALLED = (Phase.ACTIVE.value, Phase.INSTALLING.value)
 PHASES: dict[str, tuple[str, ...]] = {
     "intents": tuple(phase.value for phase in Phase if phase is not Phase.WITHDRAWN),
     "networks": _INSTALLED,
     "links": (*_INSTALLED, DISCOVERED),
+    "hosts": (ATTACHED, CANDIDATE),
     "nodes": ("Ready", "Syncing", "Unreachable", "Unknown"),
     "agreements": tuple(standing.value for standing in Standing),
     "incidents": tuple(standing.value for standing in incident.Standing),

@@ -6,6 +6,7 @@
 | agreements, entries, events | those that serve an intent of its tenants |
 | findings, incidents | those that touch its tenants' intents and nothing else |
 | networks, services | those that its tenants' intents may name |
+| hosts | those of networks that its tenants' intents may name |
 | all others | not at all (403) |
 """
 
@@ -198,6 +199,8 @@ class Scoped:
                 return self._touching
             case "networks":
                 return self._network
+            case "hosts":
+                return self._hosts()
             case "services":
                 return self._services()
         self._controller.names(kind)  # an unknown kind is not one that somebody else may see
@@ -227,6 +230,11 @@ class Scoped:
         name = str(network.metadata["name"])
         foreign = network.status.get("own") is False
         return network if foreign or self._may_name(name, network.spec.get("tenants", ())) else None
+
+    def _hosts(self) -> Callable[[Resource], Resource | None]:
+        """Those of networks that its tenants may speak for; candidates are nobody's."""
+        networks = {str(network.metadata["name"]) for network in self.list("networks")}
+        return lambda host: host if host.spec.get("network") in networks else None
 
     def _services(self) -> Callable[[Resource], Resource | None]:
         networks = {str(network.metadata["name"]) for network in self.list("networks")}

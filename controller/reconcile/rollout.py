@@ -313,6 +313,7 @@ def unreachable(transaction: Transaction, event: NodeUnreachable) -> None:
             reason=event.reason,
             unreachable_s=since_s,
             remote_systems=(),
+            heard_hosts=(),
             measured_ports=(),
             measured_paths=(),
         ),
@@ -320,13 +321,15 @@ def unreachable(transaction: Transaction, event: NodeUnreachable) -> None:
 
 
 def discovered(transaction: Transaction, event: Discovered) -> None:
-    """It changes what is shown, and nothing that is installed: who sends LLDP frames proves nothing."""
+    """It changes what is shown, and nothing that is installed: what a frame says proves nothing."""
     standing = transaction.nodes.get(event.node)
     if standing is None or not standing.reachable:
         return
     transaction.nodes.put(
         event.node,
-        msgspec.structs.replace(standing, remote_systems=event.remote_systems, lldp_counts=event.counts),
+        msgspec.structs.replace(
+            standing, remote_systems=event.remote_systems, lldp_counts=event.counts, heard_hosts=event.hosts
+        ),
     )
 
 

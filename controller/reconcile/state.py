@@ -16,7 +16,7 @@ from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
 from controller.model.advertising import Heard, OwnAdvertisements, Telling
 from controller.model.agreement import Envelope, Unreadable, opened_advertisement, opened_mandate
-from controller.model.discovery import LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
+from controller.model.discovery import HeardHost, LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
 from controller.model.drain import Drain
 from controller.model.event import PeerMet, Record
 from controller.model.finding import Finding
@@ -115,6 +115,8 @@ class NodeStanding(msgspec.Struct, frozen=True, kw_only=True):
     remote_systems: tuple[RemoteSystem, ...] = ()
     """That it hears on its links now."""
     lldp_counts: LldpCounts = LldpCounts()
+    heard_hosts: tuple[HeardHost, ...] = ()
+    """At its ports for hosts, whether a network has them meanwhile or not."""
     measured_ports: tuple[PortMeasurement, ...] = ()
     measured_paths: tuple[PathMeasurement, ...] = ()
 

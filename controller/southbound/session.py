@@ -13,7 +13,7 @@ import grpc
 import msgspec
 
 from controller.errors import TargetRejected, TargetUnreachable
-from controller.model.discovery import RemoteSystem
+from controller.model.discovery import HeardHost, RemoteSystem
 from controller.model.event import (
     Discovered,
     Measured,
@@ -24,7 +24,8 @@ from controller.model.event import (
     SyncNode,
 )
 from controller.southbound.codec import Codec
-from controller.southbound.lldp import LldpAgent
+from controller.southbound.host_discovery import HostDiscovery
+from controller.southbound.lldp import ETHER_TYPE, LldpAgent
 from dataplane.host_api import (
     CounterSample,
     FlowBatch,
@@ -87,6 +88,7 @@ class Session:
         self._described: NodeDescription | None = None
         """As reported last in this session."""
         self._lldp = LldpAgent(context.domain, name)
+        self._hosts = HostDiscovery()
         self._heard = asyncio.Event()
         """Its ports, or what these hear, may be others than it said."""
         self._has = -1
@@ -159,7 +161,7 @@ class Session:
     def _begin(self) -> None:
         """A session is there, in which nothing is known to be told."""
         self.fault, self._described, self._has = "", None, -1
-        self._lldp = LldpAgent(self._context.domain, self.name)
+        self._lldp, self._hosts = LldpAgent(self._context.domain, self.name), HostDiscovery()
 
     async def _tell(self, description: NodeDescription) -> None:
         """Reports what the node is, if that is new in this session. What it has of what it shall have is the session's
@@ -168,11 +170,13 @@ class Session:
         if description != self._described:
             self._described = description
             self._lldp.set_ports(_fabric_ports(description.ports), time.monotonic())
+            self._hosts.set_ports([port.number for port in description.ports if port.role == PortRole.ATTACHMENT])
             self._heard.set()
             await self._context.report(NodeDescribed(node=self.name, description=description, sizes=self._sizes))
 
     def _punted(self, port: int, frame: bytes) -> None:
-        if self._lldp.receive(port, frame, time.monotonic(), time.time()):
+        hears = self._lldp.receive if int.from_bytes(frame[12:14]) == ETHER_TYPE else self._hosts.receive
+        if hears(port, frame, time.monotonic(), time.time()):
             self._heard.set()
 
     async def _keep_tables_in_sync(self, make: Callable[[SyncNode], Awaitable[NodeSynced]]) -> None:
@@ -205,16 +209,20 @@ class Session:
 
     async def _discover(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
         """Sends what is due, and reports what the ports hear when that has changed."""
-        told: tuple[RemoteSystem, ...] = ()
+        told: tuple[tuple[RemoteSystem, ...], tuple[HeardHost, ...]] = ((), ())
         while True:
             for port, frame in self._lldp.due(time.monotonic()):
                 await send(port, frame)
             self._lldp.expire(time.monotonic())
-            if told != self._lldp.remote_systems:
-                told = self._lldp.remote_systems
-                await self._context.report(Discovered(node=self.name, remote_systems=told, counts=self._lldp.counts))
+            self._hosts.expire(time.monotonic())
+            heard = (self._lldp.remote_systems, self._hosts.hosts)
+            if told != heard:
+                told = heard
+                systems, hosts = heard
+                event = Discovered(node=self.name, remote_systems=systems, counts=self._lldp.counts, hosts=hosts)
+                await self._context.report(event)
             await asyncio.sleep(DISCOVERY_S_MIN)
-            until_s = min(self._lldp.next_s() - time.monotonic(), DISCOVERY_S_MAX)
+            until_s = min(min(self._lldp.next_s(), self._hosts.next_s()) - time.monotonic(), DISCOVERY_S_MAX)
             # Not `wait_for`: Python 3.11's forgets that it was cancelled where the time is up at the same moment.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, until_s)):

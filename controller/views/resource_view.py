@@ -20,7 +20,7 @@ from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
-from controller.views import advertising_view, entry_view, incident_view, link_view, path_view
+from controller.views import advertising_view, entry_view, host_view, incident_view, link_view, path_view
 from controller.views.drain_view import drain_status
 from controller.views.intent_status import branches, intent_status, passed_by, paths_of, segment_lists
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
@@ -308,6 +308,7 @@ _VIEWS: dict[str, _View] = {
     "networks": _inventory(lambda state: state.inventory.networks, _each(_network_status)),
     "services": _inventory(lambda state: state.inventory.services, _service_status),
     "nodes": _inventory(lambda state: state.inventory.nodes, _each(_node_status)),
+    "hosts": host_view.resources,
     "links": _links,
     "paths": path_view.resources,
     "findings": incident_view.findings,

@@ -16,6 +16,7 @@ import numpy as np
 from dataplane.entry import TableEntry
 from dataplane.p4runtime.codec import unpack
 from dataplane.p4runtime.columns import Bytes, Numbers, Rows, matrix, numbers, pieces
+from dataplane.reasons import ATTACHMENT_CLASS
 from dataplane.tables import policy_classes
 from dataplane.tables.generations import Expire, Generations
 from dataplane.tables.layout import ACTION, ActionLayout, Layout, Shape, TableLayout
@@ -26,7 +27,8 @@ from dataplane.tables.ternary_store import TernaryStore
 CACHED_BY_VRF = ("source_group", "destination_group")
 CACHED_FOR_ALL = ("source_port_class", "destination_port_class")
 ETHER_TYPES_OF_IP = (0x0800, 0x86DD, 0x0806)
-"""Frames that `punt_frame` is asked for only while settings.punt_ip is set: IPv4, IPv6, ARP."""
+"""Frames that `punt_frame` is asked for only where settings.punt_ip says so: IPv4, IPv6, ARP."""
+_PUNT_IP_OF_ALL = 0xFFFFFFFF
 ENTERING = ("attachment", "local_sid")
 """Tables with actions that say whence a packet comes: VRF and policy class."""
 NONE: Numbers = np.zeros(0, np.uint32)
@@ -211,14 +213,19 @@ class Tables:
                 notify()
 
     def _set_punt_ip(self) -> None:
-        """Has XDP ask `punt_frame` for IP and ARP too, while an entry could match them."""
+        """Has XDP ask `punt_frame` for IP and ARP too, while an entry could match them: of the only ingress class that
+        such entries name, or of all."""
         layout, rows = self.layout.by_name["punt_frame"], self.read("punt_frame")
-        place = layout.key.by_name["ether_type"]
-        masks, values = numbers(rows.masks, place), numbers(rows.keys, place)
-        needed = any(bool(np.any((masks & kind) == values)) for kind in ETHER_TYPES_OF_IP)
+        ether_type, ingress_class = layout.key.by_name["ether_type"], layout.key.by_name["ingress_class"]
+        masks, values = numbers(rows.masks, ether_type), numbers(rows.keys, ether_type)
+        matches = np.any([(masks & kind) == values for kind in ETHER_TYPES_OF_IP], axis=0)
+        named = numbers(rows.masks, ingress_class)[matches] == (1 << ingress_class.size * 8) - 1
+        classes = set(numbers(rows.keys, ingress_class)[matches].tolist())
+        is_one = bool(named.all()) and len(classes) == 1 and ATTACHMENT_CLASS not in classes
+        asked = classes.pop() if is_one else _PUNT_IP_OF_ALL if classes else 0
         zero = bytes(4)
         before = self._settings.lookup(zero) or bytes(self._settings.value_size)
-        wanted = int(needed).to_bytes(4, sys.byteorder) + before[4:]  # The rest is the agent's.
+        wanted = asked.to_bytes(4, sys.byteorder) + before[4:]  # The rest is the agent's.
         if wanted != before:
             self._settings.update(zero, wanted)
 
