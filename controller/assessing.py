@@ -2,8 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
+
+import msgspec
 
 from controller.assurance.assess import Assurance, assess, forget
 from controller.assurance.seen import Denied, PathSample, Seen
@@ -13,15 +16,24 @@ from controller.model.event import Found
 from controller.model.finding import Finding
 from controller.model.flow_columns import FlowColumns
 from controller.model.incident import Standing
+from controller.model.sr_policy import CandidatePath
 from controller.model.telemetry import Metric, Sample
 from controller.reconcile.state import State
+from controller.reconcile.tables import over
 from controller.traffic import Traffic
+from dataplane.host_api import ProbeReading, TelemetryBatch
 
 INTERVAL_S = 1.0
 IDLE_S = 10.0
 """While nothing passes."""
+NODES_MAX = 4096
+OWNERS_MAX = 64
 ROWS_MAX = 262_144
 """Of an interval; what is more is not looked at, and counted."""
+
+
+_Probe = tuple[int, int, int | None]
+"""Port, liveness group and slot."""
 
 
 class Log(Protocol):
@@ -38,8 +50,10 @@ class Assessing:
         self._looked_s = 0.0
         self._intents: dict[str, int] = {}
         """When each was applied."""
-        self._told_s: dict[tuple[str, int, int], int] = {}
-        """When each path was measured last."""
+        self._readings: dict[str, tuple[ProbeReading, ...]] = {}
+        """By node, since they were looked at."""
+        self._counted: dict[str, dict[_Probe, tuple[int, int]]] = {}
+        """By node what each probe had sent and lost."""
         self.findings = self.failures = self.beyond = 0
 
     def take(self, flows: FlowColumns) -> None:
@@ -53,12 +67,13 @@ class Assessing:
         """Until cancelled. A detector that fails begins anew, and nothing else ends for it."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            if not self._waiting and time.time() - self._looked_s < IDLE_S:
+            if not (self._waiting or self._readings) and time.time() - self._looked_s < IDLE_S:
                 continue
             self._looked_s = time.time()
             try:
                 waiting, self._waiting, self._rows = self._waiting, [], 0
-                findings = await asyncio.to_thread(self._look, waiting, state(), self._looked_s)
+                readings, self._readings = self._readings, {}
+                findings = await asyncio.to_thread(self._look, waiting, readings, state(), self._looked_s)
             except Exception as error:  # what detectors make of foreign numbers ends no controller
                 self.failures += 1
                 self._assurance = Assurance()
@@ -68,15 +83,21 @@ class Assessing:
                 self.findings += len(findings)
                 await report(Found(findings=findings))
 
-    def _look(self, waiting: list[FlowColumns], state: State, now_s: float) -> tuple[Finding, ...]:
+    def _look(
+        self,
+        waiting: list[FlowColumns],
+        readings: Mapping[str, tuple[ProbeReading, ...]],
+        state: State,
+        now_s: float,
+    ) -> tuple[Finding, ...]:
         self._forget_what_changed(state)
         seen = Seen(
             flows=flow_columns.concatenated(waiting),
             denied=tuple(self._denied(state)),
-            paths=tuple(self._paths(state)),
+            paths=tuple(self._paths(state, readings, now_s)),
         )
         self._assurance, findings = assess(self._assurance, seen, now_s, _frozen(state))
-        return findings
+        return tuple(_with_owners(finding, seen.paths, state) for finding in findings)
 
     def _forget_what_changed(self, state: State) -> None:
         """What was usual of an intent is not any more when it is another."""
@@ -97,23 +118,73 @@ class Assessing:
                 if number is not None and (packets := counts.get((node, number), 0)):
                     yield Denied(owner=f"networks/{network}", node=node, reason="not_permitted", packets=packets)
 
-    def _paths(self, state: State) -> Iterator[PathSample]:
-        """What is newly measured."""
-        for node, standing in state.nodes.items():
-            for path in standing.measured_paths:
-                key = (node, path.liveness_group, path.slot)
-                if self._told_s.get(key, 0) >= path.at_s:
-                    continue
-                self._told_s[key] = path.at_s
-                delay_ms = path.delay_us / 1000 if path.is_alive and path.delay_us else None
-                name = f"paths/{node}/{path.liveness_group}/{path.slot}"
-                yield PathSample(path=name, at_s=path.at_s, delay_ms=delay_ms)
+    def observe(self, node: str, batch: TelemetryBatch) -> None:
+        """What a node's probes say now; of what is not looked at in time the newest counts: these are totals."""
+        if batch.probes and (node in self._readings or len(self._readings) < NODES_MAX):
+            self._readings[node] = batch.probes
+
+    def _paths(
+        self, state: State, readings: Mapping[str, tuple[ProbeReading, ...]], now_s: float
+    ) -> Iterator[PathSample]:
+        """What probes have measured since what they told before."""
+        self._counted = {node: counts for node, counts in self._counted.items() if node in state.nodes}
+        links, ways = _links(state), _ways(state)
+        for node in sorted(readings.keys() & state.nodes.keys()):
+            before, counts = self._counted.get(node, {}), dict[_Probe, tuple[int, int]]()
+            for reading in readings[node]:
+                key = (reading.port, reading.liveness_group, reading.slot)
+                counts[key] = reading.sent, reading.lost
+                sent, lost = (now - then for now, then in zip(counts[key], before.get(key, counts[key]), strict=True))
+                if sent <= 0 or lost < 0:
+                    continue  # the first one, nothing new, or it began anew
+                delay_ms = reading.round_trip_us / 2000 if reading.round_trip_us else None
+                seen = PathSample(path="", at_s=now_s, delay_ms=delay_ms, sent=sent, lost=lost)
+                if reading.slot is None:
+                    if (link := links.get((node, reading.port))) is not None and link not in state.down:
+                        yield replace(seen, path=f"{link} at {node}", link=link)
+                else:
+                    way = ways.get((node, reading.liveness_group, reading.slot))
+                    if way is not None and not any(link in state.down for link in way.links):
+                        yield replace(seen, path=" > ".join(way.nodes), links=way.links)
+            self._counted[node] = counts
 
     def metrics(self) -> tuple[Metric, ...]:
         counts = {"findings": self.findings, "failures": self.failures, "rows_beyond": self.beyond}
         samples = tuple(Sample(labels=(("what", what),), value=float(count)) for what, count in counts.items())
         about = "Findings; times that a detector failed and began anew; rows that were too many to look at"
         return (Metric(name="netstitch_assurance_total", help=about, kind="counter", samples=samples),)
+
+
+def _links(state: State) -> dict[tuple[str, int], str]:
+    """Inside the domain, by both of their ends."""
+    return {
+        (end.node, end.port): name
+        for name, link in state.inventory.links.items()
+        if link.b is not None and not link.a.border and not link.b.border
+        for end in (link.a, link.b)
+    }
+
+
+def _ways(state: State) -> dict[tuple[str, int, int], CandidatePath]:
+    """Candidate paths from each of their ends, by node, liveness group and slot there."""
+    ways = {}
+    for policy in state.sr_policies.values():
+        for slot, path in enumerate(policy.candidate_paths):
+            ways[policy.headend, policy.number_at(policy.headend), slot] = path
+            backwards = msgspec.structs.replace(path, nodes=path.nodes[::-1], links=path.links[::-1])
+            ways[policy.endpoint, policy.number_at(policy.endpoint), slot] = backwards
+    return ways
+
+
+def _with_owners(finding: Finding, paths: Sequence[PathSample], state: State) -> Finding:
+    """Of a link or path: whose traffic may take it."""
+    kind, _, name = finding.entity.partition("/")
+    if kind not in ("links", "paths"):
+        return finding
+    links = next((path.links for path in paths if path.path == name), ()) if kind == "paths" else (name,)
+    stitches = over(state.stitches, state.sr_policies, links)
+    owners = sorted({state.stitches[stitch].plan.owner for stitch in stitches})
+    return msgspec.structs.replace(finding, owners=tuple(owners[:OWNERS_MAX]))
 
 
 def _frozen(state: State) -> frozenset[str]:

@@ -131,9 +131,12 @@ async def _run(
 ) -> None:
     tally = StreamTally()
 
+    assessing = Assessing(traffic, _log)
+
     def observe(node: str, batch: TelemetryBatch) -> None:
         tally.observe(node, batch)
         traffic.observe(node, batch)
+        assessing.observe(node, batch)
 
     _cancel_at_signal()
     async with asyncio.TaskGroup() as tasks:
@@ -152,7 +155,6 @@ async def _run(
         neighbours = Neighbours(identity, tasks, deliver=shell.receive, report=shell.report, refused=_log_refusal)
         tasks.create_task(shell.run(neighbours, nodes), name="shell")
         collector = Collector(config.ipfix, _log) if config.ipfix is not None else None
-        assessing = Assessing(traffic, _log)
         takers = [assessing.take, *([] if collector is None else [collector.take])]
         tasks.create_task(assessing.run(lambda: shell.state, shell.report), name="assurance")
         tasks.create_task(traffic.run(lambda: shell.state, *takers, failed=_log_traffic), name="traffic")

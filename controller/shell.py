@@ -35,11 +35,12 @@ from controller.errors import ConfigInvalid, ControllerError, NoSpace, OurFault,
 from controller.event_queue import OURS, EventQueue, lane_of
 from controller.history import History
 from controller.language.manifest import PLURALS, ManifestInvalid, read, to_manifest
-from controller.model.access import OURSELVES, Principal
+from controller.model.access import OURSELVES, Principal, ourselves
 from controller.model.agreement import Envelope, Terms, Unreadable, opened
 from controller.model.event import (
     Applied,
     Apply,
+    Approve,
     Connect,
     Decide,
     Delete,
@@ -89,6 +90,7 @@ FULL_S = 1.0
 """Between two tries to store while the disk is full."""
 LINES_S_MAX, LINES_AT_ONCE_MAX = 1.0, 1_000
 """Of the log, and of what happened, for what the messages of one peer lead to, or what one node has otherwise."""
+APPROVALS_MAX = 256
 LAST_WORDS_S = 0.2
 """For answers to leave before a controller ends that can no longer store."""
 
@@ -136,6 +138,8 @@ class Shell(Reading):
         self.counts: Counter[str] = Counter()
         """Of events by kind, `commits`, `steps_us`, `ticks_lost`."""
         self.contained = Contained()
+        self._approvals: asyncio.Queue[str] = asyncio.Queue(APPROVALS_MAX)
+        """Of incidents."""
 
     @property
     def queued(self) -> int:
@@ -161,6 +165,7 @@ class Shell(Reading):
         self._perform(self._effects, neighbours, targets)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._clock(), name="clock")
+            tasks.create_task(self._approve(), name="approvals")
             while True:
                 items = await self._queue.take(BATCH_MAX, NEIGHBOURS_TURN_S)
                 try:
@@ -358,6 +363,9 @@ class Shell(Reading):
                     targets.sync(effect)
                 case Log(event=name, fields=fields, level=level):
                     self._log(level, name, fields)
+                case Approve(incident=name):
+                    if not self._approvals.full():  # else the core asks again
+                        self._approvals.put_nowait(name)
                 case _:
                     assert_never(effect)
 
@@ -384,6 +392,15 @@ class Shell(Reading):
                 self._queue.put_nowait(OURS, (Tick(), None))
             except asyncio.QueueFull:
                 self.counts["ticks_lost"] += 1
+
+    async def _approve(self) -> None:
+        """What assurance would do by itself comes back as an event, as if somebody had approved it."""
+        while True:
+            name = await self._approvals.get()
+            try:
+                await self.decide(name, True, by=ourselves("assurance"))
+            except (Overloaded, Unavailable) as error:  # it will be asked for again
+                self._log("warning", "not_approved", {"incident": name, "reason": str(error)})
 
     # ---- what adapters feed in
 

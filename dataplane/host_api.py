@@ -443,7 +443,7 @@ class TelemetryBatch(_Record, frozen=True, kw_only=True):
     drops: Annotated[tuple[CounterSample, ...], Meta(max_length=FLOWS_MAX)]
     ports: Annotated[tuple[PortStatus, ...], Meta(max_length=LARGEST_PORT)]
     probes: Annotated[tuple[ProbeReading, ...], Meta(max_length=PROBES)] = ()
-    """Of all, every five seconds."""
+    """Of all, every two seconds."""
     lost_batches: Count
     """Batches that a full queue dropped since the stream began."""
     interval_s: Seconds = 0

@@ -27,6 +27,7 @@ from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.realize import Needed, Realized, need, realize
 from controller.language.manifest import applied, parse
 from controller.language.policy import parse_policy
+from controller.model.access import ourselves
 from controller.model.agreement import (
     CAPABILITIES,
     PROTOCOL,
@@ -42,7 +43,9 @@ from controller.model.entry import OwnedEntry
 from controller.model.event import (
     Applied,
     Apply,
+    Approve,
     Connect,
+    Decide,
     Delete,
     Deviation,
     Disconnect,
@@ -484,6 +487,9 @@ class Controller:
                     self.world.sync(self, effect)
                 case Log():
                     self.logs.append(effect)
+                case Approve(incident=name):
+                    decided = Decide(request_id="", name=name, approved=True, by=ourselves("assurance"))
+                    self.world.after(0.1, self.event, decided, self.life)
         return True
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -208,6 +209,40 @@ def test_loss_is_told_and_single_lost_probes_are_not() -> None:
     assert {each.cause for each in findings} == {Cause.LOSS}
     one_in_ten = run(range(600, 660), probes(lambda second: None if second % 10 == 0 else jittered(second)), before)[1]
     assert {each.cause for each in one_in_ten} == {Cause.LOSS}
+
+
+def medians(second: int, delay_ms: float, lost: int = 0, lost_at_link: int = 0) -> Seen:
+    """Each second 100 probes of a path over two links, and four of each of these."""
+    at_s = 1000.0 + second
+    path = PathSample(path="t1 > tc1 > t2", at_s=at_s, delay_ms=delay_ms, sent=100, lost=lost, links=("near", "far"))
+    near = PathSample(path="near at t1", at_s=at_s, delay_ms=2.0, sent=4, lost=0, link="near")
+    far = PathSample(path="far at t2", at_s=at_s, delay_ms=delay_ms - 2.0, sent=4, lost=lost_at_link, link="far")
+    return Seen(paths=(path, near, far))
+
+
+def test_of_a_path_that_became_slow_the_link_is_named_within_two_samples() -> None:
+    before, none = run(range(60), lambda second: medians(second, jittered(second)))
+    assert none == []
+    [finding] = run(range(60, 62), lambda second: medians(second, jittered(second) + 15), before)[1]
+    assert (finding.cause, finding.entity) == (Cause.DELAY_SHIFT, "links/far")
+
+
+def test_one_packet_in_twenty_that_a_link_loses_is_found_by_the_paths_over_it_and_the_link_is_named() -> None:
+    before, none = run(range(60), lambda second: medians(second, jittered(second)))
+    assert none == []
+    seconds = range(60, 65)
+    findings = run(seconds, lambda second: medians(second, jittered(second), 5, int(second == 61)), before)[1]
+    assert findings[0].at_s <= 1062 and {each.cause for each in findings} == {Cause.LOSS}
+    assert findings[0].entity == "paths/t1 > tc1 > t2", "which link it is nobody knows yet"
+    assert {each.entity for each in findings[1:]} == {"links/far"}
+
+
+def test_counts_that_cannot_be_are_bounded() -> None:
+    sample = PathSample(path="a", at_s=1000.0, delay_ms=4.0, sent=2**62, lost=-5)
+    before, none = run([0], lambda _: Seen(paths=(sample,)))
+    assert none == []
+    findings = run(range(1, 3), lambda s: Seen(paths=(replace(sample, at_s=1000.0 + s, sent=-1, lost=2**62),)), before)
+    assert all(0 < each.p <= 1 for each in findings[1])
 
 
 def test_samples_that_come_twice_or_of_a_clock_that_went_back_count_once() -> None:

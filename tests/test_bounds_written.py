@@ -34,7 +34,7 @@ PREFER = {"cost": "low", "latency": "low"}
 DO = {"require": REQUIRE, "prefer": PREFER, "via": ["firewall"], "forbid": ["traffic"], "class": "gold", "dscp": "EF"}
 INTENT = {
     "allow": [FLOW], "via": ["firewall"], "require": REQUIRE, "prefer": PREFER, "on_violation": "stop", "priority": 7,
-    "class": "gold", "overrides": ["other"], "lease": {"for": "1h"}, "tests": [{"allow": FLOW}],
+    "class": "gold", "overrides": ["other"], "remediation": "auto", "lease": {"for": "1h"}, "tests": [{"allow": FLOW}],
 }  # fmt: skip
 LINK = {
     "a": {"node": "n1", "port": 1}, "b": {"node": "n2", "port": 2}, "delay_ms": 1.5, "rate_mbit": 10,
@@ -69,7 +69,12 @@ DESCRIBED = {"service": "dns", "labels": {"region": "eu"}, "capabilities": ["gpu
 SAMPLES: dict[str, list[dict[str, Any]]] = {
     "Intent": [
         written("Intent", "order", INTENT, tenant="customer-x", **LABELS),
-        written("Intent", "order", {"isolate": WHO, "lease": {"until": "2030-01-31T12:00:00Z"}}, tenant="customer-x"),
+        written(
+            "Intent",
+            "order",
+            {"isolate": WHO, "suspends": ["other"], "lease": {"until": "2030-01-31T12:00:00Z"}},
+            tenant="customer-x",
+        ),
         written("Intent", "order", {"isolate": "shop/customer-x", "tests": [{"deny": FLOW}]}, tenant="customer-x"),
         written("Intent", "order", INTENT | {"allow": [FLOW | {"from": "shop/a app=b"}]}, tenant="customer-x"),
         written(
@@ -106,6 +111,7 @@ POLICIES = [
         ],
         "advertise": [{"to": "shop", "what": "insight/*", "onward": True}],
         "learn": [{"from": "*", "what": "shop/*", "prefixes": SOURCES["prefixes"]}],
+        "remediation": "auto",
         "neighbour": {"max_agreements": 5, "max_share": 10},
         "offer": {"lease_s": 3600},
     }

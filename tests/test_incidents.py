@@ -13,17 +13,15 @@ from controller.model.finding import Cause, Finding, Reason
 from controller.model.incident import TIMELINE_MAX
 from controller.model.resource import Resource
 from controller.model.stitch import expired
-from controller.reconcile import incidents
+from controller.reconcile import remediation
 from controller.reconcile.incidents import (
-    ACTIONS_A_MINUTE,
-    BUDGET_A_DAY,
     COOL_DOWN_S,
     FINDINGS_MAX,
-    HELPS_S,
     OPEN_MAX,
     QUIET_S,
     SUSPICIONS_MAX,
-)  # fmt: skip
+)
+from controller.reconcile.remediation import ACTIONS_A_MINUTE, BUDGET_A_DAY, HELPS_S
 from dataplane.reasons import L4Class
 from tests.simulator import LAB, ORDER_PROCESSING, World
 from tests.typed_in import typed
@@ -144,11 +142,16 @@ def test_what_is_approved_isolates_the_source_for_a_time_and_permits_nothing(wor
     assert world.phase("shop", "quarantine-1") == "Expired"
 
 
-def test_what_contradicts_an_operators_intent_does_not_happen(world: World) -> None:
+def test_what_contradicts_another_tenants_intent_does_not_happen(world: World) -> None:
+    others = ORDER_PROCESSING.replace("name: order-processing, tenant: customer-x", "name: others, tenant: customer-z")
+    world.delete("shop", "order-processing")
+    answer = world.apply("shop", others)
+    assert answer is not None and answer.results
+    world.run(2.0)
     before = permitted(world)
     see(world, ORDERS)
     refused = decide(world)
-    assert not refused.results and "order-processing" in refused.conflict
+    assert not refused.results and "intent others" in refused.conflict
     assert permitted(world) == before
     assert phases(world) == ["Proposed"]
     assert "refused" in story(world)[-1]
@@ -162,7 +165,7 @@ def test_what_does_not_help_is_undone(world: World) -> None:
     world.run(2.0)
     assert permitted(world) == before
     assert phases(world) == ["Open"]
-    assert "helped: it did not help: intents/quarantine-1 is undone" in story(world)
+    assert "helped: it did not help (it is seen on): intents/quarantine-1 is undone" in story(world)
     assert "what was tried did not help" in decide(world).conflict
 
 
@@ -179,7 +182,7 @@ def test_an_incident_is_closed_when_it_is_quiet_and_opened_again_when_it_comes_b
     world.run(QUIET_S + 3)
     assert phases(world) == ["Closed"]
     see(world, WEB, seconds=1)
-    assert phases(world) == ["Open"] and story(world)[-1].startswith("seen: again: ")
+    assert phases(world) == ["Proposed"] and story(world)[-2].startswith("seen: again: ")
     world.run(QUIET_S + COOL_DOWN_S + 5)
     see(world, WEB)
     assert [incident.metadata["name"] for incident in shown(world)] == ["1", "2"]
@@ -199,9 +202,10 @@ def test_a_restart_keeps_open_incidents_and_what_they_propose(world: World) -> N
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"cause": Cause.LOSS, "source": ""}, "what mends a loss is another path"),
+        ({"cause": Cause.LOSS, "source": ""}, "which link of the path it is"),
         ({"source": "10.9.9.9"}, "10.9.9.9 is no host of shop"),
-        ({"owners": ("intents/order-processing",), "source": ORDERS}, "which one it was is not known"),
+        ({"owners": ("agreements/x",), "source": ORDERS}, "which one it was is not known"),
+        ({"owners": ("intents/order-processing",), "source": ORDERS}, ""),
         ({"owners": ("networks/shop/customer-z",), "source": ORDERS}, ""),
     ],
 )
@@ -212,7 +216,9 @@ def test_what_cannot_be_mended_safely_is_not_proposed(world: World, fields: dict
     if why:
         assert why in decide(world).conflict
     else:
-        assert incident.status["proposal"]["spec"]["isolate"]["network"] == "shop/customer-z"
+        networks = {("networks/shop/customer-z",): "shop/customer-z"}
+        expected = networks.get(tuple(incident.spec["owners"]), "shop/customer-x")
+        assert incident.status["proposal"]["spec"]["isolate"]["network"] == expected
 
 
 def test_a_baseline_that_has_not_seen_enough_opens_no_incident_and_is_told(world: World) -> None:
@@ -255,7 +261,7 @@ def test_who_raises_more_incidents_than_its_budget_is_not_acted_upon(world: Worl
 
 
 def test_actions_have_a_budget_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incidents, "ACTIONS_A_MINUTE", 0)
+    monkeypatch.setattr(remediation, "ACTIONS_A_MINUTE", 0)
     see(world, WEB)
     assert "within the last minute" in decide(world).conflict
     assert ACTIONS_A_MINUTE > 0

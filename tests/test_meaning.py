@@ -84,7 +84,9 @@ def agreed(chance: random.Random, known: Inventory) -> list[Intent]:
         conflicts = against(claim, index, places)
         if misfit(claim, places) or any(conflict.kind == Kind.CONTRADICTION for conflict in conflicts):
             continue
-        if any(other.tenant != intent.tenant for other in intents if other.name in intent.overrides):
+        if any(
+            other.tenant != intent.tenant for other in intents if other.name in (*intent.overrides, *intent.suspends)
+        ):
             continue
         index.add(claim)
         intents.append(intent)

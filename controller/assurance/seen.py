@@ -20,15 +20,21 @@ class Denied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSample:
-    """One measurement of one path by its probes."""
+    """What the probes of one path, or link, have measured since the sample before."""
 
     path: str
+    """By which its samples are told apart: the nodes that it passes, or a link and who measures it."""
     at_s: float
     delay_ms: float | None
-    """One way or there and back, always the same of a path; None: nothing came back."""
+    """One way or there and back, always the same of a path: the median of the probes; None: nothing came back."""
+    sent: int = 1
+    lost: int | None = None
+    """Of them; None: all, where nothing came back."""
     owners: tuple[str, ...] = ()
-    segments: tuple[str, ...] = ()
-    """The nodes that it passes."""
+    link: str = ""
+    """That it is of."""
+    links: tuple[str, ...] = ()
+    """That the path takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

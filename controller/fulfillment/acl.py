@@ -19,6 +19,8 @@ from dataplane.reasons import DropReason, L4Class
 MAX_SERIAL = (1 << 20) - 1
 """With 1,000 priorities of intents above it, all that the 31 bits of a P4Runtime priority have room for."""
 ISOLATE_PRIORITY = 1000
+SILENCE_PRIORITY = (MAX_SERIAL + 1) * 1002
+"""Above all that intents permit (`permit_priority`)."""
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 MAX_CLASS = 0xFFFF

@@ -28,7 +28,7 @@ from controller.fulfillment.conflict_index import (
     last,
 )
 from controller.fulfillment.meaning import Packet, may_break
-from controller.model.intent import Intent, Ports
+from controller.model.intent import Intent, Ports, Remediation
 from dataplane.reasons import L4Class
 
 SOURCE_PORT = 49152
@@ -347,6 +347,8 @@ def terms(intent: Intent) -> Intent:
         lease_s=None,
         lease_until_s=None,
         overrides=(),
+        suspends=(),
+        remediation=Remediation.PROPOSE,
         tests=(),
     )
 

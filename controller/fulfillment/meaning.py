@@ -3,7 +3,8 @@
 1. A packet comes from a network, from an address that is in it.
 2. An intent carries what one of its `allow` clauses names, from its sources to its destination, and the replies.
 3. `isolate` separates the hosts that it selects from all others, not from each other. Only what the same intent
-   carries goes through, or what an intent of the same tenant carries that names it in `overrides`.
+   carries goes through, or what an intent of the same tenant carries that names it in `overrides`, or that it names
+   in `suspends`. Where it suspends intents, whatever the hosts send is dropped, whoever allows it.
 4. Of the intents that carry a packet the higher priority, then the older, owns it.
 5. What nobody carries or separates is permitted inside one network, and denied between networks.
 
@@ -146,6 +147,8 @@ class Meaning:
     def separating(self, source: Endpoint, destination: Endpoint, carrier: Intent | None) -> str:
         """Whose isolate keeps the two apart, and may not be broken by `carrier` (None: by nobody); empty: nobody's."""
         for resolved in self._resolved:
+            if resolved.intent.suspends and source in resolved.isolated:
+                return resolved.intent.name
             apart = (source in resolved.isolated) != (destination in resolved.isolated)
             if apart and not (carrier is not None and may_break(carrier, resolved.intent)):
                 return resolved.intent.name
@@ -160,7 +163,8 @@ def permitted(intents: Sequence[Intent], inventory: Inventory, packet: Packet) -
 def may_break(carrier: Intent, isolating: Intent) -> bool:
     """Whether what `carrier` allows goes through what `isolating` isolates."""
     own = carrier.name == isolating.name
-    return own or (carrier.tenant == isolating.tenant and isolating.name in carrier.overrides)
+    named = isolating.name in carrier.overrides or carrier.name in isolating.suspends
+    return own or (carrier.tenant == isolating.tenant and named)
 
 
 def resolve(intent: Intent, inventory: Inventory) -> Resolved:

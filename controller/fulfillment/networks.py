@@ -8,7 +8,7 @@ import immutables
 import msgspec
 
 from controller.fulfillment import numbering
-from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, Rule
+from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, SILENCE_PRIORITY, Rule
 from controller.fulfillment.conflict_index import common
 from controller.fulfillment.fabric import (
     attachment_entry,
@@ -223,6 +223,7 @@ class _Isolated(NamedTuple):
     hosts: tuple[str, ...]
     until_s: int | None
     """Boot time of its end."""
+    silences: bool
 
 
 def _isolated(isolations: Iterable[Isolation], boot_epoch_s: int | None) -> list[_Isolated]:
@@ -231,6 +232,7 @@ def _isolated(isolations: Iterable[Isolation], boot_epoch_s: int | None) -> list
             isolation.owner,
             tuple(sorted({address for host in isolation.hosts for address in host.addresses})),
             None if isolation.until_s is None or boot_epoch_s is None else boottime(isolation.until_s, boot_epoch_s),
+            isolation.silences,
         )
         for isolation in isolations
     ]
@@ -240,9 +242,11 @@ def _rules(
     network: Network, policy_class: int, destinations: Destinations, isolated: Sequence[_Isolated]
 ) -> Iterator[Rule]:
     yield from _default_rules(network, policy_class, destinations)
-    for owner, hosts, until_s in isolated:
+    for owner, hosts, until_s, silences in isolated:
         for source, destination in ((hosts, None), (None, hosts)):
             yield _drop_rule(policy_class, source, destination, ISOLATE_PRIORITY, owner, until_s)
+        if silences:
+            yield _drop_rule(policy_class, hosts, None, SILENCE_PRIORITY, owner, until_s)
     yield from _together_rules(network, policy_class, destinations, isolated)
 
 
@@ -273,7 +277,7 @@ def _together_rules(
     """What is isolated by the very same intents reaches each other as ever; and what others isolate besides, from when
     the last of these ends."""
     isolators: dict[str, list[int]] = {}
-    for number, (_, hosts, _) in enumerate(isolated):
+    for number, (_, hosts, *_) in enumerate(isolated):
         for address in hosts:
             isolators.setdefault(address, []).append(number)
     alike: dict[tuple[int, ...], set[str]] = {}

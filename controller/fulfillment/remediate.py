@@ -1,53 +1,78 @@
-"""A finding -> an intent that would mend it, or why there is none. It never permits anything.
+"""A finding -> what would mend it, or why nothing does. It never permits anything that was not permitted.
 
-Quarantine is all that is proposed so far: to isolate the source, for a time. There is no meter in the pipeline, so no
-rate is limited; delays and losses are left to link state and candidate paths.
+    what somebody does (NAMED)     quarantine: an intent that isolates the source's host for a time
+    a link that is slow or loses   another path: the link is taken out of use for a time, as a drain does
+
+There is no meter in the pipeline, so no rate is limited.
 """
 
 import ipaddress
+from collections.abc import Callable, Collection
 
-from controller.model.finding import NAMED, Finding
+from controller.model.finding import NAMED, Cause, Finding
 from controller.model.intent import Intent, Selector
 from controller.model.inventory import Attachment, Inventory, Network
 
 QUARANTINE_S = 600
 PRIORITY = 1000
+SUSPENDED_MAX = 64
+"""Intents that one may suspend."""
+
+Remedy = Intent | str
+"""A quarantine; or the link that other paths are taken around, as `links/NAME`."""
 
 
-def remediate(finding: Finding, inventory: Inventory, own: str, incident: str) -> tuple[Intent | None, str]:
+def remediate(
+    finding: Finding,
+    inventory: Inventory,
+    own: str,
+    incident: str,
+    *,
+    touched: Collection[str],
+    serving: Callable[[Network, Attachment], tuple[str, ...]],
+    lasts_s: int = QUARANTINE_S,
+) -> tuple[Remedy | None, str]:
+    """`touched`: networks whose traffic it is, as far as that is known: several may have a host with the source's
+    address. `serving`: names of the intents of the network's tenant that carry something for a host."""
     if finding.cold:
         return None, "its baseline has not seen enough yet"
+    if finding.cause in (Cause.DELAY_SHIFT, Cause.LOSS):
+        if finding.entity.startswith("links/"):
+            return finding.entity, ""
+        return None, "which link of the path it is has not been found"
     if finding.cause not in NAMED:
-        return (
-            None,
-            f"what mends a {finding.cause} is another path, and paths are chosen by what is measured of links",
-        )
+        return None, f"nothing is known that mends a {finding.cause}"
     if not finding.source:
         return None, "it has no single source"
-    homes = [home for home in _homes(finding, inventory) if home[0].name.split("/")[0] == own]
+    homes = [home for home in _homes(finding, inventory, touched) if home[0].name.split("/")[0] == own]
     if not homes:
         return None, f"{finding.source} is no host of {own}: tell its operator"
     if len(homes) > 1:
         names = " and ".join(sorted(f"{host.name} of {network.name}" for network, host in homes))
         return None, f"{finding.source} is {names}: which one it was is not known"
     [(network, host)] = homes
+    suspended = serving(network, host)
+    if len(suspended) > SUSPENDED_MAX:
+        return None, f"{len(suspended)} intents carry something for {host.name}, more than one may suspend"
     prefixes = tuple(sorted(str(ipaddress.ip_network(address)) for address in host.addresses))
-    isolated = Selector(network=network.name, prefixes=prefixes)
     return (
         Intent(
             name=f"quarantine-{incident}",
-            tenant=network.tenants[0] if network.tenants else network.name.partition("/")[2],
-            isolate=isolated,
+            tenant=tenant_of(network),
+            isolate=Selector(network=network.name, prefixes=prefixes),
+            suspends=suspended,
             priority=PRIORITY,
-            lease_s=QUARANTINE_S,
+            lease_s=lasts_s,
         ),
         "",
     )
 
 
-def _homes(finding: Finding, inventory: Inventory) -> list[tuple[Network, Attachment]]:
-    """Of the source: in networks that the finding touches, if it says which; a network is touched through its name."""
-    touched = {owner.removeprefix("networks/") for owner in finding.owners if owner.startswith("networks/")}
+def tenant_of(network: Network) -> str:
+    return network.tenants[0] if network.tenants else network.name.partition("/")[2]
+
+
+def _homes(finding: Finding, inventory: Inventory, touched: Collection[str]) -> list[tuple[Network, Attachment]]:
     homes = [
         (network, host)
         for network in inventory.networks.values()

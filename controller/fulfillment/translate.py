@@ -43,7 +43,12 @@ def translate(
     isolation = None
     if intent.isolate is not None:
         isolated = _select(intent.isolate, inventory, own, ("spec", "isolate"), problems)
-        isolation = Isolation(owner=f"intents/{intent.name}", network=intent.isolate.network, hosts=isolated)
+        isolation = Isolation(
+            owner=f"intents/{intent.name}",
+            network=intent.isolate.network,
+            hosts=isolated,
+            silences=bool(intent.suspends),
+        )
     connections: dict[tuple[str, str], list[tuple[Flow, tuple[Host, ...], tuple[Host, ...]]]] = {}
     for index, allow in enumerate(intent.allow):
         path: Path = ("spec", "allow", index)

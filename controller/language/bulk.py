@@ -27,6 +27,7 @@ from controller.model.intent import (
     Level,
     Ports,
     Prefer,
+    Remediation,
     Require,
     Selector,
     Trust,
@@ -140,6 +141,8 @@ class _Spec(_Record, frozen=True, rename={"service_class": "class"}):
     priority: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     service_class: _Name | UnsetType = UNSET
     overrides: Annotated[list[_Name], Meta(max_length=64)] | UnsetType = UNSET
+    suspends: Annotated[list[_Name], Meta(max_length=64)] | UnsetType = UNSET
+    remediation: Remediation | UnsetType = UNSET
     lease: _For | UnsetType = UNSET
     tests: Annotated[list[_Test], Meta(max_length=256)] | UnsetType = UNSET
 
@@ -192,6 +195,8 @@ def _intent(manifest: _Manifest) -> Intent:
     allows = tuple([_allow(allow, isolate) for allow in spec.allow or ()])
     if (isolate is None and not allows) or sum(allow.any is not None for allow in allows) > ANY_MAX:
         raise ValueError
+    if isolate is None and spec.suspends:
+        raise ValueError
     lease_s = lease_until_s = None
     if not isinstance(spec.lease, UnsetType):
         duration, until = spec.lease.duration, spec.lease.until
@@ -213,6 +218,8 @@ def _intent(manifest: _Manifest) -> Intent:
         priority=spec.priority or _BARE.priority,
         service_class=spec.service_class or "",
         overrides=tuple(spec.overrides or ()),
+        suspends=tuple(spec.suspends or ()),
+        remediation=spec.remediation or _BARE.remediation,
         lease_s=lease_s,
         lease_until_s=lease_until_s,
         tests=tuple([_test(test) for test in spec.tests or ()]),

@@ -88,7 +88,7 @@ _RATES = {"k": "Kbps", "m": "Mbps", "g": "Gbps", "t": "Tbps"}
 
 
 CLAUSES = frozenset(
-    "isolate allow via require prefer on priority class overrides for until test".split()  # noqa: SIM905
+    "isolate allow via require prefer on priority class overrides suspends remediation for until test".split()  # noqa: SIM905
 )
 """How clauses of the sentence language begin."""
 

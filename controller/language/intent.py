@@ -14,6 +14,7 @@ from controller.model.intent import (
     IntentTest,
     Ports,
     Prefer,
+    Remediation,
     Require,
     Selector,
 )
@@ -142,6 +143,8 @@ def _intent(values: dict[str, Any]) -> dict[str, Any]:
     isolate = values.get("isolate")
     if isolate is None and not values.get("allow"):
         raise ValueError("expected isolate, allow, or both: this intent says nothing")
+    if values.get("suspends") and isolate is None:
+        raise ValueError("suspends is about what is isolated: expected isolate")
     if sum(allow.any is not None for allow in values.get("allow", ())) > ANY_MAX:
         raise ValueError(f"more than {ANY_MAX} allows describe a service: name some, or write several intents")
     for index, allow in enumerate(values.get("allow", ())):
@@ -164,6 +167,8 @@ INTENT = Fields(
         "priority": Field(shape=scalars.integer(1, 1000)),
         "class": Field(shape=scalars.NAME, to="service_class"),
         "overrides": Field(shape=ListOf(item=scalars.NAME, most=64)),
+        "suspends": Field(shape=ListOf(item=scalars.NAME, most=64)),
+        "remediation": Field(shape=scalars.REMEDIATION),
         "lease": Field(shape=LEASE),
         "tests": Field(shape=ListOf(item=TEST, most=256)),
     },
@@ -252,6 +257,10 @@ def print_intent(intent: Intent) -> dict[str, Any]:
         spec["class"] = intent.service_class
     if intent.overrides:
         spec["overrides"] = list(intent.overrides)
+    if intent.suspends:
+        spec["suspends"] = list(intent.suspends)
+    if intent.remediation != Remediation.PROPOSE:
+        spec["remediation"] = str(intent.remediation)
     if intent.lease_s is not None:
         spec["lease"] = {"for": scalars.print_duration(intent.lease_s)}
     elif intent.lease_until_s is not None:

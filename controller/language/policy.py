@@ -116,6 +116,7 @@ POLICY = Fields(
         "transit": Field(shape=ListOf(item=TRANSIT)),
         "advertise": Field(shape=ListOf(item=ADVERTISE)),
         "learn": Field(shape=ListOf(item=LEARN)),
+        "remediation": Field(shape=scalars.REMEDIATION),
         "neighbour": Field(shape=NEIGHBOUR),
         "offer": Field(shape=OFFER),
     },
@@ -158,6 +159,7 @@ def print_policy(policy: Policy) -> dict[str, Any]:
             {"to": rule.to, "what": rule.what} | ({"onward": True} if rule.onward else {}) for rule in policy.advertise
         ],
         "learn": [{"from": rule.neighbour, "what": rule.what} | _ranges(rule.prefixes) for rule in policy.learn],
+        "remediation": str(policy.remediation),
         "neighbour": {"max_agreements": policy.max_agreements, "max_share": policy.max_share},
         "offer": {"lease_s": policy.lease_s},
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.language.shape import Scalar
 from controller.model.dscp import CODE_POINTS
-from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Replies, Trust
+from controller.model.intent import Deny, Disjoint, Encryption, Level, Ports, Remediation, Replies, Trust
 from controller.model.openflow import openflow_switch
 from controller.model.p4_switch import p4_switch
 from dataplane import addressing
@@ -304,4 +304,5 @@ def _enumerated(kind: type[enum.StrEnum]) -> Scalar:
 
 INTENT_ENCRYPTION = _enumerated(Encryption)
 DISJOINT = _enumerated(Disjoint)
+REMEDIATION = _enumerated(Remediation)
 LEVEL = _enumerated(Level)

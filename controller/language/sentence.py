@@ -19,7 +19,7 @@ from controller.language.selector import parse_label, print_label, print_selecto
 from controller.language.shape import Flaw, Flaws, Path, nearest
 from controller.language.tree import Position
 from controller.model import dscp
-from controller.model.intent import Allow, Encryption, Intent, IntentTest, Ports, Require
+from controller.model.intent import Allow, Encryption, Intent, IntentTest, Ports, Remediation, Require
 from controller.model.rule import Then
 
 FILE = "sentence"
@@ -38,6 +38,7 @@ _WORDS = {
     "NODE": "a node",
     "INTENT": "an intent's name",
     "REACTION": "degrade or stop",
+    "MODE": "off, propose or auto",
     "PRIORITY_NUMBER": "a number from 1 to 1000",
     "CLASS_NAME": "a class of service",
     "DURATION": "a duration such as 30d",
@@ -192,6 +193,12 @@ class _Words:
 
     def _class(self, clause: Tree[Token], first: Token) -> None:
         self._single("class", first)
+
+    def _suspends(self, clause: Tree[Token], first: Token) -> None:
+        self._list("suspends", clause, first)
+
+    def _remediation(self, clause: Tree[Token], first: Token) -> None:
+        self._single("remediation", first)
 
     def _priority(self, clause: Tree[Token], first: Token) -> None:
         if self._once("priority", first):
@@ -394,6 +401,10 @@ def clauses(intent: Intent) -> Iterator[str]:
         yield f"class {intent.service_class}"
     if intent.overrides:
         yield f"overrides {' '.join(intent.overrides)}"
+    if intent.suspends:
+        yield f"suspends {' '.join(intent.suspends)}"
+    if intent.remediation != Remediation.PROPOSE:
+        yield f"remediation {intent.remediation}"
     if intent.lease_s is not None:
         yield f"for {scalars.print_duration(intent.lease_s)}"
     elif intent.lease_until_s is not None:

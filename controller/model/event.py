@@ -321,4 +321,10 @@ class Log(Value, frozen=True, kw_only=True, tag="log"):
     level: str = "info"
 
 
-Effect = Persist | Reply | Send | Connect | Disconnect | SyncNode | Log
+class Approve(Value, frozen=True, kw_only=True, tag="approve"):
+    """Assurance would do what an incident proposes: feed it back as `Decide`, with what requirement compilers say."""
+
+    incident: str
+
+
+Effect = Persist | Reply | Send | Connect | Disconnect | SyncNode | Log | Approve

@@ -54,6 +54,17 @@ class Level(enum.StrEnum):
     LOW = "low"
 
 
+class Remediation(enum.StrEnum):
+    """What may be done about an incident that touches an intent."""
+
+    OFF = "off"
+    """Nothing is proposed."""
+    PROPOSE = "propose"
+    """Somebody has to approve it."""
+    AUTO = "auto"
+    """The controller does it by itself, within limits."""
+
+
 class Phase(enum.StrEnum):
     """Where an intent stands (interfaces.md)."""
 
@@ -185,6 +196,10 @@ class Intent(Value, frozen=True, kw_only=True):
     """Class of service, which rules give a meaning; empty: best effort."""
     overrides: tuple[str, ...] = ()
     """Intents of the same tenant whose isolation this one may break."""
+    suspends: tuple[str, ...] = ()
+    """Intents of the same tenant: while this one isolates, whatever these hosts send is dropped, though those allow
+    it. Only with `isolate`."""
+    remediation: Remediation = Remediation.PROPOSE
     lease_s: int | None = None
     """How long from when it was applied; None: until withdrawn."""
     lease_until_s: int | None = None

@@ -1,6 +1,6 @@
 """What a domain agrees to: its own rules for the offers of others."""
 
-from controller.model.intent import Encryption, Ports, Value
+from controller.model.intent import Encryption, Ports, Remediation, Value
 
 
 class PrefixRange(Value, frozen=True, kw_only=True):
@@ -81,6 +81,9 @@ class Policy(Value, frozen=True, kw_only=True):
     transit: tuple[TransitRule, ...] = ()
     advertise: tuple[AdvertiseRule, ...] = ()
     learn: tuple[LearnRule, ...] = ()
+    remediation: Remediation = Remediation.PROPOSE
+    """What may be done about incidents that touch what no intent of ours speaks for: what we carry for others, traffic
+    inside a network."""
     max_agreements: int = 256
     """That we carry or accept for one neighbour at a time."""
     max_share: int = 50

@@ -23,6 +23,8 @@ class Isolation(Value, frozen=True, kw_only=True):
     hosts: tuple[Host, ...]
     until_s: int | None = None
     """Unix time of its end, once its intent is in force; None: it has none."""
+    silences: bool = False
+    """Whatever they send is dropped, though other intents allow it."""
 
 
 class Connection(Value, frozen=True, kw_only=True):

@@ -101,6 +101,8 @@ class Scoped:
         return await self._controller.end_agreement(name, reason, hold_off_s, by=self._by)
 
     async def decide(self, name: str, approved: bool, *, by: Principal | None = None) -> Answer:
+        if not self.whole and self.get("incidents", name) is None:
+            return Answer(missing=(0,))
         return await self._controller.decide(name, approved, by=self._by)
 
     # ---- what there is

@@ -4,7 +4,8 @@
     LoadPolicy ──────▶ policing ──▶ what is no longer allowed ends
     MessageReceived ─▶ negotiation ──▶ place ──▶ answers                           } ──▶ rollout ──▶ SyncNode
     NodeDescribed, NodeSynced, ... ──▶ rollout ──▶ the next stage of stitches      }
-    Found, Decide ───▶ incidents ──▶ changes, once they are approved
+    Found ───────────▶ incidents ──▶ remediation ──▶ what is proposed; Approve, where the mode is auto
+    Decide ──────────▶ remediation ──▶ changes, draining
     Tick ──▶ leases, renewals, retries, audits
 
 What a step begins passes `capacity_check` before any of it is sent: it is refused where the nodes have no room for it.
@@ -61,6 +62,7 @@ from controller.reconcile import (
     peer_admission,
     peers,
     policing,
+    remediation,
     removing,
     rollout,
     stubs,
@@ -152,7 +154,7 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
             if isinstance(event, Apply):
                 changes.apply(transaction, event)
             else:
-                incidents.decide(transaction, event)
+                remediation.decide(transaction, event)
             if reason := _without_numbers(transaction) or capacity_check.overfull(transaction):
                 transaction = Transaction(transaction.before, transaction.now_s, transaction.keys)
                 transaction.effects.append(

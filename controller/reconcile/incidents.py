@@ -3,23 +3,19 @@
 ```
  finding ──▶ suspicion ── PERSISTENCE of the last SECONDS ──▶ incident Open ──▶ Proposed ── approved ──▶ Acted
              (forgotten where nothing follows)                    ▲                └── rejected ──▶ Rejected │
-                                                                  │ seen again within COOL_DOWN_S            │ seen on:
+                                                                  │ seen again within COOL_DOWN_S            │ no help:
                                                        Closed ◀── nothing seen for QUIET_S ◀─────────────────┘ undone
 ```
 
-An incident never does more than propose a change of intents. What is approved passes the same gates as an operator's
-change (validation, conflicts, tests, capacity, agreements), or it does not happen. Isolating a source permits nothing.
+What is proposed and done about an incident, and by whom, is in remediation.py.
 """
 
 import msgspec
 
-from controller.fulfillment.remediate import remediate
-from controller.model.access import Principal, ourselves
-from controller.model.event import Applied, Apply, Decide, Delete, Reference, Reply
 from controller.model.finding import NAMED, Cause, Finding
-from controller.model.incident import TIMELINE_MAX, Incident, Moment, Standing, What
-from controller.model.rule import Added
-from controller.reconcile import changes, removing
+from controller.model.incident import Incident, Standing, What
+from controller.reconcile import remediation
+from controller.reconcile.remediation import noted, put
 from controller.reconcile.suspicions import Suspicion
 from controller.reconcile.transaction import Transaction
 
@@ -28,16 +24,10 @@ PERSISTENCE, SECONDS = 2, 10.0
 QUIET_S = 60.0
 COOL_DOWN_S = 600.0
 """What is seen again so soon after it was closed is the same incident."""
-HELPS_S = 10.0
-"""So long what was seen before an action may still be told of."""
 INCIDENTS_MAX, OPEN_MAX = 512, 128
 SUSPICIONS_MAX = 1024
 FINDINGS_MAX = 512
 """The newest, which are shown."""
-BUDGET_A_DAY = 4
-"""Incidents that an owner's traffic may open in a day before they count as false alarms: then nothing is proposed."""
-DAY_S = 86400.0
-ACTIONS_A_MINUTE = 4
 OVER = (Standing.CLOSED,)
 
 
@@ -55,17 +45,16 @@ def about(finding: Finding) -> str:
 
 
 def tick(transaction: Transaction) -> None:
-    """What is over is closed; what does not help is undone."""
+    """What is over is closed; what does not help is undone; what waited for something to pass is tried."""
     for incident in tuple(transaction.incidents.all.values()):
         if incident.standing in OVER:
             continue
-        if incident.standing is Standing.ACTED and incident.seen_s > incident.acted_s + HELPS_S:
-            _undo(transaction, incident)
-        elif transaction.now_s - max(incident.seen_s, incident.acted_s) > QUIET_S:
-            helped = incident.standing is Standing.ACTED
-            text = f"nothing was seen for {QUIET_S:g} s" + (", since it was acted upon" if helped else "")
-            closed = _noted(incident, transaction.now_s, What.HELPED if helped else What.DECIDED, text)
-            _put(transaction, closed, standing=Standing.CLOSED, closed_s=transaction.now_s)
+        if incident.standing is Standing.ACTED and not remediation.watch(transaction, incident):
+            continue
+        if transaction.now_s - max(incident.seen_s, incident.acted_s) > QUIET_S:
+            _close(transaction, incident)
+        elif (considered := remediation.consider(transaction, incident)) != incident:
+            put(transaction, considered)
     transaction.suspicions = {
         key: suspicion
         for key, suspicion in transaction.suspicions.items()
@@ -73,70 +62,13 @@ def tick(transaction: Transaction) -> None:
     }
 
 
-def decide(transaction: Transaction, event: Decide) -> None:
-    """Somebody approves what an incident proposes, or rejects the incident."""
-    incident = transaction.incidents.get(event.name)
-    if incident is None:
-        transaction.effects.append(Reply(request_id=event.request_id, missing=(0,)))
-        return
-    if conflict := _objection(transaction, incident, event.approved):
-        transaction.effects.append(Reply(request_id=event.request_id, conflict=conflict))
-        return
-    if not event.approved:
-        rejected = _noted(incident, transaction.now_s, What.DECIDED, f"rejected by {event.by.name}")
-        _put(transaction, rejected, standing=Standing.REJECTED)
-        transaction.effects.append(Reply(request_id=event.request_id, results=(f"incidents/{event.name} rejected",)))
-        return
-    _act(transaction, incident, event.request_id, event.by, event.added)
-
-
-def _objection(transaction: Transaction, incident: Incident, approved: bool) -> str:
-    if incident.standing in (Standing.CLOSED, Standing.ACTED):
-        undo = f"; `stitch delete intent/{incident.proposal.name}` undoes it" if incident.proposal is not None else ""
-        return f"incident {incident.name} is {incident.standing}" + (
-            undo if incident.standing is Standing.ACTED else ""
-        )
-    if approved and incident.proposal is None:
-        return f"incident {incident.name} proposes nothing: {incident.impossible}"
-    recent = [other for other in transaction.incidents.all.values() if other.acted_s > transaction.now_s - 60]
-    if approved and len(recent) >= ACTIONS_A_MINUTE:
-        return f"{ACTIONS_A_MINUTE} incidents were acted upon within the last minute; try again in a moment"
-    return ""
-
-
-def _act(
-    transaction: Transaction, incident: Incident, request_id: str, by: Principal, added: tuple[Added, ...]
-) -> None:
-    """Through the gates of every change."""
-    assert incident.proposal is not None
-    applied = Applied(kind="Intent", content=msgspec.json.encode(incident.proposal), added=added)
-    before = len(transaction.effects)
-    changes.apply(transaction, Apply(request_id=request_id, resources=(applied,), by=by))
-    [reply] = [effect for effect in transaction.effects[before:] if isinstance(effect, Reply)]
-    name = f"intents/{incident.proposal.name}"
-    if not reply.results:
-        why = reply.conflict or reply.forbidden or "; ".join(problem.message for problem in reply.problems)
-        refused = _noted(incident, transaction.now_s, What.DECIDED, f"approved by {by.name}, and refused: {why}")
-        _put(transaction, refused)
-        return
-    acted = _noted(incident, transaction.now_s, What.DECIDED, f"approved by {by.name}")
-    acted = _noted(
-        acted, transaction.now_s, What.DONE, f"{name}: {incident.proposal.lease_s} s, then it ends by itself"
-    )
-    _put(transaction, acted, standing=Standing.ACTED, acted_s=transaction.now_s)
-
-
-def _undo(transaction: Transaction, incident: Incident) -> None:
-    assert incident.proposal is not None
-    reference = Reference(kind="Intent", name=incident.proposal.name)
-    gone = Delete(request_id="", resources=(reference,), ignore_missing=True, by=ourselves("assurance"))
-    before = len(transaction.effects)
-    removing.delete(transaction, gone)
-    replies = [effect for effect in transaction.effects[before:] if isinstance(effect, Reply)]
-    transaction.effects = [effect for effect in transaction.effects if effect not in replies]
-    text = f"it did not help: intents/{incident.proposal.name} is undone"
-    undone = _noted(incident, transaction.now_s, What.HELPED, text)
-    _put(transaction, undone, standing=Standing.OPEN, proposal=None, impossible="what was tried did not help")
+def _close(transaction: Transaction, incident: Incident) -> None:
+    helped = incident.standing is Standing.ACTED
+    if helped:
+        remediation.settle(transaction, incident)
+    text = f"nothing was seen for {QUIET_S:g} s" + (", since it was acted upon" if helped else "")
+    closed = noted(incident, transaction.now_s, What.HELPED if helped else What.DECIDED, text)
+    put(transaction, closed, standing=Standing.CLOSED, closed_s=transaction.now_s)
 
 
 def _take(transaction: Transaction, finding: Finding) -> None:
@@ -145,15 +77,17 @@ def _take(transaction: Transaction, finding: Finding) -> None:
     incident = max(open_ones, key=lambda each: each.serial, default=None)
     if incident is not None and incident.standing in OVER:
         if transaction.now_s - incident.closed_s <= COOL_DOWN_S:
-            again = _noted(incident, transaction.now_s, What.SEEN, f"again: {finding.text}")
-            _put(transaction, _joined(again, finding, transaction.now_s), standing=Standing.OPEN, closed_s=0.0)
+            again = noted(incident, transaction.now_s, What.SEEN, f"again: {finding.text}")
+            again = msgspec.structs.replace(again, standing=Standing.OPEN, closed_s=0.0)
+            again = remediation.propose(transaction, _joined(again, finding, transaction.now_s))
+            put(transaction, remediation.consider(transaction, again))
             return
         incident = None
     if incident is not None:
         joined = _joined(incident, finding, transaction.now_s)
         if joined.cause != incident.cause and joined.standing is Standing.OPEN and not joined.acted_s:
-            joined = _proposing(transaction, joined)
-        _put(transaction, joined)
+            joined = remediation.propose(transaction, joined)
+        put(transaction, remediation.consider(transaction, joined))
         return
     if finding.cold:
         return  # it is shown; a baseline that has not seen enough opens no incident
@@ -176,7 +110,9 @@ def _open(transaction: Transaction, key: str, suspicion: Suspicion) -> None:
         oldest = min((each for each in there if each.standing in OVER), key=lambda each: each.closed_s)
         transaction.incidents.drop(oldest.name)
     serial = transaction.number("incident")
-    newest, first = suspicion.findings[-1], suspicion.findings[0]
+    first = suspicion.findings[0]
+    named = [finding for finding in suspicion.findings if finding.cause in NAMED]
+    newest = (named or suspicion.findings)[-1]
     owners = tuple(sorted({owner for finding in suspicion.findings for owner in finding.owners}))
     incident = Incident(
         name=str(serial),
@@ -188,60 +124,34 @@ def _open(transaction: Transaction, key: str, suspicion: Suspicion) -> None:
         seen_s=transaction.now_s,
         count=len(suspicion.findings),
         detectors=tuple(sorted({name for finding in suspicion.findings for name in finding.detectors})),
+        signals=_signals((), suspicion.findings),
         owners=owners,
         newest=newest,
     )
-    incident = _noted(incident, transaction.now_s, What.SEEN, newest.text)
-    _put(transaction, _proposing(transaction, incident))
+    incident = noted(incident, transaction.now_s, What.SEEN, newest.text)
+    put(transaction, remediation.consider(transaction, remediation.propose(transaction, incident)))
     transaction.log("incident_opened", level="warning", incident=incident.name, about=key, reason=newest.text)
-
-
-def _proposing(transaction: Transaction, incident: Incident) -> Incident:
-    """With what would mend it, or why there is nothing."""
-    since_s = transaction.now_s - DAY_S
-    there = [each for each in transaction.incidents.all.values() if each.name != incident.name]
-    spent = [
-        owner
-        for owner in incident.owners
-        if sum(owner in each.owners and each.began_s > since_s for each in there) >= BUDGET_A_DAY
-    ]
-    if spent:
-        impossible = f"{spent[0]} has opened {BUDGET_A_DAY} incidents within a day: these may be false alarms"
-        proposal = None
-    else:
-        proposal, impossible = remediate(incident.newest, transaction.inventory, transaction.own, incident.name)
-    if proposal is not None:
-        text = f"proposed: {proposal.name}, for {proposal.lease_s} s; `stitch incident approve {incident.name}`"
-    else:
-        text = f"nothing is proposed: {impossible}"
-    return msgspec.structs.replace(
-        _noted(incident, transaction.now_s, What.DECIDED, text),
-        standing=Standing.PROPOSED if proposal is not None else Standing.OPEN,
-        proposal=proposal,
-        impossible=impossible,
-    )
 
 
 def _joined(incident: Incident, finding: Finding, now_s: float) -> Incident:
     if finding.cause != incident.cause:
-        incident = _noted(incident, now_s, What.SEEN, finding.text)
+        incident = noted(incident, now_s, What.SEEN, finding.text)
+    cause = finding.cause if finding.cause in NAMED and incident.cause not in NAMED else incident.cause
     return msgspec.structs.replace(
         incident,
-        cause=finding.cause if finding.cause in NAMED and incident.cause not in NAMED else incident.cause,
+        cause=cause,
         seen_s=now_s,
         count=incident.count + 1,
-        newest=finding,
+        newest=finding if finding.cause is cause else incident.newest,
         detectors=tuple(sorted({*incident.detectors, *finding.detectors}))[:32],
+        signals=_signals(incident.signals, (finding,)),
         owners=tuple(sorted({*incident.owners, *finding.owners}))[:64],
     )
 
 
-def _noted(incident: Incident, at_s: float, what: What, text: str) -> Incident:
-    timeline = (*incident.timeline, Moment(at_s=at_s, what=what, text=text[:2000]))
-    if len(timeline) > TIMELINE_MAX:
-        timeline = (*timeline[:8], *timeline[len(timeline) - TIMELINE_MAX + 8 :])
-    return msgspec.structs.replace(incident, timeline=timeline)
-
-
-def _put(transaction: Transaction, incident: Incident, **fields: object) -> None:
-    transaction.incidents.put(incident.name, msgspec.structs.replace(incident, **fields))
+def _signals(before: tuple[tuple[str, float], ...], findings: tuple[Finding, ...]) -> tuple[tuple[str, float], ...]:
+    seen = dict(before)
+    for finding in findings:
+        if not finding.cold:
+            seen |= dict.fromkeys(finding.detectors, finding.at_s)
+    return tuple(sorted(seen.items()))[:32]

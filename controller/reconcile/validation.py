@@ -89,15 +89,18 @@ def _judge(
         del warnings[MAX_WARNINGS:]
         warnings.append(f"more intents share packets; only {MAX_WARNINGS} warnings are given at once")
     for name, intent in intents.items():
-        for other in intent.overrides:
+        for verb, other in (
+            *(("overrides", other) for other in intent.overrides),
+            *(("suspends", other) for other in intent.suspends),
+        ):
             claim_of_other = index.claims.get(other)
             if claim_of_other is None:
                 why = "is not there" if transaction.intent_records.get(other) is None else "has expired"
-                warnings.append(f"intent {name} overrides {other}, which {why}")
+                warnings.append(f"intent {name} {verb} {other}, which {why}")
             elif claim_of_other.intent.tenant != intent.tenant:
                 owner = claim_of_other.intent.tenant
                 whose = f"belongs to tenant {owner}" if by.concerns(owner) else "is another tenant's"
-                refused.append(f"intent {name} overrides {other}, which {whose}: only that tenant may")
+                refused.append(f"intent {name} {verb} {other}, which {whose}: only that tenant may")
     if not refused:
         refused = _failures(
             claims,

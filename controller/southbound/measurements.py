@@ -14,7 +14,7 @@ from dataplane.host_api import ProbeReading
 REPEAT_S = 30.0
 DELAY_SHARE, DELAY_US = 0.1, 100
 LOSS_PERCENT = 0.1
-WINDOW = 12
+WINDOW = 30
 """Readings over which a loss is counted: a minute."""
 
 _Key = tuple[int, int, int | None]

@@ -10,7 +10,8 @@ from controller.language.sentence import print_sentence
 from controller.model.finding import Finding
 from controller.model.incident import Incident
 from controller.model.resource import Resource
-from controller.reconcile.incidents import BUDGET_A_DAY, DAY_S, about
+from controller.reconcile.incidents import about
+from controller.reconcile.remediation import BUDGET_A_DAY, DAY_S
 from controller.reconcile.state import State
 
 
@@ -38,10 +39,15 @@ def _incident(state: State, incident: Incident, now_s: float) -> Resource:
         "text": incident.newest.text,
         "newest": _finding(incident.newest),
         "timeline": [msgspec.to_builtins(moment) for moment in incident.timeline],
+        "mode": str(incident.mode),
         "budget": {owner: _spent(state, owner, now_s) for owner in incident.owners},
     }
     if incident.proposal is not None:
         status["proposal"] = to_manifest(incident.proposal) | {"sentence": print_sentence(incident.proposal)}
+    if incident.reroute:
+        status["reroute"] = incident.reroute
+    if incident.held:
+        status["held"] = incident.held
     if incident.impossible:
         status["impossible"] = incident.impossible
     if incident.closed_s:

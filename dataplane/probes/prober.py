@@ -35,7 +35,7 @@ from dataplane.xdp.bpf import Map
 
 LIBRARY = Path(__file__).resolve().parents[2] / "build/probes/prober.so"
 """What dataplane/probes/build.sh makes."""
-READ_S = 5.0
+READ_S = 2.0
 _FRAME_MAX, _SAMPLES, _NO_SLOT = 320, 256, 0xFFFFFFFF
 _PACKET_QDISC_BYPASS, _SOL_PACKET = 20, 263
 _FORWARD = 1

@@ -1,7 +1,10 @@
 """Delay and loss of paths, from their probes: CUSUM on the logarithm of the delay, and on what is lost.
 
-Sees: a delay that moves by more than a fifth within about three samples, loss of some percent within some seconds to
-minutes, a path that is gone within three samples. Misses: what both directions of the measurement hide, changes below a
+A link's own probes are few, those of the paths over it many: where a path has changed, that of its links is named whose
+own probes say most of the same (BLAMED).
+
+Sees: a delay that moves by more than a fifth within two to four samples, loss of some percent within some seconds to
+minutes, a path that is gone within three probes. Misses: what both directions of the measurement hide, changes below a
 fifth of the delay or below twice its jitter.
 """
 
@@ -9,11 +12,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from controller.assurance.baseline import Baseline
 from controller.assurance.seen import PathSample, Seen
 from controller.model.finding import Cause, Finding, Reason
 
 ALLOWED, FOUND, STEP_MAX = 1.5, 8.0, 4.0
+MEDIAN, MEDIAN_STEP_MAX = 4, 8.0
+"""A median of so many probes is worth more than one of them."""
+PROBES_MAX = 10_000
+"""Of a sample: what is more counts as so many."""
+BLAMED = 0.25
+"""Of the evidence that an alarm takes, where a path over the link has enough."""
 LOST_USUALLY, LOST_BADLY = 0.002, 0.05
 """Of probes; the test is which of the two it is."""
 LOSS_FOUND = math.log(1e4)
@@ -36,6 +47,7 @@ class Path:
     """Since the loss test was last at 0."""
     at_s: float = 0.0
     begun_s: float = 0.0
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +58,27 @@ class Delay:
         if not seen.paths:
             return self, ()
         paths = dict(self.paths)
-        findings: dict[str, Finding] = {}
+        found: list[tuple[PathSample, Finding]] = []
         for sample in sorted(seen.paths, key=lambda each: each.at_s):
-            entity = f"paths/{sample.path}"
             before = paths.get(sample.path, Path())
-            if sample.at_s <= before.at_s or (sample.path not in paths and len(paths) >= PATHS_MAX):
+            if sample.at_s <= before.at_s:
                 continue  # a clock that went back, or a sample that came twice
-            is_frozen = entity in frozen or bool(frozen.intersection(sample.owners))
+            if sample.path not in paths and len(paths) >= PATHS_MAX:
+                del paths[min(paths, key=lambda name: paths[name].at_s)]
+            is_frozen = _entity(sample) in frozen or bool(frozen.intersection(sample.owners))
             after, finding = _sampled(before, sample, is_frozen)
-            paths[sample.path] = after
+            paths[sample.path] = replace(after, link=sample.link)
             if finding is not None:
-                findings[entity] = finding
+                found.append((sample, finding))
+        findings: dict[str, Finding] = {}
+        for sample, finding in found:
+            blamed = _blamed(paths, sample, finding.cause) if sample.links else ""
+            if blamed:
+                text = f"link {blamed}: {finding.text}"
+                finding = msgspec.structs.replace(finding, entity=f"links/{blamed}", text=text)
+            same = findings.get(finding.entity)
+            if same is None or sample.link or finding.p < same.p:
+                findings[finding.entity] = finding
         return replace(self, paths=paths), tuple(findings.values())
 
     def forget(self, owner: str) -> "Delay":
@@ -66,18 +88,24 @@ class Delay:
 
 def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, Finding | None]:
     delay_ms = sample.delay_ms
-    lost = delay_ms is None or not math.isfinite(delay_ms) or delay_ms <= 0
-    loss = min(max(0.0, before.loss + (_LOST if lost else _CAME)), 2 * LOSS_FOUND)
-    counted = (before.lost + lost, before.samples + 1) if loss > 0 else (0, 0)
+    if delay_ms is not None and (not math.isfinite(delay_ms) or delay_ms <= 0):
+        delay_ms = None
+    sent = min(max(1, sample.sent), PROBES_MAX)
+    lost = min(max(0, sample.lost), sent) if sample.lost is not None else sent * (delay_ms is None)
+    loss = min(max(0.0, before.loss + lost * _LOST + (sent - lost) * _CAME), 2 * LOSS_FOUND)
+    counted = (before.lost + lost, before.samples + sent) if loss > 0 else (0, 0)
     after = replace(before, loss=loss, lost=counted[0], samples=counted[1], at_s=sample.at_s)
     if loss > 0 and before.loss == 0:
         after = replace(after, begun_s=sample.at_s)
-    if lost or delay_ms is None:
-        return after, _loss(after, sample) if loss >= LOSS_FOUND else None
+    if lost and loss >= LOSS_FOUND:
+        return after, _loss(after, sample)
+    if delay_ms is None:
+        return after, None
     value = math.log(delay_ms)
     if before.baseline.is_cold:
         return replace(after, baseline=before.baseline.learnt(value)), None
-    z = min(max(before.baseline.deviation(value), -STEP_MAX), STEP_MAX)
+    most = MEDIAN_STEP_MAX if sent >= MEDIAN else STEP_MAX
+    z = min(max(before.baseline.deviation(value), -most), most)
     up, down = max(0.0, before.up + z - ALLOWED), max(0.0, before.down - z - ALLOWED)
     after = replace(after, up=min(up, 2 * FOUND), down=min(down, 2 * FOUND))
     if max(up, down) >= FOUND:
@@ -85,6 +113,21 @@ def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, F
     if not is_frozen and max(up, down) == 0:
         after = replace(after, baseline=before.baseline.learnt(value))
     return after, None
+
+
+def _entity(sample: PathSample) -> str:
+    return f"links/{sample.link}" if sample.link else f"paths/{sample.path}"
+
+
+def _blamed(paths: Mapping[str, Path], sample: PathSample, cause: Cause) -> str:
+    """Which of the links of a path it is; empty: nothing says so."""
+    evidence = {
+        path.link: path.loss / LOSS_FOUND if cause is Cause.LOSS else max(path.up, path.down) / FOUND
+        for path in sorted(paths.values(), key=lambda each: (each.loss, each.up + each.down))
+        if path.link in sample.links
+    }
+    worst = max(evidence, key=lambda link: (evidence[link], link), default="")
+    return worst if evidence.get(worst, 0.0) >= BLAMED else ""
 
 
 def _shift(path: Path, sample: PathSample, delay_ms: float) -> Finding:
@@ -105,7 +148,7 @@ def _finding(sample: PathSample, cause: Cause, p: float, reason: Reason, text: s
     return Finding(
         at_s=sample.at_s,
         cause=cause,
-        entity=f"paths/{sample.path}",
+        entity=_entity(sample),
         detectors=("delay",),
         p=max(1e-12, min(1.0, p)),
         reasons=(reason,),
