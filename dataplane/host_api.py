@@ -256,7 +256,19 @@ class Tunnel(_Request, frozen=True, kw_only=True):
     persistent_keepalive_s: Unsigned16 = 25
 
 
-class Probe(_Request, frozen=True, kw_only=True):
+class FarEnd(_Request, frozen=True, kw_only=True):
+    """Where somebody takes the same path the other way round, who is told when it is dead here."""
+
+    sid: AddressText
+    """Its End."""
+    containers: Annotated[tuple[AddressText, ...], Meta(min_length=1, max_length=MAX_SEGMENTS)]
+    """Over this path; the last one ends with `sid`."""
+    liveness_group: Unsigned16
+    slot: Annotated[int, Meta(ge=0, le=CANDIDATE_PATHS - 1)]
+    """What the path is called there."""
+
+
+class Probe(_Request, frozen=True, kw_only=True, omit_defaults=True):
     """STAMP packets (RFC 8762) over a path there and back, again and again (desired)."""
 
     port: Port
@@ -269,6 +281,7 @@ class Probe(_Request, frozen=True, kw_only=True):
     liveness_group: Unsigned16 = 0
     slot: Annotated[int, Meta(ge=0, le=CANDIDATE_PATHS - 1)] | None = None
     """Of the candidate path that is not taken while they do not come back. None: they are of the link at `port`."""
+    far_end: FarEnd | None = None
 
 
 class HostState(_Request, frozen=True, kw_only=True, omit_defaults=True):

@@ -171,6 +171,8 @@ class PipelineEvent(enum.IntEnum):
     """It has not the HMAC of what was sent with its sequence number."""
     PROBE_REPLAYED = 20
     """It came back before, or too long ago was it sent."""
+    PATH_DOUBTED = 21
+    """The far end of a path has told that it finds it dead."""
 
 
 FABRIC_VRF = 0
@@ -194,6 +196,8 @@ PROBES = 512
 PROBES_REMEMBERED = 64
 """The last ones of each, that may still come back."""
 STAMP_PORT = 862
+NOTICE_SSID = 0xFFFF
+"""Instead of a session's: no probe, but a notice that a path is dead."""
 """UDP, RFC 8762 §4.1."""
 FLOW_CACHE_WAYS = 4
 CONVERSATION_WAYS = 8

@@ -5,8 +5,11 @@
  *   End, no SID left, UDP to STAMP's port ──▶ probe[SSID].sent[sequence] ── same HMAC, first time ──▶ received_ns
  *                                                                         └▶ forged, or replayed: counted, dropped
  *
+ *                             SSID of notices ──▶ path_dead[group].doubted
+ *
  * Who sends remembers the HMAC of each, so that nothing is computed here: whoever did not see a probe cannot make its
  * HMAC, and each counts once. The sender judges (dataplane/probes/prober.c): path_dead has a bit for each candidate path.
+ * A notice says which path its sender finds dead. It proves nothing, and decides nothing.
  */
 #pragma once
 
@@ -17,7 +20,9 @@ struct stamp {
 	__be64 timestamp;
 	__be16 error_estimate;
 	__be16 ssid;
-	__u8 zero2[68];
+	__be16 dead_group; /* of a notice, and the next; of a probe zero */
+	__u8 dead_slot;
+	__u8 zero2[65];
 	__be64 hmac[2];
 };
 _Static_assert(sizeof(struct stamp) == 112, "stamp");
@@ -53,8 +58,10 @@ struct {
 struct path_judgement {
 	__u32 dead; /* bits of candidate paths */
 	__u32 is_used; /* a packet has been sent by one of them since the sender of probes looked: it probes these faster */
+	__u32 doubted; /* bits: their far ends have told that they are dead */
+	__u32 unused;
 };
-_Static_assert(sizeof(struct path_judgement) == 8, "path_judgement");
+_Static_assert(sizeof(struct path_judgement) == 16, "path_judgement");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -97,6 +104,17 @@ static __always_inline int refuse_probe(const struct packet *packet, __u32 event
 	return drop(packet, DROP_SEGMENTS_LEFT); /* as whatever else ends at End */
 }
 
+static __always_inline int hear_notice(const struct stamp *stamp)
+{
+	__u32 group = bpf_ntohs(stamp->dead_group);
+	struct path_judgement *judged = bpf_map_lookup_elem(&path_dead, &group);
+
+	if (judged)
+		judged->doubted |= 1u << (stamp->dead_slot & (CANDIDATE_PATHS - 1));
+	count_event(EVENT_PATH_DOUBTED);
+	return XDP_DROP;
+}
+
 /* GO_ON: it is no probe. XDP_DROP: it is one, and has come to its end. */
 static __noinline int hear_probe(struct xdp_md *ctx, const struct packet *packet)
 {
@@ -109,6 +127,8 @@ static __noinline int hear_probe(struct xdp_md *ctx, const struct packet *packet
 		return GO_ON;
 	ssid = bpf_ntohs(stamp->ssid);
 	sequence = bpf_ntohl(stamp->sequence);
+	if (ssid == NOTICE_SSID)
+		return hear_notice(stamp);
 	probing = bpf_map_lookup_elem(&probe, &ssid);
 	if (!probing)
 		return refuse_probe(packet, EVENT_PROBE_FORGED);

@@ -95,6 +95,7 @@ enum pipeline_event {
 	EVENT_PROBE_RETURNED = 18,
 	EVENT_PROBE_FORGED = 19,
 	EVENT_PROBE_REPLAYED = 20,
+	EVENT_PATH_DOUBTED = 21,
 };
 
 #define FABRIC_VRF 0
@@ -105,6 +106,7 @@ enum pipeline_event {
 #define PROBES 512
 #define PROBES_REMEMBERED 64
 #define STAMP_PORT 862
+#define NOTICE_SSID 65535
 #define PORT_LOSSES 4
 #define CONTAINERS 4
 #define MAX_SEGMENTS 8

@@ -6,7 +6,7 @@ import pytest
 from controller.model.discovery import PathMeasurement, PortMeasurement
 from controller.model.event import Measured, NodeUnreachable
 from controller.southbound.measurements import REPEAT_S, WINDOW, Measurements
-from dataplane.host_api import ProbeReading
+from dataplane.host_api import Probe, ProbeReading
 from tests.simulator import LAB, ORDER_PROCESSING, World
 from tests.typed_in import typed
 from topologies.topology_file import load
@@ -129,3 +129,25 @@ def test_what_is_measured_is_shown_until_its_node_is_away() -> None:
     ]
     transit.event(NodeUnreachable(node="t1", reason="test"), transit.life)
     assert link() is None
+
+
+def test_both_ends_of_a_path_know_how_the_other_calls_it() -> None:
+    world = World(topology=typed(load(LAB)))
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+
+    def of(node: str) -> dict[tuple[int, int], Probe]:
+        state = world.controllers["transit"].state.nodes[node].state
+        assert state is not None
+        return {(probe.liveness_group, probe.slot): probe for probe in state.host.probes if probe.slot is not None}
+
+    here, there = of("t1"), of("t2")
+    assert len(here) == 2
+    for (group, slot), probe in here.items():
+        assert probe.far_end is not None
+        other = there[probe.far_end.liveness_group, probe.far_end.slot]
+        assert other.far_end is not None
+        assert (other.far_end.liveness_group, other.far_end.slot) == (group, slot)
+        assert (other.source, probe.source) == (probe.far_end.sid, other.far_end.sid)
+        assert probe.containers[0].startswith(probe.far_end.containers[0].removesuffix("::")), "the same way there"

@@ -8,6 +8,7 @@
 
 import hashlib
 import hmac
+import ipaddress
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
@@ -32,14 +34,16 @@ from waiting import LIMIT_S, wait_for
 from dataplane.host_api import (
     CapturedFrame,
     CaptureQuery,
+    FarEnd,
     HostState,
     Probe,
     ProbeReading,
     TelemetryBatch,
     TelemetryQuery,
 )
+from dataplane.probes.frame import template
 from dataplane.probes.prober import Prober
-from dataplane.reasons import STAMP_PORT, DropReason, PipelineEvent
+from dataplane.reasons import NOTICE_SSID, STAMP_PORT, DropReason, PipelineEvent
 from dataplane.xdp.bpf import Map, Object
 
 pytestmark = pytest.mark.root
@@ -68,16 +72,22 @@ class Pair:
             if batch.probes:
                 yield {(reading.port, reading.slot): reading for reading in batch.probes}
 
-    def map(self, name: str) -> Map:
-        (path,) = (self.pins / "near").glob(f"maps-*/{name}")
+    def map(self, name: str, node: str = "near") -> Map:
+        (path,) = (self.pins / node).glob(f"maps-*/{name}")
         return Map.open_pinned(path)
 
     def dead(self) -> int:
         with self.map("path_dead") as dead:
             return int.from_bytes((dead.lookup(struct.pack("=I", GROUP)) or b"")[:4], "little")
 
-    def events(self) -> dict[PipelineEvent, int]:
-        with self.map("event_counter") as counters:
+    def last_sent(self, ssid: int) -> int:
+        """Sequence number of the newest probe."""
+        with self.map("probe") as probes:
+            sent = probes.lookup(struct.pack("=I", ssid)) or b""
+        return max(sequence for *_, sequence, is_sent in struct.iter_unpack("=QQ16sII", sent) if is_sent)
+
+    def events(self, name: str = "near") -> dict[PipelineEvent, int]:
+        with self.map("event_counter", name) as counters:
             return {
                 event: sum(struct.unpack("=Q", value)[0] for value in counters.lookup_per_cpu(struct.pack("=I", event)))
                 for event in PipelineEvent
@@ -243,10 +253,10 @@ def test_no_more_are_sent_than_the_node_may_send(sender: tuple[Namespace, Object
     assert came[-1][0] - came[3][0] > 0.6, "20 after the first of each, with jitter, in a second without it"
 
 
-def over_link_1(pair: Pair, *, passes: bool) -> None:
-    """Far takes nothing any more that comes in by link 1, or all of it again; both ends keep their carrier."""
+def over_link(pair: Pair, number: int, *, passes: bool) -> None:
+    """Far takes nothing any more that comes in by this link, or all of it again; both ends keep their carrier."""
     controller = Controller(pair.agents[1])
-    link = entry("attachment", "link", params={"ingress_class": 1}, ingress_port=1, vlan_id=0)
+    link = entry("attachment", "link", params={"ingress_class": 1}, ingress_port=number, vlan_id=0)
     (controller.insert if passes else controller.delete)(link)
     controller.close()
 
@@ -255,16 +265,83 @@ def test_a_path_that_swallows_everything_is_dead_until_it_has_been_well_for_a_wh
     pair.agent.sync(HostState(probes=(probe(1, 0), probe(2, 1), probe(1, interval_ms=50))))
     next(pair.readings())
     assert pair.dead() == 0
-    over_link_1(pair, passes=False)
+    over_link(pair, 1, passes=False)
     wait_for(lambda: pair.dead() == 0b01, "the first path is found dead")
     wait_for(lambda: pair.agent.describe().ports[0].silent, "so is its link")
     ports = pair.agent.describe().ports
     assert [(port.carrier, port.silent) for port in ports] == [(True, True), (True, False)]
-    over_link_1(pair, passes=True)
+    over_link(pair, 1, passes=True)
     begin = time.monotonic()
     wait_for(lambda: pair.dead() == 0, "it is well again")
     assert time.monotonic() - begin > 1, "not at the first probe that comes back"
     wait_for(lambda: not pair.agent.describe().ports[0].silent, "the link too")
+
+
+def test_where_all_paths_are_dead_that_is_taken_which_came_back_last(pair: Pair) -> None:
+    pair.agent.sync(HostState(probes=(probe(1, 0), probe(2, 1))))
+    next(pair.readings())
+    over_link(pair, 2, passes=False)
+    wait_for(lambda: pair.dead() == 0b10, "the second path is found dead")
+    over_link(pair, 1, passes=False)
+    over_link(pair, 2, passes=True)
+    wait_for(lambda: pair.dead() == 0b01, "the first too, and the second comes back before it is alive")
+
+
+def test_the_far_end_is_told_of_a_dead_path_over_another(pair: Pair) -> None:
+    told = tuple(
+        msgspec.structs.replace(probe(n, n - 1), far_end=FarEnd(sid=FAR, containers=(FAR,), liveness_group=n, slot=n))
+        for n in (1, 2)
+    )
+    pair.agent.sync(HostState(probes=told))
+    next(pair.readings())
+    assert pair.events("far")[PipelineEvent.PATH_DOUBTED] == 0
+    over_link(pair, 1, passes=False)
+    wait_for(lambda: pair.events("far")[PipelineEvent.PATH_DOUBTED] > 0, "it is told")
+    with pair.map("path_dead", "far") as paths:
+        (_, _, doubted, _) = struct.unpack("=IIII", paths.lookup(struct.pack("=I", 1)) or b"")
+    assert doubted == 0b10, "no probes are told there, so that nobody has taken it away"
+
+
+def notice(pair: Pair) -> None:
+    """From far, over link 2, that path 0 is dead."""
+    near, far = (agent.describe().ports[1].mac for agent in pair.agents)
+    made = template(
+        destination_mac=bytes.fromhex(near.replace(":", "")),
+        source_mac=bytes.fromhex(far.replace(":", "")),
+        source=int(ipaddress.ip_address(FAR)),
+        destination=int(ipaddress.ip_address(NEAR)),
+        containers=[int(ipaddress.ip_address(NEAR))],
+        ssid=NOTICE_SSID,
+    )
+    frame = bytearray(made.frame)
+    frame[made.stamp_at + 28 : made.stamp_at + 31] = struct.pack("!HB", GROUP, 0)
+    with pair.far.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+        wire.bind(("p2", 0))
+        wire.send(bytes(frame))
+
+
+def test_a_path_of_which_its_far_end_tells_is_dead_when_one_probe_is_missed(pair: Pair) -> None:
+    pair.agent.sync(HostState(probes=(probe(1, 0, interval_ms=3000), probe(2, 1))))
+    wait_for(lambda: next(pair.readings())[1, 0].round_trip_us > 0, "it is measured")
+    over_link(pair, 1, passes=False)
+    before = pair.last_sent(0)
+
+    def is_dead() -> bool:
+        notice(pair)
+        return pair.dead() == 0b01
+
+    wait_for(is_dead, "it is dead")
+    assert pair.last_sent(0) <= before + 2, "three were not sent since"
+
+
+def test_a_notice_of_a_path_that_is_well_changes_nothing(pair: Pair) -> None:
+    pair.agent.sync(HostState(probes=(probe(1, 0, interval_ms=200), probe(2, 1))))
+    next(pair.readings())
+    notice(pair)
+    wait_for(lambda: pair.events()[PipelineEvent.PATH_DOUBTED] == 1, "it has come")
+    before = pair.last_sent(0)
+    wait_for(lambda: pair.last_sent(0) > before + 1, "so long it is doubted")
+    assert pair.dead() == 0
 
 
 def test_without_a_carrier_a_path_is_dead_at_once(pair: Pair) -> None:
@@ -344,7 +421,7 @@ def used(pair: Pair) -> Iterator[None]:
     def mark() -> None:
         with pair.map("path_dead") as paths:
             while not ended.wait(0.05):
-                paths.update(struct.pack("=I", GROUP), struct.pack("=II", 0, 1))
+                paths.update(struct.pack("=I", GROUP), struct.pack("=IIII", 0, 1, 0, 0))
 
     marking = threading.Thread(target=mark)
     marking.start()

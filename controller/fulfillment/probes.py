@@ -1,15 +1,19 @@
 """What nodes probe: each candidate path of their SR Policies, and each of their links (STAMP, RFC 8762).
 
 A probe goes along a path to its end and back by the same links, to its sender's own End: it takes the SIDs that traffic
-takes, in both directions, and nobody but its sender has to do anything for it.
+takes, in both directions, and nobody but its sender has to do anything for it. Who finds a path dead tells its other
+end, over another path.
 """
 
 import ipaddress
+from collections.abc import Iterable
+
+import msgspec
 
 from controller.fulfillment.containers import whole
 from controller.fulfillment.fabric import Fabric
-from controller.model.sr_policy import SrPolicy
-from dataplane.host_api import Probe
+from controller.model.sr_policy import CandidatePath, SrPolicy
+from dataplane.host_api import FarEnd, Probe
 from dataplane.reasons import MAX_SEGMENTS
 
 CHOICE_MS = 10
@@ -20,18 +24,43 @@ LINK_MS = 250
 
 def path_probes(fabric: Fabric, policy: SrPolicy, headend: str, number: int) -> tuple[Probe, ...]:
     """Of an SR Policy from one of its ends, where it has this number. Slots are as in `sr_policy_entries`."""
-    order = 1 if headend == policy.headend else -1
-    paths = [
+    order, far = (1, policy.endpoint) if headend == policy.headend else (-1, policy.headend)
+    paths, far_paths = _taken(fabric, policy, headend), _taken(fabric, policy, far)
+    interval_ms = CHOICE_MS if len(paths) > 1 else SINGLE_MS
+    probes = []
+    for slot, path in enumerate(paths):
+        nodes, links = path.nodes[::order], path.links[::order]
+        probe = _probe(fabric, nodes, links, interval_ms, number, slot)
+        if probe is None:
+            continue
+        if len(paths) > 1 and policy.is_numbered and path in far_paths:
+            far_end = _far_end(fabric, nodes, links, policy.number_at(far), far_paths.index(path))
+            probe = msgspec.structs.replace(probe, far_end=far_end)
+        probes.append(probe)
+    return tuple(probes)
+
+
+def _taken(fabric: Fabric, policy: SrPolicy, headend: str) -> list[CandidatePath]:
+    """By slot."""
+    return [
         path
         for path in policy.candidate_paths
         if not fabric.compile_path(path, reverse=headend != policy.headend).containers.is_too_long
     ]
-    interval_ms = CHOICE_MS if len(paths) > 1 else SINGLE_MS
-    probes = (
-        _probe(fabric, path.nodes[::order], path.links[::order], interval_ms, number, slot)
-        for slot, path in enumerate(paths)
+
+
+def _far_end(fabric: Fabric, nodes: tuple[str, ...], links: tuple[str, ...], number: int, slot: int) -> FarEnd:
+    endpoint = fabric.locators[nodes[-1]]
+    return FarEnd(
+        sid=str(ipaddress.IPv6Address(endpoint)),
+        containers=_texts(whole([*fabric.steps(nodes, links), (endpoint, 0)])),
+        liveness_group=number,
+        slot=slot,
     )
-    return tuple(probe for probe in probes if probe is not None)
+
+
+def _texts(containers: Iterable[int]) -> tuple[str, ...]:
+    return tuple(str(ipaddress.IPv6Address(container)) for container in containers)
 
 
 def link_probes(fabric: Fabric) -> dict[str, tuple[Probe, ...]]:
@@ -66,7 +95,7 @@ def _probe(
     return Probe(
         port=fabric.ports[links[0], nodes[0]],
         source=str(ipaddress.IPv6Address(headend)),
-        containers=tuple(str(ipaddress.IPv6Address(container)) for container in containers),
+        containers=_texts(containers),
         interval_ms=interval_ms,
         liveness_group=group,
         slot=slot,

@@ -33,9 +33,10 @@ class Template:
 
 
 def template(
-    *, destination_mac: bytes, source_mac: bytes, source: int, containers: Sequence[int], ssid: int
+    *, destination_mac: bytes, source_mac: bytes, source: int, destination: int, containers: Sequence[int], ssid: int
 ) -> Template:
-    """`source`: our own End, which is also what the last of `containers` has become when it is back."""
+    """`source`: our own End. `destination`: what the last of `containers` has become where it ends, which is our own
+    End too where it comes back."""
     first, *others = containers
     udp = struct.pack("!HHHH", SOURCE_PORT, STAMP_PORT, 8 + STAMP_BYTES, 0)
     stamp = struct.pack("!I12sQHH68s16s", 0, bytes(12), 0, _ERROR_ESTIMATE, ssid, bytes(68), bytes(16))
@@ -50,6 +51,6 @@ def template(
     ip += source.to_bytes(16) + first.to_bytes(16)
     head = destination_mac + source_mac + b"\x86\xdd" + ip + srh + udp
     # RFC 8200 §8.1: of the final destination, as who checks it sees it.
-    pseudo = source.to_bytes(16) + source.to_bytes(16) + struct.pack("!IHBB", len(udp) + len(stamp), 0, 0, _UDP)
+    pseudo = source.to_bytes(16) + destination.to_bytes(16) + struct.pack("!IHBB", len(udp) + len(stamp), 0, 0, _UDP)
     base = sum(struct.unpack(f"!{(len(pseudo) + len(udp)) // 2}H", pseudo + udp))
     return Template(frame=head + stamp, stamp_at=len(head), checksum_base=base)

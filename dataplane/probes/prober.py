@@ -28,9 +28,11 @@ import numpy as np
 from dataplane import addressing
 from dataplane.errors import NodeRefused, RequestInvalid
 from dataplane.host.interface import read_interface
+from dataplane.host.kernel_events import LINKS
+from dataplane.host.netlink import ROUTE, subscribe
 from dataplane.host_api import Probe, ProbeReading
-from dataplane.probes.frame import template
-from dataplane.reasons import PROBES
+from dataplane.probes.frame import Template, template
+from dataplane.reasons import NOTICE_SSID, PORTS, PROBES
 from dataplane.xdp.bpf import Map
 
 LIBRARY = Path(__file__).resolve().parents[2] / "build/probes/prober.so"
@@ -45,26 +47,29 @@ _MS_NS = 1_000_000
 _U32 = struct.Struct("=I")
 
 
+class _Frame(ctypes.Structure):
+    """struct frame"""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("stamp_at", ctypes.c_uint32),
+        ("checksum_base", ctypes.c_uint32),
+        ("octets", ctypes.c_uint8 * _FRAME_MAX),
+    )
+
+
 class _Target(ctypes.Structure):
     """struct target"""
 
     _fields_ = (
-        ("frame", ctypes.c_uint8 * _FRAME_MAX),
-        ("length", ctypes.c_uint32),
-        ("stamp_at", ctypes.c_uint32),
-        ("checksum_base", ctypes.c_uint32),
-        ("ifindex", ctypes.c_uint32),
-        ("port", ctypes.c_uint32),
-        ("ssid", ctypes.c_uint32),
-        ("group", ctypes.c_uint32),
-        ("slot", ctypes.c_uint32),
-        ("interval_ns", ctypes.c_uint64),
         ("next_ns", ctypes.c_uint64),
         ("used_ns", ctypes.c_uint64),
         ("alive_since_ns", ctypes.c_uint64),
         ("good_since_ns", ctypes.c_uint64),
         ("rtt_ns", ctypes.c_uint64),
         ("deviation_ns", ctypes.c_uint64),
+        ("doubted_ns", ctypes.c_uint64),
+        ("heard_ns", ctypes.c_uint64),
         ("sequence", ctypes.c_uint32),
         ("judged", ctypes.c_uint32),
         ("missed", ctypes.c_uint32),
@@ -72,9 +77,20 @@ class _Target(ctypes.Structure):
         ("holds", ctypes.c_uint32),
         ("is_dead", ctypes.c_uint32),
         ("no_carrier", ctypes.c_uint32),
+        ("to_tell", ctypes.c_uint32),
         ("sent", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
+        ("interval_ns", ctypes.c_uint64),
+        ("ifindex", ctypes.c_uint32),
+        ("port", ctypes.c_uint32),
+        ("ssid", ctypes.c_uint32),
+        ("group", ctypes.c_uint32),
+        ("slot", ctypes.c_uint32),
+        ("far_group", ctypes.c_uint32),
+        ("far_slot", ctypes.c_uint32),
         ("samples", ctypes.c_uint32),
+        ("probe", _Frame),
+        ("notice", _Frame),
         ("rtt_us", ctypes.c_uint32 * _SAMPLES),
     )
 
@@ -90,12 +106,18 @@ class _Prober(ctypes.Structure):
         ("paths", ctypes.c_void_p),
         ("socket", ctypes.c_int32),
         ("control", ctypes.c_int32),
-        ("woken", ctypes.c_int32),
+        ("stopped", ctypes.c_int32),
+        ("changed", ctypes.c_int32),
+        ("links", ctypes.c_int32),
         ("is_idle", ctypes.c_uint32),
+        ("bits_differ", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
         ("random", ctypes.c_uint64),
         ("late_ns", ctypes.c_uint64),
         ("key", ctypes.c_uint8 * 32),
-        ("interfaces", ctypes.c_char * 16 * 512),
+        ("interfaces", ctypes.c_char * 16 * PORTS),
+        ("look_ns", ctypes.c_uint64 * PROBES),
+        ("groups", ctypes.c_uint32 * PROBES),
     )
 
 
@@ -146,6 +168,10 @@ class Prober:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # receives nothing
         self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         self._control = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self._links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ROUTE)
+        self._links.bind((0, 0))
+        for group in LINKS:
+            subscribe(self._links, group)
         self._counted: dict[_Sent, int] = {}
         """How many samples were read."""
         self._readings: tuple[float, tuple[ProbeReading, ...]] = float("-inf"), ()
@@ -217,17 +243,14 @@ class Prober:
 
     def _begin(self, target: _Target, sent: _Sent) -> None:
         probe, ssid = sent.probe, self._ssids[sent]
-        made = template(
-            destination_mac=sent.destination_mac,
-            source_mac=sent.source_mac,
-            source=int(addressing.sid(probe.source)),
-            containers=[int(addressing.sid(container)) for container in probe.containers],
-            ssid=ssid,
-        )
-        ctypes.memmove(target.frame, made.frame, len(made.frame))
-        target.length, target.stamp_at, target.checksum_base = len(made.frame), made.stamp_at, made.checksum_base
         target.ifindex, target.port, target.ssid = sent.index, probe.port, ssid
         target.group, target.slot = (probe.liveness_group, probe.slot) if probe.slot is not None else (0, _NO_SLOT)
+        _write(target.probe, _template(sent, probe.source, probe.containers, ssid))
+        target.far_slot = _NO_SLOT
+        if probe.far_end is not None:
+            far = probe.far_end
+            target.far_group, target.far_slot = far.liveness_group, far.slot
+            _write(target.notice, _template(sent, far.sid, far.containers, NOTICE_SSID))
         self._probes[ssid] = 0
 
     def _start(self) -> None:
@@ -240,12 +263,15 @@ class Prober:
             paths=self._paths.ctypes.data,
             socket=self._socket.fileno(),
             control=self._control.fileno(),
-            woken=os.eventfd(0, os.EFD_CLOEXEC),
+            stopped=os.eventfd(0, os.EFD_CLOEXEC),
+            changed=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
+            links=self._links.fileno(),
             random=secrets.randbits(64) | 1,
             key=(ctypes.c_uint8 * 32)(*self._key),
         )
         for sent in self._order:
             prober.interfaces[sent.probe.port].value = sent.interface.encode()
+        prober.groups[: len(self._order)] = [target.group for target in self._targets]
         self._prober = prober
         self._threads = tuple(
             threading.Thread(target=work, args=(prober,), name=name, daemon=True)
@@ -258,16 +284,18 @@ class Prober:
         """Sends no more; what is judged stays."""
         if self._prober is not None:
             self._prober.stop = 1
-            os.eventfd_write(self._prober.woken, 1)
+            os.eventfd_write(self._prober.stopped, 1)
             for thread in self._threads:
                 thread.join()
-            os.close(self._prober.woken)
+            os.close(self._prober.stopped)
+            os.close(self._prober.changed)
         self._prober, self._threads = None, ()
 
     def close(self) -> None:
         self.stop()
         self._socket.close()
         self._control.close()
+        self._links.close()
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -312,9 +340,26 @@ class Prober:
         )
 
 
+def _template(sent: _Sent, destination: str, containers: Sequence[str], ssid: int) -> Template:
+    return template(
+        destination_mac=sent.destination_mac,
+        source_mac=sent.source_mac,
+        source=int(addressing.sid(sent.probe.source)),
+        destination=int(addressing.sid(destination)),
+        containers=[int(addressing.sid(container)) for container in containers],
+        ssid=ssid,
+    )
+
+
+def _write(frame: _Frame, made: Template) -> None:
+    ctypes.memmove(frame.octets, made.frame, len(made.frame))
+    frame.length, frame.stamp_at, frame.checksum_base = len(made.frame), made.stamp_at, made.checksum_base
+
+
 def _check(probe: Probe) -> None:
+    far = probe.far_end
     try:
-        for text in (probe.source, *probe.containers):
+        for text in (probe.source, *probe.containers, *((far.sid, *far.containers) if far is not None else ())):
             addressing.sid(text)
     except ValueError as error:
         raise RequestInvalid(f"probe at port {probe.port}: {error}") from error
