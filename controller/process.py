@@ -1,19 +1,29 @@
-"""This process as Prometheus' process collectors show one, and what was built."""
+"""This process: its memory, and what Prometheus' process collectors show of one."""
 
+import asyncio
 import ctypes
 import gc
 import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 
 from controller.model.telemetry import Metric, Sample
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_COLLECT_AFTER = (10_000, 20, 20)
+_COLLECT_AFTER = (10_000, 20, 1 << 30)
 """Objects, and collections of the next younger generation, after which each generation is looked through. Ten times as
-many make nothing quicker, and what hostile messages leave behind then takes twice the memory."""
+many make nothing quicker, and what hostile messages leave behind then takes twice the memory. The eldest, which is as
+large as the state, has its turn when nothing else is done (`Collecting`)."""
+_ELDEST_AFTER = 20
+"""Collections of the middle generation, as Python has it by itself."""
+COLLECT_S = 30.0
+_PUT_OFF_MAX = 10
+"""So often in a row it waits for answers that are worked out."""
+_WHOLE_EACH = 64
+"""Of so many collections of the eldest generation one looks through what was looked through before, too."""
 _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 """Parameters of glibc's mallopt(3)."""
 _LARGE_BYTES = 1 << 16
@@ -23,6 +33,34 @@ def collect_seldom() -> None:
     """The state of a controller is frozen values, hundreds of thousands of them, in which there are no cycles. Looking
     for some as often as Python does by itself costs a quarter of what is done for many intents."""
     gc.set_threshold(*_COLLECT_AFTER)
+
+
+class Collecting:
+    """Looks for cycles in the eldest generation, during which all threads stand still: 0.6 s where a controller of
+    10,000 nodes just answers with its graph. So it waits while answers are worked out, and what it has found to be in
+    use is not looked through again the next times."""
+
+    def __init__(self) -> None:
+        self._put_off = 0
+        self.count = 0
+
+    def turn(self, *, busy: bool) -> None:
+        if gc.get_count()[2] < _ELDEST_AFTER:
+            return
+        if busy and self._put_off < _PUT_OFF_MAX:
+            self._put_off += 1
+            return
+        self._put_off = 0
+        self.count += 1
+        if self.count % _WHOLE_EACH == 0:
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+    async def run(self, busy: Callable[[], bool]) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_S)
+            self.turn(busy=busy())
 
 
 def give_memory_back() -> None:

@@ -116,9 +116,9 @@ class Reading:
     def graph(self) -> NetworkGraph:
         with self._looking["graph"]:
             now_s, state = self._now_s(), self._stored
-            resources = {kind: resource_view.resources(state, kind, now_s) for kind in graph_view.KINDS}
+            resources = {kind: resource_view.each(state, kind, now_s) for kind in graph_view.KINDS}
             made = graph_view.network_graph(state.own, resources)
-            whole = Resource(kind="Graph", metadata={"name": made.domain}, spec=msgspec.to_builtins(made), status={})
+            whole = Resource(kind="Graph", metadata={"name": made.domain}, spec={"digest": made.digest}, status={})
             marked = self._revisions.look("graph", [whole])
             return msgspec.structs.replace(made, revision=int(marked[0].metadata["revision"]))
 

@@ -193,6 +193,7 @@ async def _run(
         api = Server(app, _listening(where, config.listen), tls=context)
         tasks.create_task(api.run(), name="northbound")
         tasks.create_task(tokens.keep(), name="tokens")
+        tasks.create_task(process.Collecting().run(api.busy), name="collecting")
         await api.started.wait()
         service_manager.ready()
         _log.info(

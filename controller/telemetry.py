@@ -18,6 +18,7 @@ from controller.export.collector import Collector
 from controller.model.flow_columns import FlowColumns
 from controller.model.resource import Resource
 from controller.model.telemetry import Carried, Check, Metric, NodeDrops, NodeFlows, Sample
+from controller.reconcile.state import State
 from controller.shell import Shell
 from controller.traffic import Traffic
 from controller.views import doctor, resource_view
@@ -120,9 +121,7 @@ class NodeTelemetry:
 
     async def flows(self, concerns: Callable[[str], bool] | None = None) -> tuple[NodeFlows, ...]:
         """`concerns`: only what these owners have; then the others' do not count against what a node tells at once."""
-        owners: dict[str, dict[int, str]] = {}
-        for (node, number), owner in resource_view.forwarding_classes(self._shell.state).items():
-            owners.setdefault(node, {})[number] = owner
+        owners = await asyncio.to_thread(_owners, self._shell.state)
 
         async def read(node: str) -> FlowBatch:
             if concerns is None:
@@ -151,49 +150,31 @@ class NodeTelemetry:
         carried, dropped = await asyncio.gather(
             self._by_owner(self._nodes.forwarding_classes), self._by_owner(self._nodes.forwarding_class_drops)
         )
-        return tuple(
-            Carried(
-                node=node,
-                owner=owner,
-                packets=packets,
-                bytes=octets,
-                dropped_packets=dropped.get((node, owner), (0, 0))[0],
-                dropped_bytes=dropped.get((node, owner), (0, 0))[1],
-            )
-            for (node, owner), (packets, octets) in sorted(carried.items())
-        )
+        return await asyncio.to_thread(_carried, carried, dropped)
 
     async def _by_owner(
         self, read: Callable[[str], Awaitable[tuple[CounterSample, ...]]]
     ) -> dict[tuple[str, str], tuple[int, int]]:
         """Packets and bytes by node and owner."""
-        owners = resource_view.forwarding_classes(self._shell.state)
-        totals: dict[tuple[str, str], tuple[int, int]] = {}
-        for node, samples in (await self._of_all(read)).items():
-            for sample in samples:
-                if owner := owners.get((node, sample.index)):
-                    packets, octets = totals.get((node, owner), (0, 0))
-                    totals[node, owner] = packets + sample.packets, octets + sample.bytes
-        return totals
+        return await asyncio.to_thread(_totals, self._shell.state, await self._of_all(read))
 
     async def checks(self) -> tuple[Check, ...]:
         state, now_s = self._shell.state, time.time()
-        rows = [*doctor.checks(state, now_s)]
-        for node in self._nodes.names():
-            subject = f"nodes/{node}"
-            fault, telemetry_fault = self._nodes.fault(node), self._nodes.telemetry_fault(node)
+        rows = await asyncio.to_thread(lambda: [*doctor.checks(state, now_s)])
+        faults = {node: self._nodes.fault(node) for node in self._nodes.names()}
+        for node, fault in faults.items():
+            subject, telemetry_fault = f"nodes/{node}", self._nodes.telemetry_fault(node)
             advice = f"see that {node} runs, and listens where `agent` of its manifest says"
             rows.append(_check(subject, "reachable", fault, advice))
             if not fault:
                 rows.append(_check(subject, "telemetry", telemetry_fault, f"see the log of stitch-agent on {node}"))
+        skews = {node: skew for node, skew in self._tally.skew_s.items() if not faults.get(node, "gone")}
+        rows += machine.skews("nodes", skews)
+        distant = await self._neighbourhood.faults()
         rows += machine.skews(
-            "nodes", {node: skew for node, skew in self._tally.skew_s.items() if not self._fault(node)}
+            "domains", {peer: skew for peer, skew in self._neighbourhood.skews().items() if not distant.get(peer)}
         )
-        faults = await self._neighbourhood.faults()
-        rows += machine.skews(
-            "domains", {peer: skew for peer, skew in self._neighbourhood.skews().items() if not faults.get(peer)}
-        )
-        for domain, fault in sorted(faults.items()):
+        for domain, fault in sorted(distant.items()):
             rows.append(_check(f"domains/{domain}", "reachable", fault, _peer_advice(domain, fault)))
         rows += machine.certificates(self._certificates(), now_s)
         if self._store is not None:
@@ -204,9 +185,6 @@ class NodeTelemetry:
         rows += map(_contained_check, self._shell.contained.newest.values(), self._shell.contained.counts.values())
         rows += filter(None, map(_plugin_check, self._shell.list("plugins")))
         return tuple(sorted(rows, key=lambda row: (row.subject.split("/")[0] not in _FIRST, row.subject)))
-
-    def _fault(self, node: str) -> str:
-        return self._nodes.fault(node) if node in self._nodes.names() else "gone"
 
     def _certificates(self) -> dict[str, bytes]:
         certificates = dict(self._own_certificates)
@@ -222,14 +200,13 @@ class NodeTelemetry:
         places += [domain.endpoint for domain in inventory.domains.values() if domain.endpoint and not domain.own]
         return all(place.startswith(("unix:", "127.", "[::1]", "localhost:")) for place in places)
 
-    def metrics(self) -> tuple[Metric, ...]:
+    async def metrics(self) -> tuple[Metric, ...]:
+        ports = await asyncio.to_thread(_carriers, dict(self._tally.ports))
+        return (*self._own_metrics(), ports)
+
+    def _own_metrics(self) -> tuple[Metric, ...]:
         tally, counts = self._tally, self._shell.counts
         steps = Counter({name: count for name, count in counts.items() if name[0].isupper()})
-        carrier = tuple(
-            Sample(labels=(("node", node), ("interface", port.interface)), value=float(port.carrier))
-            for node, ports in sorted(tally.ports.items())
-            for port in ports
-        )
         return (
             *process.metrics(),
             _family("netstitch_events_total", "Events that were stepped", "kind", steps),
@@ -265,7 +242,6 @@ class NodeTelemetry:
             *self._traffic.metrics(),
             *(self._collector.metrics() if self._collector is not None else ()),
             *(self._assessing.metrics() if self._assessing is not None else ()),
-            Metric(name="netstitch_port_carrier", help="1: the port has a carrier", kind="gauge", samples=carrier),
         )
 
     async def _of_all(self, ask: Callable[[str], Awaitable[_Answer]]) -> dict[str, _Answer]:
@@ -281,6 +257,57 @@ class NodeTelemetry:
         names = self._nodes.names()
         answers = await asyncio.gather(*(ask_one(node) for node in names))
         return {node: answer for node, answer in zip(names, answers, strict=True) if answer is not None}
+
+
+# ---- in threads, since they look at every node or entry
+
+
+def _owners(state: State) -> dict[str, dict[int, str]]:
+    """By node and forwarding class."""
+    owners: dict[str, dict[int, str]] = {}
+    for (node, number), owner in resource_view.forwarding_classes(state).items():
+        owners.setdefault(node, {})[number] = owner
+    return owners
+
+
+def _totals(state: State, counted: Mapping[str, tuple[CounterSample, ...]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Packets and bytes by node and owner."""
+    owners = resource_view.forwarding_classes(state)
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+    for node, samples in counted.items():
+        for sample in samples:
+            if owner := owners.get((node, sample.index)):
+                packets, octets = totals.get((node, owner), (0, 0))
+                totals[node, owner] = packets + sample.packets, octets + sample.bytes
+    return totals
+
+
+def _carried(
+    carried: Mapping[tuple[str, str], tuple[int, int]], dropped: Mapping[tuple[str, str], tuple[int, int]]
+) -> tuple[Carried, ...]:
+    return tuple(
+        Carried(
+            node=node,
+            owner=owner,
+            packets=packets,
+            bytes=octets,
+            dropped_packets=dropped.get((node, owner), (0, 0))[0],
+            dropped_bytes=dropped.get((node, owner), (0, 0))[1],
+        )
+        for (node, owner), (packets, octets) in sorted(carried.items())
+    )
+
+
+def _carriers(ports: Mapping[str, tuple[PortStatus, ...]]) -> Metric:
+    samples = tuple(
+        Sample(labels=(("node", node), ("interface", port.interface)), value=float(port.carrier))
+        for node, ports_of in sorted(ports.items())
+        for port in ports_of
+    )
+    return Metric(name="netstitch_port_carrier", help="1: the port has a carrier", kind="gauge", samples=samples)
+
+
+# ---- rows of doctor
 
 
 def _peer_advice(domain: str, fault: str) -> str:

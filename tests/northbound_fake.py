@@ -408,7 +408,7 @@ class FakeTelemetry:
         advice = "look at its log"
         return (store, Check(subject="nodes/se1", name="reachable", ok=False, detail="no answer in 2 s", advice=advice))
 
-    def metrics(self) -> tuple[Metric, ...]:
+    async def metrics(self) -> tuple[Metric, ...]:
         sample = Sample(labels=(("peer", 'a"b\\c'),), value=3)
         offers = Metric(name="netstitch_offers_total", help="Offers\nsent.", kind="counter", samples=(sample,))
         return (*process.metrics(), offers)

@@ -35,9 +35,8 @@ def _port_objection(node: str, port: int, description: NodeDescription | None, r
         return ""
     if not description.tells_ports:
         return "" if role == PortRole.FABRIC else f"{node} is a switch without an agent: it has no ports {WHAT[role]}"
-    roles = {port.number: port.role for port in description.ports}
-    actual = roles.get(port)
-    if actual is None:
-        have = ", ".join(map(str, sorted(number for number, port_role in roles.items() if port_role == role)))
-        return f"{node} has no port {port}; its agent has {have or 'none'} {WHAT[role]}"
-    return "" if actual == role else f"port {port} of {node} is {WHAT[actual]}, not {WHAT[role]}"
+    for said in description.ports:
+        if said.number == port:
+            return "" if said.role == role else f"port {port} of {node} is {WHAT[said.role]}, not {WHAT[role]}"
+    have = ", ".join(map(str, sorted(said.number for said in description.ports if said.role == role)))
+    return f"{node} has no port {port}; its agent has {have or 'none'} {WHAT[role]}"

@@ -4,6 +4,7 @@ Unlike the graph on which paths are found (fulfillment/graph.py) it has everythi
 """
 
 import enum
+import hashlib
 
 import msgspec
 
@@ -27,7 +28,7 @@ class EdgeKind(enum.StrEnum):
     """A neighbour another domain, as it says."""
 
 
-class Vertex(Value, frozen=True, kw_only=True):
+class Vertex(Value, frozen=True, kw_only=True, gc=False):
     id: str
     """`nodes/se1`, `ports/se1/2`."""
     kind: str
@@ -37,7 +38,7 @@ class Vertex(Value, frozen=True, kw_only=True):
     """What is not known is not there."""
 
 
-class Edge(Value, frozen=True, kw_only=True):
+class Edge(Value, frozen=True, kw_only=True, gc=False):
     id: str
     kind: EdgeKind
     source: str
@@ -55,3 +56,12 @@ class NetworkGraph(Value, frozen=True, kw_only=True):
     """Greater whenever anything of it has changed."""
     vertices: tuple[Vertex, ...]
     edges: tuple[Edge, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all but the revision; made in pieces, since one call for a large graph would keep all threads waiting."""
+        made = hashlib.blake2b(self.domain.encode(), digest_size=16)
+        for parts in (self.vertices, self.edges):
+            for part in parts:
+                made.update(msgspec.json.encode(part))
+        return made.hexdigest()

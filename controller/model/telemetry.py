@@ -84,5 +84,5 @@ class Telemetry(Protocol):
 
     async def checks(self) -> tuple[Check, ...]: ...
 
-    def metrics(self) -> tuple[Metric, ...]:
+    async def metrics(self) -> tuple[Metric, ...]:
         """Of the controller itself; those of flows, drops and resources are made from the above."""

@@ -1,15 +1,16 @@
 """The network graph as others read it: GraphML, node-link JSON (networkx, D3), DOT (Graphviz)."""
 
 import enum
+import itertools
 import json
-import xml.etree.ElementTree as ET
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from xml.sax.saxutils import escape, quoteattr
 
 from controller.model.network_graph import Attribute, Edge, NetworkGraph, Vertex
 from dataplane.visible import visible
 
 _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
+PIECE_LINES = 1000
 _TYPES: dict[type, str] = {bool: "boolean", int: "long", float: "double"}
 
 
@@ -27,14 +28,15 @@ MEDIA = {
 
 
 def written(graph: NetworkGraph, form: GraphFormat) -> str:
-    """Equal graphs are equal texts, and end with a line break."""
-    match form:
-        case GraphFormat.GRAPHML:
-            return _graphml(graph)
-        case GraphFormat.JSON:
-            return _json(graph)
-        case GraphFormat.DOT:
-            return _dot(graph)
+    """Equal graphs are equal texts, and end with a line break.
+
+    It is put together from pieces: one call for all of a large graph would keep all other threads waiting.
+    """
+    lines = _LINES[form](graph)
+    pieces = []
+    while piece := "".join(f"{line}\n" for line in itertools.islice(lines, PIECE_LINES)):
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _of_vertex(vertex: Vertex) -> dict[str, Attribute]:
@@ -45,67 +47,88 @@ def _of_edge(edge: Edge) -> dict[str, Attribute]:
     return {"kind": str(edge.kind), **edge.attributes}
 
 
-def _json(graph: NetworkGraph) -> str:
-    document: dict[str, Any] = {
-        "directed": False,
-        "multigraph": True,
-        "graph": {"domain": graph.domain, "revision": graph.revision},
-        "nodes": [{"id": vertex.id} | _of_vertex(vertex) for vertex in graph.vertices],
-        "edges": [
-            {"source": edge.source, "target": edge.target, "key": edge.id} | _of_edge(edge) for edge in graph.edges
-        ],
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+def _json(graph: NetworkGraph) -> Iterator[str]:
+    yield '{"directed": false, "multigraph": true,'
+    yield f' "graph": {_as_json({"domain": graph.domain, "revision": graph.revision})},'
+    yield ' "nodes": ['
+    yield from _separated(_as_json({"id": vertex.id} | _of_vertex(vertex)) for vertex in graph.vertices)
+    yield ' ], "edges": ['
+    ends = ({"source": edge.source, "target": edge.target, "key": edge.id} for edge in graph.edges)
+    yield from _separated(_as_json(end | _of_edge(edge)) for end, edge in zip(ends, graph.edges, strict=True))
+    yield " ]}"
 
 
-def _graphml(graph: NetworkGraph) -> str:
+def _as_json(value: Mapping[str, Attribute]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _separated(parts: Iterable[str]) -> Iterator[str]:
+    """A line each, with a comma after each but the last."""
+    before = None
+    for part in parts:
+        if before is not None:
+            yield f"  {before},"
+        before = part
+    if before is not None:
+        yield f"  {before}"
+
+
+def _graphml(graph: NetworkGraph) -> Iterator[str]:
     """http://graphml.graphdrawing.org/primer/graphml-primer.html; lists and labels are JSON there, which has none."""
-    ET.register_namespace("", _GRAPHML)
-    root = ET.Element(f"{{{_GRAPHML}}}graphml")
     about: dict[str, Attribute] = {"domain": graph.domain, "revision": graph.revision}
-    said = {
-        "graph": [about],
-        "node": [_of_vertex(vertex) for vertex in graph.vertices],
-        "edge": [_of_edge(edge) for edge in graph.edges],
-    }
     keys: dict[tuple[str, str], str] = {}
-    for subject, each in said.items():
-        types = {name: _TYPES.get(type(value), "string") for attributes in each for name, value in attributes.items()}
+    yield f"<graphml xmlns={quoteattr(_GRAPHML)}>"
+    for subject, types in (
+        ("graph", _types([about])),
+        ("node", _types(map(_of_vertex, graph.vertices))),
+        ("edge", _types(map(_of_edge, graph.edges))),
+    ):
         for name, kind in sorted(types.items()):
             keys[subject, name] = f"d{len(keys)}"
             declared = {"id": keys[subject, name], "for": subject, "attr.name": name, "attr.type": kind}
-            ET.SubElement(root, f"{{{_GRAPHML}}}key", declared)
-    body = ET.SubElement(root, f"{{{_GRAPHML}}}graph", {"id": graph.domain, "edgedefault": "undirected"})
-    _put(body, "graph", about, keys)
-    for vertex, attributes in zip(graph.vertices, said["node"], strict=True):
-        _put(ET.SubElement(body, f"{{{_GRAPHML}}}node", {"id": vertex.id}), "node", attributes, keys)
-    for edge, attributes in zip(graph.edges, said["edge"], strict=True):
-        ends = {"id": edge.id, "source": edge.source, "target": edge.target}
-        _put(ET.SubElement(body, f"{{{_GRAPHML}}}edge", ends), "edge", attributes, keys)
-    ET.indent(root, " ")
-    return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+            yield f" <key{_xml_attributes(declared)} />"
+    yield f" <graph{_xml_attributes({'id': graph.domain, 'edgedefault': 'undirected'})}>"
+    yield from _data("graph", about, keys, "  ")
+    for vertex in graph.vertices:
+        yield f"  <node{_xml_attributes({'id': vertex.id})}>"
+        yield from _data("node", _of_vertex(vertex), keys, "   ")
+        yield "  </node>"
+    for edge in graph.edges:
+        yield f"  <edge{_xml_attributes({'id': edge.id, 'source': edge.source, 'target': edge.target})}>"
+        yield from _data("edge", _of_edge(edge), keys, "   ")
+        yield "  </edge>"
+    yield " </graph>"
+    yield "</graphml>"
 
 
-def _put(
-    element: ET.Element, subject: str, attributes: Mapping[str, Attribute], keys: Mapping[tuple[str, str], str]
-) -> None:
+def _types(said: Iterable[Mapping[str, Attribute]]) -> dict[str, str]:
+    return {name: _TYPES.get(type(value), "string") for attributes in said for name, value in attributes.items()}
+
+
+def _data(
+    subject: str, attributes: Mapping[str, Attribute], keys: Mapping[tuple[str, str], str], indent: str
+) -> Iterator[str]:
     for name, value in attributes.items():
-        data = ET.SubElement(element, f"{{{_GRAPHML}}}data", {"key": keys[subject, name]})
-        data.text = visible(_text(value))  # XML cannot say control characters at all
+        text = escape(visible(_text(value)))  # XML cannot say control characters at all
+        yield f'{indent}<data key="{keys[subject, name]}">{text}</data>'
 
 
-def _dot(graph: NetworkGraph) -> str:
+def _xml_attributes(attributes: Mapping[str, str]) -> str:
+    return "".join(f" {name}={quoteattr(visible(value))}" for name, value in attributes.items())
+
+
+def _dot(graph: NetworkGraph) -> Iterator[str]:
     """https://graphviz.org/doc/info/lang.html; drawn are names, of links with their delay."""
-    lines = [f"graph {_quoted(graph.domain)} {{", f" revision={graph.revision}"]
-    lines += [
-        f" {_quoted(vertex.id)} {_attributes({'label': vertex.name} | _of_vertex(vertex))}" for vertex in graph.vertices
-    ]
+    yield f"graph {_quoted(graph.domain)} {{"
+    yield f" revision={graph.revision}"
+    for vertex in graph.vertices:
+        yield f" {_quoted(vertex.id)} {_attributes({'label': vertex.name} | _of_vertex(vertex))}"
     for edge in graph.edges:
         delay = edge.attributes.get("delay_ms")
         label: dict[str, Attribute] = {"label": f"{delay:g} ms"} if isinstance(delay, float) else {}
         ends = f"{_quoted(edge.source)} -- {_quoted(edge.target)}"
-        lines.append(f" {ends} {_attributes(label | {'key': edge.id} | _of_edge(edge))}")
-    return "\n".join([*lines, "}"]) + "\n"
+        yield f" {ends} {_attributes(label | {'key': edge.id} | _of_edge(edge))}"
+    yield "}"
 
 
 def _attributes(attributes: Mapping[str, Attribute]) -> str:
@@ -127,3 +150,10 @@ def _text(value: Attribute) -> str:
             return repr(value)
         case _:
             return json.dumps(value, ensure_ascii=False)
+
+
+_LINES: Mapping[GraphFormat, Callable[[NetworkGraph], Iterator[str]]] = {
+    GraphFormat.GRAPHML: _graphml,
+    GraphFormat.JSON: _json,
+    GraphFormat.DOT: _dot,
+}

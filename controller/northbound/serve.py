@@ -99,6 +99,11 @@ class Server:
         self._server = _Uvicorn(config, tls, handshake_deadline_s)
         self.started = self._server.ready
 
+    @staticmethod
+    def busy() -> bool:
+        """Whether answers are worked out in threads."""
+        return anyio.to_thread.current_default_thread_limiter().borrowed_tokens > 0
+
     async def run(self) -> None:
         """Until it is cancelled; then what is under way has CLOSING_S to end."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS_MAX

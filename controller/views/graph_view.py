@@ -1,7 +1,7 @@
 """Resources -> the network graph."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from controller.model.inventory import DEFAULT_COST
@@ -15,7 +15,7 @@ CAPABILITIES = ("dataplane", "kernel", "cpus", "h_encaps_segments", "srh_segment
 """Of a node."""
 
 
-def network_graph(own: str, resources: Mapping[str, Sequence[Resource]]) -> NetworkGraph:
+def network_graph(own: str, resources: Mapping[str, Iterable[Resource]]) -> NetworkGraph:
     """`resources`: all of each of KINDS."""
     parts = [
         part

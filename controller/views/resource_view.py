@@ -28,7 +28,12 @@ from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
     """All of a kind (plural), by name. Raises KeyError for an unknown kind."""
-    return sorted(_VIEWS[kind](state, now_s), key=lambda shown: str(shown.metadata["name"]))
+    return sorted(each(state, kind, now_s), key=lambda shown: str(shown.metadata["name"]))
+
+
+def each(state: State, kind: str, now_s: float) -> Iterator[Resource]:
+    """All of a kind (plural), one after the other, in no order. Raises KeyError for an unknown kind."""
+    return _VIEWS[kind](state, now_s)
 
 
 def resource(state: State, kind: str, name: str, now_s: float) -> Resource | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Query, Response
 
 from controller.model.flow_columns import FlowColumns
-from controller.model.telemetry import Carried, NodeDrops, NodeFlows, Telemetry
+from controller.model.telemetry import Carried, Check, NodeDrops, NodeFlows, Telemetry
 from controller.northbound import flows, metrics, schema
 from controller.northbound.answers import as_json, not_found
 from controller.northbound.routes.parameters import Seen, errors
@@ -87,10 +87,10 @@ def add_telemetry(app: FastAPI, telemetry: Watched, domain: str) -> None:
         ] = None,
     ) -> Response:
         if intent is None:
-            return as_json(_drops(await telemetry.drops()))
+            return await asyncio.to_thread(_all_drops, await telemetry.drops())
         if await asyncio.to_thread(controller.get, "intents", intent) is None:
             return await asyncio.to_thread(not_found, controller, "intents", intent)
-        return as_json(_drops_of(f"intents/{intent}", await telemetry.carried()))
+        return await asyncio.to_thread(_drops_of, f"intents/{intent}", await telemetry.carried())
 
     @app.get(
         "/v1/doctor",
@@ -99,10 +99,7 @@ def add_telemetry(app: FastAPI, telemetry: Watched, domain: str) -> None:
         responses={200: {"model": schema.Doctor}, **errors()},
     )
     async def doctor() -> Response:
-        checks = [
-            {field: getattr(check, field) for field in check.__struct_fields__} for check in await telemetry.checks()
-        ]
-        return as_json({"domain": domain, "ok": all(check["ok"] for check in checks), "checks": checks})
+        return await asyncio.to_thread(_doctor, domain, await telemetry.checks())
 
     @app.get(
         "/metrics",
@@ -111,7 +108,7 @@ def add_telemetry(app: FastAPI, telemetry: Watched, domain: str) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
     )
     async def read_metrics(controller: Seen) -> Response:
-        drops, carried, own = _drops(await telemetry.drops()), await telemetry.carried(), telemetry.metrics()
+        drops, carried, own = await telemetry.drops(), await telemetry.carried(), await telemetry.metrics()
 
         def text() -> str:
             intents, now_s = controller.list("intents"), time.time()
@@ -122,7 +119,7 @@ def add_telemetry(app: FastAPI, telemetry: Watched, domain: str) -> None:
                     *metrics.of_agreements(controller.list("agreements")),
                     *metrics.of_tunnels(controller.list("tunnels"), now_s),
                     *metrics.of_nodes(controller.list("nodes")),
-                    *metrics.of_drops(drops),
+                    *metrics.of_drops(_drops(drops)),
                     *own,
                 )
             )
@@ -138,12 +135,22 @@ def _rows(observed: Sequence[NodeFlows], intent: str | None, concerns: Callable[
     return as_json([row for row in flows.rows(observed, intent) if concerns(row.owner)])
 
 
-def _drops_of(owner: str, carried: Sequence[Carried]) -> list[dict[str, Any]]:
-    return [
+def _doctor(domain: str, checks: Sequence[Check]) -> Response:
+    rows = [{field: getattr(check, field) for field in check.__struct_fields__} for check in checks]
+    return as_json({"domain": domain, "ok": all(check.ok for check in checks), "checks": rows})
+
+
+def _drops_of(owner: str, carried: Sequence[Carried]) -> Response:
+    rows = [
         {"node": each.node, "reason": "", "interface": "", "packets": each.dropped_packets, "bytes": each.dropped_bytes}
         for each in carried
         if each.owner == owner and each.dropped_packets
     ]
+    return as_json(rows)
+
+
+def _all_drops(nodes: Sequence[NodeDrops]) -> Response:
+    return as_json(_drops(nodes))
 
 
 def _drops(nodes: Sequence[NodeDrops]) -> list[dict[str, Any]]:
