@@ -165,7 +165,7 @@ def _compose(config: AgentConfig) -> _Node:
         digests=TableDigests(table_layout, pipeline.maps),
         maps_bytes=lambda: sum(bpf_map.memory_bytes() for bpf_map in pipeline.maps.values()),
         losses=Losses(_follow_redirects(pin_dir, pipeline), watched),
-        neighbors=Neighbors(tables, pipeline.maps["neighbor_cache"], ports, packets_out.send),
+        neighbors=Neighbors(tables, pipeline.maps["neighbor_cache"], ports, packets_out.send, flows.silence_s),
     )
     return _Node(parts=parts, pipeline=pipeline, tables=tables, packets_out=packets_out)
 

@@ -5,8 +5,8 @@
  *   ARP, NS, NA --> learn the sender, if source_guard admits it --> a question for the gateway, or for an address
  *   that the VRF has behind another port (proxy) --> answer; all else: dropped, NEIGHBOR_IGNORED
  *
- * Whether what was learnt still holds, user space asks from time to time (RFC 1122 §2.3.2.1, RFC 4861 §7.3), and takes it
- * away where nobody answers. Meanwhile packets go on.
+ * Whether what was learnt still holds, user space asks from time to time (RFC 1122 §2.3.2.1, RFC 4861 §7.3), sooner where
+ * packets go and, says the flow cache, nothing comes back; it takes away where nobody answers. Meanwhile packets go on.
  */
 #pragma once
 
@@ -14,8 +14,9 @@ struct learnt_value {
 	__u8 mac[6];
 	__u16 slot;         /* its place in `learnt` */
 	__u64 confirmed_ns; /* when a question of ours was answered from `mac`, by the boot clock; 0: not, or there is doubt */
+	__u64 waiting_ns; /* the first packet that went there since, by the boot clock; 0: none */
 };
-_Static_assert(sizeof(struct learnt_value) == 16, "learnt_value");
+_Static_assert(sizeof(struct learnt_value) == 24, "learnt_value");
 
 #define NEIGHBORS (PORTS * NEIGHBORS_OF_PORT)
 
@@ -131,8 +132,10 @@ static __noinline int learn_neighbor(__u32 ingress_port, const union address *ad
 	if (known && (same_mac(known->mac, mac) || !(says & MAC_OVERRIDES))) {
 		if (!same_mac(known->mac, mac))
 			known->confirmed_ns = 0;
-		else if (says & MAC_IS_CONFIRMED)
+		else if (says & MAC_IS_CONFIRMED) {
 			known->confirmed_ns = bpf_ktime_get_boot_ns();
+			known->waiting_ns = 0;
+		}
 		return 0;
 	}
 	slot = known ? known->slot : take_slot(ingress_port, address);

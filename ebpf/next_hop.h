@@ -163,6 +163,8 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 	if (!mac)
 		return v4 ? ask_by_arp(ctx, packet, out, &key.address, key.port)
 			  : ask_by_solicitation(ctx, packet, out, &key.address, key.port);
+	if (known && !known->waiting_ns)
+		known->waiting_ns = bpf_ktime_get_boot_ns();
 	copy_mac(ethernet->destination, mac);
 	copy_mac(ethernet->source, hop->resolve.source_mac);
 	if (ipv4)

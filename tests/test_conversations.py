@@ -24,8 +24,6 @@ from xdp_node import DROPPED, SENT, XdpNode, outcome
 from dataplane.entry import TableEntry
 from dataplane.reasons import CONVERSATION_WAYS, FLOW_CACHE_WAYS, DropReason, PipelineEvent
 from dataplane.reference import Pipeline
-from dataplane.xdp.flow_cache import ENTRY
-from dataplane.xdp.jiffies import JiffiesClock
 
 pytestmark = pytest.mark.root
 UNASKED = int(os.environ.get("NETSTITCH_UNASKED", "10000"))
@@ -88,8 +86,7 @@ class Pair:
         seen_s = buckets["ways"]["seen_s"]
         seen_s[seen_s != 0] -= seconds
         known.update_batch(keys, buckets.tobytes())
-        cached = np.frombuffer(self.xdp.object.map("flow_cache").mapped(writable=True), ENTRY)
-        cached["last_seen"] -= seconds * JiffiesClock.calibrated().hz
+        self.xdp.age_flows(seconds)
 
 
 @pytest.fixture(scope="module")

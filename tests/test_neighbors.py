@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ from controllers import Controller, entry
 from map_fake import FakeMap
 from namespaces import Namespace, veth
 from pipeline_tables import LAYOUT, fake_maps
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from vectors.case import arp_reply, from_host, neighbor_advertisement, to_station
 from vectors.entries import address
 from vectors.node import A4, A6, B4, BOOTTIME_S, GATEWAY4, GATEWAY6, A, B, C, host_mac, port_mac
 from waiting import LIMIT_S, until, wait_for
-from xdp_node import XdpNode
+from xdp_node import SENT, XdpNode
 
 from dataplane.entry import TableEntry
 from dataplane.errors import RequestInvalid
@@ -62,15 +64,21 @@ class Edge:
 
     def __init__(self) -> None:
         self.tables = Tables(LAYOUT, fake_maps())
-        self.known = FakeMap(24, 16, 512)
+        self.known = FakeMap(24, 24, 512)
         self.ports: dict[int, PortAddresses] = {2: PortAddresses(mac=MAC, ipv4=IPV4, ipv6=IPV6)}
         self.sent: list[tuple[int, str]] = []
         self.at: list[tuple[int, str]] = []
         """MACs that were asked alone."""
-        self.neighbors = Neighbors(self.tables, self.known, self, self._send)
+        self.heard_s: dict[bytes, float] = {}
+        """When the flow cache saw something from an address."""
+        self.now_s = 0.0
+        self.neighbors = Neighbors(self.tables, self.known, self, self._send, self._silence_s)
 
     def addresses(self, number: int) -> PortAddresses | None:
         return self.ports.get(number)
+
+    def _silence_s(self, hosts: Sequence[tuple[int, bytes]]) -> list[float]:
+        return [self.now_s - self.heard_s.get(address, -math.inf) for _, address in hosts]
 
     def write(self, operation: Operation, *entries: TableEntry) -> None:
         for written in entries:
@@ -98,9 +106,9 @@ class Edge:
 HOST = "02:00:00:00:07:07"
 
 
-def knows(edge: Edge, address: str, confirmed_s: float, mac: str = HOST) -> None:
-    row = bytes.fromhex(mac.replace(":", "")) + bytes(2) + int(confirmed_s * 1e9).to_bytes(8, "little")
-    edge.known.update(key(2, address), row)
+def knows(edge: Edge, address: str, confirmed_s: float, mac: str = HOST, waiting_s: float = 0) -> None:
+    mac_and_slot = bytes.fromhex(mac.replace(":", "")) + bytes(2)
+    edge.known.update(key(2, address), mac_and_slot + struct.pack("<QQ", int(confirmed_s * 1e9), int(waiting_s * 1e9)))
 
 
 def test_the_question_of_ipv4_is_an_arp_request_of_the_gateway() -> None:
@@ -160,8 +168,8 @@ def test_who_is_admitted_no_more_is_forgotten() -> None:
     guards = [guard(2, source) for source in ("10.1.0.11/32", "10.1.0.12/32", "10.1.0.64/26", "2001:db8:1::/64")]
     edge.write(Operation.INSERT, *guards)
     for each in addresses:
-        edge.known.update(key(2, each), MAC + bytes(10))
-    edge.known.update(key(3, "10.1.0.70"), MAC + bytes(10))
+        edge.known.update(key(2, each), MAC + bytes(18))
+    edge.known.update(key(3, "10.1.0.70"), MAC + bytes(18))
     edge.asked(0.0)
     assert edge.known.data.keys() == {key(2, addresses[number]) for number in (0, 1, 2, 4)}
     edge.write(Operation.DELETE, guards[0], guards[2])
@@ -218,6 +226,34 @@ def test_a_host_that_answers_is_left_alone_and_one_in_doubt_is_asked_at_once() -
     assert edge.asked(now_s + 5) == []
     knows(edge, "10.1.0.11", 0)
     assert edge.asked(now_s + 5.1) == [(2, "10.1.0.11")]
+
+
+def test_a_host_from_which_nothing_comes_back_is_asked_before_its_time() -> None:
+    """RFC 4861 §7.3.3: 5 s of packets, then three questions at its MAC, then to all; who is heard is left alone."""
+    edge = Edge()
+    edge.write(Operation.INSERT, attachment(2), guard(2, "10.1.0.11/32"), guard(2, "10.1.0.12/32"))
+    other = "02:00:00:00:07:08"
+    edge.neighbors.read(1000.0)
+
+    def asked_until(until_s: float, confirmed_s: float, waiting_s: float, mac: str) -> list[tuple[float, bool]]:
+        """When, and whether alone. Packets go to .12 too, from which something came a second ago."""
+        edge.now_s, seen = confirmed_s, []
+        while edge.now_s < until_s:
+            knows(edge, "10.1.0.11", confirmed_s, mac, waiting_s)
+            knows(edge, "10.1.0.12", confirmed_s, mac, waiting_s)
+            edge.sent, edge.at = [], []
+            edge.heard_s[key(2, "10.1.0.12")[8:]] = edge.now_s - 1
+            wait_s = edge.neighbors.ask(edge.now_s) or 0
+            assert {address for _, address in edge.sent} <= {"10.1.0.11"}
+            seen += [(round(edge.now_s, 1), edge.at == [(2, mac)]) for _ in edge.sent]
+            edge.now_s += wait_s
+        return seen
+
+    edge.heard_s[key(2, "10.1.0.11")[8:]] = 1001.5
+    seen = asked_until(1009.9, 1000.0, 1001.0, HOST)
+    assert seen == [(1006.5, True), (1007.5, True), (1008.5, True), (1009.5, False)]
+    seen = asked_until(1018.5, 1009.9, 1010.0, other)
+    assert seen == [(1015.0, True), (1016.0, True), (1017.0, True), (1018.0, False)], "it only listens"
 
 
 def test_an_agent_that_takes_over_keeps_what_was_learnt_and_asks_who_is_due() -> None:
@@ -289,7 +325,7 @@ def of_port_c(number: int) -> str:
 def in_kernel(xdp: XdpNode) -> dict[tuple[int, int], bytes]:
     """As the model has it."""
     keys, values = xdp.object.map("neighbor_cache").items()
-    rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s10x", values), strict=True)
+    rows = zip(struct.iter_unpack("<H6x16s", keys), struct.iter_unpack("6s18x", values), strict=True)
     return {(port, int.from_bytes(address)): mac for (port, address), (mac,) in rows}
 
 
@@ -376,8 +412,40 @@ def test_what_confirms_a_mac_and_what_brings_it_into_doubt(xdp: XdpNode) -> None
             xdp.run(A, frame)
             keys, values = xdp.object.map("neighbor_cache").items()
             assert in_kernel(xdp) == model.neighbors
-            assert [stamp > 0 for _, _, stamp in struct.iter_unpack("<6sHQ", values)] == [confirmed][: len(keys) // 24]
+            stamps = [stamp for (stamp,) in struct.iter_unpack("<8xQ8x", values)]
+            assert [stamp > 0 for stamp in stamps] == [confirmed][: len(keys) // 24]
             assert list(model.confirmed_s) == list(model.neighbors) if confirmed else not model.confirmed_s
+
+
+def waits(xdp: XdpNode) -> dict[int, int]:
+    """By port: the first packet to its host since that answered."""
+    keys, values = xdp.object.map("neighbor_cache").items()
+    rows = zip(struct.iter_unpack("<H22x", keys), struct.iter_unpack("<16xQ", values), strict=True)
+    return {port: waiting_ns for (port,), (waiting_ns,) in rows if waiting_ns}
+
+
+@pytest.mark.root
+def test_the_first_packet_to_a_host_since_it_answered_is_noted_and_so_is_who_sends(xdp: XdpNode) -> None:
+    xdp.forget()
+    xdp.run(A, arp_reply(A, A4))
+    xdp.run(B, arp_reply(B, B4))
+    hosts = [(port, address(text).to_bytes(16)) for port, text in ((A, A4), (B, B4), (B, A4), (C, A4))]
+    there, back = from_host(A, IP(src=A4, dst=B4) / UDP()), from_host(B, IP(src=B4, dst=A4) / UDP())
+    assert waits(xdp) == {}
+    assert xdp.flows.silence_s(hosts) == [math.inf] * len(hosts)
+    assert xdp.run(A, there).kind == SENT
+    (first,) = waits(xdp).items()
+    assert first[0] == B
+    xdp.run(A, there)
+    assert waits(xdp) == dict([first])
+    xdp.age_flows(100)
+    assert xdp.run(B, back).kind == SENT
+    assert waits(xdp).keys() == {A, B}
+    silent = xdp.flows.silence_s(hosts)
+    assert silent[1] < 100 <= silent[0] < math.inf
+    assert silent[2:] == [math.inf] * 2, "not at that port"
+    xdp.run(B, arp_reply(B, B4))
+    assert waits(xdp).keys() == {A}
 
 
 # With the kernel
@@ -402,6 +470,11 @@ ENTRIES = [
 ]
 
 
+def pieces(data: bytes) -> list[bytes]:
+    """Keys or values of `neighbor_cache`, 24 bytes each."""
+    return [data[at : at + 24] for at in range(0, len(data), 24)]
+
+
 class Node:
     """Two hosts that never say anything of their own accord, and the edge between them."""
 
@@ -420,18 +493,31 @@ class Node:
 
     def known(self) -> dict[bytes, bytes]:
         """`neighbor`, as XDP has it: key → MAC."""
+        with self._known() as neighbor:
+            return {at: value[:6] for at, value in zip(*map(pieces, neighbor.items()), strict=True)}
+
+    def _known(self) -> Map:
         (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor_cache")
-        with Map.open_pinned(pin) as neighbor:
-            keys, values = neighbor.items()
-        return {keys[at * 24 :][:24]: values[at * 16 :][:6] for at in range(len(keys) // 24)}
+        return Map.open_pinned(pin)
 
     def doubt(self) -> None:
         """As if what is known had not been confirmed for long."""
-        (pin,) = Path(self.agent.config["pin_dir"]).glob("maps-*/neighbor_cache")
-        with Map.open_pinned(pin) as neighbor:
-            keys, values = neighbor.items()
-            for at in range(len(keys) // 24):
-                neighbor.update(keys[at * 24 :][:24], values[at * 16 :][:8] + bytes(8))
+        with self._known() as neighbor:
+            for at, value in zip(*map(pieces, neighbor.items()), strict=True):
+                neighbor.update(at, value[:8] + bytes(16))
+
+    def waiting(self) -> set[bytes]:
+        """To whom packets went since they answered."""
+        with self._known() as neighbor:
+            return {at for at, value in zip(*map(pieces, neighbor.items()), strict=True) if any(value[16:])}
+
+    def wait(self, seconds: int) -> None:
+        """As if they waited so much longer, and all had answered a moment ago."""
+        with self._known() as neighbor:
+            for at, value in zip(*map(pieces, neighbor.items()), strict=True):
+                since_ns = max(int.from_bytes(value[16:], "little") - seconds * 10**9, 0)
+                now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                neighbor.update(at, value[:8] + struct.pack("<QQ", now_ns, since_ns))
 
     def expected(self) -> dict[bytes, bytes]:
         macs: dict[bytes, bytes] = {}
@@ -494,7 +580,8 @@ def test_an_agent_that_takes_over_asks_hosts_that_are_not_known(node: Node) -> N
 
 
 @pytest.mark.root
-def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node, *, used: bool) -> None:
     node.agent.start()
     node.agent.sync(GATEWAYS)
     with contextlib.closing(Controller(node.agent)) as controller:
@@ -504,7 +591,15 @@ def test_a_host_that_has_another_mac_and_says_nothing_is_found(node: Node) -> No
     host.run("sysctl", "-qw", "net.ipv6.conf.eth0.ndisc_notify=0", "net.ipv4.conf.eth0.arp_notify=0")
     host.ip("link", "set", "eth0", "address", "02:00:00:00:07:07")
     host.ip("neigh", "flush", "all")
-    node.doubt()  # sooner than by the clock
+    at = {key(3, text) for text in HOSTS[3]}
+    assert not node.waiting() & at
+    if used:
+        for text in HOSTS[3]:
+            node.hosts[2].run("sh", "-c", f"! ping -c1 -W1 {text}")
+        assert node.waiting() & at == at
+        node.wait(5)
+    else:
+        node.doubt()  # sooner than by the clock
     wait_for(lambda: node.known() == node.expected() != before)
     for text in HOSTS[3]:
         assert " 0% packet loss" in node.hosts[2].run("ping", "-c1", "-W10", text)

@@ -188,6 +188,11 @@ class XdpNode:
         for name in ("flow_cache", "flow_cache_tag"):
             self.object.map(name).mapped(writable=True)[:] = 0
 
+    def age_flows(self, seconds: int) -> None:
+        """What the flow cache knows was seen so much earlier."""
+        cached = np.frombuffer(self.object.map("flow_cache").mapped(writable=True), ENTRY)
+        cached["last_seen"] -= seconds * JiffiesClock.calibrated().hz
+
     def forget_fragments(self) -> None:
         self._clear("fragment")
         self._clear("fragment_count")

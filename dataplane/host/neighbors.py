@@ -4,11 +4,12 @@ A host is what `source_guard` admits by its whole address. An ARP request or a n
 its port as the gateway's own; XDP learns from the answer. Silent hosts are asked again, ever more seldom.
 
     nobody knows ──answer──▶ confirmed ──after about 20 s, or in doubt──▶ asked at its MAC ──▶ asked by broadcast
-         ▲                      ▲                                          3 times, 1 s apart   3 times, 1 s apart
-         │                      └────────────────── answer ───────────────────────┘                   │
-         └───────────────────────────────── nobody answers: forgotten ───────────────────────────────┘
+         ▲                   │  ▲      ──5 s of packets, none comes back─▶ 3 times, 1 s apart   3 times, 1 s apart
+         │                   │  └────────────────── answer ───────────────────────┘                   │
+         └───────────────────┴───────────── nobody answers: forgotten ───────────────────────────────┘
 
-RFC 1122 §2.3.2.1, RFC 4861 §7.3. While a host is asked, XDP sends to the MAC that it knows, so nothing is lost.
+RFC 1122 §2.3.2.1, RFC 4861 §7.3. While a host is asked, XDP sends to the MAC that it knows, so nothing is lost. A host
+that has another MAC and says nothing has its packets again 8 to 9 s after it was heard last.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import random
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Protocol
@@ -37,13 +38,15 @@ from dataplane.tables.stores import MapWriter
 _log: Logger = structlog.get_logger("stitch-agent")
 _KEY = struct.Struct("HHI16s")
 """struct neighbor_key: port, zeros, address."""
-_VALUE = struct.Struct("6sHQ")
-"""struct neighbor_value: MAC, slot, when it was confirmed."""
+_VALUE = struct.Struct("6sHQQ")
+"""struct learnt_value: MAC, slot, when it was confirmed, the first packet since."""
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _ADDRESS_BITS = 128
 _WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _REACHABLE_S = 20.0
 """How long an answer counts, times 0.5 to 1.5, so that hosts are not all asked at the same time (RFC 4861 §6.3.2)."""
+_DELAY_S = 5.0
+"""So long packets go to a host from which nothing comes before it is asked (RFC 4861 §10, DELAY_FIRST_PROBE_TIME)."""
 _RETRANSMIT_S = 1.0
 _UNICAST, _BROADCAST = 3, 3
 """Questions in vain (RFC 4861 §10): first to the MAC that is known, then to everybody."""
@@ -84,6 +87,8 @@ class _Known:
     mac: bytes
     confirmed_s: float
     """By the boot clock; 0: never, or there is doubt."""
+    waiting_s: float
+    """When the first packet since went there; 0: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +105,28 @@ class _Check:
 class Neighbors:
     """Lives in the event loop; `look` and `begin_anew` may be called before `run`."""
 
-    def __init__(self, tables: Tables, known: MapWriter, ports: Ports, send: Callable[[int, bytes], None]) -> None:
-        """`known`: the map `neighbor`. `send`: a frame out of a port; raises AgentError where that does not work."""
+    def __init__(
+        self,
+        tables: Tables,
+        known: MapWriter,
+        ports: Ports,
+        send: Callable[[int, bytes], None],
+        silence_s: Callable[[Sequence[tuple[int, bytes]]], Sequence[float]],
+    ) -> None:
+        """`known`: the map `neighbor_cache`. `send`: a frame out of a port; raises AgentError where that does not work.
+
+        `silence_s`: of hosts by port and address, since when nothing came from them.
+        """
         self._tables = tables
         self._known = known
         self._ports = ports
         self._send = send
+        self._silence_s = silence_s
         self._changed = asyncio.Event()
         self._silent: dict[Host, _Asked] = {}
         self._checks: dict[Host, _Check] = {}
+        self._heard_s: dict[Host, float] = {}
+        """When something came last from a known host, or the first packet went to it."""
         self._attached = False
         """Some port is an attachment, whose hosts XDP may learn."""
         tables.follow(("attachment", "source_guard"), self._changed.set)
@@ -186,10 +204,12 @@ class Neighbors:
         for host in known:
             self._silent.pop(host, None)
         self._checks = {host: self._check(host, seen, now_s) for host, seen in known.items() if self._own(host)}
-        due = [host for host, check in self._checks.items() if check.due_s <= now_s]
+        waiting = self._waiting(known, now_s)
+        due = [host for host, check in self._checks.items() if _due_s(check, waiting.get(host)) <= now_s]
         if due:
             soon = now_s + _TOGETHER_S
             due += [host for host, check in self._checks.items() if now_s < check.due_s <= soon and not check.questions]
+            due = list(dict.fromkeys(due))
         gone = [host for host in due if self._checks[host].questions >= _UNICAST + _BROADCAST]
         self._forget(gone, now_s)
         asked = [host for host, asked in self._silent.items() if asked.at_s + asked.wait_s <= now_s]
@@ -202,12 +222,12 @@ class Neighbors:
             self._ask_one(host, known[host].mac if check.questions < _UNICAST else None)
             self._checks[host] = _Check(now_s + _RETRANSMIT_S, check.since_s or now_s, check.questions + 1)
         following = [asked.at_s + asked.wait_s for asked in self._silent.values()]
-        following += [check.due_s for check in self._checks.values()]
+        following += [_due_s(check, waiting.get(host)) for host, check in self._checks.items()]
         following += [now_s + _LOOK_S] if self._attached else []
         return max(min(following) - now_s, _PAUSE_S) if following else None
 
     def _check(self, host: Host, known: _Known, now_s: float) -> _Check:
-        """When a host is asked next."""
+        """When a host is asked next, unless packets wait for an answer."""
         check = self._checks.get(host)
         if check is not None and check.questions and known.confirmed_s < check.since_s:
             return check  # no answer yet
@@ -216,6 +236,19 @@ class Neighbors:
         if check is not None and not check.questions and check.due_s > known.confirmed_s + _REACHABLE_S / 2:
             return check
         return _Check(known.confirmed_s + _REACHABLE_S * random.uniform(0.5, 1.5))
+
+    def _waiting(self, known: Mapping[Host, _Known], now_s: float) -> Mapping[Host, float]:
+        """Since when packets have gone to a host and nothing came from it, where any went. Raises OSError."""
+        waiting = {
+            host: max(seen.waiting_s, self._heard_s.get(host, 0.0)) for host, seen in known.items() if seen.waiting_s
+        }
+        left_alone = {host for host, check in self._checks.items() if not check.questions}
+        late = [host for host, since_s in waiting.items() if host in left_alone and since_s + _DELAY_S <= now_s]
+        if late:
+            for host, silent_s in zip(late, self._silence_s([(h.port, h.address) for h in late]), strict=True):
+                waiting[host] = max(waiting[host], now_s - silent_s)
+        self._heard_s = waiting
+        return waiting
 
     def _forget(self, gone: list[Host], now_s: float) -> None:
         """Who does not answer is a silent host, if `source_guard` names it."""
@@ -257,11 +290,16 @@ class Neighbors:
     def _known_hosts(self) -> dict[Host, _Known]:
         keys, values = self._known.items()
         return {
-            Host(port, address): _Known(mac, confirmed_ns / 1e9)
-            for (port, _, _, address), (mac, _, confirmed_ns) in zip(
+            Host(port, address): _Known(mac, confirmed_ns / 1e9, waiting_ns / 1e9)
+            for (port, _, _, address), (mac, _, confirmed_ns, waiting_ns) in zip(
                 _KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True
             )
         }
+
+
+def _due_s(check: _Check, waiting_s: float | None) -> float:
+    """When a host is asked, if nothing comes from it until then."""
+    return check.due_s if waiting_s is None or check.questions else min(check.due_s, waiting_s + _DELAY_S)
 
 
 def _now_s() -> float:

@@ -7,6 +7,7 @@ Layout: `struct flow_entry` in ebpf/, four a bucket, one region for each CPU. On
 import mmap
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataplane.host_api import FlowRecord
-from dataplane.xdp.jiffies import JiffiesClock
+from dataplane.xdp.jiffies import SLACK, JiffiesClock
 
 ENTRY = np.dtype(
     [
@@ -159,6 +160,20 @@ class FlowCache:
         behind = (seen != 0) & (seen != STALE) & (seen != current[self._entries["policy_class"] % len(current)])
         seen[behind] = STALE
 
+    def silence_s(self, hosts: Sequence[tuple[int, bytes]]) -> list[float]:
+        """Since when nothing that was permitted came from each, given as port and address (16 bytes); inf: for long."""
+        wanted = _senders(np.array([port for port, _ in hosts], "<u8"), b"".join(address for _, address in hosts))
+        order = np.argsort(wanted)
+        now = np.uint32((self._clock.now(time.monotonic()) + SLACK) % 2**32)
+        snapshot = self.snapshot().entries
+        seen = _senders(snapshot["bytes_and_port"] >> np.uint64(48), snapshot["source_address"].tobytes())
+        places = np.searchsorted(wanted, seen, sorter=order) % len(order)
+        theirs = np.flatnonzero(wanted[order][places] == seen)
+        silent = np.full(len(hosts), np.inf)
+        behind = (now - snapshot["last_seen"][theirs]).astype(np.float64) - SLACK
+        np.minimum.at(silent, order[places[theirs]], np.maximum(behind, 0) / self._clock.hz)
+        return list(silent.tolist())
+
     def columns(self, entries: Entries) -> FlowColumns:
         now_s, monotonic_s = time.time(), time.monotonic()
         mixed = entries["bytes_and_port"]
@@ -225,6 +240,15 @@ def forwarding_totals(entries: Entries, folded: NDArray[np.uint64]) -> NDArray[n
         live = np.bincount(classes, weights=values, minlength=len(totals))
         totals[:, column] += live[: len(totals)].astype(np.uint64)
     return totals
+
+
+def _senders(ports: NDArray[np.uint64], addresses: bytes) -> NDArray[np.uint64]:
+    """A number for each port and address; that two have the same is as good as impossible."""
+    mix = ports.astype(np.uint64)
+    for word in np.frombuffer(addresses, "<u8").reshape(-1, 2).T:
+        mix = (mix ^ word) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+        mix ^= mix >> np.uint64(29)
+    return mix
 
 
 def _words(entries: Entries) -> NDArray[np.uint64]:

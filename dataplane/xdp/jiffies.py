@@ -16,7 +16,7 @@ _BPF_PROG_TYPE_XDP = 6
 _BPF_FUNC_JIFFIES64 = 118
 # call bpf_jiffies64; exit
 _PROGRAM = struct.pack("<BBhi", 0x85, 0, 0, _BPF_FUNC_JIFFIES64) + struct.pack("<BBhi", 0x95, 0, 0, 0)
-_SLACK = 1 << 16
+SLACK = 1 << 16
 """Jiffies by which a record may seem to lie in the future (both clocks are read, one after the other)."""
 
 
@@ -51,5 +51,5 @@ class JiffiesClock:
 
     def unix_time(self, jiffies: NDArray[np.uint32], now_s: float, monotonic_s: float) -> NDArray[np.float64]:
         """Unix times, given both clocks now. Right for what is younger than 2^32 jiffies (49 days at HZ 1000)."""
-        behind = np.uint32((self.now(monotonic_s) + _SLACK) % 2**32) - jiffies
-        return now_s - (behind.astype(np.float64) - _SLACK) / self.hz
+        behind = np.uint32((self.now(monotonic_s) + SLACK) % 2**32) - jiffies
+        return now_s - (behind.astype(np.float64) - SLACK) / self.hz
