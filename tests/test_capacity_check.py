@@ -300,11 +300,12 @@ def test_a_changed_intent_without_room_beside_itself_goes_before_it_comes(
 
 def counted(needed: Needed, node: str) -> Counter[str]:
     entries = needed.entries[node]
-    tables: Counter[str] = Counter()
-    for (table, _), count in entries.owned.items():
-        tables[table] += count
-    assert tables == dict(entries.tables)
-    return tables
+    of_agreements: Counter[str] = Counter()
+    for (table, owner), count in entries.owned.items():
+        assert owner.startswith("agreements/")
+        of_agreements[table] += count
+    assert of_agreements <= Counter(dict(entries.tables))
+    return Counter(dict(entries.tables))
 
 
 def there_are(state: State, node: str) -> Counter[str]:

@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from controller.fulfillment.conflict import Conflict, Kind, against, between, misfit, terms
-from controller.fulfillment.conflict_index import Index, Places
+from controller.fulfillment.conflict_index import Index, Places, Users
 from controller.fulfillment.meaning import Decision, Meaning, Packet
-from controller.model.intent import Intent
+from controller.model.intent import Intent, Ports
 from controller.model.inventory import Inventory
 from tests import generated_intents as generated
 
@@ -132,3 +132,31 @@ def test_set_reasoning_equals_brute_force(seed: int) -> None:
     for claim in chance.sample(claims, len(claims)):
         index.drop(claim.intent.name)
     assert not index.touching(claims[0]) and not index.claims
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whoever_carries_the_same_ports_is_found_among_few_and_among_many(seed: int) -> None:
+    rng = random.Random(seed)
+    users, there = Users(), []
+    for step in range(200):
+        if there and rng.random() < (0.3 if step < 100 else 0.7):
+            name, ports = there.pop(rng.randrange(len(there)))
+            users.drop(name, ports)
+        else:
+            first = rng.randrange(40)
+            ports = (
+                Ports(protocol=rng.choice(("tcp", "udp")), first=first, last=first + rng.randrange(8)),
+                *([Ports(protocol="icmp")] if rng.random() < 0.2 else []),
+            )
+            name = f"i{rng.randrange(30)}"
+            there.append((name, ports))
+            users.add(name, ports)
+        asked = Ports(protocol="tcp", first=rng.randrange(40), last=48)
+        carrying = {
+            name
+            for name, carried in there
+            for each in carried
+            if each.protocol == "tcp" and each.first <= asked.last and asked.first <= each.last
+        }
+        assert users.carrying((asked,)) == carrying
+        assert users.names.keys() == {name for name, _ in there}

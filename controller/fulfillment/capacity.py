@@ -18,6 +18,8 @@ Profiles = Mapping[str, Mapping[str, int]]
 K = TypeVar("K", bound=Hashable)
 _PORTS = ("source_port_class", "destination_port_class")
 _UNKNOWN = 1 << 30
+AGREEMENTS = "agreements/"
+"""Before the id of one, in the owner of what it has us carry."""
 
 
 class Shortage(Value, frozen=True, kw_only=True):
@@ -107,14 +109,15 @@ class Counts(NamedTuple):
 
     tables: "immutables.Map[str, int]" = immutables.Map()
     owned: "immutables.Map[tuple[str, str], int]" = immutables.Map()
-    """By table and owner."""
+    """By table and owner, of what is carried for other domains: nobody asks how much one intent of ours takes."""
 
     def changed(self, gone: Iterable[Counter[tuple[str, str]]], new: Iterable[Counter[tuple[str, str]]]) -> "Counts":
         tables, owned = self.tables, self.owned
         for counts, sign in (*((counter, -1) for counter in gone), *((counter, 1) for counter in new)):
             for (table, owner), count in counts.items():
                 tables = _more(tables, table, sign * count)
-                owned = _more(owned, (table, owner), sign * count)
+                if owner.startswith(AGREEMENTS):
+                    owned = _more(owned, (table, owner), sign * count)
         return Counts(tables, owned)
 
 
@@ -143,7 +146,7 @@ def shortage(
 def largest_part(
     entries: Entries, nodes: Collection[str], owners: Collection[str], profiles: Profiles
 ) -> tuple[float, str]:
-    """The largest part of a table that these owners have (1: all of it), and which table it is."""
+    """The largest part of a table that these agreements have (1: all of it), and which table it is."""
     largest = (0.0, "")
     for node in sorted(entries.keys() & nodes):
         owned = entries[node].owned

@@ -22,12 +22,10 @@ from controller.fulfillment.conflict_index import (
     Index,
     Path,
     Places,
-    Prefix,
     Selection,
-    common,
-    last,
 )
 from controller.fulfillment.meaning import Packet, may_break
+from controller.fulfillment.prefix_map import Prefix, common, last
 from controller.model.intent import Intent, Ports, Remediation
 from dataplane.reasons import L4Class
 

@@ -6,16 +6,13 @@ Selections and destinations are kept once, however many intents use them; the in
 import bisect
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 
 from controller.fulfillment.numbering import address, prefix
+from controller.fulfillment.prefix_map import Prefix, PrefixMap, all_overlapping, common, last
 from controller.model.intent import Intent, Ports, Selector
 from controller.model.inventory import Inventory
-
-Prefix = tuple[int, int]
-"""128 bits and length."""
 
 
 class Selection(msgspec.Struct, frozen=True, eq=False):
@@ -150,56 +147,9 @@ class Places:
         )
 
 
-def last(value: int, length: int) -> int:
-    return value | ((1 << (128 - length)) - 1)
-
-
-def common(near: Prefix, other: Prefix) -> Prefix | None:
-    """Of two prefixes that meet, one is inside the other."""
-    inner, outer = (near, other) if near[1] >= other[1] else (other, near)
-    return inner if inner[0] >> (128 - outer[1]) == outer[0] >> (128 - outer[1]) else None
-
-
-class PrefixMap:
-    """Prefix -> things that are about it, counted; finds all that overlap a prefix."""
-
-    def __init__(self) -> None:
-        self._by_length: dict[int, dict[int, dict[Any, int]]] = {}
-        self._sorted: list[Prefix] = []
-
-    def add(self, where: Prefix, thing: Any) -> None:
-        value, length = where
-        things = self._by_length.setdefault(length, {}).get(value)
-        if things is None:
-            bisect.insort(self._sorted, where)
-            things = self._by_length[length][value] = {}
-        things[thing] = things.get(thing, 0) + 1
-
-    def drop(self, where: Prefix, thing: Any) -> None:
-        value, length = where
-        things = self._by_length[length][value]
-        things[thing] -= 1
-        if not things[thing]:
-            del things[thing]
-        if not things:
-            del self._by_length[length][value]
-            del self._sorted[bisect.bisect_left(self._sorted, where)]
-
-    def overlapping(self, where: Prefix) -> Iterator[Any]:
-        value, length = where
-        for shorter, contents in self._by_length.items():
-            if shorter <= length:
-                yield from contents.get(value >> (128 - shorter) << (128 - shorter), ())
-        if length < 128:
-            at = bisect.bisect_left(self._sorted, (value, length + 1))
-            while at < len(self._sorted) and self._sorted[at][0] <= last(value, length):
-                inner, inner_length = self._sorted[at]
-                if inner_length > length:
-                    yield from self._by_length[inner_length][inner]
-                at += 1
-
-
 _PROTOCOLS = {"tcp": 1, "udp": 2, "icmp": 3}
+FEW = 8
+"""So many are gone through faster than a map of them is looked into, which takes ten times their memory."""
 
 
 @functools.lru_cache(65536)
@@ -220,27 +170,54 @@ def blocks(ports: tuple[Ports, ...]) -> tuple[Prefix, ...]:
 
 
 class Users:
-    """Who has paths from one selection to one destination, by the ports that they carry."""
+    """Who has paths from one selection to one destination, by the ports that they carry: mostly one intent, or few."""
+
+    __slots__ = ("_by_ports", "names")
 
     def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-        self._by_ports = PrefixMap()
+        self.names: dict[str, tuple[tuple[Ports, ...], ...]] = {}
+        """Of each intent what its paths carry."""
+        self._by_ports: PrefixMap | None = None
+        """Where there are more of them than `FEW`."""
 
     def add(self, name: str, ports: tuple[Ports, ...]) -> None:
-        self.names[name] = self.names.get(name, 0) + 1
-        for block in blocks(ports):
-            self._by_ports.add(block, name)
+        self.names[name] = (*self.names.get(name, ()), ports)
+        if self._by_ports is not None:
+            _put(self._by_ports, name, ports)
+        elif len(self.names) > FEW:
+            self._by_ports = PrefixMap()
+            for user, carried in self.names.items():
+                for each in carried:
+                    _put(self._by_ports, user, each)
 
     def drop(self, name: str, ports: tuple[Ports, ...]) -> None:
-        self.names[name] -= 1
-        if self.names[name] == 0:
+        left = [*self.names[name]]
+        left.remove(ports)
+        if left:
+            self.names[name] = tuple(left)
+        else:
             del self.names[name]
-        for block in blocks(ports):
-            self._by_ports.drop(block, name)
+        if len(self.names) <= FEW:
+            self._by_ports = None
+        elif self._by_ports is not None:
+            for block in blocks(ports):
+                self._by_ports.drop(block, name)
 
     def carrying(self, ports: tuple[Ports, ...]) -> set[str]:
         """Those that carry some of `ports`."""
-        return _all(self._by_ports, blocks(ports))
+        wanted = blocks(ports)
+        if self._by_ports is not None:
+            return all_overlapping(self._by_ports, wanted)
+        return {
+            name
+            for name, carried in self.names.items()
+            if any(common(block, other) is not None for each in carried for block in blocks(each) for other in wanted)
+        }
+
+
+def _put(by_ports: PrefixMap, name: str, ports: tuple[Ports, ...]) -> None:
+    for block in blocks(ports):
+        by_ports.add(block, name)
 
 
 class Index:
@@ -361,17 +338,17 @@ class Index:
 
     def _isolating_any(self, network: str, prefixes: Iterable[Prefix]) -> set[str]:
         names: set[str] = set()
-        for selection in _all(self._isolated.get(network), prefixes):
+        for selection in all_overlapping(self._isolated.get(network), prefixes):
             names.update(self._isolating[selection])
         return names
 
     def _reaching_into(self, isolated: Selection) -> set[str]:
         """Whose paths begin or end there."""
         names: set[str] = set()
-        for source in _all(self._sources.get(isolated.network), _points(isolated)):
+        for source in all_overlapping(self._sources.get(isolated.network), _points(isolated)):
             for users in self._pairs[source].values():
                 names.update(users.names)
-        for destination in _all(self._destinations.get(isolated.network), _points(isolated)):
+        for destination in all_overlapping(self._destinations.get(isolated.network), _points(isolated)):
             for users in self._leading[destination].values():
                 names.update(users.names)
         return names
@@ -380,8 +357,8 @@ class Index:
         """Whose paths may carry some of the same packets."""
         names: set[str] = set()
         source, destination = path.source, path.destination
-        beside = _all(self._destinations.get(destination.network), destination.prefixes)
-        for other in _all(self._sources.get(source.network), _points(source)):
+        beside = all_overlapping(self._destinations.get(destination.network), destination.prefixes)
+        for other in all_overlapping(self._sources.get(source.network), _points(source)):
             pairs = self._pairs[other]
             for there in beside & pairs.keys() if len(beside) > len(pairs) else beside:
                 if there in pairs:
@@ -390,7 +367,7 @@ class Index:
 
     def _elsewhere(self, network: str, prefixes: Iterable[Prefix], peer: str) -> set[str]:
         """Who sends from `network` to such addresses in another network than `peer`."""
-        others = _all(self._reached.get(network), prefixes) - {peer}
+        others = all_overlapping(self._reached.get(network), prefixes) - {peer}
         if not others:
             return set()
         return {
@@ -404,11 +381,3 @@ class Index:
 
 def _points(selection: Selection) -> Iterator[Prefix]:
     return ((host, 128) for host in selection.addresses)
-
-
-def _all(prefix_map: PrefixMap | None, prefixes: Iterable[Prefix]) -> set[Any]:
-    contents: set[Any] = set()
-    if prefix_map is not None:
-        for where in prefixes:
-            contents.update(prefix_map.overlapping(where))
-    return contents

@@ -9,7 +9,6 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, SILENCE_PRIORITY, Rule
-from controller.fulfillment.conflict_index import common
 from controller.fulfillment.fabric import (
     attachment_entry,
     boottime,
@@ -23,6 +22,7 @@ from controller.fulfillment.fabric import (
 from controller.fulfillment.groups import Rank
 from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
+from controller.fulfillment.prefix_map import common
 from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
