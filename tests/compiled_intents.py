@@ -9,7 +9,6 @@ import scapy.packet
 from scapy.layers.l2 import Ether
 
 from controller.fulfillment import numbering
-from controller.fulfillment.assembly import Wanted
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import graph
 from controller.fulfillment.meaning import Packet
@@ -18,6 +17,7 @@ from controller.fulfillment.place import place
 from controller.fulfillment.realize import Realized, realize
 from controller.fulfillment.rule_engine import rule_engine
 from controller.fulfillment.translate import translate
+from controller.fulfillment.wanted import Wanted
 from controller.model.entry import OwnedEntry
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory

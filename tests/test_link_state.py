@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from controller.fulfillment.contribution import Contribution
+from controller.fulfillment import contributions
+from controller.fulfillment.contribution import Contribution, contribution
 from controller.model.agreement import Withdrawal
 from controller.model.entry import OwnedEntry
 from controller.model.event import Applied
@@ -143,19 +145,27 @@ def test_nodes_probe_their_links_and_every_candidate_path_of_their_traffic(world
     assert probed("t1") == t1
 
 
-def test_a_cut_link_moves_sr_policies_and_not_the_stitches_over_them(world: World) -> None:
-    def made() -> Contribution:
-        assembly = world.controllers["transit"].state.realized.assembly
-        assert assembly is not None
-        return assembly.contributions[carried(world, "transit").plan.name]
+def test_a_cut_link_moves_sr_policies_and_not_the_stitches_over_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
 
-    before, stitch, entries = made(), carried(world, "transit"), dict(world.nodes["t1"].entries)
+    def counted(stitch: Stitch, *others: Any) -> Contribution:
+        made.append(stitch.plan.name)
+        return contribution(stitch, *others)
+
+    monkeypatch.setattr(contributions, "contribution", counted)
+    world.checked = False  # which makes all of it anew
+    stitch, entries = carried(world, "transit"), dict(world.nodes["t1"].entries)
     world.set_carrier("t1-tc1", False)
     world.run(1.5)
     assert own_paths(world, "transit") == [SOUTH]
-    assert made() is before and carried(world, "transit") is stitch
+    assert not made and carried(world, "transit") is stitch
     after = world.nodes["t1"].entries
     assert {entry.table for entry in entries.values() if entry not in after.values()} == {"sr_policy", "path_liveness"}
+    world.apply("shop", CHEAP)
+    world.run(1.5)
+    assert made, "what is new is made"
 
 
 def test_a_link_is_used_again_when_it_has_been_back_for_a_while(world: World) -> None:

@@ -3,7 +3,6 @@
 | unit | made from |
 |---|---|
 | fabric of a node | nodes, links, what nodes say of themselves |
-| a stitch at a node | the stitch, ways through the fabric, its networks' numbers |
 | a SID of a gateway that a neighbour knows | the agreement; all stitches that share it |
 | an SR Policy of a node | its paths; all stitches and networks whose traffic takes them share it |
 | an SR Policy at an OpenFlow switch on its way | the same |
@@ -14,11 +13,12 @@
 
 When nodes, links, networks or descriptions change, all units of what they concern are looked at again. Other than a
 unit, the rules of all stitches and of the network in a VRF of a node are one value, which itself says what a change of
-a few of them changes of its entries (vrf_rules.py).
+a few of them changes of its entries (vrf_rules.py). What else a stitch adds is kept nowhere: what it was follows from
+the stitch as it was (contributions.py).
 """
 
 import itertools
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple, TypeVar
 
 import immutables
@@ -26,66 +26,44 @@ import msgspec
 
 from controller.fulfillment.acl import MAX_CLASS, NoCapacity, PortClasses, Rule, port_classes, port_entries
 from controller.fulfillment.contribution import (
-    Basis,
     Contribution,
     Edge,
     Entries,
+    Networks,
     Policy,
     Service,
     Vrf,
-    contribution,
     ranks_of_use,
 )
+from controller.fulfillment.contributions import Contributions, MadeOnce
 from controller.fulfillment.crossings import crossing_entries
 from controller.fulfillment.edges import edge_entries, edge_sr_policies, reached
-from controller.fulfillment.fabric import Fabric, SegmentList, edges, sr_policy_entries, tunnel_entries, tunnel_list
+from controller.fulfillment.fabric import SegmentList, edges, sr_policy_entries, tunnel_entries, tunnel_list
 from controller.fulfillment.groups import Rank
 from controller.fulfillment.host_states import PathProbes, Probing, TunnelEnd, host_states
 from controller.fulfillment.networks import (
     NetworkIds,
     OnLink,
-    attached_prefixes,
     network_entries,
     network_ids,
     network_rules,
     on_link,
 )
-from controller.fulfillment.plan_entries import (
-    Place,
-    inside_mtu,
-)
+from controller.fulfillment.plan_entries import Place
 from controller.fulfillment.probes import path_probes
 from controller.fulfillment.shared_uses import SharedUses, SharedUsesChange
 from controller.fulfillment.units import Placed, Units
 from controller.fulfillment.vrf_rules import NO_RULES, VrfChange, VrfRules
 from controller.fulfillment.vrf_rules import changed as vrf_changed
-from controller.model.intent import Ports, Replies
-from controller.model.inventory import Inventory
-from controller.model.persistent import PersistentMap
+from controller.fulfillment.wanted import Wanted
+from controller.model.intent import Ports
 from controller.model.requirements import Isolation
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stage, Stitch
-from dataplane.host_api import HostState, NodeDescription
+from dataplane.host_api import HostState
 
-Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
-"""Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the nodes' states follow from."""
-
-    inventory: Inventory
-    fabric: Fabric
-    descriptions: Mapping[str, NodeDescription]
-    ids: Mapping[str, int]
-    """Numbers of own networks at their edges; those of plans are in their stitches."""
-    isolations: Sequence[Isolation]
-    stitches: PersistentMap[Stitch]
-    """Those that are still negotiated add nothing."""
-    sr_policies: PersistentMap[SrPolicy]
-    """All that their plans name."""
 
 
 class Changes(NamedTuple):
@@ -104,10 +82,10 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     vrfs: "immutables.Map[Vrf, VrfRules]"
     on_link: "immutables.Map[Vrf, OnLink]"
     """Of own networks."""
-    contributions: "immutables.Map[str, Contribution]"
-    """By stitch."""
     withheld: "immutables.Map[Vrf, immutables.Map[Rank, None]]"
     """Rules of stitches that are not in use."""
+    unused: "immutables.Map[str, Mapping[Vrf, tuple[Rank, ...]]]"
+    """The same by stitch."""
     classes: Mapping[str, PortClasses]
     """Of each node."""
     uses: SharedUses
@@ -136,39 +114,38 @@ class Compiled(NamedTuple):
     change: VrfChange
 
 
+class Made(NamedTuple):
+    """What was made in this step."""
+
+    vrfs: dict[Vrf, Compiled]
+    contributions: MadeOnce
+
+
 class Beside(NamedTuple):
     """What is counted and what is installed are mostly the same, and then made once: each finds here what the other
     has made."""
 
     assembly: Assembly | None
-    compiled: dict[Vrf, Compiled]
+    made: Made
 
 
-def assemble(
-    wanted: Wanted,
-    before: Assembly | None,
-    changed: Changes | None,
-    beside: Beside,
-    as_if: Callable[[Stitch], Stitch] = lambda stitch: stitch,
-) -> Assembly:
-    """`changed`: None: nobody knows. `as_if`: what is taken for a stitch.
+def assemble(wanted: Wanted, before: Assembly | None, changed: Changes | None, beside: Beside) -> Assembly:
+    """`changed`: None: nobody knows.
 
     Raises NoCapacity.
     """
-    return _Assembler(wanted, before, beside, as_if).assembled(changed)
+    return _Assembler(wanted, before, beside).assembled(changed)
 
 
 class _Assembler:
-    def __init__(
-        self, wanted: Wanted, before: Assembly | None, beside: Beside, as_if: Callable[[Stitch], Stitch]
-    ) -> None:
+    def __init__(self, wanted: Wanted, before: Assembly | None, beside: Beside) -> None:
         self._wanted = wanted
-        self._as_if = as_if
         self._before = before
-        self._compiled = beside.compiled
+        self._compiled = beside.made.vrfs
+        self._made = beside.made.contributions
         self._other = beside.assembly
         self._units = Units(before.units if before is not None else immutables.Map(), wanted.inventory.nodes)
-        self._contributions = before.contributions if before is not None else immutables.Map()
+        self._unused = before.unused if before is not None else immutables.Map()
         self._withheld = before.withheld if before is not None else immutables.Map()
         self._vrfs = before.vrfs if before is not None else immutables.Map()
         self._on_link = before.on_link if before is not None else immutables.Map()
@@ -178,13 +155,16 @@ class _Assembler:
         self._own = before.own if before is not None else {}
         self._crossed = before.crossed if before is not None else immutables.Map()
         self._between_edges = before.between_edges if before is not None else {}
-        same = before is not None and _shared(before.wanted) == _shared(wanted)
-        self._places = before.places if before is not None and same else {}
-        self._same_ways = same and before is not None and _ways(before.wanted.fabric) == _ways(wanted.fabric)
+        self._same_ways = before is not None and before.wanted.has_ways_of(wanted)
         """What a stitch is made into follows from the same as before, but for the stitch."""
+        self._places = before.places if before is not None and self._same_ways else {}
+        self._earlier = self._contributions_of(before) if before is not None else None
+        """What stitches added."""
+        self._contributions: Contributions
+        """What they add, once networks are known."""
         same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
         same_fabric = before is not None and before.wanted.fabric.entries is wanted.fabric.entries
-        if not _is_alike(self._other, wanted):
+        if self._other is not None and not self._other.wanted.has_ways_of(wanted):
             self._other = None
         self._everything = not (self._same_ways and same_fabric and same_nodes)
         """Else what is other of the fabric are paths between edges alone."""
@@ -214,7 +194,9 @@ class _Assembler:
             self._uses.policies |= {*self._uses.now.policies, *self._between_edges}
             self._uses.services |= {*self._uses.now.services}
             self._uses.port_nodes |= {*wanted.inventory.nodes, *self._classes}
-        names = {*wanted.stitches, *self._contributions} if everything or changed is None else self._concerned(changed)
+        self._contributions = Contributions(wanted, self._network, self._places, self._made)
+        known = self._before.wanted.stitches if self._before is not None else ()
+        names = {*wanted.stitches, *known} if everything or changed is None else self._concerned(changed)
         for name in names:
             self._stitch(name)
         self._classes_anew()
@@ -232,8 +214,8 @@ class _Assembler:
             units=self._units.all,
             vrfs=self._vrfs,
             on_link=self._on_link,
-            contributions=self._contributions,
             withheld=self._withheld,
+            unused=self._unused,
             classes=self._classes,
             uses=self._uses.now,
             networks=self._network,
@@ -261,9 +243,6 @@ class _Assembler:
         there = {f"fabric {node}" for node in self._wanted.fabric.entries}
         there |= {f"network {name} {node}" for name, node in self._network}
         there |= {f"on link {node} {number}" for node, number in self._on_link}
-        there |= {
-            f"course {name} {node}" for name, contribution in self._contributions.items() for node in contribution.units
-        }
         there |= {f"tunnel {link}" for link in self._uses.now.links}
         there |= {f"sr policy {node} {number}" for node, number in self._uses.policies}
         there |= {_at(policy, switch) for policy, switches in self._crossed.items() for switch in switches}
@@ -387,85 +366,57 @@ class _Assembler:
                 if end in self._uses.now.policies:
                     self._uses.policies.add(end)
             if self._wanted.fabric.inner_mtu(was) != self._wanted.fabric.inner_mtu(now):
-                concerned |= {*self._uses.now.policies.get((now.headend, now.numbers[0]), ())}
+                use = self._uses.now.policies.get((now.headend, now.numbers[0]))
+                concerned |= {*use.users} if use is not None else set()
         return concerned
 
+    def _contributions_of(self, assembly: Assembly) -> Contributions:
+        return Contributions(assembly.wanted, assembly.networks, assembly.places, self._made)
+
     def _stitch(self, name: str) -> None:
-        before, stitch = self._contributions.get(name), self._installed(name)
-        made: Contribution | None = None
-        if stitch is not None:
-            made = self._made(stitch, before)
-        elif before is None:
+        earlier = self._before.wanted.stitch(name) if self._before is not None else None
+        stitch = self._wanted.stitch(name)
+        is_same = self._adds_the_same(earlier, stitch)
+        withheld = stitch is not None and stitch.stage != Stage.ACTIVE
+        if not is_same or withheld != (name in self._unused):
+            self._withhold(name, self._contributions[name] if withheld else None)
+        if is_same:
             return
-        self._withhold(name, made, withheld=stitch is not None and stitch.stage != Stage.ACTIVE)
-        if made is before:
-            return
-        for node in before.units if before is not None else ():
-            if made is None or node not in made.units:
-                self._units.drop(f"course {name} {node}")
-        for node, content in made.units.items() if made is not None else ():
-            self._units.put(f"course {name} {node}", node, content)
+        before = self._earlier[name] if self._earlier is not None and earlier is not None else None
+        made = self._contributions[name] if stitch is not None else None
+        was, shall = _units_of(before), _units_of(made)
+        for node in was.keys() | shall.keys():
+            gone = was.get(node, ()) if node in self._stayed else ()
+            new = shall.get(node, ()) if node in self._wanted.inventory.nodes else ()
+            if gone != new:
+                self._units.change(node, gone, new)
         self._use(name, before, made)
-        if made is not None:
-            self._contributions = self._contributions.set(name, made)
-        elif before is not None:
-            self._contributions = self._contributions.delete(name)
 
-    def _made(self, stitch: Stitch, before: Contribution | None) -> Contribution:
-        """As it is already, here or beside, where it is to be made from the same."""
-        places = self._places_of(stitch)
-        mtu = inside_mtu(stitch.plan, self._wanted.fabric, self._wanted.sr_policies)
-        basis = Basis(stitch.plan, stitch.ids, stitch.upstream, stitch.downstream, stitch.expires_s, places, mtu)
-        if before is not None and self._same_ways and before.basis == basis:
-            return before
-        other = self._other.contributions.get(stitch.plan.name) if self._other is not None else None
-        if other is not None and other.serial == stitch.serial and other.basis == basis:
-            return other
-        earlier = before if self._same_ways else None
-        return contribution(stitch, basis, self._wanted.fabric, self._wanted.sr_policies, earlier)
+    def _adds_the_same(self, earlier: Stitch | None, stitch: Stitch | None) -> bool:
+        if earlier is None or stitch is None or self._earlier is None:
+            return earlier is stitch
+        if not self._same_ways or earlier.serial != stitch.serial:
+            return False
+        return self._earlier.basis(earlier) == self._contributions.basis(stitch)
 
-    def _withhold(self, name: str, made: Contribution | None, *, withheld: bool) -> None:
-        """Notes which rules of a stitch are withheld, of those that it has now."""
-        earlier = self._contributions.get(name)
-        was, now = ranks_of_use(name, earlier), ranks_of_use(name, made) if withheld else {}
+    def _withhold(self, name: str, made: Contribution | None) -> None:
+        """Notes which rules of a stitch are withheld, of those that it has now. None: none are."""
+        was, now = self._unused.get(name, {}), ranks_of_use(name, made) if made is not None else {}
         for vrf in was.keys() | now.keys():
             before = self._withheld.get(vrf, immutables.Map())
             after = before
             for rank in was.get(vrf, ()):
-                after = after.delete(rank) if rank in after else after
+                after = after.delete(rank)
             for rank in now.get(vrf, ()):
                 after = after.set(rank, None)
             moved = {rank for rank in (*was.get(vrf, ()), *now.get(vrf, ())) if (rank in before) != (rank in after)}
             if moved:
                 self._moved_rules.setdefault(vrf, set()).update(moved)
                 self._withheld = self._withheld.set(vrf, after) if after else self._withheld.delete(vrf)
-
-    def _installed(self, name: str) -> Stitch | None:
-        stitch = self._wanted.stitches.get(name)
-        stitch = self._as_if(stitch) if stitch is not None else None
-        return stitch if stitch is not None and stitch.stage != Stage.NEGOTIATING else None
-
-    def _places_of(self, stitch: Stitch) -> dict[Edge, Place]:
-        connection = stitch.plan.connection
-        ends = stitch.plan.ends
-        places = {}
-        for network in (connection.source_network, connection.destination_network):
-            for node in ends:
-                if (network, node) in self._network:
-                    places[network, node] = self._place((network, node))
-        return places
-
-    def _place(self, edge: Edge) -> Place:
-        if edge not in self._places:
-            (name, node), (ids, _) = edge, self._network[edge]
-            network = self._wanted.inventory.networks[name]
-            self._places[edge] = Place(
-                vrf=ids.vrf,
-                policy_class=ids.hosts,
-                attached=attached_prefixes(network, node),
-                is_stateful=network.replies is Replies.STATEFUL,
-            )
-        return self._places[edge]
+        if made is not None:
+            self._unused = self._unused.set(name, now)
+        elif name in self._unused:
+            self._unused = self._unused.delete(name)
 
     def _rules(
         self, whose: tuple[int, str], before: Mapping[Vrf, Sequence[Rule]], now: Mapping[Vrf, Sequence[Rule]]
@@ -490,7 +441,7 @@ class _Assembler:
             for contribution, before, now in ((earlier, _rules_of(earlier), {}), (made, {}, _rules_of(made))):
                 if contribution is not None:
                     self._rules((contribution.serial, name), before, now)
-        self._uses.change(name, earlier, made, self._contributions)
+        self._uses.change(name, earlier, made)
 
     # ---- what stitches share
 
@@ -588,11 +539,11 @@ class _Assembler:
 
     def _policy(self, policy: Policy) -> None:
         node, number = policy
-        user = next(iter(self._uses.now.policies.get(policy, ())), None)
-        shared = self._contributions[user].policies[policy] if user is not None else None
+        use = self._uses.now.policies.get(policy)
+        shared = use.policy if use is not None else None
         fabric, paths = self._wanted.fabric, self._between_edges.get(policy)
-        if shared is not None and shared.policy is not None:
-            paths = self._wanted.sr_policies[shared.policy.name]
+        if shared is not None and shared.policy:
+            paths = self._wanted.sr_policies[shared.policy]
         if shared is not None and shared.border_port is not None:
             lists: tuple[SegmentList, ...] = (tunnel_list(shared.border_port),)
         elif paths is not None:
@@ -625,14 +576,12 @@ class _Assembler:
 
     def _service(self, service: Service) -> None:
         node, number = service
-        users = self._oldest_first(self._uses.now.services.get(service, ()))
+        users = self._wanted.stitches.in_order(self._uses.now.services.get(service, ()))
         if users:
-            self._units.put(f"service {node} {number}", node, (users[0].services[service].entry,))
+            entry = self._contributions[users[0]].services[service].entry
+            self._units.put(f"service {node} {number}", node, (entry,))
         else:
             self._units.drop(f"service {node} {number}")
-
-    def _oldest_first(self, names: Iterable[str]) -> list[Contribution]:
-        return [self._contributions[name] for name in self._wanted.stitches.in_order(names)]
 
     # ---- hosts
 
@@ -656,16 +605,16 @@ class _Assembler:
         fabric = self._wanted.fabric
         ends: dict[str, list[TunnelEnd]] = {}
         for link in sorted({*self._uses.now.links, *self._uses.links}):
-            users = self._oldest_first(self._uses.now.links.get(link, ()))
+            users = self._wanted.stitches.in_order(self._uses.now.links.get(link, ()))
             border_port = fabric.border_ports.get(link)
             if not users or border_port is None:
                 self._units.drop(f"tunnel {link}")
                 continue
             if everything or link in self._uses.links:
-                owner = users[0].basis.plan.owner
+                owner = self._wanted.stitches[users[0]].plan.owner
                 self._units.put(f"tunnel {link}", border_port.node, tunnel_entries(border_port, owner))
             domain = self._wanted.inventory.domains.get(border_port.domain)
-            newest = users[-1].borders[link]
+            newest = self._contributions[users[-1]].borders[link]
             ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
         return ends
 
@@ -675,30 +624,8 @@ def _at(policy: Policy, switch: str) -> str:
     return f"sr policy {node} {number} at {switch}"
 
 
-def _shared(wanted: Wanted) -> tuple[object, ...]:
-    inventory = wanted.inventory
-    return inventory.networks, inventory.nodes, inventory.domains, wanted.ids
-
-
-def _is_alike(assembly: Assembly | None, wanted: Wanted) -> bool:
-    """Whether what a stitch is made into there is what it would be made into for this."""
-    return (
-        assembly is not None
-        and _shared(assembly.wanted) == _shared(wanted)
-        and _ways(assembly.wanted.fabric) == _ways(wanted.fabric)
-    )
-
-
-def _ways(fabric: Fabric) -> tuple[object, ...]:
-    return (
-        fabric.locators,
-        fabric.ports,
-        fabric.links_towards,
-        fabric.links,
-        fabric.border_ports,
-        fabric.boot_epochs_s,
-        fabric.switches,
-    )
+def _units_of(contribution: Contribution | None) -> Mapping[str, Entries]:
+    return contribution.units if contribution is not None else {}
 
 
 def _rules_of(contribution: Contribution | None) -> Mapping[Vrf, tuple[Rule, ...]]:

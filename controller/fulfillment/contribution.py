@@ -6,6 +6,7 @@ from typing import NamedTuple
 from controller.fulfillment.acl import Rule, used_ports
 from controller.fulfillment.fabric import Fabric
 from controller.fulfillment.groups import Rank
+from controller.fulfillment.networks import NetworkIds
 from controller.fulfillment.plan_entries import (
     Border,
     Place,
@@ -36,6 +37,8 @@ Service = tuple[str, int]
 """Gateway and function of an End.DT46 SID that a neighbour knows."""
 PortUse = tuple[str, bool, Ports]
 """Node, whether as the source's (of replies), ports."""
+Networks = Mapping[Edge, tuple[NetworkIds, tuple[Rule, ...]]]
+"""Numbers of each own network at its edges, and what holds there whatever is permitted besides."""
 
 
 class Basis(NamedTuple):
@@ -70,16 +73,7 @@ class Contribution(NamedTuple):
     ports: frozenset[PortUse]
 
 
-def contribution(
-    stitch: Stitch, basis: Basis, fabric: Fabric, sr_policies: SrPolicies, before: Contribution | None = None
-) -> Contribution:
-    """`before`: what it was, made from the same fabric."""
-    if (
-        before is not None
-        and before.serial == stitch.serial
-        and before.basis._replace(inside_mtu=basis.inside_mtu) == basis
-    ):
-        return before._replace(basis=basis, units=plan_entries(stitch, fabric, sr_policies))
+def contribution(stitch: Stitch, basis: Basis, fabric: Fabric, sr_policies: SrPolicies) -> Contribution:
     rules: dict[Vrf, list[Rule]] = {}
     for node, vrf, rule in plan_rules(stitch, fabric, basis.places):
         rules.setdefault((node, vrf), []).append(rule)
@@ -102,10 +96,8 @@ def contribution(
     )
 
 
-def ranks_of_use(name: str, contribution: Contribution | None) -> Mapping[Vrf, tuple[Rank, ...]]:
+def ranks_of_use(name: str, contribution: Contribution) -> Mapping[Vrf, tuple[Rank, ...]]:
     """The rules by which the networks' own traffic takes the plan."""
-    if contribution is None:
-        return {}
     return {
         vrf: tuple((contribution.serial, name, place) for place in range(first, len(contribution.rules[vrf])))
         for vrf, first in contribution.uses.items()

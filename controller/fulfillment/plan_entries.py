@@ -30,7 +30,6 @@ from controller.model.agreement import Terms, TunnelEnd
 from controller.model.entry import OwnedEntry
 from controller.model.plan import Plan
 from controller.model.requirements import Host
-from controller.model.sr_policy import SrPolicyId
 from controller.model.stitch import Session, Stitch
 from dataplane.host_api import Tunnel
 from dataplane.reasons import FABRIC_CLASS
@@ -105,8 +104,8 @@ class SharedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     """Headend."""
     number: int
-    policy: SrPolicyId | None = None
-    """None: into a tunnel."""
+    policy: str = ""
+    """Its name; empty: it leads into a tunnel."""
     border_port: BorderPort | None = None
 
 
@@ -115,7 +114,7 @@ def shared_policies(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> 
     for stretch in stretches(stitch.plan):
         if stretch.crosses:
             number = sr_policies[stretch.id.name].number_at(stretch.head)
-            yield SharedPolicy(node=stretch.head, number=number, policy=stretch.id)
+            yield SharedPolicy(node=stretch.head, number=number, policy=stretch.id.name)
         border = downstream if stretch.direction == FORWARD else upstream
         if stretch.onward is not None and border is not None:
             number = stitch.ids[plan_ids.border_sr_policy(stretch.onward)]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from controller.fulfillment.assembly import Assembly, Beside, Changes, Compiled, Wanted, assemble
+from controller.fulfillment.assembly import Assembly, Beside, Changes, Made, assemble
 from controller.fulfillment.capacity import Counts, in_the_end
-from controller.fulfillment.contribution import Vrf
+from controller.fulfillment.wanted import Wanted
 from controller.model.entry import OwnedEntry
 from controller.model.node_entries import Changed, NodeState
 
@@ -36,11 +36,11 @@ def realize(
     before: Realized,
     changed: Changes | None = None,
     needed: Needed | None = None,
-    compiled: dict[Vrf, Compiled] | None = None,
+    made: Made | None = None,
 ) -> Realized:
     """`changed`: since `before` was made; None: nobody knows. `needed`: what is counted, of which most is the same.
-    `compiled`: what was compiled in this step. Raises NoCapacity."""
-    beside = Beside(needed.assembly if needed is not None else None, compiled if compiled is not None else {})
+    `made`: in this step. Raises NoCapacity."""
+    beside = Beside(needed.assembly if needed is not None else None, made if made is not None else Made({}, {}))
     assembly = assemble(wanted, before.assembly, changed, beside)
     nodes, known = wanted.inventory.nodes, before.states
     states = (
@@ -71,7 +71,7 @@ def need(
     before: Needed,
     changed: Changes | None = None,
     realized: Realized | None = None,
-    compiled: dict[Vrf, Compiled] | None = None,
+    made: Made | None = None,
 ) -> Needed:
     """What `realize` would make in the end, only counted. `changed`, and what it raises: as there. `realized`: what is
     installed, where counting begins."""
@@ -83,9 +83,9 @@ def need(
             },
             assembly=installed,
         )
-        changed = Changes(stitches={*wanted.stitches, *installed.contributions}, sr_policies={*wanted.sr_policies})
-    beside = Beside(installed, compiled if compiled is not None else {})
-    assembly = assemble(wanted, before.assembly, changed, beside, as_if=in_the_end)
+        changed = Changes(stitches={*wanted.stitches, *installed.wanted.stitches}, sr_policies={*wanted.sr_policies})
+    beside = Beside(installed, made if made is not None else Made({}, {}))
+    assembly = assemble(msgspec.structs.replace(wanted, as_if=in_the_end), before.assembly, changed, beside)
     nodes, known = wanted.inventory.nodes, before.entries
     entries = dict(known) if known.keys() == nodes.keys() else {node: known.get(node, Counts()) for node in nodes}
     for node in (assembly.gone.keys() | assembly.new.keys()) & entries.keys():

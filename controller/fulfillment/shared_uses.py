@@ -14,10 +14,16 @@ Users = immutables.Map[str, None]
 """Names of stitches."""
 
 
+class PolicyUse(NamedTuple):
+    policy: SharedPolicy
+    """The same for all of them."""
+    users: Users
+
+
 class SharedUses(NamedTuple):
     """Never changes: `SharedUsesChange` makes the next one."""
 
-    policies: "immutables.Map[Policy, Users]" = immutables.Map()
+    policies: "immutables.Map[Policy, PolicyUse]" = immutables.Map()
     services: "immutables.Map[Service, Users]" = immutables.Map()
     links: "immutables.Map[str, Users]" = immutables.Map()
     """Border links."""
@@ -35,15 +41,9 @@ class SharedUsesChange:
         self.links: set[str] = set()
         self.port_nodes: set[str] = set()
 
-    def change(
-        self,
-        name: str,
-        before: Contribution | None,
-        made: Contribution | None,
-        contributions: Mapping[str, Contribution],
-    ) -> None:
-        """What a stitch adds is `made`. `contributions`: of the others."""
-        self._take_policies(name, before, made, contributions)
+    def change(self, name: str, before: Contribution | None, made: Contribution | None) -> None:
+        """What a stitch adds is `made`."""
+        self._take_policies(name, before, made)
         known = before.services if before is not None else {}
         knows = made.services if made is not None else {}
         for service in known.keys() | knows.keys():
@@ -59,22 +59,24 @@ class SharedUsesChange:
             before.ports if before is not None else frozenset(), made.ports if made is not None else frozenset()
         )
 
-    def _take_policies(
-        self,
-        name: str,
-        before: Contribution | None,
-        made: Contribution | None,
-        contributions: Mapping[str, Contribution],
-    ) -> None:
-        taken, takes = _policies_of(before), _policies_of(made)
-        for policy in taken.keys() | takes.keys():
-            users = self.now.policies.get(policy, immutables.Map())
-            self.now = self.now._replace(policies=_listed(self.now.policies, policy, name, there=policy in takes))
-            if taken.get(policy) == takes.get(policy):
+    def _take_policies(self, name: str, before: Contribution | None, made: Contribution | None) -> None:
+        takes = _policies_of(made)
+        policies = self.now.policies
+        for policy in _policies_of(before).keys() - takes.keys():
+            if (use := policies.get(policy)) is None or name not in use.users:
                 continue
-            other = next((contributions[user] for user in users if user != name), None)
-            if other is None or other.policies[policy] != (takes.get(policy) or taken.get(policy)):
+            users = use.users.delete(name)
+            policies = policies.set(policy, use._replace(users=users)) if users else policies.delete(policy)
+            if not users:
+                self.policies.add(policy)
+        for policy, shared in takes.items():
+            known = policies.get(policy)
+            if known is None or known.policy != shared:
                 self.policies.add(policy)  # else there is what others have made of the same
+            users = known.users if known is not None else immutables.Map()
+            if known is None or known.policy != shared or name not in users:
+                policies = policies.set(policy, PolicyUse(shared, users.set(name, None)))
+        self.now = self.now._replace(policies=policies)
 
     def _ask_for_ports(self, asked: frozenset[PortUse], asks: frozenset[PortUse]) -> None:
         ports = self.now.ports

@@ -11,9 +11,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from controller.fulfillment.acl import NoCapacity
-from controller.fulfillment.assembly import Changes, Wanted
+from controller.fulfillment.assembly import Changes
 from controller.fulfillment.capacity import Entries, Shortage, largest_part, port_part, shortage, table_shortage
 from controller.fulfillment.realize import Needed, Realized, need, realize
+from controller.fulfillment.wanted import Wanted
 from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation, Unsatisfiable
 from controller.model.stitch import IntentRecord, Stage, Stitch
@@ -39,7 +40,7 @@ def realized(transaction: Transaction) -> Realized:
         transaction.realized,
         transaction.unrealized,
         transaction.needed,
-        transaction.compiled,
+        transaction.made,
     )
     transaction.unrealized = Changes(set(), set())
     return made
@@ -75,7 +76,7 @@ def _counted(transaction: Transaction, without: Collection[str] = (), not_amende
         transaction.needed,
         Changes(transaction.uncounted.stitches | other, transaction.uncounted.sr_policies),
         transaction.realized,
-        transaction.compiled,
+        transaction.made,
     )
     transaction.uncounted = Changes(other, set())
     return counted

@@ -5,8 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from controller.fulfillment.assembly import Compiled
-from controller.fulfillment.contribution import Vrf
+from controller.fulfillment.assembly import Made
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import sr_policy
@@ -205,7 +204,7 @@ class Transaction:
         self.realized = state.realized
         self.needed = state.needed
         self.unrealized, self.uncounted = state.unrealized.copy(), state.uncounted.copy()
-        self.compiled: dict[Vrf, Compiled] = {}
+        self.made = Made({}, {})
         self.claims = state.claims
         self.ticked_s = state.ticked_s
         self.audited_s = state.audited_s
