@@ -14,6 +14,7 @@ from typing import NamedTuple, TypedDict
 from controller.fulfillment.numbering import assign
 from controller.model.entry import Match, OwnedEntry, owned_entry
 from controller.model.intent import Ports, Value
+from controller.model.sharing import Shared
 from dataplane.reasons import DropReason, L4Class
 
 MAX_SERIAL = (1 << 20) - 1
@@ -121,6 +122,9 @@ class L4(NamedTuple):
     destination_port_class: int | None = None
 
 
+_L4: Shared[L4] = Shared()
+
+
 def used_ports(rule: Rule) -> Iterator[tuple[bool, Ports]]:
     """Which ports it is about that have classes, and whether as the source's."""
     for ports in () if rule.default else rule.ports:
@@ -180,6 +184,10 @@ def _action(rule: Rule) -> _Action:
 
 
 def l4_fields(rule: Rule, classes: PortClasses) -> list[L4]:
+    return [*map(_L4, _l4_fields(rule, classes))]
+
+
+def _l4_fields(rule: Rule, classes: PortClasses) -> list[L4]:
     if rule.default:
         return [L4()]
     if not rule.ports:

@@ -144,7 +144,11 @@ class _Assembler:
         self._compiled = beside.made.vrfs
         self._made = beside.made.contributions
         self._other = beside.assembly
-        self._units = Units(before.units if before is not None else immutables.Map(), wanted.inventory.nodes)
+        self._units = Units(
+            before.units if before is not None else immutables.Map(),
+            beside.assembly.units if beside.assembly is not None else immutables.Map(),
+            wanted.inventory.nodes,
+        )
         self._unused = before.unused if before is not None else immutables.Map()
         self._withheld = before.withheld if before is not None else immutables.Map()
         self._vrfs = before.vrfs if before is not None else immutables.Map()

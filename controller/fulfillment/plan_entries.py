@@ -30,6 +30,7 @@ from controller.model.agreement import Terms, TunnelEnd
 from controller.model.entry import OwnedEntry
 from controller.model.plan import Plan
 from controller.model.requirements import Host
+from controller.model.sharing import Shared
 from controller.model.stitch import Session, Stitch
 from dataplane.host_api import Tunnel
 from dataplane.reasons import FABRIC_CLASS
@@ -273,17 +274,22 @@ def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, a
     return rules
 
 
+_PREFIXES: Shared[tuple[str, ...]] = Shared()
+
+
 def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tuple[str, ...]:
     """The part of `prefixes` that is at `node`: all, where the hosts are not ours."""
     if not hosts:
         return prefixes
-    return tuple(
-        sorted(
-            address
-            for host in hosts
-            if host.node == node
-            for address in host.addresses
-            if any(numbering.contains(prefix, address.partition("/")[0]) for prefix in prefixes)
+    return _PREFIXES(
+        tuple(
+            sorted(
+                address
+                for host in hosts
+                if host.node == node
+                for address in host.addresses
+                if any(numbering.contains(prefix, address.partition("/")[0]) for prefix in prefixes)
+            )
         )
     )
 

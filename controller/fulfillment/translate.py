@@ -19,6 +19,7 @@ from controller.model.inventory import Attachment, Inventory, Network
 from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
 from controller.model.rule import Added
 from controller.model.selection import Selection, resolved
+from controller.model.sharing import Shared
 
 Path = tuple[str | int, ...]
 _address = lru_cache(65_536)(ipaddress.ip_address)
@@ -64,11 +65,11 @@ def translate(
             continue
         network, prefixes, ports, destinations = target
         flow = Flow(
-            source=selector.network,
-            source_prefixes=_addresses(sources),
-            destination=allow.to,
-            destination_prefixes=prefixes,
-            ports=ports,
+            source=_NAMES(selector.network),
+            source_prefixes=_PREFIXES(_addresses(sources)),
+            destination=_NAMES(allow.to),
+            destination_prefixes=_PREFIXES(prefixes),
+            ports=_PORTS(ports),
         )
         if network != selector.network and (clash := _clash(prefixes, inventory.networks[selector.network])):
             message = f"{allow.to} has address {clash[0]}, which is {clash[1]} in {selector.network} too; "
@@ -98,9 +99,9 @@ def translate(
         unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own), *_nowhere(require, inventory)))
         origins += effects.origins
         connection = Connection(
-            source_network=source,
-            destination_network=destination,
-            destination_domain=destination.split("/")[0],
+            source_network=_NAMES(source),
+            destination_network=_NAMES(destination),
+            destination_domain=_NAMES(destination.split("/")[0]),
             flows=flows,
             sources=sources,
             destinations=_union(part[2] for part in parts),
@@ -190,28 +191,35 @@ def _nowhere(require: Require, inventory: Inventory) -> Iterator[Unsatisfiable]:
                 yield Unsatisfiable(binding=clause, message=f"there is no node {name} in this domain")
 
 
+_NAMES: Shared[str] = Shared()
+_PREFIXES: Shared[tuple[str, ...]] = Shared()
+_PORTS: Shared[tuple[Ports, ...]] = Shared()
+_HOSTS: Shared[tuple[Host, ...]] = Shared()
+
+
 class _Attached:
     """Hosts of a network, sorted by name, and found by label and address."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.hosts = sorted(network.attachments, key=lambda attachment: attachment.name)
+        self.hosts = sorted(map(_host, network.attachments), key=lambda host: host.name)
         self._labelled: dict[tuple[str, str], dict[int, None]] = {}
         self._addresses: list[tuple[int, int]] = []
+        labels = {attachment.name: attachment.labels for attachment in network.attachments}
         for place, host in enumerate(self.hosts):
-            for label in {*network.labels, *host.labels}:
+            for label in {*network.labels, *labels[host.name]}:
                 self._labelled.setdefault(label, {})[place] = None
-            self._addresses += [(numbering.address(text), place) for text in host.addresses]
+            self._addresses += [(numbering.prefix(text)[0], place) for text in host.addresses]
         self._addresses.sort()
 
-    def labelled(self, labels: Collection[tuple[str, str]]) -> list[Attachment]:
+    def labelled(self, labels: Collection[tuple[str, str]]) -> list[Host]:
         """Those with all the labels."""
         if not labels:
             return self.hosts
         least, *others = sorted((self._labelled.get(label, {}) for label in labels), key=len)
         return [self.hosts[place] for place in least if all(place in other for other in others)]
 
-    def within(self, prefixes: Collection[str]) -> list[Attachment]:
+    def within(self, prefixes: Collection[str]) -> list[Host]:
         """Those with an address inside `prefixes`."""
         places: set[int] = set()
         for value, length in map(numbering.prefix, prefixes):
@@ -234,7 +242,7 @@ def _attached(network: Network) -> _Attached:
 
 def hosts_of(network: Network, prefixes: Collection[str]) -> tuple[Host, ...]:
     """Attached hosts with an address inside `prefixes`."""
-    return tuple(map(_host, _attached(network).within(prefixes)))
+    return tuple(_attached(network).within(prefixes))
 
 
 def _host(attachment: Attachment) -> Host:
@@ -254,10 +262,12 @@ def _union(parts: Iterable[tuple[Host, ...]]) -> tuple[Host, ...]:
     hosts: dict[str, Host] = {}
     for part in parts:
         for host in part:  # other clauses may have selected other addresses of it
-            known = hosts.get(host.name, host)
-            addresses = tuple(sorted({*known.addresses, *host.addresses}))
-            hosts[host.name] = msgspec.structs.replace(host, addresses=addresses)
-    return tuple(hosts[name] for name in sorted(hosts))
+            known = hosts.setdefault(host.name, host)
+            if known is not host:
+                addresses = tuple(sorted({*known.addresses, *host.addresses}))
+                hosts[host.name] = msgspec.structs.replace(host, addresses=addresses)
+    union = tuple(hosts[name] for name in sorted(hosts))
+    return _HOSTS(union) if len(union) == 1 else union
 
 
 def _select(
@@ -274,8 +284,8 @@ def _select(
         return ()
     hosts = [
         host
-        for attachment in _attached(network).labelled(selector.labels)
-        if (host := _within(_host(attachment), selector.prefixes)).addresses
+        for attached in _attached(network).labelled(selector.labels)
+        if (host := _within(attached, selector.prefixes)).addresses
     ]
     if not hosts:
         labels = " ".join((*(f"{name}={value}" for name, value in selector.labels), *selector.prefixes)) or "any host"

@@ -13,10 +13,12 @@ Placed = tuple[str, Entries]
 class Units:
     """Lives for one change; `all` is the value that stays."""
 
-    def __init__(self, before: "immutables.Map[str, Placed]", nodes: Collection[str]) -> None:
-        """`nodes`: elsewhere nothing is put."""
+    def __init__(
+        self, before: "immutables.Map[str, Placed]", beside: "immutables.Map[str, Placed]", nodes: Collection[str]
+    ) -> None:
+        """`beside`: what is equal there is the same object here. `nodes`: elsewhere nothing is put."""
         self.all = before
-        self._nodes = nodes
+        self._beside, self._nodes = beside, nodes
         self.gone: dict[str, list[Entries]] = {}
         """Of each node."""
         self.new: dict[str, list[Entries]] = {}
@@ -26,7 +28,8 @@ class Units:
         if node not in self._nodes or (before is not None and before[1] == content):
             return
         self.drop(unit)
-        self.all = self.all.set(unit, (node, content))
+        known = self._beside.get(unit)
+        self.all = self.all.set(unit, known if known is not None and known == (node, content) else (node, content))
         self.new.setdefault(node, []).append(content)
 
     def drop(self, unit: str) -> None:

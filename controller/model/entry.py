@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 from controller.model.intent import Value
+from controller.model.sharing import Shared
 
 
 class Match(Value, frozen=True, kw_only=True):
@@ -44,6 +45,8 @@ class Names:
 
 
 _NAMES = Names()
+_DOES: Shared[bytes] = Shared()
+"""What entries do: numbers are given out from 1 on at each node, so that on each the same is done again."""
 _PLAIN = 2
 """Version of marshal in which equal values are equal bytes: later ones say where something was said before."""
 
@@ -131,7 +134,7 @@ def owned_entry(
 ) -> OwnedEntry:
     """`match`, `params`: in the order of the P4Info."""
     does = [_NAMES.number((action, *[name for name, _ in params])), *[int(number) for _, number in params]]
-    return OwnedEntry(table, packed_key(table, match, priority), marshal.dumps(tuple(does), _PLAIN), owner)
+    return OwnedEntry(table, packed_key(table, match, priority), _DOES(marshal.dumps(tuple(does), _PLAIN)), owner)
 
 
 def packed_key(table: str, match: tuple[Match, ...], priority: int) -> bytes:
