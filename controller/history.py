@@ -20,7 +20,7 @@ from controller.reconcile.link_state import is_cut
 from controller.reconcile.restoration import MOVED
 from controller.reconcile.state import SR_POLICIES, State
 from controller.reconcile.tables import link_key, node_key, over, sr_policy_key
-from controller.views.intent_status import intent_phase
+from controller.views.intent_status import exceptional_nodes, intent_phase
 from dataplane.decoding import from_json
 
 KEPT = 5_000
@@ -106,13 +106,14 @@ class History:
         return self._keep([_of_tenant(happening, before, after) for happening in happenings[-KEPT:]], now_s)
 
     def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
+        nodes = exceptional_nodes(state)
         for name in sorted(self._unsure):
             intent_record = state.intent_records.get(name)
             if intent_record is None:
                 if name in self._phases:
                     self._phases = self._phases.delete(name)
                 continue
-            current, conditions, _ = intent_phase(state, intent_record, now_s)
+            current, conditions, _ = intent_phase(state, intent_record, now_s, nodes)
             phase, why = str(current), "; ".join(condition["reason"] for condition in conditions)
             if self._phases.get(name) != _told(phase, why):
                 self._phases = self._phases.set(name, _told(phase, why))

@@ -436,7 +436,7 @@ class Controller:
         """There are those that plans name, and no others; two that are of the same ends and color are one, and hold
         that color; and if one of them could take a path that holds it, it does."""
         state = self.state
-        assert {id.name for stitch in state.stitches.values() for id in named_sr_policies(stitch)} == {
+        assert {name for stitch in state.stitches.values() for name in named_sr_policies(stitch)} == {
             *state.sr_policies
         }
         there = graph(state.inventory, state.own, state.down)

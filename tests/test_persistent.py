@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.model.heap import Heap
-from controller.model.persistent import SPARE, PersistentMap
+from controller.model.persistent import GONE, SPARE, Gone, PersistentMap
 
 NAMES = st.sampled_from("abcdefgh")
 CHANGES = st.lists(st.tuples(NAMES, st.none() | st.integers()), max_size=40)
@@ -58,6 +58,31 @@ def test_what_is_found_by_key_and_by_time_is_what_going_through_all_finds(
         assert version.by("0", "odd") == [
             entry_name for entry_name, of in version.items() if {"0", "odd"} & _remainders(of)
         ]
+
+
+@given(CHANGES, st.lists(st.dictionaries(NAMES, st.none() | st.integers(), max_size=8), max_size=5))
+def test_many_changes_at_once_are_what_they_are_one_after_the_other(
+    earlier: list[tuple[str, int | None]], steps: list[dict[str, int | None]]
+) -> None:
+    at_once: PersistentMap[int] = PersistentMap({"a": 3, "b": -3}, keys=_remainders, due=_due_s)
+    for name, value in earlier:
+        at_once = changed(at_once, name, value)
+    one_by_one = at_once
+    for step in steps:
+        known = dict(at_once)
+        before, at_once = at_once, at_once.updated({name: _or_gone(value) for name, value in step.items()})
+        for name, value in step.items():
+            one_by_one = changed(one_by_one, name, value)
+        assert dict(before) == known, "the version before stays as it was"
+        assert list(at_once.items()) == list(one_by_one.items())
+        for key in ("0", "1", "2", "odd"):
+            assert (at_once.by(key), at_once.count(key)) == (one_by_one.by(key), one_by_one.count(key))
+        for now_s in (-5, 0, 5):
+            assert at_once.ready(now_s)[0] == one_by_one.ready(now_s)[0]
+
+
+def _or_gone(value: int | None) -> int | Gone:
+    return GONE if value is None else value
 
 
 def _remainders(value: int) -> set[str]:

@@ -9,10 +9,11 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypedDict
+from functools import cache
+from typing import NamedTuple
 
 from controller.fulfillment.numbering import assign
-from controller.model.entry import Match, OwnedEntry, owned_entry
+from controller.model.entry import Match, OwnedEntry, Shape, owned_entry
 from controller.model.intent import Ports, Value
 from controller.model.sharing import Shared
 from dataplane.reasons import DropReason, L4Class
@@ -25,6 +26,8 @@ SILENCE_PRIORITY = (MAX_SERIAL + 1) * 1002
 DEFAULT_PRIORITY = 1
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 MAX_CLASS = 0xFFFF
+_ALL_BITS = 0xFFFF
+"""Of a group or port class."""
 MAX_STEPS = 1 << 18
 """Of compiling the rules of one VRF."""
 _ANY_TCP = (int(L4Class.TCP_OPEN), 0xE)
@@ -144,9 +147,28 @@ def port_entries(used: Iterable[tuple[bool, Ports]], classes: PortClasses, owner
 
 def flow_entry(flow: tuple[int, int | None, int | None, L4], rule: Rule) -> OwnedEntry:
     """What becomes of packets of a policy class from one group to another."""
-    return owned_entry(
-        table="flow_policy", match=_match(*flow), priority=rule.priority, owner=rule.owner, **_action(rule)
+    policy_class, source, destination, l4 = flow
+    fields = ["policy_class"]
+    match: list[int | None] = [policy_class, None, None, None]
+    ternary = (
+        ("source_group", source, _ALL_BITS),
+        ("destination_group", destination, _ALL_BITS),
+        ("l4_class", *(l4.l4_class or (None, None))),
+        ("source_port_class", l4.source_port_class, _ALL_BITS),
+        ("destination_port_class", l4.destination_port_class, _ALL_BITS),
     )
+    for field, value, mask in ternary:
+        if value is not None:
+            fields.append(field)
+            match += (value, mask, None, None)
+    action, params = _action(rule)
+    shape = _flow_shape(tuple(fields), action, tuple([name for name, _ in params]))
+    return shape.entry(tuple(match), tuple([value for _, value in params]), rule.owner, priority=rule.priority)
+
+
+@cache
+def _flow_shape(fields: tuple[str, ...], action: str, params: tuple[str, ...]) -> Shape:
+    return Shape("flow_policy", fields, action, params)
 
 
 def outcome(rule: Rule) -> tuple[object, ...]:
@@ -166,21 +188,16 @@ def group_entry(vrf: int, side: str, prefix: tuple[int, int], number: int, owner
     )
 
 
-class _Action(TypedDict):
-    action: str
-    params: tuple[tuple[str, int], ...]
-
-
-def _action(rule: Rule) -> _Action:
+def _action(rule: Rule) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """With its parameters."""
     if rule.drop is not None and rule.until_s is not None:
-        return _Action(action="drop_until", params=(("reason", int(rule.drop)), ("boottime_s", rule.until_s)))
+        return "drop_until", (("reason", int(rule.drop)), ("boottime_s", rule.until_s))
     if rule.drop is not None:
-        return _Action(action="drop", params=(("reason", int(rule.drop)),))
+        return "drop", (("reason", int(rule.drop)),)
     permitted = ("forwarding_class", rule.forwarding_class)
     if not rule.asked_in:
-        return _Action(action="permit", params=(permitted,))
-    action = "permit_reply" if rule.reply else "permit_request"
-    return _Action(action=action, params=(permitted, ("network", rule.asked_in)))
+        return "permit", (permitted,)
+    return "permit_reply" if rule.reply else "permit_request", (permitted, ("network", rule.asked_in))
 
 
 def l4_fields(rule: Rule, classes: PortClasses) -> list[L4]:
@@ -237,18 +254,3 @@ def _port_entry(table: str, protocol: str, first: int, last: int, number: int, o
         params=(("port_class", number),),
         owner=owner,
     )
-
-
-def _match(policy_class: int, source: int | None, destination: int | None, l4: L4) -> tuple[Match, ...]:
-    match = [Match(field="policy_class", value=policy_class)]
-    if source is not None:
-        match.append(Match(field="source_group", value=source, mask=0xFFFF))
-    if destination is not None:
-        match.append(Match(field="destination_group", value=destination, mask=0xFFFF))
-    if l4.l4_class is not None:
-        match.append(Match(field="l4_class", value=l4.l4_class[0], mask=l4.l4_class[1]))
-    if l4.source_port_class is not None:
-        match.append(Match(field="source_port_class", value=l4.source_port_class, mask=0xFFFF))
-    if l4.destination_port_class is not None:
-        match.append(Match(field="destination_port_class", value=l4.destination_port_class, mask=0xFFFF))
-    return tuple(match)

@@ -12,7 +12,7 @@ from controller.fulfillment.crossings import Crossing, color, crossings
 from controller.fulfillment.crossings import node_entries as switch_entries
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
-from controller.model.entry import Match, OwnedEntry, owned_entry
+from controller.model.entry import Match, OwnedEntry, Shape, owned_entry
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.p4_switch import port_mac
 from controller.model.sr_policy import CandidatePath, SrPolicy, SrPolicyId
@@ -452,33 +452,32 @@ def lease_entry(forwarding_class: int, expires_s: int, boot_epoch_s: int | None,
 # ---- entries of forwarding classes and SR Policies
 
 
+_ENCAPSULATE = Shape(
+    "steer",
+    ("forwarding_class",),
+    "encapsulate",
+    ("sr_policy", "liveness_group", "service_sid", "dscp", "inner_mtu"),
+)
+_DELIVER = Shape("steer", ("forwarding_class",), "deliver", ("vrf",))
+_SERVICE = Shape("local_sid", ("ingress_class", "destination"), "end_dt46", ("vrf", "policy_class", "answer_class"))
+
+
 def deliver_entry(forwarding_class: int, vrf: int, owner: str) -> OwnedEntry:
-    return _steer_entry(forwarding_class, "deliver", (("vrf", vrf),), owner)
+    return _DELIVER.entry((forwarding_class, None, None, None), (vrf,), owner)
 
 
 def encapsulate_entry(
     forwarding_class: int, sr_policy: int, service_sid: int, dscp: int, inner_mtu: int, owner: str
 ) -> OwnedEntry:
     """The liveness group of an SR Policy has the same number."""
-    params = (
-        ("sr_policy", sr_policy),
-        ("liveness_group", sr_policy),
-        ("service_sid", service_sid),
-        ("dscp", dscp),
-        ("inner_mtu", inner_mtu),
-    )
-    return _steer_entry(forwarding_class, "encapsulate", params, owner)
-
-
-def _steer_entry(forwarding_class: int, action: str, params: tuple[tuple[str, int], ...], owner: str) -> OwnedEntry:
-    match = (Match(field="forwarding_class", value=forwarding_class),)
-    return owned_entry(table="steer", match=match, action=action, params=params, owner=owner)
+    params = (sr_policy, sr_policy, service_sid, dscp, inner_mtu)
+    return _ENCAPSULATE.entry((forwarding_class, None, None, None), params, owner)
 
 
 def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> OwnedEntry:
     """End.DT46. `answer_class`: on which a sender is told what becomes of its packets; 0: by the VRF's routes."""
-    params = (("vrf", into.vrf), ("policy_class", into.policy_class), ("answer_class", answer_class))
-    return local_sid_entry(ingress_class, (sid, 128), "end_dt46", params, owner)
+    match = (ingress_class, None, None, None, sid, None, 128, None)
+    return _SERVICE.entry(match, (into.vrf, into.policy_class, answer_class), owner)
 
 
 def sr_policy_entries(sr_policy: int, source: int, lists: Sequence[SegmentList], owner: str) -> tuple[OwnedEntry, ...]:

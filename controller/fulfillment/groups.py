@@ -15,6 +15,7 @@ group whatever came before it (`Numbers`).
 import hashlib
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import immutables
@@ -76,6 +77,7 @@ class Groups(NamedTuple):
         return None if atom is None else (self.numbers[atom.group], self.sets[atom.sets[0]].owner)
 
 
+@lru_cache(16_384)
 def set_name(prefixes: tuple[str, ...]) -> Name:
     return hashlib.blake2b(",".join(prefixes).encode(), digest_size=_NAME).digest()
 

@@ -68,7 +68,7 @@ SIZED_BY = {
 
 
 def id_key(node: str, kind: Kind, what: str) -> str:
-    return f"{node} {kind} {what}"
+    return " ".join((node, kind, what))
 
 
 def first_and_last(kind: Kind, size: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Requirements -> plan: which own paths and which border carry a connection."""
 
 from collections.abc import Collection
+from functools import lru_cache
 
 import msgspec
 
@@ -59,7 +60,7 @@ def place(
             continue
         limit_us, beyond_us = connection.latency_us_max, way.latency_us if way is not None else 0
         color = color_of(connection, None if limit_us is None else limit_us - beyond_us)
-        ids = [SrPolicyId(headend=entry, endpoint=target, color=color) for entry in entries for target in targets]
+        ids = [_id(entry, target, color) for entry in entries for target in targets]
         lacking = next((id for id in ids if not _holds(graph, id)), None)
         if lacking is not None:
             failures.append(shortfall(graph, lacking.headend, lacking.endpoint, color, way))
@@ -81,6 +82,12 @@ def place(
         least = _least_bad(failures)
         return msgspec.structs.replace(least, message=least.message + _without(graph))
     return min(plans, key=lambda plan: _preference(plan, graph, _best(plan, graph)))
+
+
+@lru_cache(16_384)
+def _id(headend: str, endpoint: str, color: Constraints) -> SrPolicyId:
+    """One value for all plans that take the same."""
+    return SrPolicyId(headend=headend, endpoint=endpoint, color=color)
 
 
 def _holds(graph: Graph, id: SrPolicyId) -> bool:

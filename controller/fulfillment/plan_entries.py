@@ -56,6 +56,8 @@ def terms_in_force(session: Session | None) -> Terms | None:
 
 def borders(stitch: Stitch, fabric: Fabric) -> tuple[Border | None, Border | None]:
     """Upstream and downstream, where there is one, agreed, and its gateway known."""
+    if stitch.upstream is None and stitch.downstream is None:
+        return None, None
     ends: list[Border | None] = []
     for session in (stitch.upstream, stitch.downstream):
         terms = terms_in_force(session)
@@ -151,7 +153,11 @@ def plan_entries(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> dic
             vrf, policy_class, function = (ids[key] for key in plan_ids.at_tail(stretch))
             sid = numbering.sid(fabric.locators[stretch.tail], function)
             encapsulate(stretch, INSIDE, stretch.head, sr_policies[stretch.id.name].number_at(stretch.head), sid)
-            back = Stretch(plan, stretch.index, _back(stretch.direction))
+            back = next(
+                other
+                for other in stretches(plan)
+                if other.index == stretch.index and other.direction != stretch.direction
+            )
             into = Arrival(vrf=vrf, policy_class=policy_class)
             answer = ids[back.forwarding_class(INSIDE)]
             entries.setdefault(stretch.tail, []).append(service_entry(FABRIC_CLASS, sid, into, answer, owner))

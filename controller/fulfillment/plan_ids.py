@@ -1,6 +1,6 @@
 """Which numbers of its nodes a plan needs, and what each is called there."""
 
-from collections.abc import Iterator
+import itertools
 
 from controller.fulfillment.numbering import Direction, Kind, id_key
 from controller.model.plan import Plan, Way
@@ -15,7 +15,9 @@ one attached host of a node to another."""
 class Stretch:
     """One SR Policy of a plan in one direction; `index`: of the SR Policy among the plan's."""
 
-    __slots__ = ("before", "crosses", "direction", "first", "head", "id", "index", "last", "onward", "plan", "tail")
+    __slots__ = (
+        "before", "crosses", "direction", "first", "head", "id", "index", "last", "onward", "plan", "tail", "which",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, index: int, direction: Direction) -> None:
         self.plan, self.index, self.direction = plan, index, direction
@@ -35,22 +37,30 @@ class Stretch:
         else:
             self.first = LOCAL if self.before is None else DELIVER
         """What traffic does that enters the plan here."""
+        self.which = f"{index} {direction:d}"
         self.last = BORDER if self.onward is not None else DELIVER
         """What it does at the tail."""
 
     def forwarding_class(self, way: str) -> str:
         node = self.head if way == INSIDE else self.tail
-        return id_key(node, Kind.FORWARDING_CLASS, f"{self.plan.name} {way} {self.index} {self.direction.value}")
+        return id_key(node, Kind.FORWARDING_CLASS, f"{self.plan.name} {way} {self.which}")
 
     @property
     def tail_name(self) -> str:
-        return f"{self.plan.name} tail {self.index} {self.direction.value}"
+        return f"{self.plan.name} tail {self.which}"
 
 
-def stretches(plan: Plan) -> Iterator[Stretch]:
-    for index in range(len(plan.sr_policies)):
-        for direction in Direction:
-            yield Stretch(plan, index, direction)
+_latest: tuple[Stretch, ...] = ()
+"""Of the plan that was asked about last: what is made of a plan asks a dozen times."""
+
+
+def stretches(plan: Plan) -> tuple[Stretch, ...]:
+    global _latest
+    known = _latest
+    if not known or known[0].plan is not plan:
+        both = range(len(plan.sr_policies)), Direction
+        _latest = known = tuple(Stretch(plan, index, direction) for index, direction in itertools.product(*both))
+    return known
 
 
 def ends(plan: Plan, direction: Direction) -> tuple[str, str]:

@@ -78,9 +78,18 @@ class VrfChange(NamedTuple):
                 for flow in _flows(rule, pairs, self.classes):
                     touched.setdefault(flow, self.before.flows.get(flow, ()))
         gone, new = [*self.groups_gone], [*self.groups_new]
+        rules_before, rules, flows = self.before.rules, self.now.rules, self.now.flows
         for flow, ranks in touched.items():
-            was = _standing(ranks, self.before.rules, withheld_before)
-            now = _standing(self.now.flows.get(flow, ()), self.now.rules, withheld)
+            ranks_now = flows.get(flow, ())
+            if not ranks and len(ranks_now) == 1:  # most of what is new
+                if ranks_now[0] not in withheld:
+                    new.append(flow_entry(flow, rules[ranks_now[0]]))
+                continue
+            was, now = _standing(ranks, rules_before, withheld_before), _standing(ranks_now, rules, withheld)
+            if not was or not now:
+                gone += [flow_entry(flow, rule) for rule in was]
+                new += [flow_entry(flow, rule) for rule in now]
+                continue
             before, after = [*map(outcome, was)], [*map(outcome, now)]
             gone += [flow_entry(flow, rule) for rule, said in zip(was, before, strict=True) if said not in after]
             new += [flow_entry(flow, rule) for rule, said in zip(now, after, strict=True) if said not in before]

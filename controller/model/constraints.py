@@ -6,7 +6,7 @@ import msgspec
 from controller.model.intent import Disjoint, Prefer, Trust, Value
 
 
-class Constraints(Value, frozen=True, kw_only=True):
+class Constraints(Value, frozen=True, kw_only=True, cache_hash=True):
     """Of the part of a way that lies in one domain."""
 
     prefer: Prefer = Prefer()

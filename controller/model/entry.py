@@ -137,6 +137,26 @@ def owned_entry(
     return OwnedEntry(table, packed_key(table, match, priority), _DOES(marshal.dumps(tuple(does), _PLAIN)), owner)
 
 
+class Shape:
+    """Entries of one table that match the same fields and do the same: made from their numbers alone, for what there
+    are thousands of. They are what `owned_entry` makes of the same."""
+
+    __slots__ = ("_does", "_fields", "_key", "_table")
+
+    def __init__(self, table: str, fields: tuple[str, ...], action: str, params: tuple[str, ...]) -> None:
+        """`fields`, `params`: names in the order of the P4Info."""
+        self._table, self._fields = table, len(fields)
+        self._key, self._does = _NAMES.number((table, *fields)), _NAMES.number((action, *params))
+
+    def entry(
+        self, match: tuple[int | None, ...], params: tuple[int, ...], owner: str, *, priority: int = 0
+    ) -> OwnedEntry:
+        """`match`: of each field value, mask, prefix length and high, one behind the other."""
+        assert len(match) == 4 * self._fields
+        key = marshal.dumps((self._key, priority, *match), _PLAIN)
+        return OwnedEntry(self._table, key, marshal.dumps((self._does, *params), _PLAIN), owner)
+
+
 def packed_key(table: str, match: tuple[Match, ...], priority: int) -> bytes:
     """As `OwnedEntry.key`."""
     key: list[Any] = [_NAMES.number((table, *[field.field for field in match])), priority]

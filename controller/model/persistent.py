@@ -5,9 +5,10 @@ microseconds a change. Who reads keeps the version that it has. What a step look
 going through all.
 """
 
+import enum
 import math
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, ValuesView
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 import immutables
 
@@ -19,6 +20,15 @@ _Slot = tuple[int, T]
 """Place in the order, and value."""
 SPARE = 64
 """So many names that are not due any more then, beside as many as there are in all, the heap may have."""
+
+
+class Gone(enum.Enum):
+    """In the place of a value: there is none any more."""
+
+    GONE = enum.auto()
+
+
+GONE: Final[Literal[Gone.GONE]] = Gone.GONE
 
 
 def _no_keys(value: object) -> Collection[str]:
@@ -70,12 +80,9 @@ class PersistentMap(Mapping[str, T], Generic[T]):
             made._file(name, () if slot is None else self._keys(slot[1]), self._keys(value))
         if self._due is _never:
             return made
-        due_s = self._due(value)
-        if due_s not in (math.inf if slot is None else self._due(slot[1]), math.inf):
-            made._heap = push(made._heap, due_s, name)
-            made._heaped += 1
-            if made._heaped > 2 * len(made._slots) + SPARE:
-                made._heap_anew()
+        made._await(name, self._due(value), math.inf if slot is None else self._due(slot[1]))
+        if made._heaped > 2 * len(made._slots) + SPARE:
+            made._heap_anew()
         return made
 
     def delete(self, name: str) -> Self:
@@ -84,6 +91,60 @@ class PersistentMap(Mapping[str, T], Generic[T]):
         made._file(name, self._keys(self._slots[name][1]), ())
         made._slots = self._slots.delete(name)
         return made
+
+    def updated(self, changes: Mapping[str, T | Gone]) -> Self:
+        """The next version, in which all of these are so: as if they were set and deleted one after the other, with
+        less work. Names to be deleted need not be there."""
+        made, slots = self._copy(), self._slots.mutate()
+        filed: dict[str, dict[str, bool]] = {}
+        """Of each key, which names are filed under it now and were not, or the other way about."""
+        for name, value in changes.items():
+            slot = slots.get(name)
+            if value is GONE:
+                if slot is None:
+                    continue
+                del slots[name]
+                after: Collection[str] = ()
+            else:
+                slots[name] = (made._next if slot is None else slot[0], value)
+                made._next += slot is None
+                after = self._keys(value)
+                if self._due is not _never:
+                    made._await(name, self._due(value), math.inf if slot is None else self._due(slot[1]))
+            before: Collection[str] = () if slot is None else self._keys(slot[1])
+            if before != after:
+                for key in before:
+                    if key not in after:
+                        filed.setdefault(key, {})[name] = False
+                for key in after:
+                    if key not in before:
+                        filed.setdefault(key, {})[name] = True
+        made._slots = slots.finish()
+        if filed:
+            made._file_all(filed)
+        if made._heaped > 2 * len(made._slots) + SPARE:
+            made._heap_anew()
+        return made
+
+    def _await(self, name: str, due_s: float, before_s: float) -> None:
+        if due_s not in (before_s, math.inf):
+            self._heap = push(self._heap, due_s, name)
+            self._heaped += 1
+
+    def _file_all(self, filed: Mapping[str, Mapping[str, bool]]) -> None:
+        by_key = self._names.mutate()
+        for key, moved in filed.items():
+            names = by_key.get(key, immutables.Map()).mutate()
+            for name, is_there in moved.items():
+                if is_there:
+                    names[name] = None
+                else:
+                    del names[name]
+            if left := names.finish():
+                by_key[key] = left
+            else:
+                del by_key[key]
+        self._names = by_key.finish()
 
     def ready(self, now_s: float) -> tuple[list[str], Self]:
         """What is due, in the order of the map, and a version that knows the same with less work next time."""

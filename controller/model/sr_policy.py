@@ -1,12 +1,14 @@
 """SR Policies (RFC 9256) inside one domain."""
 
+from functools import lru_cache
+
 import msgspec
 
 from controller.model.constraints import UNCONSTRAINED, Constraints, backwards
 from controller.model.intent import Value
 
 
-class SrPolicyId(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+class SrPolicyId(Value, frozen=True, kw_only=True, cache_hash=True, forbid_unknown_fields=False):
     """By which an SR Policy is known (RFC 9256 §2.1). (Release 0.1 stored its candidate paths here.)"""
 
     headend: str
@@ -25,8 +27,7 @@ class SrPolicyId(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     @property
     def name(self) -> str:
         """The same for both directions: one SR Policy serves both."""
-        normal = self.normal
-        return f"{normal.headend} {normal.endpoint} {color_name(normal.color)}"
+        return _name(self)
 
     @property
     def crosses(self) -> bool:
@@ -34,7 +35,16 @@ class SrPolicyId(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
         return self.headend != self.endpoint
 
 
+@lru_cache(16_384)
+def _name(id: SrPolicyId) -> str:
+    normal = id.normal
+    return f"{normal.headend} {normal.endpoint} {color_name(normal.color)}"
+
+
 def color_name(color: Constraints) -> str:
+    """Equal ones have one name. (A default is left out where it is the very value that stands in the type.)"""
+    if color.prefer == UNCONSTRAINED.prefer:
+        color = msgspec.structs.replace(color, prefer=UNCONSTRAINED.prefer)
     return msgspec.json.encode(color).decode()
 
 

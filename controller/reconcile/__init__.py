@@ -107,13 +107,14 @@ def initial(records: Iterable[Record], own_domain: str, policy: Policy) -> tuple
     sends = [
         Send(peer=outgoing.peer, message_id=name, message=outgoing.message) for name, outgoing in state.outbox.items()
     ]
-    stored = {record.name for record in records if record.kind == "SrPolicy"}
+    stored = {record.name for record in records if record.kind == "SrPolicy" and record.content is not None}
     inside = [
         Record(kind="SrPolicy", name=name, content=msgspec.json.encode(policy))
         for name, policy in state.sr_policies.items()
         if name not in stored
     ]
-    return state, (Persist(records=(begun, *left_out, *inside)), *forgotten, *connects, *sends)
+    renamed = [Record(kind="SrPolicy", name=name, content=None) for name in sorted(stored - state.sr_policies.keys())]
+    return state, (Persist(records=(begun, *left_out, *inside, *renamed)), *forgotten, *connects, *sends)
 
 
 def step(state: State, event: Event, now_s: float, keys: Keys) -> tuple[State, tuple[Effect, ...]]:

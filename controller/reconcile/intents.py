@@ -55,7 +55,7 @@ def undertake(
     elif _says_the_same(intent_record, intent, requirements, added) and not expired(intent_record):
         transaction.intent_records.put(intent.name, msgspec.structs.replace(intent_record, requirements=requirements))
         if again:
-            renew(transaction, transaction.intent_records.all[intent.name])
+            renew(transaction, msgspec.structs.replace(intent_record, requirements=requirements))
         return
     else:
         connection_statuses = _taken_over(transaction, intent_record, intent, requirements, "the intent was changed")
@@ -69,10 +69,9 @@ def undertake(
             else intent_record.applied_s,
         )
         transaction.log("intent_changed", intent=intent.name, tenant=intent.tenant)
-    transaction.intent_records.put(
-        intent.name, msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
-    )
-    _move_end(transaction, intent.name)
+    intent_record = msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
+    transaction.intent_records.put(intent.name, intent_record)
+    _move_end(transaction, intent_record)
     transaction.fresh.add(f"intents/{intent.name}")
     pursue(transaction, intent.name)
 
@@ -124,15 +123,13 @@ def _reselect(transaction: Transaction, intent_record: IntentRecord) -> IntentRe
 def renew(transaction: Transaction, intent_record: IntentRecord) -> None:
     """Its lease begins anew, if it is one of some length that is not over."""
     if intent_record.intent.lease_s is not None:
-        transaction.intent_records.put(
-            intent_record.intent.name, msgspec.structs.replace(intent_record, applied_s=int(transaction.now_s))
-        )
-        _move_end(transaction, intent_record.intent.name)
+        intent_record = msgspec.structs.replace(intent_record, applied_s=int(transaction.now_s))
+        transaction.intent_records.put(intent_record.intent.name, intent_record)
+        _move_end(transaction, intent_record)
 
 
-def _move_end(transaction: Transaction, name: str) -> None:
+def _move_end(transaction: Transaction, intent_record: IntentRecord) -> None:
     """What carries an intent ends when it does."""
-    intent_record = transaction.intent_records.all[name]
     for plan in (
         plan
         for connection_status in intent_record.connection_statuses

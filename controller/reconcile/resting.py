@@ -22,8 +22,8 @@ def rest(transaction: Transaction, stitch: Stitch) -> None:
     standings = ((node, transaction.nodes.get(node)) for node in sorted(nodes(stitch.plan, sr_policies)))
     away = [node for node, standing in standings if standing is not None and not standing.reachable]
     ids = dict(stitch.ids)
-    for id in named_sr_policies(stitch):
-        ids |= sr_policy_numbers(sr_policies[id.name])
+    for name in named_sr_policies(stitch):
+        ids |= sr_policy_numbers(sr_policies[name])
     transaction.identifiers.rest(ids, away, max(ends_s, default=FOR_GOOD_S))
 
 

@@ -75,7 +75,7 @@ def pass_by(transaction: Transaction, names: Iterable[str]) -> list[str]:
     """By SR Policy, stitches of which more is to be done."""
     for name in names:
         stitch = transaction.stitches.get(name)
-        named = [name.removeprefix(SR_POLICIES)] if stitch is None else [id.name for id in named_sr_policies(stitch)]
+        named = [name.removeprefix(SR_POLICIES)] if stitch is None else [*named_sr_policies(stitch)]
         for policy in (policies[each] for each in named if each in policies and each not in moved):
             if _passes_stub(graph, policy):
                 moved[policy.id.name] = _move_sr_policy(transaction, policy)

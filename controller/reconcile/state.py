@@ -346,7 +346,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
             inside[record.name] = record.content
     inventory = Inventory(**{table: stored.pop(table) for table in INVENTORY_TABLES})
     bundles: dict[str, Session] = stored["bundles"]
-    sr_policies: dict[str, SrPolicy] = stored["sr_policies"]
+    sr_policies: dict[str, SrPolicy] = {policy.id.name: policy for policy in stored["sr_policies"].values()}
     stitches: dict[str, Stitch] = {}
     for name, stitch in sorted(stored["stitches"].items(), key=lambda item: item[1].serial):
         if name in inside:

@@ -156,7 +156,7 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
     links = {way.border for way in (plan.ingress, plan.egress) if way is not None}
     ends = (plan.connection.source_network, plan.connection.destination_network)
     keys = {*map(node_key, plan.ends), *map(link_key, links), *map(network_key, ends), plan.owner}
-    names = [id.name for id in named_sr_policies(stitch)]
+    names = named_sr_policies(stitch)
     keys |= {sr_policy_key(name) for name in names}
     if stitch.upstream is not None or stitch.downstream is not None:
         keys |= {promised_key(name) for name in names}
@@ -175,10 +175,10 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
     return keys
 
 
-def named_sr_policies(stitch: Stitch) -> dict[SrPolicyId, None]:
-    """All that it needs, each once."""
+def named_sr_policies(stitch: Stitch) -> dict[str, SrPolicyId]:
+    """All that it needs, by name."""
     plans = (stitch.plan,) if stitch.wanted is None else (stitch.plan, stitch.wanted)
-    return {id: None for plan in plans for id in plan.sr_policies if id.crosses}
+    return {id.name: id for plan in plans for id in plan.sr_policies if id.crosses}
 
 
 def is_unbound(plan: Plan) -> bool:

@@ -15,7 +15,7 @@ from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
 from controller.model.node_entries import Delta
-from controller.model.persistent import PersistentMap
+from controller.model.persistent import GONE, Gone, PersistentMap
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import HeldOff, Session, Stitch
 from controller.model.told import Told, Why
@@ -36,10 +36,13 @@ class Table(Generic[T]):
 
     def __init__(self, stored: PersistentMap[T]) -> None:
         self._held = stored
+        self._new: dict[str, T | Gone] = {}
+        """What is not in it yet: a version for each change of thousands would be made for nobody."""
         self.touched: dict[str, None] = {}
 
     @property
     def all(self) -> PersistentMap[T]:
+        self._settle()
         return self._held
 
     @property
@@ -47,24 +50,33 @@ class Table(Generic[T]):
         return bool(self.touched)
 
     def get(self, name: str) -> T | None:
-        return self._held.get(name)
+        new = self._new.get(name) if self._new else None
+        if new is None:
+            return self._held.get(name)
+        return None if new is GONE else new
 
     def put(self, name: str, value: T) -> None:
-        stored = self._held.get(name)
+        stored = self.get(name)
         if stored is value or (stored is not None and stored == value):
             return
         self.touched[name] = None
-        self._held = self._held.set(name, value)
+        if stored is None and name in self._new:
+            self._settle()  # what comes anew comes last
+        self._new[name] = value
 
     def drop(self, name: str) -> None:
-        if name in self._held:
+        if self.get(name) is not None:
             self.touched[name] = None
-            self._held = self._held.delete(name)
+            self._new[name] = GONE
 
     def ready(self, now_s: float) -> list[str]:
         """What is due."""
-        names, self._held = self._held.ready(now_s)
+        names, self._held = self.all.ready(now_s)
         return names
+
+    def _settle(self) -> None:
+        if self._new:
+            self._held, self._new = self._held.updated(self._new), {}
 
 
 class SmallTable(Generic[T]):
@@ -377,11 +389,11 @@ class Transaction:
 
     def _name_sr_policies(self, stitch: Stitch) -> None:
         """Files those that nobody has named before. Raises NoNumber; then none."""
-        for id in named_sr_policies(stitch):
-            if id.name in self.sr_policies.all:
+        for name, id in named_sr_policies(stitch).items():
+            if self.sr_policies.get(name) is not None:
                 continue
             policy = sr_policy(self.graph, id)
-            assert policy is not None, f"{id.name}: a plan is made of what there is"
+            assert policy is not None, f"{name}: a plan is made of what there is"
             try:
                 numbers = self.identifiers.hold(sr_policy_ids(policy), self.now_s)
             except NoNumber:
@@ -398,8 +410,11 @@ class Transaction:
 
     def _forget_sr_policies(self, stitch: Stitch) -> None:
         """Those of what it was that nobody names any more."""
-        for id in named_sr_policies(stitch):
-            name = id.name
+        now = self.stitches.get(stitch.plan.name)
+        still = named_sr_policies(now) if now is not None else {}
+        for name in named_sr_policies(stitch):
+            if name in still:
+                continue
             policy = self.sr_policies.get(name)
             if policy is None or self.stitches.all.count(sr_policy_key(name)):
                 continue

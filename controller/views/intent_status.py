@@ -58,11 +58,21 @@ _ORDER = [
 ]
 
 
+def exceptional_nodes(state: State) -> frozenset[str]:
+    """Nodes of which there is more to say than what they have yet to confirm."""
+    return frozenset(
+        name
+        for name, standing in state.nodes.items()
+        if not standing.reachable or standing.rejected or not standing.has(0, ())
+    )
+
+
 def intent_phase(
-    state: State, intent_record: IntentRecord, now_s: float
+    state: State, intent_record: IntentRecord, now_s: float, nodes: frozenset[str] | None = None
 ) -> tuple[Phase, list[dict[str, str]], list[Stitch]]:
     """Phase, conditions, and what carries it or is to: the worst of its connections decides its phase; all of them say
-    why."""
+    why. `nodes`: its `exceptional_nodes`, for who asks about many intents."""
+    nodes = exceptional_nodes(state) if nodes is None else nodes
     end_s = intent_record.expires_s
     stitches: list[Stitch] = []
     if expired(intent_record) or (end_s is not None and end_s <= now_s):
@@ -73,7 +83,7 @@ def intent_phase(
             stitch = state.stitches.get(connection_status.plan) or state.stitches.get(connection_status.coming)
             stitches += [stitch] if stitch is not None else []
         said = sorted(
-            _all_said(state, intent_record, stitches, now_s), key=lambda condition: _ORDER.index(condition.phase)
+            _all_said(state, intent_record, stitches, now_s, nodes), key=lambda condition: _ORDER.index(condition.phase)
         )
         phase = said[0].phase if said else Phase.ACTIVE
     conditions = [
@@ -140,7 +150,9 @@ def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, 
                     yield {"service": flow.destination, "address": prefix.split("/")[0], "family": family}
 
 
-def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch], now_s: float) -> Iterator[Said]:
+def _all_said(
+    state: State, intent_record: IntentRecord, stitches: list[Stitch], now_s: float, exceptional: frozenset[str]
+) -> Iterator[Said]:
     unmet = intent_record.requirements.unmet
     for selection in intent_record.requirements.selections:
         if not selection.chosen:
@@ -151,8 +163,8 @@ def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch],
         for connection, connection_status in zip(
             intent_record.requirements.connections, intent_record.connection_statuses, strict=True
         ):
-            yield from _connection(state, intent_record, connection, connection_status, now_s)
-    yield from _of_nodes(state, intent_record, stitches)
+            yield from _connection(state, intent_record, connection, connection_status, now_s, exceptional)
+    yield from _of_nodes(state, intent_record, stitches, exceptional)
     hosts = {
         end.name: end for two in intent_record.requirements.connections for end in (*two.sources, *two.destinations)
     }
@@ -164,7 +176,12 @@ def _all_said(state: State, intent_record: IntentRecord, stitches: list[Stitch],
 
 
 def _connection(
-    state: State, intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus, now_s: float
+    state: State,
+    intent_record: IntentRecord,
+    connection: Connection,
+    connection_status: ConnectionStatus,
+    now_s: float,
+    exceptional: frozenset[str],
 ) -> Iterator[Said]:
     where = connection.destination_network
     coming, carrying = state.stitches.get(connection_status.coming), state.stitches.get(connection_status.plan)
@@ -173,13 +190,13 @@ def _connection(
     if coming is None and carrying is None:
         yield _without_plan(where, connection_status)
     elif coming is None and carrying is not None:
-        yield _carried(state, connection, carrying, now_s)
+        yield _carried(state, connection, carrying, now_s, exceptional)
         yield from _passing_by(state, where, carrying)
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down, state.sr_policies):
         wanted = (connection, intent_record.intent.priority)
         said, path = _begun(state, where, coming), _words(state, carrying)
         if (carrying.plan.connection, carrying.plan.priority) == wanted:
-            yield _carried(state, connection, carrying, now_s)
+            yield _carried(state, connection, carrying, now_s, exceptional)
             yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
         else:
             yield said
@@ -227,7 +244,9 @@ def _undelivered(state: State, session: Session) -> str:
     return f", which has the offer of {print_time(session.since_s)} and answers when its own part is installed"
 
 
-def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float) -> Said:
+def _carried(
+    state: State, connection: Connection, stitch: Stitch, now_s: float, exceptional: frozenset[str]
+) -> Said:
     where = connection.destination_network
     if stitch.stage in (Stage.NEGOTIATING, Stage.ADDING):
         return _begun(state, where, stitch)
@@ -249,7 +268,7 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float)
     if lacks_ipv6(state, connection, stitch):
         reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric, state.sr_policies))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
-    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if _stands(state, stitch) else "")
+    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if _stands(state, stitch, exceptional) else "")
 
 
 def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:
@@ -318,22 +337,26 @@ def _waiting(state: State, stitch: Stitch) -> str:
 # ---- nodes
 
 
-def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch]) -> Iterator[Said]:
+def _of_nodes(
+    state: State, intent_record: IntentRecord, stitches: list[Stitch], exceptional: frozenset[str]
+) -> Iterator[Said]:
     """What its nodes have of it. What a node has once confirmed stays there, whatever becomes of its agent."""
-    nodes = {node for stitch in stitches for node in plan_paths.nodes(stitch.plan, state.sr_policies)}
-    isolation = intent_record.requirements.isolation
-    if isolation is not None:
-        nodes |= {host.node for host in isolation.hosts}
     awaited = {
         *state.awaiting.get(f"intents/{intent_record.intent.name}", {}),
         *(node for stitch in stitches for node in awaited_of(state, stitch)),
     }
+    concerned = awaited | (_nodes(state, intent_record, stitches) & exceptional if exceptional else set())
+    if not concerned:
+        return
     unconfirmed = {*intent_record.unconfirmed, *(node for stitch in stitches for node in _unconfirmed(state, stitch))}
     waiting = []
     owner = f"intents/{intent_record.intent.name}"
-    for node in sorted(nodes | awaited):
+    for node in sorted(concerned):
         standing = state.nodes.get(node)
         if standing is None:
+            continue
+        if node not in exceptional:
+            waiting.append(node)
             continue
         links = state.inventory.links
         parts = {owner}.union(*(parts_refused(standing, node, stitch, links, state.sr_policies) for stitch in stitches))
@@ -354,6 +377,13 @@ def _of_nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch])
             waiting.append(node)
     if waiting:
         yield Said(Phase.INSTALLING, f"waiting for nodes: {', '.join(waiting)}")
+
+
+def _nodes(state: State, intent_record: IntentRecord, stitches: list[Stitch]) -> set[str]:
+    """With a part in it."""
+    nodes = {node for stitch in stitches for node in plan_paths.nodes(stitch.plan, state.sr_policies)}
+    isolation = intent_record.requirements.isolation
+    return nodes if isolation is None else nodes | {host.node for host in isolation.hosts}
 
 
 def awaited_of(state: State, stitch: Stitch) -> set[str]:
@@ -385,10 +415,13 @@ def _made_around(state: State, stitch: Stitch) -> list[str]:
 
 def _passing_by(state: State, where: str, stitch: Stitch) -> Iterator[Said]:
     """Stubs that it goes around."""
+    parts = [part for part in _made_around(state, stitch) if part in state.stubs] if state.stubs else []
+    if not parts:
+        return
     passed = plan_paths.nodes(stitch.plan, state.sr_policies), plan_paths.links(stitch.plan, state.sr_policies)
-    for part in _made_around(state, stitch):
+    for part in parts:
         kind, _, name = part.partition("/")
-        if part in state.stubs and name not in passed[kind == "links"]:
+        if name not in passed[kind == "links"]:
             yield Said(Phase.ACTIVE, f"{where}: goes around {passed_by(state, part)}", "PassesBy")
 
 
@@ -404,15 +437,17 @@ def passed_by(state: State, part: str) -> str:
     )
 
 
-def _stands(state: State, stitch: Stitch) -> bool:
+def _stands(state: State, stitch: Stitch, exceptional: frozenset[str]) -> bool:
     """All its nodes have confirmed it."""
     if awaited_of(state, stitch) or _unconfirmed(state, stitch):
         return False
+    if not exceptional:
+        return True
     links = state.inventory.links
     standings = [
         (standing, parts_refused(standing, node, stitch, links, state.sr_policies))
         for node in plan_paths.nodes(stitch.plan, state.sr_policies)
-        if (standing := state.nodes.get(node)) is not None
+        if node in exceptional and (standing := state.nodes.get(node)) is not None
     ]
     return all(
         not node_standing.reachable or (node_standing.has(0, parts) and not node_standing.refuses(parts))
