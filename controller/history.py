@@ -14,7 +14,7 @@ from controller.language.manifest import PLURALS
 from controller.model.event import Apply, Delete, Effect, Event, Log, Record, Renew, Reply, SetDrain
 from controller.model.happening import RECORD, Happening
 from controller.model.intent import Phase
-from controller.model.persistent import PersistentMap
+from controller.model.persistent import GONE, Gone, PersistentMap
 from controller.model.resource import Resource
 from controller.reconcile.link_state import is_cut
 from controller.reconcile.restoration import MOVED
@@ -24,6 +24,10 @@ from controller.views.intent_status import exceptional_nodes, intent_phase
 from dataplane.decoding import from_json
 
 KEPT = 5_000
+ALIKE_MIN, ALIKE_MAX = 16, 1_000
+"""So many of one tenant's intents of which the same happens at once are told of in one line."""
+INTENTS = "intents"
+"""What such a line is about."""
 _DONE = ("created", "changed", "withdrawn", "deleted", "renewed", "drained", "undrained")
 _TOLD_OTHERWISE = frozenset({
     "intent_accepted", "intent_changed", "intent_withdrawn", "intent_renewed", "intent_expired",
@@ -42,6 +46,8 @@ class History:
         self._kept = self._stored = immutables.Map((happening.serial, happening) for happening in in_order)
         self._oldest, self._last = (in_order[0].serial, in_order[-1].serial) if in_order else (1, 0)
         """Serial numbers."""
+        self._lines = sum(map(_shown, in_order))
+        """That are shown of what is kept."""
         self._phases: PersistentMap[tuple[str, str]] = PersistentMap()
         """Intent -> the phase and reason that were told last."""
         self._newest: PersistentMap[Happening] = PersistentMap()
@@ -49,10 +55,11 @@ class History:
         self._unsure: set[str] = set()
         """Intents whose phase is to be looked at."""
         for happening in in_order:
-            self._newest = self._newest.set(_line(happening), happening)
+            self._newest = self._newest.updated(dict.fromkeys(_subjects(happening), happening))
             if happening.what.startswith(_PHASE):
                 told = _told(happening.what.removeprefix(_PHASE), happening.why)
-                self._phases = self._phases.set(happening.about.partition("/")[2], told)
+                intents = happening.members or (happening.about,)
+                self._phases = self._phases.updated({about.partition("/")[2]: told for about in intents})
 
     @classmethod
     def load(cls, records: Iterable[Record]) -> Self:
@@ -68,11 +75,11 @@ class History:
 
     def mark(self) -> tuple[object, ...]:
         """For `go_back`."""
-        return self._kept, self._oldest, self._last, self._phases, self._newest, set(self._unsure)
+        return self._kept, self._oldest, self._last, self._lines, self._phases, self._newest, set(self._unsure)
 
     def go_back(self, mark: tuple[Any, ...]) -> None:
         """As if nothing had been observed since."""
-        self._kept, self._oldest, self._last, self._phases, self._newest, self._unsure = mark
+        self._kept, self._oldest, self._last, self._lines, self._phases, self._newest, self._unsure = mark
 
     def settle(self) -> None:
         """What was observed is stored, and may be seen."""
@@ -103,57 +110,101 @@ class History:
             self._unsure.update(_unsettled_by(earlier, later))
         if self._unsure and not _in_flux(after):
             happenings += self._phase_changes(after, now_s)
-        return self._keep([_of_tenant(happening, before, after) for happening in happenings[-KEPT:]], now_s)
+        return self._keep([_of_tenant(happening, before, after) for happening in happenings], now_s)
 
     def _phase_changes(self, state: State, now_s: float) -> Iterator[Happening]:
-        nodes = exceptional_nodes(state)
+        """Those who share one follow each other."""
+        nodes, told = exceptional_nodes(state), dict[str, tuple[str, str] | Gone]()
+        changed: dict[tuple[str, str], list[str]] = {}
         for name in sorted(self._unsure):
             intent_record = state.intent_records.get(name)
             if intent_record is None:
-                if name in self._phases:
-                    self._phases = self._phases.delete(name)
+                told[name] = GONE
                 continue
             current, conditions, _ = intent_phase(state, intent_record, now_s, nodes)
             phase, why = str(current), "; ".join(condition["reason"] for condition in conditions)
             if self._phases.get(name) != _told(phase, why):
-                self._phases = self._phases.set(name, _told(phase, why))
-                yield _happening(f"intents/{name}", _PHASE + phase, why)
+                told[name] = _told(phase, why)
+                changed.setdefault((phase, why), []).append(name)
+        self._phases = self._phases.updated(told)
         self._unsure.clear()
+        for (phase, why), names in changed.items():
+            for name in names:
+                yield _happening(f"intents/{name}", _PHASE + phase, why)
 
     def _keep(self, happenings: Iterable[Happening], now_s: float) -> tuple[Record, ...]:
         new: dict[int, Happening] = {}
-        for happening in happenings:
-            told = self._newest.get(_line(happening))
-            if told is not None and _says(told) == _says(happening):
-                continue
+        newest: dict[str, Happening | Gone] = {}
+        for happening in _together(self._news(happenings))[-KEPT:]:
             self._last += 1
             new[self._last] = made = msgspec.structs.replace(happening, serial=self._last, time_s=int(now_s))
-            self._newest = self._newest.set(_line(made), made)
+            newest |= dict.fromkeys(_subjects(made), made)
         if not new:
             return ()
+        self._newest = self._newest.updated(newest)
+        self._lines += sum(map(_shown, new.values()))
         kept, gone = self._kept.update(new), []
-        while len(kept) > KEPT:
-            if (oldest := kept.get(self._oldest)) is not None:
+        forgotten: dict[str, Happening | Gone] = {}
+        while (oldest := kept.get(self._oldest)) is None or self._lines - _shown(oldest) >= KEPT:
+            if oldest is not None:
                 kept = kept.delete(self._oldest)
+                self._lines -= _shown(oldest)
                 gone += [self._oldest] if new.pop(self._oldest, None) is None else []
-                if self._newest.get(_line(oldest)) is oldest:
-                    self._newest = self._newest.delete(_line(oldest))
+                for subject in _subjects(oldest):
+                    if self._newest.get(subject) is oldest:
+                        forgotten[subject] = GONE
             self._oldest += 1
-        self._kept = kept
+        self._kept, self._newest = kept, self._newest.updated(forgotten)
         stored = [
             Record(kind=RECORD, name=str(happening.serial), content=msgspec.json.encode(happening))
             for happening in new.values()
         ]
         return (*(Record(kind=RECORD, name=str(old), content=None) for old in gone), *stored)
 
+    def _news(self, happenings: Iterable[Happening]) -> Iterator[Happening]:
+        """Nothing is told twice in a row of the same."""
+        said: dict[str, Happening] = {}
+        for happening in happenings:
+            (subject,) = _subjects(happening)
+            told = said.get(subject) or self._newest.get(subject)
+            if told is None or _says(told) != _says(happening):
+                said[subject] = happening
+                yield happening
 
-def _line(happening: Happening) -> str:
-    """In which nothing is told twice in a row."""
-    return f"{happening.about} of {happening.tenant}" if happening.members else happening.about
+
+def _together(happenings: Iterable[Happening]) -> list[Happening]:
+    """Of many intents in a row of which the same happens, one for all."""
+    lines: list[Happening] = []
+    for _, run in itertools.groupby(happenings, key=_alike):
+        alike = [*run]
+        if len(alike) < ALIKE_MIN or alike[0].members or not alike[0].about.startswith("intents/"):
+            lines += alike
+            continue
+        for start in range(0, len(alike), ALIKE_MAX):
+            members = tuple(happening.about for happening in alike[start : start + ALIKE_MAX])
+            lines.append(msgspec.structs.replace(alike[0], about=INTENTS, members=members))
+    return lines
+
+
+def _alike(happening: Happening) -> tuple[object, ...]:
+    kind = happening.about.partition("/")[0]
+    return kind, happening.what, happening.why, happening.by, happening.tenant, happening.serves, happening.members
+
+
+def _shown(happening: Happening) -> int:
+    """In how many lines."""
+    return len(happening.members) or 1
+
+
+def _subjects(happening: Happening) -> tuple[str, ...]:
+    """What it is about, of which nothing is told twice in a row."""
+    if happening.about == INTENTS:
+        return happening.members
+    return (f"{happening.about} of {happening.tenant}" if happening.members else happening.about,)
 
 
 def _says(happening: Happening) -> tuple[object, ...]:
-    return happening.what, happening.why, happening.members
+    return happening.what, happening.why, () if happening.about == INTENTS else happening.members
 
 
 def _of_tenant(happening: Happening, before: State, after: State) -> Happening:

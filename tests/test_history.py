@@ -163,6 +163,28 @@ def test_the_same_is_not_told_twice_in_a_row_and_only_so_much_is_kept() -> None:
     assert observe(Reply(request_id="r", results=("intents/x created",)), events=(dry,)) == told
 
 
+def test_what_happens_to_many_intents_of_a_tenant_at_once_is_one_record_and_a_line_for_each() -> None:
+    world = World()
+    state = world.controllers["shop"].state
+    history = History()
+    apply = Apply(request_id="r", resources=(), by=OURSELVES, file="many.yaml")
+    results = (*(f"intents/i{number} created" for number in range(100)), "intents/i3 withdrawn")
+    records = history.observe((state, state), (apply,), (Reply(request_id="r", results=results),), 1.0)
+    history.settle()
+    assert len(records) == 2
+    told = [(event.spec["about"], event.spec["what"], event.spec["why"]) for event in history.resources()]
+    created = [(f"intents/i{number}", "created", "from many.yaml") for number in range(100)]
+    assert told == [*created, ("intents/i3", "withdrawn", "from many.yaml")]
+    assert len({event.metadata["name"] for event in history.resources()}) == 101
+    again = History.load(records)
+    assert again.resources() == history.resources()
+    twice = Reply(request_id="r", results=("intents/i2 created", "intents/i3 created"))
+    for each in (history, again):
+        each.observe((state, state), (apply,), (twice,), 2.0)
+        each.settle()
+        assert [event.spec["about"] for event in each.resources()[101:]] == ["intents/i3"], "i2 was told of already"
+
+
 @pytest.mark.parametrize(("fields", "about"), [
     ({"agreement": "shop:a:1", "peer": "transit"}, "agreements/shop:a:1"),
     ({"peer": "transit", "reason": "late"}, "domains/transit"),

@@ -68,9 +68,6 @@ class Groups(NamedTuple):
             return (None,)
         return tuple(self.numbers[group] for group in self.sets[name].groups)
 
-    def width(self, name: Name | None) -> int:
-        return 1 if name is None else len(self.sets[name].groups)
-
     def entry(self, at: Prefix) -> tuple[int, str] | None:
         """Number and owner of what the group table has of a prefix."""
         atom = prefix_trie.find(self.trie, at)
@@ -114,12 +111,14 @@ class GroupsChange:
             owner = "" if prefix_set.rules[rank] == prefix_set.owner else prefix_set.owner
             sets[name] = prefix_set._replace(rules=prefix_set.rules.delete(rank), owner=owner)
             touched[name] = None
+        added: dict[tuple[str, ...], dict[Rank, str]] = {}
         for rank, prefixes, owner in new:
+            added.setdefault(prefixes, {})[rank] = owner
+        for prefixes, owners in added.items():
             name = set_name(prefixes)
-            prefix_set = sets.get(name) or PrefixSet(prefixes, immutables.Map(), owner)
-            sets[name] = prefix_set._replace(
-                rules=prefix_set.rules.set(rank, owner), owner=min(owner, prefix_set.owner)
-            )
+            prefix_set = sets.get(name) or PrefixSet(prefixes, immutables.Map(), min(owners.values()))
+            owner = min(prefix_set.owner, *owners.values())
+            sets[name] = prefix_set._replace(rules=prefix_set.rules.update(owners), owner=owner)
             touched[name] = None
         come: list[Name] = []
         left: list[Name] = []

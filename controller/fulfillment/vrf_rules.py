@@ -135,6 +135,8 @@ class _Change:
         self._groups = {"source": GroupsChange(before.source), "destination": GroupsChange(before.destination)}
         self._numbers: dict[tuple[Side, Name | None, bool], tuple[int | None, ...]] = {}
         """Of groups of sets, as far as they were asked for once all had changed."""
+        self._l4: dict[tuple[object, ...], tuple[L4, ...]] = {}
+        """What rules about the same ports match, as far as it was asked for."""
         self._flows = before.flows.mutate()
         self._touched: dict[Flow, tuple[Rank, ...]] = {}
         """As they were."""
@@ -185,15 +187,25 @@ class _Change:
         return rules.finish()
 
     def _ports(self) -> "immutables.Map[Ports, immutables.Map[Rank, None]]":
-        by_ports = self._before.ports
-        for rank, rule in self._gone.items():
-            for ports in {*rule.ports}:
-                left = by_ports[ports].delete(rank)
-                by_ports = by_ports.set(ports, left) if left else by_ports.delete(ports)
-        for rank, rule in self._new.items():
-            for ports in {*rule.ports}:
-                by_ports = by_ports.set(ports, by_ports.get(ports, immutables.Map()).set(rank, None))
-        return by_ports
+        moved: dict[Ports, dict[Rank, bool]] = {}
+        """Which rules are about them now, and which are not any more."""
+        for is_there, rules in ((False, self._gone), (True, self._new)):
+            for rank, rule in rules.items():
+                for ports in rule.ports:
+                    moved.setdefault(ports, {})[rank] = is_there
+        by_ports = self._before.ports.mutate()
+        for ports, ranks in moved.items():
+            now = by_ports.get(ports, immutables.Map()).mutate()
+            for rank, is_there in ranks.items():
+                if is_there:
+                    now[rank] = None
+                else:
+                    del now[rank]
+            if left := now.finish():
+                by_ports[ports] = left
+            else:
+                del by_ports[ports]
+        return by_ports.finish()
 
     def _affected(self) -> dict[Rank, Rule]:
         """Rules that stay, and have other groups."""
@@ -208,21 +220,22 @@ class _Change:
 
     def _steps(self, affected: Mapping[Rank, Rule]) -> int:
         steps = self._before.steps
-        for rules, groups_then, sign in (
+        for rules, before, sign in (
             (self._gone, True, -1),
             (affected, True, -1),
             (affected, False, 1),
             (self._new, False, 1),
         ):
             for rule in rules.values():
-                source, destination = (self._width(side, rule, before=groups_then) for side in SIDES)
-                fields = l4_fields(rule, self._classes_before if groups_then else self._classes)
-                steps += sign * source * destination * len(fields)
+                source, destination = (len(self._of(side, rule, before=before)) for side in SIDES)
+                steps += sign * source * destination * len(self._fields(rule, before=before))
         return steps
 
-    def _width(self, side: Side, rule: Rule, *, before: bool) -> int:
-        change = self._groups[side]
-        return (change.before if before else change.now).width(_name(rule, side))
+    def _fields(self, rule: Rule, *, before: bool) -> tuple[L4, ...]:
+        key = rule.ports, rule.reply, rule.default, before
+        if key not in self._l4:
+            self._l4[key] = tuple(l4_fields(rule, self._classes_before if before else self._classes))
+        return self._l4[key]
 
     def _of(self, side: Side, rule: Rule, *, before: bool) -> tuple[int | None, ...]:
         key = side, _name(rule, side), before
@@ -243,8 +256,10 @@ class _Change:
             for flow in _flows(rule, self._moved(rule, before=False), self._classes):
                 self._join(flow, rank)
         for rank, rule in self._new.items():
-            for flow in _flows(rule, self._pairs(rule, before=False), self._classes):
-                self._join(flow, rank)
+            fields, policy_class = dict.fromkeys(self._fields(rule, before=False)), rule.policy_class
+            for source, destination in self._pairs(rule, before=False):
+                for l4 in fields:
+                    self._join((policy_class, source, destination, l4), rank)
 
     def _pairs(self, rule: Rule, *, before: bool) -> Iterator[tuple[int | None, int | None]]:
         return itertools.product(self._of("source", rule, before=before), self._of("destination", rule, before=before))

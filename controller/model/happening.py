@@ -23,5 +23,5 @@ class Happening(Value, frozen=True, kw_only=True):
     tenant: str = ""
     """Whose the intent was that it is about or for; empty: it concerns no tenant's."""
     members: tuple[str, ...] = ()
-    """Of an SR Policy that has moved: the intents (`intents/NAME`) and agreements whose traffic takes it. It is shown
-    as one line for each of them, and kept once."""
+    """It is shown as one line for each of these, and kept once: of an SR Policy that has moved the intents
+    (`intents/NAME`) and agreements whose traffic takes it; about `intents`, those of which this is so."""

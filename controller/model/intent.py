@@ -86,7 +86,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 PortNumber = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
-class Ports(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+class Ports(Value, frozen=True, kw_only=True, cache_hash=True, forbid_unknown_fields=False):
     """One L4 match: `tcp/443`, `udp/1000-2000`, `tcp` (all ports), `icmp` (echo, both families)."""
 
     protocol: Annotated[str, msgspec.Meta(max_length=16)]

@@ -15,6 +15,7 @@ from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Session, Stitch
 
 FOR_GOOD_S = 1 << 40
+KINDS = {kind.value: kind for kind in Kind}
 WORDS = {
     Kind.VRF: "VRFs",
     Kind.POLICY_CLASS: "policy classes",
@@ -97,16 +98,17 @@ class Identifiers:
             number, users = known
             self._ids.put(key, (number, users + 1))
             return int(number)
-        counter = _counter(key)
-        node, _, name = counter.partition(" ")
-        kind = Kind(name)
+        node, name, _ = key.split(" ", 2)
+        counter, kind = f"{node} {name}", KINDS[name]
         first, last = first_and_last(kind, self._size(node, numbering.SIZED_BY[kind]))
-        free = next_free(first, last, self._last.get(counter) or 0, self._busy(counter, now_s))
+        taken: int = self._taken.get(counter) or 0
+        free = next_free(first, last, self._last.get(counter) or 0, taken | self._resting(counter, now_s))
         if free is None:
             raise NoNumber(node, kind, last - first + 1)
         self._last.put(counter, free)
-        self._taken.put(counter, (self._taken.get(counter) or 0) | 1 << free)
-        self._want(key, free)
+        self._taken.put(counter, taken | 1 << free)
+        if is_shared(key):
+            self._ids.put(key, (free, 1))
         return free
 
     def _want(self, key: str, number: int) -> None:
@@ -114,13 +116,13 @@ class Identifiers:
             _, users = self._ids.get(key) or (number, 0)
             self._ids.put(key, (number, users + 1))
 
-    def _busy(self, counter: str, now_s: float) -> int:
-        """Numbers in use or resting, as bits."""
-        busy: int = self._taken.get(counter) or 0
-        for name, until_s in self._rests.all.items():
+    def _resting(self, counter: str, now_s: float) -> int:
+        """Numbers that rest, as bits."""
+        resting = 0
+        for name, until_s in self._rests.all.items() if self._rests.all else ():
             if now_s < until_s and name.startswith(f"{counter} "):
-                busy |= 1 << int(name.split(" ")[2])
-        return busy
+                resting |= 1 << int(name.split(" ")[2])
+        return resting
 
 
 def _counter(key: str) -> str:

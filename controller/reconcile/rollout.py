@@ -28,7 +28,7 @@ from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
 from controller.reconcile.restoration import pass_by
-from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_refused, sr_policy_parts
+from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_at, sr_policy_parts
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
 
@@ -218,11 +218,13 @@ def _unconfirmed(
 def _has(transaction: Transaction, node: str, generation: int, stitch: Stitch | None, name: str) -> bool:
     """Whether a node has what it shall have of a stitch, or of what else has this name."""
     standing = transaction.nodes.get(node)
-    if standing is None:
+    if standing is None or standing.confirmed >= generation:
         return True
+    if not standing.rejected:
+        return False
     if stitch is not None:
-        links, sr_policies = transaction.links.all, transaction.sr_policies.all
-        return standing.has(generation, parts_refused(standing, node, stitch, links, sr_policies))
+        parts = parts_at(node, stitch, transaction.links.all, transaction.sr_policies.all)
+        return standing.has(generation, parts)
     policy = _sr_policy(transaction, name)
     return standing.has(generation, (name,) if policy is None else sr_policy_parts(policy))
 

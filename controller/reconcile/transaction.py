@@ -325,7 +325,9 @@ class Transaction:
     def put_stitch(self, stitch: Stitch) -> None:
         """With the numbers that its plan needs. Raises NoNumber."""
         before = self.stitches.get(stitch.plan.name)
-        self._name_sr_policies(stitch)
+        same = before is not None and before.plan is stitch.plan and before.wanted is stitch.wanted
+        if not same:
+            self._name_sr_policies(stitch)
         try:
             stitch = self._numbered(stitch, before)
         except NoNumber:
@@ -338,7 +340,7 @@ class Transaction:
             if session is not None:
                 self.agreements.put(session.terms.id, stitch.plan.name)
         self.stitches.put(stitch.plan.name, stitch)
-        if before is not None:
+        if before is not None and not same:
             self._forget_sr_policies(before)
         if stitch.plan.bundle and stitch.downstream is not None:
             self.bundles.put(stitch.plan.bundle, stitch.downstream)

@@ -244,9 +244,7 @@ def _undelivered(state: State, session: Session) -> str:
     return f", which has the offer of {print_time(session.since_s)} and answers when its own part is installed"
 
 
-def _carried(
-    state: State, connection: Connection, stitch: Stitch, now_s: float, exceptional: frozenset[str]
-) -> Said:
+def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float, exceptional: frozenset[str]) -> Said:
     where = connection.destination_network
     if stitch.stage in (Stage.NEGOTIATING, Stage.ADDING):
         return _begun(state, where, stitch)
@@ -268,7 +266,8 @@ def _carried(
     if lacks_ipv6(state, connection, stitch):
         reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric, state.sr_policies))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
-    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if _stands(state, stitch, exceptional) else "")
+    stands = _stands(state, stitch, exceptional)
+    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if stands else "")
 
 
 def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:
