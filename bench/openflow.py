@@ -12,7 +12,7 @@ from bench.osken import by_osken
 from bench.report import Row, row
 from controller.fulfillment.crossings import Crossing, crossing_entries
 from controller.model.entry import OwnedEntry
-from controller.southbound.codec import key
+from controller.southbound.codec import behaviour, key
 from controller.southbound.difference import Operation, Update
 from controller.southbound.openflow import bulk, flows, messages
 from controller.southbound.openflow.connection import Connection
@@ -74,7 +74,10 @@ def _encoding(entries: list[OwnedEntry]) -> Row:
 
 async def _pushing(entries: list[OwnedEntry], switch: OpenVSwitch) -> Row:
     """What is to be written is known in both cases; of the peer it also lies there encoded."""
-    updates = [Update(operation=Operation.INSERT, key=key(entry), entry=entry, row=None) for entry in entries]
+    updates = [
+        Update(operation=Operation.INSERT, key=key(entry), entry=entry, does=behaviour(entry), row=None)
+        for entry in entries
+    ]
     prebuilt = messages.hello(1) + bulk.encode(entries, 2)
     connection = Connection("s1", switch.socket, None)
     await connection.open()

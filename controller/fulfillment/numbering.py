@@ -139,6 +139,7 @@ def overlaps(text: str, others: Iterable[str]) -> bool:
     )
 
 
+@lru_cache(16_384)
 def sid_text(value: int) -> str:
     return str(ipaddress.IPv6Address(value))
 

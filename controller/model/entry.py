@@ -71,8 +71,10 @@ class OwnedEntry(Value, frozen=True):
         names, _, *numbers = marshal.loads(self.key)
         fields = zip(_NAMES[names][1:], numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4], strict=True)
         return tuple(
-            Match(field=field, value=value, mask=mask, prefix_length=prefix_length, high=high)
-            for field, value, mask, prefix_length, high in fields
+            [
+                Match(field=field, value=value, mask=mask, prefix_length=prefix_length, high=high)
+                for field, value, mask, prefix_length, high in fields
+            ]
         )
 
     @property

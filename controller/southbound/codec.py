@@ -54,15 +54,20 @@ class Codec:
         self.p4info = p4info
 
     def compose(self, entry: OwnedEntry) -> p4r.TableEntry:
-        message = self.compose_key(key(entry))
-        table = self.p4info.table_by_name[entry.table]
-        action = table.action_by_name.get(entry.action)
-        if action is None or tuple(name for name, _ in entry.params) != tuple(param.name for param in action.params):
-            raise ValueError(f"{show(key(entry), behaviour(entry))}: the P4Info has no such action of that table")
-        message.action.action.action_id = action.id
-        for (_, number), param in zip(entry.params, action.params, strict=True):
-            value = octets(number, param.bitwidth)
-            message.action.action.params.append(p4r.Action.Param(param_id=param.id, value=value))
+        return self.compose_row(key(entry), behaviour(entry))
+
+    def compose_row(self, key: Key, does: Behaviour) -> p4r.TableEntry:
+        message = self.compose_key(key)
+        action_name, params = does
+        action = self.p4info.table_by_name[key[0]].action_by_name.get(action_name)
+        if action is None or len(params) != len(action.params):
+            raise ValueError(f"{show(key, does)}: the P4Info has no such action of that table")
+        composed = message.action.action
+        composed.action_id = action.id
+        for (name, number), param in zip(params, action.params, strict=True):
+            if name != param.name:
+                raise ValueError(f"{show(key, does)}: the P4Info has no such action of that table")
+            composed.params.add(param_id=param.id, value=octets(number, param.bitwidth))
         return message
 
     def compose_key(self, key: Key) -> p4r.TableEntry:
@@ -75,7 +80,7 @@ class Codec:
             field = table.field_by_name.get(each.field)
             if field is None:
                 raise ValueError(f"{show(key)}: the table has no field {each.field!r}")
-            message.match.append(_compose_match(field, each))
+            _compose_match(field, each, message.match.add(field_id=field.id))
         return message
 
     def parse(self, message: p4r.TableEntry) -> Row:
@@ -102,8 +107,7 @@ def octets(number: int, bitwidth: int) -> bytes:
     return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big")
 
 
-def _compose_match(field: MatchField, match: Match) -> p4r.FieldMatch:
-    message = p4r.FieldMatch(field_id=field.id)
+def _compose_match(field: MatchField, match: Match, message: p4r.FieldMatch) -> None:
     value = octets(match.value, field.bitwidth)
     match field.match_type:
         case MatchType.EXACT:
@@ -117,7 +121,6 @@ def _compose_match(field: MatchField, match: Match) -> p4r.FieldMatch:
         case MatchType.RANGE:
             message.range.low = value
             message.range.high = octets(_given(field, match.high), field.bitwidth)
-    return message
 
 
 def _given(field: MatchField, number: int | None) -> int:

@@ -56,6 +56,8 @@ class Update(Value, frozen=True, kw_only=True):
     key: Key
     entry: OwnedEntry | None
     """What shall be there; None: nothing."""
+    does: Behaviour | None
+    """What `entry` does."""
     row: Row | None
     """What was there; None: nothing."""
 
@@ -80,13 +82,13 @@ def difference(desired: Mapping[Key, OwnedEntry], present: Mapping[Key, Row]) ->
     """In no particular order; empty where the node is as it shall be."""
     updates = []
     for each, entry in desired.items():
-        row = present.get(each)
+        row, does = present.get(each), behaviour(entry)
         if row is None:
-            updates.append(Update(operation=Operation.INSERT, key=each, entry=entry, row=None))
-        elif row.behaviour != behaviour(entry):
-            updates.append(Update(operation=Operation.MODIFY, key=each, entry=entry, row=row))
+            updates.append(Update(operation=Operation.INSERT, key=each, entry=entry, does=does, row=None))
+        elif row.behaviour != does:
+            updates.append(Update(operation=Operation.MODIFY, key=each, entry=entry, does=does, row=row))
     updates += [
-        Update(operation=Operation.DELETE, key=each, entry=None, row=row)
+        Update(operation=Operation.DELETE, key=each, entry=None, does=None, row=row)
         for each, row in present.items()
         if each not in desired
     ]
@@ -116,8 +118,7 @@ def numbers_of(rows: Iterable[Row]) -> Numbers:
 
 
 def change_of(update: Update) -> tuple[Key, Behaviour | None, Behaviour | None]:
-    before = update.row.behaviour if update.row is not None else None
-    return update.key, before, behaviour(update.entry) if update.entry is not None else None
+    return update.key, update.row.behaviour if update.row is not None else None, update.does
 
 
 def batches(updates: Iterable[Update], size: int = BATCH) -> Iterator[tuple[Update, ...]]:

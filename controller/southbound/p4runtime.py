@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from controller.errors import TargetRejected, TargetUnreachable
 from controller.model.entry import OwnedEntry
 from controller.model.node_entries import Delta
-from controller.southbound.codec import Codec, Key, Row, behaviour, key, show
+from controller.southbound.codec import Codec, Key, Row, key, show
 from controller.southbound.difference import (
     Operation,
     SyncReport,
@@ -406,7 +406,10 @@ class P4RuntimeClient:
         sent: list[Update] = []
         for update in updates:
             try:
-                entry = self._codec.compose(update.entry) if update.entry else self._codec.compose_key(update.key)
+                if update.does is not None:
+                    entry = self._codec.compose_row(update.key, update.does)
+                else:
+                    entry = self._codec.compose_key(update.key)
             except ValueError as exc:
                 refused.append(PartRefused(part=update.owner, reason=f"{exc} (owner {update.owner or 'unknown'})"))
                 continue
@@ -459,10 +462,10 @@ def _written(updates: Iterable[Update], seen: dict[Key, Row], numbers: Numbers |
     for update in updates:
         if numbers is not None:
             numbers.change(*change_of(update))
-        if update.entry is None:
+        if update.does is None:
             del seen[update.key]
         else:
-            seen[update.key] = Row(key=update.key, behaviour=behaviour(update.entry))
+            seen[update.key] = Row(key=update.key, behaviour=update.does)
 
 
 def _faults(exc: grpc.aio.AioRpcError, count: int) -> list[p4r.Error] | None:
@@ -483,4 +486,4 @@ def _code(fault: p4r.Error) -> str:
 
 
 def _shown(update: Update) -> str:
-    return show(update.key, behaviour(update.entry)) if update.entry else show(update.key)
+    return show(update.key, update.does)

@@ -94,8 +94,11 @@ def intent_phase(
     return phase, conditions, stitches
 
 
-def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> dict[str, Any]:
-    phase, conditions, stitches = intent_phase(state, intent_record, now_s)
+def intent_status(
+    state: State, intent_record: IntentRecord, now_s: float, nodes: frozenset[str] | None = None
+) -> dict[str, Any]:
+    """`nodes`: as of `intent_phase`."""
+    phase, conditions, stitches = intent_phase(state, intent_record, now_s, nodes)
     end_s = intent_record.expires_s
     status: dict[str, Any] = {"phase": str(phase), "conditions": conditions}
     status["sentence"] = print_sentence(intent_record.intent)
@@ -105,9 +108,12 @@ def intent_status(state: State, intent_record: IntentRecord, now_s: float) -> di
     if intent_record.requirements.selections:
         status["selections"] = [_selection(selection) for selection in intent_record.requirements.selections]
     if stitches:
+        inside = [_inside(state, stitch) for stitch in stitches]
         status["path"] = paths_of(state, stitches[0])[0]
-        status["paths"] = [path for stitch in stitches for path in branches(state, stitch)]
-        lists = segment_lists(state, stitches[0])
+        status["paths"] = [
+            path for stitch, lists in zip(stitches, inside, strict=True) for path in branches(state, stitch, lists)
+        ]
+        lists = [*itertools.chain.from_iterable(inside[0]), *_to_neighbour(state, stitches[0])]
         status["segments"] = [list(segments.segments) for segments in lists]
         status["containers"] = [list(segments.containers) for segments in lists]
         status["predicted"] = {
@@ -482,10 +488,11 @@ class Segments(msgspec.Struct, frozen=True, kw_only=True):
     """The same as packets carry them: the first is their destination, the others are in an SRH."""
 
 
-def branches(state: State, stitch: Stitch) -> list[dict[str, Any]]:
-    """The paths, each with its segment lists."""
+def branches(state: State, stitch: Stitch, inside: list[list[Segments]] | None = None) -> list[dict[str, Any]]:
+    """The paths, each with its segment lists; `inside`: of those in this domain, where they are known."""
     last = _to_neighbour(state, stitch)
-    triples = zip(paths_of(state, stitch), _inside(state, stitch), measured_paths(state, stitch), strict=True)
+    inside = _inside(state, stitch) if inside is None else inside
+    triples = zip(paths_of(state, stitch), inside, measured_paths(state, stitch), strict=True)
     return [
         {
             "path": path,

@@ -22,7 +22,14 @@ from controller.reconcile.state import NodeStanding, State
 from controller.reconcile.tables import bundle_key
 from controller.views import advertising_view, entry_view, host_view, incident_view, link_view, path_view
 from controller.views.drain_view import drain_status
-from controller.views.intent_status import branches, intent_status, passed_by, paths_of, segment_lists
+from controller.views.intent_status import (
+    branches,
+    exceptional_nodes,
+    intent_status,
+    passed_by,
+    paths_of,
+    segment_lists,
+)
 from dataplane.host_api import NodeDescription, PortRole, PortStatus
 
 
@@ -60,13 +67,14 @@ def forwarding_classes(state: State) -> dict[tuple[str, int], str]:
 
 
 def _intents(state: State, now_s: float) -> Iterator[Resource]:
+    nodes = exceptional_nodes(state)
     for intent_record in state.intent_records.values():
-        yield _intent(state, intent_record, now_s)
+        yield _intent(state, intent_record, now_s, nodes)
 
 
-def _intent(state: State, intent_record: IntentRecord, now_s: float) -> Resource:
+def _intent(state: State, intent_record: IntentRecord, now_s: float, nodes: frozenset[str] | None = None) -> Resource:
     manifest = to_manifest(intent_record.intent)
-    status = intent_status(state, intent_record, now_s) | _applied(state, f"intents/{intent_record.intent.name}")
+    status = intent_status(state, intent_record, now_s, nodes) | _applied(state, f"intents/{intent_record.intent.name}")
     return Resource(kind="Intent", metadata=manifest["metadata"], spec=manifest["spec"], status=status)
 
 
