@@ -145,6 +145,20 @@ async def test_a_watcher_that_is_too_late_is_told_so(store: SqliteStore, monkeyp
     assert len(await take(store, 30, 50)) == 50, "the newest revision stays whole, however large"
 
 
+async def test_of_a_commit_that_has_more_than_is_kept_a_watcher_is_told_to_load_again(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LOG_BYTES", 1000)
+    await store.commit([record("a")])
+    await store.commit([record(f"large{number}", b"0" * 300) for number in range(4)])
+    for after in (0, 1):
+        with pytest.raises(RevisionGone, match="load it again"):
+            await take(store, after, 1)
+    assert len((await store.load())[0]) == 5
+    await store.commit([record("b")])
+    assert [change.record.name for change in await take(store, 2, 1)] == ["b"]
+
+
 async def test_a_cancelled_commit_does_not_disturb_others(store: SqliteStore) -> None:
     tasks = [asyncio.create_task(store.commit([record(f"i{number}")])) for number in range(20)]
     await asyncio.sleep(0)

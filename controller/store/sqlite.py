@@ -31,7 +31,8 @@ from controller.store.tables import Head
 
 LOG_LENGTH = 100_000
 LOG_BYTES = 4_000_000
-"""Changes kept for watchers, and their content; those of the newest commit stay in any case."""
+"""Changes kept for watchers, and their content. Of a commit that has more content none is kept: who watches loads
+again; else those of the newest stay in any case."""
 WAL_BYTES = 4_000_000
 """What the write-ahead log keeps of the disk when it begins anew."""
 FREE_PAGES = 256
@@ -222,6 +223,8 @@ class SqliteStore:
             if (present := self._held(key)[0]) != expected:
                 return _refuse(job, Conflict(key, expected, present))
         head.revision += 1
+        size = sum(len(record.content or b"") for record in job.records)
+        is_logged = size <= LOG_BYTES
         for record in job.records:
             stored_version, before = self._held((record.kind, record.name))
             version = 0 if record.content is None else stored_version + 1
@@ -231,11 +234,16 @@ class SqliteStore:
             else:
                 row = (record.kind, record.name, record.content, version, head.revision)
                 tables.put(self._writer, head, row, before)
-            self._writer.execute(
-                "INSERT INTO change (revision, kind, name, content, version) VALUES (?, ?, ?, ?, ?)",
-                (head.revision, record.kind, record.name, record.content, version),
-            )
-        self._log_bytes += sum(len(record.content or b"") for record in job.records)
+            if is_logged:
+                self._writer.execute(
+                    "INSERT INTO change (revision, kind, name, content, version) VALUES (?, ?, ?, ?, ?)",
+                    (head.revision, record.kind, record.name, record.content, version),
+                )
+        if is_logged:
+            self._log_bytes += size
+        else:  # it would be forgotten with the next commit
+            self._writer.execute("DELETE FROM change")
+            head.forgotten, self._log_bytes = head.revision, 0
         lines.append(
             acknowledged.line(head.revision, head.text, ((record.kind, record.name) for record in job.records))
         )
