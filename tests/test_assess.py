@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, forget
 from controller.assurance.baseline import WARM, Baseline, Baselines
+from controller.assurance.detectors.learned import Learned
 from controller.assurance.detectors.volume import Volume
 from controller.assurance.seen import Denied, PathSample, Seen
 from controller.assurance.windows import by_destination, by_owner, by_source
@@ -130,16 +131,18 @@ def test_a_download_of_some_seconds_is_no_shift_however_often(learnt: Assurance)
     def downloads(second: int) -> list[Flow]:
         return [Flow(CLIENTS[1], SERVER, packets=5_000, back=9_000)] if second % 20 < 12 else []
 
-    assert run(range(200, 320), traffic(downloads), learnt)[1] == []
+    findings = run(range(200, 320), traffic(downloads), learnt)[1]
+    assert {each.cause for each in findings} <= {Cause.UNUSUAL}, "a model says that it has not seen the like"
 
 
 def test_a_shift_is_cold_until_somebodys_own_traffic_has_been_seen_for_long() -> None:
     def more(second: int) -> list[Flow]:
         return [Flow(client, SERVER, packets=5_000, back=5_000) for client in CLIENTS] if second % 500 >= 450 else []
 
-    early = run(range(300, 300 + 200), traffic(more))[1]
+    only = Assurance(detectors=(Volume(),))
+    early = run(range(300, 300 + 200), traffic(more), only)[1]
     assert early and all(finding.cold for finding in early)
-    late = run(range(500, 500 + 500), traffic(more))[1]
+    late = run(range(500, 500 + 500), traffic(more), only)[1]
     assert late and not any(finding.cold for finding in late)
 
 
@@ -311,6 +314,79 @@ def test_a_storm_of_alarms_is_bounded(learnt: Assurance) -> None:
     after, findings = run([200], traffic(storm), learnt)
     assert len(findings) == FINDINGS_MAX
     assert len(run(range(201, 212), traffic(storm), after)[0].detectors[0].sources) <= 4096  # type: ignore[attr-defined]
+
+
+# ---- what no rule names
+
+
+def mixed(second: int) -> list[Flow]:
+    """Forty conversations a second, of sixteen clients."""
+    chance = random.Random(second)
+    return [
+        Flow(
+            f"10.1.4.{chance.randint(1, 16)}", f"10.2.0.{chance.randint(1, 20)}", chance.choice([443, 80, 22, 53]),
+            packets=chance.randint(1, 200), octets=chance.randint(60, 200_000),
+            back=chance.randint(1, 200), octets_back=chance.randint(60, 100_000), is_new=chance.random() < 0.2,
+        )
+        for _ in range(40)
+    ]  # fmt: skip
+
+
+def only_learned(rows: Callable[[int], list[Flow]]) -> Callable[[int], Seen]:
+    return lambda second: Seen(flows=columns(rows(second), 1000.0 + second))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Assurance:
+    assurance, findings = run(range(130), only_learned(mixed), Assurance(detectors=(Learned(),)))
+    (detector,) = assurance.detectors
+    assert isinstance(detector, Learned) and detector.model is not None and findings == []
+    return assurance
+
+
+def test_a_model_of_what_passes_leaves_it_alone_and_sees_a_scan_and_a_flood_as_a_second_signal(
+    trained: Assurance,
+) -> None:
+    assert run(range(130, 430), only_learned(mixed), trained)[1] == []
+    scan = [Flow("10.1.0.66", SERVER, port, packets=1, octets=60, back=0, octets_back=0) for port in range(20)]
+    flood = [Flow("10.1.0.12", SERVER, packets=20_000, octets=1_200_000, back=0, octets_back=0)]
+    for rows, source in ((scan, "10.1.0.66"), (flood, "10.1.0.12")):
+        findings = run(range(430, 440), only_learned(lambda second: [*mixed(second), *rows]), trained)[1]  # noqa: B023
+        assert {(each.cause, each.source) for each in findings} == {(Cause.UNUSUAL, source)}
+        assert "unlike what is usual: " in findings[0].text and findings[0].at_s <= 1435
+
+
+def test_nothing_is_kept_of_sources_that_are_frozen_and_little_of_one_that_sends_much() -> None:
+    much = [Flow("10.1.0.77", SERVER, packets=5)] * 500
+    frozen = frozenset({"sources/10.1.4.3", "destinations/10.2.0.7"})
+    assurance, _ = run(range(40), only_learned(lambda s: [*mixed(s), *much]), Assurance(detectors=(Learned(),)), frozen)
+    (detector,) = assurance.detectors
+    assert isinstance(detector, Learned)
+    kept = [row.tobytes()[-4:] for part in detector.sample for row in part.source_address]
+    assert bytes([10, 1, 4, 3]) not in kept and bytes([10, 1, 4, 4]) in kept
+    assert 0 < kept.count(bytes([10, 1, 0, 77])) <= 40 * 6
+    assert not any(row.tobytes()[-4:] == bytes([10, 2, 0, 7]) for p in detector.sample for row in p.destination_address)
+
+
+def test_what_was_kept_of_an_intent_that_changed_is_forgotten_and_nothing_is_said_of_it_for_a_while(
+    trained: Assurance,
+) -> None:
+    (detector,) = forget(trained, "intents/web").detectors
+    assert isinstance(detector, Learned) and detector.rows == 0 and not detector.sample
+    flood = [Flow("10.1.0.12", SERVER, packets=20_000, octets=1_200_000, back=0, octets_back=0)]
+    changed = Assurance(detectors=(detector,), at_s=trained.at_s)
+    assert run(range(131, 141), only_learned(lambda _: flood), changed)[1] == []
+
+
+def test_where_all_traffic_is_other_than_it_was_the_model_has_aged_and_nobody_is_accused(trained: Assurance) -> None:
+    def other(second: int) -> list[Flow]:
+        return [row._replace(packets=1, octets=40, back=3000, octets_back=9_000_000) for row in mixed(second)]
+
+    after, findings = run(range(130, 170), only_learned(other), trained)
+    (stale,) = [each for each in findings if each.cause is Cause.BASELINE_STALE]
+    (detector,) = after.detectors
+    assert isinstance(detector, Learned) and detector.model is not None and "has aged" in stale.text
+    assert {each.cause for each in findings if each.at_s > stale.at_s} <= {Cause.BASELINE_STALE}
 
 
 whole = st.integers(-(2**62), 2**62)

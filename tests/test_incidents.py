@@ -221,10 +221,13 @@ def test_what_cannot_be_mended_safely_is_not_proposed(world: World, fields: dict
         assert incident.status["proposal"]["spec"]["isolate"]["network"] == expected
 
 
-def test_a_baseline_that_has_not_seen_enough_opens_no_incident_and_is_told(world: World) -> None:
+def test_neither_a_baseline_that_has_not_seen_enough_nor_a_model_alone_opens_an_incident_and_both_are_told(
+    world: World,
+) -> None:
     see(world, WEB, seconds=20, cold=True)
+    see(world, WEB, seconds=20, cause=Cause.UNUSUAL)
     assert shown(world) == []
-    assert {finding.spec["cold"] for finding in world.resources("shop", "findings")} == {True}
+    assert [finding.spec["cold"] for finding in world.resources("shop", "findings")] == [True] * 20 + [False] * 20
 
 
 def test_what_begins_as_more_traffic_and_turns_out_to_be_a_scan_is_one_and_is_proposed_to_be_mended(

@@ -74,10 +74,10 @@ def test_a_source_is_isolated_without_somebodys_word_where_two_detectors_say_so(
 def test_signals_that_are_long_past_do_not_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SIGNAL_S >= 5.0
     monkeypatch.setattr("controller.reconcile.remediation.SIGNAL_S", 5.0)
-    see(world, ORDERS, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
+    see(world, ORDERS, owners=INTENT)
     world.run(8.0)
-    see(world, ORDERS, seconds=5, owners=INTENT)
-    assert phases(world) == ["Proposed"] and "it is the word of scan alone" in held(world)
+    see(world, ORDERS, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
+    assert phases(world) == ["Proposed"] and "it is the word of learned alone" in held(world)
 
 
 @pytest.mark.parametrize("mode", ["propose", "off"])
@@ -93,7 +93,7 @@ def test_nothing_happens_by_itself_in_other_modes(mode: str) -> None:
 
 
 def test_the_most_careful_intent_that_a_quarantine_would_cut_off_decides(world: World) -> None:
-    see_twice(world, owners=("networks/shop/customer-x",), seconds=1)
+    see_twice(world, owners=("networks/shop/customer-x",), seconds=2)
     assert shown(world)[0].status["mode"] == "auto", "the host's own intent says so"
     see_twice(world, source=WEB, owners=("networks/shop/customer-x",))
     world.run(5.0)

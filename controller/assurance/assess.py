@@ -8,6 +8,7 @@ from controller.assurance.detectors import Detector
 from controller.assurance.detectors.beaconing import Beaconing
 from controller.assurance.detectors.delay import Delay
 from controller.assurance.detectors.exfiltration import Exfiltration
+from controller.assurance.detectors.learned import Learned
 from controller.assurance.detectors.probing import Probing
 from controller.assurance.detectors.scan import Scan
 from controller.assurance.detectors.volume import Volume
@@ -22,7 +23,15 @@ FINDINGS_MAX = 256
 class Assurance:
     """All detectors and what they remember."""
 
-    detectors: tuple[Detector, ...] = (Scan(), Volume(), Exfiltration(), Beaconing(), Probing(), Delay())
+    detectors: tuple[Detector, ...] = (
+        Scan(),
+        Volume(),
+        Exfiltration(),
+        Beaconing(),
+        Probing(),
+        Delay(),
+        Learned(),
+    )
     at_s: float = 0.0
 
 

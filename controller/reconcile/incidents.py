@@ -89,8 +89,8 @@ def _take(transaction: Transaction, finding: Finding) -> None:
             joined = remediation.propose(transaction, joined)
         put(transaction, remediation.consider(transaction, joined))
         return
-    if finding.cold:
-        return  # it is shown; a baseline that has not seen enough opens no incident
+    if finding.cold or finding.cause is Cause.UNUSUAL:
+        return  # it is shown; neither a baseline that has not seen enough nor a model alone opens an incident
     before = transaction.suspicions.get(key, Suspicion())
     suspicion = before.with_one(finding, transaction.now_s, SECONDS)
     if len(transaction.suspicions) >= SUSPICIONS_MAX and key not in transaction.suspicions:

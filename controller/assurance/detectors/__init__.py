@@ -5,6 +5,7 @@ volume.py         a destination or an intent gets far more, or far less, than it
 exfiltration.py   a source gives much, and gets little, to whom it did not speak before
 beaconing.py      a source calls a new destination at an even pace
 probing.py        much of what an owner's hosts send is denied by policy
+learned.py        a source whose flows are unlike those that were seen before
 delay.py          a path's delay moves, or packets of its probes are lost
 """
 

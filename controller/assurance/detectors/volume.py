@@ -18,8 +18,9 @@ import numpy as np
 from controller.assurance import windows
 from controller.assurance.baseline import Baselines
 from controller.assurance.seen import Seen
-from controller.assurance.windows import Windows, address_text
+from controller.assurance.windows import Windows, address_text, numbered
 from controller.model.finding import Cause, Finding, Reason
+from controller.model.flow_columns import FlowColumns
 
 ALLOWED = 2.0
 """Spreads that are no evidence."""
@@ -37,6 +38,8 @@ COLD_RATE = 20_000.0
 LEARN_BELOW = 4.0
 """Spreads above which a window is not learnt from, alarmed or not."""
 SOURCES_FLOOD = 32
+MOSTLY = 0.8
+"""Of the packets, so that they are said to be of one source."""
 ENTITIES_MAX = 10_000
 
 
@@ -71,11 +74,14 @@ class Volume:
                     if total > 0:
                         evidence[entity] = min(total, SHIFTED + FOUND)
                     found = total >= FOUND and rate >= RATE_MIN
+                is_flood = False
                 if found:
                     finding = self._finding(seen, window, number, rate, now_s, elapsed_s)
-                    if finding.cause is Cause.FLOOD or baseline.is_cold or evidence.get(entity, 0.0) >= SHIFTED:
+                    is_flood = finding.cause is Cause.FLOOD
+                    if is_flood or baseline.is_cold or evidence.get(entity, 0.0) >= SHIFTED:
                         findings.append(finding)
-                elif entity not in frozen and (baseline.is_cold or deviation < LEARN_BELOW):
+                is_usual = baseline.is_cold or deviation < LEARN_BELOW or not self.baselines.knows(entity)
+                if entity not in frozen and not is_flood and is_usual and not (found and self.baselines.knows(entity)):
                     learnt[entity] = value
         return Volume(self.baselines.learnt(learnt), evidence, now_s), tuple(findings)
 
@@ -100,7 +106,7 @@ class Volume:
         )
         usual = math.expm1(baseline.centre) if not baseline.is_cold else 0.0
         cause = Cause.FLOOD if is_flood else Cause.VOLUME_SHIFT
-        source = address_text(flows.source_address[busiest]) if len(sources) == 1 else ""
+        source = _mostly_by(flows)
         by = source or f"{len(sources)} sources"
         name = entity.partition("/")[2]
         what = f"{by} flood {name}" if is_flood else f"traffic of {name} has shifted"
@@ -125,3 +131,11 @@ class Volume:
             text=f"{what}: {rate:,.0f} packets/s, usually {usual:,.0f}",
             cold=baseline.is_cold if is_flood else self.baselines.values(entity) < SHIFT_WARM,
         )
+
+
+def _mostly_by(flows: FlowColumns) -> str:
+    """The source of most of the packets; empty: there is no such one."""
+    first, number = numbered(flows.source_address)
+    packets = np.bincount(number, np.maximum(flows.packets, 0), minlength=len(first))
+    most = int(np.argmax(packets))
+    return address_text(flows.source_address[first[most]]) if packets[most] >= MOSTLY * packets.sum() else ""
