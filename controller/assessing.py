@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
+from controller.assurance import windows
 from controller.assurance.assess import Assurance, assess, forget
 from controller.assurance.seen import Denied, PathSample, Seen
 from controller.fulfillment.numbering import Kind, id_key
@@ -28,6 +30,7 @@ IDLE_S = 10.0
 """While nothing passes."""
 NODES_MAX = 4096
 OWNERS_MAX = 64
+WINDOWS_MAX = 512
 ROWS_MAX = 262_144
 """Of an interval; what is more is not looked at, and counted."""
 
@@ -40,9 +43,18 @@ class Log(Protocol):
     def error(self, event: str, **fields: str) -> None: ...
 
 
+class Detecting(Protocol):
+    """Detectors of others, who are asked in processes of their own."""
+
+    @property
+    def detecting(self) -> bool: ...
+    async def find(self, windows: Sequence[Mapping[str, Any]], now_s: float) -> tuple[Finding, ...]: ...
+
+
 class Assessing:
-    def __init__(self, traffic: Traffic, log: Log) -> None:
+    def __init__(self, traffic: Traffic, log: Log, plugins: Detecting | None = None) -> None:
         self._traffic = traffic
+        self._plugins = plugins
         self._log = log
         self._assurance = Assurance()
         self._waiting: list[FlowColumns] = []
@@ -79,6 +91,9 @@ class Assessing:
                 self._assurance = Assurance()
                 self._log.error("assessing_failed", reason=f"{type(error).__name__}: {error}"[:500])
                 continue
+            if waiting and self._plugins is not None and self._plugins.detecting:
+                shown = await asyncio.to_thread(_windows, waiting)
+                findings = (*findings, *await self._plugins.find(shown, self._looked_s))
             if findings:
                 self.findings += len(findings)
                 await report(Found(findings=findings))
@@ -153,6 +168,31 @@ class Assessing:
         samples = tuple(Sample(labels=(("what", what),), value=float(count)) for what, count in counts.items())
         about = "Findings; times that a detector failed and began anew; rows that were too many to look at"
         return (Metric(name="netstitch_assurance_total", help=about, kind="counter", samples=samples),)
+
+
+def _windows(waiting: Sequence[FlowColumns]) -> list[dict[str, Any]]:
+    """Of an interval, by source, those that sent most; for detectors of others."""
+    flows = flow_columns.concatenated(waiting)
+    window = windows.by_source(flows)
+    columns = (
+        "packets",
+        "bytes",
+        "reverse_packets",
+        "reverse_bytes",
+        "flows",
+        "new_flows",
+        "unanswered",
+        "peers",
+        "ports",
+    )
+    shown = []
+    for number in np.argsort(-window.packets, kind="stable")[:WINDOWS_MAX].tolist():
+        owners = {flows.owners[owner] for owner in set(flows.owner[window.records(number)].tolist()) if owner >= 0}
+        shown.append(
+            {"source": window.entities[number].partition("/")[2], "owners": sorted(owners)[:OWNERS_MAX]}
+            | {column: float(getattr(window, column)[number]) for column in columns}
+        )
+    return shown
 
 
 def _links(state: State) -> dict[tuple[str, int], str]:

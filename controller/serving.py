@@ -115,7 +115,7 @@ async def _serve(config: Config) -> None:
                 traffic=traffic,
             )
             backups = Backups(store, config.store, partial(_check, config, policy))
-            await _run(config, shell, identity, tokens, backups, traffic, began)
+            await _run(config, shell, identity, tokens, backups, traffic, asked, began)
     finally:
         await store.close()
 
@@ -127,11 +127,12 @@ async def _run(
     tokens: Tokens,
     backups: Backups,
     traffic: Traffic,
+    asked: hooks.Plugins,
     began: float,
 ) -> None:
     tally = StreamTally()
 
-    assessing = Assessing(traffic, _log)
+    assessing = Assessing(traffic, _log, asked)
 
     def observe(node: str, batch: TelemetryBatch) -> None:
         tally.observe(node, batch)

@@ -230,6 +230,11 @@ def test_of_a_path_that_became_slow_the_link_is_named_within_two_samples() -> No
     assert (finding.cause, finding.entity) == (Cause.DELAY_SHIFT, "links/far")
 
 
+def test_what_a_busy_machine_does_to_delays_is_no_shift() -> None:
+    before, _ = run(range(60), lambda second: medians(second, jittered(second)))
+    assert run(range(60, 120), lambda second: medians(second, 1.6 * jittered(second)), before)[1] == []
+
+
 def test_one_packet_in_twenty_that_a_link_loses_is_found_by_the_paths_over_it_and_the_link_is_named() -> None:
     before, none = run(range(60), lambda second: medians(second, jittered(second)))
     assert none == []

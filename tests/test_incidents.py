@@ -227,7 +227,9 @@ def test_neither_a_baseline_that_has_not_seen_enough_nor_a_model_alone_opens_an_
     see(world, WEB, seconds=20, cold=True)
     see(world, WEB, seconds=20, cause=Cause.UNUSUAL)
     assert shown(world) == []
-    assert [finding.spec["cold"] for finding in world.resources("shop", "findings")] == [True] * 20 + [False] * 20
+    assert [finding.spec.get("cold", False) for finding in world.resources("shop", "findings")] == [True] * 20 + [
+        False
+    ] * 20
 
 
 def test_what_begins_as_more_traffic_and_turns_out_to_be_a_scan_is_one_and_is_proposed_to_be_mended(
@@ -269,3 +271,11 @@ def test_actions_have_a_budget_too(world: World, monkeypatch: pytest.MonkeyPatch
     assert "within the last minute" in decide(world).conflict
     assert ACTIONS_A_MINUTE > 0
     assert decide(world, "77").missing == (0,)
+
+
+def test_something_else_by_the_same_source_soon_after_is_an_incident_of_its_own(world: World) -> None:
+    see(world, WEB)
+    world.run(QUIET_S + 3)
+    assert phases(world) == ["Closed"]
+    see(world, WEB, cause=Cause.EXFILTRATION)
+    assert [incident.spec["cause"] for incident in shown(world)] == ["scan", "exfiltration"]

@@ -14,9 +14,10 @@ import pytest
 from federation import Federation, intent, small_intent
 from waiting import until
 
+from controller.model.finding import Cause
 from controller.model.plugin import Plugin
 from controller.plugins import cage, hooks, limits
-from controller.plugins.hooks import COMPILERS, FRONT_ENDS, STRATEGIES, Plugins
+from controller.plugins.hooks import COMPILERS, DETECTORS, FRONT_ENDS, STRATEGIES, Plugins
 from controller.plugins.process import PluginFailed, Worker
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +214,51 @@ async def test_strategy_that_does_not_answer_refuses_and_keeps_its_secrets(tmp_p
     finally:
         await asked.aclose()
     assert asked.resources()[0].status["phase"] == "Ready"
+
+
+DETECTS = """
+import time
+from controller.plugins.hooks import hookimpl
+
+class Detects:
+    @hookimpl
+    def find_unusual(self, windows):
+        sources = {window["source"]: window for window in windows}
+        if "10.0.0.3" in sources:
+            return [{"source": "10.9.9.9", "text": "of nobody", "p": 0.5}]
+        if "10.0.0.4" in sources:
+            return [{"source": "10.0.0.4", "text": "certain", "p": 0}]
+        if "10.0.0.5" in sources:
+            time.sleep(600)
+        if sources["10.0.0.1"]["ports"] > 9:
+            reason = {"feature": "ports", "observed": sources["10.0.0.1"]["ports"], "usual": 1}
+            return [{"source": "10.0.0.1", "text": "many ports", "p": 0.01, "cause": "scan", "reasons": [reason]}]
+"""
+
+
+async def test_detector_finds_in_its_own_process_and_one_that_fails_is_left_alone_for_a_while(
+    tmp_path: Path, on_path: Any
+) -> None:
+    distribution(tmp_path / "site", "detects", "detects", DETECTS, {"ports": "Detects"}, DETECTORS)
+    on_path(tmp_path / "site")
+    asked = Plugins([by_name(DETECTORS)["ports"]], deadline_s=0.5)
+
+    def window(source: str, ports: int = 1) -> dict[str, Any]:
+        return {"source": source, "ports": ports, "owners": ["intents/web"]}
+
+    try:
+        assert await asked.find([window("10.0.0.1")], 1.0) == ()
+        [finding] = await asked.find([window("10.0.0.1", 20), window("10.0.0.2")], 2.0)
+        assert (finding.cause, finding.source, finding.detectors) == (Cause.SCAN, "10.0.0.1", ("plugin ports",))
+        assert finding.owners == ("intents/web",) and finding.reasons[0].observed == 20 and not finding.cold
+        for source, why in (("10.0.0.3", "of nobody"), ("10.0.0.4", "nonsense"), ("10.0.0.5", "killed")):
+            assert await asked.find([window("10.0.0.1", 20), window(source)], 3.0) == ()
+            assert why in asked.resources()[0].status["reason"]
+        assert await asked.find([window("10.0.0.1", 20)], 4.0) == (), "it has failed three times in a row"
+        assert len(await asked.find([window("10.0.0.1", 20)], 70.0)) == 1
+        assert asked.resources()[0].status["phase"] == "Ready"
+    finally:
+        await asked.aclose()
 
 
 async def test_offer_that_a_strategy_refuses_is_refused_with_its_reason(

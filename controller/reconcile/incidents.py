@@ -76,7 +76,8 @@ def _take(transaction: Transaction, finding: Finding) -> None:
     open_ones = [each for each in transaction.incidents.all.values() if each.about == key]
     incident = max(open_ones, key=lambda each: each.serial, default=None)
     if incident is not None and incident.standing in OVER:
-        if transaction.now_s - incident.closed_s <= COOL_DOWN_S:
+        is_same = finding.cause is incident.cause or finding.cause not in NAMED
+        if is_same and transaction.now_s - incident.closed_s <= COOL_DOWN_S:
             again = noted(incident, transaction.now_s, What.SEEN, f"again: {finding.text}")
             again = msgspec.structs.replace(again, standing=Standing.OPEN, closed_s=0.0)
             again = remediation.propose(transaction, _joined(again, finding, transaction.now_s))

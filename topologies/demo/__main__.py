@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from topologies import bmv2
-from topologies.demo import fabric, main_job
+from topologies.demo import assure, fabric, main_job
 from topologies.demo.run import Demo
 
 Part = tuple[str, str, str, Callable[[Demo], None]]
@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "fabric": tuple(
         ("fabric-k4", switch, "fabric", fabric.run) for switch in ("xdp", "ovs", *(() if bmv2.missing() else ("bmv2",)))
     ),
+    "assure": (("three-domains", "xdp", "shop", assure.run),),
 }
 
 

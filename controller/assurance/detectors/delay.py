@@ -5,7 +5,7 @@ own probes say most of the same (BLAMED).
 
 Sees: a delay that moves by more than a fifth within two to four samples, loss of some percent within some seconds to
 minutes, a path that is gone within three probes. Misses: what both directions of the measurement hide, changes below a
-fifth of the delay or below twice its jitter.
+fifth of the delay, below three milliseconds, or below twice its jitter.
 """
 
 import math
@@ -25,12 +25,14 @@ PROBES_MAX = 10_000
 """Of a sample: what is more counts as so many."""
 BLAMED = 0.25
 """Of the evidence that an alarm takes, where a path over the link has enough."""
+MOVED_MIN_MS = 3.0
+"""By less nobody's delay has shifted: a busy machine does as much."""
 LOST_USUALLY, LOST_BADLY = 0.002, 0.05
 """Of probes; the test is which of the two it is."""
 LOSS_FOUND = math.log(1e4)
 PATHS_MAX = 10_000
-SPREAD_MIN = 0.05
-"""Of the logarithm of a delay: a twentieth more or less is nothing unusual."""
+SPREAD_MIN = 0.15
+"""Of the logarithm of a delay: a seventh more or less is nothing unusual."""
 
 _LOST = math.log(LOST_BADLY / LOST_USUALLY)
 _CAME = math.log((1 - LOST_BADLY) / (1 - LOST_USUALLY))
@@ -106,6 +108,8 @@ def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, F
         return replace(after, baseline=before.baseline.learnt(value)), None
     most = MEDIAN_STEP_MAX if sent >= MEDIAN else STEP_MAX
     z = min(max(before.baseline.deviation(value), -most), most)
+    if abs(delay_ms - math.exp(before.baseline.centre)) < MOVED_MIN_MS:
+        z = min(max(z, -ALLOWED), ALLOWED)
     up, down = max(0.0, before.up + z - ALLOWED), max(0.0, before.down - z - ALLOWED)
     after = replace(after, up=min(up, 2 * FOUND), down=min(down, 2 * FOUND))
     if max(up, down) >= FOUND:

@@ -122,14 +122,14 @@ class Learned:
             if key not in odd and len(odd) >= SOURCES_MAX:
                 continue
             odd[key] = (*odd.get(key, ()), (now_s, records[number], odd_ones[number]))
-            seen, strange = (sum(each[part] for each in odd[key]) for part in (1, 2))
+            seen, strange = sum(each[1] for each in odd[key]), sum(each[2] for each in odd[key])
             chance = _tail(seen, strange)
             if odd_ones[number] and strange >= ODD_MIN and chance < FOUND:
                 alarmed.add(number)
                 rows = np.flatnonzero((source == number) & is_odd)
                 findings.append(_finding(model, flows, rows, name, (seen, strange), chance, now_s))
         after = replace(self, odd=odd, all=everything)
-        judged, strange = (sum(each[part] for each in everything) for part in (1, 2))
+        judged, strange = sum(each[1] for each in everything), sum(each[2] for each in everything)
         many = sorted(each[3] for each in everything)[len(everything) // 2]
         if judged >= STALE_ROWS and strange > STALE_PART * judged and many >= STALE_SOURCES:
             stale = _stale(strange, judged, now_s)
