@@ -210,6 +210,29 @@ def test_a_node_that_is_drained_is_left_without_losing_a_packet(active: LabRecor
     stitch("node", "undrain", "se1")
 
 
+def test_a_link_that_has_become_slow_is_left_without_losing_a_packet(active: LabRecord) -> None:
+    def way() -> list[str]:
+        return [" ".join(agreement["status"]["path"]) for agreement in get("agreements", "transit")]
+
+    def slow() -> bool:
+        (link,) = (link for link in get("links", "transit") if link["metadata"]["name"] == "t1-tc1")
+        return "delay_in_paths" in link["status"]
+
+    wait_for(lambda: all("tc1" in each for each in way()), "the northern way is taken")
+    try:
+        with load(active):
+            stitch("lab", "link", "t1", "tc1", "set", "delay=17")
+            wait_for(lambda: all("tc2" in each for each in way()), "what is measured moves it")
+            assert slow()
+    finally:
+        stitch("lab", "link", "t1", "tc1", "set", "delay=2")
+    wait_for(lambda: not slow(), "it is well again")
+    assert all("tc2" in each for each in way()), "nothing would be gained"
+    stitch("node", "drain", "tc2", domain="transit")
+    stitch("node", "undrain", "tc2", domain="transit")
+    wait_for(lambda: all("tc1" in each for each in way()), "the northern way is taken again")
+
+
 def test_an_intent_carries_what_it_allows_and_nothing_else(active: LabRecord) -> None:
     for address in (ANALYTICS, "2001:db8:2::10"):
         wait_for(lambda there=address: reaches(active, "cx1", there), f"cx1 reaches {address}")

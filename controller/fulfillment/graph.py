@@ -1,6 +1,6 @@
 """What a domain knows of the network, as a graph: its own nodes and links, its borders, and what lies behind them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -39,6 +39,10 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The same of each link of the topology."""
     losses: Mapping[str, float] = msgspec.field(default_factory=dict)
     """In percent, as measured, of links of which the operator says none."""
+    delays: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """In us, as measured, of links that take longer than is declared."""
+    measured: "Graph | None" = None
+    """The same with these for what is declared; None: there are none."""
     sr_policies: dict[str, SrPolicy | None] = msgspec.field(default_factory=dict)
     """By SrPolicyId.name, as far as they were asked for: the paths that are best here. None: there are none."""
     masks: dict[tuple[Labels, tuple[str, ...]], NDArray[np.uint8]] = msgspec.field(default_factory=dict)
@@ -69,9 +73,20 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             nodes = [self.topology.node_index.get(stub.removeprefix("nodes/"), -1) for stub in stubs]
             links |= np.isin(self.topology.ends, nodes).any(axis=1).astype(np.uint8)
             self.narrowed[stubs] = msgspec.structs.replace(
-                self, flags=self.flags | links, stubs=(), sr_policies={}, masks={}, given_up={}, narrowed={}
+                self,
+                flags=self.flags | links,
+                stubs=(),
+                measured=self.measured.without_stubs(*ends) if self.measured is not None else None,
+                sr_policies={},
+                masks={},
+                given_up={},
+                narrowed={},
             )
         return self.narrowed[stubs]
+
+    def measured_us(self, links: Iterable[str]) -> int:
+        """How long a path over these takes."""
+        return sum(self.delays.get(name, self.inventory.links[name].delay_us) for name in links)
 
     def avoids(self, name: str, constraints: Constraints) -> bool:
         """Of a node."""
@@ -108,12 +123,13 @@ def graph(
     before: Graph | None = None,
     losses: Mapping[str, float] | None = None,
     stubs: Collection[str] = (),
+    delays: Mapping[str, int] | None = None,
 ) -> Graph:
-    """`before`: an earlier graph, of which is kept what is still so. `losses`, `stubs`: as in Graph."""
-    losses = losses or {}
+    """`before`: an earlier graph, of which is kept what is still so. `losses`, `stubs`, `delays`: as in Graph."""
+    losses, delays = losses or {}, delays or {}
     same = before is not None and _same(before.inventory, inventory) and before.losses == losses
     topology = before.topology if before is not None and same else _topology(inventory, losses)
-    return Graph(
+    made = Graph(
         has_switches=before.has_switches
         if before is not None and same
         else any(node.switch is not None for node in inventory.nodes.values()),
@@ -125,14 +141,25 @@ def graph(
         stubs=tuple(sorted(stubs)),
         flags=topology.flags(down),
         losses=losses,
+        delays=delays,
     )
+    if not delays:
+        return made
+    if before is not None and before.measured is not None and same and before.delays == delays:
+        by_measured = before.measured.topology
+    else:
+        by_measured = _topology(inventory, losses, delays)
+    measured = msgspec.structs.replace(made, topology=by_measured, sr_policies={}, masks={}, given_up={}, narrowed={})
+    return msgspec.structs.replace(made, measured=measured)
 
 
 def _same(inventory: Inventory, other: Inventory) -> bool:
     return inventory.nodes is other.nodes and inventory.links is other.links
 
 
-def _topology(inventory: Inventory, losses: Mapping[str, float]) -> Topology:
+def _topology(inventory: Inventory, losses: Mapping[str, float], delays: Mapping[str, int] | None = None) -> Topology:
+    """`delays`: in place of those that are declared."""
+    delays = delays or {}
     return Topology(
         inventory.nodes,
         (
@@ -140,7 +167,7 @@ def _topology(inventory: Inventory, losses: Mapping[str, float]) -> Topology:
                 link.name,
                 link.a.node,
                 link.b.node,
-                link.delay_us,
+                delays.get(link.name, link.delay_us),
                 link.cost,
                 link.trust,
                 losses.get(link.name) if link.loss_percent is None else link.loss_percent,

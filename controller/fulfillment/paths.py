@@ -174,9 +174,9 @@ def _sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
     headend, endpoint, color = id.normal.headend, id.normal.endpoint, id.normal.color
     if headend == endpoint and not _is_hopeless(graph, headend, endpoint, color):
         return SrPolicy(headend=headend, endpoint=endpoint, color=color, candidate_paths=())
-    routes = _routes(graph.without_stubs(headend, endpoint), headend, endpoint, color)
+    routes = _preferred(graph.without_stubs(headend, endpoint), headend, endpoint, color)
     if graph.stubs and (routes is None or (color.disjoint is not None and len(routes) == 1)):
-        routes = _routes(graph, headend, endpoint, color)
+        routes = _preferred(graph, headend, endpoint, color)
     if routes is None:
         return None
     return SrPolicy(
@@ -194,6 +194,27 @@ def _sr_policy(graph: Graph, id: SrPolicyId) -> SrPolicy | None:
             for preference, route in zip(PREFERENCES, routes, strict=False)
         ),
     )
+
+
+def _preferred(graph: Graph, headend: str, endpoint: str, color: Constraints) -> tuple[Route, ...] | None:
+    """By what links take now; which hold the color, and what they take, by what is declared. What is slower than that
+    holds it all the same, as a second path or where nothing else does."""
+    declared = _routes(graph, headend, endpoint, color)
+    if graph.measured is None or declared is None:
+        return declared
+    links = graph.inventory.links
+    now = tuple(
+        msgspec.structs.replace(route, latency_us=sum(links[name].delay_us for name in route.links))
+        for route in _routes(graph.measured, headend, endpoint, color) or ()
+    )
+    if len(now) >= len(declared):
+        return now
+    by_measured = tuple(
+        sorted(declared, key=lambda route: order(color.prefer, graph.measured_us(route.links), route.cost))
+    )
+    if color.disjoint is not None or not now:
+        return by_measured
+    return (*now, *(route for route in by_measured if route.links != now[0].links))[: len(declared)]
 
 
 def _routes(graph: Graph, headend: str, endpoint: str, constraints: Constraints) -> tuple[Route, ...] | None:

@@ -77,6 +77,22 @@ class PathMeasurement(Value, frozen=True, kw_only=True):
     at_s: int
 
 
+class LinkDelay(Value, frozen=True, kw_only=True):
+    """What is known of how long a link takes, beside what is declared. Times are Unix times."""
+
+    counts_us: int | None = None
+    """In paths; None: what is declared."""
+    since_s: float = 0
+    other_since_s: float | None = None
+    """Since when something else is measured than what counts."""
+    measured_s: float = 0
+    """When both ends last said something."""
+    back_s: float = float("-inf")
+    """When it was last found to take what is declared again."""
+    flaps: int = 0
+    """So often it was slower again soon after."""
+
+
 class Source(enum.StrEnum):
     """Of a fact; what comes first wins."""
 

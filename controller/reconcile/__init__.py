@@ -55,6 +55,7 @@ from controller.model.told import Told, Why
 from controller.reconcile import (
     capacity_check,
     changes,
+    delays,
     draining,
     facts,
     incidents,
@@ -73,7 +74,7 @@ from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.intents import pursue_what_can_change
 from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
-from controller.reconcile.restoration import follow, reroute, unsettle
+from controller.reconcile.restoration import await_new_links, follow, follow_measured, reroute, unsettle
 from controller.reconcile.state import SR_POLICIES, State, is_of_version_1, load
 from controller.reconcile.transaction import Transaction
 
@@ -198,6 +199,7 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
         case Measured():
             rollout.measured(transaction, event)
             _learn(transaction, facts.at(transaction, event.node))
+            _learn_delays(transaction, facts.links_at(transaction, event.node))
         case NodeSynced():
             rollout.synced(transaction, event)
         case NodeRejected():
@@ -214,6 +216,11 @@ def _learn(transaction: Transaction, links: Iterable[str]) -> None:
     if facts.learn(transaction, links):
         unsettle(transaction)
         _look_again(transaction)
+
+
+def _learn_delays(transaction: Transaction, links: Iterable[str]) -> None:
+    if delays.learn(transaction, links):
+        follow_measured(transaction)
 
 
 def _begin_anew(transaction: Transaction) -> None:
@@ -234,6 +241,7 @@ def _without_numbers(transaction: Transaction) -> str:
 def _inventory_changed(transaction: Transaction) -> None:
     if transaction.inventory_changed:
         facts.learn(transaction, transaction.links.touched)
+        delays.learn(transaction, [name for name in transaction.links.touched if name in transaction.link_delays.all])
         number_networks(transaction)
         transaction.refresh_fabric()
         ending.end_unpinned(transaction)
@@ -242,6 +250,7 @@ def _inventory_changed(transaction: Transaction) -> None:
         if link_state.look_at_all(transaction):
             reroute(transaction)
         if transaction.links.changed:
+            await_new_links(transaction)
             follow(transaction)
         if transaction.links.changed or transaction.inventory_nodes.changed or transaction.domains.changed:
             unsettle(transaction)
@@ -266,6 +275,7 @@ def _tick(transaction: Transaction) -> None:
         reroute(transaction)
     stubs.tick(transaction)
     _learn(transaction, tuple(transaction.losses.all))  # some of it may have become too old
+    _learn_delays(transaction, tuple(transaction.link_delays.all))  # or has lasted
     pursue_what_can_change(transaction)
     rollout.audit(transaction)
     incidents.tick(transaction)

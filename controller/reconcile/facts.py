@@ -33,6 +33,12 @@ def at(transaction: Transaction, node: str) -> list[str]:
     ]
 
 
+def links_at(transaction: Transaction, node: str) -> list[str]:
+    """Inside the domain."""
+    links = transaction.links.all.items()
+    return [name for name, link in links if link.b is not None and node in (link.a.node, link.b.node)]
+
+
 def learn(transaction: Transaction, links: Iterable[str]) -> bool:
     """What is known of these now; whether anything that counts is another than before."""
     for name in links:

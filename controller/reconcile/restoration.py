@@ -21,6 +21,7 @@ from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.place import recolored
 from controller.fulfillment.plan_entries import terms_in_force
 from controller.fulfillment.shortfall import BINDINGS
+from controller.model.intent import Level
 from controller.model.inventory import Link
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import ConnectionStatus, Stitch
@@ -42,6 +43,10 @@ from controller.reconcile.tables import (
 )
 from controller.reconcile.transaction import Transaction
 
+GAIN_US, GAIN_SHARE = 2000, 0.2
+"""A path has to be quicker by both before traffic moves to it for what is measured."""
+LINKS = "links/"
+"""Before the name of one whose ends are awaited."""
 MOVED = "sr_policy_moved"
 """In the log: with all whose traffic takes it."""
 
@@ -84,31 +89,63 @@ def pass_by(transaction: Transaction, names: Iterable[str]) -> list[str]:
             relieved.append(name)
     transaction.relieved |= {*relieved}
     concerned = set().union(*moved.values(), relieved)
-    for name in transaction.stitches.all.in_order(concerned):
-        if not (stitch := transaction.stitches.all[name]).stage.leaving:
-            _settle(transaction, stitch)
-    transaction.unsettled |= concerned
+    _settle_all(transaction, concerned)
     return relieved
 
 
 def follow(transaction: Transaction) -> None:
-    """After links have other delays or costs by their manifests: what is better now over links that nodes know already.
-    What leads over a link that is new waits for the next that goes down or comes back: its nodes have not confirmed it.
-    """
+    """After links have other delays or costs by their manifests, or both ends of a new one have what they need for it:
+    what is better now over links that nodes know already."""
     before = transaction.before.inventory.links
-    same = {
-        name
-        for name, link in transaction.links.all.items()
-        if name in before and (before[name].a, before[name].b) == (link.a, link.b)
-    }
-    if all(_worth(before[name]) == _worth(transaction.links.all[name]) for name in same):
+    waiting = {*transaction.awaiting.all, *transaction.fresh}
+    same = {name for name in transaction.links.all if f"{LINKS}{name}" not in waiting}
+    if not transaction.joined and all(
+        _worth(before[name]) == _worth(transaction.links.all[name]) for name in same & before.keys()
+    ):
         return
+    transaction.joined.clear()
     concerned: set[str] = set()
     for policy in tuple(transaction.sr_policies.all.values()):
         best = sr_policy(transaction.graph, policy.id)
         ways = [path.links for path in best.candidate_paths] if best is not None else []
         if ways and ways != [path.links for path in policy.candidate_paths] and same.issuperset(itertools.chain(*ways)):
             concerned |= _move_sr_policy(transaction, policy)
+    _settle_all(transaction, concerned)
+
+
+def await_new_links(transaction: Transaction) -> None:
+    """Paths in use go over a link once both its ends have confirmed what they need for it."""
+    before = transaction.before.inventory.links
+    for name in transaction.links.touched:
+        link = transaction.links.get(name)
+        if link is None:
+            transaction.awaiting.drop(f"{LINKS}{name}")
+        elif link.b is not None and (name not in before or (before[name].a, before[name].b) != (link.a, link.b)):
+            transaction.fresh.add(f"{LINKS}{name}")
+
+
+def follow_measured(transaction: Transaction) -> None:
+    """After other delays of links count: what is in use moves to paths that are better by GAIN, make before break."""
+    concerned: set[str] = set()
+    graph = transaction.graph
+    for policy in tuple(transaction.sr_policies.all.values()):
+        best = sr_policy(graph, policy.id)
+        if best is not None and _is_worth_moving(graph, policy, best):
+            concerned |= _move_sr_policy(transaction, policy)
+    _settle_all(transaction, concerned)
+
+
+def _is_worth_moving(graph: Graph, policy: SrPolicy, best: SrPolicy) -> bool:
+    ways, better = ([path.links for path in each.candidate_paths] for each in (policy, best))
+    if not better or ways == better or not graph.inventory.links.keys() >= {*itertools.chain(*ways)}:
+        return False
+    if policy.color.prefer.cost is Level.LOW and best.cost > policy.cost:
+        return False
+    gained_us = graph.measured_us(ways[0]) - graph.measured_us(better[0])
+    return gained_us > max(GAIN_US, GAIN_SHARE * graph.measured_us(ways[0]))
+
+
+def _settle_all(transaction: Transaction, concerned: set[str]) -> None:
     for name in transaction.stitches.all.in_order(concerned):
         if not (stitch := transaction.stitches.all[name]).stage.leaving:
             _settle(transaction, stitch)

@@ -27,7 +27,7 @@ from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
 from controller.reconcile.resting import rested
-from controller.reconcile.restoration import pass_by
+from controller.reconcile.restoration import LINKS, follow, pass_by
 from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_at, sr_policy_parts
 from controller.reconcile.transaction import Transaction
 from dataplane.host_api import HostState, NodeDescription
@@ -130,6 +130,9 @@ def _nodes_of(transaction: Transaction, name: str) -> Collection[str]:
         return nodes_of_plan(stitch.plan, transaction.sr_policies.all)
     if (policy := _sr_policy(transaction, name)) is not None:
         return {node for path in policy.candidate_paths for node in path.nodes}
+    if name.startswith(LINKS):
+        link = transaction.links.get(name.removeprefix(LINKS))
+        return {end.node for end in (link.a, link.b) if end is not None} if link is not None else set()
     intent_record = transaction.intent_records.get(name.removeprefix("intents/"))
     isolation = intent_record.requirements.isolation if intent_record is not None else None
     network = transaction.networks.get(isolation.network) if isolation is not None else None
@@ -154,6 +157,8 @@ def _advance(transaction: Transaction) -> bool:
         if stitch is None:
             if not left:
                 transaction.awaiting.drop(name)
+                if name.startswith(LINKS):
+                    transaction.joined.add(name)
             continue
         if stitch.stage == Stage.NEGOTIATING:
             transaction.awaiting.drop(name)
@@ -163,6 +168,9 @@ def _advance(transaction: Transaction) -> bool:
         if not left:
             transaction.awaiting.drop(name)
         moved = _next_stage(transaction, stitch) or moved
+    if transaction.joined:
+        follow(transaction)
+        moved = True
     return moved
 
 

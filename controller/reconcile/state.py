@@ -16,7 +16,14 @@ from controller.fulfillment.rule_engine import NO_RULES, RuleEngine, rule_engine
 from controller.model import happening
 from controller.model.advertising import Heard, OwnAdvertisements, Telling
 from controller.model.agreement import Envelope, Unreadable, opened_advertisement, opened_mandate
-from controller.model.discovery import HeardHost, LldpCounts, PathMeasurement, PortMeasurement, RemoteSystem
+from controller.model.discovery import (
+    HeardHost,
+    LinkDelay,
+    LldpCounts,
+    PathMeasurement,
+    PortMeasurement,
+    RemoteSystem,
+)
 from controller.model.drain import Drain
 from controller.model.event import PeerMet, Record
 from controller.model.finding import Finding
@@ -255,6 +262,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     they are doubted."""
     losses: dict[str, float] = msgspec.field(default_factory=dict)
     """Links of which the operator says no loss -> percent, as it is measured."""
+    link_delays: dict[str, LinkDelay] = msgspec.field(default_factory=dict)
+    """Links that take, or took lately, longer than is declared."""
+    delays: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of these the ones of which what is measured counts in paths -> us."""
     without_way: frozenset[str] = frozenset()
     """Neighbours that we have refused something for want of a way, or ended it, and not told since of one."""
     way_back_s: dict[str, float] = msgspec.field(default_factory=dict)

@@ -196,6 +196,8 @@ class Transaction:
         self.stubs = SmallTable(state.stubs)
         self.drains = SmallTable(state.drains)
         self.losses = SmallTable(state.losses)
+        self.link_delays = SmallTable(state.link_delays)
+        self.delays = SmallTable(state.delays)
         self.way_back_s = SmallTable(state.way_back_s)
         self.without_way = set(state.without_way)
         self.ways_back: set[str] = set()
@@ -225,6 +227,8 @@ class Transaction:
         self.fresh: set[str] = set()
         """What has just changed on the nodes (plans, `intents/NAME`, `sr_policies/NAME`): its nodes' next generations
         are awaited."""
+        self.joined: set[str] = set()
+        """New links whose ends have what they need for them."""
         self.relieved: set[str] = set()
         """Plans that were made around links of which one is back, or that leave at a stub: another border may be
         better."""
@@ -276,14 +280,14 @@ class Transaction:
         inventory, down, stubs = self.inventory, tuple(sorted(self.down.all)), self.passed_by
         known = self._graph.inventory if self._graph is not None else None
         same = all(getattr(known, table, None) is getattr(inventory, table) for table in INVENTORY_TABLES)
-        losses = self.losses.all
+        losses, delays = self.losses.all, self.delays.all
         if (
             self._graph is None
             or not same
             or (self._graph.down, self._graph.stubs) != (down, stubs)
-            or self._graph.losses != losses
+            or (self._graph.losses, self._graph.delays) != (losses, delays)
         ):
-            self._graph = graph(inventory, self.own, down, self._graph, losses, stubs)
+            self._graph = graph(inventory, self.own, down, self._graph, losses, stubs, delays)
         if self._graph.routes is not self.reaches.all:
             self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
         return self._graph
@@ -293,7 +297,7 @@ class Transaction:
         now = self.graph
         if inventory is now.inventory:
             return now
-        made = graph(inventory, self.own, now.down, now, now.losses, now.stubs)
+        made = graph(inventory, self.own, now.down, now, now.losses, now.stubs, now.delays)
         return msgspec.structs.replace(made, routes=now.routes)
 
     @property
@@ -499,6 +503,8 @@ class Transaction:
             stubs=self.stubs.all,
             drains=self.drains.all,
             losses=self.losses.all,
+            link_delays=self.link_delays.all,
+            delays=self.delays.all,
             way_back_s=self.way_back_s.all,
             without_way=frozenset(self.without_way),
             reaches=self.reaches.all,

@@ -16,7 +16,7 @@ from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Sti
 from controller.reconcile.identifiers import sr_policy_numbers
 from controller.reconcile.state import State
 from controller.views import entry_view
-from controller.views.intent_status import intent_status, paths_of, segment_lists
+from controller.views.intent_status import intent_status, measured_paths, paths_of, segment_lists
 from dataplane.reasons import DropReason
 
 
@@ -197,6 +197,8 @@ def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) ->
     text = f"{stitch.plan.name}: {stitch.stage}, path {path}"
     text += f", latency {whole_us(stitch, state.sr_policies) / 1000:g} ms"
     text += f", cost {cost(stitch.plan, state.sr_policies)}"
+    taken = [alive[0].delay_us for each in measured_paths(state, stitch) if (alive := [m for m in each if m.is_alive])]
+    text += f", measured inside {state.own} {max(taken) / 1000:g} ms" if any(taken) else ""
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 

@@ -53,6 +53,13 @@ def status(state: State, link: Link) -> dict[str, Any]:
             }
             for end, measurement in measured
         ]
+    known = state.link_delays.get(link.name)
+    if known is not None and known.counts_us is not None:
+        found["delay_in_paths"] = {
+            "latency_ms": known.counts_us / 1000,
+            "declared_ms": link.delay_us / 1000,
+            "since_s": int(known.since_s),
+        }
     for source, field in _DIFFERENCES.items():
         found |= {field: sorted(differences[source])} if source in differences else {}
     return found

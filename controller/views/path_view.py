@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from controller.model.resource import Resource
-from controller.model.sr_policy import SrPolicy
+from controller.model.sr_policy import CandidatePath, SrPolicy
 from controller.reconcile.state import State
 from controller.views.intent_status import path_measurements, shown_measurement
 
@@ -31,6 +31,14 @@ def resources(state: State, now_s: float) -> Iterator[Resource]:
         )
 
 
+def _slower(state: State, path: CandidatePath) -> dict[str, float]:
+    """What it takes now, by what is measured of its links."""
+    links = [state.inventory.links[name] for name in path.links if name in state.inventory.links]
+    if not any(link.name in state.delays for link in links):
+        return {}
+    return {"measured_latency_ms": sum(state.delays.get(link.name, link.delay_us) for link in links) / 1000}
+
+
 def _status(state: State, policy: SrPolicy) -> dict[str, Any]:
     waiting = set(policy.unconfirmed)
     status: dict[str, Any] = {
@@ -44,6 +52,7 @@ def _status(state: State, policy: SrPolicy) -> dict[str, Any]:
                 "cost": path.cost,
                 "down": sorted(link for link in path.links if link in state.down),
             }
+            | _slower(state, path)
             for path in policy.candidate_paths
         ],
         "numbers": dict(zip((policy.headend, policy.endpoint), policy.numbers, strict=True)),
