@@ -21,7 +21,7 @@ from controller.model.intent import Disjoint, Prefer, Trust
 from controller.model.inventory import Domain, Inventory, Link, LinkEnd, Node
 from controller.model.plan import Plan
 from controller.model.requirements import Connection, Host, Unsatisfiable
-from controller.model.sr_policy import SrPolicyId
+from controller.model.sr_policy import SrPolicyId, color_name
 from controller.reconcile.link_state import HOLD_S
 from tests.packet_walk import Walk, tcp
 from tests.plain_paths import difference, generated
@@ -280,6 +280,7 @@ def test_constraints_are_what_sr_policies_are_kept_by() -> None:
     ]
     policies = [sr_policy(known, SrPolicyId(headend="n0", endpoint="n3", color=color)) for color in asked]
     assert policies[2] is policies[3] and len(known.sr_policies) == 3
+    assert color_name(Constraints()) == color_name(Constraints(prefer=Prefer())), "equal ones have one name"
 
 
 def test_what_is_passed_in_order_is_passed_in_the_other_order_on_the_way_back() -> None:

@@ -26,6 +26,7 @@ from controller.model.event import (
     Tick,
 )
 from controller.model.stitch import Stage
+from controller.reconcile.tables import sr_policy_key
 from controller.views import resource_view
 from dataplane.reasons import L4Class
 from tests.simulator import ORDER_PROCESSING, World
@@ -277,6 +278,20 @@ def test_records_give_back_the_state(world: World) -> None:
     ):
         assert getattr(state, name) == getattr(expected, name), name
     assert [effect.node for effect in effects if isinstance(effect, Connect)] == ["se1", "sg1"]
+
+
+def test_an_sr_policy_that_is_stored_under_a_former_name_is_taken_over_under_its_own(world: World) -> None:
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(2.0)
+    controller = world.controllers["shop"]
+    [name] = controller.state.sr_policies
+    former = replace(controller.disk.pop(("SrPolicy", name)), name=f"{name} former")
+    controller.crash()
+    controller.disk["SrPolicy", former.name] = former
+    controller.start()
+    world.run(2.0)
+    assert list(controller.state.sr_policies) == [key for kind, key in controller.disk if kind == "SrPolicy"] == [name]
+    assert controller.state.stitches.by(sr_policy_key(name))
 
 
 def test_unreadable_record_is_named() -> None:

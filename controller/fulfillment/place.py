@@ -81,6 +81,8 @@ def place(
     if not plans:
         least = _least_bad(failures)
         return msgspec.structs.replace(least, message=least.message + _without(graph))
+    if len(plans) == 1:
+        return plans[0]
     return min(plans, key=lambda plan: _preference(plan, graph, _best(plan, graph)))
 
 
