@@ -126,6 +126,7 @@ static __always_inline __u16 destination_port_class_of(__u32 protocol, __be16 nu
 }
 
 __noinline int global_converse(const union flow_key *key, __u32 asking, __u32 port); /* conversation.h */
+__noinline int global_as_asked(union flow_key *key, __u32 forwarding_class);         /* steer.h */
 
 /* What an entry says of a flow. */
 struct said {
@@ -200,12 +201,14 @@ __noinline int global_find_policies(const struct flow_policy_key *key, struct po
 }
 
 /* `key`: room for one. */
-static __always_inline bool is_asked(const union flow_key *flow, __u16 network, __u32 asking, union flow_key *key)
+static __always_inline bool is_asked(const union flow_key *flow, const struct said *reply, __u32 asking,
+				     union flow_key *key)
 {
 	key->source = flow->destination;
 	key->destination = flow->source;
 	key->word[4] = flow->destination_port | (__u32)flow->source_port << 16 | (__u64)flow->protocol << 32 |
-		       (__u64)network << 48;
+		       (__u64)reply->network << 48;
+	global_as_asked(key, reply->value);
 	return global_converse(key, asking | ASKING_REPLY, 0);
 }
 
@@ -234,7 +237,7 @@ static __always_inline int resolve(const union flow_key *flow, __u32 vrf, __u32 
 		global_find_policies(&key, &found, true);
 	}
 	if (reply->priority > best->priority) {
-		if (is_asked(flow, reply->network, asking, &asked))
+		if (is_asked(flow, reply, asking, &asked))
 			return reply->value;
 		if (!best->priority && !found.ended.priority)
 			return flow->l4_class == L4_TCP_OPEN ? -DROP_NOT_PERMITTED : -DROP_UNASKED;

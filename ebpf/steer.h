@@ -87,3 +87,18 @@ __noinline int global_deliver_translated(struct xdp_md *ctx, struct packet *pack
 {
 	return packet ? deliver_translated(ctx, packet, vrf) : XDP_DROP;
 }
+
+/*
+ * What a reply answers, as its asker has sent it: where both are at this node, and know each other under other addresses
+ * than their own, the asker's packet was judged with those that the asker knows.
+ */
+__noinline int global_as_asked(union flow_key *key, __u32 forwarding_class)
+{
+	struct steer_value *how = bpf_map_lookup_elem(&steer, &forwarding_class);
+
+	if (!key || !how || how->action != STEER_TRANSLATE_DELIVER)
+		return 0;
+	move_destination(forwarding_class, &key->source);
+	move_source(forwarding_class, &key->destination);
+	return 0;
+}

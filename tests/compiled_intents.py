@@ -151,9 +151,10 @@ class Frames:
         assert told in (None, mac(*where))
         return told is not None
 
-    def ask_for(self, packet: Packet, boottime_s: float = 0) -> None:
-        """What `packet` could answer is asked by who has the address; whether that is permitted is not looked at."""
-        for asked in questions(packet):
+    def ask_for(self, packet: Packet, boottime_s: float = 0, arriving: Packet | None = None) -> None:
+        """What `packet` could answer is asked by who has the address; whether that is permitted is not looked at.
+        `arriving`: as its receiver gets it, where that is otherwise."""
+        for asked in questions(packet, arriving):
             for where, addresses in self._holders.items():
                 if asked.source in addresses:
                     self.send(where, asked, boottime_s)
@@ -179,8 +180,10 @@ QUESTIONS = {
 }
 
 
-def questions(packet: Packet) -> list[Packet]:
-    """What `packet` could be the answer to. An error is about a conversation that either end has opened."""
+def questions(packet: Packet, arriving: Packet | None = None) -> list[Packet]:
+    """What `packet` could be the answer to. An error is about a conversation that either end has opened. `arriving`: as
+    its receiver gets it, where that is otherwise."""
+    to = arriving or packet
     if packet.l4_class not in QUESTIONS:
         return []
     kind = QUESTIONS[packet.l4_class]
@@ -188,8 +191,8 @@ def questions(packet: Packet) -> list[Packet]:
         packet,
         network="",
         l4_class=kind,
-        source=packet.destination,
-        destination=packet.source,
+        source=to.destination,
+        destination=to.source,
         source_port=packet.destination_port,
         destination_port=packet.source_port,
     )

@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from controller.fulfillment.aliases import NOBODYS, Views, moved, views
 from controller.fulfillment.meaning import Clause, Endpoint, Meaning, Packet, Range, replies, requests
-from controller.fulfillment.numbering import address, prefix
-from controller.model.agreement import Flow
+from controller.fulfillment.numbering import address, address_text, prefix
+from controller.model.agreement import Alias, Flow
 from controller.model.intent import Intent
+from controller.model.inventory import Aliases, Inventory
 from controller.model.stitch import IntentRecord, Stage, Stitch, expired
 from controller.reconcile import State
 from tests.simulator import World
@@ -32,11 +34,19 @@ from topologies.topology import Host
 class Word(NamedTuple):
     """What one domain says of a packet."""
 
-    to: str
-    """The network where it may go; empty: nowhere."""
+    to: Endpoint | None
+    """The host where it may go; None: nowhere."""
     owners: frozenset[str]
     """Who may own it."""
     isolated: bool
+    aliases: tuple[Alias, ...] = ()
+    """How the network there knows that of the source."""
+
+    def arriving(self, packet: Packet) -> Packet:
+        """As the host there gets it."""
+        assert self.to is not None
+        source = address_text(moved(address(packet.source), self.aliases))
+        return msgspec.structs.replace(packet, source=source, destination=address_text(self.to[1]))
 
 
 class Say:
@@ -48,7 +58,7 @@ class Say:
             for intent_record in state.intent_records.values()
             if not expired(intent_record)
         ]
-        self._meaning = Meaning(in_force, state.inventory)
+        self._meaning = Meaning(in_force, _with_agreed_aliases(state))
         self._granted = [
             (f"agreements/{stitch.plan.name}", clause)
             for stitch in state.stitches.values()
@@ -59,16 +69,39 @@ class Say:
     def of(self, packet: Packet) -> Word:
         source, destination = address(packet.source), address(packet.destination)
         decision = self._meaning.of(packet)
-        owners_by_network = {decision.to: {decision.owner}} if decision.allowed else {}
+        words: dict[Endpoint, Word] = {}
+        if decision.allowed:
+            to = decision.to, address(decision.destination)
+            aliases = _of_the_source(self._meaning.views_of(decision), decision.reply)
+            words[to] = Word(to, frozenset({decision.owner}), isolated=False, aliases=aliases)
         for owner, clause in self._granted:
-            for follows in (requests, replies):
-                network = follows(clause, packet.network, source, destination, packet)
-                if network and not self._meaning.separating((packet.network, source), (network, destination), None):
-                    owners_by_network.setdefault(network, set()).add(owner)
-        assert len(owners_by_network) <= 1, f"{packet} means several hosts: {owners_by_network}"
-        for to, owners in owners_by_network.items():
-            return Word(to, frozenset(owners), isolated=False)
-        return Word("", frozenset(), isolated=decision.owner != "")
+            for follows, reply in ((requests, False), (replies, True)):
+                granted = follows(clause, packet.network, source, destination, packet)
+                if granted and not self._meaning.separating((packet.network, source), granted, None):
+                    aliases = _of_the_source(clause.views, reply)
+                    word = words.get(granted, Word(granted, frozenset(), isolated=False, aliases=aliases))
+                    assert word.aliases == aliases, f"{packet} of {owner}: {aliases}, and {word}"
+                    words[granted] = word._replace(owners=word.owners | {owner})
+        assert len(words) <= 1, f"{packet} means several hosts: {words}"
+        return next(iter(words.values()), Word(None, frozenset(), isolated=decision.owner != ""))
+
+
+def _of_the_source(views_: Views, reply: bool) -> tuple[Alias, ...]:
+    return views_.destination if reply else views_.source
+
+
+def _with_agreed_aliases(state: State) -> Inventory:
+    """And with how the networks of others know ours, as these have said."""
+    told = {
+        f"{connection.destination_network} {connection.source_network}": Aliases(
+            network=connection.destination_network, other=connection.source_network, pairs=agreement.source_aliases
+        )
+        for stitch in state.stitches.values()
+        for connection in (stitch.plan.connection,)
+        for agreement in (stitch.downstream.agreement if stitch.downstream is not None else None,)
+        if agreement is not None and agreement.source_aliases and stitch.stage == Stage.ACTIVE
+    }
+    return msgspec.structs.replace(state.inventory, aliases=state.inventory.aliases | told)
 
 
 def _active(state: State, intent_record: IntentRecord) -> Intent:
@@ -101,12 +134,13 @@ def _granted(state: State, stitch: Stitch) -> list[Clause]:
                 for attachment in state.inventory.networks[network_of(flow.destination)].attachments
                 for text in attachment.addresses
             },
+            views(stitch),
         )
         for flow in stitch.upstream.agreement.terms.flows
     ]
 
 
-def clause_of(flow: Flow, hosts: set[Endpoint] | None = None) -> Clause:
+def clause_of(flow: Flow, hosts: set[Endpoint] | None = None, known_as: Views = NOBODYS) -> Clause:
     """A flow as what it is, a clause. `hosts`: those that are there; None: any."""
     name = network_of(flow.destination)
     ranges: list[Range] = []
@@ -123,6 +157,7 @@ def clause_of(flow: Flow, hosts: set[Endpoint] | None = None) -> Clause:
         sources=frozenset((network, value) for network, value, _ in sources),
         destinations=tuple(ranges),
         ports=flow.ports,
+        views=known_as,
     )
 
 
@@ -145,13 +180,13 @@ class Composition:
 
     def of(self, sender: Host, packet: Packet) -> Expected:
         if packet.source not in sender.interfaces[0].addresses:
-            return Expected(None, Word("", frozenset(), isolated=False))
+            return Expected(None, Word(None, frozenset(), isolated=False))
         here = domain_of(packet.network)
         word = self._says[here].of(packet)
-        host = self.hosts.get((word.to, address(packet.destination)))
-        if host is not None and domain_of(word.to) != here:
-            there = self._says[domain_of(word.to)].of(packet)
-            assert there.to == word.to, f"{here} says {word}, {domain_of(word.to)} says {there} of {packet}"
+        host = self.hosts.get(word.to) if word.to is not None else None
+        if word.to is not None and host is not None and domain_of(word.to[0]) != here:
+            there = self._says[domain_of(word.to[0])].of(packet)
+            assert there.to == word.to, f"{here} says {word}, {domain_of(word.to[0])} says {there} of {packet}"
         return Expected(host, word)
 
 

@@ -1,11 +1,14 @@
 """Worlds of two to four domains drawn from a seed: topologies, policies, intents and packets, full of overlaps."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from controller.fulfillment.aliases import moved
 from controller.fulfillment.meaning import Packet
+from controller.fulfillment.numbering import address, address_text
+from controller.model.agreement import Alias
 from controller.model.intent import Allow, Encryption, Intent, Require, Selector, Trust
 from controller.model.inventory import Inventory
 from controller.model.inventory import Network as Inhabited
@@ -132,7 +135,7 @@ def _networks(
         edges = [node.name for node in nodes if node.domain == domain and node.role == Role.EDGE]
         for index in range(chance.choice((0, 1, 2, 2, 3)) if domain not in domains[:2] else chance.randint(1, 3)):
             name = f"{domain}/n{index}"
-            block = 1 if chance.random() < 0.4 else chance.randint(2, 12)  # often the same addresses
+            block = 1 if chance.random() < 0.55 else chance.randint(2, 12)  # often the same addresses
             numbers = chance.sample(range(1, 7), chance.randint(1, 3))
             gateway = next(number for number in (1, 254) if number not in numbers)
             networks.append(
@@ -196,6 +199,7 @@ def _domain(
     return Domain(
         name=name,
         sid_block=f"5f00:{index}::/32",
+        translation_pool=(f"100.{64 + index}.0.0/16", f"2001:db8:64{index:02x}::/48") if chance.random() < 0.75 else (),
         knows=knows,
         policy=_policy(chance, name, names, [network.name for network in networks if network.domain == name]),
     )
@@ -335,12 +339,31 @@ def addresses(made: Topology) -> list[str]:
     return sorted(texts) + list(NOWHERE)
 
 
+Seen = Mapping[tuple[str, str], tuple[Alias, ...]]
+"""By network and another: how the one knows the other."""
+
+
+def known_addresses(made: Topology, seen: Seen) -> list[str]:
+    """Of hosts, as other networks know them."""
+    return [
+        _as_known(text, seen.get((network, host.network), ()))
+        for network in sorted({network for network, _ in seen})
+        for host in made.hosts
+        for text in addresses_of(host)
+        if (network, host.network) in seen
+    ]
+
+
+def _as_known(text: str, aliases: tuple[Alias, ...]) -> str:
+    return address_text(moved(address(text), aliases))
+
+
 def packets(
-    chance: random.Random, made: Topology, related: Sequence[tuple[str, str]], count: int
+    chance: random.Random, made: Topology, related: Sequence[tuple[str, str]], seen: Seen, count: int
 ) -> Iterator[tuple[Host, Packet]]:
     """Each with the host that sends it, now and then from an address that is not its own; many between networks that
-    are `related`."""
-    there, contents = addresses(made), generated_intents.contents()
+    are `related`, mostly to what the one knows of the other."""
+    there, contents = [*addresses(made), *known_addresses(made, seen)], generated_intents.contents()
     members: dict[str, list[Host]] = {}
     for host in made.hosts:
         members.setdefault(host.network, []).append(host)
@@ -350,7 +373,11 @@ def packets(
             near, far = chance.choice(related)[:: chance.choice((1, -1))]
             host, among = (
                 chance.choice(members[near]),
-                [text for far_host in members[far] for text in addresses_of(far_host)],
+                [
+                    _as_known(text, seen.get((near, far), ()) if chance.random() < 0.8 else ())
+                    for far_host in members[far]
+                    for text in addresses_of(far_host)
+                ],
             )
         source = chance.choice(addresses_of(host) if chance.random() < 0.97 else there)
         alike = [text for text in among if (":" in text) == (":" in source) and text != source]

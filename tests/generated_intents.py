@@ -2,7 +2,9 @@
 
 import random
 
+from controller.fulfillment.aliases import moved
 from controller.fulfillment.meaning import Packet
+from controller.fulfillment.numbering import address, address_text
 from controller.model.intent import Allow, Intent, Ports, Require, Selector, Trust
 from controller.model.inventory import Attachment, Domain, Inventory, Link, LinkEnd, Network, Node, Service
 from dataplane.reasons import L4Class
@@ -29,7 +31,11 @@ FAR = {
 NOWHERE = ("192.0.2.1", "2001:db8::1")
 
 
-def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
+POOL = ("10.64.0.0/12", "2001:db8:6400::/40")
+"""Where networks know others that have the same addresses."""
+
+
+def inventory(chance: random.Random, *, far: bool = True, pool: bool = False) -> Inventory:
     networks, services = {}, {}
     port = 10
     for index in range(3):
@@ -73,7 +79,7 @@ def inventory(chance: random.Random, *, far: bool = True) -> Inventory:
         made += [_link(chance, ("e1", port), ("e2", port)) for port in (3, 4)]
     return Inventory(
         domains={
-            "shop": Domain(name="shop", sid_block="5f00:1::/32", own=True),
+            "shop": Domain(name="shop", sid_block="5f00:1::/32", own=True, translation_pool=POOL if pool else ()),
             "far": Domain(name="far", sid_block="5f00:2::/32"),
         },
         networks=networks,
@@ -139,6 +145,12 @@ def intent(chance: random.Random, name: str, known: Inventory, others: tuple[str
 def addresses(known: Inventory) -> list[str]:
     texts = {text for network in known.networks.values() for host in network.attachments for text in host.addresses}
     texts |= {text for service in known.services.values() for text in service.addresses}
+    texts |= {
+        address_text(moved(address(text), aliases.pairs))
+        for aliases in known.aliases.values()
+        for host in known.networks[aliases.other].attachments
+        for text in host.addresses
+    }
     return sorted(texts | {*(text for prefixes in FAR.values() for text in prefixes), *NOWHERE})
 
 

@@ -9,8 +9,10 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from controller.fulfillment.meaning import Packet
-from controller.fulfillment.numbering import address, prefix
+from controller.fulfillment.numbering import address, address_text, prefix
 from controller.model.entry import OwnedEntry
 from dataplane.reasons import ATTACHMENT_CLASS, FABRIC_CLASS, FABRIC_VRF, DropReason, L4Class
 from tests.simulator import BOOT_EPOCH_S, World
@@ -33,6 +35,8 @@ class End(NamedTuple):
     """Which decided first."""
     nodes: tuple[str, ...]
     """Which decided about the inner packet."""
+    packet: Packet | None = None
+    """As it was delivered."""
 
 
 class Tables:
@@ -72,6 +76,20 @@ class Tables:
         if decides is not None and decides.action.startswith("permit"):
             return decides
         return next((entry for entry in there if entry is decides or entry.action.startswith("permit")), None)
+
+    def sent(self, steer: OwnedEntry, packet: Packet) -> Packet:
+        """With the addresses that it leaves with."""
+        if not steer.action.startswith("translate_"):
+            return packet
+        number = steer.match[0].value
+        ends = (self._moved(side, number, address(getattr(packet, side))) for side in ("source", "destination"))
+        source, destination = map(address_text, ends)
+        return msgspec.structs.replace(packet, source=source, destination=destination)
+
+    def _moved(self, side: str, forwarding_class: int, value: int) -> int:
+        move = self.look_up(f"translate_{side}", forwarding_class=forwarding_class, address=value)
+        params = dict(move.params) if move is not None else {"prefix": value, "host_mask": 0}
+        return params["prefix"] | value & params["host_mask"]
 
     def has_ended(self, entry: OwnedEntry, now_boottime_s: float) -> bool:
         params = dict(entry.params)
@@ -187,7 +205,8 @@ class PlainWalk:
             steer = at.look_up("steer", forwarding_class=number)
             if steer is None:
                 return End(None, "no steering", first, tuple(nodes))
-            if steer.action == "deliver":
+            packet = at.sent(steer, packet)
+            if steer.action.endswith("deliver"):
                 return self._deliver(node, steer.params[0][1], packet, first, tuple(nodes))
             end = self._end_of(node, dict(steer.params))
             if isinstance(end, str):
@@ -203,7 +222,7 @@ class PlainWalk:
         hop = at.look_up("next_hop", next_hop=route.params[0][1])
         if hop is None or hop.action != "resolve":
             return End(None, "no next hop", first, nodes)
-        return End((node, hop.params[0][1]), "", first, nodes)
+        return End((node, hop.params[0][1]), "", first, nodes, packet)
 
     def _end_of(self, node: str, steering: dict[str, int]) -> Arrival | str:
         """What traffic belongs to where an SR Policy and a service SID lead, or why they do not."""

@@ -21,7 +21,7 @@ from controller.language.fault import ManifestInvalid
 from controller.language.manifest import parse
 from controller.language.sentence import parse_sentence, print_sentence
 from controller.model.intent import Intent
-from controller.model.inventory import Network, Service
+from controller.model.inventory import Domain, Network, Service
 from controller.model.trace import Crossing, Probe
 from controller.views import explain, tracing
 from tests.simulator import World
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "language.md").read_text()
 CONSOLE = re.findall(r"```console\n\$ stitch (.*?)\n(.*?)```", TEXT, re.DOTALL)
 SENTENCES = re.findall(r"```sentence\n(.*?)```", TEXT, re.DOTALL)
-MANIFEST, ANY_SERVICE = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+MANIFEST, ANY_SERVICE, POOL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 ERRORS = re.findall(r"^\| `([^`|]+)` \| `(.+)` \|$", TEXT.split("## Errors")[1].split("## English")[0], re.MULTILINE)
 ENGLISH = re.findall(r"^\| ([^`|]+) \| `(.+)` \|$", TEXT.split("## English")[1], re.MULTILINE)
 CLAUSES = TEXT.split("## Fields and clauses")[1].split("Several needs")[0]
@@ -69,6 +69,13 @@ def test_the_sentence_that_describes_a_service_is_its_manifest() -> None:
     document = parse(head + textwrap.indent(ANY_SERVICE + "require: {latency_ms: {max: 20}}\n", "  "))[0]
     assert intent(sentence) == document.value
     assert print_sentence(intent(sentence)).startswith(sentence.strip()), "it is printed as it is written"
+
+
+def test_the_pool_is_that_of_the_reference_lab() -> None:
+    (own,) = (document.value for document in parse(World().inventories["shop"]) if document.name == "shop")
+    (shown,) = (document.value for document in parse(POOL))
+    assert isinstance(own, Domain) and isinstance(shown, Domain)
+    assert shown.own and shown.translation_pool == own.translation_pool != ()
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)

@@ -106,7 +106,7 @@ def test_one_address_behind_two_names_is_a_conflict(world: World) -> None:
         "spec: {addresses: [10.2.0.10], ports: [tcp/443]}\n"
     )
     answer = world.apply("shop", "---\n".join([network, service, WEB, twin]))
-    assert answer is not None and "translation is not supported yet" in answer.conflict
+    assert answer is not None and "the other end could not tell them apart" in answer.conflict
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,6 @@ X = Selector(network="shop/customer-x")
             ("spec", "allow", 0, "ports", 0),
             "does not offer tcp/80; it offers tcp/443, icmp",
         ),
-        ({"allow": (Allow(to="insight/archive"),)}, ("spec", "allow", 0, "to"), "translation is not supported yet"),
     ],
 )
 def test_what_is_wrong_has_a_path_and_a_hint(

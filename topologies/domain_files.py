@@ -97,7 +97,9 @@ def inventory(topology: Topology, domain: Domain, peers: dict[str, Peer], agents
     """The domain's own things, and of the others what it knows. `agents`: where each node's agent listens."""
     own_nodes = [node for node in topology.nodes if node.domain == domain.name]
     names = {node.name for node in own_nodes}
-    documents = [_manifest("Domain", domain.name, {"self": True, "sid_block": domain.sid_block})]
+    own: Manifest = {"self": True, "sid_block": domain.sid_block}
+    own |= {"translation_pool": list(domain.translation_pool)} if domain.translation_pool else {}
+    documents = [_manifest("Domain", domain.name, own)]
     documents += [_acquaintance(topology, domain, name, peers[name]) for name in domain.knows]
     documents += [
         _manifest("Domain", name, {"key": peer.identity.key})

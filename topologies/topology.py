@@ -124,6 +124,8 @@ class Domain(Value, frozen=True, kw_only=True):
     name: str
     sid_block: str
     knows: dict[str, Acquaintance] = {}
+    translation_pool: tuple[str, ...] = ()
+    """Where its networks know others that have the same addresses."""
     policy: DomainPolicy
 
 

@@ -8,7 +8,7 @@ import immutables
 import msgspec
 
 from controller.fulfillment.acl import port_ranges
-from controller.model.agreement import Agreement, Envelope
+from controller.model.agreement import Agreement, Alias, Envelope
 from controller.model.intent import Value
 from controller.model.requirements import Unsatisfiable
 from controller.model.stitch import Session, Stage, Standing, Stitch
@@ -92,7 +92,14 @@ def _agreed(session: Session | None) -> Session | None:
         return None
     blank = {"revision": 0, "flows": (), "not_before_s": 0, "expires_s": 0, "mandate": _BLANK}
     terms = msgspec.structs.replace(session.terms, **blank)
-    agreement = Agreement(terms=terms, acceptor_end=terms.offeror_end, latency_us=0, offer=_BLANK, acceptance=_BLANK)
+    agreement = Agreement(
+        terms=terms,
+        acceptor_end=terms.offeror_end,
+        latency_us=0,
+        source_aliases=_likely_aliases(session),
+        offer=_BLANK,
+        acceptance=_BLANK,
+    )
     return Session(
         peer=session.peer,
         offeror=session.offeror,
@@ -102,6 +109,15 @@ def _agreed(session: Session | None) -> Session | None:
         agreement=agreement,
         since_s=0,
     )
+
+
+def _likely_aliases(session: Session) -> tuple[Alias, ...]:
+    """Until the acceptor has said: as many as it can have, where we know it under others too."""
+    if session.agreement is not None:
+        return session.agreement.source_aliases
+    if not session.terms.destination_aliases:
+        return ()
+    return tuple(Alias(prefix=prefix, alias=prefix) for prefix in session.terms.source_prefixes)
 
 
 class Counts(NamedTuple):

@@ -10,12 +10,12 @@ shadowing and redundancy requests count: replies follow them.
 """
 
 import enum
-import ipaddress
 import itertools
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from controller.fulfillment.aliases import NO_POOL, moved, pool_of
 from controller.fulfillment.conflict_index import (
     Claim,
     Destination,
@@ -25,6 +25,7 @@ from controller.fulfillment.conflict_index import (
     Selection,
 )
 from controller.fulfillment.meaning import Packet, may_break
+from controller.fulfillment.numbering import address_text as text
 from controller.fulfillment.prefix_map import Prefix, common, last
 from controller.model.intent import Intent, Ports, Remediation
 from dataplane.reasons import L4Class
@@ -101,14 +102,15 @@ def misfit(claim: Claim, places: Places) -> str:
         source, destination = path.source, path.destination
         if destination.network == source.network:
             continue
-        shared = next(places.within(source.network, destination.prefixes), None)
+        shared = next(places.within(source.network, path.seen), None)
         if destination.own and shared is None:
-            shared = next(places.within(destination.network, ((address, 128) for address in source.addresses)), None)
+            shared = next(places.within(destination.network, ((address, 128) for address in path.seen_sources)), None)
             # the edge answers for the gateway itself, so replies would end there
-            shared = shared or next(iter(places.gateways(destination.network) & source.addresses), None)
+            shared = shared or next(iter(places.gateways(destination.network) & path.seen_sources), None)
         if shared is not None:
             where = f"{source.network} and in {destination.network}"
-            return f"{_clause(path)}: {text(shared)} is in {where}; translation is not supported yet"
+            hint = NO_POOL.format(source.network.split("/")[0])
+            return f"{_clause(path)}: {text(shared)} is in {where}; {hint}"
     for path, there in itertools.combinations(claim.paths, 2):
         for ambiguity in _ambiguous(claim, path, claim, there, places):
             return f"{ambiguity.clauses[0]} and {ambiguity.clauses[1]}: {ambiguity.reason}"
@@ -150,7 +152,7 @@ def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places)
         for other in destinations:
             apart = (here and address in isolated.addresses) != (there and other in isolated.addresses)
             if apart and is_ipv4(address) == is_ipv4(other):
-                ends = (source.network, address), (destination.network, other)
+                ends = (source.network, address), (destination.network, moved(other, path.views.destination))
                 yield from ((*ends, kind, SOURCE_PORT, port) for kind, port in contents)
 
 
@@ -230,15 +232,18 @@ def _ambiguous(claim: Claim, path: Path, other: Claim, there: Path, places: Plac
 def _sends(path: Path, places: Places) -> Iterator[tuple[str, list[Prefix], str]]:
     """(from, to, in which network), for requests and replies."""
     source, destination = path.source, path.destination
-    prefixes = list(destination.prefixes)
+    prefixes = list(path.seen)
     if destination.own:
-        prefixes = [(address, 128) for address in places.within(destination.network, destination.prefixes)]
+        hosts = places.within(destination.network, destination.prefixes)
+        prefixes = [(moved(address, path.views.destination), 128) for address in hosts]
     families = {is_ipv4(address) for address in source.addresses}
     yield source.network, [prefix for prefix in prefixes if is_ipv4(prefix[0]) in families], destination.network
+    if not destination.own and pool_of(places.inventory):
+        return  # that domain can know them under others, and refuses them else
     families = {is_ipv4(address) for address, _ in prefixes}
     yield (
         destination.network,
-        [(address, 128) for address in source.addresses if is_ipv4(address) in families],
+        [(address, 128) for address in path.seen_sources if is_ipv4(address) in families],
         source.network,
     )
 
@@ -258,7 +263,7 @@ def _two_places(
         intents=(mine.intent.name, other.intent.name),
         clauses=(_clause(path), _clause(there)),
         packet=packet,
-        reason=f"{text(met[0])} is in {peers[0]} and in {peers[1]}, and translation is not supported yet",
+        reason=f"{text(met[0])} is in {peers[0]} and in {peers[1]}, and the other end could not tell them apart",
     )
 
 
@@ -315,7 +320,7 @@ def _both_carry(path: Path, there: Path, places: Places) -> Packet | None:
             for target in targets if path.destination.own else (met[0],):
                 source = _of_family(sources - {target}, target)  # what a host sends to itself does not count
                 if source is not None:
-                    return _request(path, source, target, ports)
+                    return _request(path, source, moved(target, path.views.destination), ports)
     return None
 
 
@@ -369,6 +374,7 @@ def _some_ports(ports: tuple[Ports, ...]) -> Ports:
 
 def _request(path: Path, source: int, destination: int, ports: Ports) -> Packet:
     kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
+    """`destination`: as the source's network knows it."""
     ends = (path.source.network, source), (path.destination.network, destination)
     return packet_of(*ends, kind, SOURCE_PORT, ports.first)
 
@@ -390,8 +396,3 @@ def _clause(path: Path) -> str:
 
 def is_ipv4(value: int) -> bool:
     return value >> 32 == 0xFFFF
-
-
-def text(value: int) -> str:
-    """An address of 128 bits as people write it."""
-    return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if is_ipv4(value) else ipaddress.IPv6Address(value))

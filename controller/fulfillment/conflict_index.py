@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from controller.fulfillment.aliases import NOBODYS, Views, known_to, moved
 from controller.fulfillment.numbering import address, prefix
 from controller.fulfillment.prefix_map import Prefix, PrefixMap, all_overlapping, common, last
 from controller.model.intent import Intent, Ports, Selector
@@ -40,6 +41,11 @@ class Path(msgspec.Struct, frozen=True):
     source: Selection
     destination: Destination
     ports: tuple[Ports, ...]
+    seen: tuple[Prefix, ...]
+    """The destination, as the source's network knows it (fulfillment/aliases.py)."""
+    seen_sources: frozenset[int]
+    """The source, as the destination's network knows it."""
+    views: Views
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -130,13 +136,24 @@ class Places:
             destination = self._destinations[to] = Destination(name, prefixes, self.is_own(name), ports)
         return destination
 
+    def _path(self, index: int, source: Selection, destination: Destination, ports: tuple[Ports, ...]) -> Path:
+        here, there = source.network, destination.network
+        views = NOBODYS
+        if self.inventory.aliases:
+            views = Views(known_to(self.inventory, there, here), known_to(self.inventory, here, there))
+        seen, seen_sources = destination.prefixes, source.addresses
+        if views.destination:
+            seen = tuple((moved(value, views.destination), length) for value, length in seen)
+        if views.source:
+            seen_sources = frozenset(moved(value, views.source) for value in seen_sources)
+        return Path(index, source, destination, ports or destination.ports, seen, seen_sources, views)
+
     def claim(self, intent: Intent, *, serial: int, start_s: float, end_s: float) -> Claim:
         paths = []
         for index, allow in enumerate(intent.allow):
             selector = allow.source or intent.isolate
             if selector is not None and allow.to:
-                destination = self.destination(allow.to)
-                paths.append(Path(index, self.select(selector), destination, allow.ports or destination.ports))
+                paths.append(self._path(index, self.select(selector), self.destination(allow.to), allow.ports))
         return Claim(
             intent=intent,
             serial=serial,
@@ -259,7 +276,7 @@ class Index:
                 self._lead(destination, add=True)
             pairs = self._pairs.setdefault(source, {})
             if destination not in pairs:
-                self._reach(source, destination, add=True)
+                self._reach(path, add=True)
             users_of_pair = pairs.get(destination)
             if users_of_pair is None:
                 users_of_pair = pairs[destination] = Users()
@@ -284,7 +301,7 @@ class Index:
             if users_of_pair.names:
                 continue
             del self._pairs[source][destination], self._leading[destination][source]
-            self._reach(source, destination, add=False)
+            self._reach(path, add=False)
             if not self._pairs[source]:
                 del self._pairs[source]
                 self._place(self._sources, source, add=False)
@@ -308,9 +325,10 @@ class Index:
             else:
                 prefix_map.drop(block, destination)
 
-    def _reach(self, source: Selection, destination: Destination, *, add: bool) -> None:
-        reached = [(source.network, block, destination.network) for block in destination.prefixes]
-        reached += [(destination.network, (host, 128), source.network) for host in source.addresses]
+    def _reach(self, path: Path, *, add: bool) -> None:
+        source, destination = path.source.network, path.destination.network
+        reached = [(source, block, destination) for block in path.seen]
+        reached += [(destination, (host, 128), source) for host in path.seen_sources]
         for network, where, peer in reached:
             prefix_map = self._reached.setdefault(network, PrefixMap())
             if add:
@@ -329,8 +347,9 @@ class Index:
             names |= self._isolating_any(source.network, _points(source))
         for path in claim.paths:
             names |= self._isolating_any(path.destination.network, path.destination.prefixes)
-            names |= self._elsewhere(path.source.network, path.destination.prefixes, path.destination.network)
-            names |= self._elsewhere(path.destination.network, _points(path.source), path.source.network)
+            names |= self._elsewhere(path.source.network, path.seen, path.destination.network)
+            points = ((host, 128) for host in path.seen_sources)
+            names |= self._elsewhere(path.destination.network, points, path.source.network)
             if sharing:
                 names |= self._beside(path)
         names.discard(claim.intent.name)

@@ -474,6 +474,21 @@ def encapsulate_entry(
     return _ENCAPSULATE.entry((forwarding_class, None, None, None), params, owner)
 
 
+def translated_entry(entry: OwnedEntry) -> OwnedEntry:
+    """A `steer` entry whose class is translated (`move_entry`)."""
+    return entry.replaced(action=f"translate_{entry.action}")
+
+
+def move_entry(side: str, forwarding_class: int, prefix: tuple[int, int], to: int, owner: str) -> OwnedEntry:
+    """Of a class that is translated: `side` (source or destination) from one prefix into another of the same length."""
+    match = (
+        Match(field="forwarding_class", value=forwarding_class),
+        Match(field="address", value=prefix[0], prefix_length=prefix[1]),
+    )
+    params = (("prefix", to), ("host_mask", (1 << (128 - prefix[1])) - 1))
+    return owned_entry(table=f"translate_{side}", match=match, action=f"move_{side}", params=params, owner=owner)
+
+
 def service_entry(ingress_class: int, sid: int, into: Arrival, answer_class: int, owner: str) -> OwnedEntry:
     """End.DT46. `answer_class`: on which a sender is told what becomes of its packets; 0: by the VRF's routes."""
     match = (ingress_class, None, None, None, sid, None, 128, None)

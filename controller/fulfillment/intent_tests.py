@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from controller.fulfillment.aliases import moved
 from controller.fulfillment.conflict import SOURCE_PORT, is_ipv4, packet_of, pieces, sorts, sorts_of_requests
 from controller.fulfillment.conflict_index import Claim, Index, Places
 from controller.fulfillment.meaning import Meaning, Packet
@@ -46,6 +47,6 @@ def _packets(test: IntentTest, claims: Sequence[Claim], places: Places) -> Itera
     for sort in sorts(source.network, sorted(source.addresses), claims):
         for other in targets:
             if sort != other and is_ipv4(sort) == is_ipv4(other):
-                ends = (source.network, sort), (destination.network, other)
+                ends = (source.network, sort), (destination.network, moved(other, path.views.destination))
                 for kind, port in sorts_of_requests(path.ports, claims):
                     yield packet_of(*ends, kind, SOURCE_PORT, port)

@@ -7,7 +7,7 @@ must not go beyond it in anything.
 
 from collections.abc import Mapping
 
-from controller.fulfillment.terms import covers, flows_objection, needs_objection
+from controller.fulfillment.terms import covers, flows_objection, needs_objection, views_objection
 from controller.model import dscp
 from controller.model.agreement import MAX_LEASE_S, Mandate, Terms, Unreadable, opened_mandate
 from controller.model.intent import Encryption
@@ -63,6 +63,7 @@ def _invalid(mandate: Mandate, own: str, now_s: float) -> Why | None:
     if own in mandate.avoid_domains:
         return Why(Told.CIRCLE, f"{mandate.origin} does not want the traffic to pass {own}")
     reason = flows_objection(mandate.flows, mandate.origin)
+    reason = reason or views_objection(mandate.source_prefixes, mandate.destination_aliases)
     return Why(Told.INVALID, f"the mandate is none: {reason}") if reason else None
 
 
@@ -79,6 +80,10 @@ def _beyond(terms: Terms, mandate: Mandate) -> str:
     exact = frozenset(mandate.flows)
     if beyond := next((flow for flow in terms.flows if flow not in exact and not covers(mandate.flows, flow)), None):
         return f"the flow to {beyond.destination} is not in the mandate of {origin}"
+    if terms.destination_aliases != mandate.destination_aliases or (
+        terms.source_prefixes and terms.source_prefixes != mandate.source_prefixes
+    ):
+        return f"the offer names other prefixes under which the networks are known than {origin} did"
     if terms.expires_s > mandate.expires_s:
         return "the offer would outlast the mandate"
     if missing := sorted(set(mandate.avoid_domains) - set(terms.avoid_domains)):

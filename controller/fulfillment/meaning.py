@@ -7,6 +7,7 @@
    in `suspends`. Where it suspends intents, whatever the hosts send is dropped, whoever allows it.
 4. Of the intents that carry a packet the higher priority, then the older, owns it.
 5. What nobody carries or separates is permitted inside one network, and denied between networks.
+6. A network that knows another under other addresses (`Inventory.aliases`) sends to these, and hears from these.
 
 This is one domain's say. Across domains every domain that has a say must permit a packet: those where other domains'
 intents carry it, by agreements, which go through nobody's isolation (`reconcile/peer_admission.py`).
@@ -16,7 +17,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from controller.fulfillment.aliases import NOBODYS, Views, known_to, meant, moved
 from controller.fulfillment.numbering import address, prefix
+from controller.fulfillment.numbering import address_text as text
 from controller.model.intent import Allow, Intent, Ports, Selector, Value
 from controller.model.inventory import Inventory, Network
 from dataplane.reasons import L4Class
@@ -73,6 +76,9 @@ class Decision(Value, frozen=True, kw_only=True):
     """The network where it goes, if it is allowed."""
     reply: bool = False
     """To what that clause allows."""
+    source: str = ""
+    """As the network where it goes knows it, and so is the destination; empty: it is not allowed."""
+    destination: str = ""
 
 
 class Clause(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +88,8 @@ class Clause(msgspec.Struct, frozen=True, kw_only=True):
     sources: frozenset[Endpoint]
     destinations: tuple[Range, ...]
     ports: tuple[Ports, ...]
+    views: Views = NOBODYS
+    """How the two networks know each other."""
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,13 +124,19 @@ class Meaning:
             if (carried := _carried(resolved, packet, source, destination)) is not None
         ]
         blocked = ""
-        for intent, clause, network, reply in carriers:
-            blocked = self.separating((packet.network, source), (network, destination), intent)
+        for intent, clause, to, reply in carriers:
+            blocked = self.separating((packet.network, source), to, intent)
             if not blocked:
                 because = f"intent {intent.name} allows it{' as a reply' if reply else ''} (allow {clause.index + 1})"
-                owner = f"intents/{intent.name}"
                 return Decision(
-                    allowed=True, because=because, owner=owner, clause=clause.index, to=network, reply=reply
+                    allowed=True,
+                    because=because,
+                    owner=f"intents/{intent.name}",
+                    clause=clause.index,
+                    to=to[0],
+                    reply=reply,
+                    source=text(moved(source, clause.views.destination if reply else clause.views.source)),
+                    destination=text(to[1]),
                 )
         blocked = blocked or self.separating((packet.network, source), (packet.network, destination), None)
         if blocked:
@@ -133,8 +147,21 @@ class Meaning:
         hosts = self._inside.get(packet.network)
         if hosts is not None and (packet.network, destination) in hosts:
             because = f"both are in {packet.network}"
-            return Decision(allowed=True, because=because, owner=f"networks/{packet.network}", to=packet.network)
+            return Decision(
+                allowed=True,
+                because=because,
+                owner=f"networks/{packet.network}",
+                to=packet.network,
+                source=packet.source,
+                destination=packet.destination,
+            )
         return Decision(allowed=False, because=f"no intent allows it out of {packet.network}")
+
+    def views_of(self, decision: Decision) -> Views:
+        """How the networks know each other of whose packets it was."""
+        name = decision.owner.removeprefix("intents/")
+        clauses = (clause for each in self._resolved if each.intent.name == name for clause in each.clauses)
+        return next((clause.views for clause in clauses if clause.index == decision.clause), Views())
 
     def _admitted(self, network: str, source: int) -> bool:
         if network not in self._inside:
@@ -175,7 +202,9 @@ def resolve(intent: Intent, inventory: Inventory) -> Resolved:
         selector = allow.source or intent.isolate
         sources = select(selector, inventory) if selector is not None else frozenset()
         destinations, ports = target(allow, inventory)
-        clauses.append(Clause(index=index, sources=sources, destinations=destinations, ports=ports))
+        ends = (selector.network if selector is not None else "", "/".join(allow.to.split("/")[:2]))
+        views = Views(known_to(inventory, ends[1], ends[0]), known_to(inventory, *ends))
+        clauses.append(Clause(index=index, sources=sources, destinations=destinations, ports=ports, views=views))
     return Resolved(intent=intent, isolated=isolated, clauses=tuple(clauses))
 
 
@@ -214,31 +243,33 @@ def target(allow: Allow, inventory: Inventory) -> tuple[tuple[Range, ...], tuple
     return ranges, ports
 
 
-def _carried(resolved: Resolved, packet: Packet, source: int, destination: int) -> tuple[Clause, str, bool] | None:
+def _carried(resolved: Resolved, packet: Packet, source: int, destination: int) -> tuple[Clause, Endpoint, bool] | None:
     """Clause, where it leads to, and whether as a reply."""
     for follows, reply in ((requests, False), (replies, True)):
         for clause in resolved.clauses:
-            network = follows(clause, packet.network, source, destination, packet)
-            if network is not None:
-                return clause, network, reply
+            to = follows(clause, packet.network, source, destination, packet)
+            if to is not None:
+                return clause, to, reply
     return None
 
 
-def requests(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> str | None:
-    """The network where a clause lets a packet go to; None: it says nothing of it."""
+def requests(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> Endpoint | None:
+    """Where a clause lets a packet go, which has the addresses that its sender knows; None: it says nothing of it."""
     if (network, source) in clause.sources and is_request(clause.ports, packet):
+        host = meant(destination, clause.views.destination)
         for name, first, last in clause.destinations:
-            if first <= destination <= last:
-                return name
+            if host is not None and first <= host <= last:
+                return name, host
     return None
 
 
-def replies(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> str | None:
+def replies(clause: Clause, network: str, source: int, destination: int, packet: Packet) -> Endpoint | None:
     """As `requests`, for what comes back."""
     if _within((network, source), clause.destinations) and is_reply(clause.ports, packet):
-        for name, host in clause.sources:
-            if host == destination:
-                return name
+        host = meant(destination, clause.views.source)
+        for name, known in clause.sources:
+            if known == host:
+                return name, known
     return None
 
 

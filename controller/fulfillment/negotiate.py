@@ -8,13 +8,21 @@ import msgspec
 
 from controller.fulfillment.mandate import CLOCK_SKEW_S, mandate_objection
 from controller.fulfillment.protocol import Role, Word, after
-from controller.fulfillment.terms import end_objection, ends, flows_objection, needs_objection
+from controller.fulfillment.terms import (
+    aliases_objection,
+    end_objection,
+    ends,
+    flows_objection,
+    needs_objection,
+    views_objection,
+)
 from controller.model.agreement import (
     MAX_DOMAINS,
     MAX_LEASE_S,
     Acceptance,
     Advertisement,
     Agreement,
+    Alias,
     Envelope,
     Flow,
     Mandate,
@@ -59,7 +67,13 @@ def signature_objection(envelope: Envelope, peer: Domain, keys: Keys) -> str:
 
 
 def make_acceptance(
-    offer: Envelope, terms: Terms, end: TunnelEnd, promised_us: int, keys: Keys, expected_us: int | None = None
+    offer: Envelope,
+    terms: Terms,
+    end: TunnelEnd,
+    promised_us: int,
+    keys: Keys,
+    expected_us: int | None = None,
+    source_aliases: tuple[Alias, ...] = (),
 ) -> Agreement:
     """What both have signed, once we sign `offer`, which says `terms`."""
     said = Acceptance(
@@ -69,12 +83,14 @@ def make_acceptance(
         acceptor_end=end,
         latency_us=promised_us,
         expected_us=expected_us,
+        source_aliases=source_aliases,
     )
     return Agreement(
         terms=terms,
         acceptor_end=end,
         latency_us=promised_us,
         expected_us=expected_us,
+        source_aliases=source_aliases,
         offer=offer,
         acceptance=sealed(said, keys),
     )
@@ -131,7 +147,8 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     if terms.trust_min is not None and link.trust < terms.trust_min:
         needed, trust = terms.trust_min.name.lower(), link.trust.name.lower()
         return Why(Told.TRUST, f"trust of at least {needed} is required; {terms.border} has {trust}")
-    if reason := flows_objection(terms.flows, terms.origin) or end_objection(terms.offeror_end, peer):
+    reason = flows_objection(terms.flows, terms.origin) or end_objection(terms.offeror_end, peer)
+    if reason := reason or views_objection(terms.source_prefixes, terms.destination_aliases):
         return Why(Told.INVALID, reason)
     if reason := needs_objection(terms.needs, own):
         return Why(Told.RELEASE, reason)
@@ -184,13 +201,17 @@ def accepted(
         return session, f"{peer.name} promises {acceptance.latency_us} us where at most {limit_us} us were asked for"
     if acceptance.latency_us > MAX_PROMISE_US:
         return session, f"{peer.name} promises {acceptance.latency_us} us, which is nothing that anybody could use"
-    if reason := end_objection(acceptance.acceptor_end, peer):
+    reason = end_objection(acceptance.acceptor_end, peer) or aliases_objection(
+        acceptance.source_aliases, terms.source_prefixes
+    )
+    if reason:
         return session, reason
     agreement = Agreement(
         terms=terms,
         acceptor_end=acceptance.acceptor_end,
         latency_us=acceptance.latency_us,
         expected_us=acceptance.expected_us,
+        source_aliases=acceptance.source_aliases,
         offer=offer,
         acceptance=envelope,
     )
@@ -202,6 +223,8 @@ def _promises_anew(agreement: Agreement, acceptance: Acceptance) -> bool:
     """The acceptor needs longer than it has promised, or takes smaller packets; whether the terms allow it is looked at
     as for a promise."""
     size, latency_us = acceptance.acceptor_end.inner_mtu, acceptance.latency_us
+    if acceptance.source_aliases != agreement.source_aliases:
+        return False
     if msgspec.structs.replace(agreement.acceptor_end, inner_mtu=size) != acceptance.acceptor_end:
         return False
     is_more = latency_us > agreement.latency_us or size < agreement.acceptor_end.inner_mtu

@@ -109,6 +109,11 @@ def address(text: str) -> int:
     return int(value) | 0xFFFF << 32 if value.version == 4 else int(value)
 
 
+def address_text(value: int) -> str:
+    """An address of 128 bits as people write it."""
+    return str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if value >> 32 == 0xFFFF else ipaddress.IPv6Address(value))
+
+
 @lru_cache(65_536)
 def prefix(text: str) -> tuple[int, int]:
     """128 bits and length; IPv4's is 96 more."""

@@ -13,6 +13,7 @@ import msgspec
 
 from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.acl import Rule, permit_priority
+from controller.fulfillment.aliases import Views, reversed_aliases, translated, views
 from controller.fulfillment.fabric import (
     LARGEST_MTU,
     Arrival,
@@ -21,7 +22,9 @@ from controller.fulfillment.fabric import (
     deliver_entry,
     encapsulate_entry,
     lease_entry,
+    move_entry,
     service_entry,
+    translated_entry,
 )
 from controller.fulfillment.numbering import Direction
 from controller.fulfillment.plan_ids import BORDER, DELIVER, FORWARD, INSIDE, LOCAL, REVERSE, Stretch, stretches
@@ -134,18 +137,21 @@ def plan_entries(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> dic
     ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
     expires_s = min(ends_s, default=None)
     """With the first of its intent and its agreements all of it ends."""
+    known_as = views(stitch)
     entries: dict[str, list[OwnedEntry]] = {}
 
-    def steer(node: str, entry: OwnedEntry) -> None:
+    def steer(stretch: Stretch, way: str, node: str, entry: OwnedEntry) -> None:
         of_node = entries.setdefault(node, [])
-        of_node.append(entry)
+        moves = _moves(stretch, known_as, entry.match[0].value, owner) if stretch.is_sent(way) else []
+        of_node += [translated_entry(entry), *moves] if moves else [entry]
         if expires_s is not None:
             number = entry.match[0].value
             of_node.append(lease_entry(number, expires_s, fabric.boot_epochs_s.get(node), owner))
 
     def encapsulate(stretch: Stretch, way: str, node: str, sr_policy: int, service_sid: int) -> None:
         number = ids[stretch.forwarding_class(way)]
-        steer(node, encapsulate_entry(number, sr_policy, service_sid, plan.connection.dscp, mtu, owner))
+        entry = encapsulate_entry(number, sr_policy, service_sid, plan.connection.dscp, mtu, owner)
+        steer(stretch, way, node, entry)
 
     for stretch in stretches(plan):
         border = downstream if stretch.direction == FORWARD else upstream
@@ -168,8 +174,21 @@ def plan_entries(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> dic
         if stretch.onward is None:
             last = stretch.last if stretch.crosses else stretch.first
             vrf = ids[plan_ids.vrf(stretch.tail, plan, stretch.direction, delivers=True)]
-            steer(stretch.tail, deliver_entry(ids[stretch.forwarding_class(last)], vrf, owner))
+            entry = deliver_entry(ids[stretch.forwarding_class(last)], vrf, owner)
+            steer(stretch, last, stretch.tail, entry)
     return {node: tuple(of_node) for node, of_node in entries.items()}
+
+
+def _moves(stretch: Stretch, known_as: Views, forwarding_class: int, owner: str) -> list[OwnedEntry]:
+    """From what the sender knows into what the receiver does."""
+    forward = stretch.direction == FORWARD
+    own, others = (known_as.source, known_as.destination) if forward else (known_as.destination, known_as.source)
+    sides = (("source", own), ("destination", reversed_aliases(others)))
+    return [
+        move_entry(side, forwarding_class, numbering.prefix(alias.prefix), numbering.prefix(alias.alias)[0], owner)
+        for side, aliases in sides
+        for alias in aliases
+    ]
 
 
 class SharedService(NamedTuple):
@@ -211,7 +230,7 @@ def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple
         if stretch.crosses:
             vrf, policy_class, _ = (ids[key] for key in plan_ids.at_tail(stretch))
             asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.onward is None else 0
-            for rule in _flow_rules(stitch, stretch, policy_class, stretch.last, asked_in):
+            for rule in _flow_rules(stitch, stretch, policy_class, stretch.last, asked_in, is_sent=False):
                 yield stretch.tail, vrf, rule
     upstream, downstream = borders(stitch, fabric)
     for direction, border in ((FORWARD, upstream), (REVERSE, downstream)):
@@ -221,7 +240,7 @@ def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple
         for stretch in stretches(plan):
             if stretch.direction == direction:
                 asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.first == DELIVER else 0
-                for rule in _flow_rules(stitch, stretch, policy_class, stretch.first, asked_in):
+                for rule in _flow_rules(stitch, stretch, policy_class, stretch.first, asked_in, is_sent=False):
                     yield border.border_port.node, vrf, rule
 
 
@@ -239,7 +258,7 @@ def use_rules(stitch: Stitch, places: Places) -> Iterator[tuple[str, int, Rule]]
         # inside one node who asks is remembered once
         asker = places.get((connection.source_network, stretch.head)) if stretch.first == LOCAL else place
         asked_in = asker.vrf if asker is not None and asker.is_stateful else 0
-        for rule in _flow_rules(stitch, stretch, place.policy_class, stretch.first, asked_in):
+        for rule in _flow_rules(stitch, stretch, place.policy_class, stretch.first, asked_in, is_sent=True):
             anybody = rule.source is not None and set(place.attached) <= set(rule.source)
             yield stretch.head, place.vrf, msgspec.structs.replace(rule, source=None) if anybody else rule
 
@@ -251,9 +270,13 @@ def _asked_in(places: Places, plan: Plan, stretch: Stretch, node: str) -> int:
     return place.vrf if place is not None and place.is_stateful else 0
 
 
-def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, asked_in: int) -> list[Rule]:
-    """What the plan's flows permit between the ends of one SR Policy."""
-    connection = stitch.plan.connection
+def _flow_rules(
+    stitch: Stitch, stretch: Stretch, policy_class: int, way: str, asked_in: int, *, is_sent: bool
+) -> list[Rule]:
+    """What the plan's flows permit between the ends of one SR Policy: with the addresses that the sender knows, or,
+    once that has sent it, the receiver."""
+    connection, known_as = stitch.plan.connection, views(stitch)
+    in_view_of_source = is_sent == (stretch.direction == FORWARD)
     number = stitch.ids[stretch.forwarding_class(way)]
     leased = any(end is not None for end in (stitch.expires_s, stitch.upstream, stitch.downstream))
     rules = []
@@ -262,6 +285,10 @@ def _flow_rules(stitch: Stitch, stretch: Stretch, policy_class: int, way: str, a
         destinations = _there(flow.destination_prefixes, connection.destinations, stretch.id.endpoint)
         if not sources or not destinations:
             continue
+        if in_view_of_source:
+            destinations = translated(destinations, known_as.destination)
+        else:
+            sources = translated(sources, known_as.source)
         forward = stretch.direction == FORWARD
         rules.append(
             Rule(

@@ -41,6 +41,10 @@ class Stretch:
         self.last = BORDER if self.onward is not None else DELIVER
         """What it does at the tail."""
 
+    def is_sent(self, way: str) -> bool:
+        """This is what becomes of what hosts of ours send, as against what has come here."""
+        return self.before is None and way == self.first
+
     def forwarding_class(self, way: str) -> str:
         node = self.head if way == INSIDE else self.tail
         return id_key(node, Kind.FORWARDING_CLASS, f"{self.plan.name} {way} {self.which}")

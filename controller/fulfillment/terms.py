@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from controller.fulfillment.translate import inside
-from controller.model.agreement import CAPABILITIES, MAX_FLOWS, MAX_ITEMS, Flow, TunnelEnd
+from controller.model.agreement import CAPABILITIES, MAX_FLOWS, MAX_ITEMS, Alias, Flow, TunnelEnd
 from controller.model.intent import Ports
 from controller.model.inventory import Domain
 from dataplane import addressing
@@ -52,6 +52,35 @@ def _flow_objection(flow: Flow) -> str:
         known = ports.protocol in ("tcp", "udp", "icmp")
         if not known or not 0 <= ports.first <= ports.last <= 65535:
             return f"ports {ports.protocol}/{ports.first}-{ports.last} are none"
+    return ""
+
+
+def views_objection(source_prefixes: Sequence[str], destination_aliases: Sequence[Alias]) -> str:
+    """Why networks cannot know each other so; empty: they can."""
+    try:
+        for text in source_prefixes:
+            addressing.host_prefix(text)
+    except ValueError as error:
+        return str(error)
+    return aliases_objection(destination_aliases)
+
+
+def aliases_objection(aliases: Sequence[Alias], prefixes: Sequence[str] | None = None) -> str:
+    """Why these are no aliases, of `prefixes` if they are given; empty: they are."""
+    known: list[tuple[addressing.Network, addressing.Network]] = []
+    for alias in aliases:
+        try:
+            prefix, other = addressing.host_prefix(alias.prefix), addressing.host_prefix(alias.alias)
+        except ValueError as error:
+            return f"an alias is malformed: {error}"
+        if (prefix.version, prefix.prefixlen) != (other.version, other.prefixlen):
+            return f"{alias.prefix} cannot be known as {alias.alias}: they have not the same length"
+        if prefixes is not None and alias.prefix not in prefixes:
+            return f"{alias.prefix} is none of the prefixes that may be known under others"
+        for before, before_other in known:
+            if addressing.overlap(prefix, before) or addressing.overlap(other, before_other):
+                return f"{alias.prefix} as {alias.alias} meets {before} as {before_other}"
+        known.append((prefix, other))
     return ""
 
 

@@ -8,11 +8,12 @@ from functools import lru_cache
 
 import msgspec
 
-from controller.fulfillment import numbering
+from controller.fulfillment import aliases, numbering
+from controller.fulfillment.aliases import Views
 from controller.fulfillment.numbering import host_prefix
 from controller.fulfillment.rule_effects import End, rule_on
 from controller.fulfillment.rule_engine import RuleEngine
-from controller.model.agreement import Flow
+from controller.model.agreement import Alias, Flow
 from controller.model.event import Problem
 from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
 from controller.model.inventory import Attachment, Inventory, Network
@@ -51,6 +52,8 @@ def translate(
             silences=bool(intent.suspends),
         )
     connections: dict[tuple[str, str], list[tuple[Flow, tuple[Host, ...], tuple[Host, ...]]]] = {}
+    known_as: dict[tuple[str, str], Views] = {}
+    crowded: list[Unsatisfiable] = []
     for index, allow in enumerate(intent.allow):
         path: Path = ("spec", "allow", index)
         selector = allow.source or intent.isolate
@@ -71,11 +74,16 @@ def translate(
             destination_prefixes=_PREFIXES(prefixes),
             ports=_PORTS(ports),
         )
-        if network != selector.network and (clash := _clash(prefixes, inventory.networks[selector.network])):
+        pair = selector.network, network
+        if network != selector.network and pair not in known_as:
+            known_as[pair], inventory, room = _known_as(inventory, own, *pair)
+            crowded += room
+        seen = aliases.translated(prefixes, known_as[pair].destination) if pair in known_as else ()
+        if not crowded and (clash := _clash(seen, inventory.networks[selector.network])):
             message = f"{allow.to} has address {clash[0]}, which is {clash[1]} in {selector.network} too; "
-            problems.append(Problem(path=(*path, "to"), message=message + "translation is not supported yet"))
+            problems.append(Problem(path=(*path, "to"), message=message + aliases.NO_POOL.format(own)))
             continue
-        connections.setdefault((selector.network, network), []).append((flow, sources, destinations))
+        connections.setdefault(pair, []).append((flow, sources, destinations))
     if problems:
         return tuple(problems)
     failures = tuple(
@@ -83,7 +91,7 @@ def translate(
         for addition in added
         if addition.failure
     )
-    unmet = dict.fromkeys((*failures, *(() if connections else _unmet(intent, own))))
+    unmet = dict.fromkeys((*failures, *crowded, *(() if connections else _unmet(intent, own))))
     origins: list[Origin] = []
     required: list[Connection] = []
     for (source, destination), parts in sorted(connections.items()):
@@ -117,6 +125,9 @@ def translate(
             prefer=effects.intent.prefer,
             direct=effects.direct,
             dscp=effects.dscp,
+            source_prefixes=_told_prefixes(inventory, own, source, destination),
+            destination_aliases=known_as.get((source, destination), Views()).destination,
+            source_aliases=known_as.get((source, destination), Views()).source,
         )
         required.append(connection)
     return Requirements(
@@ -126,6 +137,37 @@ def translate(
         origins=tuple(dict.fromkeys(origins)),
         selections=selections,
     )
+
+
+def _known_as(
+    inventory: Inventory, own: str, source: str, destination: str
+) -> tuple[Views, Inventory, tuple[Unsatisfiable, ...]]:
+    """How each side is to know the other, as far as we say it; the inventory in which that is taken; and for what there
+    is no room."""
+    pool = aliases.pool_of(inventory)
+    given: list[tuple[Alias, ...]] = []
+    for network, other in ((source, destination), (destination, source)):
+        if network.split("/")[0] != own:
+            given.append(())
+            continue
+        prefixes = aliases.needed(inventory, network, other, inventory.networks[other].prefixes, new=bool(pool))
+        pairs = aliases.give(inventory, pool, network, other, prefixes)
+        if isinstance(pairs, str):
+            message = (
+                f"{network} and {other} have the same addresses, and the translation pool of {own} has no room for "
+                f"another name of {pairs}"
+            )
+            return Views(), inventory, (Unsatisfiable(binding="translation_pool", message=message),)
+        given.append(pairs)
+        inventory = aliases.with_aliases(inventory, aliases.held(inventory, network, other, pairs))
+    return Views(source=given[1], destination=given[0]), inventory, ()
+
+
+def _told_prefixes(inventory: Inventory, own: str, source: str, destination: str) -> tuple[str, ...]:
+    """Of the source's network, so that another domain may know it under others: where we have a pool for that too."""
+    if destination.split("/")[0] == own or not aliases.pool_of(inventory):
+        return ()
+    return inventory.networks[source].prefixes
 
 
 def _all(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -361,10 +403,10 @@ def _clash(prefixes: tuple[str, ...], network: Network) -> tuple[str, str] | Non
     for address in network.gateways:
         if any(numbering.contains(prefix, address) for prefix in prefixes):
             return address, "the gateway"
-    for attachment in _attached(network).within(prefixes):
-        for address in attachment.addresses:
+    for host in _attached(network).within(prefixes):
+        for address in (text.partition("/")[0] for text in host.addresses):
             if any(numbering.contains(prefix, address) for prefix in prefixes):
-                return address, attachment.name
+                return address, host.name
     return None
 
 

@@ -27,6 +27,8 @@ def _domain(values: dict[str, Any]) -> dict[str, Any]:
     """A key alone pins the domain as the origin of what others carry here; who talks to it needs all of it."""
     own, peer = values.get("own", False), "endpoint" in values or "certificate" in values
     needed = ("sid_block",) if own else ("key", "certificate", "endpoint", "sid_block") if peer else ("key",)
+    if values.get("translation_pool") and not own:
+        raise ValueError("translation_pool is for our own domain: others give addresses of their own")
     if missing := [name for name in needed if name not in values]:
         whose = (
             "our own domain" if own else "a domain that we talk to" if peer else "another domain (self: true is ours)"
@@ -44,6 +46,7 @@ DOMAIN = Fields(
         "endpoint": Field(shape=scalars.ENDPOINT),
         "trust": Field(shape=scalars.TRUST),
         "reach": Field(shape=ListOf(item=REACH)),
+        "translation_pool": Field(shape=ListOf(item=scalars.HOST_PREFIX, most=16)),
     },
     make=_domain,
 )
@@ -56,6 +59,8 @@ def print_domain(domain: Domain) -> dict[str, Any]:
     }
     if domain.trust != Trust.PUBLIC:
         spec["trust"] = domain.trust.name.lower()
+    if domain.translation_pool:
+        spec["translation_pool"] = list(domain.translation_pool)
     if domain.reach:
         spec["reach"] = [
             {

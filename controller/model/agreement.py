@@ -33,7 +33,9 @@ WAYS = "ways"
 """Takes WayBack."""
 ADVERTISES = "advertises"
 """Takes Routes."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS, ADVERTISES)
+TRANSLATES = "translates"
+"""Carries traffic between networks that know each other under other addresses than their own."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS, ADVERTISES, TRANSLATES)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
@@ -116,6 +118,18 @@ class Flow(Statement, frozen=True, kw_only=True):
 Flows = Annotated[tuple[Flow, ...], Meta(max_length=MAX_FLOWS)]
 
 
+class Alias(Statement, frozen=True, kw_only=True, order=True):
+    """A prefix of a network, and that of the same length under which another network knows it."""
+
+    prefix: Annotated[str, Meta(max_length=64)]
+    alias: Annotated[str, Meta(max_length=64)]
+
+
+MAX_ALIASES = 64
+ManyAliases = Annotated[tuple[Alias, ...], Meta(max_length=MAX_ALIASES)]
+NetworkPrefixes = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MAX_ALIASES)]
+
+
 class TunnelEnd(Statement, frozen=True, kw_only=True):
     """One side of a border, as the other side must know it."""
 
@@ -156,6 +170,10 @@ class Mandate(Statement, frozen=True, kw_only=True):
     """Unix time; no agreement that stands on it lasts longer."""
     needs: Needs = ()
     """Capabilities that every domain on the way must have."""
+    source_prefixes: NetworkPrefixes = ()
+    """Of the network where the flows come from: the destination may know it under others. Empty: it may not."""
+    destination_aliases: ManyAliases = ()
+    """Under which prefixes that network knows the destination's."""
 
 
 class Terms(Statement, frozen=True, kw_only=True):
@@ -190,6 +208,9 @@ class Terms(Statement, frozen=True, kw_only=True):
     """Code point of the outer headers on every domain's part of the way, both directions (RFC 2474)."""
     needs: Needs = ()
     """Capabilities that the acceptor must have."""
+    source_prefixes: NetworkPrefixes = ()
+    """As in the mandate, and so are these; empty where somebody on the way does not translate."""
+    destination_aliases: ManyAliases = ()
 
 
 class Acceptance(Statement, frozen=True, kw_only=True):
@@ -202,6 +223,8 @@ class Acceptance(Statement, frozen=True, kw_only=True):
     """What the acceptor promises from this border to the destination. It may promise more later, within the terms."""
     expected_us: Microseconds | None = None
     """How long that takes now; None: as long as is promised."""
+    source_aliases: ManyAliases = ()
+    """Under which prefixes the destination's network knows that of the source."""
 
 
 class Refusal(Statement, frozen=True, kw_only=True):
@@ -362,6 +385,8 @@ class Agreement(Value, frozen=True, kw_only=True):
     """Promised at most."""
     expected_us: int | None = None
     """Of the acceptor, when it signed; None: as long as is promised."""
+    source_aliases: tuple[Alias, ...] = ()
+    """As accepted."""
     offer: Envelope
     acceptance: Envelope
 

@@ -7,7 +7,8 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
     """One thing, and what follows from it."""
 
     kind: str
-    """intent, clause, requirement, origin, unmet, plan, segments, agreement, node, entry, or an inventory kind."""
+    """intent, clause, requirement, origin, unmet, plan, segments, agreement, translation, node, entry, or an inventory
+    kind."""
     text: str
     name: str = ""
     """`intents/order-processing`, `entries/se1/steer/forwarding_class=17`: what can be explained or got; empty: it has

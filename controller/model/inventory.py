@@ -2,6 +2,7 @@
 
 import msgspec
 
+from controller.model.agreement import Alias
 from controller.model.intent import Deny, Ports, Replies, Trust, Value
 from controller.model.openflow import OpenFlowSwitch, openflow_switch
 from controller.model.p4_switch import P4Switch, p4_switch
@@ -36,6 +37,8 @@ class Domain(Value, frozen=True, kw_only=True):
     trust: Trust = Trust.PUBLIC
     reach: tuple[Reach, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    translation_pool: tuple[str, ...] = ()
+    """Of our own: prefixes under which our networks know others that have addresses which they have too."""
 
 
 class Attachment(Value, frozen=True, kw_only=True):
@@ -123,6 +126,22 @@ class Link(Value, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
+class Aliases(Value, frozen=True, kw_only=True):
+    """Under which prefixes one of our networks knows another (fulfillment/aliases.py)."""
+
+    network: str
+    """That knows it so."""
+    other: str
+    pairs: tuple[Alias, ...]
+    """Sorted."""
+    until_s: int | None = None
+    """Nothing needs them any more; until then nobody else gets them. None: in use."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} {self.other}"
+
+
 class Inventory(Value, frozen=True, kw_only=True):
     """All of it, each kind by name."""
 
@@ -131,3 +150,4 @@ class Inventory(Value, frozen=True, kw_only=True):
     services: dict[str, Service] = msgspec.field(default_factory=dict)
     nodes: dict[str, Node] = msgspec.field(default_factory=dict)
     links: dict[str, Link] = msgspec.field(default_factory=dict)
+    aliases: dict[str, Aliases] = msgspec.field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What an intent requires, free of how it is written: who may reach whom, and what must hold on the way."""
 
-from controller.model.agreement import Flow
+from controller.model.agreement import Alias, Flow
 from controller.model.intent import Disjoint, Encryption, Prefer, Trust, Value
 from controller.model.selection import Selection
 
@@ -59,6 +59,12 @@ class Connection(Value, frozen=True, kw_only=True):
     """Through no third domain."""
     dscp: int = 0
     """Code point of the outer headers (RFC 2474)."""
+    source_prefixes: tuple[str, ...] = ()
+    """Of the source's network, told so that the destination's may know them under others; empty: it may not."""
+    destination_aliases: tuple[Alias, ...] = ()
+    """Under which prefixes the source's network knows those of the destination's."""
+    source_aliases: tuple[Alias, ...] = ()
+    """The other way round, where the destination is ours; elsewhere the agreement says it."""
 
 
 class Requirements(Value, frozen=True, kw_only=True):

@@ -68,6 +68,7 @@ from controller.reconcile import (
     rollout,
     stubs,
     tables,
+    translation_pool,
 )
 from controller.reconcile.advertising import choosing, hearing, telling
 from controller.reconcile.identifiers import NoNumber
@@ -146,6 +147,7 @@ def step_all(state: State, events: Iterable[Event], now_s: float, keys: Keys) ->
         ways.tell(transaction)
         pursue_what_can_change(transaction)
     rollout.settle(transaction)
+    translation_pool.settle(transaction)
     return transaction.finish()
 
 

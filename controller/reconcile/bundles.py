@@ -94,6 +94,8 @@ def _guarantees(plan: Plan) -> tuple[object, ...]:
         connection.avoid_domains,
         connection.direct,
         connection.dscp,
+        connection.source_prefixes,
+        connection.destination_aliases,
     )
 
 

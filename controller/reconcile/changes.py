@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from controller.fulfillment.aliases import holding
 from controller.fulfillment.rule_effects import endless
 from controller.fulfillment.rule_engine import RuleEngine, rule_engine
 from controller.fulfillment.translate import translate
@@ -49,7 +50,6 @@ def apply(transaction: Transaction, event: Apply) -> None:
     request = Request(values, added)
     merged = _merged(transaction.inventory, request)
     inventory_touched = merged != transaction.inventory
-    inventory = merged if inventory_touched else transaction.inventory
     laid_down = {value.name: value for _, _, value in values if isinstance(value, Rule)}
     rules_touched = any(transaction.rules.get(name) != rule for name, rule in laid_down.items())
     rules = rule_engine({**transaction.rules.all, **laid_down}.values()) if rules_touched else transaction.rule_engine
@@ -61,10 +61,12 @@ def apply(transaction: Transaction, event: Apply) -> None:
     for index, _, value in request.values:
         if isinstance(value, Intent):
             intents[value.name] = value
+            inventory = merged if inventory_touched else transaction.inventory
             chosen = selections(transaction, value, rules, inventory, added[value.name])
             translated = translate(value, rules, merged, added[value.name], chosen)
             if isinstance(translated, Requirements):
                 required[value.name] = translated
+                merged = holding(merged, translated.connections)
             else:
                 known = namable(event.by, merged, transaction.own)
                 told = translate(value, rules, known, added[value.name], chosen)
@@ -82,10 +84,11 @@ def apply(transaction: Transaction, event: Apply) -> None:
         return
     conflict = _foreign_tenant(transaction, intents)
     if not conflict and (inventory_touched or rules_touched):
-        conflict = retranslate(transaction, rules, merged, intents, required)
+        conflict, merged = retranslate(transaction, rules, merged, intents, required)
     if rules_touched and (problems := _endless(request, rules, required)):
         transaction.effects.append(Reply(request_id=event.request_id, problems=tuple(problems)))
         return
+    inventory = merged if merged != transaction.inventory else transaction.inventory
     judgement = Judgement(conflict) if conflict else judge(transaction, inventory, _meant(intents, required), event.by)
     conflict = judgement.conflict
     if conflict:
@@ -198,7 +201,7 @@ def _merged(inventory: Inventory, request: Request) -> Inventory:
     tables = {table: dict(getattr(inventory, table)) for table in _TABLES.values()}
     for table, value in others:
         tables[table][value.name] = value
-    return Inventory(**tables)
+    return msgspec.structs.replace(inventory, **tables)
 
 
 def _result(transaction: Transaction, kind: str, value: Resource) -> str:
@@ -274,9 +277,9 @@ def retranslate(
     merged: Inventory,
     intents: Collection[str],
     required: dict[str, Requirements],
-) -> str:
-    """What the intents other than `intents` require of the changed inventory and rules; or which of them it would
-    break."""
+) -> tuple[str, Inventory]:
+    """What the intents other than `intents` require of the changed inventory and rules, or which of them it would
+    break; and the inventory with what they take of it."""
     for name, intent_record in transaction.intent_records.all.items():
         if name in intents or expired(intent_record):
             continue
@@ -286,10 +289,12 @@ def retranslate(
         if not isinstance(translated, Requirements) and intent_record.requirements.selections:
             continue  # another is chosen, if that is why
         if not isinstance(translated, Requirements):
-            return f"intent {name} would no longer hold: {translated[0].message}; change or delete it first"
+            message = f"intent {name} would no longer hold: {translated[0].message}; change or delete it first"
+            return message, merged
         if translated != intent_record.requirements:
             required[name] = translated
-    return ""
+            merged = holding(merged, translated.connections)
+    return "", merged
 
 
 def extend(transaction: Transaction, event: Renew) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from controller.fulfillment import numbering
 from controller.fulfillment.containers import node_id
+from controller.fulfillment.numbering import overlaps
 from controller.fulfillment.ports import attachment_objection, end_objection
 from controller.model.event import Problem
 from controller.model.intent import Intent
@@ -45,6 +46,8 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
             problem("Domain", domain.name, ("spec", "self"), message)
     for name, path, message in _confusions(merged, {name for kind, name in indices if kind == "Domain"}):
         problem("Domain", name, path, message)
+    for path, message in _pool_problems(merged, own):
+        problem("Domain", own, path, message)
     block = ipaddress.ip_network(merged.domains[own].sid_block) if own in merged.domains else None
     locators: dict[str, str] = {}
     for node in merged.nodes.values():
@@ -104,6 +107,19 @@ def inventory_problems(merged: Inventory, own: str, request: Request) -> list[Pr
                 message = f"{address} is in no prefix of {name}"
                 problem("Service", service.name, ("spec", "addresses", index), message)
     return problems
+
+
+def _pool_problems(merged: Inventory, own: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """An address of the pool is nobody's: of no network of ours, and once in the pool."""
+    pool = merged.domains[own].translation_pool if own in merged.domains else ()
+    for index, text in enumerate(pool):
+        where = ("spec", "translation_pool", index)
+        for other in pool[:index]:
+            if overlaps(text, (other,)):
+                yield where, f"{text} overlaps {other}"
+        for network in merged.networks.values():
+            if network.name.split("/")[0] == own and overlaps(text, network.prefixes):
+                yield where, f"{text} has addresses of {network.name}, whose hosts could not tell the two"
 
 
 def _confusions(merged: Inventory, changed: set[str]) -> Iterator[tuple[str, tuple[str | int, ...], str]]:

@@ -21,6 +21,7 @@ from controller.reconcile.selecting import inherited, is_in_doubt, next_look_s, 
 from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import candidate_key, link_key
 from controller.reconcile.transaction import Leaving, Transaction
+from controller.reconcile.translation_pool import hold
 from controller.reconcile.wanted import RETRY_S, ends, is_good, is_right, may_be_tried
 
 REFUSED_RETRY_S = 5
@@ -39,6 +40,7 @@ def undertake(
 
     `again`: somebody applies it, so that a lease of some length begins anew.
     """
+    hold(transaction, requirements.connections)
     intent_record = transaction.intent_records.get(intent.name)
     now_s = int(transaction.now_s)
     if intent_record is None:
@@ -109,6 +111,7 @@ def _reselect(transaction: Transaction, intent_record: IntentRecord) -> IntentRe
         transaction.pursuits.put(intent_record.intent.name, _next_look_s(transaction, intent_record))
         return intent_record
     before, now = intent_record.requirements.connections, other.requirements.connections
+    hold(transaction, now)
     statuses = intent_record.connection_statuses
     if before != now:
         known = dict(zip(before, statuses, strict=True))

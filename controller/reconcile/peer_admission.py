@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from controller.fulfillment.aliases import translated
 from controller.fulfillment.amending import narrowed
 from controller.fulfillment.numbering import host_prefix, overlaps
 from controller.fulfillment.policy import destination_domain, refusal
@@ -22,11 +23,12 @@ from controller.model.told import Told, Why
 from controller.reconcile.negotiation.withdrawals import refuse_upstream, take_away
 from controller.reconcile.tables import FOR_OTHERS, network_key
 from controller.reconcile.transaction import Transaction
+from controller.reconcile.translation_pool import given
 from dataplane import addressing
 
 
-def asked(transaction: Transaction, terms: Terms) -> Connection | Why:
-    """What is asked for, in our terms; or why it cannot be."""
+def asked(transaction: Transaction, terms: Terms, known: Connection | None = None) -> Connection | Why:
+    """What is asked for, in our terms; or why it cannot be. `known`: what the same agreement has led to so far."""
     if reason := _underlay_objection(transaction, terms):
         return Why(Told.CONFLICT, reason)
     network_name = "/".join(terms.flows[0].destination.split("/")[:2])
@@ -55,9 +57,54 @@ def asked(transaction: Transaction, terms: Terms) -> Connection | Why:
         trust_min=terms.trust_min,
         avoid_domains=terms.avoid_domains,
         dscp=terms.dscp,
+        source_prefixes=terms.source_prefixes,
+        destination_aliases=terms.destination_aliases,
     )
-    reason = _clash(transaction, connection, terms.id) if domain == transaction.own else ""
+    if domain != transaction.own:
+        return connection
+    known = known or _alike(transaction, connection)
+    if known is None and terms.source_prefixes:
+        return _known_here(transaction, connection, terms.id)
+    connection = replace(connection, source_aliases=known.source_aliases if known is not None else ())
+    reason = _clash(transaction, connection, terms.id)
     return Why(Told.CONFLICT, reason) if reason else connection
+
+
+def _alike(transaction: Transaction, connection: Connection) -> Connection | None:
+    """Of what we have agreed to already something between the same networks: a host has one address to others."""
+    for name in transaction.stitches.all.by(network_key(connection.destination_network)):
+        stitch = transaction.stitches.all[name]
+        other = stitch.plan.connection
+        is_for_others = stitch.upstream is not None and not stitch.stage.leaving
+        if is_for_others and _ends(other) == _ends(connection):
+            return other
+    return None
+
+
+def _ends(connection: Connection) -> tuple[str, str]:
+    return connection.source_network, connection.destination_network
+
+
+def _known_here(transaction: Transaction, connection: Connection, name: str) -> Connection | Why:
+    """With the prefixes under which our network is to know that of the source: where it has addresses of it itself, or
+    knows them in another network."""
+    network, other = connection.destination_network, connection.source_network
+    is_known_as_it_is = any(
+        _ends(ours) == (network, other)
+        for name in transaction.intent_records.all.by(network_key(network))
+        for ours in transaction.intent_records.all[name].requirements.connections
+    )
+    reason = ""
+    for all_of_them in (False,) if is_known_as_it_is else (False, True):
+        pairs = given(transaction, network, other, connection.source_prefixes, all_of_them=all_of_them)
+        if isinstance(pairs, str):
+            message = f"the translation pool of {transaction.own} has no room for another name of {pairs}"
+            return Why(Told.ROOM, message)
+        connection = replace(connection, source_aliases=pairs)
+        reason = _clash(transaction, connection, name)
+        if not reason:
+            return connection
+    return Why(Told.CONFLICT, reason)
 
 
 def refused_flows(transaction: Transaction, terms: Terms) -> tuple[Flow, ...]:
@@ -80,6 +127,7 @@ def _underlay_objection(transaction: Transaction, terms: Terms) -> str:
     }
     underlay = sorted(map(host_prefix, ours))
     prefixes = {prefix for flow in terms.flows for prefix in (*flow.source_prefixes, *flow.destination_prefixes)}
+    prefixes |= {alias.alias for alias in terms.destination_aliases}
     beyond = next((prefix for prefix in sorted(prefixes) if overlaps(prefix, underlay)), None)
     return f"prefix {beyond} has addresses of the underlay of {transaction.own} in it" if beyond is not None else ""
 
@@ -138,13 +186,19 @@ def _crosses(connection: Connection, other: Connection) -> bool:
     if other.destination_network == here and other.source_network != there:
         return any(overlaps(prefix, _sources(connection)) for prefix in _sources(other))
     if other.source_network == here and other.destination_network != there:
-        reached = {prefix for flow in other.flows for prefix in flow.destination_prefixes}
+        reached = {
+            prefix
+            for flow in other.flows
+            for prefix in translated(flow.destination_prefixes, other.destination_aliases)
+        }
         return any(overlaps(prefix, _sources(connection)) for prefix in reached)
     return False
 
 
 def _sources(connection: Connection) -> set[str]:
-    return {prefix for flow in connection.flows for prefix in flow.source_prefixes}
+    """As the destination's network knows them."""
+    aliases = connection.source_aliases
+    return {prefix for flow in connection.flows for prefix in translated(flow.source_prefixes, aliases)}
 
 
 class Ended(NamedTuple):
@@ -225,7 +279,7 @@ def _reconsidered(transaction: Transaction, plan: Plan, terms: Terms) -> Plan | 
     """With the hosts that are there now."""
     if not plan.connection.flows:
         return plan
-    reconsidered = asked(transaction, replace(terms, flows=plan.connection.flows))
+    reconsidered = asked(transaction, replace(terms, flows=plan.connection.flows), plan.connection)
     if isinstance(reconsidered, Why):
         return reconsidered
     if {host.node for host in reconsidered.destinations} != {host.node for host in plan.connection.destinations}:

@@ -117,7 +117,8 @@ def _repeal(
 ) -> str:
     """What the intents that stay require without `rules`; or why these cannot go."""
     left = rule_engine(rule for name, rule in transaction.rules.all.items() if name not in rules)
-    if conflict := retranslate(transaction, left, transaction.inventory, intents, required):
+    conflict, _ = retranslate(transaction, left, transaction.inventory, intents, required)
+    if conflict:
         return conflict
     for name, requirements in required.items():
         known = any(unmet.endless for unmet in transaction.intent_records.all[name].requirements.unmet)

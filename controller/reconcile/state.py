@@ -29,7 +29,7 @@ from controller.model.event import PeerMet, Record
 from controller.model.finding import Finding
 from controller.model.incident import Incident
 from controller.model.intent import Value
-from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
+from controller.model.inventory import Aliases, Domain, Inventory, Link, Network, Node, Service
 from controller.model.node_entries import NodeState
 from controller.model.persistent import PersistentMap
 from controller.model.policy import Policy
@@ -318,6 +318,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Service": ("services", Service),
     "Node": ("nodes", Node),
     "Link": ("links", Link),
+    "Aliases": ("aliases", Aliases),
     "Rule": ("rules", Rule),
     "Intent": ("intent_records", IntentRecord),
     "Course": ("stitches", Stitch),
@@ -337,7 +338,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Incident": ("incidents", Incident),
 }
 """Kind of record -> table and type."""
-INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links")
+INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links", "aliases")
 
 
 def load(records: Iterable[Record], own: str, policy: Policy) -> State:

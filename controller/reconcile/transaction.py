@@ -165,6 +165,7 @@ class Transaction:
         self.services = SmallTable(state.inventory.services)
         self.inventory_nodes = SmallTable(state.inventory.nodes)
         self.links = SmallTable(state.inventory.links)
+        self.aliases = SmallTable(state.inventory.aliases)
         self.rules = SmallTable(state.rules)
         self.rule_engine = state.rule_engine
         self.intent_records = Table(state.intent_records)
@@ -311,6 +312,7 @@ class Transaction:
             "services": self.services,
             "nodes": self.inventory_nodes,
             "links": self.links,
+            "aliases": self.aliases,
         }
 
     def refresh_fabric(self) -> None:

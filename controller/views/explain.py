@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from controller.fulfillment.aliases import views
 from controller.fulfillment.numbering import Kind
 from controller.fulfillment.plan_paths import cost, known, whole_us
 from controller.language.scalars import print_ports, print_time
@@ -212,8 +213,18 @@ def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) ->
     return Branch(
         kind="plan",
         text=text,
-        children=(*segments, *_agreements(stitch, now_s), *_nodes(state, mine)),
+        children=(*segments, *_agreements(stitch, now_s), *_translation(stitch), *_nodes(state, mine)),
     )
+
+
+def _translation(stitch: Stitch) -> Iterator[Branch]:
+    """Under which addresses each side knows the other, where it has the same itself."""
+    connection, known_as = stitch.plan.connection, views(stitch)
+    ends = connection.source_network, connection.destination_network
+    for (network, other), aliases in ((ends, known_as.destination), (ends[::-1], known_as.source)):
+        if aliases:
+            prefixes = ", ".join(f"{alias.prefix} as {alias.alias}" for alias in aliases)
+            yield Branch(kind="translation", text=f"{network} knows {other} under other addresses: {prefixes}")
 
 
 def _agreements(stitch: Stitch, now_s: float) -> Iterator[Branch]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from controller.fulfillment import numbering, plan_paths
+from controller.fulfillment.aliases import translated
 from controller.fulfillment.plan_entries import borders, path_mtu
 from controller.fulfillment.plan_ids import FORWARD, Stretch, at_tail, stretches
 from controller.fulfillment.plan_paths import cost, is_too_slow, unprotected, whole_us
@@ -153,7 +154,9 @@ def _endpoints(state: State, intent_record: IntentRecord) -> Iterator[dict[str, 
             for prefix in flow.destination_prefixes:
                 family = family_of(prefix)
                 if prefix.endswith("/32" if family == "ipv4" else "/128") and not (without_ipv6 and family == "ipv6"):
-                    yield {"service": flow.destination, "address": prefix.split("/")[0], "family": family}
+                    (known_as,) = translated((prefix,), connection.destination_aliases)
+                    endpoint = {"service": flow.destination, "address": known_as.split("/")[0], "family": family}
+                    yield endpoint | ({"known_there_as": prefix.split("/")[0]} if known_as != prefix else {})
 
 
 def _all_said(

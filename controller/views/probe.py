@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from controller.fulfillment.aliases import known_to, moved
+from controller.fulfillment.numbering import address, address_text
+from controller.model.agreement import Alias
 from controller.model.inventory import Attachment, Inventory, Service
 from controller.model.trace import Probe, Unknown
 from dataplane import addressing
@@ -49,7 +52,9 @@ def resolve(probe: Probe, inventory: Inventory, own: str) -> Sent | Unknown:
     target = _destination(probe.destination, inventory, network)
     if isinstance(target, Unknown):
         return target
-    addresses, service = target
+    addresses, home, service = target
+    if home:
+        addresses = _known_as(addresses, known_to(inventory, network, home))
     pairs = [
         (source, destination)
         for source in sorted(sources, key=_version)
@@ -98,14 +103,21 @@ def _names(hosts: list[tuple[str, Attachment]]) -> str:
     return ", ".join(sorted(f"{network}/{host.name}" for network, host in hosts)) or "none"
 
 
-def _destination(name: str, inventory: Inventory, network: str) -> tuple[tuple[str, ...], Service | None] | Unknown:
-    """Addresses, and the service if it is one. What is nearer to the source's network is meant first."""
+def _known_as(addresses: tuple[str, ...], aliases: tuple[Alias, ...]) -> tuple[str, ...]:
+    return tuple(address_text(moved(address(text), aliases)) for text in addresses)
+
+
+def _destination(
+    name: str, inventory: Inventory, network: str
+) -> tuple[tuple[str, ...], str, Service | None] | Unknown:
+    """Addresses, the network where they are (empty: an address was named), and the service if it is one. What is nearer
+    to the source's network is meant first."""
     exact = _address(name)
     if exact is not None:
-        return (exact,), None
+        return (exact,), "", None
     service = inventory.services.get(name)
     if service is not None:
-        return service.addresses, service
+        return service.addresses, name.rpartition("/")[0], service
     place, _, last = name.rpartition("/")
     hosts = [(home, host) for home, host in _attachments(inventory) if host.name == last and place in ("", home)]
     hosts = [host for host in hosts if host[0] == network] or hosts
@@ -114,9 +126,9 @@ def _destination(name: str, inventory: Inventory, network: str) -> tuple[tuple[s
         several = ", ".join((*(f"{home}/{host.name}" for home, host in hosts), *(service.name for service in services)))
         return Unknown(f"{name} is several: {several}; write one of them")
     if hosts:
-        return hosts[0][1].addresses, None
+        return hosts[0][1].addresses, hosts[0][0], None
     if services:
-        return services[0].addresses, services[0]
+        return services[0].addresses, services[0].name.rpartition("/")[0], services[0]
     known = ", ".join(sorted(inventory.services)) or "none"
     return Unknown(f"no host or service is {name}; services: {known}; hosts of other domains have addresses only")
 

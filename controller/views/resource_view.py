@@ -296,6 +296,13 @@ def _domain_status(state: State, domain: Domain) -> dict[str, Any]:
         status |= {"software": met.greeting.software, "protocol": list(met.greeting.versions)}
         status["capabilities"] = list(met.greeting.capabilities)
     status |= advertising_view.domain_status(state, domain)
+    if domain.own and state.inventory.aliases:
+        status["translations"] = [
+            {"network": each.network, "other": each.other, "prefix": alias.prefix, "known_as": alias.alias}
+            | ({"rests_until_s": each.until_s} if each.until_s is not None else {})
+            for each in sorted(state.inventory.aliases.values(), key=lambda aliases: aliases.name)
+            for alias in each.pairs
+        ]
     if reasons:
         status["reason"] = reasons[0]
     elif met is not None and met.refusal:

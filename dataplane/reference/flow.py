@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from dataplane.reasons import DropReason, L4Class, PipelineEvent
 from dataplane.reference.conversation import Asker, Asking, Conversations
 from dataplane.reference.icmp import Answer
-from dataplane.reference.match import Tables
+from dataplane.reference.match import Action, Tables
 from dataplane.reference.packet import TCP_FIN, TCP_RST, TCP_SYN, Ip, Transport
+from dataplane.reference.translate import Translation
 from dataplane.reference.verdict import Drop
 
 DENIALS = frozenset({"drop", "drop_until"})
@@ -117,7 +118,7 @@ class Flows:
             says, _ = self.tables.policies(now_s, **self._classes(opened, whence.vrf))
         reply = next((action for action in says if action.name == "permit_reply"), None)
         if reply is not None and (best is None or reply.entry.priority > best.entry.priority):
-            if self.conversations.reply(_asker(key, reply.params["network"], turned=True), asking, now_s):
+            if self.conversations.reply(self._asked_by(key, reply), asking, now_s):
                 return reply.params["forwarding_class"]
             if best is None and ended is None:
                 return Drop(DropReason.NOT_PERMITTED if opens else DropReason.UNASKED)
@@ -134,6 +135,16 @@ class Flows:
             if not self.conversations.request(asker, asking, now_s):
                 return Drop(DropReason.UNASKED)
         return best.params["forwarding_class"]
+
+    def _asked_by(self, key: FlowKey, reply: Action) -> Asker:
+        """What a reply answers: as the asker sent it, where this very node translates it for who has asked."""
+        asker = _asker(key, reply.params["network"], turned=True)
+        steer = self.tables.look_up("steer", forwarding_class=reply.params["forwarding_class"])
+        if steer is None or steer.name != "translate_deliver":
+            return asker
+        translation = Translation(self.tables, reply.params["forwarding_class"])
+        ends = translation.destination(asker.source), translation.source(asker.destination)
+        return replace(asker, source=ends[0], destination=ends[1])
 
     def is_expired(self, forwarding_class: int, now_s: float) -> bool:
         lease = self.tables.look_up("lease", forwarding_class=forwarding_class)

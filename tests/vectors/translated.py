@@ -17,8 +17,9 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 
 from dataplane.reasons import DropReason
-from dataplane.reference import Forward
+from dataplane.reference import Drop, Forward
 from vectors.case import (
+    KNOWN_HOSTS,
     PAYLOAD,
     Vector,
     encapsulated,
@@ -30,7 +31,7 @@ from vectors.case import (
     to_host,
     udp,
 )
-from vectors.entries import deliver, local_sid, neighbor, route, translated
+from vectors.entries import deliver, local_sid, move, neighbor, policy, route, translated
 from vectors.errors import told
 from vectors.node import (
     A4,
@@ -39,6 +40,7 @@ from vectors.node import (
     FABRIC,
     INNER_MTU,
     OVERLAPPING,
+    TENANT,
     TRANSLATED,
     TUNNEL,
     A,
@@ -219,4 +221,32 @@ def delivered() -> list[Vector]:
     return [*vectors, Vector("translated-delivered-nowhere", A, nowhere, no_route, entries=entries[:1])]
 
 
-VECTORS = [*transports(), *pieces(), *extensions(), *errors(), *own_errors(), *delivered()]
+def answered() -> list[Vector]:
+    """Both at one edge, which remembers who has asked: as the asker knows the other."""
+    back = 40
+    entries = (
+        translated(deliver(100 + TRANSLATED, OVERLAPPING)),
+        translated(deliver(back, TENANT)),
+        move("source", back, "10.1.0.0/24", f"10.2.{TRANSLATED}.0/24"),
+        move("source", back, "2001:db8:1::/64", f"2001:db8:2:{TRANSLATED:x}::/64"),
+        move("destination", back, "10.65.7.0/24", "10.1.0.0/24"),
+        move("destination", back, "2001:db8:65:7::/64", "2001:db8:1::/64"),
+        policy(TENANT, 500, "permit_request", 100 + TRANSLATED, destination_group=(TRANSLATED, 0xFFFF)),
+        policy(OVERLAPPING, 10, "permit_reply", back),
+    )
+    other = {4: remote4(TRANSLATED, 11), 6: remote6(TRANSLATED, 0x11)}
+    vectors = []
+    for version in (4, 6):
+        asked = from_host(A, ip(version, HERE[version], other[version]) / udp())
+        answer = UDP(sport=5060, dport=40000) / Raw(PAYLOAD)
+        frame = from_host(C, ip(version, HERE[version], HERE_THERE[version]) / answer)
+        arrives = ip(version, other[version], HERE[version], hop_limit=63) / answer
+        for name, expected, before in (
+            ("answered", Forward(A, to_host(A, arrives)), (*KNOWN_HOSTS, (A, asked))),
+            ("unasked", Drop(DropReason.UNASKED), KNOWN_HOSTS),
+        ):
+            vectors.append(Vector(f"translated-{name}-ipv{version}", C, frame, expected, before, entries))
+    return vectors
+
+
+VECTORS = [*transports(), *pieces(), *extensions(), *errors(), *own_errors(), *delivered(), *answered()]

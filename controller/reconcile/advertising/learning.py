@@ -104,13 +104,14 @@ def _is_named(transaction: Transaction, name: str) -> bool:
 
 def _retranslate(transaction: Transaction, networks: set[str]) -> None:
     """Intents to what is advertised otherwise now. What does not fit any more is not met, and says why."""
-    inventory = transaction.inventory
     for name in transaction.intent_records.all.by(*map(network_key, sorted(networks))):
         intent_record = transaction.intent_records.all[name]
         if expired(intent_record):
             continue
         chosen = intent_record.requirements.selections
-        translated = translate(intent_record.intent, transaction.rule_engine, inventory, intent_record.added, chosen)
+        translated = translate(
+            intent_record.intent, transaction.rule_engine, transaction.inventory, intent_record.added, chosen
+        )
         if not isinstance(translated, Requirements):
             unmet = Unsatisfiable(binding="destination", message=translated[0].message)
             translated = replace(intent_record.requirements, unmet=(unmet,))

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import msgspec
 
 from controller.fulfillment import numbering, plan_ids
+from controller.fulfillment.aliases import views
 from controller.fulfillment.fabric import BorderPort
 from controller.fulfillment.negotiate import make_acceptance, promise, sealed
 from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
 from controller.fulfillment.plan_paths import likely_us, own_latency_us, promised_us
 from controller.fulfillment.protocol import Role, Word, after
 from controller.model.agreement import (
+    TRANSLATES,
     Envelope,
     Flow,
     Mandate,
@@ -18,6 +20,7 @@ from controller.model.agreement import (
     TunnelEnd,
 )
 from controller.model.intent import Encryption
+from controller.model.requirements import Connection
 from controller.model.stitch import Fact, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why
 from controller.reconcile.bundles import flows_of, members, put_session
@@ -71,6 +74,9 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         expires_s=expires_s,
         offeror_end=_end(transaction, sharing, border_port, offeror=True),
         mandate=mandate,
+        needs=_needs(connection),
+        source_prefixes=connection.source_prefixes,
+        destination_aliases=connection.destination_aliases,
     )
     offer = sealed(terms, transaction.keys)
     session = Session(
@@ -112,8 +118,16 @@ def _mandate(
         dscp=connection.dscp,
         not_before_s=int(transaction.now_s),
         expires_s=expires_s,
+        needs=_needs(connection),
+        source_prefixes=connection.source_prefixes,
+        destination_aliases=connection.destination_aliases,
     )
     return sealed(mandate, transaction.keys)
+
+
+def _needs(connection: Connection) -> tuple[str, ...]:
+    """Who passes over this would take the traffic for that of others."""
+    return (TRANSLATES,) if connection.destination_aliases else ()
 
 
 def _left_us(transaction: Transaction, stitch: Stitch) -> int | None:
@@ -259,7 +273,9 @@ def answer(transaction: Transaction, name: str) -> None:
         return
     end = _end(transaction, (stitch,), border_port, offeror=False)
     pledged_us, expected_us = promise(needed_us, bound_us), likely_us(stitch, sr_policies)
-    signed = make_acceptance(session.offer, session.terms, end, pledged_us, transaction.keys, expected_us)
+    signed = make_acceptance(
+        session.offer, session.terms, end, pledged_us, transaction.keys, expected_us, views(stitch).source
+    )
     session = msgspec.structs.replace(session, answer=signed)
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=session, stage=stitch.stage.after(Fact.SIGNED)))
     transaction.fresh.add(name)
@@ -320,7 +336,15 @@ def keep_promise(transaction: Transaction, name: str) -> None:
     pledged_us, expected_us = agreement.latency_us, agreement.expected_us
     if is_longer:
         pledged_us, expected_us = promise(needed_us, bound_us), likely_us(stitch, sr_policies)
-    signed = make_acceptance(agreement.offer, agreement.terms, acceptor_end, pledged_us, transaction.keys, expected_us)
+    signed = make_acceptance(
+        agreement.offer,
+        agreement.terms,
+        acceptor_end,
+        pledged_us,
+        transaction.keys,
+        expected_us,
+        agreement.source_aliases,
+    )
     transaction.put_stitch(msgspec.structs.replace(stitch, upstream=msgspec.structs.replace(session, answer=signed)))
     transaction.fresh.add(name)
     transaction.log("promise_amended", agreement=agreement.terms.id, peer=session.peer, latency_us=str(pledged_us))

@@ -252,7 +252,7 @@ def _amended(transaction: Transaction, stitch: Stitch, terms: Terms) -> Plan | W
         return None
     if stitch.plan.egress is not None and not understands(transaction, stitch.plan.egress.domain, AMENDS):
         return Why(Told.RELEASE, f"the release of {stitch.plan.egress.domain} does not amend agreements")
-    connection = asked(transaction, terms)
+    connection = asked(transaction, terms, stitch.plan.connection)
     if isinstance(connection, Why):
         return connection
     if stitch.plan.egress is not None:
