@@ -4,6 +4,7 @@ import itertools
 
 from controller.fulfillment.numbering import Direction, Kind, id_key
 from controller.model.plan import Plan, Way
+from controller.model.sharing import Shared
 from controller.model.sr_policy import SrPolicy, SrPolicyId, color_name
 
 FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
@@ -74,10 +75,13 @@ def ends(plan: Plan, direction: Direction) -> tuple[str, str]:
     return pair if direction == FORWARD else (pair[1], pair[0])
 
 
+_VRFS: Shared[str] = Shared()
+
+
 def vrf(node: str, plan: Plan, direction: Direction, *, delivers: bool) -> str:
     """Where traffic in `direction` is decapsulated: the network's own where it is delivered."""
     source, destination = ends(plan, direction)
-    return id_key(node, Kind.VRF, destination if delivers else f"{source} {destination}")
+    return _VRFS(id_key(node, Kind.VRF, destination if delivers else f"{source} {destination}"))
 
 
 def sr_policy_ids(policy: SrPolicy) -> tuple[str, str]:

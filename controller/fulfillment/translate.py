@@ -15,7 +15,7 @@ from controller.fulfillment.rule_effects import End, rule_on
 from controller.fulfillment.rule_engine import RuleEngine
 from controller.model.agreement import Alias, Flow
 from controller.model.event import Problem
-from controller.model.intent import Allow, Encryption, Intent, Ports, Require, Selector, Trust
+from controller.model.intent import Allow, Encryption, Intent, Ports, Prefer, Require, Selector, Trust
 from controller.model.inventory import Attachment, Inventory, Network
 from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
 from controller.model.rule import Added
@@ -122,7 +122,7 @@ def translate(
             avoid_labels=require.avoid.labels,
             avoid_nodes=tuple(sorted({*require.avoid.nodes})),
             include_nodes=require.include_nodes,
-            prefer=effects.intent.prefer,
+            prefer=_PREFER(effects.intent.prefer),
             direct=effects.direct,
             dscp=effects.dscp,
             source_prefixes=_told_prefixes(inventory, own, source, destination),
@@ -237,6 +237,7 @@ _NAMES: Shared[str] = Shared()
 _PREFIXES: Shared[tuple[str, ...]] = Shared()
 _PORTS: Shared[tuple[Ports, ...]] = Shared()
 _HOSTS: Shared[tuple[Host, ...]] = Shared()
+_PREFER: Shared[Prefer] = Shared()
 
 
 class _Attached:

@@ -32,7 +32,6 @@ from controller.model.intent import (
     Selector,
     Trust,
 )
-from controller.model.sharing import Shared
 
 _PART = r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?"
 _Name = Annotated[str, Meta(pattern=rf"^{_PART}\Z")]
@@ -209,7 +208,7 @@ def _intent(manifest: _Manifest) -> Intent:
             raise ValueError
     return Intent(
         name=manifest.metadata.name,
-        tenant=_NAMES(manifest.metadata.tenant),
+        tenant=manifest.metadata.tenant,
         isolate=isolate,
         allow=allows,
         via=tuple(spec.via or ()),
@@ -228,17 +227,13 @@ def _intent(manifest: _Manifest) -> Intent:
     )
 
 
-_NAMES: Shared[str] = Shared()
-_SELECTORS: Shared[Selector] = Shared()
-
-
 def _selector(written: str | _Selector) -> Selector:
     if isinstance(written, str):
         selector: Selector = _text_selector(written)
         return selector
     labels = _labels(written.select) if written.select else ()
     prefixes = tuple([_prefix(prefix) for prefix in written.prefixes]) if written.prefixes else ()
-    return _SELECTORS(Selector(network=_NAMES(written.network), labels=labels, prefixes=prefixes))
+    return Selector(network=written.network, labels=labels, prefixes=prefixes)
 
 
 def _labels(written: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -254,7 +249,7 @@ def _allow(written: _Allow, isolate: Selector | None) -> Allow:
         raise ValueError
     ports = _port_tuple(written.ports)
     if isinstance(written.to, str):
-        return Allow(to=_NAMES(written.to), ports=ports, source=source)
+        return Allow(to=written.to, ports=ports, source=source)
     return Allow(any=_any_service(written.to.any), ports=ports, source=source)
 
 

@@ -156,7 +156,7 @@ class Shape:
         """`match`: of each field value, mask, prefix length and high, one behind the other."""
         assert len(match) == 4 * self._fields
         key = marshal.dumps((self._key, priority, *match), _PLAIN)
-        return OwnedEntry(self._table, key, marshal.dumps((self._does, *params), _PLAIN), owner)
+        return OwnedEntry(self._table, key, _DOES(marshal.dumps((self._does, *params), _PLAIN)), owner)
 
 
 def packed_key(table: str, match: tuple[Match, ...], priority: int) -> bytes:

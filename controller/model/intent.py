@@ -5,6 +5,8 @@ from typing import Annotated
 
 import msgspec
 
+from controller.model.sharing import Shared
+
 
 class Trust(enum.IntEnum):
     """How far a network, link or domain is trusted. Higher includes lower."""
@@ -207,3 +209,26 @@ class Intent(Value, frozen=True, kw_only=True):
     tests: tuple[IntentTest, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted; by which people find it (`stitch get intents -l app=shop`). They mean nothing else."""
+
+
+_NAMES: Shared[str] = Shared()
+_PORTS: Shared[tuple[Ports, ...]] = Shared()
+_SELECTORS: Shared[Selector] = Shared()
+
+
+def with_shared_parts(intent: Intent) -> Intent:
+    """The same intent; of what others say too it has what they have."""
+    return msgspec.structs.replace(
+        intent,
+        tenant=_NAMES(intent.tenant),
+        isolate=_SELECTORS(intent.isolate) if intent.isolate is not None else None,
+        allow=tuple(
+            msgspec.structs.replace(
+                allow,
+                to=_NAMES(allow.to),
+                ports=_PORTS(allow.ports),
+                source=_SELECTORS(allow.source) if allow.source is not None else None,
+            )
+            for allow in intent.allow
+        ),
+    )

@@ -11,7 +11,7 @@ from controller.fulfillment.rule_engine import RuleEngine, rule_engine
 from controller.fulfillment.translate import translate
 from controller.model.access import Principal
 from controller.model.event import Applied, Apply, Connect, Problem, Renew, Reply
-from controller.model.intent import Intent
+from controller.model.intent import Intent, with_shared_parts
 from controller.model.inventory import Domain, Inventory, Link, Network, Node, Service
 from controller.model.provenance import KEY_FILES, Provenance
 from controller.model.requirements import Requirements
@@ -165,6 +165,8 @@ def tables(transaction: Transaction) -> dict[str, AnyTable]:
 
 def _decode(applied: Applied) -> Resource:
     value: Resource = msgspec.json.decode(applied.content, type=KINDS[applied.kind])
+    if isinstance(value, Intent):
+        value = with_shared_parts(value)
     return value
 
 

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 
 from controller.fulfillment import numbering, plan_ids
 from controller.fulfillment.numbering import Kind, first_and_last, is_shared, next_free
+from controller.model.sharing import Shared
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Session, Stitch
 
 FOR_GOOD_S = 1 << 40
 KINDS = {kind.value: kind for kind in Kind}
+_NUMBERS: Shared[int] = Shared()
+"""At each node they begin at 1."""
 WORDS = {
     Kind.VRF: "VRFs",
     Kind.POLICY_CLASS: "policy classes",
@@ -57,7 +60,7 @@ class Identifiers:
         numbers: dict[str, int] = {}
         try:
             for key in keys:
-                numbers[key] = self._hold(key, now_s)
+                numbers[key] = _NUMBERS(self._hold(key, now_s))
         except NoNumber:
             self.release(numbers)
             raise
