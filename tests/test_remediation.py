@@ -77,7 +77,21 @@ def test_signals_that_are_long_past_do_not_count(world: World, monkeypatch: pyte
     see(world, ORDERS, owners=INTENT)
     world.run(8.0)
     see(world, ORDERS, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
-    assert phases(world) == ["Proposed"] and "it is the word of learned alone" in held(world)
+    assert phases(world) == ["Proposed"] and "no scan was seen lately" in held(world)
+
+
+def test_the_victims_answers_bring_no_incident_of_its_past_back(world: World) -> None:
+    """More traffic than usual, and a model that has not seen the like, are no second scan."""
+    see_twice(world, owners=INTENT)
+    world.run(2.0)
+    assert phases(world) == ["Acted"]
+    world.run(QUIET_S + 3)
+    for _ in range(5):
+        see(world, ORDERS, seconds=1, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
+        see(world, ORDERS, seconds=1, cause=Cause.VOLUME_SHIFT, detectors=("volume",), owners=INTENT)
+    world.run(2.0)
+    actions = [line for line in story(world) if line == "decided: approved by assurance"]
+    assert len(actions) == 1, story(world)
 
 
 @pytest.mark.parametrize("mode", ["propose", "off"])

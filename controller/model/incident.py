@@ -53,7 +53,8 @@ class Incident(Value, frozen=True, kw_only=True):
     detectors: tuple[str, ...]
     """All that saw it."""
     signals: tuple[tuple[str, float], ...] = ()
-    """By detector when it saw it last, on the word of a baseline that has seen enough; sorted."""
+    """By detector when it last saw what somebody does, or what is unusual, on the word of a baseline that has seen
+    enough; sorted."""
     owners: tuple[str, ...] = ()
     """`intents/NAME` and so on, whose traffic it touches."""
     newest: Finding

@@ -75,9 +75,10 @@ def _take(transaction: Transaction, finding: Finding) -> None:
     key = about(finding)
     open_ones = [each for each in transaction.incidents.all.values() if each.about == key]
     incident = max(open_ones, key=lambda each: each.serial, default=None)
+    tells = not finding.cold and finding.cause is not Cause.UNUSUAL
     if incident is not None and incident.standing in OVER:
         is_same = finding.cause is incident.cause or finding.cause not in NAMED
-        if is_same and transaction.now_s - incident.closed_s <= COOL_DOWN_S:
+        if tells and is_same and transaction.now_s - incident.closed_s <= COOL_DOWN_S:
             again = noted(incident, transaction.now_s, What.SEEN, f"again: {finding.text}")
             again = msgspec.structs.replace(again, standing=Standing.OPEN, closed_s=0.0)
             again = remediation.propose(transaction, _joined(again, finding, transaction.now_s))
@@ -90,7 +91,7 @@ def _take(transaction: Transaction, finding: Finding) -> None:
             joined = remediation.propose(transaction, joined)
         put(transaction, remediation.consider(transaction, joined))
         return
-    if finding.cold or finding.cause is Cause.UNUSUAL:
+    if not tells:
         return  # it is shown; neither a baseline that has not seen enough nor a model alone opens an incident
     before = transaction.suspicions.get(key, Suspicion())
     suspicion = before.with_one(finding, transaction.now_s, SECONDS)
@@ -153,6 +154,6 @@ def _joined(incident: Incident, finding: Finding, now_s: float) -> Incident:
 def _signals(before: tuple[tuple[str, float], ...], findings: tuple[Finding, ...]) -> tuple[tuple[str, float], ...]:
     seen = dict(before)
     for finding in findings:
-        if not finding.cold:
+        if not finding.cold and finding.cause in (*NAMED, Cause.UNUSUAL):
             seen |= dict.fromkeys(finding.detectors, finding.at_s)
     return tuple(sorted(seen.items()))[:32]

@@ -282,6 +282,8 @@ def _brake(transaction: Transaction, incident: Incident) -> str:
     if incident.proposal is not None:
         since_s = transaction.now_s - SIGNAL_S
         seen = [detector for detector, seen_s in incident.signals if seen_s >= since_s]
+        if incident.newest.at_s < since_s:
+            return f"no {incident.cause} was seen lately"
         if len(seen) < SIGNALS_MIN:
             return f"it is the word of {' and '.join(seen) or 'nobody'} alone, and a quarantine takes {SIGNALS_MIN}"
     if _earlier(transaction, incident) >= ACTIONS_A_DAY:
