@@ -92,7 +92,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "Link": [written("Link", "l", LINK, **LABELS), written("Link", "l", LINK_OUT)],
     "Domain": [
         written("Domain", "transit", domain(), **LABELS),
-        written("Domain", "shop", {"self": True, "sid_block": "5f00:1::/32"}),
+        written("Domain", "shop", {"self": True, "sid_block": "5f00:1::/32", "translation_pool": ["100.65.0.0/16"]}),
     ],
 }
 NEVER: dict[str, list[Any]] = {"Link": [written("Link", "l", LINK | {"b": {"node": "n1", "border": "b1"}})]}

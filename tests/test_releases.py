@@ -4,6 +4,7 @@ NETSTITCH_RECORD=1 records the present protocol anew (at a release).
 """
 
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -189,6 +190,8 @@ async def test_the_release_before_is_told_why_not_and_taken_up_once_it_is_upgrad
     policy = federation.topology.domain("insight").policy
     before = replace(federation.topology.domain("insight"), policy=replace(policy, advertise=(), learn=()))
     (insight.config.parent / "policy.yaml").write_text(domain_files.policy(before))  # it knows no advertisements
+    inventory = insight.config.parent / "inventory.yaml"  # and no pool
+    inventory.write_text(re.sub(r"  translation_pool:\n(  - .*\n)+", "", inventory.read_text()))
     for controller in (insight, transit, shop):
         await controller.start()
     assert (await shop.apply(intent())).status_code == 200
