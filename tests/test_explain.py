@@ -4,7 +4,7 @@ import pytest
 
 from controller.fulfillment.numbering import address
 from controller.model.explanation import Branch
-from controller.views import explain, resource_view
+from controller.views import entry_view, explain, resource_view
 from tests.simulator import BOOT_EPOCH_S, ORDER_PROCESSING, World
 
 ALLOW = "allow insight/analytics/analytics-y tcp/443 icmp"
@@ -161,3 +161,13 @@ def test_what_is_not_there_is_not_explained(world: World) -> None:
     assert explain.explain(state, "entries", "se1/steer/forwarding_class=999", world.now_s) is None
     with pytest.raises(KeyError):
         explain.explain(state, "links", "se1-sg1", world.now_s)
+
+
+def test_what_serves_a_plan_is_found_as_if_each_entry_were_asked_by_itself(world: World) -> None:
+    for controller in world.controllers.values():
+        state = controller.state
+        entries = list(entry_view.entries(state))
+        for stitch in state.stitches.values():
+            serves = explain._serving(state, stitch)
+            found = [serves(node, entry) for node, entry in entries]
+            assert found == [stitch in explain.owned(state, node, entry) for node, entry in entries] and any(found)

@@ -29,10 +29,15 @@ def resources(state: State, now_s: float) -> Iterator[Resource]:
 
 def named_entries(state: State, *nodes: str) -> Iterator[tuple[str, str, OwnedEntry]]:
     """(name, node, entry), of all nodes if none is named."""
+    return ((entry_name(node, entry), node, entry) for node, entry in entries(state, *nodes))
+
+
+def entries(state: State, *nodes: str) -> Iterator[tuple[str, OwnedEntry]]:
+    """The same without their names, which take longer to make than all else."""
     for node in nodes or state.nodes:
         standing = state.nodes[node]
         for entry in standing.state.entries if standing.state is not None else ():
-            yield entry_name(node, entry), node, entry
+            yield node, entry
 
 
 def entry_name(node: str, entry: OwnedEntry) -> str:

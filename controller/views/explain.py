@@ -203,9 +203,6 @@ def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) ->
     if brief:
         return Branch(kind="plan", text=f"{text} (as above)")
 
-    def mine(node: str, entry: OwnedEntry) -> bool:
-        return stitch in owned(state, node, entry)
-
     segments = (
         Branch(kind="segments", text=f"{' '.join(segment_list.segments)}, sent as {' '.join(segment_list.containers)}")
         for segment_list in segment_lists(state, stitch)
@@ -213,7 +210,12 @@ def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) ->
     return Branch(
         kind="plan",
         text=text,
-        children=(*segments, *_agreements(stitch, now_s), *_translation(stitch), *_nodes(state, mine)),
+        children=(
+            *segments,
+            *_agreements(stitch, now_s),
+            *_translation(stitch),
+            *_nodes(state, _serving(state, stitch)),
+        ),
     )
 
 
@@ -252,9 +254,9 @@ def _agreement(session: Session, now_s: float) -> Branch:
 def _nodes(state: State, mine: Callable[[str, OwnedEntry], bool]) -> Iterator[Branch]:
     """The entries of each node that are `mine`."""
     branches: dict[str, list[Branch]] = {}
-    for name, node, entry in entry_view.named_entries(state):
+    for node, entry in entry_view.entries(state):
         if mine(node, entry):
-            branches.setdefault(node, []).append(_entry(name, entry))
+            branches.setdefault(node, []).append(_entry(entry_view.entry_name(node, entry), entry))
     for node in sorted(branches):
         yield Branch(
             kind="node",
@@ -303,6 +305,34 @@ def owned(state: State, node: str, entry: OwnedEntry) -> tuple[Stitch, ...]:
     known_by = _number(node, entry)
     numbered = (stitch for stitch in state.stitches.values() if known_by is not None and _has(state, stitch, *known_by))
     return tuple(numbered) or tuple(stitch for stitch in state.stitches.values() if stitch.plan.owner == entry.owner)
+
+
+def _serving(state: State, stitch: Stitch) -> Callable[[str, OwnedEntry], bool]:
+    """Whether `stitch` is among those of `owned`, for many entries: all stitches are gone through once."""
+    own = _numbers(state, stitch)
+    others: set[tuple[str, int]] = set()
+    for each in state.stitches.values():
+        others |= _numbers(state, each)
+
+    def serves(node: str, entry: OwnedEntry) -> bool:
+        if _isolates(entry):
+            return False
+        known_by = _number(node, entry)
+        return known_by in own or (known_by not in others and entry.owner == stitch.plan.owner)
+
+    return serves
+
+
+def _numbers(state: State, stitch: Stitch) -> set[tuple[str, int]]:
+    """As `_number` has them."""
+    policies = (known(id, state.sr_policies) for id in stitch.plan.sr_policies)
+    ids = (stitch.ids, *(sr_policy_numbers(policy) for policy in policies))
+    return {
+        (f"{node} {kind} ", number)
+        for numbers in ids
+        for key, number in numbers.items()
+        for node, kind, _ in (key.split(" ", 2),)
+    }
 
 
 def _has(state: State, stitch: Stitch, beginning: str, number: int) -> bool:
