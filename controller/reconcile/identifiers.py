@@ -1,8 +1,9 @@
 """Numbers of the nodes: given out to what needs them, shared by all that want the same, and rested afterwards.
 
 A number goes round: it is not given out again before all others of its kind at its node have been. Besides, what has
-ended while a node was away rests until that node is back, or all that it had has run out: what it still has of an ended
-plan would be met by the packets of a new one that has the same numbers at the other nodes.
+ended rests until each of its nodes has confirmed that, be it away, slow or one that refuses things, or until all that
+it had has run out: what a node still has of an ended plan would be met by the packets of a new one that has the same
+numbers at the other nodes, and what still follows the ended one would meet the new one's entries.
 """
 
 import ipaddress
@@ -90,9 +91,9 @@ class Identifiers:
             for key, number in ids.items():
                 self._rests.put(f"{_counter(key)} {number} {node}", until_s)
 
-    def rested(self, node: str) -> None:
-        """It has all that it shall have, and nothing else."""
-        for name in [name for name in self._rests.all if name.endswith(f" {node}")]:
+    def rested(self, node: str, resting: Iterable[str]) -> None:
+        """It has all that it shall have, and nothing of what rests by these names."""
+        for name in [name for name in resting if name.endswith(f" {node}")]:
             self._rests.drop(name)
 
     def _hold(self, key: str, now_s: float) -> int:

@@ -10,6 +10,7 @@ from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
+from controller.fulfillment.plan_paths import nodes
 from controller.model.agreement import Envelope
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
@@ -19,7 +20,7 @@ from controller.model.persistent import GONE, Gone, PersistentMap
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import HeldOff, Session, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.identifiers import Identifiers, NoNumber, sr_policy_numbers
+from controller.reconcile.identifiers import FOR_GOOD_S, Identifiers, NoNumber, sr_policy_numbers
 from controller.reconcile.state import INVENTORY_TABLES, RECORDS, SR_POLICIES, Outgoing, State, Touched, read
 from controller.reconcile.tables import bundle_key, named_sr_policies, sr_policy_key
 
@@ -364,7 +365,10 @@ class Transaction:
         if ids.keys() == set(keys):
             return msgspec.structs.replace(stitch, ids=ids)
         new = self.identifiers.hold((key for key in keys if key not in ids), self.now_s)
-        self.identifiers.release({key: ids[key] for key in ids.keys() - set(keys)})
+        gone = {key: ids[key] for key in ids.keys() - set(keys)}
+        if before is not None and gone:
+            self.identifiers.rest(gone, nodes(before.plan, self.sr_policies.all), FOR_GOOD_S)
+        self.identifiers.release(gone)
         return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else ids[key] for key in keys})
 
     def drop_stitch(self, stitch: Stitch) -> None:
