@@ -264,5 +264,5 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
         f"{sent} frames, {between_edges} of a network between edges, {led_to} asked for by who is led to another; "
         f"{unanswered} questions unanswered, {translated} translated; {dict(reasons)}"
     )
-    assert sent >= 2000 and min(between_edges, led_to, unanswered, translated) > 20
+    assert sent >= 2000 and min(between_edges, unanswered, translated) > 20 and led_to > 5
     assert set(reasons) == {"ISOLATED", "NOT_PERMITTED", "SOURCE_NOT_ADMITTED", "UNCLASSIFIED"}
