@@ -281,8 +281,8 @@ class Promise(msgspec.Struct, frozen=True):
         """Where the packet goes, which has the addresses that the receiver knows; None: nowhere."""
         own, others = self.views if self.forward else (self.views.destination, self.views.source)
         source = meant(address(packet.source), own)
-        if source is None:
-            return None
+        if source is None or meant(address(packet.destination), others) not in (None, address(packet.destination)):
+            return None  # addresses that the sender knows: the receiver does not
         destination = moved(address(packet.destination), others)
         follows = requests if self.forward else replies
         for flow in self.flows:
