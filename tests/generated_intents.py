@@ -138,7 +138,7 @@ def intent(chance: random.Random, name: str, known: Inventory, others: tuple[str
         require=Require(trust_min=Trust.OWN) if chance.random() < 0.3 else Require(),
         priority=chance.choice((100, 100, 200)),
         overrides=tuple(other for other in others if chance.random() < 0.2),
-        suspends=tuple(other for other in others if isolate is not None and chance.random() < 0.3),
+        suspends=tuple(other for other in others if isolate is not None and not allows and chance.random() < 0.3),
     )
 
 

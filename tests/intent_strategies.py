@@ -109,11 +109,12 @@ def intents(draw: st.DrawFn) -> Intent:
     allows = st.builds(Allow, to=NETWORK_NAMES | SERVICE_NAMES, ports=PORT_LISTS, source=sources) | st.builds(
         Allow, any=ANY_SERVICES, ports=PORT_LISTS, source=sources
     )
+    allowed = draw(st.lists(allows, min_size=1 if isolate is None else 0, max_size=3))
     return Intent(
         name=draw(NAMES),
         tenant=draw(NAMES),
         isolate=isolate,
-        allow=tuple(draw(st.lists(allows, min_size=1 if isolate is None else 0, max_size=3))),
+        allow=tuple(allowed),
         via=tuple(draw(st.lists(NAMES | SERVICE_NAMES, max_size=2))),
         require=draw(REQUIRES),
         prefer=draw(st.builds(Prefer, cost=st.none() | st.just(Level.LOW), latency=st.none() | st.just(Level.LOW))),
@@ -121,7 +122,7 @@ def intents(draw: st.DrawFn) -> Intent:
         priority=draw(st.integers(1, 1000)),
         service_class=draw(st.just("") | NAMES),
         overrides=tuple(draw(st.lists(NAMES, max_size=2))),
-        suspends=tuple(draw(st.lists(NAMES, max_size=2))) if isolate is not None else (),
+        suspends=tuple(draw(st.lists(NAMES, max_size=2))) if isolate is not None and not allowed else (),
         remediation=draw(st.sampled_from(Remediation)),
         tests=tuple(draw(st.lists(TESTS, max_size=2))),
         labels=draw(st.just(()) | st.just((("app", "shop"), ("tier", "1")))),

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from controller.fulfillment.conflict import Conflict, Kind, against, between, misfit, terms
 from controller.fulfillment.conflict_index import Index, Places, Users
-from controller.fulfillment.meaning import Decision, Meaning, Packet
+from controller.fulfillment.meaning import Decision, Meaning, Packet, is_suspended
 from controller.model.intent import Intent, Ports
 from controller.model.inventory import Inventory
 from tests import generated_intents as generated
@@ -62,7 +62,7 @@ def brute_force(mine_of: Intent, other: Intent, known: Inventory, said: dict[str
         return {Kind.CONTRADICTION}
     kinds: set[Kind] = set()
     for isolating, connecting in ((other, mine_of), (mine_of, other)):
-        if isolating.isolate is not None:
+        if isolating.isolate is not None and not is_suspended(connecting, isolating):
             together = Meaning([replace(isolating, allow=()), connecting], known)
             if any(not together.of(packet).allowed for packet in said[connecting.name].carried):
                 kinds.add(Kind.CONTRADICTION)

@@ -24,7 +24,7 @@ from controller.fulfillment.conflict_index import (
     Places,
     Selection,
 )
-from controller.fulfillment.meaning import Packet, may_break
+from controller.fulfillment.meaning import Packet, is_suspended, may_break
 from controller.fulfillment.numbering import address_text as text
 from controller.fulfillment.prefix_map import Prefix, common, last
 from controller.model.intent import Intent, Ports, Remediation
@@ -118,42 +118,61 @@ def misfit(claim: Claim, places: Places) -> str:
 
 
 def _broken(isolating: Claim, carrying: Claim, places: Places) -> Iterator[Conflict]:
-    """What one isolates, and the other connects to somebody else: even where the one does so too, on its own terms."""
-    isolated = isolating.isolated
-    if isolated is None or may_break(carrying.intent, isolating.intent):
+    """What one isolates, and the other connects to somebody else: even where the one does so too, on its own terms. One
+    that suspends intents drops whatever its hosts send, so that it is in the way of all that it does not name."""
+    isolated, breaks = isolating.isolated, may_break(carrying.intent, isolating.intent)
+    if isolated is None or is_suspended(carrying.intent, isolating.intent):
+        return
+    if breaks and not isolating.intent.suspends:
         return
     for path in carrying.paths:
-        packet = next(_crossing(path, isolating, isolated, places), None)
+        packet = next(_crossing(path, isolating, isolated, places, breaks=breaks), None)
         if packet is not None:
             yield Conflict(
                 kind=Kind.CONTRADICTION,
                 intents=(isolating.intent.name, carrying.intent.name),
                 clauses=("isolate", _clause(path)),
-                packet=packet_of(*packet),
+                packet=packet,
                 reason="the one isolates an end of what the other allows",
             )
 
 
-def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places) -> Iterator[Sent]:
-    """Requests of a path with exactly one end isolated."""
+def _crossing(path: Path, isolating: Claim, isolated: Selection, places: Places, *, breaks: bool) -> Iterator[Packet]:
+    """Requests of a path with exactly one end isolated, if it does not break that; and, of who suspends intents, all
+    that is sent by who is isolated."""
     source, destination = path.source, path.destination
     here, there = source.network == isolated.network, destination.network == isolated.network
     leaving = here and not source.addresses.isdisjoint(isolated.addresses)
     if not leaving and not (there and any(_leads_to(destination, address) for address in isolated.addresses)):
         return
     sources = sorts(source.network, sorted(source.addresses), [isolating])
+    silenced = source.addresses & isolated.addresses if here and isolating.intent.suspends else ()
+    sources += _two_of_each_family(sorted(silenced))
     if destination.own:
         hosts = sorted(places.within(destination.network, destination.prefixes))
         destinations = sorts(destination.network, hosts, [isolating])
+        destinations += _two_of_each_family(hosts) if silenced else []
     else:
         destinations = pieces(destination, [isolating])
     contents = sorts_of_requests(path.ports, [isolating])
     for address in sources:
         for other in destinations:
-            apart = (here and address in isolated.addresses) != (there and other in isolated.addresses)
-            if apart and is_ipv4(address) == is_ipv4(other):
+            is_itself = (source.network, address) == (destination.network, other)
+            if is_itself or is_ipv4(address) != is_ipv4(other):
+                continue
+            sends, answers = here and address in isolated.addresses, there and other in isolated.addresses
+            if (sends != answers and not breaks) or (sends and isolating.intent.suspends):
                 ends = (source.network, address), (destination.network, moved(other, path.views.destination))
-                yield from ((*ends, kind, SOURCE_PORT, port) for kind, port in contents)
+                yield from (packet_of(*ends, kind, SOURCE_PORT, port) for kind, port in contents)
+            elif answers and isolating.intent.suspends:
+                yield _reply(path, other, moved(address, path.views.source), _some_ports(path.ports))
+
+
+def _two_of_each_family(addresses: list[int]) -> list[int]:
+    """So that each has somebody else to send to."""
+    of_ipv4 = [address for address in addresses if is_ipv4(address)]
+    of_ipv6 = [address for address in addresses if not is_ipv4(address)]
+    return of_ipv4[:2] + of_ipv6[:2]
 
 
 def sorts(network: str, addresses: list[int], claims: Sequence[Claim]) -> list[int]:
@@ -373,8 +392,8 @@ def _some_ports(ports: tuple[Ports, ...]) -> Ports:
 
 
 def _request(path: Path, source: int, destination: int, ports: Ports) -> Packet:
-    kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
     """`destination`: as the source's network knows it."""
+    kind = _CLASSES.get(ports.protocol, L4Class.ECHO_REQUEST)
     ends = (path.source.network, source), (path.destination.network, destination)
     return packet_of(*ends, kind, SOURCE_PORT, ports.first)
 

@@ -194,6 +194,11 @@ def may_break(carrier: Intent, isolating: Intent) -> bool:
     return own or (carrier.tenant == isolating.tenant and named)
 
 
+def is_suspended(carrier: Intent, isolating: Intent) -> bool:
+    """Whether what `isolating` drops of what `carrier` allows is meant to be dropped."""
+    return carrier.tenant == isolating.tenant and carrier.name in isolating.suspends
+
+
 def resolve(intent: Intent, inventory: Inventory) -> Resolved:
     """Names that are not in the inventory stand for nothing."""
     isolated = select(intent.isolate, inventory) if intent.isolate is not None else frozenset()

@@ -195,7 +195,7 @@ def _intent(manifest: _Manifest) -> Intent:
     allows = tuple([_allow(allow, isolate) for allow in spec.allow or ()])
     if (isolate is None and not allows) or sum(allow.any is not None for allow in allows) > ANY_MAX:
         raise ValueError
-    if isolate is None and spec.suspends:
+    if spec.suspends and (isolate is None or allows):
         raise ValueError
     lease_s = lease_until_s = None
     if not isinstance(spec.lease, UnsetType):

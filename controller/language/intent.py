@@ -145,6 +145,10 @@ def _intent(values: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("expected isolate, allow, or both: this intent says nothing")
     if values.get("suspends") and isolate is None:
         raise ValueError("suspends is about what is isolated: expected isolate")
+    if values.get("suspends") and values.get("allow"):
+        raise ValueError(
+            "an intent that suspends others drops whatever its hosts send: expected no allow beside suspends"
+        )
     if sum(allow.any is not None for allow in values.get("allow", ())) > ANY_MAX:
         raise ValueError(f"more than {ANY_MAX} allows describe a service: name some, or write several intents")
     for index, allow in enumerate(values.get("allow", ())):
