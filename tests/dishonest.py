@@ -16,6 +16,7 @@ from controller.model.agreement import (
     MESSAGES,
     PROTOCOL,
     Advertisement,
+    Alias,
     Envelope,
     Mandate,
     Message,
@@ -37,6 +38,8 @@ INTENTS = ("order-processing", "direct")
 TEXTS = ("", "x", "shop", "transit", "insight", "moon", "shop/customer-z", "insight/archive/archive-z", "insight/*")
 IDS = tuple(f"{domain}:{name}:{serial}" for domain in ("shop", "transit") for name in INTENTS for serial in range(1, 6))
 MOST = 2**40
+AN_ALIAS = Alias(prefix="10.2.0.0/24", alias="100.99.0.0/24")
+"""What no honest message has that is listened to here."""
 
 
 @dataclass
@@ -179,7 +182,10 @@ def _other_tuples(old: tuple[Any, ...], item: Any) -> Iterator[tuple[str, Any, A
             alone, longer = (*old[:index], changed, *old[index + 1 :]), (*old, changed)
             yield place, before if place else old, after if place else alone, alone
             yield place, before if place else old, after if place else longer, longer
-    if not old and not any(_structs(item)):
+    if not old and item is Alias:
+        yield "", old, (AN_ALIAS,), (AN_ALIAS,)
+        yield from ((place, before, after, (changed,)) for place, before, after, changed in _others(AN_ALIAS, item))
+    elif not old and not any(_structs(item)):
         for _, _, _, new in _others("", item):
             yield "", old, (new,), (new,)
 

@@ -453,6 +453,9 @@ def running(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+        for task in (installing := tuple(controller.tasks)):
+            task.cancel()
+        await asyncio.gather(*installing, return_exceptions=True)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
     thread.start()

@@ -108,6 +108,13 @@ def untold() -> Topology:
     return load(LAB)
 
 
+def unpooled() -> Topology:
+    """The lab, in which domains know nobody under other addresses."""
+    lab = typed(load(LAB))
+    domains = tuple(msgspec.structs.replace(domain, translation_pool=()) for domain in lab.domains)
+    return msgspec.structs.replace(lab, domains=domains)
+
+
 class SimulatedKeys:
     """Real Ed25519; the private key follows from the domain's name."""
 

@@ -86,6 +86,7 @@ ITS_OWN: dict[tuple[str, str], Callable[[Any, Any], bool]] = {
     ("offer", "latency_us_max"): lambda new, _: new <= MANDATED_US,
     ("offer", "not_before_s"): lambda new, old: new <= old + 60,
     ("offer", "expires_s"): lambda new, old: new < old,
+    ("offer", "source_prefixes"): lambda new, _: not new,
     ("offer", "avoid_domains"): lambda new, _: "insight" not in new,
     ("offer", "offeror_end.sid"): lambda new, _: new.startswith("5f00:2:"),
     ("offer", "offeror_end.public_key"): lambda new, _: True,

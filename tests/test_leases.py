@@ -18,7 +18,7 @@ from tests.plain_walk import Tables
 from tests.simulator import BOOT_EPOCH_S, ORDER_PROCESSING, World
 from tests.test_meaning import agreed, meant, packets, walk
 
-CONFIGURATIONS, PACKETS = 60, 300
+CONFIGURATIONS, PACKETS = 80, 300
 ENDS_S = 1000, 2000
 CX1, CX2, AY1, FW1 = "10.1.0.11", "10.1.0.12", "10.2.0.10", "10.1.9.2"
 INSIDE = """
@@ -59,8 +59,7 @@ def test_what_intents_permit_and_isolate_ends_with_them_on_every_node() -> None:
     before, after, last = Counter[str](), Counter[str](), 0
     for seed in range(CONFIGURATIONS):
         chance = random.Random(seed)
-        known = generated.inventory(chance, far=False)
-        intents = agreed(chance, known)
+        intents, known = agreed(chance, generated.inventory(chance, far=False))
         ends_s = {intent.name: chance.choice(ENDS_S) for intent in intents if chance.random() < 0.75}
         entries = compiled(intents, known, ends_s)
         assert not any(unleased(of_node, ends_s) for of_node in entries.values()), seed
@@ -72,7 +71,7 @@ def test_what_intents_permit_and_isolate_ends_with_them_on_every_node() -> None:
             meaning = Meaning(left, known)
             decisions = [meant(meaning, known, *where) for where in sent]
             for (where, packet), decision, was in zip(sent, decisions, earlier or decisions, strict=True):
-                allowed, first, _ = walk(nodes, where, packet, now_s)
+                allowed, first, *_ = walk(nodes, where, packet, now_s)
                 assert allowed == decision.allowed, f"seed {seed} at {now_s}: {packet} {decision} {first} {intents}"
                 if decision == was and not decision.owner.startswith("intents/"):
                     continue

@@ -12,10 +12,8 @@ from controller.views import preview
 from dataplane.host_api import PortRole
 from tests.offers import refused
 from tests.packet_walk import Walk, tcp
-from tests.simulator import LAB, ORDER_PROCESSING, World
-from tests.typed_in import typed
-from topologies.topology import AcceptRule, Host, HostInterface, Topology
-from topologies.topology_file import load
+from tests.simulator import ORDER_PROCESSING, World, unpooled
+from topologies.topology import AcceptRule, Host, HostInterface
 
 CX1, AY1 = "10.1.0.11", "10.2.0.10"
 ISOLATED = """
@@ -41,12 +39,6 @@ kind: Intent
 metadata: {name: watch, tenant: operators}
 spec: {allow: [{from: {network: transit/operations}, to: insight/analytics/analytics-y}]}
 """
-
-
-def unpooled() -> Topology:
-    """Domains that know nobody under other addresses."""
-    lab = typed(load(LAB))
-    return replace(lab, domains=tuple(replace(domain, translation_pool=()) for domain in lab.domains))
 
 
 def with_spare_ports() -> World:

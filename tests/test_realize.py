@@ -16,7 +16,7 @@ from dataplane.host_api import PortRole
 from dataplane.reasons import DropReason
 from dataplane.reference import Forward
 from tests.packet_walk import Walk, echo, tcp, udp
-from tests.simulator import ORDER_PROCESSING, World
+from tests.simulator import ORDER_PROCESSING, World, unpooled
 
 CX1, CX2, CZ1, AY1, AR1 = "10.1.0.11", "10.1.0.12", "10.1.0.11", "10.2.0.10", "10.1.0.10"
 CX1_6, CX2_6, AY1_6 = "2001:db8:1::11", "2001:db8:1::12", "2001:db8:2::10"
@@ -280,7 +280,7 @@ def test_who_is_denied_is_told_where_the_network_says_so() -> None:
 
 
 def test_two_networks_on_one_edge_are_joined_without_leaving_it() -> None:
-    world = World()
+    world = World(topology=unpooled())
     world.start()
     port = str(world.topology.port_number("se1", "cz1"))
     reply = world.apply("shop", LOCAL.replace("PORT", port))
@@ -328,7 +328,7 @@ ASKED = [
 
 def test_what_an_intent_leads_to_is_answered_for_where_hosts_take_it_for_a_neighbor() -> None:
     """At each step of the way, just while packets go there too."""
-    world = World()
+    world = World(topology=unpooled())
     world.start()
     for domain, name in (("shop", "shop/customer-x"), ("insight", "insight/analytics")):
         network = world.get(domain, "networks", name)

@@ -117,7 +117,8 @@ def test_an_inventory_has_what_the_domain_owns_and_what_it_knows(topology: Topol
     named = {
         (document["kind"], document["metadata"]["name"]): document["spec"] for document in inventory(topology, "shop")
     }
-    assert named["Domain", "shop"] == {"self": True, "sid_block": "5f00:1::/32"}
+    pool = ["100.65.0.0/16", "2001:db8:6500::/40"]
+    assert named["Domain", "shop"] == {"self": True, "sid_block": "5f00:1::/32", "translation_pool": pool}
     assert named["Domain", "transit"] == {
         "key": KEYS["transit"].public,
         "certificate": KEYS["transit"].certificate,
