@@ -31,7 +31,7 @@ USUAL_S = 150
 FOUND_S = 60
 """So long is waited for an incident to be acted upon."""
 ORDERS, WEB, ANALYTICS = "10.1.0.11", "10.1.0.12", "10.2.0.10"
-NORTH = ("t1", "tc1")
+NORTH, SOUTH = ("t1", "tc1"), ("t1", "tc2")
 """The link of the carrier that paths take."""
 
 SERVE = (
@@ -93,8 +93,8 @@ def run(demo: Demo) -> None:
             attack(demo, known, "scan of cx2 by cx1", "scan", f"sources/{ORDERS}", "cx1", SCAN, WEB),
             attack(demo, known, "flood of cx1 by cx2", "flood", f"sources/{WEB}", "cx2", FLOOD, ORDERS),
             attack(demo, known, "leak from cx2 to ay1", "exfiltration", f"sources/{WEB}", "cx2", LEAK, ANALYTICS),
-            worse(demo, known, "15 ms more on t1-tc1", "delay_shift", "delay=17"),
-            worse(demo, known, "5 % lost on t1-tc1", "loss", "loss=5"),
+            worse(demo, known, NORTH, "15 ms more", "delay_shift", "delay=17"),
+            worse(demo, known, SOUTH, "5 % lost", "loss", "loss=5"),
             cut(demo),
         ]
         alarms = [
@@ -188,15 +188,17 @@ def reaches(demo: Demo, host: str) -> bool:
     return True
 
 
-def worse(demo: Demo, known: set[tuple[str, str]], what: str, cause: str, change: str) -> Row:
+def worse(demo: Demo, known: set[tuple[str, str]], link: tuple[str, str], trouble: str, cause: str, change: str) -> Row:
+    """What comes back on a link soon is the same incident: so each trouble has a link of its own."""
+    what = f"{trouble} on {'-'.join(link)}"
     demo.step(f"3. {what}")
-    about = "links/" + "-".join(NORTH)
+    about = "links/" + "-".join(link)
     with Pings(demo) as pings:
         began_s = time.time()
-        demo.stitch("lab", "link", *NORTH, "set", change)
+        demo.stitch("lab", "link", *link, "set", change)
         incident = found(demo, "transit", cause, about, began_s)
     row = told(demo, known, "transit", what, incident, began_s)._replace(lost=f"{pings.lost} of {pings.sent}")
-    demo.stitch("lab", "link", *NORTH, "set", "delay=2" if change.startswith("delay") else "loss=0")
+    demo.stitch("lab", "link", *link, "set", "delay=2" if change.startswith("delay") else "loss=0")
     if incident is not None:
         over = closed(demo, "transit", incident["metadata"]["name"])
         demo.check("the link is used again when it is well", over == "Closed", over)
