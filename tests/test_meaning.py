@@ -225,7 +225,7 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
     sent, between_edges, led_to, unanswered, translated, reasons = 0, 0, 0, 0, 0, Counter[str]()
     for seed in range(CONFIGURATIONS):
         chance = random.Random(seed)
-        intents, known = agreed(chance, generated.inventory(chance, far=False, pool=seed % 4 > 0))
+        intents, known = agreed(chance, generated.inventory(chance, far=False, pool=seed % 4 > 1))
         meaning, frames = Meaning(intents, known), Frames(compiled(intents, known), known, 1 + seed % 2)
         may_be_told = neighbors(intents, known)
         drawn = [(*sent_by, meant(meaning, known, *sent_by)) for sent_by in packets(chance, known, PACKETS // 4)]
@@ -264,5 +264,5 @@ def test_frames_find_the_way_that_the_meaning_says() -> None:
         f"{sent} frames, {between_edges} of a network between edges, {led_to} asked for by who is led to another; "
         f"{unanswered} questions unanswered, {translated} translated; {dict(reasons)}"
     )
-    assert sent >= 2000 and min(between_edges, unanswered, translated) > 20 and led_to > 5
+    assert sent >= 2000 and min(between_edges, led_to, unanswered, translated) > 20
     assert set(reasons) == {"ISOLATED", "NOT_PERMITTED", "SOURCE_NOT_ADMITTED", "UNCLASSIFIED"}
