@@ -44,30 +44,18 @@ struct {
 	__uint(max_entries, 1 << 20);
 } cut SEC(".maps");
 
-struct cut_rate {
-	__u32 window;
-	__u32 packets;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PORTS);
 	__type(key, __u32); /* port */
-	__type(value, struct cut_rate);
+	__type(value, struct port_rate);
 } cut_rate SEC(".maps");
 
 static __always_inline bool is_within_cut_rate(__u32 port, __u64 now_ns)
 {
-	struct cut_rate *rate = bpf_map_lookup_elem(&cut_rate, &port);
-	__u32 window = now_ns >> CUT_WINDOW;
+	struct port_rate *rate = bpf_map_lookup_elem(&cut_rate, &port);
 
-	if (!rate)
-		return false;
-	if (rate->window != window) {
-		rate->window = window;
-		rate->packets = 0;
-	}
-	return __sync_fetch_and_add(&rate->packets, 1) < cut_limit;
+	return is_within_rate(rate, now_ns >> CUT_WINDOW, cut_limit);
 }
 
 /* Whether the agent got it. */

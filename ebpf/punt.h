@@ -46,16 +46,11 @@ struct {
 /* Frames of IP and ARP that entries of punt_frame send to the controller, of one port in one window. */
 const volatile __u32 punt_limit = 16;
 
-struct punt_rate {
-	__u32 window;
-	__u32 frames;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PORTS);
 	__type(key, __u32); /* port */
-	__type(value, struct punt_rate);
+	__type(value, struct port_rate);
 } punt_rate SEC(".maps");
 
 static __always_inline bool is_ip_or_arp(const struct packet *packet)
@@ -66,16 +61,9 @@ static __always_inline bool is_ip_or_arp(const struct packet *packet)
 
 static __always_inline bool is_within_punt_rate(__u32 port)
 {
-	struct punt_rate *rate = bpf_map_lookup_elem(&punt_rate, &port);
-	__u32 window = bpf_ktime_get_boot_ns() >> PUNT_WINDOW;
+	struct port_rate *rate = bpf_map_lookup_elem(&punt_rate, &port);
 
-	if (!rate)
-		return false;
-	if (rate->window != window) {
-		rate->window = window;
-		rate->frames = 0;
-	}
-	return __sync_fetch_and_add(&rate->frames, 1) < punt_limit;
+	return is_within_rate(rate, bpf_ktime_get_boot_ns() >> PUNT_WINDOW, punt_limit);
 }
 
 static __always_inline int punt_to_controller(struct xdp_md *ctx, const struct packet *packet, __u8 reason)

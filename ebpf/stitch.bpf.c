@@ -23,6 +23,7 @@
 #include "checksum.h"
 #include "generation.h"
 #include "capture.h"
+#include "port_rate.h"
 #include "punt.h"
 #include "attachment.h"
 #include "ip.h"

@@ -17,8 +17,8 @@ from controller.reconcile.delays import QUIET_S, SLOWER_S, STEADY_S
 from controller.reconcile.facts import MEASURED_S
 from controller.views.explain import explain
 from dataplane.host_api import PortRole
-from tests.simulator import ORDER_PROCESSING, World
-from tests.test_link_state import CHEAP, NORTH, SOUTH, own_paths
+from tests.simulator import World
+from tests.test_link_state import CHEAP, NORTH, SOUTH, carrying, own_paths
 from tests.test_simulation import check_agreed
 
 SLOW_US = 17_000
@@ -28,13 +28,7 @@ ENDS = ("t1", "tc1")
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.start()
-    world.run(3.0)
-    world.apply("shop", ORDER_PROCESSING)
-    world.run(5.0)
-    assert own_paths(world, "transit") == [NORTH, SOUTH]
-    return world
+    return carrying()
 
 
 def measure(

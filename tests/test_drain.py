@@ -5,20 +5,14 @@ from typing import Any
 import pytest
 
 from controller.reconcile.link_state import HOLD_S
-from tests.simulator import ORDER_PROCESSING, World
-from tests.test_link_state import CHEAP, NORTH, SOUTH, own_paths, restart
+from tests.simulator import World
+from tests.test_link_state import CHEAP, NORTH, SOUTH, carrying, own_paths, restart
 from tests.test_simulation import check_agreed
 
 
 @pytest.fixture
 def world() -> World:
-    world = World()
-    world.start()
-    world.run(3.0)
-    world.apply("shop", ORDER_PROCESSING)
-    world.run(5.0)
-    assert own_paths(world, "transit") == [NORTH, SOUTH]
-    return world
+    return carrying()
 
 
 def drained(world: World, domain: str, part: str) -> dict[str, Any]:

@@ -70,6 +70,17 @@ def carried(world: World, domain: str) -> Stitch:
     return stitch
 
 
+def carrying() -> World:
+    """The intent is in force, and transit carries it by its northern way."""
+    world = World()
+    world.start()
+    world.run(3.0)
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(5.0)
+    assert own_paths(world, "transit") == [NORTH, SOUTH]
+    return world
+
+
 def own_paths(world: World, domain: str) -> list[tuple[str, ...]]:
     return paths_of(world, domain, carried(world, domain))
 
