@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -14,6 +14,9 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
+from vectors import node
+from vectors.case import from_host
+from xdp_node import DROPPED, PUNTED, XdpNode
 
 from controller.model.discovery import HeardHost
 from controller.southbound.host_discovery import (
@@ -23,6 +26,7 @@ from controller.southbound.host_discovery import (
     HOSTS_MAX,
     HostDiscovery,
 )
+from dataplane.reasons import DropReason
 
 MAC, OTHER = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 PORT, UNIX_S = 7, 1_800_000_000.0
@@ -157,3 +161,21 @@ def test_a_port_has_room_for_so_many_hosts_addresses_and_frames() -> None:
     assert set(heard.hosts[0].addresses) == {
         f"10.1.0.{number}" for number in range(FRAMES_AT_ONCE_MAX - ADDRESSES_MAX + 1, FRAMES_AT_ONCE_MAX + 1)
     }
+
+
+@pytest.mark.root
+def test_a_port_hands_on_so_many_frames_and_leaves_the_others_theirs() -> None:
+    xdp = XdpNode(node.PORTS, punt_limit=3)
+    try:
+        with xdp.inside():
+            xdp.sync([*node.TABLES, *node.PUNT_ECHO])
+            echo = from_host(node.A, IP(src=node.A4, dst=node.B4) / ICMP(type=8))
+            outcomes = []
+            while len(outcomes) < 5000 and (not outcomes or outcomes[-1].kind == PUNTED):
+                outcomes.append(xdp.run(node.A, echo, DropReason.PUNT_LOST))
+            assert [outcome.kind for outcome in outcomes[:3]] == [PUNTED] * 3
+            assert (outcomes[-1].kind, outcomes[-1].reason) == (DROPPED, DropReason.PUNT_LOST)
+            other = from_host(node.B, IP(src=node.B4, dst=node.A4) / ICMP(type=8))
+            assert xdp.run(node.B, other, DropReason.PUNT_LOST).kind == PUNTED
+    finally:
+        xdp.close()
