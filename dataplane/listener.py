@@ -1,8 +1,10 @@
 """Where an agent is reached: a private Unix socket, or TCP with mutual TLS.
 
 At TCP stands a door (dataplane/door.py): who only connects takes neither descriptors nor places from the controller.
+TLS ends there.
 """
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dataplane.errors import NodeRefused
 from dataplane.host_api import AgentConfig
 from dataplane.p4runtime.client_role import OnlyControllers
 from dataplane.private_directory import PrivateDirectory
+from dataplane.tls_end import server_context
 
 _CONTROLLER = "controller"
 
@@ -26,14 +29,16 @@ class Listener:
         self._directory: PrivateDirectory | None = None
         """Of this user alone: whoever reaches the socket inside is not counted at the door."""
         self._socket = ""
-        self._door = Door(lambda: self._socket)
+        self._tls: ssl.SSLContext | None = None
+        self._door = Door(lambda: self._socket, self._context)
         self._is_private = config.listen.startswith("unix:")
 
     def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """That the server needs."""
         if self._is_private:
             return ()
-        return (OnlyControllers(self._config.tls_client_name, self._turned_away, self._is_controllers),)
+        name = self._config.tls_client_name
+        return (OnlyControllers(name, self._door.certificate, self._turned_away, self._is_controllers),)
 
     def bind(self, server: grpc.aio.Server) -> None:
         """Before the server is started. Raises RequestInvalid or NodeRefused."""
@@ -42,7 +47,7 @@ class Listener:
                 self._bind_private(server, Path(self._config.listen.removeprefix("unix:")))
             else:
                 self._bind_inside(server)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # a file that is no PEM, too
             raise self._cannot(error) from error
 
     async def open(self) -> None:
@@ -77,10 +82,14 @@ class Listener:
     def _bind_inside(self, server: grpc.aio.Server) -> None:
         files = (self._config.tls_key, self._config.tls_certificate, self._config.tls_client_ca)
         key, chain, authority = (Path(file).read_bytes() for file in files)
-        credentials = grpc.ssl_server_credentials(((key, chain),), authority, require_client_auth=True)
+        self._tls = server_context(key=key, certificates=chain, authorities=authority.decode())
         self._directory = PrivateDirectory("stitch-agent-")
         self._socket = f"{self._directory.path}/agent"
-        server.add_secure_port(f"unix:{self._socket}", credentials)
+        server.add_insecure_port(f"unix:{self._socket}")
+
+    def _context(self) -> ssl.SSLContext:
+        assert self._tls is not None, "bound before it is opened"
+        return self._tls
 
     def _is_controllers(self, inside: str) -> None:
         self._door.is_of(inside, _CONTROLLER)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections import Counter
 
 import pytest
@@ -64,7 +65,8 @@ async def test_a_door_accepts_some_and_then_goes_on(monkeypatch: pytest.MonkeyPa
         made(self, transport)
 
     monkeypatch.setattr(door.Visit, "connection_made", note)
-    opened = Door(lambda: "/nowhere")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    opened = Door(lambda: "/nowhere", lambda: context)
     port = await opened.open("127.0.0.1", 0)
     try:
         assert await most_at_once(port, entered, turn) <= AT_ONCE_MAX

@@ -1,6 +1,8 @@
 """An agent at TCP: strangers who only connect keep neither the controller out, nor descriptors."""
 
+import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from dataplane.door import STRANGERS_MAX
 from dataplane.errors import NodeRefused
 from dataplane.host_api import AgentConfig
 from dataplane.listener import Listener
+from tests.test_header_blocks import HOSTILE, PREFACE, SETTINGS, frame
 
 
 async def _led(request: bytes, context: object) -> bytes:
@@ -89,6 +92,24 @@ async def test_half_open_connections_keep_no_controller_out(tmp_path: Path) -> N
         finally:
             for stranger in strangers:
                 stranger.close()
+
+
+async def test_headers_that_would_become_large_end_the_connection_that_brings_them(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    async with listening(tmp_path, authority) as address:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        authority.issue_cert("stitchd.example").configure_cert(context)
+        context.set_alpn_protocols(["h2"])
+        host, port = address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        frames = HOSTILE["a long field, named again and again"]
+        writer.write(PREFACE + frame(SETTINGS, 0, b"") + b"".join(frames))
+        async with asyncio.timeout(LIMIT_S):
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
+        assert await call(authority, "stitchd.example", address) == b"led"
 
 
 async def test_who_may_not_lead_is_told_by_the_address_from_which_it_comes(tmp_path: Path) -> None:

@@ -114,10 +114,10 @@ def load(domain: str, key_dir: Path) -> Identity:
     )
 
 
-def issued_by(leaf_pem: bytes, root_pem: str, domain: str) -> bool:
-    """Whether `leaf_pem` names `domain` and was signed with the key of `root_pem`."""
+def issued_by(leaf_der: bytes, root_pem: str, domain: str) -> bool:
+    """Whether `leaf_der` names `domain` and was signed with the key of `root_pem`."""
     try:
-        leaf = x509.load_pem_x509_certificate(leaf_pem)
+        leaf = x509.load_der_x509_certificate(leaf_der)
         leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem.encode()))
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):

@@ -39,12 +39,12 @@ class Neighbours:
     async def listen(self, address: str) -> int:
         """Returns the port. Raises ConfigInvalid."""
         port = await self._server.start(address)
-        self._tasks.create_task(self._follow(), name="east-west listener")
+        self._tasks.create_task(self._end(), name="east-west listener")
         return port
 
-    async def _follow(self) -> None:
+    async def _end(self) -> None:
         try:
-            await self._server.follow()
+            await asyncio.Event().wait()
         finally:  # gRPC complains of a server that is still there when its event loop is not
             await self.close()
 
@@ -86,8 +86,10 @@ class Neighbours:
 
     def refusals(self) -> Mapping[tuple[str, str], int]:
         """How often what came was more than a share allows: by domain (empty: strangers), and share."""
-        turned_away = {(domain, "connections"): count for domain, count in self._server.door.turned_away.items()}
-        return {**self._server.refusals, **turned_away}
+        door = self._server.door
+        turned_away = {(domain, "connections"): count for domain, count in door.turned_away.items()}
+        too_large = {(domain, "headers"): count for domain, count in door.too_large.items()}
+        return {**self._server.refusals, **turned_away, **too_large}
 
     async def _tell(self, event: MessageSent) -> None:
         await self._report(event)

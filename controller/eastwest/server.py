@@ -6,6 +6,7 @@ signed the certificate, never from anything the message says.
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -37,12 +38,12 @@ from controller.model.agreement import Envelope, Greeting, Unreadable
 from controller.model.event import PeerMet
 from dataplane.door import Door
 from dataplane.private_directory import PrivateDirectory
+from dataplane.tls_end import server_context
 
 DELIVERY_S_MAX = 10.0
 """Until the controller has stored what a message led to."""
 REQUEST_S_MAX = 10.0
 """Until the whole of a message has come."""
-HANDSHAKE_MS_MAX = 5_000
 STREAMS_MAX = 32
 """Calls of one connection."""
 CALLS_OF_A_PEER_MAX = 16
@@ -60,7 +61,6 @@ LEAVES_MAX = 256
 OPTIONS = (
     ("grpc.max_receive_message_length", SIZE_BYTES_MAX),
     ("grpc.max_send_message_length", SIZE_BYTES_MAX),
-    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
     ("grpc.so_reuseport", 0),
 )
@@ -115,26 +115,26 @@ class EastWestServer:
         self._messages: dict[str, Bucket] = {}
         self._lines: dict[str, Bucket] = {}
         self._server: grpc.aio.Server | None = None
-        self._changed = asyncio.Event()
         self._directory: PrivateDirectory | None = None
         """Of this user alone: whoever reaches the socket inside is not counted at the door."""
         self._socket = ""
-        self.door = Door(lambda: self._socket)
+        self._context = self._with_peers()
+        self.door = Door(lambda: self._socket, lambda: self._context)
         self.refusals: Counter[tuple[str, str]] = Counter()
         """By whose (empty: of strangers), and which share."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
-        """From now on only these get in: each call is checked, also over an older connection.
-
-        New ones get through TLS when `follow` has taken up the change.
-        """
+        """From now on only these get in. Connections of others end; a call that is under way there is refused."""
+        for name, peer in self._peers.items():
+            if peers.get(name) != peer:
+                self.door.end_of(name)
         self._peers = dict(peers)
+        self._context = self._with_peers()
         self._messages = {
             name: self._messages.get(name) or Bucket(rate=MESSAGES_S_MAX, burst=MESSAGES_AT_ONCE_MAX) for name in peers
         }
         self._lines = {name: bucket for name, bucket in self._lines.items() if name in (*peers, _STRANGERS)}
         self._domain_of_leaf.clear()
-        self._changed.set()
 
     async def start(self, address: str) -> int:
         """Listens on `host:port` (0: any) and returns the port. Raises ConfigInvalid."""
@@ -155,43 +155,26 @@ class EastWestServer:
             GREET: grpc.stream_unary_rpc_method_handler(_answering(self._welcome)),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self._changed.clear()
-        if self._directory is None:
-            self._directory = PrivateDirectory("stitchd-eastwest-")
+        self._directory = PrivateDirectory("stitchd-eastwest-")
         self._socket = f"{self._directory.path}/eastwest"
-        server.add_secure_port(f"unix:{self._socket}", self._credentials())
+        server.add_insecure_port(f"unix:{self._socket}")
         await server.start()
         self._server = server
 
-    async def follow(self) -> None:
-        """Serves anew whenever the peers have changed. Runs until it is cancelled.
-
-        grpc.dynamic_ssl_server_credentials would spare this, but changing its configuration while handshakes are under
-        way ends the process (grpcio 1.85: reference count of the handshaker factory).
-        """
-        while True:
-            await self._changed.wait()
-            await self._end(1.0)
-            await self._serve()
-
     async def stop(self, grace_s: float = 1.0) -> None:
         self.door.close()
-        await self._end(grace_s)
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
         if self._directory is not None:
             self._directory.remove()
             self._directory = None
 
-    async def _end(self, grace_s: float) -> None:
-        if self._server is not None:
-            await self._server.stop(grace_s)
-            self._server = None
-
-    def _credentials(self) -> grpc.ServerCredentials:
-        # gRPC wants at least one root; with our own, only we ourselves would get in, and `_take` refuses that.
+    def _with_peers(self) -> ssl.SSLContext:
+        # OpenSSL wants at least one root; with our own, only we ourselves would get in, and `_share` refuses that.
         roots = "".join(peer.certificate for peer in self._peers.values()) or self._identity.root_certificate
-        own = [(self._identity.leaf_key, self._identity.leaf_certificate.encode())]
-        credentials: grpc.ServerCredentials = grpc.ssl_server_credentials(own, roots.encode(), require_client_auth=True)
-        return credentials
+        own = self._identity
+        return server_context(key=own.leaf_key, certificates=own.leaf_certificate.encode(), authorities=roots)
 
     async def _take(self, requests: _Requests, context: _Context) -> bytes:
         async with self._share(context) as domain:
@@ -312,10 +295,9 @@ class EastWestServer:
 
     def _domain(self, context: _Context) -> str | None:
         """The peer whose pinned root signed the certificate of this connection."""
-        leaves = tuple(context.auth_context().get("x509_pem_cert", ()))
-        if len(leaves) != 1:
-            return None
-        leaf = bytes(leaves[0])
+        leaf = self.door.certificate(context.peer())
+        if not leaf:
+            return None  # it did not come through the door
         if leaf not in self._domain_of_leaf:
             for peer in self._peers.values():
                 if issued_by(leaf, peer.certificate, peer.domain):

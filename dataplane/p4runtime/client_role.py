@@ -17,9 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 @functools.lru_cache(maxsize=64)
 def objection(certificate: bytes, name: str) -> str:
-    """Why who shows this (PEM) may not lead; empty: it may. `name`: what a controller is called; empty: not known."""
+    """Why who shows this (DER) may not lead; empty: it may. `name`: what a controller is called; empty: not known."""
     try:
-        shown = x509.load_pem_x509_certificate(certificate)
+        shown = x509.load_der_x509_certificate(certificate)
         names = _names(shown)
     except ValueError as error:
         return f"its certificate cannot be read: {error}"
@@ -48,10 +48,16 @@ def _names(certificate: x509.Certificate) -> set[str]:
 
 class OnlyControllers(grpc.aio.ServerInterceptor):
     def __init__(
-        self, name: str, refused: Callable[[str, str], None], known: Callable[[str], None] = lambda address: None
+        self,
+        name: str,
+        certificate: Callable[[str], bytes],
+        refused: Callable[[str, str], None],
+        known: Callable[[str], None],
     ) -> None:
-        """`refused`: address and reason, for the log; `known`: address of who may lead."""
+        """`certificate`: by address, of who calls from there (DER; empty: there is none); `refused`: address and
+        reason, for the log; `known`: address of who may lead."""
         self._name = name
+        self._certificate = certificate
         self._refused = refused
         self._known = known
 
@@ -81,8 +87,8 @@ class OnlyControllers(grpc.aio.ServerInterceptor):
         return many if inspect.isasyncgenfunction(behaviour) else single
 
     async def _check(self, context: Any) -> None:
-        shown = context.auth_context().get("x509_pem_cert", ())
-        if reason := objection(bytes(shown[0]), self._name) if shown else "it shows no certificate":
+        shown = self._certificate(context.peer())
+        if reason := objection(shown, self._name) if shown else "it shows no certificate":
             self._refused(context.peer(), reason)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"you may not lead this agent: {reason}")
         self._known(context.peer())
