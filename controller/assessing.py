@@ -1,4 +1,4 @@
-"""Runs the detectors over what passes, once a second and in a thread, and reports what they find to the core."""
+"""Runs the detectors over what passes, each second and in a thread where it is much, and tells the core of findings."""
 
 import asyncio
 import time
@@ -28,6 +28,8 @@ from dataplane.host_api import ProbeReading, TelemetryBatch
 INTERVAL_S = 1.0
 IDLE_S = 10.0
 """While nothing passes."""
+FEW = 256
+"""Rows, intents and paths: so many are looked at within a millisecond, for which a thread would cost more."""
 NODES_MAX = 4096
 OWNERS_MAX = 64
 WINDOWS_MAX = 512
@@ -85,7 +87,10 @@ class Assessing:
             try:
                 waiting, self._waiting, self._rows = self._waiting, [], 0
                 readings, self._readings = self._readings, {}
-                findings = await asyncio.to_thread(self._look, waiting, readings, state(), self._looked_s)
+                now = state()
+                size = sum(map(len, waiting)) + len(readings) + len(now.intent_records) + len(now.sr_policies)
+                seen = waiting, readings, now, self._looked_s
+                findings = self._look(*seen) if size <= FEW else await asyncio.to_thread(self._look, *seen)
             except Exception as error:  # what detectors make of foreign numbers ends no controller
                 self.failures += 1
                 self._assurance = Assurance()

@@ -5,6 +5,7 @@ as much waits already is dropped and counted: totals make up for it with the nex
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -23,8 +24,8 @@ from controller.views.forwarding_view import entering_nodes, forwarding_class
 from dataplane.host_api import CounterSample, TelemetryBatch
 from dataplane.telemetry.packed_flows import unpack
 
-TURN_S = 0.5
-"""Between two turns: what comes meanwhile is worked on together."""
+TURN_S, QUIET_TURN_S = 0.5, 5.0
+"""Between two turns: what comes meanwhile is worked on together. The second while nothing passes."""
 QUEUED_MAX = 1024
 """Batches that wait, of all nodes."""
 QUEUED_BYTES_MAX = 64 << 20
@@ -124,7 +125,8 @@ class Traffic:
             return
         self._waiting.append(Waiting(node, batch, round(self._now_s(), 3), self._monotonic_s()))
         self._waiting_bytes += len(batch.packed_flows)
-        self._arrived.set()
+        if batch.packed_flows or batch.forwarding_classes or batch.forwarding_class_drops or batch.policy_classes:
+            self._arrived.set()
 
     async def run(
         self,
@@ -135,8 +137,12 @@ class Traffic:
         """Until cancelled. `takers` get what is new; `failed` is told the first of what could not be worked on in a
         turn."""
         while True:
-            await self._arrived.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_TURN_S):
+                    await self._arrived.wait()
             self._arrived.clear()
+            if not self._waiting:
+                continue
             came = await asyncio.to_thread(self.work, self.waiting(), state())
             for fault in self._faults:
                 failed(fault)

@@ -23,8 +23,9 @@
 
 #define LATE_NS     (100 * MS) /* a sender that wakes up so much too late */
 #define CARRIER_NS  (10 * MS)
-#define SLEEP_LEAST (4 * MS)  /* so that probes of many paths go together */
-#define IDLE_SLEEP  (50 * MS) /* as SLEEP_LEAST; how late the first packet of a path is noticed */
+#define SLEEP_LEAST (4 * MS) /* so that probes of many paths go together */
+#define IDLE_SLEEP  IDLE_NS  /* as SLEEP_LEAST; how late the first packet of a path is noticed */
+#define IDLE_LOOKS  3        /* so many of these for each look at carriers, of which the kernel tells too */
 #define DOUBT_AGAIN SECOND
 
 VISIBLE uint32_t target_bytes(void)
@@ -176,7 +177,7 @@ VISIBLE void prober_watch(struct prober *prober)
 		struct pollfd stopped = {.fd = prober->stopped, .events = POLLIN};
 
 		look_at_carriers(prober);
-		sleep_until(clock_ns(CLOCK_MONOTONIC) + (is_idle ? IDLE_NS : CARRIER_NS), &stopped, 1);
+		sleep_until(clock_ns(CLOCK_MONOTONIC) + (is_idle ? IDLE_LOOKS * IDLE_NS : CARRIER_NS), &stopped, 1);
 	}
 }
 
@@ -194,7 +195,7 @@ VISIBLE void prober_run(struct prober *prober)
 
 		if (now_ns > at_ns + LATE_NS)
 			prober->late_ns = now_ns;
-		if (now_ns >= traffic_ns) {
+		if (prober->is_idle || now_ns >= traffic_ns) {
 			look_at_traffic(prober, now_ns);
 			traffic_ns = now_ns + IDLE_SLEEP;
 		}
@@ -213,7 +214,7 @@ VISIBLE void prober_run(struct prober *prober)
 				tell(prober, &prober->targets[i], i);
 				prober->targets[i].to_tell--;
 			}
-		least_ns = now_ns + (prober->is_idle ? IDLE_SLEEP : SLEEP_LEAST);
+		least_ns = now_ns + (prober->is_idle ? IDLE_SLEEP - random_below(prober, IDLE_SLEEP / 4) : SLEEP_LEAST);
 		at_ns = due_ns < least_ns ? least_ns : due_ns;
 		if (at_ns > traffic_ns)
 			at_ns = traffic_ns;

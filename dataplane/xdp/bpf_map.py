@@ -24,9 +24,10 @@ from dataplane.xdp.libbpf import (
     library,
 )
 
-BATCH = 4096
-_ARRAY, _MMAPABLE = 2, 1 << 10
-"""BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE"""
+BATCH, _FIRST_BATCH = 4096, 128
+"""Entries that one call reads at most; at first, where their number is not known."""
+_ARRAY, _PER_CPU_ARRAY, _MMAPABLE = 2, 6, 1 << 10
+"""BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_F_MMAPABLE"""
 _PER_CPU_TYPES = (5, 6, 10)
 """BPF_MAP_TYPE_PERCPU_HASH, _PERCPU_ARRAY, _LRU_PERCPU_HASH"""
 
@@ -76,6 +77,7 @@ class Map(Descriptor):
         self.is_memory: bool = info.type == _ARRAY and bool(info.map_flags & _MMAPABLE)
         """`mapped` works."""
         self._memory: NDArray[np.uint8] | None = None
+        self._first_batch = min(BATCH if info.type in (_ARRAY, _PER_CPU_ARRAY) else _FIRST_BATCH, info.max_entries)
         self.is_per_cpu: bool = info.type in _PER_CPU_TYPES
         self.stride = self.value_size if not self.is_per_cpu else _aligned(self.value_size) * POSSIBLE_CPUS
         """Bytes of a value as the kernel copies it: all CPUs' for per-CPU maps, each rounded up to 8."""
@@ -168,7 +170,7 @@ class Map(Descriptor):
             memory_values = np.ascontiguousarray(self.memory()[:, : self.value_size]).tobytes()
             return np.arange(self.max_entries, dtype=np.uint32).tobytes(), memory_values
         keys, values = bytearray(), bytearray()
-        batch = min(BATCH, self.max_entries)
+        batch = self._first_batch
         options = BatchOptions(sz=sizeof(BatchOptions))
         token = ctypes.create_string_buffer(max(self.key_size, 4))
         following = ctypes.create_string_buffer(max(self.key_size, 4))
@@ -192,6 +194,7 @@ class Map(Descriptor):
                 return bytes(keys), bytes(values)
             token, following = following, token
             start = token
+            batch = max(batch, min(BATCH, self.max_entries, 2 * batch))
 
     def memory(self) -> NDArray[np.uint8]:
         """`mapped` for reading, once for all."""
