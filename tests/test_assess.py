@@ -104,6 +104,37 @@ def test_a_client_that_tries_one_dead_server_again_and_again_does_not_scan(learn
     assert run(range(200, 260), traffic(lambda _: dead), learnt)[1] == []
 
 
+def scan_by(source: str, second: int) -> list[Flow]:
+    ports = range(second * 20, second * 20 + 20)
+    return [Flow(source, SERVER, port, packets=1, back=0, octets_back=0, is_new=True) for port in ports]
+
+
+def test_once_a_scan_is_over_a_contact_that_is_not_answered_is_one_and_no_scan(learnt: Assurance) -> None:
+    after, findings = run(range(200, 210), traffic(lambda second: scan_by("10.1.0.66", second)), learnt)
+    assert {finding.cause for finding in findings} == {Cause.SCAN}
+
+    def later(second: int) -> list[Flow]:
+        answered = Flow("10.1.0.66", SERVER, 20_000 + second, is_new=True)
+        dead = Flow("10.1.0.66", "10.2.0.99", 443, packets=1, back=0, is_new=True)
+        return [answered, dead] if second >= 300 else [answered] if second < 240 else []
+
+    after, findings = run(range(210, 330), traffic(later), after)
+    assert {finding.cause for finding in findings} <= {Cause.UNUSUAL}, "neither what is answered nor one dead server"
+    again = run(range(330, 332), traffic(lambda second: scan_by("10.1.0.66", second)), after)[1]
+    assert Cause.SCAN in {finding.cause for finding in again}, "a second scan is one"
+
+
+def test_who_speaks_to_a_host_that_was_isolated_does_not_scan(learnt: Assurance) -> None:
+    isolated = frozenset({"sources/10.2.0.77"})
+
+    def calls(second: int) -> list[Flow]:
+        ports = range(second * 20, second * 20 + 20)
+        return [Flow(CLIENTS[0], "10.2.0.77", port, packets=1, back=0, octets_back=0, is_new=True) for port in ports]
+
+    assert run(range(200, 210), traffic(calls), learnt, isolated)[1] == []
+    assert Cause.SCAN in {finding.cause for finding in run(range(200, 202), traffic(calls), learnt)[1]}
+
+
 def test_a_flood_is_named_with_source_and_destination_within_three_seconds(learnt: Assurance) -> None:
     def flood(_: int) -> list[Flow]:
         return [Flow("10.1.0.12", SERVER, 443, packets=20_000, octets=1_200_000, back=0, octets_back=0)]
@@ -157,6 +188,17 @@ def test_much_that_leaves_to_a_new_peer_is_exfiltration_and_to_an_old_one_is_not
     assert run(range(200), traffic(leak))[1] == []
 
 
+def test_what_was_given_once_is_not_told_of_for_ever(learnt: Assurance) -> None:
+    def gives(second: int) -> list[Flow]:
+        octets = 2_000_000 if second < 205 else 800
+        return [Flow(CLIENTS[0], "10.9.9.9", 443, packets=1500, octets=octets, back=10, octets_back=600)]
+
+    findings = run(range(200, 250), traffic(gives), learnt)[1]
+    assert [(each.cause, each.at_s) for each in findings if each.cause is Cause.EXFILTRATION] == [
+        (Cause.EXFILTRATION, 1202.0), (Cause.EXFILTRATION, 1203.0), (Cause.EXFILTRATION, 1204.0),
+    ]  # fmt: skip
+
+
 def test_even_calls_of_a_new_destination_are_beacons_and_those_of_a_known_one_are_not(learnt: Assurance) -> None:
     def calls(destination: str) -> Callable[[int], Seen]:
         def second_of(second: int) -> Seen:
@@ -203,6 +245,15 @@ def test_a_delay_that_moves_is_told_within_five_seconds_with_what_was_usual() ->
     assert findings[0].cause is Cause.DELAY_SHIFT and findings[0].entity == "paths/se1>ie1"
     assert findings[0].reasons[0].observed == pytest.approx(19, abs=0.3)
     assert findings[0].reasons[0].usual == pytest.approx(4, abs=0.2)
+
+
+def test_once_a_delay_is_as_it_was_nothing_is_told_of_it() -> None:
+    before, _ = run(range(100), probes(jittered))
+    before, findings = run(range(100, 130), probes(lambda second: jittered(second) + 15), before)
+    assert len(findings) >= 27
+    after, none = run(range(130, 200), probes(jittered), before)
+    assert none == []
+    assert run(range(200, 205), probes(lambda second: jittered(second) + 15), after)[1], "it is told when it comes back"
 
 
 def test_loss_is_told_and_single_lost_probes_are_not() -> None:
@@ -359,6 +410,18 @@ def test_a_model_of_what_passes_leaves_it_alone_and_sees_a_scan_and_a_flood_as_a
         findings = run(range(430, 440), only_learned(lambda second: [*mixed(second), *rows]), trained)[1]  # noqa: B023
         assert {(each.cause, each.source) for each in findings} == {(Cause.UNUSUAL, source)}
         assert "unlike what is usual: " in findings[0].text and findings[0].at_s <= 1435
+
+
+def test_what_an_isolated_host_does_not_answer_is_not_unusual_of_those_who_ask_it(trained: Assurance) -> None:
+    def asks(second: int) -> list[Flow]:
+        return [Flow("10.1.0.12", "10.2.0.77", 443, packets=40_000, octets=1_600_000, back=0, octets_back=0)] * 20
+
+    def unusual(frozen: frozenset[str]) -> list[Finding]:
+        before = Assurance(detectors=tuple(each for each in trained.detectors if isinstance(each, Learned)))
+        return run(range(400, 410), only_learned(asks), before, frozen)[1]
+
+    assert {finding.source for finding in unusual(frozenset())} == {"10.1.0.12"}
+    assert unusual(frozenset({"sources/10.2.0.77"})) == []
 
 
 def test_nothing_is_kept_of_sources_that_are_frozen_and_little_of_one_that_sends_much() -> None:

@@ -90,8 +90,22 @@ def test_the_victims_answers_bring_no_incident_of_its_past_back(world: World) ->
         see(world, ORDERS, seconds=1, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
         see(world, ORDERS, seconds=1, cause=Cause.VOLUME_SHIFT, detectors=("volume",), owners=INTENT)
     world.run(2.0)
-    actions = [line for line in story(world) if line == "decided: approved by assurance"]
-    assert len(actions) == 1, story(world)
+    assert [shown.spec["cause"] for shown in world.resources("shop", "incidents")] == ["scan", "volume_shift"]
+    assert phases(world) == ["Closed", "Open"]
+    actions = [line for place in (0, 1) for line in story(world, place) if line == "decided: approved by assurance"]
+    assert len(actions) == 1, story(world, 0)
+
+
+def test_what_a_model_finds_unusual_about_an_isolated_source_does_not_undo_that(world: World) -> None:
+    see_twice(world, owners=INTENT)
+    world.run(2.0)
+    assert phases(world) == ["Acted"]
+    for _ in range(int(HELPS_S) + 10):
+        see(world, ORDERS, seconds=1, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
+    assert phases(world) == ["Acted"]
+    for _ in range(int(QUIET_S)):
+        see(world, ORDERS, seconds=1, cause=Cause.UNUSUAL, detectors=("learned",), owners=INTENT)
+    assert phases(world) == ["Closed"], "nobody has named it for a minute"
 
 
 @pytest.mark.parametrize("mode", ["propose", "off"])
@@ -255,6 +269,27 @@ def test_a_link_that_is_slow_is_passed_by_until_it_is_well_again() -> None:
     assert world.phase("shop", "order-processing") == "Active"
     world.run(QUIET_S + 5)
     assert (incident(world).status["phase"], best(world)) == ("Closed", NORTH), told(world)
+
+
+def test_other_trouble_of_a_link_soon_after_is_an_incident_of_its_own_cause() -> None:
+    world = transit()
+    slow(world)
+    world.run(QUIET_S + 5)
+    assert (incident(world).status["phase"], incident(world).spec["cause"]) == ("Closed", "delay_shift")
+    slow(world, cause=Cause.LOSS)
+    world.run(3.0)
+    assert (incident(world).status["phase"], incident(world).spec["cause"]) == ("Acted", "loss"), told(world)
+    assert best(world) == SOUTH
+
+
+def test_a_slow_link_that_turns_out_to_lose_packets_is_one_incident_of_loss() -> None:
+    world = transit()
+    slow(world)
+    slow(world, seconds=1, cause=Cause.LOSS)
+    slow(world, seconds=1)
+    world.run(3.0)
+    assert len(world.resources("transit", "incidents")) == 1
+    assert (incident(world).status["phase"], incident(world).spec["cause"]) == ("Acted", "loss"), told(world)
 
 
 def test_without_somebodys_word_a_link_is_not_passed_by_where_the_policy_does_not_say_auto() -> None:

@@ -10,6 +10,7 @@ from controller.model.flow_columns import FlowColumns
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+_IPV4 = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +51,30 @@ def by_destination(flows: FlowColumns) -> Windows:
     return _summed(flows, number, tuple(f"destinations/{name}" for name in names), flows.source_address)
 
 
-def address_text(packed: NDArray[np.uint8]) -> str:
-    address = ipaddress.IPv6Address(packed.tobytes())
-    return str(address.ipv4_mapped or address)
+def address_text(address: bytes | NDArray[np.uint8]) -> str:
+    """Of the 16 bytes of an address, IPv4 as ::ffff:A.B.C.D."""
+    raw = bytes(address)
+    if raw[:12] == _IPV4:
+        return ".".join(map(str, raw[12:]))
+    return str(ipaddress.IPv6Address(raw))
+
+
+def packed(address: str) -> bytes:
+    parsed = ipaddress.ip_address(address)
+    return parsed.packed if parsed.version == 6 else _IPV4 + parsed.packed
+
+
+def frozen_addresses(frozen: frozenset[str]) -> set[str]:
+    """Of hosts that open incidents are about."""
+    return {name for kind, _, name in (each.partition("/") for each in frozen) if kind in ("sources", "destinations")}
+
+
+def among(addresses: NDArray[np.uint8], names: set[str]) -> NDArray[np.bool_]:
+    """Which rows of `addresses` are one of these."""
+    found = np.zeros(len(addresses), dtype=np.bool_)
+    for name in names:
+        found |= (addresses == np.frombuffer(packed(name), dtype=np.uint8)).all(axis=1)
+    return found
 
 
 def numbered(*columns: NDArray[np.uint8]) -> tuple[Rows, Rows]:

@@ -23,7 +23,17 @@ class Cause(enum.StrEnum):
 
 
 NAMED = frozenset({Cause.SCAN, Cause.FLOOD, Cause.EXFILTRATION, Cause.BEACONING, Cause.POLICY_PROBING})
-"""What somebody does, as a rule of a detector names it. An incident's cause stays such a one, once it is."""
+"""What somebody does, as a rule of a detector names it."""
+
+
+def outweighs(cause: Cause, other: Cause) -> bool:
+    """Whether an incident that was of the `other` cause is of this one, once this is seen too: what somebody does
+    explains a shift of volume, loss explains delay."""
+    return _weight(cause) > _weight(other)
+
+
+def _weight(cause: Cause) -> int:
+    return 2 if cause in NAMED else int(cause is Cause.LOSS)
 
 
 class Reason(Value, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ What is proposed and done about an incident, and by whom, is in remediation.py.
 
 import msgspec
 
-from controller.model.finding import NAMED, Cause, Finding
+from controller.model.finding import NAMED, Cause, Finding, outweighs
 from controller.model.incident import Incident, Standing, What
 from controller.reconcile import remediation
 from controller.reconcile.remediation import noted, put
@@ -75,10 +75,9 @@ def _take(transaction: Transaction, finding: Finding) -> None:
     key = about(finding)
     open_ones = [each for each in transaction.incidents.all.values() if each.about == key]
     incident = max(open_ones, key=lambda each: each.serial, default=None)
-    tells = not finding.cold and finding.cause is not Cause.UNUSUAL
+    tells = _tells(finding)
     if incident is not None and incident.standing in OVER:
-        is_same = finding.cause is incident.cause or finding.cause not in NAMED
-        if tells and is_same and transaction.now_s - incident.closed_s <= COOL_DOWN_S:
+        if tells and finding.cause is incident.cause and transaction.now_s - incident.closed_s <= COOL_DOWN_S:
             again = noted(incident, transaction.now_s, What.SEEN, f"again: {finding.text}")
             again = msgspec.structs.replace(again, standing=Standing.OPEN, closed_s=0.0)
             again = remediation.propose(transaction, _joined(again, finding, transaction.now_s))
@@ -92,7 +91,7 @@ def _take(transaction: Transaction, finding: Finding) -> None:
         put(transaction, remediation.consider(transaction, joined))
         return
     if not tells:
-        return  # it is shown; neither a baseline that has not seen enough nor a model alone opens an incident
+        return  # it is shown
     before = transaction.suspicions.get(key, Suspicion())
     suspicion = before.with_one(finding, transaction.now_s, SECONDS)
     if len(transaction.suspicions) >= SUSPICIONS_MAX and key not in transaction.suspicions:
@@ -138,17 +137,22 @@ def _open(transaction: Transaction, key: str, suspicion: Suspicion) -> None:
 def _joined(incident: Incident, finding: Finding, now_s: float) -> Incident:
     if finding.cause != incident.cause:
         incident = noted(incident, now_s, What.SEEN, finding.text)
-    cause = finding.cause if finding.cause in NAMED and incident.cause not in NAMED else incident.cause
+    cause = finding.cause if outweighs(finding.cause, incident.cause) else incident.cause
     return msgspec.structs.replace(
         incident,
         cause=cause,
-        seen_s=now_s,
+        seen_s=now_s if _tells(finding) else incident.seen_s,
         count=incident.count + 1,
         newest=finding if finding.cause is cause else incident.newest,
         detectors=tuple(sorted({*incident.detectors, *finding.detectors}))[:32],
         signals=_signals(incident.signals, (finding,)),
         owners=tuple(sorted({*incident.owners, *finding.owners}))[:64],
     )
+
+
+def _tells(finding: Finding) -> bool:
+    """On whose word there is an incident: neither a baseline that has not seen enough nor a model alone."""
+    return not finding.cold and finding.cause is not Cause.UNUSUAL
 
 
 def _signals(before: tuple[tuple[str, float], ...], findings: tuple[Finding, ...]) -> tuple[tuple[str, float], ...]:

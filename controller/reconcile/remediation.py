@@ -129,7 +129,8 @@ def watch(transaction: Transaction, incident: Incident) -> bool:
         if not why and transaction.now_s > incident.acted_s + REROUTE_S:
             why = f"{REROUTE_S:g} s are over"
     else:
-        why = "it is seen on" if incident.seen_s > incident.acted_s + HELPS_S else ""
+        # By who names it: what is unusual about a host that is isolated may be that it is isolated.
+        why = "it is seen on" if incident.newest.at_s > incident.acted_s + HELPS_S else ""
     if why:
         _undo(transaction, incident, why)
     return not why

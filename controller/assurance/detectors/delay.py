@@ -113,7 +113,9 @@ def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, F
     up, down = max(0.0, before.up + z - ALLOWED), max(0.0, before.down - z - ALLOWED)
     after = replace(after, up=min(up, 2 * FOUND), down=min(down, 2 * FOUND))
     if max(up, down) >= FOUND:
-        return after, _shift(after, sample, delay_ms)
+        # What is carried on outlasts the trouble: a sample that is as usual says nothing of it.
+        is_other = abs(z) > ALLOWED and (z > 0) == (up >= down)
+        return after, _shift(after, sample, delay_ms) if is_other else None
     if not is_frozen and max(up, down) == 0:
         after = replace(after, baseline=before.baseline.learnt(value))
     return after, None

@@ -62,7 +62,9 @@ class Exfiltration:
                 pair = Pair(old.first_s, old.begin_s, old.up + given, old.down + got, now_s, old.is_usual)
             pairs[name] = pair
             is_new = not pair.is_usual and now_s - pair.first_s < NEW_S
-            if is_new and pair.up >= BYTES_MIN and pair.up >= UP_DOWN * pair.down:
+            # What was given outlasts the giving: it is told while it goes on.
+            goes_on = given >= BYTES_MIN / WINDOW_S and given >= UP_DOWN * got
+            if is_new and goes_on and pair.up >= BYTES_MIN and pair.up >= UP_DOWN * pair.down:
                 rows = np.flatnonzero(number == at)
                 owners = {flows.owners[owner] for owner in set(flows.owner[rows].tolist()) if owner >= 0}
                 source, destination = address_text(key[row, :16]), address_text(key[row, 16:])

@@ -21,7 +21,7 @@ import numpy as np
 from controller.assurance import learned
 from controller.assurance.learned import Model
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text, numbered
+from controller.assurance.windows import address_text, among, frozen_addresses, numbered
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns, concatenated
 
@@ -67,15 +67,16 @@ class Learned:
             return before, ()
         first, source = numbered(flows.source_address)
         names = [address_text(flows.source_address[row]) for row in first.tolist()]
+        # What is done about a host shows in the records of those who speak to it, and is not their doing.
+        is_answerable = ~among(flows.destination_address, frozen_addresses(frozen))
         findings: tuple[Finding, ...] = ()
         alarmed: set[int] = set()
         after = before
         if before.model is not None:
-            after, findings, alarmed = before._judged(before.model, flows, first, source, names, now_s)
+            after, findings, alarmed = before._judged(before.model, flows, first, source, names, is_answerable, now_s)
         left_out = alarmed | {number for number, name in enumerate(names) if f"sources/{name}" in frozen}
-        known = np.array([f"destinations/{address_text(row)}" not in frozen for row in flows.destination_address])
         owners = [number for number, owner in enumerate(flows.owners) if owner in frozen]
-        usual = ~np.isin(source, [*left_out]) & ~np.isin(flows.owner, owners) & known
+        usual = ~np.isin(source, [*left_out]) & ~np.isin(flows.owner, owners) & is_answerable
         return after._learning(flows, source, np.flatnonzero(usual), now_s), findings
 
     def forget(self, owner: str) -> "Learned":
@@ -99,13 +100,14 @@ class Learned:
         first: "np.typing.NDArray[np.int64]",
         source: "np.typing.NDArray[np.int64]",
         names: list[str],
+        is_answerable: "np.typing.NDArray[np.bool_]",
         now_s: float,
     ) -> "tuple[Learned, tuple[Finding, ...], set[int]]":
         p = model.calibration.p(learned.single_scores(model, flows))
         young = [
             number for number, owner in enumerate(flows.owners) if now_s - self.changed_s.get(owner, -1e9) < CHANGED_S
         ]
-        is_judged = ~np.isin(flows.owner, young)
+        is_judged = ~np.isin(flows.owner, young) & is_answerable
         is_odd = (p <= ODD) & is_judged
         records = np.bincount(source, is_judged, minlength=len(names)).astype(int).tolist()
         odd_ones = np.bincount(source, is_odd, minlength=len(names)).astype(int).tolist()

@@ -9,36 +9,69 @@ policy. Misses: scans of what answers; what policy denies, which has no flow rec
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text, numbered
+from controller.assurance.windows import address_text, frozen_addresses, numbered, packed
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns
 
 ANSWERED_USUALLY, ANSWERED_SCANNING = 0.8, 0.2
 FOUND = math.log(0.99 / 1e-4)
 REMEMBERED_S = 900.0
+OVER_S = 60.0
+"""After a scan nothing is remembered of its source once nothing was unanswered for so long: the next contact that is
+not answered is one, and no scan."""
 SOURCES_MAX = 4096
 CONTACTS_MAX = 256
-"""That are remembered of a source, so that a contact counts once."""
+"""The newest that are remembered of a source, so that a contact counts once."""
 
 _FAILED = math.log((1 - ANSWERED_SCANNING) / (1 - ANSWERED_USUALLY))
 _ANSWERED = math.log(ANSWERED_SCANNING / ANSWERED_USUALLY)
+_SOURCE, _KEY = 16, 34
+"""Bytes of an address; of source, destination and port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     ratio: float = 0.0
     """Logarithm; not below 0, so that a good past is no credit."""
-    contacts: frozenset[bytes] = frozenset()
+    contacts: Mapping[bytes, None] = field(default_factory=dict)
+    """The oldest first."""
+    tried: int = 0
     failed: int = 0
     at_s: float = 0.0
+    failed_s: float = 0.0
     begun_s: float = 0.0
+
+    def remembered(self, now_s: float) -> bool:
+        return now_s - self.at_s < REMEMBERED_S and (self.ratio < FOUND or now_s - self.failed_s < OVER_S)
+
+    def after(self, outcomes: Sequence[tuple[bytes, bool]], now_s: float) -> "Source":
+        contacts, ratio, tried, failed, begun_s = dict(self.contacts), self.ratio, 0, 0, self.begun_s
+        for contact, is_answered in outcomes:
+            if contact in contacts:
+                continue
+            contacts[contact] = None
+            begun_s = begun_s if ratio > 0 else now_s
+            ratio = min(max(0.0, ratio + (_ANSWERED if is_answered else _FAILED)), 2 * FOUND)
+            tried, failed = tried + 1, failed + (not is_answered)
+        if not tried:
+            return self
+        kept = [*contacts][-CONTACTS_MAX:] if len(contacts) > CONTACTS_MAX else None
+        return Source(
+            ratio=ratio,
+            contacts=contacts if kept is None else dict.fromkeys(kept),
+            tried=self.tried + tried,
+            failed=self.failed + failed,
+            at_s=now_s,
+            failed_s=now_s if failed else self.failed_s,
+            begun_s=begun_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +79,34 @@ class Scan:
     sources: Mapping[bytes, Source] = field(default_factory=dict)
 
     def watch(self, seen: Seen, now_s: float, frozen: frozenset[str]) -> "tuple[Scan, tuple[Finding, ...]]":
+        """Who does not answer because of what is done about it (`frozen`) is nobody's failure."""
         flows = seen.flows.take(seen.flows.is_new)
         if not len(flows):
             return self, ()
         port = flows.destination_port.astype("<u2").view(np.uint8).reshape(len(flows), 2)
         key = np.concatenate([flows.source_address, flows.destination_address, port], axis=1)
         first, number = numbered(key)
-        answered = np.zeros(len(first), dtype=np.bool_)
-        np.logical_or.at(answered, number, ((flows.reverse_packets > 0) & ~_refused(flows)) | (flows.packets <= 0))
-        tried: dict[bytes, list[tuple[bytes, bool, int]]] = {}
-        for row, has_answered in zip(first.tolist(), answered.tolist(), strict=True):
-            source = flows.source_address[row].tobytes()
+        is_answer = ((flows.reverse_packets > 0) & ~_refused(flows)) | (flows.packets <= 0)
+        answered = (np.bincount(number, is_answer, minlength=len(first)) > 0).tolist()
+        raw = key[first].tobytes()
+        silenced = {packed(name) for name in frozen_addresses(frozen)}
+        tried: dict[bytes, list[tuple[bytes, bool]]] = {}
+        for at, is_answered in enumerate(answered):
+            begin = at * _KEY
+            source = raw[begin : begin + _SOURCE]
+            if silenced and raw[begin + _SOURCE : begin + 2 * _SOURCE] in silenced:
+                continue
             if source in tried or len(tried) < SOURCES_MAX:
-                tried.setdefault(source, []).append((key[row, 16:].tobytes(), has_answered, row))
-        sources = {name: each for name, each in self.sources.items() if now_s - each.at_s < REMEMBERED_S}
+                tried.setdefault(source, []).append((raw[begin + _SOURCE : begin + _KEY], is_answered))
+        sources = {name: each for name, each in self.sources.items() if each.remembered(now_s)}
         findings: list[Finding] = []
         for name, outcomes in tried.items():
-            source = sources.get(name, Source(begun_s=now_s))
-            rows: list[int] = []
-            for contact, has_answered, row in outcomes:
-                if contact not in source.contacts:
-                    ratio = max(0.0, source.ratio + (_ANSWERED if has_answered else _FAILED))
-                    begun_s = source.begun_s if source.ratio > 0 else now_s
-                    remembered = source.contacts | {contact} if len(source.contacts) < CONTACTS_MAX else source.contacts
-                    source = Source(
-                        min(ratio, 2 * FOUND), remembered, source.failed + (not has_answered), now_s, begun_s
-                    )
-                    rows.append(row)
-            sources[name] = source
-            if source.ratio >= FOUND and rows:
-                owners = {flows.owners[flows.owner[row]] for row in rows if flows.owner[row] >= 0}
-                findings.append(_finding(source, flows.source_address[rows[0]], sorted(owners), now_s))
+            before = sources.get(name, Source(begun_s=now_s))
+            after = sources[name] = before.after(outcomes, now_s)
+            if after.ratio >= FOUND and after.failed > before.failed:
+                rows = (flows.source_address == np.frombuffer(name, dtype=np.uint8)).all(axis=1)
+                owners = {flows.owners[owner] for owner in set(flows.owner[rows].tolist()) if owner >= 0}
+                findings.append(_finding(after, address_text(name), sorted(owners), now_s))
         if len(sources) > SOURCES_MAX:
             newest = sorted(sources, key=lambda name: (-sources[name].ratio, -sources[name].at_s))[:SOURCES_MAX]
             sources = {name: sources[name] for name in newest}
@@ -100,11 +130,10 @@ def _refused(flows: FlowColumns) -> NDArray[np.bool_]:
     return refused
 
 
-def _finding(source: Source, address: NDArray[np.uint8], owners: list[str], now_s: float) -> Finding:
-    name = address_text(address)
+def _finding(source: Source, name: str, owners: list[str], now_s: float) -> Finding:
     destinations = len({contact[:16] for contact in source.contacts})
     ports = len({contact[16:] for contact in source.contacts})
-    tried = len(source.contacts)
+    usual = round(source.tried * (1 - ANSWERED_USUALLY), 1)
     return Finding(
         at_s=now_s,
         cause=Cause.SCAN,
@@ -112,14 +141,13 @@ def _finding(source: Source, address: NDArray[np.uint8], owners: list[str], now_
         detectors=("scan",),
         p=max(1e-12, math.exp(-source.ratio)),
         reasons=(
-            Reason(
-                feature="unanswered_contacts", observed=source.failed, usual=round(tried * (1 - ANSWERED_USUALLY), 1)
-            ),
+            Reason(feature="unanswered_contacts", observed=source.failed, usual=usual),
             Reason(feature="ports", observed=ports, usual=1),
             Reason(feature="destinations", observed=destinations, usual=1),
         ),
         windows=((min(source.begun_s, now_s - 1), now_s),),
         owners=tuple(owners),
         source=name,
-        text=f"{name} scans: {tried} contacts ({destinations} destinations, {ports} ports), {source.failed} unanswered",
+        text=f"{name} scans: {source.tried} contacts, {source.failed} unanswered "
+        f"(of late {destinations} destinations, {ports} ports)",
     )
