@@ -59,6 +59,8 @@ _log: Logger = structlog.get_logger("stitch-agent")
 _Result = TypeVar("_Result")
 _Status = TypeVar("_Status", PortStatus, BorderStatus)
 _HANDSHAKE_WAITS_S = (0.2, 0.4, 0.8, 1.6)
+_RENEWAL_LOOK_S = 0.1
+_RENEWAL_LOOKS = 100
 _LOOK_AGAIN_S = 10.0
 _LOOK_AT_ALL_S = 60.0
 """Settings in /proc/sys and neighbours make no events that are worth following."""
@@ -134,6 +136,7 @@ class Agent:
         self._refused: tuple[PartRefused, ...] = ()
         """By the last sync."""
         self._tunnels_changed = asyncio.Event()
+        self._keys_changed = asyncio.Event()
         self._maps_measured = float("-inf"), 0
         """When, and how many bytes."""
         self._losing: frozenset[int] = frozenset()
@@ -159,10 +162,12 @@ class Agent:
             KernelEvents(self._touch, (nftables.EVENTS,), NETFILTER),
         )
         self._tunnels_changed.set()
+        self._keys_changed.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow_links())
                 group.create_task(self._follow_handshakes())
+                group.create_task(self._follow_renewals())
                 group.create_task(self._parts.neighbors.run())
         finally:
             for each in events:
@@ -197,6 +202,7 @@ class Agent:
         for change in done.changes:
             _log.info("synced", change=change)
         self._tunnels_changed.set()
+        self._keys_changed.set()
         self._parts.neighbors.look()
 
     async def audit(self, desired: HostState) -> AuditReport:
@@ -276,7 +282,7 @@ class Agent:
         numbers = {border.name: border.port for border in self._parts.config.borders}
         return tuple(
             PartRefused(part=f"tunnels/{name}", reason=f"tunnel {name}: {fault}")
-            for name in sorted(tunnel.border for tunnel in tunnels)
+            for name in sorted({tunnel.border for tunnel in tunnels})
             if f"tunnels/{name}" not in known and (fault := self._parts.ports.fault(numbers[name]))
         )
 
@@ -397,6 +403,19 @@ class Agent:
                         break
                 except AgentError as error:
                     _log.warning("handshake_failed", reason=str(error))
+
+    async def _follow_renewals(self) -> None:
+        """What leaves takes renewed keys as soon as both ends have them; what takes longer the next audit finds."""
+        while True:
+            await self._keys_changed.wait()
+            self._keys_changed.clear()
+            for _ in range(_RENEWAL_LOOKS):
+                try:
+                    if not await self._in_worker(self._parts.tunnels.take_newest):
+                        break
+                except AgentError as error:
+                    _log.warning("keys_not_taken", reason=str(error))
+                await asyncio.sleep(_RENEWAL_LOOK_S)
 
     def _switch_capture(self, port: int, on: bool) -> None:
         self._worker.submit(self._parts.ports.set_capture, port, on)

@@ -59,8 +59,8 @@ def _faults(config: AgentConfig) -> list[str]:
     faults += [f"port number {number} is used twice" for number in _repeated(numbers)]
     faults += [f"interface {name} is two ports" for name in _repeated(interfaces)]
     faults += [f"border {name} is named twice" for name in _repeated(names)]
-    listening = _repeated([border.listen_port for border in config.borders])
-    faults += [f"listen_port {number} is of two borders" for number in listening]
+    listening = [port for border in config.borders for port in (border.listen_port, border.second_listen_port) if port]
+    faults += [f"listen_port {number} is of two borders" for number in _repeated(listening)]
     faults += [
         f"interface {name!r} is no interface name"
         for name in [*interfaces, *(border.interface for border in config.borders)]
@@ -84,6 +84,8 @@ def _faults(config: AgentConfig) -> list[str]:
                 faults.append(f"border {border.name}: peers: {error}")
         if not 0 < border.listen_port < 65536:
             faults.append(f"border {border.name}: listen_port {border.listen_port} is not in 1..65535")
+        if not 0 <= border.second_listen_port < 65536:
+            faults.append(f"border {border.name}: second_listen_port {border.second_listen_port} is not in 0..65535")
         if not 1280 <= border.mtu <= 65535:
             faults.append(f"border {border.name}: mtu {border.mtu} is not in 1280..65535 (RFC 8200 §5)")
     faults += _metrics_faults(config.metrics)
@@ -113,7 +115,7 @@ def _faults(config: AgentConfig) -> list[str]:
 
 def _faults_of_tunnels(config: AgentConfig) -> list[str]:
     """Borders that cannot both have their WireGuard device, or of which a neighbour could not tell which it is."""
-    devices = {border.name: TunnelLink(config.name, border).wireguard for border in config.borders}
+    devices = {border.name: TunnelLink(config.name, border).wireguards[0] for border in config.borders}
     faults = [
         f"borders {_named(devices, device)} would both have the device {device}: rename an interface, so that the "
         "first 11 characters differ"

@@ -47,6 +47,10 @@ from dataplane.reasons import CANDIDATE_PATHS, MAX_SEGMENTS, PROBES
 
 SERVICE = "netstitch.Host"
 PROBE_MS_LEAST = 10
+Epoch = Annotated[int, Meta(ge=0, le=2**31)]
+KemKey = Annotated[bytes, Meta(max_length=1184)]
+"""ML-KEM-768 (FIPS 203 §8); empty: none."""
+KemCiphertext = Annotated[bytes, Meta(max_length=1088)]
 LEAST_TUNNEL_MTU = 1344
 """An IPv6 packet of 1280 octets (RFC 8200 §5) in an outer header with one segment in an SRH: more than ours need, but
 neighbours of the release before write so. A tunnel takes that whatever the underlay does: the kernel fragments
@@ -113,6 +117,9 @@ class BorderConfig(_Request, frozen=True, kw_only=True):
     """Underlay address of this end, with prefix length: `192.0.2.1/30`."""
     listen_port: int
     """UDP port of WireGuard."""
+    second_listen_port: int = 0
+    """Another UDP port of WireGuard at the same address, with which keys are renewed before those in use go; 0: there
+    is none, and keys stay as they are. Ports are different on all borders of a node."""
     mtu: int
     """Of packets inside the tunnel that the underlay takes whole; those of LEAST_TUNNEL_MTU pass in any case."""
     peers: tuple[str, ...] = ()
@@ -199,6 +206,29 @@ class PortStatus(_Record, frozen=True, kw_only=True):
             addressing.mac(self.mac)
 
 
+class TunnelKeys(_Record, frozen=True, kw_only=True):
+    """Renewed keys of a border, as the node has them: what the neighbour must know of them."""
+
+    epoch: Epoch
+    public_key: Name
+    """WireGuard, base64."""
+    endpoint: EndpointText
+    kem_key: KemKey = b""
+    """ML-KEM-768, where this node has begun."""
+    kem_ciphertext: KemCiphertext = b""
+    """For the neighbour that has begun."""
+    shaken: bool = False
+    """The neighbour's have been met: packets pass in both directions."""
+    sends: bool = False
+    """What leaves takes them."""
+
+    def __post_init__(self) -> None:
+        if self.public_key:
+            addressing.key(self.public_key)
+        if self.endpoint:
+            addressing.endpoint(self.endpoint)
+
+
 class BorderStatus(_Record, frozen=True, kw_only=True):
     name: Name
     port: Port
@@ -221,6 +251,10 @@ class BorderStatus(_Record, frozen=True, kw_only=True):
     """Unix time; 0 = never."""
     received_bytes: Count
     sent_bytes: Count
+    renews: bool = False
+    """Its keys can be renewed: it has a second port."""
+    keys: Annotated[tuple[TunnelKeys, ...], Meta(max_length=2)] = ()
+    """Renewed ones, the older first."""
     faults: ManyWords = ()
     """What keeps frames from passing, and what to do."""
 
@@ -245,15 +279,25 @@ class Gateway(_Request, frozen=True, kw_only=True):
     ipv6: AddressText = ""
 
 
-class Tunnel(_Request, frozen=True, kw_only=True):
-    """A WireGuard device to one neighbour (desired)."""
+class Tunnel(_Request, frozen=True, kw_only=True, omit_defaults=True):
+    """A WireGuard device to one neighbour (desired). A border has two while its keys are renewed.
+
+    An agent that is older knows no epochs, and is not told of any (`BorderStatus.renews`).
+    """
 
     border: Name
     peer_public_key: Name
+    """Empty, with an epoch: only keys are made, for the neighbour to hear of."""
     peer_endpoint: EndpointText
     allowed_ips: PrefixTexts
     """Prefixes of sources that may come out and destinations that may go in: the neighbour's SID block."""
     persistent_keepalive_s: Unsigned16 = 25
+    epoch: Epoch = 0
+    """Of the keys of both ends; 0: the one that the border always has."""
+    kem_key: KemKey = b""
+    """The neighbour's, which has begun."""
+    kem_ciphertext: KemCiphertext = b""
+    """The neighbour's answer, where this node has begun."""
 
 
 class FarEnd(_Request, frozen=True, kw_only=True):
@@ -299,7 +343,8 @@ class PartRefused(_Record, frozen=True, kw_only=True):
     """A tunnel or gateway that the node cannot have as it shall be; what was there of it stays. All else is done."""
 
     part: Name
-    """`tunnels/BORDER` or `ports/NUMBER`; a controller says so also of entries, by their owner."""
+    """`tunnels/BORDER` or `ports/NUMBER`, `tunnels/BORDER/EPOCH` of keys that are to come; a controller says so also of
+    entries, by their owner."""
     reason: Words
     """What, where, why, and what to do."""
 

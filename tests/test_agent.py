@@ -416,6 +416,8 @@ def test_the_time_of_boot_moves_only_when_the_clock_was_set(tmp_path: Path, move
         ({"table_sizes": {"prefixes": 0}}, r"table_sizes.prefixes 0 is not in 16.."),
         ({"ports": [*PORTS, {"number": 1, "interface": "x", "role": "fabric"}]}, "port number 1 is used twice"),
         ({"borders": [*BORDERS, second(listen_port=51820)]}, "listen_port 51820 is of two borders"),
+        ({"borders": [*BORDERS, second(second_listen_port=51820)]}, "listen_port 51820 is of two borders"),
+        ({"borders": [*BORDERS, second(second_listen_port=70000)]}, "second_listen_port 70000 is not in 0..65535"),
         ({"borders": [*BORDERS, second(interface="t1")]}, "borders sg1-t1 and sg1-u1 would both have the device wg-t1"),
         ({"ports": [{"number": 512, "interface": "x", "role": "fabric"}]}, "not in 1..511"),
         ({"ports": [{"number": 1, "interface": "x", "role": "other"}]}, "Invalid enum value 'other'"),

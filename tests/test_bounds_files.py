@@ -46,7 +46,8 @@ AGENT = {
     "ports": [{"number": 1, "interface": "eth1", "role": "attachment", "way": "auto"}],
     "borders": [
         {
-            "name": "b", "port": 9, "interface": "eth9", "address": "192.0.2.1/30", "listen_port": 51820, "mtu": 1420,
+            "name": "b", "port": 9, "interface": "eth9", "address": "192.0.2.1/30", "listen_port": 51820,
+            "second_listen_port": 51821, "mtu": 1420,
             "peers": ["192.0.2.0/24"],
         }
     ],

@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from agents import AgentProcess, Bpffs
 from controllers import Controller, entry
@@ -33,9 +35,11 @@ from dataplane.host_api import (
     FlowQuery,
     FlowRecord,
     Gateway,
+    HostReport,
     HostState,
     LossReport,
     Tunnel,
+    TunnelKeys,
 )
 from dataplane.reasons import DropReason, L4Class
 
@@ -91,7 +95,8 @@ class Domain:
             {"number": 3, "interface": f"u-{side.far}", "role": "underlay"},
         ]
         border = {"name": "west-east", "port": 100, "interface": f"u-{side.far}", "address": f"{side.underlay}/30"}
-        borders = [{**border, "listen_port": 51820, "mtu": underlay_mtu - WIREGUARD_BYTES}]
+        ports_of_wireguard = {"listen_port": 51820, "second_listen_port": 51821}
+        borders = [{**border, **ports_of_wireguard, "mtu": underlay_mtu - WIREGUARD_BYTES}]
         self.agent = AgentProcess(self.namespace, directory / side.name, pins, ports=ports, borders=borders)
         self.host.ip("addr", "add", f"{side.ipv4}11/24", "dev", "eth0")
         self.host.ip("addr", "add", f"{side.ipv6}11/64", "dev", "eth0", "nodad")
@@ -104,15 +109,18 @@ class Domain:
         return self.agent.describe().borders[0]
 
     def connect(self, far: "Domain") -> None:
-        peer = far.border()
-        tunnel = Tunnel(
-            border="west-east",
-            peer_public_key=peer.public_key,
-            peer_endpoint=peer.endpoint,
-            allowed_ips=(f"{far.side.sid_block}:/48",),
-        )
+        self.sync(tunnel_to(far, far.border()))
+
+    def sync(self, *tunnels: Tunnel) -> None:
         gateway = Gateway(port=2, ipv4=f"{self.side.ipv4}1", ipv6=f"{self.side.ipv6}1")
-        self.agent.sync(HostState(gateways=(gateway,), tunnels=(tunnel,)))
+        report = self.agent.ask("Sync", HostState(gateways=(gateway,), tunnels=tunnels), HostReport)
+        assert not report.refused, report.refused
+
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        return self.agent.describe().host_state.tunnels
+
+    def keys(self, epoch: int) -> TunnelKeys:
+        return next(keys for keys in self.border().keys if keys.epoch == epoch)
 
     def entries(self, far: Side) -> list[TableEntry]:
         """The network of the host, permitted to ping the far one, to use TCP with it, and to answer."""
@@ -184,6 +192,18 @@ class Domain:
         self.namespace.remove()
 
 
+def tunnel_to(far: Domain, end: BorderStatus | TunnelKeys) -> Tunnel:
+    first = Tunnel(
+        border="west-east",
+        peer_public_key=end.public_key,
+        peer_endpoint=end.endpoint,
+        allowed_ips=(f"{far.side.sid_block}:/48",),
+    )
+    if isinstance(end, BorderStatus):
+        return first
+    return msgspec.structs.replace(first, epoch=end.epoch, kem_key=end.kem_key, kem_ciphertext=end.kem_ciphertext)
+
+
 @pytest.fixture(params=[("prepared", 1500), ("untouched", 1350)], ids=["prepared", "untouched"])
 def domains(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Domain, Domain]]:
     """Also over an underlay that has no room for what is inside: there the kernel fragments WireGuard's packets."""
@@ -209,6 +229,10 @@ def domains(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Do
         for domain in (west, east):
             domain.remove()
         pins.remove()
+
+
+def all_send(domains: Sequence[Domain], epoch: int) -> bool:
+    return all(domain.keys(epoch).sends for domain in domains)
 
 
 def first_answer_s(domain: Domain, address: str) -> float:
@@ -344,6 +368,37 @@ def test_killing_an_agent_under_load_loses_nothing(domains: tuple[Domain, Domain
         written = {present.SerializeToString() for present in controller.entries() if not present.is_default_action}
     assert len(written) == len(west.entries(east.side))
     assert "10 received" in pinged(west, "10.2.0.11", "-M", "dont", "-s", "4000")
+
+
+@pytest.mark.parametrize("domains", [("prepared", 1500)], indirect=True)
+def test_renewing_keys_under_load_loses_nothing(domains: tuple[Domain, Domain]) -> None:
+    """Also where the neighbour's agent is killed after each message, and comes back."""
+    west, east = domains
+    first_answer_s(west, "10.2.0.11")
+    with no_packet_lost(west.host.command, "10.2.0.11", rate=500) as load:
+        for epoch in range(1, 4):
+            kills = epoch == 2
+
+            def killed(kills: bool = kills) -> None:
+                if kills:
+                    east.agent.end(signal.SIGKILL)
+                    load.answered()
+                    east.agent.start()
+
+            begun = Tunnel(border="west-east", peer_public_key="", peer_endpoint="", allowed_ips=(), epoch=epoch)
+            west.sync(*west.tunnels(), begun)
+            east.sync(*east.tunnels(), tunnel_to(west, west.keys(epoch)))
+            killed()
+            west.sync(west.tunnels()[0], tunnel_to(east, east.keys(epoch)))
+            wait_for(partial(all_send, (west, east), epoch), "what leaves takes the new keys")
+            killed()
+            load.answered()
+            for domain in (west, east):
+                domain.sync(domain.tunnels()[-1])
+            killed()
+            load.answered()
+    assert [keys.epoch for domain in (west, east) for keys in domain.border().keys] == [3, 3]
+    assert {tunnel.epoch for tunnel in west.tunnels()} == {3}
 
 
 @pytest.mark.parametrize("domains", [("prepared", 1500)], indirect=True)

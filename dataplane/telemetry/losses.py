@@ -75,7 +75,8 @@ def of_port(port: PortStatus) -> Iterator[Watched]:
 def of_tunnel(link: TunnelLink) -> Iterator[Watched]:
     port = link.border.port
     yield Watched(port=port, interface=link.kernel, counters=_OUT, queue=True, ipv6=True)
-    yield Watched(port=port, interface=link.wireguard, counters=(*_OUT, _RX_DROPPED), queue=True, ipv6=True)
+    for device in link.wireguards:
+        yield Watched(port=port, interface=device, counters=(*_OUT, _RX_DROPPED), queue=True, ipv6=True)
     yield Watched(port=port, interface=link.border.interface, counters=(*_OUT, _RX_MISSED), queue=True)
 
 

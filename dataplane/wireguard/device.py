@@ -24,6 +24,8 @@ class Peer:
     allowed_ips: tuple[str, ...]
     """Sorted prefixes."""
     persistent_keepalive_s: int
+    preshared_key: str = field(default="", repr=False)
+    """Base64; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,10 @@ class WireGuard(Protocol):
         """Nothing of the device is left afterwards; does nothing where there is nothing."""
 
 
+NO_PRESHARED_KEY = base64.b64encode(bytes(32)).decode()
+"""As which WireGuard says that there is none."""
+
+
 @functools.lru_cache(maxsize=256)
 def public_key(private_key: str) -> str:
     key = X25519PrivateKey.from_private_bytes(base64.b64decode(private_key, validate=True))
@@ -112,7 +118,7 @@ class KeyStore:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.path(name).exists():
             made = X25519PrivateKey.generate().private_bytes_raw()
-            _write_durably(self.path(name), base64.b64encode(made) + b"\n")
+            write_durably(self.path(name), base64.b64encode(made) + b"\n")
         return self._read(name)
 
     def present(self, name: str) -> str:
@@ -133,7 +139,8 @@ class KeyStore:
         return text
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """A file that its owner alone can read, whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

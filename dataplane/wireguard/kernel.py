@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from dataplane import addressing
 from dataplane.errors import NodeRefused
 from dataplane.host.netlink import removing
-from dataplane.wireguard.device import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
+from dataplane.wireguard.device import NO_PRESHARED_KEY, DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
 
 _NOT_OURS = (errno.ENODEV, errno.EOPNOTSUPP)
 """No such interface, or one of another kind, as what wireguard-go made before the kernel had WireGuard."""
@@ -99,6 +99,7 @@ def _request(peer: Peer) -> dict[str, object]:
         "persistent_keepalive": peer.persistent_keepalive_s,
         "replace_allowed_ips": True,
         "allowed_ips": list(peer.allowed_ips),
+        "preshared_key": peer.preshared_key or NO_PRESHARED_KEY,
     }
     if peer.endpoint:
         host, port = addressing.endpoint(peer.endpoint)
@@ -135,7 +136,13 @@ def _peer(parts: list[Any]) -> Peer:
         endpoint=_endpoint(first.get("WGPEER_A_ENDPOINT")),
         allowed_ips=tuple(sorted(str(ipaddress.ip_network(prefix)) for prefix in prefixes)),
         persistent_keepalive_s=int(first.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0),
+        preshared_key=_preshared(first.get("WGPEER_A_PRESHARED_KEY")),
     )
+
+
+def _preshared(told: bytes | str | None) -> str:
+    text = told.decode() if isinstance(told, bytes) else told or ""
+    return "" if text == NO_PRESHARED_KEY else text
 
 
 def _endpoint(told: Mapping[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""How the packets of one WireGuard device come into the XDP pipeline, and go out of it: a veth pair and two rules.
+"""How the packets of a border's WireGuard devices come into the XDP pipeline, and go out of it: a veth pair and rules.
 
 ```
  neighbour ═══ wg-t1 ──rule iif wg-t1, table N────▶ k-t1 ══veth══ t-t1 ═ XDP
@@ -6,11 +6,14 @@
                   └───rule iif k-t1, table N+1───────┘
 ```
 
-WireGuard devices have no native XDP, so each has a pair of its own: the ingress port tells the neighbour.
+WireGuard devices have no native XDP, so each border has a pair of its own: the ingress port tells the neighbour. While
+keys are renewed there is a second device, `wh-t1`: what comes out of either goes into the pipeline, and the route of
+table N+1 says which of them takes what goes out.
 """
 
 import hashlib
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +45,9 @@ class TunnelLink:
         return self.border.interface[:11]
 
     @property
-    def wireguard(self) -> str:
-        return f"wg-{self._suffix}"
+    def wireguards(self) -> tuple[str, str]:
+        """Devices: keys of each epoch are in the one that those of the epoch before are not in."""
+        return f"wg-{self._suffix}", f"wh-{self._suffix}"
 
     @property
     def kernel(self) -> str:
@@ -59,10 +63,6 @@ class TunnelLink:
         return max(self.border.mtu, LEAST_TUNNEL_MTU)
 
     @property
-    def devices(self) -> tuple[str, str, str]:
-        return self.wireguard, self.kernel, self.pipeline
-
-    @property
     def kernel_mac(self) -> str:
         return self._mac("kernel")
 
@@ -76,11 +76,11 @@ class TunnelLink:
         return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
     @property
-    def rules(self) -> tuple[tuple[str, int, int], ...]:
-        """(incoming interface, table, priority): from the tunnel, into the tunnel."""
+    def rules(self) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+        """(incoming interfaces, table, priority): from the tunnel, into the tunnel."""
         return tuple(
-            (device, _FIRST_TABLE + 2 * self.border.port + way, _FIRST_PRIORITY + 2 * self.border.port + way)
-            for way, device in enumerate((self.wireguard, self.kernel))
+            (devices, _FIRST_TABLE + 2 * self.border.port + way, _FIRST_PRIORITY + 2 * self.border.port + way)
+            for way, devices in enumerate((self.wireguards, (self.kernel,)))
         )
 
 
@@ -121,49 +121,69 @@ def sync_pair(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def sync_wireguard_device(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
-    """MTU of the WireGuard device, no addresses, up."""
+def sync_wireguard_device(netlink: IPRoute, link: TunnelLink, device: str) -> tuple[str, ...]:
+    """MTU of a WireGuard device, no addresses, up."""
     changes = []
-    interface = read_interface(link.wireguard)
+    interface = read_interface(device)
     if interface is None:
-        raise NodeRefused(f"{link.wireguard} went away while it was set up: did its process end? See its log")
+        raise NodeRefused(f"{device} went away while it was set up: did its process end? See its log")
     if interface.mtu != link.mtu:
         netlink.link("set", index=interface.index, mtu=link.mtu)
-        changes.append(f"set the MTU of {link.wireguard} to {link.mtu}")
+        changes.append(f"set the MTU of {device} to {link.mtu}")
     quiet = (("disable_ipv6", 0), ("addr_gen_mode", _ADDRESS_NONE), ("accept_ra", 0))
     for setting, value in quiet:
-        if set_ipv6(link.wireguard, setting, value):
-            changes.append(f"set {setting} of {link.wireguard}")
-    if _set_up(netlink, link.wireguard):
-        changes.append(f"set {link.wireguard} up")
+        if set_ipv6(device, setting, value):
+            changes.append(f"set {setting} of {device}")
+    if _set_up(netlink, device):
+        changes.append(f"set {device} up")
     return tuple(changes)
 
 
-def sync_routes(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
-    """Rules, routes and the neighbour that lead from the tunnel to the pipeline and back."""
-    index = {name: socket.if_nametoindex(name) for name in (link.wireguard, link.kernel)}
-    (_, inwards, _), (_, outwards, _) = link.rules
-    changes = list(_sync_rules(netlink, link))
-    routes: tuple[tuple[int, str | None, str], ...] = (
-        (inwards, _GATEWAY, link.kernel),
-        (outwards, None, link.wireguard),
-    )
-    for table, gateway, device in routes:
-        if _routes(netlink, table) != {("default", gateway, index[device])}:
-            _flush(netlink, table)
-            via = {"gateway": gateway} if gateway else {}
-            netlink.route("add", dst="::/0", family=socket.AF_INET6, table=table, oif=index[device], **via)
-            changes.append(f"set the route into {device}")
+def sync_ways_in(netlink: IPRoute, link: TunnelLink, devices: Sequence[str]) -> tuple[str, ...]:
+    """Rules, the route and the neighbour that lead from these WireGuard devices to the pipeline, and the rule back."""
+    (_, inwards, _), _ = link.rules
+    changes = list(_sync_rules(netlink, link, devices))
+    index = socket.if_nametoindex(link.kernel)
+    if _routes(netlink, inwards) != {("default", _GATEWAY, index)}:
+        _flush(netlink, inwards)
+        netlink.route("add", dst="::/0", family=socket.AF_INET6, table=inwards, oif=index, gateway=_GATEWAY)
+        changes.append(f"set the route into {link.kernel}")
     known = {
         (entry.get("NDA_DST"), entry.get("NDA_LLADDR"))
-        for entry in netlink.get_neighbours(family=socket.AF_INET6, ifindex=index[link.kernel])
+        for entry in netlink.get_neighbours(family=socket.AF_INET6, ifindex=index)
         if entry["state"] == _NUD_PERMANENT
     }
     if (_GATEWAY, link.pipeline_mac) not in known:
-        neighbour = {"dst": _GATEWAY, "lladdr": link.pipeline_mac, "ifindex": index[link.kernel]}
+        neighbour = {"dst": _GATEWAY, "lladdr": link.pipeline_mac, "ifindex": index}
         netlink.neigh("replace", family=socket.AF_INET6, state=_NUD_PERMANENT, **neighbour)
         changes.append(f"set the neighbour at {link.kernel}")
     return tuple(changes)
+
+
+def way_out(netlink: IPRoute, link: TunnelLink) -> str:
+    """The WireGuard device that takes what goes out; empty: none."""
+    _, (_, outwards, _) = link.rules
+    routes = _routes(netlink, outwards)
+    for device in link.wireguards:
+        interface = read_interface(device)
+        if interface is not None and routes == {("default", None, interface.index)}:
+            return device
+    return ""
+
+
+def set_way_out(netlink: IPRoute, link: TunnelLink, device: str) -> tuple[str, ...]:
+    """One route is replaced, at once: no packet is between two devices."""
+    if way_out(netlink, link) == device:
+        return ()
+    _, (_, outwards, _) = link.rules
+    if any(gateway or destination != "default" for destination, gateway, _ in _routes(netlink, outwards)):
+        _flush(netlink, outwards)
+    index = socket.if_nametoindex(device)
+    netlink.route("replace", dst="::/0", family=socket.AF_INET6, table=outwards, oif=index)
+    if _routes(netlink, outwards) != {("default", None, index)}:  # somebody's beside it
+        _flush(netlink, outwards)
+        netlink.route("add", dst="::/0", family=socket.AF_INET6, table=outwards, oif=index)
+    return (f"set the route into {device}",)
 
 
 def remove_pair_and_rules(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]:
@@ -184,19 +204,24 @@ def remove_pair_and_rules(netlink: IPRoute, link: TunnelLink) -> tuple[str, ...]
     return tuple(changes)
 
 
-def _sync_rules(netlink: IPRoute, link: TunnelLink) -> list[str]:
+def _sync_rules(netlink: IPRoute, link: TunnelLink, wireguards: Sequence[str]) -> list[str]:
     changes = []
     actual: dict[int, list[Any]] = {}
     for rule in netlink.get_rules(family=socket.AF_INET6):
         actual.setdefault(rule.get("FRA_PRIORITY") or 0, []).append(rule)
-    for device, table, priority in link.rules:
-        there = actual.get(priority, [])
-        if [(rule.get("FRA_IIFNAME"), rule.get("FRA_TABLE")) for rule in there] == [(device, table)]:
-            continue
-        for rule in there:
+    for devices, table, priority in link.rules:
+        wanted = {(device, table) for device in devices if device in wireguards or device == link.kernel}
+        there: set[tuple[str, int]] = set()
+        for rule in actual.get(priority, []):
+            said = (rule.get("FRA_IIFNAME"), rule.get("FRA_TABLE"))
+            if said in wanted and said not in there:
+                there.add(said)
+                continue
             _delete_rule(netlink, rule)
-        netlink.rule("add", family=socket.AF_INET6, iifname=device, table=table, priority=priority)
-        changes.append(f"set the rule of {device}")
+            changes.append(f"removed the rule of {said[0]}")
+        for device, _ in sorted(wanted - there):
+            netlink.rule("add", family=socket.AF_INET6, iifname=device, table=table, priority=priority)
+            changes.append(f"set the rule of {device}")
     return changes
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataplane.errors import NodeRefused
-from dataplane.wireguard.device import DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
+from dataplane.wireguard.device import NO_PRESHARED_KEY, DeviceConfig, DeviceState, Peer, PeerTraffic, public_key
 
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
 """Compiled into wireguard-go."""
@@ -241,6 +241,7 @@ class GoWireGuard:
 def _peer_lines(peer: Peer) -> list[str]:
     return [
         f"public_key={_hex(peer.public_key)}",
+        f"preshared_key={_hex(peer.preshared_key or NO_PRESHARED_KEY)}",
         *([f"endpoint={peer.endpoint}"] if peer.endpoint else []),
         f"persistent_keepalive_interval={peer.persistent_keepalive_s}",
         "replace_allowed_ips=true",
@@ -270,6 +271,7 @@ def _device_state(answer: list[tuple[str, str]]) -> DeviceState:
                 endpoint=said.get("endpoint", ""),
                 allowed_ips=tuple(sorted(prefixes)),
                 persistent_keepalive_s=int(said.get("persistent_keepalive_interval", 0)),
+                preshared_key=_preshared(said.get("preshared_key", "")),
             )
             for said, prefixes in peers
         ),
@@ -305,6 +307,11 @@ def _stop(process: int, device: str, kinds: Sequence[signal.Signals]) -> None:
 
 def _hex(key: str) -> str:
     return base64.b64decode(key, validate=True).hex()
+
+
+def _preshared(told: str) -> str:
+    key = _base64(told)
+    return "" if key == NO_PRESHARED_KEY else key
 
 
 def _base64(key: str) -> str:
