@@ -292,6 +292,8 @@ class Tunnel(_Request, frozen=True, kw_only=True, omit_defaults=True):
     allowed_ips: PrefixTexts
     """Prefixes of sources that may come out and destinations that may go in: the neighbour's SID block."""
     persistent_keepalive_s: Unsigned16 = 25
+    """0: this end does not begin to shake hands before it has something to send. Where both begin at once they wait
+    for 5 s, so while keys are renewed only who has begun that begins."""
     epoch: Epoch = 0
     """Of the keys of both ends; 0: the one that the border always has."""
     kem_key: KemKey = b""

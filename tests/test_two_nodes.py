@@ -201,7 +201,9 @@ def tunnel_to(far: Domain, end: BorderStatus | TunnelKeys) -> Tunnel:
     )
     if isinstance(end, BorderStatus):
         return first
-    return msgspec.structs.replace(first, epoch=end.epoch, kem_key=end.kem_key, kem_ciphertext=end.kem_ciphertext)
+    keepalive_s = 25 if end.kem_ciphertext else 0
+    renewed = msgspec.structs.replace(first, epoch=end.epoch, persistent_keepalive_s=keepalive_s)
+    return msgspec.structs.replace(renewed, kem_key=end.kem_key, kem_ciphertext=end.kem_ciphertext)
 
 
 @pytest.fixture(params=[("prepared", 1500), ("untouched", 1350)], ids=["prepared", "untouched"])

@@ -241,9 +241,10 @@ class Tunnels:
         return tuple(link for link in links if read_interface(link.pipeline))
 
     def start_handshakes(self) -> bool:
-        """Begins anew with neighbours that never answered; returns whether there was one (see WireGuard)."""
-        devices = [device for border in self._borders.values() for device in border.link.wireguards]
-        waiting = [self._wireguard.start_handshakes(device) for device in devices if self._seen(device)]
+        """Begins anew with neighbours that never answered; returns whether there was one (see WireGuard). Not where
+        keys are renewed: the other end may just have shaken hands, and would send in vain what the older takes."""
+        borders = [[device for device in each.link.wireguards if self._seen(device)] for each in self._borders.values()]
+        waiting = [self._wireguard.start_handshakes(devices[0]) for devices in borders if len(devices) == 1]
         return any(waiting)
 
     def take_newest(self) -> bool:
