@@ -44,6 +44,8 @@ CALLS = 8
 """Of each neighbour at a time."""
 STRANGE = ("mallory", "eve", "trudy")
 """Neighbours beside shop, which has dealings with transit."""
+ROUNDS = 8 if MESSAGES_SENT >= 10_000 else 1
+"""Before each nobody speaks. What others meet then and during it is compared: what else the machine does changes."""
 GROWTH_MB = 20
 HOSTILE: tuple[dict[str, Any], ...] = (
     {"source_prefixes": ("224.0.0.0/3",)},
@@ -139,16 +141,15 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                 await channel.greet(LIMIT_S)
             assert transit.process is not None
             pid = transit.process.pid
-            async with changing(transit) as idle_s:
-                pass
+            idle_s, busy_s = list[float](), list[float]()
             used_s = cpu_s(pid)
             resident_mb, stored_mb = transit.resident_mb, size_mb(Path(directory) / "transit")
             answers: Counter[str] = Counter()
             sent = 0
 
-            async def attack(channel: PeerChannel, messages: Iterator[bytes]) -> None:
+            async def attack(channel: PeerChannel, messages: Iterator[bytes], until: float) -> None:
                 nonlocal sent
-                while sent < MESSAGES_SENT:
+                while sent < until:
                     call, data = channel._call, next(messages)
                     sent += 1
                     if rng.random() < 0.2:
@@ -168,16 +169,19 @@ async def test_whatever_a_pinned_neighbour_says_the_controller_goes_on() -> None
                 (channel, evil(terms, address, rng)) for channel, address in zip(channels, hostile, strict=True)
             ]
             generated()
-            attacks = asyncio.gather(*(attack(*speaker) for speaker in speakers for _ in range(CALLS)))
-            async with changing(transit) as busy_s:
-                await attacks
-                took_s = time.monotonic() - began_s
+            for number in range(1, ROUNDS + 1):
+                async with changing(transit, idle_s):
+                    pass
+                async with changing(transit, busy_s):
+                    until = MESSAGES_SENT * number / ROUNDS
+                    await asyncio.gather(*(attack(*speaker, until) for speaker in speakers for _ in range(CALLS)))
+            took_s = time.monotonic() - began_s
             for channel in channels:
                 await channel.close()
             print(f"{sent} messages, of the calls {dict(answers)}, in {took_s:.0f} s", end=", ")
             print(f"{cpu_s(pid) - used_s:.1f} s of its processor", end="; ")
             idle_ms, busy_ms = (statistics.median(took) * 1000 for took in (idle_s, busy_s))
-            print(f"apply {idle_ms:.0f} ms idle, {busy_ms:.0f} ms meanwhile, of {len(busy_s)}")
+            print(f"apply {idle_ms:.0f} ms idle (of {len(idle_s)}), {busy_ms:.0f} ms meanwhile (of {len(busy_s)})")
             print(f"resident {resident_mb:.0f} to {transit.resident_mb:.0f} MB, store {stored_mb:.1f} to", end=" ")
             print(f"{size_mb(Path(directory) / 'transit'):.1f} MB")
             assert set(answers) <= {"taken", "invalid_argument"}, answers
@@ -207,20 +211,19 @@ async def introduced(controller: Controller, name: str, directory: Path) -> Iden
 
 
 @contextlib.asynccontextmanager
-async def changing(controller: Controller) -> AsyncIterator[list[float]]:
-    """Somebody else changes something meanwhile, again and again; afterwards the list says how long each took."""
+async def changing(controller: Controller, took_s: list[float]) -> AsyncIterator[None]:
+    """Somebody else changes something meanwhile, again and again; `took_s` hears how long each took."""
     script = Path(__file__).with_name("apply_load.py")
     command = (sys.executable, str(script), f"http://{controller.listen}", controller.token_file.read_text().strip())
     running = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    took: list[float] = []
     try:
-        yield took
+        yield
     finally:
         said, _ = await running.communicate(b"")
     assert running.returncode == 0
-    took += map(float, said.split())
+    took_s += map(float, said.split())
 
 
 def cpu_s(pid: int) -> float:

@@ -47,14 +47,37 @@ class Held(Protocol):
     def drop(self, name: str) -> None: ...
 
 
+class Ended:
+    """What ends in a step: numbers that rest for the sake of nodes that may have something of it, as far as these have
+    not let go of it when the step is done (resting.py)."""
+
+    def __init__(self) -> None:
+        self.numbers: list[tuple[Mapping[str, int], tuple[str, ...], int]] = []
+        """Nodes, and until when."""
+        self._bits: dict[str, int] = {}
+
+    def add(self, ids: Mapping[str, int], nodes: Iterable[str], until_s: int) -> None:
+        self.numbers.append((ids, tuple(nodes), until_s))
+        for key, number in ids.items():
+            counter = _counter(key)
+            self._bits[counter] = self._bits.get(counter, 0) | 1 << number
+
+    def of(self, counter: str) -> int:
+        """As bits."""
+        return self._bits.get(counter, 0)
+
+
 class Identifiers:
     """Lives for one step only."""
 
-    def __init__(self, ids: Held, taken: Held, last: Held, rests: Held, size: Callable[[str, str], int]) -> None:
+    def __init__(
+        self, ids: Held, taken: Held, last: Held, rests: Held, ended: Ended, size: Callable[[str, str], int]
+    ) -> None:
         """`ids`: of what several may want (`is_shared`), key -> number and how many want it. `taken`: NODE KIND -> the
         numbers in use, as bits. `last`: NODE KIND -> the last one given out. `rests`: NODE KIND NUMBER AWAY -> until
         when, for the sake of the node AWAY. `size`: of a node's table or counter; 0: it has not said."""
         self._ids, self._taken, self._last, self._rests, self._size = ids, taken, last, rests, size
+        self._ended = ended
 
     def hold(self, keys: Iterable[str], now_s: float) -> dict[str, int]:
         """Numbers of all of these. Raises NoNumber; then none is held."""
@@ -86,10 +109,10 @@ class Identifiers:
             counter = _counter(key)
             self._taken.put(counter, self._taken.get(counter) & ~(1 << number))
 
-    def rest(self, ids: Mapping[str, int], away: Iterable[str], until_s: int) -> None:
-        for node in away:
-            for key, number in ids.items():
-                self._rests.put(f"{_counter(key)} {number} {node}", until_s)
+    def rest(self, ids: Mapping[str, int], node: str, until_s: int) -> None:
+        """For the sake of this one, beyond the step."""
+        for key, number in ids.items():
+            self._rests.put(f"{_counter(key)} {number} {node}", until_s)
 
     def rested(self, node: str, resting: Iterable[str]) -> None:
         """It has all that it shall have, and nothing of what rests by these names."""
@@ -122,7 +145,7 @@ class Identifiers:
 
     def _resting(self, counter: str, now_s: float) -> int:
         """Numbers that rest, as bits."""
-        resting = 0
+        resting = self._ended.of(counter)
         for name, until_s in self._rests.all.items() if self._rests.all else ():
             if now_s < until_s and name.startswith(f"{counter} "):
                 resting |= 1 << int(name.split(" ")[2])

@@ -1,10 +1,13 @@
 """Numbers of own networks at their edges, and of plans of a release that gave them none."""
 
+from collections.abc import Mapping
+
 import msgspec
 
+from controller.fulfillment.fabric import edges
 from controller.fulfillment.networks import network_keys
 from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
-from controller.reconcile.identifiers import signed
+from controller.reconcile.identifiers import FOR_GOOD_S, signed
 from controller.reconcile.transaction import Transaction
 
 _FORMER = ("network ", "edge ", "rests ")
@@ -20,12 +23,22 @@ def number_networks(transaction: Transaction) -> None:
         for key in network_keys(network)
     }
     gone = {key: number for key, number in transaction.numbers.all.items() if key not in wanted}
+    if gone:
+        _rest(transaction, gone)
     transaction.identifiers.release(gone)
     for key in gone:
         transaction.numbers.drop(key)
     new = [key for key in wanted if transaction.numbers.get(key) is None]
     for key, number in transaction.identifiers.hold(new, transaction.now_s).items():
         transaction.numbers.put(key, number)
+
+
+def _rest(transaction: Transaction, gone: Mapping[str, int]) -> None:
+    """Until all edges that a network had are without it: its hosts at one are led to its numbers at the others."""
+    for name, network in transaction.before.inventory.networks.items():
+        if name.split("/")[0] == transaction.own:
+            numbers = {key: gone[key] for key in network_keys(network) if key in gone}
+            transaction.ended.add(numbers, edges(network), FOR_GOOD_S)
 
 
 def number_plans(transaction: Transaction) -> None:

@@ -10,8 +10,7 @@ from controller.reconcile.transaction import Transaction
 def rest(transaction: Transaction, stitch: Stitch) -> None:
     """`stitch` has ended. Where all that it had has an end, its numbers rest no longer than that.
 
-    What was in use and ends at once is still on all its nodes. What went in phases is where that is awaited, such as at
-    nodes that refuse something, and at those that are away.
+    They rest for the sake of all its nodes but those that `let_rest` finds to be without it.
     """
     if stitch.stage == Stage.NEGOTIATING:
         return
@@ -23,17 +22,10 @@ def rest(transaction: Transaction, stitch: Stitch) -> None:
     ]
     ends_s += [stitch.expires_s] if stitch.expires_s is not None else []
     sr_policies = transaction.sr_policies.all
-    standings = ((node, transaction.nodes.get(node)) for node in sorted(nodes(stitch.plan, sr_policies)))
-    awaited = transaction.awaiting.get(stitch.plan.name) or {}
-    away = [
-        node
-        for node, standing in standings
-        if standing is not None and (stitch.stage == Stage.ACTIVE or node in awaited or not standing.reachable)
-    ]
     ids = dict(stitch.ids)
     for name in named_sr_policies(stitch):
         ids |= sr_policy_numbers(sr_policies[name])
-    transaction.identifiers.rest(ids, away, max(ends_s, default=FOR_GOOD_S))
+    transaction.ended.add(ids, nodes(stitch.plan, sr_policies), max(ends_s, default=FOR_GOOD_S))
 
 
 def rested(transaction: Transaction, node: str) -> None:
@@ -41,14 +33,15 @@ def rested(transaction: Transaction, node: str) -> None:
     transaction.identifiers.rested(node, transaction.before.rests)
 
 
-def untouched(transaction: Transaction) -> None:
-    """Who has all that it shall have, and of which this step changes nothing, has nothing of what it has ended."""
-    if not transaction.rests.touched:
-        return
-    resting = tuple(transaction.rests.all)
-    for node in sorted({name.rpartition(" ")[2] for name in resting}):
-        before, standing = transaction.before.nodes.get(node), transaction.nodes.get(node)
-        if before is None or standing is None:
-            continue
-        if before.generation == standing.generation == standing.confirmed:
-            transaction.identifiers.rested(node, resting)
+def let_rest(transaction: Transaction) -> None:
+    """At the end of a step: what has ended in it rests for the sake of nodes that may have something of it. Who has all
+    that it shall have, and of which this step changes nothing, has not; nor has who is none of our nodes any more."""
+    for node in transaction.nodes.touched:
+        if transaction.nodes.get(node) is None:
+            transaction.identifiers.rested(node, tuple(transaction.rests.all))
+    for ids, told, until_s in transaction.ended.numbers:
+        for node in sorted(told):
+            before, standing = transaction.before.nodes.get(node), transaction.nodes.get(node)
+            if standing is None or (before and before.generation == standing.generation == standing.confirmed):
+                continue
+            transaction.identifiers.rest(ids, node, until_s)

@@ -26,7 +26,7 @@ from controller.reconcile.negotiation.agreements import deliver_answer, keep_pro
 from controller.reconcile.negotiation.amendments import settle_bundles
 from controller.reconcile.negotiation.ways import take_up
 from controller.reconcile.negotiation.withdrawals import LINGER_S, abandon, end
-from controller.reconcile.resting import rested, untouched
+from controller.reconcile.resting import let_rest, rested
 from controller.reconcile.restoration import LINKS, follow, pass_by
 from controller.reconcile.state import SR_POLICIES, NodeStanding, parts_at, sr_policy_parts
 from controller.reconcile.transaction import Transaction
@@ -47,7 +47,7 @@ def settle(transaction: Transaction) -> None:
         _renew_states(transaction)
         if not _advance(transaction) and not transaction.lost and not transaction.loose:
             break
-    untouched(transaction)
+    let_rest(transaction)
     _note_unconfirmed(transaction)
     plan_next_looks(transaction)
     concerned = {*transaction.nodes.touched, *transaction.resync}

@@ -20,7 +20,7 @@ from controller.model.persistent import GONE, Gone, PersistentMap
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import HeldOff, Session, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile.identifiers import FOR_GOOD_S, Identifiers, NoNumber, sr_policy_numbers
+from controller.reconcile.identifiers import FOR_GOOD_S, Ended, Identifiers, NoNumber, sr_policy_numbers
 from controller.reconcile.state import INVENTORY_TABLES, RECORDS, SR_POLICIES, Outgoing, State, Touched, read
 from controller.reconcile.tables import bundle_key, named_sr_policies, sr_policy_key
 
@@ -183,6 +183,7 @@ class Transaction:
         self.numbers = Table(state.numbers)
         self.last_numbers = Table(state.last_numbers)
         self.rests = Table(state.rests)
+        self.ended = Ended()
         self.profiles = SmallTable(state.profiles)
         self.ids = Table(state.ids)
         self.taken = Table(state.taken)
@@ -254,7 +255,7 @@ class Transaction:
     def identifiers(self) -> Identifiers:
         """Made where it is asked for: if it were kept, the two would hold each other, and with them the state before,
         until somebody looks for cycles."""
-        return Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self._size)
+        return Identifiers(self.ids, self.taken, self.last_numbers, self.rests, self.ended, self._size)
 
     @property
     def clock_set_back(self) -> bool:
@@ -367,7 +368,7 @@ class Transaction:
         new = self.identifiers.hold((key for key in keys if key not in ids), self.now_s)
         gone = {key: ids[key] for key in ids.keys() - set(keys)}
         if before is not None and gone:
-            self.identifiers.rest(gone, nodes(before.plan, self.sr_policies.all), FOR_GOOD_S)
+            self.ended.add(gone, nodes(before.plan, self.sr_policies.all), FOR_GOOD_S)
         self.identifiers.release(gone)
         return msgspec.structs.replace(stitch, ids={key: new[key] if key in new else ids[key] for key in keys})
 
@@ -430,7 +431,11 @@ class Transaction:
             policy = self.sr_policies.get(name)
             if policy is None or self.stitches.all.count(sr_policy_key(name)):
                 continue
-            self.identifiers.release(sr_policy_numbers(policy))
+            numbers = sr_policy_numbers(policy)
+            on_the_way = {node for path in policy.candidate_paths for node in path.nodes}
+            ends = {policy.headend, policy.endpoint}
+            self.ended.add(numbers, on_the_way | ends, FOR_GOOD_S)
+            self.identifiers.release(numbers)
             self.sr_policies.drop(name)
             self.unrealized.sr_policies.add(name)
             self.uncounted.sr_policies.add(name)
