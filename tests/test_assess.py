@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, forget
 from controller.assurance.baseline import WARM, Baseline, Baselines
+from controller.assurance.detectors.delay import PLACED_S
 from controller.assurance.detectors.learned import Learned
 from controller.assurance.detectors.volume import Volume
 from controller.assurance.seen import Denied, PathSample, Seen
@@ -274,11 +275,11 @@ def medians(second: int, delay_ms: float, lost: int = 0, lost_at_link: int = 0) 
     return Seen(paths=(path, near, far))
 
 
-def test_of_a_path_that_became_slow_the_link_is_named_within_two_samples() -> None:
+def test_of_a_path_that_became_slow_the_link_is_named_by_each_sample() -> None:
     before, none = run(range(60), lambda second: medians(second, jittered(second)))
     assert none == []
-    [finding] = run(range(60, 62), lambda second: medians(second, jittered(second) + 15), before)[1]
-    assert (finding.cause, finding.entity) == (Cause.DELAY_SHIFT, "links/far")
+    findings = run(range(60, 62), lambda second: medians(second, jittered(second) + 15), before)[1]
+    assert [(each.cause, each.entity) for each in findings] == [(Cause.DELAY_SHIFT, "links/far")] * 2
 
 
 def test_what_a_busy_machine_does_to_delays_is_no_shift() -> None:
@@ -292,8 +293,25 @@ def test_one_packet_in_twenty_that_a_link_loses_is_found_by_the_paths_over_it_an
     seconds = range(60, 65)
     findings = run(seconds, lambda second: medians(second, jittered(second), 5, int(second == 61)), before)[1]
     assert findings[0].at_s <= 1062 and {each.cause for each in findings} == {Cause.LOSS}
-    assert findings[0].entity == "paths/t1 > tc1 > t2", "which link it is nobody knows yet"
-    assert {each.entity for each in findings[1:]} == {"links/far"}
+    assert {each.entity for each in findings} == {"links/far"}, "until that is known nothing is told"
+
+
+def test_where_no_link_of_a_path_is_found_the_path_is_told_of_by_one_name_from_both_ends() -> None:
+    def lossy(second: int) -> Seen:
+        forth, *links = medians(second, jittered(second), 5 if second >= 60 else 0).paths
+        return Seen(paths=(forth, replace(forth, path="t2 > tc1 > t1"), *links))
+
+    before, none = run(range(60 + int(PLACED_S)), lossy)
+    assert none == []
+    findings = run(range(60 + int(PLACED_S), 75), lossy, before)[1]
+    assert {(each.cause, each.entity) for each in findings} == {(Cause.LOSS, "paths/t1 > tc1 > t2")}
+
+
+def test_what_a_path_over_a_link_shows_belongs_to_the_incident_of_that_link() -> None:
+    before, _ = run(range(60), lambda second: medians(second, jittered(second)))
+    frozen = frozenset({"links/far"})
+    findings = run(range(60, 65), lambda second: medians(second, jittered(second), 5), before, frozen)[1]
+    assert {each.entity for each in findings} == {"links/far"}
 
 
 def test_counts_that_cannot_be_are_bounded() -> None:

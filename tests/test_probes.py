@@ -277,6 +277,15 @@ def test_a_path_that_swallows_everything_is_dead_until_it_has_been_well_for_a_wh
     wait_for(lambda: not pair.agent.describe().ports[0].silent, "the link too")
 
 
+def test_what_does_not_come_back_for_a_second_is_lost_long_before_64_more_were_sent(pair: Pair) -> None:
+    pair.agent.sync(HostState(probes=(probe(2, interval_ms=250),)))
+    come = pair.readings()
+    before = next(come)[2, None]
+    over_link(pair, 2, passes=False)
+    reading = next(readings[2, None] for readings in come if readings[2, None].lost > before.lost)
+    assert reading.sent - before.sent < 64
+
+
 def test_where_all_paths_are_dead_that_is_taken_which_came_back_last(pair: Pair) -> None:
     pair.agent.sync(HostState(probes=(probe(1, 0), probe(2, 1))))
     next(pair.readings())

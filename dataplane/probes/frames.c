@@ -110,9 +110,9 @@ void queue_probe(struct prober *prober, struct target *target, uint64_t now_ns, 
 	uint8_t *stamp = target->probe.octets + target->probe.stamp_at;
 	struct sent *sent = remembered(prober, target, target->sequence);
 
-	if (sent->is_sent == OVERDUE) { /* it is not waited for any more */
+	if (sent->is_sent == OVERDUE || sent->is_sent == LOST) { /* it is not waited for any more */
 		target->overdue--;
-		target->lost++;
+		target->lost += sent->is_sent == OVERDUE;
 	}
 	put32(stamp, target->sequence);
 	put32(stamp + 16, (uint32_t)(real_ns / SECOND + NTP_EPOCH));

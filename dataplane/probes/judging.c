@@ -15,6 +15,7 @@
 #define MISSED_LINK   12 /* a link: its paths are left before, and to find others costs more */
 #define TIMEOUT_FIRST (200 * MS)
 #define TIMEOUT_LEAST (4 * MS) /* beyond what the probes before took */
+#define LOST_NS       SECOND     /* beyond what the probes before took */
 #define HOLD_NS       SECOND
 #define HOLDS_MAX     6 /* 64 s */
 #define DOUBT_NS      (50 * MS)
@@ -57,18 +58,23 @@ static void take_sample(struct prober *prober, struct target *target, const stru
 	prober->bits_differ |= target->is_dead;
 }
 
-/* What has come back after its time. */
+/* What has come back after its time, and what is so late that it counts as lost, whether or not it comes one day. */
 static void take_late(struct prober *prober, struct target *target, uint64_t now_ns)
 {
 	for (uint32_t age = REMEMBERED; target->overdue && age; age--) {
 		struct sent *sent = remembered(prober, target, target->judged - age);
 		uint64_t received_ns = __atomic_load_n(&sent->received_ns, __ATOMIC_ACQUIRE);
 
-		if (sent->is_sent != OVERDUE || sent->sequence != target->judged - age || !received_ns)
+		if ((sent->is_sent != OVERDUE && sent->is_sent != LOST) || sent->sequence != target->judged - age)
 			continue;
-		take_sample(prober, target, sent, received_ns, now_ns);
-		sent->is_sent = COUNTED;
-		target->overdue--;
+		if (received_ns) {
+			take_sample(prober, target, sent, received_ns, now_ns);
+			sent->is_sent = COUNTED;
+			target->overdue--;
+		} else if (sent->is_sent == OVERDUE && now_ns - sent->sent_ns > LOST_NS + target->rtt_ns) {
+			sent->is_sent = LOST;
+			target->lost++;
+		}
 	}
 }
 

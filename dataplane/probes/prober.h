@@ -23,7 +23,8 @@
 enum standing {
 	NOT_SENT,
 	SENT,
-	OVERDUE,
+	OVERDUE, /* it may still come back, and is no loss yet */
+	LOST,    /* it is counted as lost, and may still come back */
 	COUNTED
 };
 

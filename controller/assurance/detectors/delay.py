@@ -1,7 +1,8 @@
 """Delay and loss of paths, from their probes: CUSUM on the logarithm of the delay, and on what is lost.
 
 A link's own probes are few, those of the paths over it many: where a path has changed, that of its links is named whose
-own probes say most of the same (BLAMED).
+own probes say most of the same (BLAMED). A path is only told of where no link of it is found for PLACED_S: one trouble
+is one incident, and what is about a link can be mended.
 
 Sees: a delay that moves by more than a fifth within two to four samples, loss of some percent within some seconds to
 minutes, a path that is gone within three probes. Misses: what both directions of the measurement hide, changes below a
@@ -19,8 +20,10 @@ from controller.assurance.seen import PathSample, Seen
 from controller.model.finding import Cause, Finding, Reason
 
 ALLOWED, FOUND, STEP_MAX = 1.5, 8.0, 4.0
-MEDIAN, MEDIAN_STEP_MAX = 4, 8.0
-"""A median of so many probes is worth more than one of them."""
+MEDIAN, MEDIAN_STEP_MAX = 4, FOUND + ALLOWED
+"""A median of so many probes is worth as much as is needed: an incident takes a second one, of the next two seconds or
+of the link's other end."""
+PLACED_S = 8.0
 PROBES_MAX = 10_000
 """Of a sample: what is more counts as so many."""
 BLAMED = 0.25
@@ -49,6 +52,8 @@ class Path:
     """Since the loss test was last at 0."""
     at_s: float = 0.0
     begun_s: float = 0.0
+    unplaced_s: float = 0.0
+    """Since when it is worse and nothing says which link it is."""
     link: str = ""
 
 
@@ -74,7 +79,12 @@ class Delay:
                 found.append((sample, finding))
         findings: dict[str, Finding] = {}
         for sample, finding in found:
-            blamed = _blamed(paths, sample, finding.cause) if sample.links else ""
+            blamed = _blamed(paths, sample, finding.cause, frozen) if sample.links else ""
+            if sample.links and not blamed:
+                since_s = paths[sample.path].unplaced_s or sample.at_s
+                paths[sample.path] = replace(paths[sample.path], unplaced_s=since_s)
+                if sample.at_s - since_s < PLACED_S:
+                    continue
             if blamed:
                 text = f"link {blamed}: {finding.text}"
                 finding = msgspec.structs.replace(finding, entity=f"links/{blamed}", text=text)
@@ -99,6 +109,8 @@ def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, F
     after = replace(before, loss=loss, lost=counted[0], samples=counted[1], at_s=sample.at_s)
     if loss > 0 and before.loss == 0:
         after = replace(after, begun_s=sample.at_s)
+    if max(before.loss, before.up, before.down) == 0:
+        after = replace(after, unplaced_s=0.0)
     if lost and loss >= LOSS_FOUND:
         return after, _loss(after, sample)
     if delay_ms is None:
@@ -122,11 +134,17 @@ def _sampled(before: Path, sample: PathSample, is_frozen: bool) -> tuple[Path, F
 
 
 def _entity(sample: PathSample) -> str:
-    return f"links/{sample.link}" if sample.link else f"paths/{sample.path}"
+    if sample.link:
+        return f"links/{sample.link}"
+    nodes = sample.path.split(" > ")  # both ends measure it, there and back
+    return f"paths/{' > '.join(min(nodes, nodes[::-1]))}"
 
 
-def _blamed(paths: Mapping[str, Path], sample: PathSample, cause: Cause) -> str:
-    """Which of the links of a path it is; empty: nothing says so."""
+def _blamed(paths: Mapping[str, Path], sample: PathSample, cause: Cause, frozen: frozenset[str]) -> str:
+    """Which of the links of a path it is; empty: nothing says so. One that an incident is about already is."""
+    for link in sample.links:
+        if f"links/{link}" in frozen or len(sample.links) == 1:
+            return link
     evidence = {
         path.link: path.loss / LOSS_FOUND if cause is Cause.LOSS else max(path.up, path.down) / FOUND
         for path in sorted(paths.values(), key=lambda each: (each.loss, each.up + each.down))
