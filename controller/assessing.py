@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from controller.assurance import windows
-from controller.assurance.assess import Assurance, assess, forget
+from controller.assurance import learned, windows
+from controller.assurance.assess import Assurance, assess, due, forget, learnt
+from controller.assurance.grouping import numbered
+from controller.assurance.learned import Model
 from controller.assurance.seen import Denied, PathSample, Seen
 from controller.fulfillment.numbering import Kind, id_key
 from controller.model import flow_columns
@@ -59,6 +61,8 @@ class Assessing:
         self._plugins = plugins
         self._log = log
         self._assurance = Assurance()
+        self._learnt: tuple[Model, float] | None = None
+        """A model that no detector has yet, and when it was due."""
         self._waiting: list[FlowColumns] = []
         self._rows = 0
         self._looked_s = 0.0
@@ -78,30 +82,50 @@ class Assessing:
         self._waiting.append(flows)
 
     async def run(self, state: Callable[[], State], report: Callable[[Found], Awaitable[None]]) -> None:
-        """Until cancelled. A detector that fails begins anew, and nothing else ends for it."""
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            if not (self._waiting or self._readings) and time.time() - self._looked_s < IDLE_S:
-                continue
-            self._looked_s = time.time()
-            try:
-                waiting, self._waiting, self._rows = self._waiting, [], 0
-                readings, self._readings = self._readings, {}
-                now = state()
-                size = sum(map(len, waiting)) + len(readings) + len(now.intent_records) + len(now.sr_policies)
-                seen = waiting, readings, now, self._looked_s
-                findings = self._look(*seen) if size <= FEW else await asyncio.to_thread(self._look, *seen)
-            except Exception as error:  # what detectors make of foreign numbers ends no controller
-                self.failures += 1
-                self._assurance = Assurance()
-                self._log.error("assessing_failed", reason=f"{type(error).__name__}: {error}"[:500])
-                continue
-            if waiting and self._plugins is not None and self._plugins.detecting:
-                shown = await asyncio.to_thread(_windows, waiting)
-                findings = (*findings, *await self._plugins.find(shown, self._looked_s))
-            if findings:
-                self.findings += len(findings)
-                await report(Found(findings=findings))
+        """Until cancelled. A detector that fails begins anew, and nothing else ends for it. A model is learnt while
+        detectors go on: it takes seconds."""
+        async with asyncio.TaskGroup() as group:
+            learning = group.create_task(self._learn())
+            while True:
+                await asyncio.sleep(INTERVAL_S)
+                if not (self._waiting or self._readings) and time.time() - self._looked_s < IDLE_S:
+                    continue
+                self._looked_s = time.time()
+                await self._looked(state(), report)
+                if learning.done() and self._learnt is None:
+                    learning = group.create_task(self._learn())
+
+    async def _looked(self, state: State, report: Callable[[Found], Awaitable[None]]) -> None:
+        try:
+            waiting, self._waiting, self._rows = self._waiting, [], 0
+            readings, self._readings = self._readings, {}
+            findings = await asyncio.to_thread(self._look, waiting, readings, state, self._looked_s)
+        except Exception as error:  # what detectors make of foreign numbers ends no controller
+            self._begin_anew(error)
+            return
+        if waiting and self._plugins is not None and self._plugins.detecting:
+            shown = await asyncio.to_thread(_windows, waiting)
+            findings = (*findings, *await self._plugins.find(shown, self._looked_s))
+        if findings:
+            self.findings += len(findings)
+            await report(Found(findings=findings))
+
+    async def _learn(self) -> None:
+        now_s = self._looked_s
+        sample = due(self._assurance, now_s)
+        if sample is None:
+            return
+        try:
+            model = await asyncio.to_thread(learned.trained, [sample])
+        except Exception as error:  # the same
+            self._begin_anew(error)
+            return
+        self._learnt = model, now_s
+
+    def _begin_anew(self, error: Exception) -> None:
+        self.failures += 1
+        self._assurance = Assurance()
+        self._log.error("assessing_failed", reason=f"{type(error).__name__}: {error}"[:500])
 
     def _look(
         self,
@@ -110,6 +134,8 @@ class Assessing:
         state: State,
         now_s: float,
     ) -> tuple[Finding, ...]:
+        if self._learnt is not None:
+            self._assurance, self._learnt = learnt(self._assurance, *self._learnt), None
         self._forget_what_changed(state)
         seen = Seen(
             flows=flow_columns.concatenated(waiting),
@@ -187,15 +213,16 @@ def _windows(waiting: Sequence[FlowColumns]) -> list[dict[str, Any]]:
         "flows",
         "new_flows",
         "unanswered",
-        "peers",
-        "ports",
     )
+    peers = windows.different(window, numbered(flows.destination_address)[1])
+    ports = windows.different(window, flows.destination_port.astype(np.int64))
     shown = []
     for number in np.argsort(-window.packets, kind="stable")[:WINDOWS_MAX].tolist():
         owners = {flows.owners[owner] for owner in set(flows.owner[window.records(number)].tolist()) if owner >= 0}
         shown.append(
             {"source": window.entities[number].partition("/")[2], "owners": sorted(owners)[:OWNERS_MAX]}
             | {column: float(getattr(window, column)[number]) for column in columns}
+            | {"peers": float(peers[number]), "ports": float(ports[number])}
         )
     return shown
 

@@ -1,5 +1,6 @@
 """What is seen of each second -> findings: what they name, what they leave alone, and what they learn."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,13 +12,16 @@ from flow_rows import Flow, columns
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, forget
+from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, due, forget
+from controller.assurance.assess import learnt as relearnt
 from controller.assurance.baseline import WARM, Baseline, Baselines
 from controller.assurance.detectors.delay import PLACED_S
 from controller.assurance.detectors.learned import Learned
 from controller.assurance.detectors.volume import Volume
+from controller.assurance.grouping import grouped, numbered
+from controller.assurance.learned import trained as fitted
 from controller.assurance.seen import Denied, PathSample, Seen
-from controller.assurance.windows import by_destination, by_owner, by_source
+from controller.assurance.windows import by_destination, by_owner, by_source, different
 from controller.model.finding import Cause, Finding
 
 CLIENTS = [f"10.1.0.{number}" for number in range(10, 20)]
@@ -43,6 +47,8 @@ def run(
     for second in seconds:
         assurance, found = assess(assurance, seen(second), 1000.0 + second, frozen)
         findings += found
+        if (sample := due(assurance, 1000.0 + second)) is not None:
+            assurance = relearnt(assurance, fitted([sample]), 1000.0 + second)
     return assurance, findings
 
 
@@ -520,11 +526,33 @@ def test_windows_are_what_adding_up_one_by_one_gives(given_flows: list[Flow]) ->
         (by_destination(seen), lambda flow: f"destinations/{flow.destination}"),
         (by_owner(seen), lambda flow: seen.owners[flow.owner] if flow.owner >= 0 else ""),
     ):
+        sources, targets = (
+            different(window, numbered(each)[1]) for each in (seen.source_address, seen.destination_address)
+        )
+        ports = different(window, seen.destination_port.astype(np.int64))
         for number, entity in enumerate(window.entities):
             own = [flow for flow in given_flows if name(flow) == entity]
             assert window.flows[number] == len(own)
             assert window.packets[number] == pytest.approx(float(sum(max(0, flow.packets) for flow in own)))
-            assert window.ports[number] == len({flow.port for flow in own})
+            assert ports[number] == len({flow.port for flow in own})
             other = {flow.destination if entity.startswith("sources") else flow.source for flow in own}
-            assert window.peers[number] == (len({flow.source for flow in own}) if "intents" in entity else len(other))
+            assert (targets if entity.startswith("sources") else sources)[number] == len(other)
             assert window.unanswered[number] == sum(flow.is_new and flow.back <= 0 for flow in own)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40))
+@settings(phases=WITHOUT_SHRINKING)
+def test_equal_rows_stand_together_in_the_order_in_which_they_came(pairs: list[tuple[int, int]]) -> None:
+    words = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
+    order, begins = grouped(words)
+    ordered = [pairs[at] for at in order.tolist()]
+    groups = [ordered.index(pair) for pair in ordered]
+    assert groups == sorted(groups) and begins.tolist() == [at == group for at, group in enumerate(groups)]
+    assert all(a < b for a, b in itertools.pairwise(order.tolist()) if pairs[a] == pairs[b])
+
+
+def test_rows_that_are_not_equal_and_have_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.assurance.grouping._GOLDEN", np.uint64(0))
+    words = np.array([[1, 2], [2, 1], [1, 2], [0, 0], [2, 1]], dtype=np.uint64)
+    order, begins = grouped(words)
+    assert order.tolist() == [3, 0, 2, 1, 4] and begins.tolist() == [True, True, False, True, False]

@@ -12,8 +12,10 @@ from controller.assurance.detectors.learned import Learned
 from controller.assurance.detectors.probing import Probing
 from controller.assurance.detectors.scan import Scan
 from controller.assurance.detectors.volume import Volume
+from controller.assurance.learned import Model
 from controller.assurance.seen import Seen
 from controller.model.finding import Finding
+from controller.model.flow_columns import FlowColumns
 
 FINDINGS_MAX = 256
 """Of one interval; the weightiest are kept, so that a storm of alarms is bounded here already."""
@@ -44,6 +46,21 @@ def assess(
     watched = [detector.watch(seen, now_s, frozen) for detector in before.detectors]
     findings = sorted((finding for _, found in watched for finding in found), key=lambda each: (each.p, each.entity))
     return Assurance(tuple(detector for detector, _ in watched), now_s), tuple(map(_plain, findings[:FINDINGS_MAX]))
+
+
+def due(assurance: Assurance, now_s: float) -> FlowColumns | None:
+    """What a model is to be learnt of (`learned.trained`) and then given to `learnt`; None: nothing."""
+    samples = [each.due(now_s) for each in assurance.detectors if isinstance(each, Learned)]
+    return samples[0] if samples else None
+
+
+def learnt(assurance: Assurance, model: Model, now_s: float) -> Assurance:
+    return replace(
+        assurance,
+        detectors=tuple(
+            each.learnt(model, now_s) if isinstance(each, Learned) else each for each in assurance.detectors
+        ),
+    )
 
 
 def _plain(finding: Finding) -> Finding:

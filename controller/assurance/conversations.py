@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.assurance.flow_totals import Differences
+from controller.assurance.grouping import grouped
 from controller.model.flow_columns import ANSWERED_OPEN, NOT_OBSERVED, OPENED, UNKNOWN, FlowColumns, empty
 from dataplane.reasons import L4Class
 
@@ -56,16 +57,14 @@ def joined(
     low, high = np.where(from_low[:, None], source, destination), np.where(from_low[:, None], destination, source)
     rest = owner.astype(np.uint64) << np.uint64(16) | rows["protocol"].astype(np.uint64) << np.uint64(8) | kind
     key = np.column_stack((low, high, rest))
-    order = np.lexsort(key.T)
+    order, is_first = grouped(key)
     key = key[order]
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (key[1:] != key[:-1]).any(axis=1)
     starts = np.flatnonzero(is_first)
     group = np.cumsum(is_first) - 1
 
     from_low, direction = from_low[order], direction[order]
-    rows, first_s, last_s = rows[order], rows["first_seen_s"][order], rows["last_seen_s"][order]
-    opening = (rows["l4_class"] == L4Class.TCP_OPEN) & (rows["protocol"] == _TCP)
+    first_s, last_s, protocol = (rows[name][order] for name in ("first_seen_s", "last_seen_s", "protocol"))
+    opening = (rows["l4_class"][order] == L4Class.TCP_OPEN) & (protocol == _TCP)
     begun_by_low = _begun_by_low(group, starts, from_low, direction, opening, first_s, key)
     is_forward = from_low == begun_by_low[group]
 
@@ -87,7 +86,7 @@ def joined(
         owner=owner[order][starts],
         source_address=_address(began),
         destination_address=_address(answered),
-        protocol=rows["protocol"][starts],
+        protocol=protocol[starts],
         source_port=began[:, 2].astype(np.uint16),
         destination_port=answered[:, 2].astype(np.uint16),
         packets=added(came.packets, is_forward),
@@ -119,7 +118,8 @@ def _begun_by_low(
     both = np.bincount(group, weights=from_low, minlength=count)
     sizes = np.diff(np.append(starts, len(group)))
     two_ways = (both > 0) & (both < sizes)
-    earliest = np.lexsort((first_s, group))[starts]
+    at_first = np.flatnonzero(first_s == np.minimum.reduceat(first_s, starts)[group])
+    earliest = at_first[np.searchsorted(at_first, starts)]
     began = np.where(two_ways, from_low[earliest], began)
     for known, says_low in ((opening, from_low), (direction != NEITHER, from_low == (direction == FORWARD))):
         rows = np.flatnonzero(known)

@@ -7,6 +7,7 @@ sampled source) is a value of its own, so that a model that was trained without 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.assurance.grouping import numbered
 from controller.model.flow_columns import NOT_OBSERVED, FlowColumns
 
 FEATURES = ("packets", "bytes_a_packet", "reverse_packets", "reverse_bytes_a_packet", "duration_s")
@@ -45,23 +46,10 @@ def classes(flows: FlowColumns) -> Keys:
 
 def conversations(flows: FlowColumns) -> Keys:
     """Numbers for who speaks to whom by which protocol, each direction its own."""
-    return _numbered(flows.source_address, flows.destination_address, flows.protocol[:, None])
+    return numbered(flows.source_address, flows.destination_address, flows.protocol[:, None])[1]
 
 
 def observed_conversations(flows: FlowColumns) -> Keys:
     """The same, seen at one node."""
     node = flows.node.astype("<u2").view(np.uint8).reshape(len(flows), 2)
-    return _numbered(flows.source_address, flows.destination_address, flows.protocol[:, None], node)
-
-
-def _numbered(*columns: NDArray[np.uint8]) -> Keys:
-    """Equal rows have equal numbers. By a hash of 64 bits: two of a million rows collide once in 40 million times, and
-    then share a history, no more."""
-    rows = np.concatenate(columns, axis=1)
-    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
-    padded[:, : rows.shape[1]] = rows
-    digest = np.full(len(rows), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    for word in padded.view("<u8").T:
-        digest = (digest ^ word) * np.uint64(0xFF51AFD7ED558CCD)
-        digest ^= digest >> np.uint64(33)
-    return np.unique(digest, return_inverse=True)[1].astype(np.int64)
+    return numbered(flows.source_address, flows.destination_address, flows.protocol[:, None], node)[1]

@@ -44,7 +44,8 @@ BLOCKS = 4
 """Of time that one file of training is calibrated by."""
 MEMBERS = ("mixture", "rebuilt", "forest")
 _MEMBER_WEIGHT = 0.3
-_BATCH = 16_384
+_BATCH = 512
+"""Records whose kernels fit the cache of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,24 @@ class Density:
 
     def unusual(self, values: Floats) -> Floats:
         """Minus its logarithm, shape (n,)."""
-        scaled = (values / WIDTH).astype(np.float32)
+        total = np.empty(len(values), dtype=np.float32)
         own = (self.prototypes**2).sum(axis=1)
-        distance = (scaled**2).sum(axis=1)[:, None] + own - 2 * scaled @ self.prototypes.T
-        # exp once, for the widest; the narrower ones are its powers.
-        kernel = np.exp(np.maximum(distance, 0) * np.float32(-0.5 / 256))
-        total = np.zeros(len(values), dtype=np.float32)
-        for width, part in reversed(_WIDTHS):
-            total += np.float32(part / width**DENSITY) * (kernel @ self.weights)
-            for _ in range(4):
-                kernel *= kernel
+        for begin in range(0, len(values), _BATCH):
+            some = (values[begin : begin + _BATCH] / WIDTH).astype(np.float32)
+            kernel = some @ (-2 * self.prototypes.T)
+            kernel += (some**2).sum(axis=1)[:, None]
+            kernel += own
+            np.maximum(kernel, 0, out=kernel)
+            # exp once, for the widest; the narrower ones are its powers.
+            kernel *= np.float32(-0.5 / _WIDTHS[-1][0] ** 2)
+            np.exp(kernel, out=kernel)
+            density = np.zeros(len(some), dtype=np.float32)
+            for number, (width, part) in enumerate(reversed(_WIDTHS)):
+                if number:
+                    for _ in range(4):  # 16 is the square of the ratio of one width to the next
+                        kernel *= kernel
+                density += np.float32(part / width**DENSITY) * (kernel @ self.weights)
+            total[begin : begin + _BATCH] = density
         return np.minimum(-np.log(np.maximum(total.astype(np.float64), 1e-30)), MOST)
 
 
@@ -144,9 +153,7 @@ def single_scores(model: Model, flows: FlowColumns) -> Floats:
     for number in np.unique(classes).tolist():
         rows = np.flatnonzero(classes == number)
         density, fallen = _density(model, number)
-        for begin in range(0, len(rows), _BATCH):
-            some = rows[begin : begin + _BATCH]
-            result[some] = density.unusual(features[some, :DENSITY]) + fallen
+        result[rows] = density.unusual(features[rows, :DENSITY]) + fallen
     if len(flows):
         result += _MEMBER_WEIGHT * model.members.scores(features).sum(axis=1)
     return result

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.assurance.grouping import Rows, numbered
 from controller.model.flow_columns import FlowColumns
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 _IPV4 = bytes(10) + b"\xff\xff"
 
 
@@ -28,27 +28,31 @@ class Windows:
     new_flows: Floats
     unanswered: Floats
     """New flows of which nothing has come back."""
-    peers: Floats
-    """Different addresses at the other side."""
-    ports: Floats
-    """Different destination ports."""
 
     def records(self, entity: int) -> Rows:
         return np.flatnonzero(self.of_row == entity)
 
 
 def by_owner(flows: FlowColumns) -> Windows:
-    return _summed(flows, flows.owner.astype(np.int64), flows.owners, flows.source_address)
+    return _summed(flows, flows.owner.astype(np.int64), flows.owners)
 
 
 def by_source(flows: FlowColumns) -> Windows:
     number, names = _addresses(flows.source_address)
-    return _summed(flows, number, tuple(f"sources/{name}" for name in names), flows.destination_address)
+    return _summed(flows, number, tuple(f"sources/{name}" for name in names))
 
 
 def by_destination(flows: FlowColumns) -> Windows:
     number, names = _addresses(flows.destination_address)
-    return _summed(flows, number, tuple(f"destinations/{name}" for name in names), flows.source_address)
+    return _summed(flows, number, tuple(f"destinations/{name}" for name in names))
+
+
+def different(window: Windows, values: Rows) -> Floats:
+    """How many different `values`, one for each record, each entity has: addresses by `numbered`, ports."""
+    rows = np.flatnonzero(window.of_row >= 0)
+    many = int(values.max(initial=0)) + 1
+    pairs = np.unique(window.of_row[rows] * many + values[rows])
+    return np.bincount(pairs // many, minlength=len(window.entities)).astype(np.float64)
 
 
 def address_text(address: bytes | NDArray[np.uint8]) -> str:
@@ -77,22 +81,6 @@ def among(addresses: NDArray[np.uint8], names: set[str]) -> NDArray[np.bool_]:
     return found
 
 
-def numbered(*columns: NDArray[np.uint8]) -> tuple[Rows, Rows]:
-    """Of equal rows of bytes the first one's place, and by row which of them it is; as numpy.unique, whose order of
-    bytes is ten times slower than one of words."""
-    rows = np.concatenate(columns, axis=1)
-    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
-    padded[:, : rows.shape[1]] = rows
-    words = padded.view(">u8").astype(np.uint64)
-    order = np.lexsort(words.T[::-1])
-    ordered = words[order]
-    begins = np.ones(len(rows), dtype=np.bool_)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    number = np.empty(len(rows), dtype=np.int64)
-    number[order] = np.cumsum(begins) - 1
-    return order[begins].astype(np.int64), number
-
-
 def _addresses(packed: NDArray[np.uint8]) -> tuple[Rows, tuple[str, ...]]:
     if not len(packed):
         return np.zeros(0, dtype=np.int64), ()
@@ -100,7 +88,7 @@ def _addresses(packed: NDArray[np.uint8]) -> tuple[Rows, tuple[str, ...]]:
     return number, tuple(address_text(packed[row]) for row in first.tolist())
 
 
-def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDArray[np.uint8]) -> Windows:
+def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...]) -> Windows:
     count = len(names)
     rows = np.flatnonzero(number >= 0)
     of = number[rows]
@@ -109,11 +97,6 @@ def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDA
         known = np.maximum(values[rows].astype(np.float64), 0)
         return np.bincount(of, known, minlength=count).astype(np.float64)
 
-    def different(values: Rows) -> Floats:
-        pairs = np.unique(of * (int(values.max(initial=0)) + 1) + values[rows])
-        return np.bincount(pairs // (int(values.max(initial=0)) + 1), minlength=count).astype(np.float64)
-
-    peer = numbered(other)[1]
     return Windows(
         entities=names,
         of_row=number,
@@ -124,6 +107,4 @@ def _summed(flows: FlowColumns, number: Rows, names: tuple[str, ...], other: NDA
         flows=np.bincount(of, minlength=count).astype(np.float64),
         new_flows=total(flows.is_new),
         unanswered=total(flows.is_new & (flows.reverse_packets <= 0)),
-        peers=different(peer),
-        ports=different(flows.destination_port.astype(np.int64)),
     )

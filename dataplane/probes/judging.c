@@ -15,7 +15,7 @@
 #define MISSED_LINK   12 /* a link: its paths are left before, and to find others costs more */
 #define TIMEOUT_FIRST (200 * MS)
 #define TIMEOUT_LEAST (4 * MS) /* beyond what the probes before took */
-#define LOST_NS       SECOND     /* beyond what the probes before took */
+#define LOST_NS       SECOND   /* beyond what the probes before took */
 #define HOLD_NS       SECOND
 #define HOLDS_MAX     6 /* 64 s */
 #define DOUBT_NS      (50 * MS)

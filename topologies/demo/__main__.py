@@ -21,9 +21,10 @@ PARTS: dict[str, tuple[Part, ...]] = {
         ("fabric-k4", switch, "fabric", fabric.run) for switch in ("xdp", "ovs", *(() if bmv2.missing() else ("bmv2",)))
     ),
     "assure": (("three-domains", "xdp", "shop", assure.run),),
+    "benign": (("three-domains", "xdp", "shop", assure.benign),),
 }
 
-LONG = ("assure",)
+LONG = ("assure", "benign")
 """They take ten minutes and more, since what is usual has to be seen first: done when they are named."""
 
 

@@ -5,15 +5,18 @@ of the carrier becomes slow, loses packets, is cut. The table at the end is from
 """
 
 import contextlib
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
-from topologies import lab, processes
+from topologies import lab, links, processes
 from topologies.demo.run import REPORT, Demo
 from topologies.record import directory_of
 
@@ -26,12 +29,15 @@ spec:
   require: {encryption: wireguard}
   remediation: auto
 """
+ROWS = REPORT / "assure-rows.jsonl"
+"""Of all runs; summary.py counts them."""
 USUAL_S = 150
 """Of usual traffic before anything happens: a model takes two minutes and a thousand records."""
 FOUND_S = 60
 """So long is waited for an incident to be acted upon."""
+DOMAINS = ("shop", "transit", "insight")
 ORDERS, WEB, ANALYTICS = "10.1.0.11", "10.1.0.12", "10.2.0.10"
-NORTH, SOUTH = ("t1", "tc1"), ("t1", "tc2")
+NORTH = ("t1", "tc1")
 """The link of the carrier that paths take."""
 
 SERVE = (
@@ -53,6 +59,12 @@ TALK = (
     "    except OSError: pass\n"
     "    time.sleep(random.random() / 4)\n"
 )
+DOWNLOAD = (
+    "import socket, sys, time\n"
+    "with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as s:\n"
+    "    while True:\n"
+    "        s.sendall(bytes(20_000)); s.recv(65536); time.sleep(0.02)\n"
+)
 SCAN = (
     "import socket, sys, time\n"
     "for port in range(1, 4000):\n"
@@ -68,10 +80,19 @@ FLOOD = (
     "    time.sleep(0.01)\n"
 )
 LEAK = (
-    "import socket, sys, time\n"
+    "import socket, sys, threading, time\n"
     "s = socket.create_connection((sys.argv[1], 443)); end = time.time() + 120\n"
+    "threading.Thread(target=lambda: [None for _ in iter(lambda: s.recv(65536), b'')], daemon=True).start()\n"
     "while time.time() < end: s.sendall(bytes(60_000)); time.sleep(0.1)\n"
 )
+
+
+class Trouble(NamedTuple):
+    """What was made on purpose: any domain that it touches may have an incident of it."""
+
+    cause: str
+    about: str
+    began_s: float
 
 
 class Row(NamedTuple):
@@ -86,24 +107,65 @@ class Row(NamedTuple):
 
 
 def run(demo: Demo) -> None:
+    """NETSTITCH_SEED: troubles come in an order that is drawn by it."""
     with contextlib.ExitStack() as running:
         prepare(demo, running)
-        known: set[tuple[str, str]] = set()
-        rows = [
-            attack(demo, known, "scan of cx2 by cx1", "scan", f"sources/{ORDERS}", "cx1", SCAN, WEB),
-            attack(demo, known, "flood of cx1 by cx2", "flood", f"sources/{WEB}", "cx2", FLOOD, ORDERS),
-            attack(demo, known, "leak from cx2 to ay1", "exfiltration", f"sources/{WEB}", "cx2", LEAK, ANALYTICS),
-            worse(demo, known, NORTH, "15 ms more", "delay_shift", "delay=17"),
-            worse(demo, known, SOUTH, "5 % lost", "loss", "loss=5"),
-            cut(demo),
+        made: list[Trouble] = []
+        troubles: list[Callable[[], Row]] = [
+            partial(attack, demo, made, "scan of cx2 by cx1", "scan", f"sources/{ORDERS}", "cx1", SCAN, WEB),
+            partial(attack, demo, made, "flood of cx1 by cx2", "flood", f"sources/{WEB}", "cx2", FLOOD, ORDERS),
+            partial(
+                attack, demo, made, "leak from cx2 to ay1", "exfiltration", f"sources/{WEB}", "cx2", LEAK, ANALYTICS
+            ),
+            partial(worse, demo, made, "15 ms more", "delay_shift", "delay=17"),
+            partial(worse, demo, made, "5 % lost", "loss", "loss=5"),
+            partial(cut, demo),
         ]
-        alarms = [
-            f"{domain}: incident {name} ({incident['spec']['cause']} of {incident['spec']['about']})"
-            for domain in ("shop", "transit", "insight")
-            for name, incident in incidents(demo, domain).items()
-            if (domain, name) not in known
-        ]
+        if seed := os.environ.get("NETSTITCH_SEED"):
+            random.Random(seed).shuffle(troubles)
+        rows = [trouble() for trouble in troubles]
+        alarms = false_alarms(made, [(domain, each) for domain in DOMAINS for each in incidents(demo, domain).values()])
     table(demo, rows, alarms)
+
+
+def benign(demo: Demo) -> None:
+    """`./run soak benign [MINUTES]`: usual traffic and nothing else: nothing is done, and hardly anything found."""
+    minutes = float(os.environ.get("NETSTITCH_MINUTES", "30"))
+    with contextlib.ExitStack() as running:
+        prepare(demo, running)
+        demo.step(f"2. {minutes:g} minutes of the same, with downloads by cx1, ten seconds in each minute")
+        began_s, end = time.time(), time.monotonic() + 60 * minutes
+        while time.monotonic() < end:
+            with program(demo, "cx1", DOWNLOAD, WEB, "8080"):
+                time.sleep(10)
+            time.sleep(50)
+        there = [(domain, each) for domain in DOMAINS for each in incidents(demo, domain).values()]
+        findings = [
+            f"{domain}: {finding['spec']['text']}"
+            for domain in DOMAINS
+            for finding in demo.get("findings", domain)
+            if finding["spec"]["at_s"] >= began_s
+        ]
+    for text in findings[:20]:
+        demo.say(f"     {text}")
+    demo.check("at most one finding", len(findings) <= 1, str(len(findings)))
+    demo.check("no incident", not there, "; ".join(false_alarms([], there)) or "none")
+    done = [each for _, each in there if any(moment["what"] == "done" for moment in each["status"]["timeline"])]
+    demo.check("nothing is done", not done, str(len(done)))
+
+
+def false_alarms(made: list[Trouble], there: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Incidents by domain that are not, with cause and place right, of what was made, or that are one more of it in the
+    same domain."""
+    alarms, counted = [], set[tuple[str, Trouble]]()
+    for domain, incident in there:
+        cause, about, began_s = incident["spec"]["cause"], incident["spec"]["about"], incident["status"]["began_s"]
+        fitting = [each for each in made if (each.cause, each.about) == (cause, about) and began_s >= each.began_s]
+        if not fitting or (domain, fitting[-1]) in counted:
+            alarms.append(f"{domain}: incident {incident['metadata']['name']} ({cause} of {about})")
+        else:
+            counted.add((domain, fitting[-1]))
+    return alarms
 
 
 def prepare(demo: Demo, running: contextlib.ExitStack) -> None:
@@ -126,7 +188,7 @@ def prepare(demo: Demo, running: contextlib.ExitStack) -> None:
         running.enter_context(program(demo, host, TALK, address, port))
     demo.check("cx1 reaches ay1", demo.ping("cx1", ANALYTICS) is not None, "there is an answer")
     time.sleep(USUAL_S)
-    seen = {domain: len(incidents(demo, domain)) for domain in ("shop", "transit", "insight")}
+    seen = {domain: len(incidents(demo, domain)) for domain in DOMAINS}
     demo.check(f"no incident in {USUAL_S} s of usual traffic", not sum(seen.values()), str(seen))
 
 
@@ -146,14 +208,15 @@ def incidents(demo: Demo, domain: str) -> dict[str, dict[str, Any]]:
     return {incident["metadata"]["name"]: incident for incident in demo.get("incidents", domain)}
 
 
-def found(demo: Demo, domain: str, cause: str, about: str, since_s: float) -> dict[str, Any] | None:
+def found(demo: Demo, domain: str, trouble: Trouble) -> dict[str, Any] | None:
     """The incident, once it is acted upon; or after FOUND_S as far as it is."""
     deadline, newest = time.monotonic() + FOUND_S, None
     while time.monotonic() < deadline:
         fitting = [
             each
             for each in incidents(demo, domain).values()
-            if (each["spec"]["cause"], each["spec"]["about"]) == (cause, about) and each["status"]["seen_s"] >= since_s
+            if (each["spec"]["cause"], each["spec"]["about"]) == (trouble.cause, trouble.about)
+            and each["status"]["seen_s"] >= trouble.began_s
         ]
         newest = fitting[-1] if fitting else None
         if newest is not None and newest["status"]["phase"] in ("Acted", "Closed"):
@@ -163,13 +226,13 @@ def found(demo: Demo, domain: str, cause: str, about: str, since_s: float) -> di
 
 
 def attack(
-    demo: Demo, known: set[tuple[str, str]], what: str, cause: str, about: str, host: str, script: str, target: str
+    demo: Demo, made: list[Trouble], what: str, cause: str, about: str, host: str, script: str, target: str
 ) -> Row:
     demo.step(f"2. {what}")
-    began_s = time.time()
+    made.append(trouble := Trouble(cause, about, time.time()))
     with program(demo, host, script, target):
-        incident = found(demo, "shop", cause, about, began_s)
-        row = told(demo, known, "shop", what, incident, began_s)
+        incident = found(demo, "shop", trouble)
+        row = told(demo, what, incident, trouble)
         if incident is not None and incident["status"]["phase"] == "Proposed":
             demo.say(f"     held: {incident['status'].get('held', '')}; approved by hand")
             demo.stitch("incident", "approve", incident["metadata"]["name"])
@@ -188,21 +251,24 @@ def reaches(demo: Demo, host: str) -> bool:
     return True
 
 
-def worse(demo: Demo, known: set[tuple[str, str]], link: tuple[str, str], trouble: str, cause: str, change: str) -> Row:
-    """What comes back on a link soon is the same incident: so each trouble has a link of its own."""
-    what = f"{trouble} on {'-'.join(link)}"
+def worse(demo: Demo, made: list[Trouble], how: str, cause: str, change: str) -> Row:
+    what = f"{how} on {'-'.join(NORTH)}"
     demo.step(f"3. {what}")
-    about = "links/" + "-".join(link)
     with Pings(demo) as pings:
-        began_s = time.time()
-        demo.stitch("lab", "link", *link, "set", change)
-        incident = found(demo, "transit", cause, about, began_s)
-    row = told(demo, known, "transit", what, incident, began_s)._replace(lost=f"{pings.lost} of {pings.sent}")
-    demo.stitch("lab", "link", *link, "set", "delay=2" if change.startswith("delay") else "loss=0")
+        set_link(demo, change)
+        made.append(trouble := Trouble(cause, "links/" + "-".join(NORTH), time.time()))
+        incident = found(demo, "transit", trouble)
+    row = told(demo, what, incident, trouble)._replace(lost=f"{pings.lost} of {pings.sent}")
+    set_link(demo, "delay=2" if change.startswith("delay") else "loss=0")
     if incident is not None:
         over = closed(demo, "transit", incident["metadata"]["name"])
         demo.check("the link is used again when it is well", over == "Closed", over)
     return row
+
+
+def set_link(demo: Demo, change: str) -> None:
+    record = lab.find(demo.lab)
+    links.change(record, links.find(lab.topology_of(record), *NORTH), (change,))
 
 
 def closed(demo: Demo, domain: str, name: str) -> str:
@@ -213,13 +279,11 @@ def closed(demo: Demo, domain: str, name: str) -> str:
     return phase
 
 
-def told(
-    demo: Demo, known: set[tuple[str, str]], domain: str, what: str, incident: dict[str, Any] | None, began_s: float
-) -> Row:
+def told(demo: Demo, what: str, incident: dict[str, Any] | None, trouble: Trouble) -> Row:
     if incident is None:
         demo.check(f"{what} is found and named", False, "no such incident")
         return Row(what, "", "not found", "", "", "")
-    known.add((domain, incident["metadata"]["name"]))
+    began_s = trouble.began_s
     status, moments = incident["status"], incident["status"]["timeline"]
     seen_s = next(moment["at_s"] for moment in moments if moment["at_s"] >= began_s)
     done = [moment["at_s"] for moment in moments if moment["what"] == "done" and moment["at_s"] >= began_s]
@@ -247,6 +311,9 @@ def table(demo: Demo, rows: list[Row], alarms: list[str]) -> None:
     demo.say("|---|---|---|---|---|---|")
     for row in rows:
         demo.say(f"| {' | '.join(row)} |")
+    load = os.getloadavg()[0]
+    with ROWS.open("a") as file:
+        file.writelines(json.dumps(row._asdict() | {"false_alarms": alarms, "load": load}) + "\n" for row in rows)
     demo.check("no false alarms", not alarms, "; ".join(alarms) or "none")
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from controller.assurance import learned
+from controller.assurance.grouping import numbered
 from controller.assurance.learned import Model
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text, among, frozen_addresses, numbered
+from controller.assurance.windows import address_text, among, frozen_addresses
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns, concatenated
 
@@ -62,9 +63,12 @@ class Learned:
 
     def watch(self, seen: Seen, now_s: float, frozen: frozenset[str]) -> "tuple[Learned, tuple[Finding, ...]]":
         before = replace(self, begun_s=self.begun_s or now_s)
-        flows = seen.flows.take(np.arange(min(len(seen.flows), ROWS_MAX)))
+        flows = seen.flows
         if not len(flows):
             return before, ()
+        if len(flows) > ROWS_MAX:  # by chance, so that nobody can choose not to be among them
+            chance = np.random.default_rng(int(now_s * 1000) & 0xFFFFFFFF)
+            flows = flows.take(np.sort(chance.choice(len(flows), size=ROWS_MAX, replace=False)))
         first, source = numbered(flows.source_address)
         names = [address_text(flows.source_address[row]) for row in first.tolist()]
         # What is done about a host shows in the records of those who speak to it, and is not their doing.
@@ -80,10 +84,12 @@ class Learned:
         return after._learning(flows, source, np.flatnonzero(usual), now_s), findings
 
     def forget(self, owner: str) -> "Learned":
-        """What was kept of its traffic is not usual any more; the model is learnt anew."""
+        """What was kept of its traffic is not usual any more; the model is learnt anew, if anything of it was kept."""
         sample = [
             part.take(part.owner != (part.owners.index(owner) if owner in part.owners else -2)) for part in self.sample
         ]
+        if sum(map(len, sample)) == self.rows:
+            return self
         now_s = max([self.learnt_s, self.begun_s, *(float(part.time_s[-1]) for part in self.sample if len(part))])
         return replace(
             self,
@@ -159,12 +165,18 @@ class Learned:
         rows = self.rows + len(kept)
         while rows > SAMPLE_MAX:
             rows -= len(sample.popleft())
-        after = replace(self, sample=tuple(sample), rows=rows)
-        is_enough = rows >= FIRST_ROWS and now_s - self.begun_s >= FIRST_S
+        return replace(self, sample=tuple(sample), rows=rows)
+
+    def due(self, now_s: float) -> FlowColumns | None:
+        """What a model is to be made of now. It takes seconds: whoever calls goes on watching meanwhile."""
+        is_enough = self.rows >= FIRST_ROWS and now_s - self.begun_s >= FIRST_S
         if not is_enough or (self.model is not None and now_s - self.learnt_s < AGAIN_S):
-            return after
-        together = concatenated(after.sample)  # names of owners are not looked at
-        return replace(after, model=learned.trained([together]), learnt_s=now_s, all=(), odd={})
+            return None
+        return concatenated(self.sample)  # names of owners are not looked at
+
+    def learnt(self, model: Model, now_s: float) -> "Learned":
+        """With the model of what was due at `now_s`."""
+        return replace(self, model=model, learnt_s=now_s, all=(), odd={})
 
 
 def _tail(seen: int, strange: int) -> float:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.assurance.grouping import numbered
 from controller.assurance.seen import Seen
-from controller.assurance.windows import address_text, frozen_addresses, numbered, packed
+from controller.assurance.windows import address_text, frozen_addresses, packed
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns
 
@@ -91,6 +92,7 @@ class Scan:
         raw = key[first].tobytes()
         silenced = {packed(name) for name in frozen_addresses(frozen)}
         tried: dict[bytes, list[tuple[bytes, bool]]] = {}
+        rows: dict[bytes, list[int]] = {}
         for at, is_answered in enumerate(answered):
             begin = at * _KEY
             source = raw[begin : begin + _SOURCE]
@@ -98,14 +100,15 @@ class Scan:
                 continue
             if source in tried or len(tried) < SOURCES_MAX:
                 tried.setdefault(source, []).append((raw[begin + _SOURCE : begin + _KEY], is_answered))
+                rows.setdefault(source, []).append(at)
         sources = {name: each for name, each in self.sources.items() if each.remembered(now_s)}
         findings: list[Finding] = []
         for name, outcomes in tried.items():
             before = sources.get(name, Source(begun_s=now_s))
             after = sources[name] = before.after(outcomes, now_s)
             if after.ratio >= FOUND and after.failed > before.failed:
-                rows = (flows.source_address == np.frombuffer(name, dtype=np.uint8)).all(axis=1)
-                owners = {flows.owners[owner] for owner in set(flows.owner[rows].tolist()) if owner >= 0}
+                numbers = {*flows.owner[first[rows[name]]].tolist()}
+                owners = {flows.owners[owner] for owner in numbers if owner >= 0}
                 findings.append(_finding(after, address_text(name), sorted(owners), now_s))
         if len(sources) > SOURCES_MAX:
             newest = sorted(sources, key=lambda name: (-sources[name].ratio, -sources[name].at_s))[:SOURCES_MAX]

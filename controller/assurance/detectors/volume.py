@@ -17,8 +17,9 @@ import numpy as np
 
 from controller.assurance import windows
 from controller.assurance.baseline import Baselines
+from controller.assurance.grouping import numbered
 from controller.assurance.seen import Seen
-from controller.assurance.windows import Windows, address_text, numbered
+from controller.assurance.windows import Windows, address_text
 from controller.model.finding import Cause, Finding, Reason
 from controller.model.flow_columns import FlowColumns
 
@@ -26,7 +27,7 @@ ALLOWED = 2.0
 """Spreads that are no evidence."""
 FOUND = 8.0
 STEP_MAX = 5.0
-"""Evidence of one interval, so that there are two at least."""
+"""Evidence of one interval that is carried on. More than FOUND in one is told at once: an incident takes two anyway."""
 SHIFTED = 75.0
 """Evidence of a shift: of a quarter of a minute without a second that is as usual."""
 SHIFT_WARM = 300
@@ -68,12 +69,13 @@ class Volume:
                 if baseline.is_cold:
                     found = rate >= COLD_RATE
                 else:
-                    step = min(max(deviation - ALLOWED, -STEP_MAX), STEP_MAX)
+                    over = deviation - ALLOWED
+                    step = min(max(over, -STEP_MAX), STEP_MAX)
                     carried = self.evidence.get(entity, 0.0)
                     total = max(0.0, (carried if step > 0 else min(carried, FOUND)) + step)
                     if total > 0:
                         evidence[entity] = min(total, SHIFTED + FOUND)
-                    found = total >= FOUND and rate >= RATE_MIN
+                    found = max(total, over) >= FOUND and rate >= RATE_MIN
                 is_flood = False
                 if found:
                     finding = self._finding(seen, window, number, rate, now_s, elapsed_s)
