@@ -41,9 +41,11 @@ def row(
     peer: str | None = None,
     peer_value: float | None = None,
     spread: float | None = None,
+    compared: bool = True,
 ) -> Row:
+    """`compared`: False shows the peer's figure beside ours, and the target is for ours."""
     ratio = None
-    if peer_value is not None:
+    if peer_value is not None and compared:
         ratio = value / peer_value if better == "higher" else peer_value / value
     if target is None:
         ok = True
