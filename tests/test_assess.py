@@ -233,6 +233,8 @@ def test_what_policy_denies_of_one_source_in_numbers_is_probing(learnt: Assuranc
     assert none == []
     (finding,) = run(range(240, 241), denied(200), quiet)[1]
     assert (finding.cause, finding.source, finding.node) == (Cause.POLICY_PROBING, "10.1.0.12", "se1")
+    isolated = frozenset({"sources/10.1.0.12", "networks/shop/customer-x"})
+    assert run(range(241, 245), denied(200), quiet, isolated)[1] == [], "what is isolated is denied all that it sends"
 
 
 def probes(delay: Callable[[int], float | None]) -> Callable[[int], Seen]:

@@ -1,7 +1,8 @@
 """Policy probing: packets that policy denies, of one owner or source, against what is usual.
 
 Sees: hosts that try what no intent permits, such as a scan that policy stops. Misses: few tries (TRIES_MIN), and whose
-they are where the counter is of a whole network.
+they are where the counter is of a whole network; those of a network that an open incident touches: what a host that is
+isolated goes on sending is denied.
 """
 
 import math
@@ -35,12 +36,13 @@ class Probing:
         learnt: dict[str, float] = {}
         findings: list[Finding] = []
         for entity, packets in denied.items():
+            if not frozen.isdisjoint((entity, *owners[entity])):
+                continue
             baseline = self.baselines.of(entity)
             deviation = baseline.deviation(math.log1p(packets))
             usual = 0.0 if baseline.is_cold else math.expm1(baseline.centre)
             if packets < TRIES_MIN or (not baseline.is_cold and deviation < FOUND):
-                if entity not in frozen:
-                    learnt[entity] = math.log1p(packets)
+                learnt[entity] = math.log1p(packets)
                 continue
             reason = reasons[entity].most_common(1)[0][0]
             name = entity.partition("/")[2]
