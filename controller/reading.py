@@ -19,6 +19,7 @@ from controller.model.resource import Resource
 from controller.model.trace import Crossing, Probe, Trace, Unknown
 from controller.revisions import Revisions
 from controller.views import explain, graph_view, resource_view, tracing
+from controller.waited_for import waited_for
 
 WATCH_PAUSES = 4
 """How much longer than it looked a watch waits before it looks again: 10,000 intents are long to look at."""
@@ -116,7 +117,7 @@ class Reading:
     def graph(self) -> NetworkGraph:
         with self._looking["graph"]:
             now_s, state = self._now_s(), self._stored
-            resources = {kind: resource_view.each(state, kind, now_s) for kind in graph_view.KINDS}
+            resources = {kind: waited_for(resource_view.each(state, kind, now_s)) for kind in graph_view.KINDS}
             made = graph_view.network_graph(state.own, resources)
             whole = Resource(kind="Graph", metadata={"name": made.domain}, spec={"digest": made.digest}, status={})
             marked = self._revisions.look("graph", [whole])

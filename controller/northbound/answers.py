@@ -8,6 +8,7 @@ from fastapi import Response
 
 from controller.model.event import Problem
 from controller.model.resource import Answer, Controller, Resource
+from controller.waited_for import waited_for
 
 MAX_NEAR = 1000
 """Among so many names one is looked for that may have been meant."""
@@ -21,7 +22,7 @@ CHUNK = 500
 def as_json(value: object, status: int = 200) -> Response:
     """A long list is encoded in parts, between which other threads get to run."""
     if isinstance(value, list | tuple) and len(value) > CHUNK:
-        parts = (msgspec.json.encode(value[at : at + CHUNK])[1:-1] for at in range(0, len(value), CHUNK))
+        parts = (msgspec.json.encode(value[at : at + CHUNK])[1:-1] for at in waited_for(range(0, len(value), CHUNK)))
         content = b"[" + b",".join(parts) + b"]"
     else:
         content = msgspec.json.encode(value)

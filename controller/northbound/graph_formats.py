@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from xml.sax.saxutils import escape, quoteattr
 
+import msgspec
+
 from controller.model.network_graph import Attribute, Edge, NetworkGraph, Vertex
+from controller.waited_for import waited_for
 from dataplane.visible import visible
 
 _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
@@ -33,10 +36,8 @@ def written(graph: NetworkGraph, form: GraphFormat) -> str:
     It is put together from pieces: one call for all of a large graph would keep all other threads waiting.
     """
     lines = _LINES[form](graph)
-    pieces = []
-    while piece := "".join(f"{line}\n" for line in itertools.islice(lines, PIECE_LINES)):
-        pieces.append(piece)
-    return "".join(pieces)
+    pieces = iter(lambda: "".join(f"{line}\n" for line in itertools.islice(lines, PIECE_LINES)), "")
+    return "".join(waited_for(pieces))
 
 
 def _of_vertex(vertex: Vertex) -> dict[str, Attribute]:
@@ -59,7 +60,7 @@ def _json(graph: NetworkGraph) -> Iterator[str]:
 
 
 def _as_json(value: Mapping[str, Attribute]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return msgspec.json.encode(value).decode()
 
 
 def _separated(parts: Iterable[str]) -> Iterator[str]:
@@ -88,14 +89,15 @@ def _graphml(graph: NetworkGraph) -> Iterator[str]:
             declared = {"id": keys[subject, name], "for": subject, "attr.name": name, "attr.type": kind}
             yield f" <key{_xml_attributes(declared)} />"
     yield f" <graph{_xml_attributes({'id': graph.domain, 'edgedefault': 'undirected'})}>"
-    yield from _data("graph", about, keys, "  ")
+    yield from _data("graph", about, keys, "  ", {})
+    written_once: dict[tuple[str, str, str], str] = {}
     for vertex in graph.vertices:
         yield f"  <node{_xml_attributes({'id': vertex.id})}>"
-        yield from _data("node", _of_vertex(vertex), keys, "   ")
+        yield from _data("node", _of_vertex(vertex), keys, "   ", written_once)
         yield "  </node>"
     for edge in graph.edges:
         yield f"  <edge{_xml_attributes({'id': edge.id, 'source': edge.source, 'target': edge.target})}>"
-        yield from _data("edge", _of_edge(edge), keys, "   ")
+        yield from _data("edge", _of_edge(edge), keys, "   ", written_once)
         yield "  </edge>"
     yield " </graph>"
     yield "</graphml>"
@@ -106,11 +108,21 @@ def _types(said: Iterable[Mapping[str, Attribute]]) -> dict[str, str]:
 
 
 def _data(
-    subject: str, attributes: Mapping[str, Attribute], keys: Mapping[tuple[str, str], str], indent: str
+    subject: str,
+    attributes: Mapping[str, Attribute],
+    keys: Mapping[tuple[str, str], str],
+    indent: str,
+    written_once: dict[tuple[str, str, str], str],
 ) -> Iterator[str]:
+    """`written_once`: what many say alike."""
     for name, value in attributes.items():
-        text = escape(visible(_text(value)))  # XML cannot say control characters at all
-        yield f'{indent}<data key="{keys[subject, name]}">{text}</data>'
+        text = _text(value)
+        line = written_once.get((subject, name, text))
+        if line is None:
+            # XML cannot say control characters at all
+            line = f'{indent}<data key="{keys[subject, name]}">{escape(visible(text))}</data>'
+            written_once[subject, name, text] = line
+        yield line
 
 
 def _xml_attributes(attributes: Mapping[str, str]) -> str:

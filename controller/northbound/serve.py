@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from controller.northbound.connections import Connections
 from controller.northbound.guard import STREAM_TYPE, answer_error, error_body
+from controller.waited_for import asked
 from dataplane.door import AT_ONCE_MAX, BACKLOG
 
 HEADER_DEADLINE_S = 10.0
@@ -316,8 +317,12 @@ class Deadline:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._deadline_s) as deadline:
-                await self._app(scope, receive, watched_send)
+            with asked() as asker:
+                try:
+                    async with asyncio.timeout(self._deadline_s) as deadline:
+                        await self._app(scope, receive, watched_send)
+                finally:
+                    asker.is_gone = True
         except TimeoutError:
             if started:
                 raise  # the connection is closed, so that half an answer is not taken for all of it

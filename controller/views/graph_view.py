@@ -133,8 +133,12 @@ def _edge(kind: EdgeKind, source: str, target: str, attributes: dict[str, Attrib
 
 def _picked(said: Mapping[str, Any], *names: str) -> dict[str, Attribute]:
     """Of these what is said."""
-    picked = {name: said[name] for name in names if said.get(name) not in (None, "", [], {})}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in picked.items()}
+    picked: dict[str, Attribute] = {}
+    for name in names:
+        value = said.get(name)
+        if value or isinstance(value, bool | int | float):  # 0 says something, an empty text or list does not
+            picked[name] = tuple(value) if isinstance(value, list) else value
+    return picked
 
 
 def _labels(resource: Resource) -> dict[str, Attribute]:
