@@ -70,7 +70,7 @@ from controller.model.event import (
     SyncNode,
     Tick,
 )
-from controller.model.node_entries import Delta, NodeState
+from controller.model.node_entries import Delta, NodeEntries, NodeState
 from controller.model.policy import Policy
 from controller.model.resource import Resource
 from controller.model.stitch import Stage, Stitch, expired
@@ -146,8 +146,14 @@ class SimulatedKeys:
         return True
 
 
+_KEYS: dict[bytes, EntryKey] = {}
+
+
 def entry_key(entry: OwnedEntry) -> EntryKey:
-    return entry.table, entry.match, entry.priority
+    found = _KEYS.get(entry.key)
+    if found is None:
+        found = _KEYS[entry.key] = entry.table, entry.match, entry.priority
+    return found
 
 
 def _unreadable(message: Envelope) -> str:
@@ -177,6 +183,9 @@ class SimulatedNode:
         """When its tunnels last shook hands: in time for all tests, but those about it."""
         self.refused: set[EntryKey] = set()
         """Entries that it does not take."""
+        self._told: tuple[object, set[EntryKey], dict[str, int]] | None = None
+        self._made_of_it: dict[EntryKey, OwnedEntry] = {}
+        """Of what it was told last, being as it was then."""
         self.refusal = ""
         """Of whatever it is told."""
         self.confirms = True
@@ -287,22 +296,32 @@ class SimulatedNode:
         ports = {port.number for port in self._ports if port.role == PortRole.ATTACHMENT}
         assert {gateway.port for gateway in state.host.gateways} <= ports, f"{self.name} would refuse its host state"
         assert {tunnel.border for tunnel in state.host.tunnels} <= {border.name for border in self._borders}
-        desired = {entry_key(entry): entry for entry in state.entries if entry_key(entry) not in self.refused}
-        kept = [entry for entry in state.entries if entry_key(entry) not in self.refused]
-        assert len(desired) == len(kept), f"{self.name}: an entry twice"
-        for table, count in Counter(entry.table for entry in kept).items():
-            assert count <= self.sizes[table], f"{self.name}: {count} entries for {table}"
+        told = self._told
+        if told is None or told[0] is not state.entries or told[1:] != (self.refused, self.sizes):
+            self._made_of_it = self._accepted(state.entries)
+            self._told = state.entries, {*self.refused}, {**self.sizes}
+        desired = self._made_of_it
         differences = []
         for key, entry in desired.items():
             present = self.entries.get(key)
-            if present is None or (present.action, present.params) != (entry.action, entry.params):
+            if present is not entry and (
+                present is None or (present.action, present.params) != (entry.action, entry.params)
+            ):
                 what = "missing" if present is None else "changed"
                 differences.append(self._deviation(what, entry.table, entry.owner))
         differences += [self._deviation("foreign", key[0], "") for key in self.entries if key not in desired]
         writes = len(differences) + (self.host != state.host)
-        self.entries, self.host = desired, state.host
+        self.entries, self.host = {**desired}, state.host
         self.writes += writes
         return writes, tuple(differences)
+
+    def _accepted(self, entries: NodeEntries) -> dict[EntryKey, OwnedEntry]:
+        desired = {entry_key(entry): entry for entry in entries if entry_key(entry) not in self.refused}
+        kept = [entry for entry in entries if entry_key(entry) not in self.refused]
+        assert len(desired) == len(kept), f"{self.name}: an entry twice"
+        for table, count in Counter(entry.table for entry in kept).items():
+            assert count <= self.sizes[table], f"{self.name}: {count} entries for {table}"
+        return desired
 
     def _deviation(self, what: str, table: str, owner: str) -> Deviation:
         return Deviation(node=self.name, what=what, table=table, detail="", owner=owner)
@@ -331,6 +350,8 @@ class Controller:
         self.replies: dict[str, Reply] = {}
         self.logs: list[Log] = []
         self.state = reconcile.initial((), domain, self.policy)[0]
+        self._known: reconcile.State | None = None
+        """Of which all was looked at."""
 
     def start(self) -> None:
         self.alive = True
@@ -414,10 +435,6 @@ class Controller:
             assert all_effects == effects
             assert (state.intent_records, state.stitches) == (self.state.intent_records, self.state.stitches)
             assert (state.awaiting, state.retries) == (self.state.awaiting, self.state.retries)
-        for stitch in self.state.stitches.values():
-            bundle = stitch.plan.bundle
-            assert not bundle or stitch.downstream is self.state.bundles.get(bundle), f"{stitch.plan.name} is apart"
-        assert {sharing.plan.bundle for sharing in self.state.stitches.values()} >= {*self.state.bundles}
         claims = self.state.claims
         if claims is not None and claims._doubted is not None:
             in_force = {
@@ -428,8 +445,37 @@ class Controller:
             claimed = {name: claim.intent for name, claim in claims.index.claims.items()}
             for name in (in_force.keys() | claimed.keys()) - claims._doubted.keys():
                 assert in_force.get(name) == claimed.get(name), f"the claim of {name} is out of date"
-        self._check_sr_policies()
-        self._check_numbers()
+        known, self._known = self._known, self.state
+        if known is None or self._looked_at(known) != self._looked_at(self.state):
+            self._check_bundles()
+            self._check_sr_policies()
+            self._check_numbers()
+            self._check_awaited()
+
+    @staticmethod
+    def _looked_at(state: reconcile.State) -> list[int]:
+        """What the next four look at. States are held meanwhile, and what is in them never changes: so the same things
+        were looked at before."""
+        inventory = state.inventory
+        parts = (
+            inventory,
+            state.own,
+            state.down,
+            state.stitches,
+            state.bundles,
+            state.sr_policies,
+            state.numbers,
+            state.ids,
+        )
+        return [id(part) for part in (*parts, state.taken, state.awaiting, state.nodes)]
+
+    def _check_bundles(self) -> None:
+        for stitch in self.state.stitches.values():
+            bundle = stitch.plan.bundle
+            assert not bundle or stitch.downstream is self.state.bundles.get(bundle), f"{stitch.plan.name} is apart"
+        assert {sharing.plan.bundle for sharing in self.state.stitches.values()} >= {*self.state.bundles}
+
+    def _check_awaited(self) -> None:
         links, policies = self.state.inventory.links, self.state.sr_policies
         for name, awaited in self.state.awaiting.items():
             stitch = self.state.stitches.get(name)
