@@ -160,34 +160,41 @@ def test_a_cut_link_and_what_tunnels_carry_are_shown(active: LabRecord) -> None:
 
 
 def test_traffic_goes_around_a_cut_link_and_an_intent_without_any_way_is_not_active(active: LabRecord) -> None:
-    def way() -> list[str]:
-        return [
+    def way() -> set[str]:
+        return {
             " ".join(agreement["status"]["path"])
             for agreement in get("agreements", "transit")
             if agreement["spec"]["offeror"] == "shop"
-        ]
+        }
 
     def elsewhere() -> dict[str, frozenset[bytes]]:
         return {node: entries_on(active, node) for node in ("se1", "sg1", "ig1", "ie1")}
 
     wait_for(lambda: all(link["status"]["in_use"] for link in get("links", "transit")), "all links are in use")
-    wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], "the northern way is taken")
+    wait_for(lambda: way() == {"shop t1 tc1 t2 insight"}, "the northern way is taken")
+    slowly = "allow insight/analytics/analytics-y icmp from shop/customer-x app=web; require latency <= 20ms"
+    stitch("intent", f"{slowly}; on violation degrade", "--name", "slowly", "--tenant", "customer-x", "--wait", "300")
     before = elsewhere()
     try:
         stitch("lab", "link", "t1", "tc1", "down")
         wait_for(lambda: reaches(active, "cx1", ANALYTICS), "cx1 reaches ay1 around the cut link")
-        wait_for(lambda: way() == ["shop t1 tc2 t2 insight"], "the controller has moved it too")
+        wait_for(lambda: way() == {"shop t1 tc2 t2 insight"}, "the controller has moved it too")
         wait_for(lambda: phase() == "Active", "the intent is Active")
         assert elsewhere() == before
         stitch("lab", "link", "t1", "tc2", "down")
         wait_for(lambda: phase() != "Active", "the intent is not Active any more")
         wait_for(lambda: phase() == "Unsatisfiable", "transit leads nowhere any more")
+        wait_for(lambda: phase("slowly") == "Degraded", "who does not need the carrier goes on by the internet")
+        wait_for(lambda: reaches(active, "cx2", ANALYTICS), "cx2 reaches ay1 by the slow way")
+        assert not reaches(active, "cx1", ANALYTICS)
     finally:
         stitch("lab", "link", "t1", "tc1", "up")
         stitch("lab", "link", "t1", "tc2", "up")
-    wait_for(lambda: phase() == "Active", "the intent is Active again")
+    for name in ("order-processing", "slowly"):
+        wait_for(lambda each=name: phase(each) == "Active", f"{name} is Active again")
+    stitch("delete", "intent/slowly")
     wait_for(lambda: reaches(active, "cx1", ANALYTICS), "cx1 reaches ay1")
-    wait_for(lambda: way() == ["shop t1 tc1 t2 insight"], "the northern way is taken again")
+    wait_for(lambda: way() == {"shop t1 tc1 t2 insight"}, "the northern way is taken again")
 
 
 def test_a_node_that_is_drained_is_left_without_losing_a_packet(active: LabRecord) -> None:
@@ -642,9 +649,8 @@ def test_a_port_that_is_not_there_holds_up_its_network_alone(record: LabRecord, 
     stitch("delete", "intent/order-processing", "network/shop/lab")
 
 
-def phase() -> str:
-    intents = get("intents")
-    return str(intents[0]["status"]["phase"]) if intents else "none"
+def phase(name: str = "order-processing") -> str:
+    return next((str(each["status"]["phase"]) for each in get("intents") if each["metadata"]["name"] == name), "none")
 
 
 def is_reachable(domain: str, node: str) -> bool:

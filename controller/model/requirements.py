@@ -1,5 +1,7 @@
 """What an intent requires, free of how it is written: who may reach whom, and what must hold on the way."""
 
+import msgspec
+
 from controller.model.agreement import Alias, Flow
 from controller.model.intent import Disjoint, Encryption, Prefer, Trust, Value
 from controller.model.selection import Selection
@@ -65,6 +67,11 @@ class Connection(Value, frozen=True, kw_only=True):
     """Under which prefixes the source's network knows those of the destination's."""
     source_aliases: tuple[Alias, ...] = ()
     """The other way round, where the destination is ours; elsewhere the agreement says it."""
+
+    @property
+    def eased(self) -> "Connection":
+        """Without what an intent may go on without (`on violation degrade`)."""
+        return msgspec.structs.replace(self, latency_us_max=None, loss_ppm_max=None, disjoint=None)
 
 
 class Requirements(Value, frozen=True, kw_only=True):

@@ -175,6 +175,8 @@ class ConnectionStatus(Value, frozen=True, kw_only=True):
     """It is tried next with an agreement of its own."""
     held_off: tuple[HeldOff, ...] = ()
     """Where it was ended, or refused for some time."""
+    was_carried: bool = False
+    """As it is required, at some time since that is required: so it may go on eased (`on violation degrade`)."""
 
 
 class IntentRecord(Value, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from controller.reconcile.serials import next_serial
 from controller.reconcile.tables import candidate_key, link_key
 from controller.reconcile.transaction import Leaving, Transaction
 from controller.reconcile.translation_pool import hold
-from controller.reconcile.wanted import RETRY_S, ends, is_good, is_right, may_be_tried
+from controller.reconcile.wanted import RETRY_S, eased, ends, is_good, is_right, may_be_tried
 
 REFUSED_RETRY_S = 5
 """The first time after a refusal, whose cause we cannot see go; then twice as long each time."""
@@ -98,8 +98,18 @@ def _taken_over(
         if id(status) not in kept:
             abandon(transaction, status.coming, why)
             abandon(transaction, status.plan, why)
-    statuses = (heirs.get(ends(connection), ConnectionStatus()) for connection in requirements.connections)
-    return tuple(ConnectionStatus(plan=status.plan, coming=status.coming) for status in statuses)
+    bounds = {ends(connection): _bounds(connection) for connection in before.requirements.connections}
+    taken = []
+    for connection in requirements.connections:
+        status = heirs.get(ends(connection), ConnectionStatus())
+        was_carried = status.was_carried and bounds.get(ends(connection)) == _bounds(connection)
+        taken.append(ConnectionStatus(plan=status.plan, coming=status.coming, was_carried=was_carried))
+    return tuple(taken)
+
+
+def _bounds(connection: Connection) -> tuple[object, ...]:
+    """What an intent may go on without."""
+    return connection.latency_us_max, connection.loss_ppm_max, connection.disjoint
 
 
 def _reselect(transaction: Transaction, intent_record: IntentRecord) -> IntentRecord:
@@ -250,15 +260,22 @@ def _pursue(
         return connection_status
     serial = (transaction.counters.get("serial") or 0) + 1
     held_off = _held_off(connection_status, transaction.now_s)
-    placed = place(
-        connection,
-        transaction.graph,
-        name=f"{intent_record.intent.name}.{serial}",
-        owner=f"intents/{intent_record.intent.name}",
-        excluded={*connection_status.excluded, *(refusal.border for refusal in held_off)},
-        priority=intent_record.intent.priority,
-        serial=intent_record.serial,
-    )
+
+    def placed_as(required: Connection) -> Plan | Unsatisfiable:
+        return place(
+            required,
+            transaction.graph,
+            name=f"{intent_record.intent.name}.{serial}",
+            owner=f"intents/{intent_record.intent.name}",
+            excluded={*connection_status.excluded, *(refusal.border for refusal in held_off)},
+            priority=intent_record.intent.priority,
+            serial=intent_record.serial,
+        )
+
+    placed = placed_as(connection)
+    less = eased(intent_record, connection, connection_status) if isinstance(placed, Unsatisfiable) else None
+    if less is not None and current is not None and is_good(transaction, current, intent_record, less):
+        return _tried_again(transaction, connection_status, held_off)
     if good is not None and (isinstance(placed, Unsatisfiable) or not _leads_better(transaction, placed, good)):
         return connection_status
     if connection_status.coming:
@@ -269,7 +286,14 @@ def _pursue(
             no_way=connection_status.no_way,
             retry_s=int(transaction.now_s) + RETRY_S,
             held_off=held_off,
+            was_carried=connection_status.was_carried,
         )
+    if less is not None:
+        carrying = transaction.stitches.get(connection_status.plan)
+        if carrying is not None and is_good(transaction, carrying, intent_record, less):
+            return _tried_again(transaction, msgspec.structs.replace(connection_status, coming=""), held_off)
+        otherwise = placed_as(less)
+        placed = otherwise if isinstance(otherwise, Plan) else placed
     if isinstance(placed, Unsatisfiable):
         placed = _explained(placed, intent_record.requirements, connection)
         abandon(transaction, connection_status.plan, "what is required can no longer be held")
@@ -277,19 +301,8 @@ def _pursue(
         transaction.log(
             event, "warning", intent=intent_record.intent.name, reason=connection_status.refusal or placed.message
         )
-        wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**connection_status.tries) if connection_status.refusal else RETRY_S
-        if {*connection_status.excluded} <= {refusal.border for refusal in held_off}:  # nobody else has refused it
-            wait_s = min(
-                [RETRY_S, *(refusal.until_s - int(transaction.now_s) for refusal in held_off if refusal.until_s)]
-            )
-        return ConnectionStatus(
-            refusal=connection_status.refusal,
-            no_way=connection_status.no_way,
-            unsatisfiable=placed,
-            retry_s=int(transaction.now_s) + wait_s,
-            tries=min(connection_status.tries + 1, 8) if connection_status.refusal else 0,
-            held_off=held_off,
-        )
+        again = _tried_again(transaction, connection_status, held_off)
+        return msgspec.structs.replace(again, plan="", coming="", lost="", unsatisfiable=placed)
     replaces = connection_status.plan if transaction.stitches.get(connection_status.plan) is not None else ""
     try:
         stitch = begin(transaction, placed, serial, replaces, intent_record, alone=connection_status.alone)
@@ -307,6 +320,28 @@ def _pursue(
         lost=connection_status.lost,
         tries=connection_status.tries,
         held_off=held_off,
+        was_carried=connection_status.was_carried,
+    )
+
+
+def _tried_again(
+    transaction: Transaction, connection_status: ConnectionStatus, held_off: tuple[HeldOff, ...]
+) -> ConnectionStatus:
+    """As it is now, and later wherever it may be: what was refused after 5 s, then after 10, 20, ... to 60."""
+    refusal = connection_status.refusal
+    wait_s = min(RETRY_S, REFUSED_RETRY_S * 2**connection_status.tries) if refusal else RETRY_S
+    if {*connection_status.excluded} <= {refusal.border for refusal in held_off}:  # nobody else has refused it
+        wait_s = min([RETRY_S, *(each.until_s - int(transaction.now_s) for each in held_off if each.until_s)])
+    return ConnectionStatus(
+        plan=connection_status.plan,
+        coming=connection_status.coming,
+        refusal=refusal,
+        lost=connection_status.lost,
+        no_way=connection_status.no_way,
+        retry_s=int(transaction.now_s) + wait_s,
+        tries=min(connection_status.tries + 1, 8) if refusal else 0,
+        held_off=held_off,
+        was_carried=connection_status.was_carried,
     )
 
 
@@ -423,14 +458,27 @@ def carried(transaction: Transaction, stitch: Stitch) -> None:
     if intent_record is None:
         return
     connection_statuses = tuple(
-        ConnectionStatus(plan=stitch.plan.name, held_off=_held_off(connection_status, transaction.now_s))
+        _carried_by(transaction, stitch.plan, connection, connection_status)
         if connection_status.coming == stitch.plan.name
         else connection_status
-        for connection_status in intent_record.connection_statuses
+        for connection, connection_status in zip(
+            intent_record.requirements.connections, intent_record.connection_statuses, strict=True
+        )
     )
     transaction.intent_records.put(
         name, msgspec.structs.replace(intent_record, connection_statuses=connection_statuses)
     )
+
+
+def _carried_by(
+    transaction: Transaction, plan: Plan, connection: Connection, connection_status: ConnectionStatus
+) -> ConnectionStatus:
+    held_off = _held_off(connection_status, transaction.now_s)
+    if plan.connection == connection.eased != connection:  # who has no way for the rest is not asked again at once
+        again = _tried_again(transaction, connection_status, held_off)
+        return msgspec.structs.replace(again, plan=plan.name, coming="", lost="")
+    was_carried = connection_status.was_carried or plan.connection == connection
+    return ConnectionStatus(plan=plan.name, held_off=held_off, was_carried=was_carried)
 
 
 def failed(
@@ -465,6 +513,7 @@ def failed(
             alone=alone,
             retry_s=int(transaction.now_s) + retry_after_s if retry_after_s else 0,
             held_off=_held_off(connection_status, transaction.now_s) + (() if held_off is None else (held_off,)),
+            was_carried=connection_status.was_carried,
         )
         if refusal and plan.egress is not None:
             rest = msgspec.structs.replace(

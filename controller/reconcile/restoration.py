@@ -3,7 +3,7 @@
 an SR Policy has other paths that hold its color ──▶ all whose traffic takes it move: one entry at each end is written
 it has none, other paths hold what is required   ──▶ the plan takes another SR Policy between the same ends
 another border                                   ──▶ a new plan takes over (intents), make before break
-neither, for an intent of ours                   ──▶ degraded, if it may be and only latency is at stake; unsatisfiable
+neither, for an intent of ours                   ──▶ degraded if it may be, by the same border or another; unsatisfiable
 neither, for what we carry for others            ──▶ the agreement ends, with the reason
 
 For others "all" is what they allow: a longer path within what we promised changes nothing for them, one beyond it, or

@@ -32,6 +32,16 @@ def is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecor
     )
 
 
+def eased(
+    intent_record: IntentRecord, connection: Connection, connection_status: ConnectionStatus
+) -> Connection | None:
+    """As what goes on without what can no longer be held (`on violation degrade`); None: nothing may, or there is
+    nothing to go without."""
+    may = connection_status.was_carried and intent_record.intent.on_violation == "degrade"
+    less = connection.eased
+    return less if may and less != connection else None
+
+
 def is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:
     shares = not plan.bundle or (intent_record.expires_s is None and is_of(plan.bundle, intent_record.intent.tenant))
     return plan.connection == connection and plan.priority == intent_record.intent.priority and shares

@@ -204,7 +204,7 @@ def _connection(
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down, state.sr_policies):
         wanted = (connection, intent_record.intent.priority)
         said, path = _begun(state, where, coming), _words(state, carrying)
-        if (carrying.plan.connection, carrying.plan.priority) == wanted:
+        if (carrying.plan.connection, carrying.plan.priority) in (wanted, (connection.eased, wanted[1])):
             yield _carried(state, connection, carrying, now_s, exceptional)
             yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
         else:
@@ -262,6 +262,8 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float,
         return Said(Phase.PENDING, f"{where}: its way is cut and there is no other yet: {gone} without a carrier")
     if silent := tunnel_fault(state, stitch, now_s):
         return Said(silent.phase, f"{where}: {silent.reason}")
+    if stitch.plan.connection == connection.eased != connection:
+        return Said(Phase.DEGRADED, f"{where}: {_given_up(state, connection, stitch)}")
     if is_too_slow(stitch, state.sr_policies):
         needed, latency_us = connection.latency_us_max or 0, whole_us(stitch, state.sr_policies)
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {latency_us / 1000:g} ms"
@@ -277,6 +279,21 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float,
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
     stands = _stands(state, stitch, exceptional)
     return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if stands else "")
+
+
+def _given_up(state: State, connection: Connection, stitch: Stitch) -> str:
+    """What of the requirements the way that is left does not hold."""
+    limit_us, latency_us = connection.latency_us_max, whole_us(stitch, state.sr_policies)
+    path = _words(state, stitch)
+    if limit_us is not None and latency_us > limit_us:
+        return (
+            f"latency: at most {limit_us / 1000:g} ms is required; "
+            f"the way that is left, by {path}, takes {latency_us / 1000:g} ms"
+        )
+    if connection.disjoint is not None:
+        return f"disjoint: two paths are required that share no {connection.disjoint}; the way that is left is {path}"
+    lost = percent(connection.loss_ppm_max or 0)
+    return f"loss: at most {lost} is required; what is lost on the way that is left, by {path}, is more or not known"
 
 
 def tunnel_fault(state: State, stitch: Stitch, now_s: float) -> Said | None:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 
 from topologies import bmv2
-from topologies.demo import assure, fabric, main_job
+from topologies.demo import assure, fabric, graph, main_job
 from topologies.demo.run import Demo
 
 Part = tuple[str, str, str, Callable[[Demo], None]]
 """Topology, what its nodes are that are only crossed, whose controller is asked, what is done there."""
 PARTS: dict[str, tuple[Part, ...]] = {
     "main": (("three-domains", "xdp", "shop", main_job.run),),
+    "graph": (("three-domains", "xdp", "shop", graph.run),),
     "fabric": tuple(
         ("fabric-k4", switch, "fabric", fabric.run) for switch in ("xdp", "ovs", *(() if bmv2.missing() else ("bmv2",)))
     ),
