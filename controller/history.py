@@ -19,7 +19,7 @@ from controller.model.resource import Resource
 from controller.reconcile.link_state import is_cut
 from controller.reconcile.restoration import MOVED
 from controller.reconcile.state import SR_POLICIES, State
-from controller.reconcile.tables import link_key, node_key, over, sr_policy_key
+from controller.reconcile.tables import link_key, node_key, over, service_key, sr_policy_key
 from controller.views.intent_status import exceptional_nodes, intent_phase
 from dataplane.decoding import from_json
 
@@ -300,6 +300,9 @@ def _unsettled_by(before: State, after: State) -> Iterator[str]:
     owners = {*touched.stitches, *touched.awaiting}
     if before.down is not after.down:
         owners.update(_cut(before), _cut(after))
+    if before.services_down is not after.services_down:
+        changed = before.services_down.keys() ^ after.services_down.keys()
+        yield from after.intent_records.by(*map(service_key, changed))
     nodes = {name for name in touched.nodes if _standing(before, name) != _standing(after, name)}
     if nodes:
         owners.update(over(after.stitches, after.sr_policies, (), nodes))

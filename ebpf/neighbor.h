@@ -197,7 +197,7 @@ static __noinline bool is_elsewhere(__u32 vrf, const union address *address, __u
 		return false;
 	if (hop->action == NEXT_HOP_FORWARD)
 		return hop->forward.port != ingress_port;
-	return hop->action == NEXT_HOP_RESOLVE && hop->resolve.port != ingress_port;
+	return is_resolved(hop) && hop->resolve.port != ingress_port;
 }
 
 /* Back to where the frame came from, from our MAC; the tag stays. A veth delivers this, XDP_TX it may not. */

@@ -1,6 +1,6 @@
 /*
- * Out of a port: next_hop --> forward (MACs given), resolve (MAC of the destination), punt, or NO_NEXT_HOP. What is
- * larger than the port takes: trim.h.
+ * Out of a port: next_hop --> forward (MACs given), resolve (MAC of the destination), resolve_via (of the host that takes
+ * all of it), punt, or NO_NEXT_HOP. What is larger than the port takes: trim.h.
  *
  * A destination without a known MAC: the packet itself becomes the question, an ARP request or a neighbor solicitation.
  */
@@ -148,7 +148,9 @@ static __always_inline int send_to_neighbor(struct xdp_md *ctx, struct packet *p
 			return drop(packet, DROP_HOP_LIMIT);
 		key.address = ipv6->destination;
 	}
-	if (packet->translates)
+	if (hop->action == NEXT_HOP_RESOLVE_VIA)
+		key.address = hop->resolve_via.via;
+	else if (packet->translates)
 		move_destination(packet->forwarding_class, &key.address);
 	said = bpf_map_lookup_elem(&neighbor, &key);
 	known = said ? NULL : bpf_map_lookup_elem(&neighbor_cache, &key);
@@ -206,7 +208,7 @@ static __always_inline int send_to_next_hop(struct xdp_md *ctx, struct packet *p
 		if (verdict != GO_ON)
 			return verdict;
 	}
-	if (hop->action == NEXT_HOP_RESOLVE)
+	if (is_resolved(hop))
 		return global_send_to_neighbor(ctx, packet, hop, out);
 
 	c = cursor_at(ctx, 0);

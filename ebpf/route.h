@@ -17,6 +17,20 @@ struct {
 	__type(value, struct next_hop_value);
 } next_hop SEC(".maps");
 
+_Static_assert(__builtin_offsetof(struct next_hop_value, resolve.port) ==
+			       __builtin_offsetof(struct next_hop_value, resolve_via.port) &&
+		       __builtin_offsetof(struct next_hop_value, resolve.source_mac) ==
+			       __builtin_offsetof(struct next_hop_value, resolve_via.source_mac) &&
+		       __builtin_offsetof(struct next_hop_value, resolve.vlan) ==
+			       __builtin_offsetof(struct next_hop_value, resolve_via.vlan),
+	       "both are read as `resolve`");
+
+/* To a host whose MAC is looked up. */
+static __always_inline bool is_resolved(const struct next_hop_value *hop)
+{
+	return hop->action == NEXT_HOP_RESOLVE || hop->action == NEXT_HOP_RESOLVE_VIA;
+}
+
 /* Sets packet->next_hop, or refuses. */
 static __always_inline int find_route(struct packet *packet, __u32 vrf, const union address *destination)
 {

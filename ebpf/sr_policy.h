@@ -244,6 +244,28 @@ __noinline int global_encapsulate_translated(struct xdp_md *ctx, struct packet *
 	return packet && how ? encapsulate(ctx, packet, how, packet->forwarding_class) : XDP_DROP;
 }
 
+/* As it came, to a host that knows no SRv6 and sends it back in at another port. */
+static __always_inline int to_service(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
+{
+	bool v4 = packet->ether_type == ETHERTYPE_IPV4;
+	__u32 overhead = v4 ? 40 : 60;
+	__u32 mtu = how->to_service.inner_mtu;
+
+	if (mtu && (packet->ip_length > mtu || packet->behind_cut || (!v4 && mtu < IPV6_LEAST_MTU)))
+		return global_exceed_mtu(ctx, packet, mtu);
+	if (mtu && packet->tcp_flags & TCP_SYN)
+		clamp_mss(ctx, ip_offset(packet) + packet->l4_offset, mtu > overhead ? mtu - overhead : 0);
+	if (cut_padding(ctx, packet) != GO_ON || remove_tag(ctx, packet) != GO_ON)
+		return XDP_DROP;
+	packet->next_hop = v4 ? how->to_service.ipv4_next_hop : how->to_service.ipv6_next_hop;
+	return TO_NEXT_HOP;
+}
+
+__noinline int global_to_service(struct xdp_md *ctx, struct packet *packet, const struct steer_value *how)
+{
+	return packet && how ? to_service(ctx, packet, how) : XDP_DROP;
+}
+
 static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet)
 {
 	__u32 forwarding_class = packet->forwarding_class;
@@ -255,6 +277,8 @@ static __always_inline int apply_steer(struct xdp_md *ctx, struct packet *packet
 		return encapsulate(ctx, packet, how, 0);
 	if (how->action == STEER_DELIVER)
 		return global_deliver(ctx, packet, how->deliver.vrf);
+	if (how->action == STEER_TO_SERVICE)
+		return global_to_service(ctx, packet, how);
 	return how->action == STEER_TRANSLATE_DELIVER
 		       ? global_deliver_translated(ctx, packet, how->translate_deliver.vrf)
 		       : global_encapsulate_translated(ctx, packet, how);

@@ -1,4 +1,4 @@
-/* How a forwarding class goes on: steer --> deliver by a VRF, or an SR Policy */
+/* How a forwarding class goes on: steer --> deliver by a VRF, an SR Policy, or to a service (sr_policy.h) */
 #pragma once
 
 struct {

@@ -427,6 +427,7 @@ enum steer_action {
 	STEER_ENCAPSULATE,
 	STEER_TRANSLATE_DELIVER,
 	STEER_TRANSLATE_ENCAPSULATE,
+	STEER_TO_SERVICE,
 };
 struct steer_value {
 	__u32 action; /* enum steer_action */
@@ -451,6 +452,11 @@ struct steer_value {
 			__u8 dscp;
 			union address service_sid;
 		} translate_encapsulate;
+		struct {
+			__u16 ipv4_next_hop;
+			__u16 ipv6_next_hop;
+			__u16 inner_mtu;
+		} to_service;
 	};
 };
 _Static_assert(sizeof(struct steer_value) == 32, "steer_value");
@@ -573,6 +579,7 @@ enum next_hop_action {
 	NEXT_HOP_NO_ENTRY,
 	NEXT_HOP_FORWARD,
 	NEXT_HOP_RESOLVE,
+	NEXT_HOP_RESOLVE_VIA,
 	NEXT_HOP_PUNT,
 };
 struct next_hop_value {
@@ -590,11 +597,17 @@ struct next_hop_value {
 			__u8 source_mac[6];
 		} resolve;
 		struct {
+			__u16 port;
+			__u16 vlan;
+			__u8 source_mac[6];
+			union address via;
+		} resolve_via;
+		struct {
 			__u8 reason;
 		} punt;
 	};
 };
-_Static_assert(sizeof(struct next_hop_value) == 20, "next_hop_value");
+_Static_assert(sizeof(struct next_hop_value) == 40, "next_hop_value");
 
 /* neighbor: hash */
 #define NEIGHBOR_SIZE 65536

@@ -1,11 +1,13 @@
 //  next hop ──▶ forward: port and MACs
-//            └▶ resolve: port; the destination's MAC ──▶ neighbor
+//            ├▶ resolve: port; the destination's MAC ──▶ neighbor
+//            └▶ resolve_via: port; the MAC of the host that takes all of it ──▶ neighbor
 // One hop less of the header that leads on.
 
 control NextHop(inout headers_t hdr, in arrival_t arrival, in ip_t ip, in way_t way, inout verdict_t verdict,
                 inout standard_metadata_t std) {
     bit<1> is_resolved = 1;
     vlan_t tag = 0;
+    address_t host = ip.destination;
 
     @id(0x01000015)
     action forward(@id(1) port_t port, @id(2) mac_t source_mac, @id(3) mac_t destination_mac, @id(4) vlan_t vlan) {
@@ -23,10 +25,16 @@ control NextHop(inout headers_t hdr, in arrival_t arrival, in ip_t ip, in way_t 
         tag = vlan;
     }
 
+    @id(0x01000021)
+    action resolve_via(@id(1) port_t port, @id(2) mac_t source_mac, @id(3) vlan_t vlan, @id(4) address_t via) {
+        resolve(port, source_mac, vlan);
+        host = via;
+    }
+
     @id(0x0200000f)
     table next_hop {
         key = { way.next_hop : exact @id(1) @name("next_hop"); }
-        actions = { forward; resolve; punt(verdict); @defaultonly drop(verdict); }
+        actions = { forward; resolve; resolve_via; punt(verdict); @defaultonly drop(verdict); }
         const default_action = drop(verdict, DROP_NO_NEXT_HOP);
         size = NEXT_HOPS;
     }
@@ -41,7 +49,7 @@ control NextHop(inout headers_t hdr, in arrival_t arrival, in ip_t ip, in way_t 
     table neighbor {
         key = {
             std.egress_spec : exact @id(1) @name("port");
-            ip.destination  : exact @id(2) @name("address");
+            host            : exact @id(2) @name("address");
         }
         actions = { set_mac; @defaultonly punt(verdict); }
         const default_action = punt(verdict, PUNT_NO_NEIGHBOR);

@@ -21,7 +21,7 @@ control Route(in headers_t hdr, in ip_t ip, inout way_t way, inout verdict_t ver
     }
 
     apply {
-        if (verdict.is_final == 0 && way.next_hop == 0) {
+        if (verdict.is_final == 0 && way.next_hop == 0 && way.is_to_service == 0) {
             destination = ip.destination;
             if (hdr.outer.isValid()) {
                 destination = hdr.outer.destination;

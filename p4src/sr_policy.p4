@@ -78,7 +78,7 @@ control SrPolicy(inout headers_t hdr, in ip_t ip, inout way_t way, inout verdict
             path_liveness.apply();
             sr_policy.apply();
         }
-        if (verdict.is_final == 0 && way.is_encapsulated == 1 && way.inner_mtu != 0) {
+        if (verdict.is_final == 0 && way.inner_mtu != 0) {
             if (hdr.ipv6.isValid() && way.inner_mtu < IPV6_LEAST_MTU) {
                 drop(verdict, DROP_NO_IPV6);
             } else if (ip.length > way.inner_mtu) {

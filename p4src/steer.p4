@@ -1,8 +1,11 @@
 //  forwarding class ──▶ deliver: by the routes of a VRF                                   ──▶ route
 //                    ├▶ encapsulate: on an SR Policy, to a service SID at its endpoint    ──▶ sr_policy
-//                    └▶ translate_deliver, translate_encapsulate: the same                ──▶ and translate
+//                    ├▶ translate_deliver, translate_encapsulate: the same                ──▶ and translate
+//                    └▶ to_service: to a host that knows no SRv6, and sends it back       ──▶ next_hop
 
-control Steer(inout way_t way, inout verdict_t verdict) {
+control Steer(in ip_t ip, inout way_t way, inout verdict_t verdict) {
+    next_hop_t next_hop_of_ipv6 = 0;
+
     @id(0x01000010)
     action deliver(@id(1) @refers_to(route, vrf) vrf_t vrf) {
         way.vrf = vrf;
@@ -35,10 +38,22 @@ control Steer(inout way_t way, inout verdict_t verdict) {
         way.is_translated = 1;
     }
 
+    // What passes a service, both ways: out at one of its ports, and in at the other. inner_mtu: as of encapsulate.
+    @id(0x01000020)
+    action to_service(@id(1) @refers_to(next_hop, next_hop) next_hop_t ipv4_next_hop,
+                      @id(2) @refers_to(next_hop, next_hop) next_hop_t ipv6_next_hop, @id(3) bit<16> inner_mtu) {
+        way.next_hop = ipv4_next_hop;
+        next_hop_of_ipv6 = ipv6_next_hop;
+        way.is_to_service = 1;
+        way.inner_mtu = inner_mtu;
+    }
+
     @id(0x0200000b)
     table steer {
         key = { way.forwarding_class : exact @id(1) @name("forwarding_class"); }
-        actions = { deliver; encapsulate; translate_deliver; translate_encapsulate; @defaultonly drop(verdict); }
+        actions = {
+            deliver; encapsulate; translate_deliver; translate_encapsulate; to_service; @defaultonly drop(verdict);
+        }
         const default_action = drop(verdict, DROP_NO_STEERING);
         size = FORWARDING_CLASSES;
     }
@@ -46,6 +61,9 @@ control Steer(inout way_t way, inout verdict_t verdict) {
     apply {
         if (verdict.is_final == 0 && way.is_permitted == 1) {
             steer.apply();
+            if (way.is_to_service == 1 && ip.version == 6) {
+                way.next_hop = next_hop_of_ipv6;
+            }
         }
     }
 }

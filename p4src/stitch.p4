@@ -55,7 +55,7 @@ control StitchIngress(inout headers_t hdr, inout metadata_t meta, inout standard
         port_class.apply(meta.arrival, meta.ip, meta.flow, meta.verdict);
         flow_policy.apply(meta.arrival, meta.ip, meta.flow, meta.way, meta.verdict);
         lease.apply(meta.way, meta.verdict, std);
-        steer.apply(meta.way, meta.verdict);
+        steer.apply(meta.ip, meta.way, meta.verdict);
         sr_policy.apply(hdr, meta.ip, meta.way, meta.verdict);
         translate.apply(hdr, meta.ip, meta.way, meta.verdict);
         route.apply(hdr, meta.ip, meta.way, meta.verdict);

@@ -113,6 +113,7 @@ struct way_t {
     forwarding_class_t forwarding_class;
     bit<1>             is_encapsulated;
     bit<1>             is_translated;
+    bit<1>             is_to_service;
     sr_policy_t        sr_policy;
     liveness_group_t   liveness_group;
     address_t          service_sid;

@@ -119,6 +119,7 @@ def intents(draw: st.DrawFn) -> Intent:
         require=draw(REQUIRES),
         prefer=draw(st.builds(Prefer, cost=st.none() | st.just(Level.LOW), latency=st.none() | st.just(Level.LOW))),
         on_violation=draw(st.sampled_from(["degrade", "stop"])),
+        on_service_down=draw(st.sampled_from(["stop", "bypass"])),
         priority=draw(st.integers(1, 1000)),
         service_class=draw(st.just("") | NAMES),
         overrides=tuple(draw(st.lists(NAMES, max_size=2))),

@@ -192,10 +192,12 @@ class SimulatedNode:
         """It answers what it is told."""
         number = [node.name for node in topology.nodes].index(name) + 1
         self._cut: set[str] = set()
-        """Links of its that have no carrier."""
+        """Links of its that have no carrier, and interfaces of hosts."""
         self.silent: set[str] = set()
         """Those over which its probes do not come back."""
-        self._links = {port.number: port.link.name for port in topology.ports(name) if port.link is not None}
+        self._links = {
+            port.number: port.link.name if port.link is not None else port.interface for port in topology.ports(name)
+        }
         self._ports = tuple(
             PortStatus(
                 number=port.number,

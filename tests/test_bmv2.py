@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from bmv2 import SWITCH, Bmv2
-from vectors import Vector, encapsulation, entries, entries_of, node, permits, segments, translated
+from vectors import Vector, encapsulation, entries, entries_of, node, permits, segments, services, translated
 from waiting import wait_for
 
 from dataplane.entry import TableEntry
@@ -34,6 +34,8 @@ ELSEWHERE = (
     "transit-absent-port",  # which ports there are a program does not know
     "port-is-absent",
     "delivery-behind-another-edge",
+    "to-service-padding",
+    "to-service-mss-1460",  # to a host that is not known here
 )
 EXACTLY = ("end-x",)  # four segments
 CLOSED = ("ended-isolation-not-yet", "ended-permit-not-yet", "ended-permit-over-isolation", "ended-drop-below")
@@ -62,6 +64,7 @@ VECTORS = [
         *permits.punts(),
         *translated.transports(),
         *translated.delivered(),
+        *services.VECTORS,
     )
     if supported(vector)
 ]

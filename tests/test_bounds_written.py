@@ -34,6 +34,7 @@ PREFER = {"cost": "low", "latency": "low"}
 DO = {"require": REQUIRE, "prefer": PREFER, "via": ["firewall"], "forbid": ["traffic"], "class": "gold", "dscp": "EF"}
 INTENT = {
     "allow": [FLOW], "via": ["firewall"], "require": REQUIRE, "prefer": PREFER, "on_violation": "stop", "priority": 7,
+    "on_service_down": "bypass",
     "class": "gold", "overrides": ["other"], "remediation": "auto", "lease": {"for": "1h"}, "tests": [{"allow": FLOW}],
 }  # fmt: skip
 LINK = {
@@ -63,7 +64,7 @@ def written(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict
 
 LINK_OUT = {name: value for name, value in LINK.items() if name != "b"}
 LINK_OUT |= {"a": {"node": "n1", "border": "b1"}, "domain": "transit"}
-SERVICE = {"addresses": ["10.1.0.11"], "ports": ["tcp/80"], "tenants": ["*"]}
+SERVICE = {"addresses": ["10.1.0.11"], "ports": ["tcp/80"], "tenants": ["*"], "in": "cx1", "out": "cx2"}
 LABELS = {"labels": {"app": "web"}}
 DESCRIBED = {"service": "dns", "labels": {"region": "eu"}, "capabilities": ["gpu"], "trust": {"min": "partner"}}
 SAMPLES: dict[str, list[dict[str, Any]]] = {

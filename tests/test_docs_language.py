@@ -18,7 +18,7 @@ from controller.cli.kinds import reference
 from controller.cli.render import Tree
 from controller.language.english import Names, propose
 from controller.language.fault import ManifestInvalid
-from controller.language.manifest import parse
+from controller.language.manifest import applied, parse
 from controller.language.sentence import parse_sentence, print_sentence
 from controller.model.intent import Intent
 from controller.model.inventory import Domain, Network, Service
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "language.md").read_text()
 CONSOLE = re.findall(r"```console\n\$ stitch (.*?)\n(.*?)```", TEXT, re.DOTALL)
 SENTENCES = re.findall(r"```sentence\n(.*?)```", TEXT, re.DOTALL)
-MANIFEST, ANY_SERVICE, POOL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+MANIFEST, ON_WAY, ANY_SERVICE, POOL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 ERRORS = re.findall(r"^\| `([^`|]+)` \| `(.+)` \|$", TEXT.split("## Errors")[1].split("## English")[0], re.MULTILINE)
 ENGLISH = re.findall(r"^\| ([^`|]+) \| `(.+)` \|$", TEXT.split("## English")[1], re.MULTILINE)
 CLAUSES = TEXT.split("## Fields and clauses")[1].split("Several needs")[0]
@@ -69,6 +69,17 @@ def test_the_sentence_that_describes_a_service_is_its_manifest() -> None:
     document = parse(head + textwrap.indent(ANY_SERVICE + "require: {latency_ms: {max: 20}}\n", "  "))[0]
     assert intent(sentence) == document.value
     assert print_sentence(intent(sentence)).startswith(sentence.strip()), "it is printed as it is written"
+
+
+def test_the_service_on_the_way_is_passed_as_the_sentence_says() -> None:
+    (sentence,) = (sentence for sentence in SENTENCES if "on service down" in sentence)
+    world = World()
+    world.start()
+    world.apply("shop", ON_WAY)
+    world.submit("shop", applied(parse_sentence(sentence, name="order-processing", tenant="customer-x")))
+    world.run(5)
+    assert world.get("shop", "intents", "order-processing").status["via"][0]["service"] == parse(ON_WAY)[0].name
+    assert intent(sentence).on_service_down == "bypass"
 
 
 def test_the_pool_is_that_of_the_reference_lab() -> None:

@@ -149,8 +149,9 @@ def sender() -> Iterator[tuple[Namespace, Object]]:
         namespace.ip("link", "set", name, "up")
     with Object() as pipeline:
         pipeline.load()
-        hop = struct.pack("=IHH6s6s", 1, 1, 0, bytes.fromhex("020000000001"), bytes.fromhex("020000000002"))
-        pipeline.map("next_hop").update(struct.pack("=I", 1), hop)
+        hop = struct.pack("=I4xHH6s6s", 1, 1, 0, bytes.fromhex("020000000001"), bytes.fromhex("020000000002"))
+        hops = pipeline.map("next_hop")
+        hops.update(struct.pack("=I", 1), hop.ljust(hops.value_size, b"\0"))
         yield namespace, pipeline
     namespace.remove()
 

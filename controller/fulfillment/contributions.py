@@ -69,7 +69,8 @@ class Contributions:
         connection = stitch.plan.connection
         ends = stitch.plan.ends
         places = {}
-        for network in (connection.source_network, connection.destination_network):
+        services = {waypoint.network for waypoint in stitch.plan.via}
+        for network in (connection.source_network, connection.destination_network, *sorted(services)):
             for node in ends:
                 if (network, node) in self._networks:
                     places[network, node] = self._place((network, node))
@@ -84,5 +85,9 @@ class Contributions:
                 policy_class=ids.hosts,
                 attached=attached_prefixes(network, node),
                 is_stateful=network.replies is Replies.STATEFUL,
+                serves=any(
+                    service.through is not None and service.name.rpartition("/")[0] == name
+                    for service in self._wanted.inventory.services.values()
+                ),
             )
         return self._places[edge]

@@ -12,6 +12,7 @@ from controller.fulfillment.crossings import Crossing, color, crossings
 from controller.fulfillment.crossings import node_entries as switch_entries
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.ports import end_objection
+from controller.fulfillment.waypoints import each_version
 from controller.model.entry import Match, OwnedEntry, Shape, owned_entry
 from controller.model.inventory import Inventory, Link, Network
 from controller.model.p4_switch import port_mac
@@ -198,7 +199,8 @@ def fabric(
                 source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
                 if source is not None and target is not None:
                     entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
-    for name, entry in (*_undeclared(inventory, descriptions), *_unattached(inventory, descriptions)):
+    unused = (*_undeclared(inventory, descriptions), *_unattached(inventory, descriptions))
+    for name, entry in (*unused, *_into_services(inventory, macs)):
         if name not in switches:
             entries[name].append(entry)
     return Fabric(
@@ -326,6 +328,22 @@ def _unattached(inventory: Inventory, descriptions: Mapping[str, NodeDescription
             )
 
 
+def _into_services(inventory: Inventory, macs: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, OwnedEntry]]:
+    """To the hosts of services that traffic can pass, at either of their ports, by node."""
+    for service in inventory.services.values():
+        network = inventory.networks.get(service.name.rpartition("/")[0])
+        if network is None or service.through is None:
+            continue
+        for attachment in network.attachments:
+            mac = macs.get((attachment.node, attachment.port))
+            if attachment.name not in service.through or attachment.node not in inventory.nodes or mac is None:
+                continue
+            for text in each_version(attachment.addresses):
+                hop = service_hops(attachment.port)[":" in text]
+                via = numbering.address(text)
+                yield attachment.node, resolve_via_entry(hop, attachment.port, mac, via, f"networks/{network.name}")
+
+
 def _link_entries(owner: str, port: int, locator: int, *, is_parallel: bool) -> list[OwnedEntry]:
     """At one end of a link: what comes in by it, and End.X over it where the ordinary way is another."""
     arrival = attachment_entry(port, "link", (("ingress_class", FABRIC_CLASS),), owner)
@@ -425,6 +443,23 @@ def resolve_entry(next_hop: int, port: int, mac: int, owner: str) -> OwnedEntry:
     return owned_entry(table="next_hop", match=match, action="resolve", params=params, owner=owner)
 
 
+def service_hops(port: int) -> tuple[int, int]:
+    """Next hops of IPv4 and IPv6 into a service behind a port."""
+    return numbering.SERVICE_HOP_IPV4 + port, numbering.SERVICE_HOP_IPV6 + port
+
+
+def resolve_via_entry(next_hop: int, port: int, mac: int, via: int, owner: str) -> OwnedEntry:
+    params = (("port", port), ("source_mac", mac), ("vlan", 0), ("via", via))
+    match = (Match(field="next_hop", value=next_hop),)
+    return owned_entry(table="next_hop", match=match, action="resolve_via", params=params, owner=owner)
+
+
+def admit_entry(port: int, prefix: tuple[int, int], owner: str) -> OwnedEntry:
+    """Sources of packets that may come in at a host's port."""
+    match = (Match(field="ingress_port", value=port), Match(field="source", value=prefix[0], prefix_length=prefix[1]))
+    return owned_entry(table="source_guard", match=match, action="admit", owner=owner)
+
+
 def forward_entry(next_hop: int, port: int, source_mac: int, destination_mac: int, owner: str) -> OwnedEntry:
     params = (("port", port), ("source_mac", source_mac), ("destination_mac", destination_mac), ("vlan", 0))
     match = (Match(field="next_hop", value=next_hop),)
@@ -459,6 +494,7 @@ _ENCAPSULATE = Shape(
     ("sr_policy", "liveness_group", "service_sid", "dscp", "inner_mtu"),
 )
 _DELIVER = Shape("steer", ("forwarding_class",), "deliver", ("vrf",))
+_TO_SERVICE = Shape("steer", ("forwarding_class",), "to_service", ("ipv4_next_hop", "ipv6_next_hop", "inner_mtu"))
 _SERVICE = Shape("local_sid", ("ingress_class", "destination"), "end_dt46", ("vrf", "policy_class", "answer_class"))
 
 
@@ -472,6 +508,11 @@ def encapsulate_entry(
     """The liveness group of an SR Policy has the same number."""
     params = (sr_policy, sr_policy, service_sid, dscp, inner_mtu)
     return _ENCAPSULATE.entry((forwarding_class, None, None, None), params, owner)
+
+
+def service_way_entry(forwarding_class: int, hops: tuple[int, int], inner_mtu: int, owner: str) -> OwnedEntry:
+    """Into a service that is passed. `hops`: of IPv4 and IPv6, 0: it takes none of that."""
+    return _TO_SERVICE.entry((forwarding_class, None, None, None), (*hops, inner_mtu), owner)
 
 
 def translated_entry(entry: OwnedEntry) -> OwnedEntry:

@@ -33,6 +33,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     stubs: tuple[str, ...] = ()
     """`nodes/NAME` and `links/NAME` that are not passed where there is another way (as RFC 6987 has it of routers),
     sorted."""
+    services_down: tuple[str, ...] = ()
+    """Services that no traffic can pass now, sorted."""
     has_switches: bool = False
     """Some nodes are OpenFlow switches: whoever sends to one says by which link."""
     flags: NDArray[np.uint8]

@@ -10,6 +10,7 @@ import msgspec
 from controller.fulfillment import numbering
 from controller.fulfillment.acl import DEFAULT_PRIORITY, ISOLATE_PRIORITY, SILENCE_PRIORITY, Rule
 from controller.fulfillment.fabric import (
+    admit_entry,
     attachment_entry,
     boottime,
     deliver_entry,
@@ -23,7 +24,7 @@ from controller.fulfillment.groups import Rank
 from controller.fulfillment.numbering import Kind, id_key
 from controller.fulfillment.ports import attachable
 from controller.fulfillment.prefix_map import common
-from controller.model.entry import Match, OwnedEntry, owned_entry
+from controller.model.entry import OwnedEntry
 from controller.model.intent import Deny
 from controller.model.inventory import Attachment, Network
 from controller.model.prefix_trie import Prefix
@@ -114,7 +115,7 @@ def network_entries(
             if status is not None and status.mac:
                 entries.append(resolve_entry(hop, attachment.port, addressing.mac(status.mac), owner))
         for address in map(numbering.address, attachment.addresses):
-            entries.append(_admit(attachment.port, address, owner))
+            entries.append(admit_entry(attachment.port, (address, 128), owner))
             entries.append(route_entry(ids.vrf, (address, 128), hop, owner))
     return (*entries, deliver_entry(ids.here, ids.vrf, owner))
 
@@ -375,8 +376,3 @@ def _here(network: Network, node: str) -> list[Attachment]:
         (attachment for attachment in network.attachments if attachment.node == node),
         key=lambda attachment: (attachment.port, attachment.name),
     )
-
-
-def _admit(port: int, address: int, owner: str) -> OwnedEntry:
-    match = (Match(field="ingress_port", value=port), Match(field="source", value=address, prefix_length=128))
-    return owned_entry(table="source_guard", match=match, action="admit", owner=owner)

@@ -11,8 +11,9 @@ networks `Number`s), and rested before it means something else (reconcile/identi
 | sr_policy | `ENDPOINT COLOR`: all that ask for the same share it; `edge EDGE`, `border LINK` |
 | function | End.DT46 into a policy class, called as that |
 
-These follow from the port: next hop (fabric: the port, attached hosts 512 +, tunnels 1024 +; 2048: behind another
-edge), ingress class of what a neighbour's tunnel brings (1024 +), function of End.X (0xe000 +).
+These follow from the port: next hop (fabric: the port, attached hosts 512 +, tunnels 1024 +, services 2560 + and, of
+IPv6, 3072 +; 2048: behind another edge), ingress class of what a neighbour's tunnel brings (1024 +), function of End.X
+(0xe000 +).
 """
 
 import enum
@@ -29,6 +30,7 @@ UNATTACHED_CLASS = 3
 ATTACHED_HOP = 512
 TUNNEL_HOP = 1024
 BEHIND_ANOTHER_EDGE = 2048
+SERVICE_HOP_IPV4, SERVICE_HOP_IPV6 = 2560, 3072
 FIRST_FUNCTION = 0xE000
 """Of a domain's SIDs the 16 bits of a node are below, those of a function from here on (RFC 9800: GIB and LIB), so that
 the next 16 bits of a container are one or the other."""

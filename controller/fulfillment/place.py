@@ -1,21 +1,24 @@
 """Requirements -> plan: which own paths and which border carry a connection."""
 
+import itertools
 from collections.abc import Collection
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
 from controller.fulfillment.advertising import trust_of
 from controller.fulfillment.graph import Graph, has_any
 from controller.fulfillment.paths import order, sr_policy
-from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us, links, nodes
+from controller.fulfillment.plan_paths import SrPolicies, cost, latency_us, legs_of, links, nodes, parts
 from controller.fulfillment.shortfall import BINDINGS, percent, shortfall, words
+from controller.fulfillment.waypoints import down_on_way, passed
 from controller.model.advertising import heard_name
 from controller.model.constraints import Constraints
-from controller.model.intent import Encryption, Trust
+from controller.model.intent import Encryption, Prefer, Trust
 from controller.model.inventory import Link
 from controller.model.plan import Plan, Way
-from controller.model.requirements import Connection, Unsatisfiable
+from controller.model.requirements import Connection, Unsatisfiable, Waypoint
 from controller.model.sr_policy import SrPolicyId
 
 
@@ -51,6 +54,10 @@ def place(
         if excluded:
             message += f" except {', '.join(sorted(excluded))}, where it was refused"
         return Unsatisfiable(binding="reachability", message=message + _without(graph))
+    via = passed(connection, graph.services_down)
+    if stopped := down_on_way(connection, graph.services_down) if len(via) == len(connection.via) else ():
+        message = f"{', '.join(stopped)} is down, and what is to pass it stops until it is back"
+        return Unsatisfiable(binding="via", message=message)
     failures: list[Unsatisfiable] = []
     plans: list[Plan] = []
     for way, trust in exits:
@@ -59,11 +66,17 @@ def place(
             failures.append(objection)
             continue
         limit_us, beyond_us = connection.latency_us_max, way.latency_us if way is not None else 0
-        color = color_of(connection, None if limit_us is None else limit_us - beyond_us)
-        ids = [_id(entry, target, color) for entry in entries for target in targets]
-        lacking = next((id for id in ids if not _holds(graph, id)), None)
+        legs = _legs(entries, via, targets)
+        colors = _colors(connection, legs, graph, None if limit_us is None else limit_us - beyond_us)
+        ids = [
+            (part, _id(head, tail, color))
+            for part, (leg, color) in enumerate(zip(legs, colors, strict=True))
+            for head in leg.heads
+            for tail in leg.tails
+        ]
+        lacking = next((id for _, id in ids if not _holds(graph, id)), None)
         if lacking is not None:
-            failures.append(shortfall(graph, lacking.headend, lacking.endpoint, color, way))
+            failures.append(shortfall(graph, lacking.headend, lacking.endpoint, lacking.color, way))
         else:
             plans.append(
                 Plan(
@@ -72,7 +85,9 @@ def place(
                     connection=connection,
                     ingress=ingress,
                     egress=way,
-                    sr_policies=tuple(ids),
+                    sr_policies=tuple(id for _, id in ids),
+                    via=via,
+                    parts=tuple(part for part, _ in ids) if via else (),
                     priority=priority,
                     serial=serial,
                     around=graph.around,
@@ -84,6 +99,46 @@ def place(
     if len(plans) == 1:
         return plans[0]
     return min(plans, key=lambda plan: _preference(plan, graph, _best(plan, graph)))
+
+
+class _Leg(NamedTuple):
+    """A part of the way, between two services, or one and an end."""
+
+    heads: list[str]
+    tails: list[str]
+
+    @property
+    def crosses(self) -> bool:
+        return any(head != tail for head in self.heads for tail in self.tails)
+
+
+def _legs(entries: list[str], via: tuple[Waypoint, ...], targets: list[str]) -> list[_Leg]:
+    stops = [entries, *([waypoint.node] for waypoint in via), targets]
+    return [_Leg(heads, tails) for heads, tails in itertools.pairwise(stops)]
+
+
+def _colors(connection: Connection, legs: list[_Leg], graph: Graph, latency_us_max: int | None) -> list[Constraints]:
+    """Of each part of the way. What may be lost or take time on the whole is shared out: loss evenly; of time each gets
+    what its quickest way takes, and an even share of what is left."""
+    whole = color_of(connection, latency_us_max)
+    crossing = sum(leg.crosses for leg in legs)
+    if crossing < 2:
+        return [whole] * len(legs)
+    if whole.loss_ppm_max is not None:
+        whole = msgspec.structs.replace(whole, loss_ppm_max=whole.loss_ppm_max // crossing)
+    if latency_us_max is None:
+        return [whole] * len(legs)
+    unbound = msgspec.structs.replace(whole, latency_us_max=None, prefer=Prefer())
+    least_us = [_quickest_us(leg, graph, unbound) for leg in legs]
+    left_us = latency_us_max - sum(least_us)
+    shares_us = [us + (left_us // crossing if leg.crosses else 0) for leg, us in zip(legs, least_us, strict=True)]
+    return [msgspec.structs.replace(whole, latency_us_max=max(us, 0)) for us in shares_us]
+
+
+def _quickest_us(leg: _Leg, graph: Graph, color: Constraints) -> int:
+    """Of the farthest two of its ends; as if it took no time where there is no way at all."""
+    policies = (sr_policy(graph, _id(head, tail, color)) for head in leg.heads for tail in leg.tails)
+    return max((policy.latency_us for policy in policies if policy is not None), default=0)
 
 
 @lru_cache(16_384)
@@ -141,8 +196,11 @@ def recolored(plan: Plan, graph: Graph, latency_us_max: int | None) -> Plan | No
     is required."""
     if any(way is not None and way.border in graph.down for way in (plan.ingress, plan.egress)):
         return None
-    color = color_of(plan.connection, latency_us_max)
-    ids = tuple(msgspec.structs.replace(id, color=color) for id in plan.sr_policies)
+    legs = [_Leg(*map(sorted, ends)) for ends in legs_of(plan)]
+    colors = _colors(plan.connection, legs, graph, latency_us_max)
+    ids = tuple(
+        msgspec.structs.replace(id, color=colors[part]) for part, id in zip(parts(plan), plan.sr_policies, strict=True)
+    )
     if any(sr_policy(graph, id) is None for id in ids):
         return None
     return msgspec.structs.replace(plan, sr_policies=ids)

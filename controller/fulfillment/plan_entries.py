@@ -19,11 +19,14 @@ from controller.fulfillment.fabric import (
     Arrival,
     BorderPort,
     Fabric,
+    admit_entry,
     deliver_entry,
     encapsulate_entry,
     lease_entry,
     move_entry,
     service_entry,
+    service_hops,
+    service_way_entry,
     translated_entry,
 )
 from controller.fulfillment.numbering import Direction
@@ -32,7 +35,7 @@ from controller.fulfillment.plan_paths import SrPolicies, known
 from controller.model.agreement import Terms, TunnelEnd
 from controller.model.entry import OwnedEntry
 from controller.model.plan import Plan
-from controller.model.requirements import Host
+from controller.model.requirements import Host, Waypoint
 from controller.model.sharing import Shared
 from controller.model.stitch import Session, Stitch
 from dataplane.host_api import Tunnel
@@ -98,6 +101,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Prefixes of these, sorted: no others can be their source."""
     is_stateful: bool
     """Its edges let pass only replies to what was asked."""
+    serves: bool = False
+    """What others have sent can come from its hosts, since it has passed a service there."""
 
 
 Places = Mapping[tuple[str, str], Place]
@@ -171,12 +176,46 @@ def plan_entries(stitch: Stitch, fabric: Fabric, sr_policies: SrPolicies) -> dic
             peer = int(ipaddress.IPv6Address(border.peer.sid))
             into_tunnel = ids[plan_ids.border_sr_policy(stretch.onward)]
             encapsulate(stretch, BORDER, stretch.onward.node, into_tunnel, peer)
-        if stretch.onward is None:
-            last = stretch.last if stretch.crosses else stretch.first
+        last = stretch.last if stretch.crosses else stretch.first
+        if stretch.to_service is not None:
+            hops = _service_hops(stretch.to_service, stretch.direction)
+            entry = service_way_entry(ids[stretch.forwarding_class(last)], hops, mtu, owner)
+            steer(stretch, last, stretch.tail, entry)
+        if stretch.from_service is not None:
+            admitted = (
+                admit_entry(_back_from(stretch.from_service, stretch.direction), numbering.prefix(prefix), owner)
+                for prefix in _senders(plan, stretch)
+            )
+            entries.setdefault(stretch.head, []).extend(admitted)
+        if stretch.to_hosts:
             vrf = ids[plan_ids.vrf(stretch.tail, plan, stretch.direction, delivers=True)]
             entry = deliver_entry(ids[stretch.forwarding_class(last)], vrf, owner)
             steer(stretch, last, stretch.tail, entry)
     return {node: tuple(of_node) for node, of_node in entries.items()}
+
+
+def _back_from(service: Waypoint, direction: Direction) -> int:
+    """The port by which traffic comes back from it."""
+    return service.outward if direction == FORWARD else service.inward
+
+
+def _service_hops(service: Waypoint, direction: Direction) -> tuple[int, int]:
+    """Next hops of IPv4 and IPv6 by which traffic goes into it; 0: it takes none of that."""
+    forward = direction == FORWARD
+    port, addresses = (
+        (service.inward, service.inward_addresses) if forward else (service.outward, service.outward_addresses)
+    )
+    ipv4, ipv6 = service_hops(port)
+    takes_ipv6 = {":" in address for address in addresses}
+    return ipv4 if False in takes_ipv6 else 0, ipv6 if True in takes_ipv6 else 0
+
+
+def _senders(plan: Plan, stretch: Stretch) -> tuple[str, ...]:
+    """Addresses that what comes back from a service may have as its source."""
+    flows = plan.connection.flows
+    if stretch.direction == FORWARD:
+        return tuple(sorted({prefix for flow in flows for prefix in flow.source_prefixes}))
+    return tuple(sorted({prefix for flow in flows for prefix in flow.destination_prefixes}))
 
 
 def _moves(stretch: Stretch, known_as: Views, forwarding_class: int, owner: str) -> list[OwnedEntry]:
@@ -229,7 +268,7 @@ def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple
     for stretch in stretches(plan):
         if stretch.crosses:
             vrf, policy_class, _ = (ids[key] for key in plan_ids.at_tail(stretch))
-            asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.onward is None else 0
+            asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.to_hosts else 0
             for rule in _flow_rules(stitch, stretch, policy_class, stretch.last, asked_in, is_sent=False):
                 yield stretch.tail, vrf, rule
     upstream, downstream = borders(stitch, fabric)
@@ -238,17 +277,21 @@ def plan_rules(stitch: Stitch, fabric: Fabric, places: Places) -> Iterator[tuple
             continue
         vrf, policy_class, _ = (ids[key] for key in plan_ids.from_border(plan, direction))
         for stretch in stretches(plan):
-            if stretch.direction == direction:
+            if stretch.direction == direction and stretch.before is not None:
                 asked_in = _asked_in(places, plan, stretch, stretch.tail) if stretch.first == DELIVER else 0
                 for rule in _flow_rules(stitch, stretch, policy_class, stretch.first, asked_in, is_sent=False):
                     yield border.border_port.node, vrf, rule
 
 
 def use_rules(stitch: Stitch, places: Places) -> Iterator[tuple[str, int, Rule]]:
-    """(node, VRF, rule): what makes the traffic of attached hosts take the plan."""
+    """(node, VRF, rule): what makes the traffic of attached hosts take the plan, and go on behind services."""
     plan = stitch.plan
     connection = plan.connection
     for stretch in stretches(plan):
+        if stretch.from_service is not None:
+            yield from _rules_behind(stretch.from_service, stitch, stretch, places)
+        if not stretch.from_hosts:
+            continue
         forward = stretch.direction == FORWARD
         hosts = connection.sources if forward else connection.destinations
         network, _ = plan_ids.ends(plan, stretch.direction)
@@ -259,8 +302,19 @@ def use_rules(stitch: Stitch, places: Places) -> Iterator[tuple[str, int, Rule]]
         asker = places.get((connection.source_network, stretch.head)) if stretch.first == LOCAL else place
         asked_in = asker.vrf if asker is not None and asker.is_stateful else 0
         for rule in _flow_rules(stitch, stretch, place.policy_class, stretch.first, asked_in, is_sent=True):
-            anybody = rule.source is not None and set(place.attached) <= set(rule.source)
+            anybody = rule.source is not None and set(place.attached) <= set(rule.source) and not place.serves
             yield stretch.head, place.vrf, msgspec.structs.replace(rule, source=None) if anybody else rule
+
+
+def _rules_behind(
+    service: Waypoint, stitch: Stitch, stretch: Stretch, places: Places
+) -> Iterator[tuple[str, int, Rule]]:
+    """Of what comes back from it."""
+    place = places.get((service.network, service.node))
+    if place is not None:
+        asked_in = _asked_in(places, stitch.plan, stretch, stretch.tail) if stretch.first == DELIVER else 0
+        for rule in _flow_rules(stitch, stretch, place.policy_class, stretch.first, asked_in, is_sent=False):
+            yield stretch.head, place.vrf, rule
 
 
 def _asked_in(places: Places, plan: Plan, stretch: Stretch, node: str) -> int:
@@ -280,9 +334,13 @@ def _flow_rules(
     number = stitch.ids[stretch.forwarding_class(way)]
     leased = any(end is not None for end in (stitch.expires_s, stitch.upstream, stitch.downstream))
     rules = []
+    plan = stitch.plan
     for flow in connection.flows:
-        sources = _there(flow.source_prefixes, connection.sources, stretch.id.headend)
-        destinations = _there(flow.destination_prefixes, connection.destinations, stretch.id.endpoint)
+        sources, destinations = flow.source_prefixes, flow.destination_prefixes
+        if stretch.part == 0:
+            sources = _there(sources, connection.sources, stretch.id.headend)
+        if stretch.part == len(plan.via):
+            destinations = _there(destinations, connection.destinations, stretch.id.endpoint)
         if not sources or not destinations:
             continue
         if in_view_of_source:

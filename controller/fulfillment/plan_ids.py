@@ -8,43 +8,60 @@ from controller.model.sharing import Shared
 from controller.model.sr_policy import SrPolicy, SrPolicyId, color_name
 
 FORWARD, REVERSE = Direction.FORWARD, Direction.REVERSE
-INSIDE, BORDER, DELIVER, LOCAL = "inside", "border", "deliver", "local"
+INSIDE, BORDER, DELIVER, LOCAL, SERVICE = "inside", "border", "deliver", "local", "service"
 """What traffic does next: to the other end of the SR Policy, into a tunnel to a neighbour, to an attached host, from
-one attached host of a node to another."""
+one attached host of a node to another, into a service that it passes."""
 
 
 class Stretch:
     """One SR Policy of a plan in one direction; `index`: of the SR Policy among the plan's."""
 
     __slots__ = (
-        "before", "crosses", "direction", "first", "head", "id", "index", "last", "onward", "plan", "tail", "which",
+        "before", "crosses", "direction", "first", "from_service", "head", "id", "index", "last", "onward", "part",
+        "plan", "tail", "to_service", "which",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, index: int, direction: Direction) -> None:
         self.plan, self.index, self.direction = plan, index, direction
         self.id: SrPolicyId = plan.sr_policies[index]
-        ends, ways = (self.id.headend, self.id.endpoint), (plan.ingress, plan.egress)
+        ends = self.id.headend, self.id.endpoint
         self.head, self.tail = ends if direction == FORWARD else ends[::-1]
+        self.part = plan.parts[index] if plan.parts else 0
+        """Of the way, from its beginning on, whatever the direction."""
+        ways = plan.ingress if self.part == 0 else None, plan.egress if self.part == len(plan.via) else None
         self.before: Way | None
-        """Border where its traffic comes from; None: from hosts of ours."""
+        """Border where its traffic comes from; None: from hosts of ours, or a service."""
         self.onward: Way | None
-        """Border where it goes; None: to hosts of ours."""
+        """Border where it goes; None: to hosts of ours, or a service."""
         self.before, self.onward = ways if direction == FORWARD else ways[::-1]
+        beside = plan.via[self.part - 1 : self.part], plan.via[self.part : self.part + 1]
+        services = beside if direction == FORWARD else beside[::-1]
+        self.from_service, self.to_service = (next(iter(each), None) for each in services)
+        """The service that its traffic has just passed, and the one that it passes next; None: there is none."""
         self.crosses = self.id.crosses
-        if self.crosses:
-            self.first = INSIDE
-        elif self.onward is not None:
-            self.first = BORDER
-        else:
-            self.first = LOCAL if self.before is None else DELIVER
-        """What traffic does that enters the plan here."""
-        self.which = f"{index} {direction:d}"
-        self.last = BORDER if self.onward is not None else DELIVER
+        self.last = DELIVER
         """What it does at the tail."""
+        if self.onward is not None:
+            self.last = BORDER
+        elif self.to_service is not None:
+            self.last = SERVICE
+        self.first = INSIDE if self.crosses else self.last
+        """What traffic does that enters the plan here, or comes back from a service."""
+        if self.first == DELIVER and self.from_hosts:
+            self.first = LOCAL
+        self.which = f"{index} {direction:d}"
+
+    @property
+    def from_hosts(self) -> bool:
+        return self.before is None and self.from_service is None
+
+    @property
+    def to_hosts(self) -> bool:
+        return self.onward is None and self.to_service is None
 
     def is_sent(self, way: str) -> bool:
         """This is what becomes of what hosts of ours send, as against what has come here."""
-        return self.before is None and way == self.first
+        return self.from_hosts and way == self.first
 
     def forwarding_class(self, way: str) -> str:
         node = self.head if way == INSIDE else self.tail
@@ -99,7 +116,7 @@ def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
     """VRF, policy class and function of what a neighbour sends us in `direction`."""
     way = plan.ingress if direction == FORWARD else plan.egress
     assert way is not None, "else nothing comes from there"
-    here = [stretch for stretch in stretches(plan) if stretch.direction == direction]
+    here = [stretch for stretch in stretches(plan) if stretch.direction == direction and stretch.before is not None]
     delivers = any(stretch.first == DELIVER for stretch in here)
     name = f"{plan.bundle or plan.name} border {direction.value}"
     return (
@@ -111,7 +128,7 @@ def from_border(plan: Plan, direction: Direction) -> tuple[str, str, str]:
 
 def at_tail(stretch: Stretch) -> tuple[str, str, str]:
     """The same of what comes to the tail of an SR Policy."""
-    delivers = stretch.onward is None
+    delivers = stretch.to_hosts
     return (
         vrf(stretch.tail, stretch.plan, stretch.direction, delivers=delivers),
         id_key(stretch.tail, Kind.POLICY_CLASS, stretch.tail_name),
@@ -128,7 +145,7 @@ def plan_ids(plan: Plan) -> tuple[str, ...]:
             needed |= {stretch.forwarding_class(stretch.last), *at_tail(stretch)}
         if stretch.onward is not None:
             needed.add(border_sr_policy(stretch.onward))
-        else:
+        elif stretch.to_hosts:
             needed.add(vrf(stretch.tail, plan, stretch.direction, delivers=True))
     for direction, way in ((FORWARD, plan.ingress), (REVERSE, plan.egress)):
         if way is not None:

@@ -1,6 +1,6 @@
 """What follows for a plan from the paths that its SR Policies have now."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from controller.model.plan import Plan
 from controller.model.sr_policy import SrPolicy, SrPolicyId
@@ -29,6 +29,28 @@ def links(plan: Plan, sr_policies: SrPolicies) -> frozenset[str]:
     )
 
 
+def parts(plan: Plan) -> tuple[int, ...]:
+    """Of each SR Policy which part of the way it is of: there are as many as services are passed, and one."""
+    return plan.parts or (0,) * len(plan.sr_policies)
+
+
+def legs_of(plan: Plan) -> list[tuple[set[str], set[str]]]:
+    """Of each part of the way where it begins and ends."""
+    legs: list[tuple[set[str], set[str]]] = [(set(), set()) for _ in range(len(plan.via) + 1)]
+    for part, id in zip(parts(plan), plan.sr_policies, strict=True):
+        legs[part][0].add(id.headend)
+        legs[part][1].add(id.endpoint)
+    return legs
+
+
+def _of_all_parts(plan: Plan, of_one: Iterable[int]) -> int:
+    """`of_one`: of each SR Policy. The parts of the way add up; of several ways the one that has more counts."""
+    most = [0] * (len(plan.via) + 1)
+    for part, value in zip(parts(plan), of_one, strict=True):
+        most[part] = max(most[part], value)
+    return sum(most)
+
+
 def unprotected(plan: Plan, sr_policies: SrPolicies) -> tuple[SrPolicyId, ...]:
     """Those that lack the second path that is required."""
     if plan.connection.disjoint is None:
@@ -38,13 +60,13 @@ def unprotected(plan: Plan, sr_policies: SrPolicies) -> tuple[SrPolicyId, ...]:
 
 def own_latency_us(plan: Plan, sr_policies: SrPolicies) -> int:
     """From where the traffic enters to the far end of the border where it leaves."""
-    inside_us = max(known(id, sr_policies).latency_us for id in plan.sr_policies)
+    inside_us = _of_all_parts(plan, (known(id, sr_policies).latency_us for id in plan.sr_policies))
     return inside_us + (plan.egress.delay_us if plan.egress is not None else 0)
 
 
 def cost(plan: Plan, sr_policies: SrPolicies) -> int:
     """Of the whole way, as far as we know: of the dearest where it has several."""
-    inside = max(known(id, sr_policies).cost for id in plan.sr_policies)
+    inside = _of_all_parts(plan, (known(id, sr_policies).cost for id in plan.sr_policies))
     return inside + (plan.egress.cost if plan.egress is not None else 0)
 
 

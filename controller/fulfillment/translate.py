@@ -13,11 +13,20 @@ from controller.fulfillment.aliases import Views
 from controller.fulfillment.numbering import host_prefix
 from controller.fulfillment.rule_effects import End, rule_on
 from controller.fulfillment.rule_engine import RuleEngine
+from controller.fulfillment.waypoints import waypoints
 from controller.model.agreement import Alias, Flow
 from controller.model.event import Problem
 from controller.model.intent import Allow, Encryption, Intent, Ports, Prefer, Require, Selector, Trust
 from controller.model.inventory import Attachment, Inventory, Network
-from controller.model.requirements import Connection, Host, Isolation, Origin, Requirements, Unsatisfiable
+from controller.model.requirements import (
+    Connection,
+    Host,
+    Isolation,
+    Origin,
+    Requirements,
+    Unsatisfiable,
+    Waypoint,
+)
 from controller.model.rule import Added
 from controller.model.selection import Selection, resolved
 from controller.model.sharing import Shared
@@ -104,7 +113,10 @@ def translate(
             (addition for addition in added if not addition.failure),
         )
         require = effects.intent.require
+        via, lacking = waypoints(effects.intent, source, inventory, own)
+        views = known_as.get((source, destination), Views())
         unmet |= dict.fromkeys((*effects.unmet, *_unmet(effects.intent, own), *_nowhere(require, inventory)))
+        unmet |= dict.fromkeys((*lacking, *_unpassable(via, require, views)))
         origins += effects.origins
         connection = Connection(
             source_network=_NAMES(source),
@@ -122,12 +134,14 @@ def translate(
             avoid_labels=require.avoid.labels,
             avoid_nodes=tuple(sorted({*require.avoid.nodes})),
             include_nodes=require.include_nodes,
+            via=via,
+            bypasses=bool(via) and intent.on_service_down == "bypass",
             prefer=_PREFER(effects.intent.prefer),
             direct=effects.direct,
             dscp=effects.dscp,
             source_prefixes=_told_prefixes(inventory, own, source, destination),
-            destination_aliases=known_as.get((source, destination), Views()).destination,
-            source_aliases=known_as.get((source, destination), Views()).source,
+            destination_aliases=views.destination,
+            source_aliases=views.source,
         )
         required.append(connection)
     return Requirements(
@@ -208,7 +222,6 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
     """The clauses that no placement can meet yet, or none ever will."""
     require, avoid = intent.require, intent.require.avoid
     wanted = {
-        "via": "services on the way" if intent.via else "",
         "bandwidth": "reserved capacity" if require.bandwidth_bps_min is not None else "",
         "encryption": "encryption from edge to edge" if require.encryption == Encryption.WIREGUARD_END_TO_END else "",
     }
@@ -223,6 +236,15 @@ def _unmet(intent: Intent, own: str) -> tuple[Unsatisfiable, ...]:
             message = f"domain {domain} is to be avoided, and is where the traffic comes from or goes to"
             unmet.append(Unsatisfiable(binding="avoid", message=message))
     return tuple(unmet)
+
+
+def _unpassable(via: tuple[Waypoint, ...], require: Require, known_as: Views) -> Iterator[Unsatisfiable]:
+    """What does not go together with services on the way yet."""
+    if via and require.include_nodes:
+        yield Unsatisfiable(binding="via", message="nodes to include cannot be placed beside services to pass")
+    if via and (known_as.source or known_as.destination):
+        message = "networks with the same addresses cannot be joined through a service: it would not know who is meant"
+        yield Unsatisfiable(binding="via", message=message)
 
 
 def _nowhere(require: Require, inventory: Inventory) -> Iterator[Unsatisfiable]:

@@ -44,7 +44,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 def _shared(wanted: Wanted) -> tuple[object, ...]:
     inventory = wanted.inventory
-    return inventory.networks, inventory.nodes, inventory.domains, wanted.ids
+    return inventory.networks, inventory.services, inventory.nodes, inventory.domains, wanted.ids
 
 
 def _ways(fabric: Fabric) -> tuple[object, ...]:

@@ -138,6 +138,7 @@ class _Spec(_Record, frozen=True, rename={"service_class": "class"}):
     require: _Require | UnsetType = UNSET
     prefer: _Prefer | UnsetType = UNSET
     on_violation: Literal["degrade", "stop"] | UnsetType = UNSET
+    on_service_down: Literal["stop", "bypass"] | UnsetType = UNSET
     priority: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     service_class: _Name | UnsetType = UNSET
     overrides: Annotated[list[_Name], Meta(max_length=64)] | UnsetType = UNSET
@@ -215,6 +216,7 @@ def _intent(manifest: _Manifest) -> Intent:
         require=_REQUIRE if isinstance(spec.require, UnsetType) else _require(spec.require),
         prefer=_PREFER if isinstance(spec.prefer, UnsetType) else _prefer(spec.prefer),
         on_violation=spec.on_violation or "degrade",
+        on_service_down=spec.on_service_down or "stop",
         priority=spec.priority or _BARE.priority,
         service_class=spec.service_class or "",
         overrides=tuple(spec.overrides or ()),

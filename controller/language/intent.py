@@ -168,6 +168,7 @@ INTENT = Fields(
         "require": Field(shape=REQUIRE),
         "prefer": Field(shape=PREFER),
         "on_violation": Field(shape=scalars.one_of("degrade", "stop")),
+        "on_service_down": Field(shape=scalars.one_of("stop", "bypass")),
         "priority": Field(shape=scalars.integer(1, 1000)),
         "class": Field(shape=scalars.NAME, to="service_class"),
         "overrides": Field(shape=ListOf(item=scalars.NAME, most=64)),
@@ -255,6 +256,8 @@ def print_intent(intent: Intent) -> dict[str, Any]:
         spec["prefer"] = prefer
     if intent.on_violation != "degrade":
         spec["on_violation"] = intent.on_violation
+    if intent.on_service_down != "stop":
+        spec["on_service_down"] = intent.on_service_down
     if intent.priority != 100:
         spec["priority"] = intent.priority
     if intent.service_class:

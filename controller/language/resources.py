@@ -158,19 +158,32 @@ def print_network(network: Network) -> dict[str, Any]:
     return spec
 
 
+def _service(values: dict[str, Any]) -> dict[str, Any]:
+    ways = [values.pop(name, None) for name in ("in", "out")]
+    if ways == [None, None]:
+        return values
+    if None in ways or ways[0] == ways[1]:
+        raise ValueError("in and out: two attachments of the service's network, or neither")
+    return values | {"through": tuple(ways)}
+
+
 SERVICE = Fields(
     fields={
         "addresses": Field(shape=ListOf(item=scalars.ADDRESS, least=1, most=64), required=True),
         "ports": Field(shape=ListOf(item=scalars.PORTS, least=1, most=64), required=True),
         "tenants": Field(shape=ListOf(item=scalars.TENANT, most=64)),
-    }
+        "in": Field(shape=scalars.NAME),
+        "out": Field(shape=scalars.NAME),
+    },
+    make=_service,
 )
 
 
 def print_service(service: Service) -> dict[str, Any]:
     ports = [scalars.print_ports(ports) for ports in service.ports]
     tenants = {"tenants": list(service.tenants)} if service.tenants else {}
-    return {"addresses": list(service.addresses), "ports": ports} | tenants
+    through = dict(zip(("in", "out"), service.through, strict=True)) if service.through is not None else {}
+    return {"addresses": list(service.addresses), "ports": ports} | tenants | through
 
 
 NODE = Fields(

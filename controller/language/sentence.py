@@ -38,6 +38,7 @@ _WORDS = {
     "NODE": "a node",
     "INTENT": "an intent's name",
     "REACTION": "degrade or stop",
+    "DOWN_REACTION": "stop or bypass",
     "MODE": "off, propose or auto",
     "PRIORITY_NUMBER": "a number from 1 to 1000",
     "CLASS_NAME": "a class of service",
@@ -190,6 +191,9 @@ class _Words:
 
     def _on_violation(self, clause: Tree[Token], first: Token) -> None:
         self._single("on_violation", first)
+
+    def _on_service_down(self, clause: Tree[Token], first: Token) -> None:
+        self._single("on_service_down", first)
 
     def _class(self, clause: Tree[Token], first: Token) -> None:
         self._single("class", first)
@@ -396,6 +400,8 @@ def clauses(intent: Intent) -> Iterator[str]:
     if preferred := str(intent.prefer):
         yield f"prefer {preferred}"
     yield f"on violation {intent.on_violation}"
+    if intent.on_service_down != "stop":
+        yield f"on service down {intent.on_service_down}"
     yield f"priority {intent.priority}"
     if intent.service_class:
         yield f"class {intent.service_class}"

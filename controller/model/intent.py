@@ -193,6 +193,8 @@ class Intent(Value, frozen=True, kw_only=True):
     prefer: Prefer = Prefer()
     on_violation: str = "degrade"
     """`degrade` or `stop`."""
+    on_service_down: str = "stop"
+    """What becomes of the traffic while a service of `via` is down: `stop`, or `bypass`: it goes without it."""
     priority: int = 100
     service_class: str = ""
     """Class of service, which rules give a meaning; empty: best effort."""

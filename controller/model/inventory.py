@@ -77,6 +77,9 @@ class Service(Value, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
     tenants: tuple[str, ...] = ()
     """Whose intents may lead to it, beside those of its network's tenants; `*`: everybody's."""
+    through: tuple[str, str] | None = None
+    """Of one that traffic to others can pass (`via`): the attachments of its network by which that goes in and comes
+    out, and replies the other way. It sends on by one what comes in by the other, and knows no SRv6."""
     learnt: bool = False
     """As of Network."""
 

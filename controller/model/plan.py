@@ -1,7 +1,7 @@
 """How one domain carries a connection: over which own paths, and over which borders."""
 
 from controller.model.intent import Value
-from controller.model.requirements import Connection
+from controller.model.requirements import Connection, Waypoint
 from controller.model.sr_policy import SrPolicyId
 
 
@@ -35,7 +35,12 @@ class Plan(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     egress: Way | None
     """Where it goes; None: to hosts of ours."""
     sr_policies: tuple[SrPolicyId, ...]
-    """One for each pair of a node where it enters and one where it leaves."""
+    """One for each pair of a node where it enters and one where it leaves; where it passes services, of each part of
+    the way."""
+    via: tuple[Waypoint, ...] = ()
+    """Services that it passes: those of its connection, without those that are passed by while they are down."""
+    parts: tuple[int, ...] = ()
+    """Of each SR Policy which part of the way it is of: 0 leads to the first service. Empty: there is one part."""
     priority: int = 100
     serial: int = 0
     """Of its intent, or of when the agreement was first accepted: where plans of one priority carry the same flow, the

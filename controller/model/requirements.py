@@ -29,6 +29,21 @@ class Isolation(Value, frozen=True, kw_only=True):
     """Whatever they send is dropped, though other intents allow it."""
 
 
+class Waypoint(Value, frozen=True, kw_only=True):
+    """A service on the way, at one of our edges. It knows no SRv6: it takes packets as hosts sent them by one of its
+    ports, and gives them back by the other."""
+
+    service: str
+    network: str
+    node: str
+    inward: int
+    """Port by which what goes to the destination goes in, and replies come out."""
+    outward: int
+    inward_addresses: tuple[str, ...]
+    """Of its host at that port: at most one of IPv4 and one of IPv6."""
+    outward_addresses: tuple[str, ...]
+
+
 class Connection(Value, frozen=True, kw_only=True):
     """Traffic that is to go from one network to another, and its replies."""
 
@@ -55,6 +70,10 @@ class Connection(Value, frozen=True, kw_only=True):
     """Sorted; own ones."""
     include_nodes: tuple[str, ...] = ()
     """Own ones, to pass in this order."""
+    via: tuple[Waypoint, ...] = ()
+    """To pass in this order, and by replies the other way round."""
+    bypasses: bool = False
+    """While one of these is down the traffic goes without it; else it stops."""
     prefer: Prefer = Prefer()
     """Decides between ways that hold all of the above."""
     direct: bool = False

@@ -66,13 +66,14 @@ from controller.reconcile import (
     remediation,
     removing,
     rollout,
+    service_state,
     stubs,
     tables,
     translation_pool,
 )
 from controller.reconcile.advertising import choosing, hearing, telling
 from controller.reconcile.identifiers import NoNumber
-from controller.reconcile.intents import pursue_what_can_change
+from controller.reconcile.intents import pursue_at_services, pursue_what_can_change
 from controller.reconcile.negotiation import agreements, ending, messages, ways, withdrawals
 from controller.reconcile.numbers import number_networks, number_plans
 from controller.reconcile.restoration import await_new_links, follow, follow_measured, reroute, unsettle
@@ -193,6 +194,8 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
                 reroute(transaction)
             if transaction.descriptions.changed or rerouted:
                 _look_again(transaction)
+            if service_state.look(transaction):
+                pursue_at_services(transaction)
         case NodeUnreachable():
             rollout.unreachable(transaction, event)
             _learn(transaction, facts.at(transaction, event.node))
@@ -251,6 +254,7 @@ def _inventory_changed(transaction: Transaction) -> None:
         agreements.watch_ends(transaction)
         if link_state.look_at_all(transaction):
             reroute(transaction)
+        service_state.look(transaction)
         if transaction.links.changed:
             await_new_links(transaction)
             follow(transaction)
@@ -275,6 +279,8 @@ def _tick(transaction: Transaction) -> None:
     agreements.watch_leases(transaction)
     if link_state.release(transaction):
         reroute(transaction)
+    if service_state.release(transaction):
+        pursue_at_services(transaction)
     stubs.tick(transaction)
     _learn(transaction, tuple(transaction.losses.all))  # some of it may have become too old
     _learn_delays(transaction, tuple(transaction.link_delays.all))  # or has lasted

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from controller.fulfillment.waypoints import meant
 from controller.model.access import EVERYBODY, Principal, Role, acts_for
 from controller.model.intent import Intent
 from controller.model.inventory import Inventory, Network
@@ -48,7 +49,12 @@ def _beyond(intent: Intent, inventory: Inventory, own: str) -> Iterator[str]:
             yield f"speak for network {selector.network}"
     for to in (
         *(allow.to for allow in intent.allow if allow.to),
-        *(name for name in intent.via if name.count("/") == 2),
+        *(
+            service
+            for name in intent.via
+            for selector in filter(None, selected)
+            for service in meant(name, selector.network, inventory, own)
+        ),
     ):
         if not may_reach(intent.tenant, to, inventory, own):
             yield f"lead traffic to {to}"

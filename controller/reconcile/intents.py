@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from controller.fulfillment.place import leads_better, place
+from controller.fulfillment.waypoints import confused
 from controller.model.advertising import heard_owner
 from controller.model.intent import Intent
 from controller.model.plan import Plan
@@ -12,6 +13,7 @@ from controller.model.requirements import Connection, Requirements, Unsatisfiabl
 from controller.model.rule import Added
 from controller.model.stitch import ConnectionStatus, HeldOff, IntentRecord, Stage, Stitch, expired
 from controller.model.told import Told, passed_on
+from controller.reconcile import service_state
 from controller.reconcile.bundles import choose
 from controller.reconcile.identifiers import NoNumber
 from controller.reconcile.negotiation.agreements import offer_onward
@@ -19,7 +21,7 @@ from controller.reconcile.negotiation.withdrawals import LOST_RETRY_S, MAX_HOLD_
 from controller.reconcile.restoration import move, relieved
 from controller.reconcile.selecting import inherited, is_in_doubt, next_look_s, reselected
 from controller.reconcile.serials import next_serial
-from controller.reconcile.tables import candidate_key, link_key
+from controller.reconcile.tables import candidate_key, link_key, service_key
 from controller.reconcile.transaction import Leaving, Transaction
 from controller.reconcile.translation_pool import hold
 from controller.reconcile.wanted import RETRY_S, eased, ends, is_good, is_right, may_be_tried
@@ -174,6 +176,19 @@ def pursue(transaction: Transaction, name: str) -> None:
     )
 
 
+def pursue_at_services(transaction: Transaction) -> None:
+    """Intents whose traffic is to pass a service that has gone down or come back."""
+    services = transaction.services_down.all.keys() ^ transaction.before.services_down.keys()
+    for name in transaction.intent_records.all.in_order(service_state.concerned(transaction, services)):
+        record = transaction.intent_records.all[name]
+        statuses = tuple(
+            msgspec.structs.replace(status, retry_s=0) if not status.refusal else status
+            for status in record.connection_statuses
+        )
+        transaction.intent_records.put(name, msgspec.structs.replace(record, connection_statuses=statuses))
+        pursue(transaction, name)
+
+
 def pursue_what_can_change(transaction: Transaction) -> None:
     """Intents that are due, and those that this step may have changed something for."""
     if transaction.clock_set_back or transaction.inventory_changed:
@@ -262,7 +277,7 @@ def _pursue(
     held_off = _held_off(connection_status, transaction.now_s)
 
     def placed_as(required: Connection) -> Plan | Unsatisfiable:
-        return place(
+        return _confused(transaction, intent_record, required) or place(
             required,
             transaction.graph,
             name=f"{intent_record.intent.name}.{serial}",
@@ -280,7 +295,8 @@ def _pursue(
         return connection_status
     if connection_status.coming:
         abandon(transaction, connection_status.coming, "another way is wanted")
-    if isinstance(placed, Unsatisfiable) and _degrade(transaction, intent_record, connection, connection_status):
+    goes_on = isinstance(placed, Unsatisfiable) and placed.binding != "via"
+    if goes_on and _degrade(transaction, intent_record, connection, connection_status):
         return ConnectionStatus(
             plan=connection_status.plan,
             no_way=connection_status.no_way,
@@ -343,6 +359,15 @@ def _tried_again(
         held_off=held_off,
         was_carried=connection_status.was_carried,
     )
+
+
+def _confused(transaction: Transaction, intent_record: IntentRecord, connection: Connection) -> Unsatisfiable | None:
+    """Where a service on its way could not tell its traffic from what passes it already."""
+    owner, stitches = f"intents/{intent_record.intent.name}", transaction.stitches.all
+    names = stitches.by(*(service_key(waypoint.service) for waypoint in connection.via))
+    others = (stitches[name].plan for name in names)
+    message = confused(connection, (plan.connection for plan in others if plan.owner != owner))
+    return Unsatisfiable(binding="via", message=message) if message else None
 
 
 def _held_off(connection_status: ConnectionStatus, now_s: float) -> tuple[HeldOff, ...]:

@@ -157,6 +157,7 @@ def _used_by_intents(transaction: Transaction, gone: Collection[Thing]) -> Itera
         names |= {connection.source_network for connection in intent_record.requirements.connections}
         names |= {connection.destination_network for connection in intent_record.requirements.connections}
         names |= {intent.isolate.network} if intent.isolate is not None else set()
+        names |= {waypoint.service for each in intent_record.requirements.connections for waypoint in each.via}
         names |= {end for test in intent.tests for end in (test.source.network, test.to)}
         for named in names:
             yield ("Service" if named.count("/") == 2 else "Network", named), f"intent {name}"
@@ -176,6 +177,7 @@ def _needs(stitch: Stitch, sr_policies: SrPolicies) -> Iterator[Thing]:
     plan = stitch.plan
     yield "Network", plan.connection.source_network
     yield "Network", plan.connection.destination_network
+    yield from (("Service", waypoint.service) for waypoint in plan.via)
     if stitch.upstream is not None:
         yield "Domain", stitch.upstream.terms.origin
     yield from (("Node", node) for node in nodes(plan, sr_policies))

@@ -254,6 +254,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Who was last met there."""
     down: dict[str, float] = msgspec.field(default_factory=dict)
     """Links that cannot be used -> Unix time from which they can; infinite while an end has no carrier."""
+    services_down: dict[str, float] = msgspec.field(default_factory=dict)
+    """The same of services that traffic passes."""
     doubts: dict[str, float] = msgspec.field(default_factory=dict)
     """Node and which part of it (`nodes/NAME`, `links/NAME`), with a space between -> Unix time since when it does not
     confirm what it shall have of that."""

@@ -103,6 +103,11 @@ def promised_key(name: str) -> str:
     return f"promised over {name}"
 
 
+def service_key(name: str) -> str:
+    """Of intents and stitches whose traffic is to pass it."""
+    return f"service {name}"
+
+
 def intent_records(
     items: Mapping[str, IntentRecord] | Iterable[tuple[str, IntentRecord]] = (),
 ) -> PersistentMap[IntentRecord]:
@@ -129,6 +134,7 @@ def _intent_record_keys(intent_record: IntentRecord) -> Collection[str]:
     requirements, isolation = intent_record.requirements, intent_record.requirements.isolation
     keys = {network_key(connection.source_network) for connection in requirements.connections}
     keys |= {network_key(connection.destination_network) for connection in requirements.connections}
+    keys |= {service_key(waypoint.service) for connection in requirements.connections for waypoint in connection.via}
     if any(connection_status.retry_s for connection_status in intent_record.connection_statuses):
         keys.add(WAITS)
     keys |= {no_way_key(peer) for status in intent_record.connection_statuses for peer in status.no_way}
@@ -156,6 +162,7 @@ def _stitch_keys(stitch: Stitch) -> Collection[str]:
     links = {way.border for way in (plan.ingress, plan.egress) if way is not None}
     ends = (plan.connection.source_network, plan.connection.destination_network)
     keys = {*map(node_key, plan.ends), *map(link_key, links), *map(network_key, ends), plan.owner}
+    keys |= {service_key(waypoint.service) for waypoint in plan.connection.via}
     names = named_sr_policies(stitch)
     keys |= {sr_policy_key(name) for name in names}
     if stitch.upstream is not None or stitch.downstream is not None:

@@ -195,6 +195,7 @@ class Transaction:
         self.retries = Table(state.retries)
         self.peers = SmallTable(state.peers)
         self.down = SmallTable(state.down)
+        self.services_down = SmallTable(state.services_down)
         self.doubts = SmallTable(state.doubts)
         self.stubs = SmallTable(state.stubs)
         self.drains = SmallTable(state.drains)
@@ -293,6 +294,8 @@ class Transaction:
             self._graph = graph(inventory, self.own, down, self._graph, losses, stubs, delays)
         if self._graph.routes is not self.reaches.all:
             self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
+        if self._graph.services_down != (services_down := tuple(sorted(self.services_down.all))):
+            self._graph = msgspec.structs.replace(self._graph, services_down=services_down)
         return self._graph
 
     def graph_of(self, inventory: Inventory) -> Graph:
@@ -301,7 +304,7 @@ class Transaction:
         if inventory is now.inventory:
             return now
         made = graph(inventory, self.own, now.down, now, now.losses, now.stubs, now.delays)
-        return msgspec.structs.replace(made, routes=now.routes)
+        return msgspec.structs.replace(made, routes=now.routes, services_down=now.services_down)
 
     @property
     def inventory_changed(self) -> bool:
@@ -510,6 +513,7 @@ class Transaction:
             retries=self.retries.all,
             peers=self.peers.all,
             down=self.down.all,
+            services_down=self.services_down.all,
             doubts=self.doubts.all,
             stubs=self.stubs.all,
             drains=self.drains.all,

@@ -1,6 +1,9 @@
 """Whether what carries a connection of an intent is what is wanted."""
 
+from collections.abc import Collection
+
 from controller.fulfillment.plan_paths import is_too_slow, unprotected
+from controller.fulfillment.waypoints import passed
 from controller.model.plan import Plan
 from controller.model.requirements import Connection
 from controller.model.stitch import ConnectionStatus, IntentRecord, Stitch
@@ -28,6 +31,7 @@ def is_good(transaction: Transaction, stitch: Stitch, intent_record: IntentRecor
     return (
         is_right(stitch.plan, intent_record, connection)
         and held
+        and passes_what_is_up(stitch.plan, transaction.services_down.all)
         and not cut(stitch.plan, transaction.down.all, sr_policies)
     )
 
@@ -40,6 +44,12 @@ def eased(
     may = connection_status.was_carried and intent_record.intent.on_violation == "degrade"
     less = connection.eased
     return less if may and less != connection else None
+
+
+def passes_what_is_up(plan: Plan, services_down: Collection[str]) -> bool:
+    """The services that it is to pass are, and are up, or are passed by as is allowed."""
+    via = passed(plan.connection, services_down)
+    return plan.via == via and not any(waypoint.service in services_down for waypoint in via)
 
 
 def is_right(plan: Plan, intent_record: IntentRecord, connection: Connection) -> bool:

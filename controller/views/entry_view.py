@@ -7,7 +7,7 @@ from controller.model.entry import Match, OwnedEntry
 from controller.model.resource import Resource
 from controller.reconcile.state import State
 
-_ADDRESSES = {"source", "destination", "address", "service_sid", "ipv6_src", "ipv6_dst"}
+_ADDRESSES = {"source", "destination", "address", "service_sid", "via", "ipv6_src", "ipv6_dst"}
 
 
 def resources(state: State, now_s: float) -> Iterator[Resource]:

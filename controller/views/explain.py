@@ -17,7 +17,7 @@ from controller.model.stitch import ConnectionStatus, IntentRecord, Session, Sti
 from controller.reconcile.identifiers import sr_policy_numbers
 from controller.reconcile.state import State
 from controller.views import entry_view
-from controller.views.intent_status import intent_status, measured_paths, paths_of, segment_lists
+from controller.views.intent_status import intent_status, measured_paths, segment_lists, way_words
 from dataplane.reasons import DropReason
 
 
@@ -194,8 +194,7 @@ def _unmet(intent_record: IntentRecord) -> Iterator[Branch]:
 
 def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) -> Branch:
     """With its agreements and, unless `brief`, what it has installed."""
-    path = "; ".join(" ".join(path) for path in paths_of(state, stitch))
-    text = f"{stitch.plan.name}: {stitch.stage}, path {path}"
+    text = f"{stitch.plan.name}: {stitch.stage}, path {way_words(state, stitch)}"
     text += f", latency {whole_us(stitch, state.sr_policies) / 1000:g} ms"
     text += f", cost {cost(stitch.plan, state.sr_policies)}"
     taken = [alive[0].delay_us for each in measured_paths(state, stitch) if (alive := [m for m in each if m.is_alive])]
@@ -212,11 +211,23 @@ def _plan(state: State, stitch: Stitch, now_s: float, *, brief: bool = False) ->
         text=text,
         children=(
             *segments,
+            *_passed(state, stitch),
             *_agreements(stitch, now_s),
             *_translation(stitch),
             *_nodes(state, _serving(state, stitch)),
         ),
     )
+
+
+def _passed(state: State, stitch: Stitch) -> Iterator[Branch]:
+    """Services on its way."""
+    for waypoint in stitch.plan.connection.via:
+        text = f"{waypoint.service} at {waypoint.node}, in by port {waypoint.inward}, out by port {waypoint.outward}"
+        if waypoint not in stitch.plan.via:
+            text += "; not passed while it is down"
+        elif waypoint.service in state.services_down:
+            text += "; it is down, and nothing passes"
+        yield Branch(kind="via", name=f"services/{waypoint.service}", text=text)
 
 
 def _translation(stitch: Stitch) -> Iterator[Branch]:

@@ -37,7 +37,8 @@ def forwarding_class(state: State, node: str, number: int) -> ForwardingClass:
             for way in {stretch.first, stretch.last}:
                 key = stretch.forwarding_class(way)
                 if key.startswith(first) and stitch.ids.get(key) == number:
-                    return ForwardingClass(entry.owner, stretch.direction, way == stretch.first)
+                    enters = way == stretch.first and stretch.from_service is None
+                    return ForwardingClass(entry.owner, stretch.direction, enters)
     return ForwardingClass(entry.owner)
 
 
@@ -60,4 +61,5 @@ def entering_nodes(state: State, owner: str) -> frozenset[str]:
         stretch.head if stretch.crosses else stretch.tail
         for stitch in stitches_of(state, owner)
         for stretch in stretches(stitch.plan)
+        if stretch.from_service is None
     )

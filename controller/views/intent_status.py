@@ -110,7 +110,7 @@ def intent_status(
         status["selections"] = [_selection(selection) for selection in intent_record.requirements.selections]
     if stitches:
         inside = [_inside(state, stitch) for stitch in stitches]
-        status["path"] = paths_of(state, stitches[0])[0]
+        status["path"] = way_of(state, stitches[0])
         status["paths"] = [
             path for stitch, lists in zip(stitches, inside, strict=True) for path in branches(state, stitch, lists)
         ]
@@ -123,11 +123,28 @@ def intent_status(
         }
         if measured := _measured_whole(state, stitches):
             status["measured"] = measured
+    if services := _services(state, intent_record, stitches):
+        status["via"] = services
     status["endpoints"] = list(_endpoints(state, intent_record))
     status |= {"created_s": intent_record.created_s, "applied_s": intent_record.applied_s}
     if end_s is not None:
         status["expires_s"] = end_s
     return status
+
+
+def _services(state: State, intent_record: IntentRecord, stitches: list[Stitch]) -> list[dict[str, Any]]:
+    """That its traffic is to pass: whether it does."""
+    wanted = [waypoint for connection in intent_record.requirements.connections for waypoint in connection.via]
+    passed = {waypoint for stitch in stitches for waypoint in stitch.plan.via}
+    return [
+        {
+            "service": waypoint.service,
+            "node": waypoint.node,
+            "passed": waypoint in passed,
+            "up": waypoint.service not in state.services_down,
+        }
+        for waypoint in dict.fromkeys(wanted)
+    ]
 
 
 def _selection(selection: Selection) -> dict[str, Any]:
@@ -203,7 +220,7 @@ def _connection(
         yield from _passing_by(state, where, carrying)
     elif coming is not None and carrying is not None and not cut(carrying.plan, state.down, state.sr_policies):
         wanted = (connection, intent_record.intent.priority)
-        said, path = _begun(state, where, coming), _words(state, carrying)
+        said, path = _begun(state, where, coming), way_words(state, carrying)
         if (carrying.plan.connection, carrying.plan.priority) in (wanted, (connection.eased, wanted[1])):
             yield _carried(state, connection, carrying, now_s, exceptional)
             yield Said(Phase.ACTIVE, f"{said.reason}; until then it goes by {path}", "Rerouting")
@@ -264,6 +281,10 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float,
         return Said(silent.phase, f"{where}: {silent.reason}")
     if stitch.plan.connection == connection.eased != connection:
         return Said(Phase.DEGRADED, f"{where}: {_given_up(state, connection, stitch)}")
+    if without := [waypoint.service for waypoint in connection.via if waypoint not in stitch.plan.via]:
+        return Said(
+            Phase.DEGRADED, f"{where}: via: {', '.join(without)} is down; until it is back traffic goes without it"
+        )
     if is_too_slow(stitch, state.sr_policies):
         needed, latency_us = connection.latency_us_max or 0, whole_us(stitch, state.sr_policies)
         reason = f"at most {needed / 1000:g} ms is required; the way that is left takes {latency_us / 1000:g} ms"
@@ -278,13 +299,13 @@ def _carried(state: State, connection: Connection, stitch: Stitch, now_s: float,
         reason = f"{where}: {too_small_for_ipv6(path_mtu(stitch, state.fabric, state.sr_policies))}"
         return Said(Phase.DEGRADED if "ipv4" in families(connection) else Phase.UNSATISFIABLE, reason)
     stands = _stands(state, stitch, exceptional)
-    return Said(Phase.ACTIVE, f"{where}: carried by {_words(state, stitch)}" if stands else "")
+    return Said(Phase.ACTIVE, f"{where}: carried by {way_words(state, stitch)}" if stands else "")
 
 
 def _given_up(state: State, connection: Connection, stitch: Stitch) -> str:
     """What of the requirements the way that is left does not hold."""
     limit_us, latency_us = connection.latency_us_max, whole_us(stitch, state.sr_policies)
-    path = _words(state, stitch)
+    path = way_words(state, stitch)
     if limit_us is not None and latency_us > limit_us:
         return (
             f"latency: at most {limit_us / 1000:g} ms is required; "
@@ -484,19 +505,33 @@ def _stands(state: State, stitch: Stitch, exceptional: frozenset[str]) -> bool:
 
 
 def paths_of(state: State, stitch: Stitch) -> list[list[str]]:
-    """For each pair of nodes where it enters and leaves: own nodes, and the domains after them as far as we know."""
+    """For each pair of nodes where it enters and leaves: own nodes, and the domains after them as far as we know. Of a
+    plan that passes services for each pair of a part of the way, from one service to the next."""
     plan = stitch.plan
     beyond = [plan.egress.domain] if plan.egress is not None else []
     if beyond and beyond[-1] != plan.connection.destination_domain:
         beyond.append(plan.connection.destination_domain)
     before = [plan.ingress.domain] if plan.ingress is not None else []
+    stops = [before, *([waypoint.service] for waypoint in plan.via), beyond]
     return [
-        [*before, *plan_paths.known(id, state.sr_policies).nodes_from(id.headend), *beyond] for id in plan.sr_policies
+        [*stops[part], *plan_paths.known(id, state.sr_policies).nodes_from(id.headend), *stops[part + 1]]
+        for part, id in zip(plan_paths.parts(plan), plan.sr_policies, strict=True)
     ]
 
 
-def _words(state: State, stitch: Stitch) -> str:
-    return "; ".join(" ".join(path) for path in paths_of(state, stitch))
+def way_of(state: State, stitch: Stitch) -> list[str]:
+    """The first of its paths, from end to end."""
+    paths, parts = paths_of(state, stitch), plan_paths.parts(stitch.plan)
+    whole: list[str] = []
+    for part in range(len(stitch.plan.via) + 1):
+        path = paths[parts.index(part)]
+        whole += path[1:] if part else path  # the service is the last of the part before
+    return whole
+
+
+def way_words(state: State, stitch: Stitch) -> str:
+    ways = [way_of(state, stitch)] if stitch.plan.via else paths_of(state, stitch)
+    return "; ".join(" ".join(way) for way in ways)
 
 
 class Segments(msgspec.Struct, frozen=True, kw_only=True):
@@ -543,22 +578,30 @@ def path_measurements(state: State, policy: SrPolicy, headend: str) -> tuple[Pat
 
 def _measured_whole(state: State, stitches: list[Stitch]) -> dict[str, float]:
     """Of the worst of its ways, where all of them are inside the domain and known; else nothing."""
-    taken = []
+    taken: list[tuple[int, float]] = []
     for stitch in stitches:
         if stitch.plan.ingress is not None or stitch.plan.egress is not None:
             return {}
-        for policy, measured in zip(stitch.plan.sr_policies, measured_paths(state, stitch), strict=True):
+        of_parts: dict[int, int] = {}
+        losses = [0.0]
+        measurements = zip(
+            plan_paths.parts(stitch.plan), stitch.plan.sr_policies, measured_paths(state, stitch), strict=True
+        )
+        for part, policy, measured in measurements:
             if not policy.crosses:
                 continue
             alive = [measurement for measurement in measured if measurement.is_alive and measurement.delay_us]
             if not alive:
                 return {}
-            taken.append(alive[0])
+            of_parts[part] = max(of_parts.get(part, 0), alive[0].delay_us)
+            losses.append(alive[0].loss_percent)
+        if of_parts:
+            taken.append((sum(of_parts.values()), max(losses)))
     if not taken:
         return {}
     return {
-        "latency_ms": max(measurement.delay_us for measurement in taken) / 1000,
-        "loss_percent": max(measurement.loss_percent for measurement in taken),
+        "latency_ms": max(delay_us for delay_us, _ in taken) / 1000,
+        "loss_percent": max(loss_percent for _, loss_percent in taken),
     }
 
 

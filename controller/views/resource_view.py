@@ -268,8 +268,13 @@ def _service_status(state: State) -> "_Status":
     for name, intent_record in state.intent_records.items():
         for allow in intent_record.meant.allow:
             users.setdefault(allow.to, set()).add(name)
+        for connection in intent_record.requirements.connections:
+            for waypoint in connection.via:
+                users.setdefault(waypoint.service, set()).add(name)
     return lambda service: (
-        {"intents": sorted(users.get(service.name, ()))} | advertising_view.thing_status(state, service)
+        {"intents": sorted(users.get(service.name, ()))}
+        | advertising_view.thing_status(state, service)
+        | ({"up": service.name not in state.services_down} if service.through is not None else {})
     )
 
 

@@ -200,12 +200,32 @@ class _Tracer:
             link, other = ends[at.node, port]
             self._add(at, matched, f"over link {link.name} to {other.node}")
             return None, _Place(node=other.node, port=other.port, ingress=f"link {link.name}"), sent
-        if not any(entry.table == "steer" for _, entry in matched):
+        matched_way = next((entry.action for _, entry in matched if entry.table == "steer"), "")
+        if not matched_way:
             self._add(at, matched, "answered by the node, which is the gateway")
             return self._end(packet, Verdict.DELIVERED, f"to the gateway, which {at.node} is"), None, b""
+        through = self._service(at.node, port) if matched_way == "to_service" else None
+        if through is not None:
+            service, back_by = through
+            self._add(at, matched, f"into service {service}, which is taken to give it back by port {back_by}")
+            here = self.ports(at.node).get(back_by)
+            back = _given_back(sent, here.mac if here is not None else bytes(6))
+            return None, _Place(node=at.node, port=back_by, ingress=f"service {service}"), back
         host = self._host(at.node, port, sent)
         self._add(at, matched, f"delivered to {host}")
         return self._end(packet, Verdict.DELIVERED, f"to {host}, at {at.node} port {port}"), None, b""
+
+    def _service(self, node: str, port: int) -> tuple[str, int] | None:
+        """The service behind a port, and its other port."""
+        for network in self._state.inventory.networks.values():
+            ports = {each.name: (each.node, each.port) for each in network.attachments}
+            for service in self._state.inventory.services.values():
+                if service.through is None or service.name.rpartition("/")[0] != network.name:
+                    continue
+                ends = [ports[each] for each in service.through if each in ports]
+                if (node, port) in ends and len(ends) == 2:
+                    return service.name, next(other for end, other in ends if (end, other) != (node, port))
+        return None
 
     def _host(self, node: str, port: int, sent: bytes) -> str:
         """By the address; an attachment may have several."""
@@ -292,6 +312,14 @@ def _sent(matched: Mapping[str, OwnedEntry]) -> tuple[tuple[str, ...], tuple[str
     values = tuple(path[f"container_{place}"] for place in range(path["last_container"] + 1))
     containers = Containers(values=values, merge_bits=path["merge_bits"])
     return containers.sids(service_sid), tuple(map(sid_text, containers.sent(service_sid)))
+
+
+def _given_back(frame: bytes, mac: bytes) -> bytes:
+    """As a service that sends on what it gets does: one hop more, to the node's MAC."""
+    ethernet = parse_ethernet(frame)
+    ip = ethernet if isinstance(ethernet, Drop) else parse_ip(ethernet.ether_type, ethernet.payload)
+    assert isinstance(ip, Ip), "what the pipeline sent is right"
+    return mac + HOST_MAC + frame[_MACS : _MACS + 2] + ip.with_hop_limit(ip.hop_limit - 1).data
 
 
 def _mac(text: str) -> bytes:

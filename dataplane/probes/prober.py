@@ -42,7 +42,8 @@ _FRAME_MAX, _SAMPLES, _NO_SLOT = 320, 256, 0xFFFFFFFF
 _PACKET_QDISC_BYPASS, _SOL_PACKET = 20, 263
 _FORWARD = 1
 """enum next_hop_action"""
-_NEXT_HOP = struct.Struct("=IHH6s6s")
+_NEXT_HOP = struct.Struct("=I4xHH6s6s")
+"""struct next_hop_value of ebpf/tables.h, as far as `forward` goes."""
 _MS_NS = 1_000_000
 _U32 = struct.Struct("=I")
 
@@ -219,7 +220,7 @@ class Prober:
             interface = read_interface(name)
             index = interface.index if interface is not None else 0
         value = self._next_hop.lookup(_U32.pack(probe.port))
-        action, port, _, source_mac, destination_mac = _NEXT_HOP.unpack(value or bytes(_NEXT_HOP.size))
+        action, port, _, source_mac, destination_mac = _NEXT_HOP.unpack_from(value or bytes(_NEXT_HOP.size))
         if action != _FORWARD or port != probe.port:
             index, destination_mac, source_mac = 0, bytes(6), bytes(6)
         return _Sent(probe, name, index, destination_mac, source_mac)

@@ -364,6 +364,8 @@ class Pipeline:
         if "vrf" in steer.params:
             to = steer.params["vrf"], translation
             return self._deliver(arrival, ip, transport, forwarding_class, *to, behind_cut=behind_cut)
+        if steer.name == "to_service":
+            return self._to_service(arrival, ip, transport, forwarding_class, steer.params, behind_cut=behind_cut)
         liveness = self.tables.look_up("path_liveness", liveness_group=steer.params["liveness_group"])
         live = liveness.params["live"] if liveness else 0
         candidates = self.tables.candidates(steer.params["sr_policy"])
@@ -407,12 +409,7 @@ class Pipeline:
         candidate: Mapping[str, int],
         translation: Translation | None,
     ) -> Verdict:
-        mtu, clamped = steer["inner_mtu"], ip
-        has_tcp = ip.protocol == PROTOCOL_TCP and not ip.fragment_offset and isinstance(parse_transport(ip), Transport)
-        if mtu and has_tcp:
-            clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0))
-        if clamped is not ip:
-            self.events[PipelineEvent.MSS_CLAMPED] += 1
+        clamped = self._clamped(ip, steer["inner_mtu"])
         self.events[PipelineEvent.ENCAPSULATED] += 1
         containers = tuple(candidate[f"container_{index}"] for index in range(candidate["last_container"] + 1))
         path = Path(candidate["source"], candidate["color"], containers, candidate["merge_bits"])
@@ -421,6 +418,13 @@ class Pipeline:
             inner = translation.packet(inner, transport)
         outer = srv6.encapsulate(inner, path, steer["service_sid"], steer["dscp"], srv6.entropy(ip, transport))
         return self._send_outer(arrival, outer, candidate["first_hop"])
+
+    def _clamped(self, ip: Ip, mtu: int) -> Ip:
+        has_tcp = ip.protocol == PROTOCOL_TCP and not ip.fragment_offset and isinstance(parse_transport(ip), Transport)
+        clamped = icmp.clamp_mss(ip, max(mtu - TCP_OVERHEAD[ip.version], 0)) if mtu and has_tcp else ip
+        if clamped is not ip:
+            self.events[PipelineEvent.MSS_CLAMPED] += 1
+        return clamped
 
     def _refuse(self, arrival: Arrival, ip: Ip, reason: int, error: IcmpError, mtu: int = 0) -> Verdict:
         """Drops `ip`, and tells its sender where the RFCs and its network allow it."""
@@ -537,12 +541,40 @@ class Pipeline:
             sent = translation.packet(sent, transport)
         return self._next_hop(next_hop, arrival, ip.version, destination, here, sent.data)
 
+    def _to_service(
+        self,
+        arrival: Arrival,
+        ip: Ip,
+        transport: Transport,
+        forwarding_class: int,
+        steer: Mapping[str, int],
+        *,
+        behind_cut: bool,
+    ) -> Verdict:
+        """As it came, to a host that sends it back in at another port of ours."""
+        next_hop, mtu = steer["ipv4_next_hop" if ip.version == 4 else "ipv6_next_hop"], steer["inner_mtu"]
+        if mtu and (behind_cut or len(ip.data) > mtu or (ip.version == 6 and mtu < IPV6_LEAST_MTU)):
+            return self._exceed(arrival, ip, transport, forwarding_class, mtu)
+        ip, mtu = self._clamped(ip, mtu), self._mtu(next_hop)
+        if mtu and (behind_cut or len(ip.data) > mtu):
+            return self._exceed(arrival, ip, transport, forwarding_class, mtu)
+        if self._is_given_up(next_hop, ip.destination, arrival.now_boottime_s):
+            return self._refuse(arrival, ip, DropReason.NEIGHBOR_UNKNOWN, IcmpError.HOST_UNREACHABLE)
+        here = untagged(arrival.ethernet.destination, arrival.ethernet.source, ip.ether_type, ip.data)
+        sent = ip.with_hop_limit(ip.hop_limit - 1).data
+        return self._next_hop(next_hop, arrival, ip.version, ip.destination, here, sent)
+
     def _is_given_up(self, next_hop: int | Drop, destination: int, now_s: float) -> bool:
         """Whether nobody has answered for an attached host for so long that its senders are told."""
         hop = None if isinstance(next_hop, Drop) else self.tables.look_up("next_hop", next_hop=next_hop)
-        if hop is None or hop.name != "resolve" or hop.params["vlan"] or hop.params["port"] not in self.ports:
+        if (
+            hop is None
+            or not hop.name.startswith("resolve")
+            or hop.params["vlan"]
+            or hop.params["port"] not in self.ports
+        ):
             return False
-        host = hop.params["port"], destination
+        host = hop.params["port"], hop.params.get("via", destination)
         if self._mac_of(*host):
             return False
         since_s, asked_s = self.unanswered.get(host, (now_s, now_s))
@@ -576,6 +608,7 @@ class Pipeline:
         source_mac = hop.params["source_mac"].to_bytes(6)
         if hop.name == "forward":
             return Forward(number, untagged(hop.params["destination_mac"].to_bytes(6), source_mac, ether_type, sent))
+        destination = hop.params.get("via", destination)
         mac = self._mac_of(number, destination)
         if mac:
             return Forward(number, untagged(mac, source_mac, ether_type, sent))

@@ -12,6 +12,7 @@ from vectors import (
     quotes,
     replies,
     segments,
+    services,
     stations,
     translated,
     trimmed,
@@ -31,6 +32,7 @@ VECTORS: tuple[Vector, ...] = (
     *trimmed.VECTORS,
     *replies.VECTORS,
     *translated.VECTORS,
+    *services.VECTORS,
 )
 
 

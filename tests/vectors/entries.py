@@ -141,6 +141,11 @@ def move(side: str, forwarding_class: int, prefix: str, to: str) -> TableEntry:
     return replace(entry, params=params)
 
 
+def to_service(forwarding_class: int, ipv4_next_hop: int, ipv6_next_hop: int, *, inner_mtu: int = 0) -> TableEntry:
+    hops = {"ipv4_next_hop": ipv4_next_hop, "ipv6_next_hop": ipv6_next_hop}
+    return _exact("steer", {"forwarding_class": forwarding_class}, "to_service", **hops, inner_mtu=inner_mtu)
+
+
 def live(liveness_group: int, bits: int) -> TableEntry:
     return _exact("path_liveness", {"liveness_group": liveness_group}, "set_live", live=bits)
 
@@ -184,6 +189,11 @@ def forward(next_hop: int, port: int, source: str, destination: str, vlan: int =
 
 def resolve(next_hop: int, port: int, source: str, vlan: int = 0) -> TableEntry:
     return _exact("next_hop", {"next_hop": next_hop}, "resolve", port=port, source_mac=mac(source), vlan=vlan)
+
+
+def resolve_via(next_hop: int, port: int, source: str, via: str, vlan: int = 0) -> TableEntry:
+    params = {"port": port, "source_mac": mac(source), "vlan": vlan, "via": address(via)}
+    return _exact("next_hop", {"next_hop": next_hop}, "resolve_via", **params)
 
 
 def punt_hop(next_hop: int, reason: int) -> TableEntry:
