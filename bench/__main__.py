@@ -16,6 +16,7 @@ from bench import (
     liveness,
     main,
     openflow,
+    renewal,
     scale,
     translated,
     wan,
@@ -25,7 +26,7 @@ from bench.report import report
 GROUPS = {
     "main": lambda: [*main.rows(), *lab_many.rows()],
     "language": lambda: [*language.rows(), *language_rules.rows(), *language_conflicts.rows()],
-    "know": lambda: [*know.rows(), *advertised.rows(), *liveness.rows(), *translated.rows()],
+    "know": lambda: [*know.rows(), *advertised.rows(), *liveness.rows(), *renewal.rows(), *translated.rows()],
     "assure": lambda: assure.rows(),
     "fabric": lambda: [*openflow.rows()],
     "scale": lambda: [*entries.rows(), *scale.rows(), *chain.rows(), *wan.rows()],

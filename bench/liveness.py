@@ -105,12 +105,12 @@ def _planned(name: str, status: dict[str, Any]) -> list[Row]:
     """Moved by what is measured, and by an operator."""
     slow_ms = DELAY_MS + 15
     _wait_until_used(name, status)
-    with _loaded(status) as load:
+    with loaded(status) as load:
         stitch("lab", "link", "t1", "tc1", "set", f"delay={slow_ms}", "--lab", name)
         _wait_until_used(name, status, by="tc2")
     by_delay = load.lost()
     stitch("lab", "link", "t1", "tc1", "set", f"delay={DELAY_MS}", "--lab", name)
-    with _loaded(status) as load:
+    with loaded(status) as load:
         stitch("--lab", name, "--domain", "transit", "node", "drain", "tc2")
         _wait_until_used(name, status)
     drained = load.lost()
@@ -122,7 +122,7 @@ def _planned(name: str, status: dict[str, Any]) -> list[Row]:
 
 
 @contextmanager
-def _loaded(status: dict[str, Any]) -> Iterator[EchoLoad]:
+def loaded(status: dict[str, Any]) -> Iterator[EchoLoad]:
     """Echoes before, meanwhile and afterwards."""
     source = status["hosts"]["cx1"]["namespace"]
     load = EchoLoad(lambda *program: [*_inside(source), *program], "10.2.0.10")

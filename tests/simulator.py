@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -80,7 +80,17 @@ from controller.reconcile.state import SR_POLICIES, parts_at, sr_policy_parts
 from controller.reconcile.tables import named_sr_policies
 from controller.reconcile.transaction import Transaction
 from controller.views import resource_view
-from dataplane.host_api import BorderStatus, Capabilities, HostState, NodeDescription, PartRefused, PortRole, PortStatus
+from dataplane.host_api import (
+    BorderStatus,
+    Capabilities,
+    HostState,
+    NodeDescription,
+    PartRefused,
+    PortRole,
+    PortStatus,
+    Tunnel,
+    TunnelKeys,
+)
 from dataplane.p4runtime import p4info
 from tests.full_rules import compile_rules
 from tests.typed_in import typed
@@ -179,6 +189,10 @@ class SimulatedNode:
         self.generation = -1
         """Of what it was last given."""
         self._keys = 0
+        self.renews = False
+        """Its borders have a second port."""
+        self.renewed: dict[tuple[str, int], TunnelKeys] = {}
+        """Keys by border and slot."""
         self.shaken_s = START_S + 1e9
         """When its tunnels last shook hands: in time for all tests, but those about it."""
         self.refused: set[EntryKey] = set()
@@ -257,11 +271,75 @@ class SimulatedNode:
                     up=border.name in up,
                     carrier=border.name not in self._cut,
                     latest_handshake_s=self.shaken_s,
+                    renews=self.renews,
+                    keys=self._renewed_of(border.name),
                 )
                 for border in self._borders
             ),
             host_state=HostState(),  # which no session reports
         )
+
+    def _renewed_of(self, border: str) -> tuple[TunnelKeys, ...]:
+        keys = [keys for (name, _), keys in self.renewed.items() if name == border]
+        return tuple(sorted(keys, key=lambda each: each.epoch))
+
+    @property
+    def renewed_now(self) -> tuple[TunnelKeys, ...]:
+        return tuple(self.renewed[name] for name in sorted(self.renewed))
+
+    def _renew(self, tunnels: Iterable[Tunnel]) -> None:
+        """What an agent does of what it is told: its own keys of these epochs, and no others of these borders."""
+        wanted = {(tunnel.border, tunnel.epoch): tunnel for tunnel in tunnels}
+        borders = {border for border, _ in wanted}
+        there = {name: keys for name, keys in self.renewed.items() if name[0] in borders}
+        for name, keys in there.items():
+            if (name[0], keys.epoch) not in wanted:
+                del self.renewed[name]
+        for (border, epoch), tunnel in wanted.items():
+            known = self.renewed.get((border, epoch % 2))
+            if not epoch or (known is not None and (not tunnel.kem_key or known.kem_ciphertext)):
+                continue
+            assert not tunnel.kem_ciphertext, f"{self.name}: {border} has no keys of epoch {epoch}"
+            self._keys += 1
+            address = next(each.endpoint for each in self._borders if each.name == border).rpartition(":")[0]
+            made = f"{self.name}/{self._keys}/{epoch}"
+            self.renewed[border, epoch % 2] = TunnelKeys(
+                epoch=epoch,
+                public_key=self._key(made),
+                endpoint=f"{address}:{51_000 + epoch % 2}",
+                kem_key=b"" if tunnel.kem_key else f"to {made}".encode(),
+                kem_ciphertext=f"{made} to {tunnel.kem_key.decode()}".encode() if tunnel.kem_key else b"",
+            )
+
+    def shake_hands(self, other: "SimulatedNode", border: str) -> None:
+        """With those of the newest epoch that both have of each other; then what leaves takes it."""
+        pairs = [
+            ({tunnel.epoch: tunnel for tunnel in node.host.tunnels if tunnel.border == border})
+            for node in (self, other)
+        ]
+        for epoch in sorted(pairs[0].keys() & pairs[1].keys() - {0}):
+            keys = [node.renewed.get((border, epoch % 2)) for node in (self, other)]
+            if any(each is None or each.epoch != epoch for each in keys):
+                continue
+            ours, theirs = keys
+            assert ours is not None and theirs is not None
+            meet = (pairs[0][epoch].peer_public_key, pairs[1][epoch].peer_public_key)
+            secret = {
+                ours.kem_ciphertext or pairs[0][epoch].kem_ciphertext,
+                theirs.kem_ciphertext or pairs[1][epoch].kem_ciphertext,
+            }
+            if meet == (theirs.public_key, ours.public_key) and len(secret) == 1:
+                for node, each in ((self, ours), (other, theirs)):
+                    others = {
+                        name: msgspec.structs.replace(old, sends=False)
+                        for name, old in node.renewed.items()
+                        if name[0] == border
+                    }
+                    node.renewed |= others
+                    node.renewed[border, epoch % 2] = msgspec.structs.replace(each, shaken=True, sends=True)
+
+    def lose_renewed_keys(self) -> None:
+        self.renewed.clear()
 
     def new_key(self) -> None:
         self._keys += 1
@@ -314,6 +392,7 @@ class SimulatedNode:
         differences += [self._deviation("foreign", key[0], "") for key in self.entries if key not in desired]
         writes = len(differences) + (self.host != state.host)
         self.entries, self.host = {**desired}, state.host
+        self._renew(state.host.tunnels)
         self.writes += writes
         return writes, tuple(differences)
 
@@ -830,6 +909,7 @@ class World:
             return  # a newer one replaces it
         if effect.delta is not None and effect.delta.since == node.generation:
             node.check(effect.delta, effect.state)
+        before = {node.name: node.renewed_now}
         writes, differences = node.sync(effect.state)
         node.generation = effect.generation
         owners = sorted({entry.owner for entry in effect.state.entries if entry_key(entry) in node.refused})
@@ -844,6 +924,26 @@ class World:
             refused = tuple(PartRefused(part=owner, reason=reason) for owner in owners)
             event = NodeRejected(node=effect.node, generation=effect.generation, reason=reason, refused=refused)
         self.after(self._delay(), controller.event, event, life)
+        if node.renews:
+            told = {name: each.renewed_now for name, each in self.nodes.items()}
+            before.update({name: known for name, known in told.items() if name != node.name})
+            for border in sorted({tunnel.border for tunnel in node.host.tunnels}):
+                (other,) = (self.nodes[name] for name in border.split("-") if name != node.name)
+                if other.up:
+                    node.shake_hands(other, border)
+            for name, each in self.nodes.items():
+                if each.renewed_now != before.get(name):
+                    self.says(name)
+
+    def says(self, name: str) -> None:
+        """In the same session."""
+        controller = self.controllers[self.topology.node(name).domain]
+        self.after(self._delay(), self._described, controller, controller.life, name)
+
+    def _described(self, controller: Controller, life: int, name: str) -> None:
+        node = self.nodes[name]
+        if node.up:
+            controller.event(NodeDescribed(node=name, description=node.describe(), sizes=dict(node.sizes)), life)
 
     def _gave_up(self, controller: Controller, life: int, node: str) -> None:
         controller.event(NodeUnreachable(node=node, reason="deadline exceeded"), life)

@@ -65,6 +65,7 @@ def agent_config(topology: Topology, node: Node, directory: str) -> AgentConfig:
                 interface=border.interface,
                 address=border.address,
                 listen_port=border.listen_port,
+                second_listen_port=border.second_listen_port,
                 mtu=border.link.tunnel_mtu,
             )
             for border in topology.borders(node.name)

@@ -245,6 +245,7 @@ class Border:
     interface: str
     address: str
     listen_port: int
+    second_listen_port: int
     link: Link
     neighbor: str
     """The other domain."""
@@ -325,7 +326,8 @@ class Topology(Value, frozen=True, kw_only=True):
                 number=FIRST_TUNNEL_PORT + n,
                 interface=other.node,
                 address=own.address,
-                listen_port=FIRST_LISTEN_PORT + n,
+                listen_port=FIRST_LISTEN_PORT + 2 * n,
+                second_listen_port=FIRST_LISTEN_PORT + 2 * n + 1,
                 link=link,
                 neighbor=self.node(other.node).domain,
             )

@@ -191,7 +191,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("AGREEMENTS", "status.agreements"),
         ("UNREACHABLE", "status.unreachable_since_s", "age"),
         ("REASON", "status.reason"),
-        wide=(("PEER KEY", "spec.peer_public_key"), ("ALLOWED IPS", "spec.allowed_ips"), ("MTU", "status.mtu")),
+        wide=(
+            ("PEER KEY", "spec.peer_public_key"),
+            ("ALLOWED IPS", "spec.allowed_ips"),
+            ("MTU", "status.mtu"),
+            ("EPOCH", "status.epoch"),
+            ("KEYS SINCE", "status.keys_since_s", "age"),
+            ("POST-QUANTUM", "status.post_quantum"),
+        ),
     ),
     "entries": _columns(
         ("ACTION", "spec.action"),

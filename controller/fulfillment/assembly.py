@@ -596,6 +596,9 @@ class _Assembler:
         concerned: set[str] | None = None
         if not everything:
             known = self._probing.put_into(known)
+            if self._before is not None and self._before.wanted.tunnel_keys is not self._wanted.tunnel_keys:
+                before, now = self._before.wanted.tunnel_keys, self._wanted.tunnel_keys
+                links = links | {link for link in {*before, *now} if before.get(link) != now.get(link)}
             if not links:
                 return known
             border_ports = (fabric.border_ports.get(link) for link in links)
@@ -619,7 +622,8 @@ class _Assembler:
                 self._units.put(f"tunnel {link}", border_port.node, tunnel_entries(border_port, owner))
             domain = self._wanted.inventory.domains.get(border_port.domain)
             newest = self._contributions[users[-1]].borders[link]
-            ends.setdefault(border_port.node, []).append((newest, domain.sid_block if domain is not None else ""))
+            sid_block = domain.sid_block if domain is not None else ""
+            ends.setdefault(border_port.node, []).append((newest, sid_block, self._wanted.tunnel_keys.get(link)))
         return ends
 
 

@@ -11,12 +11,13 @@ from controller.fulfillment.networks import gateways
 from controller.fulfillment.plan_entries import Border, tunnels
 from controller.fulfillment.probes import link_probes
 from controller.model.inventory import Inventory
+from controller.model.tunnel_keys import BorderKeys
 from dataplane.host_api import HostState, NodeDescription, Probe
 
 PathProbes = immutables.Map[str, immutables.Map[int, tuple[Probe, ...]]]
 """Of the candidate paths of SR Policies, by headend and number."""
-TunnelEnd = tuple[Border, str]
-"""With the neighbour's SID block."""
+TunnelEnd = tuple[Border, str, BorderKeys | None]
+"""With the neighbour's SID block, and the keys that were renewed."""
 
 
 class Probing:

@@ -38,6 +38,7 @@ from controller.model.plan import Plan
 from controller.model.requirements import Host, Waypoint
 from controller.model.sharing import Shared
 from controller.model.stitch import Session, Stitch
+from controller.model.tunnel_keys import BorderKeys, Epoch
 from dataplane.host_api import Tunnel
 from dataplane.reasons import FABRIC_CLASS
 
@@ -385,14 +386,41 @@ def _there(prefixes: tuple[str, ...], hosts: tuple[Host, ...], node: str) -> tup
     )
 
 
-def tunnels(ends: list[tuple[Border, str]]) -> dict[str, tuple[Tunnel, ...]]:
-    """Of each node: one for each border in use. `ends`: oldest first, each with the neighbour's SID block."""
-    by_node: dict[str, dict[str, Tunnel]] = {}
-    for border, sid_block in ends:
-        by_node.setdefault(border.border_port.node, {})[border.border_port.border] = Tunnel(
+def tunnels(ends: list[tuple[Border, str, BorderKeys | None]]) -> dict[str, tuple[Tunnel, ...]]:
+    """Of each node: one for each border in use, and one more where its keys are renewed. `ends`: oldest first, each
+    with the neighbour's SID block."""
+    by_node: dict[str, dict[str, tuple[Tunnel, ...]]] = {}
+    for border, sid_block, keys in ends:
+        agreed = Tunnel(
             border=border.border_port.border,
             peer_public_key=border.peer.public_key,
             peer_endpoint=border.peer.endpoint,
             allowed_ips=(sid_block,),
         )
-    return {node: tuple(of_node[name] for name in sorted(of_node)) for node, of_node in by_node.items()}
+        of_node = by_node.setdefault(border.border_port.node, {})
+        of_node[agreed.border] = _renewed(agreed, keys) if keys is not None else (agreed,)
+    return {node: tuple(one for name in sorted(of_node) for one in of_node[name]) for node, of_node in by_node.items()}
+
+
+def _renewed(agreed: Tunnel, keys: BorderKeys) -> tuple[Tunnel, ...]:
+    in_use = _of_epoch(agreed, keys.in_use, is_next=False) if keys.in_use is not None else agreed
+    if keys.next is None:
+        return (in_use,)
+    following = _of_epoch(agreed, keys.next, is_next=True)
+    return (in_use, following) if (in_use.epoch - following.epoch) % 2 else (following,)
+
+
+def _of_epoch(agreed: Tunnel, epoch: Epoch, *, is_next: bool) -> Tunnel:
+    theirs = epoch.theirs
+    if theirs is None:
+        return Tunnel(border=agreed.border, peer_public_key="", peer_endpoint="", allowed_ips=(), epoch=epoch.number)
+    waits = is_next and bool(theirs.kem_key)
+    return msgspec.structs.replace(
+        agreed,
+        peer_public_key=theirs.public_key,
+        peer_endpoint=theirs.endpoint,
+        persistent_keepalive_s=0 if waits else agreed.persistent_keepalive_s,  # who has begun shakes hands first
+        epoch=epoch.number,
+        kem_key=theirs.kem_key,
+        kem_ciphertext=theirs.kem_ciphertext,
+    )

@@ -10,6 +10,7 @@ from controller.model.persistent import PersistentMap
 from controller.model.requirements import Isolation
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stage, Stitch
+from controller.model.tunnel_keys import BorderKeys
 from dataplane.host_api import NodeDescription
 
 
@@ -28,6 +29,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Those that are still negotiated add nothing."""
     sr_policies: PersistentMap[SrPolicy]
     """All that their plans name."""
+    tunnel_keys: Mapping[str, BorderKeys] = {}
+    """Of borders where keys were renewed, or are."""
     as_if: Callable[[Stitch], Stitch] = _as_it_is
     """What is taken for a stitch."""
 

@@ -97,6 +97,7 @@ LEARN = Fields(
     make=lambda values: LearnRule(**values),
 )
 OFFER = Fields(fields={"lease_s": Field(shape=_DURATION_S, required=True)})
+TUNNELS = Fields(fields={"renew_keys_s": Field(shape=scalars.integer(1, 30 * 86400, "seconds"), required=True)})
 NEIGHBOUR = Fields(
     fields={
         "max_agreements": Field(shape=scalars.integer(0, 100_000)),
@@ -106,8 +107,9 @@ NEIGHBOUR = Fields(
 
 
 def _policy(values: dict[str, Any]) -> Policy:
-    rules = {name: value for name, value in values.items() if name not in ("offer", "neighbour")}
-    return Policy(**rules, **values.get("offer", {}), **values.get("neighbour", {}))
+    groups = ("offer", "neighbour", "tunnels")
+    rules = {name: value for name, value in values.items() if name not in groups}
+    return Policy(**rules, **{field: value for name in groups for field, value in values.get(name, {}).items()})
 
 
 POLICY = Fields(
@@ -119,6 +121,7 @@ POLICY = Fields(
         "remediation": Field(shape=scalars.REMEDIATION),
         "neighbour": Field(shape=NEIGHBOUR),
         "offer": Field(shape=OFFER),
+        "tunnels": Field(shape=TUNNELS),
     },
     make=_policy,
 )
@@ -162,6 +165,7 @@ def print_policy(policy: Policy) -> dict[str, Any]:
         "remediation": str(policy.remediation),
         "neighbour": {"max_agreements": policy.max_agreements, "max_share": policy.max_share},
         "offer": {"lease_s": policy.lease_s},
+        "tunnels": {"renew_keys_s": policy.renew_keys_s},
     }
 
 

@@ -35,7 +35,9 @@ ADVERTISES = "advertises"
 """Takes Routes."""
 TRANSLATES = "translates"
 """Carries traffic between networks that know each other under other addresses than their own."""
-CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS, ADVERTISES, TRANSLATES)
+RENEWS = "renews"
+"""Renews the keys of tunnels, with a pre-shared key of an ML-KEM-768 exchange."""
+CAPABILITIES: tuple[str, ...] = (HOLDINGS, BATCHES, AMENDS, WAYS, ADVERTISES, TRANSLATES, RENEWS)
 """What this release can do beside what every release of its protocol can. What an offer or a mandate `needs` must be
 among them; so a later release can say what an earlier one must not pass over."""
 PAYLOAD_BYTES_MAX = 512 * 1024
@@ -283,6 +285,27 @@ class WayBack(Statement, frozen=True, kw_only=True):
     issued_s: UnixTime
 
 
+class RenewedKeys(Statement, frozen=True, kw_only=True):
+    """The sender's keys of a tunnel, of one epoch: whose domain's name comes first begins, with an ML-KEM-768 key to
+    encapsulate with (FIPS 203); the other answers with the ciphertext. Said again until both send by these keys."""
+
+    border: Name
+    """Name of the link between the two."""
+    epoch: Annotated[int, Meta(ge=0, le=2**31)]
+    """Counted by both together. 0: the sender has none but those that agreements name, and wants to begin anew."""
+    public_key: Annotated[str, Meta(max_length=64, pattern=ONE_LINE)] = ""
+    """WireGuard."""
+    endpoint: EndpointText = ""
+    """Where that key is used."""
+    kem_key: Annotated[bytes, Meta(max_length=1184)] = b""
+    kem_ciphertext: Annotated[bytes, Meta(max_length=1088)] = b""
+    sends: bool = False
+    """What leaves the sender takes these keys."""
+    heard: bool = False
+    """The sender has heard that the receiver does so too."""
+    issued_s: UnixTime
+
+
 class OfferedNetwork(Statement, frozen=True, kw_only=True):
     name: Name
     """`domain/network`."""
@@ -358,7 +381,7 @@ class Routes(Statement, frozen=True, kw_only=True):
 
 Said = Terms | Acceptance | Refusal | Withdrawal
 """What is said of one agreement."""
-Message = Said | Holdings | WayBack | Routes
+Message = Said | Holdings | WayBack | Routes | RenewedKeys
 """What one controller says to another."""
 MESSAGES: dict[str, type[Message]] = {
     "offer": Terms,
@@ -368,6 +391,7 @@ MESSAGES: dict[str, type[Message]] = {
     "holdings": Holdings,
     "way_back": WayBack,
     "routes": Routes,
+    "renewed_keys": RenewedKeys,
 }
 _KINDS: dict[type[Message | Mandate | Advertisement], str] = {
     **{kind: name for name, kind in MESSAGES.items()},

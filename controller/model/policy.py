@@ -92,3 +92,5 @@ class Policy(Value, frozen=True, kw_only=True):
     intents."""
     lease_s: int = 3600
     """How long what we offer lasts; renewed at half-time."""
+    renew_keys_s: int = 86400
+    """How long the keys of a tunnel are used, where our name comes before the neighbour's: else that decides."""

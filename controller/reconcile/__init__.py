@@ -70,6 +70,7 @@ from controller.reconcile import (
     stubs,
     tables,
     translation_pool,
+    tunnel_keys,
 )
 from controller.reconcile.advertising import choosing, hearing, telling
 from controller.reconcile.identifiers import NoNumber
@@ -189,6 +190,7 @@ def _take(transaction: Transaction, event: Event) -> Transaction:
             if transaction.descriptions.changed:
                 transaction.refresh_fabric()
                 agreements.watch_ends(transaction)
+            tunnel_keys.follow(transaction, tunnel_keys.at(transaction, event.node))
             rerouted = link_state.told(transaction, event.node)
             if rerouted:
                 reroute(transaction)
@@ -273,6 +275,7 @@ def _look_again(transaction: Transaction) -> None:
 
 def _tick(transaction: Transaction) -> None:
     peers.say_again(transaction)
+    tunnel_keys.follow(transaction)
     hearing.expire(transaction)
     telling.tick(transaction)
     transaction.doubted |= {name.split("/")[0] for name in transaction.unadvertised}

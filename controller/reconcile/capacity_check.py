@@ -55,6 +55,7 @@ def wanted(transaction: Transaction, stitches: PersistentMap[Stitch]) -> Wanted:
         isolations=_isolations(transaction),
         stitches=stitches,
         sr_policies=transaction.sr_policies.all,
+        tunnel_keys=transaction.tunnel_keys.all,
     )
 
 

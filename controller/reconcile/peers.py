@@ -13,6 +13,7 @@ import msgspec
 
 from controller.model.event import MessageSent, PeerMet, Send
 from controller.model.stitch import ConnectionStatus, HeldOff
+from controller.reconcile import tunnel_keys
 from controller.reconcile.advertising import telling
 from controller.reconcile.negotiation import comparing
 from controller.reconcile.negotiation.messages import refused
@@ -66,6 +67,7 @@ def met(transaction: Transaction, event: PeerMet) -> None:
     if not event.refusal:
         comparing.tell(transaction, event.peer)
     telling.met(transaction, event)
+    tunnel_keys.met(transaction, event.peer)
     if known is not None and known.greeting == event.greeting:
         return
     if event.refusal:

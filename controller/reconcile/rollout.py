@@ -92,6 +92,7 @@ def _renew_states(transaction: Transaction) -> None:
         or transaction.stitches.changed
         or transaction.sr_policies.changed
         or transaction.intent_records.changed
+        or transaction.tunnel_keys.changed
         or transaction.fabric is not transaction.before.fabric
         or not transaction.realized.states
     )
@@ -302,7 +303,9 @@ def described(transaction: Transaction, event: NodeDescribed) -> None:
 def _lasting(description: NodeDescription) -> NodeDescription:
     """Without what changes by itself."""
     borders = tuple(
-        msgspec.structs.replace(border, carrier=True, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0)
+        msgspec.structs.replace(
+            border, carrier=True, up=False, latest_handshake_s=0, received_bytes=0, sent_bytes=0, keys=()
+        )
         for border in description.borders
     )
     ports = tuple(msgspec.structs.replace(port, carrier=True, faults=(), silent=False) for port in description.ports)

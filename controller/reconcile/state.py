@@ -38,6 +38,7 @@ from controller.model.rule import Rule
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import IntentRecord, Session, Standing, Stitch
 from controller.model.told import Told
+from controller.model.tunnel_keys import BorderKeys
 from controller.reconcile import stored_paths, tables
 from controller.reconcile.claims_in_force import ClaimsInForce
 from controller.reconcile.identifiers import loaded
@@ -232,6 +233,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     provenance: PersistentMap[Provenance] = PersistentMap()
     """Of `networks/NAME`, `intents/NAME`, ...; what an earlier release stored has none."""
     incidents: PersistentMap[Incident] = PersistentMap()
+    tunnel_keys: dict[str, BorderKeys] = msgspec.field(default_factory=dict)
+    """Of borders where keys were renewed, or are."""
     # ---- known anew after a restart
     findings: tuple[Finding, ...] = ()
     """The newest."""
@@ -338,6 +341,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {
     "Rest": ("rests", int),
     "Profile": ("profiles", dict[str, int]),
     "Incident": ("incidents", Incident),
+    "TunnelKeys": ("tunnel_keys", BorderKeys),
 }
 """Kind of record -> table and type."""
 INVENTORY_TABLES = ("domains", "networks", "services", "nodes", "links", "aliases")

@@ -189,6 +189,7 @@ class Transaction:
         self.taken = Table(state.taken)
         self.nodes = SmallTable(state.nodes)
         self.incidents = Table(state.incidents)
+        self.tunnel_keys = SmallTable(state.tunnel_keys)
         self.findings, self.findings_seen = state.findings, state.findings_seen
         self.findings_beyond = state.findings_beyond
         self.suspicions = state.suspicions
@@ -506,6 +507,7 @@ class Transaction:
             taken=self.taken.all,
             nodes=self.nodes.all,
             incidents=self.incidents.all,
+            tunnel_keys=self.tunnel_keys.all,
             findings=self.findings,
             findings_seen=self.findings_seen,
             findings_beyond=self.findings_beyond,
@@ -574,6 +576,7 @@ class Transaction:
             "profiles": self.profiles,
             "drains": self.drains,
             "incidents": self.incidents,
+            "tunnel_keys": self.tunnel_keys,
         }
         records = []
         for kind, (table, _) in RECORDS.items():

@@ -259,7 +259,12 @@ class NodeSession(Session):
     async def _lacking(host: HostClient, target: HostState, reason: str) -> tuple[PartRefused, ...]:
         """Tunnels and gateways that are not as they shall be, where all of a request was refused."""
         present = (await host.describe()).host_state
-        tunnels = (f"tunnels/{tunnel.border}" for tunnel in target.tunnels if tunnel not in present.tunnels)
+        in_use = {tunnel.border: tunnel for tunnel in reversed(target.tunnels)}  # the older keys come first
+        tunnels = (
+            f"tunnels/{tunnel.border}" + ("" if tunnel is in_use[tunnel.border] else f"/{tunnel.epoch}")
+            for tunnel in target.tunnels
+            if tunnel not in present.tunnels
+        )
         gateways = (f"ports/{gateway.port}" for gateway in target.gateways if gateway not in present.gateways)
         return tuple(PartRefused(part=part, reason=reason) for part in (*tunnels, *gateways))
 
@@ -276,7 +281,11 @@ def open_channel(node: str, address: str, context: SessionContext) -> grpc.aio.C
 
 
 def _waits_for_handshake(description: NodeDescription) -> bool:
-    return any(border.up and not border.latest_handshake_s for border in description.borders)
+    """Of new tunnels, or with renewed keys."""
+    return any(
+        border.up and (not border.latest_handshake_s or any(not keys.sends for keys in border.keys[-1:]))
+        for border in description.borders
+    )
 
 
 def _together(rejections: Sequence[TargetRejected]) -> TargetRejected:
@@ -302,6 +311,6 @@ def _ordered(state: HostState) -> HostState:
     """So that equal states are equal."""
     return HostState(
         gateways=tuple(sorted(state.gateways, key=lambda each: each.port)),
-        tunnels=tuple(sorted(state.tunnels, key=lambda each: each.border)),
+        tunnels=tuple(sorted(state.tunnels, key=lambda each: (each.border, each.epoch))),
         probes=state.probes,
     )

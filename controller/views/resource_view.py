@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from controller.fulfillment.fabric import edges
+from controller.fulfillment.fabric import BorderPort, edges
 from controller.fulfillment.plan_entries import borders
 from controller.language.manifest import to_manifest
 from controller.language.policy import print_policy
@@ -16,6 +16,7 @@ from controller.model.discovery import LldpCounts, RemoteSystem
 from controller.model.inventory import Domain, Link, Network, Node
 from controller.model.resource import Resource
 from controller.model.stitch import IntentRecord, Session, Standing, Stitch
+from controller.model.tunnel_keys import BorderKeys
 from controller.readiness import link_phase, network_phase
 from controller.reconcile.link_state import without_carrier
 from controller.reconcile.state import NodeStanding, State
@@ -30,7 +31,7 @@ from controller.views.intent_status import (
     paths_of,
     segment_lists,
 )
-from dataplane.host_api import NodeDescription, PortRole, PortStatus
+from dataplane.host_api import NodeDescription, PortRole, PortStatus, Tunnel
 
 
 def resources(state: State, kind: str, now_s: float) -> list[Resource]:
@@ -128,7 +129,9 @@ def _served(state: State, stitch: Stitch) -> list[str]:
 def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
     for node, standing in state.nodes.items():
         shown = standing.description.borders if standing.description is not None else ()
-        for tunnel in standing.state.host.tunnels if standing.state is not None else ():
+        tunnels = standing.state.host.tunnels if standing.state is not None else ()
+        in_use = {tunnel.border: tunnel for tunnel in reversed(tunnels)}  # the older keys come first
+        for tunnel in (tunnel for tunnel in tunnels if tunnel is in_use[tunnel.border]):
             now = next((border for border in shown if border.name == tunnel.border), None)
             agreements = sorted(
                 border.agreement
@@ -141,11 +144,30 @@ def _tunnels(state: State, now_s: float) -> Iterator[Resource]:
                 status |= {"up": now.up} if standing.reachable else {}
                 status |= {"latest_handshake_s": now.latest_handshake_s, "mtu": now.mtu}
                 status |= {"received_bytes": now.received_bytes, "sent_bytes": now.sent_bytes}
+                link = next((link for link in state.fabric.border_ports.values() if _is_at(link, node, tunnel)), None)
+                keys = state.tunnel_keys.get(link.link) if link is not None else None
+                status |= _renewal(keys) if now.renews else {}
             if not standing.reachable:
                 status |= _unreachable(standing)
                 status["reason"] = f"whether it is up is not known, the rest is as last told: {standing.reason}"
             name = f"{node}/{tunnel.border}"
-            yield Resource(kind="Tunnel", metadata={"name": name}, spec=msgspec.to_builtins(tunnel), status=status)
+            spec = msgspec.to_builtins(msgspec.structs.replace(tunnel, kem_key=b"", kem_ciphertext=b""))
+            yield Resource(kind="Tunnel", metadata={"name": name}, spec=spec, status=status)
+
+
+def _is_at(border_port: BorderPort, node: str, tunnel: Tunnel) -> bool:
+    return (border_port.node, border_port.border) == (node, tunnel.border)
+
+
+def _renewal(keys: BorderKeys | None) -> dict[str, Any]:
+    """How far the keys of a tunnel are renewed."""
+    in_use = keys.in_use if keys is not None else None
+    shown: dict[str, Any] = {"epoch": in_use.number if in_use is not None else 0, "post_quantum": in_use is not None}
+    if in_use is not None and in_use.complete_s is not None:
+        shown["keys_since_s"] = in_use.complete_s
+    if keys is not None and keys.next is not None:
+        shown["renewing"] = keys.next.number
+    return shown
 
 
 # ---- inventory

@@ -18,6 +18,7 @@ from controller.model.agreement import (
     Holdings,
     Message,
     Refusal,
+    RenewedKeys,
     Routes,
     Said,
     Terms,
@@ -32,6 +33,7 @@ from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
 from controller.model.stitch import Fact, HeldOff, Session, Stage, Standing, Stitch
 from controller.model.told import Told, Why, heard, passed_on
+from controller.reconcile import tunnel_keys
 from controller.reconcile.advertising.hearing import hear
 from controller.reconcile.bundles import members, put_session
 from controller.reconcile.identifiers import NoNumber
@@ -89,6 +91,9 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
         transaction.ways_back.add(peer.name)
     elif isinstance(message, Routes):
         hear(transaction, peer.name, message)
+    elif isinstance(message, RenewedKeys):
+        if reason := tunnel_keys.hear(transaction, peer.name, message):
+            _violation(transaction, peer, message, Why(Told.INVALID, reason))
     elif why := _offer_objection(transaction, peer, message) if isinstance(message, Terms) else None:
         _violation(transaction, peer, message, why)
     else:
@@ -97,7 +102,7 @@ def receive(transaction: Transaction, peer_name: str, envelope: Envelope, object
 
 def _violation(transaction: Transaction, peer: Domain, message: Message, why: Why) -> None:
     """What counts for nothing is logged, an offer is answered, and who waits for an answer sees why it was none."""
-    about = {} if isinstance(message, Holdings | WayBack | Routes) else {"agreement": message.id}
+    about = {} if isinstance(message, Holdings | WayBack | Routes | RenewedKeys) else {"agreement": message.id}
     transaction.log("peer_violation", "error", peer=peer.name, reason=why.detail, **about)
     if isinstance(message, Terms):
         refuse(transaction, peer.name, message, why)
