@@ -114,7 +114,7 @@ POLICIES = [
         "learn": [{"from": "*", "what": "shop/*", "prefixes": SOURCES["prefixes"]}],
         "remediation": "auto",
         "neighbour": {"max_agreements": 5, "max_share": 10},
-        "offer": {"lease_s": 3600},
+        "offer": {"lease_s": 3600}, "tunnels": {"renew_keys_s": 3600},
     }
 ]  # fmt: skip
 

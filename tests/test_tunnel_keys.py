@@ -211,3 +211,74 @@ def test_an_epoch_that_nobody_began_is_followed_by_one_behind_it() -> None:
     first, second = epochs(made, "sg1-t1")
     assert first == second > 1000
     assert agree(made, "sg1-t1")
+
+
+def post_quantum(made: World) -> str:
+    """As it is written in what the lab's own intent says."""
+    text = ORDER_PROCESSING.replace("encryption: wireguard,", "encryption: wireguard-pq,")
+    assert text != ORDER_PROCESSING
+    return text
+
+
+def open_before_keys(made: World) -> list[str]:
+    """Intents that are in use where a tunnel on their way has no post-quantum keys."""
+    found = []
+    for controller in made.controllers.values():
+        for stitch in controller.state.stitches.values():
+            egress = stitch.plan.egress
+            if stitch.plan.connection.encryption != "wireguard-pq" or egress is None or stitch.stage != "active":
+                continue
+            tunnels = [t for t in made.nodes[egress.node].host.tunnels if t.border == egress.border]
+            if not any(tunnel.epoch for tunnel in tunnels):
+                found.append(stitch.plan.name)
+    return found
+
+
+def test_what_needs_post_quantum_keys_waits_for_them_on_each_border() -> None:
+    made = World()
+    made.greets = True
+    for node in made.nodes.values():
+        node.renews = True
+    made.start()
+    assert made.apply("shop", post_quantum(made)).results
+    for _ in range(200):
+        made.run(0.05)
+        assert not open_before_keys(made)
+    assert made.phase("shop", "order-processing") == "Active"
+    for offer in made.heard("offer"):
+        said = msgspec.json.decode(offer.payload)
+        assert said["encryption"] == "wireguard-pq" and said["needs"] == [RENEWS]
+    for border in BORDERS:
+        assert epochs(made, border) == [1, 1]
+
+
+@pytest.mark.parametrize("domain", ["transit", "insight"])
+def test_a_neighbour_that_cannot_is_refused_by_who_needs_post_quantum_keys(domain: str) -> None:
+    made = World()
+    made.greets = True
+    made.capabilities[domain] = tuple(name for name in CAPABILITIES if name != RENEWS)
+    for node in made.nodes.values():
+        node.renews = True
+    made.start()
+    made.apply("shop", post_quantum(made))
+    made.run(20.0)
+    assert made.phase("shop", "order-processing") != "Active"
+    assert "encryption" in str(made.get("shop", "intents", "order-processing").status)
+    assert not [border for border in used(made) if border in BORDERS]
+
+
+def test_what_needs_post_quantum_keys_ends_with_them_and_comes_back() -> None:
+    made = world(renew_s=86400)
+    made.delete("shop", "order-processing")
+    made.run(5.0)
+    made.apply("shop", post_quantum(made))
+    made.run(10.0)
+    assert made.phase("shop", "order-processing") == "Active"
+    for node in ("sg1", "t1"):
+        made.nodes[node].lose_renewed_keys()
+    made.says("sg1")
+    for _ in range(600):
+        made.run(0.05)
+        assert not open_before_keys(made)
+    assert made.phase("shop", "order-processing") == "Active"
+    assert epochs(made, "sg1-t1")[0] > 1

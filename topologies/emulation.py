@@ -52,7 +52,9 @@ table inet netstitch_lab {
 	chain forward {
 		type filter hook forward priority filter; policy drop;
 		iifname "wg-*" oifname "k-*" accept
+		iifname "wh-*" oifname "k-*" accept
 		iifname "k-*" oifname "wg-*" accept
+		iifname "k-*" oifname "wh-*" accept
 	}
 }
 """

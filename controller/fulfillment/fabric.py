@@ -66,6 +66,8 @@ class BorderPort(msgspec.Struct, frozen=True, kw_only=True):
     border: str
     reaches: tuple[str, ...] = ()
     """Prefixes in which the neighbour's end may be; empty: an older agent does not say."""
+    renews: bool = False
+    """Its keys can be renewed."""
 
 
 class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
@@ -380,6 +382,7 @@ def _border_ports(inventory: Inventory, descriptions: Mapping[str, NodeDescripti
                 endpoint=status.endpoint,
                 inner_mtu=max(min(sizes), LEAST_TUNNEL_MTU) - encapsulation_bytes(1),
                 reaches=status.reaches,
+                renews=status.renews,
                 border=border,
             )
     return border_ports

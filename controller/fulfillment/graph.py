@@ -35,6 +35,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     sorted."""
     services_down: tuple[str, ...] = ()
     """Services that no traffic can pass now, sorted."""
+    renewing: frozenset[str] = frozenset()
+    """Borders where keys can be renewed, by us and by the neighbour: so they have post-quantum ones."""
     has_switches: bool = False
     """Some nodes are OpenFlow switches: whoever sends to one says by which link."""
     flags: NDArray[np.uint8]

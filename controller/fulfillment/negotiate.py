@@ -142,7 +142,7 @@ def offer_objection(terms: Terms, peer: Domain, inventory: Inventory, own: str, 
     link = inventory.links.get(terms.border)
     if link is None or link.domain != peer.name:
         return Why(Told.INVALID, f"there is no border {terms.border} between {peer.name} and {own}")
-    if terms.encryption != Encryption.WIREGUARD:
+    if terms.encryption not in (Encryption.WIREGUARD, Encryption.WIREGUARD_PQ):
         return Why(Told.INVALID, f"what crosses a border is inside WireGuard, and the offer says {terms.encryption}")
     if terms.trust_min is not None and link.trust < terms.trust_min:
         needed, trust = terms.trust_min.name.lower(), link.trust.name.lower()

@@ -173,6 +173,9 @@ def _border_objection(connection: Connection, way: Way, trust: Trust, graph: Gra
     if trust < trust_min:
         message = f"trust of at least {trust_min.name.lower()} is required; {over} has {trust.name.lower()}"
         return Unsatisfiable(binding="trust", message=message)
+    if connection.encryption == Encryption.WIREGUARD_PQ and way.border not in graph.renewing:
+        message = f"encryption wireguard-pq is required; {over} has no keys that are renewed, here or at {way.domain}"
+        return Unsatisfiable(binding="encryption", message=message)
     if connection.avoid_labels:
         labels = graph.inventory.links[way.border].labels
         said = f"has {words(labels)}" if has_any(labels, connection.avoid_labels) else "leads through what others label"

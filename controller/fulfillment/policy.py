@@ -9,6 +9,9 @@ from controller.model.intent import Encryption
 from controller.model.policy import AcceptRule, Policy, PrefixRange, TransitRule
 from dataplane import addressing
 
+_STRENGTH = tuple(Encryption)
+"""Weakest first."""
+
 
 def refusal(terms: Terms, policy: Policy, own: str, now_s: float) -> str:
     """Why `policy` refuses valid terms; empty: it does not."""
@@ -94,4 +97,4 @@ def _is_about(rule: AcceptRule, terms: Terms, flow: Flow) -> bool:
 
 
 def _encrypted(terms: Terms, least: Encryption) -> bool:
-    return least == Encryption.NONE or terms.encryption == least
+    return _STRENGTH.index(terms.encryption) >= _STRENGTH.index(least)

@@ -66,7 +66,7 @@ class _Bound(msgspec.Struct, frozen=True):
     words: Callable[[Any], str]
 
 
-_LADDER = [Encryption.NONE, Encryption.WIREGUARD, Encryption.WIREGUARD_END_TO_END]
+_LADDER = [*Encryption]
 _APART = [Disjoint.LINK, Disjoint.NODE, Disjoint.SRLG]
 _BOUNDS = (
     _Bound("latency", "latency_us_max", lambda us: -us, lambda us: f"latency <= {us / 1000:g} ms"),

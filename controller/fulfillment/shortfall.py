@@ -16,7 +16,19 @@ from controller.model.intent import Disjoint, Prefer, Trust
 from controller.model.plan import Way
 from controller.model.requirements import Unsatisfiable
 
-BINDINGS = ("disjoint", "segments", "transit", "latency", "loss", "include", "avoid", "trust", "reachability", "via")
+BINDINGS = (
+    "disjoint",
+    "segments",
+    "transit",
+    "latency",
+    "loss",
+    "include",
+    "avoid",
+    "encryption",
+    "trust",
+    "reachability",
+    "via",
+)
 """What may be held by no way. The last thing that is looked at first: who fails there has met the most."""
 _STEPS: dict[str, tuple[str, ...]] = {
     "trust": ("trust_min",),

@@ -288,7 +288,11 @@ def _encryption(text: str) -> Encryption:
         raise ValueError(f"{text[:40]!r} is none of them") from error
 
 
-ENCRYPTION = Scalar(expected="one of none, wireguard", make=_encryption, json_schema={"enum": ["none", "wireguard"]})
+ENCRYPTION = Scalar(
+    expected="one of none, wireguard, wireguard-pq",
+    make=_encryption,
+    json_schema={"enum": ["none", "wireguard", "wireguard-pq"]},
+)
 
 
 def _enumerated(kind: type[enum.StrEnum]) -> Scalar:

@@ -47,7 +47,7 @@ _WORDS = {
     "LATENCY_BOUND": "a latency such as 20ms",
     "BANDWIDTH_BOUND": "a rate such as 50Mbps",
     "LOSS_BOUND": "a share such as 0.1%",
-    "ENCRYPTION_KIND": "none, wireguard or wireguard-end-to-end",
+    "ENCRYPTION_KIND": "none, wireguard, wireguard-pq or wireguard-end-to-end",
     "DISJOINT_KIND": "link, node or srlg",
     "TRUST_LEVEL": "public, partner or own",
     "LEVEL": "low",

@@ -37,6 +37,8 @@ class Encryption(enum.StrEnum):
     NONE = "none"
     WIREGUARD = "wireguard"
     """Every link between domains, and every link trusted less than `own`, is inside WireGuard."""
+    WIREGUARD_PQ = "wireguard-pq"
+    """The same, with a pre-shared key of an ML-KEM-768 exchange in each tunnel."""
     WIREGUARD_END_TO_END = "wireguard-end-to-end"
     """From edge to edge: domains between carry the outer flow only."""
 

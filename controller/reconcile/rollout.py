@@ -19,7 +19,7 @@ from controller.model.node_entries import Delta
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Fact, Stage, Stitch
 from controller.model.told import Told, Why
-from controller.reconcile import stubs
+from controller.reconcile import stubs, tunnel_keys
 from controller.reconcile.capacity_check import admit, realized
 from controller.reconcile.intents import carried, failed, plan_next_looks, pursue
 from controller.reconcile.negotiation.agreements import deliver_answer, keep_promise
@@ -169,6 +169,8 @@ def _advance(transaction: Transaction) -> bool:
             continue
         if not left:
             transaction.awaiting.drop(name)
+        if stitch.stage == Stage.ADDING and tunnel_keys.waits(transaction, stitch):
+            continue  # it is looked at again when they are there
         moved = _next_stage(transaction, stitch) or moved
     if transaction.joined:
         follow(transaction)

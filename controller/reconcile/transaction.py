@@ -11,7 +11,7 @@ from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import sr_policy
 from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
 from controller.fulfillment.plan_paths import nodes
-from controller.model.agreement import Envelope
+from controller.model.agreement import RENEWS, Envelope
 from controller.model.event import Effect, Log, Persist, Record, Send
 from controller.model.inventory import Inventory
 from controller.model.keys import Keys
@@ -250,6 +250,8 @@ class Transaction:
         self.lost: list[Lost] = []
         self.effects: list[Effect] = []
         self._graph = state.graph
+        self._renewing: tuple[object, int, frozenset[str]] | None = None
+        """As it was last asked for, of these ports and so many changes of peers."""
         self._inventory: tuple[tuple[int, ...], Inventory] | None = None
         """As it was last asked for, after so many changes of each table."""
 
@@ -293,11 +295,22 @@ class Transaction:
             or (self._graph.losses, self._graph.delays) != (losses, delays)
         ):
             self._graph = graph(inventory, self.own, down, self._graph, losses, stubs, delays)
-        if self._graph.routes is not self.reaches.all:
-            self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all)
+        if self._graph.routes is not self.reaches.all or self._graph.renewing != self.renewing:
+            self._graph = msgspec.structs.replace(self._graph, routes=self.reaches.all, renewing=self.renewing)
         if self._graph.services_down != (services_down := tuple(sorted(self.services_down.all))):
             self._graph = msgspec.structs.replace(self._graph, services_down=services_down)
         return self._graph
+
+    @property
+    def renewing(self) -> frozenset[str]:
+        """Borders whose keys both sides can renew."""
+        border_ports = self.fabric.border_ports
+        if self._renewing is None or self._renewing[0] is not border_ports or self._renewing[1] != self.peers.changes:
+            links = (
+                link for link, port in border_ports.items() if port.renews and understands(self, port.domain, RENEWS)
+            )
+            self._renewing = border_ports, self.peers.changes, frozenset(links)
+        return self._renewing[2]
 
     def graph_of(self, inventory: Inventory) -> Graph:
         """The same as `graph`, of what is to be known."""
@@ -305,7 +318,9 @@ class Transaction:
         if inventory is now.inventory:
             return now
         made = graph(inventory, self.own, now.down, now, now.losses, now.stubs, now.delays)
-        return msgspec.structs.replace(made, routes=now.routes, services_down=now.services_down)
+        return msgspec.structs.replace(
+            made, routes=now.routes, services_down=now.services_down, renewing=now.renewing
+        )
 
     @property
     def inventory_changed(self) -> bool:

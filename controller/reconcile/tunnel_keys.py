@@ -24,7 +24,12 @@ from msgspec.structs import replace
 from controller.fulfillment.fabric import BorderPort
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import RENEWS, RenewedKeys, TunnelEnd
+from controller.model.intent import Encryption
+from controller.model.stitch import Stage, Stitch
+from controller.model.told import Told, Why
 from controller.model.tunnel_keys import BorderKeys, Epoch, TheirKeys
+from controller.reconcile.negotiation.withdrawals import lose
+from controller.reconcile.tables import link_key
 from controller.reconcile.transaction import Transaction, understands
 from controller.reconcile.tunnel_ends import end_objection
 from dataplane import addressing
@@ -66,7 +71,7 @@ def met(transaction: Transaction, peer: str) -> None:
         if understands(transaction, peer, RENEWS):
             transaction.tunnel_keys.put(name, replace(keys, said="", said_s=0.0))
         else:
-            transaction.tunnel_keys.put(name, BorderKeys(last=keys.last))
+            transaction.tunnel_keys.put(name, _anew(transaction, name, keys.last))
 
 
 def _follow(transaction: Transaction, border_port: BorderPort) -> None:
@@ -78,7 +83,7 @@ def _follow(transaction: Transaction, border_port: BorderPort) -> None:
     ours = {each.epoch: each for each in status.keys}
     if keys.in_use is not None and keys.in_use.number not in ours:
         transaction.log("tunnel_keys_lost", "error", border=name, epoch=str(keys.in_use.number))
-        keys = BorderKeys(last=keys.last)
+        keys = _anew(transaction, name, keys.last)
         _say(transaction, border_port, RenewedKeys(border=name, epoch=0, issued_s=int(now_s)))
     keys = _promoted(transaction, name, keys)
     if keys.next is None and _begins(transaction, border_port) and status.renews and _is_due(transaction, keys, name):
@@ -145,6 +150,9 @@ def _went_on(
         following = replace(following, we_send=sends)
     if following.we_send and following.they_send and following.complete_s is None:
         following = replace(following, complete_s=now_s)
+        transaction.fresh |= {
+            name for name in _post_quantum(transaction, border_port.link) if _is_added(transaction, name)
+        }
     is_old = not 0 <= now_s - following.begun_s < ABANDON_S
     if following.complete_s is None and is_old and _begins(transaction, border_port):
         transaction.log("tunnel_keys_abandoned", "warning", border=border_port.link, epoch=str(following.number))
@@ -191,7 +199,7 @@ def hear(transaction: Transaction, peer: str, message: RenewedKeys) -> str:
         return ""  # our gateway has not said what it is; it is said again
     keys = transaction.tunnel_keys.get(link.name) or BorderKeys()
     if not message.epoch:
-        transaction.tunnel_keys.put(link.name, BorderKeys(last=keys.last))
+        transaction.tunnel_keys.put(link.name, _anew(transaction, link.name, keys.last))
     elif objection := _objection(transaction, border_port, message):
         return objection
     else:
@@ -223,11 +231,13 @@ def _heard(
     if keys.in_use is not None and keys.in_use.number == number:
         if keys.in_use.theirs == theirs:
             return keys if message.heard else replace(keys, said="")  # it hears it again
-        return BorderKeys(last=keys.last) if begins else f"epoch {number} of {message.border} is in use with other keys"
+        if not begins:
+            return f"epoch {number} of {message.border} is in use with other keys"
+        return _anew(transaction, message.border, keys.last)
     if number <= keys.last:
         return keys if keys.in_use is None else replace(keys, said="")  # said again: it hears which one is in use
     if begins:  # it knows of one that we do not, so our store is one from before: we begin behind it
-        return BorderKeys(last=number)
+        return _anew(transaction, message.border, number)
     if following is not None and not 0 <= now_s - following.begun_s < PACE_S:
         following = None
     if following is not None and following.complete_s is None:
@@ -250,9 +260,37 @@ def _objection(transaction: Transaction, border_port: BorderPort, message: Renew
     return end_objection(transaction, border_port.link, end)
 
 
-def is_post_quantum(transaction: Transaction, link: str) -> bool:
-    """What crosses the border is encrypted with a pre-shared key of an ML-KEM exchange too, both ways."""
-    keys = transaction.tunnel_keys.get(link)
-    if keys is None:
+def waits(transaction: Transaction, stitch: Stitch) -> bool:
+    """Whether its traffic must not leave yet: it needs post-quantum keys, and the tunnel to the next domain has none
+    that both ends use. Who asked us waits for us."""
+    plan = stitch.plan
+    if plan.connection.encryption != Encryption.WIREGUARD_PQ or plan.egress is None:
         return False
-    return keys.in_use is not None or (keys.next is not None and keys.next.complete_s is not None)
+    keys = transaction.tunnel_keys.get(plan.egress.border)
+    if keys is None:
+        return True
+    return keys.in_use is None and (keys.next is None or keys.next.complete_s is None)
+
+
+def _anew(transaction: Transaction, link: str, last: int) -> BorderKeys:
+    """The keys that agreements name are all that there is: what needs others ends, until there are such."""
+    for name in _post_quantum(transaction, link):
+        stitch = transaction.stitches.get(name)
+        if stitch is not None and not _is_added(transaction, name):
+            lose(transaction, stitch, Why(Told.LOST, f"the post-quantum keys of {link} are lost"), at_once=True)
+    return BorderKeys(last=last)
+
+
+def _post_quantum(transaction: Transaction, link: str) -> list[str]:
+    """Stitches over a border that need it."""
+    return [
+        name
+        for name in transaction.stitches.all.by(link_key(link))
+        if transaction.stitches.all[name].plan.connection.encryption == Encryption.WIREGUARD_PQ
+    ]
+
+
+def _is_added(transaction: Transaction, name: str) -> bool:
+    """It waits for what is installed."""
+    stitch = transaction.stitches.get(name)
+    return stitch is not None and stitch.stage == Stage.ADDING

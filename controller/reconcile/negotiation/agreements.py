@@ -12,6 +12,7 @@ from controller.fulfillment.plan_entries import inside_mtu, terms_in_force
 from controller.fulfillment.plan_paths import likely_us, own_latency_us, promised_us
 from controller.fulfillment.protocol import Role, Word, after
 from controller.model.agreement import (
+    RENEWS,
     TRANSLATES,
     Envelope,
     Flow,
@@ -64,7 +65,7 @@ def offer_onward(transaction: Transaction, name: str) -> None:
         origin=upstream.origin if upstream is not None else transaction.own,
         border=egress.border,
         flows=flows,
-        encryption=Encryption.WIREGUARD,
+        encryption=_encryption(connection),
         trust_min=connection.trust_min,
         latency_us_max=left_us,
         avoid_domains=connection.avoid_domains,
@@ -110,7 +111,7 @@ def _mandate(
         origin=transaction.own,
         carrier=egress.domain if egress is not None else "",
         flows=flows,
-        encryption=Encryption.WIREGUARD,
+        encryption=_encryption(connection),
         trust_min=connection.trust_min,
         latency_us_max=latency_us_max,
         avoid_domains=connection.avoid_domains,
@@ -126,8 +127,16 @@ def _mandate(
 
 
 def _needs(connection: Connection) -> tuple[str, ...]:
-    """Who passes over this would take the traffic for that of others."""
-    return (TRANSLATES,) if connection.destination_aliases else ()
+    """Who passes over the first would take the traffic for that of others; who cannot do the second would carry it
+    without."""
+    translates = (TRANSLATES,) if connection.destination_aliases else ()
+    return (*translates, RENEWS) if connection.encryption == Encryption.WIREGUARD_PQ else translates
+
+
+def _encryption(connection: Connection) -> Encryption:
+    """Of what crosses borders, which is in a tunnel whatever is asked for."""
+    is_more = connection.encryption == Encryption.WIREGUARD_PQ
+    return Encryption.WIREGUARD_PQ if is_more else Encryption.WIREGUARD
 
 
 def _left_us(transaction: Transaction, stitch: Stitch) -> int | None:

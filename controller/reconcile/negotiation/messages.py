@@ -28,6 +28,7 @@ from controller.model.agreement import (
     opened,
     opened_mandate,
 )
+from controller.model.intent import Encryption
 from controller.model.inventory import Domain
 from controller.model.plan import Plan, Way
 from controller.model.requirements import Connection, Unsatisfiable
@@ -116,6 +117,8 @@ def _violation(transaction: Transaction, peer: Domain, message: Message, why: Wh
 def _offer_objection(transaction: Transaction, peer: Domain, terms: Terms) -> Why | None:
     if why := offer_objection(terms, peer, transaction.inventory, transaction.own, transaction.now_s, transaction.keys):
         return why
+    if terms.encryption == Encryption.WIREGUARD_PQ and terms.border not in transaction.renewing:
+        return Why(Told.RELEASE, f"the gateway of {transaction.own} at {terms.border} has no keys that are renewed")
     reason = end_objection(transaction, terms.border, terms.offeror_end)
     return Why(Told.INVALID, reason) if reason else None
 
