@@ -60,6 +60,15 @@ def agree(made: World, border: str) -> bool:
     )
 
 
+def between_renewals(made: World) -> None:
+    """Runs on to where no border is in the middle of one."""
+    for _ in range(200):
+        if all(agree(made, border) and len({*epochs(made, border)}) == 1 for border in BORDERS):
+            return
+        made.run(0.1)
+    raise AssertionError([epochs(made, border) for border in BORDERS])
+
+
 def test_keys_are_renewed_as_soon_as_a_tunnel_is_there() -> None:
     made = world(renew_s=86400)
     assert used(made) == sorted(BORDERS)
@@ -74,10 +83,8 @@ def test_keys_are_renewed_as_soon_as_a_tunnel_is_there() -> None:
 def test_keys_are_renewed_again_and_again_and_what_they_say_is_signed() -> None:
     made = world(renew_s=30)
     made.run(200.0)
-    for border in BORDERS:
-        first, second = epochs(made, border)
-        assert first == second >= 5
-        assert agree(made, border)
+    between_renewals(made)
+    assert min(epochs(made, border)[0] for border in BORDERS) >= 5
     assert made.phase("shop", "order-processing") == "Active"
     said = made.heard("renewed_keys")
     assert all(message.signature for message in said)
@@ -92,7 +99,7 @@ def test_the_older_keys_stay_until_both_send_by_the_new_ones(monkeypatch: pytest
     assert {tunnel.epoch for tunnel in gateway.host.tunnels if tunnel.border == "sg1-t1"} == {1, 2}
     monkeypatch.undo()
     made.run(80.0)
-    assert agree(made, "sg1-t1")
+    between_renewals(made)
     assert epochs(made, "sg1-t1")[0] > 1
 
 
@@ -120,10 +127,8 @@ def test_a_controller_that_starts_again_goes_on(domain: str) -> None:
         made.controllers[domain].start()
         made.run(4.1)
     made.run(60.0)
-    for border in BORDERS:
-        first, second = epochs(made, border)
-        assert first == second > 2
-        assert agree(made, border)
+    between_renewals(made)
+    assert min(epochs(made, border)[0] for border in BORDERS) > 2
 
 
 @pytest.mark.parametrize("node", ["sg1", "t1"])
