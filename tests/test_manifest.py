@@ -75,7 +75,7 @@ def test_reference_intent_is_read() -> None:
         ("for: 30d", "for: 30d, until: 2030-01-01T00:00:00Z", "expected one of for"),
         ("for: 30d", "until: 2030-01-01", "no time zone"),
         ("min: partner", "min: friend", "expected one of public, partner, own"),
-        ("wireguard", "rot13", "expected one of none, wireguard, wireguard-end-to-end"),
+        ("wireguard", "rot13", "expected one of none, wireguard, wireguard-pq, wireguard-end-to-end"),
         ("kind: Intent", "kind: Intend", "unknown kind 'Intend'; did you mean 'Intent'?"),
         ("netstitch/v1", "netstitch/v2", "expected netstitch/v1, found 'netstitch/v2'"),
         ("shop/customer-x,", "customer-x,", "expected a network's name such as shop/customer-x"),

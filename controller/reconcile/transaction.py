@@ -318,9 +318,7 @@ class Transaction:
         if inventory is now.inventory:
             return now
         made = graph(inventory, self.own, now.down, now, now.losses, now.stubs, now.delays)
-        return msgspec.structs.replace(
-            made, routes=now.routes, services_down=now.services_down, renewing=now.renewing
-        )
+        return msgspec.structs.replace(made, routes=now.routes, services_down=now.services_down, renewing=now.renewing)
 
     @property
     def inventory_changed(self) -> bool:
