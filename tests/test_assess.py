@@ -16,7 +16,7 @@ from controller.assurance.assess import FINDINGS_MAX, Assurance, assess, due, fo
 from controller.assurance.assess import learnt as relearnt
 from controller.assurance.baseline import WARM, Baseline, Baselines
 from controller.assurance.detectors.delay import PLACED_S
-from controller.assurance.detectors.learned import Learned
+from controller.assurance.detectors.learned import AGAIN_S, FIRST_S, Learned
 from controller.assurance.detectors.volume import Volume
 from controller.assurance.grouping import grouped, numbered
 from controller.assurance.learned import trained as fitted
@@ -436,6 +436,20 @@ def test_a_model_of_what_passes_leaves_it_alone_and_sees_a_scan_and_a_flood_as_a
         findings = run(range(430, 440), only_learned(lambda second: [*mixed(second), *rows]), trained)[1]  # noqa: B023
         assert {(each.cause, each.source) for each in findings} == {(Cause.UNUSUAL, source)}
         assert "unlike what is usual: " in findings[0].text and findings[0].at_s <= 1435
+
+
+def test_a_model_of_little_is_followed_by_one_of_twice_as_much_and_then_each_quarter_of_an_hour(
+    trained: Assurance,
+) -> None:
+    learned = next(each for each in trained.detectors if isinstance(each, Learned))
+    assert learned.model is not None
+    at_s, due_s = learned.begun_s + FIRST_S, []
+    learned = learned.learnt(learned.model, at_s)
+    for now_s in range(int(at_s), int(at_s) + 3600):
+        if learned.due(now_s) is not None:
+            due_s.append(now_s - learned.begun_s)
+            learned = learned.learnt(learned.model or fitted([]), now_s)
+    assert due_s[:5] == [2 * FIRST_S, 4 * FIRST_S, 8 * FIRST_S, 8 * FIRST_S + AGAIN_S, 8 * FIRST_S + 2 * AGAIN_S]
 
 
 def test_what_an_isolated_host_does_not_answer_is_not_unusual_of_those_who_ask_it(trained: Assurance) -> None:

@@ -38,7 +38,10 @@ SHARE_MAX = 0.1
 FIRST_ROWS, FIRST_S = 1000, 120.0
 """Before that nothing is said."""
 AGAIN_S = 900.0
-"""Between one model and the next."""
+"""Between one model and the next at most: the first ones are made of little, and are followed when twice as long was
+seen."""
+JUDGED_S = 30.0
+"""What is newer is not learnt of where there is a model: it may be the beginning of what that one is about to find."""
 CHANGED_S = 600.0
 """So long after an owner has changed nothing is said of its traffic."""
 STALE_S, STALE_PART, STALE_ROWS, STALE_SOURCES = 300.0, 0.1, 500, 3
@@ -66,6 +69,8 @@ class Learned:
         flows = seen.flows
         if not len(flows):
             return before, ()
+        # A record outlasts connections that use the same ports again: its age says nothing of this interval.
+        flows = replace(flows, duration_s=np.minimum(flows.duration_s, flows.interval_s))
         if len(flows) > ROWS_MAX:  # by chance, so that nobody can choose not to be among them
             chance = np.random.default_rng(int(now_s * 1000) & 0xFFFFFFFF)
             flows = flows.take(np.sort(chance.choice(len(flows), size=ROWS_MAX, replace=False)))
@@ -170,9 +175,11 @@ class Learned:
     def due(self, now_s: float) -> FlowColumns | None:
         """What a model is to be made of now. It takes seconds: whoever calls goes on watching meanwhile."""
         is_enough = self.rows >= FIRST_ROWS and now_s - self.begun_s >= FIRST_S
-        if not is_enough or (self.model is not None and now_s - self.learnt_s < AGAIN_S):
+        lasts_s = min(AGAIN_S, self.learnt_s - self.begun_s)
+        if not is_enough or (self.model is not None and now_s - self.learnt_s < lasts_s):
             return None
-        return concatenated(self.sample)  # names of owners are not looked at
+        newest_s = now_s if self.model is None else now_s - JUDGED_S
+        return concatenated([part for part in self.sample if part.time_s[-1] <= newest_s])  # owners are not looked at
 
     def learnt(self, model: Model, now_s: float) -> "Learned":
         """With the model of what was due at `now_s`."""
