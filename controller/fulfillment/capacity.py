@@ -73,7 +73,7 @@ _BLANK = Envelope(version=0, kind="", payload=b"", signature=b"")
 def in_the_end(stitch: Stitch) -> Stitch:
     """As if all that is negotiated were agreed, and all of it installed and in use, free of what changes on the way
     there and with renewals. What goes is as it is."""
-    if stitch.stage in (Stage.REMOVING, Stage.LINGERING):
+    if _goes(stitch):
         return stitch
     return Stitch(
         plan=stitch.plan_to_be,
@@ -84,6 +84,25 @@ def in_the_end(stitch: Stitch) -> Stitch:
         downstream=_agreed(stitch.downstream),
         expires_s=None if stitch.expires_s is None else 0,
     )
+
+
+def needs_the_same(before: Stitch, now: Stitch) -> bool:
+    """Whether `in_the_end` makes the same of two versions of one stitch, as far as that is seen at once: of most that
+    moves on, only the stage is other."""
+    return (
+        before.plan is now.plan
+        and before.wanted is now.wanted
+        and before.upstream is now.upstream
+        and before.downstream is now.downstream
+        and before.expires_s == now.expires_s
+        and (before.serial, before.ids) == (now.serial, now.ids)
+        and _goes(before) == _goes(now)
+        and (before.stage == now.stage or not _goes(now))
+    )
+
+
+def _goes(stitch: Stitch) -> bool:
+    return stitch.stage in (Stage.REMOVING, Stage.LINGERING)
 
 
 def _agreed(session: Session | None) -> Session | None:

@@ -259,6 +259,10 @@ class Index:
     def add(self, claim: Claim) -> None:
         """In place of an older one of the same name."""
         name = claim.intent.name
+        known = self.claims.get(name)
+        if known is not None and _touches(known) == _touches(claim):
+            self.claims[name] = claim
+            return
         self.drop(name)
         self.claims[name] = claim
         if claim.intent.tests:
@@ -396,6 +400,11 @@ class Index:
             for ends in ((path.source.network, path.destination.network),)
             if network in ends and not others.isdisjoint(ends)
         }
+
+
+def _touches(claim: Claim) -> tuple[object, ...]:
+    """What an index finds it by."""
+    return claim.isolated, claim.paths, bool(claim.intent.tests)
 
 
 def _points(selection: Selection) -> Iterator[Prefix]:

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from controller.fulfillment.assembly import Made
+from controller.fulfillment.capacity import needs_the_same
 from controller.fulfillment.fabric import fabric
 from controller.fulfillment.graph import Graph, graph
 from controller.fulfillment.paths import sr_policy
@@ -371,7 +372,9 @@ class Transaction:
             self.bundles.put(stitch.plan.bundle, stitch.downstream)
         elif stitch.plan.bundle:
             self.bundles.drop(stitch.plan.bundle)
-        self._remake(stitch.plan.name)
+        self.unrealized.stitches.add(stitch.plan.name)
+        if before is None or not needs_the_same(before, stitch):
+            self.uncounted.stitches.add(stitch.plan.name)
 
     def _numbered(self, stitch: Stitch, before: Stitch | None) -> Stitch:
         ids = before.ids if before is not None else {}
@@ -400,7 +403,8 @@ class Transaction:
         self._forget_sr_policies(earlier if earlier is not None else stitch)
         if stitch.plan.bundle:
             self._leave(stitch)
-        self._remake(stitch.plan.name)
+        self.unrealized.stitches.add(stitch.plan.name)
+        self.uncounted.stitches.add(stitch.plan.name)
         self.awaiting.drop(stitch.plan.name)
         self.fresh.discard(stitch.plan.name)
 
@@ -412,10 +416,6 @@ class Transaction:
             self.agreements.put(session.terms.id, others[0])
         elif not others:
             self.bundles.drop(bundle)
-
-    def _remake(self, stitch: str) -> None:
-        self.unrealized.stitches.add(stitch)
-        self.uncounted.stitches.add(stitch)
 
     def _name_sr_policies(self, stitch: Stitch) -> None:
         """Files those that nobody has named before. Raises NoNumber; then none."""
