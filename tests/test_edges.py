@@ -13,7 +13,7 @@ from controller.fulfillment.fabric import fabric
 from controller.model.inventory import Inventory
 from controller.model.trace import Probe, Trace
 from controller.views import explain, tracing
-from dataplane.host_api import PortRole
+from dataplane.host_api import NodeDescription, PortRole
 from dataplane.reasons import DropReason
 from tests.packet_walk import Walk, echo, tcp
 from tests.simulator import World
@@ -208,6 +208,24 @@ def test_the_fabric_is_the_same_whatever_it_is_made_from(world: World) -> None:
         assert fabric(after, state.descriptions, "campus", fabric(before, {}, "campus")) == anew
     again = fabric(state.inventory, {}, "campus", state.fabric)
     assert again.edge_policies is state.fabric.edge_policies and again.entries != state.fabric.entries
+
+
+def test_what_a_node_says_is_about_its_entries_and_its_neighbours_alone(world: World) -> None:
+    state = world.controllers["campus"].state
+    neighbours = {name: {name} for name in state.inventory.nodes}
+    for link in state.inventory.links.values():
+        if link.b is not None:
+            neighbours[link.a.node].add(link.b.node)
+            neighbours[link.b.node].add(link.a.node)
+    told: dict[str, NodeDescription] = {}
+    known = fabric(state.inventory, told, "campus")
+    for name, description in state.descriptions.items():
+        told = {**told, name: description}
+        before, known = known, fabric(state.inventory, told, "campus", known)
+        assert known == fabric(state.inventory, told, "campus")
+        changed = {node for node in known.entries if known.entries[node] is not before.entries[node]}
+        assert name in changed and changed <= neighbours[name] != known.entries.keys()
+    assert known.entries == state.fabric.entries
 
 
 def numbers(world: World) -> dict[str, int]:

@@ -11,10 +11,11 @@
 | classes of ports of a node | the ports of all rules there |
 | a tunnel | the gateway, whose stitches use it |
 
-When nodes, links, networks or descriptions change, all units of what they concern are looked at again. Other than a
-unit, the rules of all stitches and of the network in a VRF of a node are one value, which itself says what a change of
-a few of them changes of its entries (vrf_rules.py). What else a stitch adds is kept nowhere: what it was follows from
-the stitch as it was (contributions.py).
+When nodes, links or networks change, all units of what they concern are looked at again; when a node says something
+else of itself, its own, and the fabric of its neighbours. Other than a unit, the rules of all stitches and of the
+network in a VRF of a node are one value, which itself says what a change of a few of them changes of its entries
+(vrf_rules.py). What else a stitch adds is kept nowhere: what it was follows from the stitch as it was
+(contributions.py).
 """
 
 import itertools
@@ -166,12 +167,13 @@ class _Assembler:
         """What stitches added."""
         self._contributions: Contributions
         """What they add, once networks are known."""
-        same_nodes = before is not None and before.wanted.descriptions is wanted.descriptions
-        same_fabric = before is not None and before.wanted.fabric.entries is wanted.fabric.entries
+        self._told = _told(before.wanted, wanted) if before is not None else set()
+        """Nodes that say other than they did."""
         if self._other is not None and not self._other.wanted.has_ways_of(wanted):
             self._other = None
-        self._everything = not (self._same_ways and same_fabric and same_nodes)
-        """Else what is other of the fabric are paths between edges alone."""
+        self._everything = not self._same_ways or bool(self._told and wanted.fabric.switches)
+        """Else what is other of the fabric are paths between edges, and entries of nodes that say other than they did
+        and of their neighbours. Switches have the MACs of others in the entries of SR Policies."""
         self._probing = Probing(before.probes if before is not None else immutables.Map(), wanted.descriptions)
         known = before.wanted.inventory.nodes if before is not None else {}
         self._stayed = wanted.inventory.nodes.keys() & known.keys()
@@ -190,6 +192,9 @@ class _Assembler:
             self._probing.clear()
         isolated = self._isolated()
         repathed, resized = self._repathed() if not everything else (set(), None)
+        if resized is not None:
+            self._fabric_anew()
+            resized |= self._told
         if resized is None or resized or isolated:
             self._networks(isolated, resized)
         if repathed:
@@ -201,6 +206,8 @@ class _Assembler:
         self._contributions = Contributions(wanted, self._network, self._places, self._made)
         known = self._before.wanted.stitches if self._before is not None else ()
         names = {*wanted.stitches, *known} if everything or changed is None else self._concerned(changed)
+        if not everything and (booted := self._booted()):
+            names |= {name for name, stitch in wanted.stitches.items() if not booted.isdisjoint(stitch.plan_to_be.ends)}
         for name in names:
             self._stitch(name)
         self._classes_anew()
@@ -254,6 +261,19 @@ class _Assembler:
         there |= {f"ports {node}" for node in self._classes}
         for unit in [unit for unit, (node, _) in self._units.all.items() if unit not in there or node not in nodes]:
             self._units.drop(unit)
+
+    def _fabric_anew(self) -> None:
+        """Of nodes that were told other, and of their neighbours."""
+        now, then = self._wanted.fabric.entries, self._before.wanted.fabric.entries if self._before is not None else {}
+        for node in now if now is not then else ():
+            if now[node] is not then.get(node):
+                self._units.put(f"fabric {node}", node, now[node])
+
+    def _booted(self) -> set[str]:
+        """Nodes of which it is now known that they were booted at another time than was known before."""
+        then = self._before.wanted.fabric.boot_epochs_s if self._before is not None else {}
+        now = self._wanted.fabric.boot_epochs_s
+        return {node for node in self._told if now.get(node) != then.get(node)}
 
     # ---- networks at their edges
 
@@ -599,13 +619,13 @@ class _Assembler:
             if self._before is not None and self._before.wanted.tunnel_keys is not self._wanted.tunnel_keys:
                 before, now = self._before.wanted.tunnel_keys, self._wanted.tunnel_keys
                 links = links | {link for link in {*before, *now} if before.get(link) != now.get(link)}
-            if not links:
+            if not links and not self._told:
                 return known
             border_ports = (fabric.border_ports.get(link) for link in links)
             ends = {border_port.node for border_port in border_ports if border_port is not None}
-            concerned = ends & self._wanted.inventory.nodes.keys()
+            concerned = (ends | self._told) & self._wanted.inventory.nodes.keys()
         tunnel_ends = self._tunnel_ends(everything)
-        return host_states(self._wanted.inventory, fabric, self._probing, known, tunnel_ends, concerned)
+        return host_states(self._wanted.inventory, fabric, self._probing, known, tunnel_ends, concerned, self._told)
 
     def _tunnel_ends(self, everything: bool) -> dict[str, list[TunnelEnd]]:
         """Of each node, oldest first."""
@@ -625,6 +645,14 @@ class _Assembler:
             sid_block = domain.sid_block if domain is not None else ""
             ends.setdefault(border_port.node, []).append((newest, sid_block, self._wanted.tunnel_keys.get(link)))
         return ends
+
+
+def _told(before: Wanted, now: Wanted) -> set[str]:
+    """Nodes that say other than they did."""
+    if before.descriptions is now.descriptions:
+        return set()
+    names = before.descriptions.keys() | now.descriptions.keys()
+    return {name for name in names if before.descriptions.get(name) != now.descriptions.get(name)}
 
 
 def _at(policy: Policy, switch: str) -> str:

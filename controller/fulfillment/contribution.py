@@ -53,6 +53,8 @@ class Basis(NamedTuple):
     """Of its networks at its ends."""
     inside_mtu: int
     """Largest inner packet that its SR Policies take: of their paths it needs no more."""
+    booted: Mapping[str, int | None]
+    """When each of its ends was booted, as far as that is known: leases are on their clocks."""
 
 
 class Contribution(NamedTuple):

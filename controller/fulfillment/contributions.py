@@ -63,6 +63,7 @@ class Contributions:
             stitch.expires_s,
             self._places_of(stitch),
             inside_mtu(stitch.plan, wanted.fabric, wanted.sr_policies),
+            {node: wanted.fabric.boot_epochs_s.get(node) for node in stitch.plan.ends},
         )
 
     def _places_of(self, stitch: Stitch) -> Mapping[Edge, Place]:

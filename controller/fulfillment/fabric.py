@@ -87,8 +87,14 @@ class SegmentList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fabric(msgspec.Struct, frozen=True, kw_only=True):
+    inventory: Inventory
+    descriptions: Mapping[str, NodeDescription]
+    """As nodes were when this was made."""
     entries: dict[str, tuple[OwnedEntry, ...]]
-    """Of each node."""
+    """Of each node; the same object while what is made of it is the same."""
+    parts: dict[str, dict[str, tuple[OwnedEntry, ...]]] = msgspec.field(default_factory=dict)
+    """The same, by the link that they are about; empty: none. What a node says changes its own, and those of its links
+    at their other ends."""
     locators: dict[str, int]
     ports: dict[tuple[str, str], int]
     """(link, node) -> port."""
@@ -158,69 +164,152 @@ def fabric(
     `before`: the last one; what follows from nodes and links alone is kept while these are the same. `down`: links that
     SR Policies do not take; the ways from node to neighbouring node do not depend on it.
     """
-    ports: dict[tuple[str, str], int] = {}
-    for link in inventory.links.values():
-        for end in (link.a, link.b):
-            if end is not None and not end.border:
-                ports[link.name, end.node] = end.port
-    macs = {
-        (name, port.number): addressing.mac(port.mac)
-        for name, description in descriptions.items()
-        for port in description.ports
-        if port.mac
-    }
-    locators = {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
-    macs |= {
-        (end.node, end.port): port_mac(locators[end.node], end.port)
-        for link in inventory.links.values()
-        for end in (link.a, link.b)
-        if end is not None and end.node in inventory.nodes and inventory.nodes[end.node].p4_switch is not None
-    }
-    switches = frozenset(name for name, node in inventory.nodes.items() if node.switch is not None)
-    now = (inventory.links, locators, switches)
-    same = before is not None and (before.links, before.locators, before.switches) == now
-    towards = (
-        before.links_towards if before is not None and same else _links_towards(inventory, locators.keys() - switches)
-    )
-    entries: dict[str, list[OwnedEntry]] = {
-        name: switch_entries(name) if name in switches else _node_entries(name, locator)
-        for name, locator in locators.items()
-    }
-    for (name, other), first in towards.items():
-        entries[name].append(route_entry(FABRIC_VRF, (locators[other], 48), ports[first, name], f"links/{first}"))
-    for link in inventory.links.values():
-        if link.b is None:
-            continue
-        for near, far in ((link.a, link.b), (link.b, link.a)):
-            able = near.node not in switches and not end_objection(near, descriptions.get(near.node))
-            if able and near.node in locators and far.node in locators:
-                is_ordinary = towards.get((near.node, far.node)) == link.name
-                entries[near.node] += _link_entries(
-                    f"links/{link.name}", near.port, locators[near.node], is_parallel=not is_ordinary
-                )
-                source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
-                if source is not None and target is not None:
-                    entries[near.node].append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
-    unused = (*_undeclared(inventory, descriptions), *_unattached(inventory, descriptions))
-    for name, entry in (*unused, *_into_services(inventory, macs)):
-        if name not in switches:
-            entries[name].append(entry)
+    known, own_nodes = before, inventory.nodes
+    if known is None or (known.inventory.links, known.inventory.nodes) != (inventory.links, own_nodes):
+        known = None
+    locators = known.locators if known is not None else _locators(inventory)
+    switches = known.switches if known is not None else _switches(inventory)
+    ports = known.ports if known is not None else _ports(inventory)
+    towards = known.links_towards if known is not None else _links_towards(inventory, locators.keys() - switches)
+    told: Collection[str] = own_nodes
+    """Nodes that say other than they did."""
+    if known is not None:
+        told = {name for name in own_nodes if descriptions.get(name) is not known.descriptions.get(name)}
+    macs = _macs(inventory, locators, descriptions, told)
+    if known is not None:
+        macs = {end: mac for end, mac in known.macs.items() if end[0] not in told} | macs
+    parts, entries = (dict(known.parts), dict(known.entries)) if known is not None else ({}, {})
+    is_attached_alike = known is not None and known.inventory.networks is inventory.networks
+    is_served_alike = known is not None and known.inventory.services is inventory.services
+    concerned = told if is_attached_alike and is_served_alike else own_nodes
+    own_parts = _own_entries(inventory, descriptions, concerned, locators, towards, ports, macs)
+    for name, of_itself in own_parts.items():
+        parts[name] = {**parts.get(name, {}), "": of_itself}
+    of_links = _link_parts(inventory, descriptions, told, locators, switches, towards, macs)
+    for name, of_node in of_links.items():
+        parts[name] = {**parts[name], **of_node}
+    for name in own_parts.keys() | of_links.keys():
+        made = tuple(itertools.chain.from_iterable(parts[name].values()))
+        if entries.get(name) != made:
+            entries[name] = made
+    is_as_before = known is not None and known.down == tuple(sorted(down))
+    if known is not None and is_as_before and is_attached_alike:
+        edge_policies = known.edge_policies
+    else:
+        edge_policies = _edge_policies(
+            graph(inventory, own, down), known.edge_policies if known is not None and is_as_before else {}
+        )
     return Fabric(
-        entries={name: tuple(ones) for name, ones in entries.items()},
+        inventory=inventory,
+        descriptions=descriptions,
+        entries=entries,
+        parts=parts,
         locators=locators,
         ports=ports,
         links_towards=towards,
         links=inventory.links,
         border_ports=_border_ports(inventory, descriptions),
         boot_epochs_s={name: description.boot_epoch_s for name, description in descriptions.items()},
-        edge_policies=_edge_policies(
-            graph(inventory, own, down),
-            before.edge_policies if before is not None and same and before.down == tuple(sorted(down)) else {},
-        ),
+        edge_policies=edge_policies,
         down=tuple(sorted(down)),
         switches=switches,
         macs=macs,
+        inner_mtus=known.inner_mtus if known is not None else {},
     )
+
+
+def _locators(inventory: Inventory) -> dict[str, int]:
+    return {name: int(ipaddress.ip_network(node.locator).network_address) for name, node in inventory.nodes.items()}
+
+
+def _switches(inventory: Inventory) -> frozenset[str]:
+    return frozenset(name for name, node in inventory.nodes.items() if node.switch is not None)
+
+
+def _ports(inventory: Inventory) -> dict[tuple[str, str], int]:
+    ports: dict[tuple[str, str], int] = {}
+    for link in inventory.links.values():
+        for end in (link.a, link.b):
+            if end is not None and not end.border:
+                ports[link.name, end.node] = end.port
+    return ports
+
+
+def _macs(
+    inventory: Inventory,
+    locators: Mapping[str, int],
+    descriptions: Mapping[str, NodeDescription],
+    nodes: Collection[str],
+) -> dict[tuple[str, int], int]:
+    """Of the ports of these nodes, and of P4 switches, which have those that we give them."""
+    macs = {
+        (name, port.number): addressing.mac(port.mac)
+        for name in nodes
+        if name in descriptions
+        for port in descriptions[name].ports
+        if port.mac
+    }
+    p4_switches = {name for name, node in inventory.nodes.items() if node.p4_switch is not None}
+    return macs | {
+        (end.node, end.port): port_mac(locators[end.node], end.port)
+        for link in (inventory.links.values() if p4_switches else ())
+        for end in (link.a, link.b)
+        if end is not None and end.node in p4_switches
+    }
+
+
+def _own_entries(
+    inventory: Inventory,
+    descriptions: Mapping[str, NodeDescription],
+    nodes: Collection[str],
+    locators: Mapping[str, int],
+    towards: Mapping[tuple[str, str], str],
+    ports: Mapping[tuple[str, str], int],
+    macs: Mapping[tuple[str, int], int],
+) -> dict[str, tuple[OwnedEntry, ...]]:
+    """Of these nodes, what is not about a link."""
+    switches = {name for name in nodes if inventory.nodes[name].switch is not None}
+    entries = {
+        name: switch_entries(name) if name in switches else _node_entries(name, locators[name]) for name in nodes
+    }
+    for (name, other), first in towards.items():
+        if name in entries:
+            entries[name].append(route_entry(FABRIC_VRF, (locators[other], 48), ports[first, name], f"links/{first}"))
+    unused = (*_undeclared(inventory, descriptions, nodes), *_unattached(inventory, descriptions, nodes))
+    for name, entry in (*unused, *_into_services(inventory, macs)):
+        if name in entries and name not in switches:
+            entries[name].append(entry)
+    return {name: tuple(of_node) for name, of_node in entries.items()}
+
+
+def _link_parts(
+    inventory: Inventory,
+    descriptions: Mapping[str, NodeDescription],
+    told: Collection[str],
+    locators: Mapping[str, int],
+    switches: Collection[str],
+    towards: Mapping[tuple[str, str], str],
+    macs: Mapping[tuple[str, int], int],
+) -> dict[str, dict[str, tuple[OwnedEntry, ...]]]:
+    """Of the links of these nodes, at both ends."""
+    parts: dict[str, dict[str, tuple[OwnedEntry, ...]]] = {}
+    for link in inventory.links.values() if told else ():
+        if link.b is None or (link.a.node not in told and link.b.node not in told):
+            continue
+        for near, far in ((link.a, link.b), (link.b, link.a)):
+            if near.node not in locators or far.node not in locators or near.node in switches:
+                continue
+            entries: list[OwnedEntry] = []
+            if not end_objection(near, descriptions.get(near.node)):
+                is_ordinary = towards.get((near.node, far.node)) == link.name
+                entries = _link_entries(
+                    f"links/{link.name}", near.port, locators[near.node], is_parallel=not is_ordinary
+                )
+                source, target = macs.get((near.node, near.port)), macs.get((far.node, far.port))
+                if source is not None and target is not None:
+                    entries.append(forward_entry(near.port, near.port, source, target, f"links/{link.name}"))
+            parts.setdefault(near.node, {})[link.name] = tuple(entries)
+    return parts
 
 
 def around(before: Fabric, known: Graph) -> Fabric:
@@ -296,24 +385,28 @@ def _lldp_entry(ingress_class: int, owner: str) -> OwnedEntry:
     return owned_entry(table="punt_frame", match=match, priority=1, action="punt", params=params, owner=owner)
 
 
-def _undeclared(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> Iterator[tuple[str, OwnedEntry]]:
+def _undeclared(
+    inventory: Inventory, descriptions: Mapping[str, NodeDescription], nodes: Collection[str]
+) -> Iterator[tuple[str, OwnedEntry]]:
     """Ports for links at which the inventory has none, by node."""
     declared = {
         (end.node, end.port) for link in inventory.links.values() for end in (link.a, link.b) if end is not None
     }
     params = (("ingress_class", numbering.UNDECLARED_CLASS),)
-    for node in inventory.nodes:
+    for node in nodes:
         description = descriptions.get(node)
         for port in description.ports if description is not None else ():
             if port.role == PortRole.FABRIC and (node, port.number) not in declared:
                 yield node, attachment_entry(port.number, "link", params, f"nodes/{node}")
 
 
-def _unattached(inventory: Inventory, descriptions: Mapping[str, NodeDescription]) -> Iterator[tuple[str, OwnedEntry]]:
+def _unattached(
+    inventory: Inventory, descriptions: Mapping[str, NodeDescription], nodes: Collection[str]
+) -> Iterator[tuple[str, OwnedEntry]]:
     """Ports for hosts at which no network has one, by node, and what is heard there."""
     attached = {(host.node, host.port) for network in inventory.networks.values() for host in network.attachments}
     params = (("ingress_class", numbering.UNATTACHED_CLASS),)
-    for node in inventory.nodes:
+    for node in nodes:
         description = descriptions.get(node)
         ports = description.ports if description is not None else ()
         free = [port.number for port in ports if port.role == PortRole.ATTACHMENT]

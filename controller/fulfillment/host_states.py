@@ -63,15 +63,16 @@ def host_states(
     known: Mapping[str, HostState],
     ends: Mapping[str, list[TunnelEnd]],
     concerned: Collection[str] | None,
+    told: Collection[str] = (),
 ) -> Mapping[str, HostState]:
     """`known`: as it was; the same values where nothing is other. `concerned`: nodes; None: all, and nothing is
-    known of links."""
+    known of links. `told`: those of them that say other than they did."""
     networks = [inventory.networks[name] for name in sorted(inventory.networks)]
-    of_links = link_probes(fabric) if concerned is None else {}
+    of_links = link_probes(fabric, None if concerned is None else told)
     hosts = dict(known) if concerned is not None else {}
     for node in inventory.nodes if concerned is None else concerned:
         before = known.get(node)
-        links = of_links.get(node, ()) if node not in hosts else _of_links(hosts[node])
+        links = of_links.get(node, ()) if node not in hosts or node in told else _of_links(hosts[node])
         host = HostState(
             gateways=gateways(networks, node, probing.descriptions),
             tunnels=tunnels(ends.get(node, [])).get(node, ()),

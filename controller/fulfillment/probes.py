@@ -6,7 +6,7 @@ end, over another path.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -63,13 +63,21 @@ def _texts(containers: Iterable[int]) -> tuple[str, ...]:
     return tuple(str(ipaddress.IPv6Address(container)) for container in containers)
 
 
-def link_probes(fabric: Fabric) -> dict[str, tuple[Probe, ...]]:
-    """Of each node those of its links to nodes of the domain."""
+def link_probes(fabric: Fabric, nodes: Collection[str] | None = None) -> dict[str, tuple[Probe, ...]]:
+    """Of each of these nodes (None: of all) those of its links to nodes of the domain."""
+    asked = fabric.locators if nodes is None else nodes
     probes: dict[str, list[Probe]] = {}
-    for name, link in sorted(fabric.links.items()):
-        if link.b is None or link.a.node not in fabric.locators or link.b.node not in fabric.locators:
+    links = (
+        (name, link, link.b)
+        for name, link in fabric.links.items()
+        if link.b is not None and (link.a.node in asked or link.b.node in asked)
+    )
+    for name, link, other in sorted(links, key=lambda item: item[0]):
+        if link.a.node not in fabric.locators or other.node not in fabric.locators:
             continue
-        for near, far in ((link.a.node, link.b.node), (link.b.node, link.a.node)):
+        for near, far in ((link.a.node, other.node), (other.node, link.a.node)):
+            if near not in asked:
+                continue
             probe = _probe(fabric, (near, far), (name,), LINK_MS)
             probes.setdefault(near, []).extend([probe] if probe is not None else [])
     return {node: tuple(of_node) for node, of_node in probes.items()}

@@ -41,7 +41,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return stitch if stitch is not None and stitch.stage != Stage.NEGOTIATING else None
 
     def has_ways_of(self, other: "Wanted") -> bool:
-        """Whether a stitch is made into the same here as there, where the stitch is the same."""
+        """Whether a stitch is made into the same here as there, where the stitch and the boot times of its ends are
+        the same."""
         return self is other or (_shared(self) == _shared(other) and _ways(self.fabric) == _ways(other.fabric))
 
 
@@ -57,6 +58,5 @@ def _ways(fabric: Fabric) -> tuple[object, ...]:
         fabric.links_towards,
         fabric.links,
         fabric.border_ports,
-        fabric.boot_epochs_s,
         fabric.switches,
     )

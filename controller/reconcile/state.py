@@ -294,7 +294,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     restored: frozenset[str] = frozenset()
     """Of those: what is awaited only because this controller was started."""
     fabric: Fabric = Fabric(
-        entries={}, locators={}, ports={}, links_towards={}, links={}, border_ports={}, edge_policies={}
+        inventory=Inventory(),
+        descriptions={},
+        entries={},
+        locators={},
+        ports={},
+        links_towards={},
+        links={},
+        border_ports={},
+        edge_policies={},
     )
     graph: Graph | None = None
     """As it was last needed."""

@@ -42,13 +42,16 @@ INSIDE = Constraints(trust_min=Trust.OWN)
 def follow(transaction: Transaction, chosen: Mapping[str, Candidate | None], *, everything: bool) -> None:
     """`chosen`: of the domains of which something is other, by which way we lead there; None: by none. `everything`:
     these are all."""
+    is_own_other = everything or transaction.networks.changed or transaction.services.changed or _is_old(transaction)
+    if not is_own_other and not chosen:
+        return
     borders: dict[str, list[Link]] = {}
     for link in sorted(transaction.links.all.values(), key=lambda link: link.name):
         if link.domain and link.domain in transaction.domains.all:
             borders.setdefault(link.domain, [])
             if link.name not in transaction.down.all:
                 borders[link.domain].append(link)
-    if everything or transaction.networks.changed or transaction.services.changed or _is_old(transaction):
+    if is_own_other:
         everything |= _sign(transaction, borders)
     own = transaction.own_advertisements.signed
     known: dict[tuple[str, str], tuple[int, int] | None] = {}
