@@ -19,13 +19,14 @@ from controller.model.rule import Rule
 from controller.model.selection import resolved
 from controller.model.stitch import expired
 from controller.reconcile.authority import namable, overreach, trespass
+from controller.reconcile.changing_tables import AnyTable
 from controller.reconcile.fitting import Request, Resource, inventory_problems, port_problems
 from controller.reconcile.intents import renew, undertake
 from controller.reconcile.peer_admission import Ended, end_all, ended_by
 from controller.reconcile.peers import ask_again
 from controller.reconcile.selecting import selections
 from controller.reconcile.state import NodeStanding
-from controller.reconcile.transaction import AnyTable, Transaction
+from controller.reconcile.transaction import Transaction
 from controller.reconcile.validation import Judgement, judge
 
 KINDS: dict[str, type] = {

@@ -13,11 +13,12 @@ from controller.model.told import Told, Why
 from controller.reconcile import stubs
 from controller.reconcile.authority import trespass
 from controller.reconcile.changes import changed_since, retranslate, tables
+from controller.reconcile.changing_tables import AnyTable
 from controller.reconcile.intents import undertake
 from controller.reconcile.negotiation.withdrawals import abandon, end
 from controller.reconcile.resting import rest
 from controller.reconcile.tables import network_key
-from controller.reconcile.transaction import AnyTable, Transaction
+from controller.reconcile.transaction import Transaction
 from controller.reconcile.validation import judge_withdrawal, shown
 
 Thing = tuple[str, str]
