@@ -295,14 +295,13 @@ def test_what_passes_is_seen_a_second_later_at_both_ends(active: LabRecord) -> N
         assert watching.stdout is not None
         while {"se1", "sg1"} - seen.keys():
             row = json.loads(watching.stdout.readline())
-            if row["protocol"] == 1 and row["packets"] > 10:
+            if row["protocol"] == 1 and min(row["packets"], row["reverse_packets"]) > 10:
                 seen[row["node"]] = row
         wait_for(lambda: measured().get("bandwidth_mbps", 0) > 0, "its throughput is measured")
         watching.terminate()
     assert {(row["intent"], row["source_address"], row["destination_address"]) for row in seen.values()} == {
         ("order-processing", ORDERS, ANALYTICS)
     }
-    assert all(row["reverse_packets"] > 10 for row in seen.values())
 
 
 def measured() -> dict[str, float]:
