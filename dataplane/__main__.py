@@ -140,7 +140,7 @@ def _compose(config: AgentConfig) -> _Node:
 
     prober = None
     if config.probes_s_max:
-        prober = Prober(pipeline.maps, ports.interface, config.probes_s_max)
+        prober = Prober(pipeline.maps, table_layout.by_name["next_hop"], ports.interface, config.probes_s_max)
 
     def port_statuses() -> tuple[PortStatus, ...]:
         silent = prober.silent_ports() if prober is not None else frozenset()

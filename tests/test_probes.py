@@ -41,9 +41,11 @@ from dataplane.host_api import (
     TelemetryBatch,
     TelemetryQuery,
 )
+from dataplane.p4runtime import p4info
 from dataplane.probes.frame import template
 from dataplane.probes.prober import Prober
 from dataplane.reasons import NOTICE_SSID, STAMP_PORT, DropReason, PipelineEvent
+from dataplane.tables import layout
 from dataplane.xdp.bpf import Map, Object
 
 pytestmark = pytest.mark.root
@@ -162,7 +164,8 @@ def frames(namespace: Namespace, pipeline: Object, probes: tuple[Probe, ...], ra
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
         wire.bind(("peer", 0x86DD))
         maps = {name: pipeline.map(name) for name in ("next_hop", "probe", "path_dead")}
-        prober = Prober(maps, lambda port: "eth0", rate_max)
+        hops = layout.of(p4info.load()).by_name["next_hop"]
+        prober = Prober(maps, hops, lambda port: "eth0", rate_max)
         prober.sync(probes)
     came: list[tuple[float, bytes]] = []
     while len(came) < count:

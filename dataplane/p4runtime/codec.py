@@ -17,7 +17,7 @@ from dataplane.entry import FieldMatch, TableEntry
 from dataplane.p4runtime.p4info import Action, MatchField, MatchType, Table
 from dataplane.p4runtime.status import Code, Refused
 from dataplane.reasons import CANDIDATE_PATHS
-from dataplane.tables.layout import ACTION, PRIORITY, Layout, Place, Shape, TableLayout
+from dataplane.tables.layout import ACTION, PRIORITY, Layout, Place, Shape, TableLayout, number
 
 NO_ACTION = ""
 """The action of an entry that only names a key: of DELETE, of a MODIFY that changes nothing, of a Read's filter."""
@@ -153,39 +153,39 @@ def unpack(layout: TableLayout, key: bytes, mask: bytes, value: bytes) -> TableE
     places = layout.key.by_name
     match layout.shape:
         case Shape.ARRAY:
-            match = (FieldMatch(fields[0].name, _get(key, layout.key.places[0])),)
+            match = (FieldMatch(fields[0].name, number(key, layout.key.places[0])),)
         case Shape.CANDIDATES:
-            exact, slot = divmod(_get(key, layout.key.places[0]), CANDIDATE_PATHS)
+            exact, slot = divmod(number(key, layout.key.places[0]), CANDIDATE_PATHS)
             match = (FieldMatch(fields[0].name, exact), FieldMatch(fields[1].name, 1 << slot, mask=1 << slot))
             priority = CANDIDATE_PATHS - slot
         case Shape.HASH:
-            match = tuple(FieldMatch(field.name, _get(key, places[field.name])) for field in fields)
+            match = tuple(FieldMatch(field.name, number(key, places[field.name])) for field in fields)
         case Shape.LPM:
             prefix, exact_place, address = layout.key.places
-            match = (FieldMatch(fields[0].name, _get(key, exact_place)),)
-            if length := _get(key, prefix) - EXACT_FIELD_BITS:
-                match += (FieldMatch(fields[1].name, _get(key, address), prefix_length=length),)
+            match = (FieldMatch(fields[0].name, number(key, exact_place)),)
+            if length := number(key, prefix) - EXACT_FIELD_BITS:
+                match += (FieldMatch(fields[1].name, number(key, address), prefix_length=length),)
         case Shape.RANGE:
             name = fields[1].name
-            match = (FieldMatch(fields[0].name, _get(key, places[fields[0].name])),)
-            low, high = _get(key, places[f"{name}_low"]), _get(key, places[f"{name}_high"])
+            match = (FieldMatch(fields[0].name, number(key, places[fields[0].name])),)
+            low, high = number(key, places[f"{name}_low"]), number(key, places[f"{name}_high"])
             if (low, high) != (0, 2 ** fields[1].bitwidth - 1):
                 match += (FieldMatch(name, low, high=high),)
-            priority = _get(key, places["priority"])
+            priority = number(key, places["priority"])
         case Shape.TERNARY:
-            masks = ((field, _get(mask, places[field.name])) for field in fields)
+            masks = ((field, number(mask, places[field.name])) for field in fields)
             match = tuple(
                 FieldMatch(
                     field.name,
-                    _get(key, places[field.name]),
+                    number(key, places[field.name]),
                     mask=bits if field.match_type is MatchType.TERNARY else None,
                 )
                 for field, bits in masks
                 if bits
             )
-            priority = _get(value, PRIORITY)
-    action = layout.by_number[_get(value, ACTION)]
-    params = tuple((place.name, _get(value, place)) for place in action.params)
+            priority = number(value, PRIORITY)
+    action = layout.by_number[number(value, ACTION)]
+    params = tuple((place.name, number(value, place)) for place in action.params)
     return TableEntry(layout.table.name, match, action.action.name, params, priority)
 
 
@@ -208,10 +208,6 @@ def _put(target: bytearray, place: Place, value: int) -> None:
     target[place.offset : place.offset + place.size] = value.to_bytes(place.size, place.kind.byteorder)
 
 
-def _get(source: bytes, place: Place) -> int:
-    return int.from_bytes(source[place.offset : place.offset + place.size], place.kind.byteorder)
-
-
 def _mask_of(field: MatchField, match: FieldMatch) -> int:
     """Exact fields of a tuple-space search are masked by all ones of their type, as XDP holds them."""
     if field.match_type is MatchType.EXACT:
@@ -225,8 +221,8 @@ def _pack_value(layout: TableLayout, entry: TableEntry) -> bytes:
     _put(value, ACTION, action.number)
     if layout.shape is Shape.TERNARY:
         _put(value, PRIORITY, entry.priority)
-    for place, (_, number) in zip(action.params, entry.params, strict=True):
-        _put(value, place, number)
+    for place, (_, parameter) in zip(action.params, entry.params, strict=True):
+        _put(value, place, parameter)
     return bytes(value)
 
 

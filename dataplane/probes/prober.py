@@ -33,6 +33,7 @@ from dataplane.host.netlink import ROUTE, subscribe
 from dataplane.host_api import Probe, ProbeReading
 from dataplane.probes.frame import Template, template
 from dataplane.reasons import NOTICE_SSID, PORTS, PROBES
+from dataplane.tables.layout import ACTION, TableLayout, number, octets
 from dataplane.xdp.bpf import Map
 
 LIBRARY = Path(__file__).resolve().parents[2] / "build/probes/prober.so"
@@ -40,10 +41,6 @@ LIBRARY = Path(__file__).resolve().parents[2] / "build/probes/prober.so"
 READ_S = 2.0
 _FRAME_MAX, _SAMPLES, _NO_SLOT = 320, 256, 0xFFFFFFFF
 _PACKET_QDISC_BYPASS, _SOL_PACKET = 20, 263
-_FORWARD = 1
-"""enum next_hop_action"""
-_NEXT_HOP = struct.Struct("=I4xHH6s6s")
-"""struct next_hop_value of ebpf/tables.h, as far as `forward` goes."""
 _MS_NS = 1_000_000
 _U32 = struct.Struct("=I")
 
@@ -150,13 +147,16 @@ class _Sent:
 class Prober:
     """Not thread-safe but for `read`."""
 
-    def __init__(self, maps: Mapping[str, Map], interface: Callable[[int], str], rate_max: int) -> None:
-        """`interface`: port → name; raises RequestInvalid where there is no such port. `rate_max`: probes a second, all
-        together. Raises NodeRefused."""
+    def __init__(
+        self, maps: Mapping[str, Map], hops: TableLayout, interface: Callable[[int], str], rate_max: int
+    ) -> None:
+        """`hops`: of the table `next_hop`. `interface`: port → name; raises RequestInvalid where there is no such port.
+        `rate_max`: probes a second, all together. Raises NodeRefused."""
         self._library = _library()
         self._interface = interface
         self._rate_max = rate_max
         self._next_hop = maps["next_hop"]
+        self._forward = next(each for each in hops.actions if each.action.name == "forward")
         self._probes = maps["probe"].mapped(writable=True)
         self._paths = maps["path_dead"].mapped(writable=True)
         self._key = secrets.token_bytes(32)
@@ -219,10 +219,14 @@ class Prober:
             name = self._interface(probe.port)
             interface = read_interface(name)
             index = interface.index if interface is not None else 0
+        source_mac, destination_mac = bytes(6), bytes(6)
         value = self._next_hop.lookup(_U32.pack(probe.port))
-        action, port, _, source_mac, destination_mac = _NEXT_HOP.unpack_from(value or bytes(_NEXT_HOP.size))
-        if action != _FORWARD or port != probe.port:
-            index, destination_mac, source_mac = 0, bytes(6), bytes(6)
+        if value is not None and number(value, ACTION) == self._forward.number:
+            places = {place.name: place for place in self._forward.params}
+            source_mac, destination_mac = (octets(value, places[name]) for name in ("source_mac", "destination_mac"))
+            index = index if number(value, places["port"]) == probe.port else 0
+        else:
+            index = 0
         return _Sent(probe, name, index, destination_mac, source_mac)
 
     def _made(self, wanted: Sequence[_Sent], before: Mapping[_Sent, _Target]) -> ctypes.Array[_Target]:

@@ -73,6 +73,14 @@ PRIORITY = Place("priority", Kind.HOST, 4, 4)
 """In values of ternary tables."""
 
 
+def octets(struct: bytes, place: Place) -> bytes:
+    return struct[place.offset : place.offset + place.size]
+
+
+def number(struct: bytes, place: Place) -> int:
+    return int.from_bytes(struct[place.offset : place.offset + place.size], place.kind.byteorder)
+
+
 @dataclass(frozen=True)
 class Struct:
     name: str

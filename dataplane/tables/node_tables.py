@@ -19,7 +19,7 @@ from dataplane.p4runtime.columns import Bytes, Numbers, Rows, matrix, numbers, p
 from dataplane.reasons import ATTACHMENT_CLASS
 from dataplane.tables import policy_classes
 from dataplane.tables.generations import Expire, Generations
-from dataplane.tables.layout import ACTION, ActionLayout, Layout, Shape, TableLayout
+from dataplane.tables.layout import ACTION, ActionLayout, Layout, Shape, TableLayout, number
 from dataplane.tables.range_store import RangeStore
 from dataplane.tables.stores import Faults, KeyedStore, MapWriter, Operation, Store
 from dataplane.tables.ternary_store import TernaryStore
@@ -171,11 +171,7 @@ class Tables:
         if name == "source_guard":
             ports = set(numbers(keys, run.table.key.by_name["ingress_port"]).tolist())
             place = self.layout.by_name["attachment"].key.by_name["ingress_port"]
-            values = [
-                value
-                for key, value in self._keyed["attachment"].shadow().items()
-                if int.from_bytes(key[place.offset : place.offset + place.size], place.kind.byteorder) in ports
-            ]
+            values = [value for key, value in self._keyed["attachment"].shadow().items() if number(key, place) in ports]
             return self._pairs("attachment", values)[1]
         return NONE
 
