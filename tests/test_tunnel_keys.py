@@ -1,12 +1,16 @@
 """Keys of tunnels are renewed between domains, whatever gets lost: in the simulator."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from simulator import ORDER_PROCESSING, Faults, World
 
+from controller import reconcile
 from controller.fulfillment.negotiate import sealed
 from controller.model.agreement import CAPABILITIES, RENEWS, RenewedKeys
 from controller.model.tunnel_keys import BorderKeys
+from controller.reconcile.state import INVENTORY_TABLES, RECORDS
 
 BORDERS = ("sg1-t1", "t2-ig1")
 """Which the intent crosses."""
@@ -155,6 +159,29 @@ def test_a_domain_that_has_lost_its_store_renews(domain: str) -> None:
         first, second = epochs(made, border)
         assert first == second >= 1
         assert agree(made, border), border
+
+
+@pytest.mark.parametrize("domain", ["shop", "transit", "insight"])
+def test_a_controller_that_begins_again_goes_on_with_the_keys_that_are_in_use(domain: str) -> None:
+    made = world(renew_s=86400)
+    before = {border: epochs(made, border) for border in BORDERS}
+    tunnels = {name: node.host.tunnels for name, node in made.nodes.items()}
+    writes = {name: node.writes for name, node in made.nodes.items()}
+    controller = made.controllers[domain]
+    stored = {table: _table(controller.state, table) for table, _ in RECORDS.values()}
+    controller.crash()
+    controller.state, _ = reconcile.initial(controller.disk.values(), domain, controller.policy)
+    stored["counters"]["start"] += 1
+    assert {table: _table(controller.state, table) for table, _ in RECORDS.values()} == stored
+    controller.start()
+    made.run(30.0)
+    assert {border: epochs(made, border) for border in BORDERS} == before
+    assert {name: node.host.tunnels for name, node in made.nodes.items()} == tunnels
+    assert {name: node.writes for name, node in made.nodes.items()} == writes
+
+
+def _table(state: reconcile.State, name: str) -> dict[str, Any]:
+    return dict(getattr(state.inventory if name in INVENTORY_TABLES else state, name))
 
 
 def test_a_release_that_cannot_renew_keeps_the_keys_of_agreements() -> None:

@@ -404,6 +404,7 @@ def load(records: Iterable[Record], own: str, policy: Policy) -> State:
         rests=PersistentMap(stored["rests"]),
         profiles=stored["profiles"],
         drains=stored["drains"],
+        tunnel_keys=stored["tunnel_keys"],
         ids=PersistentMap(ids),
         taken=PersistentMap(taken),
         nodes={name: NodeStanding() for name in inventory.nodes},
