@@ -152,8 +152,8 @@ class PeerChannel:
             refusal = str(exc)
         except grpc.aio.AioRpcError as exc:
             text = str(self._error(exc))
-            # of who does not know our certificate, a handshake tells no more
-            refused = any(fault in text for fault in ("Socket closed", "Connection reset"))
+            # of who does not know our certificate, a handshake tells no more, and with TLS 1.3 has ended by then
+            refused = any(fault in text for fault in ("Socket closed", "Connection reset", "Unwrap failed"))
             return f"it refuses us, by ending the connection: {text}" if refused else text
         return f"{self._where}: {refusal}" if refusal else ""
 
