@@ -10,7 +10,7 @@ from controller.fulfillment.plan_ids import plan_ids, sr_policy_ids
 from controller.model.inventory import Inventory
 from controller.model.sr_policy import SrPolicy
 from controller.model.stitch import Stitch
-from controller.reconcile.identifiers import Identifiers
+from controller.reconcile.identifiers import Ended, Identifiers
 
 
 class Held(dict[str, Any]):
@@ -26,7 +26,7 @@ class Held(dict[str, Any]):
 
 
 def identifiers() -> Identifiers:
-    return Identifiers(Held(), Held(), Held(), Held(), lambda node, table: 0)
+    return Identifiers(Held(), Held(), Held(), Held(), Ended(), lambda node, table: 0)
 
 
 def numbered(

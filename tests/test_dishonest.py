@@ -115,9 +115,25 @@ def what_transit_says_of_where_it_leads() -> Heard:
     return tap.heard["routes", "shop"]
 
 
+@functools.cache
+def what_transit_says_of_its_tunnels_keys() -> Heard:
+    """What it may say of them, and what becomes of lies: tests/test_tunnel_keys.py."""
+    world = World()
+    world.greets = True
+    for node in world.nodes.values():
+        node.renews = True
+    tap = Wiretap(world)
+    world.start()
+    world.apply("shop", ORDER_PROCESSING)
+    world.run(10.0)
+    return tap.heard["renewed_keys", "shop"]
+
+
 def heard(kind: str) -> list[Heard]:
     if kind == "routes":
         return [what_transit_says_of_where_it_leads()]
+    if kind == "renewed_keys":
+        return [what_transit_says_of_its_tunnels_keys()]
     return [message for (said_kind, _), message in everything_that_transit_says().items() if said_kind == kind]
 
 

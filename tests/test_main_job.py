@@ -17,6 +17,9 @@ import pytest
 from echo_load import EchoLoad, no_packet_lost
 from waiting import LIMIT_S, wait_for
 
+from dataplane.p4runtime import p4info
+from dataplane.tables import layout
+from dataplane.tables.layout import ACTION, number
 from tests.asked_flows import BELOW
 from topologies import lab
 from topologies.daemons import process_of
@@ -33,6 +36,7 @@ DOMAINS = ("shop", "transit", "insight")
 GATEWAYS = ("sg1", "t1", "t2", "ig1")
 ANALYTICS, ORDERS, WEB = "10.2.0.10", "10.1.0.11", "10.1.0.12"
 ORDERS_IPV6 = "2001:db8:1::11"
+LAYOUT = layout.of(p4info.load())
 RATE = 1000
 ASKED = int(os.environ.get("NETSTITCH_ASKED", "1000"))
 
@@ -388,10 +392,15 @@ def test_a_host_that_no_network_has_is_heard_and_reaches_others_once_it_is_adopt
     manifest.write_text(json.dumps(without))
     stitch("apply", "-f", str(manifest))
 
+    def reaches_others() -> bool:
+        return any(reaches(record, "cx2", address) for address in (ORDERS, ORDERS_IPV6))
+
+    wait_for(lambda: not reaches_others(), "cx2 reaches nobody any more")
+
     def candidates() -> list[dict[str, Any]]:
         """cx2 has asked for its neighbours anew."""
         lab.execute(record, "cx2", "ip", "neigh", "flush", "all")
-        assert not any(reaches(record, "cx2", address) for address in (ORDERS, ORDERS_IPV6))
+        assert not reaches_others()
         heard = [host for host in get("hosts") if host["status"]["phase"] == "Candidate"]
         return [host for host in heard if host["spec"]["addresses"] == gone["addresses"]]
 
@@ -596,7 +605,10 @@ def tamper(record: LabRecord, node: str) -> int:
     for table in ("steer", "next_hop"):
         used = [row for row in json.loads(bpftool(table, "dump")) if any(int(octet, 16) for octet in row["value"][:4])]
         row = used[-1]
-        other = [f"{int(octet, 16) ^ (4 <= place < 6):02x}" for place, octet in enumerate(row["value"])]
+        value = [int(octet, 16) for octet in row["value"]]
+        first = LAYOUT.by_name[table].by_number[number(bytes(value), ACTION)].params[0]
+        value[first.offset] ^= 1
+        other = [f"{octet:02x}" for octet in value]
         bpftool(table, "update", "key", "hex", *(octet[2:] for octet in row["key"]), "value", "hex", *other)
         tampered += 1
     return tampered
