@@ -8,7 +8,7 @@ import pytest
 from controller.fulfillment.rule_effects import MAX_ROUNDS
 from controller.language.condition import MAX_COST, MAX_DEPTH, MAX_LENGTH
 from controller.language.manifest import ManifestInvalid, parse, print_yaml
-from controller.language.policy import ACCEPT, NEIGHBOUR, OFFER, POLICY, TRANSIT, parse_policy
+from controller.language.policy import ACCEPT, NEIGHBOUR, OFFER, POLICY, TRANSIT, TUNNELS, parse_policy
 from controller.model.rule import MAX_ITEMS, TRUST, VARIABLES, Rule
 from controller.plugins.hooks import DEADLINE_S, GROUPS, HOOKS
 from tests.simulator import LAB, ORDER_PROCESSING, World
@@ -46,7 +46,7 @@ def test_the_policy_file_shows_every_field() -> None:
     assert [accept.direct for accept in policy.accept] == [False, True, False]
     assert [transit.dscp for transit in policy.transit] == [(46, 34), ()]
     assert (policy.max_agreements, policy.max_share) == (100, 30)
-    for shape in (POLICY, ACCEPT, TRANSIT, NEIGHBOUR, OFFER):
+    for shape in (POLICY, ACCEPT, TRANSIT, NEIGHBOUR, OFFER, TUNNELS):
         assert all(f"{name}:" in text for name in shape.fields), shape
 
 
