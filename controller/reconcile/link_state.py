@@ -83,13 +83,15 @@ def look_at_all(transaction: Transaction) -> bool:
     return _look(transaction, transaction.links.all.values()) or bool(gone)
 
 
+def lasted(held: Mapping[str, float], now_s: float) -> list[str]:
+    """Of what is held down until then, what need not be any longer; infinite: it is not repaired."""
+    # more than HOLD_S away: the clock was set back
+    return [name for name, until_s in held.items() if until_s <= now_s or now_s + HOLD_S < until_s < math.inf]
+
+
 def release(transaction: Transaction) -> bool:
     """Repairs that have lasted count; whether there are any."""
-    over = [
-        name
-        for name, until_s in transaction.down.all.items()
-        if until_s <= transaction.now_s or transaction.now_s + HOLD_S < until_s < math.inf  # the clock was set back
-    ]
+    over = lasted(transaction.down.all, transaction.now_s)
     for name in over:
         transaction.down.drop(name)
         transaction.log("link_up", link=name)

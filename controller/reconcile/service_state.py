@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from controller.model.inventory import Network, Service
-from controller.reconcile.link_state import HOLD_S
+from controller.reconcile.link_state import HOLD_S, lasted
 from controller.reconcile.state import NodeStanding
 from controller.reconcile.tables import service_key
 from controller.reconcile.transaction import Transaction
@@ -49,11 +49,7 @@ def look(transaction: Transaction) -> bool:
 
 def release(transaction: Transaction) -> bool:
     """Repairs that have lasted count; whether there are any."""
-    over = [
-        name
-        for name, until_s in transaction.services_down.all.items()
-        if until_s <= transaction.now_s or transaction.now_s + HOLD_S < until_s < math.inf  # the clock was set back
-    ]
+    over = lasted(transaction.services_down.all, transaction.now_s)
     for name in over:
         transaction.services_down.drop(name)
         transaction.log("service_up", service=name)
